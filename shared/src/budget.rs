@@ -1,0 +1,197 @@
+//! One budget for all bodies that are held in memory.
+//!
+//! Bytes are charged as they arrive, not as they are announced. One client address (IPv6: its /64)
+//! may hold at most an eighth. When the budget is full, the slowest body that is still being read
+//! is dropped before a new one is refused.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use crate::gate::address;
+
+/// The part of the budget that one client address may hold: an eighth.
+const SHARES: u64 = 8;
+/// A body is not judged slow before it had this long.
+const GRACE_SECS: f64 = 1.0;
+
+/// The budget; clones share it.
+#[derive(Clone)]
+pub struct BodyBudget {
+    // A std mutex: it guards a few integers, and nothing waits while it is held.
+    inner: Arc<Mutex<Inner>>,
+    total: u64,
+}
+
+struct Inner {
+    used: u64,
+    next_id: u64,
+    by_source: HashMap<IpAddr, u64>,
+    reading: HashMap<u64, Reading>,
+}
+
+struct Reading {
+    bytes: u64,
+    since: Instant,
+    evict: Arc<Notify>,
+}
+
+/// Why a body could not be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BudgetError {
+    /// One client address holds its eighth already.
+    #[error("this client address holds an eighth of all buffered bodies already")]
+    Source,
+    /// Everything is in use.
+    #[error("the memory for buffered bodies is in use")]
+    Full,
+}
+
+/// What one body holds. Dropping it gives the bytes back.
+pub struct Charge {
+    budget: BodyBudget,
+    id: u64,
+    source: IpAddr,
+    bytes: u64,
+    evict: Arc<Notify>,
+}
+
+impl BodyBudget {
+    /// A budget of `total` bytes.
+    #[must_use]
+    pub fn new(total: u64) -> Self {
+        let inner = Inner { used: 0, next_id: 0, by_source: HashMap::new(), reading: HashMap::new() };
+        Self { inner: Arc::new(Mutex::new(inner)), total }
+    }
+
+    /// Bytes that are held now.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.lock().used
+    }
+
+    /// Begins a body of this client address.
+    #[must_use]
+    pub fn begin(&self, client: IpAddr) -> Charge {
+        let evict = Arc::new(Notify::new());
+        let mut inner = self.lock();
+        let id = inner.next_id;
+        inner.next_id += 1;
+        inner.reading.insert(id, Reading { bytes: 0, since: Instant::now(), evict: Arc::clone(&evict) });
+        drop(inner);
+        Charge { budget: self.clone(), id, source: address::source(client), bytes: 0, evict }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere leaves the integers as they are; they stay usable.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Charge {
+    /// Charges bytes that have arrived.
+    ///
+    /// # Errors
+    /// When there is no room. For [`BudgetError::Full`] the slowest other body has been told to
+    /// go; the caller may wait a moment and ask again.
+    pub fn add(&mut self, bytes: u64) -> Result<(), BudgetError> {
+        let mut inner = self.budget.lock();
+        let of_source = inner.by_source.get(&self.source).copied().unwrap_or(0);
+        if of_source + bytes > self.budget.total / SHARES {
+            return Err(BudgetError::Source);
+        }
+        if inner.used + bytes > self.budget.total {
+            if let Some(slowest) = inner.slowest(self.id) {
+                slowest.notify_one();
+            }
+            return Err(BudgetError::Full);
+        }
+        inner.used += bytes;
+        *inner.by_source.entry(self.source).or_insert(0) += bytes;
+        self.bytes += bytes;
+        if let Some(reading) = inner.reading.get_mut(&self.id) {
+            reading.bytes = self.bytes;
+        }
+        Ok(())
+    }
+
+    /// Resolves when this body has to go, because it is the slowest and there is no room.
+    pub async fn evicted(&self) {
+        self.evict.notified().await;
+    }
+
+    /// The body has been read whole: it can't be the slowest any more.
+    pub fn complete(&self) {
+        self.budget.lock().reading.remove(&self.id);
+    }
+}
+
+impl Inner {
+    /// The body that brings the fewest bytes a second, other than `but`.
+    fn slowest(&self, but: u64) -> Option<Arc<Notify>> {
+        let rate = |reading: &Reading| reading.bytes as f64 / reading.since.elapsed().as_secs_f64().max(GRACE_SECS);
+        self.reading
+            .iter()
+            .filter(|(id, reading)| **id != but && reading.bytes > 0)
+            .min_by(|(_, a), (_, b)| rate(a).total_cmp(&rate(b)))
+            .map(|(_, reading)| Arc::clone(&reading.evict))
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let mut inner = self.budget.lock();
+        inner.reading.remove(&self.id);
+        inner.used -= self.bytes;
+        if let Some(held) = inner.by_source.get_mut(&self.source) {
+            *held -= self.bytes;
+            if *held == 0 {
+                inner.by_source.remove(&self.source);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(n: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, n])
+    }
+
+    #[test]
+    fn one_address_gets_an_eighth_and_gives_it_back() {
+        let budget = BodyBudget::new(80);
+        let mut first = budget.begin(client(1));
+        let mut second = budget.begin(client(1));
+        assert_eq!(first.add(6), Ok(()));
+        assert_eq!(second.add(6), Err(BudgetError::Source));
+        drop(first);
+        assert_eq!(second.add(6), Ok(()));
+        drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn the_slowest_goes_before_a_new_one_is_refused() {
+        let budget = BodyBudget::new(80);
+        let mut held: Vec<Charge> = (0..8).map(|n| budget.begin(client(n))).collect();
+        for charge in &mut held {
+            charge.add(if charge.source == client(3) { 9 } else { 10 }).unwrap();
+        }
+        let mut new = budget.begin(client(99));
+        assert_eq!(new.add(10), Err(BudgetError::Full));
+        let evicted = held.iter().position(|charge| {
+            let mut told = std::pin::pin!(charge.evicted());
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            told.as_mut().poll(&mut context).is_ready()
+        });
+        assert_eq!(evicted, Some(3));
+        held.remove(3);
+        assert_eq!(new.add(9), Ok(()));
+    }
+}

@@ -1,0 +1,361 @@
+//! Reading a TOML file so that all its mistakes are found in one run, each with its place.
+//!
+//! A [`Document`] collects problems; a [`Reader`] takes the keys of one table, and reports the keys
+//! that nobody took: an unknown key is a mistake, never a rule that silently does nothing.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// One mistake: where it stands, what is wrong, what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file and line, or the flag.
+    pub place: String,
+    /// What is wrong there, and what to write instead.
+    pub what: String,
+}
+
+impl Problem {
+    /// A problem at a place.
+    pub fn new(place: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { place: place.into(), what: what.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+/// All mistakes of one run; never empty when it is an error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A file that is being read, and what is wrong with it.
+pub struct Document<'i> {
+    name: String,
+    text: &'i str,
+    problems: RefCell<Vec<Problem>>,
+}
+
+impl<'i> Document<'i> {
+    /// A file by its name (for messages) and content.
+    pub fn new(name: impl Into<String>, text: &'i str) -> Self {
+        Self { name: name.into(), text, problems: RefCell::default() }
+    }
+
+    /// Parses the file. Syntax errors become problems; what could be parsed is returned.
+    pub fn parse(&self) -> Spanned<DeTable<'i>> {
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        for error in errors {
+            let at = error.span().map_or(0, |span| span.start);
+            self.problem_at(at, error.message().to_owned());
+        }
+        table
+    }
+
+    /// Notes a problem at a byte offset of the file.
+    pub fn problem_at(&self, offset: usize, what: impl Into<String>) {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let place = format!("{}:{line}", self.name);
+        self.problems.borrow_mut().push(Problem::new(place, what));
+    }
+
+    /// The problems found so far, taken out.
+    #[must_use]
+    pub fn into_problems(self) -> Vec<Problem> {
+        self.problems.into_inner()
+    }
+}
+
+/// Takes the keys of one table of a [`Document`].
+pub struct Reader<'d> {
+    document: &'d Document<'d>,
+    table: &'d DeTable<'d>,
+    offset: usize,
+    path: String,
+    known: BTreeSet<&'static str>,
+}
+
+impl<'d> Reader<'d> {
+    /// Reads the document's top table.
+    #[must_use]
+    pub fn new(document: &'d Document<'d>, table: &'d Spanned<DeTable<'d>>) -> Self {
+        Self {
+            document,
+            table: table.get_ref(),
+            offset: table.span().start,
+            path: String::new(),
+            known: BTreeSet::new(),
+        }
+    }
+
+    /// Notes a problem with the table as a whole.
+    pub fn problem(&self, what: impl fmt::Display) {
+        self.document.problem_at(self.offset, self.named(&what));
+    }
+
+    /// Notes a problem with the value of `key`, or with the table when the key is absent.
+    pub fn problem_with(&self, key: &str, what: impl fmt::Display) {
+        let offset = self.table.get(key).map_or(self.offset, |value| value.span().start);
+        self.document.problem_at(offset, self.named(&format!("{key}: {what}")));
+    }
+
+    /// Whether the table has this key. It counts as known.
+    pub fn has(&mut self, key: &'static str) -> bool {
+        self.known.insert(key);
+        self.table.contains_key(key)
+    }
+
+    /// Whether the value of `key` is a table. It counts as known.
+    pub fn is_table(&mut self, key: &'static str) -> bool {
+        matches!(self.take(key).map(Spanned::get_ref), Some(DeValue::Table(_)))
+    }
+
+    /// Where this table stands in the file, for [`Document::problem_at`].
+    #[must_use]
+    pub const fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// A text.
+    pub fn string(&mut self, key: &'static str) -> Option<String> {
+        match self.take(key)?.get_ref() {
+            DeValue::String(text) => Some(text.to_string()),
+            _ => self.wrong(key, "a text in quotes"),
+        }
+    }
+
+    /// A list of texts; a single text counts as a list of one.
+    pub fn strings(&mut self, key: &'static str) -> Option<Vec<String>> {
+        match self.take(key)?.get_ref() {
+            DeValue::String(text) => Some(vec![text.to_string()]),
+            DeValue::Array(items) => items
+                .iter()
+                .map(|item| match item.get_ref() {
+                    DeValue::String(text) => Some(text.to_string()),
+                    _ => self.wrong(key, "a list of texts in quotes"),
+                })
+                .collect(),
+            _ => self.wrong(key, "a list of texts in quotes"),
+        }
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        match self.take(key)?.get_ref() {
+            DeValue::Boolean(value) => Some(*value),
+            _ => self.wrong(key, "true or false"),
+        }
+    }
+
+    /// A whole number from 1 up.
+    pub fn count(&mut self, key: &'static str) -> Option<usize> {
+        let number = match self.take(key)?.get_ref() {
+            DeValue::Integer(number) => parse_integer(number),
+            _ => None,
+        };
+        match number.and_then(|number| usize::try_from(number).ok()) {
+            Some(number) if number > 0 => Some(number),
+            _ => self.wrong(key, "a whole number from 1 up"),
+        }
+    }
+
+    /// A span of time such as `"500ms"`, `"10s"`, `"5m"` or `"1h"`; never zero.
+    pub fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        match self.take(key)?.get_ref() {
+            DeValue::String(text) if parse_duration(text).is_some() => parse_duration(text),
+            _ => self.wrong(key, "a time such as \"500ms\", \"10s\", \"5m\" or \"1h\""),
+        }
+    }
+
+    /// A size such as `"64KiB"` or `"25MiB"`, or a number of bytes; never zero.
+    pub fn size(&mut self, key: &'static str) -> Option<u64> {
+        let size = match self.take(key)?.get_ref() {
+            DeValue::String(text) => parse_size(text),
+            DeValue::Integer(number) => parse_integer(number).and_then(|n| u64::try_from(n).ok()),
+            _ => None,
+        };
+        match size {
+            Some(size) if size > 0 => Some(size),
+            _ => self.wrong(key, "a size such as \"64KiB\" or \"25MiB\", or a number of bytes"),
+        }
+    }
+
+    /// A day, written without quotes: `2026-12-01`.
+    pub fn day(&mut self, key: &'static str) -> Option<time::Date> {
+        let day = match self.take(key)?.get_ref() {
+            DeValue::Datetime(at) if at.time.is_none() => at.date.and_then(|date| {
+                let month = time::Month::try_from(date.month).ok()?;
+                time::Date::from_calendar_date(i32::from(date.year), month, date.day).ok()
+            }),
+            _ => None,
+        };
+        if day.is_none() {
+            return self.wrong(key, "a day without quotes, such as 2026-12-01");
+        }
+        day
+    }
+
+    /// A table.
+    pub fn table(&mut self, key: &'static str) -> Option<Reader<'d>> {
+        let value = self.take(key)?;
+        match value.get_ref() {
+            DeValue::Table(table) => Some(self.below(key.to_owned(), table, value.span().start)),
+            _ => self.wrong(key, "a table"),
+        }
+    }
+
+    /// A list of tables; a single table counts as a list of one.
+    pub fn tables(&mut self, key: &'static str) -> Vec<Reader<'d>> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        match value.get_ref() {
+            DeValue::Table(table) => vec![self.below(key.to_owned(), table, value.span().start)],
+            DeValue::Array(items) => items
+                .iter()
+                .enumerate()
+                .filter_map(|(index, item)| match item.get_ref() {
+                    DeValue::Table(table) => {
+                        let name = format!("{key}[{}]", index + 1);
+                        Some(self.below(name, table, item.span().start))
+                    }
+                    _ => self.wrong(key, "a list of tables"),
+                })
+                .collect(),
+            _ => self.wrong::<Reader<'d>>(key, "a list of tables").into_iter().collect(),
+        }
+    }
+
+    /// All keys of a table whose keys are names of the user's own, with text values.
+    pub fn entries(&mut self) -> Vec<(String, String)> {
+        let mut entries = Vec::new();
+        for (key, value) in self.table.iter() {
+            match value.get_ref() {
+                DeValue::String(text) => entries.push((key.get_ref().to_string(), text.to_string())),
+                _ => self.document.problem_at(
+                    value.span().start,
+                    self.named(&format!("{}: expected a text in quotes", key.get_ref())),
+                ),
+            }
+        }
+        entries
+    }
+
+    /// Reports every key that nobody asked for.
+    pub fn finish(self) {
+        for (key, _) in self.table.iter() {
+            if !self.known.contains(key.get_ref().as_ref()) {
+                let known = self.known.iter().copied().collect::<Vec<_>>().join(", ");
+                let what = format!("unknown key {:?}; known here: {known}", key.get_ref());
+                self.document.problem_at(key.span().start, self.named(&what));
+            }
+        }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
+        self.known.insert(key);
+        self.table.get(key)
+    }
+
+    fn wrong<T>(&self, key: &str, expected: &str) -> Option<T> {
+        self.problem_with(key, format_args!("expected {expected}"));
+        None
+    }
+
+    fn below(&self, name: String, table: &'d DeTable<'d>, offset: usize) -> Reader<'d> {
+        let path = if self.path.is_empty() { name } else { format!("{}.{name}", self.path) };
+        Reader { document: self.document, table, offset, path, known: BTreeSet::new() }
+    }
+
+    fn named(&self, what: &dyn fmt::Display) -> String {
+        if self.path.is_empty() { what.to_string() } else { format!("{}: {what}", self.path) }
+    }
+}
+
+fn parse_integer(number: &toml::de::DeInteger<'_>) -> Option<i64> {
+    i64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+/// Reads `500ms`, `10s`, `5m` or `1h`. Nothing else, and never zero.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let number: u64 = number.parse().ok()?;
+    let millis = match unit {
+        "ms" => number,
+        "s" => number.checked_mul(1000)?,
+        "m" => number.checked_mul(60_000)?,
+        "h" => number.checked_mul(3_600_000)?,
+        _ => return None,
+    };
+    (millis > 0).then(|| Duration::from_millis(millis))
+}
+
+/// Reads `64KiB`, `25MiB`, `1GiB` or `512B`. Nothing else, and never zero.
+#[must_use]
+pub fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let number: u64 = number.parse().ok()?;
+    let factor = match unit.trim_start() {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(factor).filter(|size| *size > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_mistakes_in_one_run_with_their_lines() {
+        let text = "a = 1\nb = \"x\"\nc = \"10 s\"\n[d]\nz = 1\n";
+        let document = Document::new("f.toml", text);
+        {
+            let table = document.parse();
+            let mut reader = Reader::new(&document, &table);
+            assert_eq!(reader.string("a"), None);
+            assert_eq!(reader.duration("c"), None);
+            reader.table("d").unwrap().finish();
+            reader.finish();
+        }
+        let problems = document.into_problems();
+        let lines: Vec<_> = problems.iter().map(|problem| problem.place.as_str()).collect();
+        assert_eq!(lines, ["f.toml:1", "f.toml:3", "f.toml:5", "f.toml:2"]);
+        assert!(problems[2].what.contains("unknown key \"z\""), "{}", problems[2]);
+    }
+
+    #[test]
+    fn times_and_sizes() {
+        assert_eq!(parse_duration("10s"), Some(Duration::from_secs(10)));
+        assert_eq!(parse_size("25MiB"), Some(25 << 20));
+        for bad in ["", "s", "10", "0s", "-1s", "1.5s", "10 parsecs"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+            assert_eq!(parse_size(bad), None, "{bad}");
+        }
+    }
+}

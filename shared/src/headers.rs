@@ -1,0 +1,196 @@
+//! Which header fields pass from the sender to the application and back.
+//!
+//! Both sides apply the same rules: the relay to what strangers send, the agent again to what a
+//! relay could have been made to send, and to the application's answers.
+
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue};
+
+/// The id of a request, as the application and the sender see it.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("hookward-request-id");
+/// The stable error code of an answer that the relay makes itself.
+pub const ERROR_CODE: HeaderName = HeaderName::from_static("hookward-error");
+/// The client address, set anew for the application.
+pub const FORWARDED_FOR: &str = "X-Forwarded-For";
+/// Always `https`, set anew for the application.
+pub const FORWARDED_PROTO: &str = "X-Forwarded-Proto";
+/// The public host, set anew for the application.
+pub const FORWARDED_HOST: &str = "X-Forwarded-Host";
+
+/// Options of a `Connection` field that mean something here; any other names a field that a stranger
+/// wants removed on the way, and the request is refused.
+const CONNECTION_OPTIONS: [&str; 5] = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
+
+/// Names that claim a client address or certificate, or another URL or method than the one that was
+/// checked. Compared with `_` read as `-`, as CGI does.
+const CLAIMS: [&str; 24] = [
+    "forwarded",
+    "x-real-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-originating-ip",
+    "x-remote-ip",
+    "x-remote-addr",
+    "x-proxyuser-ip",
+    "x-original-forwarded-for",
+    "x-custom-ip-authorization",
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-middleware-subrequest",
+    "x-host",
+    "x-original-host",
+];
+
+/// Whether a request's field reaches the application.
+#[must_use]
+pub fn passes_to_application(name: &HeaderName) -> bool {
+    !is_hop_by_hop(name) && *name != header::EXPECT && !is_claim(name.as_str())
+}
+
+/// Whether a field of the application's answer reaches the sender.
+#[must_use]
+pub fn passes_to_sender(name: &HeaderName) -> bool {
+    !is_hop_by_hop(name) && !is_ours(name.as_str())
+}
+
+/// Fields of one connection only (RFC 9110 §7.6.1).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(*name, header::CONNECTION | header::TE | header::TRANSFER_ENCODING | header::UPGRADE)
+        || matches!(name.as_str(), "keep-alive" | "http2-settings")
+        || name.as_str().starts_with("proxy-")
+}
+
+fn is_claim(name: &str) -> bool {
+    // Nearly no header begins with one of these letters.
+    if !matches!(name.as_bytes().first(), Some(b'x' | b'f' | b't' | b'c' | b's' | b'h')) {
+        return false;
+    }
+    let folded;
+    let name = if name.contains('_') {
+        folded = name.replace('_', "-");
+        folded.as_str()
+    } else {
+        name
+    };
+    name.starts_with("x-forwarded")
+        || name.starts_with("ssl-client-")
+        || name.starts_with("x-ssl-client-")
+        || is_ours(name)
+        || CLAIMS.contains(&name)
+}
+
+/// Whether the name lies in our own space; `_` is read as `-`.
+fn is_ours(name: &str) -> bool {
+    name.strip_prefix("hookward").is_some_and(|rest| rest.starts_with(['-', '_']))
+}
+
+/// What a `Connection` field says about this request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConnectionOptions {
+    /// `upgrade` is among the options.
+    pub upgrade: bool,
+    /// `te` is among the options.
+    pub te: bool,
+}
+
+/// Reads all `Connection` fields.
+///
+/// # Errors
+/// The option that names another field.
+pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, String> {
+    let mut found = ConnectionOptions::default();
+    for value in headers.get_all(header::CONNECTION) {
+        let text = value.to_str().map_err(|_| "bytes that are no text".to_owned())?;
+        for option in text.split(',').map(str::trim).filter(|option| !option.is_empty()) {
+            let Some(known) = CONNECTION_OPTIONS.iter().find(|known| known.eq_ignore_ascii_case(option)) else {
+                return Err(option.to_owned());
+            };
+            found.upgrade |= *known == "upgrade";
+            found.te |= *known == "te";
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a list-valued field has this member, compared without case.
+#[must_use]
+pub fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .any(|item| item.trim().eq_ignore_ascii_case(member))
+}
+
+/// Whether a trailer field may pass: announced in `Trailer`, no part of framing, routing or
+/// authentication (RFC 9110 §6.5.1), and none that would be removed from a head.
+#[must_use]
+pub fn trailer_passes(announced: &HeaderMap, name: &HeaderName) -> bool {
+    let forbidden = matches!(
+        *name,
+        header::AUTHORIZATION
+            | header::CONTENT_ENCODING
+            | header::CONTENT_LENGTH
+            | header::CONTENT_RANGE
+            | header::CONTENT_TYPE
+            | header::COOKIE
+            | header::HOST
+            | header::MAX_FORWARDS
+            | header::SET_COOKIE
+            | header::TRAILER
+    );
+    !forbidden && passes_to_application(name) && lists(announced, &header::TRAILER, name.as_str())
+}
+
+/// Joins the `cookie` fields of an HTTP/2 request (RFC 9113 §8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let mut joined = Vec::new();
+    for value in headers.get_all(header::COOKIE) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_reaches_the_application() {
+        for (name, passes) in [
+            ("x-hub-signature-256", true), ("content-type", true), ("trailer", true), ("host", true),
+            ("x-forwarded-for", false), ("x_forwarded_for", false), ("forwarded", false), ("te", false),
+            ("proxy-connection", false), ("hookward-request-id", false), ("hookward_attempt", false), ("hookwardian", true),
+            ("x-original-url", false), ("ssl-client-cert", false), ("expect", false), ("transfer-encoding", false),
+        ] {
+            assert_eq!(passes_to_application(&name.parse().unwrap()), passes, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_connection_field_names_no_other_field() {
+        let mut headers = HeaderMap::new();
+        headers.append("connection", "Keep-Alive, Upgrade".parse().unwrap());
+        assert!(connection_options(&headers).unwrap().upgrade);
+        headers.append("connection", "x-hub-signature-256".parse().unwrap());
+        assert!(connection_options(&headers).is_err());
+    }
+}

@@ -1,0 +1,49 @@
+//! The join token: what an administrator carries from the relay to the agent's host, once.
+//!
+//! It holds the relay's address, the pin of the relay's key, and a secret that works once and for
+//! 24 hours. As text: `hookward1.` and the base64url of a JSON object.
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::Secret;
+use crate::transport::identity::Pin;
+
+/// What a join token begins with, so that people and scanners for leaked secrets know it.
+const PREFIX: &str = "hookward1.";
+
+/// A join token.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinToken {
+    /// Host and port of the relay's tunnel listener.
+    pub relay: String,
+    /// The relay's key.
+    pub pin: Pin,
+    /// What the relay exchanges for a credential, once.
+    pub secret: Secret,
+}
+
+/// A text that is no join token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this is no join token; it begins with {PREFIX} and is printed by `hookward-relay agent add NAME`")]
+pub struct NotAJoinToken;
+
+impl JoinToken {
+    /// The token as text, to be shown once.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&json))
+    }
+
+    /// Reads a token.
+    ///
+    /// # Errors
+    /// When the text is no join token; the text is not repeated.
+    pub fn parse(text: &str) -> Result<Self, NotAJoinToken> {
+        let encoded = text.trim().strip_prefix(PREFIX).ok_or(NotAJoinToken)?;
+        let json = BASE64URL_NOPAD.decode(encoded.as_bytes()).map_err(|_| NotAJoinToken)?;
+        serde_json::from_slice(&json).map_err(|_| NotAJoinToken)
+    }
+}

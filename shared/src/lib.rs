@@ -1,0 +1,24 @@
+//! What Hookward's relay and agent have in common.
+//!
+//! Everything here is pure: no sockets, no files, no clock of its own, except for [`transport`],
+//! which speaks QUIC. The order in which a request meets the modules:
+//!
+//! 1. [`protocol`] carries it between relay and agent, [`transport`] moves the bytes.
+//! 2. [`gate`] decides about it by a [`policy`], with the schemes of [`providers`].
+//! 3. [`refusal`] says why it was refused, in one vocabulary for answers, logs and screens.
+
+pub mod budget;
+pub mod clock;
+pub mod config;
+pub mod gate;
+pub mod headers;
+pub mod join_token;
+pub mod limits;
+pub mod names;
+pub mod policy;
+pub mod protocol;
+pub mod providers;
+pub mod refusal;
+pub mod secret;
+pub mod text;
+pub mod transport;

@@ -1,0 +1,136 @@
+//! Every bound of both programs, with its unit and the reason for its value.
+//!
+//! The relay's settings file may override any of them in its `[limits]` table; the agent uses the
+//! defaults. A bound that only one function needs and nobody could want to change stays a constant
+//! at the end of this file.
+
+use std::time::Duration;
+
+/// One kibibyte, in bytes.
+pub const KIB: u64 = 1024;
+/// One mebibyte, in bytes.
+pub const MIB: u64 = 1024 * KIB;
+
+/// Declares [`Limits`], its defaults and the list of its names from one table.
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ident = $default:expr;)+) => {
+        /// The bounds that the relay's settings may override.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Limits {
+            $($(#[doc = $doc])+ pub $name: limits!(@type $kind),)+
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($name: $default,)+ }
+            }
+        }
+
+        impl Limits {
+            /// Sets what the `[limits]` table names; mistakes go to the reader's list.
+            pub fn read(reader: &mut crate::config::Reader<'_>) -> Self {
+                let mut limits = Self::default();
+                $(limits!(@read reader, limits, $name, $kind);)+
+                limits
+            }
+        }
+    };
+    (@type time) => { Duration };
+    (@type size) => { u64 };
+    (@type count) => { usize };
+    (@read $reader:ident, $limits:ident, $name:ident, time) => {
+        if let Some(value) = $reader.duration(stringify!($name)) { $limits.$name = value; }
+    };
+    (@read $reader:ident, $limits:ident, $name:ident, size) => {
+        if let Some(value) = $reader.size(stringify!($name)) { $limits.$name = value; }
+    };
+    (@read $reader:ident, $limits:ident, $name:ident, count) => {
+        if let Some(value) = $reader.count(stringify!($name)) { $limits.$name = value; }
+    };
+}
+
+limits! {
+    /// From `accept` to the end of the TLS handshake. A round trip across the world takes 0.3 s;
+    /// a silent peer is gone within the 10 s that every kind of holder gets.
+    tls_handshake: time = Duration::from_secs(10);
+    /// For a whole request head, and so also for an idle kept-alive HTTP/1.1 connection.
+    request_head: time = Duration::from_secs(10);
+    /// Idle HTTP/2 connections, without an open stream, are closed after this.
+    http2_idle: time = Duration::from_secs(60);
+    /// A body must bring `body_rate` bytes for every second of such a window.
+    body_window: time = Duration::from_secs(10);
+    /// Bytes a second that a request body must bring: the slowest modem is faster than 1 KiB/s.
+    body_rate: size = KIB;
+    /// A body that a check must read whole has this long in all: senders give up after 10 to 30 s.
+    body_whole: time = Duration::from_secs(30);
+    /// A peer that takes nothing of an answer for this long is cut off.
+    write_stall: time = Duration::from_secs(10);
+    /// For the agent to take a new stream: it does at once unless all its streams are in use.
+    open_stream: time = Duration::from_secs(5);
+    /// Beyond the route's own wait for the application's head, for the agent's 504 to arrive first.
+    answer_margin: time = Duration::from_secs(5);
+    /// Between two pieces of an answer's body: event streams send a comment every 15 to 60 s.
+    answer_idle: time = Duration::from_secs(120);
+    /// An upgraded connection (WebSocket) on which nothing moves in either direction.
+    upgrade_idle: time = Duration::from_secs(600);
+    /// For running requests to end after SIGTERM.
+    drain: time = Duration::from_secs(10);
+
+    /// Bytes of a whole request head. Webhooks need 2 to 4 KiB; a hardened edge has 32 to 60.
+    head_bytes: size = 32 * KIB;
+    /// Header fields of a request; more than 100 is a header bomb, not a webhook.
+    head_fields: count = 128;
+    /// One body that a check must read whole: GitHub's cap, the largest of the large senders.
+    body_bytes: size = 25 * MIB;
+    /// All bodies that are held in memory at one time, on a VM of 1 GiB.
+    body_budget: size = 192 * MIB;
+
+    /// TCP connections of one client address (IPv6: its /64). Trusted proxies are exempt.
+    connections_per_client: count = 512;
+    /// TCP connections in all: each costs up to 100 KiB.
+    connections: count = 8192;
+    /// Streams of one HTTP/2 connection: what the large reverse proxies allow.
+    streams_per_connection: count = 100;
+    /// QUIC connections whose peer has not yet said who it is.
+    agents_unknown: count = 256;
+    /// From an agent's QUIC handshake to its complete greeting.
+    agent_greeting: time = Duration::from_secs(10);
+    /// Refusals a second that are told one by one to a tunnel's owner; the rest as counts.
+    refusals_told: count = 20;
+}
+
+/// Longest request target, in bytes (RFC 9110 §4.1 asks for 8,000 octets at least).
+pub const TARGET_BYTES: usize = 8 * 1024;
+/// Longest token that is compared at all: no legal one is longer, and a long one must cost nothing.
+pub const TOKEN_BYTES: usize = 512;
+/// Most hops of `X-Forwarded-For` that are read: real chains have 2 or 3.
+pub const FORWARDED_HOPS: usize = 32;
+/// The agent's streams in use at one time: QUIC's own default of 100 queues at 256 requests.
+pub const TUNNEL_STREAMS: u32 = 1024;
+/// What the agent holds of bodies that its own checks must read: eight of the largest.
+pub const AGENT_BODY_BUDGET: usize = 8 * 25 * 1024 * 1024;
+/// Idle connections to the application live this long: below the 5 s of Node's servers.
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(4);
+/// Idle connections to the application that are kept.
+pub const UPSTREAM_IDLE_CONNECTIONS: usize = 256;
+/// For a TCP connection to the application: it is beside the agent.
+pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(5);
+/// Wait for the head of the application's answer, unless the route says otherwise.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait that a route may ask for.
+pub const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// A body up to this size travels ahead of larger ones in the tunnel, and is sent in one piece.
+pub const SMALL_BODY: usize = 64 * 1024;
+/// How long the first bytes of a streamed body are gathered, so that a small body, or a broken
+/// one, is known whole before the application hears of the request.
+pub const GATHER: Duration = Duration::from_millis(100);
+/// First messages of an agent, before it is known who it is: a credential and some names.
+pub const GREETING_BYTES: usize = 16 * 1024;
+/// One control message of a known agent: a policy with 100,000 addresses has 3 MiB.
+pub const CONTROL_BYTES: usize = 8 * 1024 * 1024;
+/// One head of an exchange: the edge's cap on heads, and room for what the relay adds.
+pub const HEAD_FRAME_BYTES: usize = 96 * 1024;
+/// Longest observation of a route before it enforces.
+pub const OBSERVE_DAYS: i64 = 30;
+/// A join token is worth something for this long, in milliseconds.
+pub const JOIN_TOKEN_LIFE_MS: u64 = 24 * 3600 * 1000;

@@ -1,0 +1,97 @@
+//! Names of agents and public hosts.
+
+/// Longest name of an agent, which is also one DNS label (RFC 1035 §2.3.4).
+const LABEL: usize = 63;
+/// Longest host name, in bytes (RFC 1035 §2.3.4, without the root's dot and length byte).
+const HOST: usize = 253;
+
+/// A public host name: lower case, letters, digits and hyphens in labels, no port, no final dot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostName(String);
+
+impl HostName {
+    /// Reads a host name; upper case is folded, as DNS does. `None` when it can't be one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = text.len() <= HOST && text.split('.').all(is_label);
+        valid.then(|| Self(text.to_ascii_lowercase()))
+    }
+
+    /// The name of `label` under this domain.
+    #[must_use]
+    pub fn child(&self, label: &AgentName) -> Self {
+        Self(format!("{}.{}", label.0, self.0))
+    }
+
+    /// Whether this is exactly one label below `domain`, which is what a wildcard record and a
+    /// wildcard certificate cover.
+    #[must_use]
+    pub fn is_child_of(&self, domain: &Self) -> bool {
+        self.0
+            .strip_suffix(&domain.0)
+            .and_then(|rest| rest.strip_suffix('.'))
+            .is_some_and(|label| !label.contains('.'))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for HostName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of an agent, and the first label of its public host: one lower-case DNS label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AgentName(String);
+
+impl AgentName {
+    /// Reads a name. `None` unless it is one DNS label.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        is_label(text).then(|| Self(text.to_ascii_lowercase()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for AgentName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_label(label: &str) -> bool {
+    !label.is_empty()
+        && label.len() <= LABEL
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names() {
+        let domain = HostName::parse("Hooks.Example.com").unwrap();
+        assert_eq!(domain.as_str(), "hooks.example.com");
+        assert!(HostName::parse("a.hooks.example.com").unwrap().is_child_of(&domain));
+        for stranger in ["hooks.example.com", "a.b.hooks.example.com", "xhooks.example.com"] {
+            assert!(!HostName::parse(stranger).unwrap().is_child_of(&domain), "{stranger}");
+        }
+        for bad in ["", ".", "a..b", "a.", "-a.b", "a_b", "a b", "a:1", "ä.de", "[::1]"] {
+            assert!(HostName::parse(bad).is_none(), "{bad}");
+        }
+    }
+}

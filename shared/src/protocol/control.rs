@@ -1,0 +1,136 @@
+//! Messages of the control stream: JSON, each behind its length as four bytes, big-endian.
+//!
+//! ```text
+//! agent → relay   Join                  exchange a join token for a credential, then part
+//!                 Hello                 who I am
+//!                 Open                  a tunnel for this host, with this policy
+//! relay → agent   Joined | Welcome | Opened | Refused
+//!                 Refusals              what the relay refused on the agent's tunnels
+//! ```
+//! The greeting is capped at 16 KiB; a policy is sent only once the relay knows the agent. A kind
+//! of message that is not known is skipped, so that either side may be the newer one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::Policy;
+use crate::refusal::Check;
+use crate::secret::Secret;
+
+/// What an agent says.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum FromAgent {
+    /// Exchange the secret of a join token for a credential of the agent's own making.
+    Join {
+        /// The join token's secret.
+        secret: Secret,
+        /// SHA-256 of the new credential, in hex. The relay never learns more before it is used.
+        credential_digest: String,
+    },
+    /// The agent says who it is.
+    Hello {
+        /// Its credential.
+        credential: Secret,
+        /// Its program's version, for the relay's log.
+        version: String,
+    },
+    /// Open a tunnel, or replace its policy.
+    Open {
+        /// The public host: a label under the relay's domain, a whole host name, or nothing for
+        /// the one that the relay has for this agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        /// The policy, without the secrets that stay on the agent.
+        policy: Policy,
+    },
+    /// Something from a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What the relay says.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum FromRelay {
+    /// The join token was accepted.
+    Joined {
+        /// The name under which the agent was admitted.
+        agent: String,
+    },
+    /// The credential was accepted.
+    Welcome {
+        /// The agent's name.
+        agent: String,
+        /// The relay program's version, for the agent's log.
+        version: String,
+    },
+    /// The tunnel is open.
+    Opened {
+        /// Its public host.
+        host: String,
+        /// The port of the public URL.
+        port: u16,
+    },
+    /// No. The connection ends after it.
+    Refused {
+        /// Why, as a stable code.
+        reason: RefusedReason,
+        /// Why, in words.
+        message: String,
+    },
+    /// Requests that the relay refused.
+    Refusals {
+        /// One by one, at most 20 a second.
+        told: Vec<RefusedRequest>,
+        /// The rest, counted by check.
+        counted: Vec<(Check, u64)>,
+    },
+    /// Something from a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Why the relay refused an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedReason {
+    /// The credential is unknown or was withdrawn.
+    Credential,
+    /// The join token is unknown, used or too old.
+    JoinToken,
+    /// The host belongs to somebody else, or can't be given.
+    Host,
+    /// The policy can't be used.
+    Policy,
+    /// The relay could not do it now; asking again later makes sense.
+    Unavailable,
+    /// A reason from a newer version.
+    #[serde(other)]
+    Other,
+}
+
+/// A request that the relay refused, as the tunnel's owner sees it. Texts are already escaped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRequest {
+    /// The request's id, in hex.
+    pub id: String,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// The public host.
+    pub host: String,
+    /// The method.
+    pub method: String,
+    /// The path, without the query.
+    pub path: String,
+    /// The client address.
+    pub client: String,
+    /// The status of the answer.
+    pub status: u16,
+    /// The check that refused.
+    pub check: Check,
+    /// Why.
+    pub why: String,
+    /// Whether it was let pass all the same, because the route only observes.
+    #[serde(default)]
+    pub observed: bool,
+}

@@ -1,0 +1,345 @@
+//! Heads of an exchange: binary, names as written, order kept.
+//!
+//! A field is `length, name, length, value`. What the decoder gives out are slices of the frame.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::clock::UnixMillis;
+use crate::protocol::varint;
+use crate::refusal::Code;
+
+const KIND_RESPONSE: u8 = 1;
+const KIND_FAILURE: u8 = 2;
+
+/// Flag: the sender understands trailers.
+const FLAG_TRAILERS: u8 = 1;
+/// Flag: the request asks for a WebSocket.
+const FLAG_UPGRADE: u8 = 2;
+
+/// Identifies one request, on both sides and to the sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(pub [u8; 16]);
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+/// What the relay knows about a request and the agent must, beside the request itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Context {
+    /// The request's id.
+    pub id: RequestId,
+    /// The public host, which names the tunnel.
+    pub host: Bytes,
+    /// Where the request comes from.
+    pub client: IpAddr,
+    /// When its head had been received.
+    pub received: UnixMillis,
+}
+
+/// A request's head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What the relay adds.
+    pub context: Context,
+    /// The method.
+    pub method: Method,
+    /// Path and query, as sent.
+    pub target: Bytes,
+    /// The body's length, when it is known.
+    pub length: Option<u64>,
+    /// Whether the sender understands trailers.
+    pub trailers: bool,
+    /// Whether a WebSocket is asked for.
+    pub upgrade: bool,
+    /// The fields, by name.
+    pub headers: HeaderMap,
+    /// The names as written, in the order of `headers`; empty when all are lower case.
+    pub spelling: Spelling,
+}
+
+/// The names of a head as they were written. One entry for each field, in the order in which the
+/// head's `HeaderMap` iterates.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Spelling(pub Vec<Bytes>);
+
+/// The agent's answer: the application's head, or a failure that the relay puts into words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The application answered.
+    Response(Response),
+    /// It did not, or the agent's own gate refused.
+    Failure(Failure),
+}
+
+/// The head of the application's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// Its status.
+    pub status: StatusCode,
+    /// The body's length, when it is known.
+    pub length: Option<u64>,
+    /// Its fields.
+    pub headers: HeaderMap,
+}
+
+/// Why there is no answer of the application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The stable code.
+    pub code: Code,
+    /// The status, when it is not the code's own.
+    pub status: StatusCode,
+}
+
+/// A head that can't be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a head that can't be read: {0}")]
+pub struct HeadError(&'static str);
+
+impl Request {
+    /// Writes the head. `passes` says which fields go on.
+    #[must_use]
+    pub fn encode(&self, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
+        let mut buf = BytesMut::with_capacity(1024);
+        buf.put_slice(&self.context.id.0);
+        put_bytes(&mut buf, &self.context.host);
+        put_address(&mut buf, self.context.client);
+        varint::put(&mut buf, self.context.received.0);
+        put_bytes(&mut buf, self.method.as_str().as_bytes());
+        put_bytes(&mut buf, &self.target);
+        put_length(&mut buf, self.length);
+        buf.put_u8(u8::from(self.trailers) * FLAG_TRAILERS | u8::from(self.upgrade) * FLAG_UPGRADE);
+        let mut spelled = self.spelling.0.iter();
+        for (name, value) in &self.headers {
+            let written = spelled.next();
+            if passes(name) {
+                put_bytes(&mut buf, written.map_or(name.as_str().as_bytes(), |written| written));
+                put_bytes(&mut buf, value.as_bytes());
+            }
+        }
+        buf
+    }
+
+    /// Reads a head.
+    ///
+    /// # Errors
+    /// When the bytes are none.
+    pub fn decode(mut buf: Bytes) -> Result<Self, HeadError> {
+        let id = take(&mut buf, 16)?;
+        let id = RequestId(id.as_ref().try_into().map_err(|_| HeadError("id"))?);
+        let host = get_bytes(&mut buf)?;
+        let client = get_address(&mut buf)?;
+        let received = UnixMillis(varint::get(&mut buf).ok_or(HeadError("time"))?);
+        let method = Method::from_bytes(&get_bytes(&mut buf)?).map_err(|_| HeadError("method"))?;
+        let target = get_bytes(&mut buf)?;
+        let length = get_length(&mut buf)?;
+        let flags = take(&mut buf, 1)?.get_u8();
+        let (headers, spelling) = get_fields(&mut buf)?;
+        Ok(Self {
+            context: Context { id, host, client, received },
+            method,
+            target,
+            length,
+            trailers: flags & FLAG_TRAILERS != 0,
+            upgrade: flags & FLAG_UPGRADE != 0,
+            headers,
+            spelling,
+        })
+    }
+}
+
+impl Answer {
+    /// Writes the answer's head. `passes` says which fields go on.
+    #[must_use]
+    pub fn encode(&self, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
+        let mut buf = BytesMut::with_capacity(512);
+        match self {
+            Self::Response(response) => {
+                buf.put_u8(KIND_RESPONSE);
+                buf.put_u16(response.status.as_u16());
+                put_length(&mut buf, response.length);
+                put_fields(&mut buf, &response.headers, passes);
+            }
+            Self::Failure(failure) => {
+                buf.put_u8(KIND_FAILURE);
+                buf.put_u16(failure.status.as_u16());
+                put_bytes(&mut buf, failure.code.as_str().as_bytes());
+            }
+        }
+        buf
+    }
+
+    /// Reads an answer's head.
+    ///
+    /// # Errors
+    /// When the bytes are none.
+    pub fn decode(mut buf: Bytes) -> Result<Self, HeadError> {
+        let kind = take(&mut buf, 1)?.get_u8();
+        let status = StatusCode::from_u16(take(&mut buf, 2)?.get_u16()).map_err(|_| HeadError("status"))?;
+        match kind {
+            KIND_RESPONSE => {
+                let length = get_length(&mut buf)?;
+                let (headers, _) = get_fields(&mut buf)?;
+                Ok(Self::Response(Response { status, length, headers }))
+            }
+            KIND_FAILURE => {
+                let text = get_bytes(&mut buf)?;
+                let text = std::str::from_utf8(&text).map_err(|_| HeadError("code"))?;
+                let text = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text);
+                let code = serde::Deserialize::deserialize(text).map_err(|_| HeadError("code"))?;
+                Ok(Self::Failure(Failure { code, status }))
+            }
+            _ => Err(HeadError("kind")),
+        }
+    }
+}
+
+/// Writes trailers. `passes` says which fields go on.
+#[must_use]
+pub fn encode_trailers(trailers: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
+    let mut buf = BytesMut::new();
+    put_fields(&mut buf, trailers, passes);
+    buf
+}
+
+/// Reads trailers.
+///
+/// # Errors
+/// When the bytes are none.
+pub fn decode_trailers(mut buf: Bytes) -> Result<HeaderMap, HeadError> {
+    get_fields(&mut buf).map(|(headers, _)| headers)
+}
+
+fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
+    for (name, value) in headers {
+        if passes(name) {
+            put_bytes(buf, name.as_str().as_bytes());
+            put_bytes(buf, value.as_bytes());
+        }
+    }
+}
+
+fn get_fields(buf: &mut Bytes) -> Result<(HeaderMap, Spelling), HeadError> {
+    let mut headers = HeaderMap::with_capacity(32);
+    let mut written: Vec<Bytes> = Vec::with_capacity(32);
+    let mut plain = true;
+    while buf.has_remaining() {
+        let spelled = get_bytes(buf)?;
+        let value = get_bytes(buf)?;
+        let name = HeaderName::from_bytes(&spelled).map_err(|_| HeadError("field name"))?;
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError("field value"))?;
+        plain &= spelled == name.as_str().as_bytes();
+        written.push(spelled);
+        headers.try_append(name, value).map_err(|_| HeadError("too many fields"))?;
+    }
+    // The map iterates in the order written, as long as equal names stand together: the encoder
+    // writes them from a map of its own.
+    Ok((headers, Spelling(if plain { Vec::new() } else { written })))
+}
+
+fn put_bytes(buf: &mut BytesMut, bytes: &[u8]) {
+    varint::put(buf, bytes.len() as u64);
+    buf.put_slice(bytes);
+}
+
+fn get_bytes(buf: &mut Bytes) -> Result<Bytes, HeadError> {
+    let length = varint::get_len(buf).ok_or(HeadError("length"))?;
+    take(buf, length)
+}
+
+fn take(buf: &mut Bytes, length: usize) -> Result<Bytes, HeadError> {
+    if buf.len() < length {
+        return Err(HeadError("it is cut short"));
+    }
+    Ok(buf.split_to(length))
+}
+
+/// 0 for unknown, else the length plus one.
+fn put_length(buf: &mut BytesMut, length: Option<u64>) {
+    varint::put(buf, length.map_or(0, |length| length.saturating_add(1)));
+}
+
+fn get_length(buf: &mut Bytes) -> Result<Option<u64>, HeadError> {
+    varint::get(buf).map(|length| length.checked_sub(1)).ok_or(HeadError("body length"))
+}
+
+fn put_address(buf: &mut BytesMut, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => put_bytes(buf, &v4.octets()),
+        IpAddr::V6(v6) => put_bytes(buf, &v6.octets()),
+    }
+}
+
+fn get_address(buf: &mut Bytes) -> Result<IpAddr, HeadError> {
+    let octets = get_bytes(buf)?;
+    if let Ok(v4) = <[u8; 4]>::try_from(octets.as_ref()) {
+        return Ok(IpAddr::V4(Ipv4Addr::from(v4)));
+    }
+    <[u8; 16]>::try_from(octets.as_ref())
+        .map(|v6| IpAddr::V6(Ipv6Addr::from(v6)))
+        .map_err(|_| HeadError("client address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        let mut headers = HeaderMap::new();
+        headers.append("x-github-event", "push".parse().unwrap());
+        headers.append("x-a", "1".parse().unwrap());
+        headers.append("x-a", "2".parse().unwrap());
+        Request {
+            context: Context {
+                id: RequestId([7; 16]),
+                host: Bytes::from_static(b"h.example"),
+                client: "2001:db8::1".parse().unwrap(),
+                received: UnixMillis(1_700_000_000_123),
+            },
+            method: Method::POST,
+            target: Bytes::from_static(b"/a?b"),
+            length: Some(0),
+            trailers: true,
+            upgrade: false,
+            headers,
+            spelling: Spelling(vec!["X-GitHub-Event".into(), "X-A".into(), "x-a".into()]),
+        }
+    }
+
+    #[test]
+    fn round_trip() {
+        let request = request();
+        assert_eq!(Request::decode(request.encode(|_| true).freeze()).unwrap(), request);
+        let response = Answer::Response(Response { status: StatusCode::CREATED, length: None, headers: request.headers });
+        assert_eq!(Answer::decode(response.encode(|_| true).freeze()).unwrap(), response);
+        let failure = Answer::Failure(Failure { code: Code::ApplicationTimeout, status: StatusCode::GATEWAY_TIMEOUT });
+        assert_eq!(Answer::decode(failure.encode(|_| true).freeze()).unwrap(), failure);
+    }
+
+    #[test]
+    fn a_left_out_field_takes_its_spelling_along() {
+        let encoded = request().encode(|name| name != "x-github-event").freeze();
+        let decoded = Request::decode(encoded).unwrap();
+        assert_eq!(decoded.spelling, Spelling(vec!["X-A".into(), "x-a".into()]));
+    }
+
+    #[test]
+    fn cut_or_changed_bytes_are_an_error_and_no_panic() {
+        let whole = request().encode(|_| true).freeze();
+        for cut in 0..whole.len() {
+            let _ = Request::decode(whole.slice(..cut));
+            let _ = Answer::decode(whole.slice(cut..));
+            for bit in 0..8 {
+                let mut changed = whole.to_vec();
+                changed[cut] ^= 1 << bit;
+                let _ = Request::decode(changed.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The catalogue of webhook providers: who signs how, as data.
+//!
+//! A row pins one [`Scheme`]; the sender never chooses it. The rows stand in
+//! `providers/catalogue.toml`, sorted, each with its source; adding a provider that signs in a known
+//! way means adding a row and its fixtures there, and no code.
+
+pub mod scheme;
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use http::HeaderName;
+use serde::Deserialize;
+
+pub use scheme::{Keyed, Scheme, SignatureFault};
+
+/// One provider.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// Its id: lower case, words joined by `_`.
+    pub id: String,
+    /// Other names by which it is known.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Its name for people.
+    pub name: String,
+    /// The header with the delivery's id. It identifies one delivery, so that a request which
+    /// repeats it with another value is ambiguous, whatever the route.
+    #[serde(default)]
+    pub delivery: Option<String>,
+    /// How it signs.
+    pub scheme: Scheme,
+    /// Where that is written down.
+    pub source: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Catalogue {
+    provider: Vec<Provider>,
+}
+
+static CATALOGUE: LazyLock<Vec<Provider>> = LazyLock::new(|| {
+    // The data is part of the program and read by a unit test; a broken row can't be released.
+    // Were it broken all the same, the catalogue is empty, and every policy that names a provider
+    // is refused.
+    toml::from_str::<Catalogue>(include_str!("providers/catalogue.toml"))
+        .map(|catalogue| catalogue.provider)
+        .unwrap_or_default()
+});
+
+static DELIVERY_HEADERS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    CATALOGUE.iter().filter_map(|row| row.delivery.as_ref()).map(|name| name.to_ascii_lowercase()).collect()
+});
+
+/// All providers, sorted by id.
+#[must_use]
+pub fn all() -> &'static [Provider] {
+    &CATALOGUE
+}
+
+/// The provider of that id or alias; `-` and `_` are alike.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Provider> {
+    let wanted = name.replace('-', "_");
+    let named = |text: &String| text.replace('-', "_") == wanted;
+    CATALOGUE.iter().find(|row| row.id == wanted || row.aliases.iter().any(named))
+}
+
+/// Whether some provider identifies its deliveries by this header.
+#[must_use]
+pub fn identifies_delivery(name: &HeaderName) -> bool {
+    DELIVERY_HEADERS.contains(name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalogue_loads_and_is_sorted() {
+        let rows: Catalogue = toml::from_str(include_str!("providers/catalogue.toml")).unwrap();
+        assert!(rows.provider.is_sorted_by(|a, b| a.id < b.id), "sorted by id, no id twice");
+        for row in &rows.provider {
+            assert!(row.id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+            row.scheme.check().unwrap_or_else(|error| panic!("{}: {error}", row.id));
+            assert!(!row.source.is_empty(), "{} has no source", row.id);
+        }
+    }
+
+    #[test]
+    fn names_and_aliases() {
+        for name in ["bitbucket_dc", "bitbucket-dc", "bitbucket-server", "bitbucket_server"] {
+            assert_eq!(find(name).unwrap().id, "bitbucket_dc", "{name}");
+        }
+        assert!(find("GitHub").is_none());
+        assert!(find("").is_none());
+    }
+}

@@ -1,0 +1,495 @@
+//! A signing scheme, declared as data, and the one interpreter for all of them.
+//!
+//! Rules of the interpreter:
+//! 1. The bytes are verified as received, before any charset, compression or JSON step.
+//! 2. Signatures are compared as decoded bytes and in constant time; hex in either case.
+//! 3. No key is empty, no signature is empty, and a repeated signature or timestamp header is refused.
+//! 4. The timestamp is signed as the text that was received; the window has two sides.
+
+use bytes::Bytes;
+use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use hmac::{Hmac, KeyInit, Mac};
+use http::{HeaderMap, HeaderName};
+use serde::Deserialize;
+use sha1::Sha1;
+use sha2::{Sha256, Sha384, Sha512};
+
+use crate::clock::UnixMillis;
+use crate::secret::Secret;
+
+/// How a provider signs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scheme {
+    /// The algorithm.
+    pub alg: Algorithm,
+    /// What the secret's text means.
+    #[serde(default)]
+    pub key: KeyForm,
+    /// Where the signature stands.
+    pub sig: SignatureField,
+    /// What is signed.
+    #[serde(default)]
+    pub msg: Template,
+    /// Where the time of signing stands, if it is signed.
+    #[serde(default)]
+    pub ts: Option<Timestamp>,
+}
+
+/// A message authentication code (RFC 2104).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Algorithm {
+    /// HMAC with SHA-1: weak as a hash, sound in HMAC; some providers have nothing else.
+    #[serde(rename = "hmac-sha1")]
+    HmacSha1,
+    /// HMAC with SHA-256.
+    #[serde(rename = "hmac-sha256")]
+    HmacSha256,
+    /// HMAC with SHA-384.
+    #[serde(rename = "hmac-sha384")]
+    HmacSha384,
+    /// HMAC with SHA-512.
+    #[serde(rename = "hmac-sha512")]
+    HmacSha512,
+}
+
+/// What the secret's text means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyForm {
+    /// Its bytes are the key.
+    #[default]
+    Utf8,
+    /// It is the base64 of the key.
+    Base64,
+    /// It is the hex of the key.
+    Hex,
+    /// Standard Webhooks: an optional `whsec_`, then base64.
+    Whsec,
+}
+
+/// Where the signature stands, and how it is written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignatureField {
+    /// The header.
+    pub header: String,
+    /// The encoding of the signature's bytes.
+    pub enc: Encoding,
+    /// Text before the signature: required, compared exactly.
+    #[serde(default)]
+    pub prefix: String,
+    /// What separates the members of a list.
+    #[serde(default)]
+    pub split: Option<char>,
+    /// What separates a member's key from its value.
+    #[serde(default)]
+    pub kv: Option<char>,
+    /// The key of the members that are signatures.
+    #[serde(default)]
+    pub pick: Option<String>,
+}
+
+/// How a signature's bytes are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encoding {
+    /// Hexadecimal, in either case.
+    Hex,
+    /// Base64 (RFC 4648 §4), strict.
+    Base64,
+}
+
+/// The time of signing.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timestamp {
+    /// `header:NAME`, or `sig:KEY` for a member of the signature's list.
+    pub at: TimestampPlace,
+    /// Its unit.
+    pub unit: TimeUnit,
+    /// Seconds that it may lie before or after the time of the check.
+    pub tolerance: u64,
+}
+
+/// Where a timestamp stands.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum TimestampPlace {
+    /// In a header of its own.
+    Header(String),
+    /// In the signature's list, under this key.
+    Signature(String),
+}
+
+impl TryFrom<String> for TimestampPlace {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.split_once(':') {
+            Some(("header", name)) => Ok(Self::Header(name.to_owned())),
+            Some(("sig", key)) => Ok(Self::Signature(key.to_owned())),
+            _ => Err("a timestamp stands at header:NAME or sig:KEY"),
+        }
+    }
+}
+
+/// The unit of a timestamp since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum TimeUnit {
+    /// Seconds.
+    #[serde(rename = "s")]
+    Seconds,
+    /// Milliseconds.
+    #[serde(rename = "ms")]
+    Milliseconds,
+}
+
+/// What is signed: literal text and `{body}`, `{ts}`, `{header:NAME}`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Template(Vec<Part>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Body,
+    Timestamp,
+    Header(String),
+}
+
+impl Default for Template {
+    fn default() -> Self {
+        Self(vec![Part::Body])
+    }
+}
+
+impl TryFrom<String> for Template {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut rest = text.as_str();
+        while let Some((literal, after)) = rest.split_once('{') {
+            let (name, tail) = after.split_once('}').ok_or("a `{` is not closed")?;
+            if !literal.is_empty() {
+                parts.push(Part::Literal(literal.to_owned()));
+            }
+            parts.push(match name.split_once(':') {
+                None if name == "body" => Part::Body,
+                None if name == "ts" => Part::Timestamp,
+                Some(("header", name)) => Part::Header(name.to_owned()),
+                _ => return Err(format!("unknown placeholder {{{name}}}")),
+            });
+            rest = tail;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Literal(rest.to_owned()));
+        }
+        if !parts.contains(&Part::Body) {
+            return Err("the body is not signed".to_owned());
+        }
+        Ok(Self(parts))
+    }
+}
+
+/// Why a signature was not accepted. The text is for the tunnel's owner; it holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureFault {
+    /// A header that the scheme needs is not there.
+    #[error("the header {0} is missing")]
+    Missing(String),
+    /// A header that must stand once stands more than once.
+    #[error("the header {0} stands more than once")]
+    Repeated(String),
+    /// The header can't be read as the scheme writes it.
+    #[error("the header {0} is not written as this provider writes it: {1}")]
+    Malformed(String, &'static str),
+    /// The signature is too old.
+    #[error("signed {0} s ago, more than the {1} s allowed (is this machine's clock right?)")]
+    Stale(u64, u64),
+    /// The signature is from the future.
+    #[error("signed {0} s in the future, more than the {1} s allowed (is this machine's clock right?)")]
+    Future(u64, u64),
+    /// The signature is not that of this body under any configured secret.
+    #[error(
+        "the signature does not fit the body: another secret at the provider than here, \
+         or the body was changed on its way"
+    )]
+    Mismatch,
+}
+
+/// Why a scheme or a secret can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemeError {
+    /// A name in the scheme is not a header name.
+    #[error("{0:?} is not a header name")]
+    HeaderName(String),
+    /// The fields of the scheme contradict each other.
+    #[error("{0}")]
+    Contradiction(&'static str),
+    /// The secret has not the form that this provider gives its secrets.
+    #[error("the secret is not {0}, as this provider's secrets are")]
+    Key(&'static str),
+    /// The decoded key is empty.
+    #[error("the secret holds an empty key")]
+    EmptyKey,
+}
+
+/// A scheme with its keys: what verifies requests. One key is enough to pass; several are live
+/// during a rotation.
+pub struct Keyed {
+    scheme: Scheme,
+    header: HeaderName,
+    ts_header: Option<HeaderName>,
+    template: Vec<CompiledPart>,
+    keys: Vec<Key>,
+}
+
+enum CompiledPart {
+    Literal(Bytes),
+    Body,
+    Timestamp,
+    Header(HeaderName),
+}
+
+/// An HMAC that has taken in its key, so that a request only pays for its own bytes.
+#[derive(Clone)]
+enum Key {
+    Sha1(Hmac<Sha1>),
+    Sha256(Hmac<Sha256>),
+    Sha384(Hmac<Sha384>),
+    Sha512(Hmac<Sha512>),
+}
+
+impl Scheme {
+    /// Whether the fields make sense together.
+    ///
+    /// # Errors
+    /// [`SchemeError`] for the first contradiction.
+    pub fn check(&self) -> Result<(), SchemeError> {
+        header_name(&self.sig.header)?;
+        if self.sig.kv.is_some() != self.sig.pick.is_some() {
+            return Err(SchemeError::Contradiction("kv and pick go together"));
+        }
+        let signs_time = self.msg.0.contains(&Part::Timestamp);
+        match &self.ts {
+            None if signs_time => return Err(SchemeError::Contradiction("{ts} needs ts")),
+            Some(_) if !signs_time => {
+                return Err(SchemeError::Contradiction("a timestamp that is not signed proves nothing"));
+            }
+            Some(Timestamp { at: TimestampPlace::Header(name), .. }) => {
+                header_name(name)?;
+            }
+            Some(Timestamp { at: TimestampPlace::Signature(_), .. }) if self.sig.kv.is_none() => {
+                return Err(SchemeError::Contradiction("ts at sig:KEY needs kv"));
+            }
+            _ => {}
+        }
+        for part in &self.msg.0 {
+            if let Part::Header(name) = part {
+                header_name(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the secret has the form that this provider's secrets have.
+    ///
+    /// # Errors
+    /// [`SchemeError::Key`] or [`SchemeError::EmptyKey`].
+    pub fn check_secret(&self, secret: &Secret) -> Result<(), SchemeError> {
+        self.mac(secret).map(drop)
+    }
+
+    /// The scheme with its secrets.
+    ///
+    /// # Errors
+    /// When the scheme contradicts itself or a secret has not the provider's form.
+    pub fn keyed(&self, secrets: &[Secret]) -> Result<Keyed, SchemeError> {
+        self.check()?;
+        let template = self.msg.0.iter().map(Part::compile).collect::<Result<_, _>>()?;
+        let ts_header = match &self.ts {
+            Some(Timestamp { at: TimestampPlace::Header(name), .. }) => Some(header_name(name)?),
+            _ => None,
+        };
+        let keys = secrets.iter().map(|secret| self.mac(secret)).collect::<Result<_, _>>()?;
+        let header = header_name(&self.sig.header)?;
+        Ok(Keyed { scheme: self.clone(), header, ts_header, template, keys })
+    }
+
+    fn mac(&self, secret: &Secret) -> Result<Key, SchemeError> {
+        let text = secret.expose();
+        let key = match self.key {
+            KeyForm::Utf8 => text.to_vec(),
+            KeyForm::Base64 => BASE64.decode(text).map_err(|_| SchemeError::Key("base64"))?,
+            KeyForm::Hex => HEXLOWER_PERMISSIVE.decode(text).map_err(|_| SchemeError::Key("hex"))?,
+            KeyForm::Whsec => BASE64
+                .decode(text.strip_prefix(b"whsec_").unwrap_or(text))
+                .map_err(|_| SchemeError::Key("whsec_ and base64"))?,
+        };
+        let key = Secret::new(key).ok_or(SchemeError::EmptyKey)?;
+        // HMAC takes keys of every length; the empty one is ruled out above.
+        let mac = match self.alg {
+            Algorithm::HmacSha1 => Hmac::new_from_slice(key.expose()).map(Key::Sha1),
+            Algorithm::HmacSha256 => Hmac::new_from_slice(key.expose()).map(Key::Sha256),
+            Algorithm::HmacSha384 => Hmac::new_from_slice(key.expose()).map(Key::Sha384),
+            Algorithm::HmacSha512 => Hmac::new_from_slice(key.expose()).map(Key::Sha512),
+        };
+        mac.map_err(|_| SchemeError::EmptyKey)
+    }
+}
+
+impl Part {
+    fn compile(&self) -> Result<CompiledPart, SchemeError> {
+        Ok(match self {
+            Self::Literal(text) => CompiledPart::Literal(Bytes::copy_from_slice(text.as_bytes())),
+            Self::Body => CompiledPart::Body,
+            Self::Timestamp => CompiledPart::Timestamp,
+            Self::Header(name) => CompiledPart::Header(header_name(name)?),
+        })
+    }
+}
+
+impl Key {
+    fn verify(&self, message: &[&[u8]], signature: &[u8]) -> bool {
+        fn run<M: Mac + Clone>(mac: &M, message: &[&[u8]], signature: &[u8]) -> bool {
+            let mut mac = mac.clone();
+            for part in message {
+                mac.update(part);
+            }
+            mac.verify_slice(signature).is_ok()
+        }
+        match self {
+            Self::Sha1(mac) => run(mac, message, signature),
+            Self::Sha256(mac) => run(mac, message, signature),
+            Self::Sha384(mac) => run(mac, message, signature),
+            Self::Sha512(mac) => run(mac, message, signature),
+        }
+    }
+}
+
+impl Keyed {
+    /// Whether the request is signed by one of the keys, at about `now`.
+    ///
+    /// # Errors
+    /// [`SignatureFault`], for the tunnel's owner.
+    pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: UnixMillis) -> Result<(), SignatureFault> {
+        let field = single(headers, &self.header)?;
+        let (candidates, list_ts) = self.candidates(field)?;
+        let ts = self.timestamp(headers, list_ts, now)?;
+        let mut message: Vec<&[u8]> = Vec::with_capacity(self.template.len());
+        for part in &self.template {
+            message.push(match part {
+                CompiledPart::Literal(text) => text,
+                CompiledPart::Body => body,
+                CompiledPart::Timestamp => ts.unwrap_or_default(),
+                CompiledPart::Header(name) => single(headers, name)?,
+            });
+        }
+        // No early end: the time taken says nothing about which key or candidate came close.
+        let mut fits = false;
+        for key in &self.keys {
+            for candidate in &candidates {
+                fits |= key.verify(&message, candidate);
+            }
+        }
+        if fits { Ok(()) } else { Err(SignatureFault::Mismatch) }
+    }
+
+    /// The signatures in the header's value, decoded, and the timestamp if it stands among them.
+    fn candidates<'h>(&self, field: &'h [u8]) -> Result<(Vec<Vec<u8>>, Option<&'h [u8]>), SignatureFault> {
+        /// Signatures in one header beyond which it is an attack: rotations have two or three.
+        const MOST: usize = 8;
+        let sig = &self.scheme.sig;
+        let malformed = |why| SignatureFault::Malformed(sig.header.clone(), why);
+        let members: Vec<&[u8]> = match sig.split {
+            Some(separator) => field.split(|byte| char::from(*byte) == separator).collect(),
+            None => vec![field],
+        };
+        let mut candidates = Vec::new();
+        let mut timestamps = Vec::new();
+        for member in members {
+            let value = match (sig.kv, &sig.pick) {
+                (Some(kv), Some(pick)) => {
+                    let Some(at) = member.iter().position(|byte| char::from(*byte) == kv) else { continue };
+                    let (key, value) = member.split_at(at);
+                    if let Some(Timestamp { at: TimestampPlace::Signature(name), .. }) = &self.scheme.ts
+                        && key == name.as_bytes()
+                    {
+                        timestamps.push(value.get(1..).unwrap_or_default());
+                    }
+                    if key != pick.as_bytes() {
+                        continue;
+                    }
+                    value.get(1..).unwrap_or_default()
+                }
+                _ => member,
+            };
+            let text = value.strip_prefix(sig.prefix.as_bytes()).ok_or_else(|| malformed("the prefix is another"))?;
+            let decoded = match sig.enc {
+                Encoding::Hex => HEXLOWER_PERMISSIVE.decode(text).map_err(|_| malformed("not hex")),
+                Encoding::Base64 => BASE64.decode(text).map_err(|_| malformed("not base64")),
+            }?;
+            if decoded.is_empty() {
+                return Err(malformed("the signature is empty"));
+            }
+            candidates.push(decoded);
+        }
+        match (candidates.len(), timestamps.as_slice()) {
+            (0, _) => Err(malformed("no signature of the pinned version")),
+            (count, _) if count > MOST => Err(malformed("too many signatures")),
+            (_, []) => Ok((candidates, None)),
+            (_, [ts]) => Ok((candidates, Some(ts))),
+            _ => Err(malformed("several timestamps")),
+        }
+    }
+
+    /// The timestamp's text as received, once it is known to lie within the window.
+    fn timestamp<'h>(
+        &self,
+        headers: &'h HeaderMap,
+        in_list: Option<&'h [u8]>,
+        now: UnixMillis,
+    ) -> Result<Option<&'h [u8]>, SignatureFault> {
+        let Some(declared) = &self.scheme.ts else { return Ok(None) };
+        let (name, text) = match &self.ts_header {
+            Some(name) => (name.as_str(), single(headers, name)?),
+            None => {
+                let name = self.header.as_str();
+                (name, in_list.ok_or_else(|| SignatureFault::Missing(format!("{name} (its timestamp)")))?)
+            }
+        };
+        let number = std::str::from_utf8(text)
+            .ok()
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|text| text.parse::<u64>().ok())
+            .ok_or_else(|| SignatureFault::Malformed(name.to_owned(), "not a timestamp"))?;
+        let at = match declared.unit {
+            TimeUnit::Seconds => number,
+            TimeUnit::Milliseconds => number / 1000,
+        };
+        let (now, tolerance) = (now.seconds(), declared.tolerance);
+        if now.saturating_sub(at) > tolerance {
+            return Err(SignatureFault::Stale(now.saturating_sub(at), tolerance));
+        }
+        if at.saturating_sub(now) > tolerance {
+            return Err(SignatureFault::Future(at.saturating_sub(now), tolerance));
+        }
+        Ok(Some(text))
+    }
+}
+
+fn header_name(text: &str) -> Result<HeaderName, SchemeError> {
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| SchemeError::HeaderName(text.to_owned()))
+}
+
+/// The value of a header that must stand exactly once.
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], SignatureFault> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().ok_or_else(|| SignatureFault::Missing(name.to_string()))?;
+    match values.next() {
+        None => Ok(value.as_bytes()),
+        Some(_) => Err(SignatureFault::Repeated(name.to_string())),
+    }
+}

@@ -1,0 +1,182 @@
+//! One vocabulary for what is refused or fails: answers, logs, metrics and screens use these words.
+
+use std::fmt;
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+/// Declares [`Check`] or [`Code`]: variants with the stable text that stands for each.
+macro_rules! words {
+    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])+ $variant:ident = $text:literal,)+ }) => {
+        $(#[$outer])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$doc])+ #[serde(rename = $text)] $variant,)+
+        }
+
+        impl $name {
+            /// The stable text of this word.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// What refused a request: the name that the tunnel's owner sees.
+    Check {
+        /// The request could be read in two ways, or breaks a size limit.
+        Shape = "shape",
+        /// The client address could not be established behind a trusted proxy.
+        ClientAddress = "client-address",
+        /// The `Host` names no tunnel.
+        Host = "host",
+        /// No route has this path.
+        Path = "path",
+        /// A route has this path, but not this method.
+        Method = "method",
+        /// The client address is not allowed, or denied.
+        Address = "address",
+        /// The token is missing or wrong.
+        Token = "token",
+        /// The body is larger than the route allows.
+        BodySize = "body-size",
+        /// The body came too slowly, or there was no room for it.
+        Body = "body",
+        /// The signature is missing, malformed, stale or wrong.
+        Signature = "signature",
+    }
+}
+
+words! {
+    /// The stable error code of an answer that the relay makes itself (`hookward-error`).
+    Code {
+        /// Malformed or ambiguous.
+        Malformed = "malformed_request",
+        /// Unknown host, or no route: the same answer for both.
+        NotFound = "not_found",
+        /// The path has a route, the method doesn't.
+        MethodNotAllowed = "method_not_allowed",
+        /// A check failed; the sender is not told which.
+        Refused = "refused",
+        /// The request came too slowly.
+        SlowRequest = "slow_request",
+        /// The body is larger than the route allows.
+        BodyTooLarge = "body_too_large",
+        /// The request target is longer than 8 KiB.
+        TargetTooLong = "target_too_long",
+        /// An `Expect` other than `100-continue`.
+        ExpectationFailed = "expectation_failed",
+        /// The host of the request is not the one of the TLS handshake.
+        HostMismatch = "host_mismatch",
+        /// The request head is larger than allowed.
+        HeadTooLarge = "head_too_large",
+        /// The application refused the connection or could not be reached.
+        ApplicationUnreachable = "application_unreachable",
+        /// The application broke off, or answered something that is not HTTP.
+        ApplicationBroke = "application_broke",
+        /// The agent broke off in the middle of an exchange.
+        AgentBroke = "agent_broke",
+        /// No agent is connected for this host.
+        AgentAway = "agent_away",
+        /// Too many bodies, or requests, are held at this time.
+        Busy = "busy",
+        /// The relay is about to stop.
+        Draining = "draining",
+        /// The application took too long for the head of its answer.
+        ApplicationTimeout = "application_timeout",
+    }
+}
+
+impl Code {
+    /// The status of an answer with this code. Senders tear a webhook down on 4xx, so an outage
+    /// is never a 4xx.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Refused => StatusCode::FORBIDDEN,
+            Self::SlowRequest => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::HostMismatch => StatusCode::MISDIRECTED_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::ApplicationUnreachable | Self::ApplicationBroke | Self::AgentBroke => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::AgentAway | Self::Busy | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ApplicationTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The title of an answer with this code: all that a sender is told.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Malformed => "The request is malformed or ambiguous",
+            Self::NotFound => "Nothing is here",
+            Self::MethodNotAllowed => "This resource does not take this method",
+            Self::Refused => "The request was refused",
+            Self::SlowRequest => "The request came too slowly",
+            Self::BodyTooLarge => "The body is too large",
+            Self::TargetTooLong => "The request target is too long",
+            Self::ExpectationFailed => "Only the expectation 100-continue is known",
+            Self::HostMismatch => "This connection was opened for another host",
+            Self::HeadTooLarge => "The request head is too large",
+            Self::ApplicationUnreachable => "The application can't be reached",
+            Self::ApplicationBroke => "The application broke off its answer",
+            Self::AgentBroke => "The agent broke off the exchange",
+            Self::AgentAway => "The agent is not connected",
+            Self::Busy => "Too much is going on",
+            Self::Draining => "The relay is stopping",
+            Self::ApplicationTimeout => "The application took too long",
+        }
+    }
+}
+
+/// A refusal: what the sender gets, and what the tunnel's owner is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The check that refused.
+    pub check: Check,
+    /// The code of the answer.
+    pub code: Code,
+    /// The status of the answer: the code's own, unless a provider wants another one.
+    pub status: StatusCode,
+    /// Why, for the tunnel's owner only. Holds no secret and no text of the sender unescaped.
+    pub why: String,
+}
+
+impl Refusal {
+    /// A refusal with the code's own status.
+    pub fn new(check: Check, code: Code, why: impl Into<String>) -> Self {
+        Self { check, code, status: code.status(), why: why.into() }
+    }
+
+    /// A request that is malformed, ambiguous or oversized.
+    pub fn malformed(why: impl Into<String>) -> Self {
+        Self::new(Check::Shape, Code::Malformed, why)
+    }
+
+    /// A failed check: 403, no reason given to the sender.
+    pub fn failed(check: Check, why: impl Into<String>) -> Self {
+        Self::new(check, Code::Refused, why)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.check, self.why)
+    }
+}

@@ -1,0 +1,45 @@
+//! Text from strangers, made fit for a terminal or a log line.
+
+use std::fmt::{self, Write as _};
+
+/// Longest text from a stranger that is shown; the rest is cut.
+const SHOWN: usize = 200;
+
+/// Shows bytes from a stranger: printable ASCII as it is, everything else escaped, long texts cut.
+/// A log line or a terminal can't be steered by it.
+#[derive(Clone, Copy)]
+pub struct Escaped<'a>(pub &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0.iter().take(SHOWN) {
+            match byte {
+                b'\\' => f.write_str("\\\\")?,
+                0x20..=0x7e => f.write_char(char::from(*byte))?,
+                _ => write!(f, "\\x{byte:02x}")?,
+            }
+        }
+        if self.0.len() > SHOWN {
+            f.write_str("…")?;
+        }
+        Ok(())
+    }
+}
+
+/// The path of a request target as logs and screens show it: without the query, escaped.
+#[must_use]
+pub fn shown_path(target: &[u8]) -> String {
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    Escaped(path).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_bytes_and_queries_do_not_reach_a_screen() {
+        assert_eq!(shown_path(b"/a\x1b[2J?token=secret"), "/a\\x1b[2J");
+        assert_eq!(Escaped("é\n".as_bytes()).to_string(), "\\xc3\\xa9\\x0a");
+    }
+}

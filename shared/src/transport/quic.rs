@@ -1,0 +1,151 @@
+//! QUIC endpoints of relay and agent, with their bounds.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::identity::{Pin, PinnedVerifier, crypto_provider};
+use crate::limits::TUNNEL_STREAMS;
+use crate::protocol::ALPN;
+
+/// The name in the tunnel's TLS handshake. It means nothing: the key is pinned.
+pub const SERVER_NAME: &str = "relay.hookward.invalid";
+/// Without a word from the peer for this long, the session is over.
+const IDLE: Duration = Duration::from_secs(20);
+/// How often the agent says that it is there: four chances within [`IDLE`].
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// What one stream may have in flight: more gains nothing beyond 2 MiB in quinn.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// What one connection may have in flight.
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Buffers that keep local bursts from being lost; Debian's default cap is 208 KiB.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+/// Packets that one acknowledgement may answer (draft-ietf-quic-ack-frequency): measured, -3 %.
+const ACK_THRESHOLD: u32 = 10;
+/// Handshakes beyond which an unknown address must prove itself first (RFC 9000 §8.1.2).
+pub const RETRY_FROM: usize = 64;
+/// First packets that are kept for handshakes not yet taken, in bytes.
+const INCOMING_BUFFER: u64 = 4 * 1024 * 1024;
+
+/// Why an endpoint could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The UDP socket.
+    #[error("UDP {address}: {source}")]
+    Socket {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The TLS settings.
+    #[error("the tunnel's TLS settings: {0}")]
+    Tls(String),
+}
+
+/// The relay's endpoint: takes agents.
+///
+/// # Errors
+/// [`EndpointError`].
+pub fn server(
+    address: SocketAddr,
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Endpoint, EndpointError> {
+    let mut tls = rustls::ServerConfig::builder_with_provider(crypto_provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls_error)?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .map_err(tls_error)?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let crypto = QuicServerConfig::try_from(tls).map_err(tls_error)?;
+    let mut transport = transport();
+    // The agent opens one stream, the control stream.
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config
+        .transport_config(Arc::new(transport))
+        .max_incoming(RETRY_FROM * 16)
+        .incoming_buffer_size(64 * 1024)
+        .incoming_buffer_size_total(INCOMING_BUFFER);
+    endpoint(address, Some(config))
+}
+
+/// The agent's endpoint: dials the one relay with this pin.
+///
+/// # Errors
+/// [`EndpointError`].
+pub fn client(address: SocketAddr, pin: Pin) -> Result<Endpoint, EndpointError> {
+    let provider = crypto_provider();
+    let verifier = PinnedVerifier { pin, provider: Arc::clone(&provider) };
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls_error)?
+        .dangerous() // which only means: not the web's authorities, but the pin
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let crypto = QuicClientConfig::try_from(tls).map_err(tls_error)?;
+    let mut transport = transport();
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(TUNNEL_STREAMS)).keep_alive_interval(Some(KEEP_ALIVE));
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    let mut endpoint = endpoint(address, None)?;
+    endpoint.set_default_client_config(config);
+    Ok(endpoint)
+}
+
+fn transport() -> TransportConfig {
+    let mut ack = AckFrequencyConfig::default();
+    ack.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD));
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW))
+        .ack_frequency_config(Some(ack))
+        .max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
+    transport
+}
+
+fn endpoint(address: SocketAddr, config: Option<ServerConfig>) -> Result<Endpoint, EndpointError> {
+    let socket = udp_socket(address).map_err(|source| EndpointError::Socket { address, source })?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    Endpoint::new(EndpointConfig::default(), config, socket, runtime)
+        .map_err(|source| EndpointError::Socket { address, source })
+}
+
+fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    let socket = UdpSocket::from(socket);
+    let reference = SockRef::from(&socket);
+    reference.set_recv_buffer_size(SOCKET_BUFFER)?;
+    reference.set_send_buffer_size(SOCKET_BUFFER)?;
+    // Linux reports twice what it grants, for its own book-keeping.
+    let granted = reference.recv_buffer_size()? / 2;
+    if granted < SOCKET_BUFFER {
+        tracing::info!(
+            granted,
+            wanted = SOCKET_BUFFER,
+            "the kernel gave a smaller UDP buffer; under load raise net.core.rmem_max and wmem_max"
+        );
+    }
+    Ok(socket)
+}
+
+fn tls_error(error: impl std::fmt::Display) -> EndpointError {
+    EndpointError::Tls(error.to_string())
+}

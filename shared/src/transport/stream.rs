@@ -1,0 +1,279 @@
+//! The halves of a stream. An exchange's message is complete only when its END was written; until
+//! then its guard resets the stream when it is dropped, because quinn would finish it cleanly, and
+//! a cut body would look whole.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use quinn::{RecvStream, SendStream, VarInt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::protocol::frame::{self, Decoder, Frame, FrameError};
+
+/// The code of a reset or stopped stream: the message is not complete.
+const ABORTED: VarInt = VarInt::from_u32(1);
+/// Most bytes that one read takes from quinn.
+const READ: usize = 64 * 1024;
+/// Priority of streams whose message is large or of unknown size: behind every small one.
+const BULK: i32 = -1;
+
+/// Why a stream could not be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// The other side broke the message off.
+    #[error("the other side broke off the message")]
+    Aborted,
+    /// The session is gone.
+    #[error("the tunnel broke: {0}")]
+    Lost(String),
+    /// The other side doesn't speak the protocol.
+    #[error("the other side broke the protocol: {0}")]
+    Protocol(String),
+    /// A message is larger than it may be.
+    #[error("a message of {0} bytes, more than {1}")]
+    TooLarge(usize, usize),
+}
+
+impl From<FrameError> for StreamError {
+    fn from(error: FrameError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+impl From<quinn::WriteError> for StreamError {
+    fn from(error: quinn::WriteError) -> Self {
+        match error {
+            quinn::WriteError::Stopped(_) => Self::Aborted,
+            other => Self::Lost(other.to_string()),
+        }
+    }
+}
+
+impl From<quinn::ReadError> for StreamError {
+    fn from(error: quinn::ReadError) -> Self {
+        match error {
+            quinn::ReadError::Reset(_) => Self::Aborted,
+            other => Self::Lost(other.to_string()),
+        }
+    }
+}
+
+/// Writes one message of an exchange. Dropped before [`MessageWriter::finish`], it is an abort.
+pub struct MessageWriter {
+    stream: SendStream,
+    finished: bool,
+}
+
+impl MessageWriter {
+    pub(super) const fn new(stream: SendStream) -> Self {
+        Self { stream, finished: false }
+    }
+
+    /// Sends this message ahead of larger ones, and of those that came after it: `order` counts
+    /// messages. Measured: without it, quinn spreads small messages over packets of many streams.
+    pub fn prioritise(&self, order: u32) {
+        // An error says that the stream is closed already; then nothing is left to order.
+        let _ = self.stream.set_priority(i32::MAX.saturating_sub_unsigned(order & 0x3fff_ffff));
+    }
+
+    /// Sends this message behind all small ones.
+    pub fn deprioritise(&self) {
+        let _ = self.stream.set_priority(BULK);
+    }
+
+    /// Writes a head.
+    ///
+    /// # Errors
+    /// [`StreamError`]; the message is then aborted.
+    pub async fn head(&mut self, payload: &[u8]) -> Result<(), StreamError> {
+        self.write(&mut [frame::head(payload)]).await
+    }
+
+    /// Writes a whole message at once: head, body, end. They share packets, and nothing is copied.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn whole(mut self, head: &[u8], body: Bytes) -> Result<(), StreamError> {
+        if body.is_empty() {
+            self.write(&mut [frame::head(head), frame::end()]).await?;
+        } else {
+            let prefix = frame::data_prefix(body.len());
+            self.write(&mut [frame::head(head), prefix, body, frame::end()]).await?;
+        }
+        self.close();
+        Ok(())
+    }
+
+    /// Writes a piece of the body.
+    ///
+    /// # Errors
+    /// [`StreamError`]; the message is then aborted.
+    pub async fn data(&mut self, data: Bytes) -> Result<(), StreamError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.write(&mut [frame::data_prefix(data.len()), data]).await
+    }
+
+    /// Writes trailers.
+    ///
+    /// # Errors
+    /// [`StreamError`]; the message is then aborted.
+    pub async fn trailers(&mut self, payload: &[u8]) -> Result<(), StreamError> {
+        self.write(&mut [frame::trailers(payload)]).await
+    }
+
+    /// Ends the message: it is complete.
+    ///
+    /// # Errors
+    /// [`StreamError`]; the message is then aborted.
+    pub async fn finish(mut self) -> Result<(), StreamError> {
+        self.write(&mut [frame::end()]).await?;
+        self.close();
+        Ok(())
+    }
+
+    /// Resolves when the other side no longer wants the message, or is gone.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stopped = self.stream.stopped();
+        async move {
+            // `Ok(None)`: everything was taken; that is no reason to stop.
+            if let Ok(None) = stopped.await {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        self.finished = self.stream.finish().is_ok();
+    }
+
+    async fn write(&mut self, pieces: &mut [Bytes]) -> Result<(), StreamError> {
+        Ok(self.stream.write_all_chunks(pieces).await?)
+    }
+}
+
+impl Drop for MessageWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.stream.reset(ABORTED);
+        }
+    }
+}
+
+/// Reads one message of an exchange. Dropped before its end, the other side is told to stop.
+pub struct MessageReader {
+    stream: RecvStream,
+    decoder: Decoder,
+}
+
+impl MessageReader {
+    pub(super) fn new(stream: RecvStream) -> Self {
+        Self { stream, decoder: Decoder::default() }
+    }
+
+    /// The next frame; data comes in pieces as it arrives. Cancelling it loses nothing.
+    ///
+    /// # Errors
+    /// [`StreamError::Aborted`] when the stream ends before the message does.
+    pub async fn next(&mut self) -> Result<Frame, StreamError> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// [`MessageReader::next`], for a body that is polled.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, StreamError>> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame()? {
+                return Poll::Ready(Ok(frame));
+            }
+            // quinn's future holds no state of its own: a new one goes on where the last one was.
+            let chunk = pin!(self.stream.read_chunk(READ, true));
+            match ready!(chunk.poll(cx))? {
+                Some(chunk) => self.decoder.push(chunk.bytes),
+                None => return Poll::Ready(Err(StreamError::Aborted)),
+            }
+        }
+    }
+
+    /// The head, which comes first.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn head(&mut self) -> Result<Bytes, StreamError> {
+        match self.next().await? {
+            Frame::Head(head) => Ok(head),
+            _ => Err(StreamError::Protocol("a message that does not begin with its head".to_owned())),
+        }
+    }
+}
+
+impl Drop for MessageReader {
+    fn drop(&mut self) {
+        if !self.decoder.is_ended() {
+            let _ = self.stream.stop(ABORTED);
+        }
+    }
+}
+
+/// The control stream: JSON messages behind their length.
+pub struct ControlStream {
+    send: SendStream,
+    recv: RecvStream,
+    /// Bytes of a message that has not arrived whole.
+    partial: Vec<u8>,
+}
+
+impl ControlStream {
+    pub(super) const fn new(send: SendStream, recv: RecvStream) -> Self {
+        Self { send, recv, partial: Vec::new() }
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn send<M: Serialize>(&mut self, message: &M) -> Result<(), StreamError> {
+        let json = serde_json::to_vec(message).map_err(|error| StreamError::Protocol(error.to_string()))?;
+        let length = u32::try_from(json.len()).map_err(|_| StreamError::TooLarge(json.len(), u32::MAX as usize))?;
+        let mut pieces = [Bytes::copy_from_slice(&length.to_be_bytes()), Bytes::from(json)];
+        Ok(self.send.write_all_chunks(&mut pieces).await?)
+    }
+
+    /// The next message of at most `cap` bytes. Cancelling it loses nothing.
+    ///
+    /// # Errors
+    /// [`StreamError`]; `Aborted` also when the stream has ended.
+    pub async fn receive<M: DeserializeOwned>(&mut self, cap: usize) -> Result<M, StreamError> {
+        const LENGTH: usize = 4;
+        loop {
+            if let Some((length, rest)) = self.partial.split_first_chunk::<LENGTH>() {
+                let length = u32::from_be_bytes(*length) as usize;
+                if length > cap {
+                    return Err(StreamError::TooLarge(length, cap));
+                }
+                if let Some(json) = rest.get(..length) {
+                    let message = serde_json::from_slice(json).map_err(|error| StreamError::Protocol(error.to_string()));
+                    self.partial.drain(..LENGTH + length);
+                    return message;
+                }
+            }
+            match self.recv.read_chunk(READ, true).await? {
+                Some(chunk) => self.partial.extend_from_slice(&chunk.bytes),
+                None => return Err(StreamError::Aborted),
+            }
+        }
+    }
+
+    /// Ends this side and waits until the peer has taken everything, or is gone.
+    pub async fn finish(mut self) {
+        if self.send.finish().is_ok() {
+            let _ = self.send.stopped().await;
+        }
+    }
+}
