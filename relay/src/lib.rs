@@ -1,1 +1,210 @@
-//! stub
+//! Hookward's relay: the public side. It takes webhooks over HTTPS at the [`edge`], decides about each
+//! by the gate of its tunnel, and [`forward`]s what passes to the agent whose session serves the
+//! host ([`agents`]).
+//!
+//! [`Relay`] is a value: bind it, read its addresses, shut it down. The program `hookward-relay` and
+//! the agent's `--local` are wiring around it.
+
+pub mod agents;
+pub mod audit;
+pub mod certs;
+pub mod cli;
+pub mod edge;
+pub mod forward;
+pub mod settings;
+pub mod store;
+pub mod upgrade;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookward_shared::budget::BodyBudget;
+use hookward_shared::clock::Clock;
+use hookward_shared::gate::address::AddressSet;
+use hookward_shared::names::AgentName;
+use hookward_shared::secret::Secret;
+use hookward_shared::transport::identity::Pin;
+use hookward_shared::transport::quic::EndpointError;
+use tokio_util::sync::CancellationToken;
+
+use crate::agents::session::Host;
+use crate::agents::{AgentListener, Registry};
+use crate::certs::{CertError, Identity};
+use crate::edge::authority::Ports;
+use crate::edge::http::{Edge, RequestIds};
+use crate::edge::{EdgeListener, tls};
+use crate::settings::Settings;
+use crate::store::{Store, StoreError};
+
+/// The state file's name in the data directory.
+pub const STATE_FILE: &str = "relay.db";
+
+/// Why a relay could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A certificate or the identity.
+    #[error(transparent)]
+    Cert(#[from] CertError),
+    /// The certificate and its key.
+    #[error("the edge's certificate can't be used: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The state file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The HTTPS port.
+    #[error("can't listen on TCP {address}: {source}")]
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The tunnel's port.
+    #[error("can't listen for agents: {0}")]
+    Tunnel(#[from] EndpointError),
+    /// The system has no randomness to give.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// A running relay.
+pub struct Relay {
+    edge: EdgeListener,
+    agents: AgentListener,
+    store: Store,
+    clock: Clock,
+    drain_edge: CancellationToken,
+    stop_agents: CancellationToken,
+    pin: Pin,
+    public_port: u16,
+    self_signed: Option<PathBuf>,
+    budget: BodyBudget,
+}
+
+impl Relay {
+    /// Starts a relay: binds both ports and begins to serve.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing keeps running then.
+    pub fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
+        certs::make_private_dir(&settings.data_dir)?;
+        let store = Store::open(&settings.data_dir.join(STATE_FILE))?;
+        let identity = Identity::load_or_make(&settings.data_dir)?;
+        let pin = identity.pin;
+        let (certified, self_signed) = match &settings.certificate {
+            Some((chain, key)) => (certs::read_pem(chain, key)?, None),
+            None => {
+                let names = certs::names_of(&settings.domain, settings.hosts.keys());
+                let (certified, path) = certs::self_signed(&settings.data_dir, &names, clock.now())?;
+                (certified, Some(path))
+            }
+        };
+        let acceptor = tls::acceptor(certified)?;
+        let address = settings.listen;
+        let listen = |source| StartError::Listen { address, source };
+        let listener = EdgeListener::bind(address).map_err(listen)?;
+        let listener_port = listener.local_addr().map_err(listen)?.port();
+        let public_port = settings.public_port.unwrap_or(listener_port);
+
+        let registry = Registry::default();
+        for host in store.hosts()? {
+            registry.know(host);
+        }
+        for host in settings.hosts.keys() {
+            registry.know(host.clone());
+        }
+        let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
+        let budget = BodyBudget::new(settings.limits.body_budget);
+        let host = Arc::new(Host {
+            registry: registry.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            limits: settings.limits.clone(),
+            domain: settings.domain,
+            given: settings.hosts,
+            public_port,
+        });
+        // The tunnel shares the edge's port number, also when the system chose it.
+        let mut tunnel = settings.tunnel_listen;
+        if tunnel == address {
+            tunnel.set_port(listener_port);
+        }
+        let agents = AgentListener::bind(tunnel, identity, host, stop_agents.clone())?;
+        let edge = Arc::new(Edge {
+            registry,
+            clock: clock.clone(),
+            trusted_proxies: AddressSet::new(&settings.trusted_proxies),
+            budget: budget.clone(),
+            ports: Ports { listener: listener_port, public: public_port },
+            draining: drain_edge.clone(),
+            ids: RequestIds::new()?,
+            limits: settings.limits,
+        });
+        let edge = EdgeListener::start(listener, acceptor, edge, drain_edge.clone()).map_err(listen)?;
+        Ok(Self { edge, agents, store, clock, drain_edge, stop_agents, pin, public_port, self_signed, budget })
+    }
+
+    /// Where HTTPS is served.
+    #[must_use]
+    pub const fn edge_address(&self) -> SocketAddr {
+        self.edge.address()
+    }
+
+    /// Where agents are taken.
+    #[must_use]
+    pub const fn tunnel_address(&self) -> SocketAddr {
+        self.agents.address()
+    }
+
+    /// The port of public URLs.
+    #[must_use]
+    pub const fn public_port(&self) -> u16 {
+        self.public_port
+    }
+
+    /// What agents pin.
+    #[must_use]
+    pub const fn pin(&self) -> Pin {
+        self.pin
+    }
+
+    /// The certificate that clients have to trust, when it is self-signed.
+    #[must_use]
+    pub fn self_signed(&self) -> Option<&std::path::Path> {
+        self.self_signed.as_deref()
+    }
+
+    /// What is kept across restarts.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Bytes of bodies that are held in memory now.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> u64 {
+        self.budget.used()
+    }
+
+    /// Adds an agent and makes the secret of a join token for it.
+    ///
+    /// # Errors
+    /// [`StartError::Store`] or [`StartError::Random`].
+    pub fn add_agent(&self, name: &AgentName) -> Result<Secret, StartError> {
+        let secret = Secret::mint()?;
+        self.store.add_agent(name, &secret, self.clock.now())?;
+        Ok(secret)
+    }
+
+    /// Stops: takes no more requests, lets those under way end for as long as `patience`, then ends
+    /// the agents' sessions.
+    pub async fn shutdown(self, patience: Duration) {
+        self.drain_edge.cancel();
+        self.edge.join(patience).await;
+        self.stop_agents.cancel();
+        self.agents.join().await;
+    }
+}

@@ -1,0 +1,98 @@
+//! Takes agents' QUIC connections. The accept loop awaits nothing but `accept`: handshake, greeting
+//! and session of each connection run in a task of its own, which the listener's tracker owns.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hookward_shared::transport::quic::{self, EndpointError, RETRY_FROM};
+use hookward_shared::transport::Session;
+use quinn::{Endpoint, Incoming};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::admission::{self, AdmissionError};
+use super::session::{self, Host};
+use crate::certs::Identity;
+
+/// The tunnel's listener.
+pub struct AgentListener {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    tasks: TaskTracker,
+}
+
+impl AgentListener {
+    /// Binds the UDP port and begins to accept.
+    ///
+    /// # Errors
+    /// [`EndpointError`].
+    pub fn bind(
+        address: SocketAddr,
+        identity: Identity,
+        host: Arc<Host>,
+        stop: CancellationToken,
+    ) -> Result<Self, EndpointError> {
+        let endpoint = quic::server(address, identity.certificate, identity.key)?;
+        let address = endpoint.local_addr().map_err(|source| EndpointError::Socket { address, source })?;
+        let tasks = TaskTracker::new();
+        tasks.spawn(accept(endpoint.clone(), host, tasks.clone(), stop));
+        Ok(Self { endpoint, address, tasks })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until every session has ended and the peers have been told. The token given to
+    /// [`AgentListener::bind`] is what ends them.
+    pub async fn join(self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.endpoint.close(0_u32.into(), b"the relay is stopping");
+        self.endpoint.wait_idle().await;
+    }
+}
+
+async fn accept(endpoint: Endpoint, host: Arc<Host>, tasks: TaskTracker, stop: CancellationToken) {
+    let unknown = Arc::new(Semaphore::new(host.limits.agents_unknown));
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = stop.cancelled() => break,
+        };
+        let Some(incoming) = incoming else { break };
+        let under_way = host.limits.agents_unknown - unknown.available_permits();
+        if under_way >= RETRY_FROM && !incoming.remote_address_validated() {
+            // Costs the stranger a round trip and us nothing to remember. A second Retry is an
+            // error, and then the attempt is dropped.
+            let _ = incoming.retry();
+            continue;
+        }
+        let Ok(permit) = Arc::clone(&unknown).try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let (host, stop) = (Arc::clone(&host), stop.clone());
+        tasks.spawn(async move {
+            let greeted = timeout(host.limits.agent_greeting, greet(incoming, &host)).await;
+            drop(permit);
+            match greeted {
+                Ok(Ok((session, admitted))) => session::serve(session, admitted, &host, stop).await,
+                Ok(Err(error)) => tracing::info!(%error, "an agent's connection ended before its session"),
+                Err(_) => tracing::info!("an agent's connection said nothing in time"),
+            }
+        });
+    }
+}
+
+async fn greet(incoming: Incoming, host: &Host) -> Result<(Session, admission::Admitted), AdmissionError> {
+    let connecting = incoming.accept().map_err(|error| AdmissionError::Session(error.into()))?;
+    let connection = connecting.await.map_err(|error| AdmissionError::Session(error.into()))?;
+    let session = Session::new(connection);
+    let admitted = admission::admit(&session, &host.store, &host.clock).await?;
+    Ok((session, admitted))
+}

@@ -1,0 +1,163 @@
+//! Serves one known agent: opens its tunnels, tells it what was refused, and asks the store from
+//! time to time whether its credential still holds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookward_shared::clock::Clock;
+use hookward_shared::gate::{Gate, Side};
+use hookward_shared::limits::{CONTROL_BYTES, Limits};
+use hookward_shared::names::{AgentName, HostName};
+use hookward_shared::policy::Policy;
+use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
+use hookward_shared::transport::{Session, StreamError};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::admission::Admitted;
+use super::refusals::Refusals;
+use super::registry::{LiveSession, Registry};
+use crate::store::{Claim, Store, StoreError};
+
+/// How often a session's credential is asked for again: an agent that was removed is out by then.
+const REVIEW: Duration = Duration::from_secs(10);
+
+/// What a session needs of the relay.
+pub struct Host {
+    /// Who serves which host.
+    pub registry: Registry,
+    /// What survives a restart.
+    pub store: Store,
+    /// The time of day.
+    pub clock: Clock,
+    /// All bounds.
+    pub limits: Limits,
+    /// The public domain.
+    pub domain: HostName,
+    /// Exact hosts by the relay's settings.
+    pub given: std::collections::BTreeMap<HostName, AgentName>,
+    /// The port of public URLs.
+    pub public_port: u16,
+}
+
+/// A refusal that ends the session.
+struct Refused(RefusedReason, String);
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed");
+        Self(RefusedReason::Unavailable, "the relay can't reach its own state file now".to_owned())
+    }
+}
+
+/// Serves the agent until it leaves, is refused, or `stop` is cancelled.
+pub async fn serve(session: Session, admitted: Admitted, host: &Host, stop: CancellationToken) {
+    let Admitted { agent, credential, mut control } = admitted;
+    let name = agent.name.clone();
+    let refusals = Refusals::new(host.limits.refusals_told);
+    let live = LiveSession::new(agent, session.clone(), refusals);
+    tracing::info!(agent = %name, peer = %session.peer(), "agent connected");
+    let mut review = interval(REVIEW);
+    review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let why = loop {
+        let outcome = tokio::select! {
+            message = control.receive(CONTROL_BYTES) => match message {
+                Ok(message) => obey(message, &live, host).await,
+                Err(StreamError::Protocol(what)) => break what,
+                Err(_) => break session.closed().await.to_string(),
+            },
+            message = live.refusals.next_message() => Ok(Some(message)),
+            _ = review.tick() => {
+                let wanted = credential.clone();
+                match host.store.run(move |store| store.authenticate(&wanted)).await {
+                    Ok(Some(_)) | Err(_) => Ok(None),
+                    Ok(None) => Err(Refused(RefusedReason::Credential, "the agent's credential was withdrawn".to_owned())),
+                }
+            }
+            () = stop.cancelled() => {
+                session.close("the relay is stopping");
+                break "the relay is stopping".to_owned();
+            }
+        };
+        let answer = match outcome {
+            Ok(None) => continue,
+            Ok(Some(answer)) => answer,
+            Err(Refused(reason, message)) => {
+                let refused = FromRelay::Refused { reason, message: message.clone() };
+                if control.send(&refused).await.is_ok() {
+                    let _ = tokio::time::timeout(host.limits.agent_greeting, control.finish()).await;
+                }
+                session.close("refused");
+                break message;
+            }
+        };
+        if control.send(&answer).await.is_err() {
+            break session.closed().await.to_string();
+        }
+    };
+    session.close(&why);
+    host.registry.leave(&live);
+    tracing::info!(agent = %name, why, "agent left");
+}
+
+async fn obey(message: FromAgent, live: &Arc<LiveSession>, host: &Host) -> Result<Option<FromRelay>, Refused> {
+    match message {
+        FromAgent::Open { host: wanted, policy } => open(wanted.as_deref(), &policy, live, host).await.map(Some),
+        FromAgent::Hello { .. } | FromAgent::Join { .. } | FromAgent::Unknown => Ok(None),
+    }
+}
+
+async fn open(
+    wanted: Option<&str>,
+    policy: &Policy,
+    live: &Arc<LiveSession>,
+    host: &Host,
+) -> Result<FromRelay, Refused> {
+    let name = choose_host(wanted, &live.agent.name, host)?;
+    let gate = Gate::compile(policy, Side::Relay, host.clock.now())
+        .map_err(|mistakes| Refused(RefusedReason::Policy, mistakes.join("; ")))?;
+    // Hosts of the settings belong to whom the settings say, whoever had them before.
+    if !host.given.contains_key(&name) {
+        let (claimed, agent) = (name.clone(), live.agent.id);
+        match host.store.run(move |store| store.claim_host(&claimed, agent)).await? {
+            Claim::Owned => {}
+            Claim::Taken => {
+                return Err(Refused(RefusedReason::Host, format!("{name} belongs to another agent; choose another --host")));
+            }
+            Claim::TooMany => {
+                return Err(Refused(RefusedReason::Host, "this agent owns as many hosts as one may".to_owned()));
+            }
+        }
+    }
+    tracing::info!(agent = %live.agent.name, host = %name, "tunnel open");
+    host.registry.open(name.clone(), Arc::new(gate), live);
+    Ok(FromRelay::Opened { host: name.to_string(), port: host.public_port })
+}
+
+/// The host for a tunnel: what the agent asks for, as far as it may have it.
+fn choose_host(wanted: Option<&str>, agent: &AgentName, host: &Host) -> Result<HostName, Refused> {
+    let refused = |what: String| Refused(RefusedReason::Host, what);
+    let name = match wanted {
+        None => {
+            let given = host.given.iter().find(|(_, owner)| *owner == agent).map(|(name, _)| name.clone());
+            given.unwrap_or_else(|| host.domain.child(agent))
+        }
+        Some(text) if text.contains('.') => {
+            HostName::parse(text).ok_or_else(|| refused(format!("{text:?} is no host name")))?
+        }
+        Some(text) => {
+            let label = AgentName::parse(text).ok_or_else(|| refused(format!("{text:?} is no host name")))?;
+            host.domain.child(&label)
+        }
+    };
+    match host.given.get(&name) {
+        Some(owner) if owner == agent => Ok(name),
+        Some(_) => Err(refused(format!("{name} is given to another agent by the relay's settings"))),
+        None if name.is_child_of(&host.domain) => Ok(name),
+        None => Err(refused(format!(
+            "{name} is not one label below {}; the relay's settings can give it to this agent: \
+             [hosts] \"{name}\" = \"{agent}\"",
+            host.domain
+        ))),
+    }
+}

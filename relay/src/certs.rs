@@ -1,0 +1,179 @@
+//! Certificates: the relay's own identity for the tunnel, and the edge's certificate.
+//!
+//! Both are made by rcgen when nobody brings one, and kept in the data directory with mode 0600.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hookward_shared::clock::UnixMillis;
+use hookward_shared::names::HostName;
+use hookward_shared::transport::identity::Pin;
+use hookward_shared::transport::quic::SERVER_NAME;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use time::OffsetDateTime;
+
+/// A self-signed edge certificate lives as long as public ones may.
+const EDGE_LIFE: Duration = Duration::from_secs(397 * 86_400);
+/// It is made anew this long before its end.
+const EDGE_RENEW: Duration = Duration::from_secs(30 * 86_400);
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum CertError {
+    /// A file.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What stands in a file.
+    #[error("{path}: {what}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A new one could not be made.
+    #[error("making a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+}
+
+/// A certificate chain with its key.
+pub struct Certified {
+    /// The chain, the own certificate first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// The relay's identity: who it is to its agents, for as long as its data directory lives.
+pub struct Identity {
+    /// The certificate that holds the key; nothing else in it means anything.
+    pub certificate: CertificateDer<'static>,
+    /// The key.
+    pub key: PrivateKeyDer<'static>,
+    /// What agents pin.
+    pub pin: Pin,
+}
+
+impl Identity {
+    /// The identity kept in this directory; made when there is none.
+    ///
+    /// # Errors
+    /// [`CertError`]. A broken file is an error, never replaced: every agent would be locked out.
+    pub fn load_or_make(dir: &Path) -> Result<Self, CertError> {
+        let path = dir.join("identity.pem");
+        if !path.exists() {
+            let key = KeyPair::generate()?;
+            let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
+            params.distinguished_name = named("Hookward relay identity");
+            params.not_after = rcgen::date_time_ymd(9999, 12, 31); // RFC 5280 §4.1.2.5: no end
+            let certificate = params.self_signed(&key)?;
+            write_secret(&path, &format!("{}{}", certificate.pem(), key.serialize_pem()))?;
+        }
+        let Certified { chain, key } = read_pem(&path, &path)?;
+        let content = |what: String| CertError::Content { path: path.clone(), what };
+        let certificate = chain.into_iter().next().ok_or_else(|| content("no certificate in it".to_owned()))?;
+        let pin = Pin::of_certificate(&certificate).map_err(|error| content(error.to_string()))?;
+        Ok(Self { certificate, key, pin })
+    }
+}
+
+/// Reads a chain and a key from PEM files.
+///
+/// # Errors
+/// [`CertError`] with the file's name.
+pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
+    let pem = |path: &Path, error: rustls_pki_types::pem::Error| match error {
+        rustls_pki_types::pem::Error::Io(source) => CertError::File { path: path.to_owned(), source },
+        other => CertError::Content { path: path.to_owned(), what: other.to_string() },
+    };
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(chain)
+        .and_then(Iterator::collect)
+        .map_err(|error| pem(chain, error))?;
+    if certificates.is_empty() {
+        return Err(CertError::Content { path: chain.to_owned(), what: "no certificate in it".to_owned() });
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| pem(key, error))?;
+    Ok(Certified { chain: certificates, key: private })
+}
+
+/// A self-signed certificate for these names (wildcards allowed), kept in the directory and made
+/// anew when the names change or its end is near. Gives the certificate's path too: what a client
+/// has to trust.
+///
+/// # Errors
+/// [`CertError`].
+pub fn self_signed(dir: &Path, names: &[String], now: UnixMillis) -> Result<(Certified, PathBuf), CertError> {
+    let (certificate, key, note) = (dir.join("edge.pem"), dir.join("edge-key.pem"), dir.join("edge.names"));
+    let end = now.seconds() + EDGE_LIFE.as_secs();
+    let wanted = names.join("\n");
+    let kept = fs::read_to_string(&note).ok().and_then(|text| {
+        let (kept_end, kept_names) = text.split_once('\n')?;
+        Some(kept_names == wanted && kept_end.parse::<u64>().ok()? > now.seconds() + EDGE_RENEW.as_secs())
+    });
+    if kept != Some(true) || !certificate.exists() || !key.exists() {
+        let pair = KeyPair::generate()?;
+        let mut params = CertificateParams::new(names.to_vec())?;
+        params.distinguished_name = named("Hookward self-signed");
+        let at = |seconds: u64| {
+            let seconds = i64::try_from(seconds).unwrap_or_default();
+            OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        };
+        params.not_before = at(now.seconds().saturating_sub(86_400)); // clocks differ
+        params.not_after = at(end);
+        let made = params.self_signed(&pair)?;
+        write_secret(&key, &pair.serialize_pem())?;
+        write_secret(&certificate, &made.pem())?;
+        write_secret(&note, &format!("{end}\n{wanted}"))?;
+    }
+    Ok((read_pem(&certificate, &key)?, certificate))
+}
+
+/// The names of a self-signed certificate for a relay: its domain, one label below it, and the
+/// hosts that its settings give away.
+#[must_use]
+pub fn names_of<'h>(domain: &HostName, given: impl Iterator<Item = &'h HostName>) -> Vec<String> {
+    let mut names = vec![domain.to_string(), format!("*.{domain}")];
+    for host in given.filter(|host| *host != domain && !host.is_child_of(domain)) {
+        names.push(host.to_string());
+    }
+    names
+}
+
+/// Makes a directory that only its owner can read.
+///
+/// # Errors
+/// [`CertError::File`].
+pub fn make_private_dir(dir: &Path) -> Result<(), CertError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| CertError::File { path: dir.to_owned(), source })
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+fn write_secret(path: &Path, content: &str) -> Result<(), CertError> {
+    let write = || {
+        let temporary = path.with_extension("new");
+        let _ = fs::remove_file(&temporary);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(content.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
+    };
+    write().map_err(|source| CertError::File { path: path.to_owned(), source })
+}
+
+fn named(text: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, text);
+    name
+}

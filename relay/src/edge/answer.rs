@@ -1,0 +1,40 @@
+//! The one place that writes the relay's own answers: problem details (RFC 9457) with the request's
+//! id and a stable error code, and no word about which check refused.
+
+use bytes::Bytes;
+use hookward_shared::headers::{ERROR_CODE, REQUEST_ID};
+use hookward_shared::protocol::head::RequestId;
+use hookward_shared::refusal::Code;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+
+use crate::forward::AnswerBody;
+
+/// Seconds after which a sender may ask again. An agent reconnects within a few.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
+/// Writes an answer with this code; `status` when it is not the code's own.
+#[must_use]
+pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<AnswerBody> {
+    let status = status.unwrap_or_else(|| code.status());
+    let json = serde_json::json!({
+        "type": "about:blank",
+        "title": code.title(),
+        "status": status.as_u16(),
+        "code": code.as_str(),
+        "request_id": id.to_string(),
+    });
+    let mut response = Response::new(AnswerBody::Own(Full::new(Bytes::from(json.to_string()))));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(ERROR_CODE, HeaderValue::from_static(code.as_str()));
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    response
+}

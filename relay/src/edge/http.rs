@@ -1,0 +1,518 @@
+//! Reads requests from a connection and takes each one through the gate: the way of a request, from
+//! its head to the answer. The decision is made anew for every request, never once per connection.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hookward_shared::budget::BodyBudget;
+use hookward_shared::clock::{Clock, UnixMillis};
+use hookward_shared::gate::address::AddressSet;
+use hookward_shared::gate::{HeadVerdict, Permit, RequestHead};
+use hookward_shared::headers;
+use hookward_shared::limits::Limits;
+use hookward_shared::names::HostName;
+use hookward_shared::protocol::control::RefusedRequest;
+use hookward_shared::protocol::head::{Context, Request as TunnelRequest, RequestId, Spelling};
+use hookward_shared::refusal::{Check, Code, Refusal};
+use hookward_shared::text::{Escaped, shown_path};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::answer;
+use super::authority::{self, Ports};
+use super::body::{BodyError, SenderBody};
+use super::client_address::client_address;
+use super::spelling::{Recorded, Recorder};
+use crate::agents::registry::{LiveSession, Registry, Tunnel};
+use crate::audit::{self, Seen};
+use crate::forward::{self, AnswerBody, ForwardError, Forwarded, Outgoing};
+use crate::upgrade;
+
+/// hyper's buffer for a head: large enough that a head over our own cap still gets our own 431.
+const HEAD_BUFFER: usize = 64 * 1024;
+/// What one HTTP/2 stream, and one connection, may have in flight towards us (Envoy's advice for an
+/// edge is 64 KiB and 1 MiB; uploads over long links want more of one stream).
+const H2_STREAM_WINDOW: u32 = 256 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How often a silent HTTP/2 peer is asked whether it is there, and how long it may think.
+const H2_PING: Duration = Duration::from_secs(20);
+const H2_PONG: Duration = Duration::from_secs(10);
+
+/// What every connection of the edge shares.
+pub struct Edge {
+    /// Who serves which host.
+    pub registry: Registry,
+    /// The time of day.
+    pub clock: Clock,
+    /// All bounds.
+    pub limits: Limits,
+    /// Networks whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: AddressSet,
+    /// Memory for bodies.
+    pub budget: BodyBudget,
+    /// Ports that a host may carry.
+    pub ports: Ports,
+    /// Cancelled when the relay is about to stop.
+    pub draining: CancellationToken,
+    /// Makes request ids.
+    pub ids: RequestIds,
+}
+
+/// Request ids: random for the process, counted within it.
+pub struct RequestIds {
+    process: [u8; 8],
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    /// Ids of a process that begins.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn new() -> Result<Self, getrandom::Error> {
+        let mut process = [0; 8];
+        getrandom::fill(&mut process)?;
+        Ok(Self { process, next: AtomicU64::new(0) })
+    }
+
+    fn next(&self) -> RequestId {
+        let count = self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let mut id = [0; 16];
+        for (to, from) in id.iter_mut().zip(self.process.iter().chain(&count)) {
+            *to = *from;
+        }
+        RequestId(id)
+    }
+}
+
+/// Who is at the other end of a connection.
+pub struct Peer {
+    /// The socket's address.
+    pub address: IpAddr,
+    /// The host named in the TLS handshake.
+    pub sni: Option<String>,
+}
+
+/// One connection.
+struct Connection {
+    edge: Arc<Edge>,
+    peer: Peer,
+    recorded: Option<Recorded>,
+    tasks: TaskTracker,
+    /// Requests that are being answered, for the idle limit of HTTP/2.
+    active: AtomicUsize,
+}
+
+/// Spawns hyper's HTTP/2 streams where their owner can wait for them.
+#[derive(Clone)]
+struct Owned(TaskTracker);
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Owned {
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// Serves a connection until it ends, or until `drain` asks it to.
+pub async fn serve<S>(stream: S, h2: bool, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    if h2 {
+        serve_http2(TokioIo::new(stream), peer, edge, tasks, drain).await;
+    } else {
+        serve_http1(stream, peer, edge, tasks, drain).await;
+    }
+}
+
+async fn serve_http1<S>(stream: S, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (stream, recorded) = Recorder::new(stream);
+    let limits = edge.limits.clone();
+    let connection =
+        Arc::new(Connection { edge, peer, recorded: Some(recorded), tasks, active: AtomicUsize::new(0) });
+    let service = service_fn(move |request| answer(request, Arc::clone(&connection)));
+    let mut serving = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.request_head)
+            .max_buf_size(HEAD_BUFFER)
+            .max_headers(limits.head_fields)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = drain.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP/1.1 connection");
+    }
+}
+
+async fn serve_http2<I>(io: I, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
+where
+    I: Read + Write + Unpin + Send + 'static,
+{
+    let limits = edge.limits.clone();
+    let connection =
+        Arc::new(Connection { edge, peer, recorded: None, tasks: tasks.clone(), active: AtomicUsize::new(0) });
+    let of_service = Arc::clone(&connection);
+    let service = service_fn(move |request| answer(request, Arc::clone(&of_service)));
+    let mut serving = pin!(
+        http2::Builder::new(Owned(tasks))
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(u32::try_from(limits.streams_per_connection).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .keep_alive_interval(H2_PING)
+            .keep_alive_timeout(H2_PONG)
+            .serve_connection(io, service)
+    );
+    let mut idle = false;
+    let ended = loop {
+        tokio::select! {
+            ended = serving.as_mut() => break ended,
+            () = drain.cancelled() => {}
+            () = tokio::time::sleep(limits.http2_idle) => {
+                let was_idle = std::mem::replace(&mut idle, connection.active.load(Ordering::Relaxed) == 0);
+                if !(was_idle && idle) {
+                    continue;
+                }
+            }
+        }
+        serving.as_mut().graceful_shutdown();
+        break serving.await;
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP/2 connection");
+    }
+}
+
+/// Counts a request that is being answered.
+struct Active<'c>(&'c AtomicUsize);
+
+impl<'c> Active<'c> {
+    fn new(count: &'c AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a request is answered by the relay itself.
+enum Stop {
+    /// A check refused.
+    Refused(Refusal),
+    /// It was let through and failed.
+    Failed(ForwardError),
+    /// There is no agent to take it.
+    Away,
+    /// The relay is about to stop.
+    Draining,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What has been found out about a request so far.
+struct Facts {
+    id: RequestId,
+    received: UnixMillis,
+    host: Option<HostName>,
+    client: IpAddr,
+    target: Bytes,
+    tunnel: Tunnel,
+}
+
+async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<AnswerBody>, Infallible> {
+    let _active = Active::new(&connection.active);
+    let since = Instant::now();
+    let method = request.method().clone();
+    let target = request.uri().path_and_query().map_or_else(Bytes::new, |target| {
+        Bytes::copy_from_slice(target.as_str().as_bytes())
+    });
+    let mut facts = Facts {
+        id: connection.edge.ids.next(),
+        received: connection.edge.clock.now(),
+        host: None,
+        client: connection.peer.address,
+        target,
+        tunnel: Tunnel::default(),
+    };
+    let outcome = handle(request, &connection, &mut facts).await;
+    let seen = Seen {
+        id: facts.id,
+        host: facts.host.as_ref().map_or("-", HostName::as_str),
+        method: &method,
+        target: &facts.target,
+        client: facts.client,
+    };
+    Ok(match outcome {
+        Ok(response) => {
+            audit::forwarded(seen, response.status(), since.elapsed());
+            response
+        }
+        Err(Stop::Refused(refusal)) => {
+            audit::refused(seen, &refusal, false);
+            tell_owner(&facts, &method, &refusal, false);
+            answer::write(facts.id, refusal.code, Some(refusal.status))
+        }
+        Err(Stop::Failed(error)) => {
+            audit::failed(seen, error.code(), &error.to_string());
+            let status = match &error {
+                ForwardError::Failed(failure) => Some(failure.status),
+                _ => None,
+            };
+            answer::write(facts.id, error.code(), status)
+        }
+        Err(Stop::Away) => {
+            audit::failed(seen, Code::AgentAway, "no agent is connected for this host");
+            answer::write(facts.id, Code::AgentAway, None)
+        }
+        Err(Stop::Draining) => answer::write(facts.id, Code::Draining, None),
+    })
+}
+
+/// The way of a request.
+async fn handle(
+    mut request: Request<Incoming>,
+    connection: &Connection,
+    facts: &mut Facts,
+) -> Result<Response<AnswerBody>, Stop> {
+    let edge = &connection.edge;
+    if edge.draining.is_cancelled() {
+        return Err(Stop::Draining);
+    }
+    let wants_upgrade = is_websocket(&request);
+    let on_upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, incoming) = request.into_parts();
+    check_size(&parts, &edge.limits)?;
+    find_tunnel(&parts, connection, facts)?;
+    let spelling = spelling(&parts, connection);
+    let te_trailers = check_connection(&parts)?;
+    let mut body = SenderBody::new(incoming, &edge.limits).map_err(refused_body)?;
+    tidy(&mut parts, facts, body.length());
+
+    // The gate: first what needs no body, then, if a check asks for it, with the whole body.
+    let Some(gate) = facts.tunnel.gate.clone() else { return Err(Stop::Away) };
+    let verdict = gate.check_head(head_of(&parts, facts), facts.client, facts.received)?;
+    let Some(live) = facts.tunnel.session.clone() else { return Err(Stop::Away) };
+    let mut charge = edge.budget.begin(facts.client);
+    let (permit, outgoing) = match verdict {
+        HeadVerdict::ReadBody(pending) => {
+            let cap = pending.max_body().min(edge.limits.body_bytes);
+            let whole = body.read_whole(cap, edge.limits.body_whole, &mut charge).await.map_err(refused_body)?;
+            let permit = pending.check_body(head_of(&parts, facts), &whole, facts.received)?;
+            (permit, Outgoing::Whole(whole, charge))
+        }
+        HeadVerdict::Permit(permit) if wants_upgrade && permit.settings().websocket => (permit, Outgoing::Upgrade),
+        HeadVerdict::Permit(permit) => {
+            let gathered = body.gather(&mut charge).await.map_err(refused_body)?;
+            if gathered.complete && gathered.trailers.is_none() {
+                (permit, Outgoing::Whole(gathered.bytes, charge))
+            } else {
+                (permit, Outgoing::Streamed(gathered, charge, body))
+            }
+        }
+    };
+    if let Some(refusal) = permit.observed() {
+        tell_owner(facts, &parts.method, refusal, true);
+    }
+    let upgrade = matches!(outgoing, Outgoing::Upgrade);
+    let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing);
+    let forwarded = send(permit, &live, request, outgoing, &edge.limits).await?;
+    if let (true, Some(on_upgrade), Some((writer, reader))) = (upgrade, on_upgrade, forwarded.upgraded) {
+        let idle = edge.limits.upgrade_idle;
+        connection.tasks.spawn(upgrade::relay(on_upgrade, writer, reader, idle, edge.draining.clone()));
+    }
+    Ok(forwarded.response)
+}
+
+async fn send(
+    permit: Permit,
+    live: &LiveSession,
+    request: TunnelRequest,
+    outgoing: Outgoing,
+    limits: &Limits,
+) -> Result<Forwarded, Stop> {
+    forward::forward(permit, live, request, outgoing, limits).await.map_err(|error| match error {
+        // What the sender did wrong on the way is a refusal like any other.
+        ForwardError::Body(error) => Stop::Refused(refused_body(error)),
+        error => Stop::Failed(error),
+    })
+}
+
+/// Whether the request asks for a WebSocket: over HTTP/1.1, without a body (RFC 6455 §4.1).
+fn is_websocket(request: &Request<Incoming>) -> bool {
+    let fields = request.headers();
+    request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && headers::lists(fields, &header::UPGRADE, "websocket")
+        && headers::lists(fields, &header::CONNECTION, "upgrade")
+        && http_body::Body::is_end_stream(request.body())
+}
+
+fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {
+    /// What a field costs beside its text (RFC 9113 §6.5.2 counts 32; on the wire it is 4).
+    const FIELD: usize = 4;
+    let fields: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let too_long = target > hookward_shared::limits::TARGET_BYTES;
+    if (fields + target) as u64 > limits.head_bytes && !too_long || parts.headers.len() > limits.head_fields {
+        let why = format!("the head has {} fields with {fields} bytes", parts.headers.len());
+        return Err(Refusal::new(Check::Shape, Code::HeadTooLarge, why));
+    }
+    Ok(())
+}
+
+fn find_tunnel(parts: &Parts, connection: &Connection, facts: &mut Facts) -> Result<(), Refusal> {
+    let edge = &connection.edge;
+    let sni = connection.peer.sni.as_deref();
+    let host = authority::host(parts.version, &parts.uri, &parts.headers, sni, edge.ports)?;
+    let found = edge.registry.find(host.as_str());
+    facts.host = Some(host);
+    facts.tunnel = found.ok_or_else(|| Refusal::new(Check::Host, Code::NotFound, "no tunnel has this host"))?;
+    facts.client = client_address(connection.peer.address, &parts.headers, &edge.trusted_proxies)
+        .map_err(|why| Refusal::new(Check::ClientAddress, Code::Malformed, why))?;
+    Ok(())
+}
+
+/// Header names as written; HTTP/2 has none but lower case.
+fn spelling(parts: &Parts, connection: &Connection) -> Spelling {
+    let Some(recorded) = &connection.recorded else { return Spelling::default() };
+    let mut start = Vec::with_capacity(128);
+    start.extend_from_slice(parts.method.as_str().as_bytes());
+    start.push(b' ');
+    match parts.uri.path_and_query() {
+        Some(target) if parts.uri.authority().is_none() => start.extend_from_slice(target.as_str().as_bytes()),
+        _ => start.extend_from_slice(parts.uri.to_string().as_bytes()),
+    }
+    start.extend_from_slice(b" HTTP/1.");
+    recorded.spelling(&start, &parts.headers)
+}
+
+/// Checks the fields that are about the connection. Tells whether the sender understands trailers.
+fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
+    let options = headers::connection_options(&parts.headers).map_err(|option| {
+        let option = Escaped(option.as_bytes());
+        Refusal::malformed(format!("Connection names another field, {option}, to be removed on the way"))
+    })?;
+    let expects_other = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if parts.headers.get_all(header::EXPECT).iter().any(expects_other) {
+        return Err(Refusal::new(Check::Shape, Code::ExpectationFailed, "an Expect other than 100-continue"));
+    }
+    // Over HTTP/1.1 TE counts only when Connection names it (RFC 9110 §10.1.4).
+    let te_counts = options.te || parts.version == Version::HTTP_2;
+    Ok(te_counts && headers::lists(&parts.headers, &header::TE, "trailers"))
+}
+
+/// Makes the fields say what hyper has understood: one Host, one Content-Length, one Cookie.
+fn tidy(parts: &mut Parts, facts: &Facts, length: Option<u64>) {
+    if parts.version == Version::HTTP_2 {
+        headers::join_cookies(&mut parts.headers);
+    }
+    if !parts.headers.contains_key(header::HOST)
+        && let Some(host) = &facts.host
+        && let Ok(value) = HeaderValue::from_str(parts.uri.authority().map_or(host.as_str(), |name| name.as_str()))
+    {
+        parts.headers.insert(header::HOST, value);
+    }
+    match length {
+        Some(length) if parts.headers.contains_key(header::CONTENT_LENGTH) => {
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Some(_) => {}
+        // hyper read chunks; a length beside them was ignored, and must be here too.
+        None => {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+    }
+}
+
+fn head_of<'r>(parts: &'r Parts, facts: &'r Facts) -> RequestHead<'r> {
+    RequestHead { method: &parts.method, target: &facts.target, headers: &parts.headers }
+}
+
+fn tunnel_request(
+    mut parts: Parts,
+    spelling: Spelling,
+    facts: &Facts,
+    trailers: bool,
+    outgoing: &Outgoing,
+) -> TunnelRequest {
+    let length = match outgoing {
+        Outgoing::Whole(body, _) => Some(body.len() as u64),
+        Outgoing::Streamed(gathered, _, rest) => rest.length().map(|rest| rest + gathered.bytes.len() as u64),
+        Outgoing::Upgrade => Some(0),
+    };
+    // A chunked body that is known whole goes on with its length.
+    if let Some(length) = length.filter(|length| *length > 0) {
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let host = facts.host.as_ref().map_or("", HostName::as_str);
+    TunnelRequest {
+        context: Context {
+            id: facts.id,
+            host: Bytes::copy_from_slice(host.as_bytes()),
+            client: facts.client,
+            received: facts.received,
+        },
+        method: parts.method,
+        target: facts.target.clone(),
+        length,
+        trailers,
+        upgrade: matches!(outgoing, Outgoing::Upgrade),
+        headers: parts.headers,
+        spelling,
+    }
+}
+
+fn refused_body(error: BodyError) -> Refusal {
+    let check = if matches!(error, BodyError::TooLarge(_)) { Check::BodySize } else { Check::Body };
+    Refusal::new(check, error.code(), error.to_string())
+}
+
+/// Tells the tunnel's owner, and nobody else, what was refused and why.
+fn tell_owner(facts: &Facts, method: &Method, refusal: &Refusal, observed: bool) {
+    let Some(live) = &facts.tunnel.session else { return };
+    live.refusals.push(refusal.check, || RefusedRequest {
+        id: facts.id.to_string(),
+        at: facts.received.0,
+        host: facts.host.as_ref().map_or_else(String::new, ToString::to_string),
+        method: Escaped(method.as_str().as_bytes()).to_string(),
+        path: shown_path(&facts.target),
+        client: facts.client.to_string(),
+        status: if observed { StatusCode::OK } else { refusal.status }.as_u16(),
+        check: refusal.check,
+        why: refusal.why.clone(),
+        observed,
+    });
+}

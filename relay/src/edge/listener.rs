@@ -1,0 +1,213 @@
+//! Takes TCP connections. The accept loop awaits nothing but `accept`; each connection runs in a task
+//! of its own, which the listener's tracker owns, under bounds: so many in all, so many for one
+//! client address.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hookward_shared::gate::address::{canonical, source};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::http::{self, Edge, Peer};
+use super::stall::StallGuard;
+use super::tls;
+
+/// Connections that the kernel keeps for us while we are busy.
+const BACKLOG: i32 = 1024;
+/// Pause after `accept` failed: nearly always for want of file descriptors, and a loop would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The HTTPS listener.
+pub struct EdgeListener {
+    address: SocketAddr,
+    tasks: TaskTracker,
+    abort: CancellationToken,
+}
+
+impl EdgeListener {
+    /// Binds the TCP port; nothing is accepted yet.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    }
+
+    /// Begins to accept, until `drain` is cancelled.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn start(
+        listener: TcpListener,
+        acceptor: TlsAcceptor,
+        edge: Arc<Edge>,
+        drain: CancellationToken,
+    ) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
+        let connections = Connections::default();
+        tasks.spawn(accept(listener, acceptor, edge, connections, tasks.clone(), drain, abort.clone()));
+        Ok(Self { address, tasks, abort })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until every connection has ended, and cuts off those that last longer than `patience`.
+    /// Cancel the token given to [`EdgeListener::start`] first.
+    pub async fn join(self, patience: Duration) {
+        self.tasks.close();
+        if timeout(patience, self.tasks.wait()).await.is_err() {
+            self.abort.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    edge: Arc<Edge>,
+    connections: Connections,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+    abort: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = drain.cancelled() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accept failed; is the limit of open files too low?");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let client = canonical(peer.ip());
+        let counted = !edge.trusted_proxies.contains(client);
+        let Some(place) = connections.take(client, counted, &edge) else {
+            tracing::debug!(%client, "too many connections");
+            continue;
+        };
+        let (acceptor, edge) = (acceptor.clone(), Arc::clone(&edge));
+        let (tasks_of_connection, drain, abort) = (tasks.clone(), drain.clone(), abort.clone());
+        tasks.spawn(async move {
+            let _place = place;
+            tokio::select! {
+                () = connection(stream, peer, acceptor, edge, tasks_of_connection, drain) => {}
+                () = abort.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: TlsAcceptor,
+    edge: Arc<Edge>,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+) {
+    // Without it, answers wait for acknowledgements: 40 ms for every one above 8 KiB at some peers.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY");
+        return;
+    }
+    let stream = StallGuard::new(stream, edge.limits.write_stall);
+    let tls = match timeout(edge.limits.tls_handshake, acceptor.accept(stream)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "TLS handshake took too long");
+            return;
+        }
+    };
+    let (_, session) = tls.get_ref();
+    let h2 = session.alpn_protocol() == Some(tls::H2);
+    let sni = session.server_name().map(str::to_owned);
+    http::serve(tls, h2, Peer { address: peer.ip(), sni }, edge, tasks, drain).await;
+}
+
+/// Open connections, in all and by client address.
+#[derive(Clone, Default)]
+struct Connections {
+    // A std mutex: it guards counters, and nothing waits while it is held.
+    inner: Arc<Mutex<Counts>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    all: usize,
+    by_source: HashMap<IpAddr, usize>,
+}
+
+/// The place of one open connection; dropping it frees the place.
+struct Place {
+    connections: Connections,
+    source: Option<IpAddr>,
+}
+
+impl Connections {
+    fn take(&self, client: IpAddr, counted: bool, edge: &Edge) -> Option<Place> {
+        let mut counts = self.lock();
+        if counts.all >= edge.limits.connections {
+            return None;
+        }
+        let source = counted.then(|| source(client));
+        if let Some(source) = source {
+            let open = counts.by_source.entry(source).or_insert(0);
+            if *open >= edge.limits.connections_per_client {
+                return None;
+            }
+            *open += 1;
+        }
+        counts.all += 1;
+        drop(counts);
+        Some(Place { connections: self.clone(), source })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.connections.lock();
+        counts.all -= 1;
+        if let Some(source) = self.source
+            && let Some(open) = counts.by_source.get_mut(&source)
+        {
+            *open -= 1;
+            if *open == 0 {
+                counts.by_source.remove(&source);
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! How header names were written. hyper reads the request and folds names to lower case; some
+//! applications (FlexDeploy's match scripts among them) read them as they were sent. So the bytes
+//! that hyper read are remembered, and the names of the head that it understood are looked up there.
+//!
+//! This is no second parser: it decides nothing but the case of letters. A name that is not found is
+//! passed on in lower case, as HTTP/2 does.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use hookward_shared::protocol::head::Spelling;
+use http::HeaderMap;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes that are remembered; the oldest go first. A head is smaller.
+const REMEMBERED: usize = 64 * 1024;
+
+/// The bytes of one connection that were read last.
+#[derive(Clone, Default)]
+pub struct Recorded {
+    // A std mutex: reader and request handler are one task, it is never contended.
+    bytes: Arc<Mutex<BytesMut>>,
+}
+
+impl Recorded {
+    /// The names of this head as they were written, in the order in which `headers` iterates.
+    /// `start` is the request line up to the target. What was read up to the head's end is forgotten.
+    #[must_use]
+    pub fn spelling(&self, start: &[u8], headers: &HeaderMap) -> Spelling {
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(at) = find(&bytes, start) else { return Spelling::default() };
+        let Some(rest) = bytes.get(at + start.len()..) else { return Spelling::default() };
+        let Some(length) = find(rest, b"\r\n\r\n").map(|end| end + 4) else { return Spelling::default() };
+        let _ = bytes.split_to(at + start.len());
+        let head = bytes.split_to(length).freeze();
+        drop(bytes);
+        in_order(&names(&head), headers)
+    }
+
+    fn add(&self, new: &[u8]) {
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.extend_from_slice(new);
+        if bytes.len() > 2 * REMEMBERED {
+            let oldest = bytes.len() - REMEMBERED;
+            let _ = bytes.split_to(oldest);
+        }
+    }
+}
+
+/// The names of a head's lines.
+fn names(head: &Bytes) -> Vec<Bytes> {
+    let mut names = Vec::with_capacity(32);
+    let mut start = 0;
+    for line in head.split(|byte| *byte == b'\n') {
+        if let Some(colon) = line.iter().position(|byte| *byte == b':') {
+            names.push(head.slice(start..start + colon));
+        }
+        start += line.len() + 1;
+    }
+    names
+}
+
+/// Sorts the names found into the order of the map, which keeps equal names together.
+fn in_order(found: &[Bytes], headers: &HeaderMap) -> Spelling {
+    let mut used = vec![false; found.len()];
+    let mut spelled = Vec::with_capacity(found.len());
+    let mut next = 0;
+    let mut plain = true;
+    for (name, _) in headers {
+        let fits = |index: &usize| {
+            let free = used.get(*index) == Some(&false);
+            free && found.get(*index).is_some_and(|written| written.eq_ignore_ascii_case(name.as_str().as_bytes()))
+        };
+        let index = Some(next).filter(fits).or_else(|| (0..found.len()).find(fits));
+        let written = match index.and_then(|index| Some((index, found.get(index)?))) {
+            Some((index, written)) => {
+                if let Some(flag) = used.get_mut(index) {
+                    *flag = true;
+                }
+                next = index + 1;
+                plain &= written == name.as_str().as_bytes();
+                written.clone()
+            }
+            None => Bytes::copy_from_slice(name.as_str().as_bytes()),
+        };
+        spelled.push(written);
+    }
+    Spelling(if plain { Vec::new() } else { spelled })
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    if bytes.starts_with(wanted) {
+        return Some(0);
+    }
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+/// A stream that remembers what was read from it.
+pub struct Recorder<S> {
+    inner: S,
+    recorded: Recorded,
+}
+
+impl<S> Recorder<S> {
+    /// Remembers what is read from this stream.
+    pub fn new(inner: S) -> (Self, Recorded) {
+        let recorded = Recorded::default();
+        (Self { inner, recorded: recorded.clone() }, recorded)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Recorder<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let outcome = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if let Some(new) = buf.filled().get(before..)
+            && !new.is_empty()
+        {
+            self.recorded.add(new);
+        }
+        outcome
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_back_as_written_also_when_repeated_and_pipelined() {
+        let recorded = Recorded::default();
+        recorded.add(b"body of the last onePOST /a HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nX-GitHub-Event: push\r\nx-a: 2\r\n\r\nbody");
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("host", "x"), ("x-a", "1"), ("x-github-event", "push"), ("x-a", "2")] {
+            headers.append(http::HeaderName::from_static(name), value.parse().unwrap());
+        }
+        let spelling = recorded.spelling(b"POST /a HTTP/1.1\r\n", &headers);
+        let written: Vec<_> = spelling.0.iter().map(|name| std::str::from_utf8(name).unwrap()).collect();
+        assert_eq!(written, ["Host", "X-A", "x-a", "X-GitHub-Event"]);
+        assert_eq!(recorded.spelling(b"GET / HTTP/1.1\r\n", &headers), Spelling::default());
+    }
+}

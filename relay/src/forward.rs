@@ -1,0 +1,422 @@
+//! Sends a permitted request through the tunnel and brings the answer back.
+//!
+//! Taking a [`Permit`] by value is what makes forwarding without the gate impossible. The request's
+//! body and the answer travel at the same time: while the answer's head is awaited the body is
+//! pumped here, later by whoever reads the answer's body. Nothing is spawned, and when the sender
+//! goes away everything here is dropped, which resets the stream.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hookward_shared::budget::Charge;
+use hookward_shared::gate::Permit;
+use hookward_shared::headers::{passes_to_application, passes_to_sender, trailer_passes};
+use hookward_shared::limits::{Limits, SMALL_BODY};
+use hookward_shared::protocol::frame::Frame as TunnelFrame;
+use hookward_shared::protocol::head::{self, Answer, Failure, Request};
+use hookward_shared::refusal::Code;
+use hookward_shared::transport::{MessageReader, MessageWriter, StreamError};
+use http::header::{self as names, HeaderName};
+use http::{HeaderMap, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use tokio::time::{Sleep, sleep, timeout};
+
+use crate::agents::registry::LiveSession;
+use crate::edge::body::{BodyError, Gathered, SenderBody};
+
+/// What follows the head.
+pub enum Outgoing {
+    /// All of it, in memory.
+    Whole(Bytes, Charge),
+    /// What came at once; the rest is still coming.
+    Streamed(Gathered, Charge, SenderBody),
+    /// Nothing yet: the bytes of an upgraded connection come after the answer.
+    Upgrade,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// All of the agent's streams are in use.
+    #[error("all of the agent's streams are in use")]
+    Busy,
+    /// The agent left.
+    #[error("the agent left: {0}")]
+    Away(String),
+    /// The tunnel or the agent broke off.
+    #[error("the agent broke off: {0}")]
+    Broke(StreamError),
+    /// No head of an answer in time.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// The sender's body broke off.
+    #[error(transparent)]
+    Body(BodyError),
+    /// The agent says why.
+    #[error("the agent says {}", .0.code)]
+    Failed(Failure),
+}
+
+impl ForwardError {
+    /// The code of the answer.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Busy => Code::Busy,
+            Self::Away(_) => Code::AgentAway,
+            Self::Broke(_) => Code::AgentBroke,
+            Self::Timeout(_) => Code::ApplicationTimeout,
+            Self::Body(error) => error.code(),
+            Self::Failed(failure) => failure.code,
+        }
+    }
+}
+
+/// The answer, and the exchange that goes on after a 101.
+pub struct Forwarded {
+    /// What the sender gets.
+    pub response: Response<AnswerBody>,
+    /// Both directions of an upgraded connection.
+    pub upgraded: Option<(MessageWriter, MessageReader)>,
+}
+
+/// Whether a field of the request goes on. A body in one piece has no trailers to announce.
+fn passes(whole: bool) -> impl Fn(&HeaderName) -> bool {
+    move |name| passes_to_application(name) && !(whole && *name == names::TRAILER)
+}
+
+/// Sends the request and waits for the head of its answer.
+///
+/// # Errors
+/// [`ForwardError`].
+pub async fn forward(
+    permit: Permit,
+    live: &LiveSession,
+    request: Request,
+    outgoing: Outgoing,
+    limits: &Limits,
+) -> Result<Forwarded, ForwardError> {
+    let patience = permit.settings().answer_timeout + limits.answer_margin;
+    let (writer, mut reader) = match timeout(limits.open_stream, live.session.open()).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(ForwardError::Away(error.to_string())),
+        Err(_) => return Err(ForwardError::Busy),
+    };
+    let mut pump = None;
+    let mut upgrading = None;
+    match outgoing {
+        Outgoing::Whole(body, charge) if body.len() <= SMALL_BODY => {
+            writer.prioritise(live.next_order());
+            let head = request.encode(passes(true));
+            let written = timeout(limits.answer_idle, writer.whole(&head, body)).await;
+            written.map_err(|_| ForwardError::Timeout(limits.answer_idle))?.map_err(ForwardError::Broke)?;
+            drop(charge);
+        }
+        Outgoing::Whole(body, charge) => {
+            writer.deprioritise();
+            let head = request.encode(passes(true));
+            let idle = limits.answer_idle;
+            pump = Some(Pump::new(async move {
+                let _charge = charge;
+                let written = timeout(idle, writer.whole(&head, body)).await;
+                written.map_err(|_| ForwardError::Timeout(idle))?.map_err(ForwardError::Broke)
+            }));
+        }
+        Outgoing::Streamed(first, charge, rest) => {
+            writer.deprioritise();
+            pump = Some(Pump::new(stream(writer, request, first, charge, rest, limits.answer_idle)));
+        }
+        Outgoing::Upgrade => {
+            let mut writer = writer;
+            writer.prioritise(live.next_order());
+            writer.head(&request.encode(passes(true))).await.map_err(ForwardError::Broke)?;
+            upgrading = Some(writer);
+        }
+    }
+    let head = read_head(&mut reader, &mut pump, patience).await?;
+    let response = match head {
+        Answer::Failure(failure) => return Err(ForwardError::Failed(failure)),
+        Answer::Response(response) => response,
+    };
+    let switched = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+    let mut answer = Response::new(AnswerBody::Own(Full::default()));
+    *answer.status_mut() = response.status;
+    *answer.headers_mut() = response.headers;
+    drop_foreign(answer.headers_mut());
+    if switched {
+        let Some(writer) = upgrading else {
+            return Err(ForwardError::Broke(StreamError::Protocol("an upgrade nobody asked for".to_owned())));
+        };
+        return Ok(Forwarded { response: answer, upgraded: Some((writer, reader)) });
+    }
+    if let Some(writer) = upgrading {
+        // The application said no: the request is complete as it is.
+        writer.finish().await.map_err(ForwardError::Broke)?;
+    }
+    let body = TunnelBody::new(reader, pump, response.length, answer.headers(), limits.answer_idle);
+    *answer.body_mut() = body.take_if_arrived().await;
+    Ok(Forwarded { response: answer, upgraded: None })
+}
+
+/// A relay does not trust an agent with its own header space either.
+fn drop_foreign(headers: &mut HeaderMap) {
+    let foreign: Vec<HeaderName> = headers.keys().filter(|name| !passes_to_sender(name)).cloned().collect();
+    for name in foreign {
+        headers.remove(name);
+    }
+}
+
+/// The head of the answer, while the request's body is being sent. The wait counts from the end of
+/// the request: a large upload may take its time.
+async fn read_head(
+    reader: &mut MessageReader,
+    pump: &mut Option<Pump>,
+    patience: Duration,
+) -> Result<Answer, ForwardError> {
+    let mut head = std::pin::pin!(reader.head());
+    if let Some(sending) = pump.as_mut() {
+        tokio::select! {
+            biased;
+            bytes = &mut head => return decode(bytes),
+            sent = sending => {
+                *pump = None;
+                match sent {
+                    // An agent that answers early may stop reading; its answer is what counts.
+                    Ok(()) | Err(ForwardError::Broke(StreamError::Aborted)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+    let bytes = timeout(patience, head).await.map_err(|_| ForwardError::Timeout(patience))?;
+    decode(bytes)
+}
+
+fn decode(bytes: Result<Bytes, StreamError>) -> Result<Answer, ForwardError> {
+    let bytes = bytes.map_err(ForwardError::Broke)?;
+    Answer::decode(bytes).map_err(|error| ForwardError::Broke(StreamError::Protocol(error.to_string())))
+}
+
+/// Sends a body as it comes in.
+async fn stream(
+    mut writer: MessageWriter,
+    request: Request,
+    first: Gathered,
+    charge: Charge,
+    mut rest: SenderBody,
+    patience: Duration,
+) -> Result<(), ForwardError> {
+    async fn within<T>(
+        patience: Duration,
+        write: impl Future<Output = Result<T, StreamError>>,
+    ) -> Result<T, ForwardError> {
+        let written = timeout(patience, write).await.map_err(|_| ForwardError::Timeout(patience))?;
+        written.map_err(ForwardError::Broke)
+    }
+    within(patience, writer.head(&request.encode(passes(false)))).await?;
+    within(patience, writer.data(first.bytes)).await?;
+    drop(charge);
+    let mut trailers = first.trailers;
+    while !first.complete
+        && let Some(frame) = rest.next().await.map_err(ForwardError::Body)?
+    {
+        match frame.into_data() {
+            Ok(data) => within(patience, writer.data(data)).await?,
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    if let Some(trailers) = trailers {
+        let payload = head::encode_trailers(&trailers, |name| trailer_passes(&request.headers, name));
+        within(patience, writer.trailers(&payload)).await?;
+    }
+    within(patience, writer.finish()).await
+}
+
+/// The sending of a request's body, polled by whoever waits for the answer.
+struct Pump(Pin<Box<dyn Future<Output = Result<(), ForwardError>> + Send>>);
+
+impl Pump {
+    fn new(sending: impl Future<Output = Result<(), ForwardError>> + Send + 'static) -> Self {
+        Self(Box::pin(sending))
+    }
+}
+
+impl Future for Pump {
+    type Output = Result<(), ForwardError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+/// Why an answer broke off behind its head. hyper then cuts the connection, or resets the stream:
+/// the sender can't take it for complete.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The agent or the application broke off.
+    #[error("the answer broke off: {0}")]
+    Broke(#[from] StreamError),
+    /// Nothing came for too long.
+    #[error("the answer stood still for {} s", .0.as_secs())]
+    Idle(Duration),
+    /// It ended before its announced length, or went beyond.
+    #[error("the answer's length is not what was announced")]
+    Length,
+}
+
+/// The body of an answer: the relay's own, or the application's.
+pub enum AnswerBody {
+    /// In memory.
+    Own(Full<Bytes>),
+    /// As it comes through the tunnel.
+    Tunnel(Box<TunnelBody>),
+}
+
+/// A body as it comes through the tunnel.
+pub struct TunnelBody {
+    reader: MessageReader,
+    /// Frames that had arrived with the head.
+    arrived: VecDeque<TunnelFrame>,
+    pump: Option<Pump>,
+    /// Bytes that are still to come, when the length was announced.
+    left: Option<u64>,
+    /// The head's `Trailer` fields: only what they announce may follow.
+    announced: HeaderMap,
+    patience: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    ended: bool,
+}
+
+impl TunnelBody {
+    fn new(
+        reader: MessageReader,
+        pump: Option<Pump>,
+        left: Option<u64>,
+        headers: &HeaderMap,
+        patience: Duration,
+    ) -> Self {
+        let mut announced = HeaderMap::new();
+        for value in headers.get_all(names::TRAILER) {
+            announced.append(names::TRAILER, value.clone());
+        }
+        Self { reader, arrived: VecDeque::new(), pump, left, announced, patience, timer: None, ended: false }
+    }
+
+    /// Most answers are small and have arrived whole with their head. Those become one piece, which
+    /// goes out in one write with the head.
+    async fn take_if_arrived(mut self) -> AnswerBody {
+        let Some(length) = self.left.filter(|length| *length <= SMALL_BODY as u64 && self.pump.is_none()) else {
+            return AnswerBody::Tunnel(Box::new(self));
+        };
+        let mut body = Bytes::new();
+        let mut complete = false;
+        poll_fn(|cx| {
+            while let Poll::Ready(Ok(frame)) = self.reader.poll_next(cx) {
+                match &frame {
+                    TunnelFrame::Data(data) if body.is_empty() => body = data.clone(),
+                    TunnelFrame::Data(data) => body = [body.as_ref(), data.as_ref()].concat().into(),
+                    TunnelFrame::End => complete = self.arrived.iter().all(|frame| matches!(frame, TunnelFrame::Data(_))),
+                    TunnelFrame::Head(_) | TunnelFrame::Trailers(_) => {}
+                }
+                let last = frame == TunnelFrame::End || body.len() > SMALL_BODY;
+                self.arrived.push_back(frame);
+                if last {
+                    break;
+                }
+            }
+            // What did not arrive, or broke, is found again by whoever polls the body.
+            Poll::Ready(())
+        })
+        .await;
+        if complete && body.len() as u64 == length {
+            return AnswerBody::Own(Full::new(body));
+        }
+        AnswerBody::Tunnel(Box::new(self))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        if let Some(pump) = &mut self.pump
+            && Pin::new(pump).poll(cx).is_ready()
+        {
+            // Whether the request was sent to its end no longer matters: there is an answer.
+            self.pump = None;
+        }
+        loop {
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let next = match self.arrived.pop_front() {
+                Some(frame) => Poll::Ready(Ok(frame)),
+                None => self.reader.poll_next(cx),
+            };
+            let Poll::Ready(next) = next else {
+                let patience = self.patience;
+                let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
+                ready!(timer.as_mut().poll(cx));
+                return Poll::Ready(Some(Err(AnswerError::Idle(patience))));
+            };
+            self.timer = None;
+            match next? {
+                TunnelFrame::Data(data) => {
+                    if let Some(left) = &mut self.left {
+                        *left = left.checked_sub(data.len() as u64).ok_or(AnswerError::Length)?;
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                TunnelFrame::Trailers(payload) => {
+                    let trailers = head::decode_trailers(payload)
+                        .map_err(|error| StreamError::Protocol(error.to_string()))?;
+                    let passing = trailers
+                        .iter()
+                        .filter(|(name, _)| trailer_passes(&self.announced, name))
+                        .map(|(name, value)| (name.clone(), value.clone()))
+                        .collect();
+                    return Poll::Ready(Some(Ok(Frame::trailers(passing))));
+                }
+                TunnelFrame::End => {
+                    self.ended = true;
+                    if self.left.is_some_and(|left| left > 0) {
+                        return Poll::Ready(Some(Err(AnswerError::Length)));
+                    }
+                }
+                TunnelFrame::Head(_) => {
+                    return Poll::Ready(Some(Err(StreamError::Protocol("a second head".to_owned()).into())));
+                }
+            }
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        match &mut *self {
+            Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
+            Self::Tunnel(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(full) => full.is_end_stream(),
+            Self::Tunnel(body) => body.ended,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(full) => full.size_hint(),
+            Self::Tunnel(body) => body.left.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}

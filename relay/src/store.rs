@@ -1,0 +1,350 @@
+//! What the relay keeps across restarts, in SQLite: agents, join tokens, and who owns which host.
+//!
+//! Of secrets only hashes are kept. Calls block for a disk access; from async code they go through
+//! [`Store::run`]. `hookward-relay agent …` opens the same file beside a running relay.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hookward_shared::clock::UnixMillis;
+use hookward_shared::limits::JOIN_TOKEN_LIFE_MS;
+use hookward_shared::names::{AgentName, HostName};
+use hookward_shared::secret::{Secret, SecretDigest};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// How long one process waits for the other's lock on the file.
+const BUSY: Duration = Duration::from_secs(5);
+/// Hosts that one agent may own, so that none can take all names.
+const HOSTS_PER_AGENT: i64 = 64;
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS agents (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        credential_digest BLOB UNIQUE            -- SHA-256; null until the agent has joined
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS join_tokens (
+        digest BLOB PRIMARY KEY,                 -- SHA-256 of the token's secret
+        agent INTEGER NOT NULL REFERENCES agents(id) ON DELETE CASCADE,
+        expires_ms INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS hosts (
+        host TEXT PRIMARY KEY,
+        agent INTEGER NOT NULL REFERENCES agents(id) ON DELETE CASCADE
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS facts (
+        name TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) STRICT;
+";
+
+/// Why the store could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite.
+    #[error("the relay's state file: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The task that waited for the disk is gone: the program is ending.
+    #[error("the relay's state file: the program is ending")]
+    Ending,
+}
+
+/// Identifies an agent for as long as the relay's data lives; names can be given anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AgentId(i64);
+
+/// An agent as the store knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: AgentName,
+}
+
+/// An agent in a list for the administrator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentRow {
+    /// Its name.
+    pub name: String,
+    /// Whether it has exchanged a join token for a credential.
+    pub joined: bool,
+    /// The hosts it owns.
+    pub hosts: Vec<String>,
+}
+
+/// Whether a host could be claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// It belongs to the agent now, or did before.
+    Owned,
+    /// It belongs to another agent.
+    Taken,
+    /// The agent owns as many hosts as it may.
+    TooMany,
+}
+
+/// The state file; clones share it.
+#[derive(Clone)]
+pub struct Store {
+    // A std mutex: SQLite calls never await.
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl Store {
+    /// Opens the file, and makes it (mode 0600, by the directory's own mode) when it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::prepare(Connection::open(path)?)
+    }
+
+    /// A store that ends with the program.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn in_memory() -> Result<Self, StoreError> {
+        Self::prepare(Connection::open_in_memory()?)
+    }
+
+    fn prepare(connection: Connection) -> Result<Self, StoreError> {
+        connection.busy_timeout(BUSY)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        connection.execute_batch(SCHEMA)?;
+        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    /// Runs `work` on a thread that may block.
+    ///
+    /// # Errors
+    /// Those of `work`, and [`StoreError::Ending`].
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || work(&store)).await.map_err(|_| StoreError::Ending)?
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        // A panic elsewhere leaves the connection usable: an open transaction is rolled back.
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(work(&mut connection)?)
+    }
+
+    /// Whether no agent was ever added.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn is_new(&self) -> Result<bool, StoreError> {
+        self.with(|db| db.query_row("SELECT NOT EXISTS (SELECT 1 FROM agents)", [], |row| row.get(0)))
+    }
+
+    /// Adds an agent, or finds it, and makes the secret of a join token for it. Older join tokens
+    /// of this agent end; its credential lives until the new token is used.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn add_agent(&self, name: &AgentName, secret: &Secret, now: UnixMillis) -> Result<(), StoreError> {
+        self.with(|db| {
+            let tx = db.transaction()?;
+            tx.execute("INSERT INTO agents (name) VALUES (?1) ON CONFLICT DO NOTHING", [name.as_str()])?;
+            let agent: i64 = tx.query_row("SELECT id FROM agents WHERE name = ?1", [name.as_str()], |row| row.get(0))?;
+            tx.execute("DELETE FROM join_tokens WHERE agent = ?1 OR expires_ms <= ?2", params![agent, millis(now)])?;
+            tx.execute(
+                "INSERT INTO join_tokens (digest, agent, expires_ms) VALUES (?1, ?2, ?3)",
+                params![secret.digest().as_bytes(), agent, millis(now).saturating_add(JOIN_TOKEN_LIFE_MS as i64)],
+            )?;
+            tx.commit()
+        })
+    }
+
+    /// Withdraws an agent's credential, its join tokens and its hosts. `false`: there was none.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn remove_agent(&self, name: &AgentName) -> Result<bool, StoreError> {
+        self.with(|db| Ok(db.execute("DELETE FROM agents WHERE name = ?1", [name.as_str()])? > 0))
+    }
+
+    /// All agents.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn list_agents(&self) -> Result<Vec<AgentRow>, StoreError> {
+        self.with(|db| {
+            let mut query = db.prepare(
+                "SELECT name, credential_digest IS NOT NULL, coalesce(group_concat(host, ' '), '')
+                 FROM agents LEFT JOIN hosts ON agents.id = hosts.agent GROUP BY agents.id ORDER BY name",
+            )?;
+            let rows = query.query_map([], |row| {
+                let hosts: String = row.get(2)?;
+                Ok(AgentRow {
+                    name: row.get(0)?,
+                    joined: row.get(1)?,
+                    hosts: hosts.split_whitespace().map(str::to_owned).collect(),
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// Exchanges a join token's secret for a credential. The token ends. `None`: it is unknown,
+    /// used, or too old.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn join(&self, secret: &Secret, credential: &SecretDigest, now: UnixMillis) -> Result<Option<Agent>, StoreError> {
+        self.with(|db| {
+            let tx = db.transaction()?;
+            let agent: Option<i64> = tx
+                .query_row(
+                    "DELETE FROM join_tokens WHERE digest = ?1 AND expires_ms > ?2 RETURNING agent",
+                    params![secret.digest().as_bytes(), millis(now)],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            let Some(agent) = agent else { return Ok(None) };
+            let name: String = tx.query_row(
+                "UPDATE agents SET credential_digest = ?2 WHERE id = ?1 RETURNING name",
+                params![agent, credential.as_bytes()],
+                |row| row.get(0),
+            )?;
+            tx.commit()?;
+            Ok(AgentName::parse(&name).map(|name| Agent { id: AgentId(agent), name }))
+        })
+    }
+
+    /// The agent with this credential.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn authenticate(&self, credential: &SecretDigest) -> Result<Option<Agent>, StoreError> {
+        // Looked up by digest: what a timing could tell is a digest, from which no credential
+        // (256 bits) can be found.
+        self.with(|db| {
+            db.query_row(
+                "SELECT id, name FROM agents WHERE credential_digest = ?1",
+                [credential.as_bytes()],
+                |row| Ok((AgentId(row.get(0)?), row.get::<_, String>(1)?)),
+            )
+            .optional()
+        })
+        .map(|row| row.and_then(|(id, name)| Some(Agent { id, name: AgentName::parse(&name)? })))
+    }
+
+    /// Gives a host to an agent, if it is free or the agent's own.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn claim_host(&self, host: &HostName, agent: AgentId) -> Result<Claim, StoreError> {
+        self.with(|db| {
+            let tx = db.transaction()?;
+            let owner: Option<i64> =
+                tx.query_row("SELECT agent FROM hosts WHERE host = ?1", [host.as_str()], |row| row.get(0)).optional()?;
+            if let Some(owner) = owner {
+                return Ok(if owner == agent.0 { Claim::Owned } else { Claim::Taken });
+            }
+            let owned: i64 = tx.query_row("SELECT count(*) FROM hosts WHERE agent = ?1", [agent.0], |row| row.get(0))?;
+            if owned >= HOSTS_PER_AGENT {
+                return Ok(Claim::TooMany);
+            }
+            tx.execute("INSERT INTO hosts (host, agent) VALUES (?1, ?2)", params![host.as_str(), agent.0])?;
+            tx.commit()?;
+            Ok(Claim::Owned)
+        })
+    }
+
+    /// All hosts that somebody owns.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn hosts(&self) -> Result<Vec<HostName>, StoreError> {
+        self.with(|db| {
+            let mut query = db.prepare("SELECT host FROM hosts")?;
+            let rows = query.query_map([], |row| row.get::<_, String>(0))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })
+        .map(|names| names.iter().filter_map(|name| HostName::parse(name)).collect())
+    }
+
+    /// Notes the address under which agents reach this relay, for `agent add`.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn set_tunnel_address(&self, address: &str) -> Result<(), StoreError> {
+        self.with(|db| {
+            db.execute(
+                "INSERT INTO facts VALUES ('tunnel_address', ?1) ON CONFLICT DO UPDATE SET value = excluded.value",
+                [address],
+            )
+        })
+        .map(drop)
+    }
+
+    /// The address under which agents reach this relay; `None` before its first start.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn tunnel_address(&self) -> Result<Option<String>, StoreError> {
+        self.with(|db| {
+            db.query_row("SELECT value FROM facts WHERE name = 'tunnel_address'", [], |row| row.get(0)).optional()
+        })
+    }
+}
+
+fn millis(at: UnixMillis) -> i64 {
+    i64::try_from(at.0).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+
+    fn agent(store: &Store, name: &str) -> Agent {
+        let (secret, credential) = (Secret::mint().unwrap(), Secret::mint().unwrap());
+        store.add_agent(&AgentName::parse(name).unwrap(), &secret, NOW).unwrap();
+        store.join(&secret, &credential.digest(), NOW).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_join_token_works_once_and_for_a_day() {
+        let store = Store::in_memory().unwrap();
+        assert!(store.is_new().unwrap());
+        let name = AgentName::parse("a").unwrap();
+        let (old, secret, credential) = (Secret::mint().unwrap(), Secret::mint().unwrap(), Secret::mint().unwrap());
+        store.add_agent(&name, &old, NOW).unwrap();
+        let late = UnixMillis(NOW.0 + JOIN_TOKEN_LIFE_MS);
+        assert!(store.join(&old, &credential.digest(), late).unwrap().is_none(), "a day later");
+        store.add_agent(&name, &secret, NOW).unwrap();
+        assert!(store.join(&old, &credential.digest(), NOW).unwrap().is_none(), "replaced");
+        assert!(store.join(&secret, &credential.digest(), NOW).unwrap().is_some());
+        assert!(store.join(&secret, &credential.digest(), NOW).unwrap().is_none(), "used");
+        assert_eq!(store.authenticate(&credential.digest()).unwrap().unwrap().name, name);
+        assert!(store.remove_agent(&name).unwrap());
+        assert!(store.authenticate(&credential.digest()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_host_belongs_to_who_opened_it_first() {
+        let store = Store::in_memory().unwrap();
+        let (a, b) = (agent(&store, "a"), agent(&store, "b"));
+        let host = HostName::parse("x.example.com").unwrap();
+        assert_eq!(store.claim_host(&host, a.id).unwrap(), Claim::Owned);
+        assert_eq!(store.claim_host(&host, a.id).unwrap(), Claim::Owned);
+        assert_eq!(store.claim_host(&host, b.id).unwrap(), Claim::Taken);
+        assert!(store.remove_agent(&a.name).unwrap());
+        assert_eq!(store.claim_host(&host, b.id).unwrap(), Claim::Owned);
+        for n in 0..HOSTS_PER_AGENT {
+            store.claim_host(&HostName::parse(&format!("{n}.example.com")).unwrap(), b.id).unwrap();
+        }
+        let one_more = HostName::parse("more.example.com").unwrap();
+        assert_eq!(store.claim_host(&one_more, b.id).unwrap(), Claim::TooMany);
+    }
+}
