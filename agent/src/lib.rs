@@ -1,1 +1,107 @@
-//! stub
+//! Hookward's agent: the private side. It keeps a tunnel to the relay ([`connection`]), checks every
+//! request that comes out of it by its own copy of the policy and replays it ([`replay`]) to the
+//! application ([`upstream`]), and says what happens ([`report`], [`terminal`]).
+//!
+//! [`Agent`] is a value: start it, stop it. The program `hookward` is wiring around it.
+
+pub mod cli;
+pub mod commands;
+pub mod connection;
+pub mod exit;
+pub mod flags;
+pub mod replay;
+pub mod report;
+pub mod state;
+pub mod terminal;
+pub mod upstream;
+
+use std::sync::Arc;
+
+use hookward_shared::clock::Clock;
+use hookward_shared::config::{Problem, Problems};
+use hookward_shared::gate::{Gate, Side};
+use hookward_shared::limits::Limits;
+use hookward_shared::policy::Policy;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::connection::{ConnectionError, Connector, Opened, Relay};
+use crate::replay::Replay;
+use crate::report::Reporter;
+use crate::upstream::letter_case::LetterCases;
+use crate::upstream::pool::{Application, Pool};
+
+/// What an agent needs to know.
+pub struct AgentSettings {
+    /// The relay.
+    pub relay: Relay,
+    /// The public host to ask for.
+    pub host: Option<String>,
+    /// What may pass.
+    pub policy: Policy,
+    /// Where it goes.
+    pub application: Application,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// A running agent.
+pub struct Agent {
+    running: JoinHandle<Result<(), ConnectionError>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Agent {
+    /// Starts an agent. `on_open` is called whenever a tunnel has been opened.
+    ///
+    /// # Errors
+    /// Every reason for which the policy can't be used.
+    pub fn start(
+        settings: AgentSettings,
+        clock: Clock,
+        reporter: Reporter,
+        on_open: impl Fn(Opened) + Send + Sync + 'static,
+    ) -> Result<Self, Problems> {
+        let gate = Gate::compile(&settings.policy, Side::Agent, clock.now())
+            .map_err(|mistakes| Problems(mistakes.into_iter().map(|what| Problem::new("policy", what)).collect()))?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let replay = Replay {
+            gate: Arc::new(gate),
+            clock,
+            pool: Pool::new(settings.application, tasks.clone(), stop.clone()),
+            cases: LetterCases::default(),
+            reporter: reporter.clone(),
+            budget: Replay::budget(),
+            limits: settings.limits,
+        };
+        let connector = Connector {
+            relay: settings.relay,
+            host: settings.host,
+            policy: settings.policy.for_relay(),
+            replay: Arc::new(replay),
+            reporter,
+            exchanges: TaskTracker::new(),
+            on_open: Box::new(on_open),
+        };
+        let running = tokio::spawn(connector.run(stop.clone()));
+        Ok(Self { running, stop, tasks })
+    }
+
+    /// Waits for the agent to end by itself, which it only does when the relay refuses it.
+    ///
+    /// # Errors
+    /// What the relay said.
+    pub async fn ended(&mut self) -> Result<(), ConnectionError> {
+        (&mut self.running).await.unwrap_or(Ok(()))
+    }
+
+    /// Stops: takes no more requests, ends those under way, closes the tunnel.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        let _ = self.running.await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

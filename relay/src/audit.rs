@@ -56,9 +56,9 @@ pub fn failed(seen: Seen<'_>, code: Code, why: &str) {
     );
 }
 
-/// A request that was forwarded and answered.
+/// A request that was forwarded and answered. At level `debug`: the agent shows each of them.
 pub fn forwarded(seen: Seen<'_>, status: StatusCode, took: Duration) {
-    tracing::info!(
+    tracing::debug!(
         target: "audit",
         event = "forwarded",
         id = %seen.id,

@@ -5,10 +5,9 @@
 //! pumped here, later by whoever reads the answer's body. Nothing is spawned, and when the sender
 //! goes away everything here is dropped, which resets the stream.
 
-use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,15 +15,14 @@ use hookward_shared::budget::Charge;
 use hookward_shared::gate::Permit;
 use hookward_shared::headers::{passes_to_application, passes_to_sender, trailer_passes};
 use hookward_shared::limits::{Limits, SMALL_BODY};
-use hookward_shared::protocol::frame::Frame as TunnelFrame;
 use hookward_shared::protocol::head::{self, Answer, Failure, Request};
 use hookward_shared::refusal::Code;
-use hookward_shared::transport::{MessageReader, MessageWriter, StreamError};
+use hookward_shared::transport::{MessageBody, MessageReader, MessageWriter, StreamError, body};
 use http::header::{self as names, HeaderName};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::timeout;
 
 use crate::agents::registry::LiveSession;
 use crate::edge::body::{BodyError, Gathered, SenderBody};
@@ -149,6 +147,8 @@ pub async fn forward(
     *answer.headers_mut() = response.headers;
     drop_foreign(answer.headers_mut());
     if switched {
+        answer.headers_mut().insert(names::CONNECTION, HeaderValue::from_static("Upgrade"));
+        answer.headers_mut().insert(names::UPGRADE, HeaderValue::from_static("websocket"));
         let Some(writer) = upgrading else {
             return Err(ForwardError::Broke(StreamError::Protocol("an upgrade nobody asked for".to_owned())));
         };
@@ -158,8 +158,8 @@ pub async fn forward(
         // The application said no: the request is complete as it is.
         writer.finish().await.map_err(ForwardError::Broke)?;
     }
-    let body = TunnelBody::new(reader, pump, response.length, answer.headers(), limits.answer_idle);
-    *answer.body_mut() = body.take_if_arrived().await;
+    let body = MessageBody::new(reader, response.length, answer.headers(), limits.answer_idle);
+    *answer.body_mut() = AnswerBody::new(body, pump).await;
     Ok(Forwarded { response: answer, upgraded: None })
 }
 
@@ -254,21 +254,6 @@ impl Future for Pump {
     }
 }
 
-/// Why an answer broke off behind its head. hyper then cuts the connection, or resets the stream:
-/// the sender can't take it for complete.
-#[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
-    /// The agent or the application broke off.
-    #[error("the answer broke off: {0}")]
-    Broke(#[from] StreamError),
-    /// Nothing came for too long.
-    #[error("the answer stood still for {} s", .0.as_secs())]
-    Idle(Duration),
-    /// It ended before its announced length, or went beyond.
-    #[error("the answer's length is not what was announced")]
-    Length,
-}
-
 /// The body of an answer: the relay's own, or the application's.
 pub enum AnswerBody {
     /// In memory.
@@ -277,146 +262,55 @@ pub enum AnswerBody {
     Tunnel(Box<TunnelBody>),
 }
 
-/// A body as it comes through the tunnel.
+/// An answer's body, and what is still to be sent of the request.
 pub struct TunnelBody {
-    reader: MessageReader,
-    /// Frames that had arrived with the head.
-    arrived: VecDeque<TunnelFrame>,
+    body: MessageBody,
     pump: Option<Pump>,
-    /// Bytes that are still to come, when the length was announced.
-    left: Option<u64>,
-    /// The head's `Trailer` fields: only what they announce may follow.
-    announced: HeaderMap,
-    patience: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-    ended: bool,
 }
 
-impl TunnelBody {
-    fn new(
-        reader: MessageReader,
-        pump: Option<Pump>,
-        left: Option<u64>,
-        headers: &HeaderMap,
-        patience: Duration,
-    ) -> Self {
-        let mut announced = HeaderMap::new();
-        for value in headers.get_all(names::TRAILER) {
-            announced.append(names::TRAILER, value.clone());
-        }
-        Self { reader, arrived: VecDeque::new(), pump, left, announced, patience, timer: None, ended: false }
-    }
-
-    /// Most answers are small and have arrived whole with their head. Those become one piece, which
-    /// goes out in one write with the head.
-    async fn take_if_arrived(mut self) -> AnswerBody {
-        let Some(length) = self.left.filter(|length| *length <= SMALL_BODY as u64 && self.pump.is_none()) else {
-            return AnswerBody::Tunnel(Box::new(self));
-        };
-        let mut body = Bytes::new();
-        let mut complete = false;
-        poll_fn(|cx| {
-            while let Poll::Ready(Ok(frame)) = self.reader.poll_next(cx) {
-                match &frame {
-                    TunnelFrame::Data(data) if body.is_empty() => body = data.clone(),
-                    TunnelFrame::Data(data) => body = [body.as_ref(), data.as_ref()].concat().into(),
-                    TunnelFrame::End => complete = self.arrived.iter().all(|frame| matches!(frame, TunnelFrame::Data(_))),
-                    TunnelFrame::Head(_) | TunnelFrame::Trailers(_) => {}
-                }
-                let last = frame == TunnelFrame::End || body.len() > SMALL_BODY;
-                self.arrived.push_back(frame);
-                if last {
-                    break;
-                }
-            }
-            // What did not arrive, or broke, is found again by whoever polls the body.
-            Poll::Ready(())
-        })
-        .await;
-        if complete && body.len() as u64 == length {
-            return AnswerBody::Own(Full::new(body));
-        }
-        AnswerBody::Tunnel(Box::new(self))
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        if let Some(pump) = &mut self.pump
-            && Pin::new(pump).poll(cx).is_ready()
+impl AnswerBody {
+    async fn new(mut body: MessageBody, pump: Option<Pump>) -> Self {
+        if pump.is_none()
+            && let Some(whole) = body.take_if_arrived().await
         {
-            // Whether the request was sent to its end no longer matters: there is an answer.
-            self.pump = None;
+            return Self::Own(Full::new(whole));
         }
-        loop {
-            if self.ended {
-                return Poll::Ready(None);
-            }
-            let next = match self.arrived.pop_front() {
-                Some(frame) => Poll::Ready(Ok(frame)),
-                None => self.reader.poll_next(cx),
-            };
-            let Poll::Ready(next) = next else {
-                let patience = self.patience;
-                let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
-                ready!(timer.as_mut().poll(cx));
-                return Poll::Ready(Some(Err(AnswerError::Idle(patience))));
-            };
-            self.timer = None;
-            match next? {
-                TunnelFrame::Data(data) => {
-                    if let Some(left) = &mut self.left {
-                        *left = left.checked_sub(data.len() as u64).ok_or(AnswerError::Length)?;
-                    }
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                TunnelFrame::Trailers(payload) => {
-                    let trailers = head::decode_trailers(payload)
-                        .map_err(|error| StreamError::Protocol(error.to_string()))?;
-                    let passing = trailers
-                        .iter()
-                        .filter(|(name, _)| trailer_passes(&self.announced, name))
-                        .map(|(name, value)| (name.clone(), value.clone()))
-                        .collect();
-                    return Poll::Ready(Some(Ok(Frame::trailers(passing))));
-                }
-                TunnelFrame::End => {
-                    self.ended = true;
-                    if self.left.is_some_and(|left| left > 0) {
-                        return Poll::Ready(Some(Err(AnswerError::Length)));
-                    }
-                }
-                TunnelFrame::Head(_) => {
-                    return Poll::Ready(Some(Err(StreamError::Protocol("a second head".to_owned()).into())));
-                }
-            }
-        }
+        Self::Tunnel(Box::new(TunnelBody { body, pump }))
     }
 }
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = AnswerError;
+    type Error = body::BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        match &mut *self {
-            Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
-            Self::Tunnel(body) => body.poll(cx),
+    ) -> Poll<Option<Result<Frame<Bytes>, body::BodyError>>> {
+        let tunnel = match &mut *self {
+            Self::Own(full) => return Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
+            Self::Tunnel(tunnel) => tunnel,
+        };
+        if let Some(pump) = &mut tunnel.pump
+            && Pin::new(pump).poll(cx).is_ready()
+        {
+            // Whether the request was sent to its end no longer matters: there is an answer.
+            tunnel.pump = None;
         }
+        Pin::new(&mut tunnel.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(full) => full.is_end_stream(),
-            Self::Tunnel(body) => body.ended,
+            Self::Tunnel(tunnel) => tunnel.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(full) => full.size_hint(),
-            Self::Tunnel(body) => body.left.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Tunnel(tunnel) => tunnel.body.size_hint(),
         }
     }
 }

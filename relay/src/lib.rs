@@ -9,6 +9,7 @@ pub mod agents;
 pub mod audit;
 pub mod certs;
 pub mod cli;
+pub mod commands;
 pub mod edge;
 pub mod forward;
 pub mod settings;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::Clock;
 use hookward_shared::gate::address::AddressSet;
+use hookward_shared::join_token::JoinToken;
 use hookward_shared::names::AgentName;
 use hookward_shared::secret::Secret;
 use hookward_shared::transport::identity::Pin;
@@ -38,6 +40,14 @@ use crate::edge::http::{Edge, RequestIds};
 use crate::edge::{EdgeListener, tls};
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
+
+/// Says a line on standard output: what the user asked for, not the log.
+fn say(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
 
 /// The state file's name in the data directory.
 pub const STATE_FILE: &str = "relay.db";
@@ -80,6 +90,7 @@ pub struct Relay {
     stop_agents: CancellationToken,
     pin: Pin,
     public_port: u16,
+    join_address: String,
     self_signed: Option<PathBuf>,
     budget: BodyBudget,
 }
@@ -109,6 +120,9 @@ impl Relay {
         let listener_port = listener.local_addr().map_err(listen)?.port();
         let public_port = settings.public_port.unwrap_or(listener_port);
 
+        let join_address =
+            settings.tunnel_address.unwrap_or_else(|| format!("{}:{public_port}", settings.domain));
+        store.set_tunnel_address(&join_address)?;
         let registry = Registry::default();
         for host in store.hosts()? {
             registry.know(host);
@@ -144,7 +158,7 @@ impl Relay {
             limits: settings.limits,
         });
         let edge = EdgeListener::start(listener, acceptor, edge, drain_edge.clone()).map_err(listen)?;
-        Ok(Self { edge, agents, store, clock, drain_edge, stop_agents, pin, public_port, self_signed, budget })
+        Ok(Self { edge, agents, store, clock, drain_edge, stop_agents, pin, public_port, join_address, self_signed, budget })
     }
 
     /// Where HTTPS is served.
@@ -189,14 +203,14 @@ impl Relay {
         self.budget.used()
     }
 
-    /// Adds an agent and makes the secret of a join token for it.
+    /// Adds an agent and makes a join token for it.
     ///
     /// # Errors
     /// [`StartError::Store`] or [`StartError::Random`].
-    pub fn add_agent(&self, name: &AgentName) -> Result<Secret, StartError> {
+    pub fn add_agent(&self, name: &AgentName) -> Result<JoinToken, StartError> {
         let secret = Secret::mint()?;
         self.store.add_agent(name, &secret, self.clock.now())?;
-        Ok(secret)
+        Ok(JoinToken { relay: self.join_address.clone(), pin: self.pin, secret })
     }
 
     /// Stops: takes no more requests, lets those under way end for as long as `patience`, then ends

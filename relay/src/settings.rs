@@ -4,6 +4,7 @@
 //! domain = "hooks.example.com"
 //! listen = "[::]:443"                  # HTTPS (TCP) and the tunnel (UDP)
 //! public_port = 443                    # the port in public URLs, when it is another one
+//! tunnel_address = "hooks.example.com:443"   # under which agents reach this relay, if another
 //! data_dir = "/var/lib/hookward"
 //! certificate = "/etc/hookward/chain.pem"
 //! key = "/etc/hookward/key.pem"
@@ -40,6 +41,8 @@ pub struct Written {
     pub listen: Option<String>,
     /// The port in public URLs.
     pub public_port: Option<u16>,
+    /// Host and port under which agents reach this relay.
+    pub tunnel_address: Option<String>,
     /// Where state is kept.
     pub data_dir: Option<PathBuf>,
     /// PEM file with the edge's certificate chain.
@@ -63,6 +66,8 @@ pub struct Settings {
     pub tunnel_listen: SocketAddr,
     /// The port in public URLs; `None` for the listener's own.
     pub public_port: Option<u16>,
+    /// Host and port under which agents reach this relay; `None` for the domain and the public port.
+    pub tunnel_address: Option<String>,
     /// Where state is kept.
     pub data_dir: PathBuf,
     /// Chain and key of the edge; `None` for a self-signed one.
@@ -92,6 +97,7 @@ pub fn read_file(name: &str, text: &str, problems: &mut Vec<Problem>) -> (Writte
             }
             port
         });
+        written.tunnel_address = top.string("tunnel_address");
         written.data_dir = top.string("data_dir").map(PathBuf::from);
         written.certificate = top.string("certificate").map(PathBuf::from);
         written.key = top.string("key").map(PathBuf::from);
@@ -117,6 +123,7 @@ impl Written {
             domain: self.domain.or(file.domain),
             listen: self.listen.or(file.listen),
             public_port: self.public_port.or(file.public_port),
+            tunnel_address: self.tunnel_address.or(file.tunnel_address),
             data_dir: self.data_dir.or(file.data_dir),
             certificate: self.certificate.or(file.certificate),
             key: self.key.or(file.key),
@@ -157,6 +164,11 @@ impl Written {
         }
         if self.public_port == Some(0) {
             wrong("public_port", "a port lies between 1 and 65535".to_owned());
+        }
+        if let Some(address) = &self.tunnel_address
+            && !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+        {
+            wrong("tunnel_address", format!("{address:?} is no HOST:PORT, such as relay.example.com:443"));
         }
         let mut trusted_proxies = Vec::new();
         for text in &self.trusted_proxies {
@@ -199,6 +211,7 @@ impl Written {
                 listen,
                 tunnel_listen: listen,
                 public_port: self.public_port,
+                tunnel_address: self.tunnel_address,
                 data_dir,
                 certificate,
                 trusted_proxies,

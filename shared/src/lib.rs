@@ -15,6 +15,7 @@ pub mod headers;
 pub mod join_token;
 pub mod limits;
 pub mod names;
+pub mod pieces;
 pub mod policy;
 pub mod protocol;
 pub mod providers;

@@ -2,14 +2,18 @@
 //!
 //! The only part of this crate that touches a socket. [`identity`] is who the relay is and how an
 //! agent knows it, [`quic`] the endpoints and their bounds, [`stream`] the halves of an exchange
-//! with the guard that makes an unfinished message an abort.
+//! with the guard that makes an unfinished message an abort, [`body`] a message's body for hyper,
+//! [`splice`] what carries an upgraded connection.
 
+pub mod body;
 pub mod identity;
 pub mod quic;
+pub mod splice;
 pub mod stream;
 
 use std::net::SocketAddr;
 
+pub use body::MessageBody;
 pub use stream::{ControlStream, MessageReader, MessageWriter, StreamError};
 
 /// One authenticated connection between a relay and an agent.

@@ -64,7 +64,7 @@ pub async fn admit(session: &Session, store: &Store, clock: &Clock) -> Result<Ad
             Ok(Admitted { agent, credential: digest, control })
         }
         FromAgent::Join { secret, credential_digest } => join(control, store, clock, secret, &credential_digest).await,
-        FromAgent::Open { .. } | FromAgent::Unknown => {
+        FromAgent::Open { .. } | FromAgent::Leave | FromAgent::Unknown => {
             Err(StreamError::Protocol("the first message is neither hello nor join".to_owned()).into())
         }
     }

@@ -103,6 +103,10 @@ pub async fn serve(session: Session, admitted: Admitted, host: &Host, stop: Canc
 async fn obey(message: FromAgent, live: &Arc<LiveSession>, host: &Host) -> Result<Option<FromRelay>, Refused> {
     match message {
         FromAgent::Open { host: wanted, policy } => open(wanted.as_deref(), &policy, live, host).await.map(Some),
+        FromAgent::Leave => {
+            host.registry.leave(live);
+            Ok(Some(FromRelay::Left))
+        }
         FromAgent::Hello { .. } | FromAgent::Join { .. } | FromAgent::Unknown => Ok(None),
     }
 }

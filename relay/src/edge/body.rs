@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hookward_shared::budget::{BudgetError, Charge};
 use hookward_shared::limits::{GATHER, Limits, SMALL_BODY};
+use hookward_shared::pieces::Pieces;
 use hookward_shared::refusal::Code;
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
@@ -133,7 +134,7 @@ impl SenderBody {
             return Err(BodyError::TooLarge(cap));
         }
         let deadline = Instant::now() + within;
-        let mut collected = Collected::default();
+        let mut collected = Pieces::default();
         loop {
             let evicted = charge.evicted();
             let next = tokio::select! {
@@ -162,7 +163,7 @@ impl SenderBody {
     /// [`BodyError`].
     pub async fn gather(&mut self, charge: &mut Charge) -> Result<Gathered, BodyError> {
         let deadline = Instant::now() + GATHER;
-        let mut collected = Collected::default();
+        let mut collected = Pieces::default();
         let mut trailers = None;
         let mut complete = self.is_end();
         while !complete && collected.len() < SMALL_BODY {
@@ -191,35 +192,5 @@ async fn make_room(charge: &mut Charge, bytes: u64) -> Result<(), BodyError> {
             Err(BudgetError::Full) if Instant::now() < deadline => sleep(ROOM_AGAIN).await,
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-/// Pieces of a body. One piece is kept as it is; several are copied together, so that a small piece
-/// does not hold the large buffer that it was read into.
-#[derive(Default)]
-struct Collected {
-    first: Bytes,
-    rest: BytesMut,
-}
-
-impl Collected {
-    fn len(&self) -> usize {
-        self.first.len() + self.rest.len()
-    }
-
-    fn add(&mut self, data: Bytes) {
-        if self.first.is_empty() && self.rest.is_empty() {
-            self.first = data;
-            return;
-        }
-        if !self.first.is_empty() {
-            self.rest.reserve(self.first.len() + data.len());
-            self.rest.extend_from_slice(&std::mem::take(&mut self.first));
-        }
-        self.rest.extend_from_slice(&data);
-    }
-
-    fn into_bytes(self) -> Bytes {
-        if self.rest.is_empty() { self.first } else { self.rest.freeze() }
     }
 }

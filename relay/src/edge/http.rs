@@ -351,7 +351,7 @@ async fn handle(
     let forwarded = send(permit, &live, request, outgoing, &edge.limits).await?;
     if let (true, Some(on_upgrade), Some((writer, reader))) = (upgrade, on_upgrade, forwarded.upgraded) {
         let idle = edge.limits.upgrade_idle;
-        connection.tasks.spawn(upgrade::relay(on_upgrade, writer, reader, idle, edge.draining.clone()));
+        connection.tasks.spawn(upgrade::carry(on_upgrade, writer, reader, idle, edge.draining.clone()));
     }
     Ok(forwarded.response)
 }

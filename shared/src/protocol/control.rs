@@ -4,7 +4,8 @@
 //! agent → relay   Join                  exchange a join token for a credential, then part
 //!                 Hello                 who I am
 //!                 Open                  a tunnel for this host, with this policy
-//! relay → agent   Joined | Welcome | Opened | Refused
+//!                 Leave                 I am about to stop
+//! relay → agent   Joined | Welcome | Opened | Left | Refused
 //!                 Refusals              what the relay refused on the agent's tunnels
 //! ```
 //! The greeting is capped at 16 KiB; a policy is sent only once the relay knows the agent. A kind
@@ -43,6 +44,8 @@ pub enum FromAgent {
         /// The policy, without the secrets that stay on the agent.
         policy: Policy,
     },
+    /// The agent is about to stop: send it nothing more, it ends what it has.
+    Leave,
     /// Something from a newer version.
     #[serde(other)]
     Unknown,
@@ -71,6 +74,8 @@ pub enum FromRelay {
         /// The port of the public URL.
         port: u16,
     },
+    /// Nothing more will be sent to an agent that said it leaves.
+    Left,
     /// No. The connection ends after it.
     Refused {
         /// Why, as a stable code.

@@ -1,0 +1,71 @@
+//! `hookward join`: exchanges a join token for this agent's own credential.
+
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::Context;
+use hookward_shared::join_token::JoinToken;
+use hookward_shared::protocol::control::RefusedReason;
+use hookward_shared::secret::Secret;
+
+use crate::cli::JoinArgs;
+use crate::connection::{self, ConnectionError};
+use crate::exit::Exit;
+use crate::state::{Credential, StateDir};
+
+/// Longest input that is read for a token: a token has some 300 bytes.
+const INPUT: u64 = 16 * 1024;
+
+/// Runs the command.
+///
+/// # Errors
+/// What failed, for [`Exit::Failed`].
+pub async fn run(args: JoinArgs) -> anyhow::Result<Exit> {
+    let state = StateDir::open(args.common.state_dir.as_deref())?;
+    let text = match read(&args.token) {
+        Ok(text) => text,
+        Err(error) => {
+            tell(&format!("the join token can't be read: {error}"));
+            return Ok(Exit::Usage);
+        }
+    };
+    let token = match JoinToken::parse(&text) {
+        Ok(token) => token,
+        Err(error) => {
+            tell(&error.to_string());
+            return Ok(Exit::Usage);
+        }
+    };
+    let secret = Secret::mint().context("no random numbers")?;
+    match connection::join(&token.relay, token.pin, token.secret, &secret).await {
+        Ok(agent) => {
+            state.keep_credential(&Credential { relay: token.relay.clone(), pin: token.pin, agent: agent.clone(), secret })?;
+            tell(&format!("joined {} as {agent}; next: hookward http PORT", token.relay));
+            Ok(Exit::Done)
+        }
+        Err(ConnectionError::Refused { reason: RefusedReason::JoinToken | RefusedReason::Credential, message }) => {
+            tell(&message);
+            Ok(Exit::Credential)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The token's text: from standard input, a file, or the argument itself.
+fn read(source: &str) -> std::io::Result<String> {
+    let mut text = String::new();
+    if source == "-" {
+        std::io::stdin().take(INPUT).read_to_string(&mut text)?;
+    } else if JoinToken::parse(source).is_ok() {
+        tell("warning: a token on the command line can be read by every process of this machine; use `hookward join -`");
+        source.clone_into(&mut text);
+    } else {
+        std::fs::File::open(Path::new(source))?.take(INPUT).read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
+#[expect(clippy::print_stderr, reason = "this is the command's word to its user")]
+fn tell(text: &str) {
+    eprintln!("{text}");
+}

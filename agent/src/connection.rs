@@ -1,0 +1,299 @@
+//! The tunnel to the relay: dialled, kept, and opened again with jittered backoff when it breaks.
+//!
+//! The task that runs here owns the session, and through its tracker every exchange. It ends when it
+//! is told to stop, or when the relay says something that dialling again will not change.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use data_encoding::HEXLOWER;
+use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
+use hookward_shared::policy::Policy;
+use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
+use hookward_shared::secret::Secret;
+use hookward_shared::transport::identity::Pin;
+use hookward_shared::transport::quic::{self, EndpointError, SERVER_NAME};
+use hookward_shared::transport::{ControlStream, Session, SessionError, StreamError};
+use quinn::Endpoint;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::replay::Replay;
+use crate::report::{Report, Reporter};
+
+/// For finding the relay's address, the handshake and the greeting, each.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The first pause before dialling again.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+/// The longest.
+const BACKOFF_MOST: Duration = Duration::from_secs(30);
+/// A session that lasted this long was a good one: the backoff begins anew.
+const GOOD_SESSION: Duration = Duration::from_secs(10);
+/// For the relay to acknowledge that the agent leaves.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// Where the relay is, and who the agent is to it.
+#[derive(Clone)]
+pub struct Relay {
+    /// Host and port.
+    pub address: String,
+    /// Its key.
+    pub pin: Pin,
+    /// The agent's credential.
+    pub credential: Secret,
+}
+
+/// The tunnel that the relay opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// The public host.
+    pub host: String,
+    /// The port of the public URL.
+    pub port: u16,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The relay's name has no address.
+    #[error("the relay {address} can't be found: {source}")]
+    Resolve {
+        /// Its address as written.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The UDP socket.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The relay does not answer.
+    #[error("the relay {0} does not answer; is UDP let through to it?")]
+    Silent(String),
+    /// The connection could not be made, or broke.
+    #[error("{0}")]
+    Session(#[from] SessionError),
+    /// The control stream broke.
+    #[error("{0}")]
+    Stream(#[from] StreamError),
+    /// The relay said no.
+    #[error("the relay refused: {message}")]
+    Refused {
+        /// Why.
+        reason: RefusedReason,
+        /// Why, in words.
+        message: String,
+    },
+}
+
+impl ConnectionError {
+    /// Whether dialling again could help.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Refused { reason, .. } if !matches!(reason, RefusedReason::Unavailable | RefusedReason::Other))
+    }
+}
+
+/// Exchanges the secret of a join token for this credential. Gives the agent's name.
+///
+/// # Errors
+/// [`ConnectionError`].
+pub async fn join(address: &str, pin: Pin, secret: Secret, credential: &Secret) -> Result<String, ConnectionError> {
+    let (endpoint, session) = dial(address, pin).await?;
+    let credential_digest = HEXLOWER.encode(credential.digest().as_bytes());
+    let asked = async {
+        let mut control = session.open_control().await?;
+        control.send(&FromAgent::Join { secret, credential_digest }).await?;
+        match control.receive(GREETING_BYTES).await? {
+            FromRelay::Joined { agent } => Ok(agent),
+            other => Err(unexpected(other)),
+        }
+    };
+    let joined = timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(ConnectionError::Silent(address.to_owned())));
+    session.close("joined");
+    let _ = timeout(PATIENCE, endpoint.wait_idle()).await;
+    joined
+}
+
+async fn dial(address: &str, pin: Pin) -> Result<(Endpoint, Session), ConnectionError> {
+    let resolve = |source| ConnectionError::Resolve { address: address.to_owned(), source };
+    let found = match timeout(PATIENCE, tokio::net::lookup_host(address)).await {
+        Ok(found) => found.map_err(resolve)?,
+        Err(_) => return Err(resolve(io::ErrorKind::TimedOut.into())),
+    };
+    let mut last = resolve(io::Error::other("its name has no address"));
+    for target in found {
+        let local: SocketAddr =
+            if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let endpoint = quic::client(local, pin)?;
+        let connecting = endpoint
+            .connect(target, SERVER_NAME)
+            .map_err(|error| ConnectionError::Session(SessionError::Lost(error.to_string())))?;
+        last = match timeout(PATIENCE, connecting).await {
+            Ok(Ok(connection)) => return Ok((endpoint, Session::new(connection))),
+            Ok(Err(error)) => ConnectionError::Session(error.into()),
+            Err(_) => ConnectionError::Silent(address.to_owned()),
+        };
+    }
+    Err(last)
+}
+
+/// What one session needs.
+pub struct Connector {
+    /// The relay.
+    pub relay: Relay,
+    /// The public host to ask for.
+    pub host: Option<String>,
+    /// The policy, as the relay gets it.
+    pub policy: Policy,
+    /// What handles exchanges.
+    pub replay: Arc<Replay>,
+    /// Where to say what happens.
+    pub reporter: Reporter,
+    /// Owns the exchanges.
+    pub exchanges: TaskTracker,
+    /// Called when a tunnel is open.
+    pub on_open: Box<dyn Fn(Opened) + Send + Sync>,
+}
+
+impl Connector {
+    /// Keeps a session open until `stop` is cancelled.
+    ///
+    /// # Errors
+    /// What the relay said, when dialling again will not change it.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ConnectionError> {
+        let mut failures = 0_u32;
+        loop {
+            self.reporter.say(Report::Connecting { relay: self.relay.address.clone() });
+            let since = Instant::now();
+            let why = match self.session(&stop).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => error.to_string(),
+            };
+            failures = if since.elapsed() >= GOOD_SESSION { 0 } else { failures.saturating_add(1) };
+            let again_in = backoff(failures);
+            self.reporter.say(Report::Away { why, again_in });
+            tokio::select! {
+                () = sleep(again_in) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// One session, from dialling to its end. `Ok` when it was ended on purpose.
+    async fn session(&self, stop: &CancellationToken) -> Result<(), ConnectionError> {
+        let opening = async {
+            let (endpoint, session) = dial(&self.relay.address, self.relay.pin).await?;
+            let control = timeout(PATIENCE, self.greet(&session))
+                .await
+                .unwrap_or_else(|_| Err(ConnectionError::Silent(self.relay.address.clone())))?;
+            Ok::<_, ConnectionError>((endpoint, session, control))
+        };
+        let (endpoint, session, control) = tokio::select! {
+            opened = opening => opened?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let ended = self.serve(&session, control, stop).await;
+        session.close("the agent is stopping");
+        let _ = timeout(LEAVE, endpoint.wait_idle()).await;
+        ended
+    }
+
+    async fn greet(&self, session: &Session) -> Result<ControlStream, ConnectionError> {
+        let mut control = session.open_control().await?;
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        control.send(&FromAgent::Hello { credential: self.relay.credential.clone(), version }).await?;
+        match control.receive(GREETING_BYTES).await? {
+            FromRelay::Welcome { .. } => {}
+            other => return Err(unexpected(other)),
+        }
+        control.send(&FromAgent::Open { host: self.host.clone(), policy: self.policy.clone() }).await?;
+        match control.receive(GREETING_BYTES).await? {
+            FromRelay::Opened { host, port } => {
+                (self.on_open)(Opened { host, port });
+                Ok(control)
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn serve(
+        &self,
+        session: &Session,
+        mut control: ControlStream,
+        stop: &CancellationToken,
+    ) -> Result<(), ConnectionError> {
+        loop {
+            tokio::select! {
+                exchange = session.accept() => self.take(exchange?),
+                message = control.receive(CONTROL_BYTES) => match message {
+                    Ok(message) => self.hear(message)?,
+                    Err(StreamError::Protocol(what)) => return Err(StreamError::Protocol(what).into()),
+                    Err(_) => return Err(session.closed().await.into()),
+                },
+                () = stop.cancelled() => break,
+            }
+        }
+        // In order: the relay sends nothing more, what is under way ends, then the session.
+        control.send(&FromAgent::Leave).await?;
+        let leaving = async {
+            loop {
+                tokio::select! {
+                    exchange = session.accept() => self.take(exchange?),
+                    message = control.receive::<FromRelay>(CONTROL_BYTES) => {
+                        if let FromRelay::Left = message? {
+                            return Ok::<_, ConnectionError>(());
+                        }
+                    }
+                }
+            }
+        };
+        let _ = timeout(LEAVE, leaving).await;
+        self.exchanges.close();
+        let _ = timeout(self.replay.limits.drain, self.exchanges.wait()).await;
+        Ok(())
+    }
+
+    fn take(&self, (writer, reader): (hookward_shared::transport::MessageWriter, hookward_shared::transport::MessageReader)) {
+        let replay = Arc::clone(&self.replay);
+        self.exchanges.spawn(async move { replay.exchange(writer, reader).await });
+    }
+
+    fn hear(&self, message: FromRelay) -> Result<(), ConnectionError> {
+        match message {
+            FromRelay::Refusals { told, counted } => {
+                for refused in told {
+                    self.reporter.say(Report::Refused(Box::new(refused)));
+                }
+                if !counted.is_empty() {
+                    self.reporter.say(Report::Counted(counted));
+                }
+                Ok(())
+            }
+            FromRelay::Refused { reason, message } => Err(ConnectionError::Refused { reason, message }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn unexpected(message: FromRelay) -> ConnectionError {
+    match message {
+        FromRelay::Refused { reason, message } => ConnectionError::Refused { reason, message },
+        _ => StreamError::Protocol("the relay answered something else than was asked".to_owned()).into(),
+    }
+}
+
+/// Full jitter: anything up to a bound that doubles, so that a relay that restarts is not met by all
+/// its agents at once. The first attempt comes soon.
+fn backoff(failures: u32) -> Duration {
+    let bound = BACKOFF_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(BACKOFF_MOST);
+    let mut bytes = [0; 4];
+    let share = match getrandom::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 1.0,
+    };
+    bound.mul_f64(share)
+}

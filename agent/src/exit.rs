@@ -1,0 +1,42 @@
+//! How the program ends: every way has its own exit code, documented in `--help` and the README.
+
+use std::process::ExitCode;
+
+/// A way to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// As asked.
+    Done,
+    /// Something that should not happen, or a file or network that failed.
+    Failed,
+    /// The command line or a file is wrong; nothing was started.
+    Usage,
+    /// The relay does not know the agent's credential, or the join token.
+    Credential,
+    /// The relay does not give the agent this host.
+    Host,
+    /// The relay does not take the agent's policy.
+    Policy,
+}
+
+/// What `--help` says about exit codes.
+pub const HELP: &str = "Exit codes:
+  0  ended as asked (also by SIGINT or SIGTERM)
+  1  something failed: a file, a port, the network
+  2  the command line, a secret or a file is wrong; nothing was started
+  3  the relay refused the agent's credential or the join token
+  4  the relay refused the public host: it belongs to another agent
+  5  the relay refused the policy";
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Credential => 3,
+            Exit::Host => 4,
+            Exit::Policy => 5,
+        })
+    }
+}

@@ -1,0 +1,293 @@
+//! From flags, or a policy file, to a policy. All mistakes in one run; nothing is started before.
+
+use std::path::Path;
+
+use hookward_shared::clock::UnixMillis;
+use hookward_shared::config::{Problem, Problems, parse_duration};
+use hookward_shared::gate::address::parse_network;
+use hookward_shared::policy::{
+    Accept, PRESET_PATHS, Policy, Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace, file,
+};
+use hookward_shared::providers;
+use hookward_shared::secret::{Secret, SecretReader, SecretSource};
+
+use crate::cli::GateArgs;
+use crate::upstream::pool::Application;
+
+/// A policy, and what the user should be told of it.
+pub struct Built {
+    /// The policy.
+    pub policy: Policy,
+    /// Whether a token is to be minted: no address range, token or signature keeps strangers out,
+    /// and nobody said that none shall.
+    pub mint_token: bool,
+    /// Notes.
+    pub notes: Vec<String>,
+}
+
+/// Reads `8000`, `localhost:8000`, `app.internal:8000` or `[::1]:8000`.
+///
+/// # Errors
+/// A sentence that says what to write.
+pub fn application(text: &str) -> Result<Application, Problem> {
+    let wrong = |what: &str| {
+        Err(Problem::new("PORT|HOST:PORT", format!("{text:?}: {what}; write a port such as 8000, or HOST:PORT")))
+    };
+    if text.contains("://") {
+        return wrong("an address, not a URL, is wanted: the path is the sender's");
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        None => (None, text),
+        Some((host, port)) => (Some(host), port),
+    };
+    let plain = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let Some(number) = port.parse::<u16>().ok().filter(|number| plain && *number > 0) else {
+        return wrong("a port lies between 1 and 65535");
+    };
+    match host {
+        None | Some("localhost") => Ok(Application::Port(number)),
+        Some("") => wrong("the host is missing"),
+        Some(host) if host.contains(':') && !host.starts_with('[') => wrong("an IPv6 address stands in brackets"),
+        Some(_) => Ok(Application::Host(text.to_owned())),
+    }
+}
+
+/// Builds the policy that flags or a policy file describe.
+///
+/// # Errors
+/// All mistakes.
+pub fn policy(args: &GateArgs, secrets: &dyn SecretReader, now: UnixMillis) -> Result<Built, Problems> {
+    match &args.policy {
+        Some(path) => from_file(path, secrets, now),
+        None => from_flags(args, secrets, now),
+    }
+}
+
+fn from_file(path: &Path, secrets: &dyn SecretReader, now: UnixMillis) -> Result<Built, Problems> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Problems(vec![Problem::new(&name, format!("can't be read: {error}"))]))?;
+    let loaded = file::read(&name, &text, secrets, now)?;
+    Ok(Built { policy: loaded.policy, mint_token: false, notes: loaded.notes })
+}
+
+fn from_flags(args: &GateArgs, secrets: &dyn SecretReader, now: UnixMillis) -> Result<Built, Problems> {
+    let mut flags = Flags { secrets, problems: Vec::new(), notes: Vec::new() };
+    let paths = if args.path.is_empty() { PRESET_PATHS.map(str::to_owned).to_vec() } else { args.path.clone() };
+    let name = paths.first().cloned().unwrap_or_default();
+    let mut route = Route::new(name, paths);
+    route.deny_ips = flags.networks("--deny-ip", &args.deny_ip);
+    route.keep_token = args.keep_token;
+    route.websocket = args.websocket;
+    if let Some(text) = &args.answer_timeout {
+        match parse_duration(text) {
+            Some(time) => route.answer_timeout_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+            None => flags.problem("--answer-timeout", format!("{text:?} is no time such as 500ms, 10s or 5m")),
+        }
+    }
+    let common = Accept {
+        open: false,
+        allow_ips: (!args.allow_ip.is_empty()).then(|| flags.networks("--allow-ip", &args.allow_ip)),
+        token: flags.token(&args.token),
+        verify: None,
+    };
+    let signatures = flags.signatures(&args.verify);
+    let mut mint_token = false;
+    if signatures.is_empty() {
+        mint_token = !common.is_protected() && !args.no_token;
+        // With --no-token and nothing else the user has said it: open.
+        let open = !common.is_protected() && args.no_token;
+        route.accept.push(Accept { open, ..common });
+    } else {
+        // Each provider is an alternative, under the same address ranges and token.
+        route.accept.extend(signatures.into_iter().map(|check| Accept { verify: Some(check), ..common.clone() }));
+    }
+    let policy = Policy { routes: vec![route] };
+    let Flags { mut problems, notes, .. } = flags;
+    if problems.is_empty() {
+        // A token that is yet to be minted can't be missed.
+        let complete = if mint_token { with_token(&policy, &TokenCheck { place: TokenPlace::Query(TOKEN_NAME.to_owned()), digests: vec![hookward_shared::secret::SecretDigest::of(b"")] }) } else { policy.clone() };
+        problems.extend(complete.mistakes(now).into_iter().map(|what| Problem::new("flags", what)));
+    }
+    if problems.is_empty() { Ok(Built { policy, mint_token, notes }) } else { Err(Problems(problems)) }
+}
+
+/// The policy with this token in every alternative.
+#[must_use]
+pub fn with_token(policy: &Policy, token: &TokenCheck) -> Policy {
+    let mut policy = policy.clone();
+    for accept in policy.routes.iter_mut().flat_map(|route| &mut route.accept) {
+        accept.token = Some(token.clone());
+    }
+    policy
+}
+
+struct Flags<'s> {
+    secrets: &'s dyn SecretReader,
+    problems: Vec<Problem>,
+    notes: Vec<String>,
+}
+
+impl Flags<'_> {
+    fn problem(&mut self, flag: &str, what: impl Into<String>) {
+        self.problems.push(Problem::new(flag, what));
+    }
+
+    fn networks(&mut self, flag: &str, texts: &[String]) -> Vec<ipnet::IpNet> {
+        let mut networks = Vec::new();
+        for text in texts {
+            match parse_network(text) {
+                Ok(network) => networks.push(network),
+                Err(what) => self.problem(flag, what),
+            }
+        }
+        networks
+    }
+
+    /// All `--token` flags: one place, one or more live tokens.
+    fn token(&mut self, texts: &[String]) -> Option<TokenCheck> {
+        let mut check: Option<TokenCheck> = None;
+        for text in texts {
+            let (name, source) = match text.split_once('=') {
+                Some((name, source)) => (name, source),
+                None => (TOKEN_NAME, text.as_str()),
+            };
+            let place = match TokenPlace::parse(name) {
+                Ok(place) => place,
+                Err(what) => {
+                    self.problem("--token", what);
+                    continue;
+                }
+            };
+            let Some(secret) = self.load("--token", source) else { continue };
+            match &mut check {
+                None => check = Some(TokenCheck { place, digests: vec![secret.digest()] }),
+                Some(check) if check.place == place => check.digests.push(secret.digest()),
+                Some(_) => self.problem("--token", "all tokens must stand in the same place; name one parameter or header"),
+            }
+        }
+        check
+    }
+
+    /// All `--verify` flags, grouped by provider.
+    fn signatures(&mut self, texts: &[String]) -> Vec<SignatureCheck> {
+        let mut checks: Vec<SignatureCheck> = Vec::new();
+        for text in texts {
+            let Some((name, source)) = text.split_once('=') else {
+                self.problem("--verify", format!("{text:?}: write PROVIDER=env:NAME, such as github=env:GITHUB_SECRET"));
+                continue;
+            };
+            let Some(provider) = providers::find(name) else {
+                let known = providers::all().iter().map(|row| row.id.as_str()).collect::<Vec<_>>().join(", ");
+                self.problem("--verify", format!("no provider is called {name:?}; known are {known}"));
+                continue;
+            };
+            let Some(secret) = self.load("--verify", source) else { continue };
+            match checks.iter_mut().find(|check| check.provider == provider.id) {
+                Some(check) => check.secrets.push(secret),
+                None => checks.push(SignatureCheck {
+                    provider: provider.id.clone(),
+                    secret_at: SecretAt::Relay,
+                    secrets: vec![secret],
+                }),
+            }
+        }
+        checks
+    }
+
+    fn load(&mut self, flag: &str, source: &str) -> Option<Secret> {
+        let loaded = SecretSource::parse(source).and_then(|source| Ok((self.secrets.load(&source)?, source)));
+        match loaded {
+            Ok((loaded, source)) => {
+                if loaded.newline_removed {
+                    self.notes.push(format!("{source}: one newline at its end was taken off"));
+                }
+                Some(loaded.secret)
+            }
+            Err(error) => {
+                self.problem(flag, error.to_string());
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hookward_shared::secret::SecretError;
+    use zeroize::Zeroizing;
+
+    struct Fake;
+
+    impl SecretReader for Fake {
+        fn read(&self, source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+            match source {
+                SecretSource::Env(name) if name.starts_with("SET") => Ok(Zeroizing::new(name.clone().into_bytes())),
+                SecretSource::Env(name) => Err(SecretError::Unset(name.clone())),
+                SecretSource::File(path) => Err(SecretError::Unreadable(path.clone(), "gone".into())),
+            }
+        }
+    }
+
+    fn build(args: GateArgs) -> Result<Built, String> {
+        policy(&args, &Fake, UnixMillis(1_700_000_000_000)).map_err(|problems| problems.to_string())
+    }
+
+    fn texts(list: &[&str]) -> Vec<String> {
+        list.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn without_flags_a_token_is_minted_for_the_preset() {
+        let built = build(GateArgs::default()).unwrap_or_else(|problems| panic!("{problems}"));
+        assert!(built.mint_token);
+        assert_eq!(built.policy.routes[0].paths, PRESET_PATHS);
+        let whole_family = GateArgs { allow_ip: texts(&["0.0.0.0/0", "::/0"]), ..GateArgs::default() };
+        assert!(build(whole_family).is_ok_and(|built| built.mint_token), "everybody is no check");
+        let some = GateArgs { allow_ip: texts(&["192.0.2.0/24"]), ..GateArgs::default() };
+        assert!(build(some).is_ok_and(|built| !built.mint_token));
+        let none = GateArgs { no_token: true, ..GateArgs::default() };
+        assert!(build(none).is_ok_and(|built| !built.mint_token && built.policy.routes[0].accept[0].open));
+    }
+
+    #[test]
+    fn providers_are_alternatives_and_secrets_rotate() {
+        let args = GateArgs {
+            verify: texts(&["github=env:SET1", "github=env:SET2", "slack=env:SET3"]),
+            token: texts(&["key=env:SET", "key=env:SET9"]),
+            ..GateArgs::default()
+        };
+        let built = build(args).unwrap_or_else(|problems| panic!("{problems}"));
+        let accept = &built.policy.routes[0].accept;
+        assert_eq!(accept.len(), 2);
+        assert_eq!(accept[0].verify.as_ref().unwrap().secrets.len(), 2);
+        assert!(accept.iter().all(|accept| accept.token.as_ref().unwrap().digests.len() == 2));
+    }
+
+    #[test]
+    fn all_mistakes_in_one_run() {
+        let args = GateArgs {
+            path: texts(&["a"]),
+            allow_ip: texts(&["any"]),
+            deny_ip: texts(&["192.0.2.1/24"]),
+            token: texts(&["hunter2", "a b=env:SET", "env:UNSET"]),
+            verify: texts(&["github", "githup=env:SET", "slack=file:/gone"]),
+            answer_timeout: Some("soon".into()),
+            ..GateArgs::default()
+        };
+        let Err(problems) = build(args) else { panic!("accepted") };
+        assert_eq!(problems.lines().count(), 9, "{problems}");
+        assert!(!problems.contains("hunter2"), "a literal secret is not repeated");
+    }
+
+    #[test]
+    fn applications() {
+        for good in ["8000", "localhost:8000", "app:1", "[::1]:8000", "127.0.0.1:65535"] {
+            assert!(application(good).is_ok(), "{good}");
+        }
+        for bad in ["", "0", "65536", "+80", "app", ":80", "app:", "::1:80", "http://localhost:8000"] {
+            assert!(application(bad).is_err(), "{bad}");
+        }
+    }
+}

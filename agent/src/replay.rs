@@ -1,0 +1,344 @@
+//! One exchange: a request comes out of the tunnel, passes the agent's own gate, goes to the
+//! application, and the answer goes back. The relay is believed in two things only: where the
+//! request comes from, and when it was received.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hookward_shared::clock::Clock;
+use hookward_shared::gate::{Gate, HeadVerdict, Permit, RequestHead};
+use hookward_shared::headers::{passes_to_sender, trailer_passes};
+use hookward_shared::limits::{AGENT_BODY_BUDGET, GATHER, Limits, SMALL_BODY};
+use hookward_shared::pieces::Pieces;
+use hookward_shared::protocol::head::{self, Answer, Failure};
+use hookward_shared::refusal::{Check, Code, Refusal};
+use hookward_shared::text::{Escaped, shown_path};
+use hookward_shared::transport::splice::splice;
+use hookward_shared::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
+use http::{HeaderMap, Method, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{timeout, timeout_at};
+
+use crate::report::{Outcome, Report, Reporter, RequestReport};
+use crate::upstream::letter_case::LetterCases;
+use crate::upstream::pool::{Connection, Pool, UpstreamError};
+use crate::upstream::{self, UpstreamBody};
+
+/// What every exchange of one agent shares.
+pub struct Replay {
+    /// The agent's copy of the policy.
+    pub gate: Arc<Gate>,
+    /// The agent's own clock.
+    pub clock: Clock,
+    /// Connections to the application.
+    pub pool: Pool,
+    /// How header names are spelled.
+    pub cases: LetterCases,
+    /// Where to say what happened.
+    pub reporter: Reporter,
+    /// Bytes of bodies that may be held for checks.
+    pub budget: Semaphore,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Why there is no answer of the application.
+enum Stop {
+    Refused(Refusal),
+    Failed(Code, String),
+    Aborted,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<StreamError> for Stop {
+    fn from(_: StreamError) -> Self {
+        Self::Aborted
+    }
+}
+
+/// What the report of a request begins with.
+struct Shown {
+    id: String,
+    method: String,
+    path: String,
+    client: String,
+    since: Instant,
+}
+
+/// An answer that has begun.
+struct Answered {
+    response: Response<Incoming>,
+    connection: Connection,
+    observed: Option<(Check, String)>,
+}
+
+impl Replay {
+    /// The budget for bodies that checks must read.
+    #[must_use]
+    pub fn budget() -> Semaphore {
+        Semaphore::new(AGENT_BODY_BUDGET)
+    }
+
+    /// Handles one exchange to its end.
+    pub async fn exchange(&self, writer: MessageWriter, mut reader: MessageReader) {
+        let Ok(Ok(bytes)) = timeout(self.limits.request_head, reader.head()).await else { return };
+        let request = match head::Request::decode(bytes) {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::warn!(%error, "the relay sent something that is no request");
+                return;
+            }
+        };
+        let shown = Shown {
+            id: request.context.id.to_string(),
+            method: Escaped(request.method.as_str().as_bytes()).to_string(),
+            path: shown_path(&request.target),
+            client: request.context.client.to_string(),
+            since: Instant::now(),
+        };
+        let head_only = request.method == Method::HEAD;
+        let upgrade = request.upgrade;
+        // The work is raced with the relay: when it goes away, the application must hear of it.
+        let stopped = writer.stopped();
+        let answered = {
+            let mut handling = pin!(self.handle(request, reader));
+            let mut stopped = pin!(stopped);
+            poll_fn(|cx| match handling.as_mut().poll(cx) {
+                Poll::Ready(done) => Poll::Ready(done),
+                Poll::Pending => stopped.as_mut().poll(cx).map(|()| Err(Stop::Aborted)),
+            })
+            .await
+        };
+        match answered {
+            Ok((answered, tunnel)) => {
+                let status = answered.response.status();
+                let outcome = Outcome::Answered { status: status.as_u16(), observed: answered.observed.clone() };
+                self.report(shown, outcome);
+                if status == StatusCode::SWITCHING_PROTOCOLS && upgrade {
+                    self.switch(writer, answered, tunnel).await;
+                } else {
+                    self.send_back(writer, answered, head_only).await;
+                }
+            }
+            Err(Stop::Aborted) => self.report(shown, Outcome::Aborted),
+            Err(Stop::Refused(refusal)) => {
+                let Refusal { check, code, status, why } = refusal;
+                self.report(shown, Outcome::Refused { status: status.as_u16(), check, why });
+                fail(writer, code, status).await;
+            }
+            Err(Stop::Failed(code, why)) => {
+                self.report(shown, Outcome::Failed { status: code.status().as_u16(), code, why });
+                fail(writer, code, code.status()).await;
+            }
+        }
+    }
+
+    /// From the request to the head of the application's answer. For an upgrade the reader comes
+    /// back: it holds what the sender goes on to say.
+    async fn handle(
+        &self,
+        request: head::Request,
+        reader: MessageReader,
+    ) -> Result<(Answered, Option<MessageReader>), Stop> {
+        let now = self.clock.now();
+        let mut body = None;
+        let mut upgrading = None;
+        if request.upgrade {
+            upgrading = Some(reader);
+        } else {
+            body = Some(MessageBody::new(reader, request.length, &request.headers, self.limits.answer_idle));
+        }
+        let head = RequestHead { method: &request.method, target: &request.target, headers: &request.headers };
+        let (permit, body, held) = match self.gate.check_head(head, request.context.client, now)? {
+            HeadVerdict::Permit(permit) => (permit, outgoing(body).await, None),
+            HeadVerdict::ReadBody(pending) => {
+                let (whole, held) = self.read_whole(body, pending.max_body()).await?;
+                let permit = pending.check_body(head, &whole, now)?;
+                (permit, UpstreamBody::Whole(Full::new(whole)), held)
+            }
+        };
+        if request.upgrade && !permit.settings().websocket {
+            return Err(Refusal::malformed("the relay opened a WebSocket on a route that allows none").into());
+        }
+        let observed = permit.observed().map(|refusal| (refusal.check, refusal.why.clone()));
+        let (response, connection) = self.ask(permit, request, body).await?;
+        drop(held);
+        Ok((Answered { response, connection, observed }, upgrading))
+    }
+
+    /// Reads a body that a check must see, inside the agent's own budget.
+    async fn read_whole(
+        &self,
+        body: Option<MessageBody>,
+        cap: u64,
+    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Stop> {
+        let Some(mut body) = body else { return Ok((Bytes::new(), None)) };
+        let reserve = body.size_hint().exact().unwrap_or(cap).min(cap);
+        let reserve = u32::try_from(reserve).unwrap_or(u32::MAX);
+        let Ok(held) = self.budget.try_acquire_many(reserve) else {
+            return Err(Stop::Failed(Code::Busy, "too many bodies are being checked".to_owned()));
+        };
+        if let Some(whole) = body.take_if_arrived().await {
+            return Ok((whole, Some(held)));
+        }
+        match timeout(self.limits.body_whole, body.read_whole(cap)).await {
+            Ok(Ok(whole)) => Ok((whole, Some(held))),
+            Ok(Err(hookward_shared::transport::body::BodyError::TooLarge(cap))) => {
+                let why = format!("the body has more than {cap} bytes");
+                Err(Refusal::new(Check::BodySize, Code::BodyTooLarge, why).into())
+            }
+            Ok(Err(_)) => Err(Stop::Aborted),
+            Err(_) => Err(Refusal::new(Check::Body, Code::SlowRequest, "the body came too slowly").into()),
+        }
+    }
+
+    async fn ask(
+        &self,
+        permit: Permit,
+        request: head::Request,
+        body: UpstreamBody,
+    ) -> Result<(Response<Incoming>, Connection), Stop> {
+        let patience = permit.settings().answer_timeout;
+        let request = upstream::request(&permit, request, body, &self.cases)
+            .map_err(|error| Stop::Refused(Refusal::malformed(error.to_string())))?;
+        match timeout(patience, self.pool.send(request)).await {
+            Ok(Ok(answered)) => Ok(answered),
+            Ok(Err(error @ UpstreamError::Connect { .. })) => {
+                Err(Stop::Failed(Code::ApplicationUnreachable, error.to_string()))
+            }
+            Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(Stop::Aborted),
+            Ok(Err(error)) => Err(Stop::Failed(Code::ApplicationBroke, error.to_string())),
+            Err(_) => {
+                let why = format!("the application did not answer within {} s", patience.as_secs());
+                Err(Stop::Failed(Code::ApplicationTimeout, why))
+            }
+        }
+    }
+
+    /// Sends the application's answer to the relay, and keeps the connection for the next request.
+    async fn send_back(&self, mut writer: MessageWriter, answered: Answered, head_only: bool) {
+        let Answered { response, connection, .. } = answered;
+        let (parts, mut body) = response.into_parts();
+        let bodiless = head_only
+            || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || body.is_end_stream();
+        let length = if bodiless { Some(0) } else { body.size_hint().exact() };
+        let announced = parts.headers.clone();
+        let answer = Answer::Response(head::Response { status: parts.status, length, headers: parts.headers });
+        let head = answer.encode(passes_to_sender);
+        let sent = match length {
+            Some(0) => writer.whole(&head, Bytes::new()).await.map_err(drop),
+            Some(length) if length <= SMALL_BODY as u64 => self.send_small(writer, &head, &mut body).await,
+            _ => {
+                writer.deprioritise();
+                match self.patiently(writer.head(&head)).await {
+                    Ok(()) => self.stream(writer, &mut body, &announced).await,
+                    Err(()) => Err(()),
+                }
+            }
+        };
+        if sent.is_ok() {
+            self.pool.put_back(connection).await;
+        }
+    }
+
+    /// A small answer goes in one piece, with its head, if all of it comes at once.
+    async fn send_small(&self, mut writer: MessageWriter, head: &[u8], body: &mut Incoming) -> Result<(), ()> {
+        let deadline = tokio::time::Instant::now() + GATHER;
+        let mut gathered = Pieces::default();
+        loop {
+            match timeout_at(deadline, body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        gathered.add(data);
+                    }
+                }
+                Ok(Some(Err(_))) => return Err(()),
+                Ok(None) => return self.patiently(writer.whole(head, gathered.into_bytes())).await,
+                Err(_) => break,
+            }
+        }
+        self.patiently(writer.head(head)).await?;
+        self.patiently(writer.data(gathered.into_bytes())).await?;
+        self.stream(writer, body, &HeaderMap::new()).await
+    }
+
+    /// An answer as it comes.
+    async fn stream(&self, mut writer: MessageWriter, body: &mut Incoming, announced: &HeaderMap) -> Result<(), ()> {
+        let mut stopped = pin!(writer.stopped());
+        loop {
+            let next = tokio::select! {
+                next = timeout(self.limits.answer_idle, body.frame()) => next.map_err(drop)?,
+                () = &mut stopped => return Err(()),
+            };
+            match next {
+                None => return self.patiently(writer.finish()).await,
+                Some(Err(_)) => return Err(()),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.patiently(writer.data(data)).await?,
+                    Err(frame) => {
+                        let Ok(trailers) = frame.into_trailers() else { continue };
+                        let payload = head::encode_trailers(&trailers, |name| trailer_passes(announced, name));
+                        self.patiently(writer.trailers(&payload)).await?;
+                    }
+                },
+            }
+        }
+    }
+
+    /// A write into the tunnel, under its deadline. Dropping the writer afterwards is the abort.
+    async fn patiently(&self, write: impl Future<Output = Result<(), StreamError>>) -> Result<(), ()> {
+        timeout(self.limits.answer_idle, write).await.map_err(drop)?.map_err(drop)
+    }
+
+    /// A WebSocket: the application said yes, bytes go both ways from here.
+    async fn switch(&self, mut writer: MessageWriter, answered: Answered, reader: Option<MessageReader>) {
+        let Some(reader) = reader else { return };
+        let (mut parts, body) = answered.response.into_parts();
+        let mut headers = std::mem::take(&mut parts.headers);
+        headers.remove(header::CONTENT_LENGTH);
+        let answer = Answer::Response(head::Response { status: parts.status, length: Some(0), headers });
+        if self.patiently(writer.head(&answer.encode(passes_to_sender))).await.is_err() {
+            return;
+        }
+        let upgraded = hyper::upgrade::on(Response::from_parts(parts, body));
+        if let Ok(Ok(upgraded)) = timeout(self.limits.answer_idle, upgraded).await {
+            splice(TokioIo::new(upgraded), writer, reader, self.limits.upgrade_idle).await;
+        }
+    }
+
+    fn report(&self, shown: Shown, outcome: Outcome) {
+        let Shown { id, method, path, client, since } = shown;
+        let took: Duration = since.elapsed();
+        self.reporter.say(Report::Request(Box::new(RequestReport { id, method, path, client, took, outcome })));
+    }
+}
+
+/// The body for the application of a request that no check has to read.
+async fn outgoing(body: Option<MessageBody>) -> UpstreamBody {
+    let Some(mut body) = body else { return UpstreamBody::Whole(Full::default()) };
+    match body.take_if_arrived().await {
+        Some(whole) => UpstreamBody::Whole(Full::new(whole)),
+        None => UpstreamBody::Tunnel(Box::new(body)),
+    }
+}
+
+/// Tells the relay why there is no answer; the relay puts it into words for the sender.
+async fn fail(writer: MessageWriter, code: Code, status: StatusCode) {
+    let head = Answer::Failure(Failure { code, status }).encode(|_| true);
+    // A relay that is gone needs no word.
+    let _ = writer.whole(&head, Bytes::new()).await;
+}

@@ -1,0 +1,176 @@
+//! What the agent has to say: one vocabulary for the screen, the log lines and JSON.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hookward_shared::protocol::control::RefusedRequest;
+use hookward_shared::refusal::{Check, Code};
+use tokio::sync::mpsc;
+
+/// Reports that wait to be shown; more than that are counted, not kept.
+const WAITING: usize = 4096;
+
+/// One thing to say.
+#[derive(Debug, Clone)]
+pub enum Report {
+    /// The agent is dialling.
+    Connecting {
+        /// The relay's address.
+        relay: String,
+    },
+    /// The tunnel is open.
+    Ready(Ready),
+    /// The tunnel broke; the agent will dial again.
+    Away {
+        /// Why.
+        why: String,
+        /// When.
+        again_in: Duration,
+    },
+    /// A request reached this agent.
+    Request(Box<RequestReport>),
+    /// The relay refused a request.
+    Refused(Box<RefusedRequest>),
+    /// The relay refused more than it told, counted by check.
+    Counted(Vec<(Check, u64)>),
+    /// Something that the user should know.
+    Note(String),
+    /// Something that the user should mend.
+    Warning(String),
+}
+
+/// The tunnel is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// The public URL of one webhook, complete with a minted token.
+    pub url: String,
+    /// The same without the path.
+    pub base_url: String,
+    /// The public host.
+    pub host: String,
+    /// Address and port of the HTTPS listener, when it is in this process.
+    pub edge: Option<String>,
+    /// Path of the certificate to trust, when it is self-signed.
+    pub ca: Option<String>,
+    /// The relay's address.
+    pub relay: String,
+    /// How the relay is reached.
+    pub transport: &'static str,
+    /// Where requests go.
+    pub application: String,
+}
+
+/// A request that reached this agent, and how it ended.
+#[derive(Debug, Clone)]
+pub struct RequestReport {
+    /// The request's id.
+    pub id: String,
+    /// Its method, escaped.
+    pub method: String,
+    /// Its path without the query, escaped.
+    pub path: String,
+    /// Where it comes from.
+    pub client: String,
+    /// How long it took until the head of its answer.
+    pub took: Duration,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// The application answered.
+    Answered {
+        /// With this status.
+        status: u16,
+        /// What would have refused it, if the route did not only observe.
+        observed: Option<(Check, String)>,
+    },
+    /// The agent's own gate refused it.
+    Refused {
+        /// Status of the answer.
+        status: u16,
+        /// The check.
+        check: Check,
+        /// Why.
+        why: String,
+    },
+    /// It failed on its way.
+    Failed {
+        /// Status of the answer.
+        status: u16,
+        /// The code.
+        code: Code,
+        /// Why.
+        why: String,
+    },
+    /// The sender, or the relay, went away.
+    Aborted,
+}
+
+/// Where reports go. Reporting never waits: what can't be shown in time is counted.
+#[derive(Clone)]
+pub struct Reporter {
+    sender: mpsc::Sender<Report>,
+    lost: Arc<AtomicU64>,
+}
+
+/// Where reports come out.
+pub struct Reports {
+    receiver: mpsc::Receiver<Report>,
+    lost: Arc<AtomicU64>,
+}
+
+/// A way for reports.
+#[must_use]
+pub fn channel() -> (Reporter, Reports) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let lost = Arc::new(AtomicU64::new(0));
+    (Reporter { sender, lost: Arc::clone(&lost) }, Reports { receiver, lost })
+}
+
+impl Reporter {
+    /// Says something.
+    pub fn say(&self, report: Report) {
+        if self.sender.try_send(report).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Reports {
+    /// The next report; `None` when nobody is left to make one.
+    pub async fn next(&mut self) -> Option<Report> {
+        self.receiver.recv().await
+    }
+
+    /// The next report, for a thread that may block.
+    pub fn wait(&mut self) -> Option<Report> {
+        self.receiver.blocking_recv()
+    }
+
+    /// A report, if one is there.
+    ///
+    /// # Errors
+    /// When nobody is left to make one.
+    pub fn try_next(&mut self) -> Result<Option<Report>, ()> {
+        match self.receiver.try_recv() {
+            Ok(report) => Ok(Some(report)),
+            Err(mpsc::error::TryRecvError::Empty) => Ok(None),
+            Err(mpsc::error::TryRecvError::Disconnected) => Err(()),
+        }
+    }
+
+    /// A report that is there already.
+    pub fn next_at_once(&mut self) -> Option<Report> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// Reports that were lost since the last time somebody asked.
+    #[must_use]
+    pub fn take_lost(&self) -> u64 {
+        self.lost.swap(0, Ordering::Relaxed)
+    }
+}

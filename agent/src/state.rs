@@ -1,0 +1,175 @@
+//! What the agent keeps: its credential, minted tokens, and the URL that it printed last. Files have
+//! mode 0600, their directory 0700; they are written whole or not at all.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use hookward_shared::secret::Secret;
+use hookward_shared::transport::identity::Pin;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+const AGENT: &str = "agent.json";
+const TOKENS: &str = "tokens.json";
+const URL: &str = "url";
+
+/// Why something could not be kept or found.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// There is no place to keep anything.
+    #[error("no place for the agent's files: HOME is not set; name one with --state-dir")]
+    NoHome,
+    /// A file.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What stands in a file.
+    #[error("{path} can't be read: {what}; it is written by hookward itself: move it away and join again")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+/// Who the agent is to its relay.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// The relay's host and port.
+    pub relay: String,
+    /// The relay's key.
+    pub pin: Pin,
+    /// The agent's name there.
+    pub agent: String,
+    /// What it authenticates with.
+    pub secret: Secret,
+}
+
+/// The directory of one agent's files.
+#[derive(Debug, Clone)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// The directory that was asked for, or the user's own; made when it is not there.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn open(asked: Option<&Path>) -> Result<Self, StateError> {
+        let dir = match asked {
+            Some(dir) => dir.to_owned(),
+            None => {
+                let base = std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+                let home = || std::env::var_os("HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+                base.or_else(|| Some(home()?.join(".local/state"))).ok_or(StateError::NoHome)?.join("hookward")
+            }
+        };
+        Self::make(dir)
+    }
+
+    /// The directory for `--local`: a relay of its own must not mix with a real one.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn local(&self) -> Result<Self, StateError> {
+        Self::make(self.0.join("local"))
+    }
+
+    fn make(dir: PathBuf) -> Result<Self, StateError> {
+        match fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
+            Ok(()) => Ok(Self(dir)),
+            Err(source) => Err(StateError::File { path: dir, source }),
+        }
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The credential; `None` before the agent has joined.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn credential(&self) -> Result<Option<Credential>, StateError> {
+        self.read(AGENT)
+    }
+
+    /// Keeps the credential.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn keep_credential(&self, credential: &Credential) -> Result<(), StateError> {
+        self.write_json(AGENT, credential)
+    }
+
+    /// The minted token for this host: the one that is kept, or a new one. Gives whether it is new.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn token(&self, host: Option<&str>, new: bool) -> Result<(Secret, bool), StateError> {
+        let mut tokens: BTreeMap<String, Secret> = self.read(TOKENS)?.unwrap_or_default();
+        let key = host.unwrap_or_default().to_ascii_lowercase();
+        if let Some(token) = tokens.get(&key).filter(|_| !new) {
+            return Ok((token.clone(), false));
+        }
+        let random = |error: getrandom::Error| StateError::File {
+            path: self.0.join(TOKENS),
+            source: io::Error::other(error.to_string()),
+        };
+        let token = Secret::mint().map_err(random)?;
+        tokens.insert(key, token.clone());
+        self.write_json(TOKENS, &tokens)?;
+        Ok((token, true))
+    }
+
+    /// Keeps the webhook URL that was printed, for scripts of the same user.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn keep_url(&self, url: &str) -> Result<(), StateError> {
+        self.write(URL, format!("{url}\n").as_bytes())
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
+        let path = self.0.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| StateError::Content { path, what: error.to_string() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StateError::File { path, source }),
+        }
+    }
+
+    fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
+        let json = serde_json::to_vec_pretty(value).map_err(|error| StateError::Content {
+            path: self.0.join(name),
+            what: error.to_string(),
+        })?;
+        self.write(name, &json)
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
+        let path = self.0.join(name);
+        let temporary = self.0.join(format!("{name}.new-{}", std::process::id()));
+        let written = (|| {
+            let _ = fs::remove_file(&temporary);
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            fs::File::open(&self.0)?.sync_all()
+        })();
+        written.map_err(|source| StateError::File { path, source })
+    }
+}

@@ -1,0 +1,73 @@
+//! Plain lines, for a log.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::report::{Outcome, Report};
+
+/// The line for a report; some have none.
+#[must_use]
+pub fn line(report: &Report) -> Option<String> {
+    Some(format!("{} {}", now(), text(report)))
+}
+
+/// What a report says, without the time.
+#[must_use]
+pub fn text(report: &Report) -> String {
+    match report {
+        Report::Connecting { relay } => format!("connecting to {relay}"),
+        Report::Ready(ready) => {
+            let trust = ready.ca.as_ref().map(|ca| format!(" (trust {ca})")).unwrap_or_default();
+            format!("ready: {} -> {}{trust}", ready.url, ready.application)
+        }
+        Report::Away { why, again_in } => format!("not connected: {why}; again in {}", short(*again_in)),
+        Report::Request(request) => {
+            let line = |status: u16, rest: String| {
+                let took = short(request.took);
+                format!("{} {} {status} {took} {}{rest}", request.method, request.path, request.client)
+            };
+            match &request.outcome {
+                Outcome::Answered { status, observed: None } => line(*status, String::new()),
+                Outcome::Answered { status, observed: Some((check, why)) } => {
+                    line(*status, format!(" observed, would be refused by {check}: {why}"))
+                }
+                Outcome::Refused { status, check, why } => line(*status, format!(" refused by the agent's {check}: {why}")),
+                Outcome::Failed { status, code, why } => line(*status, format!(" {code}: {why}")),
+                Outcome::Aborted => {
+                    format!("{} {} - {} {} aborted by the sender", request.method, request.path, short(request.took), request.client)
+                }
+            }
+        }
+        Report::Refused(refused) => {
+            let verb = if refused.observed { "observed, would be refused by" } else { "refused by" };
+            format!(
+                "{} {} {} - {} {verb} {}: {}",
+                refused.method, refused.path, refused.status, refused.client, refused.check, refused.why
+            )
+        }
+        Report::Counted(counted) => {
+            let counts = counted.iter().map(|(check, count)| format!("{count} by {check}")).collect::<Vec<_>>();
+            format!("refused more: {}", counts.join(", "))
+        }
+        Report::Note(text) => text.clone(),
+        Report::Warning(text) => format!("warning: {text}"),
+    }
+}
+
+/// The time of day, in UTC (RFC 3339).
+#[must_use]
+pub fn now() -> String {
+    let now = OffsetDateTime::now_utc();
+    now.replace_millisecond(now.millisecond()).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
+}
+
+/// A span of time in few letters.
+#[must_use]
+pub fn short(span: Duration) -> String {
+    match span.as_secs_f64() {
+        seconds if seconds >= 1.0 => format!("{seconds:.1}s"),
+        seconds => format!("{:.0}ms", seconds * 1000.0),
+    }
+}

@@ -1,0 +1,180 @@
+//! The screen: the session's state and the URLs on top, requests below, the newest first.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
+
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Paragraph;
+use ratatui::{DefaultTerminal, Frame};
+use tokio_util::sync::CancellationToken;
+
+use super::lines;
+use crate::report::{Outcome, Ready, Report, Reports};
+
+/// Requests that are remembered: more than any screen has lines.
+const REMEMBERED: usize = 200;
+/// How often the screen is drawn at most.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Shows the screen until the reports end. Ctrl-C and q ask for the end.
+///
+/// # Errors
+/// Those of the terminal.
+pub fn run(mut reports: Reports, quit: &CancellationToken) -> io::Result<()> {
+    let mut terminal = ratatui::try_init()?;
+    let mut screen = Screen::default();
+    let shown = screen.show(&mut terminal, &mut reports, quit);
+    ratatui::restore();
+    shown
+}
+
+/// What the screen shows.
+#[derive(Default)]
+pub struct Screen {
+    state: String,
+    ready: Option<Ready>,
+    messages: VecDeque<String>,
+    requests: VecDeque<(Style, String)>,
+    passed: u64,
+    refused: u64,
+    lost: u64,
+}
+
+impl Screen {
+    fn show(&mut self, terminal: &mut DefaultTerminal, reports: &mut Reports, quit: &CancellationToken) -> io::Result<()> {
+        loop {
+            let since = Instant::now();
+            loop {
+                match reports.try_next() {
+                    Ok(Some(report)) => self.take(&report),
+                    Ok(None) => break,
+                    Err(()) => return Ok(()),
+                }
+            }
+            self.lost += reports.take_lost();
+            terminal.draw(|frame| self.draw(frame))?;
+            while event::poll(TICK.saturating_sub(since.elapsed()))? {
+                if let Event::Key(key) = event::read()? {
+                    let control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+                    if control_c || key.code == KeyCode::Char('q') {
+                        quit.cancel();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a report in.
+    pub fn take(&mut self, report: &Report) {
+        match report {
+            Report::Connecting { relay } => self.state = format!("connecting to {relay}"),
+            Report::Ready(ready) => {
+                self.state = "online".to_owned();
+                self.ready = Some(ready.clone());
+            }
+            Report::Away { .. } => self.state = lines::text(report),
+            Report::Note(_) | Report::Warning(_) => {
+                self.messages.push_back(lines::text(report));
+                self.messages.truncate(8);
+            }
+            Report::Request(request) => {
+                let style = match &request.outcome {
+                    Outcome::Answered { status, .. } if *status < 400 => Style::new().green(),
+                    Outcome::Answered { .. } => Style::new().yellow(),
+                    _ => Style::new().red(),
+                };
+                match request.outcome {
+                    Outcome::Refused { .. } => self.refused += 1,
+                    _ => self.passed += 1,
+                }
+                self.remember(style, lines::text(report));
+            }
+            Report::Refused(refused) => {
+                self.refused += u64::from(!refused.observed);
+                self.remember(Style::new().red(), lines::text(report));
+            }
+            Report::Counted(counted) => {
+                self.refused += counted.iter().map(|(_, count)| count).sum::<u64>();
+                self.remember(Style::new().red(), lines::text(report));
+            }
+        }
+    }
+
+    fn remember(&mut self, style: Style, text: String) {
+        let time = lines::now();
+        let clock = time.get(11..19).unwrap_or_default();
+        self.requests.push_front((style, format!("{clock} {text}")));
+        self.requests.truncate(REMEMBERED);
+    }
+
+    /// Draws it.
+    pub fn draw(&self, frame: &mut Frame<'_>) {
+        let top = self.top();
+        let height = u16::try_from(top.len()).unwrap_or(u16::MAX);
+        let [above, below] = Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(frame.area());
+        frame.render_widget(Paragraph::new(top), above);
+        let requests: Vec<Line<'_>> =
+            self.requests.iter().map(|(style, text)| Line::styled(text.as_str(), *style)).collect();
+        frame.render_widget(Paragraph::new(requests), below);
+    }
+
+    fn top(&self) -> Vec<Line<'_>> {
+        let row = |name: &'static str, value: String| Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)]);
+        let state = if self.state == "online" { Color::Green } else { Color::Yellow };
+        let mut top = vec![
+            Line::from(vec!["hookward".bold(), Span::raw("   (Ctrl-C to quit)")]),
+            Line::default(),
+            Line::from(vec![Span::raw(format!("{:<14}", "Session")), Span::styled(self.state.clone(), state)]),
+        ];
+        if let Some(ready) = &self.ready {
+            top.push(row("Relay", format!("{} ({})", ready.relay, ready.transport)));
+            top.push(row("Forwarding", format!("{} -> {}", ready.base_url, ready.application)));
+            top.push(row("Webhook URL", ready.url.clone()));
+            if let Some(ca) = &ready.ca {
+                top.push(row("Certificate", format!("self-signed: {ca}")));
+            }
+        }
+        for message in &self.messages {
+            top.push(Line::from(message.as_str()).yellow());
+        }
+        top.push(row("Requests", format!("{} passed, {} refused", self.passed, self.refused)));
+        if self.lost > 0 {
+            top.push(row("", format!("{} lines were left out: there were too many at once", self.lost)));
+        }
+        top.push(Line::default());
+        top
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    #[test]
+    fn url_state_and_requests_are_on_the_screen() {
+        let mut screen = Screen::default();
+        screen.take(&Report::Ready(Ready {
+            url: "https://h.example/hook?token=t".into(),
+            base_url: "https://h.example".into(),
+            host: "h.example".into(),
+            edge: None,
+            ca: None,
+            relay: "relay.example:443".into(),
+            transport: "quic",
+            application: "localhost:8000".into(),
+        }));
+        screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]));
+        let mut terminal = Terminal::new(TestBackend::new(80, 20)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        let shown = terminal.backend().to_string();
+        for text in ["online", "https://h.example/hook?token=t", "relay.example:443 (quic)", "7 by token", "7 refused"] {
+            assert!(shown.contains(text), "{text} in\n{shown}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The application: requests go to it over kept connections, HTTP/1.1, exactly as the sender wrote
+//! them. [`pool`] keeps the connections, [`letter_case`] the spelling of header names.
+//!
+//! Taking a [`Permit`] is what makes reaching the application without the gate impossible.
+
+pub mod letter_case;
+pub mod pool;
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use hookward_shared::gate::{Permit, TokenSpot};
+use hookward_shared::headers::{
+    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, passes_to_application,
+};
+use hookward_shared::protocol::head;
+use hookward_shared::transport::{MessageBody, body::BodyError};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Uri, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+
+use self::letter_case::LetterCases;
+
+/// A request's body on its way to the application.
+pub enum UpstreamBody {
+    /// In memory.
+    Whole(Full<Bytes>),
+    /// As it comes through the tunnel.
+    Tunnel(Box<MessageBody>),
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Whole(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
+            Self::Tunnel(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(full) => full.is_end_stream(),
+            Self::Tunnel(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(full) => full.size_hint(),
+            Self::Tunnel(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A request that can't be written. The gate lets none pass of which this is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the request can't be written as HTTP/1.1")]
+pub struct Unwritable;
+
+/// The request for the application: what the sender sent, without the token and without fields that
+/// belong to one connection or claim what only the relay knows; then the relay's own word.
+///
+/// # Errors
+/// [`Unwritable`].
+pub fn request(
+    permit: &Permit,
+    request: head::Request,
+    body: UpstreamBody,
+    cases: &LetterCases,
+) -> Result<Request<UpstreamBody>, Unwritable> {
+    let head::Request { context, method, target, trailers, upgrade, mut headers, spelling, .. } = request;
+    let target = match permit.token_to_remove() {
+        Some(TokenSpot::Target(range)) => {
+            let mut left = BytesMut::with_capacity(target.len());
+            left.extend_from_slice(target.get(..range.start).unwrap_or_default());
+            left.extend_from_slice(target.get(range.end..).unwrap_or_default());
+            left.freeze()
+        }
+        Some(TokenSpot::Header(name)) => {
+            headers.remove(name);
+            target
+        }
+        None => target,
+    };
+    remove_foreign(&mut headers);
+    let text = |value: &[u8]| HeaderValue::from_bytes(value).map_err(|_| Unwritable);
+    let mut set = |name: &'static str, value: HeaderValue| {
+        if let Ok(name) = http::HeaderName::from_bytes(name.as_bytes()) {
+            headers.insert(name, value);
+        }
+    };
+    set(FORWARDED_FOR, text(context.client.to_string().as_bytes())?);
+    set(FORWARDED_PROTO, HeaderValue::from_static("https"));
+    set(FORWARDED_HOST, text(&context.host)?);
+    headers.insert(REQUEST_ID, text(context.id.to_string().as_bytes())?);
+    if upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    } else if trailers {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("TE"));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let target = PathAndQuery::from_maybe_shared(target).map_err(|_| Unwritable)?;
+    let uri = Uri::builder().path_and_query(target).build().map_err(|_| Unwritable)?;
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    if let Some(extensions) = cases.of(&spelling) {
+        *request.extensions_mut() = extensions;
+    }
+    Ok(request)
+}
+
+/// A relay could have been made to send anything: the agent removes what must not pass, too.
+fn remove_foreign(headers: &mut HeaderMap) {
+    let foreign: Vec<_> = headers.keys().filter(|name| !passes_to_application(name)).cloned().collect();
+    for name in foreign {
+        headers.remove(name);
+    }
+}

@@ -1,0 +1,130 @@
+//! Header names as the sender wrote them, for hyper to write them again.
+//!
+//! hyper can write a message's names in the case in which hyper itself read them; it keeps that
+//! knowledge in an extension that only its parser makes. So a head with just these names is given to
+//! hyper's parser, and the extension is kept: senders use the same few sets of names again and again.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use hookward_shared::headers::{FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO};
+use hookward_shared::protocol::head::Spelling;
+use http::{Extensions, Response};
+use http_body_util::Empty;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::service::service_fn;
+
+/// Sets of names that are kept. When strangers send more, all are forgotten and learnt anew.
+const KEPT: usize = 128;
+/// Most names of a set that is learnt; above, hyper's own limit would refuse the head.
+const NAMES: usize = 200;
+
+/// What is known of sets of names.
+#[derive(Default)]
+pub struct LetterCases {
+    // A std mutex: look-ups are short, and nothing waits while it is held.
+    known: Mutex<HashMap<Spelling, Option<Extensions>>>,
+}
+
+impl LetterCases {
+    /// What makes hyper write these names as they are spelled; `None` when all are lower case.
+    #[must_use]
+    pub fn of(&self, spelling: &Spelling) -> Option<Extensions> {
+        if spelling.0.is_empty() {
+            return None;
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(extensions) = known.get(spelling) {
+            return extensions.clone();
+        }
+        let learnt = learn(spelling);
+        if known.len() >= KEPT {
+            known.clear();
+        }
+        // The names are slices of a whole frame, which must not be kept for their sake.
+        let own = Spelling(spelling.0.iter().map(|name| Bytes::copy_from_slice(name)).collect());
+        known.insert(own, learnt.clone());
+        learnt
+    }
+}
+
+/// Has hyper read a head with these names.
+fn learn(spelling: &Spelling) -> Option<Extensions> {
+    if spelling.0.len() > NAMES {
+        return None;
+    }
+    let mut head = b"GET / HTTP/1.1\r\n".to_vec();
+    let ours = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST].map(str::as_bytes);
+    for name in spelling.0.iter().map(AsRef::as_ref).chain(ours) {
+        head.extend_from_slice(name);
+        head.extend_from_slice(b": 0\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+
+    let found = Arc::new(Mutex::new(None));
+    let keep = Arc::clone(&found);
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (parts, _) = request.into_parts();
+        *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(parts.extensions);
+        std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
+    });
+    let mut connection = pin!(
+        hyper::server::conn::http1::Builder::new()
+            .preserve_header_case(true)
+            .header_read_timeout(None)
+            .max_headers(NAMES + ours.len())
+            .serve_connection(Canned(head.into()), service)
+    );
+    // Everything is there, so one poll reads the head.
+    let _ = connection.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    let extensions = found.lock().unwrap_or_else(PoisonError::into_inner).take();
+    extensions
+}
+
+/// A connection that gives these bytes and swallows every answer.
+struct Canned(Bytes);
+
+impl Read for Canned {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if self.0.is_empty() {
+            return Poll::Pending;
+        }
+        let length = self.0.len().min(buf.remaining());
+        buf.put_slice(&self.0.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Canned {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hyper_learns_a_spelling_once() {
+        let cases = LetterCases::default();
+        assert!(cases.of(&Spelling::default()).is_none());
+        let spelling = Spelling(vec!["X-GitHub-Event".into(), "content-LENGTH".into(), "Host".into()]);
+        assert!(cases.of(&spelling).is_some_and(|extensions| !extensions.is_empty()));
+        assert!(cases.of(&spelling).is_some());
+        assert_eq!(cases.known.lock().unwrap().len(), 1);
+    }
+}

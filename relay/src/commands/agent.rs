@@ -1,0 +1,76 @@
+//! `hookward-relay agent …`: who may connect. Works on the data directory, also beside a running relay.
+
+use std::path::Path;
+
+use anyhow::Context;
+use hookward_shared::clock::Clock;
+use hookward_shared::join_token::JoinToken;
+use hookward_shared::names::AgentName;
+use hookward_shared::secret::Secret;
+
+use crate::cli::{AgentArgs, AgentCommand, DataDir};
+use crate::certs::Identity;
+use crate::store::Store;
+use crate::{STATE_FILE, say};
+
+/// What is wrong with the command line.
+#[derive(Debug, thiserror::Error)]
+pub enum Mistake {
+    /// The name.
+    #[error("{0:?} is no agent's name: letters, digits and hyphens, at most 63")]
+    Name(String),
+    /// The directory.
+    #[error("{0} holds no relay's data; start the relay once with `hookward-relay serve`, or name its --data-dir")]
+    NoRelay(String),
+    /// Nobody of that name.
+    #[error("no agent is called {0}")]
+    Unknown(AgentName),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A [`Mistake`], or what failed.
+pub fn run(command: AgentCommand) -> anyhow::Result<()> {
+    match command {
+        AgentCommand::Add(args) => {
+            let (name, store) = open(&args)?;
+            let relay = store.tunnel_address()?.ok_or_else(|| no_relay(&args.data_dir.data_dir))?;
+            let identity = Identity::load_or_make(&args.data_dir.data_dir)?;
+            let secret = Secret::mint().context("no random numbers")?;
+            store.add_agent(&name, &secret, Clock::System.now())?;
+            say(&JoinToken { relay, pin: identity.pin, secret }.to_text())
+        }
+        AgentCommand::Remove(args) => {
+            let (name, store) = open(&args)?;
+            if !store.remove_agent(&name)? {
+                return Err(Mistake::Unknown(name).into());
+            }
+            say(&format!("agent {name} is removed; its session ends within 10 seconds"))
+        }
+        AgentCommand::List(DataDir { data_dir }) => {
+            for agent in open_store(&data_dir)?.list_agents()? {
+                let state = if agent.joined { "joined" } else { "not joined yet" };
+                say(&format!("{}\t{state}\t{}", agent.name, agent.hosts.join(" ")))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn open(args: &AgentArgs) -> anyhow::Result<(AgentName, Store)> {
+    let name = AgentName::parse(&args.name).ok_or_else(|| Mistake::Name(args.name.clone()))?;
+    Ok((name, open_store(&args.data_dir.data_dir)?))
+}
+
+fn open_store(dir: &Path) -> anyhow::Result<Store> {
+    let path = dir.join(STATE_FILE);
+    if !path.exists() {
+        return Err(no_relay(dir).into());
+    }
+    Ok(Store::open(&path)?)
+}
+
+fn no_relay(dir: &Path) -> Mistake {
+    Mistake::NoRelay(dir.display().to_string())
+}
