@@ -139,11 +139,12 @@ pub fn self_signed(dir: &Path, names: &[String], now: UnixMillis) -> Result<(Cer
 }
 
 /// The names of a self-signed certificate for a relay: its domain, one label below it, and the
-/// hosts that its settings give away.
+/// hosts that its settings give away. Those are named in full also below the domain: clients refuse
+/// a wildcard directly below a top-level name such as `localhost`.
 #[must_use]
 pub fn names_of<'h>(domain: &HostName, given: impl Iterator<Item = &'h HostName>) -> Vec<String> {
     let mut names = vec![domain.to_string(), format!("*.{domain}")];
-    for host in given.filter(|host| *host != domain && !host.is_child_of(domain)) {
+    for host in given.filter(|host| *host != domain) {
         names.push(host.to_string());
     }
     names

@@ -36,13 +36,13 @@ pub struct Local {
 pub fn start(edge: SocketAddr, host: Option<&str>, state: &StateDir, clock: &Clock) -> anyhow::Result<Local> {
     let name = AgentName::parse(PRESET_NAME).context("the preset's name")?;
     let domain = HostName::parse(DOMAIN).context("the local domain")?;
-    let mut hosts = BTreeMap::new();
-    if let Some(host) = host.filter(|host| host.contains('.')) {
-        let host = HostName::parse(host).ok_or_else(|| anyhow!("--host {host:?} is no host name"))?;
-        if !host.is_child_of(&domain) {
-            hosts.insert(host, name.clone());
+    let host = match host {
+        None => domain.child(&name),
+        Some(host) => {
+            let whole = if host.contains('.') { host.to_owned() } else { format!("{host}.{domain}") };
+            HostName::parse(&whole).ok_or_else(|| anyhow!("--host {host:?} is no host name"))?
         }
-    }
+    };
     let settings = Settings {
         domain,
         listen: edge,
@@ -52,7 +52,7 @@ pub fn start(edge: SocketAddr, host: Option<&str>, state: &StateDir, clock: &Clo
         data_dir: state.path().to_owned(),
         certificate: None,
         trusted_proxies: Vec::new(),
-        hosts,
+        hosts: BTreeMap::from([(host, name.clone())]),
         limits: Limits::default(),
     };
     let relay = Relay::start(settings, clock.clone())?;

@@ -1,0 +1,3 @@
+//! All end-to-end tests, in modules named by behaviour.
+
+mod corpora;

@@ -1,0 +1,139 @@
+//! HTTP/2 by hand, so that `:path` can hold bytes that no client library lets through: one request
+//! with literal, uncompressed header fields (RFC 7541 §6.2.2), and the status of its answer.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::sender::Edge;
+use crate::wait::within;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+
+/// How the relay took a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It answered with this status.
+    Status(u16),
+    /// It reset the stream, or closed the connection.
+    Cut,
+}
+
+/// Sends one request without a body.
+pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
+    let mut stream = within("TLS handshake", edge.tls(b"h2", Some(&edge.host))).await.unwrap();
+    let mut block = Vec::new();
+    for (name, value) in [
+        (&b":method"[..], method.as_bytes()),
+        (b":scheme", b"https"),
+        (b":authority", edge.host.as_bytes()),
+        (b":path", path),
+    ] {
+        block.push(0); // literal, not indexed, new name
+        string(&mut block, name);
+        string(&mut block, value);
+    }
+    let mut bytes = PREFACE.to_vec();
+    frame(&mut bytes, SETTINGS, 0, 0, &[]);
+    // A block larger than a frame may be goes on in CONTINUATION frames.
+    let mut pieces = block.chunks(16_384).peekable();
+    let mut kind = HEADERS;
+    while let Some(piece) = pieces.next() {
+        let last = pieces.peek().is_none();
+        let flags = if kind == HEADERS { END_STREAM } else { 0 } | if last { END_HEADERS } else { 0 };
+        frame(&mut bytes, kind, flags, 1, piece);
+        kind = 9;
+    }
+    if stream.write_all(&bytes).await.is_err() {
+        return Taken::Cut;
+    }
+    within("an HTTP/2 answer", async {
+        loop {
+            let mut head = [0; 9];
+            if stream.read_exact(&mut head).await.is_err() {
+                return Taken::Cut;
+            }
+            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            let mut payload = vec![0; length];
+            if stream.read_exact(&mut payload).await.is_err() {
+                return Taken::Cut;
+            }
+            let on_stream = head[8] == 1;
+            match head[3] {
+                HEADERS if on_stream => return Taken::Status(status(&payload)),
+                RST_STREAM if on_stream => return Taken::Cut,
+                GOAWAY => return Taken::Cut,
+                SETTINGS if head[4] & ACK == 0 => {
+                    let mut ack = Vec::new();
+                    frame(&mut ack, SETTINGS, ACK, 0, &[]);
+                    let _ = stream.write_all(&ack).await;
+                }
+                _ => {}
+            }
+        }
+    })
+    .await
+}
+
+fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    out.extend(&(payload.len() as u32).to_be_bytes()[1..]);
+    out.extend([kind, flags]);
+    out.extend(stream.to_be_bytes());
+    out.extend(payload);
+}
+
+/// A string without Huffman coding (RFC 7541 §5.2).
+fn string(out: &mut Vec<u8>, text: &[u8]) {
+    let mut length = text.len();
+    if length < 127 {
+        out.push(length as u8);
+    } else {
+        out.push(127);
+        length -= 127;
+        while length >= 128 {
+            out.push((length % 128) as u8 | 128);
+            length /= 128;
+        }
+        out.push(length as u8);
+    }
+    out.extend(text);
+}
+
+/// `:status`, which stands first: indexed, or a literal value for the indexed name 8, with or without
+/// Huffman coding of its three digits.
+fn status(block: &[u8]) -> u16 {
+    let mut block = block;
+    // Dynamic table size updates (RFC 7541 §6.3) may come before.
+    while block[0] & 0xe0 == 0x20 {
+        block = &block[1..];
+    }
+    match block[0] {
+        byte @ 0x88..=0x8e => [200, 204, 206, 304, 400, 404, 500][usize::from(byte - 0x88)],
+        0x08 | 0x18 | 0x48 => {
+            let length = usize::from(block[1] & 0x7f);
+            let value = &block[2..2 + length];
+            if block[1] & 0x80 == 0 { std::str::from_utf8(value).unwrap().parse().unwrap() } else { huffman(value) }
+        }
+        other => panic!("an answer that does not begin with its status: {other:#x}"),
+    }
+}
+
+/// Three digits in Huffman code: 0 to 2 have five bits (0 to 2), 3 to 9 six (0x19 to 0x1f).
+fn huffman(bytes: &[u8]) -> u16 {
+    let mut bits = bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| u16::from(byte >> bit & 1)));
+    let mut number = 0;
+    for _ in 0..3 {
+        let mut code = 0;
+        for _ in 0..5 {
+            code = code << 1 | bits.next().unwrap();
+        }
+        let digit = if code <= 2 { code } else { (code << 1 | bits.next().unwrap()) - 0x19 + 3 };
+        number = number * 10 + digit;
+    }
+    number
+}

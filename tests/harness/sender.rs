@@ -1,0 +1,238 @@
+//! Senders of webhooks: real TLS, and above it raw bytes, so that a test can send what no HTTP client
+//! would.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hmac::{Hmac, KeyInit, Mac};
+use hookward_shared::transport::identity::crypto_provider;
+use rustls::RootCertStore;
+use rustls_pki_types::ServerName;
+use sha2::Sha256;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::wait::within;
+
+/// Where to send, and whom to trust.
+#[derive(Clone)]
+pub struct Edge {
+    pub address: SocketAddr,
+    pub host: String,
+    pub roots: RootCertStore,
+}
+
+/// An answer over HTTP/1.1.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub trailers: Vec<(String, String)>,
+    /// Whether the body came to its end by its framing.
+    pub complete: bool,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The relay's own error code, if the relay made this answer.
+    pub fn code(&self) -> Option<&str> {
+        self.header("hookward-error")
+    }
+}
+
+impl Edge {
+    /// A TLS connection with this ALPN and SNI (`None`: no SNI).
+    pub async fn tls(&self, alpn: &[u8], sni: Option<&str>) -> io::Result<TlsStream<TcpStream>> {
+        let mut config = rustls::ClientConfig::builder_with_provider(crypto_provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config.enable_sni = sni.is_some();
+        let name = ServerName::try_from(sni.unwrap_or(&self.host).to_owned()).unwrap();
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+
+    /// A connection for HTTP/1.1.
+    pub async fn http1(&self) -> Http1 {
+        let stream = within("TLS handshake", self.tls(b"http/1.1", Some(&self.host))).await.unwrap();
+        Http1 { stream, buffer: Vec::new() }
+    }
+
+    /// Sends one request on a connection of its own and reads its answer.
+    pub async fn request(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut connection = self.http1().await;
+        connection.send(method, target, &self.host, headers, body).await;
+        connection.answer(method).await
+    }
+
+    pub async fn get(&self, target: &str) -> Answer {
+        self.request("GET", target, &[], b"").await
+    }
+
+    pub async fn post(&self, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.request("POST", target, headers, body).await
+    }
+
+    /// A connection for HTTP/2, by the `h2` crate.
+    pub async fn http2(&self) -> h2::client::SendRequest<bytes::Bytes> {
+        let stream = within("TLS handshake", self.tls(b"h2", Some(&self.host))).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        client
+    }
+}
+
+/// A kept HTTP/1.1 connection.
+pub struct Http1 {
+    pub stream: TlsStream<TcpStream>,
+    buffer: Vec<u8>,
+}
+
+impl Http1 {
+    /// Writes bytes as they are.
+    pub async fn raw(&mut self, bytes: &[u8]) {
+        // A relay that has answered and closed does not take the rest.
+        let _ = self.stream.write_all(bytes).await;
+        let _ = self.stream.flush().await;
+    }
+
+    /// Writes a request with a Content-Length when there is a body.
+    pub async fn send(&mut self, method: &str, target: &str, host: &str, headers: &[(&str, &str)], body: &[u8]) {
+        let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
+        for (name, value) in headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !body.is_empty() || method == "POST" {
+            text.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        text.push_str("\r\n");
+        let mut bytes = text.into_bytes();
+        bytes.extend(body);
+        self.raw(&bytes).await;
+    }
+
+    async fn fill(&mut self) -> bool {
+        matches!(within("an answer", self.stream.read_buf(&mut self.buffer)).await, Ok(count) if count > 0)
+    }
+
+    pub async fn until(&mut self, mark: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            if let Some(at) = self.buffer.windows(mark.len()).position(|window| window == mark) {
+                return Some(self.buffer.drain(..at + mark.len()).collect());
+            }
+            if !self.fill().await {
+                return None;
+            }
+        }
+    }
+
+    /// The next answer to a request of this method. Interim answers are passed over.
+    ///
+    /// # Panics
+    /// When the connection ends without one.
+    pub async fn answer(&mut self, method: &str) -> Answer {
+        self.try_answer(method).await.expect("the connection ended without an answer")
+    }
+
+    /// The next answer, or `None` when the connection ends without one.
+    pub async fn try_answer(&mut self, method: &str) -> Option<Answer> {
+        loop {
+            let mut answer = self.head().await?;
+            if answer.status == 101 || answer.status >= 200 {
+                self.body(method, &mut answer).await;
+                return Some(answer);
+            }
+        }
+    }
+
+    /// The head of an answer, also of an interim one.
+    pub async fn head(&mut self) -> Option<Answer> {
+        let head = self.until(b"\r\n\r\n").await?;
+        let text = String::from_utf8_lossy(&head).into_owned();
+        let mut lines = text.split("\r\n");
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let headers = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+            .collect();
+        Some(Answer { status, headers, ..Answer::default() })
+    }
+
+    async fn body(&mut self, method: &str, answer: &mut Answer) {
+        if method == "HEAD" || matches!(answer.status, 101 | 204 | 304) {
+            answer.complete = true;
+        } else if let Some(length) = answer.header("content-length").and_then(|text| text.parse::<usize>().ok()) {
+            while self.buffer.len() < length && self.fill().await {}
+            answer.complete = self.buffer.len() >= length;
+            answer.body = self.buffer.drain(..length.min(self.buffer.len())).collect();
+        } else if answer.header("transfer-encoding").is_some() {
+            answer.complete = self.chunks(answer).await.is_some();
+        } else {
+            while self.fill().await {}
+            answer.body = std::mem::take(&mut self.buffer);
+            answer.complete = true;
+        }
+    }
+
+    async fn chunks(&mut self, answer: &mut Answer) -> Option<()> {
+        loop {
+            let line = self.until(b"\r\n").await?;
+            let size = usize::from_str_radix(std::str::from_utf8(&line).ok()?.trim(), 16).ok()?;
+            if size == 0 {
+                loop {
+                    let line = String::from_utf8_lossy(&self.until(b"\r\n").await?).trim_end().to_owned();
+                    match line.split_once(':') {
+                        Some((name, value)) => answer.trailers.push((name.to_owned(), value.trim().to_owned())),
+                        None => return Some(()),
+                    }
+                }
+            }
+            while self.buffer.len() < size + 2 {
+                if !self.fill().await {
+                    answer.body.append(&mut self.buffer);
+                    return None;
+                }
+            }
+            answer.body.extend(self.buffer.drain(..size));
+            self.buffer.drain(..2);
+        }
+    }
+
+    /// Reads exactly so many bytes of what follows an upgrade.
+    pub async fn exactly(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            assert!(self.fill().await, "the connection ended");
+        }
+        self.buffer.drain(..count).collect()
+    }
+
+    /// Reads until the connection ends.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.fill().await {}
+        std::mem::take(&mut self.buffer)
+    }
+}
+
+/// GitHub's signature of a body.
+pub fn github_signature(secret: &str, body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(body);
+    format!("sha256={}", data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes()))
+}

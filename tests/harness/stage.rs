@@ -1,0 +1,206 @@
+//! A relay and an agent in this process, connected by a real tunnel, before a recording application.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use hookward_agent::connection::{Opened, Relay as RelayAddress};
+use hookward_agent::report::{self, Report};
+use hookward_agent::upstream::pool::Application as Upstream;
+use hookward_agent::{Agent, AgentSettings};
+use hookward_relay::Relay;
+use hookward_relay::settings::Settings;
+use hookward_shared::clock::{Clock, UnixMillis};
+use hookward_shared::limits::Limits;
+use hookward_shared::names::{AgentName, HostName};
+use hookward_shared::policy::file;
+use hookward_shared::policy::{Accept, Policy, Route, TokenCheck, TokenPlace};
+use hookward_shared::secret::{ProcessSecrets, Secret};
+use ipnet::IpNet;
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tempfile::TempDir;
+
+use crate::sender::Edge;
+use crate::wait::{eventually, within};
+
+/// The public host of every stage.
+pub const HOST: &str = "hooks.example.test";
+/// The webhook resource of the tests.
+pub const PREFIX: &str = "/flexdeploy/webhooks/v1";
+
+/// What a stage is made of.
+pub struct Plan {
+    pub policy: Policy,
+    pub limits: Limits,
+    pub trusted_proxies: Vec<IpNet>,
+    pub clock: Clock,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { policy: open_policy(), limits: Limits::default(), trusted_proxies: Vec::new(), clock: Clock::System }
+    }
+}
+
+/// The webhook resource, open to everybody: for tests of everything but the checks.
+pub fn open_policy() -> Policy {
+    let mut route = Route::new("test", vec![format!("{PREFIX}/**")]);
+    route.accept.push(Accept { open: true, ..Accept::default() });
+    Policy { routes: vec![route] }
+}
+
+/// A token in the parameter `token`.
+pub fn token(secret: &str) -> TokenCheck {
+    let secret = Secret::new(secret.as_bytes().to_vec()).unwrap();
+    TokenCheck { place: TokenPlace::Query("token".into()), digests: vec![secret.digest()] }
+}
+
+/// A policy from TOML. Secrets come from files.
+pub fn policy(text: &str) -> Policy {
+    match file::read("test.toml", text, &ProcessSecrets, Clock::System.now()) {
+        Ok(loaded) => loaded.policy,
+        Err(problems) => panic!("{problems}"),
+    }
+}
+
+/// A running stage.
+pub struct Stage {
+    pub edge: Edge,
+    pub clock: Clock,
+    pub reports: Arc<Mutex<Vec<Report>>>,
+    relay: Option<Relay>,
+    agent: Option<Agent>,
+    plan: Plan,
+    application: SocketAddr,
+    credential: Secret,
+    opened: Arc<Mutex<Vec<Opened>>>,
+    tunnel: SocketAddr,
+    dir: TempDir,
+}
+
+impl Stage {
+    /// Starts relay and agent, and waits for the tunnel.
+    pub async fn start(application: SocketAddr, plan: Plan) -> Self {
+        let dir = TempDir::new().unwrap();
+        let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+        let relay = Relay::start(settings(&plan, dir.path(), any, any), plan.clock.clone()).unwrap();
+        let join = relay.add_agent(&agent_name()).unwrap();
+        let credential = Secret::mint().unwrap();
+        relay.store().join(&join.secret, &credential.digest(), plan.clock.now()).unwrap().unwrap();
+        let edge = Edge {
+            address: relay.edge_address(),
+            host: HOST.to_owned(),
+            roots: roots(relay.self_signed().unwrap()),
+        };
+        let tunnel = relay.tunnel_address();
+        let mut stage = Self {
+            edge,
+            clock: plan.clock.clone(),
+            reports: Arc::default(),
+            relay: Some(relay),
+            agent: None,
+            plan,
+            application,
+            credential,
+            opened: Arc::default(),
+            tunnel,
+            dir,
+        };
+        stage.start_agent().await;
+        stage
+    }
+
+    /// Starts the agent and waits for its tunnel.
+    pub async fn start_agent(&mut self) {
+        let before = self.tunnels_opened();
+        let (reporter, mut reports) = report::channel();
+        let kept = Arc::clone(&self.reports);
+        tokio::spawn(async move {
+            while let Some(report) = reports.next().await {
+                kept.lock().unwrap().push(report);
+            }
+        });
+        let opened = Arc::clone(&self.opened);
+        let settings = AgentSettings {
+            relay: RelayAddress {
+                address: self.tunnel.to_string(),
+                pin: self.relay.as_ref().unwrap().pin(),
+                credential: self.credential.clone(),
+            },
+            host: Some(HOST.to_owned()),
+            policy: self.plan.policy.clone(),
+            application: Upstream::Host(self.application.to_string()),
+            limits: self.plan.limits.clone(),
+        };
+        let on_open = move |tunnel| opened.lock().unwrap().push(tunnel);
+        let agent = Agent::start(settings, self.clock.clone(), reporter, on_open);
+        self.agent = Some(agent.unwrap_or_else(|problems| panic!("{problems}")));
+        let opened = Arc::clone(&self.opened);
+        eventually("the tunnel opens", || opened.lock().unwrap().len() > before).await;
+    }
+
+    /// How often the agent has opened a tunnel.
+    pub fn tunnels_opened(&self) -> usize {
+        self.opened.lock().unwrap().len()
+    }
+
+    pub fn relay(&self) -> &Relay {
+        self.relay.as_ref().unwrap()
+    }
+
+    /// Stops the agent in order.
+    pub async fn stop_agent(&mut self) {
+        within("the agent stops", self.agent.take().unwrap().shutdown()).await;
+    }
+
+    /// Stops the relay in order.
+    pub async fn stop_relay(&mut self) {
+        let drain = self.plan.limits.drain;
+        within("the relay stops", self.relay.take().unwrap().shutdown(drain)).await;
+    }
+
+    /// Starts the relay again, on the same ports and the same data.
+    pub async fn start_relay(&mut self) {
+        let settings = settings(&self.plan, self.dir.path(), self.edge.address, self.tunnel);
+        self.relay = Some(Relay::start(settings, self.clock.clone()).unwrap());
+    }
+
+    /// Waits for a report.
+    pub async fn reported(&self, what: &str, wanted: impl Fn(&Report) -> bool) {
+        eventually(what, || self.reports.lock().unwrap().iter().any(&wanted)).await;
+    }
+}
+
+fn agent_name() -> AgentName {
+    AgentName::parse("flexdeploy").unwrap()
+}
+
+fn settings(plan: &Plan, dir: &Path, listen: SocketAddr, tunnel_listen: SocketAddr) -> Settings {
+    Settings {
+        domain: HostName::parse("example.test").unwrap(),
+        listen,
+        tunnel_listen,
+        public_port: None,
+        tunnel_address: None,
+        data_dir: dir.to_owned(),
+        certificate: None,
+        trusted_proxies: plan.trusted_proxies.clone(),
+        hosts: BTreeMap::from([(HostName::parse(HOST).unwrap(), agent_name())]),
+        limits: plan.limits.clone(),
+    }
+}
+
+/// Trusts this one certificate.
+pub fn roots(certificate: &Path) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+    roots
+}
+
+/// A stage's clock, set to this second.
+pub fn clock_at(seconds: u64) -> Clock {
+    Clock::at(UnixMillis(seconds * 1000))
+}

@@ -1,0 +1,30 @@
+//! The one way to wait: for a condition, with a deadline far beyond any healthy machine's need.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// Long enough for a busy machine; only a failing test waits this long.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits until the condition holds.
+///
+/// # Panics
+/// At the deadline, with `what`.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !condition() {
+        assert!(since.elapsed() < DEADLINE, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Runs a future to its end.
+///
+/// # Panics
+/// At the deadline, with `what`.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("took too long: {what}"),
+    }
+}
