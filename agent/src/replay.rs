@@ -17,6 +17,7 @@ use hookward_shared::pieces::Pieces;
 use hookward_shared::protocol::head::{self, Answer, Failure};
 use hookward_shared::refusal::{Check, Code, Refusal};
 use hookward_shared::text::{Escaped, shown_path};
+use hookward_shared::transport::body::BodyError;
 use hookward_shared::transport::splice::splice;
 use hookward_shared::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
 use http::{HeaderMap, Method, Response, StatusCode, header};
@@ -186,8 +187,12 @@ impl Replay {
         cap: u64,
     ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Stop> {
         let Some(mut body) = body else { return Ok((Bytes::new(), None)) };
-        let reserve = body.size_hint().exact().unwrap_or(cap).min(cap);
-        let reserve = u32::try_from(reserve).unwrap_or(u32::MAX);
+        let too_large = || Refusal::new(Check::BodySize, Code::BodyTooLarge, format!("the body has more than {cap} bytes"));
+        let announced = body.size_hint().exact();
+        if announced.is_some_and(|length| length > cap) {
+            return Err(too_large().into());
+        }
+        let reserve = u32::try_from(announced.unwrap_or(cap)).unwrap_or(u32::MAX);
         let Ok(held) = self.budget.try_acquire_many(reserve) else {
             return Err(Stop::Failed(Code::Busy, "too many bodies are being checked".to_owned()));
         };
@@ -196,10 +201,7 @@ impl Replay {
         }
         match timeout(self.limits.body_whole, body.read_whole(cap)).await {
             Ok(Ok(whole)) => Ok((whole, Some(held))),
-            Ok(Err(hookward_shared::transport::body::BodyError::TooLarge(cap))) => {
-                let why = format!("the body has more than {cap} bytes");
-                Err(Refusal::new(Check::BodySize, Code::BodyTooLarge, why).into())
-            }
+            Ok(Err(BodyError::TooLarge(_))) => Err(too_large().into()),
             Ok(Err(_)) => Err(Stop::Aborted),
             Err(_) => Err(Refusal::new(Check::Body, Code::SlowRequest, "the body came too slowly").into()),
         }
@@ -266,7 +268,11 @@ impl Replay {
                         gathered.add(data);
                     }
                 }
-                Ok(Some(Err(_))) => return Err(()),
+                Ok(Some(Err(_))) => {
+                    // Nothing was sent yet, so the sender can still be told the truth.
+                    fail(writer, Code::ApplicationBroke, Code::ApplicationBroke.status()).await;
+                    return Err(());
+                }
                 Ok(None) => return self.patiently(writer.whole(head, gathered.into_bytes())).await,
                 Err(_) => break,
             }

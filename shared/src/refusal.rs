@@ -96,6 +96,15 @@ words! {
     }
 }
 
+impl Check {
+    /// Whether a request that fails this check may have left its connection in doubt: nobody can
+    /// tell where the next request begins, so none is read from it.
+    #[must_use]
+    pub const fn breaks_framing(self) -> bool {
+        matches!(self, Self::Shape | Self::BodySize | Self::Body)
+    }
+}
+
 impl Code {
     /// The status of an answer with this code. Senders tear a webhook down on 4xx, so an outage
     /// is never a 4xx.

@@ -111,7 +111,8 @@ impl SmugglingCase {
             return Err(format!("smuggled {target}"));
         }
         let refused = statuses.last().is_none_or(|status| *status >= 400);
-        let reject = targets.len() <= self.max_origin_requests.min(if self.also_ok.is_some() { usize::MAX } else { 0 })
+        let most = if self.also_ok.is_some() { self.max_origin_requests } else { 0 };
+        let reject = targets.len() <= most
             && refused
             && (closed || !self.must_close);
         let body_fits = self.origin_body_b64.as_ref().is_none_or(|text| bodies.first() == Some(&bytes(text)));
@@ -143,15 +144,18 @@ async fn smuggling() {
         let raw = bytes(&case.raw_b64);
         let mut connection = stage.edge.http1().await;
         connection.raw(&raw).await;
-        // The relay closes: at once, after its answer, or when its deadline for a next head has passed.
+        // The relay closes: at once, or with its answer (which then says so), or when its deadline for
+        // a next head has passed.
         let mut statuses = Vec::new();
+        let mut closes = true;
         while let Some(answer) = within(&case.id, connection.try_answer("POST")).await {
             statuses.push(answer.status);
+            closes = answer.header("connection") == Some("close");
         }
         let received = application.log.take();
         let targets: Vec<_> = received.iter().map(|request| request.target.clone()).collect();
         let bodies: Vec<_> = received.iter().map(|request| request.body.clone()).collect();
-        score.note(&case.id, &case.level, case.judge(&targets, &bodies, &statuses, true));
+        score.note(&case.id, &case.level, case.judge(&targets, &bodies, &statuses, closes));
     }
     score.finish("smuggling");
 }

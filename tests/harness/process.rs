@@ -1,1 +1,193 @@
-//! placeholder
+//! The two programs as processes. They are built by the test run itself, once, from the sources as they
+//! are, so they are never stale.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::wait::DEADLINE;
+
+/// Where cargo put the two programs.
+fn programs() -> &'static HashMap<String, PathBuf> {
+    static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut build = Command::new(option_env!("CARGO").unwrap_or("cargo"));
+        build.current_dir(root).args(["build", "--workspace", "--bins", "--message-format=json"]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let built = build.stderr(Stdio::inherit()).output().expect("cargo runs");
+        assert!(built.status.success(), "the programs do not build");
+        let lines = String::from_utf8(built.stdout).unwrap();
+        lines
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter_map(|message| {
+                let path = message["executable"].as_str()?.to_owned();
+                Some((message["target"]["name"].as_str()?.to_owned(), PathBuf::from(path)))
+            })
+            .collect()
+    })
+}
+
+/// The path of a program: `hookward` or `hookward-relay`.
+pub fn program(name: &str) -> &'static Path {
+    programs().get(name).unwrap_or_else(|| panic!("no program {name}"))
+}
+
+/// A running program. Dropped, it is killed.
+pub struct Process {
+    child: Child,
+    out: Lines,
+    err: Lines,
+}
+
+/// Lines that a program has written so far.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn follow(source: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let kept = lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(source).lines().map_while(Result::ok) {
+                kept.0.lock().unwrap().push(line);
+            }
+        });
+        lines
+    }
+
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs a program to its end.
+pub fn run(name: &str, args: &[&str], environment: &[(&str, &str)], input: &str) -> Ended {
+    let mut process = Process::start_with(name, args, environment, input);
+    let code = process.wait();
+    // The readers end with the pipes; a moment later all lines are there.
+    let settle = Instant::now();
+    while process.err.all().is_empty() && process.out.all().is_empty() && settle.elapsed() < Duration::from_secs(1) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ended { code, out: process.out.all().join("\n"), err: process.err.all().join("\n") }
+}
+
+impl Process {
+    pub fn start(name: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_with(name, args, environment, "")
+    }
+
+    fn start_with(name: &str, args: &[&str], environment: &[(&str, &str)], input: &str) -> Self {
+        let mut command = Command::new(program(name));
+        command.args(args).env_remove("HOOKWARD_STATE_DIR").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for (key, value) in environment {
+            command.env(key, value);
+        }
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // A program that does not read its input may be gone already.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        let (out, err) = (Lines::follow(child.stdout.take().unwrap()), Lines::follow(child.stderr.take().unwrap()));
+        Self { child, out, err }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn out(&self) -> Vec<String> {
+        self.out.all()
+    }
+
+    pub fn err(&self) -> Vec<String> {
+        self.err.all()
+    }
+
+    /// Waits for a JSON line with this event on standard output.
+    ///
+    /// # Panics
+    /// At the deadline, with all that the program has said.
+    pub fn event(&mut self, event: &str) -> Value {
+        self.nth_event(event, 0)
+    }
+
+    /// The `n`th JSON line with this event.
+    ///
+    /// # Panics
+    /// As [`Process::event`].
+    pub fn nth_event(&mut self, event: &str, n: usize) -> Value {
+        let since = Instant::now();
+        loop {
+            let found = self.out.all().iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|line| line["event"] == event).nth(n);
+            if let Some(found) = found {
+                return found;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(
+                since.elapsed() < DEADLINE && ended.is_none(),
+                "no {event} (ended: {ended:?})\n{}\n{}",
+                self.out.all().join("\n"),
+                self.err.all().join("\n"),
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends a signal by name (`TERM`, `KILL`, `INT`).
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the program's end; gives its exit code.
+    ///
+    /// # Panics
+    /// At the deadline.
+    pub fn wait(&mut self) -> Option<i32> {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(since.elapsed() < DEADLINE, "{} does not end", self.child.id());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether a Debian package's program is here. In CI it must be; elsewhere the test says that it was
+/// skipped, and why.
+pub fn have(command: &str, package: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(command).is_file()));
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "{command} is missing in CI: apt-get install {package}");
+        println!("skipped: {command} is not installed (apt-get install {package})");
+    }
+    found
+}

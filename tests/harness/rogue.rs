@@ -1,1 +1,140 @@
-//! placeholder
+//! A relay whose gate is taken out: it speaks the tunnel's protocol, welcomes the agent, and sends it
+//! whatever the test says. What the agent then lets through, a relay taken over by an attacker could
+//! reach.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use bytes::Bytes;
+use hookward_agent::connection::Relay as RelayAddress;
+use hookward_agent::report;
+use hookward_agent::upstream::pool::Application as Upstream;
+use hookward_agent::{Agent, AgentSettings};
+use hookward_relay::certs::Identity;
+use hookward_shared::clock::Clock;
+use hookward_shared::limits::{GREETING_BYTES, Limits};
+use hookward_shared::policy::Policy;
+use hookward_shared::protocol::control::{FromAgent, FromRelay};
+use hookward_shared::protocol::frame::Frame;
+use hookward_shared::protocol::head::{Answer, Context, Request, RequestId, Spelling};
+use hookward_shared::secret::Secret;
+use hookward_shared::transport::{MessageReader, MessageWriter, Session, quic};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use quinn::Endpoint;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use crate::stage::HOST;
+use crate::wait::within;
+
+/// A rogue relay with an agent connected to it.
+pub struct Rogue {
+    pub session: Session,
+    pub agent: Agent,
+    _control: JoinHandle<()>,
+    _endpoint: Endpoint,
+    _dir: TempDir,
+}
+
+impl Rogue {
+    /// Takes in an agent with this policy, before this application.
+    pub async fn start(application: SocketAddr, policy: Policy, clock: Clock) -> Self {
+        let dir = TempDir::new().unwrap();
+        let identity = Identity::load_or_make(dir.path()).unwrap();
+        let pin = identity.pin;
+        let endpoint = quic::server((Ipv4Addr::LOCALHOST, 0).into(), identity.certificate, identity.key).unwrap();
+        let address = endpoint.local_addr().unwrap();
+        let of_task = endpoint.clone();
+        let accepting = tokio::spawn(async move {
+            let session = Session::new(of_task.accept().await.unwrap().await.unwrap());
+            let mut control = session.accept_control().await.unwrap();
+            let FromAgent::Hello { .. } = control.receive(GREETING_BYTES).await.unwrap() else { panic!("no hello") };
+            control.send(&FromRelay::Welcome { agent: "x".into(), version: "0".into() }).await.unwrap();
+            let FromAgent::Open { .. } = control.receive(1 << 20).await.unwrap() else { panic!("no open") };
+            control.send(&FromRelay::Opened { host: HOST.into(), port: 443 }).await.unwrap();
+            (session, control)
+        });
+        let (reporter, _) = report::channel();
+        let settings = AgentSettings {
+            relay: RelayAddress { address: address.to_string(), pin, credential: Secret::mint().unwrap() },
+            host: None,
+            policy,
+            application: Upstream::Host(application.to_string()),
+            limits: Limits::default(),
+        };
+        let agent = Agent::start(settings, clock, reporter, |_| {});
+        let agent = agent.unwrap_or_else(|problems| panic!("{problems}"));
+        let (session, control) = within("the agent connects", accepting).await.unwrap();
+        let control = tokio::spawn(async move {
+            let _kept_open = control;
+            std::future::pending().await
+        });
+        Self { session, agent, _control: control, _endpoint: endpoint, _dir: dir }
+    }
+
+    /// Sends a request as if every check had passed. Gives the agent's answer: a status and a body,
+    /// `Err` when the agent broke the exchange off.
+    pub async fn send(&self, request: Request, body: &[u8]) -> Result<(u16, Vec<u8>), ()> {
+        let (mut writer, reader) = self.session.open().await.unwrap();
+        writer.head(&request.encode(|_| true)).await.map_err(drop)?;
+        // An agent that refuses at the head may stop reading.
+        let _ = writer.data(Bytes::copy_from_slice(body)).await;
+        let _ = writer.finish().await;
+        answer(reader).await
+    }
+
+    /// Opens an exchange and leaves its body to the test.
+    pub async fn begin(&self, request: Request) -> (MessageWriter, MessageReader) {
+        let (mut writer, reader) = self.session.open().await.unwrap();
+        writer.head(&request.encode(|_| true)).await.unwrap();
+        (writer, reader)
+    }
+}
+
+/// Reads an answer to its end.
+pub async fn answer(mut reader: MessageReader) -> Result<(u16, Vec<u8>), ()> {
+    within("the agent's answer", async {
+        let head = Answer::decode(reader.head().await.map_err(drop)?).unwrap();
+        let status = match head {
+            Answer::Response(response) => response.status,
+            Answer::Failure(failure) => failure.status,
+        };
+        let mut body = Vec::new();
+        loop {
+            match reader.next().await.map_err(drop)? {
+                Frame::Data(data) => body.extend_from_slice(&data),
+                Frame::End => return Ok((status.as_u16(), body)),
+                Frame::Head(_) | Frame::Trailers(_) => {}
+            }
+        }
+    })
+    .await
+}
+
+/// A request as a relay writes it.
+pub fn request(method: &str, target: &[u8], headers: &[(String, String)], length: Option<usize>) -> Request {
+    let mut map = HeaderMap::new();
+    map.append("host", HeaderValue::from_static(HOST));
+    for (name, value) in headers {
+        // What can't be a header at all can't be sent through the tunnel either.
+        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
+        else {
+            continue;
+        };
+        map.append(name, value);
+    }
+    Request {
+        context: Context {
+            id: RequestId([1; 16]),
+            host: Bytes::from_static(HOST.as_bytes()),
+            client: IpAddr::from([192, 0, 2, 1]),
+            received: Clock::System.now(),
+        },
+        method: Method::from_bytes(method.as_bytes()).unwrap(),
+        target: Bytes::copy_from_slice(target),
+        length: length.map(|length| length as u64),
+        trailers: false,
+        upgrade: false,
+        headers: map,
+        spelling: Spelling::default(),
+    }
+}

@@ -4,11 +4,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
+use hookward_shared::clock::Clock;
 use hookward_shared::transport::identity::crypto_provider;
 use rustls::RootCertStore;
-use rustls_pki_types::ServerName;
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::{ServerName, UnixTime};
 use sha2::Sha256;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -23,6 +26,18 @@ pub struct Edge {
     pub address: SocketAddr,
     pub host: String,
     pub roots: RootCertStore,
+    /// By which the relay's certificate was made, and is judged.
+    pub clock: Clock,
+}
+
+/// TLS clients live by the stage's clock, too.
+#[derive(Debug)]
+struct StageTime(Clock);
+
+impl TimeProvider for StageTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.now().0)))
+    }
 }
 
 /// An answer over HTTP/1.1.
@@ -59,6 +74,7 @@ impl Edge {
             .unwrap()
             .with_root_certificates(self.roots.clone())
             .with_no_client_auth();
+        config.time_provider = Arc::new(StageTime(self.clock.clone()));
         config.alpn_protocols = vec![alpn.to_vec()];
         config.enable_sni = sni.is_some();
         let name = ServerName::try_from(sni.unwrap_or(&self.host).to_owned()).unwrap();

@@ -94,6 +94,7 @@ impl Stage {
             address: relay.edge_address(),
             host: HOST.to_owned(),
             roots: roots(relay.self_signed().unwrap()),
+            clock: plan.clock.clone(),
         };
         let tunnel = relay.tunnel_address();
         let mut stage = Self {
@@ -164,8 +165,15 @@ impl Stage {
 
     /// Starts the relay again, on the same ports and the same data.
     pub async fn start_relay(&mut self) {
-        let settings = settings(&self.plan, self.dir.path(), self.edge.address, self.tunnel);
-        self.relay = Some(Relay::start(settings, self.clock.clone()).unwrap());
+        // quinn's driver lets go of the UDP port a moment after its endpoint is gone.
+        let mut started = None;
+        eventually("the ports are free again", || {
+            let settings = settings(&self.plan, self.dir.path(), self.edge.address, self.tunnel);
+            started = Relay::start(settings, self.clock.clone()).ok();
+            started.is_some()
+        })
+        .await;
+        self.relay = started;
     }
 
     /// Waits for a report.

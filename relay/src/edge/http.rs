@@ -255,7 +255,7 @@ struct Facts {
 async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<AnswerBody>, Infallible> {
     let _active = Active::new(&connection.active);
     let since = Instant::now();
-    let method = request.method().clone();
+    let (method, version) = (request.method().clone(), request.version());
     let target = request.uri().path_and_query().map_or_else(Bytes::new, |target| {
         Bytes::copy_from_slice(target.as_str().as_bytes())
     });
@@ -283,7 +283,11 @@ async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Resu
         Err(Stop::Refused(refusal)) => {
             audit::refused(seen, &refusal, false);
             tell_owner(&facts, &method, &refusal, false);
-            answer::write(facts.id, refusal.code, Some(refusal.status))
+            let mut response = answer::write(facts.id, refusal.code, Some(refusal.status));
+            if refusal.check.breaks_framing() && version < Version::HTTP_2 {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
         }
         Err(Stop::Failed(error)) => {
             audit::failed(seen, error.code(), &error.to_string());

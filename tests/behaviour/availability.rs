@@ -1,0 +1,119 @@
+//! Outages are 5xx with a code, never 4xx, and end by themselves.
+
+use hookward_agent::report::Report;
+use hookward_tests::application::{Application, Reply};
+use hookward_tests::sender::Answer;
+use hookward_tests::stage::{HOST, Plan, Stage};
+use hookward_tests::wait::{DEADLINE, eventually};
+use tokio::net::TcpListener;
+
+const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
+
+/// Asks until the answer is this one.
+async fn until(stage: &Stage, status: u16) -> Answer {
+    let since = std::time::Instant::now();
+    loop {
+        let answer = stage.edge.post(HOOK, &[], b"x").await;
+        if answer.status == status {
+            return answer;
+        }
+        assert!(since.elapsed() < DEADLINE, "never {status}, but {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn application_down() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let stage = Stage::start(free, Plan::default()).await;
+    let answer = stage.edge.post(HOOK, &[], b"x").await;
+    assert_eq!((answer.status, answer.code()), (502, Some("application_unreachable")));
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    assert!(answer.header("hookward-request-id").is_some());
+    assert_eq!(stage.edge.get("/admin").await.status, 404, "the gate is asked first");
+}
+
+#[tokio::test]
+async fn agent_away_and_back() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut stage = Stage::start(application.address, Plan::default()).await;
+    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
+    stage.stop_agent().await;
+    let answer = stage.edge.post(HOOK, &[], b"x").await;
+    assert_eq!((answer.status, answer.code()), (503, Some("agent_away")));
+    assert!(answer.header("retry-after").is_some());
+    assert_eq!(stage.edge.get("/admin").await.status, 404, "strangers learn nothing from an outage");
+    stage.start_agent().await;
+    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_relay_restarts_and_the_agent_comes_back_by_itself() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut stage = Stage::start(application.address, Plan::default()).await;
+    let opened = stage.tunnels_opened();
+    stage.stop_relay().await;
+    stage.reported("the agent notices", |report| matches!(report, Report::Away { .. })).await;
+    stage.start_relay().await;
+    // Known hosts are 503 until their agent is back, without a policy and before any check.
+    let mut statuses = Vec::new();
+    eventually("the tunnel opens again", || stage.tunnels_opened() > opened).await;
+    statuses.push(until(&stage, 200).await.status);
+    assert!(statuses.contains(&200));
+}
+
+#[tokio::test]
+async fn a_host_that_was_given_is_503_right_after_a_restart_and_others_are_404() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut stage = Stage::start(application.address, Plan::default()).await;
+    stage.stop_agent().await;
+    stage.stop_relay().await;
+    stage.start_relay().await;
+    let answer = stage.edge.post(HOOK, &[], b"x").await;
+    assert_eq!((answer.status, answer.code()), (503, Some("agent_away")));
+    let mut stranger = stage.edge.clone();
+    stranger.host = "example.test".to_owned();
+    let answer = stranger.post(HOOK, &[], b"x").await;
+    assert_eq!((answer.status, answer.code()), (404, Some("not_found")));
+}
+
+#[tokio::test]
+async fn the_newest_session_takes_over_at_once() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut stage = Stage::start(application.address, Plan::default()).await;
+    let mut connection = stage.edge.http1().await;
+    // A second agent with the same identity, while the first is still there.
+    stage.start_agent().await;
+    for _ in 0..10 {
+        connection.send("POST", HOOK, HOST, &[], b"x").await;
+        assert_eq!(connection.answer("POST").await.status, 200);
+    }
+    stage.stop_agent().await;
+    let answer = stage.edge.post(HOOK, &[], b"x").await;
+    assert_eq!(answer.status, 503, "the older one does not serve again behind the newer one's back");
+}
+
+#[tokio::test]
+async fn stopping_in_order_ends_what_is_under_way() {
+    let application = Application::raw(|stream| async move {
+        let mut input = hookward_tests::application::Input::new(stream);
+        let Some(mut request) = input.head().await else { return };
+        let _ = input.body(&mut request).await;
+        // Long enough for the stop to begin first: it is asked for as soon as the request is seen.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let _ = tokio::io::AsyncWriteExt::write_all(input.stream(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
+    })
+    .await;
+    for relay in [false, true] {
+        let mut stage = Stage::start(application.address, Plan::default()).await;
+        let mut connection = stage.edge.http1().await;
+        connection.send("POST", HOOK, HOST, &[], b"x").await;
+        // The request is under way once a second one, on another connection, has been judged.
+        assert_eq!(stage.edge.get("/admin").await.status, 404);
+        if relay {
+            stage.stop_relay().await;
+        } else {
+            stage.stop_agent().await;
+        }
+        assert_eq!(connection.answer("POST").await.text(), "done", "relay: {relay}");
+    }
+}

@@ -1,0 +1,194 @@
+//! Deadlines, caps and budgets. The bounds are the relay's own, set small by its settings.
+
+use std::time::Duration;
+
+use hookward_tests::application::{Application, Reply};
+use hookward_tests::sender::github_signature;
+use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy};
+use hookward_tests::wait::{eventually, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const SHORT: Duration = Duration::from_millis(300);
+
+fn signed() -> hookward_shared::policy::Policy {
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::write(dir.path().join("s"), "s").unwrap();
+    policy(&format!(
+        "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = 'github', secret = 'file:{}' }}",
+        dir.path().join("s").display(),
+    ))
+}
+
+async fn stage(application: &Application, change: impl FnOnce(&mut Plan)) -> Stage {
+    let mut plan = Plan::default();
+    change(&mut plan);
+    Stage::start(application.address, plan).await
+}
+
+#[tokio::test]
+async fn silent_peers_are_cut_off() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |plan| {
+        plan.limits.tls_handshake = SHORT;
+        plan.limits.request_head = SHORT;
+    })
+    .await;
+    // Before, in, and after the TLS handshake, and in the middle of a head.
+    let mut silent = TcpStream::connect(stage.edge.address).await.unwrap();
+    let mut half = TcpStream::connect(stage.edge.address).await.unwrap();
+    half.write_all(&[0x16, 0x03, 0x01, 0x01]).await.unwrap();
+    let mut idle = stage.edge.http1().await;
+    let mut slow = stage.edge.http1().await;
+    slow.raw(b"POST / HTTP/1.1\r\nHo").await;
+    within("the silent one is cut off", async {
+        let _ = silent.read(&mut [0; 16]).await;
+        let _ = half.read(&mut [0; 16]).await;
+    })
+    .await;
+    assert!(idle.try_answer("POST").await.is_none_or(|answer| answer.status == 408));
+    assert!(slow.try_answer("POST").await.is_none_or(|answer| answer.status == 408));
+}
+
+#[tokio::test]
+async fn slow_bodies_get_408() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    // Streamed: the rate counts. Read whole: the whole time counts, too.
+    let streamed = stage(&application, |plan| plan.limits.body_window = SHORT).await;
+    let whole = stage(&application, |plan| {
+        plan.policy = signed();
+        plan.limits.body_whole = SHORT;
+    })
+    .await;
+    for stage in [&streamed, &whole] {
+        let mut connection = stage.edge.http1().await;
+        connection.raw(format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\nabc").as_bytes()).await;
+        let answer = connection.answer("POST").await;
+        assert_eq!((answer.status, answer.code()), (408, Some("slow_request")));
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+    assert!(application.log.complete().is_empty());
+}
+
+#[tokio::test]
+async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |plan| {
+        plan.policy = signed();
+        plan.limits.body_bytes = 1000;
+    })
+    .await;
+    let large = "x".repeat(40_000);
+    let fields: Vec<(String, String)> = (0..127).map(|n| (format!("x-{n}"), "y".to_owned())).collect();
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let many = stage.edge.request("GET", PREFIX, &fields, b"").await;
+    assert_eq!(many.status, 403, "127 fields and Host are as many as may be");
+    let cases = [
+        (stage.edge.request("GET", PREFIX, &[("x-large", &large)], b"").await, 431),
+        (stage.edge.get(&format!("{PREFIX}?{}", "a".repeat(8200))).await, 414),
+        (stage.edge.post(PREFIX, &[], &[b'x'; 1001]).await, 413),
+        (stage.edge.request("POST", PREFIX, &[("Expect", "the-unexpected")], b"").await, 417),
+    ];
+    for (answer, status) in cases {
+        assert_eq!(answer.status, status);
+        assert!(answer.code().is_some() && answer.header("hookward-request-id").is_some());
+    }
+    // Without an announced length the cap holds as the bytes come.
+    let mut connection = stage.edge.http1().await;
+    connection.raw(format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n").as_bytes()).await;
+    connection.raw(format!("7d0\r\n{}\r\n0\r\n\r\n", "x".repeat(2000)).as_bytes()).await;
+    assert_eq!(connection.answer("POST").await.status, 413);
+}
+
+#[tokio::test]
+async fn one_client_address_has_so_many_connections() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |plan| plan.limits.connections_per_client = 3).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(stage.edge.http1().await);
+    }
+    assert!(within("a refusal", stage.edge.tls(b"http/1.1", Some(HOST))).await.is_err(), "a fourth");
+    for connection in &mut held {
+        connection.send("GET", PREFIX, HOST, &[], b"").await;
+        assert_eq!(connection.answer("GET").await.status, 200);
+    }
+    drop(held);
+    // The places are free again once the relay has seen the ends.
+    let mut again = None;
+    within("a free place", async {
+        while again.is_none() {
+            again = stage.edge.tls(b"http/1.1", Some(HOST)).await.ok();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn trusted_proxies_are_not_counted() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |plan| {
+        plan.limits.connections_per_client = 1;
+        plan.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    })
+    .await;
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(stage.edge.http1().await);
+    }
+    let answer = stage.edge.request("GET", PREFIX, &[("X-Forwarded-For", "192.0.2.9")], b"").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(application.log.take()[0].all("x-forwarded-for"), ["192.0.2.9"]);
+}
+
+#[tokio::test]
+async fn no_client_address_can_use_up_the_memory_for_bodies() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |plan| {
+        plan.policy = signed();
+        plan.limits.body_budget = 80_000;
+        plan.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    })
+    .await;
+    let begin = async |client: &str, held: usize| {
+        let mut connection = stage.edge.http1().await;
+        let head = format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nX-Forwarded-For: {client}\r\nContent-Length: 20000\r\n\r\n");
+        connection.raw(head.as_bytes()).await;
+        connection.raw(&vec![b'x'; held]).await;
+        connection
+    };
+    // One address, IPv6 by its /64, holds an eighth at most.
+    let mut first = begin("2001:db8::1", 9000).await;
+    eventually("9000 bytes are charged", || stage.relay().buffered_bytes() == 9000).await;
+    let mut same = begin("2001:db8::2", 9000).await;
+    let answer = same.answer("POST").await;
+    assert_eq!((answer.status, answer.code()), (503, Some("busy")));
+    // Others fill the rest; then the slowest goes for the next one.
+    let mut others = Vec::new();
+    for n in 0..7 {
+        others.push(begin(&format!("192.0.2.{n}"), 9900).await);
+    }
+    eventually("nearly all is charged", || stage.relay().buffered_bytes() == 9000 + 7 * 9900).await;
+    let body = [b'y'; 9500];
+    let signature = github_signature("s", &body);
+    let answer = stage.edge.post(PREFIX, &[("X-Forwarded-For", "198.51.100.1"), ("X-Hub-Signature-256", &signature)], &body).await;
+    assert_eq!(answer.status, 200, "a good webhook finds room");
+    assert_eq!(first.answer("POST").await.status, 408, "the slowest had to go");
+    drop((first, others));
+    eventually("everything is given back", || stage.relay().buffered_bytes() == 0).await;
+}
+
+#[tokio::test]
+async fn a_sender_that_takes_nothing_is_cut_off() {
+    let large = vec![b'x'; 32 * 1024 * 1024];
+    let application = Application::start(move |_| Reply::Full(200, Vec::new(), large.clone())).await;
+    let stage = stage(&application, |plan| plan.limits.write_stall = SHORT).await;
+    let mut connection = stage.edge.http1().await;
+    connection.send("GET", PREFIX, HOST, &[], b"").await;
+    assert_eq!(connection.head().await.unwrap().status, 200);
+    // Nothing is read for longer than the relay's patience: its end of the connection closes, and what
+    // is read afterwards ends early.
+    tokio::time::sleep(4 * SHORT).await;
+    let rest = connection.rest().await;
+    assert!(rest.len() < 32 * 1024 * 1024, "{}", rest.len());
+}

@@ -1,0 +1,333 @@
+//! The two programs as a user runs them: joining, serving, signals and every exit code.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use hookward_shared::clock::Clock;
+use hookward_tests::application::{Application, Reply};
+use hookward_tests::process::{Process, program, run};
+use hookward_tests::sender::{Edge, github_signature};
+use hookward_tests::stage::roots;
+use hookward_tests::wait::DEADLINE;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Runs what blocks outside of the test's own runtime, on which the application answers.
+async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+fn edge(ready: &Value, host: &str) -> Edge {
+    let address: SocketAddr = ready["edge"].as_str().unwrap().parse().unwrap();
+    Edge { address, host: host.to_owned(), roots: roots(Path::new(ready["ca"].as_str().unwrap())), clock: Clock::System }
+}
+
+/// The path and query of the printed webhook URL.
+fn target(ready: &Value) -> String {
+    let url = ready["url"].as_str().unwrap();
+    let path = url.splitn(4, '/').nth(3).unwrap();
+    format!("/{path}")
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test]
+async fn one_command_to_see_it_work() {
+    let application = Application::start(|request| Reply::ok(&request.target)).await;
+    let dir = TempDir::new().unwrap();
+    let port = application.address.port().to_string();
+    let state = dir.path().to_owned();
+    let start = move || {
+        let mut process = Process::start(
+            "hookward",
+            &["http", &port, "--local=127.0.0.1:0", "--log-format", "json", "--webhook", "git/push", "--state-dir", state.to_str().unwrap()],
+            &[],
+        );
+        let ready = process.event("ready");
+        (process, ready)
+    };
+    let again = start.clone();
+    let (process, ready) = off(start).await;
+    assert_eq!(ready["host"], "flexdeploy.localhost");
+    assert_eq!(ready["transport"], "quic");
+    let url = ready["url"].as_str().unwrap();
+    assert!(url.contains("/flexdeploy/webhooks/v1/git/push?token="), "{url}");
+    let edge_of = |ready: &Value| edge(ready, "flexdeploy.localhost");
+    let good = edge_of(&ready).get(&target(&ready)).await;
+    assert_eq!((good.status, good.text().as_str()), (200, "/flexdeploy/webhooks/v1/git/push"));
+    let token = target(&ready).split_once('?').unwrap().1.to_owned();
+    assert_eq!(edge_of(&ready).get(&format!("/flexdeploy?{token}")).await.status, 404);
+    assert_eq!(edge_of(&ready).get("/flexdeploy/webhooks/v1/git/push").await.status, 403);
+    assert_eq!(application.log.take().len(), 1);
+
+    // Every line is one object, and says nothing secret but the URL.
+    let secret = token.trim_start_matches("token=").to_owned();
+    let (process, lines) = off(move || {
+        let mut process = process;
+        process.event("request");
+        let refused = [process.event("refused"), process.nth_event("refused", 1)];
+        assert_eq!([&refused[0]["check"], &refused[1]["check"]], ["path", "token"]);
+        process.signal("TERM");
+        assert_eq!(process.wait(), Some(0));
+        let lines = process.out();
+        (process, lines)
+    })
+    .await;
+    for line in &lines {
+        let object: Value = serde_json::from_str(line).unwrap();
+        assert!(object["event"] == "ready" || !line.contains(&secret), "{line}");
+    }
+    drop(process);
+
+    // The token outlives a restart, and --new-token ends it.
+    let (process, after) = off(again).await;
+    assert_eq!(target(&after), target(&ready));
+    drop(process);
+    let state = dir.path().to_owned();
+    let port = application.address.port().to_string();
+    let (_process, renewed) = off(move || {
+        let mut process = Process::start(
+            "hookward",
+            &["http", &port, "--local=127.0.0.1:0", "--new-token", "--log-format", "json", "--webhook", "git/push", "--state-dir", state.to_str().unwrap()],
+            &[],
+        );
+        let ready = process.event("ready");
+        (process, ready)
+    })
+    .await;
+    assert_ne!(target(&renewed), target(&ready));
+    assert_eq!(edge_of(&renewed).get(&target(&ready)).await.status, 403);
+    assert_eq!(edge_of(&renewed).get(&target(&renewed)).await.status, 200);
+    for file in ["local/tokens.json", "local/url", "local/identity.pem", "local/edge-key.pem"] {
+        assert_eq!(mode(&dir.path().join(file)), 0o600, "{file}");
+    }
+}
+
+/// A relay in a process of its own, on ports that the system chose.
+fn serve(data: &Path, listen: &str, more: &[&str]) -> Process {
+    let mut args = vec![
+        "serve", "--domain", "hooks.example.test", "--listen", listen, "--log-format", "json", "--data-dir", data.to_str().unwrap(),
+    ];
+    args.extend(more);
+    Process::start("hookward-relay", &args, &[])
+}
+
+/// A free port for both TCP and UDP, so that a relay can come back to it.
+fn free_port() -> u16 {
+    loop {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        if std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_real_thing() {
+    let application = Application::start(|_| Reply::ok("done")).await;
+    let (data, state, wrong) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (data_dir, state_dir) = (data.path().to_owned(), state.path().to_owned());
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let app = application.address.port().to_string();
+    let environment = [("GITHUB_SECRET", "canary-signing-secret"), ("HOOK_TOKEN", "canary-token")];
+    let (relay, agent, relay_ready, ready) = off(move || {
+        let mut relay = serve(&data_dir, &listen, &["--tunnel-address", &listen]);
+        let relay_ready = relay.event("ready");
+        let token = relay.event("join_token")["token"].as_str().unwrap().to_owned();
+        let state = state_dir.to_str().unwrap();
+
+        let joined = run("hookward", &["join", "-", "--state-dir", state], &[], &format!("{token}\n"));
+        assert_eq!(joined.code, Some(0), "{joined:?}");
+        assert_eq!(mode(&state_dir.join("agent.json")), 0o600);
+        let again = run("hookward", &["join", "-", "--state-dir", wrong.path().to_str().unwrap()], &[], &token);
+        assert_eq!(again.code, Some(3), "a token works once: {again:?}");
+        let garbage = run("hookward", &["join", "-", "--state-dir", wrong.path().to_str().unwrap()], &[], "hookward1.xyz");
+        assert_eq!(garbage.code, Some(2), "{garbage:?}");
+
+        let mut agent = Process::start(
+            "hookward",
+            &["http", &app, "--log-format", "json", "--state-dir", state, "--token", "env:HOOK_TOKEN", "--verify", "github=env:GITHUB_SECRET"],
+            &environment,
+        );
+        let ready = agent.event("ready");
+        (relay, agent, relay_ready, ready)
+    })
+    .await;
+    assert_eq!(ready["host"], "flexdeploy.hooks.example.test");
+    assert_eq!(ready["url"], format!("https://flexdeploy.hooks.example.test:{port}/flexdeploy/webhooks/v1"), "the user's own token is not shown");
+    let edge = edge(&relay_ready, "flexdeploy.hooks.example.test");
+    let signature = github_signature("canary-signing-secret", b"{}");
+    let hook = "/flexdeploy/webhooks/v1/git/push?token=canary-token";
+    let post = async |edge: &Edge| edge.post(hook, &[("X-Hub-Signature-256", &signature)], b"{}").await;
+    assert_eq!(post(&edge).await.status, 200);
+    assert_eq!(edge.post(hook, &[("X-Hub-Signature-256", "sha256=00")], b"{}").await.status, 403);
+
+    // The agent is killed: 503; started again: back.
+    let app = application.address.port().to_string();
+    let state_dir = state.path().to_owned();
+    let restart = move || {
+        let mut agent = Process::start(
+            "hookward",
+            &["http", &app, "--log-format", "json", "--state-dir", state_dir.to_str().unwrap(), "--token", "env:HOOK_TOKEN", "--verify", "github=env:GITHUB_SECRET"],
+            &[("GITHUB_SECRET", "canary-signing-secret"), ("HOOK_TOKEN", "canary-token")],
+        );
+        agent.event("ready");
+        agent
+    };
+    let agent = off(move || {
+        agent.signal("KILL");
+        drop(agent);
+        restart()
+    })
+    .await;
+    until_status(&edge, &post, 200).await;
+
+    // The relay is killed and started again on the same data: no new join token, and the agent comes
+    // back by itself.
+    let data_dir = data.path().to_owned();
+    let (relay, mut agent) = off(move || {
+        let mut agent = agent;
+        relay.signal("KILL");
+        drop(relay);
+        let listen = format!("127.0.0.1:{port}");
+        let mut relay = serve(&data_dir, &listen, &["--tunnel-address", &listen]);
+        relay.event("ready");
+        agent.nth_event("ready", 1);
+        assert!(!relay.out().iter().any(|line| line.contains("join_token")), "{:?}", relay.out());
+        (relay, agent)
+    })
+    .await;
+    until_status(&edge, &post, 200).await;
+
+    // Another token for another agent; the first agent's credential is withdrawn, and it stops by
+    // itself with its own exit code.
+    let data_dir = data.path().to_owned();
+    off(move || {
+        let data = data_dir.to_str().unwrap();
+        let added = run("hookward-relay", &["agent", "add", "second", "--data-dir", data], &[], "");
+        assert!(added.code == Some(0) && added.out.starts_with("hookward1."), "{added:?}");
+        let list = run("hookward-relay", &["agent", "list", "--data-dir", data], &[], "");
+        assert!(list.out.contains("flexdeploy\tjoined\tflexdeploy.hooks.example.test") && list.out.contains("second\tnot joined yet"), "{list:?}");
+        let removed = run("hookward-relay", &["agent", "remove", "flexdeploy", "--data-dir", data], &[], "");
+        assert_eq!(removed.code, Some(0), "{removed:?}");
+        assert_eq!(agent.wait(), Some(3), "{:?}", agent.err());
+        assert!(agent.err().iter().any(|line| line.contains("withdrawn")), "{:?}", agent.err());
+
+        // The second agent may not have the first one's kind of host name twice, nor a foreign one.
+        let second = TempDir::new().unwrap();
+        let state = second.path().to_str().unwrap();
+        let file = second.path().join("token");
+        std::fs::write(&file, &added.out).unwrap();
+        let joined = run("hookward", &["join", file.to_str().unwrap(), "--state-dir", state], &[], "");
+        assert_eq!(joined.code, Some(0), "{joined:?}");
+        let foreign = run("hookward", &["http", "1", "--host", "elsewhere.example", "--log-format", "json", "--state-dir", state], &[], "");
+        assert_eq!(foreign.code, Some(4), "{foreign:?}");
+
+        // SIGTERM ends the relay in order.
+        let mut relay = relay;
+        relay.signal("TERM");
+        assert_eq!(relay.wait(), Some(0));
+        let said = [relay.out().join("\n"), relay.err().join("\n"), agent.out().join("\n"), agent.err().join("\n")].join("\n");
+        for secret in ["canary-signing-secret", "canary-token"] {
+            assert!(!said.contains(secret), "{secret} was said");
+        }
+        for name in std::fs::read_dir(&data_dir).unwrap() {
+            let path = name.unwrap().path();
+            let content = std::fs::read(&path).unwrap();
+            for secret in [&b"canary-signing-secret"[..], b"canary-token"] {
+                assert!(!content.windows(secret.len()).any(|window| window == secret), "{} holds a secret", path.display());
+            }
+        }
+    })
+    .await;
+}
+
+async fn until_status(edge: &Edge, post: &impl AsyncFn(&Edge) -> hookward_tests::sender::Answer, status: u16) {
+    let since = std::time::Instant::now();
+    loop {
+        let answer = post(edge).await;
+        if answer.status == status {
+            return;
+        }
+        assert!(answer.status == 503 && since.elapsed() < DEADLINE, "{answer:?}");
+    }
+}
+
+#[test]
+fn wrong_command_lines_start_nothing_and_name_every_mistake() {
+    let dir = TempDir::new().unwrap();
+    let state = dir.path().to_str().unwrap();
+    let policy = dir.path().join("policy.toml");
+    std::fs::write(&policy, "[[route]]\npath = '/a'\nmetods = ['POST']\n[[route.accept]]\nallow_ips = ['any']\n").unwrap();
+    let policy = policy.to_str().unwrap();
+    let cases: [(&[&str], &[&str]); 12] = [
+        (&["http"], &["<PORT|HOST:PORT>"]),
+        (&["http", "70000"], &["between 1 and 65535"]),
+        (&["http", "8000", "--allow-everything"], &["--allow-everything"]),
+        (&["http", "8000", "--allow-ip", "192.30.252.0/33", "--deny-ip", "any"], &["192.30.252.0/33", "any"]),
+        (&["http", "8000", "--token", "env:NOT_SET", "--verify", "github=hunter2"], &["NOT_SET is not set", "never as itself"]),
+        (&["http", "8000", "--verify", "github=env:EMPTY"], &["env:EMPTY is empty"]),
+        (&["http", "8000", "--verify", "githup=env:SET"], &["no provider is called \"githup\"", "github"]),
+        (&["http", "8000", "--path", "/a/**/b", "--path", "x"], &["/a/**/b", "\"x\""]),
+        (&["http", "8000", "--policy", policy], &["policy.toml:3", "metods", "policy.toml:5", "\"any\""]),
+        (&["http", "8000", "--policy", policy, "--token", "env:SET"], &["--policy"]),
+        (&["http", "8000", "--policy", "/nowhere"], &["/nowhere", "can't be read"]),
+        (&["http", "8000"], &["hookward join"]),
+    ];
+    for (args, expected) in cases {
+        let mut args = args.to_vec();
+        args.extend(["--state-dir", state]);
+        let ended = run("hookward", &args, &[("EMPTY", "\n"), ("SET", "x")], "");
+        assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
+        for text in expected {
+            assert!(ended.err.contains(text), "{text} in {}", ended.err);
+        }
+        assert!(!ended.err.contains("hunter2"), "a literal secret is not repeated");
+        assert!(ended.out.is_empty(), "nothing was started: {}", ended.out);
+    }
+    let settings = dir.path().join("relay.toml");
+    std::fs::write(&settings, "listen = '443'\nspool = true\n[limits]\nbody_rate = 'fast'\n").unwrap();
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["serve"], &["domain: missing"]),
+        (&["serve", "--config", settings.to_str().unwrap()], &["domain", "\"443\"", "relay.toml:2", "spool", "body_rate"]),
+        (&["serve", "--domain", "a b", "--trusted-proxy", "0.0.0.0/0"], &["\"a b\"", "0.0.0.0/0"]),
+        (&["serve", "--domain", "x.test", "--certificate", "/c.pem"], &["key: missing"]),
+        (&["agent", "add", "a_b", "--data-dir", state], &["a_b"]),
+    ];
+    for (args, expected) in cases {
+        let ended = run("hookward-relay", args, &[], "");
+        assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
+        for text in expected {
+            assert!(ended.err.contains(text), "{text} in {}", ended.err);
+        }
+    }
+}
+
+#[test]
+fn what_fails_later_has_exit_code_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let dir = TempDir::new().unwrap();
+    let state = dir.path().to_str().unwrap();
+    let ended = run("hookward", &["http", "8000", &format!("--local={address}"), "--state-dir", state], &[], "");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains(&address), "{}", ended.err);
+    let ended = run("hookward-relay", &["serve", "--domain", "x.test", "--listen", &address, "--data-dir", state], &[], "");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let ended = run("hookward-relay", &["agent", "add", "x", "--data-dir", "/nowhere"], &[], "");
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+}
+
+#[test]
+fn help_names_the_exit_codes() {
+    for (name, args) in [("hookward", vec!["http", "--help"]), ("hookward", vec!["--help"]), ("hookward-relay", vec!["serve", "--help"])] {
+        let ended = run(name, &args, &[], "");
+        assert!(ended.code == Some(0) && ended.out.contains("Exit codes:"), "{name} {args:?}");
+    }
+    assert!(program("hookward").is_file());
+}

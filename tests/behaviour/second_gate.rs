@@ -1,0 +1,144 @@
+//! The agent's gate is real: behind a relay without a gate it alone refuses every case that its own
+//! checks cover, and the application sees nothing.
+
+use hookward_shared::clock::Clock;
+use hookward_shared::policy::Accept;
+use hookward_tests::application::{Application, Reply};
+use hookward_tests::corpus::{bytes, cases};
+use hookward_tests::rogue::{Rogue, request};
+use hookward_tests::sender::github_signature;
+use hookward_tests::stage::{PREFIX, clock_at, open_policy, policy, token};
+use serde_json::Value;
+
+/// A policy that wants GitHub's signature, with the secret in a file that is gone by now.
+fn signed_policy(provider: &str, secret: &[u8], more: &str) -> hookward_shared::policy::Policy {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("secret");
+    std::fs::write(&path, secret).unwrap();
+    policy(&format!(
+        "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = '{provider}', secret = 'file:{}'{more} }}",
+        path.display(),
+    ))
+}
+
+#[tokio::test]
+async fn paths_and_tokens() {
+    let application = Application::start(|_| Reply::ok("reached")).await;
+    let mut guarded = open_policy();
+    guarded.routes[0].accept = vec![Accept { token: Some(token("s3cr3t-T0ken.~_42")), ..Accept::default() }];
+    let open = Rogue::start(application.address, open_policy(), Clock::System).await;
+    let guarded = Rogue::start(application.address, guarded, Clock::System).await;
+    let mut refused = 0;
+    for case in cases::<Value>("path_attacks_dev") {
+        if case["expect"] != "deny" || case["level"] != "must" {
+            continue;
+        }
+        let rogue = if case["rule"] == "path" { &open } else { &guarded };
+        let target = bytes(case["target_b64"].as_str().unwrap());
+        // Absolute targets are the relay's to judge; a tunnel carries paths, so the agent refuses
+        // anything else anyhow.
+        let outcome = rogue.send(request("POST", &target, &[], Some(0)), b"").await;
+        assert!(outcome.as_ref().is_err() || (400..500).contains(&outcome.as_ref().unwrap().0), "{case}: {outcome:?}");
+        assert_eq!(application.log.begun(), 0, "{case} reached the application");
+        refused += 1;
+    }
+    assert!(refused > 150, "{refused}");
+    let good = guarded.send(request("POST", format!("{PREFIX}/x?token=s3cr3t-T0ken.~_42&a=1").as_bytes(), &[], Some(0)), b"");
+    assert_eq!(good.await.unwrap().0, 200);
+    assert_eq!(application.log.take()[0].target, format!("{PREFIX}/x?a=1"), "the token is taken out, and nothing else");
+}
+
+#[tokio::test]
+async fn signatures() {
+    let application = Application::start(|_| Reply::ok("reached")).await;
+    let mut refused = 0;
+    for case in cases::<Value>("signature_attacks_dev") {
+        let group = case["group"].as_str().unwrap();
+        let secrets = case["secrets_b64"].as_array().unwrap();
+        let Some(secret) = secrets.first().and_then(Value::as_str).map(bytes).filter(|secret| !secret.is_empty()) else { continue };
+        if !["github", "slack"].contains(&group) || case["expect"] != "reject" || case["level"] != "must" {
+            continue;
+        }
+        let clock = clock_at(case["now"].as_u64().unwrap());
+        // The agent judges by its own clock, whatever the relay says about the time.
+        let rogue = Rogue::start(application.address, signed_policy(group, &secret, ""), clock).await;
+        let headers: Vec<(String, String)> = serde_json::from_value(case["headers"].clone()).unwrap();
+        let body = bytes(case["body_b64"].as_str().unwrap());
+        let target = format!("{PREFIX}/x");
+        let outcome = rogue.send(request("POST", target.as_bytes(), &headers, Some(body.len())), &body).await;
+        assert!(matches!(outcome, Ok((400..=499, _)) | Err(())), "{case}: {outcome:?}");
+        assert_eq!(application.log.begun(), 0, "{case} reached the application");
+        refused += 1;
+    }
+    assert!(refused > 20, "{refused}");
+}
+
+#[tokio::test]
+async fn a_secret_that_stays_on_the_agent_is_checked_there_and_never_sent() {
+    let application = Application::start(|_| Reply::ok("reached")).await;
+    let policy = signed_policy("github", b"canary", ", secret_at = 'agent'");
+    let sent = serde_json::to_string(&policy.for_relay()).unwrap();
+    assert!(!sent.contains(&data_encoding::BASE64.encode(b"canary")), "{sent}");
+    let rogue = Rogue::start(application.address, policy, Clock::System).await;
+    let signature = |secret: &str| vec![("X-Hub-Signature-256".to_owned(), github_signature(secret, b"{}"))];
+    let target = format!("{PREFIX}/x");
+    let forged = rogue.send(request("POST", target.as_bytes(), &signature("guess"), Some(2)), b"{}").await;
+    assert_eq!(forged.unwrap().0, 403);
+    assert_eq!(application.log.begun(), 0);
+    let genuine = rogue.send(request("POST", target.as_bytes(), &signature("canary"), Some(2)), b"{}").await;
+    assert_eq!(genuine.unwrap().0, 200);
+}
+
+#[tokio::test]
+async fn methods_sizes_websockets_and_headers() {
+    let application = Application::start(|_| Reply::ok("reached")).await;
+    let mut small = signed_policy("github", b"s", "");
+    small.routes[0].methods = vec!["POST".to_owned()];
+    small.routes[0].max_body = 10;
+    let rogue = Rogue::start(application.address, small, Clock::System).await;
+    let target = format!("{PREFIX}/x");
+    let target = target.as_bytes();
+    for (method, length, expected) in [("GET", 0, 405), ("CONNECT", 0, 405), ("POST", 11, 413)] {
+        let body = vec![b'x'; length];
+        let signature = vec![("X-Hub-Signature-256".to_owned(), github_signature("s", &body))];
+        let outcome = rogue.send(request(method, target, &signature, Some(length)), &body).await;
+        assert_eq!(outcome.map(|(status, _)| status), Ok(expected), "{method} {length}");
+    }
+    let mut upgrade = request("GET", target, &[], Some(0));
+    upgrade.upgrade = true;
+    let open = Rogue::start(application.address, open_policy(), Clock::System).await;
+    assert_eq!(open.send(upgrade, b"").await.map(|(status, _)| status), Ok(400), "no route allows a WebSocket");
+    assert_eq!(application.log.begun(), 0);
+
+    let smuggled = [("X-Original-URL", "/admin"), ("X-Forwarded-For", "10.0.0.1"), ("Transfer-Encoding", "chunked"),
+        ("Connection", "close"), ("hookward-request-id", "forged"), ("X_Forwarded_Proto", "http")];
+    let headers: Vec<_> = smuggled.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    assert_eq!(open.send(request("POST", target, &headers, Some(2)), b"{}").await.unwrap().0, 200);
+    let received = application.log.take().remove(0);
+    assert_eq!(received.all("x-forwarded-for"), ["192.0.2.1"], "the relay's word, and only that");
+    for name in ["X-Original-URL", "Transfer-Encoding", "Connection", "X_Forwarded_Proto"] {
+        assert_eq!(received.header(name), None, "{name}");
+    }
+    assert_ne!(received.header("hookward-request-id"), Some("forged"));
+}
+
+#[tokio::test]
+async fn a_broken_body_is_never_passed_on_as_a_complete_one() {
+    let application = Application::start(|_| Reply::ok("reached")).await;
+    let rogue = Rogue::start(application.address, open_policy(), Clock::System).await;
+    let target = format!("{PREFIX}/x");
+    for length in [None, Some(100_000)] {
+        let begun = application.log.begun();
+        let (mut writer, reader) = rogue.begin(request("POST", target.as_bytes(), &[], length)).await;
+        writer.data(vec![b'x'; 50_000].into()).await.unwrap();
+        let log = application.log.clone();
+        hookward_tests::wait::eventually("the application sees the head", || log.begun() > begun).await;
+        drop((writer, reader)); // which resets the stream
+        hookward_tests::wait::eventually("the application sees the break", || log.broken() > begun).await;
+        assert!(application.log.complete().is_empty());
+    }
+    // A length that is not kept is a break too.
+    let short = rogue.send(request("POST", target.as_bytes(), &[], Some(10)), b"123").await;
+    assert!(short.is_err() || short.unwrap().0 >= 400);
+    assert!(application.log.complete().is_empty());
+}
