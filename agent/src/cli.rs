@@ -1,6 +1,5 @@
 //! The command line of `hookward`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -66,7 +65,7 @@ pub struct HttpArgs {
     /// Run a relay inside this process, to try it on one machine
     #[cfg(feature = "local")]
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:8443")]
-    pub local: Option<SocketAddr>,
+    pub local: Option<std::net::SocketAddr>,
 
     /// Public host to ask for: a label under the relay's domain, or a whole host name
     #[arg(long, value_name = "NAME")]

@@ -257,7 +257,10 @@ impl Connector {
         Ok(())
     }
 
-    fn take(&self, (writer, reader): (hookward_shared::transport::MessageWriter, hookward_shared::transport::MessageReader)) {
+    fn take(
+        &self,
+        (writer, reader): (hookward_shared::transport::MessageWriter, hookward_shared::transport::MessageReader),
+    ) {
         let replay = Arc::clone(&self.replay);
         self.exchanges.spawn(async move { replay.exchange(writer, reader).await });
     }

@@ -106,7 +106,17 @@ fn from_flags(args: &GateArgs, secrets: &dyn SecretReader, now: UnixMillis) -> R
     let Flags { mut problems, notes, .. } = flags;
     if problems.is_empty() {
         // A token that is yet to be minted can't be missed.
-        let complete = if mint_token { with_token(&policy, &TokenCheck { place: TokenPlace::Query(TOKEN_NAME.to_owned()), digests: vec![hookward_shared::secret::SecretDigest::of(b"")] }) } else { policy.clone() };
+        let complete = if mint_token {
+            with_token(
+                &policy,
+                &TokenCheck {
+                    place: TokenPlace::Query(TOKEN_NAME.to_owned()),
+                    digests: vec![hookward_shared::secret::SecretDigest::of(b"")],
+                },
+            )
+        } else {
+            policy.clone()
+        };
         problems.extend(complete.mistakes(now).into_iter().map(|what| Problem::new("flags", what)));
     }
     if problems.is_empty() { Ok(Built { policy, mint_token, notes }) } else { Err(Problems(problems)) }
@@ -163,7 +173,9 @@ impl Flags<'_> {
             match &mut check {
                 None => check = Some(TokenCheck { place, digests: vec![secret.digest()] }),
                 Some(check) if check.place == place => check.digests.push(secret.digest()),
-                Some(_) => self.problem("--token", "all tokens must stand in the same place; name one parameter or header"),
+                Some(_) => {
+                    self.problem("--token", "all tokens must stand in the same place; name one parameter or header")
+                }
             }
         }
         check
@@ -174,7 +186,10 @@ impl Flags<'_> {
         let mut checks: Vec<SignatureCheck> = Vec::new();
         for text in texts {
             let Some((name, source)) = text.split_once('=') else {
-                self.problem("--verify", format!("{text:?}: write PROVIDER=env:NAME, such as github=env:GITHUB_SECRET"));
+                self.problem(
+                    "--verify",
+                    format!("{text:?}: write PROVIDER=env:NAME, such as github=env:GITHUB_SECRET"),
+                );
                 continue;
             };
             let Some(provider) = providers::find(name) else {

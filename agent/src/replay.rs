@@ -187,7 +187,8 @@ impl Replay {
         cap: u64,
     ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Stop> {
         let Some(mut body) = body else { return Ok((Bytes::new(), None)) };
-        let too_large = || Refusal::new(Check::BodySize, Code::BodyTooLarge, format!("the body has more than {cap} bytes"));
+        let too_large =
+            || Refusal::new(Check::BodySize, Code::BodyTooLarge, format!("the body has more than {cap} bytes"));
         let announced = body.size_hint().exact();
         if announced.is_some_and(|length| length > cap) {
             return Err(too_large().into());

@@ -151,21 +151,15 @@ impl Reports {
         self.receiver.blocking_recv()
     }
 
-    /// A report, if one is there.
-    ///
-    /// # Errors
-    /// When nobody is left to make one.
-    pub fn try_next(&mut self) -> Result<Option<Report>, ()> {
-        match self.receiver.try_recv() {
-            Ok(report) => Ok(Some(report)),
-            Err(mpsc::error::TryRecvError::Empty) => Ok(None),
-            Err(mpsc::error::TryRecvError::Disconnected) => Err(()),
-        }
-    }
-
     /// A report that is there already.
     pub fn next_at_once(&mut self) -> Option<Report> {
         self.receiver.try_recv().ok()
+    }
+
+    /// Whether nobody is left to make one, and none is waiting.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.receiver.is_closed() && self.receiver.is_empty()
     }
 
     /// Reports that were lost since the last time somebody asked.

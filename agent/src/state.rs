@@ -152,10 +152,8 @@ impl StateDir {
     }
 
     fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
-        let json = serde_json::to_vec_pretty(value).map_err(|error| StateError::Content {
-            path: self.0.join(name),
-            what: error.to_string(),
-        })?;
+        let json = serde_json::to_vec_pretty(value)
+            .map_err(|error| StateError::Content { path: self.0.join(name), what: error.to_string() })?;
         self.write(name, &json)
     }
 

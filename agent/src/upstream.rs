@@ -11,9 +11,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use hookward_shared::gate::{Permit, TokenSpot};
-use hookward_shared::headers::{
-    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, passes_to_application,
-};
+use hookward_shared::headers::{FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, passes_to_application};
 use hookward_shared::protocol::head;
 use hookward_shared::transport::{MessageBody, body::BodyError};
 use http::uri::PathAndQuery;

@@ -96,9 +96,8 @@ pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
         rustls_pki_types::pem::Error::Io(source) => CertError::File { path: path.to_owned(), source },
         other => CertError::Content { path: path.to_owned(), what: other.to_string() },
     };
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(chain)
-        .and_then(Iterator::collect)
-        .map_err(|error| pem(chain, error))?;
+    let certificates: Vec<_> =
+        CertificateDer::pem_file_iter(chain).and_then(Iterator::collect).map_err(|error| pem(chain, error))?;
     if certificates.is_empty() {
         return Err(CertError::Content { path: chain.to_owned(), what: "no certificate in it".to_owned() });
     }

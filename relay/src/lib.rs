@@ -120,8 +120,7 @@ impl Relay {
         let listener_port = listener.local_addr().map_err(listen)?.port();
         let public_port = settings.public_port.unwrap_or(listener_port);
 
-        let join_address =
-            settings.tunnel_address.unwrap_or_else(|| format!("{}:{public_port}", settings.domain));
+        let join_address = settings.tunnel_address.unwrap_or_else(|| format!("{}:{public_port}", settings.domain));
         store.set_tunnel_address(&join_address)?;
         let registry = Registry::default();
         for host in store.hosts()? {
@@ -158,7 +157,19 @@ impl Relay {
             limits: settings.limits,
         });
         let edge = EdgeListener::start(listener, acceptor, edge, drain_edge.clone()).map_err(listen)?;
-        Ok(Self { edge, agents, store, clock, drain_edge, stop_agents, pin, public_port, join_address, self_signed, budget })
+        Ok(Self {
+            edge,
+            agents,
+            store,
+            clock,
+            drain_edge,
+            stop_agents,
+            pin,
+            public_port,
+            join_address,
+            self_signed,
+            budget,
+        })
     }
 
     /// Where HTTPS is served.

@@ -166,7 +166,9 @@ impl Written {
             wrong("public_port", "a port lies between 1 and 65535".to_owned());
         }
         if let Some(address) = &self.tunnel_address
-            && !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+            && !address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
         {
             wrong("tunnel_address", format!("{address:?} is no HOST:PORT, such as relay.example.com:443"));
         }
@@ -249,8 +251,15 @@ mod tests {
         let (file, limits) = read_file("r.toml", text, &mut problems);
         let found = file.resolve(limits, problems).unwrap_err().to_string();
         for expected in [
-            "r.toml:3: unknown key \"spool\"", "request_head: expected a time", "unknown key \"heads\"", "domain: missing",
-            "\"443\" is no address", "\"any\"", "whatever anybody claims", "certificate: missing", "\"a_b\" is no host name",
+            "r.toml:3: unknown key \"spool\"",
+            "request_head: expected a time",
+            "unknown key \"heads\"",
+            "domain: missing",
+            "\"443\" is no address",
+            "\"any\"",
+            "whatever anybody claims",
+            "certificate: missing",
+            "\"a_b\" is no host name",
         ] {
             assert!(found.contains(expected), "{expected} in\n{found}");
         }

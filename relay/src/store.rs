@@ -153,7 +153,8 @@ impl Store {
         self.with(|db| {
             let tx = db.transaction()?;
             tx.execute("INSERT INTO agents (name) VALUES (?1) ON CONFLICT DO NOTHING", [name.as_str()])?;
-            let agent: i64 = tx.query_row("SELECT id FROM agents WHERE name = ?1", [name.as_str()], |row| row.get(0))?;
+            let agent: i64 =
+                tx.query_row("SELECT id FROM agents WHERE name = ?1", [name.as_str()], |row| row.get(0))?;
             tx.execute("DELETE FROM join_tokens WHERE agent = ?1 OR expires_ms <= ?2", params![agent, millis(now)])?;
             tx.execute(
                 "INSERT INTO join_tokens (digest, agent, expires_ms) VALUES (?1, ?2, ?3)",
@@ -198,7 +199,12 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn join(&self, secret: &Secret, credential: &SecretDigest, now: UnixMillis) -> Result<Option<Agent>, StoreError> {
+    pub fn join(
+        &self,
+        secret: &Secret,
+        credential: &SecretDigest,
+        now: UnixMillis,
+    ) -> Result<Option<Agent>, StoreError> {
         self.with(|db| {
             let tx = db.transaction()?;
             let agent: Option<i64> = tx
@@ -227,11 +233,9 @@ impl Store {
         // Looked up by digest: what a timing could tell is a digest, from which no credential
         // (256 bits) can be found.
         self.with(|db| {
-            db.query_row(
-                "SELECT id, name FROM agents WHERE credential_digest = ?1",
-                [credential.as_bytes()],
-                |row| Ok((AgentId(row.get(0)?), row.get::<_, String>(1)?)),
-            )
+            db.query_row("SELECT id, name FROM agents WHERE credential_digest = ?1", [credential.as_bytes()], |row| {
+                Ok((AgentId(row.get(0)?), row.get::<_, String>(1)?))
+            })
             .optional()
         })
         .map(|row| row.and_then(|(id, name)| Some(Agent { id, name: AgentName::parse(&name)? })))
@@ -244,12 +248,14 @@ impl Store {
     pub fn claim_host(&self, host: &HostName, agent: AgentId) -> Result<Claim, StoreError> {
         self.with(|db| {
             let tx = db.transaction()?;
-            let owner: Option<i64> =
-                tx.query_row("SELECT agent FROM hosts WHERE host = ?1", [host.as_str()], |row| row.get(0)).optional()?;
+            let owner: Option<i64> = tx
+                .query_row("SELECT agent FROM hosts WHERE host = ?1", [host.as_str()], |row| row.get(0))
+                .optional()?;
             if let Some(owner) = owner {
                 return Ok(if owner == agent.0 { Claim::Owned } else { Claim::Taken });
             }
-            let owned: i64 = tx.query_row("SELECT count(*) FROM hosts WHERE agent = ?1", [agent.0], |row| row.get(0))?;
+            let owned: i64 =
+                tx.query_row("SELECT count(*) FROM hosts WHERE agent = ?1", [agent.0], |row| row.get(0))?;
             if owned >= HOSTS_PER_AGENT {
                 return Ok(Claim::TooMany);
             }

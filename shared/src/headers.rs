@@ -176,10 +176,22 @@ mod tests {
     #[test]
     fn what_reaches_the_application() {
         for (name, passes) in [
-            ("x-hub-signature-256", true), ("content-type", true), ("trailer", true), ("host", true),
-            ("x-forwarded-for", false), ("x_forwarded_for", false), ("forwarded", false), ("te", false),
-            ("proxy-connection", false), ("hookward-request-id", false), ("hookward_attempt", false), ("hookwardian", true),
-            ("x-original-url", false), ("ssl-client-cert", false), ("expect", false), ("transfer-encoding", false),
+            ("x-hub-signature-256", true),
+            ("content-type", true),
+            ("trailer", true),
+            ("host", true),
+            ("x-forwarded-for", false),
+            ("x_forwarded_for", false),
+            ("forwarded", false),
+            ("te", false),
+            ("proxy-connection", false),
+            ("hookward-request-id", false),
+            ("hookward_attempt", false),
+            ("hookwardian", true),
+            ("x-original-url", false),
+            ("ssl-client-cert", false),
+            ("expect", false),
+            ("transfer-encoding", false),
         ] {
             assert_eq!(passes_to_application(&name.parse().unwrap()), passes, "{name}");
         }

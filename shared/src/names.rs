@@ -27,10 +27,7 @@ impl HostName {
     /// wildcard certificate cover.
     #[must_use]
     pub fn is_child_of(&self, domain: &Self) -> bool {
-        self.0
-            .strip_suffix(&domain.0)
-            .and_then(|rest| rest.strip_suffix('.'))
-            .is_some_and(|label| !label.contains('.'))
+        self.0.strip_suffix(&domain.0).and_then(|rest| rest.strip_suffix('.')).is_some_and(|label| !label.contains('.'))
     }
 
     /// The name as text.

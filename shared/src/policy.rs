@@ -186,15 +186,8 @@ impl Route {
     #[must_use]
     pub fn admitted_methods(&self) -> Vec<Method> {
         if self.methods.is_empty() {
-            let all = [
-                Method::GET,
-                Method::HEAD,
-                Method::POST,
-                Method::PUT,
-                Method::PATCH,
-                Method::DELETE,
-                Method::OPTIONS,
-            ];
+            let all =
+                [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
             return all.to_vec();
         }
         self.methods.iter().filter_map(|name| Method::from_bytes(name.as_bytes()).ok()).collect()
@@ -261,7 +254,10 @@ impl Policy {
                 ));
             }
             if let Mode::Observe { .. } = route.mode {
-                warnings.push(format!("route {:?} only observes: its failed checks are shown and do not refuse", route.name));
+                warnings.push(format!(
+                    "route {:?} only observes: its failed checks are shown and do not refuse",
+                    route.name
+                ));
             }
         }
         warnings
@@ -316,7 +312,8 @@ impl Route {
 
     /// Whether this route, standing before `other`, takes all its requests.
     fn covers(&self, other: &Self) -> bool {
-        let parse = |paths: &[String]| paths.iter().filter_map(|path| PathPattern::parse(path).ok()).collect::<Vec<_>>();
+        let parse =
+            |paths: &[String]| paths.iter().filter_map(|path| PathPattern::parse(path).ok()).collect::<Vec<_>>();
         let (mine, theirs) = (parse(&self.paths), parse(&other.paths));
         let methods = self.admitted_methods();
         !theirs.is_empty()

@@ -121,9 +121,7 @@ impl Code {
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::HostMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::ApplicationUnreachable | Self::ApplicationBroke | Self::AgentBroke => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::ApplicationUnreachable | Self::ApplicationBroke | Self::AgentBroke => StatusCode::BAD_GATEWAY,
             Self::AgentAway | Self::Busy | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::ApplicationTimeout => StatusCode::GATEWAY_TIMEOUT,
         }

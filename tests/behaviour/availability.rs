@@ -100,7 +100,9 @@ async fn stopping_in_order_ends_what_is_under_way() {
         let _ = input.body(&mut request).await;
         // Long enough for the stop to begin first: it is asked for as soon as the request is seen.
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        let _ = tokio::io::AsyncWriteExt::write_all(input.stream(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
+        let _ =
+            tokio::io::AsyncWriteExt::write_all(input.stream(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")
+                .await;
     })
     .await;
     for relay in [false, true] {

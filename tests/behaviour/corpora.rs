@@ -112,9 +112,7 @@ impl SmugglingCase {
         }
         let refused = statuses.last().is_none_or(|status| *status >= 400);
         let most = if self.also_ok.is_some() { self.max_origin_requests } else { 0 };
-        let reject = targets.len() <= most
-            && refused
-            && (closed || !self.must_close);
+        let reject = targets.len() <= most && refused && (closed || !self.must_close);
         let body_fits = self.origin_body_b64.as_ref().is_none_or(|text| bodies.first() == Some(&bytes(text)));
         let fits = |verdict: &str| match verdict {
             "forward" => targets.len() == self.origin_requests && body_fits,
@@ -211,7 +209,8 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
     let mut trusted = parse(&case.trusted_proxies)?;
     trusted.push("127.0.0.1/32".parse().unwrap());
     let stage = Stage::start(application.address, Plan { policy, trusted_proxies: trusted, ..Plan::default() }).await;
-    let mut headers: Vec<(&str, &str)> = case.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let mut headers: Vec<(&str, &str)> =
+        case.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     headers.push(("X-Forwarded-For", &case.peer));
     let answer = stage.edge.request("GET", PREFIX, &headers, b"").await;
     let forwarded = application.log.take().len();
@@ -224,7 +223,11 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
         other if other.contains("refuse") => denied && other.contains("canonicalise"),
         other => panic!("unknown verdict {other}"),
     };
-    if fits { Ok(()) } else { Err(format!("expected {}, got {} with {forwarded} forwarded", case.expect, answer.status)) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("expected {}, got {} with {forwarded} forwarded", case.expect, answer.status))
+    }
 }
 
 #[derive(Deserialize)]
@@ -249,7 +252,9 @@ async fn header_attacks() {
         }
         // The corpus writes our own header space as `X-Relay`.
         let ours = |text: &str| match case.group.as_str() {
-            "own-headers" => text.replace("X-Relay", "hookward").replace("X_Relay", "hookward").replace("x-relay", "hookward"),
+            "own-headers" => {
+                text.replace("X-Relay", "hookward").replace("X_Relay", "hookward").replace("x-relay", "hookward")
+            }
             _ => text.to_owned(),
         };
         let mut text = format!("POST {PREFIX}/t HTTP/1.1\r\n");
@@ -339,8 +344,7 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
         sources.join(", "),
     );
     let clock = clock_at(case.now);
-    let loaded =
-        hookward_shared::policy::file::read("p", &text, &hookward_shared::secret::ProcessSecrets, clock.now());
+    let loaded = hookward_shared::policy::file::read("p", &text, &hookward_shared::secret::ProcessSecrets, clock.now());
     let policy = match loaded {
         Ok(loaded) => loaded.policy,
         // No secret, or an empty one: refused before anything is started.
@@ -356,7 +360,11 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
         // 400: the bytes are not HTTP at all, such as a NUL in a value.
         _ => received.is_empty() && [400, 401, 403].contains(&answer.status),
     };
-    if fits { Ok(()) } else { Err(format!("expected {}, got {} with {} forwarded", case.expect, answer.status, received.len())) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("expected {}, got {} with {} forwarded", case.expect, answer.status, received.len()))
+    }
 }
 
 #[derive(Deserialize)]

@@ -11,10 +11,14 @@ use hookward_tests::wait::eventually;
 const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
 const SECRET: &str = "It's a Secret to Everybody";
 
+type Headers<'h> = &'h [(&'h str, &'h str)];
+
 /// A policy whose secrets stand in files that are gone when it has been read.
 fn with_secrets(text: &str) -> Policy {
     let dir = tempfile::TempDir::new().unwrap();
-    for (name, content) in [("hub", SECRET), ("hub2", "the next one"), ("tok", "t0ken"), ("tok2", "n3xt"), ("slack", "slack")] {
+    for (name, content) in
+        [("hub", SECRET), ("hub2", "the next one"), ("tok", "t0ken"), ("tok2", "n3xt"), ("slack", "slack")]
+    {
         std::fs::write(dir.path().join(name), content).unwrap();
     }
     policy(&text.replace("DIR", &dir.path().display().to_string()))
@@ -38,7 +42,7 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
     let bad = github_signature("guess", b"{}");
     let forged = [("X-Hub-Signature-256", bad.as_str())];
     let token = format!("{HOOK}?token=t0ken");
-    let cases: [(&str, &str, &[(&str, &str)], u16, Option<Check>); 7] = [
+    let cases: [(&str, &str, Headers<'_>, u16, Option<Check>); 7] = [
         ("POST", &token, &signed, 200, None),
         ("POST", &token, &forged, 403, Some(Check::Signature)),
         ("POST", &token, &[], 403, Some(Check::Signature)),
@@ -51,7 +55,11 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
         let answer = stage.edge.request(method, target, headers, b"{}").await;
         assert_eq!(answer.status, status, "{method} {target}");
         if let Some(check) = check {
-            assert!(!answer.text().contains(check.as_str()) || status == 405, "the sender is not told: {}", answer.text());
+            assert!(
+                !answer.text().contains(check.as_str()) || status == 405,
+                "the sender is not told: {}",
+                answer.text()
+            );
             let id = answer.header("hookward-request-id").unwrap().to_owned();
             stage
                 .reported("the owner is told", |report| {
@@ -64,7 +72,13 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
     assert_eq!(received.len(), 1);
     assert_eq!(received[0].target, HOOK, "the token is taken out");
     let reports = stage.reports.lock().unwrap();
-    let paths: Vec<_> = reports.iter().filter_map(|report| match report { Report::Refused(refused) => Some(refused.path.as_str()), _ => None }).collect();
+    let paths: Vec<_> = reports
+        .iter()
+        .filter_map(|report| match report {
+            Report::Refused(refused) => Some(refused.path.as_str()),
+            _ => None,
+        })
+        .collect();
     assert!(paths.iter().all(|path| !path.contains("t0ken")), "no query on a screen: {paths:?}");
 }
 
@@ -82,7 +96,7 @@ async fn alternatives_and_routes() {
     )
     .await;
     let signature = github_signature(SECRET, b"{}");
-    let cases: [(&str, &[(&str, &str)], u16); 6] = [
+    let cases: [(&str, Headers<'_>, u16); 6] = [
         (HOOK, &[("X-Hub-Signature-256", &signature)], 200),
         (HOOK, &[], 403),
         ("/flexdeploy/webhooks/v1/x/token", &[("x-token", "n3xt")], 200),
@@ -112,13 +126,20 @@ async fn observing_relaxes_checks_shows_them_and_nothing_else() {
     )
     .await;
     assert_eq!(stage.edge.post(HOOK, &[], b"{}").await.status, 200);
-    stage.reported("the relay's view", |report| matches!(report, Report::Refused(refused) if refused.observed && refused.check == Check::Address)).await;
+    stage
+        .reported(
+            "the relay's view",
+            |report| matches!(report, Report::Refused(refused) if refused.observed && refused.check == Check::Address),
+        )
+        .await;
     stage
         .reported("the agent's view", |report| {
             matches!(report, Report::Request(request) if matches!(&request.outcome, Outcome::Answered { observed: Some((Check::Address, _)), .. }))
         })
         .await;
-    for (method, target, status) in [("PUT", HOOK, 405), ("POST", "/admin", 404), ("POST", "/flexdeploy/webhooks/v1/%2e%2e/x", 400)] {
+    for (method, target, status) in
+        [("PUT", HOOK, 405), ("POST", "/admin", 404), ("POST", "/flexdeploy/webhooks/v1/%2e%2e/x", 400)]
+    {
         assert_eq!(stage.edge.request(method, target, &[], b"{}").await.status, status, "{method} {target}");
     }
 }
@@ -150,11 +171,18 @@ async fn a_flood_of_refusals_reaches_the_owner_as_counts() {
         let told = reports.iter().filter(|report| matches!(report, Report::Refused(_))).count();
         let counted: u64 = reports
             .iter()
-            .filter_map(|report| match report { Report::Counted(counts) => Some(counts.iter().map(|(_, n)| n).sum::<u64>()), _ => None })
+            .filter_map(|report| match report {
+                Report::Counted(counts) => Some(counts.iter().map(|(_, n)| n).sum::<u64>()),
+                _ => None,
+            })
             .sum();
         (told, counted as usize)
     };
-    eventually("all are told or counted", || { let (told, counted) = count(); told + counted == FLOOD }).await;
+    eventually("all are told or counted", || {
+        let (told, counted) = count();
+        told + counted == FLOOD
+    })
+    .await;
     assert!(count().1 > 0, "a flood is not told one by one: {:?}", count());
 }
 

@@ -12,7 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
 
-async fn stage(script: impl Fn(&hookward_tests::application::Received) -> Reply + Send + Sync + 'static) -> (Application, Stage) {
+async fn stage(
+    script: impl Fn(&hookward_tests::application::Received) -> Reply + Send + Sync + 'static,
+) -> (Application, Stage) {
     let application = Application::start(script).await;
     let stage = Stage::start(application.address, Plan::default()).await;
     (application, stage)
@@ -23,8 +25,13 @@ async fn names_values_order_and_body_arrive_as_sent() {
     let (application, stage) = stage(|_| Reply::ok("done")).await;
     let body = br#"{"a": "\u001b" }"#;
     let headers = [
-        ("X-GitHub-Event", "push"), ("x-REPEATED", "1"), ("User-Agent", "GitHub-Hookshot/044aadd"), ("X-Repeated", "2, 3"),
-        ("Content-Type", "application/json"), ("X-Latin", "caf\u{e9}"), ("x-repeated", ""),
+        ("X-GitHub-Event", "push"),
+        ("x-REPEATED", "1"),
+        ("User-Agent", "GitHub-Hookshot/044aadd"),
+        ("X-Repeated", "2, 3"),
+        ("Content-Type", "application/json"),
+        ("X-Latin", "caf\u{e9}"),
+        ("x-repeated", ""),
     ];
     let answer = stage.edge.post(&format!("{HOOK}?b=%2e%2E&&a=1+1"), &headers, body).await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
@@ -68,7 +75,9 @@ async fn answers_without_a_body_keep_their_heads() {
     })
     .await;
     let mut connection = stage.edge.http1().await;
-    for (method, target, status) in [("GET", "204", 204), ("GET", "304", 304), ("HEAD", "head", 200), ("GET", "get", 200)] {
+    for (method, target, status) in
+        [("GET", "204", 204), ("GET", "304", 304), ("HEAD", "head", 200), ("GET", "get", 200)]
+    {
         connection.send(method, &format!("{HOOK}/{target}"), HOST, &[], b"").await;
         let answer = connection.answer(method).await;
         assert_eq!(answer.status, status, "{method} {target}");
@@ -98,10 +107,16 @@ async fn chunks_and_announced_trailers_pass_both_ways() {
     let answer = connection.answer("POST").await;
     assert!(answer.complete);
     assert_eq!(answer.text(), "abc");
-    assert_eq!(answer.trailers.iter().map(|(name, value)| (name.to_lowercase(), value.as_str())).collect::<Vec<_>>(), [("x-sum".into(), "6")]);
+    assert_eq!(
+        answer.trailers.iter().map(|(name, value)| (name.to_lowercase(), value.as_str())).collect::<Vec<_>>(),
+        [("x-sum".into(), "6")]
+    );
     let received = application.log.take().remove(0);
     assert_eq!(received.body, b"hello");
-    assert_eq!(received.trailers.iter().map(|(name, value)| (name.to_lowercase(), value.as_str())).collect::<Vec<_>>(), [("x-check".into(), "42")]);
+    assert_eq!(
+        received.trailers.iter().map(|(name, value)| (name.to_lowercase(), value.as_str())).collect::<Vec<_>>(),
+        [("x-check".into(), "42")]
+    );
     assert_eq!(received.header("te"), Some("trailers"));
 }
 
@@ -144,7 +159,12 @@ async fn bodies_stream_both_ways_without_waiting_for_their_end() {
     .await;
     let stage = Stage::start(application.address, Plan::default()).await;
     let mut connection = stage.edge.http1().await;
-    connection.raw(format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n").as_bytes()).await;
+    connection
+        .raw(
+            format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+                .as_bytes(),
+        )
+        .await;
     assert_eq!(connection.head().await.unwrap().status, 200);
     assert_eq!(connection.until(b"one\r\n").await.unwrap(), b"3\r\none\r\n");
     connection.raw(b"3\r\ntwo\r\n").await;
@@ -166,7 +186,10 @@ async fn large_bodies_pass_in_both_directions() {
     let mut connection = stage.edge.http1().await;
     let (mut reader, mut writer) = tokio::io::split(&mut connection.stream);
     let sending = async {
-        let head = format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", large.len());
+        let head = format!(
+            "POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            large.len()
+        );
         writer.write_all(head.as_bytes()).await.unwrap();
         writer.write_all(&large).await.unwrap();
         writer.flush().await.unwrap();
@@ -182,13 +205,20 @@ async fn large_bodies_pass_in_both_directions() {
 #[tokio::test]
 async fn http2_carries_bodies_trailers_and_cookies() {
     let (application, stage) = stage(|_| {
-        Reply::Raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 6\r\n\r\n".to_vec())
+        Reply::Raw(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 6\r\n\r\n"
+                .to_vec(),
+        )
     })
     .await;
     let mut client = stage.edge.http2().await.ready().await.unwrap();
     let request = http::Request::post(format!("https://{HOST}{HOOK}?x=1"))
-        .header("cookie", "a=1").header("cookie", "b=2").header("te", "trailers").header("trailer", "x-check")
-        .body(()).unwrap();
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .header("te", "trailers")
+        .header("trailer", "x-check")
+        .body(())
+        .unwrap();
     let (answer, mut body) = client.send_request(request, false).unwrap();
     body.send_data(Bytes::from_static(b"hello"), false).unwrap();
     body.send_trailers(http::HeaderMap::from_iter([("x-check".parse().unwrap(), "42".parse().unwrap())])).unwrap();
@@ -238,7 +268,12 @@ async fn a_sender_that_goes_away_is_gone_for_the_application_too() {
     connection.send("POST", HOOK, HOST, &[], b"x").await;
     eventually("the application has the request", || application.log.complete().len() == 1).await;
     drop(connection);
-    stage.reported("the abort", |report| matches!(report, Report::Request(request) if matches!(request.outcome, Outcome::Aborted))).await;
+    stage
+        .reported(
+            "the abort",
+            |report| matches!(report, Report::Request(request) if matches!(request.outcome, Outcome::Aborted)),
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -310,7 +345,8 @@ async fn an_application_that_closes_idle_connections_causes_no_502() {
                         connection.send("POST", HOOK, HOST, &[], b"x").await;
                         statuses.push(connection.answer("POST").await.status);
                     }
-                    tokio::time::sleep(idle - Duration::from_millis(8) + Duration::from_millis((n + round * 16) % 16)).await;
+                    tokio::time::sleep(idle - Duration::from_millis(8) + Duration::from_millis((n + round * 16) % 16))
+                        .await;
                 }
                 statuses
             })
@@ -341,7 +377,12 @@ async fn websockets_open_on_routes_that_allow_them() {
         let _ = input.stream().shutdown().await;
     })
     .await;
-    let upgrade = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
+    let upgrade = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
     let closed = Stage::start(application.address, Plan::default()).await;
     assert_eq!(closed.edge.request("GET", PREFIX, &upgrade, b"").await.status, 426, "it arrives as a plain request");
 
@@ -366,7 +407,9 @@ async fn websockets_open_on_routes_that_allow_them() {
 async fn an_empty_chunked_body_is_a_body() {
     let (application, stage) = stage(|_| Reply::ok("")).await;
     let mut connection = stage.edge.http1().await;
-    connection.raw(format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").as_bytes()).await;
+    connection
+        .raw(format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").as_bytes())
+        .await;
     assert_eq!(connection.answer("POST").await.status, 200);
     assert!(application.log.take()[0].body.is_empty());
 }

@@ -62,7 +62,9 @@ async fn slow_bodies_get_408() {
     .await;
     for stage in [&streamed, &whole] {
         let mut connection = stage.edge.http1().await;
-        connection.raw(format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\nabc").as_bytes()).await;
+        connection
+            .raw(format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\nabc").as_bytes())
+            .await;
         let answer = connection.answer("POST").await;
         assert_eq!((answer.status, answer.code()), (408, Some("slow_request")));
         assert_eq!(answer.header("connection"), Some("close"));
@@ -95,7 +97,9 @@ async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
     }
     // Without an announced length the cap holds as the bytes come.
     let mut connection = stage.edge.http1().await;
-    connection.raw(format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n").as_bytes()).await;
+    connection
+        .raw(format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n").as_bytes())
+        .await;
     connection.raw(format!("7d0\r\n{}\r\n0\r\n\r\n", "x".repeat(2000)).as_bytes()).await;
     assert_eq!(connection.answer("POST").await.status, 413);
 }
@@ -152,7 +156,9 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
     .await;
     let begin = async |client: &str, held: usize| {
         let mut connection = stage.edge.http1().await;
-        let head = format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nX-Forwarded-For: {client}\r\nContent-Length: 20000\r\n\r\n");
+        let head = format!(
+            "POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nX-Forwarded-For: {client}\r\nContent-Length: 20000\r\n\r\n"
+        );
         connection.raw(head.as_bytes()).await;
         connection.raw(&vec![b'x'; held]).await;
         connection
@@ -171,7 +177,10 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
     eventually("nearly all is charged", || stage.relay().buffered_bytes() == 9000 + 7 * 9900).await;
     let body = [b'y'; 9500];
     let signature = github_signature("s", &body);
-    let answer = stage.edge.post(PREFIX, &[("X-Forwarded-For", "198.51.100.1"), ("X-Hub-Signature-256", &signature)], &body).await;
+    let answer = stage
+        .edge
+        .post(PREFIX, &[("X-Forwarded-For", "198.51.100.1"), ("X-Hub-Signature-256", &signature)], &body)
+        .await;
     assert_eq!(answer.status, 200, "a good webhook finds room");
     assert_eq!(first.answer("POST").await.status, 408, "the slowest had to go");
     drop((first, others));

@@ -20,7 +20,12 @@ async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T 
 
 fn edge(ready: &Value, host: &str) -> Edge {
     let address: SocketAddr = ready["edge"].as_str().unwrap().parse().unwrap();
-    Edge { address, host: host.to_owned(), roots: roots(Path::new(ready["ca"].as_str().unwrap())), clock: Clock::System }
+    Edge {
+        address,
+        host: host.to_owned(),
+        roots: roots(Path::new(ready["ca"].as_str().unwrap())),
+        clock: Clock::System,
+    }
 }
 
 /// The path and query of the printed webhook URL.
@@ -43,7 +48,17 @@ async fn one_command_to_see_it_work() {
     let start = move || {
         let mut process = Process::start(
             "hookward",
-            &["http", &port, "--local=127.0.0.1:0", "--log-format", "json", "--webhook", "git/push", "--state-dir", state.to_str().unwrap()],
+            &[
+                "http",
+                &port,
+                "--local=127.0.0.1:0",
+                "--log-format",
+                "json",
+                "--webhook",
+                "git/push",
+                "--state-dir",
+                state.to_str().unwrap(),
+            ],
             &[],
         );
         let ready = process.event("ready");
@@ -91,7 +106,18 @@ async fn one_command_to_see_it_work() {
     let (_process, renewed) = off(move || {
         let mut process = Process::start(
             "hookward",
-            &["http", &port, "--local=127.0.0.1:0", "--new-token", "--log-format", "json", "--webhook", "git/push", "--state-dir", state.to_str().unwrap()],
+            &[
+                "http",
+                &port,
+                "--local=127.0.0.1:0",
+                "--new-token",
+                "--log-format",
+                "json",
+                "--webhook",
+                "git/push",
+                "--state-dir",
+                state.to_str().unwrap(),
+            ],
             &[],
         );
         let ready = process.event("ready");
@@ -109,7 +135,15 @@ async fn one_command_to_see_it_work() {
 /// A relay in a process of its own, on ports that the system chose.
 fn serve(data: &Path, listen: &str, more: &[&str]) -> Process {
     let mut args = vec![
-        "serve", "--domain", "hooks.example.test", "--listen", listen, "--log-format", "json", "--data-dir", data.to_str().unwrap(),
+        "serve",
+        "--domain",
+        "hooks.example.test",
+        "--listen",
+        listen,
+        "--log-format",
+        "json",
+        "--data-dir",
+        data.to_str().unwrap(),
     ];
     args.extend(more);
     Process::start("hookward-relay", &args, &[])
@@ -146,12 +180,24 @@ async fn the_real_thing() {
         assert_eq!(mode(&state_dir.join("agent.json")), 0o600);
         let again = run("hookward", &["join", "-", "--state-dir", wrong.path().to_str().unwrap()], &[], &token);
         assert_eq!(again.code, Some(3), "a token works once: {again:?}");
-        let garbage = run("hookward", &["join", "-", "--state-dir", wrong.path().to_str().unwrap()], &[], "hookward1.xyz");
+        let garbage =
+            run("hookward", &["join", "-", "--state-dir", wrong.path().to_str().unwrap()], &[], "hookward1.xyz");
         assert_eq!(garbage.code, Some(2), "{garbage:?}");
 
         let mut agent = Process::start(
             "hookward",
-            &["http", &app, "--log-format", "json", "--state-dir", state, "--token", "env:HOOK_TOKEN", "--verify", "github=env:GITHUB_SECRET"],
+            &[
+                "http",
+                &app,
+                "--log-format",
+                "json",
+                "--state-dir",
+                state,
+                "--token",
+                "env:HOOK_TOKEN",
+                "--verify",
+                "github=env:GITHUB_SECRET",
+            ],
             &environment,
         );
         let ready = agent.event("ready");
@@ -159,7 +205,11 @@ async fn the_real_thing() {
     })
     .await;
     assert_eq!(ready["host"], "flexdeploy.hooks.example.test");
-    assert_eq!(ready["url"], format!("https://flexdeploy.hooks.example.test:{port}/flexdeploy/webhooks/v1"), "the user's own token is not shown");
+    assert_eq!(
+        ready["url"],
+        format!("https://flexdeploy.hooks.example.test:{port}/flexdeploy/webhooks/v1"),
+        "the user's own token is not shown"
+    );
     let edge = edge(&relay_ready, "flexdeploy.hooks.example.test");
     let signature = github_signature("canary-signing-secret", b"{}");
     let hook = "/flexdeploy/webhooks/v1/git/push?token=canary-token";
@@ -173,7 +223,18 @@ async fn the_real_thing() {
     let restart = move || {
         let mut agent = Process::start(
             "hookward",
-            &["http", &app, "--log-format", "json", "--state-dir", state_dir.to_str().unwrap(), "--token", "env:HOOK_TOKEN", "--verify", "github=env:GITHUB_SECRET"],
+            &[
+                "http",
+                &app,
+                "--log-format",
+                "json",
+                "--state-dir",
+                state_dir.to_str().unwrap(),
+                "--token",
+                "env:HOOK_TOKEN",
+                "--verify",
+                "github=env:GITHUB_SECRET",
+            ],
             &[("GITHUB_SECRET", "canary-signing-secret"), ("HOOK_TOKEN", "canary-token")],
         );
         agent.event("ready");
@@ -212,7 +273,11 @@ async fn the_real_thing() {
         let added = run("hookward-relay", &["agent", "add", "second", "--data-dir", data], &[], "");
         assert!(added.code == Some(0) && added.out.starts_with("hookward1."), "{added:?}");
         let list = run("hookward-relay", &["agent", "list", "--data-dir", data], &[], "");
-        assert!(list.out.contains("flexdeploy\tjoined\tflexdeploy.hooks.example.test") && list.out.contains("second\tnot joined yet"), "{list:?}");
+        assert!(
+            list.out.contains("flexdeploy\tjoined\tflexdeploy.hooks.example.test")
+                && list.out.contains("second\tnot joined yet"),
+            "{list:?}"
+        );
         let removed = run("hookward-relay", &["agent", "remove", "flexdeploy", "--data-dir", data], &[], "");
         assert_eq!(removed.code, Some(0), "{removed:?}");
         assert_eq!(agent.wait(), Some(3), "{:?}", agent.err());
@@ -225,14 +290,20 @@ async fn the_real_thing() {
         std::fs::write(&file, &added.out).unwrap();
         let joined = run("hookward", &["join", file.to_str().unwrap(), "--state-dir", state], &[], "");
         assert_eq!(joined.code, Some(0), "{joined:?}");
-        let foreign = run("hookward", &["http", "1", "--host", "elsewhere.example", "--log-format", "json", "--state-dir", state], &[], "");
+        let foreign = run(
+            "hookward",
+            &["http", "1", "--host", "elsewhere.example", "--log-format", "json", "--state-dir", state],
+            &[],
+            "",
+        );
         assert_eq!(foreign.code, Some(4), "{foreign:?}");
 
         // SIGTERM ends the relay in order.
         let mut relay = relay;
         relay.signal("TERM");
         assert_eq!(relay.wait(), Some(0));
-        let said = [relay.out().join("\n"), relay.err().join("\n"), agent.out().join("\n"), agent.err().join("\n")].join("\n");
+        let said =
+            [relay.out().join("\n"), relay.err().join("\n"), agent.out().join("\n"), agent.err().join("\n")].join("\n");
         for secret in ["canary-signing-secret", "canary-token"] {
             assert!(!said.contains(secret), "{secret} was said");
         }
@@ -240,7 +311,11 @@ async fn the_real_thing() {
             let path = name.unwrap().path();
             let content = std::fs::read(&path).unwrap();
             for secret in [&b"canary-signing-secret"[..], b"canary-token"] {
-                assert!(!content.windows(secret.len()).any(|window| window == secret), "{} holds a secret", path.display());
+                assert!(
+                    !content.windows(secret.len()).any(|window| window == secret),
+                    "{} holds a secret",
+                    path.display()
+                );
             }
         }
     })
@@ -263,14 +338,18 @@ fn wrong_command_lines_start_nothing_and_name_every_mistake() {
     let dir = TempDir::new().unwrap();
     let state = dir.path().to_str().unwrap();
     let policy = dir.path().join("policy.toml");
-    std::fs::write(&policy, "[[route]]\npath = '/a'\nmetods = ['POST']\n[[route.accept]]\nallow_ips = ['any']\n").unwrap();
+    std::fs::write(&policy, "[[route]]\npath = '/a'\nmetods = ['POST']\n[[route.accept]]\nallow_ips = ['any']\n")
+        .unwrap();
     let policy = policy.to_str().unwrap();
     let cases: [(&[&str], &[&str]); 12] = [
         (&["http"], &["<PORT|HOST:PORT>"]),
         (&["http", "70000"], &["between 1 and 65535"]),
         (&["http", "8000", "--allow-everything"], &["--allow-everything"]),
         (&["http", "8000", "--allow-ip", "192.30.252.0/33", "--deny-ip", "any"], &["192.30.252.0/33", "any"]),
-        (&["http", "8000", "--token", "env:NOT_SET", "--verify", "github=hunter2"], &["NOT_SET is not set", "never as itself"]),
+        (
+            &["http", "8000", "--token", "env:NOT_SET", "--verify", "github=hunter2"],
+            &["NOT_SET is not set", "never as itself"],
+        ),
         (&["http", "8000", "--verify", "github=env:EMPTY"], &["env:EMPTY is empty"]),
         (&["http", "8000", "--verify", "githup=env:SET"], &["no provider is called \"githup\"", "github"]),
         (&["http", "8000", "--path", "/a/**/b", "--path", "x"], &["/a/**/b", "\"x\""]),
@@ -294,7 +373,10 @@ fn wrong_command_lines_start_nothing_and_name_every_mistake() {
     std::fs::write(&settings, "listen = '443'\nspool = true\n[limits]\nbody_rate = 'fast'\n").unwrap();
     let cases: [(&[&str], &[&str]); 5] = [
         (&["serve"], &["domain: missing"]),
-        (&["serve", "--config", settings.to_str().unwrap()], &["domain", "\"443\"", "relay.toml:2", "spool", "body_rate"]),
+        (
+            &["serve", "--config", settings.to_str().unwrap()],
+            &["domain", "\"443\"", "relay.toml:2", "spool", "body_rate"],
+        ),
         (&["serve", "--domain", "a b", "--trusted-proxy", "0.0.0.0/0"], &["\"a b\"", "0.0.0.0/0"]),
         (&["serve", "--domain", "x.test", "--certificate", "/c.pem"], &["key: missing"]),
         (&["agent", "add", "a_b", "--data-dir", state], &["a_b"]),
@@ -317,7 +399,8 @@ fn what_fails_later_has_exit_code_1() {
     let ended = run("hookward", &["http", "8000", &format!("--local={address}"), "--state-dir", state], &[], "");
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.err.contains(&address), "{}", ended.err);
-    let ended = run("hookward-relay", &["serve", "--domain", "x.test", "--listen", &address, "--data-dir", state], &[], "");
+    let ended =
+        run("hookward-relay", &["serve", "--domain", "x.test", "--listen", &address, "--data-dir", state], &[], "");
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let ended = run("hookward-relay", &["agent", "add", "x", "--data-dir", "/nowhere"], &[], "");
     assert_eq!(ended.code, Some(2), "{ended:?}");
@@ -325,7 +408,11 @@ fn what_fails_later_has_exit_code_1() {
 
 #[test]
 fn help_names_the_exit_codes() {
-    for (name, args) in [("hookward", vec!["http", "--help"]), ("hookward", vec!["--help"]), ("hookward-relay", vec!["serve", "--help"])] {
+    for (name, args) in [
+        ("hookward", vec!["http", "--help"]),
+        ("hookward", vec!["--help"]),
+        ("hookward-relay", vec!["serve", "--help"]),
+    ] {
         let ended = run(name, &args, &[], "");
         assert!(ended.code == Some(0) && ended.out.contains("Exit codes:"), "{name} {args:?}");
     }

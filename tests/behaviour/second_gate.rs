@@ -43,7 +43,8 @@ async fn paths_and_tokens() {
         refused += 1;
     }
     assert!(refused > 150, "{refused}");
-    let good = guarded.send(request("POST", format!("{PREFIX}/x?token=s3cr3t-T0ken.~_42&a=1").as_bytes(), &[], Some(0)), b"");
+    let good =
+        guarded.send(request("POST", format!("{PREFIX}/x?token=s3cr3t-T0ken.~_42&a=1").as_bytes(), &[], Some(0)), b"");
     assert_eq!(good.await.unwrap().0, 200);
     assert_eq!(application.log.take()[0].target, format!("{PREFIX}/x?a=1"), "the token is taken out, and nothing else");
 }
@@ -55,7 +56,10 @@ async fn signatures() {
     for case in cases::<Value>("signature_attacks_dev") {
         let group = case["group"].as_str().unwrap();
         let secrets = case["secrets_b64"].as_array().unwrap();
-        let Some(secret) = secrets.first().and_then(Value::as_str).map(bytes).filter(|secret| !secret.is_empty()) else { continue };
+        let Some(secret) = secrets.first().and_then(Value::as_str).map(bytes).filter(|secret| !secret.is_empty())
+        else {
+            continue;
+        };
         if !["github", "slack"].contains(&group) || case["expect"] != "reject" || case["level"] != "must" {
             continue;
         }
@@ -110,8 +114,14 @@ async fn methods_sizes_websockets_and_headers() {
     assert_eq!(open.send(upgrade, b"").await.map(|(status, _)| status), Ok(400), "no route allows a WebSocket");
     assert_eq!(application.log.begun(), 0);
 
-    let smuggled = [("X-Original-URL", "/admin"), ("X-Forwarded-For", "10.0.0.1"), ("Transfer-Encoding", "chunked"),
-        ("Connection", "close"), ("hookward-request-id", "forged"), ("X_Forwarded_Proto", "http")];
+    let smuggled = [
+        ("X-Original-URL", "/admin"),
+        ("X-Forwarded-For", "10.0.0.1"),
+        ("Transfer-Encoding", "chunked"),
+        ("Connection", "close"),
+        ("hookward-request-id", "forged"),
+        ("X_Forwarded_Proto", "http"),
+    ];
     let headers: Vec<_> = smuggled.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     assert_eq!(open.send(request("POST", target, &headers, Some(2)), b"{}").await.unwrap().0, 200);
     let received = application.log.take().remove(0);

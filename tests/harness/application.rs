@@ -198,11 +198,8 @@ impl Input {
         let text = String::from_utf8_lossy(&head).into_owned();
         let mut lines = text.split("\r\n");
         let mut words = lines.next()?.split(' ');
-        let mut received = Received {
-            method: words.next()?.to_owned(),
-            target: words.next()?.to_owned(),
-            ..Received::default()
-        };
+        let mut received =
+            Received { method: words.next()?.to_owned(), target: words.next()?.to_owned(), ..Received::default() };
         received.headers = fields(lines);
         Some(received)
     }
@@ -294,7 +291,8 @@ pub fn flexdeploy(secret: &'static str) -> impl Fn(&Received) -> Reply + Send + 
             return Reply::Full(200, Vec::new(), b"the whole application".to_vec());
         }
         // As a Groovy script that looks a header up by its exact name.
-        let exact = |wanted: &str| request.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        let exact =
+            |wanted: &str| request.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
         let signed = exact("X-Hub-Signature-256") == Some(crate::sender::github_signature(secret, &request.body));
         let matched = signed && exact("X-GitHub-Event").as_deref() == Some("push");
         if request.header("flex-sync-webhook") != Some("true") {

@@ -96,7 +96,12 @@ impl Process {
 
     fn start_with(name: &str, args: &[&str], environment: &[(&str, &str)], input: &str) -> Self {
         let mut command = Command::new(program(name));
-        command.args(args).env_remove("HOOKWARD_STATE_DIR").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(args)
+            .env_remove("HOOKWARD_STATE_DIR")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         for (key, value) in environment {
             command.env(key, value);
         }
@@ -136,7 +141,13 @@ impl Process {
     pub fn nth_event(&mut self, event: &str, n: usize) -> Value {
         let since = Instant::now();
         loop {
-            let found = self.out.all().iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|line| line["event"] == event).nth(n);
+            let found = self
+                .out
+                .all()
+                .iter()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .filter(|line| line["event"] == event)
+                .nth(n);
             if let Some(found) = found {
                 return found;
             }

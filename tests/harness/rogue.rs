@@ -116,7 +116,8 @@ pub fn request(method: &str, target: &[u8], headers: &[(String, String)], length
     map.append("host", HeaderValue::from_static(HOST));
     for (name, value) in headers {
         // What can't be a header at all can't be sent through the tunnel either.
-        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
+        let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
         else {
             continue;
         };

@@ -61,7 +61,9 @@ pub async fn run(args: HttpArgs) -> anyhow::Result<Exit> {
         None => match state.credential()? {
             Some(kept) => Relay { address: kept.relay, pin: kept.pin, credential: kept.secret },
             None => {
-                tell("this agent has not joined a relay; run `hookward join -` with a join token first, or add --local to try it here");
+                tell(
+                    "this agent has not joined a relay; run `hookward join -` with a join token first, or add --local to try it here",
+                );
                 return Ok(Exit::Usage);
             }
         },
@@ -157,7 +159,9 @@ async fn until_end(mut agent: Agent, quit: &CancellationToken) -> anyhow::Result
         Some(Ok(())) => Ok((Exit::Done, None)),
         Some(Err(error)) => {
             let exit = match &error {
-                ConnectionError::Refused { reason: RefusedReason::Credential | RefusedReason::JoinToken, .. } => Exit::Credential,
+                ConnectionError::Refused { reason: RefusedReason::Credential | RefusedReason::JoinToken, .. } => {
+                    Exit::Credential
+                }
                 ConnectionError::Refused { reason: RefusedReason::Host, .. } => Exit::Host,
                 ConnectionError::Refused { reason: RefusedReason::Policy, .. } => Exit::Policy,
                 _ => Exit::Failed,
@@ -176,7 +180,10 @@ fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> anyhow::Result<Resu
     if let Some(webhook) = &args.webhook
         && (webhook.starts_with('/') || webhook.contains(['?', '#', ' ']))
     {
-        problems.push(Problem::new("--webhook", format!("{webhook:?}: write the path below the webhook resource, such as git/push")));
+        problems.push(Problem::new(
+            "--webhook",
+            format!("{webhook:?}: write the path below the webhook resource, such as git/push"),
+        ));
     }
     let (Some(application), Some(built), true) = (application, built, problems.is_empty()) else {
         return Ok(Err(Problems(problems)));
@@ -189,7 +196,9 @@ fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> anyhow::Result<Resu
         let check = TokenCheck { place: TokenPlace::Query(TOKEN_NAME.to_owned()), digests: vec![token.digest()] };
         policy = flags::with_token(&policy, &check);
         if new {
-            messages.push(Report::Note("a new token was minted; it is part of the webhook URL and stays the same until --new-token".to_owned()));
+            messages.push(Report::Note(
+                "a new token was minted; it is part of the webhook URL and stays the same until --new-token".to_owned(),
+            ));
         }
         minted = Some(token);
     } else if args.gate.new_token {

@@ -39,7 +39,12 @@ pub async fn run(args: JoinArgs) -> anyhow::Result<Exit> {
     let secret = Secret::mint().context("no random numbers")?;
     match connection::join(&token.relay, token.pin, token.secret, &secret).await {
         Ok(agent) => {
-            state.keep_credential(&Credential { relay: token.relay.clone(), pin: token.pin, agent: agent.clone(), secret })?;
+            state.keep_credential(&Credential {
+                relay: token.relay.clone(),
+                pin: token.pin,
+                agent: agent.clone(),
+                secret,
+            })?;
             tell(&format!("joined {} as {agent}; next: hookward http PORT", token.relay));
             Ok(Exit::Done)
         }
@@ -57,7 +62,9 @@ fn read(source: &str) -> std::io::Result<String> {
     if source == "-" {
         std::io::stdin().take(INPUT).read_to_string(&mut text)?;
     } else if JoinToken::parse(source).is_ok() {
-        tell("warning: a token on the command line can be read by every process of this machine; use `hookward join -`");
+        tell(
+            "warning: a token on the command line can be read by every process of this machine; use `hookward join -`",
+        );
         source.clone_into(&mut text);
     } else {
         std::fs::File::open(Path::new(source))?.take(INPUT).read_to_string(&mut text)?;

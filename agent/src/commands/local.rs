@@ -62,7 +62,6 @@ pub fn start(edge: SocketAddr, host: Option<&str>, state: &StateDir, clock: &Clo
         .store()
         .join(&join.secret, &credential.digest(), clock.now())?
         .context("the relay did not take its own agent")?;
-    let connection =
-        connection::Relay { address: relay.tunnel_address().to_string(), pin: relay.pin(), credential };
+    let connection = connection::Relay { address: relay.tunnel_address().to_string(), pin: relay.pin(), credential };
     Ok(Local { relay, connection })
 }

@@ -35,9 +35,10 @@ fn event(report: &Report) -> (&'static str, Value) {
         Report::Away { why, again_in } => ("away", json!({ "why": why, "again_in_ms": millis(*again_in) })),
         Report::Request(request) => {
             let (status, rest) = match &request.outcome {
-                Outcome::Answered { status, observed } => {
-                    (Some(*status), json!({ "observed": observed.as_ref().map(|(check, why)| json!({ "check": check, "why": why })) }))
-                }
+                Outcome::Answered { status, observed } => (
+                    Some(*status),
+                    json!({ "observed": observed.as_ref().map(|(check, why)| json!({ "check": check, "why": why })) }),
+                ),
                 Outcome::Refused { status, check, why } => {
                     (Some(*status), json!({ "refused_by": "agent", "check": check, "why": why }))
                 }

@@ -33,10 +33,18 @@ pub fn text(report: &Report) -> String {
                 Outcome::Answered { status, observed: Some((check, why)) } => {
                     line(*status, format!(" observed, would be refused by {check}: {why}"))
                 }
-                Outcome::Refused { status, check, why } => line(*status, format!(" refused by the agent's {check}: {why}")),
+                Outcome::Refused { status, check, why } => {
+                    line(*status, format!(" refused by the agent's {check}: {why}"))
+                }
                 Outcome::Failed { status, code, why } => line(*status, format!(" {code}: {why}")),
                 Outcome::Aborted => {
-                    format!("{} {} - {} {} aborted by the sender", request.method, request.path, short(request.took), request.client)
+                    format!(
+                        "{} {} - {} {} aborted by the sender",
+                        request.method,
+                        request.path,
+                        short(request.took),
+                        request.client
+                    )
                 }
             }
         }

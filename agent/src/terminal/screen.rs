@@ -45,15 +45,19 @@ pub struct Screen {
 }
 
 impl Screen {
-    fn show(&mut self, terminal: &mut DefaultTerminal, reports: &mut Reports, quit: &CancellationToken) -> io::Result<()> {
+    fn show(
+        &mut self,
+        terminal: &mut DefaultTerminal,
+        reports: &mut Reports,
+        quit: &CancellationToken,
+    ) -> io::Result<()> {
         loop {
             let since = Instant::now();
-            loop {
-                match reports.try_next() {
-                    Ok(Some(report)) => self.take(&report),
-                    Ok(None) => break,
-                    Err(()) => return Ok(()),
-                }
+            while let Some(report) = reports.next_at_once() {
+                self.take(&report);
+            }
+            if reports.is_over() {
+                return Ok(());
             }
             self.lost += reports.take_lost();
             terminal.draw(|frame| self.draw(frame))?;
@@ -123,7 +127,8 @@ impl Screen {
     }
 
     fn top(&self) -> Vec<Line<'_>> {
-        let row = |name: &'static str, value: String| Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)]);
+        let row =
+            |name: &'static str, value: String| Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)]);
         let state = if self.state == "online" { Color::Green } else { Color::Yellow };
         let mut top = vec![
             Line::from(vec!["hookward".bold(), Span::raw("   (Ctrl-C to quit)")]),
@@ -173,7 +178,8 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(80, 20)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();
         let shown = terminal.backend().to_string();
-        for text in ["online", "https://h.example/hook?token=t", "relay.example:443 (quic)", "7 by token", "7 refused"] {
+        for text in ["online", "https://h.example/hook?token=t", "relay.example:443 (quic)", "7 by token", "7 refused"]
+        {
             assert!(shown.contains(text), "{text} in\n{shown}");
         }
     }

@@ -82,8 +82,7 @@ fn learn(spelling: &Spelling) -> Option<Extensions> {
     );
     // Everything is there, so one poll reads the head.
     let _ = connection.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-    let extensions = found.lock().unwrap_or_else(PoisonError::into_inner).take();
-    extensions
+    found.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// A connection that gives these bytes and swallows every answer.

@@ -165,7 +165,10 @@ impl Pool {
         let connecting = async {
             match &self.application {
                 Application::Port(port) => {
-                    let both = [SocketAddr::from(([127, 0, 0, 1], *port)), SocketAddr::from(([0_u16, 0, 0, 0, 0, 0, 0, 1], *port))];
+                    let both = [
+                        SocketAddr::from(([127, 0, 0, 1], *port)),
+                        SocketAddr::from(([0_u16, 0, 0, 0, 0, 0, 0, 1], *port)),
+                    ];
                     TcpStream::connect(both.as_slice()).await
                 }
                 Application::Host(host) => TcpStream::connect(host.as_str()).await,
@@ -269,11 +272,7 @@ impl AsyncRead for SharedSocket {
 }
 
 impl SharedSocket {
-    fn write<T>(
-        &self,
-        cx: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<T>,
-    ) -> Poll<io::Result<T>> {
+    fn write<T>(&self, cx: &mut Context<'_>, write: impl Fn(&TcpStream) -> io::Result<T>) -> Poll<io::Result<T>> {
         loop {
             ready!(self.0.poll_write_ready(cx))?;
             match write(&self.0) {

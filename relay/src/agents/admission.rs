@@ -56,10 +56,8 @@ pub async fn admit(session: &Session, store: &Store, clock: &Clock) -> Result<Ad
                 return refuse(control, RefusedReason::Credential, message).await;
             };
             tracing::debug!(agent = %agent.name, version = version.escape_debug().to_string(), "hello");
-            let welcome = FromRelay::Welcome {
-                agent: agent.name.to_string(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            };
+            let welcome =
+                FromRelay::Welcome { agent: agent.name.to_string(), version: env!("CARGO_PKG_VERSION").to_owned() };
             control.send(&welcome).await?;
             Ok(Admitted { agent, credential: digest, control })
         }

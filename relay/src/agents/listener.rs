@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hookward_shared::transport::quic::{self, EndpointError, RETRY_FROM};
 use hookward_shared::transport::Session;
+use hookward_shared::transport::quic::{self, EndpointError, RETRY_FROM};
 use quinn::{Endpoint, Incoming};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;

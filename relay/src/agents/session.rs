@@ -20,7 +20,7 @@ use super::registry::{LiveSession, Registry};
 use crate::store::{Claim, Store, StoreError};
 
 /// How often a session's credential is asked for again: an agent that was removed is out by then.
-const REVIEW: Duration = Duration::from_secs(10);
+const REVIEW: Duration = Duration::from_secs(3);
 
 /// What a session needs of the relay.
 pub struct Host {
@@ -126,7 +126,10 @@ async fn open(
         match host.store.run(move |store| store.claim_host(&claimed, agent)).await? {
             Claim::Owned => {}
             Claim::Taken => {
-                return Err(Refused(RefusedReason::Host, format!("{name} belongs to another agent; choose another --host")));
+                return Err(Refused(
+                    RefusedReason::Host,
+                    format!("{name} belongs to another agent; choose another --host"),
+                ));
             }
             Claim::TooMany => {
                 return Err(Refused(RefusedReason::Host, "this agent owns as many hosts as one may".to_owned()));

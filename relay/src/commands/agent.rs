@@ -8,8 +8,8 @@ use hookward_shared::join_token::JoinToken;
 use hookward_shared::names::AgentName;
 use hookward_shared::secret::Secret;
 
-use crate::cli::{AgentArgs, AgentCommand, DataDir};
 use crate::certs::Identity;
+use crate::cli::{AgentArgs, AgentCommand, DataDir};
 use crate::store::Store;
 use crate::{STATE_FILE, say};
 
@@ -46,7 +46,7 @@ pub fn run(command: AgentCommand) -> anyhow::Result<()> {
             if !store.remove_agent(&name)? {
                 return Err(Mistake::Unknown(name).into());
             }
-            say(&format!("agent {name} is removed; its session ends within 10 seconds"))
+            say(&format!("agent {name} is removed; its session ends within seconds"))
         }
         AgentCommand::List(DataDir { data_dir }) => {
             for agent in open_store(&data_dir)?.list_agents()? {

@@ -34,7 +34,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     match args.log_format {
         LogFormat::Json => {
             if let Some((token, name)) = first {
-                say(&serde_json::json!({ "event": "join_token", "agent": name.as_str(), "token": token.to_text() }).to_string())?;
+                say(&serde_json::json!({ "event": "join_token", "agent": name.as_str(), "token": token.to_text() })
+                    .to_string())?;
             }
             let ready = serde_json::json!({
                 "event": "ready",
@@ -49,7 +50,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
         LogFormat::Text => {
             if let Some((token, name)) = first {
-                say(&format!("join token for agent {name}, good once and for 24 hours (`hookward join -`):\n\n{}\n", token.to_text()))?;
+                say(&format!(
+                    "join token for agent {name}, good once and for 24 hours (`hookward join -`):\n\n{}\n",
+                    token.to_text()
+                ))?;
             }
             let trust = ca.map(|ca| format!("; self-signed certificate: {ca}")).unwrap_or_default();
             say(&format!(

@@ -3,7 +3,7 @@
 
 use hookward_shared::names::HostName;
 use hookward_shared::refusal::{Check, Code, Refusal};
-use http::{Uri, header, HeaderMap, Version};
+use http::{HeaderMap, Uri, Version, header};
 
 /// The ports that a host may carry: the listener's and the public one.
 #[derive(Debug, Clone, Copy)]
@@ -35,11 +35,15 @@ pub fn host(
         return Err(bad("there is more than one Host"));
     }
     let from_field = match field {
-        Some(value) => Some(value.to_str().ok().and_then(|text| parse(text, ports)).ok_or_else(|| bad("the Host is malformed"))?),
+        Some(value) => {
+            Some(value.to_str().ok().and_then(|text| parse(text, ports)).ok_or_else(|| bad("the Host is malformed"))?)
+        }
         None => None,
     };
     let from_target = match uri.authority() {
-        Some(authority) => Some(parse(authority.as_str(), ports).ok_or_else(|| bad("the target's authority is malformed"))?),
+        Some(authority) => {
+            Some(parse(authority.as_str(), ports).ok_or_else(|| bad("the target's authority is malformed"))?)
+        }
         None => None,
     };
     let host = match (from_field, from_target) {

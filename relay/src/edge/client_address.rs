@@ -28,7 +28,8 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &AddressSet) -
     }
     let mut client = peer;
     for hop in hops.iter().rev() {
-        client = parse_hop(hop.trim_matches([' ', '\t'])).ok_or("X-Forwarded-For has something else than an address")?;
+        client =
+            parse_hop(hop.trim_matches([' ', '\t'])).ok_or("X-Forwarded-For has something else than an address")?;
         if !trusted.contains(client) {
             break;
         }

@@ -144,8 +144,7 @@ where
 {
     let (stream, recorded) = Recorder::new(stream);
     let limits = edge.limits.clone();
-    let connection =
-        Arc::new(Connection { edge, peer, recorded: Some(recorded), tasks, active: AtomicUsize::new(0) });
+    let connection = Arc::new(Connection { edge, peer, recorded: Some(recorded), tasks, active: AtomicUsize::new(0) });
     let service = service_fn(move |request| answer(request, Arc::clone(&connection)));
     let mut serving = pin!(
         http1::Builder::new()
@@ -256,9 +255,10 @@ async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Resu
     let _active = Active::new(&connection.active);
     let since = Instant::now();
     let (method, version) = (request.method().clone(), request.version());
-    let target = request.uri().path_and_query().map_or_else(Bytes::new, |target| {
-        Bytes::copy_from_slice(target.as_str().as_bytes())
-    });
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or_else(Bytes::new, |target| Bytes::copy_from_slice(target.as_str().as_bytes()));
     let mut facts = Facts {
         id: connection.edge.ids.next(),
         received: connection.edge.clock.now(),

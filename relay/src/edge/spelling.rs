@@ -158,7 +158,9 @@ mod tests {
     #[test]
     fn names_come_back_as_written_also_when_repeated_and_pipelined() {
         let recorded = Recorded::default();
-        recorded.add(b"body of the last onePOST /a HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nX-GitHub-Event: push\r\nx-a: 2\r\n\r\nbody");
+        recorded.add(
+            b"body of the last onePOST /a HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nX-GitHub-Event: push\r\nx-a: 2\r\n\r\nbody",
+        );
         let mut headers = HeaderMap::new();
         for (name, value) in [("host", "x"), ("x-a", "1"), ("x-github-event", "push"), ("x-a", "2")] {
             headers.append(http::HeaderName::from_static(name), value.parse().unwrap());

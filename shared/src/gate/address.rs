@@ -25,9 +25,9 @@ pub fn parse_network(text: &str) -> Result<IpNet, String> {
         Some((address, prefix)) => (address, Some(prefix)),
         None => (text, None),
     };
-    let address: IpAddr = address.parse().map_err(|_| {
-        format!("{text:?} is no address range; write one such as 192.30.252.0/22 or 2001:db8::/32")
-    })?;
+    let address: IpAddr = address
+        .parse()
+        .map_err(|_| format!("{text:?} is no address range; write one such as 192.30.252.0/22 or 2001:db8::/32"))?;
     let most: u8 = if address.is_ipv4() { 32 } else { 128 };
     let prefix = match prefix {
         None => most,
@@ -68,9 +68,7 @@ pub fn is_whole_family(network: &IpNet) -> bool {
 pub fn source(address: IpAddr) -> IpAddr {
     match canonical(address) {
         IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6(
-            Ipv6Net::new(v6, 64).map_or(v6, |network| network.network()),
-        ),
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Net::new(v6, 64).map_or(v6, |network| network.network())),
     }
 }
 
@@ -152,8 +150,21 @@ mod tests {
 
     #[test]
     fn ambiguous_networks_are_refused() {
-        for bad in ["", "any", "010.0.0.1", "0x7f.0.0.1", "2130706433", "192.0.2.7/24", "192.0.2.0/33",
-            "192.0.2.0/+24", "192.0.2.0/24/24", "1.2.3.4,5.6.7.8", " 1.2.3.4", "fe80::1%1", "::ffff:0:0/95"] {
+        for bad in [
+            "",
+            "any",
+            "010.0.0.1",
+            "0x7f.0.0.1",
+            "2130706433",
+            "192.0.2.7/24",
+            "192.0.2.0/33",
+            "192.0.2.0/+24",
+            "192.0.2.0/24/24",
+            "1.2.3.4,5.6.7.8",
+            " 1.2.3.4",
+            "fe80::1%1",
+            "::ffff:0:0/95",
+        ] {
             assert!(parse_network(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_network("::ffff:192.0.2.0/120").unwrap(), "192.0.2.0/24".parse::<IpNet>().unwrap());
@@ -162,8 +173,14 @@ mod tests {
     #[test]
     fn membership_is_by_value_and_family() {
         let set = set(&["192.0.2.0/25", "192.0.2.128/25", "2001:db8::/32"]);
-        for (address, inside) in [("192.0.2.255", true), ("192.0.3.0", false), ("::ffff:192.0.2.5", true),
-            ("64:ff9b::c000:205", false), ("2001:db8::1", true), ("2001:db9::", false)] {
+        for (address, inside) in [
+            ("192.0.2.255", true),
+            ("192.0.3.0", false),
+            ("::ffff:192.0.2.5", true),
+            ("64:ff9b::c000:205", false),
+            ("2001:db8::1", true),
+            ("2001:db9::", false),
+        ] {
             assert_eq!(set.contains(address.parse().unwrap()), inside, "{address}");
         }
     }

@@ -127,8 +127,15 @@ mod tests {
     #[test]
     fn covering() {
         let parse = |text| PathPattern::parse(text).unwrap();
-        for (wide, narrow, covers) in [("/a/**", "/a/b", true), ("/a/**", "/a", true), ("/a/*", "/a/b", true),
-            ("/a/b", "/a/*", false), ("/a", "/a/**", false), ("/**", "/**", true), ("/a/b/**", "/a/**", false)] {
+        for (wide, narrow, covers) in [
+            ("/a/**", "/a/b", true),
+            ("/a/**", "/a", true),
+            ("/a/*", "/a/b", true),
+            ("/a/b", "/a/*", false),
+            ("/a", "/a/**", false),
+            ("/**", "/**", true),
+            ("/a/b/**", "/a/**", false),
+        ] {
             assert_eq!(parse(wide).covers(&parse(narrow)), covers, "{wide} {narrow}");
         }
     }

@@ -121,9 +121,16 @@ mod tests {
     #[test]
     fn the_parameter_goes_and_nothing_else_moves() {
         for (target, left) in [
-            ("/a?token=old", "/a"), ("/a?token=t%2B/", "/a"), ("/a?token=old&b", "/a?b"), ("/a?b&token=old", "/a?b"),
-            ("/a?b&token=old&c=%2e&d", "/a?b&c=%2e&d"), ("/a?&token=old", "/a"), ("/a?token=old&", "/a"),
-            ("/a?&token=old&b", "/a?&b"), ("/a?&&token=old", "/a?&"), ("/a?tokenx=1&token=old", "/a?tokenx=1"),
+            ("/a?token=old", "/a"),
+            ("/a?token=t%2B/", "/a"),
+            ("/a?token=old&b", "/a?b"),
+            ("/a?b&token=old", "/a?b"),
+            ("/a?b&token=old&c=%2e&d", "/a?b&c=%2e&d"),
+            ("/a?&token=old", "/a"),
+            ("/a?token=old&", "/a"),
+            ("/a?&token=old&b", "/a?&b"),
+            ("/a?&&token=old", "/a?&"),
+            ("/a?tokenx=1&token=old", "/a?tokenx=1"),
         ] {
             assert_eq!(run(target).as_deref(), Ok(left), "{target}");
         }
@@ -131,9 +138,24 @@ mod tests {
 
     #[test]
     fn every_other_spelling_is_refused() {
-        for bad in ["/a", "/a?", "/a?token", "/a?token=", "/a?token=new", "/a?token=old&token=old", "/a?Token=old",
-            "/a?token=old&Token=x", "/a?tok%65n=old", "/a?token=old&%74oken=old", "/a?token=old;b", "/a?token=%zz",
-            "/a?token=old%00", "/a?token=old+", "/a?x?token=old", "/a/token=old"] {
+        for bad in [
+            "/a",
+            "/a?",
+            "/a?token",
+            "/a?token=",
+            "/a?token=new",
+            "/a?token=old&token=old",
+            "/a?Token=old",
+            "/a?token=old&Token=x",
+            "/a?tok%65n=old",
+            "/a?token=old&%74oken=old",
+            "/a?token=old;b",
+            "/a?token=%zz",
+            "/a?token=old%00",
+            "/a?token=old+",
+            "/a?x?token=old",
+            "/a/token=old",
+        ] {
             assert!(run(bad).is_err(), "{bad}");
         }
         assert!(run(&format!("/a?token={}", "a".repeat(8000))).is_err());

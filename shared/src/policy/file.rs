@@ -23,9 +23,7 @@ use time::OffsetDateTime;
 use crate::clock::UnixMillis;
 use crate::config::{Document, Problems, Reader};
 use crate::gate::address::parse_network;
-use crate::policy::{
-    Accept, Mode, Policy, Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace,
-};
+use crate::policy::{Accept, Mode, Policy, Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace};
 use crate::secret::{Secret, SecretReader, SecretSource};
 
 /// A policy as it was read, with what the user should be told.
@@ -186,10 +184,7 @@ impl Loader<'_> {
 }
 
 fn networks(reader: &Reader<'_>, key: &str, texts: &[String]) -> Vec<ipnet::IpNet> {
-    texts
-        .iter()
-        .filter_map(|text| parse_network(text).map_err(|what| reader.problem_with(key, what)).ok())
-        .collect()
+    texts.iter().filter_map(|text| parse_network(text).map_err(|what| reader.problem_with(key, what)).ok()).collect()
 }
 
 #[cfg(test)]
@@ -261,8 +256,15 @@ max_body = "lots"
 "#;
         let found = problems(text);
         for expected in [
-            "p.toml:4: route[1]: unknown key \"metods\"", "192.0.2.7/24", "\"any\"", "never as itself", "githup",
-            "UNSET is not set", "env:NEWLINE is empty", "must begin with a slash", "max_body: expected a size",
+            "p.toml:4: route[1]: unknown key \"metods\"",
+            "192.0.2.7/24",
+            "\"any\"",
+            "never as itself",
+            "githup",
+            "UNSET is not set",
+            "env:NEWLINE is empty",
+            "must begin with a slash",
+            "max_body: expected a size",
             "open = true",
         ] {
             assert!(found.iter().any(|line| line.contains(expected)), "{expected} in {found:#?}");
@@ -275,7 +277,10 @@ max_body = "lots"
         let cases = [
             ("", "no route"),
             ("[[route]]\npath = '/a'", "no accept"),
-            ("[[route]]\npath='/a/**'\naccept.token='env:SET'\n[[route]]\npath='/a/b'\naccept.token='env:SET'", "can't be reached"),
+            (
+                "[[route]]\npath='/a/**'\naccept.token='env:SET'\n[[route]]\npath='/a/b'\naccept.token='env:SET'",
+                "can't be reached",
+            ),
             ("[[route]]\npath='/a'\ndeny_ips='10.0.0.0/8'\naccept.allow_ips='10.1.0.0/16'", "denied by deny_ips"),
             ("[[route]]\npath='/a'\naccept.allow_ips=[]", "empty list"),
             ("[[route]]\npath='/a'\naccept.allow_ips='0.0.0.0/0'", "open = true"),

@@ -226,7 +226,10 @@ fn whole(kind: u64, payload: &[u8]) -> Bytes {
 mod tests {
     use super::*;
 
-    fn decode(chunks: impl Iterator<Item = Bytes>) -> Result<(Vec<u8>, Vec<u8>, Vec<u8>, bool), FrameError> {
+    /// Heads, data and trailers, and whether the end was seen.
+    type Decoded = (Vec<u8>, Vec<u8>, Vec<u8>, bool);
+
+    fn decode(chunks: impl Iterator<Item = Bytes>) -> Result<Decoded, FrameError> {
         let mut decoder = Decoder::default();
         let (mut heads, mut data, mut trailers) = (Vec::new(), Vec::new(), Vec::new());
         for chunk in chunks {
@@ -246,8 +249,14 @@ mod tests {
     fn message() -> Vec<u8> {
         let body = vec![7_u8; 300];
         [
-            head(&[1; 100]), data_prefix(body.len()), Bytes::from(body), data_prefix(0), data_prefix(2),
-            Bytes::from_static(b"ab"), trailers(b"t"), end(),
+            head(&[1; 100]),
+            data_prefix(body.len()),
+            Bytes::from(body),
+            data_prefix(0),
+            data_prefix(2),
+            Bytes::from_static(b"ab"),
+            trailers(b"t"),
+            end(),
         ]
         .concat()
     }
@@ -275,7 +284,13 @@ mod tests {
     #[test]
     fn what_is_not_the_protocol_is_an_error_and_no_panic() {
         let bad: [&[u8]; 7] = [
-            &[0, 0], &[3, 0], &[1, 0, 1, 0], &[1, 0, 3, 1, 0], &[1, 0, 9, 0], &[1, 0, 3, 0, 0, 0], &[1, 0x80, 0x0f, 0xff, 0xff],
+            &[0, 0],
+            &[3, 0],
+            &[1, 0, 1, 0],
+            &[1, 0, 3, 1, 0],
+            &[1, 0, 9, 0],
+            &[1, 0, 3, 0, 0, 0],
+            &[1, 0x80, 0x0f, 0xff, 0xff],
         ];
         for bytes in bad {
             assert!(decode(std::iter::once(Bytes::copy_from_slice(bytes))).is_err(), "{bytes:?}");

@@ -114,7 +114,7 @@ impl Request {
         put_bytes(&mut buf, self.method.as_str().as_bytes());
         put_bytes(&mut buf, &self.target);
         put_length(&mut buf, self.length);
-        buf.put_u8(u8::from(self.trailers) * FLAG_TRAILERS | u8::from(self.upgrade) * FLAG_UPGRADE);
+        buf.put_u8((u8::from(self.trailers) * FLAG_TRAILERS) | (u8::from(self.upgrade) * FLAG_UPGRADE));
         let mut spelled = self.spelling.0.iter();
         for (name, value) in &self.headers {
             let written = spelled.next();
@@ -316,7 +316,8 @@ mod tests {
     fn round_trip() {
         let request = request();
         assert_eq!(Request::decode(request.encode(|_| true).freeze()).unwrap(), request);
-        let response = Answer::Response(Response { status: StatusCode::CREATED, length: None, headers: request.headers });
+        let response =
+            Answer::Response(Response { status: StatusCode::CREATED, length: None, headers: request.headers });
         assert_eq!(Answer::decode(response.encode(|_| true).freeze()).unwrap(), response);
         let failure = Answer::Failure(Failure { code: Code::ApplicationTimeout, status: StatusCode::GATEWAY_TIMEOUT });
         assert_eq!(Answer::decode(failure.encode(|_| true).freeze()).unwrap(), failure);

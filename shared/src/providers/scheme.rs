@@ -262,6 +262,14 @@ enum Key {
     Sha512(Hmac<Sha512>),
 }
 
+/// What the signature's header holds.
+struct Candidates<'h> {
+    /// The decoded signatures.
+    signatures: Vec<Vec<u8>>,
+    /// The timestamp's text, if it stands among them.
+    timestamp: Option<&'h [u8]>,
+}
+
 impl Scheme {
     /// Whether the fields make sense together.
     ///
@@ -376,8 +384,8 @@ impl Keyed {
     /// [`SignatureFault`], for the tunnel's owner.
     pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: UnixMillis) -> Result<(), SignatureFault> {
         let field = single(headers, &self.header)?;
-        let (candidates, list_ts) = self.candidates(field)?;
-        let ts = self.timestamp(headers, list_ts, now)?;
+        let candidates = self.candidates(field)?;
+        let ts = self.timestamp(headers, candidates.timestamp, now)?;
         let mut message: Vec<&[u8]> = Vec::with_capacity(self.template.len());
         for part in &self.template {
             message.push(match part {
@@ -390,7 +398,7 @@ impl Keyed {
         // No early end: the time taken says nothing about which key or candidate came close.
         let mut fits = false;
         for key in &self.keys {
-            for candidate in &candidates {
+            for candidate in &candidates.signatures {
                 fits |= key.verify(&message, candidate);
             }
         }
@@ -398,7 +406,7 @@ impl Keyed {
     }
 
     /// The signatures in the header's value, decoded, and the timestamp if it stands among them.
-    fn candidates<'h>(&self, field: &'h [u8]) -> Result<(Vec<Vec<u8>>, Option<&'h [u8]>), SignatureFault> {
+    fn candidates<'h>(&self, field: &'h [u8]) -> Result<Candidates<'h>, SignatureFault> {
         /// Signatures in one header beyond which it is an attack: rotations have two or three.
         const MOST: usize = 8;
         let sig = &self.scheme.sig;
@@ -439,8 +447,8 @@ impl Keyed {
         match (candidates.len(), timestamps.as_slice()) {
             (0, _) => Err(malformed("no signature of the pinned version")),
             (count, _) if count > MOST => Err(malformed("too many signatures")),
-            (_, []) => Ok((candidates, None)),
-            (_, [ts]) => Ok((candidates, Some(ts))),
+            (_, []) => Ok(Candidates { signatures: candidates, timestamp: None }),
+            (_, [ts]) => Ok(Candidates { signatures: candidates, timestamp: Some(ts) }),
             _ => Err(malformed("several timestamps")),
         }
     }

@@ -5,9 +5,15 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hmac::{Hmac, KeyInit, Mac};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
+use quinn::{
+    AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+};
+use quinn_proto::HashedConnectionIdGenerator;
+use quinn_proto::crypto::{CryptoError, HmacKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::identity::{Pin, PinnedVerifier, crypto_provider};
@@ -58,6 +64,7 @@ pub fn server(
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Endpoint, EndpointError> {
+    let endpoint_config = restartable(&key);
     let mut tls = rustls::ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls_error)?
@@ -75,7 +82,56 @@ pub fn server(
         .max_incoming(RETRY_FROM * 16)
         .incoming_buffer_size(64 * 1024)
         .incoming_buffer_size_total(INCOMING_BUFFER);
-    endpoint(address, Some(config))
+    endpoint(address, Some(config), endpoint_config)
+}
+
+/// Connection ids and reset tokens that follow from the relay's key, so that a relay which was killed
+/// and started again can tell its agents at once that their sessions are gone (RFC 9000 §10.3).
+/// Without it they find out when [`IDLE`] has passed.
+fn restartable(key: &PrivateKeyDer<'_>) -> EndpointConfig {
+    let derived = |purpose: &[u8]| {
+        let mut mac = StatelessKey::of(key.secret_der());
+        mac.0.update(purpose);
+        mac.0.finalize().into_bytes()
+    };
+    let mut config = EndpointConfig::new(Arc::new(StatelessKey::of(&derived(b"hookward stateless reset"))));
+    let cid_key = derived(b"hookward connection ids").first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+    config
+}
+
+/// HMAC-SHA256 for quinn's stateless reset tokens.
+#[derive(Clone)]
+struct StatelessKey(Hmac<Sha256>);
+
+impl StatelessKey {
+    fn of(key: &[u8]) -> Self {
+        let mut block = [0; 64]; // HMAC's key is one block of the hash, padded with zeros
+        for (to, from) in block.iter_mut().zip(Sha256::digest(key)) {
+            *to = from;
+        }
+        Self(Hmac::new(&block.into()))
+    }
+}
+
+impl HmacKey for StatelessKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        let mut mac = self.0.clone();
+        mac.update(data);
+        for (to, from) in signature_out.iter_mut().zip(mac.finalize().into_bytes()) {
+            *to = from;
+        }
+    }
+
+    fn signature_len(&self) -> usize {
+        32
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        let mut mac = self.0.clone();
+        mac.update(data);
+        mac.verify_slice(signature).map_err(|_| CryptoError)
+    }
 }
 
 /// The agent's endpoint: dials the one relay with this pin.
@@ -97,7 +153,7 @@ pub fn client(address: SocketAddr, pin: Pin) -> Result<Endpoint, EndpointError> 
     transport.max_concurrent_bidi_streams(VarInt::from_u32(TUNNEL_STREAMS)).keep_alive_interval(Some(KEEP_ALIVE));
     let mut config = ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
-    let mut endpoint = endpoint(address, None)?;
+    let mut endpoint = endpoint(address, None, EndpointConfig::default())?;
     endpoint.set_default_client_config(config);
     Ok(endpoint)
 }
@@ -117,11 +173,14 @@ fn transport() -> TransportConfig {
     transport
 }
 
-fn endpoint(address: SocketAddr, config: Option<ServerConfig>) -> Result<Endpoint, EndpointError> {
+fn endpoint(
+    address: SocketAddr,
+    config: Option<ServerConfig>,
+    endpoint_config: EndpointConfig,
+) -> Result<Endpoint, EndpointError> {
     let socket = udp_socket(address).map_err(|source| EndpointError::Socket { address, source })?;
     let runtime = Arc::new(quinn::TokioRuntime);
-    Endpoint::new(EndpointConfig::default(), config, socket, runtime)
-        .map_err(|source| EndpointError::Socket { address, source })
+    Endpoint::new(endpoint_config, config, socket, runtime).map_err(|source| EndpointError::Socket { address, source })
 }
 
 fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {

@@ -258,7 +258,8 @@ impl ControlStream {
                     return Err(StreamError::TooLarge(length, cap));
                 }
                 if let Some(json) = rest.get(..length) {
-                    let message = serde_json::from_slice(json).map_err(|error| StreamError::Protocol(error.to_string()));
+                    let message =
+                        serde_json::from_slice(json).map_err(|error| StreamError::Protocol(error.to_string()));
                     self.partial.drain(..LENGTH + length);
                     return message;
                 }
