@@ -37,7 +37,7 @@ pub enum LogFormat {
 /// What all commands take.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Where the credential, tokens and certificates are kept [default: ~/.local/state/hookward]
+    /// Where the credential, tokens and certificates are kept (default: ~/.local/state/hookward)
     #[arg(long, value_name = "DIR", env = "HOOKWARD_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 }
@@ -98,21 +98,21 @@ pub struct GateArgs {
     ])]
     pub policy: Option<PathBuf>,
 
-    /// Path that may pass; `*` is one segment, a final `/**` everything below [repeatable; default:
-    /// /flexdeploy/webhooks/v1/** and /flexdeploy/webhooks/v2/**]
+    /// Path that may pass; `*` is one segment, a final `/**` everything below (repeatable; default:
+    /// /flexdeploy/webhooks/v1/** and /flexdeploy/webhooks/v2/**)
     #[arg(long, value_name = "PATTERN")]
     pub path: Vec<String>,
 
-    /// Address range that may send: 192.30.252.0/22, 2001:db8::/32 [repeatable]
+    /// Address range that may send: 192.30.252.0/22, 2001:db8::/32 (repeatable)
     #[arg(long, value_name = "CIDR")]
     pub allow_ip: Vec<String>,
 
-    /// Address range that may not send, whatever else passes [repeatable]
+    /// Address range that may not send, whatever else passes (repeatable)
     #[arg(long, value_name = "CIDR")]
     pub deny_ip: Vec<String>,
 
     /// Token that must stand in the URL (parameter NAME, default `token`) or in a header
-    /// (NAME is header:X-Token); env:VAR or file:PATH [repeatable: several are live during a change]
+    /// (NAME is header:X-Token); env:VAR or file:PATH (repeatable: several are live during a change)
     #[arg(long, value_name = "[NAME=]SECRET")]
     pub token: Vec<String>,
 
@@ -128,8 +128,8 @@ pub struct GateArgs {
     #[arg(long, conflicts_with = "token")]
     pub new_token: bool,
 
-    /// Signature that must be right, such as github=env:GITHUB_SECRET [repeatable: the same provider
-    /// again for a change of secrets, another one as an alternative]
+    /// Signature that must be right, such as github=env:GITHUB_SECRET (repeatable: the same provider
+    /// again for a change of secrets, another one as an alternative)
     #[arg(long, value_name = "PROVIDER=SECRET")]
     pub verify: Vec<String>,
 
@@ -137,7 +137,7 @@ pub struct GateArgs {
     #[arg(long)]
     pub websocket: bool,
 
-    /// Wait for the head of the application's answer [default: 60s]
+    /// Wait for the head of the application's answer (default: 60s)
     #[arg(long, value_name = "TIME")]
     pub answer_timeout: Option<String>,
 }

@@ -53,7 +53,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME")]
     pub domain: Option<String>,
 
-    /// Address and port for HTTPS (TCP) and the tunnel (UDP) [default: [::]:443]
+    /// Address and port for HTTPS (TCP) and the tunnel (UDP) (default: port 443 on all addresses)
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
 
@@ -61,11 +61,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub public_port: Option<u16>,
 
-    /// Under which agents reach this relay [default: the domain and the public port]
+    /// Under which agents reach this relay (default: the domain and the public port)
     #[arg(long, value_name = "HOST:PORT")]
     pub tunnel_address: Option<String>,
 
-    /// Where identity, agents and certificates are kept [default: /var/lib/hookward]
+    /// Where identity, agents and certificates are kept (default: /var/lib/hookward)
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
@@ -77,11 +77,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
 
-    /// Network whose X-Forwarded-For is believed [repeatable]
+    /// Network whose X-Forwarded-For is believed (repeatable)
     #[arg(long, value_name = "CIDR")]
     pub trusted_proxy: Vec<String>,
 
-    /// Give an exact host (the bare domain, a CNAME) to an agent [repeatable]
+    /// Give an exact host (the bare domain, a CNAME) to an agent (repeatable)
     #[arg(long, value_name = "HOST=AGENT", value_parser = parse_pair)]
     pub give_host: Vec<(String, String)>,
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use hookward_shared::clock::Clock;
 use hookward_tests::application::{Application, Reply};
@@ -417,4 +418,84 @@ fn help_names_the_exit_codes() {
         assert!(ended.code == Some(0) && ended.out.contains("Exit codes:"), "{name} {args:?}");
     }
     assert!(program("hookward").is_file());
+}
+
+/// On a real terminal (by util-linux's `script`) there is a screen, and Ctrl-C ends it.
+#[tokio::test]
+async fn the_screen_on_a_terminal() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let dir = TempDir::new().unwrap();
+    let command = format!(
+        "stty cols 120 rows 30; exec {} http {} --local=127.0.0.1:0 --webhook git/push --state-dir {}",
+        program("hookward").display(),
+        application.address.port(),
+        dir.path().display()
+    );
+    off(move || {
+        let mut script = Command::new("script");
+        script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm");
+        let mut process = Process::spawn(script);
+        process.says("online");
+        process.says("/flexdeploy/webhooks/v1/git/push?token=");
+        process.write("\u{3}");
+        assert_eq!(process.wait(), Some(0), "{:?}", process.out());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_token_as_an_argument_works_and_is_warned_about() {
+    let (data, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    off(move || {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let mut relay =
+            serve(data.path(), &listen, &["--tunnel-address", &listen, "--give-host", "hooks.example.test=flexdeploy"]);
+        let token = relay.event("join_token")["token"].as_str().unwrap().to_owned();
+        let state = state.path().to_str().unwrap();
+        let joined = run("hookward", &["join", &token, "--state-dir", state], &[], "");
+        assert_eq!(joined.code, Some(0), "{joined:?}");
+        assert!(joined.err.contains("warning") && !joined.err.contains(&token), "{}", joined.err);
+        // An exact host that the relay's settings give to the agent is its host.
+        let mut agent = Process::start("hookward", &["http", "1", "--log-format", "json", "--state-dir", state], &[]);
+        assert_eq!(agent.event("ready")["host"], "hooks.example.test");
+    })
+    .await;
+}
+
+/// A relay that runs out of file descriptors takes connections again once some are free.
+#[tokio::test]
+async fn too_few_open_files_are_survived() {
+    let data = TempDir::new().unwrap();
+    let (relay, ready) = off(move || {
+        let mut limited = Command::new("prlimit");
+        limited.arg("--nofile=64:64").arg(program("hookward-relay"));
+        limited.args([
+            "serve",
+            "--domain",
+            "hooks.example.test",
+            "--listen",
+            "127.0.0.1:0",
+            "--log-format",
+            "json",
+            "--data-dir",
+        ]);
+        limited.arg(data.path());
+        let mut relay = Process::spawn(limited);
+        let ready = relay.event("ready");
+        assert_eq!(ready["open_files"], 64);
+        ((relay, data), ready)
+    })
+    .await;
+    let edge = edge(&ready, "hooks.example.test");
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.push(tokio::net::TcpStream::connect(edge.address).await.unwrap());
+    }
+    hookward_tests::wait::eventually("the relay says so", || {
+        relay.0.err().iter().any(|line| line.contains("accept failed"))
+    })
+    .await;
+    drop(held);
+    let answer = edge.get("/").await;
+    assert_eq!((answer.status, answer.code()), (404, Some("not_found")));
 }

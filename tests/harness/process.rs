@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,7 @@ pub fn program(name: &str) -> &'static Path {
 /// A running program. Dropped, it is killed.
 pub struct Process {
     child: Child,
+    stdin: Option<ChildStdin>,
     out: Lines,
     err: Lines,
 }
@@ -57,8 +58,18 @@ impl Lines {
         let lines = Self::default();
         let kept = lines.clone();
         std::thread::spawn(move || {
-            for line in BufReader::new(source).lines().map_while(Result::ok) {
-                kept.0.lock().unwrap().push(line);
+            // By pieces and not by lines: a screen has none.
+            let mut source = BufReader::new(source);
+            let mut rest = Vec::new();
+            while let Ok(piece) = source.fill_buf().map(<[u8]>::to_vec)
+                && !piece.is_empty()
+            {
+                source.consume(piece.len());
+                rest.extend(piece);
+                let text = String::from_utf8_lossy(&rest).into_owned();
+                let mut lines = kept.0.lock().unwrap();
+                lines.truncate(0);
+                lines.extend(text.lines().map(str::to_owned));
             }
         });
         lines
@@ -96,22 +107,29 @@ impl Process {
 
     fn start_with(name: &str, args: &[&str], environment: &[(&str, &str)], input: &str) -> Self {
         let mut command = Command::new(program(name));
-        command
-            .args(args)
-            .env_remove("HOOKWARD_STATE_DIR")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        for (key, value) in environment {
-            command.env(key, value);
-        }
+        command.args(args).envs(environment.iter().copied());
+        let mut process = Self::spawn(command);
+        process.write(input);
+        process.stdin = None;
+        process
+    }
+
+    /// Starts any command, with its standard input open.
+    pub fn spawn(mut command: Command) -> Self {
+        command.env_remove("HOOKWARD_STATE_DIR").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        // A program that does not read its input may be gone already.
-        let _ = stdin.write_all(input.as_bytes());
-        drop(stdin);
         let (out, err) = (Lines::follow(child.stdout.take().unwrap()), Lines::follow(child.stderr.take().unwrap()));
-        Self { child, out, err }
+        let stdin = child.stdin.take();
+        Self { child, stdin, out, err }
+    }
+
+    /// Writes to its standard input.
+    pub fn write(&mut self, text: &str) {
+        if let Some(stdin) = &mut self.stdin {
+            // A program that does not read its input may be gone already.
+            let _ = stdin.write_all(text.as_bytes());
+            let _ = stdin.flush();
+        }
     }
 
     pub fn id(&self) -> u32 {
@@ -124,6 +142,19 @@ impl Process {
 
     pub fn err(&self) -> Vec<String> {
         self.err.all()
+    }
+
+    /// Waits until standard output has this text.
+    ///
+    /// # Panics
+    /// At the deadline, with all that the program has said.
+    pub fn says(&mut self, text: &str) {
+        let since = Instant::now();
+        while !self.out.all().join("\n").contains(text) {
+            let said: String = self.out.all().join("\n").chars().take(2000).collect();
+            assert!(since.elapsed() < DEADLINE, "never said {text}: {said:?} {:?}", self.err.all());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits for a JSON line with this event on standard output.
