@@ -6,8 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use hookward_shared::clock::Clock;
+use hookward_shared::protocol::control::RefusedReason;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::{Process, program, run};
+use hookward_tests::rogue;
 use hookward_tests::sender::{Edge, github_signature};
 use hookward_tests::stage::roots;
 use hookward_tests::wait::DEADLINE;
@@ -498,4 +500,17 @@ async fn too_few_open_files_are_survived() {
     drop(held);
     let answer = edge.get("/").await;
     assert_eq!((answer.status, answer.code()), (404, Some("not_found")));
+}
+
+/// What the relay refuses for good ends the agent, each reason with its own exit code.
+#[tokio::test]
+async fn a_refusal_by_the_relay_ends_the_agent() {
+    for (reason, code) in [(RefusedReason::Credential, 3), (RefusedReason::Host, 4), (RefusedReason::Policy, 5)] {
+        let (dir, relay) = rogue::refusing(reason).await;
+        let ended =
+            off(move || run("hookward", &["http", "1", "--state-dir", dir.path().to_str().unwrap()], &[], "")).await;
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        assert!(ended.err.contains("refused by the test"), "{}", ended.err);
+        relay.abort();
+    }
 }

@@ -7,13 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use bytes::Bytes;
 use hookward_agent::connection::Relay as RelayAddress;
 use hookward_agent::report;
+use hookward_agent::state::{Credential, StateDir};
 use hookward_agent::upstream::pool::Application as Upstream;
 use hookward_agent::{Agent, AgentSettings};
 use hookward_relay::certs::Identity;
 use hookward_shared::clock::Clock;
 use hookward_shared::limits::{GREETING_BYTES, Limits};
 use hookward_shared::policy::Policy;
-use hookward_shared::protocol::control::{FromAgent, FromRelay};
+use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
 use hookward_shared::protocol::frame::Frame;
 use hookward_shared::protocol::head::{Answer, Context, Request, RequestId, Spelling};
 use hookward_shared::secret::Secret;
@@ -88,6 +89,34 @@ impl Rogue {
         writer.head(&request.encode(|_| true)).await.unwrap();
         (writer, reader)
     }
+}
+
+/// A relay that knows every agent and refuses whatever it wants to open, for this reason. Gives the
+/// directory of an agent that has joined it.
+pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
+    let dir = TempDir::new().unwrap();
+    let identity = Identity::load_or_make(dir.path()).unwrap();
+    let pin = identity.pin;
+    let endpoint = quic::server((Ipv4Addr::LOCALHOST, 0).into(), identity.certificate, identity.key).unwrap();
+    let credential = Credential {
+        relay: endpoint.local_addr().unwrap().to_string(),
+        pin,
+        agent: "x".into(),
+        secret: Secret::mint().unwrap(),
+    };
+    StateDir::open(Some(dir.path())).unwrap().keep_credential(&credential).unwrap();
+    let refusing = tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let session = Session::new(incoming.await.unwrap());
+            let mut control = session.accept_control().await.unwrap();
+            let FromAgent::Hello { .. } = control.receive(GREETING_BYTES).await.unwrap() else { panic!("no hello") };
+            control.send(&FromRelay::Welcome { agent: "x".into(), version: "0".into() }).await.unwrap();
+            let refused = FromRelay::Refused { reason, message: "refused by the test".into() };
+            control.send(&refused).await.unwrap();
+            control.finish().await;
+        }
+    });
+    (dir, refusing)
 }
 
 /// Reads an answer to its end.
