@@ -4,3 +4,41 @@ pub mod http;
 pub mod join;
 #[cfg(feature = "local")]
 pub mod local;
+
+use std::io;
+
+use crate::connection::ConnectionError;
+use crate::state::StateError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The agent's own files.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The relay.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// The relay in this process did not start.
+    #[cfg(feature = "local")]
+    #[error(transparent)]
+    Local(#[from] local::LocalError),
+    /// The system has no randomness to give.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    /// Something of the system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl CommandError {
+    /// For an error of the system.
+    const fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
+use hookward_shared::names::HostName;
 use hookward_shared::policy::Policy;
-use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
+use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason, RefusedRequest};
 use hookward_shared::secret::Secret;
+use hookward_shared::text::printable;
 use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::quic::{self, EndpointError, SERVER_NAME};
 use hookward_shared::transport::{ControlStream, Session, SessionError, StreamError};
@@ -213,7 +215,9 @@ impl Connector {
         control.send(&FromAgent::Open { host: self.host.clone(), policy: self.policy.clone() }).await?;
         match control.receive(GREETING_BYTES).await? {
             FromRelay::Opened { host, port } => {
-                (self.on_open)(Opened { host, port });
+                let host = HostName::parse(&host)
+                    .ok_or_else(|| StreamError::Protocol("the relay opened something that is no host".to_owned()))?;
+                (self.on_open)(Opened { host: host.to_string(), port });
                 Ok(control)
             }
             other => Err(unexpected(other)),
@@ -238,8 +242,8 @@ impl Connector {
             }
         }
         // In order: the relay sends nothing more, what is under way ends, then the session.
-        control.send(&FromAgent::Leave).await?;
         let leaving = async {
+            control.send(&FromAgent::Leave).await?;
             loop {
                 tokio::select! {
                     exchange = session.accept() => self.take(exchange?),
@@ -269,14 +273,14 @@ impl Connector {
         match message {
             FromRelay::Refusals { told, counted } => {
                 for refused in told {
-                    self.reporter.say(Report::Refused(Box::new(refused)));
+                    self.reporter.say(Report::Refused(Box::new(printable_fields(refused))));
                 }
                 if !counted.is_empty() {
                     self.reporter.say(Report::Counted(counted));
                 }
                 Ok(())
             }
-            FromRelay::Refused { reason, message } => Err(ConnectionError::Refused { reason, message }),
+            FromRelay::Refused { reason, message } => Err(refused(reason, &message)),
             _ => Ok(()),
         }
     }
@@ -284,8 +288,25 @@ impl Connector {
 
 fn unexpected(message: FromRelay) -> ConnectionError {
     match message {
-        FromRelay::Refused { reason, message } => ConnectionError::Refused { reason, message },
+        FromRelay::Refused { reason, message } => refused(reason, &message),
         _ => StreamError::Protocol("the relay answered something else than was asked".to_owned()).into(),
+    }
+}
+
+fn refused(reason: RefusedReason, message: &str) -> ConnectionError {
+    ConnectionError::Refused { reason, message: printable(message) }
+}
+
+/// The relay has escaped what strangers sent; a relay that was taken over may not have.
+fn printable_fields(refused: RefusedRequest) -> RefusedRequest {
+    RefusedRequest {
+        id: printable(&refused.id),
+        host: printable(&refused.host),
+        method: printable(&refused.method),
+        path: printable(&refused.path),
+        client: printable(&refused.client),
+        why: printable(&refused.why),
+        ..refused
     }
 }
 

@@ -2,3 +2,55 @@
 
 pub mod agent;
 pub mod serve;
+
+use std::io;
+
+use hookward_shared::config::Problems;
+
+use crate::StartError;
+use crate::certs::CertError;
+use crate::store::StoreError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The settings.
+    #[error("the settings are wrong; nothing was started\n{0}")]
+    Settings(#[from] Problems),
+    /// The command line.
+    #[error(transparent)]
+    Mistake(#[from] agent::Mistake),
+    /// The relay did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The state file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The relay's identity.
+    #[error(transparent)]
+    Cert(#[from] CertError),
+    /// The system has no randomness to give.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    /// Something of the system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl CommandError {
+    /// Whether the command line or the settings are wrong, and nothing was started.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        matches!(self, Self::Settings(_) | Self::Mistake(_))
+    }
+
+    /// For an error of the system.
+    pub(crate) const fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}

@@ -111,8 +111,7 @@ pub async fn forward(
         Outgoing::Whole(body, charge) if body.len() <= SMALL_BODY => {
             writer.prioritise(live.next_order());
             let head = request.encode(passes(true));
-            let written = timeout(limits.answer_idle, writer.whole(&head, body)).await;
-            written.map_err(|_| ForwardError::Timeout(limits.answer_idle))?.map_err(ForwardError::Broke)?;
+            within(limits.answer_idle, writer.whole(&head, body)).await?;
             drop(charge);
         }
         Outgoing::Whole(body, charge) => {
@@ -121,8 +120,7 @@ pub async fn forward(
             let idle = limits.answer_idle;
             pump = Some(Pump::new(async move {
                 let _charge = charge;
-                let written = timeout(idle, writer.whole(&head, body)).await;
-                written.map_err(|_| ForwardError::Timeout(idle))?.map_err(ForwardError::Broke)
+                within(idle, writer.whole(&head, body)).await
             }));
         }
         Outgoing::Streamed(first, charge, rest) => {
@@ -132,7 +130,7 @@ pub async fn forward(
         Outgoing::Upgrade => {
             let mut writer = writer;
             writer.prioritise(live.next_order());
-            writer.head(&request.encode(passes(true))).await.map_err(ForwardError::Broke)?;
+            within(limits.answer_idle, writer.head(&request.encode(passes(true)))).await?;
             upgrading = Some(writer);
         }
     }
@@ -156,7 +154,7 @@ pub async fn forward(
     }
     if let Some(writer) = upgrading {
         // The application said no: the request is complete as it is.
-        writer.finish().await.map_err(ForwardError::Broke)?;
+        within(limits.answer_idle, writer.finish()).await?;
     }
     let body = MessageBody::new(reader, response.length, answer.headers(), limits.answer_idle);
     *answer.body_mut() = AnswerBody::new(body, pump).await;
@@ -211,13 +209,6 @@ async fn stream(
     mut rest: SenderBody,
     patience: Duration,
 ) -> Result<(), ForwardError> {
-    async fn within<T>(
-        patience: Duration,
-        write: impl Future<Output = Result<T, StreamError>>,
-    ) -> Result<T, ForwardError> {
-        let written = timeout(patience, write).await.map_err(|_| ForwardError::Timeout(patience))?;
-        written.map_err(ForwardError::Broke)
-    }
     within(patience, writer.head(&request.encode(passes(false)))).await?;
     within(patience, writer.data(first.bytes)).await?;
     drop(charge);
@@ -235,6 +226,12 @@ async fn stream(
         within(patience, writer.trailers(&payload)).await?;
     }
     within(patience, writer.finish()).await
+}
+
+/// A write into the tunnel, under its deadline.
+async fn within<T>(patience: Duration, write: impl Future<Output = Result<T, StreamError>>) -> Result<T, ForwardError> {
+    let written = timeout(patience, write).await.map_err(|_| ForwardError::Timeout(patience))?;
+    written.map_err(ForwardError::Broke)
 }
 
 /// The sending of a request's body, polled by whoever waits for the answer.

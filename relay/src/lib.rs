@@ -42,11 +42,10 @@ use crate::settings::Settings;
 use crate::store::{Store, StoreError};
 
 /// Says a line on standard output: what the user asked for, not the log.
-fn say(text: &str) -> anyhow::Result<()> {
+fn say(text: &str) -> Result<(), commands::CommandError> {
     use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")?;
-    Ok(out.flush()?)
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(commands::CommandError::system("standard output"))
 }
 
 /// The state file's name in the data directory.

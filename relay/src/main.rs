@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use hookward_relay::cli::{Cli, Command, LogFormat};
 use hookward_relay::commands::{agent, serve};
-use hookward_shared::config::Problems;
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 const FAILED: u8 = 1;
@@ -17,7 +17,7 @@ const USAGE: u8 = 2;
 async fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Serve(args) => {
-            log_to_stderr(args.log_format);
+            let _flushed_at_the_end = log_to_stderr(args.log_format);
             serve::run(*args).await
         }
         Command::Agent(command) => agent::run(command),
@@ -25,21 +25,24 @@ async fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&error);
-            let usage = error.is::<Problems>() || error.is::<agent::Mistake>();
-            ExitCode::from(if usage { USAGE } else { FAILED })
+            let code = if error.is_usage() { USAGE } else { FAILED };
+            tell(&anyhow::Error::from(error));
+            ExitCode::from(code)
         }
     }
 }
 
-/// The log goes to standard error; join tokens and the ready line to standard output.
-fn log_to_stderr(format: LogFormat) {
+/// The log goes to standard error; join tokens and the ready line to standard output. It is written by
+/// a thread of its own, behind a bounded queue: a pipe that nobody reads must not hold up requests.
+fn log_to_stderr(format: LogFormat) -> WorkerGuard {
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let filter = EnvFilter::try_from_env("HOOKWARD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+    guard
 }
 
 #[expect(clippy::print_stderr, reason = "the last word of a program that failed")]

@@ -130,6 +130,10 @@ pub const GREETING_BYTES: usize = 16 * 1024;
 pub const CONTROL_BYTES: usize = 8 * 1024 * 1024;
 /// One head of an exchange: the edge's cap on heads, and room for what the relay adds.
 pub const HEAD_FRAME_BYTES: usize = 96 * 1024;
+/// Routes of a policy: each is tried for every request.
+pub const ROUTES: usize = 256;
+/// Paths, methods or alternatives of one route.
+pub const OF_A_ROUTE: usize = 64;
 /// Longest observation of a route before it enforces.
 pub const OBSERVE_DAYS: i64 = 30;
 /// A join token is worth something for this long, in milliseconds.

@@ -17,6 +17,13 @@ impl HostName {
         valid.then(|| Self(text.to_ascii_lowercase()))
     }
 
+    /// The domain of a relay on one's own machine: every name below `localhost` is this machine
+    /// (RFC 6761 §6.3), and curl and browsers know that without any configuration.
+    #[must_use]
+    pub fn local() -> Self {
+        Self("localhost".to_owned())
+    }
+
     /// The name of `label` under this domain.
     #[must_use]
     pub fn child(&self, label: &AgentName) -> Self {
@@ -54,6 +61,12 @@ impl std::fmt::Display for HostName {
 pub struct AgentName(String);
 
 impl AgentName {
+    /// The name of a first agent, and so the first label of its host.
+    #[must_use]
+    pub fn preset() -> Self {
+        Self("flexdeploy".to_owned())
+    }
+
     /// Reads a name. `None` unless it is one DNS label.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -18,8 +18,6 @@ use crate::secret::{Secret, SecretDigest};
 
 /// What is open when nobody says otherwise: FlexDeploy's webhook resource, in both versions.
 pub const PRESET_PATHS: [&str; 2] = ["/flexdeploy/webhooks/v1/**", "/flexdeploy/webhooks/v2/**"];
-/// The name of a first agent, and so the first label of its host.
-pub const PRESET_NAME: &str = "flexdeploy";
 /// The query parameter that holds a token when no other is named.
 pub const TOKEN_NAME: &str = "token";
 
@@ -226,6 +224,9 @@ impl Policy {
         if self.routes.is_empty() {
             mistakes.push("the policy has no route, so nothing could pass".to_owned());
         }
+        if self.routes.len() > limits::ROUTES {
+            return vec![format!("the policy has {} routes, more than {}", self.routes.len(), limits::ROUTES)];
+        }
         for (index, route) in self.routes.iter().enumerate() {
             let mut found = route.mistakes(now);
             let earlier = self.routes.get(..index).unwrap_or_default();
@@ -300,6 +301,13 @@ impl Route {
         }
         if self.accept.is_empty() {
             mistake("it has no accept, so nothing could pass".to_owned());
+        }
+        for (what, count) in
+            [("paths", self.paths.len()), ("methods", self.methods.len()), ("alternatives", self.accept.len())]
+        {
+            if count > limits::OF_A_ROUTE {
+                mistake(format!("it has {count} {what}, more than {}", limits::OF_A_ROUTE));
+            }
         }
         let deny = AddressSet::new(&self.deny_ips);
         for (index, accept) in self.accept.iter().enumerate() {

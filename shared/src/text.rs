@@ -26,6 +26,12 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// A text without what could steer a terminal: control characters become U+FFFD, the rest stays.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
 /// The path of a request target as logs and screens show it: without the query, escaped.
 #[must_use]
 pub fn shown_path(target: &[u8]) -> String {

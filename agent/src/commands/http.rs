@@ -1,6 +1,5 @@
 //! `hookward http`: opens the tunnel and shows what comes through it.
 
-use anyhow::Context;
 use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
 use hookward_shared::limits::Limits;
@@ -11,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::HttpArgs;
+use crate::commands::CommandError;
 use crate::connection::{ConnectionError, Opened, Relay};
 use crate::exit::Exit;
 use crate::report::{self, Ready, Report, Reporter};
@@ -31,7 +31,7 @@ struct Plan {
 ///
 /// # Errors
 /// What failed, for [`Exit::Failed`].
-pub async fn run(args: HttpArgs) -> anyhow::Result<Exit> {
+pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     let clock = Clock::System;
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let (state, local_edge) = place(&args, state)?;
@@ -44,7 +44,7 @@ pub async fn run(args: HttpArgs) -> anyhow::Result<Exit> {
     };
     let mut messages = plan.messages;
     let wanted = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
-    let files = rlimit::increase_nofile_limit(wanted).context("the limit of open files")?;
+    let files = rlimit::increase_nofile_limit(wanted).map_err(CommandError::system("the limit of open files"))?;
     messages.push(Report::Note(format!("up to {files} open files")));
 
     #[cfg(feature = "local")]
@@ -86,7 +86,8 @@ pub async fn run(args: HttpArgs) -> anyhow::Result<Exit> {
     };
     let (reporter, reports) = report::channel();
     let quit = CancellationToken::new();
-    let shown = terminal::show(reports, args.log_format, quit.clone()).context("the terminal's thread")?;
+    let shown = terminal::show(reports, args.log_format, quit.clone())
+        .map_err(CommandError::system("the terminal's thread"))?;
     for message in messages {
         reporter.say(message);
     }
@@ -127,7 +128,7 @@ type LocalEdge = std::net::SocketAddr;
 type LocalEdge = Relay;
 
 /// Where state is kept, and where a local relay listens.
-fn place(args: &HttpArgs, state: StateDir) -> anyhow::Result<(StateDir, Option<LocalEdge>)> {
+fn place(args: &HttpArgs, state: StateDir) -> Result<(StateDir, Option<LocalEdge>), CommandError> {
     #[cfg(feature = "local")]
     if let Some(edge) = args.local {
         return Ok((state.local()?, Some(edge)));
@@ -137,9 +138,9 @@ fn place(args: &HttpArgs, state: StateDir) -> anyhow::Result<(StateDir, Option<L
 }
 
 /// Runs until the user, a signal, or the relay ends it.
-async fn until_end(mut agent: Agent, quit: &CancellationToken) -> anyhow::Result<(Exit, Option<String>)> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+async fn until_end(mut agent: Agent, quit: &CancellationToken) -> Result<(Exit, Option<String>), CommandError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::system("SIGINT"))?;
     let ended = tokio::select! {
         ended = agent.ended() => Some(ended),
         _ = terminate.recv() => None,
@@ -173,7 +174,7 @@ async fn until_end(mut agent: Agent, quit: &CancellationToken) -> anyhow::Result
 }
 
 /// Checks everything before anything is started.
-fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> anyhow::Result<Result<Plan, Problems>> {
+fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Result<Plan, Problems>, CommandError> {
     let mut problems = Vec::new();
     let application = flags::application(&args.application).map_err(|problem| problems.push(problem)).ok();
     let built = flags::policy(&args.gate, &ProcessSecrets, clock.now()).map_err(|more| problems.extend(more.0)).ok();

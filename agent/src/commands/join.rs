@@ -3,12 +3,12 @@
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::Context;
 use hookward_shared::join_token::JoinToken;
 use hookward_shared::protocol::control::RefusedReason;
 use hookward_shared::secret::Secret;
 
 use crate::cli::JoinArgs;
+use crate::commands::CommandError;
 use crate::connection::{self, ConnectionError};
 use crate::exit::Exit;
 use crate::state::{Credential, StateDir};
@@ -20,7 +20,7 @@ const INPUT: u64 = 16 * 1024;
 ///
 /// # Errors
 /// What failed, for [`Exit::Failed`].
-pub async fn run(args: JoinArgs) -> anyhow::Result<Exit> {
+pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let text = match read(&args.token) {
         Ok(text) => text,
@@ -36,7 +36,7 @@ pub async fn run(args: JoinArgs) -> anyhow::Result<Exit> {
             return Ok(Exit::Usage);
         }
     };
-    let secret = Secret::mint().context("no random numbers")?;
+    let secret = Secret::mint()?;
     match connection::join(&token.relay, token.pin, token.secret, &secret).await {
         Ok(agent) => {
             state.keep_credential(&Credential {

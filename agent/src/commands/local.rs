@@ -4,21 +4,36 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use anyhow::{Context, anyhow};
-use hookward_relay::Relay;
 use hookward_relay::settings::Settings;
+use hookward_relay::store::StoreError;
+use hookward_relay::{Relay, StartError};
 use hookward_shared::clock::Clock;
 use hookward_shared::limits::Limits;
 use hookward_shared::names::{AgentName, HostName};
-use hookward_shared::policy::PRESET_NAME;
 use hookward_shared::secret::Secret;
 
 use crate::connection;
 use crate::state::StateDir;
 
-/// The domain of a local relay: every name below `localhost` is this machine (RFC 6761 §6.3), and
-/// curl and browsers know that without any configuration.
-const DOMAIN: &str = "localhost";
+/// Why there is no relay in this process.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// The host that was asked for.
+    #[error("--host {0:?} is no host name")]
+    Host(String),
+    /// The relay did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The relay's state file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The relay did not take its own agent.
+    #[error("the relay in this process did not take its own agent")]
+    Agent,
+    /// The system has no randomness to give.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
 
 /// A relay in this process, and how to reach it.
 pub struct Local {
@@ -33,14 +48,14 @@ pub struct Local {
 ///
 /// # Errors
 /// What failed.
-pub fn start(edge: SocketAddr, host: Option<&str>, state: &StateDir, clock: &Clock) -> anyhow::Result<Local> {
-    let name = AgentName::parse(PRESET_NAME).context("the preset's name")?;
-    let domain = HostName::parse(DOMAIN).context("the local domain")?;
+pub fn start(edge: SocketAddr, host: Option<&str>, state: &StateDir, clock: &Clock) -> Result<Local, LocalError> {
+    let name = AgentName::preset();
+    let domain = HostName::local();
     let host = match host {
         None => domain.child(&name),
         Some(host) => {
             let whole = if host.contains('.') { host.to_owned() } else { format!("{host}.{domain}") };
-            HostName::parse(&whole).ok_or_else(|| anyhow!("--host {host:?} is no host name"))?
+            HostName::parse(&whole).ok_or_else(|| LocalError::Host(host.to_owned()))?
         }
     };
     let settings = Settings {
@@ -57,11 +72,8 @@ pub fn start(edge: SocketAddr, host: Option<&str>, state: &StateDir, clock: &Clo
     };
     let relay = Relay::start(settings, clock.clone())?;
     let join = relay.add_agent(&name)?;
-    let credential = Secret::mint().context("no random numbers")?;
-    relay
-        .store()
-        .join(&join.secret, &credential.digest(), clock.now())?
-        .context("the relay did not take its own agent")?;
+    let credential = Secret::mint()?;
+    relay.store().join(&join.secret, &credential.digest(), clock.now())?.ok_or(LocalError::Agent)?;
     let connection = connection::Relay { address: relay.tunnel_address().to_string(), pin: relay.pin(), credential };
     Ok(Local { relay, connection })
 }

@@ -11,7 +11,7 @@ use hookward_shared::names::{AgentName, HostName};
 use hookward_shared::policy::Policy;
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
 use hookward_shared::transport::{Session, StreamError};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admitted;
@@ -64,7 +64,7 @@ pub async fn serve(session: Session, admitted: Admitted, host: &Host, stop: Canc
             message = control.receive(CONTROL_BYTES) => match message {
                 Ok(message) => obey(message, &live, host).await,
                 Err(StreamError::Protocol(what)) => break what,
-                Err(_) => break session.closed().await.to_string(),
+                Err(error) => break error.to_string(),
             },
             message = live.refusals.next_message() => Ok(Some(message)),
             _ = review.tick() => {
@@ -84,15 +84,21 @@ pub async fn serve(session: Session, admitted: Admitted, host: &Host, stop: Canc
             Ok(Some(answer)) => answer,
             Err(Refused(reason, message)) => {
                 let refused = FromRelay::Refused { reason, message: message.clone() };
-                if control.send(&refused).await.is_ok() {
-                    let _ = tokio::time::timeout(host.limits.agent_greeting, control.finish()).await;
-                }
+                let telling = async {
+                    if control.send(&refused).await.is_ok() {
+                        control.finish().await;
+                    }
+                };
+                let _ = timeout(host.limits.agent_greeting, telling).await;
                 session.close("refused");
                 break message;
             }
         };
-        if control.send(&answer).await.is_err() {
-            break session.closed().await.to_string();
+        // An agent that does not listen is as good as gone.
+        match timeout(host.limits.agent_greeting, control.send(&answer)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => break error.to_string(),
+            Err(_) => break "the agent does not listen".to_owned(),
         }
     };
     session.close(&why);

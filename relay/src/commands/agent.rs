@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::Context;
 use hookward_shared::clock::Clock;
 use hookward_shared::join_token::JoinToken;
 use hookward_shared::names::AgentName;
@@ -10,6 +9,7 @@ use hookward_shared::secret::Secret;
 
 use crate::certs::Identity;
 use crate::cli::{AgentArgs, AgentCommand, DataDir};
+use crate::commands::CommandError;
 use crate::store::Store;
 use crate::{STATE_FILE, say};
 
@@ -30,14 +30,14 @@ pub enum Mistake {
 /// Runs the command.
 ///
 /// # Errors
-/// A [`Mistake`], or what failed.
-pub fn run(command: AgentCommand) -> anyhow::Result<()> {
+/// [`CommandError`].
+pub fn run(command: AgentCommand) -> Result<(), CommandError> {
     match command {
         AgentCommand::Add(args) => {
             let (name, store) = open(&args)?;
             let relay = store.tunnel_address()?.ok_or_else(|| no_relay(&args.data_dir.data_dir))?;
             let identity = Identity::load_or_make(&args.data_dir.data_dir)?;
-            let secret = Secret::mint().context("no random numbers")?;
+            let secret = Secret::mint()?;
             store.add_agent(&name, &secret, Clock::System.now())?;
             say(&JoinToken { relay, pin: identity.pin, secret }.to_text())
         }
@@ -58,12 +58,12 @@ pub fn run(command: AgentCommand) -> anyhow::Result<()> {
     }
 }
 
-fn open(args: &AgentArgs) -> anyhow::Result<(AgentName, Store)> {
+fn open(args: &AgentArgs) -> Result<(AgentName, Store), CommandError> {
     let name = AgentName::parse(&args.name).ok_or_else(|| Mistake::Name(args.name.clone()))?;
     Ok((name, open_store(&args.data_dir.data_dir)?))
 }
 
-fn open_store(dir: &Path) -> anyhow::Result<Store> {
+fn open_store(dir: &Path) -> Result<Store, CommandError> {
     let path = dir.join(STATE_FILE);
     if !path.exists() {
         return Err(no_relay(dir).into());

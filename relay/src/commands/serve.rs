@@ -1,31 +1,30 @@
 //! `hookward-relay serve`.
 
-use anyhow::Context;
 use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
 use hookward_shared::limits::Limits;
 use hookward_shared::names::AgentName;
-use hookward_shared::policy::PRESET_NAME;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{LogFormat, ServeArgs};
+use crate::commands::CommandError;
 use crate::settings::{self, Settings, Written};
 use crate::{Relay, say};
 
 /// Serves until a signal.
 ///
 /// # Errors
-/// [`Problems`] for wrong settings, or what failed.
-pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+/// [`CommandError`].
+pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let settings = settings(&args)?;
     let wanted = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
-    let files = rlimit::increase_nofile_limit(wanted).context("the limit of open files")?;
+    let files = rlimit::increase_nofile_limit(wanted).map_err(CommandError::system("the limit of open files"))?;
     tracing::info!(files, "limit of open files");
     let drain = settings.limits.drain;
     let domain = settings.domain.clone();
     let relay = Relay::start(settings, Clock::System)?;
     let first = if relay.store().is_new()? {
-        let name = AgentName::parse(PRESET_NAME).context("the preset's name")?;
+        let name = AgentName::preset();
         Some((relay.add_agent(&name)?, name))
     } else {
         None
@@ -63,8 +62,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
             ))?;
         }
     }
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::system("SIGINT"))?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -320,9 +320,9 @@ async fn handle(
     let (mut parts, incoming) = request.into_parts();
     check_size(&parts, &edge.limits)?;
     find_tunnel(&parts, connection, facts)?;
-    let spelling = spelling(&parts, connection);
-    let te_trailers = check_connection(&parts)?;
     let mut body = SenderBody::new(incoming, &edge.limits).map_err(refused_body)?;
+    let spelling = spelling(&parts, connection, body.length());
+    let te_trailers = check_connection(&parts)?;
     tidy(&mut parts, facts, body.length());
 
     // The gate: first what needs no body, then, if a check asks for it, with the whole body.
@@ -410,7 +410,7 @@ fn find_tunnel(parts: &Parts, connection: &Connection, facts: &mut Facts) -> Res
 }
 
 /// Header names as written; HTTP/2 has none but lower case.
-fn spelling(parts: &Parts, connection: &Connection) -> Spelling {
+fn spelling(parts: &Parts, connection: &Connection, body: Option<u64>) -> Spelling {
     let Some(recorded) = &connection.recorded else { return Spelling::default() };
     let mut start = Vec::with_capacity(128);
     start.extend_from_slice(parts.method.as_str().as_bytes());
@@ -419,8 +419,8 @@ fn spelling(parts: &Parts, connection: &Connection) -> Spelling {
         Some(target) if parts.uri.authority().is_none() => start.extend_from_slice(target.as_str().as_bytes()),
         _ => start.extend_from_slice(parts.uri.to_string().as_bytes()),
     }
-    start.extend_from_slice(b" HTTP/1.");
-    recorded.spelling(&start, &parts.headers)
+    start.extend_from_slice(if parts.version == Version::HTTP_10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
+    recorded.spelling(&start, &parts.headers, body)
 }
 
 /// Checks the fields that are about the connection. Tells whether the sender understands trailers.

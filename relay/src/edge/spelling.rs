@@ -7,12 +7,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use hookward_shared::protocol::head::Spelling;
 use http::HeaderMap;
+use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes that are remembered; the oldest go first. A head is smaller.
@@ -22,31 +23,57 @@ const REMEMBERED: usize = 64 * 1024;
 #[derive(Clone, Default)]
 pub struct Recorded {
     // A std mutex: reader and request handler are one task, it is never contended.
-    bytes: Arc<Mutex<BytesMut>>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    bytes: BytesMut,
+    /// Bytes of a body that are still to come: they hold no names.
+    skip: u64,
 }
 
 impl Recorded {
     /// The names of this head as they were written, in the order in which `headers` iterates.
-    /// `start` is the request line up to the target. What was read up to the head's end is forgotten.
+    /// `start` is the request line up to the version, `body` the body's length when it is known. What
+    /// was read up to the head's end is forgotten, and the body is not remembered.
     #[must_use]
-    pub fn spelling(&self, start: &[u8], headers: &HeaderMap) -> Spelling {
-        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(at) = find(&bytes, start) else { return Spelling::default() };
-        let Some(rest) = bytes.get(at + start.len()..) else { return Spelling::default() };
-        let Some(length) = find(rest, b"\r\n\r\n").map(|end| end + 4) else { return Spelling::default() };
-        let _ = bytes.split_to(at + start.len());
-        let head = bytes.split_to(length).freeze();
-        drop(bytes);
+    pub fn spelling(&self, start: &[u8], headers: &HeaderMap, body: Option<u64>) -> Spelling {
+        let mut inner = self.lock();
+        let Some(head) = inner.take_head(start) else { return Spelling::default() };
+        if let Some(length) = body {
+            let here = usize::try_from(length).unwrap_or(usize::MAX).min(inner.bytes.len());
+            let _ = inner.bytes.split_to(here);
+            inner.skip = length - here as u64;
+        }
+        drop(inner);
         in_order(&names(&head), headers)
     }
 
-    fn add(&self, new: &[u8]) {
-        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        bytes.extend_from_slice(new);
-        if bytes.len() > 2 * REMEMBERED {
-            let oldest = bytes.len() - REMEMBERED;
-            let _ = bytes.split_to(oldest);
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn add(&mut self, new: &[u8]) {
+        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(new.len());
+        self.skip -= skipped as u64;
+        self.bytes.extend_from_slice(new.get(skipped..).unwrap_or_default());
+        if self.bytes.len() > 2 * REMEMBERED {
+            let oldest = self.bytes.len() - REMEMBERED;
+            let _ = self.bytes.split_to(oldest);
         }
+    }
+
+    /// The lines behind `start`. Nearly always they are the next bytes; behind a body in chunks they
+    /// are looked for.
+    fn take_head(&mut self, start: &[u8]) -> Option<Bytes> {
+        let at = if self.bytes.starts_with(start) { 0 } else { memmem::find(&self.bytes, start)? };
+        let rest = self.bytes.get(at + start.len()..)?;
+        let length = memmem::find(rest, b"\r\n\r\n")? + 4;
+        let _ = self.bytes.split_to(at + start.len());
+        Some(self.bytes.split_to(length).freeze())
     }
 }
 
@@ -91,13 +118,6 @@ fn in_order(found: &[Bytes], headers: &HeaderMap) -> Spelling {
     Spelling(if plain { Vec::new() } else { spelled })
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    if bytes.starts_with(wanted) {
-        return Some(0);
-    }
-    bytes.windows(wanted.len()).position(|window| window == wanted)
-}
-
 /// A stream that remembers what was read from it.
 pub struct Recorder<S> {
     inner: S,
@@ -119,7 +139,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Recorder<S> {
         if let Some(new) = buf.filled().get(before..)
             && !new.is_empty()
         {
-            self.recorded.add(new);
+            self.recorded.lock().add(new);
         }
         outcome
     }
@@ -157,17 +177,23 @@ mod tests {
 
     #[test]
     fn names_come_back_as_written_also_when_repeated_and_pipelined() {
-        let recorded = Recorded::default();
-        recorded.add(
-            b"body of the last onePOST /a HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nX-GitHub-Event: push\r\nx-a: 2\r\n\r\nbody",
-        );
+        let start: &[u8] = b"POST /a HTTP/1.1\r\n";
+        let head = "Host: x\r\nX-A: 1\r\nX-GitHub-Event: push\r\nx-a: 2\r\n\r\n";
         let mut headers = HeaderMap::new();
         for (name, value) in [("host", "x"), ("x-a", "1"), ("x-github-event", "push"), ("x-a", "2")] {
             headers.append(http::HeaderName::from_static(name), value.parse().unwrap());
         }
-        let spelling = recorded.spelling(b"POST /a HTTP/1.1\r\n", &headers);
-        let written: Vec<_> = spelling.0.iter().map(|name| std::str::from_utf8(name).unwrap()).collect();
-        assert_eq!(written, ["Host", "X-A", "x-a", "X-GitHub-Event"]);
-        assert_eq!(recorded.spelling(b"GET / HTTP/1.1\r\n", &headers), Spelling::default());
+        let recorded = Recorded::default();
+        // Behind a body in chunks, then twice behind a body of known length, which comes in pieces.
+        recorded.lock().add(b"0\r\n\r\n");
+        for pieces in [["", "body"], ["", "bo"], ["dy", "body"]] {
+            let [before, behind] = pieces;
+            recorded.lock().add(format!("{before}POST /a HTTP/1.1\r\n{head}{behind}").as_bytes());
+            let spelling = recorded.spelling(start, &headers, Some(4));
+            let written: Vec<_> = spelling.0.iter().map(|name| std::str::from_utf8(name).unwrap()).collect();
+            assert_eq!(written, ["Host", "X-A", "x-a", "X-GitHub-Event"]);
+        }
+        assert!(recorded.lock().bytes.is_empty(), "bodies are not remembered");
+        assert_eq!(recorded.spelling(b"GET / HTTP/1.1\r\n", &headers, Some(0)), Spelling::default());
     }
 }

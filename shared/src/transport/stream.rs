@@ -11,6 +11,7 @@ use quinn::{RecvStream, SendStream, VarInt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::pieces::Pieces;
 use crate::protocol::frame::{self, Decoder, Frame, FrameError};
 
 /// The code of a reset or stopped stream: the message is not complete.
@@ -168,11 +169,13 @@ impl Drop for MessageWriter {
 pub struct MessageReader {
     stream: RecvStream,
     decoder: Decoder,
+    /// The stream has ended; whether the message has, the decoder knows.
+    finished: bool,
 }
 
 impl MessageReader {
     pub(super) fn new(stream: RecvStream) -> Self {
-        Self { stream, decoder: Decoder::default() }
+        Self { stream, decoder: Decoder::default(), finished: false }
     }
 
     /// The next frame; data comes in pieces as it arrives. Cancelling it loses nothing.
@@ -192,13 +195,30 @@ impl MessageReader {
             if let Some(frame) = self.decoder.next_frame()? {
                 return Poll::Ready(Ok(frame));
             }
-            // quinn's future holds no state of its own: a new one goes on where the last one was.
-            let chunk = pin!(self.stream.read_chunk(READ, true));
-            match ready!(chunk.poll(cx))? {
-                Some(chunk) => self.decoder.push(chunk.bytes),
+            match ready!(self.poll_read(cx))? {
+                Some(bytes) => self.decoder.push(bytes),
                 None => return Poll::Ready(Err(StreamError::Aborted)),
             }
         }
+    }
+
+    /// What has arrived, up to [`READ`] bytes in one piece: quinn gives out what came in one packet,
+    /// and every piece costs its receiver a frame, a record and a write.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+        let mut pieces = Pieces::default();
+        while !self.finished && pieces.len() < READ {
+            // quinn's future holds no state of its own: a new one goes on where the last one was.
+            let chunk = pin!(self.stream.read_chunk(READ, true));
+            match chunk.poll(cx) {
+                Poll::Ready(Ok(Some(chunk))) => pieces.add(chunk.bytes),
+                Poll::Ready(Ok(None)) => self.finished = true,
+                // What came before the break is of no use without what comes behind it.
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending if pieces.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Ok((!pieces.is_empty()).then(|| pieces.into_bytes())))
     }
 
     /// The head, which comes first.
