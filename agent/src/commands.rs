@@ -4,9 +4,13 @@ pub mod http;
 pub mod join;
 #[cfg(feature = "local")]
 pub mod local;
+#[cfg(not(feature = "local"))]
+#[path = "commands/no_local.rs"]
+pub mod local;
 
 use std::io;
 
+use crate::cli::LogFormat;
 use crate::connection::ConnectionError;
 use crate::state::StateError;
 
@@ -40,5 +44,14 @@ impl CommandError {
     /// For an error of the system.
     const fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::System { what, source }
+    }
+}
+
+/// A last word to the user, on standard error.
+#[expect(clippy::print_stderr, reason = "this is the program's word to its user")]
+pub fn tell(format: LogFormat, text: &str) {
+    match format {
+        LogFormat::Text => eprintln!("hookward: {text}"),
+        LogFormat::Json => eprintln!("{}", serde_json::json!({ "event": "error", "message": text })),
     }
 }

@@ -17,13 +17,13 @@ use hookward_shared::secret::Secret;
 use hookward_shared::text::printable;
 use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::quic::{self, EndpointError, SERVER_NAME};
-use hookward_shared::transport::{ControlStream, Session, SessionError, StreamError};
+use hookward_shared::transport::{ControlStream, MessageReader, MessageWriter, Session, SessionError, StreamError};
 use quinn::Endpoint;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::replay::Replay;
+use crate::replay::{Replay, Terms};
 use crate::report::{Report, Reporter};
 
 /// For finding the relay's address, the handshake and the greeting, each.
@@ -74,12 +74,21 @@ pub enum ConnectionError {
     /// The relay does not answer.
     #[error("the relay {0} does not answer; is UDP let through to it?")]
     Silent(String),
+    /// Somebody else answers at the relay's address.
+    #[error(
+        "whoever answers at {0} is not the relay that this agent has joined: its key is another. If the relay was \
+         set up anew, join it again with a new token; if not, somebody is in between"
+    )]
+    WrongKey(String),
     /// The connection could not be made, or broke.
     #[error("{0}")]
     Session(#[from] SessionError),
     /// The control stream broke.
     #[error("{0}")]
     Stream(#[from] StreamError),
+    /// The task that keeps the tunnel is gone, by a mistake of this program.
+    #[error("the tunnel's task ended: {0}")]
+    Ended(String),
     /// The relay said no.
     #[error("the relay refused: {message}")]
     Refused {
@@ -129,17 +138,31 @@ async fn dial(address: &str, pin: Pin) -> Result<(Endpoint, Session), Connection
     for target in found {
         let local: SocketAddr =
             if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-        let endpoint = quic::client(local, pin)?;
-        let connecting = endpoint
-            .connect(target, SERVER_NAME)
-            .map_err(|error| ConnectionError::Session(SessionError::Lost(error.to_string())))?;
-        last = match timeout(PATIENCE, connecting).await {
-            Ok(Ok(connection)) => return Ok((endpoint, Session::new(connection))),
-            Ok(Err(error)) => ConnectionError::Session(error.into()),
-            Err(_) => ConnectionError::Silent(address.to_owned()),
+        // An address that can't be used (no IPv6 here, say) does not keep the next from being tried.
+        last = match dial_one(target, local, pin, address).await {
+            Ok(dialled) => return Ok(dialled),
+            Err(error) => error,
         };
     }
     Err(last)
+}
+
+async fn dial_one(
+    target: SocketAddr,
+    local: SocketAddr,
+    pin: Pin,
+    address: &str,
+) -> Result<(Endpoint, Session), ConnectionError> {
+    let endpoint = quic::client(local, pin)?;
+    let connecting = endpoint
+        .connect(target, SERVER_NAME)
+        .map_err(|error| ConnectionError::Session(SessionError::Lost(error.to_string())))?;
+    match timeout(PATIENCE, connecting).await {
+        Ok(Ok(connection)) => Ok((endpoint, Session::new(connection))),
+        Ok(Err(error)) if quic::is_wrong_key(&error) => Err(ConnectionError::WrongKey(address.to_owned())),
+        Ok(Err(error)) => Err(ConnectionError::Session(error.into())),
+        Err(_) => Err(ConnectionError::Silent(address.to_owned())),
+    }
 }
 
 /// What one session needs.
@@ -156,6 +179,8 @@ pub struct Connector {
     pub reporter: Reporter,
     /// Owns the exchanges.
     pub exchanges: TaskTracker,
+    /// For exchanges to end when the agent is stopped.
+    pub drain: Duration,
     /// Called when a tunnel is open.
     pub on_open: Box<dyn Fn(Opened) + Send + Sync>,
 }
@@ -169,14 +194,16 @@ impl Connector {
         let mut failures = 0_u32;
         loop {
             self.reporter.say(Report::Connecting { relay: self.relay.address.clone() });
-            let since = Instant::now();
-            let why = match self.session(&stop).await {
+            let mut opened = None;
+            let why = match self.session(&stop, &mut opened).await {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_final() => return Err(error),
                 Err(error) => error.to_string(),
             };
-            failures = if since.elapsed() >= GOOD_SESSION { 0 } else { failures.saturating_add(1) };
-            let again_in = backoff(failures);
+            // Counted from the tunnel's opening: a relay that is silent is asked ever more rarely.
+            let good = opened.is_some_and(|at: Instant| at.elapsed() >= GOOD_SESSION);
+            let again_in = backoff(if good { 0 } else { failures });
+            failures = if good { 1 } else { failures.saturating_add(1) };
             self.reporter.say(Report::Away { why, again_in });
             tokio::select! {
                 () = sleep(again_in) => {}
@@ -186,39 +213,44 @@ impl Connector {
     }
 
     /// One session, from dialling to its end. `Ok` when it was ended on purpose.
-    async fn session(&self, stop: &CancellationToken) -> Result<(), ConnectionError> {
+    async fn session(&self, stop: &CancellationToken, at: &mut Option<Instant>) -> Result<(), ConnectionError> {
         let opening = async {
             let (endpoint, session) = dial(&self.relay.address, self.relay.pin).await?;
-            let control = timeout(PATIENCE, self.greet(&session))
+            let greeted = timeout(PATIENCE, self.greet(&session))
                 .await
                 .unwrap_or_else(|_| Err(ConnectionError::Silent(self.relay.address.clone())))?;
-            Ok::<_, ConnectionError>((endpoint, session, control))
+            Ok::<_, ConnectionError>((endpoint, session, greeted))
         };
-        let (endpoint, session, control) = tokio::select! {
+        let (endpoint, session, (control, terms)) = tokio::select! {
             opened = opening => opened?,
             () = stop.cancelled() => return Ok(()),
         };
-        let ended = self.serve(&session, control, stop).await;
+        *at = Some(Instant::now());
+        let ended = self.serve(&session, control, terms, stop).await;
         session.close("the agent is stopping");
         let _ = timeout(LEAVE, endpoint.wait_idle()).await;
         ended
     }
 
-    async fn greet(&self, session: &Session) -> Result<ControlStream, ConnectionError> {
+    async fn greet(&self, session: &Session) -> Result<(ControlStream, Terms), ConnectionError> {
         let mut control = session.open_control().await?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         control.send(&FromAgent::Hello { credential: self.relay.credential.clone(), version }).await?;
-        match control.receive(GREETING_BYTES).await? {
-            FromRelay::Welcome { .. } => {}
+        let deadlines = match control.receive(GREETING_BYTES).await? {
+            FromRelay::Welcome { agent, version, deadlines } => {
+                tracing::debug!(agent = printable(&agent), version = printable(&version), "welcome");
+                deadlines
+            }
             other => return Err(unexpected(other)),
-        }
+        };
         control.send(&FromAgent::Open { host: self.host.clone(), policy: self.policy.clone() }).await?;
         match control.receive(GREETING_BYTES).await? {
             FromRelay::Opened { host, port } => {
                 let host = HostName::parse(&host)
                     .ok_or_else(|| StreamError::Protocol("the relay opened something that is no host".to_owned()))?;
+                let terms = Terms { deadlines, host: host.as_str().into() };
                 (self.on_open)(Opened { host: host.to_string(), port });
-                Ok(control)
+                Ok((control, terms))
             }
             other => Err(unexpected(other)),
         }
@@ -228,15 +260,15 @@ impl Connector {
         &self,
         session: &Session,
         mut control: ControlStream,
+        terms: Terms,
         stop: &CancellationToken,
     ) -> Result<(), ConnectionError> {
         loop {
             tokio::select! {
-                exchange = session.accept() => self.take(exchange?),
+                exchange = session.accept() => self.take(exchange?, terms.clone()),
                 message = control.receive(CONTROL_BYTES) => match message {
                     Ok(message) => self.hear(message)?,
-                    Err(StreamError::Protocol(what)) => return Err(StreamError::Protocol(what).into()),
-                    Err(_) => return Err(session.closed().await.into()),
+                    Err(error) => return Err(error.into()),
                 },
                 () = stop.cancelled() => break,
             }
@@ -246,7 +278,7 @@ impl Connector {
             control.send(&FromAgent::Leave).await?;
             loop {
                 tokio::select! {
-                    exchange = session.accept() => self.take(exchange?),
+                    exchange = session.accept() => self.take(exchange?, terms.clone()),
                     message = control.receive::<FromRelay>(CONTROL_BYTES) => {
                         if let FromRelay::Left = message? {
                             return Ok::<_, ConnectionError>(());
@@ -257,16 +289,13 @@ impl Connector {
         };
         let _ = timeout(LEAVE, leaving).await;
         self.exchanges.close();
-        let _ = timeout(self.replay.limits.drain, self.exchanges.wait()).await;
+        let _ = timeout(self.drain, self.exchanges.wait()).await;
         Ok(())
     }
 
-    fn take(
-        &self,
-        (writer, reader): (hookward_shared::transport::MessageWriter, hookward_shared::transport::MessageReader),
-    ) {
+    fn take(&self, (writer, reader): (MessageWriter, MessageReader), terms: Terms) {
         let replay = Arc::clone(&self.replay);
-        self.exchanges.spawn(async move { replay.exchange(writer, reader).await });
+        self.exchanges.spawn(async move { replay.exchange(writer, reader, terms).await });
     }
 
     fn hear(&self, message: FromRelay) -> Result<(), ConnectionError> {

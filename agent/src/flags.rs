@@ -158,13 +158,17 @@ impl Flags<'_> {
     fn token(&mut self, texts: &[String]) -> Option<TokenCheck> {
         let mut check: Option<TokenCheck> = None;
         for text in texts {
-            let (name, source) = match text.split_once('=') {
+            // A source may hold a `=`; a text that is no source is not repeated: it may be the secret.
+            let bare = text.starts_with("env:") || text.starts_with("file:");
+            let (name, source) = match text.split_once('=').filter(|_| !bare) {
                 Some((name, source)) => (name, source),
                 None => (TOKEN_NAME, text.as_str()),
             };
             let place = match TokenPlace::parse(name) {
                 Ok(place) => place,
-                Err(what) => {
+                Err(_) => {
+                    let what = "write [NAME=]env:VAR or [NAME=]file:PATH; NAME is a query parameter (letters, digits, \
+                                - _ .) or header:X-Token";
                     self.problem("--token", what);
                     continue;
                 }
@@ -186,15 +190,11 @@ impl Flags<'_> {
         let mut checks: Vec<SignatureCheck> = Vec::new();
         for text in texts {
             let Some((name, source)) = text.split_once('=') else {
-                self.problem(
-                    "--verify",
-                    format!("{text:?}: write PROVIDER=env:NAME, such as github=env:GITHUB_SECRET"),
-                );
+                self.problem("--verify", "write PROVIDER=env:NAME, such as github=env:GITHUB_SECRET");
                 continue;
             };
             let Some(provider) = providers::find(name) else {
-                let known = providers::all().iter().map(|row| row.id.as_str()).collect::<Vec<_>>().join(", ");
-                self.problem("--verify", format!("no provider is called {name:?}; known are {known}"));
+                self.problem("--verify", providers::unknown(name));
                 continue;
             };
             let Some(secret) = self.load("--verify", source) else { continue };
@@ -286,13 +286,13 @@ mod tests {
             path: texts(&["a"]),
             allow_ip: texts(&["any"]),
             deny_ip: texts(&["192.0.2.1/24"]),
-            token: texts(&["hunter2", "a b=env:SET", "env:UNSET"]),
-            verify: texts(&["github", "githup=env:SET", "slack=file:/gone"]),
+            token: texts(&["hunter2", "hunter2+/c==", "a b=env:SET", "env:UNSET", "file:/a=b"]),
+            verify: texts(&["hunter2", "hunter2/+=x", "githup=env:SET", "slack=file:/gone"]),
             answer_timeout: Some("soon".into()),
             ..GateArgs::default()
         };
         let Err(problems) = build(args) else { panic!("accepted") };
-        assert_eq!(problems.lines().count(), 9, "{problems}");
+        assert_eq!(problems.lines().count(), 12, "{problems}");
         assert!(!problems.contains("hunter2"), "a literal secret is not repeated");
     }
 

@@ -16,11 +16,13 @@ pub mod terminal;
 pub mod upstream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
 use hookward_shared::gate::{Gate, Side};
-use hookward_shared::limits::Limits;
+use hookward_shared::limits::AGENT_BODY_BUDGET;
 use hookward_shared::policy::Policy;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -42,13 +44,14 @@ pub struct AgentSettings {
     pub policy: Policy,
     /// Where it goes.
     pub application: Application,
-    /// Bounds.
-    pub limits: Limits,
+    /// For requests to end when the agent is stopped.
+    pub drain: Duration,
 }
 
 /// A running agent.
 pub struct Agent {
-    running: JoinHandle<Result<(), ConnectionError>>,
+    /// `None` once it has been waited for.
+    running: Option<JoinHandle<Result<(), ConnectionError>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -73,8 +76,7 @@ impl Agent {
             pool: Pool::new(settings.application, tasks.clone(), stop.clone()),
             cases: LetterCases::default(),
             reporter: reporter.clone(),
-            budget: Replay::budget(),
-            limits: settings.limits,
+            budget: BodyBudget::new(AGENT_BODY_BUDGET),
         };
         let connector = Connector {
             relay: settings.relay,
@@ -83,10 +85,11 @@ impl Agent {
             replay: Arc::new(replay),
             reporter,
             exchanges: TaskTracker::new(),
+            drain: settings.drain,
             on_open: Box::new(on_open),
         };
         let running = tokio::spawn(connector.run(stop.clone()));
-        Ok(Self { running, stop, tasks })
+        Ok(Self { running: Some(running), stop, tasks })
     }
 
     /// Waits for the agent to end by itself, which it only does when the relay refuses it.
@@ -94,13 +97,18 @@ impl Agent {
     /// # Errors
     /// What the relay said.
     pub async fn ended(&mut self) -> Result<(), ConnectionError> {
-        (&mut self.running).await.unwrap_or(Ok(()))
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let ended = running.await;
+        self.running = None;
+        ended.unwrap_or_else(|panic| Err(ConnectionError::Ended(panic.to_string())))
     }
 
     /// Stops: takes no more requests, ends those under way, closes the tunnel.
     pub async fn shutdown(self) {
         self.stop.cancel();
-        let _ = self.running.await;
+        if let Some(running) = self.running {
+            let _ = running.await;
+        }
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -26,7 +26,7 @@ async fn main() -> ExitCode {
     match ended {
         Ok(exit) => exit.into(),
         Err(error) => {
-            tell(&error.into());
+            commands::tell(format, &error.to_string());
             Exit::Failed.into()
         }
     }
@@ -43,9 +43,4 @@ fn log_to_stderr(format: LogFormat) -> WorkerGuard {
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
     guard
-}
-
-#[expect(clippy::print_stderr, reason = "the last word of a program that failed")]
-fn tell(error: &anyhow::Error) {
-    eprintln!("hookward: {error:#}");
 }

@@ -1,23 +1,25 @@
 //! One exchange: a request comes out of the tunnel, passes the agent's own gate, goes to the
-//! application, and the answer goes back. The relay is believed in two things only: where the
-//! request comes from, and when it was received.
+//! application, and the answer goes back. The relay is believed in one thing only: where the request comes
+//! from. The time is the agent's own.
 
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hookward_shared::budget::{BodyBudget, Charge};
 use hookward_shared::clock::Clock;
 use hookward_shared::gate::{Gate, HeadVerdict, Permit, RequestHead};
 use hookward_shared::headers::{passes_to_sender, trailer_passes};
-use hookward_shared::limits::{AGENT_BODY_BUDGET, GATHER, Limits, SMALL_BODY};
+use hookward_shared::limits::{GATHER, SMALL_BODY};
 use hookward_shared::pieces::Pieces;
+use hookward_shared::protocol::control::Deadlines;
 use hookward_shared::protocol::head::{self, Answer, Failure};
 use hookward_shared::refusal::{Check, Code, Refusal};
 use hookward_shared::text::{Escaped, shown_path};
-use hookward_shared::transport::body::BodyError;
 use hookward_shared::transport::splice::splice;
 use hookward_shared::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
 use http::{HeaderMap, Method, Response, StatusCode, header};
@@ -25,13 +27,15 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{timeout, timeout_at};
 
 use crate::report::{Outcome, Report, Reporter, RequestReport};
 use crate::upstream::letter_case::LetterCases;
 use crate::upstream::pool::{Connection, Pool, UpstreamError};
 use crate::upstream::{self, UpstreamBody};
+
+/// For the head of an exchange, whose first bytes opened the stream.
+const HEAD: Duration = Duration::from_secs(10);
 
 /// What every exchange of one agent shares.
 pub struct Replay {
@@ -45,10 +49,24 @@ pub struct Replay {
     pub cases: LetterCases,
     /// Where to say what happened.
     pub reporter: Reporter,
-    /// Bytes of bodies that may be held for checks.
-    pub budget: Semaphore,
-    /// Bounds.
-    pub limits: Limits,
+    /// Memory for bodies that checks must read.
+    pub budget: BodyBudget,
+}
+
+/// What the session settled that an exchange belongs to.
+#[derive(Clone)]
+pub struct Terms {
+    /// Deadlines of the relay's settings.
+    pub deadlines: Deadlines,
+    /// The public host of the tunnel: requests for any other are none of this agent's.
+    pub host: Arc<str>,
+}
+
+/// One exchange, and the terms of its session.
+struct Exchange<'r> {
+    replay: &'r Replay,
+    deadlines: Deadlines,
+    host: Arc<str>,
 }
 
 /// Why there is no answer of the application.
@@ -87,15 +105,16 @@ struct Answered {
 }
 
 impl Replay {
-    /// The budget for bodies that checks must read.
-    #[must_use]
-    pub fn budget() -> Semaphore {
-        Semaphore::new(AGENT_BODY_BUDGET)
-    }
-
     /// Handles one exchange to its end.
-    pub async fn exchange(&self, writer: MessageWriter, mut reader: MessageReader) {
-        let Ok(Ok(bytes)) = timeout(self.limits.request_head, reader.head()).await else { return };
+    pub async fn exchange(&self, writer: MessageWriter, reader: MessageReader, terms: Terms) {
+        let Terms { deadlines, host } = terms;
+        Exchange { replay: self, deadlines, host }.run(writer, reader).await;
+    }
+}
+
+impl Exchange<'_> {
+    async fn run(&self, writer: MessageWriter, mut reader: MessageReader) {
+        let Ok(Ok(bytes)) = timeout(HEAD, reader.head()).await else { return };
         let request = match head::Request::decode(bytes) {
             Ok(request) => request,
             Err(error) => {
@@ -138,11 +157,11 @@ impl Replay {
             Err(Stop::Refused(refusal)) => {
                 let Refusal { check, code, status, why } = refusal;
                 self.report(shown, Outcome::Refused { status: status.as_u16(), check, why });
-                fail(writer, code, status).await;
+                self.fail(writer, code, status).await;
             }
             Err(Stop::Failed(code, why)) => {
                 self.report(shown, Outcome::Failed { status: code.status().as_u16(), code, why });
-                fail(writer, code, code.status()).await;
+                self.fail(writer, code, code.status()).await;
             }
         }
     }
@@ -154,21 +173,22 @@ impl Replay {
         request: head::Request,
         reader: MessageReader,
     ) -> Result<(Answered, Option<MessageReader>), Stop> {
-        let now = self.clock.now();
+        self.check_host(&request)?;
+        let now = self.replay.clock.now();
         let mut body = None;
         let mut upgrading = None;
         if request.upgrade {
             upgrading = Some(reader);
         } else {
-            body = Some(MessageBody::new(reader, request.length, &request.headers, self.limits.answer_idle));
+            body = Some(MessageBody::new(reader, request.length, &request.headers, self.deadlines.body_idle()));
         }
         let head = RequestHead { method: &request.method, target: &request.target, headers: &request.headers };
-        let (permit, body, held) = match self.gate.check_head(head, request.context.client, now)? {
+        let (permit, body, held) = match self.replay.gate.check_head(head, request.context.client, now)? {
             HeadVerdict::Permit(permit) => (permit, outgoing(body).await, None),
             HeadVerdict::ReadBody(pending) => {
-                let (whole, held) = self.read_whole(body, pending.max_body()).await?;
+                let (whole, held) = self.read_whole(body, pending.max_body(), request.context.client).await?;
                 let permit = pending.check_body(head, &whole, now)?;
-                (permit, UpstreamBody::Whole(Full::new(whole)), held)
+                (permit, UpstreamBody::Whole(Full::new(whole)), Some(held))
             }
         };
         if request.upgrade && !permit.settings().websocket {
@@ -180,30 +200,44 @@ impl Replay {
         Ok((Answered { response, connection, observed }, upgrading))
     }
 
+    /// The relay chooses the tunnel by its host; the application may choose a site by it, too.
+    fn check_host(&self, request: &head::Request) -> Result<(), Refusal> {
+        let mut fields = request.headers.get_all(header::HOST).iter();
+        let (field, more) = (fields.next(), fields.next());
+        let name = field.and_then(|value| value.to_str().ok()).map(|text| text.split(':').next().unwrap_or_default());
+        let fits = name.is_some_and(|name| name.eq_ignore_ascii_case(&self.host)) && more.is_none();
+        if fits && request.context.host.eq_ignore_ascii_case(self.host.as_bytes()) {
+            return Ok(());
+        }
+        Err(Refusal::new(Check::Host, Code::Malformed, "the request is not for this tunnel's host"))
+    }
+
     /// Reads a body that a check must see, inside the agent's own budget.
-    async fn read_whole(
-        &self,
-        body: Option<MessageBody>,
-        cap: u64,
-    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Stop> {
-        let Some(mut body) = body else { return Ok((Bytes::new(), None)) };
+    async fn read_whole(&self, body: Option<MessageBody>, cap: u64, client: IpAddr) -> Result<(Bytes, Charge), Stop> {
+        let mut charge = self.replay.budget.begin(client);
+        let Some(mut body) = body else { return Ok((Bytes::new(), charge)) };
         let too_large =
             || Refusal::new(Check::BodySize, Code::BodyTooLarge, format!("the body has more than {cap} bytes"));
-        let announced = body.size_hint().exact();
-        if announced.is_some_and(|length| length > cap) {
+        if body.size_hint().exact().is_some_and(|length| length > cap) {
             return Err(too_large().into());
         }
-        let reserve = u32::try_from(announced.unwrap_or(cap)).unwrap_or(u32::MAX);
-        let Ok(held) = self.budget.try_acquire_many(reserve) else {
-            return Err(Stop::Failed(Code::Busy, "too many bodies are being checked".to_owned()));
+        let reading = async {
+            let mut pieces = Pieces::default();
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.map_err(|_| Stop::Aborted)?.into_data() else { continue };
+                if pieces.len() as u64 + data.len() as u64 > cap {
+                    return Err(Stop::Refused(too_large()));
+                }
+                charge.add(data.len() as u64).map_err(|full| Stop::Failed(Code::Busy, full.to_string()))?;
+                pieces.add(data);
+            }
+            Ok(pieces.into_bytes())
         };
-        if let Some(whole) = body.take_if_arrived().await {
-            return Ok((whole, Some(held)));
-        }
-        match timeout(self.limits.body_whole, body.read_whole(cap)).await {
-            Ok(Ok(whole)) => Ok((whole, Some(held))),
-            Ok(Err(BodyError::TooLarge(_))) => Err(too_large().into()),
-            Ok(Err(_)) => Err(Stop::Aborted),
+        match timeout(self.deadlines.body_whole(), reading).await {
+            Ok(read) => {
+                charge.complete();
+                Ok((read?, charge))
+            }
             Err(_) => Err(Refusal::new(Check::Body, Code::SlowRequest, "the body came too slowly").into()),
         }
     }
@@ -215,9 +249,20 @@ impl Replay {
         body: UpstreamBody,
     ) -> Result<(Response<Incoming>, Connection), Stop> {
         let patience = permit.settings().answer_timeout;
-        let request = upstream::request(&permit, request, body, &self.cases)
+        let sent = body.progress();
+        let request = upstream::request(&permit, request, body, &self.replay.cases)
             .map_err(|error| Stop::Refused(Refusal::malformed(error.to_string())))?;
-        match timeout(patience, self.pool.send(request)).await {
+        let mut asking = pin!(self.replay.pool.send(request));
+        // A large upload may take its time, as long as it gets on: the wait for the answer begins at
+        // its end.
+        let answered = loop {
+            let patience = if sent.is_over() { patience } else { self.deadlines.body_idle().max(patience) };
+            tokio::select! {
+                answered = timeout(patience, asking.as_mut()) => break answered,
+                () = sent.changed() => {}
+            }
+        };
+        match answered {
             Ok(Ok(answered)) => Ok(answered),
             Ok(Err(error @ UpstreamError::Connect { .. })) => {
                 Err(Stop::Failed(Code::ApplicationUnreachable, error.to_string()))
@@ -225,7 +270,7 @@ impl Replay {
             Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(Stop::Aborted),
             Ok(Err(error)) => Err(Stop::Failed(Code::ApplicationBroke, error.to_string())),
             Err(_) => {
-                let why = format!("the application did not answer within {} s", patience.as_secs());
+                let why = format!("the application did not answer within {} s", patience.as_secs_f64());
                 Err(Stop::Failed(Code::ApplicationTimeout, why))
             }
         }
@@ -243,7 +288,7 @@ impl Replay {
         let answer = Answer::Response(head::Response { status: parts.status, length, headers: parts.headers });
         let head = answer.encode(passes_to_sender);
         let sent = match length {
-            Some(0) => writer.whole(&head, Bytes::new()).await.map_err(drop),
+            Some(0) => self.patiently(writer.whole(&head, Bytes::new())).await,
             Some(length) if length <= SMALL_BODY as u64 => self.send_small(writer, &head, &mut body).await,
             _ => {
                 writer.deprioritise();
@@ -254,7 +299,7 @@ impl Replay {
             }
         };
         if sent.is_ok() {
-            self.pool.put_back(connection).await;
+            self.replay.pool.put_back(connection).await;
         }
     }
 
@@ -271,7 +316,7 @@ impl Replay {
                 }
                 Ok(Some(Err(_))) => {
                     // Nothing was sent yet, so the sender can still be told the truth.
-                    fail(writer, Code::ApplicationBroke, Code::ApplicationBroke.status()).await;
+                    self.fail(writer, Code::ApplicationBroke, Code::ApplicationBroke.status()).await;
                     return Err(());
                 }
                 Ok(None) => return self.patiently(writer.whole(head, gathered.into_bytes())).await,
@@ -288,7 +333,7 @@ impl Replay {
         let mut stopped = pin!(writer.stopped());
         loop {
             let next = tokio::select! {
-                next = timeout(self.limits.answer_idle, body.frame()) => next.map_err(drop)?,
+                next = timeout(self.deadlines.body_idle(), body.frame()) => next.map_err(drop)?,
                 () = &mut stopped => return Err(()),
             };
             match next {
@@ -308,7 +353,7 @@ impl Replay {
 
     /// A write into the tunnel, under its deadline. Dropping the writer afterwards is the abort.
     async fn patiently(&self, write: impl Future<Output = Result<(), StreamError>>) -> Result<(), ()> {
-        timeout(self.limits.answer_idle, write).await.map_err(drop)?.map_err(drop)
+        timeout(self.deadlines.body_idle(), write).await.map_err(drop)?.map_err(drop)
     }
 
     /// A WebSocket: the application said yes, bytes go both ways from here.
@@ -322,15 +367,22 @@ impl Replay {
             return;
         }
         let upgraded = hyper::upgrade::on(Response::from_parts(parts, body));
-        if let Ok(Ok(upgraded)) = timeout(self.limits.answer_idle, upgraded).await {
-            splice(TokioIo::new(upgraded), writer, reader, self.limits.upgrade_idle).await;
+        if let Ok(Ok(upgraded)) = timeout(self.deadlines.body_idle(), upgraded).await {
+            splice(TokioIo::new(upgraded), writer, reader, self.deadlines.upgrade_idle()).await;
         }
+    }
+
+    /// Tells the relay why there is no answer; the relay puts it into words for the sender.
+    async fn fail(&self, writer: MessageWriter, code: Code, status: StatusCode) {
+        let head = Answer::Failure(Failure { code, status }).encode(|_| true);
+        // A relay that is gone needs no word.
+        let _ = self.patiently(writer.whole(&head, Bytes::new())).await;
     }
 
     fn report(&self, shown: Shown, outcome: Outcome) {
         let Shown { id, method, path, client, since } = shown;
         let took: Duration = since.elapsed();
-        self.reporter.say(Report::Request(Box::new(RequestReport { id, method, path, client, took, outcome })));
+        self.replay.reporter.say(Report::Request(Box::new(RequestReport { id, method, path, client, took, outcome })));
     }
 }
 
@@ -339,13 +391,6 @@ async fn outgoing(body: Option<MessageBody>) -> UpstreamBody {
     let Some(mut body) = body else { return UpstreamBody::Whole(Full::default()) };
     match body.take_if_arrived().await {
         Some(whole) => UpstreamBody::Whole(Full::new(whole)),
-        None => UpstreamBody::Tunnel(Box::new(body)),
+        None => UpstreamBody::tunnel(body),
     }
-}
-
-/// Tells the relay why there is no answer; the relay puts it into words for the sender.
-async fn fail(writer: MessageWriter, code: Code, status: StatusCode) {
-    let head = Answer::Failure(Failure { code, status }).encode(|_| true);
-    // A relay that is gone needs no word.
-    let _ = writer.whole(&head, Bytes::new()).await;
 }

@@ -9,9 +9,9 @@ pub mod lines;
 pub mod screen;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::LogFormat;
@@ -20,13 +20,35 @@ use crate::report::{Report, Reports};
 /// Pause between two batches of lines, so that a flood is written in few pieces.
 const BATCH: Duration = Duration::from_millis(10);
 
+/// Gives the terminal back to the user without waiting for the screen.
+pub fn give_back() {
+    if is_screen(LogFormat::Text) {
+        ratatui::restore();
+    }
+}
+
+fn is_screen(format: LogFormat) -> bool {
+    format == LogFormat::Text && io::stdout().is_terminal() && io::stdin().is_terminal()
+}
+
+/// A terminal in use.
+pub struct Shown(oneshot::Receiver<()>);
+
+impl Shown {
+    /// Waits until everything has been shown.
+    pub async fn over(self) {
+        let _ = self.0.await;
+    }
+}
+
 /// Shows reports until nobody is left to make one. `quit` is cancelled when the user asks for the
 /// end on the screen.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn show(reports: Reports, format: LogFormat, quit: CancellationToken) -> io::Result<JoinHandle<()>> {
-    let screen = format == LogFormat::Text && io::stdout().is_terminal() && io::stdin().is_terminal();
+pub fn show(reports: Reports, format: LogFormat, quit: CancellationToken) -> io::Result<Shown> {
+    let screen = is_screen(format);
+    let (done, shown) = oneshot::channel();
     std::thread::Builder::new().name("terminal".to_owned()).spawn(move || {
         let shown = match (format, screen) {
             (LogFormat::Json, _) => write_lines(reports, json::line),
@@ -37,7 +59,9 @@ pub fn show(reports: Reports, format: LogFormat, quit: CancellationToken) -> io:
             // Whoever read the output is gone; the agent works on.
             tracing::debug!(%error, "standard output");
         }
-    })
+        let _ = done.send(());
+    })?;
+    Ok(Shown(shown))
 }
 
 fn write_lines(mut reports: Reports, line: fn(&Report) -> Option<String>) -> io::Result<()> {

@@ -7,7 +7,9 @@ pub mod letter_case;
 pub mod pool;
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use hookward_shared::gate::{Permit, TokenSpot};
@@ -18,6 +20,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
+use tokio::sync::Notify;
 
 use self::letter_case::LetterCases;
 
@@ -26,7 +29,59 @@ pub enum UpstreamBody {
     /// In memory.
     Whole(Full<Bytes>),
     /// As it comes through the tunnel.
-    Tunnel(Box<MessageBody>),
+    Tunnel(Box<MessageBody>, Progress),
+}
+
+/// How the sending of a body gets on, for whoever waits for the answer.
+#[derive(Clone, Default)]
+pub struct Progress(Arc<Watched>);
+
+#[derive(Default)]
+struct Watched {
+    over: AtomicBool,
+    moved: Notify,
+}
+
+impl Progress {
+    /// Whether the body has been taken to its end.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.over.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when a piece has been taken, or the end; never when the body is over already.
+    pub async fn changed(&self) {
+        if self.is_over() {
+            std::future::pending::<()>().await;
+        }
+        self.0.moved.notified().await;
+    }
+
+    fn note(&self, over: bool) {
+        self.0.over.fetch_or(over, Ordering::Relaxed);
+        self.0.moved.notify_one();
+    }
+}
+
+impl UpstreamBody {
+    /// A body as it comes through the tunnel.
+    #[must_use]
+    pub fn tunnel(body: MessageBody) -> Self {
+        Self::Tunnel(Box::new(body), Progress::default())
+    }
+
+    /// How its sending gets on. A body in memory counts as sent.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        match self {
+            Self::Tunnel(_, progress) => progress.clone(),
+            Self::Whole(_) => {
+                let done = Progress::default();
+                done.note(true);
+                done
+            }
+        }
+    }
 }
 
 impl Body for UpstreamBody {
@@ -36,21 +91,25 @@ impl Body for UpstreamBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Self::Whole(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
-            Self::Tunnel(body) => Pin::new(body).poll_frame(cx),
+            Self::Tunnel(body, progress) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                progress.note(frame.is_none());
+                Poll::Ready(frame)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(full) => full.is_end_stream(),
-            Self::Tunnel(body) => body.is_end_stream(),
+            Self::Tunnel(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(full) => full.size_hint(),
-            Self::Tunnel(body) => body.size_hint(),
+            Self::Tunnel(body, _) => body.size_hint(),
         }
     }
 }
@@ -86,6 +145,12 @@ pub fn request(
         None => target,
     };
     remove_foreign(&mut headers);
+    // The length that stands in the head is the one that follows, whatever the relay wrote: otherwise
+    // the application would read the next request's first bytes as this one's body.
+    let stood = headers.remove(header::CONTENT_LENGTH).is_some();
+    if let Some(length) = body.size_hint().exact().filter(|length| !upgrade && (stood || *length > 0)) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
     let text = |value: &[u8]| HeaderValue::from_bytes(value).map_err(|_| Unwritable);
     let mut set = |name: &'static str, value: HeaderValue| {
         if let Ok(name) = http::HeaderName::from_bytes(name.as_bytes()) {

@@ -19,13 +19,18 @@ use hookward_shared::protocol::head::{self, Answer, Failure, Request};
 use hookward_shared::refusal::Code;
 use hookward_shared::transport::{MessageBody, MessageReader, MessageWriter, StreamError, body};
 use http::header::{self as names, HeaderName};
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::timeout;
 
 use crate::agents::registry::LiveSession;
 use crate::edge::body::{BodyError, Gathered, SenderBody};
+use crate::edge::connection::OpenRequest;
+use crate::edge::places::Place;
+
+/// Bytes of a large body that are written at once.
+const PIECE: usize = 256 * 1024;
 
 /// What follows the head.
 pub enum Outgoing {
@@ -49,6 +54,9 @@ pub enum ForwardError {
     /// The tunnel or the agent broke off.
     #[error("the agent broke off: {0}")]
     Broke(StreamError),
+    /// The tunnel takes nothing.
+    #[error("the tunnel took nothing for {} s", .0.as_secs())]
+    Stalled(Duration),
     /// No head of an answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
@@ -67,7 +75,7 @@ impl ForwardError {
         match self {
             Self::Busy => Code::Busy,
             Self::Away(_) => Code::AgentAway,
-            Self::Broke(_) => Code::AgentBroke,
+            Self::Broke(_) | Self::Stalled(_) => Code::AgentBroke,
             Self::Timeout(_) => Code::ApplicationTimeout,
             Self::Body(error) => error.code(),
             Self::Failed(failure) => failure.code,
@@ -100,6 +108,7 @@ pub async fn forward(
     limits: &Limits,
 ) -> Result<Forwarded, ForwardError> {
     let patience = permit.settings().answer_timeout + limits.answer_margin;
+    let head_only = request.method == http::Method::HEAD;
     let (writer, mut reader) = match timeout(limits.open_stream, live.session.open()).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(ForwardError::Away(error.to_string())),
@@ -120,7 +129,14 @@ pub async fn forward(
             let idle = limits.answer_idle;
             pump = Some(Pump::new(async move {
                 let _charge = charge;
-                within(idle, writer.whole(&head, body)).await
+                let mut writer = writer;
+                within(idle, writer.head(&head)).await?;
+                let mut body = body;
+                while !body.is_empty() {
+                    // Piece by piece, so that the deadline is about getting on.
+                    within(idle, writer.data(body.split_to(body.len().min(PIECE)))).await?;
+                }
+                within(idle, writer.finish()).await
             }));
         }
         Outgoing::Streamed(first, charge, rest) => {
@@ -139,11 +155,12 @@ pub async fn forward(
         Answer::Failure(failure) => return Err(ForwardError::Failed(failure)),
         Answer::Response(response) => response,
     };
-    let switched = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
-    let mut answer = Response::new(AnswerBody::Own(Full::default()));
+    let switched = response.status == StatusCode::SWITCHING_PROTOCOLS;
+    let mut answer = Response::new(AnswerBody::own(Full::default()));
     *answer.status_mut() = response.status;
     *answer.headers_mut() = response.headers;
     drop_foreign(answer.headers_mut());
+    set_length(&mut answer, response.length, head_only);
     if switched {
         answer.headers_mut().insert(names::CONNECTION, HeaderValue::from_static("Upgrade"));
         answer.headers_mut().insert(names::UPGRADE, HeaderValue::from_static("websocket"));
@@ -154,11 +171,29 @@ pub async fn forward(
     }
     if let Some(writer) = upgrading {
         // The application said no: the request is complete as it is.
-        within(limits.answer_idle, writer.finish()).await?;
+        // An agent that has answered may have stopped reading.
+        match within(limits.answer_idle, writer.finish()).await {
+            Ok(()) | Err(ForwardError::Broke(StreamError::Aborted)) => {}
+            Err(error) => return Err(error),
+        }
     }
     let body = MessageBody::new(reader, response.length, answer.headers(), limits.answer_idle);
     *answer.body_mut() = AnswerBody::new(body, pump).await;
     Ok(Forwarded { response: answer, upgraded: None })
+}
+
+/// The length that stands in the head is the one that follows, whatever the agent wrote: hyper sends
+/// the field as it is, and what went beyond it would be read as the next answer. An answer without a
+/// body may tell the length that it would have had (RFC 9110 §8.6).
+fn set_length(answer: &mut Response<AnswerBody>, length: Option<u64>, head_only: bool) {
+    if head_only || answer.status() == StatusCode::NOT_MODIFIED {
+        return;
+    }
+    let bodiless = answer.status().is_informational() || answer.status() == StatusCode::NO_CONTENT;
+    match length {
+        Some(length) if !bodiless => answer.headers_mut().insert(names::CONTENT_LENGTH, HeaderValue::from(length)),
+        _ => answer.headers_mut().remove(names::CONTENT_LENGTH),
+    };
 }
 
 /// A relay does not trust an agent with its own header space either.
@@ -230,7 +265,7 @@ async fn stream(
 
 /// A write into the tunnel, under its deadline.
 async fn within<T>(patience: Duration, write: impl Future<Output = Result<T, StreamError>>) -> Result<T, ForwardError> {
-    let written = timeout(patience, write).await.map_err(|_| ForwardError::Timeout(patience))?;
+    let written = timeout(patience, write).await.map_err(|_| ForwardError::Stalled(patience))?;
     written.map_err(ForwardError::Broke)
 }
 
@@ -252,7 +287,13 @@ impl Future for Pump {
 }
 
 /// The body of an answer: the relay's own, or the application's.
-pub enum AnswerBody {
+pub struct AnswerBody {
+    source: Source,
+    /// What counts this request until its answer has been taken.
+    held: Option<(OpenRequest, Option<Place>)>,
+}
+
+enum Source {
     /// In memory.
     Own(Full<Bytes>),
     /// As it comes through the tunnel.
@@ -260,19 +301,33 @@ pub enum AnswerBody {
 }
 
 /// An answer's body, and what is still to be sent of the request.
-pub struct TunnelBody {
+struct TunnelBody {
     body: MessageBody,
     pump: Option<Pump>,
 }
 
 impl AnswerBody {
+    /// A body in memory.
+    #[must_use]
+    pub const fn own(body: Full<Bytes>) -> Self {
+        Self { source: Source::Own(body), held: None }
+    }
+
+    /// Holds these until the body has been taken to its end, or dropped.
+    #[must_use]
+    pub fn hold(mut self, mut open: OpenRequest, place: Option<Place>) -> Self {
+        open.begin_body();
+        self.held = Some((open, place));
+        self
+    }
+
     async fn new(mut body: MessageBody, pump: Option<Pump>) -> Self {
         if pump.is_none()
             && let Some(whole) = body.take_if_arrived().await
         {
-            return Self::Own(Full::new(whole));
+            return Self::own(Full::new(whole));
         }
-        Self::Tunnel(Box::new(TunnelBody { body, pump }))
+        Self { source: Source::Tunnel(Box::new(TunnelBody { body, pump })), held: None }
     }
 }
 
@@ -284,9 +339,12 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::BodyError>>> {
-        let tunnel = match &mut *self {
-            Self::Own(full) => return Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
-            Self::Tunnel(tunnel) => tunnel,
+        if let Some((open, _)) = &self.held {
+            open.note_progress();
+        }
+        let tunnel = match &mut self.source {
+            Source::Own(full) => return Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
+            Source::Tunnel(tunnel) => tunnel,
         };
         if let Some(pump) = &mut tunnel.pump
             && Pin::new(pump).poll(cx).is_ready()
@@ -298,16 +356,16 @@ impl Body for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(full) => full.is_end_stream(),
-            Self::Tunnel(tunnel) => tunnel.body.is_end_stream(),
+        match &self.source {
+            Source::Own(full) => full.is_end_stream(),
+            Source::Tunnel(tunnel) => tunnel.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(full) => full.size_hint(),
-            Self::Tunnel(tunnel) => tunnel.body.size_hint(),
+        match &self.source {
+            Source::Own(full) => full.size_hint(),
+            Source::Tunnel(tunnel) => tunnel.body.size_hint(),
         }
     }
 }

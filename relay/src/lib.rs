@@ -36,7 +36,8 @@ use crate::agents::session::Host;
 use crate::agents::{AgentListener, Registry};
 use crate::certs::{CertError, Identity};
 use crate::edge::authority::Ports;
-use crate::edge::http::{Edge, RequestIds};
+use crate::edge::places::Places;
+use crate::edge::request::{Edge, RequestIds};
 use crate::edge::{EdgeListener, tls};
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
@@ -88,7 +89,6 @@ pub struct Relay {
     drain_edge: CancellationToken,
     stop_agents: CancellationToken,
     pin: Pin,
-    public_port: u16,
     join_address: String,
     self_signed: Option<PathBuf>,
     budget: BodyBudget,
@@ -119,8 +119,7 @@ impl Relay {
         let listener_port = listener.local_addr().map_err(listen)?.port();
         let public_port = settings.public_port.unwrap_or(listener_port);
 
-        let join_address = settings.tunnel_address.unwrap_or_else(|| format!("{}:{public_port}", settings.domain));
-        store.set_tunnel_address(&join_address)?;
+        let domain = settings.domain.clone();
         let registry = Registry::default();
         for host in store.hosts()? {
             registry.know(host);
@@ -139,36 +138,25 @@ impl Relay {
             given: settings.hosts,
             public_port,
         });
-        // The tunnel shares the edge's port number, also when the system chose it.
-        let mut tunnel = settings.tunnel_listen;
-        if tunnel == address {
-            tunnel.set_port(listener_port);
-        }
-        let agents = AgentListener::bind(tunnel, identity, host, stop_agents.clone())?;
+        // The tunnel shares the edge's port number, unless the system chooses: then another program may
+        // have the same one for UDP.
+        let agents = AgentListener::bind(settings.tunnel_listen, identity, host, stop_agents.clone())?;
+        let tunnel_port = settings.public_port.unwrap_or_else(|| agents.address().port());
+        let join_address = settings.tunnel_address.unwrap_or_else(|| format!("{domain}:{tunnel_port}"));
+        store.set_tunnel_address(&join_address)?;
         let edge = Arc::new(Edge {
             registry,
             clock: clock.clone(),
             trusted_proxies: AddressSet::new(&settings.trusted_proxies),
             budget: budget.clone(),
+            in_progress: Places::default(),
             ports: Ports { listener: listener_port, public: public_port },
             draining: drain_edge.clone(),
             ids: RequestIds::new()?,
             limits: settings.limits,
         });
         let edge = EdgeListener::start(listener, acceptor, edge, drain_edge.clone()).map_err(listen)?;
-        Ok(Self {
-            edge,
-            agents,
-            store,
-            clock,
-            drain_edge,
-            stop_agents,
-            pin,
-            public_port,
-            join_address,
-            self_signed,
-            budget,
-        })
+        Ok(Self { edge, agents, store, clock, drain_edge, stop_agents, pin, join_address, self_signed, budget })
     }
 
     /// Where HTTPS is served.
@@ -181,12 +169,6 @@ impl Relay {
     #[must_use]
     pub const fn tunnel_address(&self) -> SocketAddr {
         self.agents.address()
-    }
-
-    /// The port of public URLs.
-    #[must_use]
-    pub const fn public_port(&self) -> u16 {
-        self.public_port
     }
 
     /// What agents pin.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hookward_relay::cli::{Cli, Command, LogFormat};
-use hookward_relay::commands::{agent, serve};
+use hookward_relay::commands::{CommandError, agent, serve};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
@@ -15,8 +15,10 @@ const USAGE: u8 = 2;
 // because no stream event crosses threads.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    let mut format = LogFormat::Text;
     let ended = match Cli::parse().command {
         Command::Serve(args) => {
+            format = args.log_format;
             let _flushed_at_the_end = log_to_stderr(args.log_format);
             serve::run(*args).await
         }
@@ -26,7 +28,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = if error.is_usage() { USAGE } else { FAILED };
-            tell(&anyhow::Error::from(error));
+            tell(format, &error);
             ExitCode::from(code)
         }
     }
@@ -46,6 +48,9 @@ fn log_to_stderr(format: LogFormat) -> WorkerGuard {
 }
 
 #[expect(clippy::print_stderr, reason = "the last word of a program that failed")]
-fn tell(error: &anyhow::Error) {
-    eprintln!("hookward-relay: {error:#}");
+fn tell(format: LogFormat, error: &CommandError) {
+    match format {
+        LogFormat::Text => eprintln!("hookward-relay: {error}"),
+        LogFormat::Json => eprintln!("{}", serde_json::json!({ "event": "error", "message": error.to_string() })),
+    }
 }

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use hookward_shared::budget::SHARES as BODY_SHARES;
 use hookward_shared::config::{Document, Problem, Problems, Reader};
 use hookward_shared::gate::address::parse_network;
 use hookward_shared::limits::Limits;
@@ -29,6 +30,8 @@ use ipnet::IpNet;
 
 /// Where the relay listens unless it is told otherwise: all addresses of both families.
 pub const LISTEN: &str = "[::]:443";
+/// Most that `head_bytes` may be: a head must fit into one frame of the tunnel, with room to spare.
+const MOST_HEAD_BYTES: u64 = 60 * 1024;
 /// Where the relay keeps what must survive a restart, unless it is told otherwise.
 pub const DATA_DIR: &str = "/var/lib/hookward";
 
@@ -193,6 +196,17 @@ impl Written {
                 (None, _) => wrong("hosts", format!("{host:?} is no host name")),
                 (_, None) => wrong("hosts", format!("{agent:?} is no agent's name: letters, digits and hyphens")),
             }
+        }
+        if limits.body_budget / BODY_SHARES < limits.body_bytes {
+            wrong(
+                "limits",
+                format!(
+                    "body_budget must be {BODY_SHARES} times body_bytes at least: one client address gets that part of it"
+                ),
+            );
+        }
+        if limits.head_bytes > MOST_HEAD_BYTES {
+            wrong("limits", format!("head_bytes is more than {MOST_HEAD_BYTES}"));
         }
         let data_dir = self.data_dir();
         let certificate = match (self.certificate, self.key) {

@@ -3,6 +3,7 @@
 //! Of secrets only hashes are kept. Calls block for a disk access; from async code they go through
 //! [`Store::run`]. `hookward-relay agent …` opens the same file beside a running relay.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -93,11 +94,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the file, and makes it (mode 0600, by the directory's own mode) when it is not there.
+    /// Opens the file, and makes it (mode 0600; SQLite gives its other files the same) when it is not
+    /// there.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        // A failure is met again by SQLite, which says more about it.
+        let _ = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         Self::prepare(Connection::open(path)?)
     }
 

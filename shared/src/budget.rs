@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::gate::address;
 
 /// The part of the budget that one client address may hold: an eighth.
-const SHARES: u64 = 8;
+pub const SHARES: u64 = 8;
 /// A body is not judged slow before it had this long.
 const GRACE_SECS: f64 = 1.0;
 

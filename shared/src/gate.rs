@@ -120,6 +120,8 @@ pub struct PendingBody {
     route: usize,
     /// Alternatives whose head checks passed, in order, with the token they found.
     candidates: Vec<(usize, Option<TokenSpot>)>,
+    /// What failed already, on a route that only observes.
+    failed: Option<(Refusal, Option<TokenSpot>)>,
 }
 
 impl Gate {
@@ -163,16 +165,29 @@ impl Gate {
         }
         if candidates.is_empty() {
             let refusal = furthest.unwrap_or_else(no_route);
-            return self.observe(index, None, refusal, now).map(HeadVerdict::Permit);
+            if !route.observes(now) {
+                return Err(refusal);
+            }
+            // What only observes relaxes this, and nothing else: sizes hold, and the token is taken out.
+            let token = route.accept.iter().find_map(|accept| accept.find_token(head));
+            let gate = Arc::clone(self);
+            return Ok(if route.accept.iter().any(|accept| accept.signature.is_some()) {
+                HeadVerdict::ReadBody(PendingBody { gate, route: index, candidates, failed: Some((refusal, token)) })
+            } else {
+                HeadVerdict::Permit(Permit { gate, route: index, token, observed: Some(refusal) })
+            });
         }
         let needs_no_body = |(alternative, _): &&(usize, Option<TokenSpot>)| {
             route.accept.get(*alternative).is_some_and(|accept| accept.signature.is_none())
         };
         if let Some((_, token)) = candidates.iter().find(needs_no_body) {
-            let permit = Permit { gate: Arc::clone(self), route: index, token: token.clone(), observed: None };
+            // A right token goes, also when another alternative did not ask for it.
+            let anywhere = || route.accept.iter().find_map(|accept| accept.find_token(head));
+            let token = token.clone().or_else(anywhere);
+            let permit = Permit { gate: Arc::clone(self), route: index, token, observed: None };
             return Ok(HeadVerdict::Permit(permit));
         }
-        Ok(HeadVerdict::ReadBody(PendingBody { gate: Arc::clone(self), route: index, candidates }))
+        Ok(HeadVerdict::ReadBody(PendingBody { gate: Arc::clone(self), route: index, candidates, failed: None }))
     }
 
     /// The first route whose path and method both match.
@@ -193,22 +208,6 @@ impl Gate {
         }
         Err(no_route())
     }
-
-    /// Relaxes a failed check on a route that only observes.
-    fn observe(
-        self: &Arc<Self>,
-        route: usize,
-        token: Option<TokenSpot>,
-        refusal: Refusal,
-        now: UnixMillis,
-    ) -> Result<Permit, Refusal> {
-        match self.routes.get(route).map(|route| route.mode) {
-            Some(Mode::Observe { until }) if now.seconds() < until => {
-                Ok(Permit { gate: Arc::clone(self), route, token, observed: Some(refusal) })
-            }
-            _ => Err(refusal),
-        }
-    }
 }
 
 impl PendingBody {
@@ -223,20 +222,22 @@ impl PendingBody {
     /// # Errors
     /// Why no alternative accepts the request.
     pub fn check_body(self, head: RequestHead<'_>, body: &[u8], now: UnixMillis) -> Result<Permit, Refusal> {
-        let Self { gate, route: index, candidates } = self;
-        let accepts = gate.routes.get(index).map(|route| route.accept.as_slice()).unwrap_or_default();
-        let mut first: Option<(Refusal, Option<TokenSpot>)> = None;
+        let Self { gate, route: index, candidates, mut failed } = self;
+        let Some(route) = gate.routes.get(index) else { return Err(no_route()) };
         for (alternative, token) in candidates {
-            let Some(accept) = accepts.get(alternative) else { continue };
+            let Some(accept) = route.accept.get(alternative) else { continue };
             match accept.check_body(head, body, now) {
                 Ok(()) => return Ok(Permit { gate, route: index, token, observed: None }),
                 Err(refusal) => {
-                    first.get_or_insert((refusal, token));
+                    failed.get_or_insert((refusal, token));
                 }
             }
         }
-        let (refusal, token) = first.unwrap_or_else(|| (no_route(), None));
-        gate.observe(index, token, refusal, now)
+        let (refusal, token) = failed.unwrap_or_else(|| (no_route(), None));
+        if route.observes(now) {
+            return Ok(Permit { gate, route: index, token, observed: Some(refusal) });
+        }
+        Err(refusal)
     }
 }
 
@@ -274,6 +275,11 @@ fn no_route() -> Refusal {
 }
 
 impl CompiledRoute {
+    /// Whether failed checks are only shown now.
+    const fn observes(&self, now: UnixMillis) -> bool {
+        matches!(self.mode, Mode::Observe { until } if now.seconds() < until)
+    }
+
     fn new(route: &Route, side: Side) -> Result<Self, String> {
         let paths = route.paths.iter().map(|path| PathPattern::parse(path)).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -328,6 +334,12 @@ impl CompiledAccept {
                 .map(Some)
                 .map_err(|why| Refusal::failed(Check::Token, why)),
         }
+    }
+
+    /// Where a right token stands, whatever else failed.
+    fn find_token(&self, head: RequestHead<'_>) -> Option<TokenSpot> {
+        let check = self.token.as_ref()?;
+        token::check(check, head.target, head.headers).ok()
     }
 
     fn check_body(&self, head: RequestHead<'_>, body: &[u8], now: UnixMillis) -> Result<(), Refusal> {

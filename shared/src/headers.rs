@@ -23,7 +23,19 @@ const CONNECTION_OPTIONS: [&str; 5] = ["close", "keep-alive", "upgrade", "te", "
 
 /// Names that claim a client address or certificate, or another URL or method than the one that was
 /// checked. Compared with `_` read as `-`, as CGI does.
-const CLAIMS: [&str; 24] = [
+const CLAIMS: [&str; 36] = [
+    "remote-user",
+    "x-appengine-user-ip",
+    "x-arr-clientcert",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-client-cert",
+    "x-original-method",
+    "x-ssl-cert",
+    "client-ip",
+    "keep-alive",
+    "proxy",
+    "x-envoy-external-address",
     "forwarded",
     "x-real-ip",
     "true-client-ip",
@@ -71,7 +83,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 fn is_claim(name: &str) -> bool {
     // Nearly no header begins with one of these letters.
-    if !matches!(name.as_bytes().first(), Some(b'x' | b'f' | b't' | b'c' | b's' | b'h')) {
+    if !matches!(name.as_bytes().first(), Some(b'x' | b'f' | b't' | b'c' | b's' | b'h' | b'k' | b'p' | b'r' | b'w')) {
         return false;
     }
     let folded;
@@ -82,6 +94,8 @@ fn is_claim(name: &str) -> bool {
         name
     };
     name.starts_with("x-forwarded")
+        || name.starts_with("proxy-")
+        || name.starts_with("wl-proxy-")
         || name.starts_with("ssl-client-")
         || name.starts_with("x-ssl-client-")
         || is_ours(name)
@@ -192,6 +206,9 @@ mod tests {
             ("ssl-client-cert", false),
             ("expect", false),
             ("transfer-encoding", false),
+            ("proxy", false),
+            ("proxy_connection", false),
+            ("client-ip", false),
         ] {
             assert_eq!(passes_to_application(&name.parse().unwrap()), passes, "{name}");
         }

@@ -26,7 +26,9 @@ pub struct JoinToken {
 
 /// A text that is no join token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this is no join token; it begins with {PREFIX} and is printed by `hookward-relay agent add NAME`")]
+#[error(
+    "this is no whole join token; it begins with {PREFIX}, is one line, and is printed by `hookward-relay agent add NAME`"
+)]
 pub struct NotAJoinToken;
 
 impl JoinToken {
@@ -35,6 +37,12 @@ impl JoinToken {
     pub fn to_text(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
         format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&json))
+    }
+
+    /// Whether the text means to be a join token, whole or damaged.
+    #[must_use]
+    pub fn is_one(text: &str) -> bool {
+        text.trim().starts_with(PREFIX)
     }
 
     /// Reads a token.

@@ -1,8 +1,8 @@
-//! Every bound of both programs, with its unit and the reason for its value.
+//! The bounds of both programs, with unit and reason.
 //!
-//! The relay's settings file may override any of them in its `[limits]` table; the agent uses the
-//! defaults. A bound that only one function needs and nobody could want to change stays a constant
-//! at the end of this file.
+//! The relay's settings file may override every field of [`Limits`] in its `[limits]` table; what of it
+//! the agent must keep, too, it is told when it connects. The constants behind it are part of the
+//! protocol or of a promise. A bound that only one file needs stands at the head of that file.
 
 use std::time::Duration;
 
@@ -82,13 +82,16 @@ limits! {
     head_fields: count = 128;
     /// One body that a check must read whole: GitHub's cap, the largest of the large senders.
     body_bytes: size = 25 * MIB;
-    /// All bodies that are held in memory at one time, on a VM of 1 GiB.
-    body_budget: size = 192 * MIB;
+    /// All bodies that are held in memory at one time, on a VM of 1 GiB. One client address gets an
+    /// eighth of it, which is one of the largest bodies.
+    body_budget: size = 8 * 25 * MIB;
 
     /// TCP connections of one client address (IPv6: its /64). Trusted proxies are exempt.
     connections_per_client: count = 512;
     /// TCP connections in all: each costs up to 100 KiB.
     connections: count = 8192;
+    /// Requests of one client address that are being answered: each costs some 20 KiB beside its body.
+    requests_per_client: count = 512;
     /// Streams of one HTTP/2 connection: what the large reverse proxies allow.
     streams_per_connection: count = 100;
     /// QUIC connections whose peer has not yet said who it is.
@@ -108,7 +111,7 @@ pub const FORWARDED_HOPS: usize = 32;
 /// The agent's streams in use at one time: QUIC's own default of 100 queues at 256 requests.
 pub const TUNNEL_STREAMS: u32 = 1024;
 /// What the agent holds of bodies that its own checks must read: eight of the largest.
-pub const AGENT_BODY_BUDGET: usize = 8 * 25 * 1024 * 1024;
+pub const AGENT_BODY_BUDGET: u64 = 8 * 25 * MIB;
 /// Idle connections to the application live this long: below the 5 s of Node's servers.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(4);
 /// Idle connections to the application that are kept.
@@ -131,9 +134,15 @@ pub const CONTROL_BYTES: usize = 8 * 1024 * 1024;
 /// One head of an exchange: the edge's cap on heads, and room for what the relay adds.
 pub const HEAD_FRAME_BYTES: usize = 96 * 1024;
 /// Routes of a policy: each is tried for every request.
-pub const ROUTES: usize = 256;
+pub const ROUTES: usize = 64;
 /// Paths, methods or alternatives of one route.
-pub const OF_A_ROUTE: usize = 64;
+pub const OF_A_ROUTE: usize = 32;
+/// Bytes of one path pattern.
+pub const PATTERN_BYTES: usize = 1024;
+/// Secrets or tokens that are live at one time: the old and the new one, and some for mistakes.
+pub const LIVE_SECRETS: usize = 8;
+/// Connections of one client address whose peer has not yet said who it is.
+pub const AGENTS_UNKNOWN_PER_SOURCE: usize = 16;
 /// Longest observation of a route before it enforces.
 pub const OBSERVE_DAYS: i64 = 30;
 /// A join token is worth something for this long, in milliseconds.

@@ -8,8 +8,9 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::SHARES;
 use crate::clock::UnixMillis;
-use crate::gate::address::{self, AddressSet};
+use crate::gate::address::AddressSet;
 use crate::gate::path::PathPattern;
 use crate::gate::shape;
 use crate::limits;
@@ -197,7 +198,7 @@ impl Accept {
     /// family is not one.
     #[must_use]
     pub fn is_protected(&self) -> bool {
-        let address = self.allow_ips.as_ref().is_some_and(|ips| !ips.iter().any(address::is_whole_family));
+        let address = self.allow_ips.as_ref().is_some_and(|ips| !AddressSet::new(ips).has_whole_family());
         address || self.token.is_some() || self.verify.is_some()
     }
 }
@@ -227,12 +228,14 @@ impl Policy {
         if self.routes.len() > limits::ROUTES {
             return vec![format!("the policy has {} routes, more than {}", self.routes.len(), limits::ROUTES)];
         }
-        for (index, route) in self.routes.iter().enumerate() {
+        let mut earlier: Vec<(&str, Reach)> = Vec::new();
+        for route in &self.routes {
             let mut found = route.mistakes(now);
-            let earlier = self.routes.get(..index).unwrap_or_default();
-            if let Some(other) = earlier.iter().find(|other| other.covers(route)) {
-                found.push(format!("can't be reached: the route {:?} before it takes all its requests", other.name));
+            let reach = Reach::of(route);
+            if let Some((name, _)) = earlier.iter().find(|(_, other)| other.covers(&reach)) {
+                found.push(format!("can't be reached: the route {name:?} before it takes all its requests"));
             }
+            earlier.push((&route.name, reach));
             mistakes.extend(found.into_iter().map(|what| format!("route {:?}: {what}", route.name)));
         }
         mistakes
@@ -273,7 +276,9 @@ impl Route {
             mistake("it has no path".to_owned());
         }
         for path in &self.paths {
-            if let Err(what) = PathPattern::parse(path) {
+            if path.len() > limits::PATTERN_BYTES {
+                mistake(format!("a path has more than {} bytes", limits::PATTERN_BYTES));
+            } else if let Err(what) = PathPattern::parse(path) {
                 mistake(what);
             }
         }
@@ -284,8 +289,18 @@ impl Route {
                 ));
             }
         }
-        if self.max_body == 0 {
-            mistake("max_body is 0".to_owned());
+        if self.max_body == 0 || self.max_body > limits::AGENT_BODY_BUDGET / SHARES {
+            mistake(format!("max_body lies outside 1B to {} MiB", limits::AGENT_BODY_BUDGET / SHARES / limits::MIB));
+        }
+        if self.keep_token && self.accept.iter().all(|accept| accept.token.is_none()) {
+            mistake("keep_token has no effect: there is no token".to_owned());
+        }
+        let opens = |accept: &Accept| accept.verify.is_none();
+        if self.websocket && (!self.accept.iter().any(opens) || !self.admitted_methods().contains(&Method::GET)) {
+            mistake("websocket has no effect: a WebSocket is a GET without a body, which no provider signs".to_owned());
+        }
+        if matches!(self.mode, Mode::Observe { .. }) && self.accept.iter().any(|accept| accept.open) {
+            mistake("observe_until has no effect: an alternative is open, so nothing is refused".to_owned());
         }
         let longest = limits::ANSWER_TIMEOUT_MAX;
         if self.answer_timeout_ms == 0 || u128::from(self.answer_timeout_ms) > longest.as_millis() {
@@ -317,16 +332,25 @@ impl Route {
         }
         mistakes
     }
+}
 
-    /// Whether this route, standing before `other`, takes all its requests.
+/// Which requests a route is about.
+struct Reach {
+    paths: Vec<PathPattern>,
+    methods: Vec<Method>,
+}
+
+impl Reach {
+    fn of(route: &Route) -> Self {
+        let paths = route.paths.iter().take(limits::OF_A_ROUTE).filter_map(|path| PathPattern::parse(path).ok());
+        Self { paths: paths.collect(), methods: route.admitted_methods() }
+    }
+
+    /// Whether this one takes all requests of the other.
     fn covers(&self, other: &Self) -> bool {
-        let parse =
-            |paths: &[String]| paths.iter().filter_map(|path| PathPattern::parse(path).ok()).collect::<Vec<_>>();
-        let (mine, theirs) = (parse(&self.paths), parse(&other.paths));
-        let methods = self.admitted_methods();
-        !theirs.is_empty()
-            && theirs.iter().all(|path| mine.iter().any(|wide| wide.covers(path)))
-            && other.admitted_methods().iter().all(|method| methods.contains(method))
+        !other.paths.is_empty()
+            && other.paths.iter().all(|path| self.paths.iter().any(|wide| wide.covers(path)))
+            && other.methods.iter().all(|method| self.methods.contains(method))
     }
 }
 
@@ -350,8 +374,14 @@ impl Accept {
                 mistakes.push("every address of allow_ips is denied by deny_ips".to_owned());
             }
         }
-        if self.token.as_ref().is_some_and(|token| token.digests.is_empty()) {
+        let tokens = self.token.as_ref().map(|token| token.digests.len());
+        if tokens == Some(0) {
             mistakes.push("the token has no secret".to_owned());
+        }
+        let secrets = self.verify.as_ref().map_or(0, |check| check.secrets.len());
+        if tokens.unwrap_or(0).max(secrets) > limits::LIVE_SECRETS {
+            mistakes.push(format!("more than {} secrets are live at one time", limits::LIVE_SECRETS));
+            return mistakes;
         }
         if let Some(check) = &self.verify {
             mistakes.extend(check.mistakes());
@@ -363,8 +393,7 @@ impl Accept {
 impl SignatureCheck {
     fn mistakes(&self) -> Vec<String> {
         let Some(provider) = providers::find(&self.provider) else {
-            let known = providers::all().iter().map(|row| row.id.as_str()).collect::<Vec<_>>().join(", ");
-            return vec![format!("no provider is called {:?}; known are {known}", self.provider)];
+            return vec![providers::unknown(&self.provider)];
         };
         if self.secrets.is_empty() && self.secret_at == SecretAt::Relay {
             return vec![format!("{}: no secret is given", provider.name)];

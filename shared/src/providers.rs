@@ -68,6 +68,17 @@ pub fn find(name: &str) -> Option<&'static Provider> {
     CATALOGUE.iter().find(|row| row.id == wanted || row.aliases.iter().any(named))
 }
 
+/// What to say about a name that no provider has. A text that could be a secret is not repeated.
+#[must_use]
+pub fn unknown(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    let known = CATALOGUE.iter().map(|row| row.id.as_str()).collect::<Vec<_>>().join(", ");
+    if name.len() <= 40 && name.bytes().all(plain) {
+        return format!("no provider is called {name:?}; known are {known}");
+    }
+    format!("no provider has this name; known are {known}")
+}
+
 /// Whether some provider identifies its deliveries by this header.
 #[must_use]
 pub fn identifies_delivery(name: &HeaderName) -> bool {

@@ -51,6 +51,8 @@ words! {
         BodySize = "body-size",
         /// The body came too slowly, or there was no room for it.
         Body = "body",
+        /// The request was let through, and failed in the tunnel.
+        Tunnel = "tunnel",
         /// The signature is missing, malformed, stale or wrong.
         Signature = "signature",
     }

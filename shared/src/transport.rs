@@ -84,12 +84,6 @@ impl Session {
         self.connection.closed().await.into()
     }
 
-    /// Whether the session has ended.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.connection.close_reason().is_some()
-    }
-
     /// Ends the session; the peer is told why.
     pub fn close(&self, why: &str) {
         self.connection.close(CLOSED.into(), why.as_bytes());
@@ -116,7 +110,8 @@ impl From<quinn::ConnectionError> for SessionError {
             quinn::ConnectionError::ApplicationClosed(close) => {
                 Self::ClosedByPeer(crate::text::Escaped(&close.reason).to_string())
             }
-            other => Self::Lost(other.to_string()),
+            // The reason may be the peer's own words.
+            other => Self::Lost(crate::text::Escaped(other.to_string().as_bytes()).to_string()),
         }
     }
 }

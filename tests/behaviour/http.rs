@@ -413,3 +413,75 @@ async fn an_empty_chunked_body_is_a_body() {
     assert_eq!(connection.answer("POST").await.status, 200);
     assert!(application.log.take()[0].body.is_empty());
 }
+
+#[tokio::test]
+async fn an_application_that_refuses_a_websocket_is_heard() {
+    let application = Application::start(|_| Reply::Full(403, Vec::new(), b"no".to_vec())).await;
+    let mut policy = open_policy();
+    policy.routes[0].websocket = true;
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    let upgrade =
+        [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
+    for _ in 0..20 {
+        let answer = stage.edge.request("GET", PREFIX, &upgrade, b"").await;
+        assert_eq!((answer.status, answer.text().as_str(), answer.code()), (403, "no", None));
+    }
+}
+
+/// The wait for the answer begins at the end of the request: an upload may take longer than it.
+#[tokio::test]
+async fn a_long_upload_is_not_a_slow_application() {
+    let application = Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
+    let mut policy = open_policy();
+    policy.routes[0].answer_timeout_ms = 200;
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    let mut connection = stage.edge.http1().await;
+    connection.raw(format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 600000\r\n\r\n").as_bytes()).await;
+    for _ in 0..6 {
+        connection.raw(&[b'x'; 100_000]).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(connection.answer("POST").await.text(), "600000");
+}
+
+/// An echo that reads nothing while it can't write, and a sender that sends without reading: neither
+/// direction may wait for the other.
+#[tokio::test]
+async fn a_websocket_full_in_one_direction_goes_on_in_the_other() {
+    const LOAD: usize = 16 * 1024 * 1024;
+    let application = Application::raw(|stream| async move {
+        let mut input = Input::new(stream);
+        let Some(_) = input.head().await else { return };
+        let accept = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        input.stream().write_all(accept.as_bytes()).await.unwrap();
+        while let Some(piece) = input.exactly(16 * 1024).await {
+            if input.stream().write_all(&piece).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let mut policy = open_policy();
+    policy.routes[0].websocket = true;
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    let upgrade =
+        [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
+    let mut connection = stage.edge.http1().await;
+    connection.send("GET", PREFIX, HOST, &upgrade, b"").await;
+    assert_eq!(connection.answer("GET").await.status, 101);
+    let (mut reader, mut writer) = tokio::io::split(connection.stream);
+    let sending = async {
+        for _ in 0..LOAD / 65_536 {
+            writer.write_all(&[b'x'; 65_536]).await.unwrap();
+        }
+        writer.flush().await.unwrap();
+    };
+    let receiving = async {
+        let mut received = 0;
+        let mut buffer = vec![0; 65_536];
+        while received < LOAD {
+            received += reader.read(&mut buffer).await.unwrap();
+        }
+    };
+    within("all of it comes back", async { tokio::join!(sending, receiving) }).await;
+}

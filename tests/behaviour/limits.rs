@@ -201,3 +201,62 @@ async fn a_sender_that_takes_nothing_is_cut_off() {
     let rest = connection.rest().await;
     assert!(rest.len() < 32 * 1024 * 1024, "{}", rest.len());
 }
+
+#[tokio::test]
+async fn silent_http2_peers_are_cut_off() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |plan| {
+        plan.limits.request_head = SHORT;
+        plan.limits.http2_idle = SHORT;
+    })
+    .await;
+    // Without a preface, with half of one, and with a whole one but no request.
+    for bytes in [&b""[..], b"PRI * HT", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        let mut stream = stage.edge.tls(b"h2", Some(HOST)).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = within("the silent one is cut off", stream.read_to_end(&mut rest)).await;
+    }
+    // One that has had its answer is asked to go when it is idle.
+    let mut client = stage.edge.http2().await.ready().await.unwrap();
+    let request = http::Request::get(format!("https://{HOST}{PREFIX}")).body(()).unwrap();
+    assert_eq!(client.send_request(request, true).unwrap().0.await.unwrap().status(), 200);
+    within("the idle one is told to go", async {
+        while client.clone().ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// The largest body of the default limits, signed, from one address.
+#[tokio::test]
+async fn a_body_as_large_as_may_be_passes() {
+    let application = Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
+    let stage = stage(&application, |plan| plan.policy = signed()).await;
+    let body = vec![b'x'; 25 * 1024 * 1024];
+    let signature = github_signature("s", &body);
+    let answer = stage.edge.post(PREFIX, &[("X-Hub-Signature-256", &signature)], &body).await;
+    assert_eq!((answer.status, answer.text()), (200, body.len().to_string()));
+}
+
+#[tokio::test]
+async fn one_client_address_has_so_many_requests_in_progress() {
+    let application = Application::start(|_| Reply::Silence).await;
+    let stage = stage(&application, |plan| plan.limits.requests_per_client = 3).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut connection = stage.edge.http1().await;
+        connection.send("GET", PREFIX, HOST, &[], b"").await;
+        held.push(connection);
+    }
+    eventually("three are under way", || application.log.complete().len() == 3).await;
+    let answer = stage.edge.get(PREFIX).await;
+    assert_eq!((answer.status, answer.code()), (503, Some("busy")));
+    drop(held);
+    within("places are free again", async {
+        // A 404 needs no application.
+        while stage.edge.get("/admin").await.status != 404 {}
+    })
+    .await;
+}

@@ -152,3 +152,57 @@ async fn a_broken_body_is_never_passed_on_as_a_complete_one() {
     assert!(short.is_err() || short.unwrap().0 >= 400);
     assert!(application.log.complete().is_empty());
 }
+
+/// A length in the head that the body does not have would make the application read the next request's
+/// first bytes as this one's body, and what follows as a request that no gate has seen.
+#[tokio::test]
+async fn a_false_length_smuggles_nothing() {
+    // Answers as soon as it has the head, as a fast application may.
+    let application = Application::start(|_| Reply::ok("")).await;
+    let rogue = Rogue::start(application.address, open_policy(), Clock::System).await;
+    let target = format!("{PREFIX}/a");
+    for claimed in [1, 100, 235, 250, 274, 4096] {
+        let lies = vec![("content-length".to_owned(), claimed.to_string())];
+        let _ = rogue.send(request("POST", target.as_bytes(), &lies, Some(0)), b"").await;
+        let body = b"GET /admin/smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
+        let _ = rogue.send(request("POST", target.as_bytes(), &[], Some(body.len())), body).await;
+    }
+    let received = application.log.take();
+    assert_eq!(received.len(), 12);
+    assert!(received.iter().all(|request| request.target == target), "{received:?}");
+}
+
+#[tokio::test]
+async fn the_host_is_the_tunnels_own() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let rogue = Rogue::start(application.address, open_policy(), Clock::System).await;
+    let foreign = |name: &str| {
+        let mut request = request("POST", PREFIX.as_bytes(), &[], Some(0));
+        request.headers.insert("host", name.parse().unwrap());
+        request
+    };
+    let mut doubled = request("POST", PREFIX.as_bytes(), &[], Some(0));
+    doubled.headers.append("host", "internal-admin.corp".parse().unwrap());
+    for request in [foreign("internal-admin.corp:9999"), doubled] {
+        assert_eq!(rogue.send(request, b"").await.map(|(status, _)| status), Ok(400));
+    }
+    assert_eq!(application.log.begun(), 0);
+    assert_eq!(rogue.send(foreign("HOOKS.example.test:8443"), b"").await.map(|(status, _)| status), Ok(200));
+}
+
+/// An agent that is sent to a relay with another key than the one that it has joined says so, and
+/// sends nothing.
+#[tokio::test]
+async fn a_relay_with_another_key_is_not_spoken_to() {
+    let (dir, relay) = hookward_tests::rogue::refusing(hookward_shared::protocol::control::RefusedReason::Host).await;
+    let other = tempfile::TempDir::new().unwrap();
+    let pin = hookward_relay::certs::Identity::load_or_make(other.path()).unwrap().pin;
+    let state = hookward_agent::state::StateDir::open(Some(dir.path())).unwrap();
+    let credential = state.credential().unwrap().unwrap();
+    let secret = hookward_shared::secret::Secret::mint().unwrap();
+    let right = hookward_agent::connection::join(&credential.relay, credential.pin, secret.clone(), &secret).await;
+    assert!(!matches!(right, Err(hookward_agent::connection::ConnectionError::WrongKey(_))));
+    let wrong = hookward_agent::connection::join(&credential.relay, pin, secret.clone(), &secret).await;
+    assert!(matches!(wrong, Err(hookward_agent::connection::ConnectionError::WrongKey(_))), "{wrong:?}");
+    relay.abort();
+}

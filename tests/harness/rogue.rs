@@ -14,7 +14,7 @@ use hookward_relay::certs::Identity;
 use hookward_shared::clock::Clock;
 use hookward_shared::limits::{GREETING_BYTES, Limits};
 use hookward_shared::policy::Policy;
-use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
+use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
 use hookward_shared::protocol::frame::Frame;
 use hookward_shared::protocol::head::{Answer, Context, Request, RequestId, Spelling};
 use hookward_shared::secret::Secret;
@@ -49,7 +49,7 @@ impl Rogue {
             let session = Session::new(of_task.accept().await.unwrap().await.unwrap());
             let mut control = session.accept_control().await.unwrap();
             let FromAgent::Hello { .. } = control.receive(GREETING_BYTES).await.unwrap() else { panic!("no hello") };
-            control.send(&FromRelay::Welcome { agent: "x".into(), version: "0".into() }).await.unwrap();
+            control.send(&welcome()).await.unwrap();
             let FromAgent::Open { .. } = control.receive(1 << 20).await.unwrap() else { panic!("no open") };
             control.send(&FromRelay::Opened { host: HOST.into(), port: 443 }).await.unwrap();
             (session, control)
@@ -60,7 +60,7 @@ impl Rogue {
             host: None,
             policy,
             application: Upstream::Host(application.to_string()),
-            limits: Limits::default(),
+            drain: Limits::default().drain,
         };
         let agent = Agent::start(settings, clock, reporter, |_| {});
         let agent = agent.unwrap_or_else(|problems| panic!("{problems}"));
@@ -107,16 +107,22 @@ pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
     StateDir::open(Some(dir.path())).unwrap().keep_credential(&credential).unwrap();
     let refusing = tokio::spawn(async move {
         while let Some(incoming) = endpoint.accept().await {
-            let session = Session::new(incoming.await.unwrap());
-            let mut control = session.accept_control().await.unwrap();
-            let FromAgent::Hello { .. } = control.receive(GREETING_BYTES).await.unwrap() else { panic!("no hello") };
-            control.send(&FromRelay::Welcome { agent: "x".into(), version: "0".into() }).await.unwrap();
+            // A client that expects another key ends the handshake.
+            let Ok(connection) = incoming.await else { continue };
+            let session = Session::new(connection);
+            let Ok(mut control) = session.accept_control().await else { continue };
+            let Ok(FromAgent::Hello { .. }) = control.receive(GREETING_BYTES).await else { continue };
+            control.send(&welcome()).await.unwrap();
             let refused = FromRelay::Refused { reason, message: "refused by the test".into() };
             control.send(&refused).await.unwrap();
             control.finish().await;
         }
     });
     (dir, refusing)
+}
+
+fn welcome() -> FromRelay {
+    FromRelay::Welcome { agent: "x".into(), version: "0".into(), deadlines: Deadlines::of(&Limits::default()) }
 }
 
 /// Reads an answer to its end.
@@ -157,7 +163,6 @@ pub fn request(method: &str, target: &[u8], headers: &[(String, String)], length
             id: RequestId([1; 16]),
             host: Bytes::from_static(HOST.as_bytes()),
             client: IpAddr::from([192, 0, 2, 1]),
-            received: Clock::System.now(),
         },
         method: Method::from_bytes(method.as_bytes()).unwrap(),
         target: Bytes::copy_from_slice(target),

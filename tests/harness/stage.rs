@@ -134,7 +134,7 @@ impl Stage {
             host: Some(HOST.to_owned()),
             policy: self.plan.policy.clone(),
             application: Upstream::Host(self.application.to_string()),
-            limits: self.plan.limits.clone(),
+            drain: self.plan.limits.drain,
         };
         let on_open = move |tunnel| opened.lock().unwrap().push(tunnel);
         let agent = Agent::start(settings, self.clock.clone(), reporter, on_open);

@@ -7,8 +7,8 @@ use hookward_shared::join_token::JoinToken;
 use hookward_shared::protocol::control::RefusedReason;
 use hookward_shared::secret::Secret;
 
-use crate::cli::JoinArgs;
-use crate::commands::CommandError;
+use crate::cli::{JoinArgs, LogFormat};
+use crate::commands::{CommandError, tell};
 use crate::connection::{self, ConnectionError};
 use crate::exit::Exit;
 use crate::state::{Credential, StateDir};
@@ -25,14 +25,14 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
     let text = match read(&args.token) {
         Ok(text) => text,
         Err(error) => {
-            tell(&format!("the join token can't be read: {error}"));
+            tell(LogFormat::Text, &format!("the join token can't be read: {error}"));
             return Ok(Exit::Usage);
         }
     };
     let token = match JoinToken::parse(&text) {
         Ok(token) => token,
         Err(error) => {
-            tell(&error.to_string());
+            tell(LogFormat::Text, &error.to_string());
             return Ok(Exit::Usage);
         }
     };
@@ -45,11 +45,11 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
                 agent: agent.clone(),
                 secret,
             })?;
-            tell(&format!("joined {} as {agent}; next: hookward http PORT", token.relay));
+            tell(LogFormat::Text, &format!("joined {} as {agent}; next: hookward http PORT", token.relay));
             Ok(Exit::Done)
         }
         Err(ConnectionError::Refused { reason: RefusedReason::JoinToken | RefusedReason::Credential, message }) => {
-            tell(&message);
+            tell(LogFormat::Text, &message);
             Ok(Exit::Credential)
         }
         Err(error) => Err(error.into()),
@@ -61,8 +61,9 @@ fn read(source: &str) -> std::io::Result<String> {
     let mut text = String::new();
     if source == "-" {
         std::io::stdin().take(INPUT).read_to_string(&mut text)?;
-    } else if JoinToken::parse(source).is_ok() {
+    } else if JoinToken::is_one(source) {
         tell(
+            LogFormat::Text,
             "warning: a token on the command line can be read by every process of this machine; use `hookward join -`",
         );
         source.clone_into(&mut text);
@@ -70,9 +71,4 @@ fn read(source: &str) -> std::io::Result<String> {
         std::fs::File::open(Path::new(source))?.take(INPUT).read_to_string(&mut text)?;
     }
     Ok(text)
-}
-
-#[expect(clippy::print_stderr, reason = "this is the command's word to its user")]
-fn tell(text: &str) {
-    eprintln!("{text}");
 }

@@ -12,6 +12,8 @@ use hookward_shared::limits::Limits;
 use hookward_shared::names::{AgentName, HostName};
 use hookward_shared::secret::Secret;
 
+use super::CommandError;
+use crate::cli::HttpArgs;
 use crate::connection;
 use crate::state::StateDir;
 
@@ -35,45 +37,85 @@ pub enum LocalError {
     Random(#[from] getrandom::Error),
 }
 
-/// A relay in this process, and how to reach it.
+/// What an agent that has not joined is told.
+pub const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward join -` with a join token first, \
+                              or add --local to try it on this machine";
+
+/// A relay in this process, and who the agent is to it.
 pub struct Local {
-    /// The relay.
-    pub relay: Relay,
-    /// Who the agent is to it.
-    pub connection: connection::Relay,
+    relay: Relay,
+    credential: Secret,
 }
 
-/// Starts a relay at this address, with an agent admitted to it. A whole host name that the agent
-/// asks for is given to it: who runs the relay may say so.
+/// Whether the command line asks for one.
+#[must_use]
+pub const fn is_asked_for(args: &HttpArgs) -> bool {
+    args.local.is_some()
+}
+
+/// Starts a relay where the command line asks for one, with an agent admitted to it. A whole host name
+/// that the agent asks for is given to it: who runs the relay may say so.
 ///
 /// # Errors
 /// What failed.
-pub fn start(edge: SocketAddr, host: Option<&str>, state: &StateDir, clock: &Clock) -> Result<Local, LocalError> {
-    let name = AgentName::preset();
-    let domain = HostName::local();
-    let host = match host {
-        None => domain.child(&name),
-        Some(host) => {
-            let whole = if host.contains('.') { host.to_owned() } else { format!("{host}.{domain}") };
-            HostName::parse(&whole).ok_or_else(|| LocalError::Host(host.to_owned()))?
+pub fn start(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Option<Local>, CommandError> {
+    let Some(edge) = args.local else { return Ok(None) };
+    Ok(Some(Local::start(edge, args.host.as_deref(), state, clock)?))
+}
+
+impl Local {
+    fn start(edge: SocketAddr, host: Option<&str>, state: &StateDir, clock: &Clock) -> Result<Self, LocalError> {
+        let (name, domain) = (AgentName::preset(), HostName::local());
+        let host = match host {
+            None => domain.child(&name),
+            Some(host) => {
+                let whole = if host.contains('.') { host.to_owned() } else { format!("{host}.{domain}") };
+                HostName::parse(&whole).ok_or(LocalError::Host(whole))?
+            }
+        };
+        let settings = Settings {
+            domain,
+            listen: edge,
+            tunnel_listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            public_port: None,
+            tunnel_address: None,
+            data_dir: state.path().to_owned(),
+            certificate: None,
+            trusted_proxies: Vec::new(),
+            hosts: BTreeMap::from([(host, name.clone())]),
+            limits: Limits::default(),
+        };
+        let relay = Relay::start(settings, clock.clone())?;
+        let join = relay.add_agent(&name)?;
+        let credential = Secret::mint()?;
+        relay.store().join(&join.secret, &credential.digest(), clock.now())?.ok_or(LocalError::Agent)?;
+        Ok(Self { relay, credential })
+    }
+
+    /// How the agent reaches it.
+    #[must_use]
+    pub fn connection(&self) -> connection::Relay {
+        connection::Relay {
+            address: self.relay.tunnel_address().to_string(),
+            pin: self.relay.pin(),
+            credential: self.credential.clone(),
         }
-    };
-    let settings = Settings {
-        domain,
-        listen: edge,
-        tunnel_listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        public_port: None,
-        tunnel_address: None,
-        data_dir: state.path().to_owned(),
-        certificate: None,
-        trusted_proxies: Vec::new(),
-        hosts: BTreeMap::from([(host, name.clone())]),
-        limits: Limits::default(),
-    };
-    let relay = Relay::start(settings, clock.clone())?;
-    let join = relay.add_agent(&name)?;
-    let credential = Secret::mint()?;
-    relay.store().join(&join.secret, &credential.digest(), clock.now())?.ok_or(LocalError::Agent)?;
-    let connection = connection::Relay { address: relay.tunnel_address().to_string(), pin: relay.pin(), credential };
-    Ok(Local { relay, connection })
+    }
+
+    /// Address and port of its HTTPS listener.
+    #[must_use]
+    pub fn edge(&self) -> String {
+        self.relay.edge_address().to_string()
+    }
+
+    /// The certificate that clients have to trust.
+    #[must_use]
+    pub fn ca(&self) -> Option<String> {
+        self.relay.self_signed().map(|path| path.display().to_string())
+    }
+
+    /// Stops it in order.
+    pub async fn shutdown(self) {
+        self.relay.shutdown(Limits::default().drain).await;
+    }
 }

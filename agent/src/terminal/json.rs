@@ -65,6 +65,7 @@ fn event(report: &Report) -> (&'static str, Value) {
                 "method": refused.method,
                 "path": refused.path,
                 "status": if refused.observed { None } else { Some(refused.status) },
+                "ms": refused.ms,
                 "client": refused.client,
                 "host": refused.host,
                 "refused_by": "relay",

@@ -51,8 +51,8 @@ pub fn text(report: &Report) -> String {
         Report::Refused(refused) => {
             let verb = if refused.observed { "observed, would be refused by" } else { "refused by" };
             format!(
-                "{} {} {} - {} {verb} {}: {}",
-                refused.method, refused.path, refused.status, refused.client, refused.check, refused.why
+                "{} {} {} {}ms {} {verb} {}: {}",
+                refused.method, refused.path, refused.status, refused.ms, refused.client, refused.check, refused.why
             )
         }
         Report::Counted(counted) => {

@@ -8,7 +8,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::Paragraph;
+use ratatui::widgets::{Paragraph, Wrap};
 use ratatui::{DefaultTerminal, Frame};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,8 @@ use crate::report::{Outcome, Ready, Report, Reports};
 
 /// Requests that are remembered: more than any screen has lines.
 const REMEMBERED: usize = 200;
+/// Notes and warnings that are shown at a time.
+const MESSAGES: usize = 8;
 /// How often the screen is drawn at most.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -83,7 +85,9 @@ impl Screen {
             Report::Away { .. } => self.state = lines::text(report),
             Report::Note(_) | Report::Warning(_) => {
                 self.messages.push_back(lines::text(report));
-                self.messages.truncate(8);
+                if self.messages.len() > MESSAGES {
+                    self.messages.pop_front();
+                }
             }
             Report::Request(request) => {
                 let style = match &request.outcome {
@@ -118,9 +122,12 @@ impl Screen {
     /// Draws it.
     pub fn draw(&self, frame: &mut Frame<'_>) {
         let top = self.top();
-        let height = u16::try_from(top.len()).unwrap_or(u16::MAX);
+        // Long lines are wrapped: the webhook URL must be there in full, to be copied.
+        let width = usize::from(frame.area().width.max(1));
+        let height: usize = top.iter().map(|line| line.width().div_ceil(width).max(1)).sum();
+        let height = u16::try_from(height).unwrap_or(u16::MAX);
         let [above, below] = Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(frame.area());
-        frame.render_widget(Paragraph::new(top), above);
+        frame.render_widget(Paragraph::new(top).wrap(Wrap { trim: false }), above);
         let requests: Vec<Line<'_>> =
             self.requests.iter().map(|(style, text)| Line::styled(text.as_str(), *style)).collect();
         frame.render_widget(Paragraph::new(requests), below);
@@ -138,7 +145,8 @@ impl Screen {
         if let Some(ready) = &self.ready {
             top.push(row("Relay", format!("{} ({})", ready.relay, ready.transport)));
             top.push(row("Forwarding", format!("{} -> {}", ready.base_url, ready.application)));
-            top.push(row("Webhook URL", ready.url.clone()));
+            top.push(Line::from("Webhook URL"));
+            top.push(Line::from(ready.url.as_str()).bold());
             if let Some(ca) = &ready.ca {
                 top.push(row("Certificate", format!("self-signed: {ca}")));
             }
@@ -164,8 +172,10 @@ mod tests {
     #[test]
     fn url_state_and_requests_are_on_the_screen() {
         let mut screen = Screen::default();
+        let url =
+            format!("https://flexdeploy.hooks.example.com/flexdeploy/webhooks/v1/git/push?token={}", "t".repeat(43));
         screen.take(&Report::Ready(Ready {
-            url: "https://h.example/hook?token=t".into(),
+            url: url.clone(),
             base_url: "https://h.example".into(),
             host: "h.example".into(),
             edge: None,
@@ -178,9 +188,10 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(80, 20)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();
         let shown = terminal.backend().to_string();
-        for text in ["online", "https://h.example/hook?token=t", "relay.example:443 (quic)", "7 by token", "7 refused"]
-        {
+        for text in ["online", "relay.example:443 (quic)", "7 by token", "7 refused"] {
             assert!(shown.contains(text), "{text} in\n{shown}");
         }
+        let joined: String = shown.lines().map(|line| line.trim_matches('"').trim_end()).collect();
+        assert!(joined.contains(&url), "the whole URL in\n{shown}");
     }
 }

@@ -3,8 +3,8 @@
 
 use data_encoding::HEXLOWER;
 use hookward_shared::clock::Clock;
-use hookward_shared::limits::GREETING_BYTES;
-use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
+use hookward_shared::limits::{GREETING_BYTES, Limits};
+use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
 use hookward_shared::secret::{Secret, SecretDigest};
 use hookward_shared::transport::{ControlStream, Session, SessionError, StreamError};
 
@@ -44,7 +44,12 @@ pub enum AdmissionError {
 ///
 /// # Errors
 /// [`AdmissionError`] for everything but a known agent's hello.
-pub async fn admit(session: &Session, store: &Store, clock: &Clock) -> Result<Admitted, AdmissionError> {
+pub async fn admit(
+    session: &Session,
+    store: &Store,
+    clock: &Clock,
+    limits: &Limits,
+) -> Result<Admitted, AdmissionError> {
     let mut control = session.accept_control().await?;
     match control.receive(GREETING_BYTES).await? {
         FromAgent::Hello { credential, version } => {
@@ -56,8 +61,11 @@ pub async fn admit(session: &Session, store: &Store, clock: &Clock) -> Result<Ad
                 return refuse(control, RefusedReason::Credential, message).await;
             };
             tracing::debug!(agent = %agent.name, version = version.escape_debug().to_string(), "hello");
-            let welcome =
-                FromRelay::Welcome { agent: agent.name.to_string(), version: env!("CARGO_PKG_VERSION").to_owned() };
+            let welcome = FromRelay::Welcome {
+                agent: agent.name.to_string(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                deadlines: Deadlines::of(limits),
+            };
             control.send(&welcome).await?;
             Ok(Admitted { agent, credential: digest, control })
         }

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hookward_shared::limits::AGENTS_UNKNOWN_PER_SOURCE;
 use hookward_shared::transport::Session;
 use hookward_shared::transport::quic::{self, EndpointError, RETRY_FROM};
 use quinn::{Endpoint, Incoming};
@@ -15,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::admission::{self, AdmissionError};
 use super::session::{self, Host};
 use crate::certs::Identity;
+use crate::edge::places::Places;
 
 /// The tunnel's listener.
 pub struct AgentListener {
@@ -59,6 +61,8 @@ impl AgentListener {
 
 async fn accept(endpoint: Endpoint, host: Arc<Host>, tasks: TaskTracker, stop: CancellationToken) {
     let unknown = Arc::new(Semaphore::new(host.limits.agents_unknown));
+    // A handshake proves its address, so one that only knocks can't lock the others out.
+    let of_source = Places::default();
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
@@ -72,14 +76,18 @@ async fn accept(endpoint: Endpoint, host: Arc<Host>, tasks: TaskTracker, stop: C
             let _ = incoming.retry();
             continue;
         }
-        let Ok(permit) = Arc::clone(&unknown).try_acquire_owned() else {
+        let place = of_source.take(incoming.remote_address().ip(), AGENTS_UNKNOWN_PER_SOURCE);
+        let (Some(place), Ok(permit)) = (place, Arc::clone(&unknown).try_acquire_owned()) else {
             incoming.refuse();
             continue;
         };
         let (host, stop) = (Arc::clone(&host), stop.clone());
         tasks.spawn(async move {
-            let greeted = timeout(host.limits.agent_greeting, greet(incoming, &host)).await;
-            drop(permit);
+            let greeted = tokio::select! {
+                greeted = timeout(host.limits.agent_greeting, greet(incoming, &host)) => greeted,
+                () = stop.cancelled() => return,
+            };
+            drop((place, permit));
             match greeted {
                 Ok(Ok((session, admitted))) => session::serve(session, admitted, &host, stop).await,
                 Ok(Err(error)) => tracing::info!(%error, "an agent's connection ended before its session"),
@@ -93,6 +101,6 @@ async fn greet(incoming: Incoming, host: &Host) -> Result<(Session, admission::A
     let connecting = incoming.accept().map_err(|error| AdmissionError::Session(error.into()))?;
     let connection = connecting.await.map_err(|error| AdmissionError::Session(error.into()))?;
     let session = Session::new(connection);
-    let admitted = admission::admit(&session, &host.store, &host.clock).await?;
+    let admitted = admission::admit(&session, &host.store, &host.clock, &host.limits).await?;
     Ok((session, admitted))
 }

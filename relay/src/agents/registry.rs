@@ -85,6 +85,14 @@ impl Registry {
         }
     }
 
+    /// The agent was removed: its hosts are nobody's now, but for those that the settings give.
+    pub fn forget(&self, session: &LiveSession, given: impl Fn(&HostName) -> bool) {
+        self.lock().retain(|name, tunnel| {
+            let owned = tunnel.session.as_ref().is_some_and(|live| live.agent.id == session.agent.id);
+            !owned || given(name)
+        });
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<HostName, Tunnel>> {
         // A panic elsewhere can't leave the map half changed.
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)

@@ -40,6 +40,18 @@ pub struct Host {
     pub public_port: u16,
 }
 
+/// Takes a session out of the registry when it ends, however it ends.
+struct Registered<'h> {
+    registry: &'h Registry,
+    live: &'h LiveSession,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.registry.leave(self.live);
+    }
+}
+
 /// A refusal that ends the session.
 struct Refused(RefusedReason, String);
 
@@ -57,6 +69,7 @@ pub async fn serve(session: Session, admitted: Admitted, host: &Host, stop: Canc
     let refusals = Refusals::new(host.limits.refusals_told);
     let live = LiveSession::new(agent, session.clone(), refusals);
     tracing::info!(agent = %name, peer = %session.peer(), "agent connected");
+    let registered = Registered { registry: &host.registry, live: &live };
     let mut review = interval(REVIEW);
     review.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let why = loop {
@@ -71,7 +84,10 @@ pub async fn serve(session: Session, admitted: Admitted, host: &Host, stop: Canc
                 let wanted = credential.clone();
                 match host.store.run(move |store| store.authenticate(&wanted)).await {
                     Ok(Some(_)) | Err(_) => Ok(None),
-                    Ok(None) => Err(Refused(RefusedReason::Credential, "the agent's credential was withdrawn".to_owned())),
+                    Ok(None) => {
+                        host.registry.forget(&live, |name| host.given.contains_key(name));
+                        Err(Refused(RefusedReason::Credential, "the agent's credential was withdrawn".to_owned()))
+                    }
                 }
             }
             () = stop.cancelled() => {
@@ -102,13 +118,13 @@ pub async fn serve(session: Session, admitted: Admitted, host: &Host, stop: Canc
         }
     };
     session.close(&why);
-    host.registry.leave(&live);
-    tracing::info!(agent = %name, why, "agent left");
+    drop(registered);
+    tracing::info!(datagrams_per_send = session.datagrams_per_send(), agent = %name, why, "agent left");
 }
 
 async fn obey(message: FromAgent, live: &Arc<LiveSession>, host: &Host) -> Result<Option<FromRelay>, Refused> {
     match message {
-        FromAgent::Open { host: wanted, policy } => open(wanted.as_deref(), &policy, live, host).await.map(Some),
+        FromAgent::Open { host: wanted, policy } => open(wanted.as_deref(), policy, live, host).await.map(Some),
         FromAgent::Leave => {
             host.registry.leave(live);
             Ok(Some(FromRelay::Left))
@@ -119,12 +135,16 @@ async fn obey(message: FromAgent, live: &Arc<LiveSession>, host: &Host) -> Resul
 
 async fn open(
     wanted: Option<&str>,
-    policy: &Policy,
+    policy: Policy,
     live: &Arc<LiveSession>,
     host: &Host,
 ) -> Result<FromRelay, Refused> {
     let name = choose_host(wanted, &live.agent.name, host)?;
-    let gate = Gate::compile(policy, Side::Relay, host.clock.now())
+    // A policy with 100,000 addresses takes a while; other agents' requests do not wait for it.
+    let now = host.clock.now();
+    let gate = tokio::task::spawn_blocking(move || Gate::compile(&policy, Side::Relay, now))
+        .await
+        .map_err(|_| Refused(RefusedReason::Unavailable, "the relay is stopping".to_owned()))?
         .map_err(|mistakes| Refused(RefusedReason::Policy, mistakes.join("; ")))?;
     // Hosts of the settings belong to whom the settings say, whoever had them before.
     if !host.given.contains_key(&name) {

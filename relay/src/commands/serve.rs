@@ -20,6 +20,8 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let wanted = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
     let files = rlimit::increase_nofile_limit(wanted).map_err(CommandError::system("the limit of open files"))?;
     tracing::info!(files, "limit of open files");
+    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::system("SIGINT"))?;
     let drain = settings.limits.drain;
     let domain = settings.domain.clone();
     let relay = Relay::start(settings, Clock::System)?;
@@ -62,8 +64,6 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
             ))?;
         }
     }
-    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::system("SIGINT"))?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

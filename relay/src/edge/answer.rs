@@ -24,7 +24,7 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
         "code": code.as_str(),
         "request_id": id.to_string(),
     });
-    let mut response = Response::new(AnswerBody::Own(Full::new(Bytes::from(json.to_string()))));
+    let mut response = Response::new(AnswerBody::own(Full::new(Bytes::from(json.to_string()))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

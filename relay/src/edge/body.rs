@@ -189,7 +189,10 @@ async fn make_room(charge: &mut Charge, bytes: u64) -> Result<(), BodyError> {
     loop {
         match charge.add(bytes) {
             Ok(()) => return Ok(()),
-            Err(BudgetError::Full) if Instant::now() < deadline => sleep(ROOM_AGAIN).await,
+            Err(BudgetError::Full) if Instant::now() < deadline => tokio::select! {
+                () = sleep(ROOM_AGAIN) => {}
+                () = charge.evicted() => return Err(BodyError::Evicted),
+            },
             Err(error) => return Err(error.into()),
         }
     }

@@ -2,21 +2,23 @@
 //! of its own, which the listener's tracker owns, under bounds: so many in all, so many for one
 //! client address.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hookward_shared::gate::address::{canonical, source};
+use hookward_shared::gate::address::canonical;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::http::{self, Edge, Peer};
+use super::connection;
+use super::places::Places;
+use super::request::{Edge, Peer};
 use super::stall::StallGuard;
 use super::tls;
 
@@ -61,8 +63,7 @@ impl EdgeListener {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
-        let connections = Connections::default();
-        tasks.spawn(accept(listener, acceptor, edge, connections, tasks.clone(), drain, abort.clone()));
+        tasks.spawn(accept(listener, acceptor, edge, tasks.clone(), drain, abort.clone()));
         Ok(Self { address, tasks, abort })
     }
 
@@ -87,11 +88,12 @@ async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
     edge: Arc<Edge>,
-    connections: Connections,
     tasks: TaskTracker,
     drain: CancellationToken,
     abort: CancellationToken,
 ) {
+    let of_client = Places::default();
+    let all = Arc::new(Semaphore::new(edge.limits.connections));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -106,24 +108,25 @@ async fn accept(
             }
         };
         let client = canonical(peer.ip());
-        let counted = !edge.trusted_proxies.contains(client);
-        let Some(place) = connections.take(client, counted, &edge) else {
+        let trusted = edge.trusted_proxies.contains(client);
+        let most = if trusted { usize::MAX } else { edge.limits.connections_per_client };
+        let (Some(place), Ok(one_of_all)) = (of_client.take(client, most), Arc::clone(&all).try_acquire_owned()) else {
             tracing::debug!(%client, "too many connections");
             continue;
         };
         let (acceptor, edge) = (acceptor.clone(), Arc::clone(&edge));
         let (tasks_of_connection, drain, abort) = (tasks.clone(), drain.clone(), abort.clone());
         tasks.spawn(async move {
-            let _place = place;
+            let _places = (place, one_of_all);
             tokio::select! {
-                () = connection(stream, peer, acceptor, edge, tasks_of_connection, drain) => {}
+                () = handshake_and_serve(stream, peer, acceptor, edge, tasks_of_connection, drain) => {}
                 () = abort.cancelled() => {}
             }
         });
     }
 }
 
-async fn connection(
+async fn handshake_and_serve(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: TlsAcceptor,
@@ -151,63 +154,5 @@ async fn connection(
     let (_, session) = tls.get_ref();
     let h2 = session.alpn_protocol() == Some(tls::H2);
     let sni = session.server_name().map(str::to_owned);
-    http::serve(tls, h2, Peer { address: peer.ip(), sni }, edge, tasks, drain).await;
-}
-
-/// Open connections, in all and by client address.
-#[derive(Clone, Default)]
-struct Connections {
-    // A std mutex: it guards counters, and nothing waits while it is held.
-    inner: Arc<Mutex<Counts>>,
-}
-
-#[derive(Default)]
-struct Counts {
-    all: usize,
-    by_source: HashMap<IpAddr, usize>,
-}
-
-/// The place of one open connection; dropping it frees the place.
-struct Place {
-    connections: Connections,
-    source: Option<IpAddr>,
-}
-
-impl Connections {
-    fn take(&self, client: IpAddr, counted: bool, edge: &Edge) -> Option<Place> {
-        let mut counts = self.lock();
-        if counts.all >= edge.limits.connections {
-            return None;
-        }
-        let source = counted.then(|| source(client));
-        if let Some(source) = source {
-            let open = counts.by_source.entry(source).or_insert(0);
-            if *open >= edge.limits.connections_per_client {
-                return None;
-            }
-            *open += 1;
-        }
-        counts.all += 1;
-        drop(counts);
-        Some(Place { connections: self.clone(), source })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.connections.lock();
-        counts.all -= 1;
-        if let Some(source) = self.source
-            && let Some(open) = counts.by_source.get_mut(&source)
-        {
-            *open -= 1;
-            if *open == 0 {
-                counts.by_source.remove(&source);
-            }
-        }
-    }
+    connection::serve(tls, h2, Peer { address: peer.ip(), sni }, edge, tasks, drain).await;
 }

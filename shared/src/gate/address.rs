@@ -57,12 +57,6 @@ fn unmapped(network: IpNet) -> Option<IpNet> {
     }
 }
 
-/// Whether the network is a whole address family, which protects nothing.
-#[must_use]
-pub fn is_whole_family(network: &IpNet) -> bool {
-    network.prefix_len() == 0
-}
-
 /// The group in which client addresses are counted: an IPv4 address, an IPv6 /64 (one customer).
 #[must_use]
 pub fn source(address: IpAddr) -> IpAddr {
@@ -90,9 +84,15 @@ impl AddressSet {
                 IpNet::V6(net) => set.v6.push((net.network().to_bits(), net.broadcast().to_bits())),
             }
         }
-        set.v4 = merged(set.v4);
-        set.v6 = merged(set.v6);
+        set.v4 = merged(set.v4, |start| start.checked_sub(1));
+        set.v6 = merged(set.v6, |start| start.checked_sub(1));
         set
+    }
+
+    /// Whether the set has a whole address family, in one range or in parts: that protects nothing.
+    #[must_use]
+    pub fn has_whole_family(&self) -> bool {
+        self.v4 == [(0, u32::MAX)] || self.v6 == [(0, u128::MAX)]
     }
 
     /// Whether the set has this address.
@@ -118,12 +118,12 @@ impl AddressSet {
 }
 
 /// Sorts ranges and joins those that touch.
-fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>) -> Vec<(T, T)> {
+fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>, before: impl Fn(T) -> Option<T>) -> Vec<(T, T)> {
     ranges.sort_unstable();
     let mut joined: Vec<(T, T)> = Vec::with_capacity(ranges.len());
     for (start, end) in ranges {
         match joined.last_mut() {
-            Some(last) if start <= last.1 => last.1 = last.1.max(end),
+            Some(last) if start <= last.1 || before(start) == Some(last.1) => last.1 = last.1.max(end),
             _ => joined.push((start, end)),
         }
     }
@@ -196,6 +196,8 @@ mod tests {
 
     #[test]
     fn one_set_within_another() {
+        assert!(set(&["0.0.0.0/1", "128.0.0.0/1"]).has_whole_family() && !set(&["0.0.0.0/1"]).has_whole_family());
+        assert!(set(&["10.0.0.0/8"]).is_within(&set(&["10.0.0.0/9", "10.128.0.0/9"])));
         assert!(set(&["10.1.0.0/16"]).is_within(&set(&["10.0.0.0/8"])));
         assert!(!set(&["10.0.0.0/8"]).is_within(&set(&["10.1.0.0/16"])));
         assert!(!set(&["10.1.0.0/16", "::1"]).is_within(&set(&["10.0.0.0/8"])));

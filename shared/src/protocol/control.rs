@@ -11,8 +11,11 @@
 //! The greeting is capped at 16 KiB; a policy is sent only once the relay knows the agent. A kind
 //! of message that is not known is skipped, so that either side may be the newer one.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use crate::limits::Limits;
 use crate::policy::Policy;
 use crate::refusal::Check;
 use crate::secret::Secret;
@@ -66,6 +69,8 @@ pub enum FromRelay {
         agent: String,
         /// The relay program's version, for the agent's log.
         version: String,
+        /// The relay's deadlines that both sides of an exchange keep.
+        deadlines: Deadlines,
     },
     /// The tunnel is open.
     Opened {
@@ -95,6 +100,48 @@ pub enum FromRelay {
     Unknown,
 }
 
+/// Deadlines of the relay's settings that the agent keeps, too, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadlines {
+    /// Between two pieces of a body.
+    pub body_idle_ms: u64,
+    /// For a body that a check must read whole.
+    pub body_whole_ms: u64,
+    /// For an upgraded connection on which nothing moves.
+    pub upgrade_idle_ms: u64,
+}
+
+impl Deadlines {
+    /// Those of these limits.
+    #[must_use]
+    pub fn of(limits: &Limits) -> Self {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            body_idle_ms: millis(limits.answer_idle),
+            body_whole_ms: millis(limits.body_whole),
+            upgrade_idle_ms: millis(limits.upgrade_idle),
+        }
+    }
+
+    /// Between two pieces of a body.
+    #[must_use]
+    pub const fn body_idle(&self) -> Duration {
+        Duration::from_millis(self.body_idle_ms)
+    }
+
+    /// For a body that a check must read whole.
+    #[must_use]
+    pub const fn body_whole(&self) -> Duration {
+        Duration::from_millis(self.body_whole_ms)
+    }
+
+    /// For an upgraded connection on which nothing moves.
+    #[must_use]
+    pub const fn upgrade_idle(&self) -> Duration {
+        Duration::from_millis(self.upgrade_idle_ms)
+    }
+}
+
 /// Why the relay refused an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -119,8 +166,6 @@ pub enum RefusedReason {
 pub struct RefusedRequest {
     /// The request's id, in hex.
     pub id: String,
-    /// When, in milliseconds since 1970.
-    pub at: u64,
     /// The public host.
     pub host: String,
     /// The method.
@@ -135,6 +180,9 @@ pub struct RefusedRequest {
     pub check: Check,
     /// Why.
     pub why: String,
+    /// How long it took until it was refused, in milliseconds.
+    #[serde(default)]
+    pub ms: u64,
     /// Whether it was let pass all the same, because the route only observes.
     #[serde(default)]
     pub observed: bool,

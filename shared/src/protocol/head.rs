@@ -7,7 +7,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::clock::UnixMillis;
 use crate::protocol::varint;
 use crate::refusal::Code;
 
@@ -38,8 +37,6 @@ pub struct Context {
     pub host: Bytes,
     /// Where the request comes from.
     pub client: IpAddr,
-    /// When its head had been received.
-    pub received: UnixMillis,
 }
 
 /// A request's head.
@@ -110,7 +107,6 @@ impl Request {
         buf.put_slice(&self.context.id.0);
         put_bytes(&mut buf, &self.context.host);
         put_address(&mut buf, self.context.client);
-        varint::put(&mut buf, self.context.received.0);
         put_bytes(&mut buf, self.method.as_str().as_bytes());
         put_bytes(&mut buf, &self.target);
         put_length(&mut buf, self.length);
@@ -135,14 +131,13 @@ impl Request {
         let id = RequestId(id.as_ref().try_into().map_err(|_| HeadError("id"))?);
         let host = get_bytes(&mut buf)?;
         let client = get_address(&mut buf)?;
-        let received = UnixMillis(varint::get(&mut buf).ok_or(HeadError("time"))?);
         let method = Method::from_bytes(&get_bytes(&mut buf)?).map_err(|_| HeadError("method"))?;
         let target = get_bytes(&mut buf)?;
         let length = get_length(&mut buf)?;
         let flags = take(&mut buf, 1)?.get_u8();
         let (headers, spelling) = get_fields(&mut buf)?;
         Ok(Self {
-            context: Context { id, host, client, received },
+            context: Context { id, host, client },
             method,
             target,
             length,
@@ -300,7 +295,6 @@ mod tests {
                 id: RequestId([7; 16]),
                 host: Bytes::from_static(b"h.example"),
                 client: "2001:db8::1".parse().unwrap(),
-                received: UnixMillis(1_700_000_000_123),
             },
             method: Method::POST,
             target: Bytes::from_static(b"/a?b"),

@@ -32,9 +32,6 @@ pub enum BodyError {
     /// It ended before its announced length, or went beyond.
     #[error("the body's length is not what was announced")]
     Length,
-    /// It is larger than it may be.
-    #[error("the body has more than {0} bytes")]
-    TooLarge(u64),
 }
 
 /// A message's body, behind its head.
@@ -91,25 +88,6 @@ impl MessageBody {
             return Some(body.into_bytes());
         }
         None
-    }
-
-    /// Reads the whole body, up to `cap` bytes.
-    ///
-    /// # Errors
-    /// [`BodyError`].
-    pub async fn read_whole(&mut self, cap: u64) -> Result<Bytes, BodyError> {
-        if self.left.is_some_and(|length| length > cap) {
-            return Err(BodyError::TooLarge(cap));
-        }
-        let mut pieces = Pieces::default();
-        while let Some(frame) = poll_fn(|cx| self.poll(cx)).await {
-            let Ok(data) = frame?.into_data() else { continue };
-            if pieces.len() as u64 + data.len() as u64 > cap {
-                return Err(BodyError::TooLarge(cap));
-            }
-            pieces.add(data);
-        }
-        Ok(pieces.into_bytes())
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {

@@ -55,6 +55,15 @@ pub enum EndpointError {
     Tls(String),
 }
 
+/// Whether the agent ended the handshake because the relay's key is not the pinned one: rustls then
+/// sends the alert `access_denied` (RFC 8446 §6.2), which QUIC carries (RFC 9001 §4.8).
+#[must_use]
+pub fn is_wrong_key(error: &quinn::ConnectionError) -> bool {
+    const ACCESS_DENIED: u8 = 49;
+    let code = quinn::TransportErrorCode::crypto(ACCESS_DENIED);
+    matches!(error, quinn::ConnectionError::TransportError(error) if error.code == code)
+}
+
 /// The relay's endpoint: takes agents.
 ///
 /// # Errors

@@ -278,8 +278,14 @@ impl ControlStream {
                     return Err(StreamError::TooLarge(length, cap));
                 }
                 if let Some(json) = rest.get(..length) {
-                    let message =
-                        serde_json::from_slice(json).map_err(|error| StreamError::Protocol(error.to_string()));
+                    // What stands in the message is the peer's, and may be a secret: it is not repeated.
+                    let message = serde_json::from_slice(json).map_err(|error| {
+                        let (line, column) = (error.line(), error.column());
+                        StreamError::Protocol(format!(
+                            "a message that can't be read ({:?}, {line}:{column})",
+                            error.classify()
+                        ))
+                    });
                     self.partial.drain(..LENGTH + length);
                     return message;
                 }

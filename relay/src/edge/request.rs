@@ -1,12 +1,10 @@
-//! Reads requests from a connection and takes each one through the gate: the way of a request, from
-//! its head to the answer. The decision is made anew for every request, never once per connection.
+//! Takes a request through the gate: its way, from the head to the answer. The decision is made anew for every request, never once per connection.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hookward_shared::budget::BodyBudget;
@@ -23,33 +21,18 @@ use hookward_shared::text::{Escaped, shown_path};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::answer;
 use super::authority::{self, Ports};
 use super::body::{BodyError, SenderBody};
 use super::client_address::client_address;
-use super::spelling::{Recorded, Recorder};
+use super::connection::Connection;
+use super::places::{Place, Places};
 use crate::agents::registry::{LiveSession, Registry, Tunnel};
 use crate::audit::{self, Seen};
 use crate::forward::{self, AnswerBody, ForwardError, Forwarded, Outgoing};
 use crate::upgrade;
-
-/// hyper's buffer for a head: large enough that a head over our own cap still gets our own 431.
-const HEAD_BUFFER: usize = 64 * 1024;
-/// What one HTTP/2 stream, and one connection, may have in flight towards us (Envoy's advice for an
-/// edge is 64 KiB and 1 MiB; uploads over long links want more of one stream).
-const H2_STREAM_WINDOW: u32 = 256 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How often a silent HTTP/2 peer is asked whether it is there, and how long it may think.
-const H2_PING: Duration = Duration::from_secs(20);
-const H2_PONG: Duration = Duration::from_secs(10);
 
 /// What every connection of the edge shares.
 pub struct Edge {
@@ -63,6 +46,8 @@ pub struct Edge {
     pub trusted_proxies: AddressSet,
     /// Memory for bodies.
     pub budget: BodyBudget,
+    /// Requests in progress, by client address.
+    pub in_progress: Places,
     /// Ports that a host may carry.
     pub ports: Ports,
     /// Cancelled when the relay is about to stop.
@@ -106,123 +91,6 @@ pub struct Peer {
     pub sni: Option<String>,
 }
 
-/// One connection.
-struct Connection {
-    edge: Arc<Edge>,
-    peer: Peer,
-    recorded: Option<Recorded>,
-    tasks: TaskTracker,
-    /// Requests that are being answered, for the idle limit of HTTP/2.
-    active: AtomicUsize,
-}
-
-/// Spawns hyper's HTTP/2 streams where their owner can wait for them.
-#[derive(Clone)]
-struct Owned(TaskTracker);
-
-impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Owned {
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
-    }
-}
-
-/// Serves a connection until it ends, or until `drain` asks it to.
-pub async fn serve<S>(stream: S, h2: bool, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    if h2 {
-        serve_http2(TokioIo::new(stream), peer, edge, tasks, drain).await;
-    } else {
-        serve_http1(stream, peer, edge, tasks, drain).await;
-    }
-}
-
-async fn serve_http1<S>(stream: S, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (stream, recorded) = Recorder::new(stream);
-    let limits = edge.limits.clone();
-    let connection = Arc::new(Connection { edge, peer, recorded: Some(recorded), tasks, active: AtomicUsize::new(0) });
-    let service = service_fn(move |request| answer(request, Arc::clone(&connection)));
-    let mut serving = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.request_head)
-            .max_buf_size(HEAD_BUFFER)
-            .max_headers(limits.head_fields)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-    );
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = drain.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "HTTP/1.1 connection");
-    }
-}
-
-async fn serve_http2<I>(io: I, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
-where
-    I: Read + Write + Unpin + Send + 'static,
-{
-    let limits = edge.limits.clone();
-    let connection =
-        Arc::new(Connection { edge, peer, recorded: None, tasks: tasks.clone(), active: AtomicUsize::new(0) });
-    let of_service = Arc::clone(&connection);
-    let service = service_fn(move |request| answer(request, Arc::clone(&of_service)));
-    let mut serving = pin!(
-        http2::Builder::new(Owned(tasks))
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(u32::try_from(limits.streams_per_connection).unwrap_or(u32::MAX))
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .keep_alive_interval(H2_PING)
-            .keep_alive_timeout(H2_PONG)
-            .serve_connection(io, service)
-    );
-    let mut idle = false;
-    let ended = loop {
-        tokio::select! {
-            ended = serving.as_mut() => break ended,
-            () = drain.cancelled() => {}
-            () = tokio::time::sleep(limits.http2_idle) => {
-                let was_idle = std::mem::replace(&mut idle, connection.active.load(Ordering::Relaxed) == 0);
-                if !(was_idle && idle) {
-                    continue;
-                }
-            }
-        }
-        serving.as_mut().graceful_shutdown();
-        break serving.await;
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "HTTP/2 connection");
-    }
-}
-
-/// Counts a request that is being answered.
-struct Active<'c>(&'c AtomicUsize);
-
-impl<'c> Active<'c> {
-    fn new(count: &'c AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Active<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Why a request is answered by the relay itself.
 enum Stop {
     /// A check refused.
@@ -233,6 +101,8 @@ enum Stop {
     Away,
     /// The relay is about to stop.
     Draining,
+    /// Too many requests of this client address are in progress.
+    Crowded,
 }
 
 impl From<Refusal> for Stop {
@@ -251,8 +121,15 @@ struct Facts {
     tunnel: Tunnel,
 }
 
-async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<AnswerBody>, Infallible> {
-    let _active = Active::new(&connection.active);
+/// Answers one request.
+///
+/// # Errors
+/// Never: what goes wrong is an answer, too.
+pub async fn answer(
+    request: Request<Incoming>,
+    connection: Arc<Connection>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    let open = connection.open_request();
     let since = Instant::now();
     let (method, version) = (request.method().clone(), request.version());
     let target = request
@@ -267,22 +144,20 @@ async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Resu
         target,
         tunnel: Tunnel::default(),
     };
-    let outcome = handle(request, &connection, &mut facts).await;
-    let seen = Seen {
-        id: facts.id,
-        host: facts.host.as_ref().map_or("-", HostName::as_str),
-        method: &method,
-        target: &facts.target,
-        client: facts.client,
+    let place = connection.edge.take_place(connection.peer.address);
+    let outcome = match &place {
+        Some(_) => handle(request, &connection, &mut facts).await,
+        None => Err(Stop::Crowded),
     };
-    Ok(match outcome {
+    let seen = seen(&facts, &method);
+    let response = match outcome {
         Ok(response) => {
             audit::forwarded(seen, response.status(), since.elapsed());
             response
         }
         Err(Stop::Refused(refusal)) => {
             audit::refused(seen, &refusal, false);
-            tell_owner(&facts, &method, &refusal, false);
+            tell_owner(&facts, &method, &refusal, since, false);
             let mut response = answer::write(facts.id, refusal.code, Some(refusal.status));
             if refusal.check.breaks_framing() && version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -292,8 +167,13 @@ async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Resu
         Err(Stop::Failed(error)) => {
             audit::failed(seen, error.code(), &error.to_string());
             let status = match &error {
+                // The agent has told its user already.
                 ForwardError::Failed(failure) => Some(failure.status),
-                _ => None,
+                error => {
+                    let refusal = Refusal::new(Check::Tunnel, error.code(), error.to_string());
+                    tell_owner(&facts, &method, &refusal, since, false);
+                    None
+                }
             };
             answer::write(facts.id, error.code(), status)
         }
@@ -302,7 +182,18 @@ async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Resu
             answer::write(facts.id, Code::AgentAway, None)
         }
         Err(Stop::Draining) => answer::write(facts.id, Code::Draining, None),
-    })
+        Err(Stop::Crowded) => answer::write(facts.id, Code::Busy, None),
+    };
+    // Both count until the answer has been taken, not only until it is there.
+    Ok(response.map(|body| body.hold(open, place)))
+}
+
+impl Edge {
+    /// A place for one more request of this peer; a trusted proxy stands for many.
+    fn take_place(&self, peer: IpAddr) -> Option<Place> {
+        let most = if self.trusted_proxies.contains(peer) { usize::MAX } else { self.limits.requests_per_client };
+        self.in_progress.take(peer, most)
+    }
 }
 
 /// The way of a request.
@@ -318,8 +209,8 @@ async fn handle(
     let wants_upgrade = is_websocket(&request);
     let on_upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, incoming) = request.into_parts();
-    check_size(&parts, &edge.limits)?;
     find_tunnel(&parts, connection, facts)?;
+    check_size(&parts, &edge.limits)?;
     let mut body = SenderBody::new(incoming, &edge.limits).map_err(refused_body)?;
     let spelling = spelling(&parts, connection, body.length());
     let te_trailers = check_connection(&parts)?;
@@ -348,7 +239,8 @@ async fn handle(
         }
     };
     if let Some(refusal) = permit.observed() {
-        tell_owner(facts, &parts.method, refusal, true);
+        audit::refused(seen(facts, &parts.method), refusal, true);
+        tell_owner(facts, &parts.method, refusal, Instant::now(), true);
     }
     let upgrade = matches!(outgoing, Outgoing::Upgrade);
     let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing);
@@ -374,6 +266,16 @@ async fn send(
     })
 }
 
+fn seen<'r>(facts: &'r Facts, method: &'r Method) -> Seen<'r> {
+    Seen {
+        id: facts.id,
+        host: facts.host.as_ref().map_or("-", HostName::as_str),
+        method,
+        target: &facts.target,
+        client: facts.client,
+    }
+}
+
 /// Whether the request asks for a WebSocket: over HTTP/1.1, without a body (RFC 6455 §4.1).
 fn is_websocket(request: &Request<Incoming>) -> bool {
     let fields = request.headers();
@@ -389,6 +291,7 @@ fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {
     const FIELD: usize = 4;
     let fields: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = fields + parts.method.as_str().len();
     let too_long = target > hookward_shared::limits::TARGET_BYTES;
     if (fields + target) as u64 > limits.head_bytes && !too_long || parts.headers.len() > limits.head_fields {
         let why = format!("the head has {} fields with {fields} bytes", parts.headers.len());
@@ -483,12 +386,7 @@ fn tunnel_request(
     }
     let host = facts.host.as_ref().map_or("", HostName::as_str);
     TunnelRequest {
-        context: Context {
-            id: facts.id,
-            host: Bytes::copy_from_slice(host.as_bytes()),
-            client: facts.client,
-            received: facts.received,
-        },
+        context: Context { id: facts.id, host: Bytes::copy_from_slice(host.as_bytes()), client: facts.client },
         method: parts.method,
         target: facts.target.clone(),
         length,
@@ -505,11 +403,10 @@ fn refused_body(error: BodyError) -> Refusal {
 }
 
 /// Tells the tunnel's owner, and nobody else, what was refused and why.
-fn tell_owner(facts: &Facts, method: &Method, refusal: &Refusal, observed: bool) {
+fn tell_owner(facts: &Facts, method: &Method, refusal: &Refusal, since: Instant, observed: bool) {
     let Some(live) = &facts.tunnel.session else { return };
     live.refusals.push(refusal.check, || RefusedRequest {
         id: facts.id.to_string(),
-        at: facts.received.0,
         host: facts.host.as_ref().map_or_else(String::new, ToString::to_string),
         method: Escaped(method.as_str().as_bytes()).to_string(),
         path: shown_path(&facts.target),
@@ -517,6 +414,7 @@ fn tell_owner(facts: &Facts, method: &Method, refusal: &Refusal, observed: bool)
         status: if observed { StatusCode::OK } else { refusal.status }.as_u16(),
         check: refusal.check,
         why: refusal.why.clone(),
+        ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
         observed,
     });
 }

@@ -1,0 +1,118 @@
+//! Everything that could be wrong with the command line, checked before anything is started.
+
+use hookward_shared::clock::Clock;
+use hookward_shared::config::{Problem, Problems};
+use hookward_shared::gate::path::PathPattern;
+use hookward_shared::gate::shape;
+use hookward_shared::names::{AgentName, HostName};
+use hookward_shared::policy::{Policy, TOKEN_NAME, TokenCheck, TokenPlace};
+use hookward_shared::secret::{ProcessSecrets, Secret};
+
+use crate::cli::HttpArgs;
+use crate::flags;
+use crate::report::Report;
+use crate::state::{StateDir, StateError};
+use crate::upstream::pool::Application;
+
+/// What is to be done.
+pub struct Plan {
+    /// Where requests go.
+    pub application: Application,
+    /// What may pass.
+    pub policy: Policy,
+    /// The token that is part of the printed URL.
+    pub minted: Option<Secret>,
+    /// What the user is told first.
+    pub messages: Vec<Report>,
+    /// The path of the printed URL.
+    pub path: String,
+}
+
+/// Checks the command line. The inner error is the user's mistakes, all of them.
+///
+/// # Errors
+/// [`StateError`] when the agent's own files fail.
+pub fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Result<Plan, Problems>, StateError> {
+    let mut problems = Vec::new();
+    let application = flags::application(&args.application).map_err(|problem| problems.push(problem)).ok();
+    let built = flags::policy(&args.gate, &ProcessSecrets, clock.now()).map_err(|more| problems.extend(more.0)).ok();
+    if let Some(host) = &args.host
+        && AgentName::parse(host).is_none()
+        && HostName::parse(host).is_none()
+    {
+        let what = format!("{host:?} is no host name; write a label such as flexdeploy, or a whole name");
+        problems.push(Problem::new("--host", what));
+    }
+    let path = built.as_ref().map(|built| webhook_path(&built.policy, args.webhook.as_deref()));
+    if let Some(Err(what)) = &path {
+        problems.push(Problem::new("--webhook", what));
+    }
+    if args.gate.new_token && built.as_ref().is_some_and(|built| !built.mint_token) {
+        let what = "no token is minted here: an address range, a token or a signature is given already";
+        problems.push(Problem::new("--new-token", what));
+    }
+    let (Some(application), Some(built), Some(Ok(path)), true) = (application, built, path, problems.is_empty()) else {
+        return Ok(Err(Problems(problems)));
+    };
+    let mut messages: Vec<Report> = built.notes.into_iter().map(Report::Note).collect();
+    let mut policy = built.policy;
+    let mut minted = None;
+    if built.mint_token {
+        let (token, new) = state.token(args.host.as_deref(), args.gate.new_token)?;
+        let check = TokenCheck { place: TokenPlace::Query(TOKEN_NAME.to_owned()), digests: vec![token.digest()] };
+        policy = flags::with_token(&policy, &check);
+        if new {
+            let text = "a new token was minted; it is part of the webhook URL and stays the same until --new-token";
+            messages.push(Report::Note(text.to_owned()));
+        }
+        minted = Some(token);
+    }
+    if let Application::Host(host) = &application
+        && !host.starts_with("127.")
+        && !host.starts_with("[::1]")
+    {
+        messages.push(Report::Warning(format!("requests go to {host}, in clear text, over the network")));
+    }
+    messages.extend(policy.warnings().into_iter().map(Report::Warning));
+    Ok(Ok(Plan { application, policy, minted, messages, path }))
+}
+
+/// The path for the printed URL: the first route's, as far as it has no wildcard, with the webhook
+/// behind it. A webhook that the route would not let through is a mistake.
+fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, String> {
+    let paths = policy.routes.first().map(|route| route.paths.as_slice()).unwrap_or_default();
+    let first = paths.first().map_or("/", String::as_str);
+    let base = first.split("/*").next().unwrap_or_default().trim_end_matches('/');
+    let Some(webhook) = webhook else {
+        return Ok(if base.is_empty() { "/".to_owned() } else { base.to_owned() });
+    };
+    let path = format!("{base}/{webhook}");
+    let shaped = !webhook.contains('?') && shape::check(path.as_bytes(), &http::HeaderMap::new()).is_ok();
+    let matches = |pattern: &String| PathPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(path.as_bytes()));
+    if shaped && paths.iter().any(matches) {
+        return Ok(path);
+    }
+    Err(format!("{path:?} would be refused by {first:?}; write the path below the webhook resource, such as git/push"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hookward_shared::policy::Route;
+
+    #[test]
+    fn a_printed_url_is_one_that_passes() {
+        let path = |pattern: &str, webhook| {
+            webhook_path(&Policy { routes: vec![Route::new("r", vec![pattern.to_owned()])] }, webhook)
+        };
+        assert_eq!(path("/v1/**", Some("git/push")).as_deref(), Ok("/v1/git/push"));
+        assert_eq!(path("/v1/**", None).as_deref(), Ok("/v1"));
+        assert_eq!(path("/**", None).as_deref(), Ok("/"));
+        assert_eq!(path("/a/*/c", Some("b/c")).as_deref(), Ok("/a/b/c"));
+        for (pattern, webhook) in
+            [("/v1/**", "/x"), ("/v1/**", "../x"), ("/v1/**", "a//b"), ("/v1/**", "a?b"), ("/v1", "x")]
+        {
+            assert!(path(pattern, Some(webhook)).is_err(), "{pattern} {webhook}");
+        }
+    }
+}

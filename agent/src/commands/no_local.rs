@@ -1,0 +1,55 @@
+//! What stands in for [`local`](super::local) in a program that was built without it.
+
+use std::convert::Infallible;
+
+use hookward_shared::clock::Clock;
+
+use super::CommandError;
+use crate::cli::HttpArgs;
+use crate::connection::Relay;
+use crate::state::StateDir;
+
+/// What an agent that has not joined is told.
+pub const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward join -` with a join token first";
+
+/// There is none.
+pub struct Local(Infallible);
+
+/// Never.
+#[must_use]
+pub const fn is_asked_for(_: &HttpArgs) -> bool {
+    false
+}
+
+/// Starts nothing.
+///
+/// # Errors
+/// None.
+pub const fn start(_: &HttpArgs, _: &StateDir, _: &Clock) -> Result<Option<Local>, CommandError> {
+    Ok(None)
+}
+
+impl Local {
+    /// Never called.
+    #[must_use]
+    pub const fn connection(&self) -> Relay {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub const fn edge(&self) -> String {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub const fn ca(&self) -> Option<String> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub async fn shutdown(self) {
+        match self.0 {}
+    }
+}

@@ -1,0 +1,241 @@
+//! Serves one connection: HTTP/1.1 or HTTP/2 by hyper, under the deadlines that hyper does not have.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hookward_shared::limits::Limits;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::request::{self, Edge, Peer};
+use super::spelling::{Recorded, Recorder};
+
+/// hyper's buffer for a head: large enough that a head over our own cap still gets our own 431.
+const HEAD_BUFFER: usize = 64 * 1024;
+/// How many times more fields hyper takes than we do, for the same reason.
+const MORE_FIELDS: usize = 2;
+/// What one HTTP/2 stream, and one connection, may have in flight towards us (Envoy's advice for an
+/// edge is 64 KiB and 1 MiB; uploads over long links want more of one stream).
+const H2_STREAM_WINDOW: u32 = 256 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What hyper holds of one stream's answer for a peer that does not take it.
+const H2_SEND_BUFFER: usize = 64 * 1024;
+/// How often a silent HTTP/2 peer is asked whether it is there, and how long it may think.
+const H2_PING: Duration = Duration::from_secs(20);
+const H2_PONG: Duration = Duration::from_secs(10);
+/// How often an HTTP/2 connection is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One connection.
+pub struct Connection {
+    /// What all connections share.
+    pub edge: Arc<Edge>,
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// The bytes of heads, over HTTP/1.1.
+    pub recorded: Option<Recorded>,
+    /// Owns what outlives a request: upgraded connections.
+    pub tasks: TaskTracker,
+    activity: Arc<Activity>,
+}
+
+/// What goes on on a connection. Times are milliseconds since its begin.
+struct Activity {
+    begin: Instant,
+    /// Requests whose answers have not been taken to their end.
+    open: AtomicUsize,
+    /// Answers that are being sent.
+    bodies: AtomicUsize,
+    /// When a request last began or ended; 0 before the first.
+    last_request: AtomicU64,
+    /// When an answer's body was last asked for more.
+    last_body: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            begin: Instant::now(),
+            open: AtomicUsize::new(0),
+            bodies: AtomicUsize::new(0),
+            last_request: AtomicU64::new(0),
+            last_body: AtomicU64::new(0),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn since(&self, at: &AtomicU64) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(at.load(Ordering::Relaxed)))
+    }
+
+    /// Why the connection has to end now, if it has to.
+    fn overdue(&self, limits: &Limits) -> Option<Overdue> {
+        if self.last_request.load(Ordering::Relaxed) == 0 {
+            return (self.begin.elapsed() >= limits.request_head).then_some(Overdue::Silent);
+        }
+        if self.open.load(Ordering::Relaxed) == 0 {
+            return (self.since(&self.last_request) >= limits.http2_idle).then_some(Overdue::Idle);
+        }
+        // An application may be silent for `answer_idle`; a peer that asks for nothing for longer does
+        // not take what is there.
+        let stalled = self.bodies.load(Ordering::Relaxed) > 0
+            && self.since(&self.last_body) >= limits.answer_idle + limits.write_stall;
+        stalled.then_some(Overdue::Stalled)
+    }
+}
+
+enum Overdue {
+    /// No request has come.
+    Silent,
+    /// The last request was long ago.
+    Idle,
+    /// Answers are not taken.
+    Stalled,
+}
+
+/// Counts a request from its head until its answer has been taken, or dropped.
+pub struct OpenRequest {
+    activity: Arc<Activity>,
+    in_body: bool,
+}
+
+impl OpenRequest {
+    /// The answer's body is being sent.
+    pub fn begin_body(&mut self) {
+        self.in_body = true;
+        self.activity.bodies.fetch_add(1, Ordering::Relaxed);
+        self.note_progress();
+    }
+
+    /// The answer's body was asked for more.
+    pub fn note_progress(&self) {
+        self.activity.last_body.store(self.activity.now(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.activity.open.fetch_sub(1, Ordering::Relaxed);
+        if self.in_body {
+            self.activity.bodies.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.activity.last_request.store(self.activity.now(), Ordering::Relaxed);
+    }
+}
+
+impl Connection {
+    /// A request has begun.
+    #[must_use]
+    pub fn open_request(&self) -> OpenRequest {
+        self.activity.open.fetch_add(1, Ordering::Relaxed);
+        self.activity.last_request.store(self.activity.now(), Ordering::Relaxed);
+        OpenRequest { activity: Arc::clone(&self.activity), in_body: false }
+    }
+}
+
+/// Spawns hyper's HTTP/2 streams where their owner can wait for them.
+#[derive(Clone)]
+struct Owned(TaskTracker);
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Owned {
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// Serves a connection until it ends, or until `drain` asks it to.
+pub async fn serve<S>(stream: S, h2: bool, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    if h2 {
+        serve_http2(TokioIo::new(stream), peer, edge, tasks, drain).await;
+    } else {
+        serve_http1(stream, peer, edge, tasks, drain).await;
+    }
+}
+
+async fn serve_http1<S>(stream: S, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (stream, recorded) = Recorder::new(stream);
+    let limits = edge.limits.clone();
+    let connection = Arc::new(Connection { edge, peer, recorded: Some(recorded), tasks, activity: Activity::new() });
+    let service = service_fn(move |request| request::answer(request, Arc::clone(&connection)));
+    let mut serving = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.request_head)
+            .max_buf_size(HEAD_BUFFER)
+            .max_headers(limits.head_fields.saturating_mul(MORE_FIELDS))
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = drain.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP/1.1 connection");
+    }
+}
+
+async fn serve_http2<I>(io: I, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
+where
+    I: Read + Write + Unpin + Send + 'static,
+{
+    let limits = edge.limits.clone();
+    let activity = Activity::new();
+    let connection =
+        Arc::new(Connection { edge, peer, recorded: None, tasks: tasks.clone(), activity: Arc::clone(&activity) });
+    let service = service_fn(move |request| request::answer(request, Arc::clone(&connection)));
+    let mut serving = pin!(
+        http2::Builder::new(Owned(tasks))
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(u32::try_from(limits.streams_per_connection).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_send_buf_size(H2_SEND_BUFFER)
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .keep_alive_interval(H2_PING)
+            .keep_alive_timeout(H2_PONG)
+            .serve_connection(io, service)
+    );
+    let look = LOOK.min(limits.request_head).min(limits.http2_idle);
+    loop {
+        tokio::select! {
+            ended = serving.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "HTTP/2 connection");
+                }
+                return;
+            }
+            () = drain.cancelled() => break,
+            () = sleep(look) => match activity.overdue(&limits) {
+                None => {}
+                Some(Overdue::Idle) => break,
+                // hyper would wait for ever for a preface, or for a window that never opens.
+                Some(Overdue::Silent | Overdue::Stalled) => return,
+            },
+        }
+    }
+    serving.as_mut().graceful_shutdown();
+    // While draining the listener's own deadline comes first; an idle peer gets as long as for a head.
+    let patience = if drain.is_cancelled() { limits.drain } else { limits.request_head };
+    let _ = timeout(patience, serving).await;
+}

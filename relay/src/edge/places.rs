@@ -1,0 +1,69 @@
+//! Places that are counted by client address (IPv6: its /64), so that nobody takes all of them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hookward_shared::gate::address::source;
+
+/// Places in use; clones share the count.
+#[derive(Clone, Default)]
+pub struct Places {
+    // A std mutex: it guards counters, and nothing waits while it is held.
+    by_source: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// One place; dropping it frees it.
+pub struct Place {
+    places: Places,
+    source: IpAddr,
+}
+
+impl Places {
+    /// A place for this address, unless it has `most` already.
+    #[must_use]
+    pub fn take(&self, client: IpAddr, most: usize) -> Option<Place> {
+        let source = source(client);
+        let mut by_source = self.lock();
+        let taken = by_source.entry(source).or_insert(0);
+        if *taken >= most {
+            return None;
+        }
+        *taken += 1;
+        drop(by_source);
+        Some(Place { places: self.clone(), source })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.by_source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_source = self.places.lock();
+        if let Some(taken) = by_source.get_mut(&self.source) {
+            *taken -= 1;
+            if *taken == 0 {
+                by_source.remove(&self.source);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_by_source_and_freed() {
+        let places = Places::default();
+        let client = |text: &str| text.parse::<IpAddr>().unwrap();
+        let first = places.take(client("2001:db8::1"), 1).unwrap();
+        assert!(places.take(client("2001:db8::2"), 1).is_none(), "the same /64");
+        assert!(places.take(client("2001:db8:0:1::1"), 1).is_some());
+        drop(first);
+        assert!(places.take(client("2001:db8::2"), 1).is_some());
+        assert!(places.lock().is_empty());
+    }
+}
