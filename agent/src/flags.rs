@@ -9,7 +9,7 @@ use hookward_shared::policy::{
     Accept, PRESET_PATHS, Policy, Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace, file,
 };
 use hookward_shared::providers;
-use hookward_shared::secret::{Secret, SecretReader, SecretSource};
+use hookward_shared::secret::{Secret, SecretReader};
 
 use crate::cli::GateArgs;
 use crate::upstream::pool::Application;
@@ -211,12 +211,9 @@ impl Flags<'_> {
     }
 
     fn load(&mut self, flag: &str, source: &str) -> Option<Secret> {
-        let loaded = SecretSource::parse(source).and_then(|source| Ok((self.secrets.load(&source)?, source)));
-        match loaded {
-            Ok((loaded, source)) => {
-                if loaded.newline_removed {
-                    self.notes.push(format!("{source}: one newline at its end was taken off"));
-                }
+        match self.secrets.load(source) {
+            Ok(loaded) => {
+                self.notes.extend(loaded.note);
                 Some(loaded.secret)
             }
             Err(error) => {
@@ -230,7 +227,7 @@ impl Flags<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hookward_shared::secret::SecretError;
+    use hookward_shared::secret::{SecretError, SecretSource};
     use zeroize::Zeroizing;
 
     struct Fake;

@@ -6,6 +6,7 @@
 //! the request comes from, [`body`] reads what the gate needs, and [`answer`] writes every answer
 //! that the relay makes itself. [`request`] is the way through all of them.
 
+pub mod activity;
 pub mod answer;
 pub mod authority;
 pub mod body;

@@ -25,8 +25,8 @@ use http_body_util::Full;
 use tokio::time::timeout;
 
 use crate::agents::registry::LiveSession;
+use crate::edge::activity::OpenRequest;
 use crate::edge::body::{BodyError, Gathered, SenderBody};
-use crate::edge::connection::OpenRequest;
 use crate::edge::places::Place;
 
 /// Bytes of a large body that are written at once.

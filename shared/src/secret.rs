@@ -152,8 +152,8 @@ impl SecretSource {
 pub struct LoadedSecret {
     /// The secret.
     pub secret: Secret,
-    /// Whether one trailing newline was taken off, which the user is told.
-    pub newline_removed: bool,
+    /// What the user is to be told: that one trailing newline was taken off.
+    pub note: Option<String>,
 }
 
 /// Reads what a [`SecretSource`] names. The programs read the process's environment and files;
@@ -165,12 +165,13 @@ pub trait SecretReader {
     /// When the variable is unset or the file can't be read.
     fn read(&self, source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, SecretError>;
 
-    /// The secret: the content without one trailing newline.
+    /// The secret that `env:NAME` or `file:PATH` names: the content without one trailing newline.
     ///
     /// # Errors
-    /// As [`SecretReader::read`], and [`SecretError::Empty`].
-    fn load(&self, source: &SecretSource) -> Result<LoadedSecret, SecretError> {
-        let mut bytes = self.read(source)?.to_vec();
+    /// [`SecretError`].
+    fn load(&self, text: &str) -> Result<LoadedSecret, SecretError> {
+        let source = SecretSource::parse(text)?;
+        let mut bytes = self.read(&source)?.to_vec();
         let newline_removed = bytes.last() == Some(&b'\n');
         if newline_removed {
             bytes.pop();
@@ -178,8 +179,9 @@ pub trait SecretReader {
                 bytes.pop();
             }
         }
-        let secret = Secret::new(bytes).ok_or_else(|| SecretError::Empty(source.clone()))?;
-        Ok(LoadedSecret { secret, newline_removed })
+        let note = newline_removed.then(|| format!("{source}: one newline at its end was taken off"));
+        let secret = Secret::new(bytes).ok_or(SecretError::Empty(source))?;
+        Ok(LoadedSecret { secret, note })
     }
 }
 

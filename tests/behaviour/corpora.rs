@@ -387,8 +387,22 @@ struct Vector {
 /// Requests that the providers' own documentation shows, each judged at its own moment.
 #[tokio::test]
 async fn published_vectors() {
+    let score = judge_vectors("dev_vectors").await;
+    assert!(score.cases >= 6, "github, slack and circleci are built");
+    score.finish("published vectors");
+}
+
+/// Requests for every provider of the catalogue, signed by another program (`scripts/make-vectors`).
+#[tokio::test]
+async fn made_vectors() {
+    let score = judge_vectors("made").await;
+    assert!(score.cases >= 4 * hookward_shared::providers::all().len(), "every provider has its vectors");
+    score.finish("made vectors");
+}
+
+async fn judge_vectors(file: &str) -> Score {
     let application = Application::start(|_| Reply::ok("")).await;
-    let text = std::fs::read_to_string(hookward_tests::corpus::fixture("vectors/dev_vectors.json")).unwrap();
+    let text = std::fs::read_to_string(hookward_tests::corpus::fixture(&format!("vectors/{file}.json"))).unwrap();
     let vectors: Vectors = serde_json::from_str(&text).unwrap();
     let mut score = Score::default();
     for vector in vectors.vectors {
@@ -415,6 +429,5 @@ async fn published_vectors() {
         };
         score.note(&vector.id, "must", outcome);
     }
-    assert!(score.cases >= 6, "github, slack and circleci are built");
-    score.finish("published vectors");
+    score
 }

@@ -2,10 +2,8 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hookward_shared::limits::Limits;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -15,8 +13,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::request::{self, Edge, Peer};
-use super::spelling::{Recorded, Recorder};
+use super::activity::{Activity, Overdue};
+use super::request::{self, Connection, Edge, Peer};
+use super::spelling::Recorder;
 
 /// hyper's buffer for a head: large enough that a head over our own cap still gets our own 431.
 const HEAD_BUFFER: usize = 64 * 1024;
@@ -33,116 +32,6 @@ const H2_PING: Duration = Duration::from_secs(20);
 const H2_PONG: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 connection is looked at.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// One connection.
-pub struct Connection {
-    /// What all connections share.
-    pub edge: Arc<Edge>,
-    /// Who is at the other end.
-    pub peer: Peer,
-    /// The bytes of heads, over HTTP/1.1.
-    pub recorded: Option<Recorded>,
-    /// Owns what outlives a request: upgraded connections.
-    pub tasks: TaskTracker,
-    activity: Arc<Activity>,
-}
-
-/// What goes on on a connection. Times are milliseconds since its begin.
-struct Activity {
-    begin: Instant,
-    /// Requests whose answers have not been taken to their end.
-    open: AtomicUsize,
-    /// Answers that are being sent.
-    bodies: AtomicUsize,
-    /// When a request last began or ended; 0 before the first.
-    last_request: AtomicU64,
-    /// When an answer's body was last asked for more.
-    last_body: AtomicU64,
-}
-
-impl Activity {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            begin: Instant::now(),
-            open: AtomicUsize::new(0),
-            bodies: AtomicUsize::new(0),
-            last_request: AtomicU64::new(0),
-            last_body: AtomicU64::new(0),
-        })
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
-    }
-
-    fn since(&self, at: &AtomicU64) -> Duration {
-        Duration::from_millis(self.now().saturating_sub(at.load(Ordering::Relaxed)))
-    }
-
-    /// Why the connection has to end now, if it has to.
-    fn overdue(&self, limits: &Limits) -> Option<Overdue> {
-        if self.last_request.load(Ordering::Relaxed) == 0 {
-            return (self.begin.elapsed() >= limits.request_head).then_some(Overdue::Silent);
-        }
-        if self.open.load(Ordering::Relaxed) == 0 {
-            return (self.since(&self.last_request) >= limits.http2_idle).then_some(Overdue::Idle);
-        }
-        // An application may be silent for `answer_idle`; a peer that asks for nothing for longer does
-        // not take what is there.
-        let stalled = self.bodies.load(Ordering::Relaxed) > 0
-            && self.since(&self.last_body) >= limits.answer_idle + limits.write_stall;
-        stalled.then_some(Overdue::Stalled)
-    }
-}
-
-enum Overdue {
-    /// No request has come.
-    Silent,
-    /// The last request was long ago.
-    Idle,
-    /// Answers are not taken.
-    Stalled,
-}
-
-/// Counts a request from its head until its answer has been taken, or dropped.
-pub struct OpenRequest {
-    activity: Arc<Activity>,
-    in_body: bool,
-}
-
-impl OpenRequest {
-    /// The answer's body is being sent.
-    pub fn begin_body(&mut self) {
-        self.in_body = true;
-        self.activity.bodies.fetch_add(1, Ordering::Relaxed);
-        self.note_progress();
-    }
-
-    /// The answer's body was asked for more.
-    pub fn note_progress(&self) {
-        self.activity.last_body.store(self.activity.now(), Ordering::Relaxed);
-    }
-}
-
-impl Drop for OpenRequest {
-    fn drop(&mut self) {
-        self.activity.open.fetch_sub(1, Ordering::Relaxed);
-        if self.in_body {
-            self.activity.bodies.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.activity.last_request.store(self.activity.now(), Ordering::Relaxed);
-    }
-}
-
-impl Connection {
-    /// A request has begun.
-    #[must_use]
-    pub fn open_request(&self) -> OpenRequest {
-        self.activity.open.fetch_add(1, Ordering::Relaxed);
-        self.activity.last_request.store(self.activity.now(), Ordering::Relaxed);
-        OpenRequest { activity: Arc::clone(&self.activity), in_body: false }
-    }
-}
 
 /// Spawns hyper's HTTP/2 streams where their owner can wait for them.
 #[derive(Clone)]

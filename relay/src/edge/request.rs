@@ -22,13 +22,15 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::activity::Activity;
 use super::answer;
 use super::authority::{self, Ports};
 use super::body::{BodyError, SenderBody};
 use super::client_address::client_address;
-use super::connection::Connection;
 use super::places::{Place, Places};
+use super::spelling::Recorded;
 use crate::agents::registry::{LiveSession, Registry, Tunnel};
 use crate::audit::{self, Seen};
 use crate::forward::{self, AnswerBody, ForwardError, Forwarded, Outgoing};
@@ -91,6 +93,20 @@ pub struct Peer {
     pub sni: Option<String>,
 }
 
+/// One connection.
+pub struct Connection {
+    /// What all connections share.
+    pub edge: Arc<Edge>,
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// The bytes of heads, over HTTP/1.1.
+    pub recorded: Option<Recorded>,
+    /// Owns what outlives a request: upgraded connections.
+    pub tasks: TaskTracker,
+    /// What goes on on it.
+    pub activity: Arc<Activity>,
+}
+
 /// Why a request is answered by the relay itself.
 enum Stop {
     /// A check refused.
@@ -129,7 +145,7 @@ pub async fn answer(
     request: Request<Incoming>,
     connection: Arc<Connection>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    let open = connection.open_request();
+    let open = connection.activity.open_request();
     let since = Instant::now();
     let (method, version) = (request.method().clone(), request.version());
     let target = request

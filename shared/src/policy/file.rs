@@ -24,7 +24,7 @@ use crate::clock::UnixMillis;
 use crate::config::{Document, Problems, Reader};
 use crate::gate::address::parse_network;
 use crate::policy::{Accept, Mode, Policy, Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace};
-use crate::secret::{Secret, SecretReader, SecretSource};
+use crate::secret::{Secret, SecretReader};
 
 /// A policy as it was read, with what the user should be told.
 pub struct LoadedPolicy {
@@ -167,12 +167,9 @@ impl Loader<'_> {
     }
 
     fn load(&mut self, reader: &Reader<'_>, key: &str, source: &str) -> Option<Secret> {
-        let loaded = SecretSource::parse(source).and_then(|source| Ok((self.secrets.load(&source)?, source)));
-        match loaded {
-            Ok((loaded, source)) => {
-                if loaded.newline_removed {
-                    self.notes.push(format!("{source}: one newline at its end was taken off"));
-                }
+        match self.secrets.load(source) {
+            Ok(loaded) => {
+                self.notes.extend(loaded.note);
                 Some(loaded.secret)
             }
             Err(error) => {
@@ -190,7 +187,7 @@ fn networks(reader: &Reader<'_>, key: &str, texts: &[String]) -> Vec<ipnet::IpNe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::SecretError;
+    use crate::secret::{SecretError, SecretSource};
     use zeroize::Zeroizing;
 
     struct Fake;

@@ -501,3 +501,89 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], Sig
         Some(_) => Err(SignatureFault::Repeated(name.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scheme(text: &str) -> Scheme {
+        toml::from_str(text).unwrap()
+    }
+
+    fn verify(scheme: &Scheme, secret: &str, headers: &[(&'static str, &str)], now: u64) -> Result<(), SignatureFault> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        let secret = Secret::new(secret.as_bytes().to_vec()).unwrap();
+        scheme.keyed(&[secret]).unwrap().verify(&map, b"body", UnixMillis(now))
+    }
+
+    // Digests by Python's hmac: hmac.new(key, message, hash).
+    #[test]
+    fn algorithms_keys_and_encodings() {
+        let cases = [
+            ("alg='hmac-sha1'\nsig={header='x', enc='hex'}", "key", "6f6f41b9c7a2ed6da4ed8dc9a1f5c0b1d6f6a2d7", false),
+            ("alg='hmac-sha256'\nkey='hex'\nsig={header='x', enc='hex'}", "6b6579", SHA256_HEX, true),
+            ("alg='hmac-sha256'\nkey='base64'\nsig={header='x', enc='hex'}", "a2V5", SHA256_HEX, true),
+            ("alg='hmac-sha256'\nkey='whsec'\nsig={header='x', enc='base64'}", "whsec_a2V5", SHA256_BASE64, true),
+            ("alg='hmac-sha384'\nsig={header='x', enc='hex'}", "key", SHA384_HEX, true),
+            ("alg='hmac-sha512'\nsig={header='x', enc='hex'}", "key", SHA512_HEX, true),
+            ("alg='hmac-sha1'\nsig={header='x', enc='hex'}", "key", SHA1_HEX, true),
+        ];
+        for (text, secret, signature, fits) in cases {
+            assert_eq!(verify(&scheme(text), secret, &[("x", signature)], 0).is_ok(), fits, "{text}");
+        }
+    }
+
+    const SHA1_HEX: &str = "70bbf6819d1037aa94ca7e7f537cbea25fe49283";
+    const SHA256_HEX: &str = "515aae133b435d4000956731f68ae5cf5eb85d4f0dc6a546d2bfcd3595ec1ae1";
+    const SHA256_BASE64: &str = "UVquEztDXUAAlWcx9orlz164XU8NxqVG0r/NNZXsGuE=";
+    const SHA384_HEX: &str =
+        "9af5e5a8f0a932a9f2d4d4f20b9465aa742b5ad36b921661b00d7ce1dea803702c214535e7ed29f5fcbc495b363c999c";
+    const SHA512_HEX: &str = "b71e82b42ece244182aae00f5c418d84b5b0ac844874765e658e91b26261b32df39e9fcbf44424d0e3b53bab192e78a4936224ec940cf953164b70aacdd4c845";
+    /// Of `id.1700000000000.body`.
+    const TIMED_HEX: &str = "4b4c33baaf7e01ce0531c272cc07b1a3b5176303cc161c2d7184747952322bd3";
+
+    #[test]
+    fn lists_with_a_timestamp_inside() {
+        let scheme = scheme(
+            "alg='hmac-sha256'\nmsg='{header:x-id}.{ts}.{body}'\nts={at='sig:t', unit='ms', tolerance=300}\n\
+             sig={header='x', enc='hex', split=',', kv='=', pick='v1'}",
+        );
+        let now = 1_700_000_000_000;
+        let signed = |list: String, now| verify(&scheme, "key", &[("x", &list), ("x-id", "id")], now);
+        let good = format!("t={now},v0=00,v1=00,v1={TIMED_HEX}");
+        assert_eq!(signed(good.clone(), now), Ok(()));
+        assert_eq!(signed(good.clone(), now + 301_000), Err(SignatureFault::Stale(301, 300)));
+        assert_eq!(signed(good.clone(), now - 301_000), Err(SignatureFault::Future(301, 300)));
+        for bad in [
+            format!("v1={TIMED_HEX}"),
+            format!("t={now}"),
+            format!("t={now},t={now},v1={TIMED_HEX}"),
+            format!("{good}0"),
+        ] {
+            assert!(signed(bad.clone(), now).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn contradictions_and_keys_of_another_form_are_refused() {
+        for bad in [
+            "alg='hmac-sha256'\nmsg='{ts}{body}'\nsig={header='x', enc='hex'}",
+            "alg='hmac-sha256'\nts={at='header:t', unit='s', tolerance=1}\nsig={header='x', enc='hex'}",
+            "alg='hmac-sha256'\nsig={header='x', enc='hex', kv='='}",
+            "alg='hmac-sha256'\nsig={header='x y', enc='hex'}",
+        ] {
+            assert!(scheme(bad).check().is_err(), "{bad}");
+        }
+        for bad in ["msg='{header:x}'", "msg='{body'", "msg='{nobody}'"] {
+            let text = format!("alg='hmac-sha256'\n{bad}\nsig={{header='x', enc='hex'}}");
+            assert!(toml::from_str::<Scheme>(&text).is_err(), "{bad}");
+        }
+        let whsec = scheme("alg='hmac-sha256'\nkey='whsec'\nsig={header='x', enc='hex'}");
+        for secret in ["whsec_", "not base64"] {
+            assert!(whsec.check_secret(&Secret::new(secret.as_bytes().to_vec()).unwrap()).is_err(), "{secret}");
+        }
+    }
+}
