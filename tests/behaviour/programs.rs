@@ -8,7 +8,7 @@ use std::process::Command;
 use hookward_shared::clock::Clock;
 use hookward_shared::protocol::control::RefusedReason;
 use hookward_tests::application::{Application, Reply};
-use hookward_tests::process::{Process, program, run};
+use hookward_tests::process::{Process, have, program, run};
 use hookward_tests::rogue;
 use hookward_tests::sender::{Edge, github_signature};
 use hookward_tests::stage::roots;
@@ -513,4 +513,41 @@ async fn a_refusal_by_the_relay_ends_the_agent() {
         assert!(ended.err.contains("refused by the test"), "{}", ended.err);
         relay.abort();
     }
+}
+
+/// The lines that the README asks a newcomer to paste, with curl itself; only the ports are the test's.
+#[tokio::test]
+async fn the_readmes_lines() {
+    if !have("curl", "curl") {
+        return;
+    }
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let block = readme.split("```sh\n").find(|block| block.starts_with("STATE=")).unwrap();
+    let block = block.split("```").next().unwrap();
+    let webhook = |request: &hookward_tests::application::Received| match request.target.as_str() {
+        "/flexdeploy/webhooks/v1/push" => Reply::ok("the webhook arrived\n"),
+        _ => Reply::ok("nobody outside may read this\n"),
+    };
+    let application = Application::start(webhook).await;
+    let home = TempDir::new().unwrap();
+    let state = home.path().join("hookward");
+    let port = application.address.port().to_string();
+    let lines: Vec<String> = block.lines().map(str::to_owned).collect();
+    let said = off(move || {
+        let args =
+            ["http", &port, "--local=127.0.0.1:0", "--log-format", "json", "--state-dir", state.to_str().unwrap()];
+        let mut agent = Process::start("hookward", &args, &[]);
+        let ready = agent.event("ready");
+        let edge = ready["edge"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
+        let script = lines.join("\n").replace(":8443", &format!(":{edge}")).replace("curl ", "curl -sS ");
+        let ran = Command::new("sh").args(["-ec", &script]).env("XDG_STATE_HOME", home.path()).output().unwrap();
+        assert!(ran.status.success(), "{script}\n{}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    })
+    .await;
+    for text in ["the webhook arrived", "\"code\":\"not_found\"", "\"code\":\"refused\""] {
+        assert_eq!(said.matches(text).count(), 1, "{text} in {said}");
+    }
+    assert!(!said.contains("nobody outside"), "{said}");
+    assert_eq!(application.log.take().len(), 1);
 }

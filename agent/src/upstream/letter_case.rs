@@ -35,7 +35,7 @@ impl LetterCases {
     /// What makes hyper write these names as they are spelled; `None` when all are lower case.
     #[must_use]
     pub fn of(&self, spelling: &Spelling) -> Option<Extensions> {
-        if spelling.0.is_empty() {
+        if spelling.is_plain() {
             return None;
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,20 +47,19 @@ impl LetterCases {
             known.clear();
         }
         // The names are slices of a whole frame, which must not be kept for their sake.
-        let own = Spelling(spelling.0.iter().map(|name| Bytes::copy_from_slice(name)).collect());
-        known.insert(own, learnt.clone());
+        known.insert(Spelling(Bytes::copy_from_slice(&spelling.0)), learnt.clone());
         learnt
     }
 }
 
 /// Has hyper read a head with these names.
 fn learn(spelling: &Spelling) -> Option<Extensions> {
-    if spelling.0.len() > NAMES {
+    if spelling.names().count() > NAMES {
         return None;
     }
     let mut head = b"GET / HTTP/1.1\r\n".to_vec();
     let ours = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST].map(str::as_bytes);
-    for name in spelling.0.iter().map(AsRef::as_ref).chain(ours) {
+    for name in spelling.names().chain(ours) {
         head.extend_from_slice(name);
         head.extend_from_slice(b": 0\r\n");
     }
@@ -121,7 +120,7 @@ mod tests {
     fn hyper_learns_a_spelling_once() {
         let cases = LetterCases::default();
         assert!(cases.of(&Spelling::default()).is_none());
-        let spelling = Spelling(vec!["X-GitHub-Event".into(), "content-LENGTH".into(), "Host".into()]);
+        let spelling = Spelling("X-GitHub-Event\ncontent-LENGTH\nHost\n".into());
         assert!(cases.of(&spelling).is_some_and(|extensions| !extensions.is_empty()));
         assert!(cases.of(&spelling).is_some());
         assert_eq!(cases.known.lock().unwrap().len(), 1);

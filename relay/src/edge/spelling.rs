@@ -6,14 +6,14 @@
 //! passed on in lower case, as HTTP/2 does.
 
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
-use hookward_shared::protocol::head::Spelling;
+use hookward_shared::protocol::head::{Spelling, SpellingBuilder};
 use http::HeaderMap;
-use memchr::memmem;
+use memchr::{memchr, memmem};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes that are remembered; the oldest go first. A head is smaller.
@@ -28,7 +28,7 @@ pub struct Recorded {
 
 #[derive(Default)]
 struct Inner {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     /// Bytes of a body that are still to come: they hold no names.
     skip: u64,
 }
@@ -40,14 +40,17 @@ impl Recorded {
     #[must_use]
     pub fn spelling(&self, start: &[u8], headers: &HeaderMap, body: Option<u64>) -> Spelling {
         let mut inner = self.lock();
-        let Some(head) = inner.take_head(start) else { return Spelling::default() };
+        let Some(head) = inner.find_head(start) else { return Spelling::default() };
+        let spelling = inner.bytes.get(head.clone()).map(|head| in_order(head, headers)).unwrap_or_default();
+        let mut used = head.end;
         if let Some(length) = body {
-            let here = usize::try_from(length).unwrap_or(usize::MAX).min(inner.bytes.len());
-            let _ = inner.bytes.split_to(here);
+            let here = usize::try_from(length).unwrap_or(usize::MAX).min(inner.bytes.len() - used);
+            used += here;
             inner.skip = length - here as u64;
         }
-        drop(inner);
-        in_order(&names(&head), headers)
+        inner.bytes.drain(..used);
+        inner.bytes.shrink_to(REMEMBERED);
+        spelling
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -62,60 +65,43 @@ impl Inner {
         self.bytes.extend_from_slice(new.get(skipped..).unwrap_or_default());
         if self.bytes.len() > 2 * REMEMBERED {
             let oldest = self.bytes.len() - REMEMBERED;
-            let _ = self.bytes.split_to(oldest);
+            self.bytes.drain(..oldest);
         }
     }
 
-    /// The lines behind `start`. Nearly always they are the next bytes; behind a body in chunks they
-    /// are looked for.
-    fn take_head(&mut self, start: &[u8]) -> Option<Bytes> {
+    /// Where the lines behind `start` stand. Nearly always they are the next bytes; behind a body in
+    /// chunks they are looked for.
+    fn find_head(&self, start: &[u8]) -> Option<Range<usize>> {
         let at = if self.bytes.starts_with(start) { 0 } else { memmem::find(&self.bytes, start)? };
-        let rest = self.bytes.get(at + start.len()..)?;
-        let length = memmem::find(rest, b"\r\n\r\n")? + 4;
-        let _ = self.bytes.split_to(at + start.len());
-        Some(self.bytes.split_to(length).freeze())
+        let from = at + start.len();
+        let length = memmem::find(self.bytes.get(from..)?, b"\r\n\r\n")? + 4;
+        Some(from..from + length)
     }
 }
 
-/// The names of a head's lines.
-fn names(head: &Bytes) -> Vec<Bytes> {
-    let mut names = Vec::with_capacity(32);
-    let mut start = 0;
-    for line in head.split(|byte| *byte == b'\n') {
-        if let Some(colon) = line.iter().position(|byte| *byte == b':') {
-            names.push(head.slice(start..start + colon));
-        }
-        start += line.len() + 1;
-    }
-    names
-}
-
-/// Sorts the names found into the order of the map, which keeps equal names together.
-fn in_order(found: &[Bytes], headers: &HeaderMap) -> Spelling {
-    let mut used = vec![false; found.len()];
-    let mut spelled = Vec::with_capacity(found.len());
+/// The names of a head's lines, in the order of the map, which keeps equal names together.
+fn in_order(head: &[u8], headers: &HeaderMap) -> Spelling {
+    let mut found: Vec<&[u8]> = head.split(|byte| *byte == b'\n').filter_map(name_of).collect();
+    let mut spelled = SpellingBuilder::new();
     let mut next = 0;
-    let mut plain = true;
     for (name, _) in headers {
-        let fits = |index: &usize| {
-            let free = used.get(*index) == Some(&false);
-            free && found.get(*index).is_some_and(|written| written.eq_ignore_ascii_case(name.as_str().as_bytes()))
-        };
+        let lower = name.as_str().as_bytes();
+        let fits = |index: &usize| found.get(*index).is_some_and(|written| written.eq_ignore_ascii_case(lower));
         let index = Some(next).filter(fits).or_else(|| (0..found.len()).find(fits));
-        let written = match index.and_then(|index| Some((index, found.get(index)?))) {
+        match index.and_then(|index| Some((index, found.get_mut(index)?))) {
             Some((index, written)) => {
-                if let Some(flag) = used.get_mut(index) {
-                    *flag = true;
-                }
+                // Taken: an equal name that comes later was written elsewhere.
+                spelled.add(std::mem::take(written), name);
                 next = index + 1;
-                plain &= written == name.as_str().as_bytes();
-                written.clone()
             }
-            None => Bytes::copy_from_slice(name.as_str().as_bytes()),
-        };
-        spelled.push(written);
+            None => spelled.add(lower, name),
+        }
     }
-    Spelling(if plain { Vec::new() } else { spelled })
+    spelled.finish()
+}
+
+fn name_of(line: &[u8]) -> Option<&[u8]> {
+    line.get(..memchr(b':', line)?)
 }
 
 /// A stream that remembers what was read from it.
@@ -190,7 +176,7 @@ mod tests {
             let [before, behind] = pieces;
             recorded.lock().add(format!("{before}POST /a HTTP/1.1\r\n{head}{behind}").as_bytes());
             let spelling = recorded.spelling(start, &headers, Some(4));
-            let written: Vec<_> = spelling.0.iter().map(|name| std::str::from_utf8(name).unwrap()).collect();
+            let written: Vec<_> = spelling.names().map(|name| std::str::from_utf8(name).unwrap()).collect();
             assert_eq!(written, ["Host", "X-A", "x-a", "X-GitHub-Event"]);
         }
         assert!(recorded.lock().bytes.is_empty(), "bodies are not remembered");
