@@ -1,7 +1,10 @@
 //! What Hookward's relay and agent have in common.
 //!
-//! Everything here is pure: no sockets, no files, no clock of its own, except for [`transport`],
-//! which speaks QUIC. The order in which a request meets the modules:
+//! No sockets, except for [`transport`], which speaks QUIC. What decides is pure: the gate is given the
+//! request, the client address and `now`. Three values reach outside where a program hands them in:
+//! [`clock`] reads the time, [`secret`] environment and files, [`budget`] the age of a body.
+//!
+//! The order in which a request meets the modules:
 //!
 //! 1. [`protocol`] carries it between relay and agent, [`transport`] moves the bytes.
 //! 2. [`gate`] decides about it by a [`policy`], with the schemes of [`providers`].
