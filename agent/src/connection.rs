@@ -295,7 +295,8 @@ impl Connector {
 
     fn take(&self, (writer, reader): (MessageWriter, MessageReader), terms: Terms) {
         let replay = Arc::clone(&self.replay);
-        self.exchanges.spawn(async move { replay.exchange(writer, reader, terms).await });
+        // In a box: the runtime moves what it is given several times before it runs.
+        self.exchanges.spawn(Box::pin(async move { replay.exchange(writer, reader, terms).await }));
     }
 
     fn hear(&self, message: FromRelay) -> Result<(), ConnectionError> {

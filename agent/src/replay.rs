@@ -17,9 +17,9 @@ use hookward_shared::headers::{passes_to_sender, trailer_passes};
 use hookward_shared::limits::{GATHER, SMALL_BODY};
 use hookward_shared::pieces::Pieces;
 use hookward_shared::protocol::control::Deadlines;
-use hookward_shared::protocol::head::{self, Answer, Failure};
+use hookward_shared::protocol::head::{self, Failure, RequestId};
 use hookward_shared::refusal::{Check, Code, Refusal};
-use hookward_shared::text::{Escaped, shown_path};
+use hookward_shared::text::shown_path;
 use hookward_shared::transport::splice::splice;
 use hookward_shared::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
 use http::{HeaderMap, Method, Response, StatusCode, header};
@@ -90,10 +90,10 @@ impl From<StreamError> for Stop {
 
 /// What the report of a request begins with.
 struct Shown {
-    id: String,
-    method: String,
+    id: RequestId,
+    method: Method,
     path: String,
-    client: String,
+    client: IpAddr,
     since: Instant,
 }
 
@@ -123,10 +123,10 @@ impl Exchange<'_> {
             }
         };
         let shown = Shown {
-            id: request.context.id.to_string(),
-            method: Escaped(request.method.as_str().as_bytes()).to_string(),
+            id: request.context.id,
+            method: request.method.clone(),
             path: shown_path(&request.target),
-            client: request.context.client.to_string(),
+            client: request.context.client,
             since: Instant::now(),
         };
         let head_only = request.method == Method::HEAD;
@@ -222,7 +222,7 @@ impl Exchange<'_> {
             return Err(too_large().into());
         }
         let reading = async {
-            let mut pieces = Pieces::default();
+            let mut pieces = Pieces::expecting(body.size_hint().exact());
             while let Some(frame) = body.frame().await {
                 let Ok(data) = frame.map_err(|_| Stop::Aborted)?.into_data() else { continue };
                 if pieces.len() as u64 + data.len() as u64 > cap {
@@ -284,16 +284,15 @@ impl Exchange<'_> {
             || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || body.is_end_stream();
         let length = if bodiless { Some(0) } else { body.size_hint().exact() };
-        let announced = parts.headers.clone();
-        let answer = Answer::Response(head::Response { status: parts.status, length, headers: parts.headers });
-        let head = answer.encode(passes_to_sender);
+        let response = head::Response { status: parts.status, length, headers: parts.headers };
+        let head = response.encode(passes_to_sender);
         let sent = match length {
             Some(0) => self.patiently(writer.whole(&head, Bytes::new())).await,
             Some(length) if length <= SMALL_BODY as u64 => self.send_small(writer, &head, &mut body).await,
             _ => {
                 writer.deprioritise();
                 match self.patiently(writer.head(&head)).await {
-                    Ok(()) => self.stream(writer, &mut body, &announced).await,
+                    Ok(()) => self.stream(writer, &mut body, &response.headers).await,
                     Err(()) => Err(()),
                 }
             }
@@ -306,7 +305,7 @@ impl Exchange<'_> {
     /// A small answer goes in one piece, with its head, if all of it comes at once.
     async fn send_small(&self, mut writer: MessageWriter, head: &[u8], body: &mut Incoming) -> Result<(), ()> {
         let deadline = tokio::time::Instant::now() + GATHER;
-        let mut gathered = Pieces::default();
+        let mut gathered = Pieces::expecting(body.size_hint().exact());
         loop {
             match timeout_at(deadline, body.frame()).await {
                 Ok(Some(Ok(frame))) => {
@@ -362,7 +361,7 @@ impl Exchange<'_> {
         let (mut parts, body) = answered.response.into_parts();
         let mut headers = std::mem::take(&mut parts.headers);
         headers.remove(header::CONTENT_LENGTH);
-        let answer = Answer::Response(head::Response { status: parts.status, length: Some(0), headers });
+        let answer = head::Response { status: parts.status, length: Some(0), headers };
         if self.patiently(writer.head(&answer.encode(passes_to_sender))).await.is_err() {
             return;
         }
@@ -374,7 +373,7 @@ impl Exchange<'_> {
 
     /// Tells the relay why there is no answer; the relay puts it into words for the sender.
     async fn fail(&self, writer: MessageWriter, code: Code, status: StatusCode) {
-        let head = Answer::Failure(Failure { code, status }).encode(|_| true);
+        let head = Failure { code, status }.encode();
         // A relay that is gone needs no word.
         let _ = self.patiently(writer.whole(&head, Bytes::new())).await;
     }

@@ -1,11 +1,16 @@
 //! What the agent has to say: one vocabulary for the screen, the log lines and JSON.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hookward_shared::protocol::control::RefusedRequest;
+use hookward_shared::protocol::head::RequestId;
 use hookward_shared::refusal::{Check, Code};
+use hookward_shared::text::Escaped;
+use http::Method;
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 /// Reports that wait to be shown; more than that are counted, not kept.
@@ -41,7 +46,7 @@ pub enum Report {
 }
 
 /// The tunnel is open.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ready {
     /// The public URL of one webhook, complete with a minted token.
     pub url: String,
@@ -50,8 +55,10 @@ pub struct Ready {
     /// The public host.
     pub host: String,
     /// Address and port of the HTTPS listener, when it is in this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub edge: Option<String>,
     /// Path of the certificate to trust, when it is self-signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
     /// The relay's address.
     pub relay: String,
@@ -65,17 +72,25 @@ pub struct Ready {
 #[derive(Debug, Clone)]
 pub struct RequestReport {
     /// The request's id.
-    pub id: String,
-    /// Its method, escaped.
-    pub method: String,
+    pub id: RequestId,
+    /// Its method.
+    pub method: Method,
     /// Its path without the query, escaped.
     pub path: String,
     /// Where it comes from.
-    pub client: String,
+    pub client: IpAddr,
     /// How long it took until the head of its answer.
     pub took: Duration,
     /// How it ended.
     pub outcome: Outcome,
+}
+
+impl RequestReport {
+    /// The method as it is shown: escaped.
+    #[must_use]
+    pub fn method(&self) -> String {
+        Escaped(self.method.as_str().as_bytes()).to_string()
+    }
 }
 
 /// How a request ended.

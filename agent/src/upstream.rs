@@ -32,9 +32,10 @@ pub enum UpstreamBody {
     Tunnel(Box<MessageBody>, Progress),
 }
 
-/// How the sending of a body gets on, for whoever waits for the answer.
-#[derive(Clone, Default)]
-pub struct Progress(Arc<Watched>);
+/// How the sending of a body gets on, for whoever waits for the answer. `None` for a body in memory,
+/// which counts as sent.
+#[derive(Clone)]
+pub struct Progress(Option<Arc<Watched>>);
 
 #[derive(Default)]
 struct Watched {
@@ -46,20 +47,22 @@ impl Progress {
     /// Whether the body has been taken to its end.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.0.over.load(Ordering::Relaxed)
+        self.0.as_ref().is_none_or(|watched| watched.over.load(Ordering::Relaxed))
     }
 
     /// Resolves when a piece has been taken, or the end; never when the body is over already.
     pub async fn changed(&self) {
-        if self.is_over() {
-            std::future::pending::<()>().await;
+        match &self.0 {
+            Some(watched) if !self.is_over() => watched.moved.notified().await,
+            _ => std::future::pending().await,
         }
-        self.0.moved.notified().await;
     }
 
     fn note(&self, over: bool) {
-        self.0.over.fetch_or(over, Ordering::Relaxed);
-        self.0.moved.notify_one();
+        if let Some(watched) = &self.0 {
+            watched.over.fetch_or(over, Ordering::Relaxed);
+            watched.moved.notify_one();
+        }
     }
 }
 
@@ -67,19 +70,15 @@ impl UpstreamBody {
     /// A body as it comes through the tunnel.
     #[must_use]
     pub fn tunnel(body: MessageBody) -> Self {
-        Self::Tunnel(Box::new(body), Progress::default())
+        Self::Tunnel(Box::new(body), Progress(Some(Arc::default())))
     }
 
-    /// How its sending gets on. A body in memory counts as sent.
+    /// How its sending gets on.
     #[must_use]
     pub fn progress(&self) -> Progress {
         match self {
             Self::Tunnel(_, progress) => progress.clone(),
-            Self::Whole(_) => {
-                let done = Progress::default();
-                done.note(true);
-                done
-            }
+            Self::Whole(_) => Progress(None),
         }
     }
 }

@@ -3,14 +3,39 @@
 
 use bytes::{Bytes, BytesMut};
 
+/// How many times its bytes a growing body may take: memory is given for what has come, not for what
+/// was announced.
+const GROWTH: usize = 4;
+
+/// Puts pieces together that are all there.
+#[must_use]
+pub fn join(pieces: &[Bytes]) -> Bytes {
+    if let [one] = pieces {
+        return one.clone();
+    }
+    let mut joined = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+    for piece in pieces {
+        joined.extend_from_slice(piece);
+    }
+    joined.freeze()
+}
+
 /// What has been collected of a body.
 #[derive(Default)]
 pub struct Pieces {
     first: Bytes,
     rest: BytesMut,
+    /// All bytes that will come, where that is known.
+    expected: Option<u64>,
 }
 
 impl Pieces {
+    /// For a body of this length, where it is known.
+    #[must_use]
+    pub fn expecting(length: Option<u64>) -> Self {
+        Self { expected: length, ..Self::default() }
+    }
+
     /// Bytes so far.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -29,6 +54,12 @@ impl Pieces {
             self.first = data;
             return;
         }
+        let needed = self.len() + data.len();
+        if self.rest.capacity() < needed {
+            let most = needed.saturating_mul(GROWTH);
+            let expected = self.expected.map_or(most, |length| usize::try_from(length).unwrap_or(usize::MAX));
+            self.rest.reserve(expected.clamp(needed, most) - self.rest.len());
+        }
         self.rest.extend_from_slice(&std::mem::take(&mut self.first));
         self.rest.extend_from_slice(&data);
     }
@@ -37,5 +68,25 @@ impl Pieces {
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         if self.rest.is_empty() { self.first } else { self.rest.freeze() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_become_one_in_order_and_take_no_memory_in_advance() {
+        for expected in [None, Some(6), Some(0), Some(u64::MAX)] {
+            let mut pieces = Pieces::expecting(expected);
+            for piece in ["a", "bc", "def"] {
+                pieces.add(Bytes::from_static(piece.as_bytes()));
+                assert!(pieces.rest.capacity() <= GROWTH * pieces.len(), "{expected:?}");
+            }
+            assert_eq!(pieces.into_bytes(), "abcdef");
+        }
+        assert_eq!(join(&[]), "");
+        assert_eq!(join(&["ab".into()]), "ab");
+        assert_eq!(join(&["ab".into(), "c".into()]), "abc");
     }
 }

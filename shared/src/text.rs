@@ -12,6 +12,10 @@ pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = self.0.len() <= SHOWN && self.0.iter().all(|byte| matches!(byte, 0x20..=0x7e) && *byte != b'\\');
+        if let (true, Ok(text)) = (plain, std::str::from_utf8(self.0)) {
+            return f.write_str(text);
+        }
         for byte in self.0.iter().take(SHOWN) {
             match byte {
                 b'\\' => f.write_str("\\\\")?,

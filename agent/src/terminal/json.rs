@@ -1,87 +1,131 @@
-//! One JSON object a line, for programs. Every object has `time` and `event`.
+//! One JSON object a line, for programs. Every object has `time` and `event`; a field that has
+//! nothing to say is left out.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hookward_shared::refusal::{Check, Code};
+use serde::Serialize;
 
 use super::lines::now;
-use crate::report::{Outcome, Report};
+use crate::report::{Outcome, Ready, Report};
+
+#[derive(Serialize)]
+struct Line<'r> {
+    time: String,
+    #[serde(flatten)]
+    event: Event<'r>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'r> {
+    Connecting { relay: &'r str },
+    Ready(&'r Ready),
+    Away { why: &'r str, again_in_ms: f64 },
+    Request(Request<'r>),
+    Refused(Request<'r>),
+    Observed(Request<'r>),
+    RefusedMore { counts: BTreeMap<String, u64> },
+    Note { message: &'r str },
+    Warning { message: &'r str },
+}
+
+/// A request, as far as the agent got to know it.
+#[derive(Serialize, Default)]
+struct Request<'r> {
+    id: String,
+    method: String,
+    path: &'r str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    ms: f64,
+    client: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused_by: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<Check>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<Code>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<Observed<'r>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    aborted: bool,
+}
+
+/// What would have refused a request on a route that only observes.
+#[derive(Serialize)]
+struct Observed<'r> {
+    check: Check,
+    why: &'r str,
+}
 
 /// The line for a report.
 #[must_use]
 pub fn line(report: &Report) -> Option<String> {
-    let mut object = Map::new();
-    object.insert("time".to_owned(), now().into());
-    let (event, Value::Object(fields)) = event(report) else { return None };
-    object.insert("event".to_owned(), event.into());
-    object.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
-    serde_json::to_string(&object).ok()
+    serde_json::to_string(&Line { time: now(), event: event(report) }).ok()
 }
 
-fn event(report: &Report) -> (&'static str, Value) {
+fn event(report: &Report) -> Event<'_> {
     match report {
-        Report::Connecting { relay } => ("connecting", json!({ "relay": relay })),
-        Report::Ready(ready) => (
-            "ready",
-            json!({
-                "url": ready.url,
-                "base_url": ready.base_url,
-                "host": ready.host,
-                "edge": ready.edge,
-                "ca": ready.ca,
-                "relay": ready.relay,
-                "transport": ready.transport,
-                "application": ready.application,
-            }),
-        ),
-        Report::Away { why, again_in } => ("away", json!({ "why": why, "again_in_ms": millis(*again_in) })),
+        Report::Connecting { relay } => Event::Connecting { relay },
+        Report::Ready(ready) => Event::Ready(ready),
+        Report::Away { why, again_in } => Event::Away { why, again_in_ms: millis(*again_in) },
         Report::Request(request) => {
-            let (status, rest) = match &request.outcome {
-                Outcome::Answered { status, observed } => (
-                    Some(*status),
-                    json!({ "observed": observed.as_ref().map(|(check, why)| json!({ "check": check, "why": why })) }),
-                ),
-                Outcome::Refused { status, check, why } => {
-                    (Some(*status), json!({ "refused_by": "agent", "check": check, "why": why }))
-                }
-                Outcome::Failed { status, code, why } => (Some(*status), json!({ "code": code, "why": why })),
-                Outcome::Aborted => (None, json!({ "aborted": true })),
+            let common = Request {
+                id: request.id.to_string(),
+                method: request.method(),
+                path: &request.path,
+                ms: millis(request.took),
+                client: request.client.to_string(),
+                ..Request::default()
             };
-            let mut fields = json!({
-                "id": request.id,
-                "method": request.method,
-                "path": request.path,
-                "status": status,
-                "ms": millis(request.took),
-                "client": request.client,
-            });
-            if let (Value::Object(fields), Value::Object(rest)) = (&mut fields, rest) {
-                fields.extend(rest);
-            }
-            ("request", fields)
+            Event::Request(match &request.outcome {
+                Outcome::Answered { status, observed } => {
+                    let observed = observed.as_ref().map(|(check, why)| Observed { check: *check, why });
+                    Request { status: Some(*status), observed, ..common }
+                }
+                Outcome::Refused { status, check, why } => Request {
+                    status: Some(*status),
+                    refused_by: Some("agent"),
+                    check: Some(*check),
+                    why: Some(why),
+                    ..common
+                },
+                Outcome::Failed { status, code, why } => {
+                    Request { status: Some(*status), code: Some(*code), why: Some(why), ..common }
+                }
+                Outcome::Aborted => Request { aborted: true, ..common },
+            })
         }
-        Report::Refused(refused) => (
-            if refused.observed { "observed" } else { "refused" },
-            json!({
-                "id": refused.id,
-                "method": refused.method,
-                "path": refused.path,
-                "status": if refused.observed { None } else { Some(refused.status) },
-                "ms": refused.ms,
-                "client": refused.client,
-                "host": refused.host,
-                "refused_by": "relay",
-                "check": refused.check,
-                "why": refused.why,
-            }),
-        ),
+        Report::Refused(refused) => {
+            let fields = Request {
+                id: refused.id.clone(),
+                method: refused.method.clone(),
+                path: &refused.path,
+                status: (!refused.observed).then_some(refused.status),
+                ms: millis(Duration::from_millis(refused.ms)),
+                client: refused.client.clone(),
+                host: Some(&refused.host),
+                refused_by: Some("relay"),
+                check: Some(refused.check),
+                why: Some(&refused.why),
+                ..Request::default()
+            };
+            if refused.observed { Event::Observed(fields) } else { Event::Refused(fields) }
+        }
         Report::Counted(counted) => {
-            let counts: Map<_, _> = counted.iter().map(|(check, count)| (check.to_string(), (*count).into())).collect();
-            ("refused_more", json!({ "counts": counts }))
+            Event::RefusedMore { counts: counted.iter().map(|(check, count)| (check.to_string(), *count)).collect() }
         }
-        Report::Note(text) => ("note", json!({ "message": text })),
-        Report::Warning(text) => ("warning", json!({ "message": text })),
+        Report::Note(message) => Event::Note { message },
+        Report::Warning(message) => Event::Warning { message },
     }
 }
 
-fn millis(span: std::time::Duration) -> f64 {
+fn millis(span: Duration) -> f64 {
     (span.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }

@@ -26,7 +26,7 @@ pub fn text(report: &Report) -> String {
         Report::Request(request) => {
             let line = |status: u16, rest: String| {
                 let took = short(request.took);
-                format!("{} {} {status} {took} {}{rest}", request.method, request.path, request.client)
+                format!("{} {} {status} {took} {}{rest}", request.method(), request.path, request.client)
             };
             match &request.outcome {
                 Outcome::Answered { status, observed: None } => line(*status, String::new()),
@@ -40,7 +40,7 @@ pub fn text(report: &Report) -> String {
                 Outcome::Aborted => {
                     format!(
                         "{} {} - {} {} aborted by the sender",
-                        request.method,
+                        request.method(),
                         request.path,
                         short(request.took),
                         request.client

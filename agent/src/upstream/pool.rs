@@ -7,9 +7,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use hookward_shared::limits::{UPSTREAM_CONNECT, UPSTREAM_IDLE, UPSTREAM_IDLE_CONNECTIONS};
@@ -17,7 +16,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use socket2::Socket;
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -93,7 +92,8 @@ struct Idle {
 /// An open connection, in use by one request.
 pub struct Connection {
     sender: SendRequest<UpstreamBody>,
-    socket: Arc<TcpStream>,
+    /// The socket that hyper owns, a second time: to be looked at.
+    socket: Socket,
 }
 
 /// What a look at an idle socket tells.
@@ -180,17 +180,17 @@ impl Pool {
         };
         // Without it a request above 8 KiB waits 40 ms for an acknowledgement.
         socket.set_nodelay(true).map_err(failed)?;
-        let socket = Arc::new(socket);
+        let look = Socket::from(socket.as_fd().try_clone_to_owned().map_err(failed)?);
         let (sender, driver) = http1::Builder::new()
             .preserve_header_case(true)
             .max_buf_size(HEAD_BUFFER)
-            .handshake(TokioIo::new(SharedSocket(Arc::clone(&socket))))
+            .handshake(TokioIo::new(socket))
             .await?;
         self.tasks.spawn(async move {
             // Its errors are met by the request that is on the connection, if there is one.
             let _ = driver.with_upgrades().await;
         });
-        Ok(Connection { sender, socket })
+        Ok(Connection { sender, socket: look })
     }
 
     fn lock(&self) -> MutexGuard<'_, IdleList> {
@@ -242,69 +242,11 @@ impl Connection {
             return Look::Closed;
         }
         let mut byte = [MaybeUninit::uninit()];
-        let socket = socket2::SockRef::from(&*self.socket);
-        match socket.peek(&mut byte) {
+        match self.socket.peek(&mut byte) {
             // An idle connection has nothing to say: an end, or bytes nobody asked for.
             Ok(_) => Look::Closed,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Look::Alive,
             Err(_) => Look::Closed,
         }
-    }
-}
-
-/// A socket that hyper reads and writes, and the pool looks at.
-struct SharedSocket(Arc<TcpStream>);
-
-impl AsyncRead for SharedSocket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read_buf(buf) {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-impl SharedSocket {
-    fn write<T>(&self, cx: &mut Context<'_>, write: impl Fn(&TcpStream) -> io::Result<T>) -> Poll<io::Result<T>> {
-        loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match write(&self.0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return Poll::Ready(outcome),
-            }
-        }
-    }
-}
-
-impl AsyncWrite for SharedSocket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.write(cx, |socket| socket.try_write(buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.write(cx, |socket| socket.try_write_vectored(bufs))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write(cx, |socket| {
-            // Through `try_io`, so that a socket not yet writable is waited for.
-            socket.try_io(Interest::WRITABLE, || socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write))
-        })
     }
 }

@@ -134,7 +134,7 @@ impl SenderBody {
             return Err(BodyError::TooLarge(cap));
         }
         let deadline = Instant::now() + within;
-        let mut collected = Pieces::default();
+        let mut collected = Pieces::expecting(self.length());
         loop {
             let evicted = charge.evicted();
             let next = tokio::select! {
@@ -163,7 +163,7 @@ impl SenderBody {
     /// [`BodyError`].
     pub async fn gather(&mut self, charge: &mut Charge) -> Result<Gathered, BodyError> {
         let deadline = Instant::now() + GATHER;
-        let mut collected = Pieces::default();
+        let mut collected = Pieces::expecting(self.length());
         let mut trailers = None;
         let mut complete = self.is_end();
         while !complete && collected.len() < SMALL_BODY {

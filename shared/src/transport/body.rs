@@ -64,7 +64,7 @@ impl MessageBody {
     /// piece, with its head in one write. Otherwise nothing is lost, and the body is still to be read.
     pub async fn take_if_arrived(&mut self) -> Option<Bytes> {
         let length = self.left.filter(|length| *length <= SMALL_BODY as u64)?;
-        let mut body = Pieces::default();
+        let mut body = Pieces::expecting(Some(length));
         let mut complete = false;
         poll_fn(|cx| {
             while let Poll::Ready(Ok(frame)) = self.reader.poll_next(cx) {

@@ -11,12 +11,14 @@ use quinn::{RecvStream, SendStream, VarInt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::pieces::Pieces;
+use crate::pieces;
 use crate::protocol::frame::{self, Decoder, Frame, FrameError};
 
 /// The code of a reset or stopped stream: the message is not complete.
 const ABORTED: VarInt = VarInt::from_u32(1);
-/// Most bytes that one read takes from quinn.
+/// Most chunks that one read takes from quinn. Each is what came in one packet, so 46 KiB or more.
+const CHUNKS: usize = 32;
+/// Most bytes of a control message that one read takes.
 const READ: usize = 64 * 1024;
 /// Priority of streams whose message is large or of unknown size: behind every small one.
 const BULK: i32 = -1;
@@ -169,13 +171,11 @@ impl Drop for MessageWriter {
 pub struct MessageReader {
     stream: RecvStream,
     decoder: Decoder,
-    /// The stream has ended; whether the message has, the decoder knows.
-    finished: bool,
 }
 
 impl MessageReader {
     pub(super) fn new(stream: RecvStream) -> Self {
-        Self { stream, decoder: Decoder::default(), finished: false }
+        Self { stream, decoder: Decoder::default() }
     }
 
     /// The next frame; data comes in pieces as it arrives. Cancelling it loses nothing.
@@ -202,23 +202,13 @@ impl MessageReader {
         }
     }
 
-    /// What has arrived, up to [`READ`] bytes in one piece: quinn gives out what came in one packet,
-    /// and every piece costs its receiver a frame, a record and a write.
+    /// What has arrived, in one piece: quinn gives out what came in one packet, and every piece costs
+    /// its receiver a frame, a record and a write.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
-        let mut pieces = Pieces::default();
-        while !self.finished && pieces.len() < READ {
-            // quinn's future holds no state of its own: a new one goes on where the last one was.
-            let chunk = pin!(self.stream.read_chunk(READ, true));
-            match chunk.poll(cx) {
-                Poll::Ready(Ok(Some(chunk))) => pieces.add(chunk.bytes),
-                Poll::Ready(Ok(None)) => self.finished = true,
-                // What came before the break is of no use without what comes behind it.
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
-                Poll::Pending if pieces.is_empty() => return Poll::Pending,
-                Poll::Pending => break,
-            }
-        }
-        Poll::Ready(Ok((!pieces.is_empty()).then(|| pieces.into_bytes())))
+        let mut chunks = [const { Bytes::new() }; CHUNKS];
+        // quinn's future holds no state of its own: a new one goes on where the last one was.
+        let read = ready!(pin!(self.stream.read_chunks(&mut chunks)).poll(cx))?;
+        Poll::Ready(Ok(read.and_then(|count| chunks.get(..count)).map(pieces::join)))
     }
 
     /// The head, which comes first.
