@@ -181,11 +181,7 @@ impl Pool {
         // Without it a request above 8 KiB waits 40 ms for an acknowledgement.
         socket.set_nodelay(true).map_err(failed)?;
         let look = Socket::from(socket.as_fd().try_clone_to_owned().map_err(failed)?);
-        let (sender, driver) = http1::Builder::new()
-            .preserve_header_case(true)
-            .max_buf_size(HEAD_BUFFER)
-            .handshake(TokioIo::new(socket))
-            .await?;
+        let (sender, driver) = http1::Builder::new().max_buf_size(HEAD_BUFFER).handshake(TokioIo::new(socket)).await?;
         self.tasks.spawn(async move {
             // Its errors are met by the request that is on the connection, if there is one.
             let _ = driver.with_upgrades().await;

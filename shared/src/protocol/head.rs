@@ -18,6 +18,10 @@ const FLAG_TRAILERS: u8 = 1;
 /// Flag: the request asks for a WebSocket.
 const FLAG_UPGRADE: u8 = 2;
 
+/// Fields that most requests and answers do not exceed, so that their maps are made once in the right size.
+const REQUEST_FIELDS: usize = 24;
+const ANSWER_FIELDS: usize = 12;
+
 /// Identifies one request, on both sides and to the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(pub [u8; 16]);
@@ -177,7 +181,10 @@ impl Request {
         let target = get_bytes(&mut buf)?;
         let length = get_length(&mut buf)?;
         let flags = take(&mut buf, 1)?.get_u8();
-        let (headers, spelling) = get_fields(&mut buf)?;
+        // The map iterates in the order written, as long as equal names stand together: the encoder
+        // writes them from a map of its own.
+        let mut spelling = SpellingBuilder::new();
+        let headers = get_fields(&mut buf, REQUEST_FIELDS, |written, name| spelling.add(written, name))?;
         Ok(Self {
             context: Context { id, host, client },
             method,
@@ -186,7 +193,7 @@ impl Request {
             trailers: flags & FLAG_TRAILERS != 0,
             upgrade: flags & FLAG_UPGRADE != 0,
             headers,
-            spelling,
+            spelling: spelling.finish(),
         })
     }
 }
@@ -227,7 +234,7 @@ impl Answer {
         match kind {
             KIND_RESPONSE => {
                 let length = get_length(&mut buf)?;
-                let (headers, _) = get_fields(&mut buf)?;
+                let headers = get_fields(&mut buf, ANSWER_FIELDS, |_, _| {})?;
                 Ok(Self::Response(Response { status, length, headers }))
             }
             KIND_FAILURE => {
@@ -255,7 +262,7 @@ pub fn encode_trailers(trailers: &HeaderMap, passes: impl Fn(&HeaderName) -> boo
 /// # Errors
 /// When the bytes are none.
 pub fn decode_trailers(mut buf: Bytes) -> Result<HeaderMap, HeadError> {
-    get_fields(&mut buf).map(|(headers, _)| headers)
+    get_fields(&mut buf, 0, |_, _| {})
 }
 
 fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
@@ -267,20 +274,18 @@ fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, passes: impl Fn(&HeaderNa
     }
 }
 
-fn get_fields(buf: &mut Bytes) -> Result<(HeaderMap, Spelling), HeadError> {
-    let mut headers = HeaderMap::with_capacity(32);
-    let mut spelling = SpellingBuilder::new();
+/// Reads the fields to the end. `each` gets every name as it was written.
+fn get_fields(buf: &mut Bytes, usual: usize, mut each: impl FnMut(&[u8], &HeaderName)) -> Result<HeaderMap, HeadError> {
+    let mut headers = HeaderMap::with_capacity(usual);
     while buf.has_remaining() {
-        let spelled = get_bytes(buf)?;
+        let written = get_bytes(buf)?;
         let value = get_bytes(buf)?;
-        let name = HeaderName::from_bytes(&spelled).map_err(|_| HeadError("field name"))?;
+        let name = HeaderName::from_bytes(&written).map_err(|_| HeadError("field name"))?;
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError("field value"))?;
-        spelling.add(&spelled, &name);
+        each(&written, &name);
         headers.try_append(name, value).map_err(|_| HeadError("too many fields"))?;
     }
-    // The map iterates in the order written, as long as equal names stand together: the encoder
-    // writes them from a map of its own.
-    Ok((headers, spelling.finish()))
+    Ok(headers)
 }
 
 fn put_bytes(buf: &mut BytesMut, bytes: &[u8]) {
