@@ -150,16 +150,11 @@ pub fn request(
     if let Some(length) = body.size_hint().exact().filter(|length| !upgrade && (stood || *length > 0)) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let text = |value: &[u8]| HeaderValue::from_bytes(value).map_err(|_| Unwritable);
-    let mut set = |name: &'static str, value: HeaderValue| {
-        if let Ok(name) = http::HeaderName::from_bytes(name.as_bytes()) {
-            headers.insert(name, value);
-        }
-    };
-    set(FORWARDED_FOR, text(context.client.to_string().as_bytes())?);
-    set(FORWARDED_PROTO, HeaderValue::from_static("https"));
-    set(FORWARDED_HOST, text(&context.host)?);
-    headers.insert(REQUEST_ID, text(context.id.to_string().as_bytes())?);
+    let text = |value: Bytes| HeaderValue::from_maybe_shared(value).map_err(|_| Unwritable);
+    headers.insert(FORWARDED_FOR, text(context.client.to_string().into())?);
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
+    headers.insert(FORWARDED_HOST, text(context.host)?);
+    headers.insert(REQUEST_ID, text(context.id.to_string().into())?);
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

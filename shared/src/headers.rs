@@ -11,11 +11,11 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("hookward-request-id"
 /// The stable error code of an answer that the relay makes itself.
 pub const ERROR_CODE: HeaderName = HeaderName::from_static("hookward-error");
 /// The client address, set anew for the application.
-pub const FORWARDED_FOR: &str = "X-Forwarded-For";
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Always `https`, set anew for the application.
-pub const FORWARDED_PROTO: &str = "X-Forwarded-Proto";
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// The public host, set anew for the application.
-pub const FORWARDED_HOST: &str = "X-Forwarded-Host";
+pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Options of a `Connection` field that mean something here; any other names a field that a stranger
 /// wants removed on the way, and the request is refused.

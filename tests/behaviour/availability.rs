@@ -1,11 +1,15 @@
 //! Outages are 5xx with a code, never 4xx, and end by themselves.
 
 use hookward_agent::report::Report;
-use hookward_tests::application::{Application, Reply};
-use hookward_tests::sender::Answer;
+use std::sync::Arc;
+
+use hookward_tests::application::{Application, Input, Reply};
+use hookward_tests::sender::{Answer, Http1};
 use hookward_tests::stage::{HOST, Plan, Stage};
-use hookward_tests::wait::{DEADLINE, eventually};
+use hookward_tests::wait::{DEADLINE, eventually, within};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
 
@@ -91,28 +95,40 @@ async fn the_newest_session_takes_over_at_once() {
 
 #[tokio::test]
 async fn stopping_in_order_ends_what_is_under_way() {
-    let application = Application::raw(|stream| async move {
-        let mut input = hookward_tests::application::Input::new(stream);
-        let Some(mut request) = input.head().await else { return };
-        let _ = input.body(&mut request).await;
-        // Long enough for the stop to begin first: it is asked for as soon as the request is seen.
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        let _ =
-            tokio::io::AsyncWriteExt::write_all(input.stream(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")
-                .await;
+    let (seen, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let of_application = (Arc::clone(&seen), Arc::clone(&finish));
+    let application = Application::raw(move |stream| {
+        let (seen, finish) = of_application.clone();
+        async move {
+            let mut input = Input::new(stream);
+            let Some(mut request) = input.head().await else { return };
+            let _ = input.body(&mut request).await;
+            seen.notify_one();
+            finish.notified().await;
+            let done = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
+            let _ = input.stream().write_all(done).await;
+        }
     })
     .await;
     for relay in [false, true] {
         let mut stage = Stage::start(application.address, Plan::default()).await;
-        let mut connection = stage.edge.http1().await;
+        let edge = stage.edge.clone();
+        let mut connection = edge.http1().await;
         connection.send("POST", HOOK, HOST, &[], b"x").await;
-        // The request is under way once a second one, on another connection, has been judged.
-        assert_eq!(stage.edge.get("/admin").await.status, 404);
-        if relay {
-            stage.stop_relay().await;
-        } else {
-            stage.stop_agent().await;
-        }
+        within("the application has the request", seen.notified()).await;
+        let stop = async { if relay { stage.stop_relay().await } else { stage.stop_agent().await } };
+        // Only when the stop has begun, so that nothing new is taken, does the application answer.
+        let begun = async {
+            while let Ok(stream) = edge.tls(b"http/1.1", Some(HOST)).await {
+                let mut other = Http1::new(stream);
+                other.send("POST", HOOK, HOST, &[], b"x").await;
+                if other.try_answer("POST").await.is_none_or(|answer| answer.status == 503) {
+                    break;
+                }
+            }
+            finish.notify_one();
+        };
+        within("the stop", async { tokio::join!(stop, begun) }).await;
         assert_eq!(connection.answer("POST").await.text(), "done", "relay: {relay}");
     }
 }

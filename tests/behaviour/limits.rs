@@ -1,8 +1,11 @@
 //! Deadlines, caps and budgets. The bounds are the relay's own, set small by its settings.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use hookward_shared::transport::{Session, quic};
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::h2_frames;
 use hookward_tests::sender::github_signature;
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy};
 use hookward_tests::wait::{eventually, within};
@@ -188,18 +191,92 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
 }
 
 #[tokio::test]
-async fn a_sender_that_takes_nothing_is_cut_off() {
+async fn a_sender_that_takes_nothing_or_next_to_nothing_is_cut_off() {
     let large = vec![b'x'; 32 * 1024 * 1024];
     let application = Application::start(move |_| Reply::Full(200, Vec::new(), large.clone())).await;
     let stage = stage(&application, |plan| plan.limits.write_stall = SHORT).await;
+    for taken in [0, 1] {
+        let before = application.log.untaken();
+        let mut connection = stage.edge.http1().await;
+        connection.send("GET", PREFIX, HOST, &[], b"").await;
+        assert_eq!(connection.head().await.unwrap().status, 200);
+        within("the application hears of it", async {
+            while application.log.untaken() == before {
+                // Single bytes never make enough room for the kernel to let the relay write again.
+                connection.exactly(taken).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let rest = connection.rest().await;
+        assert!(rest.len() < 32 * 1024 * 1024, "{}", rest.len());
+    }
+}
+
+#[tokio::test]
+async fn a_sender_that_reads_only_when_it_has_sent_all_still_gets_its_refusal() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |_| {}).await;
+    let mut connection = stage.edge.http1().await;
+    // More than all socket buffers hold: it is taken although it was refused at its head.
+    let body = vec![b'x'; 16 * 1024 * 1024];
+    connection.send("POST", "/admin", HOST, &[], &body).await;
+    assert_eq!(connection.answer("POST").await.status, 404);
+    assert!(application.log.complete().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_stands_still_is_broken_off() {
+    let half = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf".to_vec();
+    let application = Application::start(move |_| Reply::Raw(half.clone())).await;
+    let stage = stage(&application, |plan| plan.limits.answer_idle = SHORT).await;
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &[], b"").await;
-    assert_eq!(connection.head().await.unwrap().status, 200);
-    // Nothing is read for longer than the relay's patience: its end of the connection closes, and what
-    // is read afterwards ends early.
-    tokio::time::sleep(4 * SHORT).await;
-    let rest = connection.rest().await;
-    assert!(rest.len() < 32 * 1024 * 1024, "{}", rest.len());
+    assert!(connection.try_answer("GET").await.is_none_or(|answer| !answer.complete));
+}
+
+#[tokio::test]
+async fn a_websocket_on_which_nothing_moves_is_closed() {
+    let switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n".to_vec();
+    let application = Application::start(move |_| Reply::Raw(switched.clone())).await;
+    let stage = stage(&application, |plan| {
+        plan.policy.routes[0].websocket = true;
+        plan.limits.upgrade_idle = SHORT;
+    })
+    .await;
+    let mut connection = stage.edge.http1().await;
+    connection.send("GET", PREFIX, HOST, &[("Connection", "Upgrade"), ("Upgrade", "websocket")], b"").await;
+    assert_eq!(connection.answer("GET").await.status, 101);
+    assert_eq!(connection.rest().await, b"");
+}
+
+#[tokio::test]
+async fn there_are_so_many_connections_in_all() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |plan| plan.limits.connections = 2).await;
+    let held = [stage.edge.http1().await, stage.edge.http1().await];
+    assert!(within("a refusal", stage.edge.tls(b"http/1.1", Some(HOST))).await.is_err(), "a third");
+    drop(held);
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_say_who_it_is_is_cut_off() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |plan| plan.limits.agent_greeting = SHORT).await;
+    let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), stage.relay().pin()).unwrap();
+    let connecting = endpoint.connect(stage.relay().tunnel_address(), quic::SERVER_NAME).unwrap();
+    let session = Session::new(within("a handshake", connecting).await.unwrap());
+    within("the relay closes the session", session.closed()).await;
+    assert_eq!(stage.edge.get(PREFIX).await.status, 200, "the agent that is known stays");
+}
+
+/// Rapid resets (CVE-2023-44487): the connection goes, the relay stays.
+#[tokio::test]
+async fn a_flood_of_http2_resets_ends_its_connection_only() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |_| {}).await;
+    h2_frames::reset_flood(&stage.edge).await;
+    assert_eq!(stage.edge.get(PREFIX).await.status, 200);
 }
 
 #[tokio::test]

@@ -63,6 +63,7 @@ pub struct Log {
     complete: Arc<Mutex<Vec<Received>>>,
     begun: Arc<AtomicUsize>,
     broken: Arc<AtomicUsize>,
+    untaken: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -85,6 +86,11 @@ impl Log {
     /// Requests that broke off behind their head.
     pub fn broken(&self) -> usize {
         self.broken.load(Ordering::SeqCst)
+    }
+
+    /// Answers that were not taken to their end.
+    pub fn untaken(&self) -> usize {
+        self.untaken.load(Ordering::SeqCst)
     }
 
     pub fn connections(&self) -> usize {
@@ -277,6 +283,7 @@ async fn serve(stream: TcpStream, script: Script, log: Log, idle: Option<Duratio
             Reply::Silence => std::future::pending().await,
         };
         if input.stream.write_all(&bytes).await.is_err() {
+            log.untaken.fetch_add(1, Ordering::SeqCst);
             return;
         }
     }

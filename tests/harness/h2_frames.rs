@@ -27,17 +27,7 @@ pub enum Taken {
 /// Sends one request without a body.
 pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
     let mut stream = within("TLS handshake", edge.tls(b"h2", Some(&edge.host))).await.unwrap();
-    let mut block = Vec::new();
-    for (name, value) in [
-        (&b":method"[..], method.as_bytes()),
-        (b":scheme", b"https"),
-        (b":authority", edge.host.as_bytes()),
-        (b":path", path),
-    ] {
-        block.push(0); // literal, not indexed, new name
-        string(&mut block, name);
-        string(&mut block, value);
-    }
+    let block = block(edge, method, path);
     let mut bytes = PREFACE.to_vec();
     frame(&mut bytes, SETTINGS, 0, 0, &[]);
     // A block larger than a frame may be goes on in CONTINUATION frames.
@@ -78,6 +68,41 @@ pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
         }
     })
     .await
+}
+
+/// Opens streams and resets them at once, until the relay has had enough.
+pub async fn reset_flood(edge: &Edge) {
+    let mut stream = within("TLS handshake", edge.tls(b"h2", Some(&edge.host))).await.unwrap();
+    let block = block(edge, "GET", b"/flexdeploy/webhooks/v1");
+    let mut bytes = PREFACE.to_vec();
+    frame(&mut bytes, SETTINGS, 0, 0, &[]);
+    within("the relay ends the connection", async {
+        for id in (1..).step_by(2) {
+            frame(&mut bytes, HEADERS, END_STREAM | END_HEADERS, id, &block);
+            frame(&mut bytes, RST_STREAM, 0, id, &8_u32.to_be_bytes());
+            if stream.write_all(&bytes).await.is_err() {
+                return;
+            }
+            bytes.clear();
+        }
+    })
+    .await;
+}
+
+/// The head of a request without further fields.
+fn block(edge: &Edge, method: &str, path: &[u8]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in [
+        (&b":method"[..], method.as_bytes()),
+        (b":scheme", b"https"),
+        (b":authority", edge.host.as_bytes()),
+        (b":path", path),
+    ] {
+        block.push(0); // literal, not indexed, new name
+        string(&mut block, name);
+        string(&mut block, value);
+    }
+    block
 }
 
 fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {

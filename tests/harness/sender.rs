@@ -86,7 +86,7 @@ impl Edge {
     /// A connection for HTTP/1.1.
     pub async fn http1(&self) -> Http1 {
         let stream = within("TLS handshake", self.tls(b"http/1.1", Some(&self.host))).await.unwrap();
-        Http1 { stream, buffer: Vec::new() }
+        Http1::new(stream)
     }
 
     /// Sends one request on a connection of its own and reads its answer.
@@ -122,6 +122,11 @@ pub struct Http1 {
 }
 
 impl Http1 {
+    /// Speaks over this stream.
+    pub fn new(stream: TlsStream<TcpStream>) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
     /// Writes bytes as they are.
     pub async fn raw(&mut self, bytes: &[u8]) {
         // A relay that has answered and closed does not take the rest.

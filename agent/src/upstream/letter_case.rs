@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use hookward_shared::headers::{FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO};
 use hookward_shared::protocol::head::Spelling;
 use http::{Extensions, Response};
 use http_body_util::Empty;
@@ -23,6 +22,9 @@ use hyper::service::service_fn;
 const KEPT: usize = 128;
 /// Most names of a set that is learnt; above, hyper's own limit would refuse the head.
 const NAMES: usize = 200;
+
+/// What the agent adds to every request, spelled as proxies spell it.
+const OURS: [&str; 3] = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"];
 
 /// What is known of sets of names.
 #[derive(Default)]
@@ -58,8 +60,7 @@ fn learn(spelling: &Spelling) -> Option<Extensions> {
         return None;
     }
     let mut head = b"GET / HTTP/1.1\r\n".to_vec();
-    let ours = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST].map(str::as_bytes);
-    for name in spelling.names().chain(ours) {
+    for name in spelling.names().chain(OURS.map(str::as_bytes)) {
         head.extend_from_slice(name);
         head.extend_from_slice(b": 0\r\n");
     }
@@ -76,7 +77,7 @@ fn learn(spelling: &Spelling) -> Option<Extensions> {
         hyper::server::conn::http1::Builder::new()
             .preserve_header_case(true)
             .header_read_timeout(None)
-            .max_headers(NAMES + ours.len())
+            .max_headers(NAMES + OURS.len())
             .serve_connection(Canned(head.into()), service)
     );
     // Everything is there, so one poll reads the head.

@@ -13,6 +13,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::stall::Unread;
+
 /// How long a body waits for room while the slowest other one is being dropped.
 const ROOM: Duration = Duration::from_secs(1);
 /// How often it asks.
@@ -56,6 +58,8 @@ impl BodyError {
 /// A request's body, as it comes in.
 pub struct SenderBody {
     incoming: Incoming,
+    /// Cleared when the end has been read.
+    unread: Unread,
     window: Duration,
     rate: u64,
     /// Time spent waiting for the sender in this window, and what came.
@@ -78,9 +82,9 @@ impl SenderBody {
     ///
     /// # Errors
     /// [`BodyError::TooLarge`] when the announced length is absurd.
-    pub fn new(incoming: Incoming, limits: &Limits) -> Result<Self, BodyError> {
-        let body =
-            Self { incoming, window: limits.body_window, rate: limits.body_rate, waited: Duration::ZERO, came: 0 };
+    pub fn new(incoming: Incoming, limits: &Limits, unread: Unread) -> Result<Self, BodyError> {
+        let (window, rate) = (limits.body_window, limits.body_rate);
+        let body = Self { incoming, unread, window, rate, waited: Duration::ZERO, came: 0 };
         match body.length() {
             Some(length) if length > ABSURD => Err(BodyError::TooLarge(ABSURD)),
             _ => Ok(body),
@@ -113,10 +117,16 @@ impl SenderBody {
             match frame {
                 Ok(Some(Ok(frame))) => {
                     self.came += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    if self.is_end() {
+                        self.unread.set(false);
+                    }
                     return Ok(Some(frame));
                 }
                 Ok(Some(Err(error))) => return Err(BodyError::Broken(error)),
-                Ok(None) => return Ok(None),
+                Ok(None) => {
+                    self.unread.set(false);
+                    return Ok(None);
+                }
                 Err(_) if self.came < self.rate.saturating_mul(self.window.as_secs().max(1)) => {
                     return Err(BodyError::Slow);
                 }

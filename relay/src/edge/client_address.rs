@@ -4,10 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use hookward_shared::gate::address::{AddressSet, canonical};
+use hookward_shared::headers::FORWARDED_FOR;
 use hookward_shared::limits::FORWARDED_HOPS;
-use http::{HeaderMap, HeaderName};
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+use http::HeaderMap;
 
 /// The client address of a request.
 ///
@@ -19,7 +18,7 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &AddressSet) -
         return Ok(peer);
     }
     let mut hops: Vec<&str> = Vec::new();
-    for value in headers.get_all(X_FORWARDED_FOR) {
+    for value in headers.get_all(FORWARDED_FOR) {
         let text = value.to_str().map_err(|_| "X-Forwarded-For is no text")?;
         hops.extend(text.split(','));
     }

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::activity::{Activity, Overdue};
 use super::request::{self, Connection, Edge, Peer};
 use super::spelling::Recorder;
+use super::stall::Unread;
 
 /// hyper's buffer for a head: large enough that a head over our own cap still gets our own 431.
 const HEAD_BUFFER: usize = 64 * 1024;
@@ -73,6 +74,7 @@ where
             .with_upgrades()
     );
     let ended = tokio::select! {
+        biased;
         ended = serving.as_mut() => ended,
         () = drain.cancelled() => {
             serving.as_mut().graceful_shutdown();
@@ -88,6 +90,8 @@ async fn serve_http2<I>(io: I, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, 
 where
     I: Read + Write + Unpin + Send + 'static,
 {
+    // A sender over HTTP/2 whose body is not wanted is told by a reset of its stream.
+    let peer = Peer { unread: Unread::default(), ..peer };
     let limits = edge.limits.clone();
     let activity = Activity::new();
     let connection =

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::connection;
 use super::places::Places;
 use super::request::{Edge, Peer};
-use super::stall::StallGuard;
+use super::stall::{StallGuard, Unread};
 use super::tls;
 
 /// Connections that the kernel keeps for us while we are busy.
@@ -139,7 +139,8 @@ async fn handshake_and_serve(
         tracing::debug!(%error, "TCP_NODELAY");
         return;
     }
-    let stream = StallGuard::new(stream, edge.limits.write_stall);
+    let unread = Unread::default();
+    let stream = StallGuard::new(stream, edge.limits.write_stall, unread.clone());
     let tls = match timeout(edge.limits.tls_handshake, acceptor.accept(stream)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
@@ -154,5 +155,5 @@ async fn handshake_and_serve(
     let (_, session) = tls.get_ref();
     let h2 = session.alpn_protocol() == Some(tls::H2);
     let sni = session.server_name().map(str::to_owned);
-    connection::serve(tls, h2, Peer { address: peer.ip(), sni }, edge, tasks, drain).await;
+    connection::serve(tls, h2, Peer { address: peer.ip(), sni, unread }, edge, tasks, drain).await;
 }

@@ -20,6 +20,7 @@ use hookward_shared::refusal::{Check, Code, Refusal};
 use hookward_shared::text::{Escaped, shown_path};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,6 +32,7 @@ use super::body::{BodyError, SenderBody};
 use super::client_address::client_address;
 use super::places::{Place, Places};
 use super::spelling::Recorded;
+use super::stall::Unread;
 use crate::agents::registry::{LiveSession, Registry, Tunnel};
 use crate::audit::{self, Seen};
 use crate::forward::{self, AnswerBody, ForwardError, Forwarded, Outgoing};
@@ -91,6 +93,8 @@ pub struct Peer {
     pub address: IpAddr,
     /// The host named in the TLS handshake.
     pub sni: Option<String>,
+    /// Whether a body is left unread on its socket.
+    pub unread: Unread,
 }
 
 /// One connection.
@@ -146,6 +150,7 @@ pub async fn answer(
     connection: Arc<Connection>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let open = connection.activity.open_request();
+    connection.peer.unread.set(!request.body().is_end_stream());
     let since = Instant::now();
     let (method, version) = (request.method().clone(), request.version());
     let target = request
@@ -227,7 +232,7 @@ async fn handle(
     let (mut parts, incoming) = request.into_parts();
     find_tunnel(&parts, connection, facts)?;
     check_size(&parts, &edge.limits)?;
-    let mut body = SenderBody::new(incoming, &edge.limits).map_err(refused_body)?;
+    let mut body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone()).map_err(refused_body)?;
     let spelling = spelling(&parts, connection, body.length());
     let te_trailers = check_connection(&parts)?;
     tidy(&mut parts, facts, body.length());
@@ -299,7 +304,7 @@ fn is_websocket(request: &Request<Incoming>) -> bool {
         && request.method() == Method::GET
         && headers::lists(fields, &header::UPGRADE, "websocket")
         && headers::lists(fields, &header::CONNECTION, "upgrade")
-        && http_body::Body::is_end_stream(request.body())
+        && request.body().is_end_stream()
 }
 
 fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {

@@ -1,13 +1,36 @@
-//! Cuts off a peer that takes nothing: a write that stays pending for too long is an error.
+//! The sender's socket, guarded at both of its ends: a write that stays pending for too long is an
+//! error, and a connection that is closed while its sender is still sending is closed with patience.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
+
+/// How long a closed connection goes on taking what its sender still sends. A socket that is closed
+/// with unread bytes is reset, and the reset destroys an answer that the sender has not read yet
+/// (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(5);
+/// How many bytes it takes at most: a little more than the largest body that GitHub sends.
+const LINGER_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes that are thrown away at once.
+const DISCARD: usize = 16 * 1024;
+
+/// Whether a connection's sender is still sending a body that nobody will read. Clones share it.
+#[derive(Clone, Default)]
+pub struct Unread(Arc<AtomicBool>);
+
+impl Unread {
+    /// Says whether there is such a body.
+    pub fn set(&self, unread: bool) {
+        self.0.store(unread, Ordering::Relaxed);
+    }
+}
 
 /// A stream whose writes must get on.
 pub struct StallGuard<S> {
@@ -15,12 +38,20 @@ pub struct StallGuard<S> {
     patience: Duration,
     /// Runs while a write is pending.
     timer: Option<Pin<Box<Sleep>>>,
+    unread: Unread,
+    linger: Option<Linger>,
+}
+
+/// A closed connection that is still read from.
+struct Linger {
+    timer: Pin<Box<Sleep>>,
+    left: usize,
 }
 
 impl<S> StallGuard<S> {
     /// Guards this stream.
-    pub const fn new(inner: S, patience: Duration) -> Self {
-        Self { inner, patience, timer: None }
+    pub const fn new(inner: S, patience: Duration, unread: Unread) -> Self {
+        Self { inner, patience, timer: None, unread, linger: None }
     }
 
     fn watch<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -37,13 +68,31 @@ impl<S> StallGuard<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> StallGuard<S> {
+    /// Throws away what still comes, until the sender closes, too, or has had its time.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let linger = self.linger.get_or_insert_with(|| Linger { timer: Box::pin(sleep(LINGER)), left: LINGER_BYTES });
+        while linger.left > 0 && linger.timer.as_mut().poll(cx).is_pending() {
+            let mut bytes = [0; DISCARD];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {
+                    linger.left = linger.left.saturating_sub(buffer.filled().len())
+                }
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.watch(cx, outcome)
@@ -68,7 +117,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.watch(cx, outcome)
+        if self.linger.is_none() {
+            let outcome = Pin::new(&mut self.inner).poll_shutdown(cx);
+            ready!(self.watch(cx, outcome))?;
+        }
+        if self.unread.0.load(Ordering::Relaxed) {
+            ready!(self.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }
