@@ -121,12 +121,7 @@ impl Relay {
 
         let domain = settings.domain.clone();
         let registry = Registry::default();
-        for host in store.hosts()? {
-            registry.know(host);
-        }
-        for host in settings.hosts.keys() {
-            registry.know(host.clone());
-        }
+        registry.know_only(store.hosts()?.into_iter().chain(settings.hosts.keys().cloned()).collect());
         let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
         let budget = BodyBudget::new(settings.limits.body_budget);
         let host = Arc::new(Host {

@@ -3,8 +3,10 @@
 use hookward_agent::report::Report;
 use std::sync::Arc;
 
+use hookward_shared::names::{AgentName, HostName};
+use hookward_shared::secret::Secret;
 use hookward_tests::application::{Application, Input, Reply};
-use hookward_tests::sender::{Answer, Http1};
+use hookward_tests::sender::{Answer, Edge, Http1};
 use hookward_tests::stage::{HOST, Plan, Stage};
 use hookward_tests::wait::{DEADLINE, eventually, within};
 use tokio::io::AsyncWriteExt;
@@ -14,10 +16,10 @@ use tokio::sync::Notify;
 const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
 
 /// Asks until the answer is this one.
-async fn until(stage: &Stage, status: u16) -> Answer {
+async fn until(edge: &Edge, status: u16) -> Answer {
     let since = std::time::Instant::now();
     loop {
-        let answer = stage.edge.post(HOOK, &[], b"x").await;
+        let answer = edge.post(HOOK, &[], b"x").await;
         if answer.status == status {
             return answer;
         }
@@ -59,7 +61,7 @@ async fn the_relay_restarts_and_the_agent_comes_back_by_itself() {
     stage.reported("the agent notices", |report| matches!(report, Report::Away { .. })).await;
     stage.start_relay().await;
     eventually("the tunnel opens again", || stage.tunnels_opened() > opened).await;
-    assert_eq!(until(&stage, 200).await.status, 200);
+    assert_eq!(until(&stage.edge, 200).await.status, 200);
 }
 
 #[tokio::test]
@@ -75,6 +77,23 @@ async fn a_host_that_was_given_is_503_right_after_a_restart_and_others_are_404()
     stranger.host = "example.test".to_owned();
     let answer = stranger.post(HOOK, &[], b"x").await;
     assert_eq!((answer.status, answer.code()), (404, Some("not_found")));
+}
+
+#[tokio::test]
+async fn hosts_of_an_agent_that_was_removed_while_away_are_nobodys() {
+    let stage = Stage::start(([127, 0, 0, 1], 1).into(), Plan::default()).await;
+    let (name, host) = (AgentName::parse("gone").unwrap(), HostName::parse("gone.example.test").unwrap());
+    let join = stage.relay().add_agent(&name).unwrap();
+    let store = stage.relay().store();
+    let credential = Secret::mint().unwrap().digest();
+    store.join(&join.secret, &credential, stage.clock.now()).unwrap().unwrap();
+    let agent = store.authenticate(&credential).unwrap().unwrap();
+    store.claim_host(&host, agent.id).unwrap();
+    let mut edge = stage.edge.clone();
+    edge.host = host.to_string();
+    until(&edge, 503).await;
+    assert!(store.remove_agent(&name).unwrap());
+    until(&edge, 404).await;
 }
 
 #[tokio::test]

@@ -9,14 +9,15 @@ use hookward_shared::transport::Session;
 use hookward_shared::transport::quic::{self, EndpointError, RETRY_FROM};
 use quinn::{Endpoint, Incoming};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{self, AdmissionError};
-use super::session::{self, Host};
+use super::session::{self, Host, REVIEW};
 use crate::certs::Identity;
 use crate::edge::places::Places;
+use crate::store::Store;
 
 /// The tunnel's listener.
 pub struct AgentListener {
@@ -39,6 +40,7 @@ impl AgentListener {
         let endpoint = quic::server(address, identity.certificate, identity.key)?;
         let address = endpoint.local_addr().map_err(|source| EndpointError::Socket { address, source })?;
         let tasks = TaskTracker::new();
+        tasks.spawn(review_hosts(Arc::clone(&host), stop.clone()));
         tasks.spawn(accept(endpoint.clone(), host, tasks.clone(), stop));
         Ok(Self { endpoint, address, tasks })
     }
@@ -56,6 +58,22 @@ impl AgentListener {
         self.tasks.wait().await;
         self.endpoint.close(0_u32.into(), b"the relay is stopping");
         self.endpoint.wait_idle().await;
+    }
+}
+
+/// Keeps the known hosts those that somebody owns: agents are removed by another process.
+async fn review_hosts(host: Arc<Host>, stop: CancellationToken) {
+    let mut review = interval(REVIEW);
+    review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = review.tick() => {}
+            () = stop.cancelled() => break,
+        }
+        match host.store.run(Store::hosts).await {
+            Ok(owned) => host.registry.know_only(owned.into_iter().chain(host.given.keys().cloned()).collect()),
+            Err(error) => tracing::error!(%error, "the store failed"),
+        }
     }
 }
 

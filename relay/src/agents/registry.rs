@@ -4,7 +4,7 @@
 //! stays in memory. So a host whose agent is away answers 503, and 404 is for hosts that nobody
 //! was ever given. The newest session of the owner takes over at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -59,9 +59,14 @@ impl LiveSession {
 }
 
 impl Registry {
-    /// Makes a host known, without anybody to serve it.
-    pub fn know(&self, host: HostName) {
-        self.lock().entry(host).or_default();
+    /// Makes these hosts known, and no others. A host that is being served is left alone: it may have
+    /// been claimed after the owners were read.
+    pub fn know_only(&self, hosts: HashSet<HostName>) {
+        let mut tunnels = self.lock();
+        tunnels.retain(|name, tunnel| tunnel.session.is_some() || hosts.contains(name));
+        for host in hosts {
+            tunnels.entry(host).or_default();
+        }
     }
 
     /// What is known of this host; `None` for a host that nobody was given.
@@ -83,14 +88,6 @@ impl Registry {
                 tunnel.session = None;
             }
         }
-    }
-
-    /// The agent was removed: its hosts are nobody's now, but for those that the settings give.
-    pub fn forget(&self, session: &LiveSession, given: impl Fn(&HostName) -> bool) {
-        self.lock().retain(|name, tunnel| {
-            let owned = tunnel.session.as_ref().is_some_and(|live| live.agent.id == session.agent.id);
-            !owned || given(name)
-        });
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<HostName, Tunnel>> {

@@ -19,8 +19,9 @@ use super::refusals::Refusals;
 use super::registry::{LiveSession, Registry};
 use crate::store::{Claim, Store, StoreError};
 
-/// How often a session's credential is asked for again: an agent that was removed is out by then.
-const REVIEW: Duration = Duration::from_secs(3);
+/// How often it is asked again who may connect and who owns which host: an agent that was removed is
+/// out by then.
+pub(super) const REVIEW: Duration = Duration::from_secs(1);
 
 /// What a session needs of the relay.
 pub struct Host {
@@ -85,7 +86,6 @@ pub async fn serve(session: Session, admitted: Admitted, host: &Host, stop: Canc
                 match host.store.run(move |store| store.authenticate(&wanted)).await {
                     Ok(Some(_)) | Err(_) => Ok(None),
                     Ok(None) => {
-                        host.registry.forget(&live, |name| host.given.contains_key(name));
                         Err(Refused(RefusedReason::Credential, "the agent's credential was withdrawn".to_owned()))
                     }
                 }
