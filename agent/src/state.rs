@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use hookward_shared::process;
 use hookward_shared::secret::Secret;
 use hookward_shared::transport::identity::Pin;
 use serde::de::DeserializeOwned;
@@ -84,7 +84,7 @@ impl StateDir {
     }
 
     fn make(dir: PathBuf) -> Result<Self, StateError> {
-        match fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
+        match process::make_private_dir(&dir) {
             Ok(()) => Ok(Self(dir)),
             Err(source) => Err(StateError::File { path: dir, source }),
         }
@@ -159,15 +159,6 @@ impl StateDir {
 
     fn write(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
         let path = self.0.join(name);
-        let temporary = self.0.join(format!("{name}.new-{}", std::process::id()));
-        let written = (|| {
-            let _ = fs::remove_file(&temporary);
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(content)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            fs::File::open(&self.0)?.sync_all()
-        })();
-        written.map_err(|source| StateError::File { path, source })
+        process::write_private(&path, content).map_err(|source| StateError::File { path, source })
     }
 }

@@ -3,13 +3,13 @@
 //! Both are made by rcgen when nobody brings one, and kept in the data directory with mode 0600.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hookward_shared::clock::UnixMillis;
 use hookward_shared::names::HostName;
+use hookward_shared::process;
 use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::quic::SERVER_NAME;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
@@ -149,27 +149,9 @@ pub fn names_of<'h>(domain: &HostName, given: impl Iterator<Item = &'h HostName>
     names
 }
 
-/// Makes a directory that only its owner can read.
-///
-/// # Errors
-/// [`CertError::File`].
-pub fn make_private_dir(dir: &Path) -> Result<(), CertError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|source| CertError::File { path: dir.to_owned(), source })
-}
-
-/// Writes a file that only its owner can read, whole or not at all.
+/// Writes a file that only its owner can read.
 fn write_secret(path: &Path, content: &str) -> Result<(), CertError> {
-    let write = || {
-        let temporary = path.with_extension("new");
-        let _ = fs::remove_file(&temporary);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(content.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
-    };
-    write().map_err(|source| CertError::File { path: path.to_owned(), source })
+    process::write_private(path, content.as_bytes()).map_err(|source| CertError::File { path: path.to_owned(), source })
 }
 
 fn named(text: &str) -> DistinguishedName {

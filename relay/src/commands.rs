@@ -6,6 +6,7 @@ pub mod serve;
 use std::io;
 
 use hookward_shared::config::Problems;
+use hookward_shared::process::LogError;
 
 use crate::StartError;
 use crate::certs::CertError;
@@ -20,6 +21,9 @@ pub enum CommandError {
     /// The command line.
     #[error(transparent)]
     Mistake(#[from] agent::Mistake),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The relay did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -46,7 +50,7 @@ impl CommandError {
     /// Whether the command line or the settings are wrong, and nothing was started.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::Settings(_) | Self::Mistake(_))
+        matches!(self, Self::Settings(_) | Self::Mistake(_) | Self::Log(_))
     }
 
     /// For an error of the system.

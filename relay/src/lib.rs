@@ -27,6 +27,7 @@ use hookward_shared::clock::Clock;
 use hookward_shared::gate::address::AddressSet;
 use hookward_shared::join_token::JoinToken;
 use hookward_shared::names::AgentName;
+use hookward_shared::process;
 use hookward_shared::secret::Secret;
 use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::quic::EndpointError;
@@ -42,6 +43,12 @@ use crate::edge::{EdgeListener, tls};
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
 
+/// What to do when the system keeps a port for itself.
+fn privileged(address: SocketAddr, error: &io::Error) -> &'static str {
+    let kept = error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024;
+    if kept { "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE" } else { "" }
+}
+
 /// Says a line on standard output: what the user asked for, not the log.
 fn say(text: &str) -> Result<(), commands::CommandError> {
     use std::io::Write as _;
@@ -55,6 +62,14 @@ pub const STATE_FILE: &str = "relay.db";
 /// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The data directory.
+    #[error("the data directory {path}: {source}")]
+    DataDir {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A certificate or the identity.
     #[error(transparent)]
     Cert(#[from] CertError),
@@ -65,7 +80,7 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The HTTPS port.
-    #[error("can't listen on TCP {address}: {source}")]
+    #[error("can't listen on TCP {address}: {source}{}", privileged(*.address, .source))]
     Listen {
         /// The address that was asked for.
         address: SocketAddr,
@@ -100,7 +115,8 @@ impl Relay {
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
     pub fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
-        certs::make_private_dir(&settings.data_dir)?;
+        process::make_private_dir(&settings.data_dir)
+            .map_err(|source| StartError::DataDir { path: settings.data_dir.clone(), source })?;
         let store = Store::open(&settings.data_dir.join(STATE_FILE))?;
         let identity = Identity::load_or_make(&settings.data_dir)?;
         let pin = identity.pin;

@@ -2,7 +2,8 @@
 //!
 //! No sockets, except for [`transport`], which speaks QUIC. What decides is pure: the gate is given the
 //! request, the client address and `now`. Three values reach outside where a program hands them in:
-//! [`clock`] reads the time, [`secret`] environment and files, [`budget`] the age of a body.
+//! [`clock`] reads the time, [`secret`] environment and files, [`budget`] the age of a body. What both
+//! programs do as processes (log, open files, private files) is in [`process`].
 //!
 //! The order in which a request meets the modules:
 //!
@@ -20,6 +21,7 @@ pub mod limits;
 pub mod names;
 pub mod pieces;
 pub mod policy;
+pub mod process;
 pub mod protocol;
 pub mod providers;
 pub mod refusal;

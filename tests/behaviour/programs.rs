@@ -394,6 +394,20 @@ fn wrong_command_lines_start_nothing_and_name_every_mistake() {
 }
 
 #[test]
+fn a_log_filter_that_is_none_is_a_mistake() {
+    let dir = TempDir::new().unwrap();
+    let state = dir.path().to_str().unwrap();
+    for (name, args) in [
+        ("hookward", ["http", "8000", "--state-dir", state]),
+        ("hookward-relay", ["serve", "--domain=x.test", "--data-dir", state]),
+    ] {
+        let ended = run(name, &args, &[("HOOKWARD_LOG", "info,quinn=loud")], "");
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.err.contains("HOOKWARD_LOG"), "{}", ended.err);
+    }
+}
+
+#[test]
 fn what_fails_later_has_exit_code_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -5,6 +5,7 @@ pub mod plan;
 use hookward_shared::clock::Clock;
 use hookward_shared::limits::Limits;
 use hookward_shared::policy::TOKEN_NAME;
+use hookward_shared::process;
 use hookward_shared::protocol::control::RefusedReason;
 use hookward_shared::secret::Secret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,8 +36,7 @@ pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
         }
     };
     let mut messages = plan.messages;
-    let wanted = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
-    let files = rlimit::increase_nofile_limit(wanted).map_err(CommandError::system("the limit of open files"))?;
+    let files = process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
     messages.push(Report::Note(format!("up to {files} open files")));
     let mut ends = Ends::new()?;
 

@@ -4,6 +4,7 @@ use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
 use hookward_shared::limits::Limits;
 use hookward_shared::names::AgentName;
+use hookward_shared::process;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{LogFormat, ServeArgs};
@@ -17,8 +18,7 @@ use crate::{Relay, say};
 /// [`CommandError`].
 pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let settings = settings(&args)?;
-    let wanted = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
-    let files = rlimit::increase_nofile_limit(wanted).map_err(CommandError::system("the limit of open files"))?;
+    let files = process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
     tracing::info!(files, "limit of open files");
     let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::system("SIGINT"))?;
