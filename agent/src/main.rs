@@ -8,8 +8,7 @@ use hookward_agent::commands;
 use hookward_agent::exit::Exit;
 use hookward_shared::process;
 
-// One thread for the tunnel and everything that handles its streams: measured, 40 % more requests
-// than with several, because no stream event crosses threads.
+// One thread for the tunnel and everything that handles its streams: see the relay's.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -10,8 +10,8 @@ use hookward_shared::process;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
-// One thread for the edge, the gate and the tunnel: measured, 40 % more requests than with several,
-// because no stream event crosses threads.
+// One thread for the edge, the gate and the tunnel: no stream event crosses threads. Measured: a second
+// thread costs an eighth more CPU for each request, in both programs a third, and takes fewer of them.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let mut format = LogFormat::Text;
