@@ -3,8 +3,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// How many times its bytes a growing body may take: memory is given for what has come, not for what
-/// was announced.
+/// How many times its bytes a growing body of known length may take: memory is given for what has
+/// come, not for what was announced. A body of unknown length is given twice its bytes.
 const GROWTH: usize = 4;
 
 /// Puts pieces together that are all there.
@@ -56,9 +56,11 @@ impl Pieces {
         }
         let needed = self.len() + data.len();
         if self.rest.capacity() < needed {
-            let most = needed.saturating_mul(GROWTH);
-            let expected = self.expected.map_or(most, |length| usize::try_from(length).unwrap_or(usize::MAX));
-            self.rest.reserve(expected.clamp(needed, most) - self.rest.len());
+            let expected = match self.expected {
+                Some(length) => usize::try_from(length).unwrap_or(usize::MAX),
+                None => needed.saturating_mul(2),
+            };
+            self.rest.reserve(expected.clamp(needed, needed.saturating_mul(GROWTH)) - self.rest.len());
         }
         self.rest.extend_from_slice(&std::mem::take(&mut self.first));
         self.rest.extend_from_slice(&data);

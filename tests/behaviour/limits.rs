@@ -1,8 +1,9 @@
 //! Deadlines, caps and budgets. The bounds are the relay's own, set small by its settings.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hookward_shared::limits::Limits;
 use hookward_shared::transport::{Session, quic};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::h2_frames;
@@ -234,7 +235,8 @@ async fn an_answer_that_stands_still_is_broken_off() {
     let stage = stage(&application, |plan| plan.limits.answer_idle = SHORT).await;
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &[], b"").await;
-    assert!(connection.try_answer("GET").await.is_none_or(|answer| !answer.complete));
+    let answer = connection.answer("GET").await;
+    assert_eq!((answer.status, answer.text().as_str(), answer.complete), (200, "half", false));
 }
 
 #[tokio::test]
@@ -248,8 +250,10 @@ async fn a_websocket_on_which_nothing_moves_is_closed() {
     .await;
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &[("Connection", "Upgrade"), ("Upgrade", "websocket")], b"").await;
+    let since = Instant::now();
     assert_eq!(connection.answer("GET").await.status, 101);
     assert_eq!(connection.rest().await, b"");
+    assert!(since.elapsed() >= SHORT, "not before its time");
 }
 
 #[tokio::test]
@@ -268,7 +272,9 @@ async fn an_agent_that_does_not_say_who_it_is_is_cut_off() {
     let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), stage.relay().pin()).unwrap();
     let connecting = endpoint.connect(stage.relay().tunnel_address(), quic::SERVER_NAME).unwrap();
     let session = Session::new(within("a handshake", connecting).await.unwrap());
+    let since = Instant::now();
     within("the relay closes the session", session.closed()).await;
+    assert!(since.elapsed() < Limits::default().agent_greeting, "by this relay's own bound");
     assert_eq!(stage.edge.get(PREFIX).await.status, 200, "the agent that is known stays");
 }
 

@@ -39,7 +39,7 @@ struct Request<'r> {
     path: &'r str,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
-    ms: f64,
+    ms: Millis,
     client: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'r str>,
@@ -55,6 +55,20 @@ struct Request<'r> {
     observed: Option<Observed<'r>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     aborted: bool,
+}
+
+/// A span of time: measured here, or told by the relay in whole milliseconds.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Millis {
+    Measured(f64),
+    Told(u64),
+}
+
+impl Default for Millis {
+    fn default() -> Self {
+        Self::Told(0)
+    }
 }
 
 /// What would have refused a request on a route that only observes.
@@ -80,7 +94,7 @@ fn event(report: &Report) -> Event<'_> {
                 id: request.id.to_string(),
                 method: request.method(),
                 path: &request.path,
-                ms: millis(request.took),
+                ms: Millis::Measured(millis(request.took)),
                 client: request.client.to_string(),
                 ..Request::default()
             };
@@ -108,7 +122,7 @@ fn event(report: &Report) -> Event<'_> {
                 method: refused.method.clone(),
                 path: &refused.path,
                 status: (!refused.observed).then_some(refused.status),
-                ms: millis(Duration::from_millis(refused.ms)),
+                ms: Millis::Told(refused.ms),
                 client: refused.client.clone(),
                 host: Some(&refused.host),
                 refused_by: Some("relay"),

@@ -92,8 +92,9 @@ struct Idle {
 /// An open connection, in use by one request.
 pub struct Connection {
     sender: SendRequest<UpstreamBody>,
-    /// The socket that hyper owns, a second time: to be looked at.
-    socket: Socket,
+    /// The socket that hyper owns, a second time: to be looked at. `None` when the system has no file
+    /// descriptor for it; the connection is then used once.
+    socket: Option<Socket>,
 }
 
 /// What a look at an idle socket tells.
@@ -180,7 +181,7 @@ impl Pool {
         };
         // Without it a request above 8 KiB waits 40 ms for an acknowledgement.
         socket.set_nodelay(true).map_err(failed)?;
-        let look = Socket::from(socket.as_fd().try_clone_to_owned().map_err(failed)?);
+        let look = socket.as_fd().try_clone_to_owned().ok().map(Socket::from);
         let (sender, driver) = http1::Builder::new().max_buf_size(HEAD_BUFFER).handshake(TokioIo::new(socket)).await?;
         self.tasks.spawn(async move {
             // Its errors are met by the request that is on the connection, if there is one.
@@ -238,7 +239,8 @@ impl Connection {
             return Look::Closed;
         }
         let mut byte = [MaybeUninit::uninit()];
-        match self.socket.peek(&mut byte) {
+        let Some(socket) = &self.socket else { return Look::Closed };
+        match socket.peek(&mut byte) {
             // An idle connection has nothing to say: an end, or bytes nobody asked for.
             Ok(_) => Look::Closed,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Look::Alive,

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hookward_shared::limits::AGENTS_UNKNOWN_PER_SOURCE;
 use hookward_shared::transport::Session;
@@ -14,10 +15,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{self, AdmissionError};
-use super::session::{self, Host, REVIEW};
+use super::session::{self, Host};
 use crate::certs::Identity;
 use crate::edge::places::Places;
 use crate::store::Store;
+
+/// How often it is asked again who owns which host.
+const REVIEW: Duration = Duration::from_secs(1);
 
 /// The tunnel's listener.
 pub struct AgentListener {

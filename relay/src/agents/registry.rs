@@ -2,7 +2,7 @@
 //!
 //! A tunnel outlives its sessions: the host stays known (and is kept in the store), the policy
 //! stays in memory. So a host whose agent is away answers 503, and 404 is for hosts that nobody
-//! was ever given. The newest session of the owner takes over at once.
+//! owns. The newest session of the owner takes over at once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -19,9 +19,8 @@ use super::refusals::Refusals;
 use super::registry::{LiveSession, Registry};
 use crate::store::{Claim, Store, StoreError};
 
-/// How often it is asked again who may connect and who owns which host: an agent that was removed is
-/// out by then.
-pub(super) const REVIEW: Duration = Duration::from_secs(1);
+/// How often a session's credential is asked for again: an agent that was removed is out by then.
+const REVIEW: Duration = Duration::from_secs(3);
 
 /// What a session needs of the relay.
 pub struct Host {

@@ -48,6 +48,12 @@ impl Activity {
         OpenRequest { activity: Arc::clone(self), in_body: false }
     }
 
+    /// Whether no request is being answered.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0
+    }
+
     /// Why the connection has to end now, if it has to.
     #[must_use]
     pub fn overdue(&self, limits: &Limits) -> Option<Overdue> {

@@ -62,7 +62,9 @@ where
 {
     let (stream, recorded) = Recorder::new(stream);
     let limits = edge.limits.clone();
-    let connection = Arc::new(Connection { edge, peer, recorded: Some(recorded), tasks, activity: Activity::new() });
+    let (activity, unread) = (Activity::new(), peer.unread.clone());
+    let of_connection = Arc::clone(&activity);
+    let connection = Arc::new(Connection { edge, peer, recorded: Some(recorded), tasks, activity: of_connection });
     let service = service_fn(move |request| request::answer(request, Arc::clone(&connection)));
     let mut serving = pin!(
         http1::Builder::new()
@@ -77,6 +79,10 @@ where
         biased;
         ended = serving.as_mut() => ended,
         () = drain.cancelled() => {
+            if activity.is_idle() {
+                // What was left of the last body has long been thrown away, or its connection closed.
+                unread.set(false);
+            }
             serving.as_mut().graceful_shutdown();
             serving.await
         }

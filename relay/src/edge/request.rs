@@ -182,6 +182,8 @@ pub async fn answer(
             let mut response = answer::write(facts.id, refusal.code, Some(refusal.status));
             if refusal.check.breaks_framing() && version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                // What follows such a head may be taken for no body, and is not read either.
+                connection.peer.unread.set(true);
             }
             response
         }

@@ -10,18 +10,20 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
-/// How long a closed connection goes on taking what its sender still sends. A socket that is closed
-/// with unread bytes is reset, and the reset destroys an answer that the sender has not read yet
-/// (RFC 9112 §9.6).
-const LINGER: Duration = Duration::from_secs(5);
+/// How long a closed connection waits for more of what its sender still sends, and for all of it. A
+/// socket that is closed with unread bytes is reset, and the reset destroys an answer that the sender
+/// has not read yet (RFC 9112 §9.6). Both are those of nginx.
+const LINGER_IDLE: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(30);
 /// How many bytes it takes at most: a little more than the largest body that GitHub sends.
 const LINGER_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes that are thrown away at once.
 const DISCARD: usize = 16 * 1024;
 
-/// Whether a connection's sender is still sending a body that nobody will read. Clones share it.
+/// Whether a connection's sender is still sending a body that nobody will read. Clones share it. What
+/// hyper refuses by itself, before there is a request, is not known here.
 #[derive(Clone, Default)]
 pub struct Unread(Arc<AtomicBool>);
 
@@ -45,6 +47,7 @@ pub struct StallGuard<S> {
 /// A closed connection that is still read from.
 struct Linger {
     timer: Pin<Box<Sleep>>,
+    end: Instant,
     left: usize,
 }
 
@@ -71,13 +74,18 @@ impl<S> StallGuard<S> {
 impl<S: AsyncRead + Unpin> StallGuard<S> {
     /// Throws away what still comes, until the sender closes, too, or has had its time.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let linger = self.linger.get_or_insert_with(|| Linger { timer: Box::pin(sleep(LINGER)), left: LINGER_BYTES });
+        let linger = self.linger.get_or_insert_with(|| Linger {
+            timer: Box::pin(sleep(LINGER_IDLE)),
+            end: Instant::now() + LINGER,
+            left: LINGER_BYTES,
+        });
         while linger.left > 0 && linger.timer.as_mut().poll(cx).is_pending() {
             let mut bytes = [0; DISCARD];
             let mut buffer = ReadBuf::new(&mut bytes);
             match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
-                    linger.left = linger.left.saturating_sub(buffer.filled().len())
+                    linger.left = linger.left.saturating_sub(buffer.filled().len());
+                    linger.timer.as_mut().reset(linger.end.min(Instant::now() + LINGER_IDLE));
                 }
                 _ => break,
             }

@@ -16,7 +16,7 @@ use crate::protocol::frame::{self, Decoder, Frame, FrameError};
 
 /// The code of a reset or stopped stream: the message is not complete.
 const ABORTED: VarInt = VarInt::from_u32(1);
-/// Most chunks that one read takes from quinn. Each is what came in one packet, so 46 KiB or more.
+/// Most chunks that one read takes from quinn. Each is what came in one packet.
 const CHUNKS: usize = 32;
 /// Most bytes of a control message that one read takes.
 const READ: usize = 64 * 1024;
