@@ -22,6 +22,8 @@ pub enum Command {
     Http(Box<HttpArgs>),
     /// Exchange a join token for this agent's own credential
     Join(JoinArgs),
+    /// List the providers whose signatures can be verified, or show one
+    Providers(ProvidersArgs),
 }
 
 /// How lines are written.
@@ -52,6 +54,25 @@ pub struct JoinArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub common: Common,
+}
+
+/// `hookward providers`.
+#[derive(Debug, Args)]
+#[command(after_help = exit::HELP)]
+pub struct ProvidersArgs {
+    /// What to do; without it, all are listed.
+    #[command(subcommand)]
+    pub command: Option<ProvidersCommand>,
+}
+
+/// What `hookward providers` does.
+#[derive(Debug, Subcommand)]
+pub enum ProvidersCommand {
+    /// What is read, what is signed, and how to write it in a policy
+    Show {
+        /// The provider's id or another of its names; `-` and `_` are alike
+        name: String,
+    },
 }
 
 /// `hookward http`.

@@ -7,6 +7,7 @@ pub mod local;
 #[cfg(not(feature = "local"))]
 #[path = "commands/no_local.rs"]
 pub mod local;
+pub mod providers;
 
 use std::io;
 

@@ -14,7 +14,7 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let format = match &cli.command {
         Command::Http(args) => args.log_format,
-        Command::Join(_) => LogFormat::Text,
+        Command::Join(_) | Command::Providers(_) => LogFormat::Text,
     };
     // Diagnostics go to standard error; what the user asked for goes to standard output.
     let _flushed_at_the_end = match process::log_to_stderr(format == LogFormat::Json, "warn") {
@@ -27,6 +27,7 @@ async fn main() -> ExitCode {
     let ended = match cli.command {
         Command::Http(args) => commands::http::run(*args).await,
         Command::Join(args) => commands::join::run(args).await,
+        Command::Providers(args) => commands::providers::run(&args),
     };
     match ended {
         Ok(exit) => exit.into(),

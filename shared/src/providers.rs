@@ -71,12 +71,25 @@ pub fn find(name: &str) -> Option<&'static Provider> {
 /// What to say about a name that no provider has. A text that could be a secret is not repeated.
 #[must_use]
 pub fn unknown(name: &str) -> String {
+    /// From here on two names are alike (Jaro-Winkler, 0 to 1).
+    const ALIKE: f64 = 0.85;
+    /// Names that are suggested.
+    const SUGGESTED: usize = 3;
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
-    let known = CATALOGUE.iter().map(|row| row.id.as_str()).collect::<Vec<_>>().join(", ");
-    if name.len() <= 40 && name.bytes().all(plain) {
-        return format!("no provider is called {name:?}; known are {known}");
+    let all = "`hookward providers` lists all";
+    if name.len() > 40 || !name.bytes().all(plain) {
+        return format!("no provider has this name; {all}");
     }
-    format!("no provider has this name; known are {known}")
+    let names = CATALOGUE.iter().flat_map(|row| std::iter::once(&row.id).chain(&row.aliases));
+    let mut alike: Vec<(f64, &str)> =
+        names.map(|known| (strsim::jaro_winkler(known, name), known.as_str())).filter(|(at, _)| *at >= ALIKE).collect();
+    alike.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    alike.truncate(SUGGESTED);
+    if alike.is_empty() {
+        return format!("no provider is called {name:?}; {all}");
+    }
+    let alike = alike.into_iter().map(|(_, known)| known).collect::<Vec<_>>().join(", ");
+    format!("no provider is called {name:?}; is it one of {alike}? {all}")
 }
 
 /// Whether some provider identifies its deliveries by this header.
@@ -98,6 +111,9 @@ mod tests {
             row.scheme.check().unwrap_or_else(|error| panic!("{}: {error}", row.id));
             assert!(!row.source.is_empty(), "{} has no source", row.id);
         }
+        let names: Vec<_> = rows.provider.iter().flat_map(|row| std::iter::once(&row.id).chain(&row.aliases)).collect();
+        let different: BTreeSet<_> = names.iter().map(|name| name.replace('-', "_")).collect();
+        assert_eq!(different.len(), names.len(), "every name stands for one provider");
     }
 
     #[test]
@@ -106,6 +122,8 @@ mod tests {
             assert_eq!(find(name).unwrap().id, "bitbucket_dc", "{name}");
         }
         assert!(find("GitHub").is_none());
+        assert!(unknown("githup").contains("github"), "{}", unknown("githup"));
+        assert!(!unknown("a-secret-and-no-name_0123456789abcdefghij").contains("0123"));
         assert!(find("").is_none());
     }
 }

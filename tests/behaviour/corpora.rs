@@ -405,20 +405,18 @@ async fn judge_vectors(file: &str) -> Score {
     let text = std::fs::read_to_string(hookward_tests::corpus::fixture(&format!("vectors/{file}.json"))).unwrap();
     let vectors: Vectors = serde_json::from_str(&text).unwrap();
     let mut score = Score::default();
+    // One stage serves all vectors of a provider that are judged at one moment.
+    let mut last: Option<((String, String, u64), Stage)> = None;
     for vector in vectors.vectors {
         if hookward_shared::providers::find(&vector.provider).is_none() {
             continue;
         }
-        let dir = tempfile::TempDir::new().unwrap();
-        let path = dir.path().join("secret");
-        std::fs::write(&path, vector.secret.as_str().unwrap()).unwrap();
-        let policy = policy(&format!(
-            "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = '{}', secret = 'file:{}' }}",
-            vector.provider,
-            path.display(),
-        ));
-        let plan = Plan { policy, clock: clock_at(vector.now), ..Plan::default() };
-        let stage = Stage::start(application.address, plan).await;
+        let secret = vector.secret.as_str().unwrap().to_owned();
+        let key = (vector.provider.clone(), secret, vector.now);
+        let stage = match last.take() {
+            Some((of, stage)) if of == key => stage,
+            _ => stage_for(&application, &vector, &key.1).await,
+        };
         let headers: Vec<_> = vector.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let answer = stage.edge.request(&vector.method, PREFIX, &headers, &bytes(&vector.body_b64)).await;
         let accepted = answer.status == 200 && application.log.take().len() == 1;
@@ -428,6 +426,20 @@ async fn judge_vectors(file: &str) -> Score {
             Err(format!("{}: expected {}, got {}", vector.provider, vector.expect, answer.status))
         };
         score.note(&vector.id, "must", outcome);
+        last = Some((key, stage));
     }
     score
+}
+
+/// A stage whose one route verifies as the vector's provider signs, at the vector's moment.
+async fn stage_for(application: &Application, vector: &Vector, secret: &str) -> Stage {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("secret");
+    std::fs::write(&path, secret).unwrap();
+    let policy = policy(&format!(
+        "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = '{}', secret = 'file:{}' }}",
+        vector.provider,
+        path.display(),
+    ));
+    Stage::start(application.address, Plan { policy, clock: clock_at(vector.now), ..Plan::default() }).await
 }

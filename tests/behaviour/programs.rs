@@ -394,6 +394,22 @@ fn wrong_command_lines_start_nothing_and_name_every_mistake() {
 }
 
 #[test]
+fn providers_are_listed_and_shown() {
+    let list = run("hookward", &["providers"], &[], "");
+    assert_eq!(list.code, Some(0), "{list:?}");
+    assert_eq!(list.out.lines().count(), hookward_shared::providers::all().len());
+    assert!(list.out.contains("github "), "{}", list.out);
+    let shown = run("hookward", &["providers", "show", "bitbucket-server"], &[], "");
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    for text in ["HMAC-SHA-256", "X-Hub-Signature: sha256=<hex>", "--verify bitbucket_dc=env:BITBUCKET_DC_SECRET"] {
+        assert!(shown.out.contains(text), "{text} in {}", shown.out);
+    }
+    let unknown = run("hookward", &["providers", "show", "githup"], &[], "");
+    assert_eq!(unknown.code, Some(2), "{unknown:?}");
+    assert!(unknown.err.contains("is it one of github"), "{}", unknown.err);
+}
+
+#[test]
 fn a_log_filter_that_is_none_is_a_mistake() {
     let dir = TempDir::new().unwrap();
     let state = dir.path().to_str().unwrap();

@@ -64,7 +64,7 @@ pub enum KeyForm {
     Base64,
     /// It is the hex of the key.
     Hex,
-    /// Standard Webhooks: an optional `whsec_`, then base64.
+    /// Standard Webhooks: an optional `v1,`, an optional `whsec_`, then base64.
     Whsec,
 }
 
@@ -108,8 +108,10 @@ pub struct Timestamp {
     pub at: TimestampPlace,
     /// Its unit.
     pub unit: TimeUnit,
-    /// Seconds that it may lie before or after the time of the check.
-    pub tolerance: u64,
+    /// Seconds that it may lie before or after the time of the check; absent where the provider
+    /// names no bound (it may send a delivery again, days later, with its first timestamp).
+    #[serde(default)]
+    pub tolerance: Option<u64>,
 }
 
 /// Where a timestamp stands.
@@ -190,6 +192,17 @@ impl TryFrom<String> for Template {
             return Err("the body is not signed".to_owned());
         }
         Ok(Self(parts))
+    }
+}
+
+impl std::fmt::Display for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Literal(text) => f.write_str(text),
+            Part::Body => f.write_str("{body}"),
+            Part::Timestamp => f.write_str("{ts}"),
+            Part::Header(name) => write!(f, "{{header:{name}}}"),
+        })
     }
 }
 
@@ -302,6 +315,50 @@ impl Scheme {
         Ok(())
     }
 
+    /// What is read and what is signed, in words: pairs of a short name and a text.
+    pub fn description(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let sig = &self.sig;
+        let algorithm = match self.alg {
+            Algorithm::HmacSha1 => "HMAC-SHA-1",
+            Algorithm::HmacSha256 => "HMAC-SHA-256",
+            Algorithm::HmacSha384 => "HMAC-SHA-384",
+            Algorithm::HmacSha512 => "HMAC-SHA-512",
+        };
+        let secret = match self.key {
+            KeyForm::Utf8 => "text, used as it is",
+            KeyForm::Base64 => "base64 of the key",
+            KeyForm::Hex => "hex of the key",
+            KeyForm::Whsec => "whsec_ and base64 of the key",
+        };
+        let encoding = match sig.enc {
+            Encoding::Hex => "hex",
+            Encoding::Base64 => "base64",
+        };
+        let mut written = format!("{}<{encoding}>", sig.prefix);
+        if let (Some(kv), Some(pick)) = (sig.kv, &sig.pick) {
+            written = format!("{pick}{kv}{written} among others");
+        }
+        let time = self.ts.as_ref().map(|ts| {
+            let place = match &ts.at {
+                TimestampPlace::Header(name) => format!("header {name}"),
+                TimestampPlace::Signature(key) => format!("{key} beside the signature"),
+            };
+            match ts.tolerance {
+                Some(seconds) => format!("{place}, within {seconds} s"),
+                None => format!("{place}, of any age"),
+            }
+        });
+        [
+            ("algorithm", Some(algorithm.to_owned())),
+            ("secret", Some(secret.to_owned())),
+            ("signature", Some(format!("header {}: {written}", sig.header))),
+            ("signed", Some(format!("{} (the whole body)", self.msg))),
+            ("time", time),
+        ]
+        .into_iter()
+        .filter_map(|(what, text)| Some((what, text?)))
+    }
+
     /// Whether the secret has the form that this provider's secrets have.
     ///
     /// # Errors
@@ -332,9 +389,11 @@ impl Scheme {
             KeyForm::Utf8 => text.to_vec(),
             KeyForm::Base64 => BASE64.decode(text).map_err(|_| SchemeError::Key("base64"))?,
             KeyForm::Hex => HEXLOWER_PERMISSIVE.decode(text).map_err(|_| SchemeError::Key("hex"))?,
-            KeyForm::Whsec => BASE64
-                .decode(text.strip_prefix(b"whsec_").unwrap_or(text))
-                .map_err(|_| SchemeError::Key("whsec_ and base64"))?,
+            KeyForm::Whsec => {
+                let text = text.strip_prefix(b"v1,").unwrap_or(text);
+                let text = text.strip_prefix(b"whsec_").unwrap_or(text);
+                BASE64.decode(text).map_err(|_| SchemeError::Key("whsec_ and base64"))?
+            }
         };
         let key = Secret::new(key).ok_or(SchemeError::EmptyKey)?;
         // HMAC takes keys of every length; the empty one is ruled out above.
@@ -477,7 +536,8 @@ impl Keyed {
             TimeUnit::Seconds => number,
             TimeUnit::Milliseconds => number / 1000,
         };
-        let (now, tolerance) = (now.seconds(), declared.tolerance);
+        let Some(tolerance) = declared.tolerance else { return Ok(Some(text)) };
+        let now = now.seconds();
         if now.saturating_sub(at) > tolerance {
             return Err(SignatureFault::Stale(now.saturating_sub(at), tolerance));
         }
@@ -582,6 +642,7 @@ mod tests {
             assert!(toml::from_str::<Scheme>(&text).is_err(), "{bad}");
         }
         let whsec = scheme("alg='hmac-sha256'\nkey='whsec'\nsig={header='x', enc='hex'}");
+        assert!(whsec.check_secret(&Secret::new(b"v1,whsec_a2V5".to_vec()).unwrap()).is_ok());
         for secret in ["whsec_", "not base64"] {
             assert!(whsec.check_secret(&Secret::new(secret.as_bytes().to_vec()).unwrap()).is_err(), "{secret}");
         }
