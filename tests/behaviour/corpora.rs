@@ -321,7 +321,8 @@ async fn signature_attacks() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut score = Score::default();
     for case in cases::<SignatureCase>("signature_attacks_dev") {
-        if !["github", "slack"].contains(&case.group.as_str()) {
+        // Replay is judged over several requests, which is not built yet.
+        if hookward_shared::providers::find(&case.group).is_none() {
             continue;
         }
         let outcome = judge_signature(&case, &application).await;
@@ -335,7 +336,9 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
     let mut sources = Vec::new();
     for (index, secret) in case.secrets_b64.iter().enumerate() {
         let path = dir.path().join(index.to_string());
-        std::fs::write(&path, bytes(secret)).unwrap();
+        // A Standard Webhooks secret is written as its base64.
+        let secret = if case.group == "standard-webhooks" { secret.clone().into_bytes() } else { bytes(secret) };
+        std::fs::write(&path, secret).unwrap();
         sources.push(format!("'file:{}'", path.display()));
     }
     let text = format!(

@@ -5,17 +5,21 @@
 //! 2. Signatures are compared as decoded bytes and in constant time; hex in either case.
 //! 3. No key is empty, no signature is empty, and a repeated signature or timestamp header is refused.
 //! 4. The timestamp is signed as the text that was received; the window has two sides.
+//! 5. What is signed can be cut into its parts in one way only: a signed header is not empty and does
+//!    not hold the text that separates it from what follows.
+//! 6. A token is no signature: it says who sends, and nothing about the body.
 
 use bytes::Bytes;
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderName};
+use memchr::memmem;
 use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
 
 use crate::clock::UnixMillis;
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretDigest};
 
 /// How a provider signs.
 #[derive(Debug, Clone, Deserialize)]
@@ -36,9 +40,12 @@ pub struct Scheme {
     pub ts: Option<Timestamp>,
 }
 
-/// A message authentication code (RFC 2104).
+/// A message authentication code (RFC 2104), or a shared token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Algorithm {
+    /// No signature: the field is the secret itself.
+    #[serde(rename = "equals")]
+    Equals,
     /// HMAC with SHA-1: weak as a hash, sound in HMAC; some providers have nothing else.
     #[serde(rename = "hmac-sha1")]
     HmacSha1,
@@ -98,6 +105,8 @@ pub enum Encoding {
     Hex,
     /// Base64 (RFC 4648 §4), strict.
     Base64,
+    /// As it is: tokens only.
+    Text,
 }
 
 /// The time of signing.
@@ -224,6 +233,9 @@ pub enum SignatureFault {
     /// The signature is from the future.
     #[error("signed {0} s in the future, more than the {1} s allowed (is this machine's clock right?)")]
     Future(u64, u64),
+    /// The token is none of the configured secrets.
+    #[error("the token is another one than here")]
+    OtherToken,
     /// The signature is not that of this body under any configured secret.
     #[error(
         "the signature does not fit the body: another secret at the provider than here, \
@@ -269,6 +281,7 @@ enum CompiledPart {
 /// An HMAC that has taken in its key, so that a request only pays for its own bytes.
 #[derive(Clone)]
 enum Key {
+    Token(SecretDigest),
     Sha1(Hmac<Sha1>),
     Sha256(Hmac<Sha256>),
     Sha384(Hmac<Sha384>),
@@ -293,6 +306,13 @@ impl Scheme {
         if self.sig.kv.is_some() != self.sig.pick.is_some() {
             return Err(SchemeError::Contradiction("kv and pick go together"));
         }
+        let token = self.alg == Algorithm::Equals;
+        if token && (self.ts.is_some() || self.msg != Template::default()) {
+            return Err(SchemeError::Contradiction("a token signs nothing: neither msg nor ts"));
+        }
+        if !token && self.sig.enc == Encoding::Text {
+            return Err(SchemeError::Contradiction("a signature is written in hex or base64"));
+        }
         let signs_time = self.msg.0.contains(&Part::Timestamp);
         match &self.ts {
             None if signs_time => return Err(SchemeError::Contradiction("{ts} needs ts")),
@@ -315,10 +335,17 @@ impl Scheme {
         Ok(())
     }
 
+    /// Whether a right signature says anything about the body.
+    #[must_use]
+    pub const fn covers_body(&self) -> bool {
+        !matches!(self.alg, Algorithm::Equals)
+    }
+
     /// What is read and what is signed, in words: pairs of a short name and a text.
     pub fn description(&self) -> impl Iterator<Item = (&'static str, String)> {
         let sig = &self.sig;
         let algorithm = match self.alg {
+            Algorithm::Equals => "none: a shared token",
             Algorithm::HmacSha1 => "HMAC-SHA-1",
             Algorithm::HmacSha256 => "HMAC-SHA-256",
             Algorithm::HmacSha384 => "HMAC-SHA-384",
@@ -333,6 +360,12 @@ impl Scheme {
         let encoding = match sig.enc {
             Encoding::Hex => "hex",
             Encoding::Base64 => "base64",
+            Encoding::Text => "token",
+        };
+        let signed = if self.covers_body() {
+            format!("{} (the whole body)", self.msg)
+        } else {
+            "nothing: whoever knows the token can send any body".to_owned()
         };
         let mut written = format!("{}<{encoding}>", sig.prefix);
         if let (Some(kv), Some(pick)) = (sig.kv, &sig.pick) {
@@ -352,7 +385,7 @@ impl Scheme {
             ("algorithm", Some(algorithm.to_owned())),
             ("secret", Some(secret.to_owned())),
             ("signature", Some(format!("header {}: {written}", sig.header))),
-            ("signed", Some(format!("{} (the whole body)", self.msg))),
+            ("signed", Some(signed)),
             ("time", time),
         ]
         .into_iter()
@@ -398,6 +431,7 @@ impl Scheme {
         let key = Secret::new(key).ok_or(SchemeError::EmptyKey)?;
         // HMAC takes keys of every length; the empty one is ruled out above.
         let mac = match self.alg {
+            Algorithm::Equals => return Ok(Key::Token(key.digest())),
             Algorithm::HmacSha1 => Hmac::new_from_slice(key.expose()).map(Key::Sha1),
             Algorithm::HmacSha256 => Hmac::new_from_slice(key.expose()).map(Key::Sha256),
             Algorithm::HmacSha384 => Hmac::new_from_slice(key.expose()).map(Key::Sha384),
@@ -428,6 +462,7 @@ impl Key {
             mac.verify_slice(signature).is_ok()
         }
         match self {
+            Self::Token(token) => token.matches(signature),
             Self::Sha1(mac) => run(mac, message, signature),
             Self::Sha256(mac) => run(mac, message, signature),
             Self::Sha384(mac) => run(mac, message, signature),
@@ -446,12 +481,24 @@ impl Keyed {
         let candidates = self.candidates(field)?;
         let ts = self.timestamp(headers, candidates.timestamp, now)?;
         let mut message: Vec<&[u8]> = Vec::with_capacity(self.template.len());
-        for part in &self.template {
+        let mut parts = self.template.iter().peekable();
+        while let Some(part) = parts.next() {
             message.push(match part {
                 CompiledPart::Literal(text) => text,
                 CompiledPart::Body => body,
                 CompiledPart::Timestamp => ts.unwrap_or_default(),
-                CompiledPart::Header(name) => single(headers, name)?,
+                CompiledPart::Header(name) => {
+                    let value = single(headers, name)?;
+                    let ambiguous = match parts.peek() {
+                        Some(CompiledPart::Literal(separator)) => memmem::find(value, separator).is_some(),
+                        _ => false,
+                    };
+                    if value.is_empty() || ambiguous {
+                        let why = "it is empty or holds what separates it from the rest";
+                        return Err(SignatureFault::Malformed(name.to_string(), why));
+                    }
+                    value
+                }
             });
         }
         // No early end: the time taken says nothing about which key or candidate came close.
@@ -461,7 +508,11 @@ impl Keyed {
                 fits |= key.verify(&message, candidate);
             }
         }
-        if fits { Ok(()) } else { Err(SignatureFault::Mismatch) }
+        match (fits, self.scheme.covers_body()) {
+            (true, _) => Ok(()),
+            (false, true) => Err(SignatureFault::Mismatch),
+            (false, false) => Err(SignatureFault::OtherToken),
+        }
     }
 
     /// The signatures in the header's value, decoded, and the timestamp if it stands among them.
@@ -497,6 +548,7 @@ impl Keyed {
             let decoded = match sig.enc {
                 Encoding::Hex => HEXLOWER_PERMISSIVE.decode(text).map_err(|_| malformed("not hex")),
                 Encoding::Base64 => BASE64.decode(text).map_err(|_| malformed("not base64")),
+                Encoding::Text => Ok(text.to_vec()),
             }?;
             if decoded.is_empty() {
                 return Err(malformed("the signature is empty"));
@@ -628,12 +680,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_signed_can_be_cut_in_one_way_only() {
+        let scheme = scheme("alg='hmac-sha256'\nmsg='{header:x-id}.{body}'\nsig={header='x', enc='hex'}");
+        let signature = "eb675fc20edfa3706cb9ffb98805725461ba672ac6af22c4f313b396df1c1275"; // of `id.body`
+        assert_eq!(verify(&scheme, "key", &[("x", signature), ("x-id", "id")], 0), Ok(()));
+        for id in ["", "i.d"] {
+            let fault = verify(&scheme, "key", &[("x", signature), ("x-id", id)], 0).unwrap_err();
+            assert!(matches!(fault, SignatureFault::Malformed(..)), "{id}: {fault}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_compared_whole() {
+        let token = scheme("alg='equals'\nsig={header='x', enc='text', prefix='Bearer '}");
+        assert!(!token.covers_body());
+        assert_eq!(verify(&token, "key", &[("x", "Bearer key")], 0), Ok(()));
+        for wrong in ["Bearer ke", "Bearer keys", "Bearer KEY", "key", "Bearer "] {
+            assert!(verify(&token, "key", &[("x", wrong)], 0).is_err(), "{wrong}");
+        }
+        let basic = scheme("alg='equals'\nsig={header='x', enc='base64', prefix='Basic '}");
+        assert_eq!(verify(&basic, "user:pass", &[("x", "Basic dXNlcjpwYXNz")], 0), Ok(()));
+        assert_eq!(verify(&basic, "user:pass", &[("x", "Basic dXNlcjpwYXN6")], 0), Err(SignatureFault::OtherToken));
+    }
+
+    #[test]
     fn contradictions_and_keys_of_another_form_are_refused() {
         for bad in [
             "alg='hmac-sha256'\nmsg='{ts}{body}'\nsig={header='x', enc='hex'}",
             "alg='hmac-sha256'\nts={at='header:t', unit='s', tolerance=1}\nsig={header='x', enc='hex'}",
             "alg='hmac-sha256'\nsig={header='x', enc='hex', kv='='}",
             "alg='hmac-sha256'\nsig={header='x y', enc='hex'}",
+            "alg='hmac-sha256'\nsig={header='x', enc='text'}",
+            "alg='equals'\nmsg='{header:y}{body}'\nsig={header='x', enc='text'}",
         ] {
             assert!(scheme(bad).check().is_err(), "{bad}");
         }
