@@ -10,13 +10,15 @@
 //! 6. A token is no signature: it says who sends, and nothing about the body.
 
 use bytes::Bytes;
-use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderName};
 use memchr::memmem;
 use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::clock::UnixMillis;
 use crate::secret::{Secret, SecretDigest};
@@ -105,6 +107,8 @@ pub enum Encoding {
     Hex,
     /// Base64 (RFC 4648 §4), strict.
     Base64,
+    /// Base64 with `-` and `_`, without padding (RFC 4648 §5), strict.
+    Base64url,
     /// As it is: tokens only.
     Text,
 }
@@ -145,7 +149,7 @@ impl TryFrom<String> for TimestampPlace {
     }
 }
 
-/// The unit of a timestamp since 1970.
+/// How a time is written: a number of these units since 1970, or a date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum TimeUnit {
     /// Seconds.
@@ -154,6 +158,25 @@ pub enum TimeUnit {
     /// Milliseconds.
     #[serde(rename = "ms")]
     Milliseconds,
+    /// Not a number but a date and time (RFC 3339); without an offset it is UTC.
+    #[serde(rename = "iso8601")]
+    Iso8601,
+}
+
+impl TimeUnit {
+    /// Seconds since 1970; `None` for a text that is no time of this kind.
+    fn seconds(self, text: &str) -> Option<u64> {
+        let number = || text.parse::<u64>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        match self {
+            Self::Seconds => number(),
+            Self::Milliseconds => number().map(|number| number / 1000),
+            Self::Iso8601 => {
+                let date = OffsetDateTime::parse(text, &Rfc3339);
+                let date = date.or_else(|_| OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339)).ok()?;
+                u64::try_from(date.unix_timestamp()).ok()
+            }
+        }
+    }
 }
 
 /// What is signed: literal text and `{body}`, `{ts}`, `{header:NAME}`.
@@ -360,6 +383,7 @@ impl Scheme {
         let encoding = match sig.enc {
             Encoding::Hex => "hex",
             Encoding::Base64 => "base64",
+            Encoding::Base64url => "base64url",
             Encoding::Text => "token",
         };
         let signed = if self.covers_body() {
@@ -548,6 +572,7 @@ impl Keyed {
             let decoded = match sig.enc {
                 Encoding::Hex => HEXLOWER_PERMISSIVE.decode(text).map_err(|_| malformed("not hex")),
                 Encoding::Base64 => BASE64.decode(text).map_err(|_| malformed("not base64")),
+                Encoding::Base64url => BASE64URL_NOPAD.decode(text).map_err(|_| malformed("not base64url")),
                 Encoding::Text => Ok(text.to_vec()),
             }?;
             if decoded.is_empty() {
@@ -579,15 +604,10 @@ impl Keyed {
                 (name, in_list.ok_or_else(|| SignatureFault::Missing(format!("{name} (its timestamp)")))?)
             }
         };
-        let number = std::str::from_utf8(text)
+        let at = std::str::from_utf8(text)
             .ok()
-            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|text| text.parse::<u64>().ok())
+            .and_then(|text| declared.unit.seconds(text))
             .ok_or_else(|| SignatureFault::Malformed(name.to_owned(), "not a timestamp"))?;
-        let at = match declared.unit {
-            TimeUnit::Seconds => number,
-            TimeUnit::Milliseconds => number / 1000,
-        };
         let Some(tolerance) = declared.tolerance else { return Ok(Some(text)) };
         let now = now.seconds();
         if now.saturating_sub(at) > tolerance {
@@ -687,6 +707,26 @@ mod tests {
         for id in ["", "i.d"] {
             let fault = verify(&scheme, "key", &[("x", signature), ("x-id", id)], 0).unwrap_err();
             assert!(matches!(fault, SignatureFault::Malformed(..)), "{id}: {fault}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_as_their_unit_says() {
+        let at = 1_700_000_000;
+        for (unit, text, expected) in [
+            (TimeUnit::Seconds, "1700000000", Some(at)),
+            (TimeUnit::Seconds, "+1700000000", None),
+            (TimeUnit::Seconds, "1700000000.5", None),
+            (TimeUnit::Milliseconds, "1700000000999", Some(at)),
+            (TimeUnit::Iso8601, "2023-11-14T22:13:20Z", Some(at)),
+            (TimeUnit::Iso8601, "2023-11-14T22:13:20.123456789Z", Some(at)),
+            (TimeUnit::Iso8601, "2023-11-14T15:13:20-07:00", Some(at)),
+            (TimeUnit::Iso8601, "2023-11-14T22:13:20.5", Some(at)),
+            (TimeUnit::Iso8601, "1700000000", None),
+            (TimeUnit::Iso8601, "1969-12-31T23:59:59Z", None),
+            (TimeUnit::Iso8601, "", None),
+        ] {
+            assert_eq!(unit.seconds(text), expected, "{text}");
         }
     }
 
