@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 
 use self::address::AddressSet;
 use self::path::PathPattern;
@@ -93,6 +93,8 @@ struct CompiledSignature {
     provider: String,
     /// `None` on the relay when the secret stays on the agent.
     keyed: Option<Keyed>,
+    /// The status of a refusal, where the provider wants another one than 403.
+    refused_with: Option<StatusCode>,
 }
 
 /// The outcome of the checks that need no body.
@@ -310,7 +312,8 @@ impl CompiledAccept {
                     (Side::Relay, SecretAt::Agent) => None,
                     _ => Some(provider.scheme.keyed(&check.secrets).map_err(|error| error.to_string())?),
                 };
-                Some(CompiledSignature { provider: provider.name.clone(), keyed })
+                let refused_with = provider.refused_with.and_then(|status| StatusCode::from_u16(status).ok());
+                Some(CompiledSignature { provider: provider.name.clone(), keyed, refused_with })
             }
         };
         Ok(Self { allow: accept.allow_ips.as_deref().map(AddressSet::new), token: accept.token.clone(), signature })
@@ -345,8 +348,9 @@ impl CompiledAccept {
     fn check_body(&self, head: RequestHead<'_>, body: &[u8], now: UnixMillis) -> Result<(), Refusal> {
         let Some(signature) = &self.signature else { return Ok(()) };
         let Some(keyed) = &signature.keyed else { return Ok(()) };
-        keyed
-            .verify(head.headers, body, now)
-            .map_err(|fault| Refusal::failed(Check::Signature, format!("{}: {fault}", signature.provider)))
+        keyed.verify(head.headers, body, now).map_err(|fault| {
+            let refusal = Refusal::failed(Check::Signature, format!("{}: {fault}", signature.provider));
+            Refusal { status: signature.refused_with.unwrap_or(refusal.status), ..refusal }
+        })
     }
 }

@@ -31,6 +31,10 @@ pub struct Provider {
     pub delivery: Option<String>,
     /// How it signs.
     pub scheme: Scheme,
+    /// The status that a wrong signature gets: 403, unless the provider tries out whether it gets
+    /// another one.
+    #[serde(default)]
+    pub refused_with: Option<u16>,
     /// Where that is written down.
     pub source: String,
 }
@@ -110,6 +114,8 @@ mod tests {
             assert!(row.id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
             row.scheme.check().unwrap_or_else(|error| panic!("{}: {error}", row.id));
             assert!(!row.source.is_empty(), "{} has no source", row.id);
+            let status = row.refused_with.map(http::StatusCode::from_u16);
+            assert!(status.is_none_or(|status| status.unwrap().is_client_error()), "{}", row.id);
         }
         let names: Vec<_> = rows.provider.iter().flat_map(|row| std::iter::once(&row.id).chain(&row.aliases)).collect();
         let different: BTreeSet<_> = names.iter().map(|name| name.replace('-', "_")).collect();

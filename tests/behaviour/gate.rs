@@ -239,3 +239,19 @@ async fn ports_and_names_of_the_host() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host} {sni:?}: {answer}");
     }
 }
+
+/// Some providers try out whether a wrong signature gets exactly 401 (Xero, Discord).
+#[tokio::test]
+async fn a_provider_that_wants_401_for_a_wrong_signature_gets_it() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    for (provider, header, status) in [("xero", "x-xero-signature", 401), ("shopify", "X-Shopify-Hmac-Sha256", 403)] {
+        let text = format!(
+            "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = '{provider}', secret = 'file:DIR/hub' }}"
+        );
+        let stage = stage(&application, &text).await;
+        let answer = stage.edge.post(PREFIX, &[(header, "d3Jvbmc=")], b"{}").await;
+        assert_eq!((answer.status, answer.code()), (status, Some("refused")), "{provider}");
+        assert_eq!(answer.header("www-authenticate").is_some(), status == 401, "RFC 9110 §15.5.2");
+    }
+    assert!(application.log.complete().is_empty());
+}

@@ -33,6 +33,10 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
         headers.insert(REQUEST_ID, id);
     }
+    if status == StatusCode::UNAUTHORIZED {
+        // RFC 9110 §15.5.2 wants a challenge; what is missing is the provider's signature.
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature"));
+    }
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }

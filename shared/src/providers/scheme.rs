@@ -9,11 +9,18 @@
 //!    not hold the text that separates it from what follows.
 //! 6. A token is no signature: it says who sends, and nothing about the body.
 
+use std::sync::Arc;
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, VerificationAlgorithm,
+};
 use bytes::Bytes;
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderName};
 use memchr::memmem;
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
@@ -42,7 +49,7 @@ pub struct Scheme {
     pub ts: Option<Timestamp>,
 }
 
-/// A message authentication code (RFC 2104), or a shared token.
+/// A message authentication code (RFC 2104), a signature that a public key verifies, or a shared token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Algorithm {
     /// No signature: the field is the secret itself.
@@ -60,6 +67,15 @@ pub enum Algorithm {
     /// HMAC with SHA-512.
     #[serde(rename = "hmac-sha512")]
     HmacSha512,
+    /// Ed25519 (RFC 8032): the provider signs, the public key verifies.
+    #[serde(rename = "ed25519")]
+    Ed25519,
+    /// ECDSA over P-256 with SHA-256, the signature in DER (RFC 3279 §2.2.3).
+    #[serde(rename = "ecdsa-p256-sha256")]
+    EcdsaP256Sha256,
+    /// RSA with SHA-256 (PKCS #1 v1.5, RFC 8017 §8.2).
+    #[serde(rename = "rsa-sha256")]
+    RsaSha256,
 }
 
 /// What the secret's text means.
@@ -73,6 +89,10 @@ pub enum KeyForm {
     Base64,
     /// It is the hex of the key.
     Hex,
+    /// A public key in PEM (RFC 7468).
+    Pem,
+    /// The base64 of a public key (SubjectPublicKeyInfo, RFC 5280 §4.1.2.7).
+    SpkiBase64,
     /// Standard Webhooks: an optional `v1,`, an optional `whsec_`, then base64.
     Whsec,
 }
@@ -279,6 +299,9 @@ pub enum SchemeError {
     /// The secret has not the form that this provider gives its secrets.
     #[error("the secret is not {0}, as this provider's secrets are")]
     Key(&'static str),
+    /// The key is none of the algorithm's.
+    #[error("the key is no public key of this provider's algorithm")]
+    PublicKey,
     /// The decoded key is empty.
     #[error("the secret holds an empty key")]
     EmptyKey,
@@ -305,6 +328,7 @@ enum CompiledPart {
 #[derive(Clone)]
 enum Key {
     Token(SecretDigest),
+    Public(Arc<ParsedPublicKey>),
     Sha1(Hmac<Sha1>),
     Sha256(Hmac<Sha256>),
     Sha384(Hmac<Sha384>),
@@ -373,8 +397,16 @@ impl Scheme {
             Algorithm::HmacSha256 => "HMAC-SHA-256",
             Algorithm::HmacSha384 => "HMAC-SHA-384",
             Algorithm::HmacSha512 => "HMAC-SHA-512",
+            Algorithm::Ed25519 => "Ed25519",
+            Algorithm::EcdsaP256Sha256 => "ECDSA P-256 with SHA-256",
+            Algorithm::RsaSha256 => "RSA with SHA-256",
         };
+        let public = matches!(self.alg, Algorithm::Ed25519 | Algorithm::EcdsaP256Sha256 | Algorithm::RsaSha256);
         let secret = match self.key {
+            KeyForm::Base64 if public => "the provider's public key, in base64",
+            KeyForm::Hex if public => "the provider's public key, in hex",
+            KeyForm::Pem => "the provider's public key, in PEM",
+            KeyForm::SpkiBase64 => "the provider's public key (SubjectPublicKeyInfo), in base64",
             KeyForm::Utf8 => "text, used as it is",
             KeyForm::Base64 => "base64 of the key",
             KeyForm::Hex => "hex of the key",
@@ -446,6 +478,10 @@ impl Scheme {
             KeyForm::Utf8 => text.to_vec(),
             KeyForm::Base64 => BASE64.decode(text).map_err(|_| SchemeError::Key("base64"))?,
             KeyForm::Hex => HEXLOWER_PERMISSIVE.decode(text).map_err(|_| SchemeError::Key("hex"))?,
+            KeyForm::Pem => SubjectPublicKeyInfoDer::from_pem_slice(text)
+                .map(|key| key.to_vec())
+                .map_err(|_| SchemeError::Key("a public key in PEM"))?,
+            KeyForm::SpkiBase64 => BASE64.decode(text).map_err(|_| SchemeError::Key("the base64 of a public key"))?,
             KeyForm::Whsec => {
                 let text = text.strip_prefix(b"v1,").unwrap_or(text);
                 let text = text.strip_prefix(b"whsec_").unwrap_or(text);
@@ -456,6 +492,9 @@ impl Scheme {
         // HMAC takes keys of every length; the empty one is ruled out above.
         let mac = match self.alg {
             Algorithm::Equals => return Ok(Key::Token(key.digest())),
+            Algorithm::Ed25519 => return public_key(&ED25519, &key),
+            Algorithm::EcdsaP256Sha256 => return public_key(&ECDSA_P256_SHA256_ASN1, &key),
+            Algorithm::RsaSha256 => return public_key(&RSA_PKCS1_2048_8192_SHA256, &key),
             Algorithm::HmacSha1 => Hmac::new_from_slice(key.expose()).map(Key::Sha1),
             Algorithm::HmacSha256 => Hmac::new_from_slice(key.expose()).map(Key::Sha256),
             Algorithm::HmacSha384 => Hmac::new_from_slice(key.expose()).map(Key::Sha384),
@@ -487,6 +526,7 @@ impl Key {
         }
         match self {
             Self::Token(token) => token.matches(signature),
+            Self::Public(key) => key.verify_sig(&message.concat(), signature).is_ok(),
             Self::Sha1(mac) => run(mac, message, signature),
             Self::Sha256(mac) => run(mac, message, signature),
             Self::Sha384(mac) => run(mac, message, signature),
@@ -618,6 +658,11 @@ impl Keyed {
         }
         Ok(Some(text))
     }
+}
+
+fn public_key(algorithm: &'static dyn VerificationAlgorithm, key: &Secret) -> Result<Key, SchemeError> {
+    let key = ParsedPublicKey::new(algorithm, key.expose()).map_err(|_| SchemeError::PublicKey)?;
+    Ok(Key::Public(Arc::new(key)))
 }
 
 fn header_name(text: &str) -> Result<HeaderName, SchemeError> {
