@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -51,7 +52,11 @@ pub struct Process {
 
 /// Lines that a program has written so far.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<String>>>);
+pub struct Lines {
+    read: Arc<Mutex<Vec<String>>>,
+    /// Whether the program has closed its end: nothing more comes.
+    over: Arc<AtomicBool>,
+}
 
 impl Lines {
     fn follow(source: impl Read + Send + 'static) -> Self {
@@ -67,16 +72,17 @@ impl Lines {
                 source.consume(piece.len());
                 rest.extend(piece);
                 let text = String::from_utf8_lossy(&rest).into_owned();
-                let mut lines = kept.0.lock().unwrap();
+                let mut lines = kept.read.lock().unwrap();
                 lines.truncate(0);
                 lines.extend(text.lines().map(str::to_owned));
             }
+            kept.over.store(true, Ordering::SeqCst);
         });
         lines
     }
 
     pub fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.read.lock().unwrap().clone()
     }
 }
 
@@ -92,11 +98,6 @@ pub struct Ended {
 pub fn run(name: &str, args: &[&str], environment: &[(&str, &str)], input: &str) -> Ended {
     let mut process = Process::start_with(name, args, environment, input);
     let code = process.wait();
-    // The readers end with the pipes; a moment later all lines are there.
-    let settle = Instant::now();
-    while process.err.all().is_empty() && process.out.all().is_empty() && settle.elapsed() < Duration::from_secs(1) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
     Ended { code, out: process.out.all().join("\n"), err: process.err.all().join("\n") }
 }
 
@@ -200,14 +201,16 @@ impl Process {
         assert!(sent.success());
     }
 
-    /// Waits for the program's end; gives its exit code.
+    /// Waits for the program's end, and until all that it has written is here; gives its exit code.
     ///
     /// # Panics
     /// At the deadline.
     pub fn wait(&mut self) -> Option<i32> {
         let since = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.child.try_wait().unwrap()
+                && [&self.out, &self.err].iter().all(|lines| lines.over.load(Ordering::SeqCst))
+            {
                 return status.code();
             }
             assert!(since.elapsed() < DEADLINE, "{} does not end", self.child.id());
