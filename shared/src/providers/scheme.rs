@@ -5,11 +5,9 @@
 //! 2. Signatures are compared as decoded bytes and in constant time; hex in either case.
 //! 3. No key is empty, no signature is empty, and a repeated signature or timestamp header is refused.
 //! 4. The timestamp is signed as the text that was received; the window has two sides.
-//! 5. What is signed can be cut into its parts in one way only: a signed header is not empty and does
-//!    not hold the text that separates it from what follows.
+//! 5. A signed header is not empty, and does not hold the text that separates it from what follows:
+//!    otherwise bytes could be moved across the separator under the same signature.
 //! 6. A token is no signature: it says who sends, and nothing about the body.
-
-use std::sync::Arc;
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, VerificationAlgorithm,
@@ -24,6 +22,7 @@ use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
+use subtle::ConstantTimeEq as _;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -76,6 +75,14 @@ pub enum Algorithm {
     /// RSA with SHA-256 (PKCS #1 v1.5, RFC 8017 §8.2).
     #[serde(rename = "rsa-sha256")]
     RsaSha256,
+}
+
+impl Algorithm {
+    /// Whether the key is a public one: it verifies and can't sign.
+    #[must_use]
+    pub const fn is_public(self) -> bool {
+        matches!(self, Self::Ed25519 | Self::EcdsaP256Sha256 | Self::RsaSha256)
+    }
 }
 
 /// What the secret's text means.
@@ -324,11 +331,10 @@ enum CompiledPart {
     Header(HeaderName),
 }
 
-/// An HMAC that has taken in its key, so that a request only pays for its own bytes.
-#[derive(Clone)]
+/// A key ready for use: an HMAC has taken it in, so that a request only pays for its own bytes.
 enum Key {
     Token(SecretDigest),
-    Public(Arc<ParsedPublicKey>),
+    Public(ParsedPublicKey),
     Sha1(Hmac<Sha1>),
     Sha256(Hmac<Sha256>),
     Sha384(Hmac<Sha384>),
@@ -356,6 +362,14 @@ impl Scheme {
         let token = self.alg == Algorithm::Equals;
         if token && (self.ts.is_some() || self.msg != Template::default()) {
             return Err(SchemeError::Contradiction("a token signs nothing: neither msg nor ts"));
+        }
+        let fits = match self.key {
+            KeyForm::Pem | KeyForm::SpkiBase64 => self.alg.is_public(),
+            KeyForm::Base64 | KeyForm::Hex => !token,
+            KeyForm::Utf8 | KeyForm::Whsec => !self.alg.is_public(),
+        };
+        if !fits {
+            return Err(SchemeError::Contradiction("the form of the key is none of the algorithm's"));
         }
         if !token && self.sig.enc == Encoding::Text {
             return Err(SchemeError::Contradiction("a signature is written in hex or base64"));
@@ -401,7 +415,7 @@ impl Scheme {
             Algorithm::EcdsaP256Sha256 => "ECDSA P-256 with SHA-256",
             Algorithm::RsaSha256 => "RSA with SHA-256",
         };
-        let public = matches!(self.alg, Algorithm::Ed25519 | Algorithm::EcdsaP256Sha256 | Algorithm::RsaSha256);
+        let public = self.alg.is_public();
         let secret = match self.key {
             KeyForm::Base64 if public => "the provider's public key, in base64",
             KeyForm::Hex if public => "the provider's public key, in hex",
@@ -453,7 +467,7 @@ impl Scheme {
     /// # Errors
     /// [`SchemeError::Key`] or [`SchemeError::EmptyKey`].
     pub fn check_secret(&self, secret: &Secret) -> Result<(), SchemeError> {
-        self.mac(secret).map(drop)
+        self.key(secret).map(drop)
     }
 
     /// The scheme with its secrets.
@@ -467,12 +481,12 @@ impl Scheme {
             Some(Timestamp { at: TimestampPlace::Header(name), .. }) => Some(header_name(name)?),
             _ => None,
         };
-        let keys = secrets.iter().map(|secret| self.mac(secret)).collect::<Result<_, _>>()?;
+        let keys = secrets.iter().map(|secret| self.key(secret)).collect::<Result<_, _>>()?;
         let header = header_name(&self.sig.header)?;
         Ok(Keyed { scheme: self.clone(), header, ts_header, template, keys })
     }
 
-    fn mac(&self, secret: &Secret) -> Result<Key, SchemeError> {
+    fn key(&self, secret: &Secret) -> Result<Key, SchemeError> {
         let text = secret.expose();
         let key = match self.key {
             KeyForm::Utf8 => text.to_vec(),
@@ -516,21 +530,30 @@ impl Part {
 }
 
 impl Key {
-    fn verify(&self, message: &[&[u8]], signature: &[u8]) -> bool {
-        fn run<M: Mac + Clone>(mac: &M, message: &[&[u8]], signature: &[u8]) -> bool {
+    /// Whether one of the candidates is right. The message is read once, however many there are; the
+    /// time taken does not tell which came close.
+    fn verify(&self, message: &[&[u8]], candidates: &[Vec<u8>]) -> bool {
+        fn run<M: Mac + Clone>(mac: &M, message: &[&[u8]], candidates: &[Vec<u8>]) -> bool {
             let mut mac = mac.clone();
             for part in message {
                 mac.update(part);
             }
-            mac.verify_slice(signature).is_ok()
+            let right = mac.finalize().into_bytes();
+            any(candidates, |candidate| bool::from(right.ct_eq(candidate)))
+        }
+        fn any(candidates: &[Vec<u8>], fits: impl Fn(&[u8]) -> bool) -> bool {
+            candidates.iter().fold(false, |found, candidate| found | fits(candidate))
         }
         match self {
-            Self::Token(token) => token.matches(signature),
-            Self::Public(key) => key.verify_sig(&message.concat(), signature).is_ok(),
-            Self::Sha1(mac) => run(mac, message, signature),
-            Self::Sha256(mac) => run(mac, message, signature),
-            Self::Sha384(mac) => run(mac, message, signature),
-            Self::Sha512(mac) => run(mac, message, signature),
+            Self::Token(token) => any(candidates, |candidate| token.matches(candidate)),
+            Self::Public(key) => {
+                let message = message.concat();
+                any(candidates, |candidate| key.verify_sig(&message, candidate).is_ok())
+            }
+            Self::Sha1(mac) => run(mac, message, candidates),
+            Self::Sha256(mac) => run(mac, message, candidates),
+            Self::Sha384(mac) => run(mac, message, candidates),
+            Self::Sha512(mac) => run(mac, message, candidates),
         }
     }
 }
@@ -565,13 +588,8 @@ impl Keyed {
                 }
             });
         }
-        // No early end: the time taken says nothing about which key or candidate came close.
-        let mut fits = false;
-        for key in &self.keys {
-            for candidate in &candidates.signatures {
-                fits |= key.verify(&message, candidate);
-            }
-        }
+        // No early end: the time taken says nothing about which key came close.
+        let fits = self.keys.iter().fold(false, |found, key| found | key.verify(&message, &candidates.signatures));
         match (fits, self.scheme.covers_body()) {
             (true, _) => Ok(()),
             (false, true) => Err(SignatureFault::Mismatch),
@@ -662,7 +680,7 @@ impl Keyed {
 
 fn public_key(algorithm: &'static dyn VerificationAlgorithm, key: &Secret) -> Result<Key, SchemeError> {
     let key = ParsedPublicKey::new(algorithm, key.expose()).map_err(|_| SchemeError::PublicKey)?;
-    Ok(Key::Public(Arc::new(key)))
+    Ok(Key::Public(key))
 }
 
 fn header_name(text: &str) -> Result<HeaderName, SchemeError> {
@@ -797,6 +815,9 @@ mod tests {
             "alg='hmac-sha256'\nsig={header='x y', enc='hex'}",
             "alg='hmac-sha256'\nsig={header='x', enc='text'}",
             "alg='equals'\nmsg='{header:y}{body}'\nsig={header='x', enc='text'}",
+            "alg='equals'\nkey='hex'\nsig={header='x', enc='text'}",
+            "alg='hmac-sha256'\nkey='pem'\nsig={header='x', enc='hex'}",
+            "alg='ed25519'\nsig={header='x', enc='hex'}",
         ] {
             assert!(scheme(bad).check().is_err(), "{bad}");
         }
