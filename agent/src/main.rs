@@ -8,7 +8,7 @@ use hookward_agent::commands;
 use hookward_agent::exit::Exit;
 use hookward_shared::process;
 
-// One thread for the tunnel and everything that handles its streams: see the relay's.
+// One thread for the tunnel and everything that handles its streams: see `relay/src/main.rs`.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -4,6 +4,7 @@
 //! `providers/catalogue.toml`, sorted, each with its source; adding a provider that signs in a known
 //! way means adding a row and its fixtures there, and no code.
 
+pub mod keyed;
 pub mod scheme;
 
 use std::collections::BTreeSet;
@@ -12,7 +13,8 @@ use std::sync::LazyLock;
 use http::HeaderName;
 use serde::Deserialize;
 
-pub use scheme::{Keyed, Scheme, SignatureFault};
+pub use keyed::{Keyed, SignatureFault};
+pub use scheme::Scheme;
 
 /// One provider.
 #[derive(Debug, Clone, Deserialize)]
