@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hookward_shared::policy::OnDuplicate;
 
 use crate::exit;
 
@@ -24,6 +25,14 @@ pub enum Command {
     Join(JoinArgs),
     /// List the providers whose signatures can be verified, or show one
     Providers(ProvidersArgs),
+    /// Find every mistake of a policy, without starting anything
+    Check(Box<CheckArgs>),
+    /// Say what the gate does with a request, and why; without a network
+    Explain(Box<ExplainArgs>),
+    /// Sign a test webhook as a provider would, and send it
+    Send(Box<SendArgs>),
+    /// Take the secret that a provider tells in its handshake, once
+    Pair(Box<PairArgs>),
 }
 
 /// How lines are written.
@@ -34,6 +43,27 @@ pub enum LogFormat {
     Text,
     /// For programs: one JSON object a line.
     Json,
+}
+
+/// What happens to a delivery that came before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnDuplicateFlag {
+    /// It is refused.
+    Refuse,
+    /// It is answered 200 and not forwarded.
+    Acknowledge,
+    /// It is forwarded, and told.
+    Forward,
+}
+
+impl From<OnDuplicateFlag> for OnDuplicate {
+    fn from(flag: OnDuplicateFlag) -> Self {
+        match flag {
+            OnDuplicateFlag::Refuse => Self::Refuse,
+            OnDuplicateFlag::Acknowledge => Self::Acknowledge,
+            OnDuplicateFlag::Forward => Self::Forward,
+        }
+    }
 }
 
 /// What all commands take.
@@ -73,6 +103,147 @@ pub enum ProvidersCommand {
         /// The provider's id or another of its names; `-` and `_` are alike
         name: String,
     },
+}
+
+/// `hookward check`.
+#[derive(Debug, Args)]
+#[command(after_help = exit::HELP)]
+pub struct CheckArgs {
+    /// The policy file, instead of --policy
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// The policy.
+    #[command(flatten)]
+    pub gate: GateArgs,
+}
+
+/// `hookward explain`.
+#[derive(Debug, Args)]
+#[command(after_help = exit::EXPLAIN_HELP)]
+pub struct ExplainArgs {
+    /// The policy.
+    #[command(flatten)]
+    pub gate: GateArgs,
+
+    /// The request as raw HTTP/1.1 bytes: a file, or `-` for standard input
+    #[arg(long, value_name = "FILE|-", help_heading = "The request")]
+    pub request: Option<String>,
+
+    /// The public URL that it was sent to
+    #[arg(long, value_name = "URL", help_heading = "The request", required_unless_present = "request")]
+    pub url: Option<String>,
+
+    /// Its method (default: POST with --data, else GET)
+    #[arg(
+        short = 'X',
+        long = "send-method",
+        value_name = "METHOD",
+        conflicts_with = "request",
+        help_heading = "The request"
+    )]
+    pub send_method: Option<String>,
+
+    /// A header field of it, `NAME: VALUE` (repeatable)
+    #[arg(
+        short = 'H',
+        long = "header",
+        value_name = "FIELD",
+        conflicts_with = "request",
+        help_heading = "The request"
+    )]
+    pub header: Vec<String>,
+
+    /// Its body: the text itself, `@FILE`, or `@-` for standard input; every byte counts
+    #[arg(short = 'd', long, value_name = "TEXT|@FILE", conflicts_with = "request", help_heading = "The request")]
+    pub data: Option<String>,
+
+    /// The client address that it comes from
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", help_heading = "The request")]
+    pub peer: std::net::IpAddr,
+
+    /// The time of the check, in seconds since 1970 (default: now)
+    #[arg(long, value_name = "UNIXTIME", help_heading = "The request")]
+    pub now: Option<u64>,
+
+    /// How the explanation is written
+    #[arg(long, value_enum, default_value_t)]
+    pub format: LogFormat,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: Common,
+}
+
+/// `hookward send`.
+#[derive(Debug, Args)]
+#[command(after_help = exit::SEND_HELP)]
+pub struct SendArgs {
+    /// The webhook URL
+    #[arg(value_name = "URL")]
+    pub url: String,
+
+    /// The provider to sign as, with a variant behind a slash
+    #[arg(long, value_name = "PROVIDER[/VARIANT]")]
+    pub provider: String,
+
+    /// Its secret, or private key in PEM: env:NAME or file:PATH
+    #[arg(long, value_name = "SECRET")]
+    pub secret: String,
+
+    /// The body: the text itself, `@FILE`, or `@-` for standard input; every byte counts
+    #[arg(short = 'd', long, value_name = "TEXT|@FILE", default_value = "{}")]
+    pub data: String,
+
+    /// The method
+    #[arg(short = 'X', long = "send-method", value_name = "METHOD", default_value = "POST")]
+    pub method: String,
+
+    /// A header field, `NAME: VALUE` (repeatable; default: Content-Type: application/json)
+    #[arg(short = 'H', long = "header", value_name = "FIELD")]
+    pub header: Vec<String>,
+
+    /// Certificates (PEM) to trust beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub cacert: Option<PathBuf>,
+
+    /// Print the signed request, and do not send it
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `hookward pair`.
+#[derive(Debug, Args)]
+#[command(after_help = exit::HELP)]
+pub struct PairArgs {
+    /// The provider
+    #[arg(value_name = "PROVIDER")]
+    pub provider: String,
+
+    /// Where to keep its secret (mode 0600; must not be there yet)
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: PathBuf,
+
+    /// Run a relay inside this process, to try it on one machine
+    #[cfg(feature = "local")]
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:8443")]
+    pub local: Option<std::net::SocketAddr>,
+
+    /// Public host to ask for: a label under the relay's domain, or a whole host name
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+
+    /// Path of the webhook (repeatable; default: the FlexDeploy webhook resource)
+    #[arg(long, value_name = "PATTERN")]
+    pub path: Vec<String>,
+
+    /// How lines are written
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: Common,
 }
 
 /// `hookward http`.
@@ -115,7 +286,9 @@ pub struct HttpArgs {
 pub struct GateArgs {
     /// Policy file (TOML), instead of the flags below
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "path", "allow_ip", "deny_ip", "token", "keep_token", "no_token", "new_token", "verify", "websocket", "answer_timeout",
+        "path", "method", "allow_ip", "deny_ip", "token", "basic", "keep_token", "no_token", "new_token", "verify",
+        "secret_at_agent", "origin", "challenge", "content_type", "require_header", "require_body", "on_duplicate",
+        "client_rate", "rate", "websocket", "answer_timeout",
     ])]
     pub policy: Option<PathBuf>,
 
@@ -124,18 +297,26 @@ pub struct GateArgs {
     #[arg(long, value_name = "PATTERN")]
     pub path: Vec<String>,
 
-    /// Address range that may send: 192.30.252.0/22, 2001:db8::/32 (repeatable)
-    #[arg(long, value_name = "CIDR")]
+    /// Method that may pass (repeatable; default: all but CONNECT and TRACE)
+    #[arg(long, value_name = "METHOD")]
+    pub method: Vec<String>,
+
+    /// Address range or named set that may send: 192.30.252.0/22, 2001:db8::/32, github (repeatable)
+    #[arg(long, value_name = "CIDR|SET")]
     pub allow_ip: Vec<String>,
 
-    /// Address range that may not send, whatever else passes (repeatable)
-    #[arg(long, value_name = "CIDR")]
+    /// Address range or named set that may not send, whatever else passes (repeatable)
+    #[arg(long, value_name = "CIDR|SET")]
     pub deny_ip: Vec<String>,
 
     /// Token that must stand in the URL (parameter NAME, default `token`) or in a header
     /// (NAME is header:X-Token); env:VAR or file:PATH (repeatable: several are live during a change)
     #[arg(long, value_name = "[NAME=]SECRET")]
     pub token: Vec<String>,
+
+    /// Basic authentication that must be right: env:VAR or file:PATH with user:password (repeatable)
+    #[arg(long, value_name = "SECRET")]
+    pub basic: Vec<String>,
 
     /// Leave the token in the URL that the application sees
     #[arg(long)]
@@ -151,8 +332,45 @@ pub struct GateArgs {
 
     /// Signature that must be right, such as github=env:GITHUB_SECRET (repeatable: the same provider
     /// again for a change of secrets, another one as an alternative)
-    #[arg(long, value_name = "PROVIDER=SECRET")]
+    #[arg(long, value_name = "PROVIDER[/VARIANT][=SECRET]")]
     pub verify: Vec<String>,
+
+    /// Keep the signing secrets here: the relay can't check them, and can't forge a webhook either
+    #[arg(long, requires = "verify")]
+    pub secret_at_agent: bool,
+
+    /// Scheme and host of the URL as the provider knows it, when it signs the URL and knows another one
+    #[arg(long, value_name = "https://HOST", requires = "verify")]
+    pub origin: Option<String>,
+
+    /// Answer the provider's handshakes, so that the application need not know them
+    #[arg(long, requires = "verify")]
+    pub challenge: bool,
+
+    /// Media type that the body may have, such as application/json (repeatable)
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Vec<String>,
+
+    /// Header that must have a value (repeatable: the same name again allows another value)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub require_header: Vec<String>,
+
+    /// Value of a JSON body that must be so, such as ref=refs/heads/main (repeatable: the same path again
+    /// allows another value)
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub require_body: Vec<String>,
+
+    /// What happens to a delivery that came within the last three days
+    #[arg(long, value_enum)]
+    pub on_duplicate: Option<OnDuplicateFlag>,
+
+    /// Most requests of one client address, such as 50/s or 600/m
+    #[arg(long, value_name = "RATE")]
+    pub client_rate: Option<String>,
+
+    /// Most requests that pass, in all
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<String>,
 
     /// Let WebSockets be opened
     #[arg(long)]
@@ -162,3 +380,21 @@ pub struct GateArgs {
     #[arg(long, value_name = "TIME")]
     pub answer_timeout: Option<String>,
 }
+
+/// Where a relay inside this process is to listen. A program that was built without one has none.
+macro_rules! local_of {
+    ($($args:ty),+) => {$(
+        impl $args {
+            /// The address of a relay inside this process, if one is asked for.
+            #[must_use]
+            pub const fn local(&self) -> Option<std::net::SocketAddr> {
+                #[cfg(feature = "local")]
+                return self.local;
+                #[cfg(not(feature = "local"))]
+                return None;
+            }
+        }
+    )+};
+}
+
+local_of!(HttpArgs, PairArgs);

@@ -1,5 +1,7 @@
 //! One file for each command.
 
+pub mod check;
+pub mod explain;
 pub mod http;
 pub mod join;
 #[cfg(feature = "local")]
@@ -7,9 +9,11 @@ pub mod local;
 #[cfg(not(feature = "local"))]
 #[path = "commands/no_local.rs"]
 pub mod local;
+pub mod pair;
 pub mod providers;
+pub mod send;
 
-use std::io;
+use std::io::{self, Write as _};
 
 use crate::cli::LogFormat;
 use crate::connection::ConnectionError;
@@ -45,6 +49,14 @@ impl CommandError {
     /// For an error of the system.
     const fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::System { what, source }
+    }
+}
+
+/// What the user asked for, on standard output. Whoever read it may have seen enough of it.
+pub(crate) fn print(text: &str) -> Result<(), CommandError> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(CommandError::system("standard output")),
     }
 }
 

@@ -3,6 +3,8 @@
 //! The task that runs here owns the session, and through its tracker every exchange. It ends when it
 //! is told to stop, or when the relay says something that dialling again will not change.
 
+pub mod policies;
+
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
-use hookward_shared::names::HostName;
-use hookward_shared::policy::Policy;
+use hookward_shared::names::{HostName, origin_of};
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason, RefusedRequest};
 use hookward_shared::secret::Secret;
 use hookward_shared::text::printable;
@@ -23,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::policies::{Offer, Policies};
 use crate::replay::{Replay, Terms};
 use crate::report::{Report, Reporter};
 
@@ -171,8 +173,8 @@ pub struct Connector {
     pub relay: Relay,
     /// The public host to ask for.
     pub host: Option<String>,
-    /// The policy, as the relay gets it.
-    pub policy: Policy,
+    /// The policies; a new one may come at any time.
+    pub policies: Policies,
     /// What handles exchanges.
     pub replay: Arc<Replay>,
     /// Where to say what happens.
@@ -197,6 +199,13 @@ impl Connector {
             let mut opened = None;
             let why = match self.session(&stop, &mut opened).await {
                 Ok(()) => return Ok(()),
+                // A new policy that the relay does not take: the tunnel goes on with the one before.
+                Err(ConnectionError::Refused { reason: RefusedReason::Policy, message })
+                    if self.policies.refuse(&self.policies.best()) =>
+                {
+                    self.reporter.say(kept(&message));
+                    continue;
+                }
                 Err(error) if error.is_final() => return Err(error),
                 Err(error) => error.to_string(),
             };
@@ -232,6 +241,12 @@ impl Connector {
         ended
     }
 
+    /// The relay has this policy now: so has this side's gate.
+    fn accept(&self, offer: &Arc<Offer>) {
+        self.replay.gate.set(Arc::clone(&offer.gate));
+        self.policies.accept(offer);
+    }
+
     async fn greet(&self, session: &Session) -> Result<(ControlStream, Terms), ConnectionError> {
         let mut control = session.open_control().await?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -243,12 +258,15 @@ impl Connector {
             }
             other => return Err(unexpected(other)),
         };
-        control.send(&FromAgent::Open { host: self.host.clone(), policy: self.policy.clone() }).await?;
+        let offer = self.policies.best();
+        control.send(&FromAgent::Open { host: self.host.clone(), policy: offer.policy.clone() }).await?;
         match control.receive(GREETING_BYTES).await? {
             FromRelay::Opened { host, port } => {
                 let host = HostName::parse(&host)
                     .ok_or_else(|| StreamError::Protocol("the relay opened something that is no host".to_owned()))?;
-                let terms = Terms { deadlines, host: host.as_str().into() };
+                let origin = origin_of(host.as_str(), port);
+                let terms = Terms { deadlines, host: host.as_str().into(), origin: origin.into() };
+                self.accept(&offer);
                 (self.on_open)(Opened { host: host.to_string(), port });
                 Ok((control, terms))
             }
@@ -263,13 +281,30 @@ impl Connector {
         terms: Terms,
         stop: &CancellationToken,
     ) -> Result<(), ConnectionError> {
+        // The policy that the relay has been asked for, until it has answered.
+        let mut asked: Option<Arc<Offer>> = None;
         loop {
             tokio::select! {
                 exchange = session.accept() => self.take(exchange?, terms.clone()),
-                message = control.receive(CONTROL_BYTES) => match message {
-                    Ok(message) => self.hear(message)?,
-                    Err(error) => return Err(error.into()),
+                message = control.receive(CONTROL_BYTES) => match (message?, asked.take()) {
+                    (FromRelay::Opened { .. }, Some(offer)) => {
+                        self.accept(&offer);
+                        self.reporter.say(Report::Note("the new policy is in force".to_owned()));
+                    }
+                    (FromRelay::Kept { message }, Some(offer)) => {
+                        self.policies.refuse(&offer);
+                        self.reporter.say(kept(&message));
+                    }
+                    (message, before) => {
+                        asked = before;
+                        self.hear(message)?;
+                    }
                 },
+                offer = self.policies.changed(), if asked.is_none() => {
+                    let host = Some(terms.host.to_string());
+                    control.send(&FromAgent::Open { host, policy: offer.policy.clone() }).await?;
+                    asked = Some(offer);
+                }
                 () = stop.cancelled() => break,
             }
         }
@@ -314,6 +349,13 @@ impl Connector {
             _ => Ok(()),
         }
     }
+}
+
+fn kept(message: &str) -> Report {
+    Report::Warning(format!(
+        "the relay does not take the new policy; THE OLD ONE STAYS IN FORCE: {}",
+        printable(message)
+    ))
 }
 
 fn unexpected(message: FromRelay) -> ConnectionError {

@@ -28,6 +28,18 @@ pub const HELP: &str = "Exit codes:
   4  the relay refused the public host: it belongs to another agent
   5  the relay refused the policy";
 
+/// What `hookward explain --help` says about exit codes.
+pub const EXPLAIN_HELP: &str = "Exit codes:
+  0  the request would be allowed
+  1  it would be refused
+  2  the command line, the policy, a secret or the request can't be read";
+
+/// What `hookward send --help` says about exit codes.
+pub const SEND_HELP: &str = "Exit codes:
+  0  answered 2xx
+  1  answered something else, or not at all
+  2  the command line, the secret or the body can't be read; nothing was sent";
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {

@@ -4,12 +4,16 @@ use std::path::Path;
 
 use hookward_shared::clock::UnixMillis;
 use hookward_shared::config::{Problem, Problems, parse_duration};
-use hookward_shared::gate::address::parse_network;
+use hookward_shared::gate::rate::Rate;
+use hookward_shared::json::JsonPath;
+use hookward_shared::policy::file::{self, REPLAY_WINDOW_MS};
 use hookward_shared::policy::{
-    Accept, PRESET_PATHS, Policy, Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace, file,
+    Accept, Addresses, BodyRule, HeaderRule, LiveSecret, LiveToken, PRESET_PATHS, Policy, Replay, Route, SecretAt,
+    SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace,
 };
 use hookward_shared::providers;
-use hookward_shared::secret::{Secret, SecretReader};
+use hookward_shared::secret::{Secret, SecretDigest, SecretReader};
+use http::HeaderName;
 
 use crate::cli::GateArgs;
 use crate::upstream::pool::Application;
@@ -76,7 +80,10 @@ fn from_flags(args: &GateArgs, secrets: &dyn SecretReader, now: UnixMillis) -> R
     let paths = if args.path.is_empty() { PRESET_PATHS.map(str::to_owned).to_vec() } else { args.path.clone() };
     let name = paths.first().cloned().unwrap_or_default();
     let mut route = Route::new(name, paths);
-    route.deny_ips = flags.networks("--deny-ip", &args.deny_ip);
+    route.methods = args.method.clone();
+    route.deny_ips = flags.addresses("--deny-ip", &args.deny_ip);
+    route.replay =
+        args.on_duplicate.map(|on_duplicate| Replay { on_duplicate: on_duplicate.into(), window_ms: REPLAY_WINDOW_MS });
     route.keep_token = args.keep_token;
     route.websocket = args.websocket;
     if let Some(text) = &args.answer_timeout {
@@ -86,12 +93,15 @@ fn from_flags(args: &GateArgs, secrets: &dyn SecretReader, now: UnixMillis) -> R
         }
     }
     let common = Accept {
-        open: false,
-        allow_ips: (!args.allow_ip.is_empty()).then(|| flags.networks("--allow-ip", &args.allow_ip)),
+        allow_ips: (!args.allow_ip.is_empty()).then(|| flags.addresses("--allow-ip", &args.allow_ip)),
         token: flags.token(&args.token),
-        verify: None,
+        basic: flags.basic(&args.basic),
+        content_types: args.content_type.clone(),
+        headers: flags.header_rules(&args.require_header),
+        body: flags.body_rules(&args.require_body),
+        ..Accept::default()
     };
-    let signatures = flags.signatures(&args.verify);
+    let signatures = flags.signatures(args);
     let mut mint_token = false;
     if signatures.is_empty() {
         mint_token = !common.is_protected() && !args.no_token;
@@ -100,26 +110,27 @@ fn from_flags(args: &GateArgs, secrets: &dyn SecretReader, now: UnixMillis) -> R
         route.accept.push(Accept { open, ..common });
     } else {
         // Each provider is an alternative, under the same address ranges and token.
-        route.accept.extend(signatures.into_iter().map(|check| Accept { verify: Some(check), ..common.clone() }));
+        route.accept.extend(signatures.into_iter().map(|check| Accept { verify: vec![check], ..common.clone() }));
     }
-    let policy = Policy { routes: vec![route] };
+    let policy = Policy {
+        rate: flags.rate("--rate", args.rate.as_deref()),
+        client_rate: flags.rate("--client-rate", args.client_rate.as_deref()),
+        ..Policy::new(vec![route])
+    };
     let Flags { mut problems, notes, .. } = flags;
     if problems.is_empty() {
         // A token that is yet to be minted can't be missed.
-        let complete = if mint_token {
-            with_token(
-                &policy,
-                &TokenCheck {
-                    place: TokenPlace::Query(TOKEN_NAME.to_owned()),
-                    digests: vec![hookward_shared::secret::SecretDigest::of(b"")],
-                },
-            )
-        } else {
-            policy.clone()
-        };
+        let complete =
+            if mint_token { with_token(&policy, &minted_check(&SecretDigest::of(b""))) } else { policy.clone() };
         problems.extend(complete.mistakes(now).into_iter().map(|what| Problem::new("flags", what)));
     }
     if problems.is_empty() { Ok(Built { policy, mint_token, notes }) } else { Err(Problems(problems)) }
+}
+
+/// The check of a token that was minted here.
+#[must_use]
+pub fn minted_check(digest: &SecretDigest) -> TokenCheck {
+    TokenCheck::new(TokenPlace::Query(TOKEN_NAME.to_owned()), &[("the minted token", digest.clone())])
 }
 
 /// The policy with this token in every alternative.
@@ -143,15 +154,67 @@ impl Flags<'_> {
         self.problems.push(Problem::new(flag, what));
     }
 
-    fn networks(&mut self, flag: &str, texts: &[String]) -> Vec<ipnet::IpNet> {
-        let mut networks = Vec::new();
-        for text in texts {
-            match parse_network(text) {
-                Ok(network) => networks.push(network),
-                Err(what) => self.problem(flag, what),
+    fn addresses(&mut self, flag: &str, texts: &[String]) -> Addresses {
+        file::read_addresses(texts, |what| self.problem(flag, what))
+    }
+
+    fn rate(&mut self, flag: &str, text: Option<&str>) -> Option<Rate> {
+        Rate::parse(text?).map_err(|what| self.problem(flag, what)).ok()
+    }
+
+    /// All `--basic` flags: one or more live pairs of user and password.
+    fn basic(&mut self, sources: &[String]) -> Option<TokenCheck> {
+        let mut live = Vec::new();
+        for source in sources {
+            let Some(secret) = self.load("--basic", source) else { continue };
+            if secret.expose().contains(&b':') {
+                live.push(LiveToken { name: source.clone(), digest: secret.digest() });
+            } else {
+                self.problem("--basic", format!("{source} holds no user:password"));
             }
         }
-        networks
+        (!sources.is_empty()).then_some(TokenCheck { place: TokenPlace::Basic, live })
+    }
+
+    /// All `--require-header` flags: the same name again allows another value.
+    fn header_rules(&mut self, texts: &[String]) -> Vec<HeaderRule> {
+        let mut rules: Vec<HeaderRule> = Vec::new();
+        for (name, value) in self.pairs("--require-header", texts, "X-GitHub-Event=push") {
+            match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(name) => match rules.iter_mut().find(|rule| rule.name == name) {
+                    Some(rule) => rule.allowed.push(value),
+                    None => rules.push(HeaderRule { name, allowed: vec![value] }),
+                },
+                Err(_) => self.problem("--require-header", format!("{name:?} is not a header name")),
+            }
+        }
+        rules
+    }
+
+    /// All `--require-body` flags: the same path again allows another value.
+    fn body_rules(&mut self, texts: &[String]) -> Vec<BodyRule> {
+        let mut rules: Vec<BodyRule> = Vec::new();
+        for (path, value) in self.pairs("--require-body", texts, "ref=refs/heads/main") {
+            match JsonPath::parse(&path) {
+                Ok(path) => match rules.iter_mut().find(|rule| rule.path == path) {
+                    Some(rule) => rule.allowed.push(value),
+                    None => rules.push(BodyRule { path, allowed: vec![value] }),
+                },
+                Err(what) => self.problem("--require-body", what),
+            }
+        }
+        rules
+    }
+
+    fn pairs(&mut self, flag: &str, texts: &[String], example: &str) -> Vec<(String, String)> {
+        let mut pairs = Vec::new();
+        for text in texts {
+            match text.split_once('=') {
+                Some((name, value)) => pairs.push((name.to_owned(), value.to_owned())),
+                None => self.problem(flag, format!("{text:?}: write for example {example}")),
+            }
+        }
+        pairs
     }
 
     /// All `--token` flags: one place, one or more live tokens.
@@ -174,9 +237,10 @@ impl Flags<'_> {
                 }
             };
             let Some(secret) = self.load("--token", source) else { continue };
+            let live = LiveToken { name: source.to_owned(), digest: secret.digest() };
             match &mut check {
-                None => check = Some(TokenCheck { place, digests: vec![secret.digest()] }),
-                Some(check) if check.place == place => check.digests.push(secret.digest()),
+                None => check = Some(TokenCheck { place, live: vec![live] }),
+                Some(check) if check.place == place => check.live.push(live),
                 Some(_) => {
                     self.problem("--token", "all tokens must stand in the same place; name one parameter or header")
                 }
@@ -185,25 +249,49 @@ impl Flags<'_> {
         check
     }
 
-    /// All `--verify` flags, grouped by provider.
-    fn signatures(&mut self, texts: &[String]) -> Vec<SignatureCheck> {
+    /// All `--verify` flags, grouped by provider and variant.
+    fn signatures(&mut self, args: &GateArgs) -> Vec<SignatureCheck> {
         let mut checks: Vec<SignatureCheck> = Vec::new();
-        for text in texts {
-            let Some((name, source)) = text.split_once('=') else {
-                self.problem("--verify", "write PROVIDER=env:NAME, such as github=env:GITHUB_SECRET");
+        for text in &args.verify {
+            let (name, source) = match text.split_once('=') {
+                Some((name, source)) => (name, Some(source)),
+                None => (text.as_str(), None),
+            };
+            let (id, variant) = match name.split_once('/') {
+                Some((id, variant)) => (id, Some(variant.to_owned())),
+                None => (name, None),
+            };
+            let Some(provider) = providers::find(id) else {
+                // A name without a `=` may be the secret itself: it is not repeated.
+                match source {
+                    Some(_) => self.problem("--verify", providers::unknown(name)),
+                    None => self.problem("--verify", "write PROVIDER=env:NAME, such as github=env:GITHUB_SECRET"),
+                }
                 continue;
             };
-            let Some(provider) = providers::find(name) else {
-                self.problem("--verify", providers::unknown(name));
+            if source.is_none() && provider.schemes().iter().all(|scheme| scheme.fetch.is_none()) {
+                self.problem("--verify", format!("write {}=env:NAME: {} has a secret", provider.id, provider.name));
                 continue;
+            }
+            let secret = match source {
+                Some(source) => match self.load("--verify", source) {
+                    Some(secret) => Some(LiveSecret { name: source.to_owned(), secret }),
+                    None => continue,
+                },
+                None => None,
             };
-            let Some(secret) = self.load("--verify", source) else { continue };
-            match checks.iter_mut().find(|check| check.provider == provider.id) {
-                Some(check) => check.secrets.push(secret),
+            let same = |check: &&mut SignatureCheck| {
+                check.provider.as_deref() == Some(&provider.id) && check.variant == variant
+            };
+            match checks.iter_mut().find(same) {
+                Some(check) => check.secrets.extend(secret),
                 None => checks.push(SignatureCheck {
-                    provider: provider.id.clone(),
-                    secret_at: SecretAt::Relay,
-                    secrets: vec![secret],
+                    variant,
+                    secret_at: if args.secret_at_agent { SecretAt::Agent } else { SecretAt::Relay },
+                    secrets: secret.into_iter().collect(),
+                    origin: args.origin.clone(),
+                    challenge: args.challenge,
+                    ..SignatureCheck::by(&provider.id)
                 }),
             }
         }
@@ -273,8 +361,8 @@ mod tests {
         let built = build(args).unwrap_or_else(|problems| panic!("{problems}"));
         let accept = &built.policy.routes[0].accept;
         assert_eq!(accept.len(), 2);
-        assert_eq!(accept[0].verify.as_ref().unwrap().secrets.len(), 2);
-        assert!(accept.iter().all(|accept| accept.token.as_ref().unwrap().digests.len() == 2));
+        assert_eq!(accept[0].verify[0].secrets.len(), 2);
+        assert!(accept.iter().all(|accept| accept.token.as_ref().unwrap().live.len() == 2));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod exit;
 pub mod flags;
 pub mod replay;
 pub mod report;
+pub mod request;
 pub mod state;
 pub mod terminal;
 pub mod upstream;
@@ -21,15 +22,18 @@ use std::time::Duration;
 use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
+use hookward_shared::current::Current;
 use hookward_shared::gate::{Gate, Side};
 use hookward_shared::limits::AGENT_BODY_BUDGET;
 use hookward_shared::policy::Policy;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::connection::policies::{Offer, Policies};
 use crate::connection::{ConnectionError, Connector, Opened, Relay};
-use crate::replay::Replay;
+use crate::replay::{Pairing, Replay};
 use crate::report::Reporter;
 use crate::upstream::letter_case::LetterCases;
 use crate::upstream::pool::{Application, Pool};
@@ -46,6 +50,8 @@ pub struct AgentSettings {
     pub application: Application,
     /// For requests to end when the agent is stopped.
     pub drain: Duration,
+    /// Where a secret goes that a provider tells in its handshake; only while pairing.
+    pub pairing: Option<Pairing>,
 }
 
 /// A running agent.
@@ -54,6 +60,15 @@ pub struct Agent {
     running: Option<JoinHandle<Result<(), ConnectionError>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    policies: watch::Sender<Arc<Offer>>,
+    clock: Clock,
+}
+
+/// A policy ready to be offered to the relay.
+fn offer(policy: &Policy, clock: &Clock) -> Result<Arc<Offer>, Problems> {
+    let gate = Gate::compile(policy, Side::Agent, clock.now())
+        .map_err(|mistakes| Problems(mistakes.into_iter().map(|what| Problem::new("policy", what)).collect()))?;
+    Ok(Arc::new(Offer { policy: policy.for_relay(), gate: Arc::new(gate) }))
 }
 
 impl Agent {
@@ -67,21 +82,22 @@ impl Agent {
         reporter: Reporter,
         on_open: impl Fn(Opened) + Send + Sync + 'static,
     ) -> Result<Self, Problems> {
-        let gate = Gate::compile(&settings.policy, Side::Agent, clock.now())
-            .map_err(|mistakes| Problems(mistakes.into_iter().map(|what| Problem::new("policy", what)).collect()))?;
+        let first = offer(&settings.policy, &clock)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let replay = Replay {
-            gate: Arc::new(gate),
-            clock,
+            gate: Current::new(Arc::clone(&first.gate)),
+            pairing: settings.pairing,
+            clock: clock.clone(),
             pool: Pool::new(settings.application, tasks.clone(), stop.clone()),
             cases: LetterCases::default(),
             reporter: reporter.clone(),
             budget: BodyBudget::new(AGENT_BODY_BUDGET),
         };
+        let (policies, wanted) = watch::channel(first);
         let connector = Connector {
             relay: settings.relay,
             host: settings.host,
-            policy: settings.policy.for_relay(),
+            policies: Policies::new(wanted),
             replay: Arc::new(replay),
             reporter,
             exchanges: TaskTracker::new(),
@@ -89,7 +105,19 @@ impl Agent {
             on_open: Box::new(on_open),
         };
         let running = tokio::spawn(connector.run(stop.clone()));
-        Ok(Self { running: Some(running), stop, tasks })
+        Ok(Self { running: Some(running), stop, tasks, policies, clock })
+    }
+
+    /// Offers another policy to the relay. It is in force, on both sides, once the relay has taken it; until
+    /// then, and if it does not, the old one is.
+    ///
+    /// # Errors
+    /// Every reason for which the policy can't be used.
+    pub fn replace_policy(&self, policy: &Policy) -> Result<(), Problems> {
+        let offer = offer(policy, &self.clock)?;
+        // An agent that has ended has no use for it.
+        let _ = self.policies.send(offer);
+        Ok(())
     }
 
     /// Waits for the agent to end by itself, which it only does when the relay refuses it.

@@ -14,7 +14,10 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let format = match &cli.command {
         Command::Http(args) => args.log_format,
-        Command::Join(_) | Command::Providers(_) => LogFormat::Text,
+        Command::Pair(args) => args.log_format,
+        Command::Join(_) | Command::Providers(_) | Command::Check(_) | Command::Explain(_) | Command::Send(_) => {
+            LogFormat::Text
+        }
     };
     // Diagnostics go to standard error; what the user asked for goes to standard output.
     let _flushed_at_the_end = match process::log_to_stderr(format == LogFormat::Json, "warn") {
@@ -28,6 +31,10 @@ async fn main() -> ExitCode {
         Command::Http(args) => commands::http::run(*args).await,
         Command::Join(args) => commands::join::run(args).await,
         Command::Providers(args) => commands::providers::run(&args),
+        Command::Check(args) => commands::check::run(*args),
+        Command::Explain(args) => commands::explain::run(*args).await,
+        Command::Send(args) => commands::send::run(*args).await,
+        Command::Pair(args) => commands::pair::run(*args).await,
     };
     match ended {
         Ok(exit) => exit.into(),

@@ -11,14 +11,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hookward_shared::budget::{BodyBudget, Charge};
-use hookward_shared::clock::Clock;
-use hookward_shared::gate::{Gate, HeadVerdict, Permit, RequestHead};
+use hookward_shared::clock::{Clock, UnixMillis};
+use hookward_shared::current::Current;
+use hookward_shared::gate::{Decision, Gate, HeadVerdict, Permit, Request, RequestHead, State};
 use hookward_shared::headers::{passes_to_sender, trailer_passes};
 use hookward_shared::limits::{GATHER, SMALL_BODY};
 use hookward_shared::pieces::Pieces;
 use hookward_shared::protocol::control::Deadlines;
 use hookward_shared::protocol::head::{self, Failure, RequestId};
+use hookward_shared::providers::challenge::Answer;
 use hookward_shared::refusal::{Check, Code, Refusal};
+use hookward_shared::secret::Secret;
 use hookward_shared::text::shown_path;
 use hookward_shared::transport::splice::splice;
 use hookward_shared::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
@@ -39,8 +42,10 @@ const HEAD: Duration = Duration::from_secs(10);
 
 /// What every exchange of one agent shares.
 pub struct Replay {
-    /// The agent's copy of the policy.
-    pub gate: Arc<Gate>,
+    /// The agent's copy of the policy, as it is in force.
+    pub gate: Current<Gate>,
+    /// Where a secret goes that a provider tells in its handshake; only while pairing.
+    pub pairing: Option<Pairing>,
     /// The agent's own clock.
     pub clock: Clock,
     /// Connections to the application.
@@ -53,6 +58,9 @@ pub struct Replay {
     pub budget: BodyBudget,
 }
 
+/// Takes the secret that a provider tells in its handshake.
+pub type Pairing = Box<dyn Fn(&Secret) -> std::io::Result<()> + Send + Sync>;
+
 /// What the session settled that an exchange belongs to.
 #[derive(Clone)]
 pub struct Terms {
@@ -60,6 +68,8 @@ pub struct Terms {
     pub deadlines: Deadlines,
     /// The public host of the tunnel: requests for any other are none of this agent's.
     pub host: Arc<str>,
+    /// Scheme and authority of its public URL.
+    pub origin: Arc<str>,
 }
 
 /// One exchange, and the terms of its session.
@@ -67,12 +77,15 @@ struct Exchange<'r> {
     replay: &'r Replay,
     deadlines: Deadlines,
     host: Arc<str>,
+    origin: Arc<str>,
 }
 
 /// Why there is no answer of the application.
 enum Stop {
     Refused(Refusal),
     Failed(Code, String),
+    /// The agent answers a provider's handshake itself.
+    Handshake(Box<Answer>),
     Aborted,
 }
 
@@ -102,13 +115,14 @@ struct Answered {
     response: Response<Incoming>,
     connection: Connection,
     observed: Option<(Check, String)>,
+    secrets: Vec<String>,
 }
 
 impl Replay {
     /// Handles one exchange to its end.
     pub async fn exchange(&self, writer: MessageWriter, reader: MessageReader, terms: Terms) {
-        let Terms { deadlines, host } = terms;
-        Exchange { replay: self, deadlines, host }.run(writer, reader).await;
+        let Terms { deadlines, host, origin } = terms;
+        Exchange { replay: self, deadlines, host, origin }.run(writer, reader).await;
     }
 }
 
@@ -145,7 +159,8 @@ impl Exchange<'_> {
         match answered {
             Ok((answered, tunnel)) => {
                 let status = answered.response.status();
-                let outcome = Outcome::Answered { status: status.as_u16(), observed: answered.observed.clone() };
+                let (observed, secrets) = (answered.observed.clone(), answered.secrets.clone());
+                let outcome = Outcome::Answered { status: status.as_u16(), observed, secrets };
                 self.report(shown, outcome);
                 if status == StatusCode::SWITCHING_PROTOCOLS && upgrade {
                     self.switch(writer, answered, tunnel).await;
@@ -154,8 +169,15 @@ impl Exchange<'_> {
                 }
             }
             Err(Stop::Aborted) => self.report(shown, Outcome::Aborted),
+            Err(Stop::Handshake(answer)) => {
+                self.report(shown, Outcome::Handshake { status: answer.status.as_u16() });
+                let Answer { status, headers, body, .. } = *answer;
+                let head = head::Response { status, length: Some(body.len() as u64), headers };
+                // A relay that is gone needs no answer.
+                let _ = self.patiently(writer.whole(&head.encode(passes_to_sender), body)).await;
+            }
             Err(Stop::Refused(refusal)) => {
-                let Refusal { check, code, status, why } = refusal;
+                let Refusal { check, code, status, why, .. } = refusal;
                 self.report(shown, Outcome::Refused { status: status.as_u16(), check, why });
                 self.fail(writer, code, status).await;
             }
@@ -182,22 +204,67 @@ impl Exchange<'_> {
         } else {
             body = Some(MessageBody::new(reader, request.length, &request.headers, self.deadlines.body_idle()));
         }
-        let head = RequestHead { method: &request.method, target: &request.target, headers: &request.headers };
-        let (permit, body, held) = match self.replay.gate.check_head(head, request.context.client, now)? {
-            HeadVerdict::Permit(permit) => (permit, outgoing(body).await, None),
+        let head = RequestHead {
+            method: &request.method,
+            target: &request.target,
+            headers: &request.headers,
+            origin: &self.origin,
+        };
+        let (gate, state, client) = (self.replay.gate.get(), State::default(), request.context.client);
+        let (decision, body, held) = match gate.check_head(head, client, now, &state)? {
+            HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
             HeadVerdict::ReadBody(pending) => {
-                let (whole, held) = self.read_whole(body, pending.max_body(), request.context.client).await?;
-                let permit = pending.check_body(head, &whole, now)?;
-                (permit, UpstreamBody::Whole(Full::new(whole)), Some(held))
+                let (whole, held) = self.read_whole(body, pending.max_body(), client).await?;
+                let checked = pending.check_body(head, &whole, now, &state, &request.context.keys);
+                let decision = checked.map_err(|refusal| self.diagnosed(refusal, &gate, &request, &whole, now))?;
+                (decision, UpstreamBody::Whole(Full::new(whole)), Some(held))
             }
+        };
+        let permit = match decision {
+            Decision::Forward(permit) => permit,
+            // Compiled for the agent, a gate claims nothing.
+            Decision::Claim(_) => return Err(Refusal::malformed("the agent's gate remembers no deliveries").into()),
+            Decision::Answer(answer) => return Err(Stop::Handshake(answer)),
+            Decision::Pair(secret, answer) => return Err(self.pair(&secret, answer)),
         };
         if request.upgrade && !permit.settings().websocket {
             return Err(Refusal::malformed("the relay opened a WebSocket on a route that allows none").into());
         }
         let observed = permit.observed().map(|refusal| (refusal.check, refusal.why.clone()));
+        let secrets = permit.secrets().to_vec();
         let (response, connection) = self.ask(permit, request, body).await?;
         drop(held);
-        Ok((Answered { response, connection, observed }, upgrading))
+        Ok((Answered { response, connection, observed, secrets }, upgrading))
+    }
+
+    /// Adds what would have made a wrong signature right.
+    fn diagnosed(
+        &self,
+        refusal: Refusal,
+        gate: &Gate,
+        request: &head::Request,
+        body: &[u8],
+        now: UnixMillis,
+    ) -> Refusal {
+        if refusal.check != Check::Signature {
+            return refusal;
+        }
+        let (method, target, headers) = (&request.method, &request.target, &request.headers);
+        let head = RequestHead { method, target, headers, origin: &self.origin };
+        let hints = gate.diagnose(&Request { head, body }, &request.context.keys, now);
+        match hints.first() {
+            Some(hint) => Refusal { why: format!("{}; {hint}", refusal.why), ..refusal },
+            None => refusal,
+        }
+    }
+
+    /// Keeps the secret that a provider tells, and answers it.
+    fn pair(&self, secret: &Secret, answer: Box<Answer>) -> Stop {
+        match self.replay.pairing.as_ref().map(|keep| keep(secret)) {
+            Some(Ok(())) => Stop::Handshake(answer),
+            Some(Err(error)) => Stop::Failed(Code::Busy, format!("the secret could not be kept: {error}")),
+            None => Refusal::failed(Check::Signature, "no pairing is under way").into(),
+        }
     }
 
     /// The relay chooses the tunnel by its host; the application may choose a site by it, too.

@@ -102,6 +102,13 @@ pub enum Outcome {
         status: u16,
         /// What would have refused it, if the route did not only observe.
         observed: Option<(Check, String)>,
+        /// The names of the secrets and tokens that were right.
+        secrets: Vec<String>,
+    },
+    /// It was a provider's handshake, answered here.
+    Handshake {
+        /// Status of the answer.
+        status: u16,
     },
     /// The agent's own gate refused it.
     Refused {

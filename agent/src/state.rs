@@ -132,6 +132,15 @@ impl StateDir {
         Ok((token, true))
     }
 
+    /// The minted token that is kept for this host, if there is one.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn kept_token(&self, host: Option<&str>) -> Result<Option<Secret>, StateError> {
+        let mut tokens: BTreeMap<String, Secret> = self.read(TOKENS)?.unwrap_or_default();
+        Ok(tokens.remove(&host.unwrap_or_default().to_ascii_lowercase()))
+    }
+
     /// Keeps the webhook URL that was printed, for scripts of the same user.
     ///
     /// # Errors

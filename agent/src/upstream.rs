@@ -130,19 +130,7 @@ pub fn request(
     cases: &LetterCases,
 ) -> Result<Request<UpstreamBody>, Unwritable> {
     let head::Request { context, method, target, trailers, upgrade, mut headers, spelling, .. } = request;
-    let target = match permit.token_to_remove() {
-        Some(TokenSpot::Target(range)) => {
-            let mut left = BytesMut::with_capacity(target.len());
-            left.extend_from_slice(target.get(..range.start).unwrap_or_default());
-            left.extend_from_slice(target.get(range.end..).unwrap_or_default());
-            left.freeze()
-        }
-        Some(TokenSpot::Header(name)) => {
-            headers.remove(name);
-            target
-        }
-        None => target,
-    };
+    let target = without_tokens(permit.tokens_to_remove(), target, &mut headers);
     remove_foreign(&mut headers);
     // The length that stands in the head is the one that follows, whatever the relay wrote: otherwise
     // the application would read the next request's first bytes as this one's body.
@@ -172,6 +160,30 @@ pub fn request(
         *request.extensions_mut() = extensions;
     }
     Ok(request)
+}
+
+/// Takes the tokens out, and moves no other byte.
+fn without_tokens(tokens: &[TokenSpot], target: Bytes, headers: &mut HeaderMap) -> Bytes {
+    let mut ranges = Vec::new();
+    for spot in tokens {
+        match spot {
+            TokenSpot::Target(range) => ranges.push(range.clone()),
+            TokenSpot::Header(name) => {
+                headers.remove(name);
+            }
+        }
+    }
+    if ranges.is_empty() {
+        return target;
+    }
+    // From the end, so that what stands before stays where it is.
+    ranges.sort_by_key(|range| std::cmp::Reverse(range.start));
+    let mut left = BytesMut::from(target.as_ref());
+    for range in ranges {
+        let tail = left.split_off(range.start.min(left.len()));
+        left.extend_from_slice(tail.get(range.end - range.start..).unwrap_or_default());
+    }
+    left.freeze()
 }
 
 /// A relay could have been made to send anything: the agent removes what must not pass, too.

@@ -70,3 +70,18 @@ pub fn forwarded(seen: Seen<'_>, status: StatusCode, took: Duration) {
         ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     );
 }
+
+/// A request that the relay has answered itself, and not refused: a handshake, a delivery that came before.
+pub fn answered(seen: Seen<'_>, what: &str, status: StatusCode) {
+    tracing::info!(
+        target: "audit",
+        event = "answered",
+        what,
+        id = %seen.id,
+        host = seen.host,
+        method = %Escaped(seen.method.as_str().as_bytes()),
+        path = shown_path(seen.target),
+        client = %seen.client,
+        status = status.as_u16(),
+    );
+}

@@ -81,6 +81,14 @@ pub struct ServeArgs {
     #[arg(long, value_name = "CIDR")]
     pub trusted_proxy: Vec<String>,
 
+    /// Connections of trusted proxies begin with the PROXY protocol, version 1 or 2
+    #[arg(long, requires = "trusted_proxy")]
+    pub proxy_protocol: bool,
+
+    /// A policy (TOML) that every request must pass before its tunnel's own; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub floor: Option<PathBuf>,
+
     /// Give an exact host (the bare domain, a CNAME) to an agent (repeatable)
     #[arg(long, value_name = "HOST=AGENT", value_parser = parse_pair)]
     pub give_host: Vec<(String, String)>,
@@ -133,6 +141,9 @@ impl ServeArgs {
             key: self.key.clone(),
             trusted_proxies: self.trusted_proxy.clone(),
             hosts: self.give_host.clone(),
+            proxy_protocol: self.proxy_protocol.then_some(true),
+            floor: self.floor.clone(),
+            ..Written::default()
         }
     }
 }

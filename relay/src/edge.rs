@@ -2,9 +2,10 @@
 //!
 //! [`listener`] takes the connection and bounds how many there are ([`places`]), [`stall`] cuts off who takes
 //! nothing, [`tls`] does the handshake, [`connection`] reads requests from it, [`spelling`] remembers how
-//! header names were written, [`authority`] finds out which host is meant, [`client_address`] where
-//! the request comes from, [`body`] reads what the gate needs, and [`answer`] writes every answer
-//! that the relay makes itself. [`request`] is the way through all of them.
+//! header names were written, [`authority`] finds out which host is meant, [`client_address`] and
+//! [`proxy_protocol`] where the request comes from, [`judge`] takes it through the gates, [`body`] reads what they
+//! need, and [`answer`] writes every answer that the relay makes itself. [`request`] is the way through all of
+//! them.
 
 pub mod activity;
 pub mod answer;
@@ -12,8 +13,10 @@ pub mod authority;
 pub mod body;
 pub mod client_address;
 pub mod connection;
+pub mod judge;
 pub mod listener;
 pub mod places;
+pub mod proxy_protocol;
 pub mod request;
 pub mod spelling;
 pub mod stall;

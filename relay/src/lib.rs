@@ -5,13 +5,18 @@
 //! [`Relay`] is a value: bind it, read its addresses, shut it down. The program `hookward-relay` and
 //! the agent's `--local` are wiring around it.
 
+pub mod address_lists;
 pub mod agents;
 pub mod audit;
 pub mod certs;
 pub mod cli;
 pub mod commands;
 pub mod edge;
+pub mod fetch;
+pub mod floor;
 pub mod forward;
+pub mod keys;
+pub mod replays;
 pub mod settings;
 pub mod store;
 pub mod upgrade;
@@ -20,19 +25,26 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use hookward_shared::addresses::NamedSets;
 use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::Clock;
+use hookward_shared::config::Problems;
+use hookward_shared::gate::State;
 use hookward_shared::gate::address::AddressSet;
 use hookward_shared::join_token::JoinToken;
 use hookward_shared::names::AgentName;
 use hookward_shared::process;
+use hookward_shared::reload::Reloads;
 use hookward_shared::secret::Secret;
 use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::quic::EndpointError;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::address_lists::AddressLists;
 use crate::agents::session::Host;
 use crate::agents::{AgentListener, Registry};
 use crate::certs::{CertError, Identity};
@@ -40,6 +52,10 @@ use crate::edge::authority::Ports;
 use crate::edge::places::Places;
 use crate::edge::request::{Edge, RequestIds};
 use crate::edge::{EdgeListener, tls};
+use crate::fetch::{FetchError, Fetcher};
+use crate::floor::Floor;
+use crate::keys::PublicKeys;
+use crate::replays::ReplayKeeper;
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
 
@@ -58,6 +74,8 @@ fn say(text: &str) -> Result<(), commands::CommandError> {
 
 /// The state file's name in the data directory.
 pub const STATE_FILE: &str = "relay.db";
+/// The name of the file of deliveries.
+const REPLAY_FILE: &str = "deliveries.db";
 
 /// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +111,15 @@ pub enum StartError {
     /// The system has no randomness to give.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
+    /// The operator's floor.
+    #[error("the floor can't be used:\n{0}")]
+    Floor(#[from] Problems),
+    /// Fetching.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A signal can't be waited for.
+    #[error("SIGHUP: {0}")]
+    Signal(io::Error),
 }
 
 /// A running relay.
@@ -107,6 +134,10 @@ pub struct Relay {
     join_address: String,
     self_signed: Option<PathBuf>,
     budget: BodyBudget,
+    /// Owns what runs beside the listeners: reading lists and files again, fetching keys.
+    tasks: TaskTracker,
+    lists: AddressLists,
+    _replays: ReplayKeeper,
 }
 
 impl Relay {
@@ -136,6 +167,13 @@ impl Relay {
         let public_port = settings.public_port.unwrap_or(listener_port);
 
         let domain = settings.domain.clone();
+        let tasks = TaskTracker::new();
+        let fetcher = Fetcher::new(settings.fetch.clone(), settings.limits.fetch)?;
+        let lists = AddressLists::load(&store);
+        let trusted_proxies = AddressSet::new(&settings.trusted_proxies);
+        let floor = Floor::load(settings.floor.as_deref(), &clock, &lists)?;
+        let replays =
+            ReplayKeeper::open(&settings.data_dir.join(REPLAY_FILE), clock.clone(), settings.limits.deliveries as u64)?;
         let registry = Registry::default();
         registry.know_only(store.hosts()?.into_iter().chain(settings.hosts.keys().cloned()).collect());
         let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
@@ -148,6 +186,8 @@ impl Relay {
             domain: settings.domain,
             given: settings.hosts,
             public_port,
+            lists: lists.clone(),
+            trusted_proxies: trusted_proxies.clone(),
         });
         // The tunnel shares the edge's port number, unless the system chooses: then another program may
         // have the same one for UDP.
@@ -158,7 +198,15 @@ impl Relay {
         let edge = Arc::new(Edge {
             registry,
             clock: clock.clone(),
-            trusted_proxies: AddressSet::new(&settings.trusted_proxies),
+            floor_state: State::new(lists.sets.clone(), trusted_proxies.clone()),
+            trusted_proxies,
+            forwarded: settings.forwarded,
+            proxy_protocol: settings.proxy_protocol,
+            floor: floor.clone(),
+            keys: PublicKeys::new(fetcher.clone(), tasks.clone()),
+            fetcher: fetcher.clone(),
+            replays: replays.replays.clone(),
+            diagnoses: AtomicU64::new(0),
             budget: budget.clone(),
             in_progress: Places::default(),
             ports: Ports { listener: listener_port, public: public_port },
@@ -167,7 +215,26 @@ impl Relay {
             limits: settings.limits,
         });
         let edge = EdgeListener::start(listener, acceptor, edge, drain_edge.clone()).map_err(listen)?;
-        Ok(Self { edge, agents, store, clock, drain_edge, stop_agents, pin, join_address, self_signed, budget })
+        tasks.spawn(lists.clone().keep_fresh(fetcher, store.clone(), clock.clone(), stop_agents.clone()));
+        if let Some(path) = settings.floor {
+            let reloads = Reloads::new(Some(&path)).map_err(StartError::Signal)?;
+            tasks.spawn(floor.keep(path, clock.clone(), lists.clone(), reloads, stop_agents.clone()));
+        }
+        Ok(Self {
+            edge,
+            agents,
+            store,
+            clock,
+            drain_edge,
+            stop_agents,
+            pin,
+            join_address,
+            self_signed,
+            budget,
+            tasks,
+            lists,
+            _replays: replays,
+        })
     }
 
     /// Where HTTPS is served.
@@ -223,5 +290,13 @@ impl Relay {
         self.edge.join(patience).await;
         self.stop_agents.cancel();
         self.agents.join().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The named sets of addresses in use.
+    #[must_use]
+    pub const fn address_sets(&self) -> &NamedSets {
+        &self.lists.sets
     }
 }

@@ -9,6 +9,15 @@
 //! certificate = "/etc/hookward/chain.pem"
 //! key = "/etc/hookward/key.pem"
 //! trusted_proxies = ["10.0.0.0/8"]
+//! forwarded = "x-forwarded-for"        # the field that they write: or "forwarded" (RFC 7239)
+//! proxy_protocol = false               # they begin each connection with PROXY protocol v1 or v2
+//! floor = "/etc/hookward/floor.toml"   # a policy that every request must pass first
+//!
+//! [fetch]                              # public keys and lists of addresses
+//! hosts = ["keys.example.com"]         # where keys of schemes in policies may come from
+//! ca = "/etc/hookward/proxy-ca.pem"    # certificates to trust beside the system's
+//! [fetch.resolve]                      # addresses for names, instead of looking them up
+//! "api.github.com" = "10.0.0.5:443"
 //!
 //! [hosts]                              # exact hosts: the bare domain, a CNAME
 //! "hooks.example.com" = "flexdeploy"
@@ -26,7 +35,11 @@ use hookward_shared::config::{Document, Problem, Problems, Reader};
 use hookward_shared::gate::address::parse_network;
 use hookward_shared::limits::Limits;
 use hookward_shared::names::{AgentName, HostName};
+use hookward_shared::url::HostPattern;
 use ipnet::IpNet;
+
+use crate::edge::client_address::ForwardedField;
+use crate::fetch::FetchSettings;
 
 /// Where the relay listens unless it is told otherwise: all addresses of both families.
 pub const LISTEN: &str = "[::]:443";
@@ -56,6 +69,18 @@ pub struct Written {
     pub trusted_proxies: Vec<String>,
     /// Exact hosts, and the agents that own them.
     pub hosts: Vec<(String, String)>,
+    /// The field that trusted proxies write.
+    pub forwarded: Option<String>,
+    /// Whether connections begin with the PROXY protocol.
+    pub proxy_protocol: Option<bool>,
+    /// The operator's floor.
+    pub floor: Option<PathBuf>,
+    /// Hosts of keys.
+    pub fetch_hosts: Vec<String>,
+    /// Certificates to trust when fetching.
+    pub fetch_ca: Option<PathBuf>,
+    /// Addresses for names.
+    pub fetch_resolve: Vec<(String, String)>,
 }
 
 /// Settings as meant.
@@ -77,6 +102,14 @@ pub struct Settings {
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// Networks whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// The field that they write.
+    pub forwarded: ForwardedField,
+    /// Whether connections of trusted proxies begin with the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// The operator's floor: a policy file.
+    pub floor: Option<PathBuf>,
+    /// What is fetched, and how.
+    pub fetch: FetchSettings,
     /// Exact hosts, and the agents that own them.
     pub hosts: BTreeMap<HostName, AgentName>,
     /// All bounds.
@@ -105,6 +138,17 @@ pub fn read_file(name: &str, text: &str, problems: &mut Vec<Problem>) -> (Writte
         written.certificate = top.string("certificate").map(PathBuf::from);
         written.key = top.string("key").map(PathBuf::from);
         written.trusted_proxies = top.strings("trusted_proxies").unwrap_or_default();
+        written.forwarded = top.string("forwarded");
+        written.proxy_protocol = top.boolean("proxy_protocol");
+        written.floor = top.string("floor").map(PathBuf::from);
+        if let Some(mut fetch) = top.table("fetch") {
+            written.fetch_hosts = fetch.strings("hosts").unwrap_or_default();
+            written.fetch_ca = fetch.string("ca").map(PathBuf::from);
+            if let Some(mut resolve) = fetch.table("resolve") {
+                written.fetch_resolve = resolve.entries();
+            }
+            fetch.finish();
+        }
         if let Some(mut hosts) = top.table("hosts") {
             written.hosts = hosts.entries();
         }
@@ -132,6 +176,12 @@ impl Written {
             key: self.key.or(file.key),
             trusted_proxies: [file.trusted_proxies, self.trusted_proxies].concat(),
             hosts: [file.hosts, self.hosts].concat(),
+            forwarded: self.forwarded.or(file.forwarded),
+            proxy_protocol: self.proxy_protocol.or(file.proxy_protocol),
+            floor: self.floor.or(file.floor),
+            fetch_hosts: [file.fetch_hosts, self.fetch_hosts].concat(),
+            fetch_ca: self.fetch_ca.or(file.fetch_ca),
+            fetch_resolve: [file.fetch_resolve, self.fetch_resolve].concat(),
         }
     }
 
@@ -185,6 +235,34 @@ impl Written {
                 Err(what) => wrong("trusted_proxies", what),
             }
         }
+        let forwarded = match self.forwarded.as_deref() {
+            None | Some("x-forwarded-for") => ForwardedField::XForwardedFor,
+            Some("forwarded") => ForwardedField::Forwarded,
+            Some(other) => {
+                wrong("forwarded", format!("{other:?} is neither \"x-forwarded-for\" nor \"forwarded\""));
+                ForwardedField::XForwardedFor
+            }
+        };
+        let proxy_protocol = self.proxy_protocol.unwrap_or(false);
+        if self.trusted_proxies.is_empty() && (proxy_protocol || self.forwarded.is_some()) {
+            let key = if proxy_protocol { "proxy_protocol" } else { "forwarded" };
+            wrong(key, "has no effect without trusted_proxies: nobody else is believed".to_owned());
+        }
+        let mut fetch = FetchSettings { ca: self.fetch_ca.clone(), ..FetchSettings::default() };
+        for text in &self.fetch_hosts {
+            match HostPattern::parse(text) {
+                Ok(host) => fetch.hosts.push(host),
+                Err(what) => wrong("fetch.hosts", what),
+            }
+        }
+        for (name, address) in &self.fetch_resolve {
+            match (HostName::parse(name), address.parse()) {
+                (Some(name), Ok(address)) => {
+                    fetch.resolve.insert(name.to_string(), address);
+                }
+                _ => wrong("fetch.resolve", format!("{name:?} = {address:?} is no host name with an ADDRESS:PORT")),
+            }
+        }
         let mut hosts = BTreeMap::new();
         for (host, agent) in &self.hosts {
             match (HostName::parse(host), AgentName::parse(agent)) {
@@ -231,6 +309,10 @@ impl Written {
                 data_dir,
                 certificate,
                 trusted_proxies,
+                forwarded,
+                proxy_protocol,
+                floor: self.floor,
+                fetch,
                 hosts,
                 limits,
             }),
@@ -265,7 +347,7 @@ mod tests {
         let (file, limits) = read_file("r.toml", text, &mut problems);
         let found = file.resolve(limits, problems).unwrap_err().to_string();
         for expected in [
-            "r.toml:3: unknown key \"spool\"",
+            "r.toml:3:1: unknown key \"spool\"",
             "request_head: expected a time",
             "unknown key \"heads\"",
             "domain: missing",

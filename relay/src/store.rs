@@ -34,6 +34,11 @@ const SCHEMA: &str = "
         host TEXT PRIMARY KEY,
         agent INTEGER NOT NULL REFERENCES agents(id) ON DELETE CASCADE
     ) STRICT;
+    CREATE TABLE IF NOT EXISTS address_lists (
+        name TEXT PRIMARY KEY,                   -- of a named set
+        ranges TEXT NOT NULL,                    -- one a line
+        read_ms INTEGER NOT NULL
+    ) STRICT;
     CREATE TABLE IF NOT EXISTS facts (
         name TEXT PRIMARY KEY,
         value TEXT NOT NULL
@@ -46,6 +51,9 @@ pub enum StoreError {
     /// SQLite.
     #[error("the relay's state file: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// The system gave no thread.
+    #[error("the relay's state file: no thread: {0}")]
+    Thread(String),
     /// The task that waited for the disk is gone: the program is ending.
     #[error("the relay's state file: the program is ending")]
     Ending,
@@ -280,6 +288,32 @@ impl Store {
             rows.collect::<rusqlite::Result<Vec<_>>>()
         })
         .map(|names| names.iter().filter_map(|name| HostName::parse(name)).collect())
+    }
+
+    /// Keeps the ranges of a named set, one a line, and when they were read.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn keep_address_list(&self, name: &str, ranges: &str, read: UnixMillis) -> Result<(), StoreError> {
+        self.with(|db| {
+            db.execute("INSERT OR REPLACE INTO address_lists VALUES (?1, ?2, ?3)", params![name, ranges, millis(read)])
+        })
+        .map(drop)
+    }
+
+    /// The kept named sets: name, ranges, and when they were read.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn address_lists(&self) -> Result<Vec<(String, String, UnixMillis)>, StoreError> {
+        self.with(|db| {
+            let mut query = db.prepare("SELECT name, ranges, read_ms FROM address_lists")?;
+            let rows = query.query_map([], |row| {
+                let read: i64 = row.get(2)?;
+                Ok((row.get(0)?, row.get(1)?, UnixMillis(u64::try_from(read).unwrap_or_default())))
+            })?;
+            rows.collect()
+        })
     }
 
     /// Notes the address under which agents reach this relay, for `agent add`.

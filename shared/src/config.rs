@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 /// One mistake: where it stands, what is wrong, what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The file and line, or the flag.
+    /// The file, line and column, or the flag.
     pub place: String,
     /// What is wrong there, and what to write instead.
     pub what: String,
@@ -76,7 +77,8 @@ impl<'i> Document<'i> {
     pub fn problem_at(&self, offset: usize, what: impl Into<String>) {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
-        let place = format!("{}:{line}", self.name);
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let place = format!("{}:{line}:{column}", self.name);
         self.problems.borrow_mut().push(Problem::new(place, what));
     }
 
@@ -118,6 +120,11 @@ impl<'d> Reader<'d> {
     pub fn problem_with(&self, key: &str, what: impl fmt::Display) {
         let offset = self.table.get(key).map_or(self.offset, |value| value.span().start);
         self.document.problem_at(offset, self.named(&format!("{key}: {what}")));
+    }
+
+    /// Notes a problem at a byte offset of the file.
+    pub fn problem_at(&self, offset: usize, what: impl fmt::Display) {
+        self.document.problem_at(offset, self.named(&what));
     }
 
     /// Whether the table has this key. It counts as known.
@@ -214,6 +221,50 @@ impl<'d> Reader<'d> {
             return self.wrong(key, "a day without quotes, such as 2026-12-01");
         }
         day
+    }
+
+    /// A value of a type of its own, by serde.
+    pub fn typed<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
+        let value = self.take(key)?;
+        match T::deserialize(ValueDeserializer::from(value.clone())) {
+            Ok(read) => Some(read),
+            Err(error) => {
+                let at = error.span().map_or(value.span().start, |span| span.start);
+                self.document.problem_at(at, self.named(&format!("{key}: {}", error.message())));
+                None
+            }
+        }
+    }
+
+    /// A table whose keys are names of the user's own, with a text or a list of texts for each; numbers
+    /// and words count as their text. With the offset of each key.
+    pub fn lists(&mut self, key: &'static str) -> Vec<(String, Vec<String>, usize)> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let DeValue::Table(table) = value.get_ref() else {
+            return self.wrong::<Vec<_>>(key, "a table of names and values").unwrap_or_default();
+        };
+        let text = |value: &DeValue<'_>| match value {
+            DeValue::String(text) => Some(text.to_string()),
+            DeValue::Boolean(value) => Some(value.to_string()),
+            DeValue::Integer(number) => Some(number.as_str().to_owned()),
+            DeValue::Float(number) => Some(number.as_str().to_owned()),
+            _ => None,
+        };
+        let mut lists = Vec::new();
+        for (name, value) in table.iter() {
+            let texts = match value.get_ref() {
+                DeValue::Array(items) => items.iter().map(|item| text(item.get_ref())).collect(),
+                one => text(one).map(|text| vec![text]),
+            };
+            match texts {
+                Some(texts) => lists.push((name.get_ref().to_string(), texts, name.span().start)),
+                None => self.document.problem_at(
+                    value.span().start,
+                    self.named(&format!("{key}.{}: expected a text, a number, or a list of them", name.get_ref())),
+                ),
+            }
+        }
+        lists
     }
 
     /// A table.
@@ -345,7 +396,7 @@ mod tests {
         }
         let problems = document.into_problems();
         let lines: Vec<_> = problems.iter().map(|problem| problem.place.as_str()).collect();
-        assert_eq!(lines, ["f.toml:1", "f.toml:3", "f.toml:5", "f.toml:2"]);
+        assert_eq!(lines, ["f.toml:1:5", "f.toml:3:5", "f.toml:5:1", "f.toml:2:1"]);
         assert!(problems[2].what.contains("unknown key \"z\""), "{}", problems[2]);
     }
 

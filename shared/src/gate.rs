@@ -1,34 +1,51 @@
-//! The gate: a policy compiled, and the two functions that decide.
+//! The gate: a policy compiled, and the functions that decide.
 //!
 //! [`Gate::check_head`] runs what needs no body, [`PendingBody::check_body`] the rest. Both are pure:
-//! the request, the client address and `now` go in, a verdict comes out. Only they make a
+//! the request, the client address, `now` and the memory go in, a verdict comes out. Only they make a
 //! [`Permit`], and nothing is forwarded without one. Relay and agent run the same code on the same
 //! policy.
 //!
-//! Order: shape → route (the first whose path and method both match) → address → token → body →
-//! signature. Checks combine with AND inside an `accept` alternative, alternatives with OR.
+//! Order: shape → lockout and the client address's own rate → route (the first whose path and method both
+//! match) → address → token → content type and headers → body → signature → body rules → replay → the route's
+//! and the tunnel's rates. Checks combine with AND inside an `accept` alternative, alternatives with OR.
 
 pub mod address;
+mod alternative;
+mod body_rule;
+pub mod explain;
+mod header;
 pub mod path;
+pub mod rate;
+pub mod replay;
 pub mod shape;
+mod signature;
+pub mod state;
 pub mod token;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::Method;
 
-use self::address::AddressSet;
+use self::address::source;
+use self::alternative::{AddressRule, Alternative, Evidence};
 use self::path::PathPattern;
+use self::rate::Rate;
+pub use self::replay::{Claim, Claimed};
+pub use self::signature::WantedKey;
+pub use self::state::{Counted, State};
 pub use self::token::TokenSpot;
 use crate::clock::UnixMillis;
-use crate::policy::{Accept, Mode, Policy, Route, SecretAt, TokenCheck};
-use crate::providers::{self, Keyed};
+use crate::policy::{Lockout, Mode, OnDuplicate, Policy, Replay, Route};
+use crate::providers::FetchedKeys;
+use crate::providers::challenge::{Answer, Reaction};
 use crate::refusal::{Check, Code, Refusal};
+pub use crate::request::{Request, RequestHead};
+use crate::secret::Secret;
 
-/// Which of the two gates this is. They differ in one thing: a signing secret that never leaves
-/// the agent can only be used there.
+/// Which of the two gates this is. The relay alone counts, remembers and knows the named sets; a signing
+/// secret that never leaves the agent can only be used there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// At the edge.
@@ -37,19 +54,12 @@ pub enum Side {
     Agent,
 }
 
-/// What the gate reads of a request's head.
-#[derive(Debug, Clone, Copy)]
-pub struct RequestHead<'r> {
-    /// The method.
-    pub method: &'r Method,
-    /// Path and query, as sent.
-    pub target: &'r [u8],
-    /// The header fields.
-    pub headers: &'r HeaderMap,
-}
-
 /// A policy made ready to decide.
 pub struct Gate {
+    side: Side,
+    client_rate: Option<Rate>,
+    rate: Option<Rate>,
+    lockout: Option<Lockout>,
     routes: Vec<CompiledRoute>,
 }
 
@@ -63,9 +73,11 @@ struct CompiledRoute {
     settings: RouteSettings,
     paths: Vec<PathPattern>,
     methods: Vec<Method>,
-    deny: AddressSet,
+    deny: AddressRule,
+    rate: Option<Rate>,
+    replay: Option<Replay>,
     mode: Mode,
-    accept: Vec<CompiledAccept>,
+    accept: Vec<Alternative>,
 }
 
 /// What a route says about forwarding, for those who forward.
@@ -83,27 +95,24 @@ pub struct RouteSettings {
     pub keep_token: bool,
 }
 
-struct CompiledAccept {
-    allow: Option<AddressSet>,
-    token: Option<TokenCheck>,
-    signature: Option<CompiledSignature>,
-}
-
-struct CompiledSignature {
-    provider: String,
-    /// `None` on the relay when the secret stays on the agent.
-    keyed: Option<Keyed>,
-    /// The status of a refusal, where the provider wants another one than 403.
-    refused_with: Option<StatusCode>,
-}
-
 /// The outcome of the checks that need no body.
-#[derive(Debug)]
 pub enum HeadVerdict {
     /// Everything passed; no check needs the body.
-    Permit(Permit),
+    Decided(Decision),
     /// A check needs the whole body first.
     ReadBody(PendingBody),
+}
+
+/// The outcome of all checks, when none refused.
+pub enum Decision {
+    /// The request may be forwarded.
+    Forward(Permit),
+    /// The delivery must be claimed first.
+    Claim(PendingClaim),
+    /// It is a provider's handshake, and this is the answer.
+    Answer(Box<Answer>),
+    /// It is a handshake in which the provider tells its secret, and pairing is under way.
+    Pair(Secret, Box<Answer>),
 }
 
 /// The proof that the gate let a request pass. Only the gate makes one; forwarding takes it.
@@ -111,7 +120,8 @@ pub enum HeadVerdict {
 pub struct Permit {
     gate: Arc<Gate>,
     route: usize,
-    token: Option<TokenSpot>,
+    tokens: Vec<TokenSpot>,
+    secrets: Vec<String>,
     observed: Option<Refusal>,
 }
 
@@ -120,10 +130,26 @@ pub struct Permit {
 pub struct PendingBody {
     gate: Arc<Gate>,
     route: usize,
-    /// Alternatives whose head checks passed, in order, with the token they found.
-    candidates: Vec<(usize, Option<TokenSpot>)>,
-    /// What failed already, on a route that only observes.
-    failed: Option<(Refusal, Option<TokenSpot>)>,
+    /// Alternatives whose head checks passed, in order, with what they found.
+    candidates: Vec<(usize, Evidence)>,
+}
+
+/// A request that passed every check, and whose delivery must be claimed before it is forwarded.
+#[derive(Debug)]
+pub struct PendingClaim {
+    /// What is claimed.
+    pub claim: Claim,
+    permit: Permit,
+    observing: bool,
+}
+
+/// What becomes of a request once its claim was judged.
+#[derive(Debug)]
+pub enum AfterClaim {
+    /// It may be forwarded. The claim is kept only when the answer is 2xx.
+    Forward(Permit),
+    /// It came before, and is acknowledged without being forwarded.
+    Acknowledge,
 }
 
 impl Gate {
@@ -137,7 +163,25 @@ impl Gate {
             return Err(mistakes);
         }
         let routes = policy.routes.iter().map(|route| CompiledRoute::new(route, side)).collect::<Result<_, _>>();
-        routes.map(|routes| Self { routes }).map_err(|mistake| vec![mistake])
+        let routes = routes.map_err(|mistake| vec![mistake])?;
+        let counts = side == Side::Relay;
+        Ok(Self {
+            side,
+            client_rate: policy.client_rate.filter(|_| counts),
+            rate: policy.rate.filter(|_| counts),
+            lockout: policy.lockout.filter(|_| counts),
+            routes,
+        })
+    }
+
+    /// The same gate, whose tunnel gets at most this rate.
+    #[must_use]
+    pub fn at_most(self, rate: Rate) -> Self {
+        let rate = match self.rate {
+            Some(own) if own.a_second() < rate.a_second() => own,
+            _ => rate,
+        };
+        Self { rate: Some(rate), ..self }
     }
 
     /// Runs every check that needs no body.
@@ -149,15 +193,18 @@ impl Gate {
         head: RequestHead<'_>,
         client: IpAddr,
         now: UnixMillis,
+        state: &State,
     ) -> Result<HeadVerdict, Refusal> {
         shape::check(head.target, head.headers)?;
+        self.admit_client(client, now, state)?;
         let index = self.find_route(head)?;
         let Some(route) = self.routes.get(index) else { return Err(no_route()) };
+        let observing = route.observes(now);
         let mut candidates = Vec::new();
         let mut furthest: Option<Refusal> = None;
-        for (alternative, accept) in route.accept.iter().enumerate() {
-            match accept.check_head(route, head, client) {
-                Ok(token) => candidates.push((alternative, token)),
+        for (number, alternative) in route.accept.iter().enumerate() {
+            match alternative.check_head(&route.deny, head, client, now, state, observing) {
+                Ok(evidence) => candidates.push((number, evidence)),
                 // The alternative that came furthest says the most about what is missing.
                 Err(refusal) if furthest.as_ref().is_none_or(|other| other.check < refusal.check) => {
                     furthest = Some(refusal);
@@ -166,35 +213,84 @@ impl Gate {
             }
         }
         if candidates.is_empty() {
-            let refusal = furthest.unwrap_or_else(no_route);
-            if !route.observes(now) {
-                return Err(refusal);
-            }
-            // What only observes relaxes this, and nothing else: sizes hold, and the token is taken out.
-            let token = route.accept.iter().find_map(|accept| accept.find_token(head));
-            let gate = Arc::clone(self);
-            return Ok(if route.accept.iter().any(|accept| accept.signature.is_some()) {
-                HeadVerdict::ReadBody(PendingBody { gate, route: index, candidates, failed: Some((refusal, token)) })
-            } else {
-                HeadVerdict::Permit(Permit { gate, route: index, token, observed: Some(refusal) })
-            });
+            return Err(furthest.unwrap_or_else(no_route));
         }
-        let needs_no_body = |(alternative, _): &&(usize, Option<TokenSpot>)| {
-            route.accept.get(*alternative).is_some_and(|accept| accept.signature.is_none())
+        let pending = PendingBody { gate: Arc::clone(self), route: index, candidates };
+        let request = Request { head, body: b"" };
+        if let Some(decision) = pending.answer(&request, false, false)? {
+            return Ok(HeadVerdict::Decided(decision));
+        }
+        // Without a failure first: an observed one is only taken when nothing better is there.
+        let ready = |wanted: bool| {
+            pending.candidates.iter().find(|(number, evidence)| {
+                let needs = route.accept.get(*number).is_some_and(Alternative::needs_body);
+                !needs && evidence.failed.is_none() == wanted
+            })
         };
-        if let Some((_, token)) = candidates.iter().find(needs_no_body) {
-            // A right token goes, also when another alternative did not ask for it.
-            let anywhere = || route.accept.iter().find_map(|accept| accept.find_token(head));
-            let token = token.clone().or_else(anywhere);
-            let permit = Permit { gate: Arc::clone(self), route: index, token, observed: None };
-            return Ok(HeadVerdict::Permit(permit));
+        let waits = pending.candidates.iter().any(|(number, evidence)| {
+            evidence.failed.is_none() && route.accept.get(*number).is_some_and(Alternative::needs_body)
+        });
+        let found = ready(true).or_else(|| if waits { None } else { ready(false) });
+        let Some((number, evidence)) = found.cloned() else { return Ok(HeadVerdict::ReadBody(pending)) };
+        if let Some(alternative) = route.accept.get(number).filter(|_| evidence.failed.is_none())
+            && let Some(decision) = pending.answer_of(alternative, &request, false, true)?
+        {
+            return Ok(HeadVerdict::Decided(decision));
         }
-        Ok(HeadVerdict::ReadBody(PendingBody { gate: Arc::clone(self), route: index, candidates, failed: None }))
+        pending.pass(evidence, &request, now, state).map(HeadVerdict::Decided)
+    }
+
+    /// The named sets of addresses that it asks for.
+    #[must_use]
+    pub fn named_sets(&self) -> Vec<String> {
+        let rules = |route: &CompiledRoute| {
+            let allowed = route.accept.iter().filter_map(Alternative::allowed);
+            allowed.chain([&route.deny]).flat_map(AddressRule::named).cloned().collect::<Vec<_>>()
+        };
+        self.routes.iter().flat_map(rules).collect()
+    }
+
+    /// Notes a refusal by a check that only strangers fail: who keeps failing is locked out.
+    pub fn note_refusal(&self, refusal: &Refusal, client: IpAddr, now: UnixMillis, state: &State) {
+        let Some(lockout) = self.lockout else { return };
+        if matches!(refusal.check, Check::Token | Check::Signature) && !self.allows(client, state) {
+            state.note_failure(client, lockout, now);
+        }
+    }
+
+    /// What would have made the signature right, for the tunnel's owner. Bounded in its work.
+    #[must_use]
+    pub fn diagnose(&self, request: &Request<'_>, keys: &FetchedKeys, now: UnixMillis) -> Vec<String> {
+        let Ok(index) = self.find_route(request.head) else { return Vec::new() };
+        let accepts = self.routes.iter().flat_map(|route| &route.accept);
+        let others: Vec<_> = accepts.flat_map(Alternative::secrets).cloned().collect();
+        let alternatives = self.routes.get(index).map(|route| route.accept.as_slice()).unwrap_or_default();
+        alternatives.iter().flat_map(|alternative| alternative.diagnose(request, keys, &others, now)).collect()
+    }
+
+    fn admit_client(&self, client: IpAddr, now: UnixMillis, state: &State) -> Result<(), Refusal> {
+        if self.lockout.is_some()
+            && let Some(wait) = state.locked_out(client, now)
+        {
+            let why = format!("{client} failed too often, and is locked out for {} s more", wait.div_ceil(1000));
+            return Err(Refusal::new(Check::Lockout, Code::RateLimited, why).after(wait));
+        }
+        let Some(rate) = self.client_rate else { return Ok(()) };
+        state.admit(Counted::Client(source(client)), rate, now).map_err(|wait| {
+            let why = format!("{client} sends more than {rate}");
+            Refusal::new(Check::ClientRate, Code::RateLimited, why).after(wait)
+        })
+    }
+
+    /// Whether some alternative allows this address by name or range: it is nobody's to lock out.
+    fn allows(&self, client: IpAddr, state: &State) -> bool {
+        let alternatives = self.routes.iter().flat_map(|route| &route.accept);
+        alternatives.filter_map(Alternative::allowed).any(|rule| rule.contains(client, state))
     }
 
     /// The first route whose path and method both match.
     fn find_route(&self, head: RequestHead<'_>) -> Result<usize, Refusal> {
-        let path = head.target.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let path = head.path();
         let mut path_matched = false;
         for (index, route) in self.routes.iter().enumerate() {
             if route.paths.iter().any(|pattern| pattern.matches(path)) {
@@ -216,28 +312,151 @@ impl PendingBody {
     /// Most bytes that the body may have.
     #[must_use]
     pub fn max_body(&self) -> u64 {
-        self.gate.routes.get(self.route).map_or(0, |route| route.settings.max_body)
+        self.route().map_or(0, |route| route.settings.max_body)
+    }
+
+    /// The public keys that have to be fetched before the body is judged.
+    #[must_use]
+    pub fn wanted_keys(&self, head: RequestHead<'_>, body: &[u8]) -> Vec<WantedKey> {
+        let request = Request { head, body };
+        let mut wanted: Vec<_> =
+            self.alternatives().flat_map(|(_, alternative)| alternative.wanted_keys(&request)).collect();
+        wanted.sort();
+        wanted.dedup();
+        wanted
     }
 
     /// Runs the checks of the body.
     ///
     /// # Errors
     /// Why no alternative accepts the request.
-    pub fn check_body(self, head: RequestHead<'_>, body: &[u8], now: UnixMillis) -> Result<Permit, Refusal> {
-        let Self { gate, route: index, candidates, mut failed } = self;
-        let Some(route) = gate.routes.get(index) else { return Err(no_route()) };
-        for (alternative, token) in candidates {
-            let Some(accept) = route.accept.get(alternative) else { continue };
-            match accept.check_body(head, body, now) {
-                Ok(()) => return Ok(Permit { gate, route: index, token, observed: None }),
-                Err(refusal) => {
-                    failed.get_or_insert((refusal, token));
+    pub fn check_body(
+        self,
+        head: RequestHead<'_>,
+        body: &[u8],
+        now: UnixMillis,
+        state: &State,
+        keys: &FetchedKeys,
+    ) -> Result<Decision, Refusal> {
+        let request = Request { head, body };
+        if let Some(decision) = self.answer(&request, true, false)? {
+            return Ok(decision);
+        }
+        let observing = self.route().is_some_and(|route| route.observes(now));
+        let mut furthest: Option<Refusal> = None;
+        let mut observed = None;
+        for (number, evidence) in &self.candidates {
+            let Some(alternative) = self.route().and_then(|route| route.accept.get(*number)) else { continue };
+            match alternative.check_body(&request, evidence.clone(), keys, now, observing) {
+                Ok(evidence) if evidence.failed.is_none() => {
+                    if let Some(decision) = self.answer_of(alternative, &request, true, true)? {
+                        return Ok(decision);
+                    }
+                    return self.pass(evidence, &request, now, state);
+                }
+                Ok(evidence) => {
+                    observed.get_or_insert(evidence);
+                }
+                Err(refusal) if furthest.as_ref().is_none_or(|other| other.check < refusal.check) => {
+                    furthest = Some(refusal);
+                }
+                Err(_) => {}
+            }
+        }
+        match observed {
+            Some(evidence) => self.pass(evidence, &request, now, state),
+            None => Err(furthest.unwrap_or_else(no_route)),
+        }
+    }
+
+    fn route(&self) -> Option<&CompiledRoute> {
+        self.gate.routes.get(self.route)
+    }
+
+    fn alternatives(&self) -> impl Iterator<Item = (usize, &Alternative)> {
+        let route = self.route();
+        self.candidates.iter().filter_map(move |(number, _)| Some((*number, route?.accept.get(*number)?)))
+    }
+
+    /// The answer to a handshake that no signature protects, after address and token of its alternative.
+    fn answer(&self, request: &Request<'_>, has_body: bool, signed: bool) -> Result<Option<Decision>, Refusal> {
+        for (number, alternative) in self.alternatives() {
+            let passed = self.candidates.iter().any(|(other, evidence)| *other == number && evidence.failed.is_none());
+            if passed && let Some(decision) = self.answer_of(alternative, request, has_body, signed)? {
+                return Ok(Some(decision));
+            }
+        }
+        Ok(None)
+    }
+
+    fn answer_of(
+        &self,
+        alternative: &Alternative,
+        request: &Request<'_>,
+        has_body: bool,
+        signed: bool,
+    ) -> Result<Option<Decision>, Refusal> {
+        Ok(alternative.react(request, has_body, signed)?.map(|reaction| match reaction {
+            Reaction::Answer(answer) => Decision::Answer(answer),
+            Reaction::Pair(secret, answer) => Decision::Pair(secret, answer),
+        }))
+    }
+
+    /// Every check of an alternative has passed: replay, and the rates at the end.
+    fn pass(
+        &self,
+        evidence: Evidence,
+        request: &Request<'_>,
+        now: UnixMillis,
+        state: &State,
+    ) -> Result<Decision, Refusal> {
+        let Some(route) = self.route() else { return Err(no_route()) };
+        let Evidence { mut tokens, secrets, identity, failed } = evidence;
+        // A right token goes, also when another alternative asked for it.
+        for alternative in &route.accept {
+            for spot in alternative.find_tokens(request.head) {
+                if !tokens.contains(&spot) {
+                    tokens.push(spot);
                 }
             }
         }
-        let (refusal, token) = failed.unwrap_or_else(|| (no_route(), None));
-        if route.observes(now) {
-            return Ok(Permit { gate, route: index, token, observed: Some(refusal) });
+        let permit = Permit { gate: Arc::clone(&self.gate), route: self.route, tokens, secrets, observed: failed };
+        match route.replay {
+            Some(replay) if self.gate.side == Side::Relay && permit.observed.is_none() && !identity.is_empty() => {
+                let claim = Claim::new(&route.settings.name, &identity, replay, now);
+                Ok(Decision::Claim(PendingClaim { claim, permit, observing: route.observes(now) }))
+            }
+            _ => permit.counted(now, state).map(Decision::Forward),
+        }
+    }
+
+    /// The gate whose verdict it is.
+    #[must_use]
+    pub fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
+    }
+}
+
+impl PendingClaim {
+    /// Judges the request by how its claim went.
+    ///
+    /// # Errors
+    /// When it is refused as a duplicate, when nobody can tell, or when a rate is used up. A claim that was
+    /// new is then to be given back.
+    pub fn judged(self, claimed: Claimed, now: UnixMillis, state: &State) -> Result<AfterClaim, Refusal> {
+        let mut permit = self.permit;
+        let refusal = match (claimed, self.claim.on_duplicate) {
+            (Claimed::New, _) => return permit.counted(now, state).map(AfterClaim::Forward),
+            (Claimed::Unknown, _) => {
+                let why = "whether this delivery came before can't be told now";
+                return Err(Refusal::new(Check::Replay, Code::Busy, why));
+            }
+            (Claimed::Before, OnDuplicate::Acknowledge) if !self.observing => return Ok(AfterClaim::Acknowledge),
+            (Claimed::Before, _) => Refusal::failed(Check::Replay, "this delivery came before"),
+        };
+        if self.observing || self.claim.on_duplicate == OnDuplicate::Forward {
+            permit.observed = Some(refusal);
+            return permit.counted(now, state).map(AfterClaim::Forward);
         }
         Err(refusal)
     }
@@ -258,17 +477,35 @@ impl Permit {
         self.gate.routes.get(self.route).map_or(&NONE, |route| &route.settings)
     }
 
-    /// Where the token stands that the agent has to take out; `None` when there is none, or the
-    /// route keeps it.
+    /// Where the tokens stand that the agent has to take out; none when the route keeps them.
     #[must_use]
-    pub fn token_to_remove(&self) -> Option<&TokenSpot> {
-        self.token.as_ref().filter(|_| !self.settings().keep_token)
+    pub fn tokens_to_remove(&self) -> &[TokenSpot] {
+        if self.settings().keep_token { &[] } else { &self.tokens }
+    }
+
+    /// The names of the secrets and tokens that were right: `env:NAME` or `file:PATH`.
+    #[must_use]
+    pub fn secrets(&self) -> &[String] {
+        &self.secrets
     }
 
     /// The check that failed on a route that only observes.
     #[must_use]
     pub const fn observed(&self) -> Option<&Refusal> {
         self.observed.as_ref()
+    }
+
+    /// Counts against the rates of the route and of the tunnel, which strangers can't use up.
+    fn counted(self, now: UnixMillis, state: &State) -> Result<Self, Refusal> {
+        let route_rate = self.gate.routes.get(self.route).and_then(|route| route.rate);
+        for (what, rate) in [(Counted::Route(self.route), route_rate), (Counted::Tunnel, self.gate.rate)] {
+            let Some(rate) = rate else { continue };
+            state.admit(what, rate, now).map_err(|wait| {
+                let whose = if what == Counted::Tunnel { "this tunnel" } else { "this route" };
+                Refusal::new(Check::Rate, Code::RateLimited, format!("{whose} gets more than {rate}")).after(wait)
+            })?;
+        }
+        Ok(self)
     }
 }
 
@@ -294,63 +531,11 @@ impl CompiledRoute {
             },
             paths,
             methods: route.admitted_methods(),
-            deny: AddressSet::new(&route.deny_ips),
+            deny: AddressRule::new(&route.deny_ips),
+            rate: route.rate.filter(|_| side == Side::Relay),
+            replay: route.replay.filter(|_| side == Side::Relay),
             mode: route.mode,
-            accept: route.accept.iter().map(|accept| CompiledAccept::new(accept, side)).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-impl CompiledAccept {
-    fn new(accept: &Accept, side: Side) -> Result<Self, String> {
-        let signature = match &accept.verify {
-            None => None,
-            Some(check) => {
-                let provider = providers::find(&check.provider)
-                    .ok_or_else(|| format!("no provider is called {:?}", check.provider))?;
-                let keyed = match (side, check.secret_at) {
-                    (Side::Relay, SecretAt::Agent) => None,
-                    _ => Some(provider.scheme.keyed(&check.secrets).map_err(|error| error.to_string())?),
-                };
-                let refused_with = provider.refused_with.and_then(|status| StatusCode::from_u16(status).ok());
-                Some(CompiledSignature { provider: provider.name.clone(), keyed, refused_with })
-            }
-        };
-        Ok(Self { allow: accept.allow_ips.as_deref().map(AddressSet::new), token: accept.token.clone(), signature })
-    }
-
-    fn check_head(
-        &self,
-        route: &CompiledRoute,
-        head: RequestHead<'_>,
-        client: IpAddr,
-    ) -> Result<Option<TokenSpot>, Refusal> {
-        if route.deny.contains(client) {
-            return Err(Refusal::failed(Check::Address, format!("{client} is denied")));
-        }
-        if self.allow.as_ref().is_some_and(|allow| !allow.contains(client)) {
-            return Err(Refusal::failed(Check::Address, format!("{client} is not in an allowed range")));
-        }
-        match &self.token {
-            None => Ok(None),
-            Some(check) => token::check(check, head.target, head.headers)
-                .map(Some)
-                .map_err(|why| Refusal::failed(Check::Token, why)),
-        }
-    }
-
-    /// Where a right token stands, whatever else failed.
-    fn find_token(&self, head: RequestHead<'_>) -> Option<TokenSpot> {
-        let check = self.token.as_ref()?;
-        token::check(check, head.target, head.headers).ok()
-    }
-
-    fn check_body(&self, head: RequestHead<'_>, body: &[u8], now: UnixMillis) -> Result<(), Refusal> {
-        let Some(signature) = &self.signature else { return Ok(()) };
-        let Some(keyed) = &signature.keyed else { return Ok(()) };
-        keyed.verify(head.headers, body, now).map_err(|fault| {
-            let refusal = Refusal::failed(Check::Signature, format!("{}: {fault}", signature.provider));
-            Refusal { status: signature.refused_with.unwrap_or(refusal.status), ..refusal }
+            accept: route.accept.iter().map(|accept| Alternative::new(accept, side)).collect::<Result<_, _>>()?,
         })
     }
 }

@@ -98,6 +98,22 @@ limits! {
     agents_unknown: count = 256;
     /// From an agent's QUIC handshake to its complete greeting.
     agent_greeting: time = Duration::from_secs(10);
+    /// Routes that a tunnel's policy may have: each is tried for every request.
+    policy_routes: count = 64;
+    /// Address ranges that a tunnel's policy may have, in all: 40 bytes each, and 3 MiB on the wire.
+    policy_ranges: count = 100_000;
+    /// Most that a route's `max_body` may be.
+    policy_body: size = 25 * MIB;
+    /// Most that a route's `answer_timeout` may be.
+    policy_answer_timeout: time = Duration::from_secs(3600);
+    /// Requests a second that a tunnel may have: more than a relay of two cores can serve. A lower one also
+    /// holds for tunnels that ask for none.
+    policy_rate: count = 1_000_000;
+    /// Deliveries that are remembered for all tunnels: 60 bytes each on disk. Beyond it new ones are refused for
+    /// now, and nothing is forgotten before its time.
+    deliveries: count = 10_000_000;
+    /// A key, or a list of addresses, must be there within this time: a webhook waits for it.
+    fetch: time = Duration::from_secs(5);
     /// Refusals a second that are told one by one to a tunnel's owner; the rest as counts.
     refusals_told: count = 20;
 }

@@ -56,6 +56,12 @@ impl std::fmt::Display for HostName {
     }
 }
 
+/// Scheme and authority of a public URL: without the port where it is the usual one.
+#[must_use]
+pub fn origin_of(host: &str, port: u16) -> String {
+    if port == 443 { format!("https://{host}") } else { format!("https://{host}:{port}") }
+}
+
 /// The name of an agent, and the first label of its public host: one lower-case DNS label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AgentName(String);

@@ -1,21 +1,22 @@
 //! The policy: what may pass, as plain data. It is written as flags or as a TOML file (with the same
 //! meaning), travels from the agent to the relay, and is compiled into a [`crate::gate::Gate`] on
-//! both sides.
+//! both sides. What is wrong with one is found in [`review`].
 
 pub mod file;
+pub mod review;
 
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::budget::SHARES;
-use crate::clock::UnixMillis;
 use crate::gate::address::AddressSet;
-use crate::gate::path::PathPattern;
-use crate::gate::shape;
+use crate::gate::rate::Rate;
+use crate::json::JsonPath;
 use crate::limits;
-use crate::providers;
+use crate::providers::{self, Coverage, Provider, Scheme, SecretShape};
 use crate::secret::{Secret, SecretDigest};
+
+pub use review::PolicyBounds;
 
 /// What is open when nobody says otherwise: FlexDeploy's webhook resource, in both versions.
 pub const PRESET_PATHS: [&str; 2] = ["/flexdeploy/webhooks/v1/**", "/flexdeploy/webhooks/v2/**"];
@@ -23,11 +24,20 @@ pub const PRESET_PATHS: [&str; 2] = ["/flexdeploy/webhooks/v1/**", "/flexdeploy/
 pub const TOKEN_NAME: &str = "token";
 
 /// Routes in order; the first whose path and method match decides.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// The routes.
     pub routes: Vec<Route>,
+    /// Requests of one client address, before anything else is looked at. Only the relay counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_rate: Option<Rate>,
+    /// Requests that pass everything else. Only the relay counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// When an address that keeps failing is locked out. Only the relay does it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lockout: Option<Lockout>,
 }
 
 /// One route: which requests it is about, and who may send them.
@@ -49,7 +59,13 @@ pub struct Route {
     /// Whether the token stays in what the application sees.
     pub keep_token: bool,
     /// Client addresses that are refused whatever else passes.
-    pub deny_ips: Vec<IpNet>,
+    pub deny_ips: Addresses,
+    /// Requests that pass everything else. Only the relay counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// What happens to a delivery that came before. Only the relay remembers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
     /// Whether failed checks refuse.
     pub mode: Mode,
     /// Alternatives; one must accept.
@@ -62,11 +78,45 @@ pub struct Route {
 pub enum Mode {
     /// They refuse.
     Enforce,
-    /// Address, token and signature are checked and shown, and the request passes all the same.
+    /// Address, token, signature and replay are checked and shown, and the request passes all the same.
     Observe {
         /// From this moment on (seconds since 1970) the route enforces.
         until: u64,
     },
+}
+
+/// When an address that keeps failing is locked out. An address that a route allows never is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lockout {
+    /// Failed tokens and signatures.
+    pub failures: u32,
+    /// Within so many milliseconds.
+    pub within_ms: u64,
+    /// For so many milliseconds.
+    pub for_ms: u64,
+}
+
+/// What happens to a delivery that came before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replay {
+    /// What is done.
+    pub on_duplicate: OnDuplicate,
+    /// For so many milliseconds a delivery is remembered.
+    pub window_ms: u64,
+}
+
+/// What is done with a delivery that came before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDuplicate {
+    /// It is refused.
+    Refuse,
+    /// It is answered 200 and not forwarded: the sender stops trying.
+    Acknowledge,
+    /// It is forwarded, and told.
+    Forward,
 }
 
 /// A set of checks that must all pass.
@@ -76,11 +126,35 @@ pub struct Accept {
     /// Said in words: whoever knows the path may send.
     pub open: bool,
     /// Client addresses; `None` for no such check.
-    pub allow_ips: Option<Vec<IpNet>>,
+    pub allow_ips: Option<Addresses>,
     /// The token.
     pub token: Option<TokenCheck>,
-    /// The signature.
-    pub verify: Option<SignatureCheck>,
+    /// User and password (RFC 7617).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic: Option<TokenCheck>,
+    /// Media types that the body may have; empty for any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content_types: Vec<String>,
+    /// Header fields and the values that they may have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderRule>,
+    /// Signatures; all must be right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verify: Vec<SignatureCheck>,
+    /// Values of a JSON body and what they may be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub body: Vec<BodyRule>,
+}
+
+/// Client addresses: ranges, and named sets that the relay keeps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Addresses {
+    /// The ranges.
+    pub ranges: Vec<IpNet>,
+    /// The named sets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub named: Vec<String>,
 }
 
 /// A token that the sender must know. Only its digest is kept and sent.
@@ -89,9 +163,19 @@ pub struct Accept {
 pub struct TokenCheck {
     /// Where it stands.
     pub place: TokenPlace,
-    /// The digests of the tokens that are live; several during a change.
-    #[serde(with = "digests")]
-    pub digests: Vec<SecretDigest>,
+    /// The tokens that are live; several during a change.
+    pub live: Vec<LiveToken>,
+}
+
+/// A token that is live.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveToken {
+    /// How it is called: `env:NAME` or `file:PATH`.
+    pub name: String,
+    /// Its digest.
+    #[serde(with = "digest")]
+    pub digest: SecretDigest,
 }
 
 /// Where a token stands.
@@ -102,18 +186,67 @@ pub enum TokenPlace {
     Query(String),
     /// A header of this name.
     Header(HeaderName),
+    /// Basic authentication: `user:password`.
+    Basic,
 }
 
-/// A signature by a provider's scheme.
-#[derive(Clone, Serialize, Deserialize)]
+/// A header field that must have one of some values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderRule {
+    /// The field.
+    #[serde(with = "header_name")]
+    pub name: HeaderName,
+    /// The values, compared exactly.
+    pub allowed: Vec<String>,
+}
+
+/// A value of a JSON body that must be one of some.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BodyRule {
+    /// Where it stands.
+    pub path: JsonPath,
+    /// The values, as text.
+    pub allowed: Vec<String>,
+}
+
+/// A signature, by a provider's scheme or by one of the user's own.
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignatureCheck {
     /// The provider's id or alias.
-    pub provider: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// The provider's variant, where its settings choose one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// A scheme of the user's own, instead of a provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<Box<Scheme>>,
     /// Where the secret may be.
     pub secret_at: SecretAt,
     /// The secrets that are live; empty on the relay's copy when they stay on the agent.
-    pub secrets: Vec<Secret>,
+    pub secrets: Vec<LiveSecret>,
+    /// Scheme and authority of the URL as it is registered at the provider, where it is not the tunnel's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// Whether the provider's handshakes are answered here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub challenge: bool,
+    /// Whether a secret that the provider tells in its handshake is taken now: only while pairing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pair: bool,
+}
+
+/// A secret that is live.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveSecret {
+    /// How it is called: `env:NAME` or `file:PATH`.
+    pub name: String,
+    /// It.
+    pub secret: Secret,
 }
 
 /// Where a signing secret may be.
@@ -125,6 +258,35 @@ pub enum SecretAt {
     Relay,
     /// On the agent only: the relay can't check it, and can't forge it either.
     Agent,
+}
+
+impl Addresses {
+    /// The ranges as a set. The named sets are not in it.
+    #[must_use]
+    pub fn set(&self) -> AddressSet {
+        AddressSet::new(&self.ranges)
+    }
+
+    /// Whether nothing is listed.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ranges.is_empty() && self.named.is_empty()
+    }
+}
+
+impl From<Vec<IpNet>> for Addresses {
+    fn from(ranges: Vec<IpNet>) -> Self {
+        Self { ranges, named: Vec::new() }
+    }
+}
+
+impl TokenCheck {
+    /// A check of tokens with their names.
+    #[must_use]
+    pub fn new(place: TokenPlace, tokens: &[(&str, SecretDigest)]) -> Self {
+        let live = tokens.iter().map(|(name, digest)| LiveToken { name: (*name).to_owned(), digest: digest.clone() });
+        Self { place, live: live.collect() }
+    }
 }
 
 impl TokenPlace {
@@ -146,11 +308,14 @@ impl TokenPlace {
     }
 }
 
+/// How [`TokenPlace::Basic`] is written on the wire: no query parameter can have this name.
+const BASIC: &str = "basic:";
+
 impl TryFrom<String> for TokenPlace {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text)
+        if text == BASIC { Ok(Self::Basic) } else { Self::parse(&text) }
     }
 }
 
@@ -159,7 +324,62 @@ impl From<TokenPlace> for String {
         match place {
             TokenPlace::Query(name) => name,
             TokenPlace::Header(name) => format!("header:{name}"),
+            TokenPlace::Basic => BASIC.to_owned(),
         }
+    }
+}
+
+impl SignatureCheck {
+    /// A check by a provider's row.
+    #[must_use]
+    pub fn by(provider: &str) -> Self {
+        Self { provider: Some(provider.to_owned()), ..Self::default() }
+    }
+
+    /// The provider's row, if it names one.
+    #[must_use]
+    pub fn row(&self) -> Option<&'static Provider> {
+        self.provider.as_deref().and_then(providers::find)
+    }
+
+    /// The ways of signing that it pins.
+    ///
+    /// # Errors
+    /// What is wrong with the names.
+    pub fn schemes(&self) -> Result<Vec<Scheme>, String> {
+        match (&self.provider, &self.scheme) {
+            (Some(name), None) => {
+                let row = providers::find(name).ok_or_else(|| providers::unknown(name))?;
+                row.pinned(self.variant.as_deref())
+            }
+            (None, Some(scheme)) if self.variant.is_none() => Ok(vec![scheme.as_ref().clone()]),
+            (None, Some(_)) => Err("variant is about a provider's row, and not about a scheme of your own".to_owned()),
+            (Some(_), Some(_)) => Err("it names a provider and holds a scheme; take one of them away".to_owned()),
+            (None, None) => Err("provider is missing; write for example provider = \"github\"".to_owned()),
+        }
+    }
+
+    /// How its secret is written.
+    #[must_use]
+    pub fn shape(&self) -> SecretShape {
+        self.row().map(Provider::shape).unwrap_or_default()
+    }
+
+    /// What it is called on screens.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match (self.row(), &self.variant) {
+            (Some(row), None) => row.name.clone(),
+            (Some(row), Some(variant)) => format!("{} ({variant})", row.name),
+            (None, _) => "own scheme".to_owned(),
+        }
+    }
+
+    /// How much of the body a right signature vouches for: of several ways, the least.
+    #[must_use]
+    pub fn coverage(&self) -> Coverage {
+        let schemes = self.schemes().unwrap_or_default();
+        schemes.iter().map(Scheme::coverage).min().unwrap_or(Coverage::Nothing)
     }
 }
 
@@ -175,7 +395,9 @@ impl Route {
             answer_timeout_ms: u64::try_from(limits::ANSWER_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
             websocket: false,
             keep_token: false,
-            deny_ips: Vec::new(),
+            deny_ips: Addresses::default(),
+            rate: None,
+            replay: None,
             mode: Mode::Enforce,
             accept: Vec::new(),
         }
@@ -198,235 +420,62 @@ impl Accept {
     /// family is not one.
     #[must_use]
     pub fn is_protected(&self) -> bool {
-        let address = self.allow_ips.as_ref().is_some_and(|ips| !AddressSet::new(ips).has_whole_family());
-        address || self.token.is_some() || self.verify.is_some()
+        let address = self.allow_ips.as_ref().is_some_and(|ips| !ips.set().has_whole_family());
+        address || self.token.is_some() || self.basic.is_some() || !self.verify.is_empty()
     }
 }
 
 impl Policy {
+    /// A policy of these routes.
+    #[must_use]
+    pub fn new(routes: Vec<Route>) -> Self {
+        Self { routes, ..Self::default() }
+    }
+
     /// The copy for the relay: without the secrets that stay on the agent.
     #[must_use]
     pub fn for_relay(&self) -> Self {
         let mut copy = self.clone();
         for accept in copy.routes.iter_mut().flat_map(|route| &mut route.accept) {
-            if let Some(check) = &mut accept.verify
-                && check.secret_at == SecretAt::Agent
-            {
+            for check in accept.verify.iter_mut().filter(|check| check.secret_at == SecretAt::Agent) {
                 check.secrets.clear();
             }
         }
         copy
     }
-
-    /// Every reason for which this policy can't be used. Both sides ask, each for itself.
-    #[must_use]
-    pub fn mistakes(&self, now: UnixMillis) -> Vec<String> {
-        let mut mistakes = Vec::new();
-        if self.routes.is_empty() {
-            mistakes.push("the policy has no route, so nothing could pass".to_owned());
-        }
-        if self.routes.len() > limits::ROUTES {
-            return vec![format!("the policy has {} routes, more than {}", self.routes.len(), limits::ROUTES)];
-        }
-        let mut earlier: Vec<(&str, Reach)> = Vec::new();
-        for route in &self.routes {
-            let mut found = route.mistakes(now);
-            let reach = Reach::of(route);
-            if let Some((name, _)) = earlier.iter().find(|(_, other)| other.covers(&reach)) {
-                found.push(format!("can't be reached: the route {name:?} before it takes all its requests"));
-            }
-            earlier.push((&route.name, reach));
-            mistakes.extend(found.into_iter().map(|what| format!("route {:?}: {what}", route.name)));
-        }
-        mistakes
-    }
-
-    /// What the user should know about this policy: legal, and opener than the default.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        for route in &self.routes {
-            let everything = |path: &String| PathPattern::parse(path).is_ok_and(|path| path.is_everything());
-            if route.paths.iter().any(everything) {
-                warnings.push(format!("route {:?} opens the whole application, not only its webhooks", route.name));
-            }
-            if route.accept.iter().any(|accept| !accept.is_protected()) {
-                warnings.push(format!(
-                    "route {:?} is open: whoever finds the URL can send to it; \
-                     add an address range, a token or a signature",
-                    route.name
-                ));
-            }
-            if let Mode::Observe { .. } = route.mode {
-                warnings.push(format!(
-                    "route {:?} only observes: its failed checks are shown and do not refuse",
-                    route.name
-                ));
-            }
-        }
-        warnings
-    }
-}
-
-impl Route {
-    fn mistakes(&self, now: UnixMillis) -> Vec<String> {
-        let mut mistakes = Vec::new();
-        let mut mistake = |what: String| mistakes.push(what);
-        if self.paths.is_empty() {
-            mistake("it has no path".to_owned());
-        }
-        for path in &self.paths {
-            if path.len() > limits::PATTERN_BYTES {
-                mistake(format!("a path has more than {} bytes", limits::PATTERN_BYTES));
-            } else if let Err(what) = PathPattern::parse(path) {
-                mistake(what);
-            }
-        }
-        for name in &self.methods {
-            if !Method::from_bytes(name.as_bytes()).is_ok_and(|method| shape::is_known_method(&method)) {
-                mistake(format!(
-                    "the method {name:?} can't pass; choose from GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-                ));
-            }
-        }
-        if self.max_body == 0 || self.max_body > limits::AGENT_BODY_BUDGET / SHARES {
-            mistake(format!("max_body lies outside 1B to {} MiB", limits::AGENT_BODY_BUDGET / SHARES / limits::MIB));
-        }
-        if self.keep_token && self.accept.iter().all(|accept| accept.token.is_none()) {
-            mistake("keep_token has no effect: there is no token".to_owned());
-        }
-        let opens = |accept: &Accept| accept.verify.is_none();
-        if self.websocket && (!self.accept.iter().any(opens) || !self.admitted_methods().contains(&Method::GET)) {
-            mistake("websocket has no effect: a WebSocket is a GET without a body, which no provider signs".to_owned());
-        }
-        if matches!(self.mode, Mode::Observe { .. }) && self.accept.iter().any(|accept| accept.open) {
-            mistake("observe_until has no effect: an alternative is open, so nothing is refused".to_owned());
-        }
-        let longest = limits::ANSWER_TIMEOUT_MAX;
-        if self.answer_timeout_ms == 0 || u128::from(self.answer_timeout_ms) > longest.as_millis() {
-            mistake(format!("answer_timeout lies outside 1ms to {} s", longest.as_secs()));
-        }
-        if let Mode::Observe { until } = self.mode {
-            let latest = now.seconds() + u64::try_from(limits::OBSERVE_DAYS).unwrap_or_default() * 86_400;
-            if until <= now.seconds() {
-                mistake("observe_until is over; take the line away to enforce, or name a later day".to_owned());
-            } else if until > latest {
-                mistake(format!("observe_until is more than {} days ahead", limits::OBSERVE_DAYS));
-            }
-        }
-        if self.accept.is_empty() {
-            mistake("it has no accept, so nothing could pass".to_owned());
-        }
-        for (what, count) in
-            [("paths", self.paths.len()), ("methods", self.methods.len()), ("alternatives", self.accept.len())]
-        {
-            if count > limits::OF_A_ROUTE {
-                mistake(format!("it has {count} {what}, more than {}", limits::OF_A_ROUTE));
-            }
-        }
-        let deny = AddressSet::new(&self.deny_ips);
-        for (index, accept) in self.accept.iter().enumerate() {
-            for what in accept.mistakes(&deny) {
-                mistake(format!("accept {}: {what}", index + 1));
-            }
-        }
-        mistakes
-    }
-}
-
-/// Which requests a route is about.
-struct Reach {
-    paths: Vec<PathPattern>,
-    methods: Vec<Method>,
-}
-
-impl Reach {
-    fn of(route: &Route) -> Self {
-        let paths = route.paths.iter().take(limits::OF_A_ROUTE).filter_map(|path| PathPattern::parse(path).ok());
-        Self { paths: paths.collect(), methods: route.admitted_methods() }
-    }
-
-    /// Whether this one takes all requests of the other.
-    fn covers(&self, other: &Self) -> bool {
-        !other.paths.is_empty()
-            && other.paths.iter().all(|path| self.paths.iter().any(|wide| wide.covers(path)))
-            && other.methods.iter().all(|method| self.methods.contains(method))
-    }
-}
-
-impl Accept {
-    fn mistakes(&self, deny: &AddressSet) -> Vec<String> {
-        let mut mistakes = Vec::new();
-        if !self.open && !self.is_protected() {
-            mistakes.push(
-                "it has no address range (0.0.0.0/0 and ::/0 are none), no token and no signature; \
-                 add one, or say open = true if everybody may send"
-                    .to_owned(),
-            );
-        }
-        if self.open && self.is_protected() {
-            mistakes.push("it says open = true beside a check; take one of them away".to_owned());
-        }
-        if let Some(ips) = &self.allow_ips {
-            if ips.is_empty() {
-                mistakes.push("allow_ips is an empty list, so nobody could pass".to_owned());
-            } else if AddressSet::new(ips).is_within(deny) {
-                mistakes.push("every address of allow_ips is denied by deny_ips".to_owned());
-            }
-        }
-        let tokens = self.token.as_ref().map(|token| token.digests.len());
-        if tokens == Some(0) {
-            mistakes.push("the token has no secret".to_owned());
-        }
-        let secrets = self.verify.as_ref().map_or(0, |check| check.secrets.len());
-        if tokens.unwrap_or(0).max(secrets) > limits::LIVE_SECRETS {
-            mistakes.push(format!("more than {} secrets are live at one time", limits::LIVE_SECRETS));
-            return mistakes;
-        }
-        if let Some(check) = &self.verify {
-            mistakes.extend(check.mistakes());
-        }
-        mistakes
-    }
-}
-
-impl SignatureCheck {
-    fn mistakes(&self) -> Vec<String> {
-        let Some(provider) = providers::find(&self.provider) else {
-            return vec![providers::unknown(&self.provider)];
-        };
-        if self.secrets.is_empty() && self.secret_at == SecretAt::Relay {
-            return vec![format!("{}: no secret is given", provider.name)];
-        }
-        self.secrets
-            .iter()
-            .filter_map(|secret| provider.scheme.check_secret(secret).err())
-            .map(|error| format!("{}: {error}", provider.name))
-            .collect()
-    }
 }
 
 /// Digests travel as hex.
-mod digests {
+mod digest {
     use data_encoding::HEXLOWER;
     use serde::{Deserialize, Deserializer, Serializer};
 
     use crate::secret::SecretDigest;
 
-    pub(super) fn serialize<S: Serializer>(digests: &[SecretDigest], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(digests.iter().map(|digest| HEXLOWER.encode(digest.as_bytes())))
+    pub(super) fn serialize<S: Serializer>(digest: &SecretDigest, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&HEXLOWER.encode(digest.as_bytes()))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretDigest>, D::Error> {
-        Vec::<String>::deserialize(deserializer)?
-            .iter()
-            .map(|text| {
-                HEXLOWER
-                    .decode(text.as_bytes())
-                    .ok()
-                    .and_then(|bytes| SecretDigest::from_stored(&bytes))
-                    .ok_or_else(|| serde::de::Error::custom("not the hex of a SHA-256 digest"))
-            })
-            .collect()
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretDigest, D::Error> {
+        HEXLOWER
+            .decode(String::deserialize(deserializer)?.as_bytes())
+            .ok()
+            .and_then(|bytes| SecretDigest::from_stored(&bytes))
+            .ok_or_else(|| serde::de::Error::custom("not the hex of a SHA-256 digest"))
+    }
+}
+
+/// Header names travel as text.
+mod header_name {
+    use http::HeaderName;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(name: &HeaderName, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(name.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HeaderName, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        HeaderName::from_bytes(text.as_bytes()).map_err(|_| serde::de::Error::custom("not a header name"))
     }
 }

@@ -1,20 +1,31 @@
 //! The catalogue of webhook providers: who signs how, as data.
 //!
-//! A row pins one [`Scheme`]; the sender never chooses it. The rows stand in
-//! `providers/catalogue.toml`, sorted, each with its source; adding a provider that signs in a known
-//! way means adding a row and its fixtures there, and no code.
+//! A row pins its scheme; the sender never chooses it. The rows stand in `providers/catalogue.toml`,
+//! sorted, each with its source; adding a provider that signs in a known way means adding a row and its
+//! fixtures there, and no code. The same fields make a scheme that a user writes in a policy.
 
+pub mod challenge;
+pub mod doctor;
+mod jwt;
+pub mod key;
 pub mod keyed;
+mod message;
+pub mod place;
 pub mod scheme;
+pub mod sign;
+pub mod template;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 
 use http::HeaderName;
 use serde::Deserialize;
 
-pub use keyed::{Keyed, SignatureFault};
-pub use scheme::Scheme;
+pub use challenge::Challenge;
+pub use key::SecretShape;
+pub use keyed::{FetchedKeys, Keyed, SignatureFault, Verified};
+pub use place::Place;
+pub use scheme::{Coverage, Scheme};
 
 /// One provider.
 #[derive(Debug, Clone, Deserialize)]
@@ -27,43 +38,94 @@ pub struct Provider {
     pub aliases: Vec<String>,
     /// Its name for people.
     pub name: String,
-    /// The header with the delivery's id. It identifies one delivery, so that a request which
-    /// repeats it with another value is ambiguous, whatever the route.
-    #[serde(default)]
-    pub delivery: Option<String>,
     /// How it signs.
-    pub scheme: Scheme,
+    scheme: Scheme,
+    /// Other ways that are as good: other names of the headers, other slots for keys.
+    #[serde(default, rename = "or")]
+    others: Vec<Scheme>,
+    /// Ways that are weaker, or that the provider's settings choose. A policy names one.
+    #[serde(default, rename = "variant")]
+    pub variants: BTreeMap<String, Scheme>,
+    /// The parts of its secret, with what each is, when it has several.
+    #[serde(default)]
+    parts: BTreeMap<String, String>,
+    /// The part that a secret is which is no JSON object.
+    #[serde(default)]
+    plain: Option<String>,
+    /// Where the delivery's id stands. A header that holds it identifies one delivery, so that a request
+    /// which repeats it with another value is ambiguous, whatever the route.
+    #[serde(default)]
+    pub delivery: Option<Place>,
+    /// Where the kind of event stands.
+    #[serde(default)]
+    pub event: Option<Place>,
+    /// Handshakes.
+    #[serde(default, rename = "challenge")]
+    pub challenges: Vec<Challenge>,
+    /// The named set of addresses that it sends from.
+    #[serde(default)]
+    pub addresses: Option<String>,
     /// The status that a wrong signature gets: 403, unless the provider tries out whether it gets
     /// another one.
     #[serde(default)]
     pub refused_with: Option<u16>,
+    /// How long it waits for an answer, and whether it tries again.
+    #[serde(default)]
+    pub limits: Option<String>,
+    /// What is entered on its side, and where.
+    #[serde(default)]
+    pub setup: Option<String>,
+    /// What its users should know.
+    #[serde(default)]
+    pub note: Option<String>,
     /// Where that is written down.
     pub source: String,
 }
 
-#[derive(Deserialize)]
+/// A sender of webhooks that can't be verified.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unverifiable {
+    /// Its id.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// Why not, and what to do instead.
+    pub reason: String,
+}
+
+#[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct Catalogue {
     provider: Vec<Provider>,
+    unverifiable: Vec<Unverifiable>,
 }
 
-static CATALOGUE: LazyLock<Vec<Provider>> = LazyLock::new(|| {
+static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
     // The data is part of the program and read by a unit test; a broken row can't be released.
     // Were it broken all the same, the catalogue is empty, and every policy that names a provider
     // is refused.
-    toml::from_str::<Catalogue>(include_str!("providers/catalogue.toml"))
-        .map(|catalogue| catalogue.provider)
-        .unwrap_or_default()
+    toml::from_str(include_str!("providers/catalogue.toml")).unwrap_or_default()
 });
 
-static DELIVERY_HEADERS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-    CATALOGUE.iter().filter_map(|row| row.delivery.as_ref()).map(|name| name.to_ascii_lowercase()).collect()
+static DELIVERY_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
+    let name = |row: &Provider| match &row.delivery {
+        Some(Place::Header(field)) => Some(field.name().clone()),
+        _ => None,
+    };
+    CATALOGUE.provider.iter().filter_map(name).collect()
 });
 
 /// All providers, sorted by id.
 #[must_use]
 pub fn all() -> &'static [Provider] {
-    &CATALOGUE
+    &CATALOGUE.provider
+}
+
+/// Those that can't be verified, sorted by id.
+#[must_use]
+pub fn unverifiable() -> &'static [Unverifiable] {
+    &CATALOGUE.unverifiable
 }
 
 /// The provider of that id or alias; `-` and `_` are alike.
@@ -71,7 +133,7 @@ pub fn all() -> &'static [Provider] {
 pub fn find(name: &str) -> Option<&'static Provider> {
     let wanted = name.replace('-', "_");
     let named = |text: &String| text.replace('-', "_") == wanted;
-    CATALOGUE.iter().find(|row| row.id == wanted || row.aliases.iter().any(named))
+    CATALOGUE.provider.iter().find(|row| row.id == wanted || row.aliases.iter().any(named))
 }
 
 /// What to say about a name that no provider has. A text that could be a secret is not repeated.
@@ -86,7 +148,11 @@ pub fn unknown(name: &str) -> String {
     if name.len() > 40 || !name.bytes().all(plain) {
         return format!("no provider has this name; {all}");
     }
-    let names = CATALOGUE.iter().flat_map(|row| std::iter::once(&row.id).chain(&row.aliases));
+    let wanted = name.replace('-', "_");
+    if let Some(row) = unverifiable().iter().find(|row| row.id == wanted) {
+        return format!("{} can't be verified: {}", row.name, row.reason);
+    }
+    let names = CATALOGUE.provider.iter().flat_map(|row| std::iter::once(&row.id).chain(&row.aliases));
     let mut alike: Vec<(f64, &str)> =
         names.map(|known| (strsim::jaro_winkler(known, name), known.as_str())).filter(|(at, _)| *at >= ALIKE).collect();
     alike.sort_by(|(a, _), (b, _)| b.total_cmp(a));
@@ -101,27 +167,90 @@ pub fn unknown(name: &str) -> String {
 /// Whether some provider identifies its deliveries by this header.
 #[must_use]
 pub fn identifies_delivery(name: &HeaderName) -> bool {
-    DELIVERY_HEADERS.contains(name.as_str())
+    DELIVERY_HEADERS.contains(name)
+}
+
+impl Provider {
+    /// Its ways of signing that are as good as each other.
+    #[must_use]
+    pub fn schemes(&self) -> Vec<Scheme> {
+        std::iter::once(&self.scheme).chain(&self.others).cloned().collect()
+    }
+
+    /// Its first way of signing.
+    #[must_use]
+    pub const fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
+    /// The ways that a policy pins: those of a variant, or the usual ones.
+    ///
+    /// # Errors
+    /// A sentence that lists the variants, when it has none of this name.
+    pub fn pinned(&self, variant: Option<&str>) -> Result<Vec<Scheme>, String> {
+        match variant {
+            None => Ok(self.schemes()),
+            Some(name) => match self.variants.get(name) {
+                Some(scheme) => Ok(vec![scheme.clone()]),
+                None if self.variants.is_empty() => Err(format!("{} has no variants", self.name)),
+                None => {
+                    let names = self.variants.keys().cloned().collect::<Vec<_>>().join(", ");
+                    Err(format!("{} has no variant {name:?}; its variants: {names}", self.name))
+                }
+            },
+        }
+    }
+
+    /// How its secret is written.
+    #[must_use]
+    pub fn shape(&self) -> SecretShape {
+        SecretShape { parts: self.parts.clone(), plain: self.plain.clone() }
+    }
+
+    /// How much of the body its signatures vouch for: of several ways, the least.
+    #[must_use]
+    pub fn coverage(&self) -> Coverage {
+        self.schemes().iter().map(Scheme::coverage).min().unwrap_or(Coverage::Nothing)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn the_catalogue_loads_and_is_sorted() {
         let rows: Catalogue = toml::from_str(include_str!("providers/catalogue.toml")).unwrap();
         assert!(rows.provider.is_sorted_by(|a, b| a.id < b.id), "sorted by id, no id twice");
+        assert!(rows.unverifiable.is_sorted_by(|a, b| a.id < b.id), "sorted by id, no id twice");
         for row in &rows.provider {
             assert!(row.id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
-            row.scheme.check().unwrap_or_else(|error| panic!("{}: {error}", row.id));
+            for scheme in row.schemes().iter().chain(row.variants.values()) {
+                scheme.check().unwrap_or_else(|error| panic!("{}: {error}", row.id));
+            }
             assert!(!row.source.is_empty(), "{} has no source", row.id);
             let status = row.refused_with.map(http::StatusCode::from_u16);
             assert!(status.is_none_or(|status| status.unwrap().is_client_error()), "{}", row.id);
+            if let Some(set) = &row.addresses {
+                assert!(crate::addresses::find(set).is_some(), "{}: no set is called {set}", row.id);
+            }
         }
-        let names: Vec<_> = rows.provider.iter().flat_map(|row| std::iter::once(&row.id).chain(&row.aliases)).collect();
+        let ids = rows.unverifiable.iter().map(|row| &row.id);
+        let names = rows.provider.iter().flat_map(|row| std::iter::once(&row.id).chain(&row.aliases));
+        let names: Vec<_> = names.chain(ids).collect();
         let different: BTreeSet<_> = names.iter().map(|name| name.replace('-', "_")).collect();
         assert_eq!(different.len(), names.len(), "every name stands for one provider");
+    }
+
+    #[test]
+    fn schemes_are_written_as_they_are_read() {
+        for row in all() {
+            for scheme in row.schemes() {
+                let text = serde_json::to_string(&scheme).unwrap();
+                assert_eq!(serde_json::from_str::<Scheme>(&text).unwrap(), scheme, "{}", row.id);
+            }
+        }
     }
 
     #[test]
@@ -133,5 +262,13 @@ mod tests {
         assert!(unknown("githup").contains("github"), "{}", unknown("githup"));
         assert!(!unknown("a-secret-and-no-name_0123456789abcdefghij").contains("0123"));
         assert!(find("").is_none());
+    }
+
+    #[test]
+    fn what_can_not_be_verified_says_why() {
+        for name in ["docker_hub", "docker-hub", "ebay", "go1", "fal", "mailchannels", "oci_notifications"] {
+            assert!(find(name).is_none(), "{name}");
+            assert!(unknown(name).contains("can't be verified"), "{}", unknown(name));
+        }
     }
 }

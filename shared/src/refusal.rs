@@ -43,18 +43,32 @@ words! {
         Path = "path",
         /// A route has this path, but not this method.
         Method = "method",
+        /// The client address failed too often a moment ago.
+        Lockout = "lockout",
+        /// The client address sends too much.
+        ClientRate = "client-rate",
         /// The client address is not allowed, or denied.
         Address = "address",
         /// The token is missing or wrong.
         Token = "token",
+        /// The body has another media type than the route takes.
+        ContentType = "content-type",
+        /// A header field is missing, or has none of the values that are allowed.
+        Header = "header",
         /// The body is larger than the route allows.
         BodySize = "body-size",
         /// The body came too slowly, or there was no room for it.
         Body = "body",
-        /// The request was let through, and failed in the tunnel.
-        Tunnel = "tunnel",
         /// The signature is missing, malformed, stale or wrong.
         Signature = "signature",
+        /// A value of the body is none of those that are allowed.
+        BodyRule = "body-rule",
+        /// The delivery came before.
+        Replay = "replay",
+        /// The route or the tunnel gets more than its rate.
+        Rate = "rate",
+        /// The request was let through, and failed in the tunnel.
+        Tunnel = "tunnel",
     }
 }
 
@@ -69,6 +83,8 @@ words! {
         MethodNotAllowed = "method_not_allowed",
         /// A check failed; the sender is not told which.
         Refused = "refused",
+        /// Too many requests, or too many failed ones.
+        RateLimited = "rate_limited",
         /// The request came too slowly.
         SlowRequest = "slow_request",
         /// The body is larger than the route allows.
@@ -117,6 +133,7 @@ impl Code {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Refused => StatusCode::FORBIDDEN,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::SlowRequest => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
@@ -137,6 +154,7 @@ impl Code {
             Self::NotFound => "Nothing is here",
             Self::MethodNotAllowed => "This resource does not take this method",
             Self::Refused => "The request was refused",
+            Self::RateLimited => "Too many requests",
             Self::SlowRequest => "The request came too slowly",
             Self::BodyTooLarge => "The body is too large",
             Self::TargetTooLong => "The request target is too long",
@@ -165,12 +183,20 @@ pub struct Refusal {
     pub status: StatusCode,
     /// Why, for the tunnel's owner only. Holds no secret and no text of the sender unescaped.
     pub why: String,
+    /// Seconds after which it makes sense to try again, where that is known.
+    pub retry_after: Option<u64>,
 }
 
 impl Refusal {
     /// A refusal with the code's own status.
     pub fn new(check: Check, code: Code, why: impl Into<String>) -> Self {
-        Self { check, code, status: code.status(), why: why.into() }
+        Self { check, code, status: code.status(), why: why.into(), retry_after: None }
+    }
+
+    /// The same, after so many milliseconds it makes sense to try again.
+    #[must_use]
+    pub fn after(self, wait_ms: u64) -> Self {
+        Self { retry_after: Some(wait_ms.div_ceil(1000).max(1)), ..self }
     }
 
     /// A request that is malformed, ambiguous or oversized.

@@ -60,6 +60,7 @@ impl Rogue {
             host: None,
             policy,
             application: Upstream::Host(application.to_string()),
+            pairing: None,
             drain: Limits::default().drain,
         };
         let agent = Agent::start(settings, clock, reporter, |_| {});
@@ -163,6 +164,7 @@ pub fn request(method: &str, target: &[u8], headers: &[(String, String)], length
             id: RequestId([1; 16]),
             host: Bytes::from_static(HOST.as_bytes()),
             client: IpAddr::from([192, 0, 2, 1]),
+            keys: Default::default(),
         },
         method: Method::from_bytes(method.as_bytes()).unwrap(),
         target: Bytes::copy_from_slice(target),

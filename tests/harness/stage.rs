@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use hookward_agent::connection::{Opened, Relay as RelayAddress};
@@ -10,6 +10,8 @@ use hookward_agent::report::{self, Report};
 use hookward_agent::upstream::pool::Application as Upstream;
 use hookward_agent::{Agent, AgentSettings};
 use hookward_relay::Relay;
+use hookward_relay::edge::client_address::ForwardedField;
+use hookward_relay::fetch::FetchSettings;
 use hookward_relay::settings::Settings;
 use hookward_shared::clock::{Clock, UnixMillis};
 use hookward_shared::limits::Limits;
@@ -36,12 +38,28 @@ pub struct Plan {
     pub policy: Policy,
     pub limits: Limits,
     pub trusted_proxies: Vec<IpNet>,
+    pub forwarded: ForwardedField,
+    pub proxy_protocol: bool,
+    pub floor: Option<PathBuf>,
+    pub fetch: FetchSettings,
     pub clock: Clock,
+    /// Takes the secret that a provider tells.
+    pub pairing: Option<PathBuf>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { policy: open_policy(), limits: Limits::default(), trusted_proxies: Vec::new(), clock: Clock::System }
+        Self {
+            policy: open_policy(),
+            limits: Limits::default(),
+            trusted_proxies: Vec::new(),
+            forwarded: ForwardedField::default(),
+            proxy_protocol: false,
+            floor: None,
+            fetch: FetchSettings::default(),
+            clock: Clock::System,
+            pairing: None,
+        }
     }
 }
 
@@ -49,13 +67,13 @@ impl Default for Plan {
 pub fn open_policy() -> Policy {
     let mut route = Route::new("test", vec![format!("{PREFIX}/**")]);
     route.accept.push(Accept { open: true, ..Accept::default() });
-    Policy { routes: vec![route] }
+    Policy::new(vec![route])
 }
 
 /// A token in the parameter `token`.
 pub fn token(secret: &str) -> TokenCheck {
     let secret = Secret::new(secret.as_bytes().to_vec()).unwrap();
-    TokenCheck { place: TokenPlace::Query("token".into()), digests: vec![secret.digest()] }
+    TokenCheck::new(TokenPlace::Query("token".into()), &[("env:TEST", secret.digest())])
 }
 
 /// A policy from TOML. Secrets come from files.
@@ -135,6 +153,9 @@ impl Stage {
             policy: self.plan.policy.clone(),
             application: Upstream::Host(self.application.to_string()),
             drain: self.plan.limits.drain,
+            pairing: self.plan.pairing.clone().map(|path| -> hookward_agent::replay::Pairing {
+                Box::new(move |secret| std::fs::write(&path, secret.expose()))
+            }),
         };
         let on_open = move |tunnel| opened.lock().unwrap().push(tunnel);
         let agent = Agent::start(settings, self.clock.clone(), reporter, on_open);
@@ -155,6 +176,12 @@ impl Stage {
     /// Stops the agent in order.
     pub async fn stop_agent(&mut self) {
         within("the agent stops", self.agent.take().unwrap().shutdown()).await;
+    }
+
+    /// Offers another policy.
+    pub fn replace_policy(&mut self, policy: Policy) {
+        self.agent.as_ref().unwrap().replace_policy(&policy).unwrap();
+        self.plan.policy = policy;
     }
 
     /// Stops the relay in order.
@@ -196,6 +223,10 @@ fn settings(plan: &Plan, dir: &Path, listen: SocketAddr, tunnel_listen: SocketAd
         data_dir: dir.to_owned(),
         certificate: None,
         trusted_proxies: plan.trusted_proxies.clone(),
+        forwarded: plan.forwarded,
+        proxy_protocol: plan.proxy_protocol,
+        floor: plan.floor.clone(),
+        fetch: plan.fetch.clone(),
         hosts: BTreeMap::from([(HostName::parse(HOST).unwrap(), agent_name())]),
         limits: plan.limits.clone(),
     }

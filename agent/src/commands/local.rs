@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use hookward_relay::edge::client_address::ForwardedField;
+use hookward_relay::fetch::FetchSettings;
 use hookward_relay::settings::Settings;
 use hookward_relay::store::StoreError;
 use hookward_relay::{Relay, StartError};
@@ -13,7 +15,6 @@ use hookward_shared::names::{AgentName, HostName};
 use hookward_shared::secret::Secret;
 
 use super::CommandError;
-use crate::cli::HttpArgs;
 use crate::connection;
 use crate::state::StateDir;
 
@@ -47,20 +48,19 @@ pub struct Local {
     credential: Secret,
 }
 
-/// Whether the command line asks for one.
-#[must_use]
-pub const fn is_asked_for(args: &HttpArgs) -> bool {
-    args.local.is_some()
-}
-
 /// Starts a relay where the command line asks for one, with an agent admitted to it. A whole host name
 /// that the agent asks for is given to it: who runs the relay may say so.
 ///
 /// # Errors
 /// What failed.
-pub fn start(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Option<Local>, CommandError> {
-    let Some(edge) = args.local else { return Ok(None) };
-    Ok(Some(Local::start(edge, args.host.as_deref(), state, clock)?))
+pub fn start(
+    edge: Option<SocketAddr>,
+    host: Option<&str>,
+    state: &StateDir,
+    clock: &Clock,
+) -> Result<Option<Local>, CommandError> {
+    let Some(edge) = edge else { return Ok(None) };
+    Ok(Some(Local::start(edge, host, state, clock)?))
 }
 
 impl Local {
@@ -82,6 +82,10 @@ impl Local {
             data_dir: state.path().to_owned(),
             certificate: None,
             trusted_proxies: Vec::new(),
+            forwarded: ForwardedField::default(),
+            proxy_protocol: false,
+            floor: None,
+            fetch: FetchSettings::default(),
             hosts: BTreeMap::from([(host, name.clone())]),
             limits: Limits::default(),
         };

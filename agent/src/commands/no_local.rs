@@ -1,11 +1,11 @@
 //! What stands in for [`local`](super::local) in a program that was built without it.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 
 use hookward_shared::clock::Clock;
 
 use super::CommandError;
-use crate::cli::HttpArgs;
 use crate::connection::Relay;
 use crate::state::StateDir;
 
@@ -15,17 +15,16 @@ pub const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward j
 /// There is none.
 pub struct Local(Infallible);
 
-/// Never.
-#[must_use]
-pub const fn is_asked_for(_: &HttpArgs) -> bool {
-    false
-}
-
 /// Starts nothing.
 ///
 /// # Errors
 /// None.
-pub const fn start(_: &HttpArgs, _: &StateDir, _: &Clock) -> Result<Option<Local>, CommandError> {
+pub const fn start(
+    _: Option<SocketAddr>,
+    _: Option<&str>,
+    _: &StateDir,
+    _: &Clock,
+) -> Result<Option<Local>, CommandError> {
     Ok(None)
 }
 

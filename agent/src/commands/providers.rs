@@ -1,12 +1,11 @@
 //! `hookward providers`: the catalogue of signing schemes.
 
-use std::io::{self, Write as _};
-
-use hookward_shared::providers::scheme::{Algorithm, Encoding, KeyForm, TimestampPlace};
-use hookward_shared::providers::{self, Provider, Scheme};
+use hookward_shared::addresses;
+use hookward_shared::providers::scheme::{Algorithm, Encoding, KeyForm, Pick};
+use hookward_shared::providers::{self, Coverage, Provider, Scheme};
 
 use crate::cli::{LogFormat, ProvidersArgs, ProvidersCommand};
-use crate::commands::{CommandError, tell};
+use crate::commands::{CommandError, print, tell};
 use crate::exit::Exit;
 
 /// Runs the command.
@@ -24,96 +23,190 @@ pub fn run(args: &ProvidersArgs) -> Result<Exit, CommandError> {
             }
         },
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever read the list has seen enough of it.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Done),
-        written => written.map(|()| Exit::Done).map_err(CommandError::system("standard output")),
-    }
+    print(&text)?;
+    Ok(Exit::Done)
 }
 
 fn list() -> String {
-    providers::all().iter().map(|provider| format!("{:<24} {}\n", provider.id, provider.name)).collect()
+    let mut text = String::new();
+    for provider in providers::all() {
+        let covers = match provider.coverage() {
+            Coverage::Body => "whole body",
+            Coverage::Part => "part of body",
+            Coverage::Nothing => "no body",
+        };
+        text.push_str(&format!("{:<24} {covers:<13} {}\n", provider.id, provider.name));
+    }
+    text.push_str("\nNot verifiable (naming one is an error that says why):\n");
+    for row in providers::unverifiable() {
+        text.push_str(&format!("{:<24} {}: {}\n", row.id, row.name, row.reason));
+    }
+    text
 }
 
 fn show(provider: &Provider) -> String {
     let variable = format!("{}_SECRET", provider.id.to_ascii_uppercase());
-    let mut rows = vec![("name", provider.name.clone())];
-    if !provider.aliases.is_empty() {
-        rows.push(("also called", provider.aliases.join(", ")));
-    }
-    rows.extend(description(&provider.scheme));
-    if let Some(delivery) = &provider.delivery {
-        rows.push(("delivery id", format!("header {delivery}")));
-    }
-    rows.push(("source", provider.source.clone()));
     let mut text = format!("{}\n", provider.id);
-    for (what, value) in rows {
-        text.push_str(&format!("  {what:<12} {value}\n"));
+    let mut row = |what: &str, value: &str| text.push_str(&format!("  {what:<12} {value}\n"));
+    row("name", &provider.name);
+    if !provider.aliases.is_empty() {
+        row("also called", &provider.aliases.join(", "));
     }
-    text.push_str(&format!(
-        "\nOn the command line:\n  --verify {id}=env:{variable}\nIn a policy file:\n  [[route.accept]]\n  verify = {{ provider = \"{id}\", \
-         secret = \"env:{variable}\" }}\n",
-        id = provider.id,
-    ));
+    if let Some(setup) = &provider.setup {
+        row("set up", setup);
+    } else {
+        row("set up", "enter the webhook URL that `hookward http` prints, and the same secret on both sides");
+    }
+    for (what, value) in description(provider.scheme()) {
+        row(what, &value);
+    }
+    for (number, scheme) in provider.schemes().iter().enumerate().skip(1) {
+        row(&format!("or ({})", number + 1), &in_short(scheme));
+    }
+    for (name, scheme) in &provider.variants {
+        row("variant", &format!("{name}: {}", in_short(scheme)));
+    }
+    for (part, what) in provider.shape().parts {
+        row("secret part", &format!("{part}: {what}"));
+    }
+    if let Some(delivery) = &provider.delivery {
+        row("delivery id", &delivery.to_string());
+    }
+    if let Some(event) = &provider.event {
+        row("event", &event.to_string());
+    }
+    if let Some(limits) = &provider.limits {
+        row("limits", limits);
+    }
+    if let Some(set) = provider.addresses.as_deref().and_then(addresses::find) {
+        let copy = match (set.ranges.len(), &set.dated) {
+            (0, _) => "empty until the relay has read the list".to_owned(),
+            (count, Some(day)) => format!("a copy of {count} ranges of {day}"),
+            (count, None) => format!("an undated copy of {count} ranges"),
+        };
+        row("addresses", &format!("--allow-ip {}; {copy}", set.name));
+    }
+    if !provider.challenges.is_empty() {
+        let pairs = provider.challenges.iter().any(|challenge| challenge.pair.is_some());
+        row("handshake", if pairs { "tells its secret once: `hookward pair`" } else { "answered with --challenge" });
+    }
+    if let Some(status) = provider.refused_with {
+        row("refused with", &status.to_string());
+    }
+    if let Some(note) = &provider.note {
+        row("note", note);
+    }
+    row("source", &provider.source);
+    text.push_str(&snippet(provider, &variable));
     text
 }
 
-/// What is read and what is signed, in words: pairs of a short name and a text.
-fn description(scheme: &Scheme) -> impl Iterator<Item = (&'static str, String)> {
-    let sig = &scheme.sig;
-    let algorithm = match scheme.alg {
+/// How it is written on the command line and in a policy file.
+fn snippet(provider: &Provider, variable: &str) -> String {
+    let id = &provider.id;
+    let needs_secret =
+        provider.schemes().iter().all(|scheme| scheme.fetch.is_none()) || !provider.shape().parts.is_empty();
+    let (flag, key) = if needs_secret {
+        (format!("{id}=env:{variable}"), format!(", secret = \"env:{variable}\""))
+    } else {
+        (id.clone(), String::new())
+    };
+    let challenge = if provider.challenges.is_empty() { "" } else { ", challenge = true" };
+    let mut object = String::new();
+    if !provider.shape().parts.is_empty() {
+        let parts: Vec<_> = provider.shape().parts.keys().map(|part| format!("\"{part}\": \"…\"")).collect();
+        let plain = provider.shape().plain.map(|part| format!(" (or the {part} alone)")).unwrap_or_default();
+        object = format!("The secret is a JSON object{plain}:\n  {{{}}}\n", parts.join(", "));
+    }
+    format!(
+        "\n{object}On the command line:\n  --verify {flag}\nIn a policy file:\n  [[route.accept]]\n  \
+         verify = {{ provider = \"{id}\"{key}{challenge} }}\n"
+    )
+}
+
+/// One line about a scheme.
+fn in_short(scheme: &Scheme) -> String {
+    let signed = match scheme.coverage() {
+        Coverage::Nothing => "nothing of the body".to_owned(),
+        _ => scheme.msg.to_string(),
+    };
+    format!("{}, {}, of {signed}", algorithm(scheme), scheme.sig.at)
+}
+
+fn algorithm(scheme: &Scheme) -> String {
+    match scheme.alg {
+        Algorithm::Equals if scheme.sig.prefix == "Basic " => "none: user and password",
         Algorithm::Equals => "none: a shared token",
+        Algorithm::HmacMd5 => "HMAC-MD5",
         Algorithm::HmacSha1 => "HMAC-SHA-1",
         Algorithm::HmacSha256 => "HMAC-SHA-256",
         Algorithm::HmacSha384 => "HMAC-SHA-384",
         Algorithm::HmacSha512 => "HMAC-SHA-512",
+        Algorithm::Sha1 => "SHA-1 with the secret inside (no HMAC)",
+        Algorithm::Sha256 => "SHA-256 with the secret inside (no HMAC)",
         Algorithm::Ed25519 => "Ed25519",
         Algorithm::EcdsaP256Sha256 => "ECDSA P-256 with SHA-256",
+        Algorithm::RsaSha1 => "RSA with SHA-1",
         Algorithm::RsaSha256 => "RSA with SHA-256",
-    };
+        Algorithm::RsaSha512 => "RSA with SHA-512",
+        Algorithm::Jwt => {
+            let algs = scheme.jwt.iter().flat_map(|rules| &rules.algs).map(|alg| format!("{alg:?}"));
+            return format!("JSON Web Token ({})", algs.collect::<Vec<_>>().join(", "));
+        }
+    }
+    .to_owned()
+}
+
+/// What is read and what is signed, in words: pairs of a short name and a text.
+fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
+    let sig = &scheme.sig;
     let public = scheme.alg.is_public();
     let secret = match scheme.key {
         KeyForm::Base64 if public => "the provider's public key, in base64",
         KeyForm::Hex if public => "the provider's public key, in hex",
-        KeyForm::Pem => "the provider's public key, in PEM",
+        KeyForm::Pem => "the provider's public key, or a certificate with it, in PEM",
         KeyForm::SpkiBase64 => "the provider's public key (SubjectPublicKeyInfo), in base64",
-        KeyForm::Utf8 => "text, used as it is",
+        KeyForm::Whpk => "the provider's public key: whpk_ and base64",
+        KeyForm::Jwks => "the provider's JSON Web Key Set",
+        KeyForm::Utf8 | KeyForm::Utf8Amp | KeyForm::Utf8Nfkd | KeyForm::TsUtf8 => "text, used as it is",
+        KeyForm::Sha1 | KeyForm::Sha256 => "text; its digest is the key",
         KeyForm::Base64 => "base64 of the key",
         KeyForm::Hex => "hex of the key",
         KeyForm::Whsec => "whsec_ and base64 of the key",
     };
+    let fetched = if scheme.fetch.is_some() { "; without it the relay fetches it" } else { "" };
     let encoding = match sig.enc {
         Encoding::Hex => "hex",
         Encoding::Base64 => "base64",
         Encoding::Base64url => "base64url",
         Encoding::Text => "token",
     };
-    let signed = if scheme.covers_body() {
-        format!("{} (the whole body)", scheme.msg)
-    } else {
-        "nothing: whoever knows the token can send any body".to_owned()
+    let signed = match (scheme.coverage(), &scheme.jwt) {
+        (Coverage::Body, Some(_)) => "the token, which holds a digest of the whole body".to_owned(),
+        (Coverage::Body, None) => format!("{} (the whole body)", scheme.msg),
+        (Coverage::Part, _) => format!("{} (a part of the body: other fields may be anything)", scheme.msg),
+        (Coverage::Nothing, _) if scheme.alg == Algorithm::Equals => {
+            "nothing: whoever knows the token can send any body".to_owned()
+        }
+        (Coverage::Nothing, Some(_)) => "the token, and nothing of the body".to_owned(),
+        (Coverage::Nothing, None) => format!("{} (nothing of the body)", scheme.msg),
     };
     let mut written = format!("{}<{encoding}>", sig.prefix);
-    if let (Some(kv), Some(pick)) = (sig.kv, &sig.pick) {
-        written = format!("{pick}{kv}{written} among others");
+    match (&sig.kv, &sig.pick) {
+        (Some(kv), Some(Pick::Key(key) | Pick::Part(key))) => written = format!("{key}{kv}{written} among others"),
+        (_, Some(Pick::From(first))) => written = format!("{written} from position {first} on"),
+        _ => {}
     }
-    let time = scheme.ts.as_ref().map(|ts| {
-        let place = match &ts.at {
-            TimestampPlace::Header(name) => format!("header {name}"),
-            TimestampPlace::Signature(key) => format!("{key} beside the signature"),
-        };
-        match ts.tolerance {
-            Some(seconds) => format!("{place}, within {seconds} s"),
-            None => format!("{place}, of any age"),
-        }
+    let time = scheme.ts.as_ref().map(|ts| match ts.tolerance {
+        Some(seconds) => format!("{}, within {seconds} s", ts.at),
+        None => format!("{}, of any age", ts.at),
     });
-    [
-        ("algorithm", Some(algorithm.to_owned())),
-        ("secret", Some(secret.to_owned())),
-        ("signature", Some(format!("header {}: {written}", sig.header))),
-        ("signed", Some(signed)),
-        ("time", time),
-    ]
-    .into_iter()
-    .filter_map(|(what, text)| Some((what, text?)))
+    let mut rows = vec![
+        ("algorithm", algorithm(scheme)),
+        ("secret", format!("{secret}{fetched}")),
+        ("signature", format!("{}: {written}", sig.at)),
+        ("signed", signed),
+    ];
+    rows.extend(time.map(|time| ("time", time)));
+    rows
 }

@@ -26,6 +26,7 @@ enum Event<'r> {
     Request(Request<'r>),
     Refused(Request<'r>),
     Observed(Request<'r>),
+    Answered(Request<'r>),
     RefusedMore { counts: BTreeMap<String, u64> },
     Note { message: &'r str },
     Warning { message: &'r str },
@@ -53,6 +54,10 @@ struct Request<'r> {
     why: Option<&'r str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     observed: Option<Observed<'r>>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    secrets: &'r [String],
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    handshake: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     aborted: bool,
 }
@@ -99,10 +104,11 @@ fn event(report: &Report) -> Event<'_> {
                 ..Request::default()
             };
             Event::Request(match &request.outcome {
-                Outcome::Answered { status, observed } => {
+                Outcome::Answered { status, observed, secrets } => {
                     let observed = observed.as_ref().map(|(check, why)| Observed { check: *check, why });
-                    Request { status: Some(*status), observed, ..common }
+                    Request { status: Some(*status), observed, secrets, ..common }
                 }
+                Outcome::Handshake { status } => Request { status: Some(*status), handshake: true, ..common },
                 Outcome::Refused { status, check, why } => Request {
                     status: Some(*status),
                     refused_by: Some("agent"),
@@ -130,7 +136,11 @@ fn event(report: &Report) -> Event<'_> {
                 why: Some(&refused.why),
                 ..Request::default()
             };
-            if refused.observed { Event::Observed(fields) } else { Event::Refused(fields) }
+            match (refused.observed, refused.answered) {
+                (true, _) => Event::Observed(fields),
+                (false, true) => Event::Answered(Request { refused_by: None, check: None, ..fields }),
+                (false, false) => Event::Refused(fields),
+            }
         }
         Report::Counted(counted) => {
             Event::RefusedMore { counts: counted.iter().map(|(check, count)| (check.to_string(), *count)).collect() }

@@ -29,8 +29,14 @@ pub fn text(report: &Report) -> String {
                 format!("{} {} {status} {took} {}{rest}", request.method(), request.path, request.client)
             };
             match &request.outcome {
-                Outcome::Answered { status, observed: None } => line(*status, String::new()),
-                Outcome::Answered { status, observed: Some((check, why)) } => {
+                Outcome::Answered { status, observed: None, secrets } if secrets.is_empty() => {
+                    line(*status, String::new())
+                }
+                Outcome::Answered { status, observed: None, secrets } => {
+                    line(*status, format!(" by {}", secrets.join(", ")))
+                }
+                Outcome::Handshake { status } => line(*status, " the provider's handshake, answered here".to_owned()),
+                Outcome::Answered { status, observed: Some((check, why)), .. } => {
                     line(*status, format!(" observed, would be refused by {check}: {why}"))
                 }
                 Outcome::Refused { status, check, why } => {
@@ -49,6 +55,12 @@ pub fn text(report: &Report) -> String {
             }
         }
         Report::Refused(refused) => {
+            if refused.answered {
+                return format!(
+                    "{} {} {} {}ms {} answered by the relay: {}",
+                    refused.method, refused.path, refused.status, refused.ms, refused.client, refused.why
+                );
+            }
             let verb = if refused.observed { "observed, would be refused by" } else { "refused by" };
             format!(
                 "{} {} {} {}ms {} {verb} {}: {}",

@@ -91,7 +91,9 @@ impl Screen {
             }
             Report::Request(request) => {
                 let style = match &request.outcome {
-                    Outcome::Answered { status, .. } if *status < 400 => Style::new().green(),
+                    Outcome::Answered { status, .. } | Outcome::Handshake { status } if *status < 400 => {
+                        Style::new().green()
+                    }
                     Outcome::Answered { .. } => Style::new().yellow(),
                     _ => Style::new().red(),
                 };
@@ -102,8 +104,9 @@ impl Screen {
                 self.remember(style, lines::text(report));
             }
             Report::Refused(refused) => {
-                self.refused += u64::from(!refused.observed);
-                self.remember(Style::new().red(), lines::text(report));
+                self.refused += u64::from(!refused.observed && !refused.answered);
+                let style = if refused.answered { Style::new().green() } else { Style::new().red() };
+                self.remember(style, lines::text(report));
             }
             Report::Counted(counted) => {
                 self.refused += counted.iter().map(|(_, count)| count).sum::<u64>();

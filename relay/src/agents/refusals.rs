@@ -96,6 +96,7 @@ mod tests {
             why: String::new(),
             ms: 0,
             observed: false,
+            answered: false,
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hookward_shared::gate::Gate;
+use hookward_shared::gate::{Gate, State};
 use hookward_shared::names::HostName;
 use hookward_shared::transport::Session;
 
@@ -23,12 +23,22 @@ pub struct Registry {
 }
 
 /// What is known of a public host.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Tunnel {
     /// The owner's policy; `None` until the owner has opened the tunnel since the relay's start.
     pub gate: Option<Arc<Gate>>,
     /// The session that serves it now.
     pub session: Option<Arc<LiveSession>>,
+    /// What its gate remembers: rates, lockouts, the named sets.
+    pub state: Arc<State>,
+    /// Scheme and authority of its public URL.
+    pub origin: Arc<str>,
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        Self { gate: None, session: None, state: Arc::default(), origin: "".into() }
+    }
 }
 
 /// A session that is being served.
@@ -76,8 +86,15 @@ impl Registry {
     }
 
     /// Gives the host to this session, with its policy. Ownership was checked before.
-    pub fn open(&self, host: HostName, gate: Arc<Gate>, session: &Arc<LiveSession>) {
-        self.lock().insert(host, Tunnel { gate: Some(gate), session: Some(Arc::clone(session)) });
+    pub fn open(&self, host: HostName, origin: Arc<str>, gate: Arc<Gate>, state: State, session: &Arc<LiveSession>) {
+        let tunnel = Tunnel { gate: Some(gate), session: Some(Arc::clone(session)), state: Arc::new(state), origin };
+        self.lock().insert(host, tunnel);
+    }
+
+    /// Whether this session serves the host.
+    #[must_use]
+    pub fn is_served_by(&self, host: &str, session: &LiveSession) -> bool {
+        self.lock().get(host).and_then(|tunnel| tunnel.session.as_ref()).is_some_and(|live| live.id == session.id)
     }
 
     /// The session is over: its tunnels wait for the next one. Tunnels that a newer session has

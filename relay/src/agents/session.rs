@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookward_shared::clock::Clock;
-use hookward_shared::gate::{Gate, Side};
+use hookward_shared::gate::address::AddressSet;
+use hookward_shared::gate::rate::Rate;
+use hookward_shared::gate::{Gate, Side, State};
 use hookward_shared::limits::{CONTROL_BYTES, Limits};
-use hookward_shared::names::{AgentName, HostName};
-use hookward_shared::policy::Policy;
+use hookward_shared::names::{AgentName, HostName, origin_of};
+use hookward_shared::policy::{Policy, PolicyBounds};
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
 use hookward_shared::transport::{Session, StreamError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -17,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::Admitted;
 use super::refusals::Refusals;
 use super::registry::{LiveSession, Registry};
+use crate::address_lists::AddressLists;
 use crate::store::{Claim, Store, StoreError};
 
 /// How often a session's credential is asked for again: an agent that was removed is out by then.
@@ -38,6 +41,10 @@ pub struct Host {
     pub given: std::collections::BTreeMap<HostName, AgentName>,
     /// The port of public URLs.
     pub public_port: u16,
+    /// The named sets of addresses.
+    pub lists: AddressLists,
+    /// Trusted proxies, which are never locked out.
+    pub trusted_proxies: AddressSet,
 }
 
 /// Takes a session out of the registry when it ends, however it ends.
@@ -139,12 +146,29 @@ async fn open(
     host: &Host,
 ) -> Result<FromRelay, Refused> {
     let name = choose_host(wanted, &live.agent.name, host)?;
+    let bounds = PolicyBounds::of(&host.limits);
     // A policy with 100,000 addresses takes a while; other agents' requests do not wait for it.
     let now = host.clock.now();
-    let gate = tokio::task::spawn_blocking(move || Gate::compile(&policy, Side::Relay, now))
-        .await
-        .map_err(|_| Refused(RefusedReason::Unavailable, "the relay is stopping".to_owned()))?
-        .map_err(|mistakes| Refused(RefusedReason::Policy, mistakes.join("; ")))?;
+    let compiled = tokio::task::spawn_blocking(move || {
+        let beyond = bounds.exceeded(&policy);
+        if beyond.is_empty() { Gate::compile(&policy, Side::Relay, now) } else { Err(beyond) }
+    });
+    let compiled =
+        compiled.await.map_err(|_| Refused(RefusedReason::Unavailable, "the relay is stopping".to_owned()))?;
+    let gate = match compiled {
+        Ok(gate) => gate,
+        // An open tunnel goes on with the policy that it has.
+        Err(mistakes) if host.registry.is_served_by(name.as_str(), live) => {
+            return Ok(FromRelay::Kept { message: mistakes.join("; ") });
+        }
+        Err(mistakes) => return Err(Refused(RefusedReason::Policy, mistakes.join("; "))),
+    };
+    let gate = match host.limits.policy_rate {
+        rate if rate < Limits::default().policy_rate => {
+            gate.at_most(Rate::per_second(u32::try_from(rate).unwrap_or(u32::MAX)))
+        }
+        _ => gate,
+    };
     // Hosts of the settings belong to whom the settings say, whoever had them before.
     if !host.given.contains_key(&name) {
         let (claimed, agent) = (name.clone(), live.agent.id);
@@ -162,7 +186,10 @@ async fn open(
         }
     }
     tracing::info!(agent = %live.agent.name, host = %name, "tunnel open");
-    host.registry.open(name.clone(), Arc::new(gate), live);
+    host.lists.want(&gate.named_sets());
+    let origin = origin_of(name.as_str(), host.public_port);
+    let state = State::new(host.lists.sets.clone(), host.trusted_proxies.clone());
+    host.registry.open(name.clone(), origin.into(), Arc::new(gate), state, live);
     Ok(FromRelay::Opened { host: name.to_string(), port: host.public_port })
 }
 

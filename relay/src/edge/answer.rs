@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use hookward_shared::headers::{ERROR_CODE, REQUEST_ID};
 use hookward_shared::protocol::head::RequestId;
+use hookward_shared::providers::challenge::Answer;
 use hookward_shared::refusal::Code;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
@@ -28,11 +29,7 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(ERROR_CODE, HeaderValue::from_static(code.as_str()));
-    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-        headers.insert(REQUEST_ID, id);
-    }
     if status == StatusCode::UNAUTHORIZED {
         // RFC 9110 §15.5.2 wants a challenge; what is missing is the provider's signature.
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature"));
@@ -40,5 +37,39 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
+    identify(&mut response, id);
     response
+}
+
+/// Says when a sender may ask again, where that is known.
+pub fn retry_after(response: &mut Response<AnswerBody>, seconds: Option<u64>) {
+    if let Some(seconds) = seconds {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+}
+
+/// The answer to a provider's handshake.
+#[must_use]
+pub fn handshake(id: RequestId, answer: Answer) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::own(Full::new(answer.body)));
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
+    identify(&mut response, id);
+    response
+}
+
+/// The answer to a delivery that came before: the sender may stop trying.
+#[must_use]
+pub fn acknowledge(id: RequestId) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::own(Full::default()));
+    identify(&mut response, id);
+    response
+}
+
+fn identify(response: &mut Response<AnswerBody>, id: RequestId) {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(REQUEST_ID, id);
+    }
 }

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection;
 use super::places::Places;
+use super::proxy_protocol;
 use super::request::{Edge, Peer};
 use super::stall::{StallGuard, Unread};
 use super::tls;
@@ -139,6 +140,21 @@ async fn handshake_and_serve(
         tracing::debug!(%error, "TCP_NODELAY");
         return;
     }
+    let mut stream = stream;
+    let mut address = peer.ip();
+    if edge.proxy_protocol && edge.trusted_proxies.contains(canonical(address)) {
+        match timeout(edge.limits.tls_handshake, proxy_protocol::read(&mut stream)).await {
+            Ok(Ok(named)) => address = named.unwrap_or(address),
+            Ok(Err(error)) => {
+                tracing::warn!(%peer, %error, "a trusted proxy's connection");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "a trusted proxy's connection said nothing in time");
+                return;
+            }
+        }
+    }
     let unread = Unread::default();
     let stream = StallGuard::new(stream, edge.limits.write_stall, unread.clone());
     let tls = match timeout(edge.limits.tls_handshake, acceptor.accept(stream)).await {
@@ -155,5 +171,5 @@ async fn handshake_and_serve(
     let (_, session) = tls.get_ref();
     let h2 = session.alpn_protocol() == Some(tls::H2);
     let sni = session.server_name().map(str::to_owned);
-    connection::serve(tls, h2, Peer { address: peer.ip(), sni, unread }, edge, tasks, drain).await;
+    connection::serve(tls, h2, Peer { address, sni, unread }, edge, tasks, drain).await;
 }

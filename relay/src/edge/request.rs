@@ -10,12 +10,15 @@ use bytes::Bytes;
 use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::{Clock, UnixMillis};
 use hookward_shared::gate::address::AddressSet;
-use hookward_shared::gate::{HeadVerdict, Permit, RequestHead};
+use hookward_shared::gate::rate::Rate;
+use hookward_shared::gate::{Permit, RequestHead, State};
 use hookward_shared::headers;
 use hookward_shared::limits::Limits;
 use hookward_shared::names::HostName;
 use hookward_shared::protocol::control::RefusedRequest;
 use hookward_shared::protocol::head::{Context, Request as TunnelRequest, RequestId, Spelling};
+use hookward_shared::providers::FetchedKeys;
+use hookward_shared::providers::challenge::Answer;
 use hookward_shared::refusal::{Check, Code, Refusal};
 use hookward_shared::text::{Escaped, shown_path};
 use http::request::Parts;
@@ -28,14 +31,19 @@ use tokio_util::task::TaskTracker;
 use super::activity::Activity;
 use super::answer;
 use super::authority::{self, Ports};
-use super::body::{BodyError, SenderBody};
-use super::client_address::client_address;
+use super::body::SenderBody;
+use super::client_address::{ForwardedField, client_address};
+use super::judge::{self, Case, Judged, Passed};
 use super::places::{Place, Places};
 use super::spelling::Recorded;
 use super::stall::Unread;
 use crate::agents::registry::{LiveSession, Registry, Tunnel};
 use crate::audit::{self, Seen};
+use crate::fetch::Fetcher;
+use crate::floor::Floor;
 use crate::forward::{self, AnswerBody, ForwardError, Forwarded, Outgoing};
+use crate::keys::PublicKeys;
+use crate::replays::Replays;
 use crate::upgrade;
 
 /// What every connection of the edge shares.
@@ -46,8 +54,12 @@ pub struct Edge {
     pub clock: Clock,
     /// All bounds.
     pub limits: Limits,
-    /// Networks whose `X-Forwarded-For` is believed.
+    /// Networks whose word about the client address is believed.
     pub trusted_proxies: AddressSet,
+    /// The field in which they say it.
+    pub forwarded: ForwardedField,
+    /// Whether their connections begin with the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Memory for bodies.
     pub budget: BodyBudget,
     /// Requests in progress, by client address.
@@ -58,6 +70,18 @@ pub struct Edge {
     pub draining: CancellationToken,
     /// Makes request ids.
     pub ids: RequestIds,
+    /// The operator's floor, and the memory of its gate.
+    pub floor: Floor,
+    /// What the floor's gate remembers.
+    pub floor_state: State,
+    /// Public keys that providers publish.
+    pub keys: PublicKeys,
+    /// Fetches what a confirmed subscription asks for.
+    pub fetcher: Fetcher,
+    /// Deliveries that came before.
+    pub replays: Replays,
+    /// When wrong signatures were diagnosed, as a rate's measure.
+    pub diagnoses: AtomicU64,
 }
 
 /// Request ids: random for the process, counted within it.
@@ -125,6 +149,14 @@ enum Stop {
     Crowded,
 }
 
+/// An answer that no gate refused and no application gave.
+enum Own {
+    /// To a provider's handshake.
+    Handshake(Box<Answer>),
+    /// To a delivery that came before.
+    Acknowledged,
+}
+
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
@@ -172,14 +204,24 @@ pub async fn answer(
     };
     let seen = seen(&facts, &method);
     let response = match outcome {
-        Ok(response) => {
+        Ok(Ok(response)) => {
             audit::forwarded(seen, response.status(), since.elapsed());
+            response
+        }
+        Ok(Err(own)) => {
+            let (response, what) = match own {
+                Own::Handshake(answer) => (answer::handshake(facts.id, *answer), "handshake"),
+                Own::Acknowledged => (answer::acknowledge(facts.id), "duplicate"),
+            };
+            audit::answered(seen, what, response.status());
+            tell_answered(&facts, &method, what, response.status(), since);
             response
         }
         Err(Stop::Refused(refusal)) => {
             audit::refused(seen, &refusal, false);
             tell_owner(&facts, &method, &refusal, since, false);
             let mut response = answer::write(facts.id, refusal.code, Some(refusal.status));
+            answer::retry_after(&mut response, refusal.retry_after);
             if refusal.check.breaks_framing() && version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 // What follows such a head may be taken for no body, and is not read either.
@@ -212,6 +254,14 @@ pub async fn answer(
 }
 
 impl Edge {
+    /// Whether a wrong signature may be diagnosed now: so many a second, as a rate's one number.
+    pub fn may_diagnose(&self, a_second: u32) -> bool {
+        let (rate, now) = (Rate::per_second(a_second), self.clock.now());
+        let admitted =
+            self.diagnoses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |spent| rate.admit(spent, now).ok());
+        admitted.is_ok()
+    }
+
     /// A place for one more request of this peer; a trusted proxy stands for many.
     fn take_place(&self, peer: IpAddr) -> Option<Place> {
         let most = if self.trusted_proxies.contains(peer) { usize::MAX } else { self.limits.requests_per_client };
@@ -219,12 +269,12 @@ impl Edge {
     }
 }
 
-/// The way of a request.
+/// The way of a request. The inner error is an answer that the relay gives itself.
 async fn handle(
     mut request: Request<Incoming>,
     connection: &Connection,
     facts: &mut Facts,
-) -> Result<Response<AnswerBody>, Stop> {
+) -> Result<Result<Response<AnswerBody>, Own>, Stop> {
     let edge = &connection.edge;
     if edge.draining.is_cancelled() {
         return Err(Stop::Draining);
@@ -234,45 +284,48 @@ async fn handle(
     let (mut parts, incoming) = request.into_parts();
     find_tunnel(&parts, connection, facts)?;
     check_size(&parts, &edge.limits)?;
-    let mut body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone()).map_err(refused_body)?;
-    let spelling = spelling(&parts, connection, body.length());
+    let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone()).map_err(judge::refused_body)?;
+    let length = body.length();
+    let spelling = spelling(&parts, connection, length);
     let te_trailers = check_connection(&parts)?;
-    tidy(&mut parts, facts, body.length());
+    tidy(&mut parts, facts, length);
 
-    // The gate: first what needs no body, then, if a check asks for it, with the whole body.
-    let Some(gate) = facts.tunnel.gate.clone() else { return Err(Stop::Away) };
-    let verdict = gate.check_head(head_of(&parts, facts), facts.client, facts.received)?;
-    let Some(live) = facts.tunnel.session.clone() else { return Err(Stop::Away) };
-    let mut charge = edge.budget.begin(facts.client);
-    let (permit, outgoing) = match verdict {
-        HeadVerdict::ReadBody(pending) => {
-            let cap = pending.max_body().min(edge.limits.body_bytes);
-            let whole = body.read_whole(cap, edge.limits.body_whole, &mut charge).await.map_err(refused_body)?;
-            let permit = pending.check_body(head_of(&parts, facts), &whole, facts.received)?;
-            (permit, Outgoing::Whole(whole, charge))
-        }
-        HeadVerdict::Permit(permit) if wants_upgrade && permit.settings().websocket => (permit, Outgoing::Upgrade),
-        HeadVerdict::Permit(permit) => {
-            let gathered = body.gather(&mut charge).await.map_err(refused_body)?;
-            if gathered.complete && gathered.trailers.is_none() {
-                (permit, Outgoing::Whole(gathered.bytes, charge))
-            } else {
-                (permit, Outgoing::Streamed(gathered, charge, body))
-            }
-        }
+    let (Some(gate), Some(host)) = (facts.tunnel.gate.clone(), facts.host.clone()) else { return Err(Stop::Away) };
+    let case = Case {
+        edge,
+        head: head_of(&parts, facts),
+        host: &host,
+        client: facts.client,
+        received: facts.received,
+        gate: &gate,
+        state: &facts.tunnel.state,
+        wants_upgrade,
+    };
+    let Some(live) = facts.tunnel.session.clone() else {
+        // Strangers hear nothing about whether the agent is there.
+        case.judge_head()?;
+        return Err(Stop::Away);
+    };
+    let Passed { permit, outgoing, keys, claim } = match case.judge(body, edge.budget.begin(facts.client)).await? {
+        Judged::Forward(passed) => *passed,
+        Judged::Answer(answer) => return Ok(Err(Own::Handshake(answer))),
+        Judged::Acknowledge => return Ok(Err(Own::Acknowledged)),
     };
     if let Some(refusal) = permit.observed() {
         audit::refused(seen(facts, &parts.method), refusal, true);
         tell_owner(facts, &parts.method, refusal, Instant::now(), true);
     }
     let upgrade = matches!(outgoing, Outgoing::Upgrade);
-    let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing);
+    let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
     let forwarded = send(permit, &live, request, outgoing, &edge.limits).await?;
+    if let Some(claim) = claim.filter(|_| forwarded.response.status().is_success()) {
+        claim.confirm().await;
+    }
     if let (true, Some(on_upgrade), Some((writer, reader))) = (upgrade, on_upgrade, forwarded.upgraded) {
         let idle = edge.limits.upgrade_idle;
         connection.tasks.spawn(upgrade::carry(on_upgrade, writer, reader, idle, edge.draining.clone()));
     }
-    Ok(forwarded.response)
+    Ok(Ok(forwarded.response))
 }
 
 async fn send(
@@ -284,7 +337,7 @@ async fn send(
 ) -> Result<Forwarded, Stop> {
     forward::forward(permit, live, request, outgoing, limits).await.map_err(|error| match error {
         // What the sender did wrong on the way is a refusal like any other.
-        ForwardError::Body(error) => Stop::Refused(refused_body(error)),
+        ForwardError::Body(error) => Stop::Refused(judge::refused_body(error)),
         error => Stop::Failed(error),
     })
 }
@@ -330,7 +383,7 @@ fn find_tunnel(parts: &Parts, connection: &Connection, facts: &mut Facts) -> Res
     let found = edge.registry.find(host.as_str());
     facts.host = Some(host);
     facts.tunnel = found.ok_or_else(|| Refusal::new(Check::Host, Code::NotFound, "no tunnel has this host"))?;
-    facts.client = client_address(connection.peer.address, &parts.headers, &edge.trusted_proxies)
+    facts.client = client_address(connection.peer.address, &parts.headers, &edge.trusted_proxies, edge.forwarded)
         .map_err(|why| Refusal::new(Check::ClientAddress, Code::Malformed, why))?;
     Ok(())
 }
@@ -388,7 +441,8 @@ fn tidy(parts: &mut Parts, facts: &Facts, length: Option<u64>) {
 }
 
 fn head_of<'r>(parts: &'r Parts, facts: &'r Facts) -> RequestHead<'r> {
-    RequestHead { method: &parts.method, target: &facts.target, headers: &parts.headers }
+    let origin = &facts.tunnel.origin;
+    RequestHead { method: &parts.method, target: &facts.target, headers: &parts.headers, origin }
 }
 
 fn tunnel_request(
@@ -397,6 +451,7 @@ fn tunnel_request(
     facts: &Facts,
     trailers: bool,
     outgoing: &Outgoing,
+    keys: FetchedKeys,
 ) -> TunnelRequest {
     let length = match outgoing {
         Outgoing::Whole(body, _) => Some(body.len() as u64),
@@ -409,7 +464,7 @@ fn tunnel_request(
     }
     let host = facts.host.as_ref().map_or("", HostName::as_str);
     TunnelRequest {
-        context: Context { id: facts.id, host: Bytes::copy_from_slice(host.as_bytes()), client: facts.client },
+        context: Context { id: facts.id, host: Bytes::copy_from_slice(host.as_bytes()), client: facts.client, keys },
         method: parts.method,
         target: facts.target.clone(),
         length,
@@ -418,11 +473,6 @@ fn tunnel_request(
         headers: parts.headers,
         spelling,
     }
-}
-
-fn refused_body(error: BodyError) -> Refusal {
-    let check = if matches!(error, BodyError::TooLarge(_)) { Check::BodySize } else { Check::Body };
-    Refusal::new(check, error.code(), error.to_string())
 }
 
 /// Tells the tunnel's owner, and nobody else, what was refused and why.
@@ -434,10 +484,34 @@ fn tell_owner(facts: &Facts, method: &Method, refusal: &Refusal, since: Instant,
         method: Escaped(method.as_str().as_bytes()).to_string(),
         path: shown_path(&facts.target),
         client: facts.client.to_string(),
+        answered: false,
         status: if observed { StatusCode::OK } else { refusal.status }.as_u16(),
         check: refusal.check,
         why: refusal.why.clone(),
         ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
         observed,
+    });
+}
+
+/// Tells the tunnel's owner of a request that the relay has answered itself.
+fn tell_answered(facts: &Facts, method: &Method, what: &str, status: StatusCode, since: Instant) {
+    let Some(live) = &facts.tunnel.session else { return };
+    let check = if what == "duplicate" { Check::Replay } else { Check::Signature };
+    live.refusals.push(check, || RefusedRequest {
+        id: facts.id.to_string(),
+        host: facts.host.as_ref().map_or_else(String::new, ToString::to_string),
+        method: Escaped(method.as_str().as_bytes()).to_string(),
+        path: shown_path(&facts.target),
+        client: facts.client.to_string(),
+        status: status.as_u16(),
+        check,
+        why: if what == "duplicate" {
+            "acknowledged: it came before".to_owned()
+        } else {
+            "the provider's handshake".to_owned()
+        },
+        ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        observed: false,
+        answered: true,
     });
 }

@@ -1,10 +1,11 @@
-//! The token in a webhook's URL, or in a header.
+//! The token in a webhook's URL or in a header, and Basic authentication.
 
 use std::ops::Range;
 
-use http::HeaderMap;
+use data_encoding::BASE64;
+use http::{HeaderMap, HeaderName, header};
 
-use crate::gate::shape::hex;
+use crate::form::decode;
 use crate::limits::TOKEN_BYTES;
 use crate::policy::{TokenCheck, TokenPlace};
 
@@ -14,34 +15,51 @@ pub enum TokenSpot {
     /// These bytes of the target: the parameter, and one adjoining `&` or the `?`.
     Target(Range<usize>),
     /// This header.
-    Header(http::HeaderName),
+    Header(HeaderName),
 }
 
-/// Whether the request carries exactly one token, and the right one.
+/// Whether the request carries exactly one token, and a right one. Gives its place, and its name.
 ///
 /// # Errors
 /// Why not, for the tunnel's owner.
-pub fn check(check: &TokenCheck, target: &[u8], headers: &HeaderMap) -> Result<TokenSpot, &'static str> {
+pub fn check<'c>(
+    check: &'c TokenCheck,
+    target: &[u8],
+    headers: &HeaderMap,
+) -> Result<(TokenSpot, &'c str), &'static str> {
     let (value, spot) = match &check.place {
         TokenPlace::Query(name) => find_parameter(target, name)?,
-        TokenPlace::Header(name) => {
-            let mut values = headers.get_all(name).iter();
-            let value = values.next().ok_or("the token's header is missing")?;
-            if values.next().is_some() {
-                return Err("the token's header stands more than once");
+        TokenPlace::Header(name) => (single(headers, name)?.to_vec(), TokenSpot::Header(name.clone())),
+        TokenPlace::Basic => {
+            let text = single(headers, &header::AUTHORIZATION)?;
+            let (scheme, credentials) = text.split_at_checked(6).ok_or("it is no Basic authentication")?;
+            if !scheme.eq_ignore_ascii_case(b"basic ") {
+                return Err("it is no Basic authentication");
             }
-            (value.as_bytes().to_vec(), TokenSpot::Header(name.clone()))
+            let value = BASE64.decode(credentials).map_err(|_| "the Basic authentication is not base64")?;
+            (value, TokenSpot::Header(header::AUTHORIZATION))
         }
     };
     if value.is_empty() || value.len() > TOKEN_BYTES {
         return Err("the token is empty or too long");
     }
     // All are compared, so that the time taken does not tell which one came close.
-    let mut right = false;
-    for digest in &check.digests {
-        right |= digest.matches(&value);
+    let mut right = None;
+    for live in &check.live {
+        if live.digest.matches(&value) {
+            right = Some(live.name.as_str());
+        }
     }
-    if right { Ok(spot) } else { Err("the token is wrong") }
+    right.map(|name| (spot, name)).ok_or("the token is wrong")
+}
+
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], &'static str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().ok_or("the token's header is missing")?;
+    if values.next().is_some() {
+        return Err("the token's header stands more than once");
+    }
+    Ok(value.as_bytes())
 }
 
 /// The decoded value of the one parameter of that name. A second one, one whose name is spelled
@@ -65,13 +83,13 @@ fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpot), &'s
                 return Err("the token stands more than once");
             }
             found = Some((range, raw_value.get(1..).unwrap_or_default()));
-        } else if decode(raw_name).is_none_or(|decoded| decoded.eq_ignore_ascii_case(name.as_bytes())) {
+        } else if decode(raw_name, false).is_none_or(|decoded| decoded.eq_ignore_ascii_case(name.as_bytes())) {
             return Err("another spelling of the token's name stands in the query");
         }
     }
     let (range, raw_value) = found.ok_or("the token is missing")?;
-    let value = decode(raw_value).ok_or("the token has a broken escape")?;
-    Ok((value, TokenSpot::Target(with_separator(range, query_start, target.len()))))
+    let value = decode(raw_value, false).ok_or("the token has a broken escape")?;
+    Ok((value.into_owned(), TokenSpot::Target(with_separator(range, query_start, target.len()))))
 }
 
 /// The parameter's range, grown by one adjoining separator: the `&` before it, else the `&` behind
@@ -88,30 +106,16 @@ fn with_separator(parameter: Range<usize>, query_start: usize, target_len: usize
     }
 }
 
-/// Decodes percent escapes once. `None` for a broken escape.
-fn decode(text: &[u8]) -> Option<Vec<u8>> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut bytes = text.iter();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => bytes.next().and_then(hex)? << 4 | bytes.next().and_then(hex)?,
-            byte => *byte,
-        });
-    }
-    Some(decoded)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::secret::SecretDigest;
 
     fn run(target: &str) -> Result<String, &'static str> {
-        let rule = TokenCheck {
-            place: TokenPlace::Query("token".into()),
-            digests: vec![SecretDigest::of(b"old"), SecretDigest::of(b"t+/")],
-        };
-        let spot = check(&rule, target.as_bytes(), &HeaderMap::new())?;
+        let live = [("env:OLD", SecretDigest::of(b"old")), ("env:NEW", SecretDigest::of(b"t+/"))];
+        let rule = TokenCheck::new(TokenPlace::Query("token".into()), &live);
+        let (spot, name) = check(&rule, target.as_bytes(), &HeaderMap::new())?;
+        assert_eq!(name, if target.contains("old") { "env:OLD" } else { "env:NEW" });
         let TokenSpot::Target(range) = spot else { unreachable!() };
         let mut left = target.to_owned();
         left.replace_range(range, "");
@@ -159,5 +163,23 @@ mod tests {
             assert!(run(bad).is_err(), "{bad}");
         }
         assert!(run(&format!("/a?token={}", "a".repeat(8000))).is_err());
+    }
+
+    #[test]
+    fn basic_authentication() {
+        let rule = TokenCheck::new(TokenPlace::Basic, &[("env:A", SecretDigest::of(b"user:pass"))]);
+        let fits = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| {
+                headers.append("authorization", http::HeaderValue::from_static(value));
+            });
+            check(&rule, b"/", &headers).is_ok()
+        };
+        assert!(fits(&["Basic dXNlcjpwYXNz"]) && fits(&["basic dXNlcjpwYXNz"]));
+        for bad in ["Basic dXNlcjpwYXN6", "Basic user:pass", "Bearer dXNlcjpwYXNz", "Basic", "Basic  dXNlcjpwYXNz", ""]
+        {
+            assert!(!fits(&[bad]), "{bad}");
+        }
+        assert!(!fits(&["Basic dXNlcjpwYXNz", "Basic dXNlcjpwYXNz"]));
     }
 }

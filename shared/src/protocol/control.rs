@@ -5,7 +5,7 @@
 //!                 Hello                 who I am
 //!                 Open                  a tunnel for this host, with this policy
 //!                 Leave                 I am about to stop
-//! relay → agent   Joined | Welcome | Opened | Left | Refused
+//! relay → agent   Joined | Welcome | Opened | Kept | Left | Refused
 //!                 Refusals              what the relay refused on the agent's tunnels
 //! ```
 //! The greeting is capped at 16 KiB; a policy is sent only once the relay knows the agent. A kind
@@ -78,6 +78,11 @@ pub enum FromRelay {
         host: String,
         /// The port of the public URL.
         port: u16,
+    },
+    /// The new policy of an open tunnel is refused; the old one stays in force.
+    Kept {
+        /// Why, in words.
+        message: String,
     },
     /// Nothing more will be sent to an agent that said it leaves.
     Left,
@@ -186,4 +191,7 @@ pub struct RefusedRequest {
     /// Whether it was let pass all the same, because the route only observes.
     #[serde(default)]
     pub observed: bool,
+    /// Whether the relay has answered it itself, and not refused it: a handshake, a delivery that came before.
+    #[serde(default)]
+    pub answered: bool,
 }

@@ -8,7 +8,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::protocol::varint;
+use crate::providers::FetchedKeys;
 use crate::refusal::Code;
+use crate::url::HttpsUrl;
 
 const KIND_RESPONSE: u8 = 1;
 const KIND_FAILURE: u8 = 2;
@@ -17,6 +19,12 @@ const KIND_FAILURE: u8 = 2;
 const FLAG_TRAILERS: u8 = 1;
 /// Flag: the request asks for a WebSocket.
 const FLAG_UPGRADE: u8 = 2;
+
+/// Flag: public keys stand behind the flags.
+const FLAG_KEYS: u8 = 4;
+
+/// Most keys of one request: a policy's alternatives rarely have two providers that publish theirs.
+const MOST_KEYS: u8 = 4;
 
 /// Fields that most requests and answers do not exceed, so that their maps are made once in the right size.
 const REQUEST_FIELDS: usize = 24;
@@ -41,6 +49,8 @@ pub struct Context {
     pub host: Bytes,
     /// Where the request comes from.
     pub client: IpAddr,
+    /// Public keys that the relay fetched for this request.
+    pub keys: FetchedKeys,
 }
 
 /// A request's head.
@@ -156,7 +166,15 @@ impl Request {
         put_bytes(&mut buf, self.method.as_str().as_bytes());
         put_bytes(&mut buf, &self.target);
         put_length(&mut buf, self.length);
-        buf.put_u8((u8::from(self.trailers) * FLAG_TRAILERS) | (u8::from(self.upgrade) * FLAG_UPGRADE));
+        let with_keys = !self.context.keys.0.is_empty();
+        buf.put_u8(
+            (u8::from(self.trailers) * FLAG_TRAILERS)
+                | (u8::from(self.upgrade) * FLAG_UPGRADE)
+                | (u8::from(with_keys) * FLAG_KEYS),
+        );
+        if with_keys {
+            put_keys(&mut buf, &self.context.keys);
+        }
         let mut spelled = self.spelling.names();
         for (name, value) in &self.headers {
             let written = spelled.next();
@@ -181,12 +199,13 @@ impl Request {
         let target = get_bytes(&mut buf)?;
         let length = get_length(&mut buf)?;
         let flags = take(&mut buf, 1)?.get_u8();
+        let keys = if flags & FLAG_KEYS == 0 { FetchedKeys::default() } else { get_keys(&mut buf)? };
         // The map iterates in the order written, as long as equal names stand together: the encoder
         // writes them from a map of its own.
         let mut spelling = SpellingBuilder::new();
         let headers = get_fields(&mut buf, REQUEST_FIELDS, |written, name| spelling.add(written, name))?;
         Ok(Self {
-            context: Context { id, host, client },
+            context: Context { id, host, client, keys },
             method,
             target,
             length,
@@ -314,6 +333,30 @@ fn get_length(buf: &mut Bytes) -> Result<Option<u64>, HeadError> {
     varint::get(buf).map(|length| length.checked_sub(1)).ok_or(HeadError("body length"))
 }
 
+fn put_keys(buf: &mut BytesMut, keys: &FetchedKeys) {
+    let count = u8::try_from(keys.0.len()).unwrap_or(u8::MAX).min(MOST_KEYS);
+    buf.put_u8(count);
+    for (url, key) in keys.0.iter().take(usize::from(count)) {
+        put_bytes(buf, url.to_string().as_bytes());
+        put_bytes(buf, key);
+    }
+}
+
+fn get_keys(buf: &mut Bytes) -> Result<FetchedKeys, HeadError> {
+    let count = take(buf, 1)?.get_u8();
+    if count > MOST_KEYS {
+        return Err(HeadError("keys"));
+    }
+    let mut keys = FetchedKeys::default();
+    for _ in 0..count {
+        let url = get_bytes(buf)?;
+        let url =
+            std::str::from_utf8(&url).ok().and_then(|text| HttpsUrl::parse(text).ok()).ok_or(HeadError("keys"))?;
+        keys.0.insert(url, get_bytes(buf)?.as_ref().into());
+    }
+    Ok(keys)
+}
+
 fn put_address(buf: &mut BytesMut, address: IpAddr) {
     match address {
         IpAddr::V4(v4) => put_bytes(buf, &v4.octets()),
@@ -345,6 +388,7 @@ mod tests {
                 id: RequestId([7; 16]),
                 host: Bytes::from_static(b"h.example"),
                 client: "2001:db8::1".parse().unwrap(),
+                keys: FetchedKeys([(HttpsUrl::parse("https://k.example/").unwrap(), b"pem".as_slice().into())].into()),
             },
             method: Method::POST,
             target: Bytes::from_static(b"/a?b"),

@@ -1,302 +1,525 @@
-//! Verifies requests by a [`Scheme`] and its keys: the one interpreter for all providers.
+//! Verifies requests by [`Scheme`]s and their keys: the one interpreter for all providers.
 //!
 //! Its rules:
 //! 1. The bytes are verified as received, before any charset, compression or JSON step.
 //! 2. Signatures are compared as decoded bytes and in constant time; hex in either case.
-//! 3. No key is empty, no signature is empty, and a repeated signature or timestamp header is refused.
+//! 3. No key is empty, no signature is empty, and a repeated signature or timestamp header is refused,
+//!    but for providers that repeat it themselves.
 //! 4. The timestamp is signed as the text that was received; the window has two sides.
-//! 5. A signed header is not empty, and does not hold the text that separates it from what follows:
-//!    otherwise bytes could be moved across the separator under the same signature.
-//! 6. A token is no signature: it says who sends, and nothing about the body.
+//! 5. A signed value does not hold the text that separates it from what follows (see `message.rs`).
+//! 6. The URL is the tunnel's public one, or the one of the policy; never the request's own word.
+//! 7. A token is no signature: it says who sends, and nothing about the body.
+//!
+//! A provider may have several ways of signing that are as good as each other (two names of one header,
+//! two slots for keys): one right one is enough. Ways that are weaker are variants, which a policy names.
 
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, VerificationAlgorithm,
-};
-use bytes::Bytes;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
-use hmac::{Hmac, KeyInit, Mac};
-use http::{HeaderMap, HeaderName};
-use memchr::memmem;
-use rustls_pki_types::SubjectPublicKeyInfoDer;
-use rustls_pki_types::pem::PemObject as _;
-use sha1::Sha1;
-use sha2::{Sha256, Sha384, Sha512};
-use subtle::ConstantTimeEq as _;
+use sha2::{Digest as _, Sha256};
 
-use super::scheme::{Algorithm, Encoding, KeyForm, Part, Scheme, SchemeError, Timestamp, TimestampPlace, header_name};
+use super::challenge::{Challenge, Reaction};
+use super::key::{Found, Key, Parts, SecretShape};
+use super::message::Scene;
+use super::place::Members;
+use super::scheme::{Algorithm, Encoding, KeyForm, KeySource, Pick, Required, Scheme, SchemeError};
+use super::template::{Source, Template};
 use crate::clock::UnixMillis;
-use crate::secret::{Secret, SecretDigest};
+use crate::json::{JsonFault, JsonPath};
+use crate::request::Request;
+use crate::secret::Secret;
+use crate::url::HttpsUrl;
+
+/// Signatures in one request beyond which it is an attack, where each costs a public-key operation.
+const MOST_PUBLIC: usize = 8;
+/// The same, where all are compared with one digest: DocuSign sends up to 100.
+const MOST_SHARED: usize = 100;
+/// Items of a batch: each is verified.
+const MOST_ITEMS: usize = 100;
 
 /// Why a signature was not accepted. The text is for the tunnel's owner; it holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureFault {
-    /// A header that the scheme needs is not there.
-    #[error("the header {0} is missing")]
+    /// The request is not of the kind that this scheme is for.
+    #[error("{0} is not what this provider's scheme asks for")]
+    Required(String),
+    /// Something that the scheme needs is not there.
+    #[error("{0} is missing")]
     Missing(String),
-    /// A header that must stand once stands more than once.
-    #[error("the header {0} stands more than once")]
+    /// Something that must stand once stands more than once.
+    #[error("{0} stands more than once")]
     Repeated(String),
-    /// The header can't be read as the scheme writes it.
-    #[error("the header {0} is not written as this provider writes it: {1}")]
+    /// The body can't be read as the scheme needs it.
+    #[error("{0}")]
+    Body(JsonFault),
+    /// Something can't be read as the scheme writes it.
+    #[error("{0} is not written as this provider writes it: {1}")]
     Malformed(String, &'static str),
+    /// The configured secret has no such part.
+    #[error("the secret has no part {0:?}")]
+    NoPart(String),
+    /// The key's address is none that this provider uses.
+    #[error("the key's address is none of this provider's: {0}")]
+    KeyAddress(&'static str),
+    /// The key could not be had.
+    #[error("the key at {0} could not be fetched")]
+    NoKey(String),
+    /// No published key has the name that the token gives.
+    #[error("the token names a key that the provider does not publish")]
+    UnknownKey,
+    /// The token can't be used.
+    #[error("the token can't be used: {0}")]
+    Token(&'static str),
+    /// A claim of the token is not what it must be.
+    #[error("the token's claim {0:?} is not what this request asks for")]
+    Claim(String),
+    /// The token's time is over.
+    #[error("the token expired {0} s ago (is this machine's clock right?)")]
+    Expired(u64),
     /// The signature is too old.
     #[error("signed {0} s ago, more than the {1} s allowed (is this machine's clock right?)")]
     Stale(u64, u64),
     /// The signature is from the future.
     #[error("signed {0} s in the future, more than the {1} s allowed (is this machine's clock right?)")]
     Future(u64, u64),
+    /// Text that a challenge's answer would repeat is not what the provider sends.
+    #[error("{0} is not what this provider's challenges hold, so it is not answered")]
+    Guard(String),
     /// The token is none of the configured secrets.
     #[error("the token is another one than here")]
     OtherToken,
-    /// The signature is not that of this body under any configured secret.
+    /// The signature is not that of this request under any configured secret.
     #[error(
-        "the signature does not fit the body: another secret at the provider than here, \
-         or the body was changed on its way"
+        "the signature does not fit: another secret at the provider than here, or the request was changed on its way"
     )]
     Mismatch,
 }
 
-/// A scheme with its keys: what verifies requests. One key is enough to pass; several are live
+impl SignatureFault {
+    /// How far the request came: of several ways, the one that came furthest says the most.
+    const fn progress(&self) -> u8 {
+        match self {
+            Self::Required(_) => 0,
+            Self::Missing(_) => 1,
+            Self::Repeated(_) | Self::Body(_) | Self::Malformed(..) | Self::NoPart(_) | Self::KeyAddress(_) => 2,
+            Self::NoKey(_) | Self::UnknownKey | Self::Token(_) => 3,
+            Self::Expired(_) | Self::Stale(..) | Self::Future(..) => 4,
+            Self::OtherToken | Self::Mismatch => 5,
+            Self::Claim(_) | Self::Guard(_) => 6,
+        }
+    }
+}
+
+/// Public keys that were fetched, by their URLs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FetchedKeys(pub BTreeMap<HttpsUrl, Arc<[u8]>>);
+
+/// A right signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// Which of the live secrets it was, by its position; `None` for a key that was fetched.
+    pub secret: Option<usize>,
+    /// A digest that no other signed content has; `None` for a token, which signs nothing.
+    pub proof: Option<[u8; 32]>,
+    /// Which of the provider's ways it was.
+    pub way: usize,
+}
+
+/// A provider's ways of signing, with the keys. One right way by one key is enough; several keys are live
 /// during a rotation.
 pub struct Keyed {
+    ways: Vec<Way>,
+    origin: Option<String>,
+}
+
+struct Way {
     scheme: Scheme,
-    header: HeaderName,
-    ts_header: Option<HeaderName>,
-    template: Vec<CompiledPart>,
-    keys: Vec<Key>,
+    live: Vec<Live>,
 }
 
-enum CompiledPart {
-    Literal(Bytes),
-    Body,
-    Timestamp,
-    Header(HeaderName),
-}
-
-/// A key ready for use: an HMAC has taken it in, so that a request only pays for its own bytes.
-enum Key {
-    Token(SecretDigest),
-    Public(ParsedPublicKey),
-    Sha1(Hmac<Sha1>),
-    Sha256(Hmac<Sha256>),
-    Sha384(Hmac<Sha384>),
-    Sha512(Hmac<Sha512>),
-}
-
-/// What the signature's header holds.
-struct Candidates<'h> {
-    /// The decoded signatures.
-    signatures: Vec<Vec<u8>>,
-    /// The timestamp's text, if it stands among them.
-    timestamp: Option<&'h [u8]>,
-}
-
-impl Scheme {
-    /// Whether the secret has the form that this provider's secrets have.
-    ///
-    /// # Errors
-    /// [`SchemeError::Key`] or [`SchemeError::EmptyKey`].
-    pub fn check_secret(&self, secret: &Secret) -> Result<(), SchemeError> {
-        self.key(secret).map(drop)
-    }
-
-    /// The scheme with its secrets.
-    ///
-    /// # Errors
-    /// When the scheme contradicts itself or a secret has not the provider's form.
-    pub fn keyed(&self, secrets: &[Secret]) -> Result<Keyed, SchemeError> {
-        self.check()?;
-        let template = self.msg.0.iter().map(Part::compile).collect::<Result<_, _>>()?;
-        let ts_header = match &self.ts {
-            Some(Timestamp { at: TimestampPlace::Header(name), .. }) => Some(header_name(name)?),
-            _ => None,
-        };
-        let keys = secrets.iter().map(|secret| self.key(secret)).collect::<Result<_, _>>()?;
-        let header = header_name(&self.sig.header)?;
-        Ok(Keyed { scheme: self.clone(), header, ts_header, template, keys })
-    }
-
-    fn key(&self, secret: &Secret) -> Result<Key, SchemeError> {
-        let text = secret.expose();
-        let key = match self.key {
-            KeyForm::Utf8 => text.to_vec(),
-            KeyForm::Base64 => BASE64.decode(text).map_err(|_| SchemeError::Key("base64"))?,
-            KeyForm::Hex => HEXLOWER_PERMISSIVE.decode(text).map_err(|_| SchemeError::Key("hex"))?,
-            KeyForm::Pem => SubjectPublicKeyInfoDer::from_pem_slice(text)
-                .map(|key| key.to_vec())
-                .map_err(|_| SchemeError::Key("a public key in PEM"))?,
-            KeyForm::SpkiBase64 => BASE64.decode(text).map_err(|_| SchemeError::Key("the base64 of a public key"))?,
-            KeyForm::Whsec => {
-                let text = text.strip_prefix(b"v1,").unwrap_or(text);
-                let text = text.strip_prefix(b"whsec_").unwrap_or(text);
-                BASE64.decode(text).map_err(|_| SchemeError::Key("whsec_ and base64"))?
-            }
-        };
-        let key = Secret::new(key).ok_or(SchemeError::EmptyKey)?;
-        // HMAC takes keys of every length; the empty one is ruled out above.
-        let mac = match self.alg {
-            Algorithm::Equals => return Ok(Key::Token(key.digest())),
-            Algorithm::Ed25519 => return public_key(&ED25519, &key),
-            Algorithm::EcdsaP256Sha256 => return public_key(&ECDSA_P256_SHA256_ASN1, &key),
-            Algorithm::RsaSha256 => return public_key(&RSA_PKCS1_2048_8192_SHA256, &key),
-            Algorithm::HmacSha1 => Hmac::new_from_slice(key.expose()).map(Key::Sha1),
-            Algorithm::HmacSha256 => Hmac::new_from_slice(key.expose()).map(Key::Sha256),
-            Algorithm::HmacSha384 => Hmac::new_from_slice(key.expose()).map(Key::Sha384),
-            Algorithm::HmacSha512 => Hmac::new_from_slice(key.expose()).map(Key::Sha512),
-        };
-        mac.map_err(|_| SchemeError::EmptyKey)
-    }
-}
-
-impl Part {
-    fn compile(&self) -> Result<CompiledPart, SchemeError> {
-        Ok(match self {
-            Self::Literal(text) => CompiledPart::Literal(Bytes::copy_from_slice(text.as_bytes())),
-            Self::Body => CompiledPart::Body,
-            Self::Timestamp => CompiledPart::Timestamp,
-            Self::Header(name) => CompiledPart::Header(header_name(name)?),
-        })
-    }
-}
-
-impl Key {
-    /// Whether one of the candidates is right. The message is read once, however many there are; the
-    /// time taken does not tell which came close.
-    fn verify(&self, message: &[&[u8]], candidates: &[Vec<u8>]) -> bool {
-        fn run<M: Mac + Clone>(mac: &M, message: &[&[u8]], candidates: &[Vec<u8>]) -> bool {
-            let mut mac = mac.clone();
-            for part in message {
-                mac.update(part);
-            }
-            let right = mac.finalize().into_bytes();
-            any(candidates, |candidate| bool::from(right.ct_eq(candidate)))
-        }
-        fn any(candidates: &[Vec<u8>], fits: impl Fn(&[u8]) -> bool) -> bool {
-            candidates.iter().fold(false, |found, candidate| found | fits(candidate))
-        }
-        match self {
-            Self::Token(token) => any(candidates, |candidate| token.matches(candidate)),
-            Self::Public(key) => {
-                let message = message.concat();
-                any(candidates, |candidate| key.verify_sig(&message, candidate).is_ok())
-            }
-            Self::Sha1(mac) => run(mac, message, candidates),
-            Self::Sha256(mac) => run(mac, message, candidates),
-            Self::Sha384(mac) => run(mac, message, candidates),
-            Self::Sha512(mac) => run(mac, message, candidates),
-        }
-    }
+/// A live secret, for one way.
+struct Live {
+    secret: Option<usize>,
+    parts: Parts,
+    /// `None`: it is fetched.
+    key: Option<Key>,
 }
 
 impl Keyed {
-    /// Whether the request is signed by one of the keys, at about `now`.
+    /// The ways with the secrets. `origin` replaces the tunnel's public scheme and authority where the URL
+    /// is signed.
+    ///
+    /// # Errors
+    /// When a scheme contradicts itself or a secret has not the provider's form.
+    pub fn new(
+        schemes: &[Scheme],
+        shape: &SecretShape,
+        secrets: &[Secret],
+        origin: Option<String>,
+    ) -> Result<Self, SchemeError> {
+        let parts = secrets.iter().map(|secret| shape.split(secret)).collect::<Result<Vec<_>, _>>()?;
+        let mut ways = Vec::with_capacity(schemes.len());
+        let mut last_missing = None;
+        for scheme in schemes {
+            scheme.check()?;
+            let mut live = Vec::new();
+            for (index, parts) in parts.iter().enumerate() {
+                match Live::new(scheme, index, parts) {
+                    Ok(one) => live.push(one),
+                    // A secret of several parts may serve one way and not another.
+                    Err(error @ SchemeError::MissingPart(_)) => last_missing = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            if parts.is_empty() && scheme.fetch.is_some() {
+                live.push(Live { secret: None, parts: Parts::none(), key: None });
+            }
+            ways.push(Way { scheme: scheme.clone(), live });
+        }
+        for index in 0..parts.len() {
+            let used = ways.iter().flat_map(|way| &way.live).any(|live| live.secret == Some(index));
+            if !used {
+                return Err(last_missing.unwrap_or(SchemeError::EmptyKey));
+            }
+        }
+        Ok(Self { ways, origin })
+    }
+
+    /// What a challenge of this provider asks for, if the request is one.
+    ///
+    /// # Errors
+    /// When it is one that must not be answered.
+    pub(crate) fn react(
+        &self,
+        challenge: &Challenge,
+        request: &Request<'_>,
+        has_body: bool,
+    ) -> Result<Option<Reaction>, SignatureFault> {
+        let mut outcome = Ok(None);
+        let none = Parts::none();
+        let live = self.ways.iter().take(1).flat_map(|way| &way.live).map(|live| (&live.parts, live.key.as_ref()));
+        // While pairing there is no secret yet.
+        let unkeyed = self.ways.iter().all(|way| way.live.is_empty()).then_some((&none, None));
+        for (parts, key) in live.chain(unkeyed) {
+            if challenge.matches(request, parts, has_body) {
+                outcome = challenge.react(request, parts, key).map(Some);
+                if outcome.is_ok() {
+                    break;
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Whether it can only be judged with the body at hand.
+    #[must_use]
+    pub fn needs_body(&self) -> bool {
+        self.ways.iter().any(|way| way.scheme.needs_body())
+    }
+
+    /// The URLs of the keys that this request is verified with.
+    ///
+    /// # Errors
+    /// When the request names one that is none of the provider's.
+    pub fn wanted(&self, request: &Request<'_>) -> Result<Vec<HttpsUrl>, SignatureFault> {
+        let mut urls = Vec::new();
+        for way in self.ways.iter().filter(|way| way.live.iter().any(|live| live.key.is_none())) {
+            let Some(source) = &way.scheme.fetch else { continue };
+            match way.holds(request, &Parts::none()) {
+                Ok(()) => urls.push(source.address(request)?),
+                Err(_) if self.ways.len() > 1 => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(urls)
+    }
+
+    /// Whether the request is signed in one of the ways by one of the keys, at about `now`.
     ///
     /// # Errors
     /// [`SignatureFault`], for the tunnel's owner.
-    pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: UnixMillis) -> Result<(), SignatureFault> {
-        let field = single(headers, &self.header)?;
-        let candidates = self.candidates(field)?;
-        let ts = self.timestamp(headers, candidates.timestamp, now)?;
-        let mut message: Vec<&[u8]> = Vec::with_capacity(self.template.len());
-        let mut parts = self.template.iter().peekable();
-        while let Some(part) = parts.next() {
-            message.push(match part {
-                CompiledPart::Literal(text) => text,
-                CompiledPart::Body => body,
-                CompiledPart::Timestamp => ts.unwrap_or_default(),
-                CompiledPart::Header(name) => {
-                    let value = single(headers, name)?;
-                    let ambiguous = match parts.peek() {
-                        Some(CompiledPart::Literal(separator)) => memmem::find(value, separator).is_some(),
-                        _ => false,
-                    };
-                    if value.is_empty() || ambiguous {
-                        let why = "it is empty or holds what separates it from the rest";
-                        return Err(SignatureFault::Malformed(name.to_string(), why));
+    pub fn verify(
+        &self,
+        request: &Request<'_>,
+        fetched: &FetchedKeys,
+        now: UnixMillis,
+    ) -> Result<Verified, SignatureFault> {
+        let origin = self.origin.as_deref().unwrap_or(request.head.origin);
+        let mut furthest: Option<SignatureFault> = None;
+        for (index, way) in self.ways.iter().enumerate() {
+            match way.verify(request, origin, fetched, now) {
+                Ok((secret, proof)) => return Ok(Verified { secret, proof, way: index }),
+                Err(fault) => {
+                    if furthest.as_ref().is_none_or(|other| other.progress() < fault.progress()) {
+                        furthest = Some(fault);
                     }
-                    value
                 }
-            });
+            }
         }
-        // No early end: the time taken says nothing about which key came close.
-        let fits = self.keys.iter().fold(false, |found, key| found | key.verify(&message, &candidates.signatures));
-        match (fits, self.scheme.covers_body()) {
-            (true, _) => Ok(()),
-            (false, true) => Err(SignatureFault::Mismatch),
-            (false, false) => Err(SignatureFault::OtherToken),
+        Err(furthest.unwrap_or(SignatureFault::Mismatch))
+    }
+}
+
+impl Live {
+    fn new(scheme: &Scheme, index: usize, parts: &Parts) -> Result<Self, SchemeError> {
+        let claims = scheme.jwt.iter().flat_map(|rules| rules.claims.values());
+        for source in scheme.msg.sources().chain(claims.flat_map(Template::sources)) {
+            if let Source::Secret(name) = source
+                && parts.get(name.as_deref()).is_none()
+            {
+                return Err(SchemeError::MissingPart(name.clone().unwrap_or_default()));
+            }
+        }
+        if let Some(Pick::Part(name)) = &scheme.sig.pick
+            && parts.get(Some(name)).is_none()
+        {
+            return Err(SchemeError::MissingPart(name.clone()));
+        }
+        let key = match parts.get(scheme.part.as_deref()) {
+            Some(secret) => Some(Key::new(scheme, secret.expose())?),
+            None if scheme.fetch.is_some() => None,
+            None => return Err(SchemeError::MissingPart(scheme.part.clone().unwrap_or_default())),
+        };
+        Ok(Self { secret: Some(index), parts: parts.clone(), key })
+    }
+}
+
+impl KeySource {
+    /// The key's URL for this request.
+    fn address(&self, request: &Request<'_>) -> Result<HttpsUrl, SignatureFault> {
+        let text = match (&self.url, &self.from) {
+            (Some(url), _) => url.clone(),
+            (None, Some(place)) => {
+                let value = place.read(request, &Members::default())?;
+                let value = value.ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
+                String::from_utf8(value.into_owned()).map_err(|_| SignatureFault::KeyAddress("it is no text"))?
+            }
+            (None, None) => return Err(SignatureFault::KeyAddress("there is none")),
+        };
+        let url = HttpsUrl::parse(&text).map_err(SignatureFault::KeyAddress)?;
+        if self.from.is_some() {
+            if url.port() != 443 || !self.hosts.iter().any(|pattern| pattern.matches(url.host())) {
+                return Err(SignatureFault::KeyAddress("another host"));
+            }
+            if !url.target().starts_with(&self.path) {
+                return Err(SignatureFault::KeyAddress("another path"));
+            }
+        }
+        Ok(url)
+    }
+
+    /// The key in what was fetched.
+    fn key(&self, scheme: &Scheme, content: &[u8], url: &HttpsUrl) -> Result<Key, SignatureFault> {
+        let no_key = |_| SignatureFault::NoKey(url.to_string());
+        let text = match &self.pick {
+            Some(path) => path.single(content).map_err(|_| SignatureFault::NoKey(url.to_string()))?.into_bytes(),
+            None => content.to_vec(),
+        };
+        Key::new(scheme, &text).map_err(no_key)
+    }
+}
+
+type Judged = (Option<usize>, Option<[u8; 32]>);
+
+impl Way {
+    fn verify(
+        &self,
+        request: &Request<'_>,
+        origin: &str,
+        fetched: &FetchedKeys,
+        now: UnixMillis,
+    ) -> Result<Judged, SignatureFault> {
+        if self.live.is_empty() {
+            return Err(SignatureFault::Required("this way of signing has no secret; it".to_owned()));
+        }
+        match &self.scheme.each {
+            None => self.verify_one(request, origin, fetched, now),
+            Some(path) => self.verify_each(path, request, origin, fetched, now),
         }
     }
 
-    /// The signatures in the header's value, decoded, and the timestamp if it stands among them.
-    fn candidates<'h>(&self, field: &'h [u8]) -> Result<Candidates<'h>, SignatureFault> {
-        /// Signatures in one header beyond which it is an attack: rotations have two or three.
-        const MOST: usize = 8;
+    /// All items of a batch must be signed; the proof stands for all of them.
+    fn verify_each(
+        &self,
+        path: &JsonPath,
+        request: &Request<'_>,
+        origin: &str,
+        fetched: &FetchedKeys,
+        now: UnixMillis,
+    ) -> Result<Judged, SignatureFault> {
+        let items = path.raw(request.body).map_err(SignatureFault::Body)?;
+        if items.len() > MOST_ITEMS {
+            return Err(SignatureFault::Malformed(format!("json:{path}"), "it has too many items"));
+        }
+        let mut proofs = Sha256::new();
+        let (mut secret, mut proved) = (None, true);
+        for item in items {
+            let item = Request { head: request.head, body: item.get().as_bytes() };
+            let (by, proof) = self.verify_one(&item, origin, fetched, now)?;
+            secret = by;
+            proved &= proof.is_some();
+            proofs.update(proof.unwrap_or_default());
+        }
+        Ok((secret, proved.then(|| proofs.finalize().into())))
+    }
+
+    fn verify_one(
+        &self,
+        request: &Request<'_>,
+        origin: &str,
+        fetched: &FetchedKeys,
+        now: UnixMillis,
+    ) -> Result<Judged, SignatureFault> {
+        let fields = self.scheme.sig.at.read_all(request, self.scheme.sig.repeats)?;
+        let mut outcome = Err(SignatureFault::Required("the request".to_owned()));
+        // No early end: the time taken says nothing about which key came close.
+        for live in &self.live {
+            let judged = self.verify_by(live, &fields, request, origin, fetched, now);
+            let further = |fault: &SignatureFault| match &outcome {
+                Ok(_) => false,
+                Err(other) => other.progress() < fault.progress(),
+            };
+            if judged.is_ok() && outcome.is_err() || judged.as_ref().is_err_and(further) {
+                outcome = judged;
+            }
+        }
+        outcome
+    }
+
+    fn verify_by(
+        &self,
+        live: &Live,
+        fields: &[Cow<'_, [u8]>],
+        request: &Request<'_>,
+        origin: &str,
+        fetched: &FetchedKeys,
+        now: UnixMillis,
+    ) -> Result<Judged, SignatureFault> {
+        let mut candidates = Vec::new();
+        let mut members = Members::default();
+        for field in fields {
+            self.candidates(field, live, &mut candidates, &mut members)?;
+        }
+        let at = &self.scheme.sig.at;
+        let public = self.scheme.alg.is_public() || self.scheme.alg == Algorithm::Jwt;
+        match candidates.len() {
+            0 => return Err(SignatureFault::Malformed(at.to_string(), "it has no signature of the pinned version")),
+            count if count > if public { MOST_PUBLIC } else { MOST_SHARED } => {
+                return Err(SignatureFault::Malformed(at.to_string(), "it has too many signatures"));
+            }
+            _ => {}
+        }
+        self.holds(request, &live.parts)?;
+        let ts = self.timestamp(request, &members, now)?;
+        let made_key = match (&live.key, &self.scheme.fetch) {
+            // The time and the secret together are the key.
+            _ if self.scheme.key == KeyForm::TsUtf8 => {
+                let secret = live.parts.get(self.scheme.part.as_deref()).map(Secret::expose).unwrap_or_default();
+                let text = [ts.as_deref().unwrap_or_default(), secret].concat();
+                Some(Key::new(&self.scheme, &text).map_err(|_| SignatureFault::UnknownKey)?)
+            }
+            (None, Some(source)) => {
+                let url = source.address(request)?;
+                let content = fetched.0.get(&url).ok_or_else(|| SignatureFault::NoKey(url.to_string()))?;
+                Some(source.key(&self.scheme, content, &url)?)
+            }
+            _ => None,
+        };
+        let Some(key) = made_key.as_ref().or(live.key.as_ref()) else { return Err(SignatureFault::UnknownKey) };
+        let other = if self.scheme.url_ports { other_port(origin) } else { None };
+        for origin in std::iter::once(origin).chain(other.as_deref()) {
+            let scene = Scene { request: *request, members: &members, ts: ts.as_deref(), origin };
+            if let (Key::Jwt(key), Some(rules)) = (key, &self.scheme.jwt) {
+                let token = candidates.first().map(Vec::as_slice).unwrap_or_default();
+                key.claims(rules, token, &scene, &live.parts, now)?;
+                return Ok((live.secret, Some(Sha256::digest(token).into())));
+            }
+            let message = scene.render(&self.scheme.msg, &live.parts)?;
+            let Found { right, proof } = key.verify(&message, &candidates);
+            if right {
+                let signs = self.scheme.alg != Algorithm::Equals;
+                return Ok((live.secret, signs.then(|| Sha256::digest(&proof).into())));
+            }
+        }
+        Err(if self.scheme.alg == Algorithm::Equals { SignatureFault::OtherToken } else { SignatureFault::Mismatch })
+    }
+
+    /// Whether the scheme's conditions hold.
+    fn holds(&self, request: &Request<'_>, parts: &Parts) -> Result<(), SignatureFault> {
+        self.scheme.require.iter().try_for_each(|required| required.holds(request, parts, false))
+    }
+
+    /// The signatures in a value, decoded, and the list's members.
+    fn candidates(
+        &self,
+        field: &[u8],
+        live: &Live,
+        candidates: &mut Vec<Vec<u8>>,
+        members: &mut Members,
+    ) -> Result<(), SignatureFault> {
         let sig = &self.scheme.sig;
-        let malformed = |why| SignatureFault::Malformed(sig.header.clone(), why);
-        let members: Vec<&[u8]> = match sig.split {
-            Some(separator) => field.split(|byte| char::from(*byte) == separator).collect(),
+        let parts: Vec<&[u8]> = match &sig.split {
+            Some(separator) => split(field, separator.as_bytes()),
             None => vec![field],
         };
-        let mut candidates = Vec::new();
-        let mut timestamps = Vec::new();
-        for member in members {
-            let value = match (sig.kv, &sig.pick) {
-                (Some(kv), Some(pick)) => {
-                    let Some(at) = member.iter().position(|byte| char::from(*byte) == kv) else { continue };
-                    let (key, value) = member.split_at(at);
-                    if let Some(Timestamp { at: TimestampPlace::Signature(name), .. }) = &self.scheme.ts
-                        && key == name.as_bytes()
-                    {
-                        timestamps.push(value.get(1..).unwrap_or_default());
+        for (position, member) in parts.into_iter().enumerate() {
+            let (key, value) = match &sig.kv {
+                Some(kv) => match memchr::memmem::find(member, kv.as_bytes()) {
+                    Some(at) => {
+                        let (key, value) = member.split_at(at);
+                        (Some(key), value.get(kv.len()..).unwrap_or_default())
                     }
-                    if key != pick.as_bytes() {
-                        continue;
-                    }
-                    value.get(1..).unwrap_or_default()
-                }
-                _ => member,
+                    None => continue,
+                },
+                None => (None, member),
             };
-            let text = value.strip_prefix(sig.prefix.as_bytes()).ok_or_else(|| malformed("the prefix is another"))?;
-            let decoded = match sig.enc {
-                Encoding::Hex => HEXLOWER_PERMISSIVE.decode(text).map_err(|_| malformed("not hex")),
-                Encoding::Base64 => BASE64.decode(text).map_err(|_| malformed("not base64")),
-                Encoding::Base64url => BASE64URL_NOPAD.decode(text).map_err(|_| malformed("not base64url")),
-                Encoding::Text => Ok(text.to_vec()),
-            }?;
-            if decoded.is_empty() {
-                return Err(malformed("the signature is empty"));
+            if sig.split.is_some() {
+                members.0.push((key.map(Into::into), value.into()));
             }
-            candidates.push(decoded);
+            let picked = match &sig.pick {
+                None => true,
+                Some(Pick::Key(wanted)) => key == Some(wanted.as_bytes()),
+                Some(Pick::Part(name)) => live.parts.get(Some(name)).is_some_and(|part| key == Some(part.expose())),
+                Some(Pick::From(first)) => position >= *first,
+            };
+            if picked {
+                candidates.push(self.decode(value)?);
+            }
         }
-        match (candidates.len(), timestamps.as_slice()) {
-            (0, _) => Err(malformed("no signature of the pinned version")),
-            (count, _) if count > MOST => Err(malformed("too many signatures")),
-            (_, []) => Ok(Candidates { signatures: candidates, timestamp: None }),
-            (_, [ts]) => Ok(Candidates { signatures: candidates, timestamp: Some(ts) }),
-            _ => Err(malformed("several timestamps")),
-        }
+        Ok(())
+    }
+
+    fn decode(&self, value: &[u8]) -> Result<Vec<u8>, SignatureFault> {
+        let sig = &self.scheme.sig;
+        let malformed = |why| SignatureFault::Malformed(sig.at.to_string(), why);
+        let text = value.strip_prefix(sig.prefix.as_bytes()).ok_or_else(|| malformed("the prefix is another"))?;
+        let decoded = match sig.enc {
+            Encoding::Hex => HEXLOWER_PERMISSIVE.decode(text).map_err(|_| malformed("it is not hex")),
+            Encoding::Base64 => BASE64.decode(text).map_err(|_| malformed("it is not base64")),
+            Encoding::Base64url => BASE64URL_NOPAD.decode(text).map_err(|_| malformed("it is not base64url")),
+            Encoding::Text => Ok(text.to_vec()),
+        }?;
+        if decoded.is_empty() { Err(malformed("the signature is empty")) } else { Ok(decoded) }
     }
 
     /// The timestamp's text as received, once it is known to lie within the window.
-    fn timestamp<'h>(
+    fn timestamp<'r>(
         &self,
-        headers: &'h HeaderMap,
-        in_list: Option<&'h [u8]>,
+        request: &Request<'r>,
+        members: &Members,
         now: UnixMillis,
-    ) -> Result<Option<&'h [u8]>, SignatureFault> {
+    ) -> Result<Option<Cow<'r, [u8]>>, SignatureFault> {
         let Some(declared) = &self.scheme.ts else { return Ok(None) };
-        let (name, text) = match &self.ts_header {
-            Some(name) => (name.as_str(), single(headers, name)?),
-            None => {
-                let name = self.header.as_str();
-                (name, in_list.ok_or_else(|| SignatureFault::Missing(format!("{name} (its timestamp)")))?)
-            }
-        };
-        let at = std::str::from_utf8(text)
+        let text = declared.at.read(request, members)?;
+        let text = text.ok_or_else(|| SignatureFault::Missing(format!("the timestamp {}", declared.at)))?;
+        let at = std::str::from_utf8(&text)
             .ok()
             .and_then(|text| declared.unit.seconds(text))
-            .ok_or_else(|| SignatureFault::Malformed(name.to_owned(), "not a timestamp"))?;
-        let Some(tolerance) = declared.tolerance else { return Ok(Some(text)) };
+            .ok_or_else(|| SignatureFault::Malformed(declared.at.to_string(), "it is not a timestamp"))?;
+        let text = Some(text);
+        let Some(tolerance) = declared.tolerance else { return Ok(text) };
         let now = now.seconds();
         if now.saturating_sub(at) > tolerance {
             return Err(SignatureFault::Stale(now.saturating_sub(at), tolerance));
@@ -304,59 +527,132 @@ impl Keyed {
         if at.saturating_sub(now) > tolerance {
             return Err(SignatureFault::Future(at.saturating_sub(now), tolerance));
         }
-        Ok(Some(text))
+        Ok(text)
     }
 }
 
-fn public_key(algorithm: &'static dyn VerificationAlgorithm, key: &Secret) -> Result<Key, SchemeError> {
-    let key = ParsedPublicKey::new(algorithm, key.expose()).map_err(|_| SchemeError::PublicKey)?;
-    Ok(Key::Public(key))
+impl Required {
+    /// Whether it holds. A part of the secret that was not given asks for nothing, unless `strict`.
+    pub(super) fn holds(&self, request: &Request<'_>, parts: &Parts, strict: bool) -> Result<(), SignatureFault> {
+        let no_members = Members::default();
+        let value = self.at.read(request, &no_members)?;
+        if self.absent {
+            return if value.is_none() { Ok(()) } else { Err(SignatureFault::Required(self.at.to_string())) };
+        }
+        let value = value.unwrap_or_default();
+        let lower = |text: &[u8]| text.to_ascii_lowercase();
+        let fits = if let Some(text) = &self.begins {
+            lower(&value).starts_with(&lower(text.as_bytes()))
+        } else if let Some(text) = &self.contains {
+            memchr::memmem::find(&lower(&value), &lower(text.as_bytes())).is_some()
+        } else if let Some(template) = &self.is {
+            let scene = Scene { request: *request, members: &no_members, ts: None, origin: request.head.origin };
+            match scene.render(template, parts) {
+                Ok(wanted) => wanted.concat().eq_ignore_ascii_case(&value),
+                Err(SignatureFault::NoPart(_)) => !strict,
+                Err(fault) => return Err(fault),
+            }
+        } else {
+            false
+        };
+        if fits { Ok(()) } else { Err(SignatureFault::Required(self.at.to_string())) }
+    }
 }
 
-/// The value of a header that must stand exactly once.
-fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], SignatureFault> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next().ok_or_else(|| SignatureFault::Missing(name.to_string()))?;
-    match values.next() {
-        None => Ok(value.as_bytes()),
-        Some(_) => Err(SignatureFault::Repeated(name.to_string())),
+/// The members of a list, by a separator that may have several characters.
+fn split<'f>(field: &'f [u8], separator: &[u8]) -> Vec<&'f [u8]> {
+    let mut members = Vec::new();
+    let mut rest = field;
+    while let Some(at) = memchr::memmem::find(rest, separator) {
+        let (member, after) = rest.split_at(at);
+        members.push(member);
+        rest = after.get(separator.len()..).unwrap_or_default();
+    }
+    members.push(rest);
+    members
+}
+
+/// The same origin with the port of https, or without it.
+fn other_port(origin: &str) -> Option<String> {
+    const PORT: &str = ":443";
+    let authority = origin.strip_prefix("https://")?;
+    match authority.strip_suffix(PORT) {
+        Some(host) => Some(format!("https://{host}")),
+        None if authority.contains(':') => authority.split_once(':').map(|(host, _)| format!("https://{host}")),
+        None => Some(format!("{origin}{PORT}")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::{HeaderMap, Method};
+
+    use crate::providers::scheme::Coverage;
+    use crate::request::RequestHead;
 
     fn scheme(text: &str) -> Scheme {
         toml::from_str(text).unwrap()
     }
 
-    fn verify(scheme: &Scheme, secret: &str, headers: &[(&'static str, &str)], now: u64) -> Result<(), SignatureFault> {
+    fn secret(text: &str) -> Secret {
+        Secret::new(text.as_bytes().to_vec()).unwrap()
+    }
+
+    fn keyed(schemes: &[&str], secrets: &[&str]) -> Result<Keyed, SchemeError> {
+        let schemes: Vec<_> = schemes.iter().map(|text| scheme(text)).collect();
+        let secrets: Vec<_> = secrets.iter().map(|text| secret(text)).collect();
+        Keyed::new(&schemes, &SecretShape::default(), &secrets, None)
+    }
+
+    fn judge(
+        keyed: &Keyed,
+        target: &str,
+        headers: &[(&'static str, &str)],
+        body: &[u8],
+        now: u64,
+    ) -> Result<Verified, SignatureFault> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        let secret = Secret::new(secret.as_bytes().to_vec()).unwrap();
-        scheme.keyed(&[secret]).unwrap().verify(&map, b"body", UnixMillis(now))
+        let head = RequestHead {
+            method: &Method::POST,
+            target: target.as_bytes(),
+            headers: &map,
+            origin: "https://h.example",
+        };
+        keyed.verify(&Request { head, body }, &FetchedKeys::default(), UnixMillis(now))
+    }
+
+    fn verify(scheme: &str, key: &str, headers: &[(&'static str, &str)], now: u64) -> Result<(), SignatureFault> {
+        judge(&keyed(&[scheme], &[key]).unwrap(), "/x", headers, b"body", now).map(drop)
     }
 
     // Digests by Python's hmac: hmac.new(key, message, hash).
     #[test]
     fn algorithms_keys_and_encodings() {
         let cases = [
-            ("alg='hmac-sha1'\nsig={header='x', enc='hex'}", "key", "6f6f41b9c7a2ed6da4ed8dc9a1f5c0b1d6f6a2d7", false),
-            ("alg='hmac-sha256'\nkey='hex'\nsig={header='x', enc='hex'}", "6b6579", SHA256_HEX, true),
-            ("alg='hmac-sha256'\nkey='base64'\nsig={header='x', enc='hex'}", "a2V5", SHA256_HEX, true),
-            ("alg='hmac-sha256'\nkey='whsec'\nsig={header='x', enc='base64'}", "whsec_a2V5", SHA256_BASE64, true),
-            ("alg='hmac-sha384'\nsig={header='x', enc='hex'}", "key", SHA384_HEX, true),
-            ("alg='hmac-sha512'\nsig={header='x', enc='hex'}", "key", SHA512_HEX, true),
-            ("alg='hmac-sha1'\nsig={header='x', enc='hex'}", "key", SHA1_HEX, true),
+            (
+                "alg='hmac-sha1'\nsig={at='header:x', enc='hex'}",
+                "key",
+                "6f6f41b9c7a2ed6da4ed8dc9a1f5c0b1d6f6a2d7",
+                false,
+            ),
+            ("alg='hmac-sha256'\nkey='hex'\nsig={at='header:x', enc='hex'}", "6b6579", SHA256_HEX, true),
+            ("alg='hmac-sha256'\nkey='base64'\nsig={at='header:x', enc='hex'}", "a2V5", SHA256_HEX, true),
+            ("alg='hmac-sha256'\nkey='whsec'\nsig={at='header:x', enc='base64'}", "whsec_a2V5", SHA256_BASE64, true),
+            ("alg='hmac-sha384'\nsig={at='header:x', enc='hex'}", "key", SHA384_HEX, true),
+            ("alg='hmac-sha512'\nsig={at='header:x', enc='hex'}", "key", SHA512_HEX, true),
+            ("alg='hmac-sha1'\nsig={at='header:x', enc='hex'}", "key", SHA1_HEX, true),
+            ("alg='hmac-md5'\nsig={at='header:x', enc='hex'}", "key", MD5_HEX, true),
         ];
         for (text, secret, signature, fits) in cases {
-            assert_eq!(verify(&scheme(text), secret, &[("x", signature)], 0).is_ok(), fits, "{text}");
+            assert_eq!(verify(text, secret, &[("x", signature)], 0).is_ok(), fits, "{text}");
         }
     }
 
+    const MD5_HEX: &str = "5a3cfaf24aa41bb683c6dc14209b7ee5";
     const SHA1_HEX: &str = "70bbf6819d1037aa94ca7e7f537cbea25fe49283";
     const SHA256_HEX: &str = "515aae133b435d4000956731f68ae5cf5eb85d4f0dc6a546d2bfcd3595ec1ae1";
     const SHA256_BASE64: &str = "UVquEztDXUAAlWcx9orlz164XU8NxqVG0r/NNZXsGuE=";
@@ -368,12 +664,10 @@ mod tests {
 
     #[test]
     fn lists_with_a_timestamp_inside() {
-        let scheme = scheme(
-            "alg='hmac-sha256'\nmsg='{header:x-id}.{ts}.{body}'\nts={at='sig:t', unit='ms', tolerance=300}\n\
-             sig={header='x', enc='hex', split=',', kv='=', pick='v1'}",
-        );
+        let scheme = "alg='hmac-sha256'\nmsg='{header:x-id}.{ts}.{body}'\nts={at='sig:t', unit='ms', tolerance=300}\n\
+                      sig={at='header:x', enc='hex', split=',', kv='=', pick='v1'}";
         let now = 1_700_000_000_000;
-        let signed = |list: String, now| verify(&scheme, "key", &[("x", &list), ("x-id", "id")], now);
+        let signed = |list: String, now| verify(scheme, "key", &[("x", &list), ("x-id", "id")], now);
         let good = format!("t={now},v0=00,v1=00,v1={TIMED_HEX}");
         assert_eq!(signed(good.clone(), now), Ok(()));
         assert_eq!(signed(good.clone(), now + 301_000), Err(SignatureFault::Stale(301, 300)));
@@ -390,34 +684,86 @@ mod tests {
 
     #[test]
     fn what_is_signed_can_be_cut_in_one_way_only() {
-        let scheme = scheme("alg='hmac-sha256'\nmsg='{header:x-id}.{body}'\nsig={header='x', enc='hex'}");
+        let scheme = "alg='hmac-sha256'\nmsg='{header:x-id}.{body}'\nsig={at='header:x', enc='hex'}";
         let signature = "eb675fc20edfa3706cb9ffb98805725461ba672ac6af22c4f313b396df1c1275"; // of `id.body`
-        assert_eq!(verify(&scheme, "key", &[("x", signature), ("x-id", "id")], 0), Ok(()));
+        assert_eq!(verify(scheme, "key", &[("x", signature), ("x-id", "id")], 0), Ok(()));
         for id in ["", "i.d"] {
-            let fault = verify(&scheme, "key", &[("x", signature), ("x-id", id)], 0).unwrap_err();
+            let fault = verify(scheme, "key", &[("x", signature), ("x-id", id)], 0).unwrap_err();
             assert!(matches!(fault, SignatureFault::Malformed(..)), "{id}: {fault}");
         }
     }
 
     #[test]
     fn a_token_is_compared_whole() {
-        let token = scheme("alg='equals'\nsig={header='x', enc='text', prefix='Bearer '}");
-        assert!(!token.covers_body());
-        assert_eq!(verify(&token, "key", &[("x", "Bearer key")], 0), Ok(()));
+        let token = "alg='equals'\nsig={at='header:x', enc='text', prefix='Bearer '}";
+        assert_eq!(scheme(token).coverage(), Coverage::Nothing);
+        assert_eq!(verify(token, "key", &[("x", "Bearer key")], 0), Ok(()));
         for wrong in ["Bearer ke", "Bearer keys", "Bearer KEY", "key", "Bearer "] {
-            assert!(verify(&token, "key", &[("x", wrong)], 0).is_err(), "{wrong}");
+            assert!(verify(token, "key", &[("x", wrong)], 0).is_err(), "{wrong}");
         }
-        let basic = scheme("alg='equals'\nsig={header='x', enc='base64', prefix='Basic '}");
-        assert_eq!(verify(&basic, "user:pass", &[("x", "Basic dXNlcjpwYXNz")], 0), Ok(()));
-        assert_eq!(verify(&basic, "user:pass", &[("x", "Basic dXNlcjpwYXN6")], 0), Err(SignatureFault::OtherToken));
+        let basic = "alg='equals'\nsig={at='header:x', enc='base64', prefix='Basic '}";
+        assert_eq!(verify(basic, "user:pass", &[("x", "Basic dXNlcjpwYXNz")], 0), Ok(()));
+        assert_eq!(verify(basic, "user:pass", &[("x", "Basic dXNlcjpwYXN6")], 0), Err(SignatureFault::OtherToken));
+    }
+
+    #[test]
+    fn every_item_of_a_batch_must_be_right() {
+        let batch = keyed(&["alg='equals'\neach='value[*]'\nsig={at='json:state', enc='text'}"], &["key"]).unwrap();
+        let fits = |body: &str| judge(&batch, "/x", &[], body.as_bytes(), 0).is_ok();
+        assert!(fits(r#"{"value":[{"state":"key"},{"state":"key"}]}"#));
+        for bad in [
+            r#"{"value":[{"state":"key"},{"state":"other"}]}"#,
+            r#"{"value":[{"state":"key"},{}]}"#,
+            r#"{"value":[]}"#,
+            r#"{}"#,
+        ] {
+            assert!(!fits(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn conditions_and_which_secret_matched() {
+        let form = "alg='equals'\nrequire=[{at='header:kind', begins='form'}]\nsig={at='header:x', enc='text'}";
+        let keyed = keyed(&[form], &["old", "new"]).unwrap();
+        let by = |kind: &str, token: &str| judge(&keyed, "/x", &[("kind", kind), ("x", token)], b"", 0);
+        assert_eq!(by("Form; a", "new").unwrap().secret, Some(1));
+        assert_eq!(by("Form", "old").unwrap().secret, Some(0));
+        assert!(matches!(by("json", "new"), Err(SignatureFault::Required(_))));
+        assert_eq!(by("form", "neither"), Err(SignatureFault::OtherToken));
+    }
+
+    #[test]
+    fn parts_of_a_secret() {
+        let shape = SecretShape {
+            parts: BTreeMap::from([("first".to_owned(), String::new()), ("second".to_owned(), String::new())]),
+            plain: None,
+        };
+        let ways = ["first", "second"]
+            .map(|part| scheme(&format!("alg='equals'\npart='{part}'\nsig={{at='header:{part}', enc='text'}}")));
+        let make = |text: &str| Keyed::new(&ways, &shape, &[secret(text)], None);
+        let both = make(r#"{"first":"a","second":"b"}"#).unwrap();
+        assert_eq!(judge(&both, "/", &[("first", "a")], b"", 0).unwrap().way, 0);
+        assert_eq!(judge(&both, "/", &[("first", "x"), ("second", "b")], b"", 0).unwrap().way, 1);
+        assert!(judge(&both, "/", &[("first", "b"), ("second", "a")], b"", 0).is_err());
+        assert!(make(r#"{"second":"b"}"#).is_ok());
+        for bad in ["a", "{}", r#"{"third":"x"}"#, r#"{"first":""}"#, r#"{"first":1}"#] {
+            assert!(make(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
     fn keys_of_another_form_are_refused() {
-        let whsec = scheme("alg='hmac-sha256'\nkey='whsec'\nsig={header='x', enc='hex'}");
-        assert!(whsec.check_secret(&Secret::new(b"v1,whsec_a2V5".to_vec()).unwrap()).is_ok());
+        let whsec = "alg='hmac-sha256'\nkey='whsec'\nsig={at='header:x', enc='hex'}";
+        assert!(keyed(&[whsec], &["v1,whsec_a2V5"]).is_ok());
         for secret in ["whsec_", "not base64"] {
-            assert!(whsec.check_secret(&Secret::new(secret.as_bytes().to_vec()).unwrap()).is_err(), "{secret}");
+            assert!(keyed(&[whsec], &[secret]).is_err(), "{secret}");
         }
+    }
+
+    #[test]
+    fn the_url_with_its_port_and_without() {
+        assert_eq!(other_port("https://a").as_deref(), Some("https://a:443"));
+        assert_eq!(other_port("https://a:443").as_deref(), Some("https://a"));
+        assert_eq!(other_port("https://a:8443").as_deref(), Some("https://a"));
     }
 }

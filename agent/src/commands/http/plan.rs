@@ -5,7 +5,7 @@ use hookward_shared::config::{Problem, Problems};
 use hookward_shared::gate::path::PathPattern;
 use hookward_shared::gate::shape;
 use hookward_shared::names::{AgentName, HostName};
-use hookward_shared::policy::{Policy, TOKEN_NAME, TokenCheck, TokenPlace};
+use hookward_shared::policy::Policy;
 use hookward_shared::secret::{ProcessSecrets, Secret};
 
 use crate::cli::HttpArgs;
@@ -59,8 +59,7 @@ pub fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Result<P
     let mut minted = None;
     if built.mint_token {
         let (token, new) = state.token(args.host.as_deref(), args.gate.new_token)?;
-        let check = TokenCheck { place: TokenPlace::Query(TOKEN_NAME.to_owned()), digests: vec![token.digest()] };
-        policy = flags::with_token(&policy, &check);
+        policy = flags::with_token(&policy, &flags::minted_check(&token.digest()));
         if new {
             let text = "a new token was minted; it is part of the webhook URL and stays the same until --new-token";
             messages.push(Report::Note(text.to_owned()));
@@ -103,7 +102,7 @@ mod tests {
     #[test]
     fn a_printed_url_is_one_that_passes() {
         let path = |pattern: &str, webhook| {
-            webhook_path(&Policy { routes: vec![Route::new("r", vec![pattern.to_owned()])] }, webhook)
+            webhook_path(&Policy::new(vec![Route::new("r", vec![pattern.to_owned()])]), webhook)
         };
         assert_eq!(path("/v1/**", Some("git/push")).as_deref(), Ok("/v1/git/push"));
         assert_eq!(path("/v1/**", None).as_deref(), Ok("/v1"));

@@ -1,0 +1,41 @@
+//! `hookward check`: every mistake of a policy in one run, and what its owner should know of it.
+
+use hookward_shared::clock::Clock;
+use hookward_shared::secret::ProcessSecrets;
+
+use crate::cli::{CheckArgs, GateArgs, LogFormat};
+use crate::commands::{CommandError, print, tell};
+use crate::exit::Exit;
+use crate::flags;
+
+/// Runs the command.
+///
+/// # Errors
+/// When standard output takes nothing.
+pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
+    let gate = GateArgs { policy: args.file.or(args.gate.policy), ..args.gate };
+    match flags::policy(&gate, &ProcessSecrets, Clock::System.now()) {
+        Ok(built) => {
+            let mut text = String::new();
+            for note in built.notes {
+                text.push_str(&format!("note: {note}\n"));
+            }
+            if built.mint_token {
+                text.push_str("note: a token will be minted, since nothing else keeps strangers out\n");
+            } else {
+                text.extend(built.policy.warnings().iter().map(|warning| format!("warning: {warning}\n")));
+            }
+            let routes = built.policy.routes.len();
+            text.push_str(&format!(
+                "the policy can be used: {routes} {}\n",
+                if routes == 1 { "route" } else { "routes" }
+            ));
+            print(&text)?;
+            Ok(Exit::Done)
+        }
+        Err(problems) => {
+            tell(LogFormat::Text, &problems.to_string());
+            Ok(Exit::Usage)
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `hookward explain`: what the gate does with a request, and why, without a network. The gate is the one that
+//! relay and agent run; what only the running relay knows (rates, what came before, lists that were read) is said to
+//! be so.
+
+use std::sync::Arc;
+
+use hookward_shared::clock::{Clock, UnixMillis};
+use hookward_shared::gate::explain::{self, Explanation, Outcome, Step, Verdict};
+use hookward_shared::gate::{Gate, Request, RequestHead, Side, State};
+use hookward_shared::policy::Policy;
+use hookward_shared::providers::FetchedKeys;
+use hookward_shared::refusal::Check;
+use hookward_shared::secret::ProcessSecrets;
+use hookward_shared::text::printable;
+use http::header;
+
+use crate::cli::{ExplainArgs, LogFormat};
+use crate::commands::{CommandError, print, tell};
+use crate::exit::Exit;
+use crate::flags;
+use crate::request::{self, Given, GivenError};
+use crate::state::StateDir;
+
+/// Runs the command.
+///
+/// # Errors
+/// When the agent's files can't be read, or standard output takes nothing.
+pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
+    let now = args.now.map_or_else(|| Clock::System.now(), |seconds| UnixMillis(seconds.saturating_mul(1000)));
+    let policy = match policy(&args, now)? {
+        Ok(policy) => policy,
+        Err(what) => {
+            tell(LogFormat::Text, &what);
+            return Ok(Exit::Usage);
+        }
+    };
+    let gate = match Gate::compile(&as_explained(policy), Side::Relay, now) {
+        Ok(gate) => Arc::new(gate),
+        Err(mistakes) => {
+            tell(LogFormat::Text, &mistakes.join("\n"));
+            return Ok(Exit::Usage);
+        }
+    };
+    let explanation = match given(&args).await {
+        Ok((origin, given)) => {
+            let head = RequestHead {
+                method: &given.method,
+                target: given.target.as_bytes(),
+                headers: &given.headers,
+                origin: &origin,
+            };
+            let request = Request { head, body: &given.body };
+            explain::explain(&gate, &request, args.peer, now, &State::default(), &FetchedKeys::default())
+        }
+        // The relay does not take it either.
+        Err(GivenError::NoHttp(what)) => no_http(&what),
+        Err(error) => {
+            tell(LogFormat::Text, &error.to_string());
+            return Ok(Exit::Usage);
+        }
+    };
+    let text = match args.format {
+        LogFormat::Json => format!("{}\n", serde_json::to_string(&explanation).unwrap_or_default()),
+        LogFormat::Text => text(&explanation),
+    };
+    print(&text)?;
+    Ok(if explanation.verdict == Verdict::Allow { Exit::Done } else { Exit::Failed })
+}
+
+/// The policy of the flags. Where `hookward http` would have minted a token, the one that it keeps.
+fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, String>, CommandError> {
+    let built = match flags::policy(&args.gate, &ProcessSecrets, now) {
+        Ok(built) => built,
+        Err(problems) => return Ok(Err(problems.to_string())),
+    };
+    if !built.mint_token {
+        return Ok(Ok(built.policy));
+    }
+    let state = StateDir::open(args.common.state_dir.as_deref())?;
+    let token = match state.kept_token(None)? {
+        Some(token) => Some(token),
+        None => state.local()?.kept_token(None)?,
+    };
+    Ok(match token {
+        Some(token) => Ok(flags::with_token(&built.policy, &flags::minted_check(&token.digest()))),
+        None => {
+            Err("no check is given, and no token was minted yet: give the flags of `hookward http`, or run it once"
+                .to_owned())
+        }
+    })
+}
+
+/// Offline, the secrets that stay on the agent are at hand, and are judged here.
+fn as_explained(mut policy: Policy) -> Policy {
+    for check in policy.routes.iter_mut().flat_map(|route| &mut route.accept).flat_map(|accept| &mut accept.verify) {
+        check.secret_at = hookward_shared::policy::SecretAt::Relay;
+    }
+    policy
+}
+
+/// The request, and scheme and authority of the public URL.
+async fn given(args: &ExplainArgs) -> Result<(String, Given), GivenError> {
+    let url = args.url.as_deref().map(request::split_url).transpose()?;
+    if let Some(name) = &args.request {
+        let given = request::raw(name).await?;
+        let host = given.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+        let origin = url.map_or_else(|| format!("https://{host}"), |(origin, _)| origin);
+        return Ok((origin, given));
+    }
+    let (origin, target) = url.ok_or_else(|| GivenError::Url(String::new()))?;
+    let body = args.data.as_deref().map(request::data).transpose()?;
+    let preset = if body.is_some() { "POST" } else { "GET" };
+    let method = request::method(args.send_method.as_deref().unwrap_or(preset))?;
+    let headers = request::fields(&args.header)?;
+    Ok((origin, Given { method, target, headers, body: body.unwrap_or_default() }))
+}
+
+fn no_http(what: &str) -> Explanation {
+    let reason = printable(what);
+    let step = Step { check: Check::Shape, outcome: Outcome::Refuse, reason: reason.clone(), alternative: None };
+    Explanation {
+        verdict: Verdict::Refuse,
+        check: Some(Check::Shape),
+        reason,
+        status: Some(400),
+        route: None,
+        secrets: Vec::new(),
+        checks: vec![step],
+        hints: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+fn text(explanation: &Explanation) -> String {
+    let mut text = match (explanation.verdict, explanation.check) {
+        (Verdict::Allow, _) => format!("allow: {}\n", explanation.reason),
+        (Verdict::Refuse, Some(check)) => format!("refuse by {check}: {}\n", explanation.reason),
+        (Verdict::Refuse, None) => format!("refuse: {}\n", explanation.reason),
+    };
+    if let Some(status) = explanation.status {
+        text.push_str(&format!("  the sender gets {status}\n"));
+    }
+    if !explanation.secrets.is_empty() {
+        text.push_str(&format!("  right: {}\n", explanation.secrets.join(", ")));
+    }
+    for hint in &explanation.hints {
+        text.push_str(&format!("  hint: {hint}\n"));
+    }
+    text.push_str("checks:\n");
+    for step in &explanation.checks {
+        let outcome = match step.outcome {
+            Outcome::Pass => "pass",
+            Outcome::Refuse => "REFUSE",
+            Outcome::Observed => "observed",
+            Outcome::RelayOnly => "relay only",
+            Outcome::AgentOnly => "agent only",
+        };
+        let alternative = step.alternative.map(|number| format!("accept {number}: ")).unwrap_or_default();
+        text.push_str(&format!("  {outcome:<11} {:<13} {alternative}{}\n", step.check.as_str(), step.reason));
+    }
+    for note in &explanation.notes {
+        text.push_str(&format!("note: {note}\n"));
+    }
+    text
+}

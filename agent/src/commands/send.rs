@@ -1,0 +1,221 @@
+//! `hookward send`: signs a test webhook as a provider would, and sends it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hookward_shared::clock::Clock;
+use hookward_shared::providers;
+use hookward_shared::providers::scheme::Scheme;
+use hookward_shared::providers::sign::{self, Signed};
+use hookward_shared::request::RequestHead;
+use hookward_shared::secret::{ProcessSecrets, Secret, SecretReader as _};
+use hookward_shared::text::{Escaped, printable};
+use hookward_shared::transport::identity::crypto_provider;
+use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::cli::{LogFormat, SendArgs};
+use crate::commands::{CommandError, print, tell};
+use crate::exit::Exit;
+use crate::request::{self, GivenError};
+
+/// For the whole exchange: longer than any provider waits.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of the answer that are shown.
+const ANSWER_BYTES: usize = 64 * 1024;
+
+/// What is wrong with the call.
+#[derive(Debug, thiserror::Error)]
+enum Wrong {
+    #[error(transparent)]
+    Given(#[from] GivenError),
+    #[error("{0}")]
+    Provider(String),
+    #[error(transparent)]
+    Sign(#[from] sign::SignError),
+}
+
+/// What is to be sent.
+struct Prepared {
+    origin: String,
+    target: String,
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When standard output takes nothing.
+pub async fn run(args: SendArgs) -> Result<Exit, CommandError> {
+    let prepared = match prepare(&args) {
+        Ok(prepared) => prepared,
+        Err(wrong) => {
+            tell(LogFormat::Text, &wrong.to_string());
+            return Ok(Exit::Usage);
+        }
+    };
+    if args.dry_run {
+        print(&shown(&prepared))?;
+        return Ok(Exit::Done);
+    }
+    let sending = exchange(prepared, args.cacert.as_deref());
+    match timeout(PATIENCE, sending).await {
+        Ok(Ok((status, body))) => {
+            print(&format!("{status}\n{}\n", printable(&String::from_utf8_lossy(&body))))?;
+            Ok(if status.is_success() { Exit::Done } else { Exit::Failed })
+        }
+        Ok(Err(what)) => {
+            tell(LogFormat::Text, &what);
+            Ok(Exit::Failed)
+        }
+        Err(_) => {
+            tell(LogFormat::Text, &format!("no answer within {} s", PATIENCE.as_secs()));
+            Ok(Exit::Failed)
+        }
+    }
+}
+
+fn prepare(args: &SendArgs) -> Result<Prepared, Wrong> {
+    let (name, variant) = match args.provider.split_once('/') {
+        Some((name, variant)) => (name, Some(variant)),
+        None => (args.provider.as_str(), None),
+    };
+    let row = providers::find(name).ok_or_else(|| Wrong::Provider(providers::unknown(name)))?;
+    let schemes = row.pinned(variant).map_err(Wrong::Provider)?;
+    let secret = ProcessSecrets.load(&args.secret).map_err(|error| Wrong::Provider(error.to_string()))?.secret;
+    let (origin, mut target) = request::split_url(&args.url)?;
+    let (method, body) = (request::method(&args.method)?, request::data(&args.data)?);
+    let mut headers = request::fields(&args.header)?;
+    if !headers.contains_key(header::CONTENT_TYPE) && !body.is_empty() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    let signed = sign_one(&schemes, row, &secret, &method, &target, &headers, &origin, &body)?;
+    headers.extend(signed.headers);
+    if let Some((name, value)) = signed.query {
+        target.push_str(&format!("{}{name}={}", if target.contains('?') { '&' } else { '?' }, escaped(&value)));
+    }
+    Ok(Prepared { origin, target, method, headers, body })
+}
+
+/// Signs by the first of the provider's ways that this request is for.
+#[allow(clippy::too_many_arguments, reason = "the parts of one request")]
+fn sign_one(
+    schemes: &[Scheme],
+    row: &providers::Provider,
+    secret: &Secret,
+    method: &Method,
+    target: &str,
+    headers: &HeaderMap,
+    origin: &str,
+    body: &[u8],
+) -> Result<Signed, Wrong> {
+    let head = RequestHead { method, target: target.as_bytes(), headers, origin };
+    let id = format!("msg_{}", hookward_shared::clock::Clock::System.now().0);
+    let mut first = None;
+    for scheme in schemes {
+        match sign::sign(scheme, &row.shape(), secret, head, body, Clock::System.now(), &id) {
+            Ok(signed) => return Ok(signed),
+            Err(error) => {
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first.map_or_else(|| Wrong::Provider(format!("{} has no way of signing", row.name)), Wrong::Sign))
+}
+
+/// A query value with what is not unreserved escaped (RFC 3986 §2.3).
+fn escaped(value: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    value.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn shown(prepared: &Prepared) -> String {
+    let Prepared { origin, target, method, headers, body } = prepared;
+    let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
+    let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {}\r\n", Escaped(value.as_bytes())));
+    }
+    text.push_str(&format!("Content-Length: {}\r\n\r\n{}", body.len(), String::from_utf8_lossy(body)));
+    text
+}
+
+async fn exchange(prepared: Prepared, ca: Option<&Path>) -> Result<(http::StatusCode, Bytes), String> {
+    let (scheme, authority) = prepared.origin.split_once("://").ok_or("the URL has no scheme")?;
+    let (tls, preset) = if scheme == "https" { (true, 443) } else { (false, 80) };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !authority.ends_with(']') => {
+            (host, port.parse().map_err(|_| format!("{port:?} is no port"))?)
+        }
+        _ => (authority, preset),
+    };
+    let authority = authority.to_owned();
+    let failed = |error: &dyn std::fmt::Display| format!("{authority}: {error}");
+    let stream = connect(host, port).await.map_err(|error| failed(&error))?;
+    if !tls {
+        return converse(stream, &authority, prepared).await;
+    }
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| failed(&error))?;
+    let connector = TlsConnector::from(Arc::new(trust(ca)?));
+    let stream = connector.connect(name, stream).await.map_err(|error| failed(&error))?;
+    converse(stream, &authority, prepared).await
+}
+
+/// Names below `localhost` are this machine (RFC 6761 §6.3), which not every resolver knows.
+async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    if host == "localhost" || host.ends_with(".localhost") {
+        return TcpStream::connect((IpAddr::V4(Ipv4Addr::LOCALHOST), port)).await;
+    }
+    TcpStream::connect((host.trim_matches(['[', ']']), port)).await
+}
+
+fn trust(ca: Option<&Path>) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = ca {
+        let failed = |error: &dyn std::fmt::Display| format!("--cacert {}: {error}", path.display());
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
+            roots.add(certificate.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
+        }
+    }
+    let config = ClientConfig::builder_with_provider(crypto_provider()).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| error.to_string())?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+async fn converse<S>(stream: S, authority: &str, prepared: Prepared) -> Result<(http::StatusCode, Bytes), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let failed = |error: &dyn std::fmt::Display| format!("{authority}: {error}");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    let mut request = Request::builder().method(prepared.method).uri(&prepared.target).header(header::HOST, authority);
+    if let Some(headers) = request.headers_mut() {
+        headers.extend(prepared.headers);
+    }
+    let request = request.body(Full::new(prepared.body)).map_err(|error| failed(&error))?;
+    let asking = async {
+        let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
+        Ok((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
+    };
+    tokio::select! {
+        answer = asking => answer,
+        ended = connection => Err(failed(&ended.err().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string()))),
+    }
+}

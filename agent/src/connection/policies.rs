@@ -1,0 +1,84 @@
+//! Which policy the tunnel is opened with: the one that is wanted, unless the relay has refused it; then the one
+//! that it took before. A policy is in force on this side once the relay has taken it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hookward_shared::gate::Gate;
+use hookward_shared::policy::Policy;
+use tokio::sync::watch;
+
+/// A policy, as the relay gets it, and compiled for the agent's own gate.
+pub struct Offer {
+    /// For the relay: without the secrets that stay here.
+    pub policy: Policy,
+    /// For this side.
+    pub gate: Arc<Gate>,
+}
+
+/// The policies of one tunnel.
+pub struct Policies {
+    wanted: watch::Receiver<Arc<Offer>>,
+    // A std mutex: it guards two pointers, and nothing waits while it is held.
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    accepted: Option<Arc<Offer>>,
+    refused: Option<Arc<Offer>>,
+}
+
+impl Policies {
+    /// The policies that come through this channel.
+    #[must_use]
+    pub fn new(wanted: watch::Receiver<Arc<Offer>>) -> Self {
+        Self { wanted, known: Mutex::default() }
+    }
+
+    /// The policy to open the tunnel with.
+    #[must_use]
+    pub fn best(&self) -> Arc<Offer> {
+        let (wanted, known) = (Arc::clone(&self.wanted.borrow()), self.lock());
+        match (&known.refused, &known.accepted) {
+            (Some(refused), Some(accepted)) if Arc::ptr_eq(refused, &wanted) => Arc::clone(accepted),
+            _ => wanted,
+        }
+    }
+
+    /// The relay has taken this one.
+    pub fn accept(&self, offer: &Arc<Offer>) {
+        self.lock().accepted = Some(Arc::clone(offer));
+    }
+
+    /// The relay has refused this one. Whether there is another to go on with.
+    pub fn refuse(&self, offer: &Arc<Offer>) -> bool {
+        let mut known = self.lock();
+        known.refused = Some(Arc::clone(offer));
+        known.accepted.as_ref().is_some_and(|accepted| !Arc::ptr_eq(accepted, offer))
+    }
+
+    /// Waits for a policy that is wanted and was neither taken nor refused. Never without one.
+    pub async fn changed(&self) -> Arc<Offer> {
+        let mut wanted = self.wanted.clone();
+        loop {
+            let offer = Arc::clone(&wanted.borrow_and_update());
+            if !self.is_known(&offer) {
+                return offer;
+            }
+            if wanted.changed().await.is_err() {
+                // Whoever gave policies is gone: there will be no other.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn is_known(&self, offer: &Arc<Offer>) -> bool {
+        let known = self.lock();
+        let is = |one: &Option<Arc<Offer>>| one.as_ref().is_some_and(|one| Arc::ptr_eq(one, offer));
+        is(&known.accepted) || is(&known.refused)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

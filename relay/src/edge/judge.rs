@@ -1,0 +1,225 @@
+//! Takes a request through its gates: the operator's floor, if there is one, and the tunnel's policy. Reads the body
+//! when a check needs it, fetches keys that a provider publishes, claims the delivery. What comes out is a
+//! permit with what is to be sent, or an answer that the relay gives itself.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hookward_shared::budget::Charge;
+use hookward_shared::clock::UnixMillis;
+use hookward_shared::gate::{AfterClaim, Decision, Gate, HeadVerdict, PendingBody, Permit, Request, State};
+use hookward_shared::names::HostName;
+use hookward_shared::providers::FetchedKeys;
+use hookward_shared::providers::challenge::Answer;
+use hookward_shared::refusal::{Check, Code, Refusal};
+use hookward_shared::request::RequestHead;
+
+use super::body::{BodyError, SenderBody};
+use super::request::Edge;
+use crate::forward::Outgoing;
+use crate::replays::HeldClaim;
+
+/// Another diagnosis of a wrong signature is made after this time: it costs as much as some hundred requests.
+const DIAGNOSES_A_SECOND: u32 = 4;
+
+/// A request on its way through the gates.
+pub struct Case<'c> {
+    /// What all requests share.
+    pub edge: &'c Edge,
+    /// Its head.
+    pub head: RequestHead<'c>,
+    /// Its host.
+    pub host: &'c HostName,
+    /// Where it comes from.
+    pub client: IpAddr,
+    /// When it came.
+    pub received: UnixMillis,
+    /// The tunnel's gate.
+    pub gate: &'c Arc<Gate>,
+    /// The memory of the tunnel's gate.
+    pub state: &'c State,
+    /// Whether a WebSocket is asked for.
+    pub wants_upgrade: bool,
+}
+
+/// What becomes of a request.
+pub enum Judged {
+    /// It goes on.
+    Forward(Box<Passed>),
+    /// It is a handshake, answered here.
+    Answer(Box<Answer>),
+    /// It came before, and is acknowledged.
+    Acknowledge,
+}
+
+/// A request that passed.
+pub struct Passed {
+    /// The proof.
+    pub permit: Permit,
+    /// What is to be sent.
+    pub outgoing: Outgoing,
+    /// Keys that were fetched, for the agent's gate.
+    pub keys: FetchedKeys,
+    /// The claim on the delivery, to be confirmed when it was answered 2xx.
+    pub claim: Option<HeldClaim>,
+}
+
+/// What one gate still wants to see.
+enum Pending {
+    /// The body.
+    Body(PendingBody),
+    /// Nothing.
+    Decided(Decision),
+}
+
+/// The body, as far as it was read.
+enum Sent {
+    /// All of it.
+    Read(Bytes, Charge),
+    /// Nothing of it.
+    Coming(SenderBody, Charge),
+}
+
+impl Case<'_> {
+    /// Judges the request.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn judge(&self, mut body: SenderBody, mut charge: Charge) -> Result<Judged, Refusal> {
+        let floor = self.edge.floor.gate();
+        let floor = match &floor {
+            Some(gate) => Some(self.head_of(gate, &self.edge.floor_state).map_err(of_floor)?),
+            None => None,
+        };
+        let own = self.head_of(self.gate, self.state)?;
+        let (floor, own) = match (floor, own) {
+            (Some(Pending::Decided(Decision::Answer(answer))), _) => return Ok(Judged::Answer(answer)),
+            (None | Some(Pending::Decided(_)), Pending::Decided(decision)) => {
+                return self.decided(decision, Sent::Coming(body, charge), FetchedKeys::default()).await;
+            }
+            both => both,
+        };
+        let caps = floor.iter().chain([&own]).filter_map(|pending| match pending {
+            Pending::Body(pending) => Some(pending.max_body()),
+            Pending::Decided(_) => None,
+        });
+        let cap = caps.min().unwrap_or_default().min(self.edge.limits.body_bytes);
+        let whole = body.read_whole(cap, self.edge.limits.body_whole, &mut charge).await.map_err(refused_body)?;
+        let mut keys = FetchedKeys::default();
+        if let Some(pending) = floor {
+            let decision = self.body_of(pending, &whole, &self.edge.floor_state, &mut keys).await.map_err(of_floor)?;
+            if let Decision::Answer(answer) = decision {
+                return Ok(Judged::Answer(answer));
+            }
+        }
+        let mut keys = FetchedKeys::default();
+        let decision = self.body_of(own, &whole, self.state, &mut keys).await;
+        let decision = decision.map_err(|refusal| self.diagnosed(refusal, &whole, &keys))?;
+        self.decided(decision, Sent::Read(whole, charge), keys).await
+    }
+
+    /// Runs the checks of the head alone, for a request that could not be forwarded anyway.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub fn judge_head(&self) -> Result<(), Refusal> {
+        if let Some(gate) = self.edge.floor.gate() {
+            self.head_of(&gate, &self.edge.floor_state).map_err(of_floor)?;
+        }
+        self.head_of(self.gate, self.state).map(drop)
+    }
+
+    fn head_of(&self, gate: &Arc<Gate>, state: &State) -> Result<Pending, Refusal> {
+        let verdict = gate.check_head(self.head, self.client, self.received, state);
+        match verdict.inspect_err(|refusal| gate.note_refusal(refusal, self.client, self.received, state))? {
+            HeadVerdict::Decided(decision) => Ok(Pending::Decided(decision)),
+            HeadVerdict::ReadBody(pending) => Ok(Pending::Body(pending)),
+        }
+    }
+
+    async fn body_of(
+        &self,
+        pending: Pending,
+        body: &Bytes,
+        state: &State,
+        keys: &mut FetchedKeys,
+    ) -> Result<Decision, Refusal> {
+        let pending = match pending {
+            Pending::Decided(decision) => return Ok(decision),
+            Pending::Body(pending) => pending,
+        };
+        let wanted = pending.wanted_keys(self.head, body);
+        if !wanted.is_empty() {
+            *keys = self.edge.keys.get(&wanted, self.edge.limits.fetch).await;
+        }
+        let gate = pending.gate();
+        let decision = pending.check_body(self.head, body, self.received, state, keys);
+        decision.inspect_err(|refusal| gate.note_refusal(refusal, self.client, self.received, state))
+    }
+
+    /// What the tunnel's gate decided.
+    async fn decided(&self, decision: Decision, sent: Sent, keys: FetchedKeys) -> Result<Judged, Refusal> {
+        let (permit, claim) = match decision {
+            Decision::Forward(permit) => (permit, None),
+            Decision::Answer(answer) | Decision::Pair(_, answer) => {
+                return self.confirmed(answer).await.map(Judged::Answer);
+            }
+            Decision::Claim(pending) => {
+                let (claimed, held) = self.edge.replays.claim(self.host, &pending.claim).await;
+                match pending.judged(claimed, self.received, self.state)? {
+                    AfterClaim::Acknowledge => return Ok(Judged::Acknowledge),
+                    AfterClaim::Forward(permit) => (permit, Some(held)),
+                }
+            }
+        };
+        let outgoing = match sent {
+            _ if self.wants_upgrade && permit.settings().websocket => Outgoing::Upgrade,
+            Sent::Read(bytes, charge) => Outgoing::Whole(bytes, charge),
+            Sent::Coming(mut rest, mut charge) => {
+                let gathered = rest.gather(&mut charge).await.map_err(refused_body)?;
+                if gathered.complete && gathered.trailers.is_none() {
+                    Outgoing::Whole(gathered.bytes, charge)
+                } else {
+                    Outgoing::Streamed(gathered, charge, rest)
+                }
+            }
+        };
+        Ok(Judged::Forward(Box::new(Passed { permit, outgoing, keys, claim })))
+    }
+
+    /// A handshake that is confirmed by fetching a URL of the provider's.
+    async fn confirmed(&self, answer: Box<Answer>) -> Result<Box<Answer>, Refusal> {
+        /// Bytes of what a confirmation answers; it is not read.
+        const ANSWER_BYTES: usize = 64 * 1024;
+        if let Some(url) = &answer.confirm {
+            self.edge.fetcher.get(url, ANSWER_BYTES).await.map_err(|error| {
+                Refusal::new(Check::Signature, Code::Busy, format!("the subscription could not be confirmed: {error}"))
+            })?;
+        }
+        Ok(answer)
+    }
+
+    /// Adds what would have made a wrong signature right, for the tunnel's owner: a few times a second.
+    fn diagnosed(&self, refusal: Refusal, body: &[u8], keys: &FetchedKeys) -> Refusal {
+        if refusal.check != Check::Signature || !self.edge.may_diagnose(DIAGNOSES_A_SECOND) {
+            return refusal;
+        }
+        let hints = self.gate.diagnose(&Request { head: self.head, body }, keys, self.received);
+        match hints.first() {
+            Some(hint) => Refusal { why: format!("{}; {hint}", refusal.why), ..refusal },
+            None => refusal,
+        }
+    }
+}
+
+/// A refusal of the operator's floor: the tunnel's owner is told whose it is.
+fn of_floor(refusal: Refusal) -> Refusal {
+    Refusal { why: format!("the relay's floor: {}", refusal.why), ..refusal }
+}
+
+/// What the sender did wrong with its body.
+pub fn refused_body(error: BodyError) -> Refusal {
+    let check = if matches!(error, BodyError::TooLarge(_)) { Check::BodySize } else { Check::Body };
+    Refusal::new(check, error.code(), error.to_string())
+}

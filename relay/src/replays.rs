@@ -1,0 +1,368 @@
+//! Deliveries that came before, in a file of their own (SQLite): claimed atomically by one thread that commits
+//! in batches, so that requests wait for one commit and not for each other's.
+//!
+//! A claim is pending until its delivery was answered 2xx; then it is confirmed, before the sender hears of
+//! it. Pending claims of a process that is gone are nobody's: its deliveries were not acknowledged. Nothing is
+//! forgotten within its window: when there are too many, new ones are refused for now.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hookward_shared::clock::{Clock, UnixMillis};
+use hookward_shared::gate::{Claim, Claimed};
+use hookward_shared::names::HostName;
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+
+use crate::store::StoreError;
+
+/// Claims that wait for a commit; more are refused for now.
+const WAITING: usize = 8192;
+/// Claims of one commit.
+const BATCH: usize = 1024;
+/// Rows that are forgotten with one commit, once their window is over.
+const SWEEP: i64 = 2000;
+/// How often what is over is forgotten when nothing else happens.
+const IDLE: Duration = Duration::from_secs(5);
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS deliveries (
+        key BLOB PRIMARY KEY,                    -- SHA-256 of host, route and what identifies the delivery
+        until_ms INTEGER NOT NULL,
+        holder INTEGER NOT NULL                  -- who claimed it; 0 once it was answered 2xx
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS deliveries_by_end ON deliveries (until_ms);
+";
+
+type Key = [u8; 32];
+
+/// The deliveries; clones share them.
+#[derive(Clone)]
+pub struct Replays {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    // A std mutex with its condition: the thread waits on it, requests only push.
+    queue: Mutex<Queue>,
+    news: Condvar,
+    holders: AtomicI64,
+    most: u64,
+}
+
+#[derive(Default)]
+struct Queue {
+    asked: VecDeque<Asked>,
+    ended: bool,
+}
+
+/// What a request asks of the thread.
+enum Asked {
+    Claim { key: Key, holder: i64, until: UnixMillis, answer: oneshot::Sender<Claimed> },
+    Confirm { key: Key, holder: i64, answer: oneshot::Sender<()> },
+    Release { key: Key, holder: i64 },
+}
+
+/// The thread that owns the file. Dropping it ends the thread.
+pub struct ReplayKeeper {
+    /// What requests use.
+    pub replays: Replays,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A claim that is given back unless it is confirmed.
+pub struct HeldClaim {
+    replays: Replays,
+    holder: i64,
+    key: Option<Key>,
+}
+
+impl ReplayKeeper {
+    /// Opens the file, and begins to serve. At most `most` deliveries are remembered.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(path: &Path, clock: Clock, most: u64) -> Result<Self, StoreError> {
+        let connection = prepare(path)?;
+        let count = connection.query_row("SELECT count(*) FROM deliveries", [], |row| row.get::<_, i64>(0))?;
+        let count = u64::try_from(count).unwrap_or_default();
+        let shared =
+            Arc::new(Shared { queue: Mutex::default(), news: Condvar::new(), holders: AtomicI64::new(1), most });
+        let replays = Replays { shared: Arc::clone(&shared) };
+        let keeper = Keeper { connection, clock, count, shared };
+        let thread = std::thread::Builder::new()
+            .name("replays".to_owned())
+            .spawn(move || keeper.run())
+            .map_err(|error| StoreError::Thread(error.to_string()))?;
+        Ok(Self { replays, thread: Some(thread) })
+    }
+}
+
+impl Drop for ReplayKeeper {
+    fn drop(&mut self) {
+        self.replays.shared.lock().ended = true;
+        self.replays.shared.news.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has nothing left to lose: every commit is whole.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn prepare(path: &Path) -> Result<Connection, StoreError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // A failure is met again by SQLite, which says more about it.
+    let _ = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A power cut may lose the last moments: a delivery is then taken for new, and forwarded once more.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.execute_batch(SCHEMA)?;
+    connection.execute("DELETE FROM deliveries WHERE holder != 0", [])?;
+    Ok(connection)
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Replays {
+    /// Claims a delivery of a host.
+    pub async fn claim(&self, host: &HostName, claim: &Claim) -> (Claimed, HeldClaim) {
+        let mut digest = Sha256::new();
+        digest.update((host.as_str().len() as u64).to_be_bytes());
+        digest.update(host.as_str().as_bytes());
+        digest.update(claim.key.0);
+        let key: Key = digest.finalize().into();
+        let holder = self.shared.holders.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        let queued = {
+            let mut queue = self.shared.lock();
+            let room = queue.asked.len() < WAITING && !queue.ended;
+            if room {
+                queue.asked.push_back(Asked::Claim { key, holder, until: claim.until, answer });
+            }
+            room
+        };
+        // Held from here on: a request that goes away while it waits gives its claim back.
+        let mut held = HeldClaim { replays: self.clone(), holder, key: Some(key) };
+        if !queued {
+            held.key = None;
+            return (Claimed::Unknown, held);
+        }
+        self.shared.news.notify_one();
+        let claimed = answered.await.unwrap_or(Claimed::Unknown);
+        if claimed != Claimed::New {
+            held.key = None;
+        }
+        (claimed, held)
+    }
+
+    fn ask(&self, asked: Asked) {
+        self.shared.lock().asked.push_back(asked);
+        self.shared.news.notify_one();
+    }
+}
+
+impl HeldClaim {
+    /// The delivery was answered 2xx: it is remembered. Waits until that is on disk.
+    pub async fn confirm(mut self) {
+        let Some(key) = self.key.take() else { return };
+        let (answer, answered) = oneshot::channel();
+        self.replays.ask(Asked::Confirm { key, holder: self.holder, answer });
+        let _ = answered.await;
+    }
+}
+
+impl Drop for HeldClaim {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.replays.ask(Asked::Release { key, holder: self.holder });
+        }
+    }
+}
+
+/// A moment as SQLite keeps it.
+fn millis(at: UnixMillis) -> i64 {
+    i64::try_from(at.0).unwrap_or(i64::MAX)
+}
+
+struct Keeper {
+    connection: Connection,
+    clock: Clock,
+    /// Rows in the file.
+    count: u64,
+    shared: Arc<Shared>,
+}
+
+impl Keeper {
+    fn run(mut self) {
+        loop {
+            let batch = {
+                let mut queue = self.shared.lock();
+                if queue.asked.is_empty() && !queue.ended {
+                    let waited = self.shared.news.wait_timeout(queue, IDLE);
+                    queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                if queue.asked.is_empty() && queue.ended {
+                    return;
+                }
+                let count = queue.asked.len().min(BATCH);
+                queue.asked.drain(..count).collect::<Vec<_>>()
+            };
+            if let Err(error) = self.commit(batch) {
+                // The answers of the batch were dropped with it: their requests are refused for now.
+                tracing::error!(%error, "the file of deliveries");
+            }
+        }
+    }
+
+    /// Does what a batch asks, in one transaction; answers are given once it is on disk.
+    fn commit(&mut self, batch: Vec<Asked>) -> Result<(), rusqlite::Error> {
+        let now = self.clock.now();
+        let transaction = self.connection.transaction()?;
+        let (mut claims, mut confirms) = (Vec::new(), Vec::new());
+        let mut count = self.count;
+        {
+            let mut find = transaction.prepare_cached("SELECT until_ms, holder FROM deliveries WHERE key = ?1")?;
+            let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO deliveries VALUES (?1, ?2, ?3)")?;
+            let confirm = "UPDATE deliveries SET holder = 0 WHERE key = ?1 AND holder = ?2";
+            let mut confirm = transaction.prepare_cached(confirm)?;
+            let mut release = transaction.prepare_cached("DELETE FROM deliveries WHERE key = ?1 AND holder = ?2")?;
+            for asked in batch {
+                match asked {
+                    Asked::Claim { key, holder, until, answer } => {
+                        let found: Option<(i64, i64)> =
+                            find.query_row(params![key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+                        let claimed = match found {
+                            // Its first copy is still on its way: nobody can tell how that ends.
+                            Some((_, other)) if other != 0 => Claimed::Unknown,
+                            Some((until_ms, _)) if until_ms > millis(now) => Claimed::Before,
+                            None if count >= self.shared.most => Claimed::Unknown,
+                            _ => {
+                                put.execute(params![key, millis(until), holder])?;
+                                count += u64::from(found.is_none());
+                                Claimed::New
+                            }
+                        };
+                        claims.push((answer, claimed));
+                    }
+                    Asked::Confirm { key, holder, answer } => {
+                        confirm.execute(params![key, holder])?;
+                        confirms.push(answer);
+                    }
+                    Asked::Release { key, holder } => count -= release.execute(params![key, holder])? as u64,
+                }
+            }
+            let sweep = "DELETE FROM deliveries WHERE key IN
+                (SELECT key FROM deliveries WHERE until_ms <= ?1 AND holder = 0 LIMIT ?2)";
+            count -= transaction.prepare_cached(sweep)?.execute(params![millis(now), SWEEP])? as u64;
+        }
+        transaction.commit()?;
+        self.count = count;
+        for (answer, claimed) in claims {
+            // Whoever is gone gives the claim back with its guard.
+            let _ = answer.send(claimed);
+        }
+        for answer in confirms {
+            let _ = answer.send(());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hookward_shared::gate::replay::DeliveryKey;
+    use hookward_shared::policy::OnDuplicate;
+
+    fn claim(n: u64) -> Claim {
+        let key = DeliveryKey(Sha256::digest(n.to_be_bytes()).into());
+        Claim { key, until: UnixMillis(1000), on_duplicate: OnDuplicate::Refuse }
+    }
+
+    fn host() -> HostName {
+        HostName::parse("h.example").unwrap()
+    }
+
+    struct Kept {
+        dir: tempfile::TempDir,
+        clock: Clock,
+        most: u64,
+    }
+
+    impl Kept {
+        fn new(most: u64) -> Self {
+            Self { dir: tempfile::TempDir::new().unwrap(), clock: Clock::at(UnixMillis(0)), most }
+        }
+
+        fn open(&self) -> ReplayKeeper {
+            ReplayKeeper::open(&self.dir.path().join("replays.db"), self.clock.clone(), self.most).unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_delivery_is_new_once() {
+        let kept = Kept::new(100);
+        let keeper = kept.open();
+        let replays = &keeper.replays;
+        let (first, held) = replays.claim(&host(), &claim(1)).await;
+        assert_eq!(first, Claimed::New);
+        assert_eq!(replays.claim(&host(), &claim(1)).await.0, Claimed::Unknown, "still on its way");
+        held.confirm().await;
+        assert_eq!(replays.claim(&host(), &claim(1)).await.0, Claimed::Before);
+        let other = HostName::parse("other.example").unwrap();
+        assert_eq!(replays.claim(&other, &claim(1)).await.0, Claimed::New, "of another tunnel");
+        assert_eq!(replays.claim(&host(), &claim(2)).await.0, Claimed::New);
+        kept.clock.set(UnixMillis(2000));
+        assert_eq!(replays.claim(&host(), &claim(1)).await.0, Claimed::New, "its window is over");
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_is_given_up_can_be_made_again() {
+        let kept = Kept::new(100);
+        let keeper = kept.open();
+        drop(keeper.replays.claim(&host(), &claim(1)).await);
+        assert_eq!(keeper.replays.claim(&host(), &claim(1)).await.0, Claimed::New);
+    }
+
+    #[tokio::test]
+    async fn what_was_confirmed_survives_a_restart_and_what_was_pending_does_not() {
+        let kept = Kept::new(100);
+        let keeper = kept.open();
+        let (_, done) = keeper.replays.claim(&host(), &claim(1)).await;
+        done.confirm().await;
+        let (_, pending) = keeper.replays.claim(&host(), &claim(2)).await;
+        drop(keeper);
+        let keeper = kept.open();
+        assert_eq!(keeper.replays.claim(&host(), &claim(1)).await.0, Claimed::Before);
+        assert_eq!(keeper.replays.claim(&host(), &claim(2)).await.0, Claimed::New);
+        drop(pending);
+    }
+
+    #[tokio::test]
+    async fn a_full_file_fails_closed_and_forgets_nothing() {
+        let kept = Kept::new(3);
+        let keeper = kept.open();
+        for n in 0..3 {
+            let (claimed, held) = keeper.replays.claim(&host(), &claim(n)).await;
+            assert_eq!(claimed, Claimed::New);
+            held.confirm().await;
+        }
+        assert_eq!(keeper.replays.claim(&host(), &claim(9)).await.0, Claimed::Unknown);
+        assert_eq!(keeper.replays.claim(&host(), &claim(0)).await.0, Claimed::Before);
+        kept.clock.set(UnixMillis(1000));
+        // Swept with some later commit; the deadline of the test is the runner's.
+        while keeper.replays.claim(&host(), &claim(10)).await.0 != Claimed::New {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Names and values as HTML forms write them (`application/x-www-form-urlencoded`), in bodies and in
+//! queries. A broken escape is refused: the standard leaves it as it is, and some parsers do not.
+
+use std::borrow::Cow;
+
+/// The byte of a hexadecimal digit pair.
+fn escape(bytes: &mut std::slice::Iter<'_, u8>) -> Option<u8> {
+    let mut digit = || bytes.next().and_then(|byte| char::from(*byte).to_digit(16));
+    let (high, low) = (digit()?, digit()?);
+    u8::try_from(high << 4 | low).ok()
+}
+
+/// Decodes percent escapes once, and `+` to a space if `plus` says so. `None` for a broken escape.
+#[must_use]
+pub fn decode(text: &[u8], plus: bool) -> Option<Cow<'_, [u8]>> {
+    if !text.iter().any(|byte| *byte == b'%' || plus && *byte == b'+') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => escape(&mut bytes)?,
+            b'+' if plus => b' ',
+            byte => *byte,
+        });
+    }
+    Some(Cow::Owned(decoded))
+}
+
+/// One name with its value, decoded.
+pub type Pair<'t> = (Cow<'t, [u8]>, Cow<'t, [u8]>);
+
+/// All names and values in order. `None` for a broken escape.
+#[must_use]
+pub fn pairs(text: &[u8]) -> Option<Vec<Pair<'_>>> {
+    text.split(|byte| *byte == b'&')
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let equals = part.iter().position(|byte| *byte == b'=').unwrap_or(part.len());
+            let (name, value) = part.split_at(equals);
+            Some((decode(name, true)?, decode(value.get(1..).unwrap_or_default(), true)?))
+        })
+        .collect()
+}
+
+/// Why there is not one value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FormFault {
+    /// A broken escape.
+    Broken,
+    /// The name stands more than once, or in another case too.
+    Repeated,
+}
+
+/// The value of the one pair with this name; `Ok(None)` without one.
+///
+/// # Errors
+/// [`FormFault`]: a second one, also in another case, could be the one that the application reads.
+pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, FormFault> {
+    let mut found = None;
+    for (key, value) in pairs(text).ok_or(FormFault::Broken)? {
+        if key.as_ref() == name.as_bytes() && found.is_none() {
+            found = Some(value);
+        } else if key.eq_ignore_ascii_case(name.as_bytes()) {
+            return Err(FormFault::Repeated);
+        }
+    }
+    Ok(found)
+}
+
+/// The value of a part of `multipart/form-data` (RFC 7578) with this name, as it stands; `Ok(None)`
+/// without one. `content_type` holds the boundary.
+///
+/// # Errors
+/// [`FormFault`] when the body is no such form, or the name stands twice.
+pub fn multipart_single<'t>(content_type: &str, body: &'t [u8], name: &str) -> Result<Option<&'t [u8]>, FormFault> {
+    let boundary = content_type
+        .split(';')
+        .filter_map(|parameter| parameter.trim().split_once('='))
+        .find(|(key, _)| key.eq_ignore_ascii_case("boundary"))
+        .map(|(_, value)| value.trim_matches('"'))
+        .filter(|boundary| !boundary.is_empty() && boundary.len() <= 70)
+        .ok_or(FormFault::Broken)?;
+    let delimiter = format!("--{boundary}");
+    let wanted = format!("name=\"{name}\"");
+    let mut found = None;
+    let mut rest = body.strip_prefix(delimiter.as_bytes()).ok_or(FormFault::Broken)?;
+    let between = format!("\r\n{delimiter}");
+    while !rest.starts_with(b"--") {
+        let part = rest.strip_prefix(b"\r\n").ok_or(FormFault::Broken)?;
+        let end = memchr::memmem::find(part, between.as_bytes()).ok_or(FormFault::Broken)?;
+        let (content, after) = part.split_at(end);
+        let head_end = memchr::memmem::find(content, b"\r\n\r\n").ok_or(FormFault::Broken)?;
+        let (head, value) = content.split_at(head_end);
+        let head = std::str::from_utf8(head).map_err(|_| FormFault::Broken)?;
+        let disposition = head.lines().find(|line| line.to_ascii_lowercase().starts_with("content-disposition:"));
+        if disposition.is_some_and(|line| line.split(';').any(|parameter| parameter.trim() == wanted)) {
+            if found.is_some() {
+                return Err(FormFault::Repeated);
+            }
+            found = value.get(4..);
+        }
+        rest = after.get(between.len()..).unwrap_or_default();
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_or_none() {
+        assert_eq!(single(b"a=1&b=%41+c", "b").unwrap().unwrap().as_ref(), b"A c");
+        assert_eq!(single(b"a=1", "b"), Ok(None));
+        assert_eq!(single(b"b=1&b=2", "b"), Err(FormFault::Repeated));
+        assert_eq!(single(b"b=1&%42=2", "b"), Err(FormFault::Repeated));
+        assert_eq!(single(b"b=%4", "b"), Err(FormFault::Broken));
+    }
+
+    #[test]
+    fn parts_of_a_multipart_form() {
+        let body = b"--X\r\nContent-Disposition: form-data; name=\"json\"\r\n\r\n{\"a\":1}\r\n--X\r\ncontent-disposition: form-data; name=\"b\"\r\n\r\n\r\n--X--\r\n";
+        let kind = "multipart/form-data; boundary=X";
+        assert_eq!(multipart_single(kind, body, "json"), Ok(Some(&b"{\"a\":1}"[..])));
+        assert_eq!(multipart_single(kind, body, "b"), Ok(Some(&b""[..])));
+        assert_eq!(multipart_single(kind, body, "c"), Ok(None));
+        assert_eq!(multipart_single("multipart/form-data", body, "b"), Err(FormFault::Broken));
+        assert_eq!(multipart_single(kind, b"--X\r\n", "b"), Err(FormFault::Broken));
+    }
+}

@@ -1,0 +1,270 @@
+//! One `accept` alternative: its checks in order, all of which must pass.
+
+use std::net::IpAddr;
+
+use super::address::AddressSet;
+use super::signature::{SignatureRule, WantedKey};
+use super::state::State;
+use super::token::{self, TokenSpot};
+use super::{Side, body_rule, header};
+use crate::clock::UnixMillis;
+use crate::policy::{Accept, Addresses, BodyRule, HeaderRule, LiveSecret, TokenCheck};
+use crate::providers::FetchedKeys;
+use crate::providers::challenge::Reaction;
+use crate::refusal::{Check, Refusal};
+use crate::request::{Request, RequestHead};
+
+/// An alternative, ready.
+pub(super) struct Alternative {
+    side: Side,
+    allow: Option<AddressRule>,
+    tokens: Vec<TokenCheck>,
+    content_types: Vec<String>,
+    headers: Vec<HeaderRule>,
+    signatures: Vec<SignatureRule>,
+    body: Vec<BodyRule>,
+}
+
+/// Ranges, and named sets.
+pub(super) struct AddressRule {
+    ranges: AddressSet,
+    named: Vec<String>,
+}
+
+/// What the checks of an alternative have found.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Evidence {
+    /// Where right tokens stand.
+    pub(super) tokens: Vec<TokenSpot>,
+    /// The names of the secrets and tokens that were right.
+    pub(super) secrets: Vec<String>,
+    /// What identifies the delivery.
+    pub(super) identity: Vec<Vec<u8>>,
+    /// The first check that failed, on a route that only observes.
+    pub(super) failed: Option<Refusal>,
+}
+
+impl Evidence {
+    /// A failed check refuses, or is only noted.
+    fn relax(&mut self, refusal: Refusal, observing: bool) -> Result<(), Refusal> {
+        if !observing {
+            return Err(refusal);
+        }
+        self.failed.get_or_insert(refusal);
+        Ok(())
+    }
+}
+
+impl AddressRule {
+    pub(super) fn new(addresses: &Addresses) -> Self {
+        let named = addresses.named.iter().map(|name| name.replace('-', "_")).collect();
+        Self { ranges: addresses.set(), named }
+    }
+
+    /// Whether the address is in it.
+    pub(super) fn contains(&self, client: IpAddr, state: &State) -> bool {
+        self.ranges.contains(client) || self.named.iter().any(|name| state.sets.contains(name, client))
+    }
+
+    /// The names of the sets.
+    pub(super) fn named(&self) -> &[String] {
+        &self.named
+    }
+
+    /// The named sets, with the age of what they hold.
+    pub(super) fn ages(&self, state: &State, now: UnixMillis) -> Vec<String> {
+        let age = |name: &String| state.sets.get(name).map(|set| format!("{name}: {}", set.age(now)));
+        self.named.iter().filter_map(age).collect()
+    }
+}
+
+impl Alternative {
+    pub(super) fn new(accept: &Accept, side: Side) -> Result<Self, String> {
+        Ok(Self {
+            side,
+            allow: accept.allow_ips.as_ref().map(AddressRule::new),
+            tokens: accept.token.iter().chain(&accept.basic).cloned().collect(),
+            content_types: accept.content_types.clone(),
+            headers: accept.headers.clone(),
+            signatures: accept.verify.iter().map(|check| SignatureRule::new(check, side)).collect::<Result<_, _>>()?,
+            body: accept.body.clone(),
+        })
+    }
+
+    /// Whether it can only be judged with the body at hand.
+    pub(super) fn needs_body(&self) -> bool {
+        !self.body.is_empty() || self.signatures.iter().any(SignatureRule::needs_body)
+    }
+
+    /// The addresses that it allows.
+    pub(super) const fn allowed(&self) -> Option<&AddressRule> {
+        self.allow.as_ref()
+    }
+
+    /// The signing secrets, for the doctor.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &LiveSecret> {
+        self.signatures.iter().flat_map(SignatureRule::secrets)
+    }
+
+    pub(super) fn check_head(
+        &self,
+        deny: &AddressRule,
+        head: RequestHead<'_>,
+        client: IpAddr,
+        now: UnixMillis,
+        state: &State,
+        observing: bool,
+    ) -> Result<Evidence, Refusal> {
+        let mut evidence = Evidence::default();
+        if let Err(refusal) = self.check_address(deny, client, state, now) {
+            evidence.relax(refusal, observing)?;
+        }
+        for check in &self.tokens {
+            match token::check(check, head.target, head.headers) {
+                Ok((spot, name)) => {
+                    evidence.tokens.push(spot);
+                    evidence.secrets.push(name.to_owned());
+                }
+                Err(why) => evidence.relax(Refusal::failed(Check::Token, why), observing)?,
+            }
+        }
+        // A handshake has the form that the provider gives it, and is not what these rules are about.
+        if self.react(&Request { head, body: b"" }, false, false).is_ok_and(|reaction| reaction.is_some()) {
+            return Ok(evidence);
+        }
+        let no_body = Request { head, body: b"" };
+        if !self.needs_body() {
+            self.check_fields(head)?;
+            self.check_signatures(&no_body, &FetchedKeys::default(), now, observing, &mut evidence)?;
+        } else if !self.signatures.iter().any(SignatureRule::answers_in_body) {
+            self.check_fields(head)?;
+        }
+        Ok(evidence)
+    }
+
+    pub(super) fn check_body(
+        &self,
+        request: &Request<'_>,
+        mut evidence: Evidence,
+        keys: &FetchedKeys,
+        now: UnixMillis,
+        observing: bool,
+    ) -> Result<Evidence, Refusal> {
+        self.check_fields(request.head)?;
+        self.check_signatures(request, keys, now, observing, &mut evidence)?;
+        self.check_rules(request.body)?;
+        Ok(evidence)
+    }
+
+    /// The client address. The agent has no named sets, and takes the relay's word for them.
+    pub(super) fn check_address(
+        &self,
+        deny: &AddressRule,
+        client: IpAddr,
+        state: &State,
+        now: UnixMillis,
+    ) -> Result<(), Refusal> {
+        if deny.contains(client, state) && (self.side == Side::Relay || deny.ranges.contains(client)) {
+            return Err(Refusal::failed(Check::Address, format!("{client} is denied")));
+        }
+        let Some(allow) = &self.allow else { return Ok(()) };
+        if self.side == Side::Agent && !allow.named.is_empty() || allow.contains(client, state) {
+            return Ok(());
+        }
+        let mut why = format!("{client} is not in an allowed range");
+        for age in allow.ages(state, now) {
+            why.push_str(&format!(" ({age})"));
+        }
+        Err(Refusal::failed(Check::Address, why))
+    }
+
+    /// Content type and header rules.
+    pub(super) fn check_fields(&self, head: RequestHead<'_>) -> Result<(), Refusal> {
+        if !self.content_types.is_empty() {
+            header::check_content_type(&self.content_types, head.headers)
+                .map_err(|why| Refusal::failed(Check::ContentType, why))?;
+        }
+        for rule in &self.headers {
+            header::check(rule, head.headers).map_err(|why| Refusal::failed(Check::Header, why))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_signatures(
+        &self,
+        request: &Request<'_>,
+        keys: &FetchedKeys,
+        now: UnixMillis,
+        observing: bool,
+        evidence: &mut Evidence,
+    ) -> Result<(), Refusal> {
+        for rule in &self.signatures {
+            match rule.verify(request, keys, now) {
+                Ok(None) => {}
+                Ok(Some((verified, name))) => {
+                    evidence.secrets.push(name.to_owned());
+                    evidence.identity.extend(rule.delivery(request, &verified));
+                }
+                Err(refusal) => evidence.relax(refusal, observing)?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_rules(&self, body: &[u8]) -> Result<(), Refusal> {
+        self.body
+            .iter()
+            .try_for_each(|rule| body_rule::check(rule, body).map_err(|why| Refusal::failed(Check::BodyRule, why)))
+    }
+
+    /// What a handshake of one of its providers asks for, if the request is one.
+    pub(super) fn react(
+        &self,
+        request: &Request<'_>,
+        has_body: bool,
+        signed: bool,
+    ) -> Result<Option<Reaction>, Refusal> {
+        for rule in &self.signatures {
+            if let Some(reaction) = rule.react(request, has_body, signed)? {
+                return Ok(Some(reaction));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn wanted_keys(&self, request: &Request<'_>) -> Vec<WantedKey> {
+        self.signatures.iter().flat_map(|rule| rule.wanted(request)).collect()
+    }
+
+    /// Where right tokens stand, whatever else failed.
+    pub(super) fn find_tokens(&self, head: RequestHead<'_>) -> Vec<TokenSpot> {
+        let find = |check: &TokenCheck| token::check(check, head.target, head.headers).ok().map(|(spot, _)| spot);
+        self.tokens.iter().filter_map(find).collect()
+    }
+
+    pub(super) fn diagnose(
+        &self,
+        request: &Request<'_>,
+        keys: &FetchedKeys,
+        others: &[LiveSecret],
+        now: UnixMillis,
+    ) -> Vec<String> {
+        self.signatures.iter().flat_map(|rule| rule.diagnose(request, keys, others, now)).collect()
+    }
+
+    pub(super) fn tokens(&self) -> &[TokenCheck] {
+        &self.tokens
+    }
+
+    pub(super) fn signatures(&self) -> &[SignatureRule] {
+        &self.signatures
+    }
+
+    pub(super) fn has_field_rules(&self) -> (bool, bool) {
+        (!self.content_types.is_empty(), !self.headers.is_empty())
+    }
+
+    pub(super) fn has_body_rules(&self) -> bool {
+        !self.body.is_empty()
+    }
+}

@@ -1,0 +1,70 @@
+//! Deliveries that came before: what identifies one, and what happens when it comes again.
+//!
+//! The gate names the delivery; the relay claims it atomically in its store and tells the gate the outcome.
+//! A claim is given back when the answer was not 2xx, so that a sender may try again.
+
+use sha2::{Digest as _, Sha256};
+
+use crate::clock::UnixMillis;
+use crate::policy::{OnDuplicate, Replay};
+
+/// What a delivery is remembered by: a digest of the route and of what identifies the delivery in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryKey(pub [u8; 32]);
+
+/// A delivery that must be claimed before it is forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// What it is remembered by.
+    pub key: DeliveryKey,
+    /// Until when it is remembered.
+    pub until: UnixMillis,
+    /// What happens when it came before.
+    pub on_duplicate: OnDuplicate,
+}
+
+/// How a claim went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claimed {
+    /// The delivery is new, and now remembered.
+    New,
+    /// It came before.
+    Before,
+    /// The store can't tell: the delivery is refused for now, and not taken for new.
+    Unknown,
+}
+
+impl Claim {
+    /// The claim of a delivery on a route.
+    #[must_use]
+    pub fn new(route: &str, identity: &[Vec<u8>], replay: Replay, now: UnixMillis) -> Self {
+        let mut digest = Sha256::new();
+        for part in std::iter::once(route.as_bytes()).chain(identity.iter().map(Vec::as_slice)) {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        Self {
+            key: DeliveryKey(digest.finalize().into()),
+            until: UnixMillis(now.0.saturating_add(replay.window_ms)),
+            on_duplicate: replay.on_duplicate,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_is_one_of_its_route() {
+        let replay = Replay { on_duplicate: OnDuplicate::Refuse, window_ms: 1000 };
+        let key = |route: &str, identity: &[&str]| {
+            let identity: Vec<_> = identity.iter().map(|part| part.as_bytes().to_vec()).collect();
+            Claim::new(route, &identity, replay, UnixMillis(5)).key
+        };
+        assert_eq!(key("a", &["x"]), key("a", &["x"]));
+        assert_ne!(key("a", &["x"]), key("b", &["x"]));
+        assert_ne!(key("a", &["xy"]), key("a", &["x", "y"]));
+        assert_ne!(key("ax", &["y"]), key("a", &["xy"]));
+    }
+}

@@ -1,0 +1,262 @@
+//! One value of a JSON document, by its path, read so that no second parser can read another one: a
+//! name that stands twice in an object on the way, or also in another case, is refused.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Most values that one path may stand for: real batches have up to a hundred.
+const MOST_VALUES: usize = 1024;
+
+/// A path such as `event.type`, `items[0].id` or `value[*].state`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct JsonPath {
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Key(String),
+    Index(usize),
+    Every,
+}
+
+/// Why a path has no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JsonFault {
+    /// The body is not JSON.
+    #[error("the body is not JSON")]
+    NotJson,
+    /// A name stands twice, or also in another case.
+    #[error("{0:?} stands twice in one object of the body, or also in another case")]
+    Repeated(String),
+    /// Nothing stands there.
+    #[error("{0} is not in the body")]
+    Absent(String),
+    /// An object or a list stands there.
+    #[error("{0} is no single value")]
+    NotScalar(String),
+    /// The path stands for more values than are read.
+    #[error("{0} has more than {MOST_VALUES} values")]
+    TooMany(String),
+}
+
+impl JsonPath {
+    /// Reads a path.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut steps = Vec::new();
+        for part in text.split('.') {
+            let (key, brackets) = part.split_at(part.find('[').unwrap_or(part.len()));
+            if key.is_empty() && (brackets.is_empty() || !steps.is_empty()) {
+                return Err(format!("{text:?} is no path such as event.type or items[0].id"));
+            }
+            if !key.is_empty() {
+                steps.push(key.parse().map_or_else(|_| Step::Key(key.to_owned()), Step::Index));
+            }
+            for bracket in brackets.split_inclusive(']') {
+                let inside = bracket.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+                steps.push(match inside {
+                    Some("*" | "") => Step::Every,
+                    Some(digits) => Step::Index(digits.parse().map_err(|_| format!("{digits:?} is no index"))?),
+                    None => return Err(format!("{text:?}: a bracket is not closed")),
+                });
+            }
+        }
+        Ok(Self { steps })
+    }
+
+    /// The texts of the values: strings decoded, numbers and words as they stand. At least one.
+    ///
+    /// # Errors
+    /// [`JsonFault`].
+    pub fn texts(&self, document: &[u8]) -> Result<Vec<String>, JsonFault> {
+        self.raw(document)?.into_iter().map(|raw| self.text(raw)).collect()
+    }
+
+    /// The one value's text. `null` counts as absent.
+    ///
+    /// # Errors
+    /// [`JsonFault`], also when the path stands for several.
+    pub fn single(&self, document: &[u8]) -> Result<String, JsonFault> {
+        let mut texts = self.texts(document)?;
+        match (texts.pop(), texts.is_empty()) {
+            (Some(text), true) => Ok(text),
+            _ => Err(JsonFault::NotScalar(self.to_string())),
+        }
+    }
+
+    /// The values as they stand in the document. At least one.
+    ///
+    /// # Errors
+    /// [`JsonFault`].
+    pub fn raw<'d>(&self, document: &'d [u8]) -> Result<Vec<&'d RawValue>, JsonFault> {
+        let root: &RawValue = serde_json::from_slice(document).map_err(|_| JsonFault::NotJson)?;
+        let mut found = vec![root];
+        for step in &self.steps {
+            let mut below = Vec::new();
+            for value in found {
+                let seed = Below { step, found: &mut below };
+                let fault = seed.deserialize(&mut serde_json::Deserializer::from_str(value.get()));
+                match fault {
+                    Ok(None) => {}
+                    Ok(Some(name)) => return Err(JsonFault::Repeated(name)),
+                    // A number where an object should be: nothing stands there.
+                    Err(_) => return Err(JsonFault::Absent(self.to_string())),
+                }
+                if below.len() > MOST_VALUES {
+                    return Err(JsonFault::TooMany(self.to_string()));
+                }
+            }
+            found = below;
+        }
+        if found.is_empty() { Err(JsonFault::Absent(self.to_string())) } else { Ok(found) }
+    }
+
+    fn text(&self, raw: &RawValue) -> Result<String, JsonFault> {
+        let text = raw.get();
+        match text.as_bytes().first() {
+            Some(b'"') => serde_json::from_str(text).map_err(|_| JsonFault::NotJson),
+            Some(b'{' | b'[') | None => Err(JsonFault::NotScalar(self.to_string())),
+            Some(b'n') => Err(JsonFault::Absent(self.to_string())),
+            Some(_) => Ok(text.to_owned()),
+        }
+    }
+}
+
+/// Takes one step down, from one value. Gives the name that is ambiguous, if one is.
+struct Below<'s, 'f, 'd> {
+    step: &'s Step,
+    found: &'f mut Vec<&'d RawValue>,
+}
+
+impl<'d> DeserializeSeed<'d> for Below<'_, '_, 'd> {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'d>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        match self.step {
+            Step::Key(_) => deserializer.deserialize_map(self),
+            Step::Index(_) | Step::Every => deserializer.deserialize_seq(self),
+        }
+    }
+}
+
+impl<'d> Visitor<'d> for Below<'_, '_, 'd> {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or a list")
+    }
+
+    fn visit_map<A: MapAccess<'d>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let Step::Key(wanted) = self.step else { return Ok(None) };
+        let mut value: Option<&RawValue> = None;
+        let mut repeated = None;
+        while let Some(name) = map.next_key::<String>()? {
+            if name == *wanted && value.is_none() {
+                value = Some(map.next_value()?);
+                continue;
+            }
+            map.next_value::<IgnoredAny>()?;
+            if name.eq_ignore_ascii_case(wanted) {
+                repeated.get_or_insert(name);
+            }
+        }
+        // Without the wanted name, one in another case is just another name.
+        let Some(value) = value else { return Ok(None) };
+        self.found.push(value);
+        Ok(repeated)
+    }
+
+    fn visit_seq<A: SeqAccess<'d>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut index = 0_usize;
+        while let Some(item) = items.next_element::<&RawValue>()? {
+            let wanted = matches!(self.step, Step::Every) || *self.step == Step::Index(index);
+            if wanted && self.found.len() <= MOST_VALUES {
+                self.found.push(item);
+            }
+            index += 1;
+        }
+        Ok(None)
+    }
+}
+
+impl fmt::Display for JsonPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, step) in self.steps.iter().enumerate() {
+            match step {
+                Step::Key(key) if index == 0 => f.write_str(key)?,
+                Step::Key(key) => write!(f, ".{key}")?,
+                Step::Index(number) => write!(f, "[{number}]")?,
+                Step::Every => f.write_str("[*]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<String> for JsonPath {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<JsonPath> for String {
+    fn from(path: JsonPath) -> Self {
+        path.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(path: &str, document: &str) -> Result<Vec<String>, JsonFault> {
+        JsonPath::parse(path).unwrap().texts(document.as_bytes())
+    }
+
+    #[test]
+    fn values_by_their_path() {
+        let document = r#"{"a":{"b":"x\u0041","n":1.50},"l":[{"c":1},{"c":true}],"z":null}"#;
+        assert_eq!(texts("a.b", document).unwrap(), ["xA"]);
+        assert_eq!(texts("a.n", document).unwrap(), ["1.50"]);
+        assert_eq!(texts("l[*].c", document).unwrap(), ["1", "true"]);
+        assert_eq!(texts("l[1].c", document).unwrap(), ["true"]);
+        assert_eq!(texts("l.1.c", document).unwrap(), ["true"]);
+        assert_eq!(texts("0.c", "[{\"c\":7}]").unwrap(), ["7"]);
+        for absent in ["x", "a.x", "a.b.c", "l[2].c", "z", "l.c"] {
+            assert!(matches!(texts(absent, document), Err(JsonFault::Absent(_))), "{absent}");
+        }
+        assert!(matches!(texts("a", document), Err(JsonFault::NotScalar(_))));
+    }
+
+    #[test]
+    fn what_two_parsers_could_read_differently_is_refused() {
+        for document in
+            [r#"{"ref":"good","ref":"evil"}"#, r#"{"ref":"good","Ref":"evil"}"#, r#"{"ref":"good","\u0072ef":"evil"}"#]
+        {
+            assert!(matches!(texts("ref", document), Err(JsonFault::Repeated(_))), "{document}");
+        }
+        for document in ["", "{", "{\"ref\":1}x", "\u{feff}{\"ref\":1}", "{\"ref\":\"\\ud800\"}"] {
+            assert_eq!(texts("ref", document), Err(JsonFault::NotJson), "{document}");
+        }
+        assert_eq!(texts("ref", r#"{"Ref":1,"ref":"x"}"#), Err(JsonFault::Repeated("Ref".into())));
+    }
+
+    #[test]
+    fn paths_are_read_or_refused() {
+        for good in ["a", "a.b", "a[0]", "a[*].b", "a[]", "0.a", "[*].a"] {
+            assert!(JsonPath::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "a.", ".a", "a[", "a[x]", "a]", "a..b"] {
+            assert!(JsonPath::parse(bad).is_err() || bad == "a]", "{bad}");
+        }
+    }
+}

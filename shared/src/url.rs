@@ -1,0 +1,167 @@
+//! URLs of what the relay fetches: https, a host by its name, a path; nothing that could be read in two
+//! ways.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::HostName;
+
+/// An https URL with a host name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HttpsUrl {
+    host: HostName,
+    port: u16,
+    target: String,
+}
+
+impl HttpsUrl {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let rest = text.strip_prefix("https://").ok_or("it does not begin with https://")?;
+        let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return Err("it has a user name");
+        }
+        let (name, port) = match authority.split_once(':') {
+            None => (authority, 443),
+            Some((name, digits)) => (name, digits.parse().map_err(|_| "its port is no number")?),
+        };
+        let host = HostName::parse(name).filter(|_| name.contains('.')).ok_or("its host is no host name")?;
+        // A name whose last label is a number is read as an address by some.
+        if name.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit())) {
+            return Err("its host is an address");
+        }
+        let target = if target.is_empty() { "/" } else { target };
+        let plain = target.starts_with('/') && target.bytes().all(|byte| matches!(byte, 0x21..=0x7e) && byte != b'#');
+        if !plain || target.split('?').next().is_some_and(|path| path.contains("/../") || path.ends_with("/..")) {
+            return Err("its path has something that could be read in two ways");
+        }
+        Ok(Self { host, port, target: target.to_owned() })
+    }
+
+    /// The host.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.host.as_str()
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Path and query.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+}
+
+impl fmt::Display for HttpsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, target } = self;
+        if *port == 443 { write!(f, "https://{host}{target}") } else { write!(f, "https://{host}:{port}{target}") }
+    }
+}
+
+/// A host name in which `*` stands for one whole label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostPattern(String);
+
+impl HostPattern {
+    /// Reads a pattern such as `sns.*.amazonaws.com`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let plain = text.replace('*', "x");
+        let stars = text.split('.').all(|label| label == "*" || !label.contains('*'));
+        let named = text.split('.').rev().take(2).all(|label| label != "*");
+        if !stars || !named || !text.contains('.') || HostName::parse(&plain).is_none() {
+            return Err(format!("{text:?} is no host such as keys.example.com or sns.*.amazonaws.com"));
+        }
+        Ok(Self(text.to_ascii_lowercase()))
+    }
+
+    /// Whether it stands for this host.
+    #[must_use]
+    pub fn matches(&self, host: &str) -> bool {
+        let (mut pattern, mut labels) = (self.0.split('.'), host.split('.'));
+        loop {
+            match (pattern.next(), labels.next()) {
+                (None, None) => return true,
+                (Some(wanted), Some(label)) if wanted == "*" || wanted.eq_ignore_ascii_case(label) => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for HostPattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<HostPattern> for String {
+    fn from(pattern: HostPattern) -> Self {
+        pattern.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_https_urls() {
+        let url = HttpsUrl::parse("https://sns.us-east-1.amazonaws.com/a.pem?x=1").unwrap();
+        assert_eq!((url.host(), url.port(), url.target()), ("sns.us-east-1.amazonaws.com", 443, "/a.pem?x=1"));
+        assert_eq!(url.to_string(), "https://sns.us-east-1.amazonaws.com/a.pem?x=1");
+        for bad in [
+            "http://a.example/",
+            "https://",
+            "https://a/",
+            "https://127.0.0.1/",
+            "https://0x7f.1/",
+            "https://[::1]/",
+            "https://good.example@evil.example/",
+            "https://a.example:x/",
+            "https://a.example/#b",
+            "https://a.example#@b.example/",
+            "https://a.example/../b",
+            "https://a.example\\@b.example/",
+            "https://a.example/ b",
+        ] {
+            assert!(HttpsUrl::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_star_is_one_label() {
+        let pattern = HostPattern::parse("sns.*.amazonaws.com").unwrap();
+        assert!(pattern.matches("sns.eu-west-1.amazonaws.com"));
+        for other in
+            ["sns.amazonaws.com", "sns.a.b.amazonaws.com", "sns.a.amazonaws.com.evil.example", "xsns.a.amazonaws.com"]
+        {
+            assert!(!pattern.matches(other), "{other}");
+        }
+        for bad in ["*", "*.com", "a.*", "a*.example.com", "a b.example.com", ""] {
+            assert!(HostPattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
