@@ -600,3 +600,43 @@ def fireblocks(key, now):
 @provider("wix")
 def wix(key, now):
     return pem(key.rsa.public_key()), {"Content-Type": "text/plain"}, rs({"data": "{}", "exp": now + 10}, key).encode()
+
+
+# Handshakes that are signed by a key pair.
+
+
+def discord_handshakes(key):
+    """Discord's two pings: of interactions, and of webhook events."""
+    raw = key.ed25519.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    pings = []
+    for body, status, answer in [
+        ('{"type":1}', 200, '{"type":1}'),
+        ('{"version":1,"application_id":"1","type":0}', 204, ""),
+    ]:
+        signature = key.ed25519.sign(f"{NOW}{body}".encode()).hex()
+        headers = {"X-Signature-Timestamp": str(NOW), "X-Signature-Ed25519": signature}
+        pings.append({"secret": raw.hex(), "headers": headers, "body": body, "status": status, "answer": answer})
+    return pings
+
+
+def sns_confirmations(key, other):
+    """Amazon SNS asks for a subscription to be confirmed: rightly, by somebody else's key, and leading elsewhere."""
+
+    def message(by, url):
+        message = {
+            "Type": "SubscriptionConfirmation", "MessageId": "m-2", "Token": "t-1", "TopicArn": "arn:aws:sns:eu-west-1:1:t",
+            "Message": "You have chosen to subscribe", "SubscribeURL": url, "Timestamp": iso(NOW), "SignatureVersion": "2",
+            "SigningCertURL": "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-1.pem",
+        }
+        names = ["Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"]
+        signed = "".join(f"{name}\n{message[name]}\n" for name in names)
+        message["Signature"] = b64(by.rsa.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))
+        return json.dumps(message)
+
+    confirm = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=t-1"
+    return {
+        "certificate": certificate(key),
+        "good": message(key, confirm),
+        "forged": message(other, confirm),
+        "elsewhere": message(key, "https://evil.example.com/?Action=ConfirmSubscription&Token=t-1"),
+    }

@@ -141,10 +141,17 @@ impl Fetcher {
             let body = Limited::new(answer.into_body(), most).collect().await.map_err(|error| http(&error))?;
             Ok(body.to_bytes())
         };
-        // The connection is driven here, and dropped with the answer: nothing outlives this call.
+        // The connection is driven here, and dropped with the answer: nothing outlives this call. Its end is
+        // no end of the answer, which may still be on its way to us.
+        let driving = async {
+            if let Err(error) = connection.await {
+                tracing::debug!(%url, %error, "the connection");
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             answer = asking => answer,
-            ended = connection => Err(http(&ended.err().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string()))),
+            () = driving => Err(http(&"the connection ended")),
         }
     }
 

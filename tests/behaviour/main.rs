@@ -1,10 +1,15 @@
 //! All end-to-end tests, in modules named by behaviour.
 
 mod availability;
+mod challenges;
+mod checks;
 mod corpora;
+mod fetched;
 mod gate;
 mod http;
 mod judge;
 mod limits;
 mod programs;
+mod reload;
+mod replay;
 mod second_gate;

@@ -6,6 +6,7 @@ pub mod application;
 pub mod corpus;
 pub mod h2_frames;
 pub mod process;
+pub mod publisher;
 pub mod rogue;
 pub mod sender;
 pub mod stage;

@@ -69,6 +69,11 @@ impl Answer {
 impl Edge {
     /// A TLS connection with this ALPN and SNI (`None`: no SNI).
     pub async fn tls(&self, alpn: &[u8], sni: Option<&str>) -> io::Result<TlsStream<TcpStream>> {
+        self.tls_behind(b"", alpn, sni).await
+    }
+
+    /// The same, with bytes in clear text before the handshake: what a load balancer says.
+    pub async fn tls_behind(&self, before: &[u8], alpn: &[u8], sni: Option<&str>) -> io::Result<TlsStream<TcpStream>> {
         let mut config = rustls::ClientConfig::builder_with_provider(crypto_provider())
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -78,8 +83,9 @@ impl Edge {
         config.alpn_protocols = vec![alpn.to_vec()];
         config.enable_sni = sni.is_some();
         let name = ServerName::try_from(sni.unwrap_or(&self.host).to_owned()).unwrap();
-        let stream = TcpStream::connect(self.address).await?;
+        let mut stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
+        stream.write_all(before).await?;
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 

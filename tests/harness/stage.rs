@@ -178,6 +178,16 @@ impl Stage {
         within("the agent stops", self.agent.take().unwrap().shutdown()).await;
     }
 
+    /// The file of deliveries.
+    pub fn deliveries(&self) -> PathBuf {
+        self.dir.path().join("deliveries.db")
+    }
+
+    /// Offers a policy that may be wrong.
+    pub fn try_policy(&self, policy: &Policy) -> Result<(), String> {
+        self.agent.as_ref().unwrap().replace_policy(policy).map_err(|problems| problems.to_string())
+    }
+
     /// Offers another policy.
     pub fn replace_policy(&mut self, policy: Policy) {
         self.agent.as_ref().unwrap().replace_policy(&policy).unwrap();
@@ -207,6 +217,32 @@ impl Stage {
     pub async fn reported(&self, what: &str, wanted: impl Fn(&Report) -> bool) {
         eventually(what, || self.reports.lock().unwrap().iter().any(&wanted)).await;
     }
+}
+
+/// What the relay says when it refuses the plan's agent.
+pub async fn refused(plan: Plan) -> String {
+    let dir = TempDir::new().unwrap();
+    let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+    let relay = Relay::start(settings(&plan, dir.path(), any, any), plan.clock.clone()).unwrap();
+    let join = relay.add_agent(&agent_name()).unwrap();
+    let credential = Secret::mint().unwrap();
+    relay.store().join(&join.secret, &credential.digest(), plan.clock.now()).unwrap().unwrap();
+    let (reporter, _reports) = report::channel();
+    let address = relay.tunnel_address().to_string();
+    let settings = AgentSettings {
+        relay: RelayAddress { address, pin: relay.pin(), credential },
+        host: Some(HOST.to_owned()),
+        policy: plan.policy,
+        application: Upstream::Host("127.0.0.1:1".to_owned()),
+        drain: plan.limits.drain,
+        pairing: None,
+    };
+    let agent = Agent::start(settings, plan.clock, reporter, |_| {});
+    let mut agent = agent.unwrap_or_else(|problems| panic!("{problems}"));
+    let error = within("the relay refuses", agent.ended()).await.unwrap_err().to_string();
+    within("the agent stops", agent.shutdown()).await;
+    within("the relay stops", relay.shutdown(plan.limits.drain)).await;
+    error
 }
 
 fn agent_name() -> AgentName {

@@ -18,6 +18,18 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until the condition holds, in a test without a runtime.
+///
+/// # Panics
+/// At the deadline, with `what`.
+pub fn happens(what: &str, mut condition: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !condition() {
+        assert!(since.elapsed() < DEADLINE, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Runs a future to its end.
 ///
 /// # Panics

@@ -214,8 +214,15 @@ where
         let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
         Ok((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
     };
+    // The connection's end is no end of the answer, which may still be on its way to us.
+    let driving = async {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "the connection");
+        }
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         answer = asking => answer,
-        ended = connection => Err(failed(&ended.err().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string()))),
+        () = driving => Err(failed(&"the connection ended")),
     }
 }

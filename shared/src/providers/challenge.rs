@@ -161,11 +161,7 @@ impl Challenge {
         if self.method.as_ref().is_some_and(|method| method != request.head.method.as_str()) {
             return false;
         }
-        let reads_body = |condition: &Condition| match condition {
-            Condition::Value(required) => required.at.is_in_body(),
-            Condition::Present { has } => has.is_in_body(),
-        };
-        if !has_body && self.conditions.iter().any(reads_body) {
+        if !has_body && self.needs_body() {
             return false;
         }
         self.conditions.iter().all(|condition| match condition {

@@ -1,0 +1,192 @@
+//! Deliveries that come twice: what the corpus asks for, and what the three ways of answering do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use hookward_agent::report::Report;
+use hookward_shared::clock::UnixMillis;
+use hookward_shared::limits::Limits;
+use hookward_shared::policy::Policy;
+use hookward_shared::refusal::Check;
+use hookward_tests::application::{Application, Reply};
+use hookward_tests::corpus::{bytes, cases};
+use hookward_tests::sender::github_signature;
+use hookward_tests::stage::{PREFIX, Plan, Stage, clock_at, policy};
+use serde::Deserialize;
+
+fn remembering(provider: &str, secret: &[u8], on_duplicate: &str) -> Policy {
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::write(dir.path().join("secret"), secret).unwrap();
+    policy(&format!(
+        "[[route]]\npath = '{PREFIX}/**'\nreplay = {{ on_duplicate = '{on_duplicate}', window = '1h' }}\n\
+         [[route.accept]]\nverify = {{ provider = '{provider}', secret = 'file:{}/secret' }}",
+        dir.path().display(),
+    ))
+}
+
+#[derive(Deserialize)]
+struct Case {
+    id: String,
+    group: String,
+    title: String,
+    headers: Vec<(String, String)>,
+    body_b64: String,
+    secrets_b64: Vec<String>,
+    now: u64,
+}
+
+/// A stage for a case, whose application answers what the number says.
+async fn stage_of(case: &Case, on_duplicate: &str, limits: Limits) -> (Application, Arc<AtomicU16>, Stage) {
+    let status = Arc::new(AtomicU16::new(200));
+    let answers = Arc::clone(&status);
+    let application =
+        Application::start(move |_| Reply::Full(answers.load(Ordering::SeqCst), Vec::new(), Vec::new())).await;
+    let policy = remembering("stripe", &bytes(&case.secrets_b64[0]), on_duplicate);
+    let plan = Plan { policy, limits, clock: clock_at(case.now), ..Plan::default() };
+    let stage = Stage::start(application.address, plan).await;
+    (application, status, stage)
+}
+
+async fn send(stage: &Stage, case: &Case) -> u16 {
+    let headers: Vec<_> = case.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    stage.edge.post(PREFIX, &headers, &bytes(&case.body_b64)).await.status
+}
+
+/// Another signed request with the same body: the key is the case's, the time a second later.
+fn signed_later(case: &Case) -> (String, u64) {
+    use hmac::{Hmac, KeyInit, Mac};
+    let at = case.now + 1;
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&bytes(&case.secrets_b64[0])).unwrap();
+    mac.update(format!("{at}.").as_bytes());
+    mac.update(&bytes(&case.body_b64));
+    (format!("t={at},v1={}", data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes())), at)
+}
+
+#[tokio::test]
+async fn the_corpus() {
+    let mut judged = 0;
+    for case in cases::<Case>("signature_attacks_dev").into_iter().filter(|case| case.group == "replay") {
+        match case.title.as_str() {
+            "same body, other id, valid signature" => {
+                let (application, _, stage) = stage_of(&case, "refuse", Limits::default()).await;
+                assert_eq!(send(&stage, &case).await, 200);
+                let (header, _) = signed_later(&case);
+                let answer = stage.edge.post(PREFIX, &[("Stripe-Signature", &header)], &bytes(&case.body_b64)).await;
+                assert_eq!(answer.status, 200, "another delivery");
+                assert_eq!(application.log.take().len(), 2);
+            }
+            "same request after the relay restarts, inside the tolerance" => {
+                let (application, _, mut stage) = stage_of(&case, "refuse", Limits::default()).await;
+                assert_eq!(send(&stage, &case).await, 200);
+                assert_eq!(send(&stage, &case).await, 403);
+                let opened = stage.tunnels_opened();
+                stage.stop_relay().await;
+                stage.start_relay().await;
+                hookward_tests::wait::eventually("the agent is back", || stage.tunnels_opened() > opened).await;
+                assert_eq!(send(&stage, &case).await, 403, "still remembered");
+                assert_eq!(application.log.take().len(), 1);
+            }
+            "same request after the tolerance" => {
+                let (application, _, stage) = stage_of(&case, "forward", Limits::default()).await;
+                assert_eq!(send(&stage, &case).await, 200);
+                stage.clock.set(UnixMillis((case.now + 301) * 1000));
+                assert_eq!(send(&stage, &case).await, 403);
+                assert_eq!(application.log.take().len(), 1);
+            }
+            "first try answered 503 (not stored), then again" => {
+                let (application, status, stage) = stage_of(&case, "refuse", Limits::default()).await;
+                status.store(503, Ordering::SeqCst);
+                assert_eq!(send(&stage, &case).await, 503);
+                status.store(200, Ordering::SeqCst);
+                assert_eq!(send(&stage, &case).await, 200, "the sender tries again");
+                assert_eq!(send(&stage, &case).await, 403, "and now it was delivered");
+                assert_eq!(application.log.take().len(), 2);
+            }
+            "first try stored but the answer lost (client cut), then again" => {
+                let (application, _, stage) = stage_of(&case, "acknowledge", Limits::default()).await;
+                let headers: Vec<_> =
+                    case.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                // The answer is never read: the connection is dropped once the application has answered.
+                let mut connection = stage.edge.http1().await;
+                connection.send("POST", PREFIX, &stage.edge.host, &headers, &bytes(&case.body_b64)).await;
+                connection.head().await.unwrap();
+                drop(connection);
+                assert_eq!(send(&stage, &case).await, 200, "acknowledged");
+                assert_eq!(application.log.take().len(), 1, "and not delivered twice");
+                let acknowledged = |report: &Report| matches!(report, Report::Refused(told) if told.answered && told.check == Check::Replay);
+                stage.reported("the owner is told", acknowledged).await;
+            }
+            // The file of deliveries is filled with a million rows as quickly as SQLite takes them, and the relay
+            // must still know the first.
+            "1 000 000 distinct ids in the window, then the first again" => {
+                let (application, _, mut stage) = stage_of(&case, "refuse", Limits::default()).await;
+                assert_eq!(send(&stage, &case).await, 200);
+                stage.stop_relay().await;
+                fill(&stage.deliveries(), 1_000_000, (case.now + 3600) * 1000);
+                let opened = stage.tunnels_opened();
+                stage.start_relay().await;
+                hookward_tests::wait::eventually("the agent is back", || stage.tunnels_opened() > opened).await;
+                assert_eq!(send(&stage, &case).await, 403, "nothing is forgotten inside the window");
+                let (header, _) = signed_later(&case);
+                let answer = stage.edge.post(PREFIX, &[("Stripe-Signature", &header)], &bytes(&case.body_b64)).await;
+                assert_eq!(answer.status, 200, "and a new one passes");
+                assert_eq!(application.log.take().len(), 2);
+            }
+            other => panic!("{}: {other}", case.id),
+        }
+        judged += 1;
+    }
+    assert_eq!(judged, 6);
+}
+
+fn fill(path: &std::path::Path, rows: u64, until_ms: u64) {
+    let mut connection = rusqlite::Connection::open(path).unwrap();
+    let transaction = connection.transaction().unwrap();
+    {
+        let mut insert = transaction.prepare("INSERT INTO deliveries VALUES (?1, ?2, 0)").unwrap();
+        for n in 0..rows {
+            let mut key = [0_u8; 32];
+            key[..8].copy_from_slice(&n.to_be_bytes());
+            insert.execute(rusqlite::params![key, i64::try_from(until_ms).unwrap()]).unwrap();
+        }
+    }
+    transaction.commit().unwrap();
+}
+
+#[tokio::test]
+async fn a_full_memory_refuses_for_now_and_never_forgets() {
+    let case = cases::<Case>("signature_attacks_dev").into_iter().find(|case| case.group == "replay").unwrap();
+    let (application, _, stage) = stage_of(&case, "refuse", Limits { deliveries: 1, ..Limits::default() }).await;
+    assert_eq!(send(&stage, &case).await, 200);
+    let (header, _) = signed_later(&case);
+    let answer = stage.edge.post(PREFIX, &[("Stripe-Signature", &header)], &bytes(&case.body_b64)).await;
+    assert_eq!((answer.status, answer.code()), (503, Some("busy")), "an outage is never a 4xx");
+    assert!(answer.header("retry-after").is_some());
+    assert_eq!(send(&stage, &case).await, 403);
+    assert_eq!(application.log.take().len(), 1);
+}
+
+/// GitHub's delivery id is not covered by its signature: the signature identifies the delivery, and a
+/// forged id changes nothing. Standard Webhooks signs its id.
+#[tokio::test]
+async fn what_identifies_a_delivery() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = Stage::start(
+        application.address,
+        Plan { policy: remembering("github", b"secret", "forward"), ..Plan::default() },
+    )
+    .await;
+    let signature = github_signature("secret", b"{}");
+    for id in ["1", "2", "1"] {
+        let headers = [("X-Hub-Signature-256", signature.as_str()), ("X-GitHub-Delivery", id)];
+        assert_eq!(stage.edge.post(PREFIX, &headers, b"{}").await.status, 200, "forwarded, and told");
+    }
+    assert_eq!(application.log.take().len(), 3);
+    let told = || {
+        let reports = stage.reports.lock().unwrap();
+        let is =
+            |report: &&Report| matches!(report, Report::Refused(told) if told.check == Check::Replay && told.observed);
+        reports.iter().filter(is).count()
+    };
+    hookward_tests::wait::eventually("the second and the third came before", || told() == 2).await;
+}
