@@ -188,8 +188,8 @@ def mandrill(key, now):
 
 @provider("plivo", url=True)
 def plivo(key, now):
-    pairs = [("To", "1415"), ("From", "1800")]
-    signed = f"{ORIGIN}/flexdeploy/webhooks/v1/in?a=1&data.id=ABC." + sorted_form(pairs) + ".nonce1"
+    pairs = [("To", "1415"), ("From", "1800"), ("To", "1415")]
+    signed = f"{ORIGIN}/flexdeploy/webhooks/v1/in?a=1&data.id=ABC.From1800To1415To1415.nonce1"
     headers = {"Content-Type": FORM, "X-Plivo-Signature-V3-Nonce": "nonce1", "X-Plivo-Signature-V3": b64(mac(key.secret, signed.encode()))}
     return text(key), headers, urllib.parse.urlencode(pairs).encode()
 
@@ -262,6 +262,12 @@ def mercadopago(key, now):
 @provider("mercadopago", covers_body=False)
 def mercadopago_without_request_id(key, now):
     signed = f"id:abc;ts:{now};"
+    return text(key), {"x-signature": f"ts={now},v1={mac(key.secret, signed.encode()).hex()}"}, BODY
+
+
+@provider("mercadopago", covers_body=False)
+def mercadopago_as_received(key, now):
+    signed = f"id:ABC;ts:{now};"
     return text(key), {"x-signature": f"ts={now},v1={mac(key.secret, signed.encode()).hex()}"}, BODY
 
 

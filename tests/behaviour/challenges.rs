@@ -242,7 +242,9 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
     let twitch = r#"{"challenge":"pogchamp-kappa-360noscope"}"#;
     let xero = r#"{"events":[],"firstEventSequence": 0,"lastEventSequence": 0}"#;
     let front = "{}";
-    let cases: Vec<(&str, &str, Vec<(&str, String)>, &str, String)> = vec![
+    /// Provider, method, headers, body, and the body of the answer.
+    type Signed<'a> = (&'a str, &'a str, Vec<(&'a str, String)>, &'a str, String);
+    let cases: Vec<Signed<'_>> = vec![
         (
             "slack",
             "POST",

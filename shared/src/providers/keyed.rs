@@ -559,16 +559,17 @@ impl Required {
     }
 }
 
-/// The members of a list, by a separator that may have several characters.
+/// The members of a list, by a separator that may have several characters. Around the members of a
+/// list there may be blanks, as around those of any header's list (RFC 9110, 5.6.1).
 fn split<'f>(field: &'f [u8], separator: &[u8]) -> Vec<&'f [u8]> {
     let mut members = Vec::new();
     let mut rest = field;
     while let Some(at) = memchr::memmem::find(rest, separator) {
         let (member, after) = rest.split_at(at);
-        members.push(member);
+        members.push(member.trim_ascii());
         rest = after.get(separator.len()..).unwrap_or_default();
     }
-    members.push(rest);
+    members.push(rest.trim_ascii());
     members
 }
 
@@ -670,6 +671,7 @@ mod tests {
         let signed = |list: String, now| verify(scheme, "key", &[("x", &list), ("x-id", "id")], now);
         let good = format!("t={now},v0=00,v1=00,v1={TIMED_HEX}");
         assert_eq!(signed(good.clone(), now), Ok(()));
+        assert_eq!(signed(good.replace(',', ", "), now), Ok(()), "WorkOS writes a blank after the comma");
         assert_eq!(signed(good.clone(), now + 301_000), Err(SignatureFault::Stale(301, 300)));
         assert_eq!(signed(good.clone(), now - 301_000), Err(SignatureFault::Future(301, 300)));
         for bad in [

@@ -1,7 +1,7 @@
 //! Puts together what a provider signed: a template filled from a request.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use http::header;
@@ -219,7 +219,7 @@ fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
     let broken = || SignatureFault::Malformed("the query".to_owned(), "it can't be read");
     let path = String::from_utf8_lossy(request.head.path()).replace('&', "%26");
     let path = if path.len() > 1 { path.trim_end_matches('/') } else { &path };
-    let mut names: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+    let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)? {
         if name.as_ref() != b"jwt" {
             names.entry(escape(&name, PLAIN)).or_default().push(escape(&value, PLAIN));
@@ -233,14 +233,11 @@ fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
     Ok(format!("{}&{path}&{query}", request.head.method).into_bytes())
 }
 
-/// Names and values, sorted, each value of a name once.
-type SortedPairs = BTreeSet<(Vec<u8>, Vec<u8>)>;
-
-/// The pairs of a urlencoded body, decoded, sorted by name, each value of a name once; a request
-/// without a body has none. Another kind of body would not be covered.
-fn form_pairs(request: &Request<'_>) -> Result<SortedPairs, SignatureFault> {
+/// The pairs of a urlencoded body, decoded, sorted by name and value; a request without a body has
+/// none. Another kind of body would not be covered.
+fn form_pairs(request: &Request<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SignatureFault> {
     if request.body.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(Vec::new());
     }
     let kind = request.head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_form = kind
@@ -249,11 +246,16 @@ fn form_pairs(request: &Request<'_>) -> Result<SortedPairs, SignatureFault> {
         .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"));
     let pairs = form::pairs(request.body).filter(|_| is_form);
     let pairs = pairs.ok_or_else(|| SignatureFault::Malformed("the body".to_owned(), "it is no form"))?;
-    Ok(pairs.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
+    let mut pairs: Vec<_> = pairs.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+    pairs.sort();
+    Ok(pairs)
 }
 
+/// Twilio's way: each value of a name counts once (npm twilio 6.2.0, `webhooks.ts`).
 fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
-    Ok(form_pairs(request)?.into_iter().flat_map(|(name, value)| [name, value]).flatten().collect())
+    let mut pairs = form_pairs(request)?;
+    pairs.dedup();
+    Ok(pairs.into_iter().flat_map(|(name, value)| [name, value]).flatten().collect())
 }
 
 /// The headers that a header names, in its order: `name:value`, joined by `;`. The list must not be
@@ -308,7 +310,8 @@ fn sns(body: &[u8]) -> Result<Vec<u8>, SignatureFault> {
     Ok(text.into_bytes())
 }
 
-/// Plivo, version 3: the URL with its query sorted, then the sorted form, then the nonce
+/// Plivo, version 3: the URL with its query sorted, then the sorted form, of which every value counts,
+/// then the nonce
 /// (PyPI plivo 4.63.0, `utils/signature_v3.py`).
 fn plivo(request: &Request<'_>, origin: &str) -> Result<Vec<u8>, SignatureFault> {
     const NONCE: &str = "header:X-Plivo-Signature-V3-Nonce";
