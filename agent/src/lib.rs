@@ -23,6 +23,7 @@ use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
 use hookward_shared::current::Current;
+use hookward_shared::gate::rate::Meter;
 use hookward_shared::gate::{Gate, Side};
 use hookward_shared::limits::AGENT_BODY_BUDGET;
 use hookward_shared::policy::Policy;
@@ -89,6 +90,7 @@ impl Agent {
             pairing: settings.pairing,
             clock: clock.clone(),
             pool: Pool::new(settings.application, tasks.clone(), stop.clone()),
+            diagnoses: Meter::default(),
             cases: LetterCases::default(),
             reporter: reporter.clone(),
             budget: BodyBudget::new(AGENT_BODY_BUDGET),

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use hookward_shared::budget::{BodyBudget, Charge};
 use hookward_shared::clock::{Clock, UnixMillis};
 use hookward_shared::current::Current;
+use hookward_shared::gate::rate::{Meter, Rate};
 use hookward_shared::gate::{Decision, Gate, HeadVerdict, Permit, Request, RequestHead, State};
 use hookward_shared::headers::{passes_to_sender, trailer_passes};
 use hookward_shared::limits::{GATHER, SMALL_BODY};
@@ -40,6 +41,9 @@ use crate::upstream::{self, UpstreamBody};
 /// For the head of an exchange, whose first bytes opened the stream.
 const HEAD: Duration = Duration::from_secs(10);
 
+/// Wrong signatures that are looked into: each costs some tries, and strangers send them.
+const DIAGNOSES_A_SECOND: u32 = 4;
+
 /// What every exchange of one agent shares.
 pub struct Replay {
     /// The agent's copy of the policy, as it is in force.
@@ -50,6 +54,8 @@ pub struct Replay {
     pub clock: Clock,
     /// Connections to the application.
     pub pool: Pool,
+    /// Diagnoses of the last moment.
+    pub diagnoses: Meter,
     /// How header names are spelled.
     pub cases: LetterCases,
     /// Where to say what happened.
@@ -246,7 +252,8 @@ impl Exchange<'_> {
         body: &[u8],
         now: UnixMillis,
     ) -> Refusal {
-        if refusal.check != Check::Signature {
+        if refusal.check != Check::Signature || !self.replay.diagnoses.admit(Rate::per_second(DIAGNOSES_A_SECOND), now)
+        {
             return refusal;
         }
         let (method, target, headers) = (&request.method, &request.target, &request.headers);

@@ -8,7 +8,7 @@ use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
 use hookward_shared::current::Current;
 use hookward_shared::gate::{Gate, Side};
-use hookward_shared::policy::file;
+use hookward_shared::policy::{Accept, file};
 use hookward_shared::reload::Reloads;
 use hookward_shared::secret::ProcessSecrets;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +74,10 @@ fn read(path: &Path, clock: &Clock, lists: &AddressLists) -> Result<Arc<Gate>, P
     let observes = |route: &hookward_shared::policy::Route| route.mode != hookward_shared::policy::Mode::Enforce;
     if loaded.policy.routes.iter().any(observes) {
         return Err(problem("observe_until: a floor does not observe, it is what nobody relaxes".to_owned()));
+    }
+    let asks = |accept: &Accept| accept.token.is_some() || accept.basic.is_some();
+    if loaded.policy.routes.iter().flat_map(|route| &route.accept).any(asks) {
+        return Err(problem("a floor asks for no token: it would travel on to every application".to_owned()));
     }
     if loaded.policy.routes.iter().any(|route| route.replay.is_some()) {
         return Err(problem("replay is a matter of each tunnel's policy".to_owned()));

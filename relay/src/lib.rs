@@ -25,7 +25,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use hookward_shared::addresses::NamedSets;
@@ -34,6 +33,7 @@ use hookward_shared::clock::Clock;
 use hookward_shared::config::Problems;
 use hookward_shared::gate::State;
 use hookward_shared::gate::address::AddressSet;
+use hookward_shared::gate::rate::Meter;
 use hookward_shared::join_token::JoinToken;
 use hookward_shared::names::AgentName;
 use hookward_shared::process;
@@ -206,7 +206,7 @@ impl Relay {
             keys: PublicKeys::new(fetcher.clone(), tasks.clone()),
             fetcher: fetcher.clone(),
             replays: replays.replays.clone(),
-            diagnoses: AtomicU64::new(0),
+            diagnoses: Meter::default(),
             budget: budget.clone(),
             in_progress: Places::default(),
             ports: Ports { listener: listener_port, public: public_port },

@@ -217,18 +217,51 @@ impl Keeper {
                 let count = queue.asked.len().min(BATCH);
                 queue.asked.drain(..count).collect::<Vec<_>>()
             };
-            if let Err(error) = self.commit(batch) {
-                // The answers of the batch were dropped with it: their requests are refused for now.
+            if let Err((error, batch)) = self.commit(batch) {
                 tracing::error!(%error, "the file of deliveries");
+                self.put_back(batch);
             }
         }
     }
 
+    /// After a failure: claims are dropped, and with their answers the requests are refused for now. What ends
+    /// a claim is asked again, or its delivery would stay on its way for ever.
+    fn put_back(&self, batch: Vec<Asked>) {
+        let mut queue = self.shared.lock();
+        for asked in batch.into_iter().rev().filter(|asked| !matches!(asked, Asked::Claim { .. })) {
+            queue.asked.push_front(asked);
+        }
+        if !queue.ended {
+            // A full disk is not asked again at once.
+            drop(self.shared.news.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner));
+        } else {
+            queue.asked.clear();
+        }
+    }
+
     /// Does what a batch asks, in one transaction; answers are given once it is on disk.
-    fn commit(&mut self, batch: Vec<Asked>) -> Result<(), rusqlite::Error> {
+    fn commit(&mut self, batch: Vec<Asked>) -> Result<(), (rusqlite::Error, Vec<Asked>)> {
+        let claimed = match self.write(&batch) {
+            Ok(claimed) => claimed,
+            Err(error) => return Err((error, batch)),
+        };
+        let mut claimed = claimed.into_iter();
+        for asked in batch {
+            // Whoever is gone gives the claim back with its guard.
+            match asked {
+                Asked::Claim { answer, .. } => drop(answer.send(claimed.next().unwrap_or(Claimed::Unknown))),
+                Asked::Confirm { answer, .. } => drop(answer.send(())),
+                Asked::Release { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what a batch asks. Gives the outcome of each claim, in order.
+    fn write(&mut self, batch: &[Asked]) -> Result<Vec<Claimed>, rusqlite::Error> {
         let now = self.clock.now();
         let transaction = self.connection.transaction()?;
-        let (mut claims, mut confirms) = (Vec::new(), Vec::new());
+        let mut claims = Vec::new();
         let mut count = self.count;
         {
             let mut find = transaction.prepare_cached("SELECT until_ms, holder FROM deliveries WHERE key = ?1")?;
@@ -238,7 +271,7 @@ impl Keeper {
             let mut release = transaction.prepare_cached("DELETE FROM deliveries WHERE key = ?1 AND holder = ?2")?;
             for asked in batch {
                 match asked {
-                    Asked::Claim { key, holder, until, answer } => {
+                    Asked::Claim { key, holder, until, .. } => {
                         let found: Option<(i64, i64)> =
                             find.query_row(params![key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
                         let claimed = match found {
@@ -247,16 +280,15 @@ impl Keeper {
                             Some((until_ms, _)) if until_ms > millis(now) => Claimed::Before,
                             None if count >= self.shared.most => Claimed::Unknown,
                             _ => {
-                                put.execute(params![key, millis(until), holder])?;
+                                put.execute(params![key, millis(*until), holder])?;
                                 count += u64::from(found.is_none());
                                 Claimed::New
                             }
                         };
-                        claims.push((answer, claimed));
+                        claims.push(claimed);
                     }
-                    Asked::Confirm { key, holder, answer } => {
+                    Asked::Confirm { key, holder, .. } => {
                         confirm.execute(params![key, holder])?;
-                        confirms.push(answer);
                     }
                     Asked::Release { key, holder } => count -= release.execute(params![key, holder])? as u64,
                 }
@@ -267,14 +299,7 @@ impl Keeper {
         }
         transaction.commit()?;
         self.count = count;
-        for (answer, claimed) in claims {
-            // Whoever is gone gives the claim back with its guard.
-            let _ = answer.send(claimed);
-        }
-        for answer in confirms {
-            let _ = answer.send(());
-        }
-        Ok(())
+        Ok(claims)
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::text;
+
 /// The byte of a hexadecimal digit pair.
 fn escape(bytes: &mut std::slice::Iter<'_, u8>) -> Option<u8> {
     let mut digit = || bytes.next().and_then(|byte| char::from(*byte).to_digit(16));
@@ -31,23 +33,35 @@ pub fn decode(text: &[u8], plus: bool) -> Option<Cow<'_, [u8]>> {
 /// One name with its value, decoded.
 pub type Pair<'t> = (Cow<'t, [u8]>, Cow<'t, [u8]>);
 
-/// All names and values in order. `None` for a broken escape.
+/// Most pairs of one form: what a stranger sends is read before its signature is known to be right, and a
+/// pair of two bytes takes fifty in memory. Frameworks take about as many (PHP's `max_input_vars`).
+const MOST_PAIRS: usize = 1000;
+
+/// All names and values in order. `None` for a broken escape, and for more than 1000 pairs.
 #[must_use]
 pub fn pairs(text: &[u8]) -> Option<Vec<Pair<'_>>> {
-    text.split(|byte| *byte == b'&')
-        .filter(|part| !part.is_empty())
-        .map(|part| {
+    each_pair(text).collect()
+}
+
+/// The pairs, one by one; `None` where they can't be read.
+fn each_pair(text: &[u8]) -> impl Iterator<Item = Option<Pair<'_>>> {
+    // Empty parts count, too: to skip millions of them is work as well.
+    text.split(|byte| *byte == b'&').enumerate().filter(|(at, part)| *at >= MOST_PAIRS || !part.is_empty()).map(
+        |(at, part)| {
+            if at >= MOST_PAIRS {
+                return None;
+            }
             let equals = part.iter().position(|byte| *byte == b'=').unwrap_or(part.len());
             let (name, value) = part.split_at(equals);
             Some((decode(name, true)?, decode(value.get(1..).unwrap_or_default(), true)?))
-        })
-        .collect()
+        },
+    )
 }
 
 /// Why there is not one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormFault {
-    /// A broken escape.
+    /// A broken escape, or too many pairs.
     Broken,
     /// The name stands more than once, or in another case too.
     Repeated,
@@ -59,10 +73,11 @@ pub enum FormFault {
 /// [`FormFault`]: a second one, also in another case, could be the one that the application reads.
 pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, FormFault> {
     let mut found = None;
-    for (key, value) in pairs(text).ok_or(FormFault::Broken)? {
+    for pair in each_pair(text) {
+        let (key, value) = pair.ok_or(FormFault::Broken)?;
         if key.as_ref() == name.as_bytes() && found.is_none() {
             found = Some(value);
-        } else if key.eq_ignore_ascii_case(name.as_bytes()) {
+        } else if text::same_name(&key, name.as_bytes()) {
             return Err(FormFault::Repeated);
         }
     }
@@ -117,6 +132,17 @@ mod tests {
         assert_eq!(single(b"b=1&b=2", "b"), Err(FormFault::Repeated));
         assert_eq!(single(b"b=1&%42=2", "b"), Err(FormFault::Repeated));
         assert_eq!(single(b"b=%4", "b"), Err(FormFault::Broken));
+        assert_eq!(single("status=ok&\u{17f}tatus=evil".as_bytes(), "status"), Err(FormFault::Repeated));
+    }
+
+    #[test]
+    fn a_form_of_many_pairs_is_not_read() {
+        assert_eq!(pairs("a&".repeat(MOST_PAIRS - 1).as_bytes()).unwrap().len(), MOST_PAIRS - 1);
+        for text in ["a&", "&"] {
+            let many = text.repeat(1_000_000) + "b=1";
+            assert_eq!(pairs(many.as_bytes()), None);
+            assert_eq!(single(many.as_bytes(), "b"), Err(FormFault::Broken));
+        }
     }
 
     #[test]

@@ -253,7 +253,8 @@ impl Gate {
     /// Notes a refusal by a check that only strangers fail: who keeps failing is locked out.
     pub fn note_refusal(&self, refusal: &Refusal, client: IpAddr, now: UnixMillis, state: &State) {
         let Some(lockout) = self.lockout else { return };
-        if matches!(refusal.check, Check::Token | Check::Signature) && !self.allows(client, state) {
+        let by_stranger = refusal.check == Check::Token || refusal.by_stranger;
+        if by_stranger && !self.allows(client, state) {
             state.note_failure(client, lockout, now);
         }
     }

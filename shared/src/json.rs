@@ -7,6 +7,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::text;
+
 /// Most values that one path may stand for: real batches have up to a hundred.
 const MOST_VALUES: usize = 1024;
 
@@ -163,7 +165,7 @@ impl<'d> Visitor<'d> for Below<'_, '_, 'd> {
                 continue;
             }
             map.next_value::<IgnoredAny>()?;
-            if name.eq_ignore_ascii_case(wanted) {
+            if text::same_name(name.as_bytes(), wanted.as_bytes()) {
                 repeated.get_or_insert(name);
             }
         }
@@ -246,6 +248,10 @@ mod tests {
         }
         for document in ["", "{", "{\"ref\":1}x", "\u{feff}{\"ref\":1}", "{\"ref\":\"\\ud800\"}"] {
             assert_eq!(texts("ref", document), Err(JsonFault::NotJson), "{document}");
+        }
+        // `ſ` and the Kelvin sign fold to `s` and `k` in Unicode, and in Go's parser.
+        for (name, document) in [("status", r#"{"status":1,"ſtatus":2}"#), ("key", "{\"key\":1,\"\u{212a}ey\":2}")] {
+            assert!(matches!(texts(name, document), Err(JsonFault::Repeated(_))), "{document}");
         }
         assert_eq!(texts("ref", r#"{"Ref":1,"ref":"x"}"#), Err(JsonFault::Repeated("Ref".into())));
     }

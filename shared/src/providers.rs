@@ -59,6 +59,13 @@ pub struct Provider {
     /// Where the kind of event stands.
     #[serde(default)]
     pub event: Option<Place>,
+    /// Whether all its customers' webhooks are signed with one key: a right signature says who sends, and
+    /// not for whom.
+    #[serde(default)]
+    pub shared_key: bool,
+    /// Whether one signature may stand for several deliveries, so that it does not tell them apart.
+    #[serde(default)]
+    pub signature_repeats: bool,
     /// Handshakes.
     #[serde(default, rename = "challenge")]
     pub challenges: Vec<Challenge>,
@@ -205,6 +212,12 @@ impl Provider {
     #[must_use]
     pub fn shape(&self) -> SecretShape {
         SecretShape { parts: self.parts.clone(), plain: self.plain.clone() }
+    }
+
+    /// Whether its secret can have several parts.
+    #[must_use]
+    pub fn has_parts(&self) -> bool {
+        !self.parts.is_empty()
     }
 
     /// How much of the body its signatures vouch for: of several ways, the least.

@@ -185,12 +185,14 @@ pub struct Refusal {
     pub why: String,
     /// Seconds after which it makes sense to try again, where that is known.
     pub retry_after: Option<u64>,
+    /// Whether only somebody without the secret fails so, and no provider whose clock or queue is behind.
+    pub by_stranger: bool,
 }
 
 impl Refusal {
     /// A refusal with the code's own status.
     pub fn new(check: Check, code: Code, why: impl Into<String>) -> Self {
-        Self { check, code, status: code.status(), why: why.into(), retry_after: None }
+        Self { check, code, status: code.status(), why: why.into(), retry_after: None, by_stranger: false }
     }
 
     /// The same, after so many milliseconds it makes sense to try again.

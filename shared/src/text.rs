@@ -2,6 +2,20 @@
 
 use std::fmt::{self, Write as _};
 
+/// Whether two names are the same to a reader that takes no notice of case. Two letters beyond ASCII fold to
+/// ASCII ones in Unicode (`ſ` to `s`, the Kelvin sign to `k`), and some readers follow that (Go's
+/// `encoding/json`).
+#[must_use]
+pub fn same_name(one: &[u8], other: &[u8]) -> bool {
+    if one.is_ascii() && other.is_ascii() {
+        return one.eq_ignore_ascii_case(other);
+    }
+    let folded = |name: &[u8]| {
+        String::from_utf8_lossy(name).replace('\u{17f}', "s").replace('\u{212a}', "k").to_ascii_lowercase()
+    };
+    folded(one) == folded(other)
+}
+
 /// Longest text from a stranger that is shown; the rest is cut.
 const SHOWN: usize = 200;
 

@@ -10,6 +10,7 @@ use hookward_shared::limits::Limits;
 use hookward_shared::policy::Policy;
 use hookward_shared::refusal::Check;
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::sender::hs256;
 use hookward_tests::sender::{Http1, github_signature};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy};
 use hookward_tests::wait::{eventually, within};
@@ -90,16 +91,6 @@ async fn a_json_web_token_that_says_what_it_must() {
     ] {
         assert_eq!(status(&stage, &[("Authorization", &forged)], b"{}").await, 403, "{forged}");
     }
-}
-
-/// A token as any issuer makes one.
-fn hs256(payload: &str, key: &[u8]) -> String {
-    use hmac::{Hmac, KeyInit, Mac};
-    let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
-    let signed = format!("{}.{}", encode(br#"{"alg":"HS256","typ":"JWT"}"#), encode(payload.as_bytes()));
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key).unwrap();
-    mac.update(signed.as_bytes());
-    format!("{signed}.{}", encode(&mac.finalize().into_bytes()))
 }
 
 #[tokio::test]

@@ -376,24 +376,24 @@ struct Vectors {
 }
 
 #[derive(Deserialize)]
-struct Vector {
-    id: String,
-    provider: String,
+pub(super) struct Vector {
+    pub(super) id: String,
+    pub(super) provider: String,
     /// The provider's variant, where it is not the usual one.
     #[serde(default)]
-    variant: Option<String>,
-    method: String,
+    pub(super) variant: Option<String>,
+    pub(super) method: String,
     /// The public URL as it is registered at the provider.
     #[serde(default)]
-    url: Option<String>,
+    pub(super) url: Option<String>,
     /// The request target.
     #[serde(default)]
-    path: Option<String>,
-    headers: Vec<(String, String)>,
-    body_b64: String,
+    pub(super) path: Option<String>,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body_b64: String,
     secret: serde_json::Value,
-    now: u64,
-    expect: String,
+    pub(super) now: u64,
+    pub(super) expect: String,
 }
 
 /// Requests that the providers' own documentation shows, each judged at its own moment.
@@ -412,14 +412,18 @@ async fn made_vectors() {
     score.finish("made vectors");
 }
 
+/// The vectors of a file.
+pub(super) fn vectors(file: &str) -> Vec<Vector> {
+    let text = std::fs::read_to_string(hookward_tests::corpus::fixture(&format!("vectors/{file}.json"))).unwrap();
+    serde_json::from_str::<Vectors>(&text).unwrap().vectors
+}
+
 async fn judge_vectors(file: &str) -> Score {
     let application = Application::start(|_| Reply::ok("")).await;
-    let text = std::fs::read_to_string(hookward_tests::corpus::fixture(&format!("vectors/{file}.json"))).unwrap();
-    let vectors: Vectors = serde_json::from_str(&text).unwrap();
     let mut score = Score::default();
     // One stage serves all vectors of a provider that are judged at one moment.
     let mut last = None;
-    for vector in vectors.vectors {
+    for vector in vectors(file) {
         assert!(hookward_shared::providers::find(&vector.provider).is_some(), "{}", vector.provider);
         let key = (vector.provider.clone(), vector.variant.clone(), vector.secret(), vector.origin(), vector.now);
         let stage = match last.take() {
@@ -444,7 +448,7 @@ async fn judge_vectors(file: &str) -> Score {
 
 impl Vector {
     /// The secret's text: one of several parts is a JSON object.
-    fn secret(&self) -> String {
+    pub(super) fn secret(&self) -> String {
         match &self.secret {
             serde_json::Value::String(text) => text.clone(),
             object => object.to_string(),

@@ -13,3 +13,4 @@ mod programs;
 mod reload;
 mod replay;
 mod second_gate;
+mod tools;

@@ -17,11 +17,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Runs what blocks outside of the test's own runtime, on which the application answers.
-async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-fn edge(ready: &Value, host: &str) -> Edge {
+pub(super) fn edge(ready: &Value, host: &str) -> Edge {
     let address: SocketAddr = ready["edge"].as_str().unwrap().parse().unwrap();
     Edge {
         address,
@@ -32,13 +32,13 @@ fn edge(ready: &Value, host: &str) -> Edge {
 }
 
 /// The path and query of the printed webhook URL.
-fn target(ready: &Value) -> String {
+pub(super) fn target(ready: &Value) -> String {
     let url = ready["url"].as_str().unwrap();
     let path = url.splitn(4, '/').nth(3).unwrap();
     format!("/{path}")
 }
 
-fn mode(path: &Path) -> u32 {
+pub(super) fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 

@@ -190,3 +190,39 @@ async fn what_identifies_a_delivery() {
     };
     hookward_tests::wait::eventually("the second and the third came before", || told() == 2).await;
 }
+
+/// One signature under the headers of two names is one delivery: the id is signed, and by both ways.
+#[tokio::test]
+async fn other_names_of_the_headers_make_no_other_delivery() {
+    use hmac::{Hmac, KeyInit, Mac};
+    let application = Application::start(|_| Reply::ok("")).await;
+    let plan =
+        Plan { policy: remembering("clerk", b"whsec_c2VjcmV0", "refuse"), clock: clock_at(1000), ..Plan::default() };
+    let stage = Stage::start(application.address, plan).await;
+    let send = async |prefix: &str, at: &str| {
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"secret").unwrap();
+        mac.update(format!("msg_1.{at}.{{}}").as_bytes());
+        let signature = format!("v1,{}", data_encoding::BASE64.encode(&mac.finalize().into_bytes()));
+        let names = ["id", "timestamp", "signature"].map(|name| format!("{prefix}-{name}"));
+        let headers = [(names[0].as_str(), "msg_1"), (&names[1], at), (&names[2], &signature)];
+        stage.edge.post(PREFIX, &headers, b"{}").await.status
+    };
+    assert_eq!(send("svix", "1000").await, 200);
+    assert_eq!(send("webhook", "1000").await, 403);
+    assert_eq!(send("webhook", "1001").await, 403, "sent once more by the provider");
+    assert_eq!(application.log.take().len(), 1);
+}
+
+/// A token that says nothing of the body comes with many deliveries: none of them is lost.
+#[tokio::test]
+async fn a_token_that_is_used_for_an_hour_stands_for_no_delivery() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let plan = Plan { policy: remembering("monday", b"secret", "refuse"), clock: clock_at(1000), ..Plan::default() };
+    let stage = Stage::start(application.address, plan).await;
+    let token = hookward_tests::sender::hs256(r#"{"exp":2000}"#, b"secret");
+    let send = async |body: &str| stage.edge.post(PREFIX, &[("Authorization", &token)], body.as_bytes()).await.status;
+    assert_eq!(send("{}").await, 200);
+    assert_eq!(send("[]").await, 200);
+    assert_eq!(send("{}").await, 403);
+    assert_eq!(application.log.take().len(), 2);
+}

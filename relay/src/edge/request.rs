@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::{Clock, UnixMillis};
 use hookward_shared::gate::address::AddressSet;
-use hookward_shared::gate::rate::Rate;
+use hookward_shared::gate::rate::{Meter, Rate};
 use hookward_shared::gate::{Permit, RequestHead, State};
 use hookward_shared::headers;
 use hookward_shared::limits::Limits;
@@ -81,7 +81,7 @@ pub struct Edge {
     /// Deliveries that came before.
     pub replays: Replays,
     /// When wrong signatures were diagnosed, as a rate's measure.
-    pub diagnoses: AtomicU64,
+    pub diagnoses: Meter,
 }
 
 /// Request ids: random for the process, counted within it.
@@ -256,10 +256,7 @@ pub async fn answer(
 impl Edge {
     /// Whether a wrong signature may be diagnosed now: so many a second, as a rate's one number.
     pub fn may_diagnose(&self, a_second: u32) -> bool {
-        let (rate, now) = (Rate::per_second(a_second), self.clock.now());
-        let admitted =
-            self.diagnoses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |spent| rate.admit(spent, now).ok());
-        admitted.is_ok()
+        self.diagnoses.admit(Rate::per_second(a_second), self.clock.now())
     }
 
     /// A place for one more request of this peer; a trusted proxy stands for many.

@@ -129,7 +129,9 @@ impl Alternative {
             }
         }
         // A handshake has the form that the provider gives it, and is not what these rules are about.
-        if self.react(&Request { head, body: b"" }, false, false).is_ok_and(|reaction| reaction.is_some()) {
+        if evidence.failed.is_none()
+            && self.react(&Request { head, body: b"" }, false, false).is_ok_and(|reaction| reaction.is_some())
+        {
             return Ok(evidence);
         }
         let no_body = Request { head, body: b"" };

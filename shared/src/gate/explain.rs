@@ -224,7 +224,7 @@ fn steps<'g>(
 fn note(rule: &super::signature::SignatureRule) -> Option<String> {
     let what = match rule.check().coverage() {
         Coverage::Nothing => "says who sends, and nothing about the body",
-        Coverage::Part => "covers a part of the body, and other fields may be anything",
+        Coverage::Part => "does not cover every byte of the body, and the rest may be anything",
         Coverage::Body => "",
     };
     let public = rule.check().schemes().is_ok_and(|schemes| schemes.iter().all(|scheme| scheme.alg.is_public()));

@@ -2,6 +2,7 @@
 //! rate algorithm: one number a source is enough, and no clock but the caller's `now`).
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,18 @@ impl Rate {
         let spent = spent_until.max(now) + cost;
         let over = (spent - now).saturating_sub(span);
         if over > 0 { Err(over.div_ceil(1000)) } else { Ok(spent) }
+    }
+}
+
+/// Counts one kind of work against a rate.
+#[derive(Debug, Default)]
+pub struct Meter(AtomicU64);
+
+impl Meter {
+    /// Whether the work may be done now.
+    pub fn admit(&self, rate: Rate, now: UnixMillis) -> bool {
+        let admitted = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |spent| rate.admit(spent, now).ok());
+        admitted.is_ok()
     }
 }
 

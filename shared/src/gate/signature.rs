@@ -1,13 +1,14 @@
 //! A provider's signature, as a check of the gate: the keys compiled, the handshakes at hand.
 
 use http::StatusCode;
+use sha2::{Digest as _, Sha256};
 
 use crate::clock::UnixMillis;
 use crate::gate::Side;
 use crate::policy::{LiveSecret, SecretAt, SignatureCheck};
 use crate::providers::challenge::Reaction;
-use crate::providers::{Challenge, FetchedKeys, Keyed, Place, SignatureFault, Verified, doctor};
-use crate::refusal::{Check, Refusal};
+use crate::providers::{Challenge, Coverage, FetchedKeys, Keyed, Place, SignatureFault, Verified, doctor};
+use crate::refusal::{Check, Code, Refusal};
 use crate::request::Request;
 use crate::secret::Secret;
 use crate::url::HttpsUrl;
@@ -92,8 +93,13 @@ impl SignatureRule {
     }
 
     fn refusal(&self, fault: &SignatureFault) -> Refusal {
+        // An outage of the provider's, or of the way to it, is none of the sender's: it may try again.
+        if let SignatureFault::NoKey(_) = fault {
+            return Refusal::new(Check::Signature, Code::Busy, format!("{}: {fault}", self.title));
+        }
         let refusal = Refusal::failed(Check::Signature, format!("{}: {fault}", self.title));
-        Refusal { status: self.refused_with.unwrap_or(refusal.status), ..refusal }
+        let by_stranger = matches!(fault, SignatureFault::Mismatch | SignatureFault::OtherToken);
+        Refusal { status: self.refused_with.unwrap_or(refusal.status), by_stranger, ..refusal }
     }
 
     /// What a handshake asks for, if the request is one: of those that are signed like events, or of
@@ -118,7 +124,9 @@ impl SignatureRule {
     }
 
     /// What identifies the delivery: its id where the signature covers it, else the signature. For a token the
-    /// id alone, which whoever knows the token can choose.
+    /// id alone, which whoever knows the token can choose. A signature that stands for several deliveries,
+    /// such as a JSON Web Token that is used for an hour, counts together with the id or the body: that is
+    /// no protection against somebody who has such a token, and loses nothing of the provider's.
     pub(super) fn delivery(&self, request: &Request<'_>, verified: &Verified) -> Option<Vec<u8>> {
         let schemes = self.check.schemes().ok()?;
         let scheme = schemes.get(verified.way)?;
@@ -128,12 +136,27 @@ impl SignatureRule {
             Some([b"id:", value.as_ref()].concat())
         };
         let proof = || verified.proof.map(|proof| [&b"signature:"[..], proof.as_slice()].concat());
-        let covered = place.is_some_and(|place| scheme.signs(place));
-        // The row names the id of its usual headers; of others (svix-id beside webhook-id) the way says it.
-        if covered && verified.proof.is_some() {
-            return id().or_else(proof);
+        let Some(proof) = proof() else { return id() };
+        if place.is_some_and(|place| scheme.signs(place)) {
+            return id().or(Some(proof));
         }
-        proof().or_else(id)
+        // The row names the id of its usual headers; of others (svix-id beside webhook-id) the way knows it.
+        let signed_id = || {
+            let value = scheme.signed_id()?.read(request, &crate::providers::place::Members::default()).ok()??;
+            Some([b"id:", value.as_ref()].concat())
+        };
+        if place.is_some()
+            && let Some(id) = signed_id()
+        {
+            return Some(id);
+        }
+        let repeats = scheme.coverage() == Coverage::Nothing && scheme.jwt.is_some()
+            || self.check.row().is_some_and(|row| row.signature_repeats);
+        if !repeats {
+            return Some(proof);
+        }
+        let other = id().unwrap_or_else(|| Sha256::digest(request.body).to_vec());
+        Some([proof, other].concat())
     }
 
     /// What would have been right, for the tunnel's owner.
@@ -167,8 +190,19 @@ impl crate::providers::Scheme {
     /// Whether what stands at this place is part of what is signed.
     fn signs(&self, place: &Place) -> bool {
         use crate::providers::template::Source;
-        let whole = self.coverage() == crate::providers::Coverage::Body;
+        let whole = self.coverage() == Coverage::Body;
         let named = || self.msg.sources().any(|source| matches!(source, Source::At(signed) if signed == place));
         if place.is_in_body() { whole || named() } else { named() }
+    }
+
+    /// The header among what is signed that holds the delivery's id.
+    fn signed_id(&self) -> Option<&Place> {
+        use crate::providers::template::Source;
+        self.msg.sources().find_map(|source| match source {
+            Source::At(place @ Place::Header(_)) if place.to_string().to_ascii_lowercase().ends_with("-id") => {
+                Some(place)
+            }
+            _ => None,
+        })
     }
 }

@@ -46,6 +46,19 @@ struct Counts {
     /// What each has used up of its rate, in microseconds since 1970.
     spent: HashMap<Counted, u64>,
     failures: HashMap<IpAddr, Failures>,
+    /// When a full table was last looked through.
+    swept: UnixMillis,
+}
+
+impl Counts {
+    /// A full table is looked through once a second at most: that is work for each of its entries.
+    fn may_sweep(&mut self, now: UnixMillis) -> bool {
+        let due = now.0 < self.swept.0 || now.0 - self.swept.0 >= 1000;
+        if due {
+            self.swept = now;
+        }
+        due
+    }
 }
 
 /// Failures of one source.
@@ -69,7 +82,7 @@ impl State {
     pub fn admit(&self, what: Counted, rate: Rate, now: UnixMillis) -> Result<(), u64> {
         let mut counts = self.lock();
         let full = counts.spent.len() >= MOST_SOURCES && !counts.spent.contains_key(&what);
-        if full {
+        if full && counts.may_sweep(now) {
             let now = now.0.saturating_mul(1000);
             counts.spent.retain(|_, spent| *spent > now);
         }
@@ -93,7 +106,10 @@ impl State {
             return;
         }
         let mut counts = self.lock();
-        if counts.failures.len() >= MOST_SOURCES {
+        if counts.failures.len() >= MOST_SOURCES
+            && !counts.failures.contains_key(&source(address))
+            && counts.may_sweep(now)
+        {
             counts.failures.retain(|_, seen| seen.is_fresh(lockout, now));
         }
         let full = counts.failures.len() >= MOST_SOURCES;

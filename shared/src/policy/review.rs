@@ -10,7 +10,7 @@ use crate::gate::address::AddressSet;
 use crate::gate::path::PathPattern;
 use crate::gate::shape;
 use crate::limits::{self, Limits};
-use crate::providers::{Coverage, Keyed};
+use crate::providers::{self, Coverage, Keyed};
 use crate::secret::Secret;
 
 /// Shortest and longest time for which deliveries are remembered, in milliseconds: a second, and the 30 days
@@ -136,10 +136,22 @@ impl Policy {
             for check in route.accept.iter().flat_map(|accept| &accept.verify) {
                 let what = match check.coverage() {
                     Coverage::Body => continue,
-                    Coverage::Part => "covers a part of the body, and other fields may be anything",
+                    Coverage::Part => "does not cover every byte of the body, and the rest may be anything",
                     Coverage::Nothing => "says who sends, and nothing about the body",
                 };
                 warnings.push(format!("route {:?}: what {} sends {what}", route.name, check.title()));
+            }
+            for check in route.accept.iter().flat_map(|accept| &accept.verify) {
+                let shared =
+                    |row: &providers::Provider| row.shared_key && (check.secrets.is_empty() || !row.has_parts());
+                if check.row().is_some_and(shared) {
+                    warnings.push(format!(
+                        "route {:?}: {} signs with one key for all its customers: a right signature says who \
+                         sends, not for whom; add a token, or pin what is yours (hookward providers show)",
+                        route.name,
+                        check.title()
+                    ));
+                }
             }
             for set in route.accept.iter().filter_map(|accept| accept.allow_ips.as_ref()).flat_map(|ips| &ips.named) {
                 if let Some(set) = addresses::find(set).filter(|set| set.ranges.is_empty()) {

@@ -15,7 +15,7 @@ use crate::policy::{LiveSecret, SignatureCheck};
 use crate::request::{Request, RequestHead};
 use crate::secret::Secret;
 
-/// Larger bodies are not tried in other spellings: each try hashes all of it.
+/// Larger bodies are not tried at all: each try hashes all of it.
 const BODY_BYTES: usize = 256 * 1024;
 /// Most tries of one diagnosis.
 const TRIES: usize = 64;
@@ -31,6 +31,9 @@ pub fn diagnose(
     others: &[LiveSecret],
     now: UnixMillis,
 ) -> Vec<String> {
+    if request.body.len() > BODY_BYTES {
+        return Vec::new();
+    }
     let (Ok(schemes), shape) = (check.schemes(), check.shape()) else { return Vec::new() };
     let secrets: Vec<Secret> = check.secrets.iter().map(|live| live.secret.clone()).collect();
     let Ok(keyed) = Keyed::new(&schemes, &shape, &secrets, check.origin.clone()) else { return Vec::new() };
@@ -131,9 +134,6 @@ impl Doctor<'_> {
 
     /// The body as something on the way may have written it anew.
     fn body(&mut self, request: &Request<'_>) {
-        if request.body.len() > BODY_BYTES {
-            return;
-        }
         let (schemes, shape, secrets) = (self.schemes, self.shape, self.secrets);
         for (body, what) in rewritten(request.body) {
             if self.fits(schemes, shape, secrets, &Request { body: &body, ..*request }) {

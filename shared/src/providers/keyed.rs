@@ -14,11 +14,12 @@
 //! two slots for keys): one right one is enough. Ways that are weaker are variants, which a policy names.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
 
 use super::challenge::{Challenge, Reaction};
 use super::key::{Found, Key, Parts, SecretShape};
@@ -225,9 +226,10 @@ impl Keyed {
     /// When the request names one that is none of the provider's.
     pub fn wanted(&self, request: &Request<'_>) -> Result<Vec<HttpsUrl>, SignatureFault> {
         let mut urls = Vec::new();
-        for way in self.ways.iter().filter(|way| way.live.iter().any(|live| live.key.is_none())) {
+        let each = self.ways.iter().flat_map(|way| way.live.iter().map(move |live| (way, live)));
+        for (way, live) in each.filter(|(_, live)| live.key.is_none()) {
             let Some(source) = &way.scheme.fetch else { continue };
-            match way.holds(request, &Parts::none()) {
+            match way.holds(request, &live.parts) {
                 Ok(()) => urls.push(source.address(request)?),
                 Err(_) if self.ways.len() > 1 => {}
                 Err(fault) => return Err(fault),
@@ -303,7 +305,7 @@ impl KeySource {
             if url.port() != 443 || !self.hosts.iter().any(|pattern| pattern.matches(url.host())) {
                 return Err(SignatureFault::KeyAddress("another host"));
             }
-            if !url.target().starts_with(&self.path) {
+            if !self.admits(url.target()) {
                 return Err(SignatureFault::KeyAddress("another path"));
             }
         }
@@ -353,16 +355,23 @@ impl Way {
         if items.len() > MOST_ITEMS {
             return Err(SignatureFault::Malformed(format!("json:{path}"), "it has too many items"));
         }
-        let mut proofs = Sha256::new();
+        // In order of their own, and each once: the same items in another order are the same delivery.
+        let mut proofs = BTreeSet::new();
         let (mut secret, mut proved) = (None, true);
         for item in items {
             let item = Request { head: request.head, body: item.get().as_bytes() };
             let (by, proof) = self.verify_one(&item, origin, fetched, now)?;
             secret = by;
             proved &= proof.is_some();
-            proofs.update(proof.unwrap_or_default());
+            if !proofs.insert(proof) && proof.is_some() {
+                return Err(SignatureFault::Repeated(format!("an item of json:{path}")));
+            }
         }
-        Ok((secret, proved.then(|| proofs.finalize().into())))
+        let digest = |proofs: BTreeSet<Option<[u8; 32]>>| {
+            let all = proofs.into_iter().flatten().flatten().collect::<Vec<_>>();
+            Sha256::digest(&all).into()
+        };
+        Ok((secret, proved.then(|| digest(proofs))))
     }
 
     fn verify_one(
@@ -434,7 +443,7 @@ impl Way {
             if let (Key::Jwt(key), Some(rules)) = (key, &self.scheme.jwt) {
                 let token = candidates.first().map(Vec::as_slice).unwrap_or_default();
                 key.claims(rules, token, &scene, &live.parts, now)?;
-                return Ok((live.secret, Some(Sha256::digest(token).into())));
+                return Ok((live.secret, Some(signed_of(token, rules.detached.then_some(request.body)))));
             }
             let message = scene.render(&self.scheme.msg, &live.parts)?;
             let Found { right, proof } = key.verify(&message, &candidates);
@@ -548,7 +557,8 @@ impl Required {
         } else if let Some(template) = &self.is {
             let scene = Scene { request: *request, members: &no_members, ts: None, origin: request.head.origin };
             match scene.render(template, parts) {
-                Ok(wanted) => wanted.concat().eq_ignore_ascii_case(&value),
+                Ok(wanted) if template.is_caseless() => wanted.concat().eq_ignore_ascii_case(&value),
+                Ok(wanted) => wanted.concat().ct_eq(&value).into(),
                 Err(SignatureFault::NoPart(_)) => !strict,
                 Err(fault) => return Err(fault),
             }
@@ -571,6 +581,15 @@ fn split<'f>(field: &'f [u8], separator: &[u8]) -> Vec<&'f [u8]> {
     }
     members.push(rest.trim_ascii());
     members
+}
+
+/// What a token's signature stands for. Not the signature: that of a curve can be written in two ways.
+fn signed_of(token: &[u8], detached: Option<&[u8]>) -> [u8; 32] {
+    let signed = token.iter().rposition(|byte| *byte == b'.').and_then(|end| token.get(..end)).unwrap_or(token);
+    let mut digest = Sha256::new();
+    digest.update(signed);
+    digest.update(detached.unwrap_or_default());
+    digest.finalize().into()
 }
 
 /// The same origin with the port of https, or without it.
@@ -721,6 +740,43 @@ mod tests {
         ] {
             assert!(!fits(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_batch_counts_its_items_once_and_in_any_order() {
+        let batch = "alg='hmac-sha256'\neach='items[*]'\nmsg='{item:n}'\nsig={at='json:sig', enc='hex'}";
+        let batch = keyed(&[batch], &["key"]).unwrap();
+        // By Python's hmac.
+        let one = r#"{"n":"1","sig":"6da91fb91517be1f5cdcf3af91d7d40c717dd638a306157606fb2e584f7ae926"}"#;
+        let two = r#"{"n":"2","sig":"ae7b3ee87b8c9214f714df1c2042c7a985b9d711e9938a063937ad1636775a88"}"#;
+        let proof =
+            |items: &str| judge(&batch, "/x", &[], format!(r#"{{"items":[{items}]}}"#).as_bytes(), 0).map(|v| v.proof);
+        let both = proof(&format!("{one},{two}")).unwrap();
+        assert!(both.is_some());
+        assert_eq!(proof(&format!("{two},{one}")).unwrap(), both);
+        assert!(matches!(proof(&format!("{one},{one}")), Err(SignatureFault::Repeated(_))));
+    }
+
+    #[test]
+    fn parts_of_a_secret_are_compared_as_they_are() {
+        let way = "alg='equals'\nrequire=[{at='header:id', is='{secret:id}'}, {at='header:kind', is='Event'}]\n\
+                   part='token'\nsig={at='header:x', enc='text'}";
+        let shape = SecretShape {
+            parts: BTreeMap::from([("id".to_owned(), String::new()), ("token".to_owned(), String::new())]),
+            plain: None,
+        };
+        let keyed = Keyed::new(&[scheme(way)], &shape, &[secret(r#"{"id":"AbC","token":"t"}"#)], None).unwrap();
+        let fits = |id: &str| judge(&keyed, "/", &[("id", id), ("kind", "event"), ("x", "t")], b"", 0).is_ok();
+        assert!(fits("AbC"));
+        assert!(!fits("abc") && !fits("aBc"));
+    }
+
+    #[test]
+    fn a_token_is_known_by_what_is_signed() {
+        let (one, other) = (signed_of(b"h.p.sig", None), signed_of(b"h.p.gis", None));
+        assert_eq!(one, other, "the signature of a curve can be written in two ways");
+        assert_ne!(one, signed_of(b"h.q.sig", None));
+        assert_ne!(signed_of(b"h..sig", Some(b"a")), signed_of(b"h..sig", Some(b"b")));
     }
 
     #[test]

@@ -255,9 +255,13 @@ pub enum TimeUnit {
     /// Milliseconds.
     #[serde(rename = "ms")]
     Milliseconds,
-    /// Not a number but a date and time (RFC 3339); without an offset it is UTC.
+    /// Not a number but a date and time with its offset (RFC 3339).
     #[serde(rename = "iso8601")]
     Iso8601,
+    /// The same without an offset: it is UTC. Where nothing separates such a time from what follows, bytes
+    /// could move between the two.
+    #[serde(rename = "iso8601-utc")]
+    Iso8601Utc,
     /// A date as HTTP writes it (RFC 9110 §5.6.7).
     #[serde(rename = "http-date")]
     HttpDate,
@@ -272,9 +276,10 @@ impl TimeUnit {
         match self {
             Self::Seconds => number(),
             Self::Milliseconds => number().map(|number| number / 1000),
-            Self::Iso8601 => {
-                let date = OffsetDateTime::parse(text, &Rfc3339);
-                date.or_else(|_| OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339)).ok().and_then(unix)
+            Self::Iso8601 => OffsetDateTime::parse(text, &Rfc3339).ok().and_then(unix),
+            Self::Iso8601Utc => {
+                let date = OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339);
+                date.or_else(|_| OffsetDateTime::parse(text, &Rfc3339)).ok().and_then(unix)
             }
             Self::HttpDate => OffsetDateTime::parse(text, &Rfc2822).ok().and_then(unix),
         }
@@ -291,6 +296,7 @@ impl TimeUnit {
             Self::Seconds => seconds.to_string(),
             Self::Milliseconds => format!("{seconds}000"),
             Self::Iso8601 => date().format(&Rfc3339).unwrap_or_default(),
+            Self::Iso8601Utc => date().format(&Rfc3339).unwrap_or_default().trim_end_matches('Z').to_owned(),
             Self::HttpDate => date().format(&Rfc2822).unwrap_or_default().replace("+0000", "GMT"),
         }
     }
@@ -391,7 +397,7 @@ pub struct KeySource {
     /// Hosts that the URL may have; `*` is one label.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostPattern>,
-    /// How the URL's path begins.
+    /// The URL's path; `*` stands for letters, digits, `-`, `_` and `.`, and there is no query.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// Where in the JSON that is fetched the key stands; absent: the whole of it is the key.
@@ -559,12 +565,16 @@ impl Scheme {
                     matches!(required.at, Place::Query(_)) && required.is.as_ref().is_some_and(digests_body)
                 })
         };
-        let whole = self.msg.sources().any(|source| matches!(source, Source::FormSorted | Source::Plivo));
-        if whole || digests_body(&self.msg) || bound() {
+        // A digest of a text that begins with the secret can be carried on by whoever has seen one.
+        let ends_open =
+            self.alg.is_digest() && !matches!(self.msg.parts().last(), Some(Part::Value(Source::Secret(_), _)));
+        if (digests_body(&self.msg) || bound()) && !ends_open {
             return Coverage::Body;
         }
         let some = |source: &Source| match source {
-            Source::BodyCrc32 | Source::Sns | Source::Item(_) => true,
+            // Names and values stand in one line there, without what separates them.
+            Source::FormSorted | Source::Plivo => true,
+            Source::Body | Source::BodyCrc32 | Source::Sns | Source::Item(_) => true,
             Source::At(place) => place.is_in_body(),
             _ => false,
         };
@@ -599,6 +609,17 @@ impl Scheme {
         let claims = self.jwt.iter().flat_map(|rules| rules.claims.values());
         let mut sources = self.msg.sources().chain(claims.flat_map(Template::sources));
         sources.any(|source| matches!(source, Source::Url | Source::Plivo))
+    }
+}
+
+impl KeySource {
+    /// Whether the path of a URL that a request names is one of the provider's. A stranger could otherwise
+    /// have the relay fetch one key under many names.
+    pub(super) fn admits(&self, target: &str) -> bool {
+        let Some((start, end)) = self.path.split_once('*') else { return target == self.path };
+        let name = target.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        name.is_some_and(|name| !name.is_empty() && name.bytes().all(plain))
     }
 }
 
@@ -693,6 +714,10 @@ mod tests {
             ("alg='equals'\nsig={at='json:x', enc='text'}", Coverage::Nothing, true),
             ("alg='hmac-sha1'\nmsg='{url}'\nsig={at='header:x', enc='hex'}", Coverage::Nothing, false),
             ("alg='hmac-sha1'\nmsg='{json:a}'\nsig={at='header:x', enc='hex'}", Coverage::Part, true),
+            ("alg='sha256'\nmsg='{body}{secret}'\nsig={at='header:x', enc='hex'}", Coverage::Body, true),
+            // Whoever has seen such a digest can carry it on.
+            ("alg='sha256'\nmsg='{secret}{body}'\nsig={at='header:x', enc='hex'}", Coverage::Part, true),
+            ("alg='hmac-sha1'\nmsg='{url}{form-sorted}'\nsig={at='header:x', enc='hex'}", Coverage::Part, true),
             ("alg='hmac-sha1'\nmsg='{crc32:body}'\nsig={at='header:x', enc='hex'}", Coverage::Part, true),
             (
                 "alg='jwt'\njwt={algs=['HS256'], claims={h='{body|sha256}'}}\nsig={at='header:x', enc='text'}",
@@ -718,7 +743,9 @@ mod tests {
             (TimeUnit::Iso8601, "2023-11-14T22:13:20Z", Some(at)),
             (TimeUnit::Iso8601, "2023-11-14T22:13:20.123456789Z", Some(at)),
             (TimeUnit::Iso8601, "2023-11-14T15:13:20-07:00", Some(at)),
-            (TimeUnit::Iso8601, "2023-11-14T22:13:20.5", Some(at)),
+            (TimeUnit::Iso8601, "2023-11-14T22:13:20.5", None),
+            (TimeUnit::Iso8601Utc, "2023-11-14T22:13:20.5", Some(at)),
+            (TimeUnit::Iso8601Utc, "2023-11-14T22:13:20Z", Some(at)),
             (TimeUnit::Iso8601, "1700000000", None),
             (TimeUnit::Iso8601, "1969-12-31T23:59:59Z", None),
             (TimeUnit::Iso8601, "", None),
@@ -727,7 +754,9 @@ mod tests {
         ] {
             assert_eq!(unit.seconds(text), expected, "{text}");
         }
-        for unit in [TimeUnit::Seconds, TimeUnit::Milliseconds, TimeUnit::Iso8601, TimeUnit::HttpDate] {
+        for unit in
+            [TimeUnit::Seconds, TimeUnit::Milliseconds, TimeUnit::Iso8601, TimeUnit::Iso8601Utc, TimeUnit::HttpDate]
+        {
             assert_eq!(unit.seconds(&unit.write(at)), Some(at));
         }
     }

@@ -115,6 +115,11 @@ impl Template {
         Ok(Self { text: text.to_owned(), parts })
     }
 
+    /// Whether letters mean the same in either case: fixed text and digests in hex do, and secrets do not.
+    pub(super) fn is_caseless(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part, Part::Literal(_) | Part::Value(_, Filter::Sha256 | Filter::Lower)))
+    }
+
     /// The pieces.
     #[must_use]
     pub fn parts(&self) -> &[Part] {

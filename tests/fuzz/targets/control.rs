@@ -1,0 +1,17 @@
+//! The control stream's messages, from either side. A policy of an agent that may be anybody's must compile
+//! or be refused.
+#![no_main]
+
+use hookward_shared::clock::UnixMillis;
+use hookward_shared::gate::{Gate, Side};
+use hookward_shared::protocol::control::{FromAgent, FromRelay};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|message: &[u8]| {
+    if let Ok(FromAgent::Open { policy, .. }) = serde_json::from_slice(message)
+        && let Err(mistakes) = Gate::compile(&policy, Side::Relay, UnixMillis(1_700_000_000_000))
+    {
+        assert!(!mistakes.is_empty());
+    }
+    let _ = serde_json::from_slice::<FromRelay>(message);
+});

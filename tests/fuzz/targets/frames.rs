@@ -1,0 +1,66 @@
+//! Exchange frames: however the bytes are cut, the same frames come out; heads that are read are written
+//! and read again alike.
+#![no_main]
+
+use bytes::Bytes;
+use hookward_shared::protocol::frame::{Decoder, Frame};
+use hookward_shared::protocol::head::{Answer, Request, decode_trailers};
+use libfuzzer_sys::fuzz_target;
+
+/// What a stream says, its data joined.
+#[derive(Debug, PartialEq)]
+struct Heard {
+    heads: Vec<Bytes>,
+    data: Vec<u8>,
+    ended: bool,
+    broken: bool,
+}
+
+fn hear(chunks: impl Iterator<Item = Bytes>) -> Heard {
+    let mut decoder = Decoder::default();
+    let mut heard = Heard { heads: Vec::new(), data: Vec::new(), ended: false, broken: false };
+    for chunk in chunks {
+        decoder.push(chunk);
+        loop {
+            match decoder.next_frame() {
+                Ok(Some(Frame::Data(data))) => heard.data.extend_from_slice(&data),
+                Ok(Some(Frame::Head(payload) | Frame::Trailers(payload))) => heard.heads.push(payload),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => {
+                    heard.broken = true;
+                    return heard;
+                }
+            }
+        }
+    }
+    heard.ended = decoder.is_ended();
+    heard
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some(([cut, ..], stream)) = data.split_at_checked(1) else { return };
+    let whole = hear(std::iter::once(Bytes::copy_from_slice(stream)));
+    let cut = usize::from(*cut).max(1);
+    let pieces = hear(stream.chunks(cut).map(Bytes::copy_from_slice));
+    assert_eq!(whole, pieces);
+    for head in &whole.heads {
+        if let Ok(decoded) = Request::decode(head.clone()) {
+            let again = Request::decode(decoded.encode(|_| true).freeze()).expect("it reads what it wrote");
+            assert_eq!((again.method, again.target, again.context), (decoded.method, decoded.target, decoded.context));
+            assert_eq!(again.headers, decoded.headers);
+        }
+        match Answer::decode(head.clone()) {
+            Ok(Answer::Response(decoded)) => {
+                let again = Answer::decode(decoded.encode(|_| true).freeze());
+                assert_eq!(again, Ok(Answer::Response(decoded)));
+            }
+            Ok(Answer::Failure(decoded)) => {
+                let again = Answer::decode(decoded.encode().freeze());
+                assert_eq!(again, Ok(Answer::Failure(decoded)));
+            }
+            Err(_) => {}
+        }
+        let _ = decode_trailers(head.clone());
+    }
+});

@@ -1,0 +1,20 @@
+//! The token in the query: a right one is found in one place, and taken out without a trace.
+#![no_main]
+
+use hookward_shared::gate::token::{self, TokenSpot};
+use hookward_shared::policy::{TokenCheck, TokenPlace};
+use hookward_shared::secret::SecretDigest;
+use http::HeaderMap;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|query: &[u8]| {
+    let target = [b"/hooks?", query].concat();
+    let place = TokenPlace::parse("token").expect("a name");
+    let check = TokenCheck::new(place, &[("env:TOKEN", SecretDigest::of(b"secret"))]);
+    let Ok((TokenSpot::Target(spot), name)) = token::check(&check, &target, &HeaderMap::new()) else { return };
+    assert_eq!(name, "env:TOKEN");
+    let mut left = target.clone();
+    left.drain(spot);
+    assert!(left.starts_with(b"/hooks"));
+    assert!(token::check(&check, &left, &HeaderMap::new()).is_err(), "nothing of it is left");
+});
