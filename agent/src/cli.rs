@@ -214,7 +214,7 @@ pub struct SendArgs {
 
 /// `hookward pair`.
 #[derive(Debug, Args)]
-#[command(after_help = exit::HELP)]
+#[command(after_help = exit::PAIR_HELP)]
 pub struct PairArgs {
     /// The provider
     #[arg(value_name = "PROVIDER")]

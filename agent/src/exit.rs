@@ -40,6 +40,15 @@ pub const SEND_HELP: &str = "Exit codes:
   1  answered something else, or not at all
   2  the command line, the secret or the body can't be read; nothing was sent";
 
+/// What `hookward pair --help` says about exit codes.
+pub const PAIR_HELP: &str = "Exit codes:
+  0  the secret is stored
+  1  it ended before the provider told its secret, or something failed
+  2  the command line or a file is wrong; nothing was started
+  3  the relay refused the agent's credential or the join token
+  4  the relay refused the public host: it belongs to another agent
+  5  the relay refused the policy";
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {

@@ -9,6 +9,7 @@
 
 pub mod activity;
 pub mod answer;
+pub mod arriving;
 pub mod authority;
 pub mod body;
 pub mod client_address;

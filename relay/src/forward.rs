@@ -37,7 +37,7 @@ pub enum Outgoing {
     /// All of it, in memory.
     Whole(Bytes, Charge),
     /// What came at once; the rest is still coming.
-    Streamed(Gathered, Charge, SenderBody),
+    Streamed(Gathered, Charge, Box<SenderBody>),
     /// Nothing yet: the bytes of an upgraded connection come after the answer.
     Upgrade,
 }
@@ -141,7 +141,7 @@ pub async fn forward(
         }
         Outgoing::Streamed(first, charge, rest) => {
             writer.deprioritise();
-            pump = Some(Pump::new(stream(writer, request, first, charge, rest, limits.answer_idle)));
+            pump = Some(Pump::new(stream(writer, request, first, charge, *rest, limits.answer_idle)));
         }
         Outgoing::Upgrade => {
             let mut writer = writer;

@@ -218,6 +218,7 @@ impl Gate {
         let pending = PendingBody { gate: Arc::clone(self), route: index, candidates };
         let request = Request { head, body: b"" };
         if let Some(decision) = pending.answer(&request, false, false)? {
+            pending.gate.count(index, now, state)?;
             return Ok(HeadVerdict::Decided(decision));
         }
         // Without a failure first: an observed one is only taken when nothing better is there.
@@ -235,6 +236,7 @@ impl Gate {
         if let Some(alternative) = route.accept.get(number).filter(|_| evidence.failed.is_none())
             && let Some(decision) = pending.answer_of(alternative, &request, false, true)?
         {
+            pending.gate.count(index, now, state)?;
             return Ok(HeadVerdict::Decided(decision));
         }
         pending.pass(evidence, &request, now, state).map(HeadVerdict::Decided)
@@ -281,6 +283,19 @@ impl Gate {
             let why = format!("{client} sends more than {rate}");
             Refusal::new(Check::ClientRate, Code::RateLimited, why).after(wait)
         })
+    }
+
+    /// Counts against the rates of the route and of the tunnel, which strangers can't use up.
+    fn count(&self, route: usize, now: UnixMillis, state: &State) -> Result<(), Refusal> {
+        let route_rate = self.routes.get(route).and_then(|route| route.rate);
+        for (what, rate) in [(Counted::Route(route), route_rate), (Counted::Tunnel, self.rate)] {
+            let Some(rate) = rate else { continue };
+            state.admit(what, rate, now).map_err(|wait| {
+                let whose = if what == Counted::Tunnel { "this tunnel" } else { "this route" };
+                Refusal::new(Check::Rate, Code::RateLimited, format!("{whose} gets more than {rate}")).after(wait)
+            })?;
+        }
+        Ok(())
     }
 
     /// Whether some alternative allows this address by name or range: it is nobody's to lock out.
@@ -341,6 +356,7 @@ impl PendingBody {
     ) -> Result<Decision, Refusal> {
         let request = Request { head, body };
         if let Some(decision) = self.answer(&request, true, false)? {
+            self.gate.count(self.route, now, state)?;
             return Ok(decision);
         }
         let observing = self.route().is_some_and(|route| route.observes(now));
@@ -351,6 +367,7 @@ impl PendingBody {
             match alternative.check_body(&request, evidence.clone(), keys, now, observing) {
                 Ok(evidence) if evidence.failed.is_none() => {
                     if let Some(decision) = self.answer_of(alternative, &request, true, true)? {
+                        self.gate.count(self.route, now, state)?;
                         return Ok(decision);
                     }
                     return self.pass(evidence, &request, now, state);
@@ -496,16 +513,8 @@ impl Permit {
         self.observed.as_ref()
     }
 
-    /// Counts against the rates of the route and of the tunnel, which strangers can't use up.
     fn counted(self, now: UnixMillis, state: &State) -> Result<Self, Refusal> {
-        let route_rate = self.gate.routes.get(self.route).and_then(|route| route.rate);
-        for (what, rate) in [(Counted::Route(self.route), route_rate), (Counted::Tunnel, self.gate.rate)] {
-            let Some(rate) = rate else { continue };
-            state.admit(what, rate, now).map_err(|wait| {
-                let whose = if what == Counted::Tunnel { "this tunnel" } else { "this route" };
-                Refusal::new(Check::Rate, Code::RateLimited, format!("{whose} gets more than {rate}")).after(wait)
-            })?;
-        }
+        self.gate.count(self.route, now, state)?;
         Ok(self)
     }
 }

@@ -4,6 +4,7 @@
 use hookward_relay::fetch::FetchSettings;
 use hookward_shared::addresses::Origin;
 use hookward_shared::policy::Policy;
+use hookward_shared::policy::{OnDuplicate, Replay};
 use hookward_shared::refusal::Check;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::corpus::{bytes, fixture};
@@ -152,6 +153,29 @@ async fn a_published_key_set_verifies_tokens() {
     assert_eq!(send(&stage, &good).await, 200);
     assert_eq!(send(&stage, &vector("google-pubsub-push-other-secret")).await, 403);
     assert_eq!(publisher.take_asked(), ["/oauth2/v3/certs"]);
+}
+
+/// Such a token comes with many deliveries within its hour: each is a delivery of its own.
+#[tokio::test]
+async fn a_token_that_is_used_again_does_not_make_two_deliveries_one() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let publisher = Publisher::start(&["www.googleapis.com"]).await;
+    let good = vector("google-pubsub-push-good");
+    publisher.publish("/oauth2/v3/certs", 200, good["secret"]["keys"].as_str().unwrap());
+    let secret = r#"{"audience":"me","email":"push@example.iam.gserviceaccount.com"}"#;
+    let mut policy = verifying("google_pubsub_push", Some(secret), "");
+    policy.routes[0].replay = Some(Replay { on_duplicate: OnDuplicate::Refuse, window_ms: 60_000 });
+    let plan = Plan { policy, fetch: publisher.settings(), clock: clock_at(NOW), ..Plan::default() };
+    let stage = Stage::start(application.address, plan).await;
+    let token = good["headers"].as_array().unwrap().iter().find(|header| header[0] == "Authorization").unwrap();
+    let send = async |id: &str| {
+        let body = format!(r#"{{"message":{{"messageId":"{id}"}}}}"#);
+        stage.edge.post(PREFIX, &[("Authorization", token[1].as_str().unwrap())], body.as_bytes()).await.status
+    };
+    assert_eq!(send("1").await, 200);
+    assert_eq!(send("2").await, 200);
+    assert_eq!(send("1").await, 403);
+    assert_eq!(application.log.take().len(), 2);
 }
 
 /// A scheme of the user's own may only name hosts that the operator allows.

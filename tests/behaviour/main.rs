@@ -10,6 +10,7 @@ mod http;
 mod judge;
 mod limits;
 mod programs;
+mod properties;
 mod reload;
 mod replay;
 mod second_gate;

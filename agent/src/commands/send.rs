@@ -12,7 +12,7 @@ use hookward_shared::providers::scheme::Scheme;
 use hookward_shared::providers::sign::{self, Signed};
 use hookward_shared::request::RequestHead;
 use hookward_shared::secret::{ProcessSecrets, Secret, SecretReader as _};
-use hookward_shared::text::{Escaped, printable};
+use hookward_shared::text::printable;
 use hookward_shared::transport::identity::crypto_provider;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -148,7 +148,7 @@ fn shown(prepared: &Prepared) -> String {
     let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {}\r\n", Escaped(value.as_bytes())));
+        text.push_str(&format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes())));
     }
     text.push_str(&format!("Content-Length: {}\r\n\r\n{}", body.len(), String::from_utf8_lossy(body)));
     text

@@ -8,11 +8,10 @@ use hookward_shared::limits::{GATHER, Limits, SMALL_BODY};
 use hookward_shared::pieces::Pieces;
 use hookward_shared::refusal::Code;
 use http::HeaderMap;
-use http_body::{Body as _, Frame};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use http_body::Frame;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::arriving::Arriving;
 use super::stall::Unread;
 
 /// How long a body waits for room while the slowest other one is being dropped.
@@ -57,7 +56,7 @@ impl BodyError {
 
 /// A request's body, as it comes in.
 pub struct SenderBody {
-    incoming: Incoming,
+    incoming: Arriving,
     /// Cleared when the end has been read.
     unread: Unread,
     window: Duration,
@@ -82,7 +81,7 @@ impl SenderBody {
     ///
     /// # Errors
     /// [`BodyError::TooLarge`] when the announced length is absurd.
-    pub fn new(incoming: Incoming, limits: &Limits, unread: Unread) -> Result<Self, BodyError> {
+    pub fn new(incoming: Arriving, limits: &Limits, unread: Unread) -> Result<Self, BodyError> {
         let (window, rate) = (limits.body_window, limits.body_rate);
         let body = Self { incoming, unread, window, rate, waited: Duration::ZERO, came: 0 };
         match body.length() {

@@ -181,7 +181,7 @@ impl Case<'_> {
                 if gathered.complete && gathered.trailers.is_none() {
                     Outgoing::Whole(gathered.bytes, charge)
                 } else {
-                    Outgoing::Streamed(gathered, charge, rest)
+                    Outgoing::Streamed(gathered, charge, Box::new(rest))
                 }
             }
         };

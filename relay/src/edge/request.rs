@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use super::activity::Activity;
 use super::answer;
+use super::arriving::Arriving;
 use super::authority::{self, Ports};
 use super::body::SenderBody;
 use super::client_address::{ForwardedField, client_address};
@@ -279,6 +280,8 @@ async fn handle(
     let wants_upgrade = is_websocket(&request);
     let on_upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, incoming) = request.into_parts();
+    let tasks = (parts.version == Version::HTTP_2).then(|| connection.tasks.clone());
+    let incoming = Arriving::new(incoming, tasks);
     find_tunnel(&parts, connection, facts)?;
     check_size(&parts, &edge.limits)?;
     let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone()).map_err(judge::refused_body)?;

@@ -182,10 +182,19 @@ impl Alternative {
 
     /// Content type and header rules.
     pub(super) fn check_fields(&self, head: RequestHead<'_>) -> Result<(), Refusal> {
-        if !self.content_types.is_empty() {
-            header::check_content_type(&self.content_types, head.headers)
-                .map_err(|why| Refusal::failed(Check::ContentType, why))?;
+        self.check_content_type(head)?;
+        self.check_headers(head)
+    }
+
+    pub(super) fn check_content_type(&self, head: RequestHead<'_>) -> Result<(), Refusal> {
+        if self.content_types.is_empty() {
+            return Ok(());
         }
+        header::check_content_type(&self.content_types, head.headers)
+            .map_err(|why| Refusal::failed(Check::ContentType, why))
+    }
+
+    pub(super) fn check_headers(&self, head: RequestHead<'_>) -> Result<(), Refusal> {
         for rule in &self.headers {
             header::check(rule, head.headers).map_err(|why| Refusal::failed(Check::Header, why))?;
         }

@@ -10,7 +10,7 @@ use super::alternative::Alternative;
 use super::{CompiledRoute, Decision, Gate, HeadVerdict, State, shape, token};
 use crate::clock::UnixMillis;
 use crate::policy::SecretAt;
-use crate::providers::{Coverage, FetchedKeys};
+use crate::providers::{Coverage, FetchedKeys, Scheme};
 use crate::refusal::{Check, Refusal};
 use crate::request::Request;
 
@@ -189,6 +189,9 @@ fn steps<'g>(
     let route = match gate.find_route(head) {
         Ok(index) => gate.routes.get(index),
         Err(refusal) => {
+            if refusal.check == Check::Method {
+                list.push(None, Check::Path, Outcome::Pass, "a route has this path".to_owned());
+            }
             list.push(None, refusal.check, Outcome::Refuse, refusal.why);
             None
         }
@@ -227,7 +230,7 @@ fn note(rule: &super::signature::SignatureRule) -> Option<String> {
         Coverage::Part => "does not cover every byte of the body, and the rest may be anything",
         Coverage::Body => "",
     };
-    let public = rule.check().schemes().is_ok_and(|schemes| schemes.iter().all(|scheme| scheme.alg.is_public()));
+    let public = rule.check().schemes().is_ok_and(|schemes| schemes.iter().all(Scheme::only_verifies));
     let shared = match rule.check().secret_at {
         _ if public => "its key can only verify: not even the relay can forge it",
         SecretAt::Agent => "its secret never leaves the agent: not even the relay can forge it",
@@ -264,13 +267,16 @@ fn alternative_steps(
         list.judge(at, Check::Token, found.map_err(|why| Refusal::failed(Check::Token, why)), &said);
     }
     let (types, headers) = alternative.has_field_rules();
-    if types || headers {
-        let fields = alternative.check_fields(request.head);
-        let check = fields
-            .as_ref()
-            .err()
-            .map_or(if types { Check::ContentType } else { Check::Header }, |refusal| refusal.check);
-        list.judge(at, check, fields, "content type and headers are allowed ones");
+    if types {
+        list.judge(
+            at,
+            Check::ContentType,
+            alternative.check_content_type(request.head),
+            "the media type is an allowed one",
+        );
+    }
+    if headers {
+        list.judge(at, Check::Header, alternative.check_headers(request.head), "the headers have allowed values");
     }
     for rule in alternative.signatures() {
         if rule.is_left_to_agent() {

@@ -326,6 +326,12 @@ impl Accept {
         if self.headers.iter().any(|rule| empty(&rule.allowed)) || self.body.iter().any(|rule| empty(&rule.allowed)) {
             mistakes.push("a rule about a header or the body allows no value, so nothing could pass".to_owned());
         }
+        let token = |text: &str| !text.is_empty() && text.parse::<http::HeaderName>().is_ok();
+        for kind in &self.content_types {
+            if !kind.split_once('/').is_some_and(|(kind, of)| token(kind) && token(of)) {
+                mistakes.push(format!("content_type: {kind:?} is no media type such as application/json"));
+            }
+        }
         let rules = self.headers.len() + self.body.len() + self.content_types.len() + self.verify.len();
         if rules > limits::OF_A_ROUTE {
             mistakes.push(format!("it has {rules} rules, more than {}", limits::OF_A_ROUTE));

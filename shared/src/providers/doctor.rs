@@ -174,7 +174,12 @@ impl Doctor<'_> {
             self.tries += 1;
             let keyed = Keyed::new(&schemes, shape, secrets, Some(other.clone()));
             if self.tries <= TRIES && keyed.is_ok_and(|keyed| keyed.verify(request, self.fetched, self.now).is_ok()) {
-                self.say(format!("it would be right for another URL: {what}; the policy says origin = \"{other}\" where the provider knows it so"));
+                let then = if other.starts_with("http:") {
+                    "register the URL with https at the provider".to_owned()
+                } else {
+                    format!("the policy says origin = \"{other}\" where the provider knows it so")
+                };
+                self.say(format!("it would be right for another URL: {what}; {then}"));
                 return;
             }
         }

@@ -175,6 +175,13 @@ impl Keyed {
                 }
             }
             if parts.is_empty() && scheme.fetch.is_some() {
+                let signed = scheme.msg.sources().find_map(|source| match source {
+                    Source::Secret(name) => Some(name.clone().unwrap_or_default()),
+                    _ => None,
+                });
+                if let Some(name) = signed {
+                    return Err(SchemeError::MissingPart(name));
+                }
                 live.push(Live { secret: None, parts: Parts::none(), key: None });
             }
             ways.push(Way { scheme: scheme.clone(), live });

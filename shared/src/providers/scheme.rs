@@ -603,6 +603,12 @@ impl Scheme {
             || self.jwt.as_ref().is_some_and(|rules| rules.detached || rules.claims.values().any(template_reads))
     }
 
+    /// Whether its key can't sign.
+    #[must_use]
+    pub fn only_verifies(&self) -> bool {
+        self.alg.is_public() || self.jwt.as_ref().is_some_and(|rules| !rules.is_symmetric())
+    }
+
     /// Whether the public URL is part of what is signed.
     #[must_use]
     pub fn signs_url(&self) -> bool {

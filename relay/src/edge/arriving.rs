@@ -1,0 +1,65 @@
+//! A body on its way in that nobody may want to its end. Over HTTP/1.1 `stall` reads what is left. Over
+//! HTTP/2 a body that is dropped resets its stream, which RFC 9113 §8.1 allows behind a whole answer; but
+//! curl 7.88 (Debian 12) then loses the answer, too. So a small rest is read, and thrown away.
+
+use std::time::Duration;
+
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::{Bytes, Incoming};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+/// Most bytes that are read for nothing: what senders have under way before they see an answer.
+const LEFT_BYTES: usize = 64 * 1024;
+/// For how long.
+const LEFT_TIME: Duration = Duration::from_secs(2);
+
+/// The body, and who reads what is left of it.
+pub struct Arriving {
+    incoming: Option<Incoming>,
+    tasks: Option<TaskTracker>,
+}
+
+impl Arriving {
+    /// A body whose rest is read by a task of these, or by nobody.
+    #[must_use]
+    pub const fn new(incoming: Incoming, tasks: Option<TaskTracker>) -> Self {
+        Self { incoming: Some(incoming), tasks }
+    }
+
+    /// The next frame; `None` at the end.
+    pub async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+        self.incoming.as_mut()?.frame().await
+    }
+
+    /// What is known of the length that is left.
+    #[must_use]
+    pub fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map(|incoming| incoming.size_hint()).unwrap_or_default()
+    }
+
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(|incoming| incoming.is_end_stream())
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let (Some(mut incoming), Some(tasks)) = (self.incoming.take(), self.tasks.take()) else { return };
+        if incoming.is_end_stream() {
+            return;
+        }
+        tasks.spawn(timeout(LEFT_TIME, async move {
+            let mut left = LEFT_BYTES;
+            while let Some(Ok(frame)) = incoming.frame().await {
+                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                if left == 0 {
+                    return;
+                }
+            }
+        }));
+    }
+}
