@@ -255,3 +255,22 @@ async fn a_provider_that_wants_401_for_a_wrong_signature_gets_it() {
     }
     assert!(application.log.complete().is_empty());
 }
+
+/// Some senders lose an answer whose stream is reset behind it (curl 7.88): a small body is taken to its end.
+#[tokio::test]
+async fn a_refusal_over_http2_reaches_curl() {
+    if !hookward_tests::process::have("curl", "curl") {
+        return;
+    }
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = Stage::start(application.address, Plan::default()).await;
+    let (url, to) = (format!("https://{HOST}:{}/admin", stage.edge.address.port()), stage.edge.address);
+    let ran = tokio::task::spawn_blocking(move || {
+        let connect = format!("::{}:{}", to.ip(), to.port());
+        let ask = ["-sk", "--http2", "--connect-to", &connect, "-o", "/dev/null", "-w", "%{http_code} %{http_version}"];
+        let once = || std::process::Command::new("curl").args(ask).args(["-d", "{}", &url]).output().unwrap();
+        (0..20).map(|_| String::from_utf8(once().stdout).unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(ran.await.unwrap(), vec!["404 2"; 20]);
+    assert_eq!(application.log.begun(), 0);
+}

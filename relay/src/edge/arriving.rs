@@ -10,8 +10,8 @@ use hyper::body::{Bytes, Incoming};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// Most bytes that are read for nothing: what senders have under way before they see an answer.
-const LEFT_BYTES: usize = 64 * 1024;
+/// Most bytes that are read for nothing: what a stream may have under way towards us.
+const LEFT_BYTES: usize = 256 * 1024;
 /// For how long.
 const LEFT_TIME: Duration = Duration::from_secs(2);
 
