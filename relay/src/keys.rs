@@ -106,12 +106,14 @@ impl PublicKeys {
         while inner.recent.front().is_some_and(|at| at.elapsed() >= Duration::from_secs(60)) {
             inner.recent.pop_front();
         }
+        let known = inner.keys.get(url).is_some_and(|entry| entry.key.is_some());
         let under_way = inner.keys.values().filter(|entry| entry.under_way.is_some()).count();
-        if under_way >= AT_ONCE || inner.recent.len() >= A_MINUTE {
+        // A key that was had before is asked for again whatever strangers ask for.
+        if !known && (under_way >= AT_ONCE || inner.recent.len() >= A_MINUTE) {
             tracing::warn!(%url, "too many keys are asked for");
             return None;
         }
-        if inner.keys.len() >= MOST_KEYS {
+        if !known && inner.keys.len() >= MOST_KEYS {
             // First those that could not be had, then the oldest.
             let oldest = inner.keys.iter().filter(|(_, entry)| entry.under_way.is_none());
             let oldest =

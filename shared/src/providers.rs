@@ -5,7 +5,10 @@
 //! fixtures there, and no code. The same fields make a scheme that a user writes in a policy.
 
 pub mod challenge;
+mod condition;
 pub mod doctor;
+mod fault;
+mod fetched;
 mod jwt;
 pub mod key;
 pub mod keyed;
@@ -22,8 +25,10 @@ use http::HeaderName;
 use serde::Deserialize;
 
 pub use challenge::Challenge;
+pub use fault::SignatureFault;
+pub use fetched::FetchedKeys;
 pub use key::SecretShape;
-pub use keyed::{FetchedKeys, Keyed, SignatureFault, Verified};
+pub use keyed::{Keyed, Verified};
 pub use place::Place;
 pub use scheme::{Coverage, Scheme};
 

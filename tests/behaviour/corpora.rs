@@ -321,7 +321,7 @@ async fn signature_attacks() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut score = Score::default();
     for case in cases::<SignatureCase>("signature_attacks_dev") {
-        // Replay is judged over several requests, which is not built yet.
+        // Replay is judged over several requests, by replay.rs.
         if hookward_shared::providers::find(&case.group).is_none() {
             continue;
         }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 
+use super::fault::SignatureFault;
 use super::key::{Key, Parts};
-use super::keyed::SignatureFault;
 use super::message::Scene;
 use super::place::{Members, Place};
 use super::scheme::Required;

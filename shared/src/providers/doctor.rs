@@ -6,7 +6,9 @@ use std::borrow::Cow;
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
 use http::header;
 
-use super::keyed::{FetchedKeys, Keyed, SignatureFault};
+use super::fault::SignatureFault;
+use super::fetched::FetchedKeys;
+use super::keyed::Keyed;
 use super::place::{Members, Place};
 use super::scheme::{KeyForm, Scheme};
 use super::{Provider, SecretShape};

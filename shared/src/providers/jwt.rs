@@ -7,8 +7,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Map, Value};
 use subtle::ConstantTimeEq as _;
 
+use super::fault::SignatureFault;
 use super::key::Parts;
-use super::keyed::SignatureFault;
 use super::message::Scene;
 use super::scheme::{JwtAlgorithm, JwtRules, KeyForm, SchemeError};
 use crate::clock::UnixMillis;

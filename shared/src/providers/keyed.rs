@@ -14,21 +14,21 @@
 //! two slots for keys): one right one is enough. Ways that are weaker are variants, which a policy names.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 
 use super::challenge::{Challenge, Reaction};
+use super::fault::SignatureFault;
+use super::fetched::FetchedKeys;
 use super::key::{Found, Key, Parts, SecretShape};
 use super::message::Scene;
 use super::place::Members;
-use super::scheme::{Algorithm, Encoding, KeyForm, KeySource, Pick, Required, Scheme, SchemeError};
+use super::scheme::{Algorithm, Encoding, KeyForm, Pick, Scheme, SchemeError};
 use super::template::{Source, Template};
 use crate::clock::UnixMillis;
-use crate::json::{JsonFault, JsonPath};
+use crate::json::JsonPath;
 use crate::request::Request;
 use crate::secret::Secret;
 use crate::url::HttpsUrl;
@@ -39,83 +39,6 @@ const MOST_PUBLIC: usize = 8;
 const MOST_SHARED: usize = 100;
 /// Items of a batch: each is verified.
 const MOST_ITEMS: usize = 100;
-
-/// Why a signature was not accepted. The text is for the tunnel's owner; it holds no secret.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SignatureFault {
-    /// The request is not of the kind that this scheme is for.
-    #[error("{0} is not what this provider's scheme asks for")]
-    Required(String),
-    /// Something that the scheme needs is not there.
-    #[error("{0} is missing")]
-    Missing(String),
-    /// Something that must stand once stands more than once.
-    #[error("{0} stands more than once")]
-    Repeated(String),
-    /// The body can't be read as the scheme needs it.
-    #[error("{0}")]
-    Body(JsonFault),
-    /// Something can't be read as the scheme writes it.
-    #[error("{0} is not written as this provider writes it: {1}")]
-    Malformed(String, &'static str),
-    /// The configured secret has no such part.
-    #[error("the secret has no part {0:?}")]
-    NoPart(String),
-    /// The key's address is none that this provider uses.
-    #[error("the key's address is none of this provider's: {0}")]
-    KeyAddress(&'static str),
-    /// The key could not be had.
-    #[error("the key at {0} could not be fetched")]
-    NoKey(String),
-    /// No published key has the name that the token gives.
-    #[error("the token names a key that the provider does not publish")]
-    UnknownKey,
-    /// The token can't be used.
-    #[error("the token can't be used: {0}")]
-    Token(&'static str),
-    /// A claim of the token is not what it must be.
-    #[error("the token's claim {0:?} is not what this request asks for")]
-    Claim(String),
-    /// The token's time is over.
-    #[error("the token expired {0} s ago (is this machine's clock right?)")]
-    Expired(u64),
-    /// The signature is too old.
-    #[error("signed {0} s ago, more than the {1} s allowed (is this machine's clock right?)")]
-    Stale(u64, u64),
-    /// The signature is from the future.
-    #[error("signed {0} s in the future, more than the {1} s allowed (is this machine's clock right?)")]
-    Future(u64, u64),
-    /// Text that a challenge's answer would repeat is not what the provider sends.
-    #[error("{0} is not what this provider's challenges hold, so it is not answered")]
-    Guard(String),
-    /// The token is none of the configured secrets.
-    #[error("the token is another one than here")]
-    OtherToken,
-    /// The signature is not that of this request under any configured secret.
-    #[error(
-        "the signature does not fit: another secret at the provider than here, or the request was changed on its way"
-    )]
-    Mismatch,
-}
-
-impl SignatureFault {
-    /// How far the request came: of several ways, the one that came furthest says the most.
-    const fn progress(&self) -> u8 {
-        match self {
-            Self::Required(_) => 0,
-            Self::Missing(_) => 1,
-            Self::Repeated(_) | Self::Body(_) | Self::Malformed(..) | Self::NoPart(_) | Self::KeyAddress(_) => 2,
-            Self::NoKey(_) | Self::UnknownKey | Self::Token(_) => 3,
-            Self::Expired(_) | Self::Stale(..) | Self::Future(..) => 4,
-            Self::OtherToken | Self::Mismatch => 5,
-            Self::Claim(_) | Self::Guard(_) => 6,
-        }
-    }
-}
-
-/// Public keys that were fetched, by their URLs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FetchedKeys(pub BTreeMap<HttpsUrl, Arc<[u8]>>);
 
 /// A right signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -292,41 +215,6 @@ impl Live {
             None => return Err(SchemeError::MissingPart(scheme.part.clone().unwrap_or_default())),
         };
         Ok(Self { secret: Some(index), parts: parts.clone(), key })
-    }
-}
-
-impl KeySource {
-    /// The key's URL for this request.
-    fn address(&self, request: &Request<'_>) -> Result<HttpsUrl, SignatureFault> {
-        let text = match (&self.url, &self.from) {
-            (Some(url), _) => url.clone(),
-            (None, Some(place)) => {
-                let value = place.read(request, &Members::default())?;
-                let value = value.ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
-                String::from_utf8(value.into_owned()).map_err(|_| SignatureFault::KeyAddress("it is no text"))?
-            }
-            (None, None) => return Err(SignatureFault::KeyAddress("there is none")),
-        };
-        let url = HttpsUrl::parse(&text).map_err(SignatureFault::KeyAddress)?;
-        if self.from.is_some() {
-            if url.port() != 443 || !self.hosts.iter().any(|pattern| pattern.matches(url.host())) {
-                return Err(SignatureFault::KeyAddress("another host"));
-            }
-            if !self.admits(url.target()) {
-                return Err(SignatureFault::KeyAddress("another path"));
-            }
-        }
-        Ok(url)
-    }
-
-    /// The key in what was fetched.
-    fn key(&self, scheme: &Scheme, content: &[u8], url: &HttpsUrl) -> Result<Key, SignatureFault> {
-        let no_key = |_| SignatureFault::NoKey(url.to_string());
-        let text = match &self.pick {
-            Some(path) => path.single(content).map_err(|_| SignatureFault::NoKey(url.to_string()))?.into_bytes(),
-            None => content.to_vec(),
-        };
-        Key::new(scheme, &text).map_err(no_key)
     }
 }
 
@@ -547,35 +435,6 @@ impl Way {
     }
 }
 
-impl Required {
-    /// Whether it holds. A part of the secret that was not given asks for nothing, unless `strict`.
-    pub(super) fn holds(&self, request: &Request<'_>, parts: &Parts, strict: bool) -> Result<(), SignatureFault> {
-        let no_members = Members::default();
-        let value = self.at.read(request, &no_members)?;
-        if self.absent {
-            return if value.is_none() { Ok(()) } else { Err(SignatureFault::Required(self.at.to_string())) };
-        }
-        let value = value.unwrap_or_default();
-        let lower = |text: &[u8]| text.to_ascii_lowercase();
-        let fits = if let Some(text) = &self.begins {
-            lower(&value).starts_with(&lower(text.as_bytes()))
-        } else if let Some(text) = &self.contains {
-            memchr::memmem::find(&lower(&value), &lower(text.as_bytes())).is_some()
-        } else if let Some(template) = &self.is {
-            let scene = Scene { request: *request, members: &no_members, ts: None, origin: request.head.origin };
-            match scene.render(template, parts) {
-                Ok(wanted) if template.is_caseless() => wanted.concat().eq_ignore_ascii_case(&value),
-                Ok(wanted) => wanted.concat().ct_eq(&value).into(),
-                Err(SignatureFault::NoPart(_)) => !strict,
-                Err(fault) => return Err(fault),
-            }
-        } else {
-            false
-        };
-        if fits { Ok(()) } else { Err(SignatureFault::Required(self.at.to_string())) }
-    }
-}
-
 /// The members of a list, by a separator that may have several characters. Around the members of a
 /// list there may be blanks, as around those of any header's list (RFC 9110, 5.6.1).
 fn split<'f>(field: &'f [u8], separator: &[u8]) -> Vec<&'f [u8]> {
@@ -614,6 +473,7 @@ fn other_port(origin: &str) -> Option<String> {
 mod tests {
     use super::*;
     use http::{HeaderMap, Method};
+    use std::collections::BTreeMap;
 
     use crate::providers::scheme::Coverage;
     use crate::request::RequestHead;

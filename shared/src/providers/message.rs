@@ -8,8 +8,8 @@ use http::header;
 use memchr::memmem;
 use sha2::{Digest as _, Sha256};
 
+use super::fault::SignatureFault;
 use super::key::{Key, Parts};
-use super::keyed::SignatureFault;
 use super::place::{FieldName, Members, Place};
 use super::template::{Filter, Part, Source, Template};
 use crate::form;

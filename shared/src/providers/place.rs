@@ -6,7 +6,7 @@ use std::fmt;
 use http::{HeaderName, header};
 use serde::{Deserialize, Serialize};
 
-use super::keyed::SignatureFault;
+use super::fault::SignatureFault;
 use crate::form::{self, FormFault};
 use crate::json::{JsonFault, JsonPath};
 use crate::request::Request;
