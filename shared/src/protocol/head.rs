@@ -296,13 +296,19 @@ fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, passes: impl Fn(&HeaderNa
 /// Reads the fields to the end. `each` gets every name as it was written.
 fn get_fields(buf: &mut Bytes, usual: usize, mut each: impl FnMut(&[u8], &HeaderName)) -> Result<HeaderMap, HeadError> {
     let mut headers = HeaderMap::with_capacity(usual);
+    let mut last = Bytes::new();
     while buf.has_remaining() {
         let written = get_bytes(buf)?;
         let value = get_bytes(buf)?;
         let name = HeaderName::from_bytes(&written).map_err(|_| HeadError("field name"))?;
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError("field value"))?;
         each(&written, &name);
-        headers.try_append(name, value).map_err(|_| HeadError("too many fields"))?;
+        let again = headers.try_append(name, value).map_err(|_| HeadError("too many fields"))?;
+        // The map gives them together, and the names as written would no longer be those of the values.
+        if again && !last.eq_ignore_ascii_case(&written) {
+            return Err(HeadError("fields of one name stand apart"));
+        }
+        last = written;
     }
     Ok(headers)
 }
@@ -408,6 +414,20 @@ mod tests {
         assert_eq!(Answer::decode(response.encode(|_| true).freeze()).unwrap(), Answer::Response(response));
         let failure = Failure { code: Code::ApplicationTimeout, status: StatusCode::GATEWAY_TIMEOUT };
         assert_eq!(Answer::decode(failure.encode().freeze()).unwrap(), Answer::Failure(failure));
+    }
+
+    #[test]
+    fn fields_of_one_name_stand_together() {
+        let trailers = |names: &[&str]| {
+            let mut buf = BytesMut::new();
+            for name in names {
+                put_bytes(&mut buf, name.as_bytes());
+                put_bytes(&mut buf, b"1");
+            }
+            decode_trailers(buf.freeze())
+        };
+        assert!(trailers(&["p", "P", "x"]).is_ok());
+        assert!(trailers(&["p", "x", "P"]).is_err());
     }
 
     #[test]
