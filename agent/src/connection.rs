@@ -196,12 +196,12 @@ impl Connector {
         let mut failures = 0_u32;
         loop {
             self.reporter.say(Report::Connecting { relay: self.relay.address.clone() });
-            let mut opened = None;
-            let why = match self.session(&stop, &mut opened).await {
+            let (mut opened, offer) = (None, self.policies.best());
+            let why = match self.session(&stop, &offer, &mut opened).await {
                 Ok(()) => return Ok(()),
                 // A new policy that the relay does not take: the tunnel goes on with the one before.
                 Err(ConnectionError::Refused { reason: RefusedReason::Policy, message })
-                    if self.policies.refuse(&self.policies.best()) =>
+                    if self.policies.refuse(&offer) =>
                 {
                     self.reporter.say(kept(&message));
                     continue;
@@ -222,10 +222,15 @@ impl Connector {
     }
 
     /// One session, from dialling to its end. `Ok` when it was ended on purpose.
-    async fn session(&self, stop: &CancellationToken, at: &mut Option<Instant>) -> Result<(), ConnectionError> {
+    async fn session(
+        &self,
+        stop: &CancellationToken,
+        offer: &Arc<Offer>,
+        at: &mut Option<Instant>,
+    ) -> Result<(), ConnectionError> {
         let opening = async {
             let (endpoint, session) = dial(&self.relay.address, self.relay.pin).await?;
-            let greeted = timeout(PATIENCE, self.greet(&session))
+            let greeted = timeout(PATIENCE, self.greet(&session, offer))
                 .await
                 .unwrap_or_else(|_| Err(ConnectionError::Silent(self.relay.address.clone())))?;
             Ok::<_, ConnectionError>((endpoint, session, greeted))
@@ -247,7 +252,7 @@ impl Connector {
         self.policies.accept(offer);
     }
 
-    async fn greet(&self, session: &Session) -> Result<(ControlStream, Terms), ConnectionError> {
+    async fn greet(&self, session: &Session, offer: &Arc<Offer>) -> Result<(ControlStream, Terms), ConnectionError> {
         let mut control = session.open_control().await?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         control.send(&FromAgent::Hello { credential: self.relay.credential.clone(), version }).await?;
@@ -258,7 +263,6 @@ impl Connector {
             }
             other => return Err(unexpected(other)),
         };
-        let offer = self.policies.best();
         control.send(&FromAgent::Open { host: self.host.clone(), policy: offer.policy.clone() }).await?;
         match control.receive(GREETING_BYTES).await? {
             FromRelay::Opened { host, port } => {
@@ -266,7 +270,7 @@ impl Connector {
                     .ok_or_else(|| StreamError::Protocol("the relay opened something that is no host".to_owned()))?;
                 let origin = origin_of(host.as_str(), port);
                 let terms = Terms { deadlines, host: host.as_str().into(), origin: origin.into() };
-                self.accept(&offer);
+                self.accept(offer);
                 (self.on_open)(Opened { host: host.to_string(), port });
                 Ok((control, terms))
             }

@@ -79,6 +79,13 @@ fn read(path: &Path, clock: &Clock, lists: &AddressLists) -> Result<Arc<Gate>, P
     if loaded.policy.routes.iter().flat_map(|route| &route.accept).any(asks) {
         return Err(problem("a floor asks for no token: it would travel on to every application".to_owned()));
     }
+    if loaded.policy.rate.is_some() || loaded.policy.routes.iter().any(|route| route.rate.is_some()) {
+        return Err(problem(
+            "rate: a floor is passed before the tunnel's own policy, so strangers would use it up for all; \
+             write client_rate, or policy_rate in the relay's limits"
+                .to_owned(),
+        ));
+    }
     if loaded.policy.routes.iter().any(|route| route.replay.is_some()) {
         return Err(problem("replay is a matter of each tunnel's policy".to_owned()));
     }

@@ -96,7 +96,8 @@ impl PublicKeys {
             if entry.key.as_ref().is_some_and(|(_, at)| at.elapsed() < FRESH) {
                 return None;
             }
-            if let Some(under_way) = &entry.under_way {
+            // An error means that its task is gone without an end.
+            if let Some(under_way) = entry.under_way.as_ref().filter(|under_way| under_way.has_changed().is_ok()) {
                 return Some(under_way.clone());
             }
             if entry.tried.is_some_and(|at| at.elapsed() < PAUSE) {
@@ -107,7 +108,9 @@ impl PublicKeys {
             inner.recent.pop_front();
         }
         let known = inner.keys.get(url).is_some_and(|entry| entry.key.is_some());
-        let under_way = inner.keys.values().filter(|entry| entry.under_way.is_some()).count();
+        let goes_on =
+            |entry: &&Entry| entry.under_way.as_ref().is_some_and(|under_way| under_way.has_changed().is_ok());
+        let under_way = inner.keys.values().filter(goes_on).count();
         // A key that was had before is asked for again whatever strangers ask for.
         if !known && (under_way >= AT_ONCE || inner.recent.len() >= A_MINUTE) {
             tracing::warn!(%url, "too many keys are asked for");

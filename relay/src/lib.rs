@@ -171,6 +171,8 @@ impl Relay {
         let fetcher = Fetcher::new(settings.fetch.clone(), settings.limits.fetch)?;
         let lists = AddressLists::load(&store);
         let trusted_proxies = AddressSet::new(&settings.trusted_proxies);
+        // Before it is read, or a change in between would not be seen. Without a floor SIGHUP changes nothing.
+        let reloads = Reloads::new(settings.floor.as_deref()).map_err(StartError::Signal)?;
         let floor = Floor::load(settings.floor.as_deref(), &clock, &lists)?;
         let replays =
             ReplayKeeper::open(&settings.data_dir.join(REPLAY_FILE), clock.clone(), settings.limits.deliveries as u64)?;
@@ -217,7 +219,6 @@ impl Relay {
         let edge = EdgeListener::start(listener, acceptor, edge, drain_edge.clone()).map_err(listen)?;
         tasks.spawn(lists.clone().keep_fresh(fetcher, store.clone(), clock.clone(), stop_agents.clone()));
         if let Some(path) = settings.floor {
-            let reloads = Reloads::new(Some(&path)).map_err(StartError::Signal)?;
             tasks.spawn(floor.keep(path, clock.clone(), lists.clone(), reloads, stop_agents.clone()));
         }
         Ok(Self {

@@ -18,6 +18,7 @@ use hookward_shared::names::HostName;
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::store::StoreError;
 
@@ -29,6 +30,8 @@ const BATCH: usize = 1024;
 const SWEEP: i64 = 2000;
 /// How often what is over is forgotten when nothing else happens.
 const IDLE: Duration = Duration::from_secs(5);
+/// How long a request waits for the file.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS deliveries (
@@ -59,6 +62,8 @@ struct Shared {
 struct Queue {
     asked: VecDeque<Asked>,
     ended: bool,
+    /// The file can't be written now: nobody can tell.
+    failing: bool,
 }
 
 /// What a request asks of the thread.
@@ -145,7 +150,7 @@ impl Replays {
         let (answer, answered) = oneshot::channel();
         let queued = {
             let mut queue = self.shared.lock();
-            let room = queue.asked.len() < WAITING && !queue.ended;
+            let room = queue.asked.len() < WAITING && !queue.ended && !queue.failing;
             if room {
                 queue.asked.push_back(Asked::Claim { key, holder, until: claim.until, answer });
             }
@@ -158,7 +163,11 @@ impl Replays {
             return (Claimed::Unknown, held);
         }
         self.shared.news.notify_one();
-        let claimed = answered.await.unwrap_or(Claimed::Unknown);
+        let claimed = match timeout(PATIENCE, answered).await {
+            Ok(claimed) => claimed.unwrap_or(Claimed::Unknown),
+            // The claim may still be made: its guard gives it back.
+            Err(_) => return (Claimed::Unknown, held),
+        };
         if claimed != Claimed::New {
             held.key = None;
         }
@@ -177,7 +186,10 @@ impl HeldClaim {
         let Some(key) = self.key.take() else { return };
         let (answer, answered) = oneshot::channel();
         self.replays.ask(Asked::Confirm { key, holder: self.holder, answer });
-        let _ = answered.await;
+        // A disk that fails keeps the question, and the sender gets its answer all the same.
+        if timeout(PATIENCE, answered).await.is_err() {
+            tracing::warn!("the file of deliveries takes too long; a delivery is not yet on disk");
+        }
     }
 }
 
@@ -194,6 +206,17 @@ fn millis(at: UnixMillis) -> i64 {
     i64::try_from(at.0).unwrap_or(i64::MAX)
 }
 
+/// However the thread ends: nobody waits for it any more.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let mut queue = self.0.lock();
+        queue.ended = true;
+        queue.asked.clear();
+    }
+}
+
 struct Keeper {
     connection: Connection,
     clock: Clock,
@@ -204,6 +227,7 @@ struct Keeper {
 
 impl Keeper {
     fn run(mut self) {
+        let _ending = Ending(Arc::clone(&self.shared));
         loop {
             let batch = {
                 let mut queue = self.shared.lock();
@@ -231,12 +255,14 @@ impl Keeper {
         for asked in batch.into_iter().rev().filter(|asked| !matches!(asked, Asked::Claim { .. })) {
             queue.asked.push_front(asked);
         }
-        if !queue.ended {
-            // A full disk is not asked again at once.
-            drop(self.shared.news.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner));
-        } else {
+        if queue.ended {
             queue.asked.clear();
+            return;
         }
+        // A full disk is not asked again at once.
+        queue.failing = true;
+        let waited = self.shared.news.wait_timeout_while(queue, IDLE, |queue| !queue.ended);
+        waited.unwrap_or_else(PoisonError::into_inner).0.failing = false;
     }
 
     /// Does what a batch asks, in one transaction; answers are given once it is on disk.
@@ -290,12 +316,15 @@ impl Keeper {
                     Asked::Confirm { key, holder, .. } => {
                         confirm.execute(params![key, holder])?;
                     }
-                    Asked::Release { key, holder } => count -= release.execute(params![key, holder])? as u64,
+                    Asked::Release { key, holder } => {
+                        count = count.saturating_sub(release.execute(params![key, holder])? as u64);
+                    }
                 }
             }
             let sweep = "DELETE FROM deliveries WHERE key IN
                 (SELECT key FROM deliveries WHERE until_ms <= ?1 AND holder = 0 LIMIT ?2)";
-            count -= transaction.prepare_cached(sweep)?.execute(params![millis(now), SWEEP])? as u64;
+            let swept = transaction.prepare_cached(sweep)?.execute(params![millis(now), SWEEP])? as u64;
+            count = count.saturating_sub(swept);
         }
         transaction.commit()?;
         self.count = count;

@@ -98,7 +98,6 @@ pub fn multipart_single<'t>(content_type: &str, body: &'t [u8], name: &str) -> R
         .filter(|boundary| !boundary.is_empty() && boundary.len() <= 70)
         .ok_or(FormFault::Broken)?;
     let delimiter = format!("--{boundary}");
-    let wanted = format!("name=\"{name}\"");
     let mut found = None;
     let mut rest = body.strip_prefix(delimiter.as_bytes()).ok_or(FormFault::Broken)?;
     let between = format!("\r\n{delimiter}");
@@ -109,16 +108,31 @@ pub fn multipart_single<'t>(content_type: &str, body: &'t [u8], name: &str) -> R
         let head_end = memchr::memmem::find(content, b"\r\n\r\n").ok_or(FormFault::Broken)?;
         let (head, value) = content.split_at(head_end);
         let head = std::str::from_utf8(head).map_err(|_| FormFault::Broken)?;
-        let disposition = head.lines().find(|line| line.to_ascii_lowercase().starts_with("content-disposition:"));
-        if disposition.is_some_and(|line| line.split(';').any(|parameter| parameter.trim() == wanted)) {
-            if found.is_some() {
-                return Err(FormFault::Repeated);
-            }
-            found = value.get(4..);
+        match part_name(head).ok_or(FormFault::Broken)? {
+            part if part == name && found.is_none() => found = value.get(4..),
+            part if text::same_name(part.as_bytes(), name.as_bytes()) => return Err(FormFault::Repeated),
+            _ => {}
         }
         rest = after.get(between.len()..).unwrap_or_default();
     }
     Ok(found)
+}
+
+/// The name of a part, in the one spelling that every reader takes for the same: one Content-Disposition,
+/// `form-data`, the name in quotes and without an escape, and perhaps a file's name.
+fn part_name(head: &str) -> Option<&str> {
+    let field = |line: &'_ str| {
+        line.split_once(':').is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case("content-disposition"))
+    };
+    let mut lines = head.split("\r\n").filter(|line| field(line));
+    let (line, None) = (lines.next()?, lines.next()) else { return None };
+    let (_, value) = line.split_once(':')?;
+    let rest = value.trim_start().strip_prefix("form-data; name=\"")?;
+    let (name, rest) = rest.split_once('"')?;
+    let file = |rest: &str| {
+        rest.strip_prefix("; filename=\"").and_then(|rest| rest.split_once('"')).is_some_and(|(_, end)| end.is_empty())
+    };
+    (!name.contains('\\') && (rest.is_empty() || file(rest))).then_some(name)
 }
 
 #[cfg(test)]
@@ -152,6 +166,11 @@ mod tests {
         assert_eq!(multipart_single(kind, body, "json"), Ok(Some(&b"{\"a\":1}"[..])));
         assert_eq!(multipart_single(kind, body, "b"), Ok(Some(&b""[..])));
         assert_eq!(multipart_single(kind, body, "c"), Ok(None));
+        for other in ["name=json", "Name=\"json\"", "name=\"json\"; name=\"json\"", "name=\"JSON\""] {
+            let second = format!("\r\n--X\r\nContent-Disposition: form-data; {other}\r\n\r\nforged\r\n--X--\r\n");
+            let twice = String::from_utf8_lossy(body).replace("\r\n--X--\r\n", &second);
+            assert!(multipart_single(kind, twice.as_bytes(), "json").is_err(), "{other}");
+        }
         assert_eq!(multipart_single("multipart/form-data", body, "b"), Err(FormFault::Broken));
         assert_eq!(multipart_single(kind, b"--X\r\n", "b"), Err(FormFault::Broken));
     }

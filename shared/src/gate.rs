@@ -59,6 +59,8 @@ pub struct Gate {
     side: Side,
     client_rate: Option<Rate>,
     rate: Option<Rate>,
+    /// What the operator gives every tunnel.
+    operators_rate: Option<Rate>,
     lockout: Option<Lockout>,
     routes: Vec<CompiledRoute>,
 }
@@ -169,19 +171,16 @@ impl Gate {
             side,
             client_rate: policy.client_rate.filter(|_| counts),
             rate: policy.rate.filter(|_| counts),
+            operators_rate: None,
             lockout: policy.lockout.filter(|_| counts),
             routes,
         })
     }
 
-    /// The same gate, whose tunnel gets at most this rate.
+    /// The same gate, whose tunnel gets at most this rate, beside its own.
     #[must_use]
     pub fn at_most(self, rate: Rate) -> Self {
-        let rate = match self.rate {
-            Some(own) if own.a_second() < rate.a_second() => own,
-            _ => rate,
-        };
-        Self { rate: Some(rate), ..self }
+        Self { operators_rate: Some(rate), ..self }
     }
 
     /// Runs every check that needs no body.
@@ -288,10 +287,14 @@ impl Gate {
     /// Counts against the rates of the route and of the tunnel, which strangers can't use up.
     fn count(&self, route: usize, now: UnixMillis, state: &State) -> Result<(), Refusal> {
         let route_rate = self.routes.get(route).and_then(|route| route.rate);
-        for (what, rate) in [(Counted::Route(route), route_rate), (Counted::Tunnel, self.rate)] {
+        let rates = [
+            (Counted::Route(route), route_rate, "this route"),
+            (Counted::Tunnel, self.rate, "this tunnel"),
+            (Counted::Operator, self.operators_rate, "every tunnel of this relay"),
+        ];
+        for (what, rate, whose) in rates {
             let Some(rate) = rate else { continue };
             state.admit(what, rate, now).map_err(|wait| {
-                let whose = if what == Counted::Tunnel { "this tunnel" } else { "this route" };
                 Refusal::new(Check::Rate, Code::RateLimited, format!("{whose} gets more than {rate}")).after(wait)
             })?;
         }
@@ -429,7 +432,12 @@ impl PendingBody {
         state: &State,
     ) -> Result<Decision, Refusal> {
         let Some(route) = self.route() else { return Err(no_route()) };
-        let Evidence { mut tokens, secrets, identity, failed } = evidence;
+        let Evidence { mut tokens, secrets, mut identity, failed } = evidence;
+        // An id that nothing vouches for makes no other delivery of a signed one.
+        if identity.iter().any(|part| part.signed) {
+            identity.retain(|part| part.signed);
+        }
+        let identity: Vec<Vec<u8>> = identity.into_iter().map(|part| part.value).collect();
         // A right token goes, also when another alternative asked for it.
         for alternative in &route.accept {
             for spot in alternative.find_tokens(request.head) {
@@ -467,7 +475,7 @@ impl PendingClaim {
             (Claimed::New, _) => return permit.counted(now, state).map(AfterClaim::Forward),
             (Claimed::Unknown, _) => {
                 let why = "whether this delivery came before can't be told now";
-                return Err(Refusal::new(Check::Replay, Code::Busy, why));
+                Refusal::new(Check::Replay, Code::Busy, why)
             }
             (Claimed::Before, OnDuplicate::Acknowledge) if !self.observing => return Ok(AfterClaim::Acknowledge),
             (Claimed::Before, _) => Refusal::failed(Check::Replay, "this delivery came before"),
@@ -531,6 +539,7 @@ impl CompiledRoute {
 
     fn new(route: &Route, side: Side) -> Result<Self, String> {
         let paths = route.paths.iter().map(|path| PathPattern::parse(path)).collect::<Result<_, _>>()?;
+        let remembers = side == Side::Relay && route.replay.is_some();
         Ok(Self {
             settings: RouteSettings {
                 name: route.name.clone(),
@@ -545,7 +554,11 @@ impl CompiledRoute {
             rate: route.rate.filter(|_| side == Side::Relay),
             replay: route.replay.filter(|_| side == Side::Relay),
             mode: route.mode,
-            accept: route.accept.iter().map(|accept| Alternative::new(accept, side)).collect::<Result<_, _>>()?,
+            accept: route
+                .accept
+                .iter()
+                .map(|accept| Alternative::new(accept, side, remembers))
+                .collect::<Result<_, _>>()?,
         })
     }
 }

@@ -42,8 +42,8 @@ pub enum JsonFault {
     #[error("{0} is no single value")]
     NotScalar(String),
     /// The path stands for more values than are read.
-    #[error("{0} has more than {MOST_VALUES} values")]
-    TooMany(String),
+    #[error("{0} has more than {1} values")]
+    TooMany(String, usize),
 }
 
 impl JsonPath {
@@ -98,12 +98,20 @@ impl JsonPath {
     /// # Errors
     /// [`JsonFault`].
     pub fn raw<'d>(&self, document: &'d [u8]) -> Result<Vec<&'d RawValue>, JsonFault> {
+        self.raw_up_to(document, MOST_VALUES)
+    }
+
+    /// The same, at most so many: a list that was fetched is longer than one that a stranger sends.
+    ///
+    /// # Errors
+    /// [`JsonFault`].
+    pub fn raw_up_to<'d>(&self, document: &'d [u8], most: usize) -> Result<Vec<&'d RawValue>, JsonFault> {
         let root: &RawValue = serde_json::from_slice(document).map_err(|_| JsonFault::NotJson)?;
         let mut found = vec![root];
         for step in &self.steps {
             let mut below = Vec::new();
             for value in found {
-                let seed = Below { step, found: &mut below };
+                let seed = Below { step, found: &mut below, most };
                 let fault = seed.deserialize(&mut serde_json::Deserializer::from_str(value.get()));
                 match fault {
                     Ok(None) => {}
@@ -111,8 +119,8 @@ impl JsonPath {
                     // A number where an object should be: nothing stands there.
                     Err(_) => return Err(JsonFault::Absent(self.to_string())),
                 }
-                if below.len() > MOST_VALUES {
-                    return Err(JsonFault::TooMany(self.to_string()));
+                if below.len() > most {
+                    return Err(JsonFault::TooMany(self.to_string(), most));
                 }
             }
             found = below;
@@ -134,6 +142,7 @@ impl JsonPath {
 /// Takes one step down, from one value. Gives the name that is ambiguous, if one is.
 struct Below<'s, 'f, 'd> {
     step: &'s Step,
+    most: usize,
     found: &'f mut Vec<&'d RawValue>,
 }
 
@@ -179,7 +188,7 @@ impl<'d> Visitor<'d> for Below<'_, '_, 'd> {
         let mut index = 0_usize;
         while let Some(item) = items.next_element::<&RawValue>()? {
             let wanted = matches!(self.step, Step::Every) || *self.step == Step::Index(index);
-            if wanted && self.found.len() <= MOST_VALUES {
+            if wanted && self.found.len() <= self.most {
                 self.found.push(item);
             }
             index += 1;

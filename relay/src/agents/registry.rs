@@ -85,10 +85,13 @@ impl Registry {
         self.lock().get(host).cloned()
     }
 
-    /// Gives the host to this session, with its policy. Ownership was checked before.
+    /// Gives the host to this session, with its policy. Ownership was checked before. What was counted and who
+    /// is locked out stays: to come again makes nobody new.
     pub fn open(&self, host: HostName, origin: Arc<str>, gate: Arc<Gate>, state: State, session: &Arc<LiveSession>) {
-        let tunnel = Tunnel { gate: Some(gate), session: Some(Arc::clone(session)), state: Arc::new(state), origin };
-        self.lock().insert(host, tunnel);
+        let mut tunnels = self.lock();
+        let before = tunnels.get(&host).filter(|tunnel| tunnel.gate.is_some());
+        let state = before.map_or_else(|| Arc::new(state), |tunnel| Arc::clone(&tunnel.state));
+        tunnels.insert(host, Tunnel { gate: Some(gate), session: Some(Arc::clone(session)), state, origin });
     }
 
     /// Whether this session serves the host.

@@ -49,7 +49,7 @@ impl Arriving {
 impl Drop for Arriving {
     fn drop(&mut self) {
         let (Some(mut incoming), Some(tasks)) = (self.incoming.take(), self.tasks.take()) else { return };
-        if incoming.is_end_stream() {
+        if incoming.is_end_stream() || incoming.size_hint().lower() > LEFT_BYTES as u64 {
             return;
         }
         tasks.spawn(timeout(LEFT_TIME, async move {

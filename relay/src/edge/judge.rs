@@ -94,7 +94,9 @@ impl Case<'_> {
         };
         let own = self.head_of(self.gate, self.state)?;
         let (floor, own) = match (floor, own) {
-            (Some(Pending::Decided(Decision::Answer(answer))), _) => return Ok(Judged::Answer(answer)),
+            (Some(Pending::Decided(Decision::Answer(answer))), _) => {
+                return self.confirmed(answer).await.map(Judged::Answer);
+            }
             (None | Some(Pending::Decided(_)), Pending::Decided(decision)) => {
                 return self.decided(decision, Sent::Coming(body, charge), FetchedKeys::default()).await;
             }
@@ -110,7 +112,7 @@ impl Case<'_> {
         if let Some(pending) = floor {
             let decision = self.body_of(pending, &whole, &self.edge.floor_state, &mut keys).await.map_err(of_floor)?;
             if let Decision::Answer(answer) = decision {
-                return Ok(Judged::Answer(answer));
+                return self.confirmed(answer).await.map(Judged::Answer);
             }
         }
         let mut keys = FetchedKeys::default();

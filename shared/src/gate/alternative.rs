@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::address::AddressSet;
-use super::signature::{SignatureRule, WantedKey};
+use super::signature::{Identity, SignatureRule, WantedKey};
 use super::state::State;
 use super::token::{self, TokenSpot};
 use super::{Side, body_rule, header};
@@ -39,7 +39,7 @@ pub(super) struct Evidence {
     /// The names of the secrets and tokens that were right.
     pub(super) secrets: Vec<String>,
     /// What identifies the delivery.
-    pub(super) identity: Vec<Vec<u8>>,
+    pub(super) identity: Vec<Identity>,
     /// The first check that failed, on a route that only observes.
     pub(super) failed: Option<Refusal>,
 }
@@ -79,14 +79,19 @@ impl AddressRule {
 }
 
 impl Alternative {
-    pub(super) fn new(accept: &Accept, side: Side) -> Result<Self, String> {
+    /// `remembers`: whether deliveries have to be told from each other.
+    pub(super) fn new(accept: &Accept, side: Side, remembers: bool) -> Result<Self, String> {
         Ok(Self {
             side,
             allow: accept.allow_ips.as_ref().map(AddressRule::new),
             tokens: accept.token.iter().chain(&accept.basic).cloned().collect(),
             content_types: accept.content_types.clone(),
             headers: accept.headers.clone(),
-            signatures: accept.verify.iter().map(|check| SignatureRule::new(check, side)).collect::<Result<_, _>>()?,
+            signatures: accept
+                .verify
+                .iter()
+                .map(|check| SignatureRule::new(check, side, remembers))
+                .collect::<Result<_, _>>()?,
             body: accept.body.clone(),
         })
     }

@@ -22,6 +22,14 @@ pub struct WantedKey {
     pub in_catalogue: bool,
 }
 
+/// What tells a delivery from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// Whether the signature vouches for it.
+    pub(super) signed: bool,
+    pub(super) value: Vec<u8>,
+}
+
 /// A signature check, ready.
 pub(super) struct SignatureRule {
     check: SignatureCheck,
@@ -35,14 +43,15 @@ pub(super) struct SignatureRule {
 }
 
 impl SignatureRule {
-    pub(super) fn new(check: &SignatureCheck, side: Side) -> Result<Self, String> {
+    pub(super) fn new(check: &SignatureCheck, side: Side, remembers: bool) -> Result<Self, String> {
         let schemes = check.schemes()?;
         let secrets: Vec<Secret> = check.secrets.iter().map(|live| live.secret.clone()).collect();
         let keyed = match (side, check.secret_at) {
             (Side::Relay, SecretAt::Agent) => None,
             _ => Some(
                 Keyed::new(&schemes, &check.shape(), &secrets, check.origin.clone())
-                    .map_err(|error| error.to_string())?,
+                    .map_err(|error| error.to_string())?
+                    .proving(remembers),
             ),
         };
         let row = check.row();
@@ -93,8 +102,10 @@ impl SignatureRule {
     }
 
     fn refusal(&self, fault: &SignatureFault) -> Refusal {
-        // An outage of the provider's, or of the way to it, is none of the sender's: it may try again.
-        if let SignatureFault::NoKey(_) = fault {
+        // An outage of the provider's, or of the way to it, is none of the sender's, nor is a key that was
+        // published a moment ago: it may try again.
+        let fetched = || self.check.schemes().is_ok_and(|schemes| schemes.iter().any(|scheme| scheme.fetch.is_some()));
+        if matches!(fault, SignatureFault::NoKey(_)) || *fault == SignatureFault::UnknownKey && fetched() {
             return Refusal::new(Check::Signature, Code::Busy, format!("{}: {fault}", self.title));
         }
         let refusal = Refusal::failed(Check::Signature, format!("{}: {fault}", self.title));
@@ -127,7 +138,7 @@ impl SignatureRule {
     /// id alone, which whoever knows the token can choose. A signature that stands for several deliveries,
     /// such as a JSON Web Token that is used for an hour, counts together with the id or the body: that is
     /// no protection against somebody who has such a token, and loses nothing of the provider's.
-    pub(super) fn delivery(&self, request: &Request<'_>, verified: &Verified) -> Option<Vec<u8>> {
+    pub(super) fn delivery(&self, request: &Request<'_>, verified: &Verified) -> Option<Identity> {
         let schemes = self.check.schemes().ok()?;
         let scheme = schemes.get(verified.way)?;
         let place = self.check.row().and_then(|row| row.delivery.as_ref());
@@ -136,9 +147,10 @@ impl SignatureRule {
             Some([b"id:", value.as_ref()].concat())
         };
         let proof = || verified.proof.map(|proof| [&b"signature:"[..], proof.as_slice()].concat());
-        let Some(proof) = proof() else { return id() };
+        let signed = |value| Some(Identity { signed: true, value });
+        let Some(proof) = proof() else { return id().map(|value| Identity { signed: false, value }) };
         if place.is_some_and(|place| scheme.signs(place)) {
-            return id().or(Some(proof));
+            return signed(id().unwrap_or(proof));
         }
         // The row names the id of its usual headers; of others (svix-id beside webhook-id) the way knows it.
         let signed_id = || {
@@ -148,15 +160,15 @@ impl SignatureRule {
         if place.is_some()
             && let Some(id) = signed_id()
         {
-            return Some(id);
+            return signed(id);
         }
         let repeats = scheme.coverage() == Coverage::Nothing && scheme.jwt.is_some()
             || self.check.row().is_some_and(|row| row.signature_repeats);
         if !repeats {
-            return Some(proof);
+            return signed(proof);
         }
         let other = id().unwrap_or_else(|| Sha256::digest(request.body).to_vec());
-        Some([proof, other].concat())
+        signed([proof, other].concat())
     }
 
     /// What would have been right, for the tunnel's owner.

@@ -28,6 +28,8 @@ pub enum Counted {
     Route(usize),
     /// Requests that the tunnel let pass.
     Tunnel,
+    /// The same, against what the operator gives every tunnel.
+    Operator,
 }
 
 /// The memory of one tunnel's gate.
@@ -46,19 +48,18 @@ struct Counts {
     /// What each has used up of its rate, in microseconds since 1970.
     spent: HashMap<Counted, u64>,
     failures: HashMap<IpAddr, Failures>,
-    /// When a full table was last looked through.
-    swept: UnixMillis,
+    /// When each of the two, being full, was last looked through.
+    swept_spent: UnixMillis,
+    swept_failures: UnixMillis,
 }
 
-impl Counts {
-    /// A full table is looked through once a second at most: that is work for each of its entries.
-    fn may_sweep(&mut self, now: UnixMillis) -> bool {
-        let due = now.0 < self.swept.0 || now.0 - self.swept.0 >= 1000;
-        if due {
-            self.swept = now;
-        }
-        due
+/// A full table is looked through once a second at most: that is work for each of its entries.
+fn may_sweep(swept: &mut UnixMillis, now: UnixMillis) -> bool {
+    let due = now.0 < swept.0 || now.0 - swept.0 >= 1000;
+    if due {
+        *swept = now;
     }
+    due
 }
 
 /// Failures of one source.
@@ -82,7 +83,7 @@ impl State {
     pub fn admit(&self, what: Counted, rate: Rate, now: UnixMillis) -> Result<(), u64> {
         let mut counts = self.lock();
         let full = counts.spent.len() >= MOST_SOURCES && !counts.spent.contains_key(&what);
-        if full && counts.may_sweep(now) {
+        if full && may_sweep(&mut counts.swept_spent, now) {
             let now = now.0.saturating_mul(1000);
             counts.spent.retain(|_, spent| *spent > now);
         }
@@ -108,7 +109,7 @@ impl State {
         let mut counts = self.lock();
         if counts.failures.len() >= MOST_SOURCES
             && !counts.failures.contains_key(&source(address))
-            && counts.may_sweep(now)
+            && may_sweep(&mut counts.swept_failures, now)
         {
             counts.failures.retain(|_, seen| seen.is_fresh(lockout, now));
         }

@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 use super::challenge::{Challenge, Reaction};
 use super::fault::SignatureFault;
 use super::fetched::FetchedKeys;
-use super::key::{Found, Key, Parts, SecretShape};
+use super::key::{Key, Parts, SecretShape};
 use super::message::Scene;
 use super::place::Members;
 use super::scheme::{Algorithm, Encoding, KeyForm, Pick, Scheme, SchemeError};
@@ -45,7 +45,8 @@ const MOST_ITEMS: usize = 100;
 pub struct Verified {
     /// Which of the live secrets it was, by its position; `None` for a key that was fetched.
     pub secret: Option<usize>,
-    /// A digest that no other signed content has; `None` for a token, which signs nothing.
+    /// A digest that no other signed content has, whichever secret it was, if it is asked for; `None` for a
+    /// token, which signs nothing.
     pub proof: Option<[u8; 32]>,
     /// Which of the provider's ways it was.
     pub way: usize,
@@ -61,6 +62,7 @@ pub struct Keyed {
 struct Way {
     scheme: Scheme,
     live: Vec<Live>,
+    proves: bool,
 }
 
 /// A live secret, for one way.
@@ -107,7 +109,7 @@ impl Keyed {
                 }
                 live.push(Live { secret: None, parts: Parts::none(), key: None });
             }
-            ways.push(Way { scheme: scheme.clone(), live });
+            ways.push(Way { scheme: scheme.clone(), live, proves: false });
         }
         for index in 0..parts.len() {
             let used = ways.iter().flat_map(|way| &way.live).any(|live| live.secret == Some(index));
@@ -116,6 +118,14 @@ impl Keyed {
             }
         }
         Ok(Self { ways, origin })
+    }
+
+    /// The same, which also gives the proofs ([`Verified::proof`]): for each, the signed content is hashed
+    /// once more.
+    #[must_use]
+    pub fn proving(mut self, proves: bool) -> Self {
+        self.ways.iter_mut().for_each(|way| way.proves = proves);
+        self
     }
 
     /// What a challenge of this provider asks for, if the request is one.
@@ -160,7 +170,11 @@ impl Keyed {
         for (way, live) in each.filter(|(_, live)| live.key.is_none()) {
             let Some(source) = &way.scheme.fetch else { continue };
             match way.holds(request, &live.parts) {
-                Ok(()) => urls.push(source.address(request)?),
+                Ok(()) => match source.address(request) {
+                    Ok(url) => urls.push(url),
+                    Err(_) if self.ways.len() > 1 => {}
+                    Err(fault) => return Err(fault),
+                },
                 Err(_) if self.ways.len() > 1 => {}
                 Err(fault) => return Err(fault),
             }
@@ -338,13 +352,16 @@ impl Way {
             if let (Key::Jwt(key), Some(rules)) = (key, &self.scheme.jwt) {
                 let token = candidates.first().map(Vec::as_slice).unwrap_or_default();
                 key.claims(rules, token, &scene, &live.parts, now)?;
-                return Ok((live.secret, Some(signed_of(token, rules.detached.then_some(request.body)))));
+                let proof = self.proves.then(|| signed_of(token, rules.detached.then_some(request.body)));
+                return Ok((live.secret, proof));
             }
             let message = scene.render(&self.scheme.msg, &live.parts)?;
-            let Found { right, proof } = key.verify(&message, &candidates);
-            if right {
-                let signs = self.scheme.alg != Algorithm::Equals;
-                return Ok((live.secret, signs.then(|| Sha256::digest(&proof).into())));
+            if key.verify(&message, &candidates) {
+                // Not the signature: two secrets make two of one delivery, and of some algorithms a second
+                // right one can be made from the first.
+                let proves = self.proves && self.scheme.alg != Algorithm::Equals;
+                let digest = || message.iter().fold(Sha256::new(), |digest, piece| digest.chain_update(piece));
+                return Ok((live.secret, proves.then(|| digest().finalize().into())));
             }
         }
         Err(if self.scheme.alg == Algorithm::Equals { SignatureFault::OtherToken } else { SignatureFault::Mismatch })
@@ -612,7 +629,7 @@ mod tests {
     #[test]
     fn a_batch_counts_its_items_once_and_in_any_order() {
         let batch = "alg='hmac-sha256'\neach='items[*]'\nmsg='{item:n}'\nsig={at='json:sig', enc='hex'}";
-        let batch = keyed(&[batch], &["key"]).unwrap();
+        let batch = keyed(&[batch], &["key"]).unwrap().proving(true);
         // By Python's hmac.
         let one = r#"{"n":"1","sig":"6da91fb91517be1f5cdcf3af91d7d40c717dd638a306157606fb2e584f7ae926"}"#;
         let two = r#"{"n":"2","sig":"ae7b3ee87b8c9214f714df1c2042c7a985b9d711e9938a063937ad1636775a88"}"#;

@@ -182,6 +182,11 @@ fn form_field<'r>(request: &Request<'r>, name: &str) -> Result<Option<Cow<'r, [u
     if kind.trim_start().to_ascii_lowercase().starts_with("multipart/form-data") {
         return form::multipart_single(kind, request.body, name).map(|value| value.map(Cow::Borrowed));
     }
+    let media = kind.split(';').next().unwrap_or_default().trim();
+    // Another kind of body is read in another way by the application.
+    if !media.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Err(FormFault::Broken);
+    }
     form::single(request.body, name)
 }
 
