@@ -110,7 +110,11 @@ pub enum ProvidersCommand {
 #[command(after_help = exit::HELP)]
 pub struct CheckArgs {
     /// The policy file, instead of --policy
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", conflicts_with = "policy", conflicts_with_all = [
+        "path", "method", "allow_ip", "deny_ip", "token", "basic", "keep_token", "no_token", "new_token", "verify",
+        "secret_at_agent", "origin", "challenge", "content_type", "require_header", "require_body", "on_duplicate",
+        "client_rate", "rate", "websocket", "answer_timeout",
+    ])]
     pub file: Option<PathBuf>,
 
     /// The policy.

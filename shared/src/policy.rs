@@ -371,6 +371,7 @@ impl SignatureCheck {
         match (self.row(), &self.variant) {
             (Some(row), None) => row.name.clone(),
             (Some(row), Some(variant)) => format!("{} ({variant})", row.name),
+            (None, _) if self.scheme.as_ref().is_some_and(|scheme| scheme.jwt.is_some()) => "JSON Web Token".to_owned(),
             (None, _) => "own scheme".to_owned(),
         }
     }

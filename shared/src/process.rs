@@ -2,7 +2,7 @@
 //! else's business.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -31,7 +31,8 @@ pub fn log_to_stderr(json: bool, level: &str) -> Result<WorkerGuard, LogError> {
     };
     let filter = EnvFilter::builder().parse(filter).map_err(|error| LogError(error.to_string()))?;
     let (writer, guard) = tracing_appender::non_blocking(io::stderr());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(io::stderr().is_terminal());
     if json {
         log.json().flatten_event(true).init()
     } else {

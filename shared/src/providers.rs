@@ -140,10 +140,10 @@ pub fn unverifiable() -> &'static [Unverifiable] {
     &CATALOGUE.unverifiable
 }
 
-/// The provider of that id or alias; `-` and `_` are alike.
+/// The provider of that id or alias; `-` and `_` are alike, and so is case.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Provider> {
-    let wanted = name.replace('-', "_");
+    let wanted = name.replace('-', "_").to_ascii_lowercase();
     let named = |text: &String| text.replace('-', "_") == wanted;
     CATALOGUE.provider.iter().find(|row| row.id == wanted || row.aliases.iter().any(named))
 }
@@ -276,7 +276,7 @@ mod tests {
         for name in ["bitbucket_dc", "bitbucket-dc", "bitbucket-server", "bitbucket_server"] {
             assert_eq!(find(name).unwrap().id, "bitbucket_dc", "{name}");
         }
-        assert!(find("GitHub").is_none());
+        assert!(find("GitHub").is_some());
         assert!(unknown("githup").contains("github"), "{}", unknown("githup"));
         assert!(!unknown("a-secret-and-no-name_0123456789abcdefghij").contains("0123"));
         assert!(find("").is_none());

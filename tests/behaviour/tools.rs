@@ -688,11 +688,13 @@ fn what_is_shown_of_every_provider_can_be_pasted() {
     let mut routes = Vec::new();
     for (id, text) in shown() {
         let snippet = text.split_once("In a policy file:\n").unwrap().1;
-        let flag = text.lines().find_map(|line| line.strip_prefix("  --verify ")).unwrap();
+        let flags = text.lines().find_map(|line| line.strip_prefix("  --verify ")).unwrap();
+        let flag = flags.split(' ').next().unwrap();
+        assert_eq!(flags.ends_with(" --challenge"), snippet.contains("challenge = true"), "{text}");
         let variable = flag.split_once("=env:").map(|(_, name)| name.to_owned());
         assert!(variable.as_ref().is_none_or(|name| snippet.contains(&format!("\"env:{name}\""))), "{text}");
         environment.extend(variable.map(|name| (name, secrets[id].clone())));
-        routes.push((format!("[[route]]\npath = '/{id}'\n{snippet}\n"), flag.to_owned()));
+        routes.push((format!("[[route]]\npath = '/{id}'\n{snippet}\n"), flags.to_owned()));
     }
     let names: BTreeSet<_> = environment.iter().map(|(name, _)| name).collect();
     assert_eq!(names.len(), environment.len(), "no two providers name the same variable");
@@ -703,7 +705,8 @@ fn what_is_shown_of_every_provider_can_be_pasted() {
         let ended = hookward(&["check", "--policy", &policy], &environment, "");
         assert!(ended.code == Some(0) && ended.out.contains(&format!("{} routes", routes.len())), "{ended:?}");
         for (_, flag) in routes.iter().step_by(8) {
-            let ended = hookward(&["check", "--verify", flag], &environment, "");
+            let args: Vec<_> = ["check", "--verify"].into_iter().chain(flag.split(' ')).collect();
+            let ended = hookward(&args, &environment, "");
             assert_eq!(ended.code, Some(0), "{flag}: {ended:?}");
         }
     }

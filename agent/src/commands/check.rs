@@ -14,7 +14,8 @@ use crate::flags;
 /// When standard output takes nothing.
 pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
     let gate = GateArgs { policy: args.file.or(args.gate.policy), ..args.gate };
-    match flags::policy(&gate, &ProcessSecrets, Clock::System.now()) {
+    let now = Clock::System.now();
+    match flags::policy(&gate, &ProcessSecrets, now) {
         Ok(built) => {
             let mut text = String::new();
             for note in built.notes {
@@ -23,7 +24,7 @@ pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
             if built.mint_token {
                 text.push_str("note: a token will be minted, since nothing else keeps strangers out\n");
             } else {
-                text.extend(built.policy.warnings().iter().map(|warning| format!("warning: {warning}\n")));
+                text.extend(built.policy.warnings(now).iter().map(|warning| format!("warning: {warning}\n")));
             }
             let routes = built.policy.routes.len();
             text.push_str(&format!(

@@ -50,7 +50,10 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
                 origin: &origin,
             };
             let request = Request { head, body: &given.body };
-            explain::explain(&gate, &request, args.peer, now, &State::default(), &FetchedKeys::default())
+            let (state, keys) = (State::default(), FetchedKeys::default());
+            let mut explanation = explain::explain(&gate, &request, args.peer, now, &state, &keys);
+            explanation.notes.extend(other_path(&args, &given.target));
+            explanation
         }
         // The relay does not take it either.
         Err(GivenError::NoHttp(what)) => no_http(&what),
@@ -96,6 +99,13 @@ fn as_explained(mut policy: Policy) -> Policy {
         check.secret_at = hookward_shared::policy::SecretAt::Relay;
     }
     policy
+}
+
+/// A request that was captured brings its own path; one of `--url` that is another is not silently left out.
+fn other_path(args: &ExplainArgs, target: &str) -> Option<String> {
+    let (_, path) = request::split_url(args.url.as_deref()?).ok()?;
+    let differs = args.request.is_some() && path != "/" && path != target;
+    differs.then(|| "the request has another path than --url, and its own is the one that is judged".to_owned())
 }
 
 /// The request, and scheme and authority of the public URL.

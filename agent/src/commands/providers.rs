@@ -111,7 +111,9 @@ fn snippet(provider: &Provider, variable: &str) -> String {
     } else {
         (id.clone(), String::new())
     };
-    let challenge = if provider.challenges.is_empty() { "" } else { ", challenge = true" };
+    // Where the secret is told in the handshake, only `hookward pair` answers.
+    let answers = provider.challenges.iter().any(|challenge| challenge.pair.is_none());
+    let (challenge, answering) = if answers { (", challenge = true", " --challenge") } else { ("", "") };
     let mut object = String::new();
     if !provider.shape().parts.is_empty() {
         let parts: Vec<_> = provider.shape().parts.keys().map(|part| format!("\"{part}\": \"…\"")).collect();
@@ -119,7 +121,7 @@ fn snippet(provider: &Provider, variable: &str) -> String {
         object = format!("The secret is a JSON object{plain}:\n  {{{}}}\n", parts.join(", "));
     }
     format!(
-        "\n{object}On the command line:\n  --verify {flag}\nIn a policy file:\n  [[route.accept]]\n  \
+        "\n{object}On the command line:\n  --verify {flag}{answering}\nIn a policy file:\n  [[route.accept]]\n  \
          verify = {{ provider = \"{id}\"{key}{challenge} }}\n"
     )
 }

@@ -29,7 +29,9 @@ impl Rate {
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no rate such as 100/s, 600/m, 1000/h or 5000/d");
         let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
-        let count: u32 = count.parse().ok().filter(|count| (1..=MOST).contains(count)).ok_or_else(wrong)?;
+        let count: u64 = count.parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
+        let count = u32::try_from(count).ok().filter(|count| *count <= MOST);
+        let count = count.ok_or_else(|| format!("{text:?} is more than {MOST} requests"))?;
         let (_, span_ms) = SPANS.into_iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
         Ok(Self { count, span_ms })
     }

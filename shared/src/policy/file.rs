@@ -467,6 +467,14 @@ mod tests {
     }
 
     #[test]
+    fn a_trial_that_is_over_enforces_and_says_so() {
+        let text = "[[route]]\npath='/a'\nobserve_until=2026-11-01\naccept.token='env:SET'";
+        let Ok(loaded) = read("p.toml", text, &Fake, NOW) else { panic!("{:?}", problems(text)) };
+        let said = loaded.policy.warnings(NOW);
+        assert!(said.iter().any(|warning| warning.contains("observe_until is over")), "{said:?}");
+    }
+
+    #[test]
     fn every_mistake_in_one_run() {
         let text = r#"
 [[route]]
@@ -515,7 +523,6 @@ max_body = "lots"
             ("[[route]]\npath='/a'\naccept.allow_ips=[]", "empty list"),
             ("[[route]]\npath='/a'\naccept.allow_ips='0.0.0.0/0'", "open = true"),
             ("[[route]]\npath='/a'\nmethods=['TRACE']\naccept.token='env:SET'", "can't pass"),
-            ("[[route]]\npath='/a'\nobserve_until=2026-11-01\naccept.token='env:SET'", "is over"),
             ("[[route]]\npath='/a'\nobserve_until=2027-11-01\naccept.token='env:SET'", "30 days"),
             ("[[route]]\npath='/a'\naccept.open=true\naccept.token='env:SET'", "beside a check"),
         ];

@@ -113,7 +113,7 @@ impl Policy {
 
     /// What the user should know about this policy: legal, and opener than the default.
     #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
+    pub fn warnings(&self, now: UnixMillis) -> Vec<String> {
         let mut warnings = Vec::new();
         for route in &self.routes {
             let everything = |path: &String| PathPattern::parse(path).is_ok_and(|path| path.is_everything());
@@ -127,11 +127,13 @@ impl Policy {
                     route.name
                 ));
             }
-            if let Mode::Observe { .. } = route.mode {
-                warnings.push(format!(
-                    "route {:?} only observes: its failed checks are shown and do not refuse",
-                    route.name
-                ));
+            if let Mode::Observe { until } = route.mode {
+                let what = if until <= now.seconds() {
+                    "enforces: observe_until is over, and the line can go"
+                } else {
+                    "only observes: its failed checks are shown and do not refuse"
+                };
+                warnings.push(format!("route {:?} {what}", route.name));
             }
             for check in route.accept.iter().flat_map(|accept| &accept.verify) {
                 let what = match check.coverage() {
@@ -222,9 +224,7 @@ impl Route {
         }
         if let Mode::Observe { until } = self.mode {
             let latest = now.seconds() + u64::try_from(limits::OBSERVE_DAYS).unwrap_or_default() * 86_400;
-            if until <= now.seconds() {
-                mistake("observe_until is over; take the line away to enforce, or name a later day".to_owned());
-            } else if until > latest {
+            if until > latest {
                 mistake(format!("observe_until is more than {} days ahead", limits::OBSERVE_DAYS));
             }
         }

@@ -72,7 +72,7 @@ pub fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Result<P
     {
         messages.push(Report::Warning(format!("requests go to {host}, in clear text, over the network")));
     }
-    messages.extend(policy.warnings().into_iter().map(Report::Warning));
+    messages.extend(policy.warnings(clock.now()).into_iter().map(Report::Warning));
     Ok(Ok(Plan { application, policy, minted, messages, path }))
 }
 
