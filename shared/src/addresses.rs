@@ -257,6 +257,12 @@ mod tests {
             {"cidr":"10.9.0.0/16","product":["jira"],"direction":["egress"]},
             {"cidr":"10.8.0.0/16","product":["bitbucket"],"direction":["ingress"]}]}"#;
         assert_eq!(read("bitbucket_cloud", atlassian).unwrap(), ["104.192.136.0/21".parse().unwrap()]);
+        // Atlassian's own has some thousand.
+        let item = |n: usize| {
+            format!(r#"{{"cidr":"104.{}.{}.0/24","product":["bitbucket"],"direction":["egress"]}}"#, n / 256, n % 256)
+        };
+        let long = format!(r#"{{"items":[{}]}}"#, (0..3000).map(item).collect::<Vec<_>>().join(","));
+        assert_eq!(read("bitbucket_cloud", &long).unwrap().len(), 3000);
         assert_eq!(read("mollie", "# Mollie\n87.233.229.26\n\n").unwrap().len(), 1);
         assert_eq!(read("github", r#"{"hooks":[]}"#), Err(ListError::Form("hooks[*] is not in the body".into())));
         for bad in ["", "<html>", r#"{"hooks":["0.0.0.0/0"]}"#, r#"{"hooks":["any"]}"#, r#"{"other":[]}"#] {

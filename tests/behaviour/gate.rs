@@ -252,6 +252,7 @@ async fn a_provider_that_wants_401_for_a_wrong_signature_gets_it() {
         let answer = stage.edge.post(PREFIX, &[(header, "d3Jvbmc=")], b"{}").await;
         assert_eq!((answer.status, answer.code()), (status, Some("refused")), "{provider}");
         assert_eq!(answer.header("www-authenticate").is_some(), status == 401, "RFC 9110 §15.5.2");
+        assert_eq!(answer.body.is_empty(), status == 401, "Xero wants no body");
     }
     assert!(application.log.complete().is_empty());
 }

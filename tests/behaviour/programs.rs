@@ -585,3 +585,26 @@ async fn the_readmes_lines() {
     assert!(!said.contains("nobody outside"), "{said}");
     assert_eq!(application.log.take().len(), 1);
 }
+
+/// What a floor can't hold, because it would be no floor: it is told, and the relay does not start.
+#[test]
+fn a_floor_that_would_be_none_is_refused_at_the_start() {
+    let dir = TempDir::new().unwrap();
+    let (state, floor) = (dir.path().join("state"), dir.path().join("floor.toml"));
+    for (line, told) in [
+        ("rate = '5/s'\naccept.open = true", "policy_rate"),
+        ("accept.token = 'env:TOKEN'", "asks for no token"),
+        ("observe_until = 2020-01-01\naccept.allow_ips = '192.0.2.1'", "does not observe"),
+        (
+            "replay = { on_duplicate = 'refuse' }\naccept.verify = { provider = 'github', secret = 'env:TOKEN' }",
+            "replay",
+        ),
+    ] {
+        std::fs::write(&floor, format!("[[route]]\npath = '/**'\n{line}\n")).unwrap();
+        let paths = [&state, &floor].map(|path| path.to_str().unwrap());
+        let args = ["serve", "--domain=x.test", "--listen=127.0.0.1:0", "--data-dir", paths[0], "--floor", paths[1]];
+        let ended = run("hookward-relay", &args, &[("TOKEN", "a token")], "");
+        assert_eq!(ended.code, Some(1), "{line}: {ended:?}");
+        assert!(ended.err.contains(told), "{told} in {}", ended.err);
+    }
+}

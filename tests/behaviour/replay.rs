@@ -212,3 +212,30 @@ async fn other_names_of_the_headers_make_no_other_delivery() {
     assert_eq!(send("webhook", "1001").await, 403, "sent once more by the provider");
     assert_eq!(application.log.take().len(), 1);
 }
+
+/// During a rotation a provider signs with both secrets: each alone makes the same delivery.
+#[tokio::test]
+async fn another_secret_makes_no_other_delivery() {
+    use hmac::{Hmac, KeyInit, Mac};
+    let application = Application::start(|_| Reply::ok("")).await;
+    let dir = tempfile::TempDir::new().unwrap();
+    for name in ["old", "new"] {
+        std::fs::write(dir.path().join(name), name).unwrap();
+    }
+    let text = format!(
+        "[[route]]\npath = '{PREFIX}/**'\nreplay = {{ on_duplicate = 'refuse' }}\n[[route.accept]]\n\
+         verify = {{ provider = 'stripe', secrets = ['file:{0}/new', 'file:{0}/old'] }}",
+        dir.path().display(),
+    );
+    let plan = Plan { policy: policy(&text), clock: clock_at(1000), ..Plan::default() };
+    let stage = Stage::start(application.address, plan).await;
+    let send = async |secret: &[u8]| {
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret).unwrap();
+        mac.update(b"1000.{}");
+        let signature = format!("t=1000,v1={}", data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes()));
+        stage.edge.post(PREFIX, &[("Stripe-Signature", &signature)], b"{}").await.status
+    };
+    assert_eq!(send(b"old").await, 200);
+    assert_eq!(send(b"new").await, 403);
+    assert_eq!(application.log.take().len(), 1);
+}

@@ -25,14 +25,19 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
         "code": code.as_str(),
         "request_id": id.to_string(),
     });
-    let mut response = Response::new(AnswerBody::own(Full::new(Bytes::from(json.to_string()))));
+    // Only a provider that tries out its own wrong signature gets 401, and Xero wants no body with it
+    // (developer.xero.com, "Intent to receive").
+    let tried_out = status == StatusCode::UNAUTHORIZED;
+    let body = if tried_out { Bytes::new() } else { Bytes::from(json.to_string()) };
+    let mut response = Response::new(AnswerBody::own(Full::new(body)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(ERROR_CODE, HeaderValue::from_static(code.as_str()));
-    if status == StatusCode::UNAUTHORIZED {
+    if tried_out {
         // RFC 9110 §15.5.2 wants a challenge; what is missing is the provider's signature.
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature"));
+    } else {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     }
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);

@@ -20,7 +20,7 @@ use super::request::Edge;
 use crate::forward::Outgoing;
 use crate::replays::HeldClaim;
 
-/// Another diagnosis of a wrong signature is made after this time: it costs as much as some hundred requests.
+/// Wrong signatures that are looked into: each costs as much as some hundred requests.
 const DIAGNOSES_A_SECOND: u32 = 4;
 
 /// A request on its way through the gates.
@@ -87,38 +87,46 @@ impl Case<'_> {
     /// # Errors
     /// The first refusal.
     pub async fn judge(&self, mut body: SenderBody, mut charge: Charge) -> Result<Judged, Refusal> {
-        let floor = self.edge.floor.gate();
-        let floor = match &floor {
-            Some(gate) => Some(self.head_of(gate, &self.edge.floor_state).map_err(of_floor)?),
+        let floor = match self.edge.floor.gate() {
+            Some(gate) => Some(self.head_of(&gate, &self.edge.floor_state).map_err(of_floor)?),
             None => None,
         };
-        let own = self.head_of(self.gate, self.state)?;
-        let (floor, own) = match (floor, own) {
-            (Some(Pending::Decided(Decision::Answer(answer))), _) => {
+        let mut sent = match floor {
+            Some(Pending::Decided(Decision::Answer(answer))) => {
                 return self.confirmed(answer).await.map(Judged::Answer);
             }
-            (None | Some(Pending::Decided(_)), Pending::Decided(decision)) => {
-                return self.decided(decision, Sent::Coming(body, charge), FetchedKeys::default()).await;
+            None | Some(Pending::Decided(_)) => Sent::Coming(body, charge),
+            // To its end, before the tunnel's own gate counts the request against a rate.
+            Some(Pending::Body(pending)) => {
+                let whole = self.whole(&mut body, pending.max_body(), &mut charge).await?;
+                let mut keys = FetchedKeys::default();
+                let pending = Pending::Body(pending);
+                let decision = self.body_of(pending, &whole, &self.edge.floor_state, &mut keys).await;
+                if let Decision::Answer(answer) = decision.map_err(of_floor)? {
+                    return self.confirmed(answer).await.map(Judged::Answer);
+                }
+                Sent::Read(whole, charge)
             }
-            both => both,
         };
-        let caps = floor.iter().chain([&own]).filter_map(|pending| match pending {
-            Pending::Body(pending) => Some(pending.max_body()),
-            Pending::Decided(_) => None,
-        });
-        let cap = caps.min().unwrap_or_default().min(self.edge.limits.body_bytes);
-        let whole = body.read_whole(cap, self.edge.limits.body_whole, &mut charge).await.map_err(refused_body)?;
+        let own = match self.head_of(self.gate, self.state)? {
+            Pending::Decided(decision) => return self.decided(decision, sent, FetchedKeys::default()).await,
+            Pending::Body(pending) => pending,
+        };
+        let (whole, charge) = match sent {
+            Sent::Read(whole, charge) if whole.len() as u64 <= own.max_body() => (whole, charge),
+            Sent::Read(..) => return Err(refused_body(BodyError::TooLarge(own.max_body()))),
+            Sent::Coming(ref mut body, mut charge) => (self.whole(body, own.max_body(), &mut charge).await?, charge),
+        };
         let mut keys = FetchedKeys::default();
-        if let Some(pending) = floor {
-            let decision = self.body_of(pending, &whole, &self.edge.floor_state, &mut keys).await.map_err(of_floor)?;
-            if let Decision::Answer(answer) = decision {
-                return self.confirmed(answer).await.map(Judged::Answer);
-            }
-        }
-        let mut keys = FetchedKeys::default();
-        let decision = self.body_of(own, &whole, self.state, &mut keys).await;
+        let decision = self.body_of(Pending::Body(own), &whole, self.state, &mut keys).await;
         let decision = decision.map_err(|refusal| self.diagnosed(refusal, &whole, &keys))?;
         self.decided(decision, Sent::Read(whole, charge), keys).await
+    }
+
+    /// Reads the whole body, within the cap of a gate and that of the relay.
+    async fn whole(&self, body: &mut SenderBody, cap: u64, charge: &mut Charge) -> Result<Bytes, Refusal> {
+        let cap = cap.min(self.edge.limits.body_bytes);
+        body.read_whole(cap, self.edge.limits.body_whole, charge).await.map_err(refused_body)
     }
 
     /// Runs the checks of the head alone, for a request that could not be forwarded anyway.
@@ -192,7 +200,7 @@ impl Case<'_> {
 
     /// A handshake that is confirmed by fetching a URL of the provider's.
     async fn confirmed(&self, answer: Box<Answer>) -> Result<Box<Answer>, Refusal> {
-        /// Bytes of what a confirmation answers; it is not read.
+        /// Bytes of what a confirmation answers, which nobody looks at.
         const ANSWER_BYTES: usize = 64 * 1024;
         if let Some(url) = &answer.confirm {
             self.edge.fetcher.get(url, ANSWER_BYTES).await.map_err(|error| {

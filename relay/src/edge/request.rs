@@ -302,7 +302,7 @@ async fn handle(
         wants_upgrade,
     };
     let Some(live) = facts.tunnel.session.clone() else {
-        // Strangers hear nothing about whether the agent is there.
+        // Whom the head refuses hears nothing about whether the agent is there; a body is not read for nobody.
         case.judge_head()?;
         return Err(Stop::Away);
     };

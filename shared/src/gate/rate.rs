@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
 
-/// Fewest and most of a rate's span, in milliseconds: a second, and a day.
+/// The spans that a rate may have, in milliseconds.
 const SPANS: [(&str, u64); 4] = [("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 /// Most requests of a rate: more is no rate, and the arithmetic stays exact.
 const MOST: u32 = 1_000_000;

@@ -7,7 +7,8 @@ use crate::clock::UnixMillis;
 use crate::gate::Side;
 use crate::policy::{LiveSecret, SecretAt, SignatureCheck};
 use crate::providers::challenge::Reaction;
-use crate::providers::{Challenge, Coverage, FetchedKeys, Keyed, Place, SignatureFault, Verified, doctor};
+use crate::providers::place::Members;
+use crate::providers::{Challenge, Coverage, FetchedKeys, Keyed, Place, Scheme, SignatureFault, Verified, doctor};
 use crate::refusal::{Check, Code, Refusal};
 use crate::request::Request;
 use crate::secret::Secret;
@@ -34,6 +35,9 @@ pub(super) struct Identity {
 pub(super) struct SignatureRule {
     check: SignatureCheck,
     title: String,
+    schemes: Vec<Scheme>,
+    /// Whether deliveries have to be told from each other.
+    remembers: bool,
     /// `None` on the relay when the secret stays on the agent.
     keyed: Option<Keyed>,
     /// The status of a refusal, where the provider wants another one than 403.
@@ -58,7 +62,7 @@ impl SignatureRule {
         let refused_with = row.and_then(|row| row.refused_with).and_then(|status| StatusCode::from_u16(status).ok());
         let answers = check.challenge || check.pair;
         let challenges = row.filter(|_| answers).map(|row| row.challenges.clone()).unwrap_or_default();
-        Ok(Self { check: check.clone(), title: check.title(), keyed, refused_with, challenges })
+        Ok(Self { check: check.clone(), title: check.title(), schemes, remembers, keyed, refused_with, challenges })
     }
 
     /// Whether it can only be judged with the body at hand.
@@ -104,7 +108,7 @@ impl SignatureRule {
     fn refusal(&self, fault: &SignatureFault) -> Refusal {
         // An outage of the provider's, or of the way to it, is none of the sender's, nor is a key that was
         // published a moment ago: it may try again.
-        let fetched = || self.check.schemes().is_ok_and(|schemes| schemes.iter().any(|scheme| scheme.fetch.is_some()));
+        let fetched = || self.schemes.iter().any(|scheme| scheme.fetch.is_some());
         if matches!(fault, SignatureFault::NoKey(_)) || *fault == SignatureFault::UnknownKey && fetched() {
             return Refusal::new(Check::Signature, Code::Busy, format!("{}: {fault}", self.title));
         }
@@ -139,11 +143,10 @@ impl SignatureRule {
     /// such as a JSON Web Token that is used for an hour, counts together with the id or the body: that is
     /// no protection against somebody who has such a token, and loses nothing of the provider's.
     pub(super) fn delivery(&self, request: &Request<'_>, verified: &Verified) -> Option<Identity> {
-        let schemes = self.check.schemes().ok()?;
-        let scheme = schemes.get(verified.way)?;
+        let scheme = self.schemes.get(verified.way).filter(|_| self.remembers)?;
         let place = self.check.row().and_then(|row| row.delivery.as_ref());
         let id = || {
-            let value = place?.read(request, &crate::providers::place::Members::default()).ok()??;
+            let value = place?.read(request, &Members::default()).ok()??;
             Some([b"id:", value.as_ref()].concat())
         };
         let proof = || verified.proof.map(|proof| [&b"signature:"[..], proof.as_slice()].concat());
@@ -154,7 +157,7 @@ impl SignatureRule {
         }
         // The row names the id of its usual headers; of others (svix-id beside webhook-id) the way knows it.
         let signed_id = || {
-            let value = scheme.signed_id()?.read(request, &crate::providers::place::Members::default()).ok()??;
+            let value = scheme.signed_id()?.read(request, &Members::default()).ok()??;
             Some([b"id:", value.as_ref()].concat())
         };
         if place.is_some()
@@ -198,7 +201,7 @@ impl SignatureRule {
     }
 }
 
-impl crate::providers::Scheme {
+impl Scheme {
     /// Whether what stands at this place is part of what is signed.
     fn signs(&self, place: &Place) -> bool {
         use crate::providers::template::Source;
