@@ -24,7 +24,7 @@ use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
 use hookward_shared::current::Current;
 use hookward_shared::gate::rate::Meter;
-use hookward_shared::gate::{Gate, Side};
+use hookward_shared::gate::{Gate, Side, State};
 use hookward_shared::limits::AGENT_BODY_BUDGET;
 use hookward_shared::policy::Policy;
 use tokio::sync::watch;
@@ -87,6 +87,7 @@ impl Agent {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let replay = Replay {
             gate: Current::new(Arc::clone(&first.gate)),
+            state: State::default(),
             pairing: settings.pairing,
             clock: clock.clone(),
             pool: Pool::new(settings.application, tasks.clone(), stop.clone()),

@@ -48,6 +48,8 @@ const DIAGNOSES_A_SECOND: u32 = 4;
 pub struct Replay {
     /// The agent's copy of the policy, as it is in force.
     pub gate: Current<Gate>,
+    /// What a gate remembers: on this side nothing.
+    pub state: State,
     /// Where a secret goes that a provider tells in its handshake; only while pairing.
     pub pairing: Option<Pairing>,
     /// The agent's own clock.
@@ -216,12 +218,12 @@ impl Exchange<'_> {
             headers: &request.headers,
             origin: &self.origin,
         };
-        let (gate, state, client) = (self.replay.gate.get(), State::default(), request.context.client);
-        let (decision, body, held) = match gate.check_head(head, client, now, &state)? {
+        let (gate, state, client) = (self.replay.gate.get(), &self.replay.state, request.context.client);
+        let (decision, body, held) = match gate.check_head(head, client, now, state)? {
             HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
             HeadVerdict::ReadBody(pending) => {
                 let (whole, held) = self.read_whole(body, pending.max_body(), client).await?;
-                let checked = pending.check_body(head, &whole, now, &state, &request.context.keys);
+                let checked = pending.check_body(head, &whole, now, state, &request.context.keys);
                 let decision = checked.map_err(|refusal| self.diagnosed(refusal, &gate, &request, &whole, now))?;
                 (decision, UpstreamBody::Whole(Full::new(whole)), Some(held))
             }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use hookward_shared::gate::{Gate, State};
 use hookward_shared::names::HostName;
@@ -37,7 +37,11 @@ pub struct Tunnel {
 
 impl Default for Tunnel {
     fn default() -> Self {
-        Self { gate: None, session: None, state: Arc::default(), origin: "".into() }
+        // Of a tunnel without a gate nothing is counted, and every request begins with one: the copies of the
+        // named sets are not made for each.
+        static NOTHING: LazyLock<Arc<State>> = LazyLock::new(Arc::default);
+        static NOWHERE: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
+        Self { gate: None, session: None, state: Arc::clone(&NOTHING), origin: Arc::clone(&NOWHERE) }
     }
 }
 
