@@ -210,12 +210,18 @@ pub async fn answer(
             response
         }
         Ok(Err(own)) => {
-            let (response, what) = match own {
-                Own::Handshake(answer) => (answer::handshake(facts.id, *answer), "handshake"),
-                Own::Acknowledged => (answer::acknowledge(facts.id), "duplicate"),
+            let (response, what, reason) = match own {
+                Own::Handshake(answer) => {
+                    let reason = (Check::Signature, "the provider's handshake");
+                    (answer::handshake(facts.id, *answer), "handshake", reason)
+                }
+                Own::Acknowledged => {
+                    let reason = (Check::Replay, "acknowledged: it came before");
+                    (answer::acknowledge(facts.id), "duplicate", reason)
+                }
             };
             audit::answered(seen, what, response.status());
-            tell_answered(&facts, &method, what, response.status(), since);
+            tell_answered(&facts, &method, reason, response.status(), since);
             response
         }
         Err(Stop::Refused(refusal)) => {
@@ -479,39 +485,37 @@ fn tunnel_request(
 fn tell_owner(facts: &Facts, method: &Method, refusal: &Refusal, since: Instant, observed: bool) {
     let Some(live) = &facts.tunnel.session else { return };
     live.refusals.push(refusal.check, || RefusedRequest {
-        id: facts.id.to_string(),
-        host: facts.host.as_ref().map_or_else(String::new, ToString::to_string),
-        method: Escaped(method.as_str().as_bytes()).to_string(),
-        path: shown_path(&facts.target),
-        client: facts.client.to_string(),
-        answered: false,
         status: if observed { StatusCode::OK } else { refusal.status }.as_u16(),
-        check: refusal.check,
         why: refusal.why.clone(),
-        ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
         observed,
+        ..told(facts, method, refusal.check, since)
     });
 }
 
 /// Tells the tunnel's owner of a request that the relay has answered itself.
-fn tell_answered(facts: &Facts, method: &Method, what: &str, status: StatusCode, since: Instant) {
+fn tell_answered(facts: &Facts, method: &Method, (check, why): (Check, &str), status: StatusCode, since: Instant) {
     let Some(live) = &facts.tunnel.session else { return };
-    let check = if what == "duplicate" { Check::Replay } else { Check::Signature };
     live.refusals.push(check, || RefusedRequest {
+        status: status.as_u16(),
+        why: why.to_owned(),
+        answered: true,
+        ..told(facts, method, check, since)
+    });
+}
+
+/// What is told of every request that did not reach the application.
+fn told(facts: &Facts, method: &Method, check: Check, since: Instant) -> RefusedRequest {
+    RefusedRequest {
         id: facts.id.to_string(),
         host: facts.host.as_ref().map_or_else(String::new, ToString::to_string),
         method: Escaped(method.as_str().as_bytes()).to_string(),
         path: shown_path(&facts.target),
         client: facts.client.to_string(),
-        status: status.as_u16(),
+        status: 0,
         check,
-        why: if what == "duplicate" {
-            "acknowledged: it came before".to_owned()
-        } else {
-            "the provider's handshake".to_owned()
-        },
+        why: String::new(),
         ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
         observed: false,
-        answered: true,
-    });
+        answered: false,
+    }
 }
