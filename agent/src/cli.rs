@@ -203,7 +203,7 @@ pub struct SendArgs {
     #[arg(short = 'X', long = "send-method", value_name = "METHOD", default_value = "POST")]
     pub method: String,
 
-    /// A header field, `NAME: VALUE` (repeatable; default: Content-Type: application/json)
+    /// A header field, `NAME: VALUE` (repeatable; default: the Content-Type that the provider sends)
     #[arg(short = 'H', long = "header", value_name = "FIELD")]
     pub header: Vec<String>,
 

@@ -1,6 +1,8 @@
 //! One value of a JSON document, by its path, read so that no second parser can read another one: a
 //! name that stands twice in an object on the way, or also in another case, is refused.
 
+mod edit;
+
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -8,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::text;
+
+pub use edit::Change;
 
 /// Most values that one path may stand for: real batches have up to a hundred.
 const MOST_VALUES: usize = 1024;

@@ -8,13 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use hookward_shared::clock::Clock;
 use hookward_shared::providers;
-use hookward_shared::providers::scheme::Scheme;
-use hookward_shared::providers::sign::{self, Signed};
-use hookward_shared::request::RequestHead;
-use hookward_shared::secret::{ProcessSecrets, Secret, SecretReader as _};
+use hookward_shared::providers::sign::{self, Draft, SignError};
+use hookward_shared::secret::{ProcessSecrets, SecretReader as _};
 use hookward_shared::text::printable;
 use hookward_shared::transport::identity::crypto_provider;
-use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http::{Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -44,16 +42,7 @@ enum Wrong {
     #[error("{0}")]
     Provider(String),
     #[error(transparent)]
-    Sign(#[from] sign::SignError),
-}
-
-/// What is to be sent.
-struct Prepared {
-    origin: String,
-    target: String,
-    method: Method,
-    headers: HeaderMap,
-    body: Bytes,
+    Sign(#[from] SignError),
 }
 
 /// Runs the command.
@@ -89,7 +78,7 @@ pub async fn run(args: SendArgs) -> Result<Exit, CommandError> {
     }
 }
 
-fn prepare(args: &SendArgs) -> Result<Prepared, Wrong> {
+fn prepare(args: &SendArgs) -> Result<Draft, Wrong> {
     let (name, variant) = match args.provider.split_once('/') {
         Some((name, variant)) => (name, Some(variant)),
         None => (args.provider.as_str(), None),
@@ -97,37 +86,15 @@ fn prepare(args: &SendArgs) -> Result<Prepared, Wrong> {
     let row = providers::find(name).ok_or_else(|| Wrong::Provider(providers::unknown(name)))?;
     let schemes = row.pinned(variant).map_err(Wrong::Provider)?;
     let secret = ProcessSecrets.load(&args.secret).map_err(|error| Wrong::Provider(error.to_string()))?.secret;
-    let (origin, mut target) = request::split_url(&args.url)?;
+    let (origin, target) = request::split_url(&args.url)?;
     let (method, body) = (request::method(&args.method)?, request::data(&args.data)?);
-    let mut headers = request::fields(&args.header)?;
-    if !headers.contains_key(header::CONTENT_TYPE) && !body.is_empty() {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    }
-    let signed = sign_one(&schemes, row, &secret, &method, &target, &headers, &origin, &body)?;
-    headers.extend(signed.headers);
-    if let Some((name, value)) = signed.query {
-        target.push_str(&format!("{}{name}={}", if target.contains('?') { '&' } else { '?' }, escaped(&value)));
-    }
-    Ok(Prepared { origin, target, method, headers, body })
-}
-
-/// Signs by the first of the provider's ways that this request is for.
-#[allow(clippy::too_many_arguments, reason = "the parts of one request")]
-fn sign_one(
-    schemes: &[Scheme],
-    row: &providers::Provider,
-    secret: &Secret,
-    method: &Method,
-    target: &str,
-    headers: &HeaderMap,
-    origin: &str,
-    body: &[u8],
-) -> Result<Signed, Wrong> {
-    let head = RequestHead { method, target: target.as_bytes(), headers, origin };
-    let id = format!("msg_{}", hookward_shared::clock::Clock::System.now().0);
+    let draft = Draft { origin, target, method, headers: request::fields(&args.header)?, body: body.to_vec() };
+    let now = Clock::System.now();
+    let id = format!("msg_{}", now.0);
+    // By the first of the provider's ways that this request is for.
     let mut first = None;
-    for scheme in schemes {
-        match sign::sign(scheme, &row.shape(), secret, head, body, Clock::System.now(), &id) {
+    for scheme in &schemes {
+        match sign::sign(scheme, &row.shape(), &secret, draft.clone(), now, &id) {
             Ok(signed) => return Ok(signed),
             Err(error) => {
                 first.get_or_insert(error);
@@ -137,14 +104,8 @@ fn sign_one(
     Err(first.map_or_else(|| Wrong::Provider(format!("{} has no way of signing", row.name)), Wrong::Sign))
 }
 
-/// A query value with what is not unreserved escaped (RFC 3986 §2.3).
-fn escaped(value: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    value.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
-fn shown(prepared: &Prepared) -> String {
-    let Prepared { origin, target, method, headers, body } = prepared;
+fn shown(draft: &Draft) -> String {
+    let Draft { origin, target, method, headers, body } = draft;
     let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
     for (name, value) in headers {
@@ -154,7 +115,7 @@ fn shown(prepared: &Prepared) -> String {
     text
 }
 
-async fn exchange(prepared: Prepared, ca: Option<&Path>) -> Result<(http::StatusCode, Bytes), String> {
+async fn exchange(prepared: Draft, ca: Option<&Path>) -> Result<(http::StatusCode, Bytes), String> {
     let (scheme, authority) = prepared.origin.split_once("://").ok_or("the URL has no scheme")?;
     let (tls, preset) = if scheme == "https" { (true, 443) } else { (false, 80) };
     let (host, port) = match authority.rsplit_once(':') {
@@ -197,7 +158,7 @@ fn trust(ca: Option<&Path>) -> Result<ClientConfig, String> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-async fn converse<S>(stream: S, authority: &str, prepared: Prepared) -> Result<(http::StatusCode, Bytes), String>
+async fn converse<S>(stream: S, authority: &str, prepared: Draft) -> Result<(http::StatusCode, Bytes), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -207,7 +168,7 @@ where
     if let Some(headers) = request.headers_mut() {
         headers.extend(prepared.headers);
     }
-    let request = request.body(Full::new(prepared.body)).map_err(|error| failed(&error))?;
+    let request = request.body(Full::new(Bytes::from(prepared.body))).map_err(|error| failed(&error))?;
     let asking = async {
         let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
         let status = answer.status();

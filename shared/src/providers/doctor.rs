@@ -348,20 +348,24 @@ mod tests {
     use super::*;
     use http::{HeaderMap, HeaderValue, Method};
 
-    use crate::providers::sign::sign;
+    use crate::providers::sign::{Draft, sign};
 
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+
+    fn draft(origin: &str, body: &[u8]) -> Draft {
+        let (target, headers) = ("/x".to_owned(), HeaderMap::new());
+        Draft { origin: origin.to_owned(), target, method: Method::POST, headers, body: body.to_vec() }
+    }
 
     /// What the doctor says when a provider signs this body with this secret, and that one arrives.
     fn say(provider: &str, signed_with: &[u8], here: &[u8], signed: &[u8], arrived: &[u8]) -> String {
         let row = super::super::find(provider).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static("inner:8080"));
-        let head = RequestHead { method: &Method::POST, target: b"/x", headers: &headers, origin: "https://h.example" };
         let secret = Secret::new(signed_with.to_vec()).unwrap();
-        let made = sign(row.scheme(), &row.shape(), &secret, head, signed, NOW, "id").unwrap();
-        headers.extend(made.headers);
-        let head = RequestHead { method: &Method::POST, target: b"/x", headers: &headers, origin: "https://h.example" };
+        let draft = Draft { headers, ..draft("https://h.example", signed) };
+        let made = sign(row.scheme(), &row.shape(), &secret, draft, NOW, "id").unwrap();
+        let Request { head, .. } = made.request();
         let live = LiveSecret { name: "env:A".into(), secret: Secret::new(here.to_vec()).unwrap() };
         let check = SignatureCheck { secrets: vec![live], ..SignatureCheck::by(provider) };
         diagnose(&check, &Request { head, body: arrived }, &FetchedKeys::default(), &[], NOW).join("; ")
@@ -400,12 +404,9 @@ mod tests {
         let row = |provider: &str| super::super::find(provider).unwrap();
         let secret = Secret::new(b"key".to_vec()).unwrap();
         let judged = |check: &str, signer: &str, origin: &str, signed_at: UnixMillis| {
-            let mut headers = HeaderMap::new();
-            let head = RequestHead { method: &Method::POST, target: b"/x", headers: &headers, origin };
-            let made = sign(row(signer).scheme(), &row(signer).shape(), &secret, head, b"{}", signed_at, "id").unwrap();
-            headers.extend(made.headers);
-            let head =
-                RequestHead { method: &Method::POST, target: b"/x", headers: &headers, origin: "https://h.example" };
+            let (scheme, shape) = (row(signer).scheme(), row(signer).shape());
+            let made = sign(scheme, &shape, &secret, draft(origin, b"{}"), signed_at, "id").unwrap();
+            let head = RequestHead { origin: "https://h.example", ..made.request().head };
             let live = LiveSecret { name: "env:A".into(), secret: secret.clone() };
             let check = SignatureCheck { secrets: vec![live], ..SignatureCheck::by(check) };
             diagnose(&check, &Request { head, body: b"{}" }, &FetchedKeys::default(), &[], NOW).join("; ")
@@ -429,15 +430,12 @@ mod tests {
     fn another_secret_of_the_policy() {
         let live =
             |name: &str, key: &[u8]| LiveSecret { name: name.into(), secret: Secret::new(key.to_vec()).unwrap() };
-        let mut headers = HeaderMap::new();
-        let head = RequestHead { method: &Method::POST, target: b"/x", headers: &headers, origin: "" };
         let row = super::super::find("github").unwrap();
-        let made = sign(row.scheme(), &row.shape(), &live("", b"other").secret, head, b"{}", NOW, "id").unwrap();
-        headers.extend(made.headers);
-        let head = RequestHead { method: &Method::POST, target: b"/x", headers: &headers, origin: "" };
+        let secret = live("", b"other").secret;
+        let made = sign(row.scheme(), &row.shape(), &secret, draft("", b"{}"), NOW, "id").unwrap();
         let check = SignatureCheck { secrets: vec![live("env:A", b"key")], ..SignatureCheck::by("github") };
         let others = [live("env:A", b"key"), live("env:B", b"other")];
-        let said = diagnose(&check, &Request { head, body: b"{}" }, &FetchedKeys::default(), &others, NOW).join("; ");
+        let said = diagnose(&check, &made.request(), &FetchedKeys::default(), &others, NOW).join("; ");
         assert!(said.contains("env:B"), "{said}");
     }
 }

@@ -169,7 +169,7 @@ fn same(said: &Value, wanted: &[u8]) -> bool {
     !said.is_empty() && bool::from(said.ct_eq(&wanted))
 }
 
-const fn algorithm(alg: JwtAlgorithm) -> Algorithm {
+pub(super) const fn algorithm(alg: JwtAlgorithm) -> Algorithm {
     match alg {
         JwtAlgorithm::HS256 => Algorithm::HS256,
         JwtAlgorithm::HS384 => Algorithm::HS384,

@@ -174,7 +174,7 @@ fn any(candidates: &[Vec<u8>], fits: impl Fn(&[u8]) -> bool) -> bool {
 }
 
 /// The key's bytes.
-fn decoded(form: KeyForm, text: &[u8]) -> Result<Vec<u8>, SchemeError> {
+pub(super) fn decoded(form: KeyForm, text: &[u8]) -> Result<Vec<u8>, SchemeError> {
     let wrong = |what| SchemeError::Key(what);
     Ok(match form {
         KeyForm::Utf8 | KeyForm::TsUtf8 | KeyForm::Jwks => text.to_vec(),

@@ -187,7 +187,7 @@ fn hubspot(url: &str) -> String {
 }
 
 /// Percent-encodes what is neither alphanumeric nor in `plain`.
-fn escape(text: &[u8], plain: &[u8]) -> String {
+pub(super) fn escape(text: &[u8], plain: &[u8]) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text {
         if byte.is_ascii_alphanumeric() || plain.contains(byte) {
@@ -313,14 +313,17 @@ fn sns(body: &[u8]) -> Result<Vec<u8>, SignatureFault> {
     Ok(text.into_bytes())
 }
 
+/// Where Plivo's nonce stands.
+pub(super) const PLIVO_NONCE: &str = "header:X-Plivo-Signature-V3-Nonce";
+
 /// Plivo, version 3: the URL with its query sorted, then the sorted form, of which every value counts,
 /// then the nonce
 /// (PyPI plivo 4.63.0, `utils/signature_v3.py`).
 fn plivo(request: &Request<'_>, origin: &str) -> Result<Vec<u8>, SignatureFault> {
-    const NONCE: &str = "header:X-Plivo-Signature-V3-Nonce";
     let broken = || SignatureFault::Malformed("the query".to_owned(), "it can't be read");
-    let nonce = Place::parse(NONCE).map_err(|_| broken())?;
-    let nonce = nonce.read(request, &Members::default())?.ok_or_else(|| SignatureFault::Missing(NONCE.to_owned()))?;
+    let nonce = Place::parse(PLIVO_NONCE).map_err(|_| broken())?;
+    let nonce =
+        nonce.read(request, &Members::default())?.ok_or_else(|| SignatureFault::Missing(PLIVO_NONCE.to_owned()))?;
     let mut query: Vec<_> = form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)?;
     query.sort();
     let query = query.iter().map(|(name, value)| [name.as_ref(), b"=", value.as_ref()].concat()).collect::<Vec<_>>();
