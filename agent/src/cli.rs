@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hookward_shared::policy::OnDuplicate;
+use hookward_shared::transport::Transport;
 
+use crate::connection::TransportMode;
 use crate::exit;
 
 /// Brings webhooks to an application inside your network, and nothing else.
@@ -45,6 +47,49 @@ pub enum LogFormat {
     Json,
 }
 
+/// How relays are reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum TransportFlag {
+    /// QUIC, or TLS over TCP where UDP does not get through; and back again.
+    #[default]
+    Auto,
+    /// QUIC over UDP only.
+    Quic,
+    /// TLS over TCP only, through an HTTP proxy where HTTPS_PROXY names one.
+    Tcp,
+}
+
+impl From<TransportFlag> for TransportMode {
+    fn from(flag: TransportFlag) -> Self {
+        match flag {
+            TransportFlag::Auto => Self::Auto,
+            TransportFlag::Quic => Self::Only(Transport::Quic),
+            TransportFlag::Tcp => Self::Only(Transport::Tcp),
+        }
+    }
+}
+
+/// How relays are reached.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "The tunnel")]
+pub struct LinkArgs {
+    /// How to reach the relay
+    #[arg(long, value_enum, default_value_t)]
+    pub transport: TransportFlag,
+
+    /// Connections to each relay (default: 2, or one for each of its addresses)
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub connections: Option<u8>,
+
+    /// Share the tunnel with other agents that say so, too; without it, the newest one has it
+    #[arg(long)]
+    pub pool: bool,
+
+    /// A connection on which nothing was heard for so many seconds is dead
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(2..=600))]
+    pub dead_after: u16,
+}
+
 /// What happens to a delivery that came before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnDuplicateFlag {
@@ -81,6 +126,15 @@ pub struct JoinArgs {
     /// `-` for standard input, a file, or (visible to every process of this machine) the token itself
     #[arg(value_name = "-|FILE|TOKEN")]
     pub token: String,
+
+    /// Forget other relays that this agent has joined; without it, it serves all of them
+    #[arg(long)]
+    pub replace: bool,
+
+    /// How to reach it
+    #[arg(long, value_enum, default_value_t)]
+    pub transport: TransportFlag,
+
     #[command(flatten)]
     #[allow(missing_docs)]
     pub common: Common,
@@ -245,6 +299,10 @@ pub struct PairArgs {
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
 
+    /// How relays are reached.
+    #[command(flatten)]
+    pub link: LinkArgs,
+
     #[command(flatten)]
     #[allow(missing_docs)]
     pub common: Common,
@@ -274,6 +332,10 @@ pub struct HttpArgs {
     /// The policy as flags.
     #[command(flatten)]
     pub gate: GateArgs,
+
+    /// How relays are reached.
+    #[command(flatten)]
+    pub link: LinkArgs,
 
     /// How lines are written
     #[arg(long, value_enum, default_value_t)]

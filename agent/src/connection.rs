@@ -1,45 +1,55 @@
-//! The tunnel to the relay: dialled, kept, and opened again with jittered backoff when it breaks.
+//! The connections to the relays: dialled, kept, and opened again when they break.
 //!
-//! The task that runs here owns the session, and through its tracker every exchange. It ends when it
-//! is told to stop, or when the relay says something that dialling again will not change.
+//! Every relay gets some [`line`]s, each of which keeps one connection; [`dial`] finds the way (QUIC, or TLS
+//! over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt is due, [`status`] sums up for the
+//! user what the lines do, and [`policies`] knows which policy a relay has. All connections of one run of the
+//! program serve the same tunnels; losing one loses nothing.
 
+pub mod dial;
+pub mod line;
 pub mod policies;
+pub mod proxy;
+pub mod schedule;
+pub mod status;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
-use hookward_shared::names::{HostName, origin_of};
+use hookward_shared::limits::GREETING_BYTES;
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason, RefusedRequest};
 use hookward_shared::secret::Secret;
 use hookward_shared::text::printable;
 use hookward_shared::transport::identity::Pin;
-use hookward_shared::transport::quic::{self, EndpointError, SERVER_NAME};
-use hookward_shared::transport::{ControlStream, MessageReader, MessageWriter, Session, SessionError, StreamError};
-use quinn::Endpoint;
-use tokio::time::{sleep, timeout};
+use hookward_shared::transport::liveness::Liveness;
+use hookward_shared::transport::quic::EndpointError;
+use hookward_shared::transport::{SessionError, StreamError, Transport};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::dial::Dialler;
+use self::line::Line;
 use self::policies::{Offer, Policies};
-use crate::replay::{Replay, Terms};
+use self::proxy::Proxies;
+use self::status::Status;
+use crate::replay::Replay;
 use crate::report::{Report, Reporter};
 
-/// For finding the relay's address, the handshake and the greeting, each.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The first pause before dialling again.
-const BACKOFF_FIRST: Duration = Duration::from_millis(500);
-/// The longest.
-const BACKOFF_MOST: Duration = Duration::from_secs(30);
-/// A session that lasted this long was a good one: the backoff begins anew.
-const GOOD_SESSION: Duration = Duration::from_secs(10);
-/// For the relay to acknowledge that the agent leaves.
-const LEAVE: Duration = Duration::from_secs(2);
+/// For the relay's answer to a join.
+const JOIN: Duration = Duration::from_secs(10);
+/// For the relay to hear that a join is done.
+const JOINED: Duration = Duration::from_secs(2);
+/// Most connections to one relay, however many addresses its name has.
+const LINES_MOST: usize = 8;
+/// Connections to a relay with one address: a second one, so that losing one loses nothing.
+const LINES_LEAST: usize = 2;
 
-/// Where the relay is, and who the agent is to it.
+/// Where a relay is, and who the agent is to it.
 #[derive(Clone)]
 pub struct Relay {
     /// Host and port.
@@ -50,13 +60,57 @@ pub struct Relay {
     pub credential: Secret,
 }
 
-/// The tunnel that the relay opened.
+/// Which transports may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TransportMode {
+    /// QUIC first, TLS over TCP where it does not get through, and back again.
+    #[default]
+    Auto,
+    /// This one only.
+    Only(Transport),
+}
+
+impl TransportMode {
+    /// Whether this one may be used.
+    #[must_use]
+    pub fn allows(self, transport: Transport) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Only(only) => only == transport,
+        }
+    }
+}
+
+/// How relays are reached.
+#[derive(Clone, Default)]
+pub struct LinkSettings {
+    /// Which transports.
+    pub transport: TransportMode,
+    /// What worked the last time.
+    pub worked: Option<Transport>,
+    /// Connections to each relay; `None`: as many as it has addresses, and at least two.
+    pub connections: Option<usize>,
+    /// Whether the tunnels are shared with other agents that ask for it, too.
+    pub pool: bool,
+    /// When a connection counts as dead.
+    pub liveness: Liveness,
+    /// Proxies for TLS over TCP.
+    pub proxies: Proxies,
+}
+
+/// The tunnel that a relay opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
+    /// Which of the agent's tunnels it is, by its position.
+    pub tunnel: usize,
     /// The public host.
     pub host: String,
     /// The port of the public URL.
     pub port: u16,
+    /// The relay's address.
+    pub relay: String,
+    /// How it is reached.
+    pub transport: Transport,
 }
 
 /// Why there is no session.
@@ -74,8 +128,35 @@ pub enum ConnectionError {
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     /// The relay does not answer.
-    #[error("the relay {0} does not answer; is UDP let through to it?")]
-    Silent(String),
+    #[error("the relay {address} does not answer over {}", over(*.transport))]
+    Silent {
+        /// Its address as written.
+        address: String,
+        /// What was tried.
+        transport: Transport,
+    },
+    /// A connection to it can't be made.
+    #[error("the relay {address} can't be reached over TCP: {source}")]
+    Connect {
+        /// Its address as written.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The proxy on the way to it.
+    #[error("the proxy {proxy}: {what}")]
+    Proxy {
+        /// The proxy's address.
+        proxy: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The settings of TLS.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The machine was asleep: what the connection is worth is not known.
+    #[error("this machine was asleep for {} s", .0.as_secs())]
+    Asleep(Duration),
     /// Somebody else answers at the relay's address.
     #[error(
         "whoever answers at {0} is not the relay that this agent has joined: its key is another. If the relay was \
@@ -101,6 +182,13 @@ pub enum ConnectionError {
     },
 }
 
+const fn over(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Quic => "QUIC; is UDP let through to it?",
+        Transport::Tcp => "TCP",
+    }
+}
+
 impl ConnectionError {
     /// Whether dialling again could help.
     #[must_use]
@@ -113,246 +201,143 @@ impl ConnectionError {
 ///
 /// # Errors
 /// [`ConnectionError`].
-pub async fn join(address: &str, pin: Pin, secret: Secret, credential: &Secret) -> Result<String, ConnectionError> {
-    let (endpoint, session) = dial(address, pin).await?;
-    let credential_digest = HEXLOWER.encode(credential.digest().as_bytes());
-    let asked = async {
-        let mut control = session.open_control().await?;
+pub async fn join(relay: &Relay, link: &LinkSettings, secret: Secret) -> Result<String, ConnectionError> {
+    let tasks = TaskTracker::new();
+    let dialler = Dialler::new(relay, link, tasks.clone())?;
+    // First a way, then the question: two that race must not both use the token up.
+    let (found, ()) = dialler.connect_once(|_| async { Ok(()) }).await?;
+    let credential_digest = HEXLOWER.encode(relay.credential.digest().as_bytes());
+    let asking = async {
+        let mut control = found.session.open_control().await?;
         control.send(&FromAgent::Join { secret, credential_digest }).await?;
         match control.receive(GREETING_BYTES).await? {
             FromRelay::Joined { agent } => Ok(agent),
             other => Err(unexpected(other)),
         }
     };
-    let joined = timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(ConnectionError::Silent(address.to_owned())));
-    session.close("joined");
-    let _ = timeout(PATIENCE, endpoint.wait_idle()).await;
+    let (address, transport) = (relay.address.clone(), found.session.transport());
+    let joined = timeout(JOIN, asking).await.unwrap_or(Err(ConnectionError::Silent { address, transport }));
+    found.session.close("joined");
+    if let Some(endpoint) = found.endpoint {
+        let _ = timeout(JOINED, endpoint.wait_idle()).await;
+    }
     joined
 }
 
-async fn dial(address: &str, pin: Pin) -> Result<(Endpoint, Session), ConnectionError> {
-    let resolve = |source| ConnectionError::Resolve { address: address.to_owned(), source };
-    let found = match timeout(PATIENCE, tokio::net::lookup_host(address)).await {
-        Ok(found) => found.map_err(resolve)?,
-        Err(_) => return Err(resolve(io::ErrorKind::TimedOut.into())),
-    };
-    let mut last = resolve(io::Error::other("its name has no address"));
-    for target in found {
-        let local: SocketAddr =
-            if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-        // An address that can't be used (no IPv6 here, say) does not keep the next from being tried.
-        last = match dial_one(target, local, pin, address).await {
-            Ok(dialled) => return Ok(dialled),
-            Err(error) => error,
-        };
-    }
-    Err(last)
-}
-
-async fn dial_one(
-    target: SocketAddr,
-    local: SocketAddr,
-    pin: Pin,
-    address: &str,
-) -> Result<(Endpoint, Session), ConnectionError> {
-    let endpoint = quic::client(local, pin)?;
-    let connecting = endpoint
-        .connect(target, SERVER_NAME)
-        .map_err(|error| ConnectionError::Session(SessionError::Lost(error.to_string())))?;
-    match timeout(PATIENCE, connecting).await {
-        Ok(Ok(connection)) => Ok((endpoint, Session::new(connection))),
-        Ok(Err(error)) if quic::is_wrong_key(&error) => Err(ConnectionError::WrongKey(address.to_owned())),
-        Ok(Err(error)) => Err(ConnectionError::Session(error.into())),
-        Err(_) => Err(ConnectionError::Silent(address.to_owned())),
-    }
-}
-
-/// What one session needs.
-pub struct Connector {
-    /// The relay.
-    pub relay: Relay,
+/// One of the agent's tunnels.
+pub struct Tunnel {
     /// The public host to ask for.
     pub host: Option<String>,
     /// The policies; a new one may come at any time.
-    pub policies: Policies,
-    /// What handles exchanges.
+    pub wanted: watch::Receiver<Arc<Offer>>,
+    /// What handles its exchanges.
     pub replay: Arc<Replay>,
-    /// Where to say what happens.
-    pub reporter: Reporter,
-    /// Owns the exchanges.
-    pub exchanges: TaskTracker,
-    /// For exchanges to end when the agent is stopped.
-    pub drain: Duration,
-    /// Called when a tunnel is open.
-    pub on_open: Box<dyn Fn(Opened) + Send + Sync>,
 }
 
-impl Connector {
-    /// Keeps a session open until `stop` is cancelled.
-    ///
-    /// # Errors
-    /// What the relay said, when dialling again will not change it.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), ConnectionError> {
-        let mut failures = 0_u32;
-        loop {
-            self.reporter.say(Report::Connecting { relay: self.relay.address.clone() });
-            let (mut opened, offer) = (None, self.policies.best());
-            let why = match self.session(&stop, &offer, &mut opened).await {
-                Ok(()) => return Ok(()),
-                // A new policy that the relay does not take: the tunnel goes on with the one before.
-                Err(ConnectionError::Refused { reason: RefusedReason::Policy, message })
-                    if self.policies.refuse(&offer) =>
-                {
-                    self.reporter.say(kept(&message));
-                    continue;
+/// What all lines share.
+pub struct Shared {
+    /// The tunnels, all of which every connection serves.
+    pub tunnels: Vec<Tunnel>,
+    /// How relays are reached.
+    pub link: LinkSettings,
+    /// Where to say what happens.
+    pub reporter: Reporter,
+    /// For exchanges to end when the agent is stopped.
+    pub drain: Duration,
+    /// Called when the first connection has opened a tunnel at a relay.
+    pub on_open: Box<dyn Fn(Opened) + Send + Sync>,
+    /// Called when a connection was good, with what carried it.
+    pub on_worked: Box<dyn Fn(Transport) + Send + Sync>,
+    /// Which run of the program this is.
+    pub instance: String,
+    /// What the lines do.
+    pub status: Status,
+    /// Owns what drives connections, and those that are being retired.
+    pub tasks: TaskTracker,
+}
+
+/// One relay, as all lines to it know it.
+pub struct AtRelay {
+    /// Where it is.
+    pub relay: Relay,
+    /// Finds a way to it.
+    pub dialler: Dialler,
+    /// Which policies it has, one for each tunnel.
+    pub policies: Vec<Policies>,
+    /// Addresses that its name had last.
+    addresses: AtomicUsize,
+    more_addresses: Notify,
+}
+
+impl AtRelay {
+    /// Notes how many addresses the relay's name has.
+    pub fn note_addresses(&self, count: usize) {
+        if self.addresses.swap(count, Ordering::Relaxed) != count {
+            self.more_addresses.notify_one();
+        }
+    }
+}
+
+/// Keeps the connections to all relays until `stop` is cancelled.
+///
+/// # Errors
+/// What the last relay said, when dialling again will not change it.
+pub async fn keep(relays: Vec<Relay>, shared: Arc<Shared>, stop: CancellationToken) -> Result<(), ConnectionError> {
+    let mut kept = JoinSet::new();
+    let several = relays.len() > 1;
+    for relay in relays {
+        let dialler = Dialler::new(&relay, &shared.link, shared.tasks.clone())?;
+        let policies = shared.tunnels.iter().map(|tunnel| Policies::new(tunnel.wanted.clone())).collect();
+        let (addresses, more_addresses) = (AtomicUsize::new(1), Notify::new());
+        let at = Arc::new(AtRelay { relay, dialler, policies, addresses, more_addresses });
+        kept.spawn(keep_relay(at, Arc::clone(&shared), stop.child_token()));
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = kept.join_next().await {
+        let ended = ended.unwrap_or_else(|panic| Err(ConnectionError::Ended(panic.to_string())));
+        if let Err(error) = ended {
+            if several && !kept.is_empty() {
+                shared.reporter.say(Report::Warning(format!("one relay is given up: {error}")));
+            }
+            outcome = Err(error);
+        } else {
+            outcome = Ok(());
+        }
+    }
+    shared.tasks.close();
+    let _ = timeout(shared.drain, shared.tasks.wait()).await;
+    outcome
+}
+
+/// Keeps the lines to one relay. A final refusal ends them all.
+async fn keep_relay(at: Arc<AtRelay>, shared: Arc<Shared>, stop: CancellationToken) -> Result<(), ConnectionError> {
+    let mut lines = JoinSet::new();
+    let mut slots = 0;
+    loop {
+        while slots < wanted(&shared.link, at.addresses.load(Ordering::Relaxed)) {
+            let line = Line::new(Arc::clone(&at), Arc::clone(&shared), slots);
+            lines.spawn(line.keep(stop.clone()));
+            slots += 1;
+        }
+        tokio::select! {
+            () = at.more_addresses.notified() => {}
+            ended = lines.join_next() => match ended {
+                None => return Ok(()),
+                Some(Ok(Ok(()))) => {}
+                Some(ended) => {
+                    stop.cancel();
+                    while lines.join_next().await.is_some() {}
+                    return ended.unwrap_or_else(|panic| Err(ConnectionError::Ended(panic.to_string())));
                 }
-                Err(error) if error.is_final() => return Err(error),
-                Err(error) => error.to_string(),
-            };
-            // Counted from the tunnel's opening: a relay that is silent is asked ever more rarely.
-            let good = opened.is_some_and(|at: Instant| at.elapsed() >= GOOD_SESSION);
-            let again_in = backoff(if good { 0 } else { failures });
-            failures = if good { 1 } else { failures.saturating_add(1) };
-            self.reporter.say(Report::Away { why, again_in });
-            tokio::select! {
-                () = sleep(again_in) => {}
-                () = stop.cancelled() => return Ok(()),
             }
         }
     }
+}
 
-    /// One session, from dialling to its end. `Ok` when it was ended on purpose.
-    async fn session(
-        &self,
-        stop: &CancellationToken,
-        offer: &Arc<Offer>,
-        at: &mut Option<Instant>,
-    ) -> Result<(), ConnectionError> {
-        let opening = async {
-            let (endpoint, session) = dial(&self.relay.address, self.relay.pin).await?;
-            let greeted = timeout(PATIENCE, self.greet(&session, offer))
-                .await
-                .unwrap_or_else(|_| Err(ConnectionError::Silent(self.relay.address.clone())))?;
-            Ok::<_, ConnectionError>((endpoint, session, greeted))
-        };
-        let (endpoint, session, (control, terms)) = tokio::select! {
-            opened = opening => opened?,
-            () = stop.cancelled() => return Ok(()),
-        };
-        *at = Some(Instant::now());
-        let ended = self.serve(&session, control, terms, stop).await;
-        session.close("the agent is stopping");
-        let _ = timeout(LEAVE, endpoint.wait_idle()).await;
-        ended
-    }
-
-    /// The relay has this policy now: so has this side's gate.
-    fn accept(&self, offer: &Arc<Offer>) {
-        self.replay.gate.set(Arc::clone(&offer.gate));
-        self.policies.accept(offer);
-    }
-
-    async fn greet(&self, session: &Session, offer: &Arc<Offer>) -> Result<(ControlStream, Terms), ConnectionError> {
-        let mut control = session.open_control().await?;
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        control.send(&FromAgent::Hello { credential: self.relay.credential.clone(), version }).await?;
-        let deadlines = match control.receive(GREETING_BYTES).await? {
-            FromRelay::Welcome { agent, version, deadlines } => {
-                tracing::debug!(agent = printable(&agent), version = printable(&version), "welcome");
-                deadlines
-            }
-            other => return Err(unexpected(other)),
-        };
-        control.send(&FromAgent::Open { host: self.host.clone(), policy: offer.policy.clone() }).await?;
-        match control.receive(GREETING_BYTES).await? {
-            FromRelay::Opened { host, port } => {
-                let host = HostName::parse(&host)
-                    .ok_or_else(|| StreamError::Protocol("the relay opened something that is no host".to_owned()))?;
-                let origin = origin_of(host.as_str(), port);
-                let terms = Terms { deadlines, host: host.as_str().into(), origin: origin.into() };
-                self.accept(offer);
-                (self.on_open)(Opened { host: host.to_string(), port });
-                Ok((control, terms))
-            }
-            other => Err(unexpected(other)),
-        }
-    }
-
-    async fn serve(
-        &self,
-        session: &Session,
-        mut control: ControlStream,
-        terms: Terms,
-        stop: &CancellationToken,
-    ) -> Result<(), ConnectionError> {
-        // The policy that the relay has been asked for, until it has answered.
-        let mut asked: Option<Arc<Offer>> = None;
-        loop {
-            tokio::select! {
-                exchange = session.accept() => self.take(exchange?, terms.clone()),
-                message = control.receive(CONTROL_BYTES) => match (message?, asked.take()) {
-                    (FromRelay::Opened { .. }, Some(offer)) => {
-                        self.accept(&offer);
-                        self.reporter.say(Report::Note("the new policy is in force".to_owned()));
-                    }
-                    (FromRelay::Kept { message }, Some(offer)) => {
-                        self.policies.refuse(&offer);
-                        self.reporter.say(kept(&message));
-                    }
-                    (message, before) => {
-                        asked = before;
-                        self.hear(message)?;
-                    }
-                },
-                offer = self.policies.changed(), if asked.is_none() => {
-                    let host = Some(terms.host.to_string());
-                    control.send(&FromAgent::Open { host, policy: offer.policy.clone() }).await?;
-                    asked = Some(offer);
-                }
-                () = stop.cancelled() => break,
-            }
-        }
-        // In order: the relay sends nothing more, what is under way ends, then the session.
-        let leaving = async {
-            control.send(&FromAgent::Leave).await?;
-            loop {
-                tokio::select! {
-                    exchange = session.accept() => self.take(exchange?, terms.clone()),
-                    message = control.receive::<FromRelay>(CONTROL_BYTES) => {
-                        if let FromRelay::Left = message? {
-                            return Ok::<_, ConnectionError>(());
-                        }
-                    }
-                }
-            }
-        };
-        let _ = timeout(LEAVE, leaving).await;
-        self.exchanges.close();
-        let _ = timeout(self.drain, self.exchanges.wait()).await;
-        Ok(())
-    }
-
-    fn take(&self, (writer, reader): (MessageWriter, MessageReader), terms: Terms) {
-        let replay = Arc::clone(&self.replay);
-        // In a box: the runtime moves what it is given several times before it runs.
-        self.exchanges.spawn(Box::pin(async move { replay.exchange(writer, reader, terms).await }));
-    }
-
-    fn hear(&self, message: FromRelay) -> Result<(), ConnectionError> {
-        match message {
-            FromRelay::Refusals { told, counted } => {
-                for refused in told {
-                    self.reporter.say(Report::Refused(Box::new(printable_fields(refused))));
-                }
-                if !counted.is_empty() {
-                    self.reporter.say(Report::Counted(counted));
-                }
-                Ok(())
-            }
-            FromRelay::Refused { reason, message } => Err(refused(reason, &message)),
-            _ => Ok(()),
-        }
-    }
+/// Lines to a relay with so many addresses.
+fn wanted(link: &LinkSettings, addresses: usize) -> usize {
+    let preset = if addresses <= LINES_LEAST { addresses * LINES_LEAST } else { addresses };
+    link.connections.unwrap_or(preset).clamp(1, LINES_MOST)
 }
 
 fn kept(message: &str) -> Report {
@@ -384,16 +369,4 @@ fn printable_fields(refused: RefusedRequest) -> RefusedRequest {
         why: printable(&refused.why),
         ..refused
     }
-}
-
-/// Full jitter: anything up to a bound that doubles, so that a relay that restarts is not met by all
-/// its agents at once. The first attempt comes soon.
-fn backoff(failures: u32) -> Duration {
-    let bound = BACKOFF_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(BACKOFF_MOST);
-    let mut bytes = [0; 4];
-    let share = match getrandom::fill(&mut bytes) {
-        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
-        Err(_) => 1.0,
-    };
-    bound.mul_f64(share)
 }

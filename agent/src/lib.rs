@@ -4,6 +4,7 @@
 //!
 //! [`Agent`] is a value: start it, stop it. The program `hookward` is wiring around it.
 
+pub mod begun;
 pub mod cli;
 pub mod commands;
 pub mod connection;
@@ -19,6 +20,7 @@ pub mod upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
@@ -27,13 +29,16 @@ use hookward_shared::gate::rate::Meter;
 use hookward_shared::gate::{Gate, Side, State};
 use hookward_shared::limits::AGENT_BODY_BUDGET;
 use hookward_shared::policy::Policy;
+use hookward_shared::transport::Transport;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connection::policies::{Offer, Policies};
-use crate::connection::{ConnectionError, Connector, Opened, Relay};
+use crate::begun::Begun;
+use crate::connection::policies::Offer;
+use crate::connection::status::Status;
+use crate::connection::{ConnectionError, LinkSettings, Opened, Relay, Shared, Tunnel};
 use crate::replay::{Pairing, Replay};
 use crate::report::Reporter;
 use crate::upstream::letter_case::LetterCases;
@@ -41,16 +46,24 @@ use crate::upstream::pool::{Application, Pool};
 
 /// What an agent needs to know.
 pub struct AgentSettings {
-    /// The relay.
-    pub relay: Relay,
+    /// The relays.
+    pub relays: Vec<Relay>,
+    /// How they are reached.
+    pub link: LinkSettings,
+    /// The tunnels.
+    pub tunnels: Vec<TunnelSettings>,
+    /// For requests to end when the agent is stopped.
+    pub drain: Duration,
+}
+
+/// One tunnel of an agent.
+pub struct TunnelSettings {
     /// The public host to ask for.
     pub host: Option<String>,
     /// What may pass.
     pub policy: Policy,
     /// Where it goes.
     pub application: Application,
-    /// For requests to end when the agent is stopped.
-    pub drain: Duration,
     /// Where a secret goes that a provider tells in its handshake; only while pairing.
     pub pairing: Option<Pairing>,
 }
@@ -61,7 +74,7 @@ pub struct Agent {
     running: Option<JoinHandle<Result<(), ConnectionError>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
-    policies: watch::Sender<Arc<Offer>>,
+    policies: Vec<watch::Sender<Arc<Offer>>>,
     clock: Clock,
 }
 
@@ -72,54 +85,76 @@ fn offer(policy: &Policy, clock: &Clock) -> Result<Arc<Offer>, Problems> {
     Ok(Arc::new(Offer { policy: policy.for_relay(), gate: Arc::new(gate) }))
 }
 
+/// A name for this run of the program: no other has it.
+fn instance() -> String {
+    let mut bytes = [0; 12];
+    // Without randomness, the process and the time are the next best.
+    if getrandom::fill(&mut bytes).is_err() {
+        return format!("{}-{}", std::process::id(), Clock::System.now().0);
+    }
+    HEXLOWER.encode(&bytes)
+}
+
 impl Agent {
-    /// Starts an agent. `on_open` is called whenever a tunnel has been opened.
+    /// Starts an agent. `on_open` is called whenever a relay has opened a tunnel that no connection had, or
+    /// another transport carries it; `on_worked` with what carries a connection that is good.
     ///
     /// # Errors
-    /// Every reason for which the policy can't be used.
+    /// Every reason for which a policy can't be used.
     pub fn start(
         settings: AgentSettings,
         clock: Clock,
         reporter: Reporter,
         on_open: impl Fn(Opened) + Send + Sync + 'static,
+        on_worked: impl Fn(Transport) + Send + Sync + 'static,
     ) -> Result<Self, Problems> {
-        let first = offer(&settings.policy, &clock)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let replay = Replay {
-            gate: Current::new(Arc::clone(&first.gate)),
-            state: State::default(),
-            pairing: settings.pairing,
-            clock: clock.clone(),
-            pool: Pool::new(settings.application, tasks.clone(), stop.clone()),
-            diagnoses: Meter::default(),
-            cases: LetterCases::default(),
-            reporter: reporter.clone(),
-            budget: BodyBudget::new(AGENT_BODY_BUDGET),
-        };
-        let (policies, wanted) = watch::channel(first);
-        let connector = Connector {
-            relay: settings.relay,
-            host: settings.host,
-            policies: Policies::new(wanted),
-            replay: Arc::new(replay),
+        let (budget, begun) = (BodyBudget::new(AGENT_BODY_BUDGET), Arc::new(Begun::default()));
+        let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
+        for tunnel in settings.tunnels {
+            let first = offer(&tunnel.policy, &clock)?;
+            let replay = Replay {
+                gate: Current::new(Arc::clone(&first.gate)),
+                state: State::default(),
+                pairing: tunnel.pairing,
+                clock: clock.clone(),
+                pool: Pool::new(tunnel.application, tasks.clone(), stop.clone()),
+                diagnoses: Meter::default(),
+                cases: LetterCases::default(),
+                reporter: reporter.clone(),
+                budget: budget.clone(),
+                begun: Arc::clone(&begun),
+            };
+            let (sender, wanted) = watch::channel(first);
+            policies.push(sender);
+            tunnels.push(Tunnel { host: tunnel.host, wanted, replay: Arc::new(replay) });
+        }
+        let shared = Shared {
+            tunnels,
+            link: settings.link,
             reporter,
-            exchanges: TaskTracker::new(),
             drain: settings.drain,
             on_open: Box::new(on_open),
+            on_worked: Box::new(on_worked),
+            instance: instance(),
+            status: Status::default(),
+            tasks: TaskTracker::new(),
         };
-        let running = tokio::spawn(connector.run(stop.clone()));
+        let running = tokio::spawn(connection::keep(settings.relays, Arc::new(shared), stop.clone()));
         Ok(Self { running: Some(running), stop, tasks, policies, clock })
     }
 
-    /// Offers another policy to the relay. It is in force, on both sides, once the relay has taken it; until
-    /// then, and if it does not, the old one is.
+    /// Offers another policy for a tunnel to the relays. It is in force, on both sides, once a relay has taken
+    /// it; until then, and if it does not, the old one is.
     ///
     /// # Errors
     /// Every reason for which the policy can't be used.
-    pub fn replace_policy(&self, policy: &Policy) -> Result<(), Problems> {
+    pub fn replace_policy(&self, tunnel: usize, policy: &Policy) -> Result<(), Problems> {
         let offer = offer(policy, &self.clock)?;
-        // An agent that has ended has no use for it.
-        let _ = self.policies.send(offer);
+        if let Some(wanted) = self.policies.get(tunnel) {
+            // An agent that has ended has no use for it.
+            let _ = wanted.send(offer);
+        }
         Ok(())
     }
 

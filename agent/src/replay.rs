@@ -33,6 +33,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::time::{timeout, timeout_at};
 
+use crate::begun::Begun;
 use crate::report::{Outcome, Report, Reporter, RequestReport};
 use crate::upstream::letter_case::LetterCases;
 use crate::upstream::pool::{Connection, Pool, UpstreamError};
@@ -64,28 +65,37 @@ pub struct Replay {
     pub reporter: Reporter,
     /// Memory for bodies that checks must read.
     pub budget: BodyBudget,
+    /// Requests that were begun.
+    pub begun: Arc<Begun>,
 }
 
 /// Takes the secret that a provider tells in its handshake.
 pub type Pairing = Box<dyn Fn(&Secret) -> std::io::Result<()> + Send + Sync>;
 
 /// What the session settled that an exchange belongs to.
-#[derive(Clone)]
 pub struct Terms {
     /// Deadlines of the relay's settings.
     pub deadlines: Deadlines,
-    /// The public host of the tunnel: requests for any other are none of this agent's.
+    /// The tunnels: requests for any other host are none of this agent's.
+    pub hosts: Vec<AtHost>,
+}
+
+/// A tunnel that is open.
+pub struct AtHost {
+    /// Its public host.
     pub host: Arc<str>,
     /// Scheme and authority of its public URL.
     pub origin: Arc<str>,
+    /// What handles its exchanges.
+    pub replay: Arc<Replay>,
 }
 
 /// One exchange, and the terms of its session.
 struct Exchange<'r> {
     replay: &'r Replay,
     deadlines: Deadlines,
-    host: Arc<str>,
-    origin: Arc<str>,
+    host: &'r str,
+    origin: &'r str,
 }
 
 /// Why there is no answer of the application.
@@ -126,24 +136,25 @@ struct Answered {
     secrets: Vec<String>,
 }
 
-impl Replay {
-    /// Handles one exchange to its end.
-    pub async fn exchange(&self, writer: MessageWriter, reader: MessageReader, terms: Terms) {
-        let Terms { deadlines, host, origin } = terms;
-        Exchange { replay: self, deadlines, host, origin }.run(writer, reader).await;
-    }
+/// Handles one exchange to its end.
+pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &Terms) {
+    let Ok(Ok(bytes)) = timeout(HEAD, reader.head()).await else { return };
+    let request = match head::Request::decode(bytes) {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::warn!(%error, "the relay sent something that is no request");
+            return;
+        }
+    };
+    let asked = |at: &&AtHost| request.context.host.eq_ignore_ascii_case(at.host.as_bytes());
+    // A host that no tunnel has is refused by the first one, and so told to the user.
+    let Some(at) = terms.hosts.iter().find(asked).or_else(|| terms.hosts.first()) else { return };
+    let (deadlines, host, origin) = (terms.deadlines, &*at.host, &*at.origin);
+    Exchange { replay: &at.replay, deadlines, host, origin }.run(writer, reader, request).await;
 }
 
 impl Exchange<'_> {
-    async fn run(&self, writer: MessageWriter, mut reader: MessageReader) {
-        let Ok(Ok(bytes)) = timeout(HEAD, reader.head()).await else { return };
-        let request = match head::Request::decode(bytes) {
-            Ok(request) => request,
-            Err(error) => {
-                tracing::warn!(%error, "the relay sent something that is no request");
-                return;
-            }
-        };
+    async fn run(&self, mut writer: MessageWriter, reader: MessageReader, request: head::Request) {
         let shown = Shown {
             id: request.context.id,
             method: request.method.clone(),
@@ -154,10 +165,9 @@ impl Exchange<'_> {
         let head_only = request.method == Method::HEAD;
         let upgrade = request.upgrade;
         // The work is raced with the relay: when it goes away, the application must hear of it.
-        let stopped = writer.stopped();
         let answered = {
             let mut handling = pin!(self.handle(request, reader));
-            let mut stopped = pin!(stopped);
+            let mut stopped = pin!(writer.stopped());
             poll_fn(|cx| match handling.as_mut().poll(cx) {
                 Poll::Ready(done) => Poll::Ready(done),
                 Poll::Pending => stopped.as_mut().poll(cx).map(|()| Err(Stop::Aborted)),
@@ -216,7 +226,7 @@ impl Exchange<'_> {
             method: &request.method,
             target: &request.target,
             headers: &request.headers,
-            origin: &self.origin,
+            origin: self.origin,
         };
         let (gate, state, client) = (self.replay.gate.get(), &self.replay.state, request.context.client);
         let (decision, body, held) = match gate.check_head(head, client, now, state)? {
@@ -240,6 +250,10 @@ impl Exchange<'_> {
         }
         let observed = permit.observed().map(|refusal| (refusal.check, refusal.why.clone()));
         let secrets = permit.secrets().to_vec();
+        if !self.replay.begun.claim(request.context.id) {
+            // It came before, over a connection that was lost since: the application may have it.
+            return Err(Stop::Failed(Code::AgentBroke, "it was begun before its connection was lost".to_owned()));
+        }
         let (response, connection) = self.ask(permit, request, body).await?;
         drop(held);
         Ok((Answered { response, connection, observed, secrets }, upgrading))
@@ -259,7 +273,7 @@ impl Exchange<'_> {
             return refusal;
         }
         let (method, target, headers) = (&request.method, &request.target, &request.headers);
-        let head = RequestHead { method, target, headers, origin: &self.origin };
+        let head = RequestHead { method, target, headers, origin: self.origin };
         let hints = gate.diagnose(&Request { head, body }, &request.context.keys, now);
         match hints.first() {
             Some(hint) => Refusal { why: format!("{}; {hint}", refusal.why), ..refusal },
@@ -281,7 +295,7 @@ impl Exchange<'_> {
         let mut fields = request.headers.get_all(header::HOST).iter();
         let (field, more) = (fields.next(), fields.next());
         let name = field.and_then(|value| value.to_str().ok()).map(|text| text.split(':').next().unwrap_or_default());
-        let fits = name.is_some_and(|name| name.eq_ignore_ascii_case(&self.host)) && more.is_none();
+        let fits = name.is_some_and(|name| name.eq_ignore_ascii_case(self.host)) && more.is_none();
         if fits && request.context.host.eq_ignore_ascii_case(self.host.as_bytes()) {
             return Ok(());
         }
@@ -405,11 +419,10 @@ impl Exchange<'_> {
 
     /// An answer as it comes.
     async fn stream(&self, mut writer: MessageWriter, body: &mut Incoming, announced: &HeaderMap) -> Result<(), ()> {
-        let mut stopped = pin!(writer.stopped());
         loop {
             let next = tokio::select! {
                 next = timeout(self.deadlines.body_idle(), body.frame()) => next.map_err(drop)?,
-                () = &mut stopped => return Err(()),
+                () = writer.stopped() => return Err(()),
             };
             match next {
                 None => return self.patiently(writer.finish()).await,

@@ -9,6 +9,7 @@ use hookward_shared::protocol::control::RefusedRequest;
 use hookward_shared::protocol::head::RequestId;
 use hookward_shared::refusal::{Check, Code};
 use hookward_shared::text::Escaped;
+use hookward_shared::transport::Transport;
 use http::Method;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -26,12 +27,10 @@ pub enum Report {
     },
     /// The tunnel is open.
     Ready(Ready),
-    /// The tunnel broke; the agent will dial again.
+    /// No relay is reached; the agent goes on dialling.
     Away {
         /// Why.
         why: String,
-        /// When.
-        again_in: Duration,
     },
     /// A request reached this agent.
     Request(Box<RequestReport>),
@@ -63,7 +62,7 @@ pub struct Ready {
     /// The relay's address.
     pub relay: String,
     /// How the relay is reached.
-    pub transport: &'static str,
+    pub transport: Transport,
     /// Where requests go.
     pub application: String,
 }

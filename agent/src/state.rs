@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use hookward_shared::process;
 use hookward_shared::secret::Secret;
+use hookward_shared::transport::Transport;
 use hookward_shared::transport::identity::Pin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 const AGENT: &str = "agent.json";
 const TOKENS: &str = "tokens.json";
 const URL: &str = "url";
+const TRANSPORT: &str = "transport.json";
 
 /// Why something could not be kept or found.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,14 @@ pub struct Credential {
     pub agent: String,
     /// What it authenticates with.
     pub secret: Secret,
+}
+
+/// What stands in the file: several since there can be several.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Kept {
+    Several { relays: Vec<Credential> },
+    One(Credential),
 }
 
 /// The directory of one agent's files.
@@ -96,20 +106,46 @@ impl StateDir {
         &self.0
     }
 
-    /// The credential; `None` before the agent has joined.
+    /// The credentials, one for each relay; none before the agent has joined one.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn credential(&self) -> Result<Option<Credential>, StateError> {
-        self.read(AGENT)
+    pub fn credentials(&self) -> Result<Vec<Credential>, StateError> {
+        Ok(match self.read(AGENT)? {
+            None => Vec::new(),
+            Some(Kept::Several { relays }) => relays,
+            Some(Kept::One(one)) => vec![one],
+        })
     }
 
-    /// Keeps the credential.
+    /// Keeps a credential, in the place of an older one for the same relay; with `only`, in the place of all.
+    /// Gives the relays that the agent has then.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn keep_credential(&self, credential: &Credential) -> Result<(), StateError> {
-        self.write_json(AGENT, credential)
+    pub fn keep_credential(&self, credential: Credential, only: bool) -> Result<Vec<String>, StateError> {
+        let mut relays = if only { Vec::new() } else { self.credentials()? };
+        relays.retain(|kept| kept.relay != credential.relay);
+        relays.push(credential);
+        let addresses = relays.iter().map(|kept| kept.relay.clone()).collect();
+        self.write_json(AGENT, &Kept::Several { relays })?;
+        Ok(addresses)
+    }
+
+    /// What carried the last connection that was good.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn worked(&self) -> Result<Option<Transport>, StateError> {
+        self.read(TRANSPORT)
+    }
+
+    /// Keeps it.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn keep_worked(&self, transport: Transport) -> Result<(), StateError> {
+        self.write_json(TRANSPORT, &transport)
     }
 
     /// The minted token for this host: the one that is kept, or a new one. Gives whether it is new.

@@ -1,14 +1,16 @@
 //! The relay's side towards its agents.
 //!
-//! [`listener`] takes QUIC connections, [`admission`] finds out who it is, [`session`] serves a known
-//! agent until it leaves, and [`registry`] knows which session serves which public host. The
-//! listener owns the endpoint's task and every session's.
+//! [`listener`] takes QUIC connections, and the edge passes those on that come over TLS to its own port;
+//! [`entrance`] is what all pass, [`admission`] finds out who it is, [`session`] serves a known agent until it
+//! leaves, and [`registry`] knows which sessions serve which public host. The entrance owns the tasks.
 
 pub mod admission;
+pub mod entrance;
 pub mod listener;
 pub mod refusals;
 pub mod registry;
 pub mod session;
 
+pub use entrance::Entrance;
 pub use listener::AgentListener;
 pub use registry::Registry;

@@ -4,9 +4,15 @@
 //! body and the answer travel at the same time: while the answer's head is awaited the body is
 //! pumped here, later by whoever reads the answer's body. Nothing is spawned, and when the sender
 //! goes away everything here is dropped, which resets the stream.
+//!
+//! A connection that is lost costs no request that can be given again: the agent knows which requests it has
+//! begun to send to the application, and refuses those, so that none reaches it twice. Another run of the
+//! agent can't know, and only gets what certainly reached no application.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,7 +30,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::timeout;
 
-use crate::agents::registry::LiveSession;
+use crate::agents::registry::{LiveSession, Registry, Tunnel, UnderWay};
 use crate::edge::activity::OpenRequest;
 use crate::edge::body::{BodyError, Gathered, SenderBody};
 use crate::edge::places::Place;
@@ -40,6 +46,8 @@ pub enum Outgoing {
     Streamed(Gathered, Charge, Box<SenderBody>),
     /// Nothing yet: the bytes of an upgraded connection come after the answer.
     Upgrade,
+    /// All of it is on its way, and was not kept.
+    Gone,
 }
 
 /// Why there is no answer.
@@ -89,6 +97,18 @@ pub struct Forwarded {
     pub response: Response<AnswerBody>,
     /// Both directions of an upgraded connection.
     pub upgraded: Option<(MessageWriter, MessageReader)>,
+    /// The session that has it under way.
+    under_way: UnderWay,
+}
+
+impl Forwarded {
+    /// The answer; its body counts as under way until it has been taken.
+    #[must_use]
+    pub fn into_response(self) -> Response<AnswerBody> {
+        let Self { mut response, under_way, .. } = self;
+        response.body_mut().under_way = Some(under_way);
+        response
+    }
 }
 
 /// Whether a field of the request goes on. A body in one piece has no trailers to announce.
@@ -96,17 +116,75 @@ fn passes(whole: bool) -> impl Fn(&HeaderName) -> bool {
     move |name| passes_to_application(name) && !(whole && *name == names::TRAILER)
 }
 
-/// Sends the request and waits for the head of its answer.
+/// Sends the request and waits for the head of its answer, over the tunnel's sessions one after another.
 ///
 /// # Errors
 /// [`ForwardError`].
 pub async fn forward(
     permit: Permit,
-    live: &LiveSession,
+    registry: &Registry,
+    host: &str,
+    tunnel: &Tunnel,
     request: Request,
-    outgoing: Outgoing,
+    mut outgoing: Outgoing,
     limits: &Limits,
 ) -> Result<Forwarded, ForwardError> {
+    let mut tunnel = Cow::Borrowed(tunnel);
+    let mut tried: Vec<Arc<LiveSession>> = Vec::new();
+    let mut last: Option<ForwardError> = None;
+    loop {
+        let chosen = tunnel.choose(|session| may_have(session, &tried, last.as_ref())).cloned();
+        let Some(live) = chosen.filter(|_| tried.len() < TRIES) else {
+            return Err(last.unwrap_or_else(|| ForwardError::Away("no agent is connected".to_owned())));
+        };
+        let under_way = live.begin();
+        let error = match attempt(&permit, &live, &request, &mut outgoing, limits).await {
+            Ok((response, upgraded)) => return Ok(Forwarded { response, upgraded, under_way }),
+            Err(error) => error,
+        };
+        if matches!(outgoing, Outgoing::Gone) {
+            return Err(error);
+        }
+        tracing::debug!(id = %request.context.id, %error, "tried over another connection");
+        tried.push(live);
+        last = Some(error);
+        if let Some(now) = registry.find(host) {
+            tunnel = Cow::Owned(now);
+        }
+    }
+}
+
+/// Most sessions that one request is tried over.
+const TRIES: usize = 4;
+
+/// Whether a session may have a request, after what has become of it.
+fn may_have(session: &LiveSession, tried: &[Arc<LiveSession>], last: Option<&ForwardError>) -> bool {
+    let Some(error) = last else { return true };
+    if tried.iter().any(|other| other.is(session)) {
+        return false;
+    }
+    let same_run = tried.last().is_some_and(|other| other.is_same_run(session));
+    match error {
+        // Nothing of it was sent.
+        ForwardError::Busy | ForwardError::Away(_) => true,
+        // The same run of the agent knows whether the application has heard of it.
+        ForwardError::Broke(StreamError::Lost(_)) => same_run,
+        // The application of that agent took no connection.
+        ForwardError::Failed(failure) => failure.code == Code::ApplicationUnreachable && !same_run,
+        _ => false,
+    }
+}
+
+type Answered = (Response<AnswerBody>, Option<(MessageWriter, MessageReader)>);
+
+/// Sends the request over one session. What of `outgoing` can be sent again stays there.
+async fn attempt(
+    permit: &Permit,
+    live: &LiveSession,
+    request: &Request,
+    outgoing: &mut Outgoing,
+    limits: &Limits,
+) -> Result<Answered, ForwardError> {
     let patience = permit.settings().answer_timeout + limits.answer_margin;
     let head_only = request.method == http::Method::HEAD;
     let (writer, mut reader) = match timeout(limits.open_stream, live.session.open()).await {
@@ -117,21 +195,18 @@ pub async fn forward(
     let mut pump = None;
     let mut upgrading = None;
     match outgoing {
-        Outgoing::Whole(body, charge) if body.len() <= SMALL_BODY => {
+        Outgoing::Whole(body, _) if body.len() <= SMALL_BODY => {
             writer.prioritise(live.next_order());
             let head = request.encode(passes(true));
-            within(limits.answer_idle, writer.whole(&head, body)).await?;
-            drop(charge);
+            within(limits.answer_idle, writer.whole(&head, body.clone())).await?;
         }
-        Outgoing::Whole(body, charge) => {
+        Outgoing::Whole(body, _) => {
             writer.deprioritise();
             let head = request.encode(passes(true));
-            let idle = limits.answer_idle;
+            let (idle, mut body) = (limits.answer_idle, body.clone());
             pump = Some(Pump::new(async move {
-                let _charge = charge;
                 let mut writer = writer;
                 within(idle, writer.head(&head)).await?;
-                let mut body = body;
                 while !body.is_empty() {
                     // Piece by piece, so that the deadline is about getting on.
                     within(idle, writer.data(body.split_to(body.len().min(PIECE)))).await?;
@@ -139,9 +214,11 @@ pub async fn forward(
                 within(idle, writer.finish()).await
             }));
         }
-        Outgoing::Streamed(first, charge, rest) => {
+        Outgoing::Streamed(..) => {
             writer.deprioritise();
-            pump = Some(Pump::new(stream(writer, request, first, charge, *rest, limits.answer_idle)));
+            if let Outgoing::Streamed(first, charge, rest) = std::mem::replace(outgoing, Outgoing::Gone) {
+                pump = Some(Pump::new(stream(writer, request.clone(), first, charge, *rest, limits.answer_idle)));
+            }
         }
         Outgoing::Upgrade => {
             let mut writer = writer;
@@ -149,8 +226,15 @@ pub async fn forward(
             within(limits.answer_idle, writer.head(&request.encode(passes(true)))).await?;
             upgrading = Some(writer);
         }
+        Outgoing::Gone => return Err(ForwardError::Broke(StreamError::Aborted)),
     }
-    let head = read_head(&mut reader, &mut pump, patience).await?;
+    let head = read_head(&mut reader, &mut pump, outgoing, patience).await?;
+    if let (Some(pump), Outgoing::Whole(..)) = (&mut pump, &mut *outgoing)
+        && let Outgoing::Whole(_, charge) = std::mem::replace(outgoing, Outgoing::Gone)
+    {
+        // It is still being sent.
+        pump.charge = Some(charge);
+    }
     let response = match head {
         Answer::Failure(failure) => return Err(ForwardError::Failed(failure)),
         Answer::Response(response) => response,
@@ -167,7 +251,7 @@ pub async fn forward(
         let Some(writer) = upgrading else {
             return Err(ForwardError::Broke(StreamError::Protocol("an upgrade nobody asked for".to_owned())));
         };
-        return Ok(Forwarded { response: answer, upgraded: Some((writer, reader)) });
+        return Ok((answer, Some((writer, reader))));
     }
     if let Some(writer) = upgrading {
         // The application said no: the request is complete as it is.
@@ -179,7 +263,7 @@ pub async fn forward(
     }
     let body = MessageBody::new(reader, response.length, answer.headers(), limits.answer_idle);
     *answer.body_mut() = AnswerBody::new(body, pump).await;
-    Ok(Forwarded { response: answer, upgraded: None })
+    Ok((answer, None))
 }
 
 /// The length that stands in the head is the one that follows, whatever the agent wrote: hyper sends
@@ -209,6 +293,7 @@ fn drop_foreign(headers: &mut HeaderMap) {
 async fn read_head(
     reader: &mut MessageReader,
     pump: &mut Option<Pump>,
+    outgoing: &mut Outgoing,
     patience: Duration,
 ) -> Result<Answer, ForwardError> {
     let mut head = std::pin::pin!(reader.head());
@@ -218,6 +303,9 @@ async fn read_head(
             bytes = &mut head => return decode(bytes),
             sent = sending => {
                 *pump = None;
+                // A large body is not kept beyond its sending: that would take memory for as long as an
+                // application thinks.
+                *outgoing = Outgoing::Gone;
                 match sent {
                     // An agent that answers early may stop reading; its answer is what counts.
                     Ok(()) | Err(ForwardError::Broke(StreamError::Aborted)) => {}
@@ -270,11 +358,15 @@ async fn within<T>(patience: Duration, write: impl Future<Output = Result<T, Str
 }
 
 /// The sending of a request's body, polled by whoever waits for the answer.
-struct Pump(Pin<Box<dyn Future<Output = Result<(), ForwardError>> + Send>>);
+struct Pump {
+    sending: Pin<Box<dyn Future<Output = Result<(), ForwardError>> + Send>>,
+    /// The memory that the body takes.
+    charge: Option<Charge>,
+}
 
 impl Pump {
     fn new(sending: impl Future<Output = Result<(), ForwardError>> + Send + 'static) -> Self {
-        Self(Box::pin(sending))
+        Self { sending: Box::pin(sending), charge: None }
     }
 }
 
@@ -282,7 +374,7 @@ impl Future for Pump {
     type Output = Result<(), ForwardError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx)
+        self.sending.as_mut().poll(cx)
     }
 }
 
@@ -291,6 +383,8 @@ pub struct AnswerBody {
     source: Source,
     /// What counts this request until its answer has been taken.
     held: Option<(OpenRequest, Option<Place>)>,
+    /// What counts it as under way in its session.
+    under_way: Option<UnderWay>,
 }
 
 enum Source {
@@ -310,7 +404,7 @@ impl AnswerBody {
     /// A body in memory.
     #[must_use]
     pub const fn own(body: Full<Bytes>) -> Self {
-        Self { source: Source::Own(body), held: None }
+        Self { source: Source::Own(body), held: None, under_way: None }
     }
 
     /// Holds these until the body has been taken to its end, or dropped.
@@ -327,7 +421,7 @@ impl AnswerBody {
         {
             return Self::own(Full::new(whole));
         }
-        Self { source: Source::Tunnel(Box::new(TunnelBody { body, pump })), held: None }
+        Self { source: Source::Tunnel(Box::new(TunnelBody { body, pump })), held: None, under_way: None }
     }
 }
 

@@ -41,17 +41,20 @@ use hookward_shared::reload::Reloads;
 use hookward_shared::secret::Secret;
 use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::quic::EndpointError;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address_lists::AddressLists;
 use crate::agents::session::Host;
-use crate::agents::{AgentListener, Registry};
+use crate::agents::{AgentListener, Entrance, Registry};
 use crate::certs::{CertError, Identity};
+use crate::edge::EdgeListener;
 use crate::edge::authority::Ports;
+use crate::edge::listener::Entry;
 use crate::edge::places::Places;
 use crate::edge::request::{Edge, RequestIds};
-use crate::edge::{EdgeListener, tls};
+use crate::edge::tls::TlsEntry;
 use crate::fetch::{FetchError, Fetcher};
 use crate::floor::Floor;
 use crate::keys::PublicKeys;
@@ -63,6 +66,25 @@ use crate::store::{Store, StoreError};
 fn privileged(address: SocketAddr, error: &io::Error) -> &'static str {
     let kept = error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024;
     if kept { "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE" } else { "" }
+}
+
+/// Binds the edge's TCP port, and finds the address for the tunnel's UDP port: of the same number, because
+/// agents that UDP does not let through come to the other.
+fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    /// When the system chooses the number, another program may have it for UDP.
+    const TRIES: usize = 32;
+    let mut tries = 0;
+    loop {
+        let listener = EdgeListener::bind(listen)?;
+        if tunnel.port() != 0 {
+            return Ok((listener, tunnel));
+        }
+        let same = SocketAddr::new(tunnel.ip(), listener.local_addr()?.port());
+        tries += 1;
+        if listen.port() != 0 || tries == TRIES || std::net::UdpSocket::bind(same).is_ok() {
+            return Ok((listener, same));
+        }
+    }
 }
 
 /// Says a line on standard output: what the user asked for, not the log.
@@ -159,10 +181,10 @@ impl Relay {
                 (certified, Some(path))
             }
         };
-        let acceptor = tls::acceptor(certified)?;
+        let tls = TlsEntry::new(certified, identity.certificate.clone(), identity.key.clone_key())?;
         let address = settings.listen;
         let listen = |source| StartError::Listen { address, source };
-        let listener = EdgeListener::bind(address).map_err(listen)?;
+        let (listener, tunnel_listen) = bind_both(address, settings.tunnel_listen).map_err(listen)?;
         let listener_port = listener.local_addr().map_err(listen)?.port();
         let public_port = settings.public_port.unwrap_or(listener_port);
 
@@ -191,9 +213,8 @@ impl Relay {
             lists: lists.clone(),
             trusted_proxies: trusted_proxies.clone(),
         });
-        // The tunnel shares the edge's port number, unless the system chooses: then another program may
-        // have the same one for UDP.
-        let agents = AgentListener::bind(settings.tunnel_listen, identity, host, stop_agents.clone())?;
+        let entrance = Arc::new(Entrance::new(host, drain_edge.clone(), stop_agents.clone()));
+        let agents = AgentListener::bind(tunnel_listen, identity, Arc::clone(&entrance), stop_agents.clone())?;
         let tunnel_port = settings.public_port.unwrap_or_else(|| agents.address().port());
         let join_address = settings.tunnel_address.unwrap_or_else(|| format!("{domain}:{tunnel_port}"));
         store.set_tunnel_address(&join_address)?;
@@ -216,7 +237,8 @@ impl Relay {
             ids: RequestIds::new()?,
             limits: settings.limits,
         });
-        let edge = EdgeListener::start(listener, acceptor, edge, drain_edge.clone()).map_err(listen)?;
+        let edge =
+            EdgeListener::start(listener, Entry { tls, agents: entrance }, edge, drain_edge.clone()).map_err(listen)?;
         tasks.spawn(lists.clone().keep_fresh(fetcher, store.clone(), clock.clone(), stop_agents.clone()));
         if let Some(path) = settings.floor {
             tasks.spawn(floor.keep(path, clock.clone(), lists.clone(), reloads, stop_agents.clone()));

@@ -98,6 +98,9 @@ limits! {
     agents_unknown: count = 256;
     /// From an agent's QUIC handshake to its complete greeting.
     agent_greeting: time = Duration::from_secs(10);
+    /// An agent's connection on which nothing was heard for so long is dead. The agent asks for a sign of life
+    /// five times within it; of the two sides' times the shorter one holds over QUIC.
+    tunnel_dead: time = TUNNEL_DEAD;
     /// Routes that a tunnel's policy may have: each is tried for every request.
     policy_routes: count = 64;
     /// Address ranges that a tunnel's policy may have, in all: 40 bytes each, and 3 MiB on the wire.
@@ -126,6 +129,8 @@ pub const TOKEN_BYTES: usize = 512;
 pub const FORWARDED_HOPS: usize = 32;
 /// The agent's streams in use at one time: QUIC's own default of 100 queues at 256 requests.
 pub const TUNNEL_STREAMS: u32 = 1024;
+/// A tunnel's connection on which nothing was heard for so long is dead, unless a setting says otherwise.
+pub const TUNNEL_DEAD: Duration = Duration::from_secs(10);
 /// What the agent holds of bodies that its own checks must read: eight of the largest.
 pub const AGENT_BODY_BUDGET: u64 = 8 * 25 * MIB;
 /// Idle connections to the application live this long: below the 5 s of Node's servers.

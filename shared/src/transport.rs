@@ -1,25 +1,63 @@
-//! Moving bytes between relay and agent: a [`Session`] that opens and accepts streams, over QUIC.
+//! Moving bytes between relay and agent: a [`Session`] that opens and accepts streams, the same over QUIC
+//! and over TLS on TCP.
 //!
 //! The only part of this crate that touches a socket. [`identity`] is who the relay is and how an
-//! agent knows it, [`quic`] the endpoints and their bounds, [`stream`] the halves of an exchange
-//! with the guard that makes an unfinished message an abort, [`body`] a message's body for hyper,
-//! [`splice`] what carries an upgraded connection.
+//! agent knows it, [`quic`] and [`tcp`] the two transports and their bounds, [`liveness`] when a path is dead,
+//! [`stream`] the halves of an exchange with the guard that makes an unfinished message an abort, [`body`] a
+//! message's body for hyper, [`splice`] what carries an upgraded connection.
 
 pub mod body;
+mod halves;
 pub mod identity;
+pub mod liveness;
 pub mod quic;
 pub mod splice;
 pub mod stream;
+pub mod tcp;
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::TaskTracker;
+
+use self::halves::{RecvHalf, SendHalf};
+use self::liveness::Liveness;
 
 pub use body::MessageBody;
 pub use stream::{ControlStream, MessageReader, MessageWriter, StreamError};
 
-/// One authenticated connection between a relay and an agent.
+/// What carries a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// QUIC over UDP.
+    Quic,
+    /// TLS over TCP, on the edge's port.
+    Tcp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+        })
+    }
+}
+
+/// One connection between a relay and an agent.
 #[derive(Clone)]
 pub struct Session {
-    connection: quinn::Connection,
+    connection: Connection,
+}
+
+#[derive(Clone)]
+enum Connection {
+    Quic(quinn::Connection),
+    Tcp(Arc<tcp::Link>),
 }
 
 /// Why a session ended, and who ended it.
@@ -37,10 +75,47 @@ pub enum SessionError {
 const CLOSED: u32 = 0;
 
 impl Session {
-    /// A session over this connection.
+    /// A session over QUIC.
     #[must_use]
-    pub const fn new(connection: quinn::Connection) -> Self {
-        Self { connection }
+    pub const fn over_quic(connection: quinn::Connection) -> Self {
+        Self { connection: Connection::Quic(connection) }
+    }
+
+    /// The relay's side of a session over TLS on TCP. What drives it is owned by `tasks`.
+    ///
+    /// # Errors
+    /// When the connection breaks before it is up.
+    pub async fn over_tcp_at_relay(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: SocketAddr,
+        liveness: Liveness,
+        tasks: &TaskTracker,
+    ) -> Result<Self, SessionError> {
+        let link = tcp::relay_side(stream, peer, liveness, tasks).await?;
+        Ok(Self { connection: Connection::Tcp(Arc::new(link)) })
+    }
+
+    /// The agent's side of one.
+    ///
+    /// # Errors
+    /// When the connection breaks before it is up.
+    pub async fn over_tcp_at_agent(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: SocketAddr,
+        liveness: Liveness,
+        tasks: &TaskTracker,
+    ) -> Result<Self, SessionError> {
+        let link = tcp::agent_side(stream, peer, liveness, tasks).await?;
+        Ok(Self { connection: Connection::Tcp(Arc::new(link)) })
+    }
+
+    /// What carries it.
+    #[must_use]
+    pub const fn transport(&self) -> Transport {
+        match self.connection {
+            Connection::Quic(_) => Transport::Quic,
+            Connection::Tcp(_) => Transport::Tcp,
+        }
     }
 
     /// Opens a stream for an exchange. Waits while all of the peer's streams are in use.
@@ -48,7 +123,7 @@ impl Session {
     /// # Errors
     /// When the session has ended.
     pub async fn open(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
-        let (send, recv) = self.connection.open_bi().await.map_err(SessionError::from)?;
+        let (send, recv) = self.open_halves().await?;
         Ok((MessageWriter::new(send), MessageReader::new(recv)))
     }
 
@@ -57,50 +132,100 @@ impl Session {
     /// # Errors
     /// When the session has ended.
     pub async fn accept(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
-        let (send, recv) = self.connection.accept_bi().await.map_err(SessionError::from)?;
+        let (send, recv) = self.accept_halves().await?;
         Ok((MessageWriter::new(send), MessageReader::new(recv)))
     }
 
-    /// Opens the control stream: the agent's first.
+    /// The control stream, the first of the session: opened by the agent over QUIC, and over TCP by the
+    /// relay, who opens all streams there.
     ///
     /// # Errors
     /// When the session has ended.
     pub async fn open_control(&self) -> Result<ControlStream, SessionError> {
-        let (send, recv) = self.connection.open_bi().await.map_err(SessionError::from)?;
+        let (send, recv) = match &self.connection {
+            Connection::Tcp(link) if link.takes() => self.accept_halves().await?,
+            _ => self.open_halves().await?,
+        };
         Ok(ControlStream::new(send, recv))
     }
 
-    /// Takes the control stream: the first that the agent opened.
+    /// The relay's end of [`Session::open_control`].
     ///
     /// # Errors
     /// When the session has ended.
     pub async fn accept_control(&self) -> Result<ControlStream, SessionError> {
-        let (send, recv) = self.connection.accept_bi().await.map_err(SessionError::from)?;
+        let (send, recv) = match &self.connection {
+            Connection::Tcp(link) if !link.takes() => self.open_halves().await?,
+            _ => self.accept_halves().await?,
+        };
         Ok(ControlStream::new(send, recv))
+    }
+
+    async fn open_halves(&self) -> Result<(SendHalf, RecvHalf), SessionError> {
+        match &self.connection {
+            Connection::Quic(connection) => {
+                let (send, recv) = connection.open_bi().await?;
+                Ok((SendHalf::Quic(send), RecvHalf::Quic(recv)))
+            }
+            Connection::Tcp(link) => link.open().await,
+        }
+    }
+
+    async fn accept_halves(&self) -> Result<(SendHalf, RecvHalf), SessionError> {
+        match &self.connection {
+            Connection::Quic(connection) => {
+                let (send, recv) = connection.accept_bi().await?;
+                Ok((SendHalf::Quic(send), RecvHalf::Quic(recv)))
+            }
+            Connection::Tcp(link) => link.accept().await,
+        }
     }
 
     /// Resolves when the session has ended.
     pub async fn closed(&self) -> SessionError {
-        self.connection.closed().await.into()
+        match &self.connection {
+            Connection::Quic(connection) => connection.closed().await.into(),
+            Connection::Tcp(link) => link.closed().await,
+        }
     }
 
-    /// Ends the session; the peer is told why.
+    /// Ends the session; over QUIC the peer is told why.
     pub fn close(&self, why: &str) {
-        self.connection.close(CLOSED.into(), why.as_bytes());
+        match &self.connection {
+            Connection::Quic(connection) => connection.close(CLOSED.into(), why.as_bytes()),
+            Connection::Tcp(link) => link.close(),
+        }
     }
 
     /// The peer's address, for logs.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
-        self.connection.remote_address()
+        match &self.connection {
+            Connection::Quic(connection) => connection.remote_address(),
+            Connection::Tcp(link) => link.peer(),
+        }
+    }
+
+    /// A number that grows with everything that is heard of the peer.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        match &self.connection {
+            Connection::Quic(connection) => connection.stats().udp_rx.datagrams,
+            Connection::Tcp(link) => link.received(),
+        }
     }
 
     /// Datagrams that one send call took to the kernel, on average: 6 to 10 with segmentation
-    /// offload, 1.0 without.
+    /// offload, 1.0 without. `None` over TCP.
     #[must_use]
-    pub fn datagrams_per_send(&self) -> f64 {
-        let sent = self.connection.stats().udp_tx;
-        sent.datagrams as f64 / (sent.ios.max(1) as f64)
+    pub fn datagrams_per_send(&self) -> Option<f64> {
+        match &self.connection {
+            Connection::Quic(connection) => {
+                let sent = connection.stats().udp_tx;
+                Some(sent.datagrams as f64 / (sent.ios.max(1) as f64))
+            }
+            Connection::Tcp(_) => None,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use hookward_shared::limits::Limits;
+use hookward_shared::transport::liveness::Liveness;
 use hookward_shared::transport::{Session, quic};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::h2_frames;
@@ -269,9 +270,9 @@ async fn there_are_so_many_connections_in_all() {
 async fn an_agent_that_does_not_say_who_it_is_is_cut_off() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| plan.limits.agent_greeting = SHORT).await;
-    let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), stage.relay().pin()).unwrap();
+    let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), stage.relay().pin(), Liveness::default()).unwrap();
     let connecting = endpoint.connect(stage.relay().tunnel_address(), quic::SERVER_NAME).unwrap();
-    let session = Session::new(within("a handshake", connecting).await.unwrap());
+    let session = Session::over_quic(within("a handshake", connecting).await.unwrap());
     let since = Instant::now();
     within("the relay closes the session", session.closed()).await;
     assert!(since.elapsed() < Limits::default().agent_greeting, "by this relay's own bound");

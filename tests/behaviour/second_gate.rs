@@ -1,6 +1,7 @@
 //! The agent's gate is real: behind a relay without a gate it alone refuses every case that its own
 //! checks cover, and the application sees nothing.
 
+use hookward_agent::connection::{LinkSettings, Relay, join};
 use hookward_shared::clock::Clock;
 use hookward_shared::policy::Accept;
 use hookward_tests::application::{Application, Reply};
@@ -198,11 +199,12 @@ async fn a_relay_with_another_key_is_not_spoken_to() {
     let other = tempfile::TempDir::new().unwrap();
     let pin = hookward_relay::certs::Identity::load_or_make(other.path()).unwrap().pin;
     let state = hookward_agent::state::StateDir::open(Some(dir.path())).unwrap();
-    let credential = state.credential().unwrap().unwrap();
+    let credential = state.credentials().unwrap().remove(0);
     let secret = hookward_shared::secret::Secret::mint().unwrap();
-    let right = hookward_agent::connection::join(&credential.relay, credential.pin, secret.clone(), &secret).await;
+    let at = |pin| Relay { address: credential.relay.clone(), pin, credential: secret.clone() };
+    let right = join(&at(credential.pin), &LinkSettings::default(), secret.clone()).await;
     assert!(!matches!(right, Err(hookward_agent::connection::ConnectionError::WrongKey(_))));
-    let wrong = hookward_agent::connection::join(&credential.relay, pin, secret.clone(), &secret).await;
+    let wrong = join(&at(pin), &LinkSettings::default(), secret.clone()).await;
     assert!(matches!(wrong, Err(hookward_agent::connection::ConnectionError::WrongKey(_))), "{wrong:?}");
     relay.abort();
 }

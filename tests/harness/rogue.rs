@@ -3,13 +3,14 @@
 //! reach.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use hookward_agent::connection::Relay as RelayAddress;
+use hookward_agent::connection::{LinkSettings, Relay as RelayAddress, TransportMode};
 use hookward_agent::report;
 use hookward_agent::state::{Credential, StateDir};
 use hookward_agent::upstream::pool::Application as Upstream;
-use hookward_agent::{Agent, AgentSettings};
+use hookward_agent::{Agent, AgentSettings, TunnelSettings};
 use hookward_relay::certs::Identity;
 use hookward_shared::clock::Clock;
 use hookward_shared::limits::{GREETING_BYTES, Limits};
@@ -18,7 +19,8 @@ use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, Refuse
 use hookward_shared::protocol::frame::Frame;
 use hookward_shared::protocol::head::{Answer, Context, Request, RequestId, Spelling};
 use hookward_shared::secret::Secret;
-use hookward_shared::transport::{MessageReader, MessageWriter, Session, quic};
+use hookward_shared::transport::liveness::Liveness;
+use hookward_shared::transport::{MessageReader, MessageWriter, Session, Transport, quic};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use quinn::Endpoint;
 use tempfile::TempDir;
@@ -42,11 +44,11 @@ impl Rogue {
         let dir = TempDir::new().unwrap();
         let identity = Identity::load_or_make(dir.path()).unwrap();
         let pin = identity.pin;
-        let endpoint = quic::server((Ipv4Addr::LOCALHOST, 0).into(), identity.certificate, identity.key).unwrap();
+        let endpoint = endpoint(identity);
         let address = endpoint.local_addr().unwrap();
         let of_task = endpoint.clone();
         let accepting = tokio::spawn(async move {
-            let session = Session::new(of_task.accept().await.unwrap().await.unwrap());
+            let session = Session::over_quic(of_task.accept().await.unwrap().await.unwrap());
             let mut control = session.accept_control().await.unwrap();
             let FromAgent::Hello { .. } = control.receive(GREETING_BYTES).await.unwrap() else { panic!("no hello") };
             control.send(&welcome()).await.unwrap();
@@ -55,15 +57,14 @@ impl Rogue {
             (session, control)
         });
         let (reporter, _) = report::channel();
+        let (application, transport) = (Upstream::Host(application.to_string()), TransportMode::Only(Transport::Quic));
         let settings = AgentSettings {
-            relay: RelayAddress { address: address.to_string(), pin, credential: Secret::mint().unwrap() },
-            host: None,
-            policy,
-            application: Upstream::Host(application.to_string()),
-            pairing: None,
+            relays: vec![RelayAddress { address: address.to_string(), pin, credential: Secret::mint().unwrap() }],
+            link: LinkSettings { transport, connections: Some(1), ..LinkSettings::default() },
+            tunnels: vec![TunnelSettings { host: None, policy, application, pairing: None }],
             drain: Limits::default().drain,
         };
-        let agent = Agent::start(settings, clock, reporter, |_| {});
+        let agent = Agent::start(settings, clock, reporter, |_| {}, |_| {});
         let agent = agent.unwrap_or_else(|problems| panic!("{problems}"));
         let (session, control) = within("the agent connects", accepting).await.unwrap();
         let control = tokio::spawn(async move {
@@ -98,19 +99,19 @@ pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
     let dir = TempDir::new().unwrap();
     let identity = Identity::load_or_make(dir.path()).unwrap();
     let pin = identity.pin;
-    let endpoint = quic::server((Ipv4Addr::LOCALHOST, 0).into(), identity.certificate, identity.key).unwrap();
+    let endpoint = endpoint(identity);
     let credential = Credential {
         relay: endpoint.local_addr().unwrap().to_string(),
         pin,
         agent: "x".into(),
         secret: Secret::mint().unwrap(),
     };
-    StateDir::open(Some(dir.path())).unwrap().keep_credential(&credential).unwrap();
+    StateDir::open(Some(dir.path())).unwrap().keep_credential(credential, true).unwrap();
     let refusing = tokio::spawn(async move {
         while let Some(incoming) = endpoint.accept().await {
             // A client that expects another key ends the handshake.
             let Ok(connection) = incoming.await else { continue };
-            let session = Session::new(connection);
+            let session = Session::over_quic(connection);
             let Ok(mut control) = session.accept_control().await else { continue };
             let Ok(FromAgent::Hello { .. }) = control.receive(GREETING_BYTES).await else { continue };
             control.send(&welcome()).await.unwrap();
@@ -120,6 +121,11 @@ pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
         }
     });
     (dir, refusing)
+}
+
+fn endpoint(identity: Identity) -> Endpoint {
+    let any = (Ipv4Addr::LOCALHOST, 0).into();
+    quic::server(any, identity.certificate, identity.key, Liveness::default()).unwrap()
 }
 
 fn welcome() -> FromRelay {
@@ -159,9 +165,11 @@ pub fn request(method: &str, target: &[u8], headers: &[(String, String)], length
         };
         map.append(name, value);
     }
+    // An agent takes no request twice.
+    static NEXT: AtomicU64 = AtomicU64::new(1);
     Request {
         context: Context {
-            id: RequestId([1; 16]),
+            id: RequestId(NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes().repeat(2).try_into().unwrap()),
             host: Bytes::from_static(HOST.as_bytes()),
             client: IpAddr::from([192, 0, 2, 1]),
             keys: Default::default(),

@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use hookward_agent::connection::{Opened, Relay as RelayAddress};
+use hookward_agent::connection::{LinkSettings, Opened, Relay as RelayAddress};
 use hookward_agent::report::{self, Report};
 use hookward_agent::upstream::pool::Application as Upstream;
-use hookward_agent::{Agent, AgentSettings};
+use hookward_agent::{Agent, AgentSettings, TunnelSettings};
 use hookward_relay::Relay;
 use hookward_relay::edge::client_address::ForwardedField;
 use hookward_relay::fetch::FetchSettings;
@@ -43,6 +43,7 @@ pub struct Plan {
     pub floor: Option<PathBuf>,
     pub fetch: FetchSettings,
     pub clock: Clock,
+    pub link: LinkSettings,
     /// Takes the secret that a provider tells.
     pub pairing: Option<PathBuf>,
 }
@@ -58,6 +59,7 @@ impl Default for Plan {
             floor: None,
             fetch: FetchSettings::default(),
             clock: Clock::System,
+            link: LinkSettings::default(),
             pairing: None,
         }
     }
@@ -144,21 +146,24 @@ impl Stage {
         });
         let opened = Arc::clone(&self.opened);
         let settings = AgentSettings {
-            relay: RelayAddress {
+            relays: vec![RelayAddress {
                 address: self.tunnel.to_string(),
                 pin: self.relay.as_ref().unwrap().pin(),
                 credential: self.credential.clone(),
-            },
-            host: Some(HOST.to_owned()),
-            policy: self.plan.policy.clone(),
-            application: Upstream::Host(self.application.to_string()),
+            }],
+            link: self.plan.link.clone(),
+            tunnels: vec![TunnelSettings {
+                host: Some(HOST.to_owned()),
+                policy: self.plan.policy.clone(),
+                application: Upstream::Host(self.application.to_string()),
+                pairing: self.plan.pairing.clone().map(|path| -> hookward_agent::replay::Pairing {
+                    Box::new(move |secret| std::fs::write(&path, secret.expose()))
+                }),
+            }],
             drain: self.plan.limits.drain,
-            pairing: self.plan.pairing.clone().map(|path| -> hookward_agent::replay::Pairing {
-                Box::new(move |secret| std::fs::write(&path, secret.expose()))
-            }),
         };
         let on_open = move |tunnel| opened.lock().unwrap().push(tunnel);
-        let agent = Agent::start(settings, self.clock.clone(), reporter, on_open);
+        let agent = Agent::start(settings, self.clock.clone(), reporter, on_open, |_| {});
         self.agent = Some(agent.unwrap_or_else(|problems| panic!("{problems}")));
         let opened = Arc::clone(&self.opened);
         eventually("the tunnel opens", || opened.lock().unwrap().len() > before).await;
@@ -185,12 +190,12 @@ impl Stage {
 
     /// Offers a policy that may be wrong.
     pub fn try_policy(&self, policy: &Policy) -> Result<(), String> {
-        self.agent.as_ref().unwrap().replace_policy(policy).map_err(|problems| problems.to_string())
+        self.agent.as_ref().unwrap().replace_policy(0, policy).map_err(|problems| problems.to_string())
     }
 
     /// Offers another policy.
     pub fn replace_policy(&mut self, policy: Policy) {
-        self.agent.as_ref().unwrap().replace_policy(&policy).unwrap();
+        self.agent.as_ref().unwrap().replace_policy(0, &policy).unwrap();
         self.plan.policy = policy;
     }
 
@@ -230,14 +235,17 @@ pub async fn refused(plan: Plan) -> String {
     let (reporter, _reports) = report::channel();
     let address = relay.tunnel_address().to_string();
     let settings = AgentSettings {
-        relay: RelayAddress { address, pin: relay.pin(), credential },
-        host: Some(HOST.to_owned()),
-        policy: plan.policy,
-        application: Upstream::Host("127.0.0.1:1".to_owned()),
+        relays: vec![RelayAddress { address, pin: relay.pin(), credential }],
+        link: plan.link,
+        tunnels: vec![TunnelSettings {
+            host: Some(HOST.to_owned()),
+            policy: plan.policy,
+            application: Upstream::Host("127.0.0.1:1".to_owned()),
+            pairing: None,
+        }],
         drain: plan.limits.drain,
-        pairing: None,
     };
-    let agent = Agent::start(settings, plan.clock, reporter, |_| {});
+    let agent = Agent::start(settings, plan.clock, reporter, |_| {}, |_| {});
     let mut agent = agent.unwrap_or_else(|problems| panic!("{problems}"));
     let error = within("the relay refuses", agent.ended()).await.unwrap_err().to_string();
     within("the agent stops", agent.shutdown()).await;

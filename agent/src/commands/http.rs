@@ -3,6 +3,8 @@
 pub mod plan;
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use hookward_shared::clock::Clock;
 use hookward_shared::config::Problems;
@@ -13,19 +15,21 @@ use hookward_shared::process;
 use hookward_shared::protocol::control::RefusedReason;
 use hookward_shared::reload::Reloads;
 use hookward_shared::secret::Secret;
+use hookward_shared::transport::liveness::Liveness;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::plan::Plan;
 use super::local::{self, Local};
 use super::{CommandError, tell};
-use crate::cli::{GateArgs, HttpArgs, LogFormat};
-use crate::connection::{ConnectionError, Opened, Relay};
+use crate::cli::{GateArgs, HttpArgs, LinkArgs, LogFormat};
+use crate::connection::proxy::Proxies;
+use crate::connection::{ConnectionError, LinkSettings, Opened, Relay};
 use crate::exit::Exit;
 use crate::replay::Pairing;
 use crate::report::{self, Ready, Report, Reporter};
 use crate::state::{StateDir, StateError};
-use crate::{Agent, AgentSettings, terminal};
+use crate::{Agent, AgentSettings, TunnelSettings, terminal};
 
 /// Runs the command.
 ///
@@ -44,7 +48,8 @@ pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     };
     let reloads = Reloads::new(args.gate.policy.as_deref()).map_err(CommandError::system("SIGHUP"))?;
     let (local, log_format) = (args.local(), args.log_format);
-    let tunnel = Tunnel { host: args.host.clone(), local, log_format, state: state.clone(), pairing: None };
+    let (host, link) = (args.host.clone(), args.link.clone());
+    let tunnel = Tunnel { host, local, link, log_format, state: state.clone(), pairing: None };
     // What is read again is read as at the start, but for a token that was minted then.
     let again = HttpArgs { gate: GateArgs { new_token: false, ..args.gate }, ..args };
     let again = move || plan::plan(&again, &state, &Clock::System);
@@ -57,6 +62,8 @@ pub struct Tunnel {
     pub host: Option<String>,
     /// Where a relay inside this process is to listen.
     pub local: Option<SocketAddr>,
+    /// How relays are reached.
+    pub link: LinkArgs,
     /// How lines are written.
     pub log_format: LogFormat,
     /// The agent's files.
@@ -78,7 +85,7 @@ impl Tunnel {
         again: impl Fn() -> Result<Result<Plan, Problems>, StateError>,
         quit: CancellationToken,
     ) -> Result<Exit, CommandError> {
-        let Self { host, local, log_format, state, pairing } = self;
+        let Self { host, local, link, log_format, state, pairing } = self;
         let clock = Clock::System;
         let mut messages = plan.messages;
         let files = process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
@@ -86,31 +93,37 @@ impl Tunnel {
         let mut ends = Ends::new()?;
 
         let local = local::start(local, host.as_deref(), &state, &clock)?;
-        let relay = match (&local, state.credential()?) {
-            (Some(local), _) => local.connection(),
-            (None, Some(kept)) => Relay { address: kept.relay, pin: kept.pin, credential: kept.secret },
-            (None, None) => {
-                tell(log_format, local::NOT_JOINED);
-                return Ok(Exit::Usage);
+        let relays: Vec<Relay> = match &local {
+            Some(local) => vec![local.connection()],
+            None => {
+                let kept = state.credentials()?.into_iter();
+                kept.map(|kept| Relay { address: kept.relay, pin: kept.pin, credential: kept.secret }).collect()
             }
         };
+        if relays.is_empty() {
+            tell(log_format, local::NOT_JOINED);
+            return Ok(Exit::Usage);
+        }
+        let link = LinkSettings {
+            transport: link.transport.into(),
+            worked: state.worked()?,
+            connections: link.connections.map(usize::from),
+            pool: link.pool,
+            liveness: Liveness::dead_after_silence_of(Duration::from_secs(link.dead_after.into())),
+            // A relay in this process is not behind one.
+            proxies: if local.is_some() { Proxies::default() } else { Proxies::from_env() },
+        };
         let announcement = Announcement {
-            relay: relay.address.clone(),
             application: plan.application.to_string(),
             path: plan.path,
             token: plan.minted,
             edge: local.as_ref().map(Local::edge),
             ca: local.as_ref().and_then(Local::ca),
-            state,
+            state: state.clone(),
         };
-        let settings = AgentSettings {
-            relay,
-            host,
-            policy: plan.policy,
-            application: plan.application,
-            drain: Limits::default().drain,
-            pairing,
-        };
+        let worked = Mutex::new(link.worked);
+        let tunnel = TunnelSettings { host, policy: plan.policy, application: plan.application, pairing };
+        let settings = AgentSettings { relays, link, tunnels: vec![tunnel], drain: Limits::default().drain };
         let (reporter, reports) = report::channel();
         let announce = {
             let reporter = reporter.clone();
@@ -119,7 +132,18 @@ impl Tunnel {
         for message in messages {
             reporter.say(message);
         }
-        let mut agent = match Agent::start(settings, clock, reporter.clone(), announce) {
+        let remember = {
+            let reporter = reporter.clone();
+            move |transport| {
+                let before = worked.lock().unwrap_or_else(PoisonError::into_inner).replace(transport);
+                if before != Some(transport)
+                    && let Err(error) = state.keep_worked(transport)
+                {
+                    reporter.say(Report::Warning(error.to_string()));
+                }
+            }
+        };
+        let mut agent = match Agent::start(settings, clock, reporter.clone(), announce, remember) {
             Ok(agent) => agent,
             Err(problems) => {
                 tell(log_format, &problems.to_string());
@@ -163,7 +187,7 @@ impl Tunnel {
 /// Offers the policy that was read again; one that can't be used changes nothing, and that is said loudly.
 fn reload(agent: &Agent, reporter: &Reporter, again: Result<Result<Plan, Problems>, StateError>) {
     let replaced = match again {
-        Ok(Ok(plan)) => agent.replace_policy(&plan.policy).map(|()| plan.messages).map_err(|what| what.to_string()),
+        Ok(Ok(plan)) => agent.replace_policy(0, &plan.policy).map(|()| plan.messages).map_err(|what| what.to_string()),
         Ok(Err(problems)) => Err(problems.to_string()),
         Err(error) => Err(error.to_string()),
     };
@@ -211,7 +235,6 @@ const fn exit_of(error: &ConnectionError) -> Exit {
 
 /// What is said when the tunnel is open.
 struct Announcement {
-    relay: String,
     application: String,
     path: String,
     token: Option<Secret>,
@@ -222,7 +245,7 @@ struct Announcement {
 
 impl Announcement {
     fn say(&self, opened: &Opened, reporter: &Reporter) {
-        let Opened { host, port } = opened;
+        let Opened { host, port, relay, transport, .. } = opened;
         let base_url = origin_of(host, *port);
         // A token that was given by the user is the user's; only a minted one is shown.
         let token = self.token.as_ref().map(|token| String::from_utf8_lossy(token.expose()).into_owned());
@@ -237,8 +260,8 @@ impl Announcement {
             host: host.clone(),
             edge: self.edge.clone(),
             ca: self.ca.clone(),
-            relay: self.relay.clone(),
-            transport: "quic",
+            relay: relay.clone(),
+            transport: *transport,
             application: self.application.clone(),
         }));
     }

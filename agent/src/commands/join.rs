@@ -9,7 +9,8 @@ use hookward_shared::secret::Secret;
 
 use crate::cli::{JoinArgs, LogFormat};
 use crate::commands::{CommandError, tell};
-use crate::connection::{self, ConnectionError};
+use crate::connection::proxy::Proxies;
+use crate::connection::{self, ConnectionError, LinkSettings, Relay};
 use crate::exit::Exit;
 use crate::state::{Credential, StateDir};
 
@@ -37,15 +38,22 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
         }
     };
     let secret = Secret::mint()?;
-    match connection::join(&token.relay, token.pin, token.secret, &secret).await {
+    let relay = Relay { address: token.relay.clone(), pin: token.pin, credential: secret.clone() };
+    let (transport, proxies) = (args.transport.into(), Proxies::from_env());
+    let link = LinkSettings { transport, proxies, worked: state.worked()?, ..LinkSettings::default() };
+    match connection::join(&relay, &link, token.secret).await {
         Ok(agent) => {
-            state.keep_credential(&Credential {
-                relay: token.relay.clone(),
-                pin: token.pin,
-                agent: agent.clone(),
-                secret,
-            })?;
+            let credential = Credential { relay: token.relay.clone(), pin: token.pin, agent: agent.clone(), secret };
+            let relays = state.keep_credential(credential, args.replace)?;
             tell(LogFormat::Text, &format!("joined {} as {agent}; next: hookward http PORT", token.relay));
+            if relays.len() > 1 {
+                let all = relays.join(", ");
+                let text = format!(
+                    "this agent serves {} relays now: {all}; `join --replace` keeps the new one only",
+                    relays.len()
+                );
+                tell(LogFormat::Text, &text);
+            }
             Ok(Exit::Done)
         }
         Err(ConnectionError::Refused { reason: RefusedReason::JoinToken | RefusedReason::Credential, message }) => {

@@ -76,7 +76,7 @@ impl Local {
         let settings = Settings {
             domain,
             listen: edge,
-            tunnel_listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            tunnel_listen: (Ipv4Addr::LOCALHOST, 0).into(), // the edge's number
             public_port: None,
             tunnel_address: None,
             data_dir: state.path().to_owned(),

@@ -49,6 +49,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     let tunnel = Tunnel {
         host: args.host.clone(),
         local: args.local(),
+        link: args.link.clone(),
         log_format: args.log_format,
         state,
         pairing: Some(Box::new(pairing)),

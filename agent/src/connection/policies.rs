@@ -15,7 +15,7 @@ pub struct Offer {
     pub gate: Arc<Gate>,
 }
 
-/// The policies of one tunnel.
+/// The policies of one tunnel, as one relay knows them.
 pub struct Policies {
     wanted: watch::Receiver<Arc<Offer>>,
     // A std mutex: it guards two pointers, and nothing waits while it is held.
@@ -45,9 +45,16 @@ impl Policies {
         }
     }
 
-    /// The relay has taken this one.
-    pub fn accept(&self, offer: &Arc<Offer>) {
-        self.lock().accepted = Some(Arc::clone(offer));
+    /// The relay has taken this one. Whether that is news.
+    pub fn accept(&self, offer: &Arc<Offer>) -> bool {
+        let before = self.lock().accepted.replace(Arc::clone(offer));
+        before.is_none_or(|before| !Arc::ptr_eq(&before, offer))
+    }
+
+    /// Whether the relay has refused this one.
+    #[must_use]
+    pub fn is_refused(&self, offer: &Arc<Offer>) -> bool {
+        self.lock().refused.as_ref().is_some_and(|refused| Arc::ptr_eq(refused, offer))
     }
 
     /// The relay has refused this one. Whether there is another to go on with.

@@ -22,7 +22,7 @@ struct Line<'r> {
 enum Event<'r> {
     Connecting { relay: &'r str },
     Ready(&'r Ready),
-    Away { why: &'r str, again_in_ms: f64 },
+    Away { why: &'r str },
     Request(Request<'r>),
     Refused(Request<'r>),
     Observed(Request<'r>),
@@ -93,7 +93,7 @@ fn event(report: &Report) -> Event<'_> {
     match report {
         Report::Connecting { relay } => Event::Connecting { relay },
         Report::Ready(ready) => Event::Ready(ready),
-        Report::Away { why, again_in } => Event::Away { why, again_in_ms: millis(*again_in) },
+        Report::Away { why } => Event::Away { why },
         Report::Request(request) => {
             let common = Request {
                 id: request.id.to_string(),

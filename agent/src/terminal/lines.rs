@@ -22,7 +22,7 @@ pub fn text(report: &Report) -> String {
             let trust = ready.ca.as_ref().map(|ca| format!(" (trust {ca})")).unwrap_or_default();
             format!("ready: {} -> {}{trust}", ready.url, ready.application)
         }
-        Report::Away { why, again_in } => format!("not connected: {why}; again in {}", short(*again_in)),
+        Report::Away { why } => format!("not connected: {why}; dialling again"),
         Report::Request(request) => {
             let line = |status: u16, rest: String| {
                 let took = short(request.took);

@@ -184,7 +184,7 @@ mod tests {
             edge: None,
             ca: None,
             relay: "relay.example:443".into(),
-            transport: "quic",
+            transport: hookward_shared::transport::Transport::Quic,
             application: "localhost:8000".into(),
         }));
         screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]));

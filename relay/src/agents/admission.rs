@@ -16,6 +16,10 @@ pub struct Admitted {
     pub agent: Agent,
     /// What it authenticated with, to be asked for again.
     pub credential: SecretDigest,
+    /// Which run of the agent's program it is.
+    pub instance: Box<str>,
+    /// Whether it shares its tunnels.
+    pub pool: bool,
     /// The stream on which it goes on talking.
     pub control: ControlStream,
 }
@@ -52,7 +56,7 @@ pub async fn admit(
 ) -> Result<Admitted, AdmissionError> {
     let mut control = session.accept_control().await?;
     match control.receive(GREETING_BYTES).await? {
-        FromAgent::Hello { credential, version } => {
+        FromAgent::Hello { credential, version, instance, pool } => {
             let digest = credential.digest();
             let wanted = digest.clone();
             let Some(agent) = store.run(move |store| store.authenticate(&wanted)).await? else {
@@ -67,7 +71,7 @@ pub async fn admit(
                 deadlines: Deadlines::of(limits),
             };
             control.send(&welcome).await?;
-            Ok(Admitted { agent, credential: digest, control })
+            Ok(Admitted { agent, credential: digest, instance: instance.into(), pool, control })
         }
         FromAgent::Join { secret, credential_digest } => join(control, store, clock, secret, &credential_digest).await,
         FromAgent::Open { .. } | FromAgent::Leave | FromAgent::Unknown => {

@@ -1,23 +1,20 @@
-//! Takes agents' QUIC connections. The accept loop awaits nothing but `accept`: handshake, greeting
-//! and session of each connection run in a task of its own, which the listener's tracker owns.
+//! Takes agents' QUIC connections. The accept loop awaits nothing but `accept`; what becomes of a connection
+//! is the [`Entrance`]'s business.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookward_shared::limits::AGENTS_UNKNOWN_PER_SOURCE;
 use hookward_shared::transport::Session;
 use hookward_shared::transport::quic::{self, EndpointError, RETRY_FROM};
 use quinn::{Endpoint, Incoming};
-use tokio::sync::Semaphore;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::admission::{self, AdmissionError};
-use super::session::{self, Host};
+use super::admission::AdmissionError;
+use super::entrance::Entrance;
+use super::session::Host;
 use crate::certs::Identity;
-use crate::edge::places::Places;
 use crate::store::Store;
 
 /// How often it is asked again who owns which host.
@@ -27,7 +24,7 @@ const REVIEW: Duration = Duration::from_secs(1);
 pub struct AgentListener {
     endpoint: Endpoint,
     address: SocketAddr,
-    tasks: TaskTracker,
+    entrance: Arc<Entrance>,
 }
 
 impl AgentListener {
@@ -38,15 +35,15 @@ impl AgentListener {
     pub fn bind(
         address: SocketAddr,
         identity: Identity,
-        host: Arc<Host>,
+        entrance: Arc<Entrance>,
         stop: CancellationToken,
     ) -> Result<Self, EndpointError> {
-        let endpoint = quic::server(address, identity.certificate, identity.key)?;
+        let liveness = entrance.host.liveness();
+        let endpoint = quic::server(address, identity.certificate, identity.key, liveness)?;
         let address = endpoint.local_addr().map_err(|source| EndpointError::Socket { address, source })?;
-        let tasks = TaskTracker::new();
-        tasks.spawn(review_hosts(Arc::clone(&host), stop.clone()));
-        tasks.spawn(accept(endpoint.clone(), host, tasks.clone(), stop));
-        Ok(Self { endpoint, address, tasks })
+        entrance.tasks().spawn(review_hosts(Arc::clone(&entrance.host), stop.clone()));
+        entrance.tasks().spawn(accept(endpoint.clone(), Arc::clone(&entrance), stop));
+        Ok(Self { endpoint, address, entrance })
     }
 
     /// Where it listens.
@@ -58,8 +55,8 @@ impl AgentListener {
     /// Waits until every session has ended and the peers have been told. The token given to
     /// [`AgentListener::bind`] is what ends them.
     pub async fn join(self) {
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.entrance.tasks().close();
+        self.entrance.tasks().wait().await;
         self.endpoint.close(0_u32.into(), b"the relay is stopping");
         self.endpoint.wait_idle().await;
     }
@@ -81,48 +78,28 @@ async fn review_hosts(host: Arc<Host>, stop: CancellationToken) {
     }
 }
 
-async fn accept(endpoint: Endpoint, host: Arc<Host>, tasks: TaskTracker, stop: CancellationToken) {
-    let unknown = Arc::new(Semaphore::new(host.limits.agents_unknown));
-    // A handshake proves its address, so one that only knocks can't lock the others out.
-    let of_source = Places::default();
+async fn accept(endpoint: Endpoint, entrance: Arc<Entrance>, stop: CancellationToken) {
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
             () = stop.cancelled() => break,
         };
         let Some(incoming) = incoming else { break };
-        let under_way = host.limits.agents_unknown - unknown.available_permits();
-        if under_way >= RETRY_FROM && !incoming.remote_address_validated() {
+        if entrance.unknown() >= RETRY_FROM && !incoming.remote_address_validated() {
             // Costs the stranger a round trip and us nothing to remember. A second Retry is an
             // error, and then the attempt is dropped.
             let _ = incoming.retry();
             continue;
         }
-        let place = of_source.take(incoming.remote_address().ip(), AGENTS_UNKNOWN_PER_SOURCE);
-        let (Some(place), Ok(permit)) = (place, Arc::clone(&unknown).try_acquire_owned()) else {
-            incoming.refuse();
-            continue;
-        };
-        let (host, stop) = (Arc::clone(&host), stop.clone());
-        tasks.spawn(async move {
-            let greeted = tokio::select! {
-                greeted = timeout(host.limits.agent_greeting, greet(incoming, &host)) => greeted,
-                () = stop.cancelled() => return,
-            };
-            drop((place, permit));
-            match greeted {
-                Ok(Ok((session, admitted))) => session::serve(session, admitted, &host, stop).await,
-                Ok(Err(error)) => tracing::info!(%error, "an agent's connection ended before its session"),
-                Err(_) => tracing::info!("an agent's connection said nothing in time"),
-            }
-        });
+        match entrance.place(incoming.remote_address().ip()) {
+            Some(place) => entrance.enter(place, connect(incoming)),
+            None => incoming.refuse(),
+        }
     }
 }
 
-async fn greet(incoming: Incoming, host: &Host) -> Result<(Session, admission::Admitted), AdmissionError> {
+async fn connect(incoming: Incoming) -> Result<Session, AdmissionError> {
     let connecting = incoming.accept().map_err(|error| AdmissionError::Session(error.into()))?;
     let connection = connecting.await.map_err(|error| AdmissionError::Session(error.into()))?;
-    let session = Session::new(connection);
-    let admitted = admission::admit(&session, &host.store, &host.clock, &host.limits).await?;
-    Ok((session, admitted))
+    Ok(Session::over_quic(connection))
 }

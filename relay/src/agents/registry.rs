@@ -1,11 +1,12 @@
-//! Which session serves which public host.
+//! Which sessions serve which public host.
 //!
 //! A tunnel outlives its sessions: the host stays known (and is kept in the store), the policy
 //! stays in memory. So a host whose agent is away answers 503, and 404 is for hosts that nobody
-//! owns. The newest session of the owner takes over at once.
+//! owns. The connections of one run of the agent serve together. A newer run takes over at once, unless all
+//! runs have asked to share.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use hookward_shared::gate::{Gate, State};
@@ -27,8 +28,8 @@ pub struct Registry {
 pub struct Tunnel {
     /// The owner's policy; `None` until the owner has opened the tunnel since the relay's start.
     pub gate: Option<Arc<Gate>>,
-    /// The session that serves it now.
-    pub session: Option<Arc<LiveSession>>,
+    /// The sessions that serve it now, the oldest first.
+    pub sessions: Arc<[Arc<LiveSession>]>,
     /// What its gate remembers: rates, lockouts, the named sets.
     pub state: Arc<State>,
     /// Scheme and authority of its public URL.
@@ -41,7 +42,7 @@ impl Default for Tunnel {
         // named sets are not made for each.
         static NOTHING: LazyLock<Arc<State>> = LazyLock::new(Arc::default);
         static NOWHERE: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
-        Self { gate: None, session: None, state: Arc::clone(&NOTHING), origin: Arc::clone(&NOWHERE) }
+        Self { gate: None, sessions: Arc::from([]), state: Arc::clone(&NOTHING), origin: Arc::clone(&NOWHERE) }
     }
 }
 
@@ -50,20 +51,60 @@ pub struct LiveSession {
     id: u64,
     /// Whose it is.
     pub agent: Agent,
+    /// Which run of the agent's program it belongs to.
+    instance: Box<str>,
+    /// Whether that shares its tunnels with others.
+    pool: bool,
     /// The connection.
     pub session: Session,
     /// What the agent is to be told.
     pub refusals: Refusals,
     order: AtomicU32,
+    under_way: AtomicUsize,
+    quiet: AtomicBool,
+}
+
+/// A request that a session has under way.
+pub struct UnderWay(Arc<LiveSession>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl LiveSession {
     /// A session that begins to be served.
     #[must_use]
-    pub fn new(agent: Agent, session: Session, refusals: Refusals) -> Arc<Self> {
+    pub fn new(agent: Agent, instance: Box<str>, pool: bool, session: Session, refusals: Refusals) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { id, agent, session, refusals, order: AtomicU32::new(0) })
+        let (order, under_way, quiet) = (AtomicU32::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { id, agent, instance, pool, session, refusals, order, under_way, quiet })
+    }
+
+    /// Counts a request that this session is given.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(self))
+    }
+
+    /// Whether nothing was heard of the agent for longer than it should be silent: others go first.
+    pub fn set_quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Relaxed);
+    }
+
+    /// Whether it is this one.
+    #[must_use]
+    pub const fn is(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+
+    /// Whether both belong to one run of the agent's program.
+    #[must_use]
+    pub fn is_same_run(&self, other: &Self) -> bool {
+        self.agent.id == other.agent.id && self.instance == other.instance
     }
 
     /// A number that grows with every message of this session: the older goes first.
@@ -72,12 +113,35 @@ impl LiveSession {
     }
 }
 
+/// Requests under way with which a connection is still as good as an idle one: to spread few requests over
+/// several connections costs more than it brings (measured: p99 three times as long on two cores).
+const SPREAD_FROM: usize = 64;
+
+impl Tunnel {
+    /// The session that a request goes to: of the run that has the least to do, the oldest connection that is
+    /// not overloaded; one that is quiet only when there is no other. `None` when none `may` have it.
+    #[must_use]
+    pub fn choose(&self, may: impl Fn(&LiveSession) -> bool) -> Option<&Arc<LiveSession>> {
+        // Nearly always there are one or two, of one run.
+        let load = |session: &LiveSession| session.under_way.load(Ordering::Relaxed);
+        let of_run = |session: &LiveSession| {
+            if !session.pool {
+                return 0;
+            }
+            self.sessions.iter().filter(|other| other.is_same_run(session)).map(|other| load(other)).sum()
+        };
+        let candidates = self.sessions.iter().filter(|session| may(session));
+        candidates
+            .min_by_key(|session| (session.quiet.load(Ordering::Relaxed), of_run(session), load(session) / SPREAD_FROM))
+    }
+}
+
 impl Registry {
     /// Makes these hosts known, and no others. A host that is being served is left alone: it may have
     /// been claimed after the owners were read.
     pub fn know_only(&self, hosts: HashSet<HostName>) {
         let mut tunnels = self.lock();
-        tunnels.retain(|name, tunnel| tunnel.session.is_some() || hosts.contains(name));
+        tunnels.retain(|name, tunnel| !tunnel.sessions.is_empty() || hosts.contains(name));
         for host in hosts {
             tunnels.entry(host).or_default();
         }
@@ -95,21 +159,27 @@ impl Registry {
         let mut tunnels = self.lock();
         let before = tunnels.get(&host).filter(|tunnel| tunnel.gate.is_some());
         let state = before.map_or_else(|| Arc::new(state), |tunnel| Arc::clone(&tunnel.state));
-        tunnels.insert(host, Tunnel { gate: Some(gate), session: Some(Arc::clone(session)), state, origin });
+        let stays = |other: &&Arc<LiveSession>| {
+            let together =
+                other.is_same_run(session) || other.agent.id == session.agent.id && other.pool && session.pool;
+            together && other.id != session.id
+        };
+        let others = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.sessions)).unwrap_or_else(|| Arc::from([]));
+        let sessions = others.iter().filter(stays).chain([session]).cloned().collect();
+        tunnels.insert(host, Tunnel { gate: Some(gate), sessions, state, origin });
     }
 
     /// Whether this session serves the host.
     #[must_use]
     pub fn is_served_by(&self, host: &str, session: &LiveSession) -> bool {
-        self.lock().get(host).and_then(|tunnel| tunnel.session.as_ref()).is_some_and(|live| live.id == session.id)
+        self.lock().get(host).is_some_and(|tunnel| tunnel.sessions.iter().any(|live| live.id == session.id))
     }
 
-    /// The session is over: its tunnels wait for the next one. Tunnels that a newer session has
-    /// taken over are left alone.
+    /// The session is over: its tunnels are left to others, or wait for the next one.
     pub fn leave(&self, session: &LiveSession) {
         for tunnel in self.lock().values_mut() {
-            if tunnel.session.as_ref().is_some_and(|live| live.id == session.id) {
-                tunnel.session = None;
+            if tunnel.sessions.iter().any(|live| live.id == session.id) {
+                tunnel.sessions = tunnel.sessions.iter().filter(|live| live.id != session.id).cloned().collect();
             }
         }
     }

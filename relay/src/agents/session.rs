@@ -2,7 +2,7 @@
 //! time to time whether its credential still holds.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookward_shared::clock::Clock;
 use hookward_shared::gate::address::AddressSet;
@@ -12,6 +12,7 @@ use hookward_shared::limits::{CONTROL_BYTES, Limits};
 use hookward_shared::names::{AgentName, HostName, origin_of};
 use hookward_shared::policy::{Policy, PolicyBounds};
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
+use hookward_shared::transport::liveness::Liveness;
 use hookward_shared::transport::{Session, StreamError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,9 @@ use crate::store::{Claim, Store, StoreError};
 
 /// How often a session's credential is asked for again: an agent that was removed is out by then.
 const REVIEW: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether anything was heard of the agent.
+const LISTEN: Duration = Duration::from_secs(1);
 
 /// What a session needs of the relay.
 pub struct Host {
@@ -45,6 +49,14 @@ pub struct Host {
     pub lists: AddressLists,
     /// Trusted proxies, which are never locked out.
     pub trusted_proxies: AddressSet,
+}
+
+impl Host {
+    /// When an agent's connection counts as dead.
+    #[must_use]
+    pub const fn liveness(&self) -> Liveness {
+        Liveness::dead_after_silence_of(self.limits.tunnel_dead)
+    }
 }
 
 /// Takes a session out of the registry when it ends, however it ends.
@@ -70,15 +82,25 @@ impl From<StoreError> for Refused {
 }
 
 /// Serves the agent until it leaves, is refused, or `stop` is cancelled.
-pub async fn serve(session: Session, admitted: Admitted, host: &Host, stop: CancellationToken) {
-    let Admitted { agent, credential, mut control } = admitted;
+pub async fn serve(
+    session: Session,
+    admitted: Admitted,
+    host: &Host,
+    drain: CancellationToken,
+    stop: CancellationToken,
+) {
+    let Admitted { agent, credential, instance, pool, mut control } = admitted;
     let name = agent.name.clone();
     let refusals = Refusals::new(host.limits.refusals_told);
-    let live = LiveSession::new(agent, session.clone(), refusals);
-    tracing::info!(agent = %name, peer = %session.peer(), "agent connected");
+    let live = LiveSession::new(agent, instance, pool, session.clone(), refusals);
+    tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
     let registered = Registered { registry: &host.registry, live: &live };
     let mut review = interval(REVIEW);
     review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut listen = interval(LISTEN);
+    listen.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut received, mut heard) = (session.received(), Instant::now());
+    let mut told_to_leave = false;
     let why = loop {
         let outcome = tokio::select! {
             message = control.receive(CONTROL_BYTES) => match message {
@@ -95,6 +117,18 @@ pub async fn serve(session: Session, admitted: Admitted, host: &Host, stop: Canc
                         Err(Refused(RefusedReason::Credential, "the agent's credential was withdrawn".to_owned()))
                     }
                 }
+            }
+            _ = listen.tick() => {
+                let now = session.received();
+                if now != received {
+                    (received, heard) = (now, Instant::now());
+                }
+                live.set_quiet(heard.elapsed() > host.liveness().quiet_after());
+                Ok(None)
+            }
+            () = drain.cancelled(), if !told_to_leave => {
+                told_to_leave = true;
+                Ok(Some(FromRelay::Leaving))
             }
             () = stop.cancelled() => {
                 session.close("the relay is stopping");

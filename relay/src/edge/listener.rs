@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookward_shared::gate::address::canonical;
+use hookward_shared::transport::Session;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,12 +21,22 @@ use super::places::Places;
 use super::proxy_protocol;
 use super::request::{Edge, Peer};
 use super::stall::{StallGuard, Unread};
-use super::tls;
+use super::tls::{self, Accepted, TlsEntry};
+use crate::agents::Entrance;
 
 /// Connections that the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 1024;
 /// Pause after `accept` failed: nearly always for want of file descriptors, and a loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where connections go in.
+#[derive(Clone)]
+pub struct Entry {
+    /// The handshake.
+    pub tls: TlsEntry,
+    /// For agents that come over TCP.
+    pub agents: Arc<Entrance>,
+}
 
 /// The HTTPS listener.
 pub struct EdgeListener {
@@ -56,15 +66,10 @@ impl EdgeListener {
     ///
     /// # Errors
     /// What the system says.
-    pub fn start(
-        listener: TcpListener,
-        acceptor: TlsAcceptor,
-        edge: Arc<Edge>,
-        drain: CancellationToken,
-    ) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, entry: Entry, edge: Arc<Edge>, drain: CancellationToken) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(accept(listener, acceptor, edge, tasks.clone(), drain, abort.clone()));
+        tasks.spawn(accept(listener, entry, edge, tasks.clone(), drain, abort.clone()));
         Ok(Self { address, tasks, abort })
     }
 
@@ -87,7 +92,7 @@ impl EdgeListener {
 
 async fn accept(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    entry: Entry,
     edge: Arc<Edge>,
     tasks: TaskTracker,
     drain: CancellationToken,
@@ -115,12 +120,12 @@ async fn accept(
             tracing::debug!(%client, "too many connections");
             continue;
         };
-        let (acceptor, edge) = (acceptor.clone(), Arc::clone(&edge));
+        let (entry, edge) = (entry.clone(), Arc::clone(&edge));
         let (tasks_of_connection, drain, abort) = (tasks.clone(), drain.clone(), abort.clone());
         tasks.spawn(async move {
             let _places = (place, one_of_all);
             tokio::select! {
-                () = handshake_and_serve(stream, peer, acceptor, edge, tasks_of_connection, drain) => {}
+                () = handshake_and_serve(stream, peer, entry, edge, tasks_of_connection, drain) => {}
                 () = abort.cancelled() => {}
             }
         });
@@ -130,7 +135,7 @@ async fn accept(
 async fn handshake_and_serve(
     stream: TcpStream,
     peer: SocketAddr,
-    acceptor: TlsAcceptor,
+    entry: Entry,
     edge: Arc<Edge>,
     tasks: TaskTracker,
     drain: CancellationToken,
@@ -157,8 +162,15 @@ async fn handshake_and_serve(
     }
     let unread = Unread::default();
     let stream = StallGuard::new(stream, edge.limits.write_stall, unread.clone());
-    let tls = match timeout(edge.limits.tls_handshake, acceptor.accept(stream)).await {
-        Ok(Ok(tls)) => tls,
+    let tls = match timeout(edge.limits.tls_handshake, entry.tls.accept(stream)).await {
+        Ok(Ok(Accepted::Sender(tls))) => tls,
+        Ok(Ok(Accepted::Agent(tls))) => {
+            let (agents, peer) = (&entry.agents, SocketAddr::new(address, peer.port()));
+            let Some(place) = agents.place(address) else { return };
+            let (liveness, tasks) = (agents.host.liveness(), agents.tasks().clone());
+            agents.enter(place, async move { Session::over_tcp_at_relay(tls, peer, liveness, &tasks).await });
+            return;
+        }
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "TLS handshake failed");
             return;

@@ -11,7 +11,7 @@ use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::{Clock, UnixMillis};
 use hookward_shared::gate::address::AddressSet;
 use hookward_shared::gate::rate::{Meter, Rate};
-use hookward_shared::gate::{Permit, RequestHead, State};
+use hookward_shared::gate::{RequestHead, State};
 use hookward_shared::headers;
 use hookward_shared::limits::Limits;
 use hookward_shared::names::HostName;
@@ -38,11 +38,11 @@ use super::judge::{self, Case, Judged, Passed};
 use super::places::{Place, Places};
 use super::spelling::Recorded;
 use super::stall::Unread;
-use crate::agents::registry::{LiveSession, Registry, Tunnel};
+use crate::agents::registry::{Registry, Tunnel};
 use crate::audit::{self, Seen};
 use crate::fetch::Fetcher;
 use crate::floor::Floor;
-use crate::forward::{self, AnswerBody, ForwardError, Forwarded, Outgoing};
+use crate::forward::{self, AnswerBody, ForwardError, Outgoing};
 use crate::keys::PublicKeys;
 use crate::replays::Replays;
 use crate::upgrade;
@@ -307,11 +307,11 @@ async fn handle(
         state: &facts.tunnel.state,
         wants_upgrade,
     };
-    let Some(live) = facts.tunnel.session.clone() else {
+    if facts.tunnel.sessions.is_empty() {
         // Whom the head refuses hears nothing about whether the agent is there; a body is not read for nobody.
         case.judge_head()?;
         return Err(Stop::Away);
-    };
+    }
     let Passed { permit, outgoing, keys, claim } = match case.judge(body, edge.budget.begin(facts.client)).await? {
         Judged::Forward(passed) => *passed,
         Judged::Answer(answer) => return Ok(Err(Own::Handshake(answer))),
@@ -323,29 +323,21 @@ async fn handle(
     }
     let upgrade = matches!(outgoing, Outgoing::Upgrade);
     let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
-    let forwarded = send(permit, &live, request, outgoing, &edge.limits).await?;
-    if let Some(claim) = claim.filter(|_| forwarded.response.status().is_success()) {
-        claim.confirm().await;
-    }
-    if let (true, Some(on_upgrade), Some((writer, reader))) = (upgrade, on_upgrade, forwarded.upgraded) {
-        let idle = edge.limits.upgrade_idle;
-        connection.tasks.spawn(upgrade::carry(on_upgrade, writer, reader, idle, edge.draining.clone()));
-    }
-    Ok(Ok(forwarded.response))
-}
-
-async fn send(
-    permit: Permit,
-    live: &LiveSession,
-    request: TunnelRequest,
-    outgoing: Outgoing,
-    limits: &Limits,
-) -> Result<Forwarded, Stop> {
-    forward::forward(permit, live, request, outgoing, limits).await.map_err(|error| match error {
+    let sending =
+        forward::forward(permit, &edge.registry, host.as_str(), &facts.tunnel, request, outgoing, &edge.limits);
+    let mut forwarded = sending.await.map_err(|error| match error {
         // What the sender did wrong on the way is a refusal like any other.
         ForwardError::Body(error) => Stop::Refused(judge::refused_body(error)),
         error => Stop::Failed(error),
-    })
+    })?;
+    if let Some(claim) = claim.filter(|_| forwarded.response.status().is_success()) {
+        claim.confirm().await;
+    }
+    if let (true, Some(on_upgrade), Some((writer, reader))) = (upgrade, on_upgrade, forwarded.upgraded.take()) {
+        let idle = edge.limits.upgrade_idle;
+        connection.tasks.spawn(upgrade::carry(on_upgrade, writer, reader, idle, edge.draining.clone()));
+    }
+    Ok(Ok(forwarded.into_response()))
 }
 
 fn seen<'r>(facts: &'r Facts, method: &'r Method) -> Seen<'r> {
@@ -462,7 +454,7 @@ fn tunnel_request(
     let length = match outgoing {
         Outgoing::Whole(body, _) => Some(body.len() as u64),
         Outgoing::Streamed(gathered, _, rest) => rest.length().map(|rest| rest + gathered.bytes.len() as u64),
-        Outgoing::Upgrade => Some(0),
+        Outgoing::Upgrade | Outgoing::Gone => Some(0),
     };
     // A chunked body that is known whole goes on with its length.
     if let Some(length) = length.filter(|length| *length > 0) {
@@ -483,7 +475,7 @@ fn tunnel_request(
 
 /// Tells the tunnel's owner, and nobody else, what was refused and why.
 fn tell_owner(facts: &Facts, method: &Method, refusal: &Refusal, since: Instant, observed: bool) {
-    let Some(live) = &facts.tunnel.session else { return };
+    let Some(live) = facts.tunnel.sessions.first() else { return };
     live.refusals.push(refusal.check, || RefusedRequest {
         status: if observed { StatusCode::OK } else { refusal.status }.as_u16(),
         why: refusal.why.clone(),
@@ -494,7 +486,7 @@ fn tell_owner(facts: &Facts, method: &Method, refusal: &Refusal, since: Instant,
 
 /// Tells the tunnel's owner of a request that the relay has answered itself.
 fn tell_answered(facts: &Facts, method: &Method, (check, why): (Check, &str), status: StatusCode, since: Instant) {
-    let Some(live) = &facts.tunnel.session else { return };
+    let Some(live) = facts.tunnel.sessions.first() else { return };
     live.refusals.push(check, || RefusedRequest {
         status: status.as_u16(),
         why: why.to_owned(),

@@ -1,10 +1,18 @@
-//! TLS at the edge: rustls with the relay's certificate, HTTP/2 or HTTP/1.1 by ALPN.
+//! TLS on the edge's port: for senders with the edge's certificate, HTTP/2 or HTTP/1.1 by ALPN; for agents,
+//! told apart by their ALPN, with the relay's own identity.
 
+use std::io;
 use std::sync::Arc;
 
+use hookward_shared::protocol::ALPN;
 use hookward_shared::transport::identity::crypto_provider;
+use hookward_shared::transport::tcp;
 use rustls::ServerConfig;
-use tokio_rustls::TlsAcceptor;
+use rustls::server::Acceptor;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::certs::Certified;
 
@@ -12,16 +20,50 @@ use crate::certs::Certified;
 pub const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 
-/// What accepts TLS connections with this certificate.
-///
-/// # Errors
-/// When the key does not fit the certificate.
-pub fn acceptor(certified: Certified) -> Result<TlsAcceptor, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(crypto_provider())
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(certified.chain, certified.key)?;
-    config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+/// What accepts TLS connections.
+#[derive(Clone)]
+pub struct TlsEntry {
+    senders: Arc<ServerConfig>,
+    agents: Arc<ServerConfig>,
+}
+
+/// Who has connected.
+pub enum Accepted<S> {
+    /// Somebody who speaks HTTP.
+    Sender(TlsStream<S>),
+    /// Somebody who speaks the tunnel's protocol; who it is is not known yet.
+    Agent(TlsStream<S>),
+}
+
+impl TlsEntry {
+    /// Serves senders with the edge's certificate, and agents with the relay's identity.
+    ///
+    /// # Errors
+    /// When a key does not fit its certificate.
+    pub fn new(
+        edge: Certified,
+        identity: CertificateDer<'static>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, rustls::Error> {
+        let mut senders = ServerConfig::builder_with_provider(crypto_provider())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(edge.chain, edge.key)?;
+        senders.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
+        senders.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        Ok(Self { senders: Arc::new(senders), agents: tcp::server_tls(identity, key)? })
+    }
+
+    /// The handshake. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// What the peer did wrong.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Accepted<S>> {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let agent = hello.client_hello().alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN));
+        if agent {
+            return hello.into_stream(Arc::clone(&self.agents)).await.map(Accepted::Agent);
+        }
+        hello.into_stream(Arc::clone(&self.senders)).await.map(Accepted::Sender)
+    }
 }

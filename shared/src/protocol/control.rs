@@ -5,7 +5,7 @@
 //!                 Hello                 who I am
 //!                 Open                  a tunnel for this host, with this policy
 //!                 Leave                 I am about to stop
-//! relay → agent   Joined | Welcome | Opened | Kept | Left | Refused
+//! relay → agent   Joined | Welcome | Opened | Kept | Left | Leaving | Refused
 //!                 Refusals              what the relay refused on the agent's tunnels
 //! ```
 //! The greeting is capped at 16 KiB; a policy is sent only once the relay knows the agent. A kind
@@ -37,6 +37,12 @@ pub enum FromAgent {
         credential: Secret,
         /// Its program's version, for the relay's log.
         version: String,
+        /// Which run of the agent's program this is: the connections of one run serve together, and the newest
+        /// run takes over.
+        instance: String,
+        /// Whether it shares its tunnels with other agents that ask for it, too.
+        #[serde(default)]
+        pool: bool,
     },
     /// Open a tunnel, or replace its policy.
     Open {
@@ -86,6 +92,8 @@ pub enum FromRelay {
     },
     /// Nothing more will be sent to an agent that said it leaves.
     Left,
+    /// The relay is about to stop: it takes no new requests, and those under way come to their end.
+    Leaving,
     /// No. The connection ends after it.
     Refused {
         /// Why, as a stable code.

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -17,19 +16,16 @@ use sha2::{Digest, Sha256};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::identity::{Pin, PinnedVerifier, crypto_provider};
+use super::liveness::Liveness;
 use crate::limits::TUNNEL_STREAMS;
 use crate::protocol::ALPN;
 
 /// The name in the tunnel's TLS handshake. It means nothing: the key is pinned.
 pub const SERVER_NAME: &str = "relay.hookward.invalid";
-/// Without a word from the peer for this long, the session is over.
-const IDLE: Duration = Duration::from_secs(20);
-/// How often the agent says that it is there: four chances within [`IDLE`].
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// What one stream may have in flight: more gains nothing beyond 2 MiB in quinn.
-const STREAM_WINDOW: u32 = 1024 * 1024;
+pub(super) const STREAM_WINDOW: u32 = 1024 * 1024;
 /// What one connection may have in flight.
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+pub(super) const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Buffers that keep local bursts from being lost; Debian's default cap is 208 KiB.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// Packets that one acknowledgement may answer (draft-ietf-quic-ack-frequency): measured, -3 %.
@@ -72,6 +68,7 @@ pub fn server(
     address: SocketAddr,
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
+    liveness: Liveness,
 ) -> Result<Endpoint, EndpointError> {
     let endpoint_config = restartable(&key);
     let mut tls = rustls::ServerConfig::builder_with_provider(crypto_provider())
@@ -82,7 +79,7 @@ pub fn server(
         .map_err(tls_error)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let crypto = QuicServerConfig::try_from(tls).map_err(tls_error)?;
-    let mut transport = transport();
+    let mut transport = transport(liveness);
     // The agent opens one stream, the control stream.
     transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
@@ -96,7 +93,7 @@ pub fn server(
 
 /// Connection ids and reset tokens that follow from the relay's key, so that a relay which was killed
 /// and started again can tell its agents at once that their sessions are gone (RFC 9000 §10.3).
-/// Without it they find out when [`IDLE`] has passed.
+/// Without it they find out when the path counts as dead ([`Liveness`]).
 fn restartable(key: &PrivateKeyDer<'_>) -> EndpointConfig {
     let derived = |purpose: &[u8]| {
         let mut mac = StatelessKey::of(key.secret_der());
@@ -147,7 +144,7 @@ impl HmacKey for StatelessKey {
 ///
 /// # Errors
 /// [`EndpointError`].
-pub fn client(address: SocketAddr, pin: Pin) -> Result<Endpoint, EndpointError> {
+pub fn client(address: SocketAddr, pin: Pin, liveness: Liveness) -> Result<Endpoint, EndpointError> {
     let provider = crypto_provider();
     let verifier = PinnedVerifier { pin, provider: Arc::clone(&provider) };
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -158,8 +155,10 @@ pub fn client(address: SocketAddr, pin: Pin) -> Result<Endpoint, EndpointError> 
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let crypto = QuicClientConfig::try_from(tls).map_err(tls_error)?;
-    let mut transport = transport();
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(TUNNEL_STREAMS)).keep_alive_interval(Some(KEEP_ALIVE));
+    let mut transport = transport(liveness);
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(TUNNEL_STREAMS))
+        .keep_alive_interval(Some(liveness.ask_every()));
     let mut config = ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     let mut endpoint = endpoint(address, None, EndpointConfig::default())?;
@@ -167,7 +166,7 @@ pub fn client(address: SocketAddr, pin: Pin) -> Result<Endpoint, EndpointError> 
     Ok(endpoint)
 }
 
-fn transport() -> TransportConfig {
+fn transport(liveness: Liveness) -> TransportConfig {
     let mut ack = AckFrequencyConfig::default();
     ack.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD));
     let mut transport = TransportConfig::default();
@@ -178,7 +177,7 @@ fn transport() -> TransportConfig {
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW))
         .ack_frequency_config(Some(ack))
-        .max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
+        .max_idle_timeout(IdleTimeout::try_from(liveness.dead_after()).ok());
     transport
 }
 

@@ -3,23 +3,15 @@
 //! a cut body would look whole.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream, VarInt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::pieces;
+use super::halves::{RecvHalf, SendHalf};
 use crate::protocol::frame::{self, Decoder, Frame, FrameError};
 
-/// The code of a reset or stopped stream: the message is not complete.
-const ABORTED: VarInt = VarInt::from_u32(1);
-/// Most chunks that one read takes from quinn. Each is what came in one packet.
-const CHUNKS: usize = 32;
-/// Most bytes of a control message that one read takes.
-const READ: usize = 64 * 1024;
 /// Priority of streams whose message is large or of unknown size: behind every small one.
 const BULK: i32 = -1;
 
@@ -46,45 +38,26 @@ impl From<FrameError> for StreamError {
     }
 }
 
-impl From<quinn::WriteError> for StreamError {
-    fn from(error: quinn::WriteError) -> Self {
-        match error {
-            quinn::WriteError::Stopped(_) => Self::Aborted,
-            other => Self::Lost(other.to_string()),
-        }
-    }
-}
-
-impl From<quinn::ReadError> for StreamError {
-    fn from(error: quinn::ReadError) -> Self {
-        match error {
-            quinn::ReadError::Reset(_) => Self::Aborted,
-            other => Self::Lost(other.to_string()),
-        }
-    }
-}
-
 /// Writes one message of an exchange. Dropped before [`MessageWriter::finish`], it is an abort.
 pub struct MessageWriter {
-    stream: SendStream,
+    stream: SendHalf,
     finished: bool,
 }
 
 impl MessageWriter {
-    pub(super) const fn new(stream: SendStream) -> Self {
+    pub(super) const fn new(stream: SendHalf) -> Self {
         Self { stream, finished: false }
     }
 
     /// Sends this message ahead of larger ones, and of those that came after it: `order` counts
     /// messages. Measured: without it, quinn spreads small messages over packets of many streams.
     pub fn prioritise(&self, order: u32) {
-        // An error says that the stream is closed already; then nothing is left to order.
-        let _ = self.stream.set_priority(i32::MAX.saturating_sub_unsigned(order & 0x3fff_ffff));
+        self.stream.prioritise(i32::MAX.saturating_sub_unsigned(order & 0x3fff_ffff));
     }
 
     /// Sends this message behind all small ones.
     pub fn deprioritise(&self) {
-        let _ = self.stream.set_priority(BULK);
+        self.stream.prioritise(BULK);
     }
 
     /// Writes a head.
@@ -101,13 +74,11 @@ impl MessageWriter {
     /// [`StreamError`].
     pub async fn whole(mut self, head: &[u8], body: Bytes) -> Result<(), StreamError> {
         if body.is_empty() {
-            self.write(&mut [frame::head(head), frame::end()]).await?;
+            self.end(&mut [frame::head(head), frame::end()]).await
         } else {
             let prefix = frame::data_prefix(body.len());
-            self.write(&mut [frame::head(head), prefix, body, frame::end()]).await?;
+            self.end(&mut [frame::head(head), prefix, body, frame::end()]).await
         }
-        self.close();
-        Ok(())
     }
 
     /// Writes a piece of the body.
@@ -134,47 +105,41 @@ impl MessageWriter {
     /// # Errors
     /// [`StreamError`]; the message is then aborted.
     pub async fn finish(mut self) -> Result<(), StreamError> {
-        self.write(&mut [frame::end()]).await?;
-        self.close();
-        Ok(())
+        self.end(&mut [frame::end()]).await
     }
 
     /// Resolves when the other side no longer wants the message, or is gone.
-    pub fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
-        let stopped = self.stream.stopped();
-        async move {
-            // `Ok(None)`: everything was taken; that is no reason to stop.
-            if let Ok(None) = stopped.await {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    fn close(&mut self) {
-        self.finished = self.stream.finish().is_ok();
+    pub async fn stopped(&mut self) {
+        self.stream.stopped().await;
     }
 
     async fn write(&mut self, pieces: &mut [Bytes]) -> Result<(), StreamError> {
-        Ok(self.stream.write_all_chunks(pieces).await?)
+        self.stream.write(pieces, false).await
+    }
+
+    async fn end(&mut self, pieces: &mut [Bytes]) -> Result<(), StreamError> {
+        self.stream.write(pieces, true).await?;
+        self.finished = true;
+        Ok(())
     }
 }
 
 impl Drop for MessageWriter {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = self.stream.reset(ABORTED);
+            self.stream.reset();
         }
     }
 }
 
 /// Reads one message of an exchange. Dropped before its end, the other side is told to stop.
 pub struct MessageReader {
-    stream: RecvStream,
+    stream: RecvHalf,
     decoder: Decoder,
 }
 
 impl MessageReader {
-    pub(super) fn new(stream: RecvStream) -> Self {
+    pub(super) fn new(stream: RecvHalf) -> Self {
         Self { stream, decoder: Decoder::default() }
     }
 
@@ -195,20 +160,11 @@ impl MessageReader {
             if let Some(frame) = self.decoder.next_frame()? {
                 return Poll::Ready(Ok(frame));
             }
-            match ready!(self.poll_read(cx))? {
+            match ready!(self.stream.poll_read(cx))? {
                 Some(bytes) => self.decoder.push(bytes),
                 None => return Poll::Ready(Err(StreamError::Aborted)),
             }
         }
-    }
-
-    /// What has arrived, in one piece: quinn gives out what came in one packet, and every piece costs
-    /// its receiver a frame, a record and a write.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
-        let mut chunks = [const { Bytes::new() }; CHUNKS];
-        // quinn's future holds no state of its own: a new one goes on where the last one was.
-        let read = ready!(pin!(self.stream.read_chunks(&mut chunks)).poll(cx))?;
-        Poll::Ready(Ok(read.and_then(|count| chunks.get(..count)).map(pieces::join)))
     }
 
     /// The head, which comes first.
@@ -226,21 +182,21 @@ impl MessageReader {
 impl Drop for MessageReader {
     fn drop(&mut self) {
         if !self.decoder.is_ended() {
-            let _ = self.stream.stop(ABORTED);
+            self.stream.stop();
         }
     }
 }
 
 /// The control stream: JSON messages behind their length.
 pub struct ControlStream {
-    send: SendStream,
-    recv: RecvStream,
+    send: SendHalf,
+    recv: RecvHalf,
     /// Bytes of a message that has not arrived whole.
     partial: Vec<u8>,
 }
 
 impl ControlStream {
-    pub(super) const fn new(send: SendStream, recv: RecvStream) -> Self {
+    pub(super) const fn new(send: SendHalf, recv: RecvHalf) -> Self {
         Self { send, recv, partial: Vec::new() }
     }
 
@@ -252,7 +208,7 @@ impl ControlStream {
         let json = serde_json::to_vec(message).map_err(|error| StreamError::Protocol(error.to_string()))?;
         let length = u32::try_from(json.len()).map_err(|_| StreamError::TooLarge(json.len(), u32::MAX as usize))?;
         let mut pieces = [Bytes::copy_from_slice(&length.to_be_bytes()), Bytes::from(json)];
-        Ok(self.send.write_all_chunks(&mut pieces).await?)
+        self.send.write(&mut pieces, false).await
     }
 
     /// The next message of at most `cap` bytes. Cancelling it loses nothing.
@@ -280,8 +236,8 @@ impl ControlStream {
                     return message;
                 }
             }
-            match self.recv.read_chunk(READ, true).await? {
-                Some(chunk) => self.partial.extend_from_slice(&chunk.bytes),
+            match poll_fn(|cx| self.recv.poll_read(cx)).await? {
+                Some(bytes) => self.partial.extend_from_slice(&bytes),
                 None => return Err(StreamError::Aborted),
             }
         }
@@ -289,8 +245,6 @@ impl ControlStream {
 
     /// Ends this side and waits until the peer has taken everything, or is gone.
     pub async fn finish(mut self) {
-        if self.send.finish().is_ok() {
-            let _ = self.send.stopped().await;
-        }
+        self.send.finish_and_settle().await;
     }
 }

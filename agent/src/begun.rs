@@ -1,0 +1,47 @@
+//! Which requests the application may have heard of: a request that the relay gives again, after a connection
+//! was lost, must not reach it twice.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hookward_shared::protocol::head::RequestId;
+
+/// A request is given again while its sender waits for the answer, and no longer than a dead connection takes
+/// to be noticed, some times over.
+const REMEMBERED: Duration = Duration::from_secs(120);
+/// Most that are remembered: more than a machine serves within that time, at 24 bytes each.
+const MOST: usize = 1 << 20;
+
+/// Requests that were begun.
+#[derive(Default)]
+pub struct Begun {
+    // A std mutex: it guards two small collections, and nothing waits while it is held.
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    known: HashSet<RequestId>,
+    order: VecDeque<(Instant, RequestId)>,
+}
+
+impl Begun {
+    /// Notes that a request begins; `false` when it began before.
+    pub fn claim(&self, id: RequestId) -> bool {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        while let Some((at, old)) = inner.order.front().copied() {
+            if now.duration_since(at) < REMEMBERED && inner.order.len() < MOST {
+                break;
+            }
+            inner.order.pop_front();
+            inner.known.remove(&old);
+        }
+        let new = inner.known.insert(id);
+        if new {
+            inner.order.push_back((now, id));
+        }
+        new
+    }
+}

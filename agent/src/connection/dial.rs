@@ -1,0 +1,290 @@
+//! Finds a way to a relay: QUIC first, TLS over TCP a moment later, whichever is greeted first (in the manner
+//! of happy eyeballs, RFC 8305). What worked is tried first the next time.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hookward_shared::transport::identity::Pin;
+use hookward_shared::transport::liveness::Liveness;
+use hookward_shared::transport::quic::{self, SERVER_NAME};
+use hookward_shared::transport::{Session, SessionError, Transport, tcp};
+use quinn::Endpoint;
+use rustls::{CertificateError, ClientConfig};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::TaskTracker;
+
+use super::proxy::{Proxies, Way};
+use super::schedule::Schedule;
+use super::{ConnectionError, LinkSettings, Relay, TransportMode};
+
+/// How long the first transport is tried before the other one begins, too: a handshake across the world takes
+/// less, and a sender of webhooks that finds the agent away waits for no more.
+const HEAD_START: Duration = Duration::from_millis(500);
+/// The same, once an attempt has failed.
+const HEAD_START_LATER: Duration = Duration::from_millis(100);
+/// For one attempt that a user waits for.
+const ONCE: Duration = Duration::from_secs(10);
+/// For one attempt that is made while the tunnel is open.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// Finds ways to one relay.
+pub struct Dialler {
+    way: Arc<To>,
+    mode: TransportMode,
+    /// TLS over TCP was the last that worked.
+    tcp_leads: AtomicBool,
+}
+
+/// Where to, and how.
+struct To {
+    address: String,
+    pin: Pin,
+    liveness: Liveness,
+    proxies: Proxies,
+    tls: Arc<ClientConfig>,
+    tasks: TaskTracker,
+}
+
+/// A connection to a relay.
+pub struct Found {
+    /// The session.
+    pub session: Session,
+    /// Whether it goes to the address that was wanted.
+    pub own_address: bool,
+    /// Addresses of the relay's name.
+    pub addresses: usize,
+    /// Over QUIC, what carries it.
+    pub endpoint: Option<Endpoint>,
+}
+
+impl Dialler {
+    /// Finds ways to this relay. What drives connections is owned by `tasks`.
+    ///
+    /// # Errors
+    /// When rustls does not take the settings.
+    pub fn new(relay: &Relay, link: &LinkSettings, tasks: TaskTracker) -> Result<Self, ConnectionError> {
+        let tls = tcp::client_tls(relay.pin)?;
+        let (address, pin) = (relay.address.clone(), relay.pin);
+        let (liveness, proxies) = (link.liveness, link.proxies.clone());
+        let way = To { address, pin, liveness, proxies, tls, tasks };
+        let tcp_leads = AtomicBool::new(link.worked == Some(Transport::Tcp));
+        Ok(Self { way: Arc::new(way), mode: link.transport, tcp_leads })
+    }
+
+    /// Whether there is a better way than this one: over QUIC, or to the address that was wanted.
+    #[must_use]
+    pub fn could_be_better(&self, found: &Found) -> bool {
+        let quic = found.session.transport() == Transport::Quic;
+        !found.own_address || !quic && self.mode.allows(Transport::Quic)
+    }
+
+    /// Which transport is tried first from now on.
+    pub fn lead_with(&self, transport: Transport) {
+        self.tcp_leads.store(transport == Transport::Tcp, Ordering::Relaxed);
+    }
+
+    /// Tries until the relay has greeted back, or has said something that trying again will not change.
+    /// `slot` says which of the relay's addresses is the wanted one.
+    ///
+    /// # Errors
+    /// A final refusal.
+    pub async fn connect<T, G, F>(
+        &self,
+        slot: usize,
+        greet: G,
+        failed: &(dyn Fn(&ConnectionError) + Send + Sync),
+    ) -> Result<(Found, T), ConnectionError>
+    where
+        T: Send + 'static,
+        G: Fn(Session) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T, ConnectionError>> + Send,
+    {
+        let mut schedule = Schedule::new(Instant::now());
+        let mut race = JoinSet::new();
+        let mut due = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                () = sleep_until(due) => {
+                    let attempt = schedule.attempts();
+                    let (patience, pause) = schedule.next(Instant::now());
+                    for (transport, head_start) in self.order(attempt) {
+                        let (way, greet) = (Arc::clone(&self.way), greet.clone());
+                        race.spawn(async move {
+                            sleep(head_start).await;
+                            way.attempt(transport, slot, attempt as usize, patience, greet).await
+                        });
+                    }
+                    due += pause.max(HEAD_START * u32::from(attempt == 0));
+                }
+                Some(ended) = race.join_next(), if !race.is_empty() => match ended {
+                    Ok(Ok(found)) => return Ok(found),
+                    Ok(Err(error)) if error.is_final() => return Err(error),
+                    Ok(Err(error)) => failed(&error),
+                    Err(panic) => return Err(ConnectionError::Ended(panic.to_string())),
+                },
+            }
+        }
+    }
+
+    /// Tries every transport once, for as long as the user can wait. Of several failures, who answers with
+    /// another key comes first.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    pub async fn connect_once<T, G, F>(&self, greet: G) -> Result<(Found, T), ConnectionError>
+    where
+        T: Send + 'static,
+        G: Fn(Session) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T, ConnectionError>> + Send,
+    {
+        let mut race = JoinSet::new();
+        for (transport, head_start) in self.order(0) {
+            let (way, greet) = (Arc::clone(&self.way), greet.clone());
+            race.spawn(async move {
+                sleep(head_start).await;
+                way.attempt(transport, 0, 0, ONCE, greet).await
+            });
+        }
+        let mut why = None;
+        while let Some(ended) = race.join_next().await {
+            match ended {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(error)) if error.is_final() || matches!(error, ConnectionError::WrongKey(_)) => {
+                    return Err(error);
+                }
+                Ok(Err(error)) => why = why.or(Some(error)),
+                Err(panic) => return Err(ConnectionError::Ended(panic.to_string())),
+            }
+        }
+        let silent = || ConnectionError::Silent { address: self.way.address.clone(), transport: Transport::Tcp };
+        Err(why.unwrap_or_else(silent))
+    }
+
+    /// Tries once for a better way, while another one is in use.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    pub async fn probe<T, G, F>(&self, slot: usize, greet: G) -> Result<(Found, T), ConnectionError>
+    where
+        G: Fn(Session) -> F,
+        F: Future<Output = Result<T, ConnectionError>>,
+    {
+        let transport = if self.mode.allows(Transport::Quic) { Transport::Quic } else { Transport::Tcp };
+        self.way.attempt(transport, slot, 0, PROBE, greet).await
+    }
+
+    /// The transports of an attempt, with how long each waits for the one before.
+    fn order(&self, attempt: u32) -> Vec<(Transport, Duration)> {
+        let tcp_first = self.tcp_leads.load(Ordering::Relaxed);
+        let order = if tcp_first { [Transport::Tcp, Transport::Quic] } else { [Transport::Quic, Transport::Tcp] };
+        let wait = if attempt == 0 { HEAD_START } else { HEAD_START_LATER };
+        let allowed = order.into_iter().filter(|transport| self.mode.allows(*transport));
+        allowed
+            .enumerate()
+            .map(|(place, transport)| (transport, if place == 0 { Duration::ZERO } else { wait }))
+            .collect()
+    }
+}
+
+impl To {
+    async fn attempt<T, G, F>(
+        &self,
+        transport: Transport,
+        slot: usize,
+        attempt: usize,
+        patience: Duration,
+        greet: G,
+    ) -> Result<(Found, T), ConnectionError>
+    where
+        G: Fn(Session) -> F,
+        F: Future<Output = Result<T, ConnectionError>>,
+    {
+        let attempting = async {
+            let found = match transport {
+                Transport::Quic => self.over_quic(slot, attempt).await?,
+                Transport::Tcp => self.over_tcp(slot, attempt).await?,
+            };
+            let greeted = greet(found.session.clone()).await?;
+            Ok((found, greeted))
+        };
+        let silent = || Err(ConnectionError::Silent { address: self.address.clone(), transport });
+        timeout(patience, attempting).await.unwrap_or_else(|_| silent())
+    }
+
+    /// The relay's addresses, in an order that does not change from one look-up to the next.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectionError> {
+        let failed = |source| ConnectionError::Resolve { address: self.address.clone(), source };
+        let mut found: Vec<_> = tokio::net::lookup_host(&self.address).await.map_err(failed)?.collect();
+        found.sort_unstable();
+        found.dedup();
+        if found.is_empty() { Err(failed(io::Error::other("its name has no address"))) } else { Ok(found) }
+    }
+
+    /// The address of an attempt: at first the wanted one, then the others.
+    async fn choose(&self, slot: usize, attempt: usize) -> Result<(SocketAddr, bool, usize), ConnectionError> {
+        let addresses = self.addresses().await?;
+        let (wanted, chosen) = (slot % addresses.len(), (slot + attempt) % addresses.len());
+        let address = addresses.get(chosen).copied();
+        let nothing =
+            || ConnectionError::Resolve { address: self.address.clone(), source: io::ErrorKind::NotFound.into() };
+        Ok((address.ok_or_else(nothing)?, chosen == wanted, addresses.len()))
+    }
+
+    async fn over_quic(&self, slot: usize, attempt: usize) -> Result<Found, ConnectionError> {
+        let (target, own_address, addresses) = self.choose(slot, attempt).await?;
+        let local: SocketAddr =
+            if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let endpoint = quic::client(local, self.pin, self.liveness)?;
+        let connecting = endpoint
+            .connect(target, SERVER_NAME)
+            .map_err(|error| ConnectionError::Session(SessionError::Lost(error.to_string())))?;
+        match connecting.await {
+            Ok(connection) => {
+                let session = Session::over_quic(connection);
+                Ok(Found { session, own_address, addresses, endpoint: Some(endpoint) })
+            }
+            Err(error) if quic::is_wrong_key(&error) => Err(ConnectionError::WrongKey(self.address.clone())),
+            Err(error) => Err(ConnectionError::Session(error.into())),
+        }
+    }
+
+    async fn over_tcp(&self, slot: usize, attempt: usize) -> Result<Found, ConnectionError> {
+        let (way, peer, own_address, addresses) = match self.proxies.of(&self.address) {
+            // The proxy finds the name; there is one way through it.
+            Some(proxy) => {
+                let way = proxy.connect(&self.address, &self.tasks).await?;
+                (way, (Ipv4Addr::UNSPECIFIED, 0).into(), true, 1)
+            }
+            None => {
+                let (target, own_address, addresses) = self.choose(slot, attempt).await?;
+                let failed = |source| ConnectionError::Connect { address: self.address.clone(), source };
+                let stream = TcpStream::connect(target).await.map_err(failed)?;
+                // Without it, heads wait for acknowledgements.
+                stream.set_nodelay(true).map_err(failed)?;
+                (Way::Straight(stream), target, own_address, addresses)
+            }
+        };
+        let name = ServerName::try_from(SERVER_NAME).map_err(|error| rustls::Error::General(error.to_string()))?;
+        let tls =
+            TlsConnector::from(Arc::clone(&self.tls)).connect(name, way).await.map_err(|error| self.tls(error))?;
+        let session = Session::over_tcp_at_agent(tls, peer, self.liveness, &self.tasks).await?;
+        Ok(Found { session, own_address, addresses, endpoint: None })
+    }
+
+    fn tls(&self, error: io::Error) -> ConnectionError {
+        let wrong_key = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(|inner| {
+            *inner == rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
+        });
+        if wrong_key {
+            return ConnectionError::WrongKey(self.address.clone());
+        }
+        ConnectionError::Connect { address: self.address.clone(), source: error }
+    }
+}

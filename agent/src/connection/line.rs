@@ -1,0 +1,387 @@
+//! One connection to a relay, kept: dialled, greeted, served, and dialled again. When a better way shows
+//! itself, the line moves to it without losing a request: the new connection serves before the old one leaves.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
+use hookward_shared::names::{HostName, origin_of};
+use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
+use hookward_shared::text::printable;
+use hookward_shared::transport::{ControlStream, MessageReader, MessageWriter, Session, StreamError, Transport};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::dial::Found;
+use super::policies::Offer;
+use super::status::LineId;
+use super::{AtRelay, ConnectionError, Opened, Shared, kept, printable_fields, refused, unexpected};
+use crate::replay::{self, AtHost, Terms};
+use crate::report::Report;
+
+/// For the relay to answer what opens the tunnels.
+const OPEN: Duration = Duration::from_secs(10);
+/// For the relay to acknowledge that the agent leaves.
+const LEAVE: Duration = Duration::from_secs(2);
+/// A connection over QUIC that died sooner was no good way.
+const YOUNG: Duration = Duration::from_secs(10);
+/// When a better way is looked for first, and at most how rarely later.
+const PROBE_FIRST: Duration = Duration::from_secs(30);
+const PROBE_MOST: Duration = Duration::from_secs(600);
+/// How often the clock is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// The clock has gone on by so much more than the program: the machine was asleep.
+const ASLEEP: Duration = Duration::from_secs(5);
+
+/// Keeps one connection.
+pub struct Line {
+    at: Arc<AtRelay>,
+    shared: Arc<Shared>,
+    slot: usize,
+    id: LineId,
+    /// How long it is until the next look for a better way.
+    probe_in: Duration,
+}
+
+/// A connection whose relay has greeted back.
+struct Greeted {
+    control: ControlStream,
+    deadlines: Deadlines,
+}
+
+/// A connection that serves the tunnels.
+struct Serving {
+    found: Found,
+    control: ControlStream,
+    terms: Arc<Terms>,
+    exchanges: TaskTracker,
+    since: Instant,
+    /// The policy that the relay has been asked for, of which tunnel, until it has answered.
+    asked: Option<(usize, Arc<Offer>)>,
+}
+
+/// How a connection's time ended.
+enum Ended {
+    /// It broke, or the relay ended it.
+    Broke(ConnectionError),
+    /// The agent is to stop.
+    Stop,
+    /// There is another connection, and a better one.
+    Better(Box<(Found, Greeted)>),
+}
+
+impl Line {
+    /// The line of this number to the relay.
+    #[must_use]
+    pub fn new(at: Arc<AtRelay>, shared: Arc<Shared>, slot: usize) -> Self {
+        let id = (at.relay.address.clone(), slot);
+        Self { at, shared, slot, id, probe_in: PROBE_FIRST }
+    }
+
+    /// Keeps a connection until `stop` is cancelled.
+    ///
+    /// # Errors
+    /// What the relay said, when dialling again will not change it.
+    pub async fn keep(mut self, stop: CancellationToken) -> Result<(), ConnectionError> {
+        loop {
+            self.shared.status.dialling(&self.at.relay.address, &self.shared.reporter);
+            let opening = async {
+                let (found, greeted) = self.dial().await?;
+                self.open(found, greeted).await
+            };
+            let opened = tokio::select! {
+                opened = opening => opened,
+                () = stop.cancelled() => return Ok(()),
+            };
+            let ended = match opened {
+                Ok(serving) => self.serve_on(serving, &stop).await,
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok(()) => return Ok(()),
+                Err(error) if self.is_final(&error) => return Err(error),
+                Err(error) => {
+                    self.shared.status.closed(&self.id, &error, &self.shared.reporter);
+                    self.shared.status.failed(&error, &self.shared.reporter);
+                }
+            }
+        }
+    }
+
+    async fn dial(&self) -> Result<(Found, Greeted), ConnectionError> {
+        let failed = |error: &ConnectionError| self.shared.status.failed(error, &self.shared.reporter);
+        self.at.dialler.connect(self.slot, self.greeting(), &failed).await
+    }
+
+    /// What every connection begins with: who the agent is.
+    fn greeting(&self) -> impl Fn(Session) -> Greeting + Clone + Send + Sync + 'static {
+        let (at, shared) = (Arc::clone(&self.at), Arc::clone(&self.shared));
+        move |session| Box::pin(greet(session, Arc::clone(&at), Arc::clone(&shared)))
+    }
+
+    /// Whether to dial again makes no sense. A new policy that the relay does not take is no reason, as long as
+    /// there is one before it.
+    fn is_final(&self, error: &ConnectionError) -> bool {
+        if let ConnectionError::Refused { reason: RefusedReason::Policy, message } = error {
+            let refused = self.at.policies.iter().filter(|policies| policies.refuse(&policies.best())).count();
+            if refused > 0 {
+                self.shared.reporter.say(kept(message));
+                return false;
+            }
+        }
+        error.is_final()
+    }
+
+    /// Opens all tunnels on a connection.
+    async fn open(&self, found: Found, greeted: Greeted) -> Result<Serving, ConnectionError> {
+        let transport = found.session.transport();
+        let silent = || ConnectionError::Silent { address: self.at.relay.address.clone(), transport };
+        let Greeted { mut control, deadlines } = greeted;
+        self.at.note_addresses(found.addresses);
+        let opening = async {
+            let (mut hosts, mut opened) = (Vec::new(), Vec::new());
+            for (number, (tunnel, policies)) in self.shared.tunnels.iter().zip(&self.at.policies).enumerate() {
+                let offer = policies.best();
+                control.send(&FromAgent::Open { host: tunnel.host.clone(), policy: offer.policy.clone() }).await?;
+                let (host, port) = match control.receive(GREETING_BYTES).await? {
+                    FromRelay::Opened { host, port } => (host, port),
+                    other => return Err(unexpected(other)),
+                };
+                let host = HostName::parse(&host)
+                    .ok_or_else(|| StreamError::Protocol("the relay opened something that is no host".to_owned()))?;
+                let origin = origin_of(host.as_str(), port);
+                hosts.push(AtHost {
+                    host: host.as_str().into(),
+                    origin: origin.into(),
+                    replay: Arc::clone(&tunnel.replay),
+                });
+                tunnel.replay.gate.set(Arc::clone(&offer.gate));
+                policies.accept(&offer);
+                let relay = self.at.relay.address.clone();
+                opened.push(Opened { tunnel: number, host: host.to_string(), port, relay, transport });
+            }
+            Ok((hosts, opened))
+        };
+        let (hosts, opened) = timeout(OPEN, opening).await.unwrap_or_else(|_| Err(silent()))?;
+        self.shared.status.open(self.id.clone(), transport, &opened, &*self.shared.on_open);
+        self.at.dialler.lead_with(transport);
+        (self.shared.on_worked)(transport);
+        let (terms, exchanges) = (Arc::new(Terms { deadlines, hosts }), TaskTracker::new());
+        Ok(Serving { found, control, terms, exchanges, since: Instant::now(), asked: None })
+    }
+
+    /// Serves until the connection breaks, moving to better ones meanwhile. `Ok` when the agent is to stop.
+    async fn serve_on(&mut self, mut serving: Serving, stop: &CancellationToken) -> Result<(), ConnectionError> {
+        loop {
+            match self.serve(&mut serving, stop).await {
+                Ended::Stop => {
+                    leave(serving, Some(self.shared.drain)).await;
+                    return Ok(());
+                }
+                Ended::Broke(error) => {
+                    let quic = serving.found.session.transport() == Transport::Quic;
+                    if quic && serving.since.elapsed() < YOUNG && !error.is_final() {
+                        // It let the handshake through, and not what followed.
+                        self.at.dialler.lead_with(Transport::Tcp);
+                        self.probe_in = (self.probe_in * 2).min(PROBE_MOST);
+                    }
+                    serving.found.session.close("broken");
+                    return Err(error);
+                }
+                Ended::Better(better) => {
+                    let (found, greeted) = *better;
+                    match self.open(found, greeted).await {
+                        Ok(new) => {
+                            self.probe_in = PROBE_FIRST;
+                            let old = std::mem::replace(&mut serving, new);
+                            // It ends with its last exchange, however long that takes, or with the program.
+                            self.shared.tasks.spawn(leave(old, None));
+                        }
+                        Err(error) => {
+                            tracing::debug!(%error, "a better way was none");
+                            self.probe_in = (self.probe_in * 2).min(PROBE_MOST);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, serving: &mut Serving, stop: &CancellationToken) -> Ended {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut seen = (Instant::now(), SystemTime::now());
+        let mut probing = None;
+        let mut probe_at = self.at.dialler.could_be_better(&serving.found).then(|| self.next_probe());
+        loop {
+            let policies = self.at.policies.iter().map(|policies| Box::pin(policies.changed()));
+            let outcome = tokio::select! {
+                exchange = serving.found.session.accept() => match exchange {
+                    Ok(exchange) => {
+                        take(exchange, serving);
+                        Ok(())
+                    }
+                    Err(error) => Err(error.into()),
+                },
+                message = serving.control.receive(CONTROL_BYTES) => match message {
+                    Ok(message) => self.hear(message, serving),
+                    Err(error) => Err(error.into()),
+                },
+                (number, offer) = first(policies.collect()), if serving.asked.is_none() => {
+                    self.ask(serving, number, offer).await
+                }
+                () = sleep_until(probe_at.unwrap_or_else(tokio::time::Instant::now)), if probe_at.is_some() => {
+                    probe_at = None;
+                    let (at, slot, greeting) = (Arc::clone(&self.at), self.slot, self.greeting());
+                    probing = Some(Box::pin(async move { at.dialler.probe(slot, greeting).await }));
+                    Ok(())
+                }
+                found = async { match &mut probing { Some(probing) => probing.await, None => std::future::pending().await } } => {
+                    probing = None;
+                    match found {
+                        Ok(better) => return Ended::Better(Box::new(better)),
+                        Err(error) => {
+                            tracing::debug!(%error, "no better way");
+                            probe_at = Some(self.next_probe());
+                            Ok(())
+                        }
+                    }
+                }
+                _ = look.tick() => {
+                    let now = (Instant::now(), SystemTime::now());
+                    let clock = now.1.duration_since(seen.1).unwrap_or_default();
+                    let asleep = clock.saturating_sub(now.0.duration_since(seen.0));
+                    seen = now;
+                    if asleep > ASLEEP { Err(ConnectionError::Asleep(asleep)) } else { Ok(()) }
+                }
+                () = stop.cancelled() => return Ended::Stop,
+            };
+            if let Err(error) = outcome {
+                return Ended::Broke(error);
+            }
+        }
+    }
+
+    fn next_probe(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + self.probe_in
+    }
+
+    /// Asks the relay for a new policy of a tunnel.
+    async fn ask(&self, serving: &mut Serving, number: usize, offer: Arc<Offer>) -> Result<(), ConnectionError> {
+        let host = serving.terms.hosts.get(number).map(|at| at.host.to_string());
+        serving.control.send(&FromAgent::Open { host, policy: offer.policy.clone() }).await?;
+        serving.asked = Some((number, offer));
+        Ok(())
+    }
+
+    fn hear(&self, message: FromRelay, serving: &mut Serving) -> Result<(), ConnectionError> {
+        let reporter = &self.shared.reporter;
+        match (message, serving.asked.take()) {
+            (FromRelay::Opened { .. }, Some((number, offer))) => {
+                let (tunnel, policies) = (self.shared.tunnels.get(number), self.at.policies.get(number));
+                if let Some(tunnel) = tunnel {
+                    tunnel.replay.gate.set(Arc::clone(&offer.gate));
+                }
+                if policies.is_some_and(|policies| policies.accept(&offer)) {
+                    reporter.say(Report::Note("the new policy is in force".to_owned()));
+                }
+            }
+            (FromRelay::Kept { message }, Some((number, offer))) => {
+                if let Some(policies) = self.at.policies.get(number).filter(|policies| !policies.is_refused(&offer)) {
+                    policies.refuse(&offer);
+                    reporter.say(kept(&message));
+                }
+            }
+            (FromRelay::Refused { reason, message }, _) => return Err(refused(reason, &message)),
+            (FromRelay::Refusals { told, counted }, asked) => {
+                serving.asked = asked;
+                for refused in told {
+                    reporter.say(Report::Refused(Box::new(printable_fields(refused))));
+                }
+                if !counted.is_empty() {
+                    reporter.say(Report::Counted(counted));
+                }
+            }
+            (FromRelay::Leaving, asked) => {
+                serving.asked = asked;
+                tracing::info!(relay = self.id.0, "the relay is about to stop");
+            }
+            (_, asked) => serving.asked = asked,
+        }
+        Ok(())
+    }
+}
+
+type Greeting = std::pin::Pin<Box<dyn Future<Output = Result<Greeted, ConnectionError>> + Send>>;
+
+async fn greet(session: Session, at: Arc<AtRelay>, shared: Arc<Shared>) -> Result<Greeted, ConnectionError> {
+    let mut control = session.open_control().await?;
+    let hello = FromAgent::Hello {
+        credential: at.relay.credential.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: shared.instance.clone(),
+        pool: shared.link.pool,
+    };
+    control.send(&hello).await?;
+    match control.receive(GREETING_BYTES).await? {
+        FromRelay::Welcome { agent, version, deadlines } => {
+            tracing::debug!(agent = printable(&agent), version = printable(&version), "welcome");
+            Ok(Greeted { control, deadlines })
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
+/// The first of these that is ready, with its position. Never, when there are none.
+async fn first<T, F: Future<Output = T> + Unpin>(mut futures: Vec<F>) -> (usize, T) {
+    std::future::poll_fn(|cx| {
+        for (number, future) in futures.iter_mut().enumerate() {
+            if let std::task::Poll::Ready(value) = std::pin::Pin::new(future).poll(cx) {
+                return std::task::Poll::Ready((number, value));
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+fn take((writer, reader): (MessageWriter, MessageReader), serving: &Serving) {
+    let terms = Arc::clone(&serving.terms);
+    // In a box: the runtime moves what it is given several times before it runs.
+    serving.exchanges.spawn(Box::pin(async move { replay::exchange(writer, reader, &terms).await }));
+}
+
+/// Leaves in order: the relay sends nothing more, what is under way ends, then the connection.
+async fn leave(mut serving: Serving, patience: Option<Duration>) {
+    let leaving = async {
+        serving.control.send(&FromAgent::Leave).await?;
+        loop {
+            tokio::select! {
+                exchange = serving.found.session.accept() => take(exchange?, &serving),
+                message = serving.control.receive::<FromRelay>(CONTROL_BYTES) => {
+                    if let FromRelay::Left = message? {
+                        return Ok::<_, ConnectionError>(());
+                    }
+                }
+            }
+        }
+    };
+    let _ = timeout(LEAVE, leaving).await;
+    serving.exchanges.close();
+    let session = serving.found.session.clone();
+    let ending = async {
+        tokio::select! {
+            () = serving.exchanges.wait() => {}
+            _ = session.closed() => {}
+        }
+    };
+    match patience {
+        Some(patience) => drop(timeout(patience, ending).await),
+        None => ending.await,
+    }
+    session.close("the agent is stopping");
+    if let Some(endpoint) = &serving.found.endpoint {
+        let _ = timeout(LEAVE, endpoint.wait_idle()).await;
+    }
+}
