@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hookward_agent::report::{Outcome, Report};
 use hookward_shared::limits::MIB;
+use hookward_shared::transport::Transport;
 use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, open_policy};
 use hookward_tests::wait::{DEADLINE, eventually, within};
@@ -12,17 +13,56 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
 
+/// The same over every transport: nobody must see which it is.
+macro_rules! over_all_transports {
+    ($($name:ident)+) => {
+        mod quic {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Transport::Quic).await;
+            })+
+        }
+        mod tcp {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Transport::Tcp).await;
+            })+
+        }
+    };
+}
+
+over_all_transports! {
+    names_values_order_and_body_arrive_as_sent
+    kept_and_pipelined_connections_carry_many_requests
+    answers_without_a_body_keep_their_heads
+    chunks_and_announced_trailers_pass_both_ways
+    a_sender_that_waits_for_100_gets_it
+    bodies_stream_both_ways_without_waiting_for_their_end
+    large_bodies_pass_in_both_directions
+    http2_carries_bodies_trailers_and_cookies
+    many_streams_of_one_http2_connection_are_judged_one_by_one
+    a_sender_that_goes_away_is_gone_for_the_application_too
+    an_application_that_breaks_off_is_never_taken_for_done
+    an_application_that_says_nothing_gets_504
+    an_application_that_closes_idle_connections_causes_no_502
+    websockets_open_on_routes_that_allow_them
+    an_empty_chunked_body_is_a_body
+    an_application_that_refuses_a_websocket_is_heard
+    a_long_upload_is_not_a_slow_application
+    a_websocket_full_in_one_direction_goes_on_in_the_other
+}
+
 async fn stage(
+    over: Transport,
     script: impl Fn(&hookward_tests::application::Received) -> Reply + Send + Sync + 'static,
 ) -> (Application, Stage) {
     let application = Application::start(script).await;
-    let stage = Stage::start(application.address, Plan::default()).await;
+    let stage = Stage::start(application.address, Plan::over(over)).await;
     (application, stage)
 }
 
-#[tokio::test]
-async fn names_values_order_and_body_arrive_as_sent() {
-    let (application, stage) = stage(|_| Reply::ok("done")).await;
+async fn names_values_order_and_body_arrive_as_sent(over: Transport) {
+    let (application, stage) = stage(over, |_| Reply::ok("done")).await;
     let body = br#"{"a": "\u001b" }"#;
     let headers = [
         ("X-GitHub-Event", "push"),
@@ -51,9 +91,8 @@ async fn names_values_order_and_body_arrive_as_sent() {
     assert_eq!(received.all("content-length"), [body.len().to_string()]);
 }
 
-#[tokio::test]
-async fn kept_and_pipelined_connections_carry_many_requests() {
-    let (application, stage) = stage(|request| Reply::ok(&request.target)).await;
+async fn kept_and_pipelined_connections_carry_many_requests(over: Transport) {
+    let (application, stage) = stage(over, |request| Reply::ok(&request.target)).await;
     let mut connection = stage.edge.http1().await;
     for n in 0..20 {
         connection.send("POST", &format!("{HOOK}/{n}"), HOST, &[("X-N", "1")], b"x").await;
@@ -66,9 +105,8 @@ async fn kept_and_pipelined_connections_carry_many_requests() {
     assert!(application.log.connections() <= 2, "the connection to the application is kept");
 }
 
-#[tokio::test]
-async fn answers_without_a_body_keep_their_heads() {
-    let (_application, stage) = stage(|request| match request.target.rsplit('/').next().unwrap() {
+async fn answers_without_a_body_keep_their_heads(over: Transport) {
+    let (_application, stage) = stage(over, |request| match request.target.rsplit('/').next().unwrap() {
         "204" => Reply::Raw(b"HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n".to_vec()),
         "304" => Reply::Raw(b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 7\r\n\r\n".to_vec()),
         _ => Reply::Full(200, vec![("ETag", "\"y\"".into())], b"seven b".to_vec()),
@@ -89,9 +127,8 @@ async fn answers_without_a_body_keep_their_heads() {
     }
 }
 
-#[tokio::test]
-async fn chunks_and_announced_trailers_pass_both_ways() {
-    let (application, stage) = stage(|_| {
+async fn chunks_and_announced_trailers_pass_both_ways(over: Transport) {
+    let (application, stage) = stage(over, |_| {
         Reply::Raw(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 6\r\nX-Secret: no\r\n\r\n"
                 .to_vec(),
@@ -120,9 +157,8 @@ async fn chunks_and_announced_trailers_pass_both_ways() {
     assert_eq!(received.header("te"), Some("trailers"));
 }
 
-#[tokio::test]
-async fn a_sender_that_waits_for_100_gets_it() {
-    let (application, stage) = stage(|_| Reply::ok("")).await;
+async fn a_sender_that_waits_for_100_gets_it(over: Transport) {
+    let (application, stage) = stage(over, |_| Reply::ok("")).await;
     let mut connection = stage.edge.http1().await;
     let head = format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
     connection.raw(head.as_bytes()).await;
@@ -136,8 +172,7 @@ async fn a_sender_that_waits_for_100_gets_it() {
     assert_eq!(connection.head().await.unwrap().status, 404);
 }
 
-#[tokio::test]
-async fn bodies_stream_both_ways_without_waiting_for_their_end() {
+async fn bodies_stream_both_ways_without_waiting_for_their_end(over: Transport) {
     // The application answers each piece as it comes.
     let application = Application::raw(|stream| async move {
         let mut input = Input::new(stream);
@@ -157,7 +192,7 @@ async fn bodies_stream_both_ways_without_waiting_for_their_end() {
         }
     })
     .await;
-    let stage = Stage::start(application.address, Plan::default()).await;
+    let stage = Stage::start(application.address, Plan::over(over)).await;
     let mut connection = stage.edge.http1().await;
     connection
         .raw(
@@ -173,8 +208,7 @@ async fn bodies_stream_both_ways_without_waiting_for_their_end() {
     assert!(connection.until(b"0\r\n\r\n").await.is_some());
 }
 
-#[tokio::test]
-async fn large_bodies_pass_in_both_directions() {
+async fn large_bodies_pass_in_both_directions(over: Transport) {
     let large: Vec<u8> = (0..30 * MIB).map(|n| (n % 251) as u8).collect();
     let expected = large.clone();
     let application = Application::start(move |request| {
@@ -182,7 +216,7 @@ async fn large_bodies_pass_in_both_directions() {
         Reply::Full(200, Vec::new(), request.body.clone())
     })
     .await;
-    let stage = Stage::start(application.address, Plan::default()).await;
+    let stage = Stage::start(application.address, Plan::over(over)).await;
     let mut connection = stage.edge.http1().await;
     let (mut reader, mut writer) = tokio::io::split(&mut connection.stream);
     let sending = async {
@@ -202,9 +236,8 @@ async fn large_bodies_pass_in_both_directions() {
     assert_eq!(application.log.take()[0].all("content-length"), [large.len().to_string()]);
 }
 
-#[tokio::test]
-async fn http2_carries_bodies_trailers_and_cookies() {
-    let (application, stage) = stage(|_| {
+async fn http2_carries_bodies_trailers_and_cookies(over: Transport) {
+    let (application, stage) = stage(over, |_| {
         Reply::Raw(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 6\r\n\r\n"
                 .to_vec(),
@@ -234,9 +267,8 @@ async fn http2_carries_bodies_trailers_and_cookies() {
     assert_eq!(received.trailers.len(), 1);
 }
 
-#[tokio::test]
-async fn many_streams_of_one_http2_connection_are_judged_one_by_one() {
-    let (application, stage) = stage(|request| Reply::ok(&request.target)).await;
+async fn many_streams_of_one_http2_connection_are_judged_one_by_one(over: Transport) {
+    let (application, stage) = stage(over, |request| Reply::ok(&request.target)).await;
     let mut client = stage.edge.http2().await;
     let mut answers = Vec::new();
     for n in 0..60 {
@@ -252,9 +284,8 @@ async fn many_streams_of_one_http2_connection_are_judged_one_by_one() {
     assert_eq!(application.log.take().len(), 40);
 }
 
-#[tokio::test]
-async fn a_sender_that_goes_away_is_gone_for_the_application_too() {
-    let (application, stage) = stage(|_| Reply::Silence).await;
+async fn a_sender_that_goes_away_is_gone_for_the_application_too(over: Transport) {
+    let (application, stage) = stage(over, |_| Reply::Silence).await;
     // In the middle of the body.
     let mut connection = stage.edge.http1().await;
     connection.raw(format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 200000\r\n\r\n").as_bytes()).await;
@@ -276,9 +307,8 @@ async fn a_sender_that_goes_away_is_gone_for_the_application_too() {
         .await;
 }
 
-#[tokio::test]
-async fn an_application_that_breaks_off_is_never_taken_for_done() {
-    let (_application, stage) = stage(|request| match request.target.rsplit('/').next().unwrap() {
+async fn an_application_that_breaks_off_is_never_taken_for_done(over: Transport) {
+    let (_application, stage) = stage(over, |request| match request.target.rsplit('/').next().unwrap() {
         "nothing" => Reply::RawThenCut(Vec::new()),
         "garbage" => Reply::RawThenCut(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()),
         "length" => Reply::RawThenCut(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf".to_vec()),
@@ -317,23 +347,21 @@ async fn an_application_that_breaks_off_is_never_taken_for_done() {
     }
 }
 
-#[tokio::test]
-async fn an_application_that_says_nothing_gets_504() {
+async fn an_application_that_says_nothing_gets_504(over: Transport) {
     let application = Application::start(|_| Reply::Silence).await;
     let mut policy = open_policy();
     policy.routes[0].answer_timeout_ms = 200;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
     let answer = stage.edge.post(HOOK, &[], b"x").await;
     assert_eq!((answer.status, answer.code()), (504, Some("application_timeout")));
 }
 
 /// The application closes its connections after a second of silence; requests come in bursts, with
 /// pauses about as long, so that kept connections are used when they are about to be closed.
-#[tokio::test]
-async fn an_application_that_closes_idle_connections_causes_no_502() {
+async fn an_application_that_closes_idle_connections_causes_no_502(over: Transport) {
     let idle = Duration::from_secs(1);
     let application = Application::with_idle_limit(|_| Reply::ok("ok"), Some(idle)).await;
-    let stage = std::sync::Arc::new(Stage::start(application.address, Plan::default()).await);
+    let stage = std::sync::Arc::new(Stage::start(application.address, Plan::over(over)).await);
     let senders: Vec<_> = (0..16_u64)
         .map(|n| {
             let stage = std::sync::Arc::clone(&stage);
@@ -359,8 +387,7 @@ async fn an_application_that_closes_idle_connections_causes_no_502() {
     assert_eq!(application.log.complete().len(), 16 * 120, "and none was sent twice");
 }
 
-#[tokio::test]
-async fn websockets_open_on_routes_that_allow_them() {
+async fn websockets_open_on_routes_that_allow_them(over: Transport) {
     let application = Application::raw(|stream| async move {
         let mut input = Input::new(stream);
         let Some(request) = input.head().await else { return };
@@ -383,12 +410,12 @@ async fn websockets_open_on_routes_that_allow_them() {
         ("Sec-WebSocket-Version", "13"),
         ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
-    let closed = Stage::start(application.address, Plan::default()).await;
+    let closed = Stage::start(application.address, Plan::over(over)).await;
     assert_eq!(closed.edge.request("GET", PREFIX, &upgrade, b"").await.status, 426, "it arrives as a plain request");
 
     let mut policy = open_policy();
     policy.routes[0].websocket = true;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &upgrade, b"").await;
     let answer = connection.answer("GET").await;
@@ -403,9 +430,8 @@ async fn websockets_open_on_routes_that_allow_them() {
     assert_eq!(stage.edge.request("GET", "/admin", &upgrade, b"").await.status, 404);
 }
 
-#[tokio::test]
-async fn an_empty_chunked_body_is_a_body() {
-    let (application, stage) = stage(|_| Reply::ok("")).await;
+async fn an_empty_chunked_body_is_a_body(over: Transport) {
+    let (application, stage) = stage(over, |_| Reply::ok("")).await;
     let mut connection = stage.edge.http1().await;
     connection
         .raw(format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").as_bytes())
@@ -414,12 +440,11 @@ async fn an_empty_chunked_body_is_a_body() {
     assert!(application.log.take()[0].body.is_empty());
 }
 
-#[tokio::test]
-async fn an_application_that_refuses_a_websocket_is_heard() {
+async fn an_application_that_refuses_a_websocket_is_heard(over: Transport) {
     let application = Application::start(|_| Reply::Full(403, Vec::new(), b"no".to_vec())).await;
     let mut policy = open_policy();
     policy.routes[0].websocket = true;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
     let upgrade =
         [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
     for _ in 0..20 {
@@ -429,12 +454,11 @@ async fn an_application_that_refuses_a_websocket_is_heard() {
 }
 
 /// The wait for the answer begins at the end of the request: an upload may take longer than it.
-#[tokio::test]
-async fn a_long_upload_is_not_a_slow_application() {
+async fn a_long_upload_is_not_a_slow_application(over: Transport) {
     let application = Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
     let mut policy = open_policy();
     policy.routes[0].answer_timeout_ms = 200;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
     let mut connection = stage.edge.http1().await;
     connection.raw(format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 600000\r\n\r\n").as_bytes()).await;
     for _ in 0..6 {
@@ -446,8 +470,7 @@ async fn a_long_upload_is_not_a_slow_application() {
 
 /// An echo that reads nothing while it can't write, and a sender that sends without reading: neither
 /// direction may wait for the other.
-#[tokio::test]
-async fn a_websocket_full_in_one_direction_goes_on_in_the_other() {
+async fn a_websocket_full_in_one_direction_goes_on_in_the_other(over: Transport) {
     const LOAD: usize = 16 * 1024 * 1024;
     let application = Application::raw(|stream| async move {
         let mut input = Input::new(stream);
@@ -463,7 +486,7 @@ async fn a_websocket_full_in_one_direction_goes_on_in_the_other() {
     .await;
     let mut policy = open_policy();
     policy.routes[0].websocket = true;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
     let upgrade =
         [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
     let mut connection = stage.edge.http1().await;

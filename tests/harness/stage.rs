@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use hookward_agent::connection::{LinkSettings, Opened, Relay as RelayAddress};
+use hookward_agent::connection::{LinkSettings, Opened, Relay as RelayAddress, TransportMode};
 use hookward_agent::report::{self, Report};
 use hookward_agent::upstream::pool::Application as Upstream;
 use hookward_agent::{Agent, AgentSettings, TunnelSettings};
@@ -19,6 +19,7 @@ use hookward_shared::names::{AgentName, HostName};
 use hookward_shared::policy::file;
 use hookward_shared::policy::{Accept, Policy, Route, TokenCheck, TokenPlace};
 use hookward_shared::secret::{ProcessSecrets, Secret};
+use hookward_shared::transport::Transport;
 use ipnet::IpNet;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
@@ -62,6 +63,14 @@ impl Default for Plan {
             link: LinkSettings::default(),
             pairing: None,
         }
+    }
+}
+
+impl Plan {
+    /// The preset plan, over this transport only.
+    pub fn over(transport: Transport) -> Self {
+        let link = LinkSettings { transport: TransportMode::Only(transport), ..LinkSettings::default() };
+        Self { link, ..Self::default() }
     }
 }
 
