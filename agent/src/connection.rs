@@ -96,6 +96,8 @@ pub struct LinkSettings {
     pub liveness: Liveness,
     /// Proxies for TLS over TCP.
     pub proxies: Proxies,
+    /// How long after a way was found a better one is looked for; later more rarely. `None`: 30 s.
+    pub probe_after: Option<Duration>,
 }
 
 /// The tunnel that a relay opened.

@@ -15,3 +15,4 @@ mod reload;
 mod replay;
 mod second_gate;
 mod tools;
+mod tunnel;

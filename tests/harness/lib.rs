@@ -5,6 +5,7 @@
 pub mod application;
 pub mod corpus;
 pub mod h2_frames;
+pub mod link;
 pub mod process;
 pub mod publisher;
 pub mod rogue;

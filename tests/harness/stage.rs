@@ -26,6 +26,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tempfile::TempDir;
 
+use crate::link::Link;
 use crate::sender::Edge;
 use crate::wait::{eventually, within};
 
@@ -45,6 +46,8 @@ pub struct Plan {
     pub fetch: FetchSettings,
     pub clock: Clock,
     pub link: LinkSettings,
+    /// The agent reaches the relay over a link that can be blocked.
+    pub linked: bool,
     /// Takes the secret that a provider tells.
     pub pairing: Option<PathBuf>,
 }
@@ -61,6 +64,7 @@ impl Default for Plan {
             fetch: FetchSettings::default(),
             clock: Clock::System,
             link: LinkSettings::default(),
+            linked: false,
             pairing: None,
         }
     }
@@ -107,6 +111,8 @@ pub struct Stage {
     credential: Secret,
     opened: Arc<Mutex<Vec<Opened>>>,
     tunnel: SocketAddr,
+    /// Between agent and relay, if the plan says so.
+    pub link: Option<Link>,
     dir: TempDir,
 }
 
@@ -137,8 +143,12 @@ impl Stage {
             credential,
             opened: Arc::default(),
             tunnel,
+            link: None,
             dir,
         };
+        if stage.plan.linked {
+            stage.link = Some(Link::to(tunnel).await);
+        }
         stage.start_agent().await;
         stage
     }
@@ -156,7 +166,7 @@ impl Stage {
         let opened = Arc::clone(&self.opened);
         let settings = AgentSettings {
             relays: vec![RelayAddress {
-                address: self.tunnel.to_string(),
+                address: self.link.as_ref().map_or(self.tunnel, |link| link.address).to_string(),
                 pin: self.relay.as_ref().unwrap().pin(),
                 credential: self.credential.clone(),
             }],
@@ -176,6 +186,16 @@ impl Stage {
         self.agent = Some(agent.unwrap_or_else(|problems| panic!("{problems}")));
         let opened = Arc::clone(&self.opened);
         eventually("the tunnel opens", || opened.lock().unwrap().len() > before).await;
+    }
+
+    /// The link between agent and relay.
+    pub fn link(&self) -> &Link {
+        self.link.as_ref().unwrap()
+    }
+
+    /// What carried the tunnels that were opened, in order.
+    pub fn transports(&self) -> Vec<Transport> {
+        self.opened.lock().unwrap().iter().map(|opened| opened.transport).collect()
     }
 
     /// How often the agent has opened a tunnel.

@@ -112,6 +112,7 @@ impl Tunnel {
             liveness: Liveness::dead_after_silence_of(Duration::from_secs(link.dead_after.into())),
             // A relay in this process is not behind one.
             proxies: if local.is_some() { Proxies::default() } else { Proxies::from_env() },
+            probe_after: None,
         };
         let announcement = Announcement {
             application: plan.application.to_string(),

@@ -76,7 +76,8 @@ impl Line {
     #[must_use]
     pub fn new(at: Arc<AtRelay>, shared: Arc<Shared>, slot: usize) -> Self {
         let id = (at.relay.address.clone(), slot);
-        Self { at, shared, slot, id, probe_in: PROBE_FIRST }
+        let probe_in = shared.link.probe_after.unwrap_or(PROBE_FIRST);
+        Self { at, shared, slot, id, probe_in }
     }
 
     /// Keeps a connection until `stop` is cancelled.
@@ -193,7 +194,7 @@ impl Line {
                     let (found, greeted) = *better;
                     match self.open(found, greeted).await {
                         Ok(new) => {
-                            self.probe_in = PROBE_FIRST;
+                            self.probe_in = self.shared.link.probe_after.unwrap_or(PROBE_FIRST);
                             let old = std::mem::replace(&mut serving, new);
                             // It ends with its last exchange, however long that takes, or with the program.
                             self.shared.tasks.spawn(leave(old, None));

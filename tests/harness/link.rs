@@ -1,0 +1,160 @@
+//! A link between agent and relay, on loopback, that the test can block: UDP datagrams and TCP connections to
+//! one port, passed on to the relay's.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What becomes of what one protocol carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// It passes.
+    All,
+    /// New flows pass, those that were there are silent: a NAT that forgot them.
+    New,
+    /// Nothing passes, and nobody is told.
+    Nothing,
+}
+
+/// The link.
+pub struct Link {
+    pub address: SocketAddr,
+    udp: Arc<Mutex<Udp>>,
+    tcp: watch::Sender<Pass>,
+    pub datagrams: Arc<AtomicU64>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+struct Udp {
+    pass: Pass,
+    flows: HashMap<SocketAddr, Flow>,
+}
+
+struct Flow {
+    socket: Arc<UdpSocket>,
+    silent: bool,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.udp.lock().unwrap().flows.values().for_each(|flow| flow.task.abort());
+    }
+}
+
+impl Link {
+    /// A link to a relay that has this address for both protocols.
+    pub async fn to(relay: SocketAddr) -> Self {
+        // The same number for both, as a relay has it.
+        let (udp, tcp) = loop {
+            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+                break (Arc::new(udp), tcp);
+            }
+        };
+        let address = tcp.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(Udp { pass: Pass::All, flows: HashMap::new() }));
+        let (say, pass) = watch::channel(Pass::All);
+        let datagrams = Arc::new(AtomicU64::new(0));
+        let tasks = vec![
+            tokio::spawn(carry_udp(udp, relay, Arc::clone(&state), Arc::clone(&datagrams))),
+            tokio::spawn(carry_tcp(tcp, relay, pass)),
+        ];
+        Self { address, udp: state, tcp: say, datagrams, tasks }
+    }
+
+    /// Blocks UDP, or lets it pass again.
+    pub fn udp(&self, pass: Pass) {
+        let mut state = self.udp.lock().unwrap();
+        state.pass = pass;
+        for flow in state.flows.values_mut() {
+            flow.silent = pass != Pass::All;
+        }
+    }
+
+    /// Silences the flow that was there first and still lives, as when one path dies and another does not.
+    pub fn silence_one_udp_flow(&self) {
+        let mut state = self.udp.lock().unwrap();
+        let first = state.flows.iter_mut().filter(|(_, flow)| !flow.silent).min_by_key(|(from, _)| from.port());
+        first.unwrap().1.silent = true;
+    }
+
+    /// UDP flows that are not silent.
+    pub fn udp_flows(&self) -> usize {
+        self.udp.lock().unwrap().flows.values().filter(|flow| !flow.silent).count()
+    }
+
+    /// Blocks TCP, or lets it pass again. Blocked connections stay open and silent.
+    pub fn tcp(&self, pass: Pass) {
+        self.tcp.send_replace(pass);
+    }
+}
+
+async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<Udp>>, count: Arc<AtomicU64>) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
+        let known = state.lock().unwrap().flows.get(&from).map(|flow| (Arc::clone(&flow.socket), flow.silent));
+        let (to, silent) = match known {
+            Some(known) => known,
+            None => {
+                let to = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+                to.connect(relay).await.unwrap();
+                let (back, of_task, answers) = (Arc::clone(&socket), Arc::clone(&state), Arc::clone(&to));
+                let task = tokio::spawn(async move {
+                    let mut buffer = vec![0; 65_536];
+                    loop {
+                        let Ok(length) = answers.recv(&mut buffer).await else { continue };
+                        let silent = of_task.lock().unwrap().flows.get(&from).is_some_and(|flow| flow.silent);
+                        if !silent {
+                            let _ = back.send_to(&buffer[..length], from).await;
+                        }
+                    }
+                });
+                let mut state = state.lock().unwrap();
+                let silent = state.pass == Pass::Nothing;
+                state.flows.insert(from, Flow { socket: Arc::clone(&to), silent, task });
+                (to, silent)
+            }
+        };
+        if !silent {
+            count.fetch_add(1, Ordering::Relaxed);
+            let _ = to.send(&buffer[..length]).await;
+        }
+    }
+}
+
+async fn carry_tcp(listener: TcpListener, relay: SocketAddr, pass: watch::Receiver<Pass>) {
+    loop {
+        let Ok((mut here, _)) = listener.accept().await else { continue };
+        let mut pass = pass.clone();
+        let new = *pass.borrow();
+        tokio::spawn(async move {
+            if new == Pass::Nothing {
+                // Held, and silent.
+                let _ = pass.wait_for(|pass| *pass != Pass::Nothing).await;
+                return;
+            }
+            let Ok(mut there) = TcpStream::connect(relay).await else { return };
+            let _ = here.set_nodelay(true);
+            let _ = there.set_nodelay(true);
+            tokio::select! {
+                _ = copy_bidirectional(&mut here, &mut there) => {}
+                _ = async {
+                    let _ = pass.changed().await;
+                    let _ = pass.wait_for(|pass| *pass != Pass::All).await;
+                } => {
+                    // Silent from here on, until the test lets go of the link or all passes again.
+                    let _ = pass.wait_for(|pass| *pass == Pass::All).await;
+                }
+            }
+        });
+    }
+}
