@@ -131,25 +131,31 @@ pub async fn forward(
 ) -> Result<Forwarded, ForwardError> {
     let mut tunnel = Cow::Borrowed(tunnel);
     let mut tried: Vec<Arc<LiveSession>> = Vec::new();
-    let mut last: Option<ForwardError> = None;
+    let mut story = Story::default();
     loop {
-        let chosen = tunnel.choose(|session| may_have(session, &tried, last.as_ref())).cloned();
-        let Some(live) = chosen.filter(|_| tried.len() < TRIES) else {
-            return Err(last.unwrap_or_else(|| ForwardError::Away("no agent is connected".to_owned())));
+        let may_have = |session: &LiveSession| !tried.iter().any(|other| other.is(session)) && story.may_have(session);
+        let Some(live) = tunnel.choose(may_have).filter(|_| tried.len() < TRIES).cloned() else {
+            return Err(story.end());
         };
         let under_way = live.begin();
         let error = match attempt(&permit, &live, &request, &mut outgoing, limits).await {
             Ok((response, upgraded)) => return Ok(Forwarded { response, upgraded, under_way }),
             Err(error) => error,
         };
-        if matches!(outgoing, Outgoing::Gone) {
-            return Err(error);
+        drop(under_way);
+        tracing::debug!(id = %request.context.id, %error, "a try over one connection");
+        if !story.goes_on(error, &live) || matches!(outgoing, Outgoing::Gone) {
+            return Err(story.end());
         }
-        tracing::debug!(id = %request.context.id, %error, "tried over another connection");
         tried.push(live);
-        last = Some(error);
-        if let Some(now) = registry.find(host) {
-            tunnel = Cow::Owned(now);
+        // An agent whose connections are all gone dials again every second.
+        let others = registry.find(host).filter(|now| !now.sessions.is_empty());
+        match others {
+            Some(now) => tunnel = Cow::Owned(now),
+            None => match registry.arrival(host, limits.agent_wait).await {
+                Some(now) => tunnel = Cow::Owned(now),
+                None => return Err(story.end()),
+            },
         }
     }
 }
@@ -157,21 +163,47 @@ pub async fn forward(
 /// Most sessions that one request is tried over.
 const TRIES: usize = 4;
 
-/// Whether a session may have a request, after what has become of it.
-fn may_have(session: &LiveSession, tried: &[Arc<LiveSession>], last: Option<&ForwardError>) -> bool {
-    let Some(error) = last else { return true };
-    if tried.iter().any(|other| other.is(session)) {
-        return false;
+/// What has become of a request so far.
+#[derive(Default)]
+struct Story {
+    last: Option<ForwardError>,
+    /// The session to which it was sent whole, and whose end came before an answer: its run of the agent knows
+    /// whether the application has heard of it.
+    broke: Option<(ForwardError, Arc<LiveSession>)>,
+    /// The session whose application took no connection.
+    unreachable: Option<Arc<LiveSession>>,
+}
+
+impl Story {
+    /// Takes an error in; whether another session may be tried.
+    fn goes_on(&mut self, error: ForwardError, live: &Arc<LiveSession>) -> bool {
+        let goes_on = match &error {
+            ForwardError::Busy | ForwardError::Away(_) => true,
+            ForwardError::Broke(StreamError::Lost(_)) => {
+                self.broke = Some((error, Arc::clone(live)));
+                return true;
+            }
+            ForwardError::Failed(failure) if failure.code == Code::ApplicationUnreachable => {
+                self.unreachable = Some(Arc::clone(live));
+                live.is_pooled()
+            }
+            _ => false,
+        };
+        self.last = Some(error);
+        goes_on
     }
-    let same_run = tried.last().is_some_and(|other| other.is_same_run(session));
-    match error {
-        // Nothing of it was sent.
-        ForwardError::Busy | ForwardError::Away(_) => true,
-        // The same run of the agent knows whether the application has heard of it.
-        ForwardError::Broke(StreamError::Lost(_)) => same_run,
-        // The application of that agent took no connection.
-        ForwardError::Failed(failure) => failure.code == Code::ApplicationUnreachable && !same_run,
-        _ => false,
+
+    fn may_have(&self, session: &LiveSession) -> bool {
+        self.broke.as_ref().is_none_or(|(_, other)| other.is_same_run(session))
+            && self.unreachable.as_ref().is_none_or(|other| !other.is_same_run(session))
+    }
+
+    /// The error for the sender. That the application may have heard of it outweighs the rest.
+    fn end(self) -> ForwardError {
+        let broke = self.broke.map(|(error, _)| error);
+        // What the agent said later is the truth about it.
+        let said = self.last.filter(|last| broke.is_none() || matches!(last, ForwardError::Failed(_)));
+        said.or(broke).unwrap_or_else(|| ForwardError::Away("no agent is connected".to_owned()))
     }
 }
 

@@ -101,6 +101,9 @@ limits! {
     /// An agent's connection on which nothing was heard for so long is dead. The agent asks for a sign of life
     /// five times within it; of the two sides' times the shorter one holds over QUIC.
     tunnel_dead: time = TUNNEL_DEAD;
+    /// A request waits so long for an agent that was there a moment ago, or whose relay has just begun: it
+    /// dials again every second. Senders of webhooks wait for 10 s and more.
+    agent_wait: time = Duration::from_secs(3);
     /// Routes that a tunnel's policy may have: each is tried for every request.
     policy_routes: count = 64;
     /// Address ranges that a tunnel's policy may have, in all: 40 bytes each, and 3 MiB on the wire.

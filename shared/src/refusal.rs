@@ -107,8 +107,6 @@ words! {
         AgentAway = "agent_away",
         /// Too many bodies, or requests, are held at this time.
         Busy = "busy",
-        /// The relay is about to stop.
-        Draining = "draining",
         /// The application took too long for the head of its answer.
         ApplicationTimeout = "application_timeout",
     }
@@ -141,7 +139,7 @@ impl Code {
             Self::HostMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ApplicationUnreachable | Self::ApplicationBroke | Self::AgentBroke => StatusCode::BAD_GATEWAY,
-            Self::AgentAway | Self::Busy | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AgentAway | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::ApplicationTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -166,7 +164,6 @@ impl Code {
             Self::AgentBroke => "The agent broke off the exchange",
             Self::AgentAway => "The agent is not connected",
             Self::Busy => "Too much is going on",
-            Self::Draining => "The relay is stopping",
             Self::ApplicationTimeout => "The application took too long",
         }
     }

@@ -10,8 +10,8 @@ use hookward_shared::transport::Transport;
 use hookward_shared::transport::liveness::Liveness;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::link::Pass;
-use hookward_tests::sender::Edge;
-use hookward_tests::stage::{Plan, Stage};
+use hookward_tests::sender::{Edge, Http1};
+use hookward_tests::stage::{Fleet, Plan, Stage};
 use hookward_tests::wait::{eventually, within};
 use tokio::task::JoinHandle;
 
@@ -94,13 +94,148 @@ async fn a_connection_that_dies_takes_no_request_with_it() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = Stage::start(application.address, linked(TransportMode::Only(Transport::Quic))).await;
     eventually("there are two connections", || stage.link().udp_flows() == 2).await;
-    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
-    stage.link().silence_one_udp_flow();
+    for _ in 0..20 {
+        assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
+    }
+    stage.link().silence_busiest_udp_flow();
     let edges: Vec<_> = (0..8).map(|_| stage.edge.clone()).collect();
     let sending = edges.into_iter().map(|edge| tokio::spawn(async move { edge.post(HOOK, &[], b"x").await.status }));
     for sent in sending.collect::<Vec<_>>() {
         assert_eq!(within("an answer", sent).await.unwrap(), 200);
     }
-    assert_eq!(application.log.take().len(), 9, "each arrived once");
+    assert_eq!(application.log.take().len(), 28, "each arrived once");
     eventually("the lost connection is there again", || stage.link().udp_flows() == 2).await;
+}
+
+/// The same over TCP, where a connection that a NAT has forgotten stays open and silent.
+#[tokio::test]
+async fn a_tcp_connection_that_is_silent_is_noticed() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = Stage::start(application.address, linked(TransportMode::Only(Transport::Tcp))).await;
+    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
+    eventually("there are two connections", || stage.link().tcp_connections.load(Ordering::Relaxed) == 2).await;
+    stage.link().tcp(Pass::New);
+    eventually("both are dialled again", || stage.link().tcp_connections.load(Ordering::Relaxed) >= 4).await;
+    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
+}
+
+/// What the application has may be done: it is not given again, and the sender is told.
+#[tokio::test]
+async fn what_the_application_has_heard_of_is_never_sent_twice() {
+    let application = Application::start(|_| Reply::Silence).await;
+    let stage = Stage::start(application.address, linked(TransportMode::Only(Transport::Quic))).await;
+    eventually("there are two connections", || stage.link().udp_flows() == 2).await;
+    let edge = stage.edge.clone();
+    let sent = tokio::spawn(async move { edge.post(HOOK, &[], b"x").await });
+    eventually("the application has it", || application.log.begun() == 1).await;
+    stage.link().udp(Pass::New);
+    let answer = within("an answer", sent).await.unwrap();
+    assert_eq!((answer.status, answer.code()), (502, Some("agent_broke")));
+    assert_eq!(application.log.begun(), 1);
+}
+
+#[tokio::test]
+async fn agents_that_share_a_tunnel_share_its_load() {
+    let busy = Application::start(|_| Reply::Silence).await;
+    let idle = Application::start(|_| Reply::ok("second")).await;
+    let link = LinkSettings { pool: true, ..LinkSettings::default() };
+    let mut stage = Stage::start(busy.address, Plan { link, ..Plan::default() }).await;
+    let mut held = Vec::new();
+    for number in 1..=3 {
+        let mut connection = stage.edge.http1().await;
+        connection.send("POST", HOOK, hookward_tests::stage::HOST, &[], b"x").await;
+        eventually("the first has it", || busy.log.begun() == number).await;
+        held.push(connection);
+    }
+    let first = stage.start_second_agent(idle.address).await;
+    // The first has three under way, and so the second gets whatever comes now.
+    for _ in 0..10 {
+        assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "second");
+    }
+    assert_eq!(busy.log.begun(), 3);
+    drop(held);
+    within("the first leaves", first.shutdown()).await;
+    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "second");
+}
+
+#[tokio::test]
+async fn an_application_that_is_down_is_gone_around_where_another_agent_shares_the_tunnel() {
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let application = Application::start(|_| Reply::ok("second")).await;
+    let link = LinkSettings { pool: true, ..LinkSettings::default() };
+    let mut stage = Stage::start(free, Plan { link, ..Plan::default() }).await;
+    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.code(), Some("application_unreachable"));
+    let _first = stage.start_second_agent(application.address).await;
+    for _ in 0..10 {
+        let answer = stage.edge.post(HOOK, &[], b"x").await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "second"));
+    }
+}
+
+#[tokio::test]
+async fn every_relay_can_serve_and_one_that_is_gone_is_not_missed() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut fleet = Fleet::start(2, application.address, Plan::default()).await;
+    for relay in &fleet.relays {
+        assert_eq!(relay.edge.post(HOOK, &[], b"x").await.status, 200);
+    }
+    fleet.stop(0).await;
+    for _ in 0..5 {
+        assert_eq!(fleet.relays[1].edge.post(HOOK, &[], b"x").await.status, 200);
+    }
+    let away = |report: &hookward_agent::report::Report| matches!(report, hookward_agent::report::Report::Away { .. });
+    assert!(!fleet.reports.lock().unwrap().iter().any(away), "one relay is there all the time");
+    let again = fleet.opened_at();
+    assert_eq!(again.len(), 2);
+    fleet.stop_agent().await;
+    assert_eq!(fleet.relays[1].edge.post(HOOK, &[], b"x").await.status, 503);
+}
+
+/// The client tries the next relay only when a connection is refused: everything else counts as failed.
+#[tokio::test]
+async fn two_relays_are_restarted_one_after_the_other_and_no_request_fails() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut fleet = Fleet::start(2, application.address, Plan::default()).await;
+    let edges: Vec<_> = fleet.relays.iter().map(|relay| relay.edge.clone()).collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|number| {
+            let (edges, stop) = (edges.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let (mut good, mut failed) = (0, Vec::new());
+                while !stop.load(Ordering::Relaxed) {
+                    match webhook(&edges, number).await {
+                        Ok(200) => good += 1,
+                        other => failed.push(format!("{other:?}")),
+                    }
+                }
+                (good, failed)
+            })
+        })
+        .collect();
+    for number in [0, 1, 0] {
+        fleet.restart(number).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        let (good, failed) = within("a client ends", client).await.unwrap();
+        assert!(failed.is_empty(), "{} of {good}, the first {:?}", failed.len(), failed.first());
+        assert!(good > 10, "{good}");
+    }
+}
+
+/// Sends a webhook to the first relay that takes the connection.
+async fn webhook(edges: &[Edge], first: usize) -> Result<u16, String> {
+    for edge in edges.iter().cycle().skip(first).take(edges.len()) {
+        let stream = match edge.tls(b"http/1.1", Some(&edge.host)).await {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => continue,
+            Err(error) => return Err(error.to_string()),
+        };
+        let mut connection = Http1::new(stream);
+        connection.send("POST", HOOK, &edge.host, &[], b"x").await;
+        let answer = connection.try_answer("POST").await;
+        return answer.map(|answer| answer.status).ok_or_else(|| "no answer".to_owned());
+    }
+    Err("all relays refuse connections".to_owned())
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::copy_bidirectional;
@@ -27,7 +27,8 @@ pub struct Link {
     pub address: SocketAddr,
     udp: Arc<Mutex<Udp>>,
     tcp: watch::Sender<Pass>,
-    pub datagrams: Arc<AtomicU64>,
+    /// TCP connections that were passed on so far.
+    pub tcp_connections: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -39,6 +40,7 @@ struct Udp {
 struct Flow {
     socket: Arc<UdpSocket>,
     silent: bool,
+    carried: u64,
     task: JoinHandle<()>,
 }
 
@@ -62,12 +64,12 @@ impl Link {
         let address = tcp.local_addr().unwrap();
         let state = Arc::new(Mutex::new(Udp { pass: Pass::All, flows: HashMap::new() }));
         let (say, pass) = watch::channel(Pass::All);
-        let datagrams = Arc::new(AtomicU64::new(0));
+        let tcp_connections = Arc::new(AtomicUsize::new(0));
         let tasks = vec![
-            tokio::spawn(carry_udp(udp, relay, Arc::clone(&state), Arc::clone(&datagrams))),
-            tokio::spawn(carry_tcp(tcp, relay, pass)),
+            tokio::spawn(carry_udp(udp, relay, Arc::clone(&state))),
+            tokio::spawn(carry_tcp(tcp, relay, pass, Arc::clone(&tcp_connections))),
         ];
-        Self { address, udp: state, tcp: say, datagrams, tasks }
+        Self { address, udp: state, tcp: say, tcp_connections, tasks }
     }
 
     /// Blocks UDP, or lets it pass again.
@@ -79,11 +81,11 @@ impl Link {
         }
     }
 
-    /// Silences the flow that was there first and still lives, as when one path dies and another does not.
-    pub fn silence_one_udp_flow(&self) {
+    /// Silences the flow that carried most, as when one path dies and another does not.
+    pub fn silence_busiest_udp_flow(&self) {
         let mut state = self.udp.lock().unwrap();
-        let first = state.flows.iter_mut().filter(|(_, flow)| !flow.silent).min_by_key(|(from, _)| from.port());
-        first.unwrap().1.silent = true;
+        let living = state.flows.values_mut().filter(|flow| !flow.silent);
+        living.max_by_key(|flow| flow.carried).unwrap().silent = true;
     }
 
     /// UDP flows that are not silent.
@@ -97,11 +99,14 @@ impl Link {
     }
 }
 
-async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<Udp>>, count: Arc<AtomicU64>) {
+async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<Udp>>) {
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
-        let known = state.lock().unwrap().flows.get(&from).map(|flow| (Arc::clone(&flow.socket), flow.silent));
+        let known = state.lock().unwrap().flows.get_mut(&from).map(|flow| {
+            flow.carried += 1;
+            (Arc::clone(&flow.socket), flow.silent)
+        });
         let (to, silent) = match known {
             Some(known) => known,
             None => {
@@ -120,22 +125,21 @@ async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<U
                 });
                 let mut state = state.lock().unwrap();
                 let silent = state.pass == Pass::Nothing;
-                state.flows.insert(from, Flow { socket: Arc::clone(&to), silent, task });
+                state.flows.insert(from, Flow { socket: Arc::clone(&to), silent, carried: 0, task });
                 (to, silent)
             }
         };
         if !silent {
-            count.fetch_add(1, Ordering::Relaxed);
             let _ = to.send(&buffer[..length]).await;
         }
     }
 }
 
-async fn carry_tcp(listener: TcpListener, relay: SocketAddr, pass: watch::Receiver<Pass>) {
+async fn carry_tcp(listener: TcpListener, relay: SocketAddr, pass: watch::Receiver<Pass>, count: Arc<AtomicUsize>) {
     loop {
         let Ok((mut here, _)) = listener.accept().await else { continue };
-        let mut pass = pass.clone();
-        let new = *pass.borrow();
+        let (mut pass, count) = (pass.clone(), Arc::clone(&count));
+        let new = *pass.borrow_and_update();
         tokio::spawn(async move {
             if new == Pass::Nothing {
                 // Held, and silent.
@@ -143,6 +147,7 @@ async fn carry_tcp(listener: TcpListener, relay: SocketAddr, pass: watch::Receiv
                 return;
             }
             let Ok(mut there) = TcpStream::connect(relay).await else { return };
+            count.fetch_add(1, Ordering::Relaxed);
             let _ = here.set_nodelay(true);
             let _ = there.set_nodelay(true);
             tokio::select! {

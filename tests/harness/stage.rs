@@ -1,6 +1,6 @@
 //! A relay and an agent in this process, connected by a real tunnel, before a recording application.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -153,6 +153,15 @@ impl Stage {
         stage
     }
 
+    /// Starts the agent before another application; the one before goes on, and is given back.
+    pub async fn start_second_agent(&mut self, application: SocketAddr) -> Agent {
+        let (first, before) = (self.agent.take().unwrap(), self.application);
+        self.application = application;
+        self.start_agent().await;
+        self.application = before;
+        first
+    }
+
     /// Starts the agent and waits for its tunnel.
     pub async fn start_agent(&mut self) {
         let before = self.tunnels_opened();
@@ -250,6 +259,117 @@ impl Stage {
     /// Waits for a report.
     pub async fn reported(&self, what: &str, wanted: impl Fn(&Report) -> bool) {
         eventually(what, || self.reports.lock().unwrap().iter().any(&wanted)).await;
+    }
+}
+
+/// Several relays with one agent, which has joined all of them.
+pub struct Fleet {
+    pub relays: Vec<Member>,
+    pub reports: Arc<Mutex<Vec<Report>>>,
+    opened: Arc<Mutex<Vec<Opened>>>,
+    plan: Plan,
+    agent: Option<Agent>,
+}
+
+/// A relay of a fleet.
+pub struct Member {
+    pub edge: Edge,
+    relay: Option<Relay>,
+    tunnel: SocketAddr,
+    credential: Secret,
+    dir: TempDir,
+}
+
+impl Member {
+    fn start(plan: &Plan) -> Self {
+        let dir = TempDir::new().unwrap();
+        let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+        let relay = Relay::start(settings(plan, dir.path(), any, any), plan.clock.clone()).unwrap();
+        let join = relay.add_agent(&agent_name()).unwrap();
+        let credential = Secret::mint().unwrap();
+        relay.store().join(&join.secret, &credential.digest(), plan.clock.now()).unwrap().unwrap();
+        let (address, roots) = (relay.edge_address(), roots(relay.self_signed().unwrap()));
+        let edge = Edge { address, host: HOST.to_owned(), roots, clock: plan.clock.clone() };
+        Self { edge, tunnel: relay.tunnel_address(), relay: Some(relay), credential, dir }
+    }
+
+    /// Stops it in order.
+    pub async fn stop(&mut self, plan: &Plan) {
+        within("the relay stops", self.relay.take().unwrap().shutdown(plan.limits.drain)).await;
+    }
+
+    /// Starts it again, on the same ports and the same data.
+    pub async fn start_again(&mut self, plan: &Plan) {
+        let mut started = None;
+        eventually("the ports are free again", || {
+            let settings = settings(plan, self.dir.path(), self.edge.address, self.tunnel);
+            started = Relay::start(settings, plan.clock.clone()).ok();
+            started.is_some()
+        })
+        .await;
+        self.relay = started;
+    }
+}
+
+impl Fleet {
+    /// So many relays and an agent, before this application; waits until all have opened the tunnel.
+    pub async fn start(count: usize, application: SocketAddr, plan: Plan) -> Self {
+        let relays: Vec<_> = (0..count).map(|_| Member::start(&plan)).collect();
+        let (reporter, mut reports) = report::channel();
+        let kept: Arc<Mutex<Vec<Report>>> = Arc::default();
+        let opened: Arc<Mutex<Vec<Opened>>> = Arc::default();
+        let of_task = Arc::clone(&kept);
+        tokio::spawn(async move {
+            while let Some(report) = reports.next().await {
+                of_task.lock().unwrap().push(report);
+            }
+        });
+        let at = |member: &Member| RelayAddress {
+            address: member.tunnel.to_string(),
+            pin: member.relay.as_ref().unwrap().pin(),
+            credential: member.credential.clone(),
+        };
+        let settings = AgentSettings {
+            relays: relays.iter().map(at).collect(),
+            link: plan.link.clone(),
+            tunnels: vec![TunnelSettings {
+                host: Some(HOST.to_owned()),
+                policy: plan.policy.clone(),
+                application: Upstream::Host(application.to_string()),
+                pairing: None,
+            }],
+            drain: plan.limits.drain,
+        };
+        let noted = Arc::clone(&opened);
+        let on_open = move |tunnel| noted.lock().unwrap().push(tunnel);
+        let agent = Agent::start(settings, plan.clock.clone(), reporter, on_open, |_| {});
+        let agent = Some(agent.unwrap_or_else(|problems| panic!("{problems}")));
+        let fleet = Self { relays, reports: kept, opened, plan, agent };
+        eventually("all relays have opened the tunnel", || fleet.opened_at().len() == count).await;
+        fleet
+    }
+
+    /// The relays that have opened the tunnel, each once.
+    pub fn opened_at(&self) -> BTreeSet<String> {
+        self.opened.lock().unwrap().iter().map(|opened| opened.relay.clone()).collect()
+    }
+
+    /// Restarts a relay in order, and waits until the agent is there again.
+    pub async fn restart(&mut self, number: usize) {
+        let before = self.opened.lock().unwrap().len();
+        self.relays[number].stop(&self.plan).await;
+        self.relays[number].start_again(&self.plan).await;
+        eventually("the agent is there again", || self.opened.lock().unwrap().len() > before).await;
+    }
+
+    /// Stops a relay in order.
+    pub async fn stop(&mut self, number: usize) {
+        self.relays[number].stop(&self.plan).await;
+    }
+
+    /// Stops the agent in order.
+    pub async fn stop_agent(&mut self) {
+        within("the agent stops", self.agent.take().unwrap().shutdown()).await;
     }
 }
 

@@ -9,9 +9,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use std::time::{Duration, Instant};
+
 use hookward_shared::gate::{Gate, State};
 use hookward_shared::names::HostName;
 use hookward_shared::transport::Session;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::refusals::Refusals;
 use crate::store::Agent;
@@ -19,9 +24,14 @@ use crate::store::Agent;
 /// All tunnels; clones share it.
 #[derive(Clone, Default)]
 pub struct Registry {
-    // A std mutex: look-ups copy two pointers, and nothing waits while it is held.
+    // A std mutex: look-ups copy some pointers, and nothing waits while it is held.
     tunnels: Arc<Mutex<HashMap<HostName, Tunnel>>>,
+    /// Grows with every tunnel that is opened.
+    opened: Arc<watch::Sender<u64>>,
 }
+
+/// An agent that was away for longer is not expected back at any moment.
+const EXPECTED: Duration = Duration::from_secs(30);
 
 /// What is known of a public host.
 #[derive(Clone)]
@@ -34,6 +44,8 @@ pub struct Tunnel {
     pub state: Arc<State>,
     /// Scheme and authority of its public URL.
     pub origin: Arc<str>,
+    /// Since when no session serves it.
+    away_since: Instant,
 }
 
 impl Default for Tunnel {
@@ -42,7 +54,13 @@ impl Default for Tunnel {
         // named sets are not made for each.
         static NOTHING: LazyLock<Arc<State>> = LazyLock::new(Arc::default);
         static NOWHERE: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
-        Self { gate: None, sessions: Arc::from([]), state: Arc::clone(&NOTHING), origin: Arc::clone(&NOWHERE) }
+        Self {
+            gate: None,
+            sessions: Arc::from([]),
+            state: Arc::clone(&NOTHING),
+            origin: Arc::clone(&NOWHERE),
+            away_since: Instant::now(),
+        }
     }
 }
 
@@ -93,6 +111,12 @@ impl LiveSession {
     /// Whether nothing was heard of the agent for longer than it should be silent: others go first.
     pub fn set_quiet(&self, quiet: bool) {
         self.quiet.store(quiet, Ordering::Relaxed);
+    }
+
+    /// Whether its run shares its tunnels.
+    #[must_use]
+    pub const fn is_pooled(&self) -> bool {
+        self.pool
     }
 
     /// Whether it is this one.
@@ -166,7 +190,29 @@ impl Registry {
         };
         let others = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.sessions)).unwrap_or_else(|| Arc::from([]));
         let sessions = others.iter().filter(stays).chain([session]).cloned().collect();
-        tunnels.insert(host, Tunnel { gate: Some(gate), sessions, state, origin });
+        tunnels.insert(host, Tunnel { gate: Some(gate), sessions, state, origin, away_since: Instant::now() });
+        drop(tunnels);
+        self.opened.send_modify(|count| *count += 1);
+    }
+
+    /// What is known of this host once a session serves it, if its agent was there a moment ago and is back
+    /// within this time.
+    pub async fn arrival(&self, host: &str, patience: Duration) -> Option<Tunnel> {
+        let mut opened = self.opened.subscribe();
+        let waiting = async {
+            loop {
+                opened.borrow_and_update();
+                let tunnel = self.find(host)?;
+                if !tunnel.sessions.is_empty() {
+                    return Some(tunnel);
+                }
+                if tunnel.away_since.elapsed() > EXPECTED {
+                    return None;
+                }
+                opened.changed().await.ok()?;
+            }
+        };
+        timeout(patience, waiting).await.ok().flatten()
     }
 
     /// Whether this session serves the host.
@@ -180,6 +226,7 @@ impl Registry {
         for tunnel in self.lock().values_mut() {
             if tunnel.sessions.iter().any(|live| live.id == session.id) {
                 tunnel.sessions = tunnel.sessions.iter().filter(|live| live.id != session.id).cloned().collect();
+                tunnel.away_since = Instant::now();
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
@@ -33,6 +33,11 @@ const H2_PING: Duration = Duration::from_secs(20);
 const H2_PONG: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 connection is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, and how often it
+/// is looked at.
+const LINGER: Duration = Duration::from_secs(1);
+const BRIEFLY: Duration = Duration::from_millis(10);
 
 /// Spawns hyper's HTTP/2 streams where their owner can wait for them.
 #[derive(Clone)]
@@ -79,6 +84,15 @@ where
         biased;
         ended = serving.as_mut() => ended,
         () = drain.cancelled() => {
+            // A request may be on its way already, and would be lost with the connection. The answer to the
+            // next one closes it.
+            let since = Instant::now();
+            while activity.is_idle() && since.elapsed() < LINGER {
+                tokio::select! {
+                    ended = serving.as_mut() => return log_end(ended),
+                    () = sleep(BRIEFLY) => {}
+                }
+            }
             if activity.is_idle() {
                 // What was left of the last body has long been thrown away, or its connection closed.
                 unread.set(false);
@@ -87,6 +101,10 @@ where
             serving.await
         }
     };
+    log_end(ended);
+}
+
+fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "HTTP/1.1 connection");
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hookward_shared::gate::address::canonical;
 use hookward_shared::transport::Session;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -90,6 +90,17 @@ impl EdgeListener {
     }
 }
 
+/// What a connection is given when it is taken.
+struct Taker {
+    entry: Entry,
+    edge: Arc<Edge>,
+    of_client: Places,
+    all: Arc<Semaphore>,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+    abort: CancellationToken,
+}
+
 async fn accept(
     listener: TcpListener,
     entry: Entry,
@@ -98,37 +109,65 @@ async fn accept(
     drain: CancellationToken,
     abort: CancellationToken,
 ) {
-    let of_client = Places::default();
     let all = Arc::new(Semaphore::new(edge.limits.connections));
+    let taker = Taker { entry, edge, of_client: Places::default(), all, tasks, drain, abort };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.cancelled() => break,
+            () = taker.drain.cancelled() => break,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((stream, peer)) => taker.take(stream, peer),
             Err(error) => {
                 tracing::warn!(%error, "accept failed; is the limit of open files too low?");
                 sleep(ACCEPT_PAUSE).await;
-                continue;
             }
-        };
+        }
+    }
+    if let Err(error) = taker.take_the_last(listener) {
+        tracing::warn!(%error, "the port's last connections");
+    }
+}
+
+impl Taker {
+    fn take(&self, stream: TcpStream, peer: SocketAddr) {
         let client = canonical(peer.ip());
-        let trusted = edge.trusted_proxies.contains(client);
-        let most = if trusted { usize::MAX } else { edge.limits.connections_per_client };
-        let (Some(place), Ok(one_of_all)) = (of_client.take(client, most), Arc::clone(&all).try_acquire_owned()) else {
+        let trusted = self.edge.trusted_proxies.contains(client);
+        let most = if trusted { usize::MAX } else { self.edge.limits.connections_per_client };
+        let place = self.of_client.take(client, most);
+        let (Some(place), Ok(one_of_all)) = (place, Arc::clone(&self.all).try_acquire_owned()) else {
             tracing::debug!(%client, "too many connections");
-            continue;
+            return;
         };
-        let (entry, edge) = (entry.clone(), Arc::clone(&edge));
-        let (tasks_of_connection, drain, abort) = (tasks.clone(), drain.clone(), abort.clone());
-        tasks.spawn(async move {
+        let (entry, edge, tasks) = (self.entry.clone(), Arc::clone(&self.edge), self.tasks.clone());
+        let (drain, abort) = (self.drain.clone(), self.abort.clone());
+        self.tasks.spawn(async move {
             let _places = (place, one_of_all);
             tokio::select! {
-                () = handshake_and_serve(stream, peer, entry, edge, tasks_of_connection, drain) => {}
+                () = handshake_and_serve(stream, peer, entry, edge, tasks, drain) => {}
                 () = abort.cancelled() => {}
             }
         });
+    }
+
+    /// Closes the port so that nobody whom the kernel has let in is thrown out: a closed listener resets the
+    /// connections that wait in its queue. First a filter that drops every packet to the listener, so that no
+    /// handshake completes any more (whoever knocks again finds the port closed), then the queue, then the port.
+    fn take_the_last(&self, listener: TcpListener) -> io::Result<()> {
+        /// `BPF_RET | BPF_K` with 0 bytes: drop (linux/filter.h).
+        const RETURN: u16 = 0x06;
+        let listener = listener.into_std()?;
+        SockRef::from(&listener).attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
+        loop {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    stream.set_nonblocking(true)?;
+                    self.take(TcpStream::from_std(stream)?, peer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::{Clock, UnixMillis};
 use hookward_shared::gate::address::AddressSet;
 use hookward_shared::gate::rate::{Meter, Rate};
-use hookward_shared::gate::{RequestHead, State};
+use hookward_shared::gate::{Gate, RequestHead, State};
 use hookward_shared::headers;
 use hookward_shared::limits::Limits;
 use hookward_shared::names::HostName;
@@ -144,8 +144,6 @@ enum Stop {
     Failed(ForwardError),
     /// There is no agent to take it.
     Away,
-    /// The relay is about to stop.
-    Draining,
     /// Too many requests of this client address are in progress.
     Crowded,
 }
@@ -253,7 +251,6 @@ pub async fn answer(
             audit::failed(seen, Code::AgentAway, "no agent is connected for this host");
             answer::write(facts.id, Code::AgentAway, None)
         }
-        Err(Stop::Draining) => answer::write(facts.id, Code::Draining, None),
         Err(Stop::Crowded) => answer::write(facts.id, Code::Busy, None),
     };
     // Both count until the answer has been taken, not only until it is there.
@@ -280,9 +277,6 @@ async fn handle(
     facts: &mut Facts,
 ) -> Result<Result<Response<AnswerBody>, Own>, Stop> {
     let edge = &connection.edge;
-    if edge.draining.is_cancelled() {
-        return Err(Stop::Draining);
-    }
     let wants_upgrade = is_websocket(&request);
     let on_upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, incoming) = request.into_parts();
@@ -296,22 +290,17 @@ async fn handle(
     let te_trailers = check_connection(&parts)?;
     tidy(&mut parts, facts, length);
 
-    let (Some(gate), Some(host)) = (facts.tunnel.gate.clone(), facts.host.clone()) else { return Err(Stop::Away) };
-    let case = Case {
-        edge,
-        head: head_of(&parts, facts),
-        host: &host,
-        client: facts.client,
-        received: facts.received,
-        gate: &gate,
-        state: &facts.tunnel.state,
-        wants_upgrade,
-    };
+    let Some(host) = facts.host.clone() else { return Err(Stop::Away) };
     if facts.tunnel.sessions.is_empty() {
-        // Whom the head refuses hears nothing about whether the agent is there; a body is not read for nobody.
-        case.judge_head()?;
-        return Err(Stop::Away);
+        if let Some(gate) = facts.tunnel.gate.clone() {
+            // Whom the head refuses hears nothing about whether the agent is there; a body is not read for nobody.
+            case(edge, &parts, facts, &host, &gate, wants_upgrade).judge_head()?;
+        }
+        let arrival = edge.registry.arrival(host.as_str(), edge.limits.agent_wait).await;
+        facts.tunnel = arrival.ok_or(Stop::Away)?;
     }
+    let Some(gate) = facts.tunnel.gate.clone() else { return Err(Stop::Away) };
+    let case = case(edge, &parts, facts, &host, &gate, wants_upgrade);
     let Passed { permit, outgoing, keys, claim } = match case.judge(body, edge.budget.begin(facts.client)).await? {
         Judged::Forward(passed) => *passed,
         Judged::Answer(answer) => return Ok(Err(Own::Handshake(answer))),
@@ -338,6 +327,18 @@ async fn handle(
         connection.tasks.spawn(upgrade::carry(on_upgrade, writer, reader, idle, edge.draining.clone()));
     }
     Ok(Ok(forwarded.into_response()))
+}
+
+fn case<'c>(
+    edge: &'c Edge,
+    parts: &'c Parts,
+    facts: &'c Facts,
+    host: &'c HostName,
+    gate: &'c Arc<Gate>,
+    wants_upgrade: bool,
+) -> Case<'c> {
+    let (client, received, state) = (facts.client, facts.received, &facts.tunnel.state);
+    Case { edge, head: head_of(parts, facts), host, client, received, gate, state, wants_upgrade }
 }
 
 fn seen<'r>(facts: &'r Facts, method: &'r Method) -> Seen<'r> {
