@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hookward_agent::connection::{LinkSettings, TransportMode};
+use hookward_agent::connection::proxy::Proxies;
+use hookward_agent::connection::{LinkSettings, Relay, TransportMode, join};
+use hookward_shared::secret::Secret;
 use hookward_shared::transport::Transport;
+use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::liveness::Liveness;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::link::Pass;
+use hookward_tests::proxy::Proxy;
 use hookward_tests::sender::{Edge, Http1};
 use hookward_tests::stage::{Fleet, Plan, Stage};
 use hookward_tests::wait::{eventually, within};
@@ -238,4 +242,43 @@ async fn webhook(edges: &[Edge], first: usize) -> Result<u16, String> {
         return answer.map(|answer| answer.status).ok_or_else(|| "no answer".to_owned());
     }
     Err("all relays refuse connections".to_owned())
+}
+
+#[tokio::test]
+async fn through_an_http_proxy_with_a_password() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let proxy = Proxy::start("user:p@ss").await;
+    let mut plan = linked(TransportMode::Auto);
+    plan.link.proxies = Proxies::all(&format!("http://user:p%40ss@{}", proxy.address), "");
+    // The only way out is the proxy: UDP is blocked.
+    let mut stage = Stage::blocked(application.address, plan).await;
+    assert_eq!(stage.transports(), [Transport::Tcp]);
+    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
+    let relay = stage.link().address;
+    assert!(proxy.asked.lock().unwrap().iter().all(|line| *line == format!("CONNECT {relay} HTTP/1.1")));
+    assert_eq!(stage.link().tcp_connections.load(Ordering::Relaxed), proxy.asked.lock().unwrap().len());
+    stage.stop_agent().await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_named_and_one_that_is_not_for_this_host_is_not_asked() {
+    let proxy = Proxy::start("user:right").await;
+    let relay = Relay { address: "127.0.0.1:9".to_owned(), pin: pin(), credential: Secret::mint().unwrap() };
+    let link = |no: &str| LinkSettings {
+        transport: TransportMode::Only(Transport::Tcp),
+        proxies: Proxies::all(&format!("http://user:wrong@{}", proxy.address), no),
+        ..LinkSettings::default()
+    };
+    let secret = || Secret::mint().unwrap();
+    let error = join(&relay, &link(""), secret()).await.unwrap_err().to_string();
+    assert!(error.contains("407") && error.contains(&proxy.address.to_string()) && !error.contains("wrong"), "{error}");
+    assert_eq!(proxy.asked.lock().unwrap().len(), 1);
+    let error = join(&relay, &link("127.0.0.0/8"), secret()).await.unwrap_err().to_string();
+    assert!(error.contains("127.0.0.1:9"), "{error}");
+    assert_eq!(proxy.asked.lock().unwrap().len(), 1, "not asked");
+}
+
+fn pin() -> Pin {
+    let dir = tempfile::TempDir::new().unwrap();
+    hookward_relay::certs::Identity::load_or_make(dir.path()).unwrap().pin
 }

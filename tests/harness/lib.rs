@@ -7,6 +7,7 @@ pub mod corpus;
 pub mod h2_frames;
 pub mod link;
 pub mod process;
+pub mod proxy;
 pub mod publisher;
 pub mod rogue;
 pub mod sender;

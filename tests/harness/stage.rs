@@ -26,7 +26,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tempfile::TempDir;
 
-use crate::link::Link;
+use crate::link::{Link, Pass};
 use crate::sender::Edge;
 use crate::wait::{eventually, within};
 
@@ -119,6 +119,20 @@ pub struct Stage {
 impl Stage {
     /// Starts relay and agent, and waits for the tunnel.
     pub async fn start(application: SocketAddr, plan: Plan) -> Self {
+        let mut stage = Self::without_agent(application, plan).await;
+        stage.start_agent().await;
+        stage
+    }
+
+    /// The same on a network that blocks UDP.
+    pub async fn blocked(application: SocketAddr, plan: Plan) -> Self {
+        let mut stage = Self::without_agent(application, plan).await;
+        stage.link().udp(Pass::Nothing);
+        stage.start_agent().await;
+        stage
+    }
+
+    async fn without_agent(application: SocketAddr, plan: Plan) -> Self {
         let dir = TempDir::new().unwrap();
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let relay = Relay::start(settings(&plan, dir.path(), any, any), plan.clock.clone()).unwrap();
@@ -149,7 +163,6 @@ impl Stage {
         if stage.plan.linked {
             stage.link = Some(Link::to(tunnel).await);
         }
-        stage.start_agent().await;
         stage
     }
 
