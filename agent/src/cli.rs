@@ -23,6 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Open a tunnel to an HTTP application, like `ngrok http 8000`
     Http(Box<HttpArgs>),
+    /// Open the tunnels that a file describes
+    Start(Box<StartArgs>),
     /// Exchange a join token for this agent's own credential
     Join(JoinArgs),
     /// List the providers whose signatures can be verified, or show one
@@ -67,6 +69,27 @@ impl From<TransportFlag> for TransportMode {
             TransportFlag::Tcp => Self::Only(Transport::Tcp),
         }
     }
+}
+
+/// How the application is spoken to.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "The application")]
+pub struct UpstreamArgs {
+    /// Certificates (PEM) to trust beside the system's, for an application over https
+    #[arg(long, value_name = "FILE", conflicts_with = "upstream_insecure")]
+    pub upstream_ca: Option<PathBuf>,
+
+    /// Do not verify the application's certificate: who can stand in between can read and change all
+    #[arg(long)]
+    pub upstream_insecure: bool,
+
+    /// The application speaks HTTP/2 (in clear text: with prior knowledge)
+    #[arg(long)]
+    pub upstream_http2: bool,
+
+    /// What Host says to it: the public host (preserve), its own address (rewrite), or this
+    #[arg(long, value_name = "preserve|rewrite|HOST", default_value = "preserve")]
+    pub upstream_host: String,
 }
 
 /// How relays are reached.
@@ -312,9 +335,13 @@ pub struct PairArgs {
 #[derive(Debug, Args)]
 #[command(after_help = exit::HELP)]
 pub struct HttpArgs {
-    /// The application: a port of this machine, or HOST:PORT
-    #[arg(value_name = "PORT|HOST:PORT")]
+    /// The application: a port of this machine, HOST:PORT, https://HOST:PORT, or unix:/run/app.sock
+    #[arg(value_name = "APPLICATION")]
     pub application: String,
+
+    /// How the application is spoken to.
+    #[command(flatten)]
+    pub upstream: UpstreamArgs,
 
     /// Run a relay inside this process, to try it on one machine
     #[cfg(feature = "local")]
@@ -344,6 +371,58 @@ pub struct HttpArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub common: Common,
+}
+
+/// `hookward start`.
+#[derive(Debug, Args)]
+#[command(after_help = exit::HELP)]
+pub struct StartArgs {
+    /// The file with the tunnels
+    #[arg(value_name = "FILE", default_value = "hookward.toml")]
+    pub file: PathBuf,
+
+    /// Run a relay inside this process, to try it on one machine
+    #[cfg(feature = "local")]
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:8443")]
+    pub local: Option<std::net::SocketAddr>,
+
+    /// How relays are reached.
+    #[command(flatten)]
+    pub link: LinkArgs,
+
+    /// How lines are written
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: Common,
+}
+
+impl HttpArgs {
+    /// A tunnel of a file, as if it stood on a command line.
+    #[must_use]
+    pub fn of_tunnel(
+        application: String,
+        upstream: UpstreamArgs,
+        host: Option<String>,
+        webhook: Option<String>,
+        gate: GateArgs,
+        start: &StartArgs,
+    ) -> Self {
+        Self {
+            application,
+            upstream,
+            #[cfg(feature = "local")]
+            local: start.local,
+            host,
+            webhook,
+            gate,
+            link: start.link.clone(),
+            log_format: start.log_format,
+            common: Common { state_dir: start.common.state_dir.clone() },
+        }
+    }
 }
 
 /// The policy as flags.
@@ -463,4 +542,4 @@ macro_rules! local_of {
     )+};
 }
 
-local_of!(HttpArgs, PairArgs);
+local_of!(HttpArgs, PairArgs, StartArgs);

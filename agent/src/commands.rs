@@ -12,6 +12,8 @@ pub mod local;
 pub mod pair;
 pub mod providers;
 pub mod send;
+pub mod serving;
+pub mod start;
 
 use std::io::{self, Write as _};
 

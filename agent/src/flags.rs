@@ -13,10 +13,11 @@ use hookward_shared::policy::{
 };
 use hookward_shared::providers;
 use hookward_shared::secret::{Secret, SecretDigest, SecretReader};
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
-use crate::cli::GateArgs;
-use crate::upstream::pool::Application;
+use crate::cli::{GateArgs, UpstreamArgs};
+use crate::upstream::application::{Application, HostField, Place};
+use crate::upstream::tls::Trust;
 
 /// A policy, and what the user should be told of it.
 pub struct Built {
@@ -29,30 +30,42 @@ pub struct Built {
     pub notes: Vec<String>,
 }
 
-/// Reads `8000`, `localhost:8000`, `app.internal:8000` or `[::1]:8000`.
+/// The application that flags describe.
 ///
 /// # Errors
-/// A sentence that says what to write.
-pub fn application(text: &str) -> Result<Application, Problem> {
-    let wrong = |what: &str| {
-        Err(Problem::new("PORT|HOST:PORT", format!("{text:?}: {what}; write a port such as 8000, or HOST:PORT")))
+/// All mistakes.
+pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let place = Place::parse(text).map_err(|problem| problems.push(problem)).ok();
+    let host = match args.upstream_host.as_str() {
+        "preserve" => HostField::Preserve,
+        "rewrite" => HostField::Rewrite,
+        value => match HeaderValue::from_str(value) {
+            Ok(value) if !value.is_empty() => HostField::Value(value),
+            _ => {
+                let what = format!("{value:?} is no host; write preserve, rewrite, or the host itself");
+                problems.push(Problem::new("--upstream-host", what));
+                HostField::Preserve
+            }
+        },
     };
-    if text.contains("://") {
-        return wrong("an address, not a URL, is wanted: the path is the sender's");
+    let https = place.as_ref().is_some_and(|place| place.https);
+    for (flag, given) in
+        [("--upstream-ca", args.upstream_ca.is_some()), ("--upstream-insecure", args.upstream_insecure)]
+    {
+        if given && !https && place.is_some() {
+            problems.push(Problem::new(flag, "the application is not spoken to over https"));
+        }
     }
-    let (host, port) = match text.rsplit_once(':') {
-        None => (None, text),
-        Some((host, port)) => (Some(host), port),
-    };
-    let plain = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    let Some(number) = port.parse::<u16>().ok().filter(|number| plain && *number > 0) else {
-        return wrong("a port lies between 1 and 65535");
-    };
-    match host {
-        None | Some("localhost") => Ok(Application::Port(number)),
-        Some("") => wrong("the host is missing"),
-        Some(host) if host.contains(':') && !host.starts_with('[') => wrong("an IPv6 address stands in brackets"),
-        Some(_) => Ok(Application::Host(text.to_owned())),
+    let trust = Trust { ca: args.upstream_ca.clone(), insecure: args.upstream_insecure };
+    let built = place.map(|place| Application::new(place, &trust, args.upstream_http2, host));
+    match built {
+        Some(Ok(application)) if problems.is_empty() => Ok(application),
+        Some(Err(problem)) => {
+            problems.push(problem);
+            Err(problems)
+        }
+        _ => Err(problems),
     }
 }
 
@@ -379,15 +392,5 @@ mod tests {
         let Err(problems) = build(args) else { panic!("accepted") };
         assert_eq!(problems.lines().count(), 12, "{problems}");
         assert!(!problems.contains("hunter2"), "a literal secret is not repeated");
-    }
-
-    #[test]
-    fn applications() {
-        for good in ["8000", "localhost:8000", "app:1", "[::1]:8000", "127.0.0.1:65535"] {
-            assert!(application(good).is_ok(), "{good}");
-        }
-        for bad in ["", "0", "65536", "+80", "app", ":80", "app:", "::1:80", "http://localhost:8000"] {
-            assert!(application(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -9,11 +9,13 @@ pub mod cli;
 pub mod commands;
 pub mod connection;
 pub mod exit;
+mod first;
 pub mod flags;
 pub mod replay;
 pub mod report;
 pub mod request;
 pub mod state;
+mod streams;
 pub mod terminal;
 pub mod upstream;
 
@@ -41,8 +43,9 @@ use crate::connection::status::Status;
 use crate::connection::{ConnectionError, LinkSettings, Opened, Relay, Shared, Tunnel};
 use crate::replay::{Pairing, Replay};
 use crate::report::Reporter;
+use crate::upstream::application::Application;
 use crate::upstream::letter_case::LetterCases;
-use crate::upstream::pool::{Application, Pool};
+use crate::upstream::pool::Pool;
 
 /// What an agent needs to know.
 pub struct AgentSettings {
@@ -118,7 +121,7 @@ impl Agent {
                 state: State::default(),
                 pairing: tunnel.pairing,
                 clock: clock.clone(),
-                pool: Pool::new(tunnel.application, tasks.clone(), stop.clone()),
+                pool: Pool::new(tunnel.application, reporter.clone(), tasks.clone(), stop.clone()),
                 diagnoses: Meter::default(),
                 cases: LetterCases::default(),
                 reporter: reporter.clone(),

@@ -15,6 +15,7 @@ async fn main() -> ExitCode {
     let format = match &cli.command {
         Command::Http(args) => args.log_format,
         Command::Pair(args) => args.log_format,
+        Command::Start(args) => args.log_format,
         Command::Join(_) | Command::Providers(_) | Command::Check(_) | Command::Explain(_) | Command::Send(_) => {
             LogFormat::Text
         }
@@ -29,6 +30,7 @@ async fn main() -> ExitCode {
     };
     let ended = match cli.command {
         Command::Http(args) => commands::http::run(*args).await,
+        Command::Start(args) => commands::start::run(*args).await,
         Command::Join(args) => commands::join::run(args).await,
         Command::Providers(args) => commands::providers::run(&args),
         Command::Check(args) => commands::check::run(*args),

@@ -340,7 +340,7 @@ impl Exchange<'_> {
     ) -> Result<(Response<Incoming>, Connection), Stop> {
         let patience = permit.settings().answer_timeout;
         let sent = body.progress();
-        let request = upstream::request(&permit, request, body, &self.replay.cases)
+        let request = upstream::request(&permit, request, body, &self.replay.cases, self.replay.pool.application())
             .map_err(|error| Stop::Refused(Refusal::malformed(error.to_string())))?;
         let mut asking = pin!(self.replay.pool.send(request));
         // A large upload may take its time, as long as it gets on: the wait for the answer begins at

@@ -1,10 +1,14 @@
-//! The application: requests go to it over kept connections, HTTP/1.1, exactly as the sender wrote
-//! them. [`pool`] keeps the connections, [`letter_case`] the spelling of header names.
+//! The application: requests go to it over kept connections, exactly as the sender wrote them.
+//! [`application`] is where it is and how it is spoken to ([`tls`]), [`pool`] keeps the connections, [`health`]
+//! says when it takes none, [`letter_case`] keeps the spelling of header names.
 //!
 //! Taking a [`Permit`] is what makes reaching the application without the gate impossible.
 
+pub mod application;
+pub mod health;
 pub mod letter_case;
 pub mod pool;
+pub mod tls;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,11 +21,12 @@ use hookward_shared::headers::{FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, R
 use hookward_shared::protocol::head;
 use hookward_shared::transport::{MessageBody, body::BodyError};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::sync::Notify;
 
+use self::application::Application;
 use self::letter_case::LetterCases;
 
 /// A request's body on its way to the application.
@@ -115,7 +120,7 @@ impl Body for UpstreamBody {
 
 /// A request that can't be written. The gate lets none pass of which this is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the request can't be written as HTTP/1.1")]
+#[error("the request can't be written as the application speaks HTTP; a WebSocket needs HTTP/1.1")]
 pub struct Unwritable;
 
 /// The request for the application: what the sender sent, without the token and without fields that
@@ -128,6 +133,7 @@ pub fn request(
     request: head::Request,
     body: UpstreamBody,
     cases: &LetterCases,
+    application: &Application,
 ) -> Result<Request<UpstreamBody>, Unwritable> {
     let head::Request { context, method, target, trailers, upgrade, mut headers, spelling, .. } = request;
     let target = without_tokens(permit.tokens_to_remove(), target, &mut headers);
@@ -143,6 +149,12 @@ pub fn request(
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
     headers.insert(FORWARDED_HOST, text(context.host)?);
     headers.insert(REQUEST_ID, text(context.id.to_string().into())?);
+    if let Some(host) = application.own_host() {
+        headers.insert(header::HOST, host);
+    }
+    if application.http2 {
+        return over_http2(method, target, headers, body, trailers, upgrade, application);
+    }
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -159,6 +171,33 @@ pub fn request(
     if let Some(extensions) = cases.of(&spelling) {
         *request.extensions_mut() = extensions;
     }
+    Ok(request)
+}
+
+/// The same over HTTP/2: the host stands in the URI, and no field is about the connection.
+fn over_http2(
+    method: Method,
+    target: Bytes,
+    mut headers: HeaderMap,
+    body: UpstreamBody,
+    trailers: bool,
+    upgrade: bool,
+    application: &Application,
+) -> Result<Request<UpstreamBody>, Unwritable> {
+    if upgrade {
+        return Err(Unwritable);
+    }
+    let host = headers.remove(header::HOST).ok_or(Unwritable)?;
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let scheme = if application.tls.is_some() { "https" } else { "http" };
+    let target = PathAndQuery::from_maybe_shared(target).map_err(|_| Unwritable)?;
+    let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(target).build();
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = uri.map_err(|_| Unwritable)?;
+    *request.headers_mut() = headers;
     Ok(request)
 }
 

@@ -16,3 +16,4 @@ mod replay;
 mod second_gate;
 mod tools;
 mod tunnel;
+mod upstreams;

@@ -345,7 +345,7 @@ fn wrong_command_lines_start_nothing_and_name_every_mistake() {
         .unwrap();
     let policy = policy.to_str().unwrap();
     let cases: [(&[&str], &[&str]); 12] = [
-        (&["http"], &["<PORT|HOST:PORT>"]),
+        (&["http"], &["<APPLICATION>"]),
         (&["http", "70000"], &["between 1 and 65535"]),
         (&["http", "8000", "--allow-everything"], &["--allow-everything"]),
         (&["http", "8000", "--allow-ip", "192.30.252.0/33", "--deny-ip", "any"], &["192.30.252.0/33", "any"]),

@@ -12,4 +12,5 @@ pub mod publisher;
 pub mod rogue;
 pub mod sender;
 pub mod stage;
+pub mod upstream;
 pub mod wait;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hookward_agent::connection::{LinkSettings, Relay as RelayAddress, TransportMode};
 use hookward_agent::report;
 use hookward_agent::state::{Credential, StateDir};
-use hookward_agent::upstream::pool::Application as Upstream;
+use hookward_agent::upstream::application::{Address, Application as Upstream};
 use hookward_agent::{Agent, AgentSettings, TunnelSettings};
 use hookward_relay::certs::Identity;
 use hookward_shared::clock::Clock;
@@ -57,7 +57,8 @@ impl Rogue {
             (session, control)
         });
         let (reporter, _) = report::channel();
-        let (application, transport) = (Upstream::Host(application.to_string()), TransportMode::Only(Transport::Quic));
+        let (application, transport) =
+            (Upstream::plain(Address::Host(application.to_string())), TransportMode::Only(Transport::Quic));
         let settings = AgentSettings {
             relays: vec![RelayAddress { address: address.to_string(), pin, credential: Secret::mint().unwrap() }],
             link: LinkSettings { transport, connections: Some(1), ..LinkSettings::default() },

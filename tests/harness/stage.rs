@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use hookward_agent::connection::{LinkSettings, Opened, Relay as RelayAddress, TransportMode};
 use hookward_agent::report::{self, Report};
-use hookward_agent::upstream::pool::Application as Upstream;
+use hookward_agent::upstream::application::{Address, Application as Upstream};
 use hookward_agent::{Agent, AgentSettings, TunnelSettings};
 use hookward_relay::Relay;
 use hookward_relay::edge::client_address::ForwardedField;
@@ -46,6 +46,8 @@ pub struct Plan {
     pub fetch: FetchSettings,
     pub clock: Clock,
     pub link: LinkSettings,
+    /// The application, where it is no port of this machine in clear text.
+    pub upstream: Option<Upstream>,
     /// The agent reaches the relay over a link that can be blocked.
     pub linked: bool,
     /// Takes the secret that a provider tells.
@@ -64,6 +66,7 @@ impl Default for Plan {
             fetch: FetchSettings::default(),
             clock: Clock::System,
             link: LinkSettings::default(),
+            upstream: None,
             linked: false,
             pairing: None,
         }
@@ -196,7 +199,11 @@ impl Stage {
             tunnels: vec![TunnelSettings {
                 host: Some(HOST.to_owned()),
                 policy: self.plan.policy.clone(),
-                application: Upstream::Host(self.application.to_string()),
+                application: self
+                    .plan
+                    .upstream
+                    .clone()
+                    .unwrap_or_else(|| Upstream::plain(Address::Host(self.application.to_string()))),
                 pairing: self.plan.pairing.clone().map(|path| -> hookward_agent::replay::Pairing {
                     Box::new(move |secret| std::fs::write(&path, secret.expose()))
                 }),
@@ -348,7 +355,7 @@ impl Fleet {
             tunnels: vec![TunnelSettings {
                 host: Some(HOST.to_owned()),
                 policy: plan.policy.clone(),
-                application: Upstream::Host(application.to_string()),
+                application: Upstream::plain(Address::Host(application.to_string())),
                 pairing: None,
             }],
             drain: plan.limits.drain,
@@ -402,7 +409,7 @@ pub async fn refused(plan: Plan) -> String {
         tunnels: vec![TunnelSettings {
             host: Some(HOST.to_owned()),
             policy: plan.policy,
-            application: Upstream::Host("127.0.0.1:1".to_owned()),
+            application: Upstream::plain(Address::Host("127.0.0.1:1".to_owned())),
             pairing: None,
         }],
         drain: plan.limits.drain,

@@ -55,24 +55,28 @@ pub struct Local {
 /// What failed.
 pub fn start(
     edge: Option<SocketAddr>,
-    host: Option<&str>,
+    hosts: &[Option<&str>],
     state: &StateDir,
     clock: &Clock,
 ) -> Result<Option<Local>, CommandError> {
     let Some(edge) = edge else { return Ok(None) };
-    Ok(Some(Local::start(edge, host, state, clock)?))
+    Ok(Some(Local::start(edge, hosts, state, clock)?))
 }
 
 impl Local {
-    fn start(edge: SocketAddr, host: Option<&str>, state: &StateDir, clock: &Clock) -> Result<Self, LocalError> {
+    fn start(edge: SocketAddr, hosts: &[Option<&str>], state: &StateDir, clock: &Clock) -> Result<Self, LocalError> {
         let (name, domain) = (AgentName::preset(), HostName::local());
-        let host = match host {
-            None => domain.child(&name),
-            Some(host) => {
-                let whole = if host.contains('.') { host.to_owned() } else { format!("{host}.{domain}") };
-                HostName::parse(&whole).ok_or(LocalError::Host(whole))?
-            }
-        };
+        let mut given = BTreeMap::new();
+        for host in hosts {
+            let host = match host {
+                None => domain.child(&name),
+                Some(host) => {
+                    let whole = if host.contains('.') { (*host).to_owned() } else { format!("{host}.{domain}") };
+                    HostName::parse(&whole).ok_or(LocalError::Host(whole))?
+                }
+            };
+            given.insert(host, name.clone());
+        }
         let settings = Settings {
             domain,
             listen: edge,
@@ -86,7 +90,7 @@ impl Local {
             proxy_protocol: false,
             floor: None,
             fetch: FetchSettings::default(),
-            hosts: BTreeMap::from([(host, name.clone())]),
+            hosts: given,
             limits: Limits::default(),
         };
         let relay = Relay::start(settings, clock.clone())?;

@@ -21,7 +21,7 @@ pub struct Local(Infallible);
 /// None.
 pub const fn start(
     _: Option<SocketAddr>,
-    _: Option<&str>,
+    _: &[Option<&str>],
     _: &StateDir,
     _: &Clock,
 ) -> Result<Option<Local>, CommandError> {

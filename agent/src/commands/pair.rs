@@ -14,13 +14,13 @@ use hookward_shared::secret::Secret;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::PairArgs;
-use crate::commands::http::Tunnel;
 use crate::commands::http::plan::Plan;
+use crate::commands::serving::{Serving, Tunnel};
 use crate::commands::{CommandError, tell};
 use crate::exit::Exit;
 use crate::report::Report;
 use crate::state::StateDir;
-use crate::upstream::pool::Application;
+use crate::upstream::application::{Address, Application};
 
 /// Runs the command.
 ///
@@ -46,28 +46,22 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         done.cancel();
         Ok(())
     };
-    let tunnel = Tunnel {
-        host: args.host.clone(),
-        local: args.local(),
-        link: args.link.clone(),
-        log_format: args.log_format,
-        state,
-        pairing: Some(Box::new(pairing)),
-    };
     let path = policy.routes.first().and_then(|route| route.paths.first()).cloned().unwrap_or_default();
     let name = providers::find(&args.provider).map_or(args.provider.as_str(), |row| row.name.as_str());
     let note = format!("waiting for {name} to tell its secret: set the webhook up there now; nothing is forwarded");
     let plan = Plan {
         // Nothing is forwarded: no way of signing has a secret yet, so there is no permit.
-        application: Application::Port(1),
+        application: Application::plain(Address::Port(1)),
         policy,
         minted: None,
         messages: vec![Report::Warning(note)],
         path: path.split("/*").next().unwrap_or_default().to_owned(),
     };
     let reloads = Reloads::new(None).map_err(CommandError::system("SIGHUP"))?;
-    let nothing = || Ok(Err(hookward_shared::config::Problems(Vec::new())));
-    let ended = tunnel.serve(plan, reloads, nothing, taken.clone()).await?;
+    let again = Box::new(|| Ok(Err(hookward_shared::config::Problems(Vec::new()))));
+    let tunnel = Tunnel { host: args.host.clone(), plan, reloads, again, pairing: Some(Box::new(pairing)) };
+    let (local, link, log_format) = (args.local(), args.link.clone(), args.log_format);
+    let ended = Serving { tunnels: vec![tunnel], local, link, log_format, state }.run(taken.clone()).await?;
     if taken.is_cancelled() && args.secret_file.exists() {
         let (file, provider) = (args.secret_file.display(), &args.provider);
         tell(

@@ -17,6 +17,7 @@ use super::dial::Found;
 use super::policies::Offer;
 use super::status::LineId;
 use super::{AtRelay, ConnectionError, Opened, Shared, kept, printable_fields, refused, unexpected};
+use crate::first::first;
 use crate::replay::{self, AtHost, Terms};
 use crate::report::Report;
 
@@ -332,19 +333,6 @@ async fn greet(session: Session, at: Arc<AtRelay>, shared: Arc<Shared>) -> Resul
         }
         other => Err(unexpected(other)),
     }
-}
-
-/// The first of these that is ready, with its position. Never, when there are none.
-async fn first<T, F: Future<Output = T> + Unpin>(mut futures: Vec<F>) -> (usize, T) {
-    std::future::poll_fn(|cx| {
-        for (number, future) in futures.iter_mut().enumerate() {
-            if let std::task::Poll::Ready(value) = std::pin::Pin::new(future).poll(cx) {
-                return std::task::Poll::Ready((number, value));
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await
 }
 
 fn take((writer, reader): (MessageWriter, MessageReader), serving: &Serving) {

@@ -1,10 +1,7 @@
 //! Through an HTTP proxy: `CONNECT` (RFC 9110 §9.3.6), as `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say, with
 //! basic authentication where the proxy's URL has a name and a password.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, header};
@@ -14,13 +11,13 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use super::ConnectionError;
+use crate::streams::pass_on;
 use hookward_shared::transport::identity::crypto_provider;
 
 /// Which proxies stand between the agent and a relay.
@@ -127,47 +124,6 @@ impl Proxy {
         let tls = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| failed(&error))?;
         Ok(ToProxy::Tls(Box::new(tls)))
     }
-}
-
-/// Passes reading and writing on to the variants of an enum.
-macro_rules! pass_on {
-    ($name:ident: $($variant:ident),+) => {
-        impl AsyncRead for $name {
-            fn poll_read(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buffer: &mut ReadBuf<'_>,
-            ) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$variant(inner) => Pin::new(inner).poll_read(cx, buffer)),+ }
-            }
-        }
-
-        impl AsyncWrite for $name {
-            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-                match self.get_mut() { $(Self::$variant(inner) => Pin::new(inner).poll_write(cx, data)),+ }
-            }
-
-            fn poll_write_vectored(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                data: &[io::IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                match self.get_mut() { $(Self::$variant(inner) => Pin::new(inner).poll_write_vectored(cx, data)),+ }
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                match self { $(Self::$variant(inner) => inner.is_write_vectored()),+ }
-            }
-
-            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$variant(inner) => Pin::new(inner).poll_flush(cx)),+ }
-            }
-
-            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$variant(inner) => Pin::new(inner).poll_shutdown(cx)),+ }
-            }
-        }
-    };
 }
 
 pass_on!(Way: Straight, Tunnelled);

@@ -6,8 +6,6 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,14 +13,17 @@ use hookward_shared::limits::{UPSTREAM_CONNECT, UPSTREAM_IDLE, UPSTREAM_IDLE_CON
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::Socket;
-use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::UpstreamBody;
+use super::application::{Application, Stream};
+use super::health::Health;
+use crate::report::Reporter;
 
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -32,6 +33,12 @@ const SETTLE: Duration = Duration::from_millis(100);
 const FORGET: Duration = Duration::from_secs(60);
 /// hyper's buffer for the head of an answer.
 const HEAD_BUFFER: usize = 64 * 1024;
+
+/// What an HTTP/2 application may have in flight towards us, of one answer and in all.
+const HTTP2_STREAM_WINDOW: u32 = 1024 * 1024;
+const HTTP2_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// How often a silent HTTP/2 application is asked whether it is there.
+const HTTP2_PING: Duration = Duration::from_secs(10);
 
 /// Why the application did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -49,30 +56,15 @@ pub enum UpstreamError {
     Broke(#[from] hyper::Error),
 }
 
-/// The application's address as the user wrote it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Application {
-    /// A port of this machine, over IPv4 or IPv6.
-    Port(u16),
-    /// A host and a port.
-    Host(String),
-}
-
-impl std::fmt::Display for Application {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Port(port) => write!(f, "localhost:{port}"),
-            Self::Host(host) => f.write_str(host),
-        }
-    }
-}
-
 /// Connections to one application; clones share them.
 #[derive(Clone)]
 pub struct Pool {
-    application: Application,
+    application: Arc<Application>,
     // A std mutex: it guards a short list, and nothing waits while it is held.
     idle: Arc<Mutex<IdleList>>,
+    /// Over HTTP/2 the one connection that carries all requests.
+    multiplexed: Arc<Mutex<Option<http2::SendRequest<UpstreamBody>>>>,
+    health: Arc<Health>,
     tasks: TaskTracker,
 }
 
@@ -85,12 +77,18 @@ struct IdleList {
 }
 
 struct Idle {
-    connection: Connection,
+    connection: Own,
     since: Instant,
 }
 
 /// An open connection, in use by one request.
 pub struct Connection {
+    /// `None` over HTTP/2, where it is not one request's alone.
+    own: Option<Own>,
+}
+
+/// A connection that carries one request at a time.
+struct Own {
     sender: SendRequest<UpstreamBody>,
     /// The socket that hyper owns, a second time: to be looked at. `None` when the system has no file
     /// descriptor for it; the connection is then used once.
@@ -108,11 +106,21 @@ impl Pool {
     /// Connections to this application. The pool's tasks end when `stop` is cancelled and the last
     /// connection is gone.
     #[must_use]
-    pub fn new(application: Application, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub fn new(application: Application, reporter: Reporter, tasks: TaskTracker, stop: CancellationToken) -> Self {
         let list = IdleList { connections: Vec::new(), keep: UPSTREAM_IDLE, closed_early: None };
-        let pool = Self { application, idle: Arc::new(Mutex::new(list)), tasks };
+        let (application, health) = (Arc::new(application), Arc::new(Health::new(reporter)));
+        let pool = Self { application, idle: Arc::new(Mutex::new(list)), multiplexed: Arc::default(), health, tasks };
+        let (application, health) = (Arc::clone(&pool.application), Arc::clone(&pool.health));
+        let watching = stop.clone();
+        pool.tasks.spawn(async move { health.watch(&application, &watching).await });
         pool.tasks.spawn(sweep(pool.clone(), stop));
         pool
+    }
+
+    /// The application.
+    #[must_use]
+    pub fn application(&self) -> &Application {
+        &self.application
     }
 
     /// Sends a request and waits for the head of its answer. The caller sets the deadline. Give the
@@ -124,9 +132,12 @@ impl Pool {
         &self,
         mut request: Request<UpstreamBody>,
     ) -> Result<(Response<Incoming>, Connection), UpstreamError> {
+        if self.application.http2 {
+            return self.send_http2(request).await;
+        }
         while let Some(mut connection) = self.take() {
             match connection.sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, connection)),
+                Ok(response) => return Ok((response, Connection { own: Some(connection) })),
                 Err(mut failed) => match failed.take_message() {
                     // Not a byte was written: the connection was gone already.
                     Some(unsent) => request = unsent,
@@ -136,11 +147,43 @@ impl Pool {
         }
         let mut connection = self.connect().await?;
         let response = connection.sender.send_request(request).await?;
-        Ok((response, connection))
+        Ok((response, Connection { own: Some(connection) }))
+    }
+
+    async fn send_http2(
+        &self,
+        mut request: Request<UpstreamBody>,
+    ) -> Result<(Response<Incoming>, Connection), UpstreamError> {
+        let kept = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(mut sender) = kept.filter(|sender| !sender.is_closed()) {
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, Connection { own: None })),
+                Err(mut failed) => match failed.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(failed.into_error().into()),
+                },
+            }
+        }
+        let stream = self.stream().await?;
+        let (mut sender, driver) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .keep_alive_interval(HTTP2_PING)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        self.tasks.spawn(async move {
+            let _ = driver.await;
+        });
+        // Of two that connect at the same time the later one is kept.
+        *self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
+        let response = sender.send_request(request).await?;
+        Ok((response, Connection { own: None }))
     }
 
     /// Keeps a connection whose answer has been read to its end.
-    pub async fn put_back(&self, mut connection: Connection) {
+    pub async fn put_back(&self, connection: Connection) {
+        let Some(mut connection) = connection.own else { return };
         if !matches!(timeout(SETTLE, connection.sender.ready()).await, Ok(Ok(()))) {
             return;
         }
@@ -151,7 +194,7 @@ impl Pool {
     }
 
     /// The connection that was used last, if it is still good.
-    fn take(&self) -> Option<Connection> {
+    fn take(&self) -> Option<Own> {
         let mut list = self.lock();
         loop {
             let idle = list.connections.pop()?;
@@ -161,33 +204,25 @@ impl Pool {
         }
     }
 
-    async fn connect(&self) -> Result<Connection, UpstreamError> {
-        let failed = |source| UpstreamError::Connect { address: self.application.to_string(), source };
-        let connecting = async {
-            match &self.application {
-                Application::Port(port) => {
-                    let both = [
-                        SocketAddr::from(([127, 0, 0, 1], *port)),
-                        SocketAddr::from(([0_u16, 0, 0, 0, 0, 0, 0, 1], *port)),
-                    ];
-                    TcpStream::connect(both.as_slice()).await
-                }
-                Application::Host(host) => TcpStream::connect(host.as_str()).await,
-            }
+    async fn stream(&self) -> Result<Stream, UpstreamError> {
+        let connected = match timeout(UPSTREAM_CONNECT, self.application.connect()).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
-        let socket = match timeout(UPSTREAM_CONNECT, connecting).await {
-            Ok(connected) => connected.map_err(failed)?,
-            Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
-        };
-        // Without it a request above 8 KiB waits 40 ms for an acknowledgement.
-        socket.set_nodelay(true).map_err(failed)?;
-        let look = socket.as_fd().try_clone_to_owned().ok().map(Socket::from);
-        let (sender, driver) = http1::Builder::new().max_buf_size(HEAD_BUFFER).handshake(TokioIo::new(socket)).await?;
+        let failure = connected.as_ref().err().map(ToString::to_string);
+        self.health.note(&self.application, failure.as_deref());
+        connected.map_err(|source| UpstreamError::Connect { address: self.application.to_string(), source })
+    }
+
+    async fn connect(&self) -> Result<Own, UpstreamError> {
+        let stream = self.stream().await?;
+        let socket = stream.socket().try_clone_to_owned().ok().map(Socket::from);
+        let (sender, driver) = http1::Builder::new().max_buf_size(HEAD_BUFFER).handshake(TokioIo::new(stream)).await?;
         self.tasks.spawn(async move {
             // Its errors are met by the request that is on the connection, if there is one.
             let _ = driver.with_upgrades().await;
         });
-        Ok(Connection { sender, socket: look })
+        Ok(Own { sender, socket })
     }
 
     fn lock(&self) -> MutexGuard<'_, IdleList> {
@@ -230,9 +265,10 @@ async fn sweep(pool: Pool, stop: CancellationToken) {
         }
     }
     pool.lock().connections.clear();
+    pool.multiplexed.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
-impl Connection {
+impl Own {
     /// Looks at the socket itself: the runtime may not have heard yet that the peer has closed it.
     fn look(&self) -> Look {
         if !self.sender.is_ready() {

@@ -12,7 +12,7 @@ use crate::cli::HttpArgs;
 use crate::flags;
 use crate::report::Report;
 use crate::state::{StateDir, StateError};
-use crate::upstream::pool::Application;
+use crate::upstream::application::Application;
 
 /// What is to be done.
 pub struct Plan {
@@ -34,7 +34,7 @@ pub struct Plan {
 /// [`StateError`] when the agent's own files fail.
 pub fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Result<Plan, Problems>, StateError> {
     let mut problems = Vec::new();
-    let application = flags::application(&args.application).map_err(|problem| problems.push(problem)).ok();
+    let application = flags::application(&args.application, &args.upstream).map_err(|more| problems.extend(more)).ok();
     let built = flags::policy(&args.gate, &ProcessSecrets, clock.now()).map_err(|more| problems.extend(more.0)).ok();
     if let Some(host) = &args.host
         && AgentName::parse(host).is_none()
@@ -66,11 +66,16 @@ pub fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Result<P
         }
         minted = Some(token);
     }
-    if let Application::Host(host) = &application
-        && !host.starts_with("127.")
-        && !host.starts_with("[::1]")
-    {
-        messages.push(Report::Warning(format!("requests go to {host}, in clear text, over the network")));
+    if !application.address.is_local() && application.tls.is_none() {
+        messages.push(Report::Warning(format!("requests go to {application}, in clear text, over the network")));
+    }
+    if args.upstream.upstream_insecure {
+        let text = "the application's certificate is not verified: who can stand in between can read and change all";
+        messages.push(Report::Warning(text.to_owned()));
+    }
+    if application.http2 && policy.routes.iter().any(|route| route.websocket) {
+        let text = "no WebSocket will open: it needs HTTP/1.1, and --upstream-http2 says that the application has none";
+        messages.push(Report::Warning(text.to_owned()));
     }
     messages.extend(policy.warnings(clock.now()).into_iter().map(Report::Warning));
     Ok(Ok(Plan { application, policy, minted, messages, path }))

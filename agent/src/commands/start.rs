@@ -1,0 +1,106 @@
+//! `hookward start`: opens the tunnels that a file describes.
+//!
+//! ```toml
+//! [[tunnel]]
+//! application = "8000"              # as on the command line
+//! host = "flexdeploy"               # a label under the relay's domain, or a whole host name
+//! policy = "policy.toml"            # beside this file; without one as `hookward http` without flags
+//! webhook = "git/push"              # whose URL to print
+//! upstream_host = "rewrite"         # and upstream_ca, upstream_insecure, upstream_http2
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use hookward_shared::clock::Clock;
+use hookward_shared::config::{Document, Problem, Problems, Reader};
+use tokio_util::sync::CancellationToken;
+
+use super::http::{self, plan};
+use super::serving::Serving;
+use super::{CommandError, tell};
+use crate::cli::{GateArgs, HttpArgs, StartArgs, UpstreamArgs};
+use crate::exit::Exit;
+use crate::state::StateDir;
+
+/// Most tunnels of one file: a relay gives an agent as many hosts.
+const TUNNELS: usize = 100;
+
+/// Runs the command.
+///
+/// # Errors
+/// What failed, for [`Exit::Failed`].
+pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
+    let state = StateDir::open(args.common.state_dir.as_deref())?;
+    let state = if args.local().is_some() { state.local()? } else { state };
+    let (mut plans, mut problems) = (Vec::new(), Vec::new());
+    match read(&args) {
+        Ok(tunnels) => {
+            for (number, tunnel) in tunnels.into_iter().enumerate() {
+                match plan::plan(&tunnel, &state, &Clock::System)? {
+                    Ok(plan) => plans.push((tunnel, plan)),
+                    Err(more) => problems.extend(more.0.into_iter().map(|problem| {
+                        let place = format!("{}: tunnel {}: {}", args.file.display(), number + 1, problem.place);
+                        Problem::new(place, problem.what)
+                    })),
+                }
+            }
+        }
+        Err(more) => problems = more.0,
+    }
+    if !problems.is_empty() {
+        tell(args.log_format, &Problems(problems).to_string());
+        return Ok(Exit::Usage);
+    }
+    let (local, link, log_format) = (args.local(), args.link.clone(), args.log_format);
+    let mut tunnels = Vec::new();
+    for (tunnel, plan) in plans {
+        tunnels.push(http::again(tunnel, plan, &state)?);
+    }
+    Serving { tunnels, local, link, log_format, state }.run(CancellationToken::new()).await
+}
+
+/// Reads the file: every tunnel as if it stood on a command line.
+fn read(args: &StartArgs) -> Result<Vec<HttpArgs>, Problems> {
+    let name = args.file.display().to_string();
+    let text = std::fs::read_to_string(&args.file)
+        .map_err(|error| Problems(vec![Problem::new(&name, format!("can't be read: {error}"))]))?;
+    let document = Document::new(&name, &text);
+    let mut tunnels = Vec::new();
+    {
+        let table = document.parse();
+        let mut top = Reader::new(&document, &table);
+        let beside = args.file.parent().unwrap_or(Path::new(""));
+        for reader in top.tables("tunnel") {
+            tunnels.push(tunnel(reader, beside, args));
+        }
+        if tunnels.is_empty() || tunnels.len() > TUNNELS {
+            top.problem(format!("write between one and {TUNNELS} tables [[tunnel]]"));
+        }
+        let mut hosts: Vec<_> = tunnels.iter().map(|tunnel| tunnel.host.clone().unwrap_or_default()).collect();
+        hosts.sort_unstable();
+        if let Some([host, _]) = hosts.windows(2).find(|pair| pair.first() == pair.last()) {
+            top.problem(format!("two tunnels have the host {host:?}; each needs one of its own"));
+        }
+        top.finish();
+    }
+    let problems = document.into_problems();
+    if problems.is_empty() { Ok(tunnels) } else { Err(Problems(problems)) }
+}
+
+fn tunnel(mut reader: Reader<'_>, beside: &Path, args: &StartArgs) -> HttpArgs {
+    let file = |path: String| beside.join(PathBuf::from(path));
+    let application = reader.string("application").unwrap_or_else(|| {
+        reader.problem("application is missing; write a port such as \"8000\"");
+        String::new()
+    });
+    let upstream = UpstreamArgs {
+        upstream_ca: reader.string("upstream_ca").map(file),
+        upstream_insecure: reader.boolean("upstream_insecure").unwrap_or_default(),
+        upstream_http2: reader.boolean("upstream_http2").unwrap_or_default(),
+        upstream_host: reader.string("upstream_host").unwrap_or_else(|| "preserve".to_owned()),
+    };
+    let gate = GateArgs { policy: reader.string("policy").map(file), ..GateArgs::default() };
+    let (host, webhook) = (reader.string("host"), reader.string("webhook"));
+    reader.finish();
+    HttpArgs::of_tunnel(application, upstream, host, webhook, gate, args)
+}

@@ -1,0 +1,158 @@
+//! Applications of every kind: over https, on a Unix socket, over HTTP/2; what Host says to them; and one that is
+//! down is said.
+
+use hookward_agent::cli::UpstreamArgs;
+use hookward_agent::flags;
+use hookward_agent::report::Report;
+use hookward_tests::application::{Application, Reply};
+use hookward_tests::process::Process;
+use hookward_tests::stage::{HOST, Plan, Stage};
+use hookward_tests::upstream;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::programs::{edge, off, target};
+
+const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
+
+fn args() -> UpstreamArgs {
+    let (upstream_ca, upstream_host) = (None, "preserve".to_owned());
+    UpstreamArgs { upstream_ca, upstream_insecure: false, upstream_http2: false, upstream_host }
+}
+
+async fn stage(application: &str, args: &UpstreamArgs) -> Stage {
+    let upstream = flags::application(application, args).unwrap_or_else(|problems| panic!("{problems:?}"));
+    Stage::start(([127, 0, 0, 1], 1).into(), Plan { upstream: Some(upstream), ..Plan::default() }).await
+}
+
+#[tokio::test]
+async fn https_is_verified_unless_the_user_says_otherwise() {
+    let secure = upstream::over_tls(false).await;
+    let url = format!("https://localhost:{}", secure.address.port());
+    let unknown = stage(&url, &args()).await;
+    let answer = unknown.edge.post(HOOK, &[], b"x").await;
+    assert_eq!((answer.status, answer.code()), (502, Some("application_unreachable")));
+    let unverified = |report: &Report| matches!(report, Report::Warning(text) if text.contains("certificate"));
+    unknown.reported("the user hears why", unverified).await;
+    let trusted = stage(&url, &UpstreamArgs { upstream_ca: Some(secure.ca.clone()), ..args() }).await;
+    for _ in 0..3 {
+        let answer = trusted.edge.post(HOOK, &[], b"body").await;
+        assert_eq!((answer.status, answer.text()), (200, format!("HTTP/1.1 {HOST} {HOOK} body")));
+    }
+    let insecure = stage(&url, &UpstreamArgs { upstream_insecure: true, ..args() }).await;
+    assert_eq!(insecure.edge.post(HOOK, &[], b"x").await.status, 200);
+    // The right authority, and another name than the certificate's.
+    let other = format!("https://127.0.0.1:{}", secure.address.port());
+    let other = stage(&other, &UpstreamArgs { upstream_ca: Some(secure.ca.clone()), ..args() }).await;
+    assert_eq!(other.edge.post(HOOK, &[], b"x").await.status, 502);
+}
+
+#[tokio::test]
+async fn a_unix_socket() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("app.sock");
+    upstream::on_unix_socket(&path);
+    let stage = stage(&format!("unix:{}", path.display()), &args()).await;
+    for _ in 0..3 {
+        let answer = stage.edge.post(HOOK, &[], b"body").await;
+        assert_eq!((answer.status, answer.text()), (200, format!("HTTP/1.1 {HOST} {HOOK} body")));
+    }
+}
+
+#[tokio::test]
+async fn http2_in_clear_text_and_over_tls() {
+    let http2 = UpstreamArgs { upstream_http2: true, ..args() };
+    let address = upstream::http2_in_clear_text().await;
+    let clear = stage(&address.to_string(), &http2).await;
+    let secure = upstream::over_tls(true).await;
+    let url = format!("https://localhost:{}", secure.address.port());
+    let over_tls = stage(&url, &UpstreamArgs { upstream_ca: Some(secure.ca.clone()), ..http2 }).await;
+    for stage in [clear, over_tls] {
+        let large = vec![b'x'; 300_000];
+        for body in [&b""[..], b"body", &large] {
+            let answer = stage.edge.post(HOOK, &[("X-Case", "1")], body).await;
+            let expected = format!("HTTP/2.0 {HOST} {HOOK} {}", String::from_utf8_lossy(body));
+            assert_eq!((answer.status, answer.text() == expected), (200, true));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_host_says() {
+    let application = Application::start(|request| Reply::ok(request.header("host").unwrap())).await;
+    let address = application.address.to_string();
+    for (host, expected) in [("preserve", HOST), ("rewrite", &address), ("app.internal", "app.internal")] {
+        let stage = stage(&address, &UpstreamArgs { upstream_host: host.to_owned(), ..args() }).await;
+        assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), expected, "{host}");
+        assert_eq!(application.log.take()[0].header("x-forwarded-host"), Some(HOST));
+    }
+}
+
+#[tokio::test]
+async fn an_application_that_is_down_is_said_and_so_is_its_return() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let stage = stage(&address.to_string(), &args()).await;
+    let down = |report: &Report| matches!(report, Report::Warning(text) if text.contains("takes no connection"));
+    stage.reported("it is said before the first webhook", down).await;
+    let _again = tokio::net::TcpListener::bind(address).await.unwrap();
+    let back = |report: &Report| matches!(report, Report::Note(text) if text.contains("is there again"));
+    stage.reported("its return is said", back).await;
+}
+
+#[test]
+fn what_is_wrong_with_an_application_is_said_at_once() {
+    let wrong = |application: &str, args: &UpstreamArgs| flags::application(application, args).err().unwrap();
+    let insecure = UpstreamArgs { upstream_insecure: true, upstream_host: "a\nb".to_owned(), ..args() };
+    assert_eq!(wrong("8000", &insecure).len(), 2, "both mistakes");
+    let nowhere = UpstreamArgs { upstream_ca: Some("/nowhere".into()), ..args() };
+    assert!(wrong("https://a", &nowhere)[0].to_string().contains("/nowhere"));
+}
+
+/// Two tunnels of one agent, from a file, each with its own host, policy and application.
+#[tokio::test]
+async fn several_tunnels_from_a_file() {
+    let deploy = Application::start(|_| Reply::ok("deploy")).await;
+    let chat = Application::start(|_| Reply::ok("chat")).await;
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("hookward.toml");
+    let policy = "[[route]]\npath = '/chat/**'\n[[route.accept]]\ntoken = 'env:CHAT'\n";
+    std::fs::write(dir.path().join("chat.toml"), policy).unwrap();
+    let (one, two) = (deploy.address.port(), chat.address.port());
+    let text = format!(
+        "[[tunnel]]\napplication = '{one}'\nhost = 'deploy'\nwebhook = 'git/push'\n\n\
+         [[tunnel]]\napplication = '{two}'\nhost = 'chat'\npolicy = 'chat.toml'\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let state = dir.path().join("state");
+    let (_process, ready) = off(move || {
+        let (file, state) = (file.to_str().unwrap().to_owned(), state.to_str().unwrap().to_owned());
+        let args = ["start", &file, "--local=127.0.0.1:0", "--log-format", "json", "--state-dir", &state];
+        let mut process = Process::start("hookward", &args, &[("CHAT", "s3cret")]);
+        let ready = [process.event("ready"), process.nth_event("ready", 1)];
+        (process, ready)
+    })
+    .await;
+    assert_eq!(json!([ready[0]["host"], ready[1]["host"]]), json!(["deploy.localhost", "chat.localhost"]));
+    let (deploy_edge, chat_edge) = (edge(&ready[0], "deploy.localhost"), edge(&ready[1], "chat.localhost"));
+    assert_eq!(deploy_edge.post(&target(&ready[0]), &[], b"x").await.text(), "deploy");
+    assert_eq!(chat_edge.post("/chat/x?token=s3cret", &[], b"x").await.text(), "chat");
+    assert_eq!(chat_edge.post(&target(&ready[0]), &[], b"x").await.status, 404, "each has its own policy");
+    assert_eq!(deploy_edge.post("/chat/x?token=s3cret", &[], b"x").await.status, 404);
+}
+
+#[test]
+fn every_mistake_of_a_file_is_said() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("hookward.toml");
+    let text = "[[tunnel]]\napplication = '8000'\nhosts = 'a'\n[[tunnel]]\npolicy = 'nowhere.toml'\n";
+    std::fs::write(&file, text).unwrap();
+    let state = dir.path().join("state");
+    let args = ["start", file.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
+    let ended = hookward_tests::process::run("hookward", &args, &[], "");
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    for text in ["hookward.toml:3", "hosts", "hookward.toml:4", "application is missing"] {
+        assert!(ended.err.contains(text), "{text} in {}", ended.err);
+    }
+}
