@@ -27,6 +27,8 @@ pub enum Command {
     Start(Box<StartArgs>),
     /// Exchange a join token for this agent's own credential
     Join(JoinArgs),
+    /// Find out what is in the way between this machine and the relay
+    Diagnose(Box<DiagnoseArgs>),
     /// List the providers whose signatures can be verified, or show one
     Providers(ProvidersArgs),
     /// Find every mistake of a policy, without starting anything
@@ -157,6 +159,27 @@ pub struct JoinArgs {
     /// How to reach it
     #[arg(long, value_enum, default_value_t)]
     pub transport: TransportFlag,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: Common,
+}
+
+/// `hookward diagnose`.
+#[derive(Debug, Args)]
+#[command(after_help = exit::DIAGNOSE_HELP)]
+pub struct DiagnoseArgs {
+    /// The application, to see whether it takes connections, too
+    #[arg(value_name = "APPLICATION")]
+    pub application: Option<String>,
+
+    /// How the application is spoken to.
+    #[command(flatten)]
+    pub upstream: UpstreamArgs,
+
+    /// How the findings are written
+    #[arg(long, value_enum, default_value_t)]
+    pub format: LogFormat,
 
     #[command(flatten)]
     #[allow(missing_docs)]

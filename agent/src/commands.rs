@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub mod check;
+pub mod diagnose;
 pub mod explain;
 pub mod http;
 pub mod join;

@@ -153,6 +153,9 @@ pub enum ConnectionError {
         /// What is wrong.
         what: String,
     },
+    /// No transport gets through.
+    #[error("{0}; and {1}")]
+    Both(Box<Self>, Box<Self>),
     /// The settings of TLS.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),

@@ -40,6 +40,12 @@ pub const SEND_HELP: &str = "Exit codes:
   1  answered something else, or not at all
   2  the command line, the secret or the body can't be read; nothing was sent";
 
+/// What `hookward diagnose --help` says about exit codes.
+pub const DIAGNOSE_HELP: &str = "Exit codes:
+  0  a tunnel can be opened to every relay, and the application, if one was named, takes connections
+  1  something is in the way
+  2  the command line is wrong, or this agent has joined no relay";
+
 /// What `hookward pair --help` says about exit codes.
 pub const PAIR_HELP: &str = "Exit codes:
   0  the secret is stored

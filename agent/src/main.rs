@@ -16,9 +16,12 @@ async fn main() -> ExitCode {
         Command::Http(args) => args.log_format,
         Command::Pair(args) => args.log_format,
         Command::Start(args) => args.log_format,
-        Command::Join(_) | Command::Providers(_) | Command::Check(_) | Command::Explain(_) | Command::Send(_) => {
-            LogFormat::Text
-        }
+        Command::Diagnose(_)
+        | Command::Join(_)
+        | Command::Providers(_)
+        | Command::Check(_)
+        | Command::Explain(_)
+        | Command::Send(_) => LogFormat::Text,
     };
     // Diagnostics go to standard error; what the user asked for goes to standard output.
     let _flushed_at_the_end = match process::log_to_stderr(format == LogFormat::Json, "warn") {
@@ -30,6 +33,7 @@ async fn main() -> ExitCode {
     };
     let ended = match cli.command {
         Command::Http(args) => commands::http::run(*args).await,
+        Command::Diagnose(args) => commands::diagnose::run(*args).await,
         Command::Start(args) => commands::start::run(*args).await,
         Command::Join(args) => commands::join::run(args).await,
         Command::Providers(args) => commands::providers::run(&args),

@@ -99,7 +99,7 @@ limits! {
     /// From an agent's QUIC handshake to its complete greeting.
     agent_greeting: time = Duration::from_secs(10);
     /// An agent's connection on which nothing was heard for so long is dead. The agent asks for a sign of life
-    /// five times within it; of the two sides' times the shorter one holds over QUIC.
+    /// ten times within it; of the two sides' times the shorter one holds over QUIC.
     tunnel_dead: time = TUNNEL_DEAD;
     /// A request waits so long for an agent that was there a moment ago, or whose relay has just begun: it
     /// dials again every second. Senders of webhooks wait for 10 s and more.

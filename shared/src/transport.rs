@@ -215,6 +215,15 @@ impl Session {
         }
     }
 
+    /// Bytes of the datagrams that the path is known to carry; `None` over TCP.
+    #[must_use]
+    pub fn path_mtu(&self) -> Option<u16> {
+        match &self.connection {
+            Connection::Quic(connection) => Some(connection.stats().path.current_mtu),
+            Connection::Tcp(_) => None,
+        }
+    }
+
     /// Datagrams that one send call took to the kernel, on average: 6 to 10 with segmentation
     /// offload, 1.0 without. `None` over TCP.
     #[must_use]

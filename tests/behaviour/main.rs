@@ -9,6 +9,7 @@ mod gate;
 mod http;
 mod judge;
 mod limits;
+mod networks;
 mod programs;
 mod properties;
 mod reload;

@@ -152,12 +152,22 @@ fn serve(data: &Path, listen: &str, more: &[&str]) -> Process {
     Process::start("hookward-relay", &args, &[])
 }
 
+/// A relay in a process of its own, at an address that agents elsewhere can reach.
+pub(super) fn serve_at(data: &Path, address: std::net::Ipv4Addr) -> Process {
+    let listen = format!("{address}:{}", free_port_at(address));
+    serve(data, &listen, &["--tunnel-address", &listen])
+}
+
 /// A free port for both TCP and UDP, so that a relay can come back to it.
 fn free_port() -> u16 {
+    free_port_at(std::net::Ipv4Addr::LOCALHOST)
+}
+
+fn free_port_at(address: std::net::Ipv4Addr) -> u16 {
     loop {
-        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = std::net::TcpListener::bind((address, 0)).unwrap();
         let port = tcp.local_addr().unwrap().port();
-        if std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+        if std::net::UdpSocket::bind((address, port)).is_ok() {
             return port;
         }
     }

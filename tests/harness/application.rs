@@ -116,7 +116,22 @@ impl Application {
         script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
         idle: Option<Duration>,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::listening(TcpListener::bind("127.0.0.1:0").await.unwrap(), script, idle)
+    }
+
+    /// Starts one at another address of this machine.
+    pub async fn start_at(
+        address: std::net::Ipv4Addr,
+        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::listening(TcpListener::bind((address, 0)).await.unwrap(), script, None)
+    }
+
+    fn listening(
+        listener: TcpListener,
+        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+        idle: Option<Duration>,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let log = Log::default();
         let script: Script = Arc::new(script);

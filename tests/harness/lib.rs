@@ -6,6 +6,7 @@ pub mod application;
 pub mod corpus;
 pub mod h2_frames;
 pub mod link;
+pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod publisher;

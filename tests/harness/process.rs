@@ -96,9 +96,7 @@ pub struct Ended {
 
 /// Runs a program to its end.
 pub fn run(name: &str, args: &[&str], environment: &[(&str, &str)], input: &str) -> Ended {
-    let mut process = Process::start_with(name, args, environment, input);
-    let code = process.wait();
-    Ended { code, out: process.out.all().join("\n"), err: process.err.all().join("\n") }
+    Process::start_with(name, args, environment, input).end()
 }
 
 impl Process {
@@ -122,6 +120,17 @@ impl Process {
         let (out, err) = (Lines::follow(child.stdout.take().unwrap()), Lines::follow(child.stderr.take().unwrap()));
         let stdin = child.stdin.take();
         Self { child, stdin, out, err }
+    }
+
+    /// Closes its standard input.
+    pub fn close_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Ended {
+        let code = self.wait();
+        Ended { code, out: self.out.all().join("\n"), err: self.err.all().join("\n") }
     }
 
     /// Writes to its standard input.

@@ -25,7 +25,12 @@ impl Drop for Proxy {
 impl Proxy {
     /// A proxy that wants this `user:password`.
     pub async fn start(password: &str) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self::start_at(Ipv4Addr::LOCALHOST, password).await
+    }
+
+    /// The same at another address of this machine.
+    pub async fn start_at(address: Ipv4Addr, password: &str) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
         let wanted = format!("proxy-authorization: basic {}", BASE64.encode(password.as_bytes()).to_lowercase());

@@ -130,7 +130,8 @@ fn endpoint(identity: Identity) -> Endpoint {
 }
 
 fn welcome() -> FromRelay {
-    FromRelay::Welcome { agent: "x".into(), version: "0".into(), deadlines: Deadlines::of(&Limits::default()) }
+    let deadlines = Deadlines::of(&Limits::default());
+    FromRelay::Welcome { agent: "x".into(), version: "0".into(), deadlines, time_ms: 0 }
 }
 
 /// Reads an answer to its end.

@@ -152,19 +152,41 @@ impl Dialler {
                 way.attempt(transport, 0, 0, ONCE, greet).await
             });
         }
-        let mut why = None;
+        let mut why: Option<ConnectionError> = None;
         while let Some(ended) = race.join_next().await {
             match ended {
                 Ok(Ok(found)) => return Ok(found),
                 Ok(Err(error)) if error.is_final() || matches!(error, ConnectionError::WrongKey(_)) => {
                     return Err(error);
                 }
-                Ok(Err(error)) => why = why.or(Some(error)),
+                Ok(Err(error)) => {
+                    why = Some(match why {
+                        None => error,
+                        Some(first) => ConnectionError::Both(Box::new(first), Box::new(error)),
+                    });
+                }
                 Err(panic) => return Err(ConnectionError::Ended(panic.to_string())),
             }
         }
         let silent = || ConnectionError::Silent { address: self.way.address.clone(), transport: Transport::Tcp };
         Err(why.unwrap_or_else(silent))
+    }
+
+    /// Tries one transport once, for as long as the user can wait.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    pub async fn try_over(&self, transport: Transport) -> Result<Found, ConnectionError> {
+        let (found, ()) = self.way.attempt(transport, 0, 0, ONCE, |_| async { Ok(()) }).await?;
+        Ok(found)
+    }
+
+    /// The relay's addresses.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Resolve`].
+    pub async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectionError> {
+        self.way.addresses().await
     }
 
     /// Tries once for a better way, while another one is in use.

@@ -327,7 +327,7 @@ async fn greet(session: Session, at: Arc<AtRelay>, shared: Arc<Shared>) -> Resul
     };
     control.send(&hello).await?;
     match control.receive(GREETING_BYTES).await? {
-        FromRelay::Welcome { agent, version, deadlines } => {
+        FromRelay::Welcome { agent, version, deadlines, .. } => {
             tracing::debug!(agent = printable(&agent), version = printable(&version), "welcome");
             Ok(Greeted { control, deadlines })
         }

@@ -69,6 +69,7 @@ pub async fn admit(
                 agent: agent.name.to_string(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 deadlines: Deadlines::of(limits),
+                time_ms: clock.now().0,
             };
             control.send(&welcome).await?;
             Ok(Admitted { agent, credential: digest, instance: instance.into(), pool, control })

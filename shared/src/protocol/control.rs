@@ -77,6 +77,9 @@ pub enum FromRelay {
         version: String,
         /// The relay's deadlines that both sides of an exchange keep.
         deadlines: Deadlines,
+        /// The relay's clock, in milliseconds since 1970.
+        #[serde(default)]
+        time_ms: u64,
     },
     /// The tunnel is open.
     Opened {

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Liveness(Duration);
 
 /// Asks for a sign of life within that time: some of them may be lost.
-const ASKS: u32 = 5;
+const ASKS: u32 = 10;
 
 impl Liveness {
     /// Dead after so long a silence.

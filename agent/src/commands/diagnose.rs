@@ -1,0 +1,329 @@
+//! `hookward diagnose`: tries every step between this machine and its relays, and says what to ask the network
+//! team for.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use hookward_shared::clock::Clock;
+use hookward_shared::limits::{GREETING_BYTES, UPSTREAM_CONNECT};
+use hookward_shared::protocol::control::{FromAgent, FromRelay};
+use hookward_shared::text::printable;
+use hookward_shared::transport::{Session, Transport};
+use serde::Serialize;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use super::local::NOT_JOINED;
+use super::{CommandError, print, tell};
+use crate::cli::{DiagnoseArgs, LogFormat};
+use crate::connection::dial::Dialler;
+use crate::connection::proxy::Proxies;
+use crate::connection::{ConnectionError, LinkSettings, Relay};
+use crate::exit::Exit;
+use crate::flags;
+use crate::state::StateDir;
+
+/// For one step that does not bring its own deadline.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often a datagram is sent until one is answered: some are lost.
+const DATAGRAMS: u32 = 3;
+/// Seconds by which clocks may differ: the tolerance of most providers' signatures is 300.
+const CLOCK: u64 = 30;
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Ok,
+    Warning,
+    Failed,
+    Skipped,
+}
+
+/// One step.
+#[derive(Debug, Serialize)]
+struct Step {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay: Option<String>,
+    step: &'static str,
+    outcome: Outcome,
+    detail: String,
+}
+
+/// What was found.
+#[derive(Debug, Default, Serialize)]
+struct Findings {
+    steps: Vec<Step>,
+    /// What to ask the network team for.
+    ask: Vec<String>,
+    #[serde(skip)]
+    blocked: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What failed, for [`Exit::Failed`].
+pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
+    let state = StateDir::open(args.common.state_dir.as_deref())?;
+    let application = match args.application.as_deref().map(|text| flags::application(text, &args.upstream)).transpose()
+    {
+        Ok(application) => application,
+        Err(problems) => {
+            tell(LogFormat::Text, &hookward_shared::config::Problems(problems).to_string());
+            return Ok(Exit::Usage);
+        }
+    };
+    let kept = state.credentials()?;
+    if kept.is_empty() {
+        tell(LogFormat::Text, NOT_JOINED);
+        return Ok(Exit::Usage);
+    }
+    let mut findings = Findings::default();
+    for kept in kept {
+        let relay = Relay { address: kept.relay, pin: kept.pin, credential: kept.secret };
+        findings.relay(&relay).await?;
+    }
+    if let Some(application) = application {
+        let (outcome, detail) = match timeout(UPSTREAM_CONNECT, application.connect()).await {
+            Ok(Ok(_)) => (Outcome::Ok, format!("{application} takes connections")),
+            Ok(Err(error)) => (Outcome::Failed, format!("{application}: {error}")),
+            Err(_) => (Outcome::Failed, format!("{application}: no answer")),
+        };
+        findings.blocked |= outcome == Outcome::Failed;
+        findings.steps.push(Step { relay: None, step: "application", outcome, detail });
+    }
+    match args.format {
+        LogFormat::Text => print(&findings.text())?,
+        LogFormat::Json => print(&format!("{}\n", serde_json::to_string(&findings).unwrap_or_default()))?,
+    }
+    Ok(if findings.blocked { Exit::Failed } else { Exit::Done })
+}
+
+impl Findings {
+    fn add(&mut self, relay: &Relay, step: &'static str, outcome: Outcome, detail: impl Into<String>) {
+        let relay = Some(relay.address.clone());
+        self.steps.push(Step { relay, step, outcome, detail: detail.into() });
+    }
+
+    async fn relay(&mut self, relay: &Relay) -> Result<(), ConnectionError> {
+        let proxies = Proxies::from_env();
+        let tasks = TaskTracker::new();
+        let link = LinkSettings { proxies: proxies.clone(), ..LinkSettings::default() };
+        let dialler = Dialler::new(relay, &link, tasks.clone())?;
+        let addresses = match dialler.addresses().await {
+            Ok(addresses) => {
+                let list = addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>();
+                self.add(relay, "DNS", Outcome::Ok, list.join(", "));
+                addresses
+            }
+            Err(error) => {
+                self.add(relay, "DNS", Outcome::Failed, error.to_string());
+                Vec::new()
+            }
+        };
+        let proxied = proxies.of(&relay.address).is_some();
+        let udp = self.udp(relay, &addresses).await;
+        let over_quic = self.handshake(relay, &dialler, Transport::Quic).await;
+        self.tcp(relay, &addresses, proxied).await;
+        if let Some(proxy) = proxies.of(&relay.address) {
+            let connected = timeout(PATIENCE, proxy.connect(&relay.address, &tasks)).await;
+            match connected {
+                Ok(Ok(_)) => self.add(relay, "proxy", Outcome::Ok, format!("{} lets us through", proxy.address())),
+                Ok(Err(error)) => self.add(relay, "proxy", Outcome::Failed, error.to_string()),
+                Err(_) => self.add(relay, "proxy", Outcome::Failed, format!("{}: no answer", proxy.address())),
+            }
+        } else {
+            let detail = "none (HTTPS_PROXY and ALL_PROXY name none for this host)";
+            self.add(relay, "proxy", Outcome::Skipped, detail);
+        }
+        let over_tcp = self.handshake(relay, &dialler, Transport::Tcp).await;
+        let (quic, tcp) = (over_quic.is_some(), over_tcp.is_some());
+        match over_quic.or(over_tcp) {
+            Some(session) => self.credential(relay, &session).await,
+            None => {
+                self.blocked = true;
+                self.add(relay, "credential", Outcome::Skipped, "nothing reaches the relay");
+                self.add(relay, "clock", Outcome::Skipped, "nothing reaches the relay");
+            }
+        }
+        self.ask_for(relay, &addresses, udp, quic, tcp);
+        Ok(())
+    }
+
+    /// Whether datagrams come there and back: any version of QUIC but ours is answered with the versions that
+    /// the relay knows (RFC 9000 §6.1), before any handshake.
+    async fn udp(&mut self, relay: &Relay, addresses: &[SocketAddr]) -> bool {
+        let Some(target) = addresses.first() else {
+            self.add(relay, "UDP", Outcome::Skipped, "no address");
+            return false;
+        };
+        let since = Instant::now();
+        match probe(*target).await {
+            Ok(true) => {
+                let detail = format!("{target} answers in {:.0} ms", since.elapsed().as_secs_f64() * 1000.0);
+                self.add(relay, "UDP", Outcome::Ok, detail);
+                true
+            }
+            Ok(false) => {
+                self.add(relay, "UDP", Outcome::Warning, format!("{target}: no datagram comes back"));
+                false
+            }
+            Err(error) => {
+                self.add(relay, "UDP", Outcome::Warning, format!("{target}: {error}"));
+                false
+            }
+        }
+    }
+
+    async fn tcp(&mut self, relay: &Relay, addresses: &[SocketAddr], proxied: bool) {
+        let Some(target) = addresses.first() else {
+            self.add(relay, "TCP", Outcome::Skipped, "no address");
+            return;
+        };
+        // With a proxy the straight way need not be open.
+        let closed = if proxied { Outcome::Warning } else { Outcome::Failed };
+        match timeout(PATIENCE, TcpStream::connect(target)).await {
+            Ok(Ok(_)) => self.add(relay, "TCP", Outcome::Ok, format!("{target} takes connections")),
+            Ok(Err(error)) => self.add(relay, "TCP", closed, format!("{target}: {error}")),
+            Err(_) => self.add(relay, "TCP", closed, format!("{target}: no answer")),
+        }
+    }
+
+    /// The handshake, in which the relay shows that it has the key that this agent pins.
+    async fn handshake(&mut self, relay: &Relay, dialler: &Dialler, transport: Transport) -> Option<Session> {
+        let step = if transport == Transport::Quic { "QUIC handshake, key" } else { "TLS handshake, key" };
+        let since = Instant::now();
+        match dialler.try_over(transport).await {
+            Ok(found) => {
+                let mtu = found.session.path_mtu().map(|mtu| format!(", datagrams of {mtu} bytes")).unwrap_or_default();
+                let detail =
+                    format!("the relay that was joined, in {:.0} ms{mtu}", since.elapsed().as_secs_f64() * 1000.0);
+                self.add(relay, step, Outcome::Ok, detail);
+                Some(found.session)
+            }
+            Err(error) => {
+                let outcome =
+                    if matches!(error, ConnectionError::WrongKey(_)) { Outcome::Failed } else { Outcome::Warning };
+                self.add(relay, step, outcome, error.to_string());
+                None
+            }
+        }
+    }
+
+    async fn credential(&mut self, relay: &Relay, session: &Session) {
+        let asked = async {
+            let mut control = session.open_control().await?;
+            let hello = FromAgent::Hello {
+                credential: relay.credential.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                instance: "diagnose".to_owned(),
+                pool: false,
+            };
+            control.send(&hello).await?;
+            control.receive::<FromRelay>(GREETING_BYTES).await
+        };
+        let answer = timeout(PATIENCE, asked).await;
+        session.close("diagnosed");
+        match answer {
+            Ok(Ok(FromRelay::Welcome { agent, version, time_ms, .. })) => {
+                let detail = format!("known as {}; the relay is version {}", printable(&agent), printable(&version));
+                self.add(relay, "credential", Outcome::Ok, detail);
+                let apart = Clock::System.now().0.abs_diff(time_ms) / 1000;
+                let outcome = if apart > CLOCK { Outcome::Failed } else { Outcome::Ok };
+                self.blocked |= apart > CLOCK;
+                self.add(relay, "clock", outcome, format!("{apart} s apart from the relay's"));
+            }
+            Ok(Ok(FromRelay::Refused { message, .. })) => {
+                self.blocked = true;
+                self.add(relay, "credential", Outcome::Failed, printable(&message));
+            }
+            Ok(Ok(_)) | Err(_) => {
+                self.blocked = true;
+                self.add(relay, "credential", Outcome::Failed, "the relay does not answer");
+            }
+            Ok(Err(error)) => {
+                self.blocked = true;
+                self.add(relay, "credential", Outcome::Failed, error.to_string());
+            }
+        }
+    }
+
+    fn ask_for(&mut self, relay: &Relay, addresses: &[SocketAddr], udp: bool, quic: bool, tcp: bool) {
+        let port = relay.address.rsplit_once(':').map_or("443", |(_, port)| port).to_owned();
+        let list = addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
+        if addresses.is_empty() {
+            self.ask.push(format!("a DNS answer for {}, or HTTPS_PROXY for a proxy that has one", relay.address));
+        }
+        match (udp, quic) {
+            (false, false) if !addresses.is_empty() => {
+                self.ask.push(format!("outgoing UDP from this machine to {list} port {port}, answers included (QUIC)"));
+            }
+            (true, false) => self.ask.push(format!(
+                "QUIC to {list} port {port} left alone: datagrams pass, and the handshake does not (a firewall that looks inside)"
+            )),
+            _ => {}
+        }
+        if !tcp {
+            self.ask.push(format!(
+                "outgoing TCP from this machine to {} port {port}, not opened by a proxy that makes certificates of its own",
+                if list.is_empty() { relay.address.as_str() } else { list.as_str() }
+            ));
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        let mut relay = None;
+        for step in &self.steps {
+            if relay != Some(&step.relay) {
+                relay = Some(&step.relay);
+                let name = step.relay.as_ref().map_or("Here", |address| address.as_str());
+                text.push_str(&format!("{name}\n"));
+            }
+            let outcome = match step.outcome {
+                Outcome::Ok => "ok",
+                Outcome::Warning => "no",
+                Outcome::Failed => "FAILED",
+                Outcome::Skipped => "-",
+            };
+            text.push_str(&format!("  {:<20} {outcome:<7} {}\n", step.step, step.detail));
+        }
+        if !self.ask.is_empty() {
+            text.push_str("\nAsk the network team for:\n");
+            self.ask.iter().for_each(|ask| text.push_str(&format!("  - {ask}\n")));
+        }
+        let end = if self.blocked {
+            "\nSomething is in the way; see above.\n"
+        } else if self.ask.is_empty() {
+            "\nEverything is open.\n"
+        } else {
+            "\nA tunnel can be opened. What is asked for would make it faster, or safer against an outage.\n"
+        };
+        text.push_str(end);
+        text
+    }
+}
+
+/// Sends a first packet of a version that nobody has, and waits for the list of those that the relay knows.
+async fn probe(target: SocketAddr) -> std::io::Result<bool> {
+    /// A version that is reserved for this (RFC 9000 §15), and two connection ids.
+    const HEAD: [u8; 23] = [0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 7, 6, 5, 4, 3, 2, 1];
+    /// A first packet is no smaller (RFC 9000 §14.1).
+    const FIRST_PACKET: usize = 1200;
+    let local: SocketAddr =
+        if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(local).await?;
+    socket.connect(target).await?;
+    let mut packet = HEAD.to_vec();
+    packet.resize(FIRST_PACKET, 0);
+    for _ in 0..DATAGRAMS {
+        socket.send(&packet).await?;
+        let mut answer = [0; 1500];
+        if let Ok(received) = timeout(PATIENCE / DATAGRAMS, socket.recv(&mut answer)).await {
+            return received.map(|length| length > 0);
+        }
+    }
+    Ok(false)
+}

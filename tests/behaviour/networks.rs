@@ -1,0 +1,412 @@
+//! Real programs on real networks that misbehave: an agent in a network namespace of its own, webhooks all the
+//! time, a fault, and its end. No accepted webhook is lost, none arrives twice, and the tunnel is back within two
+//! seconds.
+//!
+//! Each case prints a row: `cargo test networks:: -- --nocapture`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hookward_tests::application::{Application, Reply};
+use hookward_tests::network::Network;
+use hookward_tests::process::Process;
+use hookward_tests::proxy::Proxy;
+use hookward_tests::sender::{Edge, Http1};
+use hookward_tests::wait::within;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{interval, sleep, timeout};
+
+use super::programs::{edge, off, serve_at};
+
+/// A webhook every so often.
+const EVERY: Duration = Duration::from_millis(50);
+/// Senders give up after this.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// After a fault is over the tunnel is back within this.
+const BACK: Duration = Duration::from_secs(2);
+const HOST: &str = "flexdeploy.hooks.example.test";
+const HOOK: &str = "/flexdeploy/webhooks/v1";
+
+/// Relay and agent as programs, the agent in its own network.
+struct Site {
+    network: Network,
+    application: Application,
+    edge: Edge,
+    ready: Value,
+    agent: Option<Process>,
+    _relay: Process,
+    dirs: [TempDir; 2],
+}
+
+impl Site {
+    /// A site; `before` may break the network, or set a proxy, before the agent joins.
+    async fn start(network: Network, before: impl FnOnce(&Network) -> Vec<(String, String)> + Send + 'static) -> Self {
+        let application = Application::start_at(network.application(), |request| Reply::ok(&request.target)).await;
+        let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+        let (data, state) = (dirs[0].path().to_owned(), dirs[1].path().to_owned());
+        let target = application.address.to_string();
+        let (network, relay, agent, relay_ready, ready) = off(move || {
+            let mut relay = serve_at(&data, network.relay());
+            let relay_ready = relay.event("ready");
+            let token = relay.event("join_token")["token"].as_str().unwrap().to_owned();
+            let environment = before(&network);
+            let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let state = state.to_str().unwrap();
+            let joined = network.run("hookward", &["join", "-", "--state-dir", state], &environment, &token);
+            assert_eq!(joined.code, Some(0), "{joined:?}");
+            let args = ["http", &target, "--no-token", "--log-format", "json", "--state-dir", state];
+            let mut agent = network.start("hookward", &args, &environment);
+            let ready = agent.event("ready");
+            (network, relay, agent, relay_ready, ready)
+        })
+        .await;
+        let edge = edge(&relay_ready, HOST);
+        Self { network, application, edge, ready, agent: Some(agent), _relay: relay, dirs }
+    }
+
+    fn transport(&self) -> &str {
+        self.ready["transport"].as_str().unwrap()
+    }
+}
+
+/// What became of webhooks.
+#[derive(Default)]
+struct Counts {
+    sent: AtomicUsize,
+    accepted: Mutex<Vec<String>>,
+    server_error: AtomicUsize,
+    unanswered: AtomicUsize,
+    other: AtomicUsize,
+    /// When the last one was accepted that was sent after this.
+    back: Mutex<Option<(Instant, Option<Instant>)>>,
+}
+
+/// Webhooks at a steady rate, however slowly they are answered.
+struct Load {
+    counts: Arc<Counts>,
+    stop: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Load {
+    fn begin(edge: &Edge) -> Self {
+        let (counts, stop) = (Arc::new(Counts::default()), Arc::new(AtomicBool::new(false)));
+        let (edge, counted, stopped) = (edge.clone(), Arc::clone(&counts), Arc::clone(&stop));
+        let task = tokio::spawn(async move {
+            let (mut tick, mut sending) = (interval(EVERY), JoinSet::new());
+            while !stopped.load(Ordering::Relaxed) {
+                tick.tick().await;
+                let number = counted.sent.fetch_add(1, Ordering::Relaxed);
+                sending.spawn(send(edge.clone(), Arc::clone(&counted), number));
+            }
+            while sending.join_next().await.is_some() {}
+        });
+        Self { counts, stop, task }
+    }
+
+    /// From now on it counts how long it takes until a webhook is accepted.
+    async fn mended(&self) {
+        *self.counts.back.lock().await = Some((Instant::now(), None));
+    }
+
+    /// Waits until webhooks are accepted again.
+    async fn back(&self) -> Duration {
+        within("webhooks are accepted again", async {
+            loop {
+                if let Some((since, Some(at))) = *self.counts.back.lock().await {
+                    return at.duration_since(since);
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+    }
+
+    /// Ends it; prints the row and checks what always holds.
+    async fn end(self, case: &str, recovery: Option<Duration>, application: &Application) -> Arc<Counts> {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = timeout(PATIENCE * 2, self.task).await;
+        ended.expect("the last webhook ends").unwrap();
+        let counts = self.counts;
+        let mut arrived: HashMap<String, usize> = HashMap::new();
+        for received in application.log.take() {
+            *arrived.entry(received.target).or_default() += 1;
+        }
+        let accepted = counts.accepted.lock().await;
+        let lost = accepted.iter().filter(|target| !arrived.contains_key(*target)).count();
+        let twice = arrived.values().filter(|count| **count > 1).count();
+        let recovery = recovery.map_or("-".to_owned(), |span| format!("{:.2} s", span.as_secs_f64()));
+        println!(
+            "| {case} | {} | {} | {} | {} | {lost} | {recovery} |",
+            counts.sent.load(Ordering::Relaxed),
+            accepted.len(),
+            counts.server_error.load(Ordering::Relaxed),
+            counts.unanswered.load(Ordering::Relaxed),
+        );
+        assert_eq!((lost, twice), (0, 0), "{case}: accepted and lost, arrived twice");
+        assert_eq!(counts.other.load(Ordering::Relaxed), 0, "{case}: an outage is never a 4xx");
+        drop(accepted);
+        counts
+    }
+}
+
+async fn send(edge: Edge, counts: Arc<Counts>, number: usize) {
+    let since = Instant::now();
+    let target = format!("{HOOK}/{number}");
+    let answered = timeout(PATIENCE, async {
+        let stream = edge.tls(b"http/1.1", Some(HOST)).await.ok()?;
+        let mut connection = Http1::new(stream);
+        connection.send("POST", &target, HOST, &[], b"x").await;
+        connection.try_answer("POST").await
+    })
+    .await;
+    match answered {
+        Ok(Some(answer)) if answer.status == 200 => {
+            counts.accepted.lock().await.push(target);
+            if let Some((mended, back @ None)) = &mut *counts.back.lock().await
+                && since >= *mended
+            {
+                *back = Some(Instant::now());
+            }
+        }
+        Ok(Some(answer)) if answer.status >= 500 => drop(counts.server_error.fetch_add(1, Ordering::Relaxed)),
+        Ok(Some(_)) => drop(counts.other.fetch_add(1, Ordering::Relaxed)),
+        Ok(None) | Err(_) => drop(counts.unanswered.fetch_add(1, Ordering::Relaxed)),
+    }
+}
+
+fn nothing(_: &Network) -> Vec<(String, String)> {
+    Vec::new()
+}
+
+#[tokio::test]
+async fn udp_is_dropped_from_the_start() {
+    let Some(network) = Network::new(None) else { return };
+    let since = Instant::now();
+    let site = Site::start(network, |network| {
+        network.drop_packets("meta l4proto udp");
+        Vec::new()
+    })
+    .await;
+    let took = since.elapsed();
+    assert_eq!(site.transport(), "tcp");
+    let load = Load::begin(&site.edge);
+    sleep(Duration::from_secs(3)).await;
+    let counts = load.end("UDP dropped from the start", Some(took), &site.application).await;
+    assert_eq!(counts.accepted.lock().await.len(), counts.sent.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn udp_is_dropped_under_way_and_comes_back() {
+    let Some(network) = Network::new(None) else { return };
+    let site = Site::start(network, nothing).await;
+    assert_eq!(site.transport(), "quic");
+    let load = Load::begin(&site.edge);
+    sleep(Duration::from_secs(2)).await;
+    site.network.drop_packets("meta l4proto udp");
+    load.mended().await;
+    let noticed = load.back().await;
+    assert!(noticed < Duration::from_secs(15), "{noticed:?}");
+    // Back over QUIC, without failing a request.
+    site.network.mend();
+    let before = load.counts.server_error.load(Ordering::Relaxed);
+    let (agent, quic) = off({
+        let mut agent = site.agent.unwrap();
+        move || {
+            let tcp = agent.nth_event("ready", 1);
+            assert_eq!(tcp["transport"], "tcp");
+            let quic = agent.nth_event("ready", 2);
+            (agent, quic)
+        }
+    })
+    .await;
+    assert_eq!(quic["transport"], "quic");
+    assert_eq!(load.counts.server_error.load(Ordering::Relaxed), before, "the move back failed no request");
+    load.end("UDP dropped mid-flight (time to TCP)", Some(noticed), &site.application).await;
+    drop(agent);
+}
+
+/// Packets are lost all the time, on a path of 100 ms.
+async fn lossy(percent: u32) {
+    let Some(network) = Network::new(Some((50, 0))) else { return };
+    let mut site = Site::start(network, nothing).await;
+    site.network.drop_packets(&format!("numgen random mod 100 < {percent}"));
+    let load = Load::begin(&site.edge);
+    sleep(Duration::from_secs(8)).await;
+    let case = format!("{percent} % loss each way, 50 ms each way");
+    let counts = load.end(&case, None, &site.application).await;
+    let accepted = counts.accepted.lock().await.len();
+    assert_eq!(accepted, counts.sent.load(Ordering::Relaxed), "all are accepted");
+    drop(site.agent.take());
+    println!("the link: {}", site.network.ceiling().unwrap());
+}
+
+#[tokio::test]
+async fn two_percent_of_packets_are_lost() {
+    lossy(2).await;
+}
+
+#[tokio::test]
+async fn ten_percent_of_packets_are_lost() {
+    lossy(10).await;
+}
+
+#[tokio::test]
+async fn a_partition_of_half_a_minute() {
+    let Some(network) = Network::new(None) else { return };
+    let site = Site::start(network, nothing).await;
+    let load = Load::begin(&site.edge);
+    sleep(Duration::from_secs(1)).await;
+    site.network.drop_packets("");
+    sleep(Duration::from_secs(30)).await;
+    site.network.mend();
+    load.mended().await;
+    let back = load.back().await;
+    load.end("partition of 30 s", Some(back), &site.application).await;
+    assert!(back < BACK, "{back:?}");
+}
+
+#[tokio::test]
+async fn the_agents_address_changes() {
+    let Some(network) = Network::new(None) else { return };
+    let mut site = Site::start(network, nothing).await;
+    let load = Load::begin(&site.edge);
+    sleep(Duration::from_secs(1)).await;
+    site.network.change_address();
+    load.mended().await;
+    let back = load.back().await;
+    sleep(Duration::from_secs(2)).await;
+    load.end("address change", Some(back), &site.application).await;
+    assert!(back < BACK, "{back:?}");
+}
+
+#[tokio::test]
+async fn only_a_proxy_leads_out() {
+    let Some(network) = Network::new(None) else { return };
+    let proxy = Proxy::start_at(network.relay(), "user:word").await;
+    let port = proxy.address.port();
+    let url = format!("http://user:word@{}", proxy.address);
+    let site = Site::start(network, move |network| {
+        network.drop_packets("meta l4proto udp");
+        network.drop_outgoing(&format!("tcp dport != {port}"));
+        vec![
+            ("HTTPS_PROXY".to_owned(), url),
+            ("NO_PROXY".to_owned(), String::new()),
+            ("no_proxy".to_owned(), String::new()),
+        ]
+    })
+    .await;
+    assert_eq!(site.transport(), "tcp");
+    let load = Load::begin(&site.edge);
+    sleep(Duration::from_secs(3)).await;
+    let counts = load.end("CONNECT proxy only", None, &site.application).await;
+    assert_eq!(counts.accepted.lock().await.len(), counts.sent.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn packets_are_small() {
+    let Some(network) = Network::new(None) else { return };
+    let site = Site::start(network, |network| {
+        network.set_mtu(1280);
+        Vec::new()
+    })
+    .await;
+    assert_eq!(site.transport(), "quic");
+    let load = Load::begin(&site.edge);
+    sleep(Duration::from_secs(3)).await;
+    let large = site.edge.post(&format!("{HOOK}/large"), &[], &vec![b'x'; 3_000_000]).await;
+    assert_eq!(large.status, 200);
+    let counts = load.end("MTU 1280", None, &site.application).await;
+    assert_eq!(counts.accepted.lock().await.len(), counts.sent.load(Ordering::Relaxed));
+}
+
+/// A laptop that sleeps: the agent's process stands still for longer than a path may be silent.
+#[tokio::test]
+async fn a_sleeping_agent_wakes() {
+    let Some(network) = Network::new(None) else { return };
+    let site = Site::start(network, nothing).await;
+    let load = Load::begin(&site.edge);
+    sleep(Duration::from_secs(1)).await;
+    let agent = site.agent.as_ref().unwrap();
+    agent.signal("STOP");
+    sleep(Duration::from_secs(15)).await;
+    agent.signal("CONT");
+    load.mended().await;
+    let back = load.back().await;
+    load.end("agent asleep for 15 s", Some(back), &site.application).await;
+    assert!(back < BACK, "{back:?}");
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_is_diagnosed() {
+    let Some(network) = Network::new(None) else { return };
+    let mut site = Site::start(network, nothing).await;
+    drop(site.agent.take());
+    let (state, application) = (site.dirs[1].path().to_owned(), site.application.address.to_string());
+    off(move || {
+        let network = site.network;
+        let args = ["diagnose", &application, "--format", "json", "--state-dir", state.to_str().unwrap()];
+        let diagnose = |code: i32| {
+            let ended = network.run("hookward", &args, &[], "");
+            assert_eq!(ended.code, Some(code), "{ended:?}");
+            serde_json::from_str::<Value>(&ended.out).unwrap()
+        };
+        let outcomes = |found: &Value| -> HashMap<String, String> {
+            let step = |step: &Value| {
+                (step["step"].as_str().unwrap().to_owned(), step["outcome"].as_str().unwrap().to_owned())
+            };
+            found["steps"].as_array().unwrap().iter().map(step).collect()
+        };
+        let open = diagnose(0);
+        let found = outcomes(&open);
+        for step in
+            ["DNS", "UDP", "QUIC handshake, key", "TCP", "TLS handshake, key", "credential", "clock", "application"]
+        {
+            assert_eq!(found[step], "ok", "{step}: {open}");
+        }
+        assert_eq!(open["ask"], serde_json::json!([]));
+
+        network.drop_packets("meta l4proto udp");
+        let blocked = diagnose(0);
+        let found = outcomes(&blocked);
+        assert_eq!([&found["UDP"], &found["QUIC handshake, key"], &found["credential"]], ["warning", "warning", "ok"]);
+        let ask = blocked["ask"][0].as_str().unwrap();
+        assert!(ask.contains("UDP") && ask.contains(&network.relay().to_string()), "{ask}");
+
+        network.drop_packets("");
+        let nothing = diagnose(1);
+        let found = outcomes(&nothing);
+        assert_eq!([&found["TCP"], &found["application"]], ["failed", "ok"], "{nothing}");
+        assert_eq!(nothing["ask"].as_array().unwrap().len(), 2, "{nothing}");
+    })
+    .await;
+}
+
+/// Every part is killed without a word and started again.
+#[tokio::test]
+async fn an_agent_that_is_killed_and_started_again() {
+    let Some(network) = Network::new(None) else { return };
+    let mut site = Site::start(network, nothing).await;
+    let load = Load::begin(&site.edge);
+    sleep(Duration::from_secs(1)).await;
+    // A dropped process is killed.
+    drop(site.agent.take());
+    let (state, application) = (site.dirs[1].path().to_owned(), site.application.address.to_string());
+    load.mended().await;
+    let (network, agent) = off(move || {
+        let args = ["http", &application, "--no-token", "--log-format", "json", "--state-dir", state.to_str().unwrap()];
+        let mut agent = site.network.start("hookward", &args, &[]);
+        agent.event("ready");
+        (site.network, agent)
+    })
+    .await;
+    let back = load.back().await;
+    load.end("agent killed and started again", Some(back), &site.application).await;
+    assert!(back < BACK, "{back:?}");
+    drop((agent, network));
+}
