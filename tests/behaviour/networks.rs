@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 
-use super::programs::{edge, off, serve_at};
+use super::programs::{edge, off, serve, serve_at};
 
 /// A webhook every so often.
 const EVERY: Duration = Duration::from_millis(50);
@@ -39,7 +39,7 @@ struct Site {
     edge: Edge,
     ready: Value,
     agent: Option<Process>,
-    _relay: Process,
+    relay: Option<Process>,
     dirs: [TempDir; 2],
 }
 
@@ -66,7 +66,7 @@ impl Site {
         })
         .await;
         let edge = edge(&relay_ready, HOST);
-        Self { network, application, edge, ready, agent: Some(agent), _relay: relay, dirs }
+        Self { network, application, edge, ready, agent: Some(agent), relay: Some(relay), dirs }
     }
 
     fn transport(&self) -> &str {
@@ -387,7 +387,6 @@ async fn what_is_in_the_way_is_diagnosed() {
     .await;
 }
 
-/// Every part is killed without a word and started again.
 #[tokio::test]
 async fn an_agent_that_is_killed_and_started_again() {
     let Some(network) = Network::new(None) else { return };
@@ -409,4 +408,24 @@ async fn an_agent_that_is_killed_and_started_again() {
     load.end("agent killed and started again", Some(back), &site.application).await;
     assert!(back < BACK, "{back:?}");
     drop((agent, network));
+}
+
+#[tokio::test]
+async fn a_relay_that_is_killed_and_started_again() {
+    let Some(network) = Network::new(None) else { return };
+    let mut site = Site::start(network, nothing).await;
+    let load = Load::begin(&site.edge);
+    sleep(Duration::from_secs(1)).await;
+    drop(site.relay.take());
+    let (data, listen) = (site.dirs[0].path().to_owned(), site.edge.address.to_string());
+    load.mended().await;
+    let _relay = off(move || {
+        let mut relay = serve(&data, &listen, &["--tunnel-address", &listen]);
+        relay.event("ready");
+        relay
+    })
+    .await;
+    let back = load.back().await;
+    load.end("relay killed and started again", Some(back), &site.application).await;
+    assert!(back < BACK, "{back:?}");
 }

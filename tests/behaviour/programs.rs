@@ -136,7 +136,7 @@ async fn one_command_to_see_it_work() {
 }
 
 /// A relay in a process of its own, on ports that the system chose.
-fn serve(data: &Path, listen: &str, more: &[&str]) -> Process {
+pub(super) fn serve(data: &Path, listen: &str, more: &[&str]) -> Process {
     let mut args = vec![
         "serve",
         "--domain",

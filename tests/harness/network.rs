@@ -27,18 +27,20 @@ fn sh(command: &str) {
 
 impl Network {
     /// A network whose wide link is fast and whole, or has a delay in each direction (milliseconds) and lets so
-    /// many packets of a hundred overtake others. `None` where a test may not make one, which is said; in CI that
-    /// is a failure.
+    /// many packets of a hundred overtake others. `None` where a test may not make one, which is said; tools
+    /// that are missing in CI are a failure.
     pub fn new(delay: Option<(u32, u32)>) -> Option<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let works =
             |command: &str| Command::new("sh").args(["-c", command]).output().is_ok_and(|ended| ended.status.success());
-        if !works(
-            "ip netns list && nft --version && test -w /dev/net/tun && ip netns add hw-try && ip netns del hw-try",
-        ) {
-            let why = "network namespaces, nft (Debian: nftables) or /dev/net/tun can't be had here";
+        if !works("ip -V && nft --version && python3 --version") {
+            let why = "ip, nft or python3 is missing (Debian: iproute2, nftables, python3)";
             assert!(std::env::var_os("CI").is_none(), "{why}");
-            println!("skipped: {why}; run it as root");
+            println!("skipped: {why}");
+            return None;
+        }
+        if !works("test -w /dev/net/tun && ip netns add hw-try-$$ && ip netns del hw-try-$$") {
+            println!("skipped: network namespaces or /dev/net/tun are not permitted here; run it as root");
             return None;
         }
         // Two runs of the tests at the same time must not meet: the number is the process's, too.
