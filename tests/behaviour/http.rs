@@ -13,24 +13,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
 
-/// The same over every transport: nobody must see which it is.
-macro_rules! over_all_transports {
-    ($($name:ident)+) => {
-        mod quic {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Transport::Quic).await;
-            })+
-        }
-        mod tcp {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Transport::Tcp).await;
-            })+
-        }
-    };
-}
-
 over_all_transports! {
     names_values_order_and_body_arrive_as_sent
     kept_and_pipelined_connections_carry_many_requests

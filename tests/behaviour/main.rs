@@ -1,5 +1,23 @@
 //! All end-to-end tests, in modules named by behaviour.
 
+/// The same over every transport: nobody must see which it is.
+macro_rules! over_all_transports {
+    ($($name:ident)+) => {
+        mod quic {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Transport::Quic).await;
+            })+
+        }
+        mod tcp {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Transport::Tcp).await;
+            })+
+        }
+    };
+}
+
 mod availability;
 mod challenges;
 mod checks;
@@ -15,6 +33,7 @@ mod properties;
 mod reload;
 mod replay;
 mod second_gate;
+mod streams;
 mod tools;
 mod tunnel;
 mod upstreams;

@@ -182,6 +182,11 @@ impl Input {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// Bytes that were read and not yet given out.
+    pub fn rest_of_buffer(&self) -> usize {
+        self.buffer.len()
+    }
+
     pub fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
     }

@@ -133,6 +133,11 @@ impl Http1 {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// Bytes that were received and not yet given out.
+    pub fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Writes bytes as they are.
     pub async fn raw(&mut self, bytes: &[u8]) {
         // A relay that has answered and closed does not take the rest.

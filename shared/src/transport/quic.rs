@@ -24,8 +24,11 @@ use crate::protocol::ALPN;
 pub const SERVER_NAME: &str = "relay.hookward.invalid";
 /// What one stream may have in flight: more gains nothing beyond 2 MiB in quinn.
 pub(super) const STREAM_WINDOW: u32 = 1024 * 1024;
-/// What one connection may have in flight.
-pub(super) const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// What one connection may hold that was received and not read: as many readers can be slow at a time as streams
+/// fit in, and nobody waits for them. A reader that takes nothing at all is cut off after `write_stall`.
+pub(super) const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
+/// What one connection may have sent and not acknowledged.
+const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 /// Buffers that keep local bursts from being lost; Debian's default cap is 208 KiB.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// Packets that one acknowledgement may answer (draft-ietf-quic-ack-frequency): measured, -3 %.
@@ -175,7 +178,7 @@ fn transport(liveness: Liveness) -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(u64::from(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
         .ack_frequency_config(Some(ack))
         .max_idle_timeout(IdleTimeout::try_from(liveness.dead_after()).ok());
     transport

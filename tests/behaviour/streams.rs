@@ -1,0 +1,421 @@
+//! What streams, end to end: events, WebSockets, long answers, bodies larger than memory, readers that are slow,
+//! and ends that are none. Over every transport.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hookward_agent::connection::LinkSettings;
+use hookward_shared::limits::MIB;
+use hookward_shared::transport::Transport;
+use hookward_tests::application::{Application, Input, Reply};
+use hookward_tests::process::Process;
+use hookward_tests::sender::Http1;
+use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, open_policy};
+use hookward_tests::wait::within;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::programs::{edge, off};
+
+const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
+
+over_all_transports! {
+    events_are_not_held_back
+    websockets
+    slow_readers_keep_nobody_waiting
+    an_abort_is_seen_on_the_other_side_within_a_second
+    an_answer_that_takes_its_time
+}
+
+/// Each event is there before the application sends the next one.
+async fn events_are_not_held_back(over: Transport) {
+    let next = Arc::new(Notify::new());
+    let of_application = Arc::clone(&next);
+    let application = Application::raw(move |stream| {
+        let next = Arc::clone(&of_application);
+        async move {
+            let mut input = Input::new(stream);
+            let Some(_) = input.head().await else { return };
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+            input.stream().write_all(head.as_bytes()).await.unwrap();
+            for number in 0..20 {
+                next.notified().await;
+                let event = format!("data: {number}\n\n");
+                let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+                input.stream().write_all(chunk.as_bytes()).await.unwrap();
+            }
+            input.stream().write_all(b"0\r\n\r\n").await.unwrap();
+        }
+    })
+    .await;
+    let stage = Stage::start(application.address, Plan::over(over)).await;
+    let mut connection = stage.edge.http1().await;
+    connection.send("GET", HOOK, HOST, &[("Accept", "text/event-stream")], b"").await;
+    assert_eq!(connection.head().await.unwrap().status, 200);
+    for number in 0..20 {
+        next.notify_one();
+        let event = within("an event", connection.until(format!("data: {number}\n\n").as_bytes())).await;
+        assert!(event.is_some(), "event {number}");
+    }
+}
+
+async fn an_answer_that_takes_its_time(over: Transport) {
+    let (asked, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let of_application = (Arc::clone(&asked), Arc::clone(&go));
+    let application = Application::raw(move |stream| {
+        let (asked, go) = of_application.clone();
+        async move {
+            let mut input = Input::new(stream);
+            let Some(_) = input.head().await else { return };
+            asked.notify_one();
+            go.notified().await;
+            let _ = input.stream().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnews").await;
+        }
+    })
+    .await;
+    let stage = Stage::start(application.address, Plan::over(over)).await;
+    let mut connection = stage.edge.http1().await;
+    connection.send("GET", HOOK, HOST, &[], b"").await;
+    within("the application is asked", asked.notified()).await;
+    // Other requests go on meanwhile, and it is not forgotten.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    go.notify_one();
+    assert_eq!(connection.answer("GET").await.text(), "news");
+}
+
+/// An application that echoes, by a library that checks what it gets.
+async fn echo() -> std::net::SocketAddr {
+    use futures_util::{SinkExt as _, StreamExt as _};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+                while let Some(Ok(message)) = socket.next().await {
+                    if matches!(message, Message::Text(_) | Message::Binary(_)) && socket.send(message).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// A frame as a client sends it (RFC 6455 §5.2): masked. `head` is the first byte: FIN, reserved bits, opcode.
+fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [0x37, 0xfa, 0x21, 0x3d];
+    let mut bytes = vec![head];
+    match payload.len() {
+        length @ 0..126 => bytes.push(0x80 | length as u8),
+        length @ 126..65_536 => {
+            bytes.push(0x80 | 126);
+            bytes.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            bytes.push(0x80 | 127);
+            bytes.extend((length as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(mask);
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+/// Reads a frame of the server: its first byte and its payload.
+async fn read_frame(connection: &mut Http1) -> (u8, Vec<u8>) {
+    let head = connection.exactly(2).await;
+    let length = match head[1] {
+        126 => u64::from(u16::from_be_bytes(connection.exactly(2).await.try_into().unwrap())),
+        127 => u64::from_be_bytes(connection.exactly(8).await.try_into().unwrap()),
+        length => u64::from(length),
+    };
+    (head[0], connection.exactly(length as usize).await)
+}
+
+const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
+const CLOSE: u8 = 0x88;
+const PING: u8 = 0x89;
+const PONG: u8 = 0x8a;
+
+fn close(code: u16, reason: &str) -> Vec<u8> {
+    [&code.to_be_bytes()[..], reason.as_bytes()].concat()
+}
+
+/// Frames as they are sent, and heads with payloads as they come back.
+type Exchange = (Vec<Vec<u8>>, Vec<(u8, Vec<u8>)>);
+
+/// What is sent, and what comes back: after the manner of the Autobahn test suite.
+fn cases() -> Vec<(&'static str, Exchange)> {
+    let text = |length: usize| vec![b'*'; length];
+    let echoed = |head: u8, payload: Vec<u8>| (vec![frame(head, &payload)], vec![(head, payload)]);
+    let mut cases = Vec::new();
+    let mut add = |name, exchange: Exchange| cases.push((name, exchange));
+    for (name, length) in [
+        ("empty text", 0),
+        ("text of 125", 125),
+        ("text of 126", 126),
+        ("text of 127", 127),
+        ("text of 128", 128),
+        ("text of 65535", 65_535),
+        ("text of 65536", 65_536),
+    ] {
+        add(name, echoed(TEXT, text(length)));
+    }
+    add("text that is not ASCII", echoed(TEXT, "Hellö-µ@ßöäüàá-UTF-8!! \u{1f980}".as_bytes().to_vec()));
+    for (name, length) in [
+        ("empty binary", 0),
+        ("binary of 125", 125),
+        ("binary of 126", 126),
+        ("binary of 65535", 65_535),
+        ("binary of 65536", 65_536),
+        ("binary of 1 MiB", 1 << 20),
+        ("binary of 16 MiB", 16 << 20),
+    ] {
+        add(name, echoed(BINARY, (0..length).map(|n| n as u8).collect()));
+    }
+    add("two fragments", (vec![frame(0x01, b"frag"), frame(0x80, b"ments")], vec![(TEXT, b"fragments".to_vec())]));
+    add(
+        "an empty fragment between two",
+        (vec![frame(0x02, b"a"), frame(0x00, b""), frame(0x80, b"b")], vec![(BINARY, b"ab".to_vec())]),
+    );
+    let mut pieces = vec![frame(0x01, b"x")];
+    pieces.extend((0..98).map(|_| frame(0x00, b"x")));
+    pieces.push(frame(0x80, b"x"));
+    add("a hundred fragments", (pieces, vec![(TEXT, text(100).iter().map(|_| b'x').collect())]));
+    add("a ping", (vec![frame(PING, b"")], vec![(PONG, Vec::new())]));
+    add("a ping of 125", (vec![frame(PING, &text(125))], vec![(PONG, text(125))]));
+    add(
+        "a ping between fragments",
+        (
+            vec![frame(0x01, b"a"), frame(PING, b"p"), frame(0x80, b"b")],
+            vec![(PONG, b"p".to_vec()), (TEXT, b"ab".to_vec())],
+        ),
+    );
+    add("a pong that nobody asked for", (vec![frame(PONG, b"x"), frame(TEXT, b"y")], vec![(TEXT, b"y".to_vec())]));
+    let pings = (0..10).map(|n: u8| frame(PING, &[n])).collect();
+    add("ten pings", (pings, (0..10).map(|n| (PONG, vec![n])).collect()));
+    for (name, code, reason) in
+        [("close 1000", 1000, ""), ("close 1001", 1001, "going"), ("close 3000", 3000, "x"), ("close 4999", 4999, "")]
+    {
+        add(name, (vec![frame(CLOSE, &close(code, reason))], vec![(CLOSE, close(code, reason))]));
+    }
+    add("close without a code", (vec![frame(CLOSE, b"")], vec![(CLOSE, Vec::new())]));
+    add(
+        "text and close at once",
+        (
+            vec![frame(TEXT, b"last"), frame(CLOSE, &close(1000, ""))],
+            vec![(TEXT, b"last".to_vec()), (CLOSE, close(1000, ""))],
+        ),
+    );
+    cases
+}
+
+async fn websockets(over: Transport) {
+    let mut policy = open_policy();
+    policy.routes[0].websocket = true;
+    let stage = Stage::start(echo().await, Plan { policy, ..Plan::over(over) }).await;
+    let cases = cases();
+    assert!(cases.len() >= 28, "{}", cases.len());
+    for (name, (sent, back)) in cases {
+        let mut connection = open(&stage).await;
+        for frame in &sent {
+            connection.raw(frame).await;
+        }
+        for (number, expected) in back.iter().enumerate() {
+            let frame = within(name, read_frame(&mut connection)).await;
+            assert!(frame == *expected, "{name}: frame {number} is {:x}, {} bytes", frame.0, frame.1.len());
+        }
+        if back.last().is_some_and(|(head, _)| *head == CLOSE) {
+            assert_eq!(connection.rest().await, b"", "{name}: the connection ends");
+        }
+    }
+    // Byte by byte is the same.
+    let mut connection = open(&stage).await;
+    for byte in frame(TEXT, b"chopped") {
+        connection.raw(&[byte]).await;
+    }
+    assert_eq!(read_frame(&mut connection).await, (TEXT, b"chopped".to_vec()));
+    // What the application takes for broken ends, and the sender hears of it.
+    for (name, broken) in [
+        ("a reserved bit", frame(0xc1, b"x")),
+        ("an unknown opcode", frame(0x83, b"x")),
+        ("a continuation of nothing", frame(0x80, b"x")),
+        ("a ping in fragments", frame(0x09, b"x")),
+        ("a ping of 126", frame(PING, &[b'x'; 126])),
+        ("text that is no UTF-8", frame(TEXT, b"\xce\xba\xe1\xbd\xb9\xed\xa0\x80")),
+    ] {
+        let mut connection = open(&stage).await;
+        connection.raw(&broken).await;
+        let rest = within(name, connection.rest()).await;
+        assert!(rest.is_empty() || rest[0] == CLOSE, "{name}: {rest:x?}");
+    }
+}
+
+async fn open(stage: &Stage) -> Http1 {
+    let upgrade = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let mut connection = stage.edge.http1().await;
+    connection.send("GET", PREFIX, HOST, &upgrade, b"").await;
+    assert_eq!(connection.answer("GET").await.status, 101);
+    connection
+}
+
+/// Many take a large answer and read nothing of it; the others' webhooks pass.
+async fn slow_readers_keep_nobody_waiting(over: Transport) {
+    let application = Application::start(|request| match request.target.ends_with("/large") {
+        true => Reply::Full(200, Vec::new(), vec![b'x'; 8 << 20]),
+        false => Reply::ok("small"),
+    })
+    .await;
+    let link = LinkSettings { connections: Some(1), ..Plan::over(over).link };
+    let stage = Stage::start(application.address, Plan { link, ..Plan::over(over) }).await;
+    let mut slow = Vec::new();
+    for _ in 0..32 {
+        let mut connection = stage.edge.http1().await;
+        connection.send("GET", &format!("{PREFIX}/large"), HOST, &[], b"").await;
+        assert_eq!(connection.head().await.unwrap().status, 200);
+        slow.push(connection);
+    }
+    let mut longest = Duration::ZERO;
+    for _ in 0..50 {
+        let since = Instant::now();
+        assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "small");
+        longest = longest.max(since.elapsed());
+    }
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
+    // And the slow ones still get all of it.
+    for connection in slow.iter_mut().take(3) {
+        let body = within("a slow reader's answer", connection.exactly(8 << 20)).await;
+        assert!(body.iter().all(|byte| *byte == b'x'));
+    }
+}
+
+async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {
+    // The sender goes away: the application's connection ends.
+    let (begun, ended) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let of_application = (Arc::clone(&begun), Arc::clone(&ended));
+    let application = Application::raw(move |stream| {
+        let (begun, ended) = of_application.clone();
+        async move {
+            let mut input = Input::new(stream);
+            let Some(request) = input.head().await else { return };
+            if request.target.ends_with("/break") {
+                let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart";
+                input.stream().write_all(head).await.unwrap();
+                begun.notified().await;
+                return;
+            }
+            begun.notify_one();
+            let mut rest = Vec::new();
+            let _ = input.stream().read_to_end(&mut rest).await;
+            ended.notify_one();
+        }
+    })
+    .await;
+    let stage = Stage::start(application.address, Plan::over(over)).await;
+    let mut connection = stage.edge.http1().await;
+    connection.send("POST", HOOK, HOST, &[], b"x").await;
+    within("the application has it", begun.notified()).await;
+    let since = Instant::now();
+    drop(connection);
+    within("the application hears of it", ended.notified()).await;
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    // The application breaks off: the sender's answer breaks off, too.
+    let mut connection = stage.edge.http1().await;
+    connection.send("POST", &format!("{HOOK}/break"), HOST, &[], b"x").await;
+    assert_eq!(connection.head().await.unwrap().status, 200);
+    assert_eq!(connection.exactly(4).await, b"part");
+    let since = Instant::now();
+    begun.notify_one();
+    assert_eq!(within("the sender hears of it", connection.rest()).await, b"");
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+}
+
+/// A gibibyte each way through the real programs, which do not grow by it.
+#[tokio::test]
+async fn bodies_larger_than_memory() {
+    const SIZE: u64 = 1 << 30;
+    /// More than windows and buffers need, and far below the body.
+    const MOST: u64 = 96 * MIB;
+    let application = Application::raw(|stream| async move {
+        let mut input = Input::new(stream);
+        let Some(request) = input.head().await else { return };
+        let piece = vec![b'x'; 1 << 20];
+        if request.method == "GET" {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+            input.stream().write_all(head.as_bytes()).await.unwrap();
+            for _ in 0..SIZE >> 20 {
+                if input.stream().write_all(&piece).await.is_err() {
+                    return;
+                }
+            }
+        } else {
+            let mut left = SIZE - input.rest_of_buffer() as u64;
+            let mut buffer = vec![0; 1 << 20];
+            while left > 0 {
+                left -= input.stream().read(&mut buffer).await.unwrap() as u64;
+            }
+            input.stream().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await.unwrap();
+        }
+    })
+    .await;
+    for transport in ["quic", "tcp"] {
+        let dir = TempDir::new().unwrap();
+        let (data, state) = (dir.path().join("relay"), dir.path().join("agent"));
+        let target = application.address.to_string();
+        let (relay, agent, ready) = off(move || {
+            let mut relay = super::programs::serve_at(&data, std::net::Ipv4Addr::LOCALHOST);
+            let ready = relay.event("ready");
+            let token = relay.event("join_token")["token"].as_str().unwrap().to_owned();
+            let state = state.to_str().unwrap();
+            let joined = hookward_tests::process::run("hookward", &["join", "-", "--state-dir", state], &[], &token);
+            assert_eq!(joined.code, Some(0), "{joined:?}");
+            let args =
+                ["http", &target, "--no-token", "--transport", transport, "--log-format", "json", "--state-dir", state];
+            let mut agent = Process::start("hookward", &args, &[]);
+            agent.event("ready");
+            (relay, agent, ready)
+        })
+        .await;
+        let edge = edge(&ready, "flexdeploy.hooks.example.test");
+        let host = "flexdeploy.hooks.example.test";
+        let (before_relay, before_agent) = (peak(relay.id()), peak(agent.id()));
+        let mut connection = edge.http1().await;
+        let head = format!("POST {PREFIX} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {SIZE}\r\n\r\n");
+        connection.raw(head.as_bytes()).await;
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..SIZE >> 20 {
+            connection.raw(&piece).await;
+        }
+        assert_eq!(connection.answer("POST").await.text(), "done", "{transport}");
+        connection.send("GET", PREFIX, host, &[], b"").await;
+        assert_eq!(connection.head().await.unwrap().status, 200);
+        let mut received = connection.buffered() as u64;
+        let mut buffer = vec![0; 1 << 20];
+        while received < SIZE {
+            let count = within("a piece", connection.stream.read(&mut buffer)).await.unwrap() as u64;
+            assert!(count > 0, "{transport}: cut after {received}");
+            received += count;
+        }
+        let (relay_grew, agent_grew) = (peak(relay.id()) - before_relay, peak(agent.id()) - before_agent);
+        println!("{transport}: 1 GiB each way, relay +{} MiB, agent +{} MiB", relay_grew / MIB, agent_grew / MIB);
+        assert!(relay_grew < MOST && agent_grew < MOST, "{transport}: {relay_grew} {agent_grew}");
+    }
+}
+
+/// The most memory that a process has had.
+fn peak(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
