@@ -1,7 +1,8 @@
 //! The relay's side that strangers reach. The way of a request, in the order of its files:
 //!
 //! [`listener`] takes the connection and bounds how many there are ([`places`]), [`stall`] cuts off who takes
-//! nothing, [`tls`] does the handshake, [`connection`] reads requests from it, [`spelling`] remembers how
+//! nothing, [`tls`] does the handshake, [`connection`] reads requests from it, [`frame_guard`] ends floods of control
+//! frames, [`spelling`] remembers how
 //! header names were written, [`authority`] finds out which host is meant, [`client_address`] and
 //! [`proxy_protocol`] where the request comes from, [`judge`] takes it through the gates, [`body`] reads what they
 //! need, and [`answer`] writes every answer that the relay makes itself. [`request`] is the way through all of
@@ -14,6 +15,7 @@ pub mod authority;
 pub mod body;
 pub mod client_address;
 pub mod connection;
+pub mod frame_guard;
 pub mod judge;
 pub mod listener;
 pub mod places;

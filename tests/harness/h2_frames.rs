@@ -11,6 +11,11 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const DATA: u8 = 0;
+const PRIORITY: u8 = 2;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
@@ -70,23 +75,82 @@ pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
     .await
 }
 
-/// Opens streams and resets them at once, until the relay has had enough.
-pub async fn reset_flood(edge: &Edge) {
+/// The eight floods: how to begin, and what to repeat for ever.
+pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
+    let head = block(edge, "POST", b"/flexdeploy/webhooks/v1");
+    let begun = |flags: u8| {
+        let mut bytes = PREFACE.to_vec();
+        frame(&mut bytes, SETTINGS, 0, 0, &[]);
+        frame(&mut bytes, HEADERS, flags, 1, &head);
+        bytes
+    };
+    let always = |kind: u8, flags: u8, stream: u32, payload: &'static [u8]| -> Repeat {
+        Box::new(move |_| {
+            let mut bytes = Vec::new();
+            frame(&mut bytes, kind, flags, stream, payload);
+            bytes
+        })
+    };
+    let opened = head.clone();
+    let resets: Repeat = Box::new(move |number| {
+        let (mut bytes, stream) = (Vec::new(), 2 * number + 3);
+        frame(&mut bytes, HEADERS, END_STREAM | END_HEADERS, stream, &opened);
+        frame(&mut bytes, RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+        bytes
+    });
+    let opened = head.clone();
+    let made_to_reset: Repeat = Box::new(move |number| {
+        let (mut bytes, stream) = (Vec::new(), 2 * number + 3);
+        frame(&mut bytes, HEADERS, END_HEADERS, stream, &opened);
+        // An increment of 0 is an error of the stream (RFC 9113 §6.9).
+        frame(&mut bytes, WINDOW_UPDATE, 0, stream, &[0; 4]);
+        bytes
+    });
+    vec![
+        ("rapid reset", begun(END_HEADERS | END_STREAM), resets),
+        ("made to reset", begun(END_HEADERS | END_STREAM), made_to_reset),
+        ("CONTINUATION", begun(0), always(CONTINUATION, 0, 1, b"")),
+        ("empty DATA", begun(END_HEADERS), always(DATA, 0, 1, b"")),
+        ("PING", begun(END_HEADERS), always(PING, 0, 0, &[7; 8])),
+        ("SETTINGS", begun(END_HEADERS), always(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100])),
+        ("PRIORITY", begun(END_HEADERS), always(PRIORITY, 0, 3, &[0, 0, 0, 0, 1])),
+        ("WINDOW_UPDATE", begun(END_HEADERS), always(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+    ]
+}
+
+/// The bytes of a flood's next frames.
+pub type Repeat = Box<dyn Fn(u32) -> Vec<u8>>;
+
+/// Sends so many frames of a flood, and then nothing: whether the relay has ended the connection. It is given time to
+/// read all, not to lose patience.
+pub async fn is_cut_after(edge: &Edge, begin: &[u8], repeat: &Repeat, frames: u32) -> bool {
     let mut stream = within("TLS handshake", edge.tls(b"h2", Some(&edge.host))).await.unwrap();
-    let block = block(edge, "GET", b"/flexdeploy/webhooks/v1");
-    let mut bytes = PREFACE.to_vec();
-    frame(&mut bytes, SETTINGS, 0, 0, &[]);
-    within("the relay ends the connection", async {
-        for id in (1..).step_by(2) {
-            frame(&mut bytes, HEADERS, END_STREAM | END_HEADERS, id, &block);
-            frame(&mut bytes, RST_STREAM, 0, id, &8_u32.to_be_bytes());
-            if stream.write_all(&bytes).await.is_err() {
-                return;
+    stream.write_all(begin).await.unwrap();
+    for number in 0..frames {
+        if stream.write_all(&repeat(number)).await.is_err() {
+            return true;
+        }
+    }
+    // The answer to a last PING says that all was read; a connection that was ended gives none.
+    let mut ping = Vec::new();
+    frame(&mut ping, PING, 0, 0, b"the last");
+    if stream.write_all(&ping).await.is_err() || stream.flush().await.is_err() {
+        return true;
+    }
+    let mut received = Vec::new();
+    within("an answer or an end", async {
+        loop {
+            let mut buffer = [0; 16_384];
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return true,
+                Ok(count) => received.extend_from_slice(&buffer[..count]),
             }
-            bytes.clear();
+            if received.windows(8).any(|window| window == b"the last") {
+                return false;
+            }
         }
     })
-    .await;
+    .await
 }
 
 /// The head of a request without further fields.

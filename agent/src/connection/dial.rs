@@ -1,10 +1,11 @@
 //! Finds a way to a relay: QUIC first, TLS over TCP a moment later, whichever is greeted first (in the manner
 //! of happy eyeballs, RFC 8305). What worked is tried first the next time.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hookward_shared::transport::identity::Pin;
@@ -42,8 +43,15 @@ pub struct Dialler {
     tcp_leads: AtomicBool,
 }
 
+/// Attempts over QUIC on one socket, until another one is tried: a flow that a firewall has taken a dislike to does not
+/// get better, and a socket with its buffers of 3 MiB is not made every second.
+const OF_A_SOCKET: usize = 5;
+
 /// Where to, and how.
 struct To {
+    /// The sockets of the last attempts, by slot and family.
+    // A std mutex: it guards a small map, and nothing waits while it is held.
+    endpoints: Mutex<HashMap<(usize, bool), Endpoint>>,
     address: String,
     pin: Pin,
     liveness: Liveness,
@@ -73,7 +81,7 @@ impl Dialler {
         let tls = tcp::client_tls(relay.pin)?;
         let (address, pin) = (relay.address.clone(), relay.pin);
         let (liveness, proxies) = (link.liveness, link.proxies.clone());
-        let way = To { address, pin, liveness, proxies, tls, tasks };
+        let way = To { endpoints: Mutex::default(), address, pin, liveness, proxies, tls, tasks };
         let tcp_leads = AtomicBool::new(link.worked == Some(Transport::Tcp));
         Ok(Self { way: Arc::new(way), mode: link.transport, tcp_leads })
     }
@@ -263,7 +271,7 @@ impl To {
         let (target, own_address, addresses) = self.choose(slot, attempt).await?;
         let local: SocketAddr =
             if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-        let endpoint = quic::client(local, self.pin, self.liveness)?;
+        let endpoint = self.endpoint(slot, attempt, local)?;
         let connecting = endpoint
             .connect(target, SERVER_NAME)
             .map_err(|error| ConnectionError::Session(SessionError::Lost(error.to_string())))?;
@@ -275,6 +283,17 @@ impl To {
             Err(error) if quic::is_wrong_key(&error) => Err(ConnectionError::WrongKey(self.address.clone())),
             Err(error) => Err(ConnectionError::Session(error.into())),
         }
+    }
+
+    fn endpoint(&self, slot: usize, attempt: usize, local: SocketAddr) -> Result<Endpoint, ConnectionError> {
+        let key = (slot, local.is_ipv6());
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(endpoint) = endpoints.get(&key).filter(|_| !(attempt + 1).is_multiple_of(OF_A_SOCKET)) {
+            return Ok(endpoint.clone());
+        }
+        let endpoint = quic::client(local, self.pin, self.liveness)?;
+        endpoints.insert(key, endpoint.clone());
+        Ok(endpoint)
     }
 
     async fn over_tcp(&self, slot: usize, attempt: usize) -> Result<Found, ConnectionError> {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, Overdue};
+use super::frame_guard::FrameGuard;
 use super::request::{self, Connection, Edge, Peer};
 use super::spelling::Recorder;
 use super::stall::Unread;
@@ -55,7 +56,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if h2 {
-        serve_http2(TokioIo::new(stream), peer, edge, tasks, drain).await;
+        serve_http2(TokioIo::new(FrameGuard::new(stream)), peer, edge, tasks, drain).await;
     } else {
         serve_http1(stream, peer, edge, tasks, drain).await;
     }
