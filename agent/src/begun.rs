@@ -5,13 +5,11 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hookward_shared::limits::GIVEN_AGAIN;
 use hookward_shared::protocol::head::RequestId;
 
-/// A request is given again while its sender waits for the answer, and no longer than a dead connection takes
-/// to be noticed, some times over.
-const REMEMBERED: Duration = Duration::from_secs(120);
-/// Most that are remembered: more than a machine serves within that time, at 24 bytes each.
-const MOST: usize = 1 << 20;
+/// A relay gives a request again within [`GIVEN_AGAIN`] of its begin, and the tunnel takes some time.
+const REMEMBERED: Duration = Duration::from_secs(2 * GIVEN_AGAIN.as_secs());
 
 /// Requests that were begun.
 #[derive(Default)]
@@ -32,7 +30,7 @@ impl Begun {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         while let Some((at, old)) = inner.order.front().copied() {
-            if now.duration_since(at) < REMEMBERED && inner.order.len() < MOST {
+            if now.duration_since(at) < REMEMBERED {
                 break;
             }
             inner.order.pop_front();

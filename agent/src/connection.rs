@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use hookward_shared::current::Current;
+use hookward_shared::gate::Gate;
 use hookward_shared::limits::GREETING_BYTES;
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason, RefusedRequest};
 use hookward_shared::secret::Secret;
@@ -96,7 +98,7 @@ pub struct LinkSettings {
     pub liveness: Liveness,
     /// Proxies for TLS over TCP.
     pub proxies: Proxies,
-    /// How long after a way was found a better one is looked for; later more rarely. `None`: 30 s.
+    /// How long after a way was found a better one is looked for; later more rarely. `None`: 15 s.
     pub probe_after: Option<Duration>,
 }
 
@@ -159,9 +161,9 @@ pub enum ConnectionError {
     /// The settings of TLS.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// The machine was asleep: what the connection is worth is not known.
-    #[error("this machine was asleep for {} s", .0.as_secs())]
-    Asleep(Duration),
+    /// The relay does not take a new policy of a tunnel, which has another one.
+    #[error("the relay does not take a new policy; the old one stays in force")]
+    PolicyKept,
     /// Somebody else answers at the relay's address.
     #[error(
         "whoever answers at {0} is not the relay that this agent has joined: its key is another. If the relay was \
@@ -269,6 +271,8 @@ pub struct AtRelay {
     pub dialler: Dialler,
     /// Which policies it has, one for each tunnel.
     pub policies: Vec<Policies>,
+    /// The gates by which this side judges what comes from it, one for each tunnel.
+    pub gates: Vec<Arc<Current<Gate>>>,
     /// Addresses that its name had last.
     addresses: AtomicUsize,
     more_addresses: Notify,
@@ -293,8 +297,10 @@ pub async fn keep(relays: Vec<Relay>, shared: Arc<Shared>, stop: CancellationTok
     for relay in relays {
         let dialler = Dialler::new(&relay, &shared.link, shared.tasks.clone())?;
         let policies = shared.tunnels.iter().map(|tunnel| Policies::new(tunnel.wanted.clone())).collect();
+        let first = |tunnel: &Tunnel| Arc::new(Current::new(Arc::clone(&tunnel.wanted.borrow().gate)));
+        let gates = shared.tunnels.iter().map(first).collect();
         let (addresses, more_addresses) = (AtomicUsize::new(1), Notify::new());
-        let at = Arc::new(AtRelay { relay, dialler, policies, addresses, more_addresses });
+        let at = Arc::new(AtRelay { relay, dialler, policies, gates, addresses, more_addresses });
         kept.spawn(keep_relay(at, Arc::clone(&shared), stop.child_token()));
     }
     let mut outcome = Ok(());

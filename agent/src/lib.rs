@@ -26,7 +26,6 @@ use data_encoding::HEXLOWER;
 use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
-use hookward_shared::current::Current;
 use hookward_shared::gate::rate::Meter;
 use hookward_shared::gate::{Gate, Side, State};
 use hookward_shared::limits::AGENT_BODY_BUDGET;
@@ -117,7 +116,6 @@ impl Agent {
         for tunnel in settings.tunnels {
             let first = offer(&tunnel.policy, &clock)?;
             let replay = Replay {
-                gate: Current::new(Arc::clone(&first.gate)),
                 state: State::default(),
                 pairing: tunnel.pairing,
                 clock: clock.clone(),

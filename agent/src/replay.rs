@@ -47,8 +47,6 @@ const DIAGNOSES_A_SECOND: u32 = 4;
 
 /// What every exchange of one agent shares.
 pub struct Replay {
-    /// The agent's copy of the policy, as it is in force.
-    pub gate: Current<Gate>,
     /// What a gate remembers: on this side nothing.
     pub state: State,
     /// Where a secret goes that a provider tells in its handshake; only while pairing.
@@ -86,6 +84,8 @@ pub struct AtHost {
     pub host: Arc<str>,
     /// Scheme and authority of its public URL.
     pub origin: Arc<str>,
+    /// The agent's copy of the policy, as it is in force at this relay.
+    pub gate: Arc<Current<Gate>>,
     /// What handles its exchanges.
     pub replay: Arc<Replay>,
 }
@@ -93,6 +93,7 @@ pub struct AtHost {
 /// One exchange, and the terms of its session.
 struct Exchange<'r> {
     replay: &'r Replay,
+    gate: &'r Current<Gate>,
     deadlines: Deadlines,
     host: &'r str,
     origin: &'r str,
@@ -150,7 +151,7 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
     // A host that no tunnel has is refused by the first one, and so told to the user.
     let Some(at) = terms.hosts.iter().find(asked).or_else(|| terms.hosts.first()) else { return };
     let (deadlines, host, origin) = (terms.deadlines, &*at.host, &*at.origin);
-    Exchange { replay: &at.replay, deadlines, host, origin }.run(writer, reader, request).await;
+    Exchange { replay: &at.replay, gate: &at.gate, deadlines, host, origin }.run(writer, reader, request).await;
 }
 
 impl Exchange<'_> {
@@ -228,7 +229,7 @@ impl Exchange<'_> {
             headers: &request.headers,
             origin: self.origin,
         };
-        let (gate, state, client) = (self.replay.gate.get(), &self.replay.state, request.context.client);
+        let (gate, state, client) = (self.gate.get(), &self.replay.state, request.context.client);
         let (decision, body, held) = match gate.check_head(head, client, now, state)? {
             HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
             HeadVerdict::ReadBody(pending) => {

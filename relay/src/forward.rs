@@ -9,18 +9,17 @@
 //! begun to send to the application, and refuses those, so that none reaches it twice. Another run of the
 //! agent can't know, and only gets what certainly reached no application.
 
-use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hookward_shared::budget::Charge;
 use hookward_shared::gate::Permit;
 use hookward_shared::headers::{passes_to_application, passes_to_sender, trailer_passes};
-use hookward_shared::limits::{Limits, SMALL_BODY};
+use hookward_shared::limits::{GIVEN_AGAIN, Limits, SMALL_BODY};
 use hookward_shared::protocol::head::{self, Answer, Failure, Request};
 use hookward_shared::refusal::Code;
 use hookward_shared::transport::{MessageBody, MessageReader, MessageWriter, StreamError, body};
@@ -30,7 +29,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::timeout;
 
-use crate::agents::registry::{LiveSession, Registry, Tunnel, UnderWay};
+use crate::agents::registry::{LiveSession, Registry, UnderWay};
 use crate::edge::activity::OpenRequest;
 use crate::edge::body::{BodyError, Gathered, SenderBody};
 use crate::edge::places::Place;
@@ -97,8 +96,8 @@ pub struct Forwarded {
     pub response: Response<AnswerBody>,
     /// Both directions of an upgraded connection.
     pub upgraded: Option<(MessageWriter, MessageReader)>,
-    /// The session that has it under way.
-    under_way: UnderWay,
+    /// Counts it in its session.
+    pub under_way: UnderWay,
 }
 
 impl Forwarded {
@@ -124,19 +123,26 @@ pub async fn forward(
     permit: Permit,
     registry: &Registry,
     host: &str,
-    tunnel: &Tunnel,
     request: Request,
     mut outgoing: Outgoing,
     limits: &Limits,
 ) -> Result<Forwarded, ForwardError> {
-    let mut tunnel = Cow::Borrowed(tunnel);
+    let begun = Instant::now();
     let mut tried: Vec<Arc<LiveSession>> = Vec::new();
     let mut story = Story::default();
     loop {
         let may_have = |session: &LiveSession| !tried.iter().any(|other| other.is(session)) && story.may_have(session);
-        let Some(live) = tunnel.choose(may_have).filter(|_| tried.len() < TRIES).cloned() else {
-            return Err(story.end());
+        // Looked up anew: connections come and go while a body is read. An agent whose connections are all gone dials
+        // again every second.
+        let now = registry.find(host).unwrap_or_default();
+        let live = match now.choose(may_have) {
+            Some(live) => Some(Arc::clone(live)),
+            None => {
+                let arrival = registry.arrival(host, limits.agent_wait, may_have).await;
+                arrival.and_then(|tunnel| tunnel.choose(may_have).cloned())
+            }
         };
+        let Some(live) = live else { return Err(story.end()) };
         let under_way = live.begin();
         let error = match attempt(&permit, &live, &request, &mut outgoing, limits).await {
             Ok((response, upgraded)) => return Ok(Forwarded { response, upgraded, under_way }),
@@ -144,19 +150,11 @@ pub async fn forward(
         };
         drop(under_way);
         tracing::debug!(id = %request.context.id, %error, "a try over one connection");
-        if !story.goes_on(error, &live) || matches!(outgoing, Outgoing::Gone) {
+        let goes_on = story.goes_on(error, &live) && tried.len() + 1 < TRIES && begun.elapsed() < GIVEN_AGAIN;
+        if !goes_on || matches!(outgoing, Outgoing::Gone) {
             return Err(story.end());
         }
         tried.push(live);
-        // An agent whose connections are all gone dials again every second.
-        let others = registry.find(host).filter(|now| !now.sessions.is_empty());
-        match others {
-            Some(now) => tunnel = Cow::Owned(now),
-            None => match registry.arrival(host, limits.agent_wait).await {
-                Some(now) => tunnel = Cow::Owned(now),
-                None => return Err(story.end()),
-            },
-        }
     }
 }
 

@@ -106,6 +106,7 @@ impl Dialler {
     pub async fn connect<T, G, F>(
         &self,
         slot: usize,
+        schedule: &mut Schedule,
         greet: G,
         failed: &(dyn Fn(&ConnectionError) + Send + Sync),
     ) -> Result<(Found, T), ConnectionError>
@@ -114,14 +115,13 @@ impl Dialler {
         G: Fn(Session) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, ConnectionError>> + Send,
     {
-        let mut schedule = Schedule::new(Instant::now());
         let mut race = JoinSet::new();
-        let mut due = tokio::time::Instant::now();
+        let mut due = tokio::time::Instant::now() + schedule.pause();
         loop {
             tokio::select! {
                 () = sleep_until(due) => {
                     let attempt = schedule.attempts();
-                    let (patience, pause) = schedule.next(Instant::now());
+                    let patience = schedule.next(Instant::now());
                     for (transport, head_start) in self.order(attempt) {
                         let (way, greet) = (Arc::clone(&self.way), greet.clone());
                         race.spawn(async move {
@@ -129,7 +129,7 @@ impl Dialler {
                             way.attempt(transport, slot, attempt as usize, patience, greet).await
                         });
                     }
-                    due += pause.max(HEAD_START * u32::from(attempt == 0));
+                    due += schedule.pause().max(HEAD_START * u32::from(attempt == 0));
                 }
                 Some(ended) = race.join_next(), if !race.is_empty() => match ended {
                     Ok(Ok(found)) => return Ok(found),
@@ -207,7 +207,14 @@ impl Dialler {
         F: Future<Output = Result<T, ConnectionError>>,
     {
         let transport = if self.mode.allows(Transport::Quic) { Transport::Quic } else { Transport::Tcp };
+        // The flow that was there may be what does not get through.
+        self.way.forget(slot);
         self.way.attempt(transport, slot, 0, PROBE, greet).await
+    }
+
+    /// A connection of this slot broke: the next one is made on another socket.
+    pub fn forget(&self, slot: usize) {
+        self.way.forget(slot);
     }
 
     /// The transports of an attempt, with how long each waits for the one before.
@@ -285,6 +292,11 @@ impl To {
         }
     }
 
+    fn forget(&self, slot: usize) {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.retain(|(other, _), _| *other != slot);
+    }
+
     fn endpoint(&self, slot: usize, attempt: usize, local: SocketAddr) -> Result<Endpoint, ConnectionError> {
         let key = (slot, local.is_ipv6());
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
@@ -309,6 +321,7 @@ impl To {
                 let stream = TcpStream::connect(target).await.map_err(failed)?;
                 // Without it, heads wait for acknowledgements.
                 stream.set_nodelay(true).map_err(failed)?;
+                tcp::keep_queue_short(&stream);
                 (Way::Straight(stream), target, own_address, addresses)
             }
         };

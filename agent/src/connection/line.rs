@@ -1,9 +1,11 @@
 //! One connection to a relay, kept: dialled, greeted, served, and dialled again. When a better way shows
 //! itself, the line moves to it without losing a request: the new connection serves before the old one leaves.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use hookward_shared::current::Current;
 use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
 use hookward_shared::names::{HostName, origin_of};
 use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
@@ -15,20 +17,21 @@ use tokio_util::task::TaskTracker;
 
 use super::dial::Found;
 use super::policies::Offer;
+use super::schedule::Schedule;
 use super::status::LineId;
 use super::{AtRelay, ConnectionError, Opened, Shared, kept, printable_fields, refused, unexpected};
 use crate::first::first;
 use crate::replay::{self, AtHost, Terms};
 use crate::report::Report;
 
-/// For the relay to answer what opens the tunnels.
-const OPEN: Duration = Duration::from_secs(10);
+/// For the relay to answer what opens the tunnels: a policy may have 3 MiB, and the line be slow.
+const OPEN: Duration = Duration::from_secs(60);
 /// For the relay to acknowledge that the agent leaves.
 const LEAVE: Duration = Duration::from_secs(2);
-/// A connection over QUIC that died sooner was no good way.
-const YOUNG: Duration = Duration::from_secs(10);
+/// After so long a connection was a good one: the next outage is a new one.
+const SETTLED: Duration = Duration::from_secs(10);
 /// When a better way is looked for first, and at most how rarely later.
-const PROBE_FIRST: Duration = Duration::from_secs(30);
+const PROBE_FIRST: Duration = Duration::from_secs(15);
 const PROBE_MOST: Duration = Duration::from_secs(600);
 /// How often the clock is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -43,6 +46,8 @@ pub struct Line {
     id: LineId,
     /// How long it is until the next look for a better way.
     probe_in: Duration,
+    /// Connections over QUIC in a row that died young.
+    young_deaths: u32,
 }
 
 /// A connection whose relay has greeted back.
@@ -68,8 +73,19 @@ enum Ended {
     Broke(ConnectionError),
     /// The agent is to stop.
     Stop,
-    /// There is another connection, and a better one.
-    Better(Box<(Found, Greeted)>),
+    /// There is another connection, and a better one, which serves already.
+    Better(Box<Serving>),
+}
+
+/// A better way, on its way.
+type Probing<'l> = Pin<Box<dyn Future<Output = Result<Serving, ConnectionError>> + Send + 'l>>;
+
+/// What comes of it; never, when there is none.
+async fn of(probing: &mut Option<Probing<'_>>) -> Result<Serving, ConnectionError> {
+    match probing {
+        Some(probing) => probing.await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Line {
@@ -78,7 +94,7 @@ impl Line {
     pub fn new(at: Arc<AtRelay>, shared: Arc<Shared>, slot: usize) -> Self {
         let id = (at.relay.address.clone(), slot);
         let probe_in = shared.link.probe_after.unwrap_or(PROBE_FIRST);
-        Self { at, shared, slot, id, probe_in }
+        Self { at, shared, slot, id, probe_in, young_deaths: 0 }
     }
 
     /// Keeps a connection until `stop` is cancelled.
@@ -86,53 +102,52 @@ impl Line {
     /// # Errors
     /// What the relay said, when dialling again will not change it.
     pub async fn keep(mut self, stop: CancellationToken) -> Result<(), ConnectionError> {
+        let ended = self.keep_on(&stop).await;
+        self.shared.status.ended(&self.id);
+        ended
+    }
+
+    async fn keep_on(&mut self, stop: &CancellationToken) -> Result<(), ConnectionError> {
+        let mut schedule = Schedule::new(Instant::now());
         loop {
             self.shared.status.dialling(&self.at.relay.address, &self.shared.reporter);
             let opening = async {
-                let (found, greeted) = self.dial().await?;
+                let (found, greeted) = self.dial(&mut schedule).await?;
                 self.open(found, greeted).await
             };
             let opened = tokio::select! {
                 opened = opening => opened,
                 () = stop.cancelled() => return Ok(()),
             };
+            let since = Instant::now();
             let ended = match opened {
-                Ok(serving) => self.serve_on(serving, &stop).await,
+                Ok(serving) => self.serve_on(serving, stop).await,
                 Err(error) => Err(error),
             };
             match ended {
                 Ok(()) => return Ok(()),
-                Err(error) if self.is_final(&error) => return Err(error),
+                Err(error) if error.is_final() => return Err(error),
                 Err(error) => {
                     self.shared.status.closed(&self.id, &error, &self.shared.reporter);
                     self.shared.status.failed(&error, &self.shared.reporter);
+                    if since.elapsed() >= SETTLED {
+                        // It was good until now: the outage begins here.
+                        schedule = Schedule::new(Instant::now());
+                    }
                 }
             }
         }
     }
 
-    async fn dial(&self) -> Result<(Found, Greeted), ConnectionError> {
+    async fn dial(&self, schedule: &mut Schedule) -> Result<(Found, Greeted), ConnectionError> {
         let failed = |error: &ConnectionError| self.shared.status.failed(error, &self.shared.reporter);
-        self.at.dialler.connect(self.slot, self.greeting(), &failed).await
+        self.at.dialler.connect(self.slot, schedule, self.greeting(), &failed).await
     }
 
     /// What every connection begins with: who the agent is.
     fn greeting(&self) -> impl Fn(Session) -> Greeting + Clone + Send + Sync + 'static {
         let (at, shared) = (Arc::clone(&self.at), Arc::clone(&self.shared));
         move |session| Box::pin(greet(session, Arc::clone(&at), Arc::clone(&shared)))
-    }
-
-    /// Whether to dial again makes no sense. A new policy that the relay does not take is no reason, as long as
-    /// there is one before it.
-    fn is_final(&self, error: &ConnectionError) -> bool {
-        if let ConnectionError::Refused { reason: RefusedReason::Policy, message } = error {
-            let refused = self.at.policies.iter().filter(|policies| policies.refuse(&policies.best())).count();
-            if refused > 0 {
-                self.shared.reporter.say(kept(message));
-                return false;
-            }
-        }
-        error.is_final()
     }
 
     /// Opens all tunnels on a connection.
@@ -148,17 +163,25 @@ impl Line {
                 control.send(&FromAgent::Open { host: tunnel.host.clone(), policy: offer.policy.clone() }).await?;
                 let (host, port) = match control.receive(GREETING_BYTES).await? {
                     FromRelay::Opened { host, port } => (host, port),
+                    // A new policy that the relay does not take: the tunnel goes on with the one before.
+                    FromRelay::Refused { reason: RefusedReason::Policy, message } if policies.refuse(&offer) => {
+                        self.shared.reporter.say(kept(&message));
+                        return Err(ConnectionError::PolicyKept);
+                    }
                     other => return Err(unexpected(other)),
                 };
                 let host = HostName::parse(&host)
                     .ok_or_else(|| StreamError::Protocol("the relay opened something that is no host".to_owned()))?;
                 let origin = origin_of(host.as_str(), port);
+                let gate = self.at.gates.get(number).cloned();
+                let gate = gate.unwrap_or_else(|| Arc::new(Current::new(Arc::clone(&offer.gate))));
+                gate.set(Arc::clone(&offer.gate));
                 hosts.push(AtHost {
                     host: host.as_str().into(),
                     origin: origin.into(),
+                    gate,
                     replay: Arc::clone(&tunnel.replay),
                 });
-                tunnel.replay.gate.set(Arc::clone(&offer.gate));
                 policies.accept(&offer);
                 let relay = self.at.relay.address.clone();
                 opened.push(Opened { tunnel: number, host: host.to_string(), port, relay, transport });
@@ -175,6 +198,8 @@ impl Line {
 
     /// Serves until the connection breaks, moving to better ones meanwhile. `Ok` when the agent is to stop.
     async fn serve_on(&mut self, mut serving: Serving, stop: &CancellationToken) -> Result<(), ConnectionError> {
+        // A way that has outlived some deaths is a good one.
+        let proved = self.shared.link.liveness.dead_after() * 3;
         loop {
             match self.serve(&mut serving, stop).await {
                 Ended::Stop => {
@@ -183,28 +208,25 @@ impl Line {
                 }
                 Ended::Broke(error) => {
                     let quic = serving.found.session.transport() == Transport::Quic;
-                    if quic && serving.since.elapsed() < YOUNG && !error.is_final() {
+                    if quic && serving.since.elapsed() < proved && !error.is_final() {
                         // It let the handshake through, and not what followed.
                         self.at.dialler.lead_with(Transport::Tcp);
-                        self.probe_in = (self.probe_in * 2).min(PROBE_MOST);
+                        if self.young_deaths > 0 {
+                            self.probe_in = (self.probe_in * 2).min(PROBE_MOST);
+                        }
+                        self.young_deaths += 1;
+                    } else {
+                        self.young_deaths = 0;
+                        self.probe_in = self.shared.link.probe_after.unwrap_or(PROBE_FIRST);
                     }
+                    self.at.dialler.forget(self.slot);
                     serving.found.session.close("broken");
                     return Err(error);
                 }
-                Ended::Better(better) => {
-                    let (found, greeted) = *better;
-                    match self.open(found, greeted).await {
-                        Ok(new) => {
-                            self.probe_in = self.shared.link.probe_after.unwrap_or(PROBE_FIRST);
-                            let old = std::mem::replace(&mut serving, new);
-                            // It ends with its last exchange, however long that takes, or with the program.
-                            self.shared.tasks.spawn(leave(old, None));
-                        }
-                        Err(error) => {
-                            tracing::debug!(%error, "a better way was none");
-                            self.probe_in = (self.probe_in * 2).min(PROBE_MOST);
-                        }
-                    }
+                Ended::Better(new) => {
+                    let old = std::mem::replace(&mut serving, *new);
+                    // It ends with its last exchange, however long that takes, or with the program.
+                    self.shared.tasks.spawn(leave(old, None));
                 }
             }
         }
@@ -214,8 +236,10 @@ impl Line {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = (Instant::now(), SystemTime::now());
-        let mut probing = None;
-        let mut probe_at = self.at.dialler.could_be_better(&serving.found).then(|| self.next_probe());
+        let mut probe_in = self.probe_in;
+        let mut probing: Option<Probing<'_>> = None;
+        let next = |after: Duration| tokio::time::Instant::now() + after;
+        let mut probe_at = self.at.dialler.could_be_better(&serving.found).then(|| next(probe_in));
         loop {
             let policies = self.at.policies.iter().map(|policies| Box::pin(policies.changed()));
             let outcome = tokio::select! {
@@ -235,17 +259,20 @@ impl Line {
                 }
                 () = sleep_until(probe_at.unwrap_or_else(tokio::time::Instant::now)), if probe_at.is_some() => {
                     probe_at = None;
-                    let (at, slot, greeting) = (Arc::clone(&self.at), self.slot, self.greeting());
-                    probing = Some(Box::pin(async move { at.dialler.probe(slot, greeting).await }));
+                    probing = Some(Box::pin(async {
+                        let (found, greeted) = self.at.dialler.probe(self.slot, self.greeting()).await?;
+                        self.open(found, greeted).await
+                    }));
                     Ok(())
                 }
-                found = async { match &mut probing { Some(probing) => probing.await, None => std::future::pending().await } } => {
+                found = of(&mut probing) => {
                     probing = None;
                     match found {
                         Ok(better) => return Ended::Better(Box::new(better)),
                         Err(error) => {
                             tracing::debug!(%error, "no better way");
-                            probe_at = Some(self.next_probe());
+                            probe_in = (probe_in * 2).min(PROBE_MOST);
+                            probe_at = Some(next(probe_in));
                             Ok(())
                         }
                     }
@@ -255,7 +282,11 @@ impl Line {
                     let clock = now.1.duration_since(seen.1).unwrap_or_default();
                     let asleep = clock.saturating_sub(now.0.duration_since(seen.0));
                     seen = now;
-                    if asleep > ASLEEP { Err(ConnectionError::Asleep(asleep)) } else { Ok(()) }
+                    if asleep > ASLEEP && probing.is_none() {
+                        // Nobody knows what the connection is worth now; a new one is, and takes its place.
+                        probe_at = Some(next(Duration::ZERO));
+                    }
+                    Ok(())
                 }
                 () = stop.cancelled() => return Ended::Stop,
             };
@@ -263,10 +294,6 @@ impl Line {
                 return Ended::Broke(error);
             }
         }
-    }
-
-    fn next_probe(&self) -> tokio::time::Instant {
-        tokio::time::Instant::now() + self.probe_in
     }
 
     /// Asks the relay for a new policy of a tunnel.
@@ -281,9 +308,9 @@ impl Line {
         let reporter = &self.shared.reporter;
         match (message, serving.asked.take()) {
             (FromRelay::Opened { .. }, Some((number, offer))) => {
-                let (tunnel, policies) = (self.shared.tunnels.get(number), self.at.policies.get(number));
-                if let Some(tunnel) = tunnel {
-                    tunnel.replay.gate.set(Arc::clone(&offer.gate));
+                let (gate, policies) = (self.at.gates.get(number), self.at.policies.get(number));
+                if let Some(gate) = gate {
+                    gate.set(Arc::clone(&offer.gate));
                 }
                 if policies.is_some_and(|policies| policies.accept(&offer)) {
                     reporter.say(Report::Note("the new policy is in force".to_owned()));
@@ -315,7 +342,7 @@ impl Line {
     }
 }
 
-type Greeting = std::pin::Pin<Box<dyn Future<Output = Result<Greeted, ConnectionError>> + Send>>;
+type Greeting = Pin<Box<dyn Future<Output = Result<Greeted, ConnectionError>> + Send>>;
 
 async fn greet(session: Session, at: Arc<AtRelay>, shared: Arc<Shared>) -> Result<Greeted, ConnectionError> {
     let mut control = session.open_control().await?;
@@ -357,18 +384,18 @@ async fn leave(mut serving: Serving, patience: Option<Duration>) {
         }
     };
     let _ = timeout(LEAVE, leaving).await;
-    serving.exchanges.close();
     let session = serving.found.session.clone();
+    // The relay ends the connection when it has taken all answers. What it gave before it knew is still taken.
     let ending = async {
-        tokio::select! {
-            () = serving.exchanges.wait() => {}
-            _ = session.closed() => {}
+        while let Ok(exchange) = session.accept().await {
+            take(exchange, &serving);
         }
     };
     match patience {
         Some(patience) => drop(timeout(patience, ending).await),
         None => ending.await,
     }
+    serving.exchanges.close();
     session.close("the agent is stopping");
     if let Some(endpoint) = &serving.found.endpoint {
         let _ = timeout(LEAVE, endpoint.wait_idle()).await;

@@ -26,13 +26,14 @@ const PATIENT: u32 = 5;
 pub struct Schedule {
     since: Instant,
     attempts: u32,
+    pause: Duration,
 }
 
 impl Schedule {
     /// An outage that begins now.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { since: now, attempts: 0 }
+        Self { since: now, attempts: 0, pause: Duration::ZERO }
     }
 
     /// How often it was tried before.
@@ -41,14 +42,21 @@ impl Schedule {
         self.attempts
     }
 
-    /// An attempt begins: how long it may take, and after what pause the next one begins.
-    pub fn next(&mut self, now: Instant) -> (Duration, Duration) {
+    /// After what pause the next attempt begins.
+    #[must_use]
+    pub const fn pause(&self) -> Duration {
+        self.pause
+    }
+
+    /// An attempt begins: how long it may take.
+    pub fn next(&mut self, now: Instant) -> Duration {
         let young = now.duration_since(self.since) < YOUNG;
         self.attempts = self.attempts.saturating_add(1);
         let patient = !young || self.attempts.is_multiple_of(PATIENT);
         let bound = FIRST.saturating_mul(2_u32.saturating_pow(self.attempts.min(16)));
         let bound = bound.min(if young { YOUNG_MOST } else { MOST });
-        (if patient { PATIENCE } else { YOUNG_PATIENCE }, bound.mul_f64(0.5 + random() / 2.0))
+        self.pause = bound.mul_f64(0.5 + random() / 2.0);
+        if patient { PATIENCE } else { YOUNG_PATIENCE }
     }
 }
 
@@ -71,12 +79,12 @@ mod tests {
         let mut schedule = Schedule::new(begin);
         let mut at = Duration::ZERO;
         while at < YOUNG {
-            let (patience, pause) = schedule.next(begin + at);
+            let (patience, pause) = (schedule.next(begin + at), schedule.pause());
             assert!(pause <= YOUNG_MOST && pause >= FIRST / 2, "{pause:?}");
             assert_eq!(patience == PATIENCE, schedule.attempts().is_multiple_of(PATIENT));
             at += pause;
         }
-        let (patience, pause) = schedule.next(begin + at);
+        let (patience, pause) = (schedule.next(begin + at), schedule.pause());
         assert!(pause > YOUNG_MOST && pause <= MOST && patience == PATIENCE, "{pause:?}");
     }
 }

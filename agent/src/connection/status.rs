@@ -64,6 +64,11 @@ impl Status {
         }
     }
 
+    /// A line is given up.
+    pub fn ended(&self, id: &LineId) {
+        self.lock().open.remove(id);
+    }
+
     /// An attempt failed. It is told where no line is open, and not every time.
     pub fn failed(&self, why: &ConnectionError, reporter: &Reporter) {
         let mut inner = self.lock();

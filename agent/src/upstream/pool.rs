@@ -14,7 +14,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::Socket;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -54,6 +54,16 @@ pub enum UpstreamError {
     /// It broke off, or what it said is not HTTP.
     #[error("the application broke off: {0}")]
     Broke(#[from] hyper::Error),
+}
+
+/// Spawns hyper's HTTP/2 tasks where their owner can wait for them.
+#[derive(Clone)]
+struct Owned(TaskTracker);
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Owned {
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
 }
 
 /// Connections to one application; clones share them.
@@ -165,7 +175,7 @@ impl Pool {
             }
         }
         let stream = self.stream().await?;
-        let (mut sender, driver) = http2::Builder::new(TokioExecutor::new())
+        let (mut sender, driver) = http2::Builder::new(Owned(self.tasks.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(HTTP2_STREAM_WINDOW)
             .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)

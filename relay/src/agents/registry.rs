@@ -2,8 +2,8 @@
 //!
 //! A tunnel outlives its sessions: the host stays known (and is kept in the store), the policy
 //! stays in memory. So a host whose agent is away answers 503, and 404 is for hosts that nobody
-//! owns. The connections of one run of the agent serve together. A newer run takes over at once, unless all
-//! runs have asked to share.
+//! owns. The connections of one run of the agent serve together. A newer run takes over at once, unless both
+//! have asked to share, and an older one serves again when it is gone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -15,11 +15,11 @@ use hookward_shared::gate::{Gate, State};
 use hookward_shared::names::HostName;
 use hookward_shared::transport::Session;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::refusals::Refusals;
-use crate::store::Agent;
+use crate::store::{Agent, AgentId};
 
 /// All tunnels; clones share it.
 #[derive(Clone, Default)]
@@ -28,6 +28,26 @@ pub struct Registry {
     tunnels: Arc<Mutex<HashMap<HostName, Tunnel>>>,
     /// Grows with every tunnel that is opened.
     opened: Arc<watch::Sender<u64>>,
+    /// Sessions of each agent.
+    of_agent: Arc<Mutex<HashMap<AgentId, usize>>>,
+}
+
+/// Connections of one agent: several machines of a pool with some each. It can't take everybody's files.
+const OF_AN_AGENT: usize = 64;
+
+/// A session's place among its agent's.
+pub struct AgentPlace(Arc<Mutex<HashMap<AgentId, usize>>>, AgentId);
+
+impl Drop for AgentPlace {
+    fn drop(&mut self) {
+        let mut of_agent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = of_agent.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                of_agent.remove(&self.1);
+            }
+        }
+    }
 }
 
 /// An agent that was away for longer is not expected back at any moment.
@@ -38,14 +58,24 @@ const EXPECTED: Duration = Duration::from_secs(30);
 pub struct Tunnel {
     /// The owner's policy; `None` until the owner has opened the tunnel since the relay's start.
     pub gate: Option<Arc<Gate>>,
-    /// The sessions that serve it now, the oldest first.
-    pub sessions: Arc<[Arc<LiveSession>]>,
+    /// The sessions that have opened it, the oldest first. Those of the newest run serve.
+    sessions: Arc<[Serving]>,
     /// What its gate remembers: rates, lockouts, the named sets.
     pub state: Arc<State>,
     /// Scheme and authority of its public URL.
     pub origin: Arc<str>,
     /// Since when no session serves it.
     away_since: Instant,
+}
+
+/// A session that has opened a tunnel.
+#[derive(Clone)]
+struct Serving {
+    live: Arc<LiveSession>,
+    /// The place of its run among all that have come to this tunnel.
+    arrival: u64,
+    /// The policy that its run has brought.
+    gate: Arc<Gate>,
 }
 
 impl Default for Tunnel {
@@ -80,6 +110,8 @@ pub struct LiveSession {
     order: AtomicU32,
     under_way: AtomicUsize,
     quiet: AtomicBool,
+    /// Told when nothing is under way any more.
+    idle: Notify,
 }
 
 /// A request that a session has under way.
@@ -87,7 +119,9 @@ pub struct UnderWay(Arc<LiveSession>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        if self.0.under_way.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.idle.notify_one();
+        }
     }
 }
 
@@ -98,7 +132,7 @@ impl LiveSession {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (order, under_way, quiet) = (AtomicU32::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { id, agent, instance, pool, session, refusals, order, under_way, quiet })
+        Arc::new(Self { id, agent, instance, pool, session, refusals, order, under_way, quiet, idle: Notify::new() })
     }
 
     /// Counts a request that this session is given.
@@ -106,6 +140,13 @@ impl LiveSession {
     pub fn begin(self: &Arc<Self>) -> UnderWay {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
+    }
+
+    /// Resolves when no request is under way.
+    pub async fn idle(&self) {
+        while self.under_way.load(Ordering::Relaxed) > 0 {
+            self.idle.notified().await;
+        }
     }
 
     /// Whether nothing was heard of the agent for longer than it should be silent: others go first.
@@ -142,6 +183,29 @@ impl LiveSession {
 const SPREAD_FROM: usize = 64;
 
 impl Tunnel {
+    /// The sessions that serve: those of the newest run, and of all that share with it.
+    fn serving(&self) -> impl Iterator<Item = &Serving> {
+        let newest = self.sessions.iter().max_by_key(|session| session.arrival);
+        self.sessions.iter().filter(move |session| {
+            newest.is_some_and(|newest| {
+                let shared = newest.live.pool && session.live.pool && newest.live.agent.id == session.live.agent.id;
+                session.arrival == newest.arrival || shared
+            })
+        })
+    }
+
+    /// Whether nobody serves it.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Who is told what was refused.
+    #[must_use]
+    pub fn owner(&self) -> Option<&Arc<LiveSession>> {
+        self.serving().next().map(|session| &session.live)
+    }
+
     /// The session that a request goes to: of the run that has the least to do, the oldest connection that is
     /// not overloaded; one that is quiet only when there is no other. `None` when none `may` have it.
     #[must_use]
@@ -152,11 +216,18 @@ impl Tunnel {
             if !session.pool {
                 return 0;
             }
-            self.sessions.iter().filter(|other| other.is_same_run(session)).map(|other| load(other)).sum()
+            self.serving().filter(|other| other.live.is_same_run(session)).map(|other| load(&other.live)).sum()
         };
-        let candidates = self.sessions.iter().filter(|session| may(session));
+        let candidates = self.serving().map(|session| &session.live).filter(|session| may(session));
         candidates
             .min_by_key(|session| (session.quiet.load(Ordering::Relaxed), of_run(session), load(session) / SPREAD_FROM))
+    }
+
+    /// The policy is that of the newest run; without any, the last one's.
+    fn settle(&mut self) {
+        if let Some(newest) = self.sessions.iter().max_by_key(|session| session.arrival) {
+            self.gate = Some(Arc::clone(&newest.gate));
+        }
     }
 }
 
@@ -165,10 +236,21 @@ impl Registry {
     /// been claimed after the owners were read.
     pub fn know_only(&self, hosts: HashSet<HostName>) {
         let mut tunnels = self.lock();
-        tunnels.retain(|name, tunnel| !tunnel.sessions.is_empty() || hosts.contains(name));
+        tunnels.retain(|name, tunnel| !tunnel.is_away() || hosts.contains(name));
         for host in hosts {
             tunnels.entry(host).or_default();
         }
+    }
+
+    /// A place for one more session of this agent; `None` when it has as many as one may.
+    #[must_use]
+    pub fn place(&self, agent: AgentId) -> Option<AgentPlace> {
+        let mut of_agent = self.of_agent.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = of_agent.entry(agent).or_default();
+        (*count < OF_AN_AGENT).then(|| {
+            *count += 1;
+            AgentPlace(Arc::clone(&self.of_agent), agent)
+        })
     }
 
     /// What is known of this host; `None` for a host that nobody was given.
@@ -177,36 +259,46 @@ impl Registry {
         self.lock().get(host).cloned()
     }
 
-    /// Gives the host to this session, with its policy. Ownership was checked before. What was counted and who
-    /// is locked out stays: to come again makes nobody new.
+    /// Gives the host to this session, with its policy. Ownership was checked before. The newest run serves, and an
+    /// older one again when it is gone. What was counted and who is locked out stays: to come again makes nobody new.
     pub fn open(&self, host: HostName, origin: Arc<str>, gate: Arc<Gate>, state: State, session: &Arc<LiveSession>) {
         let mut tunnels = self.lock();
         let before = tunnels.get(&host).filter(|tunnel| tunnel.gate.is_some());
         let state = before.map_or_else(|| Arc::new(state), |tunnel| Arc::clone(&tunnel.state));
-        let stays = |other: &&Arc<LiveSession>| {
-            let together =
-                other.is_same_run(session) || other.agent.id == session.agent.id && other.pool && session.pool;
-            together && other.id != session.id
-        };
         let others = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.sessions)).unwrap_or_else(|| Arc::from([]));
-        let sessions = others.iter().filter(stays).chain([session]).cloned().collect();
-        tunnels.insert(host, Tunnel { gate: Some(gate), sessions, state, origin, away_since: Instant::now() });
+        let same_run = others.iter().find(|other| other.live.is_same_run(session)).map(|other| other.arrival);
+        let next = others.iter().map(|other| other.arrival + 1).max().unwrap_or_default();
+        let arrival = same_run.unwrap_or(next);
+        let sessions = others
+            .iter()
+            // A host can be given to another agent: then the one before has nothing to do with it any more.
+            .filter(|other| !other.live.is(session) && other.live.agent.id == session.agent.id)
+            .cloned()
+            .map(|other| match other.arrival == arrival {
+                true => Serving { gate: Arc::clone(&gate), ..other },
+                false => other,
+            })
+            .chain([Serving { live: Arc::clone(session), arrival, gate: Arc::clone(&gate) }])
+            .collect();
+        let mut tunnel = Tunnel { gate: Some(gate), sessions, state, origin, away_since: Instant::now() };
+        tunnel.settle();
+        tunnels.insert(host, tunnel);
         drop(tunnels);
         self.opened.send_modify(|count| *count += 1);
     }
 
-    /// What is known of this host once a session serves it, if its agent was there a moment ago and is back
-    /// within this time.
-    pub async fn arrival(&self, host: &str, patience: Duration) -> Option<Tunnel> {
+    /// What is known of this host once a session serves it that `may`, if its agent was there a moment ago and is
+    /// back within this time.
+    pub async fn arrival(&self, host: &str, patience: Duration, may: impl Fn(&LiveSession) -> bool) -> Option<Tunnel> {
         let mut opened = self.opened.subscribe();
         let waiting = async {
             loop {
                 opened.borrow_and_update();
                 let tunnel = self.find(host)?;
-                if !tunnel.sessions.is_empty() {
+                if tunnel.choose(&may).is_some() {
                     return Some(tunnel);
                 }
-                if tunnel.away_since.elapsed() > EXPECTED {
+                if tunnel.is_away() && tunnel.away_since.elapsed() > EXPECTED {
                     return None;
                 }
                 opened.changed().await.ok()?;
@@ -218,15 +310,16 @@ impl Registry {
     /// Whether this session serves the host.
     #[must_use]
     pub fn is_served_by(&self, host: &str, session: &LiveSession) -> bool {
-        self.lock().get(host).is_some_and(|tunnel| tunnel.sessions.iter().any(|live| live.id == session.id))
+        self.lock().get(host).is_some_and(|tunnel| tunnel.sessions.iter().any(|other| other.live.is(session)))
     }
 
     /// The session is over: its tunnels are left to others, or wait for the next one.
     pub fn leave(&self, session: &LiveSession) {
         for tunnel in self.lock().values_mut() {
-            if tunnel.sessions.iter().any(|live| live.id == session.id) {
-                tunnel.sessions = tunnel.sessions.iter().filter(|live| live.id != session.id).cloned().collect();
+            if tunnel.sessions.iter().any(|other| other.live.is(session)) {
+                tunnel.sessions = tunnel.sessions.iter().filter(|other| !other.live.is(session)).cloned().collect();
                 tunnel.away_since = Instant::now();
+                tunnel.settle();
             }
         }
     }

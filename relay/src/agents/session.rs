@@ -94,17 +94,25 @@ pub async fn serve(
     let refusals = Refusals::new(host.limits.refusals_told);
     let live = LiveSession::new(agent, instance, pool, session.clone(), refusals);
     tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
+    let Some(_place) = host.registry.place(live.agent.id) else {
+        tracing::warn!(agent = %name, "an agent has as many connections as one may");
+        session.close("too many connections");
+        return;
+    };
     let registered = Registered { registry: &host.registry, live: &live };
     let mut review = interval(REVIEW);
     review.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut listen = interval(LISTEN);
     listen.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut received, mut heard) = (session.received(), Instant::now());
-    let mut told_to_leave = false;
+    let (mut told_to_leave, mut left) = (false, false);
     let why = loop {
         let outcome = tokio::select! {
             message = control.receive(CONTROL_BYTES) => match message {
-                Ok(message) => obey(message, &live, host).await,
+                Ok(message) => {
+                    left |= matches!(message, FromAgent::Leave);
+                    obey(message, &live, host).await
+                }
                 Err(StreamError::Protocol(what)) => break what,
                 Err(error) => break error.to_string(),
             },
@@ -126,6 +134,8 @@ pub async fn serve(
                 live.set_quiet(heard.elapsed() > host.liveness().quiet_after());
                 Ok(None)
             }
+            // The agent is asked nothing more, and everything that it has sent has been taken.
+            () = live.idle(), if left => break "it left".to_owned(),
             () = drain.cancelled(), if !told_to_leave => {
                 told_to_leave = true;
                 Ok(Some(FromRelay::Leaving))

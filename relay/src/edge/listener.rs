@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookward_shared::gate::address::canonical;
-use hookward_shared::transport::Session;
+use hookward_shared::transport::{Session, tcp};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -26,6 +26,18 @@ use crate::agents::Entrance;
 
 /// Connections that the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 1024;
+/// For TCP handshakes under way when the port closes: a round trip across the world, twice.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(600);
+const BRIEFLY: Duration = Duration::from_millis(10);
+/// Drops the first packet of a TCP handshake (SYN without ACK), and nothing else (linux/filter.h): load the byte with
+/// the flags, keep the two, compare, return all or nothing.
+const NO_NEW_ONES: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, 13),       // BPF_LD | BPF_B | BPF_ABS
+    SockFilter::new(0x54, 0, 0, 0x12),     // BPF_ALU | BPF_AND | BPF_K
+    SockFilter::new(0x15, 0, 1, 0x02),     // BPF_JMP | BPF_JEQ | BPF_K
+    SockFilter::new(0x06, 0, 0, 0),        // BPF_RET | BPF_K: drop
+    SockFilter::new(0x06, 0, 0, u32::MAX), // the whole packet
+];
 /// Pause after `accept` failed: nearly always for want of file descriptors, and a loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -124,9 +136,7 @@ async fn accept(
             }
         }
     }
-    if let Err(error) = taker.take_the_last(listener) {
-        tracing::warn!(%error, "the port's last connections");
-    }
+    taker.take_the_last(listener).await;
 }
 
 impl Taker {
@@ -151,21 +161,30 @@ impl Taker {
     }
 
     /// Closes the port so that nobody whom the kernel has let in is thrown out: a closed listener resets the
-    /// connections that wait in its queue. First a filter that drops every packet to the listener, so that no
-    /// handshake completes any more (whoever knocks again finds the port closed), then the queue, then the port.
-    fn take_the_last(&self, listener: TcpListener) -> io::Result<()> {
-        /// `BPF_RET | BPF_K` with 0 bytes: drop (linux/filter.h).
-        const RETURN: u16 = 0x06;
-        let listener = listener.into_std()?;
-        SockRef::from(&listener).attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
-        loop {
-            match listener.accept() {
-                Ok((stream, peer)) => {
-                    stream.set_nonblocking(true)?;
-                    self.take(TcpStream::from_std(stream)?, peer);
+    /// connections that wait in its queue, and those whose handshake is under way. First a filter that drops what
+    /// asks for a new connection, and lets the handshakes under way come to their end; who asked knocks again in a
+    /// second, and finds the port closed. Then the queue, for as long as a handshake takes, then the port.
+    async fn take_the_last(&self, listener: TcpListener) {
+        if let Err(error) = SockRef::from(&listener).attach_filter(&NO_NEW_ONES) {
+            tracing::warn!(%error, "new connections can't be kept out before the port closes");
+        }
+        let taking = async {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, peer)) => self.take(stream, peer),
+                    Err(error) => {
+                        tracing::warn!(%error, "one of the last connections");
+                        sleep(BRIEFLY).await;
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
+            }
+        };
+        let _ = timeout(LAST_HANDSHAKES, taking).await;
+        // What the runtime has not heard of yet.
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok((stream, peer)) = listener.accept() {
+            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                self.take(stream, peer);
             }
         }
     }
@@ -205,6 +224,7 @@ async fn handshake_and_serve(
         Ok(Ok(Accepted::Sender(tls))) => tls,
         Ok(Ok(Accepted::Agent(tls))) => {
             let (agents, peer) = (&entry.agents, SocketAddr::new(address, peer.port()));
+            tcp::keep_queue_short(tls.get_ref().0.get_ref());
             let Some(place) = agents.place(address) else { return };
             let (liveness, tasks) = (agents.host.liveness(), agents.tasks().clone());
             agents.enter(place, async move { Session::over_tcp_at_relay(tls, peer, liveness, &tasks).await });

@@ -202,7 +202,7 @@ pub async fn answer(
         None => Err(Stop::Crowded),
     };
     let seen = seen(&facts, &method);
-    let response = match outcome {
+    let mut response = match outcome {
         Ok(Ok(response)) => {
             audit::forwarded(seen, response.status(), since.elapsed());
             response
@@ -253,6 +253,13 @@ pub async fn answer(
         }
         Err(Stop::Crowded) => answer::write(facts.id, Code::Busy, None),
     };
+    if connection.edge.draining.is_cancelled()
+        && version < Version::HTTP_2
+        && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
+        // The next request goes to another relay.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     // Both count until the answer has been taken, not only until it is there.
     Ok(response.map(|body| body.hold(open, place)))
 }
@@ -291,12 +298,15 @@ async fn handle(
     tidy(&mut parts, facts, length);
 
     let Some(host) = facts.host.clone() else { return Err(Stop::Away) };
-    if facts.tunnel.sessions.is_empty() {
+    if facts.tunnel.is_away() {
         if let Some(gate) = facts.tunnel.gate.clone() {
             // Whom the head refuses hears nothing about whether the agent is there; a body is not read for nobody.
-            case(edge, &parts, facts, &host, &gate, wants_upgrade).judge_head()?;
+            // It counts when it is judged, once.
+            let (state, floor_state) = (facts.tunnel.state.uncounted(), edge.floor_state.uncounted());
+            Case { state: &state, ..case(edge, &parts, facts, &host, &gate, wants_upgrade) }
+                .judge_head(&floor_state)?;
         }
-        let arrival = edge.registry.arrival(host.as_str(), edge.limits.agent_wait).await;
+        let arrival = edge.registry.arrival(host.as_str(), edge.limits.agent_wait, |_| true).await;
         facts.tunnel = arrival.ok_or(Stop::Away)?;
     }
     let Some(gate) = facts.tunnel.gate.clone() else { return Err(Stop::Away) };
@@ -312,8 +322,7 @@ async fn handle(
     }
     let upgrade = matches!(outgoing, Outgoing::Upgrade);
     let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
-    let sending =
-        forward::forward(permit, &edge.registry, host.as_str(), &facts.tunnel, request, outgoing, &edge.limits);
+    let sending = forward::forward(permit, &edge.registry, host.as_str(), request, outgoing, &edge.limits);
     let mut forwarded = sending.await.map_err(|error| match error {
         // What the sender did wrong on the way is a refusal like any other.
         ForwardError::Body(error) => Stop::Refused(judge::refused_body(error)),
@@ -324,7 +333,12 @@ async fn handle(
     }
     if let (true, Some(on_upgrade), Some((writer, reader))) = (upgrade, on_upgrade, forwarded.upgraded.take()) {
         let idle = edge.limits.upgrade_idle;
-        connection.tasks.spawn(upgrade::carry(on_upgrade, writer, reader, idle, edge.draining.clone()));
+        let (stop, under_way) = (edge.draining.clone(), forwarded.under_way);
+        connection.tasks.spawn(async move {
+            upgrade::carry(on_upgrade, writer, reader, idle, stop).await;
+            drop(under_way);
+        });
+        return Ok(Ok(forwarded.response));
     }
     Ok(Ok(forwarded.into_response()))
 }
@@ -476,7 +490,7 @@ fn tunnel_request(
 
 /// Tells the tunnel's owner, and nobody else, what was refused and why.
 fn tell_owner(facts: &Facts, method: &Method, refusal: &Refusal, since: Instant, observed: bool) {
-    let Some(live) = facts.tunnel.sessions.first() else { return };
+    let Some(live) = facts.tunnel.owner() else { return };
     live.refusals.push(refusal.check, || RefusedRequest {
         status: if observed { StatusCode::OK } else { refusal.status }.as_u16(),
         why: refusal.why.clone(),
@@ -487,7 +501,7 @@ fn tell_owner(facts: &Facts, method: &Method, refusal: &Refusal, since: Instant,
 
 /// Tells the tunnel's owner of a request that the relay has answered itself.
 fn tell_answered(facts: &Facts, method: &Method, (check, why): (Check, &str), status: StatusCode, since: Instant) {
-    let Some(live) = facts.tunnel.sessions.first() else { return };
+    let Some(live) = facts.tunnel.owner() else { return };
     live.refusals.push(check, || RefusedRequest {
         status: status.as_u16(),
         why: why.to_owned(),

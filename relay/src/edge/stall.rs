@@ -71,6 +71,13 @@ impl<S> StallGuard<S> {
     }
 }
 
+impl<S> StallGuard<S> {
+    /// The stream below.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
 impl<S: AsyncRead + Unpin> StallGuard<S> {
     /// Throws away what still comes, until the sender closes, too, or has had its time.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -10,6 +10,8 @@ use h2::Reason;
 use h2::client::ResponseFuture;
 use quinn::VarInt;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::stream::StreamError;
 use crate::pieces;
 
@@ -29,7 +31,8 @@ pub(super) enum SendHalf {
 /// What is read from.
 pub(super) enum RecvHalf {
     Quic(quinn::RecvStream),
-    Http2(Http2Recv),
+    /// With its place among the streams that may be open.
+    Http2(Http2Recv, #[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>),
 }
 
 /// The receiving half over HTTP/2. The side that opened the stream gets it with the head of the answer.
@@ -173,7 +176,7 @@ impl RecvHalf {
                 let read = ready!(pin!(stream.read_chunks(&mut chunks)).poll(cx))?;
                 Poll::Ready(Ok(read.and_then(|count| chunks.get(..count)).map(pieces::join)))
             }
-            Self::Http2(stream) => stream.poll_read(cx),
+            Self::Http2(stream, _) => stream.poll_read(cx),
         }
     }
 

@@ -8,6 +8,8 @@ pub struct Liveness(Duration);
 
 /// Asks for a sign of life within that time: some of them may be lost.
 const ASKS: u32 = 10;
+/// However long a silence may be here, the other side may take a shorter one for death.
+const ASK_AT_LEAST: Duration = Duration::from_secs(1);
 
 impl Liveness {
     /// Dead after so long a silence.
@@ -31,7 +33,7 @@ impl Liveness {
     /// How often the peer is asked for a sign of life.
     #[must_use]
     pub fn ask_every(self) -> Duration {
-        self.0 / ASKS
+        (self.0 / ASKS).min(ASK_AT_LEAST)
     }
 }
 

@@ -19,7 +19,7 @@ use http::{Method, Request, Response};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,6 +37,8 @@ use crate::protocol::ALPN;
 const SEND_BUFFER: usize = 512 * 1024;
 /// Bytes of one DATA frame: larger than HTTP/2's first 16 KiB, for fewer of them.
 const FRAME: u32 = 64 * 1024;
+/// Bytes of a stream's head: ours say nothing, and a peer is not known before its greeting.
+const HEADS: u32 = 1024;
 /// For what was written last to leave, once the session is closed on purpose.
 const FLUSH: Duration = Duration::from_millis(500);
 
@@ -72,6 +74,16 @@ pub fn server_tls(
     Ok(Arc::new(tls))
 }
 
+/// Bytes that wait in the socket before they are sent: on a slow line signs of life would wait behind more.
+const UNSENT: u32 = 128 * 1024;
+
+/// Keeps what waits in a socket short (Linux; elsewhere nothing changes).
+pub fn keep_queue_short(stream: &tokio::net::TcpStream) {
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT) {
+        tracing::debug!(%error, "TCP_NOTSENT_LOWAT");
+    }
+}
+
 type Halves = (SendHalf, RecvHalf);
 
 /// A session's connection. Dropping the last of it ends the connection.
@@ -84,8 +96,8 @@ pub(super) struct Link {
 }
 
 enum Side {
-    /// The relay opens streams.
-    Opens(client::SendRequest<Bytes>),
+    /// The relay opens streams, so many at a time: h2 itself would queue more, without a word.
+    Opens(client::SendRequest<Bytes>, Arc<Semaphore>),
     /// The agent takes them.
     // A std mutex: it is held while the queue is polled, and nothing waits under it.
     Takes(Mutex<mpsc::Receiver<Halves>>),
@@ -142,7 +154,11 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(HEADS)
         .initial_max_send_streams(TUNNEL_STREAMS as usize)
+        // Senders that go away are no attack of the agent's: the connection is everybody's.
+        .max_concurrent_reset_streams(TUNNEL_STREAMS as usize)
+        .max_local_error_reset_streams(None)
         .enable_push(false)
         .handshake::<_, Bytes>(stream)
         .await
@@ -163,7 +179,8 @@ where
         };
         say.send_replace(Some(why));
     });
-    Ok(Link { side: Side::Opens(sender), peer, ended, heard, stop })
+    let places = Arc::new(Semaphore::new(TUNNEL_STREAMS as usize));
+    Ok(Link { side: Side::Opens(sender, places), peer, ended, heard, stop })
 }
 
 /// The agent's side of a connection that it has dialled. Its task is owned by `tasks`.
@@ -187,7 +204,12 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(HEADS)
         .max_concurrent_streams(streams)
+        // Senders that go away are no attack of the relay's, however many do at once.
+        .max_pending_accept_reset_streams(streams as usize)
+        .max_concurrent_reset_streams(streams as usize)
+        .max_local_error_reset_streams(None)
         .handshake::<_, Bytes>(stream)
         .await
         .map_err(lost)?;
@@ -203,7 +225,7 @@ where
                 next = connection.accept() => match next {
                     Some(Ok((request, mut respond))) => {
                         let Ok(send) = respond.send_response(Response::new(()), false) else { continue };
-                        let halves = (SendHalf::Http2(send), RecvHalf::Http2(Http2Recv::Open(request.into_body())));
+                        let halves = (SendHalf::Http2(send), RecvHalf::Http2(Http2Recv::Open(request.into_body()), None));
                         // There is room for as many as may be open; beyond it the stream is dropped.
                         let _ = queue.try_send(halves);
                     }
@@ -226,13 +248,14 @@ where
 impl Link {
     /// Opens a stream; waits while all are in use.
     pub(super) async fn open(&self) -> Result<Halves, SessionError> {
-        let Side::Opens(sender) = &self.side else { return Err(wrong_side()) };
+        let Side::Opens(sender, places) = &self.side else { return Err(wrong_side()) };
+        let place = Arc::clone(places).acquire_owned().await.map_err(|_| left())?;
         let mut sender = sender.clone().ready().await.map_err(lost)?;
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = http::Uri::from_static("https://relay.hookward.invalid/");
         let (answer, send) = sender.send_request(request, false).map_err(lost)?;
-        Ok((SendHalf::Http2(send), RecvHalf::Http2(Http2Recv::Opening(answer))))
+        Ok((SendHalf::Http2(send), RecvHalf::Http2(Http2Recv::Opening(answer), Some(place))))
     }
 
     /// The next stream of the peer.
