@@ -7,6 +7,7 @@
 //! message's body for hyper, [`splice`] what carries an upgraded connection.
 
 pub mod body;
+pub mod error;
 mod halves;
 pub mod identity;
 pub mod liveness;
@@ -27,7 +28,8 @@ use self::halves::{RecvHalf, SendHalf};
 use self::liveness::Liveness;
 
 pub use body::MessageBody;
-pub use stream::{ControlStream, MessageReader, MessageWriter, StreamError};
+pub use error::{SessionError, StreamError};
+pub use stream::{ControlStream, MessageReader, MessageWriter};
 
 /// What carries a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,17 +60,6 @@ pub struct Session {
 enum Connection {
     Quic(quinn::Connection),
     Tcp(Arc<tcp::Link>),
-}
-
-/// Why a session ended, and who ended it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SessionError {
-    /// The other side closed it, and said why.
-    #[error("the other side closed the tunnel: {0}")]
-    ClosedByPeer(String),
-    /// The other side is gone.
-    #[error("the tunnel broke: {0}")]
-    Lost(String),
 }
 
 /// Code with which a session is closed on purpose.
@@ -234,18 +225,6 @@ impl Session {
                 Some(sent.datagrams as f64 / (sent.ios.max(1) as f64))
             }
             Connection::Tcp(_) => None,
-        }
-    }
-}
-
-impl From<quinn::ConnectionError> for SessionError {
-    fn from(error: quinn::ConnectionError) -> Self {
-        match error {
-            quinn::ConnectionError::ApplicationClosed(close) => {
-                Self::ClosedByPeer(crate::text::Escaped(&close.reason).to_string())
-            }
-            // The reason may be the peer's own words.
-            other => Self::Lost(crate::text::Escaped(other.to_string().as_bytes()).to_string()),
         }
     }
 }

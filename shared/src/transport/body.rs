@@ -12,7 +12,8 @@ use http::{HeaderMap, header};
 use http_body::{Body, Frame as BodyFrame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::stream::{MessageReader, StreamError};
+use super::error::StreamError;
+use super::stream::MessageReader;
 use crate::headers::trailer_passes;
 use crate::limits::SMALL_BODY;
 use crate::pieces::Pieces;

@@ -12,7 +12,7 @@ use quinn::VarInt;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::stream::StreamError;
+use super::error::StreamError;
 use crate::pieces;
 
 /// The code of a reset or stopped stream: the message is not complete.
@@ -39,30 +39,6 @@ pub(super) enum RecvHalf {
 pub(super) enum Http2Recv {
     Opening(ResponseFuture),
     Open(h2::RecvStream),
-}
-
-impl From<quinn::WriteError> for StreamError {
-    fn from(error: quinn::WriteError) -> Self {
-        match error {
-            quinn::WriteError::Stopped(_) => Self::Aborted,
-            other => Self::Lost(other.to_string()),
-        }
-    }
-}
-
-impl From<quinn::ReadError> for StreamError {
-    fn from(error: quinn::ReadError) -> Self {
-        match error {
-            quinn::ReadError::Reset(_) => Self::Aborted,
-            other => Self::Lost(other.to_string()),
-        }
-    }
-}
-
-impl From<h2::Error> for StreamError {
-    fn from(error: h2::Error) -> Self {
-        if error.is_reset() { Self::Aborted } else { Self::Lost(error.to_string()) }
-    }
 }
 
 impl SendHalf {

@@ -9,34 +9,12 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::error::StreamError;
 use super::halves::{RecvHalf, SendHalf};
-use crate::protocol::frame::{self, Decoder, Frame, FrameError};
+use crate::protocol::frame::{self, Decoder, Frame};
 
 /// Priority of streams whose message is large or of unknown size: behind every small one.
 const BULK: i32 = -1;
-
-/// Why a stream could not be read or written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StreamError {
-    /// The other side broke the message off.
-    #[error("the other side broke off the message")]
-    Aborted,
-    /// The session is gone.
-    #[error("the tunnel broke: {0}")]
-    Lost(String),
-    /// The other side doesn't speak the protocol.
-    #[error("the other side broke the protocol: {0}")]
-    Protocol(String),
-    /// A message is larger than it may be.
-    #[error("a message of {0} bytes, more than {1}")]
-    TooLarge(usize, usize),
-}
-
-impl From<FrameError> for StreamError {
-    fn from(error: FrameError) -> Self {
-        Self::Protocol(error.to_string())
-    }
-}
 
 /// Writes one message of an exchange. Dropped before [`MessageWriter::finish`], it is an abort.
 pub struct MessageWriter {

@@ -24,12 +24,11 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::SessionError;
+use super::error::SessionError;
 use super::halves::{Http2Recv, RecvHalf, SendHalf};
 use super::identity::{Pin as KeyPin, PinnedVerifier, crypto_provider};
 use super::liveness::Liveness;
 use super::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
-use super::stream::StreamError;
 use crate::limits::TUNNEL_STREAMS;
 use crate::protocol::ALPN;
 
@@ -331,12 +330,6 @@ fn left() -> SessionError {
 
 fn wrong_side() -> SessionError {
     SessionError::Lost("streams are opened by the relay".to_owned())
-}
-
-impl From<SessionError> for StreamError {
-    fn from(error: SessionError) -> Self {
-        Self::Lost(error.to_string())
-    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
