@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use hookward_shared::limits::GIVEN_AGAIN;
 use hookward_shared::protocol::head::RequestId;
 
-/// A relay gives a request again within [`GIVEN_AGAIN`] of its begin, and the tunnel takes some time.
-const REMEMBERED: Duration = Duration::from_secs(2 * GIVEN_AGAIN.as_secs());
+/// A relay gives a request again within [`GIVEN_AGAIN`] of its begin, and the tunnel takes some time: the relay's
+/// deadlines for a write and for the reading of a body are of minutes.
+const REMEMBERED: Duration = Duration::from_secs(5 * GIVEN_AGAIN.as_secs());
 
 /// Requests that were begun.
 #[derive(Default)]

@@ -137,10 +137,13 @@ pub async fn forward(
         let now = registry.find(host).unwrap_or_default();
         let live = match now.choose(may_have) {
             Some(live) => Some(Arc::clone(live)),
-            None => {
-                let arrival = registry.arrival(host, limits.agent_wait, may_have).await;
+            None if now.is_away() || story.is_about_connections() => {
+                let patience = limits.agent_wait.min(GIVEN_AGAIN.saturating_sub(begun.elapsed()));
+                let arrival = registry.arrival(host, patience, may_have).await;
                 arrival.and_then(|tunnel| tunnel.choose(may_have).cloned())
             }
+            // Another connection of the same agents would say the same.
+            None => None,
         };
         let Some(live) = live else { return Err(story.end()) };
         let under_way = live.begin();
@@ -189,6 +192,11 @@ impl Story {
         };
         self.last = Some(error);
         goes_on
+    }
+
+    /// Whether it was a connection that failed, and a new one may be on its way.
+    const fn is_about_connections(&self) -> bool {
+        self.broke.is_some() || matches!(self.last, Some(ForwardError::Away(_)))
     }
 
     fn may_have(&self, session: &LiveSession) -> bool {

@@ -134,8 +134,8 @@ pub const FORWARDED_HOPS: usize = 32;
 pub const TUNNEL_STREAMS: u32 = 1024;
 /// A tunnel's connection on which nothing was heard for so long is dead, unless a setting says otherwise.
 pub const TUNNEL_DEAD: Duration = Duration::from_secs(10);
-/// A request whose connection was lost is given again within so long of its begin: the agent remembers for twice as
-/// long what it has begun.
+/// A request whose connection was lost is given again within so long of its begin: the agent remembers for
+/// longer what it has begun.
 pub const GIVEN_AGAIN: Duration = Duration::from_secs(60);
 /// What the agent holds of bodies that its own checks must read: eight of the largest.
 pub const AGENT_BODY_BUDGET: u64 = 8 * 25 * MIB;

@@ -109,6 +109,16 @@ impl Session {
         }
     }
 
+    /// The peer is known: it may send as much as a tunnel carries.
+    pub fn trust(&self) {
+        match &self.connection {
+            Connection::Quic(connection) => {
+                connection.set_receive_window(quinn::VarInt::from_u32(quic::CONNECTION_WINDOW));
+            }
+            Connection::Tcp(link) => link.trust(),
+        }
+    }
+
     /// Opens a stream for an exchange. Waits while all of the peer's streams are in use.
     ///
     /// # Errors

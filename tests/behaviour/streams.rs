@@ -26,6 +26,7 @@ over_all_transports! {
     events_are_not_held_back
     websockets
     slow_readers_keep_nobody_waiting
+    slow_readers_that_are_gone_leave_nothing_behind
     an_abort_is_seen_on_the_other_side_within_a_second
     an_answer_that_takes_its_time
 }
@@ -298,6 +299,30 @@ async fn slow_readers_keep_nobody_waiting(over: Transport) {
         let body = within("a slow reader's answer", connection.exactly(8 << 20)).await;
         assert!(body.iter().all(|byte| *byte == b'x'));
     }
+}
+
+/// More of them than a connection's window has room for: what they held is free again when they are gone.
+async fn slow_readers_that_are_gone_leave_nothing_behind(over: Transport) {
+    let application = Application::start(|request| match request.target.ends_with("/large") {
+        true => Reply::Full(200, Vec::new(), vec![b'x'; 8 << 20]),
+        false => Reply::ok("small"),
+    })
+    .await;
+    let link = LinkSettings { connections: Some(1), ..Plan::over(over).link };
+    let stage = Stage::start(application.address, Plan { link, ..Plan::over(over) }).await;
+    let mut slow = Vec::new();
+    for _ in 0..150 {
+        let mut connection = stage.edge.http1().await;
+        connection.send("GET", &format!("{PREFIX}/large"), HOST, &[], b"").await;
+        slow.push(connection);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    drop(slow);
+    let since = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "small");
+    }
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
 }
 
 async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {

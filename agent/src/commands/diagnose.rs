@@ -147,9 +147,11 @@ impl Findings {
             self.add(relay, "proxy", Outcome::Skipped, detail);
         }
         let tcp = self.handshake(relay, &dialler, Transport::Tcp).await;
-        if let (Some(session), None) = (&tcp, &quic) {
+        let answered = greeted.iter().any(|step| step.outcome == Outcome::Ok);
+        if let (Some(session), false) = (&tcp, answered) {
             greeted = self.credential(relay, session).await;
         }
+        self.blocked |= greeted.iter().any(|step| step.outcome == Outcome::Failed);
         if greeted.is_empty() {
             self.blocked = true;
             self.add(relay, "credential", Outcome::Skipped, "nothing reaches the relay");
@@ -192,7 +194,9 @@ impl Findings {
             return;
         };
         // Neither with a proxy nor where QUIC gets through need the straight way be open.
-        let way_out = self.steps.iter().any(|step| step.step == QUIC && step.outcome == Outcome::Ok);
+        let way_out = self.steps.iter().any(|step| {
+            step.step == QUIC && step.outcome == Outcome::Ok && step.relay.as_ref() == Some(&relay.address)
+        });
         let closed = if proxied || way_out { Outcome::Warning } else { Outcome::Failed };
         match timeout(PATIENCE, TcpStream::connect(target)).await {
             Ok(Ok(_)) => self.add(relay, "TCP", Outcome::Ok, format!("{target} takes connections")),
@@ -254,7 +258,6 @@ impl Findings {
             Ok(Ok(_)) | Err(_) => "the relay does not answer".to_owned(),
             Ok(Err(error)) => error.to_string(),
         };
-        self.blocked = true;
         vec![step("credential", Outcome::Failed, failed)]
     }
 

@@ -11,7 +11,7 @@ use hookward_shared::names::{HostName, origin_of};
 use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
 use hookward_shared::text::printable;
 use hookward_shared::transport::{ControlStream, MessageReader, MessageWriter, Session, StreamError, Transport};
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -203,7 +203,7 @@ impl Line {
         loop {
             match self.serve(&mut serving, stop).await {
                 Ended::Stop => {
-                    leave(serving, Some(self.shared.drain)).await;
+                    leave(serving, self.shared.drain, stop.clone()).await;
                     return Ok(());
                 }
                 Ended::Broke(error) => {
@@ -226,7 +226,7 @@ impl Line {
                 Ended::Better(new) => {
                     let old = std::mem::replace(&mut serving, *new);
                     // It ends with its last exchange, however long that takes, or with the program.
-                    self.shared.tasks.spawn(leave(old, None));
+                    self.shared.tasks.spawn(leave(old, self.shared.drain, stop.clone()));
                 }
             }
         }
@@ -236,7 +236,7 @@ impl Line {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = (Instant::now(), SystemTime::now());
-        let mut probe_in = self.probe_in;
+        let (mut probe_in, mut woken) = (self.probe_in, false);
         let mut probing: Option<Probing<'_>> = None;
         let next = |after: Duration| tokio::time::Instant::now() + after;
         let mut probe_at = self.at.dialler.could_be_better(&serving.found).then(|| next(probe_in));
@@ -259,8 +259,13 @@ impl Line {
                 }
                 () = sleep_until(probe_at.unwrap_or_else(tokio::time::Instant::now)), if probe_at.is_some() => {
                     probe_at = None;
-                    probing = Some(Box::pin(async {
-                        let (found, greeted) = self.at.dialler.probe(self.slot, self.greeting()).await?;
+                    let woken = std::mem::take(&mut woken);
+                    probing = Some(Box::pin(async move {
+                        let (found, greeted) = match woken {
+                            // Whatever gets through is better than a connection of before.
+                            true => self.at.dialler.connect_once(self.greeting()).await?,
+                            false => self.at.dialler.probe(self.slot, self.greeting()).await?,
+                        };
                         self.open(found, greeted).await
                     }));
                     Ok(())
@@ -284,6 +289,7 @@ impl Line {
                     seen = now;
                     if asleep > ASLEEP && probing.is_none() {
                         // Nobody knows what the connection is worth now; a new one is, and takes its place.
+                        woken = true;
                         probe_at = Some(next(Duration::ZERO));
                     }
                     Ok(())
@@ -368,8 +374,9 @@ fn take((writer, reader): (MessageWriter, MessageReader), serving: &Serving) {
     serving.exchanges.spawn(Box::pin(async move { replay::exchange(writer, reader, &terms).await }));
 }
 
-/// Leaves in order: the relay sends nothing more, what is under way ends, then the connection.
-async fn leave(mut serving: Serving, patience: Option<Duration>) {
+/// Leaves in order: the relay sends nothing more, what is under way ends, then the connection. Once `stop` is
+/// cancelled that takes no longer than `drain`.
+async fn leave(mut serving: Serving, drain: Duration, stop: CancellationToken) {
     let leaving = async {
         serving.control.send(&FromAgent::Leave).await?;
         loop {
@@ -383,17 +390,29 @@ async fn leave(mut serving: Serving, patience: Option<Duration>) {
             }
         }
     };
-    let _ = timeout(LEAVE, leaving).await;
+    let heard = matches!(timeout(LEAVE, leaving).await, Ok(Ok(())));
     let session = serving.found.session.clone();
-    // The relay ends the connection when it has taken all answers. What it gave before it knew is still taken.
     let ending = async {
-        while let Ok(exchange) = session.accept().await {
-            take(exchange, &serving);
+        if heard {
+            // The relay ends the connection when it has taken all answers. What it gave before it knew is still taken.
+            while let Ok(exchange) = session.accept().await {
+                take(exchange, &serving);
+            }
+        } else {
+            serving.exchanges.close();
+            tokio::select! {
+                () = serving.exchanges.wait() => {}
+                _ = session.closed() => {}
+            }
         }
     };
-    match patience {
-        Some(patience) => drop(timeout(patience, ending).await),
-        None => ending.await,
+    let stopping = async {
+        stop.cancelled().await;
+        sleep(drain).await;
+    };
+    tokio::select! {
+        () = ending => {}
+        () = stopping => {}
     }
     serving.exchanges.close();
     session.close("the agent is stopping");

@@ -66,7 +66,15 @@ pub struct Tunnel {
     pub origin: Arc<str>,
     /// Since when no session serves it.
     away_since: Instant,
+    /// The runs that came last, in the order of their first arrival: one that comes again is no newer for it.
+    runs: Arc<[Run]>,
 }
+
+/// A run of an agent's program, and its place among all that have come to a tunnel.
+type Run = (AgentId, Box<str>, u64);
+
+/// Runs that are remembered for a tunnel, beyond their sessions.
+const RUNS: usize = 16;
 
 /// A session that has opened a tunnel.
 #[derive(Clone)]
@@ -90,6 +98,7 @@ impl Default for Tunnel {
             state: Arc::clone(&NOTHING),
             origin: Arc::clone(&NOWHERE),
             away_since: Instant::now(),
+            runs: Arc::from([]),
         }
     }
 }
@@ -266,9 +275,18 @@ impl Registry {
         let before = tunnels.get(&host).filter(|tunnel| tunnel.gate.is_some());
         let state = before.map_or_else(|| Arc::new(state), |tunnel| Arc::clone(&tunnel.state));
         let others = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.sessions)).unwrap_or_else(|| Arc::from([]));
-        let same_run = others.iter().find(|other| other.live.is_same_run(session)).map(|other| other.arrival);
-        let next = others.iter().map(|other| other.arrival + 1).max().unwrap_or_default();
-        let arrival = same_run.unwrap_or(next);
+        let runs = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.runs)).unwrap_or_else(|| Arc::from([]));
+        let known =
+            runs.iter().find(|(agent, instance, _)| *agent == session.agent.id && *instance == session.instance);
+        let (arrival, runs) = match known {
+            Some((_, _, arrival)) => (*arrival, Arc::clone(&runs)),
+            None => {
+                let arrival = runs.last().map(|(_, _, last)| last + 1).unwrap_or_default();
+                let run = (session.agent.id, session.instance.clone(), arrival);
+                let over = (runs.len() + 1).saturating_sub(RUNS);
+                (arrival, runs.iter().skip(over).cloned().chain([run]).collect())
+            }
+        };
         let sessions = others
             .iter()
             // A host can be given to another agent: then the one before has nothing to do with it any more.
@@ -280,7 +298,7 @@ impl Registry {
             })
             .chain([Serving { live: Arc::clone(session), arrival, gate: Arc::clone(&gate) }])
             .collect();
-        let mut tunnel = Tunnel { gate: Some(gate), sessions, state, origin, away_since: Instant::now() };
+        let mut tunnel = Tunnel { gate: Some(gate), sessions, state, origin, away_since: Instant::now(), runs };
         tunnel.settle();
         tunnels.insert(host, tunnel);
         drop(tunnels);
@@ -315,13 +333,17 @@ impl Registry {
 
     /// The session is over: its tunnels are left to others, or wait for the next one.
     pub fn leave(&self, session: &LiveSession) {
-        for tunnel in self.lock().values_mut() {
+        let mut tunnels = self.lock();
+        for tunnel in tunnels.values_mut() {
             if tunnel.sessions.iter().any(|other| other.live.is(session)) {
                 tunnel.sessions = tunnel.sessions.iter().filter(|other| !other.live.is(session)).cloned().collect();
                 tunnel.away_since = Instant::now();
                 tunnel.settle();
             }
         }
+        drop(tunnels);
+        // An older run may serve again.
+        self.opened.send_modify(|count| *count += 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<HostName, Tunnel>> {

@@ -99,6 +99,7 @@ pub async fn serve(
         session.close("too many connections");
         return;
     };
+    session.trust();
     let registered = Registered { registry: &host.registry, live: &live };
     let mut review = interval(REVIEW);
     review.set_missed_tick_behavior(MissedTickBehavior::Delay);

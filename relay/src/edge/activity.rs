@@ -1,7 +1,7 @@
 //! What goes on on a connection, so that one on which nothing does can be told from one that works.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hookward_shared::limits::Limits;
@@ -17,6 +17,8 @@ pub struct Activity {
     last_request: AtomicU64,
     /// When an answer's body was last asked for more.
     last_body: AtomicU64,
+    /// The peer is too slow to be kept.
+    unwanted: AtomicBool,
 }
 
 impl Activity {
@@ -29,6 +31,7 @@ impl Activity {
             bodies: AtomicUsize::new(0),
             last_request: AtomicU64::new(0),
             last_body: AtomicU64::new(0),
+            unwanted: AtomicBool::new(false),
         })
     }
 
@@ -48,6 +51,11 @@ impl Activity {
         OpenRequest { activity: Arc::clone(self), in_body: false }
     }
 
+    /// The connection ends when the requests that it has are answered.
+    pub fn end_soon(&self) {
+        self.unwanted.store(true, Ordering::Relaxed);
+    }
+
     /// Whether no request is being answered.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -61,7 +69,8 @@ impl Activity {
             return (self.begin.elapsed() >= limits.request_head).then_some(Overdue::Silent);
         }
         if self.open.load(Ordering::Relaxed) == 0 {
-            return (self.since(&self.last_request) >= limits.http2_idle).then_some(Overdue::Idle);
+            let unwanted = self.unwanted.load(Ordering::Relaxed);
+            return (unwanted || self.since(&self.last_request) >= limits.http2_idle).then_some(Overdue::Idle);
         }
         // An application may be silent for `answer_idle`; a peer that asks for nothing for longer does
         // not take what is there.

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Control frames in a [`WINDOW`] in which no DATA and no HEADERS moved: real clients send a few.
+/// Control frames in a [`WINDOW`] beyond those that go with what moves: real clients send a few.
 const MOST: u32 = 1000;
+/// Control frames that may go with a frame of DATA or HEADERS, in either direction.
+const WITH_EACH: u32 = 10;
 /// The time in which they are counted.
 const WINDOW: Duration = Duration::from_secs(10);
 /// What a client says first (RFC 9113 §3.4).
@@ -26,7 +28,7 @@ pub struct FrameGuard<S> {
     inner: S,
     coming: Frames,
     going: Frames,
-    /// Control frames since something moved.
+    /// Control frames that went with nothing.
     idle: u32,
     since: Instant,
 }
@@ -91,7 +93,7 @@ impl<S> FrameGuard<S> {
         }
         let idle = &mut self.idle;
         self.coming.follow(bytes, |frame| match frame {
-            Frame::Progress => *idle = 0,
+            Frame::Progress => *idle = idle.saturating_sub(WITH_EACH),
             Frame::Control => *idle += 1,
         });
         if self.idle > MOST {
@@ -104,7 +106,7 @@ impl<S> FrameGuard<S> {
         let idle = &mut self.idle;
         self.going.follow(bytes, |frame| {
             if frame == Frame::Progress {
-                *idle = 0;
+                *idle = idle.saturating_sub(WITH_EACH);
             }
         });
     }
@@ -183,7 +185,7 @@ mod tests {
             guard.came(&ping).unwrap();
         }
         guard.went(&frame(DATA, b"of an answer"));
-        for _ in 0..MOST {
+        for _ in 0..WITH_EACH {
             guard.came(&ping).unwrap();
         }
         assert!(guard.came(&ping).is_err());

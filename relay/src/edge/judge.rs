@@ -133,9 +133,9 @@ impl Case<'_> {
     ///
     /// # Errors
     /// The first refusal.
-    pub fn judge_head(&self, floor_state: &State) -> Result<(), Refusal> {
+    pub fn judge_head(&self) -> Result<(), Refusal> {
         if let Some(gate) = self.edge.floor.gate() {
-            self.head_of(&gate, floor_state).map_err(of_floor)?;
+            self.head_of(&gate, &self.edge.floor_state).map_err(of_floor)?;
         }
         self.head_of(self.gate, self.state).map(drop)
     }

@@ -225,6 +225,9 @@ pub async fn answer(
         Err(Stop::Refused(refusal)) => {
             audit::refused(seen, &refusal, false);
             tell_owner(&facts, &method, &refusal, since, false);
+            if refusal.code == Code::SlowRequest {
+                connection.activity.end_soon();
+            }
             let mut response = answer::write(facts.id, refusal.code, Some(refusal.status));
             answer::retry_after(&mut response, refusal.retry_after);
             if refusal.check.breaks_framing() && version < Version::HTTP_2 {
@@ -299,15 +302,16 @@ async fn handle(
 
     let Some(host) = facts.host.clone() else { return Err(Stop::Away) };
     if facts.tunnel.is_away() {
-        if let Some(gate) = facts.tunnel.gate.clone() {
-            // Whom the head refuses hears nothing about whether the agent is there; a body is not read for nobody.
-            // It counts when it is judged, once.
-            let (state, floor_state) = (facts.tunnel.state.uncounted(), edge.floor_state.uncounted());
-            Case { state: &state, ..case(edge, &parts, facts, &host, &gate, wants_upgrade) }
-                .judge_head(&floor_state)?;
+        match edge.registry.arrival(host.as_str(), edge.limits.agent_wait, |_| true).await {
+            Some(tunnel) => facts.tunnel = tunnel,
+            None => {
+                // Whom the head refuses hears nothing about whether the agent is there; a body is not read for nobody.
+                if let Some(gate) = facts.tunnel.gate.clone() {
+                    case(edge, &parts, facts, &host, &gate, wants_upgrade).judge_head()?;
+                }
+                return Err(Stop::Away);
+            }
         }
-        let arrival = edge.registry.arrival(host.as_str(), edge.limits.agent_wait, |_| true).await;
-        facts.tunnel = arrival.ok_or(Stop::Away)?;
     }
     let Some(gate) = facts.tunnel.gate.clone() else { return Err(Stop::Away) };
     let case = case(edge, &parts, facts, &host, &gate, wants_upgrade);

@@ -76,12 +76,6 @@ impl State {
         Self { sets, exempt, counts: Mutex::default() }
     }
 
-    /// A memory in which nothing is counted yet, with the same sets: for a look that does not count.
-    #[must_use]
-    pub fn uncounted(&self) -> Self {
-        Self::new(self.sets.clone(), self.exempt.clone())
-    }
-
     /// Counts a request.
     ///
     /// # Errors

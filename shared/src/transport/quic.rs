@@ -28,6 +28,8 @@ pub(super) const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// What one connection may hold that was received and not read: as many readers can be slow at a time as streams
 /// fit in, and nobody waits for them. A reader that takes nothing at all is cut off after `write_stall`.
 pub(super) const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
+/// What a peer may send that has not said who it is: a greeting, some times over.
+pub(super) const UNKNOWN_WINDOW: u32 = 64 * 1024;
 /// What one connection may have sent and not acknowledged.
 const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 /// Buffers that keep local bursts from being lost; Debian's default cap is 208 KiB.
@@ -86,6 +88,8 @@ pub fn server(
     let mut transport = transport(liveness);
     // The agent opens one stream, the control stream.
     transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
+    // Until it has greeted; see `Session::trust`.
+    transport.receive_window(VarInt::from_u32(UNKNOWN_WINDOW));
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config
         .transport_config(Arc::new(transport))

@@ -19,7 +19,7 @@ use http::{Method, Request, Response};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,7 +28,7 @@ use super::error::SessionError;
 use super::halves::{Http2Recv, RecvHalf, SendHalf};
 use super::identity::{Pin as KeyPin, PinnedVerifier, crypto_provider};
 use super::liveness::Liveness;
-use super::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::quic::{CONNECTION_WINDOW, STREAM_WINDOW, UNKNOWN_WINDOW};
 use crate::limits::TUNNEL_STREAMS;
 use crate::protocol::ALPN;
 
@@ -91,6 +91,7 @@ pub(super) struct Link {
     peer: SocketAddr,
     ended: watch::Receiver<Option<SessionError>>,
     heard: Heard,
+    trust: Arc<Notify>,
     stop: CancellationToken,
 }
 
@@ -149,8 +150,9 @@ where
     let heard = Heard::new();
     let stream = Listening { inner: stream, heard: heard.clone() };
     let (sender, mut connection) = client::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        // Until it has greeted; see `Session::trust`.
+        .initial_window_size(UNKNOWN_WINDOW)
+        .initial_connection_window_size(UNKNOWN_WINDOW)
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(HEADS)
@@ -166,20 +168,33 @@ where
     let (say, ended) = watch::channel(None);
     let stop = CancellationToken::new();
     let (stopping, hearing) = (stop.clone(), heard.clone());
+    let trust = Arc::new(Notify::new());
+    let trusted = Arc::clone(&trust);
     tasks.spawn(async move {
-        let mut connection = pin!(connection);
-        let why = tokio::select! {
-            ended = connection.as_mut() => ended.map_or_else(lost, |()| left()),
-            silent = silence(pings, liveness, hearing) => silent,
-            () = stopping.cancelled() => {
-                let _ = timeout(FLUSH, connection.as_mut()).await;
-                left()
+        let mut silent = pin!(silence(pings, liveness, hearing));
+        let mut known = false;
+        let why = loop {
+            tokio::select! {
+                ended = &mut connection => break ended.map_or_else(lost, |()| left()),
+                why = &mut silent => break why,
+                () = trusted.notified(), if !known => {
+                    known = true;
+                    connection.set_target_window_size(CONNECTION_WINDOW);
+                    if let Err(error) = connection.set_initial_window_size(STREAM_WINDOW) {
+                        // Only while our first settings are not acknowledged, which they are before a greeting is.
+                        tracing::warn!(%error, "the windows of a tunnel stay small");
+                    }
+                }
+                () = stopping.cancelled() => {
+                    let _ = timeout(FLUSH, &mut connection).await;
+                    break left();
+                }
             }
         };
         say.send_replace(Some(why));
     });
     let places = Arc::new(Semaphore::new(TUNNEL_STREAMS as usize));
-    Ok(Link { side: Side::Opens(sender, places), peer, ended, heard, stop })
+    Ok(Link { side: Side::Opens(sender, places), peer, ended, heard, trust, stop })
 }
 
 /// The agent's side of a connection that it has dialled. Its task is owned by `tasks`.
@@ -241,7 +256,7 @@ where
         };
         say.send_replace(Some(why));
     });
-    Ok(Link { side: Side::Takes(Mutex::new(taken)), peer, ended, heard, stop })
+    Ok(Link { side: Side::Takes(Mutex::new(taken)), peer, ended, heard, trust: Arc::default(), stop })
 }
 
 impl Link {
@@ -277,6 +292,10 @@ impl Link {
         let why = ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
         // Without a word: the task was ended with the program.
         why.unwrap_or_else(left)
+    }
+
+    pub(super) fn trust(&self) {
+        self.trust.notify_one();
     }
 
     pub(super) fn close(&self) {
