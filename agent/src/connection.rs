@@ -1,6 +1,6 @@
 //! The connections to the relays: dialled, kept, and opened again when they break.
 //!
-//! Every relay gets some [`line`]s, each of which keeps one connection; [`dial`] finds the way (QUIC, or TLS
+//! Every relay gets some lines ([`mod@line`]), each of which keeps one connection; [`dial`] finds the way (QUIC, or TLS
 //! over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt is due, [`status`] sums up for the
 //! user what the lines do, and [`policies`] knows which policy a relay has. All connections of one run of the
 //! program serve the same tunnels; losing one loses nothing.
