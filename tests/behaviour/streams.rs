@@ -271,8 +271,8 @@ async fn open(stage: &Stage) -> Http1 {
     connection
 }
 
-/// Many take a large answer and read nothing of it; the others' webhooks pass.
-async fn slow_readers_keep_nobody_waiting(over: Transport) {
+/// An application with a large answer and a small one, behind one connection.
+async fn large_and_small(over: Transport) -> (Application, Stage) {
     let application = Application::start(|request| match request.target.ends_with("/large") {
         true => Reply::Full(200, Vec::new(), vec![b'x'; 8 << 20]),
         false => Reply::ok("small"),
@@ -280,6 +280,12 @@ async fn slow_readers_keep_nobody_waiting(over: Transport) {
     .await;
     let link = LinkSettings { connections: Some(1), ..Plan::over(over).link };
     let stage = Stage::start(application.address, Plan { link, ..Plan::over(over) }).await;
+    (application, stage)
+}
+
+/// Many take a large answer and read nothing of it; the others' webhooks pass.
+async fn slow_readers_keep_nobody_waiting(over: Transport) {
+    let (_application, stage) = large_and_small(over).await;
     let mut slow = Vec::new();
     for _ in 0..32 {
         let mut connection = stage.edge.http1().await;
@@ -303,13 +309,7 @@ async fn slow_readers_keep_nobody_waiting(over: Transport) {
 
 /// More of them than a connection's window has room for: what they held is free again when they are gone.
 async fn slow_readers_that_are_gone_leave_nothing_behind(over: Transport) {
-    let application = Application::start(|request| match request.target.ends_with("/large") {
-        true => Reply::Full(200, Vec::new(), vec![b'x'; 8 << 20]),
-        false => Reply::ok("small"),
-    })
-    .await;
-    let link = LinkSettings { connections: Some(1), ..Plan::over(over).link };
-    let stage = Stage::start(application.address, Plan { link, ..Plan::over(over) }).await;
+    let (_application, stage) = large_and_small(over).await;
     let mut slow = Vec::new();
     for _ in 0..150 {
         let mut connection = stage.edge.http1().await;
