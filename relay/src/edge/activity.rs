@@ -56,6 +56,12 @@ impl Activity {
         self.unwanted.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the peer is too slow to be kept.
+    #[must_use]
+    pub fn is_unwanted(&self) -> bool {
+        self.unwanted.load(Ordering::Relaxed)
+    }
+
     /// Whether no request is being answered.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -69,8 +75,8 @@ impl Activity {
             return (self.begin.elapsed() >= limits.request_head).then_some(Overdue::Silent);
         }
         if self.open.load(Ordering::Relaxed) == 0 {
-            let unwanted = self.unwanted.load(Ordering::Relaxed);
-            return (unwanted || self.since(&self.last_request) >= limits.http2_idle).then_some(Overdue::Idle);
+            return (self.is_unwanted() || self.since(&self.last_request) >= limits.http2_idle)
+                .then_some(Overdue::Idle);
         }
         // An application may be silent for `answer_idle`; a peer that asks for nothing for longer does
         // not take what is there.

@@ -35,8 +35,8 @@ const H2_PONG: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 connection is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, and how often it
-/// is looked at.
+/// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, or a peer that was too
+/// slow take its answer; and how often the first is looked at.
 const LINGER: Duration = Duration::from_secs(1);
 const BRIEFLY: Duration = Duration::from_millis(10);
 
@@ -154,6 +154,11 @@ where
     }
     serving.as_mut().graceful_shutdown();
     // While draining the listener's own deadline comes first; an idle peer gets as long as for a head.
-    let patience = if drain.is_cancelled() { limits.drain } else { limits.request_head };
+    let patience = match drain.is_cancelled() {
+        true => limits.drain,
+        // Its answer only has to leave.
+        false if activity.is_unwanted() => LINGER,
+        false => limits.request_head,
+    };
     let _ = timeout(patience, serving).await;
 }
