@@ -23,7 +23,7 @@
 //! "hooks.example.com" = "flexdeploy"
 //!
 //! [limits]                             # every bound of shared/src/limits.rs, by its name
-//! request_head = "10s"
+//! request_head = "9s"
 //! ```
 
 use std::collections::BTreeMap;

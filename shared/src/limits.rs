@@ -51,20 +51,21 @@ macro_rules! limits {
 
 limits! {
     /// From `accept` to the end of the TLS handshake. A round trip across the world takes 0.3 s;
-    /// a silent peer is gone within the 10 s that every kind of holder gets.
-    tls_handshake: time = Duration::from_secs(10);
+    /// a silent peer is gone within the 10 s that every kind of holder gets, its last answer included.
+    tls_handshake: time = Duration::from_secs(9);
     /// For a whole request head, and so also for an idle kept-alive HTTP/1.1 connection.
-    request_head: time = Duration::from_secs(10);
-    /// Idle HTTP/2 connections, without an open stream, are closed after this.
+    request_head: time = Duration::from_secs(9);
+    /// Idle HTTP/2 connections, without an open stream, are closed after this if they have brought a request that
+    /// passed the gate; others have `request_head`.
     http2_idle: time = Duration::from_secs(60);
     /// A body must bring `body_rate` bytes for every second of such a window.
-    body_window: time = Duration::from_secs(10);
+    body_window: time = Duration::from_secs(9);
     /// Bytes a second that a request body must bring: the slowest modem is faster than 1 KiB/s.
     body_rate: size = KIB;
     /// A body that a check must read whole has this long in all: senders give up after 10 to 30 s.
     body_whole: time = Duration::from_secs(30);
     /// A peer that takes nothing of an answer for this long is cut off.
-    write_stall: time = Duration::from_secs(10);
+    write_stall: time = Duration::from_secs(9);
     /// For the agent to take a new stream: it does at once unless all its streams are in use.
     open_stream: time = Duration::from_secs(5);
     /// Beyond the route's own wait for the application's head, for the agent's 504 to arrive first.
@@ -88,7 +89,8 @@ limits! {
 
     /// TCP connections of one client address (IPv6: its /64). Trusted proxies are exempt.
     connections_per_client: count = 512;
-    /// TCP connections in all: each costs up to 100 KiB.
+    /// TCP connections in all: each costs up to 100 KiB. Beyond it the one goes that has been there longest and has
+    /// brought no request which passed the gate.
     connections: count = 8192;
     /// Requests of one client address that are being answered: each costs some 20 KiB beside its body.
     requests_per_client: count = 512;
@@ -97,7 +99,7 @@ limits! {
     /// QUIC connections whose peer has not yet said who it is.
     agents_unknown: count = 256;
     /// From an agent's QUIC handshake to its complete greeting.
-    agent_greeting: time = Duration::from_secs(10);
+    agent_greeting: time = Duration::from_secs(9);
     /// An agent's connection on which nothing was heard for so long is dead. The agent asks for a sign of life
     /// ten times within it; of the two sides' times the shorter one holds over QUIC.
     tunnel_dead: time = TUNNEL_DEAD;

@@ -257,13 +257,68 @@ async fn a_websocket_on_which_nothing_moves_is_closed() {
     assert!(since.elapsed() >= SHORT, "not before its time");
 }
 
+/// Who holds connections and may not send loses them to whoever comes; who has sent what passed the gate does not.
 #[tokio::test]
-async fn there_are_so_many_connections_in_all() {
+async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let stage = stage(&application, |plan| plan.limits.connections = 2).await;
-    let held = [stage.edge.http1().await, stage.edge.http1().await];
-    assert!(within("a refusal", stage.edge.tls(b"http/1.1", Some(HOST))).await.is_err(), "a third");
-    drop(held);
+    let stage = stage(&application, |plan| plan.limits.connections = 3).await;
+    let mut known = Vec::new();
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        let mut stranger = stage.edge.http1().await;
+        stranger.send("GET", "/admin", HOST, &[], b"").await;
+        assert_eq!(stranger.answer("GET").await.status, 404, "a refused request makes nobody known");
+        strangers.push(stranger);
+    }
+    for mut stranger in strangers {
+        let mut sender = stage.edge.http1().await;
+        sender.send("GET", PREFIX, HOST, &[], b"").await;
+        assert_eq!(sender.answer("GET").await.status, 200);
+        known.push(sender);
+        assert!(within("the oldest stranger's end", stranger.try_answer("GET")).await.is_none());
+    }
+    assert!(within("a refusal", stage.edge.tls(b"http/1.1", Some(HOST))).await.is_err(), "all are held by senders");
+    for sender in &mut known {
+        sender.send("GET", PREFIX, HOST, &[], b"").await;
+        assert_eq!(sender.answer("GET").await.status, 200);
+    }
+}
+
+/// A refused body is thrown away for as long as it comes, and no longer.
+#[tokio::test]
+async fn who_goes_on_sending_a_refused_body_byte_by_byte_is_cut_off() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |_| {}).await;
+    let mut connection = stage.edge.http1().await;
+    connection.raw(format!("POST /admin HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9000000\r\n\r\n").as_bytes()).await;
+    assert_eq!(connection.answer("POST").await.status, 404);
+    let since = Instant::now();
+    while connection.stream.write_all(b"x").await.is_ok() {
+        assert!(since.elapsed() < Duration::from_secs(20), "held for the time of one that sends");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Over either protocol the answer comes, and then the end.
+#[tokio::test]
+async fn slow_bodies_end_their_connections() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |plan| plan.limits.body_window = SHORT).await;
+    let mut connection = stage.edge.http1().await;
+    connection.raw(format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9\r\n\r\n").as_bytes()).await;
+    assert_eq!(connection.answer("POST").await.status, 408);
+    assert_eq!(within("its end", connection.rest()).await, b"");
+    let mut client = stage.edge.http2().await.ready().await.unwrap();
+    let request =
+        http::Request::post(format!("https://{HOST}{PREFIX}")).header("content-length", "9").body(()).unwrap();
+    let (answer, _body) = client.send_request(request, false).unwrap();
+    assert_eq!(within("an answer", answer).await.unwrap().status(), 408);
+    within("its end", async {
+        while client.clone().ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hookward_shared::limits::Limits;
+use tokio::sync::Notify;
 
 /// What goes on on a connection. Times are milliseconds since its begin.
 pub struct Activity {
@@ -19,6 +20,8 @@ pub struct Activity {
     last_body: AtomicU64,
     /// The peer is too slow to be kept.
     unwanted: AtomicBool,
+    /// Told when such a peer's last request has ended.
+    done: Notify,
 }
 
 impl Activity {
@@ -32,6 +35,7 @@ impl Activity {
             last_request: AtomicU64::new(0),
             last_body: AtomicU64::new(0),
             unwanted: AtomicBool::new(false),
+            done: Notify::new(),
         })
     }
 
@@ -62,21 +66,27 @@ impl Activity {
         self.unwanted.load(Ordering::Relaxed)
     }
 
+    /// Until the last request of a peer that was too slow has ended.
+    pub async fn done(&self) {
+        self.done.notified().await;
+    }
+
     /// Whether no request is being answered.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
     }
 
-    /// Why the connection has to end now, if it has to.
+    /// Why the connection has to end now, if it has to. One of which a request passed the gate is `known`, and may
+    /// be idle for longer.
     #[must_use]
-    pub fn overdue(&self, limits: &Limits) -> Option<Overdue> {
+    pub fn overdue(&self, limits: &Limits, known: bool) -> Option<Overdue> {
         if self.last_request.load(Ordering::Relaxed) == 0 {
             return (self.begin.elapsed() >= limits.request_head).then_some(Overdue::Silent);
         }
         if self.open.load(Ordering::Relaxed) == 0 {
-            return (self.is_unwanted() || self.since(&self.last_request) >= limits.http2_idle)
-                .then_some(Overdue::Idle);
+            let most = if known { limits.http2_idle } else { limits.request_head };
+            return (self.is_unwanted() || self.since(&self.last_request) >= most).then_some(Overdue::Idle);
         }
         // An application may be silent for `answer_idle`; a peer that asks for nothing for longer does
         // not take what is there.
@@ -118,10 +128,13 @@ impl OpenRequest {
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.activity.open.fetch_sub(1, Ordering::Relaxed);
+        let before = self.activity.open.fetch_sub(1, Ordering::Relaxed);
         if self.in_body {
             self.activity.bodies.fetch_sub(1, Ordering::Relaxed);
         }
         self.activity.last_request.store(self.activity.now(), Ordering::Relaxed);
+        if before == 1 && self.activity.is_unwanted() {
+            self.activity.done.notify_one();
+        }
     }
 }

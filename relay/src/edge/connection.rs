@@ -35,10 +35,12 @@ const H2_PONG: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 connection is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, or a peer that was too
-/// slow take its answer; and how often the first is looked at.
+/// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, and how often it is
+/// looked at.
 const LINGER: Duration = Duration::from_secs(1);
 const BRIEFLY: Duration = Duration::from_millis(10);
+/// For how long an HTTP/2 peer that was too slow may take its answer.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
 
 /// Spawns hyper's HTTP/2 streams where their owner can wait for them.
 #[derive(Clone)]
@@ -118,7 +120,7 @@ where
     // A sender over HTTP/2 whose body is not wanted is told by a reset of its stream.
     let peer = Peer { unread: Unread::default(), ..peer };
     let limits = edge.limits.clone();
-    let activity = Activity::new();
+    let (activity, slot) = (Activity::new(), Arc::clone(&peer.slot));
     let connection =
         Arc::new(Connection { edge, peer, recorded: None, tasks: tasks.clone(), activity: Arc::clone(&activity) });
     let service = service_fn(move |request| request::answer(request, Arc::clone(&connection)));
@@ -144,12 +146,14 @@ where
                 return;
             }
             () = drain.cancelled() => break,
-            () = sleep(look) => match activity.overdue(&limits) {
-                None => {}
-                Some(Overdue::Idle) => break,
-                // hyper would wait for ever for a preface, or for a window that never opens.
-                Some(Overdue::Silent | Overdue::Stalled) => return,
-            },
+            () = sleep(look) => {}
+            () = activity.done() => {}
+        }
+        match activity.overdue(&limits, slot.is_known()) {
+            None => {}
+            Some(Overdue::Idle) => break,
+            // hyper would wait for ever for a preface, or for a window that never opens.
+            Some(Overdue::Silent | Overdue::Stalled) => return,
         }
     }
     serving.as_mut().graceful_shutdown();
@@ -157,7 +161,7 @@ where
     let patience = match drain.is_cancelled() {
         true => limits.drain,
         // Its answer only has to leave.
-        false if activity.is_unwanted() => LINGER,
+        false if activity.is_unwanted() => LAST_ANSWER,
         false => limits.request_head,
     };
     let _ = timeout(patience, serving).await;

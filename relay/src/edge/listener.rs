@@ -1,6 +1,6 @@
 //! Takes TCP connections. The accept loop awaits nothing but `accept`; each connection runs in a task
-//! of its own, which the listener's tracker owns, under bounds: so many in all, so many for one
-//! client address.
+//! of its own, which the listener's tracker owns, under bounds: so many in all ([`Slots`]), so many for
+//! one client address ([`Places`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,8 +11,7 @@ use hookward_shared::gate::address::canonical;
 use hookward_shared::transport::{Session, tcp};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +19,7 @@ use super::connection;
 use super::places::Places;
 use super::proxy_protocol;
 use super::request::{Edge, Peer};
+use super::slots::{Slot, Slots};
 use super::stall::{StallGuard, Unread};
 use super::tls::{self, Accepted, TlsEntry};
 use crate::agents::Entrance;
@@ -39,7 +39,11 @@ const NO_NEW_ONES: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, u32::MAX), // the whole packet
 ];
 /// Pause after `accept` failed: nearly always for want of file descriptors, and a loop would spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// Strangers that have to go then: not all of them, but enough for others to get on.
+const EVICTED_AT_ONCE: usize = 8;
+/// How often it is said.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where connections go in.
 #[derive(Clone)]
@@ -107,7 +111,7 @@ struct Taker {
     entry: Entry,
     edge: Arc<Edge>,
     of_client: Places,
-    all: Arc<Semaphore>,
+    slots: Arc<Slots>,
     tasks: TaskTracker,
     drain: CancellationToken,
     abort: CancellationToken,
@@ -121,8 +125,9 @@ async fn accept(
     drain: CancellationToken,
     abort: CancellationToken,
 ) {
-    let all = Arc::new(Semaphore::new(edge.limits.connections));
-    let taker = Taker { entry, edge, of_client: Places::default(), all, tasks, drain, abort };
+    let slots = Slots::new(edge.limits.connections);
+    let taker = Taker { entry, edge, of_client: Places::default(), slots, tasks, drain, abort };
+    let mut said: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -131,7 +136,11 @@ async fn accept(
         match accepted {
             Ok((stream, peer)) => taker.take(stream, peer),
             Err(error) => {
-                tracing::warn!(%error, "accept failed; is the limit of open files too low?");
+                if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                    said = Some(Instant::now());
+                    tracing::warn!(%error, "accept failed; is the limit of open files too low?");
+                }
+                let _ = (0..EVICTED_AT_ONCE).all(|_| taker.slots.evict());
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -145,16 +154,21 @@ impl Taker {
         let trusted = self.edge.trusted_proxies.contains(client);
         let most = if trusted { usize::MAX } else { self.edge.limits.connections_per_client };
         let place = self.of_client.take(client, most);
-        let (Some(place), Ok(one_of_all)) = (place, Arc::clone(&self.all).try_acquire_owned()) else {
+        let Some((place, slot)) = place.and_then(|place| Some((place, self.slots.take()?))) else {
             tracing::debug!(%client, "too many connections");
             return;
         };
+        if trusted {
+            slot.know();
+        }
+        let slot = Arc::new(slot);
         let (entry, edge, tasks) = (self.entry.clone(), Arc::clone(&self.edge), self.tasks.clone());
         let (drain, abort) = (self.drain.clone(), self.abort.clone());
         self.tasks.spawn(async move {
-            let _places = (place, one_of_all);
+            let _place = place;
             tokio::select! {
-                () = handshake_and_serve(stream, peer, entry, edge, tasks, drain) => {}
+                () = handshake_and_serve(stream, peer, Arc::clone(&slot), entry, edge, tasks, drain) => {}
+                () = slot.evicted() => tracing::debug!(%client, "had to go for another connection"),
                 () = abort.cancelled() => {}
             }
         });
@@ -193,6 +207,7 @@ impl Taker {
 async fn handshake_and_serve(
     stream: TcpStream,
     peer: SocketAddr,
+    slot: Arc<Slot>,
     entry: Entry,
     edge: Arc<Edge>,
     tasks: TaskTracker,
@@ -242,5 +257,5 @@ async fn handshake_and_serve(
     let (_, session) = tls.get_ref();
     let h2 = session.alpn_protocol() == Some(tls::H2);
     let sni = session.server_name().map(str::to_owned);
-    connection::serve(tls, h2, Peer { address, sni, unread }, edge, tasks, drain).await;
+    connection::serve(tls, h2, Peer { address, sni, unread, slot }, edge, tasks, drain).await;
 }

@@ -36,6 +36,7 @@ use super::body::SenderBody;
 use super::client_address::{ForwardedField, client_address};
 use super::judge::{self, Case, Judged, Passed};
 use super::places::{Place, Places};
+use super::slots::Slot;
 use super::spelling::Recorded;
 use super::stall::Unread;
 use crate::agents::registry::{Registry, Tunnel};
@@ -120,6 +121,8 @@ pub struct Peer {
     pub sni: Option<String>,
     /// Whether a body is left unread on its socket.
     pub unread: Unread,
+    /// Where its connection is counted.
+    pub slot: Arc<Slot>,
 }
 
 /// One connection.
@@ -225,15 +228,16 @@ pub async fn answer(
         Err(Stop::Refused(refusal)) => {
             audit::refused(seen, &refusal, false);
             tell_owner(&facts, &method, &refusal, since, false);
-            if refusal.code == Code::SlowRequest {
-                connection.activity.end_soon();
-            }
             let mut response = answer::write(facts.id, refusal.code, Some(refusal.status));
             answer::retry_after(&mut response, refusal.retry_after);
             if refusal.check.breaks_framing() && version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 // What follows such a head may be taken for no body, and is not read either.
                 connection.peer.unread.set(true);
+            }
+            if refusal.code == Code::SlowRequest {
+                connection.activity.end_soon();
+                connection.peer.unread.set_slow();
             }
             response
         }
@@ -320,6 +324,7 @@ async fn handle(
         Judged::Answer(answer) => return Ok(Err(Own::Handshake(answer))),
         Judged::Acknowledge => return Ok(Err(Own::Acknowledged)),
     };
+    connection.peer.slot.know();
     if let Some(refusal) = permit.observed() {
         audit::refused(seen(facts, &parts.method), refusal, true);
         tell_owner(facts, &parts.method, refusal, Instant::now(), true);

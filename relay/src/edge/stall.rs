@@ -12,11 +12,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long a closed connection waits for more of what its sender still sends, and for all of it. A
-/// socket that is closed with unread bytes is reset, and the reset destroys an answer that the sender
-/// has not read yet (RFC 9112 §9.6). Both are those of nginx.
-const LINGER_IDLE: Duration = Duration::from_secs(5);
+/// How long a closed connection takes what its sender still sends. A socket that is closed with unread bytes is
+/// reset, and the reset destroys an answer that the sender has not read yet (RFC 9112 §9.6). It is nginx's time.
 const LINGER: Duration = Duration::from_secs(30);
+/// So much has to come in each such time, or the sender only holds the connection.
+const LINGER_WINDOW: Duration = Duration::from_secs(5);
+const LINGER_WINDOW_BYTES: usize = 5 * 16 * 1024;
+/// The time for a sender that was too slow before: it only has to read its answer.
+const LINGER_SLOW: Duration = Duration::from_millis(500);
 /// How many bytes it takes at most: a little more than the largest body that GitHub sends.
 const LINGER_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes that are thrown away at once.
@@ -25,12 +28,23 @@ const DISCARD: usize = 16 * 1024;
 /// Whether a connection's sender is still sending a body that nobody will read. Clones share it. What
 /// hyper refuses by itself, before there is a request, is not known here.
 #[derive(Clone, Default)]
-pub struct Unread(Arc<AtomicBool>);
+pub struct Unread(Arc<Flags>);
+
+#[derive(Default)]
+struct Flags {
+    unread: AtomicBool,
+    slow: AtomicBool,
+}
 
 impl Unread {
     /// Says whether there is such a body.
     pub fn set(&self, unread: bool) {
-        self.0.store(unread, Ordering::Relaxed);
+        self.0.unread.store(unread, Ordering::Relaxed);
+    }
+
+    /// Says that the sender was too slow to be waited for.
+    pub fn set_slow(&self) {
+        self.0.slow.store(true, Ordering::Relaxed);
     }
 }
 
@@ -46,8 +60,11 @@ pub struct StallGuard<S> {
 
 /// A closed connection that is still read from.
 struct Linger {
+    /// The end of a window, and of all of them.
     timer: Pin<Box<Sleep>>,
     end: Instant,
+    /// What came in this window, and what may come in all.
+    came: usize,
     left: usize,
 }
 
@@ -81,18 +98,31 @@ impl<S> StallGuard<S> {
 impl<S: AsyncRead + Unpin> StallGuard<S> {
     /// Throws away what still comes, until the sender closes, too, or has had its time.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (window, all) = match self.unread.0.slow.load(Ordering::Relaxed) {
+            true => (LINGER_SLOW, LINGER_SLOW),
+            false => (LINGER_WINDOW, LINGER),
+        };
         let linger = self.linger.get_or_insert_with(|| Linger {
-            timer: Box::pin(sleep(LINGER_IDLE)),
-            end: Instant::now() + LINGER,
+            timer: Box::pin(sleep(window)),
+            end: Instant::now() + all,
+            came: 0,
             left: LINGER_BYTES,
         });
-        while linger.left > 0 && linger.timer.as_mut().poll(cx).is_pending() {
+        while linger.left > 0 {
+            if linger.timer.as_mut().poll(cx).is_ready() {
+                if linger.came < LINGER_WINDOW_BYTES || Instant::now() >= linger.end {
+                    break;
+                }
+                linger.came = 0;
+                linger.timer.as_mut().reset(linger.end.min(Instant::now() + window));
+                continue;
+            }
             let mut bytes = [0; DISCARD];
             let mut buffer = ReadBuf::new(&mut bytes);
             match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
+                    linger.came += buffer.filled().len();
                     linger.left = linger.left.saturating_sub(buffer.filled().len());
-                    linger.timer.as_mut().reset(linger.end.min(Instant::now() + LINGER_IDLE));
                 }
                 _ => break,
             }
@@ -136,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
             let outcome = Pin::new(&mut self.inner).poll_shutdown(cx);
             ready!(self.watch(cx, outcome))?;
         }
-        if self.unread.0.load(Ordering::Relaxed) {
+        if self.unread.0.unread.load(Ordering::Relaxed) {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))
