@@ -448,7 +448,7 @@ impl AnswerBody {
     /// Holds these until the body has been taken to its end, or dropped.
     #[must_use]
     pub fn hold(mut self, mut open: OpenRequest, place: Option<Place>) -> Self {
-        open.begin_body();
+        open.taken(true);
         self.held = Some((open, place));
         self
     }
@@ -471,20 +471,22 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::BodyError>>> {
-        if let Some((open, _)) = &self.held {
-            open.note_progress();
-        }
-        let tunnel = match &mut self.source {
-            Source::Own(full) => return Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
-            Source::Tunnel(tunnel) => tunnel,
+        let frame = match &mut self.source {
+            Source::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
+            Source::Tunnel(tunnel) => {
+                if let Some(pump) = &mut tunnel.pump
+                    && Pin::new(pump).poll(cx).is_ready()
+                {
+                    // Whether the request was sent to its end no longer matters: there is an answer.
+                    tunnel.pump = None;
+                }
+                Pin::new(&mut tunnel.body).poll_frame(cx)
+            }
         };
-        if let Some(pump) = &mut tunnel.pump
-            && Pin::new(pump).poll(cx).is_ready()
-        {
-            // Whether the request was sent to its end no longer matters: there is an answer.
-            tunnel.pump = None;
+        if let Some((open, _)) = &mut self.held {
+            open.taken(frame.is_ready());
         }
-        Pin::new(&mut tunnel.body).poll_frame(cx)
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

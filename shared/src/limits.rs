@@ -94,8 +94,9 @@ limits! {
     connections: count = 8192;
     /// Requests of one client address that are being answered: each costs some 20 KiB beside its body.
     requests_per_client: count = 512;
-    /// Streams of one HTTP/2 connection: what the large reverse proxies allow.
-    streams_per_connection: count = 100;
+    /// Streams of one HTTP/2 connection: each may hold 15 KiB before it has passed the gate, and a connection of
+    /// strangers half a mebibyte. More than senders of webhooks use; who needs more connects twice.
+    streams_per_connection: count = 32;
     /// QUIC connections whose peer has not yet said who it is.
     agents_unknown: count = 256;
     /// From an agent's QUIC handshake to its complete greeting.

@@ -12,8 +12,8 @@ pub struct Activity {
     begin: Instant,
     /// Requests whose answers have not been taken to their end.
     open: AtomicUsize,
-    /// Answers that are being sent.
-    bodies: AtomicUsize,
+    /// Answers of which there is more than the peer has taken.
+    untaken: AtomicUsize,
     /// When a request last began or ended; 0 before the first.
     last_request: AtomicU64,
     /// When an answer's body was last asked for more.
@@ -31,7 +31,7 @@ impl Activity {
         Arc::new(Self {
             begin: Instant::now(),
             open: AtomicUsize::new(0),
-            bodies: AtomicUsize::new(0),
+            untaken: AtomicUsize::new(0),
             last_request: AtomicU64::new(0),
             last_body: AtomicU64::new(0),
             unwanted: AtomicBool::new(false),
@@ -52,7 +52,7 @@ impl Activity {
     pub fn open_request(self: &Arc<Self>) -> OpenRequest {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.last_request.store(self.now(), Ordering::Relaxed);
-        OpenRequest { activity: Arc::clone(self), in_body: false }
+        OpenRequest { activity: Arc::clone(self), untaken: false }
     }
 
     /// The connection ends when the requests that it has are answered.
@@ -88,10 +88,7 @@ impl Activity {
             let most = if known { limits.http2_idle } else { limits.request_head };
             return (self.is_unwanted() || self.since(&self.last_request) >= most).then_some(Overdue::Idle);
         }
-        // An application may be silent for `answer_idle`; a peer that asks for nothing for longer does
-        // not take what is there.
-        let stalled = self.bodies.load(Ordering::Relaxed) > 0
-            && self.since(&self.last_body) >= limits.answer_idle + limits.write_stall;
+        let stalled = self.untaken.load(Ordering::Relaxed) > 0 && self.since(&self.last_body) >= limits.write_stall;
         stalled.then_some(Overdue::Stalled)
     }
 }
@@ -109,28 +106,28 @@ pub enum Overdue {
 /// Counts a request from its head until its answer has been taken, or dropped.
 pub struct OpenRequest {
     activity: Arc<Activity>,
-    in_body: bool,
+    untaken: bool,
 }
 
 impl OpenRequest {
-    /// The answer's body is being sent.
-    pub fn begin_body(&mut self) {
-        self.in_body = true;
-        self.activity.bodies.fetch_add(1, Ordering::Relaxed);
-        self.note_progress();
-    }
-
-    /// The answer's body was asked for more.
-    pub fn note_progress(&self) {
+    /// The peer has taken what there was of the answer's body. Whether there is more for it to take, or the
+    /// application's turn.
+    pub fn taken(&mut self, more: bool) {
         self.activity.last_body.store(self.activity.now(), Ordering::Relaxed);
+        match (self.untaken, more) {
+            (false, true) => self.activity.untaken.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.activity.untaken.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
+        self.untaken = more;
     }
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
         let before = self.activity.open.fetch_sub(1, Ordering::Relaxed);
-        if self.in_body {
-            self.activity.bodies.fetch_sub(1, Ordering::Relaxed);
+        if self.untaken {
+            self.activity.untaken.fetch_sub(1, Ordering::Relaxed);
         }
         self.activity.last_request.store(self.activity.now(), Ordering::Relaxed);
         if before == 1 && self.activity.is_unwanted() {

@@ -19,8 +19,8 @@ use super::request::{self, Connection, Edge, Peer};
 use super::spelling::Recorder;
 use super::stall::Unread;
 
-/// hyper's buffer for a head: large enough that a head over our own cap still gets our own 431.
-const HEAD_BUFFER: usize = 64 * 1024;
+/// How much larger than the largest head hyper's buffer is, so that a head over our own cap still gets our own 431.
+const HEAD_MARGIN: usize = 16 * 1024;
 /// How many times more fields hyper takes than we do, for the same reason.
 const MORE_FIELDS: usize = 2;
 /// What one HTTP/2 stream, and one connection, may have in flight towards us (Envoy's advice for an
@@ -58,7 +58,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if h2 {
-        serve_http2(TokioIo::new(FrameGuard::new(stream)), peer, edge, tasks, drain).await;
+        serve_http2(TokioIo::new(FrameGuard::new(stream, &peer.slot)), peer, edge, tasks, drain).await;
     } else {
         serve_http1(stream, peer, edge, tasks, drain).await;
     }
@@ -68,17 +68,17 @@ async fn serve_http1<S>(stream: S, peer: Peer, edge: Arc<Edge>, tasks: TaskTrack
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (stream, recorded) = Recorder::new(stream);
+    let (stream, recorded) = Recorder::new(stream, &peer.slot);
     let limits = edge.limits.clone();
     let (activity, unread) = (Activity::new(), peer.unread.clone());
     let of_connection = Arc::clone(&activity);
     let connection = Arc::new(Connection { edge, peer, recorded: Some(recorded), tasks, activity: of_connection });
-    let service = service_fn(move |request| request::answer(request, Arc::clone(&connection)));
+    let service = service_fn(move |request| request::admit(request, &connection));
     let mut serving = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.request_head)
-            .max_buf_size(HEAD_BUFFER)
+            .max_buf_size(usize::try_from(limits.head_bytes).unwrap_or(usize::MAX).saturating_add(HEAD_MARGIN))
             .max_headers(limits.head_fields.saturating_mul(MORE_FIELDS))
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
@@ -123,7 +123,7 @@ where
     let (activity, slot) = (Activity::new(), Arc::clone(&peer.slot));
     let connection =
         Arc::new(Connection { edge, peer, recorded: None, tasks: tasks.clone(), activity: Arc::clone(&activity) });
-    let service = service_fn(move |request| request::answer(request, Arc::clone(&connection)));
+    let service = service_fn(move |request| request::admit(request, &connection));
     let mut serving = pin!(
         http2::Builder::new(Owned(tasks))
             .timer(TokioTimer::new())

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -13,7 +14,7 @@ use hookward_shared::gate::address::AddressSet;
 use hookward_shared::gate::rate::{Meter, Rate};
 use hookward_shared::gate::{Gate, RequestHead, State};
 use hookward_shared::headers;
-use hookward_shared::limits::Limits;
+use hookward_shared::limits::{KIB, Limits};
 use hookward_shared::names::HostName;
 use hookward_shared::protocol::control::RefusedRequest;
 use hookward_shared::protocol::head::{Context, Request as TunnelRequest, RequestId, Spelling};
@@ -36,7 +37,7 @@ use super::body::SenderBody;
 use super::client_address::{ForwardedField, client_address};
 use super::judge::{self, Case, Judged, Passed};
 use super::places::{Place, Places};
-use super::slots::Slot;
+use super::slots::{Held, Slot};
 use super::spelling::Recorded;
 use super::stall::Unread;
 use crate::agents::registry::{Registry, Tunnel};
@@ -175,13 +176,32 @@ struct Facts {
     tunnel: Tunnel,
 }
 
-/// Answers one request.
-///
-/// # Errors
-/// Never: what goes wrong is an answer, too.
-pub async fn answer(
+/// An answer that is being made.
+pub type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
+
+/// Lets a request in if there is memory for it. Nothing of it has been kept before: not even the room in which it
+/// is answered, which is as large as its head.
+pub fn admit(request: Request<Incoming>, connection: &Arc<Connection>) -> Answering {
+    /// What a request needs beside its head, and what a field of its head needs beside its text.
+    const REQUEST: u64 = 12 * KIB;
+    const FIELD: usize = 128;
+    let fields: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
+    match connection.peer.slot.hold(REQUEST + fields as u64) {
+        Some(held) => Box::pin(answer(request, Arc::clone(connection), held)),
+        None => {
+            connection.peer.unread.set(!request.body().is_end_stream());
+            let open = connection.activity.open_request();
+            let busy = answer::write(connection.edge.ids.next(), Code::Busy, None);
+            Box::pin(std::future::ready(Ok(busy.map(|body| body.hold(open, None)))))
+        }
+    }
+}
+
+/// Answers one request. Its head holds memory until it has passed the gate, or not.
+async fn answer(
     request: Request<Incoming>,
     connection: Arc<Connection>,
+    held: Held,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let open = connection.activity.open_request();
     connection.peer.unread.set(!request.body().is_end_stream());
@@ -201,7 +221,7 @@ pub async fn answer(
     };
     let place = connection.edge.take_place(connection.peer.address);
     let outcome = match &place {
-        Some(_) => handle(request, &connection, &mut facts).await,
+        Some(_) => handle(request, &connection, &mut facts, held).await,
         None => Err(Stop::Crowded),
     };
     let seen = seen(&facts, &method);
@@ -289,6 +309,7 @@ async fn handle(
     mut request: Request<Incoming>,
     connection: &Connection,
     facts: &mut Facts,
+    held: Held,
 ) -> Result<Result<Response<AnswerBody>, Own>, Stop> {
     let edge = &connection.edge;
     let wants_upgrade = is_websocket(&request);
@@ -325,6 +346,7 @@ async fn handle(
         Judged::Acknowledge => return Ok(Err(Own::Acknowledged)),
     };
     connection.peer.slot.know();
+    drop(held);
     if let Some(refusal) = permit.observed() {
         audit::refused(seen(facts, &parts.method), refusal, true);
         tell_owner(facts, &parts.method, refusal, Instant::now(), true);

@@ -16,8 +16,14 @@ use http::HeaderMap;
 use memchr::{memchr, memmem};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::slots::{Held, Slot};
+
 /// Bytes that are remembered; the oldest go first. A head is smaller.
 const REMEMBERED: usize = 64 * 1024;
+/// Room that is kept for the next head: more than one of a webhook needs.
+const KEPT: usize = 8 * 1024;
+/// What a byte of an unfinished head costs: here, in hyper's buffer, and what both keep free.
+const COST: u64 = 3;
 
 /// The bytes of one connection that were read last.
 #[derive(Clone, Default)]
@@ -31,6 +37,8 @@ struct Inner {
     bytes: Vec<u8>,
     /// Bytes of a body that are still to come: they hold no names.
     skip: u64,
+    /// The memory for them.
+    held: Option<Held>,
 }
 
 impl Recorded {
@@ -49,7 +57,8 @@ impl Recorded {
             inner.skip = length - here as u64;
         }
         inner.bytes.drain(..used);
-        inner.bytes.shrink_to(REMEMBERED);
+        inner.bytes.shrink_to(KEPT);
+        inner.hold();
         spelling
     }
 
@@ -59,7 +68,8 @@ impl Recorded {
 }
 
 impl Inner {
-    fn add(&mut self, new: &[u8]) {
+    /// Adds bytes; `false` when there is no memory for them.
+    fn add(&mut self, new: &[u8]) -> bool {
         let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(new.len());
         self.skip -= skipped as u64;
         self.bytes.extend_from_slice(new.get(skipped..).unwrap_or_default());
@@ -67,6 +77,11 @@ impl Inner {
             let oldest = self.bytes.len() - REMEMBERED;
             self.bytes.drain(..oldest);
         }
+        self.hold()
+    }
+
+    fn hold(&mut self) -> bool {
+        self.held.as_mut().is_none_or(|held| held.set(self.bytes.len() as u64 * COST))
     }
 
     /// Where the lines behind `start` stand. Nearly always they are the next bytes; behind a body in
@@ -111,9 +126,10 @@ pub struct Recorder<S> {
 }
 
 impl<S> Recorder<S> {
-    /// Remembers what is read from this stream.
-    pub fn new(inner: S) -> (Self, Recorded) {
+    /// Remembers what is read from this stream, in the memory of its slot.
+    pub fn new(inner: S, slot: &Arc<Slot>) -> (Self, Recorded) {
         let recorded = Recorded::default();
+        recorded.lock().held = slot.hold(0);
         (Self { inner, recorded: recorded.clone() }, recorded)
     }
 }
@@ -124,8 +140,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Recorder<S> {
         let outcome = Pin::new(&mut self.inner).poll_read(cx, buf);
         if let Some(new) = buf.filled().get(before..)
             && !new.is_empty()
+            && !self.recorded.lock().add(new)
         {
-            self.recorded.lock().add(new);
+            return Poll::Ready(Err(io::Error::other("no memory for the head")));
         }
         outcome
     }
