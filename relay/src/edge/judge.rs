@@ -203,7 +203,9 @@ impl Case<'_> {
         /// Bytes of what a confirmation answers, which nobody looks at.
         const ANSWER_BYTES: usize = 64 * 1024;
         if let Some(url) = &answer.confirm {
-            self.edge.fetcher.get(url, ANSWER_BYTES).await.map_err(|error| {
+            // On its own, like what else is rare and large: each request that waits for its body would have room for it.
+            let fetching = Box::pin(self.edge.fetcher.get(url, ANSWER_BYTES));
+            fetching.await.map_err(|error| {
                 Refusal::new(Check::Signature, Code::Busy, format!("the subscription could not be confirmed: {error}"))
             })?;
         }

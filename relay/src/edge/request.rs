@@ -183,7 +183,7 @@ pub type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, In
 /// is answered, which is as large as its head.
 pub fn admit(request: Request<Incoming>, connection: &Arc<Connection>) -> Answering {
     /// What a request needs beside its head, and what a field of its head needs beside its text.
-    const REQUEST: u64 = 12 * KIB;
+    const REQUEST: u64 = 7 * KIB;
     const FIELD: usize = 128;
     let fields: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
     match connection.peer.slot.hold(REQUEST + fields as u64) {
@@ -353,7 +353,8 @@ async fn handle(
     }
     let upgrade = matches!(outgoing, Outgoing::Upgrade);
     let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
-    let sending = forward::forward(permit, &edge.registry, host.as_str(), request, outgoing, &edge.limits);
+    // On its own: the room for it is needed only now, and not by those who wait for a verdict.
+    let sending = Box::pin(forward::forward(permit, &edge.registry, host.as_str(), request, outgoing, &edge.limits));
     let mut forwarded = sending.await.map_err(|error| match error {
         // What the sender did wrong on the way is a refusal like any other.
         ForwardError::Body(error) => Stop::Refused(judge::refused_body(error)),

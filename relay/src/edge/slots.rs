@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 /// What the heads of one stranger's connection may hold, in bytes: as many requests as `streams_per_connection`
 /// allows, with heads as webhooks have them.
-const HEADS_OF_ONE: u64 = 448 * KIB;
+const HEADS_OF_ONE: u64 = 320 * KIB;
 /// What the heads of all strangers may hold before the first of them goes, and before new ones are refused because
 /// those that had to go are not gone yet.
 const HEADS_OF_ALL: u64 = 8 * MIB;
-const HEADS_AT_MOST: u64 = 16 * MIB;
+const HEADS_AT_MOST: u64 = 12 * MIB;
 
 /// So many connections in all.
 pub struct Slots {

@@ -22,8 +22,8 @@ use super::slots::{Held, Slot};
 const REMEMBERED: usize = 64 * 1024;
 /// Room that is kept for the next head: more than one of a webhook needs.
 const KEPT: usize = 8 * 1024;
-/// What a byte of an unfinished head costs: here, in hyper's buffer, and what both keep free.
-const COST: u64 = 3;
+/// What a byte of an unfinished head costs: here, in hyper's buffer, in that of TLS, and what they keep free.
+const COST: u64 = 4;
 
 /// The bytes of one connection that were read last.
 #[derive(Clone, Default)]
