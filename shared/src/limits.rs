@@ -94,9 +94,9 @@ limits! {
     connections: count = 8192;
     /// Requests of one client address that are being answered: each costs some 20 KiB beside its body.
     requests_per_client: count = 512;
-    /// Streams of one HTTP/2 connection: each may hold 15 KiB before it has passed the gate, and a connection of
-    /// strangers half a mebibyte. More than senders of webhooks use; who needs more connects twice.
-    streams_per_connection: count = 32;
+    /// Streams of one HTTP/2 connection: what RFC 9113 §6.5.2 asks for at least, and the large reverse proxies allow.
+    /// A connection of which no request has passed the gate may have some thirty that wait for their bodies.
+    streams_per_connection: count = 100;
     /// QUIC connections whose peer has not yet said who it is.
     agents_unknown: count = 256;
     /// From an agent's QUIC handshake to its complete greeting.

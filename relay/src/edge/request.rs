@@ -1,6 +1,5 @@
 //! Takes a request through the gate: its way, from the head to the answer. The decision is made anew for every request, never once per connection.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -176,8 +175,8 @@ struct Facts {
     tunnel: Tunnel,
 }
 
-/// An answer that is being made.
-pub type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
+/// An answer that is being made, or a stream's reset.
+pub type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, h2::Error>> + Send>>;
 
 /// Lets a request in if there is memory for it. Nothing of it has been kept before: not even the room in which it
 /// is answered, which is as large as its head.
@@ -188,11 +187,14 @@ pub fn admit(request: Request<Incoming>, connection: &Arc<Connection>) -> Answer
     let fields: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
     match connection.peer.slot.hold(REQUEST + fields as u64) {
         Some(held) => Box::pin(answer(request, Arc::clone(connection), held)),
+        // Whoever makes so many requests before one of them has passed the gate gets no answers to keep either; most
+        // senders try such a stream again by themselves (RFC 9113 §8.7).
+        None if request.version() == Version::HTTP_2 => {
+            Box::pin(std::future::ready(Err(h2::Error::from(h2::Reason::REFUSED_STREAM))))
+        }
         None => {
             connection.peer.unread.set(!request.body().is_end_stream());
-            let open = connection.activity.open_request();
-            let busy = answer::write(connection.edge.ids.next(), Code::Busy, None);
-            Box::pin(std::future::ready(Ok(busy.map(|body| body.hold(open, None)))))
+            Box::pin(std::future::ready(Ok(answer::write(connection.edge.ids.next(), Code::Busy, None))))
         }
     }
 }
@@ -202,7 +204,7 @@ async fn answer(
     request: Request<Incoming>,
     connection: Arc<Connection>,
     held: Held,
-) -> Result<Response<AnswerBody>, Infallible> {
+) -> Result<Response<AnswerBody>, h2::Error> {
     let open = connection.activity.open_request();
     connection.peer.unread.set(!request.body().is_end_stream());
     let since = Instant::now();

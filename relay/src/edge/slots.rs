@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hookward_shared::limits::{KIB, MIB};
 use tokio_util::sync::CancellationToken;
 
-/// What the heads of one stranger's connection may hold, in bytes: as many requests as `streams_per_connection`
-/// allows, with heads as webhooks have them.
+/// What the heads of one stranger's connection may hold, in bytes: some thirty requests that wait for their bodies,
+/// with heads as webhooks have them. It is half a mebibyte with what the connection needs beside them.
 const HEADS_OF_ONE: u64 = 320 * KIB;
 /// What the heads of all strangers may hold before the first of them goes, and before new ones are refused because
 /// those that had to go are not gone yet.
