@@ -231,14 +231,14 @@ async fn udp_is_dropped_under_way_and_comes_back() {
     drop(agent);
 }
 
-/// Packets are lost all the time, on a path of 100 ms.
-async fn lossy(percent: u32) {
-    let Some(network) = Network::new(Some((50, 0))) else { return };
+/// So many percent of packets are lost all the time, or overtaken, on a path of 100 ms.
+async fn troubled(lost: u32, overtaken: u32) {
+    let Some(network) = Network::new(Some((50, overtaken))) else { return };
     let mut site = Site::start(network, nothing).await;
-    site.network.drop_packets(&format!("numgen random mod 100 < {percent}"));
+    site.network.drop_packets(&format!("numgen random mod 100 < {lost}"));
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(8)).await;
-    let case = format!("{percent} % loss each way, 50 ms each way");
+    let case = format!("{lost} % loss and {overtaken} % out of order each way, 50 ms each way");
     let counts = load.end(&case, None, &site.application).await;
     let accepted = counts.accepted.lock().await.len();
     assert_eq!(accepted, counts.sent.load(Ordering::Relaxed), "all are accepted");
@@ -248,12 +248,17 @@ async fn lossy(percent: u32) {
 
 #[tokio::test]
 async fn two_percent_of_packets_are_lost() {
-    lossy(2).await;
+    troubled(2, 0).await;
 }
 
 #[tokio::test]
 async fn ten_percent_of_packets_are_lost() {
-    lossy(10).await;
+    troubled(10, 0).await;
+}
+
+#[tokio::test]
+async fn packets_overtake_others() {
+    troubled(0, 20).await;
 }
 
 #[tokio::test]

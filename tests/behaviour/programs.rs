@@ -542,8 +542,8 @@ async fn header_bombs_hold_next_to_nothing() {
     .await;
     let edge = edge(&ready, events["host"].as_str().unwrap());
     let before = anonymous_memory(&relay);
-    for fields in [100, 900] {
-        let bomb = h2_frames::bomb(&edge, PREFIX, 100, fields);
+    for (fields, value) in [(100, 200), (900, 0)] {
+        let bomb = h2_frames::bomb(&edge, PREFIX, 100, fields, value);
         let mut held = Vec::new();
         for _ in 0..200 {
             let mut stream = edge.tls(b"h2", Some(&edge.host)).await.unwrap();

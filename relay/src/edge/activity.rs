@@ -77,20 +77,31 @@ impl Activity {
         self.open.load(Ordering::Relaxed) == 0
     }
 
-    /// Why the connection has to end now, if it has to. One of which a request passed the gate is `known`, and may
-    /// be idle for longer.
+    /// Why the connection has to end now, or when it may have to. One of which a request passed the gate is `known`,
+    /// and may be idle for longer.
     #[must_use]
-    pub fn overdue(&self, limits: &Limits, known: bool) -> Option<Overdue> {
-        if self.last_request.load(Ordering::Relaxed) == 0 {
-            return (self.begin.elapsed() >= limits.request_head).then_some(Overdue::Silent);
-        }
-        if self.open.load(Ordering::Relaxed) == 0 {
+    pub fn due(&self, limits: &Limits, known: bool) -> Due {
+        let (why, since, most) = if self.last_request.load(Ordering::Relaxed) == 0 {
+            (Overdue::Silent, self.begin.elapsed(), limits.request_head)
+        } else if self.open.load(Ordering::Relaxed) == 0 {
             let most = if known { limits.http2_idle } else { limits.request_head };
-            return (self.is_unwanted() || self.since(&self.last_request) >= most).then_some(Overdue::Idle);
-        }
-        let stalled = self.untaken.load(Ordering::Relaxed) > 0 && self.since(&self.last_body) >= limits.write_stall;
-        stalled.then_some(Overdue::Stalled)
+            let since = self.since(&self.last_request);
+            (Overdue::Idle, since, if self.is_unwanted() { Duration::ZERO } else { most })
+        } else if self.untaken.load(Ordering::Relaxed) > 0 {
+            (Overdue::Stalled, self.since(&self.last_body), limits.write_stall)
+        } else {
+            return Due::In(limits.write_stall);
+        };
+        if since >= most { Due::Now(why) } else { Due::In(most - since) }
     }
+}
+
+/// What a look at a connection finds.
+pub enum Due {
+    /// It has to end.
+    Now(Overdue),
+    /// Not before this time has passed.
+    In(Duration),
 }
 
 /// Why a connection has to end.

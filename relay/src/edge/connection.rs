@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::activity::{Activity, Overdue};
+use super::activity::{Activity, Due, Overdue};
 use super::frame_guard::FrameGuard;
 use super::request::{self, Connection, Edge, Peer};
 use super::spelling::Recorder;
@@ -32,14 +32,14 @@ const H2_SEND_BUFFER: usize = 64 * 1024;
 /// How often a silent HTTP/2 peer is asked whether it is there, and how long it may think.
 const H2_PING: Duration = Duration::from_secs(20);
 const H2_PONG: Duration = Duration::from_secs(10);
-/// How often an HTTP/2 connection is looked at.
+/// How often an HTTP/2 connection is looked at, at least.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, and how often it is
 /// looked at.
 const LINGER: Duration = Duration::from_secs(1);
 const BRIEFLY: Duration = Duration::from_millis(10);
-/// For how long an HTTP/2 peer that was too slow may take its answer.
+/// For how long an HTTP/2 peer that was too slow, or has sent nothing that passed, may take its answers.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 
 /// Spawns hyper's HTTP/2 streams where their owner can wait for them.
@@ -136,7 +136,7 @@ where
             .keep_alive_timeout(H2_PONG)
             .serve_connection(io, service)
     );
-    let look = LOOK.min(limits.request_head).min(limits.http2_idle);
+    let mut look = Duration::ZERO;
     loop {
         tokio::select! {
             ended = serving.as_mut() => {
@@ -149,19 +149,19 @@ where
             () = sleep(look) => {}
             () = activity.done() => {}
         }
-        match activity.overdue(&limits, slot.is_known()) {
-            None => {}
-            Some(Overdue::Idle) => break,
+        match activity.due(&limits, slot.is_known()) {
+            Due::In(time) => look = time.min(LOOK),
+            Due::Now(Overdue::Idle) => break,
             // hyper would wait for ever for a preface, or for a window that never opens.
-            Some(Overdue::Silent | Overdue::Stalled) => return,
+            Due::Now(Overdue::Silent | Overdue::Stalled) => return,
         }
     }
     serving.as_mut().graceful_shutdown();
     // While draining the listener's own deadline comes first; an idle peer gets as long as for a head.
     let patience = match drain.is_cancelled() {
         true => limits.drain,
-        // Its answer only has to leave.
-        false if activity.is_unwanted() => LAST_ANSWER,
+        // The answers of one that was too slow, or may not send, only have to leave.
+        false if activity.is_unwanted() || !slot.is_known() => LAST_ANSWER,
         false => limits.request_head,
     };
     let _ = timeout(patience, serving).await;
