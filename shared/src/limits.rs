@@ -133,8 +133,9 @@ pub const TARGET_BYTES: usize = 8 * 1024;
 pub const TOKEN_BYTES: usize = 512;
 /// Most hops of `X-Forwarded-For` that are read: real chains have 2 or 3.
 pub const FORWARDED_HOPS: usize = 32;
-/// The agent's streams in use at one time: QUIC's own default of 100 queues at 256 requests.
-pub const TUNNEL_STREAMS: u32 = 1024;
+/// Streams of one connection of an agent in use at one time: two connections carry as many requests as the relay takes
+/// connections. QUIC's own default of 100 queues at 256 requests.
+pub const TUNNEL_STREAMS: u32 = 4096;
 /// A tunnel's connection on which nothing was heard for so long is dead, unless a setting says otherwise.
 pub const TUNNEL_DEAD: Duration = Duration::from_secs(10);
 /// A request whose connection was lost is given again within so long of its begin: the agent remembers for

@@ -260,7 +260,7 @@ async fn a_provider_that_wants_401_for_a_wrong_signature_gets_it() {
 /// Some senders lose an answer whose stream is reset behind it (curl 7.88): a small body is taken to its end.
 #[tokio::test]
 async fn a_refusal_over_http2_reaches_curl() {
-    if !hookward_tests::process::have("curl", "curl") {
+    if !hookward_tests::process::have("curl", "apt-get install curl") {
         return;
     }
     let application = Application::start(|_| Reply::ok("")).await;

@@ -45,7 +45,7 @@ fn hooks() -> String {
 
 #[tokio::test]
 async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
-    if !have("webhook", "webhook") {
+    if !have("webhook", "apt-get install webhook") {
         return;
     }
     let dir = TempDir::new().unwrap();

@@ -21,6 +21,7 @@ macro_rules! over_all_transports {
 mod availability;
 mod challenges;
 mod checks;
+mod conformance;
 mod corpora;
 mod fetched;
 mod gate;

@@ -614,7 +614,7 @@ async fn a_refusal_by_the_relay_ends_the_agent() {
 /// The lines that the README asks a newcomer to paste, with curl itself; only the ports are the test's.
 #[tokio::test]
 async fn the_readmes_lines() {
-    if !have("curl", "curl") {
+    if !have("curl", "apt-get install curl") {
         return;
     }
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();

@@ -235,14 +235,14 @@ impl Drop for Process {
     }
 }
 
-/// Whether a Debian package's program is here. In CI it must be; elsewhere the test says that it was
+/// Whether a program is here that `install` installs. In CI it must be; elsewhere the test says that it was
 /// skipped, and why.
-pub fn have(command: &str, package: &str) -> bool {
+pub fn have(command: &str, install: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(command).is_file()));
     if !found {
-        assert!(std::env::var_os("CI").is_none(), "{command} is missing in CI: apt-get install {package}");
-        println!("skipped: {command} is not installed (apt-get install {package})");
+        assert!(std::env::var_os("CI").is_none(), "{command} is missing in CI: {install}");
+        println!("skipped: {command} is not installed ({install})");
     }
     found
 }

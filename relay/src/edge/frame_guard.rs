@@ -4,7 +4,8 @@
 //! It also hands a stranger's requests over one at a time: h2 would unpack the heads of all that has come, some to a
 //! hundred times their size, before it gives away the first; and it counts the memory of a head that has no end.
 //!
-//! It reads nothing but frame heads (RFC 9113 §4.1), and changes no byte.
+//! It reads nothing but frame heads (RFC 9113 §4.1), and changes no byte. A PUSH_PROMISE, which no client may send
+//! (§8.4), it does not let through: h2 would wait for the rest of one without end.
 
 use std::io;
 use std::pin::Pin;
@@ -29,6 +30,7 @@ const PREFACE: usize = 24;
 const HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 /// What a byte of an unfinished head costs: in h2's buffer, and unpacked.
@@ -42,8 +44,10 @@ pub struct FrameGuard<S> {
     /// Control frames that went with nothing.
     idle: u32,
     since: Instant,
-    /// Whether a head was handed over since the last pause, and what was read behind it.
-    handed_over: bool,
+    /// Whether a request's head has begun since the last pause.
+    begun: bool,
+    /// Whether there has to be a pause, and what was read behind it.
+    pause: bool,
     behind: Bytes,
     slot: Arc<Slot>,
     /// The memory for a head that comes.
@@ -69,6 +73,8 @@ enum Frame {
     Progress,
     /// It does not.
     Control,
+    /// It may not come from a client.
+    Wrong,
 }
 
 impl Frames {
@@ -76,8 +82,8 @@ impl Frames {
         Self { head: [0; HEAD], filled: 0, skip, block: 0, last_of_block: false }
     }
 
-    /// Takes bytes in up to the end of a request's head, and says of each frame that begins in them what it is.
-    /// Gives what is left, and whether a head ended.
+    /// Takes bytes in up to where a request's head begins, and says of each frame that begins in them what it is.
+    /// Gives what is left, and whether a head begins there.
     fn follow<'b>(&mut self, mut bytes: &'b [u8], mut each: impl FnMut(Frame)) -> (&'b [u8], bool) {
         while !bytes.is_empty() {
             let over = self.skip.min(bytes.len());
@@ -85,7 +91,6 @@ impl Frames {
             bytes = bytes.get(over..).unwrap_or_default();
             if self.skip == 0 && self.last_of_block {
                 (self.block, self.last_of_block) = (0, false);
-                return (bytes, true);
             }
             let wanted = (HEAD - self.filled).min(bytes.len());
             let (part, rest) = bytes.split_at(wanted);
@@ -102,8 +107,15 @@ impl Frames {
                     self.block += self.skip as u64;
                     self.last_of_block = flags & END_HEADERS != 0;
                 }
-                let moves = kind == HEADERS || kind == DATA && self.skip > 0;
-                each(if moves { Frame::Progress } else { Frame::Control });
+                each(match kind {
+                    HEADERS => Frame::Progress,
+                    DATA if self.skip > 0 => Frame::Progress,
+                    PUSH_PROMISE => Frame::Wrong,
+                    _ => Frame::Control,
+                });
+                if kind == HEADERS {
+                    return (bytes, true);
+                }
             }
         }
         (bytes, false)
@@ -115,23 +127,28 @@ impl<S> FrameGuard<S> {
     pub fn new(inner: S, slot: &Arc<Slot>) -> Self {
         let (coming, going) = (Frames::after(PREFACE), Frames::after(0));
         let (slot, held, behind) = (Arc::clone(slot), slot.hold(0), Bytes::new());
-        Self { inner, coming, going, idle: 0, since: Instant::now(), handed_over: false, behind, slot, held }
+        Self { inner, coming, going, idle: 0, since: Instant::now(), begun: false, pause: false, behind, slot, held }
     }
 
-    /// Takes in what came, up to the end of a stranger's head; how much that was.
+    /// Takes in what came, up to a stranger's second head; how much that was.
     fn came(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.since.elapsed() >= WINDOW {
             (self.idle, self.since) = (0, Instant::now());
         }
-        let mut left = bytes;
-        while !left.is_empty() && !self.pauses() {
+        let (mut left, mut wrong) = (bytes, false);
+        while !left.is_empty() && !self.pause {
             let idle = &mut self.idle;
-            let ended;
-            (left, ended) = self.coming.follow(left, |frame| match frame {
+            let begins;
+            (left, begins) = self.coming.follow(left, |frame| match frame {
                 Frame::Progress => *idle = idle.saturating_sub(WITH_EACH),
                 Frame::Control => *idle += 1,
+                Frame::Wrong => wrong = true,
             });
-            self.handed_over |= ended;
+            self.pause = begins && self.begun && !self.slot.is_known();
+            self.begun |= begins;
+        }
+        if wrong {
+            return Err(io::Error::other("a frame that no client may send"));
         }
         if self.idle > MOST {
             return Err(io::Error::other("too many control frames"));
@@ -140,10 +157,6 @@ impl<S> FrameGuard<S> {
             return Err(io::Error::other("no memory for a head"));
         }
         Ok(bytes.len() - left.len())
-    }
-
-    fn pauses(&self) -> bool {
-        self.handed_over && !self.slot.is_known()
     }
 
     fn went(&mut self, mut bytes: &[u8]) {
@@ -160,8 +173,8 @@ impl<S> FrameGuard<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.pauses() {
-            self.handed_over = false;
+        if self.pause {
+            self.pause = false;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -170,7 +183,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
             match Pin::new(&mut self.inner).poll_read(cx, buffer) {
                 Poll::Ready(read) => read?,
                 Poll::Pending => {
-                    self.handed_over = false;
+                    self.begun = false;
                     return Poll::Pending;
                 }
             }
@@ -183,12 +196,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
         if let Some(later @ [_, ..]) = new.get(count..) {
             self.behind = Bytes::from([later, &self.behind].concat());
             buffer.set_filled(before + count);
-            if count == 0 {
-                // No bytes would be taken for the end of the stream.
-                self.handed_over = false;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
         }
         Poll::Ready(Ok(()))
     }
@@ -311,7 +318,7 @@ mod tests {
                     }
                 }
                 let of_one = 20 + 5 + 3 * HEAD;
-                assert!(received.len() - since_pause <= PREFACE + of_one, "{size}");
+                assert!(received.len() - since_pause <= PREFACE + of_one + HEAD, "{size}");
             }
             assert_eq!(received, sent, "{size}");
         }

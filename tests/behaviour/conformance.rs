@@ -1,0 +1,101 @@
+//! HTTP/2 as RFC 9113 wants it, by a suite of somebody else's: the relay does not do worse than hyper alone.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use hookward_tests::application::{Application, Reply};
+use hookward_tests::process::have;
+use hookward_tests::sender::Edge;
+use hookward_tests::stage::{HOST, Plan, Stage};
+use hookward_tests::wait::within;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::programs::off;
+
+/// How often the suite runs at most.
+const RUNS: usize = 20;
+
+/// Serves every connection to a port of its own with a task; the suite speaks HTTP/2 in clear text.
+async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream));
+        }
+    });
+    address
+}
+
+/// hyper with nothing around it.
+async fn bare(stream: TcpStream) {
+    let answer = service_fn(|request: Request<Incoming>| async {
+        let _ = request.into_body().collect().await;
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"done"))))
+    });
+    let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
+}
+
+/// The relay, in TLS.
+async fn wrapped(mut stream: TcpStream, edge: Edge) {
+    if let Ok(mut tls) = edge.tls(b"h2", Some(HOST)).await {
+        let _ = copy_bidirectional(&mut stream, &mut tls).await;
+    }
+}
+
+/// How many cases there are, and which of them failed.
+async fn failures(address: SocketAddr) -> (usize, BTreeSet<String>) {
+    let run = move || Command::new("httpwg").args(["-a", &address.to_string()]).output().unwrap();
+    let ended = within("the suite", off(run)).await;
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
+    let after = |mark: &'static str| {
+        let said = &said;
+        said.lines().filter_map(move |line| line.split_once(mark)).map(|(_, rest)| rest.trim().to_owned())
+    };
+    let failed: BTreeSet<_> = after("Test failed: ").collect();
+    // "Passed 88/107 tests", in colours.
+    let counts = after("Passed ").next().unwrap_or_else(|| panic!("no end: {said}"));
+    let count = counts.split_once('/').unwrap().1.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+    (count, failed)
+}
+
+#[tokio::test]
+async fn http2_is_no_worse_than_that_of_hyper_alone() {
+    if !have("httpwg", "cargo install httpwg-cli --locked") {
+        return;
+    }
+    let application = Application::start(|_| Reply::ok("done")).await;
+    let stage = Stage::start(application.address, Plan::default()).await;
+    let edge = stage.edge.clone();
+    let (hyper, ours) = (listen(bare).await, listen(move |stream| wrapped(stream, edge.clone())).await);
+    let (count, mut failed_by_hyper) = failures(hyper).await;
+    let (_, mut failed_by_us) = failures(ours).await;
+    assert!(count > 100, "{count}");
+    // Some cases hang on whether the answer to a request is faster than its next frame, for both alike: what passes
+    // once can be passed.
+    for _ in 1..RUNS {
+        if failed_by_us.len() <= failed_by_hyper.len() {
+            break;
+        }
+        let (of_hyper, of_ours) = (failures(hyper).await.1, failures(ours).await.1);
+        failed_by_hyper.retain(|case| of_hyper.contains(case));
+        failed_by_us.retain(|case| of_ours.contains(case));
+    }
+    println!("hyper alone fails {} of {count}: {failed_by_hyper:#?}", failed_by_hyper.len());
+    println!("the relay fails {} of {count}: {failed_by_us:#?}", failed_by_us.len());
+    let only_ours: Vec<_> = failed_by_us.difference(&failed_by_hyper).collect();
+    assert!(failed_by_us.len() <= failed_by_hyper.len(), "only the relay: {only_ours:#?}");
+}
