@@ -1,59 +1,39 @@
 //! HTTP/2 as RFC 9113 wants it, by a suite of somebody else's: the relay does not do worse than hyper alone.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::process::Command;
 
+use hookward_shared::clock::Clock;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::have;
 use hookward_tests::sender::Edge;
-use hookward_tests::stage::{HOST, Plan, Stage};
+use hookward_tests::stage::{Plan, Stage, roots};
+use hookward_tests::upstream;
 use hookward_tests::wait::within;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::programs::off;
 
 /// How often the suite runs at most.
 const RUNS: usize = 20;
 
-/// Serves every connection to a port of its own with a task; the suite speaks HTTP/2 in clear text.
-async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
-where
-    F: Future<Output = ()> + Send + 'static,
-{
+/// Takes the suite, which speaks HTTP/2 in clear text, to a server that speaks it in TLS.
+async fn wrapped(edge: Edge) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream));
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let edge = edge.clone();
+            tokio::spawn(async move {
+                if let Ok(mut tls) = edge.tls(b"h2", Some(&edge.host)).await {
+                    let _ = copy_bidirectional(&mut stream, &mut tls).await;
+                }
+            });
         }
     });
     address
-}
-
-/// hyper with nothing around it.
-async fn bare(stream: TcpStream) {
-    let answer = service_fn(|request: Request<Incoming>| async {
-        let _ = request.into_body().collect().await;
-        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"done"))))
-    });
-    let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
-}
-
-/// The relay, in TLS.
-async fn wrapped(mut stream: TcpStream, edge: Edge) {
-    if let Ok(mut tls) = edge.tls(b"h2", Some(HOST)).await {
-        let _ = copy_bidirectional(&mut stream, &mut tls).await;
-    }
 }
 
 /// How many cases there are, and which of them failed.
@@ -79,8 +59,10 @@ async fn http2_is_no_worse_than_that_of_hyper_alone() {
     }
     let application = Application::start(|_| Reply::ok("done")).await;
     let stage = Stage::start(application.address, Plan::default()).await;
-    let edge = stage.edge.clone();
-    let (hyper, ours) = (listen(bare).await, listen(move |stream| wrapped(stream, edge.clone())).await);
+    let hyper_alone = upstream::over_tls(true).await;
+    let (address, roots) = (hyper_alone.address, roots(&hyper_alone.ca));
+    let hyper = wrapped(Edge { address, host: "localhost".to_owned(), roots, clock: Clock::System }).await;
+    let ours = wrapped(stage.edge.clone()).await;
     let (count, mut failed_by_hyper) = failures(hyper).await;
     let (_, mut failed_by_us) = failures(ours).await;
     assert!(count > 100, "{count}");

@@ -93,9 +93,12 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, htt
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let host = request.uri().authority().map(ToString::to_string);
-    let host = host.or_else(|| request.headers().get("host").map(|value| value.to_str().unwrap().to_owned()));
+    let host = host.or_else(|| Some(String::from_utf8_lossy(request.headers().get("host")?.as_bytes()).into_owned()));
     let (version, path) = (request.version(), request.uri().path().to_owned());
-    let body = request.into_body().collect().await.unwrap().to_bytes();
-    let text = format!("{version:?} {} {path} {}", host.unwrap_or_default(), String::from_utf8_lossy(&body));
+    let body = match request.into_body().collect().await {
+        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        Err(error) => format!("broken: {error}"),
+    };
+    let text = format!("{version:?} {} {path} {body}", host.unwrap_or_default());
     Ok(Response::new(Full::new(text.into())))
 }
