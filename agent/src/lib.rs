@@ -84,7 +84,7 @@ pub struct Agent {
 fn offer(policy: &Policy, clock: &Clock) -> Result<Arc<Offer>, Problems> {
     let gate = Gate::compile(policy, Side::Agent, clock.now())
         .map_err(|mistakes| Problems(mistakes.into_iter().map(|what| Problem::new("policy", what)).collect()))?;
-    Ok(Arc::new(Offer { policy: policy.for_relay(), gate: Arc::new(gate) }))
+    Ok(Arc::new(Offer::new(policy.for_relay(), gate)))
 }
 
 /// A name for this run of the program: no other has it.

@@ -1,21 +1,25 @@
 //! The tunnel on networks that are not kind: it finds a way, loses connections and no webhooks, and comes back.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hookward_agent::connection::proxy::Proxies;
 use hookward_agent::connection::{LinkSettings, Relay, TransportMode, join};
+use hookward_shared::limits::GREETING_BYTES;
+use hookward_shared::names::AgentName;
+use hookward_shared::protocol::control::{FromAgent, FromRelay};
 use hookward_shared::secret::Secret;
-use hookward_shared::transport::Transport;
 use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::liveness::Liveness;
+use hookward_shared::transport::{Session, Transport, quic};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::link::Pass;
 use hookward_tests::proxy::Proxy;
 use hookward_tests::sender::{Edge, Http1};
-use hookward_tests::stage::{Fleet, Plan, Stage};
+use hookward_tests::stage::{Fleet, Plan, Stage, policy};
 use hookward_tests::wait::{eventually, within};
 use tokio::task::JoinHandle;
 
@@ -281,4 +285,44 @@ async fn a_proxy_that_refuses_is_named_and_one_that_is_not_for_this_host_is_not_
 fn pin() -> Pin {
     let dir = tempfile::TempDir::new().unwrap();
     hookward_relay::certs::Identity::load_or_make(dir.path()).unwrap().pin
+}
+
+/// The connections of one run of an agent tell of two changes, and the older one comes last.
+#[tokio::test]
+async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
+    let stage = Stage::start(([127, 0, 0, 1], 1).into(), Plan::default()).await;
+    let name = AgentName::parse("late").unwrap();
+    let join = stage.relay().add_agent(&name).unwrap();
+    let credential = Secret::mint().unwrap();
+    stage.relay().store().join(&join.secret, &credential.digest(), stage.clock.now()).unwrap().unwrap();
+    let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), stage.relay().pin(), Liveness::default()).unwrap();
+    let mut connections = Vec::new();
+    for (path, revision) in [("/newer", 2), ("/older", 1)] {
+        let connecting = endpoint.connect(stage.relay().tunnel_address(), quic::SERVER_NAME).unwrap();
+        let session = Session::over_quic(within("a handshake", connecting).await.unwrap());
+        let mut control = session.open_control().await.unwrap();
+        let (instance, version) = ("one run".to_owned(), String::new());
+        control
+            .send(&FromAgent::Hello { credential: credential.clone(), version, instance, pool: false })
+            .await
+            .unwrap();
+        assert!(matches!(control.receive(GREETING_BYTES).await.unwrap(), FromRelay::Welcome { .. }));
+        let policy = policy(&format!("[[route]]\npath = '{path}'\n[[route.accept]]\nopen = true"));
+        control.send(&FromAgent::Open { host: None, policy, revision }).await.unwrap();
+        assert!(matches!(control.receive(GREETING_BYTES).await.unwrap(), FromRelay::Opened { .. }));
+        connections.push((session, control));
+    }
+    let mut edge = stage.edge.clone();
+    edge.host = "late.example.test".to_owned();
+    assert_eq!(edge.get("/older").await.status, 404, "the newer policy is in force");
+    // The other one would be forwarded: to an agent that says nothing.
+    let mut waiting = edge.http1().await;
+    waiting.send("GET", "/newer", &edge.host, &[], b"").await;
+    let (session, _) = &connections[1];
+    let (other, _) = &connections[0];
+    within("a request", async {
+        tokio::select! { asked = session.accept() => asked.map(drop), asked = other.accept() => asked.map(drop) }
+    })
+    .await
+    .unwrap();
 }

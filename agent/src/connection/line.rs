@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::dial::Found;
-use super::policies::Offer;
+use super::policies::{Offer, Taken};
 use super::schedule::Schedule;
 use super::status::LineId;
 use super::{AtRelay, ConnectionError, Opened, Shared, kept, printable_fields, refused, unexpected};
@@ -160,7 +160,7 @@ impl Line {
             let (mut hosts, mut opened) = (Vec::new(), Vec::new());
             for (number, (tunnel, policies)) in self.shared.tunnels.iter().zip(&self.at.policies).enumerate() {
                 let offer = policies.best();
-                control.send(&FromAgent::Open { host: tunnel.host.clone(), policy: offer.policy.clone() }).await?;
+                control.send(&open_message(tunnel.host.clone(), &offer)).await?;
                 let (host, port) = match control.receive(GREETING_BYTES).await? {
                     FromRelay::Opened { host, port } => (host, port),
                     // A new policy that the relay does not take: the tunnel goes on with the one before.
@@ -175,14 +175,15 @@ impl Line {
                 let origin = origin_of(host.as_str(), port);
                 let gate = self.at.gates.get(number).cloned();
                 let gate = gate.unwrap_or_else(|| Arc::new(Current::new(Arc::clone(&offer.gate))));
-                gate.set(Arc::clone(&offer.gate));
+                if policies.accept(&offer) != Taken::Late {
+                    gate.set(Arc::clone(&offer.gate));
+                }
                 hosts.push(AtHost {
                     host: host.as_str().into(),
                     origin: origin.into(),
                     gate,
                     replay: Arc::clone(&tunnel.replay),
                 });
-                policies.accept(&offer);
                 let relay = self.at.relay.address.clone();
                 opened.push(Opened { tunnel: number, host: host.to_string(), port, relay, transport });
             }
@@ -305,7 +306,7 @@ impl Line {
     /// Asks the relay for a new policy of a tunnel.
     async fn ask(&self, serving: &mut Serving, number: usize, offer: Arc<Offer>) -> Result<(), ConnectionError> {
         let host = serving.terms.hosts.get(number).map(|at| at.host.to_string());
-        serving.control.send(&FromAgent::Open { host, policy: offer.policy.clone() }).await?;
+        serving.control.send(&open_message(host, &offer)).await?;
         serving.asked = Some((number, offer));
         Ok(())
     }
@@ -315,10 +316,11 @@ impl Line {
         match (message, serving.asked.take()) {
             (FromRelay::Opened { .. }, Some((number, offer))) => {
                 let (gate, policies) = (self.at.gates.get(number), self.at.policies.get(number));
-                if let Some(gate) = gate {
+                let taken = policies.map_or(Taken::Late, |policies| policies.accept(&offer));
+                if let Some(gate) = gate.filter(|_| taken != Taken::Late) {
                     gate.set(Arc::clone(&offer.gate));
                 }
-                if policies.is_some_and(|policies| policies.accept(&offer)) {
+                if taken == Taken::News {
                     reporter.say(Report::Note("the new policy is in force".to_owned()));
                 }
             }
@@ -349,6 +351,10 @@ impl Line {
 }
 
 type Greeting = Pin<Box<dyn Future<Output = Result<Greeted, ConnectionError>> + Send>>;
+
+fn open_message(host: Option<String>, offer: &Offer) -> FromAgent {
+    FromAgent::Open { host, policy: offer.policy.clone(), revision: offer.revision }
+}
 
 async fn greet(session: Session, at: Arc<AtRelay>, shared: Arc<Shared>) -> Result<Greeted, ConnectionError> {
     let mut control = session.open_control().await?;

@@ -1,6 +1,7 @@
 //! Which policy the tunnel is opened with: the one that is wanted, unless the relay has refused it; then the one
 //! that it took before. A policy is in force on this side once the relay has taken it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hookward_shared::gate::Gate;
@@ -13,6 +14,29 @@ pub struct Offer {
     pub policy: Policy,
     /// For this side.
     pub gate: Arc<Gate>,
+    /// Greater than that of every policy before.
+    pub revision: u64,
+}
+
+impl Offer {
+    /// A policy that is newer than all others of this process.
+    #[must_use]
+    pub fn new(policy: Policy, gate: Gate) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let revision = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { policy, gate: Arc::new(gate), revision }
+    }
+}
+
+/// What it means that the relay has taken a policy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It is in force now, and was not before.
+    News,
+    /// It was in force already.
+    Again,
+    /// A newer one has been taken meanwhile, over another connection.
+    Late,
 }
 
 /// The policies of one tunnel, as one relay knows them.
@@ -45,10 +69,17 @@ impl Policies {
         }
     }
 
-    /// The relay has taken this one. Whether that is news.
-    pub fn accept(&self, offer: &Arc<Offer>) -> bool {
-        let before = self.lock().accepted.replace(Arc::clone(offer));
-        before.is_none_or(|before| !Arc::ptr_eq(&before, offer))
+    /// The relay has taken this one.
+    pub fn accept(&self, offer: &Arc<Offer>) -> Taken {
+        let mut known = self.lock();
+        match known.accepted.as_ref().map(|accepted| accepted.revision) {
+            Some(accepted) if accepted == offer.revision => Taken::Again,
+            Some(accepted) if accepted > offer.revision => Taken::Late,
+            _ => {
+                known.accepted = Some(Arc::clone(offer));
+                Taken::News
+            }
+        }
     }
 
     /// Whether the relay has refused this one.

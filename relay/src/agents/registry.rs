@@ -8,13 +8,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-
 use std::time::{Duration, Instant};
 
 use hookward_shared::gate::{Gate, State};
 use hookward_shared::names::HostName;
 use hookward_shared::transport::Session;
-
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -83,7 +81,16 @@ struct Serving {
     /// The place of its run among all that have come to this tunnel.
     arrival: u64,
     /// The policy that its run has brought.
-    gate: Arc<Gate>,
+    brought: Brought,
+}
+
+/// A policy that an agent's run has brought.
+#[derive(Clone)]
+pub struct Brought {
+    /// It, compiled.
+    pub gate: Arc<Gate>,
+    /// The run's later ones have a greater one.
+    pub revision: u64,
 }
 
 impl Default for Tunnel {
@@ -235,7 +242,7 @@ impl Tunnel {
     /// The policy is that of the newest run; without any, the last one's.
     fn settle(&mut self) {
         if let Some(newest) = self.sessions.iter().max_by_key(|session| session.arrival) {
-            self.gate = Some(Arc::clone(&newest.gate));
+            self.gate = Some(Arc::clone(&newest.brought.gate));
         }
     }
 }
@@ -270,7 +277,7 @@ impl Registry {
 
     /// Gives the host to this session, with its policy. Ownership was checked before. The newest run serves, and an
     /// older one again when it is gone. What was counted and who is locked out stays: to come again makes nobody new.
-    pub fn open(&self, host: HostName, origin: Arc<str>, gate: Arc<Gate>, state: State, session: &Arc<LiveSession>) {
+    pub fn open(&self, host: HostName, origin: Arc<str>, brought: Brought, state: State, session: &Arc<LiveSession>) {
         let mut tunnels = self.lock();
         let before = tunnels.get(&host).filter(|tunnel| tunnel.gate.is_some());
         let state = before.map_or_else(|| Arc::new(state), |tunnel| Arc::clone(&tunnel.state));
@@ -287,16 +294,21 @@ impl Registry {
                 (arrival, runs.iter().skip(over).cloned().chain([run]).collect())
             }
         };
+        // What another connection of the run has brought meanwhile is newer than what this one brings late.
+        let of_run = others.iter().filter(|other| other.arrival == arrival).map(|other| &other.brought);
+        let newest = of_run.max_by_key(|other| other.revision).filter(|other| other.revision > brought.revision);
+        let brought = newest.cloned().unwrap_or(brought);
+        let gate = Arc::clone(&brought.gate);
         let sessions = others
             .iter()
             // A host can be given to another agent: then the one before has nothing to do with it any more.
             .filter(|other| !other.live.is(session) && other.live.agent.id == session.agent.id)
             .cloned()
             .map(|other| match other.arrival == arrival {
-                true => Serving { gate: Arc::clone(&gate), ..other },
+                true => Serving { brought: brought.clone(), ..other },
                 false => other,
             })
-            .chain([Serving { live: Arc::clone(session), arrival, gate: Arc::clone(&gate) }])
+            .chain([Serving { live: Arc::clone(session), arrival, brought: brought.clone() }])
             .collect();
         let mut tunnel = Tunnel { gate: Some(gate), sessions, state, origin, away_since: Instant::now(), runs };
         tunnel.settle();

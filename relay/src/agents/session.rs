@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admitted;
 use super::refusals::Refusals;
-use super::registry::{LiveSession, Registry};
+use super::registry::{Brought, LiveSession, Registry};
 use crate::address_lists::AddressLists;
 use crate::store::{Claim, Store, StoreError};
 
@@ -175,7 +175,9 @@ pub async fn serve(
 
 async fn obey(message: FromAgent, live: &Arc<LiveSession>, host: &Host) -> Result<Option<FromRelay>, Refused> {
     match message {
-        FromAgent::Open { host: wanted, policy } => open(wanted.as_deref(), policy, live, host).await.map(Some),
+        FromAgent::Open { host: wanted, policy, revision } => {
+            open(wanted.as_deref(), policy, revision, live, host).await.map(Some)
+        }
         FromAgent::Leave => {
             host.registry.leave(live);
             Ok(Some(FromRelay::Left))
@@ -187,6 +189,7 @@ async fn obey(message: FromAgent, live: &Arc<LiveSession>, host: &Host) -> Resul
 async fn open(
     wanted: Option<&str>,
     policy: Policy,
+    revision: u64,
     live: &Arc<LiveSession>,
     host: &Host,
 ) -> Result<FromRelay, Refused> {
@@ -234,7 +237,7 @@ async fn open(
     host.lists.want(&gate.named_sets());
     let origin = origin_of(name.as_str(), host.public_port);
     let state = State::new(host.lists.sets.clone(), host.trusted_proxies.clone());
-    host.registry.open(name.clone(), origin.into(), Arc::new(gate), state, live);
+    host.registry.open(name.clone(), origin.into(), Brought { gate: Arc::new(gate), revision }, state, live);
     Ok(FromRelay::Opened { host: name.to_string(), port: host.public_port })
 }
 

@@ -52,6 +52,10 @@ pub enum FromAgent {
         host: Option<String>,
         /// The policy, without the secrets that stay on the agent.
         policy: Policy,
+        /// Grows with every change within a run of the agent's program: the connections of a run may tell of one in
+        /// another order than it happened.
+        #[serde(default)]
+        revision: u64,
     },
     /// The agent is about to stop: send it nothing more, it ends what it has.
     Leave,
