@@ -12,6 +12,10 @@ use hookward_shared::protocol::head::RequestId;
 /// deadlines for a write and for the reading of a body are of minutes.
 const REMEMBERED: Duration = Duration::from_secs(5 * GIVEN_AGAIN.as_secs());
 
+/// Requests that are remembered at most, some 80 bytes each: half a minute at the fastest that was measured. Beyond it
+/// the oldest are forgotten first.
+const MOST: usize = 256 * 1024;
+
 /// Requests that were begun.
 #[derive(Default)]
 pub struct Begun {
@@ -31,7 +35,7 @@ impl Begun {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         while let Some((at, old)) = inner.order.front().copied() {
-            if now.duration_since(at) < REMEMBERED {
+            if now.duration_since(at) < REMEMBERED && inner.order.len() < MOST {
                 break;
             }
             inner.order.pop_front();

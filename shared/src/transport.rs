@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use self::halves::{RecvHalf, SendHalf};
 use self::liveness::Liveness;
+use crate::limits::TUNNEL_STREAMS;
 
 pub use body::MessageBody;
 pub use error::{SessionError, StreamError};
@@ -116,6 +117,13 @@ impl Session {
                 connection.set_receive_window(quinn::VarInt::from_u32(quic::CONNECTION_WINDOW));
             }
             Connection::Tcp(link) => link.trust(),
+        }
+    }
+
+    /// The agent's side: the relay may open as many streams as a tunnel has.
+    pub fn serve(&self) {
+        if let Connection::Quic(connection) = &self.connection {
+            connection.set_max_concurrent_bi_streams(quinn::VarInt::from_u32(TUNNEL_STREAMS));
         }
     }
 

@@ -284,6 +284,24 @@ async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
     }
 }
 
+/// What a stranger sends in chunks to a route that reads it whole is no head, however much it is.
+#[tokio::test]
+async fn large_signed_bodies_in_chunks_pass_as_a_connections_first_request() {
+    let application = Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
+    let stage = stage(&application, |plan| plan.policy = signed()).await;
+    for size in [75, 90, 200, 1000] {
+        let body = vec![b'x'; size * 1024];
+        let signature = github_signature("s", &body);
+        let mut connection = stage.edge.http1().await;
+        let head = format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nX-Hub-Signature-256: {signature}\r\n");
+        connection.raw(format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len()).as_bytes()).await;
+        connection.raw(&body).await;
+        connection.raw(b"\r\n0\r\n\r\n").await;
+        let answer = connection.answer("POST").await;
+        assert_eq!((answer.status, answer.text()), (200, body.len().to_string()));
+    }
+}
+
 /// A refused body is thrown away for as long as it comes, and no longer.
 #[tokio::test]
 async fn who_goes_on_sending_a_refused_body_byte_by_byte_is_cut_off() {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use hookward_shared::clock::Clock;
 use hookward_shared::protocol::control::RefusedReason;
@@ -551,11 +552,14 @@ async fn header_bombs_hold_next_to_nothing() {
             let _ = stream.write_all(&bomb).await;
             held.push(stream);
         }
-        // An answer to the last says that all has been read.
-        assert_eq!(edge.get("/admin").await.status, 404);
-        let grown = anonymous_memory(&relay).saturating_sub(before);
-        assert!(grown <= MOST, "{fields} fields: {grown} MiB");
+        let mut most = 0;
+        for _ in 0..100 {
+            most = most.max(anonymous_memory(&relay).saturating_sub(before));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(most <= MOST, "{fields} fields: {most} MiB");
     }
+    assert_eq!(edge.get("/admin").await.status, 404, "when they are gone");
 }
 
 /// A relay that runs out of file descriptors goes on serving beside those who hold them.

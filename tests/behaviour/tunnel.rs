@@ -307,6 +307,7 @@ async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
             .await
             .unwrap();
         assert!(matches!(control.receive(GREETING_BYTES).await.unwrap(), FromRelay::Welcome { .. }));
+        session.serve();
         let policy = policy(&format!("[[route]]\npath = '{path}'\n[[route.accept]]\nopen = true"));
         control.send(&FromAgent::Open { host: None, policy, revision }).await.unwrap();
         assert!(matches!(control.receive(GREETING_BYTES).await.unwrap(), FromRelay::Opened { .. }));

@@ -368,6 +368,7 @@ async fn greet(session: Session, at: Arc<AtRelay>, shared: Arc<Shared>) -> Resul
     match control.receive(GREETING_BYTES).await? {
         FromRelay::Welcome { agent, version, deadlines, .. } => {
             tracing::debug!(agent = printable(&agent), version = printable(&version), "welcome");
+            session.serve();
             Ok(Greeted { control, deadlines })
         }
         other => Err(unexpected(other)),

@@ -88,7 +88,10 @@ impl Activity {
             let since = self.since(&self.last_request);
             (Overdue::Idle, since, if self.is_unwanted() { Duration::ZERO } else { most })
         } else if self.untaken.load(Ordering::Relaxed) > 0 {
-            (Overdue::Stalled, self.since(&self.last_body), limits.write_stall)
+            // While others of its requests wait for the application, one stalled answer is no reason to break them off.
+            let all = self.untaken.load(Ordering::Relaxed) >= self.open.load(Ordering::Relaxed);
+            let idle = if known && !all { limits.answer_idle } else { Duration::ZERO };
+            (Overdue::Stalled, self.since(&self.last_body), limits.write_stall + idle)
         } else {
             return Due::In(limits.write_stall);
         };

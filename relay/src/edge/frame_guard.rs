@@ -1,7 +1,7 @@
 //! Counts an HTTP/2 connection's frames, and cuts it off when it brings control frames and nothing else: floods of
 //! PING, SETTINGS, PRIORITY or WINDOW_UPDATE cost us more than whoever sends them, and hyper answers them all.
 //!
-//! It also hands a stranger's requests over one at a time: h2 would unpack the heads of all that has come, some to a
+//! It also hands a stranger's requests over one or two at a time: h2 would unpack the heads of all that has come, some to a
 //! hundred times their size, before it gives away the first; and it counts the memory of a head that has no end.
 //!
 //! It reads nothing but frame heads (RFC 9113 §4.1), and changes no byte. A PUSH_PROMISE, which no client may send
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::slots::{Held, Slot};
@@ -51,7 +51,7 @@ pub struct FrameGuard<S> {
     behind: Bytes,
     slot: Arc<Slot>,
     /// The memory for a head that comes.
-    held: Option<Held>,
+    held: Held,
 }
 
 /// Follows one direction from frame to frame.
@@ -126,7 +126,7 @@ impl<S> FrameGuard<S> {
     /// Guards a connection of which nothing has been read.
     pub fn new(inner: S, slot: &Arc<Slot>) -> Self {
         let (coming, going) = (Frames::after(PREFACE), Frames::after(0));
-        let (slot, held, behind) = (Arc::clone(slot), slot.hold(0), Bytes::new());
+        let (slot, held, behind) = (Arc::clone(slot), slot.hold_coming(), Bytes::new());
         Self { inner, coming, going, idle: 0, since: Instant::now(), begun: false, pause: false, behind, slot, held }
     }
 
@@ -153,7 +153,7 @@ impl<S> FrameGuard<S> {
         if self.idle > MOST {
             return Err(io::Error::other("too many control frames"));
         }
-        if self.held.as_mut().is_some_and(|held| !held.set(self.coming.block * COST)) {
+        if !self.held.set(self.coming.block * COST) {
             return Err(io::Error::other("no memory for a head"));
         }
         Ok(bytes.len() - left.len())
@@ -189,14 +189,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
             }
         } else {
             let most = self.behind.len().min(buffer.remaining());
-            buffer.put_slice(&self.behind.split_to(most));
+            buffer.put_slice(self.behind.get(..most).unwrap_or_default());
         }
         let new = buffer.filled().get(before..).unwrap_or_default();
         let count = self.came(new)?;
-        if let Some(later @ [_, ..]) = new.get(count..) {
-            self.behind = Bytes::from([later, &self.behind].concat());
-            buffer.set_filled(before + count);
+        if self.behind.is_empty() {
+            self.behind = Bytes::copy_from_slice(new.get(count..).unwrap_or_default());
+        } else {
+            self.behind.advance(count);
         }
+        buffer.set_filled(before + count);
         Poll::Ready(Ok(()))
     }
 }

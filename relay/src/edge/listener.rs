@@ -40,6 +40,8 @@ const NO_NEW_ONES: [SockFilter; 5] = [
 ];
 /// Pause after `accept` failed: nearly always for want of file descriptors, and a loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// The errors of `accept` that say so (errno(3)): ENOMEM, ENFILE, EMFILE, ENOBUFS.
+const EXHAUSTED: [i32; 4] = [12, 23, 24, 105];
 /// Strangers that have to go then: not all of them, but enough for others to get on.
 const EVICTED_AT_ONCE: usize = 8;
 /// How often it is said.
@@ -140,7 +142,9 @@ async fn accept(
                     said = Some(Instant::now());
                     tracing::warn!(%error, "accept failed; is the limit of open files too low?");
                 }
-                let _ = (0..EVICTED_AT_ONCE).all(|_| taker.slots.evict());
+                if error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code)) {
+                    let _ = (0..EVICTED_AT_ONCE).all(|_| taker.slots.evict());
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -158,7 +162,9 @@ impl Taker {
             tracing::debug!(%client, "too many connections");
             return;
         };
-        if trusted {
+        // A proxy that speaks HTTP brings everybody's requests on each of its connections; one that begins them with the
+        // PROXY protocol passes on a stranger's.
+        if trusted && !self.edge.proxy_protocol {
             slot.know();
         }
         let slot = Arc::new(slot);

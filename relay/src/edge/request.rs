@@ -319,11 +319,12 @@ async fn handle(
     let (mut parts, incoming) = request.into_parts();
     let tasks = (parts.version == Version::HTTP_2).then(|| connection.tasks.clone());
     let incoming = Arriving::new(incoming, tasks);
+    let length = incoming.size_hint().exact();
+    // Before anything refuses: what was read of the head is forgotten with it.
+    let spelling = spelling(&parts, connection, length);
     find_tunnel(&parts, connection, facts)?;
     check_size(&parts, &edge.limits)?;
     let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone()).map_err(judge::refused_body)?;
-    let length = body.length();
-    let spelling = spelling(&parts, connection, length);
     let te_trailers = check_connection(&parts)?;
     tidy(&mut parts, facts, length);
 

@@ -1,29 +1,31 @@
 //! Slots for connections, and the memory for what strangers send ahead of a verdict. A stranger is a connection
-//! that has brought no request which passed the gate. When slots or memory are used up, the stranger goes that has
-//! been there longest: who holds thousands of connections holds them against other strangers only, and whoever may
-//! send has to be quicker once.
+//! that has brought no request which passed the gate. When all slots are taken, the stranger goes that came first;
+//! when memory is short, those that have held most of it for longest. So who holds thousands of connections holds
+//! them against other strangers only, and whoever may send has to be quicker once.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use hookward_shared::limits::{KIB, MIB};
 use tokio_util::sync::CancellationToken;
 
-/// What the heads of one stranger's connection may hold, in bytes: some thirty requests that wait for their bodies,
-/// with heads as webhooks have them. It is half a mebibyte with what the connection needs beside them.
+/// What the waiting requests of one stranger's connection may hold, in bytes: some thirty, with heads as webhooks have
+/// them. It is half a mebibyte with what the connection needs beside them.
 const HEADS_OF_ONE: u64 = 320 * KIB;
-/// What the heads of all strangers may hold before the first of them goes, and before new ones are refused because
-/// those that had to go are not gone yet.
-const HEADS_OF_ALL: u64 = 8 * MIB;
-const HEADS_AT_MOST: u64 = 12 * MIB;
+/// What a head that is still coming may hold beside them: the largest that settings allow, with its copies.
+const COMING: u64 = 304 * KIB;
+/// What the heads of all strangers may hold before some have to go, and how much is then made free.
+const HEADS_OF_ALL: u64 = 12 * MIB;
+const MADE_FREE: u64 = MIB;
+/// The same, with those that had to go and have not gone yet: beyond it new ones are refused.
+const HEADS_AT_MOST: u64 = 16 * MIB;
 
 /// So many connections in all.
 pub struct Slots {
     most: usize,
-    /// Bytes of strangers' heads.
-    held: AtomicU64,
-    // A std mutex: it guards counters and a map, and nothing waits while it is held.
+    // A std mutex: it guards counters and maps, and nothing waits while it is held.
     state: Mutex<State>,
 }
 
@@ -32,7 +34,17 @@ struct State {
     taken: usize,
     next: u64,
     /// In the order in which they came.
-    strangers: BTreeMap<u64, CancellationToken>,
+    strangers: BTreeMap<u64, Stranger>,
+    /// Bytes of strangers' heads.
+    held: u64,
+    /// Bytes of those that had to go and are not gone yet.
+    leaving: HashMap<u64, u64>,
+}
+
+struct Stranger {
+    evicted: CancellationToken,
+    since: Instant,
+    held: u64,
 }
 
 /// One slot; dropping it frees it.
@@ -41,21 +53,22 @@ pub struct Slot {
     number: u64,
     evicted: CancellationToken,
     known: AtomicBool,
-    /// Bytes of its heads.
-    held: AtomicU64,
 }
 
-/// Memory that a stranger's head needs. Dropping it gives it back.
+/// Memory that a stranger's head needs. Dropping it gives it back. It keeps the slot as well: an upgraded connection
+/// stays counted through its reader.
 pub struct Held {
     slot: Arc<Slot>,
     bytes: u64,
+    /// What all of the connection may be.
+    most: u64,
 }
 
 impl Slots {
     /// So many slots.
     #[must_use]
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, held: AtomicU64::new(0), state: Mutex::default() })
+        Arc::new(Self { most, state: Mutex::default() })
     }
 
     /// A slot for a connection that begins; for want of a free one, that of the stranger who came first. `None`
@@ -67,23 +80,22 @@ impl Slots {
             return None;
         }
         let evicted = CancellationToken::new();
+        let stranger = Stranger { evicted: evicted.clone(), since: Instant::now(), held: 0 };
         let mut state = self.lock();
         let number = state.next;
         (state.next, state.taken) = (number + 1, state.taken + 1);
-        state.strangers.insert(number, evicted.clone());
+        state.strangers.insert(number, stranger);
         drop(state);
-        let (slots, known, held) = (Arc::clone(self), AtomicBool::new(false), AtomicU64::new(0));
-        Some(Slot { slots, number, evicted, known, held })
+        Some(Slot { slots: Arc::clone(self), number, evicted, known: AtomicBool::new(false) })
     }
 
     /// Ends the connection of the stranger who came first, if there is one.
     pub fn evict(&self) -> bool {
         let mut state = self.lock();
-        let Some((_, evicted)) = state.strangers.pop_first() else { return false };
-        state.taken -= 1;
+        let first = state.strangers.keys().next().copied();
+        let evicted = first.and_then(|first| state.evict(first));
         drop(state);
-        evicted.cancel();
-        true
+        evicted.inspect(CancellationToken::cancel).is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -91,11 +103,46 @@ impl Slots {
     }
 }
 
+impl State {
+    /// Takes a stranger's slot and memory away. The connection is over when its token is cancelled and has been heard.
+    fn evict(&mut self, number: u64) -> Option<CancellationToken> {
+        let stranger = self.strangers.remove(&number)?;
+        self.taken -= 1;
+        self.held -= stranger.held;
+        self.leaving.insert(number, stranger.held);
+        Some(stranger.evicted)
+    }
+
+    /// Takes away the slots of those that have held most for longest, until some memory is free.
+    fn make_room(&mut self) -> Vec<CancellationToken> {
+        let now = Instant::now();
+        let cost = |stranger: &Stranger| u128::from(stranger.held) * now.duration_since(stranger.since).as_micros();
+        let mut holders: Vec<_> = self.strangers.iter().map(|(number, stranger)| (cost(stranger), *number)).collect();
+        holders.sort_unstable();
+        let enough = HEADS_OF_ALL - MADE_FREE;
+        let mut evicted = Vec::new();
+        while let Some((_, number)) = holders.pop().filter(|_| self.held > enough) {
+            evicted.extend(self.evict(number));
+        }
+        evicted
+    }
+
+    /// What those hold who had to go and are not gone yet.
+    fn leaving(&self) -> u64 {
+        self.leaving.values().sum()
+    }
+}
+
 impl Slot {
     /// The connection is no stranger's: a request of it passed the gate.
     pub fn know(&self) {
-        // Once for each connection; one that was evicted a moment ago stays so.
-        if !self.is_known() && self.slots.lock().strangers.remove(&self.number).is_some() {
+        if self.is_known() {
+            return;
+        }
+        let mut state = self.slots.lock();
+        // One that was evicted a moment ago stays so.
+        if let Some(stranger) = state.strangers.remove(&self.number) {
+            state.held -= stranger.held;
             self.known.store(true, Ordering::Relaxed);
         }
     }
@@ -106,10 +153,15 @@ impl Slot {
         self.known.load(Ordering::Relaxed)
     }
 
-    /// Memory for a head of this connection, which is free for one that is known. `None` when there is none left.
+    /// Memory for a request of this connection, which is free for one that is known. `None` when there is none left.
     pub fn hold(self: &Arc<Self>, bytes: u64) -> Option<Held> {
-        let mut held = Held { slot: Arc::clone(self), bytes: 0 };
+        let mut held = Held { slot: Arc::clone(self), bytes: 0, most: HEADS_OF_ONE };
         held.set(bytes).then_some(held)
+    }
+
+    /// Memory for a head of this connection that is coming: none yet.
+    pub fn hold_coming(self: &Arc<Self>) -> Held {
+        Held { slot: Arc::clone(self), bytes: 0, most: HEADS_OF_ONE + COMING }
     }
 
     /// Until somebody else is given the slot.
@@ -121,47 +173,46 @@ impl Slot {
 impl Held {
     /// Changes how much it is; `false` when there is not so much left, and then it stays as it was.
     pub fn set(&mut self, bytes: u64) -> bool {
-        let more = bytes.saturating_sub(self.bytes);
-        if more == 0 || self.slot.is_known() {
-            self.give_back(self.bytes.saturating_sub(bytes));
+        if self.bytes == bytes || self.slot.is_known() {
             return true;
         }
-        let slots = &self.slot.slots;
-        if self.slot.held.load(Ordering::Relaxed) + more > HEADS_OF_ONE {
+        let mut state = self.slot.slots.lock();
+        let more = bytes.saturating_sub(self.bytes);
+        if more > 0 && state.held + state.leaving() + more > HEADS_AT_MOST {
+            let evicted = state.make_room();
+            drop(state);
+            evicted.iter().for_each(CancellationToken::cancel);
             return false;
         }
-        // Between load and add another one may come in; the bounds are no sharper than the estimates.
-        let all = slots.held.load(Ordering::Relaxed) + more;
-        if all > HEADS_OF_ALL {
-            slots.evict();
-        }
-        if all > HEADS_AT_MOST {
+        // Who is known, or had to go, is not counted any more.
+        let Some(stranger) = state.strangers.get_mut(&self.slot.number) else { return true };
+        if more > 0 && stranger.held + more > self.most {
             return false;
         }
-        slots.held.fetch_add(more, Ordering::Relaxed);
-        self.slot.held.fetch_add(more, Ordering::Relaxed);
+        stranger.held = stranger.held + bytes - self.bytes;
+        state.held = state.held + bytes - self.bytes;
         self.bytes = bytes;
+        let evicted = if state.held > HEADS_OF_ALL { state.make_room() } else { Vec::new() };
+        drop(state);
+        evicted.iter().for_each(CancellationToken::cancel);
         true
-    }
-
-    fn give_back(&mut self, bytes: u64) {
-        self.slot.slots.held.fetch_sub(bytes, Ordering::Relaxed);
-        self.slot.held.fetch_sub(bytes, Ordering::Relaxed);
-        self.bytes -= bytes;
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.give_back(self.bytes);
+        self.set(0);
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.slots.lock();
-        // An evicted one has given its slot away already.
-        if state.strangers.remove(&self.number).is_some() || *self.known.get_mut() {
+        state.leaving.remove(&self.number);
+        if let Some(stranger) = state.strangers.remove(&self.number) {
+            (state.taken, state.held) = (state.taken - 1, state.held - stranger.held);
+        } else if *self.known.get_mut() {
+            // An evicted one has given its slot away already.
             state.taken -= 1;
         }
     }
@@ -169,6 +220,9 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use std::thread::sleep;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -197,15 +251,37 @@ mod tests {
         let first = slot();
         let mut head = first.hold(HEADS_OF_ONE).unwrap();
         assert!(first.hold(1).is_none() && !head.set(HEADS_OF_ONE + 1));
+        assert!(first.hold_coming().set(COMING), "a head that comes has memory of its own");
         assert!(head.set(1) && first.hold(HEADS_OF_ONE - 1).is_some());
         let known = slot();
         known.know();
         assert!(known.hold(HEADS_AT_MOST * 2).is_some());
-        let others: Vec<_> = (0..HEADS_AT_MOST / HEADS_OF_ONE).map(|_| slot().hold(HEADS_OF_ONE).unwrap()).collect();
-        assert!(first.evicted.is_cancelled(), "the first goes before all is used up");
-        assert!(slot().hold(HEADS_OF_ONE).is_none(), "and nobody comes in while nobody has gone");
+        let others: Vec<_> = (0..2 * HEADS_AT_MOST / HEADS_OF_ONE).map(|_| slot().hold(HEADS_OF_ONE)).collect();
+        assert!(others.iter().any(Option::is_none), "nobody comes in while nobody has gone");
         drop((head, others));
-        assert_eq!(slots.held.load(Ordering::Relaxed), 0);
+        assert_eq!(slots.lock().held, 0);
+        assert_eq!(slots.lock().leaving(), 0);
         assert!(slot().hold(HEADS_OF_ONE).is_some());
+    }
+
+    /// An older one that waits with little, and one whose head drips in, stay; those that hoard go.
+    #[test]
+    fn those_go_that_have_held_most_for_longest() {
+        let slots = Slots::new(1000);
+        let slot = || Arc::new(slots.take().unwrap());
+        let waiting = slot();
+        let _little = waiting.hold(8 * KIB).unwrap();
+        let hoards: Vec<_> = (0..HEADS_OF_ALL / HEADS_OF_ONE).map(|_| slot()).collect();
+        let held: Vec<_> = hoards.iter().map(|hoard| hoard.hold(HEADS_OF_ONE).unwrap()).collect();
+        sleep(Duration::from_millis(2));
+        let dripping = slot();
+        let mut drip = dripping.hold_coming();
+        for bytes in 1..1000 {
+            assert!(drip.set(200 * KIB + bytes));
+        }
+        assert!(!waiting.evicted.is_cancelled() && !dripping.evicted.is_cancelled());
+        let gone = hoards.iter().filter(|hoard| hoard.evicted.is_cancelled()).count() as u64;
+        assert!((1..=MADE_FREE / HEADS_OF_ONE + 1).contains(&gone), "{gone}: as many as needed, and once");
+        drop(held);
     }
 }

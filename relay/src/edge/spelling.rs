@@ -20,6 +20,8 @@ use super::slots::{Held, Slot};
 
 /// Bytes that are remembered; the oldest go first. A head is smaller.
 const REMEMBERED: usize = 64 * 1024;
+/// How many more there may be before they go.
+const SLACK: usize = 16 * 1024;
 /// Room that is kept for the next head: more than one of a webhook needs.
 const KEPT: usize = 8 * 1024;
 /// What a byte of an unfinished head costs: here, in hyper's buffer, in that of TLS, and what they keep free.
@@ -37,7 +39,9 @@ struct Inner {
     bytes: Vec<u8>,
     /// Bytes of a body that are still to come: they hold no names.
     skip: u64,
-    /// The memory for them.
+    /// Whether a body of unknown length is coming: its bytes are remembered only because the next head may follow.
+    in_body: bool,
+    /// The memory for a head that comes.
     held: Option<Held>,
 }
 
@@ -56,6 +60,7 @@ impl Recorded {
             used += here;
             inner.skip = length - here as u64;
         }
+        inner.in_body = body.is_none();
         inner.bytes.drain(..used);
         inner.bytes.shrink_to(KEPT);
         inner.hold();
@@ -73,7 +78,7 @@ impl Inner {
         let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(new.len());
         self.skip -= skipped as u64;
         self.bytes.extend_from_slice(new.get(skipped..).unwrap_or_default());
-        if self.bytes.len() > 2 * REMEMBERED {
+        if self.bytes.len() > REMEMBERED + SLACK {
             let oldest = self.bytes.len() - REMEMBERED;
             self.bytes.drain(..oldest);
         }
@@ -81,7 +86,10 @@ impl Inner {
     }
 
     fn hold(&mut self) -> bool {
-        self.held.as_mut().is_none_or(|held| held.set(self.bytes.len() as u64 * COST))
+        // hyper keeps no copy of a body that comes in chunks, and it is no reason to end a connection.
+        let cost = if self.in_body { 1 } else { COST };
+        let granted = self.held.as_mut().is_none_or(|held| held.set(self.bytes.len() as u64 * cost));
+        granted || self.in_body
     }
 
     /// Where the lines behind `start` stand. Nearly always they are the next bytes; behind a body in
@@ -129,7 +137,7 @@ impl<S> Recorder<S> {
     /// Remembers what is read from this stream, in the memory of its slot.
     pub fn new(inner: S, slot: &Arc<Slot>) -> (Self, Recorded) {
         let recorded = Recorded::default();
-        recorded.lock().held = slot.hold(0);
+        recorded.lock().held = Some(slot.hold_coming());
         (Self { inner, recorded: recorded.clone() }, recorded)
     }
 }

@@ -15,9 +15,9 @@ use tokio::time::{Instant, Sleep, sleep};
 /// How long a closed connection takes what its sender still sends. A socket that is closed with unread bytes is
 /// reset, and the reset destroys an answer that the sender has not read yet (RFC 9112 §9.6). It is nginx's time.
 const LINGER: Duration = Duration::from_secs(30);
-/// So much has to come in each such time, or the sender only holds the connection.
+/// So much has to come in each such time, or the sender only holds the connection: a slow modem brings 1 KiB/s.
 const LINGER_WINDOW: Duration = Duration::from_secs(5);
-const LINGER_WINDOW_BYTES: usize = 5 * 16 * 1024;
+const LINGER_WINDOW_BYTES: usize = 5 * 1024;
 /// The time for a sender that was too slow before: it only has to read its answer.
 const LINGER_SLOW: Duration = Duration::from_millis(500);
 /// How many bytes it takes at most: a little more than the largest body that GitHub sends.

@@ -17,7 +17,6 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::identity::{Pin, PinnedVerifier, crypto_provider};
 use super::liveness::Liveness;
-use crate::limits::TUNNEL_STREAMS;
 use crate::protocol::ALPN;
 
 /// The name in the tunnel's TLS handshake. It means nothing: the key is pinned.
@@ -164,7 +163,9 @@ pub fn client(address: SocketAddr, pin: Pin, liveness: Liveness) -> Result<Endpo
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let crypto = QuicClientConfig::try_from(tls).map_err(tls_error)?;
     let mut transport = transport(liveness);
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(TUNNEL_STREAMS));
+    // Until it is a session; see `Session::serve`. Each stream costs memory from the first moment, and most of what an
+    // agent dials during an outage becomes none.
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
     let mut config = ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     let mut endpoint = endpoint(address, None, EndpointConfig::default())?;
