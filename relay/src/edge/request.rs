@@ -185,7 +185,8 @@ pub fn admit(request: Request<Incoming>, connection: &Arc<Connection>) -> Answer
     const REQUEST: u64 = 7 * KIB;
     const FIELD: usize = 128;
     let fields: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
-    match connection.peer.slot.hold(REQUEST + fields as u64) {
+    let has_body = !request.body().is_end_stream();
+    match connection.peer.slot.hold(REQUEST + fields as u64, has_body) {
         Some(held) => Box::pin(answer(request, Arc::clone(connection), held)),
         // Whoever makes so many requests before one of them has passed the gate gets no answers to keep either; most
         // senders try such a stream again by themselves (RFC 9113 §8.7).
@@ -193,7 +194,7 @@ pub fn admit(request: Request<Incoming>, connection: &Arc<Connection>) -> Answer
             Box::pin(std::future::ready(Err(h2::Error::from(h2::Reason::REFUSED_STREAM))))
         }
         None => {
-            connection.peer.unread.set(!request.body().is_end_stream());
+            connection.peer.unread.set(has_body);
             Box::pin(std::future::ready(Ok(answer::write(connection.edge.ids.next(), Code::Busy, None))))
         }
     }

@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 /// What the waiting requests of one stranger's connection may hold, in bytes: some thirty, with heads as webhooks have
 /// them. It is half a mebibyte with what the connection needs beside them.
 const HEADS_OF_ONE: u64 = 320 * KIB;
+/// The same for requests without a body, which wait for nobody: as many as a connection may have streams.
+const BODILESS_OF_ONE: u64 = 4 * HEADS_OF_ONE;
 /// What a head that is still coming may hold beside them: the largest that settings allow, with its copies.
 const COMING: u64 = 304 * KIB;
 /// What the heads of all strangers may hold before some have to go, and how much is then made free.
@@ -154,8 +156,9 @@ impl Slot {
     }
 
     /// Memory for a request of this connection, which is free for one that is known. `None` when there is none left.
-    pub fn hold(self: &Arc<Self>, bytes: u64) -> Option<Held> {
-        let mut held = Held { slot: Arc::clone(self), bytes: 0, most: HEADS_OF_ONE };
+    pub fn hold(self: &Arc<Self>, bytes: u64, has_body: bool) -> Option<Held> {
+        let most = if has_body { HEADS_OF_ONE } else { BODILESS_OF_ONE };
+        let mut held = Held { slot: Arc::clone(self), bytes: 0, most };
         held.set(bytes).then_some(held)
     }
 
@@ -249,19 +252,19 @@ mod tests {
         let slots = Slots::new(1000);
         let slot = || Arc::new(slots.take().unwrap());
         let first = slot();
-        let mut head = first.hold(HEADS_OF_ONE).unwrap();
-        assert!(first.hold(1).is_none() && !head.set(HEADS_OF_ONE + 1));
+        let mut head = first.hold(HEADS_OF_ONE, true).unwrap();
+        assert!(first.hold(1, true).is_none() && !head.set(HEADS_OF_ONE + 1));
         assert!(first.hold_coming().set(COMING), "a head that comes has memory of its own");
-        assert!(head.set(1) && first.hold(HEADS_OF_ONE - 1).is_some());
+        assert!(head.set(1) && first.hold(HEADS_OF_ONE - 1, true).is_some());
         let known = slot();
         known.know();
-        assert!(known.hold(HEADS_AT_MOST * 2).is_some());
-        let others: Vec<_> = (0..2 * HEADS_AT_MOST / HEADS_OF_ONE).map(|_| slot().hold(HEADS_OF_ONE)).collect();
+        assert!(known.hold(HEADS_AT_MOST * 2, true).is_some());
+        let others: Vec<_> = (0..2 * HEADS_AT_MOST / HEADS_OF_ONE).map(|_| slot().hold(HEADS_OF_ONE, true)).collect();
         assert!(others.iter().any(Option::is_none), "nobody comes in while nobody has gone");
         drop((head, others));
         assert_eq!(slots.lock().held, 0);
         assert_eq!(slots.lock().leaving(), 0);
-        assert!(slot().hold(HEADS_OF_ONE).is_some());
+        assert!(slot().hold(HEADS_OF_ONE, true).is_some());
     }
 
     /// An older one that waits with little, and one whose head drips in, stay; those that hoard go.
@@ -270,9 +273,9 @@ mod tests {
         let slots = Slots::new(1000);
         let slot = || Arc::new(slots.take().unwrap());
         let waiting = slot();
-        let _little = waiting.hold(8 * KIB).unwrap();
+        let _little = waiting.hold(8 * KIB, true).unwrap();
         let hoards: Vec<_> = (0..HEADS_OF_ALL / HEADS_OF_ONE).map(|_| slot()).collect();
-        let held: Vec<_> = hoards.iter().map(|hoard| hoard.hold(HEADS_OF_ONE).unwrap()).collect();
+        let held: Vec<_> = hoards.iter().map(|hoard| hoard.hold(HEADS_OF_ONE, true).unwrap()).collect();
         sleep(Duration::from_millis(2));
         let dripping = slot();
         let mut drip = dripping.hold_coming();
