@@ -191,6 +191,7 @@ pub fn admit(request: Request<Incoming>, connection: &Arc<Connection>) -> Answer
         // Whoever makes so many requests before one of them has passed the gate gets no answers to keep either; most
         // senders try such a stream again by themselves (RFC 9113 §8.7).
         None if request.version() == Version::HTTP_2 => {
+            connection.peer.slot.note_refused();
             Box::pin(std::future::ready(Err(h2::Error::from(h2::Reason::REFUSED_STREAM))))
         }
         None => {

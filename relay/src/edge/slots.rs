@@ -18,6 +18,8 @@ const HEADS_OF_ONE: u64 = 320 * KIB;
 const BODILESS_OF_ONE: u64 = 4 * HEADS_OF_ONE;
 /// What a head that is still coming may hold beside them: the largest that settings allow, with its copies.
 const COMING: u64 = 304 * KIB;
+/// What a refused stream leaves behind in h2 for as long as its connection lasts.
+const REFUSED: u64 = KIB;
 /// What the heads of all strangers may hold before some have to go, and how much is then made free.
 const HEADS_OF_ALL: u64 = 12 * MIB;
 const MADE_FREE: u64 = MIB;
@@ -160,6 +162,17 @@ impl Slot {
         let most = if has_body { HEADS_OF_ONE } else { BODILESS_OF_ONE };
         let mut held = Held { slot: Arc::clone(self), bytes: 0, most };
         held.set(bytes).then_some(held)
+    }
+
+    /// A stream of the connection was refused, which holds something until the connection ends.
+    pub fn note_refused(&self) {
+        let mut state = self.slots.lock();
+        let Some(stranger) = state.strangers.get_mut(&self.number) else { return };
+        stranger.held += REFUSED;
+        state.held += REFUSED;
+        let evicted = if state.held > HEADS_OF_ALL { state.make_room() } else { Vec::new() };
+        drop(state);
+        evicted.iter().for_each(CancellationToken::cancel);
     }
 
     /// Memory for a head of this connection that is coming: none yet.
