@@ -41,8 +41,9 @@ struct State {
     strangers: BTreeMap<u64, Stranger>,
     /// Bytes of strangers' heads.
     held: u64,
-    /// Bytes of those that had to go and are not gone yet.
+    /// Bytes of those that had to go and are not gone yet, of each and in all.
     leaving: HashMap<u64, u64>,
+    leaving_held: u64,
 }
 
 struct Stranger {
@@ -114,14 +115,19 @@ impl State {
         self.taken -= 1;
         self.held -= stranger.held;
         self.leaving.insert(number, stranger.held);
+        self.leaving_held += stranger.held;
         Some(stranger.evicted)
     }
 
-    /// Takes away the slots of those that have held most for longest, until some memory is free.
+    /// Takes away the slots of those that have held most for longest, until some memory is free, if it is short.
     fn make_room(&mut self) -> Vec<CancellationToken> {
+        if self.held <= HEADS_OF_ALL {
+            return Vec::new();
+        }
         let now = Instant::now();
-        let cost = |stranger: &Stranger| u128::from(stranger.held) * now.duration_since(stranger.since).as_micros();
-        let mut holders: Vec<_> = self.strangers.iter().map(|(number, stranger)| (cost(stranger), *number)).collect();
+        let cost = |stranger: &Stranger| u128::from(stranger.held) * now.duration_since(stranger.since).as_nanos();
+        let holding = self.strangers.iter().filter(|(_, stranger)| stranger.held > 0);
+        let mut holders: Vec<_> = holding.map(|(number, stranger)| (cost(stranger), *number)).collect();
         holders.sort_unstable();
         let enough = HEADS_OF_ALL - MADE_FREE;
         let mut evicted = Vec::new();
@@ -129,11 +135,6 @@ impl State {
             evicted.extend(self.evict(number));
         }
         evicted
-    }
-
-    /// What those hold who had to go and are not gone yet.
-    fn leaving(&self) -> u64 {
-        self.leaving.values().sum()
     }
 }
 
@@ -170,7 +171,7 @@ impl Slot {
         let Some(stranger) = state.strangers.get_mut(&self.number) else { return };
         stranger.held += REFUSED;
         state.held += REFUSED;
-        let evicted = if state.held > HEADS_OF_ALL { state.make_room() } else { Vec::new() };
+        let evicted = state.make_room();
         drop(state);
         evicted.iter().for_each(CancellationToken::cancel);
     }
@@ -194,10 +195,7 @@ impl Held {
         }
         let mut state = self.slot.slots.lock();
         let more = bytes.saturating_sub(self.bytes);
-        if more > 0 && state.held + state.leaving() + more > HEADS_AT_MOST {
-            let evicted = state.make_room();
-            drop(state);
-            evicted.iter().for_each(CancellationToken::cancel);
+        if more > 0 && state.held + state.leaving_held + more > HEADS_AT_MOST {
             return false;
         }
         // Who is known, or had to go, is not counted any more.
@@ -208,7 +206,7 @@ impl Held {
         stranger.held = stranger.held + bytes - self.bytes;
         state.held = state.held + bytes - self.bytes;
         self.bytes = bytes;
-        let evicted = if state.held > HEADS_OF_ALL { state.make_room() } else { Vec::new() };
+        let evicted = state.make_room();
         drop(state);
         evicted.iter().for_each(CancellationToken::cancel);
         true
@@ -224,7 +222,8 @@ impl Drop for Held {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.slots.lock();
-        state.leaving.remove(&self.number);
+        let left = state.leaving.remove(&self.number).unwrap_or_default();
+        state.leaving_held -= left;
         if let Some(stranger) = state.strangers.remove(&self.number) {
             (state.taken, state.held) = (state.taken - 1, state.held - stranger.held);
         } else if *self.known.get_mut() {
@@ -236,9 +235,6 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
-    use std::thread::sleep;
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -276,7 +272,7 @@ mod tests {
         assert!(others.iter().any(Option::is_none), "nobody comes in while nobody has gone");
         drop((head, others));
         assert_eq!(slots.lock().held, 0);
-        assert_eq!(slots.lock().leaving(), 0);
+        assert_eq!(slots.lock().leaving_held, 0);
         assert!(slot().hold(HEADS_OF_ONE, true).is_some());
     }
 
@@ -289,7 +285,6 @@ mod tests {
         let _little = waiting.hold(8 * KIB, true).unwrap();
         let hoards: Vec<_> = (0..HEADS_OF_ALL / HEADS_OF_ONE).map(|_| slot()).collect();
         let held: Vec<_> = hoards.iter().map(|hoard| hoard.hold(HEADS_OF_ONE, true).unwrap()).collect();
-        sleep(Duration::from_millis(2));
         let dripping = slot();
         let mut drip = dripping.hold_coming();
         for bytes in 1..1000 {
