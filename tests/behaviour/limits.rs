@@ -401,6 +401,39 @@ async fn silent_http2_peers_are_cut_off() {
     .await;
 }
 
+/// A stranger whose window never opens for the refusal does not hold its connection for the time that a silent
+/// application has.
+#[tokio::test]
+async fn http2_peers_that_take_no_answer_are_cut_off() {
+    let application = Application::start(|_| Reply::ok("answered")).await;
+    let stage = stage(&application, |plan| plan.limits.write_stall = SHORT).await;
+    for path in ["/admin", PREFIX] {
+        let mut stream = stage.edge.tls(b"h2", Some(HOST)).await.unwrap();
+        stream.write_all(&h2_frames::without_window(&stage.edge, path)).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = within("it is cut off", stream.read_to_end(&mut rest)).await;
+    }
+}
+
+/// A load balancer passes strangers' connections on as they are: they are strangers' here, too.
+#[tokio::test]
+async fn strangers_behind_the_proxy_protocol_give_way() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |plan| {
+        plan.limits.connections = 2;
+        plan.proxy_protocol = true;
+        plan.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    })
+    .await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let named = b"PROXY TCP4 192.0.2.9 127.0.0.1 1234 443\r\n";
+        held.push(stage.edge.tls_behind(named, b"http/1.1", Some(HOST)).await.expect("the oldest one goes"));
+    }
+    let mut rest = Vec::new();
+    let _ = within("the end of the first", held[0].read_to_end(&mut rest)).await;
+}
+
 /// The largest body of the default limits, signed, from one address.
 #[tokio::test]
 async fn a_body_as_large_as_may_be_passes() {

@@ -118,6 +118,15 @@ pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
     ]
 }
 
+/// A request whose answer's body can't be sent: the client opens no window for it (RFC 9113 §6.5.2).
+pub fn without_window(edge: &Edge, path: &str) -> Vec<u8> {
+    const INITIAL_WINDOW_SIZE: u8 = 4;
+    let mut bytes = PREFACE.to_vec();
+    frame(&mut bytes, SETTINGS, 0, 0, &[0, INITIAL_WINDOW_SIZE, 0, 0, 0, 0]);
+    frame(&mut bytes, HEADERS, END_STREAM | END_HEADERS, 1, &block(edge, "GET", path.as_bytes()));
+    bytes
+}
+
 /// A header bomb: requests whose bodies never come, each with so many fields with a value of so many bytes, of which all
 /// but the first are one byte on the wire, a reference to the first (RFC 7541 §6.1).
 pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize, value: usize) -> Vec<u8> {
