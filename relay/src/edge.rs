@@ -3,9 +3,10 @@
 //! [`listener`] takes the connection and bounds how many there are, in all ([`slots`]) and of one address
 //! ([`places`]), [`stall`] cuts off who takes nothing, [`tls`] does the handshake, [`connection`] reads requests from
 //! it, [`frame_guard`] ends floods of control frames, [`spelling`] remembers how header names were written,
-//! [`authority`] finds out which host is meant, [`client_address`] and [`proxy_protocol`] where the request comes from, [`judge`] takes it through the gates, [`body`] reads what they
-//! need, and [`answer`] writes every answer that the relay makes itself. [`request`] is the way through all of
-//! them.
+//! `head` puts a head in order, for which [`authority`] finds out which host is meant, [`client_address`] and
+//! [`proxy_protocol`] where the request comes from; [`judge`] takes it through the gates, [`body`] reads what they need, and
+//! [`answer`] writes every answer that the relay makes itself. `facts` are what is known of a request, and told to the
+//! tunnel's owner. [`request`] is the way through all of them.
 
 pub mod activity;
 pub mod answer;
@@ -14,7 +15,9 @@ pub mod authority;
 pub mod body;
 pub mod client_address;
 pub mod connection;
+mod facts;
 pub mod frame_guard;
+mod head;
 pub mod judge;
 pub mod listener;
 pub mod places;

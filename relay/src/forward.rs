@@ -8,6 +8,11 @@
 //! A connection that is lost costs no request that can be given again: the agent knows which requests it has
 //! begun to send to the application, and refuses those, so that none reaches it twice. Another run of the
 //! agent can't know, and only gets what certainly reached no application.
+//!
+//! [`answer`] is the answer's body on its way, and [`untaken`] what the senders have not taken of theirs.
+
+pub mod answer;
+pub mod untaken;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,17 +27,15 @@ use hookward_shared::headers::{passes_to_application, passes_to_sender, trailer_
 use hookward_shared::limits::{GIVEN_AGAIN, Limits, SMALL_BODY};
 use hookward_shared::protocol::head::{self, Answer, Failure, Request};
 use hookward_shared::refusal::Code;
-use hookward_shared::transport::{MessageBody, MessageReader, MessageWriter, StreamError, body};
+use hookward_shared::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
 use http::header::{self as names, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::timeout;
 
+use self::answer::AnswerBody;
 use crate::agents::registry::{LiveSession, Registry, UnderWay};
-use crate::edge::activity::OpenRequest;
 use crate::edge::body::{BodyError, Gathered, SenderBody};
-use crate::edge::places::Place;
 
 /// Bytes of a large body that are written at once.
 const PIECE: usize = 256 * 1024;
@@ -104,9 +107,7 @@ impl Forwarded {
     /// The answer; its body counts as under way until it has been taken.
     #[must_use]
     pub fn into_response(self) -> Response<AnswerBody> {
-        let Self { mut response, under_way, .. } = self;
-        response.body_mut().under_way = Some(under_way);
-        response
+        self.response.map(|body| body.count(self.under_way))
     }
 }
 
@@ -300,7 +301,7 @@ async fn attempt(
         }
     }
     let body = MessageBody::new(reader, response.length, answer.headers(), limits.answer_idle);
-    *answer.body_mut() = AnswerBody::new(body, pump).await;
+    *answer.body_mut() = AnswerBody::new(body, pump, &live.untaken).await;
     Ok((answer, None))
 }
 
@@ -413,93 +414,5 @@ impl Future for Pump {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.sending.as_mut().poll(cx)
-    }
-}
-
-/// The body of an answer: the relay's own, or the application's.
-pub struct AnswerBody {
-    source: Source,
-    /// What counts this request until its answer has been taken.
-    held: Option<(OpenRequest, Option<Place>)>,
-    /// What counts it as under way in its session.
-    under_way: Option<UnderWay>,
-}
-
-enum Source {
-    /// In memory.
-    Own(Full<Bytes>),
-    /// As it comes through the tunnel.
-    Tunnel(Box<TunnelBody>),
-}
-
-/// An answer's body, and what is still to be sent of the request.
-struct TunnelBody {
-    body: MessageBody,
-    pump: Option<Pump>,
-}
-
-impl AnswerBody {
-    /// A body in memory.
-    #[must_use]
-    pub const fn own(body: Full<Bytes>) -> Self {
-        Self { source: Source::Own(body), held: None, under_way: None }
-    }
-
-    /// Holds these until the body has been taken to its end, or dropped.
-    #[must_use]
-    pub fn hold(mut self, mut open: OpenRequest, place: Option<Place>) -> Self {
-        open.taken(true);
-        self.held = Some((open, place));
-        self
-    }
-
-    async fn new(mut body: MessageBody, pump: Option<Pump>) -> Self {
-        if pump.is_none()
-            && let Some(whole) = body.take_if_arrived().await
-        {
-            return Self::own(Full::new(whole));
-        }
-        Self { source: Source::Tunnel(Box::new(TunnelBody { body, pump })), held: None, under_way: None }
-    }
-}
-
-impl Body for AnswerBody {
-    type Data = Bytes;
-    type Error = body::BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, body::BodyError>>> {
-        let frame = match &mut self.source {
-            Source::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
-            Source::Tunnel(tunnel) => {
-                if let Some(pump) = &mut tunnel.pump
-                    && Pin::new(pump).poll(cx).is_ready()
-                {
-                    // Whether the request was sent to its end no longer matters: there is an answer.
-                    tunnel.pump = None;
-                }
-                Pin::new(&mut tunnel.body).poll_frame(cx)
-            }
-        };
-        if let Some((open, _)) = &mut self.held {
-            open.taken(frame.is_ready());
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Own(full) => full.is_end_stream(),
-            Source::Tunnel(tunnel) => tunnel.body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Own(full) => full.size_hint(),
-            Source::Tunnel(tunnel) => tunnel.body.size_hint(),
-        }
     }
 }

@@ -26,6 +26,7 @@ over_all_transports! {
     events_are_not_held_back
     websockets
     slow_readers_keep_nobody_waiting
+    readers_that_stand_still_give_way
     slow_readers_that_are_gone_leave_nothing_behind
     an_abort_is_seen_on_the_other_side_within_a_second
     an_answer_that_takes_its_time
@@ -272,20 +273,22 @@ async fn open(stage: &Stage) -> Http1 {
 }
 
 /// An application with a large answer and a small one, behind one connection.
-async fn large_and_small(over: Transport) -> (Application, Stage) {
+async fn large_and_small(over: Transport, adjust: impl FnOnce(&mut Plan)) -> (Application, Stage) {
     let application = Application::start(|request| match request.target.ends_with("/large") {
         true => Reply::Full(200, Vec::new(), vec![b'x'; 8 << 20]),
         false => Reply::ok("small"),
     })
     .await;
     let link = LinkSettings { connections: Some(1), ..Plan::over(over).link };
-    let stage = Stage::start(application.address, Plan { link, ..Plan::over(over) }).await;
+    let mut plan = Plan { link, ..Plan::over(over) };
+    adjust(&mut plan);
+    let stage = Stage::start(application.address, plan).await;
     (application, stage)
 }
 
 /// Many take a large answer and read nothing of it; the others' webhooks pass.
 async fn slow_readers_keep_nobody_waiting(over: Transport) {
-    let (_application, stage) = large_and_small(over).await;
+    let (_application, stage) = large_and_small(over, |_| {}).await;
     let mut slow = Vec::new();
     for _ in 0..32 {
         let mut connection = stage.edge.http1().await;
@@ -307,9 +310,33 @@ async fn slow_readers_keep_nobody_waiting(over: Transport) {
     }
 }
 
+/// More of them than a connection's window has room for, and no deadline ends them: they go when others need the room.
+async fn readers_that_stand_still_give_way(over: Transport) {
+    let (_application, stage) = large_and_small(over, |plan| {
+        plan.limits.write_stall = Duration::from_secs(600);
+        plan.limits.answer_idle = Duration::from_secs(600);
+    })
+    .await;
+    let mut slow = Vec::new();
+    for _ in 0..100 {
+        let mut connection = stage.edge.http1().await;
+        connection.send("GET", &format!("{PREFIX}/large"), HOST, &[], b"").await;
+        slow.push(connection);
+    }
+    let last = slow.last_mut().unwrap();
+    assert_eq!(within("the last one's turn", last.head()).await.unwrap().status, 200);
+    for _ in 0..10 {
+        assert_eq!(within("a webhook", stage.edge.post(HOOK, &[], b"x")).await.text(), "small");
+    }
+    let whole = within("the answer of one that reads after all", last.exactly(8 << 20)).await;
+    assert!(whole.iter().all(|byte| *byte == b'x'));
+    let first = within("the answer of one that had to go", slow[0].rest()).await;
+    assert!(first.len() < 8 << 20);
+}
+
 /// More of them than a connection's window has room for: what they held is free again when they are gone.
 async fn slow_readers_that_are_gone_leave_nothing_behind(over: Transport) {
-    let (_application, stage) = large_and_small(over).await;
+    let (_application, stage) = large_and_small(over, |_| {}).await;
     let mut slow = Vec::new();
     for _ in 0..150 {
         let mut connection = stage.edge.http1().await;

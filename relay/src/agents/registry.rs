@@ -17,6 +17,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::refusals::Refusals;
+use crate::forward::answer::TunnelBody;
+use crate::forward::untaken::Untaken;
 use crate::store::{Agent, AgentId};
 
 /// All tunnels; clones share it.
@@ -123,6 +125,8 @@ pub struct LiveSession {
     pub session: Session,
     /// What the agent is to be told.
     pub refusals: Refusals,
+    /// What senders have not taken of its answers.
+    pub untaken: Arc<Untaken<TunnelBody>>,
     order: AtomicU32,
     under_way: AtomicUsize,
     quiet: AtomicBool,
@@ -148,7 +152,8 @@ impl LiveSession {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (order, under_way, quiet) = (AtomicU32::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { id, agent, instance, pool, session, refusals, order, under_way, quiet, idle: Notify::new() })
+        let (untaken, idle) = (Arc::default(), Notify::new());
+        Arc::new(Self { id, agent, instance, pool, session, refusals, untaken, order, under_way, quiet, idle })
     }
 
     /// Counts a request that this session is given.

@@ -26,7 +26,7 @@ use crate::store::{Claim, Store, StoreError};
 /// How often a session's credential is asked for again: an agent that was removed is out by then.
 const REVIEW: Duration = Duration::from_secs(3);
 
-/// How often it is looked whether anything was heard of the agent.
+/// How often it is looked whether anything was heard of the agent, and whether answers have to give way.
 const LISTEN: Duration = Duration::from_secs(1);
 
 /// What a session needs of the relay.
@@ -133,6 +133,10 @@ pub async fn serve(
                     (received, heard) = (now, Instant::now());
                 }
                 live.set_quiet(heard.elapsed() > host.liveness().quiet_after());
+                let given_up = live.untaken.relieve();
+                if given_up > 0 {
+                    tracing::warn!(agent = %name, answers = given_up, "answers that were not taken gave way to others");
+                }
                 Ok(None)
             }
             // The agent is asked nothing more, and everything that it has sent has been taken.

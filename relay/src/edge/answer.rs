@@ -9,7 +9,7 @@ use hookward_shared::refusal::Code;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
-use crate::forward::AnswerBody;
+use crate::forward::answer::AnswerBody;
 
 /// Seconds after which a sender may ask again. An agent reconnects within a few.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");

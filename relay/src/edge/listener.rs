@@ -224,6 +224,8 @@ async fn handshake_and_serve(
         tracing::debug!(%error, "TCP_NODELAY");
         return;
     }
+    // Or the kernel takes megabytes of an answer at once, and a slow reader looks like one that has stopped.
+    tcp::keep_queue_short(&stream);
     let mut stream = stream;
     let mut address = peer.ip();
     if edge.proxy_protocol && edge.trusted_proxies.contains(canonical(address)) {

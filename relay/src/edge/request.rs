@@ -8,21 +8,18 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use hookward_shared::budget::BodyBudget;
-use hookward_shared::clock::{Clock, UnixMillis};
+use hookward_shared::clock::Clock;
 use hookward_shared::gate::address::AddressSet;
 use hookward_shared::gate::rate::{Meter, Rate};
-use hookward_shared::gate::{Gate, RequestHead, State};
-use hookward_shared::headers;
+use hookward_shared::gate::{Gate, State};
 use hookward_shared::limits::{KIB, Limits};
 use hookward_shared::names::HostName;
-use hookward_shared::protocol::control::RefusedRequest;
 use hookward_shared::protocol::head::{Context, Request as TunnelRequest, RequestId, Spelling};
 use hookward_shared::providers::FetchedKeys;
 use hookward_shared::providers::challenge::Answer;
 use hookward_shared::refusal::{Check, Code, Refusal};
-use hookward_shared::text::{Escaped, shown_path};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
@@ -31,19 +28,22 @@ use tokio_util::task::TaskTracker;
 use super::activity::Activity;
 use super::answer;
 use super::arriving::Arriving;
-use super::authority::{self, Ports};
+use super::authority::Ports;
 use super::body::SenderBody;
-use super::client_address::{ForwardedField, client_address};
+use super::client_address::ForwardedField;
+use super::facts::Facts;
+use super::head;
 use super::judge::{self, Case, Judged, Passed};
 use super::places::{Place, Places};
 use super::slots::{Held, Slot};
 use super::spelling::Recorded;
 use super::stall::Unread;
 use crate::agents::registry::{Registry, Tunnel};
-use crate::audit::{self, Seen};
+use crate::audit;
 use crate::fetch::Fetcher;
 use crate::floor::Floor;
-use crate::forward::{self, AnswerBody, ForwardError, Outgoing};
+use crate::forward::answer::AnswerBody;
+use crate::forward::{self, ForwardError, Outgoing};
 use crate::keys::PublicKeys;
 use crate::replays::Replays;
 use crate::upgrade;
@@ -165,16 +165,6 @@ impl From<Refusal> for Stop {
     }
 }
 
-/// What has been found out about a request so far.
-struct Facts {
-    id: RequestId,
-    received: UnixMillis,
-    host: Option<HostName>,
-    client: IpAddr,
-    target: Bytes,
-    tunnel: Tunnel,
-}
-
 /// An answer that is being made, or a stream's reset.
 pub type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, h2::Error>> + Send>>;
 
@@ -228,7 +218,7 @@ async fn answer(
         Some(_) => handle(request, &connection, &mut facts, held).await,
         None => Err(Stop::Crowded),
     };
-    let seen = seen(&facts, &method);
+    let seen = facts.seen(&method);
     let mut response = match outcome {
         Ok(Ok(response)) => {
             audit::forwarded(seen, response.status(), since.elapsed());
@@ -246,12 +236,12 @@ async fn answer(
                 }
             };
             audit::answered(seen, what, response.status());
-            tell_answered(&facts, &method, reason, response.status(), since);
+            facts.tell_answered(&method, reason, response.status(), since);
             response
         }
         Err(Stop::Refused(refusal)) => {
             audit::refused(seen, &refusal, false);
-            tell_owner(&facts, &method, &refusal, since, false);
+            facts.tell_refused(&method, &refusal, since, false);
             let mut response = answer::write(facts.id, refusal.code, Some(refusal.status));
             answer::retry_after(&mut response, refusal.retry_after);
             if refusal.check.breaks_framing() && version < Version::HTTP_2 {
@@ -272,7 +262,7 @@ async fn answer(
                 ForwardError::Failed(failure) => Some(failure.status),
                 error => {
                     let refusal = Refusal::new(Check::Tunnel, error.code(), error.to_string());
-                    tell_owner(&facts, &method, &refusal, since, false);
+                    facts.tell_refused(&method, &refusal, since, false);
                     None
                 }
             };
@@ -316,19 +306,19 @@ async fn handle(
     held: Held,
 ) -> Result<Result<Response<AnswerBody>, Own>, Stop> {
     let edge = &connection.edge;
-    let wants_upgrade = is_websocket(&request);
+    let wants_upgrade = head::is_websocket(&request);
     let on_upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, incoming) = request.into_parts();
     let tasks = (parts.version == Version::HTTP_2).then(|| connection.tasks.clone());
     let incoming = Arriving::new(incoming, tasks);
     let length = incoming.size_hint().exact();
     // Before anything refuses: what was read of the head is forgotten with it.
-    let spelling = spelling(&parts, connection, length);
-    find_tunnel(&parts, connection, facts)?;
-    check_size(&parts, &edge.limits)?;
+    let spelling = head::spelling(&parts, connection, length);
+    head::find_tunnel(&parts, connection, facts)?;
+    head::check_size(&parts, &edge.limits)?;
     let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone()).map_err(judge::refused_body)?;
-    let te_trailers = check_connection(&parts)?;
-    tidy(&mut parts, facts, length);
+    let te_trailers = head::check_connection(&parts)?;
+    head::tidy(&mut parts, facts, length);
 
     let Some(host) = facts.host.clone() else { return Err(Stop::Away) };
     if facts.tunnel.is_away() {
@@ -353,8 +343,8 @@ async fn handle(
     connection.peer.slot.know();
     drop(held);
     if let Some(refusal) = permit.observed() {
-        audit::refused(seen(facts, &parts.method), refusal, true);
-        tell_owner(facts, &parts.method, refusal, Instant::now(), true);
+        audit::refused(facts.seen(&parts.method), refusal, true);
+        facts.tell_refused(&parts.method, refusal, Instant::now(), true);
     }
     let upgrade = matches!(outgoing, Outgoing::Upgrade);
     let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
@@ -389,110 +379,7 @@ fn case<'c>(
     wants_upgrade: bool,
 ) -> Case<'c> {
     let (client, received, state) = (facts.client, facts.received, &facts.tunnel.state);
-    Case { edge, head: head_of(parts, facts), host, client, received, gate, state, wants_upgrade }
-}
-
-fn seen<'r>(facts: &'r Facts, method: &'r Method) -> Seen<'r> {
-    Seen {
-        id: facts.id,
-        host: facts.host.as_ref().map_or("-", HostName::as_str),
-        method,
-        target: &facts.target,
-        client: facts.client,
-    }
-}
-
-/// Whether the request asks for a WebSocket: over HTTP/1.1, without a body (RFC 6455 §4.1).
-fn is_websocket(request: &Request<Incoming>) -> bool {
-    let fields = request.headers();
-    request.version() == Version::HTTP_11
-        && request.method() == Method::GET
-        && headers::lists(fields, &header::UPGRADE, "websocket")
-        && headers::lists(fields, &header::CONNECTION, "upgrade")
-        && request.body().is_end_stream()
-}
-
-fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {
-    /// What a field costs beside its text (RFC 9113 §6.5.2 counts 32; on the wire it is 4).
-    const FIELD: usize = 4;
-    let fields: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
-    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    let fields = fields + parts.method.as_str().len();
-    let too_long = target > hookward_shared::limits::TARGET_BYTES;
-    if (fields + target) as u64 > limits.head_bytes && !too_long || parts.headers.len() > limits.head_fields {
-        let why = format!("the head has {} fields with {fields} bytes", parts.headers.len());
-        return Err(Refusal::new(Check::Shape, Code::HeadTooLarge, why));
-    }
-    Ok(())
-}
-
-fn find_tunnel(parts: &Parts, connection: &Connection, facts: &mut Facts) -> Result<(), Refusal> {
-    let edge = &connection.edge;
-    let sni = connection.peer.sni.as_deref();
-    let host = authority::host(parts.version, &parts.uri, &parts.headers, sni, edge.ports)?;
-    let found = edge.registry.find(host.as_str());
-    facts.host = Some(host);
-    facts.tunnel = found.ok_or_else(|| Refusal::new(Check::Host, Code::NotFound, "no tunnel has this host"))?;
-    facts.client = client_address(connection.peer.address, &parts.headers, &edge.trusted_proxies, edge.forwarded)
-        .map_err(|why| Refusal::new(Check::ClientAddress, Code::Malformed, why))?;
-    Ok(())
-}
-
-/// Header names as written; HTTP/2 has none but lower case.
-fn spelling(parts: &Parts, connection: &Connection, body: Option<u64>) -> Spelling {
-    let Some(recorded) = &connection.recorded else { return Spelling::default() };
-    let mut start = Vec::with_capacity(128);
-    start.extend_from_slice(parts.method.as_str().as_bytes());
-    start.push(b' ');
-    match parts.uri.path_and_query() {
-        Some(target) if parts.uri.authority().is_none() => start.extend_from_slice(target.as_str().as_bytes()),
-        _ => start.extend_from_slice(parts.uri.to_string().as_bytes()),
-    }
-    start.extend_from_slice(if parts.version == Version::HTTP_10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
-    recorded.spelling(&start, &parts.headers, body)
-}
-
-/// Checks the fields that are about the connection. Tells whether the sender understands trailers.
-fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
-    let options = headers::connection_options(&parts.headers).map_err(|option| {
-        let option = Escaped(option.as_bytes());
-        Refusal::malformed(format!("Connection names another field, {option}, to be removed on the way"))
-    })?;
-    let expects_other = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    if parts.headers.get_all(header::EXPECT).iter().any(expects_other) {
-        return Err(Refusal::new(Check::Shape, Code::ExpectationFailed, "an Expect other than 100-continue"));
-    }
-    // Over HTTP/1.1 TE counts only when Connection names it (RFC 9110 §10.1.4).
-    let te_counts = options.te || parts.version == Version::HTTP_2;
-    Ok(te_counts && headers::lists(&parts.headers, &header::TE, "trailers"))
-}
-
-/// Makes the fields say what hyper has understood: one Host, one Content-Length, one Cookie.
-fn tidy(parts: &mut Parts, facts: &Facts, length: Option<u64>) {
-    if parts.version == Version::HTTP_2 {
-        headers::join_cookies(&mut parts.headers);
-    }
-    if !parts.headers.contains_key(header::HOST)
-        && let Some(host) = &facts.host
-        && let Ok(value) = HeaderValue::from_str(parts.uri.authority().map_or(host.as_str(), |name| name.as_str()))
-    {
-        parts.headers.insert(header::HOST, value);
-    }
-    match length {
-        Some(length) if parts.headers.contains_key(header::CONTENT_LENGTH) => {
-            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        Some(_) => {}
-        // hyper read chunks; a length beside them was ignored, and must be here too.
-        None => {
-            parts.headers.remove(header::CONTENT_LENGTH);
-        }
-    }
-}
-
-fn head_of<'r>(parts: &'r Parts, facts: &'r Facts) -> RequestHead<'r> {
-    let origin = &facts.tunnel.origin;
-    RequestHead { method: &parts.method, target: &facts.target, headers: &parts.headers, origin }
+    Case { edge, head: facts.head(parts), host, client, received, gate, state, wants_upgrade }
 }
 
 fn tunnel_request(
@@ -522,44 +409,5 @@ fn tunnel_request(
         upgrade: matches!(outgoing, Outgoing::Upgrade),
         headers: parts.headers,
         spelling,
-    }
-}
-
-/// Tells the tunnel's owner, and nobody else, what was refused and why.
-fn tell_owner(facts: &Facts, method: &Method, refusal: &Refusal, since: Instant, observed: bool) {
-    let Some(live) = facts.tunnel.owner() else { return };
-    live.refusals.push(refusal.check, || RefusedRequest {
-        status: if observed { StatusCode::OK } else { refusal.status }.as_u16(),
-        why: refusal.why.clone(),
-        observed,
-        ..told(facts, method, refusal.check, since)
-    });
-}
-
-/// Tells the tunnel's owner of a request that the relay has answered itself.
-fn tell_answered(facts: &Facts, method: &Method, (check, why): (Check, &str), status: StatusCode, since: Instant) {
-    let Some(live) = facts.tunnel.owner() else { return };
-    live.refusals.push(check, || RefusedRequest {
-        status: status.as_u16(),
-        why: why.to_owned(),
-        answered: true,
-        ..told(facts, method, check, since)
-    });
-}
-
-/// What is told of every request that did not reach the application.
-fn told(facts: &Facts, method: &Method, check: Check, since: Instant) -> RefusedRequest {
-    RefusedRequest {
-        id: facts.id.to_string(),
-        host: facts.host.as_ref().map_or_else(String::new, ToString::to_string),
-        method: Escaped(method.as_str().as_bytes()).to_string(),
-        path: shown_path(&facts.target),
-        client: facts.client.to_string(),
-        status: 0,
-        check,
-        why: String::new(),
-        ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-        observed: false,
-        answered: false,
     }
 }

@@ -23,10 +23,10 @@ use crate::protocol::ALPN;
 pub const SERVER_NAME: &str = "relay.hookward.invalid";
 /// What one stream may have in flight: 40 MB/s on a path of 50 ms (measured: 18 MB/s with half of it, and as much as
 /// `ssh -R`); more gains nothing in quinn.
-pub(super) const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// What one connection may hold that was received and not read: as many readers can be slow at a time as streams
-/// fit in, and nobody waits for them. A reader that takes nothing at all is cut off after `write_stall`.
-pub(super) const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
+/// fit in, and nobody waits for them. What lies there for readers who take nothing is the relay's `forward::untaken`.
+pub const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 /// What a peer may send that has not said who it is: a greeting, some times over.
 pub(super) const UNKNOWN_WINDOW: u32 = 64 * 1024;
 /// What one connection may have sent and not acknowledged.

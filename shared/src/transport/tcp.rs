@@ -73,7 +73,7 @@ pub fn server_tls(
     Ok(Arc::new(tls))
 }
 
-/// Bytes that wait in the socket before they are sent: on a slow line signs of life would wait behind more.
+/// Bytes that wait in the socket before they are sent: on a slow line a tunnel's signs of life would wait behind more.
 const UNSENT: u32 = 128 * 1024;
 
 /// Keeps what waits in a socket short (Linux; elsewhere nothing changes).

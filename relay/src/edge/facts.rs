@@ -1,0 +1,99 @@
+//! What has been found out about a request, and who hears of it: the log, and the tunnel's owner when the request does
+//! not reach the application.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use hookward_shared::clock::UnixMillis;
+use hookward_shared::gate::RequestHead;
+use hookward_shared::names::HostName;
+use hookward_shared::protocol::control::RefusedRequest;
+use hookward_shared::protocol::head::RequestId;
+use hookward_shared::refusal::{Check, Refusal};
+use hookward_shared::text::{Escaped, shown_path};
+use http::request::Parts;
+use http::{Method, StatusCode};
+
+use crate::agents::registry::Tunnel;
+use crate::audit::Seen;
+
+/// What has been found out about a request so far.
+pub(super) struct Facts {
+    /// Its id.
+    pub(super) id: RequestId,
+    /// When its head was there.
+    pub(super) received: UnixMillis,
+    /// The host that is meant.
+    pub(super) host: Option<HostName>,
+    /// Where it comes from.
+    pub(super) client: IpAddr,
+    /// Its path and query.
+    pub(super) target: Bytes,
+    /// The host's tunnel.
+    pub(super) tunnel: Tunnel,
+}
+
+impl Facts {
+    /// As the log shows it.
+    pub(super) fn seen<'r>(&'r self, method: &'r Method) -> Seen<'r> {
+        Seen {
+            id: self.id,
+            host: self.host.as_ref().map_or("-", HostName::as_str),
+            method,
+            target: &self.target,
+            client: self.client,
+        }
+    }
+
+    /// As the gate takes it.
+    pub(super) fn head<'r>(&'r self, parts: &'r Parts) -> RequestHead<'r> {
+        let origin = &self.tunnel.origin;
+        RequestHead { method: &parts.method, target: &self.target, headers: &parts.headers, origin }
+    }
+
+    /// Tells the tunnel's owner, and nobody else, what was refused and why.
+    pub(super) fn tell_refused(&self, method: &Method, refusal: &Refusal, since: Instant, observed: bool) {
+        let Some(live) = self.tunnel.owner() else { return };
+        live.refusals.push(refusal.check, || RefusedRequest {
+            status: if observed { StatusCode::OK } else { refusal.status }.as_u16(),
+            why: refusal.why.clone(),
+            observed,
+            ..self.told(method, refusal.check, since)
+        });
+    }
+
+    /// Tells the tunnel's owner of a request that the relay has answered itself.
+    pub(super) fn tell_answered(
+        &self,
+        method: &Method,
+        (check, why): (Check, &str),
+        status: StatusCode,
+        since: Instant,
+    ) {
+        let Some(live) = self.tunnel.owner() else { return };
+        live.refusals.push(check, || RefusedRequest {
+            status: status.as_u16(),
+            why: why.to_owned(),
+            answered: true,
+            ..self.told(method, check, since)
+        });
+    }
+
+    /// What is told of every request that did not reach the application.
+    fn told(&self, method: &Method, check: Check, since: Instant) -> RefusedRequest {
+        RefusedRequest {
+            id: self.id.to_string(),
+            host: self.host.as_ref().map_or_else(String::new, ToString::to_string),
+            method: Escaped(method.as_str().as_bytes()).to_string(),
+            path: shown_path(&self.target),
+            client: self.client.to_string(),
+            status: 0,
+            check,
+            why: String::new(),
+            ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            observed: false,
+            answered: false,
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! A request's head, before any gate sees it: whose it is, that it is not too large, that its fields about the connection
+//! are in order, and that the rest says what was understood.
+
+use hookward_shared::headers;
+use hookward_shared::limits::Limits;
+use hookward_shared::protocol::head::Spelling;
+use hookward_shared::refusal::{Check, Code, Refusal};
+use hookward_shared::text::Escaped;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Version, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::authority;
+use super::client_address::client_address;
+use super::facts::Facts;
+use super::request::Connection;
+
+/// Whether the request asks for a WebSocket: over HTTP/1.1, without a body (RFC 6455 §4.1).
+pub(super) fn is_websocket(request: &Request<Incoming>) -> bool {
+    let fields = request.headers();
+    request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && headers::lists(fields, &header::UPGRADE, "websocket")
+        && headers::lists(fields, &header::CONNECTION, "upgrade")
+        && request.body().is_end_stream()
+}
+
+/// Bounds its bytes and fields.
+pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {
+    /// What a field costs beside its text (RFC 9113 §6.5.2 counts 32; on the wire it is 4).
+    const FIELD: usize = 4;
+    let fields: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = fields + parts.method.as_str().len();
+    let too_long = target > hookward_shared::limits::TARGET_BYTES;
+    if (fields + target) as u64 > limits.head_bytes && !too_long || parts.headers.len() > limits.head_fields {
+        let why = format!("the head has {} fields with {fields} bytes", parts.headers.len());
+        return Err(Refusal::new(Check::Shape, Code::HeadTooLarge, why));
+    }
+    Ok(())
+}
+
+/// Finds out which host is meant, whose it is, and where the request comes from.
+pub(super) fn find_tunnel(parts: &Parts, connection: &Connection, facts: &mut Facts) -> Result<(), Refusal> {
+    let edge = &connection.edge;
+    let sni = connection.peer.sni.as_deref();
+    let host = authority::host(parts.version, &parts.uri, &parts.headers, sni, edge.ports)?;
+    let found = edge.registry.find(host.as_str());
+    facts.host = Some(host);
+    facts.tunnel = found.ok_or_else(|| Refusal::new(Check::Host, Code::NotFound, "no tunnel has this host"))?;
+    facts.client = client_address(connection.peer.address, &parts.headers, &edge.trusted_proxies, edge.forwarded)
+        .map_err(|why| Refusal::new(Check::ClientAddress, Code::Malformed, why))?;
+    Ok(())
+}
+
+/// Header names as written; HTTP/2 has none but lower case.
+pub(super) fn spelling(parts: &Parts, connection: &Connection, body: Option<u64>) -> Spelling {
+    let Some(recorded) = &connection.recorded else { return Spelling::default() };
+    let mut start = Vec::with_capacity(128);
+    start.extend_from_slice(parts.method.as_str().as_bytes());
+    start.push(b' ');
+    match parts.uri.path_and_query() {
+        Some(target) if parts.uri.authority().is_none() => start.extend_from_slice(target.as_str().as_bytes()),
+        _ => start.extend_from_slice(parts.uri.to_string().as_bytes()),
+    }
+    start.extend_from_slice(if parts.version == Version::HTTP_10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
+    recorded.spelling(&start, &parts.headers, body)
+}
+
+/// Checks the fields that are about the connection. Tells whether the sender understands trailers.
+pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
+    let options = headers::connection_options(&parts.headers).map_err(|option| {
+        let option = Escaped(option.as_bytes());
+        Refusal::malformed(format!("Connection names another field, {option}, to be removed on the way"))
+    })?;
+    let expects_other = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if parts.headers.get_all(header::EXPECT).iter().any(expects_other) {
+        return Err(Refusal::new(Check::Shape, Code::ExpectationFailed, "an Expect other than 100-continue"));
+    }
+    // Over HTTP/1.1 TE counts only when Connection names it (RFC 9110 §10.1.4).
+    let te_counts = options.te || parts.version == Version::HTTP_2;
+    Ok(te_counts && headers::lists(&parts.headers, &header::TE, "trailers"))
+}
+
+/// Makes the fields say what hyper has understood: one Host, one Content-Length, one Cookie.
+pub(super) fn tidy(parts: &mut Parts, facts: &Facts, length: Option<u64>) {
+    if parts.version == Version::HTTP_2 {
+        headers::join_cookies(&mut parts.headers);
+    }
+    if !parts.headers.contains_key(header::HOST)
+        && let Some(host) = &facts.host
+        && let Ok(value) = HeaderValue::from_str(parts.uri.authority().map_or(host.as_str(), |name| name.as_str()))
+    {
+        parts.headers.insert(header::HOST, value);
+    }
+    match length {
+        Some(length) if parts.headers.contains_key(header::CONTENT_LENGTH) => {
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Some(_) => {}
+        // hyper read chunks; a length beside them was ignored, and must be here too.
+        None => {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+    }
+}

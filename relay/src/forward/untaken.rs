@@ -1,0 +1,188 @@
+//! What senders have not taken of their answers. It lies in the window of the agent's connection, which all its
+//! answers share: when that is full, everybody waits for those who take nothing. Before it comes to that, these give
+//! way.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use hookward_shared::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
+
+/// What may lie there before somebody has to give way: three quarters, so that the others have the rest meanwhile.
+const ROOM: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
+/// Who has asked for nothing more for so long stands still. A slow line takes the 200 KiB that the relay and its
+/// kernel hold of an answer in less.
+const STILL: Duration = Duration::from_secs(2);
+
+/// The answers of one session that are on their way.
+pub struct Untaken<T> {
+    begin: Instant,
+    // A std mutex: the map is small, and nothing waits while it is held.
+    answers: Mutex<HashMap<u64, Arc<Answer<T>>>>,
+    next: AtomicU64,
+}
+
+struct Answer<T> {
+    /// Until it is taken away.
+    // A std mutex: it is held while the body is polled, and nobody else wants it but `Untaken::relieve`.
+    body: Mutex<Option<T>>,
+    /// Bytes that the agent has yet to send or that lie here, as far as that is known.
+    left: AtomicU64,
+    /// When its sender was last given something and has not asked for more since, in milliseconds; 0: it is the
+    /// agent's turn.
+    given: AtomicU64,
+}
+
+impl<T> Answer<T> {
+    fn body(&self) -> MutexGuard<'_, Option<T>> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What may lie here of it.
+    fn lies(&self) -> u64 {
+        self.left.load(Ordering::Relaxed).min(STREAM_WINDOW.into())
+    }
+}
+
+/// An answer's body; it may be taken away from whoever does not take it.
+pub struct Lying<T> {
+    all: Arc<Untaken<T>>,
+    number: u64,
+    answer: Arc<Answer<T>>,
+}
+
+impl<T> Default for Untaken<T> {
+    fn default() -> Self {
+        Self { begin: Instant::now(), answers: Mutex::default(), next: AtomicU64::new(0) }
+    }
+}
+
+impl<T> Untaken<T> {
+    fn now(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn answers(&self) -> MutexGuard<'_, HashMap<u64, Arc<Answer<T>>>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes answers away when too much lies here: from those who have stood still for longest. Tells how many.
+    pub fn relieve(&self) -> usize {
+        self.relieve_at(self.now())
+    }
+
+    fn relieve_at(&self, now: u64) -> usize {
+        let still = u64::try_from(STILL.as_millis()).unwrap_or(u64::MAX);
+        let mut victims = Vec::new();
+        let answers = self.answers();
+        let given = |answer: &Answer<T>| answer.given.load(Ordering::Relaxed);
+        let mut lying: u64 = answers.values().filter(|answer| given(answer) != 0).map(|answer| answer.lies()).sum();
+        if lying > ROOM {
+            victims.extend(answers.values().filter(|answer| (1..=now.saturating_sub(still)).contains(&given(answer))));
+            victims.sort_unstable_by_key(|answer| given(answer));
+            let enough = victims.iter().position(|answer| {
+                let before = lying;
+                lying = lying.saturating_sub(answer.lies());
+                before <= ROOM
+            });
+            victims.truncate(enough.unwrap_or(victims.len()));
+        }
+        let victims: Vec<_> = victims.into_iter().cloned().collect();
+        drop(answers);
+        for answer in &victims {
+            answer.left.store(0, Ordering::Relaxed);
+            // Dropping it tells the agent to stop, and gives the room back.
+            drop(answer.body().take());
+        }
+        victims.len()
+    }
+}
+
+impl<T> Lying<T> {
+    /// A body of this session.
+    pub(super) fn new(body: T, all: &Arc<Untaken<T>>) -> Self {
+        let number = all.next.fetch_add(1, Ordering::Relaxed);
+        let answer = Answer { body: Mutex::new(Some(body)), left: AtomicU64::new(u64::MAX), given: AtomicU64::new(0) };
+        let answer = Arc::new(answer);
+        all.answers().insert(number, Arc::clone(&answer));
+        Self { all: Arc::clone(all), number, answer }
+    }
+
+    /// Polls the body for what comes next; `left` is what it says is still to come. `None` when it was taken away.
+    pub(super) fn take<F>(
+        &self,
+        poll: impl FnOnce(&mut T) -> Poll<F>,
+        left: impl FnOnce(&T) -> Option<u64>,
+    ) -> Option<Poll<F>> {
+        let mut body = self.answer.body();
+        let body = body.as_mut()?;
+        let next = poll(body);
+        let given = if next.is_ready() { self.all.now() } else { 0 };
+        self.answer.left.store(left(body).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.answer.given.store(given, Ordering::Relaxed);
+        Some(next)
+    }
+
+    /// Looks at the body; `None` when it was taken away.
+    pub(super) fn look<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.answer.body().as_ref().map(look)
+    }
+}
+
+impl<T> Drop for Lying<T> {
+    fn drop(&mut self) {
+        self.all.answers().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    const LARGE: u64 = 1 << 30;
+
+    fn answers(all: &Arc<Untaken<u64>>, count: u64, left: u64) -> Vec<Lying<u64>> {
+        let answers: Vec<_> = (0..count).map(|_| Lying::new(left, all)).collect();
+        for answer in &answers {
+            assert!(answer.take(|_| Poll::Ready(()), |left| Some(*left)).unwrap().is_ready());
+        }
+        answers
+    }
+
+    fn gone(answers: &[Lying<u64>]) -> usize {
+        answers.iter().filter(|answer| answer.look(|_| ()).is_none()).count()
+    }
+
+    fn later(all: &Untaken<u64>) -> u64 {
+        all.now() + u64::try_from(STILL.as_millis()).unwrap()
+    }
+
+    #[test]
+    fn who_stands_still_gives_way_until_there_is_room() {
+        let all = Arc::new(Untaken::default());
+        let few = answers(&all, ROOM / u64::from(STREAM_WINDOW), LARGE);
+        assert_eq!(all.relieve_at(later(&all)), 0, "there is room");
+        let more = answers(&all, 3, LARGE);
+        assert_eq!(all.relieve_at(0), 0, "nobody has stood still for long");
+        assert_eq!(all.relieve_at(later(&all)), 3);
+        assert_eq!(gone(&few) + gone(&more), 3);
+        assert_eq!(all.relieve_at(later(&all)), 0, "once is enough");
+        drop(more);
+        assert_eq!(all.answers().len(), few.len());
+    }
+
+    #[test]
+    fn who_waits_for_the_agent_or_has_little_to_take_is_no_burden() {
+        let all = Arc::new(Untaken::default());
+        let waiting = answers(&all, 200, LARGE);
+        for answer in &waiting {
+            assert!(answer.take(|_| Poll::<()>::Pending, |left| Some(*left)).unwrap().is_pending());
+        }
+        let small = answers(&all, 1000, 10_000);
+        assert_eq!(all.relieve_at(later(&all)), 0);
+        assert_eq!(gone(&waiting) + gone(&small), 0);
+    }
+}
