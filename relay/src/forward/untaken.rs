@@ -92,7 +92,7 @@ impl<T> Untaken<T> {
         let victims: Vec<_> = victims.into_iter().cloned().collect();
         drop(answers);
         for answer in &victims {
-            answer.left.store(0, Ordering::Relaxed);
+            answer.given.store(0, Ordering::Relaxed);
             // Dropping it tells the agent to stop, and gives the room back.
             drop(answer.body().take());
         }
@@ -170,7 +170,9 @@ mod tests {
         assert_eq!(all.relieve_at(later(&all)), 3);
         assert_eq!(gone(&few) + gone(&more), 3);
         assert_eq!(all.relieve_at(later(&all)), 0, "once is enough");
-        drop(more);
+        let most = answers(&all, 1, LARGE);
+        assert_eq!(all.relieve_at(later(&all)), 1, "who has given way gives no room again");
+        drop((more, most));
         assert_eq!(all.answers().len(), few.len());
     }
 
