@@ -15,7 +15,7 @@ pub mod answer;
 pub mod untaken;
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -335,16 +335,17 @@ async fn read_head(
     outgoing: &mut Outgoing,
     patience: Duration,
 ) -> Result<Answer, ForwardError> {
-    let mut head = std::pin::pin!(reader.head());
+    let mut head = pin!(reader.head());
     if let Some(sending) = pump.as_mut() {
         tokio::select! {
             biased;
             bytes = &mut head => return decode(bytes),
             sent = sending => {
                 *pump = None;
-                // A large body is not kept beyond its sending: that would take memory for as long as an
-                // application thinks.
-                *outgoing = Outgoing::Gone;
+                // Kept beyond its sending, a large body takes memory for as long as an application thinks.
+                if !matches!(outgoing, Outgoing::Whole(_, charge) if charge.may_stay()) {
+                    *outgoing = Outgoing::Gone;
+                }
                 match sent {
                     // An agent that answers early may stop reading; its answer is what counts.
                     Ok(()) | Err(ForwardError::Broke(StreamError::Aborted)) => {}
@@ -353,7 +354,13 @@ async fn read_head(
             }
         }
     }
-    let bytes = timeout(patience, head).await.map_err(|_| ForwardError::Timeout(patience))?;
+    let again = patience.min(GIVEN_AGAIN);
+    if let Ok(bytes) = timeout(again, &mut head).await {
+        return decode(bytes);
+    }
+    // Nobody will ask for it again.
+    *outgoing = Outgoing::Gone;
+    let bytes = timeout(patience - again, head).await.map_err(|_| ForwardError::Timeout(patience))?;
     decode(bytes)
 }
 

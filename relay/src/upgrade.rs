@@ -8,7 +8,8 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// Carries bytes between the sender's connection and the tunnel, until the relay stops.
+/// Carries bytes between the sender's connection and the tunnel, until one side ends, or the relay waits for nobody any
+/// more.
 pub async fn carry(
     on_upgrade: OnUpgrade,
     writer: MessageWriter,

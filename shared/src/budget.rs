@@ -118,6 +118,15 @@ impl Charge {
         Ok(())
     }
 
+    /// Whether there is so much room that a body may stay although it is only of use if something fails: half of all, and
+    /// of what its client address may hold.
+    #[must_use]
+    pub fn may_stay(&self) -> bool {
+        let inner = self.budget.lock();
+        let of_source = inner.by_source.get(&self.source).copied().unwrap_or(0);
+        inner.used <= self.budget.total / 2 && of_source <= self.budget.total / SHARES / 2
+    }
+
     /// Resolves when this body has to go, because it is the slowest and there is no room.
     pub async fn evicted(&self) {
         self.evict.notified().await;
@@ -171,7 +180,10 @@ mod tests {
         assert_eq!(first.add(6), Ok(()));
         assert_eq!(second.add(6), Err(BudgetError::Source));
         drop(first);
-        assert_eq!(second.add(6), Ok(()));
+        assert_eq!(second.add(4), Ok(()));
+        assert!(second.may_stay());
+        assert_eq!(second.add(2), Ok(()));
+        assert!(!second.may_stay());
         drop(second);
         assert_eq!(budget.used(), 0);
     }

@@ -9,21 +9,12 @@ use hookward_shared::transport::{Session, quic};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::h2_frames;
 use hookward_tests::sender::github_signature;
-use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy};
+use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, signed_policy};
 use hookward_tests::wait::{eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const SHORT: Duration = Duration::from_millis(300);
-
-fn signed() -> hookward_shared::policy::Policy {
-    let dir = tempfile::TempDir::new().unwrap();
-    std::fs::write(dir.path().join("s"), "s").unwrap();
-    policy(&format!(
-        "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = 'github', secret = 'file:{}' }}",
-        dir.path().join("s").display(),
-    ))
-}
 
 async fn stage(application: &Application, change: impl FnOnce(&mut Plan)) -> Stage {
     let mut plan = Plan::default();
@@ -61,7 +52,7 @@ async fn slow_bodies_get_408() {
     // Streamed: the rate counts. Read whole: the whole time counts, too.
     let streamed = stage(&application, |plan| plan.limits.body_window = SHORT).await;
     let whole = stage(&application, |plan| {
-        plan.policy = signed();
+        plan.policy = signed_policy("github", b"s", "");
         plan.limits.body_whole = SHORT;
     })
     .await;
@@ -81,7 +72,7 @@ async fn slow_bodies_get_408() {
 async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| {
-        plan.policy = signed();
+        plan.policy = signed_policy("github", b"s", "");
         plan.limits.body_bytes = 1000;
     })
     .await;
@@ -154,7 +145,7 @@ async fn trusted_proxies_are_not_counted() {
 async fn no_client_address_can_use_up_the_memory_for_bodies() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| {
-        plan.policy = signed();
+        plan.policy = signed_policy("github", b"s", "");
         plan.limits.body_budget = 80_000;
         plan.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     })
@@ -288,7 +279,7 @@ async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
 #[tokio::test]
 async fn large_signed_bodies_in_chunks_pass_as_a_connections_first_request() {
     let application = Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
-    let stage = stage(&application, |plan| plan.policy = signed()).await;
+    let stage = stage(&application, |plan| plan.policy = signed_policy("github", b"s", "")).await;
     for size in [75, 90, 200, 1000] {
         let body = vec![b'x'; size * 1024];
         let signature = github_signature("s", &body);
@@ -438,7 +429,7 @@ async fn strangers_behind_the_proxy_protocol_give_way() {
 #[tokio::test]
 async fn a_body_as_large_as_may_be_passes() {
     let application = Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
-    let stage = stage(&application, |plan| plan.policy = signed()).await;
+    let stage = stage(&application, |plan| plan.policy = signed_policy("github", b"s", "")).await;
     let body = vec![b'x'; 25 * 1024 * 1024];
     let signature = github_signature("s", &body);
     let answer = stage.edge.post(PREFIX, &[("X-Hub-Signature-256", &signature)], &body).await;

@@ -8,19 +8,9 @@ use hookward_tests::application::{Application, Reply};
 use hookward_tests::corpus::{bytes, cases};
 use hookward_tests::rogue::{Rogue, request};
 use hookward_tests::sender::github_signature;
-use hookward_tests::stage::{PREFIX, clock_at, open_policy, policy, token};
+use hookward_tests::stage::{PREFIX, clock_at, open_policy, policy, signed_policy, token};
+use hookward_tests::wait::within;
 use serde_json::Value;
-
-/// A policy that wants GitHub's signature, with the secret in a file that is gone by now.
-fn signed_policy(provider: &str, secret: &[u8], more: &str) -> hookward_shared::policy::Policy {
-    let dir = tempfile::TempDir::new().unwrap();
-    let path = dir.path().join("secret");
-    std::fs::write(&path, secret).unwrap();
-    policy(&format!(
-        "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = '{provider}', secret = 'file:{}'{more} }}",
-        path.display(),
-    ))
-}
 
 #[tokio::test]
 async fn paths_and_tokens() {
@@ -76,6 +66,26 @@ async fn signatures() {
         refused += 1;
     }
     assert!(refused > 20, "{refused}");
+}
+
+/// A policy with all its addresses takes a while on a slow line; here the relay takes none of it.
+#[tokio::test]
+async fn webhooks_pass_while_a_large_policy_is_sent() {
+    let application = Application::start(|_| Reply::ok("reached")).await;
+    let rogue = Rogue::start(application.address, open_policy(), Clock::System).await;
+    // More than a stream's window.
+    let ranges: Vec<_> = (0..90_000).map(|number| format!("'2001:db8:{:x}:{:x}::/64'", number >> 8, number & 255)).collect();
+    let (route, accept) = (format!("[[route]]\npath = '{PREFIX}/**'"), format!("allow_ips = [{}]", ranges.join(",")));
+    let large = policy(&format!("{route}\n[[route.accept]]\n{accept}"));
+    rogue.agent.replace_policy(0, &large).unwrap_or_else(|problems| panic!("{problems}"));
+    let target = format!("{PREFIX}/x");
+    for _ in 0..20 {
+        let answer = rogue.send(request("POST", target.as_bytes(), &[], Some(2)), b"{}").await;
+        assert_eq!(answer.unwrap(), (200, b"reached".to_vec()));
+        // Often enough for the sending to have begun.
+        tokio::task::yield_now().await;
+    }
+    within("the agent stops all the same", rogue.agent.shutdown()).await;
 }
 
 #[tokio::test]

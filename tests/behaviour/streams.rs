@@ -25,6 +25,7 @@ const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
 over_all_transports! {
     events_are_not_held_back
     websockets
+    a_websocket_outlives_the_beginning_of_the_end
     slow_readers_keep_nobody_waiting
     readers_that_stand_still_give_way
     slow_readers_that_are_gone_leave_nothing_behind
@@ -257,6 +258,28 @@ async fn websockets(over: Transport) {
         let rest = within(name, connection.rest()).await;
         assert!(rest.is_empty() || rest[0] == CLOSE, "{name}: {rest:x?}");
     }
+}
+
+/// Whoever holds one open when the relay begins to stop may end it in peace.
+async fn a_websocket_outlives_the_beginning_of_the_end(over: Transport) {
+    let mut policy = open_policy();
+    policy.routes[0].websocket = true;
+    let mut plan = Plan { policy, ..Plan::over(over) };
+    plan.limits.drain = Duration::from_secs(600);
+    let mut stage = Stage::start(echo().await, plan).await;
+    let (mut connection, edge) = (open(&stage).await, stage.edge.clone());
+    let conversation = async move {
+        while edge.tls(b"http/1.1", Some(HOST)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        connection.raw(&frame(TEXT, b"still there?")).await;
+        assert_eq!(read_frame(&mut connection).await, (TEXT, b"still there?".to_vec()));
+        connection.raw(&frame(CLOSE, &close(1001, ""))).await;
+        assert_eq!(read_frame(&mut connection).await.0, CLOSE);
+        assert_eq!(connection.rest().await, b"");
+        drop(connection);
+    };
+    tokio::join!(stage.stop_relay(), within("the conversation's end", conversation));
 }
 
 async fn open(stage: &Stage) -> Http1 {

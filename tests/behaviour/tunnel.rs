@@ -18,8 +18,8 @@ use hookward_shared::transport::{Session, Transport, quic};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::link::Pass;
 use hookward_tests::proxy::Proxy;
-use hookward_tests::sender::{Edge, Http1};
-use hookward_tests::stage::{Fleet, Plan, Stage, policy};
+use hookward_tests::sender::{Edge, Http1, github_signature};
+use hookward_tests::stage::{Fleet, Plan, Stage, policy, signed_policy};
 use hookward_tests::wait::{eventually, within};
 use tokio::task::JoinHandle;
 
@@ -113,6 +113,27 @@ async fn a_connection_that_dies_takes_no_request_with_it() {
     }
     assert_eq!(application.log.take().len(), 28, "each arrived once");
     eventually("the lost connection is there again", || stage.link().udp_flows() == 2).await;
+}
+
+/// Large bodies that were read whole are kept until the application has them, too.
+#[tokio::test]
+async fn nor_does_it_take_a_large_signed_one() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let plan = Plan { policy: signed_policy("github", b"s", ""), ..linked(TransportMode::Only(Transport::Quic)) };
+    let stage = Stage::start(application.address, plan).await;
+    eventually("there are two connections", || stage.link().udp_flows() == 2).await;
+    let body: Arc<[u8]> = vec![b'x'; 300_000].into();
+    let signature = github_signature("s", &body);
+    assert_eq!(stage.edge.post(HOOK, &[("X-Hub-Signature-256", &signature)], &body).await.status, 200);
+    stage.link().silence_busiest_udp_flow();
+    let sending = (0..8).map(|_| {
+        let (edge, body, signature) = (stage.edge.clone(), Arc::clone(&body), signature.clone());
+        tokio::spawn(async move { edge.post(HOOK, &[("X-Hub-Signature-256", &signature)], &body).await.status })
+    });
+    for sent in sending.collect::<Vec<_>>() {
+        assert_eq!(within("an answer", sent).await.unwrap(), 200);
+    }
+    assert_eq!(application.log.take().len(), 9, "each arrived once");
 }
 
 /// The same over TCP, where a connection that a NAT has forgotten stays open and silent.

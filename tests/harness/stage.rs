@@ -102,6 +102,17 @@ pub fn policy(text: &str) -> Policy {
     }
 }
 
+/// A policy that wants a provider's signature, with the secret in a file that is gone by now.
+pub fn signed_policy(provider: &str, secret: &[u8], more: &str) -> Policy {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("secret");
+    std::fs::write(&path, secret).unwrap();
+    policy(&format!(
+        "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = '{provider}', secret = 'file:{}'{more} }}",
+        path.display(),
+    ))
+}
+
 /// A running stage.
 pub struct Stage {
     pub edge: Edge,

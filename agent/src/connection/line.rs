@@ -1,7 +1,7 @@
 //! One connection to a relay, kept: dialled, greeted, served, and dialled again. When a better way shows
 //! itself, the line moves to it without losing a request: the new connection serves before the old one leaves.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -246,7 +246,7 @@ impl Line {
             let outcome = tokio::select! {
                 exchange = serving.found.session.accept() => match exchange {
                     Ok(exchange) => {
-                        take(exchange, serving);
+                        take(exchange, &serving.terms, &serving.exchanges);
                         Ok(())
                     }
                     Err(error) => Err(error.into()),
@@ -256,7 +256,7 @@ impl Line {
                     Err(error) => Err(error.into()),
                 },
                 (number, offer) = first(policies.collect()), if serving.asked.is_none() => {
-                    self.ask(serving, number, offer).await
+                    self.ask(serving, number, offer, stop).await
                 }
                 () = sleep_until(probe_at.unwrap_or_else(tokio::time::Instant::now)), if probe_at.is_some() => {
                     probe_at = None;
@@ -303,12 +303,30 @@ impl Line {
         }
     }
 
-    /// Asks the relay for a new policy of a tunnel.
-    async fn ask(&self, serving: &mut Serving, number: usize, offer: Arc<Offer>) -> Result<(), ConnectionError> {
+    /// Asks the relay for a new policy of a tunnel. It may have 3 MiB, and the line be slow: webhooks do not wait for it.
+    async fn ask(
+        &self,
+        serving: &mut Serving,
+        number: usize,
+        offer: Arc<Offer>,
+        stop: &CancellationToken,
+    ) -> Result<(), ConnectionError> {
         let host = serving.terms.hosts.get(number).map(|at| at.host.to_string());
-        serving.control.send(&open_message(host, &offer)).await?;
-        serving.asked = Some((number, offer));
-        Ok(())
+        let message = open_message(host, &offer);
+        let Serving { found, control, terms, exchanges, asked, .. } = serving;
+        let mut sending = pin!(timeout(OPEN, control.send(&message)));
+        loop {
+            tokio::select! {
+                sent = &mut sending => {
+                    let (address, transport) = (self.at.relay.address.clone(), found.session.transport());
+                    sent.map_err(|_| ConnectionError::Silent { address, transport })??;
+                    *asked = Some((number, offer));
+                    return Ok(());
+                }
+                exchange = found.session.accept() => take(exchange?, terms, exchanges),
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
     }
 
     fn hear(&self, message: FromRelay, serving: &mut Serving) -> Result<(), ConnectionError> {
@@ -375,10 +393,10 @@ async fn greet(session: Session, at: Arc<AtRelay>, shared: Arc<Shared>) -> Resul
     }
 }
 
-fn take((writer, reader): (MessageWriter, MessageReader), serving: &Serving) {
-    let terms = Arc::clone(&serving.terms);
+fn take((writer, reader): (MessageWriter, MessageReader), terms: &Arc<Terms>, exchanges: &TaskTracker) {
+    let terms = Arc::clone(terms);
     // In a box: the runtime moves what it is given several times before it runs.
-    serving.exchanges.spawn(Box::pin(async move { replay::exchange(writer, reader, &terms).await }));
+    exchanges.spawn(Box::pin(async move { replay::exchange(writer, reader, &terms).await }));
 }
 
 /// Leaves in order: the relay sends nothing more, what is under way ends, then the connection. Once `stop` is
@@ -388,7 +406,7 @@ async fn leave(mut serving: Serving, drain: Duration, stop: CancellationToken) {
         serving.control.send(&FromAgent::Leave).await?;
         loop {
             tokio::select! {
-                exchange = serving.found.session.accept() => take(exchange?, &serving),
+                exchange = serving.found.session.accept() => take(exchange?, &serving.terms, &serving.exchanges),
                 message = serving.control.receive::<FromRelay>(CONTROL_BYTES) => {
                     if let FromRelay::Left = message? {
                         return Ok::<_, ConnectionError>(());
@@ -403,7 +421,7 @@ async fn leave(mut serving: Serving, drain: Duration, stop: CancellationToken) {
         if heard {
             // The relay ends the connection when it has taken all answers. What it gave before it knew is still taken.
             while let Ok(exchange) = session.accept().await {
-                take(exchange, &serving);
+                take(exchange, &serving.terms, &serving.exchanges);
             }
         } else {
             serving.exchanges.close();

@@ -60,7 +60,7 @@ pub struct Entry {
 pub struct EdgeListener {
     address: SocketAddr,
     tasks: TaskTracker,
-    abort: CancellationToken,
+    cut_off: CancellationToken,
 }
 
 impl EdgeListener {
@@ -86,9 +86,9 @@ impl EdgeListener {
     /// What the system says.
     pub fn start(listener: TcpListener, entry: Entry, edge: Arc<Edge>, drain: CancellationToken) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(accept(listener, entry, edge, tasks.clone(), drain, abort.clone()));
-        Ok(Self { address, tasks, abort })
+        let (tasks, cut_off) = (TaskTracker::new(), edge.cut_off.clone());
+        tasks.spawn(accept(listener, entry, edge, tasks.clone(), drain));
+        Ok(Self { address, tasks, cut_off })
     }
 
     /// Where it listens.
@@ -102,7 +102,7 @@ impl EdgeListener {
     pub async fn join(self, patience: Duration) {
         self.tasks.close();
         if timeout(patience, self.tasks.wait()).await.is_err() {
-            self.abort.cancel();
+            self.cut_off.cancel();
             self.tasks.wait().await;
         }
     }
@@ -116,19 +116,11 @@ struct Taker {
     slots: Arc<Slots>,
     tasks: TaskTracker,
     drain: CancellationToken,
-    abort: CancellationToken,
 }
 
-async fn accept(
-    listener: TcpListener,
-    entry: Entry,
-    edge: Arc<Edge>,
-    tasks: TaskTracker,
-    drain: CancellationToken,
-    abort: CancellationToken,
-) {
+async fn accept(listener: TcpListener, entry: Entry, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken) {
     let slots = Slots::new(edge.limits.connections);
-    let taker = Taker { entry, edge, of_client: Places::default(), slots, tasks, drain, abort };
+    let taker = Taker { entry, edge, of_client: Places::default(), slots, tasks, drain };
     let mut said: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
@@ -169,13 +161,13 @@ impl Taker {
         }
         let slot = Arc::new(slot);
         let (entry, edge, tasks) = (self.entry.clone(), Arc::clone(&self.edge), self.tasks.clone());
-        let (drain, abort) = (self.drain.clone(), self.abort.clone());
+        let (drain, cut_off) = (self.drain.clone(), edge.cut_off.clone());
         self.tasks.spawn(async move {
             let _place = place;
             tokio::select! {
                 () = handshake_and_serve(stream, peer, Arc::clone(&slot), entry, edge, tasks, drain) => {}
                 () = slot.evicted() => tracing::debug!(%client, "had to go for another connection"),
-                () = abort.cancelled() => {}
+                () = cut_off.cancelled() => {}
             }
         });
     }

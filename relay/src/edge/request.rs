@@ -70,6 +70,8 @@ pub struct Edge {
     pub ports: Ports,
     /// Cancelled when the relay is about to stop.
     pub draining: CancellationToken,
+    /// Cancelled when it waits for nobody any more.
+    pub cut_off: CancellationToken,
     /// Makes request ids.
     pub ids: RequestIds,
     /// The operator's floor, and the memory of its gate.
@@ -360,7 +362,7 @@ async fn handle(
     }
     if let (true, Some(on_upgrade), Some((writer, reader))) = (upgrade, on_upgrade, forwarded.upgraded.take()) {
         let idle = edge.limits.upgrade_idle;
-        let (stop, under_way) = (edge.draining.clone(), forwarded.under_way);
+        let (stop, under_way) = (edge.cut_off.clone(), forwarded.under_way);
         connection.tasks.spawn(async move {
             upgrade::carry(on_upgrade, writer, reader, idle, stop).await;
             drop(under_way);

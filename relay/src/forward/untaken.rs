@@ -138,7 +138,6 @@ impl<T> Drop for Lying<T> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
