@@ -77,6 +77,12 @@ impl Activity {
         self.open.load(Ordering::Relaxed) == 0
     }
 
+    /// For how long nothing has happened; `None` while a request is being answered.
+    #[must_use]
+    pub fn idle_for(&self) -> Option<Duration> {
+        self.is_idle().then(|| self.since(&self.last_request))
+    }
+
     /// Why the connection has to end now, or when it may have to. One of which a request passed the gate is `known`,
     /// and may be idle for longer.
     #[must_use]

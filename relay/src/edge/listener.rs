@@ -157,7 +157,7 @@ impl Taker {
         // A proxy that speaks HTTP brings everybody's requests on each of its connections; one that begins them with the
         // PROXY protocol passes on a stranger's.
         if trusted && !self.edge.proxy_protocol {
-            slot.know();
+            slot.know(None);
         }
         let slot = Arc::new(slot);
         let (entry, edge, tasks) = (self.entry.clone(), Arc::clone(&self.edge), self.tasks.clone());

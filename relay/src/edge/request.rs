@@ -342,7 +342,7 @@ async fn handle(
         Judged::Answer(answer) => return Ok(Err(Own::Handshake(answer))),
         Judged::Acknowledge => return Ok(Err(Own::Acknowledged)),
     };
-    connection.peer.slot.know();
+    connection.peer.slot.know(Some(&connection.activity));
     drop(held);
     if let Some(refusal) = permit.observed() {
         audit::refused(facts.seen(&parts.method), refusal, true);
@@ -362,10 +362,12 @@ async fn handle(
     }
     if let (true, Some(on_upgrade), Some((writer, reader))) = (upgrade, on_upgrade, forwarded.upgraded.take()) {
         let idle = edge.limits.upgrade_idle;
-        let (stop, under_way) = (edge.cut_off.clone(), forwarded.under_way);
+        let stop = edge.cut_off.clone();
+        // Its connection is not idle.
+        let held = (forwarded.under_way, connection.activity.open_request());
         connection.tasks.spawn(async move {
             upgrade::carry(on_upgrade, writer, reader, idle, stop).await;
-            drop(under_way);
+            drop(held);
         });
         return Ok(Ok(forwarded.response));
     }

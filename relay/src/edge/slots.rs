@@ -1,15 +1,18 @@
 //! Slots for connections, and the memory for what strangers send ahead of a verdict. A stranger is a connection
 //! that has brought no request which passed the gate. When all slots are taken, the stranger goes that came first;
 //! when memory is short, those that have held most of it for longest. So who holds thousands of connections holds
-//! them against other strangers only, and whoever may send has to be quicker once.
+//! them against other strangers only, and whoever may send has to be quicker once. When there are no strangers, those go
+//! on which nothing has happened for longest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hookward_shared::limits::{KIB, MIB};
 use tokio_util::sync::CancellationToken;
+
+use super::activity::Activity;
 
 /// What the waiting requests of one stranger's connection may hold, in bytes: some thirty, with heads as webhooks have
 /// them. It is half a mebibyte with what the connection needs beside them.
@@ -26,6 +29,13 @@ const MADE_FREE: u64 = MIB;
 /// The same, with those that had to go and have not gone yet: beyond it new ones are refused.
 const HEADS_AT_MOST: u64 = 16 * MIB;
 
+/// So long nothing has happened on a connection that has to go although it may send.
+const IDLE: Duration = Duration::from_secs(1);
+/// How many of them go at once: all have to be looked at for it.
+const IDLE_AT_ONCE: usize = 64;
+/// After a look that has found none.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// So many connections in all.
 pub struct Slots {
     most: usize,
@@ -39,6 +49,9 @@ struct State {
     next: u64,
     /// In the order in which they came.
     strangers: BTreeMap<u64, Stranger>,
+    known: HashMap<u64, Known>,
+    /// When none of the known ones was idle.
+    all_busy: Option<Instant>,
     /// Bytes of strangers' heads.
     held: u64,
     /// Bytes of those that had to go and are not gone yet, of each and in all.
@@ -50,6 +63,13 @@ struct Stranger {
     evicted: CancellationToken,
     since: Instant,
     held: u64,
+}
+
+/// A connection that is no stranger's.
+struct Known {
+    evicted: CancellationToken,
+    /// `None`: it stays, whatever happens on it.
+    activity: Option<Arc<Activity>>,
 }
 
 /// One slot; dropping it frees it.
@@ -76,8 +96,8 @@ impl Slots {
         Arc::new(Self { most, state: Mutex::default() })
     }
 
-    /// A slot for a connection that begins; for want of a free one, that of the stranger who came first. `None`
-    /// when all are held by connections that may send.
+    /// A slot for a connection that begins; for want of a free one, that of the stranger who came first, or of a
+    /// connection that may send and does not. `None` when all are in use.
     #[must_use]
     pub fn take(self: &Arc<Self>) -> Option<Slot> {
         let full = self.lock().taken >= self.most;
@@ -94,13 +114,16 @@ impl Slots {
         Some(Slot { slots: Arc::clone(self), number, evicted, known: AtomicBool::new(false) })
     }
 
-    /// Ends the connection of the stranger who came first, if there is one.
+    /// Ends the connection of the stranger who came first; if there is none, some that are idle. Whether there were any.
     pub fn evict(&self) -> bool {
         let mut state = self.lock();
-        let first = state.strangers.keys().next().copied();
-        let evicted = first.and_then(|first| state.evict(first));
+        let evicted: Vec<_> = match state.strangers.keys().next().copied() {
+            Some(first) => state.evict(first).into_iter().collect(),
+            None => state.evict_idle(),
+        };
         drop(state);
-        evicted.inspect(CancellationToken::cancel).is_some()
+        evicted.iter().for_each(CancellationToken::cancel);
+        !evicted.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -117,6 +140,20 @@ impl State {
         self.leaving.insert(number, stranger.held);
         self.leaving_held += stranger.held;
         Some(stranger.evicted)
+    }
+
+    /// Takes slots away from known ones on which nothing has happened for longest.
+    fn evict_idle(&mut self) -> Vec<CancellationToken> {
+        if self.all_busy.is_some_and(|at| at.elapsed() < LOOK_AGAIN) {
+            return Vec::new();
+        }
+        let idle = |known: &Known| known.activity.as_ref()?.idle_for().filter(|idle| *idle >= IDLE);
+        let mut found: Vec<_> = self.known.iter().filter_map(|(number, known)| Some((idle(known)?, *number))).collect();
+        found.sort_unstable_by(|one, other| other.cmp(one));
+        found.truncate(IDLE_AT_ONCE);
+        self.all_busy = found.is_empty().then(Instant::now);
+        self.taken -= found.len();
+        found.iter().filter_map(|(_, number)| self.known.remove(number)).map(|known| known.evicted).collect()
     }
 
     /// Takes away the slots of those that have held most for longest, until some memory is free, if it is short.
@@ -139,8 +176,9 @@ impl State {
 }
 
 impl Slot {
-    /// The connection is no stranger's: a request of it passed the gate.
-    pub fn know(&self) {
+    /// The connection is no stranger's: a request of it passed the gate. It may have to go when nothing happens on it;
+    /// without an `activity` it stays.
+    pub fn know(&self, activity: Option<&Arc<Activity>>) {
         if self.is_known() {
             return;
         }
@@ -148,6 +186,8 @@ impl Slot {
         // One that was evicted a moment ago stays so.
         if let Some(stranger) = state.strangers.remove(&self.number) {
             state.held -= stranger.held;
+            let known = Known { evicted: self.evicted.clone(), activity: activity.cloned() };
+            state.known.insert(self.number, known);
             self.known.store(true, Ordering::Relaxed);
         }
     }
@@ -226,7 +266,7 @@ impl Drop for Slot {
         state.leaving_held -= left;
         if let Some(stranger) = state.strangers.remove(&self.number) {
             (state.taken, state.held) = (state.taken - 1, state.held - stranger.held);
-        } else if *self.known.get_mut() {
+        } else if state.known.remove(&self.number).is_some() {
             // An evicted one has given its slot away already.
             state.taken -= 1;
         }
@@ -241,18 +281,41 @@ mod tests {
     fn the_stranger_who_came_first_gives_way_and_nobody_who_is_known() {
         let slots = Slots::new(2);
         let (first, second) = (slots.take().unwrap(), slots.take().unwrap());
-        first.know();
+        first.know(None);
         let third = slots.take().unwrap();
         assert!(second.evicted.is_cancelled() && !first.evicted.is_cancelled());
-        second.know();
+        second.know(None);
         assert!(!second.is_known(), "too late");
-        third.know();
+        third.know(None);
         assert!(slots.take().is_none(), "both are held by known ones");
         drop(second);
         assert!(slots.take().is_none(), "an evicted one has no slot to free");
         drop(first);
         assert!(slots.take().is_some());
         drop(third);
+        assert_eq!(slots.lock().taken, 0);
+    }
+
+    #[test]
+    fn without_strangers_those_go_on_which_nothing_happens() {
+        let slots = Slots::new(3);
+        let all: Vec<_> = (0..3).map(|_| (slots.take().unwrap(), Activity::new())).collect();
+        for (slot, activity) in &all {
+            slot.know(Some(activity));
+        }
+        let (busy, newest) = (all[0].1.open_request(), all[2].1.open_request());
+        drop(newest);
+        assert!(slots.take().is_none(), "nobody is idle for so long");
+        slots.lock().all_busy = None;
+        let began = Instant::now();
+        while slots.take().is_none() {
+            assert!(began.elapsed() < 20 * IDLE);
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        let gone: Vec<_> = all.iter().map(|(slot, _)| slot.evicted.is_cancelled()).collect();
+        assert!(!gone[0] && gone[1], "{gone:?}");
+        drop(busy);
+        drop(all);
         assert_eq!(slots.lock().taken, 0);
     }
 
@@ -266,7 +329,7 @@ mod tests {
         assert!(first.hold_coming().set(COMING), "a head that comes has memory of its own");
         assert!(head.set(1) && first.hold(HEADS_OF_ONE - 1, true).is_some());
         let known = slot();
-        known.know();
+        known.know(None);
         assert!(known.hold(HEADS_AT_MOST * 2, true).is_some());
         let others: Vec<_> = (0..2 * HEADS_AT_MOST / HEADS_OF_ONE).map(|_| slot().hold(HEADS_OF_ONE, true)).collect();
         assert!(others.iter().any(Option::is_none), "nobody comes in while nobody has gone");
