@@ -5,8 +5,8 @@
 //! it, [`frame_guard`] ends floods of control frames, [`spelling`] remembers how header names were written,
 //! `head` puts a head in order, for which [`authority`] finds out which host is meant, [`client_address`] and
 //! [`proxy_protocol`] where the request comes from; [`judge`] takes it through the gates, [`body`] reads what they need, and
-//! [`answer`] writes every answer that the relay makes itself. `facts` are what is known of a request, and told to the
-//! tunnel's owner. [`request`] is the way through all of them.
+//! [`answer`] writes every answer that the relay makes itself. [`context`] is what a request finds, `facts` are what is known of
+//! it, and told to the tunnel's owner. [`request`] is the way through all of them.
 
 pub mod activity;
 pub mod answer;
@@ -15,6 +15,7 @@ pub mod authority;
 pub mod body;
 pub mod client_address;
 pub mod connection;
+pub mod context;
 mod facts;
 pub mod frame_guard;
 mod head;

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, Due, Overdue};
+use super::context::{Connection, Edge, Peer};
 use super::frame_guard::FrameGuard;
-use super::request::{self, Connection, Edge, Peer};
+use super::request;
 use super::spelling::Recorder;
 use super::stall::Unread;
 

@@ -13,8 +13,8 @@ use hyper::body::Incoming;
 
 use super::authority;
 use super::client_address::client_address;
+use super::context::Connection;
 use super::facts::Facts;
-use super::request::Connection;
 
 /// Whether the request asks for a WebSocket: over HTTP/1.1, without a body (RFC 6455 §4.1).
 pub(super) fn is_websocket(request: &Request<Incoming>) -> bool {

@@ -16,7 +16,7 @@ use hookward_shared::refusal::{Check, Code, Refusal};
 use hookward_shared::request::RequestHead;
 
 use super::body::{BodyError, SenderBody};
-use super::request::Edge;
+use super::context::Edge;
 use crate::forward::Outgoing;
 use crate::replays::HeldClaim;
 

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection;
+use super::context::{Edge, Peer};
 use super::places::Places;
 use super::proxy_protocol;
-use super::request::{Edge, Peer};
 use super::slots::{Slot, Slots};
 use super::stall::{StallGuard, Unread};
 use super::tls::{self, Accepted, TlsEntry};

@@ -1,20 +1,14 @@
 //! Takes a request through the gate: its way, from the head to the answer. The decision is made anew for every request, never once per connection.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use hookward_shared::budget::BodyBudget;
-use hookward_shared::clock::Clock;
-use hookward_shared::gate::address::AddressSet;
-use hookward_shared::gate::rate::{Meter, Rate};
-use hookward_shared::gate::{Gate, State};
-use hookward_shared::limits::{KIB, Limits};
+use hookward_shared::gate::Gate;
+use hookward_shared::limits::KIB;
 use hookward_shared::names::HostName;
-use hookward_shared::protocol::head::{Context, Request as TunnelRequest, RequestId, Spelling};
+use hookward_shared::protocol::head::{Context, Request as TunnelRequest, Spelling};
 use hookward_shared::providers::FetchedKeys;
 use hookward_shared::providers::challenge::Answer;
 use hookward_shared::refusal::{Check, Code, Refusal};
@@ -22,124 +16,20 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::activity::Activity;
 use super::answer;
 use super::arriving::Arriving;
-use super::authority::Ports;
 use super::body::SenderBody;
-use super::client_address::ForwardedField;
+use super::context::{Connection, Edge};
 use super::facts::Facts;
 use super::head;
 use super::judge::{self, Case, Judged, Passed};
-use super::places::{Place, Places};
-use super::slots::{Held, Slot};
-use super::spelling::Recorded;
-use super::stall::Unread;
-use crate::agents::registry::{Registry, Tunnel};
+use super::slots::Held;
+use crate::agents::registry::Tunnel;
 use crate::audit;
-use crate::fetch::Fetcher;
-use crate::floor::Floor;
 use crate::forward::answer::AnswerBody;
 use crate::forward::{self, ForwardError, Outgoing};
-use crate::keys::PublicKeys;
-use crate::replays::Replays;
 use crate::upgrade;
-
-/// What every connection of the edge shares.
-pub struct Edge {
-    /// Who serves which host.
-    pub registry: Registry,
-    /// The time of day.
-    pub clock: Clock,
-    /// All bounds.
-    pub limits: Limits,
-    /// Networks whose word about the client address is believed.
-    pub trusted_proxies: AddressSet,
-    /// The field in which they say it.
-    pub forwarded: ForwardedField,
-    /// Whether their connections begin with the PROXY protocol.
-    pub proxy_protocol: bool,
-    /// Memory for bodies.
-    pub budget: BodyBudget,
-    /// Requests in progress, by client address.
-    pub in_progress: Places,
-    /// Ports that a host may carry.
-    pub ports: Ports,
-    /// Cancelled when the relay is about to stop.
-    pub draining: CancellationToken,
-    /// Cancelled when it waits for nobody any more.
-    pub cut_off: CancellationToken,
-    /// Makes request ids.
-    pub ids: RequestIds,
-    /// The operator's floor, and the memory of its gate.
-    pub floor: Floor,
-    /// What the floor's gate remembers.
-    pub floor_state: State,
-    /// Public keys that providers publish.
-    pub keys: PublicKeys,
-    /// Fetches what a confirmed subscription asks for.
-    pub fetcher: Fetcher,
-    /// Deliveries that came before.
-    pub replays: Replays,
-    /// When wrong signatures were diagnosed, as a rate's measure.
-    pub diagnoses: Meter,
-}
-
-/// Request ids: random for the process, counted within it.
-pub struct RequestIds {
-    process: [u8; 8],
-    next: AtomicU64,
-}
-
-impl RequestIds {
-    /// Ids of a process that begins.
-    ///
-    /// # Errors
-    /// When the system has no randomness to give.
-    pub fn new() -> Result<Self, getrandom::Error> {
-        let mut process = [0; 8];
-        getrandom::fill(&mut process)?;
-        Ok(Self { process, next: AtomicU64::new(0) })
-    }
-
-    fn next(&self) -> RequestId {
-        let count = self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        let mut id = [0; 16];
-        for (to, from) in id.iter_mut().zip(self.process.iter().chain(&count)) {
-            *to = *from;
-        }
-        RequestId(id)
-    }
-}
-
-/// Who is at the other end of a connection.
-pub struct Peer {
-    /// The socket's address.
-    pub address: IpAddr,
-    /// The host named in the TLS handshake.
-    pub sni: Option<String>,
-    /// Whether a body is left unread on its socket.
-    pub unread: Unread,
-    /// Where its connection is counted.
-    pub slot: Arc<Slot>,
-}
-
-/// One connection.
-pub struct Connection {
-    /// What all connections share.
-    pub edge: Arc<Edge>,
-    /// Who is at the other end.
-    pub peer: Peer,
-    /// The bytes of heads, over HTTP/1.1.
-    pub recorded: Option<Recorded>,
-    /// Owns what outlives a request: upgraded connections.
-    pub tasks: TaskTracker,
-    /// What goes on on it.
-    pub activity: Arc<Activity>,
-}
 
 /// Why a request is answered by the relay itself.
 enum Stop {
@@ -285,19 +175,6 @@ async fn answer(
     }
     // Both count until the answer has been taken, not only until it is there.
     Ok(response.map(|body| body.hold(open, place)))
-}
-
-impl Edge {
-    /// Whether a wrong signature may be diagnosed now: so many a second, as a rate's one number.
-    pub fn may_diagnose(&self, a_second: u32) -> bool {
-        self.diagnoses.admit(Rate::per_second(a_second), self.clock.now())
-    }
-
-    /// A place for one more request of this peer; a trusted proxy stands for many.
-    fn take_place(&self, peer: IpAddr) -> Option<Place> {
-        let most = if self.trusted_proxies.contains(peer) { usize::MAX } else { self.limits.requests_per_client };
-        self.in_progress.take(peer, most)
-    }
 }
 
 /// The way of a request. The inner error is an answer that the relay gives itself.

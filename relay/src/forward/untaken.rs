@@ -80,7 +80,8 @@ impl<T> Untaken<T> {
         let given = |answer: &Answer<T>| answer.given.load(Ordering::Relaxed);
         let mut lying: u64 = answers.values().filter(|answer| given(answer) != 0).map(|answer| answer.lies()).sum();
         if lying > ROOM {
-            victims.extend(answers.values().filter(|answer| (1..=now.saturating_sub(still)).contains(&given(answer))));
+            let stands_still = |answer: &Answer<T>| (1..=now.saturating_sub(still)).contains(&given(answer));
+            victims.extend(answers.values().filter(|answer| stands_still(answer) && answer.lies() > 0));
             victims.sort_unstable_by_key(|answer| given(answer));
             let enough = victims.iter().position(|answer| {
                 let before = lying;
