@@ -148,7 +148,7 @@ pub async fn forward(
         };
         let Some(live) = live else { return Err(story.end()) };
         let under_way = live.begin();
-        let error = match attempt(&permit, &live, &request, &mut outgoing, limits).await {
+        let error = match attempt(&permit, &live, &request, &mut outgoing, limits, begun + GIVEN_AGAIN).await {
             Ok((response, upgraded)) => return Ok(Forwarded { response, upgraded, under_way }),
             Err(error) => error,
         };
@@ -216,13 +216,14 @@ impl Story {
 
 type Answered = (Response<AnswerBody>, Option<(MessageWriter, MessageReader)>);
 
-/// Sends the request over one session. What of `outgoing` can be sent again stays there.
+/// Sends the request over one session. What of `outgoing` can be sent again stays there, for as long as that may be.
 async fn attempt(
     permit: &Permit,
     live: &LiveSession,
     request: &Request,
     outgoing: &mut Outgoing,
     limits: &Limits,
+    again_until: Instant,
 ) -> Result<Answered, ForwardError> {
     let patience = permit.settings().answer_timeout + limits.answer_margin;
     let head_only = request.method == http::Method::HEAD;
@@ -267,7 +268,7 @@ async fn attempt(
         }
         Outgoing::Gone => return Err(ForwardError::Broke(StreamError::Aborted)),
     }
-    let head = read_head(&mut reader, &mut pump, outgoing, patience).await?;
+    let head = read_head(&mut reader, &mut pump, outgoing, patience, again_until).await?;
     if let (Some(pump), Outgoing::Whole(..)) = (&mut pump, &mut *outgoing)
         && let Outgoing::Whole(_, charge) = std::mem::replace(outgoing, Outgoing::Gone)
     {
@@ -334,6 +335,7 @@ async fn read_head(
     pump: &mut Option<Pump>,
     outgoing: &mut Outgoing,
     patience: Duration,
+    again_until: Instant,
 ) -> Result<Answer, ForwardError> {
     let mut head = pin!(reader.head());
     if let Some(sending) = pump.as_mut() {
@@ -343,7 +345,11 @@ async fn read_head(
             sent = sending => {
                 *pump = None;
                 // Kept beyond its sending, a large body takes memory for as long as an application thinks.
-                if !matches!(outgoing, Outgoing::Whole(_, charge) if charge.may_stay()) {
+                let kept = match outgoing {
+                    Outgoing::Whole(_, charge) => charge.keep(),
+                    _ => false,
+                };
+                if !kept {
                     *outgoing = Outgoing::Gone;
                 }
                 match sent {
@@ -354,7 +360,7 @@ async fn read_head(
             }
         }
     }
-    let again = patience.min(GIVEN_AGAIN);
+    let again = patience.min(again_until.saturating_duration_since(Instant::now()));
     if let Ok(bytes) = timeout(again, &mut head).await {
         return decode(bytes);
     }

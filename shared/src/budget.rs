@@ -13,6 +13,8 @@ use tokio::sync::Notify;
 
 use crate::gate::address;
 
+/// The part beside the budget for bodies that are only of use if something fails: an eighth.
+const KEPT: u64 = 8;
 /// The part of the budget that one client address may hold: an eighth.
 pub const SHARES: u64 = 8;
 /// A body is not judged slow before it had this long.
@@ -28,6 +30,7 @@ pub struct BodyBudget {
 
 struct Inner {
     used: u64,
+    kept: u64,
     next_id: u64,
     by_source: HashMap<IpAddr, u64>,
     reading: HashMap<u64, Reading>,
@@ -56,6 +59,7 @@ pub struct Charge {
     id: u64,
     source: IpAddr,
     bytes: u64,
+    kept: bool,
     evict: Arc<Notify>,
 }
 
@@ -63,7 +67,7 @@ impl BodyBudget {
     /// A budget of `total` bytes.
     #[must_use]
     pub fn new(total: u64) -> Self {
-        let inner = Inner { used: 0, next_id: 0, by_source: HashMap::new(), reading: HashMap::new() };
+        let inner = Inner { used: 0, kept: 0, next_id: 0, by_source: HashMap::new(), reading: HashMap::new() };
         Self { inner: Arc::new(Mutex::new(inner)), total }
     }
 
@@ -82,7 +86,7 @@ impl BodyBudget {
         inner.next_id += 1;
         inner.reading.insert(id, Reading { bytes: 0, since: Instant::now(), evict: Arc::clone(&evict) });
         drop(inner);
-        Charge { budget: self.clone(), id, source: address::source(client), bytes: 0, evict }
+        Charge { budget: self.clone(), id, source: address::source(client), bytes: 0, kept: false, evict }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -118,13 +122,21 @@ impl Charge {
         Ok(())
     }
 
-    /// Whether there is so much room that a body may stay although it is only of use if something fails: half of all, and
-    /// of what its client address may hold.
-    #[must_use]
-    pub fn may_stay(&self) -> bool {
-        let inner = self.budget.lock();
-        let of_source = inner.by_source.get(&self.source).copied().unwrap_or(0);
-        inner.used <= self.budget.total / 2 && of_source <= self.budget.total / SHARES / 2
+    /// Takes the body out of the budget, because it is only of use if something fails: there is some memory for such,
+    /// beside it. `false` when that is in use, and then nothing has changed.
+    pub fn keep(&mut self) -> bool {
+        let mut inner = self.budget.lock();
+        if self.kept {
+            return true;
+        }
+        if inner.kept + self.bytes > self.budget.total / KEPT {
+            return false;
+        }
+        inner.kept += self.bytes;
+        inner.give_back(self.source, self.bytes);
+        drop(inner);
+        self.kept = true;
+        true
     }
 
     /// Resolves when this body has to go, because it is the slowest and there is no room.
@@ -139,6 +151,16 @@ impl Charge {
 }
 
 impl Inner {
+    fn give_back(&mut self, source: IpAddr, bytes: u64) {
+        self.used -= bytes;
+        if let Some(held) = self.by_source.get_mut(&source) {
+            *held -= bytes;
+            if *held == 0 {
+                self.by_source.remove(&source);
+            }
+        }
+    }
+
     /// The body that brings the fewest bytes a second, other than `but`.
     fn slowest(&self, but: u64) -> Option<Arc<Notify>> {
         let rate = |reading: &Reading| reading.bytes as f64 / reading.since.elapsed().as_secs_f64().max(GRACE_SECS);
@@ -154,12 +176,9 @@ impl Drop for Charge {
     fn drop(&mut self) {
         let mut inner = self.budget.lock();
         inner.reading.remove(&self.id);
-        inner.used -= self.bytes;
-        if let Some(held) = inner.by_source.get_mut(&self.source) {
-            *held -= self.bytes;
-            if *held == 0 {
-                inner.by_source.remove(&self.source);
-            }
+        match self.kept {
+            true => inner.kept -= self.bytes,
+            false => inner.give_back(self.source, self.bytes),
         }
     }
 }
@@ -180,12 +199,23 @@ mod tests {
         assert_eq!(first.add(6), Ok(()));
         assert_eq!(second.add(6), Err(BudgetError::Source));
         drop(first);
-        assert_eq!(second.add(4), Ok(()));
-        assert!(second.may_stay());
-        assert_eq!(second.add(2), Ok(()));
-        assert!(!second.may_stay());
+        assert_eq!(second.add(6), Ok(()));
         drop(second);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_is_kept_for_a_second_try_is_in_nobodys_way() {
+        let budget = BodyBudget::new(80);
+        let [mut first, mut second] = [budget.begin(client(1)), budget.begin(client(1))];
+        assert_eq!(first.add(6), Ok(()));
+        assert!(first.keep() && first.keep());
+        assert_eq!((budget.used(), second.add(10)), (0, Ok(())));
+        assert!(!second.keep(), "an eighth is kept at most");
+        drop(first);
+        assert!(second.keep());
+        drop(second);
+        assert_eq!((budget.used(), budget.lock().kept), (0, 0));
     }
 
     #[test]

@@ -89,8 +89,8 @@ limits! {
 
     /// TCP connections of one client address (IPv6: its /64). Trusted proxies are exempt.
     connections_per_client: count = 512;
-    /// TCP connections in all: each costs up to 100 KiB. Beyond it the one goes that has been there longest and has
-    /// brought no request which passed the gate.
+    /// TCP connections in all: each costs up to 100 KiB. Beyond it one goes on which nothing happens, or the one that has
+    /// been there longest and has brought no request which passed the gate.
     connections: count = 8192;
     /// Requests of one client address that are being answered: each costs some 20 KiB beside its body.
     requests_per_client: count = 512;

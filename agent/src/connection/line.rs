@@ -26,6 +26,8 @@ use crate::report::Report;
 
 /// For the relay to answer what opens the tunnels: a policy may have 3 MiB, and the line be slow.
 const OPEN: Duration = Duration::from_secs(60);
+/// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
+const POLICY: Duration = Duration::from_secs(600);
 /// For the relay to acknowledge that the agent leaves.
 const LEAVE: Duration = Duration::from_secs(2);
 /// After so long a connection was a good one: the next outage is a new one.
@@ -65,6 +67,8 @@ struct Serving {
     since: Instant,
     /// The policy that the relay has been asked for, of which tunnel, until it has answered.
     asked: Option<(usize, Arc<Offer>)>,
+    /// A message was broken off in its middle: nothing can be said any more.
+    mute: bool,
 }
 
 /// How a connection's time ended.
@@ -194,7 +198,7 @@ impl Line {
         self.at.dialler.lead_with(transport);
         (self.shared.on_worked)(transport);
         let (terms, exchanges) = (Arc::new(Terms { deadlines, hosts }), TaskTracker::new());
-        Ok(Serving { found, control, terms, exchanges, since: Instant::now(), asked: None })
+        Ok(Serving { found, control, terms, exchanges, since: Instant::now(), asked: None, mute: false })
     }
 
     /// Serves until the connection breaks, moving to better ones meanwhile. `Ok` when the agent is to stop.
@@ -255,7 +259,7 @@ impl Line {
                     Ok(message) => self.hear(message, serving),
                     Err(error) => Err(error.into()),
                 },
-                (number, offer) = first(policies.collect()), if serving.asked.is_none() => {
+                (number, offer) = first(policies.collect()), if serving.asked.is_none() && !serving.mute => {
                     self.ask(serving, number, offer, stop).await
                 }
                 () = sleep_until(probe_at.unwrap_or_else(tokio::time::Instant::now)), if probe_at.is_some() => {
@@ -313,8 +317,12 @@ impl Line {
     ) -> Result<(), ConnectionError> {
         let host = serving.terms.hosts.get(number).map(|at| at.host.to_string());
         let message = open_message(host, &offer);
-        let Serving { found, control, terms, exchanges, asked, .. } = serving;
-        let mut sending = pin!(timeout(OPEN, control.send(&message)));
+        let Serving { found, control, terms, exchanges, asked, mute, .. } = serving;
+        let mut sending = pin!(timeout(POLICY, control.send(&message)));
+        let mut stopping = pin!(async {
+            stop.cancelled().await;
+            sleep(LEAVE).await;
+        });
         loop {
             tokio::select! {
                 sent = &mut sending => {
@@ -324,7 +332,10 @@ impl Line {
                     return Ok(());
                 }
                 exchange = found.session.accept() => take(exchange?, terms, exchanges),
-                () = stop.cancelled() => return Ok(()),
+                () = &mut stopping => {
+                    *mute = true;
+                    return Ok(());
+                }
             }
         }
     }
@@ -402,6 +413,7 @@ fn take((writer, reader): (MessageWriter, MessageReader), terms: &Arc<Terms>, ex
 /// Leaves in order: the relay sends nothing more, what is under way ends, then the connection. Once `stop` is
 /// cancelled that takes no longer than `drain`.
 async fn leave(mut serving: Serving, drain: Duration, stop: CancellationToken) {
+    let mute = serving.mute;
     let leaving = async {
         serving.control.send(&FromAgent::Leave).await?;
         loop {
@@ -415,7 +427,7 @@ async fn leave(mut serving: Serving, drain: Duration, stop: CancellationToken) {
             }
         }
     };
-    let heard = matches!(timeout(LEAVE, leaving).await, Ok(Ok(())));
+    let heard = !mute && matches!(timeout(LEAVE, leaving).await, Ok(Ok(())));
     let session = serving.found.session.clone();
     let ending = async {
         if heard {

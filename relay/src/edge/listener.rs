@@ -42,7 +42,7 @@ const NO_NEW_ONES: [SockFilter; 5] = [
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// The errors of `accept` that say so (errno(3)): ENOMEM, ENFILE, EMFILE, ENOBUFS.
 const EXHAUSTED: [i32; 4] = [12, 23, 24, 105];
-/// Strangers that have to go then: not all of them, but enough for others to get on.
+/// Connections that have to go then: not all of them, but enough for others to get on.
 const EVICTED_AT_ONCE: usize = 8;
 /// How often it is said.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
@@ -135,7 +135,7 @@ async fn accept(listener: TcpListener, entry: Entry, edge: Arc<Edge>, tasks: Tas
                     tracing::warn!(%error, "accept failed; is the limit of open files too low?");
                 }
                 if error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code)) {
-                    let _ = (0..EVICTED_AT_ONCE).all(|_| taker.slots.evict());
+                    let _ = (0..EVICTED_AT_ONCE).all(|_| taker.slots.evict(1));
                 }
                 sleep(ACCEPT_PAUSE).await;
             }
@@ -164,9 +164,11 @@ impl Taker {
         let (drain, cut_off) = (self.drain.clone(), edge.cut_off.clone());
         self.tasks.spawn(async move {
             let _place = place;
+            // Who has to go is asked for nothing more: what it sends now, it can send again.
             tokio::select! {
-                () = handshake_and_serve(stream, peer, Arc::clone(&slot), entry, edge, tasks, drain) => {}
+                biased;
                 () = slot.evicted() => tracing::debug!(%client, "had to go for another connection"),
+                () = handshake_and_serve(stream, peer, Arc::clone(&slot), entry, edge, tasks, drain) => {}
                 () = cut_off.cancelled() => {}
             }
         });
@@ -240,7 +242,6 @@ async fn handshake_and_serve(
         Ok(Ok(Accepted::Sender(tls))) => tls,
         Ok(Ok(Accepted::Agent(tls))) => {
             let (agents, peer) = (&entry.agents, SocketAddr::new(address, peer.port()));
-            tcp::keep_queue_short(tls.get_ref().0.get_ref());
             let Some(place) = agents.place(address) else { return };
             let (liveness, tasks) = (agents.host.liveness(), agents.tasks().clone());
             agents.enter(place, async move { Session::over_tcp_at_relay(tls, peer, liveness, &tasks).await });

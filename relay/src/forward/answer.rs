@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
 use super::Pump;
-use super::untaken::{Lying, Untaken};
+use super::untaken::{OnItsWay, Untaken};
 use crate::agents::registry::UnderWay;
 use crate::edge::activity::OpenRequest;
 use crate::edge::places::Place;
@@ -28,7 +28,7 @@ enum Source {
     /// In memory.
     Own(Full<Bytes>),
     /// As it comes through the tunnel.
-    Tunnel(Lying<TunnelBody>),
+    Tunnel(OnItsWay<TunnelBody>),
 }
 
 /// Why an answer broke off.
@@ -52,6 +52,16 @@ impl TunnelBody {
     /// Bytes that are still to come, as far as that is known.
     fn left(&self) -> Option<u64> {
         self.body.size_hint().exact()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        if let Some(pump) = &mut self.pump
+            && Pin::new(pump).poll(cx).is_ready()
+        {
+            // Whether the request was sent to its end no longer matters: there is an answer.
+            self.pump = None;
+        }
+        Pin::new(&mut self.body).poll_frame(cx).map_err(AnswerError::Body)
     }
 }
 
@@ -83,20 +93,8 @@ impl AnswerBody {
         {
             return Self::own(Full::new(whole));
         }
-        let lying = Lying::new(TunnelBody { body, pump }, untaken);
-        Self { source: Source::Tunnel(lying), held: None, under_way: None }
-    }
-}
-
-impl TunnelBody {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        if let Some(pump) = &mut self.pump
-            && Pin::new(pump).poll(cx).is_ready()
-        {
-            // Whether the request was sent to its end no longer matters: there is an answer.
-            self.pump = None;
-        }
-        Pin::new(&mut self.body).poll_frame(cx).map_err(AnswerError::Body)
+        let on_its_way = OnItsWay::new(TunnelBody { body, pump }, untaken);
+        Self { source: Source::Tunnel(on_its_way), held: None, under_way: None }
     }
 }
 
@@ -107,7 +105,7 @@ impl Body for AnswerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let frame = match &mut self.source {
             Source::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
-            Source::Tunnel(lying) => match lying.take(|body| body.poll(cx), TunnelBody::left) {
+            Source::Tunnel(on_its_way) => match on_its_way.take(|body| body.poll(cx), TunnelBody::left) {
                 Some(frame) => frame,
                 None => Poll::Ready(Some(Err(AnswerError::GaveWay))),
             },
@@ -121,14 +119,14 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Own(full) => full.is_end_stream(),
-            Source::Tunnel(lying) => lying.look(|body| body.body.is_end_stream()).unwrap_or(false),
+            Source::Tunnel(on_its_way) => on_its_way.look(|body| body.body.is_end_stream()).unwrap_or(false),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(full) => full.size_hint(),
-            Source::Tunnel(lying) => lying.look(|body| body.body.size_hint()).unwrap_or_default(),
+            Source::Tunnel(on_its_way) => on_its_way.look(|body| body.body.size_hint()).unwrap_or_default(),
         }
     }
 }

@@ -12,9 +12,9 @@ use hookward_shared::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
 
 /// What may lie there before somebody has to give way: three quarters, so that the others have the rest meanwhile.
 const ROOM: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
-/// Who has asked for nothing more for so long stands still. A slow line takes the 200 KiB that the relay and its
-/// kernel hold of an answer in less.
-const STILL: Duration = Duration::from_secs(2);
+/// Who has asked for nothing more for so long stands still. Of an answer 64 KiB have to leave before more is asked for:
+/// a line of 16 kB/s gets on, if it has no other answers to carry.
+const STILL: Duration = Duration::from_secs(4);
 
 /// The answers of one session that are on their way.
 pub struct Untaken<T> {
@@ -40,14 +40,14 @@ impl<T> Answer<T> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What may lie here of it.
+    /// What may lie here of it: as much as its stream's window takes, when its length is not known.
     fn lies(&self) -> u64 {
         self.left.load(Ordering::Relaxed).min(STREAM_WINDOW.into())
     }
 }
 
 /// An answer's body; it may be taken away from whoever does not take it.
-pub struct Lying<T> {
+pub struct OnItsWay<T> {
     all: Arc<Untaken<T>>,
     number: u64,
     answer: Arc<Answer<T>>,
@@ -92,16 +92,20 @@ impl<T> Untaken<T> {
         }
         let victims: Vec<_> = victims.into_iter().cloned().collect();
         drop(answers);
-        for answer in &victims {
-            answer.given.store(0, Ordering::Relaxed);
+        let taken_away = victims.iter().filter(|answer| {
+            let mut body = answer.body();
+            // It may have moved since.
+            let stands_still = answer.given.swap(0, Ordering::Relaxed) != 0;
+            let victim = if stands_still { body.take() } else { None };
+            drop(body);
             // Dropping it tells the agent to stop, and gives the room back.
-            drop(answer.body().take());
-        }
-        victims.len()
+            victim.is_some()
+        });
+        taken_away.count()
     }
 }
 
-impl<T> Lying<T> {
+impl<T> OnItsWay<T> {
     /// A body of this session.
     pub(super) fn new(body: T, all: &Arc<Untaken<T>>) -> Self {
         let number = all.next.fetch_add(1, Ordering::Relaxed);
@@ -132,7 +136,7 @@ impl<T> Lying<T> {
     }
 }
 
-impl<T> Drop for Lying<T> {
+impl<T> Drop for OnItsWay<T> {
     fn drop(&mut self) {
         self.all.answers().remove(&self.number);
     }
@@ -144,15 +148,15 @@ mod tests {
 
     const LARGE: u64 = 1 << 30;
 
-    fn answers(all: &Arc<Untaken<u64>>, count: u64, left: u64) -> Vec<Lying<u64>> {
-        let answers: Vec<_> = (0..count).map(|_| Lying::new(left, all)).collect();
+    fn answers(all: &Arc<Untaken<u64>>, count: u64, left: u64) -> Vec<OnItsWay<u64>> {
+        let answers: Vec<_> = (0..count).map(|_| OnItsWay::new(left, all)).collect();
         for answer in &answers {
             assert!(answer.take(|_| Poll::Ready(()), |left| Some(*left)).unwrap().is_ready());
         }
         answers
     }
 
-    fn gone(answers: &[Lying<u64>]) -> usize {
+    fn gone(answers: &[OnItsWay<u64>]) -> usize {
         answers.iter().filter(|answer| answer.look(|_| ()).is_none()).count()
     }
 
