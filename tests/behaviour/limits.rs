@@ -1,6 +1,8 @@
 //! Deadlines, caps and budgets. The bounds are the relay's own, set small by its settings.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hookward_shared::limits::Limits;
@@ -12,7 +14,7 @@ use hookward_tests::sender::github_signature;
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, signed_policy};
 use hookward_tests::wait::{eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -346,6 +348,45 @@ async fn an_agent_that_does_not_say_who_it_is_is_cut_off() {
     within("the relay closes the session", session.closed()).await;
     assert!(since.elapsed() < Limits::default().agent_greeting, "by this relay's own bound");
     assert_eq!(stage.edge.get(PREFIX).await.status, 200, "the agent that is known stays");
+}
+
+/// Handshakes that begin and never go on, from many addresses: from the 64th on an address must prove itself, which
+/// an agent does.
+#[tokio::test]
+async fn quic_handshakes_that_stay_half_open_keep_no_agent_out() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application, |_| {}).await;
+    let (relay, pin) = (stage.relay().tunnel_address(), stage.relay().pin());
+    let retries = Arc::new(AtomicUsize::new(0));
+    let mut half_open = Vec::new();
+    for number in 1..=10 {
+        let there = UdpSocket::bind((Ipv4Addr::new(127, 9, 0, number), 0)).await.unwrap();
+        let here = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (address, retries) = (here.local_addr().unwrap(), Arc::clone(&retries));
+        // What comes back is looked at, and goes no further.
+        tokio::spawn(async move {
+            let (mut packet, mut answer) = ([0; 2048], [0; 2048]);
+            loop {
+                tokio::select! {
+                    sent = here.recv(&mut packet) => drop(there.send_to(&packet[..sent.unwrap()], relay).await),
+                    came = there.recv(&mut answer) => {
+                        came.unwrap();
+                        // A long header of the type Retry (RFC 9000 §17.2.5).
+                        retries.fetch_add(usize::from(answer[0] & 0xf0 == 0xf0), Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), pin, Liveness::default()).unwrap();
+        let connecting: Vec<_> = (0..8).map(|_| endpoint.connect(address, quic::SERVER_NAME).unwrap()).collect();
+        half_open.push((endpoint, connecting));
+    }
+    eventually("an address must prove itself", || retries.load(Ordering::Relaxed) > 0).await;
+    let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), pin, Liveness::default()).unwrap();
+    let connecting = endpoint.connect(relay, quic::SERVER_NAME).unwrap();
+    within("a handshake", connecting).await.unwrap();
+    assert_eq!(stage.edge.get(PREFIX).await.status, 200, "the agent that is known stays");
+    drop(half_open);
 }
 
 /// Each flood's connection is over after a thousand frames that move nothing; the relay stays, and the application

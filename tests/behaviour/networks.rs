@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use hookward_agent::state::StateDir;
+use hookward_shared::transport::Transport;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::network::Network;
 use hookward_tests::process::Process;
 use hookward_tests::proxy::Proxy;
 use hookward_tests::sender::{Edge, Http1};
-use hookward_tests::wait::within;
+use hookward_tests::wait::{eventually, within};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -195,6 +197,8 @@ async fn udp_is_dropped_from_the_start() {
     .await;
     let took = since.elapsed();
     assert_eq!(site.transport(), "tcp");
+    let state = StateDir::open(Some(site.dirs[1].path())).unwrap();
+    eventually("it is kept for the next start", || state.worked().unwrap() == Some(Transport::Tcp)).await;
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(3)).await;
     let counts = load.end("UDP dropped from the start", Some(took), &site.application).await;

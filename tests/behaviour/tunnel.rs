@@ -85,6 +85,16 @@ async fn where_udp_is_blocked_tcp_carries_the_tunnel_and_quic_takes_over_when_it
 }
 
 #[tokio::test]
+async fn what_worked_the_last_time_is_tried_first() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut plan = linked(TransportMode::Auto);
+    plan.link.worked = Some(Transport::Tcp);
+    let stage = Stage::start(application.address, plan).await;
+    assert_eq!(stage.transports().first(), Some(&Transport::Tcp), "although UDP is let through");
+    eventually("QUIC takes over", || stage.transports().last() == Some(&Transport::Quic)).await;
+}
+
+#[tokio::test]
 async fn udp_that_dies_under_way_is_noticed_and_gone_around() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = Stage::start(application.address, linked(TransportMode::Auto)).await;
