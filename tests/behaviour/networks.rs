@@ -188,10 +188,19 @@ fn nothing(_: &Network) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn udp_is_dropped_from_the_start() {
+    without_udp("UDP dropped from the start", |network| network.drop_packets("meta l4proto udp")).await;
+}
+
+#[tokio::test]
+async fn udp_is_rejected_from_the_start() {
+    without_udp("UDP rejected from the start", |network| network.reject_outgoing("meta l4proto udp")).await;
+}
+
+async fn without_udp(name: &str, block: impl FnOnce(&Network) + Send + 'static) {
     let Some(network) = Network::new(None) else { return };
     let since = Instant::now();
     let site = Site::start(network, |network| {
-        network.drop_packets("meta l4proto udp");
+        block(network);
         Vec::new()
     })
     .await;
@@ -201,7 +210,7 @@ async fn udp_is_dropped_from_the_start() {
     eventually("it is kept for the next start", || state.worked().unwrap() == Some(Transport::Tcp)).await;
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(3)).await;
-    let counts = load.end("UDP dropped from the start", Some(took), &site.application).await;
+    let counts = load.end(name, Some(took), &site.application).await;
     assert_eq!(counts.accepted.lock().await.len(), counts.sent.load(Ordering::Relaxed));
 }
 

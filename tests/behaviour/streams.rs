@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hookward_agent::connection::LinkSettings;
-use hookward_shared::limits::MIB;
+use hookward_shared::limits::{MIB, TUNNEL_DEAD};
 use hookward_shared::transport::Transport;
 use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::process::Process;
@@ -25,6 +25,7 @@ const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
 over_all_transports! {
     events_are_not_held_back
     websockets
+    an_end_leaves_the_other_direction_open
     a_websocket_outlives_the_beginning_of_the_end
     slow_readers_keep_nobody_waiting
     readers_that_stand_still_give_way
@@ -83,8 +84,8 @@ async fn an_answer_that_takes_its_time(over: Transport) {
     let mut connection = stage.edge.http1().await;
     connection.send("GET", HOOK, HOST, &[], b"").await;
     within("the application is asked", asked.notified()).await;
-    // Other requests go on meanwhile, and it is not forgotten.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Longer than a silent connection would be taken for alive.
+    tokio::time::sleep(TUNNEL_DEAD + Duration::from_secs(1)).await;
     go.notify_one();
     assert_eq!(connection.answer("GET").await.text(), "news");
 }
@@ -258,6 +259,27 @@ async fn websockets(over: Transport) {
         let rest = within(name, connection.rest()).await;
         assert!(rest.is_empty() || rest[0] == CLOSE, "{name}: {rest:x?}");
     }
+}
+
+/// Who has said all may still hear all.
+async fn an_end_leaves_the_other_direction_open(over: Transport) {
+    let application = Application::raw(|stream| async move {
+        let mut input = Input::new(stream);
+        let Some(_) = input.head().await else { return };
+        let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let _ = input.stream().write_all(switch).await;
+        let mut heard = Vec::new();
+        let _ = input.stream().read_to_end(&mut heard).await;
+        let _ = input.stream().write_all(&[b"heard: ", &heard[..]].concat()).await;
+    })
+    .await;
+    let mut policy = open_policy();
+    policy.routes[0].websocket = true;
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
+    let mut connection = open(&stage).await;
+    connection.raw(b"my last word").await;
+    connection.stream.shutdown().await.unwrap();
+    assert_eq!(within("the answer", connection.rest()).await, b"heard: my last word");
 }
 
 /// Whoever holds one open when the relay begins to stop may end it in peace.

@@ -197,6 +197,23 @@ async fn agents_that_share_a_tunnel_share_its_load() {
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "second");
 }
 
+/// Sharing takes two: the newest has the tunnel, and the one before again when it is gone.
+#[tokio::test]
+async fn an_agent_that_does_not_share_has_the_tunnel_alone() {
+    let [before, newest] =
+        [Application::start(|_| Reply::ok("before")).await, Application::start(|_| Reply::ok("newest")).await];
+    let link = LinkSettings { pool: true, ..LinkSettings::default() };
+    let mut stage = Stage::start(before.address, Plan { link, ..Plan::default() }).await;
+    stage.share(false);
+    let first = stage.start_second_agent(newest.address).await;
+    for _ in 0..10 {
+        assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "newest");
+    }
+    stage.stop_agent().await;
+    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "before");
+    within("the first leaves", first.shutdown()).await;
+}
+
 #[tokio::test]
 async fn an_application_that_is_down_is_gone_around_where_another_agent_shares_the_tunnel() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -131,6 +131,12 @@ impl Network {
         self.inside(&format!("nft 'add rule inet f out oifname {wan} {matching} drop'"));
     }
 
+    /// Refuses what matches and would leave the agent's side, and says so to it, as many firewalls do.
+    pub fn reject_outgoing(&self, matching: &str) {
+        let wan = self.device("x");
+        self.inside(&format!("nft 'add rule inet f out oifname {wan} {matching} reject'"));
+    }
+
     /// Lets everything pass again.
     pub fn mend(&self) {
         self.inside("nft flush table inet f");

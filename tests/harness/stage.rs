@@ -189,6 +189,11 @@ impl Stage {
         first
     }
 
+    /// Whether agents that are started from now on share their tunnel.
+    pub fn share(&mut self, pool: bool) {
+        self.plan.link.pool = pool;
+    }
+
     /// Starts the agent and waits for its tunnel.
     pub async fn start_agent(&mut self) {
         let before = self.tunnels_opened();
