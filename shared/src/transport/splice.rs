@@ -75,6 +75,8 @@ async fn receive(mut to: impl AsyncWrite + Unpin, mut from: MessageReader, activ
             Frame::Data(data) => {
                 activity.note();
                 to.write_all(&data).await.map_err(|_| Broke)?;
+                // TLS keeps what a full socket does not take, and nothing may follow that would send it.
+                to.flush().await.map_err(|_| Broke)?;
             }
             Frame::End => return to.shutdown().await.map_err(|_| Broke),
             Frame::Head(_) | Frame::Trailers(_) => return Err(Broke),
