@@ -102,7 +102,7 @@ pub struct LinkArgs {
     #[arg(long, value_enum, default_value_t)]
     pub transport: TransportFlag,
 
-    /// Connections to each relay (default: 2 for each of its addresses, from three on one for each)
+    /// Connections to each relay (default: 2 for each of its addresses up to 4, at least one for each)
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=8))]
     pub connections: Option<u8>,
 

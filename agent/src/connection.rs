@@ -48,8 +48,10 @@ const JOIN: Duration = Duration::from_secs(10);
 const JOINED: Duration = Duration::from_secs(2);
 /// Most connections to one relay, however many addresses its name has.
 const LINES_MOST: usize = 8;
-/// Connections to a relay with one address: a second one, so that losing one loses nothing.
-const LINES_LEAST: usize = 2;
+/// Connections to each address of a relay: a second one, so that losing one loses nothing.
+const LINES_OF_ADDRESS: usize = 2;
+/// Connections to a relay that are enough, unless it has more addresses.
+const LINES_ENOUGH: usize = 4;
 
 /// Where a relay is, and who the agent is to it.
 #[derive(Clone)]
@@ -347,7 +349,7 @@ async fn keep_relay(at: Arc<AtRelay>, shared: Arc<Shared>, stop: CancellationTok
 
 /// Lines to a relay with so many addresses.
 fn wanted(link: &LinkSettings, addresses: usize) -> usize {
-    let preset = if addresses <= LINES_LEAST { addresses * LINES_LEAST } else { addresses };
+    let preset = (addresses * LINES_OF_ADDRESS).min(LINES_ENOUGH).max(addresses);
     link.connections.unwrap_or(preset).clamp(1, LINES_MOST)
 }
 
@@ -379,5 +381,19 @@ fn printable_fields(refused: RefusedRequest) -> RefusedRequest {
         client: printable(&refused.client),
         why: printable(&refused.why),
         ..refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_has_a_line_and_no_relay_fewer_than_two() {
+        let preset = LinkSettings::default();
+        let counts: Vec<_> = (1..=10).map(|addresses| wanted(&preset, addresses)).collect();
+        assert_eq!(counts, [2, 4, 4, 4, 5, 6, 7, 8, 8, 8]);
+        let one = LinkSettings { connections: Some(1), ..preset };
+        assert_eq!(wanted(&one, 3), 1);
     }
 }

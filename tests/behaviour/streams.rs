@@ -27,6 +27,8 @@ over_all_transports! {
     websockets
     an_end_leaves_the_other_direction_open
     a_websocket_outlives_the_beginning_of_the_end
+    a_websocket_does_not_outlive_the_end
+    the_last_bytes_leave_a_full_socket
     slow_readers_keep_nobody_waiting
     readers_that_stand_still_give_way
     slow_readers_that_are_gone_leave_nothing_behind
@@ -302,6 +304,44 @@ async fn a_websocket_outlives_the_beginning_of_the_end(over: Transport) {
         drop(connection);
     };
     tokio::join!(stage.stop_relay(), within("the conversation's end", conversation));
+}
+
+/// When the time to drain is over, the relay waits for nobody.
+async fn a_websocket_does_not_outlive_the_end(over: Transport) {
+    let mut policy = open_policy();
+    policy.routes[0].websocket = true;
+    let mut plan = Plan { policy, ..Plan::over(over) };
+    plan.limits.drain = Duration::from_millis(300);
+    let mut stage = Stage::start(echo().await, plan).await;
+    let mut connection = open(&stage).await;
+    stage.stop_relay().await;
+    assert_eq!(within("its end", connection.rest()).await, b"");
+}
+
+/// What TLS holds back while the socket is full goes out although nothing more is said.
+async fn the_last_bytes_leave_a_full_socket(over: Transport) {
+    const SAID: usize = 2 << 20;
+    let application = Application::raw(|stream| async move {
+        let mut input = Input::new(stream);
+        let Some(_) = input.head().await else { return };
+        let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let _ = input.stream().write_all(&[&switch[..], &vec![b'x'; SAID]].concat()).await;
+        // It says nothing more, and does not leave.
+        let _ = input.stream().read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let mut policy = open_policy();
+    policy.routes[0].websocket = true;
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
+    let mut connection = open(&stage).await;
+    let reading = async {
+        for _ in 0..SAID / 8192 {
+            connection.exactly(8192).await;
+            // Slower than it comes, so that the socket stays full to the end.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    within("all of it", reading).await;
 }
 
 async fn open(stage: &Stage) -> Http1 {

@@ -307,7 +307,8 @@ impl Line {
         }
     }
 
-    /// Asks the relay for a new policy of a tunnel. It may have 3 MiB, and the line be slow: webhooks do not wait for it.
+    /// Asks the relay for a new policy of a tunnel. It may have 3 MiB, and the line be slow: webhooks do not wait for
+    /// it.
     async fn ask(
         &self,
         serving: &mut Serving,

@@ -1,4 +1,5 @@
-//! Takes a request through the gate: its way, from the head to the answer. The decision is made anew for every request, never once per connection.
+//! Takes a request through the gate: its way, from the head to the answer. The decision is made anew for every request,
+//! never once per connection.
 
 use std::pin::Pin;
 use std::sync::Arc;
