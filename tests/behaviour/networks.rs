@@ -4,7 +4,7 @@
 //!
 //! Each case prints a row: `cargo test networks:: -- --nocapture`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -83,6 +83,8 @@ struct Counts {
     accepted: Mutex<Vec<String>>,
     server_error: AtomicUsize,
     unanswered: AtomicUsize,
+    /// What the relay said with its 5xx, and how often.
+    said: Mutex<BTreeMap<String, usize>>,
     other: AtomicUsize,
     /// When the last one was accepted that was sent after this.
     back: Mutex<Option<(Instant, Option<Instant>)>>,
@@ -150,6 +152,9 @@ impl Load {
             counts.server_error.load(Ordering::Relaxed),
             counts.unanswered.load(Ordering::Relaxed),
         );
+        for (said, count) in &*counts.said.lock().await {
+            println!("  {count} times {said}");
+        }
         assert_eq!((lost, twice), (0, 0), "{case}: accepted and lost, arrived twice");
         assert_eq!(counts.other.load(Ordering::Relaxed), 0, "{case}: an outage is never a 4xx");
         drop(accepted);
@@ -176,7 +181,11 @@ async fn send(edge: Edge, counts: Arc<Counts>, number: usize) {
                 *back = Some(Instant::now());
             }
         }
-        Ok(Some(answer)) if answer.status >= 500 => drop(counts.server_error.fetch_add(1, Ordering::Relaxed)),
+        Ok(Some(answer)) if answer.status >= 500 => {
+            counts.server_error.fetch_add(1, Ordering::Relaxed);
+            let said = format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body));
+            *counts.said.lock().await.entry(said).or_default() += 1;
+        }
         Ok(Some(_)) => drop(counts.other.fetch_add(1, Ordering::Relaxed)),
         Ok(None) | Err(_) => drop(counts.unanswered.fetch_add(1, Ordering::Relaxed)),
     }

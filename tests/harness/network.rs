@@ -4,10 +4,14 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::process::{Ended, Process, program};
 use crate::wait::happens;
+
+/// What the names of namespaces begin with; then the process's id and a number.
+const PREFIX: &str = "hw";
 
 /// The network. Dropped, it is gone.
 pub struct Network {
@@ -25,6 +29,25 @@ fn sh(command: &str) {
     assert!(ended.status.success(), "{command}: {}", String::from_utf8_lossy(&ended.stderr));
 }
 
+fn said(command: &str) -> String {
+    let ended = Command::new("sh").args(["-c", command]).output().unwrap();
+    String::from_utf8_lossy(&ended.stdout).into_owned()
+}
+
+/// Takes away the networks of tests that were killed and could not do it.
+fn sweep() {
+    for line in said("ip netns list").lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if let Some(process) = process
+            && process.parse::<u32>().is_ok()
+            && !Path::new("/proc").join(process).exists()
+        {
+            sh(&format!("ip netns del {name}"));
+        }
+    }
+}
+
 impl Network {
     /// A network whose wide link is fast and whole, or has a delay in each direction (milliseconds) and lets so
     /// many packets of a hundred overtake others. `None` where a test may not make one, which is said; tools
@@ -40,13 +63,21 @@ impl Network {
             return None;
         }
         if !works("test -w /dev/net/tun && ip netns add hw-try-$$ && ip netns del hw-try-$$") {
-            println!("skipped: network namespaces or /dev/net/tun are not permitted here; run it as root");
+            let why = "network namespaces or /dev/net/tun are not permitted here; run it as root";
+            assert!(std::env::var_os("CI").is_none(), "{why}");
+            println!("skipped: {why}");
             return None;
         }
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep);
         // Two runs of the tests at the same time must not meet: the number is the process's, too.
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("hw{}-{number}", std::process::id());
-        let mut network = Self { name, number, agent_host: 2, link: None };
+        let mut network = (0..u8::MAX)
+            .map(|_| {
+                let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                Self { name: format!("{PREFIX}{}-{number}", std::process::id()), number, agent_host: 2, link: None }
+            })
+            .find(Self::is_free)
+            .expect("addresses that nothing here has");
         network.make(delay);
         Some(network)
     }
@@ -60,6 +91,12 @@ impl Network {
     fn net(&self, which: u8) -> String {
         let process = std::process::id() as u8;
         format!("10.{}.{}", 100 + self.number % 100, u16::from(process) / 2 * 2 % 250 + u16::from(which))
+    }
+
+    /// Nothing on this machine has its addresses: two devices with the same ones, and answers go the wrong way.
+    fn is_free(&self) -> bool {
+        let taken = said("ip -4 -oneline address");
+        [0, 1].iter().all(|which| !taken.contains(&format!(" {}.", self.net(*which))))
     }
 
     fn make(&mut self, delay: Option<(u32, u32)>) {
