@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use hookward_shared::clock::Clock;
+use hookward_shared::limits::MIB;
 use hookward_shared::protocol::control::RefusedReason;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::h2_frames;
@@ -511,13 +512,6 @@ async fn a_token_as_an_argument_works_and_is_warned_about() {
     .await;
 }
 
-/// Memory of its own that a program holds, in MiB.
-fn anonymous_memory(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("RssAnon")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-}
-
 /// Heads that are small on the wire and large in memory, from strangers who hold them: 200 connections of 100
 /// requests would hold 400 MiB.
 #[tokio::test]
@@ -542,7 +536,7 @@ async fn header_bombs_hold_next_to_nothing() {
     })
     .await;
     let edge = edge(&ready, events["host"].as_str().unwrap());
-    let before = anonymous_memory(&relay);
+    let before = relay.memory("RssAnon") / MIB;
     for (fields, value) in [(100, 200), (900, 0)] {
         let bomb = h2_frames::bomb(&edge, PREFIX, 100, fields, value);
         let mut held = Vec::new();
@@ -554,7 +548,7 @@ async fn header_bombs_hold_next_to_nothing() {
         }
         let mut most = 0;
         for _ in 0..100 {
-            most = most.max(anonymous_memory(&relay).saturating_sub(before));
+            most = most.max(relay.memory("RssAnon") / MIB.saturating_sub(before));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(most <= MOST, "{fields} fields: {most} MiB");

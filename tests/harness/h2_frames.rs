@@ -149,10 +149,18 @@ pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize, value: usize)
 pub type Repeat = Box<dyn Fn(u32) -> Vec<u8>>;
 
 /// Sends so many frames of a flood, and then nothing: whether the relay has ended the connection. It is given time to
-/// read all, not to lose patience.
-pub async fn is_cut_after(edge: &Edge, begin: &[u8], repeat: &Repeat, frames: u32) -> bool {
+/// read all, not to lose patience. With `known` the flood comes when the first request has been answered.
+pub async fn is_cut_after(edge: &Edge, begin: &[u8], repeat: &Repeat, frames: u32, known: bool) -> bool {
     let mut stream = within("TLS handshake", edge.tls(b"h2", Some(&edge.host))).await.unwrap();
     stream.write_all(begin).await.unwrap();
+    let mut received = Vec::new();
+    let answered = |received: &[u8]| received.windows(6).any(|it| it[0] == HEADERS && it[2..] == [0, 0, 0, 1]);
+    while known && !answered(&received) {
+        let mut buffer = [0; 16_384];
+        let count = within("the first answer", stream.read(&mut buffer)).await.unwrap();
+        assert!(count > 0, "the connection ended before the first answer");
+        received.extend_from_slice(&buffer[..count]);
+    }
     for number in 0..frames {
         if stream.write_all(&repeat(number)).await.is_err() {
             return true;
@@ -164,7 +172,6 @@ pub async fn is_cut_after(edge: &Edge, begin: &[u8], repeat: &Repeat, frames: u3
     if stream.write_all(&ping).await.is_err() || stream.flush().await.is_err() {
         return true;
     }
-    let mut received = Vec::new();
     within("an answer or an end", async {
         loop {
             let mut buffer = [0; 16_384];

@@ -5,6 +5,7 @@
 pub mod application;
 pub mod corpus;
 pub mod h2_frames;
+pub mod initials;
 pub mod link;
 pub mod network;
 pub mod process;

@@ -146,6 +146,13 @@ impl Process {
         self.child.id()
     }
 
+    /// A line of its status, in bytes: `VmHWM`, the most memory that it has had, or `RssAnon`, what it has of its own.
+    pub fn memory(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|said| said.starts_with(line)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     pub fn out(&self) -> Vec<String> {
         self.out.all()
     }
