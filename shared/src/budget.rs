@@ -1,8 +1,8 @@
 //! One budget for all bodies that are held in memory.
 //!
-//! Bytes are charged as they arrive, not as they are announced. One client address (IPv6: its /64)
-//! may hold at most an eighth. When the budget is full, the slowest body that is still being read
-//! is dropped before a new one is refused.
+//! Bytes are charged as they arrive, not as they are announced, and with a body what its request needs beside it. One
+//! client address (IPv6: its /64) may hold bytes of bodies up to an eighth. When the budget is full, the slowest body
+//! that is still being read is dropped before a new one is refused.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,11 +12,15 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use crate::gate::address;
+use crate::limits::KIB;
 
 /// The part beside the budget for bodies that are only of use if something fails: an eighth.
 const KEPT: u64 = 8;
 /// The part of the budget that one client address may hold: an eighth.
 pub const SHARES: u64 = 8;
+/// What a request needs beside its body while that is held (measured, with the buffers of its connection that an idle
+/// one has not).
+pub const BESIDE: u64 = 24 * KIB;
 /// A body is not judged slow before it had this long.
 const GRACE_SECS: f64 = 1.0;
 
@@ -26,6 +30,7 @@ pub struct BodyBudget {
     // A std mutex: it guards a few integers, and nothing waits while it is held.
     inner: Arc<Mutex<Inner>>,
     total: u64,
+    beside: u64,
 }
 
 struct Inner {
@@ -59,6 +64,8 @@ pub struct Charge {
     id: u64,
     source: IpAddr,
     bytes: u64,
+    /// [`BESIDE`], once there are bytes.
+    beside: u64,
     kept: bool,
     evict: Arc<Notify>,
 }
@@ -67,8 +74,12 @@ impl BodyBudget {
     /// A budget of `total` bytes.
     #[must_use]
     pub fn new(total: u64) -> Self {
+        Self::with(total, BESIDE)
+    }
+
+    fn with(total: u64, beside: u64) -> Self {
         let inner = Inner { used: 0, kept: 0, next_id: 0, by_source: HashMap::new(), reading: HashMap::new() };
-        Self { inner: Arc::new(Mutex::new(inner)), total }
+        Self { inner: Arc::new(Mutex::new(inner)), total, beside }
     }
 
     /// Bytes that are held now.
@@ -86,7 +97,7 @@ impl BodyBudget {
         inner.next_id += 1;
         inner.reading.insert(id, Reading { bytes: 0, since: Instant::now(), evict: Arc::clone(&evict) });
         drop(inner);
-        Charge { budget: self.clone(), id, source: address::source(client), bytes: 0, kept: false, evict }
+        Charge { budget: self.clone(), id, source: address::source(client), bytes: 0, beside: 0, kept: false, evict }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -107,13 +118,15 @@ impl Charge {
         if of_source + bytes > self.budget.total / SHARES {
             return Err(BudgetError::Source);
         }
-        if inner.used + bytes > self.budget.total {
+        let beside = if self.beside == 0 { self.budget.beside } else { 0 };
+        if inner.used + bytes + beside > self.budget.total {
             if let Some(slowest) = inner.slowest(self.id) {
                 slowest.notify_one();
             }
             return Err(BudgetError::Full);
         }
-        inner.used += bytes;
+        inner.used += bytes + beside;
+        self.beside += beside;
         *inner.by_source.entry(self.source).or_insert(0) += bytes;
         self.bytes += bytes;
         if let Some(reading) = inner.reading.get_mut(&self.id) {
@@ -133,7 +146,7 @@ impl Charge {
             return false;
         }
         inner.kept += self.bytes;
-        inner.give_back(self.source, self.bytes);
+        inner.give_back(self.source, self.bytes, self.beside);
         drop(inner);
         self.kept = true;
         true
@@ -151,8 +164,8 @@ impl Charge {
 }
 
 impl Inner {
-    fn give_back(&mut self, source: IpAddr, bytes: u64) {
-        self.used -= bytes;
+    fn give_back(&mut self, source: IpAddr, bytes: u64, beside: u64) {
+        self.used -= bytes + beside;
         if let Some(held) = self.by_source.get_mut(&source) {
             *held -= bytes;
             if *held == 0 {
@@ -178,7 +191,7 @@ impl Drop for Charge {
         inner.reading.remove(&self.id);
         match self.kept {
             true => inner.kept -= self.bytes,
-            false => inner.give_back(self.source, self.bytes),
+            false => inner.give_back(self.source, self.bytes, self.beside),
         }
     }
 }
@@ -193,7 +206,7 @@ mod tests {
 
     #[test]
     fn one_address_gets_an_eighth_and_gives_it_back() {
-        let budget = BodyBudget::new(80);
+        let budget = BodyBudget::with(80, 0);
         let mut first = budget.begin(client(1));
         let mut second = budget.begin(client(1));
         assert_eq!(first.add(6), Ok(()));
@@ -206,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_for_a_second_try_is_in_nobodys_way() {
-        let budget = BodyBudget::new(80);
+        let budget = BodyBudget::with(80, 0);
         let [mut first, mut second] = [budget.begin(client(1)), budget.begin(client(1))];
         assert_eq!(first.add(6), Ok(()));
         assert!(first.keep() && first.keep());
@@ -219,8 +232,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_request_needs_beside_its_body_counts_once_and_for_no_address() {
+        let budget = BodyBudget::with(80, 30);
+        let [mut first, mut second, mut third] = [1, 1, 2].map(|n| budget.begin(client(n)));
+        assert_eq!([first.add(4), first.add(1), second.add(5)], [Ok(()); 3]);
+        assert_eq!((budget.used(), third.add(1)), (70, Err(BudgetError::Full)));
+        drop(first);
+        assert_eq!((third.add(1), budget.used()), (Ok(()), 66));
+        drop((second, third));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
     fn the_slowest_goes_before_a_new_one_is_refused() {
-        let budget = BodyBudget::new(80);
+        let budget = BodyBudget::with(80, 0);
         let mut held: Vec<Charge> = (0..8).map(|n| budget.begin(client(n))).collect();
         for charge in &mut held {
             charge.add(if charge.source == client(3) { 9 } else { 10 }).unwrap();

@@ -46,9 +46,9 @@ impl BodyError {
     #[must_use]
     pub const fn code(&self) -> Code {
         match self {
-            Self::Slow | Self::Evicted => Code::SlowRequest,
+            Self::Slow => Code::SlowRequest,
             Self::TooLarge(_) => Code::BodyTooLarge,
-            Self::NoRoom(_) => Code::Busy,
+            Self::Evicted | Self::NoRoom(_) => Code::Busy,
             Self::Broken(_) => Code::Malformed,
         }
     }
