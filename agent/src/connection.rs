@@ -1,15 +1,18 @@
 //! The connections to the relays: dialled, kept, and opened again when they break.
 //!
 //! Every relay gets some lines ([`mod@line`]), each of which keeps one connection; [`dial`] finds the way (QUIC, or TLS
-//! over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt is due, [`status`] sums up for the
-//! user what the lines do, and [`policies`] knows which policy a relay has. All connections of one run of the
+//! over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt is due, `sleep_watch` when the machine
+//! was asleep, `retire` ends a connection in order, [`status`] sums up for the user what the lines do, and
+//! [`policies`] knows which policy a relay has. All connections of one run of the
 //! program serve the same tunnels; losing one loses nothing.
 
 pub mod dial;
 pub mod line;
 pub mod policies;
 pub mod proxy;
+mod retire;
 pub mod schedule;
+mod sleep_watch;
 pub mod status;
 
 use std::io;
@@ -18,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use hookward_shared::clock::Clock;
 use hookward_shared::current::Current;
 use hookward_shared::gate::Gate;
 use hookward_shared::limits::GREETING_BYTES;
@@ -251,6 +255,8 @@ pub struct Shared {
     pub link: LinkSettings,
     /// Where to say what happens.
     pub reporter: Reporter,
+    /// The time of day.
+    pub clock: Clock,
     /// For exchanges to end when the agent is stopped.
     pub drain: Duration,
     /// Called when the first connection has opened a tunnel at a relay.

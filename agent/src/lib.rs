@@ -134,6 +134,7 @@ impl Agent {
             tunnels,
             link: settings.link,
             reporter,
+            clock: clock.clone(),
             drain: settings.drain,
             on_open: Box::new(on_open),
             on_worked: Box::new(on_worked),

@@ -33,6 +33,7 @@ mod programs;
 mod properties;
 mod reload;
 mod replay;
+mod restarts;
 mod second_gate;
 mod streams;
 mod tools;

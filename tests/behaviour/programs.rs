@@ -163,7 +163,7 @@ pub(super) fn serve_at(data: &Path, address: std::net::Ipv4Addr) -> Process {
 }
 
 /// A free port for both TCP and UDP, so that a relay can come back to it.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     free_port_at(std::net::Ipv4Addr::LOCALHOST)
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 /// A request as it came in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub enum Reply {
     RawThenCut(Vec<u8>),
     /// Nothing, for ever.
     Silence,
+    /// 200 without a body, so much later.
+    Later(Duration),
 }
 
 impl Reply {
@@ -270,7 +273,7 @@ async fn serve(stream: TcpStream, script: Script, log: Log, idle: Option<Duratio
     let mut input = Input::new(stream);
     loop {
         let head = match idle {
-            Some(idle) => tokio::time::timeout(idle, input.head()).await.unwrap_or(None),
+            Some(idle) => timeout(idle, input.head()).await.unwrap_or(None),
             None => input.head().await,
         };
         let Some(mut received) = head else { return };
@@ -301,6 +304,10 @@ async fn serve(stream: TcpStream, script: Script, log: Log, idle: Option<Duratio
                 return;
             }
             Reply::Silence => std::future::pending().await,
+            Reply::Later(span) => {
+                sleep(span).await;
+                b"HTTP/1.1 200 Scripted\r\nContent-Length: 0\r\n\r\n".to_vec()
+            }
         };
         if input.stream.write_all(&bytes).await.is_err() {
             log.untaken.fetch_add(1, Ordering::SeqCst);

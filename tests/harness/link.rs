@@ -25,6 +25,8 @@ pub enum Pass {
 /// The link.
 pub struct Link {
     pub address: SocketAddr,
+    relay: SocketAddr,
+    socket: Arc<UdpSocket>,
     udp: Arc<Mutex<Udp>>,
     tcp: watch::Sender<Pass>,
     /// TCP connections that were passed on so far.
@@ -66,10 +68,10 @@ impl Link {
         let (say, pass) = watch::channel(Pass::All);
         let tcp_connections = Arc::new(AtomicUsize::new(0));
         let tasks = vec![
-            tokio::spawn(carry_udp(udp, relay, Arc::clone(&state))),
+            tokio::spawn(carry_udp(Arc::clone(&udp), relay, Arc::clone(&state))),
             tokio::spawn(carry_tcp(tcp, relay, pass, Arc::clone(&tcp_connections))),
         ];
-        Self { address, udp: state, tcp: say, tcp_connections, tasks }
+        Self { address, relay, socket: udp, udp: state, tcp: say, tcp_connections, tasks }
     }
 
     /// Blocks UDP, or lets it pass again.
@@ -86,6 +88,24 @@ impl Link {
         let mut state = self.udp.lock().unwrap();
         let living = state.flows.values_mut().filter(|flow| !flow.silent);
         living.max_by_key(|flow| flow.carried).unwrap().silent = true;
+    }
+
+    /// Gives every UDP flow another port towards the relay, as a NAT does that has forgotten it.
+    pub async fn rebind_udp(&self) {
+        let known: Vec<_> = self.udp.lock().unwrap().flows.keys().copied().collect();
+        for from in known {
+            let (socket, task) =
+                there_and_back(from, self.relay, Arc::clone(&self.socket), Arc::clone(&self.udp)).await;
+            if let Some(flow) = self.udp.lock().unwrap().flows.get_mut(&from) {
+                flow.socket = socket;
+                std::mem::replace(&mut flow.task, task).abort();
+            }
+        }
+    }
+
+    /// Datagrams that came from the agent.
+    pub fn udp_carried(&self) -> u64 {
+        self.udp.lock().unwrap().flows.values().map(|flow| flow.carried).sum()
     }
 
     /// UDP flows that are not silent.
@@ -110,19 +130,7 @@ async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<U
         let (to, silent) = match known {
             Some(known) => known,
             None => {
-                let to = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
-                to.connect(relay).await.unwrap();
-                let (back, of_task, answers) = (Arc::clone(&socket), Arc::clone(&state), Arc::clone(&to));
-                let task = tokio::spawn(async move {
-                    let mut buffer = vec![0; 65_536];
-                    loop {
-                        let Ok(length) = answers.recv(&mut buffer).await else { continue };
-                        let silent = of_task.lock().unwrap().flows.get(&from).is_some_and(|flow| flow.silent);
-                        if !silent {
-                            let _ = back.send_to(&buffer[..length], from).await;
-                        }
-                    }
-                });
+                let (to, task) = there_and_back(from, relay, Arc::clone(&socket), Arc::clone(&state)).await;
                 let mut state = state.lock().unwrap();
                 let silent = state.pass == Pass::Nothing;
                 state.flows.insert(from, Flow { socket: Arc::clone(&to), silent, carried: 0, task });
@@ -133,6 +141,29 @@ async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<U
             let _ = to.send(&buffer[..length]).await;
         }
     }
+}
+
+/// A socket towards the relay for an agent's flow, and what carries the answers back.
+async fn there_and_back(
+    from: SocketAddr,
+    relay: SocketAddr,
+    back: Arc<UdpSocket>,
+    state: Arc<Mutex<Udp>>,
+) -> (Arc<UdpSocket>, JoinHandle<()>) {
+    let to = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+    to.connect(relay).await.unwrap();
+    let answers = Arc::clone(&to);
+    let task = tokio::spawn(async move {
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let Ok(length) = answers.recv(&mut buffer).await else { continue };
+            let silent = state.lock().unwrap().flows.get(&from).is_some_and(|flow| flow.silent);
+            if !silent {
+                let _ = back.send_to(&buffer[..length], from).await;
+            }
+        }
+    });
+    (to, task)
 }
 
 async fn carry_tcp(listener: TcpListener, relay: SocketAddr, pass: watch::Receiver<Pass>, count: Arc<AtomicUsize>) {

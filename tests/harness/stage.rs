@@ -313,7 +313,7 @@ pub struct Member {
     relay: Option<Relay>,
     tunnel: SocketAddr,
     credential: Secret,
-    dir: TempDir,
+    _dir: TempDir,
 }
 
 impl Member {
@@ -326,24 +326,12 @@ impl Member {
         relay.store().join(&join.secret, &credential.digest(), plan.clock.now()).unwrap().unwrap();
         let (address, roots) = (relay.edge_address(), roots(relay.self_signed().unwrap()));
         let edge = Edge { address, host: HOST.to_owned(), roots, clock: plan.clock.clone() };
-        Self { edge, tunnel: relay.tunnel_address(), relay: Some(relay), credential, dir }
+        Self { edge, tunnel: relay.tunnel_address(), relay: Some(relay), credential, _dir: dir }
     }
 
     /// Stops it in order.
     pub async fn stop(&mut self, plan: &Plan) {
         within("the relay stops", self.relay.take().unwrap().shutdown(plan.limits.drain)).await;
-    }
-
-    /// Starts it again, on the same ports and the same data.
-    pub async fn start_again(&mut self, plan: &Plan) {
-        let mut started = None;
-        eventually("the ports are free again", || {
-            let settings = settings(plan, self.dir.path(), self.edge.address, self.tunnel);
-            started = Relay::start(settings, plan.clock.clone()).ok();
-            started.is_some()
-        })
-        .await;
-        self.relay = started;
     }
 }
 
@@ -388,14 +376,6 @@ impl Fleet {
     /// The relays that have opened the tunnel, each once.
     pub fn opened_at(&self) -> BTreeSet<String> {
         self.opened.lock().unwrap().iter().map(|opened| opened.relay.clone()).collect()
-    }
-
-    /// Restarts a relay in order, and waits until the agent is there again.
-    pub async fn restart(&mut self, number: usize) {
-        let before = self.opened.lock().unwrap().len();
-        self.relays[number].stop(&self.plan).await;
-        self.relays[number].start_again(&self.plan).await;
-        eventually("the agent is there again", || self.opened.lock().unwrap().len() > before).await;
     }
 
     /// Stops a relay in order.

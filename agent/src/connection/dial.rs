@@ -152,12 +152,43 @@ impl Dialler {
         G: Fn(Session) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, ConnectionError>> + Send,
     {
+        self.every_transport(0, 0, ONCE, greet).await
+    }
+
+    /// Tries every transport once, while another connection is in use: whatever gets through. `attempt` says how many
+    /// addresses after the slot's own one.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    pub async fn once<T, G, F>(&self, slot: usize, attempt: usize, greet: G) -> Result<(Found, T), ConnectionError>
+    where
+        T: Send + 'static,
+        G: Fn(Session) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T, ConnectionError>> + Send,
+    {
+        // The flow that was there may be what does not get through.
+        self.way.forget(slot);
+        self.every_transport(slot, attempt, PROBE, greet).await
+    }
+
+    async fn every_transport<T, G, F>(
+        &self,
+        slot: usize,
+        attempt: usize,
+        patience: Duration,
+        greet: G,
+    ) -> Result<(Found, T), ConnectionError>
+    where
+        T: Send + 'static,
+        G: Fn(Session) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T, ConnectionError>> + Send,
+    {
         let mut race = JoinSet::new();
         for (transport, head_start) in self.order(0) {
             let (way, greet) = (Arc::clone(&self.way), greet.clone());
             race.spawn(async move {
                 sleep(head_start).await;
-                way.attempt(transport, 0, 0, ONCE, greet).await
+                way.attempt(transport, slot, attempt, patience, greet).await
             });
         }
         let mut why: Option<ConnectionError> = None;

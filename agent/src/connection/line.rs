@@ -3,7 +3,7 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use hookward_shared::current::Current;
 use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
@@ -17,7 +17,9 @@ use tokio_util::task::TaskTracker;
 
 use super::dial::Found;
 use super::policies::{Offer, Taken};
+use super::retire::{LEAVE, retire};
 use super::schedule::Schedule;
+use super::sleep_watch::SleepWatch;
 use super::status::LineId;
 use super::{AtRelay, ConnectionError, Opened, Shared, kept, printable_fields, refused, unexpected};
 use crate::first::first;
@@ -28,17 +30,15 @@ use crate::report::Report;
 const OPEN: Duration = Duration::from_secs(60);
 /// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
 const POLICY: Duration = Duration::from_secs(600);
-/// For the relay to acknowledge that the agent leaves.
-const LEAVE: Duration = Duration::from_secs(2);
 /// After so long a connection was a good one: the next outage is a new one.
 const SETTLED: Duration = Duration::from_secs(10);
 /// When a better way is looked for first, and at most how rarely later.
 const PROBE_FIRST: Duration = Duration::from_secs(15);
 const PROBE_MOST: Duration = Duration::from_secs(600);
+/// How often another way is looked for when the relay is about to stop: it has `drain`, 10 s, left.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 /// How often the clock is looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// The clock has gone on by so much more than the program: the machine was asleep.
-const ASLEEP: Duration = Duration::from_secs(5);
 
 /// Keeps one connection.
 pub struct Line {
@@ -59,16 +59,18 @@ struct Greeted {
 }
 
 /// A connection that serves the tunnels.
-struct Serving {
-    found: Found,
-    control: ControlStream,
-    terms: Arc<Terms>,
-    exchanges: TaskTracker,
+pub(super) struct Serving {
+    pub(super) found: Found,
+    pub(super) control: ControlStream,
+    pub(super) terms: Arc<Terms>,
+    pub(super) exchanges: TaskTracker,
     since: Instant,
     /// The policy that the relay has been asked for, of which tunnel, until it has answered.
     asked: Option<(usize, Arc<Offer>)>,
     /// A message was broken off in its middle: nothing can be said any more.
-    mute: bool,
+    pub(super) mute: bool,
+    /// The relay has said that it is about to stop. It ends the connection with the last request that it has.
+    pub(super) relay_leaves: bool,
 }
 
 /// How a connection's time ended.
@@ -79,6 +81,17 @@ enum Ended {
     Stop,
     /// There is another connection, and a better one, which serves already.
     Better(Box<Serving>),
+}
+
+/// What other connection is looked for while one serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// One over QUIC, or to the address that was wanted.
+    Better,
+    /// Any: the machine was asleep, and nobody knows what the one of before is worth.
+    Anew,
+    /// One to another address first, and so many attempts later to the others in turn: the relay is about to stop.
+    Elsewhere(usize),
 }
 
 /// A better way, on its way.
@@ -198,7 +211,16 @@ impl Line {
         self.at.dialler.lead_with(transport);
         (self.shared.on_worked)(transport);
         let (terms, exchanges) = (Arc::new(Terms { deadlines, hosts }), TaskTracker::new());
-        Ok(Serving { found, control, terms, exchanges, since: Instant::now(), asked: None, mute: false })
+        Ok(Serving {
+            found,
+            control,
+            terms,
+            exchanges,
+            since: Instant::now(),
+            asked: None,
+            mute: false,
+            relay_leaves: false,
+        })
     }
 
     /// Serves until the connection breaks, moving to better ones meanwhile. `Ok` when the agent is to stop.
@@ -208,12 +230,13 @@ impl Line {
         loop {
             match self.serve(&mut serving, stop).await {
                 Ended::Stop => {
-                    leave(serving, self.shared.drain, stop.clone()).await;
+                    retire(serving, self.shared.drain, stop.clone()).await;
                     return Ok(());
                 }
                 Ended::Broke(error) => {
                     let quic = serving.found.session.transport() == Transport::Quic;
-                    if quic && serving.since.elapsed() < proved && !error.is_final() {
+                    let died = !serving.relay_leaves && !error.is_final();
+                    if quic && died && serving.since.elapsed() < proved {
                         // It let the handshake through, and not what followed.
                         self.at.dialler.lead_with(Transport::Tcp);
                         if self.young_deaths > 0 {
@@ -231,7 +254,7 @@ impl Line {
                 Ended::Better(new) => {
                     let old = std::mem::replace(&mut serving, *new);
                     // It ends with its last exchange, however long that takes, or with the program.
-                    self.shared.tasks.spawn(leave(old, self.shared.drain, stop.clone()));
+                    self.shared.tasks.spawn(retire(old, self.shared.drain, stop.clone()));
                 }
             }
         }
@@ -240,8 +263,9 @@ impl Line {
     async fn serve(&self, serving: &mut Serving, stop: &CancellationToken) -> Ended {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = (Instant::now(), SystemTime::now());
-        let (mut probe_in, mut woken) = (self.probe_in, false);
+        let clock = &self.shared.clock;
+        let mut awake = SleepWatch::new(Instant::now(), clock.now());
+        let (mut probe_in, mut wanted) = (self.probe_in, Wanted::Better);
         let mut probing: Option<Probing<'_>> = None;
         let next = |after: Duration| tokio::time::Instant::now() + after;
         let mut probe_at = self.at.dialler.could_be_better(&serving.found).then(|| next(probe_in));
@@ -264,15 +288,7 @@ impl Line {
                 }
                 () = sleep_until(probe_at.unwrap_or_else(tokio::time::Instant::now)), if probe_at.is_some() => {
                     probe_at = None;
-                    let woken = std::mem::take(&mut woken);
-                    probing = Some(Box::pin(async move {
-                        let (found, greeted) = match woken {
-                            // Whatever gets through is better than a connection of before.
-                            true => self.at.dialler.connect_once(self.greeting()).await?,
-                            false => self.at.dialler.probe(self.slot, self.greeting()).await?,
-                        };
-                        self.open(found, greeted).await
-                    }));
+                    probing = Some(Box::pin(self.look_for(wanted)));
                     Ok(())
                 }
                 found = of(&mut probing) => {
@@ -280,21 +296,27 @@ impl Line {
                     match found {
                         Ok(better) => return Ended::Better(Box::new(better)),
                         Err(error) => {
-                            tracing::debug!(%error, "no better way");
-                            probe_in = (probe_in * 2).min(PROBE_MOST);
-                            probe_at = Some(next(probe_in));
+                            tracing::debug!(%error, ?wanted, "no other way");
+                            let pause = match wanted {
+                                Wanted::Elsewhere(attempt) => {
+                                    wanted = Wanted::Elsewhere(attempt + 1);
+                                    ELSEWHERE
+                                }
+                                Wanted::Better | Wanted::Anew => {
+                                    wanted = Wanted::Better;
+                                    probe_in = (probe_in * 2).min(PROBE_MOST);
+                                    probe_in
+                                }
+                            };
+                            probe_at = Some(next(pause));
                             Ok(())
                         }
                     }
                 }
                 _ = look.tick() => {
-                    let now = (Instant::now(), SystemTime::now());
-                    let clock = now.1.duration_since(seen.1).unwrap_or_default();
-                    let asleep = clock.saturating_sub(now.0.duration_since(seen.0));
-                    seen = now;
-                    if asleep > ASLEEP && probing.is_none() {
-                        // Nobody knows what the connection is worth now; a new one is, and takes its place.
-                        woken = true;
+                    if awake.slept(Instant::now(), clock.now()) && wanted == Wanted::Better {
+                        // What was under way before is worth no more than the connection.
+                        (wanted, probing) = (Wanted::Anew, None);
                         probe_at = Some(next(Duration::ZERO));
                     }
                     Ok(())
@@ -304,7 +326,22 @@ impl Line {
             if let Err(error) = outcome {
                 return Ended::Broke(error);
             }
+            if serving.relay_leaves && !matches!(wanted, Wanted::Elsewhere(_)) {
+                (wanted, probing) = (Wanted::Elsewhere(1), None);
+                probe_at = Some(next(Duration::ZERO));
+            }
         }
+    }
+
+    /// Opens another connection, while this one serves.
+    async fn look_for(&self, wanted: Wanted) -> Result<Serving, ConnectionError> {
+        let (dialler, greeting) = (&self.at.dialler, self.greeting());
+        let (found, greeted) = match wanted {
+            Wanted::Better => dialler.probe(self.slot, greeting).await?,
+            Wanted::Anew => dialler.once(self.slot, 0, greeting).await?,
+            Wanted::Elsewhere(attempt) => dialler.once(self.slot, attempt, greeting).await?,
+        };
+        self.open(found, greeted).await
     }
 
     /// Asks the relay for a new policy of a tunnel. It may have 3 MiB, and the line be slow: webhooks do not wait for
@@ -372,6 +409,7 @@ impl Line {
             }
             (FromRelay::Leaving, asked) => {
                 serving.asked = asked;
+                serving.relay_leaves = true;
                 tracing::info!(relay = self.id.0, "the relay is about to stop");
             }
             (_, asked) => serving.asked = asked,
@@ -405,56 +443,8 @@ async fn greet(session: Session, at: Arc<AtRelay>, shared: Arc<Shared>) -> Resul
     }
 }
 
-fn take((writer, reader): (MessageWriter, MessageReader), terms: &Arc<Terms>, exchanges: &TaskTracker) {
+pub(super) fn take((writer, reader): (MessageWriter, MessageReader), terms: &Arc<Terms>, exchanges: &TaskTracker) {
     let terms = Arc::clone(terms);
     // In a box: the runtime moves what it is given several times before it runs.
     exchanges.spawn(Box::pin(async move { replay::exchange(writer, reader, &terms).await }));
-}
-
-/// Leaves in order: the relay sends nothing more, what is under way ends, then the connection. Once `stop` is
-/// cancelled that takes no longer than `drain`.
-async fn leave(mut serving: Serving, drain: Duration, stop: CancellationToken) {
-    let mute = serving.mute;
-    let leaving = async {
-        serving.control.send(&FromAgent::Leave).await?;
-        loop {
-            tokio::select! {
-                exchange = serving.found.session.accept() => take(exchange?, &serving.terms, &serving.exchanges),
-                message = serving.control.receive::<FromRelay>(CONTROL_BYTES) => {
-                    if let FromRelay::Left = message? {
-                        return Ok::<_, ConnectionError>(());
-                    }
-                }
-            }
-        }
-    };
-    let heard = !mute && matches!(timeout(LEAVE, leaving).await, Ok(Ok(())));
-    let session = serving.found.session.clone();
-    let ending = async {
-        if heard {
-            // The relay ends the connection when it has taken all answers. What it gave before it knew is still taken.
-            while let Ok(exchange) = session.accept().await {
-                take(exchange, &serving.terms, &serving.exchanges);
-            }
-        } else {
-            serving.exchanges.close();
-            tokio::select! {
-                () = serving.exchanges.wait() => {}
-                _ = session.closed() => {}
-            }
-        }
-    };
-    let stopping = async {
-        stop.cancelled().await;
-        sleep(drain).await;
-    };
-    tokio::select! {
-        () = ending => {}
-        () = stopping => {}
-    }
-    serving.exchanges.close();
-    session.close("the agent is stopping");
-    if let Some(endpoint) = &serving.found.endpoint {
-        let _ = timeout(LEAVE, endpoint.wait_idle()).await;
-    }
 }
