@@ -28,6 +28,7 @@ mod gate;
 mod http;
 mod judge;
 mod limits;
+mod names;
 mod networks;
 mod programs;
 mod properties;

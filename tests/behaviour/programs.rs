@@ -167,7 +167,7 @@ pub(super) fn free_port() -> u16 {
     free_port_at(std::net::Ipv4Addr::LOCALHOST)
 }
 
-fn free_port_at(address: std::net::Ipv4Addr) -> u16 {
+pub(super) fn free_port_at(address: std::net::Ipv4Addr) -> u16 {
     loop {
         let tcp = std::net::TcpListener::bind((address, 0)).unwrap();
         let port = tcp.local_addr().unwrap().port();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -50,6 +51,8 @@ pub enum Reply {
     Silence,
     /// 200 without a body, so much later.
     Later(Duration),
+    /// 200 without a body, once the test says so.
+    When(Arc<Notify>),
 }
 
 impl Reply {
@@ -268,6 +271,8 @@ fn fields<'l>(lines: impl Iterator<Item = &'l str>) -> Vec<(String, String)> {
         .collect()
 }
 
+const NOTHING_TO_SAY: &[u8] = b"HTTP/1.1 200 Scripted\r\nContent-Length: 0\r\n\r\n";
+
 async fn serve(stream: TcpStream, script: Script, log: Log, idle: Option<Duration>) {
     let _ = stream.set_nodelay(true);
     let mut input = Input::new(stream);
@@ -306,7 +311,11 @@ async fn serve(stream: TcpStream, script: Script, log: Log, idle: Option<Duratio
             Reply::Silence => std::future::pending().await,
             Reply::Later(span) => {
                 sleep(span).await;
-                b"HTTP/1.1 200 Scripted\r\nContent-Length: 0\r\n\r\n".to_vec()
+                NOTHING_TO_SAY.to_vec()
+            }
+            Reply::When(now) => {
+                now.notified().await;
+                NOTHING_TO_SAY.to_vec()
             }
         };
         if input.stream.write_all(&bytes).await.is_err() {

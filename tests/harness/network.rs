@@ -2,7 +2,7 @@
 //! the agent reaches the relay, and faults are set on it; over the other one its application, undisturbed.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -43,7 +43,7 @@ fn sweep() {
             && process.parse::<u32>().is_ok()
             && !Path::new("/proc").join(process).exists()
         {
-            sh(&format!("ip netns del {name}"));
+            sh(&format!("ip netns del {name}; rm -rf /etc/netns/{name}"));
         }
     }
 }
@@ -144,6 +144,25 @@ impl Network {
         format!("{}.1", self.net(0)).parse().unwrap()
     }
 
+    /// Another address of the relay's machine on the wide link.
+    pub fn second_relay(&self) -> Ipv4Addr {
+        format!("{}.9", self.net(0)).parse().unwrap()
+    }
+
+    /// Gives the relay's machine its second address, and a name to both inside.
+    pub fn name_relays(&self, name: &str) {
+        let (wan, first, second) = (self.device("w"), self.relay(), self.second_relay());
+        sh(&format!("ip addr add {second}/24 dev {wan}"));
+        // `ip netns exec` puts it in the place of /etc/hosts.
+        let dir = self.files();
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("hosts"), format!("127.0.0.1 localhost\n{first} {name}\n{second} {name}\n")).unwrap();
+    }
+
+    fn files(&self) -> PathBuf {
+        Path::new("/etc/netns").join(&self.name)
+    }
+
     /// The application's address on the other one.
     pub fn application(&self) -> Ipv4Addr {
         format!("{}.1", self.net(1)).parse().unwrap()
@@ -219,6 +238,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         drop(self.link.take());
+        let _ = std::fs::remove_dir_all(self.files());
         let (lan, wan) = (self.device("l"), self.device("w"));
         let _ = Command::new("sh")
             .args(["-c", &format!("ip netns del {}; ip link del {lan}; ip link del {wan}", self.name)])
