@@ -176,6 +176,12 @@ pub enum ConnectionError {
          set up anew, join it again with a new token; if not, somebody is in between"
     )]
     WrongKey(String),
+    /// Another kind of server answers at the relay's address.
+    #[error(
+        "whoever answers at {0} over TLS is no relay: it does not know the tunnel's protocol. Another server has the \
+         port, or a proxy that opens TLS is in between"
+    )]
+    NoRelay(String),
     /// The connection could not be made, or broke.
     #[error("{0}")]
     Session(#[from] SessionError),

@@ -23,6 +23,7 @@ mod challenges;
 mod checks;
 mod conformance;
 mod corpora;
+mod diagnose;
 mod fetched;
 mod gate;
 mod http;

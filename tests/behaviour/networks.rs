@@ -35,19 +35,22 @@ const HOST: &str = "flexdeploy.hooks.example.test";
 const HOOK: &str = "/flexdeploy/webhooks/v1";
 
 /// Relay and agent as programs, the agent in its own network.
-struct Site {
-    network: Network,
-    application: Application,
+pub(super) struct Site {
+    pub(super) network: Network,
+    pub(super) application: Application,
     edge: Edge,
     ready: Value,
-    agent: Option<Process>,
+    pub(super) agent: Option<Process>,
     relay: Option<Process>,
-    dirs: [TempDir; 2],
+    pub(super) dirs: [TempDir; 2],
 }
 
 impl Site {
     /// A site; `before` may break the network, or set a proxy, before the agent joins.
-    async fn start(network: Network, before: impl FnOnce(&Network) -> Vec<(String, String)> + Send + 'static) -> Self {
+    pub(super) async fn start(
+        network: Network,
+        before: impl FnOnce(&Network) -> Vec<(String, String)> + Send + 'static,
+    ) -> Self {
         let application = Application::start_at(network.application(), |request| Reply::ok(&request.target)).await;
         let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
         let (data, state) = (dirs[0].path().to_owned(), dirs[1].path().to_owned());
@@ -367,51 +370,6 @@ async fn a_sleeping_agent_wakes() {
     let back = load.back().await;
     load.end("agent asleep for 15 s", Some(back), &site.application).await;
     assert!(back < BACK, "{back:?}");
-}
-
-#[tokio::test]
-async fn what_is_in_the_way_is_diagnosed() {
-    let Some(network) = Network::new(None) else { return };
-    let mut site = Site::start(network, nothing).await;
-    drop(site.agent.take());
-    let (state, application) = (site.dirs[1].path().to_owned(), site.application.address.to_string());
-    off(move || {
-        let network = site.network;
-        let args = ["diagnose", &application, "--format", "json", "--state-dir", state.to_str().unwrap()];
-        let diagnose = |code: i32| {
-            let ended = network.run("hookward", &args, &[], "");
-            assert_eq!(ended.code, Some(code), "{ended:?}");
-            serde_json::from_str::<Value>(&ended.out).unwrap()
-        };
-        let outcomes = |found: &Value| -> HashMap<String, String> {
-            let step = |step: &Value| {
-                (step["step"].as_str().unwrap().to_owned(), step["outcome"].as_str().unwrap().to_owned())
-            };
-            found["steps"].as_array().unwrap().iter().map(step).collect()
-        };
-        let open = diagnose(0);
-        let found = outcomes(&open);
-        for step in
-            ["DNS", "UDP", "QUIC handshake, key", "TCP", "TLS handshake, key", "credential", "clock", "application"]
-        {
-            assert_eq!(found[step], "ok", "{step}: {open}");
-        }
-        assert_eq!(open["ask"], serde_json::json!([]));
-
-        network.drop_packets("meta l4proto udp");
-        let blocked = diagnose(0);
-        let found = outcomes(&blocked);
-        assert_eq!([&found["UDP"], &found["QUIC handshake, key"], &found["credential"]], ["warning", "warning", "ok"]);
-        let ask = blocked["ask"][0].as_str().unwrap();
-        assert!(ask.contains("UDP") && ask.contains(&network.relay().to_string()), "{ask}");
-
-        network.drop_packets("");
-        let nothing = diagnose(1);
-        let found = outcomes(&nothing);
-        assert_eq!([&found["TCP"], &found["application"]], ["failed", "ok"], "{nothing}");
-        assert_eq!(nothing["ask"].as_array().unwrap().len(), 2, "{nothing}");
-    })
-    .await;
 }
 
 #[tokio::test]

@@ -1,19 +1,48 @@
 //! An HTTP proxy that knows `CONNECT` and basic authentication, as companies have one.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use data_encoding::BASE64;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::upstream::certified;
+
+/// What kind of proxy it is.
+#[derive(Default)]
+pub struct Kind {
+    /// The `user:password` that it wants, if any.
+    pub password: Option<String>,
+    /// It is spoken to over TLS, with a certificate for `localhost`.
+    pub tls: bool,
+    /// It answers TLS itself, with a certificate of its own, whomever the client wanted, and knows this protocol only
+    /// (empty: it does not mind).
+    pub intercepts: Option<&'static [u8]>,
+    /// A host and port that only the proxy can find, and where they are.
+    pub knows: Option<(String, SocketAddr)>,
+}
 
 /// A running proxy.
 pub struct Proxy {
     pub address: SocketAddr,
+    /// The certificate of one that is spoken to over TLS.
+    pub ca: PathBuf,
     /// The request lines that it got.
     pub asked: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
+    _dir: TempDir,
+}
+
+/// What every connection needs.
+struct Proxying {
+    kind: Kind,
+    tls: TlsAcceptor,
+    asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Drop for Proxy {
@@ -30,36 +59,69 @@ impl Proxy {
 
     /// The same at another address of this machine.
     pub async fn start_at(address: Ipv4Addr, password: &str) -> Self {
+        Self::of_kind(address, Kind { password: Some(password.to_owned()), ..Kind::default() }).await
+    }
+
+    /// One of this kind.
+    pub async fn of_kind(address: Ipv4Addr, kind: Kind) -> Self {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
+        let (tls, ca, dir) = certified(b"http/1.1");
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let wanted = format!("proxy-authorization: basic {}", BASE64.encode(password.as_bytes()).to_lowercase());
-        let of_task = Arc::clone(&asked);
+        let proxying = Arc::new(Proxying { kind, tls, asked: Arc::clone(&asked) });
         let task = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
-                tokio::spawn(serve(stream, wanted.clone(), Arc::clone(&of_task)));
+                let proxying = Arc::clone(&proxying);
+                tokio::spawn(async move {
+                    if !proxying.kind.tls {
+                        return proxying.serve(stream).await;
+                    }
+                    if let Ok(stream) = proxying.tls.accept(stream).await {
+                        proxying.serve(stream).await;
+                    }
+                });
             }
         });
-        Self { address, asked, task }
+        Self { address, ca, asked, task, _dir: dir }
     }
 }
 
-async fn serve(mut stream: TcpStream, wanted: String, asked: Arc<Mutex<Vec<String>>>) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let Ok(byte) = stream.read_u8().await else { return };
-        head.push(byte);
+impl Proxying {
+    async fn serve(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(byte) = stream.read_u8().await else { return };
+            head.push(byte);
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        let line = head.lines().next().unwrap_or_default().to_owned();
+        self.asked.lock().unwrap().push(line.clone());
+        if let Some(password) = &self.kind.password {
+            let wanted = format!("proxy-authorization: basic {}", BASE64.encode(password.as_bytes()).to_lowercase());
+            if !head.to_lowercase().contains(&wanted) {
+                let no = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n";
+                let _ = stream.write_all(no).await;
+                return;
+            }
+        }
+        let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let known = self.kind.knows.as_ref().filter(|(name, _)| *name == target).map(|(_, address)| *address);
+        let there = match known {
+            Some(address) => TcpStream::connect(address).await,
+            None => TcpStream::connect(target).await,
+        };
+        let Ok(mut there) = there else {
+            let _ = stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n").await;
+            return;
+        };
+        let _ = stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await;
+        if let Some(alpn) = self.kind.intercepts {
+            // What it would say to the other side is of no matter here.
+            let (tls, ..) = certified(alpn);
+            let _ = tls.accept(stream).await;
+            return;
+        }
+        let _ = copy_bidirectional(&mut stream, &mut there).await;
     }
-    let head = String::from_utf8_lossy(&head).into_owned();
-    let line = head.lines().next().unwrap_or_default().to_owned();
-    asked.lock().unwrap().push(line.clone());
-    if !head.to_lowercase().contains(&wanted) {
-        let _ = stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n").await;
-        return;
-    }
-    let target = line.split(' ').nth(1).unwrap_or_default();
-    let Ok(mut there) = TcpStream::connect(target).await else { return };
-    let _ = stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await;
-    let _ = copy_bidirectional(&mut stream, &mut there).await;
 }

@@ -32,20 +32,7 @@ pub struct Secure {
 
 /// Serves over TLS, in the name `localhost`.
 pub async fn over_tls(http2: bool) -> Secure {
-    let dir = TempDir::new().unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let ca = dir.path().join("ca.pem");
-    std::fs::write(&ca, certificate.pem()).unwrap();
-    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    let mut config = ServerConfig::builder_with_provider(crypto_provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
-    config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (acceptor, ca, dir) = certified(if http2 { b"h2" } else { b"http/1.1" });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -58,6 +45,26 @@ pub async fn over_tls(http2: bool) -> Secure {
         }
     });
     Secure { address, ca, _dir: dir }
+}
+
+/// TLS with a new certificate for `localhost`, which is in a file of its own.
+pub(crate) fn certified(alpn: &[u8]) -> (TlsAcceptor, PathBuf, TempDir) {
+    let dir = TempDir::new().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, certificate.pem()).unwrap();
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let mut config = ServerConfig::builder_with_provider(crypto_provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    if !alpn.is_empty() {
+        config.alpn_protocols = vec![alpn.to_vec()];
+    }
+    (TlsAcceptor::from(Arc::new(config)), ca, dir)
 }
 
 /// Serves HTTP/2 in clear text, from the first byte.

@@ -115,18 +115,23 @@ impl Findings {
         let tasks = TaskTracker::new();
         let link = LinkSettings { proxies: proxies.clone(), ..LinkSettings::default() };
         let dialler = Dialler::new(relay, &link, tasks.clone())?;
+        let proxied = proxies.of(&relay.address).is_some();
         let addresses = match dialler.addresses().await {
             Ok(addresses) => {
                 let list = addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>();
                 self.add(relay, "DNS", Outcome::Ok, list.join(", "));
                 addresses
             }
+            Err(error) if proxied => {
+                let detail = format!("{error}; the proxy may find it, and TLS over TCP goes through that");
+                self.add(relay, "DNS", Outcome::Warning, detail);
+                Vec::new()
+            }
             Err(error) => {
                 self.add(relay, "DNS", Outcome::Failed, error.to_string());
                 Vec::new()
             }
         };
-        let proxied = proxies.of(&relay.address).is_some();
         let udp = self.udp(relay, &addresses).await;
         let quic = self.handshake(relay, &dialler, Transport::Quic).await;
         // Asked at once: the relay waits only so long for a greeting.
@@ -218,8 +223,8 @@ impl Findings {
                 Some(found.session)
             }
             Err(error) => {
-                let outcome =
-                    if matches!(error, ConnectionError::WrongKey(_)) { Outcome::Failed } else { Outcome::Warning };
+                let somebody_else = matches!(error, ConnectionError::WrongKey(_) | ConnectionError::NoRelay(_));
+                let outcome = if somebody_else { Outcome::Failed } else { Outcome::Warning };
                 self.add(relay, step, outcome, error.to_string());
                 None
             }
@@ -264,7 +269,7 @@ impl Findings {
     fn ask_for(&mut self, relay: &Relay, addresses: &[SocketAddr], udp: bool, quic: bool, tcp: bool) {
         let port = relay.address.rsplit_once(':').map_or("443", |(_, port)| port).to_owned();
         let list = addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
-        if addresses.is_empty() {
+        if addresses.is_empty() && !tcp {
             self.ask.push(format!("a DNS answer for {}, or HTTPS_PROXY for a proxy that has one", relay.address));
         }
         match (udp, quic) {

@@ -13,7 +13,7 @@ use hookward_shared::transport::liveness::Liveness;
 use hookward_shared::transport::quic::{self, SERVER_NAME};
 use hookward_shared::transport::{Session, SessionError, Transport, tcp};
 use quinn::Endpoint;
-use rustls::{CertificateError, ClientConfig};
+use rustls::{AlertDescription, CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -364,12 +364,15 @@ impl To {
     }
 
     fn tls(&self, error: io::Error) -> ConnectionError {
-        let wrong_key = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(|inner| {
-            *inner == rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
-        });
-        if wrong_key {
-            return ConnectionError::WrongKey(self.address.clone());
+        let address = self.address.clone();
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
+                ConnectionError::WrongKey(address)
+            }
+            Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                ConnectionError::NoRelay(address)
+            }
+            _ => ConnectionError::Connect { address, source: error },
         }
-        ConnectionError::Connect { address: self.address.clone(), source: error }
     }
 }
