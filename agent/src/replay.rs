@@ -361,6 +361,7 @@ impl Exchange<'_> {
             Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(Stop::Aborted),
             Ok(Err(error)) => Err(Stop::Failed(Code::ApplicationBroke, error.to_string())),
             Err(_) => {
+                self.replay.pool.note_silence(patience);
                 let why = format!("the application did not answer within {} s", patience.as_secs_f64());
                 Err(Stop::Failed(Code::ApplicationTimeout, why))
             }

@@ -6,7 +6,7 @@ use hookward_agent::flags;
 use hookward_agent::report::Report;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::Process;
-use hookward_tests::stage::{HOST, Plan, Stage};
+use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy};
 use hookward_tests::upstream;
 use serde_json::json;
 use tempfile::TempDir;
@@ -99,6 +99,60 @@ async fn an_application_that_is_down_is_said_and_so_is_its_return() {
     let _again = tokio::net::TcpListener::bind(address).await.unwrap();
     let back = |report: &Report| matches!(report, Report::Note(text) if text.contains("is there again"));
     stage.reported("its return is said", back).await;
+}
+
+#[tokio::test]
+async fn one_that_ends_while_nothing_comes_is_said_too() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = stage(&application.address.to_string(), &args()).await;
+    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
+    drop(application);
+    let down = |report: &Report| matches!(report, Report::Warning(text) if text.contains("takes no connection"));
+    stage.reported("it is said before the next webhook", down).await;
+}
+
+#[tokio::test]
+async fn one_that_does_not_answer_is_said_and_so_is_its_next_answer() {
+    let application = Application::start(|request| match request.target.ends_with("/hang") {
+        true => Reply::Silence,
+        false => Reply::ok(""),
+    })
+    .await;
+    let policy =
+        policy(&format!("[[route]]\npath = '{PREFIX}/**'\nanswer_timeout = '1s'\n[[route.accept]]\nopen = true"));
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    for _ in 0..2 {
+        assert_eq!(stage.edge.post(&format!("{HOOK}/hang"), &[], b"x").await.status, 504);
+    }
+    let silent =
+        |report: &Report| matches!(report, Report::Warning(text) if text.contains("has not answered within 1 s"));
+    stage.reported("it is said", silent).await;
+    let count = stage.reports.lock().unwrap().iter().filter(|report| silent(report)).count();
+    assert_eq!(count, 1, "once");
+    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
+    let answers = |report: &Report| matches!(report, Report::Note(text) if text.contains("answers again"));
+    stage.reported("its answer is said", answers).await;
+}
+
+#[tokio::test]
+async fn an_unverified_certificate_is_warned_about_at_every_start() {
+    let secure = upstream::over_tls(false).await;
+    let url = format!("https://localhost:{}", secure.address.port());
+    let dir = TempDir::new().unwrap();
+    let state = dir.path().to_owned();
+    off(move || {
+        for _ in 0..2 {
+            let state = state.to_str().unwrap();
+            let local = ["--local=127.0.0.1:0", "--log-format", "json", "--state-dir", state];
+            let args = [&["http", &url, "--upstream-insecure"][..], &local].concat();
+            let mut process = Process::start("hookward", &args, &[]);
+            let ready = process.event("ready");
+            assert!(ready["url"].is_string(), "{ready}");
+            let said = process.out().into_iter().chain(process.err());
+            assert!(said.into_iter().any(|line| line.contains("certificate is not verified")), "it is warned about");
+        }
+    })
+    .await;
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Whether the application takes connections: said when it stops, and when it does again.
+//! Whether the application takes connections and answers: said when it stops, and when it does again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -13,11 +13,26 @@ use hookward_shared::limits::UPSTREAM_CONNECT;
 
 /// How often an application that took no connection is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often one is asked that nothing was heard of: its end is said before the next webhook comes.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What the user was told last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Told {
+    Well,
+    /// It takes no connection.
+    Down,
+    /// It takes connections, and does not answer.
+    Silent,
+}
 
 /// What is known of the application's health.
 pub struct Health {
-    down: AtomicBool,
-    news: Notify,
+    told: AtomicU8,
+    /// It has taken a connection or answered since the last look.
+    met: AtomicBool,
+    down: Notify,
     reporter: Reporter,
 }
 
@@ -25,38 +40,64 @@ impl Health {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(reporter: Reporter) -> Self {
-        Self { down: AtomicBool::new(false), news: Notify::new(), reporter }
+        let told = AtomicU8::new(Told::Well as u8);
+        Self { told, met: AtomicBool::new(false), down: Notify::new(), reporter }
     }
 
     /// A connection was made, or failed for this reason.
-    pub fn note(&self, application: &Application, failure: Option<&str>) {
-        let down = failure.is_some();
-        if self.down.swap(down, Ordering::Relaxed) == down {
-            return;
-        }
-        match failure {
-            None => self.reporter.say(Report::Note(format!("the application at {application} is there again"))),
-            Some(why) => {
-                let what = format!("the application at {application} takes no connection ({why}); webhooks get 502");
-                self.reporter.say(Report::Warning(what));
-                self.news.notify_one();
+    pub fn connected(&self, application: &Application, failure: Option<&str>) {
+        let Some(why) = failure else {
+            self.met.store(true, Ordering::Relaxed);
+            // One that does not answer takes connections, too: it is well only when it answers.
+            if self.is(Told::Down) && self.tell(Told::Well) {
+                self.reporter.say(Report::Note(format!("the application at {application} is there again")));
             }
+            return;
+        };
+        if self.tell(Told::Down) {
+            let what = format!("the application at {application} takes no connection ({why}); webhooks get 502");
+            self.reporter.say(Report::Warning(what));
+            self.down.notify_one();
         }
     }
 
-    /// Asks at the start, and while the application is down, until `stop` is cancelled.
+    /// It answered.
+    pub fn answered(&self, application: &Application) {
+        self.met.store(true, Ordering::Relaxed);
+        if !self.is(Told::Well) && self.tell(Told::Well) {
+            self.reporter.say(Report::Note(format!("the application at {application} answers again")));
+        }
+    }
+
+    /// It took a request, and did not answer in time.
+    pub fn silent(&self, application: &Application, patience: Duration) {
+        if self.tell(Told::Silent) {
+            let what = format!(
+                "the application at {application} takes connections and has not answered within {} s; webhooks get 504",
+                patience.as_secs_f64()
+            );
+            self.reporter.say(Report::Warning(what));
+        }
+    }
+
+    /// Asks at the start, while the application is down, and when nothing was heard of it for a while, until `stop`
+    /// is cancelled.
     pub async fn watch(&self, application: &Application, stop: &CancellationToken) {
         loop {
-            let failure = match timeout(UPSTREAM_CONNECT, application.connect()).await {
-                Ok(connected) => connected.err().map(|error| error.to_string()),
-                Err(_) => Some("no answer".to_owned()),
-            };
-            self.note(application, failure.as_deref());
+            if !self.met.swap(false, Ordering::Relaxed) {
+                let failure = match timeout(UPSTREAM_CONNECT, application.connect()).await {
+                    Ok(connected) => connected.err().map(|error| error.to_string()),
+                    Err(_) => Some("no answer".to_owned()),
+                };
+                self.connected(application, failure.as_deref());
+                // This was no sign of life of its own.
+                self.met.store(false, Ordering::Relaxed);
+            }
             let next = async {
-                if self.down.load(Ordering::Relaxed) {
+                if self.is(Told::Down) {
                     sleep(AGAIN).await;
                 } else {
-                    self.news.notified().await;
+                    let _ = timeout(IDLE, self.down.notified()).await;
                 }
             };
             tokio::select! {
@@ -64,5 +105,14 @@ impl Health {
                 () = stop.cancelled() => return,
             }
         }
+    }
+
+    fn is(&self, told: Told) -> bool {
+        self.told.load(Ordering::Relaxed) == told as u8
+    }
+
+    /// Whether it is news.
+    fn tell(&self, told: Told) -> bool {
+        self.told.swap(told as u8, Ordering::Relaxed) != told as u8
     }
 }

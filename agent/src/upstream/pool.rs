@@ -140,11 +140,27 @@ impl Pool {
     /// [`UpstreamError`].
     pub async fn send(
         &self,
+        request: Request<UpstreamBody>,
+    ) -> Result<(Response<Incoming>, Connection), UpstreamError> {
+        let answered = match self.application.http2 {
+            true => self.send_http2(request).await,
+            false => self.send_http1(request).await,
+        };
+        if answered.is_ok() {
+            self.health.answered(&self.application);
+        }
+        answered
+    }
+
+    /// The application has not answered within `patience`.
+    pub fn note_silence(&self, patience: Duration) {
+        self.health.silent(&self.application, patience);
+    }
+
+    async fn send_http1(
+        &self,
         mut request: Request<UpstreamBody>,
     ) -> Result<(Response<Incoming>, Connection), UpstreamError> {
-        if self.application.http2 {
-            return self.send_http2(request).await;
-        }
         while let Some(mut connection) = self.take() {
             match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, Connection { own: Some(connection) })),
@@ -220,7 +236,7 @@ impl Pool {
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
         let failure = connected.as_ref().err().map(ToString::to_string);
-        self.health.note(&self.application, failure.as_deref());
+        self.health.connected(&self.application, failure.as_deref());
         connected.map_err(|source| UpstreamError::Connect { address: self.application.to_string(), source })
     }
 
