@@ -51,6 +51,15 @@ impl Site {
         network: Network,
         before: impl FnOnce(&Network) -> Vec<(String, String)> + Send + 'static,
     ) -> Self {
+        Self::over("auto", network, before).await
+    }
+
+    /// The same with this `--transport`.
+    async fn over(
+        transport: &'static str,
+        network: Network,
+        before: impl FnOnce(&Network) -> Vec<(String, String)> + Send + 'static,
+    ) -> Self {
         let application = Application::start_at(network.application(), |request| Reply::ok(&request.target)).await;
         let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
         let (data, state) = (dirs[0].path().to_owned(), dirs[1].path().to_owned());
@@ -64,7 +73,8 @@ impl Site {
             let state = state.to_str().unwrap();
             let joined = network.run("hookward", &["join", "-", "--state-dir", state], &environment, &token);
             assert_eq!(joined.code, Some(0), "{joined:?}");
-            let args = ["http", &target, "--no-token", "--log-format", "json", "--state-dir", state];
+            let own = ["--transport", transport, "--log-format", "json", "--state-dir", state];
+            let args = [&["http", &target, "--no-token"][..], &own].concat();
             let mut agent = network.start("hookward", &args, &environment);
             let ready = agent.event("ready");
             (network, relay, agent, relay_ready, ready)
@@ -86,7 +96,7 @@ struct Counts {
     accepted: Mutex<Vec<String>>,
     server_error: AtomicUsize,
     unanswered: AtomicUsize,
-    /// What the relay said with its 5xx, and how often.
+    /// The relay's own codes of its 5xx, and how often.
     said: Mutex<BTreeMap<String, usize>>,
     other: AtomicUsize,
     /// When the last one was accepted that was sent after this.
@@ -186,7 +196,7 @@ async fn send(edge: Edge, counts: Arc<Counts>, number: usize) {
         }
         Ok(Some(answer)) if answer.status >= 500 => {
             counts.server_error.fetch_add(1, Ordering::Relaxed);
-            let said = format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body));
+            let said = format!("{} {}", answer.status, answer.code().unwrap_or_default());
             *counts.said.lock().await.entry(said).or_default() += 1;
         }
         Ok(Some(_)) => drop(counts.other.fetch_add(1, Ordering::Relaxed)),
@@ -257,13 +267,14 @@ async fn udp_is_dropped_under_way_and_comes_back() {
 }
 
 /// So many percent of packets are lost all the time, or overtaken, on a path of 100 ms.
-async fn troubled(lost: u32, overtaken: u32) {
+async fn troubled(transport: &'static str, lost: u32, overtaken: u32) {
     let Some(network) = Network::new(Some((50, overtaken))) else { return };
-    let mut site = Site::start(network, nothing).await;
+    let mut site = Site::over(transport, network, nothing).await;
     site.network.drop_packets(&format!("numgen random mod 100 < {lost}"));
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(8)).await;
-    let case = format!("{lost} % loss and {overtaken} % out of order each way, 50 ms each way");
+    let carried = site.transport();
+    let case = format!("{lost} % loss and {overtaken} % out of order each way, 50 ms each way, {carried}");
     let counts = load.end(&case, None, &site.application).await;
     let accepted = counts.accepted.lock().await.len();
     assert_eq!(accepted, counts.sent.load(Ordering::Relaxed), "all are accepted");
@@ -273,23 +284,42 @@ async fn troubled(lost: u32, overtaken: u32) {
 
 #[tokio::test]
 async fn two_percent_of_packets_are_lost() {
-    troubled(2, 0).await;
+    troubled("auto", 2, 0).await;
 }
 
 #[tokio::test]
 async fn ten_percent_of_packets_are_lost() {
-    troubled(10, 0).await;
+    troubled("auto", 10, 0).await;
+}
+
+#[tokio::test]
+async fn two_percent_are_lost_over_tcp() {
+    troubled("tcp", 2, 0).await;
+}
+
+#[tokio::test]
+async fn ten_percent_are_lost_over_tcp() {
+    troubled("tcp", 10, 0).await;
 }
 
 #[tokio::test]
 async fn packets_overtake_others() {
-    troubled(0, 20).await;
+    troubled("auto", 0, 20).await;
 }
 
 #[tokio::test]
 async fn a_partition_of_half_a_minute() {
+    partition("auto", "partition of 30 s").await;
+}
+
+#[tokio::test]
+async fn a_partition_of_half_a_minute_over_tcp() {
+    partition("tcp", "partition of 30 s, tcp").await;
+}
+
+async fn partition(transport: &'static str, case: &str) {
     let Some(network) = Network::new(None) else { return };
-    let site = Site::start(network, nothing).await;
+    let site = Site::over(transport, network, nothing).await;
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(1)).await;
     site.network.drop_packets("");
@@ -297,22 +327,62 @@ async fn a_partition_of_half_a_minute() {
     site.network.mend();
     load.mended().await;
     let back = load.back().await;
-    load.end("partition of 30 s", Some(back), &site.application).await;
+    load.end(case, Some(back), &site.application).await;
     assert!(back < BACK, "{back:?}");
 }
 
+/// QUIC's connections move to the new address; TCP's are dialled anew.
 #[tokio::test]
 async fn the_agents_address_changes() {
+    address_change("auto", "address change").await;
+}
+
+#[tokio::test]
+async fn the_agents_address_changes_over_tcp() {
+    address_change("tcp", "address change, tcp").await;
+}
+
+async fn address_change(transport: &'static str, case: &str) {
     let Some(network) = Network::new(None) else { return };
-    let mut site = Site::start(network, nothing).await;
+    let mut site = Site::over(transport, network, nothing).await;
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(1)).await;
     site.network.change_address();
     load.mended().await;
     let back = load.back().await;
     sleep(Duration::from_secs(2)).await;
-    load.end("address change", Some(back), &site.application).await;
+    load.end(case, Some(back), &site.application).await;
     assert!(back < BACK, "{back:?}");
+}
+
+#[tokio::test]
+async fn a_slow_line() {
+    slow_line("auto").await;
+}
+
+#[tokio::test]
+async fn a_slow_line_over_tcp() {
+    slow_line("tcp").await;
+}
+
+/// Webhooks keep passing on a line of 2 Mbit/s that a large body needs for two seconds.
+async fn slow_line(transport: &'static str) {
+    const BYTES: usize = 500_000;
+    let Some(network) = Network::new(None) else { return };
+    let site = Site::over(transport, network, |network| {
+        network.limit_rate("2mbit");
+        Vec::new()
+    })
+    .await;
+    let load = Load::begin(&site.edge);
+    let since = Instant::now();
+    let large = site.edge.post(&format!("{HOOK}/large"), &[], &vec![b'x'; BYTES]).await;
+    assert_eq!(large.status, 200);
+    let speed = BYTES as f64 * 8.0 / 1e6 / since.elapsed().as_secs_f64();
+    let case = format!("a large body at {speed:.1} of 2 Mbit/s, {}", site.transport());
+    let counts = load.end(&case, None, &site.application).await;
+    assert_eq!(counts.accepted.lock().await.len(), counts.sent.load(Ordering::Relaxed));
+    assert!(speed < 2.1, "the line is slow: {speed}");
 }
 
 #[tokio::test]

@@ -341,7 +341,7 @@ async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
         let mut control = session.open_control().await.unwrap();
         let (instance, version) = ("one run".to_owned(), String::new());
         control
-            .send(&FromAgent::Hello { credential: credential.clone(), version, instance, pool: false })
+            .send(&FromAgent::Hello { credential: credential.clone(), version, instance, pool: false, line: None })
             .await
             .unwrap();
         assert!(matches!(control.receive(GREETING_BYTES).await.unwrap(), FromRelay::Welcome { .. }));

@@ -206,6 +206,13 @@ impl Network {
         self.inside(&format!("ip addr del {net}.{old}/24 dev {wan}"));
     }
 
+    /// Lets no more than this pass on the wide link, each way (`2mbit`), with a queue of 200 ms.
+    pub fn limit_rate(&self, rate: &str) {
+        let limit = |device: &str| format!("tc qdisc add dev {device} root tbf rate {rate} burst 16kb latency 200ms");
+        self.inside(&limit(&self.device("x")));
+        sh(&limit(&self.device("w")));
+    }
+
     /// Makes the wide link's packets smaller.
     pub fn set_mtu(&self, mtu: u32) {
         self.inside(&format!("ip link set {} mtu {mtu}", self.device("x")));

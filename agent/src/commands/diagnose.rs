@@ -240,6 +240,7 @@ impl Findings {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 instance: "diagnose".to_owned(),
                 pool: false,
+                line: None,
             };
             control.send(&hello).await?;
             control.receive::<FromRelay>(GREETING_BYTES).await

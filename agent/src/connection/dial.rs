@@ -2,8 +2,8 @@
 //! of happy eyeballs, RFC 8305). What worked is tried first the next time.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -70,6 +70,19 @@ pub struct Found {
     pub addresses: usize,
     /// Over QUIC, what carries it.
     pub endpoint: Option<Endpoint>,
+    /// Over TCP, this machine's address: the connection can have no other (over QUIC it moves to the next).
+    pub local: Option<IpAddr>,
+}
+
+impl Found {
+    /// Whether this machine has lost the address that the connection needs, as when it goes from one network to the
+    /// next.
+    #[must_use]
+    pub fn lost_its_address(&self) -> bool {
+        // The system knows at once, and tells nobody who only waits on a socket.
+        let gone = |local| UdpSocket::bind((local, 0)).is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable);
+        self.local.is_some_and(gone)
+    }
 }
 
 impl Dialler {
@@ -316,7 +329,7 @@ impl To {
         match connecting.await {
             Ok(connection) => {
                 let session = Session::over_quic(connection);
-                Ok(Found { session, own_address, addresses, endpoint: Some(endpoint) })
+                Ok(Found { session, own_address, addresses, endpoint: Some(endpoint), local: None })
             }
             Err(error) if quic::is_wrong_key(&error) => Err(ConnectionError::WrongKey(self.address.clone())),
             Err(error) => Err(ConnectionError::Session(error.into())),
@@ -340,11 +353,11 @@ impl To {
     }
 
     async fn over_tcp(&self, slot: usize, attempt: usize) -> Result<Found, ConnectionError> {
-        let (way, peer, own_address, addresses) = match self.proxies.of(&self.address) {
+        let (way, local, peer, own_address, addresses) = match self.proxies.of(&self.address) {
             // The proxy finds the name; there is one way through it.
             Some(proxy) => {
-                let way = proxy.connect(&self.address, &self.tasks).await?;
-                (way, (Ipv4Addr::UNSPECIFIED, 0).into(), true, 1)
+                let (way, local) = proxy.connect(&self.address, &self.tasks).await?;
+                (way, local, (Ipv4Addr::UNSPECIFIED, 0).into(), true, 1)
             }
             None => {
                 let (target, own_address, addresses) = self.choose(slot, attempt).await?;
@@ -353,14 +366,15 @@ impl To {
                 // Without it, heads wait for acknowledgements.
                 stream.set_nodelay(true).map_err(failed)?;
                 tcp::keep_queue_short(&stream);
-                (Way::Straight(stream), target, own_address, addresses)
+                let local = stream.local_addr().ok().map(|local| local.ip());
+                (Way::Straight(stream), local, target, own_address, addresses)
             }
         };
         let name = ServerName::try_from(SERVER_NAME).map_err(|error| rustls::Error::General(error.to_string()))?;
         let tls =
             TlsConnector::from(Arc::clone(&self.tls)).connect(name, way).await.map_err(|error| self.tls(error))?;
         let session = Session::over_tcp_at_agent(tls, peer, self.liveness, &self.tasks).await?;
-        Ok(Found { session, own_address, addresses, endpoint: None })
+        Ok(Found { session, own_address, addresses, endpoint: None, local })
     }
 
     fn tls(&self, error: io::Error) -> ConnectionError {

@@ -37,7 +37,7 @@ const PROBE_FIRST: Duration = Duration::from_secs(15);
 const PROBE_MOST: Duration = Duration::from_secs(600);
 /// How often another way is looked for when the relay is about to stop: it has `drain`, 10 s, left.
 const ELSEWHERE: Duration = Duration::from_secs(1);
-/// How often the clock is looked at.
+/// How often the clock and the machine's address are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Keeps one connection.
@@ -88,7 +88,7 @@ enum Ended {
 enum Wanted {
     /// One over QUIC, or to the address that was wanted.
     Better,
-    /// Any: the machine was asleep, and nobody knows what the one of before is worth.
+    /// Any: the machine was asleep or has lost its address, and nobody knows what the one of before is worth.
     Anew,
     /// One to another address first, and so many attempts later to the others in turn: the relay is about to stop.
     Elsewhere(usize),
@@ -163,8 +163,8 @@ impl Line {
 
     /// What every connection begins with: who the agent is.
     fn greeting(&self) -> impl Fn(Session) -> Greeting + Clone + Send + Sync + 'static {
-        let (at, shared) = (Arc::clone(&self.at), Arc::clone(&self.shared));
-        move |session| Box::pin(greet(session, Arc::clone(&at), Arc::clone(&shared)))
+        let (at, shared, slot) = (Arc::clone(&self.at), Arc::clone(&self.shared), self.slot);
+        move |session| Box::pin(greet(session, Arc::clone(&at), Arc::clone(&shared), slot))
     }
 
     /// Opens all tunnels on a connection.
@@ -314,7 +314,8 @@ impl Line {
                     }
                 }
                 _ = look.tick() => {
-                    if awake.slept(Instant::now(), clock.now()) && wanted == Wanted::Better {
+                    let slept = awake.slept(Instant::now(), clock.now());
+                    if (slept || serving.found.lost_its_address()) && wanted == Wanted::Better {
                         // What was under way before is worth no more than the connection.
                         (wanted, probing) = (Wanted::Anew, None);
                         probe_at = Some(next(Duration::ZERO));
@@ -424,13 +425,19 @@ fn open_message(host: Option<String>, offer: &Offer) -> FromAgent {
     FromAgent::Open { host, policy: offer.policy.clone(), revision: offer.revision }
 }
 
-async fn greet(session: Session, at: Arc<AtRelay>, shared: Arc<Shared>) -> Result<Greeted, ConnectionError> {
+async fn greet(
+    session: Session,
+    at: Arc<AtRelay>,
+    shared: Arc<Shared>,
+    slot: usize,
+) -> Result<Greeted, ConnectionError> {
     let mut control = session.open_control().await?;
     let hello = FromAgent::Hello {
         credential: at.relay.credential.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: shared.instance.clone(),
         pool: shared.link.pool,
+        line: u32::try_from(slot).ok(),
     };
     control.send(&hello).await?;
     match control.receive(GREETING_BYTES).await? {

@@ -1,6 +1,7 @@
 //! Through an HTTP proxy: `CONNECT` (RFC 9110 §9.3.6), as `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say, with
 //! basic authentication where the proxy's URL has a name and a password.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -74,16 +75,17 @@ impl Proxy {
         format!("{}:{port}", uri.host().unwrap_or_default())
     }
 
-    /// Asks it for a connection to this host and port. The caller sets the deadline; what carries the
-    /// connection is owned by `tasks`.
+    /// Asks it for a connection to this host and port; gives this machine's address of it, too. The caller sets the
+    /// deadline; what carries the connection is owned by `tasks`.
     ///
     /// # Errors
     /// [`ConnectionError::Proxy`].
-    pub async fn connect(&self, target: &str, tasks: &TaskTracker) -> Result<Way, ConnectionError> {
+    pub async fn connect(&self, target: &str, tasks: &TaskTracker) -> Result<(Way, Option<IpAddr>), ConnectionError> {
         let failed =
             |error: &dyn std::fmt::Display| ConnectionError::Proxy { proxy: self.address(), what: error.to_string() };
         let stream = TcpStream::connect(self.address()).await.map_err(|error| failed(&error))?;
         stream.set_nodelay(true).map_err(|error| failed(&error))?;
+        let local = stream.local_addr().ok().map(|local| local.ip());
         let stream = match self.intercept.uri().scheme_str() {
             Some("https") => self.secure(stream).await?,
             Some("http") | None => ToProxy::Plain(stream),
@@ -107,7 +109,7 @@ impl Proxy {
             return Err(failed(&format!("it answered {} to CONNECT {target}", answer.status())));
         }
         let upgraded = hyper::upgrade::on(answer).await.map_err(|error| failed(&error))?;
-        Ok(Way::Tunnelled(TokioIo::new(upgraded)))
+        Ok((Way::Tunnelled(TokioIo::new(upgraded)), local))
     }
 
     async fn secure(&self, stream: TcpStream) -> Result<ToProxy, ConnectionError> {

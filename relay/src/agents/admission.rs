@@ -8,6 +8,7 @@ use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, Refuse
 use hookward_shared::secret::{Secret, SecretDigest};
 use hookward_shared::transport::{ControlStream, Session, SessionError, StreamError};
 
+use super::registry::Run;
 use crate::store::{Agent, Store, StoreError};
 
 /// An agent that said who it is.
@@ -16,10 +17,8 @@ pub struct Admitted {
     pub agent: Agent,
     /// What it authenticated with, to be asked for again.
     pub credential: SecretDigest,
-    /// Which run of the agent's program it is.
-    pub instance: Box<str>,
-    /// Whether it shares its tunnels.
-    pub pool: bool,
+    /// Which run of the agent's program it is part of.
+    pub run: Run,
     /// The stream on which it goes on talking.
     pub control: ControlStream,
 }
@@ -56,7 +55,7 @@ pub async fn admit(
 ) -> Result<Admitted, AdmissionError> {
     let mut control = session.accept_control().await?;
     match control.receive(GREETING_BYTES).await? {
-        FromAgent::Hello { credential, version, instance, pool } => {
+        FromAgent::Hello { credential, version, instance, pool, line } => {
             let digest = credential.digest();
             let wanted = digest.clone();
             let Some(agent) = store.run(move |store| store.authenticate(&wanted)).await? else {
@@ -72,7 +71,8 @@ pub async fn admit(
                 time_ms: clock.now().0,
             };
             control.send(&welcome).await?;
-            Ok(Admitted { agent, credential: digest, instance: instance.into(), pool, control })
+            let run = Run { instance: instance.into(), pool, line };
+            Ok(Admitted { agent, credential: digest, run, control })
         }
         FromAgent::Join { secret, credential_digest } => join(control, store, clock, secret, &credential_digest).await,
         FromAgent::Open { .. } | FromAgent::Leave | FromAgent::Unknown => {

@@ -67,11 +67,11 @@ pub struct Tunnel {
     /// Since when no session serves it.
     away_since: Instant,
     /// The runs that came last, in the order of their first arrival: one that comes again is no newer for it.
-    runs: Arc<[Run]>,
+    runs: Arc<[KnownRun]>,
 }
 
 /// A run of an agent's program, and its place among all that have come to a tunnel.
-type Run = (AgentId, Box<str>, u64);
+type KnownRun = (AgentId, Box<str>, u64);
 
 /// Runs that are remembered for a tunnel, beyond their sessions.
 const RUNS: usize = 16;
@@ -112,15 +112,22 @@ impl Default for Tunnel {
     }
 }
 
+/// A run of an agent's program, and what part of it a session is.
+pub struct Run {
+    /// No other run has this name.
+    pub instance: Box<str>,
+    /// Whether it shares its tunnels with others.
+    pub pool: bool,
+    /// Which of the run's connections this is.
+    pub line: Option<u32>,
+}
+
 /// A session that is being served.
 pub struct LiveSession {
     id: u64,
     /// Whose it is.
     pub agent: Agent,
-    /// Which run of the agent's program it belongs to.
-    instance: Box<str>,
-    /// Whether that shares its tunnels with others.
-    pool: bool,
+    run: Run,
     /// The connection.
     pub session: Session,
     /// What the agent is to be told.
@@ -130,6 +137,8 @@ pub struct LiveSession {
     order: AtomicU32,
     under_way: AtomicUsize,
     quiet: AtomicBool,
+    /// A newer connection has taken its place.
+    replaced: AtomicBool,
     /// Told when nothing is under way any more.
     idle: Notify,
 }
@@ -148,12 +157,22 @@ impl Drop for UnderWay {
 impl LiveSession {
     /// A session that begins to be served.
     #[must_use]
-    pub fn new(agent: Agent, instance: Box<str>, pool: bool, session: Session, refusals: Refusals) -> Arc<Self> {
+    pub fn new(agent: Agent, run: Run, session: Session, refusals: Refusals) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (order, under_way, quiet) = (AtomicU32::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        let (untaken, idle) = (Arc::default(), Notify::new());
-        Arc::new(Self { id, agent, instance, pool, session, refusals, untaken, order, under_way, quiet, idle })
+        Arc::new(Self {
+            id,
+            agent,
+            run,
+            session,
+            refusals,
+            untaken: Arc::default(),
+            order: AtomicU32::new(0),
+            under_way: AtomicUsize::new(0),
+            quiet: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
+            idle: Notify::new(),
+        })
     }
 
     /// Counts a request that this session is given.
@@ -175,10 +194,22 @@ impl LiveSession {
         self.quiet.store(quiet, Ordering::Relaxed);
     }
 
+    /// Whether others are better: nothing was heard of it, or a newer connection is there in its place.
+    fn is_last_choice(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed) || self.replaced.load(Ordering::Relaxed)
+    }
+
+    /// Notes it if this newer session has taken its place. What it has goes on.
+    fn make_way_for(&self, newer: &Self) {
+        if !self.is(newer) && self.is_same_run(newer) && self.run.line.is_some() && self.run.line == newer.run.line {
+            self.replaced.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Whether its run shares its tunnels.
     #[must_use]
     pub const fn is_pooled(&self) -> bool {
-        self.pool
+        self.run.pool
     }
 
     /// Whether it is this one.
@@ -190,7 +221,7 @@ impl LiveSession {
     /// Whether both belong to one run of the agent's program.
     #[must_use]
     pub fn is_same_run(&self, other: &Self) -> bool {
-        self.agent.id == other.agent.id && self.instance == other.instance
+        self.agent.id == other.agent.id && self.run.instance == other.run.instance
     }
 
     /// A number that grows with every message of this session: the older goes first.
@@ -209,7 +240,8 @@ impl Tunnel {
         let newest = self.sessions.iter().max_by_key(|session| session.arrival);
         self.sessions.iter().filter(move |session| {
             newest.is_some_and(|newest| {
-                let shared = newest.live.pool && session.live.pool && newest.live.agent.id == session.live.agent.id;
+                let shared =
+                    newest.live.run.pool && session.live.run.pool && newest.live.agent.id == session.live.agent.id;
                 session.arrival == newest.arrival || shared
             })
         })
@@ -228,20 +260,19 @@ impl Tunnel {
     }
 
     /// The session that a request goes to: of the run that has the least to do, the oldest connection that is
-    /// not overloaded; one that is quiet only when there is no other. `None` when none `may` have it.
+    /// not overloaded; one that is quiet or was replaced only when there is no other. `None` when none `may` have it.
     #[must_use]
     pub fn choose(&self, may: impl Fn(&LiveSession) -> bool) -> Option<&Arc<LiveSession>> {
         // Nearly always there are one or two, of one run.
         let load = |session: &LiveSession| session.under_way.load(Ordering::Relaxed);
         let of_run = |session: &LiveSession| {
-            if !session.pool {
+            if !session.run.pool {
                 return 0;
             }
             self.serving().filter(|other| other.live.is_same_run(session)).map(|other| load(&other.live)).sum()
         };
         let candidates = self.serving().map(|session| &session.live).filter(|session| may(session));
-        candidates
-            .min_by_key(|session| (session.quiet.load(Ordering::Relaxed), of_run(session), load(session) / SPREAD_FROM))
+        candidates.min_by_key(|session| (session.is_last_choice(), of_run(session), load(session) / SPREAD_FROM))
     }
 
     /// The policy is that of the newest run; without any, the last one's.
@@ -289,16 +320,17 @@ impl Registry {
         let others = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.sessions)).unwrap_or_else(|| Arc::from([]));
         let runs = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.runs)).unwrap_or_else(|| Arc::from([]));
         let known =
-            runs.iter().find(|(agent, instance, _)| *agent == session.agent.id && *instance == session.instance);
+            runs.iter().find(|(agent, instance, _)| *agent == session.agent.id && *instance == session.run.instance);
         let (arrival, runs) = match known {
             Some((_, _, arrival)) => (*arrival, Arc::clone(&runs)),
             None => {
                 let arrival = runs.last().map(|(_, _, last)| last + 1).unwrap_or_default();
-                let run = (session.agent.id, session.instance.clone(), arrival);
+                let run = (session.agent.id, session.run.instance.clone(), arrival);
                 let over = (runs.len() + 1).saturating_sub(RUNS);
                 (arrival, runs.iter().skip(over).cloned().chain([run]).collect())
             }
         };
+        others.iter().for_each(|other| other.live.make_way_for(session));
         // What another connection of the run has brought meanwhile is newer than what this one brings late.
         let of_run = others.iter().filter(|other| other.arrival == arrival).map(|other| &other.brought);
         let newest = of_run.max_by_key(|other| other.revision).filter(|other| other.revision > brought.revision);

@@ -89,10 +89,10 @@ pub async fn serve(
     drain: CancellationToken,
     stop: CancellationToken,
 ) {
-    let Admitted { agent, credential, instance, pool, mut control } = admitted;
+    let Admitted { agent, credential, run, mut control } = admitted;
     let name = agent.name.clone();
     let refusals = Refusals::new(host.limits.refusals_told);
-    let live = LiveSession::new(agent, instance, pool, session.clone(), refusals);
+    let live = LiveSession::new(agent, run, session.clone(), refusals);
     tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
     let Some(_place) = host.registry.place(live.agent.id) else {
         tracing::warn!(agent = %name, "an agent has as many connections as one may");

@@ -43,6 +43,10 @@ pub enum FromAgent {
         /// Whether it shares its tunnels with other agents that ask for it, too.
         #[serde(default)]
         pool: bool,
+        /// Which of the run's connections to this relay it is: a newer one takes the place of an older one, whose path
+        /// may be dead. Nothing: of none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        line: Option<u32>,
     },
     /// Open a tunnel, or replace its policy.
     Open {
