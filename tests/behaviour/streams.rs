@@ -33,6 +33,7 @@ over_all_transports! {
     readers_that_stand_still_give_way
     slow_readers_that_are_gone_leave_nothing_behind
     an_abort_is_seen_on_the_other_side_within_a_second
+    aborts_of_uploads_http2_and_websockets_are_seen_within_a_second
     an_answer_that_takes_its_time
 }
 
@@ -223,9 +224,7 @@ fn cases() -> Vec<(&'static str, Exchange)> {
 }
 
 async fn websockets(over: Transport) {
-    let mut policy = open_policy();
-    policy.routes[0].websocket = true;
-    let stage = Stage::start(echo().await, Plan { policy, ..Plan::over(over) }).await;
+    let stage = Stage::start(echo().await, with_websockets(over)).await;
     let cases = cases();
     assert!(cases.len() >= 28, "{}", cases.len());
     for (name, (sent, back)) in cases {
@@ -275,9 +274,7 @@ async fn an_end_leaves_the_other_direction_open(over: Transport) {
         let _ = input.stream().write_all(&[b"heard: ", &heard[..]].concat()).await;
     })
     .await;
-    let mut policy = open_policy();
-    policy.routes[0].websocket = true;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
+    let stage = Stage::start(application.address, with_websockets(over)).await;
     let mut connection = open(&stage).await;
     connection.raw(b"my last word").await;
     connection.stream.shutdown().await.unwrap();
@@ -286,9 +283,7 @@ async fn an_end_leaves_the_other_direction_open(over: Transport) {
 
 /// Whoever holds one open when the relay begins to stop may end it in peace.
 async fn a_websocket_outlives_the_beginning_of_the_end(over: Transport) {
-    let mut policy = open_policy();
-    policy.routes[0].websocket = true;
-    let mut plan = Plan { policy, ..Plan::over(over) };
+    let mut plan = with_websockets(over);
     plan.limits.drain = Duration::from_secs(600);
     let mut stage = Stage::start(echo().await, plan).await;
     let (mut connection, edge) = (open(&stage).await, stage.edge.clone());
@@ -308,9 +303,7 @@ async fn a_websocket_outlives_the_beginning_of_the_end(over: Transport) {
 
 /// When the time to drain is over, the relay waits for nobody.
 async fn a_websocket_does_not_outlive_the_end(over: Transport) {
-    let mut policy = open_policy();
-    policy.routes[0].websocket = true;
-    let mut plan = Plan { policy, ..Plan::over(over) };
+    let mut plan = with_websockets(over);
     plan.limits.drain = Duration::from_millis(300);
     let mut stage = Stage::start(echo().await, plan).await;
     let mut connection = open(&stage).await;
@@ -330,9 +323,7 @@ async fn the_last_bytes_leave_a_full_socket(over: Transport) {
         let _ = input.stream().read_to_end(&mut Vec::new()).await;
     })
     .await;
-    let mut policy = open_policy();
-    policy.routes[0].websocket = true;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
+    let stage = Stage::start(application.address, with_websockets(over)).await;
     let mut connection = open(&stage).await;
     let reading = async {
         for _ in 0..SAID / 8192 {
@@ -342,6 +333,12 @@ async fn the_last_bytes_leave_a_full_socket(over: Transport) {
         }
     };
     within("all of it", reading).await;
+}
+
+fn with_websockets(over: Transport) -> Plan {
+    let mut policy = open_policy();
+    policy.routes[0].websocket = true;
+    Plan { policy, ..Plan::over(over) }
 }
 
 async fn open(stage: &Stage) -> Http1 {
@@ -475,6 +472,67 @@ async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {
     let since = Instant::now();
     begun.notify_one();
     assert_eq!(within("the sender hears of it", connection.rest()).await, b"");
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+}
+
+async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: Transport) {
+    let (begun, ended, cut) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let of_application = (Arc::clone(&begun), Arc::clone(&ended), Arc::clone(&cut));
+    let application = Application::raw(move |stream| {
+        let (begun, ended, cut) = of_application.clone();
+        async move {
+            let mut input = Input::new(stream);
+            let Some(request) = input.head().await else { return };
+            if request.header("upgrade").is_some() {
+                let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+                input.stream().write_all(head).await.unwrap();
+            }
+            begun.notify_one();
+            let mut rest = Vec::new();
+            tokio::select! {
+                _ = input.stream().read_to_end(&mut rest) => ended.notify_one(),
+                () = cut.notified() => {}
+            }
+        }
+    })
+    .await;
+    let plan = with_websockets(over);
+    let stage = Stage::start(application.address, plan).await;
+    let heard = async |what: &str| {
+        let since = Instant::now();
+        within(what, ended.notified()).await;
+        assert!(since.elapsed() < Duration::from_secs(1), "{what}: {:?}", since.elapsed());
+    };
+    // In the middle of an upload that streams.
+    let mut upload = stage.edge.http1().await;
+    upload.raw(format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2000000\r\n\r\n").as_bytes()).await;
+    upload.raw(&[b'x'; 100_000]).await;
+    within("the upload is under way", begun.notified()).await;
+    drop(upload);
+    heard("an upload's abort").await;
+    // One stream of an HTTP/2 connection; the others go on.
+    let mut client = stage.edge.http2().await.ready().await.unwrap();
+    let request = || http::Request::post(format!("https://{HOST}{HOOK}")).body(()).unwrap();
+    let (_kept, _) = client.send_request(request(), true).unwrap();
+    within("one stream is under way", begun.notified()).await;
+    let (_answer, mut sending) = client.send_request(request(), false).unwrap();
+    sending.send_data(vec![b'x'; 10_000].into(), false).unwrap();
+    within("the other is under way", begun.notified()).await;
+    sending.send_reset(h2::Reason::CANCEL);
+    heard("a stream's reset").await;
+    drop(client);
+    drop((_kept, _answer, sending));
+    heard("the connection's end").await;
+    // A WebSocket, by either side.
+    let websocket = open(&stage).await;
+    within("the WebSocket is open", begun.notified()).await;
+    drop(websocket);
+    heard("a WebSocket's end").await;
+    let mut websocket = open(&stage).await;
+    within("the WebSocket is open", begun.notified()).await;
+    let since = Instant::now();
+    cut.notify_one();
+    assert_eq!(within("the sender hears of it", websocket.rest()).await, b"");
     assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
 }
 

@@ -85,6 +85,43 @@ async fn where_udp_is_blocked_tcp_carries_the_tunnel_and_quic_takes_over_when_it
     assert_eq!(application.log.take().len(), answers[&200], "each arrived once");
 }
 
+/// The first packets pass, and nothing of what follows.
+#[tokio::test]
+async fn a_handshake_that_dies_half_way_is_gone_around_within_three_seconds() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut stage = Stage::start(application.address, linked(TransportMode::Auto)).await;
+    for datagrams in [1, 2, 3] {
+        stage.stop_agent().await;
+        stage.link().udp_lifetime(datagrams);
+        let since = Instant::now();
+        stage.start_agent().await;
+        assert!(since.elapsed() < Duration::from_secs(3), "{datagrams} datagrams: {:?}", since.elapsed());
+        assert_eq!(stage.transports().last(), Some(&Transport::Tcp), "{datagrams} datagrams");
+        assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
+    }
+}
+
+/// A firewall lets QUIC begin, and then looks closer, each time: QUIC is tried again more and more rarely.
+#[tokio::test]
+async fn flows_that_die_young_again_and_again_lose_no_accepted_request() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut stage = Stage::start(application.address, linked(TransportMode::Auto)).await;
+    stage.stop_agent().await;
+    stage.link().udp_lifetime(40);
+    stage.start_agent().await;
+    assert_eq!(stage.transports().last(), Some(&Transport::Quic));
+    let before = stage.transports().len();
+    let load = Load::begin(&stage.edge);
+    let changes = |stage: &Stage, over| stage.transports().iter().skip(before).filter(|by| **by == over).count();
+    eventually("it went to TCP, back, and to TCP again", || changes(&stage, Transport::Tcp) >= 2).await;
+    let answers = load.end().await;
+    let broken = answers.get(&502).copied().unwrap_or_default();
+    assert_eq!(answers.values().sum::<usize>(), answers[&200] + broken, "{answers:?}");
+    // The application's answer may have been on its way when the flow died: it is not asked a second time.
+    assert_eq!(application.log.take().len(), answers[&200] + broken, "each arrived once: {answers:?}");
+    assert!(broken <= stage.transports().len() * 2, "one for each connection that died, at most: {answers:?}");
+}
+
 #[tokio::test]
 async fn what_worked_the_last_time_is_tried_first() {
     let application = Application::start(|_| Reply::ok("")).await;

@@ -36,6 +36,8 @@ pub struct Link {
 
 struct Udp {
     pass: Pass,
+    /// Datagrams from the agent after which a flow is silent.
+    lifetime: u64,
     flows: HashMap<SocketAddr, Flow>,
 }
 
@@ -64,7 +66,7 @@ impl Link {
             }
         };
         let address = tcp.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(Udp { pass: Pass::All, flows: HashMap::new() }));
+        let state = Arc::new(Mutex::new(Udp { pass: Pass::All, lifetime: u64::MAX, flows: HashMap::new() }));
         let (say, pass) = watch::channel(Pass::All);
         let tcp_connections = Arc::new(AtomicUsize::new(0));
         let tasks = vec![
@@ -81,6 +83,11 @@ impl Link {
         for flow in state.flows.values_mut() {
             flow.silent = pass != Pass::All;
         }
+    }
+
+    /// Every UDP flow is silent once so many datagrams came from the agent: a firewall that looks at what it let pass.
+    pub fn udp_lifetime(&self, datagrams: u64) {
+        self.udp.lock().unwrap().lifetime = datagrams;
     }
 
     /// Silences the flow that carried most, as when one path dies and another does not.
@@ -123,8 +130,10 @@ async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<U
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
+        let lifetime = state.lock().unwrap().lifetime;
         let known = state.lock().unwrap().flows.get_mut(&from).map(|flow| {
             flow.carried += 1;
+            flow.silent |= flow.carried > lifetime;
             (Arc::clone(&flow.socket), flow.silent)
         });
         let (to, silent) = match known {
