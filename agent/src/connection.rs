@@ -2,7 +2,7 @@
 //!
 //! Every relay gets some lines ([`mod@line`]), each of which keeps one connection; [`dial`] finds the way (QUIC, or TLS
 //! over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt is due, `sleep_watch` when the machine
-//! was asleep, `retire` ends a connection in order, [`status`] sums up for the user what the lines do, and
+//! was asleep, `serving` is a connection in use and ends it in order, [`status`] sums up for the user what the lines do, and
 //! [`policies`] knows which policy a relay has. All connections of one run of the
 //! program serve the same tunnels; losing one loses nothing.
 
@@ -10,8 +10,8 @@ pub mod dial;
 pub mod line;
 pub mod policies;
 pub mod proxy;
-mod retire;
 pub mod schedule;
+mod serving;
 mod sleep_watch;
 pub mod status;
 

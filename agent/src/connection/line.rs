@@ -10,20 +10,20 @@ use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
 use hookward_shared::names::{HostName, origin_of};
 use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
 use hookward_shared::text::printable;
-use hookward_shared::transport::{ControlStream, MessageReader, MessageWriter, Session, StreamError, Transport};
+use hookward_shared::transport::{ControlStream, Session, StreamError, Transport};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::dial::Found;
 use super::policies::{Offer, Taken};
-use super::retire::{LEAVE, retire};
 use super::schedule::Schedule;
+use super::serving::{LEAVE, Serving, take};
 use super::sleep_watch::SleepWatch;
 use super::status::LineId;
 use super::{AtRelay, ConnectionError, Opened, Shared, kept, printable_fields, refused, unexpected};
 use crate::first::first;
-use crate::replay::{self, AtHost, Terms};
+use crate::replay::{AtHost, Terms};
 use crate::report::Report;
 
 /// For the relay to answer what opens the tunnels: a policy may have 3 MiB, and the line be slow.
@@ -56,21 +56,6 @@ pub struct Line {
 struct Greeted {
     control: ControlStream,
     deadlines: Deadlines,
-}
-
-/// A connection that serves the tunnels.
-pub(super) struct Serving {
-    pub(super) found: Found,
-    pub(super) control: ControlStream,
-    pub(super) terms: Arc<Terms>,
-    pub(super) exchanges: TaskTracker,
-    since: Instant,
-    /// The policy that the relay has been asked for, of which tunnel, until it has answered.
-    asked: Option<(usize, Arc<Offer>)>,
-    /// A message was broken off in its middle: nothing can be said any more.
-    pub(super) mute: bool,
-    /// The relay has said that it is about to stop. It ends the connection with the last request that it has.
-    pub(super) relay_leaves: bool,
 }
 
 /// How a connection's time ended.
@@ -230,7 +215,7 @@ impl Line {
         loop {
             match self.serve(&mut serving, stop).await {
                 Ended::Stop => {
-                    retire(serving, self.shared.drain, stop.clone()).await;
+                    serving.retire(self.shared.drain, stop.clone()).await;
                     return Ok(());
                 }
                 Ended::Broke(error) => {
@@ -254,7 +239,7 @@ impl Line {
                 Ended::Better(new) => {
                     let old = std::mem::replace(&mut serving, *new);
                     // It ends with its last exchange, however long that takes, or with the program.
-                    self.shared.tasks.spawn(retire(old, self.shared.drain, stop.clone()));
+                    self.shared.tasks.spawn(old.retire(self.shared.drain, stop.clone()));
                 }
             }
         }
@@ -448,10 +433,4 @@ async fn greet(
         }
         other => Err(unexpected(other)),
     }
-}
-
-pub(super) fn take((writer, reader): (MessageWriter, MessageReader), terms: &Arc<Terms>, exchanges: &TaskTracker) {
-    let terms = Arc::clone(terms);
-    // In a box: the runtime moves what it is given several times before it runs.
-    exchanges.spawn(Box::pin(async move { replay::exchange(writer, reader, &terms).await }));
 }

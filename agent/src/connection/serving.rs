@@ -1,0 +1,117 @@
+//! A connection that serves the tunnels: what it takes, and how it ends in order when another one has taken its place
+//! or the agent stops.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hookward_shared::limits::CONTROL_BYTES;
+use hookward_shared::protocol::control::{FromAgent, FromRelay};
+use hookward_shared::transport::{ControlStream, MessageReader, MessageWriter};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::ConnectionError;
+use super::dial::Found;
+use super::policies::Offer;
+use crate::replay::{self, Terms};
+
+/// For the relay to acknowledge that the agent leaves.
+pub(super) const LEAVE: Duration = Duration::from_secs(2);
+
+/// A connection that serves the tunnels.
+pub(super) struct Serving {
+    pub(super) found: Found,
+    pub(super) control: ControlStream,
+    pub(super) terms: Arc<Terms>,
+    pub(super) exchanges: TaskTracker,
+    pub(super) since: Instant,
+    /// The policy that the relay has been asked for, of which tunnel, until it has answered.
+    pub(super) asked: Option<(usize, Arc<Offer>)>,
+    /// A message was broken off in its middle: nothing can be said any more.
+    pub(super) mute: bool,
+    /// The relay has said that it is about to stop. It ends the connection with the last request that it has.
+    pub(super) relay_leaves: bool,
+}
+
+impl Serving {
+    /// Ends a connection without failing a request: the relay sends nothing more, what is under way ends, then the
+    /// connection. Once `stop` is cancelled that takes no longer than `drain`.
+    pub(super) async fn retire(mut self, drain: Duration, stop: CancellationToken) {
+        if self.relay_leaves {
+            tokio::select! {
+                () = self.serve_out() => return self.close().await,
+                () = stop.cancelled() => {}
+            }
+        }
+        let told = !self.mute && matches!(timeout(LEAVE, self.say_so()).await, Ok(Ok(())));
+        let session = self.found.session.clone();
+        let ending = async {
+            if told {
+                // The relay ends the connection when it has taken all answers. What it gave before it knew is still taken.
+                while let Ok(exchange) = session.accept().await {
+                    take(exchange, &self.terms, &self.exchanges);
+                }
+            } else {
+                self.exchanges.close();
+                tokio::select! {
+                    () = self.exchanges.wait() => {}
+                    _ = session.closed() => {}
+                }
+            }
+        };
+        let stopping = async {
+            stop.cancelled().await;
+            sleep(drain).await;
+        };
+        tokio::select! {
+            () = ending => {}
+            () = stopping => {}
+        }
+        self.close().await;
+    }
+
+    /// Says that the agent leaves, until the relay has heard it.
+    async fn say_so(&mut self) -> Result<(), ConnectionError> {
+        self.control.send(&FromAgent::Leave).await?;
+        loop {
+            tokio::select! {
+                exchange = self.found.session.accept() => take(exchange?, &self.terms, &self.exchanges),
+                message = self.control.receive::<FromRelay>(CONTROL_BYTES) => {
+                    if let FromRelay::Left = message? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// A relay that is about to stop has requests until its last sender has gone, and ends the connection itself.
+    async fn serve_out(&mut self) {
+        loop {
+            tokio::select! {
+                exchange = self.found.session.accept() => match exchange {
+                    Ok(exchange) => take(exchange, &self.terms, &self.exchanges),
+                    Err(_) => return,
+                },
+                // What it says now is of no use, but it must not wait for being heard.
+                said = self.control.receive::<FromRelay>(CONTROL_BYTES) => if said.is_err() { return },
+            }
+        }
+    }
+
+    async fn close(&self) {
+        self.exchanges.close();
+        self.found.session.close("the agent is stopping");
+        if let Some(endpoint) = &self.found.endpoint {
+            let _ = timeout(LEAVE, endpoint.wait_idle()).await;
+        }
+    }
+}
+
+/// Handles an exchange in a task of its own.
+pub(super) fn take((writer, reader): (MessageWriter, MessageReader), terms: &Arc<Terms>, exchanges: &TaskTracker) {
+    let terms = Arc::clone(terms);
+    // In a box: the runtime moves what it is given several times before it runs.
+    exchanges.spawn(Box::pin(async move { replay::exchange(writer, reader, &terms).await }));
+}
