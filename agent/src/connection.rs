@@ -1,16 +1,17 @@
 //! The connections to the relays: dialled, kept, and opened again when they break.
 //!
 //! Every relay gets some lines ([`mod@line`]), each of which keeps one connection; [`dial`] finds the way (QUIC, or TLS
-//! over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt is due, `sleep_watch` when the machine
-//! was asleep, `serving` is a connection in use and ends it in order, [`status`] sums up for the user what the lines do, and
-//! [`policies`] knows which policy a relay has. All connections of one run of the
-//! program serve the same tunnels; losing one loses nothing.
+//! over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt is due, `serving` is a
+//! connection in use and ends it in order, `search` says when another one is looked for meanwhile, `sleep_watch` when
+//! the machine was asleep, [`status`] sums up for the user what the lines do, and [`policies`] knows which policy a
+//! relay has. All connections of one run of the program serve the same tunnels; losing one loses nothing.
 
 pub mod dial;
 pub mod line;
 pub mod policies;
 pub mod proxy;
 pub mod schedule;
+mod search;
 mod serving;
 mod sleep_watch;
 pub mod status;
@@ -26,6 +27,7 @@ use hookward_shared::current::Current;
 use hookward_shared::gate::Gate;
 use hookward_shared::limits::GREETING_BYTES;
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason, RefusedRequest};
+use hookward_shared::refusal::Check;
 use hookward_shared::secret::Secret;
 use hookward_shared::text::printable;
 use hookward_shared::transport::identity::Pin;
@@ -381,6 +383,16 @@ fn unexpected(message: FromRelay) -> ConnectionError {
 
 fn refused(reason: RefusedReason, message: &str) -> ConnectionError {
     ConnectionError::Refused { reason, message: printable(message) }
+}
+
+/// Says what the relay has refused.
+fn report_refusals(reporter: &Reporter, told: Vec<RefusedRequest>, counted: Vec<(Check, u64)>) {
+    for refused in told {
+        reporter.say(Report::Refused(Box::new(printable_fields(refused))));
+    }
+    if !counted.is_empty() {
+        reporter.say(Report::Counted(counted));
+    }
 }
 
 /// The relay has escaped what strangers sent; a relay that was taken over may not have.

@@ -343,6 +343,7 @@ impl Exchange<'_> {
         let sent = body.progress();
         let request = upstream::request(&permit, request, body, &self.replay.cases, self.replay.pool.application())
             .map_err(|error| Stop::Refused(Refusal::malformed(error.to_string())))?;
+        let answers = self.replay.pool.answers();
         let mut asking = pin!(self.replay.pool.send(request));
         // A large upload may take its time, as long as it gets on: the wait for the answer begins at
         // its end.
@@ -361,7 +362,7 @@ impl Exchange<'_> {
             Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(Stop::Aborted),
             Ok(Err(error)) => Err(Stop::Failed(Code::ApplicationBroke, error.to_string())),
             Err(_) => {
-                self.replay.pool.note_silence(patience);
+                self.replay.pool.note_silence(patience, answers);
                 let why = format!("the application did not answer within {} s", patience.as_secs_f64());
                 Err(Stop::Failed(Code::ApplicationTimeout, why))
             }

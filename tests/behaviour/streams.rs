@@ -412,8 +412,15 @@ async fn readers_that_stand_still_give_way(over: Transport) {
     }
     let whole = within("the answer of one that reads after all", last.exactly(8 << 20)).await;
     assert!(whole.iter().all(|byte| *byte == b'x'));
-    let first = within("the answer of one that had to go", slow[0].rest()).await;
-    assert!(first.len() < 8 << 20);
+    let mut gave_way = false;
+    for connection in &mut slow[..99] {
+        let answer = within("an answer, or what there is of it", connection.try_answer("GET")).await;
+        gave_way = !answer.is_some_and(|answer| answer.complete);
+        if gave_way {
+            break;
+        }
+    }
+    assert!(gave_way, "one of those that stood still");
 }
 
 /// More of them than a connection's window has room for: what they held is free again when they are gone.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -64,14 +64,14 @@ struct To {
 pub struct Found {
     /// The session.
     pub session: Session,
-    /// Whether it goes to the address that was wanted.
-    pub own_address: bool,
+    /// How many places after the address that was wanted the one is to which it goes; 0: it is that.
+    pub place: usize,
     /// Addresses of the relay's name.
     pub addresses: usize,
     /// Over QUIC, what carries it.
     pub endpoint: Option<Endpoint>,
     /// Over TCP, this machine's address: the connection can have no other (over QUIC it moves to the next).
-    pub local: Option<IpAddr>,
+    pub local: Option<SocketAddr>,
 }
 
 impl Found {
@@ -79,10 +79,14 @@ impl Found {
     /// next.
     #[must_use]
     pub fn lost_its_address(&self) -> bool {
-        // The system knows at once, and tells nobody who only waits on a socket.
-        let gone = |local| UdpSocket::bind((local, 0)).is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable);
-        self.local.is_some_and(gone)
+        self.local.is_some_and(|local| !is_ours(local))
     }
+}
+
+/// Whether the machine has this address. The system knows at once, and tells nobody who only waits on a socket.
+fn is_ours(mut local: SocketAddr) -> bool {
+    local.set_port(0);
+    !UdpSocket::bind(local).is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable)
 }
 
 impl Dialler {
@@ -103,7 +107,7 @@ impl Dialler {
     #[must_use]
     pub fn could_be_better(&self, found: &Found) -> bool {
         let quic = found.session.transport() == Transport::Quic;
-        !found.own_address || !quic && self.mode.allows(Transport::Quic)
+        found.place > 0 || !quic && self.mode.allows(Transport::Quic)
     }
 
     /// Which transport is tried first from now on.
@@ -168,12 +172,12 @@ impl Dialler {
         self.every_transport(0, 0, ONCE, greet).await
     }
 
-    /// Tries every transport once, while another connection is in use: whatever gets through. `attempt` says how many
+    /// Tries every transport once, while another connection is in use: whatever gets through. `place` says how many
     /// addresses after the slot's own one.
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub async fn once<T, G, F>(&self, slot: usize, attempt: usize, greet: G) -> Result<(Found, T), ConnectionError>
+    pub async fn once<T, G, F>(&self, slot: usize, place: usize, greet: G) -> Result<(Found, T), ConnectionError>
     where
         T: Send + 'static,
         G: Fn(Session) -> F + Clone + Send + Sync + 'static,
@@ -181,7 +185,7 @@ impl Dialler {
     {
         // The flow that was there may be what does not get through.
         self.way.forget(slot);
-        self.every_transport(slot, attempt, PROBE, greet).await
+        self.every_transport(slot, place, PROBE, greet).await
     }
 
     async fn every_transport<T, G, F>(
@@ -308,18 +312,19 @@ impl To {
         if found.is_empty() { Err(failed(io::Error::other("its name has no address"))) } else { Ok(found) }
     }
 
-    /// The address of an attempt: at first the wanted one, then the others.
-    async fn choose(&self, slot: usize, attempt: usize) -> Result<(SocketAddr, bool, usize), ConnectionError> {
+    /// The address of an attempt: at first the wanted one, then the others. With its place after the wanted one, and how
+    /// many there are.
+    async fn choose(&self, slot: usize, attempt: usize) -> Result<(SocketAddr, usize, usize), ConnectionError> {
         let addresses = self.addresses().await?;
-        let (wanted, chosen) = (slot % addresses.len(), (slot + attempt) % addresses.len());
-        let address = addresses.get(chosen).copied();
+        let place = attempt % addresses.len();
+        let address = addresses.get((slot + place) % addresses.len()).copied();
         let nothing =
             || ConnectionError::Resolve { address: self.address.clone(), source: io::ErrorKind::NotFound.into() };
-        Ok((address.ok_or_else(nothing)?, chosen == wanted, addresses.len()))
+        Ok((address.ok_or_else(nothing)?, place, addresses.len()))
     }
 
     async fn over_quic(&self, slot: usize, attempt: usize) -> Result<Found, ConnectionError> {
-        let (target, own_address, addresses) = self.choose(slot, attempt).await?;
+        let (target, place, addresses) = self.choose(slot, attempt).await?;
         let local: SocketAddr =
             if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let endpoint = self.endpoint(slot, attempt, local)?;
@@ -329,7 +334,7 @@ impl To {
         match connecting.await {
             Ok(connection) => {
                 let session = Session::over_quic(connection);
-                Ok(Found { session, own_address, addresses, endpoint: Some(endpoint), local: None })
+                Ok(Found { session, place, addresses, endpoint: Some(endpoint), local: None })
             }
             Err(error) if quic::is_wrong_key(&error) => Err(ConnectionError::WrongKey(self.address.clone())),
             Err(error) => Err(ConnectionError::Session(error.into())),
@@ -353,28 +358,30 @@ impl To {
     }
 
     async fn over_tcp(&self, slot: usize, attempt: usize) -> Result<Found, ConnectionError> {
-        let (way, local, peer, own_address, addresses) = match self.proxies.of(&self.address) {
+        let (way, local, peer, place, addresses) = match self.proxies.of(&self.address) {
             // The proxy finds the name; there is one way through it.
             Some(proxy) => {
                 let (way, local) = proxy.connect(&self.address, &self.tasks).await?;
-                (way, local, (Ipv4Addr::UNSPECIFIED, 0).into(), true, 1)
+                (way, local, (Ipv4Addr::UNSPECIFIED, 0).into(), 0, 1)
             }
             None => {
-                let (target, own_address, addresses) = self.choose(slot, attempt).await?;
+                let (target, place, addresses) = self.choose(slot, attempt).await?;
                 let failed = |source| ConnectionError::Connect { address: self.address.clone(), source };
                 let stream = TcpStream::connect(target).await.map_err(failed)?;
                 // Without it, heads wait for acknowledgements.
                 stream.set_nodelay(true).map_err(failed)?;
                 tcp::keep_queue_short(&stream);
-                let local = stream.local_addr().ok().map(|local| local.ip());
-                (Way::Straight(stream), local, target, own_address, addresses)
+                let local = stream.local_addr().ok();
+                (Way::Straight(stream), local, target, place, addresses)
             }
         };
         let name = ServerName::try_from(SERVER_NAME).map_err(|error| rustls::Error::General(error.to_string()))?;
         let tls =
             TlsConnector::from(Arc::clone(&self.tls)).connect(name, way).await.map_err(|error| self.tls(error))?;
         let session = Session::over_tcp_at_agent(tls, peer, self.liveness, &self.tasks).await?;
-        Ok(Found { session, own_address, addresses, endpoint: None, local })
+        // Where an address can't be asked for, nothing is known of it.
+        let local = local.filter(|local| is_ours(*local));
+        Ok(Found { session, place, addresses, endpoint: None, local })
     }
 
     fn tls(&self, error: io::Error) -> ConnectionError {

@@ -17,11 +17,12 @@ use tokio_util::task::TaskTracker;
 
 use super::dial::Found;
 use super::policies::{Offer, Taken};
-use super::schedule::Schedule;
+use super::schedule::{Schedule, jitter};
+use super::search::{Search, Wanted};
 use super::serving::{LEAVE, Serving, take};
 use super::sleep_watch::SleepWatch;
 use super::status::LineId;
-use super::{AtRelay, ConnectionError, Opened, Shared, kept, printable_fields, refused, unexpected};
+use super::{AtRelay, ConnectionError, Opened, Shared, kept, refused, report_refusals, unexpected};
 use crate::first::first;
 use crate::replay::{AtHost, Terms};
 use crate::report::Report;
@@ -35,8 +36,8 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// When a better way is looked for first, and at most how rarely later.
 const PROBE_FIRST: Duration = Duration::from_secs(15);
 const PROBE_MOST: Duration = Duration::from_secs(600);
-/// How often another way is looked for when the relay is about to stop: it has `drain`, 10 s, left.
-const ELSEWHERE: Duration = Duration::from_secs(1);
+/// Addresses come and go while a network is set up: a connection has so long before its own is looked at.
+const ADDRESS: Duration = Duration::from_secs(2);
 /// How often the clock and the machine's address are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -66,17 +67,6 @@ enum Ended {
     Stop,
     /// There is another connection, and a better one, which serves already.
     Better(Box<Serving>),
-}
-
-/// What other connection is looked for while one serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    /// One over QUIC, or to the address that was wanted.
-    Better,
-    /// Any: the machine was asleep or has lost its address, and nobody knows what the one of before is worth.
-    Anew,
-    /// One to another address first, and so many attempts later to the others in turn: the relay is about to stop.
-    Elsewhere(usize),
 }
 
 /// A better way, on its way.
@@ -159,18 +149,24 @@ impl Line {
         let Greeted { mut control, deadlines } = greeted;
         self.at.note_addresses(found.addresses);
         let opening = async {
-            let (mut hosts, mut opened) = (Vec::new(), Vec::new());
+            let (mut hosts, mut opened, mut relay_leaves) = (Vec::new(), Vec::new(), false);
             for (number, (tunnel, policies)) in self.shared.tunnels.iter().zip(&self.at.policies).enumerate() {
                 let offer = policies.best();
                 control.send(&open_message(tunnel.host.clone(), &offer)).await?;
-                let (host, port) = match control.receive(GREETING_BYTES).await? {
-                    FromRelay::Opened { host, port } => (host, port),
-                    // A new policy that the relay does not take: the tunnel goes on with the one before.
-                    FromRelay::Refused { reason: RefusedReason::Policy, message } if policies.refuse(&offer) => {
-                        self.shared.reporter.say(kept(&message));
-                        return Err(ConnectionError::PolicyKept);
+                let (host, port) = loop {
+                    match control.receive(CONTROL_BYTES).await? {
+                        FromRelay::Opened { host, port } => break (host, port),
+                        // A new policy that the relay does not take: the tunnel goes on with the one before.
+                        FromRelay::Refused { reason: RefusedReason::Policy, message } if policies.refuse(&offer) => {
+                            self.shared.reporter.say(kept(&message));
+                            return Err(ConnectionError::PolicyKept);
+                        }
+                        // The tunnels before this one are in use already.
+                        FromRelay::Refusals { told, counted } => report_refusals(&self.shared.reporter, told, counted),
+                        FromRelay::Leaving => relay_leaves = true,
+                        FromRelay::Unknown => {}
+                        other => return Err(unexpected(other)),
                     }
-                    other => return Err(unexpected(other)),
                 };
                 let host = HostName::parse(&host)
                     .ok_or_else(|| StreamError::Protocol("the relay opened something that is no host".to_owned()))?;
@@ -189,23 +185,14 @@ impl Line {
                 let relay = self.at.relay.address.clone();
                 opened.push(Opened { tunnel: number, host: host.to_string(), port, relay, transport });
             }
-            Ok((hosts, opened))
+            Ok((hosts, opened, relay_leaves))
         };
-        let (hosts, opened) = timeout(OPEN, opening).await.unwrap_or_else(|_| Err(silent()))?;
+        let (hosts, opened, relay_leaves) = timeout(OPEN, opening).await.unwrap_or_else(|_| Err(silent()))?;
         self.shared.status.open(self.id.clone(), transport, &opened, &*self.shared.on_open);
         self.at.dialler.lead_with(transport);
         (self.shared.on_worked)(transport);
         let (terms, exchanges) = (Arc::new(Terms { deadlines, hosts }), TaskTracker::new());
-        Ok(Serving {
-            found,
-            control,
-            terms,
-            exchanges,
-            since: Instant::now(),
-            asked: None,
-            mute: false,
-            relay_leaves: false,
-        })
+        Ok(Serving { found, control, terms, exchanges, since: Instant::now(), asked: None, mute: false, relay_leaves })
     }
 
     /// Serves until the connection breaks, moving to better ones meanwhile. `Ok` when the agent is to stop.
@@ -215,7 +202,7 @@ impl Line {
         loop {
             match self.serve(&mut serving, stop).await {
                 Ended::Stop => {
-                    serving.retire(self.shared.drain, stop.clone()).await;
+                    serving.retire(&self.shared, stop.clone()).await;
                     return Ok(());
                 }
                 Ended::Broke(error) => {
@@ -239,7 +226,8 @@ impl Line {
                 Ended::Better(new) => {
                     let old = std::mem::replace(&mut serving, *new);
                     // It ends with its last exchange, however long that takes, or with the program.
-                    self.shared.tasks.spawn(old.retire(self.shared.drain, stop.clone()));
+                    let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
+                    self.shared.tasks.spawn(async move { old.retire(&shared, stop).await });
                 }
             }
         }
@@ -250,10 +238,10 @@ impl Line {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let clock = &self.shared.clock;
         let mut awake = SleepWatch::new(Instant::now(), clock.now());
-        let (mut probe_in, mut wanted) = (self.probe_in, Wanted::Better);
         let mut probing: Option<Probing<'_>> = None;
-        let next = |after: Duration| tokio::time::Instant::now() + after;
-        let mut probe_at = self.at.dialler.could_be_better(&serving.found).then(|| next(probe_in));
+        let better = self.at.dialler.could_be_better(&serving.found);
+        let now = tokio::time::Instant::now;
+        let mut search = Search::new(better, serving.found.place > 0, self.probe_in, now());
         loop {
             let policies = self.at.policies.iter().map(|policies| Box::pin(policies.changed()));
             let outcome = tokio::select! {
@@ -271,9 +259,8 @@ impl Line {
                 (number, offer) = first(policies.collect()), if serving.asked.is_none() && !serving.mute => {
                     self.ask(serving, number, offer, stop).await
                 }
-                () = sleep_until(probe_at.unwrap_or_else(tokio::time::Instant::now)), if probe_at.is_some() => {
-                    probe_at = None;
-                    probing = Some(Box::pin(self.look_for(wanted)));
+                () = sleep_until(search.due().unwrap_or_else(now)), if search.due().is_some() => {
+                    probing = Some(Box::pin(self.look_for(search.begin(), serving.found.place)));
                     Ok(())
                 }
                 found = of(&mut probing) => {
@@ -281,29 +268,18 @@ impl Line {
                     match found {
                         Ok(better) => return Ended::Better(Box::new(better)),
                         Err(error) => {
-                            tracing::debug!(%error, ?wanted, "no other way");
-                            let pause = match wanted {
-                                Wanted::Elsewhere(attempt) => {
-                                    wanted = Wanted::Elsewhere(attempt + 1);
-                                    ELSEWHERE
-                                }
-                                Wanted::Better | Wanted::Anew => {
-                                    wanted = Wanted::Better;
-                                    probe_in = (probe_in * 2).min(PROBE_MOST);
-                                    probe_in
-                                }
-                            };
-                            probe_at = Some(next(pause));
+                            tracing::debug!(%error, ?search, "no other way");
+                            search.failed(now(), jitter());
                             Ok(())
                         }
                     }
                 }
                 _ = look.tick() => {
                     let slept = awake.slept(Instant::now(), clock.now());
-                    if (slept || serving.found.lost_its_address()) && wanted == Wanted::Better {
+                    let lost = serving.since.elapsed() > ADDRESS && serving.found.lost_its_address();
+                    if (slept || lost) && search.anew(now()) {
                         // What was under way before is worth no more than the connection.
-                        (wanted, probing) = (Wanted::Anew, None);
-                        probe_at = Some(next(Duration::ZERO));
+                        probing = None;
                     }
                     Ok(())
                 }
@@ -312,20 +288,19 @@ impl Line {
             if let Err(error) = outcome {
                 return Ended::Broke(error);
             }
-            if serving.relay_leaves && !matches!(wanted, Wanted::Elsewhere(_)) {
-                (wanted, probing) = (Wanted::Elsewhere(1), None);
-                probe_at = Some(next(Duration::ZERO));
+            if serving.relay_leaves && search.elsewhere(serving.found.place, now()) {
+                probing = None;
             }
         }
     }
 
     /// Opens another connection, while this one serves.
-    async fn look_for(&self, wanted: Wanted) -> Result<Serving, ConnectionError> {
+    async fn look_for(&self, wanted: Wanted, place: usize) -> Result<Serving, ConnectionError> {
         let (dialler, greeting) = (&self.at.dialler, self.greeting());
         let (found, greeted) = match wanted {
-            Wanted::Better => dialler.probe(self.slot, greeting).await?,
-            Wanted::Anew => dialler.once(self.slot, 0, greeting).await?,
-            Wanted::Elsewhere(attempt) => dialler.once(self.slot, attempt, greeting).await?,
+            Wanted::Better if place == 0 => dialler.probe(self.slot, greeting).await?,
+            Wanted::Better | Wanted::Anew => dialler.once(self.slot, 0, greeting).await?,
+            Wanted::Elsewhere(place) => dialler.once(self.slot, place, greeting).await?,
         };
         self.open(found, greeted).await
     }
@@ -386,12 +361,7 @@ impl Line {
             (FromRelay::Refused { reason, message }, _) => return Err(refused(reason, &message)),
             (FromRelay::Refusals { told, counted }, asked) => {
                 serving.asked = asked;
-                for refused in told {
-                    reporter.say(Report::Refused(Box::new(printable_fields(refused))));
-                }
-                if !counted.is_empty() {
-                    reporter.say(Report::Counted(counted));
-                }
+                report_refusals(reporter, told, counted);
             }
             (FromRelay::Leaving, asked) => {
                 serving.asked = asked;

@@ -1,7 +1,7 @@
 //! Through an HTTP proxy: `CONNECT` (RFC 9110 §9.3.6), as `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say, with
 //! basic authentication where the proxy's URL has a name and a password.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -80,12 +80,16 @@ impl Proxy {
     ///
     /// # Errors
     /// [`ConnectionError::Proxy`].
-    pub async fn connect(&self, target: &str, tasks: &TaskTracker) -> Result<(Way, Option<IpAddr>), ConnectionError> {
+    pub async fn connect(
+        &self,
+        target: &str,
+        tasks: &TaskTracker,
+    ) -> Result<(Way, Option<SocketAddr>), ConnectionError> {
         let failed =
             |error: &dyn std::fmt::Display| ConnectionError::Proxy { proxy: self.address(), what: error.to_string() };
         let stream = TcpStream::connect(self.address()).await.map_err(|error| failed(&error))?;
         stream.set_nodelay(true).map_err(|error| failed(&error))?;
-        let local = stream.local_addr().ok().map(|local| local.ip());
+        let local = stream.local_addr().ok();
         let stream = match self.intercept.uri().scheme_str() {
             Some("https") => self.secure(stream).await?,
             Some("http") | None => ToProxy::Plain(stream),

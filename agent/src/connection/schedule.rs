@@ -55,9 +55,14 @@ impl Schedule {
         let patient = !young || self.attempts.is_multiple_of(PATIENT);
         let bound = FIRST.saturating_mul(2_u32.saturating_pow(self.attempts.min(16)));
         let bound = bound.min(if young { YOUNG_MOST } else { MOST });
-        self.pause = bound.mul_f64(0.5 + random() / 2.0);
+        self.pause = bound.mul_f64(jitter());
         if patient { PATIENCE } else { YOUNG_PATIENCE }
     }
+}
+
+/// From 0.5 to 1: so that those who wait for the same thing do not come at one time.
+pub(super) fn jitter() -> f64 {
+    0.5 + random() / 2.0
 }
 
 /// A number from 0 to 1.

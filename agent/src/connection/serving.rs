@@ -11,10 +11,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ConnectionError;
 use super::dial::Found;
 use super::policies::Offer;
+use super::{ConnectionError, Shared, report_refusals};
 use crate::replay::{self, Terms};
+use crate::report::Reporter;
 
 /// For the relay to acknowledge that the agent leaves.
 pub(super) const LEAVE: Duration = Duration::from_secs(2);
@@ -36,15 +37,15 @@ pub(super) struct Serving {
 
 impl Serving {
     /// Ends a connection without failing a request: the relay sends nothing more, what is under way ends, then the
-    /// connection. Once `stop` is cancelled that takes no longer than `drain`.
-    pub(super) async fn retire(mut self, drain: Duration, stop: CancellationToken) {
+    /// connection. Once `stop` is cancelled that takes no longer than `shared.drain`.
+    pub(super) async fn retire(mut self, shared: &Shared, stop: CancellationToken) {
         if self.relay_leaves {
             tokio::select! {
-                () = self.serve_out() => return self.close().await,
+                () = self.serve_out(&shared.reporter) => return self.close().await,
                 () = stop.cancelled() => {}
             }
         }
-        let told = !self.mute && matches!(timeout(LEAVE, self.say_so()).await, Ok(Ok(())));
+        let told = !self.mute && matches!(timeout(LEAVE, self.say_so(&shared.reporter)).await, Ok(Ok(())));
         let session = self.found.session.clone();
         let ending = async {
             if told {
@@ -62,7 +63,7 @@ impl Serving {
         };
         let stopping = async {
             stop.cancelled().await;
-            sleep(drain).await;
+            sleep(shared.drain).await;
         };
         tokio::select! {
             () = ending => {}
@@ -72,14 +73,16 @@ impl Serving {
     }
 
     /// Says that the agent leaves, until the relay has heard it.
-    async fn say_so(&mut self) -> Result<(), ConnectionError> {
+    async fn say_so(&mut self, reporter: &Reporter) -> Result<(), ConnectionError> {
         self.control.send(&FromAgent::Leave).await?;
         loop {
             tokio::select! {
                 exchange = self.found.session.accept() => take(exchange?, &self.terms, &self.exchanges),
                 message = self.control.receive::<FromRelay>(CONTROL_BYTES) => {
-                    if let FromRelay::Left = message? {
-                        return Ok(());
+                    match message? {
+                        FromRelay::Left => return Ok(()),
+                        FromRelay::Refusals { told, counted } => report_refusals(reporter, told, counted),
+                        _ => {}
                     }
                 }
             }
@@ -87,22 +90,26 @@ impl Serving {
     }
 
     /// A relay that is about to stop has requests until its last sender has gone, and ends the connection itself.
-    async fn serve_out(&mut self) {
+    async fn serve_out(&mut self, reporter: &Reporter) {
         loop {
             tokio::select! {
                 exchange = self.found.session.accept() => match exchange {
                     Ok(exchange) => take(exchange, &self.terms, &self.exchanges),
                     Err(_) => return,
                 },
-                // What it says now is of no use, but it must not wait for being heard.
-                said = self.control.receive::<FromRelay>(CONTROL_BYTES) => if said.is_err() { return },
+                said = self.control.receive::<FromRelay>(CONTROL_BYTES) => match said {
+                    Ok(FromRelay::Refusals { told, counted }) => report_refusals(reporter, told, counted),
+                    // Nothing else matters now.
+                    Ok(_) => {}
+                    Err(_) => return,
+                },
             }
         }
     }
 
     async fn close(&self) {
         self.exchanges.close();
-        self.found.session.close("the agent is stopping");
+        self.found.session.close("the agent has left");
         if let Some(endpoint) = &self.found.endpoint {
             let _ = timeout(LEAVE, endpoint.wait_idle()).await;
         }

@@ -1,6 +1,6 @@
 //! Whether the application takes connections and answers: said when it stops, and when it does again.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -32,6 +32,8 @@ pub struct Health {
     told: AtomicU8,
     /// It has taken a connection or answered since the last look.
     met: AtomicBool,
+    /// Answers so far.
+    answers: AtomicU64,
     down: Notify,
     reporter: Reporter,
 }
@@ -41,7 +43,7 @@ impl Health {
     #[must_use]
     pub fn new(reporter: Reporter) -> Self {
         let told = AtomicU8::new(Told::Well as u8);
-        Self { told, met: AtomicBool::new(false), down: Notify::new(), reporter }
+        Self { told, met: AtomicBool::new(false), answers: AtomicU64::new(0), down: Notify::new(), reporter }
     }
 
     /// A connection was made, or failed for this reason.
@@ -64,14 +66,21 @@ impl Health {
     /// It answered.
     pub fn answered(&self, application: &Application) {
         self.met.store(true, Ordering::Relaxed);
+        self.answers.fetch_add(1, Ordering::Relaxed);
         if !self.is(Told::Well) && self.tell(Told::Well) {
             self.reporter.say(Report::Note(format!("the application at {application} answers again")));
         }
     }
 
-    /// It took a request, and did not answer in time.
-    pub fn silent(&self, application: &Application, patience: Duration) {
-        if self.tell(Told::Silent) {
+    /// Answers so far: for who begins to wait for one.
+    pub fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// It did not answer in time, and there had been so many answers when the wait began. One slow resource beside others
+    /// is no illness; one that is down is known for it.
+    pub fn silent(&self, application: &Application, patience: Duration, answers: u64) {
+        if self.answers() == answers && !self.is(Told::Down) && self.tell(Told::Silent) {
             let what = format!(
                 "the application at {application} takes connections and has not answered within {} s; webhooks get 504",
                 patience.as_secs_f64()
@@ -85,7 +94,12 @@ impl Health {
     pub async fn watch(&self, application: &Application, stop: &CancellationToken) {
         loop {
             if !self.met.swap(false, Ordering::Relaxed) {
-                let failure = match timeout(UPSTREAM_CONNECT, application.connect()).await {
+                let connecting = timeout(UPSTREAM_CONNECT, application.connect());
+                let connected = tokio::select! {
+                    connected = connecting => connected,
+                    () = stop.cancelled() => return,
+                };
+                let failure = match connected {
                     Ok(connected) => connected.err().map(|error| error.to_string()),
                     Err(_) => Some("no answer".to_owned()),
                 };

@@ -152,9 +152,15 @@ impl Pool {
         answered
     }
 
-    /// The application has not answered within `patience`.
-    pub fn note_silence(&self, patience: Duration) {
-        self.health.silent(&self.application, patience);
+    /// Answers of the application so far.
+    #[must_use]
+    pub fn answers(&self) -> u64 {
+        self.health.answers()
+    }
+
+    /// The application has not answered within `patience`; there were so many answers at its beginning.
+    pub fn note_silence(&self, patience: Duration, answers: u64) {
+        self.health.silent(&self.application, patience, answers);
     }
 
     async fn send_http1(

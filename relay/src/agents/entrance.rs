@@ -50,12 +50,8 @@ impl Entrance {
         &self.tasks
     }
 
-    /// A place for one more unknown connection; `None` when there are too many, and when the relay is about to stop:
-    /// whoever comes now finds another one sooner.
+    /// A place for one more unknown connection; `None` when there are too many.
     pub fn place(&self, source: IpAddr) -> Option<Unknown> {
-        if self.drain.is_cancelled() {
-            return None;
-        }
         // A handshake proves its address, so one that only knocks can't lock the others out.
         let place = self.of_source.take(source, AGENTS_UNKNOWN_PER_SOURCE)?;
         Some(Unknown((place, Arc::clone(&self.unknown).try_acquire_owned().ok()?)))

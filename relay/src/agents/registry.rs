@@ -137,8 +137,6 @@ pub struct LiveSession {
     order: AtomicU32,
     under_way: AtomicUsize,
     quiet: AtomicBool,
-    /// A newer connection has taken its place.
-    replaced: AtomicBool,
     /// Told when nothing is under way any more.
     idle: Notify,
 }
@@ -170,7 +168,6 @@ impl LiveSession {
             order: AtomicU32::new(0),
             under_way: AtomicUsize::new(0),
             quiet: AtomicBool::new(false),
-            replaced: AtomicBool::new(false),
             idle: Notify::new(),
         })
     }
@@ -194,16 +191,17 @@ impl LiveSession {
         self.quiet.store(quiet, Ordering::Relaxed);
     }
 
-    /// Whether others are better: nothing was heard of it, or a newer connection is there in its place.
-    fn is_last_choice(&self) -> bool {
-        self.quiet.load(Ordering::Relaxed) || self.replaced.load(Ordering::Relaxed)
+    fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
     }
 
-    /// Notes it if this newer session has taken its place. What it has goes on.
-    fn make_way_for(&self, newer: &Self) {
-        if !self.is(newer) && self.is_same_run(newer) && self.run.line.is_some() && self.run.line == newer.run.line {
-            self.replaced.store(true, Ordering::Relaxed);
-        }
+    /// Whether it has taken the place of that other session of its run.
+    fn replaces(&self, other: &Self) -> bool {
+        self.is_same_line(other) && self.id > other.id
+    }
+
+    fn is_same_line(&self, other: &Self) -> bool {
+        self.run.line.is_some() && self.run.line == other.run.line && self.is_same_run(other)
     }
 
     /// Whether its run shares its tunnels.
@@ -256,7 +254,12 @@ impl Tunnel {
     /// Who is told what was refused.
     #[must_use]
     pub fn owner(&self) -> Option<&Arc<LiveSession>> {
-        self.serving().next().map(|session| &session.live)
+        self.serving().map(|session| &session.live).min_by_key(|session| self.doubt(session))
+    }
+
+    /// What speaks against a session: that nothing was heard of it, or that a newer connection has taken its place.
+    fn doubt(&self, session: &LiveSession) -> (bool, bool) {
+        (session.is_quiet(), self.sessions.iter().any(|other| other.live.replaces(session)))
     }
 
     /// The session that a request goes to: of the run that has the least to do, the oldest connection that is
@@ -272,7 +275,7 @@ impl Tunnel {
             self.serving().filter(|other| other.live.is_same_run(session)).map(|other| load(&other.live)).sum()
         };
         let candidates = self.serving().map(|session| &session.live).filter(|session| may(session));
-        candidates.min_by_key(|session| (session.is_last_choice(), of_run(session), load(session) / SPREAD_FROM))
+        candidates.min_by_key(|session| (self.doubt(session), of_run(session), load(session) / SPREAD_FROM))
     }
 
     /// The policy is that of the newest run; without any, the last one's.
@@ -330,7 +333,6 @@ impl Registry {
                 (arrival, runs.iter().skip(over).cloned().chain([run]).collect())
             }
         };
-        others.iter().for_each(|other| other.live.make_way_for(session));
         // What another connection of the run has brought meanwhile is newer than what this one brings late.
         let of_run = others.iter().filter(|other| other.arrival == arrival).map(|other| &other.brought);
         let newest = of_run.max_by_key(|other| other.revision).filter(|other| other.revision > brought.revision);
@@ -372,6 +374,14 @@ impl Registry {
             }
         };
         timeout(patience, waiting).await.ok().flatten()
+    }
+
+    /// Whether the run of this session has another one in its place, of which something is heard.
+    #[must_use]
+    pub fn has_another(&self, session: &LiveSession) -> bool {
+        let tunnels = self.lock();
+        let mut others = tunnels.values().flat_map(|tunnel| tunnel.sessions.iter());
+        others.any(|other| !other.live.is(session) && other.live.is_same_line(session) && !other.live.is_quiet())
     }
 
     /// Whether this session serves the host.

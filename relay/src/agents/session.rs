@@ -99,6 +99,14 @@ pub async fn serve(
         session.close("too many connections");
         return;
     };
+    // The agents look elsewhere now; one that has lost its connection is needed for the last requests.
+    if drain.is_cancelled() && host.registry.has_another(&live) {
+        let message = "the relay is about to stop".to_owned();
+        let refused = FromRelay::Refused { reason: RefusedReason::Unavailable, message };
+        let _ = timeout(host.limits.agent_greeting, control.send(&refused)).await;
+        session.close("the relay is about to stop");
+        return;
+    }
     session.trust();
     let registered = Registered { registry: &host.registry, live: &live };
     let mut review = interval(REVIEW);

@@ -149,7 +149,11 @@ impl SenderBody {
             let next = tokio::select! {
                 biased;
                 next = timeout_at(deadline, self.next()) => next.map_err(|_| BodyError::Slow)??,
-                () = evicted => return Err(BodyError::Evicted),
+                () = evicted => {
+                    // It is in need of room, too: the rest of it is not waited for.
+                    self.unread.set_slow();
+                    return Err(BodyError::Evicted);
+                }
             };
             let Some(frame) = next else { break };
             let Ok(data) = frame.into_data() else { continue };

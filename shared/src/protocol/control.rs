@@ -4,7 +4,7 @@
 //! agent → relay   Join                  exchange a join token for a credential, then part
 //!                 Hello                 who I am
 //!                 Open                  a tunnel for this host, with this policy
-//!                 Leave                 I am about to stop
+//!                 Leave                 send nothing more here: I stop, or another connection is there
 //! relay → agent   Joined | Welcome | Opened | Kept | Left | Leaving | Refused
 //!                 Refusals              what the relay refused on the agent's tunnels
 //! ```
@@ -61,7 +61,8 @@ pub enum FromAgent {
         #[serde(default)]
         revision: u64,
     },
-    /// The agent is about to stop: send it nothing more, it ends what it has.
+    /// The agent is about to stop, or has another connection in place of this one: send nothing more over it; what it
+    /// has comes to its end.
     Leave,
     /// Something from a newer version.
     #[serde(other)]
@@ -103,7 +104,8 @@ pub enum FromRelay {
     },
     /// Nothing more will be sent to an agent that said it leaves.
     Left,
-    /// The relay is about to stop: it takes no new requests, and those under way come to their end.
+    /// The relay is about to stop: it takes no new connections, requests under way come to their end, and one more on
+    /// each kept connection. The agent had better look for another relay.
     Leaving,
     /// No. The connection ends after it.
     Refused {
