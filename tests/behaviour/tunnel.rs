@@ -15,11 +15,11 @@ use hookward_shared::protocol::control::{FromAgent, FromRelay};
 use hookward_shared::secret::Secret;
 use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::liveness::Liveness;
-use hookward_shared::transport::{Session, Transport, quic};
+use hookward_shared::transport::{ControlStream, Session, Transport, quic};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::link::Pass;
 use hookward_tests::proxy::Proxy;
-use hookward_tests::sender::{Edge, github_signature};
+use hookward_tests::sender::{Edge, Http1, github_signature};
 use hookward_tests::stage::{Fleet, Plan, Stage, policy, signed_policy};
 use hookward_tests::wait::{DEADLINE, eventually, within};
 use tokio::task::JoinHandle;
@@ -362,43 +362,99 @@ fn pin() -> Pin {
     hookward_relay::certs::Identity::load_or_make(dir.path()).unwrap().pin
 }
 
-/// The connections of one run of an agent tell of two changes, and the older one comes last.
-#[tokio::test]
-async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
-    let stage = Stage::start(([127, 0, 0, 1], 1).into(), Plan::default()).await;
-    let name = AgentName::parse("late").unwrap();
-    let join = stage.relay().add_agent(&name).unwrap();
-    let credential = Secret::mint().unwrap();
-    stage.relay().store().join(&join.secret, &credential.digest(), stage.clock.now()).unwrap().unwrap();
-    let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), stage.relay().pin(), Liveness::default()).unwrap();
-    let mut connections = Vec::new();
-    for (path, revision) in [("/newer", 2), ("/older", 1)] {
-        let connecting = endpoint.connect(stage.relay().tunnel_address(), quic::SERVER_NAME).unwrap();
+/// An agent's connections, made by hand.
+struct ByHand {
+    stage: Stage,
+    credential: Secret,
+    endpoint: quinn::Endpoint,
+}
+
+impl ByHand {
+    async fn new() -> Self {
+        let stage = Stage::start(([127, 0, 0, 1], 1).into(), Plan::default()).await;
+        let name = AgentName::parse("late").unwrap();
+        let (join, credential) = (stage.relay().add_agent(&name).unwrap(), Secret::mint().unwrap());
+        stage.relay().store().join(&join.secret, &credential.digest(), stage.clock.now()).unwrap().unwrap();
+        let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), stage.relay().pin(), Liveness::default()).unwrap();
+        Self { stage, credential, endpoint }
+    }
+
+    /// A connection of one run.
+    async fn connect(&self, line: Option<u32>) -> (Session, ControlStream) {
+        let connecting = self.endpoint.connect(self.stage.relay().tunnel_address(), quic::SERVER_NAME).unwrap();
         let session = Session::over_quic(within("a handshake", connecting).await.unwrap());
         let mut control = session.open_control().await.unwrap();
         let (instance, version) = ("one run".to_owned(), String::new());
-        control
-            .send(&FromAgent::Hello { credential: credential.clone(), version, instance, pool: false, line: None })
-            .await
-            .unwrap();
+        let credential = self.credential.clone();
+        control.send(&FromAgent::Hello { credential, version, instance, pool: false, line }).await.unwrap();
         assert!(matches!(control.receive(GREETING_BYTES).await.unwrap(), FromRelay::Welcome { .. }));
         session.serve();
-        let policy = policy(&format!("[[route]]\npath = '{path}'\n[[route.accept]]\nopen = true"));
-        control.send(&FromAgent::Open { host: None, policy, revision }).await.unwrap();
-        assert!(matches!(control.receive(GREETING_BYTES).await.unwrap(), FromRelay::Opened { .. }));
+        (session, control)
+    }
+
+    /// A request that waits for its answer.
+    async fn ask(&self, host: &str, path: &str) -> Http1 {
+        let edge = Edge { host: format!("{host}.example.test"), ..self.stage.edge.clone() };
+        let mut waiting = edge.http1().await;
+        waiting.send("GET", path, &edge.host, &[], b"").await;
+        waiting
+    }
+}
+
+async fn open_by_hand(control: &mut ControlStream, host: &str, path: &str, revision: u64) {
+    let policy = policy(&format!("[[route]]\npath = '{path}'\n[[route.accept]]\nopen = true"));
+    control.send(&FromAgent::Open { host: Some(host.to_owned()), policy, revision }).await.unwrap();
+    assert!(matches!(control.receive(GREETING_BYTES).await.unwrap(), FromRelay::Opened { .. }));
+}
+
+/// The connections of one run of an agent tell of two changes, and the older one comes last.
+#[tokio::test]
+async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
+    let agent = ByHand::new().await;
+    let mut connections = Vec::new();
+    for (path, revision) in [("/newer", 2), ("/older", 1)] {
+        let (session, mut control) = agent.connect(None).await;
+        open_by_hand(&mut control, "late", path, revision).await;
         connections.push((session, control));
     }
-    let mut edge = stage.edge.clone();
-    edge.host = "late.example.test".to_owned();
+    let edge = Edge { host: "late.example.test".to_owned(), ..agent.stage.edge.clone() };
     assert_eq!(edge.get("/older").await.status, 404, "the newer policy is in force");
     // The other one would be forwarded: to an agent that says nothing.
-    let mut waiting = edge.http1().await;
-    waiting.send("GET", "/newer", &edge.host, &[], b"").await;
-    let (session, _) = &connections[1];
-    let (other, _) = &connections[0];
+    let _waiting = agent.ask("late", "/newer").await;
+    let [(one, _), (other, _)] = &connections[..] else { panic!("two connections") };
     within("a request", async {
-        tokio::select! { asked = session.accept() => asked.map(drop), asked = other.accept() => asked.map(drop) }
+        tokio::select! { asked = one.accept() => asked.map(drop), asked = other.accept() => asked.map(drop) }
     })
     .await
     .unwrap();
+}
+
+/// Until it has opened all that the one before it serves: its agent takes nothing from it before.
+#[tokio::test]
+async fn the_newer_connection_of_a_line_is_used_once_it_is_complete() {
+    let agent = ByHand::new().await;
+    let (older, mut older_control) = agent.connect(Some(0)).await;
+    open_by_hand(&mut older_control, "one", "/x", 1).await;
+    open_by_hand(&mut older_control, "two", "/x", 1).await;
+    let (newer, mut newer_control) = agent.connect(Some(0)).await;
+    open_by_hand(&mut newer_control, "one", "/x", 1).await;
+    let _first = agent.ask("one", "/x").await;
+    within("a request for the older one", older.accept()).await.unwrap();
+    open_by_hand(&mut newer_control, "two", "/x", 1).await;
+    for host in ["one", "two"] {
+        let _next = agent.ask(host, "/x").await;
+        within("a request for the newer one", newer.accept()).await.unwrap();
+    }
+    // Another line is nobody's successor.
+    let (other, mut other_control) = agent.connect(Some(1)).await;
+    open_by_hand(&mut other_control, "one", "/x", 1).await;
+    let _last = agent.ask("one", "/x").await;
+    within("a request", async {
+        tokio::select! {
+            asked = newer.accept() => drop(asked.unwrap()),
+            asked = other.accept() => drop(asked.unwrap()),
+            asked = older.accept() => panic!("the older one has it: {}", asked.is_ok()),
+        }
+    })
+    .await;
 }

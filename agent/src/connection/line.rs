@@ -266,6 +266,13 @@ impl Line {
                 found = of(&mut probing) => {
                     probing = None;
                     match found {
+                        // It would have to be left again at once.
+                        Ok(leaving) if leaving.relay_leaves && !serving.relay_leaves => {
+                            let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
+                            self.shared.tasks.spawn(async move { leaving.retire(&shared, stop).await });
+                            search.failed(now(), jitter());
+                            Ok(())
+                        }
                         Ok(better) => return Ended::Better(Box::new(better)),
                         Err(error) => {
                             tracing::debug!(%error, ?search, "no other way");

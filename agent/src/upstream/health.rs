@@ -51,7 +51,7 @@ impl Health {
         let Some(why) = failure else {
             self.met.store(true, Ordering::Relaxed);
             // One that does not answer takes connections, too: it is well only when it answers.
-            if self.is(Told::Down) && self.tell(Told::Well) {
+            if self.change(Told::Down, Told::Well) {
                 self.reporter.say(Report::Note(format!("the application at {application} is there again")));
             }
             return;
@@ -80,7 +80,7 @@ impl Health {
     /// It did not answer in time, and there had been so many answers when the wait began. One slow resource beside others
     /// is no illness; one that is down is known for it.
     pub fn silent(&self, application: &Application, patience: Duration, answers: u64) {
-        if self.answers() == answers && !self.is(Told::Down) && self.tell(Told::Silent) {
+        if self.answers() == answers && self.change(Told::Well, Told::Silent) {
             let what = format!(
                 "the application at {application} takes connections and has not answered within {} s; webhooks get 504",
                 patience.as_secs_f64()
@@ -123,6 +123,11 @@ impl Health {
 
     fn is(&self, told: Told) -> bool {
         self.told.load(Ordering::Relaxed) == told as u8
+    }
+
+    /// Whether it was so until now.
+    fn change(&self, from: Told, to: Told) -> bool {
+        self.told.compare_exchange(from as u8, to as u8, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Whether it is news.

@@ -137,6 +137,8 @@ pub struct LiveSession {
     order: AtomicU32,
     under_way: AtomicUsize,
     quiet: AtomicBool,
+    /// It serves all that the one before it on its line serves: until then its agent takes nothing from it.
+    complete: AtomicBool,
     /// Told when nothing is under way any more.
     idle: Notify,
 }
@@ -168,6 +170,7 @@ impl LiveSession {
             order: AtomicU32::new(0),
             under_way: AtomicUsize::new(0),
             quiet: AtomicBool::new(false),
+            complete: AtomicBool::new(false),
             idle: Notify::new(),
         })
     }
@@ -197,7 +200,7 @@ impl LiveSession {
 
     /// Whether it has taken the place of that other session of its run.
     fn replaces(&self, other: &Self) -> bool {
-        self.is_same_line(other) && self.id > other.id
+        self.is_same_line(other) && self.id > other.id && self.complete.load(Ordering::Relaxed)
     }
 
     fn is_same_line(&self, other: &Self) -> bool {
@@ -352,6 +355,11 @@ impl Registry {
         let mut tunnel = Tunnel { gate: Some(gate), sessions, state, origin, away_since: Instant::now(), runs };
         tunnel.settle();
         tunnels.insert(host, tunnel);
+        let complete = tunnels.values().all(|tunnel| {
+            let has = |what: &dyn Fn(&LiveSession) -> bool| tunnel.sessions.iter().any(|other| what(&other.live));
+            has(&|other| other.is(session)) || !has(&|other| other.is_same_line(session) && other.id < session.id)
+        });
+        session.complete.store(complete, Ordering::Relaxed);
         drop(tunnels);
         self.opened.send_modify(|count| *count += 1);
     }

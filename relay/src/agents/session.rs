@@ -103,7 +103,12 @@ pub async fn serve(
     if drain.is_cancelled() && host.registry.has_another(&live) {
         let message = "the relay is about to stop".to_owned();
         let refused = FromRelay::Refused { reason: RefusedReason::Unavailable, message };
-        let _ = timeout(host.limits.agent_greeting, control.send(&refused)).await;
+        let telling = async {
+            if control.send(&refused).await.is_ok() {
+                control.finish().await;
+            }
+        };
+        let _ = timeout(host.limits.agent_greeting, telling).await;
         session.close("the relay is about to stop");
         return;
     }
