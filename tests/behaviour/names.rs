@@ -37,13 +37,10 @@ impl Pair {
         let dirs: [TempDir; 2] = std::array::from_fn(|_| TempDir::new().unwrap());
         let state = TempDir::new().unwrap();
         let pair = Self { network, listen, dirs, state };
-        let (first, _) = pair.relay(0);
-        let token = first.out().iter().find_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            Some(line["token"].as_str()?.to_owned())
-        });
+        let (mut first, _) = pair.relay(0);
+        let token = first.event("join_token")["token"].as_str().unwrap().to_owned();
         let joining = ["join", "-", "--state-dir", pair.state.path().to_str().unwrap()];
-        let joined = pair.network.run("hookward", &joining, &[], &token.unwrap());
+        let joined = pair.network.run("hookward", &joining, &[], &token);
         assert_eq!(joined.code, Some(0), "{joined:?}");
         first.signal("TERM");
         assert_eq!(first.end().code, Some(0));

@@ -104,8 +104,8 @@ pub enum FromRelay {
     },
     /// Nothing more will be sent to an agent that said it leaves.
     Left,
-    /// The relay is about to stop: it takes no new connections, requests under way come to their end, and one more on
-    /// each kept connection. The agent had better look for another relay.
+    /// The relay is about to stop: it takes no new senders, and agents back only that have lost their connection;
+    /// requests under way come to their end, and one more on each kept connection. The agent had better look for another relay.
     Leaving,
     /// No. The connection ends after it.
     Refused {
