@@ -227,7 +227,7 @@ async fn attempt(
 ) -> Result<Answered, ForwardError> {
     let patience = permit.settings().answer_timeout + limits.answer_margin;
     let head_only = request.method == http::Method::HEAD;
-    let (writer, mut reader) = match timeout(limits.open_stream, live.session.open()).await {
+    let (mut writer, mut reader) = match timeout(limits.open_stream, live.session.open()).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(ForwardError::Away(error.to_string())),
         Err(_) => return Err(ForwardError::Busy),
@@ -245,7 +245,6 @@ async fn attempt(
             let head = request.encode(passes(true));
             let (idle, mut body) = (limits.answer_idle, body.clone());
             pump = Some(Pump::new(async move {
-                let mut writer = writer;
                 within(idle, writer.head(&head)).await?;
                 while !body.is_empty() {
                     // Piece by piece, so that the deadline is about getting on.
@@ -261,7 +260,6 @@ async fn attempt(
             }
         }
         Outgoing::Upgrade => {
-            let mut writer = writer;
             writer.prioritise(live.next_order());
             within(limits.answer_idle, writer.head(&request.encode(passes(true)))).await?;
             upgrading = Some(writer);

@@ -3,14 +3,15 @@
 //!
 //! The only part of this crate that touches a socket. [`identity`] is who the relay is and how an
 //! agent knows it, [`quic`] and [`tcp`] the two transports and their bounds, [`liveness`] when a path is dead,
-//! [`stream`] the halves of an exchange with the guard that makes an unfinished message an abort, [`body`] a
-//! message's body for hyper, [`splice`] what carries an upgraded connection.
+//! [`stream`] the halves of an exchange with the guard that makes an unfinished message an abort, `precedence` who of
+//! them writes first, [`body`] a message's body for hyper, [`splice`] what carries an upgraded connection.
 
 pub mod body;
 pub mod error;
 mod halves;
 pub mod identity;
 pub mod liveness;
+mod precedence;
 pub mod quic;
 pub mod splice;
 pub mod stream;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use self::halves::{RecvHalf, SendHalf};
 use self::liveness::Liveness;
+use self::precedence::Precedence;
 use crate::limits::TUNNEL_STREAMS;
 
 pub use body::MessageBody;
@@ -55,6 +57,7 @@ impl fmt::Display for Transport {
 #[derive(Clone)]
 pub struct Session {
     connection: Connection,
+    order: Arc<Precedence>,
 }
 
 #[derive(Clone)]
@@ -69,8 +72,8 @@ const CLOSED: u32 = 0;
 impl Session {
     /// A session over QUIC.
     #[must_use]
-    pub const fn over_quic(connection: quinn::Connection) -> Self {
-        Self { connection: Connection::Quic(connection) }
+    pub fn over_quic(connection: quinn::Connection) -> Self {
+        Self { connection: Connection::Quic(connection), order: Arc::default() }
     }
 
     /// The relay's side of a session over TLS on TCP. What drives it is owned by `tasks`.
@@ -84,7 +87,7 @@ impl Session {
         tasks: &TaskTracker,
     ) -> Result<Self, SessionError> {
         let link = tcp::relay_side(stream, peer, liveness, tasks).await?;
-        Ok(Self { connection: Connection::Tcp(Arc::new(link)) })
+        Ok(Self { connection: Connection::Tcp(Arc::new(link)), order: Arc::default() })
     }
 
     /// The agent's side of one.
@@ -98,7 +101,7 @@ impl Session {
         tasks: &TaskTracker,
     ) -> Result<Self, SessionError> {
         let link = tcp::agent_side(stream, peer, liveness, tasks).await?;
-        Ok(Self { connection: Connection::Tcp(Arc::new(link)) })
+        Ok(Self { connection: Connection::Tcp(Arc::new(link)), order: Arc::default() })
     }
 
     /// What carries it.
@@ -133,7 +136,7 @@ impl Session {
     /// When the session has ended.
     pub async fn open(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
         let (send, recv) = self.open_halves().await?;
-        Ok((MessageWriter::new(send), MessageReader::new(recv)))
+        Ok((MessageWriter::new(send, Arc::clone(&self.order)), MessageReader::new(recv)))
     }
 
     /// Takes the next stream that the peer opened for an exchange.
@@ -142,7 +145,7 @@ impl Session {
     /// When the session has ended.
     pub async fn accept(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
         let (send, recv) = self.accept_halves().await?;
-        Ok((MessageWriter::new(send), MessageReader::new(recv)))
+        Ok((MessageWriter::new(send, Arc::clone(&self.order)), MessageReader::new(recv)))
     }
 
     /// The control stream, the first of the session: opened by the agent over QUIC, and over TCP by the

@@ -1,6 +1,7 @@
 //! Serves one known agent: opens its tunnels, tells it what was refused, and asks the store from
 //! time to time whether its credential still holds.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use crate::store::{Claim, Store, StoreError};
 /// How often a session's credential is asked for again: an agent that was removed is out by then.
 const REVIEW: Duration = Duration::from_secs(3);
 
-/// How often it is looked whether anything was heard of the agent, and whether answers have to give way.
+/// How often it is looked whether anything was heard of the agent.
 const LISTEN: Duration = Duration::from_secs(1);
 
 /// What a session needs of the relay.
@@ -120,6 +121,7 @@ pub async fn serve(
     listen.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut received, mut heard) = (session.received(), Instant::now());
     let (mut told_to_leave, mut left) = (false, false);
+    let mut room = pin!(live.untaken.keep_room());
     let why = loop {
         let outcome = tokio::select! {
             message = control.receive(CONTROL_BYTES) => match message {
@@ -146,13 +148,14 @@ pub async fn serve(
                     (received, heard) = (now, Instant::now());
                 }
                 live.set_quiet(heard.elapsed() > host.liveness().quiet_after());
-                let given_up = live.untaken.relieve();
-                if given_up > 0 {
-                    tracing::warn!(agent = %name, answers = given_up, "answers that were not taken gave way to others");
+                let answers = live.untaken.count_taken_away();
+                if answers > 0 {
+                    tracing::warn!(agent = %name, answers, "answers that were not taken gave way to others");
                 }
                 Ok(None)
             }
             // The agent is asked nothing more, and everything that it has sent has been taken.
+            never = &mut room => match never {},
             () = live.idle(), if left => break "it left".to_owned(),
             () = drain.cancelled(), if !told_to_leave => {
                 told_to_leave = true;

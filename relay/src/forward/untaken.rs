@@ -1,20 +1,31 @@
 //! What senders have not taken of their answers. It lies in the window of the agent's connection, which all its
 //! answers share: when that is full, everybody waits for those who take nothing. Before it comes to that, these give
-//! way.
+//! way, and the fuller it is the sooner.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hookward_shared::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
-/// What may lie there before somebody has to give way: three quarters, so that the others have the rest meanwhile.
-const ROOM: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
-/// Who has asked for nothing more for so long stands still. Of an answer 64 KiB have to leave before more is asked for:
-/// a line of 16 kB/s gets on, if it has no other answers to carry.
+/// What may lie there before somebody has to give way: half of it, so that the others have the rest meanwhile.
+const ROOM: u64 = CONNECTION_WINDOW as u64 / 2;
+/// From here on nobody can wait: what is left is filled within a moment by as many as have brought it so far.
+const FULL: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
+/// Who has asked for nothing more for so long stands still, as long as there is nearly room. Of an answer 64 KiB have to
+/// leave before more is asked for: a line of 16 kB/s gets on, if it has no other answers to carry.
 const STILL: Duration = Duration::from_secs(4);
+/// The same at [`FULL`]: a line of 256 kB/s gets on.
+const STILL_AT_FULL: Duration = Duration::from_millis(250);
+/// How often it is looked while there are more answers than [`ROOM`] has windows for.
+const LOOK: Duration = Duration::from_millis(100);
+/// So many answers have room whatever lies there of each.
+const FEW: usize = (ROOM / STREAM_WINDOW as u64) as usize;
 
 /// The answers of one session that are on their way.
 pub struct Untaken<T> {
@@ -22,6 +33,10 @@ pub struct Untaken<T> {
     // A std mutex: the map is small, and nothing waits while it is held.
     answers: Mutex<HashMap<u64, Arc<Answer<T>>>>,
     next: AtomicU64,
+    /// Told when there are more than [`FEW`].
+    crowded: Notify,
+    /// Answers that were taken away since somebody asked.
+    taken_away: AtomicU64,
 }
 
 struct Answer<T> {
@@ -55,7 +70,13 @@ pub struct OnItsWay<T> {
 
 impl<T> Default for Untaken<T> {
     fn default() -> Self {
-        Self { begin: Instant::now(), answers: Mutex::default(), next: AtomicU64::new(0) }
+        Self {
+            begin: Instant::now(),
+            answers: Mutex::default(),
+            next: AtomicU64::new(0),
+            crowded: Notify::new(),
+            taken_away: AtomicU64::new(0),
+        }
     }
 }
 
@@ -68,19 +89,31 @@ impl<T> Untaken<T> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes answers away when too much lies here: from those who have stood still for longest. Tells how many.
-    pub fn relieve(&self) -> usize {
-        self.relieve_at(self.now())
+    /// Takes answers away when too much lies here, from those who have stood still for longest; for as long as it is
+    /// polled.
+    pub async fn keep_room(&self) -> Infallible {
+        loop {
+            self.crowded.notified().await;
+            while self.answers().len() > FEW {
+                self.relieve_at(self.now());
+                sleep(LOOK).await;
+            }
+        }
+    }
+
+    /// How many were taken away since this was asked last.
+    pub fn count_taken_away(&self) -> u64 {
+        self.taken_away.swap(0, Ordering::Relaxed)
     }
 
     fn relieve_at(&self, now: u64) -> usize {
-        let still = u64::try_from(STILL.as_millis()).unwrap_or(u64::MAX);
         let mut victims = Vec::new();
         let answers = self.answers();
         let given = |answer: &Answer<T>| answer.given.load(Ordering::Relaxed);
         let mut lying: u64 = answers.values().filter(|answer| given(answer) != 0).map(|answer| answer.lies()).sum();
-        if lying > ROOM {
-            let stands_still = |answer: &Answer<T>| (1..=now.saturating_sub(still)).contains(&given(answer));
+        if let Some(patience) = patience(lying) {
+            let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            let stands_still = |answer: &Answer<T>| (1..=now.saturating_sub(patience)).contains(&given(answer));
             victims.extend(answers.values().filter(|answer| stands_still(answer) && answer.lies() > 0));
             victims.sort_unstable_by_key(|answer| given(answer));
             let enough = victims.iter().position(|answer| {
@@ -101,8 +134,17 @@ impl<T> Untaken<T> {
             // Dropping it tells the agent to stop, and gives the room back.
             victim.is_some()
         });
-        taken_away.count()
+        let count = taken_away.count();
+        self.taken_away.fetch_add(count as u64, Ordering::Relaxed);
+        count
     }
+}
+
+/// For how long an answer may stand still when so much lies here; `None`: there is room.
+fn patience(lying: u64) -> Option<Duration> {
+    let over = lying.checked_sub(ROOM).filter(|over| *over > 0)?;
+    let full = (over as f64 / (FULL - ROOM) as f64).min(1.0);
+    Some(STILL.mul_f64(1.0 - full).max(STILL_AT_FULL))
 }
 
 impl<T> OnItsWay<T> {
@@ -111,7 +153,12 @@ impl<T> OnItsWay<T> {
         let number = all.next.fetch_add(1, Ordering::Relaxed);
         let answer = Answer { body: Mutex::new(Some(body)), left: AtomicU64::new(u64::MAX), given: AtomicU64::new(0) };
         let answer = Arc::new(answer);
-        all.answers().insert(number, Arc::clone(&answer));
+        let mut answers = all.answers();
+        answers.insert(number, Arc::clone(&answer));
+        if answers.len() > FEW {
+            all.crowded.notify_one();
+        }
+        drop(answers);
         Self { all: Arc::clone(all), number, answer }
     }
 
@@ -167,17 +214,30 @@ mod tests {
     #[test]
     fn who_stands_still_gives_way_until_there_is_room() {
         let all = Arc::new(Untaken::default());
-        let few = answers(&all, ROOM / u64::from(STREAM_WINDOW), LARGE);
+        let few = answers(&all, FEW as u64, LARGE);
         assert_eq!(all.relieve_at(later(&all)), 0, "there is room");
         let more = answers(&all, 3, LARGE);
-        assert_eq!(all.relieve_at(0), 0, "nobody has stood still for long");
+        assert_eq!(all.relieve_at(all.now()), 0, "nobody has stood still for long");
         assert_eq!(all.relieve_at(later(&all)), 3);
+        assert_eq!((all.count_taken_away(), all.count_taken_away()), (3, 0));
         assert_eq!(gone(&few) + gone(&more), 3);
         assert_eq!(all.relieve_at(later(&all)), 0, "once is enough");
         let most = answers(&all, 1, LARGE);
         assert_eq!(all.relieve_at(later(&all)), 1, "who has given way gives no room again");
         drop((more, most));
         assert_eq!(all.answers().len(), few.len());
+    }
+
+    #[test]
+    fn the_fuller_it_is_the_sooner() {
+        let seconds = |lying| patience(lying).map(|patience| patience.as_secs_f64());
+        let middle = ROOM + (FULL - ROOM) / 2;
+        assert_eq!([ROOM, middle, FULL, u64::MAX].map(seconds), [None, Some(2.0), Some(0.25), Some(0.25)]);
+        assert!(seconds(ROOM + 1).unwrap() > 3.9);
+        let all = Arc::new(Untaken::default());
+        let many = answers(&all, FULL / u64::from(STREAM_WINDOW), LARGE);
+        let soon = all.now() + u64::try_from(STILL_AT_FULL.as_millis()).unwrap();
+        assert_eq!((all.relieve_at(all.now()), all.relieve_at(soon)), (0, many.len() - FEW));
     }
 
     #[test]

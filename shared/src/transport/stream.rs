@@ -3,6 +3,7 @@
 //! a cut body would look whole.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::StreamError;
 use super::halves::{RecvHalf, SendHalf};
+use super::precedence::Precedence;
 use crate::protocol::frame::{self, Decoder, Frame};
 
 /// Priority of streams whose message is large or of unknown size: behind every small one.
@@ -19,12 +21,15 @@ const BULK: i32 = -1;
 /// Writes one message of an exchange. Dropped before [`MessageWriter::finish`], it is an abort.
 pub struct MessageWriter {
     stream: SendHalf,
+    order: Arc<Precedence>,
+    /// It is a large message.
+    bulk: bool,
     finished: bool,
 }
 
 impl MessageWriter {
-    pub(super) const fn new(stream: SendHalf) -> Self {
-        Self { stream, finished: false }
+    pub(super) const fn new(stream: SendHalf, order: Arc<Precedence>) -> Self {
+        Self { stream, order, bulk: false, finished: false }
     }
 
     /// Sends this message ahead of larger ones, and of those that came after it: `order` counts
@@ -34,7 +39,8 @@ impl MessageWriter {
     }
 
     /// Sends this message behind all small ones.
-    pub fn deprioritise(&self) {
+    pub fn deprioritise(&mut self) {
+        self.bulk = true;
         self.stream.prioritise(BULK);
     }
 
@@ -43,7 +49,7 @@ impl MessageWriter {
     /// # Errors
     /// [`StreamError`]; the message is then aborted.
     pub async fn head(&mut self, payload: &[u8]) -> Result<(), StreamError> {
-        self.write(&mut [frame::head(payload)]).await
+        self.order.first(self.stream.write(&mut [frame::head(payload)], false)).await
     }
 
     /// Writes a whole message at once: head, body, end. They share packets, and nothing is copied.
@@ -51,11 +57,14 @@ impl MessageWriter {
     /// # Errors
     /// [`StreamError`].
     pub async fn whole(mut self, head: &[u8], body: Bytes) -> Result<(), StreamError> {
+        // A message in one piece is a small one, whatever was thought of it.
+        self.bulk = false;
+        let order = Arc::clone(&self.order);
         if body.is_empty() {
-            self.end(&mut [frame::head(head), frame::end()]).await
+            order.first(self.end(&mut [frame::head(head), frame::end()])).await
         } else {
             let prefix = frame::data_prefix(body.len());
-            self.end(&mut [frame::head(head), prefix, body, frame::end()]).await
+            order.first(self.end(&mut [frame::head(head), prefix, body, frame::end()])).await
         }
     }
 
@@ -92,13 +101,21 @@ impl MessageWriter {
     }
 
     async fn write(&mut self, pieces: &mut [Bytes]) -> Result<(), StreamError> {
-        self.stream.write(pieces, false).await
+        self.write_in_order(pieces, false).await
     }
 
     async fn end(&mut self, pieces: &mut [Bytes]) -> Result<(), StreamError> {
-        self.stream.write(pieces, true).await?;
+        self.write_in_order(pieces, true).await?;
         self.finished = true;
         Ok(())
+    }
+
+    async fn write_in_order(&mut self, pieces: &mut [Bytes], end: bool) -> Result<(), StreamError> {
+        let writing = self.stream.write(pieces, end);
+        match self.bulk {
+            true => self.order.last(writing).await,
+            false => writing.await,
+        }
     }
 }
 

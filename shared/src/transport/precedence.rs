@@ -1,0 +1,129 @@
+//! Who writes first where many wait to be let in: small messages before large ones.
+//!
+//! What a connection may have sent and not acknowledged is bounded, for all its streams together, and whoever is quick
+//! takes what becomes free of it: quinn's priorities order what was let in, and not who is let in. Beside hundreds of
+//! large answers a small one waited for seconds (measured, `scripts/availability slowhttptest`).
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use tokio::sync::Notify;
+
+/// The order of a connection's writers.
+#[derive(Default)]
+pub(super) struct Precedence {
+    /// Small messages that wait to be let in.
+    waiting: AtomicUsize,
+    /// Told when none does any more.
+    nobody: Notify,
+}
+
+/// A small message that waits.
+struct Waiting<'p>(&'p Precedence);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.0.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.nobody.notify_waiters();
+        }
+    }
+}
+
+impl Precedence {
+    /// Writes a small message. It must have room in its own stream's window: large ones wait for it.
+    pub(super) async fn first<F: Future>(&self, writing: F) -> F::Output {
+        let mut writing = pin!(writing);
+        // Nearly always there is room, and nobody has to be told.
+        if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+            return written;
+        }
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let _waiting = Waiting(self);
+        writing.await
+    }
+
+    /// Writes a part of a large message, while no small one waits.
+    pub(super) async fn last<F: Future>(&self, writing: F) -> F::Output {
+        let mut writing = pin!(writing);
+        loop {
+            let nobody = self.nobody.notified();
+            if self.somebody() {
+                nobody.await;
+                continue;
+            }
+            let written = poll_fn(|cx| match self.somebody() {
+                true => Poll::Ready(None),
+                false => writing.as_mut().poll(cx).map(Some),
+            });
+            if let Some(written) = written.await {
+                return written;
+            }
+        }
+    }
+
+    fn somebody(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::Mutex;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    /// Room for messages. It wakes all that wait, whoever comes first.
+    #[derive(Default)]
+    struct Room(Mutex<(usize, Vec<Waker>)>);
+
+    impl Room {
+        fn enter(&self) -> impl Future<Output = ()> {
+            poll_fn(|cx| {
+                let mut room = self.0.lock().unwrap();
+                if room.0 > 0 {
+                    room.0 -= 1;
+                    return Poll::Ready(());
+                }
+                room.1.push(cx.waker().clone());
+                Poll::Pending
+            })
+        }
+
+        fn free(&self, places: usize) {
+            let mut room = self.0.lock().unwrap();
+            room.0 += places;
+            room.1.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    #[test]
+    fn a_small_one_goes_before_large_ones_that_came_before_it() {
+        let (order, room) = (Precedence::default(), Room::default());
+        let mut large: Vec<Pin<Box<dyn Future<Output = ()>>>> =
+            (0..3).map(|_| Box::pin(order.last(room.enter())) as _).collect();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut entered = |large: &mut Vec<Pin<Box<dyn Future<Output = ()>>>>| {
+            let before = large.len();
+            large.retain_mut(|writing| writing.as_mut().poll(&mut context).is_pending());
+            before - large.len()
+        };
+        assert_eq!(entered(&mut large), 0);
+        let mut small = Box::pin(order.first(room.enter()));
+        assert!(small.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        room.free(1);
+        assert_eq!(entered(&mut large), 0, "it is the small one's");
+        assert!(small.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert_eq!(entered(&mut large), 0, "there is no room");
+        room.free(2);
+        assert_eq!(entered(&mut large), 2);
+        let mut given_up = Box::pin(order.first(room.enter()));
+        assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(given_up);
+        room.free(1);
+        assert_eq!(entered(&mut large), 1, "nobody waits for who has given up");
+    }
+}
