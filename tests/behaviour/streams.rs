@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hookward_agent::connection::LinkSettings;
 use hookward_shared::limits::{MIB, TUNNEL_DEAD};
 use hookward_shared::transport::Transport;
+use hookward_shared::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
 use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::process::Process;
 use hookward_tests::sender::Http1;
@@ -370,9 +371,11 @@ async fn large_and_small(over: Transport, adjust: impl FnOnce(&mut Plan)) -> (Ap
 
 /// Many take a large answer and read nothing of it; the others' webhooks pass.
 async fn slow_readers_keep_nobody_waiting(over: Transport) {
+    /// Readers who may stand still and give way to nobody: half of the window of the agent's connection.
+    const ROOM: u32 = CONNECTION_WINDOW / STREAM_WINDOW / 2;
     let (_application, stage) = large_and_small(over, |_| {}).await;
     let mut slow = Vec::new();
-    for _ in 0..32 {
+    for _ in 0..ROOM {
         let mut connection = stage.edge.http1().await;
         connection.send("GET", &format!("{PREFIX}/large"), HOST, &[], b"").await;
         assert_eq!(connection.head().await.unwrap().status, 200);

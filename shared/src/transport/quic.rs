@@ -24,9 +24,10 @@ pub const SERVER_NAME: &str = "relay.hookward.invalid";
 /// What one stream may have in flight: 40 MB/s on a path of 50 ms (measured: 18 MB/s with half of it, and as much as
 /// `ssh -R`); more gains nothing in quinn.
 pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-/// What one connection may hold that was received and not read: as many readers can be slow at a time as streams
-/// fit in, and nobody waits for them. What lies there for readers who take nothing is the relay's `forward::untaken`.
-pub const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
+/// What one connection may hold that was received and not read: half as many readers can be slow at a time as streams
+/// fit in, and nobody waits for them; then the relay's `forward::untaken` has those give way that take nothing. An agent
+/// has two connections, and quinn needs up to twice as much memory: on a relay of 1 GiB it can't be more.
+pub const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
 /// What a peer may send that has not said who it is: a greeting, some times over.
 pub(super) const UNKNOWN_WINDOW: u32 = 64 * 1024;
 /// What one connection may have sent and not acknowledged, in memory: 160 MB/s on a path of 50 ms, where quinn brings
