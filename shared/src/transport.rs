@@ -32,7 +32,7 @@ use crate::limits::TUNNEL_STREAMS;
 
 pub use body::MessageBody;
 pub use error::{SessionError, StreamError};
-pub use stream::{ControlStream, MessageReader, MessageWriter};
+pub use stream::{ControlReader, ControlStream, ControlWriter, MessageReader, MessageWriter};
 
 /// What carries a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Outages are 5xx with a code, never 4xx, and end by themselves.
 
+use hookward_agent::connection::{LinkSettings, Relay, join};
 use hookward_agent::report::Report;
 use std::sync::Arc;
 
@@ -77,6 +78,18 @@ async fn a_host_that_was_given_is_503_right_after_a_restart_and_others_are_404()
     stranger.host = "example.test".to_owned();
     let answer = stranger.post(HOOK, &[], b"x").await;
     assert_eq!((answer.status, answer.code()), (404, Some("not_found")));
+}
+
+#[tokio::test]
+async fn the_host_of_an_agent_that_has_joined_and_never_came_is_503() {
+    let stage = Stage::start(([127, 0, 0, 1], 1).into(), Plan::default()).await;
+    let mut edge = stage.edge.clone();
+    edge.host = "new.example.test".to_owned();
+    assert_eq!(edge.post(HOOK, &[], b"x").await.status, 404);
+    let token = stage.relay().add_agent(&AgentName::parse("new").unwrap()).unwrap();
+    let relay = Relay { address: token.relay.clone(), pin: token.pin, credential: Secret::mint().unwrap() };
+    assert_eq!(join(&relay, &LinkSettings::default(), token.secret).await.unwrap(), "new");
+    until(&edge, 503).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The tunnel on networks that are not kind: it finds a way, loses connections and no webhooks, and comes back.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use hookward_agent::connection::{LinkSettings, Relay, TransportMode, join};
 use hookward_shared::clock::{Clock, UnixMillis};
 use hookward_shared::limits::GREETING_BYTES;
 use hookward_shared::names::AgentName;
-use hookward_shared::protocol::control::{FromAgent, FromRelay};
+use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
 use hookward_shared::secret::Secret;
 use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::liveness::Liveness;
@@ -364,29 +364,36 @@ fn pin() -> Pin {
 
 /// An agent's connections, made by hand.
 struct ByHand {
-    stage: Stage,
     credential: Secret,
     endpoint: quinn::Endpoint,
+    relay: SocketAddr,
+    edge: Edge,
 }
 
 impl ByHand {
-    async fn new() -> Self {
-        let stage = Stage::start(([127, 0, 0, 1], 1).into(), Plan::default()).await;
+    async fn new(plan: Plan) -> (Stage, Self) {
+        let stage = Stage::start(([127, 0, 0, 1], 1).into(), plan).await;
         let name = AgentName::parse("late").unwrap();
         let (join, credential) = (stage.relay().add_agent(&name).unwrap(), Secret::mint().unwrap());
         stage.relay().store().join(&join.secret, &credential.digest(), stage.clock.now()).unwrap().unwrap();
         let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), stage.relay().pin(), Liveness::default()).unwrap();
-        Self { stage, credential, endpoint }
+        let (relay, edge) = (stage.relay().tunnel_address(), stage.edge.clone());
+        (stage, Self { credential, endpoint, relay, edge })
     }
 
     /// A connection of one run.
     async fn connect(&self, line: Option<u32>) -> (Session, ControlStream) {
-        let connecting = self.endpoint.connect(self.stage.relay().tunnel_address(), quic::SERVER_NAME).unwrap();
+        self.connect_again(line, false).await
+    }
+
+    /// The same, when the one before may be lost.
+    async fn connect_again(&self, line: Option<u32>, lost: bool) -> (Session, ControlStream) {
+        let connecting = self.endpoint.connect(self.relay, quic::SERVER_NAME).unwrap();
         let session = Session::over_quic(within("a handshake", connecting).await.unwrap());
         let mut control = session.open_control().await.unwrap();
         let (instance, version) = ("one run".to_owned(), String::new());
         let credential = self.credential.clone();
-        control.send(&FromAgent::Hello { credential, version, instance, pool: false, line }).await.unwrap();
+        control.send(&FromAgent::Hello { credential, version, instance, pool: false, line, lost }).await.unwrap();
         assert!(matches!(control.receive(GREETING_BYTES).await.unwrap(), FromRelay::Welcome { .. }));
         session.serve();
         (session, control)
@@ -394,7 +401,7 @@ impl ByHand {
 
     /// A request that waits for its answer.
     async fn ask(&self, host: &str, path: &str) -> Http1 {
-        let edge = Edge { host: format!("{host}.example.test"), ..self.stage.edge.clone() };
+        let edge = Edge { host: format!("{host}.example.test"), ..self.edge.clone() };
         let mut waiting = edge.http1().await;
         waiting.send("GET", path, &edge.host, &[], b"").await;
         waiting
@@ -410,14 +417,14 @@ async fn open_by_hand(control: &mut ControlStream, host: &str, path: &str, revis
 /// The connections of one run of an agent tell of two changes, and the older one comes last.
 #[tokio::test]
 async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
-    let agent = ByHand::new().await;
+    let (_stage, agent) = ByHand::new(Plan::default()).await;
     let mut connections = Vec::new();
     for (path, revision) in [("/newer", 2), ("/older", 1)] {
         let (session, mut control) = agent.connect(None).await;
         open_by_hand(&mut control, "late", path, revision).await;
         connections.push((session, control));
     }
-    let edge = Edge { host: "late.example.test".to_owned(), ..agent.stage.edge.clone() };
+    let edge = Edge { host: "late.example.test".to_owned(), ..agent.edge.clone() };
     assert_eq!(edge.get("/older").await.status, 404, "the newer policy is in force");
     // The other one would be forwarded: to an agent that says nothing.
     let _waiting = agent.ask("late", "/newer").await;
@@ -432,7 +439,7 @@ async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
 /// Until it has opened all that the one before it serves: its agent takes nothing from it before.
 #[tokio::test]
 async fn the_newer_connection_of_a_line_is_used_once_it_is_complete() {
-    let agent = ByHand::new().await;
+    let (_stage, agent) = ByHand::new(Plan::default()).await;
     let (older, mut older_control) = agent.connect(Some(0)).await;
     open_by_hand(&mut older_control, "one", "/x", 1).await;
     open_by_hand(&mut older_control, "two", "/x", 1).await;
@@ -457,4 +464,42 @@ async fn the_newer_connection_of_a_line_is_used_once_it_is_complete() {
         }
     })
     .await;
+}
+
+/// A relay that is about to stop takes an agent back that has lost its connection, for the last requests, and none that
+/// only wants another one.
+#[tokio::test]
+async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connection() {
+    let mut plan = Plan::default();
+    plan.limits.drain = DEADLINE;
+    let (mut stage, agent) = ByHand::new(plan).await;
+    let (session, mut control) = agent.connect(Some(0)).await;
+    open_by_hand(&mut control, "one", "/x", 1).await;
+    let _under_way = agent.ask("one", "/x").await;
+    let _request = within("a request", session.accept()).await.unwrap();
+    let stopping = tokio::spawn(async move { stage.stop_relay().await });
+    let said = within("the relay's word", control.receive::<FromRelay>(GREETING_BYTES)).await.unwrap();
+    assert!(matches!(said, FromRelay::Leaving));
+    let (_refused, mut control) = agent.connect_again(Some(0), false).await;
+    let said = within("a refusal", control.receive::<FromRelay>(GREETING_BYTES)).await.unwrap();
+    assert!(matches!(said, FromRelay::Refused { reason: RefusedReason::Unavailable, .. }));
+    let (taken, mut control) = agent.connect_again(Some(0), true).await;
+    let policy = policy("[[route]]\npath = '/x'\n[[route.accept]]\nopen = true");
+    control.send(&FromAgent::Open { host: Some("one".to_owned()), policy, revision: 1 }).await.unwrap();
+    let opened = within("the tunnel", async {
+        // That the relay leaves is said here, too.
+        loop {
+            match control.receive::<FromRelay>(GREETING_BYTES).await.unwrap() {
+                FromRelay::Leaving => {}
+                FromRelay::Opened { .. } => return true,
+                _ => return false,
+            }
+        }
+    });
+    assert!(opened.await);
+    session.close("lost");
+    // The request that was under way comes again, for it is the same run of the agent.
+    within("the request again", taken.accept()).await.unwrap();
+    taken.close("enough");
+    within("the relay stops", stopping).await.unwrap();
 }

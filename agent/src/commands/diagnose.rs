@@ -241,6 +241,7 @@ impl Findings {
                 instance: "diagnose".to_owned(),
                 pool: false,
                 line: None,
+                lost: false,
             };
             control.send(&hello).await?;
             control.receive::<FromRelay>(GREETING_BYTES).await

@@ -3,6 +3,7 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hookward_shared::current::Current;
@@ -10,7 +11,7 @@ use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
 use hookward_shared::names::{HostName, origin_of};
 use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
 use hookward_shared::text::printable;
-use hookward_shared::transport::{ControlStream, Session, StreamError, Transport};
+use hookward_shared::transport::{ControlStream, ControlWriter, Session, StreamError, Transport};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +39,8 @@ const PROBE_FIRST: Duration = Duration::from_secs(15);
 const PROBE_MOST: Duration = Duration::from_secs(600);
 /// Addresses come and go while a network is set up: a connection has so long before its own is looked at.
 const ADDRESS: Duration = Duration::from_secs(2);
+/// For a connection that is being opened to be ready, when the one that it was to take the place of breaks.
+const NEARLY: Duration = Duration::from_secs(1);
 /// How often the clock and the machine's address are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -72,10 +75,13 @@ enum Ended {
 /// A better way, on its way.
 type Probing<'l> = Pin<Box<dyn Future<Output = Result<Serving, ConnectionError>> + Send + 'l>>;
 
+/// A policy on its way to the relay; it brings back what says it.
+type Asking<'l> = Pin<Box<dyn Future<Output = (&'l mut ControlWriter, Result<(), ConnectionError>)> + Send + 'l>>;
+
 /// What comes of it; never, when there is none.
-async fn of(probing: &mut Option<Probing<'_>>) -> Result<Serving, ConnectionError> {
-    match probing {
-        Some(probing) => probing.await,
+async fn of<F: Future + Unpin>(under_way: &mut Option<F>) -> F::Output {
+    match under_way {
+        Some(under_way) => under_way.await,
         None => std::future::pending().await,
     }
 }
@@ -133,13 +139,13 @@ impl Line {
 
     async fn dial(&self, schedule: &mut Schedule) -> Result<(Found, Greeted), ConnectionError> {
         let failed = |error: &ConnectionError| self.shared.status.failed(error, &self.shared.reporter);
-        self.at.dialler.connect(self.slot, schedule, self.greeting(), &failed).await
+        self.at.dialler.connect(self.slot, schedule, self.greeting(true), &failed).await
     }
 
-    /// What every connection begins with: who the agent is.
-    fn greeting(&self) -> impl Fn(Session) -> Greeting + Clone + Send + Sync + 'static {
+    /// What every connection begins with: who the agent is, and whether the line's connection before is lost.
+    fn greeting(&self, lost: bool) -> impl Fn(Session) -> Greeting + Clone + Send + Sync + 'static {
         let (at, shared, slot) = (Arc::clone(&self.at), Arc::clone(&self.shared), self.slot);
-        move |session| Box::pin(greet(session, Arc::clone(&at), Arc::clone(&shared), slot))
+        move |session| Box::pin(greet(session, Arc::clone(&at), Arc::clone(&shared), slot, lost))
     }
 
     /// Opens all tunnels on a connection.
@@ -234,46 +240,68 @@ impl Line {
     }
 
     async fn serve(&self, serving: &mut Serving, stop: &CancellationToken) -> Ended {
+        let Serving { found, control, terms, exchanges, since, asked, mute, relay_leaves } = serving;
+        let (writer, reader) = control.halves();
+        let (mut writer, mut asking): (_, Option<Asking<'_>>) = (Some(writer), None);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let clock = &self.shared.clock;
         let mut awake = SleepWatch::new(Instant::now(), clock.now());
+        let reached = AtomicBool::new(false);
         let mut probing: Option<Probing<'_>> = None;
-        let better = self.at.dialler.could_be_better(&serving.found);
+        let better = self.at.dialler.could_be_better(found);
         let now = tokio::time::Instant::now;
-        let mut search = Search::new(better, serving.found.place > 0, self.probe_in, now());
+        let mut search = Search::new(better, found.place, found.addresses, self.probe_in, now());
+        let mut stopped_for_long = pin!(async {
+            stop.cancelled().await;
+            sleep(LEAVE).await;
+        });
         loop {
             let policies = self.at.policies.iter().map(|policies| Box::pin(policies.changed()));
+            // What has opened tunnels is not dropped: the relay may have given it requests.
+            let is_opening = probing.is_some() && reached.load(Ordering::Relaxed);
             let outcome = tokio::select! {
-                exchange = serving.found.session.accept() => match exchange {
+                exchange = found.session.accept() => match exchange {
                     Ok(exchange) => {
-                        take(exchange, &serving.terms, &serving.exchanges);
+                        take(exchange, terms, exchanges);
                         Ok(())
                     }
                     Err(error) => Err(error.into()),
                 },
-                message = serving.control.receive(CONTROL_BYTES) => match message {
-                    Ok(message) => self.hear(message, serving),
+                message = reader.receive(CONTROL_BYTES) => match message {
+                    Ok(message) => self.hear(message, asked, relay_leaves),
                     Err(error) => Err(error.into()),
                 },
-                (number, offer) = first(policies.collect()), if serving.asked.is_none() && !serving.mute => {
-                    self.ask(serving, number, offer, stop).await
-                }
-                () = sleep_until(search.due().unwrap_or_else(now)), if search.due().is_some() => {
-                    probing = Some(Box::pin(self.look_for(search.begin(), serving.found.place)));
+                (number, offer) = first(policies.collect()), if asked.is_none() && writer.is_some() && !*mute => {
+                    let host = terms.hosts.get(number).map(|at| at.host.to_string());
+                    let message = open_message(host, &offer);
+                    *asked = Some((number, offer));
+                    asking = writer.take().map(|writer| self.ask(writer, message, found.session.transport()));
                     Ok(())
                 }
-                found = of(&mut probing) => {
+                (free, said) = of(&mut asking) => {
+                    (asking, writer) = (None, Some(free));
+                    said
+                }
+                () = sleep_until(search.due().unwrap_or_else(now)), if search.due().is_some() && probing.is_none() => {
+                    reached.store(false, Ordering::Relaxed);
+                    probing = Some(Box::pin(self.look_for(search.begin(), found.place, &reached)));
+                    Ok(())
+                }
+                new = of(&mut probing) => {
                     probing = None;
-                    match found {
+                    match new {
                         // It would have to be left again at once.
-                        Ok(leaving) if leaving.relay_leaves && !serving.relay_leaves => {
+                        Ok(leaving) if leaving.relay_leaves && !*relay_leaves => {
                             let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
                             self.shared.tasks.spawn(async move { leaving.retire(&shared, stop).await });
                             search.failed(now(), jitter());
                             Ok(())
                         }
-                        Ok(better) => return Ended::Better(Box::new(better)),
+                        Ok(better) => {
+                            *mute |= asking.is_some();
+                            return Ended::Better(Box::new(better));
+                        }
                         Err(error) => {
                             tracing::debug!(%error, ?search, "no other way");
                             search.failed(now(), jitter());
@@ -283,73 +311,68 @@ impl Line {
                 }
                 _ = look.tick() => {
                     let slept = awake.slept(Instant::now(), clock.now());
-                    let lost = serving.since.elapsed() > ADDRESS && serving.found.lost_its_address();
+                    let lost = since.elapsed() > ADDRESS && found.lost_its_address();
                     if (slept || lost) && search.anew(now()) {
                         // What was under way before is worth no more than the connection.
                         probing = None;
                     }
                     Ok(())
                 }
-                () = stop.cancelled() => return Ended::Stop,
+                () = stop.cancelled(), if asking.is_none() && !is_opening => return Ended::Stop,
+                () = &mut stopped_for_long => {
+                    *mute |= asking.is_some();
+                    return Ended::Stop;
+                }
             };
             if let Err(error) = outcome {
+                // One that is nearly there is better than one that has yet to be dialled.
+                if is_opening
+                    && !error.is_final()
+                    && let Ok(Ok(new)) = timeout(NEARLY, of(&mut probing)).await
+                {
+                    return Ended::Better(Box::new(new));
+                }
                 return Ended::Broke(error);
             }
-            if serving.relay_leaves && search.elsewhere(serving.found.place, now()) {
+            if *relay_leaves && search.elsewhere(now()) && !is_opening {
                 probing = None;
             }
         }
     }
 
-    /// Opens another connection, while this one serves.
-    async fn look_for(&self, wanted: Wanted, place: usize) -> Result<Serving, ConnectionError> {
-        let (dialler, greeting) = (&self.at.dialler, self.greeting());
+    /// Opens another connection, while this one serves. Notes when its relay is `reached`.
+    async fn look_for(&self, wanted: Wanted, place: usize, reached: &AtomicBool) -> Result<Serving, ConnectionError> {
+        let (dialler, greeting) = (&self.at.dialler, self.greeting(false));
         let (found, greeted) = match wanted {
             Wanted::Better if place == 0 => dialler.probe(self.slot, greeting).await?,
-            Wanted::Better | Wanted::Anew => dialler.once(self.slot, 0, greeting).await?,
-            Wanted::Elsewhere(place) => dialler.once(self.slot, place, greeting).await?,
+            Wanted::Better => dialler.once(self.slot, 0, greeting).await?,
+            Wanted::Anew(place) | Wanted::Elsewhere(place) => dialler.once(self.slot, place, greeting).await?,
         };
+        reached.store(true, Ordering::Relaxed);
         self.open(found, greeted).await
     }
 
-    /// Asks the relay for a new policy of a tunnel. It may have 3 MiB, and the line be slow: webhooks do not wait for
-    /// it.
-    async fn ask(
-        &self,
-        serving: &mut Serving,
-        number: usize,
-        offer: Arc<Offer>,
-        stop: &CancellationToken,
-    ) -> Result<(), ConnectionError> {
-        let host = serving.terms.hosts.get(number).map(|at| at.host.to_string());
-        let message = open_message(host, &offer);
-        let Serving { found, control, terms, exchanges, asked, mute, .. } = serving;
-        let mut sending = pin!(timeout(POLICY, control.send(&message)));
-        let mut stopping = pin!(async {
-            stop.cancelled().await;
-            sleep(LEAVE).await;
-        });
-        loop {
-            tokio::select! {
-                sent = &mut sending => {
-                    let (address, transport) = (self.at.relay.address.clone(), found.session.transport());
-                    sent.map_err(|_| ConnectionError::Silent { address, transport })??;
-                    *asked = Some((number, offer));
-                    return Ok(());
-                }
-                exchange = found.session.accept() => take(exchange?, terms, exchanges),
-                () = &mut stopping => {
-                    *mute = true;
-                    return Ok(());
-                }
-            }
-        }
+    /// Asks the relay for a new policy of a tunnel. It may have 3 MiB, and the line be slow.
+    fn ask<'l>(&'l self, writer: &'l mut ControlWriter, message: FromAgent, transport: Transport) -> Asking<'l> {
+        Box::pin(async move {
+            let said = match timeout(POLICY, writer.send(&message)).await {
+                Ok(sent) => sent.map_err(ConnectionError::from),
+                Err(_) => Err(ConnectionError::Silent { address: self.at.relay.address.clone(), transport }),
+            };
+            (writer, said)
+        })
     }
 
-    fn hear(&self, message: FromRelay, serving: &mut Serving) -> Result<(), ConnectionError> {
+    fn hear(
+        &self,
+        message: FromRelay,
+        asked: &mut Option<(usize, Arc<Offer>)>,
+        relay_leaves: &mut bool,
+    ) -> Result<(), ConnectionError> {
         let reporter = &self.shared.reporter;
-        match (message, serving.asked.take()) {
-            (FromRelay::Opened { .. }, Some((number, offer))) => {
+        match message {
+            FromRelay::Opened { .. } => {
+                let Some((number, offer)) = asked.take() else { return Ok(()) };
                 let (gate, policies) = (self.at.gates.get(number), self.at.policies.get(number));
                 let taken = policies.map_or(Taken::Late, |policies| policies.accept(&offer));
                 if let Some(gate) = gate.filter(|_| taken != Taken::Late) {
@@ -359,23 +382,20 @@ impl Line {
                     reporter.say(Report::Note("the new policy is in force".to_owned()));
                 }
             }
-            (FromRelay::Kept { message }, Some((number, offer))) => {
+            FromRelay::Kept { message } => {
+                let Some((number, offer)) = asked.take() else { return Ok(()) };
                 if let Some(policies) = self.at.policies.get(number).filter(|policies| !policies.is_refused(&offer)) {
                     policies.refuse(&offer);
                     reporter.say(kept(&message));
                 }
             }
-            (FromRelay::Refused { reason, message }, _) => return Err(refused(reason, &message)),
-            (FromRelay::Refusals { told, counted }, asked) => {
-                serving.asked = asked;
-                report_refusals(reporter, told, counted);
-            }
-            (FromRelay::Leaving, asked) => {
-                serving.asked = asked;
-                serving.relay_leaves = true;
+            FromRelay::Refused { reason, message } => return Err(refused(reason, &message)),
+            FromRelay::Refusals { told, counted } => report_refusals(reporter, told, counted),
+            FromRelay::Leaving => {
+                *relay_leaves = true;
                 tracing::info!(relay = self.id.0, "the relay is about to stop");
             }
-            (_, asked) => serving.asked = asked,
+            _ => {}
         }
         Ok(())
     }
@@ -392,6 +412,7 @@ async fn greet(
     at: Arc<AtRelay>,
     shared: Arc<Shared>,
     slot: usize,
+    lost: bool,
 ) -> Result<Greeted, ConnectionError> {
     let mut control = session.open_control().await?;
     let hello = FromAgent::Hello {
@@ -400,6 +421,7 @@ async fn greet(
         instance: shared.instance.clone(),
         pool: shared.link.pool,
         line: u32::try_from(slot).ok(),
+        lost,
     };
     control.send(&hello).await?;
     match control.receive(GREETING_BYTES).await? {

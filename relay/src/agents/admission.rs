@@ -2,14 +2,14 @@
 //! hello with a credential that the store knows.
 
 use data_encoding::HEXLOWER;
-use hookward_shared::clock::Clock;
-use hookward_shared::limits::{GREETING_BYTES, Limits};
+use hookward_shared::limits::GREETING_BYTES;
 use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
 use hookward_shared::secret::{Secret, SecretDigest};
 use hookward_shared::transport::{ControlStream, Session, SessionError, StreamError};
 
 use super::registry::Run;
-use crate::store::{Agent, Store, StoreError};
+use super::session::Host;
+use crate::store::{Agent, Claim, StoreError};
 
 /// An agent that said who it is.
 pub struct Admitted {
@@ -47,15 +47,11 @@ pub enum AdmissionError {
 ///
 /// # Errors
 /// [`AdmissionError`] for everything but a known agent's hello.
-pub async fn admit(
-    session: &Session,
-    store: &Store,
-    clock: &Clock,
-    limits: &Limits,
-) -> Result<Admitted, AdmissionError> {
+pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, AdmissionError> {
+    let Host { store, clock, limits, .. } = host;
     let mut control = session.accept_control().await?;
     match control.receive(GREETING_BYTES).await? {
-        FromAgent::Hello { credential, version, instance, pool, line } => {
+        FromAgent::Hello { credential, version, instance, pool, line, lost } => {
             let digest = credential.digest();
             let wanted = digest.clone();
             let Some(agent) = store.run(move |store| store.authenticate(&wanted)).await? else {
@@ -71,10 +67,10 @@ pub async fn admit(
                 time_ms: clock.now().0,
             };
             control.send(&welcome).await?;
-            let run = Run { instance: instance.into(), pool, line };
+            let run = Run { instance: instance.into(), pool, line, lost };
             Ok(Admitted { agent, credential: digest, run, control })
         }
-        FromAgent::Join { secret, credential_digest } => join(control, store, clock, secret, &credential_digest).await,
+        FromAgent::Join { secret, credential_digest } => join(control, host, secret, &credential_digest).await,
         FromAgent::Open { .. } | FromAgent::Leave | FromAgent::Unknown => {
             Err(StreamError::Protocol("the first message is neither hello nor join".to_owned()).into())
         }
@@ -83,8 +79,7 @@ pub async fn admit(
 
 async fn join(
     mut control: ControlStream,
-    store: &Store,
-    clock: &Clock,
+    host: &Host,
     secret: Secret,
     credential: &str,
 ) -> Result<Admitted, AdmissionError> {
@@ -92,9 +87,10 @@ async fn join(
     let Some(digest) = digest else {
         return Err(StreamError::Protocol("a join without a credential's digest".to_owned()).into());
     };
-    let now = clock.now();
-    match store.run(move |store| store.join(&secret, &digest, now)).await? {
+    let now = host.clock.now();
+    match host.store.run(move |store| store.join(&secret, &digest, now)).await? {
         Some(agent) => {
+            keep_host(&agent, host).await?;
             control.send(&FromRelay::Joined { agent: agent.name.to_string() }).await?;
             control.finish().await;
             Err(AdmissionError::Joined(agent.name.to_string()))
@@ -105,6 +101,20 @@ async fn join(
             refuse(control, RefusedReason::JoinToken, message).await
         }
     }
+}
+
+/// From now on the host of its name is the agent's own, and 503 is the answer there until it comes: on this relay, and on
+/// every one that gets a copy of its state.
+async fn keep_host(agent: &Agent, host: &Host) -> Result<(), StoreError> {
+    let own = host.host_of(&agent.name);
+    if !host.given.contains_key(&own) {
+        let (wanted, id) = (own.clone(), agent.id);
+        let claim = host.store.run(move |store| store.claim_host(&wanted, id)).await?;
+        if claim != Claim::Owned {
+            tracing::warn!(agent = %agent.name, host = %own, ?claim, "the agent has not the host of its name");
+        }
+    }
+    Ok(())
 }
 
 async fn refuse<T>(

@@ -71,8 +71,7 @@ impl Entrance {
         self.tasks.spawn(async move {
             let greeting = async {
                 let session = connecting.await?;
-                let host = &this.host;
-                let admitted = admission::admit(&session, &host.store, &host.clock, &host.limits).await?;
+                let admitted = admission::admit(&session, &this.host).await?;
                 Ok::<_, AdmissionError>((session, admitted))
             };
             let greeted = tokio::select! {

@@ -120,6 +120,8 @@ pub struct Run {
     pub pool: bool,
     /// Which of the run's connections this is.
     pub line: Option<u32>,
+    /// The one before on its line is lost.
+    pub lost: bool,
 }
 
 /// A session that is being served.
@@ -384,9 +386,13 @@ impl Registry {
         timeout(patience, waiting).await.ok().flatten()
     }
 
-    /// Whether the run of this session has another one in its place, of which something is heard.
+    /// Whether the agent has another connection in the place of this one: it has not said that it is lost, and
+    /// something is heard of it.
     #[must_use]
     pub fn has_another(&self, session: &LiveSession) -> bool {
+        if session.run.lost {
+            return false;
+        }
         let tunnels = self.lock();
         let mut others = tunnels.values().flat_map(|tunnel| tunnel.sessions.iter());
         others.any(|other| !other.live.is(session) && other.live.is_same_line(session) && !other.live.is_quiet())

@@ -58,6 +58,13 @@ impl Host {
     pub const fn liveness(&self) -> Liveness {
         Liveness::dead_after_silence_of(self.limits.tunnel_dead)
     }
+
+    /// The host of an agent that asks for none: what the settings give it, or its name below the domain.
+    #[must_use]
+    pub fn host_of(&self, agent: &AgentName) -> HostName {
+        let given = self.given.iter().find(|(_, owner)| *owner == agent).map(|(name, _)| name.clone());
+        given.unwrap_or_else(|| self.domain.child(agent))
+    }
 }
 
 /// Takes a session out of the registry when it ends, however it ends.
@@ -265,10 +272,7 @@ async fn open(
 fn choose_host(wanted: Option<&str>, agent: &AgentName, host: &Host) -> Result<HostName, Refused> {
     let refused = |what: String| Refused(RefusedReason::Host, what);
     let name = match wanted {
-        None => {
-            let given = host.given.iter().find(|(_, owner)| *owner == agent).map(|(name, _)| name.clone());
-            given.unwrap_or_else(|| host.domain.child(agent))
-        }
+        None => host.host_of(agent),
         Some(text) if text.contains('.') => {
             HostName::parse(text).ok_or_else(|| refused(format!("{text:?} is no host name")))?
         }

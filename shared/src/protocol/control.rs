@@ -47,6 +47,9 @@ pub enum FromAgent {
         /// may be dead. Nothing: of none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         line: Option<u32>,
+        /// The connection of this line that was there before is lost, whatever the relay has heard of it.
+        #[serde(default)]
+        lost: bool,
     },
     /// Open a tunnel, or replace its policy.
     Open {

@@ -184,18 +184,56 @@ impl Drop for MessageReader {
 
 /// The control stream: JSON messages behind their length.
 pub struct ControlStream {
-    send: SendHalf,
-    recv: RecvHalf,
+    writer: ControlWriter,
+    reader: ControlReader,
+}
+
+/// The half of it that says something.
+pub struct ControlWriter {
+    stream: SendHalf,
+}
+
+/// The half of it that hears something.
+pub struct ControlReader {
+    stream: RecvHalf,
     /// Bytes of a message that has not arrived whole.
     partial: Vec<u8>,
 }
 
 impl ControlStream {
     pub(super) const fn new(send: SendHalf, recv: RecvHalf) -> Self {
-        Self { send, recv, partial: Vec::new() }
+        Self { writer: ControlWriter { stream: send }, reader: ControlReader { stream: recv, partial: Vec::new() } }
     }
 
-    /// Sends a message.
+    /// Both halves, for who has to hear while a large message is on its way.
+    pub const fn halves(&mut self) -> (&mut ControlWriter, &mut ControlReader) {
+        (&mut self.writer, &mut self.reader)
+    }
+
+    /// [`ControlWriter::send`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn send<M: Serialize>(&mut self, message: &M) -> Result<(), StreamError> {
+        self.writer.send(message).await
+    }
+
+    /// [`ControlReader::receive`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn receive<M: DeserializeOwned>(&mut self, cap: usize) -> Result<M, StreamError> {
+        self.reader.receive(cap).await
+    }
+
+    /// Ends this side and waits until the peer has taken everything, or is gone.
+    pub async fn finish(mut self) {
+        self.writer.stream.finish_and_settle().await;
+    }
+}
+
+impl ControlWriter {
+    /// Sends a message. Cancelled in its middle, nothing can be said any more.
     ///
     /// # Errors
     /// [`StreamError`].
@@ -203,9 +241,11 @@ impl ControlStream {
         let json = serde_json::to_vec(message).map_err(|error| StreamError::Protocol(error.to_string()))?;
         let length = u32::try_from(json.len()).map_err(|_| StreamError::TooLarge(json.len(), u32::MAX as usize))?;
         let mut pieces = [Bytes::copy_from_slice(&length.to_be_bytes()), Bytes::from(json)];
-        self.send.write(&mut pieces, false).await
+        self.stream.write(&mut pieces, false).await
     }
+}
 
+impl ControlReader {
     /// The next message of at most `cap` bytes. Cancelling it loses nothing.
     ///
     /// # Errors
@@ -231,15 +271,10 @@ impl ControlStream {
                     return message;
                 }
             }
-            match poll_fn(|cx| self.recv.poll_read(cx)).await? {
+            match poll_fn(|cx| self.stream.poll_read(cx)).await? {
                 Some(bytes) => self.partial.extend_from_slice(&bytes),
                 None => return Err(StreamError::Aborted),
             }
         }
-    }
-
-    /// Ends this side and waits until the peer has taken everything, or is gone.
-    pub async fn finish(mut self) {
-        self.send.finish_and_settle().await;
     }
 }
