@@ -118,6 +118,7 @@ impl Agent {
             let replay = Replay {
                 state: State::default(),
                 pairing: tunnel.pairing,
+                pooled: settings.link.pool,
                 clock: clock.clone(),
                 pool: Pool::new(tunnel.application, reporter.clone(), tasks.clone(), stop.clone()),
                 diagnoses: Meter::default(),

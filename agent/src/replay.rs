@@ -55,6 +55,8 @@ pub struct Replay {
     pub clock: Clock,
     /// Connections to the application.
     pub pool: Pool,
+    /// Whether other agents share the tunnel.
+    pub pooled: bool,
     /// Diagnoses of the last moment.
     pub diagnoses: Meter,
     /// How header names are spelled.
@@ -357,7 +359,8 @@ impl Exchange<'_> {
         match answered {
             Ok(Ok(answered)) => Ok(answered),
             Ok(Err(error @ UpstreamError::Connect { .. })) => {
-                Err(Stop::Failed(Code::ApplicationUnreachable, error.to_string()))
+                let next = if self.replay.pooled { "; another agent of the pool gets it, if there is one" } else { "" };
+                Err(Stop::Failed(Code::ApplicationUnreachable, format!("{error}{next}")))
             }
             Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(Stop::Aborted),
             Ok(Err(error)) => Err(Stop::Failed(Code::ApplicationBroke, error.to_string())),

@@ -87,7 +87,11 @@ async fn the_host_of_an_agent_that_has_joined_and_never_came_is_503() {
     edge.host = "new.example.test".to_owned();
     assert_eq!(edge.post(HOOK, &[], b"x").await.status, 404);
     let token = stage.relay().add_agent(&AgentName::parse("new").unwrap()).unwrap();
-    let relay = Relay { address: token.relay.clone(), pin: token.pin, credential: Secret::mint().unwrap() };
+    let relay = Relay {
+        address: stage.relay().tunnel_address().to_string(),
+        pin: token.pin,
+        credential: Secret::mint().unwrap(),
+    };
     assert_eq!(join(&relay, &LinkSettings::default(), token.secret).await.unwrap(), "new");
     until(&edge, 503).await;
 }
@@ -120,9 +124,13 @@ async fn the_newest_session_takes_over_at_once() {
         connection.send("POST", HOOK, HOST, &[], b"x").await;
         assert_eq!(connection.answer("POST").await.status, 200);
     }
+    let other = |report: &Report| matches!(report, Report::Warning(text) if text.contains("another agent"));
+    stage.reported("the first hears of it", other).await;
     stage.stop_agent().await;
     let answer = stage.edge.post(HOOK, &[], b"x").await;
     assert_eq!(answer.status, 200, "the one before, which is still there, serves again");
+    let again = |report: &Report| matches!(report, Report::Note(text) if text.contains("come here again"));
+    stage.reported("and that it has them again", again).await;
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ over_all_transports! {
 
 async fn every_address_has_connections_and_one_that_is_lost_gets_them_back(over: Transport) {
     let Some(pair) = off(Pair::new).await else { return };
-    let application = Application::start_at(pair.network.application(), |_| Reply::ok("")).await;
+    let application = Application::start_at((pair.network.application(), 0).into(), |_| Reply::ok("")).await;
     let target = application.address.to_string();
     let pair = Arc::new(pair);
     let starting = Arc::clone(&pair);
@@ -112,7 +112,7 @@ async fn a_relay_that_is_about_to_stop_sends_its_agents_to_the_other_one(over: T
     let Some(pair) = off(Pair::new).await else { return };
     let finish = Arc::new(Notify::new());
     let finished = Arc::clone(&finish);
-    let application = Application::start_at(pair.network.application(), move |request| {
+    let application = Application::start_at((pair.network.application(), 0).into(), move |request| {
         if request.target.ends_with("/slow") { Reply::When(Arc::clone(&finished)) } else { Reply::ok("") }
     })
     .await;

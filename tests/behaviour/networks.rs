@@ -60,7 +60,8 @@ impl Site {
         network: Network,
         before: impl FnOnce(&Network) -> Vec<(String, String)> + Send + 'static,
     ) -> Self {
-        let application = Application::start_at(network.application(), |request| Reply::ok(&request.target)).await;
+        let application =
+            Application::start_at((network.application(), 0).into(), |request| Reply::ok(&request.target)).await;
         let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
         let (data, state) = (dirs[0].path().to_owned(), dirs[1].path().to_owned());
         let target = application.address.to_string();

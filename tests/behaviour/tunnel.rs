@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use hookward_agent::connection::proxy::Proxies;
 use hookward_agent::connection::{LinkSettings, Relay, TransportMode, join};
+use hookward_agent::report::Report;
 use hookward_shared::clock::{Clock, UnixMillis};
-use hookward_shared::limits::GREETING_BYTES;
+use hookward_shared::limits::{GREETING_BYTES, MIB};
 use hookward_shared::names::AgentName;
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
 use hookward_shared::secret::Secret;
@@ -302,6 +303,20 @@ async fn an_application_that_is_down_is_gone_around_where_another_agent_shares_t
         let answer = stage.edge.post(HOOK, &[], b"x").await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "second"));
     }
+    // A large body is sent once. The first agent says that its application is down, and gets none.
+    let large = vec![b'x'; MIB as usize];
+    let since = Instant::now();
+    while stage.edge.post(HOOK, &[], &large).await.status != 200 {
+        assert!(since.elapsed() < DEADLINE, "the first agent says nothing");
+    }
+    for _ in 0..5 {
+        assert_eq!(stage.edge.post(HOOK, &[], &large).await.text(), "second");
+    }
+    let _back = Application::start_at(free, |_| Reply::ok("first")).await;
+    let since = Instant::now();
+    while stage.edge.post(HOOK, &[], &large).await.text() != "first" {
+        assert!(since.elapsed() < DEADLINE, "and when it is back it says nothing either");
+    }
 }
 
 #[tokio::test]
@@ -315,8 +330,11 @@ async fn every_relay_can_serve_and_one_that_is_gone_is_not_missed() {
     for _ in 0..5 {
         assert_eq!(fleet.relays[1].edge.post(HOOK, &[], b"x").await.status, 200);
     }
-    let away = |report: &hookward_agent::report::Report| matches!(report, hookward_agent::report::Report::Away { .. });
+    let away = |report: &Report| matches!(report, Report::Away { .. });
     assert!(!fleet.reports.lock().unwrap().iter().any(away), "one relay is there all the time");
+    let gone = format!("no connection to the relay {}", fleet.relays[0].tunnel);
+    let named = |report: &Report| matches!(report, Report::Warning(text) if text.starts_with(&gone));
+    eventually("the one that is gone is named", || fleet.reports.lock().unwrap().iter().any(named)).await;
     let again = fleet.opened_at();
     assert_eq!(again.len(), 2);
     fleet.stop_agent().await;

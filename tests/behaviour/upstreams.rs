@@ -97,7 +97,7 @@ async fn an_application_that_is_down_is_said_and_so_is_its_return() {
     let down = |report: &Report| matches!(report, Report::Warning(text) if text.contains("takes no connection"));
     stage.reported("it is said before the first webhook", down).await;
     let _again = tokio::net::TcpListener::bind(address).await.unwrap();
-    let back = |report: &Report| matches!(report, Report::Note(text) if text.contains("is there again"));
+    let back = |report: &Report| matches!(report, Report::Note(text) if text.contains("takes connections now"));
     stage.reported("its return is said", back).await;
 }
 

@@ -125,12 +125,9 @@ impl Application {
         Self::listening(TcpListener::bind("127.0.0.1:0").await.unwrap(), script, idle)
     }
 
-    /// Starts one at another address of this machine.
-    pub async fn start_at(
-        address: std::net::Ipv4Addr,
-        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
-    ) -> Self {
-        Self::listening(TcpListener::bind((address, 0)).await.unwrap(), script, None)
+    /// Starts one at this address of this machine; port 0: any.
+    pub async fn start_at(address: SocketAddr, script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listening(TcpListener::bind(address).await.unwrap(), script, None)
     }
 
     fn listening(

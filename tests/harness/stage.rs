@@ -311,7 +311,7 @@ pub struct Fleet {
 pub struct Member {
     pub edge: Edge,
     relay: Option<Relay>,
-    tunnel: SocketAddr,
+    pub tunnel: SocketAddr,
     credential: Secret,
     _dir: TempDir,
 }

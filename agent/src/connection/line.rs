@@ -12,6 +12,7 @@ use hookward_shared::names::{HostName, origin_of};
 use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
 use hookward_shared::text::printable;
 use hookward_shared::transport::{ControlStream, ControlWriter, Session, StreamError, Transport};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,14 +76,23 @@ enum Ended {
 /// A better way, on its way.
 type Probing<'l> = Pin<Box<dyn Future<Output = Result<Serving, ConnectionError>> + Send + 'l>>;
 
-/// A policy on its way to the relay; it brings back what says it.
-type Asking<'l> = Pin<Box<dyn Future<Output = (&'l mut ControlWriter, Result<(), ConnectionError>)> + Send + 'l>>;
+/// A message on its way to the relay; it brings back what says it.
+type Saying<'l> = Pin<Box<dyn Future<Output = (&'l mut ControlWriter, Result<(), ConnectionError>)> + Send + 'l>>;
 
 /// What comes of it; never, when there is none.
 async fn of<F: Future + Unpin>(under_way: &mut Option<F>) -> F::Output {
     match under_way {
         Some(under_way) => under_way.await,
         None => std::future::pending().await,
+    }
+}
+
+/// What an application's state is once it is another than was told.
+async fn other_than(told: bool, down: &mut watch::Receiver<bool>) -> bool {
+    let changed = down.wait_for(|down| *down != told).await.map(|down| *down);
+    match changed {
+        Ok(down) => down,
+        Err(_) => std::future::pending().await,
     }
 }
 
@@ -127,7 +137,6 @@ impl Line {
                 Err(error) if error.is_final() => return Err(error),
                 Err(error) => {
                     self.shared.status.closed(&self.id, &error, &self.shared.reporter);
-                    self.shared.status.failed(&error, &self.shared.reporter);
                     if since.elapsed() >= SETTLED {
                         // It was good until now: the outage begins here.
                         schedule = Schedule::new(Instant::now());
@@ -138,7 +147,7 @@ impl Line {
     }
 
     async fn dial(&self, schedule: &mut Schedule) -> Result<(Found, Greeted), ConnectionError> {
-        let failed = |error: &ConnectionError| self.shared.status.failed(error, &self.shared.reporter);
+        let failed = |error: &ConnectionError| self.shared.status.failed(&self.id.0, error, &self.shared.reporter);
         self.at.dialler.connect(self.slot, schedule, self.greeting(true), &failed).await
     }
 
@@ -242,7 +251,7 @@ impl Line {
     async fn serve(&self, serving: &mut Serving, stop: &CancellationToken) -> Ended {
         let Serving { found, control, terms, exchanges, since, asked, mute, relay_leaves } = serving;
         let (writer, reader) = control.halves();
-        let (mut writer, mut asking): (_, Option<Asking<'_>>) = (Some(writer), None);
+        let (mut writer, mut saying): (_, Option<Saying<'_>>) = (Some(writer), None);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let clock = &self.shared.clock;
@@ -252,12 +261,16 @@ impl Line {
         let better = self.at.dialler.could_be_better(found);
         let now = tokio::time::Instant::now;
         let mut search = Search::new(better, found.place, found.addresses, self.probe_in, now());
+        // Of interest only where others could have the requests.
+        let tunnels = self.shared.tunnels.iter().filter(|_| self.shared.link.pool);
+        let mut applications: Vec<_> = tunnels.map(|tunnel| (false, tunnel.replay.pool.down())).collect();
         let mut stopped_for_long = pin!(async {
             stop.cancelled().await;
             sleep(LEAVE).await;
         });
         loop {
             let policies = self.at.policies.iter().map(|policies| Box::pin(policies.changed()));
+            let changes = applications.iter_mut().map(|(told, down)| Box::pin(other_than(*told, down)));
             // What has opened tunnels is not dropped: the relay may have given it requests.
             let is_opening = probing.is_some() && reached.load(Ordering::Relaxed);
             let outcome = tokio::select! {
@@ -276,11 +289,18 @@ impl Line {
                     let host = terms.hosts.get(number).map(|at| at.host.to_string());
                     let message = open_message(host, &offer);
                     *asked = Some((number, offer));
-                    asking = writer.take().map(|writer| self.ask(writer, message, found.session.transport()));
+                    saying = writer.take().map(|writer| self.say(writer, message, found.session.transport()));
                     Ok(())
                 }
-                (free, said) = of(&mut asking) => {
-                    (asking, writer) = (None, Some(free));
+                (number, down) = first(changes.collect()), if writer.is_some() && !*mute => {
+                    applications.get_mut(number).into_iter().for_each(|(told, _)| *told = down);
+                    let host = terms.hosts.get(number).map(|at| at.host.to_string()).unwrap_or_default();
+                    let message = FromAgent::Application { host, down };
+                    saying = writer.take().map(|writer| self.say(writer, message, found.session.transport()));
+                    Ok(())
+                }
+                (free, said) = of(&mut saying) => {
+                    (saying, writer) = (None, Some(free));
                     said
                 }
                 () = sleep_until(search.due().unwrap_or_else(now)), if search.due().is_some() && probing.is_none() => {
@@ -299,7 +319,7 @@ impl Line {
                             Ok(())
                         }
                         Ok(better) => {
-                            *mute |= asking.is_some();
+                            *mute |= saying.is_some();
                             return Ended::Better(Box::new(better));
                         }
                         Err(error) => {
@@ -318,9 +338,9 @@ impl Line {
                     }
                     Ok(())
                 }
-                () = stop.cancelled(), if asking.is_none() && !is_opening => return Ended::Stop,
+                () = stop.cancelled(), if saying.is_none() && !is_opening => return Ended::Stop,
                 () = &mut stopped_for_long => {
-                    *mute |= asking.is_some();
+                    *mute |= saying.is_some();
                     return Ended::Stop;
                 }
             };
@@ -352,8 +372,8 @@ impl Line {
         self.open(found, greeted).await
     }
 
-    /// Asks the relay for a new policy of a tunnel. It may have 3 MiB, and the line be slow.
-    fn ask<'l>(&'l self, writer: &'l mut ControlWriter, message: FromAgent, transport: Transport) -> Asking<'l> {
+    /// Says something to the relay. A policy may have 3 MiB, and the line be slow.
+    fn say<'l>(&'l self, writer: &'l mut ControlWriter, message: FromAgent, transport: Transport) -> Saying<'l> {
         Box::pin(async move {
             let said = match timeout(POLICY, writer.send(&message)).await {
                 Ok(sent) => sent.map_err(ConnectionError::from),
@@ -395,6 +415,7 @@ impl Line {
                 *relay_leaves = true;
                 tracing::info!(relay = self.id.0, "the relay is about to stop");
             }
+            FromRelay::Standby { standby } => self.shared.status.stands_by(&self.id.0, standby, reporter),
             _ => {}
         }
         Ok(())

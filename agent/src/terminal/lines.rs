@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::report::{Outcome, Report};
+use crate::report::{Outcome, Ready, Report};
 
 /// The line for a report; some have none.
 #[must_use]
@@ -20,7 +20,8 @@ pub fn text(report: &Report) -> String {
         Report::Connecting { relay } => format!("connecting to {relay}"),
         Report::Ready(ready) => {
             let trust = ready.ca.as_ref().map(|ca| format!(" (trust {ca})")).unwrap_or_default();
-            format!("ready: {} -> {}{trust}", ready.url, ready.application)
+            let Ready { url, application, relay, transport, .. } = ready;
+            format!("ready: {url} -> {application}, through {relay} over {transport}{trust}")
         }
         Report::Away { why } => format!("not connected: {why}; dialling again"),
         Report::Request(request) => {

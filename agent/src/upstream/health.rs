@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +34,9 @@ pub struct Health {
     met: AtomicBool,
     /// Answers so far.
     answers: AtomicU64,
-    down: Notify,
+    /// Whether it takes no connection.
+    down: watch::Sender<bool>,
+    fell: Notify,
     reporter: Reporter,
 }
 
@@ -43,7 +45,8 @@ impl Health {
     #[must_use]
     pub fn new(reporter: Reporter) -> Self {
         let told = AtomicU8::new(Told::Well as u8);
-        Self { told, met: AtomicBool::new(false), answers: AtomicU64::new(0), down: Notify::new(), reporter }
+        let (met, answers, (down, _)) = (AtomicBool::new(false), AtomicU64::new(0), watch::channel(false));
+        Self { told, met, answers, down, fell: Notify::new(), reporter }
     }
 
     /// A connection was made, or failed for this reason.
@@ -52,14 +55,16 @@ impl Health {
             self.met.store(true, Ordering::Relaxed);
             // One that does not answer takes connections, too: it is well only when it answers.
             if self.change(Told::Down, Told::Well) {
-                self.reporter.say(Report::Note(format!("the application at {application} is there again")));
+                self.down.send_replace(false);
+                self.reporter.say(Report::Note(format!("the application at {application} takes connections now")));
             }
             return;
         };
         if self.tell(Told::Down) {
             let what = format!("the application at {application} takes no connection ({why}); webhooks get 502");
             self.reporter.say(Report::Warning(what));
-            self.down.notify_one();
+            self.down.send_replace(true);
+            self.fell.notify_one();
         }
     }
 
@@ -68,8 +73,14 @@ impl Health {
         self.met.store(true, Ordering::Relaxed);
         self.answers.fetch_add(1, Ordering::Relaxed);
         if !self.is(Told::Well) && self.tell(Told::Well) {
+            self.down.send_replace(false);
             self.reporter.say(Report::Note(format!("the application at {application} answers again")));
         }
+    }
+
+    /// Whether it takes no connection, as that changes.
+    pub fn down(&self) -> watch::Receiver<bool> {
+        self.down.subscribe()
     }
 
     /// Answers so far: for who begins to wait for one.
@@ -111,7 +122,7 @@ impl Health {
                 if self.is(Told::Down) {
                     sleep(AGAIN).await;
                 } else {
-                    let _ = timeout(IDLE, self.down.notified()).await;
+                    let _ = timeout(IDLE, self.fell.notified()).await;
                 }
             };
             tokio::select! {

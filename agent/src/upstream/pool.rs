@@ -16,6 +16,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::Socket;
+use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -131,6 +132,12 @@ impl Pool {
     #[must_use]
     pub fn application(&self) -> &Application {
         &self.application
+    }
+
+    /// Whether the application takes no connection, as that changes.
+    #[must_use]
+    pub fn down(&self) -> watch::Receiver<bool> {
+        self.health.down()
     }
 
     /// Sends a request and waits for the head of its answer. The caller sets the deadline. Give the

@@ -71,7 +71,7 @@ pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, Admission
             Ok(Admitted { agent, credential: digest, run, control })
         }
         FromAgent::Join { secret, credential_digest } => join(control, host, secret, &credential_digest).await,
-        FromAgent::Open { .. } | FromAgent::Leave | FromAgent::Unknown => {
+        FromAgent::Open { .. } | FromAgent::Application { .. } | FromAgent::Leave | FromAgent::Unknown => {
             Err(StreamError::Protocol("the first message is neither hello nor join".to_owned()).into())
         }
     }

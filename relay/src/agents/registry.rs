@@ -84,6 +84,8 @@ struct Serving {
     arrival: u64,
     /// The policy that its run has brought.
     brought: Brought,
+    /// Its agent says that the application takes no connection there.
+    down: Arc<AtomicBool>,
 }
 
 /// A policy that an agent's run has brought.
@@ -259,16 +261,18 @@ impl Tunnel {
     /// Who is told what was refused.
     #[must_use]
     pub fn owner(&self) -> Option<&Arc<LiveSession>> {
-        self.serving().map(|session| &session.live).min_by_key(|session| self.doubt(session))
+        self.serving().min_by_key(|session| self.doubt(session)).map(|session| &session.live)
     }
 
-    /// What speaks against a session: that nothing was heard of it, or that a newer connection has taken its place.
-    fn doubt(&self, session: &LiveSession) -> (bool, bool) {
-        (session.is_quiet(), self.sessions.iter().any(|other| other.live.replaces(session)))
+    /// What speaks against a session: that its application is down, that nothing was heard of it, or that a newer
+    /// connection has taken its place.
+    fn doubt(&self, session: &Serving) -> (bool, bool, bool) {
+        let replaced = self.sessions.iter().any(|other| other.live.replaces(&session.live));
+        (session.down.load(Ordering::Relaxed), session.live.is_quiet(), replaced)
     }
 
     /// The session that a request goes to: of the run that has the least to do, the oldest connection that is
-    /// not overloaded; one that is quiet or was replaced only when there is no other. `None` when none `may` have it.
+    /// not overloaded; one that there is a doubt about only when there is no other. `None` when none `may` have it.
     #[must_use]
     pub fn choose(&self, may: impl Fn(&LiveSession) -> bool) -> Option<&Arc<LiveSession>> {
         // Nearly always there are one or two, of one run.
@@ -279,8 +283,10 @@ impl Tunnel {
             }
             self.serving().filter(|other| other.live.is_same_run(session)).map(|other| load(&other.live)).sum()
         };
-        let candidates = self.serving().map(|session| &session.live).filter(|session| may(session));
-        candidates.min_by_key(|session| (self.doubt(session), of_run(session), load(session) / SPREAD_FROM))
+        let candidates = self.serving().filter(|session| may(&session.live));
+        let best = candidates
+            .min_by_key(|session| (self.doubt(session), of_run(&session.live), load(&session.live) / SPREAD_FROM));
+        best.map(|session| &session.live)
     }
 
     /// The policy is that of the newest run; without any, the last one's.
@@ -343,6 +349,8 @@ impl Registry {
         let newest = of_run.max_by_key(|other| other.revision).filter(|other| other.revision > brought.revision);
         let brought = newest.cloned().unwrap_or(brought);
         let gate = Arc::clone(&brought.gate);
+        let same = others.iter().find(|other| other.live.is(session));
+        let down = same.map(|same| Arc::clone(&same.down)).unwrap_or_default();
         let sessions = others
             .iter()
             // A host can be given to another agent: then the one before has nothing to do with it any more.
@@ -352,7 +360,7 @@ impl Registry {
                 true => Serving { brought: brought.clone(), ..other },
                 false => other,
             })
-            .chain([Serving { live: Arc::clone(session), arrival, brought: brought.clone() }])
+            .chain([Serving { live: Arc::clone(session), arrival, brought: brought.clone(), down }])
             .collect();
         let mut tunnel = Tunnel { gate: Some(gate), sessions, state, origin, away_since: Instant::now(), runs };
         tunnel.settle();
@@ -398,7 +406,20 @@ impl Registry {
         others.any(|other| !other.live.is(session) && other.live.is_same_line(session) && !other.live.is_quiet())
     }
 
-    /// Whether this session serves the host.
+    /// The agent of this session says whether the host's application takes no connection there.
+    pub fn set_down(&self, host: &str, session: &LiveSession, down: bool) {
+        let tunnels = self.lock();
+        let sessions = tunnels.get(host).into_iter().flat_map(|tunnel| tunnel.sessions.iter());
+        sessions.filter(|other| other.live.is(session)).for_each(|same| same.down.store(down, Ordering::Relaxed));
+    }
+
+    /// Whether requests for this host may go to this session: no newer run has taken it over.
+    #[must_use]
+    pub fn is_turn_of(&self, host: &str, session: &LiveSession) -> bool {
+        self.lock().get(host).is_some_and(|tunnel| tunnel.serving().any(|other| other.live.is_same_run(session)))
+    }
+
+    /// Whether this session has opened the host.
     #[must_use]
     pub fn is_served_by(&self, host: &str, session: &LiveSession) -> bool {
         self.lock().get(host).is_some_and(|tunnel| tunnel.sessions.iter().any(|other| other.live.is(session)))

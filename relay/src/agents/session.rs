@@ -1,6 +1,7 @@
 //! Serves one known agent: opens its tunnels, tells it what was refused, and asks the store from
 //! time to time whether its credential still holds.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ use crate::store::{Claim, Store, StoreError};
 /// How often a session's credential is asked for again: an agent that was removed is out by then.
 const REVIEW: Duration = Duration::from_secs(3);
 
-/// How often it is looked whether anything was heard of the agent.
+/// How often it is looked whether anything was heard of the agent, and whether it is its turn.
 const LISTEN: Duration = Duration::from_secs(1);
 
 /// What a session needs of the relay.
@@ -128,13 +129,14 @@ pub async fn serve(
     listen.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut received, mut heard) = (session.received(), Instant::now());
     let (mut told_to_leave, mut left) = (false, false);
+    let (mut opened, mut stands_by) = (BTreeSet::new(), false);
     let mut room = pin!(live.untaken.keep_room());
     let why = loop {
         let outcome = tokio::select! {
             message = control.receive(CONTROL_BYTES) => match message {
                 Ok(message) => {
                     left |= matches!(message, FromAgent::Leave);
-                    obey(message, &live, host).await
+                    obey(message, &live, host, &mut opened).await
                 }
                 Err(StreamError::Protocol(what)) => break what,
                 Err(error) => break error.to_string(),
@@ -159,7 +161,9 @@ pub async fn serve(
                 if answers > 0 {
                     tracing::warn!(agent = %name, answers, "answers that were not taken gave way to others");
                 }
-                Ok(None)
+                let other = !left && opened.iter().any(|name: &HostName| !host.registry.is_turn_of(name.as_str(), &live));
+                let news = std::mem::replace(&mut stands_by, other) != other;
+                Ok(news.then_some(FromRelay::Standby { standby: other }))
             }
             // The agent is asked nothing more, and everything that it has sent has been taken.
             never = &mut room => match never {},
@@ -200,10 +204,23 @@ pub async fn serve(
     tracing::info!(datagrams_per_send = session.datagrams_per_send(), agent = %name, why, "agent left");
 }
 
-async fn obey(message: FromAgent, live: &Arc<LiveSession>, host: &Host) -> Result<Option<FromRelay>, Refused> {
+/// Does what the agent asks for. Hosts that it has `opened` are noted.
+async fn obey(
+    message: FromAgent,
+    live: &Arc<LiveSession>,
+    host: &Host,
+    opened: &mut BTreeSet<HostName>,
+) -> Result<Option<FromRelay>, Refused> {
     match message {
         FromAgent::Open { host: wanted, policy, revision } => {
-            open(wanted.as_deref(), policy, revision, live, host).await.map(Some)
+            let name = choose_host(wanted.as_deref(), &live.agent.name, host)?;
+            let answer = open(name.clone(), policy, revision, live, host).await?;
+            opened.insert(name);
+            Ok(Some(answer))
+        }
+        FromAgent::Application { host: name, down } => {
+            host.registry.set_down(&name, live, down);
+            Ok(None)
         }
         FromAgent::Leave => {
             host.registry.leave(live);
@@ -214,13 +231,12 @@ async fn obey(message: FromAgent, live: &Arc<LiveSession>, host: &Host) -> Resul
 }
 
 async fn open(
-    wanted: Option<&str>,
+    name: HostName,
     policy: Policy,
     revision: u64,
     live: &Arc<LiveSession>,
     host: &Host,
 ) -> Result<FromRelay, Refused> {
-    let name = choose_host(wanted, &live.agent.name, host)?;
     let bounds = PolicyBounds::of(&host.limits);
     // A policy with 100,000 addresses takes a while; other agents' requests do not wait for it.
     let now = host.clock.now();

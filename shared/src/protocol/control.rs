@@ -4,8 +4,9 @@
 //! agent → relay   Join                  exchange a join token for a credential, then part
 //!                 Hello                 who I am
 //!                 Open                  a tunnel for this host, with this policy
+//!                 Application           whether it takes connections here
 //!                 Leave                 send nothing more here: I stop, or another connection is there
-//! relay → agent   Joined | Welcome | Opened | Kept | Left | Leaving | Refused
+//! relay → agent   Joined | Welcome | Opened | Kept | Left | Leaving | Standby | Refused
 //!                 Refusals              what the relay refused on the agent's tunnels
 //! ```
 //! The greeting is capped at 16 KiB; a policy is sent only once the relay knows the agent. A kind
@@ -64,6 +65,13 @@ pub enum FromAgent {
         #[serde(default)]
         revision: u64,
     },
+    /// Whether an open tunnel's application takes no connection here: with several agents, others have its requests then.
+    Application {
+        /// The tunnel's public host, as the relay has named it.
+        host: String,
+        /// Whether it is down.
+        down: bool,
+    },
     /// The agent is about to stop, or has another connection in place of this one: send nothing more over it; what it
     /// has comes to its end.
     Leave,
@@ -110,6 +118,11 @@ pub enum FromRelay {
     /// The relay is about to stop: it takes no new senders, and agents back only that have lost their connection;
     /// requests under way come to their end, and one more on each kept connection. The agent had better look for another relay.
     Leaving,
+    /// A newer run of the agent's program has the tunnels, and this one gets no requests; or it has them again.
+    Standby {
+        /// Whether another one has them.
+        standby: bool,
+    },
     /// No. The connection ends after it.
     Refused {
         /// Why, as a stable code.
