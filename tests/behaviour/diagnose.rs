@@ -58,8 +58,17 @@ impl Found {
     }
 
     fn asks(&self) -> Vec<&str> {
-        self.report["ask"].as_array().unwrap().iter().map(|ask| ask.as_str().unwrap()).collect()
+        self.list("ask")
     }
+
+    fn list(&self, name: &str) -> Vec<&str> {
+        self.report[name].as_array().unwrap().iter().map(|ask| ask.as_str().unwrap()).collect()
+    }
+}
+
+/// An address at which nobody listens.
+fn free() -> SocketAddr {
+    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 /// A relay, and the files of an agent that has joined it.
@@ -172,6 +181,44 @@ async fn a_name_that_only_the_proxy_knows() {
     assert_eq!(found.code, Some(1), "its certificate is nobody's: {}", found.report);
     found.assert(&[("proxy", "failed"), ("credential", "skipped")]);
     found.assert_says("proxy", "certificate");
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_out_of_order() {
+    let joined = Joined::new(Plan::default()).await;
+    let dead = format!("http://{}", free());
+    let found = joined.diagnose(&[("HTTPS_PROXY", &dead)]).await;
+    assert_eq!(found.code, Some(0), "QUIC goes straight: {}", found.report);
+    found.assert(&[(QUIC, "ok"), ("TCP", "ok"), ("proxy", "warning"), (TLS, "warning")]);
+    let mend = found.list("mend");
+    assert!(mend.len() == 1 && mend[0].contains("NO_PROXY") && mend[0].contains("HTTPS_PROXY"), "{}", found.report);
+    assert_eq!(found.asks(), Vec::<&str>::new(), "no network team can help there");
+}
+
+#[tokio::test]
+async fn a_relay_that_does_not_run_and_another_one_that_does() {
+    let joined = Joined::new(Plan::default()).await;
+    let relay = free().to_string();
+    joined.keep(Credential { relay: relay.clone(), ..joined.credential.clone() });
+    let found = joined.diagnose(&[]).await;
+    assert_eq!(found.code, Some(1));
+    let mend = found.list("mend");
+    assert!(mend.len() == 1 && mend[0].contains(&format!("is the relay {relay} running")), "{}", found.report);
+    assert_eq!(found.asks(), Vec::<&str>::new());
+    let state = StateDir::open(Some(joined.state.path())).unwrap();
+    state.keep_credential(joined.credential.clone(), false).unwrap();
+    let ended = joined.run(&["diagnose"], &[]).await;
+    assert_eq!(ended.code, Some(1));
+    let end = format!("A tunnel can be opened to {}, and none to {relay}; see above.", joined.credential.relay);
+    assert!(ended.out.ends_with(&end), "{}", ended.out);
+}
+
+#[tokio::test]
+async fn before_there_is_a_relay() {
+    let joined = Joined { state: TempDir::new().unwrap(), ..Joined::new(Plan::default()).await };
+    let ended = joined.run(&["diagnose"], &[]).await;
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.err.contains("hookward join") && !ended.err.contains("--local"), "{ended:?}");
 }
 
 #[tokio::test]

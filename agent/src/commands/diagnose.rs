@@ -14,8 +14,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::local::NOT_JOINED;
-use super::{CommandError, print, tell};
+use super::{CommandError, NOT_JOINED, print, tell};
 use crate::cli::{DiagnoseArgs, LogFormat};
 use crate::connection::dial::Dialler;
 use crate::connection::proxy::Proxies;
@@ -54,14 +53,44 @@ struct Step {
     detail: String,
 }
 
+/// How far something that was sent got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Answered,
+    /// The system there, or a firewall, says that nobody listens.
+    Refused,
+    Lost,
+}
+
 /// What was found.
 #[derive(Debug, Default, Serialize)]
 struct Findings {
     steps: Vec<Step>,
+    /// What can be done without the network team.
+    mend: Vec<String>,
     /// What to ask the network team for.
     ask: Vec<String>,
+    /// Relays that a tunnel can be opened to, and those that it can't.
+    #[serde(skip)]
+    reached: Vec<String>,
+    #[serde(skip)]
+    missed: Vec<String>,
+    /// Something else is in the way.
     #[serde(skip)]
     blocked: bool,
+}
+
+/// What was found on the way to one relay.
+struct Ways<'f> {
+    relay: &'f Relay,
+    addresses: &'f [SocketAddr],
+    udp: Reach,
+    quic: bool,
+    /// The straight way.
+    tcp: Reach,
+    /// The proxy that TLS over TCP goes through, and whether it lets us through.
+    proxy: Option<(String, bool)>,
+    tls: bool,
 }
 
 /// Runs the command.
@@ -101,7 +130,8 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
         LogFormat::Text => print(&findings.text())?,
         LogFormat::Json => print(&format!("{}\n", serde_json::to_string(&findings).unwrap_or_default()))?,
     }
-    Ok(if findings.blocked { Exit::Failed } else { Exit::Done })
+    let all = findings.missed.is_empty() && !findings.blocked;
+    Ok(if all { Exit::Done } else { Exit::Failed })
 }
 
 impl Findings {
@@ -110,6 +140,7 @@ impl Findings {
         self.steps.push(Step { relay, step, outcome, detail: detail.into() });
     }
 
+    /// All steps on the way to this relay.
     async fn relay(&mut self, relay: &Relay) -> Result<(), ConnectionError> {
         let proxies = Proxies::from_env();
         let tasks = TaskTracker::new();
@@ -139,75 +170,79 @@ impl Findings {
         if let Some(session) = &quic {
             greeted = self.credential(relay, session).await;
         }
-        self.tcp(relay, &addresses, proxied).await;
-        if let Some(proxy) = proxies.of(&relay.address) {
+        let straight = self.tcp(relay, &addresses, proxied || quic.is_some()).await;
+        let proxy = proxies.of(&relay.address);
+        let mut let_through = false;
+        if let Some(proxy) = &proxy {
             let connected = timeout(PATIENCE, proxy.connect(&relay.address, &tasks)).await;
-            match connected {
-                Ok(Ok(_)) => self.add(relay, "proxy", Outcome::Ok, format!("{} lets us through", proxy.address())),
-                Ok(Err(error)) => self.add(relay, "proxy", Outcome::Failed, error.to_string()),
-                Err(_) => self.add(relay, "proxy", Outcome::Failed, format!("{}: no answer", proxy.address())),
-            }
+            let why = match connected {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("{}: no answer", proxy.address())),
+            };
+            let_through = why.is_none();
+            let outcome = match (let_through, &quic) {
+                (true, _) => Outcome::Ok,
+                (false, Some(_)) => Outcome::Warning,
+                (false, None) => Outcome::Failed,
+            };
+            self.add(relay, "proxy", outcome, why.unwrap_or_else(|| format!("{} lets us through", proxy.address())));
         } else {
             let detail = "none (HTTPS_PROXY and ALL_PROXY name none for this host)";
             self.add(relay, "proxy", Outcome::Skipped, detail);
         }
-        let tcp = self.handshake(relay, &dialler, Transport::Tcp).await;
+        let tls = self.handshake(relay, &dialler, Transport::Tcp).await;
         let answered = greeted.iter().any(|step| step.outcome == Outcome::Ok);
-        if let (Some(session), false) = (&tcp, answered) {
+        if let (Some(session), false) = (&tls, answered) {
             greeted = self.credential(relay, session).await;
         }
-        self.blocked |= greeted.iter().any(|step| step.outcome == Outcome::Failed);
+        let known = greeted.iter().any(|step| step.outcome == Outcome::Ok);
+        if known { &mut self.reached } else { &mut self.missed }.push(relay.address.clone());
         if greeted.is_empty() {
-            self.blocked = true;
             self.add(relay, "credential", Outcome::Skipped, "nothing reaches the relay");
             self.add(relay, "clock", Outcome::Skipped, "nothing reaches the relay");
         }
         self.steps.append(&mut greeted);
-        let (quic, tcp) = (quic.is_some(), tcp.is_some());
-        self.ask_for(relay, &addresses, udp, quic, tcp);
+        let proxy = proxy.map(|proxy| (proxy.address(), let_through));
+        let (quic, tls) = (quic.is_some(), tls.is_some());
+        self.conclude(&Ways { relay, addresses: &addresses, udp, quic, tcp: straight, proxy, tls });
         Ok(())
     }
 
     /// Whether datagrams come there and back: any version of QUIC but ours is answered with the versions that
     /// the relay knows (RFC 9000 §6.1), before any handshake.
-    async fn udp(&mut self, relay: &Relay, addresses: &[SocketAddr]) -> bool {
+    async fn udp(&mut self, relay: &Relay, addresses: &[SocketAddr]) -> Reach {
         let Some(target) = addresses.first() else {
             self.add(relay, "UDP", Outcome::Skipped, "no address");
-            return false;
+            return Reach::Lost;
         };
         let since = Instant::now();
-        match probe(*target).await {
+        let (outcome, detail, reach) = match probe(*target).await {
             Ok(true) => {
                 let detail = format!("{target} answers in {:.0} ms", since.elapsed().as_secs_f64() * 1000.0);
-                self.add(relay, "UDP", Outcome::Ok, detail);
-                true
+                (Outcome::Ok, detail, Reach::Answered)
             }
-            Ok(false) => {
-                self.add(relay, "UDP", Outcome::Warning, format!("{target}: no datagram comes back"));
-                false
-            }
-            Err(error) => {
-                self.add(relay, "UDP", Outcome::Warning, format!("{target}: {error}"));
-                false
-            }
-        }
+            Ok(false) => (Outcome::Warning, format!("{target}: no datagram comes back"), Reach::Lost),
+            Err(error) => (Outcome::Warning, format!("{target}: {error}"), reach(&error)),
+        };
+        self.add(relay, "UDP", outcome, detail);
+        reach
     }
 
-    async fn tcp(&mut self, relay: &Relay, addresses: &[SocketAddr], proxied: bool) {
+    /// The straight way. With `another` way out it need not be open.
+    async fn tcp(&mut self, relay: &Relay, addresses: &[SocketAddr], another: bool) -> Reach {
         let Some(target) = addresses.first() else {
             self.add(relay, "TCP", Outcome::Skipped, "no address");
-            return;
+            return Reach::Lost;
         };
-        // Neither with a proxy nor where QUIC gets through need the straight way be open.
-        let way_out = self.steps.iter().any(|step| {
-            step.step == QUIC && step.outcome == Outcome::Ok && step.relay.as_ref() == Some(&relay.address)
-        });
-        let closed = if proxied || way_out { Outcome::Warning } else { Outcome::Failed };
-        match timeout(PATIENCE, TcpStream::connect(target)).await {
-            Ok(Ok(_)) => self.add(relay, "TCP", Outcome::Ok, format!("{target} takes connections")),
-            Ok(Err(error)) => self.add(relay, "TCP", closed, format!("{target}: {error}")),
-            Err(_) => self.add(relay, "TCP", closed, format!("{target}: no answer")),
-        }
+        let closed = if another { Outcome::Warning } else { Outcome::Failed };
+        let (outcome, detail, reach) = match timeout(PATIENCE, TcpStream::connect(target)).await {
+            Ok(Ok(_)) => (Outcome::Ok, format!("{target} takes connections"), Reach::Answered),
+            Ok(Err(error)) => (closed, format!("{target}: {error}"), reach(&error)),
+            Err(_) => (closed, format!("{target}: no answer"), Reach::Lost),
+        };
+        self.add(relay, "TCP", outcome, detail);
+        reach
     }
 
     /// The handshake, in which the relay shows that it has the key that this agent pins.
@@ -268,25 +303,45 @@ impl Findings {
         vec![step("credential", Outcome::Failed, failed)]
     }
 
-    fn ask_for(&mut self, relay: &Relay, addresses: &[SocketAddr], udp: bool, quic: bool, tcp: bool) {
-        let port = relay.address.rsplit_once(':').map_or("443", |(_, port)| port).to_owned();
-        let list = addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
-        if addresses.is_empty() && !tcp {
-            self.ask.push(format!("a DNS answer for {}, or HTTPS_PROXY for a proxy that has one", relay.address));
+    /// What to do about it, here or elsewhere.
+    fn conclude(&mut self, ways: &Ways<'_>) {
+        let address = &ways.relay.address;
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));
+        let list = ways.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
+        let proxied = ways.proxy.as_ref().is_some_and(|(_, let_through)| *let_through);
+        if ways.addresses.is_empty() && !ways.tls {
+            self.ask.push(format!("a DNS answer for {address}, or HTTPS_PROXY for a proxy that has one"));
         }
-        match (udp, quic) {
-            (false, false) if !addresses.is_empty() => {
-                self.ask.push(format!("outgoing UDP from this machine to {list} port {port}, answers included (QUIC)"));
-            }
-            (true, false) => self.ask.push(format!(
+        if (ways.udp, ways.tcp) == (Reach::Refused, Reach::Refused) {
+            self.mend.push(format!(
+                "nobody listens at {list} port {port}, for UDP or TCP: is the relay {address} running, and is this its address?"
+            ));
+            return;
+        }
+        // Behind a proxy that is out of order nothing is known of what lies behind it.
+        let straight = ways.tcp == Reach::Answered && ways.proxy.is_some() && !proxied;
+        if let Some((proxy, false)) = &ways.proxy {
+            let what = match straight {
+                true => format!("the straight way is open: unset it, or write {host} into NO_PROXY"),
+                false => "mend it, or name another one".to_owned(),
+            };
+            self.mend.push(format!(
+                "the proxy {proxy}, which HTTPS_PROXY or ALL_PROXY names, does not lead to {address}; {what}"
+            ));
+        }
+        match (ways.udp, ways.quic) {
+            (Reach::Answered, false) => self.ask.push(format!(
                 "QUIC to {list} port {port} left alone: datagrams pass, and the handshake does not (a firewall that looks inside)"
             )),
+            (_, false) if !ways.addresses.is_empty() => {
+                self.ask.push(format!("outgoing UDP from this machine to {list} port {port}, answers included (QUIC)"));
+            }
             _ => {}
         }
-        if !tcp {
+        if !ways.tls && !straight {
             self.ask.push(format!(
                 "outgoing TCP from this machine to {} port {port}, not opened by a proxy that makes certificates of its own",
-                if list.is_empty() { relay.address.as_str() } else { list.as_str() }
+                if list.is_empty() { host } else { list.as_str() }
             ));
         }
     }
@@ -308,20 +363,33 @@ impl Findings {
             };
             text.push_str(&format!("  {:<20} {outcome:<7} {}\n", step.step, step.detail));
         }
-        if !self.ask.is_empty() {
-            text.push_str("\nAsk the network team for:\n");
-            self.ask.iter().for_each(|ask| text.push_str(&format!("  - {ask}\n")));
+        for (title, list) in [("Look after it yourself", &self.mend), ("Ask the network team for", &self.ask)] {
+            if !list.is_empty() {
+                text.push_str(&format!("\n{title}:\n"));
+                list.iter().for_each(|what| text.push_str(&format!("  - {what}\n")));
+            }
         }
-        let end = if self.blocked {
-            "\nSomething is in the way; see above.\n"
-        } else if self.ask.is_empty() {
-            "\nEverything is open.\n"
-        } else {
-            "\nA tunnel can be opened. What is asked for would make it faster, or safer against an outage.\n"
+        let nothing_to_do = self.mend.is_empty() && self.ask.is_empty();
+        let end = match (self.missed.is_empty(), self.reached.is_empty()) {
+            (false, false) => format!(
+                "A tunnel can be opened to {}, and none to {}; see above.",
+                self.reached.join(" and "),
+                self.missed.join(" and ")
+            ),
+            (false, true) => "Something is in the way; see above.".to_owned(),
+            (true, _) if self.blocked => "Something is in the way; see above.".to_owned(),
+            (true, _) if nothing_to_do => "Everything is open.".to_owned(),
+            (true, _) => {
+                "A tunnel can be opened. What stands above would make it faster, or safer against an outage.".to_owned()
+            }
         };
-        text.push_str(end);
+        text.push_str(&format!("\n{end}\n"));
         text
     }
+}
+
+fn reach(error: &std::io::Error) -> Reach {
+    if error.kind() == std::io::ErrorKind::ConnectionRefused { Reach::Refused } else { Reach::Lost }
 }
 
 /// Sends a first packet of a version that nobody has, and waits for the list of those that the relay knows.

@@ -10,7 +10,7 @@ use crate::connection::Relay;
 use crate::state::StateDir;
 
 /// What an agent that has not joined is told.
-pub const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward join -` with a join token first";
+pub use super::NOT_JOINED;
 
 /// There is none.
 pub struct Local(Infallible);
