@@ -113,6 +113,10 @@ impl Charge {
     /// When there is no room. For [`BudgetError::Full`] the slowest other body has been told to
     /// go; the caller may wait a moment and ask again.
     pub fn add(&mut self, bytes: u64) -> Result<(), BudgetError> {
+        if bytes == 0 {
+            // A request without a body holds nothing.
+            return Ok(());
+        }
         let mut inner = self.budget.lock();
         let of_source = inner.by_source.get(&self.source).copied().unwrap_or(0);
         if of_source + bytes > self.budget.total / SHARES {
@@ -235,6 +239,7 @@ mod tests {
     fn what_a_request_needs_beside_its_body_counts_once_and_for_no_address() {
         let budget = BodyBudget::with(80, 30);
         let [mut first, mut second, mut third] = [1, 1, 2].map(|n| budget.begin(client(n)));
+        assert_eq!((third.add(0), budget.used()), (Ok(()), 0), "a piece of nothing");
         assert_eq!([first.add(4), first.add(1), second.add(5)], [Ok(()); 3]);
         assert_eq!((budget.used(), third.add(1)), (70, Err(BudgetError::Full)));
         drop(first);

@@ -127,6 +127,12 @@ impl<'d> Reader<'d> {
         self.document.problem_at(offset, self.named(&what));
     }
 
+    /// How many problems the file has so far.
+    #[must_use]
+    pub fn problems(&self) -> usize {
+        self.document.problems.borrow().len()
+    }
+
     /// Whether the table has this key. It counts as known.
     pub fn has(&mut self, key: &'static str) -> bool {
         self.known.insert(key);

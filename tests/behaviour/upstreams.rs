@@ -200,13 +200,28 @@ async fn several_tunnels_from_a_file() {
 fn every_mistake_of_a_file_is_said() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("hookward.toml");
-    let text = "[[tunnel]]\napplication = '8000'\nhosts = 'a'\n[[tunnel]]\npolicy = 'nowhere.toml'\n";
-    std::fs::write(&file, text).unwrap();
     let state = dir.path().join("state");
     let args = ["start", file.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
-    let ended = hookward_tests::process::run("hookward", &args, &[], "");
-    assert_eq!(ended.code, Some(2), "{ended:?}");
+    let said = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let ended = hookward_tests::process::run("hookward", &args, &[], "");
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        ended.err
+    };
+    let err = said("[[tunnel]]\napplication = '8000'\nhosts = 'a'\n[[tunnel]]\npolicy = 'nowhere.toml'\n");
     for text in ["hookward.toml:3", "hosts", "hookward.toml:4", "application is missing"] {
-        assert!(ended.err.contains(text), "{text} in {}", ended.err);
+        assert!(err.contains(text), "{text} in {err}");
     }
+    let policy = "[[route]]\npath = '/a'\naccept.token = 'env:HOOKWARD_NOWHERE'\n";
+    std::fs::write(dir.path().join("policy.toml"), policy).unwrap();
+    let err = said(
+        "[[tunnel]]\napplication = '8000'\npolicy = 'policy.toml'\n\
+         [[tunnel]]\napplication = 'https://localhost:1'\nhost = 'b'\nupstream_ca = 'nowhere.pem'\n",
+    );
+    assert_eq!(err.lines().count(), 2, "one line for each mistake: {err}");
+    for text in ["tunnel 1: ", "HOOKWARD_NOWHERE is not set", "tunnel 2: upstream_ca: ", "nowhere.pem"] {
+        assert!(err.contains(text), "{text} in {err}");
+    }
+    let check = hookward_tests::process::run("hookward", &["check", file.to_str().unwrap()], &[], "");
+    assert!(check.code == Some(2) && check.err.contains("`hookward start`"), "{check:?}");
 }

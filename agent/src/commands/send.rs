@@ -64,7 +64,8 @@ pub async fn run(args: SendArgs) -> Result<Exit, CommandError> {
     let sending = exchange(prepared, args.cacert.as_deref());
     match timeout(PATIENCE, sending).await {
         Ok(Ok((status, body))) => {
-            print(&format!("{status}\n{}\n", printable(&String::from_utf8_lossy(&body))))?;
+            let body = String::from_utf8_lossy(&body).lines().map(printable).collect::<Vec<_>>().join("\n");
+            print(&format!("{status}\n{body}\n"))?;
             Ok(if status.is_success() { Exit::Done } else { Exit::Failed })
         }
         Ok(Err(what)) => {

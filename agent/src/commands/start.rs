@@ -39,7 +39,10 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
                 match plan::plan(&tunnel, &state, &Clock::System)? {
                     Ok(plan) => plans.push((tunnel, plan)),
                     Err(more) => problems.extend(more.0.into_iter().map(|problem| {
-                        let place = format!("{}: tunnel {}: {}", args.file.display(), number + 1, problem.place);
+                        // The keys of the file have the flags' names.
+                        let key = problem.place.strip_prefix("--").map(|flag| flag.replace('-', "_"));
+                        let key = key.unwrap_or(problem.place);
+                        let place = format!("{}: tunnel {}: {key}", args.file.display(), number + 1);
                         Problem::new(place, problem.what)
                     })),
                 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::report::{Outcome, Ready, Report};
 
@@ -77,11 +76,13 @@ pub fn text(report: &Report) -> String {
     }
 }
 
-/// The time of day, in UTC (RFC 3339).
+/// The time of day, in UTC (RFC 3339), always as long.
 #[must_use]
 pub fn now() -> String {
     let now = OffsetDateTime::now_utc();
-    now.replace_millisecond(now.millisecond()).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
+    let ((year, month, day), (hour, minute, second, milli)) = (now.to_calendar_date(), now.to_hms_milli());
+    let month = u8::from(month);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
 
 /// A span of time in few letters.
@@ -90,5 +91,17 @@ pub fn short(span: Duration) -> String {
     match span.as_secs_f64() {
         seconds if seconds >= 1.0 => format!("{seconds:.1}s"),
         seconds => format!("{:.0}ms", seconds * 1000.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::format_description::well_known::Rfc3339;
+
+    #[test]
+    fn the_time_is_one_that_programs_read() {
+        let now = now();
+        assert_eq!((now.len(), OffsetDateTime::parse(&now, &Rfc3339).is_ok()), (24, true), "{now}");
     }
 }

@@ -201,7 +201,8 @@ pub async fn serve(
     };
     session.close(&why);
     drop(registered);
-    tracing::info!(datagrams_per_send = session.datagrams_per_send(), agent = %name, why, "agent left");
+    tracing::info!(agent = %name, why, "agent left");
+    tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "what its connection did");
 }
 
 /// Does what the agent asks for. Hosts that it has `opened` are noted.

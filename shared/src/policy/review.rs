@@ -174,7 +174,8 @@ impl Route {
     fn mistakes(&self, now: UnixMillis) -> Vec<String> {
         let deny = self.deny_ips.set();
         let of_accept = |(index, accept): (usize, &Accept)| {
-            accept.mistakes(&deny).into_iter().map(move |what| format!("accept {}: {what}", index + 1))
+            let mistakes = accept.lacks().into_iter().chain(accept.mistakes(&deny));
+            mistakes.map(move |what| format!("accept {}: {what}", index + 1))
         };
         let accepts = self.accept.iter().take(limits::OF_A_ROUTE).enumerate().flat_map(of_accept);
         self.own_mistakes(now).into_iter().chain(accepts).collect()
@@ -298,7 +299,8 @@ impl Accept {
         !self.body.is_empty() || self.verify.iter().any(signs_body)
     }
 
-    pub(super) fn mistakes(&self, deny: &AddressSet) -> Vec<String> {
+    /// What it lacks that could be asked of a sender.
+    pub(super) fn lacks(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         if !self.open && !self.is_protected() {
             mistakes.push(
@@ -307,6 +309,15 @@ impl Accept {
                     .to_owned(),
             );
         }
+        if self.token.iter().chain(&self.basic).any(|check| check.live.is_empty()) {
+            mistakes.push("the token has no secret".to_owned());
+        }
+        mistakes
+    }
+
+    /// What is wrong with what it has.
+    pub(super) fn mistakes(&self, deny: &AddressSet) -> Vec<String> {
+        let mut mistakes = Vec::new();
         if self.open && self.is_protected() {
             mistakes.push("it says open = true beside a check; take one of them away".to_owned());
         }
@@ -319,9 +330,6 @@ impl Accept {
             mistakes.extend(ips.mistakes().into_iter().map(|what| format!("allow_ips: {what}")));
         }
         let tokens: Vec<&TokenCheck> = self.token.iter().chain(&self.basic).collect();
-        if tokens.iter().any(|check| check.live.is_empty()) {
-            mistakes.push("the token has no secret".to_owned());
-        }
         let empty = |values: &Vec<String>| values.is_empty();
         if self.headers.iter().any(|rule| empty(&rule.allowed)) || self.body.iter().any(|rule| empty(&rule.allowed)) {
             mistakes.push("a rule about a header or the body allows no value, so nothing could pass".to_owned());
