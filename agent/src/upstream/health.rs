@@ -93,7 +93,7 @@ impl Health {
     pub fn silent(&self, application: &Application, patience: Duration, answers: u64) {
         if self.answers() == answers && self.change(Told::Well, Told::Silent) {
             let what = format!(
-                "the application at {application} takes connections and has not answered within {} s; webhooks get 504",
+                "the application at {application} has not answered within {} s; webhooks get 504",
                 patience.as_secs_f64()
             );
             self.reporter.say(Report::Warning(what));

@@ -15,7 +15,7 @@ use hookward_shared::names::{AgentName, HostName, origin_of};
 use hookward_shared::policy::{Policy, PolicyBounds};
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
 use hookward_shared::transport::liveness::Liveness;
-use hookward_shared::transport::{Session, StreamError};
+use hookward_shared::transport::{Session, SessionError, StreamError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -139,7 +139,12 @@ pub async fn serve(
                     obey(message, &live, host, &mut opened).await
                 }
                 Err(StreamError::Protocol(what)) => break what,
-                Err(error) => break error.to_string(),
+                // The stream knows only that the connection is gone, which knows why.
+                Err(error) => match timeout(LISTEN, session.closed()).await {
+                    Ok(SessionError::ClosedByPeer(why)) => break format!("it has closed the connection: {why}"),
+                    Ok(lost) => break lost.to_string(),
+                    Err(_) => break error.to_string(),
+                },
             },
             message = live.refusals.next_message() => Ok(Some(message)),
             _ = review.tick() => {
