@@ -9,9 +9,11 @@
 //! begun to send to the application, and refuses those, so that none reaches it twice. Another run of the
 //! agent can't know, and only gets what certainly reached no application.
 //!
-//! [`answer`] is the answer's body on its way, and [`untaken`] what the senders have not taken of theirs.
+//! [`answer`] is the answer's body on its way, [`untaken`] what the senders have not taken of theirs, and [`load`] what a
+//! session has under way.
 
 pub mod answer;
+pub mod load;
 pub mod untaken;
 
 use std::future::Future;
@@ -34,7 +36,9 @@ use http_body_util::Full;
 use tokio::time::timeout;
 
 use self::answer::AnswerBody;
-use crate::agents::registry::{LiveSession, Registry, UnderWay};
+use self::load::UnderWay;
+use crate::agents::live::LiveSession;
+use crate::agents::registry::Registry;
 use crate::edge::body::{BodyError, Gathered, SenderBody};
 
 /// Bytes of a large body that are written at once.

@@ -6,20 +6,17 @@
 //! have asked to share, and an older one serves again when it is gone.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hookward_shared::gate::{Gate, State};
 use hookward_shared::names::HostName;
-use hookward_shared::transport::Session;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::refusals::Refusals;
-use crate::forward::answer::TunnelBody;
-use crate::forward::untaken::Untaken;
-use crate::store::{Agent, AgentId};
+use super::live::LiveSession;
+use crate::store::AgentId;
 
 /// All tunnels; clones share it.
 #[derive(Clone, Default)]
@@ -114,127 +111,6 @@ impl Default for Tunnel {
     }
 }
 
-/// A run of an agent's program, and what part of it a session is.
-pub struct Run {
-    /// No other run has this name.
-    pub instance: Box<str>,
-    /// Whether it shares its tunnels with others.
-    pub pool: bool,
-    /// Which of the run's connections this is.
-    pub line: Option<u32>,
-    /// The one before on its line is lost.
-    pub lost: bool,
-}
-
-/// A session that is being served.
-pub struct LiveSession {
-    id: u64,
-    /// Whose it is.
-    pub agent: Agent,
-    run: Run,
-    /// The connection.
-    pub session: Session,
-    /// What the agent is to be told.
-    pub refusals: Refusals,
-    /// What senders have not taken of its answers.
-    pub untaken: Arc<Untaken<TunnelBody>>,
-    order: AtomicU32,
-    under_way: AtomicUsize,
-    quiet: AtomicBool,
-    /// It serves all that the one before it on its line serves: until then its agent takes nothing from it.
-    complete: AtomicBool,
-    /// Told when nothing is under way any more.
-    idle: Notify,
-}
-
-/// A request that a session has under way.
-pub struct UnderWay(Arc<LiveSession>);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        if self.0.under_way.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.idle.notify_one();
-        }
-    }
-}
-
-impl LiveSession {
-    /// A session that begins to be served.
-    #[must_use]
-    pub fn new(agent: Agent, run: Run, session: Session, refusals: Refusals) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self {
-            id,
-            agent,
-            run,
-            session,
-            refusals,
-            untaken: Arc::default(),
-            order: AtomicU32::new(0),
-            under_way: AtomicUsize::new(0),
-            quiet: AtomicBool::new(false),
-            complete: AtomicBool::new(false),
-            idle: Notify::new(),
-        })
-    }
-
-    /// Counts a request that this session is given.
-    #[must_use]
-    pub fn begin(self: &Arc<Self>) -> UnderWay {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        UnderWay(Arc::clone(self))
-    }
-
-    /// Resolves when no request is under way.
-    pub async fn idle(&self) {
-        while self.under_way.load(Ordering::Relaxed) > 0 {
-            self.idle.notified().await;
-        }
-    }
-
-    /// Whether nothing was heard of the agent for longer than it should be silent: others go first.
-    pub fn set_quiet(&self, quiet: bool) {
-        self.quiet.store(quiet, Ordering::Relaxed);
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.quiet.load(Ordering::Relaxed)
-    }
-
-    /// Whether it has taken the place of that other session of its run.
-    fn replaces(&self, other: &Self) -> bool {
-        self.is_same_line(other) && self.id > other.id && self.complete.load(Ordering::Relaxed)
-    }
-
-    fn is_same_line(&self, other: &Self) -> bool {
-        self.run.line.is_some() && self.run.line == other.run.line && self.is_same_run(other)
-    }
-
-    /// Whether its run shares its tunnels.
-    #[must_use]
-    pub const fn is_pooled(&self) -> bool {
-        self.run.pool
-    }
-
-    /// Whether it is this one.
-    #[must_use]
-    pub const fn is(&self, other: &Self) -> bool {
-        self.id == other.id
-    }
-
-    /// Whether both belong to one run of the agent's program.
-    #[must_use]
-    pub fn is_same_run(&self, other: &Self) -> bool {
-        self.agent.id == other.agent.id && self.run.instance == other.run.instance
-    }
-
-    /// A number that grows with every message of this session: the older goes first.
-    pub fn next_order(&self) -> u32 {
-        self.order.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
 /// Requests under way with which a connection is still as good as an idle one: to spread few requests over
 /// several connections costs more than it brings (measured: p99 three times as long on two cores).
 const SPREAD_FROM: usize = 64;
@@ -245,8 +121,9 @@ impl Tunnel {
         let newest = self.sessions.iter().max_by_key(|session| session.arrival);
         self.sessions.iter().filter(move |session| {
             newest.is_some_and(|newest| {
-                let shared =
-                    newest.live.run.pool && session.live.run.pool && newest.live.agent.id == session.live.agent.id;
+                let shared = newest.live.is_pooled()
+                    && session.live.is_pooled()
+                    && newest.live.agent.id == session.live.agent.id;
                 session.arrival == newest.arrival || shared
             })
         })
@@ -276,9 +153,9 @@ impl Tunnel {
     #[must_use]
     pub fn choose(&self, may: impl Fn(&LiveSession) -> bool) -> Option<&Arc<LiveSession>> {
         // Nearly always there are one or two, of one run.
-        let load = |session: &LiveSession| session.under_way.load(Ordering::Relaxed);
+        let load = LiveSession::under_way;
         let of_run = |session: &LiveSession| {
-            if !session.run.pool {
+            if !session.is_pooled() {
                 return 0;
             }
             self.serving().filter(|other| other.live.is_same_run(session)).map(|other| load(&other.live)).sum()
@@ -334,12 +211,12 @@ impl Registry {
         let others = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.sessions)).unwrap_or_else(|| Arc::from([]));
         let runs = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.runs)).unwrap_or_else(|| Arc::from([]));
         let known =
-            runs.iter().find(|(agent, instance, _)| *agent == session.agent.id && *instance == session.run.instance);
+            runs.iter().find(|(agent, instance, _)| *agent == session.agent.id && **instance == *session.instance());
         let (arrival, runs) = match known {
             Some((_, _, arrival)) => (*arrival, Arc::clone(&runs)),
             None => {
                 let arrival = runs.last().map(|(_, _, last)| last + 1).unwrap_or_default();
-                let run = (session.agent.id, session.run.instance.clone(), arrival);
+                let run = (session.agent.id, session.instance().into(), arrival);
                 let over = (runs.len() + 1).saturating_sub(RUNS);
                 (arrival, runs.iter().skip(over).cloned().chain([run]).collect())
             }
@@ -367,9 +244,9 @@ impl Registry {
         tunnels.insert(host, tunnel);
         let complete = tunnels.values().all(|tunnel| {
             let has = |what: &dyn Fn(&LiveSession) -> bool| tunnel.sessions.iter().any(|other| what(&other.live));
-            has(&|other| other.is(session)) || !has(&|other| other.is_same_line(session) && other.id < session.id)
+            has(&|other| other.is(session)) || !has(&|other| other.is_same_line(session) && other.is_older(session))
         });
-        session.complete.store(complete, Ordering::Relaxed);
+        session.set_complete(complete);
         drop(tunnels);
         self.opened.send_modify(|count| *count += 1);
     }
@@ -398,7 +275,7 @@ impl Registry {
     /// something is heard of it.
     #[must_use]
     pub fn has_another(&self, session: &LiveSession) -> bool {
-        if session.run.lost {
+        if session.has_lost_the_one_before() {
             return false;
         }
         let tunnels = self.lock();

@@ -20,8 +20,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admitted;
+use super::live::LiveSession;
 use super::refusals::Refusals;
-use super::registry::{Brought, LiveSession, Registry};
+use super::registry::{Brought, Registry};
 use crate::address_lists::AddressLists;
 use crate::store::{Claim, Store, StoreError};
 

@@ -10,8 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
 use super::Pump;
+use super::load::UnderWay;
 use super::untaken::{OnItsWay, Untaken};
-use crate::agents::registry::UnderWay;
 use crate::edge::activity::OpenRequest;
 use crate::edge::places::Place;
 
