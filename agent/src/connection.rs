@@ -1,13 +1,14 @@
 //! The connections to the relays: dialled, kept, and opened again when they break.
 //!
 //! Every relay gets some lines ([`mod@line`]), each of which keeps one connection; [`dial`] finds the way (QUIC, or TLS
-//! over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt is due, `serving` is a
-//! connection in use and ends it in order, `search` says when another one is looked for meanwhile, `sleep_watch` when
-//! the machine was asleep, [`status`] sums up for the user what the lines do, and [`policies`] knows which policy a
-//! relay has. All connections of one run of the program serve the same tunnels; losing one loses nothing.
+//! over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt is due, `opening` is how a connection
+//! begins, `serving` is one in use and ends it in order, `search` says when another one is looked for meanwhile,
+//! `sleep_watch` when the machine was asleep, [`status`] sums up for the user what the lines do, and [`policies`] knows
+//! which policy a relay has. All connections of one run of the program serve the same tunnels; losing one loses nothing.
 
 pub mod dial;
 pub mod line;
+mod opening;
 pub mod policies;
 pub mod proxy;
 pub mod schedule;

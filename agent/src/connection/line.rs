@@ -6,31 +6,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hookward_shared::current::Current;
-use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
-use hookward_shared::names::{HostName, origin_of};
-use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
-use hookward_shared::text::printable;
-use hookward_shared::transport::{ControlStream, ControlWriter, Session, StreamError, Transport};
+use hookward_shared::limits::CONTROL_BYTES;
+use hookward_shared::protocol::control::{FromAgent, FromRelay};
+use hookward_shared::transport::{ControlWriter, Session, Transport};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::dial::Found;
+use super::opening::{self, Greeted, Greeting, greet, open_message};
 use super::policies::{Offer, Taken};
 use super::schedule::{Schedule, jitter};
 use super::search::{Search, Wanted};
 use super::serving::{LEAVE, Serving, take};
 use super::sleep_watch::SleepWatch;
 use super::status::LineId;
-use super::{AtRelay, ConnectionError, Opened, Shared, kept, refused, report_refusals, unexpected};
+use super::{AtRelay, ConnectionError, Shared, kept, refused, report_refusals};
 use crate::first::first;
-use crate::replay::{AtHost, Terms};
 use crate::report::Report;
 
-/// For the relay to answer what opens the tunnels: a policy may have 3 MiB, and the line be slow.
-const OPEN: Duration = Duration::from_secs(60);
 /// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
 const POLICY: Duration = Duration::from_secs(600);
 /// After so long a connection was a good one: the next outage is a new one.
@@ -55,12 +49,6 @@ pub struct Line {
     probe_in: Duration,
     /// Connections over QUIC in a row that died young.
     young_deaths: u32,
-}
-
-/// A connection whose relay has greeted back.
-struct Greeted {
-    control: ControlStream,
-    deadlines: Deadlines,
 }
 
 /// How a connection's time ended.
@@ -151,63 +139,14 @@ impl Line {
         self.at.dialler.connect(self.slot, schedule, self.greeting(true), &failed).await
     }
 
-    /// What every connection begins with: who the agent is, and whether the line's connection before is lost.
+    /// What this line's connections begin with; the one before may be `lost`.
     fn greeting(&self, lost: bool) -> impl Fn(Session) -> Greeting + Clone + Send + Sync + 'static {
         let (at, shared, slot) = (Arc::clone(&self.at), Arc::clone(&self.shared), self.slot);
         move |session| Box::pin(greet(session, Arc::clone(&at), Arc::clone(&shared), slot, lost))
     }
 
-    /// Opens all tunnels on a connection.
     async fn open(&self, found: Found, greeted: Greeted) -> Result<Serving, ConnectionError> {
-        let transport = found.session.transport();
-        let silent = || ConnectionError::Silent { address: self.at.relay.address.clone(), transport };
-        let Greeted { mut control, deadlines } = greeted;
-        self.at.note_addresses(found.addresses);
-        let opening = async {
-            let (mut hosts, mut opened, mut relay_leaves) = (Vec::new(), Vec::new(), false);
-            for (number, (tunnel, policies)) in self.shared.tunnels.iter().zip(&self.at.policies).enumerate() {
-                let offer = policies.best();
-                control.send(&open_message(tunnel.host.clone(), &offer)).await?;
-                let (host, port) = loop {
-                    match control.receive(CONTROL_BYTES).await? {
-                        FromRelay::Opened { host, port } => break (host, port),
-                        // A new policy that the relay does not take: the tunnel goes on with the one before.
-                        FromRelay::Refused { reason: RefusedReason::Policy, message } if policies.refuse(&offer) => {
-                            self.shared.reporter.say(kept(&message));
-                            return Err(ConnectionError::PolicyKept);
-                        }
-                        // The tunnels before this one are in use already.
-                        FromRelay::Refusals { told, counted } => report_refusals(&self.shared.reporter, told, counted),
-                        FromRelay::Leaving => relay_leaves = true,
-                        FromRelay::Unknown => {}
-                        other => return Err(unexpected(other)),
-                    }
-                };
-                let host = HostName::parse(&host)
-                    .ok_or_else(|| StreamError::Protocol("the relay opened something that is no host".to_owned()))?;
-                let origin = origin_of(host.as_str(), port);
-                let gate = self.at.gates.get(number).cloned();
-                let gate = gate.unwrap_or_else(|| Arc::new(Current::new(Arc::clone(&offer.gate))));
-                if policies.accept(&offer) != Taken::Late {
-                    gate.set(Arc::clone(&offer.gate));
-                }
-                hosts.push(AtHost {
-                    host: host.as_str().into(),
-                    origin: origin.into(),
-                    gate,
-                    replay: Arc::clone(&tunnel.replay),
-                });
-                let relay = self.at.relay.address.clone();
-                opened.push(Opened { tunnel: number, host: host.to_string(), port, relay, transport });
-            }
-            Ok((hosts, opened, relay_leaves))
-        };
-        let (hosts, opened, relay_leaves) = timeout(OPEN, opening).await.unwrap_or_else(|_| Err(silent()))?;
-        self.shared.status.open(self.id.clone(), transport, &opened, &*self.shared.on_open);
-        self.at.dialler.lead_with(transport);
-        (self.shared.on_worked)(transport);
-        let (terms, exchanges) = (Arc::new(Terms { deadlines, hosts }), TaskTracker::new());
-        Ok(Serving { found, control, terms, exchanges, since: Instant::now(), asked: None, mute: false, relay_leaves })
+        opening::open(&self.at, &self.shared, &self.id, found, greeted).await
     }
 
     /// Serves until the connection breaks, moving to better ones meanwhile. `Ok` when the agent is to stop.
@@ -419,38 +358,5 @@ impl Line {
             _ => {}
         }
         Ok(())
-    }
-}
-
-type Greeting = Pin<Box<dyn Future<Output = Result<Greeted, ConnectionError>> + Send>>;
-
-fn open_message(host: Option<String>, offer: &Offer) -> FromAgent {
-    FromAgent::Open { host, policy: offer.policy.clone(), revision: offer.revision }
-}
-
-async fn greet(
-    session: Session,
-    at: Arc<AtRelay>,
-    shared: Arc<Shared>,
-    slot: usize,
-    lost: bool,
-) -> Result<Greeted, ConnectionError> {
-    let mut control = session.open_control().await?;
-    let hello = FromAgent::Hello {
-        credential: at.relay.credential.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        instance: shared.instance.clone(),
-        pool: shared.link.pool,
-        line: u32::try_from(slot).ok(),
-        lost,
-    };
-    control.send(&hello).await?;
-    match control.receive(GREETING_BYTES).await? {
-        FromRelay::Welcome { agent, version, deadlines, .. } => {
-            tracing::debug!(agent = printable(&agent), version = printable(&version), "welcome");
-            session.serve();
-            Ok(Greeted { control, deadlines })
-        }
-        other => Err(unexpected(other)),
     }
 }

@@ -1,0 +1,125 @@
+//! How a connection begins: the agent says who it is, and opens all its tunnels.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hookward_shared::current::Current;
+use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
+use hookward_shared::names::{HostName, origin_of};
+use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
+use hookward_shared::text::printable;
+use hookward_shared::transport::{ControlStream, Session, StreamError};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use super::dial::Found;
+use super::policies::{Offer, Taken};
+use super::serving::Serving;
+use super::status::LineId;
+use super::{AtRelay, ConnectionError, Opened, Shared, kept, report_refusals, unexpected};
+use crate::replay::{AtHost, Terms};
+
+/// For the relay to answer what opens the tunnels: a policy may have 3 MiB, and the line be slow.
+const OPEN: Duration = Duration::from_secs(60);
+
+/// A connection whose relay has greeted back.
+pub(super) struct Greeted {
+    control: ControlStream,
+    deadlines: Deadlines,
+}
+
+/// A greeting under way.
+pub(super) type Greeting = Pin<Box<dyn Future<Output = Result<Greeted, ConnectionError>> + Send>>;
+
+/// What asks for a tunnel, or for another policy of it.
+pub(super) fn open_message(host: Option<String>, offer: &Offer) -> FromAgent {
+    FromAgent::Open { host, policy: offer.policy.clone(), revision: offer.revision }
+}
+
+/// Says who the agent is: what every connection begins with. `lost`: the line's connection before is.
+pub(super) async fn greet(
+    session: Session,
+    at: Arc<AtRelay>,
+    shared: Arc<Shared>,
+    slot: usize,
+    lost: bool,
+) -> Result<Greeted, ConnectionError> {
+    let mut control = session.open_control().await?;
+    let hello = FromAgent::Hello {
+        credential: at.relay.credential.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: shared.instance.clone(),
+        pool: shared.link.pool,
+        line: u32::try_from(slot).ok(),
+        lost,
+    };
+    control.send(&hello).await?;
+    match control.receive(GREETING_BYTES).await? {
+        FromRelay::Welcome { agent, version, deadlines, .. } => {
+            tracing::debug!(agent = printable(&agent), version = printable(&version), "welcome");
+            session.serve();
+            Ok(Greeted { control, deadlines })
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
+/// Opens all tunnels on a connection.
+pub(super) async fn open(
+    at: &AtRelay,
+    shared: &Shared,
+    id: &LineId,
+    found: Found,
+    greeted: Greeted,
+) -> Result<Serving, ConnectionError> {
+    let transport = found.session.transport();
+    let silent = || ConnectionError::Silent { address: at.relay.address.clone(), transport };
+    let Greeted { mut control, deadlines } = greeted;
+    at.note_addresses(found.addresses);
+    let opening = async {
+        let (mut hosts, mut opened, mut relay_leaves) = (Vec::new(), Vec::new(), false);
+        for (number, (tunnel, policies)) in shared.tunnels.iter().zip(&at.policies).enumerate() {
+            let offer = policies.best();
+            control.send(&open_message(tunnel.host.clone(), &offer)).await?;
+            let (host, port) = loop {
+                match control.receive(CONTROL_BYTES).await? {
+                    FromRelay::Opened { host, port } => break (host, port),
+                    // A new policy that the relay does not take: the tunnel goes on with the one before.
+                    FromRelay::Refused { reason: RefusedReason::Policy, message } if policies.refuse(&offer) => {
+                        shared.reporter.say(kept(&message));
+                        return Err(ConnectionError::PolicyKept);
+                    }
+                    // The tunnels before this one are in use already.
+                    FromRelay::Refusals { told, counted } => report_refusals(&shared.reporter, told, counted),
+                    FromRelay::Leaving => relay_leaves = true,
+                    FromRelay::Unknown => {}
+                    other => return Err(unexpected(other)),
+                }
+            };
+            let host = HostName::parse(&host)
+                .ok_or_else(|| StreamError::Protocol("the relay opened something that is no host".to_owned()))?;
+            let origin = origin_of(host.as_str(), port);
+            let gate = at.gates.get(number).cloned();
+            let gate = gate.unwrap_or_else(|| Arc::new(Current::new(Arc::clone(&offer.gate))));
+            if policies.accept(&offer) != Taken::Late {
+                gate.set(Arc::clone(&offer.gate));
+            }
+            hosts.push(AtHost {
+                host: host.as_str().into(),
+                origin: origin.into(),
+                gate,
+                replay: Arc::clone(&tunnel.replay),
+            });
+            let relay = at.relay.address.clone();
+            opened.push(Opened { tunnel: number, host: host.to_string(), port, relay, transport });
+        }
+        Ok((hosts, opened, relay_leaves))
+    };
+    let (hosts, opened, relay_leaves) = timeout(OPEN, opening).await.unwrap_or_else(|_| Err(silent()))?;
+    shared.status.open(id.clone(), transport, &opened, &*shared.on_open);
+    at.dialler.lead_with(transport);
+    (shared.on_worked)(transport);
+    let (terms, exchanges) = (Arc::new(Terms { deadlines, hosts }), TaskTracker::new());
+    Ok(Serving { found, control, terms, exchanges, since: Instant::now(), asked: None, mute: false, relay_leaves })
+}
