@@ -93,6 +93,7 @@ pub(super) async fn open(
                     // The tunnels before this one are in use already.
                     FromRelay::Refusals { told, counted } => report_refusals(&shared.reporter, told, counted),
                     FromRelay::Leaving => relay_leaves = true,
+                    FromRelay::Standby { standby } => shared.status.stands_by(&id.0, standby, &shared.reporter),
                     FromRelay::Unknown => {}
                     other => return Err(unexpected(other)),
                 }
