@@ -23,7 +23,7 @@ use crate::connection::ConnectionError;
 use crate::state::StateError;
 
 /// What an agent that has not joined is told.
-const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward join -` with a join token first";
+pub(crate) const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward join -` with a join token first";
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

@@ -57,7 +57,9 @@ impl fmt::Display for Transport {
 #[derive(Clone)]
 pub struct Session {
     connection: Connection,
-    order: Arc<Precedence>,
+    /// Who writes first. HTTP/2 has a queue of its own for that: who reserves room there has it, even if it waits for
+    /// somebody behind it.
+    order: Option<Arc<Precedence>>,
 }
 
 #[derive(Clone)]
@@ -73,7 +75,7 @@ impl Session {
     /// A session over QUIC.
     #[must_use]
     pub fn over_quic(connection: quinn::Connection) -> Self {
-        Self { connection: Connection::Quic(connection), order: Arc::default() }
+        Self { connection: Connection::Quic(connection), order: Some(Arc::default()) }
     }
 
     /// The relay's side of a session over TLS on TCP. What drives it is owned by `tasks`.
@@ -87,7 +89,7 @@ impl Session {
         tasks: &TaskTracker,
     ) -> Result<Self, SessionError> {
         let link = tcp::relay_side(stream, peer, liveness, tasks).await?;
-        Ok(Self { connection: Connection::Tcp(Arc::new(link)), order: Arc::default() })
+        Ok(Self { connection: Connection::Tcp(Arc::new(link)), order: None })
     }
 
     /// The agent's side of one.
@@ -101,7 +103,7 @@ impl Session {
         tasks: &TaskTracker,
     ) -> Result<Self, SessionError> {
         let link = tcp::agent_side(stream, peer, liveness, tasks).await?;
-        Ok(Self { connection: Connection::Tcp(Arc::new(link)), order: Arc::default() })
+        Ok(Self { connection: Connection::Tcp(Arc::new(link)), order: None })
     }
 
     /// What carries it.
@@ -136,7 +138,7 @@ impl Session {
     /// When the session has ended.
     pub async fn open(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
         let (send, recv) = self.open_halves().await?;
-        Ok((MessageWriter::new(send, Arc::clone(&self.order)), MessageReader::new(recv)))
+        Ok((MessageWriter::new(send, self.order.clone()), MessageReader::new(recv)))
     }
 
     /// Takes the next stream that the peer opened for an exchange.
@@ -145,7 +147,7 @@ impl Session {
     /// When the session has ended.
     pub async fn accept(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
         let (send, recv) = self.accept_halves().await?;
-        Ok((MessageWriter::new(send, Arc::clone(&self.order)), MessageReader::new(recv)))
+        Ok((MessageWriter::new(send, self.order.clone()), MessageReader::new(recv)))
     }
 
     /// The control stream, the first of the session: opened by the agent over QUIC, and over TCP by the

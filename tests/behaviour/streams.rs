@@ -371,8 +371,9 @@ async fn large_and_small(over: Transport, adjust: impl FnOnce(&mut Plan)) -> (Ap
 
 /// Many take a large answer and read nothing of it; the others' webhooks pass.
 async fn slow_readers_keep_nobody_waiting(over: Transport) {
-    /// Readers who may stand still and give way to nobody: half of the window of the agent's connection.
-    const ROOM: u32 = CONNECTION_WINDOW / STREAM_WINDOW / 2;
+    /// Readers who may stand still and give way to nobody: half of the window of the agent's connection, and
+    /// some room for the others.
+    const ROOM: u32 = CONNECTION_WINDOW / STREAM_WINDOW / 2 - 2;
     let (_application, stage) = large_and_small(over, |_| {}).await;
     let mut slow = Vec::new();
     for _ in 0..ROOM {

@@ -10,7 +10,7 @@ use crate::connection::Relay;
 use crate::state::StateDir;
 
 /// What an agent that has not joined is told.
-pub use super::NOT_JOINED;
+pub(crate) use super::NOT_JOINED;
 
 /// There is none.
 pub struct Local(Infallible);

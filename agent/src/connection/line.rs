@@ -3,7 +3,6 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hookward_shared::limits::CONTROL_BYTES;
@@ -24,6 +23,7 @@ use super::status::LineId;
 use super::{AtRelay, ConnectionError, Shared, kept, refused, report_refusals};
 use crate::first::first;
 use crate::report::Report;
+use crate::upstream::health::Told;
 
 /// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
 const POLICY: Duration = Duration::from_secs(600);
@@ -75,12 +75,17 @@ async fn of<F: Future + Unpin>(under_way: &mut Option<F>) -> F::Output {
     }
 }
 
-/// What an application's state is once it is another than was told.
-async fn other_than(told: bool, down: &mut watch::Receiver<bool>) -> bool {
-    let changed = down.wait_for(|down| *down != told).await.map(|down| *down);
-    match changed {
-        Ok(down) => down,
-        Err(_) => std::future::pending().await,
+/// Whether an application is down, once that is another than was said.
+async fn other_than(said: bool, told: &mut watch::Receiver<Told>) -> bool {
+    let is_other = |told: &Told| (*told == Told::Down) != said;
+    let changed = told.wait_for(is_other).await.is_ok();
+    if changed { !said } else { std::future::pending().await }
+}
+
+/// Resolves when the relay of a connection that is looked for was reached.
+async fn is_reached(reached: &mut watch::Receiver<bool>) {
+    if reached.wait_for(|reached| *reached).await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -195,23 +200,23 @@ impl Line {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let clock = &self.shared.clock;
         let mut awake = SleepWatch::new(Instant::now(), clock.now());
-        let reached = AtomicBool::new(false);
+        // What opens tunnels is not dropped but after sleep, when it is worth no more than this one: the relay may have
+        // given it requests.
+        let (mut reached, mut is_opening) = (watch::channel(false).1, false);
         let mut probing: Option<Probing<'_>> = None;
         let better = self.at.dialler.could_be_better(found);
         let now = tokio::time::Instant::now;
         let mut search = Search::new(better, found.place, found.addresses, self.probe_in, now());
         // Of interest only where others could have the requests.
         let tunnels = self.shared.tunnels.iter().filter(|_| self.shared.link.pool);
-        let mut applications: Vec<_> = tunnels.map(|tunnel| (false, tunnel.replay.pool.down())).collect();
+        let mut applications: Vec<_> = tunnels.map(|tunnel| (false, tunnel.replay.pool.told())).collect();
         let mut stopped_for_long = pin!(async {
             stop.cancelled().await;
             sleep(LEAVE).await;
         });
         loop {
             let policies = self.at.policies.iter().map(|policies| Box::pin(policies.changed()));
-            let changes = applications.iter_mut().map(|(told, down)| Box::pin(other_than(*told, down)));
-            // What has opened tunnels is not dropped: the relay may have given it requests.
-            let is_opening = probing.is_some() && reached.load(Ordering::Relaxed);
+            let changes = applications.iter_mut().map(|(said, told)| Box::pin(other_than(*said, told)));
             let outcome = tokio::select! {
                 exchange = found.session.accept() => match exchange {
                     Ok(exchange) => {
@@ -232,7 +237,7 @@ impl Line {
                     Ok(())
                 }
                 (number, down) = first(changes.collect()), if writer.is_some() && !*mute => {
-                    applications.get_mut(number).into_iter().for_each(|(told, _)| *told = down);
+                    applications.get_mut(number).into_iter().for_each(|(said, _)| *said = down);
                     let host = terms.hosts.get(number).map(|at| at.host.to_string()).unwrap_or_default();
                     let message = FromAgent::Application { host, down };
                     saying = writer.take().map(|writer| self.say(writer, message, found.session.transport()));
@@ -240,15 +245,21 @@ impl Line {
                 }
                 (free, said) = of(&mut saying) => {
                     (saying, writer) = (None, Some(free));
+                    *mute |= said.is_err();
                     said
                 }
                 () = sleep_until(search.due().unwrap_or_else(now)), if search.due().is_some() && probing.is_none() => {
-                    reached.store(false, Ordering::Relaxed);
-                    probing = Some(Box::pin(self.look_for(search.begin(), found.place, &reached)));
+                    let says;
+                    (says, reached) = watch::channel(false);
+                    probing = Some(Box::pin(self.look_for(search.begin(), found.place, says)));
+                    Ok(())
+                }
+                () = is_reached(&mut reached), if probing.is_some() && !is_opening => {
+                    is_opening = true;
                     Ok(())
                 }
                 new = of(&mut probing) => {
-                    probing = None;
+                    (probing, is_opening) = (None, false);
                     match new {
                         // It would have to be left again at once.
                         Ok(leaving) if leaving.relay_leaves && !*relay_leaves => {
@@ -272,12 +283,18 @@ impl Line {
                     let slept = awake.slept(Instant::now(), clock.now());
                     let lost = since.elapsed() > ADDRESS && found.lost_its_address();
                     if (slept || lost) && search.anew(now()) {
-                        // What was under way before is worth no more than the connection.
-                        probing = None;
+                        (probing, is_opening) = (None, false);
                     }
                     Ok(())
                 }
-                () = stop.cancelled(), if saying.is_none() && !is_opening => return Ended::Stop,
+                () = stop.cancelled(), if saying.is_none() && !is_opening => {
+                    // It may have got so far at this moment.
+                    is_opening = probing.is_some() && *reached.borrow();
+                    if !is_opening {
+                        return Ended::Stop;
+                    }
+                    Ok(())
+                }
                 () = &mut stopped_for_long => {
                     *mute |= saying.is_some();
                     return Ended::Stop;
@@ -285,29 +302,36 @@ impl Line {
             };
             if let Err(error) = outcome {
                 // One that is nearly there is better than one that has yet to be dialled.
+                let is_opening = probing.is_some() && *reached.borrow();
                 if is_opening
                     && !error.is_final()
                     && let Ok(Ok(new)) = timeout(NEARLY, of(&mut probing)).await
                 {
+                    *mute |= saying.is_some();
                     return Ended::Better(Box::new(new));
                 }
                 return Ended::Broke(error);
             }
-            if *relay_leaves && search.elsewhere(now()) && !is_opening {
+            if *relay_leaves && search.elsewhere(now()) && !*reached.borrow() {
                 probing = None;
             }
         }
     }
 
     /// Opens another connection, while this one serves. Notes when its relay is `reached`.
-    async fn look_for(&self, wanted: Wanted, place: usize, reached: &AtomicBool) -> Result<Serving, ConnectionError> {
+    async fn look_for(
+        &self,
+        wanted: Wanted,
+        place: usize,
+        reached: watch::Sender<bool>,
+    ) -> Result<Serving, ConnectionError> {
         let (dialler, greeting) = (&self.at.dialler, self.greeting(false));
         let (found, greeted) = match wanted {
             Wanted::Better if place == 0 => dialler.probe(self.slot, greeting).await?,
             Wanted::Better => dialler.once(self.slot, 0, greeting).await?,
             Wanted::Anew(place) | Wanted::Elsewhere(place) => dialler.once(self.slot, place, greeting).await?,
         };
-        reached.store(true, Ordering::Relaxed);
+        reached.send_replace(true);
         self.open(found, greeted).await
     }
 

@@ -39,6 +39,16 @@ impl Inner {
     fn is_reached(&self, relay: &str) -> bool {
         self.open.keys().any(|(other, _)| other == relay)
     }
+
+    /// Whether it was open.
+    fn close(&mut self, id: &LineId) -> bool {
+        let was_open = self.open.remove(id).is_some();
+        if !self.is_reached(&id.0) {
+            // The relay says anew who has the tunnels.
+            self.elsewhere.remove(&id.0);
+        }
+        was_open
+    }
 }
 
 impl Status {
@@ -66,7 +76,7 @@ impl Status {
     /// A line is gone.
     pub fn closed(&self, id: &LineId, why: &ConnectionError, reporter: &Reporter) {
         let mut inner = self.lock();
-        let was_open = inner.open.remove(id).is_some();
+        let was_open = inner.close(id);
         let to_relay = inner.open.keys().filter(|(relay, _)| *relay == id.0).count();
         drop(inner);
         if was_open && to_relay > 0 {
@@ -81,7 +91,7 @@ impl Status {
 
     /// A line is given up.
     pub fn ended(&self, id: &LineId) {
-        self.lock().open.remove(id);
+        self.lock().close(id);
     }
 
     /// An attempt to reach this relay failed. It is told where no line to it is open, and not every time.

@@ -1,6 +1,6 @@
 //! Whether the application takes connections and answers: said when it stops, and when it does again.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -18,24 +18,22 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// What the user was told last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Told {
+pub enum Told {
+    /// Nothing, or that it is well.
     Well,
     /// It takes no connection.
     Down,
-    /// It takes connections, and does not answer.
+    /// It does not answer.
     Silent,
 }
 
 /// What is known of the application's health.
 pub struct Health {
-    told: AtomicU8,
+    told: watch::Sender<Told>,
     /// It has taken a connection or answered since the last look.
     met: AtomicBool,
     /// Answers so far.
     answers: AtomicU64,
-    /// Whether it takes no connection.
-    down: watch::Sender<bool>,
     fell: Notify,
     reporter: Reporter,
 }
@@ -44,9 +42,8 @@ impl Health {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(reporter: Reporter) -> Self {
-        let told = AtomicU8::new(Told::Well as u8);
-        let (met, answers, (down, _)) = (AtomicBool::new(false), AtomicU64::new(0), watch::channel(false));
-        Self { told, met, answers, down, fell: Notify::new(), reporter }
+        let (told, _) = watch::channel(Told::Well);
+        Self { told, met: AtomicBool::new(false), answers: AtomicU64::new(0), fell: Notify::new(), reporter }
     }
 
     /// A connection was made, or failed for this reason.
@@ -55,7 +52,6 @@ impl Health {
             self.met.store(true, Ordering::Relaxed);
             // One that does not answer takes connections, too: it is well only when it answers.
             if self.change(Told::Down, Told::Well) {
-                self.down.send_replace(false);
                 self.reporter.say(Report::Note(format!("the application at {application} takes connections now")));
             }
             return;
@@ -63,7 +59,6 @@ impl Health {
         if self.tell(Told::Down) {
             let what = format!("the application at {application} takes no connection ({why}); webhooks get 502");
             self.reporter.say(Report::Warning(what));
-            self.down.send_replace(true);
             self.fell.notify_one();
         }
     }
@@ -73,14 +68,13 @@ impl Health {
         self.met.store(true, Ordering::Relaxed);
         self.answers.fetch_add(1, Ordering::Relaxed);
         if !self.is(Told::Well) && self.tell(Told::Well) {
-            self.down.send_replace(false);
             self.reporter.say(Report::Note(format!("the application at {application} answers again")));
         }
     }
 
-    /// Whether it takes no connection, as that changes.
-    pub fn down(&self) -> watch::Receiver<bool> {
-        self.down.subscribe()
+    /// What was told last, as that changes.
+    pub fn told(&self) -> watch::Receiver<Told> {
+        self.told.subscribe()
     }
 
     /// Answers so far: for who begins to wait for one.
@@ -133,16 +127,16 @@ impl Health {
     }
 
     fn is(&self, told: Told) -> bool {
-        self.told.load(Ordering::Relaxed) == told as u8
+        *self.told.borrow() == told
     }
 
     /// Whether it was so until now.
     fn change(&self, from: Told, to: Told) -> bool {
-        self.told.compare_exchange(from as u8, to as u8, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.told.send_if_modified(|told| *told == from && std::mem::replace(told, to) != to)
     }
 
     /// Whether it is news.
     fn tell(&self, told: Told) -> bool {
-        self.told.swap(told as u8, Ordering::Relaxed) != told as u8
+        self.told.send_if_modified(|before| std::mem::replace(before, told) != told)
     }
 }

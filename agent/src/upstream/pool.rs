@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::UpstreamBody;
 use super::application::{Application, Stream};
-use super::health::Health;
+use super::health::{Health, Told};
 use crate::report::Reporter;
 
 /// How often idle connections are looked at.
@@ -134,10 +134,10 @@ impl Pool {
         &self.application
     }
 
-    /// Whether the application takes no connection, as that changes.
+    /// What was told of the application last, as that changes.
     #[must_use]
-    pub fn down(&self) -> watch::Receiver<bool> {
-        self.health.down()
+    pub fn told(&self) -> watch::Receiver<Told> {
+        self.health.told()
     }
 
     /// Sends a request and waits for the head of its answer. The caller sets the deadline. Give the

@@ -90,7 +90,7 @@ async fn join(
     let now = host.clock.now();
     match host.store.run(move |store| store.join(&secret, &digest, now)).await? {
         Some(agent) => {
-            keep_host(&agent, host).await?;
+            keep_host(&agent, host).await;
             control.send(&FromRelay::Joined { agent: agent.name.to_string() }).await?;
             control.finish().await;
             Err(AdmissionError::Joined(agent.name.to_string()))
@@ -105,16 +105,18 @@ async fn join(
 
 /// From now on the host of its name is the agent's own, and 503 is the answer there until it comes: on this relay, and on
 /// every one that gets a copy of its state.
-async fn keep_host(agent: &Agent, host: &Host) -> Result<(), StoreError> {
+async fn keep_host(agent: &Agent, host: &Host) {
     let own = host.host_of(&agent.name);
-    if !host.given.contains_key(&own) {
-        let (wanted, id) = (own.clone(), agent.id);
-        let claim = host.store.run(move |store| store.claim_host(&wanted, id)).await?;
-        if claim != Claim::Owned {
-            tracing::warn!(agent = %agent.name, host = %own, ?claim, "the agent has not the host of its name");
-        }
+    if host.given.contains_key(&own) {
+        return;
     }
-    Ok(())
+    let (wanted, id) = (own.clone(), agent.id);
+    // The agent has joined all the same: its token is used up, and it claims the host again when it comes.
+    match host.store.run(move |store| store.claim_host(&wanted, id)).await {
+        Ok(Claim::Owned) => {}
+        Ok(claim) => tracing::warn!(agent = %agent.name, host = %own, ?claim, "the agent has not the host of its name"),
+        Err(error) => tracing::error!(%error, "the store failed"),
+    }
 }
 
 async fn refuse<T>(

@@ -111,10 +111,6 @@ impl Default for Tunnel {
     }
 }
 
-/// Requests under way with which a connection is still as good as an idle one: to spread few requests over
-/// several connections costs more than it brings (measured: p99 three times as long on two cores).
-const SPREAD_FROM: usize = 64;
-
 impl Tunnel {
     /// The sessions that serve: those of the newest run, and of all that share with it.
     fn serving(&self) -> impl Iterator<Item = &Serving> {
@@ -161,8 +157,7 @@ impl Tunnel {
             self.serving().filter(|other| other.live.is_same_run(session)).map(|other| load(&other.live)).sum()
         };
         let candidates = self.serving().filter(|session| may(&session.live));
-        let best = candidates
-            .min_by_key(|session| (self.doubt(session), of_run(&session.live), load(&session.live) / SPREAD_FROM));
+        let best = candidates.min_by_key(|session| (self.doubt(session), of_run(&session.live), session.live.burden()));
         best.map(|session| &session.live)
     }
 

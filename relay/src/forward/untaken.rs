@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -33,6 +33,8 @@ pub struct Untaken<T> {
     // A std mutex: the map is small, and nothing waits while it is held.
     answers: Mutex<HashMap<u64, Arc<Answer<T>>>>,
     next: AtomicU64,
+    /// How many there are.
+    count: AtomicUsize,
     /// Told when there are more than [`FEW`].
     crowded: Notify,
     /// Answers that were taken away since somebody asked.
@@ -74,6 +76,7 @@ impl<T> Default for Untaken<T> {
             begin: Instant::now(),
             answers: Mutex::default(),
             next: AtomicU64::new(0),
+            count: AtomicUsize::new(0),
             crowded: Notify::new(),
             taken_away: AtomicU64::new(0),
         }
@@ -94,7 +97,7 @@ impl<T> Untaken<T> {
     pub async fn keep_room(&self) -> Infallible {
         loop {
             self.crowded.notified().await;
-            while self.answers().len() > FEW {
+            while self.count.load(Ordering::Relaxed) > FEW {
                 self.relieve_at(self.now());
                 sleep(LOOK).await;
             }
@@ -107,36 +110,55 @@ impl<T> Untaken<T> {
     }
 
     fn relieve_at(&self, now: u64) -> usize {
-        let mut victims = Vec::new();
-        let answers = self.answers();
-        let given = |answer: &Answer<T>| answer.given.load(Ordering::Relaxed);
-        let mut lying: u64 = answers.values().filter(|answer| given(answer) != 0).map(|answer| answer.lies()).sum();
-        if let Some(patience) = patience(lying) {
-            let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-            let stands_still = |answer: &Answer<T>| (1..=now.saturating_sub(patience)).contains(&given(answer));
-            victims.extend(answers.values().filter(|answer| stands_still(answer) && answer.lies() > 0));
-            victims.sort_unstable_by_key(|answer| given(answer));
-            let enough = victims.iter().position(|answer| {
-                let before = lying;
-                lying = lying.saturating_sub(answer.lies());
-                before <= ROOM
-            });
-            victims.truncate(enough.unwrap_or(victims.len()));
+        // As it is at one moment: the answers go on meanwhile.
+        let mut given: Vec<Given<T>> = self.answers().values().filter_map(Given::of).collect();
+        let mut lying: u64 = given.iter().map(|answer| answer.lies).sum();
+        let Some(patience) = patience(lying) else { return 0 };
+        let still = now.saturating_sub(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
+        given.retain(|answer| answer.since <= still && answer.lies > 0);
+        given.sort_unstable_by_key(|answer| answer.since);
+        let mut count = 0;
+        for answer in given {
+            if lying <= ROOM {
+                break;
+            }
+            lying = lying.saturating_sub(answer.lies);
+            count += usize::from(answer.take_away());
         }
-        let victims: Vec<_> = victims.into_iter().cloned().collect();
-        drop(answers);
-        let taken_away = victims.iter().filter(|answer| {
-            let mut body = answer.body();
-            // It may have moved since.
-            let stands_still = answer.given.swap(0, Ordering::Relaxed) != 0;
-            let victim = if stands_still { body.take() } else { None };
-            drop(body);
-            // Dropping it tells the agent to stop, and gives the room back.
-            victim.is_some()
-        });
-        let count = taken_away.count();
         self.taken_away.fetch_add(count as u64, Ordering::Relaxed);
         count
+    }
+
+    /// Answers on their way, in as many as have room whatever lies there of each; 0: there are fewer.
+    #[must_use]
+    pub fn crowds(&self) -> usize {
+        self.count.load(Ordering::Relaxed) / FEW
+    }
+}
+
+/// An answer whose sender has been given something, and has not asked for more.
+struct Given<T> {
+    answer: Arc<Answer<T>>,
+    /// Since when, in milliseconds.
+    since: u64,
+    /// What may lie here of it.
+    lies: u64,
+}
+
+impl<T> Given<T> {
+    fn of(answer: &Arc<Answer<T>>) -> Option<Self> {
+        let since = answer.given.load(Ordering::Relaxed);
+        (since != 0).then(|| Self { answer: Arc::clone(answer), since, lies: answer.lies() })
+    }
+
+    /// Takes the body away, unless its sender has asked for more since.
+    fn take_away(self) -> bool {
+        let mut body = self.answer.body();
+        let moved = self.answer.given.load(Ordering::Relaxed) != self.since;
+        let victim = if moved { None } else { body.take() };
+        drop(body);
+        // Dropping it tells the agent to stop, and gives the room back.
+        victim.is_some()
     }
 }
 
@@ -155,6 +177,7 @@ impl<T> OnItsWay<T> {
         let answer = Arc::new(answer);
         let mut answers = all.answers();
         answers.insert(number, Arc::clone(&answer));
+        all.count.store(answers.len(), Ordering::Relaxed);
         if answers.len() > FEW {
             all.crowded.notify_one();
         }
@@ -185,7 +208,9 @@ impl<T> OnItsWay<T> {
 
 impl<T> Drop for OnItsWay<T> {
     fn drop(&mut self) {
-        self.all.answers().remove(&self.number);
+        let mut answers = self.all.answers();
+        answers.remove(&self.number);
+        self.all.count.store(answers.len(), Ordering::Relaxed);
     }
 }
 
@@ -224,8 +249,9 @@ mod tests {
         assert_eq!(all.relieve_at(later(&all)), 0, "once is enough");
         let most = answers(&all, 1, LARGE);
         assert_eq!(all.relieve_at(later(&all)), 1, "who has given way gives no room again");
+        assert_eq!(all.crowds(), 1);
         drop((more, most));
-        assert_eq!(all.answers().len(), few.len());
+        assert_eq!((all.answers().len(), all.crowds()), (few.len(), 1));
     }
 
     #[test]
@@ -237,7 +263,12 @@ mod tests {
         let all = Arc::new(Untaken::default());
         let many = answers(&all, FULL / u64::from(STREAM_WINDOW), LARGE);
         let soon = all.now() + u64::try_from(STILL_AT_FULL.as_millis()).unwrap();
-        assert_eq!((all.relieve_at(all.now()), all.relieve_at(soon)), (0, many.len() - FEW));
+        assert_eq!(all.relieve_at(all.now()), 0);
+        let asks_on = &many[0];
+        let looked_at = Given::of(&asks_on.answer).unwrap();
+        asks_on.answer.given.fetch_add(1, Ordering::Relaxed);
+        assert!(!looked_at.take_away(), "it has moved since");
+        assert_eq!(all.relieve_at(soon + 1), many.len() - FEW);
     }
 
     #[test]

@@ -8,8 +8,13 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// So long a large message waits for small ones, if there is always another: then it is let in once.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The order of a connection's writers.
 #[derive(Default)]
@@ -44,18 +49,18 @@ impl Precedence {
         writing.await
     }
 
-    /// Writes a part of a large message, while no small one waits.
+    /// Writes a part of a large message, while no small one waits; where that is so for long, a part now and then.
     pub(super) async fn last<F: Future>(&self, writing: F) -> F::Output {
         let mut writing = pin!(writing);
         loop {
             let nobody = self.nobody.notified();
-            if self.somebody() {
-                nobody.await;
-                continue;
-            }
-            let written = poll_fn(|cx| match self.somebody() {
-                true => Poll::Ready(None),
-                false => writing.as_mut().poll(cx).map(Some),
+            let its_turn = !self.somebody() || timeout(PATIENCE, nobody).await.is_err();
+            let mut may = its_turn;
+            let written = poll_fn(|cx| {
+                if !std::mem::take(&mut may) && self.somebody() {
+                    return Poll::Ready(None);
+                }
+                writing.as_mut().poll(cx).map(Some)
             });
             if let Some(written) = written.await {
                 return written;

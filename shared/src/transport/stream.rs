@@ -18,18 +18,29 @@ use crate::protocol::frame::{self, Decoder, Frame};
 /// Priority of streams whose message is large or of unknown size: behind every small one.
 const BULK: i32 = -1;
 
+/// When something is written, where others wait, too.
+#[derive(Clone, Copy)]
+enum Turn {
+    /// Before what is large: it is small.
+    First,
+    /// Beside all others: nobody knows how large it will be.
+    Any,
+    /// Behind what is small.
+    Last,
+}
+
 /// Writes one message of an exchange. Dropped before [`MessageWriter::finish`], it is an abort.
 pub struct MessageWriter {
     stream: SendHalf,
-    order: Arc<Precedence>,
-    /// It is a large message.
-    bulk: bool,
+    order: Option<Arc<Precedence>>,
+    /// Of what follows the head.
+    turn: Turn,
     finished: bool,
 }
 
 impl MessageWriter {
-    pub(super) const fn new(stream: SendHalf, order: Arc<Precedence>) -> Self {
-        Self { stream, order, bulk: false, finished: false }
+    pub(super) const fn new(stream: SendHalf, order: Option<Arc<Precedence>>) -> Self {
+        Self { stream, order, turn: Turn::Any, finished: false }
     }
 
     /// Sends this message ahead of larger ones, and of those that came after it: `order` counts
@@ -40,7 +51,7 @@ impl MessageWriter {
 
     /// Sends this message behind all small ones.
     pub fn deprioritise(&mut self) {
-        self.bulk = true;
+        self.turn = Turn::Last;
         self.stream.prioritise(BULK);
     }
 
@@ -49,7 +60,7 @@ impl MessageWriter {
     /// # Errors
     /// [`StreamError`]; the message is then aborted.
     pub async fn head(&mut self, payload: &[u8]) -> Result<(), StreamError> {
-        self.order.first(self.stream.write(&mut [frame::head(payload)], false)).await
+        self.write_in_turn(Turn::First, &mut [frame::head(payload)], false).await
     }
 
     /// Writes a whole message at once: head, body, end. They share packets, and nothing is copied.
@@ -57,15 +68,15 @@ impl MessageWriter {
     /// # Errors
     /// [`StreamError`].
     pub async fn whole(mut self, head: &[u8], body: Bytes) -> Result<(), StreamError> {
-        // A message in one piece is a small one, whatever was thought of it.
-        self.bulk = false;
-        let order = Arc::clone(&self.order);
-        if body.is_empty() {
-            order.first(self.end(&mut [frame::head(head), frame::end()])).await
+        let head = frame::head(head);
+        let written = if body.is_empty() {
+            self.write_in_turn(Turn::First, &mut [head, frame::end()], true).await
         } else {
             let prefix = frame::data_prefix(body.len());
-            order.first(self.end(&mut [frame::head(head), prefix, body, frame::end()])).await
-        }
+            self.write_in_turn(Turn::First, &mut [head, prefix, body, frame::end()], true).await
+        };
+        self.finished = written.is_ok();
+        written
     }
 
     /// Writes a piece of the body.
@@ -101,20 +112,21 @@ impl MessageWriter {
     }
 
     async fn write(&mut self, pieces: &mut [Bytes]) -> Result<(), StreamError> {
-        self.write_in_order(pieces, false).await
+        self.write_in_turn(self.turn, pieces, false).await
     }
 
     async fn end(&mut self, pieces: &mut [Bytes]) -> Result<(), StreamError> {
-        self.write_in_order(pieces, true).await?;
+        self.write_in_turn(self.turn, pieces, true).await?;
         self.finished = true;
         Ok(())
     }
 
-    async fn write_in_order(&mut self, pieces: &mut [Bytes], end: bool) -> Result<(), StreamError> {
+    async fn write_in_turn(&mut self, turn: Turn, pieces: &mut [Bytes], end: bool) -> Result<(), StreamError> {
         let writing = self.stream.write(pieces, end);
-        match self.bulk {
-            true => self.order.last(writing).await,
-            false => writing.await,
+        match (&self.order, turn) {
+            (Some(order), Turn::First) => order.first(writing).await,
+            (Some(order), Turn::Last) => order.last(writing).await,
+            (_, Turn::Any) | (None, _) => writing.await,
         }
     }
 }
