@@ -176,8 +176,8 @@ struct Story {
     /// The session to which it was sent whole, and whose end came before an answer: its run of the agent knows
     /// whether the application has heard of it.
     broke: Option<(ForwardError, Arc<LiveSession>)>,
-    /// The session whose application took no connection.
-    unreachable: Option<Arc<LiveSession>>,
+    /// Sessions whose application took no connection: their runs know no other.
+    unreachable: Vec<Arc<LiveSession>>,
 }
 
 impl Story {
@@ -190,7 +190,7 @@ impl Story {
                 return true;
             }
             ForwardError::Failed(failure) if failure.code == Code::ApplicationUnreachable => {
-                self.unreachable = Some(Arc::clone(live));
+                self.unreachable.push(Arc::clone(live));
                 live.is_pooled()
             }
             _ => false,
@@ -206,7 +206,7 @@ impl Story {
 
     fn may_have(&self, session: &LiveSession) -> bool {
         self.broke.as_ref().is_none_or(|(_, other)| other.is_same_run(session))
-            && self.unreachable.as_ref().is_none_or(|other| !other.is_same_run(session))
+            && !self.unreachable.iter().any(|other| other.is_same_run(session))
     }
 
     /// The error for the sender. That the application may have heard of it outweighs the rest.

@@ -253,11 +253,12 @@ impl Store {
         .map(|row| row.and_then(|(id, name)| Some(Agent { id, name: AgentName::parse(&name)? })))
     }
 
-    /// Gives a host to an agent, if it is free or the agent's own.
+    /// Gives a host to an agent, if it is free or the agent's own. The host of another agent's `name`, below the relay's
+    /// domain, is not free, from the moment that agent was added.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn claim_host(&self, host: &HostName, agent: AgentId) -> Result<Claim, StoreError> {
+    pub fn claim_host(&self, host: &HostName, name: Option<&AgentName>, agent: AgentId) -> Result<Claim, StoreError> {
         self.with(|db| {
             let tx = db.transaction()?;
             let owner: Option<i64> = tx
@@ -265,6 +266,14 @@ impl Store {
                 .optional()?;
             if let Some(owner) = owner {
                 return Ok(if owner == agent.0 { Claim::Owned } else { Claim::Taken });
+            }
+            let of_another: i64 = tx.query_row(
+                "SELECT count(*) FROM agents WHERE name = ?1 AND id <> ?2",
+                params![name.map(AgentName::as_str), agent.0],
+                |row| row.get(0),
+            )?;
+            if of_another > 0 {
+                return Ok(Claim::Taken);
             }
             let owned: i64 =
                 tx.query_row("SELECT count(*) FROM hosts WHERE agent = ?1", [agent.0], |row| row.get(0))?;
@@ -380,15 +389,19 @@ mod tests {
         let store = Store::in_memory().unwrap();
         let (a, b) = (agent(&store, "a"), agent(&store, "b"));
         let host = HostName::parse("x.example.com").unwrap();
-        assert_eq!(store.claim_host(&host, a.id).unwrap(), Claim::Owned);
-        assert_eq!(store.claim_host(&host, a.id).unwrap(), Claim::Owned);
-        assert_eq!(store.claim_host(&host, b.id).unwrap(), Claim::Taken);
+        assert_eq!(store.claim_host(&host, None, a.id).unwrap(), Claim::Owned);
+        assert_eq!(store.claim_host(&host, None, a.id).unwrap(), Claim::Owned);
+        assert_eq!(store.claim_host(&host, None, b.id).unwrap(), Claim::Taken);
         assert!(store.remove_agent(&a.name).unwrap());
-        assert_eq!(store.claim_host(&host, b.id).unwrap(), Claim::Owned);
+        assert_eq!(store.claim_host(&host, None, b.id).unwrap(), Claim::Owned);
         for n in 0..HOSTS_PER_AGENT {
-            store.claim_host(&HostName::parse(&format!("{n}.example.com")).unwrap(), b.id).unwrap();
+            store.claim_host(&HostName::parse(&format!("{n}.example.com")).unwrap(), None, b.id).unwrap();
         }
         let one_more = HostName::parse("more.example.com").unwrap();
-        assert_eq!(store.claim_host(&one_more, b.id).unwrap(), Claim::TooMany);
+        let own = AgentName::parse("c").unwrap();
+        let (c, of_c) = (agent(&store, "c"), HostName::parse("c.example.com").unwrap());
+        assert_eq!(store.claim_host(&of_c, Some(&own), b.id).unwrap(), Claim::Taken, "it is reserved");
+        assert_eq!(store.claim_host(&of_c, Some(&own), c.id).unwrap(), Claim::Owned);
+        assert_eq!(store.claim_host(&one_more, None, b.id).unwrap(), Claim::TooMany);
     }
 }

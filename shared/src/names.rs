@@ -34,7 +34,17 @@ impl HostName {
     /// wildcard certificate cover.
     #[must_use]
     pub fn is_child_of(&self, domain: &Self) -> bool {
-        self.0.strip_suffix(&domain.0).and_then(|rest| rest.strip_suffix('.')).is_some_and(|label| !label.contains('.'))
+        self.label_below(domain).is_some_and(|label| !label.contains('.'))
+    }
+
+    /// The agent whose name is this host's label below `domain`.
+    #[must_use]
+    pub fn agent_below(&self, domain: &Self) -> Option<AgentName> {
+        self.label_below(domain).and_then(AgentName::parse)
+    }
+
+    fn label_below(&self, domain: &Self) -> Option<&str> {
+        self.0.strip_suffix(&domain.0)?.strip_suffix('.')
     }
 
     /// The name as text.

@@ -105,7 +105,7 @@ async fn hosts_of_an_agent_that_was_removed_while_away_are_nobodys() {
     let credential = Secret::mint().unwrap().digest();
     store.join(&join.secret, &credential, stage.clock.now()).unwrap().unwrap();
     let agent = store.authenticate(&credential).unwrap().unwrap();
-    store.claim_host(&host, agent.id).unwrap();
+    store.claim_host(&host, None, agent.id).unwrap();
     let mut edge = stage.edge.clone();
     edge.host = host.to_string();
     until(&edge, 503).await;

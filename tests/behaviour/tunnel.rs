@@ -291,6 +291,19 @@ async fn an_agent_that_does_not_share_has_the_tunnel_alone() {
     within("the first leaves", first.shutdown()).await;
 }
 
+/// Each agent is asked once, over whichever connection, and the sender hears what they say.
+#[tokio::test]
+async fn applications_that_are_all_down_are_said_to_be() {
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let link = LinkSettings { pool: true, ..LinkSettings::default() };
+    let mut stage = Stage::start(free, Plan { link, ..Plan::default() }).await;
+    let _first = stage.start_second_agent(free).await;
+    eventually("two connections each", || stage.tunnels_opened() >= 2).await;
+    for _ in 0..5 {
+        assert_eq!(stage.edge.post(HOOK, &[], b"x").await.code(), Some("application_unreachable"));
+    }
+}
+
 #[tokio::test]
 async fn an_application_that_is_down_is_gone_around_where_another_agent_shares_the_tunnel() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

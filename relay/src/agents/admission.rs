@@ -110,9 +110,9 @@ async fn keep_host(agent: &Agent, host: &Host) {
     if host.given.contains_key(&own) {
         return;
     }
-    let (wanted, id) = (own.clone(), agent.id);
+    let (wanted, of_name, id) = (own.clone(), own.agent_below(&host.domain), agent.id);
     // The agent has joined all the same: its token is used up, and it claims the host again when it comes.
-    match host.store.run(move |store| store.claim_host(&wanted, id)).await {
+    match host.store.run(move |store| store.claim_host(&wanted, of_name.as_ref(), id)).await {
         Ok(Claim::Owned) => {}
         Ok(claim) => tracing::warn!(agent = %agent.name, host = %own, ?claim, "the agent has not the host of its name"),
         Err(error) => tracing::error!(%error, "the store failed"),

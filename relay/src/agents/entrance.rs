@@ -83,6 +83,11 @@ impl Entrance {
                 Ok(Ok((session, admitted))) => {
                     session::serve(session, admitted, &this.host, this.drain.clone(), this.stop.clone()).await;
                 }
+                Ok(Err(AdmissionError::Joined(agent))) => tracing::info!(agent, "agent joined"),
+                // Agents try several ways at one time, and give up all but one.
+                Ok(Err(error @ AdmissionError::Session(_))) => {
+                    tracing::debug!(%error, "a connection that was given up")
+                }
                 Ok(Err(error)) => tracing::info!(%error, "an agent's connection ended before its session"),
                 Err(_) => tracing::info!("an agent's connection said nothing in time"),
             }

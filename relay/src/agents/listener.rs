@@ -8,7 +8,7 @@ use std::time::Duration;
 use hookward_shared::transport::Session;
 use hookward_shared::transport::quic::{self, EndpointError, RETRY_FROM};
 use quinn::{Endpoint, Incoming};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::AdmissionError;
@@ -19,6 +19,10 @@ use crate::store::Store;
 
 /// How often it is asked again who owns which host.
 const REVIEW: Duration = Duration::from_secs(1);
+
+/// For the peers to be told that the relay stops. Handshakes that were given up on the other side would be waited for
+/// until they count as dead.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// The tunnel's listener.
 pub struct AgentListener {
@@ -58,7 +62,7 @@ impl AgentListener {
         self.entrance.tasks().close();
         self.entrance.tasks().wait().await;
         self.endpoint.close(0_u32.into(), b"the relay is stopping");
-        self.endpoint.wait_idle().await;
+        let _ = timeout(GOODBYE, self.endpoint.wait_idle()).await;
     }
 }
 

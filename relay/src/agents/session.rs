@@ -269,8 +269,8 @@ async fn open(
     };
     // Hosts of the settings belong to whom the settings say, whoever had them before.
     if !host.given.contains_key(&name) {
-        let (claimed, agent) = (name.clone(), live.agent.id);
-        match host.store.run(move |store| store.claim_host(&claimed, agent)).await? {
+        let (claimed, of_name, agent) = (name.clone(), name.agent_below(&host.domain), live.agent.id);
+        match host.store.run(move |store| store.claim_host(&claimed, of_name.as_ref(), agent)).await? {
             Claim::Owned => {}
             Claim::Taken => {
                 return Err(Refused(
