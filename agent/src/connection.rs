@@ -318,14 +318,16 @@ pub async fn keep(relays: Vec<Relay>, shared: Arc<Shared>, stop: CancellationTok
         let gates = shared.tunnels.iter().map(first).collect();
         let (addresses, more_addresses) = (AtomicUsize::new(1), Notify::new());
         let at = Arc::new(AtRelay { relay, dialler, policies, gates, addresses, more_addresses });
-        kept.spawn(keep_relay(at, Arc::clone(&shared), stop.child_token()));
+        let (shared, stop) = (Arc::clone(&shared), stop.child_token());
+        kept.spawn(async move { (at.relay.address.clone(), keep_relay(at, shared, stop).await) });
     }
     let mut outcome = Ok(());
     while let Some(ended) = kept.join_next().await {
-        let ended = ended.unwrap_or_else(|panic| Err(ConnectionError::Ended(panic.to_string())));
+        let (relay, ended) =
+            ended.unwrap_or_else(|panic| (String::new(), Err(ConnectionError::Ended(panic.to_string()))));
         if let Err(error) = ended {
             if several && !kept.is_empty() {
-                shared.reporter.say(Report::Warning(format!("one relay is given up: {error}")));
+                shared.reporter.say(Report::Warning(format!("the relay {relay} is given up: {error}")));
             }
             outcome = Err(error);
         } else {

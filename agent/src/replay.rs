@@ -97,7 +97,7 @@ struct Exchange<'r> {
     replay: &'r Replay,
     gate: &'r Current<Gate>,
     deadlines: Deadlines,
-    host: &'r str,
+    host: &'r Arc<str>,
     origin: &'r str,
 }
 
@@ -152,7 +152,7 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
     let asked = |at: &&AtHost| request.context.host.eq_ignore_ascii_case(at.host.as_bytes());
     // A host that no tunnel has is refused by the first one, and so told to the user.
     let Some(at) = terms.hosts.iter().find(asked).or_else(|| terms.hosts.first()) else { return };
-    let (deadlines, host, origin) = (terms.deadlines, &*at.host, &*at.origin);
+    let (deadlines, host, origin) = (terms.deadlines, &at.host, &*at.origin);
     Exchange { replay: &at.replay, gate: &at.gate, deadlines, host, origin }.run(writer, reader, request).await;
 }
 
@@ -475,8 +475,9 @@ impl Exchange<'_> {
 
     fn report(&self, shown: Shown, outcome: Outcome) {
         let Shown { id, method, path, client, since } = shown;
-        let took: Duration = since.elapsed();
-        self.replay.reporter.say(Report::Request(Box::new(RequestReport { id, method, path, client, took, outcome })));
+        let (host, took) = (Arc::clone(self.host), since.elapsed());
+        let report = RequestReport { id, host, method, path, client, took, outcome };
+        self.replay.reporter.say(Report::Request(Box::new(report)));
     }
 }
 

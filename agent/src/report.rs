@@ -32,6 +32,13 @@ pub enum Report {
         /// Why.
         why: String,
     },
+    /// No connection to this relay is left, while other relays are reached.
+    RelayLost {
+        /// The relay's address.
+        relay: String,
+        /// Why.
+        why: String,
+    },
     /// A request reached this agent.
     Request(Box<RequestReport>),
     /// The relay refused a request.
@@ -72,6 +79,8 @@ pub struct Ready {
 pub struct RequestReport {
     /// The request's id.
     pub id: RequestId,
+    /// The public host of its tunnel.
+    pub host: Arc<str>,
     /// Its method.
     pub method: Method,
     /// Its path without the query, escaped.

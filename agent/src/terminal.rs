@@ -42,18 +42,18 @@ impl Shown {
 }
 
 /// Shows reports until nobody is left to make one. `quit` is cancelled when the user asks for the
-/// end on the screen.
+/// end on the screen. With `several` tunnels, each request is shown with its host.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn show(reports: Reports, format: LogFormat, quit: CancellationToken) -> io::Result<Shown> {
+pub fn show(reports: Reports, format: LogFormat, several: bool, quit: CancellationToken) -> io::Result<Shown> {
     let screen = is_screen(format);
     let (done, shown) = oneshot::channel();
     std::thread::Builder::new().name("terminal".to_owned()).spawn(move || {
         let shown = match (format, screen) {
             (LogFormat::Json, _) => write_lines(reports, json::line),
-            (LogFormat::Text, false) => write_lines(reports, lines::line),
-            (LogFormat::Text, true) => screen::run(reports, &quit),
+            (LogFormat::Text, false) => write_lines(reports, |report| lines::line(report, several)),
+            (LogFormat::Text, true) => screen::run(reports, several, &quit),
         };
         if let Err(error) = shown {
             // Whoever read the output is gone; the agent works on.
@@ -64,7 +64,7 @@ pub fn show(reports: Reports, format: LogFormat, quit: CancellationToken) -> io:
     Ok(Shown(shown))
 }
 
-fn write_lines(mut reports: Reports, line: fn(&Report) -> Option<String>) -> io::Result<()> {
+fn write_lines(mut reports: Reports, line: impl Fn(&Report) -> Option<String>) -> io::Result<()> {
     let mut out = BufWriter::new(io::stdout());
     while let Some(first) = reports.wait() {
         let mut next = Some(first);

@@ -437,7 +437,8 @@ async fn judge_vectors(file: &str) -> Score {
         let outcome = if accepted == (vector.expect == "accept") {
             Ok(())
         } else {
-            let why = stage.reports.lock().unwrap().last().map(hookward_agent::terminal::lines::text);
+            let why =
+                stage.reports.lock().unwrap().last().map(|report| hookward_agent::terminal::lines::text(report, false));
             Err(format!("{}: expected {}, got {}: {why:?}", vector.provider, vector.expect, answer.status))
         };
         score.note(&vector.id, "must", outcome);

@@ -345,8 +345,8 @@ async fn every_relay_can_serve_and_one_that_is_gone_is_not_missed() {
     }
     let away = |report: &Report| matches!(report, Report::Away { .. });
     assert!(!fleet.reports.lock().unwrap().iter().any(away), "one relay is there all the time");
-    let gone = format!("no connection to the relay {}", fleet.relays[0].tunnel);
-    let named = |report: &Report| matches!(report, Report::Warning(text) if text.starts_with(&gone));
+    let gone = fleet.relays[0].tunnel.to_string();
+    let named = |report: &Report| matches!(report, Report::RelayLost { relay, .. } if *relay == gone);
     eventually("the one that is gone is named", || fleet.reports.lock().unwrap().iter().any(named)).await;
     let again = fleet.opened_at();
     assert_eq!(again.len(), 2);

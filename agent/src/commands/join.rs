@@ -26,7 +26,9 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
     let text = match read(&args.token) {
         Ok(text) => text,
         Err(error) => {
-            tell(LogFormat::Text, &format!("the join token can't be read: {error}"));
+            // What stands there may be a part of a token: it is not repeated.
+            let what = "name a file that has it, or - for standard input";
+            tell(LogFormat::Text, &format!("the join token can't be read: {error}; {what}"));
             return Ok(Exit::Usage);
         }
     };

@@ -22,7 +22,7 @@ use super::local::{self, Local};
 use super::{CommandError, tell};
 use crate::cli::{LinkArgs, LogFormat};
 use crate::connection::proxy::Proxies;
-use crate::connection::{ConnectionError, LinkSettings, Opened, Relay};
+use crate::connection::{ConnectionError, LinkSettings, Opened, Relay, TransportMode};
 use crate::exit::Exit;
 use crate::first::first;
 use crate::replay::Pairing;
@@ -116,8 +116,8 @@ impl Serving {
                 return Ok(Exit::Usage);
             }
         };
-        let shown =
-            terminal::show(reports, log_format, quit.clone()).map_err(CommandError::system("the terminal's thread"))?;
+        let shown = terminal::show(reports, log_format, reloading.len() > 1, quit.clone())
+            .map_err(CommandError::system("the terminal's thread"))?;
         let refused = loop {
             let changes = reloading.iter_mut().map(|(reloads, _)| Box::pin(reloads.next())).collect();
             let changed = tokio::select! {
@@ -187,7 +187,12 @@ fn remember(
     reporter: Reporter,
 ) -> impl Fn(hookward_shared::transport::Transport) + Send + Sync + 'static {
     let worked = Mutex::new(link.worked);
+    // What the user asks for says nothing about the network.
+    let is_asked_for = link.transport != TransportMode::Auto;
     move |transport| {
+        if is_asked_for {
+            return;
+        }
         let before = worked.lock().unwrap_or_else(PoisonError::into_inner).replace(transport);
         if before != Some(transport)
             && let Err(error) = state.keep_worked(transport)
@@ -260,13 +265,16 @@ struct Announcement {
 
 impl Announcement {
     fn say(&self, opened: &Opened, reporter: &Reporter) {
-        let Opened { host, port, relay, transport, .. } = opened;
+        let Opened { tunnel, host, port, relay, transport } = opened;
         let base_url = origin_of(host, *port);
         // A token that was given by the user is the user's; only a minted one is shown.
         let token = self.token.as_ref().map(|token| String::from_utf8_lossy(token.expose()).into_owned());
         let query = token.map(|token| format!("?{TOKEN_NAME}={token}")).unwrap_or_default();
         let url = format!("{base_url}{}{query}", self.path);
-        if let Err(error) = self.state.keep_url(&url) {
+        // That of the first tunnel; the others' stand on the screen.
+        if *tunnel == 0
+            && let Err(error) = self.state.keep_url(&url)
+        {
             reporter.say(Report::Warning(error.to_string()));
         }
         reporter.say(Report::Ready(Ready {

@@ -362,7 +362,10 @@ impl Line {
                     gate.set(Arc::clone(&offer.gate));
                 }
                 if taken == Taken::News {
-                    reporter.say(Report::Note("the new policy is in force".to_owned()));
+                    let several = self.shared.tunnels.len() > 1;
+                    let host = self.shared.tunnels.get(number).and_then(|tunnel| tunnel.host.as_ref());
+                    let of = host.filter(|_| several).map(|host| format!(" of {host}")).unwrap_or_default();
+                    reporter.say(Report::Note(format!("the new policy{of} is in force at {}", self.id.0)));
                 }
             }
             FromRelay::Kept { message } => {
@@ -376,7 +379,7 @@ impl Line {
             FromRelay::Refusals { told, counted } => report_refusals(reporter, told, counted),
             FromRelay::Leaving => {
                 *relay_leaves = true;
-                tracing::info!(relay = self.id.0, "the relay is about to stop");
+                self.shared.status.leaves(&self.id.0, reporter);
             }
             FromRelay::Standby { standby } => self.shared.status.stands_by(&self.id.0, standby, reporter),
             _ => {}

@@ -1,6 +1,7 @@
 //! What the lines do, summed up for the user: which relays are reached, and by what.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,12 +28,23 @@ pub struct Status {
 #[derive(Default)]
 struct Inner {
     open: BTreeMap<LineId, Transport>,
-    /// Failures that were told, and when.
+    /// What was told of failures, and when.
     told: BTreeMap<String, Instant>,
+    /// The last failure of each transport, of each relay.
+    failures: BTreeMap<(String, Transport), Failure>,
     /// Relays of which was told that no connection to them is open, while there is one to another.
     missing: BTreeSet<String>,
     /// Relays at which another run of the agent's program has the tunnels.
     elsewhere: BTreeSet<String>,
+    /// Relays that are about to stop.
+    leaving: BTreeSet<String>,
+}
+
+/// Why an attempt over one transport failed.
+struct Failure {
+    why: String,
+    /// Nobody listens there.
+    refused: bool,
 }
 
 impl Inner {
@@ -44,10 +56,33 @@ impl Inner {
     fn close(&mut self, id: &LineId) -> bool {
         let was_open = self.open.remove(id).is_some();
         if !self.is_reached(&id.0) {
-            // The relay says anew who has the tunnels.
+            // The relay says it anew.
             self.elsewhere.remove(&id.0);
+            self.leaving.remove(&id.0);
         }
         was_open
+    }
+
+    /// What is known of this failure and, where it is one of a transport's, of the other transport's.
+    fn sum_up(&mut self, relay: &str, why: &ConnectionError) -> String {
+        let (transport, refused) = match why {
+            ConnectionError::Silent { transport, .. } => (*transport, false),
+            ConnectionError::Connect { source, .. } => (Transport::Tcp, source.kind() == ErrorKind::ConnectionRefused),
+            ConnectionError::Proxy { .. } | ConnectionError::NoRelay(_) => (Transport::Tcp, false),
+            _ => {
+                let why = why.to_string();
+                return if why.contains(relay) { why } else { format!("the relay {relay}: {why}") };
+            }
+        };
+        self.failures.insert((relay.to_owned(), transport), Failure { why: why.to_string(), refused });
+        let of = |transport| self.failures.get(&(relay.to_owned(), transport));
+        match (of(Transport::Quic), of(Transport::Tcp)) {
+            (Some(_), Some(tcp)) if tcp.refused => {
+                format!("the relay {relay} does not answer over QUIC, and refuses connections over TCP: is it running?")
+            }
+            (Some(quic), Some(tcp)) => format!("{}; and {}", quic.why, tcp.why),
+            (one, other) => one.or(other).map(|failure| failure.why.clone()).unwrap_or_default(),
+        }
     }
 }
 
@@ -65,8 +100,9 @@ impl Status {
         let mut inner = self.lock();
         let news = !inner.open.iter().any(|((relay, _), by)| *relay == id.0 && *by == transport);
         inner.missing.remove(&id.0);
-        inner.open.insert(id, transport);
+        inner.open.insert(id.clone(), transport);
         inner.told.clear();
+        inner.failures.retain(|(relay, _), _| *relay != id.0);
         drop(inner);
         if news {
             opened.iter().cloned().for_each(tell);
@@ -76,16 +112,17 @@ impl Status {
     /// A line is gone.
     pub fn closed(&self, id: &LineId, why: &ConnectionError, reporter: &Reporter) {
         let mut inner = self.lock();
+        let leaving = inner.leaving.contains(&id.0);
         let was_open = inner.close(id);
         let to_relay = inner.open.keys().filter(|(relay, _)| *relay == id.0).count();
         drop(inner);
-        if was_open && to_relay > 0 {
+        if !was_open || to_relay == 0 {
+            self.failed(&id.0, why, reporter);
+        } else if !leaving {
             reporter.say(Report::Note(format!(
                 "a connection to {} was lost ({why}); {to_relay} more carry on, and it is dialled again",
                 id.0
             )));
-        } else {
-            self.failed(&id.0, why, reporter);
         }
     }
 
@@ -100,15 +137,11 @@ impl Status {
         if inner.is_reached(relay) {
             return;
         }
-        let why = why.to_string();
-        let why = if why.contains(relay) { why } else { format!("the relay {relay}: {why}") };
+        let why = inner.sum_up(relay, why);
         if !inner.open.is_empty() {
             if inner.missing.insert(relay.to_owned()) {
                 drop(inner);
-                reporter.say(Report::Warning(format!(
-                    "no connection to the relay {relay} ({why}): webhooks that reach it get 503. Other relays carry \
-                     on, and it is dialled again"
-                )));
+                reporter.say(Report::RelayLost { relay: relay.to_owned(), why });
             }
             return;
         }
@@ -120,6 +153,15 @@ impl Status {
         inner.told.insert(why.clone(), now);
         drop(inner);
         reporter.say(Report::Away { why });
+    }
+
+    /// The relay is about to stop. Each of its lines tells it.
+    pub fn leaves(&self, relay: &str, reporter: &Reporter) {
+        if self.lock().leaving.insert(relay.to_owned()) {
+            reporter.say(Report::Note(format!(
+                "the relay {relay} is about to stop: what it has under way comes to its end, and it is dialled again"
+            )));
+        }
     }
 
     /// The relay says whether another run of the agent's program has the tunnels. Each of its lines tells it.
@@ -136,7 +178,7 @@ impl Status {
                  until it goes; with --pool on both they share them"
             ))),
             (true, false) => {
-                reporter.say(Report::Note(format!("the other agent has gone: webhooks of {relay} come here again")));
+                reporter.say(Report::Note(format!("webhooks of {relay} come here again")));
             }
             (false, _) => {}
         }
@@ -157,7 +199,9 @@ mod tests {
     }
 
     fn said(reports: &mut report::Reports) -> Vec<String> {
-        std::iter::from_fn(|| reports.next_at_once()).map(|report| crate::terminal::lines::text(&report)).collect()
+        std::iter::from_fn(|| reports.next_at_once())
+            .map(|report| crate::terminal::lines::text(&report, false))
+            .collect()
     }
 
     #[test]
@@ -168,7 +212,12 @@ mod tests {
                 status.failed("one:443", &silent("one:443", transport), &reporter);
             }
         }
-        assert_eq!(said(&mut reports).len(), 2, "one of each transport");
+        let two = said(&mut reports);
+        assert!(two.len() == 2 && two[1].contains("over QUIC; is UDP") && two[1].contains("over TCP;"), "{two:?}");
+        let source = ErrorKind::ConnectionRefused.into();
+        let refused = ConnectionError::Connect { address: "one:443".to_owned(), source };
+        status.failed("one:443", &refused, &reporter);
+        assert!(said(&mut reports)[0].contains("is it running?"));
         let opened = Opened {
             tunnel: 0,
             host: "h.example".to_owned(),

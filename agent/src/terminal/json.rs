@@ -23,6 +23,7 @@ enum Event<'r> {
     Connecting { relay: &'r str },
     Ready(&'r Ready),
     Away { why: &'r str },
+    RelayLost { relay: &'r str, why: &'r str },
     Request(Request<'r>),
     Refused(Request<'r>),
     Observed(Request<'r>),
@@ -92,11 +93,13 @@ pub fn line(report: &Report) -> Option<String> {
 fn event(report: &Report) -> Event<'_> {
     match report {
         Report::Connecting { relay } => Event::Connecting { relay },
+        Report::RelayLost { relay, why } => Event::RelayLost { relay, why },
         Report::Ready(ready) => Event::Ready(ready),
         Report::Away { why } => Event::Away { why },
         Report::Request(request) => {
             let common = Request {
                 id: request.id.to_string(),
+                host: Some(&request.host),
                 method: request.method(),
                 path: &request.path,
                 ms: Millis::Measured(millis(request.took)),

@@ -6,15 +6,16 @@ use time::OffsetDateTime;
 
 use crate::report::{Outcome, Ready, Report};
 
-/// The line for a report; some have none.
+/// The line for a report; some have none. Where there are `several` tunnels, requests are told with their host.
 #[must_use]
-pub fn line(report: &Report) -> Option<String> {
-    Some(format!("{} {}", now(), text(report)))
+pub fn line(report: &Report, several: bool) -> Option<String> {
+    Some(format!("{} {}", now(), text(report, several)))
 }
 
 /// What a report says, without the time.
 #[must_use]
-pub fn text(report: &Report) -> String {
+pub fn text(report: &Report, several: bool) -> String {
+    let host = |host: &str| if several { host.to_owned() } else { String::new() };
     match report {
         Report::Connecting { relay } => format!("connecting to {relay}"),
         Report::Ready(ready) => {
@@ -23,10 +24,15 @@ pub fn text(report: &Report) -> String {
             format!("ready: {url} -> {application}, through {relay} over {transport}{trust}")
         }
         Report::Away { why } => format!("not connected: {why}; dialling again"),
+        Report::RelayLost { relay, why } => format!(
+            "warning: no connection to the relay {relay} ({why}): it passes no webhooks on meanwhile; other relays do, and \
+             it is dialled again"
+        ),
         Report::Request(request) => {
             let line = |status: u16, rest: String| {
                 let took = short(request.took);
-                format!("{} {} {status} {took} {}{rest}", request.method(), request.path, request.client)
+                let (host, path) = (host(&request.host), &request.path);
+                format!("{} {host}{path} {status} {took} {}{rest}", request.method(), request.client)
             };
             match &request.outcome {
                 Outcome::Answered { status, observed: None, secrets } if secrets.is_empty() => {
@@ -45,8 +51,9 @@ pub fn text(report: &Report) -> String {
                 Outcome::Failed { status, code, why } => line(*status, format!(" {code}: {why}")),
                 Outcome::Aborted => {
                     format!(
-                        "{} {} - {} {} aborted by the sender",
+                        "{} {}{} - {} {} broken off by the sender or the relay",
                         request.method(),
+                        host(&request.host),
                         request.path,
                         short(request.took),
                         request.client
@@ -55,17 +62,20 @@ pub fn text(report: &Report) -> String {
             }
         }
         Report::Refused(refused) => {
+            let what = format!(
+                "{} {}{} {} {}ms {}",
+                refused.method,
+                host(&refused.host),
+                refused.path,
+                refused.status,
+                refused.ms,
+                refused.client
+            );
             if refused.answered {
-                return format!(
-                    "{} {} {} {}ms {} answered by the relay: {}",
-                    refused.method, refused.path, refused.status, refused.ms, refused.client, refused.why
-                );
+                return format!("{what} answered by the relay: {}", refused.why);
             }
             let verb = if refused.observed { "observed, would be refused by" } else { "refused by" };
-            format!(
-                "{} {} {} {}ms {} {verb} {}: {}",
-                refused.method, refused.path, refused.status, refused.ms, refused.client, refused.check, refused.why
-            )
+            format!("{what} {verb} {}: {}", refused.check, refused.why)
         }
         Report::Counted(counted) => {
             let counts = counted.iter().map(|(check, count)| format!("{count} by {check}")).collect::<Vec<_>>();

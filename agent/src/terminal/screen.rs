@@ -1,9 +1,10 @@
 //! The screen: the session's state and the URLs on top, requests below, the newest first.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
+use hookward_shared::transport::Transport;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Style, Stylize};
@@ -19,16 +20,19 @@ use crate::report::{Outcome, Ready, Report, Reports};
 const REMEMBERED: usize = 200;
 /// Notes and warnings that are shown at a time.
 const MESSAGES: usize = 8;
+/// Tunnels whose URLs are shown: below them there is room for requests.
+const TUNNELS: usize = 6;
 /// How often the screen is drawn at most.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Shows the screen until the reports end. Ctrl-C and q ask for the end.
+/// Shows the screen until the reports end. Ctrl-C and q ask for the end. With `several` tunnels each request is shown
+/// with its host.
 ///
 /// # Errors
 /// Those of the terminal.
-pub fn run(mut reports: Reports, quit: &CancellationToken) -> io::Result<()> {
+pub fn run(mut reports: Reports, several: bool, quit: &CancellationToken) -> io::Result<()> {
     let mut terminal = ratatui::try_init()?;
-    let mut screen = Screen::default();
+    let mut screen = Screen { several, ..Screen::default() };
     let shown = screen.show(&mut terminal, &mut reports, quit);
     ratatui::restore();
     shown
@@ -37,8 +41,12 @@ pub fn run(mut reports: Reports, quit: &CancellationToken) -> io::Result<()> {
 /// What the screen shows.
 #[derive(Default)]
 pub struct Screen {
+    several: bool,
     state: String,
-    ready: Option<Ready>,
+    /// Which relays are reached, and by what.
+    relays: BTreeMap<String, Option<Transport>>,
+    /// The tunnels by their public origin.
+    tunnels: BTreeMap<String, Ready>,
     messages: VecDeque<String>,
     requests: VecDeque<(Style, String)>,
     passed: u64,
@@ -80,15 +88,18 @@ impl Screen {
             Report::Connecting { relay } => self.state = format!("connecting to {relay}"),
             Report::Ready(ready) => {
                 self.state = "online".to_owned();
-                self.ready = Some(ready.clone());
+                self.relays.insert(ready.relay.clone(), Some(ready.transport));
+                self.tunnels.insert(ready.base_url.clone(), ready.clone());
             }
-            Report::Away { .. } => self.state = lines::text(report),
-            Report::Note(_) | Report::Warning(_) => {
-                self.messages.push_back(lines::text(report));
-                if self.messages.len() > MESSAGES {
-                    self.messages.pop_front();
-                }
+            Report::Away { .. } => {
+                self.state = self.text(report);
+                self.relays.values_mut().for_each(|by| *by = None);
             }
+            Report::RelayLost { relay, .. } => {
+                self.relays.insert(relay.clone(), None);
+                self.message(report);
+            }
+            Report::Note(_) | Report::Warning(_) => self.message(report),
             Report::Request(request) => {
                 let style = match &request.outcome {
                     Outcome::Answered { status, .. } | Outcome::Handshake { status } if *status < 400 => {
@@ -101,24 +112,33 @@ impl Screen {
                     Outcome::Refused { .. } => self.refused += 1,
                     _ => self.passed += 1,
                 }
-                self.remember(style, lines::text(report));
+                self.remember(style, self.text(report));
             }
             Report::Refused(refused) => {
                 self.refused += u64::from(!refused.observed && !refused.answered);
                 let style = if refused.answered { Style::new().green() } else { Style::new().red() };
-                self.remember(style, lines::text(report));
+                self.remember(style, self.text(report));
             }
             Report::Counted(counted) => {
                 self.refused += counted.iter().map(|(_, count)| count).sum::<u64>();
-                self.remember(Style::new().red(), lines::text(report));
+                self.remember(Style::new().red(), self.text(report));
             }
         }
     }
 
+    fn text(&self, report: &Report) -> String {
+        lines::text(report, self.several)
+    }
+
+    fn message(&mut self, report: &Report) {
+        self.messages.push_back(format!("{} {}", clock(), self.text(report)));
+        if self.messages.len() > MESSAGES {
+            self.messages.pop_front();
+        }
+    }
+
     fn remember(&mut self, style: Style, text: String) {
-        let time = lines::now();
-        let clock = time.get(11..19).unwrap_or_default();
-        self.requests.push_front((style, format!("{clock} {text}")));
+        self.requests.push_front((style, format!("{} {text}", clock())));
         self.requests.truncate(REMEMBERED);
     }
 
@@ -133,7 +153,7 @@ impl Screen {
         frame.render_widget(Paragraph::new(top).wrap(Wrap { trim: false }), above);
         let requests: Vec<Line<'_>> =
             self.requests.iter().map(|(style, text)| Line::styled(text.as_str(), *style)).collect();
-        frame.render_widget(Paragraph::new(requests), below);
+        frame.render_widget(Paragraph::new(requests).wrap(Wrap { trim: false }), below);
     }
 
     fn top(&self) -> Vec<Line<'_>> {
@@ -145,14 +165,20 @@ impl Screen {
             Line::default(),
             Line::from(vec![Span::raw(format!("{:<14}", "Session")), Span::styled(self.state.clone(), state)]),
         ];
-        if let Some(ready) = &self.ready {
-            top.push(row("Relay", format!("{} ({})", ready.relay, ready.transport)));
+        for (relay, by) in &self.relays {
+            let by = by.map_or_else(|| "not reached".to_owned(), |transport| transport.to_string());
+            top.push(row("Relay", format!("{relay} ({by})")));
+        }
+        for ready in self.tunnels.values().take(TUNNELS) {
             top.push(row("Forwarding", format!("{} -> {}", ready.base_url, ready.application)));
             top.push(Line::from("Webhook URL"));
             top.push(Line::from(ready.url.as_str()).bold());
-            if let Some(ca) = &ready.ca {
-                top.push(row("Certificate", format!("self-signed: {ca}")));
-            }
+        }
+        if let Some(more) = self.tunnels.len().checked_sub(TUNNELS).filter(|more| *more > 0) {
+            top.push(row("", format!("and {more} tunnels more")));
+        }
+        if let Some(ca) = self.tunnels.values().find_map(|ready| ready.ca.as_ref()) {
+            top.push(row("Certificate", format!("self-signed: {ca}")));
         }
         for message in &self.messages {
             top.push(Line::from(message.as_str()).yellow());
@@ -166,6 +192,11 @@ impl Screen {
     }
 }
 
+/// The time of day, in UTC.
+fn clock() -> String {
+    lines::now().get(11..19).unwrap_or_default().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,24 +208,42 @@ mod tests {
         let mut screen = Screen::default();
         let url =
             format!("https://flexdeploy.hooks.example.com/flexdeploy/webhooks/v1/git/push?token={}", "t".repeat(43));
-        screen.take(&Report::Ready(Ready {
+        let ready = Ready {
             url: url.clone(),
             base_url: "https://h.example".into(),
             host: "h.example".into(),
             edge: None,
             ca: None,
             relay: "relay.example:443".into(),
-            transport: hookward_shared::transport::Transport::Quic,
+            transport: Transport::Quic,
             application: "localhost:8000".into(),
-        }));
+        };
+        screen.take(&Report::Ready(ready.clone()));
         screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]));
-        let mut terminal = Terminal::new(TestBackend::new(80, 20)).unwrap();
-        terminal.draw(|frame| screen.draw(frame)).unwrap();
-        let shown = terminal.backend().to_string();
+        let shown = shown(&screen);
         for text in ["online", "relay.example:443 (quic)", "7 by token", "7 refused"] {
             assert!(shown.contains(text), "{text} in\n{shown}");
         }
         let joined: String = shown.lines().map(|line| line.trim_matches('"').trim_end()).collect();
         assert!(joined.contains(&url), "the whole URL in\n{shown}");
+
+        let other = Ready { base_url: "https://two.example".into(), relay: "other.example:443".into(), ..ready };
+        screen.take(&Report::Ready(other));
+        screen.take(&Report::RelayLost { relay: "relay.example:443".into(), why: "it is off".into() });
+        let shown = self::shown(&screen);
+        for text in [
+            "relay.example:443 (not reached)",
+            "other.example:443 (quic)",
+            "https://h.example ->",
+            "https://two.example ->",
+        ] {
+            assert!(shown.contains(text), "{text} in\n{shown}");
+        }
+    }
+
+    fn shown(screen: &Screen) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(80, 30)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        terminal.backend().to_string()
     }
 }

@@ -206,7 +206,7 @@ impl Application {
         let authority = self.address.authority();
         let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host).trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, socket).await?;
+        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, socket).await.map_err(tls::explain)?;
         Ok(Stream::Tls(Box::new(stream)))
     }
 }

@@ -1,6 +1,7 @@
 //! TLS to the application: verified by the system's authorities, or by the user's own; or, where the user says
 //! so in words, not at all.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -50,6 +51,19 @@ fn roots(trust: &Trust) -> Result<RootCertStore, Problem> {
         roots.add(certificate.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
     }
     if roots.len() == before { Err(failed(&"no certificate in it")) } else { Ok(roots) }
+}
+
+/// Says what to do about a handshake that failed, where that can be said.
+pub(super) fn explain(error: io::Error) -> io::Error {
+    use rustls::{CertificateError, InvalidMessage};
+    let what = match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "name its authority with --upstream-ca"
+        }
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => "does it speak http, without TLS?",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}; {what}"))
 }
 
 /// Takes every certificate. Who can stand in the way can read and change everything.
