@@ -245,6 +245,8 @@ async fn another_relay_at_the_same_address() {
     assert_eq!(found.code, Some(1));
     found.assert(&[("UDP", "ok"), ("TCP", "ok"), (QUIC, "failed"), (TLS, "failed"), ("credential", "skipped")]);
     found.assert_says(QUIC, "its key is another");
+    assert!(found.list("mend")[0].contains("join it again"), "{}", found.report);
+    assert_eq!(found.asks(), Vec::<&str>::new());
 }
 
 #[tokio::test]

@@ -3,13 +3,14 @@
 
 use hookward_agent::cli::UpstreamArgs;
 use hookward_agent::flags;
-use hookward_agent::report::Report;
+use hookward_agent::report::{Outcome, Report};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::Process;
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy};
 use hookward_tests::upstream;
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 
 use super::programs::{edge, off, target};
 
@@ -32,7 +33,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     let unknown = stage(&url, &args()).await;
     let answer = unknown.edge.post(HOOK, &[], b"x").await;
     assert_eq!((answer.status, answer.code()), (502, Some("application_unreachable")));
-    let unverified = |report: &Report| matches!(report, Report::Warning(text) if text.contains("certificate"));
+    let unverified = |report: &Report| matches!(report, Report::Warning(text) if text.contains("--upstream-ca"));
     unknown.reported("the user hears why", unverified).await;
     let trusted = stage(&url, &UpstreamArgs { upstream_ca: Some(secure.ca.clone()), ..args() }).await;
     for _ in 0..3 {
@@ -45,6 +46,18 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     let other = format!("https://127.0.0.1:{}", secure.address.port());
     let other = stage(&other, &UpstreamArgs { upstream_ca: Some(secure.ca.clone()), ..args() }).await;
     assert_eq!(other.edge.post(HOOK, &[], b"x").await.status, 502);
+    // And each spoken to as if it were the other.
+    let mistaken = stage(&secure.address.to_string(), &args()).await;
+    assert_eq!(mistaken.edge.post(HOOK, &[], b"x").await.status, 502);
+    let broke = |report: &Report| matches!(report, Report::Request(request) if matches!(&request.outcome, Outcome::Failed { why, .. } if why.ends_with("does it speak https?")));
+    mistaken.reported("that it may be https", broke).await;
+    let plain = Application::raw(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+    })
+    .await;
+    let mistaken = stage(&format!("https://localhost:{}", plain.address.port()), &args()).await;
+    let plain = |report: &Report| matches!(report, Report::Warning(text) if text.contains("without TLS?"));
+    mistaken.reported("that it may be http", plain).await;
 }
 
 #[tokio::test]

@@ -53,6 +53,18 @@ struct Step {
     detail: String,
 }
 
+impl Step {
+    fn line(&self) -> String {
+        let outcome = match self.outcome {
+            Outcome::Ok => "ok",
+            Outcome::Warning => "no",
+            Outcome::Failed => "FAILED",
+            Outcome::Skipped => "-",
+        };
+        format!("  {:<20} {outcome:<7} {}\n", self.step, self.detail)
+    }
+}
+
 /// How far something that was sent got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reach {
@@ -66,6 +78,9 @@ enum Reach {
 #[derive(Debug, Default, Serialize)]
 struct Findings {
     steps: Vec<Step>,
+    /// Each step is printed as it ends: some take seconds.
+    #[serde(skip)]
+    as_they_end: bool,
     /// What can be done without the network team.
     mend: Vec<String>,
     /// What to ask the network team for.
@@ -80,17 +95,35 @@ struct Findings {
     blocked: bool,
 }
 
+/// How a handshake with the relay went.
+enum Handshake {
+    Done(Session),
+    /// Whoever answers has another key.
+    WrongKey,
+    Failed,
+}
+
+impl Handshake {
+    const fn session(&self) -> Option<&Session> {
+        if let Self::Done(session) = self { Some(session) } else { None }
+    }
+
+    const fn is_done(&self) -> bool {
+        matches!(self, Self::Done(_))
+    }
+}
+
 /// What was found on the way to one relay.
 struct Ways<'f> {
     relay: &'f Relay,
     addresses: &'f [SocketAddr],
     udp: Reach,
-    quic: bool,
+    quic: Handshake,
     /// The straight way.
     tcp: Reach,
     /// The proxy that TLS over TCP goes through, and whether it lets us through.
     proxy: Option<(String, bool)>,
-    tls: bool,
+    tls: Handshake,
 }
 
 /// Runs the command.
@@ -112,7 +145,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
         tell(LogFormat::Text, NOT_JOINED);
         return Ok(Exit::Usage);
     }
-    let mut findings = Findings::default();
+    let mut findings = Findings { as_they_end: args.format == LogFormat::Text, ..Findings::default() };
     for kept in kept {
         let relay = Relay { address: kept.relay, pin: kept.pin, credential: kept.secret };
         findings.relay(&relay).await?;
@@ -124,10 +157,10 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
             Err(_) => (Outcome::Failed, format!("{application}: no answer")),
         };
         findings.blocked |= outcome == Outcome::Failed;
-        findings.steps.push(Step { relay: None, step: "application", outcome, detail });
+        findings.push(Step { relay: None, step: "application", outcome, detail });
     }
     match args.format {
-        LogFormat::Text => print(&findings.text())?,
+        LogFormat::Text => print(&findings.conclusion())?,
         LogFormat::Json => print(&format!("{}\n", serde_json::to_string(&findings).unwrap_or_default()))?,
     }
     let all = findings.missed.is_empty() && !findings.blocked;
@@ -137,7 +170,18 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
 impl Findings {
     fn add(&mut self, relay: &Relay, step: &'static str, outcome: Outcome, detail: impl Into<String>) {
         let relay = Some(relay.address.clone());
-        self.steps.push(Step { relay, step, outcome, detail: detail.into() });
+        self.push(Step { relay, step, outcome, detail: detail.into() });
+    }
+
+    fn push(&mut self, step: Step) {
+        if self.as_they_end {
+            let is_first = self.steps.last().is_none_or(|last| last.relay != step.relay);
+            let title = step.relay.as_ref().filter(|_| is_first).map(|relay| format!("{relay}\n")).unwrap_or_default();
+            let title = if step.relay.is_none() { "Here\n".to_owned() } else { title };
+            // The end of the table says whether it could be written.
+            let _ = print(&format!("{title}{}", step.line()));
+        }
+        self.steps.push(step);
     }
 
     /// All steps on the way to this relay.
@@ -164,13 +208,19 @@ impl Findings {
             }
         };
         let udp = self.udp(relay, &addresses).await;
-        let quic = self.handshake(relay, &dialler, Transport::Quic).await;
+        let quic = match udp {
+            Reach::Refused => {
+                self.add(relay, QUIC, Outcome::Warning, "nobody listens there for UDP");
+                Handshake::Failed
+            }
+            _ => self.handshake(relay, &dialler, Transport::Quic).await,
+        };
         // Asked at once: the relay waits only so long for a greeting.
         let mut greeted = Vec::new();
-        if let Some(session) = &quic {
+        if let Some(session) = quic.session() {
             greeted = self.credential(relay, session).await;
         }
-        let straight = self.tcp(relay, &addresses, proxied || quic.is_some()).await;
+        let straight = self.tcp(relay, &addresses, proxied || quic.is_done()).await;
         let proxy = proxies.of(&relay.address);
         let mut let_through = false;
         if let Some(proxy) = &proxy {
@@ -181,10 +231,10 @@ impl Findings {
                 Err(_) => Some(format!("{}: no answer", proxy.address())),
             };
             let_through = why.is_none();
-            let outcome = match (let_through, &quic) {
+            let outcome = match (let_through, quic.is_done()) {
                 (true, _) => Outcome::Ok,
-                (false, Some(_)) => Outcome::Warning,
-                (false, None) => Outcome::Failed,
+                (false, true) => Outcome::Warning,
+                (false, false) => Outcome::Failed,
             };
             self.add(relay, "proxy", outcome, why.unwrap_or_else(|| format!("{} lets us through", proxy.address())));
         } else {
@@ -193,7 +243,7 @@ impl Findings {
         }
         let tls = self.handshake(relay, &dialler, Transport::Tcp).await;
         let answered = greeted.iter().any(|step| step.outcome == Outcome::Ok);
-        if let (Some(session), false) = (&tls, answered) {
+        if let (Some(session), false) = (tls.session(), answered) {
             greeted = self.credential(relay, session).await;
         }
         let known = greeted.iter().any(|step| step.outcome == Outcome::Ok);
@@ -202,9 +252,8 @@ impl Findings {
             self.add(relay, "credential", Outcome::Skipped, "nothing reaches the relay");
             self.add(relay, "clock", Outcome::Skipped, "nothing reaches the relay");
         }
-        self.steps.append(&mut greeted);
+        greeted.into_iter().for_each(|step| self.push(step));
         let proxy = proxy.map(|proxy| (proxy.address(), let_through));
-        let (quic, tls) = (quic.is_some(), tls.is_some());
         self.conclude(&Ways { relay, addresses: &addresses, udp, quic, tcp: straight, proxy, tls });
         Ok(())
     }
@@ -246,7 +295,7 @@ impl Findings {
     }
 
     /// The handshake, in which the relay shows that it has the key that this agent pins.
-    async fn handshake(&mut self, relay: &Relay, dialler: &Dialler, transport: Transport) -> Option<Session> {
+    async fn handshake(&mut self, relay: &Relay, dialler: &Dialler, transport: Transport) -> Handshake {
         let step = if transport == Transport::Quic { QUIC } else { "TLS handshake, key" };
         let since = Instant::now();
         match dialler.try_over(transport).await {
@@ -255,13 +304,13 @@ impl Findings {
                 let detail =
                     format!("the relay that was joined, in {:.0} ms{mtu}", since.elapsed().as_secs_f64() * 1000.0);
                 self.add(relay, step, Outcome::Ok, detail);
-                Some(found.session)
+                Handshake::Done(found.session)
             }
             Err(error) => {
                 let somebody_else = matches!(error, ConnectionError::WrongKey(_) | ConnectionError::NoRelay(_));
                 let outcome = if somebody_else { Outcome::Failed } else { Outcome::Warning };
                 self.add(relay, step, outcome, error.to_string());
-                None
+                if matches!(error, ConnectionError::WrongKey(_)) { Handshake::WrongKey } else { Handshake::Failed }
             }
         }
     }
@@ -309,12 +358,21 @@ impl Findings {
         let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));
         let list = ways.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
         let proxied = ways.proxy.as_ref().is_some_and(|(_, let_through)| *let_through);
-        if ways.addresses.is_empty() && !ways.tls {
+        if let (Handshake::WrongKey, Handshake::WrongKey) = (&ways.quic, &ways.tls) {
+            self.mend.push(format!(
+                "another relay answers at {address}: if yours was set up anew, join it again with a new token; if not, \
+                 somebody is in between"
+            ));
+            return;
+        }
+        if ways.addresses.is_empty() && !ways.tls.is_done() {
             self.ask.push(format!("a DNS answer for {address}, or HTTPS_PROXY for a proxy that has one"));
         }
-        if (ways.udp, ways.tcp) == (Reach::Refused, Reach::Refused) {
+        if let (Reach::Refused, Reach::Refused, None, Some(target)) =
+            (ways.udp, ways.tcp, &ways.proxy, ways.addresses.first())
+        {
             self.mend.push(format!(
-                "nobody listens at {list} port {port}, for UDP or TCP: is the relay {address} running, and is this its address?"
+                "nobody listens at {target}, for UDP or TCP: is the relay {address} running, and is this its address?"
             ));
             return;
         }
@@ -329,7 +387,7 @@ impl Findings {
                 "the proxy {proxy}, which HTTPS_PROXY or ALL_PROXY names, does not lead to {address}; {what}"
             ));
         }
-        match (ways.udp, ways.quic) {
+        match (ways.udp, ways.quic.is_done()) {
             (Reach::Answered, false) => self.ask.push(format!(
                 "QUIC to {list} port {port} left alone: datagrams pass, and the handshake does not (a firewall that looks inside)"
             )),
@@ -338,7 +396,7 @@ impl Findings {
             }
             _ => {}
         }
-        if !ways.tls && !straight {
+        if !ways.tls.is_done() && !straight {
             self.ask.push(format!(
                 "outgoing TCP from this machine to {} port {port}, not opened by a proxy that makes certificates of its own",
                 if list.is_empty() { host } else { list.as_str() }
@@ -346,23 +404,9 @@ impl Findings {
         }
     }
 
-    fn text(&self) -> String {
+    /// What to do about it all, for people.
+    fn conclusion(&self) -> String {
         let mut text = String::new();
-        let mut relay = None;
-        for step in &self.steps {
-            if relay != Some(&step.relay) {
-                relay = Some(&step.relay);
-                let name = step.relay.as_ref().map_or("Here", |address| address.as_str());
-                text.push_str(&format!("{name}\n"));
-            }
-            let outcome = match step.outcome {
-                Outcome::Ok => "ok",
-                Outcome::Warning => "no",
-                Outcome::Failed => "FAILED",
-                Outcome::Skipped => "-",
-            };
-            text.push_str(&format!("  {:<20} {outcome:<7} {}\n", step.step, step.detail));
-        }
         for (title, list) in [("Look after it yourself", &self.mend), ("Ask the network team for", &self.ask)] {
             if !list.is_empty() {
                 text.push_str(&format!("\n{title}:\n"));
