@@ -71,6 +71,9 @@ pub enum ForwardError {
     /// The tunnel takes nothing.
     #[error("the tunnel took nothing for {} s", .0.as_secs())]
     Stalled(Duration),
+    /// The relay stops, and can't wait for the answer.
+    #[error("the relay stops, and the application has not answered")]
+    Stopping,
     /// No head of an answer in time.
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
@@ -89,7 +92,7 @@ impl ForwardError {
         match self {
             Self::Busy => Code::Busy,
             Self::Away(_) => Code::AgentAway,
-            Self::Broke(_) | Self::Stalled(_) => Code::AgentBroke,
+            Self::Broke(_) | Self::Stalled(_) | Self::Stopping => Code::AgentBroke,
             Self::Timeout(_) => Code::ApplicationTimeout,
             Self::Body(error) => error.code(),
             Self::Failed(failure) => failure.code,

@@ -234,6 +234,7 @@ impl Relay {
             in_progress: Places::default(),
             ports: Ports { listener: listener_port, public: public_port },
             draining: drain_edge.clone(),
+            last_call: CancellationToken::new(),
             cut_off: CancellationToken::new(),
             ids: RequestIds::new()?,
             limits: settings.limits,

@@ -12,7 +12,7 @@ use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::process::Process;
 use hookward_tests::sender::Http1;
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, open_policy};
-use hookward_tests::wait::within;
+use hookward_tests::wait::{eventually, within};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -32,6 +32,7 @@ over_all_transports! {
     the_last_bytes_leave_a_full_socket
     slow_readers_keep_nobody_waiting
     readers_that_stand_still_give_way
+    who_waits_at_the_end_is_told
     slow_readers_that_are_gone_leave_nothing_behind
     an_abort_is_seen_on_the_other_side_within_a_second
     aborts_of_uploads_http2_and_websockets_are_seen_within_a_second
@@ -310,6 +311,20 @@ async fn a_websocket_does_not_outlive_the_end(over: Transport) {
     let mut connection = open(&stage).await;
     stage.stop_relay().await;
     assert_eq!(within("its end", connection.rest()).await, b"");
+}
+
+/// A sender whose answer is not there by then hears so, and is not cut off.
+async fn who_waits_at_the_end_is_told(over: Transport) {
+    let application = Application::start(|_| Reply::Silence).await;
+    let mut plan = Plan::over(over);
+    plan.limits.drain = Duration::from_millis(400);
+    let mut stage = Stage::start(application.address, plan).await;
+    let edge = stage.edge.clone();
+    let waiting = tokio::spawn(async move { edge.post(HOOK, &[], b"x").await });
+    eventually("the application has it", || application.log.begun() == 1).await;
+    stage.stop_relay().await;
+    let answer = within("an answer", waiting).await.unwrap();
+    assert_eq!((answer.status, answer.code()), (502, Some("agent_broke")));
 }
 
 /// What TLS holds back while the socket is full goes out although nothing more is said.

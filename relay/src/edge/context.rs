@@ -49,6 +49,8 @@ pub struct Edge {
     pub ports: Ports,
     /// Cancelled when the relay is about to stop.
     pub draining: CancellationToken,
+    /// Cancelled shortly before it waits for nobody any more: senders whose answers are not there are told so.
+    pub last_call: CancellationToken,
     /// Cancelled when it waits for nobody any more.
     pub cut_off: CancellationToken,
     /// Makes request ids.

@@ -60,6 +60,7 @@ pub struct Entry {
 pub struct EdgeListener {
     address: SocketAddr,
     tasks: TaskTracker,
+    last_call: CancellationToken,
     cut_off: CancellationToken,
 }
 
@@ -86,9 +87,9 @@ impl EdgeListener {
     /// What the system says.
     pub fn start(listener: TcpListener, entry: Entry, edge: Arc<Edge>, drain: CancellationToken) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let (tasks, cut_off) = (TaskTracker::new(), edge.cut_off.clone());
+        let (tasks, last_call, cut_off) = (TaskTracker::new(), edge.last_call.clone(), edge.cut_off.clone());
         tasks.spawn(accept(listener, entry, edge, tasks.clone(), drain));
-        Ok(Self { address, tasks, cut_off })
+        Ok(Self { address, tasks, last_call, cut_off })
     }
 
     /// Where it listens.
@@ -97,16 +98,25 @@ impl EdgeListener {
         self.address
     }
 
-    /// Waits until every connection has ended, and cuts off those that last longer than `patience`.
+    /// Waits until every connection has ended, and cuts off those that last longer than `patience`; shortly before, senders
+    /// whose answers are not there are told so.
     /// Cancel the token given to [`EdgeListener::start`] first.
     pub async fn join(self, patience: Duration) {
         self.tasks.close();
-        if timeout(patience, self.tasks.wait()).await.is_err() {
+        let call = LAST_CALL.min(patience / 4);
+        if timeout(patience - call, self.tasks.wait()).await.is_ok() {
+            return;
+        }
+        self.last_call.cancel();
+        if timeout(call, self.tasks.wait()).await.is_err() {
             self.cut_off.cancel();
             self.tasks.wait().await;
         }
     }
 }
+
+/// For the last answers of a relay that stops to leave.
+const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// What a connection is given when it is taken.
 struct Taker {

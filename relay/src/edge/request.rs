@@ -230,7 +230,11 @@ async fn handle(
     let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
     // On its own: the room for it is needed only now, and not by those who wait for a verdict.
     let sending = Box::pin(forward::forward(permit, &edge.registry, host.as_str(), request, outgoing, &edge.limits));
-    let mut forwarded = sending.await.map_err(|error| match error {
+    let sent = tokio::select! {
+        sent = sending => sent,
+        () = edge.last_call.cancelled() => Err(ForwardError::Stopping),
+    };
+    let mut forwarded = sent.map_err(|error| match error {
         // What the sender did wrong on the way is a refusal like any other.
         ForwardError::Body(error) => Stop::Refused(judge::refused_body(error)),
         error => Stop::Failed(error),
