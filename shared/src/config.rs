@@ -158,6 +158,15 @@ impl<'d> Reader<'d> {
         }
     }
 
+    /// A text; a number counts as its text.
+    pub fn text(&mut self, key: &'static str) -> Option<String> {
+        match self.take(key)?.get_ref() {
+            DeValue::String(text) => Some(text.to_string()),
+            DeValue::Integer(number) => Some(number.as_str().to_owned()),
+            _ => self.wrong(key, "a text in quotes, or a number"),
+        }
+    }
+
     /// A list of texts; a single text counts as a list of one.
     pub fn strings(&mut self, key: &'static str) -> Option<Vec<String>> {
         match self.take(key)?.get_ref() {

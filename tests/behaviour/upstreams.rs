@@ -225,6 +225,11 @@ fn every_mistake_of_a_file_is_said() {
     for text in ["hookward.toml:3", "hosts", "hookward.toml:4", "application is missing"] {
         assert!(err.contains(text), "{text} in {err}");
     }
+    let err = said("[[tunnel]]\nhosts = 1\napplication = 8000\nhost = 'a'\n[[tunnel]]\napplication = 'nowhere.pem'\n");
+    for text in ["hookward.toml:2", "tunnel 2: "] {
+        assert!(err.contains(text), "{text} in {err}");
+    }
+    assert_eq!(err.lines().count(), 2, "{err}");
     let policy = "[[route]]\npath = '/a'\naccept.token = 'env:HOOKWARD_NOWHERE'\n";
     std::fs::write(dir.path().join("policy.toml"), policy).unwrap();
     let err = said(

@@ -32,23 +32,19 @@ const TUNNELS: usize = 100;
 pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let state = if args.local().is_some() { state.local()? } else { state };
-    let (mut plans, mut problems) = (Vec::new(), Vec::new());
-    match read(&args) {
-        Ok(tunnels) => {
-            for (number, tunnel) in tunnels.into_iter().enumerate() {
-                match plan::plan(&tunnel, &state, &Clock::System)? {
-                    Ok(plan) => plans.push((tunnel, plan)),
-                    Err(more) => problems.extend(more.0.into_iter().map(|problem| {
-                        // The keys of the file have the flags' names.
-                        let key = problem.place.strip_prefix("--").map(|flag| flag.replace('-', "_"));
-                        let key = key.unwrap_or(problem.place);
-                        let place = format!("{}: tunnel {}: {key}", args.file.display(), number + 1);
-                        Problem::new(place, problem.what)
-                    })),
-                }
-            }
+    let (tunnels, mut problems) = read(&args);
+    let mut plans = Vec::new();
+    for (number, tunnel) in tunnels {
+        match plan::plan(&tunnel, &state, &Clock::System)? {
+            Ok(plan) => plans.push((tunnel, plan)),
+            Err(more) => problems.extend(more.0.into_iter().map(|problem| {
+                // The keys of the file have the flags' names.
+                let key = problem.place.strip_prefix("--").map(|flag| flag.replace('-', "_"));
+                let key = key.unwrap_or(problem.place);
+                let place = format!("{}: tunnel {number}: {key}", args.file.display());
+                Problem::new(place, problem.what)
+            })),
         }
-        Err(more) => problems = more.0,
     }
     if !problems.is_empty() {
         tell(args.log_format, &Problems(problems).to_string());
@@ -62,40 +58,52 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     Serving { tunnels, local, link, log_format, state }.run(CancellationToken::new()).await
 }
 
-/// Reads the file: every tunnel as if it stood on a command line.
-fn read(args: &StartArgs) -> Result<Vec<HttpArgs>, Problems> {
+/// Reads the file: every tunnel as if it stood on a command line, with its number, and all mistakes. A tunnel that could
+/// not be read is left out.
+fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Problem>) {
     let name = args.file.display().to_string();
-    let text = std::fs::read_to_string(&args.file)
-        .map_err(|error| Problems(vec![Problem::new(&name, format!("can't be read: {error}"))]))?;
+    let text = match std::fs::read_to_string(&args.file) {
+        Ok(text) => text,
+        Err(error) => return (Vec::new(), vec![Problem::new(&name, format!("can't be read: {error}"))]),
+    };
     let document = Document::new(&name, &text);
     let mut tunnels = Vec::new();
     {
         let table = document.parse();
         let mut top = Reader::new(&document, &table);
         let beside = args.file.parent().unwrap_or(Path::new(""));
+        let (mut hosts, mut count) = (Vec::new(), 0);
         for reader in top.tables("tunnel") {
-            tunnels.push(tunnel(reader, beside, args));
+            let before = top.problems();
+            let tunnel = tunnel(reader, beside, args);
+            count += 1;
+            hosts.push(tunnel.host.clone());
+            if top.problems() == before {
+                tunnels.push((count, tunnel));
+            }
         }
-        if tunnels.is_empty() || tunnels.len() > TUNNELS {
+        if count == 0 || count > TUNNELS {
             top.problem(format!("write between one and {TUNNELS} tables [[tunnel]]"));
         }
-        let mut hosts: Vec<_> = tunnels.iter().map(|tunnel| tunnel.host.clone().unwrap_or_default()).collect();
         hosts.sort_unstable();
-        if let Some([host, _]) = hosts.windows(2).find(|pair| pair.first() == pair.last()) {
-            top.problem(format!("two tunnels have the host {host:?}; each needs one of its own"));
+        match hosts.windows(2).find(|pair| pair.first() == pair.last()) {
+            Some([Some(host), _]) => {
+                top.problem(format!("two tunnels have the host {host:?}; each needs one of its own"))
+            }
+            Some(_) => top.problem("two tunnels have no host; each needs one of its own"),
+            None => {}
         }
         top.finish();
     }
-    let problems = document.into_problems();
-    if problems.is_empty() { Ok(tunnels) } else { Err(Problems(problems)) }
+    (tunnels, document.into_problems())
 }
 
 fn tunnel(mut reader: Reader<'_>, beside: &Path, args: &StartArgs) -> HttpArgs {
     let file = |path: String| beside.join(PathBuf::from(path));
-    let application = reader.string("application").unwrap_or_else(|| {
-        reader.problem("application is missing; write a port such as \"8000\"");
-        String::new()
-    });
+    if !reader.has("application") {
+        reader.problem("application is missing; write a port such as 8000");
+    }
+    let application = reader.text("application").unwrap_or_default();
     let upstream = UpstreamArgs {
         upstream_ca: reader.string("upstream_ca").map(file),
         upstream_insecure: reader.boolean("upstream_insecure").unwrap_or_default(),
