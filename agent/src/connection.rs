@@ -27,6 +27,7 @@ use hookward_shared::clock::Clock;
 use hookward_shared::current::Current;
 use hookward_shared::gate::Gate;
 use hookward_shared::limits::GREETING_BYTES;
+use hookward_shared::names::AgentName;
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason, RefusedRequest};
 use hookward_shared::refusal::Check;
 use hookward_shared::secret::Secret;
@@ -233,7 +234,7 @@ pub async fn join(relay: &Relay, link: &LinkSettings, secret: Secret) -> Result<
         let mut control = found.session.open_control().await?;
         control.send(&FromAgent::Join { secret, credential_digest }).await?;
         match control.receive(GREETING_BYTES).await? {
-            FromRelay::Joined { agent } => Ok(agent),
+            FromRelay::Joined { agent } if AgentName::parse(&agent).is_some() => Ok(agent),
             other => Err(unexpected(other)),
         }
     };
@@ -327,7 +328,7 @@ pub async fn keep(relays: Vec<Relay>, shared: Arc<Shared>, stop: CancellationTok
             ended.unwrap_or_else(|panic| (String::new(), Err(ConnectionError::Ended(panic.to_string()))));
         if let Err(error) = ended {
             if several && !kept.is_empty() {
-                shared.reporter.say(Report::Warning(format!("the relay {relay} is given up: {error}")));
+                shared.reporter.say(Report::RelayLost { relay, why: error.to_string(), for_good: true });
             }
             outcome = Err(error);
         } else {

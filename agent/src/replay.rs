@@ -363,7 +363,12 @@ impl Exchange<'_> {
                 Err(Stop::Failed(Code::ApplicationUnreachable, format!("{error}{next}")))
             }
             Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(Stop::Aborted),
-            Ok(Err(error)) => Err(Stop::Failed(Code::ApplicationBroke, error.to_string())),
+            Ok(Err(error)) => {
+                let is_parse = matches!(&error, UpstreamError::Broke(error) if error.is_parse());
+                let mistaken = is_parse && answers == 0 && self.replay.pool.application().tls.is_none();
+                let hint = if mistaken { "; does it speak https?" } else { "" };
+                Err(Stop::Failed(Code::ApplicationBroke, format!("{error}{hint}")))
+            }
             Err(_) => {
                 self.replay.pool.note_silence(patience, answers);
                 let why = format!("the application did not answer within {} s", patience.as_secs_f64());

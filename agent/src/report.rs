@@ -38,6 +38,8 @@ pub enum Report {
         relay: String,
         /// Why.
         why: String,
+        /// It is given up: dialling it again would change nothing.
+        for_good: bool,
     },
     /// A request reached this agent.
     Request(Box<RequestReport>),

@@ -162,7 +162,9 @@ impl<'d> Reader<'d> {
     pub fn text(&mut self, key: &'static str) -> Option<String> {
         match self.take(key)?.get_ref() {
             DeValue::String(text) => Some(text.to_string()),
-            DeValue::Integer(number) => Some(number.as_str().to_owned()),
+            DeValue::Integer(number) if parse_integer(number).is_some() => {
+                parse_integer(number).map(|number| number.to_string())
+            }
             _ => self.wrong(key, "a text in quotes, or a number"),
         }
     }

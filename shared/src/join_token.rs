@@ -52,6 +52,8 @@ impl JoinToken {
     pub fn parse(text: &str) -> Result<Self, NotAJoinToken> {
         let encoded = text.trim().strip_prefix(PREFIX).ok_or(NotAJoinToken)?;
         let json = BASE64URL_NOPAD.decode(encoded.as_bytes()).map_err(|_| NotAJoinToken)?;
-        serde_json::from_slice(&json).map_err(|_| NotAJoinToken)
+        let token: Self = serde_json::from_slice(&json).map_err(|_| NotAJoinToken)?;
+        // It is shown to the user before anybody has proved anything.
+        if token.relay.chars().any(char::is_control) { Err(NotAJoinToken) } else { Ok(token) }
     }
 }

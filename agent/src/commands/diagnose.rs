@@ -358,7 +358,8 @@ impl Findings {
         let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));
         let list = ways.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
         let proxied = ways.proxy.as_ref().is_some_and(|(_, let_through)| *let_through);
-        if let (Handshake::WrongKey, Handshake::WrongKey) = (&ways.quic, &ways.tls) {
+        // A proxy that opens TLS does not do that to QUIC.
+        if let Handshake::WrongKey = ways.quic {
             self.mend.push(format!(
                 "another relay answers at {address}: if yours was set up anew, join it again with a new token; if not, \
                  somebody is in between"

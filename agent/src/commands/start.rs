@@ -77,8 +77,8 @@ fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Problem>) {
             let before = top.problems();
             let tunnel = tunnel(reader, beside, args);
             count += 1;
-            hosts.push(tunnel.host.clone());
             if top.problems() == before {
+                hosts.push(tunnel.host.clone());
                 tunnels.push((count, tunnel));
             }
         }

@@ -337,6 +337,9 @@ impl To {
                 Ok(Found { session, place, addresses, endpoint: Some(endpoint), local: None })
             }
             Err(error) if quic::is_wrong_key(&error) => Err(ConnectionError::WrongKey(self.address.clone())),
+            Err(quinn::ConnectionError::TimedOut) => {
+                Err(ConnectionError::Silent { address: self.address.clone(), transport: Transport::Quic })
+            }
             Err(error) => Err(ConnectionError::Session(error.into())),
         }
     }

@@ -379,9 +379,9 @@ impl Line {
             FromRelay::Refusals { told, counted } => report_refusals(reporter, told, counted),
             FromRelay::Leaving => {
                 *relay_leaves = true;
-                self.shared.status.leaves(&self.id.0, reporter);
+                self.shared.status.leaves(&self.id, reporter);
             }
-            FromRelay::Standby { standby } => self.shared.status.stands_by(&self.id.0, standby, reporter),
+            FromRelay::Standby { standby } => self.shared.status.stands_by(&self.id, standby, reporter),
             _ => {}
         }
         Ok(())

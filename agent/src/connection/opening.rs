@@ -78,7 +78,8 @@ pub(super) async fn open(
     let Greeted { mut control, deadlines } = greeted;
     at.note_addresses(found.addresses);
     let opening = async {
-        let (mut hosts, mut opened, mut relay_leaves) = (Vec::new(), Vec::new(), false);
+        let (mut hosts, mut opened) = (Vec::new(), Vec::new());
+        let (mut relay_leaves, mut stands_by) = (false, false);
         for (number, (tunnel, policies)) in shared.tunnels.iter().zip(&at.policies).enumerate() {
             let offer = policies.best();
             control.send(&open_message(tunnel.host.clone(), &offer)).await?;
@@ -93,7 +94,7 @@ pub(super) async fn open(
                     // The tunnels before this one are in use already.
                     FromRelay::Refusals { told, counted } => report_refusals(&shared.reporter, told, counted),
                     FromRelay::Leaving => relay_leaves = true,
-                    FromRelay::Standby { standby } => shared.status.stands_by(&id.0, standby, &shared.reporter),
+                    FromRelay::Standby { standby } => stands_by = standby,
                     FromRelay::Unknown => {}
                     other => return Err(unexpected(other)),
                 }
@@ -115,10 +116,14 @@ pub(super) async fn open(
             let relay = at.relay.address.clone();
             opened.push(Opened { tunnel: number, host: host.to_string(), port, relay, transport });
         }
-        Ok((hosts, opened, relay_leaves))
+        Ok((hosts, opened, relay_leaves, stands_by))
     };
-    let (hosts, opened, relay_leaves) = timeout(OPEN, opening).await.unwrap_or_else(|_| Err(silent()))?;
+    let (hosts, opened, relay_leaves, stands_by) = timeout(OPEN, opening).await.unwrap_or_else(|_| Err(silent()))?;
     shared.status.open(id.clone(), transport, &opened, &*shared.on_open);
+    shared.status.stands_by(id, stands_by, &shared.reporter);
+    if relay_leaves {
+        shared.status.leaves(id, &shared.reporter);
+    }
     at.dialler.lead_with(transport);
     (shared.on_worked)(transport);
     let (terms, exchanges) = (Arc::new(Terms { deadlines, hosts }), TaskTracker::new());

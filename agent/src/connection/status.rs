@@ -34,10 +34,10 @@ struct Inner {
     failures: BTreeMap<(String, Transport), Failure>,
     /// Relays of which was told that no connection to them is open, while there is one to another.
     missing: BTreeSet<String>,
-    /// Relays at which another run of the agent's program has the tunnels.
-    elsewhere: BTreeSet<String>,
-    /// Relays that are about to stop.
-    leaving: BTreeSet<String>,
+    /// Lines whose relay says that another run of the agent's program has the tunnels.
+    elsewhere: BTreeSet<LineId>,
+    /// Lines whose relay is about to stop.
+    leaving: BTreeSet<LineId>,
 }
 
 /// Why an attempt over one transport failed.
@@ -54,13 +54,14 @@ impl Inner {
 
     /// Whether it was open.
     fn close(&mut self, id: &LineId) -> bool {
-        let was_open = self.open.remove(id).is_some();
-        if !self.is_reached(&id.0) {
-            // The relay says it anew.
-            self.elsewhere.remove(&id.0);
-            self.leaving.remove(&id.0);
-        }
-        was_open
+        self.forget(id);
+        self.open.remove(id).is_some()
+    }
+
+    /// The next connection of this line hears it anew.
+    fn forget(&mut self, id: &LineId) {
+        self.elsewhere.remove(id);
+        self.leaving.remove(id);
     }
 
     /// What is known of this failure and, where it is one of a transport's, of the other transport's.
@@ -99,6 +100,7 @@ impl Status {
     pub fn open(&self, id: LineId, transport: Transport, opened: &[Opened], tell: &dyn Fn(Opened)) {
         let mut inner = self.lock();
         let news = !inner.open.iter().any(|((relay, _), by)| *relay == id.0 && *by == transport);
+        inner.forget(&id);
         inner.missing.remove(&id.0);
         inner.open.insert(id.clone(), transport);
         inner.told.clear();
@@ -112,7 +114,7 @@ impl Status {
     /// A line is gone.
     pub fn closed(&self, id: &LineId, why: &ConnectionError, reporter: &Reporter) {
         let mut inner = self.lock();
-        let leaving = inner.leaving.contains(&id.0);
+        let leaving = inner.leaving.contains(id);
         let was_open = inner.close(id);
         let to_relay = inner.open.keys().filter(|(relay, _)| *relay == id.0).count();
         drop(inner);
@@ -141,7 +143,7 @@ impl Status {
         if !inner.open.is_empty() {
             if inner.missing.insert(relay.to_owned()) {
                 drop(inner);
-                reporter.say(Report::RelayLost { relay: relay.to_owned(), why });
+                reporter.say(Report::RelayLost { relay: relay.to_owned(), why, for_good: false });
             }
             return;
         }
@@ -156,8 +158,13 @@ impl Status {
     }
 
     /// The relay is about to stop. Each of its lines tells it.
-    pub fn leaves(&self, relay: &str, reporter: &Reporter) {
-        if self.lock().leaving.insert(relay.to_owned()) {
+    pub fn leaves(&self, id: &LineId, reporter: &Reporter) {
+        let relay = &id.0;
+        let mut inner = self.lock();
+        let known = is_of(&inner.leaving, relay);
+        inner.leaving.insert(id.clone());
+        drop(inner);
+        if !known {
             reporter.say(Report::Note(format!(
                 "the relay {relay} is about to stop: what it has under way comes to its end, and it is dialled again"
             )));
@@ -165,12 +172,15 @@ impl Status {
     }
 
     /// The relay says whether another run of the agent's program has the tunnels. Each of its lines tells it.
-    pub fn stands_by(&self, relay: &str, stands_by: bool, reporter: &Reporter) {
+    pub fn stands_by(&self, id: &LineId, stands_by: bool, reporter: &Reporter) {
+        let relay = &id.0;
         let mut inner = self.lock();
-        let news = match stands_by {
-            true => inner.elsewhere.insert(relay.to_owned()),
-            false => inner.elsewhere.remove(relay),
+        let before = is_of(&inner.elsewhere, relay);
+        match stands_by {
+            true => inner.elsewhere.insert(id.clone()),
+            false => inner.elsewhere.remove(id),
         };
+        let news = before != is_of(&inner.elsewhere, relay);
         drop(inner);
         match (news, stands_by) {
             (true, true) => reporter.say(Report::Warning(format!(
@@ -187,6 +197,11 @@ impl Status {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether one of these lines is one to this relay.
+fn is_of(lines: &BTreeSet<LineId>, relay: &str) -> bool {
+    lines.iter().any(|(other, _)| other == relay)
 }
 
 #[cfg(test)]
@@ -248,10 +263,30 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_has_moved_from_a_relay_that_stops_is_lost_like_any_other() {
+        let (status, (reporter, mut reports)) = (Status::default(), report::channel());
+        let lines = [0, 1].map(|number| ("one:443".to_owned(), number));
+        for line in &lines {
+            status.open(line.clone(), Transport::Quic, &[], &|_| {});
+        }
+        for _ in 0..2 {
+            lines.iter().for_each(|line| status.leaves(line, &reporter));
+        }
+        assert_eq!(said(&mut reports).len(), 1);
+        status.open(lines[0].clone(), Transport::Quic, &[], &|_| {});
+        let lost = ConnectionError::Ended("over".to_owned());
+        status.closed(&lines[0], &lost, &reporter);
+        assert_eq!(said(&mut reports).len(), 1, "it is with another relay of that name");
+        status.open(lines[0].clone(), Transport::Quic, &[], &|_| {});
+        status.closed(&lines[1], &lost, &reporter);
+        assert_eq!(said(&mut reports).len(), 0, "that was to be expected");
+    }
+
+    #[test]
     fn that_another_agent_has_the_tunnels_is_told_once_for_each_relay() {
         let (status, (reporter, mut reports)) = (Status::default(), report::channel());
-        for stands_by in [false, true, true, false, false] {
-            status.stands_by("one:443", stands_by, &reporter);
+        for (line, stands_by) in [(0, false), (0, true), (1, true), (0, false), (1, false)] {
+            status.stands_by(&("one:443".to_owned(), line), stands_by, &reporter);
         }
         let said = said(&mut reports);
         assert!(said.len() == 2 && said[0].contains("--pool") && said[1].contains("come here again"), "{said:?}");

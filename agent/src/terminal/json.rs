@@ -23,7 +23,7 @@ enum Event<'r> {
     Connecting { relay: &'r str },
     Ready(&'r Ready),
     Away { why: &'r str },
-    RelayLost { relay: &'r str, why: &'r str },
+    RelayLost { relay: &'r str, why: &'r str, for_good: bool },
     Request(Request<'r>),
     Refused(Request<'r>),
     Observed(Request<'r>),
@@ -93,7 +93,7 @@ pub fn line(report: &Report) -> Option<String> {
 fn event(report: &Report) -> Event<'_> {
     match report {
         Report::Connecting { relay } => Event::Connecting { relay },
-        Report::RelayLost { relay, why } => Event::RelayLost { relay, why },
+        Report::RelayLost { relay, why, for_good } => Event::RelayLost { relay, why, for_good: *for_good },
         Report::Ready(ready) => Event::Ready(ready),
         Report::Away { why } => Event::Away { why },
         Report::Request(request) => {

@@ -24,7 +24,8 @@ pub fn text(report: &Report, several: bool) -> String {
             format!("ready: {url} -> {application}, through {relay} over {transport}{trust}")
         }
         Report::Away { why } => format!("not connected: {why}; dialling again"),
-        Report::RelayLost { relay, why } => format!(
+        Report::RelayLost { relay, why, for_good: true } => format!("warning: the relay {relay} is given up: {why}"),
+        Report::RelayLost { relay, why, for_good: false } => format!(
             "warning: no connection to the relay {relay} ({why}): it passes no webhooks on meanwhile; other relays do, and \
              it is dialled again"
         ),

@@ -20,8 +20,8 @@ use crate::report::{Outcome, Ready, Report, Reports};
 const REMEMBERED: usize = 200;
 /// Notes and warnings that are shown at a time.
 const MESSAGES: usize = 8;
-/// Tunnels whose URLs are shown: below them there is room for requests.
-const TUNNELS: usize = 6;
+/// The part of the screen that is left to requests, at least: a third. Tunnels that would need it are only counted.
+const REQUESTS: usize = 3;
 /// How often the screen is drawn at most.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -144,10 +144,13 @@ impl Screen {
 
     /// Draws it.
     pub fn draw(&self, frame: &mut Frame<'_>) {
-        let top = self.top();
         // Long lines are wrapped: the webhook URL must be there in full, to be copied.
         let width = usize::from(frame.area().width.max(1));
-        let height: usize = top.iter().map(|line| line.width().div_ceil(width).max(1)).sum();
+        let height_of = |top: &[Line<'_>]| top.iter().map(|line| line.width().div_ceil(width).max(1)).sum::<usize>();
+        let all = usize::from(frame.area().height);
+        let fits = |count: &usize| height_of(&self.top(*count)) <= all - all / REQUESTS;
+        let top = self.top((1..=self.tunnels.len()).rev().find(fits).unwrap_or(1));
+        let height = height_of(&top);
         let height = u16::try_from(height).unwrap_or(u16::MAX);
         let [above, below] = Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(frame.area());
         frame.render_widget(Paragraph::new(top).wrap(Wrap { trim: false }), above);
@@ -156,7 +159,8 @@ impl Screen {
         frame.render_widget(Paragraph::new(requests).wrap(Wrap { trim: false }), below);
     }
 
-    fn top(&self) -> Vec<Line<'_>> {
+    /// What stands above the requests, with so many tunnels.
+    fn top(&self, tunnels: usize) -> Vec<Line<'_>> {
         let row =
             |name: &'static str, value: String| Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)]);
         let state = if self.state == "online" { Color::Green } else { Color::Yellow };
@@ -169,12 +173,12 @@ impl Screen {
             let by = by.map_or_else(|| "not reached".to_owned(), |transport| transport.to_string());
             top.push(row("Relay", format!("{relay} ({by})")));
         }
-        for ready in self.tunnels.values().take(TUNNELS) {
+        for ready in self.tunnels.values().take(tunnels) {
             top.push(row("Forwarding", format!("{} -> {}", ready.base_url, ready.application)));
             top.push(Line::from("Webhook URL"));
             top.push(Line::from(ready.url.as_str()).bold());
         }
-        if let Some(more) = self.tunnels.len().checked_sub(TUNNELS).filter(|more| *more > 0) {
+        if let Some(more) = self.tunnels.len().checked_sub(tunnels).filter(|more| *more > 0) {
             top.push(row("", format!("and {more} tunnels more")));
         }
         if let Some(ca) = self.tunnels.values().find_map(|ready| ready.ca.as_ref()) {
@@ -229,7 +233,7 @@ mod tests {
 
         let other = Ready { base_url: "https://two.example".into(), relay: "other.example:443".into(), ..ready };
         screen.take(&Report::Ready(other));
-        screen.take(&Report::RelayLost { relay: "relay.example:443".into(), why: "it is off".into() });
+        screen.take(&Report::RelayLost { relay: "relay.example:443".into(), why: "it is off".into(), for_good: false });
         let shown = self::shown(&screen);
         for text in [
             "relay.example:443 (not reached)",
@@ -237,6 +241,30 @@ mod tests {
             "https://h.example ->",
             "https://two.example ->",
         ] {
+            assert!(shown.contains(text), "{text} in\n{shown}");
+        }
+    }
+
+    #[test]
+    fn many_tunnels_leave_room_for_what_is_said() {
+        let mut screen = Screen::default();
+        for number in 0..20 {
+            let base_url = format!("https://t{number:02}.example");
+            screen.take(&Report::Ready(Ready {
+                url: format!("{base_url}/flexdeploy/webhooks/v1?token={}", "t".repeat(43)),
+                base_url,
+                host: "h.example".into(),
+                edge: None,
+                ca: None,
+                relay: "relay.example:443".into(),
+                transport: Transport::Quic,
+                application: "localhost:8000".into(),
+            }));
+        }
+        screen.take(&Report::Warning("THE OLD ONE STAYS IN FORCE".into()));
+        screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]));
+        let shown = shown(&screen);
+        for text in ["t00.example ->", "tunnels more", "IN FORCE", "7 refused", "7 by token"] {
             assert!(shown.contains(text), "{text} in\n{shown}");
         }
     }

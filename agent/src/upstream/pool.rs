@@ -53,7 +53,7 @@ pub enum UpstreamError {
         source: io::Error,
     },
     /// It broke off, or what it said is not HTTP.
-    #[error("the application broke off: {0}{hint}", hint = if .0.is_parse() { "; does it speak https?" } else { "" })]
+    #[error("the application broke off: {0}")]
     Broke(#[from] hyper::Error),
 }
 

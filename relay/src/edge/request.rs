@@ -202,7 +202,12 @@ async fn handle(
 
     let Some(host) = facts.host.clone() else { return Err(Stop::Away) };
     if facts.tunnel.is_away() {
-        match edge.registry.arrival(host.as_str(), edge.limits.agent_wait, |_| true).await {
+        let arrival = edge.registry.arrival(host.as_str(), edge.limits.agent_wait, |_| true);
+        let arrived = tokio::select! {
+            arrived = arrival => arrived,
+            () = edge.last_call.cancelled() => None,
+        };
+        match arrived {
             Some(tunnel) => facts.tunnel = tunnel,
             None => {
                 // Whom the head refuses hears nothing about whether the agent is there; a body is not read for nobody.
@@ -226,11 +231,16 @@ async fn handle(
         audit::refused(facts.seen(&parts.method), refusal, true);
         facts.tell_refused(&parts.method, refusal, Instant::now(), true);
     }
+    if edge.last_call.is_cancelled() {
+        // Nobody would wait for the answer, and it would come twice.
+        return Err(Stop::Away);
+    }
     let upgrade = matches!(outgoing, Outgoing::Upgrade);
     let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
     // On its own: the room for it is needed only now, and not by those who wait for a verdict.
     let sending = Box::pin(forward::forward(permit, &edge.registry, host.as_str(), request, outgoing, &edge.limits));
     let sent = tokio::select! {
+        biased;
         sent = sending => sent,
         () = edge.last_call.cancelled() => Err(ForwardError::Stopping),
     };

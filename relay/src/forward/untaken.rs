@@ -156,6 +156,10 @@ impl<T> Given<T> {
         let mut body = self.answer.body();
         let moved = self.answer.given.load(Ordering::Relaxed) != self.since;
         let victim = if moved { None } else { body.take() };
+        if victim.is_some() {
+            // Nothing lies here of it any more.
+            self.answer.given.store(0, Ordering::Relaxed);
+        }
         drop(body);
         // Dropping it tells the agent to stop, and gives the room back.
         victim.is_some()
@@ -245,6 +249,8 @@ mod tests {
         assert_eq!(all.relieve_at(all.now()), 0, "nobody has stood still for long");
         assert_eq!(all.relieve_at(later(&all)), 3);
         assert_eq!((all.count_taken_away(), all.count_taken_away()), (3, 0));
+        let lying: u64 = all.answers().values().filter_map(Given::of).map(|answer| answer.lies).sum();
+        assert_eq!(lying, ROOM, "what was taken away does not lie here any more");
         assert_eq!(gone(&few) + gone(&more), 3);
         assert_eq!(all.relieve_at(later(&all)), 0, "once is enough");
         let most = answers(&all, 1, LARGE);

@@ -11,9 +11,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
-/// So long a large message waits for small ones, if there is always another: then it is let in once.
+/// So long a part of a large message waits for small ones, if there is always another: then it is let in beside them.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The order of a connection's writers.
@@ -49,18 +49,18 @@ impl Precedence {
         writing.await
     }
 
-    /// Writes a part of a large message, while no small one waits; where that is so for long, a part now and then.
+    /// Writes a part of a large message, while no small one waits; where that is so for long, beside them.
     pub(super) async fn last<F: Future>(&self, writing: F) -> F::Output {
         let mut writing = pin!(writing);
+        let due = Instant::now() + PATIENCE;
         loop {
             let nobody = self.nobody.notified();
-            let its_turn = !self.somebody() || timeout(PATIENCE, nobody).await.is_err();
-            let mut may = its_turn;
-            let written = poll_fn(|cx| {
-                if !std::mem::take(&mut may) && self.somebody() {
-                    return Poll::Ready(None);
-                }
-                writing.as_mut().poll(cx).map(Some)
+            if self.somebody() && timeout_at(due, nobody).await.is_err() {
+                return writing.await;
+            }
+            let written = poll_fn(|cx| match self.somebody() && Instant::now() < due {
+                true => Poll::Ready(None),
+                false => writing.as_mut().poll(cx).map(Some),
             });
             if let Some(written) = written.await {
                 return written;
@@ -105,30 +105,46 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_small_one_goes_before_large_ones_that_came_before_it() {
-        let (order, room) = (Precedence::default(), Room::default());
-        let mut large: Vec<Pin<Box<dyn Future<Output = ()>>>> =
-            (0..3).map(|_| Box::pin(order.last(room.enter())) as _).collect();
+    type Writing<'w> = Pin<Box<dyn Future<Output = ()> + 'w>>;
+
+    /// How many of these are let in now.
+    fn entered(waiting: &mut Vec<Writing<'_>>) -> usize {
+        let before = waiting.len();
         let mut context = Context::from_waker(Waker::noop());
-        let mut entered = |large: &mut Vec<Pin<Box<dyn Future<Output = ()>>>>| {
-            let before = large.len();
-            large.retain_mut(|writing| writing.as_mut().poll(&mut context).is_pending());
-            before - large.len()
-        };
+        waiting.retain_mut(|writing| writing.as_mut().poll(&mut context).is_pending());
+        before - waiting.len()
+    }
+
+    #[tokio::test]
+    async fn a_small_one_goes_before_large_ones_that_came_before_it() {
+        let (order, room) = (Precedence::default(), Room::default());
+        let mut large: Vec<Writing<'_>> = (0..3).map(|_| Box::pin(order.last(room.enter())) as _).collect();
         assert_eq!(entered(&mut large), 0);
-        let mut small = Box::pin(order.first(room.enter()));
-        assert!(small.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let mut small: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
+        assert_eq!(entered(&mut small), 0);
         room.free(1);
         assert_eq!(entered(&mut large), 0, "it is the small one's");
-        assert!(small.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert_eq!(entered(&mut small), 1);
         assert_eq!(entered(&mut large), 0, "there is no room");
         room.free(2);
         assert_eq!(entered(&mut large), 2);
-        let mut given_up = Box::pin(order.first(room.enter()));
-        assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let mut given_up: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
+        assert_eq!(entered(&mut given_up), 0);
         drop(given_up);
         room.free(1);
         assert_eq!(entered(&mut large), 1, "nobody waits for who has given up");
+    }
+
+    #[tokio::test]
+    async fn a_large_one_does_not_wait_for_ever() {
+        let (order, room) = (Precedence::default(), Room::default());
+        let mut small: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
+        assert_eq!(entered(&mut small), 0);
+        let mut large = pin!(order.last(room.enter()));
+        let waits = tokio::time::timeout(PATIENCE / 4, large.as_mut()).await;
+        assert!(waits.is_err(), "it is the small one's turn");
+        // The small one is not polled: there is always another, and no room for this one.
+        room.free(1);
+        large.await;
     }
 }
