@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address_lists::AddressLists;
-use crate::agents::session::Host;
+use crate::agents::host::Host;
 use crate::agents::{AgentListener, Entrance, Registry};
 use crate::certs::{CertError, Identity};
 use crate::edge::EdgeListener;

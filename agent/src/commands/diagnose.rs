@@ -1,5 +1,7 @@
-//! `hookward diagnose`: tries every step between this machine and its relays, and says what to ask the network
-//! team for.
+//! `hookward diagnose`: tries every step between this machine and its relays, and says what can be mended and what to
+//! ask the network team for ([`findings`]).
+
+mod findings;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -9,11 +11,11 @@ use hookward_shared::limits::{GREETING_BYTES, UPSTREAM_CONNECT};
 use hookward_shared::protocol::control::{FromAgent, FromRelay};
 use hookward_shared::text::printable;
 use hookward_shared::transport::{Session, Transport};
-use serde::Serialize;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use self::findings::{Findings, Handshake, Outcome, Reach, Step, Ways};
 use super::{CommandError, NOT_JOINED, print, tell};
 use crate::cli::{DiagnoseArgs, LogFormat};
 use crate::connection::dial::Dialler;
@@ -32,99 +34,6 @@ const CLOCK: u64 = 30;
 
 /// The step in which the relay is reached over QUIC.
 const QUIC: &str = "QUIC handshake, key";
-
-/// How a step went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Outcome {
-    Ok,
-    Warning,
-    Failed,
-    Skipped,
-}
-
-/// One step.
-#[derive(Debug, Serialize)]
-struct Step {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    relay: Option<String>,
-    step: &'static str,
-    outcome: Outcome,
-    detail: String,
-}
-
-impl Step {
-    fn line(&self) -> String {
-        let outcome = match self.outcome {
-            Outcome::Ok => "ok",
-            Outcome::Warning => "no",
-            Outcome::Failed => "FAILED",
-            Outcome::Skipped => "-",
-        };
-        format!("  {:<20} {outcome:<7} {}\n", self.step, self.detail)
-    }
-}
-
-/// How far something that was sent got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    Answered,
-    /// The system there, or a firewall, says that nobody listens.
-    Refused,
-    Lost,
-}
-
-/// What was found.
-#[derive(Debug, Default, Serialize)]
-struct Findings {
-    steps: Vec<Step>,
-    /// Each step is printed as it ends: some take seconds.
-    #[serde(skip)]
-    as_they_end: bool,
-    /// What can be done without the network team.
-    mend: Vec<String>,
-    /// What to ask the network team for.
-    ask: Vec<String>,
-    /// Relays that a tunnel can be opened to, and those that it can't.
-    #[serde(skip)]
-    reached: Vec<String>,
-    #[serde(skip)]
-    missed: Vec<String>,
-    /// Something else is in the way.
-    #[serde(skip)]
-    blocked: bool,
-}
-
-/// How a handshake with the relay went.
-enum Handshake {
-    Done(Session),
-    /// Whoever answers has another key.
-    WrongKey,
-    Failed,
-}
-
-impl Handshake {
-    const fn session(&self) -> Option<&Session> {
-        if let Self::Done(session) = self { Some(session) } else { None }
-    }
-
-    const fn is_done(&self) -> bool {
-        matches!(self, Self::Done(_))
-    }
-}
-
-/// What was found on the way to one relay.
-struct Ways<'f> {
-    relay: &'f Relay,
-    addresses: &'f [SocketAddr],
-    udp: Reach,
-    quic: Handshake,
-    /// The straight way.
-    tcp: Reach,
-    /// The proxy that TLS over TCP goes through, and whether it lets us through.
-    proxy: Option<(String, bool)>,
-    tls: Handshake,
-}
 
 /// Runs the command.
 ///
@@ -168,22 +77,6 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
 }
 
 impl Findings {
-    fn add(&mut self, relay: &Relay, step: &'static str, outcome: Outcome, detail: impl Into<String>) {
-        let relay = Some(relay.address.clone());
-        self.push(Step { relay, step, outcome, detail: detail.into() });
-    }
-
-    fn push(&mut self, step: Step) {
-        if self.as_they_end {
-            let is_first = self.steps.last().is_none_or(|last| last.relay != step.relay);
-            let title = step.relay.as_ref().filter(|_| is_first).map(|relay| format!("{relay}\n")).unwrap_or_default();
-            let title = if step.relay.is_none() { "Here\n".to_owned() } else { title };
-            // The end of the table says whether it could be written.
-            let _ = print(&format!("{title}{}", step.line()));
-        }
-        self.steps.push(step);
-    }
-
     /// All steps on the way to this relay.
     async fn relay(&mut self, relay: &Relay) -> Result<(), ConnectionError> {
         let proxies = Proxies::from_env();
@@ -350,86 +243,6 @@ impl Findings {
             Ok(Err(error)) => error.to_string(),
         };
         vec![step("credential", Outcome::Failed, failed)]
-    }
-
-    /// What to do about it, here or elsewhere.
-    fn conclude(&mut self, ways: &Ways<'_>) {
-        let address = &ways.relay.address;
-        let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));
-        let list = ways.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
-        let proxied = ways.proxy.as_ref().is_some_and(|(_, let_through)| *let_through);
-        // A proxy that opens TLS does not do that to QUIC.
-        if let Handshake::WrongKey = ways.quic {
-            self.mend.push(format!(
-                "another relay answers at {address}: if yours was set up anew, join it again with a new token; if not, \
-                 somebody is in between"
-            ));
-            return;
-        }
-        if ways.addresses.is_empty() && !ways.tls.is_done() {
-            self.ask.push(format!("a DNS answer for {address}, or HTTPS_PROXY for a proxy that has one"));
-        }
-        if let (Reach::Refused, Reach::Refused, None, Some(target)) =
-            (ways.udp, ways.tcp, &ways.proxy, ways.addresses.first())
-        {
-            self.mend.push(format!(
-                "nobody listens at {target}, for UDP or TCP: is the relay {address} running, and is this its address?"
-            ));
-            return;
-        }
-        // Behind a proxy that is out of order nothing is known of what lies behind it.
-        let straight = ways.tcp == Reach::Answered && ways.proxy.is_some() && !proxied;
-        if let Some((proxy, false)) = &ways.proxy {
-            let what = match straight {
-                true => format!("the straight way is open: unset it, or write {host} into NO_PROXY"),
-                false => "mend it, or name another one".to_owned(),
-            };
-            self.mend.push(format!(
-                "the proxy {proxy}, which HTTPS_PROXY or ALL_PROXY names, does not lead to {address}; {what}"
-            ));
-        }
-        match (ways.udp, ways.quic.is_done()) {
-            (Reach::Answered, false) => self.ask.push(format!(
-                "QUIC to {list} port {port} left alone: datagrams pass, and the handshake does not (a firewall that looks inside)"
-            )),
-            (_, false) if !ways.addresses.is_empty() => {
-                self.ask.push(format!("outgoing UDP from this machine to {list} port {port}, answers included (QUIC)"));
-            }
-            _ => {}
-        }
-        if !ways.tls.is_done() && !straight {
-            self.ask.push(format!(
-                "outgoing TCP from this machine to {} port {port}, not opened by a proxy that makes certificates of its own",
-                if list.is_empty() { host } else { list.as_str() }
-            ));
-        }
-    }
-
-    /// What to do about it all, for people.
-    fn conclusion(&self) -> String {
-        let mut text = String::new();
-        for (title, list) in [("Look after it yourself", &self.mend), ("Ask the network team for", &self.ask)] {
-            if !list.is_empty() {
-                text.push_str(&format!("\n{title}:\n"));
-                list.iter().for_each(|what| text.push_str(&format!("  - {what}\n")));
-            }
-        }
-        let nothing_to_do = self.mend.is_empty() && self.ask.is_empty();
-        let end = match (self.missed.is_empty(), self.reached.is_empty()) {
-            (false, false) => format!(
-                "A tunnel can be opened to {}, and none to {}; see above.",
-                self.reached.join(" and "),
-                self.missed.join(" and ")
-            ),
-            (false, true) => "Something is in the way; see above.".to_owned(),
-            (true, _) if self.blocked => "Something is in the way; see above.".to_owned(),
-            (true, _) if nothing_to_do => "Everything is open.".to_owned(),
-            (true, _) => {
-                "A tunnel can be opened. What stands above would make it faster, or safer against an outage.".to_owned()
-            }
-        };
-        text.push_str(&format!("\n{end}\n"));
-        text
     }
 }
 

@@ -7,8 +7,9 @@ use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, Refuse
 use hookward_shared::secret::{Secret, SecretDigest};
 use hookward_shared::transport::{ControlStream, Session, SessionError, StreamError};
 
+use super::host::Host;
 use super::live::Run;
-use super::session::Host;
+
 use crate::store::{Agent, Claim, StoreError};
 
 /// An agent that said who it is.

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{self, AdmissionError};
-use super::session::{self, Host};
+use super::host::Host;
+use super::session;
 use crate::edge::places::{Place, Places};
 
 /// The way in for agents. It owns the tasks of greetings and sessions.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::AdmissionError;
 use super::entrance::Entrance;
-use super::session::Host;
+use super::host::Host;
 use crate::certs::Identity;
 use crate::store::Store;
 

@@ -6,68 +6,28 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hookward_shared::clock::Clock;
-use hookward_shared::gate::address::AddressSet;
 use hookward_shared::gate::rate::Rate;
 use hookward_shared::gate::{Gate, Side, State};
 use hookward_shared::limits::{CONTROL_BYTES, Limits};
 use hookward_shared::names::{AgentName, HostName, origin_of};
 use hookward_shared::policy::{Policy, PolicyBounds};
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
-use hookward_shared::transport::liveness::Liveness;
 use hookward_shared::transport::{Session, SessionError, StreamError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admitted;
+use super::host::Host;
 use super::live::LiveSession;
 use super::refusals::Refusals;
 use super::registry::{Brought, Registry};
-use crate::address_lists::AddressLists;
-use crate::store::{Claim, Store, StoreError};
+use crate::store::{Claim, StoreError};
 
 /// How often a session's credential is asked for again: an agent that was removed is out by then.
 const REVIEW: Duration = Duration::from_secs(3);
 
 /// How often it is looked whether anything was heard of the agent, and whether it is its turn.
 const LISTEN: Duration = Duration::from_secs(1);
-
-/// What a session needs of the relay.
-pub struct Host {
-    /// Who serves which host.
-    pub registry: Registry,
-    /// What survives a restart.
-    pub store: Store,
-    /// The time of day.
-    pub clock: Clock,
-    /// All bounds.
-    pub limits: Limits,
-    /// The public domain.
-    pub domain: HostName,
-    /// Exact hosts by the relay's settings.
-    pub given: std::collections::BTreeMap<HostName, AgentName>,
-    /// The port of public URLs.
-    pub public_port: u16,
-    /// The named sets of addresses.
-    pub lists: AddressLists,
-    /// Trusted proxies, which are never locked out.
-    pub trusted_proxies: AddressSet,
-}
-
-impl Host {
-    /// When an agent's connection counts as dead.
-    #[must_use]
-    pub const fn liveness(&self) -> Liveness {
-        Liveness::dead_after_silence_of(self.limits.tunnel_dead)
-    }
-
-    /// The host of an agent that asks for none: what the settings give it, or its name below the domain.
-    #[must_use]
-    pub fn host_of(&self, agent: &AgentName) -> HostName {
-        let given = self.given.iter().find(|(_, owner)| *owner == agent).map(|(name, _)| name.clone());
-        given.unwrap_or_else(|| self.domain.child(agent))
-    }
-}
 
 /// Takes a session out of the registry when it ends, however it ends.
 struct Registered<'h> {
