@@ -6,23 +6,32 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// So long a part of a large message waits for small ones, if there is always another: then it is let in beside them.
+/// So long large messages wait for small ones of which there is always another: then they are let in beside them.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The order of a connection's writers.
-#[derive(Default)]
 pub(super) struct Precedence {
+    begin: Instant,
     /// Small messages that wait to be let in.
     waiting: AtomicUsize,
+    /// Since when there has been one without a break, in milliseconds.
+    since: AtomicU64,
     /// Told when none does any more.
     nobody: Notify,
+}
+
+impl Default for Precedence {
+    fn default() -> Self {
+        let (waiting, since) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { begin: Instant::now(), waiting, since, nobody: Notify::new() }
+    }
 }
 
 /// A small message that waits.
@@ -44,23 +53,27 @@ impl Precedence {
         if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
             return written;
         }
-        self.waiting.fetch_add(1, Ordering::AcqRel);
+        if self.waiting.fetch_add(1, Ordering::AcqRel) == 0 {
+            let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.since.store(now, Ordering::Release);
+        }
         let _waiting = Waiting(self);
         writing.await
     }
 
-    /// Writes a part of a large message, while no small one waits; where that is so for long, beside them.
+    /// Writes a part of a large message, while no small one waits; where there is always one, beside them.
     pub(super) async fn last<F: Future>(&self, writing: F) -> F::Output {
         let mut writing = pin!(writing);
-        let due = Instant::now() + PATIENCE;
         loop {
             let nobody = self.nobody.notified();
-            if self.somebody() && timeout_at(due, nobody).await.is_err() {
-                return writing.await;
+            if let Some(due) = self.turn() {
+                // Either there is none any more, or it has been long enough.
+                let _ = timeout_at(due, nobody).await;
+                continue;
             }
-            let written = poll_fn(|cx| match self.somebody() && Instant::now() < due {
-                true => Poll::Ready(None),
-                false => writing.as_mut().poll(cx).map(Some),
+            let written = poll_fn(|cx| match self.turn() {
+                Some(_) => Poll::Ready(None),
+                None => writing.as_mut().poll(cx).map(Some),
             });
             if let Some(written) = written.await {
                 return written;
@@ -68,8 +81,13 @@ impl Precedence {
         }
     }
 
-    fn somebody(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) > 0
+    /// Until when it is the turn of small messages; `None`: it is everybody's.
+    fn turn(&self) -> Option<Instant> {
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let due = self.begin + Duration::from_millis(self.since.load(Ordering::Acquire)) + PATIENCE;
+        (Instant::now() < due).then_some(due)
     }
 }
 
