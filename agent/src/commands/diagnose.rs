@@ -1,5 +1,5 @@
 //! `hookward diagnose`: tries every step between this machine and its relays, and says what can be mended and what to
-//! ask the network team for ([`findings`]).
+//! ask the network team for (`findings`).
 
 mod findings;
 
