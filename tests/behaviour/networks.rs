@@ -366,9 +366,9 @@ async fn a_slow_line_over_tcp() {
     slow_line("tcp").await;
 }
 
-/// Webhooks keep passing on a line of 2 Mbit/s that a large body needs for two seconds.
+/// Webhooks keep passing on a line of 2 Mbit/s that a large body needs for four seconds.
 async fn slow_line(transport: &'static str) {
-    const BYTES: usize = 500_000;
+    const BYTES: usize = 1_000_000;
     let Some(network) = Network::new(None) else { return };
     let site = Site::over(transport, network, |network| {
         network.limit_rate("2mbit");
