@@ -149,7 +149,9 @@ impl Screen {
         let height_of = |top: &[Line<'_>]| top.iter().map(|line| line.width().div_ceil(width).max(1)).sum::<usize>();
         let all = usize::from(frame.area().height);
         let fits = |count: &usize| height_of(&self.top(*count)) <= all - all / REQUESTS;
-        let top = self.top((1..=self.tunnels.len()).rev().find(fits).unwrap_or(1));
+        // Each has three rows at least.
+        let most = self.tunnels.len().min(all / 3);
+        let top = self.top((1..=most).rev().find(fits).unwrap_or(1));
         let height = height_of(&top);
         let height = u16::try_from(height).unwrap_or(u16::MAX);
         let [above, below] = Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(frame.area());
@@ -212,16 +214,7 @@ mod tests {
         let mut screen = Screen::default();
         let url =
             format!("https://flexdeploy.hooks.example.com/flexdeploy/webhooks/v1/git/push?token={}", "t".repeat(43));
-        let ready = Ready {
-            url: url.clone(),
-            base_url: "https://h.example".into(),
-            host: "h.example".into(),
-            edge: None,
-            ca: None,
-            relay: "relay.example:443".into(),
-            transport: Transport::Quic,
-            application: "localhost:8000".into(),
-        };
+        let ready = ready("https://h.example", &url);
         screen.take(&Report::Ready(ready.clone()));
         screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]));
         let shown = shown(&screen);
@@ -250,22 +243,27 @@ mod tests {
         let mut screen = Screen::default();
         for number in 0..20 {
             let base_url = format!("https://t{number:02}.example");
-            screen.take(&Report::Ready(Ready {
-                url: format!("{base_url}/flexdeploy/webhooks/v1?token={}", "t".repeat(43)),
-                base_url,
-                host: "h.example".into(),
-                edge: None,
-                ca: None,
-                relay: "relay.example:443".into(),
-                transport: Transport::Quic,
-                application: "localhost:8000".into(),
-            }));
+            let url = format!("{base_url}/flexdeploy/webhooks/v1?token={}", "t".repeat(43));
+            screen.take(&Report::Ready(ready(&base_url, &url)));
         }
         screen.take(&Report::Warning("THE OLD ONE STAYS IN FORCE".into()));
         screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]));
         let shown = shown(&screen);
         for text in ["t00.example ->", "tunnels more", "IN FORCE", "7 refused", "7 by token"] {
             assert!(shown.contains(text), "{text} in\n{shown}");
+        }
+    }
+
+    fn ready(base_url: &str, url: &str) -> Ready {
+        Ready {
+            url: url.to_owned(),
+            base_url: base_url.to_owned(),
+            host: "h.example".into(),
+            edge: None,
+            ca: None,
+            relay: "relay.example:443".into(),
+            transport: Transport::Quic,
+            application: "localhost:8000".into(),
         }
     }
 

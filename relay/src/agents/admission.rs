@@ -9,7 +9,6 @@ use hookward_shared::transport::{ControlStream, Session, SessionError, StreamErr
 
 use super::host::Host;
 use super::live::Run;
-
 use crate::store::{Agent, Claim, StoreError};
 
 /// An agent that said who it is.
