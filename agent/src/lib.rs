@@ -26,9 +26,10 @@ use data_encoding::HEXLOWER;
 use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
-use hookward_shared::gate::rate::Meter;
+use hookward_shared::gate::rate::ByteMeter;
 use hookward_shared::gate::{Gate, Side, State};
-use hookward_shared::limits::AGENT_BODY_BUDGET;
+use hookward_shared::limits::{AGENT_BODY_BUDGET, DOCTOR_BYTES_A_SECOND};
+use hookward_shared::offload::Offload;
 use hookward_shared::policy::Policy;
 use hookward_shared::transport::Transport;
 use tokio::sync::watch;
@@ -112,16 +113,18 @@ impl Agent {
     ) -> Result<Self, Problems> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (budget, begun) = (BodyBudget::new(AGENT_BODY_BUDGET), Arc::new(Begun::default()));
+        let offload = Offload::default();
         let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
         for tunnel in settings.tunnels {
             let first = offer(&tunnel.policy, &clock)?;
             let replay = Replay {
-                state: State::default(),
+                state: Arc::new(State::default()),
                 pairing: tunnel.pairing,
                 pooled: settings.link.pool,
                 clock: clock.clone(),
                 pool: Pool::new(tunnel.application, reporter.clone(), tasks.clone(), stop.clone()),
-                diagnoses: Meter::default(),
+                diagnoses: ByteMeter::new(DOCTOR_BYTES_A_SECOND),
+                offload: offload.clone(),
                 cases: LetterCases::default(),
                 reporter: reporter.clone(),
                 budget: budget.clone(),

@@ -11,17 +11,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hookward_shared::budget::{BodyBudget, Charge};
-use hookward_shared::clock::{Clock, UnixMillis};
+use hookward_shared::clock::{Clock, Moment};
 use hookward_shared::current::Current;
-use hookward_shared::gate::rate::{Meter, Rate};
-use hookward_shared::gate::{Decision, Gate, HeadVerdict, Permit, Request, RequestHead, State};
+use hookward_shared::gate::rate::ByteMeter;
+use hookward_shared::gate::{Decision, Gate, HeadVerdict, PendingBody, Permit, Request, RequestHead, State};
 use hookward_shared::headers::{passes_to_sender, trailer_passes};
-use hookward_shared::limits::{GATHER, SMALL_BODY};
+use hookward_shared::inspection::Work;
+use hookward_shared::limits::{DOCTOR_BYTES, GATHER, SMALL_BODY};
+use hookward_shared::offload::{NoTurn, OFFLOAD_BYTES, Offload};
 use hookward_shared::pieces::Pieces;
 use hookward_shared::protocol::control::Deadlines;
 use hookward_shared::protocol::head::{self, Failure, RequestId};
+use hookward_shared::providers::FetchedKeys;
 use hookward_shared::providers::challenge::Answer;
 use hookward_shared::refusal::{Check, Code, Refusal};
+use hookward_shared::request::OwnedHead;
 use hookward_shared::secret::Secret;
 use hookward_shared::text::shown_path;
 use hookward_shared::transport::splice::splice;
@@ -42,13 +46,10 @@ use crate::upstream::{self, UpstreamBody};
 /// For the head of an exchange, whose first bytes opened the stream.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// Wrong signatures that are looked into: each costs some tries, and strangers send them.
-const DIAGNOSES_A_SECOND: u32 = 4;
-
 /// What every exchange of one agent shares.
 pub struct Replay {
     /// What a gate remembers: on this side nothing.
-    pub state: State,
+    pub state: Arc<State>,
     /// Where a secret goes that a provider tells in its handshake; only while pairing.
     pub pairing: Option<Pairing>,
     /// The agent's own clock.
@@ -57,8 +58,10 @@ pub struct Replay {
     pub pool: Pool,
     /// Whether other agents share the tunnel.
     pub pooled: bool,
-    /// Diagnoses of the last moment.
-    pub diagnoses: Meter,
+    /// What diagnoses of wrong signatures have cost.
+    pub diagnoses: ByteMeter,
+    /// Threads for checks of large bodies.
+    pub offload: Offload,
     /// How header names are spelled.
     pub cases: LetterCases,
     /// Where to say what happened.
@@ -217,7 +220,7 @@ impl Exchange<'_> {
         reader: MessageReader,
     ) -> Result<(Answered, Option<MessageReader>), Stop> {
         self.check_host(&request)?;
-        let now = self.replay.clock.now();
+        let now = self.replay.clock.moment();
         let mut body = None;
         let mut upgrading = None;
         if request.upgrade {
@@ -236,8 +239,11 @@ impl Exchange<'_> {
             HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
             HeadVerdict::ReadBody(pending) => {
                 let (whole, held) = self.read_whole(body, pending.max_body(), client).await?;
-                let checked = pending.check_body(head, &whole, now, state, &request.context.keys);
-                let decision = checked.map_err(|refusal| self.diagnosed(refusal, &gate, &request, &whole, now))?;
+                let checked = self.check(pending, head, &whole, now, &request.context.keys).await?;
+                let decision = match checked {
+                    Ok(decision) => decision,
+                    Err(refusal) => return Err(self.diagnosed(refusal, &gate, &request, &whole, now).await.into()),
+                };
                 (decision, UpstreamBody::Whole(Full::new(whole)), Some(held))
             }
         };
@@ -262,22 +268,45 @@ impl Exchange<'_> {
         Ok((Answered { response, connection, observed, secrets }, upgrading))
     }
 
-    /// Adds what would have made a wrong signature right.
-    fn diagnosed(
+    /// Runs the checks of the body: of a large one on another thread.
+    async fn check(
+        &self,
+        pending: PendingBody,
+        head: RequestHead<'_>,
+        body: &Bytes,
+        now: Moment,
+        keys: &FetchedKeys,
+    ) -> Result<Result<Decision, Refusal>, Stop> {
+        let state = Arc::clone(&self.replay.state);
+        if body.len() <= OFFLOAD_BYTES {
+            return Ok(pending.check_body(head, body, now, &state, keys));
+        }
+        let (head, body, keys) = (OwnedHead::from(head), body.clone(), keys.clone());
+        let check = move || pending.check_body(head.head(), &body, now, &state, &keys);
+        self.replay.offload.run(check).await.map_err(|NoTurn| Stop::Failed(Code::Busy, NoTurn.to_string()))
+    }
+
+    /// Adds what would have made a wrong signature right, as long as diagnoses do not cost too much and a thread is free.
+    async fn diagnosed(
         &self,
         refusal: Refusal,
-        gate: &Gate,
+        gate: &Arc<Gate>,
         request: &head::Request,
-        body: &[u8],
-        now: UnixMillis,
+        body: &Bytes,
+        now: Moment,
     ) -> Refusal {
-        if refusal.check != Check::Signature || !self.replay.diagnoses.admit(Rate::per_second(DIAGNOSES_A_SECOND), now)
-        {
+        let diagnoses = &self.replay.diagnoses;
+        if refusal.check != Check::Signature || !diagnoses.has_room(now.steady) {
             return refusal;
         }
         let (method, target, headers) = (&request.method, &request.target, &request.headers);
-        let head = RequestHead { method, target, headers, origin: self.origin };
-        let hints = gate.diagnose(&Request { head, body }, &request.context.keys, now);
+        let head = OwnedHead::from(RequestHead { method, target, headers, origin: self.origin });
+        let (gate, body, keys) = (Arc::clone(gate), body.clone(), request.context.keys.clone());
+        let work = Work::up_to(DOCTOR_BYTES);
+        let of_doctor = Arc::clone(&work);
+        let diagnose = move || gate.diagnose(&Request::new(head.head(), &body), &keys, now.wall, &of_doctor);
+        let hints = self.replay.offload.run_at_once(diagnose).await.unwrap_or_default();
+        diagnoses.spend(work.total(), self.replay.clock.moment().steady);
         match hints.first() {
             Some(hint) => Refusal { why: format!("{}; {hint}", refusal.why), ..refusal },
             None => refusal,

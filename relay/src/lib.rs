@@ -33,9 +33,11 @@ use hookward_shared::clock::Clock;
 use hookward_shared::config::Problems;
 use hookward_shared::gate::State;
 use hookward_shared::gate::address::AddressSet;
-use hookward_shared::gate::rate::Meter;
+use hookward_shared::gate::rate::ByteMeter;
 use hookward_shared::join_token::JoinToken;
+use hookward_shared::limits::DOCTOR_BYTES_A_SECOND;
 use hookward_shared::names::AgentName;
+use hookward_shared::offload::Offload;
 use hookward_shared::process;
 use hookward_shared::reload::Reloads;
 use hookward_shared::secret::Secret;
@@ -221,7 +223,7 @@ impl Relay {
         let edge = Arc::new(Edge {
             registry,
             clock: clock.clone(),
-            floor_state: State::new(lists.sets.clone(), trusted_proxies.clone()),
+            floor_state: Arc::new(State::new(lists.sets.clone(), trusted_proxies.clone())),
             trusted_proxies,
             forwarded: settings.forwarded,
             proxy_protocol: settings.proxy_protocol,
@@ -229,7 +231,8 @@ impl Relay {
             keys: PublicKeys::new(fetcher.clone(), tasks.clone()),
             fetcher: fetcher.clone(),
             replays: replays.replays.clone(),
-            diagnoses: Meter::default(),
+            diagnoses: ByteMeter::new(DOCTOR_BYTES_A_SECOND),
+            offload: Offload::default(),
             budget: budget.clone(),
             in_progress: Places::default(),
             ports: Ports { listener: listener_port, public: public_port },

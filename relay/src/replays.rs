@@ -3,16 +3,18 @@
 //!
 //! A claim is pending until its delivery was answered 2xx; then it is confirmed, before the sender hears of
 //! it. Pending claims of a process that is gone are nobody's: its deliveries were not acknowledged. Nothing is
-//! forgotten within its window: when there are too many, new ones are refused for now.
+//! forgotten within its window: when a tunnel has too many, its new ones are refused for now, and no other tunnel's.
+//!
+//! Windows are measured by time that passes; a clock that is set changes them only with the next start.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hookward_shared::clock::{Clock, UnixMillis};
+use hookward_shared::clock::{Clock, Moment, UnixMillis};
 use hookward_shared::gate::{Claim, Claimed};
 use hookward_shared::names::HostName;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -34,12 +36,13 @@ const IDLE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS deliveries (
+    CREATE TABLE IF NOT EXISTS claims (
         key BLOB PRIMARY KEY,                    -- SHA-256 of host, route and what identifies the delivery
+        tunnel TEXT NOT NULL,                    -- its public host
         until_ms INTEGER NOT NULL,
         holder INTEGER NOT NULL                  -- who claimed it; 0 once it was answered 2xx
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS deliveries_by_end ON deliveries (until_ms);
+    CREATE INDEX IF NOT EXISTS claims_by_end ON claims (until_ms);
 ";
 
 type Key = [u8; 32];
@@ -68,7 +71,7 @@ struct Queue {
 
 /// What a request asks of the thread.
 enum Asked {
-    Claim { key: Key, holder: i64, until: UnixMillis, answer: oneshot::Sender<Claimed> },
+    Claim { key: Key, tunnel: Arc<str>, holder: i64, window_ms: u64, answer: oneshot::Sender<Claimed> },
     Confirm { key: Key, holder: i64, answer: oneshot::Sender<()> },
     Release { key: Key, holder: i64 },
 }
@@ -88,18 +91,17 @@ pub struct HeldClaim {
 }
 
 impl ReplayKeeper {
-    /// Opens the file, and begins to serve. At most `most` deliveries are remembered.
+    /// Opens the file, and begins to serve. At most `most` deliveries of each tunnel are remembered.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn open(path: &Path, clock: Clock, most: u64) -> Result<Self, StoreError> {
         let connection = prepare(path)?;
-        let count = connection.query_row("SELECT count(*) FROM deliveries", [], |row| row.get::<_, i64>(0))?;
-        let count = u64::try_from(count).unwrap_or_default();
+        let counts = counts(&connection)?;
         let shared =
             Arc::new(Shared { queue: Mutex::default(), news: Condvar::new(), holders: AtomicI64::new(1), most });
         let replays = Replays { shared: Arc::clone(&shared) };
-        let keeper = Keeper { connection, clock, count, shared };
+        let keeper = Keeper { connection, time: Passing::since(clock), counts, shared };
         let thread = std::thread::Builder::new()
             .name("replays".to_owned())
             .spawn(move || keeper.run())
@@ -128,7 +130,7 @@ fn prepare(path: &Path) -> Result<Connection, StoreError> {
     // A power cut may lose the last moments: a delivery is then taken for new, and forwarded once more.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.execute_batch(SCHEMA)?;
-    connection.execute("DELETE FROM deliveries WHERE holder != 0", [])?;
+    connection.execute("DELETE FROM claims WHERE holder != 0", [])?;
     Ok(connection)
 }
 
@@ -152,7 +154,8 @@ impl Replays {
             let mut queue = self.shared.lock();
             let room = queue.asked.len() < WAITING && !queue.ended && !queue.failing;
             if room {
-                queue.asked.push_back(Asked::Claim { key, holder, until: claim.until, answer });
+                let tunnel = host.as_str().into();
+                queue.asked.push_back(Asked::Claim { key, tunnel, holder, window_ms: claim.window_ms, answer });
             }
             room
         };
@@ -219,10 +222,38 @@ impl Drop for Ending {
 
 struct Keeper {
     connection: Connection,
-    clock: Clock,
-    /// Rows in the file.
-    count: u64,
+    time: Passing,
+    /// Rows in the file, by tunnel.
+    counts: HashMap<Arc<str>, u64>,
     shared: Arc<Shared>,
+}
+
+/// The time of day at the start, and what has passed since.
+struct Passing {
+    clock: Clock,
+    start: Moment,
+}
+
+impl Passing {
+    fn since(clock: Clock) -> Self {
+        let start = clock.moment();
+        Self { clock, start }
+    }
+
+    fn now(&self) -> UnixMillis {
+        let passed = self.clock.moment().steady.0.saturating_sub(self.start.steady.0);
+        UnixMillis(self.start.wall.0.saturating_add(passed))
+    }
+}
+
+/// The rows of each tunnel.
+fn counts(connection: &Connection) -> rusqlite::Result<HashMap<Arc<str>, u64>> {
+    let mut query = connection.prepare("SELECT tunnel, count(*) FROM claims GROUP BY tunnel")?;
+    let rows = query.query_map([], |row| {
+        let (tunnel, count): (String, i64) = (row.get(0)?, row.get(1)?);
+        Ok((Arc::from(tunnel), u64::try_from(count).unwrap_or_default()))
+    })?;
+    rows.collect()
 }
 
 impl Keeper {
@@ -285,29 +316,36 @@ impl Keeper {
 
     /// Writes what a batch asks. Gives the outcome of each claim, in order.
     fn write(&mut self, batch: &[Asked]) -> Result<Vec<Claimed>, rusqlite::Error> {
-        let now = self.clock.now();
+        let now = self.time.now();
         let transaction = self.connection.transaction()?;
         let mut claims = Vec::new();
-        let mut count = self.count;
+        // What this batch changes; it counts once it is on disk.
+        let mut changed: HashMap<Arc<str>, i64> = HashMap::new();
         {
-            let mut find = transaction.prepare_cached("SELECT until_ms, holder FROM deliveries WHERE key = ?1")?;
-            let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO deliveries VALUES (?1, ?2, ?3)")?;
-            let confirm = "UPDATE deliveries SET holder = 0 WHERE key = ?1 AND holder = ?2";
+            let mut find = transaction.prepare_cached("SELECT until_ms, holder FROM claims WHERE key = ?1")?;
+            let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO claims VALUES (?1, ?2, ?3, ?4)")?;
+            let confirm = "UPDATE claims SET holder = 0 WHERE key = ?1 AND holder = ?2";
             let mut confirm = transaction.prepare_cached(confirm)?;
-            let mut release = transaction.prepare_cached("DELETE FROM deliveries WHERE key = ?1 AND holder = ?2")?;
+            let release = "DELETE FROM claims WHERE key = ?1 AND holder = ?2 RETURNING tunnel";
+            let mut release = transaction.prepare_cached(release)?;
             for asked in batch {
                 match asked {
-                    Asked::Claim { key, holder, until, .. } => {
+                    Asked::Claim { key, tunnel, holder, window_ms, .. } => {
+                        let until = UnixMillis(now.0.saturating_add(*window_ms));
+                        let held = self.counts.get(tunnel).copied().unwrap_or_default();
+                        let held = held.saturating_add_signed(changed.get(tunnel).copied().unwrap_or_default());
                         let found: Option<(i64, i64)> =
                             find.query_row(params![key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
                         let claimed = match found {
                             // Its first copy is still on its way: nobody can tell how that ends.
                             Some((_, other)) if other != 0 => Claimed::Unknown,
                             Some((until_ms, _)) if until_ms > millis(now) => Claimed::Before,
-                            None if count >= self.shared.most => Claimed::Unknown,
+                            None if held >= self.shared.most => Claimed::Unknown,
                             _ => {
-                                put.execute(params![key, millis(*until), holder])?;
-                                count += u64::from(found.is_none());
+                                put.execute(params![key, tunnel.as_ref(), millis(until), holder])?;
+                                if found.is_none() {
+                                    *changed.entry(Arc::clone(tunnel)).or_default() += 1;
+                                }
                                 Claimed::New
                             }
                         };
@@ -317,17 +355,27 @@ impl Keeper {
                         confirm.execute(params![key, holder])?;
                     }
                     Asked::Release { key, holder } => {
-                        count = count.saturating_sub(release.execute(params![key, holder])? as u64);
+                        let released = release.query_map(params![key, holder], |row| row.get::<_, String>(0))?;
+                        for tunnel in released {
+                            *changed.entry(tunnel?.into()).or_default() -= 1;
+                        }
                     }
                 }
             }
-            let sweep = "DELETE FROM deliveries WHERE key IN
-                (SELECT key FROM deliveries WHERE until_ms <= ?1 AND holder = 0 LIMIT ?2)";
-            let swept = transaction.prepare_cached(sweep)?.execute(params![millis(now), SWEEP])? as u64;
-            count = count.saturating_sub(swept);
+            let sweep = "DELETE FROM claims WHERE key IN
+                (SELECT key FROM claims WHERE until_ms <= ?1 AND holder = 0 LIMIT ?2) RETURNING tunnel";
+            let mut sweep = transaction.prepare_cached(sweep)?;
+            let swept = sweep.query_map(params![millis(now), SWEEP], |row| row.get::<_, String>(0))?;
+            for tunnel in swept {
+                *changed.entry(tunnel?.into()).or_default() -= 1;
+            }
         }
         transaction.commit()?;
-        self.count = count;
+        for (tunnel, by) in changed {
+            let count = self.counts.entry(tunnel).or_default();
+            *count = count.saturating_add_signed(by);
+        }
+        self.counts.retain(|_, count| *count > 0);
         Ok(claims)
     }
 }
@@ -340,7 +388,7 @@ mod tests {
 
     fn claim(n: u64) -> Claim {
         let key = DeliveryKey(Sha256::digest(n.to_be_bytes()).into());
-        Claim { key, until: UnixMillis(1000), on_duplicate: OnDuplicate::Refuse }
+        Claim { key, window_ms: 1000, on_duplicate: OnDuplicate::Refuse }
     }
 
     fn host() -> HostName {
@@ -376,7 +424,7 @@ mod tests {
         let other = HostName::parse("other.example").unwrap();
         assert_eq!(replays.claim(&other, &claim(1)).await.0, Claimed::New, "of another tunnel");
         assert_eq!(replays.claim(&host(), &claim(2)).await.0, Claimed::New);
-        kept.clock.set(UnixMillis(2000));
+        kept.clock.pass(Duration::from_secs(2));
         assert_eq!(replays.claim(&host(), &claim(1)).await.0, Claimed::New, "its window is over");
     }
 
@@ -413,10 +461,41 @@ mod tests {
         }
         assert_eq!(keeper.replays.claim(&host(), &claim(9)).await.0, Claimed::Unknown);
         assert_eq!(keeper.replays.claim(&host(), &claim(0)).await.0, Claimed::Before);
-        kept.clock.set(UnixMillis(1000));
+        kept.clock.pass(Duration::from_secs(1));
         // Swept with some later commit; the deadline of the test is the runner's.
         while keeper.replays.claim(&host(), &claim(10)).await.0 != Claimed::New {
             tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_is_full_is_full_alone() {
+        let kept = Kept::new(2);
+        let keeper = kept.open();
+        for n in 0..5 {
+            let (_, held) = keeper.replays.claim(&host(), &claim(n)).await;
+            held.confirm().await;
+        }
+        assert_eq!(keeper.replays.claim(&host(), &claim(9)).await.0, Claimed::Unknown);
+        let other = HostName::parse("other.example").unwrap();
+        for n in 0..2 {
+            let (claimed, held) = keeper.replays.claim(&other, &claim(n)).await;
+            assert_eq!(claimed, Claimed::New, "{n}");
+            held.confirm().await;
+        }
+        drop(keeper);
+        let keeper = kept.open();
+        assert_eq!(keeper.replays.claim(&other, &claim(9)).await.0, Claimed::Unknown, "counted again after a restart");
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_forgets_nothing() {
+        let kept = Kept::new(10);
+        let keeper = kept.open();
+        keeper.replays.claim(&host(), &claim(1)).await.1.confirm().await;
+        for day in [0, 2 * 86_400_000] {
+            kept.clock.set(UnixMillis(day));
+            assert_eq!(keeper.replays.claim(&host(), &claim(1)).await.0, Claimed::Before, "{day}");
         }
     }
 }

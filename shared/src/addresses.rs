@@ -114,8 +114,7 @@ impl NamedSet {
         for path in &self.pick {
             let items = path.raw_up_to(content, MOST_RANGES).map_err(|fault| ListError::Form(fault.to_string()))?;
             for item in items {
-                let value: Value =
-                    serde_json::from_str(item.get()).map_err(|error| ListError::Form(error.to_string()))?;
+                let value: Value = serde_json::from_str(item).map_err(|error| ListError::Form(error.to_string()))?;
                 if let Some(text) = self.range_of(&value) {
                     texts.push(text);
                 }

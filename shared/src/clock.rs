@@ -1,8 +1,8 @@
 //! The time of day as a value, so that a test can set it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A moment: milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,21 +16,48 @@ impl UnixMillis {
     }
 }
 
-/// Where a program reads the time of day. Deadlines do not use it: they are monotonic.
+/// Time that only passes: milliseconds since some moment before. Setting the clock of the machine does not change it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SteadyMillis(pub u64);
+
+/// A moment by both clocks. Dates are compared by the first, spans measured by the second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// The time of day, which somebody may set.
+    pub wall: UnixMillis,
+    /// The time that has passed.
+    pub steady: SteadyMillis,
+}
+
+impl From<UnixMillis> for Moment {
+    /// A moment of a clock that is never set.
+    fn from(wall: UnixMillis) -> Self {
+        Self { wall, steady: SteadyMillis(wall.0) }
+    }
+}
+
+/// Where a program reads the time of day.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
-    /// The system's clock.
+    /// The system's clocks.
     #[default]
     System,
-    /// A clock that stands still until somebody sets it.
-    Set(Arc<AtomicU64>),
+    /// Clocks that stand still until somebody sets them.
+    Set(Arc<SetClock>),
+}
+
+/// Clocks that stand still.
+#[derive(Debug, Default)]
+pub struct SetClock {
+    wall: AtomicU64,
+    steady: AtomicU64,
 }
 
 impl Clock {
-    /// A clock that shows `at` until [`Clock::set`].
+    /// Clocks that show `at` until [`Clock::set`] or [`Clock::pass`].
     #[must_use]
     pub fn at(at: UnixMillis) -> Self {
-        Self::Set(Arc::new(AtomicU64::new(at.0)))
+        Self::Set(Arc::new(SetClock { wall: AtomicU64::new(at.0), steady: AtomicU64::new(at.0) }))
     }
 
     /// The time of day by this clock.
@@ -42,14 +69,34 @@ impl Clock {
                     .duration_since(UNIX_EPOCH)
                     .map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)),
             ),
-            Self::Set(millis) => UnixMillis(millis.load(Ordering::Relaxed)),
+            Self::Set(clock) => UnixMillis(clock.wall.load(Ordering::Relaxed)),
         }
     }
 
-    /// Sets the clock; the system's clock is left alone.
+    /// This moment by both clocks.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let steady = match self {
+            Self::System => u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX),
+            Self::Set(clock) => clock.steady.load(Ordering::Relaxed),
+        };
+        Moment { wall: self.now(), steady: SteadyMillis(steady) }
+    }
+
+    /// Sets the time of day, as an administrator does; the system's clock is left alone.
     pub fn set(&self, to: UnixMillis) {
-        if let Self::Set(millis) = self {
-            millis.store(to.0, Ordering::Relaxed);
+        if let Self::Set(clock) = self {
+            clock.wall.store(to.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets time pass; the system's clock is left alone.
+    pub fn pass(&self, span: Duration) {
+        if let Self::Set(clock) = self {
+            let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+            clock.wall.fetch_add(millis, Ordering::Relaxed);
+            clock.steady.fetch_add(millis, Ordering::Relaxed);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! queries. A broken escape is refused: the standard leaves it as it is, and some parsers do not.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::text;
 
@@ -61,61 +62,176 @@ fn each_pair(text: &[u8]) -> impl Iterator<Item = Option<Pair<'_>>> {
 /// Why there is not one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormFault {
-    /// A broken escape, or too many pairs.
+    /// A broken escape, too many pairs, or another kind of body.
     Broken,
-    /// The name stands more than once, or in another case too.
+    /// The name stands more than once, or some readers take another name for it.
     Repeated,
+    /// A name begins with a space, or holds a control character, `[` or `.`: PHP reads such names as other ones.
+    Name,
+}
+
+/// Returns `true` if some reader takes the name `given` for `wanted`: without regard to case, or as PHP reads names,
+/// which drops spaces in front, ends a name at NUL and `[`, and turns a space, a `.` and an unclosed `[` into `_`.
+#[must_use]
+pub fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
+    let plain = |name: &[u8]| name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    if text::same_name(given, wanted) {
+        return true;
+    }
+    if plain(given) && plain(wanted) {
+        return false;
+    }
+    let folded = |name: &[u8], ends: &[u8]| {
+        let name = name.trim_ascii_start();
+        let end = name.iter().position(|byte| ends.contains(byte)).unwrap_or(name.len());
+        let under = |byte: &u8| if matches!(byte, b'.' | b' ' | b'[' | b'+') { b'_' } else { *byte };
+        let name: Vec<u8> = name.get(..end).unwrap_or_default().iter().map(under).collect();
+        let kept = name.iter().rposition(|byte| *byte != b'_').map_or(0, |last| last + 1);
+        name.get(..kept).unwrap_or_default().to_vec()
+    };
+    [&b"\0["[..], b"\0"].iter().any(|ends| {
+        let (given, wanted) = (folded(given, ends), folded(wanted, ends));
+        !given.is_empty() && text::same_name(&given, &wanted)
+    })
 }
 
 /// The value of the one pair with this name; `Ok(None)` without one.
 ///
 /// # Errors
-/// [`FormFault`]: a second one, also in another case, could be the one that the application reads.
+/// [`FormFault`]: a second one, also one that only some readers take for it, could be the one that the application reads.
 pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, FormFault> {
     let mut found = None;
     for pair in each_pair(text) {
         let (key, value) = pair.ok_or(FormFault::Broken)?;
         if key.as_ref() == name.as_bytes() && found.is_none() {
             found = Some(value);
-        } else if text::same_name(&key, name.as_bytes()) {
+        } else if is_twin(&key, name.as_bytes()) {
             return Err(FormFault::Repeated);
         }
     }
     Ok(found)
 }
 
-/// The value of a part of `multipart/form-data` (RFC 7578) with this name, as it stands; `Ok(None)`
-/// without one. `content_type` holds the boundary.
-///
-/// # Errors
-/// [`FormFault`] when the body is no such form, or the name stands twice.
-pub fn multipart_single<'t>(content_type: &str, body: &'t [u8], name: &str) -> Result<Option<&'t [u8]>, FormFault> {
-    let boundary = content_type
-        .split(';')
-        .filter_map(|parameter| parameter.trim().split_once('='))
-        .find(|(key, _)| key.eq_ignore_ascii_case("boundary"))
-        .map(|(_, value)| value.trim_matches('"'))
-        .filter(|boundary| !boundary.is_empty() && boundary.len() <= 70)
-        .ok_or(FormFault::Broken)?;
-    let delimiter = format!("--{boundary}");
-    let mut found = None;
-    let mut rest = body.strip_prefix(delimiter.as_bytes()).ok_or(FormFault::Broken)?;
-    let between = format!("\r\n{delimiter}");
-    while !rest.starts_with(b"--") {
-        let part = rest.strip_prefix(b"\r\n").ok_or(FormFault::Broken)?;
-        let end = memchr::memmem::find(part, between.as_bytes()).ok_or(FormFault::Broken)?;
-        let (content, after) = part.split_at(end);
-        let head_end = memchr::memmem::find(content, b"\r\n\r\n").ok_or(FormFault::Broken)?;
-        let (head, value) = content.split_at(head_end);
-        let head = std::str::from_utf8(head).map_err(|_| FormFault::Broken)?;
-        match part_name(head).ok_or(FormFault::Broken)? {
-            part if part == name && found.is_none() => found = value.get(4..),
-            part if text::same_name(part.as_bytes(), name.as_bytes()) => return Err(FormFault::Repeated),
-            _ => {}
+/// The fields of a form that is a body: where each value stands. The names are decoded once, the values when asked for.
+#[derive(Debug, Clone)]
+pub struct Fields {
+    fields: Vec<(FieldName, Range<usize>)>,
+    /// Values are escaped.
+    escaped: bool,
+}
+
+#[derive(Debug, Clone)]
+enum FieldName {
+    /// It stands in the body.
+    Plain(Range<usize>),
+    Decoded(Box<[u8]>),
+}
+
+impl Fields {
+    /// Reads a urlencoded body.
+    ///
+    /// # Errors
+    /// [`FormFault::Broken`].
+    pub fn urlencoded(body: &[u8]) -> Result<Self, FormFault> {
+        let mut fields = Vec::new();
+        let mut start = 0;
+        for (count, pair) in body.split(|byte| *byte == b'&').enumerate() {
+            if count >= MOST_PAIRS {
+                return Err(FormFault::Broken);
+            }
+            let end = start + pair.len();
+            let equals = start + pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+            let name = start..equals;
+            let value = (equals + 1).min(end)..end;
+            start = end + 1;
+            if pair.is_empty() {
+                continue;
+            }
+            let name = match decode(body.get(name.clone()).unwrap_or_default(), true).ok_or(FormFault::Broken)? {
+                Cow::Borrowed(_) => FieldName::Plain(name),
+                Cow::Owned(name) => FieldName::Decoded(name.into()),
+            };
+            fields.push((name, value));
         }
-        rest = after.get(between.len()..).unwrap_or_default();
+        Ok(Self { fields, escaped: true })
     }
-    Ok(found)
+
+    /// Reads a body of `multipart/form-data` (RFC 7578). `content_type` holds the boundary.
+    ///
+    /// # Errors
+    /// [`FormFault::Broken`].
+    pub fn multipart(content_type: &str, body: &[u8]) -> Result<Self, FormFault> {
+        let boundary = content_type
+            .split(';')
+            .filter_map(|parameter| parameter.trim().split_once('='))
+            .find(|(key, _)| key.eq_ignore_ascii_case("boundary"))
+            .map(|(_, value)| value.trim_matches('"'))
+            .filter(|boundary| !boundary.is_empty() && boundary.len() <= 70)
+            .ok_or(FormFault::Broken)?;
+        let delimiter = format!("\r\n--{boundary}");
+        let finder = memchr::memmem::Finder::new(delimiter.as_bytes());
+        // The first delimiter has no line before it.
+        let mut at = delimiter.len() - 2;
+        if !body.starts_with(delimiter.get(2..).unwrap_or_default().as_bytes()) {
+            return Err(FormFault::Broken);
+        }
+        let mut fields = Vec::new();
+        loop {
+            let rest = body.get(at..).unwrap_or_default();
+            if rest.starts_with(b"--") {
+                return Ok(Self { fields, escaped: false });
+            }
+            let part = rest.strip_prefix(b"\r\n").ok_or(FormFault::Broken)?;
+            let end = finder.find(part).ok_or(FormFault::Broken)?;
+            let content = part.get(..end).unwrap_or_default();
+            let head_end = memchr::memmem::find(content, b"\r\n\r\n").ok_or(FormFault::Broken)?;
+            let head = std::str::from_utf8(content.get(..head_end).unwrap_or_default());
+            let name = head.ok().and_then(part_name).ok_or(FormFault::Broken)?;
+            if fields.len() >= MOST_PAIRS {
+                return Err(FormFault::Broken);
+            }
+            let start = at + 2;
+            let value = start + head_end + 4..start + end;
+            fields.push((FieldName::Decoded(name.as_bytes().into()), value));
+            at = start + end + delimiter.len();
+        }
+    }
+
+    /// The value of the one field with this name; `Ok(None)` without one. `body` is the one that was read.
+    ///
+    /// # Errors
+    /// [`FormFault`], also when another name could be taken for this one.
+    pub fn single<'b>(&self, body: &'b [u8], wanted: &str) -> Result<Option<Cow<'b, [u8]>>, FormFault> {
+        // A name of the provider's own with such a character is what it is.
+        let strange = |name: &[u8]| !is_strange(wanted.as_bytes()) && is_strange(name);
+        let mut found = None;
+        for (name, value) in &self.fields {
+            let name = match name {
+                FieldName::Plain(range) => body.get(range.clone()).unwrap_or_default(),
+                FieldName::Decoded(name) => name,
+            };
+            if name == wanted.as_bytes() && found.is_none() {
+                found = Some(value.clone());
+            } else if is_twin(name, wanted.as_bytes()) {
+                return Err(FormFault::Repeated);
+            } else if strange(name) {
+                return Err(FormFault::Name);
+            }
+        }
+        let Some(range) = found else { return Ok(None) };
+        let value = body.get(range).unwrap_or_default();
+        if self.escaped {
+            decode(value, true).map(Some).ok_or(FormFault::Broken)
+        } else {
+            Ok(Some(Cow::Borrowed(value)))
+        }
+    }
+}
+
+/// Returns `true` for names that PHP reads as other ones.
+fn is_strange(name: &[u8]) -> bool {
+    name.first().is_some_and(u8::is_ascii_whitespace)
+        || name.iter().any(|byte| byte.is_ascii_control() || matches!(byte, b'[' | b'.'))
 }
 
 /// The name of a part, in the one spelling that every reader takes for the same: one Content-Disposition,
@@ -160,11 +276,52 @@ mod tests {
     }
 
     #[test]
+    fn names_that_php_takes_for_another() {
+        let field = |text: &str| {
+            Fields::urlencoded(text.as_bytes())
+                .and_then(|fields| fields.single(text.as_bytes(), "payload").map(|value| value.map(Cow::into_owned)))
+        };
+        assert_eq!(field("payload=a&other=b").unwrap().unwrap(), b"a");
+        for twin in [
+            "+payload",
+            "%20payload",
+            "%09payload",
+            "payload%5B%5D",
+            "payload[]",
+            "payload%00x",
+            "payload.",
+            "PAYLOAD",
+            "payload%5Ba%5D%5Bb%5D",
+            "payload+",
+            "pa%C4%B1load%00",
+            "%00payload",
+            "x.y",
+            "x[]",
+        ] {
+            for text in [format!("payload=a&{twin}=evil"), format!("{twin}=evil&payload=a")] {
+                assert!(field(&text).is_err(), "{text}");
+            }
+        }
+        for (given, wanted) in
+            [("bt.payload", "bt_payload"), ("bt payload", "bt_payload"), ("bt[payload", "bt_payload")]
+        {
+            assert!(is_twin(given.as_bytes(), wanted.as_bytes()), "{given}");
+        }
+        for (given, wanted) in [("data.id", "id"), ("data", "data_id"), ("payload2", "payload"), ("[", "payload")] {
+            assert!(!is_twin(given.as_bytes(), wanted.as_bytes()), "{given}");
+        }
+    }
+
+    #[test]
     fn parts_of_a_multipart_form() {
         let body = b"--X\r\nContent-Disposition: form-data; name=\"json\"\r\n\r\n{\"a\":1}\r\n--X\r\ncontent-disposition: form-data; name=\"b\"\r\n\r\n\r\n--X--\r\n";
         let kind = "multipart/form-data; boundary=X";
-        assert_eq!(multipart_single(kind, body, "json"), Ok(Some(&b"{\"a\":1}"[..])));
-        assert_eq!(multipart_single(kind, body, "b"), Ok(Some(&b""[..])));
+        fn multipart_single<'b>(kind: &str, body: &'b [u8], name: &str) -> Result<Option<Cow<'b, [u8]>>, FormFault> {
+            Fields::multipart(kind, body)?.single(body, name)
+        }
+        let value = |text: &'static [u8]| Ok(Some(Cow::Borrowed(text)));
+        assert_eq!(multipart_single(kind, body, "json"), value(b"{\"a\":1}"));
+        assert_eq!(multipart_single(kind, body, "b"), value(b""));
         assert_eq!(multipart_single(kind, body, "c"), Ok(None));
         for other in ["name=json", "Name=\"json\"", "name=\"json\"; name=\"json\"", "name=\"JSON\""] {
             let second = format!("\r\n--X\r\nContent-Disposition: form-data; {other}\r\n\r\nforged\r\n--X--\r\n");

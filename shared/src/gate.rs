@@ -8,6 +8,9 @@
 //! Order: shape → lockout and the client address's own rate → route (the first whose path and method both
 //! match) → address → token → content type and headers → body → signature → body rules → replay → the route's
 //! and the tunnel's rates. Checks combine with AND inside an `accept` alternative, alternatives with OR.
+//!
+//! Anybody can send from a provider's addresses, by a webhook of his own: a right signature passes lockout and client
+//! rate, and counts by itself.
 
 pub mod address;
 mod alternative;
@@ -33,16 +36,22 @@ use self::alternative::{AddressRule, Alternative, Evidence};
 use self::path::PathPattern;
 use self::rate::Rate;
 pub use self::replay::{Claim, Claimed};
+use self::shape::Slashes;
 pub use self::signature::WantedKey;
 pub use self::state::{Counted, State};
 pub use self::token::TokenSpot;
-use crate::clock::UnixMillis;
+use crate::clock::{Moment, UnixMillis};
+use crate::inspection::{BodyPlaces, BodyPlacesBuilder, Inspection, Work};
 use crate::policy::{Lockout, Mode, OnDuplicate, Policy, Replay, Route};
 use crate::providers::FetchedKeys;
 use crate::providers::challenge::{Answer, Reaction};
 use crate::refusal::{Check, Code, Refusal};
 pub use crate::request::{Request, RequestHead};
 use crate::secret::Secret;
+
+/// Unsigned challenges that one client address may send in a second: providers send one when a webhook is registered, and
+/// some again every hour.
+const CHALLENGES_A_SECOND: u32 = 5;
 
 /// Which of the two gates this is. The relay alone counts, remembers and knows the named sets; a signing
 /// secret that never leaves the agent can only be used there.
@@ -80,6 +89,8 @@ struct CompiledRoute {
     replay: Option<Replay>,
     mode: Mode,
     accept: Vec<Alternative>,
+    /// What its checks read of bodies.
+    places: Arc<BodyPlaces>,
 }
 
 /// What a route says about forwarding, for those who forward.
@@ -95,6 +106,10 @@ pub struct RouteSettings {
     pub websocket: bool,
     /// Whether the token stays in what the application sees.
     pub keep_token: bool,
+    /// Whether escaped slashes may stand below the path's final `/**`.
+    pub encoded_slashes: bool,
+    /// Its path patterns, as written.
+    pub paths: Vec<String>,
 }
 
 /// The outcome of the checks that need no body.
@@ -132,8 +147,12 @@ pub struct Permit {
 pub struct PendingBody {
     gate: Arc<Gate>,
     route: usize,
+    client: IpAddr,
+    /// Why this client may not send without a right signature.
+    barred: Option<Refusal>,
     /// Alternatives whose head checks passed, in order, with what they found.
     candidates: Vec<(usize, Evidence)>,
+    inspection: Inspection,
 }
 
 /// A request that passed every check, and whose delivery must be claimed before it is forwarded.
@@ -191,33 +210,37 @@ impl Gate {
         self: &Arc<Self>,
         head: RequestHead<'_>,
         client: IpAddr,
-        now: UnixMillis,
+        now: impl Into<Moment>,
         state: &State,
     ) -> Result<HeadVerdict, Refusal> {
-        shape::check(head.target, head.headers)?;
-        self.admit_client(client, now, state)?;
+        let now: Moment = now.into();
+        self.check_shape(head)?;
+        let barred = self.admit_client(client, now, state).err();
         let index = self.find_route(head)?;
         let Some(route) = self.routes.get(index) else { return Err(no_route()) };
-        let observing = route.observes(now);
+        let observing = route.observes(now.wall);
         let mut candidates = Vec::new();
         let mut furthest: Option<Refusal> = None;
         for (number, alternative) in route.accept.iter().enumerate() {
-            match alternative.check_head(&route.deny, head, client, now, state, observing) {
+            if let Some(refusal) = &barred
+                && !alternative.may_be_signed(head)
+            {
+                furthest.get_or_insert_with(|| refusal.clone());
+                continue;
+            }
+            match alternative.check_head(&route.deny, head, client, now.wall, state, observing) {
                 Ok(evidence) => candidates.push((number, evidence)),
                 // The alternative that came furthest says the most about what is missing.
-                Err(refusal) if furthest.as_ref().is_none_or(|other| other.check < refusal.check) => {
-                    furthest = Some(refusal);
-                }
-                Err(_) => {}
+                Err(refusal) => furthest = Some(further(furthest, refusal)),
             }
         }
         if candidates.is_empty() {
-            return Err(furthest.unwrap_or_else(no_route));
+            return Err(barred.or(furthest).unwrap_or_else(no_route));
         }
-        let pending = PendingBody { gate: Arc::clone(self), route: index, candidates };
-        let request = Request { head, body: b"" };
-        if let Some(decision) = pending.answer(&request, false, false)? {
-            pending.gate.count(index, now, state)?;
+        let inspection = Inspection::new(Arc::clone(&route.places), Work::of_a_request());
+        let pending = PendingBody { gate: Arc::clone(self), route: index, client, barred, candidates, inspection };
+        let request = Request::new(head, b"").inspected(&pending.inspection);
+        if let Some(decision) = pending.answer_unsigned(&request, false, now, state)? {
             return Ok(HeadVerdict::Decided(decision));
         }
         // Without a failure first: an observed one is only taken when nothing better is there.
@@ -235,10 +258,17 @@ impl Gate {
         if let Some(alternative) = route.accept.get(number).filter(|_| evidence.failed.is_none())
             && let Some(decision) = pending.answer_of(alternative, &request, false, true)?
         {
+            pending.admit_signed(&evidence, now, state)?;
             pending.gate.count(index, now, state)?;
             return Ok(HeadVerdict::Decided(decision));
         }
         pending.pass(evidence, &request, now, state).map(HeadVerdict::Decided)
+    }
+
+    /// Escaped slashes are for the route that allows them; everything else is refused for all.
+    fn check_shape(&self, head: RequestHead<'_>) -> Result<(), Refusal> {
+        let slashes = self.routes.iter().any(|route| route.settings.encoded_slashes && route.has_path(head.path()));
+        shape::check(head.target, head.headers, if slashes { Slashes::Escaped } else { Slashes::Plain })
     }
 
     /// The named sets of addresses that it asks for.
@@ -252,40 +282,55 @@ impl Gate {
     }
 
     /// Notes a refusal by a check that only strangers fail: who keeps failing is locked out.
-    pub fn note_refusal(&self, refusal: &Refusal, client: IpAddr, now: UnixMillis, state: &State) {
+    pub fn note_refusal(&self, refusal: &Refusal, client: IpAddr, now: impl Into<Moment>, state: &State) {
         let Some(lockout) = self.lockout else { return };
         let by_stranger = refusal.check == Check::Token || refusal.by_stranger;
         if by_stranger && !self.allows(client, state) {
-            state.note_failure(client, lockout, now);
+            state.note_failure(client, lockout, now.into().steady);
         }
     }
 
-    /// What would have made the signature right, for the tunnel's owner. Bounded in its work.
+    /// What would have made the signature right, for the tunnel's owner: of the alternatives, those whose signature the
+    /// request carries come first. Its work is bounded by `work`.
     #[must_use]
-    pub fn diagnose(&self, request: &Request<'_>, keys: &FetchedKeys, now: UnixMillis) -> Vec<String> {
+    pub fn diagnose(
+        &self,
+        request: &Request<'_>,
+        keys: &FetchedKeys,
+        now: UnixMillis,
+        work: &Arc<Work>,
+    ) -> Vec<String> {
         let Ok(index) = self.find_route(request.head) else { return Vec::new() };
+        let Some(route) = self.routes.get(index) else { return Vec::new() };
         let accepts = self.routes.iter().flat_map(|route| &route.accept);
         let others: Vec<_> = accepts.flat_map(Alternative::secrets).cloned().collect();
-        let alternatives = self.routes.get(index).map(|route| route.accept.as_slice()).unwrap_or_default();
-        alternatives.iter().flat_map(|alternative| alternative.diagnose(request, keys, &others, now)).collect()
+        let mut alternatives: Vec<_> = route.accept.iter().collect();
+        alternatives.sort_by_key(|alternative| !alternative.may_be_signed(request.head));
+        let inspection = Inspection::new(Arc::clone(&route.places), Arc::clone(work));
+        let request = request.inspected(&inspection);
+        alternatives.iter().flat_map(|alternative| alternative.diagnose(&request, keys, &others, now)).collect()
     }
 
-    fn admit_client(&self, client: IpAddr, now: UnixMillis, state: &State) -> Result<(), Refusal> {
+    fn admit_client(&self, client: IpAddr, now: Moment, state: &State) -> Result<(), Refusal> {
         if self.lockout.is_some()
-            && let Some(wait) = state.locked_out(client, now)
+            && let Some(wait) = state.locked_out(client, now.steady)
         {
             let why = format!("{client} failed too often, and is locked out for {} s more", wait.div_ceil(1000));
             return Err(Refusal::new(Check::Lockout, Code::RateLimited, why).after(wait));
         }
         let Some(rate) = self.client_rate else { return Ok(()) };
-        state.admit(Counted::Client(source(client)), rate, now).map_err(|wait| {
+        self.admit_at(Counted::Client(source(client)), client, rate, now, state)
+    }
+
+    fn admit_at(&self, what: Counted, client: IpAddr, rate: Rate, now: Moment, state: &State) -> Result<(), Refusal> {
+        state.admit(what, rate, now.steady).map_err(|wait| {
             let why = format!("{client} sends more than {rate}");
             Refusal::new(Check::ClientRate, Code::RateLimited, why).after(wait)
         })
     }
 
     /// Counts against the rates of the route and of the tunnel, which strangers can't use up.
-    fn count(&self, route: usize, now: UnixMillis, state: &State) -> Result<(), Refusal> {
+    fn count(&self, route: usize, now: Moment, state: &State) -> Result<(), Refusal> {
         let route_rate = self.routes.get(route).and_then(|route| route.rate);
         let rates = [
             (Counted::Route(route), route_rate, "this route"),
@@ -294,7 +339,7 @@ impl Gate {
         ];
         for (what, rate, whose) in rates {
             let Some(rate) = rate else { continue };
-            state.admit(what, rate, now).map_err(|wait| {
+            state.admit(what, rate, now.steady).map_err(|wait| {
                 Refusal::new(Check::Rate, Code::RateLimited, format!("{whose} gets more than {rate}")).after(wait)
             })?;
         }
@@ -312,7 +357,7 @@ impl Gate {
         let path = head.path();
         let mut path_matched = false;
         for (index, route) in self.routes.iter().enumerate() {
-            if route.paths.iter().any(|pattern| pattern.matches(path)) {
+            if route.has_path(path) {
                 if route.methods.contains(head.method) {
                     return Ok(index);
                 }
@@ -323,7 +368,19 @@ impl Gate {
             let why = "a route has this path, but not this method";
             return Err(Refusal::new(Check::Method, Code::MethodNotAllowed, why));
         }
-        Err(no_route())
+        Err(Refusal { why: self.no_path(), ..no_route() })
+    }
+}
+
+impl Gate {
+    /// The paths that are open, for an owner whose sender uses another one.
+    fn no_path(&self) -> String {
+        /// Paths that are named.
+        const NAMED: usize = 4;
+        let all = || self.routes.iter().flat_map(|route| &route.settings.paths);
+        let named = all().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let more = if all().count() > NAMED { ", …" } else { "" };
+        format!("no route has this path; open are {named}{more} (--path, or path in the policy, opens another one)")
     }
 }
 
@@ -334,15 +391,27 @@ impl PendingBody {
         self.route().map_or(0, |route| route.settings.max_body)
     }
 
+    /// Returns `true` if a check could need a public key that has to be fetched.
+    #[must_use]
+    pub fn may_want_keys(&self) -> bool {
+        self.alternatives().any(|(_, alternative)| alternative.may_want_keys())
+    }
+
     /// The public keys that have to be fetched before the body is judged.
     #[must_use]
     pub fn wanted_keys(&self, head: RequestHead<'_>, body: &[u8]) -> Vec<WantedKey> {
-        let request = Request { head, body };
+        let request = Request::new(head, body).inspected(&self.inspection);
         let mut wanted: Vec<_> =
             self.alternatives().flat_map(|(_, alternative)| alternative.wanted_keys(&request)).collect();
         wanted.sort();
         wanted.dedup();
         wanted
+    }
+
+    /// Bytes that the checks of this request have worked on so far.
+    #[must_use]
+    pub fn work(&self) -> Arc<Work> {
+        Arc::clone(self.inspection.work())
     }
 
     /// Runs the checks of the body.
@@ -353,23 +422,24 @@ impl PendingBody {
         self,
         head: RequestHead<'_>,
         body: &[u8],
-        now: UnixMillis,
+        now: impl Into<Moment>,
         state: &State,
         keys: &FetchedKeys,
     ) -> Result<Decision, Refusal> {
-        let request = Request { head, body };
-        if let Some(decision) = self.answer(&request, true, false)? {
-            self.gate.count(self.route, now, state)?;
+        let now: Moment = now.into();
+        let request = Request::new(head, body).inspected(&self.inspection);
+        if let Some(decision) = self.answer_unsigned(&request, true, now, state)? {
             return Ok(decision);
         }
-        let observing = self.route().is_some_and(|route| route.observes(now));
+        let observing = self.route().is_some_and(|route| route.observes(now.wall));
         let mut furthest: Option<Refusal> = None;
         let mut observed = None;
         for (number, evidence) in &self.candidates {
             let Some(alternative) = self.route().and_then(|route| route.accept.get(*number)) else { continue };
-            match alternative.check_body(&request, evidence.clone(), keys, now, observing) {
+            match alternative.check_body(&request, evidence.clone(), keys, now.wall, observing) {
                 Ok(evidence) if evidence.failed.is_none() => {
                     if let Some(decision) = self.answer_of(alternative, &request, true, true)? {
+                        self.admit_signed(&evidence, now, state)?;
                         self.gate.count(self.route, now, state)?;
                         return Ok(decision);
                     }
@@ -378,16 +448,49 @@ impl PendingBody {
                 Ok(evidence) => {
                     observed.get_or_insert(evidence);
                 }
-                Err(refusal) if furthest.as_ref().is_none_or(|other| other.check < refusal.check) => {
-                    furthest = Some(refusal);
-                }
-                Err(_) => {}
+                Err(refusal) => furthest = Some(further(furthest, refusal)),
             }
         }
         match observed {
             Some(evidence) => self.pass(evidence, &request, now, state),
-            None => Err(furthest.unwrap_or_else(no_route)),
+            None => Err(self.barred.or(furthest).unwrap_or_else(no_route)),
         }
+    }
+
+    /// A right signature passes a lockout, and counts apart from what strangers send from the same address. Whatever else
+    /// passed does not lift a bar.
+    fn admit_signed(&self, evidence: &Evidence, now: Moment, state: &State) -> Result<(), Refusal> {
+        if !evidence.signed {
+            return self.barred.clone().map_or(Ok(()), Err);
+        }
+        let Some(rate) = self.gate.client_rate else { return Ok(()) };
+        let source = source(self.client);
+        let over_rate = self.barred.as_ref().is_some_and(|refusal| refusal.check == Check::ClientRate);
+        let locked_out = self.barred.as_ref().is_some_and(|refusal| refusal.check == Check::Lockout);
+        if !over_rate && !locked_out {
+            state.give_back(Counted::Client(source), rate);
+        }
+        self.gate.admit_at(Counted::Signed(source), self.client, rate, now, state)
+    }
+
+    /// The answer to a challenge that no signature protects. Anybody can send one: each client has a rate of its own for
+    /// them, and they use up no other.
+    fn answer_unsigned(
+        &self,
+        request: &Request<'_>,
+        has_body: bool,
+        now: Moment,
+        state: &State,
+    ) -> Result<Option<Decision>, Refusal> {
+        if self.barred.is_some() {
+            return Ok(None);
+        }
+        let Some(decision) = self.answer(request, has_body, false)? else { return Ok(None) };
+        if self.gate.side == Side::Relay {
+            let what = Counted::Challenge(source(self.client));
+            self.gate.admit_at(what, self.client, Rate::per_second(CHALLENGES_A_SECOND), now, state)?;
+        }
+        Ok(Some(decision))
     }
 
     fn route(&self) -> Option<&CompiledRoute> {
@@ -424,15 +527,10 @@ impl PendingBody {
     }
 
     /// Every check of an alternative has passed: replay, and the rates at the end.
-    fn pass(
-        &self,
-        evidence: Evidence,
-        request: &Request<'_>,
-        now: UnixMillis,
-        state: &State,
-    ) -> Result<Decision, Refusal> {
+    fn pass(&self, evidence: Evidence, request: &Request<'_>, now: Moment, state: &State) -> Result<Decision, Refusal> {
         let Some(route) = self.route() else { return Err(no_route()) };
-        let Evidence { mut tokens, secrets, mut identity, failed } = evidence;
+        self.admit_signed(&evidence, now, state)?;
+        let Evidence { mut tokens, secrets, mut identity, failed, .. } = evidence;
         // An id that nothing vouches for makes no other delivery of a signed one.
         if identity.iter().any(|part| part.signed) {
             identity.retain(|part| part.signed);
@@ -449,8 +547,8 @@ impl PendingBody {
         let permit = Permit { gate: Arc::clone(&self.gate), route: self.route, tokens, secrets, observed: failed };
         match route.replay {
             Some(replay) if self.gate.side == Side::Relay && permit.observed.is_none() && !identity.is_empty() => {
-                let claim = Claim::new(&route.settings.name, &identity, replay, now);
-                Ok(Decision::Claim(PendingClaim { claim, permit, observing: route.observes(now) }))
+                let claim = Claim::new(&route.settings.name, &identity, replay);
+                Ok(Decision::Claim(PendingClaim { claim, permit, observing: route.observes(now.wall) }))
             }
             _ => permit.counted(now, state).map(Decision::Forward),
         }
@@ -469,7 +567,8 @@ impl PendingClaim {
     /// # Errors
     /// When it is refused as a duplicate, when nobody can tell, or when a rate is used up. A claim that was
     /// new is then to be given back.
-    pub fn judged(self, claimed: Claimed, now: UnixMillis, state: &State) -> Result<AfterClaim, Refusal> {
+    pub fn judged(self, claimed: Claimed, now: impl Into<Moment>, state: &State) -> Result<AfterClaim, Refusal> {
+        let now: Moment = now.into();
         let mut permit = self.permit;
         let refusal = match (claimed, self.claim.on_duplicate) {
             (Claimed::New, _) => return permit.counted(now, state).map(AfterClaim::Forward),
@@ -499,6 +598,8 @@ impl Permit {
             answer_timeout: Duration::ZERO,
             websocket: false,
             keep_token: false,
+            encoded_slashes: false,
+            paths: Vec::new(),
         };
         self.gate.routes.get(self.route).map_or(&NONE, |route| &route.settings)
     }
@@ -521,10 +622,22 @@ impl Permit {
         self.observed.as_ref()
     }
 
-    fn counted(self, now: UnixMillis, state: &State) -> Result<Self, Refusal> {
+    fn counted(self, now: Moment, state: &State) -> Result<Self, Refusal> {
         self.gate.count(self.route, now, state)?;
         Ok(self)
     }
+}
+
+/// Of two alternatives' refusals the one that came further; the other's reason stands behind it where the check is the same.
+fn further(before: Option<Refusal>, refusal: Refusal) -> Refusal {
+    /// Bytes of a reason: what stands behind may be left out.
+    const REASON: usize = 400;
+    let Some(before) = before else { return refusal };
+    let (near, far) = if before.progress() < refusal.progress() { (refusal, before) } else { (before, refusal) };
+    if near.check != far.check || near.why == far.why || near.why.len() + far.why.len() > REASON {
+        return near;
+    }
+    Refusal { why: format!("{}; nor another alternative: {}", near.why, far.why), ..near }
 }
 
 fn no_route() -> Refusal {
@@ -540,6 +653,12 @@ impl CompiledRoute {
     fn new(route: &Route, side: Side) -> Result<Self, String> {
         let paths = route.paths.iter().map(|path| PathPattern::parse(path)).collect::<Result<_, _>>()?;
         let remembers = side == Side::Relay && route.replay.is_some();
+        let accept = route.accept.iter().enumerate();
+        let accept: Vec<_> = accept
+            .map(|(number, accept)| Alternative::new(accept, side, remembers.then_some(number)))
+            .collect::<Result<_, _>>()?;
+        let mut places = BodyPlacesBuilder::default();
+        accept.iter().for_each(|alternative| alternative.add_places(&mut places));
         Ok(Self {
             settings: RouteSettings {
                 name: route.name.clone(),
@@ -547,6 +666,8 @@ impl CompiledRoute {
                 answer_timeout: Duration::from_millis(route.answer_timeout_ms),
                 websocket: route.websocket,
                 keep_token: route.keep_token,
+                encoded_slashes: route.encoded_slashes,
+                paths: route.paths.clone(),
             },
             paths,
             methods: route.admitted_methods(),
@@ -554,11 +675,13 @@ impl CompiledRoute {
             rate: route.rate.filter(|_| side == Side::Relay),
             replay: route.replay.filter(|_| side == Side::Relay),
             mode: route.mode,
-            accept: route
-                .accept
-                .iter()
-                .map(|accept| Alternative::new(accept, side, remembers))
-                .collect::<Result<_, _>>()?,
+            accept,
+            places: Arc::new(places.finish()),
         })
+    }
+
+    /// Returns `true` if one of its patterns matches this path.
+    fn has_path(&self, path: &[u8]) -> bool {
+        self.paths.iter().any(|pattern| pattern.matches(path, self.settings.encoded_slashes))
     }
 }

@@ -12,6 +12,8 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("hookward-request-id"
 pub const ERROR_CODE: HeaderName = HeaderName::from_static("hookward-error");
 /// The client address, set anew for the application.
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The public port, set anew for the application.
+pub const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 /// Always `https`, set anew for the application.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// The public host, set anew for the application.
@@ -40,29 +42,60 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         || name.as_str().starts_with("proxy-")
 }
 
-/// Whether the name claims a client address or certificate, another URL or method than the one that was
-/// checked, or a field of ours or of one connection. `_` is read as `-`, as CGI does.
+/// Returns `true` for names of letters, digits and `-` only: those that have no twin with another such name.
+#[must_use]
+pub fn is_usual_name(name: &HeaderName) -> bool {
+    name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// Returns `true` if a server in the manner of CGI takes one name for the other (RFC 3875 §4.1.18).
+#[must_use]
+pub fn are_twins(one: &HeaderName, other: &HeaderName) -> bool {
+    let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    let (one, other) = (one.as_str(), other.as_str());
+    one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
+}
+
+/// Whether the name claims a client address, identity or certificate, another URL, method or file than the one that was
+/// checked, or a field of ours or of one connection. All that is no letter or digit is read as `-`, as CGI does.
 fn is_claim(name: &str) -> bool {
-    const PREFIXES: [&str; 5] = ["x-forwarded", "ssl-client-", "x-ssl-client-", "proxy-", "wl-proxy-"];
-    let folded;
-    let name = if name.contains('_') {
-        folded = name.replace('_', "-");
-        folded.as_str()
-    } else {
+    const PREFIXES: [&str; 9] = [
+        "x-forwarded",
+        "ssl-client-",
+        "x-ssl-client-",
+        "x-client-cert-",
+        "x-webauth-",
+        "x-accel-",
+        "x-ms-client-principal",
+        "proxy-",
+        "wl-proxy-",
+    ];
+    let folded: String;
+    let usual = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let name = if name.bytes().all(usual) {
         name
+    } else {
+        folded = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        folded.as_str()
     };
     let named = matches!(
         name,
-        "cf-connecting-ip"
+        "base-url"
+            | "cf-connecting-ip"
             | "cf-connecting-ipv6"
             | "client-ip"
+            | "destination"
             | "fastly-client-ip"
             | "fly-client-ip"
             | "forwarded"
             | "keep-alive"
             | "proxy"
             | "remote-user"
+            | "request-uri"
             | "true-client-ip"
+            | "x-authenticated-user"
+            | "x-auth-request-user"
+            | "x-auth-request-email"
             | "x-appengine-user-ip"
             | "x-arr-clientcert"
             | "x-azure-clientip"
@@ -71,8 +104,13 @@ fn is_claim(name: &str) -> bool {
             | "x-client-ip"
             | "x-cluster-client-ip"
             | "x-custom-ip-authorization"
+            | "x-envoy-decorator-operation"
             | "x-envoy-external-address"
+            | "x-envoy-original-host"
+            | "x-envoy-original-path"
             | "x-host"
+            | "x-http-destinationurl"
+            | "x-http-host-override"
             | "x-http-method"
             | "x-http-method-override"
             | "x-method-override"
@@ -86,8 +124,14 @@ fn is_claim(name: &str) -> bool {
             | "x-proxyuser-ip"
             | "x-real-ip"
             | "x-remote-addr"
+            | "x-remote-group"
+            | "x-remote-groups"
             | "x-remote-ip"
+            | "x-remote-user"
+            | "x-rewrite-uri"
             | "x-rewrite-url"
+            | "x-sendfile"
+            | "x-sendfile-type"
             | "x-ssl-cert"
     );
     named || is_ours(name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
@@ -200,6 +244,16 @@ mod tests {
             ("proxy", false),
             ("proxy_connection", false),
             ("client-ip", false),
+            ("x-accel-redirect", false),
+            ("x-sendfile", false),
+            ("x.real.ip", false),
+            ("x-http-destinationurl", false),
+            ("destination", false),
+            ("base-url", false),
+            ("x-webauth-user", false),
+            ("x-remote-user", false),
+            ("x-envoy-original-path", false),
+            ("x-user-agent", true),
         ] {
             assert_eq!(passes_to_application(&name.parse().unwrap()), passes, "{name}");
         }

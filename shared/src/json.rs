@@ -1,17 +1,18 @@
-//! One value of a JSON document, by its path, read so that no second parser can read another one: a
-//! name that stands twice in an object on the way, or also in another case, is refused.
+//! Values of a JSON document, by their paths, read so that no second parser can read other ones: a name that stands
+//! twice in an object on the way, or also in another case, is refused.
+//!
+//! [`JsonPaths::scan`] finds the values of many paths in one pass over the document, and allocates nothing for the names
+//! and values that no path asks for.
 
 mod edit;
+mod scan;
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-
-use crate::text;
 
 pub use edit::Change;
+pub use scan::{JsonPaths, Scan};
 
 /// Most values that one path may stand for: real batches have up to a hundred.
 const MOST_VALUES: usize = 1024;
@@ -90,18 +91,14 @@ impl JsonPath {
     /// # Errors
     /// [`JsonFault`], also when the path stands for several.
     pub fn single(&self, document: &[u8]) -> Result<String, JsonFault> {
-        let mut texts = self.texts(document)?;
-        match (texts.pop(), texts.is_empty()) {
-            (Some(text), true) => Ok(text),
-            _ => Err(JsonFault::NotScalar(self.to_string())),
-        }
+        self.single_of(&self.raw(document)?)
     }
 
     /// The values as they stand in the document. At least one.
     ///
     /// # Errors
     /// [`JsonFault`].
-    pub fn raw<'d>(&self, document: &'d [u8]) -> Result<Vec<&'d RawValue>, JsonFault> {
+    pub fn raw<'d>(&self, document: &'d [u8]) -> Result<Vec<&'d str>, JsonFault> {
         self.raw_up_to(document, MOST_VALUES)
     }
 
@@ -109,95 +106,26 @@ impl JsonPath {
     ///
     /// # Errors
     /// [`JsonFault`].
-    pub fn raw_up_to<'d>(&self, document: &'d [u8], most: usize) -> Result<Vec<&'d RawValue>, JsonFault> {
-        let root: &RawValue = serde_json::from_slice(document).map_err(|_| JsonFault::NotJson)?;
-        let mut found = vec![root];
-        for step in &self.steps {
-            let mut below = Vec::new();
-            for value in found {
-                let seed = Below { step, found: &mut below, most };
-                let fault = seed.deserialize(&mut serde_json::Deserializer::from_str(value.get()));
-                match fault {
-                    Ok(None) => {}
-                    Ok(Some(name)) => return Err(JsonFault::Repeated(name)),
-                    // A number where an object should be: nothing stands there.
-                    Err(_) => return Err(JsonFault::Absent(self.to_string())),
-                }
-                if below.len() > most {
-                    return Err(JsonFault::TooMany(self.to_string(), most));
-                }
-            }
-            found = below;
-        }
-        if found.is_empty() { Err(JsonFault::Absent(self.to_string())) } else { Ok(found) }
+    pub fn raw_up_to<'d>(&self, document: &'d [u8], most: usize) -> Result<Vec<&'d str>, JsonFault> {
+        let paths = JsonPaths::new([self.clone()]).at_most(most);
+        paths.scan(document).raw(&paths, self, document)
     }
 
-    fn text(&self, raw: &RawValue) -> Result<String, JsonFault> {
-        let text = raw.get();
-        match text.as_bytes().first() {
-            Some(b'"') => serde_json::from_str(text).map_err(|_| JsonFault::NotJson),
+    /// The text of the only value among these.
+    fn single_of(&self, values: &[&str]) -> Result<String, JsonFault> {
+        match values {
+            [only] => self.text(only),
+            _ => Err(JsonFault::NotScalar(self.to_string())),
+        }
+    }
+
+    fn text(&self, raw: &str) -> Result<String, JsonFault> {
+        match raw.as_bytes().first() {
+            Some(b'"') => serde_json::from_str(raw).map_err(|_| JsonFault::NotJson),
             Some(b'{' | b'[') | None => Err(JsonFault::NotScalar(self.to_string())),
             Some(b'n') => Err(JsonFault::Absent(self.to_string())),
-            Some(_) => Ok(text.to_owned()),
+            Some(_) => Ok(raw.to_owned()),
         }
-    }
-}
-
-/// Takes one step down, from one value. Gives the name that is ambiguous, if one is.
-struct Below<'s, 'f, 'd> {
-    step: &'s Step,
-    most: usize,
-    found: &'f mut Vec<&'d RawValue>,
-}
-
-impl<'d> DeserializeSeed<'d> for Below<'_, '_, 'd> {
-    type Value = Option<String>;
-
-    fn deserialize<D: Deserializer<'d>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        match self.step {
-            Step::Key(_) => deserializer.deserialize_map(self),
-            Step::Index(_) | Step::Every => deserializer.deserialize_seq(self),
-        }
-    }
-}
-
-impl<'d> Visitor<'d> for Below<'_, '_, 'd> {
-    type Value = Option<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object or a list")
-    }
-
-    fn visit_map<A: MapAccess<'d>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let Step::Key(wanted) = self.step else { return Ok(None) };
-        let mut value: Option<&RawValue> = None;
-        let mut repeated = None;
-        while let Some(name) = map.next_key::<String>()? {
-            if name == *wanted && value.is_none() {
-                value = Some(map.next_value()?);
-                continue;
-            }
-            map.next_value::<IgnoredAny>()?;
-            if text::same_name(name.as_bytes(), wanted.as_bytes()) {
-                repeated.get_or_insert(name);
-            }
-        }
-        // Without the wanted name, one in another case is just another name.
-        let Some(value) = value else { return Ok(None) };
-        self.found.push(value);
-        Ok(repeated)
-    }
-
-    fn visit_seq<A: SeqAccess<'d>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let mut index = 0_usize;
-        while let Some(item) = items.next_element::<&RawValue>()? {
-            let wanted = matches!(self.step, Step::Every) || *self.step == Step::Index(index);
-            if wanted && self.found.len() <= self.most {
-                self.found.push(item);
-            }
-            index += 1;
-        }
-        Ok(None)
     }
 }
 
@@ -246,7 +174,7 @@ mod tests {
         assert_eq!(texts("l[1].c", document).unwrap(), ["true"]);
         assert_eq!(texts("l.1.c", document).unwrap(), ["true"]);
         assert_eq!(texts("0.c", "[{\"c\":7}]").unwrap(), ["7"]);
-        for absent in ["x", "a.x", "a.b.c", "l[2].c", "z", "l.c"] {
+        for absent in ["x", "a.x", "a.b.c", "l[2].c", "z", "l.c", "a[0]", "a[*]"] {
             assert!(matches!(texts(absent, document), Err(JsonFault::Absent(_))), "{absent}");
         }
         assert!(matches!(texts("a", document), Err(JsonFault::NotScalar(_))));
@@ -267,6 +195,13 @@ mod tests {
             assert!(matches!(texts(name, document), Err(JsonFault::Repeated(_))), "{document}");
         }
         assert_eq!(texts("ref", r#"{"Ref":1,"ref":"x"}"#), Err(JsonFault::Repeated("Ref".into())));
+    }
+
+    #[test]
+    fn letters_that_fold_in_java_repeat_a_name() {
+        for document in ["{\"id\":\"good\",\"\u{131}d\":\"evil\"}", "{\"\u{130}d\":\"evil\",\"id\":\"good\"}"] {
+            assert!(matches!(texts("id", document), Err(JsonFault::Repeated(_))), "{document}");
+        }
     }
 
     #[test]

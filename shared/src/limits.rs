@@ -118,9 +118,9 @@ limits! {
     /// Requests a second that a tunnel may have: more than a relay of two cores can serve. A lower one also
     /// holds for tunnels that ask for none.
     policy_rate: count = 1_000_000;
-    /// Deliveries that are remembered for all tunnels: 60 bytes each on disk. Beyond it new ones are refused for
-    /// now, and nothing is forgotten before its time.
-    deliveries: count = 10_000_000;
+    /// Deliveries that are remembered for each tunnel: 100 bytes each on disk. Beyond it new ones of this tunnel are refused
+    /// for now, and nothing is forgotten before its time.
+    deliveries: count = 2_000_000;
     /// A key, or a list of addresses, must be there within this time: a webhook waits for it.
     fetch: time = Duration::from_secs(5);
     /// Refusals a second that are told one by one to a tunnel's owner; the rest as counts.
@@ -174,6 +174,23 @@ pub const PATTERN_BYTES: usize = 1024;
 pub const LIVE_SECRETS: usize = 8;
 /// Connections of one client address whose peer has not yet said who it is.
 pub const AGENTS_UNKNOWN_PER_SOURCE: usize = 16;
+/// Bytes that the gate may hash for one request, whatever the policy and the request ask for: the largest body by 40
+/// different keys, half a second of one core. A policy that could need more is refused when it is loaded.
+pub const GATE_HASHED_BYTES: u64 = 1024 * MIB;
+/// Bytes that the gate may read as JSON or a form for one request: the largest body five times.
+pub const GATE_PARSED_BYTES: u64 = 128 * MIB;
+/// Bytes of signed texts that the gate may put together for one request, beside what it takes from the body in place.
+pub const GATE_RENDERED_BYTES: u64 = 128 * MIB;
+/// Bytes of one signed text: so many times the body, because JSON in a JSON string doubles every quote.
+pub const MESSAGE_FACTOR: usize = 2;
+/// Bytes of one signed text beside that: the head of a request with all its fields.
+pub const MESSAGE_BYTES: usize = 128 * 1024;
+/// Header fields that a list of signed fields may name.
+pub const SIGNED_FIELDS: usize = 32;
+/// Bytes of each kind of work that one diagnosis of a wrong signature may cost.
+pub const DOCTOR_BYTES: u64 = 2 * MIB;
+/// Bytes of work that all diagnoses of one program may cost in a second: a hundredth of a core.
+pub const DOCTOR_BYTES_A_SECOND: u64 = 8 * MIB;
 /// Longest observation of a route before it enforces.
 pub const OBSERVE_DAYS: i64 = 30;
 /// A join token is worth something for this long, in milliseconds.

@@ -13,7 +13,8 @@ use crate::gate::address::AddressSet;
 use crate::gate::rate::Rate;
 use crate::json::JsonPath;
 use crate::limits;
-use crate::providers::{self, Coverage, Provider, Scheme, SecretShape};
+use crate::providers::scheme::SchemeError;
+use crate::providers::{self, Coverage, Keyed, Provider, Scheme, SecretShape};
 use crate::secret::{Secret, SecretDigest};
 
 pub use review::PolicyBounds;
@@ -58,6 +59,9 @@ pub struct Route {
     pub websocket: bool,
     /// Whether the token stays in what the application sees.
     pub keep_token: bool,
+    /// Whether escaped slashes (`%2F`) may stand below a path's final `/**`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encoded_slashes: bool,
     /// Client addresses that are refused whatever else passes.
     pub deny_ips: Addresses,
     /// Requests that pass everything else. Only the relay counts.
@@ -359,6 +363,18 @@ impl SignatureCheck {
         }
     }
 
+    /// These schemes with these secrets.
+    ///
+    /// # Errors
+    /// When a scheme contradicts itself or a secret has not the provider's form.
+    pub fn keyed(&self, schemes: &[Scheme], secrets: &[Secret]) -> Result<Keyed, SchemeError> {
+        let keyed = Keyed::new(schemes, &self.shape(), secrets, self.origin.clone())?;
+        Ok(match self.row() {
+            Some(row) => keyed.of_provider(row),
+            None => keyed,
+        })
+    }
+
     /// How its secret is written.
     #[must_use]
     pub fn shape(&self) -> SecretShape {
@@ -396,6 +412,7 @@ impl Route {
             answer_timeout_ms: u64::try_from(limits::ANSWER_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
             websocket: false,
             keep_token: false,
+            encoded_slashes: false,
             deny_ips: Addresses::default(),
             rate: None,
             replay: None,

@@ -57,10 +57,10 @@ pub struct Provider {
     /// The part that a secret is which is no JSON object.
     #[serde(default)]
     plain: Option<String>,
-    /// Where the delivery's id stands. A header that holds it identifies one delivery, so that a request
-    /// which repeats it with another value is ambiguous, whatever the route.
-    #[serde(default)]
-    pub delivery: Option<Place>,
+    /// Where the delivery's id stands; several places together where an id is only one of its channel. A header that holds
+    /// it identifies one delivery, so that a request which repeats it with another value is ambiguous, whatever the route.
+    #[serde(default, deserialize_with = "one_or_several")]
+    pub delivery: Vec<Place>,
     /// Where the kind of event stands.
     #[serde(default)]
     pub event: Option<Place>,
@@ -120,13 +120,36 @@ static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
     toml::from_str(include_str!("providers/catalogue.toml")).unwrap_or_default()
 });
 
-static DELIVERY_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
-    let name = |row: &Provider| match &row.delivery {
-        Some(Place::Header(field)) => Some(field.name().clone()),
+static SINGULAR_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
+    let name = |place: &Place| match place {
+        Place::Header(field) => Some(field.name().clone()),
         _ => None,
     };
-    CATALOGUE.provider.iter().filter_map(name).collect()
+    let ways = || {
+        CATALOGUE
+            .provider
+            .iter()
+            .flat_map(|row| std::iter::once(&row.scheme).chain(&row.others).chain(row.variants.values()))
+    };
+    let repeated: HashSet<_> = ways().filter(|way| way.sig.repeats).filter_map(|way| name(&way.sig.at)).collect();
+    let signatures = ways().map(|way| &way.sig.at);
+    let deliveries = CATALOGUE.provider.iter().flat_map(|row| &row.delivery);
+    signatures.chain(deliveries).filter_map(name).filter(|name| !repeated.contains(name)).collect()
 });
+
+/// Reads one place, or a list of them.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Place>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        One(Place),
+        Several(Vec<Place>),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::One(place) => vec![place],
+        Written::Several(places) => places,
+    })
+}
 
 /// All providers, sorted by id.
 #[must_use]
@@ -170,16 +193,17 @@ pub fn unknown(name: &str) -> String {
     alike.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     alike.truncate(SUGGESTED);
     if alike.is_empty() {
-        return format!("no provider is called {name:?}; {all}");
+        return format!("no provider is called {name:?}; {all}, and a policy may hold a scheme of your own (README)");
     }
     let alike = alike.into_iter().map(|(_, known)| known).collect::<Vec<_>>().join(", ");
     format!("no provider is called {name:?}; is it one of {alike}? {all}")
 }
 
-/// Whether some provider identifies its deliveries by this header.
+/// Returns `true` for headers of which a request has one: those that identify a provider's delivery, or hold its
+/// signature, unless some provider repeats it.
 #[must_use]
-pub fn identifies_delivery(name: &HeaderName) -> bool {
-    DELIVERY_HEADERS.contains(name)
+pub fn stands_once(name: &HeaderName) -> bool {
+    SINGULAR_HEADERS.contains(name)
 }
 
 impl Provider {

@@ -184,18 +184,34 @@ pub struct Refusal {
     pub retry_after: Option<u64>,
     /// Whether only somebody without the secret fails so, and no provider whose clock or queue is behind.
     pub by_stranger: bool,
+    /// How close the request came within this check: of several refusals, the closest says the most.
+    pub closeness: u8,
 }
 
 impl Refusal {
     /// A refusal with the code's own status.
     pub fn new(check: Check, code: Code, why: impl Into<String>) -> Self {
-        Self { check, code, status: code.status(), why: why.into(), retry_after: None, by_stranger: false }
+        Self {
+            check,
+            code,
+            status: code.status(),
+            why: why.into(),
+            retry_after: None,
+            by_stranger: false,
+            closeness: 0,
+        }
     }
 
     /// The same, after so many milliseconds it makes sense to try again.
     #[must_use]
     pub fn after(self, wait_ms: u64) -> Self {
         Self { retry_after: Some(wait_ms.div_ceil(1000).max(1)), ..self }
+    }
+
+    /// How far the request came: the later check, and within it the closer miss.
+    #[must_use]
+    pub const fn progress(&self) -> (Check, u8) {
+        (self.check, self.closeness)
     }
 
     /// A request that is malformed, ambiguous or oversized.

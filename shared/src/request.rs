@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, Method};
 
+use crate::inspection::Inspection;
+
 /// A request's head.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestHead<'r> {
@@ -31,6 +33,35 @@ impl<'r> RequestHead<'r> {
     }
 }
 
+/// A request's head for another thread.
+#[derive(Debug, Clone)]
+pub struct OwnedHead {
+    method: Method,
+    target: Vec<u8>,
+    headers: HeaderMap,
+    origin: String,
+}
+
+impl From<RequestHead<'_>> for OwnedHead {
+    fn from(head: RequestHead<'_>) -> Self {
+        Self {
+            method: head.method.clone(),
+            target: head.target.to_vec(),
+            headers: head.headers.clone(),
+            origin: head.origin.to_owned(),
+        }
+    }
+}
+
+impl OwnedHead {
+    /// As the gate takes it.
+    #[must_use]
+    pub fn head(&self) -> RequestHead<'_> {
+        let Self { method, target, headers, origin } = self;
+        RequestHead { method, target, headers, origin }
+    }
+}
+
 /// A whole request.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'r> {
@@ -38,4 +69,20 @@ pub struct Request<'r> {
     pub head: RequestHead<'r>,
     /// The body, after transfer coding and before anything else.
     pub body: &'r [u8],
+    /// What has been worked out about it.
+    pub inspection: Option<&'r Inspection>,
+}
+
+impl<'r> Request<'r> {
+    /// A request about which nothing has been worked out yet.
+    #[must_use]
+    pub const fn new(head: RequestHead<'r>, body: &'r [u8]) -> Self {
+        Self { head, body, inspection: None }
+    }
+
+    /// The same, with what has been worked out about it.
+    #[must_use]
+    pub const fn inspected(self, inspection: &'r Inspection) -> Self {
+        Self { inspection: Some(inspection), ..self }
+    }
 }

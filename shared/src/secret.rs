@@ -1,5 +1,7 @@
 //! Secrets: values without a `Debug`, wiped when dropped, compared in constant time.
 
+pub mod oddities;
+
 use std::fmt;
 
 use data_encoding::BASE64;

@@ -2,18 +2,54 @@
 
 use std::fmt::{self, Write as _};
 
-/// Whether two names are the same to a reader that takes no notice of case. Two letters beyond ASCII fold to
-/// ASCII ones in Unicode (`ſ` to `s`, the Kelvin sign to `k`), and some readers follow that (Go's
-/// `encoding/json`).
+/// Returns `true` if two names are equal for a reader that ignores case.
+///
+/// Four letters beyond ASCII fold to ASCII ones in Unicode: `ſ` to `s`, the Kelvin sign to `k`, and `ı` and `İ` to `i`.
+/// Go's `encoding/json` follows the first two, Java's `equalsIgnoreCase` and `CASE_INSENSITIVE_ORDER` all four.
+/// Invalid UTF-8 equals other invalid UTF-8. Allocates nothing.
 #[must_use]
 pub fn same_name(one: &[u8], other: &[u8]) -> bool {
     if one.is_ascii() && other.is_ascii() {
         return one.eq_ignore_ascii_case(other);
     }
-    let folded = |name: &[u8]| {
-        String::from_utf8_lossy(name).replace('\u{17f}', "s").replace('\u{212a}', "k").to_ascii_lowercase()
-    };
-    folded(one) == folded(other)
+    folded(one).eq(folded(other))
+}
+
+/// Hash of a name that [`same_name`] names share (FNV-1a over the folded characters).
+#[must_use]
+pub fn name_hash(name: &[u8]) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let step = |hash: u64, value: u32| (hash ^ u64::from(value)).wrapping_mul(PRIME);
+    if name.is_ascii() {
+        return name.iter().fold(OFFSET, |hash, byte| step(hash, u32::from(byte.to_ascii_lowercase())));
+    }
+    folded(name).fold(OFFSET, |hash, c| step(hash, u32::from(c)))
+}
+
+/// The characters of a name in lower case.
+fn folded(name: &[u8]) -> impl Iterator<Item = char> {
+    name.utf8_chunks().flat_map(|chunk| {
+        let invalid = if chunk.invalid().is_empty() { None } else { Some(char::REPLACEMENT_CHARACTER) };
+        chunk.valid().chars().map(fold).chain(invalid)
+    })
+}
+
+fn fold(c: char) -> char {
+    match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        '\u{130}' | '\u{131}' => 'i',
+        c if c.is_ascii() => c.to_ascii_lowercase(),
+        // A letter whose lower case has several characters keeps itself: no other letter has them.
+        c => {
+            let mut lower = c.to_lowercase();
+            match (lower.next(), lower.next()) {
+                (Some(only), None) => only,
+                _ => c,
+            }
+        }
+    }
 }
 
 /// Longest text from a stranger that is shown; the rest is cut.
@@ -44,10 +80,32 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// A text without what could steer a terminal: control characters become U+FFFD, the rest stays.
+/// A text without what could steer a terminal or hide in it: control, format, separator and invisible characters become
+/// U+FFFD, the rest stays.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_invisible(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Returns `true` for characters that show nothing, or change how others are shown: controls, the categories Cf, Zl and
+/// Zp, and what Unicode calls default-ignorable (DerivedCoreProperties.txt, `Default_Ignorable_Code_Point`).
+#[must_use]
+pub fn is_invisible(c: char) -> bool {
+    use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
+    if c.is_ascii() {
+        return c.is_control();
+    }
+    let hidden = matches!(
+        c.general_category(),
+        GeneralCategory::Control
+            | GeneralCategory::Format
+            | GeneralCategory::LineSeparator
+            | GeneralCategory::ParagraphSeparator
+    );
+    hidden
+        || matches!(c,
+            '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2065}'
+            | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// The path of a request target as logs and screens show it: without the query, escaped.
@@ -60,6 +118,33 @@ pub fn shown_path(target: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_fold_to_one() {
+        for (one, other) in [
+            ("id", "ID"),
+            ("id", "\u{131}d"),
+            ("id", "\u{130}d"),
+            ("status", "\u{17f}tatus"),
+            ("key", "\u{212a}ey"),
+            ("\u{c9}", "\u{e9}"),
+        ] {
+            assert!(same_name(one.as_bytes(), other.as_bytes()), "{one} {other}");
+            assert_eq!(name_hash(one.as_bytes()), name_hash(other.as_bytes()), "{one} {other}");
+        }
+        for (one, other) in [("id", "ids"), ("id", "\u{e9}d"), ("a", "\u{e4}")] {
+            assert!(!same_name(one.as_bytes(), other.as_bytes()), "{one} {other}");
+        }
+        assert!(same_name(b"a\xff", b"A\xfe") && !same_name(b"a\xff", b"a"));
+    }
+
+    #[test]
+    fn what_hides_in_a_terminal_is_replaced() {
+        for c in ['\u{1b}', '\u{202e}', '\u{200b}', '\u{2028}', '\u{34f}', '\u{3164}', '\u{fe0f}', '\u{85}'] {
+            assert_eq!(printable(&format!("a{c}b")), "a\u{fffd}b", "{:x}", u32::from(c));
+        }
+        assert_eq!(printable("caf\u{e9} \u{4e2d}"), "caf\u{e9} \u{4e2d}");
+    }
 
     #[test]
     fn control_bytes_and_queries_do_not_reach_a_screen() {

@@ -69,22 +69,38 @@ impl fmt::Display for HttpsUrl {
     }
 }
 
-/// A host name in which `*` stands for one whole label.
+/// A host name in which `*` stands for one whole label, and `{region}` for the name of an AWS region. A label that anybody
+/// can have, as the name of a bucket or a site, must not be a `*`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostPattern(String);
 
+/// What stands for a region in a pattern.
+const REGION: &str = "{region}";
+
+/// Returns `true` for the form of AWS's region names, such as `eu-west-1` and `us-gov-east-1`
+/// (docs.aws.amazon.com/general, "Regions"): two letters, one or more words, one digit.
+fn is_region(label: &str) -> bool {
+    let mut parts = label.split('-');
+    let word = |part: &str| part.len() > 1 && part.bytes().all(|byte| byte.is_ascii_lowercase());
+    let (country, number) = (parts.next(), parts.next_back());
+    country.is_some_and(|country| country.len() == 2 && word(country))
+        && number.is_some_and(|number| matches!(number.as_bytes(), [b'0'..=b'9']))
+        && parts.clone().next().is_some()
+        && parts.all(word)
+}
+
 impl HostPattern {
-    /// Reads a pattern such as `sns.*.amazonaws.com`.
+    /// Reads a pattern such as `sns.{region}.amazonaws.com`.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let plain = text.replace('*', "x");
+        let plain = text.replace(REGION, "x").replace('*', "x");
         let stars = text.split('.').all(|label| label == "*" || !label.contains('*'));
-        let named = text.split('.').rev().take(2).all(|label| label != "*");
+        let named = text.split('.').rev().take(2).all(|label| label != "*" && label != REGION);
         if !stars || !named || !text.contains('.') || HostName::parse(&plain).is_none() {
-            return Err(format!("{text:?} is no host such as keys.example.com or sns.*.amazonaws.com"));
+            return Err(format!("{text:?} is no host such as keys.example.com or sns.{{region}}.amazonaws.com"));
         }
         Ok(Self(text.to_ascii_lowercase()))
     }
@@ -96,6 +112,7 @@ impl HostPattern {
         loop {
             match (pattern.next(), labels.next()) {
                 (None, None) => return true,
+                (Some(REGION), Some(label)) if is_region(label) => {}
                 (Some(wanted), Some(label)) if wanted == "*" || wanted.eq_ignore_ascii_case(label) => {}
                 _ => return false,
             }

@@ -51,7 +51,11 @@ const fn with_header(
 }
 
 /// Those that are not signed. Digests by Python's hmac over the reflected text.
-const UNSIGNED: [Handshake; 25] = [
+const UNSIGNED: [Handshake; 26] = [
+    Handshake {
+        headers: &[("X-Event-Key", "diagnostics:ping"), ("Content-Type", "application/json")],
+        ..posted("bitbucket_dc", r#"{"test":true}"#, Nothing)
+    },
     Handshake {
         headers: &[("aeg-event-type", "SubscriptionValidation")],
         ..posted(

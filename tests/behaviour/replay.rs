@@ -11,7 +11,7 @@ use hookward_shared::refusal::Check;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::corpus::{bytes, cases};
 use hookward_tests::sender::github_signature;
-use hookward_tests::stage::{PREFIX, Plan, Stage, clock_at, policy};
+use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, clock_at, policy};
 use serde::Deserialize;
 
 fn remembering(provider: &str, secret: &[u8], on_duplicate: &str) -> Policy {
@@ -143,11 +143,11 @@ fn fill(path: &std::path::Path, rows: u64, until_ms: u64) {
     let mut connection = rusqlite::Connection::open(path).unwrap();
     let transaction = connection.transaction().unwrap();
     {
-        let mut insert = transaction.prepare("INSERT INTO deliveries VALUES (?1, ?2, 0)").unwrap();
+        let mut insert = transaction.prepare("INSERT INTO claims VALUES (?1, ?2, ?3, 0)").unwrap();
         for n in 0..rows {
             let mut key = [0_u8; 32];
             key[..8].copy_from_slice(&n.to_be_bytes());
-            insert.execute(rusqlite::params![key, i64::try_from(until_ms).unwrap()]).unwrap();
+            insert.execute(rusqlite::params![key, HOST, i64::try_from(until_ms).unwrap()]).unwrap();
         }
     }
     transaction.commit().unwrap();

@@ -49,7 +49,7 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
                 headers: &given.headers,
                 origin: &origin,
             };
-            let request = Request { head, body: &given.body };
+            let request = Request::new(head, &given.body);
             let (state, keys) = (State::default(), FetchedKeys::default());
             let mut explanation = explain::explain(&gate, &request, args.peer, now, &state, &keys);
             explanation.notes.extend(other_path(&args, &given.target));

@@ -69,8 +69,9 @@ fn show(provider: &Provider) -> String {
     for (part, what) in provider.shape().parts {
         row("secret part", &format!("{part}: {what}"));
     }
-    if let Some(delivery) = &provider.delivery {
-        row("delivery id", &delivery.to_string());
+    if !provider.delivery.is_empty() {
+        let places: Vec<_> = provider.delivery.iter().map(ToString::to_string).collect();
+        row("delivery id", &places.join(" with "));
     }
     if let Some(event) = &provider.event {
         row("event", &event.to_string());

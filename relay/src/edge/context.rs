@@ -8,9 +8,11 @@ use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::Clock;
 use hookward_shared::gate::State;
 use hookward_shared::gate::address::AddressSet;
-use hookward_shared::gate::rate::{Meter, Rate};
+use hookward_shared::gate::rate::ByteMeter;
 use hookward_shared::limits::Limits;
+use hookward_shared::offload::Offload;
 use hookward_shared::protocol::head::RequestId;
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -58,23 +60,20 @@ pub struct Edge {
     /// The operator's floor, and the memory of its gate.
     pub floor: Floor,
     /// What the floor's gate remembers.
-    pub floor_state: State,
+    pub floor_state: Arc<State>,
     /// Public keys that providers publish.
     pub keys: PublicKeys,
     /// Fetches what a confirmed subscription asks for.
     pub fetcher: Fetcher,
     /// Deliveries that came before.
     pub replays: Replays,
-    /// When wrong signatures were diagnosed, as a rate's measure.
-    pub diagnoses: Meter,
+    /// What diagnoses of wrong signatures have cost.
+    pub diagnoses: ByteMeter,
+    /// Threads for checks of large bodies.
+    pub offload: Offload,
 }
 
 impl Edge {
-    /// Whether a wrong signature may be diagnosed now: so many a second, as a rate's one number.
-    pub fn may_diagnose(&self, a_second: u32) -> bool {
-        self.diagnoses.admit(Rate::per_second(a_second), self.clock.now())
-    }
-
     /// A place for one more request of this peer; a trusted proxy stands for many.
     pub(super) fn take_place(&self, peer: IpAddr) -> Option<Place> {
         let most = if self.trusted_proxies.contains(peer) { usize::MAX } else { self.limits.requests_per_client };
@@ -82,9 +81,10 @@ impl Edge {
     }
 }
 
-/// Request ids: random for the process, counted within it.
+/// Request ids: the digest of a key of the process and a counter. Nobody who sees some of them can count the relay's
+/// requests, or tell the ids that come next.
 pub struct RequestIds {
-    process: [u8; 8],
+    key: [u8; 32],
     next: AtomicU64,
 }
 
@@ -94,17 +94,18 @@ impl RequestIds {
     /// # Errors
     /// When the system has no randomness to give.
     pub fn new() -> Result<Self, getrandom::Error> {
-        let mut process = [0; 8];
-        getrandom::fill(&mut process)?;
-        Ok(Self { process, next: AtomicU64::new(0) })
+        let mut key = [0; 32];
+        getrandom::fill(&mut key)?;
+        Ok(Self { key, next: AtomicU64::new(0) })
     }
 
     /// The next one.
     pub(super) fn next(&self) -> RequestId {
-        let count = self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let digest = Sha256::new().chain_update(self.key).chain_update(count.to_be_bytes()).finalize();
         let mut id = [0; 16];
-        for (to, from) in id.iter_mut().zip(self.process.iter().chain(&count)) {
-            *to = *from;
+        for (to, from) in id.iter_mut().zip(digest) {
+            *to = from;
         }
         RequestId(id)
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use hookward_shared::clock::UnixMillis;
+use hookward_shared::clock::Moment;
 use hookward_shared::gate::RequestHead;
 use hookward_shared::names::HostName;
 use hookward_shared::protocol::control::RefusedRequest;
@@ -23,7 +23,7 @@ pub(super) struct Facts {
     /// Its id.
     pub(super) id: RequestId,
     /// When its head was there.
-    pub(super) received: UnixMillis,
+    pub(super) received: Moment,
     /// The host that is meant.
     pub(super) host: Option<HostName>,
     /// Where it comes from.

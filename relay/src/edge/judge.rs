@@ -7,21 +7,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hookward_shared::budget::Charge;
-use hookward_shared::clock::UnixMillis;
+use hookward_shared::clock::Moment;
 use hookward_shared::gate::{AfterClaim, Decision, Gate, HeadVerdict, PendingBody, Permit, Request, State};
+use hookward_shared::inspection::Work;
+use hookward_shared::limits::DOCTOR_BYTES;
 use hookward_shared::names::HostName;
+use hookward_shared::offload::{NoTurn, OFFLOAD_BYTES};
 use hookward_shared::providers::FetchedKeys;
 use hookward_shared::providers::challenge::Answer;
 use hookward_shared::refusal::{Check, Code, Refusal};
-use hookward_shared::request::RequestHead;
+use hookward_shared::request::{OwnedHead, RequestHead};
 
 use super::body::{BodyError, SenderBody};
 use super::context::Edge;
 use crate::forward::Outgoing;
 use crate::replays::HeldClaim;
-
-/// Wrong signatures that are looked into: each costs as much as some hundred requests.
-const DIAGNOSES_A_SECOND: u32 = 4;
 
 /// A request on its way through the gates.
 pub struct Case<'c> {
@@ -34,11 +34,11 @@ pub struct Case<'c> {
     /// Where it comes from.
     pub client: IpAddr,
     /// When it came.
-    pub received: UnixMillis,
+    pub received: Moment,
     /// The tunnel's gate.
     pub gate: &'c Arc<Gate>,
     /// The memory of the tunnel's gate.
-    pub state: &'c State,
+    pub state: &'c Arc<State>,
     /// Whether a WebSocket is asked for.
     pub wants_upgrade: bool,
 }
@@ -119,7 +119,10 @@ impl Case<'_> {
         };
         let mut keys = FetchedKeys::default();
         let decision = self.body_of(Pending::Body(own), &whole, self.state, &mut keys).await;
-        let decision = decision.map_err(|refusal| self.diagnosed(refusal, &whole, &keys))?;
+        let decision = match decision {
+            Ok(decision) => decision,
+            Err(refusal) => return Err(self.diagnosed(refusal, &whole, &keys).await),
+        };
         self.decided(decision, Sent::Read(whole, charge), keys).await
     }
 
@@ -152,20 +155,45 @@ impl Case<'_> {
         &self,
         pending: Pending,
         body: &Bytes,
-        state: &State,
+        state: &Arc<State>,
         keys: &mut FetchedKeys,
     ) -> Result<Decision, Refusal> {
         let pending = match pending {
             Pending::Decided(decision) => return Ok(decision),
             Pending::Body(pending) => pending,
         };
-        let wanted = pending.wanted_keys(self.head, body);
-        if !wanted.is_empty() {
-            *keys = self.edge.keys.get(&wanted, self.edge.limits.fetch).await;
+        let mut pending = pending;
+        if pending.may_want_keys() {
+            let wanted;
+            (pending, wanted) = self
+                .check(body, move |head, body| {
+                    let wanted = pending.wanted_keys(head, body);
+                    (pending, wanted)
+                })
+                .await?;
+            if !wanted.is_empty() {
+                *keys = self.edge.keys.get(&wanted, self.edge.limits.fetch).await;
+            }
         }
         let gate = pending.gate();
-        let decision = pending.check_body(self.head, body, self.received, state, keys);
+        let (now, of_check, fetched) = (self.received, Arc::clone(state), keys.clone());
+        let check = move |head: RequestHead<'_>, body: &[u8]| pending.check_body(head, body, now, &of_check, &fetched);
+        let decision = self.check(body, check).await?;
         decision.inspect_err(|refusal| gate.note_refusal(refusal, self.client, self.received, state))
+    }
+
+    /// Runs a check of the body: of a large one on another thread.
+    async fn check<T: Send + 'static>(
+        &self,
+        body: &Bytes,
+        check: impl FnOnce(RequestHead<'_>, &[u8]) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        if body.len() <= OFFLOAD_BYTES {
+            return Ok(check(self.head, body));
+        }
+        let (head, body) = (OwnedHead::from(self.head), body.clone());
+        let checked = self.edge.offload.run(move || check(head.head(), &body)).await;
+        checked.map_err(|NoTurn| Refusal::new(Check::Body, Code::Busy, NoTurn.to_string()))
     }
 
     /// What the tunnel's gate decided.
@@ -212,12 +240,19 @@ impl Case<'_> {
         Ok(answer)
     }
 
-    /// Adds what would have made a wrong signature right, for the tunnel's owner: a few times a second.
-    fn diagnosed(&self, refusal: Refusal, body: &[u8], keys: &FetchedKeys) -> Refusal {
-        if refusal.check != Check::Signature || !self.edge.may_diagnose(DIAGNOSES_A_SECOND) {
+    /// Adds what would have made a wrong signature right, for the tunnel's owner: as long as diagnoses do not cost too much,
+    /// and a thread is free.
+    async fn diagnosed(&self, refusal: Refusal, body: &Bytes, keys: &FetchedKeys) -> Refusal {
+        let diagnoses = &self.edge.diagnoses;
+        if refusal.check != Check::Signature || !diagnoses.has_room(self.received.steady) {
             return refusal;
         }
-        let hints = self.gate.diagnose(&Request { head: self.head, body }, keys, self.received);
+        let (gate, head, body, keys) = (Arc::clone(self.gate), OwnedHead::from(self.head), body.clone(), keys.clone());
+        let (now, work) = (self.received.wall, Work::up_to(DOCTOR_BYTES));
+        let of_doctor = Arc::clone(&work);
+        let diagnose = move || gate.diagnose(&Request::new(head.head(), &body), &keys, now, &of_doctor);
+        let hints = self.edge.offload.run_at_once(diagnose).await.unwrap_or_default();
+        diagnoses.spend(work.total(), self.edge.clock.moment().steady);
         match hints.first() {
             Some(hint) => Refusal { why: format!("{}; {hint}", refusal.why), ..refusal },
             None => refusal,

@@ -100,7 +100,7 @@ async fn answer(
         .map_or_else(Bytes::new, |target| Bytes::copy_from_slice(target.as_str().as_bytes()));
     let mut facts = Facts {
         id: connection.edge.ids.next(),
-        received: connection.edge.clock.now(),
+        received: connection.edge.clock.moment(),
         host: None,
         client: connection.peer.address,
         target,

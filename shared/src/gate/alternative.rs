@@ -8,6 +8,7 @@ use super::state::State;
 use super::token::{self, TokenSpot};
 use super::{Side, body_rule, header};
 use crate::clock::UnixMillis;
+use crate::inspection::{BodyPlacesBuilder, Inspection};
 use crate::policy::{Accept, Addresses, BodyRule, HeaderRule, LiveSecret, TokenCheck};
 use crate::providers::FetchedKeys;
 use crate::providers::challenge::Reaction;
@@ -40,6 +41,8 @@ pub(super) struct Evidence {
     pub(super) secrets: Vec<String>,
     /// What identifies the delivery.
     pub(super) identity: Vec<Identity>,
+    /// All signatures were checked here and are right, and at least one is no token.
+    pub(super) signed: bool,
     /// The first check that failed, on a route that only observes.
     pub(super) failed: Option<Refusal>,
 }
@@ -79,8 +82,8 @@ impl AddressRule {
 }
 
 impl Alternative {
-    /// `remembers`: whether deliveries have to be told from each other.
-    pub(super) fn new(accept: &Accept, side: Side, remembers: bool) -> Result<Self, String> {
+    /// `remembered_as`: its number in the route, where deliveries have to be told from each other.
+    pub(super) fn new(accept: &Accept, side: Side, remembered_as: Option<usize>) -> Result<Self, String> {
         Ok(Self {
             side,
             allow: accept.allow_ips.as_ref().map(AddressRule::new),
@@ -90,7 +93,10 @@ impl Alternative {
             signatures: accept
                 .verify
                 .iter()
-                .map(|check| SignatureRule::new(check, side, remembers))
+                .enumerate()
+                .map(|(check_number, check)| {
+                    SignatureRule::new(check, side, remembered_as.map(|number| (number, check_number)))
+                })
                 .collect::<Result<_, _>>()?,
             body: accept.body.clone(),
         })
@@ -99,6 +105,20 @@ impl Alternative {
     /// Whether it can only be judged with the body at hand.
     pub(super) fn needs_body(&self) -> bool {
         !self.body.is_empty() || self.signatures.iter().any(SignatureRule::needs_body)
+    }
+
+    /// Adds what its checks read of bodies.
+    pub(super) fn add_places(&self, places: &mut BodyPlacesBuilder) {
+        self.signatures.iter().for_each(|rule| rule.add_places(places));
+        for rule in &self.body {
+            places.json(&rule.path);
+            places.form_json(body_rule::FORM_FIELD, &rule.path);
+        }
+    }
+
+    /// Returns `true` if the request carries what could be a right signature, checked on this side.
+    pub(super) fn may_be_signed(&self, head: RequestHead<'_>) -> bool {
+        !self.signatures.is_empty() && self.signatures.iter().all(|rule| rule.may_be_signed(head))
     }
 
     /// The addresses that it allows.
@@ -133,18 +153,14 @@ impl Alternative {
                 Err(why) => evidence.relax(Refusal::failed(Check::Token, why), observing)?,
             }
         }
-        // A handshake has the form that the provider gives it, and is not what these rules are about.
-        if evidence.failed.is_none()
-            && self.react(&Request { head, body: b"" }, false, false).is_ok_and(|reaction| reaction.is_some())
-        {
+        // A challenge, too, passes all that needs no signature: some are answered with the key of the events.
+        self.check_fields(head)?;
+        let no_body = Request::new(head, b"");
+        if evidence.failed.is_none() && self.react(&no_body, false, false).is_ok_and(|reaction| reaction.is_some()) {
             return Ok(evidence);
         }
-        let no_body = Request { head, body: b"" };
         if !self.needs_body() {
-            self.check_fields(head)?;
             self.check_signatures(&no_body, &FetchedKeys::default(), now, observing, &mut evidence)?;
-        } else if !self.signatures.iter().any(SignatureRule::answers_in_body) {
-            self.check_fields(head)?;
         }
         Ok(evidence)
     }
@@ -157,9 +173,8 @@ impl Alternative {
         now: UnixMillis,
         observing: bool,
     ) -> Result<Evidence, Refusal> {
-        self.check_fields(request.head)?;
         self.check_signatures(request, keys, now, observing, &mut evidence)?;
-        self.check_rules(request.body)?;
+        self.check_rules(request)?;
         Ok(evidence)
     }
 
@@ -214,23 +229,36 @@ impl Alternative {
         observing: bool,
         evidence: &mut Evidence,
     ) -> Result<(), Refusal> {
+        let mut unsigned = false;
         for rule in &self.signatures {
             match rule.verify(request, keys, now) {
-                Ok(None) => {}
+                Ok(None) => unsigned = true,
                 Ok(Some((verified, name))) => {
+                    evidence.signed |= verified.signs;
                     evidence.secrets.push(name.to_owned());
                     evidence.identity.extend(rule.delivery(request, &verified));
                 }
-                Err(refusal) => evidence.relax(refusal, observing)?,
+                Err(refusal) => {
+                    unsigned = true;
+                    evidence.relax(refusal, observing)?;
+                }
             }
         }
+        evidence.signed &= !unsigned;
         Ok(())
     }
 
-    pub(super) fn check_rules(&self, body: &[u8]) -> Result<(), Refusal> {
-        self.body
-            .iter()
-            .try_for_each(|rule| body_rule::check(rule, body).map_err(|why| Refusal::failed(Check::BodyRule, why)))
+    pub(super) fn check_rules(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        let own;
+        let inspection = match request.inspection {
+            Some(inspection) => inspection,
+            None => {
+                own = Inspection::default();
+                &own
+            }
+        };
+        let failed = |why| Refusal::failed(Check::BodyRule, why);
+        self.body.iter().try_for_each(|rule| body_rule::check(rule, request, inspection).map_err(failed))
     }
 
     /// What a handshake of one of its providers asks for, if the request is one.
@@ -246,6 +274,10 @@ impl Alternative {
             }
         }
         Ok(None)
+    }
+
+    pub(super) fn may_want_keys(&self) -> bool {
+        self.signatures.iter().any(SignatureRule::may_want_keys)
     }
 
     pub(super) fn wanted_keys(&self, request: &Request<'_>) -> Vec<WantedKey> {

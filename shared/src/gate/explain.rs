@@ -7,8 +7,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::alternative::Alternative;
-use super::{CompiledRoute, Decision, Gate, HeadVerdict, State, shape, token};
+use super::{CompiledRoute, Decision, Gate, HeadVerdict, State, token};
 use crate::clock::UnixMillis;
+use crate::inspection::Work;
+use crate::limits::DOCTOR_BYTES;
 use crate::policy::SecretAt;
 use crate::providers::{Coverage, FetchedKeys, Scheme};
 use crate::refusal::{Check, Refusal};
@@ -129,7 +131,7 @@ pub fn explain(
         }
         Err(refusal) => {
             if refusal.check == Check::Signature {
-                explanation.hints = gate.diagnose(request, keys, now);
+                explanation.hints = gate.diagnose(request, keys, now, &Work::up_to(DOCTOR_BYTES));
             }
             explanation.verdict = Verdict::Refuse;
             explanation.check = Some(refusal.check);
@@ -173,7 +175,7 @@ fn steps<'g>(
 ) -> Steps<'g> {
     let mut list = List { steps: Vec::new(), observing: false };
     let head = request.head;
-    list.judge(None, Check::Shape, shape::check(head.target, head.headers), "it can be read in one way only");
+    list.judge(None, Check::Shape, gate.check_shape(head), "it can be read in one way only");
     if let Some(lockout) = gate.lockout {
         let text = format!(
             "{} failures within {} s lock an address out for {} s",
@@ -301,12 +303,7 @@ fn alternative_steps(
         list.judge(at, Check::Signature, verified, &said);
     }
     if alternative.has_body_rules() {
-        list.judge(
-            at,
-            Check::BodyRule,
-            alternative.check_rules(request.body),
-            "the values of the body are allowed ones",
-        );
+        list.judge(at, Check::BodyRule, alternative.check_rules(request), "the values of the body are allowed ones");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Path patterns: compared segment by segment on the raw bytes of a target that is well shaped.
 
-use crate::gate::shape;
+use crate::gate::shape::{self, Slashes};
 
 /// A pattern such as `/flexdeploy/webhooks/v1/**`. `*` stands for one segment; a final `/**` for
 /// the prefix itself and everything below it. There are no other wildcards.
@@ -37,25 +37,26 @@ impl PathPattern {
             rest => rest.split('/').map(|segment| Segment::parse(segment, text)).collect::<Result<_, _>>()?,
         };
         let plain = text.replace("**", "x").replace('*', "x");
-        shape::check(plain.as_bytes(), &http::HeaderMap::new())
+        shape::check(plain.as_bytes(), &http::HeaderMap::new(), Slashes::Plain)
             .map_err(|refusal| format!("the path {text:?} can't match any request: {}", refusal.why))?;
         Ok(Self { segments, below })
     }
 
-    /// Whether the path (without query) of a well-shaped target matches.
+    /// Returns `true` if the path (without query) of a well-shaped target matches. With `slashes`, escaped ones may stand
+    /// below the prefix of a final `/**`, and nowhere else.
     #[must_use]
-    pub fn matches(&self, path: &[u8]) -> bool {
+    pub fn matches(&self, path: &[u8], slashes: bool) -> bool {
         let path = path.strip_prefix(b"/").unwrap_or(path);
         let path = path.strip_suffix(b"/").unwrap_or(path);
         let mut given = path.split(|byte| *byte == b'/').filter(|segment| !segment.is_empty());
         for segment in &self.segments {
             match (segment, given.next()) {
                 (Segment::Exact(wanted), Some(found)) if wanted.as_slice() == found => {}
-                (Segment::Any, Some(_)) => {}
+                (Segment::Any, Some(found)) if !shape::has_escaped_slash(found) => {}
                 _ => return false,
             }
         }
-        self.below || given.next().is_none()
+        if self.below { slashes || !given.any(shape::has_escaped_slash) } else { given.next().is_none() }
     }
 
     /// Whether every path that `other` matches is matched by this one.
@@ -109,12 +110,27 @@ mod tests {
         for (pattern, yes, no) in cases {
             let pattern = PathPattern::parse(pattern).unwrap();
             for path in yes {
-                assert!(pattern.matches(path.as_bytes()), "{pattern:?} {path}");
+                assert!(pattern.matches(path.as_bytes(), false), "{pattern:?} {path}");
             }
             for path in no {
-                assert!(!pattern.matches(path.as_bytes()), "{pattern:?} {path}");
+                assert!(!pattern.matches(path.as_bytes(), false), "{pattern:?} {path}");
             }
         }
+    }
+
+    #[test]
+    fn escaped_slashes_stand_below_the_prefix_only() {
+        let below = PathPattern::parse("/hooks/*/**").unwrap();
+        for (path, slashes, fits) in [
+            ("/hooks/a/job/release%2F1/build", true, true),
+            ("/hooks/a/job/release%2f1", true, true),
+            ("/hooks/a/job/release%2F1/build", false, false),
+            ("/hooks/a%2Fb/c", true, false),
+            ("/hooks%2Fa/b", true, false),
+        ] {
+            assert_eq!(below.matches(path.as_bytes(), slashes), fits, "{path} {slashes}");
+        }
+        assert!(!PathPattern::parse("/hooks/*").unwrap().matches(b"/hooks/a%2Fb", true), "no final /**");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::UnixMillis;
+use crate::clock::SteadyMillis;
 
 /// The spans that a rate may have, in milliseconds.
 const SPANS: [(&str, u64); 4] = [("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
@@ -42,36 +42,60 @@ impl Rate {
         Self { count: count.clamp(1, MOST), span_ms: 1000 }
     }
 
+    /// What one request uses up, in microseconds.
+    #[must_use]
+    pub(super) fn cost(self) -> u64 {
+        self.span_ms * 1000 / u64::from(self.count)
+    }
+
     /// Requests a second, rounded up.
     #[must_use]
     pub fn a_second(self) -> u64 {
         (u64::from(self.count) * 1000).div_ceil(self.span_ms)
     }
 
-    /// Judges one more request of a source. `spent_until` is what the source has used up, in microseconds
-    /// since 1970; the new value comes back.
+    /// Judges one more request of a source. `spent_until` is what the source has used up, in microseconds of the same
+    /// clock as `now`; the new value comes back.
     ///
     /// # Errors
     /// Milliseconds after which the next one passes.
-    pub fn admit(self, spent_until: u64, now: UnixMillis) -> Result<u64, u64> {
+    pub fn admit(self, spent_until: u64, now: SteadyMillis) -> Result<u64, u64> {
         let now = now.0.saturating_mul(1000);
         let span = self.span_ms * 1000;
-        let cost = span / u64::from(self.count);
-        let spent = spent_until.max(now) + cost;
+        let spent = spent_until.max(now) + self.cost();
         let over = (spent - now).saturating_sub(span);
         if over > 0 { Err(over.div_ceil(1000)) } else { Ok(spent) }
     }
 }
 
-/// Counts one kind of work against a rate.
-#[derive(Debug, Default)]
-pub struct Meter(AtomicU64);
+/// Counts bytes of one kind of work against a number of bytes a second.
+#[derive(Debug)]
+pub struct ByteMeter {
+    a_second: u64,
+    /// What has been used up, in microseconds of the clock.
+    spent: AtomicU64,
+}
 
-impl Meter {
-    /// Whether the work may be done now.
-    pub fn admit(&self, rate: Rate, now: UnixMillis) -> bool {
-        let admitted = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |spent| rate.admit(spent, now).ok());
-        admitted.is_ok()
+impl ByteMeter {
+    /// So many bytes a second, with two seconds of them as a burst.
+    #[must_use]
+    pub const fn new(a_second: u64) -> Self {
+        Self { a_second, spent: AtomicU64::new(0) }
+    }
+
+    /// Returns `true` if there is something left.
+    #[must_use]
+    pub fn has_room(&self, now: SteadyMillis) -> bool {
+        self.spent.load(Ordering::Relaxed) <= now.0.saturating_mul(1000).saturating_add(1_000_000)
+    }
+
+    /// Counts bytes that were worked on.
+    pub fn spend(&self, bytes: u64, now: SteadyMillis) {
+        let cost = bytes.saturating_mul(1_000_000) / self.a_second.max(1);
+        let now = now.0.saturating_mul(1000);
+        let update = |spent: u64| Some(spent.max(now).saturating_add(cost));
+        // The closure never gives up.
+        let _ = self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
     }
 }
 
@@ -104,7 +128,7 @@ mod tests {
     fn a_burst_and_then_the_rate() {
         let rate = Rate::parse("10/s").unwrap();
         let mut spent = 0;
-        let mut admitted = |at: u64| match rate.admit(spent, UnixMillis(at)) {
+        let mut admitted = |at: u64| match rate.admit(spent, SteadyMillis(at)) {
             Ok(next) => {
                 spent = next;
                 true
@@ -121,9 +145,19 @@ mod tests {
     #[test]
     fn how_long_to_wait() {
         let rate = Rate::parse("1/m").unwrap();
-        let spent = rate.admit(0, UnixMillis(0)).unwrap();
-        assert_eq!(rate.admit(spent, UnixMillis(10_000)), Err(50_000));
-        assert!(rate.admit(spent, UnixMillis(60_000)).is_ok());
+        let spent = rate.admit(0, SteadyMillis(0)).unwrap();
+        assert_eq!(rate.admit(spent, SteadyMillis(10_000)), Err(50_000));
+        assert!(rate.admit(spent, SteadyMillis(60_000)).is_ok());
+    }
+
+    #[test]
+    fn bytes_of_a_second() {
+        let meter = ByteMeter::new(1000);
+        meter.spend(500, SteadyMillis(0));
+        assert!(meter.has_room(SteadyMillis(0)));
+        meter.spend(2000, SteadyMillis(0));
+        assert!(!meter.has_room(SteadyMillis(0)) && !meter.has_room(SteadyMillis(1000)));
+        assert!(meter.has_room(SteadyMillis(1500)));
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::clock::UnixMillis;
 use crate::policy::{OnDuplicate, Replay};
 
 /// What a delivery is remembered by: a digest of the route and of what identifies the delivery in it.
@@ -17,8 +16,8 @@ pub struct DeliveryKey(pub [u8; 32]);
 pub struct Claim {
     /// What it is remembered by.
     pub key: DeliveryKey,
-    /// Until when it is remembered.
-    pub until: UnixMillis,
+    /// For how many milliseconds it is remembered.
+    pub window_ms: u64,
     /// What happens when it came before.
     pub on_duplicate: OnDuplicate,
 }
@@ -37,7 +36,7 @@ pub enum Claimed {
 impl Claim {
     /// The claim of a delivery on a route.
     #[must_use]
-    pub fn new(route: &str, identity: &[Vec<u8>], replay: Replay, now: UnixMillis) -> Self {
+    pub fn new(route: &str, identity: &[Vec<u8>], replay: Replay) -> Self {
         let mut digest = Sha256::new();
         for part in std::iter::once(route.as_bytes()).chain(identity.iter().map(Vec::as_slice)) {
             digest.update((part.len() as u64).to_be_bytes());
@@ -45,7 +44,7 @@ impl Claim {
         }
         Self {
             key: DeliveryKey(digest.finalize().into()),
-            until: UnixMillis(now.0.saturating_add(replay.window_ms)),
+            window_ms: replay.window_ms,
             on_duplicate: replay.on_duplicate,
         }
     }
@@ -60,7 +59,7 @@ mod tests {
         let replay = Replay { on_duplicate: OnDuplicate::Refuse, window_ms: 1000 };
         let key = |route: &str, identity: &[&str]| {
             let identity: Vec<_> = identity.iter().map(|part| part.as_bytes().to_vec()).collect();
-            Claim::new(route, &identity, replay, UnixMillis(5)).key
+            Claim::new(route, &identity, replay).key
         };
         assert_eq!(key("a", &["x"]), key("a", &["x"]));
         assert_ne!(key("a", &["x"]), key("b", &["x"]));

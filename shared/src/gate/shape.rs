@@ -4,11 +4,12 @@
 use http::header::{self, HeaderName};
 use http::{HeaderMap, Method};
 use unicode_normalization::UnicodeNormalization;
-use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
+use crate::headers;
 use crate::limits::TARGET_BYTES;
 use crate::providers;
 use crate::refusal::{Check, Code, Refusal};
+use crate::text::{Escaped, is_invisible};
 
 /// Fields that stand once (RFC 9110): two different values are two different requests.
 const SINGULAR: [HeaderName; 9] = [
@@ -22,6 +23,23 @@ const SINGULAR: [HeaderName; 9] = [
     header::REFERER,
     header::USER_AGENT,
 ];
+
+/// Characters that are a delimiter to some reader, beside those that Unicode's compatibility form (NFKC) turns into one:
+/// Windows code pages map them to `/ \\ . % ?` where a character is missing ("best fit", Microsoft's `bestfit*.txt`; the yen
+/// and won signs are the backslash of code pages 932 and 949), and host names are split at the two full stops (IDNA).
+const LOOKALIKES: [char; 15] = [
+    '\u{a5}', '\u{37e}', '\u{66a}', '\u{20a9}', '\u{2044}', '\u{2215}', '\u{2216}', '\u{2571}', '\u{2572}', '\u{29f5}',
+    '\u{29f8}', '\u{29f9}', '\u{3002}', '\u{ff61}', '\u{203d}',
+];
+
+/// Escaped slashes in a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slashes {
+    /// They are refused: most servers decode them before they look for the resource.
+    Plain,
+    /// They may stand in a segment, whose parts are then held to the rules of segments.
+    Escaped,
+}
 
 /// The delivery id of Standard Webhooks: singular like those of the catalogue's rows.
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -39,7 +57,7 @@ pub fn is_known_method(method: &Method) -> bool {
 ///
 /// # Errors
 /// The first ambiguity.
-pub fn check(target: &[u8], headers: &HeaderMap) -> Result<(), Refusal> {
+pub fn check(target: &[u8], fields: &HeaderMap, slashes: Slashes) -> Result<(), Refusal> {
     if target.len() > TARGET_BYTES {
         return Err(Refusal::new(
             Check::Shape,
@@ -47,17 +65,32 @@ pub fn check(target: &[u8], headers: &HeaderMap) -> Result<(), Refusal> {
             format!("the target has {} bytes, more than {TARGET_BYTES}", target.len()),
         ));
     }
-    check_target(target).map_err(Refusal::malformed)?;
-    for (name, _) in headers {
-        if is_singular(name) && differ(headers, name) {
+    check_target(target, slashes).map_err(Refusal::malformed)?;
+    for name in fields.keys() {
+        if is_singular(name) && differ(fields, name) {
             return Err(Refusal::malformed(format!("the header {name} stands twice with different values")));
+        }
+        if let Some(twin) = twin(fields, name) {
+            let (name, twin) = (Escaped(name.as_str().as_bytes()), Escaped(twin.as_str().as_bytes()));
+            return Err(Refusal::malformed(format!(
+                "the headers {name} and {twin} are one to applications behind CGI"
+            )));
         }
     }
     Ok(())
 }
 
+/// Another field that a server in the manner of CGI takes for this one: it reads `_` for every character that is no letter
+/// or digit (RFC 3875 §4.1.18).
+fn twin<'h>(fields: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderName> {
+    if headers::is_usual_name(name) {
+        return None;
+    }
+    fields.keys().find(|other| *other != name && headers::are_twins(name, other))
+}
+
 fn is_singular(name: &HeaderName) -> bool {
-    SINGULAR.contains(name) || *name == WEBHOOK_ID || providers::identifies_delivery(name)
+    SINGULAR.contains(name) || *name == WEBHOOK_ID || providers::stands_once(name)
 }
 
 fn differ(headers: &HeaderMap, name: &HeaderName) -> bool {
@@ -69,7 +102,7 @@ fn differ(headers: &HeaderMap, name: &HeaderName) -> bool {
 /// The path rule. Bytes 0x21 to 0x7E without `#`; then, of the path: only what RFC 3986 calls
 /// `pchar`, and no `;`; escapes that are well formed and decode to text without surprises; no empty
 /// segment but one trailing slash; no segment of dots only, none that begins or ends with a space.
-fn check_target(target: &[u8]) -> Result<(), &'static str> {
+fn check_target(target: &[u8], slashes: Slashes) -> Result<(), &'static str> {
     if target.first() != Some(&b'/') {
         return Err("the target does not begin with a slash");
     }
@@ -82,43 +115,53 @@ fn check_target(target: &[u8]) -> Result<(), &'static str> {
         if segment.is_empty() && segments.peek().is_some() {
             return Err("the path has an empty segment");
         }
-        check_segment(segment)?;
+        check_segment(segment, slashes)?;
     }
     Ok(())
 }
 
-fn check_segment(segment: &[u8]) -> Result<(), &'static str> {
+fn check_segment(segment: &[u8], slashes: Slashes) -> Result<(), &'static str> {
     // Nearly all segments are letters and digits; they need no second look.
     if segment.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~')) {
         return Ok(());
     }
-    let decoded = decode(segment)?;
+    let decoded = decode(segment, slashes)?;
     let text = std::str::from_utf8(&decoded).map_err(|_| "the path has an escape that is not UTF-8")?;
-    if !text.is_empty() && text.bytes().all(|byte| byte == b'.') {
-        return Err("the path has a segment of dots");
-    }
-    if text.starts_with(' ') || text.ends_with(' ') {
-        return Err("a segment of the path begins or ends with a space");
+    // Where escaped slashes may stand, their decoder sees segments of its own.
+    let split = text.contains('/');
+    for part in text.split('/') {
+        if split && part.is_empty() {
+            return Err("the path has an empty segment at an escaped slash");
+        }
+        if !part.is_empty() && part.bytes().all(|byte| byte == b'.') {
+            return Err("the path has a segment of dots");
+        }
+        if part.starts_with(' ') || part.ends_with(' ') {
+            return Err("a segment of the path begins or ends with a space");
+        }
     }
     if text.is_ascii() {
         return Ok(());
     }
-    if text.chars().any(|c| c.is_control() || c.general_category() == GeneralCategory::Format) {
+    if text.chars().any(is_invisible) {
         return Err("the path has an invisible character");
     }
     // A character that folds to a delimiter is one for some file systems and frameworks.
-    let folds = text
-        .chars()
-        .filter(|c| !c.is_ascii())
-        .any(|c| std::iter::once(c).nfkc().any(|folded| "./\\%;?#".contains(folded)));
-    if folds {
+    let is_delimiter = |c: char| "./\\%;?#".contains(c) || LOOKALIKES.contains(&c);
+    let mut foreign = text.chars().filter(|c| !c.is_ascii());
+    if foreign.any(|c| is_delimiter(c) || std::iter::once(c).nfkc().any(is_delimiter)) {
         return Err("the path has a character that some systems read as a delimiter");
     }
     Ok(())
 }
 
+/// Returns `true` for a segment with an escaped slash.
+pub(super) fn has_escaped_slash(segment: &[u8]) -> bool {
+    segment.windows(3).any(|three| three.eq_ignore_ascii_case(b"%2f"))
+}
+
 /// Decodes a segment's escapes once, refusing those that would change how the path is read.
-fn decode(segment: &[u8]) -> Result<Vec<u8>, &'static str> {
+fn decode(segment: &[u8], slashes: Slashes) -> Result<Vec<u8>, &'static str> {
     let mut decoded = Vec::with_capacity(segment.len());
     let mut bytes = segment.iter();
     while let Some(byte) = bytes.next() {
@@ -129,7 +172,8 @@ fn decode(segment: &[u8]) -> Result<Vec<u8>, &'static str> {
                     return Err("the path has a broken escape");
                 };
                 let value = high << 4 | low;
-                if value < 0x20 || value == 0x7f || b"/\\%;?#.".contains(&value) {
+                let slash = value == b'/' && slashes == Slashes::Escaped;
+                if !slash && (value < 0x20 || value == 0x7f || b"/\\%;?#.".contains(&value)) {
                     return Err("the path has an escaped delimiter, dot or control byte");
                 }
                 decoded.push(value);
@@ -173,6 +217,78 @@ pub(super) fn hex(digit: &u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check_target(target: &[u8]) -> Result<(), &'static str> {
+        super::check_target(target, Slashes::Plain)
+    }
+
+    #[test]
+    fn characters_that_some_reader_takes_for_a_delimiter() {
+        for c in [
+            '\u{2044}',
+            '\u{2215}',
+            '\u{2216}',
+            '\u{29f5}',
+            '\u{29f8}',
+            '\u{29f9}',
+            '\u{3002}',
+            '\u{ff61}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{34f}',
+            '\u{115f}',
+            '\u{1160}',
+            '\u{3164}',
+            '\u{ffa0}',
+            '\u{fe0f}',
+            '\u{ff0f}',
+            '\u{ff3c}',
+            '\u{fe68}',
+            '\u{a5}',
+            '\u{20a9}',
+            '\u{66a}',
+            '\u{bd}',
+            '\u{2105}',
+            '\u{2100}',
+            '\u{180e}',
+            '\u{e0001}',
+        ] {
+            let mut utf8 = [0; 4];
+            let escaped: String = c.encode_utf8(&mut utf8).bytes().map(|byte| format!("%{byte:02x}")).collect();
+            assert!(check_target(format!("/a/..{escaped}admin").as_bytes()).is_err(), "{:x}", u32::from(c));
+        }
+        for letters in ["caf%C3%A9", "%C4%8D", "%e4%b8%ad%e6%96%87", "%D0%BF%D1%83%D1%82%D1%8C", "%E0%B9%84%E0%B8%97"] {
+            assert_eq!(check_target(format!("/a/{letters}").as_bytes()), Ok(()), "{letters}");
+        }
+    }
+
+    #[test]
+    fn parts_at_escaped_slashes_are_segments() {
+        let check = |target: &str| super::check_target(target.as_bytes(), Slashes::Escaped);
+        for good in ["/job/release%2F1/build", "/job/a%2fb%2Fc", "/a/b"] {
+            assert_eq!(check(good), Ok(()), "{good}");
+            assert_eq!(check_target(good.as_bytes()).is_ok(), !good.contains('%'), "{good}");
+        }
+        for bad in
+            ["/a%2F..%2Fb", "/..%2Fa", "/a%2F", "/%2Fa", "/a%2F%2Fb", "/a%2F%20b", "/a%252Fb", "/a%5Cb", "/a%2F%2e%2e"]
+        {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn fields_that_are_one_behind_cgi() {
+        let judged = |names: &[&'static str]| {
+            let fields = names.iter().map(|name| (HeaderName::from_static(name), http::HeaderValue::from_static("x")));
+            check(b"/", &fields.collect(), Slashes::Plain)
+        };
+        for twins in [["x-github-event", "x_github_event"], ["x_token", "x-token"], ["x.a", "x-a"], ["x_a", "x.a"]] {
+            assert!(judged(&twins).is_err(), "{twins:?}");
+        }
+        for others in [["x-a", "x-b"], ["x_a", "x-b"], ["content-type", "content_length"]] {
+            assert_eq!(judged(&others), Ok(()), "{others:?}");
+        }
+    }
 
     #[test]
     fn targets() {

@@ -5,12 +5,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::clock::UnixMillis;
 use crate::gate::Side;
+use crate::inspection::BodyPlacesBuilder;
 use crate::policy::{LiveSecret, SecretAt, SignatureCheck};
 use crate::providers::challenge::Reaction;
 use crate::providers::place::Members;
 use crate::providers::{Challenge, Coverage, FetchedKeys, Keyed, Place, Scheme, SignatureFault, Verified, doctor};
 use crate::refusal::{Check, Code, Refusal};
-use crate::request::Request;
+use crate::request::{Request, RequestHead};
 use crate::secret::Secret;
 use crate::url::HttpsUrl;
 
@@ -36,8 +37,8 @@ pub(super) struct SignatureRule {
     check: SignatureCheck,
     title: String,
     schemes: Vec<Scheme>,
-    /// Whether deliveries have to be told from each other.
-    remembers: bool,
+    /// What deliveries of this rule are told from others by; `None` where they need not be.
+    remembered_as: Option<Vec<u8>>,
     /// `None` on the relay when the secret stays on the agent.
     keyed: Option<Keyed>,
     /// The status of a refusal, where the provider wants another one than 403.
@@ -47,37 +48,65 @@ pub(super) struct SignatureRule {
 }
 
 impl SignatureRule {
-    pub(super) fn new(check: &SignatureCheck, side: Side, remembers: bool) -> Result<Self, String> {
+    /// `position`: the numbers of its alternative and of itself, where deliveries have to be told from each other. Ids of
+    /// different providers, and of two rules for one provider, say nothing of each other.
+    pub(super) fn new(check: &SignatureCheck, side: Side, position: Option<(usize, usize)>) -> Result<Self, String> {
         let schemes = check.schemes()?;
         let secrets: Vec<Secret> = check.secrets.iter().map(|live| live.secret.clone()).collect();
         let keyed = match (side, check.secret_at) {
             (Side::Relay, SecretAt::Agent) => None,
-            _ => Some(
-                Keyed::new(&schemes, &check.shape(), &secrets, check.origin.clone())
-                    .map_err(|error| error.to_string())?
-                    .proving(remembers),
-            ),
+            _ => Some(check.keyed(&schemes, &secrets).map_err(|error| error.to_string())?.proving(position.is_some())),
         };
         let row = check.row();
+        let remembered_as = position.map(|(alternative, number)| {
+            let provider = row.map_or("own scheme", |row| row.id.as_str());
+            format!("{provider}/{alternative}/{number}/").into_bytes()
+        });
         let refused_with = row.and_then(|row| row.refused_with).and_then(|status| StatusCode::from_u16(status).ok());
         let answers = check.challenge || check.pair;
-        let challenges = row.filter(|_| answers).map(|row| row.challenges.clone()).unwrap_or_default();
-        Ok(Self { check: check.clone(), title: check.title(), schemes, remembers, keyed, refused_with, challenges })
+        let all = row.map(|row| row.challenges.as_slice()).unwrap_or_default();
+        let challenges = all.iter().filter(|challenge| answers || challenge.always).cloned().collect();
+        let title = check.title();
+        Ok(Self { check: check.clone(), title, schemes, remembered_as, keyed, refused_with, challenges })
     }
 
     /// Whether it can only be judged with the body at hand.
     pub(super) fn needs_body(&self) -> bool {
-        self.keyed.as_ref().is_some_and(Keyed::needs_body) || self.challenges.iter().any(Challenge::needs_body)
+        self.keyed.as_ref().is_some_and(Keyed::needs_body)
+            || self.challenges.iter().any(Challenge::needs_body)
+            || self.remembered_as.is_some() && self.delivery_places().iter().any(Place::is_in_body)
     }
 
-    /// Whether one of its handshakes can only be told by the body.
-    pub(super) fn answers_in_body(&self) -> bool {
-        self.challenges.iter().any(Challenge::needs_body)
+    fn delivery_places(&self) -> &'static [Place] {
+        self.check.row().map_or(&[], |row| row.delivery.as_slice())
+    }
+
+    /// Adds what it reads of bodies.
+    pub(super) fn add_places(&self, places: &mut BodyPlacesBuilder) {
+        for scheme in &self.schemes {
+            match &scheme.each {
+                // What stands in an item is read there.
+                Some(path) => places.json(path),
+                None => scheme.places().for_each(|place| place.add_to(places)),
+            }
+        }
+        self.challenges.iter().flat_map(Challenge::places).for_each(|place| place.add_to(places));
+        self.delivery_places().iter().for_each(|place| place.add_to(places));
+    }
+
+    /// Returns `true` if the request carries what could be a right signature, and it is checked on this side.
+    pub(super) fn may_be_signed(&self, head: RequestHead<'_>) -> bool {
+        self.keyed.is_some() && self.schemes.iter().any(|scheme| scheme.signs() && scheme.sig.at.may_stand_in(head))
     }
 
     /// Whether the relay alone can't judge it.
     pub(super) const fn is_left_to_agent(&self) -> bool {
         self.keyed.is_none()
+    }
+
+    /// Returns `true` if a key may have to be fetched.
+    pub(super) fn may_want_keys(&self) -> bool {
+        self.keyed.is_some() && self.schemes.iter().any(|scheme| scheme.fetch.is_some())
     }
 
     /// The keys that have to be fetched for this request.
@@ -113,8 +142,10 @@ impl SignatureRule {
             return Refusal::new(Check::Signature, Code::Busy, format!("{}: {fault}", self.title));
         }
         let refusal = Refusal::failed(Check::Signature, format!("{}: {fault}", self.title));
-        let by_stranger = matches!(fault, SignatureFault::Mismatch | SignatureFault::OtherToken);
-        Refusal { status: self.refused_with.unwrap_or(refusal.status), by_stranger, ..refusal }
+        let by_stranger =
+            matches!(fault, SignatureFault::Mismatch | SignatureFault::OtherToken | SignatureFault::Oracle);
+        let closeness = fault.progress();
+        Refusal { status: self.refused_with.unwrap_or(refusal.status), by_stranger, closeness, ..refusal }
     }
 
     /// What a handshake asks for, if the request is one: of those that are signed like events, or of
@@ -143,24 +174,29 @@ impl SignatureRule {
     /// such as a JSON Web Token that is used for an hour, counts together with the id or the body: that is
     /// no protection against somebody who has such a token, and loses nothing of the provider's.
     pub(super) fn delivery(&self, request: &Request<'_>, verified: &Verified) -> Option<Identity> {
-        let scheme = self.schemes.get(verified.way).filter(|_| self.remembers)?;
-        let place = self.check.row().and_then(|row| row.delivery.as_ref());
-        let id = || {
-            let value = place?.read(request, &Members::default()).ok()??;
-            Some([b"id:", value.as_ref()].concat())
+        let rule = self.remembered_as.as_ref()?;
+        let scheme = self.schemes.get(verified.way)?;
+        let places = self.delivery_places();
+        let id_at = |places: &[Place]| {
+            let mut id = b"id:".to_vec();
+            for place in places {
+                let value = place.read(request, &Members::default()).ok()??;
+                id.extend_from_slice(&(value.len() as u64).to_be_bytes());
+                id.extend_from_slice(&value);
+            }
+            (!places.is_empty()).then_some(id)
         };
+        let id = || id_at(places);
+        let identity = |signed, value: Vec<u8>| Some(Identity { signed, value: [rule.clone(), value].concat() });
         let proof = || verified.proof.map(|proof| [&b"signature:"[..], proof.as_slice()].concat());
-        let signed = |value| Some(Identity { signed: true, value });
-        let Some(proof) = proof() else { return id().map(|value| Identity { signed: false, value }) };
-        if place.is_some_and(|place| scheme.signs(place)) {
+        let signed = |value| identity(true, value);
+        let Some(proof) = proof() else { return identity(false, id()?) };
+        if !places.is_empty() && places.iter().all(|place| scheme.vouches_for(place)) {
             return signed(id().unwrap_or(proof));
         }
         // The row names the id of its usual headers; of others (svix-id beside webhook-id) the way knows it.
-        let signed_id = || {
-            let value = scheme.signed_id()?.read(request, &Members::default()).ok()??;
-            Some([b"id:", value.as_ref()].concat())
-        };
-        if place.is_some()
+        let signed_id = || id_at(std::slice::from_ref(scheme.signed_id()?));
+        if !places.is_empty()
             && let Some(id) = signed_id()
         {
             return signed(id);
@@ -203,7 +239,7 @@ impl SignatureRule {
 
 impl Scheme {
     /// Whether what stands at this place is part of what is signed.
-    fn signs(&self, place: &Place) -> bool {
+    fn vouches_for(&self, place: &Place) -> bool {
         use crate::providers::template::Source;
         let whole = self.coverage() == Coverage::Body;
         let named = || self.msg.sources().any(|source| matches!(source, Source::At(signed) if signed == place));

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::address::{AddressSet, source};
 use super::rate::Rate;
 use crate::addresses::NamedSets;
-use crate::clock::UnixMillis;
+use crate::clock::SteadyMillis;
 use crate::policy::Lockout;
 
 /// Sources that are counted one by one, in each table: some 5 MB a tunnel under attack.
@@ -22,6 +22,10 @@ const MOST_SOURCES: usize = 65_536;
 pub enum Counted {
     /// Requests of one client address (an IPv6 /64 is one).
     Client(IpAddr),
+    /// Requests of one client address with a right signature: what a stranger sends from it does not count.
+    Signed(IpAddr),
+    /// Unsigned challenges of one client address, which anybody can send.
+    Challenge(IpAddr),
     /// Requests of all the client addresses for which there is no place.
     Others,
     /// Requests that one route let pass.
@@ -45,16 +49,16 @@ pub struct State {
 
 #[derive(Default)]
 struct Counts {
-    /// What each has used up of its rate, in microseconds since 1970.
+    /// What each has used up of its rate, in microseconds of the steady clock.
     spent: HashMap<Counted, u64>,
     failures: HashMap<IpAddr, Failures>,
     /// When each of the two, being full, was last looked through.
-    swept_spent: UnixMillis,
-    swept_failures: UnixMillis,
+    swept_spent: SteadyMillis,
+    swept_failures: SteadyMillis,
 }
 
 /// A full table is looked through once a second at most: that is work for each of its entries.
-fn may_sweep(swept: &mut UnixMillis, now: UnixMillis) -> bool {
+fn may_sweep(swept: &mut SteadyMillis, now: SteadyMillis) -> bool {
     let due = now.0 < swept.0 || now.0 - swept.0 >= 1000;
     if due {
         *swept = now;
@@ -65,8 +69,8 @@ fn may_sweep(swept: &mut UnixMillis, now: UnixMillis) -> bool {
 /// Failures of one source.
 struct Failures {
     count: u32,
-    since: UnixMillis,
-    locked_until: UnixMillis,
+    since: SteadyMillis,
+    locked_until: SteadyMillis,
 }
 
 impl State {
@@ -80,7 +84,7 @@ impl State {
     ///
     /// # Errors
     /// Milliseconds after which the next one passes.
-    pub fn admit(&self, what: Counted, rate: Rate, now: UnixMillis) -> Result<(), u64> {
+    pub fn admit(&self, what: Counted, rate: Rate, now: SteadyMillis) -> Result<(), u64> {
         let mut counts = self.lock();
         let full = counts.spent.len() >= MOST_SOURCES && !counts.spent.contains_key(&what);
         if full && may_sweep(&mut counts.swept_spent, now) {
@@ -93,16 +97,23 @@ impl State {
         Ok(())
     }
 
+    /// Takes a request back that was counted.
+    pub fn give_back(&self, what: Counted, rate: Rate) {
+        if let Some(spent) = self.lock().spent.get_mut(&what) {
+            *spent = spent.saturating_sub(rate.cost());
+        }
+    }
+
     /// For how many milliseconds more this address is locked out; `None` when it is not.
     #[must_use]
-    pub fn locked_out(&self, address: IpAddr, now: UnixMillis) -> Option<u64> {
+    pub fn locked_out(&self, address: IpAddr, now: SteadyMillis) -> Option<u64> {
         let counts = self.lock();
         let until = counts.failures.get(&source(address))?.locked_until;
         until.0.checked_sub(now.0).filter(|left| *left > 0)
     }
 
     /// Notes that a request of this address failed a check that only a stranger fails.
-    pub fn note_failure(&self, address: IpAddr, lockout: Lockout, now: UnixMillis) {
+    pub fn note_failure(&self, address: IpAddr, lockout: Lockout, now: SteadyMillis) {
         if self.exempt.contains(address) {
             return;
         }
@@ -118,14 +129,14 @@ impl State {
             Entry::Occupied(seen) => seen.into_mut(),
             // Who comes when the table is full is not remembered: nobody else is forgotten for him.
             Entry::Vacant(_) if full => return,
-            Entry::Vacant(place) => place.insert(Failures { count: 0, since: now, locked_until: UnixMillis(0) }),
+            Entry::Vacant(place) => place.insert(Failures { count: 0, since: now, locked_until: SteadyMillis(0) }),
         };
         if !seen.is_fresh(lockout, now) {
             (seen.count, seen.since) = (0, now);
         }
         seen.count += 1;
         if seen.count >= lockout.failures {
-            seen.locked_until = UnixMillis(now.0 + lockout.for_ms);
+            seen.locked_until = SteadyMillis(now.0 + lockout.for_ms);
             (seen.count, seen.since) = (0, now);
         }
     }
@@ -138,7 +149,7 @@ impl State {
 
 impl Failures {
     /// Whether it still counts for something.
-    const fn is_fresh(&self, lockout: Lockout, now: UnixMillis) -> bool {
+    const fn is_fresh(&self, lockout: Lockout, now: SteadyMillis) -> bool {
         now.0.saturating_sub(self.since.0) < lockout.within_ms || self.locked_until.0 > now.0
     }
 }
@@ -154,24 +165,24 @@ mod tests {
     fn who_keeps_failing_is_locked_out_for_a_while() {
         let state = State::default();
         let address: IpAddr = "192.0.2.1".parse().unwrap();
-        let fail = |at| state.note_failure(address, LOCKOUT, UnixMillis(at));
+        let fail = |at| state.note_failure(address, LOCKOUT, SteadyMillis(at));
         fail(0);
         fail(900);
         fail(2000);
         fail(2100);
-        assert_eq!(state.locked_out(address, UnixMillis(2100)), None, "too slow");
+        assert_eq!(state.locked_out(address, SteadyMillis(2100)), None, "too slow");
         fail(2200);
-        assert_eq!(state.locked_out(address, UnixMillis(2200)), Some(5000));
-        assert_eq!(state.locked_out("192.0.2.2".parse().unwrap(), UnixMillis(2200)), None);
-        assert_eq!(state.locked_out(address, UnixMillis(7200)), None);
+        assert_eq!(state.locked_out(address, SteadyMillis(2200)), Some(5000));
+        assert_eq!(state.locked_out("192.0.2.2".parse().unwrap(), SteadyMillis(2200)), None);
+        assert_eq!(state.locked_out(address, SteadyMillis(7200)), None);
     }
 
     #[test]
     fn a_trusted_proxy_is_never_locked_out() {
         let state = State::new(NamedSets::default(), AddressSet::new(&["10.0.0.0/8".parse().unwrap()]));
         let proxy = "10.1.2.3".parse().unwrap();
-        (0..10).for_each(|_| state.note_failure(proxy, LOCKOUT, UnixMillis(0)));
-        assert_eq!(state.locked_out(proxy, UnixMillis(0)), None);
+        (0..10).for_each(|_| state.note_failure(proxy, LOCKOUT, SteadyMillis(0)));
+        assert_eq!(state.locked_out(proxy, SteadyMillis(0)), None);
     }
 
     #[test]
@@ -180,14 +191,14 @@ mod tests {
         let rate = Rate::parse("1/d").unwrap();
         let address = |n: usize| IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(n).unwrap()));
         for n in 0..MOST_SOURCES + 1000 {
-            let _ = state.admit(Counted::Client(address(n)), rate, UnixMillis(0));
-            state.note_failure(address(n), LOCKOUT, UnixMillis(0));
+            let _ = state.admit(Counted::Client(address(n)), rate, SteadyMillis(0));
+            state.note_failure(address(n), LOCKOUT, SteadyMillis(0));
         }
         let counts = state.lock();
         assert!(counts.spent.len() <= MOST_SOURCES + 1 && counts.failures.len() <= MOST_SOURCES);
         drop(counts);
-        assert!(state.admit(Counted::Client(address(0)), rate, UnixMillis(0)).is_err(), "still remembered");
-        let next_day = UnixMillis(2 * 86_400_000);
+        assert!(state.admit(Counted::Client(address(0)), rate, SteadyMillis(0)).is_err(), "still remembered");
+        let next_day = SteadyMillis(2 * 86_400_000);
         assert!(state.admit(Counted::Client(address(usize::from(u16::MAX) * 3)), rate, next_day).is_ok());
     }
 }

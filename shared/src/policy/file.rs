@@ -14,6 +14,7 @@
 //! answer_timeout = "60s"                      # for the head of the application's answer
 //! websocket = false
 //! keep_token = false
+//! encoded_slashes = false                     # %2F below the final /** reaches the application untouched
 //! rate = "100/s"                              # optional, of this route
 //! replay = { on_duplicate = "acknowledge", window = "24h" }   # or refuse, forward
 //! observe_until = 2026-12-01                  # optional: show failed checks, let them pass
@@ -82,7 +83,7 @@ pub fn read(name: &str, text: &str, secrets: &dyn SecretReader, now: UnixMillis)
             let place = route.offset();
             let (route, accepts) = loader.route(route);
             // Each mistake gets the line of what it is about.
-            for mistake in route.own_mistakes(now) {
+            for mistake in route.own_mistakes(now).into_iter().chain(route.excessive_work()) {
                 document.problem_at(place, format!("route {:?}: {mistake}", route.name));
             }
             for (accept, (place, could_be_read)) in route.accept.iter().zip(accepts) {
@@ -132,6 +133,7 @@ impl Loader<'_> {
         }
         route.websocket = reader.boolean("websocket").unwrap_or(route.websocket);
         route.keep_token = reader.boolean("keep_token").unwrap_or(route.keep_token);
+        route.encoded_slashes = reader.boolean("encoded_slashes").unwrap_or(route.encoded_slashes);
         route.rate = rate(&mut reader, "rate");
         if let Some(table) = reader.has("replay").then(|| reader.table("replay")).flatten() {
             route.replay = replay(table);
@@ -283,6 +285,7 @@ impl Loader<'_> {
             each: None,
             jwt: Some(rules),
             url_ports: false,
+            json_body: false,
             fetch,
         };
         Some(SignatureCheck { scheme: Some(Box::new(scheme)), secrets, ..SignatureCheck::default() })
@@ -336,6 +339,7 @@ fn scheme(mut reader: Reader<'_>) -> Option<Scheme> {
         each: reader.typed("each"),
         jwt: reader.typed("jwt"),
         url_ports: reader.boolean("url_ports").unwrap_or(false),
+        json_body: reader.boolean("json_body").unwrap_or(false),
         fetch: reader.typed("fetch"),
         alg: alg.unwrap_or(Algorithm::HmacSha256),
         sig: match (alg, sig) {

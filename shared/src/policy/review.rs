@@ -1,5 +1,7 @@
 //! What is wrong with a policy, and what its owner should know of it. Both sides ask, each for itself.
 
+use std::collections::BTreeMap;
+
 use http::Method;
 
 use super::{Accept, Addresses, Mode, OnDuplicate, Policy, Route, SecretAt, SignatureCheck, TokenCheck};
@@ -178,7 +180,32 @@ impl Route {
             mistakes.map(move |what| format!("accept {}: {what}", index + 1))
         };
         let accepts = self.accept.iter().take(limits::OF_A_ROUTE).enumerate().flat_map(of_accept);
-        self.own_mistakes(now).into_iter().chain(accepts).collect()
+        self.own_mistakes(now).into_iter().chain(accepts).chain(self.excessive_work()).collect()
+    }
+
+    /// Whether one request could make the gate hash more than it may: distinct keys and signed texts, each over the largest
+    /// body. Keys of which this side has none are not counted: the other side counts them.
+    pub(super) fn excessive_work(&self) -> Option<String> {
+        let checks = self.accept.iter().take(limits::OF_A_ROUTE).flat_map(|accept| &accept.verify);
+        let mut hashes = BTreeMap::new();
+        for check in checks {
+            let Ok(schemes) = check.schemes() else { continue };
+            let secrets: Vec<Secret> = check.secrets.iter().map(|live| live.secret.clone()).collect();
+            let Ok(keyed) = check.keyed(&schemes, &secrets) else { continue };
+            let keyed = keyed.proving(self.replay.is_some());
+            hashes.extend(keyed.body_hashes().map(|(key, text, times)| ((key, text), times as u64)));
+        }
+        let times: u64 = hashes.values().sum();
+        let most = times.saturating_mul(self.max_body);
+        (most > limits::GATE_HASHED_BYTES).then(|| {
+            format!(
+                "a request could cost {} MiB of hashing ({times} times max_body, {} MiB), more than {} MiB; use fewer \
+                 alternatives or secrets, or a smaller max_body",
+                most / limits::MIB,
+                self.max_body / limits::MIB,
+                limits::GATE_HASHED_BYTES / limits::MIB
+            )
+        })
     }
 
     /// Every mistake but those of its alternatives.
@@ -204,6 +231,10 @@ impl Route {
         }
         if self.max_body == 0 || self.max_body > limits::AGENT_BODY_BUDGET / SHARES {
             mistake(format!("max_body lies outside 1B to {} MiB", limits::AGENT_BODY_BUDGET / SHARES / limits::MIB));
+        }
+        let below = |path: &String| path.ends_with("/**");
+        if self.encoded_slashes && !self.paths.iter().any(below) {
+            mistake("encoded_slashes has no effect: no path ends with /**".to_owned());
         }
         if self.keep_token && self.accept.iter().all(|accept| accept.token.is_none() && accept.basic.is_none()) {
             mistake("keep_token has no effect: there is no token".to_owned());
@@ -359,7 +390,7 @@ impl Accept {
 impl SignatureCheck {
     /// Whether one delivery can be told from another: by what is signed, or by the provider's id.
     fn identifies(&self) -> bool {
-        self.coverage() > Coverage::Nothing || self.row().is_some_and(|row| row.delivery.is_some())
+        self.coverage() > Coverage::Nothing || self.row().is_some_and(|row| !row.delivery.is_empty())
     }
 
     fn mistakes(&self) -> Vec<String> {

@@ -16,7 +16,7 @@ use super::key::{Key, Parts};
 use super::message::Scene;
 use super::place::{Members, Place};
 use super::scheme::Required;
-use super::template::{Source, Template};
+use super::template::{Filter, Part, Source, Template};
 use crate::request::Request;
 use crate::secret::Secret;
 use crate::url::{HostPattern, HttpsUrl};
@@ -37,6 +37,10 @@ pub struct Challenge {
     /// Whether the provider signs it like an event.
     #[serde(default)]
     pub signed: bool,
+    /// Whether it is answered also where nobody asked for answers to challenges: the answer holds nothing, and the provider
+    /// sends it before there could be a signature.
+    #[serde(default)]
+    pub always: bool,
     /// What text from the request may look like that goes into the answer.
     #[serde(default)]
     pub guard: Guard,
@@ -121,7 +125,9 @@ impl Default for Guard {
 }
 
 impl Guard {
-    fn admits(&self, text: &[u8]) -> bool {
+    /// Returns `true` for a text that may be reflected.
+    #[must_use]
+    pub fn admits(&self, text: &[u8]) -> bool {
         let plain = |byte: &u8| {
             let letter = if self.hex {
                 byte.is_ascii_digit() || (b'a'..=b'f').contains(byte)
@@ -187,6 +193,28 @@ impl Challenge {
             || self.headers.values().any(template_reads)
     }
 
+    /// Returns `true` if its answer signs a text of the request with the provider's key.
+    #[must_use]
+    pub fn signs(&self) -> bool {
+        let signs = |part: &Part| matches!(part, Part::Value(_, Filter::SignedHex | Filter::SignedBase64));
+        self.body.iter().chain(self.headers.values()).any(|template| template.parts().iter().any(signs))
+    }
+
+    /// All places of a request that are read to tell it and to answer it.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &Place> {
+        let conditions = self.conditions.iter().map(|condition| match condition {
+            Condition::Value(required) => &required.at,
+            Condition::Present { has } => has,
+        });
+        let templates = self.body.iter().chain(self.headers.values()).flat_map(Template::sources);
+        let reflected = templates.filter_map(|source| match source {
+            Source::At(place) => Some(place),
+            _ => None,
+        });
+        let confirmed = self.confirm.as_ref().map(|confirm| &confirm.from);
+        conditions.chain(reflected).chain(self.pair.as_ref()).chain(confirmed)
+    }
+
     /// The answer.
     ///
     /// # Errors
@@ -209,7 +237,7 @@ impl Challenge {
                 }
             }
         }
-        let fill = |template: &Template| scene.render_signed(template, parts, key).map(|pieces| pieces.concat());
+        let fill = |template: &Template| scene.render_signed(template, parts, key);
         let mut headers = HeaderMap::new();
         for (name, template) in &self.headers {
             let name = HeaderName::from_bytes(name.as_bytes());

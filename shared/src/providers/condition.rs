@@ -5,7 +5,7 @@ use subtle::ConstantTimeEq as _;
 use super::fault::SignatureFault;
 use super::key::Parts;
 use super::message::Scene;
-use super::place::Members;
+use super::place::{Members, Place};
 use super::scheme::Required;
 use crate::request::Request;
 
@@ -23,11 +23,15 @@ impl Required {
             lower(&value).starts_with(&lower(text.as_bytes()))
         } else if let Some(text) = &self.contains {
             memchr::memmem::find(&lower(&value), &lower(text.as_bytes())).is_some()
+        } else if let Some(text) = &self.lists {
+            value.split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(text.as_bytes()))
         } else if let Some(template) = &self.is {
             let scene = Scene { request: *request, members: &no_members, ts: None, origin: request.head.origin };
-            match scene.render(template, parts) {
-                Ok(wanted) if template.is_caseless() => wanted.concat().eq_ignore_ascii_case(&value),
-                Ok(wanted) => wanted.concat().ct_eq(&value).into(),
+            let wanted = scene.message(template, parts).map(|(_, wanted)| wanted.concat(request.body));
+            match wanted {
+                // Of a body every byte counts.
+                Ok(wanted) if template.is_caseless() && self.at != Place::Body => wanted.eq_ignore_ascii_case(&value),
+                Ok(wanted) => wanted.ct_eq(&value).into(),
                 Err(SignatureFault::NoPart(_)) => !strict,
                 Err(fault) => return Err(fault),
             }

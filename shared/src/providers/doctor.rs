@@ -1,10 +1,12 @@
 //! The signature doctor: on a mismatch it tries what would have been right, and says so to the tunnel's
-//! owner. Never to the sender, and bounded in its work.
+//! owner. Never to the sender. Its work is counted in bytes, and ends with its bound.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
 use http::header;
+use subtle::ConstantTimeEq as _;
 
 use super::fault::SignatureFault;
 use super::fetched::FetchedKeys;
@@ -13,14 +15,18 @@ use super::place::{Members, Place};
 use super::scheme::{KeyForm, Scheme};
 use super::{Provider, SecretShape};
 use crate::clock::UnixMillis;
+use crate::inspection::{Inspection, Kind, Work};
+use crate::limits::DOCTOR_BYTES;
 use crate::policy::{LiveSecret, SignatureCheck};
 use crate::request::{Request, RequestHead};
 use crate::secret::Secret;
+use crate::secret::oddities::{from_utf16, oddities, unquoted};
+use crate::text::Escaped;
 
 /// Larger bodies are not tried at all: each try hashes all of it.
 const BODY_BYTES: usize = 256 * 1024;
-/// Most tries of one diagnosis.
-const TRIES: usize = 64;
+/// What a try costs at least, in bytes: a key is made for it.
+const TRY_BYTES: usize = 1024;
 /// Other providers that are tried.
 const PROVIDERS: usize = 8;
 
@@ -38,32 +44,34 @@ pub fn diagnose(
     }
     let (Ok(schemes), shape) = (check.schemes(), check.shape()) else { return Vec::new() };
     let secrets: Vec<Secret> = check.secrets.iter().map(|live| live.secret.clone()).collect();
-    let Ok(keyed) = Keyed::new(&schemes, &shape, &secrets, check.origin.clone()) else { return Vec::new() };
+    let Ok(keyed) = check.keyed(&schemes, &secrets) else { return Vec::new() };
     let Err(fault) = keyed.verify(request, fetched, now) else { return Vec::new() };
-    let mut doctor = Doctor {
-        check,
-        schemes: &schemes,
-        shape: &shape,
-        secrets: &secrets,
-        fetched,
-        now,
-        tries: 0,
-        found: Vec::new(),
-    };
+    let work = request.inspection.map_or_else(|| Work::up_to(DOCTOR_BYTES), |inspection| Arc::clone(inspection.work()));
+    let mut doctor =
+        Doctor { check, schemes: &schemes, shape: &shape, secrets: &secrets, fetched, now, work, found: Vec::new() };
     match fault {
         SignatureFault::Missing(_) | SignatureFault::Required(_) => {
             doctor.weaker_header(request);
             doctor.other_provider(request);
         }
-        SignatureFault::Malformed(..) | SignatureFault::OtherToken => doctor.other_provider(request),
+        SignatureFault::Malformed(..) => doctor.other_provider(request),
+        SignatureFault::OtherToken => {
+            doctor.secrets(request, others);
+            if doctor.found.is_empty() {
+                doctor.token(request);
+                doctor.other_provider(request);
+            }
+        }
         SignatureFault::Stale(..) | SignatureFault::Future(..) => doctor.clock(&keyed, request),
         SignatureFault::Mismatch => {
             doctor.secrets(request, others);
             doctor.body(request);
             doctor.url(request);
             doctor.clock(&keyed, request);
+            doctor.compressed(request);
             if doctor.found.is_empty() {
                 doctor.other_provider(request);
+                doctor.odd_secrets();
             }
         }
         _ => {}
@@ -78,19 +86,37 @@ struct Doctor<'d> {
     secrets: &'d [Secret],
     fetched: &'d FetchedKeys,
     now: UnixMillis,
-    tries: usize,
+    work: Arc<Work>,
     found: Vec<String>,
 }
 
 impl Doctor<'_> {
     /// Whether the request would be right with these schemes and secrets.
-    fn fits(&mut self, schemes: &[Scheme], shape: &SecretShape, secrets: &[Secret], request: &Request<'_>) -> bool {
-        self.tries += 1;
-        if self.tries > TRIES {
+    fn fits(&self, schemes: &[Scheme], shape: &SecretShape, secrets: &[Secret], request: &Request<'_>) -> bool {
+        self.fits_at(schemes, shape, secrets, self.check.origin.clone(), request)
+    }
+
+    /// The same under another URL.
+    fn fits_at(
+        &self,
+        schemes: &[Scheme],
+        shape: &SecretShape,
+        secrets: &[Secret],
+        origin: Option<String>,
+        request: &Request<'_>,
+    ) -> bool {
+        let keyed = Keyed::new(schemes, shape, secrets, origin);
+        keyed.is_ok_and(|keyed| self.verifies(&keyed, request, self.now))
+    }
+
+    /// Whether it is right at that time. When no work is left, it is not.
+    fn verifies(&self, keyed: &Keyed, request: &Request<'_>, at: UnixMillis) -> bool {
+        // A body counts as read also where nothing of it is hashed, so that every try counts.
+        if self.work.spend(Kind::Parsed, request.body.len() + TRY_BYTES).is_err() {
             return false;
         }
-        let keyed = Keyed::new(schemes, shape, secrets, self.check.origin.clone());
-        keyed.is_ok_and(|keyed| keyed.verify(request, self.fetched, self.now).is_ok())
+        let inspection = Inspection::new(Arc::default(), Arc::clone(&self.work));
+        keyed.verify(&request.inspected(&inspection), self.fetched, at).is_ok()
     }
 
     fn say(&mut self, what: impl Into<String>) {
@@ -138,7 +164,7 @@ impl Doctor<'_> {
     fn body(&mut self, request: &Request<'_>) {
         let (schemes, shape, secrets) = (self.schemes, self.shape, self.secrets);
         for (body, what) in rewritten(request.body) {
-            if self.fits(schemes, shape, secrets, &Request { body: &body, ..*request }) {
+            if self.fits(schemes, shape, secrets, &Request::new(request.head, &body)) {
                 self.say(format!(
                     "it would be right for the body {what}: something between the provider and here changed it"
                 ));
@@ -172,10 +198,7 @@ impl Doctor<'_> {
         };
         let (schemes, shape, secrets) = (self.schemes, self.shape, self.secrets);
         for (other, what) in &origins {
-            let schemes: Vec<Scheme> = schemes.to_vec();
-            self.tries += 1;
-            let keyed = Keyed::new(&schemes, shape, secrets, Some(other.clone()));
-            if self.tries <= TRIES && keyed.is_ok_and(|keyed| keyed.verify(request, self.fetched, self.now).is_ok()) {
+            if self.fits_at(schemes, shape, secrets, Some(other.clone()), request) {
                 let then = if other.starts_with("http:") {
                     "register the URL with https at the provider".to_owned()
                 } else {
@@ -186,7 +209,7 @@ impl Doctor<'_> {
             }
         }
         let head = RequestHead { target: &slashed, ..request.head };
-        if self.fits(schemes, shape, secrets, &Request { head, body: request.body }) {
+        if self.fits(schemes, shape, secrets, &Request::new(head, request.body)) {
             self.say("it would be right for the URL with one slash more or less at its end: register exactly the URL that is sent to");
         }
     }
@@ -201,11 +224,20 @@ impl Doctor<'_> {
             };
             let at = text.and_then(|text| String::from_utf8(text).ok()).and_then(|text| ts.unit.seconds(&text));
             let Some(at) = at else { continue };
-            self.tries += 1;
-            if keyed.verify(request, self.fetched, UnixMillis(at.saturating_mul(1000))).is_ok() {
+            if self.verifies(keyed, request, UnixMillis(at.saturating_mul(1000))) {
                 let now = self.now.seconds();
-                let (by, which) = if at > now { (at - now, "behind") } else { (now - at, "ahead of") };
-                self.say(format!("only the time is wrong: by it, this clock is {by} s {which} the provider's, or the request is that old"));
+                self.say(if at > now {
+                    let ahead = at - now;
+                    format!(
+                        "only the time is wrong: it lies in the future, this clock is {ahead} s behind the provider's; check \
+                         the clocks of both sides"
+                    )
+                } else {
+                    format!(
+                        "only the time is wrong: by it, this clock is {} s ahead of the provider's, or the request is that old",
+                        now - at
+                    )
+                });
                 return;
             }
         }
@@ -222,6 +254,44 @@ impl Doctor<'_> {
         if wants("x-hub-signature-256") && has("x-hub-signature") {
             self.say("only the old header X-Hub-Signature (SHA-1) was sent; set the secret at the provider again, so that it sends X-Hub-Signature-256");
         }
+    }
+
+    /// A token as it was meant, with what stands in front of it.
+    fn token(&mut self, request: &Request<'_>) {
+        let secrets: Vec<_> = self.secrets.iter().map(|secret| secret.expose().to_vec()).collect();
+        for scheme in self.schemes {
+            let sent = scheme.sig.at.read(request, &Members::default()).ok().flatten();
+            let Some(sent) = sent.and_then(|sent| String::from_utf8(sent.into_owned()).ok()) else { continue };
+            let Some((word, rest)) = sent.split_once(' ') else { continue };
+            let plain = word.len() <= 16 && word.bytes().all(|byte| byte.is_ascii_alphabetic());
+            if plain && secrets.iter().any(|secret| bool::from(secret.ct_eq(rest.as_bytes()))) {
+                self.say(format!("the sender writes {word:?} in front of the token; configure the token with it"));
+                return;
+            }
+        }
+    }
+
+    /// A body that the provider packed after it had signed it, or before.
+    fn compressed(&mut self, request: &Request<'_>) {
+        let coding = request.head.headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+        let name = self.check.title();
+        if let Some(coding) = coding.filter(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            let coding = Escaped(coding.as_bytes());
+            self.say(format!(
+                "the body is packed ({coding}) and is checked as it was sent; {name} may sign the unpacked body, which is \
+                 not made here: turn compression off at the provider"
+            ));
+        }
+    }
+
+    /// What is strange about a secret, when nothing else was found.
+    fn odd_secrets(&mut self) {
+        let live = &self.check.secrets;
+        let found: Vec<_> = live
+            .iter()
+            .flat_map(|live| oddities(live.secret.expose()).into_iter().map(|what| format!("{} {what}", live.name)))
+            .collect();
+        self.found.extend(found);
     }
 
     /// Another provider's signature.
@@ -265,7 +335,15 @@ fn respelled(secret: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
         ([secret, b"\n"].concat(), "and a newline behind it: it was entered so at the provider"),
         ([secret, b"\r\n"].concat(), "and CR LF behind it: it was entered so at the provider"),
         (secret.trim_ascii().to_vec(), "without the space around it"),
+        (unquoted(secret).to_vec(), "without the quotes around it"),
+        ([b"\"", secret, b"\""].concat(), "in quotes: they were entered so at the provider"),
     ];
+    if let Some(text) = secret.strip_prefix(b"\xef\xbb\xbf") {
+        spellings.push((text.to_vec(), "without the byte order mark"));
+    }
+    if let Some(text) = from_utf16(secret) {
+        spellings.push((text.trim_end().as_bytes().to_vec(), "read as UTF-16, as PowerShell's > writes it"));
+    }
     if let Ok(decoded) = BASE64.decode(secret) {
         spellings.push((decoded, "decoded as base64"));
     }
@@ -368,7 +446,7 @@ mod tests {
         let Request { head, .. } = made.request();
         let live = LiveSecret { name: "env:A".into(), secret: Secret::new(here.to_vec()).unwrap() };
         let check = SignatureCheck { secrets: vec![live], ..SignatureCheck::by(provider) };
-        diagnose(&check, &Request { head, body: arrived }, &FetchedKeys::default(), &[], NOW).join("; ")
+        diagnose(&check, &Request::new(head, arrived), &FetchedKeys::default(), &[], NOW).join("; ")
     }
 
     #[test]
@@ -378,6 +456,10 @@ mod tests {
             (b"key", b"a2V5", "decoded as base64"),
             (b"key", b"6b6579", "decoded as hex"),
             (b"key", b" key", "without the space"),
+            (b"key", b"\"key\"", "without the quotes"),
+            (b"key", b"\xef\xbb\xbfkey", "byte order mark"),
+            (b"key", b"\xff\xfek\0e\0y\0\r\0\n\0", "UTF-16"),
+            (b"key", b"ghp_0123456789abcdefghijklmnopqrstuvwxyz", "an API key"),
         ] {
             let said = say("github", signed_with, here, b"{}", b"{}");
             assert!(said.contains(expected), "{said}");
@@ -409,7 +491,7 @@ mod tests {
             let head = RequestHead { origin: "https://h.example", ..made.request().head };
             let live = LiveSecret { name: "env:A".into(), secret: secret.clone() };
             let check = SignatureCheck { secrets: vec![live], ..SignatureCheck::by(check) };
-            diagnose(&check, &Request { head, body: b"{}" }, &FetchedKeys::default(), &[], NOW).join("; ")
+            diagnose(&check, &Request::new(head, b"{}"), &FetchedKeys::default(), &[], NOW).join("; ")
         };
         let said = judged("github", "slack", "https://h.example", NOW);
         assert!(said.contains("provider = \"slack\""), "{said}");
@@ -422,7 +504,7 @@ mod tests {
         let head = RequestHead { method: &Method::POST, target: b"/x", headers: &headers, origin: "https://h.example" };
         let live = LiveSecret { name: "env:A".into(), secret };
         let check = SignatureCheck { secrets: vec![live], ..SignatureCheck::by("github") };
-        let said = diagnose(&check, &Request { head, body: b"" }, &FetchedKeys::default(), &[], NOW).join("; ");
+        let said = diagnose(&check, &Request::new(head, b""), &FetchedKeys::default(), &[], NOW).join("; ");
         assert!(said.contains("SHA-1"), "{said}");
     }
 

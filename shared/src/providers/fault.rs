@@ -1,5 +1,6 @@
 //! Why a signature was not accepted, in words for the tunnel's owner.
 
+use crate::inspection::{Kind, Overworked};
 use crate::json::JsonFault;
 
 /// Why a signature was not accepted. The text is for the tunnel's owner; it holds no secret.
@@ -20,6 +21,12 @@ pub enum SignatureFault {
     /// Something can't be read as the scheme writes it.
     #[error("{0} is not written as this provider writes it: {1}")]
     Malformed(String, &'static str),
+    /// To judge it costs more than one request may cost.
+    #[error("judging this request takes more work than one may cost ({0} bytes)")]
+    Overworked(&'static str),
+    /// The text is one that the provider's challenges have signed for anybody who asks.
+    #[error("anybody can have this text signed by the provider's challenge, so it proves nothing")]
+    Oracle,
     /// The configured secret has no such part.
     #[error("the secret has no part {0:?}")]
     NoPart(String),
@@ -45,7 +52,7 @@ pub enum SignatureFault {
     #[error("signed {0} s ago, more than the {1} s allowed (is this machine's clock right?)")]
     Stale(u64, u64),
     /// The signature is from the future.
-    #[error("signed {0} s in the future, more than the {1} s allowed (is this machine's clock right?)")]
+    #[error("signed {0} s in the future, more than the {1} s allowed: check the clocks of both sides")]
     Future(u64, u64),
     /// Text that a challenge's answer would repeat is not what the provider sends.
     #[error("{0} is not what this provider's challenges hold, so it is not answered")]
@@ -62,15 +69,26 @@ pub enum SignatureFault {
 
 impl SignatureFault {
     /// How far the request came: of several ways, the one that came furthest says the most.
-    pub(super) const fn progress(&self) -> u8 {
+    pub(crate) const fn progress(&self) -> u8 {
         match self {
             Self::Required(_) => 0,
             Self::Missing(_) => 1,
             Self::Repeated(_) | Self::Body(_) | Self::Malformed(..) | Self::NoPart(_) | Self::KeyAddress(_) => 2,
+            Self::Overworked(_) => 2,
             Self::NoKey(_) | Self::UnknownKey | Self::Token(_) => 3,
             Self::Expired(_) | Self::Stale(..) | Self::Future(..) => 4,
             Self::OtherToken | Self::Mismatch => 5,
-            Self::Claim(_) | Self::Guard(_) => 6,
+            Self::Claim(_) | Self::Guard(_) | Self::Oracle => 6,
         }
+    }
+}
+
+impl From<Overworked> for SignatureFault {
+    fn from(Overworked(kind): Overworked) -> Self {
+        Self::Overworked(match kind {
+            Kind::Parsed => "parsed",
+            Kind::Hashed => "hashed",
+            Kind::Rendered => "rendered",
+        })
     }
 }

@@ -12,6 +12,7 @@ use super::key::Parts;
 use super::message::Scene;
 use super::scheme::{JwtAlgorithm, JwtRules, KeyForm, SchemeError};
 use crate::clock::UnixMillis;
+use crate::inspection::Kind;
 
 /// Keys that may have signed a token.
 pub(super) enum JwtKey {
@@ -50,6 +51,7 @@ impl JwtKey {
     ) -> Result<(), SignatureFault> {
         let malformed = |what| SignatureFault::Token(what);
         let header = jsonwebtoken::decode_header(token).map_err(|_| malformed("it is no JSON Web Token"))?;
+        check_critical(token)?;
         let allowed: Vec<Algorithm> = rules.algs.iter().map(|alg| algorithm(*alg)).collect();
         if !allowed.contains(&header.alg) {
             return Err(malformed("it is signed by another algorithm than this route's"));
@@ -68,6 +70,10 @@ impl JwtKey {
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
+        if let Some(inspection) = scene.request.inspection {
+            let signed = if rules.detached { scene.request.body.len() } else { token.len() };
+            inspection.work().spend(Kind::Hashed, signed)?;
+        }
         let whole = if rules.detached { attached(token, scene.request.body) } else { Some(token.to_vec()) };
         let whole = whole.ok_or(malformed("it holds a payload of its own"))?;
         let decoded = jsonwebtoken::decode::<Map<String, Value>>(whole, &key, &validation)
@@ -75,6 +81,19 @@ impl JwtKey {
         check_time(rules, &decoded.claims, now)?;
         check_claims(rules, &decoded.claims, scene, parts)
     }
+}
+
+/// Refuses a token whose header asks for an extension: none is understood here (RFC 7515 §4.1.11), nor a payload that is
+/// not encoded (`b64`, RFC 7797).
+fn check_critical(token: &[u8]) -> Result<(), SignatureFault> {
+    let malformed = || SignatureFault::Token("it is no JSON Web Token");
+    let header = token.split(|byte| *byte == b'.').next().unwrap_or_default();
+    let header = BASE64URL_NOPAD.decode(header).map_err(|_| malformed())?;
+    let header: Map<String, Value> = serde_json::from_slice(&header).map_err(|_| malformed())?;
+    if header.contains_key("crit") || header.get("b64").is_some_and(|value| *value != Value::Bool(true)) {
+        return Err(SignatureFault::Token("its header has a critical extension, which is not known here"));
+    }
+    Ok(())
 }
 
 /// The token with the body as its payload; `None` when it has one already.
@@ -140,7 +159,8 @@ fn check_claims(
         if empty_body && !claims.contains_key(name) {
             continue;
         }
-        let wanted = scene.render(template, parts)?.concat();
+        let (_, wanted) = scene.message(template, parts)?;
+        let wanted = wanted.concat(scene.request.body);
         let fits = match claims.get(name) {
             Some(Value::Array(values)) => values.iter().any(|said| same(said, &wanted)),
             Some(said) => same(said, &wanted),

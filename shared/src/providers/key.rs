@@ -18,6 +18,8 @@ use unicode_normalization::UnicodeNormalization as _;
 
 use super::jwt::JwtKey;
 use super::scheme::{Algorithm, KeyForm, Scheme, SchemeError};
+use crate::inspection::{KeyId, Kind, Numbered, Overworked};
+use crate::request::Request;
 use crate::secret::{Secret, SecretDigest};
 
 /// The part of a secret that has no parts.
@@ -126,22 +128,50 @@ impl Key {
         mac.map_err(|_| SchemeError::EmptyKey)
     }
 
-    /// Whether one of the candidates is right. The message is read once, however many there are; the
-    /// time taken does not tell which came close.
-    pub(super) fn verify(&self, message: &[impl AsRef<[u8]>], candidates: &[Vec<u8>]) -> bool {
-        match self {
+    /// Returns `true` if one of the candidates is right. The message is read once by keys that sign, and once for each
+    /// candidate by public ones; the time taken does not tell which came close. `id` is the key's, if it has one.
+    pub(super) fn verify(
+        &self,
+        id: Option<KeyId>,
+        message: &Numbered,
+        candidates: &[Vec<u8>],
+        request: &Request<'_>,
+    ) -> Result<bool, Overworked> {
+        Ok(match self {
             Self::Token(token) => any(candidates, |sent| token.matches(sent)),
             Self::Public(key) => {
-                let message = message.iter().flat_map(AsRef::as_ref).copied().collect::<Vec<u8>>();
-                any(candidates, |candidate| key.verify_sig(&message, candidate).is_ok())
+                if let Some(inspection) = request.inspection {
+                    inspection.work().spend(Kind::Hashed, message.1.len().saturating_mul(candidates.len()))?;
+                }
+                let whole;
+                let message = match message.1.slices(request.body).as_slice() {
+                    [only] => *only,
+                    pieces => {
+                        whole = pieces.concat();
+                        &whole
+                    }
+                };
+                any(candidates, |candidate| key.verify_sig(message, candidate).is_ok())
             }
             // Judged by its claims, in `jwt.rs`.
             Self::Jwt(_) => false,
             _ => {
-                let mac = self.sign(message).unwrap_or_default();
+                let make = || self.sign(&message.1.slices(request.body)).unwrap_or_default();
+                let mac = match request.inspection {
+                    Some(inspection) => inspection.mac(message, id, make)?,
+                    None => make().into(),
+                };
                 !mac.is_empty() && any(candidates, |candidate| bool::from(mac.ct_eq(candidate)))
             }
-        }
+        })
+    }
+
+    /// Identifies a key of an algorithm, so that equal ones are used once.
+    pub(super) fn id(scheme: &Scheme, text: &[u8]) -> KeyId {
+        let mut digest = Sha256::new();
+        digest.update(format!("{:?}/{:?}/", scheme.alg, scheme.key));
+        digest.update(text);
+        digest.finalize().into()
     }
 
     /// The signature of a message, by a key that can sign.

@@ -9,25 +9,31 @@
 //! 5. A signed value does not hold the text that separates it from what follows (see `message.rs`).
 //! 6. The URL is the tunnel's public one, or the one of the policy; never the request's own word.
 //! 7. A token is no signature: it says who sends, and nothing about the body.
+//! 8. What stands side by side without a separator is pinned (see `joints.rs`), so that it can be cut in one way only.
+//! 9. A text that a challenge signs for anybody is no event, whatever its signature.
 //!
 //! A provider may have several ways of signing that are as good as each other (two names of one header,
 //! two slots for keys): one right one is enough. Ways that are weaker are variants, which a policy names.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use sha2::{Digest as _, Sha256};
 
-use super::challenge::{Challenge, Reaction};
+use super::Provider;
+use super::challenge::{Challenge, Guard, Reaction};
 use super::fault::SignatureFault;
 use super::fetched::FetchedKeys;
 use super::key::{Key, Parts, SecretShape};
 use super::message::Scene;
 use super::place::Members;
+use super::scheme::joints::{Joint, is_bare};
 use super::scheme::{Algorithm, Encoding, KeyForm, Pick, Scheme, SchemeError};
 use super::template::{Source, Template};
 use crate::clock::UnixMillis;
+use crate::inspection::{BodyPlaces, BodyPlacesBuilder, Inspection, KeyId, Kind, ReadFault};
 use crate::json::JsonPath;
 use crate::request::Request;
 use crate::secret::Secret;
@@ -50,6 +56,8 @@ pub struct Verified {
     pub proof: Option<[u8; 32]>,
     /// Which of the provider's ways it was.
     pub way: usize,
+    /// It is no token.
+    pub signs: bool,
 }
 
 /// A provider's ways of signing, with the keys. One right way by one key is enough; several keys are live
@@ -57,12 +65,16 @@ pub struct Verified {
 pub struct Keyed {
     ways: Vec<Way>,
     origin: Option<String>,
+    /// What the texts look like that the provider's challenges sign for anybody who asks.
+    signed_for_anybody: Vec<Guard>,
 }
 
 struct Way {
     scheme: Scheme,
     live: Vec<Live>,
     proves: bool,
+    /// What is read of an item, where a batch is signed item by item.
+    item_places: Arc<BodyPlaces>,
 }
 
 /// A live secret, for one way.
@@ -71,6 +83,8 @@ struct Live {
     parts: Parts,
     /// `None`: it is fetched.
     key: Option<Key>,
+    /// The same for equal keys.
+    id: Option<KeyId>,
 }
 
 impl Keyed {
@@ -94,8 +108,8 @@ impl Keyed {
             for (index, parts) in parts.iter().enumerate() {
                 match Live::new(scheme, index, parts) {
                     Ok(one) => live.push(one),
-                    // A secret of several parts may serve one way and not another.
-                    Err(error @ SchemeError::MissingPart(_)) => last_missing = Some(error),
+                    // A secret may serve one way and not another: it lacks a part, or has another form.
+                    Err(error @ (SchemeError::MissingPart(_) | SchemeError::Key(_))) => last_missing = Some(error),
                     Err(error) => return Err(error),
                 }
             }
@@ -107,9 +121,12 @@ impl Keyed {
                 if let Some(name) = signed {
                     return Err(SchemeError::MissingPart(name));
                 }
-                live.push(Live { secret: None, parts: Parts::none(), key: None });
+                live.push(Live { secret: None, parts: Parts::none(), key: None, id: None });
             }
-            ways.push(Way { scheme: scheme.clone(), live, proves: false });
+            let mut places = BodyPlacesBuilder::default();
+            scheme.places().for_each(|place| place.add_to(&mut places));
+            let item_places = Arc::new(places.finish());
+            ways.push(Way { scheme: scheme.clone(), live, proves: false, item_places });
         }
         for index in 0..parts.len() {
             let used = ways.iter().flat_map(|way| &way.live).any(|live| live.secret == Some(index));
@@ -117,7 +134,26 @@ impl Keyed {
                 return Err(last_missing.unwrap_or(SchemeError::EmptyKey));
             }
         }
-        Ok(Self { ways, origin })
+        Ok(Self { ways, origin, signed_for_anybody: Vec::new() })
+    }
+
+    /// The same, which takes no text for an event that this provider's challenges sign.
+    #[must_use]
+    pub fn of_provider(self, row: &Provider) -> Self {
+        let signing = row.challenges.iter().filter(|challenge| challenge.signs());
+        Self { signed_for_anybody: signing.map(|challenge| challenge.guard.clone()).collect(), ..self }
+    }
+
+    /// The codes and digests over the body that one request can ask for: pairs of a key and a signed text, of which equal
+    /// ones are computed once.
+    pub(crate) fn body_hashes(&self) -> impl Iterator<Item = (KeyId, String, usize)> {
+        self.ways.iter().filter(|way| way.scheme.alg != Algorithm::Equals).flat_map(|way| {
+            let each = if way.scheme.alg.is_public() { MOST_PUBLIC } else { 1 };
+            let times = each + usize::from(way.scheme.url_ports) + usize::from(way.proves);
+            let reads = way.scheme.needs_body();
+            let id = |live: &Live| live.id.unwrap_or_else(|| Key::id(&way.scheme, b"fetched"));
+            way.live.iter().filter(move |_| reads).map(move |live| (id(live), way.scheme.msg.to_string(), times))
+        })
     }
 
     /// The same, which also gives the proofs ([`Verified::proof`]): for each, the signed content is hashed
@@ -192,11 +228,19 @@ impl Keyed {
         fetched: &FetchedKeys,
         now: UnixMillis,
     ) -> Result<Verified, SignatureFault> {
+        let own;
+        let request = match request.inspection {
+            Some(_) => *request,
+            None => {
+                own = Inspection::default();
+                request.inspected(&own)
+            }
+        };
         let origin = self.origin.as_deref().unwrap_or(request.head.origin);
         let mut furthest: Option<SignatureFault> = None;
         for (index, way) in self.ways.iter().enumerate() {
-            match way.verify(request, origin, fetched, now) {
-                Ok((secret, proof)) => return Ok(Verified { secret, proof, way: index }),
+            match way.verify(&request, origin, fetched, now, &self.signed_for_anybody) {
+                Ok((secret, proof)) => return Ok(Verified { secret, proof, way: index, signs: way.scheme.signs() }),
                 Err(fault) => {
                     if furthest.as_ref().is_none_or(|other| other.progress() < fault.progress()) {
                         furthest = Some(fault);
@@ -223,12 +267,14 @@ impl Live {
         {
             return Err(SchemeError::MissingPart(name.clone()));
         }
-        let key = match parts.get(scheme.part.as_deref()) {
+        let secret = parts.get(scheme.part.as_deref());
+        let key = match secret {
             Some(secret) => Some(Key::new(scheme, secret.expose())?),
             None if scheme.fetch.is_some() => None,
             None => return Err(SchemeError::MissingPart(scheme.part.clone().unwrap_or_default())),
         };
-        Ok(Self { secret: Some(index), parts: parts.clone(), key })
+        let id = secret.map(|secret| Key::id(scheme, secret.expose()));
+        Ok(Self { secret: Some(index), parts: parts.clone(), key, id })
     }
 }
 
@@ -241,13 +287,14 @@ impl Way {
         origin: &str,
         fetched: &FetchedKeys,
         now: UnixMillis,
+        oracles: &[Guard],
     ) -> Result<Judged, SignatureFault> {
         if self.live.is_empty() {
             return Err(SignatureFault::Required("this way of signing has no secret; it".to_owned()));
         }
         match &self.scheme.each {
-            None => self.verify_one(request, origin, fetched, now),
-            Some(path) => self.verify_each(path, request, origin, fetched, now),
+            None => self.verify_one(request, origin, fetched, now, oracles),
+            Some(path) => self.verify_each(path, request, origin, fetched, now, oracles),
         }
     }
 
@@ -259,8 +306,14 @@ impl Way {
         origin: &str,
         fetched: &FetchedKeys,
         now: UnixMillis,
+        oracles: &[Guard],
     ) -> Result<Judged, SignatureFault> {
-        let items = path.raw(request.body).map_err(SignatureFault::Body)?;
+        let inspection = request.inspection.ok_or(SignatureFault::Mismatch)?;
+        let items = inspection.raw(path, request.body).map_err(|fault| match fault {
+            ReadFault::Json(fault) => SignatureFault::Body(fault),
+            ReadFault::Overworked(overworked) => overworked.into(),
+            ReadFault::Form(_) => SignatureFault::Mismatch,
+        })?;
         if items.len() > MOST_ITEMS {
             return Err(SignatureFault::Malformed(format!("json:{path}"), "it has too many items"));
         }
@@ -268,8 +321,9 @@ impl Way {
         let mut proofs = BTreeSet::new();
         let (mut secret, mut proved) = (None, true);
         for item in items {
-            let item = Request { head: request.head, body: item.get().as_bytes() };
-            let (by, proof) = self.verify_one(&item, origin, fetched, now)?;
+            let of_item = inspection.of_item(&self.item_places);
+            let item = Request::new(request.head, item.as_bytes()).inspected(&of_item);
+            let (by, proof) = self.verify_one(&item, origin, fetched, now, oracles)?;
             secret = by;
             proved &= proof.is_some();
             if !proofs.insert(proof) && proof.is_some() {
@@ -289,12 +343,13 @@ impl Way {
         origin: &str,
         fetched: &FetchedKeys,
         now: UnixMillis,
+        oracles: &[Guard],
     ) -> Result<Judged, SignatureFault> {
         let fields = self.scheme.sig.at.read_all(request, self.scheme.sig.repeats)?;
         let mut outcome = Err(SignatureFault::Required("the request".to_owned()));
         // No early end: the time taken says nothing about which key came close.
         for live in &self.live {
-            let judged = self.verify_by(live, &fields, request, origin, fetched, now);
+            let judged = self.verify_by(live, &fields, request, origin, fetched, now, oracles);
             let further = |fault: &SignatureFault| match &outcome {
                 Ok(_) => false,
                 Err(other) => other.progress() < fault.progress(),
@@ -306,6 +361,7 @@ impl Way {
         outcome
     }
 
+    #[allow(clippy::too_many_arguments, reason = "the next issue gathers them in one value")]
     fn verify_by(
         &self,
         live: &Live,
@@ -314,6 +370,7 @@ impl Way {
         origin: &str,
         fetched: &FetchedKeys,
         now: UnixMillis,
+        oracles: &[Guard],
     ) -> Result<Judged, SignatureFault> {
         let mut candidates = Vec::new();
         let mut members = Members::default();
@@ -355,16 +412,50 @@ impl Way {
                 let proof = self.proves.then(|| signed_of(token, rules.detached.then_some(request.body)));
                 return Ok((live.secret, proof));
             }
-            let message = scene.render(&self.scheme.msg, &live.parts)?;
-            if key.verify(&message, &candidates) {
+            let message = scene.message(&self.scheme.msg, &live.parts)?;
+            self.check_joints(&scene)?;
+            // Made from the request's time, a key has no id.
+            let id = if made_key.is_some() { None } else { live.id };
+            if key.verify(id, &message, &candidates, request)? {
+                if self.scheme.alg != Algorithm::Equals && is_oracle(oracles, &message.1, request.body) {
+                    return Err(SignatureFault::Oracle);
+                }
                 // Not the signature: two secrets make two of one delivery, and of some algorithms a second
                 // right one can be made from the first.
                 let proves = self.proves && self.scheme.alg != Algorithm::Equals;
-                let digest = || message.iter().fold(Sha256::new(), |digest, piece| digest.chain_update(piece));
+                if proves && let Some(inspection) = request.inspection {
+                    inspection.work().spend(Kind::Hashed, message.1.len())?;
+                }
+                let digest = || {
+                    let pieces = message.1.slices(request.body);
+                    pieces.iter().fold(Sha256::new(), |digest, piece| digest.chain_update(piece))
+                };
                 return Ok((live.secret, proves.then(|| digest().finalize().into())));
             }
         }
         Err(if self.scheme.alg == Algorithm::Equals { SignatureFault::OtherToken } else { SignatureFault::Mismatch })
+    }
+
+    /// Checks what stands side by side in the signed text without a separator.
+    fn check_joints(&self, scene: &Scene<'_, '_>) -> Result<(), SignatureFault> {
+        let head = &scene.request.head;
+        for joint in self.scheme.joints() {
+            let fits = match joint {
+                Joint::Time(unit) => unit.is_pinned(scene.ts.unwrap_or_default()),
+                Joint::Json(Source::Url | Source::Target) => {
+                    is_bare(head.target) && self.scheme.has_telling_body(&scene.request)
+                }
+                Joint::Json(Source::At(place)) => {
+                    let value = place.read(&scene.request, scene.members)?.unwrap_or_default();
+                    is_bare(&value) && self.scheme.has_telling_body(&scene.request)
+                }
+                Joint::Json(_) | Joint::Open => true,
+            };
+            if !fits {
+                return Err(SignatureFault::Malformed("the signed text".to_owned(), "it could be cut in two ways"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the scheme's conditions hold.
@@ -452,6 +543,12 @@ impl Way {
     }
 }
 
+/// Returns `true` for a text that a challenge signs for anybody.
+fn is_oracle(oracles: &[Guard], message: &crate::inspection::Message, body: &[u8]) -> bool {
+    let admits = |guard: &Guard| message.len() <= guard.most && guard.admits(&message.concat(body));
+    oracles.iter().any(admits)
+}
+
 /// The members of a list, by a separator that may have several characters. Around the members of a
 /// list there may be blanks, as around those of any header's list (RFC 9110, 5.6.1).
 fn split<'f>(field: &'f [u8], separator: &[u8]) -> Vec<&'f [u8]> {
@@ -526,7 +623,7 @@ mod tests {
             headers: &map,
             origin: "https://h.example",
         };
-        keyed.verify(&Request { head, body }, &FetchedKeys::default(), UnixMillis(now))
+        keyed.verify(&Request::new(head, body), &FetchedKeys::default(), UnixMillis(now))
     }
 
     fn verify(scheme: &str, key: &str, headers: &[(&'static str, &str)], now: u64) -> Result<(), SignatureFault> {

@@ -1,7 +1,8 @@
 //! Puts together what a provider signed: a template filled from a request.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use http::header;
@@ -13,8 +14,11 @@ use super::key::{Key, Parts};
 use super::place::{FieldName, Members, Place};
 use super::template::{Filter, Part, Source, Template};
 use crate::form;
-use crate::json::{JsonFault, JsonPath};
+use crate::inspection::{Kind, Message, Numbered};
+use crate::json::JsonPath;
+use crate::limits::{MESSAGE_BYTES, MESSAGE_FACTOR, SIGNED_FIELDS};
 use crate::request::Request;
+use crate::secret::Secret;
 
 /// What a template is filled from.
 pub(super) struct Scene<'s, 'r> {
@@ -31,28 +35,62 @@ pub(super) struct Scene<'s, 'r> {
 type Piece<'m> = Cow<'m, [u8]>;
 
 impl<'s, 'r: 's> Scene<'s, 'r> {
-    /// The message's pieces.
+    /// The signed text, and its number among those of the request.
     ///
     /// A value that stands before literal text does not hold that text, and a header's is not empty:
     /// otherwise bytes could be moved across the separator under the same signature.
-    pub(super) fn render<'m>(
-        &'m self,
-        template: &'m Template,
-        parts: &'m Parts,
-    ) -> Result<Vec<Piece<'m>>, SignatureFault> {
-        let mut message = Vec::with_capacity(template.parts().len());
+    pub(super) fn message(&self, template: &Template, parts: &Parts) -> Result<Numbered, SignatureFault> {
+        let make = || self.render(template, parts);
+        match self.request.inspection {
+            Some(inspection) => inspection.message(self.key(template, parts), make),
+            None => Ok((0, Arc::new(make()?))),
+        }
+    }
+
+    /// What makes a signed text another one than those of the same request: the template, and what the request does not
+    /// fix.
+    fn key(&self, template: &Template, parts: &Parts) -> Vec<u8> {
+        let mut key = Vec::with_capacity(128);
+        let mut add = |part: &[u8]| {
+            key.extend_from_slice(&part.len().to_le_bytes());
+            key.extend_from_slice(part);
+        };
+        add(template.to_string().as_bytes());
+        add(self.origin.as_bytes());
+        add(self.ts.unwrap_or_default());
+        for source in template.sources() {
+            match source {
+                Source::Secret(name) => {
+                    let digest = parts.get(name.as_deref()).map(Secret::digest);
+                    add(digest.as_ref().map(|digest| &digest.as_bytes()[..]).unwrap_or_default());
+                }
+                Source::At(Place::Member(_) | Place::Position(_)) => {
+                    for (name, value) in &self.members.0 {
+                        add(name.as_deref().unwrap_or_default());
+                        add(value);
+                    }
+                }
+                _ => {}
+            }
+        }
+        key
+    }
+
+    /// Puts the signed text together.
+    pub(super) fn render(&self, template: &Template, parts: &Parts) -> Result<Message, SignatureFault> {
+        let mut message = Message::default();
         self.render_parts(template.parts(), parts, &mut message)?;
         Ok(message)
     }
 
     /// The same for an answer, in which values may be signed by the key.
-    pub(super) fn render_signed<'m>(
-        &'m self,
-        template: &'m Template,
-        parts: &'m Parts,
+    pub(super) fn render_signed(
+        &self,
+        template: &Template,
+        parts: &Parts,
         key: Option<&Key>,
-    ) -> Result<Vec<Piece<'m>>, SignatureFault> {
-        let mut pieces = Vec::new();
+    ) -> Result<Vec<u8>, SignatureFault> {
+        let mut answer = Message::default();
         for part in template.parts() {
             match part {
                 Part::Value(source, filter @ (Filter::SignedHex | Filter::SignedBase64)) => {
@@ -60,27 +98,24 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
                     let signed = key.and_then(|key| key.sign(&[value]));
                     let signed = signed.ok_or_else(|| SignatureFault::NoPart("key".to_owned()))?;
                     let encoding = if *filter == Filter::SignedHex { HEXLOWER } else { BASE64 };
-                    pieces.push(Cow::Owned(encoding.encode(&signed).into_bytes()));
+                    answer.push(Cow::Owned(encoding.encode(&signed).into_bytes()), b"");
                 }
-                Part::Value(source, filter) => pieces.push(filtered(self.value(source, parts)?, *filter)?),
-                other => self.render_parts(std::slice::from_ref(other), parts, &mut pieces)?,
+                Part::Value(source, filter) => {
+                    answer.push(self.filtered(self.value(source, parts)?, *filter)?, b"");
+                }
+                other => self.render_parts(std::slice::from_ref(other), parts, &mut answer)?,
             }
         }
-        Ok(pieces)
+        Ok(answer.concat(self.request.body))
     }
 
-    fn render_parts<'m>(
-        &'m self,
-        template: &'m [Part],
-        parts: &'m Parts,
-        message: &mut Vec<Piece<'m>>,
-    ) -> Result<(), SignatureFault> {
+    fn render_parts(&self, template: &[Part], parts: &Parts, message: &mut Message) -> Result<(), SignatureFault> {
         let mut rest = template.iter().peekable();
         while let Some(part) = rest.next() {
             match part {
-                Part::Literal(text) => message.push(Cow::Borrowed(text.as_bytes())),
+                Part::Literal(text) => self.add(message, Cow::Borrowed(text.as_bytes()))?,
                 Part::Optional(inside) => {
-                    let start = message.len();
+                    let start = message.pieces();
                     match self.render_parts(inside, parts, message) {
                         Err(SignatureFault::Missing(_)) => message.truncate(start),
                         rendered => rendered?,
@@ -92,6 +127,7 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
                         return Err(SignatureFault::Malformed(place.to_string(), "it is empty"));
                     }
                     if let (Source::At(_) | Source::Item(_), Some(Part::Literal(separator))) = (source, rest.peek())
+                        && *filter != Filter::Free
                         && memmem::find(&value, separator.as_bytes()).is_some()
                     {
                         return Err(SignatureFault::Malformed(
@@ -99,18 +135,48 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
                             "it holds what separates it from the rest",
                         ));
                     }
-                    message.push(filtered(value, *filter)?);
+                    let value = self.filtered(value, *filter)?;
+                    self.add(message, value)?;
                 }
             }
         }
         Ok(())
     }
 
+    /// Adds bytes to a signed text, which has a bound beside the body.
+    fn add(&self, message: &mut Message, bytes: Piece<'_>) -> Result<(), SignatureFault> {
+        let most = self.request.body.len().saturating_mul(MESSAGE_FACTOR).saturating_add(MESSAGE_BYTES);
+        if message.len() + bytes.len() > most {
+            return Err(SignatureFault::Overworked("rendered"));
+        }
+        let copied = message.push(bytes, self.request.body);
+        self.spend(Kind::Rendered, copied)
+    }
+
+    fn spend(&self, kind: Kind, bytes: usize) -> Result<(), SignatureFault> {
+        match self.request.inspection {
+            Some(inspection) => Ok(inspection.work().spend(kind, bytes)?),
+            None => Ok(()),
+        }
+    }
+
+    fn filtered<'m>(&self, value: Piece<'m>, filter: Filter) -> Result<Piece<'m>, SignatureFault> {
+        match filter {
+            Filter::Sha256 | Filter::Sha256Base64 | Filter::Sha256Base64url => self.spend(Kind::Hashed, value.len())?,
+            Filter::JsonString => self.spend(Kind::Parsed, value.len())?,
+            _ => {}
+        }
+        filtered(value, filter)
+    }
+
     fn value<'m>(&'m self, source: &'m Source, parts: &'m Parts) -> Result<Piece<'m>, SignatureFault> {
         let head = &self.request.head;
         Ok(match source {
             Source::Body => Cow::Borrowed(self.request.body),
-            Source::BodyCrc32 => Cow::Owned(crc32fast::hash(self.request.body).to_string().into_bytes()),
+            Source::BodyCrc32 => {
+                self.spend(Kind::Hashed, self.request.body.len())?;
+                Cow::Owned(crc32fast::hash(self.request.body).to_string().into_bytes())
+            }
             Source::Timestamp => Cow::Borrowed(self.ts.unwrap_or_default()),
             Source::Secret(name) => match parts.get(name.as_deref()) {
                 Some(secret) => Cow::Borrowed(secret.expose()),
@@ -123,15 +189,20 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
             Source::At(place) => {
                 place.read(&self.request, self.members)?.ok_or_else(|| SignatureFault::Missing(place.to_string()))?
             }
-            Source::Item(path) => match path.single(self.request.body) {
-                Ok(text) => Cow::Owned(text.into_bytes()),
-                Err(JsonFault::Absent(_)) => Cow::Borrowed(&b""[..]),
-                Err(fault) => return Err(SignatureFault::Body(fault)),
-            },
-            Source::FormSorted => Cow::Owned(sorted_form(&self.request)?),
+            Source::Item(path) => {
+                let place = Place::Json(path.clone());
+                place.read(&self.request, self.members)?.unwrap_or(Cow::Borrowed(b""))
+            }
+            Source::FormSorted => {
+                self.spend(Kind::Parsed, self.request.body.len())?;
+                Cow::Owned(sorted_form(&self.request)?)
+            }
             Source::SignedHeaders(list) => Cow::Owned(signed_headers(&self.request, list)?),
-            Source::Sns => Cow::Owned(sns(self.request.body)?),
-            Source::Plivo => Cow::Owned(plivo(&self.request, self.origin)?),
+            Source::Sns => Cow::Owned(sns(&self.request)?),
+            Source::Plivo => {
+                self.spend(Kind::Parsed, self.request.body.len())?;
+                Cow::Owned(plivo(&self.request, self.origin)?)
+            }
         })
     }
 }
@@ -150,7 +221,7 @@ fn filtered(value: Piece<'_>, filter: Filter) -> Result<Piece<'_>, SignatureFaul
         text.map_err(|_| SignatureFault::Malformed("the signed text".to_owned(), "it is not UTF-8"))
     };
     Ok(match filter {
-        Filter::None => value,
+        Filter::None | Filter::Free => value,
         Filter::Lower => Cow::Owned(value.to_ascii_lowercase()),
         Filter::JsonString => {
             let quoted = serde_json::to_vec(&text(&value)?);
@@ -262,33 +333,40 @@ fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
 }
 
 /// The headers that a header names, in its order: `name:value`, joined by `;`. The list must not be
-/// empty, and each must stand once.
+/// empty, and each must stand once, in the list and in the request.
 fn signed_headers(request: &Request<'_>, list: &FieldName) -> Result<Vec<u8>, SignatureFault> {
     let place = Place::Header(list.clone());
     let no_members = Members::default();
     let value = place.read(request, &no_members)?.ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
-    let malformed = || SignatureFault::Malformed(place.to_string(), "it is no list of headers");
+    let malformed = || SignatureFault::Malformed(place.to_string(), "it is no list of headers, each named once");
     let names = std::str::from_utf8(&value).map_err(|_| malformed())?;
+    let mut known = HashSet::new();
     let mut signed: Vec<Vec<u8>> = Vec::new();
     for name in names.split(',') {
         let name = name.trim().to_ascii_lowercase();
-        let field = Place::Header(FieldName::parse(&name).map_err(|_| malformed())?);
+        let field = FieldName::parse(&name).map_err(|_| malformed())?;
+        if signed.len() >= SIGNED_FIELDS || !known.insert(field.name().clone()) {
+            return Err(malformed());
+        }
+        let field = Place::Header(field);
         let value = field.read(request, &no_members)?.ok_or_else(|| SignatureFault::Missing(field.to_string()))?;
         signed.push([name.as_bytes(), b":", value.trim_ascii()].concat());
     }
     Ok(signed.join(&b';'))
 }
 
+/// The fields of Amazon SNS's messages that are signed, of one kind or another.
+pub(super) const SNS_FIELDS: [&str; 8] =
+    ["Message", "MessageId", "SubscribeURL", "Subject", "Timestamp", "Token", "TopicArn", "Type"];
+
 /// Amazon SNS: names and values of the fields that are signed, each followed by a line feed
 /// (docs.aws.amazon.com/sns, "Verifying the signatures of Amazon SNS messages").
-fn sns(body: &[u8]) -> Result<Vec<u8>, SignatureFault> {
+fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
     let field = |name: &str| {
-        let path = JsonPath::parse(name).map_err(|_| SignatureFault::Missing(name.to_owned()))?;
-        match path.single(body) {
-            Ok(text) => Ok(Some(text)),
-            Err(JsonFault::Absent(_)) => Ok(None),
-            Err(fault) => Err(SignatureFault::Body(fault)),
-        }
+        let place = JsonPath::parse(name).map_err(|_| SignatureFault::Missing(name.to_owned()))?;
+        let value = Place::Json(place).read(request, &Members::default())?;
+        let text = value.map(|value| String::from_utf8(value.into_owned()));
+        text.transpose().map_err(|_| SignatureFault::Malformed(format!("json:{name}"), "it is not UTF-8"))
     };
     let kind = field("Type")?.unwrap_or_default();
     let names: &[&str] = match kind.as_str() {
@@ -362,11 +440,11 @@ mod tests {
     fn forms_are_sorted_and_each_value_counts_once() {
         let none = HeaderMap::new();
         let head = RequestHead { method: &Method::POST, target: b"/a?z=1&b=2", headers: &none, origin: "https://h" };
-        assert!(sorted_form(&Request { head, body: b"a=1" }).is_err(), "no form");
+        assert!(sorted_form(&Request::new(head, b"a=1")).is_err(), "no form");
         let kind = "application/x-www-form-urlencoded; charset=utf-8".parse().unwrap();
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
         let head = RequestHead { headers: &headers, ..head };
-        let form = |body: &'static [u8]| sorted_form(&Request { head, body });
+        let form = |body: &'static [u8]| sorted_form(&Request::new(head, body));
         assert_eq!(form(b"b=2&a=1+1&b=1&b=2").unwrap(), b"a1 1b1b2");
         assert_eq!(form(b"").unwrap(), b"");
     }
@@ -376,6 +454,6 @@ mod tests {
         let headers = HeaderMap::new();
         let target = b"/rest/api/?z=1&jwt=x&a=2&a=1&b=c%20d";
         let head = RequestHead { method: &Method::GET, target, headers: &headers, origin: "" };
-        assert_eq!(canonical(&Request { head, body: b"" }).unwrap(), b"GET&/rest/api&a=1,2&b=c%20d&z=1");
+        assert_eq!(canonical(&Request::new(head, b"")).unwrap(), b"GET&/rest/api&a=1,2&b=c%20d&z=1");
     }
 }

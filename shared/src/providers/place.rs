@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::{HeaderName, header};
+use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
 use super::fault::SignatureFault;
 use crate::form::{self, FormFault};
+use crate::inspection::{BodyPlacesBuilder, Inspection, ReadFault};
 use crate::json::{JsonFault, JsonPath};
-use crate::request::Request;
+use crate::request::{Request, RequestHead};
 
 /// A header name, with its letters as the provider writes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +101,16 @@ impl Place {
         matches!(self, Self::Form(_) | Self::Json(_) | Self::FormJson(..) | Self::Body)
     }
 
+    /// Returns `false` if it can be told from the head alone that nothing stands there.
+    #[must_use]
+    pub fn may_stand_in(&self, head: RequestHead<'_>) -> bool {
+        match self {
+            Self::Header(field) => head.headers.contains_key(&field.name),
+            Self::Query(_) => head.query().is_some(),
+            _ => true,
+        }
+    }
+
     /// The value that must stand there once; `Ok(None)` without one.
     ///
     /// # Errors
@@ -119,12 +130,20 @@ impl Place {
                 Some(query) => form::single(query, name).map_err(|fault| self.form_fault(fault)),
                 None => Ok(None),
             },
-            Self::Form(name) => form_field(request, name).map_err(|fault| self.form_fault(fault)),
-            Self::Json(path) => json_value(path, request.body),
-            Self::FormJson(field, path) => match form_field(request, field).map_err(|fault| self.form_fault(fault))? {
-                Some(document) => json_value(path, &document),
-                None => Ok(None),
-            },
+            Self::Form(name) => {
+                inspected(request, |inspection| inspection.field(name, request.head.headers, request.body))
+                    .map_err(|fault| self.read_fault(fault))
+            }
+            Self::Json(path) => {
+                let text = inspected(request, |inspection| inspection.single(path, request.body));
+                self.unless_absent(text.map(Some))
+            }
+            Self::FormJson(field, path) => {
+                let text = inspected(request, |inspection| {
+                    inspection.field_json(field, path, request.head.headers, request.body)
+                });
+                self.unless_absent(text)
+            }
             Self::Body => Ok(Some(Cow::Borrowed(request.body))),
             Self::Member(key) => {
                 let mut found = members.0.iter().filter(|(name, _)| name.as_deref() == Some(key.as_bytes()));
@@ -148,21 +167,65 @@ impl Place {
                 request.head.headers.get_all(&field.name).iter().map(|value| Cow::Borrowed(value.as_bytes())).collect()
             }
             Self::Numbered(stem) => numbered(stem, request),
-            Self::Json(path) => match path.texts(request.body) {
+            Self::Json(path) => match inspected(request, |inspection| inspection.texts(path, request.body)) {
                 Ok(texts) => texts.into_iter().map(|text| Cow::Owned(text.into_bytes())).collect(),
-                Err(JsonFault::Absent(_)) => Vec::new(),
-                Err(fault) => return Err(SignatureFault::Body(fault)),
+                Err(ReadFault::Json(JsonFault::Absent(_))) => Vec::new(),
+                Err(fault) => return Err(self.read_fault(fault)),
             },
             _ => self.read(request, &Members::default())?.into_iter().collect(),
         };
         if values.is_empty() { Err(SignatureFault::Missing(self.to_string())) } else { Ok(values) }
     }
 
+    /// Adds what it reads of a body.
+    pub(crate) fn add_to(&self, places: &mut BodyPlacesBuilder) {
+        match self {
+            Self::Json(path) => places.json(path),
+            Self::FormJson(field, path) => places.form_json(field, path),
+            _ => {}
+        }
+    }
+
+    /// A text; one that is absent is no fault.
+    fn unless_absent<'r>(
+        &self,
+        text: Result<Option<String>, ReadFault>,
+    ) -> Result<Option<Cow<'r, [u8]>>, SignatureFault> {
+        match text {
+            Ok(text) => Ok(text.map(|text| Cow::Owned(text.into_bytes()))),
+            Err(ReadFault::Json(JsonFault::Absent(_))) => Ok(None),
+            Err(fault) => Err(self.read_fault(fault)),
+        }
+    }
+
+    fn read_fault(&self, fault: ReadFault) -> SignatureFault {
+        match fault {
+            ReadFault::Json(fault) => SignatureFault::Body(fault),
+            ReadFault::Form(fault) => self.form_fault(fault),
+            ReadFault::Overworked(overworked) => overworked.into(),
+        }
+    }
+
     fn form_fault(&self, fault: FormFault) -> SignatureFault {
         match fault {
             FormFault::Broken => SignatureFault::Malformed(self.to_string(), "the form or query can't be read"),
             FormFault::Repeated => SignatureFault::Repeated(self.to_string()),
+            FormFault::Name => SignatureFault::Malformed(
+                self.to_string(),
+                "another name of the form begins with a space, or holds a control character, [ or .",
+            ),
         }
+    }
+}
+
+/// Reads by what is known of the request already, or anew.
+pub(super) fn inspected<T>(
+    request: &Request<'_>,
+    read: impl FnOnce(&Inspection) -> Result<T, ReadFault>,
+) -> Result<T, ReadFault> {
+    match request.inspection {
+        Some(inspection) => read(inspection),
+        None => read(&Inspection::default()),
     }
 }
 
@@ -174,28 +237,6 @@ fn numbered<'r>(stem: &FieldName, request: &Request<'r>) -> Vec<Cow<'r, [u8]>> {
     };
     let fields = request.head.headers.iter().filter(|(name, _)| is_number(name));
     fields.map(|(_, value)| Cow::Borrowed(value.as_bytes())).collect()
-}
-
-/// A form's field: of a urlencoded body, or of a multipart one.
-fn form_field<'r>(request: &Request<'r>, name: &str) -> Result<Option<Cow<'r, [u8]>>, FormFault> {
-    let kind = request.head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if kind.trim_start().to_ascii_lowercase().starts_with("multipart/form-data") {
-        return form::multipart_single(kind, request.body, name).map(|value| value.map(Cow::Borrowed));
-    }
-    let media = kind.split(';').next().unwrap_or_default().trim();
-    // Another kind of body is read in another way by the application.
-    if !media.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return Err(FormFault::Broken);
-    }
-    form::single(request.body, name)
-}
-
-fn json_value<'r>(path: &JsonPath, document: &[u8]) -> Result<Option<Cow<'r, [u8]>>, SignatureFault> {
-    match path.single(document) {
-        Ok(text) => Ok(Some(Cow::Owned(text.into_bytes()))),
-        Err(JsonFault::Absent(_)) => Ok(None),
-        Err(fault) => Err(SignatureFault::Body(fault)),
-    }
 }
 
 impl fmt::Display for Place {

@@ -12,6 +12,7 @@
 
 pub mod consistency;
 pub mod coverage;
+pub mod joints;
 pub mod time;
 
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,10 @@ pub struct Scheme {
     /// The provider may sign the URL with its port or without, whichever was sent.
     #[serde(default, skip_serializing_if = "is_default")]
     pub url_ports: bool,
+    /// The body is a JSON object or list, or empty; anything else is refused. Needed where the body stands beside another
+    /// value in `msg` with nothing between the two.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub json_body: bool,
     /// Where the relay gets the key when the policy gives none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<KeySource>,
@@ -264,6 +269,9 @@ pub struct Required {
     /// The value holds this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contains: Option<String>,
+    /// The value is a list, separated by commas, that has this member, in either case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lists: Option<String>,
     /// The value is what this template makes: a text, or a digest such as `{body|sha256}`. A part of the
     /// secret that was not given asks for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]

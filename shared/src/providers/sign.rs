@@ -86,7 +86,7 @@ fn sign_one(scheme: &Scheme, parts: &Parts, mut draft: Draft, now: UnixMillis, i
             Some(rules) => token::token(scheme, rules, parts, &scene, now)?.into_bytes(),
             None => {
                 let message = scene.render(&scheme.msg, parts).map_err(missing)?;
-                signature(scheme, parts, &message, &ts)?
+                signature(scheme, parts, &message.slices(request.body), &ts)?
             }
         };
         written(scheme, parts, &signature, members)
@@ -114,12 +114,12 @@ fn complete(scheme: &Scheme, parts: &Parts, draft: &mut Draft, ts: &str, id: &st
                 let none = Members::default();
                 let scene = Scene { request: draft.request(), members: &none, ts: None, origin: &draft.origin };
                 match scene.render(template, parts) {
-                    Ok(pieces) => Some(String::from_utf8_lossy(&pieces.concat()).into_owned()),
+                    Ok(text) => Some(String::from_utf8_lossy(&text.concat(&draft.body)).into_owned()),
                     Err(SignatureFault::NoPart(_)) => None,
                     Err(fault) => return Err(missing(fault)),
                 }
             }
-            None => required.begins.clone().or_else(|| required.contains.clone()),
+            None => [&required.begins, &required.contains, &required.lists].into_iter().flatten().next().cloned(),
         };
         if let Some(text) = text {
             draft.put(&required.at, &text)?;
@@ -236,8 +236,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::providers::scheme::JwtAlgorithm;
-    use crate::providers::{self, FetchedKeys, Keyed};
+    use crate::providers::scheme::{Coverage, JwtAlgorithm};
+    use crate::providers::template::{Part, Template};
+    use crate::providers::{self, Challenge, FetchedKeys, Keyed};
 
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 
@@ -387,5 +388,165 @@ mod tests {
             }
         }
         assert_eq!(left, ["aws_sns#1", "travis#0"]);
+    }
+
+    /// Where a value of the signed text stands in the request that is made of it.
+    fn put(scheme: &Scheme, draft: &mut Draft, source: &Source, before: &str, after: &str) -> Option<()> {
+        match source {
+            Source::Body => draft.body = after.as_bytes().to_vec(),
+            Source::Url => draft.target = after.strip_prefix(&draft.origin)?.to_owned(),
+            Source::Target => after.clone_into(&mut draft.target),
+            Source::Timestamp => match &scheme.ts.as_ref()?.at {
+                Place::Member(_) | Place::Position(_) => {
+                    let Place::Header(field) = &scheme.sig.at else { return None };
+                    let list = draft.headers.get(field.name())?.to_str().ok()?.replacen(before, after, 1);
+                    draft.put(&scheme.sig.at, &list).ok()?;
+                }
+                place => draft.put(place, after).ok()?,
+            },
+            Source::At(place) => draft.put(place, after).ok()?,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Requests with the same signed text as this one, cut at another place, whose bodies differ.
+    fn other_cuts(scheme: &Scheme, parts: &Parts, signed: &Draft) -> Vec<Draft> {
+        let members = Members::default();
+        let ts = scheme.ts.as_ref().map(|ts| ts.unit.write(NOW.seconds())).unwrap_or_default();
+        let request = signed.request();
+        let scene = Scene { request, members: &members, ts: Some(ts.as_bytes()), origin: &signed.origin };
+        let text = |source: &Source| {
+            let template = Template::of(source.clone());
+            let message = scene.render(&template, parts).ok()?;
+            String::from_utf8(message.concat(&signed.body)).ok()
+        };
+        let mut cuts = Vec::new();
+        let template = scheme.msg.parts();
+        for (at, part) in template.iter().enumerate() {
+            let (between, right) = match (template.get(at + 1), template.get(at + 2)) {
+                (Some(Part::Value(right, _)), _) => ("", right),
+                (Some(Part::Literal(text)), Some(Part::Value(right, _))) => (text.as_str(), right),
+                _ => continue,
+            };
+            let Part::Value(left, _) = part else { continue };
+            let (Some(first), Some(second)) = (text(left), text(right)) else { continue };
+            let whole = format!("{first}{between}{second}");
+            for cut in (0..=whole.len()).filter(|cut| whole.is_char_boundary(*cut)) {
+                let (head, tail) = whole.split_at(cut);
+                let Some(tail) = tail.strip_prefix(between) else { continue };
+                let mut other = signed.clone();
+                let moved = put(scheme, &mut other, left, &first, head)
+                    .and_then(|()| put(scheme, &mut other, right, &second, tail));
+                if moved.is_some() && other.body != signed.body {
+                    cuts.push(other);
+                }
+            }
+        }
+        cuts
+    }
+
+    /// Bodies that are hard to cut: with times, separators, URLs and brackets in and around them.
+    const BODIES: [&str; 8] = [
+        r#"{"a":1}"#,
+        r#"{"a":1,"b":{"a":999}}"#,
+        r#"[{"u":"https://h.example/x?y","t":1700000000},{"n":"a.b:c|d;e"}]"#,
+        r#"{"u":"https://h.example/x","v":"v0:1700000000:{}"}"#,
+        "1700000000{\"a\":1}1700000000",
+        "1700000000000",
+        "a.1700000000.b:1700000000:c|1700000000|d",
+        "?x=1{\"a\":1}",
+    ];
+
+    #[test]
+    fn where_the_whole_body_is_signed_no_other_cut_verifies() {
+        let pairs = Pairs { ed25519: Pair::ed25519(), ecdsa: Pair::ecdsa(), rsa: Pair::rsa() };
+        let mut tried = BTreeMap::new();
+        for row in providers::all() {
+            for scheme in row.schemes().into_iter().chain(row.variants.values().cloned()) {
+                if scheme.coverage() != Coverage::Body || scheme.alg == Algorithm::RsaSha1 {
+                    continue;
+                }
+                let (private, public) = pairs.of(&scheme);
+                let shape = row.shape();
+                let (private, public) = (secret(&scheme, &shape, private), secret(&scheme, &shape, public));
+                let keyed =
+                    Keyed::new(std::slice::from_ref(&scheme), &shape, &[public], None).unwrap().of_provider(row);
+                for (body, target) in BODIES.iter().flat_map(|body| ["/x?data.id=1", "/x"].map(|target| (body, target)))
+                {
+                    let draft = Draft {
+                        origin: "https://h.example".to_owned(),
+                        target: target.to_owned(),
+                        method: Method::POST,
+                        headers: HeaderMap::new(),
+                        body: body.as_bytes().to_vec(),
+                    };
+                    let Ok(signed) = sign(&scheme, &shape, &private, draft, NOW, "msg_1") else { continue };
+                    // Of some providers only JSON is accepted, as they send nothing else.
+                    if keyed.verify(&signed.request(), &FetchedKeys::default(), NOW).is_err() {
+                        continue;
+                    }
+                    for other in other_cuts(&scheme, &shape.split(&private).unwrap(), &signed) {
+                        *tried.entry(row.id.as_str()).or_insert(0) += 1;
+                        let verdict = keyed.verify(&other.request(), &FetchedKeys::default(), NOW);
+                        assert!(verdict.is_err(), "{}: {} {:?}", row.id, other.target, other.body);
+                    }
+                }
+            }
+        }
+        // Those that the test is about were tried.
+        for id in
+            ["sourcehut", "square", "hubspot_v3", "trello", "airwallex", "discord", "quicknode", "bamboohr", "klaviyo"]
+        {
+            assert!(tried.get(id).is_some_and(|count| *count >= 4), "{id}: {tried:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever a challenge signs for anybody is no event's text, in any way of its provider.
+        #[test]
+        fn what_challenges_sign_is_no_event(seed in "[A-Za-z0-9._~+/=-]{1,130}", hex in "[0-9a-f]{1,40}") {
+            for row in providers::all().iter().filter(|row| row.challenges.iter().any(Challenge::signs)) {
+                let shape = row.shape();
+                for scheme in row.schemes().into_iter().chain(row.variants.values().cloned()) {
+                    let secret = secret(&scheme, &shape, "secret of the test".to_owned());
+                    let keyed = Keyed::new(std::slice::from_ref(&scheme), &shape, std::slice::from_ref(&secret), None);
+                    let keyed = keyed.unwrap().of_provider(row);
+                    for text in [&seed, &hex] {
+                        let draft = Draft {
+                            origin: "https://h.example".to_owned(),
+                            target: "/x".to_owned(),
+                            method: Method::POST,
+                            headers: HeaderMap::new(),
+                            body: text.clone().into_bytes(),
+                        };
+                        let mut events = vec![draft.clone()];
+                        for source in scheme.msg.sources() {
+                            if let Source::At(place @ Place::Form(_)) = source {
+                                let mut form = draft.clone();
+                                let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+                                form.headers.insert(header::CONTENT_TYPE, kind);
+                                form.body.clear();
+                                form.put(place, text).unwrap();
+                                events.push(form);
+                            }
+                        }
+                        for event in events {
+                            let Ok(signed) = sign(&scheme, &shape, &secret, event, NOW, "msg_1") else { continue };
+                            let ts = scheme.ts.as_ref().map(|ts| ts.unit.write(NOW.seconds())).unwrap_or_default();
+                            let members = Members::default();
+                            let request = signed.request();
+                            let scene = Scene { request, members: &members, ts: Some(ts.as_bytes()), origin: &signed.origin };
+                            let Ok(message) = scene.render(&scheme.msg, &shape.split(&secret).unwrap()) else { continue };
+                            let message = message.concat(&signed.body);
+                            let guards = row.challenges.iter().filter(|challenge| challenge.signs());
+                            let admitted = guards.clone().any(|challenge| challenge.guard.admits(&message));
+                            let verdict = keyed.verify(&request, &FetchedKeys::default(), NOW);
+                            proptest::prop_assert!(!admitted || verdict.is_err(), "{}: {text}", row.id);
+                        }
+                    }
+                }
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@
 //! A filter may follow: `{query:id|lower}`, `|jsonstr` (as a JSON string), `|sha256`, `|sha256-base64` and
 //! `|sha256-base64url` (the digest, in hex or base64), `|signed-hex` and `|signed-base64` (by the
 //! provider's key; in answers to challenges only), `|hubspot` and `|contentful` (their ways with
-//! escapes). `[…]` is left out when a placeholder inside has no value. `{{`, `}}`, `[[` and `]]` are the
+//! escapes), `|free` (one value may hold the separator behind it). `[…]` is left out when a placeholder inside has no value. `{{`, `}}`, `[[` and `]]` are the
 //! characters themselves.
 
 use std::fmt;
@@ -102,6 +102,9 @@ pub enum Filter {
     Hubspot,
     /// Contentful: path and query escaped once more.
     Contentful,
+    /// Unchanged; the value may hold the text that separates it from what follows, which no other value of the template
+    /// may. Where that is so of one value only, the signed text can still be cut in one way only.
+    Free,
 }
 
 impl Template {
@@ -112,7 +115,17 @@ impl Template {
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parser = Parser { rest: text };
         let parts = parser.parts(false)?;
+        let free = |part: &&Part| matches!(part, Part::Value(_, Filter::Free));
+        if parts.iter().filter(free).count() > 1 {
+            return Err("only one value may be |free: two could take bytes of each other".to_owned());
+        }
         Ok(Self { text: text.to_owned(), parts })
+    }
+
+    /// The template of one placeholder.
+    #[cfg(test)]
+    pub(super) fn of(source: Source) -> Self {
+        Self { text: String::new(), parts: vec![Part::Value(source, Filter::None)] }
     }
 
     /// Whether letters mean the same in either case: fixed text and digests in hex do, and secrets do not.
@@ -214,6 +227,7 @@ fn placeholder(inside: &str) -> Result<Part, String> {
         Some((name, "signed-base64")) => (name, Filter::SignedBase64),
         Some((name, "hubspot")) => (name, Filter::Hubspot),
         Some((name, "contentful")) => (name, Filter::Contentful),
+        Some((name, "free")) => (name, Filter::Free),
         Some((_, filter)) => return Err(format!("unknown filter |{filter}")),
     };
     let source = match name {

@@ -3,7 +3,7 @@
 use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
 use hookward_shared::gate::path::PathPattern;
-use hookward_shared::gate::shape;
+use hookward_shared::gate::shape::{self, Slashes};
 use hookward_shared::names::{AgentName, HostName};
 use hookward_shared::policy::Policy;
 use hookward_shared::secret::{ProcessSecrets, Secret};
@@ -91,8 +91,10 @@ fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, String
         return Ok(if base.is_empty() { "/".to_owned() } else { base.to_owned() });
     };
     let path = format!("{base}/{webhook}");
-    let shaped = !webhook.contains('?') && shape::check(path.as_bytes(), &http::HeaderMap::new()).is_ok();
-    let matches = |pattern: &String| PathPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(path.as_bytes()));
+    let shaped =
+        !webhook.contains('?') && shape::check(path.as_bytes(), &http::HeaderMap::new(), Slashes::Plain).is_ok();
+    let matches =
+        |pattern: &String| PathPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(path.as_bytes(), false));
     if shaped && paths.iter().any(matches) {
         return Ok(path);
     }

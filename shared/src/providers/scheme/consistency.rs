@@ -140,10 +140,11 @@ impl JwtRules {
 
 impl Required {
     fn check(&self) -> Result<(), SchemeError> {
-        let conditions = [self.begins.is_some(), self.contains.is_some(), self.is.is_some(), self.absent];
+        let conditions =
+            [self.begins.is_some(), self.contains.is_some(), self.lists.is_some(), self.is.is_some(), self.absent];
         match conditions.into_iter().filter(|given| *given).count() {
             1 => Ok(()),
-            _ => Err(SchemeError::Contradiction("require has exactly one of begins, contains, is, absent")),
+            _ => Err(SchemeError::Contradiction("require has exactly one of begins, contains, lists, is, absent")),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What a scheme's signature is about: how much of the body, the URL, and who could have made it.
 
 use super::{Algorithm, Scheme};
+use crate::json::JsonPath;
+use crate::providers::message::{PLIVO_NONCE, SNS_FIELDS};
 use crate::providers::place::Place;
 use crate::providers::template::{Filter, Part, Source, Template};
 
@@ -51,7 +53,7 @@ impl Scheme {
         // A digest of a text that begins with the secret can be carried on by whoever has seen one.
         let ends_open =
             self.alg.is_digest() && !matches!(self.msg.parts().last(), Some(Part::Value(Source::Secret(_), _)));
-        if (digests_body(&self.msg) || bound()) && !ends_open {
+        if (digests_body(&self.msg) || bound()) && !ends_open && !self.has_open_joint() {
             return Coverage::Body;
         }
         let some = |source: &Source| match source {
@@ -86,6 +88,25 @@ impl Scheme {
             || self.jwt.as_ref().is_some_and(|rules| rules.detached || rules.claims.values().any(template_reads))
     }
 
+    /// Returns `true` for a signature, `false` for a token.
+    #[must_use]
+    pub fn signs(&self) -> bool {
+        self.alg != Algorithm::Equals
+    }
+
+    /// All places of a request that are read to judge it. Those of a batch are places of its items.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> {
+        let at = |template: &Template| template.sources().flat_map(places_of).collect::<Vec<_>>();
+        let claims = self.jwt.iter().flat_map(|rules| rules.claims.values());
+        let required = self.require.iter().flat_map(move |rule| {
+            let wanted = rule.is.as_ref().map(at).unwrap_or_default();
+            std::iter::once(rule.at.clone()).chain(wanted)
+        });
+        let fixed = [Some(&self.sig.at), self.ts.as_ref().map(|ts| &ts.at)].into_iter().flatten();
+        let fetched = self.fetch.as_ref().and_then(|fetch| fetch.from.as_ref());
+        fixed.chain(fetched).cloned().chain(at(&self.msg)).chain(claims.flat_map(at)).chain(required)
+    }
+
     /// Whether its key can't sign.
     #[must_use]
     pub fn only_verifies(&self) -> bool {
@@ -98,6 +119,18 @@ impl Scheme {
         let claims = self.jwt.iter().flat_map(|rules| rules.claims.values());
         let mut sources = self.msg.sources().chain(claims.flat_map(Template::sources));
         sources.any(|source| matches!(source, Source::Url | Source::Plivo))
+    }
+}
+
+/// The places that a placeholder reads.
+fn places_of(source: &Source) -> Vec<Place> {
+    match source {
+        Source::At(place) => vec![place.clone()],
+        Source::Item(path) => vec![Place::Json(path.clone())],
+        Source::SignedHeaders(list) => vec![Place::Header(list.clone())],
+        Source::Sns => SNS_FIELDS.iter().filter_map(|name| JsonPath::parse(name).ok()).map(Place::Json).collect(),
+        Source::Plivo => Place::parse(PLIVO_NONCE).into_iter().collect(),
+        _ => Vec::new(),
     }
 }
 

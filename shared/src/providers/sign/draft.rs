@@ -35,7 +35,7 @@ impl Draft {
     #[must_use]
     pub fn request(&self) -> Request<'_> {
         let Self { origin, target, method, headers, body } = self;
-        Request { head: RequestHead { method, target: target.as_bytes(), headers, origin }, body }
+        Request::new(RequestHead { method, target: target.as_bytes(), headers, origin }, body)
     }
 
     /// The value that stands there.

@@ -67,7 +67,10 @@ fn claims(
         if scene.request.body.is_empty() && rules.unless_empty.as_ref() == Some(name) {
             continue;
         }
-        let text = scene.render(template, parts).map_err(|fault| SignError::Missing(fault.to_string()))?.concat();
+        let text = scene
+            .render(template, parts)
+            .map_err(|fault| SignError::Missing(fault.to_string()))?
+            .concat(scene.request.body);
         let value = match text.as_slice() {
             b"true" => Value::Bool(true),
             b"false" => Value::Bool(false),

@@ -1,0 +1,67 @@
+//! Runs checks of large bodies on threads of their own, so that other requests and the tunnel's signs of life never wait
+//! for them.
+//!
+//! So many run at one time, one core less than there are; the others wait in the order in which they came. What waits holds
+//! its body, which the budget of bodies bounds. A check that does not get its turn in time is given up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// Bodies above this size are checked on other threads, in bytes: below it a check takes less than a millisecond.
+pub const OFFLOAD_BYTES: usize = 64 * 1024;
+/// Wait for a turn: senders give up after 10 s.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The threads; clones share them.
+#[derive(Debug, Clone)]
+pub struct Offload {
+    turns: Arc<Semaphore>,
+}
+
+/// No thread had time for a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many large bodies are being checked")]
+pub struct NoTurn;
+
+impl Default for Offload {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { turns: Arc::new(Semaphore::new(cores.saturating_sub(1).max(1))) }
+    }
+}
+
+impl Offload {
+    /// Runs `check` on another thread, when it is its turn. A check that has begun is run to its end, also when nobody
+    /// waits for it any more.
+    ///
+    /// # Errors
+    /// [`NoTurn`] after 5 s, and when the program ends.
+    pub async fn run<T: Send + 'static>(&self, check: impl FnOnce() -> T + Send + 'static) -> Result<T, NoTurn> {
+        let turn = timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or(NoTurn)?;
+        let checking = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            check()
+        });
+        checking.await.map_err(|_| NoTurn)
+    }
+
+    /// Runs `check` if a thread is free at once.
+    ///
+    /// # Errors
+    /// [`NoTurn`].
+    pub async fn run_at_once<T: Send + 'static>(
+        &self,
+        check: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NoTurn> {
+        let turn = Arc::clone(&self.turns).try_acquire_owned().map_err(|_| NoTurn)?;
+        let checking = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            check()
+        });
+        checking.await.map_err(|_| NoTurn)
+    }
+}
