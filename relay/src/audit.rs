@@ -1,14 +1,30 @@
 //! One event for every request, for the relay's log: who, what, and for a refusal the check.
 //!
-//! Paths are shown without the query, where tokens stand; texts of strangers are escaped.
+//! Paths are shown without the query, where tokens stand; texts of strangers are escaped. A stranger can't fill the log:
+//! requests that did not reach an application are written one by one up to 20 a second, the rest as counts.
 
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hookward_shared::protocol::head::RequestId;
+use hookward_shared::quota::Quota;
 use hookward_shared::refusal::{Code, Refusal};
 use hookward_shared::text::{Escaped, shown_path};
 use http::{Method, StatusCode};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// Lines a second for requests that did not reach an application, as on the agent's screen.
+const A_SECOND: usize = 20;
+/// How often the counts are written.
+const COUNTS: Duration = Duration::from_secs(1);
+
+/// The log of requests.
+pub struct RequestLog {
+    // A std mutex: it guards a short list, and nothing waits while it is held.
+    quota: Mutex<Quota<(&'static str, &'static str)>>,
+}
 
 /// What is known of a request when an event is written.
 #[derive(Debug, Clone, Copy)]
@@ -25,63 +41,101 @@ pub struct Seen<'r> {
     pub client: IpAddr,
 }
 
-/// A request that a check refused.
-pub fn refused(seen: Seen<'_>, refusal: &Refusal, observed: bool) {
-    tracing::info!(
-        target: "audit",
-        event = if observed { "observed" } else { "refused" },
-        id = %seen.id,
-        host = seen.host,
-        method = %Escaped(seen.method.as_str().as_bytes()),
-        path = shown_path(seen.target),
-        client = %seen.client,
-        status = refusal.status.as_u16(),
-        check = refusal.check.as_str(),
-        why = refusal.why,
-    );
+impl Default for RequestLog {
+    fn default() -> Self {
+        Self { quota: Mutex::new(Quota::new(A_SECOND)) }
+    }
 }
 
-/// A request that was let through and failed on its way.
-pub fn failed(seen: Seen<'_>, code: Code, why: &str) {
-    tracing::warn!(
-        target: "audit",
-        event = "failed",
-        id = %seen.id,
-        host = seen.host,
-        method = %Escaped(seen.method.as_str().as_bytes()),
-        path = shown_path(seen.target),
-        client = %seen.client,
-        code = code.as_str(),
-        why,
-    );
-}
+impl RequestLog {
+    /// A request that a check refused.
+    pub fn refused(&self, seen: Seen<'_>, refusal: &Refusal, observed: bool) {
+        let event = if observed { "observed" } else { "refused" };
+        if !self.lock().take((event, refusal.check.as_str())) {
+            return;
+        }
+        tracing::info!(
+            target: "audit",
+            event,
+            id = %seen.id,
+            host = seen.host,
+            method = %Escaped(seen.method.as_str().as_bytes()),
+            path = shown_path(seen.target),
+            client = %seen.client,
+            status = refusal.status.as_u16(),
+            check = refusal.check.as_str(),
+            why = refusal.why,
+        );
+    }
 
-/// A request that was forwarded and answered. At level `debug`: the agent shows each of them.
-pub fn forwarded(seen: Seen<'_>, status: StatusCode, took: Duration) {
-    tracing::debug!(
-        target: "audit",
-        event = "forwarded",
-        id = %seen.id,
-        host = seen.host,
-        method = %Escaped(seen.method.as_str().as_bytes()),
-        path = shown_path(seen.target),
-        client = %seen.client,
-        status = status.as_u16(),
-        ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-    );
-}
+    /// A request that was let through and failed on its way.
+    pub fn failed(&self, seen: Seen<'_>, code: Code, why: &str) {
+        if !self.lock().take(("failed", code.as_str())) {
+            return;
+        }
+        tracing::warn!(
+            target: "audit",
+            event = "failed",
+            id = %seen.id,
+            host = seen.host,
+            method = %Escaped(seen.method.as_str().as_bytes()),
+            path = shown_path(seen.target),
+            client = %seen.client,
+            code = code.as_str(),
+            why,
+        );
+    }
 
-/// A request that the relay has answered itself, and not refused: a handshake, a delivery that came before.
-pub fn answered(seen: Seen<'_>, what: &str, status: StatusCode) {
-    tracing::info!(
-        target: "audit",
-        event = "answered",
-        what,
-        id = %seen.id,
-        host = seen.host,
-        method = %Escaped(seen.method.as_str().as_bytes()),
-        path = shown_path(seen.target),
-        client = %seen.client,
-        status = status.as_u16(),
-    );
+    /// A request that was forwarded and answered. At level `debug`: the agent shows each of them.
+    pub fn forwarded(&self, seen: Seen<'_>, status: StatusCode, took: Duration) {
+        tracing::debug!(
+            target: "audit",
+            event = "forwarded",
+            id = %seen.id,
+            host = seen.host,
+            method = %Escaped(seen.method.as_str().as_bytes()),
+            path = shown_path(seen.target),
+            client = %seen.client,
+            status = status.as_u16(),
+            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        );
+    }
+
+    /// A request that the relay has answered itself, and not refused: a challenge, a delivery that came before.
+    pub fn answered(&self, seen: Seen<'_>, what: &'static str, status: StatusCode) {
+        if !self.lock().take(("answered", what)) {
+            return;
+        }
+        tracing::info!(
+            target: "audit",
+            event = "answered",
+            what,
+            id = %seen.id,
+            host = seen.host,
+            method = %Escaped(seen.method.as_str().as_bytes()),
+            path = shown_path(seen.target),
+            client = %seen.client,
+            status = status.as_u16(),
+        );
+    }
+
+    /// Writes what was only counted, every second, until `stop` is cancelled.
+    pub async fn write_counts(&self, stop: CancellationToken) {
+        let mut due = interval(COUNTS);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !stop.is_cancelled() {
+            tokio::select! {
+                _ = due.tick() => {}
+                () = stop.cancelled() => {}
+            }
+            let counted = self.lock().take_counted();
+            for ((event, kind), count) in counted {
+                tracing::info!(target: "audit", event = "more", of = event, kind, count, "requests that were only counted");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Quota<(&'static str, &'static str)>> {
+        self.quota.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

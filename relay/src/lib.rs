@@ -24,7 +24,7 @@ pub mod upgrade;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hookward_shared::addresses::NamedSets;
@@ -50,6 +50,7 @@ use tokio_util::task::TaskTracker;
 use crate::address_lists::AddressLists;
 use crate::agents::host::Host;
 use crate::agents::{AgentListener, Entrance, Registry};
+use crate::audit::RequestLog;
 use crate::certs::{CertError, Identity};
 use crate::edge::EdgeListener;
 use crate::edge::authority::Ports;
@@ -232,6 +233,8 @@ impl Relay {
             fetcher: fetcher.clone(),
             replays: replays.replays.clone(),
             diagnoses: ByteMeter::new(DOCTOR_BYTES_A_SECOND),
+            log: RequestLog::default(),
+            proxy_warned: Mutex::default(),
             offload: Offload::default(),
             budget: budget.clone(),
             in_progress: Places::default(),
@@ -242,6 +245,8 @@ impl Relay {
             ids: RequestIds::new()?,
             limits: settings.limits,
         });
+        let (of_log, stop_log) = (Arc::clone(&edge), stop_agents.clone());
+        tasks.spawn(async move { of_log.log.write_counts(stop_log).await });
         let edge =
             EdgeListener::start(listener, Entry { tls, agents: entrance }, edge, drain_edge.clone()).map_err(listen)?;
         tasks.spawn(lists.clone().keep_fresh(fetcher, store.clone(), clock.clone(), stop_agents.clone()));

@@ -32,6 +32,7 @@ pub mod policy;
 pub mod process;
 pub mod protocol;
 pub mod providers;
+pub mod quota;
 pub mod refusal;
 pub mod reload;
 pub mod request;

@@ -58,6 +58,8 @@ limits! {
     /// Idle HTTP/2 connections, without an open stream, are closed after this if they have brought a request that
     /// passed the gate; others have `request_head`.
     http2_idle: time = Duration::from_secs(60);
+    /// A connection that has brought no request which passed the gate ends after this, however often it is refused.
+    stranger_life: time = Duration::from_secs(60);
     /// A body must bring `body_rate` bytes for every second of such a window.
     body_window: time = Duration::from_secs(9);
     /// Bytes a second that a request body must bring: the slowest modem is faster than 1 KiB/s.

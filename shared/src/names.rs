@@ -17,6 +17,15 @@ impl HostName {
         valid.then(|| Self(text.to_ascii_lowercase()))
     }
 
+    /// Reads what `Host` and `:authority` hold: a host name, alone or with a port in digits.
+    #[must_use]
+    pub fn parse_authority(text: &str) -> Option<(Self, Option<u16>)> {
+        let Some((name, port)) = text.split_once(':') else { return Some((Self::parse(text)?, None)) };
+        let plain = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|_| plain)?;
+        Some((Self::parse(name)?, Some(port)))
+    }
+
     /// The domain of a relay on one's own machine: every name below `localhost` is this machine
     /// (RFC 6761 §6.3), and curl and browsers know that without any configuration.
     #[must_use]
@@ -113,6 +122,17 @@ fn is_label(label: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_with_ports() {
+        let parsed = |text| HostName::parse_authority(text).map(|(host, port)| (host.to_string(), port));
+        assert_eq!(parsed("Hooks.example.test:8443"), Some(("hooks.example.test".to_owned(), Some(8443))));
+        assert_eq!(parsed("hooks.example.test"), Some(("hooks.example.test".to_owned(), None)));
+        for bad in ["h.test:", "h.test:+1", "h.test:99999", "h.test:1@evil", "h.test:443, evil", "h.test:/../x", ":443"]
+        {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn host_names() {

@@ -186,6 +186,9 @@ pub struct Refusal {
     pub by_stranger: bool,
     /// How close the request came within this check: of several refusals, the closest says the most.
     pub closeness: u8,
+    /// Whether the sender could get in with a user and a password: clients that wait for it have to be asked for them
+    /// (RFC 9110 §11.6.1).
+    pub asks_for_basic: bool,
 }
 
 impl Refusal {
@@ -199,6 +202,7 @@ impl Refusal {
             retry_after: None,
             by_stranger: false,
             closeness: 0,
+            asks_for_basic: false,
         }
     }
 

@@ -2,16 +2,14 @@
 //! are told one by one, the rest as counts by check, so that a flood of strangers neither fills
 //! memory nor the owner's screen.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hookward_shared::protocol::control::{FromRelay, RefusedRequest};
+use hookward_shared::quota::Quota;
 use hookward_shared::refusal::Check;
 use tokio::sync::Notify;
 
-/// The span in which refusals are counted.
-const WINDOW: Duration = Duration::from_secs(1);
 /// Refusals are sent together that come within this time.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -21,19 +19,17 @@ pub struct Refusals {
     // A std mutex: it guards a short list, and nothing waits while it is held.
     inner: Arc<Mutex<Inner>>,
     news: Arc<Notify>,
-    most: usize,
 }
 
 struct Inner {
-    /// When the last ones were told: at most as many as may be told within [`WINDOW`].
-    recent: VecDeque<Instant>,
+    quota: Quota<Check>,
+    /// One by one: what passed the quota since the last message.
     told: Vec<RefusedRequest>,
-    counted: BTreeMap<Check, u64>,
 }
 
 impl Inner {
     fn is_empty(&self) -> bool {
-        self.told.is_empty() && self.counted.is_empty()
+        self.told.is_empty() && self.quota.is_empty()
     }
 }
 
@@ -41,21 +37,15 @@ impl Refusals {
     /// A queue that tells at most this many a second.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        let inner = Inner { recent: VecDeque::new(), told: Vec::new(), counted: BTreeMap::new() };
-        Self { inner: Arc::new(Mutex::new(inner)), news: Arc::new(Notify::new()), most }
+        let inner = Inner { quota: Quota::new(most), told: Vec::new() };
+        Self { inner: Arc::new(Mutex::new(inner)), news: Arc::new(Notify::new()) }
     }
 
     /// Notes a refusal. `describe` is only called when it will be told.
     pub fn push(&self, check: Check, describe: impl FnOnce() -> RefusedRequest) {
         let mut inner = self.lock();
-        while inner.recent.front().is_some_and(|at| at.elapsed() >= WINDOW) {
-            inner.recent.pop_front();
-        }
-        if inner.recent.len() < self.most {
-            inner.recent.push_back(Instant::now());
+        if inner.quota.take(check) {
             inner.told.push(describe());
-        } else {
-            *inner.counted.entry(check).or_insert(0) += 1;
         }
         drop(inner);
         self.news.notify_one();
@@ -71,7 +61,7 @@ impl Refusals {
         tokio::time::sleep(GATHER).await;
         let mut inner = self.lock();
         let told = std::mem::take(&mut inner.told);
-        let counted = std::mem::take(&mut inner.counted).into_iter().collect();
+        let counted = inner.quota.take_counted();
         FromRelay::Refusals { told, counted }
     }
 
@@ -97,6 +87,8 @@ mod tests {
             ms: 0,
             observed: false,
             answered: false,
+            note: false,
+            at_ms: 0,
         }
     }
 

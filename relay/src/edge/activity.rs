@@ -47,6 +47,12 @@ impl Activity {
         Duration::from_millis(self.now().saturating_sub(at.load(Ordering::Relaxed)))
     }
 
+    /// Time since the connection began.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
     /// A request has begun.
     #[must_use]
     pub fn open_request(self: &Arc<Self>) -> OpenRequest {
@@ -91,6 +97,7 @@ impl Activity {
             (Overdue::Silent, self.begin.elapsed(), limits.request_head)
         } else if self.open.load(Ordering::Relaxed) == 0 {
             let most = if known { limits.http2_idle } else { limits.request_head };
+            let most = if !known && self.age() > limits.stranger_life { Duration::ZERO } else { most };
             let since = self.since(&self.last_request);
             (Overdue::Idle, since, if self.is_unwanted() { Duration::ZERO } else { most })
         } else if self.untaken.load(Ordering::Relaxed) > 0 {

@@ -46,6 +46,16 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
     response
 }
 
+/// Asks for user and password (RFC 7617): some clients send them only then.
+#[must_use]
+pub fn ask_for_basic(id: RequestId, code: Code) -> Response<AnswerBody> {
+    const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"Hookward\", charset=\"UTF-8\"");
+    let mut response = write(id, code, None);
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, BASIC);
+    response
+}
+
 /// Says when a sender may ask again, where that is known.
 pub fn retry_after(response: &mut Response<AnswerBody>, seconds: Option<u64>) {
     if let Some(seconds) = seconds {

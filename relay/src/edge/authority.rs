@@ -14,6 +14,21 @@ pub struct Ports {
     pub public: u16,
 }
 
+/// Why a request names no host that could be served, and the host that was meant, as far as it is known.
+#[derive(Debug)]
+pub struct NoHost {
+    /// The refusal.
+    pub refusal: Refusal,
+    /// Whose owner should know.
+    pub host: Option<HostName>,
+}
+
+impl From<Refusal> for NoHost {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, host: None }
+    }
+}
+
 /// The one host of a request.
 ///
 /// # Errors
@@ -24,10 +39,15 @@ pub fn host(
     headers: &HeaderMap,
     sni: Option<&str>,
     ports: Ports,
-) -> Result<HostName, Refusal> {
-    let bad = |why: &str| Refusal::new(Check::Host, Code::Malformed, why);
-    if uri.scheme().is_some_and(|scheme| !matches!(scheme.as_str(), "http" | "https")) {
+) -> Result<HostName, NoHost> {
+    let bad = |why: &str| NoHost::from(Refusal::new(Check::Host, Code::Malformed, why));
+    let scheme = uri.scheme().map(http::uri::Scheme::as_str);
+    if scheme.is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(bad("the target has a scheme other than http and https"));
+    }
+    // Over HTTP/2 every request names its scheme, and this port has one (RFC 9113 §8.3.1).
+    if version == Version::HTTP_2 && scheme == Some("http") {
+        return Err(bad("the request is for http, and came over TLS"));
     }
     let mut fields = headers.get_all(header::HOST).iter();
     let field = fields.next();
@@ -35,15 +55,11 @@ pub fn host(
         return Err(bad("there is more than one Host"));
     }
     let from_field = match field {
-        Some(value) => {
-            Some(value.to_str().ok().and_then(|text| parse(text, ports)).ok_or_else(|| bad("the Host is malformed"))?)
-        }
+        Some(value) => Some(parse(value.to_str().map_err(|_| bad("the Host is malformed"))?, "Host", ports)?),
         None => None,
     };
     let from_target = match uri.authority() {
-        Some(authority) => {
-            Some(parse(authority.as_str(), ports).ok_or_else(|| bad("the target's authority is malformed"))?)
-        }
+        Some(authority) => Some(parse(authority.as_str(), "target's authority", ports)?),
         None => None,
     };
     let host = match (from_field, from_target) {
@@ -56,21 +72,21 @@ pub fn host(
     // A sender without SNI (or with an address, which SNI can't carry) is told apart by Host alone.
     match sni {
         Some(name) if !name.eq_ignore_ascii_case(host.as_str()) => {
-            Err(Refusal::new(Check::Host, Code::HostMismatch, "the TLS handshake was for another host"))
+            Err(Refusal::new(Check::Host, Code::HostMismatch, "the TLS handshake was for another host").into())
         }
         _ => Ok(host),
     }
 }
 
 /// A host, alone or with one of the known ports.
-fn parse(text: &str, ports: Ports) -> Option<HostName> {
-    let name = match text.split_once(':') {
-        None => text,
-        Some((name, port)) => {
-            let plain = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-            let port: u16 = port.parse().ok().filter(|_| plain)?;
-            (port == ports.listener || port == ports.public).then_some(name)?
-        }
-    };
-    HostName::parse(name)
+fn parse(text: &str, what: &str, ports: Ports) -> Result<HostName, NoHost> {
+    let malformed = || Refusal::new(Check::Host, Code::Malformed, format!("the {what} is malformed"));
+    let (host, port) = HostName::parse_authority(text).ok_or_else(malformed)?;
+    let Some(port) = port.filter(|port| *port != ports.listener && *port != ports.public) else { return Ok(host) };
+    let why = format!(
+        "the {what} has the port {port}, and this relay's public port is {}; where senders reach it at {port}, start it with \
+         --public-port {port}",
+        ports.public
+    );
+    Err(NoHost { refusal: Refusal::new(Check::Host, Code::Malformed, why), host: Some(host) })
 }

@@ -1,8 +1,9 @@
 //! What a request finds when it comes: the edge, which all connections share, and its own connection.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hookward_shared::budget::BodyBudget;
 use hookward_shared::clock::Clock;
@@ -24,6 +25,7 @@ use super::slots::Slot;
 use super::spelling::Recorded;
 use super::stall::Unread;
 use crate::agents::registry::Registry;
+use crate::audit::RequestLog;
 use crate::fetch::Fetcher;
 use crate::floor::Floor;
 use crate::keys::PublicKeys;
@@ -69,11 +71,31 @@ pub struct Edge {
     pub replays: Replays,
     /// What diagnoses of wrong signatures have cost.
     pub diagnoses: ByteMeter,
+    /// The log of requests.
+    pub log: RequestLog,
+    /// When a proxy that nobody has declared was last warned of.
+    pub proxy_warned: Mutex<Option<Instant>>,
     /// Threads for checks of large bodies.
     pub offload: Offload,
 }
 
 impl Edge {
+    /// Warns of a proxy of the operator's own network that nobody has declared.
+    pub(super) fn unknown_proxy(&self, peer: IpAddr) {
+        /// How often it is said.
+        const AGAIN: Duration = Duration::from_secs(300);
+        let mut warned = self.proxy_warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| at.elapsed() >= AGAIN) {
+            *warned = Some(Instant::now());
+            drop(warned);
+            tracing::warn!(
+                %peer,
+                "a proxy that is not trusted names the address of a sender: all senders behind it count as one; \
+                 if it is yours, start the relay with --trusted-proxy {peer}"
+            );
+        }
+    }
+
     /// A place for one more request of this peer; a trusted proxy stands for many.
     pub(super) fn take_place(&self, peer: IpAddr) -> Option<Place> {
         let most = if self.trusted_proxies.contains(peer) { usize::MAX } else { self.limits.requests_per_client };

@@ -80,6 +80,16 @@ impl Facts {
         });
     }
 
+    /// Tells the tunnel's owner something about a request that goes on.
+    pub(super) fn tell_note(&self, method: &Method, why: &str) {
+        let Some(live) = self.tunnel.owner() else { return };
+        live.refusals.push(Check::Shape, || RefusedRequest {
+            why: why.to_owned(),
+            note: true,
+            ..self.told(method, Check::Shape, Instant::now())
+        });
+    }
+
     /// What is told of every request that did not reach the application.
     fn told(&self, method: &Method, check: Check, since: Instant) -> RefusedRequest {
         RefusedRequest {
@@ -94,6 +104,8 @@ impl Facts {
             ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
             observed: false,
             answered: false,
+            note: false,
+            at_ms: self.received.wall.0,
         }
     }
 }

@@ -1,19 +1,22 @@
 //! A request's head, before any gate sees it: whose it is, that it is not too large, that its fields about the connection
 //! are in order, and that the rest says what was understood.
 
-use hookward_shared::headers;
+use std::net::IpAddr;
+
+use hookward_shared::gate::address::canonical;
+use hookward_shared::headers::{self, FORWARDED_FOR};
 use hookward_shared::limits::Limits;
 use hookward_shared::protocol::head::Spelling;
 use hookward_shared::refusal::{Check, Code, Refusal};
 use hookward_shared::text::Escaped;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::authority;
+use super::authority::{self, NoHost};
 use super::client_address::client_address;
-use super::context::Connection;
+use super::context::{Connection, Edge};
 use super::facts::Facts;
 
 /// Whether the request asks for a WebSocket: over HTTP/1.1, without a body (RFC 6455 §4.1).
@@ -45,18 +48,50 @@ pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> 
 pub(super) fn find_tunnel(parts: &Parts, connection: &Connection, facts: &mut Facts) -> Result<(), Refusal> {
     let edge = &connection.edge;
     let sni = connection.peer.sni.as_deref();
-    let host = authority::host(parts.version, &parts.uri, &parts.headers, sni, edge.ports)?;
+    let host = match authority::host(parts.version, &parts.uri, &parts.headers, sni, edge.ports) {
+        Ok(host) => host,
+        Err(NoHost { refusal, host }) => {
+            // The owner of the host that was meant should know.
+            facts.tunnel = host.as_ref().and_then(|host| edge.registry.find(host.as_str())).unwrap_or_default();
+            facts.host = host;
+            return Err(refusal);
+        }
+    };
     let found = edge.registry.find(host.as_str());
     facts.host = Some(host);
     facts.tunnel = found.ok_or_else(|| Refusal::new(Check::Host, Code::NotFound, "no tunnel has this host"))?;
-    facts.client = client_address(connection.peer.address, &parts.headers, &edge.trusted_proxies, edge.forwarded)
-        .map_err(|why| Refusal::new(Check::ClientAddress, Code::Malformed, why))?;
+    let peer = connection.peer.address;
+    facts.client = match edge.proxy_protocol {
+        // What the proxy has named, it has named before the first request; it speaks no HTTP.
+        true => canonical(peer),
+        false => client_address(peer, &parts.headers, &edge.trusted_proxies, edge.forwarded)
+            .map_err(|why| Refusal::new(Check::ClientAddress, Code::Malformed, why))?,
+    };
+    if is_unknown_proxy(&parts.headers, peer, edge) {
+        edge.unknown_proxy(peer);
+    }
     Ok(())
 }
 
+/// Returns `true` if a request looks as if a proxy of the operator's own network had passed it on that nobody has declared:
+/// then all senders count as one. A stranger's field says nothing.
+fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &Edge) -> bool {
+    let peer = canonical(peer);
+    let inside = peer.is_loopback()
+        || match peer {
+            IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+        };
+    let named = || [FORWARDED_FOR, header::FORWARDED, header::VIA].iter().any(|name| fields.contains_key(name));
+    inside && !edge.proxy_protocol && !edge.trusted_proxies.contains(peer) && named()
+}
+
 /// Header names as written; HTTP/2 has none but lower case.
-pub(super) fn spelling(parts: &Parts, connection: &Connection, body: Option<u64>) -> Spelling {
-    let Some(recorded) = &connection.recorded else { return Spelling::default() };
+///
+/// # Errors
+/// When the target had a fragment, which hyper drops: the application would see another target than the sender wrote.
+pub(super) fn spelling(parts: &Parts, connection: &Connection, body: Option<u64>) -> Result<Spelling, Refusal> {
+    let Some(recorded) = &connection.recorded else { return Ok(Spelling::default()) };
     let mut start = Vec::with_capacity(128);
     start.extend_from_slice(parts.method.as_str().as_bytes());
     start.push(b' ');
@@ -64,8 +99,14 @@ pub(super) fn spelling(parts: &Parts, connection: &Connection, body: Option<u64>
         Some(target) if parts.uri.authority().is_none() => start.extend_from_slice(target.as_str().as_bytes()),
         _ => start.extend_from_slice(parts.uri.to_string().as_bytes()),
     }
+    let target = start.len();
     start.extend_from_slice(if parts.version == Version::HTTP_10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
-    recorded.spelling(&start, &parts.headers, body)
+    if let Some(target) = start.get(..target)
+        && recorded.continues_with(target, b'#')
+    {
+        return Err(Refusal::malformed("the target has a fragment (#), which is not sent"));
+    }
+    Ok(recorded.spelling(&start, &parts.headers, body))
 }
 
 /// Checks the fields that are about the connection. Tells whether the sender understands trailers.
@@ -74,7 +115,9 @@ pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
         let option = Escaped(option.as_bytes());
         Refusal::malformed(format!("Connection names another field, {option}, to be removed on the way"))
     })?;
-    let expects_other = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    // An empty field asks for nothing.
+    let expects_other =
+        |value: &HeaderValue| !value.is_empty() && !value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if parts.headers.get_all(header::EXPECT).iter().any(expects_other) {
         return Err(Refusal::new(Check::Shape, Code::ExpectationFailed, "an Expect other than 100-continue"));
     }

@@ -27,7 +27,6 @@ use super::head;
 use super::judge::{self, Case, Judged, Passed};
 use super::slots::Held;
 use crate::agents::registry::Tunnel;
-use crate::audit;
 use crate::forward::answer::AnswerBody;
 use crate::forward::{self, ForwardError, Outgoing};
 use crate::upgrade;
@@ -111,10 +110,10 @@ async fn answer(
         Some(_) => handle(request, &connection, &mut facts, held).await,
         None => Err(Stop::Crowded),
     };
-    let seen = facts.seen(&method);
+    let (seen, log) = (facts.seen(&method), &connection.edge.log);
     let mut response = match outcome {
         Ok(Ok(response)) => {
-            audit::forwarded(seen, response.status(), since.elapsed());
+            log.forwarded(seen, response.status(), since.elapsed());
             response
         }
         Ok(Err(own)) => {
@@ -128,14 +127,17 @@ async fn answer(
                     (answer::acknowledge(facts.id), "duplicate", reason)
                 }
             };
-            audit::answered(seen, what, response.status());
+            log.answered(seen, what, response.status());
             facts.tell_answered(&method, reason, response.status(), since);
             response
         }
         Err(Stop::Refused(refusal)) => {
-            audit::refused(seen, &refusal, false);
+            log.refused(seen, &refusal, false);
             facts.tell_refused(&method, &refusal, since, false);
-            let mut response = answer::write(facts.id, refusal.code, Some(refusal.status));
+            let mut response = match refusal.asks_for_basic {
+                true => answer::ask_for_basic(facts.id, refusal.code),
+                false => answer::write(facts.id, refusal.code, Some(refusal.status)),
+            };
             answer::retry_after(&mut response, refusal.retry_after);
             if refusal.check.breaks_framing() && version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -149,7 +151,7 @@ async fn answer(
             response
         }
         Err(Stop::Failed(error)) => {
-            audit::failed(seen, error.code(), &error.to_string());
+            log.failed(seen, error.code(), &error.to_string());
             let status = match &error {
                 // The agent has told its user already.
                 ForwardError::Failed(failure) => Some(failure.status),
@@ -162,12 +164,15 @@ async fn answer(
             answer::write(facts.id, error.code(), status)
         }
         Err(Stop::Away) => {
-            audit::failed(seen, Code::AgentAway, "no agent is connected for this host");
+            log.failed(seen, Code::AgentAway, "no agent is connected for this host");
             answer::write(facts.id, Code::AgentAway, None)
         }
         Err(Stop::Crowded) => answer::write(facts.id, Code::Busy, None),
     };
-    if connection.edge.draining.is_cancelled()
+    // A stranger is known by the answer that passes; one that is refused again and again is no reason to stay.
+    let overstays =
+        connection.activity.age() > connection.edge.limits.stranger_life && !connection.peer.slot.is_known();
+    if (connection.edge.draining.is_cancelled() || overstays)
         && version < Version::HTTP_2
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
     {
@@ -195,6 +200,7 @@ async fn handle(
     // Before anything refuses: what was read of the head is forgotten with it.
     let spelling = head::spelling(&parts, connection, length);
     head::find_tunnel(&parts, connection, facts)?;
+    let spelling = spelling?;
     head::check_size(&parts, &edge.limits)?;
     let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone()).map_err(judge::refused_body)?;
     let te_trailers = head::check_connection(&parts)?;
@@ -227,8 +233,11 @@ async fn handle(
     };
     connection.peer.slot.know(Some(&connection.activity));
     drop(held);
+    if wants_upgrade && !permit.settings().websocket {
+        facts.tell_note(&parts.method, "it asks for a WebSocket, which this route does not open: --websocket");
+    }
     if let Some(refusal) = permit.observed() {
-        audit::refused(facts.seen(&parts.method), refusal, true);
+        edge.log.refused(facts.seen(&parts.method), refusal, true);
         facts.tell_refused(&parts.method, refusal, Instant::now(), true);
     }
     if edge.last_call.is_cancelled() {

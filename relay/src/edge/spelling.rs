@@ -67,6 +67,18 @@ impl Recorded {
         spelling
     }
 
+    /// Returns `true` if the next bytes are these with that one behind them: the line of a request that hyper understood
+    /// otherwise. Behind a body in chunks it is looked for.
+    #[must_use]
+    pub fn continues_with(&self, start: &[u8], byte: u8) -> bool {
+        let inner = self.lock();
+        let behind = |at: usize| inner.bytes.get(at + start.len()) == Some(&byte);
+        if inner.bytes.starts_with(start) {
+            return behind(0);
+        }
+        memmem::find_iter(&inner.bytes, start).any(behind)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

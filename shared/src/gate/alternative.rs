@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use http::StatusCode;
+
 use super::address::AddressSet;
 use super::signature::{Identity, SignatureRule, WantedKey};
 use super::state::State;
@@ -9,7 +11,7 @@ use super::token::{self, TokenSpot};
 use super::{Side, body_rule, header};
 use crate::clock::UnixMillis;
 use crate::inspection::{BodyPlacesBuilder, Inspection};
-use crate::policy::{Accept, Addresses, BodyRule, HeaderRule, LiveSecret, TokenCheck};
+use crate::policy::{Accept, Addresses, BodyRule, HeaderRule, LiveSecret, TokenCheck, TokenPlace};
 use crate::providers::FetchedKeys;
 use crate::providers::challenge::Reaction;
 use crate::refusal::{Check, Refusal};
@@ -45,6 +47,15 @@ pub(super) struct Evidence {
     pub(super) signed: bool,
     /// The first check that failed, on a route that only observes.
     pub(super) failed: Option<Refusal>,
+}
+
+/// The refusal of a token; of Basic authentication one that asks for it.
+pub(super) fn token_refusal(check: &TokenCheck, why: String) -> Refusal {
+    let refusal = Refusal::failed(Check::Token, why);
+    match check.place {
+        TokenPlace::Basic => Refusal { status: StatusCode::UNAUTHORIZED, asks_for_basic: true, ..refusal },
+        _ => refusal,
+    }
 }
 
 impl Evidence {
@@ -150,7 +161,7 @@ impl Alternative {
                     evidence.tokens.push(spot);
                     evidence.secrets.push(name.to_owned());
                 }
-                Err(why) => evidence.relax(Refusal::failed(Check::Token, why), observing)?,
+                Err(why) => evidence.relax(token_refusal(check, why), observing)?,
             }
         }
         // A challenge, too, passes all that needs no signature: some are answered with the key of the events.

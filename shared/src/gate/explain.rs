@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::alternative::Alternative;
+use super::alternative::{Alternative, token_refusal};
 use super::{CompiledRoute, Decision, Gate, HeadVerdict, State, token};
 use crate::clock::UnixMillis;
 use crate::inspection::Work;
@@ -266,7 +266,7 @@ fn alternative_steps(
     for check in alternative.tokens() {
         let found = token::check(check, request.head.target, request.head.headers);
         let said = found.as_ref().map(|(_, name)| format!("it is {name}")).unwrap_or_default();
-        list.judge(at, Check::Token, found.map_err(|why| Refusal::failed(Check::Token, why)), &said);
+        list.judge(at, Check::Token, found.map_err(|why| token_refusal(check, why)), &said);
     }
     let (types, headers) = alternative.has_field_rules();
     if types {

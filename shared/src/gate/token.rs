@@ -7,7 +7,8 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::form::decode;
 use crate::limits::TOKEN_BYTES;
-use crate::policy::{TokenCheck, TokenPlace};
+use crate::policy::{LiveToken, TokenCheck, TokenPlace};
+use crate::text::Escaped;
 
 /// Where a token was found, so that the agent can take it out as the last change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +23,7 @@ pub enum TokenSpot {
 ///
 /// # Errors
 /// Why not, for the tunnel's owner.
-pub fn check<'c>(
-    check: &'c TokenCheck,
-    target: &[u8],
-    headers: &HeaderMap,
-) -> Result<(TokenSpot, &'c str), &'static str> {
+pub fn check<'c>(check: &'c TokenCheck, target: &[u8], headers: &HeaderMap) -> Result<(TokenSpot, &'c str), String> {
     let (value, spot) = match &check.place {
         TokenPlace::Query(name) => find_parameter(target, name)?,
         TokenPlace::Header(name) => (single(headers, name)?.to_vec(), TokenSpot::Header(name.clone())),
@@ -34,23 +31,38 @@ pub fn check<'c>(
             let text = single(headers, &header::AUTHORIZATION)?;
             let (scheme, credentials) = text.split_at_checked(6).ok_or("it is no Basic authentication")?;
             if !scheme.eq_ignore_ascii_case(b"basic ") {
-                return Err("it is no Basic authentication");
+                return Err("it is no Basic authentication".to_owned());
             }
             let value = BASE64.decode(credentials).map_err(|_| "the Basic authentication is not base64")?;
             (value, TokenSpot::Header(header::AUTHORIZATION))
         }
     };
     if value.is_empty() || value.len() > TOKEN_BYTES {
-        return Err("the token is empty or too long");
+        return Err("the token is empty or too long".to_owned());
     }
+    match right(check, &value) {
+        Some(name) => Ok((spot, name)),
+        None => Err(wrong(check, &value)),
+    }
+}
+
+/// The name of the token that this is.
+fn right<'c>(check: &'c TokenCheck, value: &[u8]) -> Option<&'c str> {
     // All are compared, so that the time taken does not tell which one came close.
-    let mut right = None;
-    for live in &check.live {
-        if live.digest.matches(&value) {
-            right = Some(live.name.as_str());
-        }
+    let matching =
+        |found, live: &'c LiveToken| if live.digest.matches(value) { Some(live.name.as_str()) } else { found };
+    check.live.iter().fold(None, matching)
+}
+
+/// Why a token is none of those that are live, for the tunnel's owner: some senders write a word in front of it.
+fn wrong(check: &TokenCheck, value: &[u8]) -> String {
+    let (word, rest) = value.split_at(value.iter().position(|byte| *byte == b' ').map_or(0, |at| at + 1));
+    let word = word.trim_ascii();
+    if !word.is_empty() && word.len() <= 16 && word.is_ascii() && right(check, rest).is_some() {
+        let word = Escaped(word);
+        return format!("the token is right but for \"{word}\" in front of it: configure it with that word");
     }
-    right.map(|name| (spot, name)).ok_or("the token is wrong")
+    "the token is wrong".to_owned()
 }
 
 fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], &'static str> {
@@ -111,7 +123,7 @@ mod tests {
     use super::*;
     use crate::secret::SecretDigest;
 
-    fn run(target: &str) -> Result<String, &'static str> {
+    fn run(target: &str) -> Result<String, String> {
         let live = [("env:OLD", SecretDigest::of(b"old")), ("env:NEW", SecretDigest::of(b"t+/"))];
         let rule = TokenCheck::new(TokenPlace::Query("token".into()), &live);
         let (spot, name) = check(&rule, target.as_bytes(), &HeaderMap::new())?;

@@ -231,4 +231,10 @@ pub struct RefusedRequest {
     /// Whether the relay has answered it itself, and not refused it: a handshake, a delivery that came before.
     #[serde(default)]
     pub answered: bool,
+    /// Whether it goes on to the application, and this is only a hint about it.
+    #[serde(default)]
+    pub note: bool,
+    /// When its head was there by the relay's clock, in milliseconds since 1970; 0 from an older relay.
+    #[serde(default)]
+    pub at_ms: u64,
 }

@@ -1,0 +1,62 @@
+//! A flood in few lines: so many a second one by one, the rest as counts.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// The span in which lines are counted.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Counts what is more than so many a second, by kind.
+#[derive(Debug)]
+pub struct Quota<K> {
+    most: usize,
+    /// When the last ones passed: at most as many as may within [`WINDOW`].
+    recent: VecDeque<Instant>,
+    counted: BTreeMap<K, u64>,
+}
+
+impl<K: Ord> Quota<K> {
+    /// So many a second.
+    #[must_use]
+    pub const fn new(most: usize) -> Self {
+        Self { most, recent: VecDeque::new(), counted: BTreeMap::new() }
+    }
+
+    /// Returns `true` if one more may pass by itself; else it is counted.
+    pub fn take(&mut self, kind: K) -> bool {
+        while self.recent.front().is_some_and(|at| at.elapsed() >= WINDOW) {
+            self.recent.pop_front();
+        }
+        if self.recent.len() < self.most {
+            self.recent.push_back(Instant::now());
+            return true;
+        }
+        *self.counted.entry(kind).or_insert(0) += 1;
+        false
+    }
+
+    /// Returns `true` if nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.counted.is_empty()
+    }
+
+    /// What was counted since the last call.
+    pub fn take_counted(&mut self) -> Vec<(K, u64)> {
+        std::mem::take(&mut self.counted).into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_counted() {
+        let mut quota = Quota::new(3);
+        let passed = (0..10).filter(|n| quota.take(n % 2)).count();
+        assert_eq!(passed, 3);
+        assert_eq!(quota.take_counted(), [(0, 3), (1, 4)]);
+        assert!(quota.is_empty());
+    }
+}
