@@ -165,6 +165,16 @@ pub struct JoinArgs {
     pub common: Common,
 }
 
+/// Reads host and port of a relay.
+fn relay_address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("write HOST:PORT, such as relay.example.com:4433")?;
+    let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or("a port lies between 1 and 65535")?;
+    if host.is_empty() || host.contains(['/', '@']) {
+        return Err("write HOST:PORT, such as relay.example.com:4433".to_owned());
+    }
+    Ok(format!("{host}:{port}"))
+}
+
 /// `hookward diagnose`.
 #[derive(Debug, Args)]
 #[command(after_help = exit::DIAGNOSE_HELP)]
@@ -172,6 +182,10 @@ pub struct DiagnoseArgs {
     /// The application, to see whether it takes connections, too
     #[arg(value_name = "APPLICATION")]
     pub application: Option<String>,
+
+    /// A relay that this agent has not joined yet: tries the way to it
+    #[arg(long, value_name = "HOST:PORT", value_parser = relay_address)]
+    pub relay: Option<String>,
 
     /// How the application is spoken to.
     #[command(flatten)]

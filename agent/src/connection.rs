@@ -17,9 +17,10 @@ mod serving;
 mod sleep_watch;
 pub mod status;
 
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -47,6 +48,7 @@ use self::line::Line;
 use self::policies::{Offer, Policies};
 use self::proxy::Proxies;
 use self::status::Status;
+use crate::begun::Begun;
 use crate::replay::Replay;
 use crate::report::{Report, Reporter};
 
@@ -56,6 +58,8 @@ const JOIN: Duration = Duration::from_secs(10);
 const JOINED: Duration = Duration::from_secs(2);
 /// Most connections to one relay, however many addresses its name has.
 const LINES_MOST: usize = 8;
+/// How long ago a refusal may have been that the relay tells of: it tells within a second, if the line lets it.
+const MOST_AGO: Duration = Duration::from_secs(60);
 /// Connections to each address of a relay: a second one, so that losing one loses nothing.
 const LINES_OF_ADDRESS: usize = 2;
 /// Connections to a relay that are enough, unless it has more addresses.
@@ -291,12 +295,40 @@ pub struct AtRelay {
     pub policies: Vec<Policies>,
     /// The gates by which this side judges what comes from it, one for each tunnel.
     pub gates: Vec<Arc<Current<Gate>>>,
+    /// Requests of it that were begun.
+    begun: Arc<Begun>,
+    /// Tunnels whose hosts can't be had here, by position.
+    // A std mutex: it guards a small set, and nothing waits while it is held.
+    without_host: Mutex<BTreeSet<usize>>,
     /// Addresses that its name had last.
     addresses: AtomicUsize,
     more_addresses: Notify,
 }
 
 impl AtRelay {
+    /// The host of a tunnel can't be had here. The other tunnels go on, and the user is told once.
+    ///
+    /// # Errors
+    /// The refusal, when no tunnel is left.
+    fn lose_host(&self, tunnel: usize, message: &str, shared: &Shared) -> Result<(), ConnectionError> {
+        let mut without = self.without_host.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = without.insert(tunnel);
+        if without.len() >= shared.tunnels.len() {
+            return Err(refused(RefusedReason::Host, message));
+        }
+        drop(without);
+        if is_news {
+            let what = format!("{}: {}; the other tunnels stay open", self.relay.address, printable(message));
+            shared.reporter.say(Report::Warning(what));
+        }
+        Ok(())
+    }
+
+    /// The host of a tunnel was had.
+    fn has_host(&self, tunnel: usize) {
+        self.without_host.lock().unwrap_or_else(PoisonError::into_inner).remove(&tunnel);
+    }
+
     /// Notes how many addresses the relay's name has.
     pub fn note_addresses(&self, count: usize) {
         if self.addresses.swap(count, Ordering::Relaxed) != count {
@@ -318,7 +350,16 @@ pub async fn keep(relays: Vec<Relay>, shared: Arc<Shared>, stop: CancellationTok
         let first = |tunnel: &Tunnel| Arc::new(Current::new(Arc::clone(&tunnel.wanted.borrow().gate)));
         let gates = shared.tunnels.iter().map(first).collect();
         let (addresses, more_addresses) = (AtomicUsize::new(1), Notify::new());
-        let at = Arc::new(AtRelay { relay, dialler, policies, gates, addresses, more_addresses });
+        let at = Arc::new(AtRelay {
+            relay,
+            dialler,
+            policies,
+            gates,
+            begun: Arc::default(),
+            without_host: Mutex::default(),
+            addresses,
+            more_addresses,
+        });
         let (shared, stop) = (Arc::clone(&shared), stop.child_token());
         kept.spawn(async move { (at.relay.address.clone(), keep_relay(at, shared, stop).await) });
     }
@@ -392,7 +433,9 @@ fn refused(reason: RefusedReason, message: &str) -> ConnectionError {
 /// Says what the relay has refused.
 fn report_refusals(reporter: &Reporter, told: Vec<RefusedRequest>, counted: Vec<(Check, u64)>) {
     for refused in told {
-        reporter.say(Report::Refused(Box::new(printable_fields(refused))));
+        // A relay that was taken over may say anything: a report is no older than its connection could be.
+        let ago = Duration::from_millis(refused.ago_ms).min(MOST_AGO);
+        reporter.say_of(ago, Report::Refused(Box::new(printable_fields(refused))));
     }
     if !counted.is_empty() {
         reporter.say(Report::Counted(counted));

@@ -314,7 +314,7 @@ impl Flags<'_> {
     fn load(&mut self, flag: &str, source: &str) -> Option<Secret> {
         match self.secrets.load(source) {
             Ok(loaded) => {
-                self.notes.extend(loaded.note);
+                self.notes.extend(loaded.notes);
                 Some(loaded.secret)
             }
             Err(error) => {

@@ -37,11 +37,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::begun::Begun;
 use crate::connection::policies::Offer;
 use crate::connection::status::Status;
 use crate::connection::{ConnectionError, LinkSettings, Opened, Relay, Shared, Tunnel};
-use crate::replay::{Pairing, Replay};
+use crate::replay::{Pairing, Refused, Replay, UnderWay};
 use crate::report::Reporter;
 use crate::upstream::application::Application;
 use crate::upstream::letter_case::LetterCases;
@@ -79,6 +78,7 @@ pub struct Agent {
     tasks: TaskTracker,
     policies: Vec<watch::Sender<Arc<Offer>>>,
     clock: Clock,
+    under_way: UnderWay,
 }
 
 /// A policy ready to be offered to the relay.
@@ -112,7 +112,7 @@ impl Agent {
         on_worked: impl Fn(Transport) + Send + Sync + 'static,
     ) -> Result<Self, Problems> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (budget, begun) = (BodyBudget::new(AGENT_BODY_BUDGET), Arc::new(Begun::default()));
+        let (budget, under_way) = (BodyBudget::new(AGENT_BODY_BUDGET), UnderWay::default());
         let offload = Offload::default();
         let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
         for tunnel in settings.tunnels {
@@ -128,11 +128,15 @@ impl Agent {
                 cases: LetterCases::default(),
                 reporter: reporter.clone(),
                 budget: budget.clone(),
-                begun: Arc::clone(&begun),
+                under_way: under_way.clone(),
+                refused: Refused::default(),
             };
+            let replay = Arc::new(replay);
+            let (counting, reporter, stop) = (Arc::clone(&replay), reporter.clone(), stop.clone());
+            tasks.spawn(async move { counting.refused.report_counts(&reporter, &stop).await });
             let (sender, wanted) = watch::channel(first);
             policies.push(sender);
-            tunnels.push(Tunnel { host: tunnel.host, wanted, replay: Arc::new(replay) });
+            tunnels.push(Tunnel { host: tunnel.host, wanted, replay });
         }
         let shared = Shared {
             tunnels,
@@ -147,7 +151,7 @@ impl Agent {
             tasks: TaskTracker::new(),
         };
         let running = tokio::spawn(connection::keep(settings.relays, Arc::new(shared), stop.clone()));
-        Ok(Self { running: Some(running), stop, tasks, policies, clock })
+        Ok(Self { running: Some(running), stop, tasks, policies, clock, under_way })
     }
 
     /// Offers another policy for a tunnel to the relays. It is in force, on both sides, once a relay has taken
@@ -173,6 +177,12 @@ impl Agent {
         let ended = running.await;
         self.running = None;
         ended.unwrap_or_else(|panic| Err(ConnectionError::Ended(panic.to_string())))
+    }
+
+    /// The requests under way.
+    #[must_use]
+    pub fn under_way(&self) -> UnderWay {
+        self.under_way.clone()
     }
 
     /// Stops: takes no more requests, ends those under way, closes the tunnel.

@@ -5,7 +5,8 @@
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -18,12 +19,14 @@ use hookward_shared::gate::{Decision, Gate, HeadVerdict, PendingBody, Permit, Re
 use hookward_shared::headers::{passes_to_sender, trailer_passes};
 use hookward_shared::inspection::Work;
 use hookward_shared::limits::{DOCTOR_BYTES, GATHER, SMALL_BODY};
+use hookward_shared::names::HostName;
 use hookward_shared::offload::{NoTurn, OFFLOAD_BYTES, Offload};
 use hookward_shared::pieces::Pieces;
 use hookward_shared::protocol::control::Deadlines;
 use hookward_shared::protocol::head::{self, Failure, RequestId};
 use hookward_shared::providers::FetchedKeys;
 use hookward_shared::providers::challenge::Answer;
+use hookward_shared::quota::Quota;
 use hookward_shared::refusal::{Check, Code, Refusal};
 use hookward_shared::request::OwnedHead;
 use hookward_shared::secret::Secret;
@@ -35,7 +38,9 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::time::{timeout, timeout_at};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::begun::Begun;
 use crate::report::{Outcome, Report, Reporter, RequestReport};
@@ -45,6 +50,16 @@ use crate::upstream::{self, UpstreamBody};
 
 /// For the head of an exchange, whose first bytes opened the stream.
 const HEAD: Duration = Duration::from_secs(10);
+
+/// Most heads of a connection that have begun and not ended: others wait in the transport's window. One head has up to
+/// 96 KiB, so a relay that ends none of them costs 12 MiB for each connection.
+const UNFINISHED_HEADS: usize = 128;
+
+/// Lines a second for requests that the agent's own gate refuses, as the relay's for its own.
+const REFUSED_A_SECOND: usize = 20;
+
+/// How often the others are counted.
+const COUNTS: Duration = Duration::from_secs(1);
 
 /// What every exchange of one agent shares.
 pub struct Replay {
@@ -68,8 +83,70 @@ pub struct Replay {
     pub reporter: Reporter,
     /// Memory for bodies that checks must read.
     pub budget: BodyBudget,
-    /// Requests that were begun.
-    pub begun: Arc<Begun>,
+    /// Requests under way, of all tunnels.
+    pub under_way: UnderWay,
+    /// Refusals of the agent's own gate, which a hostile relay could cause without end.
+    pub refused: Refused,
+}
+
+/// Requests under way; clones share the count.
+#[derive(Clone, Default)]
+pub struct UnderWay(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+struct Counted<'u>(&'u UnderWay);
+
+impl UnderWay {
+    /// So many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) -> Counted<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(self)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Refusals of the agent's own gate: so many a second one by one, the others as counts.
+pub struct Refused(
+    // A std mutex: it guards a short list, and nothing waits while it is held.
+    Mutex<Quota<Check>>,
+);
+
+impl Default for Refused {
+    fn default() -> Self {
+        Self(Mutex::new(Quota::new(REFUSED_A_SECOND)))
+    }
+}
+
+impl Refused {
+    fn take(&self, check: Check) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(check)
+    }
+
+    /// Reports what was only counted, every second, until `stop` is cancelled.
+    pub async fn report_counts(&self, reporter: &Reporter, stop: &CancellationToken) {
+        let mut due = interval(COUNTS);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !stop.is_cancelled() {
+            tokio::select! {
+                _ = due.tick() => {}
+                () = stop.cancelled() => {}
+            }
+            let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner).take_counted();
+            if !counted.is_empty() {
+                reporter.say(Report::Counted(counted));
+            }
+        }
+    }
 }
 
 /// Takes the secret that a provider tells in its handshake.
@@ -81,10 +158,32 @@ pub struct Terms {
     pub deadlines: Deadlines,
     /// The tunnels: requests for any other host are none of this agent's.
     pub hosts: Vec<AtHost>,
+    /// Requests that were begun, of this relay: their ids are its own.
+    pub begun: Arc<Begun>,
+    /// Places for heads that have not ended.
+    pub heads: Semaphore,
+    /// Whether something that is no request has been reported.
+    pub malformed: AtomicBool,
+}
+
+impl Terms {
+    /// The agent's tunnel of this position, if it is open on this connection.
+    #[must_use]
+    pub fn at(&self, tunnel: usize) -> Option<&AtHost> {
+        self.hosts.iter().find(|at| at.tunnel == tunnel)
+    }
+
+    /// The terms of one connection.
+    #[must_use]
+    pub fn new(deadlines: Deadlines, hosts: Vec<AtHost>, begun: Arc<Begun>) -> Self {
+        Self { deadlines, hosts, begun, heads: Semaphore::new(UNFINISHED_HEADS), malformed: AtomicBool::new(false) }
+    }
 }
 
 /// A tunnel that is open.
 pub struct AtHost {
+    /// Which of the agent's tunnels it is, by its position.
+    pub tunnel: usize,
     /// Its public host.
     pub host: Arc<str>,
     /// Scheme and authority of its public URL.
@@ -102,6 +201,7 @@ struct Exchange<'r> {
     deadlines: Deadlines,
     host: &'r Arc<str>,
     origin: &'r str,
+    begun: &'r Begun,
 }
 
 /// Why there is no answer of the application.
@@ -144,19 +244,27 @@ struct Answered {
 
 /// Handles one exchange to its end.
 pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &Terms) {
-    let Ok(Ok(bytes)) = timeout(HEAD, reader.head()).await else { return };
+    let reading = async {
+        let _place = terms.heads.acquire().await.ok()?;
+        reader.head().await.ok()
+    };
+    let Ok(Some(bytes)) = timeout(HEAD, reading).await else { return };
     let request = match head::Request::decode(bytes) {
         Ok(request) => request,
         Err(error) => {
-            tracing::warn!(%error, "the relay sent something that is no request");
+            // Once for each connection: a hostile relay could fill the log.
+            if !terms.malformed.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%error, "the relay sent something that is no request");
+            }
             return;
         }
     };
     let asked = |at: &&AtHost| request.context.host.eq_ignore_ascii_case(at.host.as_bytes());
     // A host that no tunnel has is refused by the first one, and so told to the user.
     let Some(at) = terms.hosts.iter().find(asked).or_else(|| terms.hosts.first()) else { return };
-    let (deadlines, host, origin) = (terms.deadlines, &at.host, &*at.origin);
-    Exchange { replay: &at.replay, gate: &at.gate, deadlines, host, origin }.run(writer, reader, request).await;
+    let (deadlines, host, origin, begun) = (terms.deadlines, &at.host, &*at.origin, &*terms.begun);
+    let _counted = at.replay.under_way.begin();
+    Exchange { replay: &at.replay, gate: &at.gate, deadlines, host, origin, begun }.run(writer, reader, request).await;
 }
 
 impl Exchange<'_> {
@@ -259,7 +367,7 @@ impl Exchange<'_> {
         }
         let observed = permit.observed().map(|refusal| (refusal.check, refusal.why.clone()));
         let secrets = permit.secrets().to_vec();
-        if !self.replay.begun.claim(request.context.id) {
+        if !self.begun.claim(request.context.id) {
             // It came before, over a connection that was lost since: the application may have it.
             return Err(Stop::Failed(Code::AgentBroke, "it was begun before its connection was lost".to_owned()));
         }
@@ -326,8 +434,8 @@ impl Exchange<'_> {
     fn check_host(&self, request: &head::Request) -> Result<(), Refusal> {
         let mut fields = request.headers.get_all(header::HOST).iter();
         let (field, more) = (fields.next(), fields.next());
-        let name = field.and_then(|value| value.to_str().ok()).map(|text| text.split(':').next().unwrap_or_default());
-        let fits = name.is_some_and(|name| name.eq_ignore_ascii_case(self.host)) && more.is_none();
+        let name = field.and_then(|value| value.to_str().ok()).and_then(HostName::parse_authority);
+        let fits = name.is_some_and(|(name, _)| name.as_str() == &**self.host) && more.is_none();
         if fits && request.context.host.eq_ignore_ascii_case(self.host.as_bytes()) {
             return Ok(());
         }
@@ -393,9 +501,14 @@ impl Exchange<'_> {
             }
             Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(Stop::Aborted),
             Ok(Err(error)) => {
-                let is_parse = matches!(&error, UpstreamError::Broke(error) if error.is_parse());
-                let mistaken = is_parse && answers == 0 && self.replay.pool.application().tls.is_none();
-                let hint = if mistaken { "; does it speak https?" } else { "" };
+                // One that speaks https closes the connection, with or without a word of TLS.
+                let application = self.replay.pool.application();
+                let broke = matches!(&error, UpstreamError::Broke(_));
+                let mistaken = broke && answers == 0 && application.tls.is_none() && !application.http2;
+                let hint = match mistaken {
+                    true => format!("; does it speak https? Then use https://{application}"),
+                    false => String::new(),
+                };
                 Err(Stop::Failed(Code::ApplicationBroke, format!("{error}{hint}")))
             }
             Err(_) => {
@@ -508,6 +621,11 @@ impl Exchange<'_> {
     }
 
     fn report(&self, shown: Shown, outcome: Outcome) {
+        if let Outcome::Refused { check, .. } = &outcome
+            && !self.replay.refused.take(*check)
+        {
+            return;
+        }
         let Shown { id, method, path, client, since } = shown;
         let (host, took) = (Arc::clone(self.host), since.elapsed());
         let report = RequestReport { id, host, method, path, client, took, outcome };

@@ -12,6 +12,7 @@ use hookward_shared::text::Escaped;
 use hookward_shared::transport::Transport;
 use http::Method;
 use serde::Serialize;
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 /// Reports that wait to be shown; more than that are counted, not kept.
@@ -47,10 +48,30 @@ pub enum Report {
     Refused(Box<RefusedRequest>),
     /// The relay refused more than it told, counted by check.
     Counted(Vec<(Check, u64)>),
+    /// The agent stops, and waits for requests that are under way.
+    Stopping {
+        /// So many.
+        under_way: usize,
+    },
     /// Something that the user should know.
     Note(String),
     /// Something that the user should mend.
     Warning(String),
+}
+
+/// A report, and the time that it is about.
+#[derive(Debug, Clone)]
+pub struct Stamped {
+    /// When it happened.
+    pub at: OffsetDateTime,
+    /// What happened.
+    pub report: Report,
+}
+
+impl From<Report> for Stamped {
+    fn from(report: Report) -> Self {
+        Self { at: OffsetDateTime::now_utc(), report }
+    }
 }
 
 /// The tunnel is open.
@@ -145,13 +166,13 @@ pub enum Outcome {
 /// Where reports go. Reporting never waits: what can't be shown in time is counted.
 #[derive(Clone)]
 pub struct Reporter {
-    sender: mpsc::Sender<Report>,
+    sender: mpsc::Sender<Stamped>,
     lost: Arc<AtomicU64>,
 }
 
 /// Where reports come out.
 pub struct Reports {
-    receiver: mpsc::Receiver<Report>,
+    receiver: mpsc::Receiver<Stamped>,
     lost: Arc<AtomicU64>,
 }
 
@@ -166,7 +187,14 @@ pub fn channel() -> (Reporter, Reports) {
 impl Reporter {
     /// Says something.
     pub fn say(&self, report: Report) {
-        if self.sender.try_send(report).is_err() {
+        self.say_of(Duration::ZERO, report);
+    }
+
+    /// Says something that happened so long ago.
+    pub fn say_of(&self, ago: Duration, report: Report) {
+        let stamped = Stamped::from(report);
+        let at = stamped.at.checked_sub(ago.try_into().unwrap_or_default()).unwrap_or(stamped.at);
+        if self.sender.try_send(Stamped { at, ..stamped }).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -174,17 +202,17 @@ impl Reporter {
 
 impl Reports {
     /// The next report; `None` when nobody is left to make one.
-    pub async fn next(&mut self) -> Option<Report> {
+    pub async fn next(&mut self) -> Option<Stamped> {
         self.receiver.recv().await
     }
 
     /// The next report, for a thread that may block.
-    pub fn wait(&mut self) -> Option<Report> {
+    pub fn wait(&mut self) -> Option<Stamped> {
         self.receiver.blocking_recv()
     }
 
     /// A report that is there already.
-    pub fn next_at_once(&mut self) -> Option<Report> {
+    pub fn next_at_once(&mut self) -> Option<Stamped> {
         self.receiver.try_recv().ok()
     }
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
 use hookward_shared::process;
 use hookward_shared::secret::Secret;
 use hookward_shared::transport::Transport;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 const AGENT: &str = "agent.json";
+const JOINING: &str = "joining.json";
 const TOKENS: &str = "tokens.json";
 const URL: &str = "url";
 const TRANSPORT: &str = "transport.json";
@@ -33,13 +35,18 @@ pub enum StateError {
         source: io::Error,
     },
     /// What stands in a file.
-    #[error("{path} can't be read: {what}; it is written by hookward itself: move it away and join again")]
+    #[error("{path} can't be read: {what}; {remedy}")]
     Content {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         what: String,
+        /// What to do.
+        remedy: &'static str,
     },
+    /// Others can read a file of secrets.
+    #[error("other users can read {}, which holds secrets: chmod 600 {}", .0.display(), .0.display())]
+    Open(PathBuf),
 }
 
 /// Who the agent is to its relay.
@@ -54,6 +61,16 @@ pub struct Credential {
     pub agent: String,
     /// What it authenticates with.
     pub secret: Secret,
+}
+
+/// A join under way.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Joining {
+    /// SHA-256 of the join token's secret, in hexadecimal digits.
+    token: String,
+    /// The credential that it is exchanged for.
+    secret: Secret,
 }
 
 /// What stands in the file: several since there can be several.
@@ -95,7 +112,10 @@ impl StateDir {
 
     fn make(dir: PathBuf) -> Result<Self, StateError> {
         match process::make_private_dir(&dir) {
-            Ok(()) => Ok(Self(dir)),
+            Ok(()) => {
+                process::remove_leftovers(&dir);
+                Ok(Self(dir))
+            }
             Err(source) => Err(StateError::File { path: dir, source }),
         }
     }
@@ -118,6 +138,28 @@ impl StateDir {
         })
     }
 
+    /// The credential to exchange this join token for: kept before the exchange, and the same when it is repeated.
+    ///
+    /// # Errors
+    /// [`StateError`]; the token is not used up then.
+    pub fn begin_join(&self, token: &Secret) -> Result<Secret, StateError> {
+        let token = HEXLOWER.encode(token.digest().as_bytes());
+        // One that can't be read, or is about another token, is of no use any more.
+        let kept: Option<Joining> = self.read(JOINING).ok().flatten();
+        if let Some(kept) = kept.filter(|kept| kept.token == token) {
+            return Ok(kept.secret);
+        }
+        let secret = self.mint(JOINING)?;
+        self.write_json(JOINING, &Joining { token, secret: secret.clone() })?;
+        Ok(secret)
+    }
+
+    /// The join is over.
+    pub fn end_join(&self) {
+        // A file that stays holds a credential of no use, or the one that is kept now.
+        let _ = fs::remove_file(self.0.join(JOINING));
+    }
+
     /// Keeps a credential, in the place of an older one for the same relay; with `only`, in the place of all.
     /// Gives the relays that the agent has then.
     ///
@@ -132,12 +174,15 @@ impl StateDir {
         Ok(addresses)
     }
 
-    /// What carried the last connection that was good.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn worked(&self) -> Result<Option<Transport>, StateError> {
-        self.read(TRANSPORT)
+    /// What carried the last connection that was good. It is a hint only: one that can't be read is thrown away.
+    #[must_use]
+    pub fn worked(&self) -> Option<Transport> {
+        self.read(TRANSPORT).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            // Where it can't be removed it is only read again.
+            let _ = fs::remove_file(self.0.join(TRANSPORT));
+            None
+        })
     }
 
     /// Keeps it.
@@ -158,11 +203,7 @@ impl StateDir {
         if let Some(token) = tokens.get(&key).filter(|_| !new) {
             return Ok((token.clone(), false));
         }
-        let random = |error: getrandom::Error| StateError::File {
-            path: self.0.join(TOKENS),
-            source: io::Error::other(error.to_string()),
-        };
-        let token = Secret::mint().map_err(random)?;
+        let token = self.mint(TOKENS)?;
         tokens.insert(key, token.clone());
         self.write_json(TOKENS, &tokens)?;
         Ok((token, true))
@@ -185,25 +226,47 @@ impl StateDir {
         self.write(URL, format!("{url}\n").as_bytes())
     }
 
+    /// A new secret for this file.
+    fn mint(&self, name: &str) -> Result<Secret, StateError> {
+        let random = |error: getrandom::Error| io::Error::other(error.to_string());
+        Secret::mint().map_err(|error| StateError::File { path: self.0.join(name), source: random(error) })
+    }
+
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
         let path = self.0.join(name);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .map_err(|error| StateError::Content { path, what: error.to_string() }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(StateError::File { path, source }),
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StateError::File { path, source }),
+        };
+        match process::is_private(&path) {
+            Ok(false) if name != TRANSPORT => return Err(StateError::Open(path)),
+            _ => {}
         }
+        let content =
+            |error: serde_json::Error| StateError::Content { path, what: error.to_string(), remedy: remedy(name) };
+        serde_json::from_slice(&bytes).map(Some).map_err(content)
     }
 
     fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
         let json = serde_json::to_vec_pretty(value)
-            .map_err(|error| StateError::Content { path: self.0.join(name), what: error.to_string() })?;
+            .map_err(|error| StateError::File { path: self.0.join(name), source: error.into() })?;
         self.write(name, &json)
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
         let path = self.0.join(name);
         process::write_private(&path, content).map_err(|source| StateError::File { path, source })
+    }
+}
+
+/// What to do about a file that can't be read: all are written by the agent itself.
+fn remedy(name: &str) -> &'static str {
+    match name {
+        AGENT => "restore it from a backup, or move it away and join again with a new token",
+        TOKENS => {
+            "restore it, or move it away: new tokens are minted then, and the webhook URLs change at their senders"
+        }
+        _ => "it is only a hint, and is written anew",
     }
 }

@@ -15,17 +15,10 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::LogFormat;
-use crate::report::{Report, Reports};
+use crate::report::{Report, Reports, Stamped};
 
 /// Pause between two batches of lines, so that a flood is written in few pieces.
 const BATCH: Duration = Duration::from_millis(10);
-
-/// Gives the terminal back to the user without waiting for the screen.
-pub fn give_back() {
-    if is_screen(LogFormat::Text) {
-        ratatui::restore();
-    }
-}
 
 fn is_screen(format: LogFormat) -> bool {
     format == LogFormat::Text && io::stdout().is_terminal() && io::stdin().is_terminal()
@@ -35,24 +28,43 @@ fn is_screen(format: LogFormat) -> bool {
 pub struct Shown(oneshot::Receiver<()>);
 
 impl Shown {
-    /// Waits until everything has been shown.
-    pub async fn over(self) {
-        let _ = self.0.await;
+    /// Waits until everything has been shown. Only the first call waits.
+    pub async fn over(&mut self) {
+        let _ = (&mut self.0).await;
     }
 }
 
-/// Shows reports until nobody is left to make one. `quit` is cancelled when the user asks for the
-/// end on the screen. With `several` tunnels, each request is shown with its host.
+/// How the user ends the program on the screen.
+#[derive(Clone, Default)]
+pub struct Quit {
+    /// Cancelled by the first Ctrl-C or q: requests under way are waited for.
+    pub in_order: CancellationToken,
+    /// Cancelled by the second one.
+    pub at_once: CancellationToken,
+}
+
+impl Quit {
+    /// Asks for the end: the second time, at once.
+    pub fn ask(&self) {
+        if self.in_order.is_cancelled() {
+            self.at_once.cancel();
+        }
+        self.in_order.cancel();
+    }
+}
+
+/// Shows reports until nobody is left to make one. The user can ask for the end by `quit`. With `several` tunnels, each
+/// request is shown with its host.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn show(reports: Reports, format: LogFormat, several: bool, quit: CancellationToken) -> io::Result<Shown> {
+pub fn show(reports: Reports, format: LogFormat, several: bool, quit: Quit) -> io::Result<Shown> {
     let screen = is_screen(format);
     let (done, shown) = oneshot::channel();
     std::thread::Builder::new().name("terminal".to_owned()).spawn(move || {
         let shown = match (format, screen) {
             (LogFormat::Json, _) => write_lines(reports, json::line),
-            (LogFormat::Text, false) => write_lines(reports, |report| lines::line(report, several)),
+            (LogFormat::Text, false) => write_lines(reports, |stamped| lines::line(stamped, several)),
             (LogFormat::Text, true) => screen::run(reports, several, &quit),
         };
         if let Err(error) = shown {
@@ -64,7 +76,7 @@ pub fn show(reports: Reports, format: LogFormat, several: bool, quit: Cancellati
     Ok(Shown(shown))
 }
 
-fn write_lines(mut reports: Reports, line: impl Fn(&Report) -> Option<String>) -> io::Result<()> {
+fn write_lines(mut reports: Reports, line: impl Fn(&Stamped) -> Option<String>) -> io::Result<()> {
     let mut out = BufWriter::new(io::stdout());
     while let Some(first) = reports.wait() {
         let mut next = Some(first);
@@ -75,8 +87,9 @@ fn write_lines(mut reports: Reports, line: impl Fn(&Report) -> Option<String>) -
             next = reports.next_at_once();
         }
         let lost = reports.take_lost();
+        let left_out = Report::Note(format!("{lost} lines were left out: there were too many at once"));
         if lost > 0
-            && let Some(text) = line(&Report::Note(format!("{lost} lines were left out: there were too many at once")))
+            && let Some(text) = line(&left_out.into())
         {
             writeln!(out, "{text}")?;
         }

@@ -17,7 +17,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use hookward_shared::gate::{Permit, TokenSpot};
-use hookward_shared::headers::{FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, passes_to_application};
+use hookward_shared::headers::{
+    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO, REQUEST_ID, passes_to_application,
+};
+use hookward_shared::names::HostName;
 use hookward_shared::protocol::head;
 use hookward_shared::transport::{MessageBody, body::BodyError};
 use http::uri::PathAndQuery;
@@ -28,6 +31,9 @@ use tokio::sync::Notify;
 
 use self::application::Application;
 use self::letter_case::LetterCases;
+
+/// The port of `https` without one.
+const HTTPS: u16 = 443;
 
 /// A request's body on its way to the application.
 pub enum UpstreamBody {
@@ -141,13 +147,19 @@ pub fn request(
     // The length that stands in the head is the one that follows, whatever the relay wrote: otherwise
     // the application would read the next request's first bytes as this one's body.
     let stood = headers.remove(header::CONTENT_LENGTH).is_some();
-    if let Some(length) = body.size_hint().exact().filter(|length| !upgrade && (stood || *length > 0)) {
+    // Some applications wait for a body without it (RFC 9110 §8.6).
+    let expected = matches!(method, Method::POST | Method::PUT | Method::PATCH);
+    if let Some(length) = body.size_hint().exact().filter(|length| !upgrade && (stood || expected || *length > 0)) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     let text = |value: Bytes| HeaderValue::from_maybe_shared(value).map_err(|_| Unwritable);
     headers.insert(FORWARDED_FOR, text(context.client.to_string().into())?);
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
-    headers.insert(FORWARDED_HOST, text(context.host)?);
+    // As the sender wrote it, with the port: the application builds its public URLs of it.
+    let host = headers.get(header::HOST).cloned().ok_or(Unwritable)?;
+    let port = host.to_str().ok().and_then(HostName::parse_authority).and_then(|(_, port)| port);
+    headers.insert(FORWARDED_PORT, HeaderValue::from(port.unwrap_or(HTTPS)));
+    headers.insert(FORWARDED_HOST, host);
     headers.insert(REQUEST_ID, text(context.id.to_string().into())?);
     if let Some(host) = application.own_host() {
         headers.insert(header::HOST, host);
@@ -221,6 +233,10 @@ fn without_tokens(tokens: &[TokenSpot], target: Bytes, headers: &mut HeaderMap) 
     for range in ranges {
         let tail = left.split_off(range.start.min(left.len()));
         left.extend_from_slice(tail.get(range.end - range.start..).unwrap_or_default());
+    }
+    // Two that stood side by side have taken the `&` between them, and left the `?`.
+    if left.iter().position(|byte| *byte == b'?').is_some_and(|at| at + 1 == left.len()) {
+        left.truncate(left.len() - 1);
     }
     left.freeze()
 }

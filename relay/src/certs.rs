@@ -1,6 +1,9 @@
 //! Certificates: the relay's own identity for the tunnel, and the edge's certificate.
 //!
-//! Both are made by rcgen when nobody brings one, and kept in the data directory with mode 0600.
+//! Both are made by rcgen when nobody brings one, and kept in the data directory with mode 0600. [`review`] finds what
+//! senders will say about one that was brought.
+
+pub mod review;
 
 use std::fs;
 use std::io;
@@ -16,7 +19,10 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
+use zeroize::Zeroizing;
 
+/// The file of the relay's identity in its data directory.
+pub const IDENTITY_FILE: &str = "identity.pem";
 /// A self-signed edge certificate lives as long as public ones may.
 const EDGE_LIFE: Duration = Duration::from_secs(397 * 86_400);
 /// It is made anew this long before its end.
@@ -36,6 +42,17 @@ pub enum CertError {
     /// What stands in a file.
     #[error("{path}: {what}")]
     Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The relay's identity.
+    #[error(
+        "{path}: {what}. It holds the relay's identity, which every agent pins: restore it from a backup, or start once \
+         with --reset, which sets it aside and makes another (every agent has to join again)"
+    )]
+    Identity {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -70,7 +87,7 @@ impl Identity {
     /// # Errors
     /// [`CertError`]. A broken file is an error, never replaced: every agent would be locked out.
     pub fn load_or_make(dir: &Path) -> Result<Self, CertError> {
-        let path = dir.join("identity.pem");
+        let path = dir.join(IDENTITY_FILE);
         if !path.exists() {
             let key = KeyPair::generate()?;
             let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
@@ -79,8 +96,11 @@ impl Identity {
             let certificate = params.self_signed(&key)?;
             write_secret(&path, &format!("{}{}", certificate.pem(), key.serialize_pem()))?;
         }
-        let Certified { chain, key } = read_pem(&path, &path)?;
-        let content = |what: String| CertError::Content { path: path.clone(), what };
+        let content = |what: String| CertError::Identity { path: path.clone(), what };
+        let Certified { chain, key } = read_pem(&path, &path).map_err(|error| match error {
+            CertError::Content { what, .. } => content(what),
+            other => other,
+        })?;
         let certificate = chain.into_iter().next().ok_or_else(|| content("no certificate in it".to_owned()))?;
         let pin = Pin::of_certificate(&certificate).map_err(|error| content(error.to_string()))?;
         Ok(Self { certificate, key, pin })
@@ -92,17 +112,49 @@ impl Identity {
 /// # Errors
 /// [`CertError`] with the file's name.
 pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
-    let pem = |path: &Path, error: rustls_pki_types::pem::Error| match error {
-        rustls_pki_types::pem::Error::Io(source) => CertError::File { path: path.to_owned(), source },
-        other => CertError::Content { path: path.to_owned(), what: other.to_string() },
-    };
-    let certificates: Vec<_> =
-        CertificateDer::pem_file_iter(chain).and_then(Iterator::collect).map_err(|error| pem(chain, error))?;
+    let content = |path: &Path, what: &str| CertError::Content { path: path.to_owned(), what: what.to_owned() };
+    let text = read_text(chain)?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| content(chain, &pem_fault(&error)))?;
     if certificates.is_empty() {
-        return Err(CertError::Content { path: chain.to_owned(), what: "no certificate in it".to_owned() });
+        return Err(content(chain, "no certificate (PEM, -----BEGIN CERTIFICATE-----) in it"));
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| pem(key, error))?;
+    let text = Zeroizing::new(read_text(key)?);
+    let private = match PrivateKeyDer::from_pem_slice(text.as_bytes()) {
+        Ok(private) => private,
+        Err(_) if text.contains("ENCRYPTED") => {
+            let what = "the private key is encrypted, and nobody is there to enter its password: write it without, \
+                        with `openssl pkey -in KEY -out KEY.plain`, readable by the relay's user only";
+            return Err(content(key, what));
+        }
+        Err(rustls_pki_types::pem::Error::NoItemsFound) => {
+            return Err(content(key, "no private key (PEM, -----BEGIN PRIVATE KEY-----) in it"));
+        }
+        Err(error) => return Err(content(key, &pem_fault(&error))),
+    };
     Ok(Certified { chain: certificates, key: private })
+}
+
+/// Reads a PEM file. Windows' editors put a byte order mark in front, which is no part of it.
+fn read_text(path: &Path) -> Result<String, CertError> {
+    let bytes = fs::read(path).map_err(|source| CertError::File { path: path.to_owned(), source })?;
+    let text = String::from_utf8(bytes).map_err(|_| CertError::Content {
+        path: path.to_owned(),
+        what: "it is no text: certificates and keys are read as PEM (-----BEGIN …-----), not DER or PKCS#12".to_owned(),
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// What is wrong with the text of a PEM file.
+fn pem_fault(error: &rustls_pki_types::pem::Error) -> String {
+    use rustls_pki_types::pem::Error;
+    match error {
+        Error::MissingSectionEnd { .. } => "it is cut off: a section begins and does not end".to_owned(),
+        Error::IllegalSectionStart { .. } => "a section does not begin as -----BEGIN …-----".to_owned(),
+        Error::Base64Decode(_) => "what stands in a section is no base64".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// A self-signed certificate for these names (wildcards allowed), kept in the directory and made
@@ -119,7 +171,11 @@ pub fn self_signed(dir: &Path, names: &[String], now: UnixMillis) -> Result<(Cer
         let (kept_end, kept_names) = text.split_once('\n')?;
         Some(kept_names == wanted && kept_end.parse::<u64>().ok()? > now.seconds() + EDGE_RENEW.as_secs())
     });
-    if kept != Some(true) || !certificate.exists() || !key.exists() {
+    let damage = (certificate.exists() && key.exists()).then(|| read_pem(&certificate, &key).err()).flatten();
+    if let Some(error) = &damage {
+        tracing::warn!(%error, "the self-signed certificate is made anew; clients have to trust the new one");
+    }
+    if kept != Some(true) || damage.is_some() || !certificate.exists() || !key.exists() {
         let pair = KeyPair::generate()?;
         let mut params = CertificateParams::new(names.to_vec())?;
         params.distinguished_name = named("Hookward self-signed");

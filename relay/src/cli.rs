@@ -93,6 +93,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "HOST=AGENT", value_parser = parse_pair)]
     pub give_host: Vec<(String, String)>,
 
+    /// Begin anew where the data directory is damaged or incomplete: what is damaged is set aside, and every agent has to
+    /// join again
+    #[arg(long)]
+    pub reset: bool,
+
     /// How lines are written
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -143,6 +148,7 @@ impl ServeArgs {
             hosts: self.give_host.clone(),
             proxy_protocol: self.proxy_protocol.then_some(true),
             floor: self.floor.clone(),
+            reset: self.reset,
             ..Written::default()
         }
     }

@@ -10,7 +10,7 @@ use hookward_shared::current::Current;
 use hookward_shared::gate::{Gate, Side};
 use hookward_shared::policy::{Accept, file};
 use hookward_shared::reload::Reloads;
-use hookward_shared::secret::ProcessSecrets;
+use hookward_shared::secret::VettedSecrets;
 use tokio_util::sync::CancellationToken;
 
 use crate::address_lists::AddressLists;
@@ -70,7 +70,7 @@ fn read(path: &Path, clock: &Clock, lists: &AddressLists) -> Result<Arc<Gate>, P
     let problem = |what: String| Problems(vec![Problem::new(&name, what)]);
     let text = std::fs::read_to_string(path).map_err(|error| problem(format!("can't be read: {error}")))?;
     let now = clock.now();
-    let loaded = file::read(&name, &text, &ProcessSecrets, now)?;
+    let loaded = file::read(&name, &text, &VettedSecrets, now)?;
     let observes = |route: &hookward_shared::policy::Route| route.mode != hookward_shared::policy::Mode::Enforce;
     if loaded.policy.routes.iter().any(observes) {
         return Err(problem("observe_until: a floor does not observe, it is what nobody relaxes".to_owned()));

@@ -11,6 +11,7 @@ pub mod audit;
 pub mod certs;
 pub mod cli;
 pub mod commands;
+mod data;
 pub mod edge;
 pub mod fetch;
 pub mod floor;
@@ -38,9 +39,10 @@ use hookward_shared::join_token::JoinToken;
 use hookward_shared::limits::DOCTOR_BYTES_A_SECOND;
 use hookward_shared::names::AgentName;
 use hookward_shared::offload::Offload;
-use hookward_shared::process;
+use hookward_shared::process::{self, DirLock, LockError};
 use hookward_shared::reload::Reloads;
 use hookward_shared::secret::Secret;
+use hookward_shared::text::printable;
 use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::quic::EndpointError;
 use tokio::net::TcpListener;
@@ -48,10 +50,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address_lists::AddressLists;
-use crate::agents::host::Host;
+use crate::agents::host::{Host, InForce};
 use crate::agents::{AgentListener, Entrance, Registry};
 use crate::audit::RequestLog;
-use crate::certs::{CertError, Identity};
+use crate::certs::CertError;
 use crate::edge::EdgeListener;
 use crate::edge::authority::Ports;
 use crate::edge::context::{Edge, RequestIds};
@@ -63,7 +65,7 @@ use crate::floor::Floor;
 use crate::keys::PublicKeys;
 use crate::replays::ReplayKeeper;
 use crate::settings::Settings;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, TakenHost};
 
 /// What to do when the system keeps a port for itself.
 fn privileged(address: SocketAddr, error: &io::Error) -> &'static str {
@@ -97,6 +99,8 @@ fn say(text: &str) -> Result<(), commands::CommandError> {
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(commands::CommandError::system("standard output"))
 }
 
+/// The file that tells that a data directory is in use, and by whom.
+const LOCK_FILE: &str = "relay.lock";
 /// The state file's name in the data directory.
 pub const STATE_FILE: &str = "relay.db";
 /// The name of the file of deliveries.
@@ -112,6 +116,25 @@ pub enum StartError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Another relay has the data directory.
+    #[error("the data directory {path} is in use by another relay ({by}): stop that one, or name another directory")]
+    InUse {
+        /// Where it is.
+        path: PathBuf,
+        /// Who has it, in his own words.
+        by: String,
+    },
+    /// The data directory holds one of two files that belong together.
+    #[error(
+        "{present} is there, and {missing} is missing or empty: agents that have joined would be refused. Restore it from \
+         a backup, or start once with --reset, which begins anew (every agent has to join again)"
+    )]
+    Incomplete {
+        /// The file that is there.
+        present: PathBuf,
+        /// The one that is not.
+        missing: PathBuf,
     },
     /// A certificate or the identity.
     #[error(transparent)]
@@ -163,6 +186,7 @@ pub struct Relay {
     tasks: TaskTracker,
     lists: AddressLists,
     _replays: ReplayKeeper,
+    _lock: DirLock,
 }
 
 impl Relay {
@@ -171,13 +195,24 @@ impl Relay {
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
     pub fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
-        process::make_private_dir(&settings.data_dir)
-            .map_err(|source| StartError::DataDir { path: settings.data_dir.clone(), source })?;
-        let store = Store::open(&settings.data_dir.join(STATE_FILE))?;
-        let identity = Identity::load_or_make(&settings.data_dir)?;
+        let data_dir = |source| StartError::DataDir { path: settings.data_dir.clone(), source };
+        process::make_private_dir(&settings.data_dir).map_err(data_dir)?;
+        let word = format!("process {}, listening on {}", std::process::id(), settings.listen);
+        let lock = DirLock::take(&settings.data_dir, LOCK_FILE, &word).map_err(|error| match error {
+            LockError::Taken(by) => StartError::InUse { path: settings.data_dir.clone(), by: printable(&by) },
+            LockError::File(source) => data_dir(source),
+        })?;
+        process::remove_leftovers(&settings.data_dir);
+        let (store, identity) = data::open(&settings.data_dir, settings.reset, &clock)?;
         let pin = identity.pin;
         let (certified, self_signed) = match &settings.certificate {
-            Some((chain, key)) => (certs::read_pem(chain, key)?, None),
+            Some((chain, key)) => {
+                let certified = certs::read_pem(chain, key)?;
+                let hosts: Vec<_> = store.hosts()?.into_iter().chain(settings.hosts.keys().cloned()).collect();
+                let warnings = certs::review::review(&certified, (chain, key), &settings.domain, &hosts, clock.now())?;
+                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                (certified, None)
+            }
             None => {
                 let names = certs::names_of(&settings.domain, settings.hosts.keys());
                 let (certified, path) = certs::self_signed(&settings.data_dir, &names, clock.now())?;
@@ -215,12 +250,14 @@ impl Relay {
             public_port,
             lists: lists.clone(),
             trusted_proxies: trusted_proxies.clone(),
+            in_force: InForce::default(),
         });
         let entrance = Arc::new(Entrance::new(host, drain_edge.clone(), stop_agents.clone()));
         let agents = AgentListener::bind(tunnel_listen, identity, Arc::clone(&entrance), stop_agents.clone())?;
         let tunnel_port = settings.public_port.unwrap_or_else(|| agents.address().port());
         let join_address = settings.tunnel_address.unwrap_or_else(|| format!("{domain}:{tunnel_port}"));
         store.set_tunnel_address(&join_address)?;
+        store.set_domain(&domain)?;
         let edge = Arc::new(Edge {
             registry,
             clock: clock.clone(),
@@ -267,6 +304,7 @@ impl Relay {
             tasks,
             lists,
             _replays: replays,
+            _lock: lock,
         })
     }
 
@@ -312,7 +350,9 @@ impl Relay {
     /// [`StartError::Store`] or [`StartError::Random`].
     pub fn add_agent(&self, name: &AgentName) -> Result<JoinToken, StartError> {
         let secret = Secret::mint()?;
-        self.store.add_agent(name, &secret, self.clock.now())?;
+        if let Some(TakenHost { host, from }) = self.store.add_agent(name, &secret, self.clock.now())? {
+            tracing::info!(%host, from, agent = %name, "the host of its name is the agent's own now");
+        }
         Ok(JoinToken { relay: self.join_address.clone(), pin: self.pin, secret })
     }
 

@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::store::StoreError;
+use crate::store::{StoreError, open_database, set_database_aside};
 
 /// Claims that wait for a commit; more are refused for now.
 const WAITING: usize = 8192;
@@ -46,6 +46,8 @@ const SCHEMA: &str = "
 ";
 
 type Key = [u8; 32];
+/// Rows in the file, by tunnel.
+type Counts = HashMap<Arc<str>, u64>;
 
 /// The deliveries; clones share them.
 #[derive(Clone)]
@@ -91,13 +93,25 @@ pub struct HeldClaim {
 }
 
 impl ReplayKeeper {
-    /// Opens the file, and begins to serve. At most `most` deliveries of each tunnel are remembered.
+    /// Opens the file, and begins to serve. At most `most` deliveries of each tunnel are remembered. A file that is
+    /// damaged is set aside: it is a memory, and webhooks are worth more than it.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn open(path: &Path, clock: Clock, most: u64) -> Result<Self, StoreError> {
-        let connection = prepare(path)?;
-        let counts = counts(&connection)?;
+        let (connection, counts) = match prepare(path) {
+            Err(error) if error.is_damage() => {
+                let aside = set_database_aside(path, &clock)?;
+                tracing::warn!(
+                    %error,
+                    kept_as = %aside.display(),
+                    "the memory of deliveries is damaged, and begins anew: deliveries that were accepted before may \
+                     be accepted once more"
+                );
+                prepare(path)?
+            }
+            prepared => prepared?,
+        };
         let shared =
             Arc::new(Shared { queue: Mutex::default(), news: Condvar::new(), holders: AtomicI64::new(1), most });
         let replays = Replays { shared: Arc::clone(&shared) };
@@ -105,7 +119,7 @@ impl ReplayKeeper {
         let thread = std::thread::Builder::new()
             .name("replays".to_owned())
             .spawn(move || keeper.run())
-            .map_err(|error| StoreError::Thread(error.to_string()))?;
+            .map_err(StoreError::Thread)?;
         Ok(Self { replays, thread: Some(thread) })
     }
 }
@@ -121,17 +135,22 @@ impl Drop for ReplayKeeper {
     }
 }
 
-fn prepare(path: &Path) -> Result<Connection, StoreError> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    // A failure is met again by SQLite, which says more about it.
-    let _ = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    let connection = Connection::open(path)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    // A power cut may lose the last moments: a delivery is then taken for new, and forwarded once more.
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.execute_batch(SCHEMA)?;
-    connection.execute("DELETE FROM claims WHERE holder != 0", [])?;
-    Ok(connection)
+/// Opens the file, and counts what each tunnel has in it.
+fn prepare(path: &Path) -> Result<(Connection, Counts), StoreError> {
+    let connection = open_database(path)?;
+    let prepared = (|| {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // A power cut may lose the last moments: a delivery is then taken for new, and forwarded once more.
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.execute_batch(SCHEMA)?;
+        // Both read every row: what is damaged is met here.
+        connection.execute("DELETE FROM claims WHERE holder != 0", [])?;
+        counts(&connection)
+    })();
+    match prepared {
+        Ok(counts) => Ok((connection, counts)),
+        Err(source) => Err(StoreError::Sqlite { path: path.to_owned(), source }),
+    }
 }
 
 impl Shared {
@@ -224,7 +243,7 @@ struct Keeper {
     connection: Connection,
     time: Passing,
     /// Rows in the file, by tunnel.
-    counts: HashMap<Arc<str>, u64>,
+    counts: Counts,
     shared: Arc<Shared>,
 }
 
@@ -247,7 +266,7 @@ impl Passing {
 }
 
 /// The rows of each tunnel.
-fn counts(connection: &Connection) -> rusqlite::Result<HashMap<Arc<str>, u64>> {
+fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     let mut query = connection.prepare("SELECT tunnel, count(*) FROM claims GROUP BY tunnel")?;
     let rows = query.query_map([], |row| {
         let (tunnel, count): (String, i64) = (row.get(0)?, row.get(1)?);

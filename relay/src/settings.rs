@@ -81,6 +81,8 @@ pub struct Written {
     pub fetch_ca: Option<PathBuf>,
     /// Addresses for names.
     pub fetch_resolve: Vec<(String, String)>,
+    /// Whether what is damaged or missing in the data directory is made anew; a flag only.
+    pub reset: bool,
 }
 
 /// Settings as meant.
@@ -112,6 +114,8 @@ pub struct Settings {
     pub fetch: FetchSettings,
     /// Exact hosts, and the agents that own them.
     pub hosts: BTreeMap<HostName, AgentName>,
+    /// Whether what is damaged or missing in the data directory is made anew.
+    pub reset: bool,
     /// All bounds.
     pub limits: Limits,
 }
@@ -182,6 +186,7 @@ impl Written {
             fetch_hosts: [file.fetch_hosts, self.fetch_hosts].concat(),
             fetch_ca: self.fetch_ca.or(file.fetch_ca),
             fetch_resolve: [file.fetch_resolve, self.fetch_resolve].concat(),
+            reset: self.reset,
         }
     }
 
@@ -247,6 +252,10 @@ impl Written {
         if self.trusted_proxies.is_empty() && (proxy_protocol || self.forwarded.is_some()) {
             let key = if proxy_protocol { "proxy_protocol" } else { "forwarded" };
             wrong(key, "has no effect without trusted_proxies: nobody else is believed".to_owned());
+        }
+        // A proxy that begins connections with the PROXY protocol passes bytes on, and writes no field of HTTP.
+        if proxy_protocol && self.forwarded.is_some() {
+            wrong("forwarded", "has no effect with proxy_protocol: no field is read then".to_owned());
         }
         let mut fetch = FetchSettings { ca: self.fetch_ca.clone(), ..FetchSettings::default() };
         for text in &self.fetch_hosts {
@@ -314,6 +323,7 @@ impl Written {
                 floor: self.floor,
                 fetch,
                 hosts,
+                reset: self.reset,
                 limits,
             }),
             _ => Err(Problems(problems)),

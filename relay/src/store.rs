@@ -3,14 +3,17 @@
 //! Of secrets only hashes are kept. Calls block for a disk access; from async code they go through
 //! [`Store::run`]. `hookward-relay agent …` opens the same file beside a running relay.
 
+use std::fs;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hookward_shared::clock::UnixMillis;
+use hookward_shared::clock::{Clock, UnixMillis};
 use hookward_shared::limits::JOIN_TOKEN_LIFE_MS;
 use hookward_shared::names::{AgentName, HostName};
+use hookward_shared::process;
 use hookward_shared::secret::{Secret, SecretDigest};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -18,6 +21,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 const BUSY: Duration = Duration::from_secs(5);
 /// Hosts that one agent may own, so that none can take all names.
 const HOSTS_PER_AGENT: i64 = 64;
+
+/// Facts about the relay.
+const TUNNEL_ADDRESS: &str = "tunnel_address";
+const DOMAIN: &str = "domain";
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS agents (
@@ -28,7 +35,8 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS join_tokens (
         digest BLOB PRIMARY KEY,                 -- SHA-256 of the token's secret
         agent INTEGER NOT NULL REFERENCES agents(id) ON DELETE CASCADE,
-        expires_ms INTEGER NOT NULL
+        expires_ms INTEGER NOT NULL,
+        used_by BLOB                             -- the credential's SHA-256; null until it is used
     ) STRICT;
     CREATE TABLE IF NOT EXISTS hosts (
         host TEXT PRIMARY KEY,
@@ -48,15 +56,93 @@ const SCHEMA: &str = "
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// A file can't be opened or made.
+    #[error("{path}: {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// SQLite.
-    #[error("the relay's state file: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    #[error("{path}: {source}{}", remedy(.source))]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
     /// The system gave no thread.
-    #[error("the relay's state file: no thread: {0}")]
-    Thread(String),
+    #[error("no thread for the file of deliveries: {0}")]
+    Thread(io::Error),
     /// The task that waited for the disk is gone: the program is ending.
-    #[error("the relay's state file: the program is ending")]
+    #[error("the program is ending")]
     Ending,
+}
+
+impl StoreError {
+    /// Returns `true` if the file is no database any more, or not one of this program.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Sqlite { source, .. } if is_damage(source))
+    }
+}
+
+/// Adds a column that files of version 0.1.0 have not.
+fn add_used_by(connection: &Connection) -> rusqlite::Result<()> {
+    let is_there = "SELECT count(*) FROM pragma_table_info('join_tokens') WHERE name = 'used_by'";
+    let is_there: i64 = connection.query_row(is_there, [], |row| row.get(0))?;
+    if is_there == 0 {
+        connection.execute_batch("ALTER TABLE join_tokens ADD COLUMN used_by BLOB")?;
+    }
+    Ok(())
+}
+
+/// Returns `true` for what SQLite says of a file that was cut off, overwritten, or made by something else.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | Unknown))
+}
+
+/// What to do about the relay's state file.
+fn remedy(error: &rusqlite::Error) -> &'static str {
+    match is_damage(error) {
+        true => {
+            "; the file is damaged: restore it from a backup, or start once with --reset, which sets it aside and begins \
+             anew (every agent has to join again)"
+        }
+        false => "",
+    }
+}
+
+/// Opens a database, and makes it (mode 0600; SQLite gives its other files the same) when it is not there.
+///
+/// # Errors
+/// [`StoreError::Open`] with what the system says, where SQLite would only say that it can't; [`StoreError::Sqlite`].
+pub(crate) fn open_database(path: &Path) -> Result<Connection, StoreError> {
+    fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    Connection::open(path).map_err(|source| StoreError::Sqlite { path: path.to_owned(), source })
+}
+
+/// Sets a damaged database aside, with SQLite's files beside it. Returns its new path.
+///
+/// # Errors
+/// [`StoreError::Open`].
+pub(crate) fn set_database_aside(path: &Path, clock: &Clock) -> Result<PathBuf, StoreError> {
+    let now = clock.now();
+    let aside = process::set_aside(path, now).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    for suffix in ["-wal", "-shm"] {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(suffix);
+        // They are not always there; of no use without the database, they must not meet a new one.
+        let _ = process::set_aside(Path::new(&beside), now);
+    }
+    Ok(aside)
 }
 
 /// Identifies an agent for as long as the relay's data lives; names can be given anew.
@@ -83,13 +169,22 @@ pub struct AgentRow {
     pub hosts: Vec<String>,
 }
 
+/// A host that an agent had because no agent was called so, until one was added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenHost {
+    /// The host.
+    pub host: HostName,
+    /// The agent that had it.
+    pub from: String,
+}
+
 /// Whether a host could be claimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
     /// It belongs to the agent now, or did before.
     Owned,
-    /// It belongs to another agent.
-    Taken,
+    /// It belongs to the agent of this name.
+    Taken(String),
     /// The agent owns as many hosts as it may.
     TooMany,
 }
@@ -99,18 +194,16 @@ pub enum Claim {
 pub struct Store {
     // A std mutex: SQLite calls never await.
     connection: Arc<Mutex<Connection>>,
+    path: Arc<Path>,
 }
 
 impl Store {
-    /// Opens the file, and makes it (mode 0600; SQLite gives its other files the same) when it is not
-    /// there.
+    /// Opens the file, and makes it when it is not there.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Open`], [`StoreError::Sqlite`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        // A failure is met again by SQLite, which says more about it.
-        let _ = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-        Self::prepare(Connection::open(path)?)
+        Self::prepare(open_database(path)?, path)
     }
 
     /// A store that ends with the program.
@@ -118,16 +211,29 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn in_memory() -> Result<Self, StoreError> {
-        Self::prepare(Connection::open_in_memory()?)
+        let path = Path::new("(in memory)");
+        let connection = Connection::open_in_memory();
+        Self::prepare(connection.map_err(|source| StoreError::Sqlite { path: path.to_owned(), source })?, path)
     }
 
-    fn prepare(connection: Connection) -> Result<Self, StoreError> {
-        connection.busy_timeout(BUSY)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "foreign_keys", true)?;
-        connection.execute_batch(SCHEMA)?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+    fn prepare(connection: Connection, path: &Path) -> Result<Self, StoreError> {
+        let prepared = (|| {
+            connection.busy_timeout(BUSY)?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "foreign_keys", true)?;
+            connection.execute_batch(SCHEMA)?;
+            add_used_by(&connection)?;
+            // A page that is lost is met at the start, not by an agent that comes at night.
+            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
+        })();
+        let failed = |source| StoreError::Sqlite { path: path.to_owned(), source };
+        let found = prepared.map_err(failed)?;
+        if found != "ok" {
+            let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+            return Err(failed(rusqlite::Error::SqliteFailure(corrupt, Some(found))));
+        }
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), path: path.into() })
     }
 
     /// Runs `work` on a thread that may block.
@@ -145,7 +251,7 @@ impl Store {
     fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         // A panic elsewhere leaves the connection usable: an open transaction is rolled back.
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(work(&mut connection)?)
+        work(&mut connection).map_err(|source| StoreError::Sqlite { path: self.path.to_path_buf(), source })
     }
 
     /// Whether no agent was ever added.
@@ -157,11 +263,18 @@ impl Store {
     }
 
     /// Adds an agent, or finds it, and makes the secret of a join token for it. Older join tokens
-    /// of this agent end; its credential lives until the new token is used.
+    /// of this agent end; its credential lives until the new token is used. The host of its name is its own from now on:
+    /// the agent that had it until now is returned, with the host.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn add_agent(&self, name: &AgentName, secret: &Secret, now: UnixMillis) -> Result<(), StoreError> {
+    pub fn add_agent(
+        &self,
+        name: &AgentName,
+        secret: &Secret,
+        now: UnixMillis,
+    ) -> Result<Option<TakenHost>, StoreError> {
+        let host = self.domain()?.map(|domain| domain.child(name));
         self.with(|db| {
             let tx = db.transaction()?;
             tx.execute("INSERT INTO agents (name) VALUES (?1) ON CONFLICT DO NOTHING", [name.as_str()])?;
@@ -172,7 +285,38 @@ impl Store {
                 "INSERT INTO join_tokens (digest, agent, expires_ms) VALUES (?1, ?2, ?3)",
                 params![secret.digest().as_bytes(), agent, millis(now).saturating_add(JOIN_TOKEN_LIFE_MS as i64)],
             )?;
-            tx.commit()
+            let mut taken = None;
+            if let Some(host) = host {
+                let of_another = "SELECT name FROM hosts JOIN agents ON agents.id = hosts.agent
+                                  WHERE host = ?1 AND hosts.agent <> ?2";
+                let from: Option<String> =
+                    tx.query_row(of_another, params![host.as_str(), agent], |row| row.get(0)).optional()?;
+                if let Some(from) = from {
+                    tx.execute("UPDATE hosts SET agent = ?2 WHERE host = ?1", params![host.as_str(), agent])?;
+                    taken = Some(TakenHost { host, from });
+                }
+            }
+            tx.commit()?;
+            Ok(taken)
+        })
+    }
+
+    /// The first of these hosts that belongs to another agent, and that agent's name.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn lost_host(&self, hosts: &[HostName], agent: AgentId) -> Result<Option<(HostName, String)>, StoreError> {
+        let find =
+            "SELECT name FROM hosts JOIN agents ON agents.id = hosts.agent WHERE host = ?1 AND hosts.agent <> ?2";
+        self.with(|db| {
+            let mut find = db.prepare_cached(find)?;
+            for host in hosts {
+                let owner = find.query_row(params![host.as_str(), agent.0], |row| row.get(0)).optional()?;
+                if let Some(owner) = owner {
+                    return Ok(Some((host.clone(), owner)));
+                }
+            }
+            Ok(None)
         })
     }
 
@@ -206,8 +350,9 @@ impl Store {
         })
     }
 
-    /// Exchanges a join token's secret for a credential. The token ends. `None`: it is unknown,
-    /// used, or too old.
+    /// Exchanges a join token's secret for a credential. The token is used up; only the same credential may come
+    /// again, from an agent that did not get the answer or could not keep it. `None`: it is unknown, used by another,
+    /// or too old.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -221,8 +366,9 @@ impl Store {
             let tx = db.transaction()?;
             let agent: Option<i64> = tx
                 .query_row(
-                    "DELETE FROM join_tokens WHERE digest = ?1 AND expires_ms > ?2 RETURNING agent",
-                    params![secret.digest().as_bytes(), millis(now)],
+                    "UPDATE join_tokens SET used_by = ?3
+                     WHERE digest = ?1 AND expires_ms > ?2 AND (used_by IS NULL OR used_by = ?3) RETURNING agent",
+                    params![secret.digest().as_bytes(), millis(now), credential.as_bytes()],
                     |row| row.get(0),
                 )
                 .optional()?;
@@ -261,19 +407,25 @@ impl Store {
     pub fn claim_host(&self, host: &HostName, name: Option<&AgentName>, agent: AgentId) -> Result<Claim, StoreError> {
         self.with(|db| {
             let tx = db.transaction()?;
-            let owner: Option<i64> = tx
-                .query_row("SELECT agent FROM hosts WHERE host = ?1", [host.as_str()], |row| row.get(0))
+            let owner: Option<(i64, String)> = tx
+                .query_row(
+                    "SELECT agents.id, name FROM hosts JOIN agents ON agents.id = hosts.agent WHERE host = ?1",
+                    [host.as_str()],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
                 .optional()?;
-            if let Some(owner) = owner {
-                return Ok(if owner == agent.0 { Claim::Owned } else { Claim::Taken });
+            if let Some((owner, name)) = owner {
+                return Ok(if owner == agent.0 { Claim::Owned } else { Claim::Taken(name) });
             }
-            let of_another: i64 = tx.query_row(
-                "SELECT count(*) FROM agents WHERE name = ?1 AND id <> ?2",
-                params![name.map(AgentName::as_str), agent.0],
-                |row| row.get(0),
-            )?;
-            if of_another > 0 {
-                return Ok(Claim::Taken);
+            let of_another: Option<String> = tx
+                .query_row(
+                    "SELECT name FROM agents WHERE name = ?1 AND id <> ?2",
+                    params![name.map(AgentName::as_str), agent.0],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            if let Some(name) = of_another {
+                return Ok(Claim::Taken(name));
             }
             let owned: i64 =
                 tx.query_row("SELECT count(*) FROM hosts WHERE agent = ?1", [agent.0], |row| row.get(0))?;
@@ -330,13 +482,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn set_tunnel_address(&self, address: &str) -> Result<(), StoreError> {
-        self.with(|db| {
-            db.execute(
-                "INSERT INTO facts VALUES ('tunnel_address', ?1) ON CONFLICT DO UPDATE SET value = excluded.value",
-                [address],
-            )
-        })
-        .map(drop)
+        self.set_fact(TUNNEL_ADDRESS, address)
     }
 
     /// The address under which agents reach this relay; `None` before its first start.
@@ -344,9 +490,28 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn tunnel_address(&self) -> Result<Option<String>, StoreError> {
-        self.with(|db| {
-            db.query_row("SELECT value FROM facts WHERE name = 'tunnel_address'", [], |row| row.get(0)).optional()
-        })
+        self.fact(TUNNEL_ADDRESS)
+    }
+
+    /// Notes the relay's domain, for `agent add`.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn set_domain(&self, domain: &HostName) -> Result<(), StoreError> {
+        self.set_fact(DOMAIN, domain.as_str())
+    }
+
+    fn domain(&self) -> Result<Option<HostName>, StoreError> {
+        Ok(self.fact(DOMAIN)?.as_deref().and_then(HostName::parse))
+    }
+
+    fn set_fact(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        let set = "INSERT INTO facts VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value";
+        self.with(|db| db.execute(set, [name, value])).map(drop)
+    }
+
+    fn fact(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.with(|db| db.query_row("SELECT value FROM facts WHERE name = ?1", [name], |row| row.get(0)).optional())
     }
 }
 
@@ -378,7 +543,9 @@ mod tests {
         store.add_agent(&name, &secret, NOW).unwrap();
         assert!(store.join(&old, &credential.digest(), NOW).unwrap().is_none(), "replaced");
         assert!(store.join(&secret, &credential.digest(), NOW).unwrap().is_some());
-        assert!(store.join(&secret, &credential.digest(), NOW).unwrap().is_none(), "used");
+        assert!(store.join(&secret, &credential.digest(), NOW).unwrap().is_some(), "the same one again");
+        let another = Secret::mint().unwrap();
+        assert!(store.join(&secret, &another.digest(), NOW).unwrap().is_none(), "used");
         assert_eq!(store.authenticate(&credential.digest()).unwrap().unwrap().name, name);
         assert!(store.remove_agent(&name).unwrap());
         assert!(store.authenticate(&credential.digest()).unwrap().is_none());
@@ -391,7 +558,7 @@ mod tests {
         let host = HostName::parse("x.example.com").unwrap();
         assert_eq!(store.claim_host(&host, None, a.id).unwrap(), Claim::Owned);
         assert_eq!(store.claim_host(&host, None, a.id).unwrap(), Claim::Owned);
-        assert_eq!(store.claim_host(&host, None, b.id).unwrap(), Claim::Taken);
+        assert_eq!(store.claim_host(&host, None, b.id).unwrap(), Claim::Taken("a".to_owned()));
         assert!(store.remove_agent(&a.name).unwrap());
         assert_eq!(store.claim_host(&host, None, b.id).unwrap(), Claim::Owned);
         for n in 0..HOSTS_PER_AGENT {
@@ -400,8 +567,22 @@ mod tests {
         let one_more = HostName::parse("more.example.com").unwrap();
         let own = AgentName::parse("c").unwrap();
         let (c, of_c) = (agent(&store, "c"), HostName::parse("c.example.com").unwrap());
-        assert_eq!(store.claim_host(&of_c, Some(&own), b.id).unwrap(), Claim::Taken, "it is reserved");
+        assert_eq!(store.claim_host(&of_c, Some(&own), b.id).unwrap(), Claim::Taken("c".to_owned()), "it is reserved");
         assert_eq!(store.claim_host(&of_c, Some(&own), c.id).unwrap(), Claim::Owned);
         assert_eq!(store.claim_host(&one_more, None, b.id).unwrap(), Claim::TooMany);
+    }
+
+    #[test]
+    fn who_is_added_gets_the_host_of_his_name() {
+        let store = Store::in_memory().unwrap();
+        let domain = HostName::parse("example.com").unwrap();
+        store.set_domain(&domain).unwrap();
+        let (first, jira) = (agent(&store, "first"), AgentName::parse("jira").unwrap());
+        let host = domain.child(&jira);
+        assert_eq!(store.claim_host(&host, Some(&jira), first.id).unwrap(), Claim::Owned);
+        let taken = store.add_agent(&jira, &Secret::mint().unwrap(), NOW).unwrap();
+        assert_eq!(taken, Some(TakenHost { host: host.clone(), from: "first".to_owned() }));
+        assert_eq!(store.claim_host(&host, Some(&jira), first.id).unwrap(), Claim::Taken("jira".to_owned()));
+        assert_eq!(store.add_agent(&jira, &Secret::mint().unwrap(), NOW).unwrap(), None, "it has it already");
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod file;
 pub mod review;
+pub mod summary;
 
 use http::{HeaderName, Method};
 use ipnet::IpNet;

@@ -3,12 +3,15 @@
 pub mod oddities;
 
 use std::fmt;
+use std::path::PathBuf;
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
+
+use self::oddities::{LEAST_BYTES, SHORT_BYTES};
 
 /// A secret: the key of a signature, a token, a credential. Never empty.
 ///
@@ -125,6 +128,18 @@ pub enum SecretError {
     /// There is nothing in it.
     #[error("{0} is empty; an empty secret would let everybody in")]
     Empty(SecretSource),
+    /// A name that no variable has: perhaps the secret itself, which is not repeated.
+    #[error(
+        "what follows env: is no name of a variable (letters, digits and _); write env:NAME without a $, or the shell puts \
+         the secret itself there"
+    )]
+    NoName,
+    /// It is guessed in no time.
+    #[error("{0} has {1} bytes; a secret has at least {least}: make one with `openssl rand -hex 32`", least = LEAST_BYTES)]
+    Short(SecretSource, usize),
+    /// It stands where a secret should.
+    #[error("{0} holds no secret but a word that stands for one (such as undefined or changeme)")]
+    Placeholder(SecretSource),
 }
 
 impl fmt::Display for SecretSource {
@@ -143,7 +158,8 @@ impl SecretSource {
     /// [`SecretError::Literal`] for anything else; the text itself is not repeated.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         match text.split_once(':') {
-            Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
+            Some(("env", name)) if is_variable(name) => Ok(Self::Env(name.to_owned())),
+            Some(("env", _)) => Err(SecretError::NoName),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.to_owned())),
             _ => Err(SecretError::Literal),
         }
@@ -154,8 +170,8 @@ impl SecretSource {
 pub struct LoadedSecret {
     /// The secret.
     pub secret: Secret,
-    /// What the user is to be told: that one trailing newline was taken off.
-    pub note: Option<String>,
+    /// What the user is to be told: that one trailing newline was taken off, that it looks altered.
+    pub notes: Vec<String>,
 }
 
 /// Reads what a [`SecretSource`] names. The programs read the process's environment and files;
@@ -183,7 +199,39 @@ pub trait SecretReader {
         }
         let note = newline_removed.then(|| format!("{source}: one newline at its end was taken off"));
         let secret = Secret::new(bytes).ok_or(SecretError::Empty(source))?;
-        Ok(LoadedSecret { secret, note })
+        Ok(LoadedSecret { secret, notes: note.into_iter().collect() })
+    }
+}
+
+/// Returns `true` for a text that shells take for a variable's name (POSIX.1-2017 §8.1), in either case.
+fn is_variable(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    !name.is_empty() && name.bytes().all(plain) && !name.starts_with(|first: char| first.is_ascii_digit())
+}
+
+/// Reads secrets as [`ProcessSecrets`] does, and refuses those that are none: too short, or a word that stands for one.
+#[derive(Debug, Clone, Copy)]
+pub struct VettedSecrets;
+
+impl SecretReader for VettedSecrets {
+    fn read(&self, source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+        ProcessSecrets.read(source)
+    }
+
+    fn load(&self, text: &str) -> Result<LoadedSecret, SecretError> {
+        let LoadedSecret { secret, mut notes } = ProcessSecrets.load(text)?;
+        let (source, bytes) = (SecretSource::parse(text)?, secret.expose());
+        if oddities::is_placeholder(bytes) {
+            return Err(SecretError::Placeholder(source));
+        }
+        if bytes.len() < LEAST_BYTES {
+            return Err(SecretError::Short(source, bytes.len()));
+        }
+        if bytes.len() < SHORT_BYTES {
+            notes.push(format!("{source} has {} bytes only; a secret should have {SHORT_BYTES} or more", bytes.len()));
+        }
+        notes.extend(oddities::oddities(bytes).into_iter().map(|what| format!("{source} {what}")));
+        Ok(LoadedSecret { secret, notes })
     }
 }
 
@@ -199,9 +247,18 @@ impl SecretReader for ProcessSecrets {
                 Err(std::env::VarError::NotPresent) => Err(SecretError::Unset(name.clone())),
                 Err(std::env::VarError::NotUnicode(_)) => Err(SecretError::NotText(name.clone())),
             },
-            SecretSource::File(path) => std::fs::read(path)
+            SecretSource::File(path) => std::fs::read(at_home(path))
                 .map(Zeroizing::new)
                 .map_err(|error| SecretError::Unreadable(path.clone(), error.to_string())),
         }
+    }
+}
+
+/// The path, with the user's home for a `~` in front: shells leave it alone behind `file:`.
+fn at_home(path: &str) -> PathBuf {
+    let home = || std::env::var_os("HOME").filter(|home| !home.is_empty());
+    match (path.strip_prefix("~/"), home()) {
+        (Some(below), Some(home)) => PathBuf::from(home).join(below),
+        _ => PathBuf::from(path),
     }
 }

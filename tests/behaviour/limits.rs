@@ -379,7 +379,7 @@ async fn a_hundred_thousand_first_packets_cost_next_to_nothing() {
         let took = since.elapsed();
         let more = relay.memory("VmHWM") - before;
         // Among more of the same.
-        let token = relay.event("join_token")["token"].as_str().unwrap().to_owned();
+        let token = relay.join_token();
         let state = state.path().to_str().unwrap();
         let joined = run("hookward", &["join", "-", "--transport", "quic", "--state-dir", state], &[], &token);
         assert_eq!(joined.code, Some(0), "{joined:?}");

@@ -38,7 +38,7 @@ impl Pair {
         let state = TempDir::new().unwrap();
         let pair = Self { network, listen, dirs, state };
         let (mut first, _) = pair.relay(0);
-        let token = first.event("join_token")["token"].as_str().unwrap().to_owned();
+        let token = first.join_token();
         let joining = ["join", "-", "--state-dir", pair.state.path().to_str().unwrap()];
         let joined = pair.network.run("hookward", &joining, &[], &token);
         assert_eq!(joined.code, Some(0), "{joined:?}");

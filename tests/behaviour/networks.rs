@@ -68,7 +68,7 @@ impl Site {
         let (network, relay, agent, relay_ready, ready) = off(move || {
             let mut relay = serve_at(&data, network.relay());
             let relay_ready = relay.event("ready");
-            let token = relay.event("join_token")["token"].as_str().unwrap().to_owned();
+            let token = relay.join_token();
             let environment = before(&network);
             let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             let state = state.to_str().unwrap();
@@ -230,7 +230,7 @@ async fn without_udp(name: &str, block: impl FnOnce(&Network) + Send + 'static) 
     let took = since.elapsed();
     assert_eq!(site.transport(), "tcp");
     let state = StateDir::open(Some(site.dirs[1].path())).unwrap();
-    eventually("it is kept for the next start", || state.worked().unwrap() == Some(Transport::Tcp)).await;
+    eventually("it is kept for the next start", || state.worked() == Some(Transport::Tcp)).await;
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(3)).await;
     let counts = load.end(name, Some(took), &site.application).await;

@@ -189,7 +189,7 @@ async fn the_real_thing() {
     let (relay, agent, relay_ready, ready) = off(move || {
         let mut relay = serve(&data_dir, &listen, &["--tunnel-address", &listen]);
         let relay_ready = relay.event("ready");
-        let token = relay.event("join_token")["token"].as_str().unwrap().to_owned();
+        let token = relay.join_token();
         let state = state_dir.to_str().unwrap();
 
         let joined = run("hookward", &["join", "-", "--state-dir", state], &[], &format!("{token}\n"));
@@ -500,7 +500,7 @@ async fn a_token_as_an_argument_works_and_is_warned_about() {
         let listen = format!("127.0.0.1:{}", free_port());
         let mut relay =
             serve(data.path(), &listen, &["--tunnel-address", &listen, "--give-host", "hooks.example.test=flexdeploy"]);
-        let token = relay.event("join_token")["token"].as_str().unwrap().to_owned();
+        let token = relay.join_token();
         let state = state.path().to_str().unwrap();
         let joined = run("hookward", &["join", &token, "--state-dir", state], &[], "");
         assert_eq!(joined.code, Some(0), "{joined:?}");
@@ -521,11 +521,11 @@ async fn header_bombs_hold_next_to_nothing() {
     let at = folder.path().to_owned();
     let (relay, _agent, ready, events) = off(move || {
         let state = at.join("agent");
-        std::fs::write(at.join("secret"), "s").unwrap();
+        std::fs::write(at.join("secret"), "a secret of some length").unwrap();
         let listen = format!("127.0.0.1:{}", free_port());
         let mut relay = serve(&at.join("relay"), &listen, &["--tunnel-address", &listen]);
         let ready = relay.event("ready");
-        let token = relay.event("join_token")["token"].as_str().unwrap().to_owned();
+        let token = relay.join_token();
         assert_eq!(run("hookward", &["join", "-", "--state-dir", state.to_str().unwrap()], &[], &token).code, Some(0));
         let verify = format!("github=file:{}", at.join("secret").display());
         let state = state.to_str().unwrap();
@@ -663,7 +663,7 @@ fn a_floor_that_would_be_none_is_refused_at_the_start() {
         std::fs::write(&floor, format!("[[route]]\npath = '/**'\n{line}\n")).unwrap();
         let paths = [&state, &floor].map(|path| path.to_str().unwrap());
         let args = ["serve", "--domain=x.test", "--listen=127.0.0.1:0", "--data-dir", paths[0], "--floor", paths[1]];
-        let ended = run("hookward-relay", &args, &[("TOKEN", "a token")], "");
+        let ended = run("hookward-relay", &args, &[("TOKEN", "a token of some length")], "");
         assert_eq!(ended.code, Some(1), "{line}: {ended:?}");
         assert!(ended.err.contains(told), "{told} in {}", ended.err);
     }

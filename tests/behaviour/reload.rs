@@ -91,7 +91,7 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
     let file = dir.path().join("policy.toml");
     let secret = dir.path().join("token");
     let at = |path: &Path| path.display().to_string();
-    std::fs::write(&secret, "one").unwrap();
+    std::fs::write(&secret, "the-first-token").unwrap();
     let route = |path: &str| format!("[[route]]\npath = '{path}'\naccept.token = 'file:{}'\n", at(&secret));
     replace(&file, &route("/a"));
     let state = at(dir.path());
@@ -112,19 +112,19 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
         sent.out.lines().next().unwrap_or_default().chars().take(3).collect::<String>()
     };
     // No application listens on port 1: a request that passes is answered 502.
-    assert_eq!((status("/a", "one").as_str(), status("/b", "one").as_str()), ("502", "404"));
+    assert_eq!((status("/a", "the-first-token").as_str(), status("/b", "the-first-token").as_str()), ("502", "404"));
     replace(&file, &route("/b"));
     process.says("the new policy is in force");
-    assert_eq!((status("/a", "one").as_str(), status("/b", "one").as_str()), ("404", "502"));
+    assert_eq!((status("/a", "the-first-token").as_str(), status("/b", "the-first-token").as_str()), ("404", "502"));
     replace(&file, "[[route]]\npath = 'nowhere'\n");
     process.says("THE OLD ONE STAYS IN FORCE");
-    assert_eq!(status("/b", "one"), "502");
+    assert_eq!(status("/b", "the-first-token"), "502");
     // A secret's file changes without the policy: SIGHUP reads it again.
     replace(&file, &route("/b"));
-    std::fs::write(&secret, "two").unwrap();
+    std::fs::write(&secret, "the-second-token").unwrap();
     process.signal("HUP");
-    happens("the new secret is known", || status("/b", "two") == "502");
-    assert_eq!(status("/b", "one"), "403");
+    happens("the new secret is known", || status("/b", "the-second-token") == "502");
+    assert_eq!(status("/b", "the-first-token"), "403");
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0));
 }

@@ -152,7 +152,7 @@ fn start_relay(data: &Path, listen: &str) -> (Process, Edge, Option<String>) {
     let ready = relay.event("ready");
     let token = relay.out().iter().find_map(|line| {
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some(line["token"].as_str()?.to_owned())
+        std::fs::read_to_string(line["file"].as_str()?).ok()
     });
     (relay, edge(&ready, HOST), token)
 }

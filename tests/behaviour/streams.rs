@@ -597,7 +597,7 @@ async fn bodies_larger_than_memory() {
         let (relay, agent, ready) = off(move || {
             let mut relay = super::programs::serve_at(&data, std::net::Ipv4Addr::LOCALHOST);
             let ready = relay.event("ready");
-            let token = relay.event("join_token")["token"].as_str().unwrap().to_owned();
+            let token = relay.join_token();
             let state = state.to_str().unwrap();
             let joined = hookward_tests::process::run("hookward", &["join", "-", "--state-dir", state], &[], &token);
             assert_eq!(joined.code, Some(0), "{joined:?}");

@@ -113,13 +113,14 @@ fn a_policy_that_can_be_used_is_said_to_be() {
          [[route]]\npath = '/b'\n[[route.accept]]\nopen = true\n",
     );
     for args in [&["check", "--policy", &good][..], &["check", &good]] {
-        let ended = hookward(args, &[("KEY", "x\n")], "");
+        let ended = hookward(args, &[("KEY", "a secret of some length\n")], "");
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
         for text in ["can be used: 2 routes", "note: env:KEY: one newline", "warning:"] {
             assert!(ended.out.contains(text), "{text} in {}", ended.out);
         }
     }
-    let flags = hookward(&["check", "--verify", "github=env:KEY", "--path", "/a"], &[("KEY", "x")], "");
+    let flags =
+        hookward(&["check", "--verify", "github=env:KEY", "--path", "/a"], &[("KEY", "a secret of some length")], "");
     assert!(flags.code == Some(0) && flags.out.ends_with("can be used: 1 route"), "{flags:?}");
 }
 

@@ -182,6 +182,15 @@ impl Process {
         self.nth_event(event, 0)
     }
 
+    /// The join token that a relay made at its first start.
+    ///
+    /// # Panics
+    /// As [`Process::event`].
+    pub fn join_token(&mut self) -> String {
+        let event = self.event("join_token");
+        std::fs::read_to_string(event["file"].as_str().unwrap()).unwrap()
+    }
+
     /// The `n`th JSON line with this event.
     ///
     /// # Panics

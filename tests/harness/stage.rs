@@ -201,7 +201,7 @@ impl Stage {
         let kept = Arc::clone(&self.reports);
         tokio::spawn(async move {
             while let Some(report) = reports.next().await {
-                kept.lock().unwrap().push(report);
+                kept.lock().unwrap().push(report.report);
             }
         });
         let opened = Arc::clone(&self.opened);
@@ -345,7 +345,7 @@ impl Fleet {
         let of_task = Arc::clone(&kept);
         tokio::spawn(async move {
             while let Some(report) = reports.next().await {
-                of_task.lock().unwrap().push(report);
+                of_task.lock().unwrap().push(report.report);
             }
         });
         let at = |member: &Member| RelayAddress {
@@ -437,6 +437,7 @@ fn settings(plan: &Plan, dir: &Path, listen: SocketAddr, tunnel_listen: SocketAd
         floor: plan.floor.clone(),
         fetch: plan.fetch.clone(),
         hosts: BTreeMap::from([(HostName::parse(HOST).unwrap(), agent_name())]),
+        reset: false,
         limits: plan.limits.clone(),
     }
 }

@@ -1,7 +1,8 @@
 //! `hookward check`: every mistake of a policy in one run, and what its owner should know of it.
 
 use hookward_shared::clock::Clock;
-use hookward_shared::secret::ProcessSecrets;
+use hookward_shared::policy::summary::Summary;
+use hookward_shared::secret::{SecretDigest, VettedSecrets};
 
 use crate::cli::{CheckArgs, GateArgs, LogFormat};
 use crate::commands::{CommandError, print, tell};
@@ -15,18 +16,21 @@ use crate::flags;
 pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
     let gate = GateArgs { policy: args.file.or(args.gate.policy), ..args.gate };
     let now = Clock::System.now();
-    match flags::policy(&gate, &ProcessSecrets, now) {
+    match flags::policy(&gate, &VettedSecrets, now) {
         Ok(built) => {
             let mut text = String::new();
             for note in built.notes {
                 text.push_str(&format!("note: {note}\n"));
             }
+            let mut policy = built.policy;
             if built.mint_token {
                 text.push_str("note: a token will be minted, since nothing else keeps strangers out\n");
-            } else {
-                text.extend(built.policy.warnings(now).iter().map(|warning| format!("warning: {warning}\n")));
+                policy = flags::with_token(&policy, &flags::minted_check(&SecretDigest::of(b"")));
             }
-            let routes = built.policy.routes.len();
+            text.extend(policy.warnings(now).iter().map(|warning| format!("warning: {warning}\n")));
+            text.push_str("it lets in:\n");
+            text.extend(Summary::of(&policy).lines.iter().map(|line| format!("  {line}\n")));
+            let routes = policy.routes.len();
             text.push_str(&format!(
                 "the policy can be used: {routes} {}\n",
                 if routes == 1 { "route" } else { "routes" }

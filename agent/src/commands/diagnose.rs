@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use hookward_shared::clock::Clock;
 use hookward_shared::limits::{GREETING_BYTES, UPSTREAM_CONNECT};
 use hookward_shared::protocol::control::{FromAgent, FromRelay};
+use hookward_shared::secret::Secret;
 use hookward_shared::text::printable;
+use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::{Session, Transport};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -50,14 +52,19 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
         }
     };
     let kept = state.credentials()?;
-    if kept.is_empty() {
-        tell(LogFormat::Text, NOT_JOINED);
+    if kept.is_empty() && args.relay.is_none() {
+        tell(LogFormat::Text, &format!("{NOT_JOINED}, or try the way to a relay: hookward diagnose --relay HOST:PORT"));
         return Ok(Exit::Usage);
     }
     let mut findings = Findings { as_they_end: args.format == LogFormat::Text, ..Findings::default() };
-    for kept in kept {
-        let relay = Relay { address: kept.relay, pin: kept.pin, credential: kept.secret };
-        findings.relay(&relay).await?;
+    if let Some(address) = args.relay {
+        let relay = Relay { address, pin: Pin::of_no_key(), credential: Secret::mint()? };
+        findings.relay(&relay, false).await?;
+    } else {
+        for kept in kept {
+            let relay = Relay { address: kept.relay, pin: kept.pin, credential: kept.secret };
+            findings.relay(&relay, true).await?;
+        }
     }
     if let Some(application) = application {
         let (outcome, detail) = match timeout(UPSTREAM_CONNECT, application.connect()).await {
@@ -78,7 +85,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
 
 impl Findings {
     /// All steps on the way to this relay.
-    async fn relay(&mut self, relay: &Relay) -> Result<(), ConnectionError> {
+    async fn relay(&mut self, relay: &Relay, joined: bool) -> Result<(), ConnectionError> {
         let proxies = Proxies::from_env();
         let tasks = TaskTracker::new();
         let link = LinkSettings { proxies: proxies.clone(), ..LinkSettings::default() };
@@ -106,7 +113,7 @@ impl Findings {
                 self.add(relay, QUIC, Outcome::Warning, "nobody listens there for UDP");
                 Handshake::Failed
             }
-            _ => self.handshake(relay, &dialler, Transport::Quic).await,
+            _ => self.handshake(relay, &dialler, Transport::Quic, joined).await,
         };
         // Asked at once: the relay waits only so long for a greeting.
         let mut greeted = Vec::new();
@@ -134,16 +141,18 @@ impl Findings {
             let detail = "none (HTTPS_PROXY and ALL_PROXY name none for this host)";
             self.add(relay, "proxy", Outcome::Skipped, detail);
         }
-        let tls = self.handshake(relay, &dialler, Transport::Tcp).await;
+        let tls = self.handshake(relay, &dialler, Transport::Tcp, joined).await;
         let answered = greeted.iter().any(|step| step.outcome == Outcome::Ok);
         if let (Some(session), false) = (tls.session(), answered) {
             greeted = self.credential(relay, session).await;
         }
         let known = greeted.iter().any(|step| step.outcome == Outcome::Ok);
-        if known { &mut self.reached } else { &mut self.missed }.push(relay.address.clone());
+        let is_way = quic.is_done() || tls.is_done();
+        if known || !joined && is_way { &mut self.reached } else { &mut self.missed }.push(relay.address.clone());
         if greeted.is_empty() {
-            self.add(relay, "credential", Outcome::Skipped, "nothing reaches the relay");
-            self.add(relay, "clock", Outcome::Skipped, "nothing reaches the relay");
+            let why = if is_way { "after `hookward join`" } else { "nothing reaches the relay" };
+            self.add(relay, "credential", Outcome::Skipped, why);
+            self.add(relay, "clock", Outcome::Skipped, why);
         }
         greeted.into_iter().for_each(|step| self.push(step));
         let proxy = proxy.map(|proxy| (proxy.address(), let_through));
@@ -188,7 +197,7 @@ impl Findings {
     }
 
     /// The handshake, in which the relay shows that it has the key that this agent pins.
-    async fn handshake(&mut self, relay: &Relay, dialler: &Dialler, transport: Transport) -> Handshake {
+    async fn handshake(&mut self, relay: &Relay, dialler: &Dialler, transport: Transport, joined: bool) -> Handshake {
         let step = if transport == Transport::Quic { QUIC } else { "TLS handshake, key" };
         let since = Instant::now();
         match dialler.try_over(transport).await {
@@ -198,6 +207,15 @@ impl Findings {
                     format!("the relay that was joined, in {:.0} ms{mtu}", since.elapsed().as_secs_f64() * 1000.0);
                 self.add(relay, step, Outcome::Ok, detail);
                 Handshake::Done(found.session)
+            }
+            // With no key to compare, every key is another.
+            Err(ConnectionError::WrongKey(_)) if !joined => {
+                let detail = format!(
+                    "something answers in {:.0} ms; `hookward join` checks that it is your relay",
+                    since.elapsed().as_secs_f64() * 1000.0
+                );
+                self.add(relay, step, Outcome::Ok, detail);
+                Handshake::Unchecked
             }
             Err(error) => {
                 let somebody_else = matches!(error, ConnectionError::WrongKey(_) | ConnectionError::NoRelay(_));

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use hookward_shared::join_token::JoinToken;
 use hookward_shared::protocol::control::RefusedReason;
-use hookward_shared::secret::Secret;
 
 use crate::cli::{JoinArgs, LogFormat};
 use crate::commands::{CommandError, tell};
@@ -39,14 +38,16 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
-    let secret = Secret::mint()?;
+    // Kept before the token is used up: a join that is cut off, or whose end can't be kept, can be repeated.
+    let secret = state.begin_join(&token.secret)?;
     let relay = Relay { address: token.relay.clone(), pin: token.pin, credential: secret.clone() };
     let (transport, proxies) = (args.transport.into(), Proxies::from_env());
-    let link = LinkSettings { transport, proxies, worked: state.worked()?, ..LinkSettings::default() };
+    let link = LinkSettings { transport, proxies, worked: state.worked(), ..LinkSettings::default() };
     match connection::join(&relay, &link, token.secret).await {
         Ok(agent) => {
             let credential = Credential { relay: token.relay.clone(), pin: token.pin, agent: agent.clone(), secret };
             let relays = state.keep_credential(credential, args.replace)?;
+            state.end_join();
             tell(LogFormat::Text, &format!("joined {} as {agent}; next: hookward http PORT", token.relay));
             if relays.len() > 1 {
                 let all = relays.join(", ");
@@ -59,6 +60,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
             Ok(Exit::Done)
         }
         Err(ConnectionError::Refused { reason: RefusedReason::JoinToken | RefusedReason::Credential, message }) => {
+            state.end_join();
             tell(LogFormat::Text, &message);
             Ok(Exit::Credential)
         }

@@ -91,6 +91,8 @@ impl Local {
             floor: None,
             fetch: FetchSettings::default(),
             hosts: given,
+            // Nothing of it outlives the program but its certificate.
+            reset: true,
             limits: Limits::default(),
         };
         let relay = Relay::start(settings, clock.clone())?;

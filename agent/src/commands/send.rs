@@ -11,14 +11,11 @@ use hookward_shared::providers;
 use hookward_shared::providers::sign::{self, Draft, SignError};
 use hookward_shared::secret::{ProcessSecrets, SecretReader as _};
 use hookward_shared::text::printable;
-use hookward_shared::transport::identity::crypto_provider;
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -28,6 +25,7 @@ use crate::cli::{LogFormat, SendArgs};
 use crate::commands::{CommandError, print, tell};
 use crate::exit::Exit;
 use crate::request::{self, GivenError};
+use crate::upstream::tls;
 
 /// For the whole exchange: longer than any provider waits.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -118,7 +116,7 @@ fn shown(draft: &Draft) -> String {
 
 async fn exchange(prepared: Draft, ca: Option<&Path>) -> Result<(http::StatusCode, Bytes), String> {
     let (scheme, authority) = prepared.origin.split_once("://").ok_or("the URL has no scheme")?;
-    let (tls, preset) = if scheme == "https" { (true, 443) } else { (false, 80) };
+    let (https, preset) = if scheme == "https" { (true, 443) } else { (false, 80) };
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !authority.ends_with(']') => {
             (host, port.parse().map_err(|_| format!("{port:?} is no port"))?)
@@ -128,11 +126,12 @@ async fn exchange(prepared: Draft, ca: Option<&Path>) -> Result<(http::StatusCod
     let authority = authority.to_owned();
     let failed = |error: &dyn std::fmt::Display| format!("{authority}: {error}");
     let stream = connect(host, port).await.map_err(|error| failed(&error))?;
-    if !tls {
+    if !https {
         return converse(stream, &authority, prepared).await;
     }
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| failed(&error))?;
-    let connector = TlsConnector::from(Arc::new(trust(ca)?));
+    let tls = tls::trusting(ca, "--cacert").map_err(|problem| problem.to_string())?;
+    let connector = TlsConnector::from(Arc::new(tls));
     let stream = connector.connect(name, stream).await.map_err(|error| failed(&error))?;
     converse(stream, &authority, prepared).await
 }
@@ -143,20 +142,6 @@ async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
         return TcpStream::connect((IpAddr::V4(Ipv4Addr::LOCALHOST), port)).await;
     }
     TcpStream::connect((host.trim_matches(['[', ']']), port)).await
-}
-
-fn trust(ca: Option<&Path>) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = ca {
-        let failed = |error: &dyn std::fmt::Display| format!("--cacert {}: {error}", path.display());
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
-            roots.add(certificate.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
-        }
-    }
-    let config = ClientConfig::builder_with_provider(crypto_provider()).with_safe_default_protocol_versions();
-    let config = config.map_err(|error| error.to_string())?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 async fn converse<S>(stream: S, authority: &str, prepared: Draft) -> Result<(http::StatusCode, Bytes), String>

@@ -15,6 +15,7 @@ use hookward_shared::reload::Reloads;
 use hookward_shared::secret::Secret;
 use hookward_shared::transport::liveness::Liveness;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::http::plan::Plan;
@@ -25,10 +26,16 @@ use crate::connection::proxy::Proxies;
 use crate::connection::{ConnectionError, LinkSettings, Opened, Relay, TransportMode};
 use crate::exit::Exit;
 use crate::first::first;
-use crate::replay::Pairing;
+use crate::replay::{Pairing, UnderWay};
 use crate::report::{self, Ready, Report, Reporter};
 use crate::state::{StateDir, StateError};
+use crate::terminal::Quit;
 use crate::{Agent, AgentSettings, TunnelSettings, terminal};
+
+/// For the screen to give the terminal back.
+const GIVE_BACK: Duration = Duration::from_millis(300);
+/// How often the requests under way are counted while the agent stops.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Makes a tunnel's plan again.
 pub type Again = Box<dyn Fn() -> Result<Result<Plan, Problems>, StateError> + Send>;
@@ -70,7 +77,8 @@ impl Serving {
         let Self { tunnels, local, link, log_format, state } = self;
         let clock = Clock::System;
         let files = process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
-        let mut messages = vec![Report::Note(format!("up to {files} open files"))];
+        tracing::info!(files, "the limit of open files");
+        let mut messages = Vec::new();
         let mut ends = Ends::new()?;
 
         let hosts: Vec<_> = tunnels.iter().map(|tunnel| tunnel.host.as_deref()).collect();
@@ -116,7 +124,8 @@ impl Serving {
                 return Ok(Exit::Usage);
             }
         };
-        let shown = terminal::show(reports, log_format, reloading.len() > 1, quit.clone())
+        let on_screen = Quit { in_order: quit.clone(), at_once: CancellationToken::new() };
+        let mut shown = terminal::show(reports, log_format, reloading.len() > 1, on_screen.clone())
             .map_err(CommandError::system("the terminal's thread"))?;
         let refused = loop {
             let changes = reloading.iter_mut().map(|(reloads, _)| Box::pin(reloads.next())).collect();
@@ -130,9 +139,13 @@ impl Serving {
                 reload(&agent, changed, &reporter, again());
             }
         };
-        drop(reporter);
+        let under_way = agent.under_way();
         let ending = async {
-            agent.shutdown().await;
+            tokio::select! {
+                () = agent.shutdown() => {}
+                () = report_stopping(&under_way, &reporter) => {}
+            }
+            drop(reporter);
             if let Some(local) = local {
                 local.shutdown().await;
             }
@@ -141,8 +154,12 @@ impl Serving {
         };
         tokio::select! {
             () = ending => {}
-            // A second signal does not wait.
-            () = ends.next() => terminal::give_back(),
+            // A second signal does not wait, nor does a second Ctrl-C on the screen.
+            () = ends.next() => on_screen.at_once.cancel(),
+            () = on_screen.at_once.cancelled() => {}
+        }
+        if on_screen.at_once.is_cancelled() {
+            let _ = timeout(GIVE_BACK, shown.over()).await;
         }
         Ok(match refused {
             None => Exit::Done,
@@ -151,6 +168,18 @@ impl Serving {
                 exit_of(&error)
             }
         })
+    }
+}
+
+/// Reports how many requests the stop waits for, whenever that changes.
+async fn report_stopping(under_way: &UnderWay, reporter: &Reporter) {
+    let mut reported = None;
+    loop {
+        let count = under_way.count();
+        if reported.replace(count) != Some(count) {
+            reporter.say(Report::Stopping { under_way: count });
+        }
+        sleep(LOOK).await;
     }
 }
 
@@ -170,7 +199,7 @@ fn relays(local: Option<&Local>, state: &StateDir) -> Result<Vec<Relay>, StateEr
 pub fn link_settings(args: &LinkArgs, local: bool, state: &StateDir) -> Result<LinkSettings, StateError> {
     Ok(LinkSettings {
         transport: args.transport.into(),
-        worked: state.worked()?,
+        worked: state.worked(),
         connections: args.connections.map(usize::from),
         pool: args.pool,
         liveness: Liveness::dead_after_silence_of(Duration::from_secs(args.dead_after.into())),

@@ -393,9 +393,14 @@ impl To {
             Some(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
                 ConnectionError::WrongKey(address)
             }
-            Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
-                ConnectionError::NoRelay(address)
-            }
+            // What a server says that speaks another protocol, or an older version of TLS, than a relay does.
+            Some(rustls::Error::AlertReceived(
+                AlertDescription::NoApplicationProtocol
+                | AlertDescription::ProtocolVersion
+                | AlertDescription::HandshakeFailure
+                | AlertDescription::UnrecognisedName,
+            ))
+            | Some(rustls::Error::PeerIncompatible(_)) => ConnectionError::NoRelay(address),
             _ => ConnectionError::Connect { address, source: error },
         }
     }

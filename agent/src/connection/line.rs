@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hookward_shared::limits::CONTROL_BYTES;
-use hookward_shared::protocol::control::{FromAgent, FromRelay};
+use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
 use hookward_shared::transport::{ControlWriter, Session, Transport};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
@@ -22,6 +22,7 @@ use super::sleep_watch::SleepWatch;
 use super::status::LineId;
 use super::{AtRelay, ConnectionError, Shared, kept, refused, report_refusals};
 use crate::first::first;
+use crate::replay::Terms;
 use crate::report::Report;
 use crate::upstream::health::Told;
 
@@ -215,7 +216,11 @@ impl Line {
             sleep(LEAVE).await;
         });
         loop {
-            let policies = self.at.policies.iter().map(|policies| Box::pin(policies.changed()));
+            let policies = self.at.policies.iter().enumerate().map(|(number, policies)| {
+                let is_open = terms.at(number).is_some();
+                // In boxes: `first` moves what it waits for.
+                Box::pin(async move { if is_open { policies.changed().await } else { std::future::pending().await } })
+            });
             let changes = applications.iter_mut().map(|(said, told)| Box::pin(other_than(*said, told)));
             let outcome = tokio::select! {
                 exchange = found.session.accept() => match exchange {
@@ -226,11 +231,11 @@ impl Line {
                     Err(error) => Err(error.into()),
                 },
                 message = reader.receive(CONTROL_BYTES) => match message {
-                    Ok(message) => self.hear(message, asked, relay_leaves),
+                    Ok(message) => self.hear(message, terms, asked, relay_leaves),
                     Err(error) => Err(error.into()),
                 },
                 (number, offer) = first(policies.collect()), if asked.is_none() && writer.is_some() && !*mute => {
-                    let host = terms.hosts.get(number).map(|at| at.host.to_string());
+                    let host = terms.at(number).map(|at| at.host.to_string());
                     let message = open_message(host, &offer);
                     *asked = Some((number, offer));
                     saying = writer.take().map(|writer| self.say(writer, message, found.session.transport()));
@@ -238,7 +243,7 @@ impl Line {
                 }
                 (number, down) = first(changes.collect()), if writer.is_some() && !*mute => {
                     applications.get_mut(number).into_iter().for_each(|(said, _)| *said = down);
-                    let host = terms.hosts.get(number).map(|at| at.host.to_string()).unwrap_or_default();
+                    let host = terms.at(number).map(|at| at.host.to_string()).unwrap_or_default();
                     let message = FromAgent::Application { host, down };
                     saying = writer.take().map(|writer| self.say(writer, message, found.session.transport()));
                     Ok(())
@@ -349,6 +354,7 @@ impl Line {
     fn hear(
         &self,
         message: FromRelay,
+        terms: &Terms,
         asked: &mut Option<(usize, Arc<Offer>)>,
         relay_leaves: &mut bool,
     ) -> Result<(), ConnectionError> {
@@ -374,6 +380,16 @@ impl Line {
                     policies.refuse(&offer);
                     reporter.say(kept(&message));
                 }
+            }
+            FromRelay::HostLost { host, message } => {
+                let lost = terms.hosts.iter().find(|at| host.eq_ignore_ascii_case(&at.host));
+                if let Some(lost) = lost {
+                    self.at.lose_host(lost.tunnel, &message, &self.shared)?;
+                }
+            }
+            FromRelay::Refused { reason: RefusedReason::Host, message } if asked.is_some() => {
+                let Some((number, _)) = asked.take() else { return Ok(()) };
+                self.at.lose_host(number, &message, &self.shared)?;
             }
             FromRelay::Refused { reason, message } => return Err(refused(reason, &message)),
             FromRelay::Refusals { told, counted } => report_refusals(reporter, told, counted),

@@ -80,7 +80,7 @@ pub(super) async fn open(
     let opening = async {
         let (mut hosts, mut opened) = (Vec::new(), Vec::new());
         let (mut relay_leaves, mut stands_by) = (false, false);
-        for (number, (tunnel, policies)) in shared.tunnels.iter().zip(&at.policies).enumerate() {
+        'tunnels: for (number, (tunnel, policies)) in shared.tunnels.iter().zip(&at.policies).enumerate() {
             let offer = policies.best();
             control.send(&open_message(tunnel.host.clone(), &offer)).await?;
             let (host, port) = loop {
@@ -90,6 +90,10 @@ pub(super) async fn open(
                     FromRelay::Refused { reason: RefusedReason::Policy, message } if policies.refuse(&offer) => {
                         shared.reporter.say(kept(&message));
                         return Err(ConnectionError::PolicyKept);
+                    }
+                    FromRelay::Refused { reason: RefusedReason::Host, message } => {
+                        at.lose_host(number, &message, shared)?;
+                        continue 'tunnels;
                     }
                     // The tunnels before this one are in use already.
                     FromRelay::Refusals { told, counted } => report_refusals(&shared.reporter, told, counted),
@@ -107,7 +111,9 @@ pub(super) async fn open(
             if policies.accept(&offer) != Taken::Late {
                 gate.set(Arc::clone(&offer.gate));
             }
+            at.has_host(number);
             hosts.push(AtHost {
+                tunnel: number,
                 host: host.as_str().into(),
                 origin: origin.into(),
                 gate,
@@ -126,6 +132,7 @@ pub(super) async fn open(
     }
     at.dialler.lead_with(transport);
     (shared.on_worked)(transport);
-    let (terms, exchanges) = (Arc::new(Terms { deadlines, hosts }), TaskTracker::new());
+    let terms = Arc::new(Terms::new(deadlines, hosts, Arc::clone(&at.begun)));
+    let exchanges = TaskTracker::new();
     Ok(Serving { found, control, terms, exchanges, since: Instant::now(), asked: None, mute: false, relay_leaves })
 }

@@ -215,7 +215,7 @@ mod tests {
 
     fn said(reports: &mut report::Reports) -> Vec<String> {
         std::iter::from_fn(|| reports.next_at_once())
-            .map(|report| crate::terminal::lines::text(&report, false))
+            .map(|report| crate::terminal::lines::text(&report.report, false))
             .collect()
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use hookward_shared::refusal::{Check, Code};
 use serde::Serialize;
 
-use super::lines::now;
-use crate::report::{Outcome, Ready, Report};
+use super::lines::time_of;
+use crate::report::{Outcome, Ready, Report, Stamped};
 
 #[derive(Serialize)]
 struct Line<'r> {
@@ -28,7 +28,9 @@ enum Event<'r> {
     Refused(Request<'r>),
     Observed(Request<'r>),
     Answered(Request<'r>),
+    Hint(Request<'r>),
     RefusedMore { counts: BTreeMap<String, u64> },
+    Stopping { under_way: usize },
     Note { message: &'r str },
     Warning { message: &'r str },
 }
@@ -86,8 +88,8 @@ struct Observed<'r> {
 
 /// The line for a report.
 #[must_use]
-pub fn line(report: &Report) -> Option<String> {
-    serde_json::to_string(&Line { time: now(), event: event(report) }).ok()
+pub fn line(stamped: &Stamped) -> Option<String> {
+    serde_json::to_string(&Line { time: time_of(stamped.at), event: event(&stamped.report) }).ok()
 }
 
 fn event(report: &Report) -> Event<'_> {
@@ -139,6 +141,9 @@ fn event(report: &Report) -> Event<'_> {
                 why: Some(&refused.why),
                 ..Request::default()
             };
+            if refused.note {
+                return Event::Hint(Request { refused_by: None, check: None, status: None, ..fields });
+            }
             match (refused.observed, refused.answered) {
                 (true, _) => Event::Observed(fields),
                 (false, true) => Event::Answered(Request { refused_by: None, check: None, ..fields }),
@@ -148,6 +153,7 @@ fn event(report: &Report) -> Event<'_> {
         Report::Counted(counted) => {
             Event::RefusedMore { counts: counted.iter().map(|(check, count)| (check.to_string(), *count)).collect() }
         }
+        Report::Stopping { under_way } => Event::Stopping { under_way: *under_way },
         Report::Note(message) => Event::Note { message },
         Report::Warning(message) => Event::Warning { message },
     }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::report::{Outcome, Ready, Report};
+use crate::report::{Outcome, Ready, Report, Stamped};
 
 /// The line for a report; some have none. Where there are `several` tunnels, requests are told with their host.
 #[must_use]
-pub fn line(report: &Report, several: bool) -> Option<String> {
-    Some(format!("{} {}", now(), text(report, several)))
+pub fn line(stamped: &Stamped, several: bool) -> Option<String> {
+    Some(format!("{} {}", time_of(stamped.at), text(&stamped.report, several)))
 }
 
 /// What a report says, without the time.
@@ -72,6 +72,9 @@ pub fn text(report: &Report, several: bool) -> String {
                 refused.ms,
                 refused.client
             );
+            if refused.note {
+                return format!("{what} goes on to the application: {}", refused.why);
+            }
             if refused.answered {
                 return format!("{what} answered by the relay: {}", refused.why);
             }
@@ -82,16 +85,18 @@ pub fn text(report: &Report, several: bool) -> String {
             let counts = counted.iter().map(|(check, count)| format!("{count} by {check}")).collect::<Vec<_>>();
             format!("refused more: {}", counts.join(", "))
         }
+        Report::Stopping { under_way: 0 } => "stopping".to_owned(),
+        Report::Stopping { under_way: 1 } => "stopping: 1 request under way".to_owned(),
+        Report::Stopping { under_way } => format!("stopping: {under_way} requests under way"),
         Report::Note(text) => text.clone(),
         Report::Warning(text) => format!("warning: {text}"),
     }
 }
 
-/// The time of day, in UTC (RFC 3339), always as long.
+/// A time in UTC (RFC 3339), always as long.
 #[must_use]
-pub fn now() -> String {
-    let now = OffsetDateTime::now_utc();
-    let ((year, month, day), (hour, minute, second, milli)) = (now.to_calendar_date(), now.to_hms_milli());
+pub fn time_of(at: OffsetDateTime) -> String {
+    let ((year, month, day), (hour, minute, second, milli)) = (at.to_calendar_date(), at.to_hms_milli());
     let month = u8::from(month);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
@@ -112,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_time_is_one_that_programs_read() {
-        let now = now();
+        let now = time_of(OffsetDateTime::now_utc());
         assert_eq!((now.len(), OffsetDateTime::parse(&now, &Rfc3339).is_ok()), (24, true), "{now}");
     }
 }

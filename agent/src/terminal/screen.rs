@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
+use hookward_shared::process;
 use hookward_shared::transport::Transport;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
@@ -11,10 +12,11 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
 use ratatui::{DefaultTerminal, Frame};
-use tokio_util::sync::CancellationToken;
+use time::OffsetDateTime;
 
+use super::Quit;
 use super::lines;
-use crate::report::{Outcome, Ready, Report, Reports};
+use crate::report::{Outcome, Ready, Report, Reports, Stamped};
 
 /// Requests that are remembered: more than any screen has lines.
 const REMEMBERED: usize = 200;
@@ -30,7 +32,9 @@ const TICK: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Those of the terminal.
-pub fn run(mut reports: Reports, several: bool, quit: &CancellationToken) -> io::Result<()> {
+pub fn run(mut reports: Reports, several: bool, quit: &Quit) -> io::Result<()> {
+    // Lines of the log would stand in the middle of it.
+    let _held = process::hold_log();
     let mut terminal = ratatui::try_init()?;
     let mut screen = Screen { several, ..Screen::default() };
     let shown = screen.show(&mut terminal, &mut reports, quit);
@@ -48,25 +52,29 @@ pub struct Screen {
     /// The tunnels by their public origin.
     tunnels: BTreeMap<String, Ready>,
     messages: VecDeque<String>,
-    requests: VecDeque<(Style, String)>,
+    /// The newest first, by the time of its answer.
+    requests: VecDeque<Shown>,
     passed: u64,
     refused: u64,
+    failed: u64,
     lost: u64,
 }
 
+/// A line about a request.
+struct Shown {
+    at: OffsetDateTime,
+    style: Style,
+    text: String,
+}
+
 impl Screen {
-    fn show(
-        &mut self,
-        terminal: &mut DefaultTerminal,
-        reports: &mut Reports,
-        quit: &CancellationToken,
-    ) -> io::Result<()> {
+    fn show(&mut self, terminal: &mut DefaultTerminal, reports: &mut Reports, quit: &Quit) -> io::Result<()> {
         loop {
             let since = Instant::now();
-            while let Some(report) = reports.next_at_once() {
-                self.take(&report);
+            while let Some(stamped) = reports.next_at_once() {
+                self.take(&stamped);
             }
-            if reports.is_over() {
+            if reports.is_over() || quit.at_once.is_cancelled() {
                 return Ok(());
             }
             self.lost += reports.take_lost();
@@ -75,7 +83,7 @@ impl Screen {
                 if let Event::Key(key) = event::read()? {
                     let control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
                     if control_c || key.code == KeyCode::Char('q') {
-                        quit.cancel();
+                        quit.ask();
                     }
                 }
             }
@@ -83,7 +91,8 @@ impl Screen {
     }
 
     /// Takes a report in.
-    pub fn take(&mut self, report: &Report) {
+    pub fn take(&mut self, stamped: &Stamped) {
+        let (report, at) = (&stamped.report, stamped.at);
         match report {
             Report::Connecting { relay } => self.state = format!("connecting to {relay}"),
             Report::Ready(ready) => {
@@ -97,9 +106,10 @@ impl Screen {
             }
             Report::RelayLost { relay, .. } => {
                 self.relays.insert(relay.clone(), None);
-                self.message(report);
+                self.message(stamped);
             }
-            Report::Note(_) | Report::Warning(_) => self.message(report),
+            Report::Stopping { .. } => self.state = self.text(report),
+            Report::Note(_) | Report::Warning(_) => self.message(stamped),
             Report::Request(request) => {
                 let style = match &request.outcome {
                     Outcome::Answered { status, .. } | Outcome::Handshake { status } if *status < 400 => {
@@ -110,18 +120,23 @@ impl Screen {
                 };
                 match request.outcome {
                     Outcome::Refused { .. } => self.refused += 1,
-                    _ => self.passed += 1,
+                    Outcome::Failed { .. } | Outcome::Aborted => self.failed += 1,
+                    Outcome::Answered { .. } | Outcome::Handshake { .. } => self.passed += 1,
                 }
-                self.remember(style, self.text(report));
+                self.remember(at, style, self.text(report));
             }
             Report::Refused(refused) => {
-                self.refused += u64::from(!refused.observed && !refused.answered);
-                let style = if refused.answered { Style::new().green() } else { Style::new().red() };
-                self.remember(style, self.text(report));
+                self.refused += u64::from(!refused.observed && !refused.answered && !refused.note);
+                let style = match (refused.answered, refused.note) {
+                    (true, _) => Style::new().green(),
+                    (_, true) => Style::new().yellow(),
+                    _ => Style::new().red(),
+                };
+                self.remember(at, style, self.text(report));
             }
             Report::Counted(counted) => {
                 self.refused += counted.iter().map(|(_, count)| count).sum::<u64>();
-                self.remember(Style::new().red(), self.text(report));
+                self.remember(at, Style::new().red(), self.text(report));
             }
         }
     }
@@ -130,15 +145,17 @@ impl Screen {
         lines::text(report, self.several)
     }
 
-    fn message(&mut self, report: &Report) {
-        self.messages.push_back(format!("{} {}", clock(), self.text(report)));
+    fn message(&mut self, stamped: &Stamped) {
+        self.messages.push_back(format!("{} {}", clock(stamped.at), self.text(&stamped.report)));
         if self.messages.len() > MESSAGES {
             self.messages.pop_front();
         }
     }
 
-    fn remember(&mut self, style: Style, text: String) {
-        self.requests.push_front((style, format!("{} {text}", clock())));
+    /// Puts a request in its place: what the relay has refused comes a little later than what went through.
+    fn remember(&mut self, at: OffsetDateTime, style: Style, text: String) {
+        let place = self.requests.iter().position(|shown| shown.at <= at).unwrap_or(self.requests.len());
+        self.requests.insert(place, Shown { at, style, text: format!("{} {text}", clock(at)) });
         self.requests.truncate(REMEMBERED);
     }
 
@@ -157,7 +174,7 @@ impl Screen {
         let [above, below] = Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(frame.area());
         frame.render_widget(Paragraph::new(top).wrap(Wrap { trim: false }), above);
         let requests: Vec<Line<'_>> =
-            self.requests.iter().map(|(style, text)| Line::styled(text.as_str(), *style)).collect();
+            self.requests.iter().map(|shown| Line::styled(shown.text.as_str(), shown.style)).collect();
         frame.render_widget(Paragraph::new(requests).wrap(Wrap { trim: false }), below);
     }
 
@@ -189,7 +206,8 @@ impl Screen {
         for message in &self.messages {
             top.push(Line::from(message.as_str()).yellow());
         }
-        top.push(row("Requests", format!("{} passed, {} refused", self.passed, self.refused)));
+        let Self { passed, refused, failed, .. } = self;
+        top.push(row("Requests", format!("{passed} passed, {refused} refused, {failed} failed")));
         if self.lost > 0 {
             top.push(row("", format!("{} lines were left out: there were too many at once", self.lost)));
         }
@@ -199,8 +217,8 @@ impl Screen {
 }
 
 /// The time of day, in UTC.
-fn clock() -> String {
-    lines::now().get(11..19).unwrap_or_default().to_owned()
+fn clock(at: OffsetDateTime) -> String {
+    lines::time_of(at).get(11..19).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -215,8 +233,8 @@ mod tests {
         let url =
             format!("https://flexdeploy.hooks.example.com/flexdeploy/webhooks/v1/git/push?token={}", "t".repeat(43));
         let ready = ready("https://h.example", &url);
-        screen.take(&Report::Ready(ready.clone()));
-        screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]));
+        screen.take(&Report::Ready(ready.clone()).into());
+        screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]).into());
         let shown = shown(&screen);
         for text in ["online", "relay.example:443 (quic)", "7 by token", "7 refused"] {
             assert!(shown.contains(text), "{text} in\n{shown}");
@@ -225,8 +243,10 @@ mod tests {
         assert!(joined.contains(&url), "the whole URL in\n{shown}");
 
         let other = Ready { base_url: "https://two.example".into(), relay: "other.example:443".into(), ..ready };
-        screen.take(&Report::Ready(other));
-        screen.take(&Report::RelayLost { relay: "relay.example:443".into(), why: "it is off".into(), for_good: false });
+        screen.take(&Report::Ready(other).into());
+        screen.take(
+            &Report::RelayLost { relay: "relay.example:443".into(), why: "it is off".into(), for_good: false }.into(),
+        );
         let shown = self::shown(&screen);
         for text in [
             "relay.example:443 (not reached)",
@@ -244,10 +264,10 @@ mod tests {
         for number in 0..20 {
             let base_url = format!("https://t{number:02}.example");
             let url = format!("{base_url}/flexdeploy/webhooks/v1?token={}", "t".repeat(43));
-            screen.take(&Report::Ready(ready(&base_url, &url)));
+            screen.take(&Report::Ready(ready(&base_url, &url)).into());
         }
-        screen.take(&Report::Warning("THE OLD ONE STAYS IN FORCE".into()));
-        screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]));
+        screen.take(&Report::Warning("THE OLD ONE STAYS IN FORCE".into()).into());
+        screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]).into());
         let shown = shown(&screen);
         for text in ["t00.example ->", "tunnels more", "IN FORCE", "7 refused", "7 by token"] {
             assert!(shown.contains(text), "{text} in\n{shown}");

@@ -34,6 +34,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 const FORGET: Duration = Duration::from_secs(60);
 /// hyper's buffer for the head of an answer.
 const HEAD_BUFFER: usize = 64 * 1024;
+/// Most header fields of an answer: as many as a request may have by the relay's preset.
+const HEAD_FIELDS: usize = 128;
 
 /// What an HTTP/2 application may have in flight towards us, of one answer and in all.
 const HTTP2_STREAM_WINDOW: u32 = 1024 * 1024;
@@ -54,7 +56,16 @@ pub enum UpstreamError {
     },
     /// It broke off, or what it said is not HTTP.
     #[error("the application broke off: {0}")]
-    Broke(#[from] hyper::Error),
+    Broke(hyper::Error),
+    /// The head of its answer is larger than hyper takes.
+    #[error("the head of the application's answer has more than {HEAD_FIELDS} fields or {} KiB", HEAD_BUFFER / 1024)]
+    LargeHead,
+}
+
+impl From<hyper::Error> for UpstreamError {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_parse_too_large() { Self::LargeHead } else { Self::Broke(error) }
+    }
 }
 
 /// Spawns hyper's HTTP/2 tasks where their owner can wait for them.
@@ -256,7 +267,11 @@ impl Pool {
     async fn connect(&self) -> Result<Own, UpstreamError> {
         let stream = self.stream().await?;
         let socket = stream.socket().try_clone_to_owned().ok().map(Socket::from);
-        let (sender, driver) = http1::Builder::new().max_buf_size(HEAD_BUFFER).handshake(TokioIo::new(stream)).await?;
+        let (sender, driver) = http1::Builder::new()
+            .max_buf_size(HEAD_BUFFER)
+            .max_headers(HEAD_FIELDS)
+            .handshake(TokioIo::new(stream))
+            .await?;
         self.tasks.spawn(async move {
             // Its errors are met by the request that is on the connection, if there is one.
             let _ = driver.with_upgrades().await;

@@ -2,14 +2,16 @@
 //! so in words, not at all.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hookward_shared::config::Problem;
 use hookward_shared::transport::identity::crypto_provider;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -27,43 +29,119 @@ pub struct Trust {
 /// # Errors
 /// What is wrong with the certificates.
 pub fn config(trust: &Trust, http2: bool) -> Result<Arc<ClientConfig>, Problem> {
-    let provider = crypto_provider();
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Problem::new("TLS", error.to_string()))?;
     let mut config = if trust.insecure {
-        let anybody = Arc::new(Anybody { provider });
-        builder.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth()
+        let provider = crypto_provider();
+        let anybody = Arc::new(Anybody { provider: Arc::clone(&provider) });
+        ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Problem::new("TLS", error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(anybody)
+            .with_no_client_auth()
     } else {
-        builder.with_root_certificates(roots(trust)?).with_no_client_auth()
+        trusting(trust.ca.as_deref(), "--upstream-ca")?
     };
     config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
     Ok(Arc::new(config))
 }
 
-fn roots(trust: &Trust) -> Result<RootCertStore, Problem> {
+/// TLS that trusts the system's authorities and the certificates of a file (PEM), which `flag` has named.
+///
+/// # Errors
+/// What is wrong with the certificates.
+pub fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, Problem> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let Some(path) = &trust.ca else { return Ok(roots) };
-    let failed = |error: &dyn std::fmt::Display| Problem::new("--upstream-ca", format!("{}: {error}", path.display()));
-    let before = roots.len();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
-        roots.add(certificate.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
+    let given = ca.map(|path| certificates(path, flag)).transpose()?.unwrap_or_default();
+    for certificate in &given {
+        roots.add(certificate.clone()).map_err(|error| Problem::new(flag, error.to_string()))?;
     }
-    if roots.len() == before { Err(failed(&"no certificate in it")) } else { Ok(roots) }
+    let provider = crypto_provider();
+    let failed = |error: &dyn std::fmt::Display| Problem::new("TLS", error.to_string());
+    let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let authorities = authorities.build().map_err(|error| failed(&error))?;
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(&error))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trusted { authorities, given }))
+        .with_no_client_auth())
+}
+
+fn certificates(path: &Path, flag: &'static str) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let failed = |error: &dyn std::fmt::Display| Problem::new(flag, format!("{}: {error}", path.display()));
+    let read = CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))?;
+    let certificates = read.collect::<Result<Vec<_>, _>>().map_err(|error| failed(&error))?;
+    if certificates.is_empty() { Err(failed(&"no certificate in it")) } else { Ok(certificates) }
 }
 
 /// Says what to do about a handshake that failed, where that can be said.
 pub(super) fn explain(error: io::Error) -> io::Error {
-    use rustls::{CertificateError, InvalidMessage};
+    use rustls::InvalidMessage;
     let what = match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             "name its authority with --upstream-ca"
         }
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => "name the application by a name that its certificate has",
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => "does it speak http, without TLS?",
         _ => return error,
     };
     io::Error::new(error.kind(), format!("{error}; {what}"))
+}
+
+/// Takes what an authority has signed; and of what the user gave, exactly that, as curl does: a certificate that an
+/// application has made for itself is often one of an authority, which must not stand for a server (RFC 5280 §4.2.1.9).
+#[derive(Debug)]
+struct Trusted {
+    authorities: Arc<WebPkiServerVerifier>,
+    given: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Trusted {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match verified {
+            // Its dates were right: webpki looks at them before it looks for an issuer.
+            Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)))
+                if self.given.contains(end_entity) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.supported_verify_schemes()
+    }
 }
 
 /// Takes every certificate. Who can stand in the way can read and change everything.

@@ -1,11 +1,13 @@
 //! What agents' connections find when they come: the relay, as far as it concerns them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
 
 use hookward_shared::clock::Clock;
 use hookward_shared::gate::address::AddressSet;
 use hookward_shared::limits::Limits;
 use hookward_shared::names::{AgentName, HostName};
+use hookward_shared::policy::summary::Summary;
 use hookward_shared::transport::liveness::Liveness;
 
 use super::registry::Registry;
@@ -32,6 +34,27 @@ pub struct Host {
     pub lists: AddressLists,
     /// Trusted proxies, which are never locked out.
     pub trusted_proxies: AddressSet,
+    /// Which policies are in force.
+    pub in_force: InForce,
+}
+
+/// The policies that were logged last, by host: each of them is logged once, and its change.
+#[derive(Default)]
+pub struct InForce(
+    // A std mutex: it guards a small map, and nothing waits while it is held.
+    Mutex<HashMap<HostName, String>>,
+);
+
+impl InForce {
+    /// Logs the policy of a host, unless it is in force already.
+    pub fn note(&self, host: &HostName, agent: &AgentName, summary: &Summary) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.insert(host.clone(), summary.digest.clone()).as_ref() == Some(&summary.digest) {
+            return;
+        }
+        drop(known);
+        tracing::info!(%agent, %host, policy = summary.digest, lets_in = summary.lines.join("; "), "policy in force");
+    }
 }
 
 impl Host {

@@ -3,14 +3,14 @@
 //! memory nor the owner's screen.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookward_shared::protocol::control::{FromRelay, RefusedRequest};
 use hookward_shared::quota::Quota;
 use hookward_shared::refusal::Check;
 use tokio::sync::Notify;
 
-/// Refusals are sent together that come within this time.
+/// Counts are sent together that come within this time.
 const GATHER: Duration = Duration::from_millis(50);
 
 /// The queue; clones share it.
@@ -23,8 +23,8 @@ pub struct Refusals {
 
 struct Inner {
     quota: Quota<Check>,
-    /// One by one: what passed the quota since the last message.
-    told: Vec<RefusedRequest>,
+    /// One by one, and since when: what passed the quota since the last message.
+    told: Vec<(Instant, RefusedRequest)>,
 }
 
 impl Inner {
@@ -45,7 +45,7 @@ impl Refusals {
     pub fn push(&self, check: Check, describe: impl FnOnce() -> RefusedRequest) {
         let mut inner = self.lock();
         if inner.quota.take(check) {
-            inner.told.push(describe());
+            inner.told.push((Instant::now(), describe()));
         }
         drop(inner);
         self.news.notify_one();
@@ -58,9 +58,14 @@ impl Refusals {
         while self.lock().is_empty() {
             self.news.notified().await;
         }
-        tokio::time::sleep(GATHER).await;
+        // Counts are worth a wait; what is told by itself is shown in its place among requests that passed.
+        if self.lock().told.is_empty() {
+            tokio::time::sleep(GATHER).await;
+        }
         let mut inner = self.lock();
-        let told = std::mem::take(&mut inner.told);
+        let ago = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let told = std::mem::take(&mut inner.told).into_iter();
+        let told = told.map(|(since, refused)| RefusedRequest { ago_ms: ago(since), ..refused }).collect();
         let counted = inner.quota.take_counted();
         FromRelay::Refusals { told, counted }
     }
@@ -88,7 +93,7 @@ mod tests {
             observed: false,
             answered: false,
             note: false,
-            at_ms: 0,
+            ago_ms: 0,
         }
     }
 
@@ -105,10 +110,10 @@ mod tests {
 
     #[tokio::test]
     async fn cancelling_loses_nothing() {
-        let refusals = Refusals::new(20);
+        let refusals = Refusals::new(0);
         refusals.push(Check::Token, || refused(1));
         assert!(tokio::time::timeout(GATHER / 2, refusals.next_message()).await.is_err());
-        let FromRelay::Refusals { told, .. } = refusals.next_message().await else { unreachable!() };
-        assert_eq!(told.len(), 1);
+        let FromRelay::Refusals { counted, .. } = refusals.next_message().await else { unreachable!() };
+        assert_eq!(counted, [(Check::Token, 1)]);
     }
 }

@@ -161,6 +161,15 @@ impl Tunnel {
         best.map(|session| &session.live)
     }
 
+    /// It is served by this session no more.
+    fn give_up(&mut self, session: &LiveSession) {
+        if self.sessions.iter().any(|other| other.live.is(session)) {
+            self.sessions = self.sessions.iter().filter(|other| !other.live.is(session)).cloned().collect();
+            self.away_since = Instant::now();
+            self.settle();
+        }
+    }
+
     /// The policy is that of the newest run; without any, the last one's.
     fn settle(&mut self) {
         if let Some(newest) = self.sessions.iter().max_by_key(|session| session.arrival) {
@@ -297,15 +306,19 @@ impl Registry {
         self.lock().get(host).is_some_and(|tunnel| tunnel.sessions.iter().any(|other| other.live.is(session)))
     }
 
+    /// The host belongs to another agent now: it is this session's no more.
+    pub fn give_up(&self, host: &HostName, session: &LiveSession) {
+        let mut tunnels = self.lock();
+        if let Some(tunnel) = tunnels.get_mut(host) {
+            tunnel.give_up(session);
+        }
+    }
+
     /// The session is over: its tunnels are left to others, or wait for the next one.
     pub fn leave(&self, session: &LiveSession) {
         let mut tunnels = self.lock();
         for tunnel in tunnels.values_mut() {
-            if tunnel.sessions.iter().any(|other| other.live.is(session)) {
-                tunnel.sessions = tunnel.sessions.iter().filter(|other| !other.live.is(session)).cloned().collect();
-                tunnel.away_since = Instant::now();
-                tunnel.settle();
-            }
+            tunnel.give_up(session);
         }
         drop(tunnels);
         // An older run may serve again.

@@ -10,8 +10,10 @@ use hookward_shared::gate::rate::Rate;
 use hookward_shared::gate::{Gate, Side, State};
 use hookward_shared::limits::{CONTROL_BYTES, Limits};
 use hookward_shared::names::{AgentName, HostName, origin_of};
+use hookward_shared::policy::summary::Summary;
 use hookward_shared::policy::{Policy, PolicyBounds};
 use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
+use hookward_shared::secret::SecretDigest;
 use hookward_shared::transport::{Session, SessionError, StreamError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +23,7 @@ use super::host::Host;
 use super::live::LiveSession;
 use super::refusals::Refusals;
 use super::registry::{Brought, Registry};
-use crate::store::{Claim, StoreError};
+use crate::store::{Claim, Store, StoreError};
 
 /// How often a session's credential is asked for again: an agent that was removed is out by then.
 const REVIEW: Duration = Duration::from_secs(3);
@@ -108,15 +110,7 @@ pub async fn serve(
                 },
             },
             message = live.refusals.next_message() => Ok(Some(message)),
-            _ = review.tick() => {
-                let wanted = credential.clone();
-                match host.store.run(move |store| store.authenticate(&wanted)).await {
-                    Ok(Some(_)) | Err(_) => Ok(None),
-                    Ok(None) => {
-                        Err(Refused(RefusedReason::Credential, "the agent's credential was withdrawn".to_owned()))
-                    }
-                }
-            }
+            _ = review.tick() => reviewed(&credential, &live, host, &mut opened).await,
             _ = listen.tick() => {
                 let now = session.received();
                 if now != received {
@@ -146,6 +140,8 @@ pub async fn serve(
         let answer = match outcome {
             Ok(None) => continue,
             Ok(Some(answer)) => answer,
+            // The other tunnels of the agent stay open.
+            Err(Refused(reason @ RefusedReason::Host, message)) => FromRelay::Refused { reason, message },
             Err(Refused(reason, message)) => {
                 let refused = FromRelay::Refused { reason, message: message.clone() };
                 let telling = async {
@@ -169,6 +165,31 @@ pub async fn serve(
     drop(registered);
     tracing::info!(agent = %name, why, "agent left");
     tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "what its connection did");
+}
+
+/// Asks the store whether the agent is still who it was, and still has its hosts: `hookward-relay agent` works beside
+/// this process.
+async fn reviewed(
+    credential: &SecretDigest,
+    live: &Arc<LiveSession>,
+    host: &Host,
+    opened: &mut BTreeSet<HostName>,
+) -> Result<Option<FromRelay>, Refused> {
+    let (wanted, agent) = (credential.clone(), live.agent.id);
+    let hosts: Vec<_> = opened.iter().filter(|name| !host.given.contains_key(*name)).cloned().collect();
+    let review = move |store: &Store| Ok((store.authenticate(&wanted)?, store.lost_host(&hosts, agent)?));
+    match host.store.run(review).await {
+        Ok((None, _)) => Err(Refused(RefusedReason::Credential, "the agent's credential was withdrawn".to_owned())),
+        Ok((Some(_), Some((name, owner)))) => {
+            host.registry.give_up(&name, live);
+            opened.remove(&name);
+            tracing::info!(agent = %live.agent.name, host = %name, owner, "the host is another agent's now");
+            let message = format!("{name} belongs to the agent {owner} now");
+            Ok(Some(FromRelay::HostLost { host: name.to_string(), message }))
+        }
+        // A store that fails for a moment is no reason to end a tunnel.
+        Ok((Some(_), None)) | Err(_) => Ok(None),
+    }
 }
 
 /// Does what the agent asks for. Hosts that it has `opened` are noted.
@@ -209,12 +230,15 @@ async fn open(
     let now = host.clock.now();
     let compiled = tokio::task::spawn_blocking(move || {
         let beyond = bounds.exceeded(&policy);
-        if beyond.is_empty() { Gate::compile(&policy, Side::Relay, now) } else { Err(beyond) }
+        if !beyond.is_empty() {
+            return Err(beyond);
+        }
+        Gate::compile(&policy, Side::Relay, now).map(|gate| (gate, Summary::of(&policy)))
     });
     let compiled =
         compiled.await.map_err(|_| Refused(RefusedReason::Unavailable, "the relay is stopping".to_owned()))?;
-    let gate = match compiled {
-        Ok(gate) => gate,
+    let (gate, summary) = match compiled {
+        Ok(compiled) => compiled,
         // An open tunnel goes on with the policy that it has.
         Err(mistakes) if host.registry.is_served_by(name.as_str(), live) => {
             return Ok(FromRelay::Kept { message: mistakes.join("; ") });
@@ -232,10 +256,10 @@ async fn open(
         let (claimed, of_name, agent) = (name.clone(), name.agent_below(&host.domain), live.agent.id);
         match host.store.run(move |store| store.claim_host(&claimed, of_name.as_ref(), agent)).await? {
             Claim::Owned => {}
-            Claim::Taken => {
+            Claim::Taken(owner) => {
                 return Err(Refused(
                     RefusedReason::Host,
-                    format!("{name} belongs to another agent; choose another --host"),
+                    format!("{name} belongs to the agent {owner}; choose another --host"),
                 ));
             }
             Claim::TooMany => {
@@ -243,7 +267,8 @@ async fn open(
             }
         }
     }
-    tracing::info!(agent = %live.agent.name, host = %name, "tunnel open");
+    tracing::debug!(agent = %live.agent.name, host = %name, "tunnel open");
+    host.in_force.note(&name, &live.agent.name, &summary);
     host.lists.want(&gate.named_sets());
     let origin = origin_of(name.as_str(), host.public_port);
     let state = State::new(host.lists.sets.clone(), host.trusted_proxies.clone());
@@ -266,7 +291,7 @@ fn choose_host(wanted: Option<&str>, agent: &AgentName, host: &Host) -> Result<H
     };
     match host.given.get(&name) {
         Some(owner) if owner == agent => Ok(name),
-        Some(_) => Err(refused(format!("{name} is given to another agent by the relay's settings"))),
+        Some(owner) => Err(refused(format!("{name} is given to the agent {owner} by the relay's settings"))),
         None if name.is_child_of(&host.domain) => Ok(name),
         None => Err(refused(format!(
             "{name} is not one label below {}; the relay's settings can give it to this agent: \

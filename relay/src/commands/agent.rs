@@ -10,7 +10,7 @@ use hookward_shared::secret::Secret;
 use crate::certs::Identity;
 use crate::cli::{AgentArgs, AgentCommand, DataDir};
 use crate::commands::CommandError;
-use crate::store::Store;
+use crate::store::{Store, TakenHost};
 use crate::{STATE_FILE, say};
 
 /// What is wrong with the command line.
@@ -38,7 +38,12 @@ pub fn run(command: AgentCommand) -> Result<(), CommandError> {
             let relay = store.tunnel_address()?.ok_or_else(|| no_relay(&args.data_dir.data_dir))?;
             let identity = Identity::load_or_make(&args.data_dir.data_dir)?;
             let secret = Secret::mint()?;
-            store.add_agent(&name, &secret, Clock::System.now())?;
+            if let Some(TakenHost { host, from }) = store.add_agent(&name, &secret, Clock::System.now())? {
+                // Standard output has the token alone.
+                note(&format!(
+                    "{host} was opened by the agent {from}, and is {name}'s own now; {from} loses it within seconds"
+                ));
+            }
             say(&JoinToken { relay, pin: identity.pin, secret }.to_text())
         }
         AgentCommand::Remove(args) => {
@@ -56,6 +61,11 @@ pub fn run(command: AgentCommand) -> Result<(), CommandError> {
             Ok(())
         }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "what the administrator should know beside the answer")]
+fn note(text: &str) {
+    eprintln!("hookward-relay: {text}");
 }
 
 fn open(args: &AgentArgs) -> Result<(AgentName, Store), CommandError> {

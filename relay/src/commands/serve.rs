@@ -1,5 +1,7 @@
 //! `hookward-relay serve`.
 
+use std::io::IsTerminal as _;
+
 use hookward_shared::clock::Clock;
 use hookward_shared::config::{Problem, Problems};
 use hookward_shared::limits::Limits;
@@ -12,6 +14,17 @@ use crate::commands::CommandError;
 use crate::settings::{self, Settings, Written};
 use crate::{Relay, say};
 
+/// The file of the first join token in the data directory.
+const TOKEN_FILE: &str = "first-join-token";
+
+/// Where the first join token is.
+enum First {
+    /// On the terminal.
+    Shown(String),
+    /// In this file.
+    Written(String),
+}
+
 /// Serves until a signal.
 ///
 /// # Errors
@@ -23,7 +36,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::system("SIGINT"))?;
     let drain = settings.limits.drain;
-    let domain = settings.domain.clone();
+    let (domain, data_dir) = (settings.domain.clone(), settings.data_dir.clone());
     let relay = Relay::start(settings, Clock::System)?;
     let first = if relay.store().is_new()? {
         let name = AgentName::preset();
@@ -31,12 +44,25 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     } else {
         None
     };
+    let token_file = data_dir.join(TOKEN_FILE);
+    // One of an earlier start has been used, or has ended.
+    let _ = std::fs::remove_file(&token_file);
+    let first =
+        first.map(|(token, name)| match args.log_format == LogFormat::Text && std::io::stdout().is_terminal() {
+            true => Ok((name, First::Shown(token.to_text()))),
+            false => {
+                // A journal keeps what is printed for years, and many can read it.
+                process::write_private(&token_file, token.to_text().as_bytes())
+                    .map_err(CommandError::system("the file of the first join token"))?;
+                Ok::<_, CommandError>((name, First::Written(token_file.display().to_string())))
+            }
+        });
+    let first = first.transpose()?;
     let ca = relay.self_signed().map(|path| path.display().to_string());
     match args.log_format {
         LogFormat::Json => {
-            if let Some((token, name)) = first {
-                say(&serde_json::json!({ "event": "join_token", "agent": name.as_str(), "token": token.to_text() })
-                    .to_string())?;
+            if let Some((name, First::Written(file))) = first {
+                say(&serde_json::json!({ "event": "join_token", "agent": name.as_str(), "file": file }).to_string())?;
             }
             let ready = serde_json::json!({
                 "event": "ready",
@@ -50,11 +76,14 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
             say(&ready.to_string())?;
         }
         LogFormat::Text => {
-            if let Some((token, name)) = first {
-                say(&format!(
-                    "join token for agent {name}, good once and for 24 hours (`hookward join -`):\n\n{}\n",
-                    token.to_text()
-                ))?;
+            match first {
+                Some((name, First::Shown(token))) => say(&format!(
+                    "join token for agent {name}, good once and for 24 hours (`hookward join -`):\n\n{token}\n"
+                ))?,
+                Some((name, First::Written(file))) => say(&format!(
+                    "join token for agent {name}, good once and for 24 hours, is in {file} (`hookward join FILE`)"
+                ))?,
+                None => {}
             }
             let trust = ca.map(|ca| format!("; self-signed certificate: {ca}")).unwrap_or_default();
             say(&format!(

@@ -105,7 +105,7 @@ impl Facts {
             observed: false,
             answered: false,
             note: false,
-            at_ms: self.received.wall.0,
+            ago_ms: 0,
         }
     }
 }

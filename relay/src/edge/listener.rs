@@ -190,7 +190,8 @@ impl Taker {
     /// second, and finds the port closed. Then the queue, for as long as a handshake takes, then the port.
     async fn take_the_last(&self, listener: TcpListener) {
         if let Err(error) = SockRef::from(&listener).attach_filter(&NO_NEW_ONES) {
-            tracing::warn!(%error, "new connections can't be kept out before the port closes");
+            // Some systems keep filters for root: senders whose handshake is under way at this moment try again.
+            tracing::debug!(%error, "new connections can't be kept out before the port closes");
         }
         let taking = async {
             loop {

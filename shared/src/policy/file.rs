@@ -305,7 +305,7 @@ impl Loader<'_> {
     fn load(&mut self, reader: &Reader<'_>, key: &str, source: &str) -> Option<LiveSecret> {
         match self.secrets.load(source) {
             Ok(loaded) => {
-                self.notes.extend(loaded.note);
+                self.notes.extend(loaded.notes);
                 Some(LiveSecret { name: source.to_owned(), secret: loaded.secret })
             }
             Err(error) => {

@@ -343,6 +343,7 @@ impl Accept {
         if self.token.iter().chain(&self.basic).any(|check| check.live.is_empty()) {
             mistakes.push("the token has no secret".to_owned());
         }
+        mistakes.extend(self.verify.iter().filter_map(SignatureCheck::lacks));
         mistakes
     }
 
@@ -393,6 +394,13 @@ impl SignatureCheck {
         self.coverage() > Coverage::Nothing || self.row().is_some_and(|row| !row.delivery.is_empty())
     }
 
+    /// What it lacks: a secret, unless the keys are fetched or the secret is elsewhere.
+    fn lacks(&self) -> Option<String> {
+        let fetched = self.schemes().is_ok_and(|schemes| schemes.iter().any(|scheme| scheme.fetch.is_some()));
+        let lacks = self.secrets.is_empty() && self.secret_at == SecretAt::Relay && !fetched && !self.pair;
+        lacks.then(|| format!("{}: no secret is given", self.title()))
+    }
+
     fn mistakes(&self) -> Vec<String> {
         let schemes = match self.schemes() {
             Ok(schemes) => schemes,
@@ -404,10 +412,6 @@ impl SignatureCheck {
             if let Err(what) = scheme.check() {
                 return vec![format!("{name}: {what}")];
             }
-        }
-        let fetched = schemes.iter().any(|scheme| scheme.fetch.is_some());
-        if self.secrets.is_empty() && self.secret_at == SecretAt::Relay && !fetched && !self.pair {
-            mistakes.push(format!("{name}: no secret is given"));
         }
         let secrets: Vec<Secret> = self.secrets.iter().map(|live| live.secret.clone()).collect();
         if let Err(what) = Keyed::new(&schemes, &self.shape(), &secrets, None) {

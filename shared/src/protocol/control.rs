@@ -123,7 +123,14 @@ pub enum FromRelay {
         /// Whether another one has them.
         standby: bool,
     },
-    /// No. The connection ends after it.
+    /// The host of an open tunnel belongs to another agent now. The other tunnels stay open.
+    HostLost {
+        /// The public host.
+        host: String,
+        /// Why, in words.
+        message: String,
+    },
+    /// No. The connection ends after it, unless it is one of several tunnels whose host can't be had.
     Refused {
         /// Why, as a stable code.
         reason: RefusedReason,
@@ -234,7 +241,7 @@ pub struct RefusedRequest {
     /// Whether it goes on to the application, and this is only a hint about it.
     #[serde(default)]
     pub note: bool,
-    /// When its head was there by the relay's clock, in milliseconds since 1970; 0 from an older relay.
+    /// Milliseconds from its answer to this message: the agent shows it in its place among others, by its own clock.
     #[serde(default)]
-    pub at_ms: u64,
+    pub ago_ms: u64,
 }

@@ -20,6 +20,12 @@ use sha2::{Digest, Sha256};
 pub struct Pin([u8; 32]);
 
 impl Pin {
+    /// The pin of no key, for a relay whose key is not known yet: every key differs from it.
+    #[must_use]
+    pub const fn of_no_key() -> Self {
+        Self([0; 32])
+    }
+
     /// The pin of the key in a certificate.
     ///
     /// # Errors

@@ -73,6 +73,8 @@ pub(super) struct Findings {
 /// How a handshake with the relay went.
 pub(super) enum Handshake {
     Done(Session),
+    /// It ended well, and whose key it was is not known: the agent has not joined.
+    Unchecked,
     /// Whoever answers has another key.
     WrongKey,
     Failed,
@@ -84,7 +86,7 @@ impl Handshake {
     }
 
     pub(super) const fn is_done(&self) -> bool {
-        matches!(self, Self::Done(_))
+        matches!(self, Self::Done(_) | Self::Unchecked)
     }
 }
 

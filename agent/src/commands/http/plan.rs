@@ -6,7 +6,7 @@ use hookward_shared::gate::path::PathPattern;
 use hookward_shared::gate::shape::{self, Slashes};
 use hookward_shared::names::{AgentName, HostName};
 use hookward_shared::policy::Policy;
-use hookward_shared::secret::{ProcessSecrets, Secret};
+use hookward_shared::secret::{Secret, VettedSecrets};
 
 use crate::cli::HttpArgs;
 use crate::flags;
@@ -35,7 +35,7 @@ pub struct Plan {
 pub fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Result<Plan, Problems>, StateError> {
     let mut problems = Vec::new();
     let application = flags::application(&args.application, &args.upstream).map_err(|more| problems.extend(more)).ok();
-    let built = flags::policy(&args.gate, &ProcessSecrets, clock.now()).map_err(|more| problems.extend(more.0)).ok();
+    let built = flags::policy(&args.gate, &VettedSecrets, clock.now()).map_err(|more| problems.extend(more.0)).ok();
     if let Some(host) = &args.host
         && AgentName::parse(host).is_none()
         && HostName::parse(host).is_none()

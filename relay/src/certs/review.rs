@@ -1,0 +1,116 @@
+//! What senders will say about a certificate: found when the relay starts, and not by the first webhook that is lost.
+
+use std::path::Path;
+
+use hookward_shared::clock::UnixMillis;
+use hookward_shared::names::HostName;
+use hookward_shared::transport::identity::crypto_provider;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::{CertificateDer, ServerName};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::{CertError, Certified};
+
+/// A label that no tunnel has: a certificate that covers it covers every tunnel below the domain.
+const ANY_LABEL: &str = "hookward-any";
+/// A certificate whose end is nearer than this is worth a word.
+const NEAR_END_DAYS: u64 = 14;
+const DAY_SECONDS: u64 = 86_400;
+
+/// Finds what is wrong with a chain and its key, and returns what its owner should know.
+///
+/// # Errors
+/// [`CertError`] for what no sender could use: a key that is not the certificate's, a chain in the wrong order.
+pub fn review(
+    certified: &Certified,
+    files: (&Path, &Path),
+    domain: &HostName,
+    hosts: &[HostName],
+    now: UnixMillis,
+) -> Result<Vec<String>, CertError> {
+    let (chain_file, key_file) = files;
+    let content = |what: String| CertError::Content { path: chain_file.to_owned(), what };
+    check_key(certified, key_file).map_err(content)?;
+    let Some(first) = certified.chain.first() else { return Ok(Vec::new()) };
+    let (_, certificate) = X509Certificate::from_der(first)
+        .map_err(|error| content(format!("the first certificate can't be read: {error}")))?;
+    let mut warnings = Vec::new();
+    let mut warn = |what: String| warnings.push(format!("{}: {what}", chain_file.display()));
+    let at = |time: i64| u64::try_from(time).unwrap_or_default();
+    let (begin, end) = (&certificate.validity().not_before, &certificate.validity().not_after);
+    let now = now.seconds();
+    if now >= at(end.timestamp()) {
+        warn(format!("the certificate has expired ({end}): senders refuse it; renew it, and restart the relay"));
+    } else if now + NEAR_END_DAYS * DAY_SECONDS >= at(end.timestamp()) {
+        warn(format!("the certificate expires soon ({end}): renew it, and restart the relay"));
+    }
+    if now < at(begin.timestamp()) {
+        warn(format!("the certificate is not valid yet (from {begin}): is the clock of this machine right?"));
+    }
+    if let Some(what) = uncovered(first, domain, hosts) {
+        warn(format!("the certificate is {}, and not for {what}: senders refuse it there", names(&certificate)));
+    }
+    if certified.chain.len() == 1 && certificate.issuer() != certificate.subject() && !is_root(&certificate) {
+        let issuer = certificate.issuer();
+        warn(format!(
+            "it has the server's own certificate alone, issued by {issuer}, which is none of this system's authorities: \
+             many senders refuse it; name the file with the whole chain (fullchain.pem)"
+        ));
+    }
+    Ok(warnings)
+}
+
+/// Checks that the key is that of the first certificate.
+fn check_key(certified: &Certified, key_file: &Path) -> Result<(), String> {
+    let provider = crypto_provider();
+    let fits = |chain: Vec<CertificateDer<'static>>| {
+        CertifiedKey::from_der(chain, certified.key.clone_key(), &provider).map(drop)
+    };
+    let Err(error) = fits(certified.chain.clone()) else { return Ok(()) };
+    if !matches!(error, rustls::Error::InconsistentKeys(_)) {
+        return Err(error.to_string());
+    }
+    let place = certified.chain.iter().position(|certificate| fits(vec![certificate.clone()]).is_ok());
+    Err(match place {
+        Some(place) => format!(
+            "the certificates stand in the wrong order: the server's own comes first, and is number {}; its issuer follows, \
+             and so on (RFC 8446 §4.4.2)",
+            place + 1
+        ),
+        None => format!("the private key in {} is not the key of this certificate", key_file.display()),
+    })
+}
+
+/// What the certificate should be for, and is not.
+fn uncovered(certificate: &CertificateDer<'_>, domain: &HostName, hosts: &[HostName]) -> Option<String> {
+    let entity = webpki::EndEntityCert::try_from(certificate).ok()?;
+    let is_for = |name: &str| {
+        ServerName::try_from(name).is_ok_and(|name| entity.verify_is_valid_for_subject_name(&name).is_ok())
+    };
+    if is_for(&format!("{ANY_LABEL}.{domain}")) {
+        return None;
+    }
+    let missing: Vec<_> = hosts.iter().filter(|host| !is_for(host.as_str())).map(ToString::to_string).collect();
+    match (hosts.is_empty(), missing.is_empty()) {
+        // Without a wildcard, exact names do as well.
+        (false, true) => None,
+        (false, false) => Some(missing.join(", ")),
+        (true, _) => Some(format!("*.{domain}")),
+    }
+}
+
+fn names(certificate: &X509Certificate<'_>) -> String {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names: Vec<_> = names.iter().flat_map(|names| &names.value.general_names).map(ToString::to_string).collect();
+    match names.is_empty() {
+        true => "for no name (it has no subjectAltName)".to_owned(),
+        false => format!("for {}", names.join(", ")),
+    }
+}
+
+/// Returns `true` if one of the system's authorities has issued it, by name.
+fn is_root(certificate: &X509Certificate<'_>) -> bool {
+    let roots = rustls_native_certs::load_native_certs().certs;
+    let issuer = certificate.issuer().as_raw();
+    roots.iter().any(|root| X509Certificate::from_der(root).is_ok_and(|(_, root)| root.subject().as_raw() == issuer))
+}

@@ -1,0 +1,47 @@
+//! The data directory's two files that belong together: the state (agents, who owns which host) and the identity (the key
+//! that agents pin). One without the other would send every agent away.
+
+use std::fs;
+use std::path::Path;
+
+use hookward_shared::clock::Clock;
+use hookward_shared::process;
+
+use crate::certs::{CertError, IDENTITY_FILE, Identity};
+use crate::store::{Store, set_database_aside};
+use crate::{STATE_FILE, StartError};
+
+/// Opens both files, and makes both where there is none. What is damaged or missing is an error; with `reset` it is set
+/// aside and made anew.
+///
+/// # Errors
+/// [`StartError`].
+pub(crate) fn open(dir: &Path, reset: bool, clock: &Clock) -> Result<(Store, Identity), StartError> {
+    let (state, identity) = (dir.join(STATE_FILE), dir.join(IDENTITY_FILE));
+    let is_empty = fs::metadata(&state).map_or(true, |file| file.len() == 0);
+    if is_empty && identity.exists() && !reset {
+        return Err(StartError::Incomplete { present: identity, missing: state });
+    }
+    let store = match Store::open(&state) {
+        Err(error) if reset && error.is_damage() => {
+            let aside = set_database_aside(&state, clock)?;
+            tracing::warn!(%error, kept_as = %aside.display(), "the state begins anew: every agent has to join again");
+            Store::open(&state)?
+        }
+        opened => opened?,
+    };
+    // A relay that has served has noted its address; one that was ended before may have made one file of two.
+    if !identity.exists() && store.tunnel_address()?.is_some() && !reset {
+        return Err(StartError::Incomplete { present: state, missing: identity });
+    }
+    let identity = match Identity::load_or_make(dir) {
+        Err(error @ CertError::Identity { .. }) if reset => {
+            let aside = process::set_aside(&identity, clock.now())
+                .map_err(|source| CertError::File { path: identity.clone(), source })?;
+            tracing::warn!(%error, kept_as = %aside.display(), "the identity is made anew: every agent has to join again");
+            Identity::load_or_make(dir)?
+        }
+        loaded => loaded?,
+    };
+    Ok((store, identity))
+}
