@@ -227,7 +227,7 @@ pub struct CheckArgs {
     #[arg(value_name = "FILE", conflicts_with = "policy", conflicts_with_all = [
         "path", "method", "allow_ip", "deny_ip", "token", "basic", "keep_token", "no_token", "new_token", "verify",
         "secret_at_agent", "origin", "challenge", "content_type", "require_header", "require_body", "on_duplicate",
-        "client_rate", "rate", "websocket", "answer_timeout",
+        "client_rate", "rate", "websocket", "encoded_slashes", "answer_timeout",
     ])]
     pub file: Option<PathBuf>,
 
@@ -470,7 +470,7 @@ pub struct GateArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "path", "method", "allow_ip", "deny_ip", "token", "basic", "keep_token", "no_token", "new_token", "verify",
         "secret_at_agent", "origin", "challenge", "content_type", "require_header", "require_body", "on_duplicate",
-        "client_rate", "rate", "websocket", "answer_timeout",
+        "client_rate", "rate", "websocket", "encoded_slashes", "answer_timeout",
     ])]
     pub policy: Option<PathBuf>,
 
@@ -479,16 +479,16 @@ pub struct GateArgs {
     #[arg(long, value_name = "PATTERN")]
     pub path: Vec<String>,
 
-    /// Method that may pass (repeatable; default: all but CONNECT and TRACE)
-    #[arg(long, value_name = "METHOD")]
+    /// Method that may pass (repeatable, or a list with commas; default: all but CONNECT and TRACE)
+    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     pub method: Vec<String>,
 
-    /// Address range or named set that may send: 192.30.252.0/22, 2001:db8::/32, github (repeatable)
-    #[arg(long, value_name = "CIDR|SET")]
+    /// Address range or named set that may send: 192.30.252.0/22, 2001:db8::/32, github (repeatable, or a list with commas)
+    #[arg(long, value_name = "CIDR|SET", value_delimiter = ',')]
     pub allow_ip: Vec<String>,
 
-    /// Address range or named set that may not send, whatever else passes (repeatable)
-    #[arg(long, value_name = "CIDR|SET")]
+    /// Address range or named set that may not send, whatever else passes (repeatable, or a list with commas)
+    #[arg(long, value_name = "CIDR|SET", value_delimiter = ',')]
     pub deny_ip: Vec<String>,
 
     /// Token that must stand in the URL (parameter NAME, default `token`) or in a header
@@ -557,6 +557,11 @@ pub struct GateArgs {
     /// Let WebSockets be opened
     #[arg(long)]
     pub websocket: bool,
+
+    /// Let escaped slashes (%2F) stand below a path's final /**; the application gets them as they are, and must not take
+    /// them for the ends of directories
+    #[arg(long)]
+    pub encoded_slashes: bool,
 
     /// Wait for the head of the application's answer (default: 60s)
     #[arg(long, value_name = "TIME")]

@@ -93,12 +93,13 @@ fn from_flags(args: &GateArgs, secrets: &dyn SecretReader, now: UnixMillis) -> R
     let paths = if args.path.is_empty() { PRESET_PATHS.map(str::to_owned).to_vec() } else { args.path.clone() };
     let name = paths.first().cloned().unwrap_or_default();
     let mut route = Route::new(name, paths);
-    route.methods = args.method.clone();
+    route.methods = args.method.iter().map(|method| method.to_ascii_uppercase()).collect();
     route.deny_ips = flags.addresses("--deny-ip", &args.deny_ip);
     route.replay =
         args.on_duplicate.map(|on_duplicate| Replay { on_duplicate: on_duplicate.into(), window_ms: REPLAY_WINDOW_MS });
     route.keep_token = args.keep_token;
     route.websocket = args.websocket;
+    route.encoded_slashes = args.encoded_slashes;
     if let Some(text) = &args.answer_timeout {
         match parse_duration(text) {
             Some(time) => route.answer_timeout_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX),

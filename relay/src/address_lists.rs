@@ -105,7 +105,8 @@ impl AddressLists {
             return false;
         }
         match self.sets.get(&set.name).map(|current| current.origin.clone()) {
-            Some(Origin::Fetched(at)) => now.0.saturating_sub(at.0) >= FRESH_MS,
+            // One that was read in the future was read by a clock that has been set back since.
+            Some(Origin::Fetched(at)) => now.0.abs_diff(at.0) >= FRESH_MS,
             _ => true,
         }
     }

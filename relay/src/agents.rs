@@ -12,6 +12,7 @@ pub mod listener;
 pub mod live;
 pub mod refusals;
 pub mod registry;
+pub(crate) mod roster;
 pub mod session;
 
 pub use entrance::Entrance;

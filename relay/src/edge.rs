@@ -13,6 +13,7 @@ pub mod answer;
 pub mod arriving;
 pub mod authority;
 pub mod body;
+mod clear_text;
 pub mod client_address;
 pub mod connection;
 pub mod context;

@@ -282,6 +282,7 @@ impl Relay {
             ids: RequestIds::new()?,
             limits: settings.limits,
         });
+        tasks.spawn(agents::roster::log_changes(store.clone(), stop_agents.clone()));
         let (of_log, stop_log) = (Arc::clone(&edge), stop_agents.clone());
         tasks.spawn(async move { of_log.log.write_counts(stop_log).await });
         let edge =

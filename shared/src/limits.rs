@@ -166,6 +166,8 @@ pub const GREETING_BYTES: usize = 16 * 1024;
 pub const CONTROL_BYTES: usize = 8 * 1024 * 1024;
 /// One head of an exchange: the edge's cap on heads, and room for what the relay adds.
 pub const HEAD_FRAME_BYTES: usize = 96 * 1024;
+/// Most bytes of an exchange's trailers in the tunnel: hyper takes 16 KiB of them over HTTP/1.1, and they grow a little.
+pub const TRAILERS_FRAME_BYTES: usize = 20 * 1024;
 /// Routes of a policy: each is tried for every request.
 pub const ROUTES: usize = 64;
 /// Paths, methods or alternatives of one route.

@@ -77,6 +77,8 @@ words! {
     Code {
         /// Malformed or ambiguous.
         Malformed = "malformed_request",
+        /// A request in clear text on the port of HTTPS.
+        HttpsOnly = "https_only",
         /// Unknown host, or no route: the same answer for both.
         NotFound = "not_found",
         /// The path has a route, the method doesn't.
@@ -127,7 +129,7 @@ impl Code {
     #[must_use]
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::Malformed | Self::HttpsOnly => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Refused => StatusCode::FORBIDDEN,
@@ -149,6 +151,7 @@ impl Code {
     pub const fn title(self) -> &'static str {
         match self {
             Self::Malformed => "The request is malformed or ambiguous",
+            Self::HttpsOnly => "Use https: this port takes no http",
             Self::NotFound => "Nothing is here",
             Self::MethodNotAllowed => "This resource does not take this method",
             Self::Refused => "The request was refused",

@@ -24,6 +24,7 @@ mod checks;
 mod conformance;
 mod corpora;
 mod diagnose;
+mod edge;
 mod fetched;
 mod gate;
 mod http;

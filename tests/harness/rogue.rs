@@ -32,6 +32,8 @@ use crate::wait::within;
 /// A rogue relay with an agent connected to it.
 pub struct Rogue {
     pub session: Session,
+    /// The same, for what a session would not send.
+    pub connection: quinn::Connection,
     pub agent: Agent,
     _control: JoinHandle<()>,
     _endpoint: Endpoint,
@@ -48,14 +50,15 @@ impl Rogue {
         let address = endpoint.local_addr().unwrap();
         let of_task = endpoint.clone();
         let accepting = tokio::spawn(async move {
-            let session = Session::over_quic(of_task.accept().await.unwrap().await.unwrap());
+            let connection = of_task.accept().await.unwrap().await.unwrap();
+            let session = Session::over_quic(connection.clone());
             let mut control = session.accept_control().await.unwrap();
             let FromAgent::Hello { .. } = control.receive(GREETING_BYTES).await.unwrap() else { panic!("no hello") };
             control.send(&welcome()).await.unwrap();
             session.trust();
             let FromAgent::Open { .. } = control.receive(1 << 20).await.unwrap() else { panic!("no open") };
             control.send(&FromRelay::Opened { host: HOST.into(), port: 443 }).await.unwrap();
-            (session, control)
+            (session, control, connection)
         });
         let (reporter, _) = report::channel();
         let (application, transport) =
@@ -68,12 +71,12 @@ impl Rogue {
         };
         let agent = Agent::start(settings, clock, reporter, |_| {}, |_| {});
         let agent = agent.unwrap_or_else(|problems| panic!("{problems}"));
-        let (session, control) = within("the agent connects", accepting).await.unwrap();
+        let (session, control, connection) = within("the agent connects", accepting).await.unwrap();
         let control = tokio::spawn(async move {
             let _kept_open = control;
             std::future::pending().await
         });
-        Self { session, agent, _control: control, _endpoint: endpoint, _dir: dir }
+        Self { session, connection, agent, _control: control, _endpoint: endpoint, _dir: dir }
     }
 
     /// Sends a request as if every check had passed. Gives the agent's answer: a status and a body,

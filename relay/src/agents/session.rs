@@ -267,7 +267,7 @@ async fn open(
             }
         }
     }
-    tracing::debug!(agent = %live.agent.name, host = %name, "tunnel open");
+    tracing::info!(agent = %live.agent.name, host = %name, "tunnel open");
     host.in_force.note(&name, &live.agent.name, &summary);
     host.lists.want(&gate.named_sets());
     let origin = origin_of(name.as_str(), host.public_port);

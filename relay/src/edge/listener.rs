@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::clear_text;
 use super::connection;
 use super::context::{Edge, Peer};
 use super::places::Places;
@@ -215,6 +216,14 @@ impl Taker {
     }
 }
 
+/// What a connection begins with.
+enum Opened<S> {
+    /// TLS, whose handshake is done.
+    Tls(Accepted<S>),
+    /// HTTP without TLS.
+    ClearText(S),
+}
+
 async fn handshake_and_serve(
     stream: TcpStream,
     peer: SocketAddr,
@@ -248,10 +257,19 @@ async fn handshake_and_serve(
         }
     }
     let unread = Unread::default();
-    let stream = StallGuard::new(stream, edge.limits.write_stall, unread.clone());
-    let tls = match timeout(edge.limits.tls_handshake, entry.tls.accept(stream)).await {
-        Ok(Ok(Accepted::Sender(tls))) => tls,
-        Ok(Ok(Accepted::Agent(tls))) => {
+    let stall = edge.limits.write_stall;
+    let opening = async {
+        let mut first = [0];
+        let is_clear = stream.peek(&mut first).await? == first.len() && clear_text::is_begun_by(first[0]);
+        let stream = StallGuard::new(stream, stall, unread.clone());
+        if is_clear { Ok(Opened::ClearText(stream)) } else { entry.tls.accept(stream).await.map(Opened::Tls) }
+    };
+    let tls = match timeout(edge.limits.tls_handshake, opening).await {
+        Ok(Ok(Opened::ClearText(stream))) => {
+            return clear_text::refuse(stream, &Peer { address, sni: None, unread, slot }, &edge).await;
+        }
+        Ok(Ok(Opened::Tls(Accepted::Sender(tls)))) => tls,
+        Ok(Ok(Opened::Tls(Accepted::Agent(tls)))) => {
             let (agents, peer) = (&entry.agents, SocketAddr::new(address, peer.port()));
             let Some(place) = agents.place(address) else { return };
             let (liveness, tasks) = (agents.host.liveness(), agents.tasks().clone());
@@ -259,6 +277,7 @@ async fn handshake_and_serve(
             return;
         }
         Ok(Err(error)) => {
+            let error: io::Error = error;
             tracing::debug!(%peer, %error, "TLS handshake failed");
             return;
         }

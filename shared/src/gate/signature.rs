@@ -130,8 +130,33 @@ impl SignatureRule {
                 let name = verified.secret.and_then(|index| self.check.secrets.get(index));
                 Ok(Some((verified, name.map_or("a fetched key", |live| live.name.as_str()))))
             }
-            Err(fault) => Err(self.refusal(&fault)),
+            Err(fault) => {
+                let refusal = self.refusal(&fault);
+                Err(match self.missed_challenge(request) {
+                    Some(hint) => Refusal { why: format!("{}: {hint}", self.title), ..refusal },
+                    None => refusal,
+                })
+            }
         }
+    }
+
+    /// Why a request that is the provider's handshake was not taken for one.
+    fn missed_challenge(&self, request: &Request<'_>) -> Option<String> {
+        let challenges = &self.check.row()?.challenges;
+        let missed = challenges
+            .iter()
+            .filter(|challenge| challenge.pair.is_none())
+            .find_map(|challenge| challenge.missed(request))?;
+        Some(match missed {
+            _ if !self.check.challenge => {
+                "it is the provider's handshake, which is not answered without --challenge (challenge = true)"
+                    .to_owned()
+            }
+            Some((place, part)) => format!(
+                "it is the provider's handshake, and its {place} is not the part {part} of any secret that is configured"
+            ),
+            None => return None,
+        })
     }
 
     fn refusal(&self, fault: &SignatureFault) -> Refusal {

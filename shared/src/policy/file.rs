@@ -120,7 +120,7 @@ impl Loader<'_> {
             if methods.is_empty() {
                 reader.problem_with("methods", "the list is empty; leave the key out to admit all");
             }
-            route.methods = methods;
+            route.methods = methods.iter().map(|method| method.to_ascii_uppercase()).collect();
         }
         if let Some(ips) = reader.strings("deny_ips") {
             route.deny_ips = addresses(&reader, "deny_ips", &ips);
@@ -406,17 +406,15 @@ fn addresses(reader: &Reader<'_>, key: &str, texts: &[String]) -> Addresses {
 /// Reads ranges and names of sets; mistakes go to `wrong`.
 pub fn read_addresses(texts: &[String], mut wrong: impl FnMut(String)) -> Addresses {
     let name = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_lowercase())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-'))
+        text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
     };
     let mut addresses = Addresses::default();
     for text in texts {
         match parse_network(text) {
             Ok(network) => addresses.ranges.push(network),
-            Err(_) if name(text) => match crate::addresses::find(text) {
-                Some(_) => addresses.named.push(text.clone()),
+            Err(_) if name(text) => match crate::addresses::find(&text.to_ascii_lowercase()) {
+                Some(set) => addresses.named.push(set.name.clone()),
                 None => wrong(crate::addresses::unknown(text)),
             },
             Err(what) => wrong(what),

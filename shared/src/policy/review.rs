@@ -240,10 +240,10 @@ impl Route {
             mistake("keep_token has no effect: there is no token".to_owned());
         }
         if self.websocket {
-            let opens = |accept: &Accept| !accept.needs_body();
-            if !self.accept.iter().any(opens) || !self.admitted_methods().contains(&Method::GET) {
+            if !self.accept.iter().any(Accept::opens_websocket) || !self.admitted_methods().contains(&Method::GET) {
                 mistake(
-                    "websocket has no effect: a WebSocket is a GET without a body, which no provider signs".to_owned(),
+                    "websocket has no effect: a WebSocket is a GET without a body, which these providers do not sign"
+                        .to_owned(),
                 );
             }
         }
@@ -328,6 +328,15 @@ impl Accept {
             check.schemes().unwrap_or_default().iter().any(crate::providers::Scheme::needs_body)
         };
         !self.body.is_empty() || self.verify.iter().any(signs_body)
+    }
+
+    /// Returns `true` if a request without a body can pass: by what stands in its head, or by a signature of its URL, as
+    /// Twilio signs WebSockets (twilio.com/docs/usage/security).
+    fn opens_websocket(&self) -> bool {
+        let signs_url = |check: &SignatureCheck| {
+            check.schemes().is_ok_and(|schemes| schemes.iter().any(crate::providers::Scheme::signs_url))
+        };
+        !self.needs_body() || self.body.is_empty() && self.verify.iter().all(signs_url)
     }
 
     /// What it lacks that could be asked of a sender.

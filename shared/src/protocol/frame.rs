@@ -5,7 +5,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::limits::HEAD_FRAME_BYTES;
+use crate::limits::{HEAD_FRAME_BYTES, TRAILERS_FRAME_BYTES};
 use crate::protocol::varint;
 
 const DATA: u64 = 0x00;
@@ -39,7 +39,7 @@ pub enum FrameError {
     #[error("a frame of type {0} where it must not stand")]
     Order(u64),
     /// A head or trailers beyond the cap.
-    #[error("a head of {0} bytes, more than {HEAD_FRAME_BYTES}")]
+    #[error("a head or trailers of {0} bytes, more than {HEAD_FRAME_BYTES} or {TRAILERS_FRAME_BYTES}")]
     TooLarge(u64),
 }
 
@@ -130,7 +130,11 @@ impl Decoder {
             (DATA | HEAD | TRAILERS | END, _) => return Err(FrameError::Order(kind)),
             _ => return Err(FrameError::Unknown(kind)),
         };
-        let cap = if kind == DATA { usize::MAX } else { HEAD_FRAME_BYTES };
+        let cap = match kind {
+            DATA => usize::MAX,
+            TRAILERS => TRAILERS_FRAME_BYTES,
+            _ => HEAD_FRAME_BYTES,
+        };
         match usize::try_from(length) {
             Ok(length) if length <= cap => {
                 self.current = Some((kind, length));

@@ -178,6 +178,30 @@ impl Challenge {
         })
     }
 
+    /// Whether the request would be this challenge, if a part of the secret were another: then with the place and the name
+    /// of that part. Of challenges that stand in the body nothing is said.
+    pub(crate) fn missed(&self, request: &Request<'_>) -> Option<Option<(String, String)>> {
+        let is_method = self.method.as_ref().is_none_or(|method| method == request.head.method.as_str());
+        if !is_method || self.conditions.is_empty() || self.needs_body() {
+            return None;
+        }
+        let mut part_of_secret = None;
+        for condition in &self.conditions {
+            let part = match condition {
+                Condition::Value(required) => required.is.as_ref().and_then(Template::secret_part),
+                Condition::Present { .. } => None,
+            };
+            match (condition, part) {
+                (Condition::Value(required), Some(part)) => {
+                    part_of_secret = Some((required.at.to_string(), part.to_owned()))
+                }
+                (Condition::Value(required), None) => required.holds(request, &Parts::default(), true).ok()?,
+                (Condition::Present { has }, _) => drop(has.read(request, &Members::default()).ok()??),
+            }
+        }
+        Some(part_of_secret)
+    }
+
     /// Whether the body must be read to tell.
     #[must_use]
     pub fn needs_body(&self) -> bool {

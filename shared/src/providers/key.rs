@@ -35,7 +35,7 @@ pub struct SecretShape {
 }
 
 /// A secret's parts by their names.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Parts {
     parts: BTreeMap<String, Secret>,
     plain: String,

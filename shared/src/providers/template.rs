@@ -122,6 +122,15 @@ impl Template {
         Ok(Self { text: text.to_owned(), parts })
     }
 
+    /// The name of the part of the secret that stands in it.
+    #[must_use]
+    pub fn secret_part(&self) -> Option<&str> {
+        self.sources().find_map(|source| match source {
+            Source::Secret(part) => part.as_deref(),
+            _ => None,
+        })
+    }
+
     /// The template of one placeholder.
     #[cfg(test)]
     pub(super) fn of(source: Source) -> Self {

@@ -1,0 +1,65 @@
+//! HTTP in clear text on the port of HTTPS: somebody has written `http://` at a provider. He is told so in his own protocol,
+//! and so is the owner of the tunnel; what he sent has travelled in clear text, and goes no further.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hookward_shared::names::HostName;
+use hookward_shared::refusal::{Check, Code, Refusal};
+use http::header;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+use super::answer;
+use super::context::{Edge, Peer};
+use super::facts::Facts;
+use crate::agents::registry::Tunnel;
+
+/// For the head of the request, and for the answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// hyper's buffer for the head: its smallest.
+const HEAD_BUFFER: usize = 8 * 1024;
+
+/// Returns `true` for the first byte of a request in clear text: a method. TLS begins with 22 (RFC 8446 §5.1).
+pub(super) const fn is_begun_by(first: u8) -> bool {
+    first.is_ascii_uppercase()
+}
+
+/// Refuses the one request of a connection.
+pub(super) async fn refuse<S>(stream: S, peer: &Peer, edge: &Arc<Edge>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
+        let since = Instant::now();
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = host.and_then(HostName::parse_authority).map(|(host, _)| host);
+        let target = request.uri().path_and_query().map(|target| Bytes::copy_from_slice(target.as_str().as_bytes()));
+        let facts = Facts {
+            id: edge.ids.next(),
+            received: edge.clock.moment(),
+            tunnel: host.as_ref().and_then(|host| edge.registry.find(host.as_str())).unwrap_or_else(Tunnel::default),
+            host,
+            client: peer.address,
+            target: target.unwrap_or_default(),
+        };
+        let why = "it came as http, in clear text, to the port of https: write https:// at the sender";
+        let refusal = Refusal::new(Check::Host, Code::HttpsOnly, why);
+        edge.log.refused(facts.seen(request.method()), &refusal, false);
+        facts.tell_refused(request.method(), &refusal, since, false);
+        Ok::<_, Infallible>(answer::write(facts.id, refusal.code, None))
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(HEAD_BUFFER)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // Whoever does not take the answer has no use for it.
+    let _ = timeout(PATIENCE * 2, serving).await;
+}
