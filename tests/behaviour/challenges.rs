@@ -387,6 +387,108 @@ async fn nothing_is_signed_or_reflected_that_no_provider_sends() {
     assert_eq!(application.log.begun(), 0);
 }
 
+/// What a challenge has signed is refused as an event: its answer would be a forged webhook.
+#[tokio::test]
+async fn what_a_challenge_signs_is_no_event() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let plan = Plan { policy: answering("x_twitter", ""), clock: clock_at(NOW), ..Plan::default() };
+    let stage = Stage::start(application.address, plan).await;
+    for text in ["true", "17", "null", "abc"] {
+        let answer = stage.edge.get(&format!("{PREFIX}?crc_token={text}")).await;
+        let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        let signature = said["response_token"].as_str().unwrap();
+        let headers = [("x-twitter-webhooks-signature", signature)];
+        assert_eq!(stage.edge.post(PREFIX, &headers, text.as_bytes()).await.status, 403, "{text}");
+    }
+    let plan = Plan { policy: answering("braintree", ""), clock: clock_at(NOW), ..Plan::default() };
+    let stage = Stage::start(application.address, plan).await;
+    let challenge = "0123456789abcdef0123456789abcdef";
+    let signature = stage.edge.get(&format!("{PREFIX}?bt_challenge={challenge}")).await.text();
+    let form = format!("bt_signature={}&bt_payload={challenge}", signature.replace('|', "%7C"));
+    let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+    assert_eq!(stage.edge.post(PREFIX, &headers, form.as_bytes()).await.status, 403);
+    assert_eq!(application.log.begun(), 0);
+}
+
+/// An event of X, signed.
+fn event_of_x(body: &str) -> [(&'static str, String); 1] {
+    let signature = data_encoding::BASE64.encode(&hmac(KEY.as_bytes(), body));
+    [("x-twitter-webhooks-signature", format!("sha256={signature}"))]
+}
+
+/// Challenges that anybody can send use up nothing of the events' rate.
+#[tokio::test]
+async fn unsigned_challenges_use_up_no_rate() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut policy = answering("x_twitter", "");
+    policy.rate = Some(hookward_shared::gate::rate::Rate::parse("2/m").unwrap());
+    let stage = Stage::start(application.address, Plan { policy, clock: clock_at(NOW), ..Plan::default() }).await;
+    let mut statuses = std::collections::BTreeSet::new();
+    for n in 0..25 {
+        statuses.insert(stage.edge.get(&format!("{PREFIX}?crc_token=a{n}")).await.status);
+    }
+    assert!(statuses.contains(&200) && statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
+    let body = r#"{"for_user_id":"1"}"#;
+    let [(name, value)] = event_of_x(body);
+    assert_eq!(stage.edge.post(PREFIX, &[(name, &value)], body.as_bytes()).await.status, 200);
+}
+
+/// A challenge passes every check that needs no signature before it is answered.
+#[tokio::test]
+async fn headers_and_content_types_hold_for_challenges() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let gated = answering("x_twitter", "headers = { X-Gate = 'open' }");
+    let stage =
+        Stage::start(application.address, Plan { policy: gated, clock: clock_at(NOW), ..Plan::default() }).await;
+    let target = format!("{PREFIX}?crc_token=abc");
+    assert_eq!(stage.edge.get(&target).await.status, 403);
+    assert_eq!(stage.edge.request("GET", &target, &[("X-Gate", "open")], b"").await.status, 200);
+    let typed = answering("lark", "content_type = 'application/json'");
+    let stage =
+        Stage::start(application.address, Plan { policy: typed, clock: clock_at(NOW), ..Plan::default() }).await;
+    let body = br#"{"type":"url_verification","challenge":"abc"}"#;
+    let text = [("Content-Type", "text/plain")];
+    assert_eq!(stage.edge.post(PREFIX, &text, body).await.status, 403);
+    let json = [("Content-Type", "application/json")];
+    assert_eq!(stage.edge.post(PREFIX, &json, body).await.status, 200);
+    assert_eq!(application.log.begun(), 0);
+}
+
+/// A handshake that is not answered is named as one, with what differs.
+#[tokio::test]
+async fn a_handshake_that_is_not_answered_says_why() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut silent = answering("meta", "");
+    silent.routes[0].accept[0].verify[0].challenge = false;
+    let query = "hub.mode=subscribe&hub.challenge=1&hub.verify_token";
+    for (policy, query, why) in [
+        (answering("meta", ""), format!("{query}=wrong"), "query:hub.verify_token is not the part verify_token"),
+        (silent, format!("{query}=v3rify"), "--challenge"),
+    ] {
+        let stage = Stage::start(application.address, Plan { policy, clock: clock_at(NOW), ..Plan::default() }).await;
+        assert_eq!(stage.edge.get(&format!("{PREFIX}?{query}")).await.status, 403);
+        let named = |report: &Report| matches!(report, Report::Refused(refused) if refused.why.contains(why));
+        stage.reported(why, named).await;
+    }
+}
+
+/// Bitbucket Data Center tries a connection with exactly this event and body, also where nobody asked for answers.
+#[tokio::test]
+async fn the_connection_test_of_bitbucket_is_answered_and_nothing_like_it() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut policy = answering("bitbucket_server", "");
+    policy.routes[0].accept[0].verify[0].challenge = false;
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    let send = async |event: &str, body: &str| {
+        let headers = [("X-Event-Key", event), ("Content-Type", "application/json")];
+        stage.edge.post(PREFIX, &headers, body.as_bytes()).await.status
+    };
+    assert_eq!(send("diagnostics:ping", r#"{"test":true}"#).await, 200);
+    assert_eq!(send("diagnostics:ping", r#"{"test":true,"x":1}"#).await, 403);
+    assert_eq!(send("repo:refs_changed", r#"{"test":true}"#).await, 403);
+    assert_eq!(application.log.begun(), 0, "it is never forwarded");
+}
+
 /// A challenge replaces the signature and nothing else; without `challenge` it is a request like any other.
 #[tokio::test]
 async fn address_path_and_token_come_first() {

@@ -240,6 +240,56 @@ async fn who_keeps_failing_is_locked_out_and_a_good_sender_is_not() {
     assert_eq!(send(Some("198.51.100.1"), "t0ken").await, 200, "it lasts minutes");
 }
 
+/// Rates and lockouts go by time that passes: a clock that is set by a day changes neither.
+#[tokio::test]
+async fn a_clock_that_is_set_opens_and_closes_nothing() {
+    const DAY_MS: u64 = 86_400_000;
+    const BEGIN: UnixMillis = UnixMillis(1_700_000_000_000);
+    let application = Application::start(|_| Reply::ok("")).await;
+    let text = format!(
+        "client_rate = '5/m'\nlockout = {{ failures = 3, within = '1m', for = '5m' }}\n[[route]]\npath = '{PREFIX}/**'\n\
+         rate = '2/m'\naccept.token = 'file:DIR/tok'"
+    );
+    for set_to in [BEGIN.0 - DAY_MS, BEGIN.0 + DAY_MS] {
+        let proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        let plan =
+            Plan { policy: with_secrets(&text), clock: Clock::at(BEGIN), trusted_proxies: proxies, ..Plan::default() };
+        let stage = Stage::start(application.address, plan).await;
+        let send = async |from: &str, token: &str| {
+            stage.edge.post(&format!("{PREFIX}?token={token}"), &[("X-Forwarded-For", from)], b"{}").await.status
+        };
+        assert_eq!(send("192.0.2.1", "t0ken").await, 200);
+        for _ in 0..3 {
+            assert_eq!(send("198.51.100.1", "wrong").await, 403);
+        }
+        assert_eq!(send("198.51.100.1", "t0ken").await, 429, "locked out");
+        stage.clock.set(UnixMillis(set_to));
+        assert_eq!(send("198.51.100.1", "t0ken").await, 429, "still locked out");
+        assert_eq!(send("192.0.2.2", "t0ken").await, 200, "the rate has one left");
+        assert_eq!(send("192.0.2.3", "t0ken").await, 429, "and no more");
+        stage.clock.pass(Duration::from_secs(301));
+        assert_eq!(send("198.51.100.1", "t0ken").await, 200, "five minutes later");
+    }
+}
+
+/// Whoever else is a customer of the provider can send from its addresses: his failures do not lock the provider out.
+#[tokio::test]
+async fn a_right_signature_passes_a_lockout() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let text = format!(
+        "lockout = {{ failures = 3, within = '1m', for = '5m' }}\n[[route]]\npath = '{PREFIX}/**'\n\
+         accept.verify = {{ provider = 'github', secret = 'file:DIR/hub' }}"
+    );
+    let stage = Stage::start(application.address, Plan { policy: with_secrets(&text), ..Plan::default() }).await;
+    let wrong = github_signature("another customer's", b"{}");
+    for _ in 0..3 {
+        assert_eq!(status(&stage, &[("X-Hub-Signature-256", &wrong)], b"{}").await, 403);
+    }
+    assert_eq!(status(&stage, &[("X-Hub-Signature-256", &wrong)], b"{}").await, 429, "locked out");
+    let right = github_signature(SECRET, b"{}");
+    assert_eq!(status(&stage, &[("X-Hub-Signature-256", &right)], b"{}").await, 200);
+}
+
 #[tokio::test]
 async fn the_operators_floor_is_what_no_tunnel_relaxes() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -341,6 +391,8 @@ async fn the_proxy_protocol_of_trusted_proxies() {
         (v2([192, 0, 2, 1]), Some(200)),
         (v2([198, 51, 100, 1]), Some(403)),
         (b"PROXY UNKNOWN\r\n".to_vec(), Some(403)),
+        (b"\r\n\r\n\0\r\nQUIT\n\x20\x00\0\0".to_vec(), Some(403)),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x00\0\0".to_vec(), Some(403)),
         (b"".to_vec(), None),
         (b"PROXY nonsense\r\n".to_vec(), None),
     ] {
@@ -349,7 +401,9 @@ async fn the_proxy_protocol_of_trusted_proxies() {
         let answered = match taken {
             Ok(stream) => {
                 let mut connection = Http1::new(stream);
-                connection.send("POST", PREFIX, HOST, &[], b"{}").await;
+                // What a stranger claims is never read: this proxy speaks no HTTP.
+                let claim = [("X-Forwarded-For", "192.0.2.1"), ("Forwarded", "for=192.0.2.1")];
+                connection.send("POST", PREFIX, HOST, &claim, b"{}").await;
                 connection.try_answer("POST").await.map(|answer| answer.status)
             }
             Err(_) => None,

@@ -23,6 +23,7 @@ mod challenges;
 mod checks;
 mod conformance;
 mod corpora;
+mod damaged;
 mod diagnose;
 mod edge;
 mod fetched;

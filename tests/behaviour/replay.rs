@@ -191,6 +191,95 @@ async fn what_identifies_a_delivery() {
     hookward_tests::wait::eventually("the second and the third came before", || told() == 2).await;
 }
 
+/// The id of a delivery that stands in the body is found there, also where a token is all that is checked.
+#[tokio::test]
+async fn an_id_in_the_body_is_remembered() {
+    for (provider, header, body) in [
+        ("okta", "Authorization", r#"{"eventId":"same-id"}"#),
+        ("telegram", "X-Telegram-Bot-Api-Secret-Token", r#"{"update_id":17}"#),
+    ] {
+        let application = Application::start(|_| Reply::ok("")).await;
+        let policy = remembering(provider, b"a-token-of-some-length", "refuse");
+        let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+        let mut statuses = Vec::new();
+        for _ in 0..3 {
+            let headers = [(header, "a-token-of-some-length"), ("Content-Type", "application/json")];
+            statuses.push(stage.edge.post(PREFIX, &headers, body.as_bytes()).await.status);
+        }
+        assert_eq!(statuses, [200, 403, 403], "{provider}");
+        assert_eq!(application.log.take().len(), 1, "{provider}");
+    }
+}
+
+/// Ids of different providers say nothing of each other, nor do numbers of different channels.
+#[tokio::test]
+async fn deliveries_of_two_providers_are_two() {
+    use hmac::{Hmac, KeyInit, Mac};
+    let application = Application::start(|_| Reply::ok("")).await;
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::write(dir.path().join("secret"), "secret").unwrap();
+    let verify = |provider: &str| {
+        format!(
+            "[[route.accept]]\nverify = {{ provider = '{provider}', secret = 'file:{}/secret' }}\n",
+            dir.path().display()
+        )
+    };
+    let text = format!(
+        "[[route]]\npath = '{PREFIX}/**'\nreplay = {{ on_duplicate = 'acknowledge' }}\n{}{}",
+        verify("vercel"),
+        verify("intercom")
+    );
+    let stage = Stage::start(application.address, Plan { policy: policy(&text), ..Plan::default() }).await;
+    let (vercel, intercom) = (br#"{"id":"1001","of":"vercel"}"#, br#"{"id":"1001","of":"intercom"}"#);
+    let mut mac = Hmac::<sha1::Sha1>::new_from_slice(b"secret").unwrap();
+    mac.update(vercel);
+    let signature = data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes());
+    assert_eq!(stage.edge.post(PREFIX, &[("x-vercel-signature", &signature)], vercel).await.status, 200);
+    let mut mac = Hmac::<sha1::Sha1>::new_from_slice(b"secret").unwrap();
+    mac.update(intercom);
+    let signature = format!("sha1={}", data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes()));
+    for _ in 0..2 {
+        assert_eq!(stage.edge.post(PREFIX, &[("X-Hub-Signature", &signature)], intercom).await.status, 200);
+    }
+    assert_eq!(application.log.take().len(), 2, "each once");
+}
+
+#[tokio::test]
+async fn the_messages_of_two_google_channels_are_two() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let policy = remembering("google_workspace_push", b"a-token-of-some-length", "acknowledge");
+    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    for (channel, number) in [("a", "2"), ("b", "2"), ("a", "2"), ("a", "3")] {
+        let headers = [
+            ("X-Goog-Channel-Token", "a-token-of-some-length"),
+            ("X-Goog-Channel-ID", channel),
+            ("X-Goog-Message-Number", number),
+            ("X-Goog-Resource-State", "exists"),
+        ];
+        assert_eq!(stage.edge.post(PREFIX, &headers, b"").await.status, 200, "{channel} {number}");
+    }
+    assert_eq!(application.log.take().len(), 3);
+}
+
+/// A clock that is set by a day forgets no delivery and remembers none for longer.
+#[tokio::test]
+async fn a_clock_that_is_set_forgets_no_delivery() {
+    const DAY: u64 = 86_400;
+    let application = Application::start(|_| Reply::ok("")).await;
+    let plan =
+        Plan { policy: remembering("github", b"secret", "refuse"), clock: clock_at(100 * DAY), ..Plan::default() };
+    let stage = Stage::start(application.address, plan).await;
+    let signature = github_signature("secret", b"{}");
+    let send = async || stage.edge.post(PREFIX, &[("X-Hub-Signature-256", &signature)], b"{}").await.status;
+    assert_eq!(send().await, 200);
+    for day in [99, 101] {
+        stage.clock.set(UnixMillis(day * DAY * 1000));
+        assert_eq!(send().await, 403, "{day}");
+    }
+    stage.clock.pass(std::time::Duration::from_secs(3601));
+    assert_eq!(send().await, 200, "an hour later");
+}
+
 /// One signature under the headers of two names is one delivery: the id is signed, and by both ways.
 #[tokio::test]
 async fn other_names_of_the_headers_make_no_other_delivery() {

@@ -195,7 +195,15 @@ async fn the_host_is_the_tunnels_own() {
     };
     let mut doubled = request("POST", PREFIX.as_bytes(), &[], Some(0));
     doubled.headers.append("host", "internal-admin.corp".parse().unwrap());
-    for request in [foreign("internal-admin.corp:9999"), doubled] {
+    for request in [
+        foreign("internal-admin.corp:9999"),
+        foreign("hooks.example.test:1@evil.example"),
+        foreign("hooks.example.test:443/../x"),
+        foreign("hooks.example.test:443, evil.example"),
+        foreign("hooks.example.test:"),
+        foreign("hooks.example.test:+443"),
+        doubled,
+    ] {
         assert_eq!(rogue.send(request, b"").await.map(|(status, _)| status), Ok(400));
     }
     assert_eq!(application.log.begun(), 0);

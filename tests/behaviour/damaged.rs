@@ -1,0 +1,214 @@
+//! Files that are damaged, missing, taken or open to others: what is in them is not lost, and the words say what to do.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hookward_agent::state::StateDir;
+use hookward_shared::transport::Transport;
+use hookward_tests::process::{Ended, Process, have, program, run};
+use tempfile::TempDir;
+
+use super::programs::{free_port, off, serve};
+
+/// The data directory of a relay that has served and was stopped.
+fn data_of_a_relay() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let mut relay = serve(dir.path(), "127.0.0.1:0", &[]);
+    relay.event("ready");
+    relay.signal("TERM");
+    assert_eq!(relay.end().code, Some(0));
+    dir
+}
+
+fn start(dir: &Path, more: &[&str]) -> Ended {
+    let mut args = vec!["serve", "--domain", "hooks.example.test", "--listen", "127.0.0.1:0"];
+    args.extend(["--data-dir", dir.to_str().unwrap()]);
+    args.extend(more);
+    run("hookward-relay", &args, &[], "")
+}
+
+/// Starts a relay that serves, and stops it.
+fn serves(dir: &Path, more: &[&str]) -> Ended {
+    let mut relay = serve(dir, "127.0.0.1:0", more);
+    relay.event("ready");
+    relay.signal("TERM");
+    relay.end()
+}
+
+fn set_aside(dir: &Path, name: &str) -> Vec<PathBuf> {
+    let begin = format!("{name}.damaged-");
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&begin)).collect()
+}
+
+fn assert_refused(ended: &Ended, texts: &[&str]) {
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    for text in texts {
+        assert!(ended.err.contains(text), "{text} in {ended:?}");
+    }
+}
+
+/// One of two files without the other would send every agent away.
+#[test]
+fn a_data_directory_that_is_incomplete_is_no_new_one() {
+    for (name, other) in [("relay.db", "identity.pem"), ("identity.pem", "relay.db")] {
+        let dir = data_of_a_relay();
+        fs::remove_file(dir.path().join(name)).unwrap();
+        assert_refused(&start(dir.path(), &[]), &[name, other, "--reset", "Restore"]);
+        assert_eq!(serves(dir.path(), &["--reset"]).code, Some(0), "{name}");
+        assert_eq!(serves(dir.path(), &[]).code, Some(0), "{name}");
+    }
+    let dir = data_of_a_relay();
+    fs::write(dir.path().join("relay.db"), "").unwrap();
+    assert_refused(&start(dir.path(), &[]), &["relay.db is missing or empty", "--reset"]);
+}
+
+#[test]
+fn damaged_state_is_named_and_set_aside_only_when_that_is_asked_for() {
+    for (name, damage, texts) in [
+        ("relay.db", "overwrite", &["relay.db", "damaged", "--reset"][..]),
+        ("relay.db", "cut", &["relay.db", "damaged", "--reset"]),
+        ("identity.pem", "cut", &["identity.pem", "cut off", "--reset"]),
+        ("identity.pem", "overwrite", &["identity.pem", "--reset"]),
+    ] {
+        let dir = data_of_a_relay();
+        let path = dir.path().join(name);
+        let content = fs::read(&path).unwrap();
+        let damaged = match damage {
+            "cut" => content[..content.len() / 2].to_vec(),
+            _ => vec![b'x'; content.len()],
+        };
+        fs::write(&path, &damaged).unwrap();
+        assert_refused(&start(dir.path(), &[]), texts);
+        assert_eq!(fs::read(&path).unwrap(), damaged, "{name}: nothing was changed");
+        assert_eq!(serves(dir.path(), &["--reset"]).code, Some(0), "{name} {damage}");
+        let aside = set_aside(dir.path(), name);
+        assert_eq!(fs::read(&aside[0]).unwrap(), damaged, "{name}: it is kept");
+    }
+}
+
+#[test]
+fn a_damaged_memory_of_deliveries_is_set_aside_and_told() {
+    for damage in ["overwrite", "cut"] {
+        let dir = data_of_a_relay();
+        let path = dir.path().join("deliveries.db");
+        let content = fs::read(&path).unwrap();
+        let damaged = if damage == "cut" { content[..content.len() / 2].to_vec() } else { vec![b'x'; content.len()] };
+        fs::write(&path, damaged).unwrap();
+        let ended = serves(dir.path(), &[]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.err.contains("may be accepted once more"), "{ended:?}");
+        assert_eq!(set_aside(dir.path(), "deliveries.db").len(), 1, "{damage}");
+    }
+}
+
+#[test]
+fn a_file_that_can_not_be_opened_is_named_with_the_cause() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("relay.db")).unwrap();
+    assert_refused(&start(dir.path(), &[]), &["relay.db", "Is a directory"]);
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert_refused(&start(&file.join("below"), &[]), &["the data directory", "Not a directory"]);
+}
+
+/// In a mount namespace of its own, on a disk of 16 KiB.
+#[test]
+fn a_full_disk_is_named_with_the_path() {
+    if !have("unshare", "apt-get install util-linux") {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=16k none {0} && exec {1} serve --domain x.test --listen 127.0.0.1:0 --data-dir {0}/data",
+        dir.path().display(),
+        program("hookward-relay").display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", &script]);
+    let ended = Process::spawn(command).end();
+    assert_refused(&ended, &[&format!("{}/data/", dir.path().display())]);
+    let causes = ["No space left on device", "disk is full", "disk I/O error"];
+    assert!(causes.iter().any(|cause| ended.err.contains(cause)), "{ended:?}");
+}
+
+#[test]
+fn a_directory_serves_one_relay_at_a_time() {
+    let dir = TempDir::new().unwrap();
+    let mut first = serve(dir.path(), "127.0.0.1:0", &[]);
+    first.event("ready");
+    assert_refused(&start(dir.path(), &[]), &["in use by another relay", &format!("process {}", first.id())]);
+    // Two --local share a directory, too: the second names the first.
+    let state = TempDir::new().unwrap();
+    let local = |listen: &'static str| {
+        vec!["http", "1", "--state-dir", state.path().to_str().unwrap(), "--log-format", "json", listen]
+    };
+    let mut one = Process::start("hookward", &local("--local=127.0.0.1:0"), &[]);
+    one.event("ready");
+    let ended = run("hookward", &local("--local=127.0.0.2:0"), &[], "");
+    assert_refused(&ended, &["in use by another relay", "listening on 127.0.0.1"]);
+    one.signal("TERM");
+    assert_eq!(one.wait(), Some(0), "the first goes on until it is stopped");
+}
+
+#[test]
+fn the_agents_files_are_private_and_hints_are_thrown_away() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let state = StateDir::open(Some(dir.path())).unwrap();
+    fs::write(path("transport.json"), "{nonsense").unwrap();
+    assert_eq!(state.worked(), None);
+    assert!(!path("transport.json").exists());
+    state.keep_worked(Transport::Tcp).unwrap();
+    assert_eq!(state.worked(), Some(Transport::Tcp));
+    for (name, remedy) in [("agent.json", "join again"), ("tokens.json", "new tokens are minted")] {
+        fs::write(path(name), "{nonsense").unwrap();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o644)).unwrap();
+        let said = || match name {
+            "agent.json" => state.credentials().err().unwrap().to_string(),
+            _ => state.kept_token(None).err().unwrap().to_string(),
+        };
+        assert!(said().contains("chmod 600"), "{}", said());
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(said().contains(remedy), "{}", said());
+    }
+    // What a killed process was writing goes; what a living one writes stays.
+    let (dead, living) = (path("tokens.json.new-4194304"), path("tokens.json.new-1"));
+    fs::write(&dead, "a token").unwrap();
+    fs::write(&living, "a token").unwrap();
+    StateDir::open(Some(dir.path())).unwrap();
+    assert_eq!((dead.exists(), living.exists()), (false, true));
+}
+
+#[test]
+fn directories_that_others_can_write_are_warned_of() {
+    let dir = TempDir::new().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let ended = serves(dir.path(), &[]);
+    assert!(ended.code == Some(0) && ended.err.contains("chmod 700"), "{ended:?}");
+}
+
+/// The join token is used up, and the credential could not be kept: the same agent can join once more with it.
+#[tokio::test]
+async fn a_join_that_could_not_be_kept_can_be_repeated() {
+    off(|| {
+        let (data, state, other) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+        let listen = format!("127.0.0.1:{}", free_port());
+        let mut relay = serve(data.path(), &listen, &["--tunnel-address", &listen]);
+        let token = relay.join_token();
+        assert_eq!(fs::metadata(data.path().join("first-join-token")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!relay.out().join("\n").contains(&token) && !relay.err().join("\n").contains(&token));
+        let join = |dir: &Path| run("hookward", &["join", "-", "--state-dir", dir.to_str().unwrap()], &[], &token);
+        let agent = state.path().join("agent.json");
+        fs::create_dir(&agent).unwrap();
+        let failed = join(state.path());
+        assert_eq!(failed.code, Some(1), "{failed:?}");
+        assert_eq!(join(other.path()).code, Some(3), "for nobody else");
+        fs::remove_dir(&agent).unwrap();
+        assert_eq!(join(state.path()).code, Some(0));
+        assert!(!state.path().join("joining.json").exists());
+    })
+    .await;
+}
