@@ -19,6 +19,7 @@ macro_rules! over_all_transports {
 }
 
 mod availability;
+mod certificates;
 mod challenges;
 mod checks;
 mod conformance;
@@ -33,6 +34,7 @@ mod judge;
 mod limits;
 mod names;
 mod networks;
+mod ownership;
 mod programs;
 mod properties;
 mod reload;

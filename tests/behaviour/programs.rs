@@ -15,7 +15,7 @@ use hookward_tests::process::{Process, have, program, run};
 use hookward_tests::rogue;
 use hookward_tests::sender::{Edge, github_signature};
 use hookward_tests::stage::{PREFIX, roots};
-use hookward_tests::wait::DEADLINE;
+use hookward_tests::wait::{DEADLINE, eventually};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -468,6 +468,37 @@ fn help_names_the_exit_codes() {
         assert!(ended.code == Some(0) && ended.out.contains("Exit codes:"), "{name} {args:?}");
     }
     assert!(program("hookward").is_file());
+}
+
+/// A stranger can't fill the relay's log: beyond 20 lines a second his requests are counted, and none is missed.
+#[tokio::test]
+async fn a_flood_of_refusals_is_counted_in_the_log() {
+    const REQUESTS: u64 = 2000;
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().to_owned();
+    let (relay, ready) = off(move || {
+        let mut relay = serve(&data, "127.0.0.1:0", &[]);
+        let ready = relay.event("ready");
+        (relay, ready)
+    })
+    .await;
+    let edge = edge(&ready, "nobody.hooks.example.test");
+    let since = std::time::Instant::now();
+    let mut connection = edge.http1().await;
+    for _ in 0..REQUESTS {
+        connection.send("GET", "/", &edge.host, &[], b"").await;
+        assert_eq!(connection.answer("GET").await.status, 404);
+    }
+    let seconds = since.elapsed().as_secs() + 1;
+    let counts = || {
+        let lines: Vec<Value> = relay.err().iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let single = lines.iter().filter(|line| line["event"] == "refused").count() as u64;
+        let counted: u64 =
+            lines.iter().filter(|line| line["event"] == "more").filter_map(|line| line["count"].as_u64()).sum();
+        (single, counted)
+    };
+    eventually("every request is in the log", || counts().0 + counts().1 == REQUESTS).await;
+    assert!(counts().0 <= 20 * (seconds + 1), "{:?} in {seconds} s", counts());
 }
 
 /// On a real terminal (by util-linux's `script`) there is a screen, and Ctrl-C ends it.

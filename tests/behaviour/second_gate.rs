@@ -210,6 +210,29 @@ async fn the_host_is_the_tunnels_own() {
     assert_eq!(rogue.send(foreign("HOOKS.example.test:8443"), b"").await.map(|(status, _)| status), Ok(200));
 }
 
+/// A relay that begins heads and ends none of them is not given the agent's memory: so many of a connection are read, and
+/// others wait where they are.
+#[tokio::test]
+async fn heads_that_do_not_end_are_bounded() {
+    const PLACES: usize = 128;
+    /// A head (RFC 9114 §7.1 as `protocol/frame.rs` has it): its type, and a length of 98,000 in four bytes.
+    const BEGIN: [u8; 5] = [1, 0x80, 0x01, 0x7e, 0xd0];
+    let application = Application::start(|_| Reply::ok("")).await;
+    let rogue = Rogue::start(application.address, open_policy(), Clock::System).await;
+    let mut streams = Vec::new();
+    for _ in 0..PLACES {
+        let (mut send, receive) = rogue.connection.open_bi().await.unwrap();
+        send.write_all(&BEGIN).await.unwrap();
+        streams.push((send, receive));
+    }
+    let mut waiting = std::pin::pin!(rogue.send(request("POST", PREFIX.as_bytes(), &[], Some(0)), b""));
+    let soon = tokio::time::timeout(std::time::Duration::from_millis(300), waiting.as_mut()).await;
+    assert!(soon.is_err(), "no head is read beyond the bound");
+    // One that ends, in whatever way, makes room.
+    streams.pop().unwrap().0.reset(0_u32.into()).unwrap();
+    assert_eq!(waiting.await.map(|(status, _)| status), Ok(200));
+}
+
 /// An agent that is sent to a relay with another key than the one that it has joined says so, and
 /// sends nothing.
 #[tokio::test]

@@ -5,7 +5,7 @@ use hookward_agent::cli::UpstreamArgs;
 use hookward_agent::flags;
 use hookward_agent::report::{Outcome, Report};
 use hookward_tests::application::{Application, Reply};
-use hookward_tests::process::Process;
+use hookward_tests::process::{Process, run};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy};
 use hookward_tests::upstream;
 use serde_json::json;
@@ -24,6 +24,36 @@ fn args() -> UpstreamArgs {
 async fn stage(application: &str, args: &UpstreamArgs) -> Stage {
     let upstream = flags::application(application, args).unwrap_or_else(|problems| panic!("{problems:?}"));
     Stage::start(([127, 0, 0, 1], 1).into(), Plan { upstream: Some(upstream), ..Plan::default() }).await
+}
+
+/// A certificate that an application has made for itself is taken when exactly it is given, as curl does; whatever it says
+/// of authorities. A wrong name is refused, in words.
+#[tokio::test]
+async fn a_self_signed_certificate_that_is_given_is_trusted() {
+    use rcgen::{BasicConstraints, IsCa};
+    for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
+        let secure = upstream::over_tls_by(false, is_ca).await;
+        let (ca, port) = (Some(secure.ca.clone()), secure.address.port());
+        let given = UpstreamArgs { upstream_ca: ca, ..args() };
+        let trusted = stage(&format!("https://localhost:{port}"), &given).await;
+        assert_eq!(trusted.edge.post(HOOK, &[], b"x").await.status, 200);
+        let other = stage(&format!("https://127.0.0.1:{port}"), &given).await;
+        assert_eq!(other.edge.post(HOOK, &[], b"x").await.status, 502);
+        let named = |report: &Report| matches!(report, Report::Warning(text) if text.contains("by a name that its certificate has"));
+        other.reported("the name", named).await;
+        // Another one that is not given is not trusted for it.
+        let another = upstream::over_tls_by(false, IsCa::NoCa).await;
+        let mistaken = UpstreamArgs { upstream_ca: Some(another.ca.clone()), ..args() };
+        let untrusted = stage(&format!("https://localhost:{port}"), &mistaken).await;
+        assert_eq!(untrusted.edge.post(HOOK, &[], b"x").await.status, 502);
+        let (url, ca) = (format!("https://localhost:{port}/x"), secure.ca.display().to_string());
+        let sent = off(move || {
+            let args = ["send", &url, "--provider", "github", "--secret", "env:S", "--cacert", &ca];
+            run("hookward", &args, &[("S", "x")], "")
+        })
+        .await;
+        assert!(sent.out.starts_with("200"), "{sent:?}");
+    }
 }
 
 #[tokio::test]

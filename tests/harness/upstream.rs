@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;
 use tempfile::TempDir;
@@ -32,7 +32,12 @@ pub struct Secure {
 
 /// Serves over TLS, in the name `localhost`.
 pub async fn over_tls(http2: bool) -> Secure {
-    let (acceptor, ca, dir) = certified(if http2 { b"h2" } else { b"http/1.1" });
+    over_tls_by(http2, IsCa::NoCa).await
+}
+
+/// The same, with a certificate that says so of itself.
+pub async fn over_tls_by(http2: bool, is_ca: IsCa) -> Secure {
+    let (acceptor, ca, dir) = certified_by(if http2 { b"h2" } else { b"http/1.1" }, is_ca);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -49,9 +54,15 @@ pub async fn over_tls(http2: bool) -> Secure {
 
 /// TLS with a new certificate for `localhost`, which is in a file of its own.
 pub(crate) fn certified(alpn: &[u8]) -> (TlsAcceptor, PathBuf, TempDir) {
+    certified_by(alpn, IsCa::NoCa)
+}
+
+fn certified_by(alpn: &[u8], is_ca: IsCa) -> (TlsAcceptor, PathBuf, TempDir) {
     let dir = TempDir::new().unwrap();
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = is_ca;
+    let certificate = params.self_signed(&key).unwrap();
     let ca = dir.path().join("ca.pem");
     std::fs::write(&ca, certificate.pem()).unwrap();
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
