@@ -168,6 +168,57 @@ mod tests {
         }
     }
 
+    /// `sns.s3.amazonaws.com` is a bucket that anybody can have, called sns.
+    #[test]
+    fn a_region_is_no_service() {
+        let pattern = HostPattern::parse("sns.{region}.amazonaws.com").unwrap();
+        for region in ["eu-west-1", "us-gov-west-1", "ap-southeast-2", "us-iso-east-1", "mx-central-1"] {
+            assert!(pattern.matches(&format!("sns.{region}.amazonaws.com")), "{region}");
+        }
+        for other in [
+            "s3",
+            "s3-us-west-2",
+            "s3-website-us-east-1",
+            "s3.dualstack.us-east-1",
+            "eu-west",
+            "eu-west-1x",
+            "eu-west-12",
+            "eu--1",
+            "1-1",
+            "eu-west-1.s3",
+            "execute-api",
+            "a",
+            "",
+        ] {
+            assert!(!pattern.matches(&format!("sns.{other}.amazonaws.com")), "{other}");
+        }
+    }
+
+    /// Every host that the catalogue fetches from, and hosts that only look like one.
+    #[test]
+    fn no_pattern_of_the_catalogue_takes_a_bucket_or_a_longer_name() {
+        use crate::providers;
+        let fetched = providers::all().iter().flat_map(|row| {
+            let schemes = row.schemes().into_iter().chain(row.variants.values().cloned());
+            let keys = schemes.flat_map(|scheme| scheme.fetch.into_iter().flat_map(|fetch| fetch.hosts));
+            let confirmed = row.challenges.iter().flat_map(|challenge| &challenge.confirm);
+            keys.chain(confirmed.flat_map(|confirm| confirm.hosts.clone())).collect::<Vec<_>>()
+        });
+        let mut count = 0;
+        for pattern in fetched {
+            count += 1;
+            let text = String::from(pattern.clone());
+            for (from, to) in [("{region}", "s3"), ("{region}", "s3-us-west-2"), ("*", "a.b"), ("*", "")] {
+                let host = text.replace(from, to);
+                assert!(host == text || !pattern.matches(&host), "{text} takes {host}");
+            }
+            for host in [format!("{text}.evil.example"), format!("x{text}"), format!("x.{text}")] {
+                assert!(!pattern.matches(&host), "{text} takes {host}");
+            }
+        }
+        assert!(count >= 5, "{count}");
+    }
+
     #[test]
     fn a_star_is_one_label() {
         let pattern = HostPattern::parse("sns.*.amazonaws.com").unwrap();

@@ -45,3 +45,4 @@ mod streams;
 mod tools;
 mod tunnel;
 mod upstreams;
+mod work;

@@ -226,6 +226,7 @@ fn written(scheme: &Scheme, parts: &Parts, signature: &[u8], members: Members) -
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
     use aws_lc_rs::rsa::KeySize;
@@ -236,9 +237,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::gate::{Gate, HeadVerdict, Side, State};
+    use crate::inspection::Kind;
+    use crate::policy::{Accept, LiveSecret, Policy, Route, SignatureCheck};
     use crate::providers::scheme::{Coverage, JwtAlgorithm};
     use crate::providers::template::{Part, Template};
     use crate::providers::{self, Challenge, FetchedKeys, Keyed};
+    use crate::request::RequestHead;
 
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 
@@ -500,6 +505,95 @@ mod tests {
         {
             assert!(tried.get(id).is_some_and(|count| *count >= 4), "{id}: {tried:?}");
         }
+    }
+
+    /// Bodies of so many bytes that are hard to read: many names, long names, depth, letters that fold, numbers.
+    fn hostile_bodies(length: usize) -> Vec<(&'static str, Vec<u8>)> {
+        let filled = |begin: &str, piece: &str, end: &str| {
+            [begin, &piece.repeat(length / piece.len()), end].concat().into_bytes()
+        };
+        let sns = r#"{"Type":"Notification","SignatureVersion":"2","Signature":"AAAA","TopicArn":"arn","SigningCertURL":"https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-a.pem","Message":"m","MessageId":"i","Timestamp":"t","#;
+        vec![
+            ("small names", filled("{", r#""a":0,"#, r#""b":0}"#)),
+            ("one long name", filled(r#"{""#, "a", r#"":0}"#)),
+            ("names that fold", filled("{", "\"\u{e9}\":0,", r#""b":0}"#)),
+            ("names that fold, of a provider", filled(sns, "\"\u{131}d\":0,", r#""b":0}"#)),
+            ("escaped names", filled("{", r#""\u0061":0,"#, r#""b":0}"#)),
+            ("duplicates of what is read", filled("{", r#""id":"x","data":{"id":1},"#, r#""b":0}"#)),
+            ("depth", [vec![b'['; length / 2], vec![b']'; length / 2]].concat()),
+            ("depth by objects", filled("", r#"{"a":"#, "")),
+            ("a large number", filled("[", "9", "]")),
+            ("many numbers", filled("[", "1e999,", "0]")),
+            ("items", filled("[", r#"{"id":1},"#, "{}]")),
+            ("a form", filled("", "a=1&", "b=2")),
+            ("escapes of a form", filled("payload=", "%7B", "")),
+            (
+                "parts of a form",
+                filled("", "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n", "--b--\r\n"),
+            ),
+        ]
+    }
+
+    /// What a stranger sends costs a few times its length, whatever the provider: each body is read once as JSON or as a
+    /// form, and hashed once for each key and text.
+    #[test]
+    fn hostile_bodies_cost_a_few_times_their_length() {
+        const LENGTH: usize = 24 * 1024;
+        /// The same text may stand in the signed text twice, and be hashed before it is signed.
+        const HASHED: u64 = 3;
+        const PARSED: u64 = 2;
+        const RENDERED: u64 = 2;
+        /// What the rest of a request may cost: its head.
+        const HEAD: u64 = 8 * 1024;
+        let pairs = Pairs { ed25519: Pair::ed25519(), ecdsa: Pair::ecdsa(), rsa: Pair::rsa() };
+        let (state, client) = (State::default(), "192.0.2.1".parse().unwrap());
+        let mut read = 0;
+        for row in providers::all() {
+            for scheme in row.schemes() {
+                let (private, public) = pairs.of(&scheme);
+                let shape = row.shape();
+                let (private, public) = (secret(&scheme, &shape, private), secret(&scheme, &shape, public));
+                let check = SignatureCheck {
+                    secrets: vec![LiveSecret { name: "env:S".to_owned(), secret: public }],
+                    challenge: row.challenges.iter().any(|challenge| challenge.pair.is_none()),
+                    ..SignatureCheck::by(&row.id)
+                };
+                let mut route = Route::new("r", vec!["/**".to_owned()]);
+                route.accept.push(Accept { verify: vec![check], ..Accept::default() });
+                // A row whose ways have keys of different kinds takes each in its turn.
+                let Ok(gate) = Gate::compile(&Policy::new(vec![route]), Side::Relay, NOW) else { continue };
+                let gate = Arc::new(gate);
+                let draft = Draft {
+                    origin: "https://h.example".to_owned(),
+                    target: "/x?data.id=1".to_owned(),
+                    method: Method::POST,
+                    headers: HeaderMap::new(),
+                    body: body(&row.id).as_bytes().to_vec(),
+                };
+                let Ok(signed) = sign(&scheme, &shape, &private, draft, NOW, "msg_1") else { continue };
+                for (kind, hostile) in hostile_bodies(LENGTH) {
+                    let mut headers = signed.headers.clone();
+                    let media = match kind {
+                        "a form" | "escapes of a form" => "application/x-www-form-urlencoded",
+                        "parts of a form" => "multipart/form-data; boundary=b",
+                        _ => "application/json",
+                    };
+                    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+                    let Draft { method, target, origin, .. } = &signed;
+                    let head = RequestHead { method, target: target.as_bytes(), headers: &headers, origin };
+                    let Ok(HeadVerdict::ReadBody(pending)) = gate.check_head(head, client, NOW, &state) else {
+                        continue;
+                    };
+                    read += 1;
+                    let work = pending.work();
+                    let _ = pending.check_body(head, &hostile, NOW, &state, &FetchedKeys::default());
+                    let used = [Kind::Parsed, Kind::Hashed, Kind::Rendered].map(|kind| work.used(kind));
+                    let most = [PARSED, HASHED, RENDERED].map(|times| times * hostile.len() as u64 + HEAD);
+                    assert!(used.iter().zip(most).all(|(used, most)| *used <= most), "{} {kind}: {used:?}", row.id);
+                }
+            }
+        }
+        assert!(read > 1000, "{read}");
     }
 
     proptest::proptest! {
