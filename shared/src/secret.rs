@@ -221,11 +221,11 @@ impl SecretReader for VettedSecrets {
     fn load(&self, text: &str) -> Result<LoadedSecret, SecretError> {
         let LoadedSecret { secret, mut notes } = ProcessSecrets.load(text)?;
         let (source, bytes) = (SecretSource::parse(text)?, secret.expose());
-        if oddities::is_placeholder(bytes) {
-            return Err(SecretError::Placeholder(source));
-        }
         if bytes.len() < LEAST_BYTES {
             return Err(SecretError::Short(source, bytes.len()));
+        }
+        if oddities::is_placeholder(bytes) {
+            return Err(SecretError::Placeholder(source));
         }
         if bytes.len() < SHORT_BYTES {
             notes.push(format!("{source} has {} bytes only; a secret should have {SHORT_BYTES} or more", bytes.len()));

@@ -37,6 +37,7 @@ mod networks;
 mod ownership;
 mod programs;
 mod properties;
+mod providers;
 mod reload;
 mod replay;
 mod restarts;

@@ -818,3 +818,156 @@ fn pairing_is_for_providers_that_tell_their_secret() {
         assert_wrong(&["pair", provider, "--secret-file", &file, "--state-dir", &state], &[], &[text]);
     }
 }
+
+#[test]
+fn what_is_no_secret_is_refused_and_a_short_one_is_told() {
+    for (value, text) in [
+        ("x", "has 1 bytes"),
+        ("hunter2", "has 7 bytes"),
+        ("undefined", "no secret but a word"),
+        ("Change-Me", "no secret but a word"),
+        ("xxxxxxxxxxxxxxxx", "no secret but a word"),
+    ] {
+        for flag in [&["--verify", "github=env:X"][..], &["--token", "env:X"]] {
+            let args = [&["check", "--path", "/a"][..], flag].concat();
+            assert_wrong(&args, &[("X", value)], &["env:X", text]);
+        }
+    }
+    for (value, note) in [
+        ("only-12-long", "has 12 bytes only"),
+        ("\"a secret of some length\"", "stands in quotes"),
+        ("\u{feff}a secret of some length", "byte order mark"),
+        ("sk_live_0123456789abcdef", "looks like an API key of Stripe"),
+        ("a secret of some length ", "a space or a line end around it"),
+        ("a secret of some length", ""),
+    ] {
+        let ended = hookward(&["check", "--path", "/a", "--verify", "github=env:X"], &[("X", value)], "");
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert_eq!(ended.out.contains("note: env:X"), !note.is_empty(), "{ended:?}");
+        assert!(ended.out.contains(note), "{note} in {ended:?}");
+    }
+    let folder = Folder::new();
+    let utf16: Vec<u8> = "\u{feff}a secret of some length".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let file = folder.file("utf16", utf16);
+    let ended = hookward(&["check", "--path", "/a", "--verify", &format!("github=file:{file}")], &[], "");
+    assert!(ended.out.contains("is UTF-16"), "{ended:?}");
+}
+
+#[test]
+fn a_secret_that_slipped_into_the_command_line_is_not_repeated() {
+    for flag in ["--token", "--basic"] {
+        let ended = hookward(&["check", "--path", "/a", flag, "env:hunter2-and!more"], &[], "");
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.err.contains("without a $") && !ended.err.contains("hunter2"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_file_at_home_is_found() {
+    let folder = Folder::new();
+    folder.file("hook-secret", "a secret of some length");
+    let home = folder.0.path().to_str().unwrap();
+    let args = ["check", "--path", "/a", "--verify", "github=file:~/hook-secret"];
+    let ended = hookward(&args, &[("HOME", home)], "");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let gone = hookward(&args, &[("HOME", "/nowhere")], "");
+    assert!(gone.code == Some(2) && gone.err.contains("~/hook-secret"), "{gone:?}");
+}
+
+/// What a policy lets in, in words, from flags as people write them.
+#[test]
+fn check_says_what_is_let_in_and_from_whom() {
+    let secret = [("X", "a secret of some length")];
+    let said = |more: &[&str]| {
+        let ended = hookward(&[&["check", "--path", "/hooks/**"], more].concat(), &secret, "");
+        assert_eq!(ended.code, Some(0), "{more:?}: {ended:?}");
+        ended.out
+    };
+    let lists = said(&["--allow-ip", "1.1.1.1,2.2.2.2", "--allow-ip", "GitHub", "--method", "post,Put"]);
+    assert!(lists.contains("POST, PUT on /hooks/**: from github, 1.1.1.1/32, 2.2.2.2/32"), "{lists}");
+    let signed = said(&["--verify", "github=env:X", "--token", "env:X"]);
+    assert!(signed.contains("with a token in ?token= (env:X), with a right signature of GitHub (env:X)"), "{signed}");
+    assert!(!signed.contains("warning"), "{signed}");
+    let open = said(&["--no-token"]);
+    assert!(open.contains("every method on /hooks/**: anyone who knows the URL") && open.contains("warning"), "{open}");
+    let all = said(&["--allow-ip", "0.0.0.0/0", "--no-token"]);
+    assert!(all.contains("anyone who knows the URL, from 0.0.0.0/0") && all.contains("is open"), "{all}");
+    let everything = hookward(&["check", "--path", "/**", "--token", "env:X"], &secret, "");
+    assert!(everything.out.contains("warning") && everything.out.contains("the whole application"), "{everything:?}");
+    let minted = said(&[]);
+    assert!(minted.contains("with a token in ?token= (the minted token)"), "{minted}");
+}
+
+/// Of several providers on one path the reason is about the one that the request looks like.
+#[test]
+fn the_closest_rule_gives_the_reason() {
+    let folder = Folder::new();
+    let secret = folder.file("secret", "a secret of some length");
+    let flags: Vec<String> =
+        ["github", "slack", "bitbucket_server"].iter().map(|id| format!("--verify={id}=file:{secret}")).collect();
+    let signature = format!("sha256={}", hex("another secret", "{}"));
+    let headers = [("X-Hub-Signature", signature.as_str()), ("X-Event-Key", "repo:refs_changed")];
+    let request = folder.file("request", raw("POST", "/hooks", &headers, b"{}"));
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let said = explain(&[&["--path", "/hooks", "--request", &request, "--url", URL], &flags[..]].concat(), &[], "");
+    let reason = said["reason"].as_str().unwrap();
+    assert!(reason.starts_with("Bitbucket Data Center and Server: "), "{said}");
+    assert!(reason.contains("nor another alternative: GitHub"), "{said}");
+}
+
+#[test]
+fn reasons_name_what_would_have_been_right() {
+    let folder = Folder::new();
+    let secret = [("X", "a-token-of-some-length")];
+    let reason = |flags: &[&str], target: &str, headers: &[(&str, &str)]| {
+        let request = folder.file("request", raw("POST", target, headers, b"{}"));
+        let said = explain(&[&["--request", &request, "--url", URL], flags].concat(), &secret, "");
+        said["reason"].as_str().unwrap().to_owned()
+    };
+    let token = ["--path", "/hooks", "--token", "header:Authorization=env:X"];
+    let word = reason(&token, "/hooks", &[("Authorization", "Bearer a-token-of-some-length")]);
+    assert!(word.contains("right but for \"Bearer\""), "{word}");
+    let outside = reason(&token, "/elsewhere", &[]);
+    assert!(outside.contains("/hooks") && outside.contains("--path"), "{outside}");
+    let ahead = NOW + 4000;
+    let (signature, at) =
+        (format!("v0={}", hex("a-token-of-some-length", &format!("v0:{ahead}:{{}}"))), ahead.to_string());
+    let signed = [("X-Slack-Signature", signature.as_str()), ("X-Slack-Request-Timestamp", &at)];
+    let now = NOW.to_string();
+    let slack = ["--path", "/hooks", "--verify", "slack=env:X", "--now", &now];
+    let future = reason(&slack, "/hooks", &signed);
+    assert!(future.contains("4000 s in the future") && future.contains("clocks"), "{future}");
+    assert_wrong(&["check", "--verify", "netbox=env:X"], &secret, &["netbox", "scheme"]);
+}
+
+/// What altered a secret on its way here is named by the doctor, too.
+#[test]
+fn the_doctor_knows_secrets_that_were_altered() {
+    let signature = github_signature(KEY, b"{}");
+    let headers = [("X-Hub-Signature-256", signature.as_str())];
+    let utf16: Vec<u8> = format!("\u{feff}{KEY}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (kept, hint) in [
+        (format!("\"{KEY}\"").into_bytes(), "quotes"),
+        (format!("\u{feff}{KEY}").into_bytes(), "byte order mark"),
+        (utf16, "UTF-16"),
+        (b"sk_live_0123456789abcdef".to_vec(), "API key of Stripe"),
+    ] {
+        Delivery { kept: &kept, headers: &headers, ..DELIVERY }.assert_hint(hint);
+    }
+}
+
+/// GetStream signs the body before it packs it; the relay unpacks nothing.
+#[test]
+fn a_packed_body_that_was_signed_unpacked_is_named() {
+    /// By Python's gzip of the body that is signed below.
+    const PACKED: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x2a\xa9\x2c\x48\x55\xb2\x52\xca\x4d\x2d\x2e\x4e\x4c\x4f\xd5\xcb\x4b\x2d\x57\xaa\x05\x00\xd5\x13\x48\xca\x16\x00\x00\x00";
+    let folder = Folder::new();
+    let secret = folder.file("secret", KEY);
+    let signature = hex(KEY, "{\"type\":\"message.new\"}");
+    let headers = [("X-Signature", signature.as_str()), ("Content-Encoding", "gzip"), ("X-Api-Key", "k")];
+    let request = folder.file("request", raw("POST", "/hooks", &headers, PACKED));
+    let verify = format!("getstream=file:{secret}");
+    let said = explain(&["--path", "/hooks", "--verify", &verify, "--request", &request, "--url", URL], &[], "");
+    let told = format!("{} {}", said["reason"], said["hints"]);
+    assert!(told.contains("unpack"), "{said}");
+}
