@@ -15,7 +15,7 @@ use hookward_tests::process::{Process, have, program, run};
 use hookward_tests::rogue;
 use hookward_tests::sender::{Edge, github_signature};
 use hookward_tests::stage::{PREFIX, roots};
-use hookward_tests::wait::{DEADLINE, eventually};
+use hookward_tests::wait::{DEADLINE, eventually, happens};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -522,6 +522,70 @@ async fn the_screen_on_a_terminal() {
         assert_eq!(process.wait(), Some(0), "{:?}", process.out());
     })
     .await;
+}
+
+/// The log waits for the screen to end; Ctrl-C says what it waits for, and a second one waits for nothing.
+#[tokio::test]
+async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
+    const ENTER_SCREEN: &str = "\u{1b}[?1049h";
+    const LEAVE_SCREEN: &str = "\u{1b}[?1049l";
+    let application = Application::start(|_| Reply::Silence).await;
+    let dir = TempDir::new().unwrap();
+    let command = format!(
+        "stty cols 120 rows 30; exec {} http {} --local=127.0.0.1:0 --no-token --state-dir {}",
+        program("hookward").display(),
+        application.address.port(),
+        dir.path().display()
+    );
+    let (mut process, url) = {
+        let local = dir.path().join("local");
+        off(move || {
+            let mut script = Command::new("script");
+            script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").env("HOOKWARD_LOG", "debug");
+            let mut process = Process::spawn(script);
+            process.says("online");
+            (process, std::fs::read_to_string(local.join("url")).unwrap())
+        })
+        .await
+    };
+    let port: u16 = url.split(':').nth(2).unwrap().split('/').next().unwrap().parse().unwrap();
+    let edge = Edge {
+        address: ([127, 0, 0, 1], port).into(),
+        host: "flexdeploy.localhost".to_owned(),
+        roots: roots(&dir.path().join("local/edge.pem")),
+        clock: Clock::System,
+    };
+    let waiting = tokio::spawn(async move { edge.post(PREFIX, &[], b"{}").await });
+    eventually("it is under way", || application.log.begun() == 1).await;
+    off(move || {
+        process.write("\u{3}");
+        process.says("stopping: 1 request under way");
+        process.write("\u{3}");
+        assert_eq!(process.wait(), Some(0));
+        let out = || process.out().join("\n");
+        // It is read by another thread, behind the end of the program.
+        let parts =
+            || Some((out().split_once(ENTER_SCREEN)?.1.to_owned(), out().rsplit_once(LEAVE_SCREEN)?.1.to_owned()));
+        happens("the log is written then", || parts().is_some_and(|(_, after)| after.contains("DEBUG")));
+        let (screen, _) = parts().unwrap();
+        let screen = screen.split(LEAVE_SCREEN).next().unwrap();
+        assert!(!screen.contains("DEBUG") && !screen.contains("open files"), "{screen}");
+    })
+    .await;
+    waiting.abort();
+}
+
+/// Where standard error is no terminal, lines have no colours.
+#[test]
+fn a_log_in_a_file_has_no_colours() {
+    let dir = TempDir::new().unwrap();
+    let args = ["http", "1", "--local=127.0.0.1:0", "--state-dir", dir.path().to_str().unwrap()];
+    let mut process = Process::start("hookward", &args, &[("HOOKWARD_LOG", "trace")]);
+    process.says("ready: ");
+    process.signal("TERM");
+    assert_eq!(process.wait(), Some(0));
+    let said = [process.out(), process.err()].concat().join("\n");
+    assert!(said.contains("TRACE") && !said.contains('\u{1b}'), "{said}");
 }
 
 #[tokio::test]

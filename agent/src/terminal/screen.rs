@@ -274,6 +274,65 @@ mod tests {
         }
     }
 
+    /// What the relay refused comes a little later than what went through, and is shown in its place all the same.
+    #[test]
+    fn requests_stand_in_the_order_of_their_answers_and_failures_are_counted_apart() {
+        use std::net::IpAddr;
+        use std::sync::Arc;
+
+        use hookward_shared::protocol::control::RefusedRequest;
+        use hookward_shared::protocol::head::RequestId;
+        use hookward_shared::refusal::{Check, Code};
+
+        use crate::report::RequestReport;
+
+        let begin = OffsetDateTime::now_utc();
+        let at = |ms: i64| begin + time::Duration::milliseconds(ms);
+        let client: IpAddr = "192.0.2.1".parse().unwrap();
+        let request = |ms: i64, outcome: Outcome| {
+            let (id, host, method) = (RequestId([0; 16]), Arc::from("h.example"), http::Method::POST);
+            let path = format!("/at-{ms}");
+            let report = RequestReport { id, host, method, path, client, took: Duration::ZERO, outcome };
+            Stamped { at: at(ms), report: Report::Request(Box::new(report)) }
+        };
+        let refused = |ms: i64| {
+            let report = RefusedRequest {
+                id: String::new(),
+                host: "h.example".to_owned(),
+                method: "POST".to_owned(),
+                path: format!("/at-{ms}"),
+                client: client.to_string(),
+                status: 403,
+                check: Check::Token,
+                why: "the token is wrong".to_owned(),
+                ms: 0,
+                observed: false,
+                answered: false,
+                note: false,
+                ago_ms: 0,
+            };
+            Stamped { at: at(ms), report: Report::Refused(Box::new(report)) }
+        };
+        let answered = |status| Outcome::Answered { status, observed: None, secrets: Vec::new() };
+        let why = || "the application broke off".to_owned();
+        let failed = Outcome::Failed { status: 502, code: Code::ApplicationBroke, why: why() };
+        let mut screen = Screen::default();
+        for stamped in [
+            request(0, answered(200)),
+            request(1, answered(404)),
+            request(3, answered(301)),
+            request(4, failed),
+            // 50 ms late.
+            refused(2),
+        ] {
+            screen.take(&stamped);
+        }
+        let shown = shown(&screen);
+        let places: Vec<_> = (0..5).map(|ms| shown.find(&format!("/at-{ms}")).unwrap()).collect();
+        assert!(places.is_sorted_by(|before, after| before > after), "the newest first: {places:?}\n{shown}");
+        assert!(shown.contains("3 passed, 1 refused, 1 failed"), "{shown}");
+    }
+
     fn ready(base_url: &str, url: &str) -> Ready {
         Ready {
             url: url.to_owned(),
