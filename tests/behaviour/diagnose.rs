@@ -309,3 +309,67 @@ async fn what_a_network_drops() {
     })
     .await;
 }
+
+/// Before an agent joins, the way to a relay can be tried by its address.
+#[tokio::test]
+async fn a_relay_is_tried_before_it_is_joined() {
+    let stage = Stage::start((Ipv4Addr::LOCALHOST, 1).into(), Plan::default()).await;
+    let diagnose = async |relay: String| {
+        off(move || {
+            let state = TempDir::new().unwrap();
+            let args =
+                ["diagnose", "--format", "json", "--relay", &relay, "--state-dir", state.path().to_str().unwrap()];
+            run("hookward", &args, &[], "")
+        })
+        .await
+    };
+    let found = Found::of(&diagnose(stage.relay().tunnel_address().to_string()).await);
+    assert_eq!(found.code, Some(0), "{}", found.report);
+    found.assert(&[("DNS", "ok"), ("UDP", "ok"), (QUIC, "ok"), ("credential", "skipped")]);
+    found.assert_says("credential", "hookward join");
+    let missed = Found::of(&diagnose(free().to_string()).await);
+    assert_eq!(missed.code, Some(1), "{}", missed.report);
+    for wrong in ["relay", "relay:0", "https://relay:443", ":443"] {
+        assert_eq!(diagnose(wrong.to_owned()).await.code, Some(2), "{wrong}");
+    }
+}
+
+/// Something that ends TLS in between knows no TLS 1.3, or not the tunnel's protocol: it is named, and not an alert.
+#[tokio::test]
+async fn a_join_through_something_that_ends_tls_says_so() {
+    use std::sync::Arc;
+
+    use hookward_shared::join_token::JoinToken;
+    use hookward_shared::transport::identity::{Pin, crypto_provider};
+    use rustls::ServerConfig;
+    use tokio_rustls::TlsAcceptor;
+
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let config = ServerConfig::builder_with_provider(crypto_provider())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            rustls_pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        )
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let relay = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = acceptor.accept(stream).await;
+        }
+    });
+    let token = JoinToken { relay, pin: Pin::of_no_key(), secret: Secret::mint().unwrap() }.to_text();
+    let ended = off(move || {
+        let state = TempDir::new().unwrap();
+        let args = ["join", "-", "--transport", "tcp", "--state-dir", state.path().to_str().unwrap()];
+        run("hookward", &args, &[], &token)
+    })
+    .await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("opens TLS") && !ended.err.contains("ProtocolVersion"), "{ended:?}");
+}
