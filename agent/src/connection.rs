@@ -20,7 +20,7 @@ pub mod status;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -58,7 +58,7 @@ const JOIN: Duration = Duration::from_secs(10);
 const JOINED: Duration = Duration::from_secs(2);
 /// Most connections to one relay, however many addresses its name has.
 const LINES_MOST: usize = 8;
-/// How long ago a refusal may have been that the relay tells of: it tells within a second, if the line lets it.
+/// Maximum age of a refusal in a relay's report: a relay sends it within a second, if the line allows.
 const MOST_AGO: Duration = Duration::from_secs(60);
 /// Connections to each address of a relay: a second one, so that losing one loses nothing.
 const LINES_OF_ADDRESS: usize = 2;
@@ -297,7 +297,7 @@ pub struct AtRelay {
     pub gates: Vec<Arc<Current<Gate>>>,
     /// Requests of it that were begun.
     begun: Arc<Begun>,
-    /// Tunnels whose hosts can't be had here, by position.
+    /// Tunnels whose hosts this relay refused, by position.
     // A std mutex: it guards a small set, and nothing waits while it is held.
     without_host: Mutex<BTreeSet<usize>>,
     /// Addresses that its name had last.
@@ -306,27 +306,27 @@ pub struct AtRelay {
 }
 
 impl AtRelay {
-    /// The host of a tunnel can't be had here. The other tunnels go on, and the user is told once.
-    ///
-    /// # Errors
-    /// The refusal, when no tunnel is left.
-    fn lose_host(&self, tunnel: usize, message: &str, shared: &Shared) -> Result<(), ConnectionError> {
-        let mut without = self.without_host.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = without.insert(tunnel);
-        if without.len() >= shared.tunnels.len() {
-            return Err(refused(RefusedReason::Host, message));
-        }
-        drop(without);
-        if is_news {
+    /// Records that the relay refused the host of a tunnel. Reports it once, if other tunnels stay open.
+    fn note_host_refused(&self, tunnel: usize, message: &str, shared: &Shared) {
+        let is_news = self.without_host().insert(tunnel);
+        if is_news && shared.tunnels.len() > 1 {
             let what = format!("{}: {}; the other tunnels stay open", self.relay.address, printable(message));
             shared.reporter.say(Report::Warning(what));
         }
-        Ok(())
     }
 
-    /// The host of a tunnel was had.
-    fn has_host(&self, tunnel: usize) {
-        self.without_host.lock().unwrap_or_else(PoisonError::into_inner).remove(&tunnel);
+    /// Records that the relay opened the host of a tunnel.
+    fn note_host_opened(&self, tunnel: usize) {
+        self.without_host().remove(&tunnel);
+    }
+
+    /// Returns `true` if the relay refused the host of this tunnel the last time.
+    fn is_without_host(&self, tunnel: usize) -> bool {
+        self.without_host().contains(&tunnel)
+    }
+
+    fn without_host(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.without_host.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes how many addresses the relay's name has.
@@ -433,7 +433,7 @@ fn refused(reason: RefusedReason, message: &str) -> ConnectionError {
 /// Says what the relay has refused.
 fn report_refusals(reporter: &Reporter, told: Vec<RefusedRequest>, counted: Vec<(Check, u64)>) {
     for refused in told {
-        // A relay that was taken over may say anything: a report is no older than its connection could be.
+        // A relay that was taken over may send any age.
         let ago = Duration::from_millis(refused.ago_ms).min(MOST_AGO);
         reporter.say_of(ago, Report::Refused(Box::new(printable_fields(refused))));
     }

@@ -29,7 +29,7 @@ use hookward_shared::config::{Problem, Problems};
 use hookward_shared::gate::rate::ByteMeter;
 use hookward_shared::gate::{Gate, Side, State};
 use hookward_shared::limits::{AGENT_BODY_BUDGET, DOCTOR_BYTES_A_SECOND};
-use hookward_shared::offload::Offload;
+use hookward_shared::offload::{Offload, Queue};
 use hookward_shared::policy::Policy;
 use hookward_shared::transport::Transport;
 use tokio::sync::watch;
@@ -114,6 +114,7 @@ impl Agent {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (budget, under_way) = (BodyBudget::new(AGENT_BODY_BUDGET), UnderWay::default());
         let offload = Offload::default();
+        let diagnoses = Arc::new(ByteMeter::new(DOCTOR_BYTES_A_SECOND));
         let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
         for tunnel in settings.tunnels {
             let first = offer(&tunnel.policy, &clock)?;
@@ -123,8 +124,9 @@ impl Agent {
                 pooled: settings.link.pool,
                 clock: clock.clone(),
                 pool: Pool::new(tunnel.application, reporter.clone(), tasks.clone(), stop.clone()),
-                diagnoses: ByteMeter::new(DOCTOR_BYTES_A_SECOND),
+                diagnoses: Arc::clone(&diagnoses),
                 offload: offload.clone(),
+                checks: Queue::default(),
                 cases: LetterCases::default(),
                 reporter: reporter.clone(),
                 budget: budget.clone(),

@@ -20,7 +20,7 @@ use hookward_shared::headers::{passes_to_sender, trailer_passes};
 use hookward_shared::inspection::Work;
 use hookward_shared::limits::{DOCTOR_BYTES, GATHER, SMALL_BODY};
 use hookward_shared::names::HostName;
-use hookward_shared::offload::{NoTurn, OFFLOAD_BYTES, Offload};
+use hookward_shared::offload::{NoTurn, OFFLOAD_BYTES, Offload, Queue};
 use hookward_shared::pieces::Pieces;
 use hookward_shared::protocol::control::Deadlines;
 use hookward_shared::protocol::head::{self, Failure, RequestId};
@@ -55,6 +55,9 @@ const HEAD: Duration = Duration::from_secs(10);
 /// 96 KiB, so a relay that ends none of them costs 12 MiB for each connection.
 const UNFINISHED_HEADS: usize = 128;
 
+/// Heads above this size count against the memory for bodies, in bytes: few requests have one.
+const SMALL_HEAD: usize = 8 * 1024;
+
 /// Lines a second for requests that the agent's own gate refuses, as the relay's for its own.
 const REFUSED_A_SECOND: usize = 20;
 
@@ -74,9 +77,11 @@ pub struct Replay {
     /// Whether other agents share the tunnel.
     pub pooled: bool,
     /// What diagnoses of wrong signatures have cost.
-    pub diagnoses: ByteMeter,
+    pub diagnoses: Arc<ByteMeter>,
     /// Threads for checks of large bodies.
     pub offload: Offload,
+    /// Where those of this tunnel wait.
+    pub checks: Queue,
     /// How header names are spelled.
     pub cases: LetterCases,
     /// Where to say what happened.
@@ -97,7 +102,7 @@ pub struct UnderWay(Arc<AtomicUsize>);
 struct Counted<'u>(&'u UnderWay);
 
 impl UnderWay {
-    /// So many.
+    /// Number of requests in progress.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
@@ -249,6 +254,7 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
         reader.head().await.ok()
     };
     let Ok(Some(bytes)) = timeout(HEAD, reading).await else { return };
+    let length = bytes.len();
     let request = match head::Request::decode(bytes) {
         Ok(request) => request,
         Err(error) => {
@@ -264,6 +270,12 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
     let Some(at) = terms.hosts.iter().find(asked).or_else(|| terms.hosts.first()) else { return };
     let (deadlines, host, origin, begun) = (terms.deadlines, &at.host, &*at.origin, &*terms.begun);
     let _counted = at.replay.under_way.begin();
+    // A large head is held for as long as its exchange, and counts like a body.
+    let mut held = at.replay.budget.begin(request.context.client);
+    held.complete();
+    if length > SMALL_HEAD && held.add(length as u64).is_err() {
+        return;
+    }
     Exchange { replay: &at.replay, gate: &at.gate, deadlines, host, origin, begun }.run(writer, reader, request).await;
 }
 
@@ -391,7 +403,11 @@ impl Exchange<'_> {
         }
         let (head, body, keys) = (OwnedHead::from(head), body.clone(), keys.clone());
         let check = move || pending.check_body(head.head(), &body, now, &state, &keys);
-        self.replay.offload.run(check).await.map_err(|NoTurn| Stop::Failed(Code::Busy, NoTurn.to_string()))
+        self.replay
+            .offload
+            .run(&self.replay.checks, check)
+            .await
+            .map_err(|NoTurn| Stop::Failed(Code::Busy, NoTurn.to_string()))
     }
 
     /// Adds what would have made a wrong signature right, as long as diagnoses do not cost too much and a thread is free.
@@ -411,10 +427,14 @@ impl Exchange<'_> {
         let head = OwnedHead::from(RequestHead { method, target, headers, origin: self.origin });
         let (gate, body, keys) = (Arc::clone(gate), body.clone(), request.context.keys.clone());
         let work = Work::up_to(DOCTOR_BYTES);
-        let of_doctor = Arc::clone(&work);
-        let diagnose = move || gate.diagnose(&Request::new(head.head(), &body), &keys, now.wall, &of_doctor);
+        let (meter, clock) = (Arc::clone(diagnoses), self.replay.clock.clone());
+        let diagnose = move || {
+            let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now.wall, &work);
+            // Here, and not behind the await: a request that is broken off is charged, too.
+            meter.spend(work.total(), clock.moment().steady);
+            hints
+        };
         let hints = self.replay.offload.run_at_once(diagnose).await.unwrap_or_default();
-        diagnoses.spend(work.total(), self.replay.clock.moment().steady);
         match hints.first() {
             Some(hint) => Refusal { why: format!("{}; {hint}", refusal.why), ..refusal },
             None => refusal,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookward_shared::protocol::control::RefusedRequest;
 use hookward_shared::protocol::head::RequestId;
@@ -50,7 +50,7 @@ pub enum Report {
     Counted(Vec<(Check, u64)>),
     /// The agent stops, and waits for requests that are under way.
     Stopping {
-        /// So many.
+        /// Number of requests in progress.
         under_way: usize,
     },
     /// Something that the user should know.
@@ -64,13 +64,15 @@ pub enum Report {
 pub struct Stamped {
     /// When it happened.
     pub at: OffsetDateTime,
+    /// The same by a clock that nobody sets, for their order.
+    pub moment: Instant,
     /// What happened.
     pub report: Report,
 }
 
 impl From<Report> for Stamped {
     fn from(report: Report) -> Self {
-        Self { at: OffsetDateTime::now_utc(), report }
+        Self { at: OffsetDateTime::now_utc(), moment: Instant::now(), report }
     }
 }
 
@@ -194,7 +196,8 @@ impl Reporter {
     pub fn say_of(&self, ago: Duration, report: Report) {
         let stamped = Stamped::from(report);
         let at = stamped.at.checked_sub(ago.try_into().unwrap_or_default()).unwrap_or(stamped.at);
-        if self.sender.try_send(Stamped { at, ..stamped }).is_err() {
+        let moment = stamped.moment.checked_sub(ago).unwrap_or(stamped.moment);
+        if self.sender.try_send(Stamped { at, moment, ..stamped }).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
-use hookward_shared::process;
+use hookward_shared::process::{self, Others};
 use hookward_shared::secret::Secret;
 use hookward_shared::transport::Transport;
 use hookward_shared::transport::identity::Pin;
@@ -113,7 +113,7 @@ impl StateDir {
     fn make(dir: PathBuf) -> Result<Self, StateError> {
         match process::make_private_dir(&dir) {
             Ok(()) => {
-                process::remove_leftovers(&dir);
+                process::remove_leftovers(&dir, &[AGENT, JOINING, TOKENS, URL, TRANSPORT]);
                 Ok(Self(dir))
             }
             Err(source) => Err(StateError::File { path: dir, source }),
@@ -234,15 +234,20 @@ impl StateDir {
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
         let path = self.0.join(name);
+        // Like ssh with a private key. Volumes of containers often give files to a group.
+        match process::others_may(&path) {
+            Ok(Others::Read) if name != TRANSPORT => return Err(StateError::Open(path)),
+            Ok(Others::GroupReads) if name != TRANSPORT => {
+                tracing::warn!("the group of {} can read it: chmod 600 it, unless that is meant", path.display());
+            }
+            // What can't be looked at can't be read either.
+            Ok(_) | Err(_) => {}
+        }
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StateError::File { path, source }),
         };
-        match process::is_private(&path) {
-            Ok(false) if name != TRANSPORT => return Err(StateError::Open(path)),
-            _ => {}
-        }
         let content =
             |error: serde_json::Error| StateError::Content { path, what: error.to_string(), remedy: remedy(name) };
         serde_json::from_slice(&bytes).map(Some).map_err(content)

@@ -25,12 +25,15 @@ fn is_screen(format: LogFormat) -> bool {
 }
 
 /// A terminal in use.
-pub struct Shown(oneshot::Receiver<()>);
+pub struct Shown(Option<oneshot::Receiver<()>>);
 
 impl Shown {
-    /// Waits until everything has been shown. Only the first call waits.
+    /// Waits until everything has been shown. A later call returns at once, if an earlier one came to its end.
     pub async fn over(&mut self) {
-        let _ = (&mut self.0).await;
+        if let Some(shown) = &mut self.0 {
+            let _ = shown.await;
+            self.0 = None;
+        }
     }
 }
 
@@ -73,7 +76,7 @@ pub fn show(reports: Reports, format: LogFormat, several: bool, quit: Quit) -> i
         }
         let _ = done.send(());
     })?;
-    Ok(Shown(shown))
+    Ok(Shown(Some(shown)))
 }
 
 fn write_lines(mut reports: Reports, line: impl Fn(&Stamped) -> Option<String>) -> io::Result<()> {

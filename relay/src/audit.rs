@@ -3,13 +3,14 @@
 //! Paths are shown without the query, where tokens stand; texts of strangers are escaped. A stranger can't fill the log:
 //! requests that did not reach an application are written one by one up to 20 a second, the rest as counts.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hookward_shared::protocol::head::RequestId;
 use hookward_shared::quota::Quota;
-use hookward_shared::refusal::{Code, Refusal};
+use hookward_shared::refusal::{Check, Code, Refusal};
 use hookward_shared::text::{Escaped, shown_path};
 use http::{Method, StatusCode};
 use tokio::time::{MissedTickBehavior, interval};
@@ -20,10 +21,11 @@ const A_SECOND: usize = 20;
 /// How often the counts are written.
 const COUNTS: Duration = Duration::from_secs(1);
 
-/// The log of requests.
+/// The log of requests. Each event has a quota of its own, so that strangers hide nothing of what fails, and requests for
+/// hosts that no tunnel has another.
 pub struct RequestLog {
     // A std mutex: it guards a short list, and nothing waits while it is held.
-    quota: Mutex<Quota<(&'static str, &'static str)>>,
+    quotas: Mutex<BTreeMap<&'static str, Quota<&'static str>>>,
 }
 
 /// What is known of a request when an event is written.
@@ -43,7 +45,7 @@ pub struct Seen<'r> {
 
 impl Default for RequestLog {
     fn default() -> Self {
-        Self { quota: Mutex::new(Quota::new(A_SECOND)) }
+        Self { quotas: Mutex::default() }
     }
 }
 
@@ -51,7 +53,8 @@ impl RequestLog {
     /// A request that a check refused.
     pub fn refused(&self, seen: Seen<'_>, refusal: &Refusal, observed: bool) {
         let event = if observed { "observed" } else { "refused" };
-        if !self.lock().take((event, refusal.check.as_str())) {
+        let quota = if refusal.check == Check::Host { "refused_host" } else { event };
+        if !self.take(quota, refusal.check.as_str()) {
             return;
         }
         tracing::info!(
@@ -70,7 +73,7 @@ impl RequestLog {
 
     /// A request that was let through and failed on its way.
     pub fn failed(&self, seen: Seen<'_>, code: Code, why: &str) {
-        if !self.lock().take(("failed", code.as_str())) {
+        if !self.take("failed", code.as_str()) {
             return;
         }
         tracing::warn!(
@@ -103,7 +106,7 @@ impl RequestLog {
 
     /// A request that the relay has answered itself, and not refused: a challenge, a delivery that came before.
     pub fn answered(&self, seen: Seen<'_>, what: &'static str, status: StatusCode) {
-        if !self.lock().take(("answered", what)) {
+        if !self.take("answered", what) {
             return;
         }
         tracing::info!(
@@ -128,14 +131,20 @@ impl RequestLog {
                 _ = due.tick() => {}
                 () = stop.cancelled() => {}
             }
-            let counted = self.lock().take_counted();
-            for ((event, kind), count) in counted {
-                tracing::info!(target: "audit", event = "more", of = event, kind, count, "requests that were only counted");
+            let counted: Vec<_> = self.lock().iter_mut().map(|(event, quota)| (*event, quota.take_counted())).collect();
+            for (event, kinds) in counted {
+                for (kind, count) in kinds {
+                    tracing::info!(target: "audit", event = "more", of = event, kind, count, "requests counted only");
+                }
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Quota<(&'static str, &'static str)>> {
-        self.quota.lock().unwrap_or_else(PoisonError::into_inner)
+    fn take(&self, event: &'static str, kind: &'static str) -> bool {
+        self.lock().entry(event).or_insert_with(|| Quota::new(A_SECOND)).take(kind)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Quota<&'static str>>> {
+        self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,12 +15,19 @@ use hookward_shared::names::HostName;
 use hookward_shared::process;
 use hookward_shared::transport::identity::Pin;
 use hookward_shared::transport::quic::SERVER_NAME;
+use memchr::memmem;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+/// The files of a self-signed certificate in the data directory: it, its key, and its names.
+pub const EDGE_FILE: &str = "edge.pem";
+/// See [`EDGE_FILE`].
+pub const EDGE_KEY_FILE: &str = "edge-key.pem";
+/// See [`EDGE_FILE`].
+pub const EDGE_NAMES_FILE: &str = "edge.names";
 /// The file of the relay's identity in its data directory.
 pub const IDENTITY_FILE: &str = "identity.pem";
 /// A self-signed edge certificate lives as long as public ones may.
@@ -96,6 +103,18 @@ impl Identity {
             let certificate = params.self_signed(&key)?;
             write_secret(&path, &format!("{}{}", certificate.pem(), key.serialize_pem()))?;
         }
+        Self::load(dir)
+    }
+
+    /// The identity kept in this directory.
+    ///
+    /// # Errors
+    /// [`CertError`], also when there is none.
+    pub fn load(dir: &Path) -> Result<Self, CertError> {
+        let path = dir.join(IDENTITY_FILE);
+        if !path.exists() {
+            return Err(CertError::Identity { path, what: "it is missing".to_owned() });
+        }
         let content = |what: String| CertError::Identity { path: path.clone(), what };
         let Certified { chain, key } = read_pem(&path, &path).map_err(|error| match error {
             CertError::Content { what, .. } => content(what),
@@ -113,17 +132,17 @@ impl Identity {
 /// [`CertError`] with the file's name.
 pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
     let content = |path: &Path, what: &str| CertError::Content { path: path.to_owned(), what: what.to_owned() };
-    let text = read_text(chain)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
+    let text = read_pem_text(chain)?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(without_mark(&text))
         .collect::<Result<_, _>>()
         .map_err(|error| content(chain, &pem_fault(&error)))?;
     if certificates.is_empty() {
         return Err(content(chain, "no certificate (PEM, -----BEGIN CERTIFICATE-----) in it"));
     }
-    let text = Zeroizing::new(read_text(key)?);
-    let private = match PrivateKeyDer::from_pem_slice(text.as_bytes()) {
+    let text = read_pem_text(key)?;
+    let private = match PrivateKeyDer::from_pem_slice(without_mark(&text)) {
         Ok(private) => private,
-        Err(_) if text.contains("ENCRYPTED") => {
+        Err(_) if memmem::find(&text, b"ENCRYPTED").is_some() => {
             let what = "the private key is encrypted, and nobody is there to enter its password: write it without, \
                         with `openssl pkey -in KEY -out KEY.plain`, readable by the relay's user only";
             return Err(content(key, what));
@@ -136,14 +155,21 @@ pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
     Ok(Certified { chain: certificates, key: private })
 }
 
-/// Reads a PEM file. Windows' editors put a byte order mark in front, which is no part of it.
-fn read_text(path: &Path) -> Result<String, CertError> {
-    let bytes = fs::read(path).map_err(|source| CertError::File { path: path.to_owned(), source })?;
-    let text = String::from_utf8(bytes).map_err(|_| CertError::Content {
-        path: path.to_owned(),
-        what: "it is no text: certificates and keys are read as PEM (-----BEGIN …-----), not DER or PKCS#12".to_owned(),
-    })?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+/// Reads a PEM file, which may hold a private key.
+fn read_pem_text(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertError> {
+    let bytes = fs::read(path).map(Zeroizing::new);
+    let bytes = bytes.map_err(|source| CertError::File { path: path.to_owned(), source })?;
+    // DER begins with a SEQUENCE (X.690 §8.9).
+    if bytes.first() == Some(&0x30) && memmem::find(&bytes, b"-----BEGIN").is_none() {
+        let what = "certificates and keys are read as PEM (-----BEGIN …-----), not as DER or PKCS#12".to_owned();
+        return Err(CertError::Content { path: path.to_owned(), what });
+    }
+    Ok(bytes)
+}
+
+/// The text behind a byte order mark, which editors of Windows write.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
 /// What is wrong with the text of a PEM file.
@@ -164,14 +190,19 @@ fn pem_fault(error: &rustls_pki_types::pem::Error) -> String {
 /// # Errors
 /// [`CertError`].
 pub fn self_signed(dir: &Path, names: &[String], now: UnixMillis) -> Result<(Certified, PathBuf), CertError> {
-    let (certificate, key, note) = (dir.join("edge.pem"), dir.join("edge-key.pem"), dir.join("edge.names"));
+    let (certificate, key, note) = (dir.join(EDGE_FILE), dir.join(EDGE_KEY_FILE), dir.join(EDGE_NAMES_FILE));
     let end = now.seconds() + EDGE_LIFE.as_secs();
     let wanted = names.join("\n");
     let kept = fs::read_to_string(&note).ok().and_then(|text| {
         let (kept_end, kept_names) = text.split_once('\n')?;
         Some(kept_names == wanted && kept_end.parse::<u64>().ok()? > now.seconds() + EDGE_RENEW.as_secs())
     });
-    let damage = (certificate.exists() && key.exists()).then(|| read_pem(&certificate, &key).err()).flatten();
+    let damage = match (certificate.exists() && key.exists()).then(|| own_pair(&certificate, &key)) {
+        None | Some(Ok(())) => None,
+        Some(Err(error @ CertError::Content { .. })) => Some(error),
+        // A file that can't be read now is no reason to replace it.
+        Some(Err(error)) => return Err(error),
+    };
     if let Some(error) = &damage {
         tracing::warn!(%error, "the self-signed certificate is made anew; clients have to trust the new one");
     }
@@ -191,6 +222,13 @@ pub fn self_signed(dir: &Path, names: &[String], now: UnixMillis) -> Result<(Cer
         write_secret(&note, &format!("{end}\n{wanted}"))?;
     }
     Ok((read_pem(&certificate, &key)?, certificate))
+}
+
+/// Checks a certificate of the relay's own and its key.
+fn own_pair(certificate: &Path, key: &Path) -> Result<(), CertError> {
+    let certified = read_pem(certificate, key)?;
+    let content = |what: String| CertError::Content { path: certificate.to_owned(), what };
+    review::check_key(&certified, key).map_err(content)
 }
 
 /// The names of a self-signed certificate for a relay: its domain, one label below it, and the

@@ -1,15 +1,30 @@
 //! The data directory's two files that belong together: the state (agents, who owns which host) and the identity (the key
-//! that agents pin). One without the other would send every agent away.
+//! that agents pin). The relay refuses every agent if either file is missing.
 
 use std::fs;
 use std::path::Path;
 
 use hookward_shared::clock::Clock;
-use hookward_shared::process;
+use hookward_shared::process::{self, Others};
 
-use crate::certs::{CertError, IDENTITY_FILE, Identity};
+use crate::certs::{CertError, EDGE_FILE, EDGE_KEY_FILE, EDGE_NAMES_FILE, IDENTITY_FILE, Identity};
 use crate::store::{Store, set_database_aside};
 use crate::{STATE_FILE, StartError};
+
+/// Files of the data directory that hold keys.
+const KEYS: [&str; 3] = [IDENTITY_FILE, EDGE_KEY_FILE, STATE_FILE];
+
+/// Removes what a process that was killed left behind, and warns of keys that other users can read.
+pub(crate) fn tidy(dir: &Path) {
+    process::remove_leftovers(dir, &[IDENTITY_FILE, EDGE_KEY_FILE, EDGE_FILE, EDGE_NAMES_FILE]);
+    for path in KEYS.map(|name| dir.join(name)) {
+        // A file that is not there yet is made for its owner alone.
+        if let Ok(Others::Read | Others::GroupReads) = process::others_may(&path) {
+            let path = path.display();
+            tracing::warn!("other users can read {path}: chmod 600 {path}");
+        }
+    }
+}
 
 /// Opens both files, and makes both where there is none. What is damaged or missing is an error; with `reset` it is set
 /// aside and made anew.

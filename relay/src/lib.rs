@@ -202,13 +202,15 @@ impl Relay {
             LockError::Taken(by) => StartError::InUse { path: settings.data_dir.clone(), by: printable(&by) },
             LockError::File(source) => data_dir(source),
         })?;
-        process::remove_leftovers(&settings.data_dir);
+        data::tidy(&settings.data_dir);
         let (store, identity) = data::open(&settings.data_dir, settings.reset, &clock)?;
         let pin = identity.pin;
         let (certified, self_signed) = match &settings.certificate {
             Some((chain, key)) => {
                 let certified = certs::read_pem(chain, key)?;
-                let hosts: Vec<_> = store.hosts()?.into_iter().chain(settings.hosts.keys().cloned()).collect();
+                // Hosts of an earlier domain are not served.
+                let served = store.hosts()?.into_iter().filter(|host| host.is_child_of(&settings.domain));
+                let hosts: Vec<_> = served.chain(settings.hosts.keys().cloned()).collect();
                 let warnings = certs::review::review(&certified, (chain, key), &settings.domain, &hosts, clock.now())?;
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 (certified, None)
@@ -269,7 +271,7 @@ impl Relay {
             keys: PublicKeys::new(fetcher.clone(), tasks.clone()),
             fetcher: fetcher.clone(),
             replays: replays.replays.clone(),
-            diagnoses: ByteMeter::new(DOCTOR_BYTES_A_SECOND),
+            diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_A_SECOND)),
             log: RequestLog::default(),
             proxy_warned: Mutex::default(),
             offload: Offload::default(),

@@ -135,6 +135,16 @@ impl Drop for ReplayKeeper {
     }
 }
 
+/// Drops the table of version 0.1.0, whose rows name no tunnel.
+fn forget_earlier_version(connection: &Connection) -> rusqlite::Result<()> {
+    let is_there = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'deliveries'";
+    if connection.query_row(is_there, [], |row| row.get::<_, i64>(0))? > 0 {
+        connection.execute_batch("DROP TABLE deliveries")?;
+        tracing::warn!("the memory of deliveries of an earlier version is forgotten: some may be accepted once more");
+    }
+    Ok(())
+}
+
 /// Opens the file, and counts what each tunnel has in it.
 fn prepare(path: &Path) -> Result<(Connection, Counts), StoreError> {
     let connection = open_database(path)?;
@@ -142,6 +152,7 @@ fn prepare(path: &Path) -> Result<(Connection, Counts), StoreError> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // A power cut may lose the last moments: a delivery is then taken for new, and forwarded once more.
         connection.pragma_update(None, "synchronous", "NORMAL")?;
+        forget_earlier_version(&connection)?;
         connection.execute_batch(SCHEMA)?;
         // Both read every row: what is damaged is met here.
         connection.execute("DELETE FROM claims WHERE holder != 0", [])?;

@@ -81,7 +81,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Returns `true` if the file is no database any more, or not one of this program.
+    /// Returns `true` if the file is no database any more.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Sqlite { source, .. } if is_damage(source))
@@ -98,10 +98,10 @@ fn add_used_by(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Returns `true` for what SQLite says of a file that was cut off, overwritten, or made by something else.
+/// Returns `true` for what SQLite says of a file that was cut off or overwritten.
 fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
-    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | Unknown))
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
 /// What to do about the relay's state file.
@@ -137,10 +137,18 @@ pub(crate) fn set_database_aside(path: &Path, clock: &Clock) -> Result<PathBuf, 
     let now = clock.now();
     let aside = process::set_aside(path, now).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
     for suffix in ["-wal", "-shm"] {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(suffix);
-        // They are not always there; of no use without the database, they must not meet a new one.
-        let _ = process::set_aside(Path::new(&beside), now);
+        let [from, to] = [path, &aside].map(|path| {
+            let mut beside = path.as_os_str().to_owned();
+            beside.push(suffix);
+            PathBuf::from(beside)
+        });
+        // They belong to the damaged database, and must not meet a new one. They are not always there.
+        match fs::rename(&from, to) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::Open { path: from, source });
+            }
+            _ => {}
+        }
     }
     Ok(aside)
 }
@@ -167,9 +175,11 @@ pub struct AgentRow {
     pub joined: bool,
     /// The hosts it owns.
     pub hosts: Vec<String>,
+    /// Changes with each agent of the name and each credential of it.
+    pub(crate) identity: (i64, Option<Vec<u8>>),
 }
 
-/// A host that an agent had because no agent was called so, until one was added.
+/// Host that moved to the newly added agent of the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenHost {
     /// The host.
@@ -335,7 +345,8 @@ impl Store {
     pub fn list_agents(&self) -> Result<Vec<AgentRow>, StoreError> {
         self.with(|db| {
             let mut query = db.prepare(
-                "SELECT name, credential_digest IS NOT NULL, coalesce(group_concat(host, ' '), '')
+                "SELECT name, credential_digest IS NOT NULL, coalesce(group_concat(host, ' '), ''),
+                        agents.id, credential_digest
                  FROM agents LEFT JOIN hosts ON agents.id = hosts.agent GROUP BY agents.id ORDER BY name",
             )?;
             let rows = query.query_map([], |row| {
@@ -344,6 +355,7 @@ impl Store {
                     name: row.get(0)?,
                     joined: row.get(1)?,
                     hosts: hosts.split_whitespace().map(str::to_owned).collect(),
+                    identity: (row.get(3)?, row.get(4)?),
                 })
             })?;
             rows.collect()

@@ -59,6 +59,9 @@ fn each_pair(text: &[u8]) -> impl Iterator<Item = Option<Pair<'_>>> {
     )
 }
 
+/// Maximum length of a field's name in bytes: names are compared with those that are read, one by one.
+const MOST_NAME: usize = 256;
+
 /// Why there is not one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormFault {
@@ -66,7 +69,8 @@ pub enum FormFault {
     Broken,
     /// The name stands more than once, or some readers take another name for it.
     Repeated,
-    /// A name begins with a space, or holds a control character, `[` or `.`: PHP reads such names as other ones.
+    /// A name is longer than 256 bytes, begins with a space, or holds a control character, `[` or `.`: PHP reads such names
+    /// as other ones.
     Name,
 }
 
@@ -151,6 +155,13 @@ impl Fields {
                 Cow::Borrowed(_) => FieldName::Plain(name),
                 Cow::Owned(name) => FieldName::Decoded(name.into()),
             };
+            let length = match &name {
+                FieldName::Plain(range) => range.len(),
+                FieldName::Decoded(name) => name.len(),
+            };
+            if length > MOST_NAME {
+                return Err(FormFault::Name);
+            }
             fields.push((name, value));
         }
         Ok(Self { fields, escaped: true })
@@ -189,6 +200,9 @@ impl Fields {
             let name = head.ok().and_then(part_name).ok_or(FormFault::Broken)?;
             if fields.len() >= MOST_PAIRS {
                 return Err(FormFault::Broken);
+            }
+            if name.len() > MOST_NAME {
+                return Err(FormFault::Name);
             }
             let start = at + 2;
             let value = start + head_end + 4..start + end;
@@ -254,6 +268,16 @@ fn part_name(head: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_has_a_length() {
+        let name = "\u{e9}".repeat(MOST_NAME);
+        let form = format!("payload=1&{name}=2");
+        assert_eq!(Fields::urlencoded(form.as_bytes()).err(), Some(FormFault::Name));
+        let part = format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n1\r\n--b--\r\n");
+        let read = Fields::multipart("multipart/form-data; boundary=b", part.as_bytes());
+        assert_eq!(read.err(), Some(FormFault::Name));
+    }
 
     #[test]
     fn one_value_or_none() {

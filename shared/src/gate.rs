@@ -52,6 +52,9 @@ use crate::secret::Secret;
 /// Unsigned challenges that one client address may send in a second: providers send one when a webhook is registered, and
 /// some again every hour.
 const CHALLENGES_A_SECOND: u32 = 5;
+/// Signed requests a second of a client that is locked out or beyond its rate: a provider sends less in a retry, and each
+/// costs a body of at most `max_body`.
+const BARRED_TRIES_A_SECOND: u32 = 20;
 
 /// Which of the two gates this is. The relay alone counts, remembers and knows the named sets; a signing
 /// secret that never leaves the agent can only be used there.
@@ -221,6 +224,14 @@ impl Gate {
         let observing = route.observes(now.wall);
         let mut candidates = Vec::new();
         let mut furthest: Option<Refusal> = None;
+        if let Some(refusal) = &barred
+            && route.accept.iter().any(|alternative| alternative.may_be_signed(head))
+        {
+            // A right signature lifts the bar, and to find it costs a body: so often may a barred client try.
+            let tries = Rate::per_second(BARRED_TRIES_A_SECOND);
+            state.admit(Counted::Barred(source(client)), tries, now.steady).map_err(|_| refusal.clone())?;
+        }
+        let mut tries = false;
         for (number, alternative) in route.accept.iter().enumerate() {
             if let Some(refusal) = &barred
                 && !alternative.may_be_signed(head)
@@ -228,13 +239,15 @@ impl Gate {
                 furthest.get_or_insert_with(|| refusal.clone());
                 continue;
             }
+            tries |= barred.is_some() && alternative.needs_body();
             match alternative.check_head(&route.deny, head, client, now.wall, state, observing) {
                 Ok(evidence) => candidates.push((number, evidence)),
                 // The alternative that came furthest says the most about what is missing.
                 Err(refusal) => furthest = Some(further(furthest, refusal)),
             }
         }
-        if candidates.is_empty() {
+        // A barred client learns nothing of its token: right or wrong, its body is read before it is refused.
+        if candidates.is_empty() && !tries {
             return Err(barred.or(furthest).unwrap_or_else(no_route));
         }
         let inspection = Inspection::new(Arc::clone(&route.places), Work::of_a_request());
@@ -355,16 +368,15 @@ impl Gate {
     /// The first route whose path and method both match.
     fn find_route(&self, head: RequestHead<'_>) -> Result<usize, Refusal> {
         let path = head.path();
-        let mut path_matched = false;
-        for (index, route) in self.routes.iter().enumerate() {
-            if route.has_path(path) {
-                if route.methods.contains(head.method) {
-                    return Ok(index);
-                }
-                path_matched = true;
-            }
+        let found = self.route_of(path, head.method);
+        // An application that decodes an escaped slash first would see the path of another route.
+        if shape::has_escaped_slash(path) && self.route_of(&shape::with_plain_slashes(path), head.method) != found {
+            return Err(Refusal::malformed("with its escaped slashes decoded, the path is another route's"));
         }
-        if path_matched {
+        if let Some(index) = found {
+            return Ok(index);
+        }
+        if self.routes.iter().any(|route| route.has_path(path)) {
             let why = "a route has this path, but not this method";
             return Err(Refusal::new(Check::Method, Code::MethodNotAllowed, why));
         }
@@ -373,6 +385,11 @@ impl Gate {
 }
 
 impl Gate {
+    /// The first route with this path and method.
+    fn route_of(&self, path: &[u8], method: &Method) -> Option<usize> {
+        self.routes.iter().position(|route| route.has_path(path) && route.methods.contains(method))
+    }
+
     /// The paths that are open, for an owner whose sender uses another one.
     fn no_path(&self) -> String {
         /// Paths that are named.
@@ -653,10 +670,8 @@ impl CompiledRoute {
     fn new(route: &Route, side: Side) -> Result<Self, String> {
         let paths = route.paths.iter().map(|path| PathPattern::parse(path)).collect::<Result<_, _>>()?;
         let remembers = side == Side::Relay && route.replay.is_some();
-        let accept = route.accept.iter().enumerate();
-        let accept: Vec<_> = accept
-            .map(|(number, accept)| Alternative::new(accept, side, remembers.then_some(number)))
-            .collect::<Result<_, _>>()?;
+        let accept = route.accept.iter().map(|accept| Alternative::new(accept, side, remembers));
+        let accept = accept.collect::<Result<Vec<_>, _>>()?;
         let mut places = BodyPlacesBuilder::default();
         accept.iter().for_each(|alternative| alternative.add_places(&mut places));
         Ok(Self {

@@ -152,7 +152,7 @@ impl Work {
         })
     }
 
-    /// So many bytes of each kind.
+    /// Creates a meter with the same limit for each kind of work.
     #[must_use]
     pub fn up_to(bytes: u64) -> Arc<Self> {
         let meter = || Meter { used: AtomicU64::new(0), most: bytes };
@@ -333,7 +333,12 @@ impl Inspection {
         if self.json.get().is_none() {
             self.work.spend(Kind::Parsed, body.len())?;
         }
-        Ok(self.json.get_or_init(|| self.places.json.scan(body)))
+        let is_first = self.json.get().is_none();
+        let scan = self.json.get_or_init(|| self.places.json.scan(body));
+        if is_first {
+            self.work.spend(Kind::Parsed, usize::try_from(scan.cost()).unwrap_or(usize::MAX))?;
+        }
+        Ok(scan)
     }
 
     /// The value of a form's field, which may stand once.

@@ -51,6 +51,9 @@ pub enum JsonFault {
     TooMany(String, usize),
 }
 
+/// Maximum number of steps of a path: the tree of paths is walked by recursion.
+const MOST_STEPS: usize = 32;
+
 impl JsonPath {
     /// Reads a path.
     ///
@@ -73,6 +76,9 @@ impl JsonPath {
                     Some(digits) => Step::Index(digits.parse().map_err(|_| format!("{digits:?} is no index"))?),
                     None => return Err(format!("{text:?}: a bracket is not closed")),
                 });
+            }
+            if steps.len() > MOST_STEPS {
+                return Err(format!("a path has more than {MOST_STEPS} steps"));
             }
         }
         Ok(Self { steps })
@@ -163,6 +169,15 @@ mod tests {
 
     fn texts(path: &str, document: &str) -> Result<Vec<String>, JsonFault> {
         JsonPath::parse(path).unwrap().texts(document.as_bytes())
+    }
+
+    #[test]
+    fn a_path_has_so_many_steps() {
+        let path = |steps: usize| vec!["a"; steps].join(".");
+        assert!(JsonPath::parse(&path(MOST_STEPS)).is_ok());
+        assert!(JsonPath::parse(&path(MOST_STEPS + 1)).is_err());
+        assert!(JsonPath::parse(&format!("a{}", "[*]".repeat(100_000))).is_err());
+        assert!(serde_json::from_str::<JsonPath>(&format!("\"{}\"", path(4000))).is_err(), "from an agent, too");
     }
 
     #[test]

@@ -166,8 +166,9 @@ pub const GREETING_BYTES: usize = 16 * 1024;
 pub const CONTROL_BYTES: usize = 8 * 1024 * 1024;
 /// One head of an exchange: the edge's cap on heads, and room for what the relay adds.
 pub const HEAD_FRAME_BYTES: usize = 96 * 1024;
-/// Most bytes of an exchange's trailers in the tunnel: hyper takes 16 KiB of them over HTTP/1.1, and they grow a little.
-pub const TRAILERS_FRAME_BYTES: usize = 20 * 1024;
+/// Maximum size of an exchange's trailers in the tunnel, in bytes: the edge takes 32 KiB of them over HTTP/2
+/// (`head_bytes`), and their encoding adds some.
+pub const TRAILERS_FRAME_BYTES: usize = 48 * 1024;
 /// Routes of a policy: each is tried for every request.
 pub const ROUTES: usize = 64;
 /// Paths, methods or alternatives of one route.
@@ -178,8 +179,7 @@ pub const PATTERN_BYTES: usize = 1024;
 pub const LIVE_SECRETS: usize = 8;
 /// Connections of one client address whose peer has not yet said who it is.
 pub const AGENTS_UNKNOWN_PER_SOURCE: usize = 16;
-/// Bytes that the gate may hash for one request, whatever the policy and the request ask for: the largest body by 40
-/// different keys, half a second of one core. A policy that could need more is refused when it is loaded.
+/// Maximum bytes hashed for one request: the largest body under 40 keys. One core needs 0.5 s for it. A policy that could need more is refused when it is loaded.
 pub const GATE_HASHED_BYTES: u64 = 1024 * MIB;
 /// Bytes that the gate may read as JSON or a form for one request: the largest body five times.
 pub const GATE_PARSED_BYTES: u64 = 128 * MIB;

@@ -39,14 +39,17 @@ impl Offload {
     ///
     /// # Errors
     /// [`NoTurn`] after 5 s, and when the program ends.
-    pub async fn run<T: Send + 'static>(&self, check: impl FnOnce() -> T + Send + 'static) -> Result<T, NoTurn> {
-        let turn = timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()).await;
-        let turn = turn.ok().and_then(Result::ok).ok_or(NoTurn)?;
-        let checking = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            check()
-        });
-        checking.await.map_err(|_| NoTurn)
+    pub async fn run<T: Send + 'static>(
+        &self,
+        queue: &Queue,
+        check: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NoTurn> {
+        let waiting = async {
+            let place = Arc::clone(&queue.0).acquire_owned().await.ok()?;
+            Some((place, Arc::clone(&self.turns).acquire_owned().await.ok()?))
+        };
+        let turn = timeout(PATIENCE, waiting).await.ok().flatten().ok_or(NoTurn)?;
+        on_thread(turn, check).await
     }
 
     /// Runs `check` if a thread is free at once.
@@ -58,10 +61,34 @@ impl Offload {
         check: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NoTurn> {
         let turn = Arc::clone(&self.turns).try_acquire_owned().map_err(|_| NoTurn)?;
-        let checking = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            check()
-        });
-        checking.await.map_err(|_| NoTurn)
+        on_thread(turn, check).await
+    }
+}
+
+/// Runs `check` on a thread that may block, and gives `turn` back behind it.
+async fn on_thread<T: Send + 'static, U: Send + 'static>(
+    turn: U,
+    check: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, NoTurn> {
+    let checking = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        check()
+    });
+    checking.await.map_err(|error| {
+        // A panic is a mistake of this program; otherwise the program is ending.
+        if error.is_panic() {
+            tracing::error!(%error, "a check of a large body");
+        }
+        NoTurn
+    })
+}
+
+/// The checks of one tunnel: one of them waits for a thread at a time, so no tunnel takes the turns of all.
+#[derive(Clone)]
+pub struct Queue(Arc<Semaphore>);
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
     }
 }

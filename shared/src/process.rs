@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal as _, Read as _, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::clock::UnixMillis;
 use time::OffsetDateTime;
@@ -121,15 +122,33 @@ pub fn make_private_dir(dir: &Path) -> io::Result<()> {
 
 /// The permissions of a file's group and of all others to write.
 const OTHERS_WRITE: u32 = 0o022;
-/// The permissions of a file's group and of all others.
-const OTHERS: u32 = 0o077;
+/// The permissions of a file's group.
+const GROUP: u32 = 0o070;
+/// The permissions of those who are neither its owner nor in its group.
+const OTHERS: u32 = 0o007;
 
-/// Returns `true` if only its owner can read or change the file.
+/// Access of users other than the owner to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// None.
+    Nothing,
+    /// Members of its group.
+    GroupReads,
+    /// Every user.
+    Read,
+}
+
+/// Returns the access that other users have to a file.
 ///
 /// # Errors
 /// What the system says.
-pub fn is_private(path: &Path) -> io::Result<bool> {
-    Ok(fs::metadata(path)?.permissions().mode() & OTHERS == 0)
+pub fn others_may(path: &Path) -> io::Result<Others> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    Ok(match (mode & OTHERS, mode & GROUP) {
+        (0, 0) => Others::Nothing,
+        (0, _) => Others::GroupReads,
+        _ => Others::Read,
+    })
 }
 
 /// A directory that one process has to itself, until this is dropped.
@@ -181,16 +200,22 @@ const WORD_BYTES: u64 = 200;
 /// What stands before the number of a process in the name of a file that it is writing.
 const NEW: &str = ".new-";
 
-/// Removes files that [`write_private`] left behind in a directory when its process was killed: they hold secrets.
-pub fn remove_leftovers(dir: &Path) {
+/// A file is written within this time.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Removes what [`write_private`] left behind of these files in a directory when its process was killed: they hold secrets.
+pub fn remove_leftovers(dir: &Path, files: &[&str]) {
     // Without the list nothing can be removed, and what is read next says why.
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let process = name.to_str().and_then(|name| name.rsplit_once(NEW)).and_then(|(_, pid)| pid.parse::<u32>().ok());
-        let Some(process) = process else { continue };
-        let is_writing = process != std::process::id() && Path::new("/proc").join(process.to_string()).exists();
-        if !is_writing && fs::remove_file(entry.path()).is_ok() {
+        let Some((file, process)) = name.to_str().and_then(|name| name.rsplit_once(NEW)) else { continue };
+        let Some(process) = process.parse::<u32>().ok().filter(|_| files.contains(&file)) else { continue };
+        let age = entry.metadata().and_then(|file| file.modified()).ok().and_then(|at| at.elapsed().ok());
+        // A process of another container may have any number: an old file has no writer.
+        let is_old = age.is_some_and(|age| age >= WRITTEN_WITHIN);
+        let is_writing = process == std::process::id() || Path::new("/proc").join(process.to_string()).exists();
+        if is_old && !is_writing && fs::remove_file(entry.path()).is_ok() {
             tracing::info!(file = %entry.path().display(), "removed what a process that was killed left behind");
         }
     }

@@ -1,4 +1,4 @@
-//! A flood in few lines: so many a second one by one, the rest as counts.
+//! Limit on lines per second. Counts the rest by kind.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// The span in which lines are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Counts what is more than so many a second, by kind.
+/// Lets a number of lines a second pass, and counts the others by kind.
 #[derive(Debug)]
 pub struct Quota<K> {
     most: usize,
@@ -16,13 +16,13 @@ pub struct Quota<K> {
 }
 
 impl<K: Ord> Quota<K> {
-    /// So many a second.
+    /// Creates a quota of this many lines a second.
     #[must_use]
     pub const fn new(most: usize) -> Self {
         Self { most, recent: VecDeque::new(), counted: BTreeMap::new() }
     }
 
-    /// Returns `true` if one more may pass by itself; else it is counted.
+    /// Returns `true` if one more line may pass; otherwise counts it.
     pub fn take(&mut self, kind: K) -> bool {
         while self.recent.front().is_some_and(|at| at.elapsed() >= WINDOW) {
             self.recent.pop_front();

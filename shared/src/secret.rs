@@ -27,6 +27,11 @@ impl Secret {
         (!bytes.is_empty()).then(|| Self(Zeroizing::new(bytes)))
     }
 
+    /// Stands where a secret was, in what is written without secrets.
+    pub(crate) fn placeholder() -> Self {
+        Self(Zeroizing::new(b"-".to_vec()))
+    }
+
     /// 256 bits from the system's generator, as base64url text without padding.
     ///
     /// # Errors

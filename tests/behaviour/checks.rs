@@ -272,6 +272,37 @@ async fn a_clock_that_is_set_opens_and_closes_nothing() {
     }
 }
 
+/// A client that is locked out learns nothing of a token that stands beside a signature, not even by `100 Continue`.
+#[tokio::test]
+async fn a_lockout_hides_whether_a_token_is_right() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let text = format!(
+        "lockout = {{ failures = 3, within = '1m', for = '5m' }}\n[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\n\
+         token = 'file:DIR/tok'\nverify = {{ provider = 'github', secret = 'file:DIR/hub' }}"
+    );
+    let stage = Stage::start(application.address, Plan { policy: with_secrets(&text), ..Plan::default() }).await;
+    for _ in 0..3 {
+        assert_eq!(stage.edge.post(&format!("{PREFIX}?token=wrong"), &[], b"{}").await.status, 403);
+    }
+    let mut begun = Vec::new();
+    for token in ["wrong", "t0ken"] {
+        let mut connection = stage.edge.http1().await;
+        let head = format!(
+            "POST {PREFIX}?token={token} HTTP/1.1\r\nHost: {HOST}\r\nX-Hub-Signature-256: sha256={}\r\n\
+             Content-Length: 2\r\nExpect: 100-continue\r\n\r\n",
+            "0".repeat(64)
+        );
+        connection.raw(head.as_bytes()).await;
+        begun.push(connection.head().await.unwrap().status);
+        connection.raw(b"{}").await;
+        assert_eq!(connection.answer("POST").await.status, 429, "{token}");
+    }
+    assert_eq!(begun, [100, 100]);
+    let right = github_signature(SECRET, b"{}");
+    let signed = [("X-Hub-Signature-256", right.as_str())];
+    assert_eq!(stage.edge.post(&format!("{PREFIX}?token=t0ken"), &signed, b"{}").await.status, 200);
+}
+
 /// Whoever else is a customer of the provider can send from its addresses: his failures do not lock the provider out.
 #[tokio::test]
 async fn a_right_signature_passes_a_lockout() {

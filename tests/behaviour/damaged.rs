@@ -178,8 +178,18 @@ fn the_agents_files_are_private_and_hints_are_thrown_away() {
     let (dead, living) = (path("tokens.json.new-4194304"), path("tokens.json.new-1"));
     fs::write(&dead, "a token").unwrap();
     fs::write(&living, "a token").unwrap();
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    for path in [&dead, &living] {
+        fs::File::options().write(true).open(path).unwrap().set_modified(hour_ago).unwrap();
+    }
     StateDir::open(Some(dir.path())).unwrap();
     assert_eq!((dead.exists(), living.exists()), (false, true));
+    // What is not the agent's is left alone.
+    let foreign = path("notes.new-4194304");
+    fs::write(&foreign, "").unwrap();
+    fs::File::options().write(true).open(&foreign).unwrap().set_modified(hour_ago).unwrap();
+    StateDir::open(Some(dir.path())).unwrap();
+    assert!(foreign.exists());
 }
 
 #[test]
@@ -188,6 +198,10 @@ fn directories_that_others_can_write_are_warned_of() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let ended = serves(dir.path(), &[]);
     assert!(ended.code == Some(0) && ended.err.contains("chmod 700"), "{ended:?}");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(dir.path().join("identity.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+    let ended = serves(dir.path(), &[]);
+    assert!(ended.code == Some(0) && ended.err.contains("identity.pem: chmod 600"), "{ended:?}");
 }
 
 /// The join token is used up, and the credential could not be kept: the same agent can join once more with it.

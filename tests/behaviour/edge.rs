@@ -227,6 +227,18 @@ async fn encoded_slashes_pass_where_the_route_says_so() {
     }
 }
 
+/// A wide route with escaped slashes opens no stricter one: an application that decodes them would see that one's path.
+#[tokio::test]
+async fn escaped_slashes_lead_to_no_other_route() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let text = "[[route]]\npath = '/admin/**'\n[[route.accept]]\nallow_ips = '192.0.2.1'\n\
+                [[route]]\npath = '/**'\nencoded_slashes = true\n[[route.accept]]\nopen = true\n";
+    let stage = Stage::start(application.address, Plan { policy: policy(text), ..Plan::default() }).await;
+    for (target, status) in [("/admin/x", 403), ("/admin%2Fx", 400), ("/a%2Fdmin", 200), ("/job/a%2fb", 200)] {
+        assert_eq!(stage.edge.post(target, &[], b"{}").await.status, status, "{target}");
+    }
+}
+
 /// Characters that some tables of characters turn into a delimiter, and those that are not seen.
 #[tokio::test]
 async fn lookalikes_of_delimiters_are_refused_and_letters_are_not() {
@@ -242,6 +254,9 @@ async fn lookalikes_of_delimiters_are_refused_and_letters_are_not() {
         "a%cd%8fb",
         "a%e1%85%9fb",
         "a%e3%85%a4b",
+        "..%c2%a0",
+        "..%e3%80%80",
+        "%e2%80%83x",
     ] {
         assert_eq!(stage.edge.post(&format!("{PREFIX}/{bad}"), &[], b"{}").await.status, 400, "{bad}");
     }

@@ -170,6 +170,22 @@ async fn twilio_opens_websockets() {
     }
 }
 
+/// QuickNode signs nonce, time and body side by side: no digit moves over both borders.
+#[tokio::test]
+async fn quicknodes_values_stay_where_they_are() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = signed_stage(&application, "quicknode", b"a secret of some length").await;
+    let signature = HEXLOWER.encode(&sha256(b"a secret of some length", "9f3ac71700000000{\"amount\":1}"));
+    for (nonce, at, body, status) in [
+        ("9f3ac7", "1700000000", "{\"amount\":1}", 200),
+        ("9f3ac", "7170000000", "0{\"amount\":1}", 403),
+        ("9f3ac717", "00000000{", "\"amount\":1}", 403),
+    ] {
+        let headers = [("X-QN-Nonce", nonce), ("X-QN-Timestamp", at), ("X-QN-Signature", &signature)];
+        assert_eq!(stage.edge.post(PREFIX, &headers, body.as_bytes()).await.status, status, "{nonce} {at} {body}");
+    }
+}
+
 /// Two tokens side by side leave no trace in the target.
 #[tokio::test]
 async fn two_tokens_in_the_query_leave_no_question_mark() {

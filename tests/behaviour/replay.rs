@@ -211,6 +211,32 @@ async fn an_id_in_the_body_is_remembered() {
     }
 }
 
+/// A signed text is one delivery, whichever alternative has verified it.
+#[tokio::test]
+async fn another_alternative_makes_no_other_delivery() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::write(dir.path().join("secret"), "secret").unwrap();
+    let accept = |event: &str| {
+        format!(
+            "[[route.accept]]\nheaders = {{ X-GitHub-Event = '{event}' }}\n\
+             verify = {{ provider = 'github', secret = 'file:{}/secret' }}\n",
+            dir.path().display()
+        )
+    };
+    let text = format!(
+        "[[route]]\npath = '{PREFIX}/**'\nreplay = {{ on_duplicate = 'refuse' }}\n{}{}",
+        accept("push"),
+        accept("ping")
+    );
+    let stage = Stage::start(application.address, Plan { policy: policy(&text), ..Plan::default() }).await;
+    let signature = github_signature("secret", b"{}");
+    for (event, status) in [("push", 200), ("push", 403), ("ping", 403)] {
+        let headers = [("X-GitHub-Event", event), ("X-Hub-Signature-256", signature.as_str())];
+        assert_eq!(stage.edge.post(PREFIX, &headers, b"{}").await.status, status, "{event}");
+    }
+}
+
 /// Ids of different providers say nothing of each other, nor do numbers of different channels.
 #[tokio::test]
 async fn deliveries_of_two_providers_are_two() {

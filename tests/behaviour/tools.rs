@@ -837,7 +837,7 @@ fn what_is_no_secret_is_refused_and_a_short_one_is_told() {
         ("only-12-long", "has 12 bytes only"),
         ("\"a secret of some length\"", "stands in quotes"),
         ("\u{feff}a secret of some length", "byte order mark"),
-        ("sk_live_0123456789abcdef", "looks like an API key of Stripe"),
+        ("ghp_0123456789abcdef", "looks like an API key of GitHub"),
         ("a secret of some length ", "a space or a line end around it"),
         ("a secret of some length", ""),
     ] {
@@ -950,7 +950,7 @@ fn the_doctor_knows_secrets_that_were_altered() {
         (format!("\"{KEY}\"").into_bytes(), "quotes"),
         (format!("\u{feff}{KEY}").into_bytes(), "byte order mark"),
         (utf16, "UTF-16"),
-        (b"sk_live_0123456789abcdef".to_vec(), "API key of Stripe"),
+        (b"ghp_0123456789abcdef".to_vec(), "API key of GitHub"),
     ] {
         Delivery { kept: &kept, headers: &headers, ..DELIVERY }.assert_hint(hint);
     }

@@ -135,7 +135,7 @@ fn endpoint(identity: Identity) -> Endpoint {
 
 fn welcome() -> FromRelay {
     let deadlines = Deadlines::of(&Limits::default());
-    FromRelay::Welcome { agent: "x".into(), version: "0".into(), deadlines, time_ms: 0 }
+    FromRelay::Welcome { agent: "x".into(), version: "0".into(), deadlines, time_ms: 0, outlives_refused_hosts: true }
 }
 
 /// Reads an answer to its end.

@@ -393,7 +393,7 @@ impl To {
             Some(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
                 ConnectionError::WrongKey(address)
             }
-            // What a server says that speaks another protocol, or an older version of TLS, than a relay does.
+            // TLS alerts of servers that are no relay.
             Some(rustls::Error::AlertReceived(
                 AlertDescription::NoApplicationProtocol
                 | AlertDescription::ProtocolVersion

@@ -217,7 +217,7 @@ impl Line {
         });
         loop {
             let policies = self.at.policies.iter().enumerate().map(|(number, policies)| {
-                let is_open = terms.at(number).is_some();
+                let is_open = terms.at(number).is_some() && !self.at.is_without_host(number);
                 // In boxes: `first` moves what it waits for.
                 Box::pin(async move { if is_open { policies.changed().await } else { std::future::pending().await } })
             });
@@ -351,6 +351,18 @@ impl Line {
         })
     }
 
+    /// Goes on without the host of a tunnel.
+    ///
+    /// # Errors
+    /// The refusal, when no tunnel of this connection is left.
+    fn lose_host(&self, tunnel: usize, message: &str, terms: &Terms) -> Result<(), ConnectionError> {
+        self.at.note_host_refused(tunnel, message, &self.shared);
+        match terms.hosts.iter().all(|at| self.at.is_without_host(at.tunnel)) {
+            true => Err(refused(RefusedReason::Host, message)),
+            false => Ok(()),
+        }
+    }
+
     fn hear(
         &self,
         message: FromRelay,
@@ -384,12 +396,12 @@ impl Line {
             FromRelay::HostLost { host, message } => {
                 let lost = terms.hosts.iter().find(|at| host.eq_ignore_ascii_case(&at.host));
                 if let Some(lost) = lost {
-                    self.at.lose_host(lost.tunnel, &message, &self.shared)?;
+                    self.lose_host(lost.tunnel, &message, terms)?;
                 }
             }
             FromRelay::Refused { reason: RefusedReason::Host, message } if asked.is_some() => {
                 let Some((number, _)) = asked.take() else { return Ok(()) };
-                self.at.lose_host(number, &message, &self.shared)?;
+                self.lose_host(number, &message, terms)?;
             }
             FromRelay::Refused { reason, message } => return Err(refused(reason, &message)),
             FromRelay::Refusals { told, counted } => report_refusals(reporter, told, counted),

@@ -17,7 +17,7 @@ use super::dial::Found;
 use super::policies::{Offer, Taken};
 use super::serving::Serving;
 use super::status::LineId;
-use super::{AtRelay, ConnectionError, Opened, Shared, kept, report_refusals, unexpected};
+use super::{AtRelay, ConnectionError, Opened, Shared, kept, refused, report_refusals, unexpected};
 use crate::replay::{AtHost, Terms};
 
 /// For the relay to answer what opens the tunnels: a policy may have 3 MiB, and the line be slow.
@@ -27,6 +27,8 @@ const OPEN: Duration = Duration::from_secs(60);
 pub(super) struct Greeted {
     control: ControlStream,
     deadlines: Deadlines,
+    /// Whether the session goes on when the host of one tunnel is refused.
+    outlives_refused_hosts: bool,
 }
 
 /// A greeting under way.
@@ -56,10 +58,10 @@ pub(super) async fn greet(
     };
     control.send(&hello).await?;
     match control.receive(GREETING_BYTES).await? {
-        FromRelay::Welcome { agent, version, deadlines, .. } => {
+        FromRelay::Welcome { agent, version, deadlines, outlives_refused_hosts, .. } => {
             tracing::debug!(agent = printable(&agent), version = printable(&version), "welcome");
             session.serve();
-            Ok(Greeted { control, deadlines })
+            Ok(Greeted { control, deadlines, outlives_refused_hosts })
         }
         other => Err(unexpected(other)),
     }
@@ -75,11 +77,12 @@ pub(super) async fn open(
 ) -> Result<Serving, ConnectionError> {
     let transport = found.session.transport();
     let silent = || ConnectionError::Silent { address: at.relay.address.clone(), transport };
-    let Greeted { mut control, deadlines } = greeted;
+    let Greeted { mut control, deadlines, outlives_refused_hosts } = greeted;
     at.note_addresses(found.addresses);
     let opening = async {
         let (mut hosts, mut opened) = (Vec::new(), Vec::new());
         let (mut relay_leaves, mut stands_by) = (false, false);
+        let mut host_refused = None;
         'tunnels: for (number, (tunnel, policies)) in shared.tunnels.iter().zip(&at.policies).enumerate() {
             let offer = policies.best();
             control.send(&open_message(tunnel.host.clone(), &offer)).await?;
@@ -91,8 +94,9 @@ pub(super) async fn open(
                         shared.reporter.say(kept(&message));
                         return Err(ConnectionError::PolicyKept);
                     }
-                    FromRelay::Refused { reason: RefusedReason::Host, message } => {
-                        at.lose_host(number, &message, shared)?;
+                    FromRelay::Refused { reason: RefusedReason::Host, message } if outlives_refused_hosts => {
+                        at.note_host_refused(number, &message, shared);
+                        host_refused = Some(message);
                         continue 'tunnels;
                     }
                     // The tunnels before this one are in use already.
@@ -111,7 +115,7 @@ pub(super) async fn open(
             if policies.accept(&offer) != Taken::Late {
                 gate.set(Arc::clone(&offer.gate));
             }
-            at.has_host(number);
+            at.note_host_opened(number);
             hosts.push(AtHost {
                 tunnel: number,
                 host: host.as_str().into(),
@@ -122,7 +126,10 @@ pub(super) async fn open(
             let relay = at.relay.address.clone();
             opened.push(Opened { tunnel: number, host: host.to_string(), port, relay, transport });
         }
-        Ok((hosts, opened, relay_leaves, stands_by))
+        match host_refused {
+            Some(message) if hosts.is_empty() => Err(refused(RefusedReason::Host, &message)),
+            _ => Ok((hosts, opened, relay_leaves, stands_by)),
+        }
     };
     let (hosts, opened, relay_leaves, stands_by) = timeout(OPEN, opening).await.unwrap_or_else(|_| Err(silent()))?;
     shared.status.open(id.clone(), transport, &opened, &*shared.on_open);

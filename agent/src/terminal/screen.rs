@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// # Errors
 /// Those of the terminal.
 pub fn run(mut reports: Reports, several: bool, quit: &Quit) -> io::Result<()> {
-    // Lines of the log would stand in the middle of it.
+    // Log lines would overwrite the screen.
     let _held = process::hold_log();
     let mut terminal = ratatui::try_init()?;
     let mut screen = Screen { several, ..Screen::default() };
@@ -62,7 +62,7 @@ pub struct Screen {
 
 /// A line about a request.
 struct Shown {
-    at: OffsetDateTime,
+    moment: Instant,
     style: Style,
     text: String,
 }
@@ -92,7 +92,7 @@ impl Screen {
 
     /// Takes a report in.
     pub fn take(&mut self, stamped: &Stamped) {
-        let (report, at) = (&stamped.report, stamped.at);
+        let report = &stamped.report;
         match report {
             Report::Connecting { relay } => self.state = format!("connecting to {relay}"),
             Report::Ready(ready) => {
@@ -123,7 +123,7 @@ impl Screen {
                     Outcome::Failed { .. } | Outcome::Aborted => self.failed += 1,
                     Outcome::Answered { .. } | Outcome::Handshake { .. } => self.passed += 1,
                 }
-                self.remember(at, style, self.text(report));
+                self.remember(stamped, style);
             }
             Report::Refused(refused) => {
                 self.refused += u64::from(!refused.observed && !refused.answered && !refused.note);
@@ -132,11 +132,11 @@ impl Screen {
                     (_, true) => Style::new().yellow(),
                     _ => Style::new().red(),
                 };
-                self.remember(at, style, self.text(report));
+                self.remember(stamped, style);
             }
             Report::Counted(counted) => {
                 self.refused += counted.iter().map(|(_, count)| count).sum::<u64>();
-                self.remember(at, Style::new().red(), self.text(report));
+                self.remember(stamped, Style::new().red());
             }
         }
     }
@@ -153,9 +153,11 @@ impl Screen {
     }
 
     /// Puts a request in its place: what the relay has refused comes a little later than what went through.
-    fn remember(&mut self, at: OffsetDateTime, style: Style, text: String) {
-        let place = self.requests.iter().position(|shown| shown.at <= at).unwrap_or(self.requests.len());
-        self.requests.insert(place, Shown { at, style, text: format!("{} {text}", clock(at)) });
+    fn remember(&mut self, stamped: &Stamped, style: Style) {
+        let moment = stamped.moment;
+        let place = self.requests.iter().position(|shown| shown.moment <= moment).unwrap_or(self.requests.len());
+        let text = format!("{} {}", clock(stamped.at), self.text(&stamped.report));
+        self.requests.insert(place, Shown { moment, style, text });
         self.requests.truncate(REMEMBERED);
     }
 
@@ -286,16 +288,16 @@ mod tests {
 
         use crate::report::RequestReport;
 
-        let begin = OffsetDateTime::now_utc();
-        let at = |ms: i64| begin + time::Duration::milliseconds(ms);
+        let begin = Instant::now();
+        let at = |ms: u64| begin + Duration::from_millis(ms);
         let client: IpAddr = "192.0.2.1".parse().unwrap();
-        let request = |ms: i64, outcome: Outcome| {
+        let request = |ms: u64, outcome: Outcome| {
             let (id, host, method) = (RequestId([0; 16]), Arc::from("h.example"), http::Method::POST);
             let path = format!("/at-{ms}");
             let report = RequestReport { id, host, method, path, client, took: Duration::ZERO, outcome };
-            Stamped { at: at(ms), report: Report::Request(Box::new(report)) }
+            Stamped { moment: at(ms), ..Report::Request(Box::new(report)).into() }
         };
-        let refused = |ms: i64| {
+        let refused = |ms: u64| {
             let report = RefusedRequest {
                 id: String::new(),
                 host: "h.example".to_owned(),
@@ -311,7 +313,7 @@ mod tests {
                 note: false,
                 ago_ms: 0,
             };
-            Stamped { at: at(ms), report: Report::Refused(Box::new(report)) }
+            Stamped { moment: at(ms), ..Report::Refused(Box::new(report)).into() }
         };
         let answered = |status| Outcome::Answered { status, observed: None, secrets: Vec::new() };
         let why = || "the application broke off".to_owned();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hookward_shared::config::Problem;
 use hookward_shared::transport::identity::crypto_provider;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -59,7 +59,12 @@ pub fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, P
     let provider = crypto_provider();
     let failed = |error: &dyn std::fmt::Display| Problem::new("TLS", error.to_string());
     let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-    let authorities = authorities.build().map_err(|error| failed(&error))?;
+    let authorities = authorities.build().map_err(|error| match error {
+        VerifierBuilderError::NoRootAnchors => {
+            Problem::new(flag, "missing: this system has no certificates of authorities, so none is trusted")
+        }
+        other => failed(&other),
+    })?;
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?
@@ -91,8 +96,20 @@ pub(super) fn explain(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{error}; {what}"))
 }
 
-/// Takes what an authority has signed; and of what the user gave, exactly that, as curl does: a certificate that an
-/// application has made for itself is often one of an authority, which must not stand for a server (RFC 5280 §4.2.1.9).
+/// Returns `true` for a certificate that no authority has issued, and for one of an authority in a server's place (RFC 5280
+/// §4.2.1.9).
+fn is_about_its_issuer(error: &CertificateError) -> bool {
+    match error {
+        CertificateError::UnknownIssuer => true,
+        CertificateError::Other(other) => {
+            other.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
+        }
+        _ => false,
+    }
+}
+
+/// Verifier that also accepts exactly the certificates in the given file, as curl does. Certificates that applications make
+/// for themselves are often those of authorities, which webpki rejects.
 #[derive(Debug)]
 struct Trusted {
     authorities: Arc<WebPkiServerVerifier>,
@@ -111,8 +128,8 @@ impl ServerCertVerifier for Trusted {
         let verified = self.authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified {
             // Its dates were right: webpki looks at them before it looks for an issuer.
-            Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)))
-                if self.given.contains(end_entity) =>
+            Err(rustls::Error::InvalidCertificate(error))
+                if is_about_its_issuer(&error) && self.given.contains(end_entity) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())

@@ -65,6 +65,7 @@ pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, Admission
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 deadlines: Deadlines::of(limits),
                 time_ms: clock.now().0,
+                outlives_refused_hosts: true,
             };
             control.send(&welcome).await?;
             let run = Run { instance: instance.into(), pool, line, lost };

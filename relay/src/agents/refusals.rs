@@ -23,7 +23,7 @@ pub struct Refusals {
 
 struct Inner {
     quota: Quota<Check>,
-    /// One by one, and since when: what passed the quota since the last message.
+    /// Refusals for the next message, with their times.
     told: Vec<(Instant, RefusedRequest)>,
 }
 

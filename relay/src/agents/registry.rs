@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use hookward_shared::gate::{Gate, State};
 use hookward_shared::names::HostName;
+use hookward_shared::offload::Queue;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -59,6 +60,8 @@ pub struct Tunnel {
     sessions: Arc<[Serving]>,
     /// What its gate remembers: rates, lockouts, the named sets.
     pub state: Arc<State>,
+    /// Where its checks of large bodies wait.
+    pub checks: Queue,
     /// Scheme and authority of its public URL.
     pub origin: Arc<str>,
     /// Since when no session serves it.
@@ -104,6 +107,7 @@ impl Default for Tunnel {
             gate: None,
             sessions: Arc::from([]),
             state: Arc::clone(&NOTHING),
+            checks: Queue::default(),
             origin: Arc::clone(&NOWHERE),
             away_since: Instant::now(),
             runs: Arc::from([]),
@@ -161,7 +165,7 @@ impl Tunnel {
         best.map(|session| &session.live)
     }
 
-    /// It is served by this session no more.
+    /// Removes the session from this tunnel.
     fn give_up(&mut self, session: &LiveSession) {
         if self.sessions.iter().any(|other| other.live.is(session)) {
             self.sessions = self.sessions.iter().filter(|other| !other.live.is(session)).cloned().collect();
@@ -212,6 +216,7 @@ impl Registry {
         let mut tunnels = self.lock();
         let before = tunnels.get(&host).filter(|tunnel| tunnel.gate.is_some());
         let state = before.map_or_else(|| Arc::new(state), |tunnel| Arc::clone(&tunnel.state));
+        let checks = tunnels.get(&host).map(|tunnel| tunnel.checks.clone()).unwrap_or_default();
         let others = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.sessions)).unwrap_or_else(|| Arc::from([]));
         let runs = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.runs)).unwrap_or_else(|| Arc::from([]));
         let known =
@@ -243,7 +248,7 @@ impl Registry {
             })
             .chain([Serving { live: Arc::clone(session), arrival, brought: brought.clone(), down }])
             .collect();
-        let mut tunnel = Tunnel { gate: Some(gate), sessions, state, origin, away_since: Instant::now(), runs };
+        let mut tunnel = Tunnel { gate: Some(gate), sessions, state, checks, origin, away_since: Instant::now(), runs };
         tunnel.settle();
         tunnels.insert(host, tunnel);
         let complete = tunnels.values().all(|tunnel| {
@@ -306,7 +311,7 @@ impl Registry {
         self.lock().get(host).is_some_and(|tunnel| tunnel.sessions.iter().any(|other| other.live.is(session)))
     }
 
-    /// The host belongs to another agent now: it is this session's no more.
+    /// Removes the session from this host, which belongs to another agent now.
     pub fn give_up(&self, host: &HostName, session: &LiveSession) {
         let mut tunnels = self.lock();
         if let Some(tunnel) = tunnels.get_mut(host) {

@@ -1,5 +1,5 @@
-//! Who may connect, as it changes: `hookward-relay agent` works beside the relay, on its state file. Every change is
-//! logged, so that the log says who was admitted and when.
+//! Audit of changes to the agents. `hookward-relay agent` works beside the relay, on its state file; the log names each
+//! change within seconds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) async fn log_changes(store: Store, stop: CancellationToken) {
             _ = due.tick() => {}
             () = stop.cancelled() => return,
         }
-        // What reads the state file for a request says that it fails.
+        // Request handling reports read errors.
         let Ok(agents) = store.run(Store::list_agents).await else { continue };
         let now: BTreeMap<_, _> = agents.into_iter().map(|agent| (agent.name.clone(), agent)).collect();
         if let Some(before) = &known {
@@ -34,19 +34,28 @@ pub(crate) async fn log_changes(store: Store, stop: CancellationToken) {
 
 fn log_difference(before: &BTreeMap<String, AgentRow>, now: &BTreeMap<String, AgentRow>) {
     for (name, agent) in now {
-        match before.get(name) {
-            None => tracing::info!(target: "audit", event = "agent_added", agent = name, "an agent was added"),
-            Some(old) if old.joined != agent.joined => {
-                tracing::info!(target: "audit", event = "agent_joined", agent = name, "an agent has joined");
-            }
-            Some(old) if old.hosts != agent.hosts => {
-                let hosts = agent.hosts.join(" ");
-                tracing::info!(target: "audit", event = "agent_hosts", agent = name, hosts, "an agent's hosts have changed");
-            }
-            Some(_) => {}
+        let old = before.get(name);
+        let is_same = old.is_some_and(|old| old.identity.0 == agent.identity.0);
+        if let Some(old) = old.filter(|_| !is_same) {
+            log_removed(&old.name);
+        }
+        if !is_same {
+            tracing::info!(target: "audit", event = "agent_added", agent = name, "an agent was added");
+        }
+        let old = old.filter(|_| is_same);
+        if agent.joined && old.is_none_or(|old| old.identity != agent.identity) {
+            tracing::info!(target: "audit", event = "agent_joined", agent = name, "an agent joined");
+        }
+        if old.map_or(!agent.hosts.is_empty(), |old| old.hosts != agent.hosts) {
+            let hosts = agent.hosts.join(" ");
+            tracing::info!(target: "audit", event = "agent_hosts", agent = name, hosts, "the hosts of an agent changed");
         }
     }
     for name in before.keys().filter(|name| !now.contains_key(*name)) {
-        tracing::info!(target: "audit", event = "agent_removed", agent = name, "an agent was removed");
+        log_removed(name);
     }
+}
+
+fn log_removed(agent: &str) {
+    tracing::info!(target: "audit", event = "agent_removed", agent, "an agent was removed");
 }

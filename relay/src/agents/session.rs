@@ -268,11 +268,15 @@ async fn open(
         }
     }
     tracing::info!(agent = %live.agent.name, host = %name, "tunnel open");
-    host.in_force.note(&name, &live.agent.name, &summary);
     host.lists.want(&gate.named_sets());
     let origin = origin_of(name.as_str(), host.public_port);
     let state = State::new(host.lists.sets.clone(), host.trusted_proxies.clone());
-    host.registry.open(name.clone(), origin.into(), Brought { gate: Arc::new(gate), revision }, state, live);
+    let gate = Arc::new(gate);
+    host.registry.open(name.clone(), origin.into(), Brought { gate: Arc::clone(&gate), revision }, state, live);
+    // One that comes late is not in force.
+    if host.registry.find(name.as_str()).and_then(|tunnel| tunnel.gate).is_some_and(|used| Arc::ptr_eq(&used, &gate)) {
+        host.in_force.note(&name, &live.agent.name, &summary);
+    }
     Ok(FromRelay::Opened { host: name.to_string(), port: host.public_port })
 }
 

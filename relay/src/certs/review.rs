@@ -1,4 +1,4 @@
-//! What senders will say about a certificate: found when the relay starts, and not by the first webhook that is lost.
+//! Review of the edge's certificate at the start, before the first webhook is lost.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::{CertError, Certified};
 
 /// A label that no tunnel has: a certificate that covers it covers every tunnel below the domain.
 const ANY_LABEL: &str = "hookward-any";
-/// A certificate whose end is nearer than this is worth a word.
+/// Remaining validity below which the relay warns.
 const NEAR_END_DAYS: u64 = 14;
 const DAY_SECONDS: u64 = 86_400;
 
@@ -32,10 +32,16 @@ pub fn review(
     let content = |what: String| CertError::Content { path: chain_file.to_owned(), what };
     check_key(certified, key_file).map_err(content)?;
     let Some(first) = certified.chain.first() else { return Ok(Vec::new()) };
-    let (_, certificate) = X509Certificate::from_der(first)
-        .map_err(|error| content(format!("the first certificate can't be read: {error}")))?;
     let mut warnings = Vec::new();
     let mut warn = |what: String| warnings.push(format!("{}: {what}", chain_file.display()));
+    let certificate = match X509Certificate::from_der(first) {
+        Ok((_, certificate)) => certificate,
+        // rustls serves some that this parser does not read.
+        Err(error) => {
+            warn(format!("the first certificate can't be reviewed: {error}"));
+            return Ok(warnings);
+        }
+    };
     let at = |time: i64| u64::try_from(time).unwrap_or_default();
     let (begin, end) = (&certificate.validity().not_before, &certificate.validity().not_after);
     let now = now.seconds();
@@ -61,7 +67,7 @@ pub fn review(
 }
 
 /// Checks that the key is that of the first certificate.
-fn check_key(certified: &Certified, key_file: &Path) -> Result<(), String> {
+pub(super) fn check_key(certified: &Certified, key_file: &Path) -> Result<(), String> {
     let provider = crypto_provider();
     let fits = |chain: Vec<CertificateDer<'static>>| {
         CertifiedKey::from_der(chain, certified.key.clone_key(), &provider).map(drop)
@@ -87,15 +93,12 @@ fn uncovered(certificate: &CertificateDer<'_>, domain: &HostName, hosts: &[HostN
     let is_for = |name: &str| {
         ServerName::try_from(name).is_ok_and(|name| entity.verify_is_valid_for_subject_name(&name).is_ok())
     };
-    if is_for(&format!("{ANY_LABEL}.{domain}")) {
-        return None;
-    }
+    // Without a wildcard, exact names do as well.
     let missing: Vec<_> = hosts.iter().filter(|host| !is_for(host.as_str())).map(ToString::to_string).collect();
-    match (hosts.is_empty(), missing.is_empty()) {
-        // Without a wildcard, exact names do as well.
-        (false, true) => None,
-        (false, false) => Some(missing.join(", ")),
-        (true, _) => Some(format!("*.{domain}")),
+    match missing.is_empty() {
+        false => Some(missing.join(", ")),
+        true if hosts.is_empty() && !is_for(&format!("{ANY_LABEL}.{domain}")) => Some(format!("*.{domain}")),
+        true => None,
     }
 }
 

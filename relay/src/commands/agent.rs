@@ -36,7 +36,7 @@ pub fn run(command: AgentCommand) -> Result<(), CommandError> {
         AgentCommand::Add(args) => {
             let (name, store) = open(&args)?;
             let relay = store.tunnel_address()?.ok_or_else(|| no_relay(&args.data_dir.data_dir))?;
-            let identity = Identity::load_or_make(&args.data_dir.data_dir)?;
+            let identity = Identity::load(&args.data_dir.data_dir)?;
             let secret = Secret::mint()?;
             if let Some(TakenHost { host, from }) = store.add_agent(&name, &secret, Clock::System.now())? {
                 // Standard output has the token alone.

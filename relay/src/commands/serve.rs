@@ -45,15 +45,17 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
         None
     };
     let token_file = data_dir.join(TOKEN_FILE);
-    // One of an earlier start has been used, or has ended.
-    let _ = std::fs::remove_file(&token_file);
+    // It stays until its agent has joined: a relay may be started again before.
+    if relay.store().list_agents()?.iter().any(|agent| agent.name == AgentName::preset().as_str() && agent.joined) {
+        let _ = std::fs::remove_file(&token_file);
+    }
     let first =
         first.map(|(token, name)| match args.log_format == LogFormat::Text && std::io::stdout().is_terminal() {
             true => Ok((name, First::Shown(token.to_text()))),
             false => {
                 // A journal keeps what is printed for years, and many can read it.
                 process::write_private(&token_file, token.to_text().as_bytes())
-                    .map_err(CommandError::system("the file of the first join token"))?;
+                    .map_err(CommandError::system("first-join-token (make another with `hookward-relay agent add`)"))?;
                 Ok::<_, CommandError>((name, First::Written(token_file.display().to_string())))
             }
         });

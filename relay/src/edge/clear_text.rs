@@ -1,5 +1,5 @@
-//! HTTP in clear text on the port of HTTPS: somebody has written `http://` at a provider. He is told so in his own protocol,
-//! and so is the owner of the tunnel; what he sent has travelled in clear text, and goes no further.
+//! Answers plain HTTP on the port of HTTPS, for a webhook URL that was entered with `http://`. The sender gets a 400, the
+//! tunnel's owner a report. The relay forwards nothing: the request has travelled in clear text.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hookward_shared::names::HostName;
 use hookward_shared::refusal::{Check, Code, Refusal};
 use http::header;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,6 +23,8 @@ use crate::agents::registry::Tunnel;
 
 /// For the head of the request, and for the answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Most bytes of a body that are read and thrown away.
+const BODY_BYTES: usize = 64 * 1024;
 /// hyper's buffer for the head: its smallest.
 const HEAD_BUFFER: usize = 8 * 1024;
 
@@ -52,6 +55,8 @@ where
         let refusal = Refusal::new(Check::Host, Code::HttpsOnly, why);
         edge.log.refused(facts.seen(request.method()), &refusal, false);
         facts.tell_refused(request.method(), &refusal, since, false);
+        // A socket that closes on unread bytes is reset, and the answer is lost.
+        let _ = timeout(PATIENCE, Limited::new(request.into_body(), BODY_BYTES).collect()).await;
         Ok::<_, Infallible>(answer::write(facts.id, refusal.code, None))
     });
     let serving = http1::Builder::new()
@@ -60,6 +65,6 @@ where
         .max_buf_size(HEAD_BUFFER)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    // Whoever does not take the answer has no use for it.
-    let _ = timeout(PATIENCE * 2, serving).await;
+    // A sender that takes no answer is cut off.
+    let _ = timeout(PATIENCE * 3, serving).await;
 }

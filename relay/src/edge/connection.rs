@@ -30,8 +30,7 @@ const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What hyper holds of one stream's answer for a peer that does not take it.
 const H2_SEND_BUFFER: usize = 64 * 1024;
-/// How often a silent HTTP/2 peer is asked whether it is there, and how long it may think: together no less than an idle
-/// connection may stay (`http2_idle`), or a peer that does not answer would have to go before.
+/// Interval of HTTP/2 pings, and the time for a reply: together `http2_idle`, so that an idle connection may stay as long.
 const H2_PING: Duration = Duration::from_secs(50);
 const H2_PONG: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 connection is looked at, at least.

@@ -70,7 +70,7 @@ pub struct Edge {
     /// Deliveries that came before.
     pub replays: Replays,
     /// What diagnoses of wrong signatures have cost.
-    pub diagnoses: ByteMeter,
+    pub diagnoses: Arc<ByteMeter>,
     /// The log of requests.
     pub log: RequestLog,
     /// When a proxy that nobody has declared was last warned of.
@@ -103,8 +103,8 @@ impl Edge {
     }
 }
 
-/// Request ids: the digest of a key of the process and a counter. Nobody who sees some of them can count the relay's
-/// requests, or tell the ids that come next.
+/// Request ids: the digest of a key of the process and a counter. The ids reveal neither the number of requests
+/// nor later ids.
 pub struct RequestIds {
     key: [u8; 32],
     next: AtomicU64,

@@ -73,8 +73,8 @@ pub(super) fn find_tunnel(parts: &Parts, connection: &Connection, facts: &mut Fa
     Ok(())
 }
 
-/// Returns `true` if a request looks as if a proxy of the operator's own network had passed it on that nobody has declared:
-/// then all senders count as one. A stranger's field says nothing.
+/// Returns `true` if an undeclared proxy in a private network seems to have forwarded the request: then all senders count as
+/// one. A stranger's field says nothing.
 fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &Edge) -> bool {
     let peer = canonical(peer);
     let inside = peer.is_loopback()
@@ -102,7 +102,7 @@ pub(super) fn spelling(parts: &Parts, connection: &Connection, body: Option<u64>
     let target = start.len();
     start.extend_from_slice(if parts.version == Version::HTTP_10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
     if let Some(target) = start.get(..target)
-        && recorded.continues_with(target, b'#')
+        && recorded.has_fragment(&start, target)
     {
         return Err(Refusal::malformed("the target has a fragment (#), which is not sent"));
     }

@@ -12,7 +12,7 @@ use hookward_shared::gate::{AfterClaim, Decision, Gate, HeadVerdict, PendingBody
 use hookward_shared::inspection::Work;
 use hookward_shared::limits::DOCTOR_BYTES;
 use hookward_shared::names::HostName;
-use hookward_shared::offload::{NoTurn, OFFLOAD_BYTES};
+use hookward_shared::offload::{NoTurn, OFFLOAD_BYTES, Queue};
 use hookward_shared::providers::FetchedKeys;
 use hookward_shared::providers::challenge::Answer;
 use hookward_shared::refusal::{Check, Code, Refusal};
@@ -39,6 +39,8 @@ pub struct Case<'c> {
     pub gate: &'c Arc<Gate>,
     /// The memory of the tunnel's gate.
     pub state: &'c Arc<State>,
+    /// Where checks of the tunnel's large bodies wait.
+    pub checks: &'c Queue,
     /// Whether a WebSocket is asked for.
     pub wants_upgrade: bool,
 }
@@ -192,7 +194,7 @@ impl Case<'_> {
             return Ok(check(self.head, body));
         }
         let (head, body) = (OwnedHead::from(self.head), body.clone());
-        let checked = self.edge.offload.run(move || check(head.head(), &body)).await;
+        let checked = self.edge.offload.run(self.checks, move || check(head.head(), &body)).await;
         checked.map_err(|NoTurn| Refusal::new(Check::Body, Code::Busy, NoTurn.to_string()))
     }
 
@@ -249,10 +251,14 @@ impl Case<'_> {
         }
         let (gate, head, body, keys) = (Arc::clone(self.gate), OwnedHead::from(self.head), body.clone(), keys.clone());
         let (now, work) = (self.received.wall, Work::up_to(DOCTOR_BYTES));
-        let of_doctor = Arc::clone(&work);
-        let diagnose = move || gate.diagnose(&Request::new(head.head(), &body), &keys, now, &of_doctor);
+        let (meter, clock) = (Arc::clone(diagnoses), self.edge.clock.clone());
+        let diagnose = move || {
+            let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now, &work);
+            // Here, and not behind the await: a sender that goes away is charged, too.
+            meter.spend(work.total(), clock.moment().steady);
+            hints
+        };
         let hints = self.edge.offload.run_at_once(diagnose).await.unwrap_or_default();
-        diagnoses.spend(work.total(), self.edge.clock.moment().steady);
         match hints.first() {
             Some(hint) => Refusal { why: format!("{}; {hint}", refusal.why), ..refusal },
             None => refusal,

@@ -284,7 +284,8 @@ fn case<'c>(
     wants_upgrade: bool,
 ) -> Case<'c> {
     let (client, received, state) = (facts.client, facts.received, &facts.tunnel.state);
-    Case { edge, head: facts.head(parts), host, client, received, gate, state, wants_upgrade }
+    let checks = &facts.tunnel.checks;
+    Case { edge, head: facts.head(parts), host, client, received, gate, state, checks, wants_upgrade }
 }
 
 fn tunnel_request(

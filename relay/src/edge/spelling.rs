@@ -67,16 +67,17 @@ impl Recorded {
         spelling
     }
 
-    /// Returns `true` if the next bytes are these with that one behind them: the line of a request that hyper understood
-    /// otherwise. Behind a body in chunks it is looked for.
+    /// Returns `true` if the sender wrote a fragment behind its target, which hyper drops. `line` is the request line as
+    /// hyper understood it, `target` its part up to the target's end. Behind a body in chunks both are looked for: what
+    /// stands in that body decides nothing as long as the line itself is there.
     #[must_use]
-    pub fn continues_with(&self, start: &[u8], byte: u8) -> bool {
+    pub fn has_fragment(&self, line: &[u8], target: &[u8]) -> bool {
         let inner = self.lock();
-        let behind = |at: usize| inner.bytes.get(at + start.len()) == Some(&byte);
-        if inner.bytes.starts_with(start) {
+        let behind = |at: usize| inner.bytes.get(at + target.len()) == Some(&b'#');
+        if inner.bytes.starts_with(target) {
             return behind(0);
         }
-        memmem::find_iter(&inner.bytes, start).any(behind)
+        memmem::find(&inner.bytes, line).is_none() && memmem::find_iter(&inner.bytes, target).any(behind)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

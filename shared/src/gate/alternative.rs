@@ -93,8 +93,8 @@ impl AddressRule {
 }
 
 impl Alternative {
-    /// `remembered_as`: its number in the route, where deliveries have to be told from each other.
-    pub(super) fn new(accept: &Accept, side: Side, remembered_as: Option<usize>) -> Result<Self, String> {
+    /// `remembers`: deliveries have to be told from each other.
+    pub(super) fn new(accept: &Accept, side: Side, remembers: bool) -> Result<Self, String> {
         Ok(Self {
             side,
             allow: accept.allow_ips.as_ref().map(AddressRule::new),
@@ -104,10 +104,7 @@ impl Alternative {
             signatures: accept
                 .verify
                 .iter()
-                .enumerate()
-                .map(|(check_number, check)| {
-                    SignatureRule::new(check, side, remembered_as.map(|number| (number, check_number)))
-                })
+                .map(|check| SignatureRule::new(check, side, remembers))
                 .collect::<Result<_, _>>()?,
             body: accept.body.clone(),
         })

@@ -143,6 +143,11 @@ fn check_segment(segment: &[u8], slashes: Slashes) -> Result<(), &'static str> {
     if text.is_ascii() {
         return Ok(());
     }
+    // What folds to a space or a dot at a segment's ends is one for some file systems.
+    let at_ends = |c: char| c == ' ' || c.is_whitespace();
+    if text.split('/').any(|part| part.starts_with(at_ends) || part.ends_with(at_ends)) {
+        return Err("a segment of the path begins or ends with a space");
+    }
     if text.chars().any(is_invisible) {
         return Err("the path has an invisible character");
     }
@@ -155,10 +160,32 @@ fn check_segment(segment: &[u8], slashes: Slashes) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Returns `true` for a segment with an escaped slash.
-pub(super) fn has_escaped_slash(segment: &[u8]) -> bool {
-    segment.windows(3).any(|three| three.eq_ignore_ascii_case(b"%2f"))
+/// Returns `true` for a path or a segment with an escaped slash.
+pub(super) fn has_escaped_slash(path: &[u8]) -> bool {
+    path.windows(ESCAPED_SLASH.len()).any(|three| three.eq_ignore_ascii_case(ESCAPED_SLASH))
 }
+
+/// The path as a server sees it that decodes slashes first.
+pub(super) fn with_plain_slashes(path: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((byte, behind)) = rest.split_first() {
+        match rest.split_at_checked(ESCAPED_SLASH.len()) {
+            Some((three, behind)) if three.eq_ignore_ascii_case(ESCAPED_SLASH) => {
+                decoded.push(b'/');
+                rest = behind;
+            }
+            _ => {
+                decoded.push(*byte);
+                rest = behind;
+            }
+        }
+    }
+    decoded
+}
+
+/// An escaped slash (RFC 3986 §2.1).
+const ESCAPED_SLASH: &[u8; 3] = b"%2f";
 
 /// Decodes a segment's escapes once, refusing those that would change how the path is read.
 fn decode(segment: &[u8], slashes: Slashes) -> Result<Vec<u8>, &'static str> {

@@ -1,5 +1,6 @@
 //! A provider's signature, as a check of the gate: the keys compiled, the handshakes at hand.
 
+use data_encoding::HEXLOWER;
 use http::StatusCode;
 use sha2::{Digest as _, Sha256};
 
@@ -38,7 +39,7 @@ pub(super) struct SignatureRule {
     title: String,
     schemes: Vec<Scheme>,
     /// What deliveries of this rule are told from others by; `None` where they need not be.
-    remembered_as: Option<Vec<u8>>,
+    remembered_as: Option<Origin>,
     /// `None` on the relay when the secret stays on the agent.
     keyed: Option<Keyed>,
     /// The status of a refusal, where the provider wants another one than 403.
@@ -47,21 +48,44 @@ pub(super) struct SignatureRule {
     challenges: Vec<Challenge>,
 }
 
+/// What the value of an identity begins with that is the provider's id.
+const ID: &[u8] = b"id:";
+
+/// Where deliveries of a rule come from. It does not change when rules are moved in a policy.
+#[derive(Debug, Clone)]
+struct Origin {
+    /// The provider, or the scheme of the user's own. A signed text is one delivery, whichever rule has verified it.
+    provider: Vec<u8>,
+    /// The account at the provider, by the name of its first secret: ids of two accounts say nothing of each other.
+    account: Vec<u8>,
+}
+
+impl Origin {
+    fn of(check: &SignatureCheck) -> Self {
+        let provider = match (check.row(), &check.scheme) {
+            (Some(row), _) => format!("{}/", row.id),
+            (None, scheme) => {
+                // A scheme came from TOML or JSON, and can be written as JSON.
+                let scheme = serde_json::to_vec(scheme).unwrap_or_default();
+                format!("own scheme {}/", HEXLOWER.encode(&Sha256::digest(scheme)))
+            }
+        };
+        let account = check.secrets.iter().map(|live| live.name.as_str()).min().unwrap_or_default();
+        Self { provider: provider.into_bytes(), account: format!("{account}/").into_bytes() }
+    }
+}
+
 impl SignatureRule {
-    /// `position`: the numbers of its alternative and of itself, where deliveries have to be told from each other. Ids of
-    /// different providers, and of two rules for one provider, say nothing of each other.
-    pub(super) fn new(check: &SignatureCheck, side: Side, position: Option<(usize, usize)>) -> Result<Self, String> {
+    /// `remembers`: deliveries have to be told from each other.
+    pub(super) fn new(check: &SignatureCheck, side: Side, remembers: bool) -> Result<Self, String> {
         let schemes = check.schemes()?;
         let secrets: Vec<Secret> = check.secrets.iter().map(|live| live.secret.clone()).collect();
         let keyed = match (side, check.secret_at) {
             (Side::Relay, SecretAt::Agent) => None,
-            _ => Some(check.keyed(&schemes, &secrets).map_err(|error| error.to_string())?.proving(position.is_some())),
+            _ => Some(check.keyed(&schemes, &secrets).map_err(|error| error.to_string())?.proving(remembers)),
         };
         let row = check.row();
-        let remembered_as = position.map(|(alternative, number)| {
-            let provider = row.map_or("own scheme", |row| row.id.as_str());
-            format!("{provider}/{alternative}/{number}/").into_bytes()
-        });
+        let remembered_as = remembers.then(|| Origin::of(check));
         let refused_with = row.and_then(|row| row.refused_with).and_then(|status| StatusCode::from_u16(status).ok());
         let answers = check.challenge || check.pair;
         let all = row.map(|row| row.challenges.as_slice()).unwrap_or_default();
@@ -203,7 +227,7 @@ impl SignatureRule {
         let scheme = self.schemes.get(verified.way)?;
         let places = self.delivery_places();
         let id_at = |places: &[Place]| {
-            let mut id = b"id:".to_vec();
+            let mut id = ID.to_vec();
             for place in places {
                 let value = place.read(request, &Members::default()).ok()??;
                 id.extend_from_slice(&(value.len() as u64).to_be_bytes());
@@ -212,7 +236,10 @@ impl SignatureRule {
             (!places.is_empty()).then_some(id)
         };
         let id = || id_at(places);
-        let identity = |signed, value: Vec<u8>| Some(Identity { signed, value: [rule.clone(), value].concat() });
+        let identity = |signed, value: Vec<u8>| {
+            let account = if value.starts_with(ID) { &rule.account[..] } else { b"" };
+            Some(Identity { signed, value: [&rule.provider, account, &value].concat() })
+        };
         let proof = || verified.proof.map(|proof| [&b"signature:"[..], proof.as_slice()].concat());
         let signed = |value| identity(true, value);
         let Some(proof) = proof() else { return identity(false, id()?) };

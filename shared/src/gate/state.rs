@@ -26,6 +26,8 @@ pub enum Counted {
     Signed(IpAddr),
     /// Unsigned challenges of one client address, which anybody can send.
     Challenge(IpAddr),
+    /// Signed requests of one client address that is locked out or beyond its rate.
+    Barred(IpAddr),
     /// Requests of all the client addresses for which there is no place.
     Others,
     /// Requests that one route let pass.

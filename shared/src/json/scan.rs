@@ -8,7 +8,13 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use super::{JsonFault, JsonPath, MOST_VALUES, Step};
+use crate::limits::GATE_PARSED_BYTES;
 use crate::text::{name_hash, same_name};
+
+/// Wanted names of one object that cost nothing beside the pass: a provider's own.
+const FREE_NAMES: usize = 8;
+/// Cost of each further one, in bytes: a place in a list, made and looked through.
+const NAME_COST: usize = 32;
 
 /// Paths that are looked for together.
 #[derive(Debug, Clone)]
@@ -44,8 +50,10 @@ struct Key {
 /// What a document holds at each of the paths.
 #[derive(Debug, Clone)]
 pub struct Scan {
-    /// For each path, in order. `None`: the document is not JSON.
+    /// For each path, in order. `None`: the document is not JSON, or costs too much.
     found: Option<Vec<Found>>,
+    /// Work beside the one pass: names held against each object, and values that are read once more.
+    cost: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -95,22 +103,27 @@ impl JsonPaths {
         self.paths.binary_search(path).is_ok()
     }
 
-    /// Finds the values of all paths in one pass.
+    /// Finds the values of all paths in one pass. A document whose cost beside that pass exceeds [`GATE_PARSED_BYTES`]
+    /// counts as no JSON.
     #[must_use]
     pub fn scan(&self, document: &[u8]) -> Scan {
-        let found = std::str::from_utf8(document).ok().and_then(|text| {
-            let mut finder = Finder { start: address(text), most: self.most, found: Vec::new() };
-            finder.found.resize(self.paths.len(), Found::default());
-            let mut reader = serde_json::Deserializer::from_str(text);
-            At { node: &self.root, finder: &mut finder }.deserialize(&mut reader).ok()?;
-            reader.end().ok()?;
-            Some(finder.found)
-        });
-        Scan { found }
+        let Ok(text) = std::str::from_utf8(document) else { return Scan { found: None, cost: 0 } };
+        let found = vec![Found::default(); self.paths.len()];
+        let mut finder = Finder { start: address(text), most: self.most, found, cost: 0 };
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let read = At { node: &self.root, finder: &mut finder }.deserialize(&mut reader).and_then(|()| reader.end());
+        let cost = finder.cost;
+        Scan { found: read.is_ok().then_some(finder.found), cost }
     }
 }
 
 impl Scan {
+    /// Work beside the one pass over the document, in bytes.
+    #[must_use]
+    pub const fn cost(&self) -> u64 {
+        self.cost
+    }
+
     /// The values of a path as they stand in the document. At least one.
     ///
     /// # Errors
@@ -215,9 +228,17 @@ struct Finder {
     start: usize,
     most: usize,
     found: Vec<Found>,
+    /// See [`Scan::cost`].
+    cost: u64,
 }
 
 impl Finder {
+    /// Counts work beside the pass.
+    fn spend<E: serde::de::Error>(&mut self, bytes: usize) -> Result<(), E> {
+        self.cost = self.cost.saturating_add(bytes as u64);
+        if self.cost > GATE_PARSED_BYTES { Err(E::custom("the document costs too much")) } else { Ok(()) }
+    }
+
     fn keep(&mut self, number: usize, value: &RawValue) {
         let (start, most) = (address(value.get()) - self.start, self.most);
         let Some(found) = self.found.get_mut(number) else { return };
@@ -262,6 +283,7 @@ impl<'d> DeserializeSeed<'d> for At<'_, '_> {
             return Ok(());
         }
         // One path ends where another goes on: the value is read once more.
+        self.finder.spend(value.get().len())?;
         serde_json::Deserializer::from_str(value.get()).deserialize_any(self).map_err(serde::de::Error::custom)
     }
 }
@@ -273,6 +295,7 @@ fn read_for_all<'n, E: serde::de::Error>(
     finder: &mut Finder,
 ) -> Result<(), E> {
     for node in nodes {
+        finder.spend(value.get().len())?;
         let at = At { node, finder: &mut *finder };
         at.deserialize(&mut serde_json::Deserializer::from_str(value.get())).map_err(E::custom)?;
     }
@@ -322,6 +345,7 @@ impl<'d> Visitor<'d> for At<'_, '_> {
     fn visit_map<A: MapAccess<'d>>(self, mut map: A) -> Result<(), A::Error> {
         let Self { node, finder } = self;
         finder.fail(node.of_items(), &Fault::Absent);
+        finder.spend(node.keys.len().saturating_sub(FREE_NAMES).saturating_mul(NAME_COST))?;
         // For each wanted name: it was there; another spelling of it was there, too.
         let mut seen: Vec<(bool, Option<String>)> = vec![(false, None); node.keys.len()];
         while let Some(named) = map.next_key_seed(Name(&node.keys))? {
@@ -483,6 +507,28 @@ mod tests {
             let raw = scan.raw(&paths, &JsonPath::parse("[*]").unwrap(), document.as_bytes());
             assert_eq!(raw.is_ok(), fits, "{count}");
         }
+    }
+
+    /// Names that are wanted cost for each object, and values that are read once more cost their length.
+    #[test]
+    fn a_document_has_a_cost_beside_its_pass() {
+        let objects = format!("[{}]", vec!["{}"; 1000].join(","));
+        let one = paths(&["[*].a"]);
+        assert_eq!(one.scan(objects.as_bytes()).cost(), 0);
+        let names: Vec<_> = (0..500).map(|n| format!("[*].k{n}")).collect();
+        let many = paths(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(many.scan(objects.as_bytes()).cost() >= 1000 * 499);
+        let nested = paths(&["a", "a.a", "a.a.a"]);
+        let document = r#"{"a":{"a":{"a":1}}}"#;
+        let scan = nested.scan(document.as_bytes());
+        assert!(scan.cost() >= 20, "{}", scan.cost());
+        // Three lists, in each other, of objects: beyond its limit a document counts as no JSON.
+        let names: Vec<_> = (0..992).map(|n| format!("[*][*][*].k{n}")).collect();
+        let many = paths(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let list = |items: &str, count: usize| format!("[{}]", vec![items; count].join(","));
+        let hostile = list(&list(&list("{}", 30), 30), 30);
+        let scan = many.scan(hostile.as_bytes());
+        assert_eq!(texts(&many, &scan, "[*][*][*].k0", &hostile), Err(JsonFault::NotJson));
     }
 
     #[test]

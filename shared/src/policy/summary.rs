@@ -1,9 +1,12 @@
 //! A policy in plain words: what it lets in, and from whom. For `hookward check` and for the relay's log.
 
+use std::sync::LazyLock;
+
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
 use super::{Accept, Addresses, Lockout, Mode, Policy, Route, TokenCheck, TokenPlace};
+use crate::secret::{Secret, SecretDigest};
 use crate::text::printable;
 
 /// Hexadecimal digits of a policy's digest that are shown: enough to tell policies apart.
@@ -15,10 +18,14 @@ const LINE_CHARACTERS: usize = 1000;
 /// Most lines of a summary.
 const LINES: usize = 40;
 
+/// Stands in the place of every secret.
+static PLACEHOLDER: LazyLock<Secret> = LazyLock::new(Secret::placeholder);
+
 /// What a policy lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Tells this policy from others: the first digits of its SHA-256.
+    /// Tells this policy from others: the first digits of its SHA-256 without secrets and tokens, which a log must not let
+    /// guess.
     pub digest: String,
     /// One line for each way in, and for each general rule.
     pub lines: Vec<String>,
@@ -29,7 +36,7 @@ impl Summary {
     #[must_use]
     pub fn of(policy: &Policy) -> Self {
         // What can't be written as JSON can't have come from an agent.
-        let json = serde_json::to_vec(policy).unwrap_or_default();
+        let json = serde_json::to_vec(&without_secrets(policy)).unwrap_or_default();
         let mut digest = HEXLOWER.encode(&Sha256::digest(json));
         digest.truncate(DIGEST_DIGITS);
         let ways = policy.routes.iter().flat_map(lines_of_route);
@@ -41,6 +48,21 @@ impl Summary {
         }
         Self { digest, lines }
     }
+}
+
+/// The policy with the names of its secrets and tokens, and nothing of their values.
+fn without_secrets(policy: &Policy) -> Policy {
+    let mut policy = policy.clone();
+    let nothing = SecretDigest::of(b"");
+    for accept in policy.routes.iter_mut().flat_map(|route| &mut route.accept) {
+        for live in accept.token.iter_mut().chain(&mut accept.basic).flat_map(|check| &mut check.live) {
+            live.digest = nothing.clone();
+        }
+        for live in accept.verify.iter_mut().flat_map(|check| &mut check.secrets) {
+            live.secret.clone_from(&PLACEHOLDER);
+        }
+    }
+    policy
 }
 
 fn lines_of_route(route: &Route) -> Vec<String> {
@@ -152,7 +174,6 @@ fn date(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::SecretDigest;
 
     #[test]
     fn every_way_in_is_a_line() {

@@ -100,6 +100,9 @@ pub enum FromRelay {
         /// The relay's clock, in milliseconds since 1970.
         #[serde(default)]
         time_ms: u64,
+        /// Whether the session goes on when the host of one of several tunnels is refused.
+        #[serde(default)]
+        outlives_refused_hosts: bool,
     },
     /// The tunnel is open.
     Opened {

@@ -239,7 +239,8 @@ impl Keyed {
         let origin = self.origin.as_deref().unwrap_or(request.head.origin);
         let mut furthest: Option<SignatureFault> = None;
         for (index, way) in self.ways.iter().enumerate() {
-            match way.verify(&request, origin, fetched, now, &self.signed_for_anybody) {
+            let oracles = self.signed_for_anybody.as_slice();
+            match way.verify(&Case { request: &request, origin, fetched, now, oracles }) {
                 Ok((secret, proof)) => return Ok(Verified { secret, proof, way: index, signs: way.scheme.signs() }),
                 Err(fault) => {
                     if furthest.as_ref().is_none_or(|other| other.progress() < fault.progress()) {
@@ -280,34 +281,32 @@ impl Live {
 
 type Judged = (Option<usize>, Option<[u8; 32]>);
 
+/// A request to be verified, and what is known beside it.
+#[derive(Clone, Copy)]
+struct Case<'c> {
+    request: &'c Request<'c>,
+    /// Scheme and authority of the URL that is signed.
+    origin: &'c str,
+    fetched: &'c FetchedKeys,
+    now: UnixMillis,
+    /// What the provider's challenges sign for anybody.
+    oracles: &'c [Guard],
+}
+
 impl Way {
-    fn verify(
-        &self,
-        request: &Request<'_>,
-        origin: &str,
-        fetched: &FetchedKeys,
-        now: UnixMillis,
-        oracles: &[Guard],
-    ) -> Result<Judged, SignatureFault> {
+    fn verify(&self, case: &Case<'_>) -> Result<Judged, SignatureFault> {
         if self.live.is_empty() {
             return Err(SignatureFault::Required("this way of signing has no secret; it".to_owned()));
         }
         match &self.scheme.each {
-            None => self.verify_one(request, origin, fetched, now, oracles),
-            Some(path) => self.verify_each(path, request, origin, fetched, now, oracles),
+            None => self.verify_one(case),
+            Some(path) => self.verify_each(path, case),
         }
     }
 
     /// All items of a batch must be signed; the proof stands for all of them.
-    fn verify_each(
-        &self,
-        path: &JsonPath,
-        request: &Request<'_>,
-        origin: &str,
-        fetched: &FetchedKeys,
-        now: UnixMillis,
-        oracles: &[Guard],
-    ) -> Result<Judged, SignatureFault> {
+    fn verify_each(&self, path: &JsonPath, case: &Case<'_>) -> Result<Judged, SignatureFault> {
+        let request = case.request;
         let inspection = request.inspection.ok_or(SignatureFault::Mismatch)?;
         let items = inspection.raw(path, request.body).map_err(|fault| match fault {
             ReadFault::Json(fault) => SignatureFault::Body(fault),
@@ -323,7 +322,7 @@ impl Way {
         for item in items {
             let of_item = inspection.of_item(&self.item_places);
             let item = Request::new(request.head, item.as_bytes()).inspected(&of_item);
-            let (by, proof) = self.verify_one(&item, origin, fetched, now, oracles)?;
+            let (by, proof) = self.verify_one(&Case { request: &item, ..*case })?;
             secret = by;
             proved &= proof.is_some();
             if !proofs.insert(proof) && proof.is_some() {
@@ -337,19 +336,12 @@ impl Way {
         Ok((secret, proved.then(|| digest(proofs))))
     }
 
-    fn verify_one(
-        &self,
-        request: &Request<'_>,
-        origin: &str,
-        fetched: &FetchedKeys,
-        now: UnixMillis,
-        oracles: &[Guard],
-    ) -> Result<Judged, SignatureFault> {
-        let fields = self.scheme.sig.at.read_all(request, self.scheme.sig.repeats)?;
+    fn verify_one(&self, case: &Case<'_>) -> Result<Judged, SignatureFault> {
+        let fields = self.scheme.sig.at.read_all(case.request, self.scheme.sig.repeats)?;
         let mut outcome = Err(SignatureFault::Required("the request".to_owned()));
         // No early end: the time taken says nothing about which key came close.
         for live in &self.live {
-            let judged = self.verify_by(live, &fields, request, origin, fetched, now, oracles);
+            let judged = self.verify_by(live, &fields, case);
             let further = |fault: &SignatureFault| match &outcome {
                 Ok(_) => false,
                 Err(other) => other.progress() < fault.progress(),
@@ -361,17 +353,8 @@ impl Way {
         outcome
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the next issue gathers them in one value")]
-    fn verify_by(
-        &self,
-        live: &Live,
-        fields: &[Cow<'_, [u8]>],
-        request: &Request<'_>,
-        origin: &str,
-        fetched: &FetchedKeys,
-        now: UnixMillis,
-        oracles: &[Guard],
-    ) -> Result<Judged, SignatureFault> {
+    fn verify_by(&self, live: &Live, fields: &[Cow<'_, [u8]>], case: &Case<'_>) -> Result<Judged, SignatureFault> {
+        let Case { request, origin, fetched, now, oracles } = *case;
         let mut candidates = Vec::new();
         let mut members = Members::default();
         for field in fields {

@@ -27,11 +27,11 @@ const PLACEHOLDERS: [&str; 17] = [
     "yoursecret",
 ];
 
-/// How keys for a provider's API begin; secrets for its webhooks do not (each provider's page on API keys).
-const API_KEYS: [(&str, &str); 16] = [
+/// How keys for a provider's API begin; secrets for webhooks do not (each provider's page on API keys). Paystack signs by
+/// its API key `sk_live_…`, so that beginning, which Stripe has too, is left out.
+const API_KEYS: [(&str, &str); 13] = [
     ("AKIA", "AWS"),
     ("AIza", "Google"),
-    ("EAA", "Meta"),
     ("SG.", "SendGrid"),
     ("ghp_", "GitHub"),
     ("gho_", "GitHub"),
@@ -42,8 +42,6 @@ const API_KEYS: [(&str, &str); 16] = [
     ("pk_test_", "Stripe"),
     ("rk_live_", "Stripe"),
     ("shpat_", "Shopify"),
-    ("sk_live_", "Stripe"),
-    ("sk_test_", "Stripe"),
     ("xoxb-", "Slack"),
 ];
 
@@ -136,14 +134,18 @@ mod tests {
             (b"a\0b\0c\0", "UTF-16"),
             (b"0123456789abcdef\r", "line end"),
             (b" 0123456789abcdef", "space"),
-            (b"sk_live_0123456789", "API key of Stripe"),
+            (b"rk_live_0123456789", "API key of Stripe"),
         ] {
             let found = oddities(secret).join("; ");
             assert!(found.contains(expected), "{found}");
         }
-        for usual in
-            [&b"0123456789abcdef"[..], b"whsec_0123456789", b"it's a \"secret\"", "p\u{e4}ssw\u{f6}rter".as_bytes()]
-        {
+        for usual in [
+            &b"0123456789abcdef"[..],
+            b"whsec_0123456789",
+            b"sk_live_0123456789",
+            b"it's a \"secret\"",
+            "p\u{e4}ssw\u{f6}rter".as_bytes(),
+        ] {
             assert_eq!(oddities(usual), Vec::<String>::new());
         }
     }

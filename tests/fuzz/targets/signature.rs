@@ -1,4 +1,4 @@
-//! Signatures of every provider: a row, then the value of each field that it reads, then the body. Nobody
+//! Signatures of every provider: a row, then the value of each field that it reads, then the body, of batches, too. Nobody
 //! without the secret gets through.
 #![no_main]
 
@@ -6,6 +6,8 @@ use std::sync::{Arc, LazyLock};
 
 use hookward_shared::clock::UnixMillis;
 use hookward_shared::gate::{Decision, Gate, HeadVerdict, Side, State};
+use hookward_shared::inspection::Work;
+use hookward_shared::limits::DOCTOR_BYTES;
 use hookward_shared::policy::{Accept, LiveSecret, Policy, Route, SignatureCheck};
 use hookward_shared::providers::{self, FetchedKeys};
 use hookward_shared::request::{Request, RequestHead};
@@ -62,7 +64,9 @@ fuzz_target!(|data: &[u8]| {
     };
     match verdict {
         Ok(Decision::Forward(_) | Decision::Claim(_)) => panic!("row {index} lets a stranger in"),
-        Ok(Decision::Answer(_) | Decision::Pair(..)) => panic!("row {index} answers, and was not asked to"),
-        Err(_) => drop(gate.diagnose(&Request { head, body: &body }, &keys, NOW)),
+        // Some test their connection by a request that nothing is given for.
+        Ok(Decision::Answer(answer)) => assert!(answer.body.is_empty(), "row {index} answers, and was not asked to"),
+        Ok(Decision::Pair(..)) => panic!("row {index} takes a secret of a stranger's"),
+        Err(_) => drop(gate.diagnose(&Request::new(head, &body), &keys, NOW, &Work::up_to(DOCTOR_BYTES))),
     }
 });

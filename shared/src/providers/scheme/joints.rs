@@ -28,7 +28,14 @@ impl Scheme {
 
     /// Returns `true` if bytes could move from the body to another value, or back.
     pub(in crate::providers) fn has_open_joint(&self) -> bool {
-        self.joints().any(|joint| joint == Joint::Open)
+        // A time between two values could move as a whole: its length pins one side only.
+        let times = self.joints().filter(|joint| matches!(joint, Joint::Time(_))).count();
+        self.joints().any(|joint| joint == Joint::Open) || times > 1 && !self.json_body && !self.has_window()
+    }
+
+    /// Returns `true` if a time is only right within a span: then it can't move.
+    fn has_window(&self) -> bool {
+        self.ts.as_ref().is_some_and(|ts| ts.tolerance.is_some())
     }
 
     /// Returns `true` for a body that can be told from what stands beside it. There is none where the method is signed, too,

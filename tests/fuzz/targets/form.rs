@@ -1,0 +1,30 @@
+//! Forms of strangers: a field that is read stands once, and a plain reader finds the same there.
+#![no_main]
+
+use hookward_shared::form::{self, Fields};
+use libfuzzer_sys::fuzz_target;
+
+const NAMES: [&str; 3] = ["payload", "a", "token"];
+
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, body)) = data.split_first() else { return };
+    if kind % 2 == 0 {
+        let Ok(fields) = Fields::urlencoded(body) else { return };
+        for name in NAMES {
+            let Ok(found) = fields.single(body, name) else { continue };
+            let pairs = form::pairs(body).expect("a form that was read");
+            let plain: Vec<_> = pairs.iter().filter(|pair| *pair.0 == *name.as_bytes()).collect();
+            assert_eq!(plain.len(), usize::from(found.is_some()), "{name}");
+            if let (Some(found), [pair]) = (&found, plain.as_slice()) {
+                assert_eq!(**found, *pair.1, "{name}");
+            }
+        }
+        return;
+    }
+    let Ok(fields) = Fields::multipart("multipart/form-data; boundary=b", body) else { return };
+    for name in NAMES {
+        let Ok(Some(found)) = fields.single(body, name) else { continue };
+        // The value stands in the body as it is.
+        assert!(found.is_empty() || body.windows(found.len()).any(|window| window == &*found), "{name}");
+    }
+});

@@ -1,0 +1,39 @@
+//! JSON of strangers: all places in one pass are what each would be by itself, and what serde_json finds there.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use hookward_shared::json::{JsonPath, JsonPaths};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+const PATHS: [&str; 6] = ["id", "data.id", "data", "items[*].id", "items[0].id", "a.b.c"];
+
+static PLACES: LazyLock<(Vec<JsonPath>, JsonPaths)> = LazyLock::new(|| {
+    let paths: Vec<_> = PATHS.iter().filter_map(|path| JsonPath::parse(path).ok()).collect();
+    (paths.clone(), JsonPaths::new(paths))
+});
+
+fuzz_target!(|document: &[u8]| {
+    let (paths, places) = &*PLACES;
+    let scan = places.scan(document);
+    for path in paths {
+        let together = scan.texts(places, path, document);
+        assert_eq!(together, path.texts(document), "{path}");
+        assert_eq!(scan.single(places, path, document), path.single(document), "{path}");
+    }
+    // A value that is found stands there for other readers, too.
+    let Some(id) = paths.first().and_then(|path| scan.single(places, path, document).ok()) else { return };
+    let read: Value = serde_json::from_slice(document).expect("what is read is JSON");
+    let same = match &read["id"] {
+        Value::String(text) => *text == id,
+        Value::Null => id == "null",
+        Value::Bool(value) => id == value.to_string(),
+        // As it is written: 1.0 and 1 are two texts.
+        Value::Number(_) => true,
+        other => panic!("{other} is no text"),
+    };
+    assert!(same, "{id:?} in {read}");
+    let names = read.as_object().expect("it has names").keys();
+    assert_eq!(names.filter(|name| name.eq_ignore_ascii_case("id")).count(), 1, "it stands there once");
+});
