@@ -23,6 +23,7 @@ const COUNTS: Duration = Duration::from_secs(1);
 
 /// The log of requests. Each event has a quota of its own, so that strangers hide nothing of what fails, and requests for
 /// hosts that no tunnel has another.
+#[derive(Default)]
 pub struct RequestLog {
     // A std mutex: it guards a short list, and nothing waits while it is held.
     quotas: Mutex<BTreeMap<&'static str, Quota<&'static str>>>,
@@ -41,12 +42,6 @@ pub struct Seen<'r> {
     pub target: &'r [u8],
     /// Where it comes from.
     pub client: IpAddr,
-}
-
-impl Default for RequestLog {
-    fn default() -> Self {
-        Self { quotas: Mutex::default() }
-    }
 }
 
 impl RequestLog {
@@ -120,6 +115,13 @@ impl RequestLog {
             client = %seen.client,
             status = status.as_u16(),
         );
+    }
+
+    /// A connection to the agents' door that failed before it was an agent's.
+    pub fn agent_failed(&self, kind: &'static str, why: &str) {
+        if self.take("agent_failed", kind) {
+            tracing::info!(target: "audit", event = "agent_failed", kind, why, "a connection was no agent's");
+        }
     }
 
     /// Writes what was only counted, every second, until `stop` is cancelled.

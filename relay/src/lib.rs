@@ -242,6 +242,7 @@ impl Relay {
         registry.know_only(store.hosts()?.into_iter().chain(settings.hosts.keys().cloned()).collect());
         let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
         let budget = BodyBudget::new(settings.limits.body_budget);
+        let log = Arc::new(RequestLog::default());
         let host = Arc::new(Host {
             registry: registry.clone(),
             store: store.clone(),
@@ -253,6 +254,7 @@ impl Relay {
             lists: lists.clone(),
             trusted_proxies: trusted_proxies.clone(),
             in_force: InForce::default(),
+            log: Arc::clone(&log),
         });
         let entrance = Arc::new(Entrance::new(host, drain_edge.clone(), stop_agents.clone()));
         let agents = AgentListener::bind(tunnel_listen, identity, Arc::clone(&entrance), stop_agents.clone())?;
@@ -272,7 +274,7 @@ impl Relay {
             fetcher: fetcher.clone(),
             replays: replays.replays.clone(),
             diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_A_SECOND)),
-            log: RequestLog::default(),
+            log: Arc::clone(&log),
             proxy_warned: Mutex::default(),
             offload: Offload::default(),
             budget: budget.clone(),
@@ -285,8 +287,8 @@ impl Relay {
             limits: settings.limits,
         });
         tasks.spawn(agents::roster::log_changes(store.clone(), stop_agents.clone()));
-        let (of_log, stop_log) = (Arc::clone(&edge), stop_agents.clone());
-        tasks.spawn(async move { of_log.log.write_counts(stop_log).await });
+        let stop_log = stop_agents.clone();
+        tasks.spawn(async move { log.write_counts(stop_log).await });
         let edge =
             EdgeListener::start(listener, Entry { tls, agents: entrance }, edge, drain_edge.clone()).map_err(listen)?;
         tasks.spawn(lists.clone().keep_fresh(fetcher, store.clone(), clock.clone(), stop_agents.clone()));

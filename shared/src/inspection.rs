@@ -78,6 +78,9 @@ pub type KeyId = [u8; 32];
 /// A message with its number, which no other message of the request has.
 pub type Numbered = (usize, Arc<Message>);
 
+/// Authentication codes, by the number of the signed text and the key.
+type Macs = BTreeMap<(usize, KeyId), Arc<[u8]>>;
+
 /// What has been worked out about one request.
 #[derive(Debug)]
 pub struct Inspection {
@@ -87,7 +90,7 @@ pub struct Inspection {
     fields: OnceCell<Result<Fields, FormFault>>,
     documents: RefCell<BTreeMap<String, Option<Arc<Document>>>>,
     messages: RefCell<BTreeMap<Vec<u8>, Numbered>>,
-    macs: RefCell<BTreeMap<(usize, KeyId), Arc<[u8]>>>,
+    macs: RefCell<Macs>,
 }
 
 /// JSON in the field of a form.

@@ -3,10 +3,9 @@
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hookward_shared::limits::AGENTS_UNKNOWN_PER_SOURCE;
-use hookward_shared::quota::Quota;
 use hookward_shared::transport::Session;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -18,9 +17,6 @@ use super::host::Host;
 use super::session;
 use crate::edge::places::{Place, Places};
 
-/// Log lines a second about connections that failed before they were an agent's.
-const FAILURES_A_SECOND: usize = 5;
-
 /// The way in for agents. It owns the tasks of greetings and sessions.
 pub struct Entrance {
     /// What a session needs of the relay.
@@ -28,9 +24,6 @@ pub struct Entrance {
     unknown: Arc<Semaphore>,
     of_source: Places,
     tasks: TaskTracker,
-    /// Log lines about strangers, who can knock as often as they like.
-    // A std mutex: it guards a short list, and nothing waits while it is held.
-    failures: Mutex<Quota<()>>,
     drain: CancellationToken,
     stop: CancellationToken,
 }
@@ -43,8 +36,7 @@ impl Entrance {
     #[must_use]
     pub fn new(host: Arc<Host>, drain: CancellationToken, stop: CancellationToken) -> Self {
         let unknown = Arc::new(Semaphore::new(host.limits.agents_unknown));
-        let failures = Mutex::new(Quota::new(FAILURES_A_SECOND));
-        Self { host, unknown, of_source: Places::default(), tasks: TaskTracker::new(), failures, drain, stop }
+        Self { host, unknown, of_source: Places::default(), tasks: TaskTracker::new(), drain, stop }
     }
 
     /// Connections whose peer has not yet said who it is.
@@ -57,20 +49,6 @@ impl Entrance {
     #[must_use]
     pub const fn tasks(&self) -> &TaskTracker {
         &self.tasks
-    }
-
-    /// Returns `true` if a stranger's failure may be logged; the next line that is tells how many were not.
-    fn may_log(&self) -> bool {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if !failures.take(()) {
-            return false;
-        }
-        let counted = failures.take_counted().into_iter().map(|((), count)| count).sum::<u64>();
-        drop(failures);
-        if counted > 0 {
-            tracing::info!(counted, "connections to the agents' door that failed, and were counted only");
-        }
-        true
     }
 
     /// A place for one more unknown connection; `None` when there are too many.
@@ -111,11 +89,8 @@ impl Entrance {
                 Ok(Err(error @ AdmissionError::Session(_))) => {
                     tracing::debug!(%error, "a connection that was given up")
                 }
-                Ok(Err(error)) if this.may_log() => {
-                    tracing::info!(%error, "an agent's connection ended before its session");
-                }
-                Err(_) if this.may_log() => tracing::info!("an agent's connection said nothing in time"),
-                Ok(Err(_)) | Err(_) => {}
+                Ok(Err(error)) => this.host.log.agent_failed("ended", &error.to_string()),
+                Err(_) => this.host.log.agent_failed("silent", "it said nothing in time"),
             }
         });
     }

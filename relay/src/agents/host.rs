@@ -1,7 +1,7 @@
 //! What agents' connections find when they come: the relay, as far as it concerns them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hookward_shared::clock::Clock;
 use hookward_shared::gate::address::AddressSet;
@@ -12,6 +12,7 @@ use hookward_shared::transport::liveness::Liveness;
 
 use super::registry::Registry;
 use crate::address_lists::AddressLists;
+use crate::audit::RequestLog;
 use crate::store::Store;
 
 /// What a session needs of the relay.
@@ -36,6 +37,8 @@ pub struct Host {
     pub trusted_proxies: AddressSet,
     /// Which policies are in force.
     pub in_force: InForce,
+    /// The log of what strangers do.
+    pub log: Arc<RequestLog>,
 }
 
 /// The policies that were logged last, by host: each of them is logged once, and its change.

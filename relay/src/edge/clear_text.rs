@@ -19,7 +19,6 @@ use tokio::time::timeout;
 use super::answer;
 use super::context::{Edge, Peer};
 use super::facts::Facts;
-use crate::agents::registry::Tunnel;
 
 /// For the head of the request, and for the answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -46,7 +45,7 @@ where
         let facts = Facts {
             id: edge.ids.next(),
             received: edge.clock.moment(),
-            tunnel: host.as_ref().and_then(|host| edge.registry.find(host.as_str())).unwrap_or_else(Tunnel::default),
+            tunnel: host.as_ref().and_then(|host| edge.registry.find(host.as_str())).unwrap_or_default(),
             host,
             client: peer.address,
             target: target.unwrap_or_default(),

@@ -72,7 +72,7 @@ pub struct Edge {
     /// What diagnoses of wrong signatures have cost.
     pub diagnoses: Arc<ByteMeter>,
     /// The log of requests.
-    pub log: RequestLog,
+    pub log: Arc<RequestLog>,
     /// When a proxy that nobody has declared was last warned of.
     pub proxy_warned: Mutex<Option<Instant>>,
     /// Threads for checks of large bodies.

@@ -219,7 +219,7 @@ impl Taker {
 /// What a connection begins with.
 enum Opened<S> {
     /// TLS, whose handshake is done.
-    Tls(Accepted<S>),
+    Tls(Box<Accepted<S>>),
     /// HTTP without TLS.
     ClearText(S),
 }
@@ -262,20 +262,17 @@ async fn handshake_and_serve(
         let mut first = [0];
         let is_clear = stream.peek(&mut first).await? == first.len() && clear_text::is_begun_by(first[0]);
         let stream = StallGuard::new(stream, stall, unread.clone());
-        if is_clear { Ok(Opened::ClearText(stream)) } else { entry.tls.accept(stream).await.map(Opened::Tls) }
+        if is_clear {
+            Ok(Opened::ClearText(stream))
+        } else {
+            entry.tls.accept(stream).await.map(|tls| Opened::Tls(Box::new(tls)))
+        }
     };
     let tls = match timeout(edge.limits.tls_handshake, opening).await {
         Ok(Ok(Opened::ClearText(stream))) => {
             return clear_text::refuse(stream, &Peer { address, sni: None, unread, slot }, &edge).await;
         }
-        Ok(Ok(Opened::Tls(Accepted::Sender(tls)))) => tls,
-        Ok(Ok(Opened::Tls(Accepted::Agent(tls)))) => {
-            let (agents, peer) = (&entry.agents, SocketAddr::new(address, peer.port()));
-            let Some(place) = agents.place(address) else { return };
-            let (liveness, tasks) = (agents.host.liveness(), agents.tasks().clone());
-            agents.enter(place, async move { Session::over_tcp_at_relay(tls, peer, liveness, &tasks).await });
-            return;
-        }
+        Ok(Ok(Opened::Tls(tls))) => tls,
         Ok(Err(error)) => {
             let error: io::Error = error;
             tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -283,6 +280,16 @@ async fn handshake_and_serve(
         }
         Err(_) => {
             tracing::debug!(%peer, "TLS handshake took too long");
+            return;
+        }
+    };
+    let tls = match *tls {
+        Accepted::Sender(tls) => tls,
+        Accepted::Agent(tls) => {
+            let (agents, peer) = (&entry.agents, SocketAddr::new(address, peer.port()));
+            let Some(place) = agents.place(address) else { return };
+            let (liveness, tasks) = (agents.host.liveness(), agents.tasks().clone());
+            agents.enter(place, async move { Session::over_tcp_at_relay(tls, peer, liveness, &tasks).await });
             return;
         }
     };

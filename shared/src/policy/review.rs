@@ -239,13 +239,13 @@ impl Route {
         if self.keep_token && self.accept.iter().all(|accept| accept.token.is_none() && accept.basic.is_none()) {
             mistake("keep_token has no effect: there is no token".to_owned());
         }
-        if self.websocket {
-            if !self.accept.iter().any(Accept::opens_websocket) || !self.admitted_methods().contains(&Method::GET) {
-                mistake(
-                    "websocket has no effect: a WebSocket is a GET without a body, which these providers do not sign"
-                        .to_owned(),
-                );
-            }
+        let opens =
+            || self.accept.iter().any(Accept::opens_websocket) && self.admitted_methods().contains(&Method::GET);
+        if self.websocket && !opens() {
+            mistake(
+                "websocket has no effect: a WebSocket is a GET without a body, which these providers do not sign"
+                    .to_owned(),
+            );
         }
         if matches!(self.mode, Mode::Observe { .. }) && self.accept.iter().any(|accept| accept.open) {
             mistake("observe_until has no effect: an alternative is open, so nothing is refused".to_owned());

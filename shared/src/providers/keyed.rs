@@ -422,20 +422,22 @@ impl Way {
     /// Checks what stands side by side in the signed text without a separator.
     fn check_joints(&self, scene: &Scene<'_, '_>) -> Result<(), SignatureFault> {
         let head = &scene.request.head;
+        let cut = SignatureFault::Malformed("the signed text".to_owned(), "it could be cut in two ways");
+        if self.scheme.json_body && !self.scheme.has_telling_body(&scene.request) {
+            return Err(cut);
+        }
         for joint in self.scheme.joints() {
             let fits = match joint {
                 Joint::Time(unit) => unit.is_pinned(scene.ts.unwrap_or_default()),
-                Joint::Json(Source::Url | Source::Target) => {
-                    is_bare(head.target) && self.scheme.has_telling_body(&scene.request)
-                }
+                Joint::Json(Source::Url | Source::Target) => is_bare(head.target),
                 Joint::Json(Source::At(place)) => {
                     let value = place.read(&scene.request, scene.members)?.unwrap_or_default();
-                    is_bare(&value) && self.scheme.has_telling_body(&scene.request)
+                    is_bare(&value)
                 }
                 Joint::Json(_) | Joint::Open => true,
             };
             if !fits {
-                return Err(SignatureFault::Malformed("the signed text".to_owned(), "it could be cut in two ways"));
+                return Err(cut);
             }
         }
         Ok(())
