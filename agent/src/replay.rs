@@ -76,7 +76,7 @@ pub struct Replay {
     pub pool: Pool,
     /// Whether other agents share the tunnel.
     pub pooled: bool,
-    /// What diagnoses of wrong signatures have cost.
+    /// Cost of diagnoses of wrong signatures.
     pub diagnoses: Arc<ByteMeter>,
     /// Threads for checks of large bodies.
     pub offload: Offload,
@@ -167,7 +167,7 @@ pub struct Terms {
     pub begun: Arc<Begun>,
     /// Places for heads that have not ended.
     pub heads: Semaphore,
-    /// Whether something that is no request has been reported.
+    /// `true` once something that is no request has been reported.
     pub malformed: AtomicBool,
 }
 

@@ -64,7 +64,7 @@ pub enum Report {
 pub struct Stamped {
     /// When it happened.
     pub at: OffsetDateTime,
-    /// The same by a clock that nobody sets, for their order.
+    /// The same by a monotonic clock, for the order of reports.
     pub moment: Instant,
     /// What happened.
     pub report: Report,

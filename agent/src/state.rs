@@ -174,7 +174,7 @@ impl StateDir {
         Ok(addresses)
     }
 
-    /// What carried the last connection that was good. It is a hint only: one that can't be read is thrown away.
+    /// Transport of the last good connection. A hint that can't be read is thrown away.
     #[must_use]
     pub fn worked(&self) -> Option<Transport> {
         self.read(TRANSPORT).unwrap_or_else(|error| {
@@ -265,7 +265,7 @@ impl StateDir {
     }
 }
 
-/// What to do about a file that can't be read: all are written by the agent itself.
+/// Remedy for a file that can't be read: the agent itself writes all of them.
 fn remedy(name: &str) -> &'static str {
     match name {
         AGENT => "restore it from a backup, or move it away and join again with a new token",

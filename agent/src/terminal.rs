@@ -56,7 +56,7 @@ impl Quit {
     }
 }
 
-/// Shows reports until nobody is left to make one. The user can ask for the end by `quit`. With `several` tunnels, each
+/// Shows reports until the last reporter is gone. The user can ask for the end by `quit`. With `several` tunnels, each
 /// request is shown with its host.
 ///
 /// # Errors

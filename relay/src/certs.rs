@@ -1,6 +1,6 @@
 //! Certificates: the relay's own identity for the tunnel, and the edge's certificate.
 //!
-//! Both are made by rcgen when nobody brings one, and kept in the data directory with mode 0600. [`review`] finds what
+//! rcgen makes both where none is given. They are kept in the data directory with mode 0600. [`review`] finds what
 //! senders will say about one that was brought.
 
 pub mod review;
@@ -143,7 +143,7 @@ pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
     let private = match PrivateKeyDer::from_pem_slice(without_mark(&text)) {
         Ok(private) => private,
         Err(_) if memmem::find(&text, b"ENCRYPTED").is_some() => {
-            let what = "the private key is encrypted, and nobody is there to enter its password: write it without, \
+            let what = "the private key is encrypted, and the relay has no password for it: write it without, \
                         with `openssl pkey -in KEY -out KEY.plain`, readable by the relay's user only";
             return Err(content(key, what));
         }
@@ -172,7 +172,7 @@ fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
-/// What is wrong with the text of a PEM file.
+/// Fault in the text of a PEM file, in words.
 fn pem_fault(error: &rustls_pki_types::pem::Error) -> String {
     use rustls_pki_types::pem::Error;
     match error {

@@ -81,7 +81,7 @@ pub struct Written {
     pub fetch_ca: Option<PathBuf>,
     /// Addresses for names.
     pub fetch_resolve: Vec<(String, String)>,
-    /// Whether what is damaged or missing in the data directory is made anew; a flag only.
+    /// `true` to make damaged or missing files of the data directory anew; a flag only.
     pub reset: bool,
 }
 
@@ -114,7 +114,7 @@ pub struct Settings {
     pub fetch: FetchSettings,
     /// Exact hosts, and the agents that own them.
     pub hosts: BTreeMap<HostName, AgentName>,
-    /// Whether what is damaged or missing in the data directory is made anew.
+    /// `true` to make damaged or missing files of the data directory anew.
     pub reset: bool,
     /// All bounds.
     pub limits: Limits,
@@ -369,5 +369,15 @@ mod tests {
         ] {
             assert!(found.contains(expected), "{expected} in\n{found}");
         }
+    }
+
+    #[test]
+    fn a_field_that_is_never_read_is_a_mistake() {
+        let text =
+            "domain = 'x.test'\ntrusted_proxies = ['10.0.0.0/8']\nforwarded = 'forwarded'\nproxy_protocol = true\n";
+        let mut problems = Vec::new();
+        let (file, limits) = read_file("r.toml", text, &mut problems);
+        let found = file.resolve(limits, problems).unwrap_err().to_string();
+        assert!(found.contains("forwarded: has no effect with proxy_protocol"), "{found}");
     }
 }

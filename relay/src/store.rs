@@ -104,7 +104,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
-/// What to do about the relay's state file.
+/// Remedy for the relay's state file.
 fn remedy(error: &rusqlite::Error) -> &'static str {
     match is_damage(error) {
         true => {

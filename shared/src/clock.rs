@@ -23,7 +23,7 @@ pub struct SteadyMillis(pub u64);
 /// A moment by both clocks. Dates are compared by the first, spans measured by the second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moment {
-    /// The time of day, which somebody may set.
+    /// The time of day, which may be set.
     pub wall: UnixMillis,
     /// The time that has passed.
     pub steady: SteadyMillis,
@@ -42,7 +42,7 @@ pub enum Clock {
     /// The system's clocks.
     #[default]
     System,
-    /// Clocks that stand still until somebody sets them.
+    /// Clocks that stand still until they are set.
     Set(Arc<SetClock>),
 }
 

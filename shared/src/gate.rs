@@ -109,7 +109,7 @@ pub struct RouteSettings {
     pub websocket: bool,
     /// Whether the token stays in what the application sees.
     pub keep_token: bool,
-    /// Whether escaped slashes may stand below the path's final `/**`.
+    /// `true` if escaped slashes may stand below the path's final `/**`.
     pub encoded_slashes: bool,
     /// Its path patterns, as written.
     pub paths: Vec<String>,

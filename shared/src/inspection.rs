@@ -1,4 +1,4 @@
-//! What the gate works out about one request, so that nothing is worked out twice, and what that has cost.
+//! Results of the gate about one request, kept so that none is computed twice, and their cost.
 //!
 //! A stranger's body is read before its signature is known to be right. One [`Inspection`] per request holds each scan of
 //! the body, each signed text and each message authentication code; every alternative, scheme and secret shares them.
@@ -17,7 +17,7 @@ use crate::form::{Fields, FormFault};
 use crate::json::{JsonFault, JsonPath, JsonPaths, Scan};
 use crate::limits::{GATE_HASHED_BYTES, GATE_PARSED_BYTES, GATE_RENDERED_BYTES};
 
-/// The values of bodies that somebody reads: of a JSON body, and of JSON in the fields of a form.
+/// Places in bodies that checks read: of a JSON body, and of JSON in the fields of a form.
 #[derive(Debug, Clone)]
 pub struct BodyPlaces {
     json: JsonPaths,
@@ -81,7 +81,7 @@ pub type Numbered = (usize, Arc<Message>);
 /// Authentication codes, by the number of the signed text and the key.
 type Macs = BTreeMap<(usize, KeyId), Arc<[u8]>>;
 
-/// What has been worked out about one request.
+/// Results about one request.
 #[derive(Debug)]
 pub struct Inspection {
     places: Arc<BodyPlaces>,
@@ -290,7 +290,7 @@ impl Inspection {
         Self::new(Arc::clone(places), Arc::clone(&self.work))
     }
 
-    /// What it has cost so far.
+    /// Cost so far.
     #[must_use]
     pub const fn work(&self) -> &Arc<Work> {
         &self.work

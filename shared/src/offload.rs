@@ -34,8 +34,8 @@ impl Default for Offload {
 }
 
 impl Offload {
-    /// Runs `check` on another thread, when it is its turn. A check that has begun is run to its end, also when nobody
-    /// waits for it any more.
+    /// Runs `check` on another thread, when it is its turn. A check that has begun runs to its end, also when its
+    /// request is gone.
     ///
     /// # Errors
     /// [`NoTurn`] after 5 s, and when the program ends.

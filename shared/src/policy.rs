@@ -60,7 +60,7 @@ pub struct Route {
     pub websocket: bool,
     /// Whether the token stays in what the application sees.
     pub keep_token: bool,
-    /// Whether escaped slashes (`%2F`) may stand below a path's final `/**`.
+    /// `true` if escaped slashes (`%2F`) may stand below a path's final `/**`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub encoded_slashes: bool,
     /// Client addresses that are refused whatever else passes.

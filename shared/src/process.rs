@@ -197,7 +197,7 @@ impl DirLock {
 /// Most bytes that are read of the word in a lock's file.
 const WORD_BYTES: u64 = 200;
 
-/// What stands before the number of a process in the name of a file that it is writing.
+/// Separates a file's name from the number of the process that is writing it.
 const NEW: &str = ".new-";
 
 /// A file is written within this time.

@@ -41,7 +41,7 @@ impl<K: Ord> Quota<K> {
         self.counted.is_empty()
     }
 
-    /// What was counted since the last call.
+    /// Returns the counts since the last call.
     pub fn take_counted(&mut self) -> Vec<(K, u64)> {
         std::mem::take(&mut self.counted).into_iter().collect()
     }

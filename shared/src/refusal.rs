@@ -189,8 +189,8 @@ pub struct Refusal {
     pub by_stranger: bool,
     /// How close the request came within this check: of several refusals, the closest says the most.
     pub closeness: u8,
-    /// Whether the sender could get in with a user and a password: clients that wait for it have to be asked for them
-    /// (RFC 9110 §11.6.1).
+    /// `true` if user and password could let the sender in: some clients send them only after a challenge (RFC 9110
+    /// §11.6.1).
     pub asks_for_basic: bool,
 }
 

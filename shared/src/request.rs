@@ -69,7 +69,7 @@ pub struct Request<'r> {
     pub head: RequestHead<'r>,
     /// The body, after transfer coding and before anything else.
     pub body: &'r [u8],
-    /// What has been worked out about it.
+    /// Results about it.
     pub inspection: Option<&'r Inspection>,
 }
 

@@ -139,10 +139,10 @@ pub enum SecretError {
          the secret itself there"
     )]
     NoName,
-    /// It is guessed in no time.
+    /// A secret that is guessed in no time.
     #[error("{0} has {1} bytes; a secret has at least {least}: make one with `openssl rand -hex 32`", least = LEAST_BYTES)]
     Short(SecretSource, usize),
-    /// It stands where a secret should.
+    /// A word that stands for a secret.
     #[error("{0} holds no secret but a word that stands for one (such as undefined or changeme)")]
     Placeholder(SecretSource),
 }
@@ -175,7 +175,7 @@ impl SecretSource {
 pub struct LoadedSecret {
     /// The secret.
     pub secret: Secret,
-    /// What the user is to be told: that one trailing newline was taken off, that it looks altered.
+    /// Notes for the user: that one trailing newline was taken off, that it looks altered.
     pub notes: Vec<String>,
 }
 

@@ -75,7 +75,7 @@ impl fmt::Display for HttpsUrl {
 #[serde(try_from = "String", into = "String")]
 pub struct HostPattern(String);
 
-/// What stands for a region in a pattern.
+/// Placeholder of a region in a pattern.
 const REGION: &str = "{region}";
 
 /// Returns `true` for the form of AWS's region names, such as `eu-west-1` and `us-gov-east-1`

@@ -1,4 +1,4 @@
-//! Certificates of the edge as their owners bring them: what senders would say is said at the start.
+//! Certificates of the edge as their owners bring them: the start names what senders would refuse.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -132,7 +132,7 @@ fn what_no_sender_could_use_is_refused() {
     assert_refused(&brought.start(own.as_bytes(), own.as_bytes()), &["key.pem", "no private key"]);
 }
 
-/// The relay's own files are made anew when they are damaged, and that is told: clients have to trust them.
+/// The relay makes its own files anew when they are damaged, and warns: clients have to trust the new ones.
 #[test]
 fn a_damaged_certificate_of_the_relays_own_is_made_anew() {
     let dir = TempDir::new().unwrap();

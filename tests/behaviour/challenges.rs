@@ -387,7 +387,7 @@ async fn nothing_is_signed_or_reflected_that_no_provider_sends() {
     assert_eq!(application.log.begun(), 0);
 }
 
-/// What a challenge has signed is refused as an event: its answer would be a forged webhook.
+/// The gate refuses as an event what a challenge has signed: it would be a forged webhook.
 #[tokio::test]
 async fn what_a_challenge_signs_is_no_event() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -472,7 +472,7 @@ async fn a_handshake_that_is_not_answered_says_why() {
     }
 }
 
-/// Bitbucket Data Center tries a connection with exactly this event and body, also where nobody asked for answers.
+/// Bitbucket Data Center tries a connection with exactly this event and body, also without `challenge`.
 #[tokio::test]
 async fn the_connection_test_of_bitbucket_is_answered_and_nothing_like_it() {
     let application = Application::start(|_| Reply::ok("")).await;

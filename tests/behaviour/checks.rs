@@ -303,7 +303,7 @@ async fn a_lockout_hides_whether_a_token_is_right() {
     assert_eq!(stage.edge.post(&format!("{PREFIX}?token=t0ken"), &signed, b"{}").await.status, 200);
 }
 
-/// Whoever else is a customer of the provider can send from its addresses: his failures do not lock the provider out.
+/// Other customers of a provider send from its addresses: their failures do not lock the provider out.
 #[tokio::test]
 async fn a_right_signature_passes_a_lockout() {
     let application = Application::start(|_| Reply::ok("")).await;

@@ -6,9 +6,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use hookward_relay::store::Store;
 use hookward_shared::clock::Clock;
 use hookward_shared::limits::MIB;
+use hookward_shared::names::{AgentName, HostName};
 use hookward_shared::protocol::control::RefusedReason;
+use hookward_shared::secret::Secret;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::h2_frames;
 use hookward_tests::process::{Process, have, program, run};
@@ -468,6 +471,36 @@ fn help_names_the_exit_codes() {
         assert!(ended.code == Some(0) && ended.out.contains("Exit codes:"), "{name} {args:?}");
     }
     assert!(program("hookward").is_file());
+}
+
+/// Behind a proxy that is not declared all senders count as one: the log names the flag, once.
+#[tokio::test]
+async fn an_undeclared_proxy_is_warned_of() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().to_owned();
+    let (relay, ready) = off(move || {
+        let mut relay = serve(&data, "127.0.0.1:0", &[]);
+        relay.event("ready");
+        // A host that is known: the field is read for those only.
+        let name = AgentName::parse("flexdeploy").unwrap();
+        let store = Store::open(&data.join("relay.db")).unwrap();
+        let (token, credential) = (Secret::mint().unwrap(), Secret::mint().unwrap());
+        store.add_agent(&name, &token, Clock::System.now()).unwrap();
+        let agent = store.join(&token, &credential.digest(), Clock::System.now()).unwrap().unwrap();
+        store.claim_host(&HostName::parse("flexdeploy.hooks.example.test").unwrap(), Some(&name), agent.id).unwrap();
+        relay.signal("TERM");
+        assert_eq!(relay.wait(), Some(0));
+        let mut relay = serve(&data, "127.0.0.1:0", &[]);
+        let ready = relay.event("ready");
+        (relay, ready)
+    })
+    .await;
+    let edge = edge(&ready, "flexdeploy.hooks.example.test");
+    for _ in 0..3 {
+        assert_eq!(edge.post(PREFIX, &[("X-Forwarded-For", "192.0.2.1")], b"{}").await.status, 503);
+    }
+    let warned = || relay.err().iter().filter(|line| line.contains("--trusted-proxy 127.0.0.1")).count();
+    eventually("the flag", || warned() == 1).await;
 }
 
 /// A stranger can't fill the relay's log: beyond 20 lines a second his requests are counted, and none is missed.

@@ -27,7 +27,7 @@ const OPEN: Duration = Duration::from_secs(60);
 pub(super) struct Greeted {
     control: ControlStream,
     deadlines: Deadlines,
-    /// Whether the session goes on when the host of one tunnel is refused.
+    /// `true` if the session goes on when the relay refuses the host of one tunnel.
     outlives_refused_hosts: bool,
 }
 

@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    /// What the relay refused comes a little later than what went through, and is shown in its place all the same.
+    /// Refusals arrive a little later than requests that passed, and stand in their place all the same.
     #[test]
     fn requests_stand_in_the_order_of_their_answers_and_failures_are_counted_apart() {
         use std::net::IpAddr;

@@ -58,7 +58,7 @@ impl Refusals {
         while self.lock().is_empty() {
             self.news.notified().await;
         }
-        // Counts are worth a wait; what is told by itself is shown in its place among requests that passed.
+        // Counts can wait. A single refusal has its place among requests that passed.
         if self.lock().told.is_empty() {
             tokio::time::sleep(GATHER).await;
         }

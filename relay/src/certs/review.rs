@@ -87,7 +87,7 @@ pub(super) fn check_key(certified: &Certified, key_file: &Path) -> Result<(), St
     })
 }
 
-/// What the certificate should be for, and is not.
+/// Names that the certificate should cover, and does not.
 fn uncovered(certificate: &CertificateDer<'_>, domain: &HostName, hosts: &[HostName]) -> Option<String> {
     let entity = webpki::EndEntityCert::try_from(certificate).ok()?;
     let is_for = |name: &str| {

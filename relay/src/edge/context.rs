@@ -69,20 +69,20 @@ pub struct Edge {
     pub fetcher: Fetcher,
     /// Deliveries that came before.
     pub replays: Replays,
-    /// What diagnoses of wrong signatures have cost.
+    /// Cost of diagnoses of wrong signatures.
     pub diagnoses: Arc<ByteMeter>,
     /// The log of requests.
     pub log: Arc<RequestLog>,
-    /// When a proxy that nobody has declared was last warned of.
+    /// Time of the last warning of an undeclared proxy.
     pub proxy_warned: Mutex<Option<Instant>>,
     /// Threads for checks of large bodies.
     pub offload: Offload,
 }
 
 impl Edge {
-    /// Warns of a proxy of the operator's own network that nobody has declared.
+    /// Warns of an undeclared proxy in the operator's own network.
     pub(super) fn unknown_proxy(&self, peer: IpAddr) {
-        /// How often it is said.
+        /// Interval of the warnings.
         const AGAIN: Duration = Duration::from_secs(300);
         let mut warned = self.proxy_warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|at| at.elapsed() >= AGAIN) {

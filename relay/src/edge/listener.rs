@@ -45,7 +45,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const EXHAUSTED: [i32; 4] = [12, 23, 24, 105];
 /// Connections that have to go then: not all of them, but enough for others to get on.
 const EVICTED_AT_ONCE: usize = 8;
-/// How often it is said.
+/// Interval of the warnings.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where connections go in.
@@ -216,7 +216,7 @@ impl Taker {
     }
 }
 
-/// What a connection begins with.
+/// Protocol of a new connection.
 enum Opened<S> {
     /// TLS, whose handshake is done.
     Tls(Box<Accepted<S>>),

@@ -38,7 +38,7 @@ pub(super) struct SignatureRule {
     check: SignatureCheck,
     title: String,
     schemes: Vec<Scheme>,
-    /// What deliveries of this rule are told from others by; `None` where they need not be.
+    /// Origin that tells deliveries of this rule from others; `None` where none is remembered.
     remembered_as: Option<Origin>,
     /// `None` on the relay when the secret stays on the agent.
     keyed: Option<Keyed>,
@@ -48,7 +48,7 @@ pub(super) struct SignatureRule {
     challenges: Vec<Challenge>,
 }
 
-/// What the value of an identity begins with that is the provider's id.
+/// Prefix of an identity that is the provider's id.
 const ID: &[u8] = b"id:";
 
 /// Where deliveries of a rule come from. It does not change when rules are moved in a policy.

@@ -47,7 +47,7 @@ struct Key {
     node: Node,
 }
 
-/// What a document holds at each of the paths.
+/// Values of a document at each of the paths.
 #[derive(Debug, Clone)]
 pub struct Scan {
     /// For each path, in order. `None`: the document is not JSON, or costs too much.

@@ -183,7 +183,7 @@ impl Route {
         self.own_mistakes(now).into_iter().chain(accepts).chain(self.excessive_work()).collect()
     }
 
-    /// Whether one request could make the gate hash more than it may: distinct keys and signed texts, each over the largest
+    /// Returns a mistake if one request could make the gate hash more than its limit: distinct keys and signed texts, each over the largest
     /// body. Keys of which this side has none are not counted: the other side counts them.
     pub(super) fn excessive_work(&self) -> Option<String> {
         let checks = self.accept.iter().take(limits::OF_A_ROUTE).flat_map(|accept| &accept.verify);
@@ -403,7 +403,7 @@ impl SignatureCheck {
         self.coverage() > Coverage::Nothing || self.row().is_some_and(|row| !row.delivery.is_empty())
     }
 
-    /// What it lacks: a secret, unless the keys are fetched or the secret is elsewhere.
+    /// Returns a mistake if it lacks a secret, unless the keys are fetched or the secret is elsewhere.
     fn lacks(&self) -> Option<String> {
         let fetched = self.schemes().is_ok_and(|schemes| schemes.iter().any(|scheme| scheme.fetch.is_some()));
         let lacks = self.secrets.is_empty() && self.secret_at == SecretAt::Relay && !fetched && !self.pair;

@@ -21,7 +21,7 @@ const LINES: usize = 40;
 /// Stands in the place of every secret.
 static PLACEHOLDER: LazyLock<Secret> = LazyLock::new(Secret::placeholder);
 
-/// What a policy lets in.
+/// Summary of the requests that a policy lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Tells this policy from others: the first digits of its SHA-256 without secrets and tokens, which a log must not let

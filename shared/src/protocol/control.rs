@@ -100,7 +100,7 @@ pub enum FromRelay {
         /// The relay's clock, in milliseconds since 1970.
         #[serde(default)]
         time_ms: u64,
-        /// Whether the session goes on when the host of one of several tunnels is refused.
+        /// `true` if the session goes on when the relay refuses the host of one of several tunnels.
         #[serde(default)]
         outlives_refused_hosts: bool,
     },
@@ -241,7 +241,7 @@ pub struct RefusedRequest {
     /// Whether the relay has answered it itself, and not refused it: a handshake, a delivery that came before.
     #[serde(default)]
     pub answered: bool,
-    /// Whether it goes on to the application, and this is only a hint about it.
+    /// `true` if it goes on to the application, and this is only a hint about it.
     #[serde(default)]
     pub note: bool,
     /// Milliseconds from its answer to this message: the agent shows it in its place among others, by its own clock.

@@ -37,7 +37,7 @@ pub struct Challenge {
     /// Whether the provider signs it like an event.
     #[serde(default)]
     pub signed: bool,
-    /// Whether it is answered also where nobody asked for answers to challenges: the answer holds nothing, and the provider
+    /// `true` if it is answered also where the policy asks for no answers to challenges: the answer holds nothing, and the provider
     /// sends it before there could be a signature.
     #[serde(default)]
     pub always: bool,
@@ -178,8 +178,8 @@ impl Challenge {
         })
     }
 
-    /// Whether the request would be this challenge, if a part of the secret were another: then with the place and the name
-    /// of that part. Of challenges that stand in the body nothing is said.
+    /// Returns `Some` if the request would be this challenge with another part of the secret, and then the place and the
+    /// name of that part. Challenges in bodies are not considered.
     pub(crate) fn missed(&self, request: &Request<'_>) -> Option<Option<(String, String)>> {
         let is_method = self.method.as_ref().is_none_or(|method| method == request.head.method.as_str());
         if !is_method || self.conditions.is_empty() || self.needs_body() {

@@ -25,7 +25,7 @@ use crate::text::Escaped;
 
 /// Larger bodies are not tried at all: each try hashes all of it.
 const BODY_BYTES: usize = 256 * 1024;
-/// What a try costs at least, in bytes: a key is made for it.
+/// Minimum cost of a try in bytes: it makes a key.
 const TRY_BYTES: usize = 1024;
 /// Other providers that are tried.
 const PROVIDERS: usize = 8;
@@ -109,7 +109,7 @@ impl Doctor<'_> {
         keyed.is_ok_and(|keyed| self.verifies(&keyed, request, self.now))
     }
 
-    /// Whether it is right at that time. When no work is left, it is not.
+    /// Returns `true` if it is right at that time, and work is left.
     fn verifies(&self, keyed: &Keyed, request: &Request<'_>, at: UnixMillis) -> bool {
         // A body counts as read also where nothing of it is hashed, so that every try counts.
         if self.work.spend(Kind::Parsed, request.body.len() + TRY_BYTES).is_err() {
@@ -284,7 +284,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// What is strange about a secret, when nothing else was found.
+    /// Oddities of a secret, when nothing else was found.
     fn odd_secrets(&mut self) {
         let live = &self.check.secrets;
         let found: Vec<_> = live

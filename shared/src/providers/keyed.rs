@@ -65,7 +65,7 @@ pub struct Verified {
 pub struct Keyed {
     ways: Vec<Way>,
     origin: Option<String>,
-    /// What the texts look like that the provider's challenges sign for anybody who asks.
+    /// Guards of the texts that the provider's challenges sign for any sender.
     signed_for_anybody: Vec<Guard>,
 }
 
@@ -73,7 +73,7 @@ struct Way {
     scheme: Scheme,
     live: Vec<Live>,
     proves: bool,
-    /// What is read of an item, where a batch is signed item by item.
+    /// Places that are read of an item, where a batch is signed item by item.
     item_places: Arc<BodyPlaces>,
 }
 
@@ -289,7 +289,7 @@ struct Case<'c> {
     origin: &'c str,
     fetched: &'c FetchedKeys,
     now: UnixMillis,
-    /// What the provider's challenges sign for anybody.
+    /// Guards of the texts that the provider's challenges sign for any sender.
     oracles: &'c [Guard],
 }
 

@@ -1,4 +1,4 @@
-//! What is strange about a secret: it was altered on its way here, or is no secret. Named when it is read, and again by the
+//! Oddities of a secret: it was altered on its way here, or is no secret. Named when it is read, and again by the
 //! signature doctor when nothing else explains a mismatch.
 
 /// Shortest secret that is used, in bytes: shorter ones are guessed.
@@ -54,7 +54,7 @@ pub fn is_placeholder(secret: &[u8]) -> bool {
     one || PLACEHOLDERS.iter().any(|word| word.as_bytes() == letters)
 }
 
-/// What is strange about a secret, in words that follow its name.
+/// Oddities of a secret, in words that follow its name.
 #[must_use]
 pub fn oddities(secret: &[u8]) -> Vec<String> {
     let mut found = Vec::new();

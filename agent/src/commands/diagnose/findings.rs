@@ -73,7 +73,7 @@ pub(super) struct Findings {
 /// How a handshake with the relay went.
 pub(super) enum Handshake {
     Done(Session),
-    /// It ended well, and whose key it was is not known: the agent has not joined.
+    /// Done with a key that the agent can't compare: it has not joined.
     Unchecked,
     /// Whoever answers has another key.
     WrongKey,
