@@ -11,6 +11,9 @@ use crate::certs::{CertError, EDGE_FILE, EDGE_KEY_FILE, EDGE_NAMES_FILE, IDENTIT
 use crate::store::{Store, set_database_aside};
 use crate::{STATE_FILE, StartError};
 
+/// What to do after a reset.
+const JOIN_AGAIN: &str = "every agent has to join again; make a token for each with `hookward-relay agent add NAME`";
+
 /// Files of the data directory that hold keys.
 const KEYS: [&str; 3] = [IDENTITY_FILE, EDGE_KEY_FILE, STATE_FILE];
 
@@ -34,26 +37,32 @@ pub(crate) fn tidy(dir: &Path) {
 pub(crate) fn open(dir: &Path, reset: bool, clock: &Clock) -> Result<(Store, Identity), StartError> {
     let (state, identity) = (dir.join(STATE_FILE), dir.join(IDENTITY_FILE));
     let is_empty = fs::metadata(&state).map_or(true, |file| file.len() == 0);
-    if is_empty && identity.exists() && !reset {
-        return Err(StartError::Incomplete { present: identity, missing: state });
+    if is_empty && identity.exists() {
+        if !reset {
+            return Err(StartError::Incomplete { present: identity, missing: state });
+        }
+        tracing::warn!("the state ({STATE_FILE}) is missing and begins anew: {JOIN_AGAIN}");
     }
     let store = match Store::open(&state) {
         Err(error) if reset && error.is_damage() => {
             let aside = set_database_aside(&state, clock)?;
-            tracing::warn!(%error, kept_as = %aside.display(), "the state begins anew: every agent has to join again");
+            tracing::warn!(kept_as = %aside.display(), "the state ({STATE_FILE}) is damaged and begins anew: {JOIN_AGAIN}");
             Store::open(&state)?
         }
         opened => opened?,
     };
     // A relay that has served has noted its address; one that was ended before may have made one file of two.
-    if !identity.exists() && store.tunnel_address()?.is_some() && !reset {
-        return Err(StartError::Incomplete { present: state, missing: identity });
+    if !identity.exists() && store.tunnel_address()?.is_some() {
+        if !reset {
+            return Err(StartError::Incomplete { present: state, missing: identity });
+        }
+        tracing::warn!("the identity ({IDENTITY_FILE}) is missing and is made anew: {JOIN_AGAIN}");
     }
     let identity = match Identity::load_or_make(dir) {
-        Err(error @ CertError::Identity { .. }) if reset => {
+        Err(CertError::Identity { .. }) if reset => {
             let aside = process::set_aside(&identity, clock.now())
                 .map_err(|source| CertError::File { path: identity.clone(), source })?;
-            tracing::warn!(%error, kept_as = %aside.display(), "the identity is made anew: every agent has to join again");
+            tracing::warn!(kept_as = %aside.display(), "the identity ({IDENTITY_FILE}) is damaged and made anew: {JOIN_AGAIN}");
             Identity::load_or_make(dir)?
         }
         loaded => loaded?,

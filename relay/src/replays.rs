@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::store::{StoreError, open_database, set_database_aside};
+use crate::store::{StoreError, is_damage, open_database, set_database_aside};
 
 /// Claims that wait for a commit; more are refused for now.
 const WAITING: usize = 8192;
@@ -100,10 +100,10 @@ impl ReplayKeeper {
     /// [`StoreError`].
     pub fn open(path: &Path, clock: Clock, most: u64) -> Result<Self, StoreError> {
         let (connection, counts) = match prepare(path) {
-            Err(error) if error.is_damage() => {
+            Err(StoreError::Sqlite { source, .. }) if is_damage(&source) => {
                 let aside = set_database_aside(path, &clock)?;
                 tracing::warn!(
-                    %error,
+                    error = %source,
                     kept_as = %aside.display(),
                     "the memory of deliveries is damaged, and begins anew: deliveries that were accepted before may \
                      be accepted once more"

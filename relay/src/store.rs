@@ -99,7 +99,7 @@ fn add_used_by(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Returns `true` for what SQLite says of a file that was cut off or overwritten.
-fn is_damage(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }

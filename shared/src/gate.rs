@@ -370,7 +370,10 @@ impl Gate {
         let path = head.path();
         let found = self.route_of(path, head.method);
         // An application that decodes an escaped slash first would see the path of another route.
-        if shape::has_escaped_slash(path) && self.route_of(&shape::with_plain_slashes(path), head.method) != found {
+        let escaped =
+            found.and_then(|index| self.routes.get(index)).is_some_and(|route| route.settings.encoded_slashes)
+                && shape::has_escaped_slash(path);
+        if escaped && self.route_of(&shape::with_plain_slashes(path), head.method) != found {
             return Err(Refusal::malformed("with its escaped slashes decoded, the path is another route's"));
         }
         if let Some(index) = found {

@@ -143,7 +143,9 @@ pub enum SecretError {
     #[error("{0} has {1} bytes; a secret has at least {least}: make one with `openssl rand -hex 32`", least = LEAST_BYTES)]
     Short(SecretSource, usize),
     /// A word that stands for a secret.
-    #[error("{0} holds no secret but a word that stands for one (such as undefined or changeme)")]
+    #[error(
+        "{0} holds no secret: a word that stands for one (undefined, changeme), one repeated letter, or ${{VARIABLE}}"
+    )]
     Placeholder(SecretSource),
 }
 

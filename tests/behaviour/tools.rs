@@ -824,9 +824,11 @@ fn what_is_no_secret_is_refused_and_a_short_one_is_told() {
     for (value, text) in [
         ("x", "has 1 bytes"),
         ("hunter2", "has 7 bytes"),
-        ("undefined", "no secret but a word"),
-        ("Change-Me", "no secret but a word"),
-        ("xxxxxxxxxxxxxxxx", "no secret but a word"),
+        ("undefined", "holds no secret"),
+        ("Change-Me", "holds no secret"),
+        ("your-secret-here", "holds no secret"),
+        ("${GITHUB_SECRET}", "holds no secret"),
+        ("xxxxxxxxxxxxxxxx", "one repeated letter"),
     ] {
         for flag in [&["--verify", "github=env:X"][..], &["--token", "env:X"]] {
             let args = [&["check", "--path", "/a"][..], flag].concat();
@@ -889,7 +891,11 @@ fn check_says_what_is_let_in_and_from_whom() {
     assert!(signed.contains("with a token in ?token= (env:X), with a right signature of GitHub (env:X)"), "{signed}");
     assert!(!signed.contains("warning"), "{signed}");
     let open = said(&["--no-token"]);
-    assert!(open.contains("every method on /hooks/**: anyone who knows the URL") && open.contains("warning"), "{open}");
+    assert!(
+        open.contains("every method but CONNECT and TRACE on /hooks/**: anyone who knows the URL")
+            && open.contains("warning"),
+        "{open}"
+    );
     let all = said(&["--allow-ip", "0.0.0.0/0", "--no-token"]);
     assert!(all.contains("anyone who knows the URL, from 0.0.0.0/0") && all.contains("is open"), "{all}");
     let everything = hookward(&["check", "--path", "/**", "--token", "env:X"], &secret, "");

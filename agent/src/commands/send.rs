@@ -132,7 +132,10 @@ async fn exchange(prepared: Draft, ca: Option<&Path>) -> Result<(http::StatusCod
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| failed(&error))?;
     let tls = tls::trusting(ca, "--cacert").map_err(|problem| problem.to_string())?;
     let connector = TlsConnector::from(Arc::new(tls));
-    let stream = connector.connect(name, stream).await.map_err(|error| failed(&error))?;
+    let stream = connector.connect(name, stream).await.map_err(|error| {
+        let hint = if tls::is_of_unknown_issuer(&error) { "; for a self-signed relay: --cacert edge.pem" } else { "" };
+        format!("{}{hint}", failed(&error))
+    })?;
     converse(stream, &authority, prepared).await
 }
 

@@ -306,6 +306,13 @@ impl To {
     /// The relay's addresses, in an order that does not change from one look-up to the next.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectionError> {
         let failed = |source| ConnectionError::Resolve { address: self.address.clone(), source };
+        // Every name below `localhost` is this machine (RFC 6761 §6.3), which not every resolver knows.
+        if let Some((host, port)) = self.address.rsplit_once(':')
+            && host.ends_with(".localhost")
+            && let Ok(port) = port.parse()
+        {
+            return Ok(vec![(Ipv4Addr::LOCALHOST, port).into()]);
+        }
         let mut found: Vec<_> = tokio::net::lookup_host(&self.address).await.map_err(failed)?.collect();
         found.sort_unstable();
         found.dedup();

@@ -24,6 +24,9 @@ const REMEMBERED: usize = 200;
 const MESSAGES: usize = 8;
 /// The part of the screen that is left to requests, at least: a third. Tunnels that would need it are only counted.
 const REQUESTS: usize = 3;
+/// Hints beside the title.
+const QUIT: &str = "   (Ctrl-C to quit)";
+const AGAIN: &str = "   (Ctrl-C again to quit at once)";
 /// How often the screen is drawn at most.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -47,6 +50,7 @@ pub fn run(mut reports: Reports, several: bool, quit: &Quit) -> io::Result<()> {
 pub struct Screen {
     several: bool,
     state: String,
+    stopping: bool,
     /// Which relays are reached, and by what.
     relays: BTreeMap<String, Option<Transport>>,
     /// The tunnels by their public origin.
@@ -108,7 +112,10 @@ impl Screen {
                 self.relays.insert(relay.clone(), None);
                 self.message(stamped);
             }
-            Report::Stopping { .. } => self.state = self.text(report),
+            Report::Stopping { .. } => {
+                self.state = self.text(report);
+                self.stopping = true;
+            }
             Report::Note(_) | Report::Warning(_) => self.message(stamped),
             Report::Request(request) => {
                 let style = match &request.outcome {
@@ -186,7 +193,7 @@ impl Screen {
             |name: &'static str, value: String| Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)]);
         let state = if self.state == "online" { Color::Green } else { Color::Yellow };
         let mut top = vec![
-            Line::from(vec!["hookward".bold(), Span::raw("   (Ctrl-C to quit)")]),
+            Line::from(vec!["hookward".bold(), Span::raw(if self.stopping { AGAIN } else { QUIT })]),
             Line::default(),
             Line::from(vec![Span::raw(format!("{:<14}", "Session")), Span::styled(self.state.clone(), state)]),
         ];

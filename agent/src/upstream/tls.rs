@@ -80,6 +80,13 @@ fn certificates(path: &Path, flag: &'static str) -> Result<Vec<CertificateDer<'s
     if certificates.is_empty() { Err(failed(&"no certificate in it")) } else { Ok(certificates) }
 }
 
+/// Returns `true` if a handshake failed for a certificate that no known authority has issued.
+#[must_use]
+pub fn is_of_unknown_issuer(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)))
+}
+
 /// Says what to do about a handshake that failed, where that can be said.
 pub(super) fn explain(error: io::Error) -> io::Error {
     use rustls::InvalidMessage;

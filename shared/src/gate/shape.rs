@@ -200,6 +200,11 @@ fn decode(segment: &[u8], slashes: Slashes) -> Result<Vec<u8>, &'static str> {
                 };
                 let value = high << 4 | low;
                 let slash = value == b'/' && slashes == Slashes::Escaped;
+                if value == b'/' && !slash {
+                    return Err(
+                        "the path has an escaped slash (%2F), which --encoded-slashes lets stand below a final /**",
+                    );
+                }
                 if !slash && (value < 0x20 || value == 0x7f || b"/\\%;?#.".contains(&value)) {
                     return Err("the path has an escaped delimiter, dot or control byte");
                 }

@@ -66,7 +66,11 @@ fn without_secrets(policy: &Policy) -> Policy {
 }
 
 fn lines_of_route(route: &Route) -> Vec<String> {
-    let methods = if route.methods.is_empty() { "every method".to_owned() } else { route.methods.join(", ") };
+    let methods = if route.methods.is_empty() {
+        "every method but CONNECT and TRACE".to_owned()
+    } else {
+        route.methods.join(", ")
+    };
     let mut what = format!("{methods} on {}", list(&route.paths));
     if route.websocket {
         what.push_str(", WebSockets too");

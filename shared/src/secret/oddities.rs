@@ -7,7 +7,7 @@ pub const LEAST_BYTES: usize = 8;
 pub const SHORT_BYTES: usize = 16;
 
 /// Values that stand in the place of a secret: what templates and programs write when there is none.
-const PLACEHOLDERS: [&str; 17] = [
+const PLACEHOLDERS: [&str; 20] = [
     "changeit",
     "changeme",
     "default",
@@ -19,12 +19,15 @@ const PLACEHOLDERS: [&str; 17] = [
     "none",
     "null",
     "password",
+    "replaceme",
     "secret",
     "test",
     "todo",
     "true",
     "undefined",
     "yoursecret",
+    "yoursecrethere",
+    "yourwebhooksecret",
 ];
 
 /// How keys for a provider's API begin; secrets for webhooks do not (each provider's page on API keys). Paystack signs by
@@ -51,7 +54,9 @@ pub fn is_placeholder(secret: &[u8]) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric();
     let letters: Vec<u8> = secret.iter().filter(|byte| plain(byte)).map(u8::to_ascii_lowercase).collect();
     let one = secret.first().is_some_and(|first| secret.iter().all(|byte| byte == first));
-    one || PLACEHOLDERS.iter().any(|word| word.as_bytes() == letters)
+    // A variable that a compose or unit file left as it is.
+    let unexpanded = secret.starts_with(b"${") && secret.ends_with(b"}");
+    one || unexpanded || PLACEHOLDERS.iter().any(|word| word.as_bytes() == letters)
 }
 
 /// Oddities of a secret, in words that follow its name.
