@@ -49,7 +49,7 @@ use self::policies::{Offer, Policies};
 use self::proxy::Proxies;
 use self::status::Status;
 use crate::begun::Begun;
-use crate::replay::Replay;
+use crate::replay::{Heads, Replay};
 use crate::report::{Report, Reporter};
 
 /// For the relay's answer to a join.
@@ -281,6 +281,8 @@ pub struct Shared {
     pub instance: String,
     /// What the lines do.
     pub status: Status,
+    /// Places for heads that have not ended.
+    pub heads: Heads,
     /// Owns what drives connections, and those that are being retired.
     pub tasks: TaskTracker,
 }

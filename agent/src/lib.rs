@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 use crate::connection::policies::Offer;
 use crate::connection::status::Status;
 use crate::connection::{ConnectionError, LinkSettings, Opened, Relay, Shared, Tunnel};
-use crate::replay::{Pairing, Refused, Replay, UnderWay};
+use crate::replay::{Heads, Pairing, Refused, Replay, UnderWay};
 use crate::report::Reporter;
 use crate::upstream::application::Application;
 use crate::upstream::letter_case::LetterCases;
@@ -150,6 +150,7 @@ impl Agent {
             on_worked: Box::new(on_worked),
             instance: instance(),
             status: Status::default(),
+            heads: Heads::default(),
             tasks: TaskTracker::new(),
         };
         let running = tokio::spawn(connection::keep(settings.relays, Arc::new(shared), stop.clone()));

@@ -51,9 +51,20 @@ use crate::upstream::{self, UpstreamBody};
 /// For the head of an exchange, whose first bytes opened the stream.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// Most heads of a connection that have begun and not ended: others wait in the transport's window. One head has up to
-/// 96 KiB, so a relay that ends none of them costs 12 MiB for each connection.
+/// Most heads of a connection that have begun and not ended: others wait in the transport's window.
 const UNFINISHED_HEADS: usize = 128;
+/// Most of them of all connections: one head has up to 96 KiB, so relays that end none of them cost 32 MiB.
+const UNFINISHED_HEADS_IN_ALL: usize = 340;
+
+/// Places for heads that have not ended, of all connections; clones share them.
+#[derive(Clone)]
+pub struct Heads(Arc<Semaphore>);
+
+impl Default for Heads {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(UNFINISHED_HEADS_IN_ALL)))
+    }
+}
 
 /// Heads above this size count against the memory for bodies, in bytes: few requests have one.
 const SMALL_HEAD: usize = 8 * 1024;
@@ -165,8 +176,10 @@ pub struct Terms {
     pub hosts: Vec<AtHost>,
     /// Requests that were begun, of this relay: their ids are its own.
     pub begun: Arc<Begun>,
-    /// Places for heads that have not ended.
+    /// Places for heads that have not ended, of this connection.
     pub heads: Semaphore,
+    /// The same, of all connections.
+    pub all_heads: Heads,
     /// `true` once something that is no request has been reported.
     pub malformed: AtomicBool,
 }
@@ -180,8 +193,9 @@ impl Terms {
 
     /// The terms of one connection.
     #[must_use]
-    pub fn new(deadlines: Deadlines, hosts: Vec<AtHost>, begun: Arc<Begun>) -> Self {
-        Self { deadlines, hosts, begun, heads: Semaphore::new(UNFINISHED_HEADS), malformed: AtomicBool::new(false) }
+    pub fn new(deadlines: Deadlines, hosts: Vec<AtHost>, begun: Arc<Begun>, all_heads: Heads) -> Self {
+        let (heads, malformed) = (Semaphore::new(UNFINISHED_HEADS), AtomicBool::new(false));
+        Self { deadlines, hosts, begun, heads, all_heads, malformed }
     }
 }
 
@@ -251,6 +265,7 @@ struct Answered {
 pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &Terms) {
     let reading = async {
         let _place = terms.heads.acquire().await.ok()?;
+        let _of_all = terms.all_heads.0.acquire().await.ok()?;
         reader.head().await.ok()
     };
     let Ok(Some(bytes)) = timeout(HEAD, reading).await else { return };

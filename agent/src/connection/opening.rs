@@ -139,7 +139,7 @@ pub(super) async fn open(
     }
     at.dialler.lead_with(transport);
     (shared.on_worked)(transport);
-    let terms = Arc::new(Terms::new(deadlines, hosts, Arc::clone(&at.begun)));
+    let terms = Arc::new(Terms::new(deadlines, hosts, Arc::clone(&at.begun), shared.heads.clone()));
     let exchanges = TaskTracker::new();
     Ok(Serving { found, control, terms, exchanges, since: Instant::now(), asked: None, mute: false, relay_leaves })
 }

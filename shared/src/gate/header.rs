@@ -24,6 +24,11 @@ pub(super) fn check(rule: &HeaderRule, headers: &HeaderMap) -> Result<(), String
 pub(super) fn check_content_type(allowed: &[String], headers: &HeaderMap) -> Result<(), String> {
     let value = single(headers, &header::CONTENT_TYPE)?;
     let kind = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    // A reader that takes the last of a list reads another type.
+    let plain = value.split(|byte| *byte == b'"').step_by(2);
+    if plain.flatten().any(|byte| *byte == b',') {
+        return Err("the content type is a list".to_owned());
+    }
     if allowed.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(kind)) {
         return Ok(());
     }
@@ -64,6 +69,8 @@ mod tests {
             check_content_type(&["application/json".to_owned()], &headers).is_ok()
         };
         assert!(fits("application/json") && fits("Application/JSON; charset=utf-8") && fits("application/json ;x"));
+        assert!(fits("application/json; x=\"a,b\""));
         assert!(!fits("text/plain") && !fits("application/json+x") && !fits(""));
+        assert!(!fits("application/json;,text/xml") && !fits("application/json, text/xml"));
     }
 }

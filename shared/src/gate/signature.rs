@@ -48,17 +48,10 @@ pub(super) struct SignatureRule {
     challenges: Vec<Challenge>,
 }
 
-/// Prefix of an identity that is the provider's id.
-const ID: &[u8] = b"id:";
-
-/// Where deliveries of a rule come from. It does not change when rules are moved in a policy.
+/// Origin of a rule's deliveries: the provider, or the scheme of the user's own, and the account there, by the name of the
+/// rule's first secret. Rules with the same secret have the same origin, wherever they stand in a policy.
 #[derive(Debug, Clone)]
-struct Origin {
-    /// The provider, or the scheme of the user's own. A signed text is one delivery, whichever rule has verified it.
-    provider: Vec<u8>,
-    /// The account at the provider, by the name of its first secret: ids of two accounts say nothing of each other.
-    account: Vec<u8>,
-}
+struct Origin(Vec<u8>);
 
 impl Origin {
     fn of(check: &SignatureCheck) -> Self {
@@ -71,7 +64,7 @@ impl Origin {
             }
         };
         let account = check.secrets.iter().map(|live| live.name.as_str()).min().unwrap_or_default();
-        Self { provider: provider.into_bytes(), account: format!("{account}/").into_bytes() }
+        Self(format!("{provider}{account}/").into_bytes())
     }
 }
 
@@ -227,7 +220,7 @@ impl SignatureRule {
         let scheme = self.schemes.get(verified.way)?;
         let places = self.delivery_places();
         let id_at = |places: &[Place]| {
-            let mut id = ID.to_vec();
+            let mut id = b"id:".to_vec();
             for place in places {
                 let value = place.read(request, &Members::default()).ok()??;
                 id.extend_from_slice(&(value.len() as u64).to_be_bytes());
@@ -236,10 +229,7 @@ impl SignatureRule {
             (!places.is_empty()).then_some(id)
         };
         let id = || id_at(places);
-        let identity = |signed, value: Vec<u8>| {
-            let account = if value.starts_with(ID) { &rule.account[..] } else { b"" };
-            Some(Identity { signed, value: [&rule.provider, account, &value].concat() })
-        };
+        let identity = |signed, value: Vec<u8>| Some(Identity { signed, value: [&rule.0[..], &value].concat() });
         let proof = || verified.proof.map(|proof| [&b"signature:"[..], proof.as_slice()].concat());
         let signed = |value| identity(true, value);
         let Some(proof) = proof() else { return identity(false, id()?) };
