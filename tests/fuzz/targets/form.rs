@@ -12,7 +12,8 @@ fuzz_target!(|data: &[u8]| {
         let Ok(fields) = Fields::urlencoded(body) else { return };
         for name in NAMES {
             let Ok(found) = fields.single(body, name) else { continue };
-            let pairs = form::pairs(body).expect("a form that was read");
+            // A value that nothing reads may have a broken escape.
+            let Some(pairs) = form::pairs(body) else { continue };
             let plain: Vec<_> = pairs.iter().filter(|pair| *pair.0 == *name.as_bytes()).collect();
             assert_eq!(plain.len(), usize::from(found.is_some()), "{name}");
             if let (Some(found), [pair]) = (&found, plain.as_slice()) {

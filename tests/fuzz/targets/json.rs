@@ -3,9 +3,10 @@
 
 use std::sync::LazyLock;
 
-use hookward_shared::json::{JsonPath, JsonPaths};
+use hookward_shared::json::{JsonFault, JsonPath, JsonPaths};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 const PATHS: [&str; 6] = ["id", "data.id", "data", "items[*].id", "items[0].id", "a.b.c"];
 
@@ -17,14 +18,21 @@ static PLACES: LazyLock<(Vec<JsonPath>, JsonPaths)> = LazyLock::new(|| {
 fuzz_target!(|document: &[u8]| {
     let (paths, places) = &*PLACES;
     let scan = places.scan(document);
+    // A number beyond the range of f64 where a path goes on makes the whole document none: it fails closed.
+    let is_plain = serde_json::from_slice::<Value>(document).is_ok();
     for path in paths {
+        if !is_plain && scan.single(places, path, document) == Err(JsonFault::NotJson) {
+            continue;
+        }
         let together = scan.texts(places, path, document);
         assert_eq!(together, path.texts(document), "{path}");
         assert_eq!(scan.single(places, path, document), path.single(document), "{path}");
     }
     // A value that is found stands there for other readers, too.
     let Some(id) = paths.first().and_then(|path| scan.single(places, path, document).ok()) else { return };
-    let read: Value = serde_json::from_slice(document).expect("what is read is JSON");
+    assert!(serde_json::from_slice::<&RawValue>(document).is_ok(), "what is read is JSON");
+    // Other readers take no number beyond their range.
+    let Ok(read) = serde_json::from_slice::<Value>(document) else { return };
     let same = match &read["id"] {
         Value::String(text) => *text == id,
         Value::Null => id == "null",
