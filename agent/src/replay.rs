@@ -72,7 +72,7 @@ const SMALL_HEAD: usize = 8 * 1024;
 /// Lines a second for requests that the agent's own gate refuses, as the relay's for its own.
 const REFUSED_A_SECOND: usize = 20;
 
-/// How often the others are counted.
+/// Interval of reports about the others.
 const COUNTS: Duration = Duration::from_secs(1);
 
 /// What every exchange of one agent shares.
@@ -91,7 +91,7 @@ pub struct Replay {
     pub diagnoses: Arc<ByteMeter>,
     /// Threads for checks of large bodies.
     pub offload: Offload,
-    /// Where those of this tunnel wait.
+    /// Queue of this tunnel's checks.
     pub checks: Queue,
     /// How header names are spelled.
     pub cases: LetterCases,

@@ -66,7 +66,7 @@ pub struct Stamped {
     pub at: OffsetDateTime,
     /// The same by a monotonic clock, for the order of reports.
     pub moment: Instant,
-    /// What happened.
+    /// The report itself.
     pub report: Report,
 }
 

@@ -41,7 +41,7 @@ pub enum StateError {
         path: PathBuf,
         /// What is wrong with it.
         what: String,
-        /// What to do.
+        /// Remedy.
         remedy: &'static str,
     },
     /// Others can read a file of secrets.

@@ -37,7 +37,7 @@ impl Shown {
     }
 }
 
-/// How the user ends the program on the screen.
+/// Ways in which the user ends the program on the screen.
 #[derive(Clone, Default)]
 pub struct Quit {
     /// Cancelled by the first Ctrl-C or q: requests under way are waited for.

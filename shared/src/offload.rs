@@ -46,7 +46,10 @@ impl Offload {
     ) -> Result<T, NoTurn> {
         let waiting = async {
             let place = Arc::clone(&queue.0).acquire_owned().await.ok()?;
-            Some((place, Arc::clone(&self.turns).acquire_owned().await.ok()?))
+            let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
+            // The next of the tunnel may wait now, behind those of other tunnels.
+            drop(place);
+            turn
         };
         let turn = timeout(PATIENCE, waiting).await.ok().flatten().ok_or(NoTurn)?;
         on_thread(turn, check).await
@@ -90,5 +93,46 @@ pub struct Queue(Arc<Semaphore>);
 impl Default for Queue {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc};
+
+    use super::*;
+
+    /// However many checks a tunnel has waiting, another tunnel's comes behind one of them at most.
+    #[tokio::test]
+    async fn no_tunnel_takes_the_turns_of_all() {
+        let offload = Offload { turns: Arc::new(Semaphore::new(1)) };
+        let (flooding, other) = (Queue::default(), Queue::default());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let (release, released) = mpsc::channel::<()>();
+        let mut released = Some(released);
+        let mut running = Vec::new();
+        for name in ["a1", "a2", "a3", "a4", "b"] {
+            let (offload, order) = (offload.clone(), Arc::clone(&order));
+            let queue = if name == "b" { other.clone() } else { flooding.clone() };
+            let first = released.take();
+            running.push(tokio::spawn(async move {
+                let check = move || {
+                    if let Some(first) = first {
+                        first.recv().unwrap();
+                    }
+                    order.lock().unwrap().push(name);
+                };
+                offload.run(&queue, check).await.is_ok()
+            }));
+            // The only thread of this runtime: it waits in its place now.
+            tokio::task::yield_now().await;
+        }
+        release.send(()).unwrap();
+        for task in running {
+            assert!(task.await.unwrap());
+        }
+        let order = order.lock().unwrap().clone();
+        let place = order.iter().position(|name| *name == "b").unwrap();
+        assert!(place <= 2, "{order:?}");
     }
 }

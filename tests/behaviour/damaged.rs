@@ -219,7 +219,7 @@ async fn a_join_that_could_not_be_kept_can_be_repeated() {
         fs::create_dir(&agent).unwrap();
         let failed = join(state.path());
         assert_eq!(failed.code, Some(1), "{failed:?}");
-        assert_eq!(join(other.path()).code, Some(3), "for nobody else");
+        assert_eq!(join(other.path()).code, Some(3), "another agent can't use it");
         fs::remove_dir(&agent).unwrap();
         assert_eq!(join(state.path()).code, Some(0));
         assert!(!state.path().join("joining.json").exists());

@@ -1,4 +1,4 @@
-//! Senders as they are, and their mistakes: what the edge makes of each, and who is told.
+//! Senders as they are, and their mistakes: the edge's answer to each, and its report to the tunnel's owner.
 
 use std::time::{Duration, Instant};
 

@@ -34,7 +34,7 @@ use crate::{Agent, AgentSettings, TunnelSettings, terminal};
 
 /// For the screen to give the terminal back.
 const GIVE_BACK: Duration = Duration::from_millis(300);
-/// How often the requests under way are counted while the agent stops.
+/// Interval at which the stopping agent counts requests in progress.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Makes a tunnel's plan again.

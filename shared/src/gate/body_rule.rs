@@ -7,7 +7,7 @@ use crate::json::JsonFault;
 use crate::policy::BodyRule;
 use crate::request::Request;
 
-/// The field in which GitHub, Gitea and others send their JSON where a form is asked for (docs.github.com, "Creating
+/// Form field in which GitHub, Gitea and others send their JSON (docs.github.com, "Creating
 /// webhooks", content type).
 pub(super) const FORM_FIELD: &str = "payload";
 
