@@ -1,5 +1,5 @@
-//! Which requests the application may have heard of: a request that the relay gives again, after a connection
-//! was lost, must not reach it twice.
+//! Which requests the application may have heard of: a request that the relay gives again, after a
+//! connection was lost, must not reach it twice.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use hookward_shared::limits::GIVEN_AGAIN;
 use hookward_shared::protocol::head::RequestId;
 
-/// A relay gives a request again within [`GIVEN_AGAIN`] of its begin, and the tunnel takes some time: the relay's
-/// deadlines for a write and for the reading of a body are of minutes.
+/// A relay gives a request again within [`GIVEN_AGAIN`] of its begin, and the tunnel takes some
+/// time: the relay's deadlines for a write and for the reading of a body are of minutes.
 const REMEMBERED: Duration = Duration::from_secs(5 * GIVEN_AGAIN.as_secs());
 
-/// Requests that are remembered at most, some 80 bytes each: half a minute at the fastest that was measured. Beyond it
-/// the oldest are forgotten first.
+/// Requests that are remembered at most, some 80 bytes each: half a minute at the fastest that was
+/// measured. Beyond it the oldest are forgotten first.
 const MOST: usize = 256 * 1024;
 
 /// Requests that were begun.

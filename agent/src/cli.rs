@@ -81,7 +81,8 @@ pub struct UpstreamArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "upstream_insecure")]
     pub upstream_ca: Option<PathBuf>,
 
-    /// Do not verify the application's certificate: who can stand in between can read and change all
+    /// Do not verify the application's certificate: who can stand in between can read and change
+    /// all
     #[arg(long)]
     pub upstream_insecure: bool,
 
@@ -102,7 +103,8 @@ pub struct LinkArgs {
     #[arg(long, value_enum, default_value_t)]
     pub transport: TransportFlag,
 
-    /// Connections to each relay (default: 2 for each of its addresses up to 4, at least one for each)
+    /// Connections to each relay (default: 2 for each of its addresses up to 4, at least one for
+    /// each)
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=8))]
     pub connections: Option<u8>,
 
@@ -148,7 +150,8 @@ pub struct Common {
 #[derive(Debug, Args)]
 #[command(after_help = exit::HELP)]
 pub struct JoinArgs {
-    /// `-` for standard input, a file, or (visible to every process of this machine) the token itself
+    /// `-` for standard input, a file, or (visible to every process of this machine) the token
+    /// itself
     #[arg(value_name = "-|FILE|TOKEN")]
     pub token: String,
 
@@ -167,8 +170,14 @@ pub struct JoinArgs {
 
 /// Reads host and port of a relay.
 fn relay_address(text: &str) -> Result<String, String> {
-    let (host, port) = text.rsplit_once(':').ok_or("write HOST:PORT, such as relay.example.com:4433")?;
-    let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or("a port lies between 1 and 65535")?;
+    let (host, port) = text
+        .rsplit_once(':')
+        .ok_or("write HOST:PORT, such as relay.example.com:4433")?;
+    let port = port
+        .parse::<u16>()
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or("a port lies between 1 and 65535")?;
     if host.is_empty() || host.contains(['/', '@']) {
         return Err("write HOST:PORT, such as relay.example.com:4433".to_owned());
     }
@@ -249,7 +258,12 @@ pub struct ExplainArgs {
     pub request: Option<String>,
 
     /// The public URL that it was sent to
-    #[arg(long, value_name = "URL", help_heading = "The request", required_unless_present = "request")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help_heading = "The request",
+        required_unless_present = "request"
+    )]
     pub url: Option<String>,
 
     /// Its method (default: POST with --data, else GET)
@@ -273,11 +287,22 @@ pub struct ExplainArgs {
     pub header: Vec<String>,
 
     /// Its body: the text itself, `@FILE`, or `@-` for standard input; every byte counts
-    #[arg(short = 'd', long, value_name = "TEXT|@FILE", conflicts_with = "request", help_heading = "The request")]
+    #[arg(
+        short = 'd',
+        long,
+        value_name = "TEXT|@FILE",
+        conflicts_with = "request",
+        help_heading = "The request"
+    )]
     pub data: Option<String>,
 
     /// The client address that it comes from
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", help_heading = "The request")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1",
+        help_heading = "The request"
+    )]
     pub peer: std::net::IpAddr,
 
     /// The time of the check, in seconds since 1970 (default: now)
@@ -314,10 +339,16 @@ pub struct SendArgs {
     pub data: String,
 
     /// The method
-    #[arg(short = 'X', long = "send-method", value_name = "METHOD", default_value = "POST")]
+    #[arg(
+        short = 'X',
+        long = "send-method",
+        value_name = "METHOD",
+        default_value = "POST"
+    )]
     pub method: String,
 
-    /// A header field, `NAME: VALUE` (repeatable; default: the Content-Type that the provider sends)
+    /// A header field, `NAME: VALUE` (repeatable; default: the Content-Type that the provider
+    /// sends)
     #[arg(short = 'H', long = "header", value_name = "FIELD")]
     pub header: Vec<String>,
 
@@ -457,7 +488,9 @@ impl HttpArgs {
             gate,
             link: start.link.clone(),
             log_format: start.log_format,
-            common: Common { state_dir: start.common.state_dir.clone() },
+            common: Common {
+                state_dir: start.common.state_dir.clone(),
+            },
         }
     }
 }
@@ -483,20 +516,23 @@ pub struct GateArgs {
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     pub method: Vec<String>,
 
-    /// Address range or named set that may send: 192.30.252.0/22, 2001:db8::/32, github (repeatable, or a list with commas)
+    /// Address range or named set that may send: 192.30.252.0/22, 2001:db8::/32, github
+    /// (repeatable, or a list with commas)
     #[arg(long, value_name = "CIDR|SET", value_delimiter = ',')]
     pub allow_ip: Vec<String>,
 
-    /// Address range or named set that may not send, whatever else passes (repeatable, or a list with commas)
+    /// Address range or named set that may not send, whatever else passes (repeatable, or a list
+    /// with commas)
     #[arg(long, value_name = "CIDR|SET", value_delimiter = ',')]
     pub deny_ip: Vec<String>,
 
-    /// Token that must stand in the URL (parameter NAME, default `token`) or in a header
-    /// (NAME is header:X-Token); env:VAR or file:PATH (repeatable: several are live during a change)
+    /// Token that must stand in the URL (parameter NAME, default `token`) or in a header (NAME is
+    /// header:X-Token); env:VAR or file:PATH (repeatable: several are live during a change)
     #[arg(long, value_name = "[NAME=]SECRET")]
     pub token: Vec<String>,
 
-    /// Basic authentication that must be right: env:VAR or file:PATH with user:password (repeatable)
+    /// Basic authentication that must be right: env:VAR or file:PATH with user:password
+    /// (repeatable)
     #[arg(long, value_name = "SECRET")]
     pub basic: Vec<String>,
 
@@ -512,8 +548,8 @@ pub struct GateArgs {
     #[arg(long, conflicts_with = "token")]
     pub new_token: bool,
 
-    /// Signature that must be right, such as github=env:GITHUB_SECRET (repeatable: the same provider
-    /// again for a change of secrets, another one as an alternative)
+    /// Signature that must be right, such as github=env:GITHUB_SECRET (repeatable: the same
+    /// provider again for a change of secrets, another one as an alternative)
     #[arg(long, value_name = "PROVIDER[/VARIANT][=SECRET]")]
     pub verify: Vec<String>,
 
@@ -521,7 +557,8 @@ pub struct GateArgs {
     #[arg(long, requires = "verify")]
     pub secret_at_agent: bool,
 
-    /// Scheme and host of the URL as the provider knows it, when it signs the URL and knows another one
+    /// Scheme and host of the URL as the provider knows it, when it signs the URL and knows another
+    /// one
     #[arg(long, value_name = "https://HOST", requires = "verify")]
     pub origin: Option<String>,
 
@@ -537,8 +574,8 @@ pub struct GateArgs {
     #[arg(long, value_name = "NAME=VALUE")]
     pub require_header: Vec<String>,
 
-    /// Value of a JSON body that must be so, such as ref=refs/heads/main (repeatable: the same path again
-    /// allows another value)
+    /// Value of a JSON body that must be so, such as ref=refs/heads/main (repeatable: the same path
+    /// again allows another value)
     #[arg(long, value_name = "PATH=VALUE")]
     pub require_body: Vec<String>,
 
@@ -558,8 +595,8 @@ pub struct GateArgs {
     #[arg(long)]
     pub websocket: bool,
 
-    /// Let escaped slashes (%2F) stand below a path's final /**; the application gets them as they are, and must not take
-    /// them for the ends of directories
+    /// Let escaped slashes (%2F) stand below a path's final /**; the application gets them as they
+    /// are, and must not take them for the ends of directories
     #[arg(long)]
     pub encoded_slashes: bool,
 

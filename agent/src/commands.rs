@@ -23,7 +23,8 @@ use crate::connection::ConnectionError;
 use crate::state::StateError;
 
 /// What an agent that has not joined is told.
-pub(crate) const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward join -` with a join token first";
+pub(crate) const NOT_JOINED: &str =
+    "this agent has not joined a relay; run `hookward join -` with a join token first";
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -67,10 +68,16 @@ pub(crate) fn print(text: &str) -> Result<(), CommandError> {
 }
 
 /// A last word to the user, on standard error.
-#[expect(clippy::print_stderr, reason = "this is the program's word to its user")]
+#[expect(
+    clippy::print_stderr,
+    reason = "this is the program's word to its user"
+)]
 pub fn tell(format: LogFormat, text: &str) {
     match format {
         LogFormat::Text => eprintln!("hookward: {text}"),
-        LogFormat::Json => eprintln!("{}", serde_json::json!({ "event": "error", "message": text })),
+        LogFormat::Json => eprintln!(
+            "{}",
+            serde_json::json!({ "event": "error", "message": text })
+        ),
     }
 }

@@ -1,10 +1,12 @@
 //! The connections to the relays: dialled, kept, and opened again when they break.
 //!
-//! Every relay gets some lines ([`mod@line`]), each of which keeps one connection; [`dial`] finds the way (QUIC, or TLS
-//! over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt is due, `opening` is how a connection
-//! begins, `serving` is one in use and ends it in order, `search` says when another one is looked for meanwhile,
-//! `sleep_watch` when the machine was asleep, [`status`] sums up for the user what the lines do, and [`policies`] knows
-//! which policy a relay has. All connections of one run of the program serve the same tunnels; losing one loses nothing.
+//! Every relay gets some lines ([`mod@line`]), each of which keeps one connection; [`dial`] finds
+//! the way (QUIC, or TLS over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt
+//! is due, `opening` is how a connection begins, `serving` is one in use and ends it in order,
+//! `search` says when another one is looked for meanwhile, `sleep_watch` when the machine was
+//! asleep, [`status`] sums up for the user what the lines do, and [`policies`] knows which policy a
+//! relay has. All connections of one run of the program serve the same tunnels; losing one loses
+//! nothing.
 
 pub mod dial;
 pub mod line;
@@ -58,7 +60,8 @@ const JOIN: Duration = Duration::from_secs(10);
 const JOINED: Duration = Duration::from_secs(2);
 /// Most connections to one relay, however many addresses its name has.
 const LINES_MOST: usize = 8;
-/// Maximum age of a refusal in a relay's report: a relay sends it within a second, if the line allows.
+/// Maximum age of a refusal in a relay's report: a relay sends it within a second, if the line
+/// allows.
 const MOST_AGO: Duration = Duration::from_secs(60);
 /// Connections to each address of a relay: a second one, so that losing one loses nothing.
 const LINES_OF_ADDRESS: usize = 2;
@@ -228,7 +231,11 @@ impl ConnectionError {
 ///
 /// # Errors
 /// [`ConnectionError`].
-pub async fn join(relay: &Relay, link: &LinkSettings, secret: Secret) -> Result<String, ConnectionError> {
+pub async fn join(
+    relay: &Relay,
+    link: &LinkSettings,
+    secret: Secret,
+) -> Result<String, ConnectionError> {
     let tasks = TaskTracker::new();
     let dialler = Dialler::new(relay, link, tasks.clone())?;
     // First a way, then the question: two that race must not both use the token up.
@@ -236,14 +243,21 @@ pub async fn join(relay: &Relay, link: &LinkSettings, secret: Secret) -> Result<
     let credential_digest = HEXLOWER.encode(relay.credential.digest().as_bytes());
     let asking = async {
         let mut control = found.session.open_control().await?;
-        control.send(&FromAgent::Join { secret, credential_digest }).await?;
+        control
+            .send(&FromAgent::Join {
+                secret,
+                credential_digest,
+            })
+            .await?;
         match control.receive(GREETING_BYTES).await? {
             FromRelay::Joined { agent } if AgentName::parse(&agent).is_some() => Ok(agent),
             other => Err(unexpected(other)),
         }
     };
     let (address, transport) = (relay.address.clone(), found.session.transport());
-    let joined = timeout(JOIN, asking).await.unwrap_or(Err(ConnectionError::Silent { address, transport }));
+    let joined = timeout(JOIN, asking)
+        .await
+        .unwrap_or(Err(ConnectionError::Silent { address, transport }));
     found.session.close("joined");
     if let Some(endpoint) = found.endpoint {
         let _ = timeout(JOINED, endpoint.wait_idle()).await;
@@ -308,11 +322,16 @@ pub struct AtRelay {
 }
 
 impl AtRelay {
-    /// Records that the relay refused the host of a tunnel. Reports it once, if other tunnels stay open.
+    /// Records that the relay refused the host of a tunnel. Reports it once, if other tunnels stay
+    /// open.
     fn note_host_refused(&self, tunnel: usize, message: &str, shared: &Shared) {
         let is_news = self.without_host().insert(tunnel);
         if is_news && shared.tunnels.len() > 1 {
-            let what = format!("{}: {}; the other tunnels stay open", self.relay.address, printable(message));
+            let what = format!(
+                "{}: {}; the other tunnels stay open",
+                self.relay.address,
+                printable(message)
+            );
             shared.reporter.say(Report::Warning(what));
         }
     }
@@ -328,7 +347,9 @@ impl AtRelay {
     }
 
     fn without_host(&self) -> MutexGuard<'_, BTreeSet<usize>> {
-        self.without_host.lock().unwrap_or_else(PoisonError::into_inner)
+        self.without_host
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes how many addresses the relay's name has.
@@ -343,13 +364,22 @@ impl AtRelay {
 ///
 /// # Errors
 /// What the last relay said, when dialling again will not change it.
-pub async fn keep(relays: Vec<Relay>, shared: Arc<Shared>, stop: CancellationToken) -> Result<(), ConnectionError> {
+pub async fn keep(
+    relays: Vec<Relay>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) -> Result<(), ConnectionError> {
     let mut kept = JoinSet::new();
     let several = relays.len() > 1;
     for relay in relays {
         let dialler = Dialler::new(&relay, &shared.link, shared.tasks.clone())?;
-        let policies = shared.tunnels.iter().map(|tunnel| Policies::new(tunnel.wanted.clone())).collect();
-        let first = |tunnel: &Tunnel| Arc::new(Current::new(Arc::clone(&tunnel.wanted.borrow().gate)));
+        let policies = shared
+            .tunnels
+            .iter()
+            .map(|tunnel| Policies::new(tunnel.wanted.clone()))
+            .collect();
+        let first =
+            |tunnel: &Tunnel| Arc::new(Current::new(Arc::clone(&tunnel.wanted.borrow().gate)));
         let gates = shared.tunnels.iter().map(first).collect();
         let (addresses, more_addresses) = (AtomicUsize::new(1), Notify::new());
         let at = Arc::new(AtRelay {
@@ -367,11 +397,19 @@ pub async fn keep(relays: Vec<Relay>, shared: Arc<Shared>, stop: CancellationTok
     }
     let mut outcome = Ok(());
     while let Some(ended) = kept.join_next().await {
-        let (relay, ended) =
-            ended.unwrap_or_else(|panic| (String::new(), Err(ConnectionError::Ended(panic.to_string()))));
+        let (relay, ended) = ended.unwrap_or_else(|panic| {
+            (
+                String::new(),
+                Err(ConnectionError::Ended(panic.to_string())),
+            )
+        });
         if let Err(error) = ended {
             if several && !kept.is_empty() {
-                shared.reporter.say(Report::RelayLost { relay, why: error.to_string(), for_good: true });
+                shared.reporter.say(Report::RelayLost {
+                    relay,
+                    why: error.to_string(),
+                    for_good: true,
+                });
             }
             outcome = Err(error);
         } else {
@@ -384,7 +422,11 @@ pub async fn keep(relays: Vec<Relay>, shared: Arc<Shared>, stop: CancellationTok
 }
 
 /// Keeps the lines to one relay. A final refusal ends them all.
-async fn keep_relay(at: Arc<AtRelay>, shared: Arc<Shared>, stop: CancellationToken) -> Result<(), ConnectionError> {
+async fn keep_relay(
+    at: Arc<AtRelay>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) -> Result<(), ConnectionError> {
     let mut lines = JoinSet::new();
     let mut slots = 0;
     loop {
@@ -410,7 +452,9 @@ async fn keep_relay(at: Arc<AtRelay>, shared: Arc<Shared>, stop: CancellationTok
 
 /// Lines to a relay with so many addresses.
 fn wanted(link: &LinkSettings, addresses: usize) -> usize {
-    let preset = (addresses * LINES_OF_ADDRESS).min(LINES_ENOUGH).max(addresses);
+    let preset = (addresses * LINES_OF_ADDRESS)
+        .min(LINES_ENOUGH)
+        .max(addresses);
     link.connections.unwrap_or(preset).clamp(1, LINES_MOST)
 }
 
@@ -424,12 +468,16 @@ fn kept(message: &str) -> Report {
 fn unexpected(message: FromRelay) -> ConnectionError {
     match message {
         FromRelay::Refused { reason, message } => refused(reason, &message),
-        _ => StreamError::Protocol("the relay answered something else than was asked".to_owned()).into(),
+        _ => StreamError::Protocol("the relay answered something else than was asked".to_owned())
+            .into(),
     }
 }
 
 fn refused(reason: RefusedReason, message: &str) -> ConnectionError {
-    ConnectionError::Refused { reason, message: printable(message) }
+    ConnectionError::Refused {
+        reason,
+        message: printable(message),
+    }
 }
 
 /// Says what the relay has refused.
@@ -464,9 +512,14 @@ mod tests {
     #[test]
     fn every_address_has_a_line_and_no_relay_fewer_than_two() {
         let preset = LinkSettings::default();
-        let counts: Vec<_> = (1..=10).map(|addresses| wanted(&preset, addresses)).collect();
+        let counts: Vec<_> = (1..=10)
+            .map(|addresses| wanted(&preset, addresses))
+            .collect();
         assert_eq!(counts, [2, 4, 4, 4, 5, 6, 7, 8, 8, 8]);
-        let one = LinkSettings { connections: Some(1), ..preset };
+        let one = LinkSettings {
+            connections: Some(1),
+            ..preset
+        };
         assert_eq!(wanted(&one, 3), 1);
     }
 }

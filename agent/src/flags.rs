@@ -8,8 +8,8 @@ use hookward_shared::gate::rate::Rate;
 use hookward_shared::json::JsonPath;
 use hookward_shared::policy::file::{self, REPLAY_WINDOW_MS};
 use hookward_shared::policy::{
-    Accept, Addresses, BodyRule, HeaderRule, LiveSecret, LiveToken, PRESET_PATHS, Policy, Replay, Route, SecretAt,
-    SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace,
+    Accept, Addresses, BodyRule, HeaderRule, LiveSecret, LiveToken, PRESET_PATHS, Policy, Replay,
+    Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace,
 };
 use hookward_shared::providers;
 use hookward_shared::secret::{Secret, SecretDigest, SecretReader};
@@ -36,28 +36,38 @@ pub struct Built {
 /// All mistakes.
 pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<Problem>> {
     let mut problems = Vec::new();
-    let place = Place::parse(text).map_err(|problem| problems.push(problem)).ok();
+    let place = Place::parse(text)
+        .map_err(|problem| problems.push(problem))
+        .ok();
     let host = match args.upstream_host.as_str() {
         "preserve" => HostField::Preserve,
         "rewrite" => HostField::Rewrite,
         value => match HeaderValue::from_str(value) {
             Ok(value) if !value.is_empty() => HostField::Value(value),
             _ => {
-                let what = format!("{value:?} is no host; write preserve, rewrite, or the host itself");
+                let what =
+                    format!("{value:?} is no host; write preserve, rewrite, or the host itself");
                 problems.push(Problem::new("--upstream-host", what));
                 HostField::Preserve
             }
         },
     };
     let https = place.as_ref().is_some_and(|place| place.https);
-    for (flag, given) in
-        [("--upstream-ca", args.upstream_ca.is_some()), ("--upstream-insecure", args.upstream_insecure)]
-    {
+    for (flag, given) in [
+        ("--upstream-ca", args.upstream_ca.is_some()),
+        ("--upstream-insecure", args.upstream_insecure),
+    ] {
         if given && !https && place.is_some() {
-            problems.push(Problem::new(flag, "the application is not spoken to over https"));
+            problems.push(Problem::new(
+                flag,
+                "the application is not spoken to over https",
+            ));
         }
     }
-    let trust = Trust { ca: args.upstream_ca.clone(), insecure: args.upstream_insecure };
+    let trust = Trust {
+        ca: args.upstream_ca.clone(),
+        insecure: args.upstream_insecure,
+    };
     let built = place.map(|place| Application::new(place, &trust, args.upstream_http2, host));
     match built {
         Some(Ok(application)) if problems.is_empty() => Ok(application),
@@ -73,7 +83,11 @@ pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<P
 ///
 /// # Errors
 /// All mistakes.
-pub fn policy(args: &GateArgs, secrets: &dyn SecretReader, now: UnixMillis) -> Result<Built, Problems> {
+pub fn policy(
+    args: &GateArgs,
+    secrets: &dyn SecretReader,
+    now: UnixMillis,
+) -> Result<Built, Problems> {
     match &args.policy {
         Some(path) => from_file(path, secrets, now),
         None => from_flags(args, secrets, now),
@@ -85,29 +99,57 @@ fn from_file(path: &Path, secrets: &dyn SecretReader, now: UnixMillis) -> Result
     let text = std::fs::read_to_string(path)
         .map_err(|error| Problems(vec![Problem::new(&name, format!("can't be read: {error}"))]))?;
     let loaded = file::read(&name, &text, secrets, now)?;
-    Ok(Built { policy: loaded.policy, mint_token: false, notes: loaded.notes })
+    Ok(Built {
+        policy: loaded.policy,
+        mint_token: false,
+        notes: loaded.notes,
+    })
 }
 
-fn from_flags(args: &GateArgs, secrets: &dyn SecretReader, now: UnixMillis) -> Result<Built, Problems> {
-    let mut flags = Flags { secrets, problems: Vec::new(), notes: Vec::new() };
-    let paths = if args.path.is_empty() { PRESET_PATHS.map(str::to_owned).to_vec() } else { args.path.clone() };
+fn from_flags(
+    args: &GateArgs,
+    secrets: &dyn SecretReader,
+    now: UnixMillis,
+) -> Result<Built, Problems> {
+    let mut flags = Flags {
+        secrets,
+        problems: Vec::new(),
+        notes: Vec::new(),
+    };
+    let paths = if args.path.is_empty() {
+        PRESET_PATHS.map(str::to_owned).to_vec()
+    } else {
+        args.path.clone()
+    };
     let name = paths.first().cloned().unwrap_or_default();
     let mut route = Route::new(name, paths);
-    route.methods = args.method.iter().map(|method| method.to_ascii_uppercase()).collect();
+    route.methods = args
+        .method
+        .iter()
+        .map(|method| method.to_ascii_uppercase())
+        .collect();
     route.deny_ips = flags.addresses("--deny-ip", &args.deny_ip);
-    route.replay =
-        args.on_duplicate.map(|on_duplicate| Replay { on_duplicate: on_duplicate.into(), window_ms: REPLAY_WINDOW_MS });
+    route.replay = args.on_duplicate.map(|on_duplicate| Replay {
+        on_duplicate: on_duplicate.into(),
+        window_ms: REPLAY_WINDOW_MS,
+    });
     route.keep_token = args.keep_token;
     route.websocket = args.websocket;
     route.encoded_slashes = args.encoded_slashes;
     if let Some(text) = &args.answer_timeout {
         match parse_duration(text) {
-            Some(time) => route.answer_timeout_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
-            None => flags.problem("--answer-timeout", format!("{text:?} is no time such as 500ms, 10s or 5m")),
+            Some(time) => {
+                route.answer_timeout_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+            }
+            None => flags.problem(
+                "--answer-timeout",
+                format!("{text:?} is no time such as 500ms, 10s or 5m"),
+            ),
         }
     }
     let common = Accept {
-        allow_ips: (!args.allow_ip.is_empty()).then(|| flags.addresses("--allow-ip", &args.allow_ip)),
+        allow_ips: (!args.allow_ip.is_empty())
+            .then(|| flags.addresses("--allow-ip", &args.allow_ip)),
         token: flags.token(&args.token),
         basic: flags.basic(&args.basic),
         content_types: args.content_type.clone(),
@@ -124,27 +166,55 @@ fn from_flags(args: &GateArgs, secrets: &dyn SecretReader, now: UnixMillis) -> R
         route.accept.push(Accept { open, ..common });
     } else {
         // Each provider is an alternative, under the same address ranges and token.
-        route.accept.extend(signatures.into_iter().map(|check| Accept { verify: vec![check], ..common.clone() }));
+        route
+            .accept
+            .extend(signatures.into_iter().map(|check| Accept {
+                verify: vec![check],
+                ..common.clone()
+            }));
     }
     let policy = Policy {
         rate: flags.rate("--rate", args.rate.as_deref()),
         client_rate: flags.rate("--client-rate", args.client_rate.as_deref()),
         ..Policy::new(vec![route])
     };
-    let Flags { mut problems, notes, .. } = flags;
+    let Flags {
+        mut problems,
+        notes,
+        ..
+    } = flags;
     if problems.is_empty() {
         // A token that is yet to be minted can't be missed.
-        let complete =
-            if mint_token { with_token(&policy, &minted_check(&SecretDigest::of(b""))) } else { policy.clone() };
-        problems.extend(complete.mistakes(now).into_iter().map(|what| Problem::new("flags", what)));
+        let complete = if mint_token {
+            with_token(&policy, &minted_check(&SecretDigest::of(b"")))
+        } else {
+            policy.clone()
+        };
+        problems.extend(
+            complete
+                .mistakes(now)
+                .into_iter()
+                .map(|what| Problem::new("flags", what)),
+        );
     }
-    if problems.is_empty() { Ok(Built { policy, mint_token, notes }) } else { Err(Problems(problems)) }
+    if problems.is_empty() {
+        Ok(Built {
+            policy,
+            mint_token,
+            notes,
+        })
+    } else {
+        Err(Problems(problems))
+    }
 }
 
 /// The check of a token that was minted here.
 #[must_use]
 pub fn minted_check(digest: &SecretDigest) -> TokenCheck {
-    TokenCheck::new(TokenPlace::Query(TOKEN_NAME.to_owned()), &[("the minted token", digest.clone())])
+    TokenCheck::new(
+        TokenPlace::Query(TOKEN_NAME.to_owned()),
+        &[("the minted token", digest.clone())],
+    )
 }
 
 /// The policy with this token in every alternative.
@@ -173,21 +243,31 @@ impl Flags<'_> {
     }
 
     fn rate(&mut self, flag: &str, text: Option<&str>) -> Option<Rate> {
-        Rate::parse(text?).map_err(|what| self.problem(flag, what)).ok()
+        Rate::parse(text?)
+            .map_err(|what| self.problem(flag, what))
+            .ok()
     }
 
     /// All `--basic` flags: one or more live pairs of user and password.
     fn basic(&mut self, sources: &[String]) -> Option<TokenCheck> {
         let mut live = Vec::new();
         for source in sources {
-            let Some(secret) = self.load("--basic", source) else { continue };
+            let Some(secret) = self.load("--basic", source) else {
+                continue;
+            };
             if secret.expose().contains(&b':') {
-                live.push(LiveToken { name: source.clone(), digest: secret.digest() });
+                live.push(LiveToken {
+                    name: source.clone(),
+                    digest: secret.digest(),
+                });
             } else {
                 self.problem("--basic", format!("{source} holds no user:password"));
             }
         }
-        (!sources.is_empty()).then_some(TokenCheck { place: TokenPlace::Basic, live })
+        (!sources.is_empty()).then_some(TokenCheck {
+            place: TokenPlace::Basic,
+            live,
+        })
     }
 
     /// All `--require-header` flags: the same name again allows another value.
@@ -197,9 +277,14 @@ impl Flags<'_> {
             match HeaderName::from_bytes(name.as_bytes()) {
                 Ok(name) => match rules.iter_mut().find(|rule| rule.name == name) {
                     Some(rule) => rule.allowed.push(value),
-                    None => rules.push(HeaderRule { name, allowed: vec![value] }),
+                    None => rules.push(HeaderRule {
+                        name,
+                        allowed: vec![value],
+                    }),
                 },
-                Err(_) => self.problem("--require-header", format!("{name:?} is not a header name")),
+                Err(_) => {
+                    self.problem("--require-header", format!("{name:?} is not a header name"))
+                }
             }
         }
         rules
@@ -212,7 +297,10 @@ impl Flags<'_> {
             match JsonPath::parse(&path) {
                 Ok(path) => match rules.iter_mut().find(|rule| rule.path == path) {
                     Some(rule) => rule.allowed.push(value),
-                    None => rules.push(BodyRule { path, allowed: vec![value] }),
+                    None => rules.push(BodyRule {
+                        path,
+                        allowed: vec![value],
+                    }),
                 },
                 Err(what) => self.problem("--require-body", what),
             }
@@ -235,7 +323,8 @@ impl Flags<'_> {
     fn token(&mut self, texts: &[String]) -> Option<TokenCheck> {
         let mut check: Option<TokenCheck> = None;
         for text in texts {
-            // A source may hold a `=`; a text that is no source is not repeated: it may be the secret.
+            // A source may hold a `=`; a text that is no source is not repeated: it may be the
+            // secret.
             let bare = text.starts_with("env:") || text.starts_with("file:");
             let (name, source) = match text.split_once('=').filter(|_| !bare) {
                 Some((name, source)) => (name, source),
@@ -250,14 +339,25 @@ impl Flags<'_> {
                     continue;
                 }
             };
-            let Some(secret) = self.load("--token", source) else { continue };
-            let live = LiveToken { name: source.to_owned(), digest: secret.digest() };
+            let Some(secret) = self.load("--token", source) else {
+                continue;
+            };
+            let live = LiveToken {
+                name: source.to_owned(),
+                digest: secret.digest(),
+            };
             match &mut check {
-                None => check = Some(TokenCheck { place, live: vec![live] }),
-                Some(check) if check.place == place => check.live.push(live),
-                Some(_) => {
-                    self.problem("--token", "all tokens must stand in the same place; name one parameter or header")
+                None => {
+                    check = Some(TokenCheck {
+                        place,
+                        live: vec![live],
+                    })
                 }
+                Some(check) if check.place == place => check.live.push(live),
+                Some(_) => self.problem(
+                    "--token",
+                    "all tokens must stand in the same place; name one parameter or header",
+                ),
             }
         }
         check
@@ -279,17 +379,34 @@ impl Flags<'_> {
                 // A name without a `=` may be the secret itself: it is not repeated.
                 match source {
                     Some(_) => self.problem("--verify", providers::unknown(name)),
-                    None => self.problem("--verify", "write PROVIDER=env:NAME, such as github=env:GITHUB_SECRET"),
+                    None => self.problem(
+                        "--verify",
+                        "write PROVIDER=env:NAME, such as github=env:GITHUB_SECRET",
+                    ),
                 }
                 continue;
             };
-            if source.is_none() && provider.schemes().iter().all(|scheme| scheme.fetch.is_none()) {
-                self.problem("--verify", format!("write {}=env:NAME: {} has a secret", provider.id, provider.name));
+            if source.is_none()
+                && provider
+                    .schemes()
+                    .iter()
+                    .all(|scheme| scheme.fetch.is_none())
+            {
+                self.problem(
+                    "--verify",
+                    format!(
+                        "write {}=env:NAME: {} has a secret",
+                        provider.id, provider.name
+                    ),
+                );
                 continue;
             }
             let secret = match source {
                 Some(source) => match self.load("--verify", source) {
-                    Some(secret) => Some(LiveSecret { name: source.to_owned(), secret }),
+                    Some(secret) => Some(LiveSecret {
+                        name: source.to_owned(),
+                        secret,
+                    }),
                     None => continue,
                 },
                 None => None,
@@ -301,7 +418,11 @@ impl Flags<'_> {
                 Some(check) => check.secrets.extend(secret),
                 None => checks.push(SignatureCheck {
                     variant,
-                    secret_at: if args.secret_at_agent { SecretAt::Agent } else { SecretAt::Relay },
+                    secret_at: if args.secret_at_agent {
+                        SecretAt::Agent
+                    } else {
+                        SecretAt::Relay
+                    },
                     secrets: secret.into_iter().collect(),
                     origin: args.origin.clone(),
                     challenge: args.challenge,
@@ -337,9 +458,13 @@ mod tests {
     impl SecretReader for Fake {
         fn read(&self, source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, SecretError> {
             match source {
-                SecretSource::Env(name) if name.starts_with("SET") => Ok(Zeroizing::new(name.clone().into_bytes())),
+                SecretSource::Env(name) if name.starts_with("SET") => {
+                    Ok(Zeroizing::new(name.clone().into_bytes()))
+                }
                 SecretSource::Env(name) => Err(SecretError::Unset(name.clone())),
-                SecretSource::File(path) => Err(SecretError::Unreadable(path.clone(), "gone".into())),
+                SecretSource::File(path) => {
+                    Err(SecretError::Unreadable(path.clone(), "gone".into()))
+                }
             }
         }
     }
@@ -357,12 +482,27 @@ mod tests {
         let built = build(GateArgs::default()).unwrap_or_else(|problems| panic!("{problems}"));
         assert!(built.mint_token);
         assert_eq!(built.policy.routes[0].paths, PRESET_PATHS);
-        let whole_family = GateArgs { allow_ip: texts(&["0.0.0.0/0", "::/0"]), ..GateArgs::default() };
-        assert!(build(whole_family).is_ok_and(|built| built.mint_token), "everybody is no check");
-        let some = GateArgs { allow_ip: texts(&["192.0.2.0/24"]), ..GateArgs::default() };
+        let whole_family = GateArgs {
+            allow_ip: texts(&["0.0.0.0/0", "::/0"]),
+            ..GateArgs::default()
+        };
+        assert!(
+            build(whole_family).is_ok_and(|built| built.mint_token),
+            "everybody is no check"
+        );
+        let some = GateArgs {
+            allow_ip: texts(&["192.0.2.0/24"]),
+            ..GateArgs::default()
+        };
         assert!(build(some).is_ok_and(|built| !built.mint_token));
-        let none = GateArgs { no_token: true, ..GateArgs::default() };
-        assert!(build(none).is_ok_and(|built| !built.mint_token && built.policy.routes[0].accept[0].open));
+        let none = GateArgs {
+            no_token: true,
+            ..GateArgs::default()
+        };
+        assert!(
+            build(none)
+                .is_ok_and(|built| !built.mint_token && built.policy.routes[0].accept[0].open)
+        );
     }
 
     #[test]
@@ -376,7 +516,11 @@ mod tests {
         let accept = &built.policy.routes[0].accept;
         assert_eq!(accept.len(), 2);
         assert_eq!(accept[0].verify[0].secrets.len(), 2);
-        assert!(accept.iter().all(|accept| accept.token.as_ref().unwrap().live.len() == 2));
+        assert!(
+            accept
+                .iter()
+                .all(|accept| accept.token.as_ref().unwrap().live.len() == 2)
+        );
     }
 
     #[test]
@@ -385,13 +529,29 @@ mod tests {
             path: texts(&["a"]),
             allow_ip: texts(&["any"]),
             deny_ip: texts(&["192.0.2.1/24"]),
-            token: texts(&["hunter2", "hunter2+/c==", "a b=env:SET", "env:UNSET", "file:/a=b"]),
-            verify: texts(&["hunter2", "hunter2/+=x", "githup=env:SET", "slack=file:/gone"]),
+            token: texts(&[
+                "hunter2",
+                "hunter2+/c==",
+                "a b=env:SET",
+                "env:UNSET",
+                "file:/a=b",
+            ]),
+            verify: texts(&[
+                "hunter2",
+                "hunter2/+=x",
+                "githup=env:SET",
+                "slack=file:/gone",
+            ]),
             answer_timeout: Some("soon".into()),
             ..GateArgs::default()
         };
-        let Err(problems) = build(args) else { panic!("accepted") };
+        let Err(problems) = build(args) else {
+            panic!("accepted")
+        };
         assert_eq!(problems.lines().count(), 12, "{problems}");
-        assert!(!problems.contains("hunter2"), "a literal secret is not repeated");
+        assert!(
+            !problems.contains("hunter2"),
+            "a literal secret is not repeated"
+        );
     }
 }

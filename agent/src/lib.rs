@@ -1,6 +1,6 @@
-//! Hookward's agent: the private side. It keeps a tunnel to the relay ([`connection`]), checks every
-//! request that comes out of it by its own copy of the policy and replays it ([`replay`]) to the
-//! application ([`upstream`]), and says what happens ([`report`], [`terminal`]).
+//! Hookward's agent: the private side. It keeps a tunnel to the relay ([`connection`]), checks
+//! every request that comes out of it by its own copy of the policy and replays it ([`replay`]) to
+//! the application ([`upstream`]), and says what happens ([`report`], [`terminal`]).
 //!
 //! [`Agent`] is a value: start it, stop it. The program `hookward` is wiring around it.
 
@@ -83,8 +83,14 @@ pub struct Agent {
 
 /// A policy ready to be offered to the relay.
 fn offer(policy: &Policy, clock: &Clock) -> Result<Arc<Offer>, Problems> {
-    let gate = Gate::compile(policy, Side::Agent, clock.now())
-        .map_err(|mistakes| Problems(mistakes.into_iter().map(|what| Problem::new("policy", what)).collect()))?;
+    let gate = Gate::compile(policy, Side::Agent, clock.now()).map_err(|mistakes| {
+        Problems(
+            mistakes
+                .into_iter()
+                .map(|what| Problem::new("policy", what))
+                .collect(),
+        )
+    })?;
     Ok(Arc::new(Offer::new(policy.for_relay(), gate)))
 }
 
@@ -99,8 +105,9 @@ fn instance() -> String {
 }
 
 impl Agent {
-    /// Starts an agent. `on_open` is called whenever a relay has opened a tunnel that no connection had, or
-    /// another transport carries it; `on_worked` with what carries a connection that is good.
+    /// Starts an agent. `on_open` is called whenever a relay has opened a tunnel that no connection
+    /// had, or another transport carries it; `on_worked` with what carries a connection that is
+    /// good.
     ///
     /// # Errors
     /// Every reason for which a policy can't be used.
@@ -123,7 +130,12 @@ impl Agent {
                 pairing: tunnel.pairing,
                 pooled: settings.link.pool,
                 clock: clock.clone(),
-                pool: Pool::new(tunnel.application, reporter.clone(), tasks.clone(), stop.clone()),
+                pool: Pool::new(
+                    tunnel.application,
+                    reporter.clone(),
+                    tasks.clone(),
+                    stop.clone(),
+                ),
                 diagnoses: Arc::clone(&diagnoses),
                 offload: offload.clone(),
                 checks: Queue::default(),
@@ -138,7 +150,11 @@ impl Agent {
             tasks.spawn(async move { counting.refused.report_counts(&reporter, &stop).await });
             let (sender, wanted) = watch::channel(first);
             policies.push(sender);
-            tunnels.push(Tunnel { host: tunnel.host, wanted, replay });
+            tunnels.push(Tunnel {
+                host: tunnel.host,
+                wanted,
+                replay,
+            });
         }
         let shared = Shared {
             tunnels,
@@ -153,12 +169,23 @@ impl Agent {
             heads: Heads::default(),
             tasks: TaskTracker::new(),
         };
-        let running = tokio::spawn(connection::keep(settings.relays, Arc::new(shared), stop.clone()));
-        Ok(Self { running: Some(running), stop, tasks, policies, clock, under_way })
+        let running = tokio::spawn(connection::keep(
+            settings.relays,
+            Arc::new(shared),
+            stop.clone(),
+        ));
+        Ok(Self {
+            running: Some(running),
+            stop,
+            tasks,
+            policies,
+            clock,
+            under_way,
+        })
     }
 
-    /// Offers another policy for a tunnel to the relays. It is in force, on both sides, once a relay has taken
-    /// it; until then, and if it does not, the old one is.
+    /// Offers another policy for a tunnel to the relays. It is in force, on both sides, once a
+    /// relay has taken it; until then, and if it does not, the old one is.
     ///
     /// # Errors
     /// Every reason for which the policy can't be used.
@@ -176,7 +203,9 @@ impl Agent {
     /// # Errors
     /// What the relay said.
     pub async fn ended(&mut self) -> Result<(), ConnectionError> {
-        let Some(running) = &mut self.running else { return Ok(()) };
+        let Some(running) = &mut self.running else {
+            return Ok(());
+        };
         let ended = running.await;
         self.running = None;
         ended.unwrap_or_else(|panic| Err(ConnectionError::Ended(panic.to_string())))

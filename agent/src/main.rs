@@ -8,8 +8,8 @@ use hookward_agent::commands;
 use hookward_agent::exit::Exit;
 use hookward_shared::process;
 
-// Gives back what outages and bursts needed (measured: an agent whose relays were down six times has 8 MiB, with glibc's
-// allocator 28). Its settings are in `.cargo/config.toml`.
+// Gives back what outages and bursts needed (measured: an agent whose relays were down six times
+// has 8 MiB, with glibc's allocator 28). Its settings are in `.cargo/config.toml`.
 #[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

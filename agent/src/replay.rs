@@ -1,6 +1,6 @@
 //! One exchange: a request comes out of the tunnel, passes the agent's own gate, goes to the
-//! application, and the answer goes back. The relay is believed in one thing only: where the request comes
-//! from. The time is the agent's own.
+//! application, and the answer goes back. The relay is believed in one thing only: where the
+//! request comes from. The time is the agent's own.
 
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -15,7 +15,9 @@ use hookward_shared::budget::{BodyBudget, Charge};
 use hookward_shared::clock::{Clock, Moment};
 use hookward_shared::current::Current;
 use hookward_shared::gate::rate::ByteMeter;
-use hookward_shared::gate::{Decision, Gate, HeadVerdict, PendingBody, Permit, Request, RequestHead, State};
+use hookward_shared::gate::{
+    Decision, Gate, HeadVerdict, PendingBody, Permit, Request, RequestHead, State,
+};
 use hookward_shared::headers::{passes_to_sender, trailer_passes};
 use hookward_shared::inspection::Work;
 use hookward_shared::limits::{DOCTOR_BYTES, GATHER, SMALL_BODY};
@@ -53,7 +55,8 @@ const HEAD: Duration = Duration::from_secs(10);
 
 /// Most heads of a connection that have begun and not ended: others wait in the transport's window.
 const UNFINISHED_HEADS: usize = 128;
-/// Most of them of all connections: one head has up to 96 KiB, so relays that end none of them cost 32 MiB.
+/// Most of them of all connections: one head has up to 96 KiB, so relays that end none of them cost
+/// 32 MiB.
 const UNFINISHED_HEADS_IN_ALL: usize = 340;
 
 /// Places for heads that have not ended, of all connections; clones share them.
@@ -145,7 +148,10 @@ impl Default for Refused {
 
 impl Refused {
     fn take(&self, check: Check) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(check)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(check)
     }
 
     /// Reports what was only counted, every second, until `stop` is cancelled.
@@ -157,7 +163,11 @@ impl Refused {
                 _ = due.tick() => {}
                 () = stop.cancelled() => {}
             }
-            let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner).take_counted();
+            let counted = self
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take_counted();
             if !counted.is_empty() {
                 reporter.say(Report::Counted(counted));
             }
@@ -193,9 +203,21 @@ impl Terms {
 
     /// The terms of one connection.
     #[must_use]
-    pub fn new(deadlines: Deadlines, hosts: Vec<AtHost>, begun: Arc<Begun>, all_heads: Heads) -> Self {
+    pub fn new(
+        deadlines: Deadlines,
+        hosts: Vec<AtHost>,
+        begun: Arc<Begun>,
+        all_heads: Heads,
+    ) -> Self {
         let (heads, malformed) = (Semaphore::new(UNFINISHED_HEADS), AtomicBool::new(false));
-        Self { deadlines, hosts, begun, heads, all_heads, malformed }
+        Self {
+            deadlines,
+            hosts,
+            begun,
+            heads,
+            all_heads,
+            malformed,
+        }
     }
 }
 
@@ -268,7 +290,9 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
         let _of_all = terms.all_heads.0.acquire().await.ok()?;
         reader.head().await.ok()
     };
-    let Ok(Some(bytes)) = timeout(HEAD, reading).await else { return };
+    let Ok(Some(bytes)) = timeout(HEAD, reading).await else {
+        return;
+    };
     let length = bytes.len();
     let request = match head::Request::decode(bytes) {
         Ok(request) => request,
@@ -280,9 +304,21 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
             return;
         }
     };
-    let asked = |at: &&AtHost| request.context.host.eq_ignore_ascii_case(at.host.as_bytes());
+    let asked = |at: &&AtHost| {
+        request
+            .context
+            .host
+            .eq_ignore_ascii_case(at.host.as_bytes())
+    };
     // A host that no tunnel has is refused by the first one, and so told to the user.
-    let Some(at) = terms.hosts.iter().find(asked).or_else(|| terms.hosts.first()) else { return };
+    let Some(at) = terms
+        .hosts
+        .iter()
+        .find(asked)
+        .or_else(|| terms.hosts.first())
+    else {
+        return;
+    };
     let (deadlines, host, origin, begun) = (terms.deadlines, &at.host, &*at.origin, &*terms.begun);
     let _counted = at.replay.under_way.begin();
     // A large head is held for as long as its exchange, and counts like a body.
@@ -291,7 +327,16 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
     if length > SMALL_HEAD && held.add(length as u64).is_err() {
         return;
     }
-    Exchange { replay: &at.replay, gate: &at.gate, deadlines, host, origin, begun }.run(writer, reader, request).await;
+    Exchange {
+        replay: &at.replay,
+        gate: &at.gate,
+        deadlines,
+        host,
+        origin,
+        begun,
+    }
+    .run(writer, reader, request)
+    .await;
 }
 
 impl Exchange<'_> {
@@ -319,7 +364,11 @@ impl Exchange<'_> {
             Ok((answered, tunnel)) => {
                 let status = answered.response.status();
                 let (observed, secrets) = (answered.observed.clone(), answered.secrets.clone());
-                let outcome = Outcome::Answered { status: status.as_u16(), observed, secrets };
+                let outcome = Outcome::Answered {
+                    status: status.as_u16(),
+                    observed,
+                    secrets,
+                };
                 self.report(shown, outcome);
                 if status == StatusCode::SWITCHING_PROTOCOLS && upgrade {
                     self.switch(writer, answered, tunnel).await;
@@ -329,19 +378,55 @@ impl Exchange<'_> {
             }
             Err(Stop::Aborted) => self.report(shown, Outcome::Aborted),
             Err(Stop::Handshake(answer)) => {
-                self.report(shown, Outcome::Handshake { status: answer.status.as_u16() });
-                let Answer { status, headers, body, .. } = *answer;
-                let head = head::Response { status, length: Some(body.len() as u64), headers };
+                self.report(
+                    shown,
+                    Outcome::Handshake {
+                        status: answer.status.as_u16(),
+                    },
+                );
+                let Answer {
+                    status,
+                    headers,
+                    body,
+                    ..
+                } = *answer;
+                let head = head::Response {
+                    status,
+                    length: Some(body.len() as u64),
+                    headers,
+                };
                 // A relay that is gone needs no answer.
-                let _ = self.patiently(writer.whole(&head.encode(passes_to_sender), body)).await;
+                let _ = self
+                    .patiently(writer.whole(&head.encode(passes_to_sender), body))
+                    .await;
             }
             Err(Stop::Refused(refusal)) => {
-                let Refusal { check, code, status, why, .. } = refusal;
-                self.report(shown, Outcome::Refused { status: status.as_u16(), check, why });
+                let Refusal {
+                    check,
+                    code,
+                    status,
+                    why,
+                    ..
+                } = refusal;
+                self.report(
+                    shown,
+                    Outcome::Refused {
+                        status: status.as_u16(),
+                        check,
+                        why,
+                    },
+                );
                 self.fail(writer, code, status).await;
             }
             Err(Stop::Failed(code, why)) => {
-                self.report(shown, Outcome::Failed { status: code.status().as_u16(), code, why });
+                self.report(
+                    shown,
+                    Outcome::Failed {
+                        status: code.status().as_u16(),
+                        code,
+                        why,
+                    },
+                );
                 self.fail(writer, code, code.status()).await;
             }
         }
@@ -361,7 +446,12 @@ impl Exchange<'_> {
         if request.upgrade {
             upgrading = Some(reader);
         } else {
-            body = Some(MessageBody::new(reader, request.length, &request.headers, self.deadlines.body_idle()));
+            body = Some(MessageBody::new(
+                reader,
+                request.length,
+                &request.headers,
+                self.deadlines.body_idle(),
+            ));
         }
         let head = RequestHead {
             method: &request.method,
@@ -374,10 +464,17 @@ impl Exchange<'_> {
             HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
             HeadVerdict::ReadBody(pending) => {
                 let (whole, held) = self.read_whole(body, pending.max_body(), client).await?;
-                let checked = self.check(pending, head, &whole, now, &request.context.keys).await?;
+                let checked = self
+                    .check(pending, head, &whole, now, &request.context.keys)
+                    .await?;
                 let decision = match checked {
                     Ok(decision) => decision,
-                    Err(refusal) => return Err(self.diagnosed(refusal, &gate, &request, &whole, now).await.into()),
+                    Err(refusal) => {
+                        return Err(self
+                            .diagnosed(refusal, &gate, &request, &whole, now)
+                            .await
+                            .into());
+                    }
                 };
                 (decision, UpstreamBody::Whole(Full::new(whole)), Some(held))
             }
@@ -385,22 +482,40 @@ impl Exchange<'_> {
         let permit = match decision {
             Decision::Forward(permit) => permit,
             // Compiled for the agent, a gate claims nothing.
-            Decision::Claim(_) => return Err(Refusal::malformed("the agent's gate remembers no deliveries").into()),
+            Decision::Claim(_) => {
+                return Err(Refusal::malformed("the agent's gate remembers no deliveries").into());
+            }
             Decision::Answer(answer) => return Err(Stop::Handshake(answer)),
             Decision::Pair(secret, answer) => return Err(self.pair(&secret, answer)),
         };
         if request.upgrade && !permit.settings().websocket {
-            return Err(Refusal::malformed("the relay opened a WebSocket on a route that allows none").into());
+            return Err(Refusal::malformed(
+                "the relay opened a WebSocket on a route that allows none",
+            )
+            .into());
         }
-        let observed = permit.observed().map(|refusal| (refusal.check, refusal.why.clone()));
+        let observed = permit
+            .observed()
+            .map(|refusal| (refusal.check, refusal.why.clone()));
         let secrets = permit.secrets().to_vec();
         if !self.begun.claim(request.context.id) {
             // It came before, over a connection that was lost since: the application may have it.
-            return Err(Stop::Failed(Code::AgentBroke, "it was begun before its connection was lost".to_owned()));
+            return Err(Stop::Failed(
+                Code::AgentBroke,
+                "it was begun before its connection was lost".to_owned(),
+            ));
         }
         let (response, connection) = self.ask(permit, request, body).await?;
         drop(held);
-        Ok((Answered { response, connection, observed, secrets }, upgrading))
+        Ok((
+            Answered {
+                response,
+                connection,
+                observed,
+                secrets,
+            },
+            upgrading,
+        ))
     }
 
     /// Runs the checks of the body: of a large one on another thread.
@@ -425,7 +540,8 @@ impl Exchange<'_> {
             .map_err(|NoTurn| Stop::Failed(Code::Busy, NoTurn.to_string()))
     }
 
-    /// Adds what would have made a wrong signature right, as long as diagnoses do not cost too much and a thread is free.
+    /// Adds what would have made a wrong signature right, as long as diagnoses do not cost too much
+    /// and a thread is free.
     async fn diagnosed(
         &self,
         refusal: Refusal,
@@ -439,7 +555,12 @@ impl Exchange<'_> {
             return refusal;
         }
         let (method, target, headers) = (&request.method, &request.target, &request.headers);
-        let head = OwnedHead::from(RequestHead { method, target, headers, origin: self.origin });
+        let head = OwnedHead::from(RequestHead {
+            method,
+            target,
+            headers,
+            origin: self.origin,
+        });
         let (gate, body, keys) = (Arc::clone(gate), body.clone(), request.context.keys.clone());
         let work = Work::up_to(DOCTOR_BYTES);
         let (meter, clock) = (Arc::clone(diagnoses), self.replay.clock.clone());
@@ -449,9 +570,17 @@ impl Exchange<'_> {
             meter.spend(work.total(), clock.moment().steady);
             hints
         };
-        let hints = self.replay.offload.run_at_once(diagnose).await.unwrap_or_default();
+        let hints = self
+            .replay
+            .offload
+            .run_at_once(diagnose)
+            .await
+            .unwrap_or_default();
         match hints.first() {
-            Some(hint) => Refusal { why: format!("{}; {hint}", refusal.why), ..refusal },
+            Some(hint) => Refusal {
+                why: format!("{}; {hint}", refusal.why),
+                ..refusal
+            },
             None => refusal,
         }
     }
@@ -460,7 +589,9 @@ impl Exchange<'_> {
     fn pair(&self, secret: &Secret, answer: Box<Answer>) -> Stop {
         match self.replay.pairing.as_ref().map(|keep| keep(secret)) {
             Some(Ok(())) => Stop::Handshake(answer),
-            Some(Err(error)) => Stop::Failed(Code::Busy, format!("the secret could not be kept: {error}")),
+            Some(Err(error)) => {
+                Stop::Failed(Code::Busy, format!("the secret could not be kept: {error}"))
+            }
             None => Refusal::failed(Check::Signature, "no pairing is under way").into(),
         }
     }
@@ -469,31 +600,58 @@ impl Exchange<'_> {
     fn check_host(&self, request: &head::Request) -> Result<(), Refusal> {
         let mut fields = request.headers.get_all(header::HOST).iter();
         let (field, more) = (fields.next(), fields.next());
-        let name = field.and_then(|value| value.to_str().ok()).and_then(HostName::parse_authority);
+        let name = field
+            .and_then(|value| value.to_str().ok())
+            .and_then(HostName::parse_authority);
         let fits = name.is_some_and(|(name, _)| name.as_str() == &**self.host) && more.is_none();
-        if fits && request.context.host.eq_ignore_ascii_case(self.host.as_bytes()) {
+        if fits
+            && request
+                .context
+                .host
+                .eq_ignore_ascii_case(self.host.as_bytes())
+        {
             return Ok(());
         }
-        Err(Refusal::new(Check::Host, Code::Malformed, "the request is not for this tunnel's host"))
+        Err(Refusal::new(
+            Check::Host,
+            Code::Malformed,
+            "the request is not for this tunnel's host",
+        ))
     }
 
     /// Reads a body that a check must see, inside the agent's own budget.
-    async fn read_whole(&self, body: Option<MessageBody>, cap: u64, client: IpAddr) -> Result<(Bytes, Charge), Stop> {
+    async fn read_whole(
+        &self,
+        body: Option<MessageBody>,
+        cap: u64,
+        client: IpAddr,
+    ) -> Result<(Bytes, Charge), Stop> {
         let mut charge = self.replay.budget.begin(client);
-        let Some(mut body) = body else { return Ok((Bytes::new(), charge)) };
-        let too_large =
-            || Refusal::new(Check::BodySize, Code::BodyTooLarge, format!("the body has more than {cap} bytes"));
+        let Some(mut body) = body else {
+            return Ok((Bytes::new(), charge));
+        };
+        let too_large = || {
+            Refusal::new(
+                Check::BodySize,
+                Code::BodyTooLarge,
+                format!("the body has more than {cap} bytes"),
+            )
+        };
         if body.size_hint().exact().is_some_and(|length| length > cap) {
             return Err(too_large().into());
         }
         let reading = async {
             let mut pieces = Pieces::expecting(body.size_hint().exact());
             while let Some(frame) = body.frame().await {
-                let Ok(data) = frame.map_err(|_| Stop::Aborted)?.into_data() else { continue };
+                let Ok(data) = frame.map_err(|_| Stop::Aborted)?.into_data() else {
+                    continue;
+                };
                 if pieces.len() as u64 + data.len() as u64 > cap {
                     return Err(Stop::Refused(too_large()));
                 }
-                charge.add(data.len() as u64).map_err(|full| Stop::Failed(Code::Busy, full.to_string()))?;
+                charge
+                    .add(data.len() as u64)
+                    .map_err(|full| Stop::Failed(Code::Busy, full.to_string()))?;
                 pieces.add(data);
             }
             Ok(pieces.into_bytes())
@@ -503,7 +661,9 @@ impl Exchange<'_> {
                 charge.complete();
                 Ok((read?, charge))
             }
-            Err(_) => Err(Refusal::new(Check::Body, Code::SlowRequest, "the body came too slowly").into()),
+            Err(_) => {
+                Err(Refusal::new(Check::Body, Code::SlowRequest, "the body came too slowly").into())
+            }
         }
     }
 
@@ -515,14 +675,24 @@ impl Exchange<'_> {
     ) -> Result<(Response<Incoming>, Connection), Stop> {
         let patience = permit.settings().answer_timeout;
         let sent = body.progress();
-        let request = upstream::request(&permit, request, body, &self.replay.cases, self.replay.pool.application())
-            .map_err(|error| Stop::Refused(Refusal::malformed(error.to_string())))?;
+        let request = upstream::request(
+            &permit,
+            request,
+            body,
+            &self.replay.cases,
+            self.replay.pool.application(),
+        )
+        .map_err(|error| Stop::Refused(Refusal::malformed(error.to_string())))?;
         let answers = self.replay.pool.answers();
         let mut asking = pin!(self.replay.pool.send(request));
-        // A large upload may take its time, as long as it gets on: the wait for the answer begins at
-        // its end.
+        // A large upload may take its time, as long as it gets on: the wait for the answer begins
+        // at its end.
         let answered = loop {
-            let patience = if sent.is_over() { patience } else { self.deadlines.body_idle().max(patience) };
+            let patience = if sent.is_over() {
+                patience
+            } else {
+                self.deadlines.body_idle().max(patience)
+            };
             tokio::select! {
                 answered = timeout(patience, asking.as_mut()) => break answered,
                 () = sent.changed() => {}
@@ -531,24 +701,38 @@ impl Exchange<'_> {
         match answered {
             Ok(Ok(answered)) => Ok(answered),
             Ok(Err(error @ UpstreamError::Connect { .. })) => {
-                let next = if self.replay.pooled { "; another agent of the pool gets it, if there is one" } else { "" };
-                Err(Stop::Failed(Code::ApplicationUnreachable, format!("{error}{next}")))
+                let next = if self.replay.pooled {
+                    "; another agent of the pool gets it, if there is one"
+                } else {
+                    ""
+                };
+                Err(Stop::Failed(
+                    Code::ApplicationUnreachable,
+                    format!("{error}{next}"),
+                ))
             }
             Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(Stop::Aborted),
             Ok(Err(error)) => {
                 // One that speaks https closes the connection, with or without a word of TLS.
                 let application = self.replay.pool.application();
                 let broke = matches!(&error, UpstreamError::Broke(_));
-                let mistaken = broke && answers == 0 && application.tls.is_none() && !application.http2;
+                let mistaken =
+                    broke && answers == 0 && application.tls.is_none() && !application.http2;
                 let hint = match mistaken {
                     true => format!("; does it speak https? Then use https://{application}"),
                     false => String::new(),
                 };
-                Err(Stop::Failed(Code::ApplicationBroke, format!("{error}{hint}")))
+                Err(Stop::Failed(
+                    Code::ApplicationBroke,
+                    format!("{error}{hint}"),
+                ))
             }
             Err(_) => {
                 self.replay.pool.note_silence(patience, answers);
-                let why = format!("the application did not answer within {} s", patience.as_secs_f64());
+                let why = format!(
+                    "the application did not answer within {} s",
+                    patience.as_secs_f64()
+                );
                 Err(Stop::Failed(Code::ApplicationTimeout, why))
             }
         }
@@ -556,17 +740,34 @@ impl Exchange<'_> {
 
     /// Sends the application's answer to the relay, and keeps the connection for the next request.
     async fn send_back(&self, mut writer: MessageWriter, answered: Answered, head_only: bool) {
-        let Answered { response, connection, .. } = answered;
+        let Answered {
+            response,
+            connection,
+            ..
+        } = answered;
         let (parts, mut body) = response.into_parts();
         let bodiless = head_only
-            || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || matches!(
+                parts.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            )
             || body.is_end_stream();
-        let length = if bodiless { Some(0) } else { body.size_hint().exact() };
-        let response = head::Response { status: parts.status, length, headers: parts.headers };
+        let length = if bodiless {
+            Some(0)
+        } else {
+            body.size_hint().exact()
+        };
+        let response = head::Response {
+            status: parts.status,
+            length,
+            headers: parts.headers,
+        };
         let head = response.encode(passes_to_sender);
         let sent = match length {
             Some(0) => self.patiently(writer.whole(&head, Bytes::new())).await,
-            Some(length) if length <= SMALL_BODY as u64 => self.send_small(writer, &head, &mut body).await,
+            Some(length) if length <= SMALL_BODY as u64 => {
+                self.send_small(writer, &head, &mut body).await
+            }
             _ => {
                 writer.deprioritise();
                 match self.patiently(writer.head(&head)).await {
@@ -581,7 +782,12 @@ impl Exchange<'_> {
     }
 
     /// A small answer goes in one piece, with its head, if all of it comes at once.
-    async fn send_small(&self, mut writer: MessageWriter, head: &[u8], body: &mut Incoming) -> Result<(), ()> {
+    async fn send_small(
+        &self,
+        mut writer: MessageWriter,
+        head: &[u8],
+        body: &mut Incoming,
+    ) -> Result<(), ()> {
         let deadline = tokio::time::Instant::now() + GATHER;
         let mut gathered = Pieces::expecting(body.size_hint().exact());
         loop {
@@ -593,10 +799,19 @@ impl Exchange<'_> {
                 }
                 Ok(Some(Err(_))) => {
                     // Nothing was sent yet, so the sender can still be told the truth.
-                    self.fail(writer, Code::ApplicationBroke, Code::ApplicationBroke.status()).await;
+                    self.fail(
+                        writer,
+                        Code::ApplicationBroke,
+                        Code::ApplicationBroke.status(),
+                    )
+                    .await;
                     return Err(());
                 }
-                Ok(None) => return self.patiently(writer.whole(head, gathered.into_bytes())).await,
+                Ok(None) => {
+                    return self
+                        .patiently(writer.whole(head, gathered.into_bytes()))
+                        .await;
+                }
                 Err(_) => break,
             }
         }
@@ -606,7 +821,12 @@ impl Exchange<'_> {
     }
 
     /// An answer as it comes.
-    async fn stream(&self, mut writer: MessageWriter, body: &mut Incoming, announced: &HeaderMap) -> Result<(), ()> {
+    async fn stream(
+        &self,
+        mut writer: MessageWriter,
+        body: &mut Incoming,
+        announced: &HeaderMap,
+    ) -> Result<(), ()> {
         loop {
             let next = tokio::select! {
                 next = timeout(self.deadlines.body_idle(), body.frame()) => next.map_err(drop)?,
@@ -618,8 +838,12 @@ impl Exchange<'_> {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.patiently(writer.data(data)).await?,
                     Err(frame) => {
-                        let Ok(trailers) = frame.into_trailers() else { continue };
-                        let payload = head::encode_trailers(&trailers, |name| trailer_passes(announced, name));
+                        let Ok(trailers) = frame.into_trailers() else {
+                            continue;
+                        };
+                        let payload = head::encode_trailers(&trailers, |name| {
+                            trailer_passes(announced, name)
+                        });
                         self.patiently(writer.trailers(&payload)).await?;
                     }
                 },
@@ -628,23 +852,48 @@ impl Exchange<'_> {
     }
 
     /// A write into the tunnel, under its deadline. Dropping the writer afterwards is the abort.
-    async fn patiently(&self, write: impl Future<Output = Result<(), StreamError>>) -> Result<(), ()> {
-        timeout(self.deadlines.body_idle(), write).await.map_err(drop)?.map_err(drop)
+    async fn patiently(
+        &self,
+        write: impl Future<Output = Result<(), StreamError>>,
+    ) -> Result<(), ()> {
+        timeout(self.deadlines.body_idle(), write)
+            .await
+            .map_err(drop)?
+            .map_err(drop)
     }
 
     /// A WebSocket: the application said yes, bytes go both ways from here.
-    async fn switch(&self, mut writer: MessageWriter, answered: Answered, reader: Option<MessageReader>) {
+    async fn switch(
+        &self,
+        mut writer: MessageWriter,
+        answered: Answered,
+        reader: Option<MessageReader>,
+    ) {
         let Some(reader) = reader else { return };
         let (mut parts, body) = answered.response.into_parts();
         let mut headers = std::mem::take(&mut parts.headers);
         headers.remove(header::CONTENT_LENGTH);
-        let answer = head::Response { status: parts.status, length: Some(0), headers };
-        if self.patiently(writer.head(&answer.encode(passes_to_sender))).await.is_err() {
+        let answer = head::Response {
+            status: parts.status,
+            length: Some(0),
+            headers,
+        };
+        if self
+            .patiently(writer.head(&answer.encode(passes_to_sender)))
+            .await
+            .is_err()
+        {
             return;
         }
         let upgraded = hyper::upgrade::on(Response::from_parts(parts, body));
         if let Ok(Ok(upgraded)) = timeout(self.deadlines.body_idle(), upgraded).await {
-            splice(TokioIo::new(upgraded), writer, reader, self.deadlines.upgrade_idle()).await;
+            splice(
+                TokioIo::new(upgraded),
+                writer,
+                reader,
+                self.deadlines.upgrade_idle(),
+            )
+            .await;
         }
     }
 
@@ -661,16 +910,32 @@ impl Exchange<'_> {
         {
             return;
         }
-        let Shown { id, method, path, client, since } = shown;
+        let Shown {
+            id,
+            method,
+            path,
+            client,
+            since,
+        } = shown;
         let (host, took) = (Arc::clone(self.host), since.elapsed());
-        let report = RequestReport { id, host, method, path, client, took, outcome };
+        let report = RequestReport {
+            id,
+            host,
+            method,
+            path,
+            client,
+            took,
+            outcome,
+        };
         self.replay.reporter.say(Report::Request(Box::new(report)));
     }
 }
 
 /// The body for the application of a request that no check has to read.
 async fn outgoing(body: Option<MessageBody>) -> UpstreamBody {
-    let Some(mut body) = body else { return UpstreamBody::Whole(Full::default()) };
+    let Some(mut body) = body else {
+        return UpstreamBody::Whole(Full::default());
+    };
     match body.take_if_arrived().await {
         Some(whole) => UpstreamBody::Whole(Full::new(whole)),
         None => UpstreamBody::tunnel(body),

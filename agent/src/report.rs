@@ -72,7 +72,11 @@ pub struct Stamped {
 
 impl From<Report> for Stamped {
     fn from(report: Report) -> Self {
-        Self { at: OffsetDateTime::now_utc(), moment: Instant::now(), report }
+        Self {
+            at: OffsetDateTime::now_utc(),
+            moment: Instant::now(),
+            report,
+        }
     }
 }
 
@@ -183,7 +187,13 @@ pub struct Reports {
 pub fn channel() -> (Reporter, Reports) {
     let (sender, receiver) = mpsc::channel(WAITING);
     let lost = Arc::new(AtomicU64::new(0));
-    (Reporter { sender, lost: Arc::clone(&lost) }, Reports { receiver, lost })
+    (
+        Reporter {
+            sender,
+            lost: Arc::clone(&lost),
+        },
+        Reports { receiver, lost },
+    )
 }
 
 impl Reporter {
@@ -195,9 +205,20 @@ impl Reporter {
     /// Says something that happened so long ago.
     pub fn say_of(&self, ago: Duration, report: Report) {
         let stamped = Stamped::from(report);
-        let at = stamped.at.checked_sub(ago.try_into().unwrap_or_default()).unwrap_or(stamped.at);
+        let at = stamped
+            .at
+            .checked_sub(ago.try_into().unwrap_or_default())
+            .unwrap_or(stamped.at);
         let moment = stamped.moment.checked_sub(ago).unwrap_or(stamped.moment);
-        if self.sender.try_send(Stamped { at, moment, ..stamped }).is_err() {
+        if self
+            .sender
+            .try_send(Stamped {
+                at,
+                moment,
+                ..stamped
+            })
+            .is_err()
+        {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }

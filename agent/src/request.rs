@@ -1,4 +1,5 @@
-//! A request that is not on its way: given as raw bytes or in curl's manner, for `explain` and `send`.
+//! A request that is not on its way: given as raw bytes or in curl's manner, for `explain` and
+//! `send`.
 
 use std::convert::Infallible;
 use std::io::{self, Read as _};
@@ -63,8 +64,16 @@ pub fn data(text: &str) -> Result<Bytes, GivenError> {
 
 /// Reads a file, or `-` for standard input.
 fn file(name: &str) -> Result<Vec<u8>, GivenError> {
-    let failed =
-        |error| GivenError::File(if name == "-" { "standard input".to_owned() } else { name.to_owned() }, error);
+    let failed = |error| {
+        GivenError::File(
+            if name == "-" {
+                "standard input".to_owned()
+            } else {
+                name.to_owned()
+            },
+            error,
+        )
+    };
     let mut bytes = Vec::new();
     let most = REQUEST_BYTES + 1;
     let read = if name == "-" {
@@ -73,7 +82,11 @@ fn file(name: &str) -> Result<Vec<u8>, GivenError> {
         std::fs::File::open(name).and_then(|file| file.take(most).read_to_end(&mut bytes))
     };
     read.map_err(failed)?;
-    if bytes.len() as u64 > REQUEST_BYTES { Err(GivenError::TooLarge(name.to_owned())) } else { Ok(bytes) }
+    if bytes.len() as u64 > REQUEST_BYTES {
+        Err(GivenError::TooLarge(name.to_owned()))
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// Reads fields as curl takes them.
@@ -86,7 +99,8 @@ pub fn fields(texts: &[String]) -> Result<HeaderMap, GivenError> {
         let wrong = || GivenError::Field(text.clone());
         let (name, value) = text.split_once(':').ok_or_else(wrong)?;
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
-        let value = HeaderValue::from_bytes(value.trim_matches([' ', '\t']).as_bytes()).map_err(|_| wrong())?;
+        let value = HeaderValue::from_bytes(value.trim_matches([' ', '\t']).as_bytes())
+            .map_err(|_| wrong())?;
         headers.append(name, value);
     }
     Ok(headers)
@@ -112,7 +126,11 @@ pub fn split_url(url: &str) -> Result<(String, String), GivenError> {
     if !matches!(scheme, "http" | "https") || authority.is_empty() || authority.contains('@') {
         return Err(wrong());
     }
-    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    let target = if target.starts_with('/') {
+        target.to_owned()
+    } else {
+        format!("/{target}")
+    };
     Ok((format!("{scheme}://{authority}"), target))
 }
 
@@ -139,7 +157,10 @@ pub async fn parse(bytes: &[u8]) -> Result<Given, GivenError> {
             let (parts, body) = request.into_parts();
             let given = body.collect().await.map(|body| Given {
                 method: parts.method,
-                target: parts.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
+                target: parts
+                    .uri
+                    .path_and_query()
+                    .map_or_else(|| "/".to_owned(), ToString::to_string),
                 headers: parts.headers,
                 body: body.to_bytes(),
             });
@@ -148,8 +169,9 @@ pub async fn parse(bytes: &[u8]) -> Result<Given, GivenError> {
             Ok::<_, Infallible>(hyper::Response::new(Full::<Bytes>::default()))
         }
     });
-    let serving =
-        hyper::server::conn::http1::Builder::new().half_close(true).serve_connection(TokioIo::new(theirs), service);
+    let serving = hyper::server::conn::http1::Builder::new()
+        .half_close(true)
+        .serve_connection(TokioIo::new(theirs), service);
     let writing = async {
         // A server that has refused the request takes no more of it.
         let _ = ours.write_all(bytes).await;
@@ -160,9 +182,10 @@ pub async fn parse(bytes: &[u8]) -> Result<Given, GivenError> {
     let (served, ()) = tokio::join!(serving, writing);
     match finds.try_recv() {
         Ok(given) => given.map_err(|error| no_http(&error)),
-        Err(_) => {
-            Err(no_http(&served.err().map_or_else(|| "it is not complete".to_owned(), |error| error.to_string())))
-        }
+        Err(_) => Err(no_http(&served.err().map_or_else(
+            || "it is not complete".to_owned(),
+            |error| error.to_string(),
+        ))),
     }
 }
 
@@ -173,8 +196,13 @@ mod tests {
     #[tokio::test]
     async fn raw_bytes_are_read_as_the_relay_reads_them() {
         let given =
-            parse(b"POST /a?b=%2e HTTP/1.1\r\nHost: h\r\nX-A: 1\r\nContent-Length: 3\r\n\r\nabc").await.unwrap();
-        assert_eq!((given.method, given.target.as_str(), given.body.as_ref()), (Method::POST, "/a?b=%2e", &b"abc"[..]));
+            parse(b"POST /a?b=%2e HTTP/1.1\r\nHost: h\r\nX-A: 1\r\nContent-Length: 3\r\n\r\nabc")
+                .await
+                .unwrap();
+        assert_eq!(
+            (given.method, given.target.as_str(), given.body.as_ref()),
+            (Method::POST, "/a?b=%2e", &b"abc"[..])
+        );
         let given =
             parse(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await;
         assert_eq!(given.unwrap().body.as_ref(), b"abc");
@@ -186,14 +214,21 @@ mod tests {
             b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nab",
             b"GET / HTTP/1.1\r\nA b: c\r\n\r\n",
         ] {
-            assert!(parse(bad).await.is_err(), "{}", String::from_utf8_lossy(bad));
+            assert!(
+                parse(bad).await.is_err(),
+                "{}",
+                String::from_utf8_lossy(bad)
+            );
         }
     }
 
     #[test]
     fn urls_are_split_byte_for_byte() {
         let split = |url| split_url(url).unwrap();
-        assert_eq!(split("https://h:8443/a/?b=%2F#c"), ("https://h:8443".into(), "/a/?b=%2F".into()));
+        assert_eq!(
+            split("https://h:8443/a/?b=%2F#c"),
+            ("https://h:8443".into(), "/a/?b=%2F".into())
+        );
         assert_eq!(split("http://h"), ("http://h".into(), "/".into()));
         assert_eq!(split("http://h?x"), ("http://h".into(), "/?x".into()));
         for bad in ["h/a", "ftp://h/", "https:///a", "https://u@h/"] {

@@ -1,5 +1,5 @@
-//! What the agent keeps: its credential, minted tokens, and the URL that it printed last. Files have
-//! mode 0600, their directory 0700; they are written whole or not at all.
+//! What the agent keeps: its credential, minted tokens, and the URL that it printed last. Files
+//! have mode 0600, their directory 0700; they are written whole or not at all.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,9 +94,17 @@ impl StateDir {
         let dir = match asked {
             Some(dir) => dir.to_owned(),
             None => {
-                let base = std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-                let home = || std::env::var_os("HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-                base.or_else(|| Some(home()?.join(".local/state"))).ok_or(StateError::NoHome)?.join("hookward")
+                let base = std::env::var_os("XDG_STATE_HOME")
+                    .filter(|dir| !dir.is_empty())
+                    .map(PathBuf::from);
+                let home = || {
+                    std::env::var_os("HOME")
+                        .filter(|dir| !dir.is_empty())
+                        .map(PathBuf::from)
+                };
+                base.or_else(|| Some(home()?.join(".local/state")))
+                    .ok_or(StateError::NoHome)?
+                    .join("hookward")
             }
         };
         Self::make(dir)
@@ -138,7 +146,8 @@ impl StateDir {
         })
     }
 
-    /// The credential to exchange this join token for: kept before the exchange, and the same when it is repeated.
+    /// The credential to exchange this join token for: kept before the exchange, and the same when
+    /// it is repeated.
     ///
     /// # Errors
     /// [`StateError`]; the token is not used up then.
@@ -150,7 +159,13 @@ impl StateDir {
             return Ok(kept.secret);
         }
         let secret = self.mint(JOINING)?;
-        self.write_json(JOINING, &Joining { token, secret: secret.clone() })?;
+        self.write_json(
+            JOINING,
+            &Joining {
+                token,
+                secret: secret.clone(),
+            },
+        )?;
         Ok(secret)
     }
 
@@ -160,13 +175,21 @@ impl StateDir {
         let _ = fs::remove_file(self.0.join(JOINING));
     }
 
-    /// Keeps a credential, in the place of an older one for the same relay; with `only`, in the place of all.
-    /// Gives the relays that the agent has then.
+    /// Keeps a credential, in the place of an older one for the same relay; with `only`, in the
+    /// place of all. Gives the relays that the agent has then.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn keep_credential(&self, credential: Credential, only: bool) -> Result<Vec<String>, StateError> {
-        let mut relays = if only { Vec::new() } else { self.credentials()? };
+    pub fn keep_credential(
+        &self,
+        credential: Credential,
+        only: bool,
+    ) -> Result<Vec<String>, StateError> {
+        let mut relays = if only {
+            Vec::new()
+        } else {
+            self.credentials()?
+        };
         relays.retain(|kept| kept.relay != credential.relay);
         relays.push(credential);
         let addresses = relays.iter().map(|kept| kept.relay.clone()).collect();
@@ -229,7 +252,10 @@ impl StateDir {
     /// A new secret for this file.
     fn mint(&self, name: &str) -> Result<Secret, StateError> {
         let random = |error: getrandom::Error| io::Error::other(error.to_string());
-        Secret::mint().map_err(|error| StateError::File { path: self.0.join(name), source: random(error) })
+        Secret::mint().map_err(|error| StateError::File {
+            path: self.0.join(name),
+            source: random(error),
+        })
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
@@ -238,7 +264,10 @@ impl StateDir {
         match process::others_may(&path) {
             Ok(Others::Read) if name != TRANSPORT => return Err(StateError::Open(path)),
             Ok(Others::GroupReads) if name != TRANSPORT => {
-                tracing::warn!("the group of {} can read it: chmod 600 it, unless that is meant", path.display());
+                tracing::warn!(
+                    "the group of {} can read it: chmod 600 it, unless that is meant",
+                    path.display()
+                );
             }
             // What can't be looked at can't be read either.
             Ok(_) | Err(_) => {}
@@ -248,14 +277,19 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StateError::File { path, source }),
         };
-        let content =
-            |error: serde_json::Error| StateError::Content { path, what: error.to_string(), remedy: remedy(name) };
+        let content = |error: serde_json::Error| StateError::Content {
+            path,
+            what: error.to_string(),
+            remedy: remedy(name),
+        };
         serde_json::from_slice(&bytes).map(Some).map_err(content)
     }
 
     fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
-        let json = serde_json::to_vec_pretty(value)
-            .map_err(|error| StateError::File { path: self.0.join(name), source: error.into() })?;
+        let json = serde_json::to_vec_pretty(value).map_err(|error| StateError::File {
+            path: self.0.join(name),
+            source: error.into(),
+        })?;
         self.write(name, &json)
     }
 

@@ -28,7 +28,8 @@ fn is_screen(format: LogFormat) -> bool {
 pub struct Shown(Option<oneshot::Receiver<()>>);
 
 impl Shown {
-    /// Waits until everything has been shown. A later call returns at once, if an earlier one came to its end.
+    /// Waits until everything has been shown. A later call returns at once, if an earlier one came
+    /// to its end.
     pub async fn over(&mut self) {
         if let Some(shown) = &mut self.0 {
             let _ = shown.await;
@@ -56,26 +57,30 @@ impl Quit {
     }
 }
 
-/// Shows reports until the last reporter is gone. The user can ask for the end by `quit`. With `several` tunnels, each
-/// request is shown with its host.
+/// Shows reports until the last reporter is gone. The user can ask for the end by `quit`. With
+/// `several` tunnels, each request is shown with its host.
 ///
 /// # Errors
 /// When the system gives no thread.
 pub fn show(reports: Reports, format: LogFormat, several: bool, quit: Quit) -> io::Result<Shown> {
     let screen = is_screen(format);
     let (done, shown) = oneshot::channel();
-    std::thread::Builder::new().name("terminal".to_owned()).spawn(move || {
-        let shown = match (format, screen) {
-            (LogFormat::Json, _) => write_lines(reports, json::line),
-            (LogFormat::Text, false) => write_lines(reports, |stamped| lines::line(stamped, several)),
-            (LogFormat::Text, true) => screen::run(reports, several, &quit),
-        };
-        if let Err(error) = shown {
-            // Whoever read the output is gone; the agent works on.
-            tracing::debug!(%error, "standard output");
-        }
-        let _ = done.send(());
-    })?;
+    std::thread::Builder::new()
+        .name("terminal".to_owned())
+        .spawn(move || {
+            let shown = match (format, screen) {
+                (LogFormat::Json, _) => write_lines(reports, json::line),
+                (LogFormat::Text, false) => {
+                    write_lines(reports, |stamped| lines::line(stamped, several))
+                }
+                (LogFormat::Text, true) => screen::run(reports, several, &quit),
+            };
+            if let Err(error) = shown {
+                // Whoever read the output is gone; the agent works on.
+                tracing::debug!(%error, "standard output");
+            }
+            let _ = done.send(());
+        })?;
     Ok(Shown(Some(shown)))
 }
 
@@ -90,7 +95,9 @@ fn write_lines(mut reports: Reports, line: impl Fn(&Stamped) -> Option<String>) 
             next = reports.next_at_once();
         }
         let lost = reports.take_lost();
-        let left_out = Report::Note(format!("{lost} lines were left out: there were too many at once"));
+        let left_out = Report::Note(format!(
+            "{lost} lines were left out: there were too many at once"
+        ));
         if lost > 0
             && let Some(text) = line(&left_out.into())
         {

@@ -1,6 +1,7 @@
 //! The application: requests go to it over kept connections, exactly as the sender wrote them.
-//! [`application`] is where it is and how it is spoken to ([`tls`]), [`pool`] keeps the connections, [`health`]
-//! says when it takes none, [`letter_case`] keeps the spelling of header names.
+//! [`application`] is where it is and how it is spoken to ([`tls`]), [`pool`] keeps the
+//! connections, [`health`] says when it takes none, [`letter_case`] keeps the spelling of header
+//! names.
 //!
 //! Taking a [`Permit`] is what makes reaching the application without the gate impossible.
 
@@ -18,7 +19,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use hookward_shared::gate::{Permit, TokenSpot};
 use hookward_shared::headers::{
-    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO, REQUEST_ID, passes_to_application,
+    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO, REQUEST_ID,
+    passes_to_application,
 };
 use hookward_shared::names::HostName;
 use hookward_shared::protocol::head;
@@ -43,8 +45,8 @@ pub enum UpstreamBody {
     Tunnel(Box<MessageBody>, Progress),
 }
 
-/// How the sending of a body gets on, for whoever waits for the answer. `None` for a body in memory,
-/// which counts as sent.
+/// How the sending of a body gets on, for whoever waits for the answer. `None` for a body in
+/// memory, which counts as sent.
 #[derive(Clone)]
 pub struct Progress(Option<Arc<Watched>>);
 
@@ -58,7 +60,9 @@ impl Progress {
     /// Whether the body has been taken to its end.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.0.as_ref().is_none_or(|watched| watched.over.load(Ordering::Relaxed))
+        self.0
+            .as_ref()
+            .is_none_or(|watched| watched.over.load(Ordering::Relaxed))
     }
 
     /// Resolves when a piece has been taken, or the end; never when the body is over already.
@@ -98,9 +102,14 @@ impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
-            Self::Whole(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
+            Self::Whole(full) => Pin::new(full)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Self::Tunnel(body, progress) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 progress.note(frame.is_none());
@@ -141,15 +150,28 @@ pub fn request(
     cases: &LetterCases,
     application: &Application,
 ) -> Result<Request<UpstreamBody>, Unwritable> {
-    let head::Request { context, method, target, trailers, upgrade, mut headers, spelling, .. } = request;
+    let head::Request {
+        context,
+        method,
+        target,
+        trailers,
+        upgrade,
+        mut headers,
+        spelling,
+        ..
+    } = request;
     let target = without_tokens(permit.tokens_to_remove(), target, &mut headers);
     remove_foreign(&mut headers);
-    // The length that stands in the head is the one that follows, whatever the relay wrote: otherwise
-    // the application would read the next request's first bytes as this one's body.
+    // The length that stands in the head is the one that follows, whatever the relay wrote:
+    // otherwise the application would read the next request's first bytes as this one's body.
     let stood = headers.remove(header::CONTENT_LENGTH).is_some();
     // Some applications wait for a body without it (RFC 9110 §8.6).
     let expected = matches!(method, Method::POST | Method::PUT | Method::PATCH);
-    if let Some(length) = body.size_hint().exact().filter(|length| !upgrade && (stood || expected || *length > 0)) {
+    if let Some(length) = body
+        .size_hint()
+        .exact()
+        .filter(|length| !upgrade && (stood || expected || *length > 0))
+    {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     let text = |value: Bytes| HeaderValue::from_maybe_shared(value).map_err(|_| Unwritable);
@@ -157,7 +179,11 @@ pub fn request(
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
     // As the sender wrote it, with the port: the application builds its public URLs of it.
     let host = headers.get(header::HOST).cloned().ok_or(Unwritable)?;
-    let port = host.to_str().ok().and_then(HostName::parse_authority).and_then(|(_, port)| port);
+    let port = host
+        .to_str()
+        .ok()
+        .and_then(HostName::parse_authority)
+        .and_then(|(_, port)| port);
     headers.insert(FORWARDED_PORT, HeaderValue::from(port.unwrap_or(HTTPS)));
     headers.insert(FORWARDED_HOST, host);
     headers.insert(REQUEST_ID, text(context.id.to_string().into())?);
@@ -165,7 +191,15 @@ pub fn request(
         headers.insert(header::HOST, host);
     }
     if application.http2 {
-        return over_http2(method, target, headers, body, trailers, upgrade, application);
+        return over_http2(
+            method,
+            target,
+            headers,
+            body,
+            trailers,
+            upgrade,
+            application,
+        );
     }
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -175,7 +209,10 @@ pub fn request(
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     let target = PathAndQuery::from_maybe_shared(target).map_err(|_| Unwritable)?;
-    let uri = Uri::builder().path_and_query(target).build().map_err(|_| Unwritable)?;
+    let uri = Uri::builder()
+        .path_and_query(target)
+        .build()
+        .map_err(|_| Unwritable)?;
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = uri;
@@ -203,9 +240,17 @@ fn over_http2(
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    let scheme = if application.tls.is_some() { "https" } else { "http" };
+    let scheme = if application.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let target = PathAndQuery::from_maybe_shared(target).map_err(|_| Unwritable)?;
-    let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(target).build();
+    let uri = Uri::builder()
+        .scheme(scheme)
+        .authority(host.as_bytes())
+        .path_and_query(target)
+        .build();
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = uri.map_err(|_| Unwritable)?;
@@ -235,7 +280,11 @@ fn without_tokens(tokens: &[TokenSpot], target: Bytes, headers: &mut HeaderMap) 
         left.extend_from_slice(tail.get(range.end - range.start..).unwrap_or_default());
     }
     // Two that stood side by side have taken the `&` between them, and left the `?`.
-    if left.iter().position(|byte| *byte == b'?').is_some_and(|at| at + 1 == left.len()) {
+    if left
+        .iter()
+        .position(|byte| *byte == b'?')
+        .is_some_and(|at| at + 1 == left.len())
+    {
         left.truncate(left.len() - 1);
     }
     left.freeze()
@@ -243,7 +292,11 @@ fn without_tokens(tokens: &[TokenSpot], target: Bytes, headers: &mut HeaderMap) 
 
 /// A relay could have been made to send anything: the agent removes what must not pass, too.
 fn remove_foreign(headers: &mut HeaderMap) {
-    let foreign: Vec<_> = headers.keys().filter(|name| !passes_to_application(name)).cloned().collect();
+    let foreign: Vec<_> = headers
+        .keys()
+        .filter(|name| !passes_to_application(name))
+        .cloned()
+        .collect();
     for name in foreign {
         headers.remove(name);
     }

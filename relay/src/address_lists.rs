@@ -1,5 +1,5 @@
-//! Keeps the named sets of addresses fresh: those that some policy names are read from their providers, kept
-//! on disk, and the last good copy stays in use.
+//! Keeps the named sets of addresses fresh: those that some policy names are read from their
+//! providers, kept on disk, and the last good copy stays in use.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,7 +42,10 @@ impl AddressLists {
         match store.address_lists() {
             Ok(kept) => {
                 for (name, text, at) in kept {
-                    let networks: Vec<_> = text.lines().filter_map(|line| parse_network(line).ok()).collect();
+                    let networks: Vec<_> = text
+                        .lines()
+                        .filter_map(|line| parse_network(line).ok())
+                        .collect();
                     if let Some(set) = addresses::find(&name).filter(|_| !networks.is_empty()) {
                         sets.set(&set.name, &networks, at);
                     }
@@ -50,31 +53,53 @@ impl AddressLists {
             }
             Err(error) => tracing::error!(%error, "the kept lists of addresses"),
         }
-        Self { sets, wanted: Arc::default(), news: Arc::default() }
+        Self {
+            sets,
+            wanted: Arc::default(),
+            news: Arc::default(),
+        }
     }
 
     /// A policy names these sets: they are kept fresh from now on.
     pub fn want(&self, names: &[String]) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         let before = wanted.len();
-        wanted.extend(names.iter().filter_map(|name| addresses::find(name)).map(|set| set.name.as_str()));
+        wanted.extend(
+            names
+                .iter()
+                .filter_map(|name| addresses::find(name))
+                .map(|set| set.name.as_str()),
+        );
         if wanted.len() > before {
             self.news.notify_one();
         }
     }
 
     /// Reads lists that are due, until `stop` is cancelled.
-    pub async fn keep_fresh(self, fetcher: Fetcher, store: Store, clock: Clock, stop: CancellationToken) {
+    pub async fn keep_fresh(
+        self,
+        fetcher: Fetcher,
+        store: Store,
+        clock: Clock,
+        stop: CancellationToken,
+    ) {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failed: std::collections::BTreeMap<&'static str, Instant> = std::collections::BTreeMap::new();
+        let mut failed: std::collections::BTreeMap<&'static str, Instant> =
+            std::collections::BTreeMap::new();
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
                 () = self.news.notified() => {}
                 () = stop.cancelled() => return,
             }
-            let wanted: Vec<_> = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+            let wanted: Vec<_> = self
+                .wanted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .copied()
+                .collect();
             for set in wanted.into_iter().filter_map(addresses::find) {
                 let name = set.name.as_str();
                 let paused = failed.get(name).is_some_and(|at| at.elapsed() < PAUSE);
@@ -92,8 +117,17 @@ impl AddressLists {
                     }
                     Err(error) => {
                         failed.insert(name, Instant::now());
-                        let age = self.sets.get(name).map(|current| current.age(clock.now())).unwrap_or_default();
-                        tracing::warn!(set = name, error, in_use = age, "addresses could not be read");
+                        let age = self
+                            .sets
+                            .get(name)
+                            .map(|current| current.age(clock.now()))
+                            .unwrap_or_default();
+                        tracing::warn!(
+                            set = name,
+                            error,
+                            in_use = age,
+                            "addresses could not be read"
+                        );
                     }
                 }
             }
@@ -104,7 +138,11 @@ impl AddressLists {
         if set.url.is_none() {
             return false;
         }
-        match self.sets.get(&set.name).map(|current| current.origin.clone()) {
+        match self
+            .sets
+            .get(&set.name)
+            .map(|current| current.origin.clone())
+        {
             // One that was read in the future was read by a clock that has been set back since.
             Some(Origin::Fetched(at)) => now.0.abs_diff(at.0) >= FRESH_MS,
             _ => true,
@@ -120,11 +158,20 @@ impl AddressLists {
     ) -> Result<usize, String> {
         let url = set.url.as_deref().unwrap_or_default();
         let url = HttpsUrl::parse(url).map_err(|what| format!("{url}: {what}"))?;
-        let content = fetcher.get(&url, LIST_BYTES).await.map_err(|error| error.to_string())?;
-        let networks = set.read(&content).map_err(|error| format!("{url}: {error}"))?;
+        let content = fetcher
+            .get(&url, LIST_BYTES)
+            .await
+            .map_err(|error| error.to_string())?;
+        let networks = set
+            .read(&content)
+            .map_err(|error| format!("{url}: {error}"))?;
         let now = clock.now();
         self.sets.set(&set.name, &networks, now);
-        let text = networks.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let text = networks
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n");
         store
             .run(move |store| store.keep_address_list(&set.name, &text, now))
             .await

@@ -1,7 +1,8 @@
 //! One event for every request, for the relay's log: who, what, and for a refusal the check.
 //!
-//! Paths are shown without the query, where tokens stand; texts of strangers are escaped. A stranger can't fill the log:
-//! requests that did not reach an application are written one by one up to 20 a second, the rest as counts.
+//! Paths are shown without the query, where tokens stand; texts of strangers are escaped. A
+//! stranger can't fill the log: requests that did not reach an application are written one by one
+//! up to 20 a second, the rest as counts.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,8 +22,8 @@ const A_SECOND: usize = 20;
 /// How often the counts are written.
 const COUNTS: Duration = Duration::from_secs(1);
 
-/// The log of requests. Each event has a quota of its own, so that strangers hide nothing of what fails, and requests for
-/// hosts that no tunnel has another.
+/// The log of requests. Each event has a quota of its own, so that strangers hide nothing of what
+/// fails, and requests for hosts that no tunnel has another.
 #[derive(Default)]
 pub struct RequestLog {
     // A std mutex: it guards a short list, and nothing waits while it is held.
@@ -48,7 +49,11 @@ impl RequestLog {
     /// A request that a check refused.
     pub fn refused(&self, seen: Seen<'_>, refusal: &Refusal, observed: bool) {
         let event = if observed { "observed" } else { "refused" };
-        let quota = if refusal.check == Check::Host { "refused_host" } else { event };
+        let quota = if refusal.check == Check::Host {
+            "refused_host"
+        } else {
+            event
+        };
         if !self.take(quota, refusal.check.as_str()) {
             return;
         }
@@ -99,7 +104,8 @@ impl RequestLog {
         );
     }
 
-    /// A request that the relay has answered itself, and not refused: a challenge, a delivery that came before.
+    /// A request that the relay has answered itself, and not refused: a challenge, a delivery that
+    /// came before.
     pub fn answered(&self, seen: Seen<'_>, what: &'static str, status: StatusCode) {
         if !self.take("answered", what) {
             return;
@@ -133,7 +139,11 @@ impl RequestLog {
                 _ = due.tick() => {}
                 () = stop.cancelled() => {}
             }
-            let counted: Vec<_> = self.lock().iter_mut().map(|(event, quota)| (*event, quota.take_counted())).collect();
+            let counted: Vec<_> = self
+                .lock()
+                .iter_mut()
+                .map(|(event, quota)| (*event, quota.take_counted()))
+                .collect();
             for (event, kinds) in counted {
                 for (kind, count) in kinds {
                     tracing::info!(target: "audit", event = "more", of = event, kind, count, "requests counted only");
@@ -143,7 +153,10 @@ impl RequestLog {
     }
 
     fn take(&self, event: &'static str, kind: &'static str) -> bool {
-        self.lock().entry(event).or_insert_with(|| Quota::new(A_SECOND)).take(kind)
+        self.lock()
+            .entry(event)
+            .or_insert_with(|| Quota::new(A_SECOND))
+            .take(kind)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Quota<&'static str>>> {

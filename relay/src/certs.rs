@@ -1,7 +1,7 @@
 //! Certificates: the relay's own identity for the tunnel, and the edge's certificate.
 //!
-//! rcgen makes both where none is given. They are kept in the data directory with mode 0600. [`review`] finds what
-//! senders will say about one that was brought.
+//! rcgen makes both where none is given. They are kept in the data directory with mode 0600.
+//! [`review`] finds what senders will say about one that was brought.
 
 pub mod review;
 
@@ -101,7 +101,10 @@ impl Identity {
             params.distinguished_name = named("Hookward relay identity");
             params.not_after = rcgen::date_time_ymd(9999, 12, 31); // RFC 5280 §4.1.2.5: no end
             let certificate = params.self_signed(&key)?;
-            write_secret(&path, &format!("{}{}", certificate.pem(), key.serialize_pem()))?;
+            write_secret(
+                &path,
+                &format!("{}{}", certificate.pem(), key.serialize_pem()),
+            )?;
         }
         Self::load(dir)
     }
@@ -113,16 +116,29 @@ impl Identity {
     pub fn load(dir: &Path) -> Result<Self, CertError> {
         let path = dir.join(IDENTITY_FILE);
         if !path.exists() {
-            return Err(CertError::Identity { path, what: "it is missing".to_owned() });
+            return Err(CertError::Identity {
+                path,
+                what: "it is missing".to_owned(),
+            });
         }
-        let content = |what: String| CertError::Identity { path: path.clone(), what };
+        let content = |what: String| CertError::Identity {
+            path: path.clone(),
+            what,
+        };
         let Certified { chain, key } = read_pem(&path, &path).map_err(|error| match error {
             CertError::Content { what, .. } => content(what),
             other => other,
         })?;
-        let certificate = chain.into_iter().next().ok_or_else(|| content("no certificate in it".to_owned()))?;
+        let certificate = chain
+            .into_iter()
+            .next()
+            .ok_or_else(|| content("no certificate in it".to_owned()))?;
         let pin = Pin::of_certificate(&certificate).map_err(|error| content(error.to_string()))?;
-        Ok(Self { certificate, key, pin })
+        Ok(Self {
+            certificate,
+            key,
+            pin,
+        })
     }
 }
 
@@ -131,13 +147,19 @@ impl Identity {
 /// # Errors
 /// [`CertError`] with the file's name.
 pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
-    let content = |path: &Path, what: &str| CertError::Content { path: path.to_owned(), what: what.to_owned() };
+    let content = |path: &Path, what: &str| CertError::Content {
+        path: path.to_owned(),
+        what: what.to_owned(),
+    };
     let text = read_pem_text(chain)?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(without_mark(&text))
         .collect::<Result<_, _>>()
         .map_err(|error| content(chain, &pem_fault(&error)))?;
     if certificates.is_empty() {
-        return Err(content(chain, "no certificate (PEM, -----BEGIN CERTIFICATE-----) in it"));
+        return Err(content(
+            chain,
+            "no certificate (PEM, -----BEGIN CERTIFICATE-----) in it",
+        ));
     }
     let text = read_pem_text(key)?;
     let private = match PrivateKeyDer::from_pem_slice(without_mark(&text)) {
@@ -148,21 +170,35 @@ pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
             return Err(content(key, what));
         }
         Err(rustls_pki_types::pem::Error::NoItemsFound) => {
-            return Err(content(key, "no private key (PEM, -----BEGIN PRIVATE KEY-----) in it"));
+            return Err(content(
+                key,
+                "no private key (PEM, -----BEGIN PRIVATE KEY-----) in it",
+            ));
         }
         Err(error) => return Err(content(key, &pem_fault(&error))),
     };
-    Ok(Certified { chain: certificates, key: private })
+    Ok(Certified {
+        chain: certificates,
+        key: private,
+    })
 }
 
 /// Reads a PEM file, which may hold a private key.
 fn read_pem_text(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertError> {
     let bytes = fs::read(path).map(Zeroizing::new);
-    let bytes = bytes.map_err(|source| CertError::File { path: path.to_owned(), source })?;
+    let bytes = bytes.map_err(|source| CertError::File {
+        path: path.to_owned(),
+        source,
+    })?;
     // DER begins with a SEQUENCE (X.690 §8.9).
     if bytes.first() == Some(&0x30) && memmem::find(&bytes, b"-----BEGIN").is_none() {
-        let what = "certificates and keys are read as PEM (-----BEGIN …-----), not as DER or PKCS#12".to_owned();
-        return Err(CertError::Content { path: path.to_owned(), what });
+        let what =
+            "certificates and keys are read as PEM (-----BEGIN …-----), not as DER or PKCS#12"
+                .to_owned();
+        return Err(CertError::Content {
+            path: path.to_owned(),
+            what,
+        });
     }
     Ok(bytes)
 }
@@ -176,8 +212,12 @@ fn without_mark(text: &[u8]) -> &[u8] {
 fn pem_fault(error: &rustls_pki_types::pem::Error) -> String {
     use rustls_pki_types::pem::Error;
     match error {
-        Error::MissingSectionEnd { .. } => "it is cut off: a section begins and does not end".to_owned(),
-        Error::IllegalSectionStart { .. } => "a section does not begin as -----BEGIN …-----".to_owned(),
+        Error::MissingSectionEnd { .. } => {
+            "it is cut off: a section begins and does not end".to_owned()
+        }
+        Error::IllegalSectionStart { .. } => {
+            "a section does not begin as -----BEGIN …-----".to_owned()
+        }
         Error::Base64Decode(_) => "what stands in a section is no base64".to_owned(),
         other => other.to_string(),
     }
@@ -189,15 +229,27 @@ fn pem_fault(error: &rustls_pki_types::pem::Error) -> String {
 ///
 /// # Errors
 /// [`CertError`].
-pub fn self_signed(dir: &Path, names: &[String], now: UnixMillis) -> Result<(Certified, PathBuf), CertError> {
-    let (certificate, key, note) = (dir.join(EDGE_FILE), dir.join(EDGE_KEY_FILE), dir.join(EDGE_NAMES_FILE));
+pub fn self_signed(
+    dir: &Path,
+    names: &[String],
+    now: UnixMillis,
+) -> Result<(Certified, PathBuf), CertError> {
+    let (certificate, key, note) = (
+        dir.join(EDGE_FILE),
+        dir.join(EDGE_KEY_FILE),
+        dir.join(EDGE_NAMES_FILE),
+    );
     let end = now.seconds() + EDGE_LIFE.as_secs();
     let wanted = names.join("\n");
     let kept = fs::read_to_string(&note).ok().and_then(|text| {
         let (kept_end, kept_names) = text.split_once('\n')?;
-        Some(kept_names == wanted && kept_end.parse::<u64>().ok()? > now.seconds() + EDGE_RENEW.as_secs())
+        Some(
+            kept_names == wanted
+                && kept_end.parse::<u64>().ok()? > now.seconds() + EDGE_RENEW.as_secs(),
+        )
     });
-    let damage = match (certificate.exists() && key.exists()).then(|| own_pair(&certificate, &key)) {
+    let damage = match (certificate.exists() && key.exists()).then(|| own_pair(&certificate, &key))
+    {
         None | Some(Ok(())) => None,
         Some(Err(error @ CertError::Content { .. })) => Some(error),
         // A file that can't be read now is no reason to replace it.
@@ -227,7 +279,10 @@ pub fn self_signed(dir: &Path, names: &[String], now: UnixMillis) -> Result<(Cer
 /// Checks a certificate of the relay's own and its key.
 fn own_pair(certificate: &Path, key: &Path) -> Result<(), CertError> {
     let certified = read_pem(certificate, key)?;
-    let content = |what: String| CertError::Content { path: certificate.to_owned(), what };
+    let content = |what: String| CertError::Content {
+        path: certificate.to_owned(),
+        what,
+    };
     review::check_key(&certified, key).map_err(content)
 }
 
@@ -245,7 +300,10 @@ pub fn names_of<'h>(domain: &HostName, given: impl Iterator<Item = &'h HostName>
 
 /// Writes a file that only its owner can read.
 fn write_secret(path: &Path, content: &str) -> Result<(), CertError> {
-    process::write_private(path, content.as_bytes()).map_err(|source| CertError::File { path: path.to_owned(), source })
+    process::write_private(path, content.as_bytes()).map_err(|source| CertError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn named(text: &str) -> DistinguishedName {

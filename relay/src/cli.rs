@@ -85,7 +85,8 @@ pub struct ServeArgs {
     #[arg(long, requires = "trusted_proxy")]
     pub proxy_protocol: bool,
 
-    /// A policy (TOML) that every request must pass before its tunnel's own; read again when it changes
+    /// A policy (TOML) that every request must pass before its tunnel's own; read again when it
+    /// changes
     #[arg(long, value_name = "FILE")]
     pub floor: Option<PathBuf>,
 
@@ -93,8 +94,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "HOST=AGENT", value_parser = parse_pair)]
     pub give_host: Vec<(String, String)>,
 
-    /// Begin anew where the data directory is damaged or incomplete: what is damaged is set aside, and every agent has to
-    /// join again
+    /// Begin anew where the data directory is damaged or incomplete: what is damaged is set aside,
+    /// and every agent has to join again
     #[arg(long)]
     pub reset: bool,
 
@@ -155,6 +156,8 @@ impl ServeArgs {
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {
-    let (host, agent) = text.split_once('=').ok_or("write HOST=AGENT, such as hooks.example.com=flexdeploy")?;
+    let (host, agent) = text
+        .split_once('=')
+        .ok_or("write HOST=AGENT, such as hooks.example.com=flexdeploy")?;
     Ok((host.to_owned(), agent.to_owned()))
 }

@@ -1,5 +1,5 @@
-//! The data directory's two files that belong together: the state (agents, who owns which host) and the identity (the key
-//! that agents pin). The relay refuses every agent if either file is missing.
+//! The data directory's two files that belong together: the state (agents, who owns which host) and
+//! the identity (the key that agents pin). The relay refuses every agent if either file is missing.
 
 use std::fs;
 use std::path::Path;
@@ -12,14 +12,18 @@ use crate::store::{Store, set_database_aside};
 use crate::{STATE_FILE, StartError};
 
 /// What to do after a reset.
-const JOIN_AGAIN: &str = "every agent has to join again; make a token for each with `hookward-relay agent add NAME`";
+const JOIN_AGAIN: &str =
+    "every agent has to join again; make a token for each with `hookward-relay agent add NAME`";
 
 /// Files of the data directory that hold keys.
 const KEYS: [&str; 3] = [IDENTITY_FILE, EDGE_KEY_FILE, STATE_FILE];
 
 /// Removes what a process that was killed left behind, and warns of keys that other users can read.
 pub(crate) fn tidy(dir: &Path) {
-    process::remove_leftovers(dir, &[IDENTITY_FILE, EDGE_KEY_FILE, EDGE_FILE, EDGE_NAMES_FILE]);
+    process::remove_leftovers(
+        dir,
+        &[IDENTITY_FILE, EDGE_KEY_FILE, EDGE_FILE, EDGE_NAMES_FILE],
+    );
     for path in KEYS.map(|name| dir.join(name)) {
         // A file that is not there yet is made for its owner alone.
         if let Ok(Others::Read | Others::GroupReads) = process::others_may(&path) {
@@ -29,17 +33,24 @@ pub(crate) fn tidy(dir: &Path) {
     }
 }
 
-/// Opens both files, and makes both where there is none. What is damaged or missing is an error; with `reset` it is set
-/// aside and made anew.
+/// Opens both files, and makes both where there is none. What is damaged or missing is an error;
+/// with `reset` it is set aside and made anew.
 ///
 /// # Errors
 /// [`StartError`].
-pub(crate) fn open(dir: &Path, reset: bool, clock: &Clock) -> Result<(Store, Identity), StartError> {
+pub(crate) fn open(
+    dir: &Path,
+    reset: bool,
+    clock: &Clock,
+) -> Result<(Store, Identity), StartError> {
     let (state, identity) = (dir.join(STATE_FILE), dir.join(IDENTITY_FILE));
     let is_empty = fs::metadata(&state).map_or(true, |file| file.len() == 0);
     if is_empty && identity.exists() {
         if !reset {
-            return Err(StartError::Incomplete { present: identity, missing: state });
+            return Err(StartError::Incomplete {
+                present: identity,
+                missing: state,
+            });
         }
         tracing::warn!("the state ({STATE_FILE}) is missing and begins anew: {JOIN_AGAIN}");
     }
@@ -51,17 +62,24 @@ pub(crate) fn open(dir: &Path, reset: bool, clock: &Clock) -> Result<(Store, Ide
         }
         opened => opened?,
     };
-    // A relay that has served has noted its address; one that was ended before may have made one file of two.
+    // A relay that has served has noted its address; one that was ended before may have made one
+    // file of two.
     if !identity.exists() && store.tunnel_address()?.is_some() {
         if !reset {
-            return Err(StartError::Incomplete { present: state, missing: identity });
+            return Err(StartError::Incomplete {
+                present: state,
+                missing: identity,
+            });
         }
         tracing::warn!("the identity ({IDENTITY_FILE}) is missing and is made anew: {JOIN_AGAIN}");
     }
     let identity = match Identity::load_or_make(dir) {
         Err(CertError::Identity { .. }) if reset => {
-            let aside = process::set_aside(&identity, clock.now())
-                .map_err(|source| CertError::File { path: identity.clone(), source })?;
+            let aside =
+                process::set_aside(&identity, clock.now()).map_err(|source| CertError::File {
+                    path: identity.clone(),
+                    source,
+                })?;
             tracing::warn!(kept_as = %aside.display(), "the identity ({IDENTITY_FILE}) is damaged and made anew: {JOIN_AGAIN}");
             Identity::load_or_make(dir)?
         }

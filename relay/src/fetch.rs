@@ -1,6 +1,7 @@
-//! Fetches what providers publish: public keys, lists of addresses, a confirmation. https only, no redirects, under
-//! a deadline and a cap; the host's addresses are looked up here, and one that is private, loopback or
-//! link-local is refused after that, so that no name can lead into this network.
+//! Fetches what providers publish: public keys, lists of addresses, a confirmation. https only, no
+//! redirects, under a deadline and a cap; the host's addresses are looked up here, and one that is
+//! private, loopback or link-local is refused after that, so that no name can lead into this
+//! network.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,7 +26,8 @@ use tokio_rustls::TlsConnector;
 /// What the operator says about fetching.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FetchSettings {
-    /// Hosts that the keys of schemes in policies may come from; rows of the catalogue have their own.
+    /// Hosts that the keys of schemes in policies may come from; rows of the catalogue have their
+    /// own.
     pub hosts: Vec<HostPattern>,
     /// Addresses for names, instead of looking them up: a mirror, or an inspecting proxy inside.
     pub resolve: BTreeMap<String, SocketAddr>,
@@ -85,7 +87,9 @@ impl Fetcher {
         }
         roots.add_parsable_certificates(system.certs);
         if let Some(path) = &settings.ca {
-            let wrong = |error: &dyn std::fmt::Display| FetchError::Trust(format!("{}: {error}", path.display()));
+            let wrong = |error: &dyn std::fmt::Display| {
+                FetchError::Trust(format!("{}: {error}", path.display()))
+            };
             for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))? {
                 let certificate = certificate.map_err(|error| wrong(&error))?;
                 roots.add(certificate).map_err(|error| wrong(&error))?;
@@ -96,13 +100,20 @@ impl Fetcher {
             .map_err(|error| FetchError::Trust(error.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { settings: Arc::new(settings), tls: Arc::new(tls), patience })
+        Ok(Self {
+            settings: Arc::new(settings),
+            tls: Arc::new(tls),
+            patience,
+        })
     }
 
     /// Whether the operator allows this host for keys of schemes in policies.
     #[must_use]
     pub fn allows(&self, host: &str) -> bool {
-        self.settings.hosts.iter().any(|pattern| pattern.matches(host))
+        self.settings
+            .hosts
+            .iter()
+            .any(|pattern| pattern.matches(host))
     }
 
     /// Gets what is at a URL, up to `most` bytes.
@@ -111,9 +122,12 @@ impl Fetcher {
     /// [`FetchError`].
     pub async fn get(&self, url: &HttpsUrl, most: usize) -> Result<Bytes, FetchError> {
         let getting = self.get_patiently(url, most);
-        timeout(self.patience, getting)
-            .await
-            .unwrap_or_else(|_| Err(FetchError::Slow { url: url.to_string(), patience: self.patience }))
+        timeout(self.patience, getting).await.unwrap_or_else(|_| {
+            Err(FetchError::Slow {
+                url: url.to_string(),
+                patience: self.patience,
+            })
+        })
     }
 
     async fn get_patiently(&self, url: &HttpsUrl, most: usize) -> Result<Bytes, FetchError> {
@@ -121,28 +135,47 @@ impl Fetcher {
         let connect = |error| FetchError::Connect(url.to_string(), error);
         let stream = TcpStream::connect(address).await.map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
-        let name = ServerName::try_from(url.host().to_owned()).map_err(|error| connect(io::Error::other(error)))?;
-        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(connect)?;
-        let http = |error: &dyn std::fmt::Display| FetchError::Http(url.to_string(), error.to_string());
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| http(&error))?;
-        let host = if url.port() == 443 { url.host().to_owned() } else { format!("{}:{}", url.host(), url.port()) };
+        let name = ServerName::try_from(url.host().to_owned())
+            .map_err(|error| connect(io::Error::other(error)))?;
+        let stream = TlsConnector::from(Arc::clone(&self.tls))
+            .connect(name, stream)
+            .await
+            .map_err(connect)?;
+        let http =
+            |error: &dyn std::fmt::Display| FetchError::Http(url.to_string(), error.to_string());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| http(&error))?;
+        let host = if url.port() == 443 {
+            url.host().to_owned()
+        } else {
+            format!("{}:{}", url.host(), url.port())
+        };
         let request = Request::get(url.target())
             .header(header::HOST, host)
-            .header(header::USER_AGENT, concat!("hookward-relay/", env!("CARGO_PKG_VERSION")))
+            .header(
+                header::USER_AGENT,
+                concat!("hookward-relay/", env!("CARGO_PKG_VERSION")),
+            )
             .header(header::ACCEPT, "*/*")
             .body(Empty::<Bytes>::new())
             .map_err(|error| http(&error))?;
         let asking = async {
-            let answer = sender.send_request(request).await.map_err(|error| http(&error))?;
+            let answer = sender
+                .send_request(request)
+                .await
+                .map_err(|error| http(&error))?;
             if answer.status() != StatusCode::OK {
                 return Err(FetchError::Status(url.to_string(), answer.status()));
             }
-            let body = Limited::new(answer.into_body(), most).collect().await.map_err(|error| http(&error))?;
+            let body = Limited::new(answer.into_body(), most)
+                .collect()
+                .await
+                .map_err(|error| http(&error))?;
             Ok(body.to_bytes())
         };
-        // The connection is driven here, and dropped with the answer: nothing outlives this call. Its end is
-        // no end of the answer, which may still be on its way to us.
+        // The connection is driven here, and dropped with the answer: nothing outlives this call.
+        // Its end is no end of the answer, which may still be on its way to us.
         let driving = async {
             if let Err(error) = connection.await {
                 tracing::debug!(%url, %error, "the connection");
@@ -161,15 +194,22 @@ impl Fetcher {
             return Ok(*address);
         }
         let unknown = |error| FetchError::Resolve(url.host().to_owned(), error);
-        let found: Vec<_> = tokio::net::lookup_host((url.host(), url.port())).await.map_err(unknown)?.collect();
+        let found: Vec<_> = tokio::net::lookup_host((url.host(), url.port()))
+            .await
+            .map_err(unknown)?
+            .collect();
         if let Some(private) = found.iter().find(|address| !is_public(address.ip())) {
             return Err(FetchError::Private(url.host().to_owned(), private.ip()));
         }
-        found.first().copied().ok_or_else(|| unknown(io::ErrorKind::NotFound.into()))
+        found
+            .first()
+            .copied()
+            .ok_or_else(|| unknown(io::ErrorKind::NotFound.into()))
     }
 }
 
-/// Whether an address is on the public internet (RFC 6890 and the registries of special-purpose addresses).
+/// Whether an address is on the public internet (RFC 6890 and the registries of special-purpose
+/// addresses).
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
@@ -206,7 +246,11 @@ fn is_public_v6(v6: Ipv6Addr) -> bool {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
         // Everything else outside of 2000::/3 is no global unicast address.
-        _ => first & 0xe000 == 0x2000 && !(first == 0x2001 && (second < 0x200 || second == 0xdb8)) && first != 0x3fff,
+        _ => {
+            first & 0xe000 == 0x2000
+                && !(first == 0x2001 && (second < 0x200 || second == 0xdb8))
+                && first != 0x3fff
+        }
     }
 }
 
@@ -216,7 +260,13 @@ mod tests {
 
     #[test]
     fn only_the_public_internet() {
-        for public in ["1.1.1.1", "52.94.0.1", "2606:4700::1111", "2a01:4f8::1", "64:ff9b::101:101"] {
+        for public in [
+            "1.1.1.1",
+            "52.94.0.1",
+            "2606:4700::1111",
+            "2a01:4f8::1",
+            "64:ff9b::101:101",
+        ] {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }
         for other in [

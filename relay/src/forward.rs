@@ -5,12 +5,12 @@
 //! pumped here, later by whoever reads the answer's body. Nothing is spawned, and when the sender
 //! goes away everything here is dropped, which resets the stream.
 //!
-//! A connection that is lost costs no request that can be given again: the agent knows which requests it has
-//! begun to send to the application, and refuses those, so that none reaches it twice. Another run of the
-//! agent can't know, and only gets what certainly reached no application.
+//! A connection that is lost costs no request that can be given again: the agent knows which
+//! requests it has begun to send to the application, and refuses those, so that none reaches it
+//! twice. Another run of the agent can't know, and only gets what certainly reached no application.
 //!
-//! [`answer`] is the answer's body on its way, [`untaken`] what the senders have not taken of theirs, and [`load`] what a
-//! session has under way.
+//! [`answer`] is the answer's body on its way, [`untaken`] what the senders have not taken of
+//! theirs, and [`load`] what a session has under way.
 
 pub mod answer;
 pub mod load;
@@ -123,7 +123,8 @@ fn passes(whole: bool) -> impl Fn(&HeaderName) -> bool {
     move |name| passes_to_application(name) && !(whole && *name == names::TRAILER)
 }
 
-/// Sends the request and waits for the head of its answer, over the tunnel's sessions one after another.
+/// Sends the request and waits for the head of its answer, over the tunnel's sessions one after
+/// another.
 ///
 /// # Errors
 /// [`ForwardError`].
@@ -139,29 +140,51 @@ pub async fn forward(
     let mut tried: Vec<Arc<LiveSession>> = Vec::new();
     let mut story = Story::default();
     loop {
-        let may_have = |session: &LiveSession| !tried.iter().any(|other| other.is(session)) && story.may_have(session);
-        // Looked up anew: connections come and go while a body is read. An agent whose connections are all gone dials
-        // again every second.
+        let may_have = |session: &LiveSession| {
+            !tried.iter().any(|other| other.is(session)) && story.may_have(session)
+        };
+        // Looked up anew: connections come and go while a body is read. An agent whose connections
+        // are all gone dials again every second.
         let now = registry.find(host).unwrap_or_default();
         let live = match now.choose(may_have) {
             Some(live) => Some(Arc::clone(live)),
             None if now.is_away() || story.is_about_connections() => {
-                let patience = limits.agent_wait.min(GIVEN_AGAIN.saturating_sub(begun.elapsed()));
+                let patience = limits
+                    .agent_wait
+                    .min(GIVEN_AGAIN.saturating_sub(begun.elapsed()));
                 let arrival = registry.arrival(host, patience, may_have).await;
                 arrival.and_then(|tunnel| tunnel.choose(may_have).cloned())
             }
             // Another connection of the same agents would say the same.
             None => None,
         };
-        let Some(live) = live else { return Err(story.end()) };
+        let Some(live) = live else {
+            return Err(story.end());
+        };
         let under_way = live.begin();
-        let error = match attempt(&permit, &live, &request, &mut outgoing, limits, begun + GIVEN_AGAIN).await {
-            Ok((response, upgraded)) => return Ok(Forwarded { response, upgraded, under_way }),
+        let error = match attempt(
+            &permit,
+            &live,
+            &request,
+            &mut outgoing,
+            limits,
+            begun + GIVEN_AGAIN,
+        )
+        .await
+        {
+            Ok((response, upgraded)) => {
+                return Ok(Forwarded {
+                    response,
+                    upgraded,
+                    under_way,
+                });
+            }
             Err(error) => error,
         };
         drop(under_way);
         tracing::debug!(id = %request.context.id, %error, "a try over one connection");
-        let goes_on = story.goes_on(error, &live) && tried.len() + 1 < TRIES && begun.elapsed() < GIVEN_AGAIN;
+        let goes_on =
+            story.goes_on(error, &live) && tried.len() + 1 < TRIES && begun.elapsed() < GIVEN_AGAIN;
         if !goes_on || matches!(outgoing, Outgoing::Gone) {
             return Err(story.end());
         }
@@ -176,8 +199,8 @@ const TRIES: usize = 4;
 #[derive(Default)]
 struct Story {
     last: Option<ForwardError>,
-    /// The session to which it was sent whole, and whose end came before an answer: its run of the agent knows
-    /// whether the application has heard of it.
+    /// The session to which it was sent whole, and whose end came before an answer: its run of the
+    /// agent knows whether the application has heard of it.
     broke: Option<(ForwardError, Arc<LiveSession>)>,
     /// Sessions whose application took no connection: their runs know no other.
     unreachable: Vec<Arc<LiveSession>>,
@@ -208,22 +231,31 @@ impl Story {
     }
 
     fn may_have(&self, session: &LiveSession) -> bool {
-        self.broke.as_ref().is_none_or(|(_, other)| other.is_same_run(session))
-            && !self.unreachable.iter().any(|other| other.is_same_run(session))
+        self.broke
+            .as_ref()
+            .is_none_or(|(_, other)| other.is_same_run(session))
+            && !self
+                .unreachable
+                .iter()
+                .any(|other| other.is_same_run(session))
     }
 
     /// The error for the sender. That the application may have heard of it outweighs the rest.
     fn end(self) -> ForwardError {
         let broke = self.broke.map(|(error, _)| error);
         // What the agent said later is the truth about it.
-        let said = self.last.filter(|last| broke.is_none() || matches!(last, ForwardError::Failed(_)));
-        said.or(broke).unwrap_or_else(|| ForwardError::Away("no agent is connected".to_owned()))
+        let said = self
+            .last
+            .filter(|last| broke.is_none() || matches!(last, ForwardError::Failed(_)));
+        said.or(broke)
+            .unwrap_or_else(|| ForwardError::Away("no agent is connected".to_owned()))
     }
 }
 
 type Answered = (Response<AnswerBody>, Option<(MessageWriter, MessageReader)>);
 
-/// Sends the request over one session. What of `outgoing` can be sent again stays there, for as long as that may be.
+/// Sends the request over one session. What of `outgoing` can be sent again stays there, for as
+/// long as that may be.
 async fn attempt(
     permit: &Permit,
     live: &LiveSession,
@@ -262,13 +294,26 @@ async fn attempt(
         }
         Outgoing::Streamed(..) => {
             writer.deprioritise();
-            if let Outgoing::Streamed(first, charge, rest) = std::mem::replace(outgoing, Outgoing::Gone) {
-                pump = Some(Pump::new(stream(writer, request.clone(), first, charge, *rest, limits.answer_idle)));
+            if let Outgoing::Streamed(first, charge, rest) =
+                std::mem::replace(outgoing, Outgoing::Gone)
+            {
+                pump = Some(Pump::new(stream(
+                    writer,
+                    request.clone(),
+                    first,
+                    charge,
+                    *rest,
+                    limits.answer_idle,
+                )));
             }
         }
         Outgoing::Upgrade => {
             writer.prioritise(live.next_order());
-            within(limits.answer_idle, writer.head(&request.encode(passes(true)))).await?;
+            within(
+                limits.answer_idle,
+                writer.head(&request.encode(passes(true))),
+            )
+            .await?;
             upgrading = Some(writer);
         }
         Outgoing::Gone => return Err(ForwardError::Broke(StreamError::Aborted)),
@@ -291,10 +336,16 @@ async fn attempt(
     drop_foreign(answer.headers_mut());
     set_length(&mut answer, response.length, head_only);
     if switched {
-        answer.headers_mut().insert(names::CONNECTION, HeaderValue::from_static("Upgrade"));
-        answer.headers_mut().insert(names::UPGRADE, HeaderValue::from_static("websocket"));
+        answer
+            .headers_mut()
+            .insert(names::CONNECTION, HeaderValue::from_static("Upgrade"));
+        answer
+            .headers_mut()
+            .insert(names::UPGRADE, HeaderValue::from_static("websocket"));
         let Some(writer) = upgrading else {
-            return Err(ForwardError::Broke(StreamError::Protocol("an upgrade nobody asked for".to_owned())));
+            return Err(ForwardError::Broke(StreamError::Protocol(
+                "an upgrade nobody asked for".to_owned(),
+            )));
         };
         return Ok((answer, Some((writer, reader))));
     }
@@ -306,28 +357,39 @@ async fn attempt(
             Err(error) => return Err(error),
         }
     }
-    let body = MessageBody::new(reader, response.length, answer.headers(), limits.answer_idle);
+    let body = MessageBody::new(
+        reader,
+        response.length,
+        answer.headers(),
+        limits.answer_idle,
+    );
     *answer.body_mut() = AnswerBody::new(body, pump, &live.untaken).await;
     Ok((answer, None))
 }
 
-/// The length that stands in the head is the one that follows, whatever the agent wrote: hyper sends
-/// the field as it is, and what went beyond it would be read as the next answer. An answer without a
-/// body may tell the length that it would have had (RFC 9110 §8.6).
+/// The length that stands in the head is the one that follows, whatever the agent wrote: hyper
+/// sends the field as it is, and what went beyond it would be read as the next answer. An answer
+/// without a body may tell the length that it would have had (RFC 9110 §8.6).
 fn set_length(answer: &mut Response<AnswerBody>, length: Option<u64>, head_only: bool) {
     if head_only || answer.status() == StatusCode::NOT_MODIFIED {
         return;
     }
     let bodiless = answer.status().is_informational() || answer.status() == StatusCode::NO_CONTENT;
     match length {
-        Some(length) if !bodiless => answer.headers_mut().insert(names::CONTENT_LENGTH, HeaderValue::from(length)),
+        Some(length) if !bodiless => answer
+            .headers_mut()
+            .insert(names::CONTENT_LENGTH, HeaderValue::from(length)),
         _ => answer.headers_mut().remove(names::CONTENT_LENGTH),
     };
 }
 
 /// A relay does not trust an agent with its own header space either.
 fn drop_foreign(headers: &mut HeaderMap) {
-    let foreign: Vec<HeaderName> = headers.keys().filter(|name| !passes_to_sender(name)).cloned().collect();
+    let foreign: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| !passes_to_sender(name))
+        .cloned()
+        .collect();
     for name in foreign {
         headers.remove(name);
     }
@@ -349,7 +411,8 @@ async fn read_head(
             bytes = &mut head => return decode(bytes),
             sent = sending => {
                 *pump = None;
-                // Kept beyond its sending, a large body takes memory for as long as an application thinks.
+                // Kept beyond its sending, a large body takes memory for as long as an application
+                // thinks.
                 let kept = match outgoing {
                     Outgoing::Whole(_, charge) => charge.keep(),
                     _ => false,
@@ -371,13 +434,16 @@ async fn read_head(
     }
     // Nobody will ask for it again.
     *outgoing = Outgoing::Gone;
-    let bytes = timeout(patience - again, head).await.map_err(|_| ForwardError::Timeout(patience))?;
+    let bytes = timeout(patience - again, head)
+        .await
+        .map_err(|_| ForwardError::Timeout(patience))?;
     decode(bytes)
 }
 
 fn decode(bytes: Result<Bytes, StreamError>) -> Result<Answer, ForwardError> {
     let bytes = bytes.map_err(ForwardError::Broke)?;
-    Answer::decode(bytes).map_err(|error| ForwardError::Broke(StreamError::Protocol(error.to_string())))
+    Answer::decode(bytes)
+        .map_err(|error| ForwardError::Broke(StreamError::Protocol(error.to_string())))
 }
 
 /// Sends a body as it comes in.
@@ -402,15 +468,21 @@ async fn stream(
         }
     }
     if let Some(trailers) = trailers {
-        let payload = head::encode_trailers(&trailers, |name| trailer_passes(&request.headers, name));
+        let payload =
+            head::encode_trailers(&trailers, |name| trailer_passes(&request.headers, name));
         within(patience, writer.trailers(&payload)).await?;
     }
     within(patience, writer.finish()).await
 }
 
 /// A write into the tunnel, under its deadline.
-async fn within<T>(patience: Duration, write: impl Future<Output = Result<T, StreamError>>) -> Result<T, ForwardError> {
-    let written = timeout(patience, write).await.map_err(|_| ForwardError::Stalled(patience))?;
+async fn within<T>(
+    patience: Duration,
+    write: impl Future<Output = Result<T, StreamError>>,
+) -> Result<T, ForwardError> {
+    let written = timeout(patience, write)
+        .await
+        .map_err(|_| ForwardError::Stalled(patience))?;
     written.map_err(ForwardError::Broke)
 }
 
@@ -423,7 +495,10 @@ struct Pump {
 
 impl Pump {
     fn new(sending: impl Future<Output = Result<(), ForwardError>> + Send + 'static) -> Self {
-        Self { sending: Box::pin(sending), charge: None }
+        Self {
+            sending: Box::pin(sending),
+            charge: None,
+        }
     }
 }
 

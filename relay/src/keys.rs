@@ -1,8 +1,8 @@
-//! Public keys that providers publish, fetched when a request needs one: cached, the last good one kept, and
-//! fetched by one task for all who wait.
+//! Public keys that providers publish, fetched when a request needs one: cached, the last good one
+//! kept, and fetched by one task for all who wait.
 //!
-//! A request names its key before its signature is known to be right. So the work that strangers can cause
-//! is bounded: so many fetches at one time, so many a minute, so many keys in memory.
+//! A request names its key before its signature is known to be right. So the work that strangers
+//! can cause is bounded: so many fetches at one time, so many a minute, so many keys in memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,7 +59,11 @@ impl PublicKeys {
     /// No keys yet.
     #[must_use]
     pub fn new(fetcher: Fetcher, tasks: TaskTracker) -> Self {
-        Self { fetcher, tasks, inner: Arc::default() }
+        Self {
+            fetcher,
+            tasks,
+            inner: Arc::default(),
+        }
     }
 
     /// The keys that a request is verified with, as far as they can be had within `patience`.
@@ -93,23 +97,39 @@ impl PublicKeys {
         let mut inner = self.lock();
         let now = Instant::now();
         if let Some(entry) = inner.keys.get(url) {
-            if entry.key.as_ref().is_some_and(|(_, at)| at.elapsed() < FRESH) {
+            if entry
+                .key
+                .as_ref()
+                .is_some_and(|(_, at)| at.elapsed() < FRESH)
+            {
                 return None;
             }
             // An error means that its task is gone without an end.
-            if let Some(under_way) = entry.under_way.as_ref().filter(|under_way| under_way.has_changed().is_ok()) {
+            if let Some(under_way) = entry
+                .under_way
+                .as_ref()
+                .filter(|under_way| under_way.has_changed().is_ok())
+            {
                 return Some(under_way.clone());
             }
             if entry.tried.is_some_and(|at| at.elapsed() < PAUSE) {
                 return None;
             }
         }
-        while inner.recent.front().is_some_and(|at| at.elapsed() >= Duration::from_secs(60)) {
+        while inner
+            .recent
+            .front()
+            .is_some_and(|at| at.elapsed() >= Duration::from_secs(60))
+        {
             inner.recent.pop_front();
         }
         let known = inner.keys.get(url).is_some_and(|entry| entry.key.is_some());
-        let goes_on =
-            |entry: &&Entry| entry.under_way.as_ref().is_some_and(|under_way| under_way.has_changed().is_ok());
+        let goes_on = |entry: &&Entry| {
+            entry
+                .under_way
+                .as_ref()
+                .is_some_and(|under_way| under_way.has_changed().is_ok())
+        };
         let under_way = inner.keys.values().filter(goes_on).count();
         // A key that was had before is asked for again whatever strangers ask for.
         if !known && (under_way >= AT_ONCE || inner.recent.len() >= A_MINUTE) {
@@ -118,9 +138,13 @@ impl PublicKeys {
         }
         if !known && inner.keys.len() >= MOST_KEYS {
             // First those that could not be had, then the oldest.
-            let oldest = inner.keys.iter().filter(|(_, entry)| entry.under_way.is_none());
-            let oldest =
-                oldest.min_by_key(|(_, entry)| entry.key.as_ref().map(|(_, at)| *at)).map(|(url, _)| url.clone());
+            let oldest = inner
+                .keys
+                .iter()
+                .filter(|(_, entry)| entry.under_way.is_none());
+            let oldest = oldest
+                .min_by_key(|(_, entry)| entry.key.as_ref().map(|(_, at)| *at))
+                .map(|(url, _)| url.clone());
             inner.keys.remove(&oldest?);
         }
         inner.recent.push_back(now);
@@ -140,11 +164,15 @@ impl PublicKeys {
 
     fn end(&self, url: &HttpsUrl, fetched: Result<Arc<[u8]>, crate::fetch::FetchError>) {
         let mut inner = self.lock();
-        let Some(entry) = inner.keys.get_mut(url) else { return };
+        let Some(entry) = inner.keys.get_mut(url) else {
+            return;
+        };
         entry.under_way = None;
         match fetched {
             Ok(key) => entry.key = Some((key, Instant::now())),
-            Err(error) => tracing::warn!(%error, kept = entry.key.is_some(), "a public key could not be fetched"),
+            Err(error) => {
+                tracing::warn!(%error, kept = entry.key.is_some(), "a public key could not be fetched")
+            }
         }
     }
 

@@ -1,9 +1,9 @@
-//! Hookward's relay: the public side. It takes webhooks over HTTPS at the [`edge`], decides about each
-//! by the gate of its tunnel, and [`forward`]s what passes to the agent whose session serves the
-//! host ([`agents`]).
+//! Hookward's relay: the public side. It takes webhooks over HTTPS at the [`edge`], decides about
+//! each by the gate of its tunnel, and [`forward`]s what passes to the agent whose session serves
+//! the host ([`agents`]).
 //!
-//! [`Relay`] is a value: bind it, read its addresses, shut it down. The program `hookward-relay` and
-//! the agent's `--local` are wiring around it.
+//! [`Relay`] is a value: bind it, read its addresses, shut it down. The program `hookward-relay`
+//! and the agent's `--local` are wiring around it.
 
 pub mod address_lists;
 pub mod agents;
@@ -70,11 +70,15 @@ use crate::store::{Store, StoreError, TakenHost};
 /// What to do when the system keeps a port for itself.
 fn privileged(address: SocketAddr, error: &io::Error) -> &'static str {
     let kept = error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024;
-    if kept { "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE" } else { "" }
+    if kept {
+        "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
+    } else {
+        ""
+    }
 }
 
-/// Binds the edge's TCP port, and finds the address for the tunnel's UDP port: of the same number, because
-/// agents that UDP does not let through come to the other.
+/// Binds the edge's TCP port, and finds the address for the tunnel's UDP port: of the same number,
+/// because agents that UDP does not let through come to the other.
 fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     /// When the system chooses the number, another program may have it for UDP.
     const TRIES: usize = 32;
@@ -96,7 +100,9 @@ fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener,
 fn say(text: &str) -> Result<(), commands::CommandError> {
     use std::io::Write as _;
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(commands::CommandError::system("standard output"))
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .map_err(commands::CommandError::system("standard output"))
 }
 
 /// The file that tells that a data directory is in use, and by whom.
@@ -118,7 +124,9 @@ pub enum StartError {
         source: io::Error,
     },
     /// Another relay has the data directory.
-    #[error("the data directory {path} is in use by another relay ({by}): stop that one, or name another directory")]
+    #[error(
+        "the data directory {path} is in use by another relay ({by}): stop that one, or name another directory"
+    )]
     InUse {
         /// Where it is.
         path: PathBuf,
@@ -195,13 +203,24 @@ impl Relay {
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
     pub fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
-        let data_dir = |source| StartError::DataDir { path: settings.data_dir.clone(), source };
+        let data_dir = |source| StartError::DataDir {
+            path: settings.data_dir.clone(),
+            source,
+        };
         process::make_private_dir(&settings.data_dir).map_err(data_dir)?;
-        let word = format!("process {}, listening on {}", std::process::id(), settings.listen);
-        let lock = DirLock::take(&settings.data_dir, LOCK_FILE, &word).map_err(|error| match error {
-            LockError::Taken(by) => StartError::InUse { path: settings.data_dir.clone(), by: printable(&by) },
-            LockError::File(source) => data_dir(source),
-        })?;
+        let word = format!(
+            "process {}, listening on {}",
+            std::process::id(),
+            settings.listen
+        );
+        let lock =
+            DirLock::take(&settings.data_dir, LOCK_FILE, &word).map_err(|error| match error {
+                LockError::Taken(by) => StartError::InUse {
+                    path: settings.data_dir.clone(),
+                    by: printable(&by),
+                },
+                LockError::File(source) => data_dir(source),
+            })?;
         data::tidy(&settings.data_dir);
         let (store, identity) = data::open(&settings.data_dir, settings.reset, &clock)?;
         let pin = identity.pin;
@@ -209,22 +228,39 @@ impl Relay {
             Some((chain, key)) => {
                 let certified = certs::read_pem(chain, key)?;
                 // Hosts of an earlier domain are not served.
-                let served = store.hosts()?.into_iter().filter(|host| host.is_child_of(&settings.domain));
+                let served = store
+                    .hosts()?
+                    .into_iter()
+                    .filter(|host| host.is_child_of(&settings.domain));
                 let hosts: Vec<_> = served.chain(settings.hosts.keys().cloned()).collect();
-                let warnings = certs::review::review(&certified, (chain, key), &settings.domain, &hosts, clock.now())?;
-                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                let warnings = certs::review::review(
+                    &certified,
+                    (chain, key),
+                    &settings.domain,
+                    &hosts,
+                    clock.now(),
+                )?;
+                warnings
+                    .iter()
+                    .for_each(|warning| tracing::warn!("{warning}"));
                 (certified, None)
             }
             None => {
                 let names = certs::names_of(&settings.domain, settings.hosts.keys());
-                let (certified, path) = certs::self_signed(&settings.data_dir, &names, clock.now())?;
+                let (certified, path) =
+                    certs::self_signed(&settings.data_dir, &names, clock.now())?;
                 (certified, Some(path))
             }
         };
-        let tls = TlsEntry::new(certified, identity.certificate.clone(), identity.key.clone_key())?;
+        let tls = TlsEntry::new(
+            certified,
+            identity.certificate.clone(),
+            identity.key.clone_key(),
+        )?;
         let address = settings.listen;
         let listen = |source| StartError::Listen { address, source };
-        let (listener, tunnel_listen) = bind_both(address, settings.tunnel_listen).map_err(listen)?;
+        let (listener, tunnel_listen) =
+            bind_both(address, settings.tunnel_listen).map_err(listen)?;
         let listener_port = listener.local_addr().map_err(listen)?.port();
         let public_port = settings.public_port.unwrap_or(listener_port);
 
@@ -233,13 +269,23 @@ impl Relay {
         let fetcher = Fetcher::new(settings.fetch.clone(), settings.limits.fetch)?;
         let lists = AddressLists::load(&store);
         let trusted_proxies = AddressSet::new(&settings.trusted_proxies);
-        // Before it is read, or a change in between would not be seen. Without a floor SIGHUP changes nothing.
+        // Before it is read, or a change in between would not be seen. Without a floor SIGHUP
+        // changes nothing.
         let reloads = Reloads::new(settings.floor.as_deref()).map_err(StartError::Signal)?;
         let floor = Floor::load(settings.floor.as_deref(), &clock, &lists)?;
-        let replays =
-            ReplayKeeper::open(&settings.data_dir.join(REPLAY_FILE), clock.clone(), settings.limits.deliveries as u64)?;
+        let replays = ReplayKeeper::open(
+            &settings.data_dir.join(REPLAY_FILE),
+            clock.clone(),
+            settings.limits.deliveries as u64,
+        )?;
         let registry = Registry::default();
-        registry.know_only(store.hosts()?.into_iter().chain(settings.hosts.keys().cloned()).collect());
+        registry.know_only(
+            store
+                .hosts()?
+                .into_iter()
+                .chain(settings.hosts.keys().cloned())
+                .collect(),
+        );
         let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
         let budget = BodyBudget::new(settings.limits.body_budget);
         let log = Arc::new(RequestLog::default());
@@ -257,9 +303,18 @@ impl Relay {
             log: Arc::clone(&log),
         });
         let entrance = Arc::new(Entrance::new(host, drain_edge.clone(), stop_agents.clone()));
-        let agents = AgentListener::bind(tunnel_listen, identity, Arc::clone(&entrance), stop_agents.clone())?;
-        let tunnel_port = settings.public_port.unwrap_or_else(|| agents.address().port());
-        let join_address = settings.tunnel_address.unwrap_or_else(|| format!("{domain}:{tunnel_port}"));
+        let agents = AgentListener::bind(
+            tunnel_listen,
+            identity,
+            Arc::clone(&entrance),
+            stop_agents.clone(),
+        )?;
+        let tunnel_port = settings
+            .public_port
+            .unwrap_or_else(|| agents.address().port());
+        let join_address = settings
+            .tunnel_address
+            .unwrap_or_else(|| format!("{domain}:{tunnel_port}"));
         store.set_tunnel_address(&join_address)?;
         store.set_domain(&domain)?;
         let edge = Arc::new(Edge {
@@ -279,21 +334,46 @@ impl Relay {
             offload: Offload::default(),
             budget: budget.clone(),
             in_progress: Places::default(),
-            ports: Ports { listener: listener_port, public: public_port },
+            ports: Ports {
+                listener: listener_port,
+                public: public_port,
+            },
             draining: drain_edge.clone(),
             last_call: CancellationToken::new(),
             cut_off: CancellationToken::new(),
             ids: RequestIds::new()?,
             limits: settings.limits,
         });
-        tasks.spawn(agents::roster::log_changes(store.clone(), stop_agents.clone()));
+        tasks.spawn(agents::roster::log_changes(
+            store.clone(),
+            stop_agents.clone(),
+        ));
         let stop_log = stop_agents.clone();
         tasks.spawn(async move { log.write_counts(stop_log).await });
-        let edge =
-            EdgeListener::start(listener, Entry { tls, agents: entrance }, edge, drain_edge.clone()).map_err(listen)?;
-        tasks.spawn(lists.clone().keep_fresh(fetcher, store.clone(), clock.clone(), stop_agents.clone()));
+        let edge = EdgeListener::start(
+            listener,
+            Entry {
+                tls,
+                agents: entrance,
+            },
+            edge,
+            drain_edge.clone(),
+        )
+        .map_err(listen)?;
+        tasks.spawn(lists.clone().keep_fresh(
+            fetcher,
+            store.clone(),
+            clock.clone(),
+            stop_agents.clone(),
+        ));
         if let Some(path) = settings.floor {
-            tasks.spawn(floor.keep(path, clock.clone(), lists.clone(), reloads, stop_agents.clone()));
+            tasks.spawn(floor.keep(
+                path,
+                clock.clone(),
+                lists.clone(),
+                reloads,
+                stop_agents.clone(),
+            ));
         }
         Ok(Self {
             edge,
@@ -355,10 +435,16 @@ impl Relay {
     /// [`StartError::Store`] or [`StartError::Random`].
     pub fn add_agent(&self, name: &AgentName) -> Result<JoinToken, StartError> {
         let secret = Secret::mint()?;
-        if let Some(TakenHost { host, from }) = self.store.add_agent(name, &secret, self.clock.now())? {
+        if let Some(TakenHost { host, from }) =
+            self.store.add_agent(name, &secret, self.clock.now())?
+        {
             tracing::info!(%host, from, agent = %name, "the host of its name is the agent's own now");
         }
-        Ok(JoinToken { relay: self.join_address.clone(), pin: self.pin, secret })
+        Ok(JoinToken {
+            relay: self.join_address.clone(),
+            pin: self.pin,
+            secret,
+        })
     }
 
     /// Stops: takes no more requests, lets those under way end for as long as `patience`, then ends

@@ -15,8 +15,9 @@ const USAGE: u8 = 2;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-// One thread for the edge, the gate and the tunnel: no stream event crosses threads. Measured: a second
-// thread costs an eighth more CPU for each request, in both programs a third, and takes fewer of them.
+// One thread for the edge, the gate and the tunnel: no stream event crosses threads. Measured: a
+// second thread costs an eighth more CPU for each request, in both programs a third, and takes
+// fewer of them.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let mut format = LogFormat::Text;
@@ -41,10 +42,16 @@ async fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the last word of a program that failed")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the last word of a program that failed"
+)]
 fn tell(format: LogFormat, error: &CommandError) {
     match format {
         LogFormat::Text => eprintln!("hookward-relay: {error}"),
-        LogFormat::Json => eprintln!("{}", serde_json::json!({ "event": "error", "message": error.to_string() })),
+        LogFormat::Json => eprintln!(
+            "{}",
+            serde_json::json!({ "event": "error", "message": error.to_string() })
+        ),
     }
 }

@@ -1,11 +1,13 @@
-//! Deliveries that came before, in a file of their own (SQLite): claimed atomically by one thread that commits
-//! in batches, so that requests wait for one commit and not for each other's.
+//! Deliveries that came before, in a file of their own (SQLite): claimed atomically by one thread
+//! that commits in batches, so that requests wait for one commit and not for each other's.
 //!
-//! A claim is pending until its delivery was answered 2xx; then it is confirmed, before the sender hears of
-//! it. Pending claims of a process that is gone are nobody's: its deliveries were not acknowledged. Nothing is
-//! forgotten within its window: when a tunnel has too many, its new ones are refused for now, and no other tunnel's.
+//! A claim is pending until its delivery was answered 2xx; then it is confirmed, before the sender
+//! hears of it. Pending claims of a process that is gone are nobody's: its deliveries were not
+//! acknowledged. Nothing is forgotten within its window: when a tunnel has too many, its new ones
+//! are refused for now, and no other tunnel's.
 //!
-//! Windows are measured by time that passes; a clock that is set changes them only with the next start.
+//! Windows are measured by time that passes; a clock that is set changes them only with the next
+//! start.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -73,9 +75,22 @@ struct Queue {
 
 /// What a request asks of the thread.
 enum Asked {
-    Claim { key: Key, tunnel: Arc<str>, holder: i64, window_ms: u64, answer: oneshot::Sender<Claimed> },
-    Confirm { key: Key, holder: i64, answer: oneshot::Sender<()> },
-    Release { key: Key, holder: i64 },
+    Claim {
+        key: Key,
+        tunnel: Arc<str>,
+        holder: i64,
+        window_ms: u64,
+        answer: oneshot::Sender<Claimed>,
+    },
+    Confirm {
+        key: Key,
+        holder: i64,
+        answer: oneshot::Sender<()>,
+    },
+    Release {
+        key: Key,
+        holder: i64,
+    },
 }
 
 /// The thread that owns the file. Dropping it ends the thread.
@@ -93,8 +108,9 @@ pub struct HeldClaim {
 }
 
 impl ReplayKeeper {
-    /// Opens the file, and begins to serve. At most `most` deliveries of each tunnel are remembered. A file that is
-    /// damaged is set aside: it is a memory, and webhooks are worth more than it.
+    /// Opens the file, and begins to serve. At most `most` deliveries of each tunnel are
+    /// remembered. A file that is damaged is set aside: it is a memory, and webhooks are worth more
+    /// than it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -112,15 +128,29 @@ impl ReplayKeeper {
             }
             prepared => prepared?,
         };
-        let shared =
-            Arc::new(Shared { queue: Mutex::default(), news: Condvar::new(), holders: AtomicI64::new(1), most });
-        let replays = Replays { shared: Arc::clone(&shared) };
-        let keeper = Keeper { connection, time: Passing::since(clock), counts, shared };
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            news: Condvar::new(),
+            holders: AtomicI64::new(1),
+            most,
+        });
+        let replays = Replays {
+            shared: Arc::clone(&shared),
+        };
+        let keeper = Keeper {
+            connection,
+            time: Passing::since(clock),
+            counts,
+            shared,
+        };
         let thread = std::thread::Builder::new()
             .name("replays".to_owned())
             .spawn(move || keeper.run())
             .map_err(StoreError::Thread)?;
-        Ok(Self { replays, thread: Some(thread) })
+        Ok(Self {
+            replays,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -137,10 +167,13 @@ impl Drop for ReplayKeeper {
 
 /// Drops the table of version 0.1.0, whose rows name no tunnel.
 fn forget_earlier_version(connection: &Connection) -> rusqlite::Result<()> {
-    let is_there = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'deliveries'";
+    let is_there =
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'deliveries'";
     if connection.query_row(is_there, [], |row| row.get::<_, i64>(0))? > 0 {
         connection.execute_batch("DROP TABLE deliveries")?;
-        tracing::warn!("the memory of deliveries of an earlier version is forgotten: some may be accepted once more");
+        tracing::warn!(
+            "the memory of deliveries of an earlier version is forgotten: some may be accepted once more"
+        );
     }
     Ok(())
 }
@@ -150,7 +183,8 @@ fn prepare(path: &Path) -> Result<(Connection, Counts), StoreError> {
     let connection = open_database(path)?;
     let prepared = (|| {
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        // A power cut may lose the last moments: a delivery is then taken for new, and forwarded once more.
+        // A power cut may lose the last moments: a delivery is then taken for new, and forwarded
+        // once more.
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         forget_earlier_version(&connection)?;
         connection.execute_batch(SCHEMA)?;
@@ -160,7 +194,10 @@ fn prepare(path: &Path) -> Result<(Connection, Counts), StoreError> {
     })();
     match prepared {
         Ok(counts) => Ok((connection, counts)),
-        Err(source) => Err(StoreError::Sqlite { path: path.to_owned(), source }),
+        Err(source) => Err(StoreError::Sqlite {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -185,12 +222,22 @@ impl Replays {
             let room = queue.asked.len() < WAITING && !queue.ended && !queue.failing;
             if room {
                 let tunnel = host.as_str().into();
-                queue.asked.push_back(Asked::Claim { key, tunnel, holder, window_ms: claim.window_ms, answer });
+                queue.asked.push_back(Asked::Claim {
+                    key,
+                    tunnel,
+                    holder,
+                    window_ms: claim.window_ms,
+                    answer,
+                });
             }
             room
         };
         // Held from here on: a request that goes away while it waits gives its claim back.
-        let mut held = HeldClaim { replays: self.clone(), holder, key: Some(key) };
+        let mut held = HeldClaim {
+            replays: self.clone(),
+            holder,
+            key: Some(key),
+        };
         if !queued {
             held.key = None;
             return (Claimed::Unknown, held);
@@ -218,7 +265,11 @@ impl HeldClaim {
     pub async fn confirm(mut self) {
         let Some(key) = self.key.take() else { return };
         let (answer, answered) = oneshot::channel();
-        self.replays.ask(Asked::Confirm { key, holder: self.holder, answer });
+        self.replays.ask(Asked::Confirm {
+            key,
+            holder: self.holder,
+            answer,
+        });
         // A disk that fails keeps the question, and the sender gets its answer all the same.
         if timeout(PATIENCE, answered).await.is_err() {
             tracing::warn!("the file of deliveries takes too long; a delivery is not yet on disk");
@@ -229,7 +280,10 @@ impl HeldClaim {
 impl Drop for HeldClaim {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            self.replays.ask(Asked::Release { key, holder: self.holder });
+            self.replays.ask(Asked::Release {
+                key,
+                holder: self.holder,
+            });
         }
     }
 }
@@ -271,7 +325,12 @@ impl Passing {
     }
 
     fn now(&self) -> UnixMillis {
-        let passed = self.clock.moment().steady.0.saturating_sub(self.start.steady.0);
+        let passed = self
+            .clock
+            .moment()
+            .steady
+            .0
+            .saturating_sub(self.start.steady.0);
         UnixMillis(self.start.wall.0.saturating_add(passed))
     }
 }
@@ -309,11 +368,15 @@ impl Keeper {
         }
     }
 
-    /// After a failure: claims are dropped, and with their answers the requests are refused for now. What ends
-    /// a claim is asked again, or its delivery would stay on its way for ever.
+    /// After a failure: claims are dropped, and with their answers the requests are refused for
+    /// now. What ends a claim is asked again, or its delivery would stay on its way for ever.
     fn put_back(&self, batch: Vec<Asked>) {
         let mut queue = self.shared.lock();
-        for asked in batch.into_iter().rev().filter(|asked| !matches!(asked, Asked::Claim { .. })) {
+        for asked in batch
+            .into_iter()
+            .rev()
+            .filter(|asked| !matches!(asked, Asked::Claim { .. }))
+        {
             queue.asked.push_front(asked);
         }
         if queue.ended {
@@ -322,7 +385,10 @@ impl Keeper {
         }
         // A full disk is not asked again at once.
         queue.failing = true;
-        let waited = self.shared.news.wait_timeout_while(queue, IDLE, |queue| !queue.ended);
+        let waited = self
+            .shared
+            .news
+            .wait_timeout_while(queue, IDLE, |queue| !queue.ended);
         waited.unwrap_or_else(PoisonError::into_inner).0.failing = false;
     }
 
@@ -336,7 +402,9 @@ impl Keeper {
         for asked in batch {
             // Whoever is gone gives the claim back with its guard.
             match asked {
-                Asked::Claim { answer, .. } => drop(answer.send(claimed.next().unwrap_or(Claimed::Unknown))),
+                Asked::Claim { answer, .. } => {
+                    drop(answer.send(claimed.next().unwrap_or(Claimed::Unknown)))
+                }
                 Asked::Confirm { answer, .. } => drop(answer.send(())),
                 Asked::Release { .. } => {}
             }
@@ -352,20 +420,31 @@ impl Keeper {
         // What this batch changes; it counts once it is on disk.
         let mut changed: HashMap<Arc<str>, i64> = HashMap::new();
         {
-            let mut find = transaction.prepare_cached("SELECT until_ms, holder FROM claims WHERE key = ?1")?;
-            let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO claims VALUES (?1, ?2, ?3, ?4)")?;
+            let mut find =
+                transaction.prepare_cached("SELECT until_ms, holder FROM claims WHERE key = ?1")?;
+            let mut put = transaction
+                .prepare_cached("INSERT OR REPLACE INTO claims VALUES (?1, ?2, ?3, ?4)")?;
             let confirm = "UPDATE claims SET holder = 0 WHERE key = ?1 AND holder = ?2";
             let mut confirm = transaction.prepare_cached(confirm)?;
             let release = "DELETE FROM claims WHERE key = ?1 AND holder = ?2 RETURNING tunnel";
             let mut release = transaction.prepare_cached(release)?;
             for asked in batch {
                 match asked {
-                    Asked::Claim { key, tunnel, holder, window_ms, .. } => {
+                    Asked::Claim {
+                        key,
+                        tunnel,
+                        holder,
+                        window_ms,
+                        ..
+                    } => {
                         let until = UnixMillis(now.0.saturating_add(*window_ms));
                         let held = self.counts.get(tunnel).copied().unwrap_or_default();
-                        let held = held.saturating_add_signed(changed.get(tunnel).copied().unwrap_or_default());
-                        let found: Option<(i64, i64)> =
-                            find.query_row(params![key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+                        let held = held.saturating_add_signed(
+                            changed.get(tunnel).copied().unwrap_or_default(),
+                        );
+                        let found: Option<(i64, i64)> = find
+                            .query_row(params![key], |row| Ok((row.get(0)?, row.get(1)?)))
+                            .optional()?;
                         let claimed = match found {
                             // Its first copy is still on its way: nobody can tell how that ends.
                             Some((_, other)) if other != 0 => Claimed::Unknown,
@@ -385,7 +464,8 @@ impl Keeper {
                         confirm.execute(params![key, holder])?;
                     }
                     Asked::Release { key, holder } => {
-                        let released = release.query_map(params![key, holder], |row| row.get::<_, String>(0))?;
+                        let released = release
+                            .query_map(params![key, holder], |row| row.get::<_, String>(0))?;
                         for tunnel in released {
                             *changed.entry(tunnel?.into()).or_default() -= 1;
                         }
@@ -395,7 +475,8 @@ impl Keeper {
             let sweep = "DELETE FROM claims WHERE key IN
                 (SELECT key FROM claims WHERE until_ms <= ?1 AND holder = 0 LIMIT ?2) RETURNING tunnel";
             let mut sweep = transaction.prepare_cached(sweep)?;
-            let swept = sweep.query_map(params![millis(now), SWEEP], |row| row.get::<_, String>(0))?;
+            let swept =
+                sweep.query_map(params![millis(now), SWEEP], |row| row.get::<_, String>(0))?;
             for tunnel in swept {
                 *changed.entry(tunnel?.into()).or_default() -= 1;
             }
@@ -418,7 +499,11 @@ mod tests {
 
     fn claim(n: u64) -> Claim {
         let key = DeliveryKey(Sha256::digest(n.to_be_bytes()).into());
-        Claim { key, window_ms: 1000, on_duplicate: OnDuplicate::Refuse }
+        Claim {
+            key,
+            window_ms: 1000,
+            on_duplicate: OnDuplicate::Refuse,
+        }
     }
 
     fn host() -> HostName {
@@ -433,11 +518,20 @@ mod tests {
 
     impl Kept {
         fn new(most: u64) -> Self {
-            Self { dir: tempfile::TempDir::new().unwrap(), clock: Clock::at(UnixMillis(0)), most }
+            Self {
+                dir: tempfile::TempDir::new().unwrap(),
+                clock: Clock::at(UnixMillis(0)),
+                most,
+            }
         }
 
         fn open(&self) -> ReplayKeeper {
-            ReplayKeeper::open(&self.dir.path().join("replays.db"), self.clock.clone(), self.most).unwrap()
+            ReplayKeeper::open(
+                &self.dir.path().join("replays.db"),
+                self.clock.clone(),
+                self.most,
+            )
+            .unwrap()
         }
     }
 
@@ -448,14 +542,26 @@ mod tests {
         let replays = &keeper.replays;
         let (first, held) = replays.claim(&host(), &claim(1)).await;
         assert_eq!(first, Claimed::New);
-        assert_eq!(replays.claim(&host(), &claim(1)).await.0, Claimed::Unknown, "still on its way");
+        assert_eq!(
+            replays.claim(&host(), &claim(1)).await.0,
+            Claimed::Unknown,
+            "still on its way"
+        );
         held.confirm().await;
         assert_eq!(replays.claim(&host(), &claim(1)).await.0, Claimed::Before);
         let other = HostName::parse("other.example").unwrap();
-        assert_eq!(replays.claim(&other, &claim(1)).await.0, Claimed::New, "of another tunnel");
+        assert_eq!(
+            replays.claim(&other, &claim(1)).await.0,
+            Claimed::New,
+            "of another tunnel"
+        );
         assert_eq!(replays.claim(&host(), &claim(2)).await.0, Claimed::New);
         kept.clock.pass(Duration::from_secs(2));
-        assert_eq!(replays.claim(&host(), &claim(1)).await.0, Claimed::New, "its window is over");
+        assert_eq!(
+            replays.claim(&host(), &claim(1)).await.0,
+            Claimed::New,
+            "its window is over"
+        );
     }
 
     #[tokio::test]
@@ -463,7 +569,10 @@ mod tests {
         let kept = Kept::new(100);
         let keeper = kept.open();
         drop(keeper.replays.claim(&host(), &claim(1)).await);
-        assert_eq!(keeper.replays.claim(&host(), &claim(1)).await.0, Claimed::New);
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(1)).await.0,
+            Claimed::New
+        );
     }
 
     #[tokio::test]
@@ -475,8 +584,14 @@ mod tests {
         let (_, pending) = keeper.replays.claim(&host(), &claim(2)).await;
         drop(keeper);
         let keeper = kept.open();
-        assert_eq!(keeper.replays.claim(&host(), &claim(1)).await.0, Claimed::Before);
-        assert_eq!(keeper.replays.claim(&host(), &claim(2)).await.0, Claimed::New);
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(1)).await.0,
+            Claimed::Before
+        );
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(2)).await.0,
+            Claimed::New
+        );
         drop(pending);
     }
 
@@ -489,8 +604,14 @@ mod tests {
             assert_eq!(claimed, Claimed::New);
             held.confirm().await;
         }
-        assert_eq!(keeper.replays.claim(&host(), &claim(9)).await.0, Claimed::Unknown);
-        assert_eq!(keeper.replays.claim(&host(), &claim(0)).await.0, Claimed::Before);
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(9)).await.0,
+            Claimed::Unknown
+        );
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(0)).await.0,
+            Claimed::Before
+        );
         kept.clock.pass(Duration::from_secs(1));
         // Swept with some later commit; the deadline of the test is the runner's.
         while keeper.replays.claim(&host(), &claim(10)).await.0 != Claimed::New {
@@ -506,7 +627,10 @@ mod tests {
             let (_, held) = keeper.replays.claim(&host(), &claim(n)).await;
             held.confirm().await;
         }
-        assert_eq!(keeper.replays.claim(&host(), &claim(9)).await.0, Claimed::Unknown);
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(9)).await.0,
+            Claimed::Unknown
+        );
         let other = HostName::parse("other.example").unwrap();
         for n in 0..2 {
             let (claimed, held) = keeper.replays.claim(&other, &claim(n)).await;
@@ -515,17 +639,31 @@ mod tests {
         }
         drop(keeper);
         let keeper = kept.open();
-        assert_eq!(keeper.replays.claim(&other, &claim(9)).await.0, Claimed::Unknown, "counted again after a restart");
+        assert_eq!(
+            keeper.replays.claim(&other, &claim(9)).await.0,
+            Claimed::Unknown,
+            "counted again after a restart"
+        );
     }
 
     #[tokio::test]
     async fn a_clock_that_is_set_forgets_nothing() {
         let kept = Kept::new(10);
         let keeper = kept.open();
-        keeper.replays.claim(&host(), &claim(1)).await.1.confirm().await;
+        keeper
+            .replays
+            .claim(&host(), &claim(1))
+            .await
+            .1
+            .confirm()
+            .await;
         for day in [0, 2 * 86_400_000] {
             kept.clock.set(UnixMillis(day));
-            assert_eq!(keeper.replays.claim(&host(), &claim(1)).await.0, Claimed::Before, "{day}");
+            assert_eq!(
+                keeper.replays.claim(&host(), &claim(1)).await.0,
+                Claimed::Before,
+                "{day}"
+            );
         }
     }
 }

@@ -96,7 +96,8 @@ pub struct Settings {
     pub tunnel_listen: SocketAddr,
     /// The port in public URLs; `None` for the listener's own.
     pub public_port: Option<u16>,
-    /// Host and port under which agents reach this relay; `None` for the domain and the public port.
+    /// Host and port under which agents reach this relay; `None` for the domain and the public
+    /// port.
     pub tunnel_address: Option<String>,
     /// Where state is kept.
     pub data_dir: PathBuf,
@@ -193,7 +194,9 @@ impl Written {
     /// Where state is kept.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.data_dir.clone().unwrap_or_else(|| PathBuf::from(DATA_DIR))
+        self.data_dir
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(DATA_DIR))
     }
 
     /// What is meant.
@@ -204,7 +207,11 @@ impl Written {
         let mut wrong = |place: &str, what: String| problems.push(Problem::new(place, what));
         let domain = match &self.domain {
             None => {
-                wrong("domain", "missing; name the relay's public domain, such as --domain hooks.example.com".into());
+                wrong(
+                    "domain",
+                    "missing; name the relay's public domain, such as --domain hooks.example.com"
+                        .into(),
+                );
                 None
             }
             Some(text) => {
@@ -218,23 +225,34 @@ impl Written {
         let listen_text = self.listen.as_deref().unwrap_or(LISTEN);
         let listen: Option<SocketAddr> = listen_text.parse().ok();
         if listen.is_none() {
-            wrong("listen", format!("{listen_text:?} is no address with a port, such as [::]:443 or 0.0.0.0:8443"));
+            wrong(
+                "listen",
+                format!(
+                    "{listen_text:?} is no address with a port, such as [::]:443 or 0.0.0.0:8443"
+                ),
+            );
         }
         if self.public_port == Some(0) {
             wrong("public_port", "a port lies between 1 and 65535".to_owned());
         }
         if let Some(address) = &self.tunnel_address
-            && !address
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+            && !address.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            })
         {
-            wrong("tunnel_address", format!("{address:?} is no HOST:PORT, such as relay.example.com:443"));
+            wrong(
+                "tunnel_address",
+                format!("{address:?} is no HOST:PORT, such as relay.example.com:443"),
+            );
         }
         let mut trusted_proxies = Vec::new();
         for text in &self.trusted_proxies {
             match parse_network(text) {
                 Ok(network) if network.prefix_len() == 0 => {
-                    wrong("trusted_proxies", format!("{text:?} would believe whatever anybody claims to be"));
+                    wrong(
+                        "trusted_proxies",
+                        format!("{text:?} would believe whatever anybody claims to be"),
+                    );
                 }
                 Ok(network) => trusted_proxies.push(network),
                 Err(what) => wrong("trusted_proxies", what),
@@ -244,20 +262,37 @@ impl Written {
             None | Some("x-forwarded-for") => ForwardedField::XForwardedFor,
             Some("forwarded") => ForwardedField::Forwarded,
             Some(other) => {
-                wrong("forwarded", format!("{other:?} is neither \"x-forwarded-for\" nor \"forwarded\""));
+                wrong(
+                    "forwarded",
+                    format!("{other:?} is neither \"x-forwarded-for\" nor \"forwarded\""),
+                );
                 ForwardedField::XForwardedFor
             }
         };
         let proxy_protocol = self.proxy_protocol.unwrap_or(false);
         if self.trusted_proxies.is_empty() && (proxy_protocol || self.forwarded.is_some()) {
-            let key = if proxy_protocol { "proxy_protocol" } else { "forwarded" };
-            wrong(key, "has no effect without trusted_proxies: nobody else is believed".to_owned());
+            let key = if proxy_protocol {
+                "proxy_protocol"
+            } else {
+                "forwarded"
+            };
+            wrong(
+                key,
+                "has no effect without trusted_proxies: nobody else is believed".to_owned(),
+            );
         }
-        // A proxy that begins connections with the PROXY protocol passes bytes on, and writes no field of HTTP.
+        // A proxy that begins connections with the PROXY protocol passes bytes on, and writes no
+        // field of HTTP.
         if proxy_protocol && self.forwarded.is_some() {
-            wrong("forwarded", "has no effect with proxy_protocol: no field is read then".to_owned());
+            wrong(
+                "forwarded",
+                "has no effect with proxy_protocol: no field is read then".to_owned(),
+            );
         }
-        let mut fetch = FetchSettings { ca: self.fetch_ca.clone(), ..FetchSettings::default() };
+        let mut fetch = FetchSettings {
+            ca: self.fetch_ca.clone(),
+            ..FetchSettings::default()
+        };
         for text in &self.fetch_hosts {
             match HostPattern::parse(text) {
                 Ok(host) => fetch.hosts.push(host),
@@ -269,7 +304,10 @@ impl Written {
                 (Some(name), Ok(address)) => {
                     fetch.resolve.insert(name.to_string(), address);
                 }
-                _ => wrong("fetch.resolve", format!("{name:?} = {address:?} is no host name with an ADDRESS:PORT")),
+                _ => wrong(
+                    "fetch.resolve",
+                    format!("{name:?} = {address:?} is no host name with an ADDRESS:PORT"),
+                ),
             }
         }
         let mut hosts = BTreeMap::new();
@@ -281,7 +319,10 @@ impl Written {
                     }
                 }
                 (None, _) => wrong("hosts", format!("{host:?} is no host name")),
-                (_, None) => wrong("hosts", format!("{agent:?} is no agent's name: letters, digits and hyphens")),
+                (_, None) => wrong(
+                    "hosts",
+                    format!("{agent:?} is no agent's name: letters, digits and hyphens"),
+                ),
             }
         }
         if limits.body_budget / BODY_SHARES < limits.body_bytes {
@@ -293,7 +334,10 @@ impl Written {
             );
         }
         if limits.head_bytes > MOST_HEAD_BYTES {
-            wrong("limits", format!("head_bytes is more than {MOST_HEAD_BYTES}"));
+            wrong(
+                "limits",
+                format!("head_bytes is more than {MOST_HEAD_BYTES}"),
+            );
         }
         let data_dir = self.data_dir();
         let certificate = match (self.certificate, self.key) {
@@ -304,7 +348,10 @@ impl Written {
                 None
             }
             (None, Some(_)) => {
-                wrong("certificate", "missing; a key needs its certificate".to_owned());
+                wrong(
+                    "certificate",
+                    "missing; a key needs its certificate".to_owned(),
+                );
                 None
             }
         };
@@ -341,7 +388,10 @@ mod tests {
                     [hosts]\n'hooks.example.com' = 'flexdeploy'\n[limits]\nrequest_head = '3s'\nbody_bytes = '1MiB'\n";
         let mut problems = Vec::new();
         let (file, limits) = read_file("r.toml", text, &mut problems);
-        let flags = Written { public_port: Some(8443), ..Written::default() };
+        let flags = Written {
+            public_port: Some(8443),
+            ..Written::default()
+        };
         let settings = flags.over(file).resolve(limits, problems).unwrap();
         assert_eq!(settings.domain.as_str(), "hooks.example.com");
         assert_eq!(settings.limits.body_bytes, 1 << 20);
@@ -373,11 +423,13 @@ mod tests {
 
     #[test]
     fn a_field_that_is_never_read_is_a_mistake() {
-        let text =
-            "domain = 'x.test'\ntrusted_proxies = ['10.0.0.0/8']\nforwarded = 'forwarded'\nproxy_protocol = true\n";
+        let text = "domain = 'x.test'\ntrusted_proxies = ['10.0.0.0/8']\nforwarded = 'forwarded'\nproxy_protocol = true\n";
         let mut problems = Vec::new();
         let (file, limits) = read_file("r.toml", text, &mut problems);
         let found = file.resolve(limits, problems).unwrap_err().to_string();
-        assert!(found.contains("forwarded: has no effect with proxy_protocol"), "{found}");
+        assert!(
+            found.contains("forwarded: has no effect with proxy_protocol"),
+            "{found}"
+        );
     }
 }

@@ -101,7 +101,10 @@ fn add_used_by(connection: &Connection) -> rusqlite::Result<()> {
 /// Returns `true` for what SQLite says of a file that was cut off or overwritten.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+    matches!(
+        error.sqlite_error_code(),
+        Some(DatabaseCorrupt | NotADatabase)
+    )
 }
 
 /// Remedy for the relay's state file.
@@ -115,18 +118,26 @@ fn remedy(error: &rusqlite::Error) -> &'static str {
     }
 }
 
-/// Opens a database, and makes it (mode 0600; SQLite gives its other files the same) when it is not there.
+/// Opens a database, and makes it (mode 0600; SQLite gives its other files the same) when it is not
+/// there.
 ///
 /// # Errors
-/// [`StoreError::Open`] with what the system says, where SQLite would only say that it can't; [`StoreError::Sqlite`].
+/// [`StoreError::Open`] with what the system says, where SQLite would only say that it can't;
+/// [`StoreError::Sqlite`].
 pub(crate) fn open_database(path: &Path) -> Result<Connection, StoreError> {
     fs::OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
         .open(path)
-        .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
-    Connection::open(path).map_err(|source| StoreError::Sqlite { path: path.to_owned(), source })
+        .map_err(|source| StoreError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+    Connection::open(path).map_err(|source| StoreError::Sqlite {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Sets a damaged database aside, with SQLite's files beside it. Returns its new path.
@@ -135,14 +146,18 @@ pub(crate) fn open_database(path: &Path) -> Result<Connection, StoreError> {
 /// [`StoreError::Open`].
 pub(crate) fn set_database_aside(path: &Path, clock: &Clock) -> Result<PathBuf, StoreError> {
     let now = clock.now();
-    let aside = process::set_aside(path, now).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    let aside = process::set_aside(path, now).map_err(|source| StoreError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
     for suffix in ["-wal", "-shm"] {
         let [from, to] = [path, &aside].map(|path| {
             let mut beside = path.as_os_str().to_owned();
             beside.push(suffix);
             PathBuf::from(beside)
         });
-        // They belong to the damaged database, and must not meet a new one. They are not always there.
+        // They belong to the damaged database, and must not meet a new one. They are not always
+        // there.
         match fs::rename(&from, to) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(StoreError::Open { path: from, source });
@@ -223,7 +238,13 @@ impl Store {
     pub fn in_memory() -> Result<Self, StoreError> {
         let path = Path::new("(in memory)");
         let connection = Connection::open_in_memory();
-        Self::prepare(connection.map_err(|source| StoreError::Sqlite { path: path.to_owned(), source })?, path)
+        Self::prepare(
+            connection.map_err(|source| StoreError::Sqlite {
+                path: path.to_owned(),
+                source,
+            })?,
+            path,
+        )
     }
 
     fn prepare(connection: Connection, path: &Path) -> Result<Self, StoreError> {
@@ -237,13 +258,19 @@ impl Store {
             // A page that is lost is met at the start, not by an agent that comes at night.
             connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
         })();
-        let failed = |source| StoreError::Sqlite { path: path.to_owned(), source };
+        let failed = |source| StoreError::Sqlite {
+            path: path.to_owned(),
+            source,
+        };
         let found = prepared.map_err(failed)?;
         if found != "ok" {
             let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
             return Err(failed(rusqlite::Error::SqliteFailure(corrupt, Some(found))));
         }
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), path: path.into() })
+        Ok(Self {
+            connection: Arc::new(Mutex::new(connection)),
+            path: path.into(),
+        })
     }
 
     /// Runs `work` on a thread that may block.
@@ -255,13 +282,24 @@ impl Store {
         work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let store = self.clone();
-        tokio::task::spawn_blocking(move || work(&store)).await.map_err(|_| StoreError::Ending)?
+        tokio::task::spawn_blocking(move || work(&store))
+            .await
+            .map_err(|_| StoreError::Ending)?
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
         // A panic elsewhere leaves the connection usable: an open transaction is rolled back.
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&mut connection).map_err(|source| StoreError::Sqlite { path: self.path.to_path_buf(), source })
+        let mut connection = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        work(&mut connection).map_err(|source| StoreError::Sqlite {
+            path: self.path.to_path_buf(),
+            source,
+        })
     }
 
     /// Whether no agent was ever added.
@@ -269,12 +307,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn is_new(&self) -> Result<bool, StoreError> {
-        self.with(|db| db.query_row("SELECT NOT EXISTS (SELECT 1 FROM agents)", [], |row| row.get(0)))
+        self.with(|db| {
+            db.query_row("SELECT NOT EXISTS (SELECT 1 FROM agents)", [], |row| {
+                row.get(0)
+            })
+        })
     }
 
     /// Adds an agent, or finds it, and makes the secret of a join token for it. Older join tokens
-    /// of this agent end; its credential lives until the new token is used. The host of its name is its own from now on:
-    /// the agent that had it until now is returned, with the host.
+    /// of this agent end; its credential lives until the new token is used. The host of its name is
+    /// its own from now on: the agent that had it until now is returned, with the host.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -287,22 +329,39 @@ impl Store {
         let host = self.domain()?.map(|domain| domain.child(name));
         self.with(|db| {
             let tx = db.transaction()?;
-            tx.execute("INSERT INTO agents (name) VALUES (?1) ON CONFLICT DO NOTHING", [name.as_str()])?;
-            let agent: i64 =
-                tx.query_row("SELECT id FROM agents WHERE name = ?1", [name.as_str()], |row| row.get(0))?;
-            tx.execute("DELETE FROM join_tokens WHERE agent = ?1 OR expires_ms <= ?2", params![agent, millis(now)])?;
+            tx.execute(
+                "INSERT INTO agents (name) VALUES (?1) ON CONFLICT DO NOTHING",
+                [name.as_str()],
+            )?;
+            let agent: i64 = tx.query_row(
+                "SELECT id FROM agents WHERE name = ?1",
+                [name.as_str()],
+                |row| row.get(0),
+            )?;
+            tx.execute(
+                "DELETE FROM join_tokens WHERE agent = ?1 OR expires_ms <= ?2",
+                params![agent, millis(now)],
+            )?;
             tx.execute(
                 "INSERT INTO join_tokens (digest, agent, expires_ms) VALUES (?1, ?2, ?3)",
-                params![secret.digest().as_bytes(), agent, millis(now).saturating_add(JOIN_TOKEN_LIFE_MS as i64)],
+                params![
+                    secret.digest().as_bytes(),
+                    agent,
+                    millis(now).saturating_add(JOIN_TOKEN_LIFE_MS as i64)
+                ],
             )?;
             let mut taken = None;
             if let Some(host) = host {
                 let of_another = "SELECT name FROM hosts JOIN agents ON agents.id = hosts.agent
                                   WHERE host = ?1 AND hosts.agent <> ?2";
-                let from: Option<String> =
-                    tx.query_row(of_another, params![host.as_str(), agent], |row| row.get(0)).optional()?;
+                let from: Option<String> = tx
+                    .query_row(of_another, params![host.as_str(), agent], |row| row.get(0))
+                    .optional()?;
                 if let Some(from) = from {
-                    tx.execute("UPDATE hosts SET agent = ?2 WHERE host = ?1", params![host.as_str(), agent])?;
+                    tx.execute(
+                        "UPDATE hosts SET agent = ?2 WHERE host = ?1",
+                        params![host.as_str(), agent],
+                    )?;
                     taken = Some(TakenHost { host, from });
                 }
             }
@@ -315,13 +374,18 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn lost_host(&self, hosts: &[HostName], agent: AgentId) -> Result<Option<(HostName, String)>, StoreError> {
-        let find =
-            "SELECT name FROM hosts JOIN agents ON agents.id = hosts.agent WHERE host = ?1 AND hosts.agent <> ?2";
+    pub fn lost_host(
+        &self,
+        hosts: &[HostName],
+        agent: AgentId,
+    ) -> Result<Option<(HostName, String)>, StoreError> {
+        let find = "SELECT name FROM hosts JOIN agents ON agents.id = hosts.agent WHERE host = ?1 AND hosts.agent <> ?2";
         self.with(|db| {
             let mut find = db.prepare_cached(find)?;
             for host in hosts {
-                let owner = find.query_row(params![host.as_str(), agent.0], |row| row.get(0)).optional()?;
+                let owner = find
+                    .query_row(params![host.as_str(), agent.0], |row| row.get(0))
+                    .optional()?;
                 if let Some(owner) = owner {
                     return Ok(Some((host.clone(), owner)));
                 }
@@ -362,9 +426,9 @@ impl Store {
         })
     }
 
-    /// Exchanges a join token's secret for a credential. The token is used up; only the same credential may come
-    /// again, from an agent that did not get the answer or could not keep it. `None`: it is unknown, used by another,
-    /// or too old.
+    /// Exchanges a join token's secret for a credential. The token is used up; only the same
+    /// credential may come again, from an agent that did not get the answer or could not keep it.
+    /// `None`: it is unknown, used by another, or too old.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -403,20 +467,34 @@ impl Store {
         // Looked up by digest: what a timing could tell is a digest, from which no credential
         // (256 bits) can be found.
         self.with(|db| {
-            db.query_row("SELECT id, name FROM agents WHERE credential_digest = ?1", [credential.as_bytes()], |row| {
-                Ok((AgentId(row.get(0)?), row.get::<_, String>(1)?))
-            })
+            db.query_row(
+                "SELECT id, name FROM agents WHERE credential_digest = ?1",
+                [credential.as_bytes()],
+                |row| Ok((AgentId(row.get(0)?), row.get::<_, String>(1)?)),
+            )
             .optional()
         })
-        .map(|row| row.and_then(|(id, name)| Some(Agent { id, name: AgentName::parse(&name)? })))
+        .map(|row| {
+            row.and_then(|(id, name)| {
+                Some(Agent {
+                    id,
+                    name: AgentName::parse(&name)?,
+                })
+            })
+        })
     }
 
-    /// Gives a host to an agent, if it is free or the agent's own. The host of another agent's `name`, below the relay's
-    /// domain, is not free, from the moment that agent was added.
+    /// Gives a host to an agent, if it is free or the agent's own. The host of another agent's
+    /// `name`, below the relay's domain, is not free, from the moment that agent was added.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn claim_host(&self, host: &HostName, name: Option<&AgentName>, agent: AgentId) -> Result<Claim, StoreError> {
+    pub fn claim_host(
+        &self,
+        host: &HostName,
+        name: Option<&AgentName>,
+        agent: AgentId,
+    ) -> Result<Claim, StoreError> {
         self.with(|db| {
             let tx = db.transaction()?;
             let owner: Option<(i64, String)> = tx
@@ -460,16 +538,29 @@ impl Store {
             let rows = query.query_map([], |row| row.get::<_, String>(0))?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         })
-        .map(|names| names.iter().filter_map(|name| HostName::parse(name)).collect())
+        .map(|names| {
+            names
+                .iter()
+                .filter_map(|name| HostName::parse(name))
+                .collect()
+        })
     }
 
     /// Keeps the ranges of a named set, one a line, and when they were read.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn keep_address_list(&self, name: &str, ranges: &str, read: UnixMillis) -> Result<(), StoreError> {
+    pub fn keep_address_list(
+        &self,
+        name: &str,
+        ranges: &str,
+        read: UnixMillis,
+    ) -> Result<(), StoreError> {
         self.with(|db| {
-            db.execute("INSERT OR REPLACE INTO address_lists VALUES (?1, ?2, ?3)", params![name, ranges, millis(read)])
+            db.execute(
+                "INSERT OR REPLACE INTO address_lists VALUES (?1, ?2, ?3)",
+                params![name, ranges, millis(read)],
+            )
         })
         .map(drop)
     }
@@ -483,7 +574,11 @@ impl Store {
             let mut query = db.prepare("SELECT name, ranges, read_ms FROM address_lists")?;
             let rows = query.query_map([], |row| {
                 let read: i64 = row.get(2)?;
-                Ok((row.get(0)?, row.get(1)?, UnixMillis(u64::try_from(read).unwrap_or_default())))
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    UnixMillis(u64::try_from(read).unwrap_or_default()),
+                ))
             })?;
             rows.collect()
         })
@@ -518,12 +613,18 @@ impl Store {
     }
 
     fn set_fact(&self, name: &str, value: &str) -> Result<(), StoreError> {
-        let set = "INSERT INTO facts VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value";
+        let set =
+            "INSERT INTO facts VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value";
         self.with(|db| db.execute(set, [name, value])).map(drop)
     }
 
     fn fact(&self, name: &str) -> Result<Option<String>, StoreError> {
-        self.with(|db| db.query_row("SELECT value FROM facts WHERE name = ?1", [name], |row| row.get(0)).optional())
+        self.with(|db| {
+            db.query_row("SELECT value FROM facts WHERE name = ?1", [name], |row| {
+                row.get(0)
+            })
+            .optional()
+        })
     }
 }
 
@@ -539,8 +640,13 @@ mod tests {
 
     fn agent(store: &Store, name: &str) -> Agent {
         let (secret, credential) = (Secret::mint().unwrap(), Secret::mint().unwrap());
-        store.add_agent(&AgentName::parse(name).unwrap(), &secret, NOW).unwrap();
-        store.join(&secret, &credential.digest(), NOW).unwrap().unwrap()
+        store
+            .add_agent(&AgentName::parse(name).unwrap(), &secret, NOW)
+            .unwrap();
+        store
+            .join(&secret, &credential.digest(), NOW)
+            .unwrap()
+            .unwrap()
     }
 
     #[test]
@@ -548,17 +654,57 @@ mod tests {
         let store = Store::in_memory().unwrap();
         assert!(store.is_new().unwrap());
         let name = AgentName::parse("a").unwrap();
-        let (old, secret, credential) = (Secret::mint().unwrap(), Secret::mint().unwrap(), Secret::mint().unwrap());
+        let (old, secret, credential) = (
+            Secret::mint().unwrap(),
+            Secret::mint().unwrap(),
+            Secret::mint().unwrap(),
+        );
         store.add_agent(&name, &old, NOW).unwrap();
         let late = UnixMillis(NOW.0 + JOIN_TOKEN_LIFE_MS);
-        assert!(store.join(&old, &credential.digest(), late).unwrap().is_none(), "a day later");
+        assert!(
+            store
+                .join(&old, &credential.digest(), late)
+                .unwrap()
+                .is_none(),
+            "a day later"
+        );
         store.add_agent(&name, &secret, NOW).unwrap();
-        assert!(store.join(&old, &credential.digest(), NOW).unwrap().is_none(), "replaced");
-        assert!(store.join(&secret, &credential.digest(), NOW).unwrap().is_some());
-        assert!(store.join(&secret, &credential.digest(), NOW).unwrap().is_some(), "the same one again");
+        assert!(
+            store
+                .join(&old, &credential.digest(), NOW)
+                .unwrap()
+                .is_none(),
+            "replaced"
+        );
+        assert!(
+            store
+                .join(&secret, &credential.digest(), NOW)
+                .unwrap()
+                .is_some()
+        );
+        assert!(
+            store
+                .join(&secret, &credential.digest(), NOW)
+                .unwrap()
+                .is_some(),
+            "the same one again"
+        );
         let another = Secret::mint().unwrap();
-        assert!(store.join(&secret, &another.digest(), NOW).unwrap().is_none(), "used");
-        assert_eq!(store.authenticate(&credential.digest()).unwrap().unwrap().name, name);
+        assert!(
+            store
+                .join(&secret, &another.digest(), NOW)
+                .unwrap()
+                .is_none(),
+            "used"
+        );
+        assert_eq!(
+            store
+                .authenticate(&credential.digest())
+                .unwrap()
+                .unwrap()
+                .name,
+            name
+        );
         assert!(store.remove_agent(&name).unwrap());
         assert!(store.authenticate(&credential.digest()).unwrap().is_none());
     }
@@ -570,18 +716,40 @@ mod tests {
         let host = HostName::parse("x.example.com").unwrap();
         assert_eq!(store.claim_host(&host, None, a.id).unwrap(), Claim::Owned);
         assert_eq!(store.claim_host(&host, None, a.id).unwrap(), Claim::Owned);
-        assert_eq!(store.claim_host(&host, None, b.id).unwrap(), Claim::Taken("a".to_owned()));
+        assert_eq!(
+            store.claim_host(&host, None, b.id).unwrap(),
+            Claim::Taken("a".to_owned())
+        );
         assert!(store.remove_agent(&a.name).unwrap());
         assert_eq!(store.claim_host(&host, None, b.id).unwrap(), Claim::Owned);
         for n in 0..HOSTS_PER_AGENT {
-            store.claim_host(&HostName::parse(&format!("{n}.example.com")).unwrap(), None, b.id).unwrap();
+            store
+                .claim_host(
+                    &HostName::parse(&format!("{n}.example.com")).unwrap(),
+                    None,
+                    b.id,
+                )
+                .unwrap();
         }
         let one_more = HostName::parse("more.example.com").unwrap();
         let own = AgentName::parse("c").unwrap();
-        let (c, of_c) = (agent(&store, "c"), HostName::parse("c.example.com").unwrap());
-        assert_eq!(store.claim_host(&of_c, Some(&own), b.id).unwrap(), Claim::Taken("c".to_owned()), "it is reserved");
-        assert_eq!(store.claim_host(&of_c, Some(&own), c.id).unwrap(), Claim::Owned);
-        assert_eq!(store.claim_host(&one_more, None, b.id).unwrap(), Claim::TooMany);
+        let (c, of_c) = (
+            agent(&store, "c"),
+            HostName::parse("c.example.com").unwrap(),
+        );
+        assert_eq!(
+            store.claim_host(&of_c, Some(&own), b.id).unwrap(),
+            Claim::Taken("c".to_owned()),
+            "it is reserved"
+        );
+        assert_eq!(
+            store.claim_host(&of_c, Some(&own), c.id).unwrap(),
+            Claim::Owned
+        );
+        assert_eq!(
+            store.claim_host(&one_more, None, b.id).unwrap(),
+            Claim::TooMany
+        );
     }
 
     #[test]
@@ -591,10 +759,30 @@ mod tests {
         store.set_domain(&domain).unwrap();
         let (first, jira) = (agent(&store, "first"), AgentName::parse("jira").unwrap());
         let host = domain.child(&jira);
-        assert_eq!(store.claim_host(&host, Some(&jira), first.id).unwrap(), Claim::Owned);
-        let taken = store.add_agent(&jira, &Secret::mint().unwrap(), NOW).unwrap();
-        assert_eq!(taken, Some(TakenHost { host: host.clone(), from: "first".to_owned() }));
-        assert_eq!(store.claim_host(&host, Some(&jira), first.id).unwrap(), Claim::Taken("jira".to_owned()));
-        assert_eq!(store.add_agent(&jira, &Secret::mint().unwrap(), NOW).unwrap(), None, "it has it already");
+        assert_eq!(
+            store.claim_host(&host, Some(&jira), first.id).unwrap(),
+            Claim::Owned
+        );
+        let taken = store
+            .add_agent(&jira, &Secret::mint().unwrap(), NOW)
+            .unwrap();
+        assert_eq!(
+            taken,
+            Some(TakenHost {
+                host: host.clone(),
+                from: "first".to_owned()
+            })
+        );
+        assert_eq!(
+            store.claim_host(&host, Some(&jira), first.id).unwrap(),
+            Claim::Taken("jira".to_owned())
+        );
+        assert_eq!(
+            store
+                .add_agent(&jira, &Secret::mint().unwrap(), NOW)
+                .unwrap(),
+            None,
+            "it has it already"
+        );
     }
 }

@@ -8,8 +8,8 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// Carries bytes between the sender's connection and the tunnel, until one side ends, or the relay waits for nobody any
-/// more.
+/// Carries bytes between the sender's connection and the tunnel, until one side ends, or the relay
+/// waits for nobody any more.
 pub async fn carry(
     on_upgrade: OnUpgrade,
     writer: MessageWriter,
@@ -17,7 +17,9 @@ pub async fn carry(
     idle: Duration,
     stop: CancellationToken,
 ) {
-    let Ok(Ok(upgraded)) = timeout(idle, on_upgrade).await else { return };
+    let Ok(Ok(upgraded)) = timeout(idle, on_upgrade).await else {
+        return;
+    };
     tokio::select! {
         () = splice(TokioIo::new(upgraded), writer, reader, idle) => {}
         () = stop.cancelled() => {}

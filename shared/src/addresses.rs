@@ -1,8 +1,8 @@
 //! Named sets of addresses: the ranges that providers publish for their webhooks.
 //!
-//! The rows stand in `addresses/sets.toml`. A built-in copy holds only what its source states, with the
-//! date; the relay refreshes it from the provider's list. A set that has neither a copy nor a refreshed one
-//! is empty, and so refuses everybody: the gate says which of the two it is.
+//! The rows stand in `addresses/sets.toml`. A built-in copy holds only what its source states, with
+//! the date; the relay refreshes it from the provider's list. A set that has neither a copy nor a
+//! refreshed one is empty, and so refuses everybody: the gate says which of the two it is.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -30,7 +30,8 @@ pub struct NamedSet {
     /// Where the provider publishes it; absent where only a page for people says it.
     #[serde(default)]
     pub url: Option<String>,
-    /// Where in the JSON of the list the ranges, or the items with them, stand; empty: one range a line.
+    /// Where in the JSON of the list the ranges, or the items with them, stand; empty: one range a
+    /// line.
     #[serde(default)]
     pub pick: Vec<JsonPath>,
     /// The field of an item that is the range, where items are objects.
@@ -56,9 +57,11 @@ struct Sets {
 }
 
 static SETS: LazyLock<Vec<NamedSet>> = LazyLock::new(|| {
-    // Read by a unit test; were it broken all the same, there are no sets, and policies that name one
-    // are refused.
-    toml::from_str::<Sets>(include_str!("addresses/sets.toml")).unwrap_or_default().set
+    // Read by a unit test; were it broken all the same, there are no sets, and policies that name
+    // one are refused.
+    toml::from_str::<Sets>(include_str!("addresses/sets.toml"))
+        .unwrap_or_default()
+        .set
 });
 
 /// All named sets, sorted by name.
@@ -77,8 +80,14 @@ pub fn find(name: &str) -> Option<&'static NamedSet> {
 /// What to say about a name that no set has.
 #[must_use]
 pub fn unknown(name: &str) -> String {
-    let known = SETS.iter().map(|set| set.name.as_str()).collect::<Vec<_>>().join(", ");
-    format!("{name:?} is neither an address range such as 192.30.252.0/22 nor a named set; the sets: {known}")
+    let known = SETS
+        .iter()
+        .map(|set| set.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
+    format!(
+        "{name:?} is neither an address range such as 192.30.252.0/22 nor a named set; the sets: {known}"
+    )
 }
 
 /// Why a list that was fetched is not used.
@@ -103,7 +112,8 @@ impl NamedSet {
     pub fn read(&self, content: &[u8]) -> Result<Vec<IpNet>, ListError> {
         let mut texts = Vec::new();
         if self.pick.is_empty() {
-            let text = std::str::from_utf8(content).map_err(|_| ListError::Form("it is no text".to_owned()))?;
+            let text = std::str::from_utf8(content)
+                .map_err(|_| ListError::Form("it is no text".to_owned()))?;
             texts.extend(
                 text.lines()
                     .map(str::trim)
@@ -112,9 +122,12 @@ impl NamedSet {
             );
         }
         for path in &self.pick {
-            let items = path.raw_up_to(content, MOST_RANGES).map_err(|fault| ListError::Form(fault.to_string()))?;
+            let items = path
+                .raw_up_to(content, MOST_RANGES)
+                .map_err(|fault| ListError::Form(fault.to_string()))?;
             for item in items {
-                let value: Value = serde_json::from_str(item).map_err(|error| ListError::Form(error.to_string()))?;
+                let value: Value = serde_json::from_str(item)
+                    .map_err(|error| ListError::Form(error.to_string()))?;
                 if let Some(text) = self.range_of(&value) {
                     texts.push(text);
                 }
@@ -124,15 +137,24 @@ impl NamedSet {
             return Err(ListError::Form(format!("it has {} ranges", texts.len())));
         }
         let networks = texts.iter().map(|text| {
-            parse_network(text).ok().filter(|net| net.prefix_len() > 0).ok_or_else(|| ListError::Range(text.clone()))
+            parse_network(text)
+                .ok()
+                .filter(|net| net.prefix_len() > 0)
+                .ok_or_else(|| ListError::Range(text.clone()))
         });
         let networks = networks.collect::<Result<Vec<_>, _>>()?;
-        if networks.is_empty() { Err(ListError::Empty) } else { Ok(networks) }
+        if networks.is_empty() {
+            Err(ListError::Empty)
+        } else {
+            Ok(networks)
+        }
     }
 
     /// The range of one item, if it is one of those that count.
     fn range_of(&self, item: &Value) -> Option<String> {
-        let Some(field) = &self.field else { return item.as_str().map(str::to_owned) };
+        let Some(field) = &self.field else {
+            return item.as_str().map(str::to_owned);
+        };
         let holds = |(name, wanted): (&String, &String)| match item.get(name) {
             Some(Value::Array(values)) => values.iter().any(|value| value.as_str() == Some(wanted)),
             Some(value) => value.as_str() == Some(wanted),
@@ -147,9 +169,21 @@ impl NamedSet {
     /// The built-in copy.
     #[must_use]
     pub fn built_in(&self) -> Current {
-        let networks: Vec<_> = self.ranges.iter().filter_map(|text| parse_network(text).ok()).collect();
-        let origin = if networks.is_empty() { Origin::Nowhere } else { Origin::BuiltIn(self.dated.clone()) };
-        Current { addresses: AddressSet::new(&networks), count: networks.len(), origin }
+        let networks: Vec<_> = self
+            .ranges
+            .iter()
+            .filter_map(|text| parse_network(text).ok())
+            .collect();
+        let origin = if networks.is_empty() {
+            Origin::Nowhere
+        } else {
+            Origin::BuiltIn(self.dated.clone())
+        };
+        Current {
+            addresses: AddressSet::new(&networks),
+            count: networks.len(),
+            origin,
+        }
     }
 }
 
@@ -181,10 +215,16 @@ impl Current {
     pub fn age(&self, now: UnixMillis) -> String {
         match &self.origin {
             Origin::Nowhere => "empty until its first refresh".to_owned(),
-            Origin::BuiltIn(Some(day)) => format!("{} ranges, the built-in copy of {day}", self.count),
+            Origin::BuiltIn(Some(day)) => {
+                format!("{} ranges, the built-in copy of {day}", self.count)
+            }
             Origin::BuiltIn(None) => format!("{} ranges, the built-in copy, undated", self.count),
             Origin::Fetched(at) => {
-                format!("{} ranges, read {} h ago", self.count, now.seconds().saturating_sub(at.seconds()) / 3600)
+                format!(
+                    "{} ranges, read {} h ago",
+                    self.count,
+                    now.seconds().saturating_sub(at.seconds()) / 3600
+                )
             }
         }
     }
@@ -199,8 +239,13 @@ pub struct NamedSets {
 
 impl Default for NamedSets {
     fn default() -> Self {
-        let current = all().iter().map(|set| (set.name.as_str(), Arc::new(set.built_in()))).collect();
-        Self { current: Arc::new(RwLock::new(current)) }
+        let current = all()
+            .iter()
+            .map(|set| (set.name.as_str(), Arc::new(set.built_in())))
+            .collect();
+        Self {
+            current: Arc::new(RwLock::new(current)),
+        }
     }
 }
 
@@ -208,20 +253,31 @@ impl NamedSets {
     /// The ranges of a set in use.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<Current>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     /// Puts a list that was read into use.
     pub fn set(&self, name: &'static str, networks: &[IpNet], at: UnixMillis) {
-        let current =
-            Current { addresses: AddressSet::new(networks), count: networks.len(), origin: Origin::Fetched(at) };
-        self.current.write().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::new(current));
+        let current = Current {
+            addresses: AddressSet::new(networks),
+            count: networks.len(),
+            origin: Origin::Fetched(at),
+        };
+        self.current
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, Arc::new(current));
     }
 
     /// Whether the set of this name has this address.
     #[must_use]
     pub fn contains(&self, name: &str, address: IpAddr) -> bool {
-        self.get(name).is_some_and(|current| current.addresses.contains(address))
+        self.get(name)
+            .is_some_and(|current| current.addresses.contains(address))
     }
 }
 
@@ -235,12 +291,21 @@ mod tests {
         assert!(sets.set.is_sorted_by(|a, b| a.name < b.name));
         for set in &sets.set {
             assert!(!set.source.is_empty(), "{}", set.name);
-            assert_eq!(set.built_in().count, set.ranges.len(), "{}: every range is one", set.name);
+            assert_eq!(
+                set.built_in().count,
+                set.ranges.len(),
+                "{}: every range is one",
+                set.name
+            );
             assert!(!set.built_in().addresses.has_whole_family(), "{}", set.name);
             if let Some(url) = &set.url {
                 assert!(crate::url::HttpsUrl::parse(url).is_ok(), "{url}");
             }
-            assert!(set.url.is_some() || !set.ranges.is_empty(), "{} can never have a range", set.name);
+            assert!(
+                set.url.is_some() || !set.ranges.is_empty(),
+                "{} can never have a range",
+                set.name
+            );
         }
     }
 
@@ -248,23 +313,50 @@ mod tests {
     fn lists_are_read_as_their_providers_write_them() {
         let read = |name: &str, content: &str| find(name).unwrap().read(content.as_bytes());
         assert_eq!(
-            read("github", r#"{"hooks":["192.30.252.0/22","2a0a:a440::/29"],"web":["1.1.1.1/32"]}"#).unwrap().len(),
+            read(
+                "github",
+                r#"{"hooks":["192.30.252.0/22","2a0a:a440::/29"],"web":["1.1.1.1/32"]}"#
+            )
+            .unwrap()
+            .len(),
             2
         );
         let atlassian = r#"{"items":[
             {"cidr":"104.192.136.0/21","product":["bitbucket"],"direction":["egress","ingress"]},
             {"cidr":"10.9.0.0/16","product":["jira"],"direction":["egress"]},
             {"cidr":"10.8.0.0/16","product":["bitbucket"],"direction":["ingress"]}]}"#;
-        assert_eq!(read("bitbucket_cloud", atlassian).unwrap(), ["104.192.136.0/21".parse().unwrap()]);
+        assert_eq!(
+            read("bitbucket_cloud", atlassian).unwrap(),
+            ["104.192.136.0/21".parse().unwrap()]
+        );
         // Atlassian's own has some thousand.
         let item = |n: usize| {
-            format!(r#"{{"cidr":"104.{}.{}.0/24","product":["bitbucket"],"direction":["egress"]}}"#, n / 256, n % 256)
+            format!(
+                r#"{{"cidr":"104.{}.{}.0/24","product":["bitbucket"],"direction":["egress"]}}"#,
+                n / 256,
+                n % 256
+            )
         };
-        let long = format!(r#"{{"items":[{}]}}"#, (0..3000).map(item).collect::<Vec<_>>().join(","));
+        let long = format!(
+            r#"{{"items":[{}]}}"#,
+            (0..3000).map(item).collect::<Vec<_>>().join(",")
+        );
         assert_eq!(read("bitbucket_cloud", &long).unwrap().len(), 3000);
-        assert_eq!(read("mollie", "# Mollie\n87.233.229.26\n\n").unwrap().len(), 1);
-        assert_eq!(read("github", r#"{"hooks":[]}"#), Err(ListError::Form("hooks[*] is not in the body".into())));
-        for bad in ["", "<html>", r#"{"hooks":["0.0.0.0/0"]}"#, r#"{"hooks":["any"]}"#, r#"{"other":[]}"#] {
+        assert_eq!(
+            read("mollie", "# Mollie\n87.233.229.26\n\n").unwrap().len(),
+            1
+        );
+        assert_eq!(
+            read("github", r#"{"hooks":[]}"#),
+            Err(ListError::Form("hooks[*] is not in the body".into()))
+        );
+        for bad in [
+            "",
+            "<html>",
+            r#"{"hooks":["0.0.0.0/0"]}"#,
+            r#"{"hooks":["any"]}"#,
+            r#"{"other":[]}"#,
+        ] {
             assert!(read("github", bad).is_err(), "{bad}");
         }
     }
@@ -275,8 +367,17 @@ mod tests {
         let address = "203.0.113.9".parse().unwrap();
         assert!(!sets.contains("buildkite", address));
         assert_eq!(sets.get("buildkite").unwrap().origin, Origin::Nowhere);
-        sets.set("buildkite", &["203.0.113.0/24".parse().unwrap()], UnixMillis(0));
+        sets.set(
+            "buildkite",
+            &["203.0.113.0/24".parse().unwrap()],
+            UnixMillis(0),
+        );
         assert!(sets.contains("buildkite", address) && !sets.contains("github", address));
-        assert!(sets.get("buildkite").unwrap().age(UnixMillis(7_200_000)).contains("2 h ago"));
+        assert!(
+            sets.get("buildkite")
+                .unwrap()
+                .age(UnixMillis(7_200_000))
+                .contains("2 h ago")
+        );
     }
 }

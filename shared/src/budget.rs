@@ -1,8 +1,9 @@
 //! One budget for all bodies that are held in memory.
 //!
-//! Bytes are charged as they arrive, not as they are announced, and with a body what its request needs beside it. One
-//! client address (IPv6: its /64) may hold bytes of bodies up to an eighth. When the budget is full, the slowest body
-//! that is still being read is dropped before a new one is refused.
+//! Bytes are charged as they arrive, not as they are announced, and with a body what its request
+//! needs beside it. One client address (IPv6: its /64) may hold bytes of bodies up to an eighth.
+//! When the budget is full, the slowest body that is still being read is dropped before a new one
+//! is refused.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,8 +19,8 @@ use crate::limits::KIB;
 const KEPT: u64 = 8;
 /// The part of the budget that one client address may hold: an eighth.
 pub const SHARES: u64 = 8;
-/// What a request needs beside its body while that is held (measured, with the buffers of its connection that an idle
-/// one has not).
+/// What a request needs beside its body while that is held (measured, with the buffers of its
+/// connection that an idle one has not).
 pub const BESIDE: u64 = 24 * KIB;
 /// A body is not judged slow before it had this long.
 const GRACE_SECS: f64 = 1.0;
@@ -78,8 +79,18 @@ impl BodyBudget {
     }
 
     fn with(total: u64, beside: u64) -> Self {
-        let inner = Inner { used: 0, kept: 0, next_id: 0, by_source: HashMap::new(), reading: HashMap::new() };
-        Self { inner: Arc::new(Mutex::new(inner)), total, beside }
+        let inner = Inner {
+            used: 0,
+            kept: 0,
+            next_id: 0,
+            by_source: HashMap::new(),
+            reading: HashMap::new(),
+        };
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+            total,
+            beside,
+        }
     }
 
     /// Bytes that are held now.
@@ -95,9 +106,24 @@ impl BodyBudget {
         let mut inner = self.lock();
         let id = inner.next_id;
         inner.next_id += 1;
-        inner.reading.insert(id, Reading { bytes: 0, since: Instant::now(), evict: Arc::clone(&evict) });
+        inner.reading.insert(
+            id,
+            Reading {
+                bytes: 0,
+                since: Instant::now(),
+                evict: Arc::clone(&evict),
+            },
+        );
         drop(inner);
-        Charge { budget: self.clone(), id, source: address::source(client), bytes: 0, beside: 0, kept: false, evict }
+        Charge {
+            budget: self.clone(),
+            id,
+            source: address::source(client),
+            bytes: 0,
+            beside: 0,
+            kept: false,
+            evict,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -122,7 +148,11 @@ impl Charge {
         if of_source + bytes > self.budget.total / SHARES {
             return Err(BudgetError::Source);
         }
-        let beside = if self.beside == 0 { self.budget.beside } else { 0 };
+        let beside = if self.beside == 0 {
+            self.budget.beside
+        } else {
+            0
+        };
         if inner.used + bytes + beside > self.budget.total {
             if let Some(slowest) = inner.slowest(self.id) {
                 slowest.notify_one();
@@ -139,8 +169,8 @@ impl Charge {
         Ok(())
     }
 
-    /// Takes the body out of the budget, because it is only of use if something fails: there is some memory for such,
-    /// beside it. `false` when that is in use, and then nothing has changed.
+    /// Takes the body out of the budget, because it is only of use if something fails: there is
+    /// some memory for such, beside it. `false` when that is in use, and then nothing has changed.
     pub fn keep(&mut self) -> bool {
         let mut inner = self.budget.lock();
         if self.kept {
@@ -180,7 +210,9 @@ impl Inner {
 
     /// The body that brings the fewest bytes a second, other than `but`.
     fn slowest(&self, but: u64) -> Option<Arc<Notify>> {
-        let rate = |reading: &Reading| reading.bytes as f64 / reading.since.elapsed().as_secs_f64().max(GRACE_SECS);
+        let rate = |reading: &Reading| {
+            reading.bytes as f64 / reading.since.elapsed().as_secs_f64().max(GRACE_SECS)
+        };
         self.reading
             .iter()
             .filter(|(id, reading)| **id != but && reading.bytes > 0)
@@ -239,7 +271,11 @@ mod tests {
     fn what_a_request_needs_beside_its_body_counts_once_and_for_no_address() {
         let budget = BodyBudget::with(80, 30);
         let [mut first, mut second, mut third] = [1, 1, 2].map(|n| budget.begin(client(n)));
-        assert_eq!((third.add(0), budget.used()), (Ok(()), 0), "a piece of nothing");
+        assert_eq!(
+            (third.add(0), budget.used()),
+            (Ok(()), 0),
+            "a piece of nothing"
+        );
         assert_eq!([first.add(4), first.add(1), second.add(5)], [Ok(()); 3]);
         assert_eq!((budget.used(), third.add(1)), (70, Err(BudgetError::Full)));
         drop(first);
@@ -253,7 +289,9 @@ mod tests {
         let budget = BodyBudget::with(80, 0);
         let mut held: Vec<Charge> = (0..8).map(|n| budget.begin(client(n))).collect();
         for charge in &mut held {
-            charge.add(if charge.source == client(3) { 9 } else { 10 }).unwrap();
+            charge
+                .add(if charge.source == client(3) { 9 } else { 10 })
+                .unwrap();
         }
         let mut new = budget.begin(client(99));
         assert_eq!(new.add(10), Err(BudgetError::Full));

@@ -16,7 +16,8 @@ impl UnixMillis {
     }
 }
 
-/// Time that only passes: milliseconds since some moment before. Setting the clock of the machine does not change it.
+/// Time that only passes: milliseconds since some moment before. Setting the clock of the machine
+/// does not change it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SteadyMillis(pub u64);
 
@@ -32,7 +33,10 @@ pub struct Moment {
 impl From<UnixMillis> for Moment {
     /// A moment of a clock that is never set.
     fn from(wall: UnixMillis) -> Self {
-        Self { wall, steady: SteadyMillis(wall.0) }
+        Self {
+            wall,
+            steady: SteadyMillis(wall.0),
+        }
     }
 }
 
@@ -57,7 +61,10 @@ impl Clock {
     /// Clocks that show `at` until [`Clock::set`] or [`Clock::pass`].
     #[must_use]
     pub fn at(at: UnixMillis) -> Self {
-        Self::Set(Arc::new(SetClock { wall: AtomicU64::new(at.0), steady: AtomicU64::new(at.0) }))
+        Self::Set(Arc::new(SetClock {
+            wall: AtomicU64::new(at.0),
+            steady: AtomicU64::new(at.0),
+        }))
     }
 
     /// The time of day by this clock.
@@ -67,7 +74,9 @@ impl Clock {
             Self::System => UnixMillis(
                 SystemTime::now()
                     .duration_since(UNIX_EPOCH)
-                    .map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)),
+                    .map_or(0, |elapsed| {
+                        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+                    }),
             ),
             Self::Set(clock) => UnixMillis(clock.wall.load(Ordering::Relaxed)),
         }
@@ -81,7 +90,10 @@ impl Clock {
             Self::System => u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX),
             Self::Set(clock) => clock.steady.load(Ordering::Relaxed),
         };
-        Moment { wall: self.now(), steady: SteadyMillis(steady) }
+        Moment {
+            wall: self.now(),
+            steady: SteadyMillis(steady),
+        }
     }
 
     /// Sets the time of day, as an administrator does; the system's clock is left alone.

@@ -24,7 +24,10 @@ pub struct Problem {
 impl Problem {
     /// A problem at a place.
     pub fn new(place: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { place: place.into(), what: what.into() }
+        Self {
+            place: place.into(),
+            what: what.into(),
+        }
     }
 }
 
@@ -60,7 +63,11 @@ pub struct Document<'i> {
 impl<'i> Document<'i> {
     /// A file by its name (for messages) and content.
     pub fn new(name: impl Into<String>, text: &'i str) -> Self {
-        Self { name: name.into(), text, problems: RefCell::default() }
+        Self {
+            name: name.into(),
+            text,
+            problems: RefCell::default(),
+        }
     }
 
     /// Parses the file. Syntax errors become problems; what could be parsed is returned.
@@ -77,7 +84,13 @@ impl<'i> Document<'i> {
     pub fn problem_at(&self, offset: usize, what: impl Into<String>) {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let column = before
+            .rsplit('\n')
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .count()
+            + 1;
         let place = format!("{}:{line}:{column}", self.name);
         self.problems.borrow_mut().push(Problem::new(place, what));
     }
@@ -118,8 +131,12 @@ impl<'d> Reader<'d> {
 
     /// Notes a problem with the value of `key`, or with the table when the key is absent.
     pub fn problem_with(&self, key: &str, what: impl fmt::Display) {
-        let offset = self.table.get(key).map_or(self.offset, |value| value.span().start);
-        self.document.problem_at(offset, self.named(&format!("{key}: {what}")));
+        let offset = self
+            .table
+            .get(key)
+            .map_or(self.offset, |value| value.span().start);
+        self.document
+            .problem_at(offset, self.named(&format!("{key}: {what}")));
     }
 
     /// Notes a problem at a byte offset of the file.
@@ -141,7 +158,10 @@ impl<'d> Reader<'d> {
 
     /// Whether the value of `key` is a table. It counts as known.
     pub fn is_table(&mut self, key: &'static str) -> bool {
-        matches!(self.take(key).map(Spanned::get_ref), Some(DeValue::Table(_)))
+        matches!(
+            self.take(key).map(Spanned::get_ref),
+            Some(DeValue::Table(_))
+        )
     }
 
     /// Where this table stands in the file, for [`Document::problem_at`].
@@ -221,7 +241,10 @@ impl<'d> Reader<'d> {
         };
         match size {
             Some(size) if size > 0 => Some(size),
-            _ => self.wrong(key, "a size such as \"64KiB\" or \"25MiB\", or a number of bytes"),
+            _ => self.wrong(
+                key,
+                "a size such as \"64KiB\" or \"25MiB\", or a number of bytes",
+            ),
         }
     }
 
@@ -247,18 +270,23 @@ impl<'d> Reader<'d> {
             Ok(read) => Some(read),
             Err(error) => {
                 let at = error.span().map_or(value.span().start, |span| span.start);
-                self.document.problem_at(at, self.named(&format!("{key}: {}", error.message())));
+                self.document
+                    .problem_at(at, self.named(&format!("{key}: {}", error.message())));
                 None
             }
         }
     }
 
-    /// A table whose keys are names of the user's own, with a text or a list of texts for each; numbers
-    /// and words count as their text. With the offset of each key.
+    /// A table whose keys are names of the user's own, with a text or a list of texts for each;
+    /// numbers and words count as their text. With the offset of each key.
     pub fn lists(&mut self, key: &'static str) -> Vec<(String, Vec<String>, usize)> {
-        let Some(value) = self.take(key) else { return Vec::new() };
+        let Some(value) = self.take(key) else {
+            return Vec::new();
+        };
         let DeValue::Table(table) = value.get_ref() else {
-            return self.wrong::<Vec<_>>(key, "a table of names and values").unwrap_or_default();
+            return self
+                .wrong::<Vec<_>>(key, "a table of names and values")
+                .unwrap_or_default();
         };
         let text = |value: &DeValue<'_>| match value {
             DeValue::String(text) => Some(text.to_string()),
@@ -277,7 +305,10 @@ impl<'d> Reader<'d> {
                 Some(texts) => lists.push((name.get_ref().to_string(), texts, name.span().start)),
                 None => self.document.problem_at(
                     value.span().start,
-                    self.named(&format!("{key}.{}: expected a text, a number, or a list of them", name.get_ref())),
+                    self.named(&format!(
+                        "{key}.{}: expected a text, a number, or a list of them",
+                        name.get_ref()
+                    )),
                 ),
             }
         }
@@ -295,7 +326,9 @@ impl<'d> Reader<'d> {
 
     /// A list of tables; a single table counts as a list of one.
     pub fn tables(&mut self, key: &'static str) -> Vec<Reader<'d>> {
-        let Some(value) = self.take(key) else { return Vec::new() };
+        let Some(value) = self.take(key) else {
+            return Vec::new();
+        };
         match value.get_ref() {
             DeValue::Table(table) => vec![self.below(key.to_owned(), table, value.span().start)],
             DeValue::Array(items) => items
@@ -309,7 +342,10 @@ impl<'d> Reader<'d> {
                     _ => self.wrong(key, "a list of tables"),
                 })
                 .collect(),
-            _ => self.wrong::<Reader<'d>>(key, "a list of tables").into_iter().collect(),
+            _ => self
+                .wrong::<Reader<'d>>(key, "a list of tables")
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -318,7 +354,9 @@ impl<'d> Reader<'d> {
         let mut entries = Vec::new();
         for (key, value) in self.table.iter() {
             match value.get_ref() {
-                DeValue::String(text) => entries.push((key.get_ref().to_string(), text.to_string())),
+                DeValue::String(text) => {
+                    entries.push((key.get_ref().to_string(), text.to_string()))
+                }
                 _ => self.document.problem_at(
                     value.span().start,
                     self.named(&format!("{}: expected a text in quotes", key.get_ref())),
@@ -334,7 +372,8 @@ impl<'d> Reader<'d> {
             if !self.known.contains(key.get_ref().as_ref()) {
                 let known = self.known.iter().copied().collect::<Vec<_>>().join(", ");
                 let what = format!("unknown key {:?}; known here: {known}", key.get_ref());
-                self.document.problem_at(key.span().start, self.named(&what));
+                self.document
+                    .problem_at(key.span().start, self.named(&what));
             }
         }
     }
@@ -350,12 +389,26 @@ impl<'d> Reader<'d> {
     }
 
     fn below(&self, name: String, table: &'d DeTable<'d>, offset: usize) -> Reader<'d> {
-        let path = if self.path.is_empty() { name } else { format!("{}.{name}", self.path) };
-        Reader { document: self.document, table, offset, path, known: BTreeSet::new() }
+        let path = if self.path.is_empty() {
+            name
+        } else {
+            format!("{}.{name}", self.path)
+        };
+        Reader {
+            document: self.document,
+            table,
+            offset,
+            path,
+            known: BTreeSet::new(),
+        }
     }
 
     fn named(&self, what: &dyn fmt::Display) -> String {
-        if self.path.is_empty() { what.to_string() } else { format!("{}: {what}", self.path) }
+        if self.path.is_empty() {
+            what.to_string()
+        } else {
+            format!("{}: {what}", self.path)
+        }
     }
 }
 
@@ -412,9 +465,19 @@ mod tests {
             reader.finish();
         }
         let problems = document.into_problems();
-        let lines: Vec<_> = problems.iter().map(|problem| problem.place.as_str()).collect();
-        assert_eq!(lines, ["f.toml:1:5", "f.toml:3:5", "f.toml:5:1", "f.toml:2:1"]);
-        assert!(problems[2].what.contains("unknown key \"z\""), "{}", problems[2]);
+        let lines: Vec<_> = problems
+            .iter()
+            .map(|problem| problem.place.as_str())
+            .collect();
+        assert_eq!(
+            lines,
+            ["f.toml:1:5", "f.toml:3:5", "f.toml:5:1", "f.toml:2:1"]
+        );
+        assert!(
+            problems[2].what.contains("unknown key \"z\""),
+            "{}",
+            problems[2]
+        );
     }
 
     #[test]

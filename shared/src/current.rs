@@ -1,5 +1,5 @@
-//! A value that is replaced as a whole, such as a policy that was read again: readers copy a pointer, and go
-//! on with what they have.
+//! A value that is replaced as a whole, such as a policy that was read again: readers copy a
+//! pointer, and go on with what they have.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -13,7 +13,9 @@ impl<T> Current<T> {
     /// Puts the first value into use.
     #[must_use]
     pub fn new(value: Arc<T>) -> Self {
-        Self { value: Arc::new(RwLock::new(value)) }
+        Self {
+            value: Arc::new(RwLock::new(value)),
+        }
     }
 
     /// The value in use.
@@ -30,6 +32,8 @@ impl<T> Current<T> {
 
 impl<T> Clone for Current<T> {
     fn clone(&self) -> Self {
-        Self { value: Arc::clone(&self.value) }
+        Self {
+            value: Arc::clone(&self.value),
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! Names and values as HTML forms write them (`application/x-www-form-urlencoded`), in bodies and in
-//! queries. A broken escape is refused: the standard leaves it as it is, and some parsers do not.
+//! Names and values as HTML forms write them (`application/x-www-form-urlencoded`), in bodies and
+//! in queries. A broken escape is refused: the standard leaves it as it is, and some parsers do
+//! not.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -16,7 +17,10 @@ fn escape(bytes: &mut std::slice::Iter<'_, u8>) -> Option<u8> {
 /// Decodes percent escapes once, and `+` to a space if `plus` says so. `None` for a broken escape.
 #[must_use]
 pub fn decode(text: &[u8], plus: bool) -> Option<Cow<'_, [u8]>> {
-    if !text.iter().any(|byte| *byte == b'%' || plus && *byte == b'+') {
+    if !text
+        .iter()
+        .any(|byte| *byte == b'%' || plus && *byte == b'+')
+    {
         return Some(Cow::Borrowed(text));
     }
     let mut decoded = Vec::with_capacity(text.len());
@@ -34,8 +38,9 @@ pub fn decode(text: &[u8], plus: bool) -> Option<Cow<'_, [u8]>> {
 /// One name with its value, decoded.
 pub type Pair<'t> = (Cow<'t, [u8]>, Cow<'t, [u8]>);
 
-/// Most pairs of one form: what a stranger sends is read before its signature is known to be right, and a
-/// pair of two bytes takes fifty in memory. Frameworks take about as many (PHP's `max_input_vars`).
+/// Most pairs of one form: what a stranger sends is read before its signature is known to be right,
+/// and a pair of two bytes takes fifty in memory. Frameworks take about as many (PHP's
+/// `max_input_vars`).
 const MOST_PAIRS: usize = 1000;
 
 /// All names and values in order. `None` for a broken escape, and for more than 1000 pairs.
@@ -47,19 +52,27 @@ pub fn pairs(text: &[u8]) -> Option<Vec<Pair<'_>>> {
 /// The pairs, one by one; `None` where they can't be read.
 fn each_pair(text: &[u8]) -> impl Iterator<Item = Option<Pair<'_>>> {
     // Empty parts count, too: to skip millions of them is work as well.
-    text.split(|byte| *byte == b'&').enumerate().filter(|(at, part)| *at >= MOST_PAIRS || !part.is_empty()).map(
-        |(at, part)| {
+    text.split(|byte| *byte == b'&')
+        .enumerate()
+        .filter(|(at, part)| *at >= MOST_PAIRS || !part.is_empty())
+        .map(|(at, part)| {
             if at >= MOST_PAIRS {
                 return None;
             }
-            let equals = part.iter().position(|byte| *byte == b'=').unwrap_or(part.len());
+            let equals = part
+                .iter()
+                .position(|byte| *byte == b'=')
+                .unwrap_or(part.len());
             let (name, value) = part.split_at(equals);
-            Some((decode(name, true)?, decode(value.get(1..).unwrap_or_default(), true)?))
-        },
-    )
+            Some((
+                decode(name, true)?,
+                decode(value.get(1..).unwrap_or_default(), true)?,
+            ))
+        })
 }
 
-/// Maximum length of a field's name in bytes: names are compared with those that are read, one by one.
+/// Maximum length of a field's name in bytes: names are compared with those that are read, one by
+/// one.
 const MOST_NAME: usize = 256;
 
 /// Why there is not one value.
@@ -69,16 +82,20 @@ pub enum FormFault {
     Broken,
     /// The name stands more than once, or some readers take another name for it.
     Repeated,
-    /// A name is longer than 256 bytes, begins with a space, or holds a control character, `[` or `.`: PHP reads such names
-    /// as other ones.
+    /// A name is longer than 256 bytes, begins with a space, or holds a control character, `[` or
+    /// `.`: PHP reads such names as other ones.
     Name,
 }
 
-/// Returns `true` if some reader takes the name `given` for `wanted`: without regard to case, or as PHP reads names,
-/// which drops spaces in front, ends a name at NUL and `[`, and turns a space, a `.` and an unclosed `[` into `_`.
+/// Returns `true` if some reader takes the name `given` for `wanted`: without regard to case, or as
+/// PHP reads names, which drops spaces in front, ends a name at NUL and `[`, and turns a space, a
+/// `.` and an unclosed `[` into `_`.
 #[must_use]
 pub fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
-    let plain = |name: &[u8]| name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    let plain = |name: &[u8]| {
+        name.iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    };
     if text::same_name(given, wanted) {
         return true;
     }
@@ -87,10 +104,27 @@ pub fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
     }
     let folded = |name: &[u8], ends: &[u8]| {
         let name = name.trim_ascii_start();
-        let end = name.iter().position(|byte| ends.contains(byte)).unwrap_or(name.len());
-        let under = |byte: &u8| if matches!(byte, b'.' | b' ' | b'[' | b'+') { b'_' } else { *byte };
-        let name: Vec<u8> = name.get(..end).unwrap_or_default().iter().map(under).collect();
-        let kept = name.iter().rposition(|byte| *byte != b'_').map_or(0, |last| last + 1);
+        let end = name
+            .iter()
+            .position(|byte| ends.contains(byte))
+            .unwrap_or(name.len());
+        let under = |byte: &u8| {
+            if matches!(byte, b'.' | b' ' | b'[' | b'+') {
+                b'_'
+            } else {
+                *byte
+            }
+        };
+        let name: Vec<u8> = name
+            .get(..end)
+            .unwrap_or_default()
+            .iter()
+            .map(under)
+            .collect();
+        let kept = name
+            .iter()
+            .rposition(|byte| *byte != b'_')
+            .map_or(0, |last| last + 1);
         name.get(..kept).unwrap_or_default().to_vec()
     };
     [&b"\0["[..], b"\0"].iter().any(|ends| {
@@ -102,7 +136,8 @@ pub fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
 /// The value of the one pair with this name; `Ok(None)` without one.
 ///
 /// # Errors
-/// [`FormFault`]: a second one, also one that only some readers take for it, could be the one that the application reads.
+/// [`FormFault`]: a second one, also one that only some readers take for it, could be the one that
+/// the application reads.
 pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, FormFault> {
     let mut found = None;
     for pair in each_pair(text) {
@@ -116,7 +151,8 @@ pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, F
     Ok(found)
 }
 
-/// The fields of a form that is a body: where each value stands. The names are decoded once, the values when asked for.
+/// The fields of a form that is a body: where each value stands. The names are decoded once, the
+/// values when asked for.
 #[derive(Debug, Clone)]
 pub struct Fields {
     fields: Vec<(FieldName, Range<usize>)>,
@@ -144,14 +180,20 @@ impl Fields {
                 return Err(FormFault::Broken);
             }
             let end = start + pair.len();
-            let equals = start + pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+            let equals = start
+                + pair
+                    .iter()
+                    .position(|byte| *byte == b'=')
+                    .unwrap_or(pair.len());
             let name = start..equals;
             let value = (equals + 1).min(end)..end;
             start = end + 1;
             if pair.is_empty() {
                 continue;
             }
-            let name = match decode(body.get(name.clone()).unwrap_or_default(), true).ok_or(FormFault::Broken)? {
+            let name = match decode(body.get(name.clone()).unwrap_or_default(), true)
+                .ok_or(FormFault::Broken)?
+            {
                 Cow::Borrowed(_) => FieldName::Plain(name),
                 Cow::Owned(name) => FieldName::Decoded(name.into()),
             };
@@ -164,7 +206,10 @@ impl Fields {
             }
             fields.push((name, value));
         }
-        Ok(Self { fields, escaped: true })
+        Ok(Self {
+            fields,
+            escaped: true,
+        })
     }
 
     /// Reads a body of `multipart/form-data` (RFC 7578). `content_type` holds the boundary.
@@ -190,7 +235,10 @@ impl Fields {
         loop {
             let rest = body.get(at..).unwrap_or_default();
             if rest.starts_with(b"--") {
-                return Ok(Self { fields, escaped: false });
+                return Ok(Self {
+                    fields,
+                    escaped: false,
+                });
             }
             let part = rest.strip_prefix(b"\r\n").ok_or(FormFault::Broken)?;
             let end = finder.find(part).ok_or(FormFault::Broken)?;
@@ -211,11 +259,16 @@ impl Fields {
         }
     }
 
-    /// The value of the one field with this name; `Ok(None)` without one. `body` is the one that was read.
+    /// The value of the one field with this name; `Ok(None)` without one. `body` is the one that
+    /// was read.
     ///
     /// # Errors
     /// [`FormFault`], also when another name could be taken for this one.
-    pub fn single<'b>(&self, body: &'b [u8], wanted: &str) -> Result<Option<Cow<'b, [u8]>>, FormFault> {
+    pub fn single<'b>(
+        &self,
+        body: &'b [u8],
+        wanted: &str,
+    ) -> Result<Option<Cow<'b, [u8]>>, FormFault> {
         // A name of the provider's own with such a character is what it is.
         let strange = |name: &[u8]| !is_strange(wanted.as_bytes()) && is_strange(name);
         let mut found = None;
@@ -245,22 +298,30 @@ impl Fields {
 /// Returns `true` for names that PHP reads as other ones.
 fn is_strange(name: &[u8]) -> bool {
     name.first().is_some_and(u8::is_ascii_whitespace)
-        || name.iter().any(|byte| byte.is_ascii_control() || matches!(byte, b'[' | b'.'))
+        || name
+            .iter()
+            .any(|byte| byte.is_ascii_control() || matches!(byte, b'[' | b'.'))
 }
 
-/// The name of a part, in the one spelling that every reader takes for the same: one Content-Disposition,
-/// `form-data`, the name in quotes and without an escape, and perhaps a file's name.
+/// The name of a part, in the one spelling that every reader takes for the same: one
+/// Content-Disposition, `form-data`, the name in quotes and without an escape, and perhaps a file's
+/// name.
 fn part_name(head: &str) -> Option<&str> {
     let field = |line: &'_ str| {
-        line.split_once(':').is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case("content-disposition"))
+        line.split_once(':')
+            .is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case("content-disposition"))
     };
     let mut lines = head.split("\r\n").filter(|line| field(line));
-    let (line, None) = (lines.next()?, lines.next()) else { return None };
+    let (line, None) = (lines.next()?, lines.next()) else {
+        return None;
+    };
     let (_, value) = line.split_once(':')?;
     let rest = value.trim_start().strip_prefix("form-data; name=\"")?;
     let (name, rest) = rest.split_once('"')?;
     let file = |rest: &str| {
-        rest.strip_prefix("; filename=\"").and_then(|rest| rest.split_once('"')).is_some_and(|(_, end)| end.is_empty())
+        rest.strip_prefix("; filename=\"")
+            .and_then(|rest| rest.split_once('"'))
+            .is_some_and(|(_, end)| end.is_empty())
     };
     (!name.contains('\\') && (rest.is_empty() || file(rest))).then_some(name)
 }
@@ -273,25 +334,38 @@ mod tests {
     fn a_name_has_a_length() {
         let name = "\u{e9}".repeat(MOST_NAME);
         let form = format!("payload=1&{name}=2");
-        assert_eq!(Fields::urlencoded(form.as_bytes()).err(), Some(FormFault::Name));
-        let part = format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n1\r\n--b--\r\n");
+        assert_eq!(
+            Fields::urlencoded(form.as_bytes()).err(),
+            Some(FormFault::Name)
+        );
+        let part =
+            format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n1\r\n--b--\r\n");
         let read = Fields::multipart("multipart/form-data; boundary=b", part.as_bytes());
         assert_eq!(read.err(), Some(FormFault::Name));
     }
 
     #[test]
     fn one_value_or_none() {
-        assert_eq!(single(b"a=1&b=%41+c", "b").unwrap().unwrap().as_ref(), b"A c");
+        assert_eq!(
+            single(b"a=1&b=%41+c", "b").unwrap().unwrap().as_ref(),
+            b"A c"
+        );
         assert_eq!(single(b"a=1", "b"), Ok(None));
         assert_eq!(single(b"b=1&b=2", "b"), Err(FormFault::Repeated));
         assert_eq!(single(b"b=1&%42=2", "b"), Err(FormFault::Repeated));
         assert_eq!(single(b"b=%4", "b"), Err(FormFault::Broken));
-        assert_eq!(single("status=ok&\u{17f}tatus=evil".as_bytes(), "status"), Err(FormFault::Repeated));
+        assert_eq!(
+            single("status=ok&\u{17f}tatus=evil".as_bytes(), "status"),
+            Err(FormFault::Repeated)
+        );
     }
 
     #[test]
     fn a_form_of_many_pairs_is_not_read() {
-        assert_eq!(pairs("a&".repeat(MOST_PAIRS - 1).as_bytes()).unwrap().len(), MOST_PAIRS - 1);
+        assert_eq!(
+            pairs("a&".repeat(MOST_PAIRS - 1).as_bytes()).unwrap().len(),
+            MOST_PAIRS - 1
+        );
         for text in ["a&", "&"] {
             let many = text.repeat(1_000_000) + "b=1";
             assert_eq!(pairs(many.as_bytes()), None);
@@ -302,8 +376,11 @@ mod tests {
     #[test]
     fn names_that_php_takes_for_another() {
         let field = |text: &str| {
-            Fields::urlencoded(text.as_bytes())
-                .and_then(|fields| fields.single(text.as_bytes(), "payload").map(|value| value.map(Cow::into_owned)))
+            Fields::urlencoded(text.as_bytes()).and_then(|fields| {
+                fields
+                    .single(text.as_bytes(), "payload")
+                    .map(|value| value.map(Cow::into_owned))
+            })
         };
         assert_eq!(field("payload=a&other=b").unwrap().unwrap(), b"a");
         for twin in [
@@ -322,16 +399,26 @@ mod tests {
             "x.y",
             "x[]",
         ] {
-            for text in [format!("payload=a&{twin}=evil"), format!("{twin}=evil&payload=a")] {
+            for text in [
+                format!("payload=a&{twin}=evil"),
+                format!("{twin}=evil&payload=a"),
+            ] {
                 assert!(field(&text).is_err(), "{text}");
             }
         }
-        for (given, wanted) in
-            [("bt.payload", "bt_payload"), ("bt payload", "bt_payload"), ("bt[payload", "bt_payload")]
-        {
+        for (given, wanted) in [
+            ("bt.payload", "bt_payload"),
+            ("bt payload", "bt_payload"),
+            ("bt[payload", "bt_payload"),
+        ] {
             assert!(is_twin(given.as_bytes(), wanted.as_bytes()), "{given}");
         }
-        for (given, wanted) in [("data.id", "id"), ("data", "data_id"), ("payload2", "payload"), ("[", "payload")] {
+        for (given, wanted) in [
+            ("data.id", "id"),
+            ("data", "data_id"),
+            ("payload2", "payload"),
+            ("[", "payload"),
+        ] {
             assert!(!is_twin(given.as_bytes(), wanted.as_bytes()), "{given}");
         }
     }
@@ -340,19 +427,39 @@ mod tests {
     fn parts_of_a_multipart_form() {
         let body = b"--X\r\nContent-Disposition: form-data; name=\"json\"\r\n\r\n{\"a\":1}\r\n--X\r\ncontent-disposition: form-data; name=\"b\"\r\n\r\n\r\n--X--\r\n";
         let kind = "multipart/form-data; boundary=X";
-        fn multipart_single<'b>(kind: &str, body: &'b [u8], name: &str) -> Result<Option<Cow<'b, [u8]>>, FormFault> {
+        fn multipart_single<'b>(
+            kind: &str,
+            body: &'b [u8],
+            name: &str,
+        ) -> Result<Option<Cow<'b, [u8]>>, FormFault> {
             Fields::multipart(kind, body)?.single(body, name)
         }
         let value = |text: &'static [u8]| Ok(Some(Cow::Borrowed(text)));
         assert_eq!(multipart_single(kind, body, "json"), value(b"{\"a\":1}"));
         assert_eq!(multipart_single(kind, body, "b"), value(b""));
         assert_eq!(multipart_single(kind, body, "c"), Ok(None));
-        for other in ["name=json", "Name=\"json\"", "name=\"json\"; name=\"json\"", "name=\"JSON\""] {
-            let second = format!("\r\n--X\r\nContent-Disposition: form-data; {other}\r\n\r\nforged\r\n--X--\r\n");
+        for other in [
+            "name=json",
+            "Name=\"json\"",
+            "name=\"json\"; name=\"json\"",
+            "name=\"JSON\"",
+        ] {
+            let second = format!(
+                "\r\n--X\r\nContent-Disposition: form-data; {other}\r\n\r\nforged\r\n--X--\r\n"
+            );
             let twice = String::from_utf8_lossy(body).replace("\r\n--X--\r\n", &second);
-            assert!(multipart_single(kind, twice.as_bytes(), "json").is_err(), "{other}");
+            assert!(
+                multipart_single(kind, twice.as_bytes(), "json").is_err(),
+                "{other}"
+            );
         }
-        assert_eq!(multipart_single("multipart/form-data", body, "b"), Err(FormFault::Broken));
-        assert_eq!(multipart_single(kind, b"--X\r\n", "b"), Err(FormFault::Broken));
+        assert_eq!(
+            multipart_single("multipart/form-data", body, "b"),
+            Err(FormFault::Broken)
+        );
+        assert_eq!(
+            multipart_single(kind, b"--X\r\n", "b"),
+            Err(FormFault::Broken)
+        );
     }
 }

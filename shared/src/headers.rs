@@ -19,8 +19,8 @@ pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-pro
 /// The public host, set anew for the application.
 pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Options of a `Connection` field that mean something here; any other names a field that a stranger
-/// wants removed on the way, and the request is refused.
+/// Options of a `Connection` field that mean something here; any other names a field that a
+/// stranger wants removed on the way, and the request is refused.
 const CONNECTION_OPTIONS: [&str; 5] = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
 
 /// Whether a request's field reaches the application.
@@ -37,27 +37,39 @@ pub fn passes_to_sender(name: &HeaderName) -> bool {
 
 /// Fields of one connection only (RFC 9110 §7.6.1).
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(*name, header::CONNECTION | header::TE | header::TRANSFER_ENCODING | header::UPGRADE)
-        || matches!(name.as_str(), "keep-alive" | "http2-settings")
+    matches!(
+        *name,
+        header::CONNECTION | header::TE | header::TRANSFER_ENCODING | header::UPGRADE
+    ) || matches!(name.as_str(), "keep-alive" | "http2-settings")
         || name.as_str().starts_with("proxy-")
 }
 
-/// Returns `true` for names of letters, digits and `-` only: those that have no twin with another such name.
+/// Returns `true` for names of letters, digits and `-` only: those that have no twin with another
+/// such name.
 #[must_use]
 pub fn is_usual_name(name: &HeaderName) -> bool {
-    name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    name.as_str()
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// Returns `true` if a server in the manner of CGI takes one name for the other (RFC 3875 §4.1.18).
 #[must_use]
 pub fn are_twins(one: &HeaderName, other: &HeaderName) -> bool {
-    let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    let folded = |byte: u8| {
+        if byte.is_ascii_alphanumeric() {
+            byte
+        } else {
+            b'-'
+        }
+    };
     let (one, other) = (one.as_str(), other.as_str());
     one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
 }
 
-/// Whether the name claims a client address, identity or certificate, another URL, method or file than the one that was
-/// checked, or a field of ours or of one connection. All that is no letter or digit is read as `-`, as CGI does.
+/// Whether the name claims a client address, identity or certificate, another URL, method or file
+/// than the one that was checked, or a field of ours or of one connection. All that is no letter or
+/// digit is read as `-`, as CGI does.
 fn is_claim(name: &str) -> bool {
     const PREFIXES: [&str; 9] = [
         "x-forwarded",
@@ -75,7 +87,10 @@ fn is_claim(name: &str) -> bool {
     let name = if name.bytes().all(usual) {
         name
     } else {
-        folded = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        folded = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
         folded.as_str()
     };
     let named = matches!(
@@ -139,7 +154,8 @@ fn is_claim(name: &str) -> bool {
 
 /// Whether the name lies in our own space; `_` is read as `-`.
 fn is_ours(name: &str) -> bool {
-    name.strip_prefix("hookward").is_some_and(|rest| rest.starts_with(['-', '_']))
+    name.strip_prefix("hookward")
+        .is_some_and(|rest| rest.starts_with(['-', '_']))
 }
 
 /// What a `Connection` field says about this request.
@@ -158,9 +174,18 @@ pub struct ConnectionOptions {
 pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, String> {
     let mut found = ConnectionOptions::default();
     for value in headers.get_all(header::CONNECTION) {
-        let text = value.to_str().map_err(|_| "bytes that are no text".to_owned())?;
-        for option in text.split(',').map(str::trim).filter(|option| !option.is_empty()) {
-            let Some(known) = CONNECTION_OPTIONS.iter().find(|known| known.eq_ignore_ascii_case(option)) else {
+        let text = value
+            .to_str()
+            .map_err(|_| "bytes that are no text".to_owned())?;
+        for option in text
+            .split(',')
+            .map(str::trim)
+            .filter(|option| !option.is_empty())
+        {
+            let Some(known) = CONNECTION_OPTIONS
+                .iter()
+                .find(|known| known.eq_ignore_ascii_case(option))
+            else {
                 return Err(option.to_owned());
             };
             found.upgrade |= *known == "upgrade";
@@ -255,7 +280,11 @@ mod tests {
             ("x-envoy-original-path", false),
             ("x-user-agent", true),
         ] {
-            assert_eq!(passes_to_application(&name.parse().unwrap()), passes, "{name}");
+            assert_eq!(
+                passes_to_application(&name.parse().unwrap()),
+                passes,
+                "{name}"
+            );
         }
     }
 

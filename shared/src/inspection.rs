@@ -1,8 +1,9 @@
 //! Results of the gate about one request, kept so that none is computed twice, and their cost.
 //!
-//! A stranger's body is read before its signature is known to be right. One [`Inspection`] per request holds each scan of
-//! the body, each signed text and each message authentication code; every alternative, scheme and secret shares them.
-//! [`Work`] counts the bytes and ends a request that costs more than its limit.
+//! A stranger's body is read before its signature is known to be right. One [`Inspection`] per
+//! request holds each scan of the body, each signed text and each message authentication code;
+//! every alternative, scheme and secret shares them. [`Work`] counts the bytes and ends a request
+//! that costs more than its limit.
 
 use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
@@ -132,14 +133,23 @@ impl BodyPlacesBuilder {
 
     /// Adds a value of JSON that stands in a field of a form.
     pub fn form_json(&mut self, field: &str, path: &JsonPath) {
-        self.documents.entry(field.to_owned()).or_default().push(path.clone());
+        self.documents
+            .entry(field.to_owned())
+            .or_default()
+            .push(path.clone());
     }
 
     /// All of them.
     #[must_use]
     pub fn finish(self) -> BodyPlaces {
-        let documents = self.documents.into_iter().map(|(field, paths)| (field, JsonPaths::new(paths)));
-        BodyPlaces { json: JsonPaths::new(self.json), documents: documents.collect() }
+        let documents = self
+            .documents
+            .into_iter()
+            .map(|(field, paths)| (field, JsonPaths::new(paths)));
+        BodyPlaces {
+            json: JsonPaths::new(self.json),
+            documents: documents.collect(),
+        }
     }
 }
 
@@ -147,7 +157,10 @@ impl Work {
     /// The work that one request may cost.
     #[must_use]
     pub fn of_a_request() -> Arc<Self> {
-        let meter = |most| Meter { used: AtomicU64::new(0), most };
+        let meter = |most| Meter {
+            used: AtomicU64::new(0),
+            most,
+        };
         Arc::new(Self {
             parsed: meter(GATE_PARSED_BYTES),
             hashed: meter(GATE_HASHED_BYTES),
@@ -158,8 +171,15 @@ impl Work {
     /// Creates a meter with the same limit for each kind of work.
     #[must_use]
     pub fn up_to(bytes: u64) -> Arc<Self> {
-        let meter = || Meter { used: AtomicU64::new(0), most: bytes };
-        Arc::new(Self { parsed: meter(), hashed: meter(), rendered: meter() })
+        let meter = || Meter {
+            used: AtomicU64::new(0),
+            most: bytes,
+        };
+        Arc::new(Self {
+            parsed: meter(),
+            hashed: meter(),
+            rendered: meter(),
+        })
     }
 
     /// Counts bytes before they are worked on.
@@ -169,7 +189,11 @@ impl Work {
     pub fn spend(&self, kind: Kind, bytes: usize) -> Result<(), Overworked> {
         let meter = self.meter(kind);
         let before = meter.used.fetch_add(bytes as u64, Ordering::Relaxed);
-        if before.saturating_add(bytes as u64) > meter.most { Err(Overworked(kind)) } else { Ok(()) }
+        if before.saturating_add(bytes as u64) > meter.most {
+            Err(Overworked(kind))
+        } else {
+            Ok(())
+        }
     }
 
     /// Bytes of this kind so far.
@@ -181,7 +205,10 @@ impl Work {
     /// Bytes of all kinds so far.
     #[must_use]
     pub fn total(&self) -> u64 {
-        [Kind::Parsed, Kind::Hashed, Kind::Rendered].into_iter().map(|kind| self.used(kind)).sum()
+        [Kind::Parsed, Kind::Hashed, Kind::Rendered]
+            .into_iter()
+            .map(|kind| self.used(kind))
+            .sum()
     }
 
     const fn meter(&self, kind: Kind) -> &Meter {
@@ -197,10 +224,12 @@ impl Message {
     /// Adds bytes. Those that lie in the body are not copied; the number of the others is returned.
     pub fn push(&mut self, bytes: Cow<'_, [u8]>, body: &[u8]) -> usize {
         let piece = match bytes {
-            Cow::Borrowed(inside) if inside.len() > size_of::<Piece>() => match position(inside, body) {
-                Some(range) => Piece::Body(range),
-                None => Piece::Own(inside.to_vec()),
-            },
+            Cow::Borrowed(inside) if inside.len() > size_of::<Piece>() => {
+                match position(inside, body) {
+                    Some(range) => Piece::Body(range),
+                    None => Piece::Own(inside.to_vec()),
+                }
+            }
             other => Piece::Own(other.into_owned()),
         };
         let copied = match &piece {
@@ -259,7 +288,8 @@ impl Message {
 fn position(inside: &[u8], body: &[u8]) -> Option<Range<usize>> {
     let start = (inside.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     let end = start.checked_add(inside.len())?;
-    // A slice of the same bytes at the same address: a neighbour in memory could not pass the comparison by chance.
+    // A slice of the same bytes at the same address: a neighbour in memory could not pass the
+    // comparison by chance.
     (end <= body.len() && std::ptr::eq(body.get(start..end)?, inside)).then_some(start..end)
 }
 
@@ -305,7 +335,9 @@ impl Inspection {
             self.work.spend(Kind::Parsed, body.len())?;
             return path.texts(body).map_err(ReadFault::Json);
         }
-        self.scan(body)?.texts(&self.places.json, path, body).map_err(ReadFault::Json)
+        self.scan(body)?
+            .texts(&self.places.json, path, body)
+            .map_err(ReadFault::Json)
     }
 
     /// The one text that stands at this place of a JSON body.
@@ -317,7 +349,9 @@ impl Inspection {
             self.work.spend(Kind::Parsed, body.len())?;
             return path.single(body).map_err(ReadFault::Json);
         }
-        self.scan(body)?.single(&self.places.json, path, body).map_err(ReadFault::Json)
+        self.scan(body)?
+            .single(&self.places.json, path, body)
+            .map_err(ReadFault::Json)
     }
 
     /// The values as they stand in a JSON body. At least one.
@@ -329,7 +363,9 @@ impl Inspection {
             self.work.spend(Kind::Parsed, body.len())?;
             return path.raw(body).map_err(ReadFault::Json);
         }
-        self.scan(body)?.raw(&self.places.json, path, body).map_err(ReadFault::Json)
+        self.scan(body)?
+            .raw(&self.places.json, path, body)
+            .map_err(ReadFault::Json)
     }
 
     fn scan(&self, body: &[u8]) -> Result<&Scan, Overworked> {
@@ -339,7 +375,10 @@ impl Inspection {
         let is_first = self.json.get().is_none();
         let scan = self.json.get_or_init(|| self.places.json.scan(body));
         if is_first {
-            self.work.spend(Kind::Parsed, usize::try_from(scan.cost()).unwrap_or(usize::MAX))?;
+            self.work.spend(
+                Kind::Parsed,
+                usize::try_from(scan.cost()).unwrap_or(usize::MAX),
+            )?;
         }
         Ok(scan)
     }
@@ -358,7 +397,10 @@ impl Inspection {
             self.work.spend(Kind::Parsed, body.len())?;
         }
         let fields = self.fields.get_or_init(|| fields(headers, body));
-        let value = fields.as_ref().map_err(|fault| *fault).and_then(|fields| fields.single(body, name));
+        let value = fields
+            .as_ref()
+            .map_err(|fault| *fault)
+            .and_then(|fields| fields.single(body, name));
         let value = value.map_err(ReadFault::Form)?;
         if let Some(Cow::Owned(decoded)) = &value {
             self.work.spend(Kind::Parsed, decoded.len())?;
@@ -366,7 +408,8 @@ impl Inspection {
         Ok(value)
     }
 
-    /// The texts that stand in the JSON of a form's field, at least one; `Ok(None)` without the field.
+    /// The texts that stand in the JSON of a form's field, at least one; `Ok(None)` without the
+    /// field.
     ///
     /// # Errors
     /// [`ReadFault`].
@@ -377,8 +420,15 @@ impl Inspection {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<Option<Vec<String>>, ReadFault> {
-        let Some(document) = self.document(field, headers, body)? else { return Ok(None) };
-        let texts = match self.places.documents.get(field).filter(|paths| paths.has(path)) {
+        let Some(document) = self.document(field, headers, body)? else {
+            return Ok(None);
+        };
+        let texts = match self
+            .places
+            .documents
+            .get(field)
+            .filter(|paths| paths.has(path))
+        {
             Some(paths) => document.scan.texts(paths, path, &document.text),
             None => {
                 self.work.spend(Kind::Parsed, document.text.len())?;
@@ -399,14 +449,21 @@ impl Inspection {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<Option<String>, ReadFault> {
-        let Some(mut texts) = self.field_texts(field, path, headers, body)? else { return Ok(None) };
+        let Some(mut texts) = self.field_texts(field, path, headers, body)? else {
+            return Ok(None);
+        };
         match (texts.pop(), texts.is_empty()) {
             (Some(text), true) => Ok(Some(text)),
             _ => Err(ReadFault::Json(JsonFault::NotScalar(path.to_string()))),
         }
     }
 
-    fn document(&self, field: &str, headers: &HeaderMap, body: &[u8]) -> Result<Option<Arc<Document>>, ReadFault> {
+    fn document(
+        &self,
+        field: &str,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Option<Arc<Document>>, ReadFault> {
         if let Some(known) = self.documents.borrow().get(field) {
             return Ok(known.clone());
         }
@@ -416,19 +473,29 @@ impl Inspection {
                 self.work.spend(Kind::Parsed, text.len())?;
                 let text = text.into_owned();
                 let paths = self.places.documents.get(field);
-                let scan = paths.map_or_else(|| JsonPaths::new([]).scan(b"null"), |paths| paths.scan(&text));
+                let scan = paths.map_or_else(
+                    || JsonPaths::new([]).scan(b"null"),
+                    |paths| paths.scan(&text),
+                );
                 Some(Arc::new(Document { text, scan }))
             }
         };
-        self.documents.borrow_mut().insert(field.to_owned(), document.clone());
+        self.documents
+            .borrow_mut()
+            .insert(field.to_owned(), document.clone());
         Ok(document)
     }
 
-    /// The signed text that `key` stands for: the one that was put together before, or what `make` puts together.
+    /// The signed text that `key` stands for: the one that was put together before, or what `make`
+    /// puts together.
     ///
     /// # Errors
     /// Those of `make`.
-    pub fn message<E>(&self, key: Vec<u8>, make: impl FnOnce() -> Result<Message, E>) -> Result<Numbered, E> {
+    pub fn message<E>(
+        &self,
+        key: Vec<u8>,
+        make: impl FnOnce() -> Result<Message, E>,
+    ) -> Result<Numbered, E> {
         if let Some(known) = self.messages.borrow().get(&key) {
             return Ok(known.clone());
         }
@@ -457,7 +524,9 @@ impl Inspection {
         self.work.spend(Kind::Hashed, text.len())?;
         let made: Arc<[u8]> = make().into();
         if let Some(key) = key {
-            self.macs.borrow_mut().insert((*number, key), Arc::clone(&made));
+            self.macs
+                .borrow_mut()
+                .insert((*number, key), Arc::clone(&made));
         }
         Ok(made)
     }
@@ -465,7 +534,10 @@ impl Inspection {
 
 /// The media type of a body: what stands before the first `;`.
 fn media_type(headers: &HeaderMap) -> &str {
-    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
 }
 
 /// The fields of a body that is a form: urlencoded, or multipart.
@@ -487,10 +559,16 @@ mod tests {
     use super::*;
 
     fn inspection(paths: &[&str]) -> (Inspection, Vec<JsonPath>) {
-        let paths: Vec<_> = paths.iter().map(|text| JsonPath::parse(text).unwrap()).collect();
+        let paths: Vec<_> = paths
+            .iter()
+            .map(|text| JsonPath::parse(text).unwrap())
+            .collect();
         let mut places = BodyPlacesBuilder::default();
         paths.iter().for_each(|path| places.json(path));
-        (Inspection::new(Arc::new(places.finish()), Work::of_a_request()), paths)
+        (
+            Inspection::new(Arc::new(places.finish()), Work::of_a_request()),
+            paths,
+        )
     }
 
     #[test]
@@ -513,7 +591,9 @@ mod tests {
         assert_eq!(work.spend(Kind::Hashed, 41), Err(Overworked(Kind::Hashed)));
         let places = Arc::new(BodyPlacesBuilder::default().finish());
         let inspection = Inspection::new(places, Work::up_to(5));
-        let fault = inspection.single(&JsonPath::parse("a").unwrap(), br#"{"a":1}"#).unwrap_err();
+        let fault = inspection
+            .single(&JsonPath::parse("a").unwrap(), br#"{"a":1}"#)
+            .unwrap_err();
         assert_eq!(fault, ReadFault::Overworked(Overworked(Kind::Parsed)));
     }
 
@@ -523,7 +603,11 @@ mod tests {
         let body = vec![b'x'; 1000];
         let make = || {
             let mut message = Message::default();
-            assert_eq!(message.push(Cow::Borrowed(&body), &body), 0, "the body is not copied");
+            assert_eq!(
+                message.push(Cow::Borrowed(&body), &body),
+                0,
+                "the body is not copied"
+            );
             Ok::<_, ()>(message)
         };
         let message = inspection.message(b"{body}".to_vec(), make).unwrap();
@@ -531,7 +615,10 @@ mod tests {
             inspection.mac(&message, Some(key), || vec![7]).unwrap();
             assert_eq!(inspection.work().used(Kind::Hashed), 1000 * times);
         }
-        assert_eq!(inspection.message(b"{body}".to_vec(), make).unwrap().0, message.0);
+        assert_eq!(
+            inspection.message(b"{body}".to_vec(), make).unwrap().0,
+            message.0
+        );
         assert_eq!(message.1.concat(&body), body);
     }
 

@@ -51,9 +51,15 @@ impl JoinToken {
     /// When the text is no join token; the text is not repeated.
     pub fn parse(text: &str) -> Result<Self, NotAJoinToken> {
         let encoded = text.trim().strip_prefix(PREFIX).ok_or(NotAJoinToken)?;
-        let json = BASE64URL_NOPAD.decode(encoded.as_bytes()).map_err(|_| NotAJoinToken)?;
+        let json = BASE64URL_NOPAD
+            .decode(encoded.as_bytes())
+            .map_err(|_| NotAJoinToken)?;
         let token: Self = serde_json::from_slice(&json).map_err(|_| NotAJoinToken)?;
         // It is shown to the user before anybody has proved anything.
-        if token.relay.chars().any(char::is_control) { Err(NotAJoinToken) } else { Ok(token) }
+        if token.relay.chars().any(char::is_control) {
+            Err(NotAJoinToken)
+        } else {
+            Ok(token)
+        }
     }
 }

@@ -1,8 +1,8 @@
-//! Values of a JSON document, by their paths, read so that no second parser can read other ones: a name that stands
-//! twice in an object on the way, or also in another case, is refused.
+//! Values of a JSON document, by their paths, read so that no second parser can read other ones: a
+//! name that stands twice in an object on the way, or also in another case, is refused.
 //!
-//! [`JsonPaths::scan`] finds the values of many paths in one pass over the document, and allocates nothing for the names
-//! and values that no path asks for.
+//! [`JsonPaths::scan`] finds the values of many paths in one pass over the document, and allocates
+//! nothing for the names and values that no path asks for.
 
 mod edit;
 mod scan;
@@ -64,16 +64,27 @@ impl JsonPath {
         for part in text.split('.') {
             let (key, brackets) = part.split_at(part.find('[').unwrap_or(part.len()));
             if key.contains(']') || key.is_empty() && (brackets.is_empty() || !steps.is_empty()) {
-                return Err(format!("{text:?} is no path such as event.type or items[0].id"));
+                return Err(format!(
+                    "{text:?} is no path such as event.type or items[0].id"
+                ));
             }
             if !key.is_empty() {
-                steps.push(key.parse().map_or_else(|_| Step::Key(key.to_owned()), Step::Index));
+                steps.push(
+                    key.parse()
+                        .map_or_else(|_| Step::Key(key.to_owned()), Step::Index),
+                );
             }
             for bracket in brackets.split_inclusive(']') {
-                let inside = bracket.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+                let inside = bracket
+                    .strip_prefix('[')
+                    .and_then(|rest| rest.strip_suffix(']'));
                 steps.push(match inside {
                     Some("*" | "") => Step::Every,
-                    Some(digits) => Step::Index(digits.parse().map_err(|_| format!("{digits:?} is no index"))?),
+                    Some(digits) => Step::Index(
+                        digits
+                            .parse()
+                            .map_err(|_| format!("{digits:?} is no index"))?,
+                    ),
                     None => return Err(format!("{text:?}: a bracket is not closed")),
                 });
             }
@@ -89,7 +100,10 @@ impl JsonPath {
     /// # Errors
     /// [`JsonFault`].
     pub fn texts(&self, document: &[u8]) -> Result<Vec<String>, JsonFault> {
-        self.raw(document)?.into_iter().map(|raw| self.text(raw)).collect()
+        self.raw(document)?
+            .into_iter()
+            .map(|raw| self.text(raw))
+            .collect()
     }
 
     /// The one value's text. `null` counts as absent.
@@ -112,7 +126,11 @@ impl JsonPath {
     ///
     /// # Errors
     /// [`JsonFault`].
-    pub fn raw_up_to<'d>(&self, document: &'d [u8], most: usize) -> Result<Vec<&'d str>, JsonFault> {
+    pub fn raw_up_to<'d>(
+        &self,
+        document: &'d [u8],
+        most: usize,
+    ) -> Result<Vec<&'d str>, JsonFault> {
         let paths = JsonPaths::new([self.clone()]).at_most(most);
         paths.scan(document).raw(&paths, self, document)
     }
@@ -177,7 +195,10 @@ mod tests {
         assert!(JsonPath::parse(&path(MOST_STEPS)).is_ok());
         assert!(JsonPath::parse(&path(MOST_STEPS + 1)).is_err());
         assert!(JsonPath::parse(&format!("a{}", "[*]".repeat(100_000))).is_err());
-        assert!(serde_json::from_str::<JsonPath>(&format!("\"{}\"", path(4000))).is_err(), "from an agent, too");
+        assert!(
+            serde_json::from_str::<JsonPath>(&format!("\"{}\"", path(4000))).is_err(),
+            "from an agent, too"
+        );
     }
 
     #[test]
@@ -190,32 +211,65 @@ mod tests {
         assert_eq!(texts("l.1.c", document).unwrap(), ["true"]);
         assert_eq!(texts("0.c", "[{\"c\":7}]").unwrap(), ["7"]);
         for absent in ["x", "a.x", "a.b.c", "l[2].c", "z", "l.c", "a[0]", "a[*]"] {
-            assert!(matches!(texts(absent, document), Err(JsonFault::Absent(_))), "{absent}");
+            assert!(
+                matches!(texts(absent, document), Err(JsonFault::Absent(_))),
+                "{absent}"
+            );
         }
         assert!(matches!(texts("a", document), Err(JsonFault::NotScalar(_))));
     }
 
     #[test]
     fn what_two_parsers_could_read_differently_is_refused() {
-        for document in
-            [r#"{"ref":"good","ref":"evil"}"#, r#"{"ref":"good","Ref":"evil"}"#, r#"{"ref":"good","\u0072ef":"evil"}"#]
-        {
-            assert!(matches!(texts("ref", document), Err(JsonFault::Repeated(_))), "{document}");
+        for document in [
+            r#"{"ref":"good","ref":"evil"}"#,
+            r#"{"ref":"good","Ref":"evil"}"#,
+            r#"{"ref":"good","\u0072ef":"evil"}"#,
+        ] {
+            assert!(
+                matches!(texts("ref", document), Err(JsonFault::Repeated(_))),
+                "{document}"
+            );
         }
-        for document in ["", "{", "{\"ref\":1}x", "\u{feff}{\"ref\":1}", "{\"ref\":\"\\ud800\"}"] {
-            assert_eq!(texts("ref", document), Err(JsonFault::NotJson), "{document}");
+        for document in [
+            "",
+            "{",
+            "{\"ref\":1}x",
+            "\u{feff}{\"ref\":1}",
+            "{\"ref\":\"\\ud800\"}",
+        ] {
+            assert_eq!(
+                texts("ref", document),
+                Err(JsonFault::NotJson),
+                "{document}"
+            );
         }
         // `ſ` and the Kelvin sign fold to `s` and `k` in Unicode, and in Go's parser.
-        for (name, document) in [("status", r#"{"status":1,"ſtatus":2}"#), ("key", "{\"key\":1,\"\u{212a}ey\":2}")] {
-            assert!(matches!(texts(name, document), Err(JsonFault::Repeated(_))), "{document}");
+        for (name, document) in [
+            ("status", r#"{"status":1,"ſtatus":2}"#),
+            ("key", "{\"key\":1,\"\u{212a}ey\":2}"),
+        ] {
+            assert!(
+                matches!(texts(name, document), Err(JsonFault::Repeated(_))),
+                "{document}"
+            );
         }
-        assert_eq!(texts("ref", r#"{"Ref":1,"ref":"x"}"#), Err(JsonFault::Repeated("Ref".into())));
+        assert_eq!(
+            texts("ref", r#"{"Ref":1,"ref":"x"}"#),
+            Err(JsonFault::Repeated("Ref".into()))
+        );
     }
 
     #[test]
     fn letters_that_fold_in_java_repeat_a_name() {
-        for document in ["{\"id\":\"good\",\"\u{131}d\":\"evil\"}", "{\"\u{130}d\":\"evil\",\"id\":\"good\"}"] {
-            assert!(matches!(texts("id", document), Err(JsonFault::Repeated(_))), "{document}");
+        for document in [
+            "{\"id\":\"good\",\"\u{131}d\":\"evil\"}",
+            "{\"\u{130}d\":\"evil\",\"id\":\"good\"}",
+        ] {
+            assert!(
+                matches!(texts("id", document), Err(JsonFault::Repeated(_))),
+                "{document}"
+            );
         }
     }
 

@@ -20,7 +20,9 @@ impl HostName {
     /// Reads what `Host` and `:authority` hold: a host name, alone or with a port in digits.
     #[must_use]
     pub fn parse_authority(text: &str) -> Option<(Self, Option<u16>)> {
-        let Some((name, port)) = text.split_once(':') else { return Some((Self::parse(text)?, None)) };
+        let Some((name, port)) = text.split_once(':') else {
+            return Some((Self::parse(text)?, None));
+        };
         let plain = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|_| plain)?;
         Some((Self::parse(name)?, Some(port)))
@@ -43,7 +45,8 @@ impl HostName {
     /// wildcard certificate cover.
     #[must_use]
     pub fn is_child_of(&self, domain: &Self) -> bool {
-        self.label_below(domain).is_some_and(|label| !label.contains('.'))
+        self.label_below(domain)
+            .is_some_and(|label| !label.contains('.'))
     }
 
     /// The agent whose name is this host's label below `domain`.
@@ -78,7 +81,11 @@ impl std::fmt::Display for HostName {
 /// Scheme and authority of a public URL: without the port where it is the usual one.
 #[must_use]
 pub fn origin_of(host: &str, port: u16) -> String {
-    if port == 443 { format!("https://{host}") } else { format!("https://{host}:{port}") }
+    if port == 443 {
+        format!("https://{host}")
+    } else {
+        format!("https://{host}:{port}")
+    }
 }
 
 /// The name of an agent, and the first label of its public host: one lower-case DNS label.
@@ -116,7 +123,9 @@ fn is_label(label: &str) -> bool {
         && label.len() <= LABEL
         && !label.starts_with('-')
         && !label.ends_with('-')
-        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && label
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 #[cfg(test)]
@@ -125,11 +134,25 @@ mod tests {
 
     #[test]
     fn hosts_with_ports() {
-        let parsed = |text| HostName::parse_authority(text).map(|(host, port)| (host.to_string(), port));
-        assert_eq!(parsed("Hooks.example.test:8443"), Some(("hooks.example.test".to_owned(), Some(8443))));
-        assert_eq!(parsed("hooks.example.test"), Some(("hooks.example.test".to_owned(), None)));
-        for bad in ["h.test:", "h.test:+1", "h.test:99999", "h.test:1@evil", "h.test:443, evil", "h.test:/../x", ":443"]
-        {
+        let parsed =
+            |text| HostName::parse_authority(text).map(|(host, port)| (host.to_string(), port));
+        assert_eq!(
+            parsed("Hooks.example.test:8443"),
+            Some(("hooks.example.test".to_owned(), Some(8443)))
+        );
+        assert_eq!(
+            parsed("hooks.example.test"),
+            Some(("hooks.example.test".to_owned(), None))
+        );
+        for bad in [
+            "h.test:",
+            "h.test:+1",
+            "h.test:99999",
+            "h.test:1@evil",
+            "h.test:443, evil",
+            "h.test:/../x",
+            ":443",
+        ] {
             assert_eq!(parsed(bad), None, "{bad}");
         }
     }
@@ -138,11 +161,24 @@ mod tests {
     fn host_names() {
         let domain = HostName::parse("Hooks.Example.com").unwrap();
         assert_eq!(domain.as_str(), "hooks.example.com");
-        assert!(HostName::parse("a.hooks.example.com").unwrap().is_child_of(&domain));
-        for stranger in ["hooks.example.com", "a.b.hooks.example.com", "xhooks.example.com"] {
-            assert!(!HostName::parse(stranger).unwrap().is_child_of(&domain), "{stranger}");
+        assert!(
+            HostName::parse("a.hooks.example.com")
+                .unwrap()
+                .is_child_of(&domain)
+        );
+        for stranger in [
+            "hooks.example.com",
+            "a.b.hooks.example.com",
+            "xhooks.example.com",
+        ] {
+            assert!(
+                !HostName::parse(stranger).unwrap().is_child_of(&domain),
+                "{stranger}"
+            );
         }
-        for bad in ["", ".", "a..b", "a.", "-a.b", "a_b", "a b", "a:1", "ä.de", "[::1]"] {
+        for bad in [
+            "", ".", "a..b", "a.", "-a.b", "a_b", "a b", "a:1", "ä.de", "[::1]",
+        ] {
             assert!(HostName::parse(bad).is_none(), "{bad}");
         }
     }

@@ -1,8 +1,9 @@
-//! Runs checks of large bodies on threads of their own, so that other requests and the tunnel's signs of life never wait
-//! for them.
+//! Runs checks of large bodies on threads of their own, so that other requests and the tunnel's
+//! signs of life never wait for them.
 //!
-//! So many run at one time, one core less than there are; the others wait in the order in which they came. What waits holds
-//! its body, which the budget of bodies bounds. A check that does not get its turn in time is given up.
+//! So many run at one time, one core less than there are; the others wait in the order in which
+//! they came. What waits holds its body, which the budget of bodies bounds. A check that does not
+//! get its turn in time is given up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// Bodies above this size are checked on other threads, in bytes: below it a check takes less than a millisecond.
+/// Bodies above this size are checked on other threads, in bytes: below it a check takes less than
+/// a millisecond.
 pub const OFFLOAD_BYTES: usize = 64 * 1024;
 /// Wait for a turn: senders give up after 10 s.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,13 +31,15 @@ pub struct NoTurn;
 impl Default for Offload {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { turns: Arc::new(Semaphore::new(cores.saturating_sub(1).max(1))) }
+        Self {
+            turns: Arc::new(Semaphore::new(cores.saturating_sub(1).max(1))),
+        }
     }
 }
 
 impl Offload {
-    /// Runs `check` on another thread, when it is its turn. A check that has begun runs to its end, also when its
-    /// request is gone.
+    /// Runs `check` on another thread, when it is its turn. A check that has begun runs to its end,
+    /// also when its request is gone.
     ///
     /// # Errors
     /// [`NoTurn`] after 5 s, and when the program ends.
@@ -51,7 +55,11 @@ impl Offload {
             drop(place);
             turn
         };
-        let turn = timeout(PATIENCE, waiting).await.ok().flatten().ok_or(NoTurn)?;
+        let turn = timeout(PATIENCE, waiting)
+            .await
+            .ok()
+            .flatten()
+            .ok_or(NoTurn)?;
         on_thread(turn, check).await
     }
 
@@ -63,7 +71,9 @@ impl Offload {
         &self,
         check: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NoTurn> {
-        let turn = Arc::clone(&self.turns).try_acquire_owned().map_err(|_| NoTurn)?;
+        let turn = Arc::clone(&self.turns)
+            .try_acquire_owned()
+            .map_err(|_| NoTurn)?;
         on_thread(turn, check).await
     }
 }
@@ -86,7 +96,8 @@ async fn on_thread<T: Send + 'static, U: Send + 'static>(
     })
 }
 
-/// The checks of one tunnel: one of them waits for a thread at a time, so no tunnel takes the turns of all.
+/// The checks of one tunnel: one of them waits for a thread at a time, so no tunnel takes the turns
+/// of all.
 #[derive(Clone)]
 pub struct Queue(Arc<Semaphore>);
 
@@ -105,7 +116,9 @@ mod tests {
     /// However many checks a tunnel has waiting, another tunnel's comes behind one of them at most.
     #[tokio::test]
     async fn no_tunnel_takes_the_turns_of_all() {
-        let offload = Offload { turns: Arc::new(Semaphore::new(1)) };
+        let offload = Offload {
+            turns: Arc::new(Semaphore::new(1)),
+        };
         let (flooding, other) = (Queue::default(), Queue::default());
         let order = Arc::new(Mutex::new(Vec::new()));
         let (release, released) = mpsc::channel::<()>();
@@ -113,7 +126,11 @@ mod tests {
         let mut running = Vec::new();
         for name in ["a1", "a2", "a3", "a4", "b"] {
             let (offload, order) = (offload.clone(), Arc::clone(&order));
-            let queue = if name == "b" { other.clone() } else { flooding.clone() };
+            let queue = if name == "b" {
+                other.clone()
+            } else {
+                flooding.clone()
+            };
             let first = released.take();
             running.push(tokio::spawn(async move {
                 let check = move || {

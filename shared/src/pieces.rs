@@ -1,5 +1,5 @@
-//! Pieces of a body, put together. One piece is kept as it is; several are copied into one, so that a
-//! small piece does not hold on to the large buffer that it was read into.
+//! Pieces of a body, put together. One piece is kept as it is; several are copied into one, so that
+//! a small piece does not hold on to the large buffer that it was read into.
 
 use bytes::{Bytes, BytesMut};
 
@@ -33,7 +33,10 @@ impl Pieces {
     /// For a body of this length, where it is known.
     #[must_use]
     pub fn expecting(length: Option<u64>) -> Self {
-        Self { expected: length, ..Self::default() }
+        Self {
+            expected: length,
+            ..Self::default()
+        }
     }
 
     /// Bytes so far.
@@ -60,16 +63,22 @@ impl Pieces {
                 Some(length) => usize::try_from(length).unwrap_or(usize::MAX),
                 None => needed.saturating_mul(2),
             };
-            self.rest.reserve(expected.clamp(needed, needed.saturating_mul(GROWTH)) - self.rest.len());
+            self.rest
+                .reserve(expected.clamp(needed, needed.saturating_mul(GROWTH)) - self.rest.len());
         }
-        self.rest.extend_from_slice(&std::mem::take(&mut self.first));
+        self.rest
+            .extend_from_slice(&std::mem::take(&mut self.first));
         self.rest.extend_from_slice(&data);
     }
 
     /// All of it.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
-        if self.rest.is_empty() { self.first } else { self.rest.freeze() }
+        if self.rest.is_empty() {
+            self.first
+        } else {
+            self.rest.freeze()
+        }
     }
 }
 
@@ -83,7 +92,10 @@ mod tests {
             let mut pieces = Pieces::expecting(expected);
             for piece in ["a", "bc", "def"] {
                 pieces.add(Bytes::from_static(piece.as_bytes()));
-                assert!(pieces.rest.capacity() <= GROWTH * pieces.len(), "{expected:?}");
+                assert!(
+                    pieces.rest.capacity() <= GROWTH * pieces.len(),
+                    "{expected:?}"
+                );
             }
             assert_eq!(pieces.into_bytes(), "abcdef");
         }

@@ -1,6 +1,6 @@
-//! The policy: what may pass, as plain data. It is written as flags or as a TOML file (with the same
-//! meaning), travels from the agent to the relay, and is compiled into a [`crate::gate::Gate`] on
-//! both sides. What is wrong with one is found in [`review`].
+//! The policy: what may pass, as plain data. It is written as flags or as a TOML file (with the
+//! same meaning), travels from the agent to the relay, and is compiled into a [`crate::gate::Gate`]
+//! on both sides. What is wrong with one is found in [`review`].
 
 pub mod file;
 pub mod review;
@@ -83,7 +83,8 @@ pub struct Route {
 pub enum Mode {
     /// They refuse.
     Enforce,
-    /// Address, token, signature and replay are checked and shown, and the request passes all the same.
+    /// Address, token, signature and replay are checked and shown, and the request passes all the
+    /// same.
     Observe {
         /// From this moment on (seconds since 1970) the route enforces.
         until: u64,
@@ -233,7 +234,8 @@ pub struct SignatureCheck {
     pub secret_at: SecretAt,
     /// The secrets that are live; empty on the relay's copy when they stay on the agent.
     pub secrets: Vec<LiveSecret>,
-    /// Scheme and authority of the URL as it is registered at the provider, where it is not the tunnel's.
+    /// Scheme and authority of the URL as it is registered at the provider, where it is not the
+    /// tunnel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
     /// Whether the provider's handshakes are answered here.
@@ -281,7 +283,10 @@ impl Addresses {
 
 impl From<Vec<IpNet>> for Addresses {
     fn from(ranges: Vec<IpNet>) -> Self {
-        Self { ranges, named: Vec::new() }
+        Self {
+            ranges,
+            named: Vec::new(),
+        }
     }
 }
 
@@ -289,8 +294,14 @@ impl TokenCheck {
     /// A check of tokens with their names.
     #[must_use]
     pub fn new(place: TokenPlace, tokens: &[(&str, SecretDigest)]) -> Self {
-        let live = tokens.iter().map(|(name, digest)| LiveToken { name: (*name).to_owned(), digest: digest.clone() });
-        Self { place, live: live.collect() }
+        let live = tokens.iter().map(|(name, digest)| LiveToken {
+            name: (*name).to_owned(),
+            digest: digest.clone(),
+        });
+        Self {
+            place,
+            live: live.collect(),
+        }
     }
 }
 
@@ -307,7 +318,9 @@ impl TokenPlace {
         }
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if text.is_empty() || !text.bytes().all(plain) {
-            return Err(format!("{text:?} is no name for a query parameter: use letters, digits, - _ ."));
+            return Err(format!(
+                "{text:?} is no name for a query parameter: use letters, digits, - _ ."
+            ));
         }
         Ok(Self::Query(text.to_owned()))
     }
@@ -320,7 +333,11 @@ impl TryFrom<String> for TokenPlace {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        if text == BASIC { Ok(Self::Basic) } else { Self::parse(&text) }
+        if text == BASIC {
+            Ok(Self::Basic)
+        } else {
+            Self::parse(&text)
+        }
     }
 }
 
@@ -338,7 +355,10 @@ impl SignatureCheck {
     /// A check by a provider's row.
     #[must_use]
     pub fn by(provider: &str) -> Self {
-        Self { provider: Some(provider.to_owned()), ..Self::default() }
+        Self {
+            provider: Some(provider.to_owned()),
+            ..Self::default()
+        }
     }
 
     /// The provider's row, if it names one.
@@ -358,9 +378,15 @@ impl SignatureCheck {
                 row.pinned(self.variant.as_deref())
             }
             (None, Some(scheme)) if self.variant.is_none() => Ok(vec![scheme.as_ref().clone()]),
-            (None, Some(_)) => Err("variant is about a provider's row, and not about a scheme of your own".to_owned()),
-            (Some(_), Some(_)) => Err("it names a provider and holds a scheme; take one of them away".to_owned()),
-            (None, None) => Err("provider is missing; write for example provider = \"github\"".to_owned()),
+            (None, Some(_)) => Err(
+                "variant is about a provider's row, and not about a scheme of your own".to_owned(),
+            ),
+            (Some(_), Some(_)) => {
+                Err("it names a provider and holds a scheme; take one of them away".to_owned())
+            }
+            (None, None) => {
+                Err("provider is missing; write for example provider = \"github\"".to_owned())
+            }
         }
     }
 
@@ -388,7 +414,14 @@ impl SignatureCheck {
         match (self.row(), &self.variant) {
             (Some(row), None) => row.name.clone(),
             (Some(row), Some(variant)) => format!("{} ({variant})", row.name),
-            (None, _) if self.scheme.as_ref().is_some_and(|scheme| scheme.jwt.is_some()) => "JSON Web Token".to_owned(),
+            (None, _)
+                if self
+                    .scheme
+                    .as_ref()
+                    .is_some_and(|scheme| scheme.jwt.is_some()) =>
+            {
+                "JSON Web Token".to_owned()
+            }
             (None, _) => "own scheme".to_owned(),
         }
     }
@@ -397,7 +430,11 @@ impl SignatureCheck {
     #[must_use]
     pub fn coverage(&self) -> Coverage {
         let schemes = self.schemes().unwrap_or_default();
-        schemes.iter().map(Scheme::coverage).min().unwrap_or(Coverage::Nothing)
+        schemes
+            .iter()
+            .map(Scheme::coverage)
+            .min()
+            .unwrap_or(Coverage::Nothing)
     }
 }
 
@@ -410,7 +447,8 @@ impl Route {
             paths,
             methods: Vec::new(),
             max_body: 25 * limits::MIB,
-            answer_timeout_ms: u64::try_from(limits::ANSWER_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
+            answer_timeout_ms: u64::try_from(limits::ANSWER_TIMEOUT.as_millis())
+                .unwrap_or(u64::MAX),
             websocket: false,
             keep_token: false,
             encoded_slashes: false,
@@ -426,11 +464,21 @@ impl Route {
     #[must_use]
     pub fn admitted_methods(&self) -> Vec<Method> {
         if self.methods.is_empty() {
-            let all =
-                [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+            let all = [
+                Method::GET,
+                Method::HEAD,
+                Method::POST,
+                Method::PUT,
+                Method::PATCH,
+                Method::DELETE,
+                Method::OPTIONS,
+            ];
             return all.to_vec();
         }
-        self.methods.iter().filter_map(|name| Method::from_bytes(name.as_bytes()).ok()).collect()
+        self.methods
+            .iter()
+            .filter_map(|name| Method::from_bytes(name.as_bytes()).ok())
+            .collect()
     }
 }
 
@@ -439,7 +487,10 @@ impl Accept {
     /// family is not one.
     #[must_use]
     pub fn is_protected(&self) -> bool {
-        let address = self.allow_ips.as_ref().is_some_and(|ips| !ips.set().has_whole_family());
+        let address = self
+            .allow_ips
+            .as_ref()
+            .is_some_and(|ips| !ips.set().has_whole_family());
         address || self.token.is_some() || self.basic.is_some() || !self.verify.is_empty()
     }
 }
@@ -448,7 +499,10 @@ impl Policy {
     /// A policy of these routes.
     #[must_use]
     pub fn new(routes: Vec<Route>) -> Self {
-        Self { routes, ..Self::default() }
+        Self {
+            routes,
+            ..Self::default()
+        }
     }
 
     /// The copy for the relay: without the secrets that stay on the agent.
@@ -456,7 +510,11 @@ impl Policy {
     pub fn for_relay(&self) -> Self {
         let mut copy = self.clone();
         for accept in copy.routes.iter_mut().flat_map(|route| &mut route.accept) {
-            for check in accept.verify.iter_mut().filter(|check| check.secret_at == SecretAt::Agent) {
+            for check in accept
+                .verify
+                .iter_mut()
+                .filter(|check| check.secret_at == SecretAt::Agent)
+            {
                 check.secrets.clear();
             }
         }
@@ -471,11 +529,16 @@ mod digest {
 
     use crate::secret::SecretDigest;
 
-    pub(super) fn serialize<S: Serializer>(digest: &SecretDigest, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        digest: &SecretDigest,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&HEXLOWER.encode(digest.as_bytes()))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretDigest, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SecretDigest, D::Error> {
         HEXLOWER
             .decode(String::deserialize(deserializer)?.as_bytes())
             .ok()
@@ -489,12 +552,18 @@ mod header_name {
     use http::HeaderName;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(name: &HeaderName, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        name: &HeaderName,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(name.as_str())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HeaderName, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<HeaderName, D::Error> {
         let text = String::deserialize(deserializer)?;
-        HeaderName::from_bytes(text.as_bytes()).map_err(|_| serde::de::Error::custom("not a header name"))
+        HeaderName::from_bytes(text.as_bytes())
+            .map_err(|_| serde::de::Error::custom("not a header name"))
     }
 }

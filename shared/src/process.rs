@@ -34,10 +34,14 @@ pub fn log_to_stderr(json: bool, level: &str) -> Result<WorkerGuard, LogError> {
         Err(std::env::VarError::NotPresent) => level.to_owned(),
         Err(error) => return Err(LogError(error.to_string())),
     };
-    let filter = EnvFilter::builder().parse(filter).map_err(|error| LogError(error.to_string()))?;
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| LogError(error.to_string()))?;
     let (writer, guard) = tracing_appender::non_blocking(Stderr);
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(io::stderr().is_terminal());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(io::stderr().is_terminal());
     if json {
         log.json().flatten_event(true).init()
     } else {
@@ -82,7 +86,9 @@ pub struct LogHold(());
 #[must_use]
 pub fn hold_log() -> LogHold {
     if io::stderr().is_terminal() {
-        HELD.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+        HELD.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_default();
     }
     LogHold(())
 }
@@ -105,17 +111,22 @@ pub fn raise_file_limit() -> io::Result<u64> {
     rlimit::increase_nofile_limit(rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX))
 }
 
-/// Makes a directory, and those above it, that only its owner can read. One that is there already, and that others can
-/// write to, is warned of: they could replace its files.
+/// Makes a directory, and those above it, that only its owner can read. One that is there already,
+/// and that others can write to, is warned of: they could replace its files.
 ///
 /// # Errors
 /// What the system says.
 pub fn make_private_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)?;
     let mode = fs::metadata(dir)?.permissions().mode();
     if mode & OTHERS_WRITE != 0 {
         let dir = dir.display();
-        tracing::warn!("other users can write to {dir}, where keys and credentials are kept: chmod 700 {dir}");
+        tracing::warn!(
+            "other users can write to {dir}, where keys and credentials are kept: chmod 700 {dir}"
+        );
     }
     Ok(())
 }
@@ -177,7 +188,13 @@ impl DirLock {
     pub fn take(dir: &Path, name: &str, word: &str) -> Result<Self, LockError> {
         let path = dir.join(name);
         let mut options = fs::OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
@@ -203,18 +220,34 @@ const NEW: &str = ".new-";
 /// A file is written within this time.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 
-/// Removes what [`write_private`] left behind of these files in a directory when its process was killed: they hold secrets.
+/// Removes what [`write_private`] left behind of these files in a directory when its process was
+/// killed: they hold secrets.
 pub fn remove_leftovers(dir: &Path, files: &[&str]) {
     // Without the list nothing can be removed, and what is read next says why.
-    let Ok(entries) = fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some((file, process)) = name.to_str().and_then(|name| name.rsplit_once(NEW)) else { continue };
-        let Some(process) = process.parse::<u32>().ok().filter(|_| files.contains(&file)) else { continue };
-        let age = entry.metadata().and_then(|file| file.modified()).ok().and_then(|at| at.elapsed().ok());
+        let Some((file, process)) = name.to_str().and_then(|name| name.rsplit_once(NEW)) else {
+            continue;
+        };
+        let Some(process) = process
+            .parse::<u32>()
+            .ok()
+            .filter(|_| files.contains(&file))
+        else {
+            continue;
+        };
+        let age = entry
+            .metadata()
+            .and_then(|file| file.modified())
+            .ok()
+            .and_then(|at| at.elapsed().ok());
         // A process of another container may have any number: an old file has no writer.
         let is_old = age.is_some_and(|age| age >= WRITTEN_WITHIN);
-        let is_writing = process == std::process::id() || Path::new("/proc").join(process.to_string()).exists();
+        let is_writing =
+            process == std::process::id() || Path::new("/proc").join(process.to_string()).exists();
         if is_old && !is_writing && fs::remove_file(entry.path()).is_ok() {
             tracing::info!(file = %entry.path().display(), "removed what a process that was killed left behind");
         }
@@ -252,7 +285,11 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     temporary.push(format!("{NEW}{}", std::process::id()));
     let _ = fs::remove_file(&temporary);
     let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -262,6 +299,9 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     fs::File::open(dir)?.sync_all()
 }

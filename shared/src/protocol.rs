@@ -9,9 +9,10 @@
 //! agent → relay   HEAD (response)  DATA*  TRAILERS?  END     or   FAILURE END
 //! ```
 //!
-//! Frames are laid out as HTTP/3's ([`frame`]), heads hold names as written and in order ([`head`]).
-//! A stream that ends without END is an abort, as is a reset; an abort is never taken for an end.
-//! After a response with status 101, DATA carries the upgraded bytes in both directions.
+//! Frames are laid out as HTTP/3's ([`frame`]), heads hold names as written and in order
+//! ([`head`]). A stream that ends without END is an abort, as is a reset; an abort is never taken
+//! for an end. After a response with status 101, DATA carries the upgraded bytes in both
+//! directions.
 
 pub mod control;
 pub mod frame;

@@ -1,8 +1,9 @@
 //! The catalogue of webhook providers: who signs how, as data.
 //!
-//! A row pins its scheme; the sender never chooses it. The rows stand in `providers/catalogue.toml`,
-//! sorted, each with its source; adding a provider that signs in a known way means adding a row and its
-//! fixtures there, and no code. The same fields make a scheme that a user writes in a policy.
+//! A row pins its scheme; the sender never chooses it. The rows stand in
+//! `providers/catalogue.toml`, sorted, each with its source; adding a provider that signs in a
+//! known way means adding a row and its fixtures there, and no code. The same fields make a scheme
+//! that a user writes in a policy.
 
 pub mod challenge;
 mod condition;
@@ -57,15 +58,16 @@ pub struct Provider {
     /// The part that a secret is which is no JSON object.
     #[serde(default)]
     plain: Option<String>,
-    /// Where the delivery's id stands; several places together where an id is only one of its channel. A header that holds
-    /// it identifies one delivery, so that a request which repeats it with another value is ambiguous, whatever the route.
+    /// Where the delivery's id stands; several places together where an id is only one of its
+    /// channel. A header that holds it identifies one delivery, so that a request which repeats it
+    /// with another value is ambiguous, whatever the route.
     #[serde(default, deserialize_with = "one_or_several")]
     pub delivery: Vec<Place>,
     /// Where the kind of event stands.
     #[serde(default)]
     pub event: Option<Place>,
-    /// Whether all its customers' webhooks are signed with one key: a right signature says who sends, and
-    /// not for whom.
+    /// Whether all its customers' webhooks are signed with one key: a right signature says who
+    /// sends, and not for whom.
     #[serde(default)]
     pub shared_key: bool,
     /// Whether one signature may stand for several deliveries, so that it does not tell them apart.
@@ -126,19 +128,29 @@ static SINGULAR_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
         _ => None,
     };
     let ways = || {
-        CATALOGUE
-            .provider
-            .iter()
-            .flat_map(|row| std::iter::once(&row.scheme).chain(&row.others).chain(row.variants.values()))
+        CATALOGUE.provider.iter().flat_map(|row| {
+            std::iter::once(&row.scheme)
+                .chain(&row.others)
+                .chain(row.variants.values())
+        })
     };
-    let repeated: HashSet<_> = ways().filter(|way| way.sig.repeats).filter_map(|way| name(&way.sig.at)).collect();
+    let repeated: HashSet<_> = ways()
+        .filter(|way| way.sig.repeats)
+        .filter_map(|way| name(&way.sig.at))
+        .collect();
     let signatures = ways().map(|way| &way.sig.at);
     let deliveries = CATALOGUE.provider.iter().flat_map(|row| &row.delivery);
-    signatures.chain(deliveries).filter_map(name).filter(|name| !repeated.contains(name)).collect()
+    signatures
+        .chain(deliveries)
+        .filter_map(name)
+        .filter(|name| !repeated.contains(name))
+        .collect()
 });
 
 /// Reads one place, or a list of them.
-fn one_or_several<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Place>, D::Error> {
+fn one_or_several<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Place>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Written {
@@ -168,7 +180,10 @@ pub fn unverifiable() -> &'static [Unverifiable] {
 pub fn find(name: &str) -> Option<&'static Provider> {
     let wanted = name.replace('-', "_").to_ascii_lowercase();
     let named = |text: &String| text.replace('-', "_") == wanted;
-    CATALOGUE.provider.iter().find(|row| row.id == wanted || row.aliases.iter().any(named))
+    CATALOGUE
+        .provider
+        .iter()
+        .find(|row| row.id == wanted || row.aliases.iter().any(named))
 }
 
 /// What to say about a name that no provider has. A text that could be a secret is not repeated.
@@ -178,7 +193,9 @@ pub fn unknown(name: &str) -> String {
     const ALIKE: f64 = 0.85;
     /// Names that are suggested.
     const SUGGESTED: usize = 3;
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    let plain = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
+    };
     let all = "`hookward providers` lists all";
     if name.len() > 40 || !name.bytes().all(plain) {
         return format!("no provider has this name; {all}");
@@ -187,20 +204,31 @@ pub fn unknown(name: &str) -> String {
     if let Some(row) = unverifiable().iter().find(|row| row.id == wanted) {
         return format!("{} can't be verified: {}", row.name, row.reason);
     }
-    let names = CATALOGUE.provider.iter().flat_map(|row| std::iter::once(&row.id).chain(&row.aliases));
-    let mut alike: Vec<(f64, &str)> =
-        names.map(|known| (strsim::jaro_winkler(known, name), known.as_str())).filter(|(at, _)| *at >= ALIKE).collect();
+    let names = CATALOGUE
+        .provider
+        .iter()
+        .flat_map(|row| std::iter::once(&row.id).chain(&row.aliases));
+    let mut alike: Vec<(f64, &str)> = names
+        .map(|known| (strsim::jaro_winkler(known, name), known.as_str()))
+        .filter(|(at, _)| *at >= ALIKE)
+        .collect();
     alike.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     alike.truncate(SUGGESTED);
     if alike.is_empty() {
-        return format!("no provider is called {name:?}; {all}, and a policy may hold a scheme of your own (README)");
+        return format!(
+            "no provider is called {name:?}; {all}, and a policy may hold a scheme of your own (README)"
+        );
     }
-    let alike = alike.into_iter().map(|(_, known)| known).collect::<Vec<_>>().join(", ");
+    let alike = alike
+        .into_iter()
+        .map(|(_, known)| known)
+        .collect::<Vec<_>>()
+        .join(", ");
     format!("no provider is called {name:?}; is it one of {alike}? {all}")
 }
 
-/// Returns `true` for headers of which a request has one: those that identify a provider's delivery, or hold its
-/// signature, unless some provider repeats it.
+/// Returns `true` for headers of which a request has one: those that identify a provider's
+/// delivery, or hold its signature, unless some provider repeats it.
 #[must_use]
 pub fn stands_once(name: &HeaderName) -> bool {
     SINGULAR_HEADERS.contains(name)
@@ -210,7 +238,10 @@ impl Provider {
     /// Its ways of signing that are as good as each other.
     #[must_use]
     pub fn schemes(&self) -> Vec<Scheme> {
-        std::iter::once(&self.scheme).chain(&self.others).cloned().collect()
+        std::iter::once(&self.scheme)
+            .chain(&self.others)
+            .cloned()
+            .collect()
     }
 
     /// Its first way of signing.
@@ -231,7 +262,10 @@ impl Provider {
                 None if self.variants.is_empty() => Err(format!("{} has no variants", self.name)),
                 None => {
                     let names = self.variants.keys().cloned().collect::<Vec<_>>().join(", ");
-                    Err(format!("{} has no variant {name:?}; its variants: {names}", self.name))
+                    Err(format!(
+                        "{} has no variant {name:?}; its variants: {names}",
+                        self.name
+                    ))
                 }
             },
         }
@@ -240,7 +274,10 @@ impl Provider {
     /// How its secret is written.
     #[must_use]
     pub fn shape(&self) -> SecretShape {
-        SecretShape { parts: self.parts.clone(), plain: self.plain.clone() }
+        SecretShape {
+            parts: self.parts.clone(),
+            plain: self.plain.clone(),
+        }
     }
 
     /// Whether its secret can have several parts.
@@ -252,7 +289,11 @@ impl Provider {
     /// How much of the body its signatures vouch for: of several ways, the least.
     #[must_use]
     pub fn coverage(&self) -> Coverage {
-        self.schemes().iter().map(Scheme::coverage).min().unwrap_or(Coverage::Nothing)
+        self.schemes()
+            .iter()
+            .map(Scheme::coverage)
+            .min()
+            .unwrap_or(Coverage::Nothing)
     }
 }
 
@@ -264,25 +305,52 @@ mod tests {
     #[test]
     fn the_catalogue_loads_and_is_sorted() {
         let rows: Catalogue = toml::from_str(include_str!("providers/catalogue.toml")).unwrap();
-        assert!(rows.provider.is_sorted_by(|a, b| a.id < b.id), "sorted by id, no id twice");
-        assert!(rows.unverifiable.is_sorted_by(|a, b| a.id < b.id), "sorted by id, no id twice");
+        assert!(
+            rows.provider.is_sorted_by(|a, b| a.id < b.id),
+            "sorted by id, no id twice"
+        );
+        assert!(
+            rows.unverifiable.is_sorted_by(|a, b| a.id < b.id),
+            "sorted by id, no id twice"
+        );
         for row in &rows.provider {
-            assert!(row.id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+            assert!(
+                row.id
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            );
             for scheme in row.schemes().iter().chain(row.variants.values()) {
-                scheme.check().unwrap_or_else(|error| panic!("{}: {error}", row.id));
+                scheme
+                    .check()
+                    .unwrap_or_else(|error| panic!("{}: {error}", row.id));
             }
             assert!(!row.source.is_empty(), "{} has no source", row.id);
             let status = row.refused_with.map(http::StatusCode::from_u16);
-            assert!(status.is_none_or(|status| status.unwrap().is_client_error()), "{}", row.id);
+            assert!(
+                status.is_none_or(|status| status.unwrap().is_client_error()),
+                "{}",
+                row.id
+            );
             if let Some(set) = &row.addresses {
-                assert!(crate::addresses::find(set).is_some(), "{}: no set is called {set}", row.id);
+                assert!(
+                    crate::addresses::find(set).is_some(),
+                    "{}: no set is called {set}",
+                    row.id
+                );
             }
         }
         let ids = rows.unverifiable.iter().map(|row| &row.id);
-        let names = rows.provider.iter().flat_map(|row| std::iter::once(&row.id).chain(&row.aliases));
+        let names = rows
+            .provider
+            .iter()
+            .flat_map(|row| std::iter::once(&row.id).chain(&row.aliases));
         let names: Vec<_> = names.chain(ids).collect();
         let different: BTreeSet<_> = names.iter().map(|name| name.replace('-', "_")).collect();
-        assert_eq!(different.len(), names.len(), "every name stands for one provider");
+        assert_eq!(
+            different.len(),
+            names.len(),
+            "every name stands for one provider"
+        );
     }
 
     #[test]
@@ -290,27 +358,53 @@ mod tests {
         for row in all() {
             for scheme in row.schemes() {
                 let text = serde_json::to_string(&scheme).unwrap();
-                assert_eq!(serde_json::from_str::<Scheme>(&text).unwrap(), scheme, "{}", row.id);
+                assert_eq!(
+                    serde_json::from_str::<Scheme>(&text).unwrap(),
+                    scheme,
+                    "{}",
+                    row.id
+                );
             }
         }
     }
 
     #[test]
     fn names_and_aliases() {
-        for name in ["bitbucket_dc", "bitbucket-dc", "bitbucket-server", "bitbucket_server"] {
+        for name in [
+            "bitbucket_dc",
+            "bitbucket-dc",
+            "bitbucket-server",
+            "bitbucket_server",
+        ] {
             assert_eq!(find(name).unwrap().id, "bitbucket_dc", "{name}");
         }
         assert!(find("GitHub").is_some());
-        assert!(unknown("githup").contains("github"), "{}", unknown("githup"));
+        assert!(
+            unknown("githup").contains("github"),
+            "{}",
+            unknown("githup")
+        );
         assert!(!unknown("a-secret-and-no-name_0123456789abcdefghij").contains("0123"));
         assert!(find("").is_none());
     }
 
     #[test]
     fn what_can_not_be_verified_says_why() {
-        for name in ["docker_hub", "docker-hub", "ebay", "go1", "fal", "mailchannels", "oci_notifications"] {
+        for name in [
+            "docker_hub",
+            "docker-hub",
+            "ebay",
+            "go1",
+            "fal",
+            "mailchannels",
+            "oci_notifications",
+        ] {
             assert!(find(name).is_none(), "{name}");
-            assert!(unknown(name).contains("can't be verified"), "{}", unknown(name));
+            assert!(
+                unknown(name).contains("can't be verified"),
+                "{}",
+                unknown(name)
+            );
         }
     }
 }

@@ -19,7 +19,11 @@ impl<K: Ord> Quota<K> {
     /// Creates a quota of this many lines a second.
     #[must_use]
     pub const fn new(most: usize) -> Self {
-        Self { most, recent: VecDeque::new(), counted: BTreeMap::new() }
+        Self {
+            most,
+            recent: VecDeque::new(),
+            counted: BTreeMap::new(),
+        }
     }
 
     /// Returns `true` if one more line may pass; otherwise counts it.

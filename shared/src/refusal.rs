@@ -140,7 +140,9 @@ impl Code {
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::HostMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::ApplicationUnreachable | Self::ApplicationBroke | Self::AgentBroke => StatusCode::BAD_GATEWAY,
+            Self::ApplicationUnreachable | Self::ApplicationBroke | Self::AgentBroke => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::AgentAway | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::ApplicationTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -185,12 +187,14 @@ pub struct Refusal {
     pub why: String,
     /// Seconds after which it makes sense to try again, where that is known.
     pub retry_after: Option<u64>,
-    /// Whether only somebody without the secret fails so, and no provider whose clock or queue is behind.
+    /// Whether only somebody without the secret fails so, and no provider whose clock or queue is
+    /// behind.
     pub by_stranger: bool,
-    /// How close the request came within this check: of several refusals, the closest says the most.
+    /// How close the request came within this check: of several refusals, the closest says the
+    /// most.
     pub closeness: u8,
-    /// `true` if user and password could let the sender in: some clients send them only after a challenge (RFC 9110
-    /// §11.6.1).
+    /// `true` if user and password could let the sender in: some clients send them only after a
+    /// challenge (RFC 9110 §11.6.1).
     pub asks_for_basic: bool,
 }
 
@@ -212,7 +216,10 @@ impl Refusal {
     /// The same, after so many milliseconds it makes sense to try again.
     #[must_use]
     pub fn after(self, wait_ms: u64) -> Self {
-        Self { retry_after: Some(wait_ms.div_ceil(1000).max(1)), ..self }
+        Self {
+            retry_after: Some(wait_ms.div_ceil(1000).max(1)),
+            ..self
+        }
     }
 
     /// How far the request came: the later check, and within it the closer miss.

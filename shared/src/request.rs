@@ -22,7 +22,10 @@ impl<'r> RequestHead<'r> {
     /// The target up to its query.
     #[must_use]
     pub fn path(&self) -> &'r [u8] {
-        self.target.split(|byte| *byte == b'?').next().unwrap_or_default()
+        self.target
+            .split(|byte| *byte == b'?')
+            .next()
+            .unwrap_or_default()
     }
 
     /// The target behind its `?`; `None` without one.
@@ -57,8 +60,18 @@ impl OwnedHead {
     /// As the gate takes it.
     #[must_use]
     pub fn head(&self) -> RequestHead<'_> {
-        let Self { method, target, headers, origin } = self;
-        RequestHead { method, target, headers, origin }
+        let Self {
+            method,
+            target,
+            headers,
+            origin,
+        } = self;
+        RequestHead {
+            method,
+            target,
+            headers,
+            origin,
+        }
     }
 }
 
@@ -77,12 +90,19 @@ impl<'r> Request<'r> {
     /// A request about which nothing has been worked out yet.
     #[must_use]
     pub const fn new(head: RequestHead<'r>, body: &'r [u8]) -> Self {
-        Self { head, body, inspection: None }
+        Self {
+            head,
+            body,
+            inspection: None,
+        }
     }
 
     /// The same, with what has been worked out about it.
     #[must_use]
     pub const fn inspected(self, inspection: &'r Inspection) -> Self {
-        Self { inspection: Some(inspection), ..self }
+        Self {
+            inspection: Some(inspection),
+            ..self
+        }
     }
 }

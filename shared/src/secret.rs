@@ -204,19 +204,27 @@ pub trait SecretReader {
                 bytes.pop();
             }
         }
-        let note = newline_removed.then(|| format!("{source}: one newline at its end was taken off"));
+        let note =
+            newline_removed.then(|| format!("{source}: one newline at its end was taken off"));
         let secret = Secret::new(bytes).ok_or(SecretError::Empty(source))?;
-        Ok(LoadedSecret { secret, notes: note.into_iter().collect() })
+        Ok(LoadedSecret {
+            secret,
+            notes: note.into_iter().collect(),
+        })
     }
 }
 
-/// Returns `true` for a text that shells take for a variable's name (POSIX.1-2017 §8.1), in either case.
+/// Returns `true` for a text that shells take for a variable's name (POSIX.1-2017 §8.1), in either
+/// case.
 fn is_variable(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    !name.is_empty() && name.bytes().all(plain) && !name.starts_with(|first: char| first.is_ascii_digit())
+    !name.is_empty()
+        && name.bytes().all(plain)
+        && !name.starts_with(|first: char| first.is_ascii_digit())
 }
 
-/// Reads secrets as [`ProcessSecrets`] does, and refuses those that are none: too short, or a word that stands for one.
+/// Reads secrets as [`ProcessSecrets`] does, and refuses those that are none: too short, or a word
+/// that stands for one.
 #[derive(Debug, Clone, Copy)]
 pub struct VettedSecrets;
 
@@ -235,9 +243,16 @@ impl SecretReader for VettedSecrets {
             return Err(SecretError::Placeholder(source));
         }
         if bytes.len() < SHORT_BYTES {
-            notes.push(format!("{source} has {} bytes only; a secret should have {SHORT_BYTES} or more", bytes.len()));
+            notes.push(format!(
+                "{source} has {} bytes only; a secret should have {SHORT_BYTES} or more",
+                bytes.len()
+            ));
         }
-        notes.extend(oddities::oddities(bytes).into_iter().map(|what| format!("{source} {what}")));
+        notes.extend(
+            oddities::oddities(bytes)
+                .into_iter()
+                .map(|what| format!("{source} {what}")),
+        );
         Ok(LoadedSecret { secret, notes })
     }
 }

@@ -4,9 +4,9 @@ use std::fmt::{self, Write as _};
 
 /// Returns `true` if two names are equal for a reader that ignores case.
 ///
-/// Four letters beyond ASCII fold to ASCII ones in Unicode: `ſ` to `s`, the Kelvin sign to `k`, and `ı` and `İ` to `i`.
-/// Go's `encoding/json` follows the first two, Java's `equalsIgnoreCase` and `CASE_INSENSITIVE_ORDER` all four.
-/// Invalid UTF-8 equals other invalid UTF-8. Allocates nothing.
+/// Four letters beyond ASCII fold to ASCII ones in Unicode: `ſ` to `s`, the Kelvin sign to `k`, and
+/// `ı` and `İ` to `i`. Go's `encoding/json` follows the first two, Java's `equalsIgnoreCase` and
+/// `CASE_INSENSITIVE_ORDER` all four. Invalid UTF-8 equals other invalid UTF-8. Allocates nothing.
 #[must_use]
 pub fn same_name(one: &[u8], other: &[u8]) -> bool {
     if one.is_ascii() && other.is_ascii() {
@@ -22,7 +22,9 @@ pub fn name_hash(name: &[u8]) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let step = |hash: u64, value: u32| (hash ^ u64::from(value)).wrapping_mul(PRIME);
     if name.is_ascii() {
-        return name.iter().fold(OFFSET, |hash, byte| step(hash, u32::from(byte.to_ascii_lowercase())));
+        return name.iter().fold(OFFSET, |hash, byte| {
+            step(hash, u32::from(byte.to_ascii_lowercase()))
+        });
     }
     folded(name).fold(OFFSET, |hash, c| step(hash, u32::from(c)))
 }
@@ -30,7 +32,11 @@ pub fn name_hash(name: &[u8]) -> u64 {
 /// The characters of a name in lower case.
 fn folded(name: &[u8]) -> impl Iterator<Item = char> {
     name.utf8_chunks().flat_map(|chunk| {
-        let invalid = if chunk.invalid().is_empty() { None } else { Some(char::REPLACEMENT_CHARACTER) };
+        let invalid = if chunk.invalid().is_empty() {
+            None
+        } else {
+            Some(char::REPLACEMENT_CHARACTER)
+        };
         chunk.valid().chars().map(fold).chain(invalid)
     })
 }
@@ -62,7 +68,11 @@ pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = self.0.len() <= SHOWN && self.0.iter().all(|byte| matches!(byte, 0x20..=0x7e) && *byte != b'\\');
+        let plain = self.0.len() <= SHOWN
+            && self
+                .0
+                .iter()
+                .all(|byte| matches!(byte, 0x20..=0x7e) && *byte != b'\\');
         if let (true, Ok(text)) = (plain, std::str::from_utf8(self.0)) {
             return f.write_str(text);
         }
@@ -80,15 +90,24 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// A text without what could steer a terminal or hide in it: control, format, separator and invisible characters become
-/// U+FFFD, the rest stays.
+/// A text without what could steer a terminal or hide in it: control, format, separator and
+/// invisible characters become U+FFFD, the rest stays.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if is_invisible(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if is_invisible(c) {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
-/// Returns `true` for characters that show nothing, or change how others are shown: controls, the categories Cf, Zl and
-/// Zp, and what Unicode calls default-ignorable (DerivedCoreProperties.txt, `Default_Ignorable_Code_Point`).
+/// Returns `true` for characters that show nothing, or change how others are shown: controls, the
+/// categories Cf, Zl and Zp, and what Unicode calls default-ignorable (DerivedCoreProperties.txt,
+/// `Default_Ignorable_Code_Point`).
 #[must_use]
 pub fn is_invisible(c: char) -> bool {
     use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
@@ -111,7 +130,10 @@ pub fn is_invisible(c: char) -> bool {
 /// The path of a request target as logs and screens show it: without the query, escaped.
 #[must_use]
 pub fn shown_path(target: &[u8]) -> String {
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let path = target
+        .split(|byte| *byte == b'?')
+        .next()
+        .unwrap_or_default();
     Escaped(path).to_string()
 }
 
@@ -130,18 +152,33 @@ mod tests {
             ("\u{c9}", "\u{e9}"),
         ] {
             assert!(same_name(one.as_bytes(), other.as_bytes()), "{one} {other}");
-            assert_eq!(name_hash(one.as_bytes()), name_hash(other.as_bytes()), "{one} {other}");
+            assert_eq!(
+                name_hash(one.as_bytes()),
+                name_hash(other.as_bytes()),
+                "{one} {other}"
+            );
         }
         for (one, other) in [("id", "ids"), ("id", "\u{e9}d"), ("a", "\u{e4}")] {
-            assert!(!same_name(one.as_bytes(), other.as_bytes()), "{one} {other}");
+            assert!(
+                !same_name(one.as_bytes(), other.as_bytes()),
+                "{one} {other}"
+            );
         }
         assert!(same_name(b"a\xff", b"A\xfe") && !same_name(b"a\xff", b"a"));
     }
 
     #[test]
     fn what_hides_in_a_terminal_is_replaced() {
-        for c in ['\u{1b}', '\u{202e}', '\u{200b}', '\u{2028}', '\u{34f}', '\u{3164}', '\u{fe0f}', '\u{85}'] {
-            assert_eq!(printable(&format!("a{c}b")), "a\u{fffd}b", "{:x}", u32::from(c));
+        for c in [
+            '\u{1b}', '\u{202e}', '\u{200b}', '\u{2028}', '\u{34f}', '\u{3164}', '\u{fe0f}',
+            '\u{85}',
+        ] {
+            assert_eq!(
+                printable(&format!("a{c}b")),
+                "a\u{fffd}b",
+                "{:x}",
+                u32::from(c)
+            );
         }
         assert_eq!(printable("caf\u{e9} \u{4e2d}"), "caf\u{e9} \u{4e2d}");
     }

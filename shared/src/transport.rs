@@ -1,10 +1,11 @@
-//! Moving bytes between relay and agent: a [`Session`] that opens and accepts streams, the same over QUIC
-//! and over TLS on TCP.
+//! Moving bytes between relay and agent: a [`Session`] that opens and accepts streams, the same
+//! over QUIC and over TLS on TCP.
 //!
 //! The only part of this crate that touches a socket. [`identity`] is who the relay is and how an
-//! agent knows it, [`quic`] and [`tcp`] the two transports and their bounds, [`liveness`] when a path is dead,
-//! [`stream`] the halves of an exchange with the guard that makes an unfinished message an abort, `precedence` who of
-//! them writes first, [`body`] a message's body for hyper, [`splice`] what carries an upgraded connection.
+//! agent knows it, [`quic`] and [`tcp`] the two transports and their bounds, [`liveness`] when a
+//! path is dead, [`stream`] the halves of an exchange with the guard that makes an unfinished
+//! message an abort, `precedence` who of them writes first, [`body`] a message's body for hyper,
+//! [`splice`] what carries an upgraded connection.
 
 pub mod body;
 pub mod error;
@@ -57,8 +58,8 @@ impl fmt::Display for Transport {
 #[derive(Clone)]
 pub struct Session {
     connection: Connection,
-    /// Who writes first. HTTP/2 has a queue of its own for that: who reserves room there has it, even if it waits for
-    /// somebody behind it.
+    /// Who writes first. HTTP/2 has a queue of its own for that: who reserves room there has it,
+    /// even if it waits for somebody behind it.
     order: Option<Arc<Precedence>>,
 }
 
@@ -75,7 +76,10 @@ impl Session {
     /// A session over QUIC.
     #[must_use]
     pub fn over_quic(connection: quinn::Connection) -> Self {
-        Self { connection: Connection::Quic(connection), order: Some(Arc::default()) }
+        Self {
+            connection: Connection::Quic(connection),
+            order: Some(Arc::default()),
+        }
     }
 
     /// The relay's side of a session over TLS on TCP. What drives it is owned by `tasks`.
@@ -89,7 +93,10 @@ impl Session {
         tasks: &TaskTracker,
     ) -> Result<Self, SessionError> {
         let link = tcp::relay_side(stream, peer, liveness, tasks).await?;
-        Ok(Self { connection: Connection::Tcp(Arc::new(link)), order: None })
+        Ok(Self {
+            connection: Connection::Tcp(Arc::new(link)),
+            order: None,
+        })
     }
 
     /// The agent's side of one.
@@ -103,7 +110,10 @@ impl Session {
         tasks: &TaskTracker,
     ) -> Result<Self, SessionError> {
         let link = tcp::agent_side(stream, peer, liveness, tasks).await?;
-        Ok(Self { connection: Connection::Tcp(Arc::new(link)), order: None })
+        Ok(Self {
+            connection: Connection::Tcp(Arc::new(link)),
+            order: None,
+        })
     }
 
     /// What carries it.
@@ -138,7 +148,10 @@ impl Session {
     /// When the session has ended.
     pub async fn open(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
         let (send, recv) = self.open_halves().await?;
-        Ok((MessageWriter::new(send, self.order.clone()), MessageReader::new(recv)))
+        Ok((
+            MessageWriter::new(send, self.order.clone()),
+            MessageReader::new(recv),
+        ))
     }
 
     /// Takes the next stream that the peer opened for an exchange.
@@ -147,11 +160,14 @@ impl Session {
     /// When the session has ended.
     pub async fn accept(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
         let (send, recv) = self.accept_halves().await?;
-        Ok((MessageWriter::new(send, self.order.clone()), MessageReader::new(recv)))
+        Ok((
+            MessageWriter::new(send, self.order.clone()),
+            MessageReader::new(recv),
+        ))
     }
 
-    /// The control stream, the first of the session: opened by the agent over QUIC, and over TCP by the
-    /// relay, who opens all streams there.
+    /// The control stream, the first of the session: opened by the agent over QUIC, and over TCP by
+    /// the relay, who opens all streams there.
     ///
     /// # Errors
     /// When the session has ended.

@@ -1,5 +1,5 @@
-//! URLs of what the relay fetches: https, a host by its name, a path; nothing that could be read in two
-//! ways.
+//! URLs of what the relay fetches: https, a host by its name, a path; nothing that could be read in
+//! two ways.
 
 use std::fmt;
 
@@ -21,7 +21,9 @@ impl HttpsUrl {
     /// # Errors
     /// A sentence that says what is wrong.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let rest = text.strip_prefix("https://").ok_or("it does not begin with https://")?;
+        let rest = text
+            .strip_prefix("https://")
+            .ok_or("it does not begin with https://")?;
         let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if authority.contains('@') {
             return Err("it has a user name");
@@ -30,17 +32,35 @@ impl HttpsUrl {
             None => (authority, 443),
             Some((name, digits)) => (name, digits.parse().map_err(|_| "its port is no number")?),
         };
-        let host = HostName::parse(name).filter(|_| name.contains('.')).ok_or("its host is no host name")?;
+        let host = HostName::parse(name)
+            .filter(|_| name.contains('.'))
+            .ok_or("its host is no host name")?;
         // A name whose last label is a number is read as an address by some.
-        if name.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit())) {
+        if name
+            .rsplit('.')
+            .next()
+            .is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()))
+        {
             return Err("its host is an address");
         }
         let target = if target.is_empty() { "/" } else { target };
-        let plain = target.starts_with('/') && target.bytes().all(|byte| matches!(byte, 0x21..=0x7e) && byte != b'#');
-        if !plain || target.split('?').next().is_some_and(|path| path.contains("/../") || path.ends_with("/..")) {
+        let plain = target.starts_with('/')
+            && target
+                .bytes()
+                .all(|byte| matches!(byte, 0x21..=0x7e) && byte != b'#');
+        if !plain
+            || target
+                .split('?')
+                .next()
+                .is_some_and(|path| path.contains("/../") || path.ends_with("/.."))
+        {
             return Err("its path has something that could be read in two ways");
         }
-        Ok(Self { host, port, target: target.to_owned() })
+        Ok(Self {
+            host,
+            port,
+            target: target.to_owned(),
+        })
     }
 
     /// The host.
@@ -65,12 +85,16 @@ impl HttpsUrl {
 impl fmt::Display for HttpsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port, target } = self;
-        if *port == 443 { write!(f, "https://{host}{target}") } else { write!(f, "https://{host}:{port}{target}") }
+        if *port == 443 {
+            write!(f, "https://{host}{target}")
+        } else {
+            write!(f, "https://{host}:{port}{target}")
+        }
     }
 }
 
-/// A host name in which `*` stands for one whole label, and `{region}` for the name of an AWS region. A label that anybody
-/// can have, as the name of a bucket or a site, must not be a `*`.
+/// A host name in which `*` stands for one whole label, and `{region}` for the name of an AWS
+/// region. A label that anybody can have, as the name of a bucket or a site, must not be a `*`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostPattern(String);
@@ -97,10 +121,18 @@ impl HostPattern {
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let plain = text.replace(REGION, "x").replace('*', "x");
-        let stars = text.split('.').all(|label| label == "*" || !label.contains('*'));
-        let named = text.split('.').rev().take(2).all(|label| label != "*" && label != REGION);
+        let stars = text
+            .split('.')
+            .all(|label| label == "*" || !label.contains('*'));
+        let named = text
+            .split('.')
+            .rev()
+            .take(2)
+            .all(|label| label != "*" && label != REGION);
         if !stars || !named || !text.contains('.') || HostName::parse(&plain).is_none() {
-            return Err(format!("{text:?} is no host such as keys.example.com or sns.{{region}}.amazonaws.com"));
+            return Err(format!(
+                "{text:?} is no host such as keys.example.com or sns.{{region}}.amazonaws.com"
+            ));
         }
         Ok(Self(text.to_ascii_lowercase()))
     }
@@ -113,7 +145,8 @@ impl HostPattern {
             match (pattern.next(), labels.next()) {
                 (None, None) => return true,
                 (Some(REGION), Some(label)) if is_region(label) => {}
-                (Some(wanted), Some(label)) if wanted == "*" || wanted.eq_ignore_ascii_case(label) => {}
+                (Some(wanted), Some(label))
+                    if wanted == "*" || wanted.eq_ignore_ascii_case(label) => {}
                 _ => return false,
             }
         }
@@ -147,8 +180,14 @@ mod tests {
     #[test]
     fn only_plain_https_urls() {
         let url = HttpsUrl::parse("https://sns.us-east-1.amazonaws.com/a.pem?x=1").unwrap();
-        assert_eq!((url.host(), url.port(), url.target()), ("sns.us-east-1.amazonaws.com", 443, "/a.pem?x=1"));
-        assert_eq!(url.to_string(), "https://sns.us-east-1.amazonaws.com/a.pem?x=1");
+        assert_eq!(
+            (url.host(), url.port(), url.target()),
+            ("sns.us-east-1.amazonaws.com", 443, "/a.pem?x=1")
+        );
+        assert_eq!(
+            url.to_string(),
+            "https://sns.us-east-1.amazonaws.com/a.pem?x=1"
+        );
         for bad in [
             "http://a.example/",
             "https://",
@@ -172,8 +211,17 @@ mod tests {
     #[test]
     fn a_region_is_no_service() {
         let pattern = HostPattern::parse("sns.{region}.amazonaws.com").unwrap();
-        for region in ["eu-west-1", "us-gov-west-1", "ap-southeast-2", "us-iso-east-1", "mx-central-1"] {
-            assert!(pattern.matches(&format!("sns.{region}.amazonaws.com")), "{region}");
+        for region in [
+            "eu-west-1",
+            "us-gov-west-1",
+            "ap-southeast-2",
+            "us-iso-east-1",
+            "mx-central-1",
+        ] {
+            assert!(
+                pattern.matches(&format!("sns.{region}.amazonaws.com")),
+                "{region}"
+            );
         }
         for other in [
             "s3",
@@ -190,7 +238,10 @@ mod tests {
             "a",
             "",
         ] {
-            assert!(!pattern.matches(&format!("sns.{other}.amazonaws.com")), "{other}");
+            assert!(
+                !pattern.matches(&format!("sns.{other}.amazonaws.com")),
+                "{other}"
+            );
         }
     }
 
@@ -199,20 +250,40 @@ mod tests {
     fn no_pattern_of_the_catalogue_takes_a_bucket_or_a_longer_name() {
         use crate::providers;
         let fetched = providers::all().iter().flat_map(|row| {
-            let schemes = row.schemes().into_iter().chain(row.variants.values().cloned());
-            let keys = schemes.flat_map(|scheme| scheme.fetch.into_iter().flat_map(|fetch| fetch.hosts));
-            let confirmed = row.challenges.iter().flat_map(|challenge| &challenge.confirm);
-            keys.chain(confirmed.flat_map(|confirm| confirm.hosts.clone())).collect::<Vec<_>>()
+            let schemes = row
+                .schemes()
+                .into_iter()
+                .chain(row.variants.values().cloned());
+            let keys =
+                schemes.flat_map(|scheme| scheme.fetch.into_iter().flat_map(|fetch| fetch.hosts));
+            let confirmed = row
+                .challenges
+                .iter()
+                .flat_map(|challenge| &challenge.confirm);
+            keys.chain(confirmed.flat_map(|confirm| confirm.hosts.clone()))
+                .collect::<Vec<_>>()
         });
         let mut count = 0;
         for pattern in fetched {
             count += 1;
             let text = String::from(pattern.clone());
-            for (from, to) in [("{region}", "s3"), ("{region}", "s3-us-west-2"), ("*", "a.b"), ("*", "")] {
+            for (from, to) in [
+                ("{region}", "s3"),
+                ("{region}", "s3-us-west-2"),
+                ("*", "a.b"),
+                ("*", ""),
+            ] {
                 let host = text.replace(from, to);
-                assert!(host == text || !pattern.matches(&host), "{text} takes {host}");
+                assert!(
+                    host == text || !pattern.matches(&host),
+                    "{text} takes {host}"
+                );
             }
-            for host in [format!("{text}.evil.example"), format!("x{text}"), format!("x.{text}")] {
+            for host in [
+                format!("{text}.evil.example"),
+                format!("x{text}"),
+                format!("x.{text}"),
+            ] {
                 assert!(!pattern.matches(&host), "{text} takes {host}");
             }
         }
@@ -223,9 +294,12 @@ mod tests {
     fn a_star_is_one_label() {
         let pattern = HostPattern::parse("sns.*.amazonaws.com").unwrap();
         assert!(pattern.matches("sns.eu-west-1.amazonaws.com"));
-        for other in
-            ["sns.amazonaws.com", "sns.a.b.amazonaws.com", "sns.a.amazonaws.com.evil.example", "xsns.a.amazonaws.com"]
-        {
+        for other in [
+            "sns.amazonaws.com",
+            "sns.a.b.amazonaws.com",
+            "sns.a.amazonaws.com.evil.example",
+            "xsns.a.amazonaws.com",
+        ] {
             assert!(!pattern.matches(other), "{other}");
         }
         for bad in ["*", "*.com", "a.*", "a*.example.com", "a b.example.com", ""] {

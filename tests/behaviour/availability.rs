@@ -30,13 +30,27 @@ async fn until(edge: &Edge, status: u16) -> Answer {
 
 #[tokio::test]
 async fn application_down() {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let stage = Stage::start(free, Plan::default()).await;
     let answer = stage.edge.post(HOOK, &[], b"x").await;
-    assert_eq!((answer.status, answer.code()), (502, Some("application_unreachable")));
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    assert_eq!(
+        (answer.status, answer.code()),
+        (502, Some("application_unreachable"))
+    );
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/problem+json")
+    );
     assert!(answer.header("hookward-request-id").is_some());
-    assert_eq!(stage.edge.get("/admin").await.status, 404, "the gate is asked first");
+    assert_eq!(
+        stage.edge.get("/admin").await.status,
+        404,
+        "the gate is asked first"
+    );
 }
 
 #[tokio::test]
@@ -48,7 +62,11 @@ async fn agent_away_and_back() {
     let answer = stage.edge.post(HOOK, &[], b"x").await;
     assert_eq!((answer.status, answer.code()), (503, Some("agent_away")));
     assert!(answer.header("retry-after").is_some());
-    assert_eq!(stage.edge.get("/admin").await.status, 404, "strangers learn nothing from an outage");
+    assert_eq!(
+        stage.edge.get("/admin").await.status,
+        404,
+        "strangers learn nothing from an outage"
+    );
     stage.start_agent().await;
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
 }
@@ -59,7 +77,11 @@ async fn the_relay_restarts_and_the_agent_comes_back_by_itself() {
     let mut stage = Stage::start(application.address, Plan::default()).await;
     let opened = stage.tunnels_opened();
     stage.stop_relay().await;
-    stage.reported("the agent notices", |report| matches!(report, Report::Away { .. })).await;
+    stage
+        .reported("the agent notices", |report| {
+            matches!(report, Report::Away { .. })
+        })
+        .await;
     stage.start_relay().await;
     eventually("the tunnel opens again", || stage.tunnels_opened() > opened).await;
     assert_eq!(until(&stage.edge, 200).await.status, 200);
@@ -86,24 +108,38 @@ async fn the_host_of_an_agent_that_has_joined_and_never_came_is_503() {
     let mut edge = stage.edge.clone();
     edge.host = "new.example.test".to_owned();
     assert_eq!(edge.post(HOOK, &[], b"x").await.status, 404);
-    let token = stage.relay().add_agent(&AgentName::parse("new").unwrap()).unwrap();
+    let token = stage
+        .relay()
+        .add_agent(&AgentName::parse("new").unwrap())
+        .unwrap();
     let relay = Relay {
         address: stage.relay().tunnel_address().to_string(),
         pin: token.pin,
         credential: Secret::mint().unwrap(),
     };
-    assert_eq!(join(&relay, &LinkSettings::default(), token.secret).await.unwrap(), "new");
+    assert_eq!(
+        join(&relay, &LinkSettings::default(), token.secret)
+            .await
+            .unwrap(),
+        "new"
+    );
     until(&edge, 503).await;
 }
 
 #[tokio::test]
 async fn hosts_of_an_agent_that_was_removed_while_away_are_nobodys() {
     let stage = Stage::start(([127, 0, 0, 1], 1).into(), Plan::default()).await;
-    let (name, host) = (AgentName::parse("gone").unwrap(), HostName::parse("gone.example.test").unwrap());
+    let (name, host) = (
+        AgentName::parse("gone").unwrap(),
+        HostName::parse("gone.example.test").unwrap(),
+    );
     let join = stage.relay().add_agent(&name).unwrap();
     let store = stage.relay().store();
     let credential = Secret::mint().unwrap().digest();
-    store.join(&join.secret, &credential, stage.clock.now()).unwrap().unwrap();
+    store
+        .join(&join.secret, &credential, stage.clock.now())
+        .unwrap()
+        .unwrap();
     let agent = store.authenticate(&credential).unwrap().unwrap();
     store.claim_host(&host, None, agent.id).unwrap();
     let mut edge = stage.edge.clone();
@@ -124,12 +160,17 @@ async fn the_newest_session_takes_over_at_once() {
         connection.send("POST", HOOK, HOST, &[], b"x").await;
         assert_eq!(connection.answer("POST").await.status, 200);
     }
-    let other = |report: &Report| matches!(report, Report::Warning(text) if text.contains("another agent"));
+    let other =
+        |report: &Report| matches!(report, Report::Warning(text) if text.contains("another agent"));
     stage.reported("the first hears of it", other).await;
     stage.stop_agent().await;
     let answer = stage.edge.post(HOOK, &[], b"x").await;
-    assert_eq!(answer.status, 200, "the one before, which is still there, serves again");
-    let again = |report: &Report| matches!(report, Report::Note(text) if text.contains("come here again"));
+    assert_eq!(
+        answer.status, 200,
+        "the one before, which is still there, serves again"
+    );
+    let again =
+        |report: &Report| matches!(report, Report::Note(text) if text.contains("come here again"));
     stage.reported("and that it has them again", again).await;
 }
 
@@ -141,7 +182,9 @@ async fn stopping_in_order_ends_what_is_under_way() {
         let (seen, finish) = of_application.clone();
         async move {
             let mut input = Input::new(stream);
-            let Some(mut request) = input.head().await else { return };
+            let Some(mut request) = input.head().await else {
+                return;
+            };
             let _ = input.body(&mut request).await;
             if request.target == HOOK {
                 seen.notify_one();
@@ -158,19 +201,35 @@ async fn stopping_in_order_ends_what_is_under_way() {
         let mut connection = edge.http1().await;
         connection.send("POST", HOOK, HOST, &[], b"x").await;
         within("the application has the request", seen.notified()).await;
-        let stop = async { if relay { stage.stop_relay().await } else { stage.stop_agent().await } };
+        let stop = async {
+            if relay {
+                stage.stop_relay().await
+            } else {
+                stage.stop_agent().await
+            }
+        };
         // Only when the stop has begun, so that nothing new is taken, does the application answer.
         let begun = async {
             while let Ok(stream) = edge.tls(b"http/1.1", Some(HOST)).await {
                 let mut other = Http1::new(stream);
-                other.send("POST", &format!("{HOOK}/probe"), HOST, &[], b"x").await;
-                if other.try_answer("POST").await.is_none_or(|answer| answer.status == 503) {
+                other
+                    .send("POST", &format!("{HOOK}/probe"), HOST, &[], b"x")
+                    .await;
+                if other
+                    .try_answer("POST")
+                    .await
+                    .is_none_or(|answer| answer.status == 503)
+                {
                     break;
                 }
             }
             finish.notify_one();
         };
         within("the stop", async { tokio::join!(stop, begun) }).await;
-        assert_eq!(connection.answer("POST").await.text(), "done", "relay: {relay}");
+        assert_eq!(
+            connection.answer("POST").await.text(),
+            "done",
+            "relay: {relay}"
+        );
     }
 }

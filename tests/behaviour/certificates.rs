@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hookward_tests::process::{Ended, Process, run};
-use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd,
+};
 use tempfile::TempDir;
 
 const DOMAIN: &str = "hooks.example.test";
@@ -24,24 +26,42 @@ impl Brought {
     fn self_signed(params: &CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        Self { dir: TempDir::new().unwrap(), certificate, key }
+        Self {
+            dir: TempDir::new().unwrap(),
+            certificate,
+            key,
+        }
     }
 
     /// Issued by an authority that no system knows, whose certificate is returned, too.
     fn issued() -> (Self, Certificate) {
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        authority.distinguished_name.push(rcgen::DnType::CommonName, "Hookward test authority");
+        authority
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "Hookward test authority");
         let authority_key = KeyPair::generate().unwrap();
         let of_authority = authority.self_signed(&authority_key).unwrap();
         let key = KeyPair::generate().unwrap();
         let issuer = Issuer::new(authority, authority_key);
-        let certificate = params(&format!("*.{DOMAIN}")).signed_by(&key, &issuer).unwrap();
-        (Self { dir: TempDir::new().unwrap(), certificate, key }, of_authority)
+        let certificate = params(&format!("*.{DOMAIN}"))
+            .signed_by(&key, &issuer)
+            .unwrap();
+        (
+            Self {
+                dir: TempDir::new().unwrap(),
+                certificate,
+                key,
+            },
+            of_authority,
+        )
     }
 
     fn args(&self, chain: &[u8], key: &[u8]) -> (PathBuf, PathBuf) {
-        let (chain_file, key_file) = (self.dir.path().join("chain.pem"), self.dir.path().join("key.pem"));
+        let (chain_file, key_file) = (
+            self.dir.path().join("chain.pem"),
+            self.dir.path().join("key.pem"),
+        );
         fs::write(&chain_file, chain).unwrap();
         fs::write(&key_file, key).unwrap();
         (chain_file, key_file)
@@ -53,7 +73,10 @@ impl Brought {
     }
 
     fn own(&self) -> Ended {
-        self.start(self.certificate.pem().as_bytes(), self.key.serialize_pem().as_bytes())
+        self.start(
+            self.certificate.pem().as_bytes(),
+            self.key.serialize_pem().as_bytes(),
+        )
     }
 }
 
@@ -61,8 +84,23 @@ impl Brought {
 fn start(dir: &Path, chain: &Path, key: &Path) -> Ended {
     let data = dir.join("data");
     let paths = [&data, chain, key].map(|path| path.to_str().unwrap());
-    let args = ["serve", "--domain", DOMAIN, "--listen", "127.0.0.1:0", "--log-format", "json"];
-    let files = ["--data-dir", paths[0], "--certificate", paths[1], "--key", paths[2]];
+    let args = [
+        "serve",
+        "--domain",
+        DOMAIN,
+        "--listen",
+        "127.0.0.1:0",
+        "--log-format",
+        "json",
+    ];
+    let files = [
+        "--data-dir",
+        paths[0],
+        "--certificate",
+        paths[1],
+        "--key",
+        paths[2],
+    ];
     let args = [&args[..], &files].concat();
     let relay = Process::start("hookward-relay", &args, &[]);
     while relay.out().is_empty() && relay.err().iter().all(|line| !line.contains("\"error\"")) {
@@ -103,16 +141,33 @@ fn a_certificate_that_fits_is_taken_without_a_word() {
 #[test]
 fn what_senders_would_refuse_is_warned_of() {
     let mut expired = params(&format!("*.{DOMAIN}"));
-    (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 2, 1));
-    assert_warned(&Brought::self_signed(&expired).own(), &["chain.pem", "has expired", "renew it"]);
+    (expired.not_before, expired.not_after) =
+        (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 2, 1));
+    assert_warned(
+        &Brought::self_signed(&expired).own(),
+        &["chain.pem", "has expired", "renew it"],
+    );
     let mut early = params(&format!("*.{DOMAIN}"));
     early.not_before = date_time_ymd(2999, 1, 1);
-    assert_warned(&Brought::self_signed(&early).own(), &["chain.pem", "not valid yet", "clock"]);
+    assert_warned(
+        &Brought::self_signed(&early).own(),
+        &["chain.pem", "not valid yet", "clock"],
+    );
     // A wildcard stands for one label (RFC 6125 §6.4.3).
     let other = Brought::self_signed(&params("*.example.test"));
-    assert_warned(&other.own(), &["chain.pem", "*.example.test", &format!("not for *.{DOMAIN}")]);
+    assert_warned(
+        &other.own(),
+        &[
+            "chain.pem",
+            "*.example.test",
+            &format!("not for *.{DOMAIN}"),
+        ],
+    );
     let (leaf, _) = Brought::issued();
-    assert_warned(&leaf.own(), &["chain.pem", "Hookward test authority", "fullchain.pem"]);
+    assert_warned(
+        &leaf.own(),
+        &["chain.pem", "Hookward test authority", "fullchain.pem"],
+    );
 }
 
 #[test]
@@ -120,25 +175,57 @@ fn what_no_sender_could_use_is_refused() {
     let (brought, authority) = Brought::issued();
     let (own, key) = (brought.certificate.pem(), brought.key.serialize_pem());
     let reversed = [authority.pem(), own.clone()].concat();
-    assert_refused(&brought.start(reversed.as_bytes(), key.as_bytes()), &["chain.pem", "wrong order", "number 2"]);
+    assert_refused(
+        &brought.start(reversed.as_bytes(), key.as_bytes()),
+        &["chain.pem", "wrong order", "number 2"],
+    );
     let other = KeyPair::generate().unwrap().serialize_pem();
-    assert_refused(&brought.start(own.as_bytes(), other.as_bytes()), &["chain.pem", "key.pem", "is not the key"]);
+    assert_refused(
+        &brought.start(own.as_bytes(), other.as_bytes()),
+        &["chain.pem", "key.pem", "is not the key"],
+    );
     let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
-    assert_refused(&brought.start(own.as_bytes(), encrypted.as_bytes()), &["key.pem", "encrypted", "openssl pkey"]);
+    assert_refused(
+        &brought.start(own.as_bytes(), encrypted.as_bytes()),
+        &["key.pem", "encrypted", "openssl pkey"],
+    );
     let half = &own[..own.len() / 2];
-    assert_refused(&brought.start(half.as_bytes(), key.as_bytes()), &["chain.pem", "cut off"]);
-    assert_refused(&brought.start(brought.certificate.der(), key.as_bytes()), &["chain.pem", "PEM"]);
-    assert_refused(&brought.start(b"", key.as_bytes()), &["chain.pem", "no certificate"]);
-    assert_refused(&brought.start(own.as_bytes(), own.as_bytes()), &["key.pem", "no private key"]);
+    assert_refused(
+        &brought.start(half.as_bytes(), key.as_bytes()),
+        &["chain.pem", "cut off"],
+    );
+    assert_refused(
+        &brought.start(brought.certificate.der(), key.as_bytes()),
+        &["chain.pem", "PEM"],
+    );
+    assert_refused(
+        &brought.start(b"", key.as_bytes()),
+        &["chain.pem", "no certificate"],
+    );
+    assert_refused(
+        &brought.start(own.as_bytes(), own.as_bytes()),
+        &["key.pem", "no private key"],
+    );
 }
 
-/// The relay makes its own files anew when they are damaged, and warns: clients have to trust the new ones.
+/// The relay makes its own files anew when they are damaged, and warns: clients have to trust the
+/// new ones.
 #[test]
 fn a_damaged_certificate_of_the_relays_own_is_made_anew() {
     let dir = TempDir::new().unwrap();
     let serve = || {
         let data = dir.path().to_str().unwrap();
-        let args = ["serve", "--domain", DOMAIN, "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir", data];
+        let args = [
+            "serve",
+            "--domain",
+            DOMAIN,
+            "--listen",
+            "127.0.0.1:0",
+            "--log-format",
+            "json",
+            "--data-dir",
+            data,
+        ];
         let mut relay = Process::start("hookward-relay", &args, &[]);
         relay.event("ready");
         relay.signal("TERM");
@@ -148,6 +235,11 @@ fn a_damaged_certificate_of_the_relays_own_is_made_anew() {
     fs::write(dir.path().join("edge.pem"), "damaged").unwrap();
     assert_warned(&serve(), &["edge.pem", "made anew"]);
     assert!(!serve().err.contains("edge.pem"));
-    let listed = run("hookward-relay", &["agent", "list", "--data-dir", dir.path().to_str().unwrap()], &[], "");
+    let listed = run(
+        "hookward-relay",
+        &["agent", "list", "--data-dir", dir.path().to_str().unwrap()],
+        &[],
+        "",
+    );
     assert_eq!(listed.code, Some(0), "{listed:?}");
 }

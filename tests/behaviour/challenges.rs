@@ -1,5 +1,5 @@
-//! Providers' handshakes, answered by the gate: every row of the catalogue that has one, what must not be answered,
-//! and pairing.
+//! Providers' handshakes, answered by the gate: every row of the catalogue that has one, what must
+//! not be answered, and pairing.
 
 use hookward_agent::report::{Outcome, Report};
 use hookward_shared::policy::{Accept, Policy, Route, SecretAt, SignatureCheck};
@@ -33,12 +33,33 @@ enum Expected {
 
 use Expected::{Header, Json, Nothing, Text};
 
-const fn shake(provider: &'static str, method: &'static str, query: &'static str, answer: Expected) -> Handshake {
-    Handshake { provider, method, query, headers: &[], body: "", status: 200, answer }
+const fn shake(
+    provider: &'static str,
+    method: &'static str,
+    query: &'static str,
+    answer: Expected,
+) -> Handshake {
+    Handshake {
+        provider,
+        method,
+        query,
+        headers: &[],
+        body: "",
+        status: 200,
+        answer,
+    }
 }
 
 const fn posted(provider: &'static str, body: &'static str, answer: Expected) -> Handshake {
-    Handshake { provider, method: "POST", query: "", headers: &[], body, status: 200, answer }
+    Handshake {
+        provider,
+        method: "POST",
+        query: "",
+        headers: &[],
+        body,
+        status: 200,
+        answer,
+    }
 }
 
 const fn with_header(
@@ -47,13 +68,24 @@ const fn with_header(
     name: &'static [(&'static str, &'static str)],
     answer: Expected,
 ) -> Handshake {
-    Handshake { provider, method, query: "", headers: name, body: "", status: 200, answer }
+    Handshake {
+        provider,
+        method,
+        query: "",
+        headers: name,
+        body: "",
+        status: 200,
+        answer,
+    }
 }
 
 /// Those that are not signed. Digests by Python's hmac over the reflected text.
 const UNSIGNED: [Handshake; 26] = [
     Handshake {
-        headers: &[("X-Event-Key", "diagnostics:ping"), ("Content-Type", "application/json")],
+        headers: &[
+            ("X-Event-Key", "diagnostics:ping"),
+            ("Content-Type", "application/json"),
+        ],
         ..posted("bitbucket_dc", r#"{"test":true}"#, Nothing)
     },
     Handshake {
@@ -83,7 +115,10 @@ const UNSIGNED: [Handshake; 26] = [
         "hub.mode=subscribe&hub.verify_token=v3rify&hub.challenge=1158201444",
         Text("1158201444"),
     ),
-    Handshake { status: 204, ..shake("fitbit", "GET", "verify=v3rify", Nothing) },
+    Handshake {
+        status: 204,
+        ..shake("fitbit", "GET", "verify=v3rify", Nothing)
+    },
     shake(
         "instagram",
         "GET",
@@ -100,10 +135,17 @@ const UNSIGNED: [Handshake; 26] = [
         "linkedin",
         "GET",
         "challengeCode=890e4665-4dfe-4ab1-b689-ed553bceeed0",
-        Json(r#"{"challengeCode":"890e4665-4dfe-4ab1-b689-ed553bceeed0","challengeResponse":"LINKEDIN"}"#),
+        Json(
+            r#"{"challengeCode":"890e4665-4dfe-4ab1-b689-ed553bceeed0","challengeResponse":"LINKEDIN"}"#,
+        ),
     ),
     shake("mandrill", "HEAD", "", Nothing),
-    shake("meta", "GET", "hub.mode=subscribe&hub.verify_token=v3rify&hub.challenge=1158201444", Text("1158201444")),
+    shake(
+        "meta",
+        "GET",
+        "hub.mode=subscribe&hub.verify_token=v3rify&hub.challenge=1158201444",
+        Text("1158201444"),
+    ),
     posted(
         "monday",
         r#"{"challenge":"3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P"}"#,
@@ -128,7 +170,12 @@ const UNSIGNED: [Handshake; 26] = [
         Json(r#"{"verification":"my verification challenge"}"#),
     ),
     shake("onfleet", "GET", "check=xyz", Text("xyz")),
-    with_header("ringcentral", "POST", &[("Validation-Token", "1a2b-3c")], Header("Validation-Token", "1a2b-3c")),
+    with_header(
+        "ringcentral",
+        "POST",
+        &[("Validation-Token", "1a2b-3c")],
+        Header("Validation-Token", "1a2b-3c"),
+    ),
     with_header(
         "smartsheet",
         "POST",
@@ -143,9 +190,24 @@ const UNSIGNED: [Handshake; 26] = [
         "hub.mode=subscribe&hub.topic=https%3A%2F%2Fexample.com%2Ffeed&hub.challenge=abc",
         Text("abc"),
     ),
-    shake("whatsapp", "GET", "hub.mode=subscribe&hub.verify_token=v3rify&hub.challenge=1158201444", Text("1158201444")),
-    with_header("worldline", "GET", &[("X-GCS-Webhooks-Endpoint-Verification", "abc-1")], Text("abc-1")),
-    shake("x_twitter", "GET", "crc_token=challenge_string", Json(r#"{"response_token":"sha256=XTWITTER"}"#)),
+    shake(
+        "whatsapp",
+        "GET",
+        "hub.mode=subscribe&hub.verify_token=v3rify&hub.challenge=1158201444",
+        Text("1158201444"),
+    ),
+    with_header(
+        "worldline",
+        "GET",
+        &[("X-GCS-Webhooks-Endpoint-Verification", "abc-1")],
+        Text("abc-1"),
+    ),
+    shake(
+        "x_twitter",
+        "GET",
+        "crc_token=challenge_string",
+        Json(r#"{"response_token":"sha256=XTWITTER"}"#),
+    ),
 ];
 
 /// The secret of a row: its parts where it has several.
@@ -185,7 +247,11 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
 fn is_answered(shake: &Handshake, answer: &Answer) {
     let name = shake.provider;
     assert_eq!(answer.status, shake.status, "{name}: {}", answer.text());
-    assert!(answer.header("hookward-error").is_none(), "{name}: {}", answer.text());
+    assert!(
+        answer.header("hookward-error").is_none(),
+        "{name}: {}",
+        answer.text()
+    );
     match &shake.answer {
         Nothing => assert!(answer.body.is_empty(), "{name}"),
         Header(header, value) => assert_eq!(answer.header(header), Some(*value), "{name}"),
@@ -193,16 +259,36 @@ fn is_answered(shake: &Handshake, answer: &Answer) {
             let digest = sha1_of_braintree();
             let text = text.replace("e0f4dc08ec02a2fb0e8b5eb4ccac9e8f42f7d2bb", &digest);
             assert_eq!(answer.text(), text, "{name}");
-            assert!(answer.header("content-type").unwrap().starts_with("text/plain"), "{name}");
-            assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{name}");
+            assert!(
+                answer
+                    .header("content-type")
+                    .unwrap()
+                    .starts_with("text/plain"),
+                "{name}"
+            );
+            assert_eq!(
+                answer.header("x-content-type-options"),
+                Some("nosniff"),
+                "{name}"
+            );
         }
         Json(text) => {
             let code = "890e4665-4dfe-4ab1-b689-ed553bceeed0";
             let text = text
-                .replace("LINKEDIN", &data_encoding::HEXLOWER.encode(&hmac(KEY.as_bytes(), code)))
-                .replace("XTWITTER", &data_encoding::BASE64.encode(&hmac(KEY.as_bytes(), "challenge_string")));
+                .replace(
+                    "LINKEDIN",
+                    &data_encoding::HEXLOWER.encode(&hmac(KEY.as_bytes(), code)),
+                )
+                .replace(
+                    "XTWITTER",
+                    &data_encoding::BASE64.encode(&hmac(KEY.as_bytes(), "challenge_string")),
+                );
             assert_eq!(answer.text(), text, "{name}");
-            assert_eq!(answer.header("content-type"), Some("application/json"), "{name}");
+            assert_eq!(
+                answer.header("content-type"),
+                Some("application/json"),
+                "{name}"
+            );
         }
     }
 }
@@ -221,17 +307,36 @@ async fn every_handshake_that_is_not_signed_is_answered_without_the_application(
     let application = Application::start(|_| Reply::ok("")).await;
     let mut providers_seen = std::collections::BTreeSet::new();
     for shake in &UNSIGNED {
-        let plan = Plan { policy: answering(shake.provider, ""), clock: clock_at(NOW), ..Plan::default() };
+        let plan = Plan {
+            policy: answering(shake.provider, ""),
+            clock: clock_at(NOW),
+            ..Plan::default()
+        };
         let stage = Stage::start(application.address, plan).await;
-        let target = if shake.query.is_empty() { PREFIX.to_owned() } else { format!("{PREFIX}?{}", shake.query) };
-        let answer = stage.edge.request(shake.method, &target, shake.headers, shake.body.as_bytes()).await;
+        let target = if shake.query.is_empty() {
+            PREFIX.to_owned()
+        } else {
+            format!("{PREFIX}?{}", shake.query)
+        };
+        let answer = stage
+            .edge
+            .request(shake.method, &target, shake.headers, shake.body.as_bytes())
+            .await;
         is_answered(shake, &answer);
         providers_seen.insert(shake.provider);
     }
-    assert_eq!(application.log.begun(), 0, "the application knows nothing of it");
-    let unsigned = |row: &&providers::Provider| row.challenges.iter().any(|c| !c.signed && c.pair.is_none());
-    let all: std::collections::BTreeSet<_> =
-        providers::all().iter().filter(unsigned).map(|row| row.id.as_str()).collect();
+    assert_eq!(
+        application.log.begun(),
+        0,
+        "the application knows nothing of it"
+    );
+    let unsigned =
+        |row: &&providers::Provider| row.challenges.iter().any(|c| !c.signed && c.pair.is_none());
+    let all: std::collections::BTreeSet<_> = providers::all()
+        .iter()
+        .filter(unsigned)
+        .map(|row| row.id.as_str())
+        .collect();
     assert_eq!(providers_seen, all, "every row that has one");
 }
 
@@ -242,7 +347,8 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
     let hex = |bytes: Vec<u8>| data_encoding::HEXLOWER.encode(&bytes);
     let base64 = |bytes: Vec<u8>| data_encoding::BASE64.encode(&bytes);
     let slack = r#"{"type":"url_verification","challenge":"3eZbrw1aBm2rZgRNFdxV"}"#;
-    let zoom = r#"{"event":"endpoint.url_validation","payload":{"plainToken":"qgg8vlvZRS6UYooatFL8Aw"}}"#;
+    let zoom =
+        r#"{"event":"endpoint.url_validation","payload":{"plainToken":"qgg8vlvZRS6UYooatFL8Aw"}}"#;
     let twitch = r#"{"challenge":"pogchamp-kappa-360noscope"}"#;
     let xero = r#"{"events":[],"firstEventSequence": 0,"lastEventSequence": 0}"#;
     let front = "{}";
@@ -254,7 +360,10 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
             "POST",
             vec![
                 ("X-Slack-Request-Timestamp", NOW.to_string()),
-                ("X-Slack-Signature", format!("v0={}", hex(sha256(&format!("v0:{NOW}:{slack}"))))),
+                (
+                    "X-Slack-Signature",
+                    format!("v0={}", hex(sha256(&format!("v0:{NOW}:{slack}")))),
+                ),
             ],
             slack,
             "3eZbrw1aBm2rZgRNFdxV".to_owned(),
@@ -264,7 +373,10 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
             "POST",
             vec![
                 ("x-zm-request-timestamp", NOW.to_string()),
-                ("x-zm-signature", format!("v0={}", hex(sha256(&format!("v0:{NOW}:{zoom}"))))),
+                (
+                    "x-zm-signature",
+                    format!("v0={}", hex(sha256(&format!("v0:{NOW}:{zoom}")))),
+                ),
             ],
             zoom,
             format!(
@@ -277,29 +389,53 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
             "POST",
             vec![
                 ("Twitch-Eventsub-Message-Id", "m1".to_owned()),
-                ("Twitch-Eventsub-Message-Timestamp", "2023-11-14T22:13:20Z".to_owned()),
-                ("Twitch-Eventsub-Message-Type", "webhook_callback_verification".to_owned()),
+                (
+                    "Twitch-Eventsub-Message-Timestamp",
+                    "2023-11-14T22:13:20Z".to_owned(),
+                ),
+                (
+                    "Twitch-Eventsub-Message-Type",
+                    "webhook_callback_verification".to_owned(),
+                ),
                 (
                     "Twitch-Eventsub-Message-Signature",
-                    format!("sha256={}", hex(sha256(&format!("m12023-11-14T22:13:20Z{twitch}")))),
+                    format!(
+                        "sha256={}",
+                        hex(sha256(&format!("m12023-11-14T22:13:20Z{twitch}")))
+                    ),
                 ),
             ],
             twitch,
             "pogchamp-kappa-360noscope".to_owned(),
         ),
-        ("xero", "POST", vec![("x-xero-signature", base64(sha256(xero)))], xero, String::new()),
+        (
+            "xero",
+            "POST",
+            vec![("x-xero-signature", base64(sha256(xero)))],
+            xero,
+            String::new(),
+        ),
         (
             "front",
             "POST",
             vec![
                 ("X-Front-Challenge", "c1".to_owned()),
                 ("X-Front-Request-Timestamp", format!("{NOW}000")),
-                ("X-Front-Signature", base64(sha256(&format!("{NOW}000:{front}")))),
+                (
+                    "X-Front-Signature",
+                    base64(sha256(&format!("{NOW}000:{front}"))),
+                ),
             ],
             front,
             "c1".to_owned(),
         ),
-        ("adobe_sign", "GET", vec![("X-AdobeSign-ClientId", CLIENT.to_owned())], "", String::new()),
+        (
+            "adobe_sign",
+            "GET",
+            vec![("X-AdobeSign-ClientId", CLIENT.to_owned())],
+            "",
+            String::new(),
+        ),
     ];
     for (provider, method, headers, body, expected) in cases {
         for at_agent in [false, true] {
@@ -307,10 +443,23 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
             if at_agent {
                 policy.routes[0].accept[0].verify[0].secret_at = SecretAt::Agent;
             }
-            let stage =
-                Stage::start(application.address, Plan { policy, clock: clock_at(NOW), ..Plan::default() }).await;
-            let pairs: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-            let answer = stage.edge.request(method, PREFIX, &pairs, body.as_bytes()).await;
+            let stage = Stage::start(
+                application.address,
+                Plan {
+                    policy,
+                    clock: clock_at(NOW),
+                    ..Plan::default()
+                },
+            )
+            .await;
+            let pairs: Vec<_> = headers
+                .iter()
+                .map(|(name, value)| (*name, value.as_str()))
+                .collect();
+            let answer = stage
+                .edge
+                .request(method, PREFIX, &pairs, body.as_bytes())
+                .await;
             assert_eq!(
                 (answer.status, answer.text()),
                 (200, expected.clone()),
@@ -321,21 +470,46 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
                 stage.reported("the agent has answered", told).await;
             }
             // The same without a right signature.
-            let forged: Vec<_> =
-                pairs.iter().map(|(name, value)| (*name, value.replace(CLIENT, "x").replace('=', "=0"))).collect();
-            let forged: Vec<_> = forged.iter().map(|(name, value)| (*name, value.as_str())).collect();
-            let answer = stage.edge.request(method, PREFIX, &forged, body.as_bytes()).await;
-            let spoiled = stage.edge.request(method, PREFIX, &pairs, format!("{body} ").as_bytes()).await;
-            assert!([401, 403].contains(&answer.status), "{provider}: {}", answer.status);
-            assert!([401, 403].contains(&spoiled.status) || provider == "adobe_sign", "{provider}: {}", spoiled.status);
+            let forged: Vec<_> = pairs
+                .iter()
+                .map(|(name, value)| (*name, value.replace(CLIENT, "x").replace('=', "=0")))
+                .collect();
+            let forged: Vec<_> = forged
+                .iter()
+                .map(|(name, value)| (*name, value.as_str()))
+                .collect();
+            let answer = stage
+                .edge
+                .request(method, PREFIX, &forged, body.as_bytes())
+                .await;
+            let spoiled = stage
+                .edge
+                .request(method, PREFIX, &pairs, format!("{body} ").as_bytes())
+                .await;
+            assert!(
+                [401, 403].contains(&answer.status),
+                "{provider}: {}",
+                answer.status
+            );
+            assert!(
+                [401, 403].contains(&spoiled.status) || provider == "adobe_sign",
+                "{provider}: {}",
+                spoiled.status
+            );
         }
     }
-    assert_eq!(application.log.begun(), 0, "the application knows nothing of it");
+    assert_eq!(
+        application.log.begun(),
+        0,
+        "the application knows nothing of it"
+    );
 }
 
 #[tokio::test]
 async fn discord_is_answered_by_its_public_key() {
-    let vectors = std::fs::read_to_string(hookward_tests::corpus::fixture("vectors/handshakes.json")).unwrap();
+    let vectors =
+        std::fs::read_to_string(hookward_tests::corpus::fixture("vectors/handshakes.json"))
+            .unwrap();
     let vectors: serde_json::Value = serde_json::from_str(&vectors).unwrap();
     let application = Application::start(|_| Reply::ok("")).await;
     for vector in vectors.as_array().unwrap() {
@@ -346,13 +520,35 @@ async fn discord_is_answered_by_its_public_key() {
              verify = {{ provider = 'discord', secret = 'file:{}/key', challenge = true }}",
             dir.path().display()
         ));
-        let stage = Stage::start(application.address, Plan { policy, clock: clock_at(NOW), ..Plan::default() }).await;
-        let headers: Vec<_> =
-            vector["headers"].as_object().unwrap().iter().map(|(n, v)| (n.as_str(), v.as_str().unwrap())).collect();
-        let answer = stage.edge.post(PREFIX, &headers, vector["body"].as_str().unwrap().as_bytes()).await;
+        let stage = Stage::start(
+            application.address,
+            Plan {
+                policy,
+                clock: clock_at(NOW),
+                ..Plan::default()
+            },
+        )
+        .await;
+        let headers: Vec<_> = vector["headers"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_str().unwrap()))
+            .collect();
+        let answer = stage
+            .edge
+            .post(
+                PREFIX,
+                &headers,
+                vector["body"].as_str().unwrap().as_bytes(),
+            )
+            .await;
         assert_eq!(
             (u64::from(answer.status), answer.text().as_str()),
-            (vector["status"].as_u64().unwrap(), vector["answer"].as_str().unwrap())
+            (
+                vector["status"].as_u64().unwrap(),
+                vector["answer"].as_str().unwrap()
+            )
         );
     }
     assert_eq!(application.log.begun(), 0);
@@ -364,24 +560,51 @@ async fn nothing_is_signed_or_reflected_that_no_provider_sends() {
     let application = Application::start(|_| Reply::ok("")).await;
     let long = "a".repeat(600);
     for (provider, query) in [
-        ("x_twitter", "crc_token=%7B%22for_user_id%22%3A1%7D".to_owned()),
+        (
+            "x_twitter",
+            "crc_token=%7B%22for_user_id%22%3A1%7D".to_owned(),
+        ),
         ("x_twitter", "crc_token=a&crc_token=b".to_owned()),
         ("x_twitter", format!("crc_token={long}")),
         ("x_twitter", "crc_token=".to_owned()),
-        ("linkedin", "challengeCode=v0%3A1700000000%3A%7B%7D".to_owned()),
-        ("braintree", "bt_challenge=PD94bWwgdmVyc2lvbj0iMS4wIj8".to_owned()),
+        (
+            "linkedin",
+            "challengeCode=v0%3A1700000000%3A%7B%7D".to_owned(),
+        ),
+        (
+            "braintree",
+            "bt_challenge=PD94bWwgdmVyc2lvbj0iMS4wIj8".to_owned(),
+        ),
         ("dropbox", "challenge=%3Cscript%3E".to_owned()),
         ("dropbox", format!("challenge={long}")),
-        ("meta", "hub.mode=subscribe&hub.verify_token=wrong&hub.challenge=1".to_owned()),
+        (
+            "meta",
+            "hub.mode=subscribe&hub.verify_token=wrong&hub.challenge=1".to_owned(),
+        ),
         ("meta", "hub.mode=subscribe&hub.challenge=1".to_owned()),
-        ("meta", "hub.mode=subscribe&hub.verify_token=v3rify&hub.challenge=%3Cb%3E".to_owned()),
-        ("websub", "hub.topic=https%3A%2F%2Fevil.example%2F&hub.challenge=abc".to_owned()),
+        (
+            "meta",
+            "hub.mode=subscribe&hub.verify_token=v3rify&hub.challenge=%3Cb%3E".to_owned(),
+        ),
+        (
+            "websub",
+            "hub.topic=https%3A%2F%2Fevil.example%2F&hub.challenge=abc".to_owned(),
+        ),
         ("fitbit", "verify=wrong".to_owned()),
     ] {
-        let plan = Plan { policy: answering(provider, ""), clock: clock_at(NOW), ..Plan::default() };
+        let plan = Plan {
+            policy: answering(provider, ""),
+            clock: clock_at(NOW),
+            ..Plan::default()
+        };
         let stage = Stage::start(application.address, plan).await;
         let answer = stage.edge.get(&format!("{PREFIX}?{query}")).await;
-        assert!((400..500).contains(&answer.status), "{provider} {query}: {} {}", answer.status, answer.text());
+        assert!(
+            (400..500).contains(&answer.status),
+            "{provider} {query}: {} {}",
+            answer.status,
+            answer.text()
+        );
         assert_eq!(answer.code(), Some("refused"), "{provider} {query}");
     }
     assert_eq!(application.log.begun(), 0);
@@ -391,29 +614,62 @@ async fn nothing_is_signed_or_reflected_that_no_provider_sends() {
 #[tokio::test]
 async fn what_a_challenge_signs_is_no_event() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let plan = Plan { policy: answering("x_twitter", ""), clock: clock_at(NOW), ..Plan::default() };
+    let plan = Plan {
+        policy: answering("x_twitter", ""),
+        clock: clock_at(NOW),
+        ..Plan::default()
+    };
     let stage = Stage::start(application.address, plan).await;
     for text in ["true", "17", "null", "abc"] {
         let answer = stage.edge.get(&format!("{PREFIX}?crc_token={text}")).await;
         let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
         let signature = said["response_token"].as_str().unwrap();
         let headers = [("x-twitter-webhooks-signature", signature)];
-        assert_eq!(stage.edge.post(PREFIX, &headers, text.as_bytes()).await.status, 403, "{text}");
+        assert_eq!(
+            stage
+                .edge
+                .post(PREFIX, &headers, text.as_bytes())
+                .await
+                .status,
+            403,
+            "{text}"
+        );
     }
-    let plan = Plan { policy: answering("braintree", ""), clock: clock_at(NOW), ..Plan::default() };
+    let plan = Plan {
+        policy: answering("braintree", ""),
+        clock: clock_at(NOW),
+        ..Plan::default()
+    };
     let stage = Stage::start(application.address, plan).await;
     let challenge = "0123456789abcdef0123456789abcdef";
-    let signature = stage.edge.get(&format!("{PREFIX}?bt_challenge={challenge}")).await.text();
-    let form = format!("bt_signature={}&bt_payload={challenge}", signature.replace('|', "%7C"));
+    let signature = stage
+        .edge
+        .get(&format!("{PREFIX}?bt_challenge={challenge}"))
+        .await
+        .text();
+    let form = format!(
+        "bt_signature={}&bt_payload={challenge}",
+        signature.replace('|', "%7C")
+    );
     let headers = [("Content-Type", "application/x-www-form-urlencoded")];
-    assert_eq!(stage.edge.post(PREFIX, &headers, form.as_bytes()).await.status, 403);
+    assert_eq!(
+        stage
+            .edge
+            .post(PREFIX, &headers, form.as_bytes())
+            .await
+            .status,
+        403
+    );
     assert_eq!(application.log.begun(), 0);
 }
 
 /// An event of X, signed.
 fn event_of_x(body: &str) -> [(&'static str, String); 1] {
     let signature = data_encoding::BASE64.encode(&hmac(KEY.as_bytes(), body));
-    [("x-twitter-webhooks-signature", format!("sha256={signature}"))]
+    [(
+        "x-twitter-webhooks-signature",
+        format!("sha256={signature}"),
+    )]
 }
 
 /// Challenges that anybody can send use up nothing of the events' rate.
@@ -422,15 +678,39 @@ async fn unsigned_challenges_use_up_no_rate() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut policy = answering("x_twitter", "");
     policy.rate = Some(hookward_shared::gate::rate::Rate::parse("2/m").unwrap());
-    let stage = Stage::start(application.address, Plan { policy, clock: clock_at(NOW), ..Plan::default() }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy,
+            clock: clock_at(NOW),
+            ..Plan::default()
+        },
+    )
+    .await;
     let mut statuses = std::collections::BTreeSet::new();
     for n in 0..25 {
-        statuses.insert(stage.edge.get(&format!("{PREFIX}?crc_token=a{n}")).await.status);
+        statuses.insert(
+            stage
+                .edge
+                .get(&format!("{PREFIX}?crc_token=a{n}"))
+                .await
+                .status,
+        );
     }
-    assert!(statuses.contains(&200) && statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
+    assert!(
+        statuses.contains(&200) && statuses.iter().all(|status| [200, 429].contains(status)),
+        "{statuses:?}"
+    );
     let body = r#"{"for_user_id":"1"}"#;
     let [(name, value)] = event_of_x(body);
-    assert_eq!(stage.edge.post(PREFIX, &[(name, &value)], body.as_bytes()).await.status, 200);
+    assert_eq!(
+        stage
+            .edge
+            .post(PREFIX, &[(name, &value)], body.as_bytes())
+            .await
+            .status,
+        200
+    );
 }
 
 /// A challenge passes every check that needs no signature before it is answered.
@@ -438,14 +718,35 @@ async fn unsigned_challenges_use_up_no_rate() {
 async fn headers_and_content_types_hold_for_challenges() {
     let application = Application::start(|_| Reply::ok("")).await;
     let gated = answering("x_twitter", "headers = { X-Gate = 'open' }");
-    let stage =
-        Stage::start(application.address, Plan { policy: gated, clock: clock_at(NOW), ..Plan::default() }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy: gated,
+            clock: clock_at(NOW),
+            ..Plan::default()
+        },
+    )
+    .await;
     let target = format!("{PREFIX}?crc_token=abc");
     assert_eq!(stage.edge.get(&target).await.status, 403);
-    assert_eq!(stage.edge.request("GET", &target, &[("X-Gate", "open")], b"").await.status, 200);
+    assert_eq!(
+        stage
+            .edge
+            .request("GET", &target, &[("X-Gate", "open")], b"")
+            .await
+            .status,
+        200
+    );
     let typed = answering("lark", "content_type = 'application/json'");
-    let stage =
-        Stage::start(application.address, Plan { policy: typed, clock: clock_at(NOW), ..Plan::default() }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy: typed,
+            clock: clock_at(NOW),
+            ..Plan::default()
+        },
+    )
+    .await;
     let body = br#"{"type":"url_verification","challenge":"abc"}"#;
     let text = [("Content-Type", "text/plain")];
     assert_eq!(stage.edge.post(PREFIX, &text, body).await.status, 403);
@@ -462,53 +763,124 @@ async fn a_handshake_that_is_not_answered_says_why() {
     silent.routes[0].accept[0].verify[0].challenge = false;
     let query = "hub.mode=subscribe&hub.challenge=1&hub.verify_token";
     for (policy, query, why) in [
-        (answering("meta", ""), format!("{query}=wrong"), "query:hub.verify_token is not the part verify_token"),
+        (
+            answering("meta", ""),
+            format!("{query}=wrong"),
+            "query:hub.verify_token is not the part verify_token",
+        ),
         (silent, format!("{query}=v3rify"), "--challenge"),
     ] {
-        let stage = Stage::start(application.address, Plan { policy, clock: clock_at(NOW), ..Plan::default() }).await;
-        assert_eq!(stage.edge.get(&format!("{PREFIX}?{query}")).await.status, 403);
+        let stage = Stage::start(
+            application.address,
+            Plan {
+                policy,
+                clock: clock_at(NOW),
+                ..Plan::default()
+            },
+        )
+        .await;
+        assert_eq!(
+            stage.edge.get(&format!("{PREFIX}?{query}")).await.status,
+            403
+        );
         let named = |report: &Report| matches!(report, Report::Refused(refused) if refused.why.contains(why));
         stage.reported(why, named).await;
     }
 }
 
-/// Bitbucket Data Center tries a connection with exactly this event and body, also without `challenge`.
+/// Bitbucket Data Center tries a connection with exactly this event and body, also without
+/// `challenge`.
 #[tokio::test]
 async fn the_connection_test_of_bitbucket_is_answered_and_nothing_like_it() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut policy = answering("bitbucket_server", "");
     policy.routes[0].accept[0].verify[0].challenge = false;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy,
+            ..Plan::default()
+        },
+    )
+    .await;
     let send = async |event: &str, body: &str| {
         let headers = [("X-Event-Key", event), ("Content-Type", "application/json")];
-        stage.edge.post(PREFIX, &headers, body.as_bytes()).await.status
+        stage
+            .edge
+            .post(PREFIX, &headers, body.as_bytes())
+            .await
+            .status
     };
     assert_eq!(send("diagnostics:ping", r#"{"test":true}"#).await, 200);
-    assert_eq!(send("diagnostics:ping", r#"{"test":true,"x":1}"#).await, 403);
+    assert_eq!(
+        send("diagnostics:ping", r#"{"test":true,"x":1}"#).await,
+        403
+    );
     assert_eq!(send("repo:refs_changed", r#"{"test":true}"#).await, 403);
     assert_eq!(application.log.begun(), 0, "it is never forwarded");
 }
 
-/// A challenge replaces the signature and nothing else; without `challenge` it is a request like any other.
+/// A challenge replaces the signature and nothing else; without `challenge` it is a request like
+/// any other.
 #[tokio::test]
 async fn address_path_and_token_come_first() {
     let application = Application::start(|_| Reply::ok("")).await;
     let query = "challenge=abc123";
     let stage = Stage::start(
         application.address,
-        Plan { policy: answering("dropbox", "token = 'file:DIR/token'"), ..Plan::default() },
+        Plan {
+            policy: answering("dropbox", "token = 'file:DIR/token'"),
+            ..Plan::default()
+        },
     )
     .await;
-    assert_eq!(stage.edge.get(&format!("{PREFIX}?{query}")).await.status, 403);
-    assert_eq!(stage.edge.get(&format!("{PREFIX}?{query}&token=t0ken")).await.text(), "abc123");
-    assert_eq!(stage.edge.get(&format!("/other?{query}&token=t0ken")).await.status, 404);
+    assert_eq!(
+        stage.edge.get(&format!("{PREFIX}?{query}")).await.status,
+        403
+    );
+    assert_eq!(
+        stage
+            .edge
+            .get(&format!("{PREFIX}?{query}&token=t0ken"))
+            .await
+            .text(),
+        "abc123"
+    );
+    assert_eq!(
+        stage
+            .edge
+            .get(&format!("/other?{query}&token=t0ken"))
+            .await
+            .status,
+        404
+    );
     let denied = answering("dropbox", "allow_ips = '192.0.2.0/24'");
-    let stage = Stage::start(application.address, Plan { policy: denied, ..Plan::default() }).await;
-    assert_eq!(stage.edge.get(&format!("{PREFIX}?{query}")).await.status, 403);
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy: denied,
+            ..Plan::default()
+        },
+    )
+    .await;
+    assert_eq!(
+        stage.edge.get(&format!("{PREFIX}?{query}")).await.status,
+        403
+    );
     let mut silent = answering("dropbox", "");
     silent.routes[0].accept[0].verify[0].challenge = false;
-    let stage = Stage::start(application.address, Plan { policy: silent, ..Plan::default() }).await;
-    assert_eq!(stage.edge.get(&format!("{PREFIX}?{query}")).await.status, 403);
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy: silent,
+            ..Plan::default()
+        },
+    )
+    .await;
+    assert_eq!(
+        stage.edge.get(&format!("{PREFIX}?{query}")).await.status,
+        403
+    );
     assert_eq!(application.log.begun(), 0);
 }
 
@@ -518,7 +890,12 @@ async fn pairing() {
     let application = Application::start(|_| Reply::ok("")).await;
     let dir = tempfile::TempDir::new().unwrap();
     for (provider, headers, body, secret) in [
-        ("asana", &[("X-Hook-Secret", "b537207f20cbfa02357cf448134da559")][..], "", "b537207f20cbfa02357cf448134da559"),
+        (
+            "asana",
+            &[("X-Hook-Secret", "b537207f20cbfa02357cf448134da559")][..],
+            "",
+            "b537207f20cbfa02357cf448134da559",
+        ),
         (
             "notion",
             &[],
@@ -527,28 +904,79 @@ async fn pairing() {
         ),
     ] {
         let mut route = Route::new("pair", vec![format!("{PREFIX}/**")]);
-        let verify = SignatureCheck { secret_at: SecretAt::Agent, pair: true, ..SignatureCheck::by(provider) };
-        route.accept.push(Accept { verify: vec![verify], ..Accept::default() });
+        let verify = SignatureCheck {
+            secret_at: SecretAt::Agent,
+            pair: true,
+            ..SignatureCheck::by(provider)
+        };
+        route.accept.push(Accept {
+            verify: vec![verify],
+            ..Accept::default()
+        });
         let policy = Policy::new(vec![route]);
         let file = dir.path().join(provider);
-        let plan = Plan { policy: policy.clone(), pairing: Some(file.clone()), ..Plan::default() };
+        let plan = Plan {
+            policy: policy.clone(),
+            pairing: Some(file.clone()),
+            ..Plan::default()
+        };
         let stage = Stage::start(application.address, plan).await;
         let answer = stage.edge.post(PREFIX, headers, body.as_bytes()).await;
         assert_eq!(answer.status, 200, "{provider}");
-        assert_eq!(answer.header("x-hook-secret"), headers.first().map(|(_, value)| *value), "{provider}: echoed");
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), secret, "{provider}");
-        assert!(!answer.text().contains(secret), "{provider}: Notion's is not echoed");
-        assert_eq!(stage.edge.post(PREFIX, &[], b"{}").await.status, 403, "{provider}: nothing else passes");
+        assert_eq!(
+            answer.header("x-hook-secret"),
+            headers.first().map(|(_, value)| *value),
+            "{provider}: echoed"
+        );
+        assert_eq!(
+            std::fs::read_to_string(&file).unwrap(),
+            secret,
+            "{provider}"
+        );
+        assert!(
+            !answer.text().contains(secret),
+            "{provider}: Notion's is not echoed"
+        );
+        assert_eq!(
+            stage.edge.post(PREFIX, &[], b"{}").await.status,
+            403,
+            "{provider}: nothing else passes"
+        );
         // Without pairing the same is an unsigned request.
         let stage = Stage::start(
             application.address,
-            Plan { policy: answering(provider, "").without_challenge(), ..Plan::default() },
+            Plan {
+                policy: answering(provider, "").without_challenge(),
+                ..Plan::default()
+            },
         )
         .await;
-        assert_eq!(stage.edge.post(PREFIX, headers, body.as_bytes()).await.status, 403, "{provider}");
-        let stage =
-            Stage::start(application.address, Plan { policy: answering(provider, ""), ..Plan::default() }).await;
-        assert_eq!(stage.edge.post(PREFIX, headers, body.as_bytes()).await.status, 403, "{provider}: not by challenge");
+        assert_eq!(
+            stage
+                .edge
+                .post(PREFIX, headers, body.as_bytes())
+                .await
+                .status,
+            403,
+            "{provider}"
+        );
+        let stage = Stage::start(
+            application.address,
+            Plan {
+                policy: answering(provider, ""),
+                ..Plan::default()
+            },
+        )
+        .await;
+        assert_eq!(
+            stage
+                .edge
+                .post(PREFIX, headers, body.as_bytes())
+                .await
+                .status,
+            403,
+            "{provider}: not by challenge"
+        );
     }
     assert_eq!(application.log.begun(), 0);
 }

@@ -1,5 +1,6 @@
-//! The checks beyond the four protections: Basic authentication, JSON Web Tokens, schemes of one's own, rules about
-//! headers and bodies, rates, lockout, the operator's floor and limits, and who says where a request comes from.
+//! The checks beyond the four protections: Basic authentication, JSON Web Tokens, schemes of one's
+//! own, rules about headers and bodies, rates, lockout, the operator's floor and limits, and who
+//! says where a request comes from.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -21,15 +22,26 @@ const SECRET: &str = "It's a Secret to Everybody";
 /// A policy whose secrets stand in files that are gone when it has been read.
 fn with_secrets(text: &str) -> Policy {
     let dir = tempfile::TempDir::new().unwrap();
-    for (name, content) in [("hub", SECRET), ("user", "user:pass"), ("tok", "t0ken"), ("jwt", "a secret of the issuer")]
-    {
+    for (name, content) in [
+        ("hub", SECRET),
+        ("user", "user:pass"),
+        ("tok", "t0ken"),
+        ("jwt", "a secret of the issuer"),
+    ] {
         std::fs::write(dir.path().join(name), content).unwrap();
     }
     policy(&text.replace("DIR", &dir.path().display().to_string()))
 }
 
 async fn stage(application: &Application, text: &str) -> Stage {
-    Stage::start(application.address, Plan { policy: with_secrets(text), ..Plan::default() }).await
+    Stage::start(
+        application.address,
+        Plan {
+            policy: with_secrets(text),
+            ..Plan::default()
+        },
+    )
+    .await
 }
 
 async fn status(stage: &Stage, headers: &[(&str, &str)], body: &[u8]) -> u16 {
@@ -48,17 +60,32 @@ fn refused_by(stage: &Stage) -> Vec<Check> {
 #[tokio::test]
 async fn basic_authentication_is_checked_and_taken_out() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let text = format!("[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nbasic = 'file:DIR/user'");
+    let text =
+        format!("[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nbasic = 'file:DIR/user'");
     let stage = stage(&application, &text).await;
-    assert_eq!(status(&stage, &[("Authorization", "Basic dXNlcjpwYXNz")], b"{}").await, 200);
-    assert_eq!(application.log.take()[0].header("authorization"), None, "the application does not see it");
-    for wrong in [&[][..], &[("Authorization", "Basic dXNlcjpvdGhlcg==")], &[("Authorization", "Bearer dXNlcjpwYXNz")]]
-    {
+    assert_eq!(
+        status(&stage, &[("Authorization", "Basic dXNlcjpwYXNz")], b"{}").await,
+        200
+    );
+    assert_eq!(
+        application.log.take()[0].header("authorization"),
+        None,
+        "the application does not see it"
+    );
+    for wrong in [
+        &[][..],
+        &[("Authorization", "Basic dXNlcjpvdGhlcg==")],
+        &[("Authorization", "Bearer dXNlcjpwYXNz")],
+    ] {
         let answer = stage.edge.post(PREFIX, wrong, b"{}").await;
         assert_eq!(answer.status, 401, "{wrong:?}");
         // Clients such as `curl --anyauth` send what they have only then (RFC 7617 §2).
         let asked = answer.header("www-authenticate");
-        assert_eq!(asked, Some("Basic realm=\"Hookward\", charset=\"UTF-8\""), "{wrong:?}");
+        assert_eq!(
+            asked,
+            Some("Basic realm=\"Hookward\", charset=\"UTF-8\""),
+            "{wrong:?}"
+        );
     }
     assert!(application.log.take().is_empty());
 }
@@ -70,21 +97,35 @@ async fn a_json_web_token_that_says_what_it_must() {
         "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\n\
          jwt = {{ algs = ['HS256'], secret = 'file:DIR/jwt', iss = 'me', aud = 'hookward' }}"
     );
-    let plan = Plan { policy: with_secrets(&text), clock: Clock::at(UnixMillis(1_700_000_000_000)), ..Plan::default() };
+    let plan = Plan {
+        policy: with_secrets(&text),
+        clock: Clock::at(UnixMillis(1_700_000_000_000)),
+        ..Plan::default()
+    };
     let stage = Stage::start(application.address, plan).await;
     // Made with Python: header {"alg":"HS256","typ":"JWT"}, hmac over header.payload.
     for (payload, fits) in [
         (r#"{"iss":"me","aud":"hookward","exp":1700000060}"#, true),
-        (r#"{"iss":"me","aud":["other","hookward"],"exp":1700000060}"#, true),
+        (
+            r#"{"iss":"me","aud":["other","hookward"],"exp":1700000060}"#,
+            true,
+        ),
         (r#"{"iss":"you","aud":"hookward","exp":1700000060}"#, false),
         (r#"{"iss":"me","aud":"other","exp":1700000060}"#, false),
         (r#"{"iss":"me","aud":"hookward","exp":1699999990}"#, false),
-        (r#"{"iss":"me","aud":"hookward","exp":1700000060,"nbf":1700000060}"#, false),
+        (
+            r#"{"iss":"me","aud":"hookward","exp":1700000060,"nbf":1700000060}"#,
+            false,
+        ),
         (r#"{"iss":"me","aud":"hookward"}"#, false),
     ] {
         let bearer = format!("Bearer {}", hs256(payload, b"a secret of the issuer"));
         let expected = if fits { 200 } else { 403 };
-        assert_eq!(status(&stage, &[("Authorization", &bearer)], b"{}").await, expected, "{payload}");
+        assert_eq!(
+            status(&stage, &[("Authorization", &bearer)], b"{}").await,
+            expected,
+            "{payload}"
+        );
     }
     let payload = r#"{"iss":"me","aud":"hookward","exp":1700000060}"#;
     let encoded = data_encoding::BASE64URL_NOPAD.encode(payload.as_bytes());
@@ -94,7 +135,11 @@ async fn a_json_web_token_that_says_what_it_must() {
         format!("Bearer {}x", hs256(payload, b"a secret of the issuer")),
         hs256(payload, b"a secret of the issuer"),
     ] {
-        assert_eq!(status(&stage, &[("Authorization", &forged)], b"{}").await, 403, "{forged}");
+        assert_eq!(
+            status(&stage, &[("Authorization", &forged)], b"{}").await,
+            403,
+            "{forged}"
+        );
     }
 }
 
@@ -108,11 +153,24 @@ async fn a_scheme_of_ones_own_needs_no_release() {
     );
     let stage = stage(&application, &text).await;
     let signed = github_signature(SECRET, b"7|{}").replace("sha256=", "v7=");
-    assert_eq!(status(&stage, &[("X-Id", "7"), ("X-Mine", &signed)], b"{}").await, 200);
-    assert_eq!(status(&stage, &[("X-Id", "8"), ("X-Mine", &signed)], b"{}").await, 403);
-    assert_eq!(status(&stage, &[("X-Id", "7"), ("X-Mine", &signed)], b"{ }").await, 403);
+    assert_eq!(
+        status(&stage, &[("X-Id", "7"), ("X-Mine", &signed)], b"{}").await,
+        200
+    );
+    assert_eq!(
+        status(&stage, &[("X-Id", "8"), ("X-Mine", &signed)], b"{}").await,
+        403
+    );
+    assert_eq!(
+        status(&stage, &[("X-Id", "7"), ("X-Mine", &signed)], b"{ }").await,
+        403
+    );
     let wide = github_signature(SECRET, b"7|8|{}").replace("sha256=", "v7=");
-    assert_eq!(status(&stage, &[("X-Id", "7|8"), ("X-Mine", &wide)], b"{}").await, 403, "it could be cut in two ways");
+    assert_eq!(
+        status(&stage, &[("X-Id", "7|8"), ("X-Mine", &wide)], b"{}").await,
+        403,
+        "it could be cut in two ways"
+    );
 }
 
 #[tokio::test]
@@ -127,10 +185,21 @@ async fn rules_about_headers_and_the_body() {
     let body = br#"{"ref":"refs/heads/main","repository":{"private":true}}"#;
     let send = async |kind: &str, event: &str, body: &[u8]| {
         let signature = github_signature(SECRET, body);
-        status(&stage, &[("Content-Type", kind), ("X-GitHub-Event", event), ("X-Hub-Signature-256", &signature)], body)
-            .await
+        status(
+            &stage,
+            &[
+                ("Content-Type", kind),
+                ("X-GitHub-Event", event),
+                ("X-Hub-Signature-256", &signature),
+            ],
+            body,
+        )
+        .await
     };
-    assert_eq!(send("application/json; charset=utf-8", "push", body).await, 200);
+    assert_eq!(
+        send("application/json; charset=utf-8", "push", body).await,
+        200
+    );
     assert_eq!(send("application/json", "ping", body).await, 200);
     assert_eq!(send("text/plain", "push", body).await, 403);
     assert_eq!(send("application/json", "release", body).await, 403);
@@ -143,12 +212,27 @@ async fn rules_about_headers_and_the_body() {
         b"ref=refs/heads/main",
         b"",
     ] {
-        assert_eq!(send("application/json", "push", other).await, 403, "{}", String::from_utf8_lossy(other));
+        assert_eq!(
+            send("application/json", "push", other).await,
+            403,
+            "{}",
+            String::from_utf8_lossy(other)
+        );
     }
     eventually("the owner knows which", || refused_by(&stage).len() == 9).await;
     let found = refused_by(&stage);
-    assert_eq!(found.iter().filter(|check| **check == Check::BodyRule).count(), 7, "{found:?}");
-    assert!(found.contains(&Check::ContentType) && found.contains(&Check::Header), "{found:?}");
+    assert_eq!(
+        found
+            .iter()
+            .filter(|check| **check == Check::BodyRule)
+            .count(),
+        7,
+        "{found:?}"
+    );
+    assert!(
+        found.contains(&Check::ContentType) && found.contains(&Check::Header),
+        "{found:?}"
+    );
 }
 
 #[tokio::test]
@@ -162,9 +246,19 @@ async fn which_secret_was_right_is_reported_by_its_name() {
         "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\n\
          verify = {{ provider = 'github', secrets = ['file:{at}/new', 'file:{at}/old'] }}"
     );
-    let stage = Stage::start(application.address, Plan { policy: policy(&text), ..Plan::default() }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy: policy(&text),
+            ..Plan::default()
+        },
+    )
+    .await;
     let signature = github_signature("the old one", b"{}");
-    assert_eq!(status(&stage, &[("X-Hub-Signature-256", &signature)], b"{}").await, 200);
+    assert_eq!(
+        status(&stage, &[("X-Hub-Signature-256", &signature)], b"{}").await,
+        200
+    );
     let name = format!("file:{at}/old");
     stage
         .reported("the name", |report| {
@@ -183,31 +277,62 @@ async fn rates_of_a_client_a_route_and_the_tunnel() {
     );
     let clock = Clock::at(UnixMillis(1_700_000_000_000));
     let proxies = vec!["127.0.0.1/32".parse().unwrap()];
-    let plan = Plan { policy: with_secrets(&text), clock, trusted_proxies: proxies, ..Plan::default() };
+    let plan = Plan {
+        policy: with_secrets(&text),
+        clock,
+        trusted_proxies: proxies,
+        ..Plan::default()
+    };
     let stage = Stage::start(application.address, plan).await;
     let send = async |from: &str, path: &str, token: &str| {
         let target = format!("{PREFIX}/{path}?token={token}");
-        stage.edge.post(&target, &[("X-Forwarded-For", from)], b"{}").await
+        stage
+            .edge
+            .post(&target, &[("X-Forwarded-For", from)], b"{}")
+            .await
     };
     // Strangers use up nothing of the route's and the tunnel's rates, only their own.
     for n in 0..4 {
         assert_eq!(send("198.51.100.1", "a", "wrong").await.status, 403, "{n}");
     }
     let limited = send("198.51.100.1", "a", "wrong").await;
-    assert_eq!((limited.status, limited.code()), (429, Some("rate_limited")));
+    assert_eq!(
+        (limited.status, limited.code()),
+        (429, Some("rate_limited"))
+    );
     assert_eq!(limited.header("retry-after"), Some("15"), "four a minute");
     assert_eq!(send("192.0.2.1", "a", "t0ken").await.status, 200);
     assert_eq!(send("192.0.2.2", "a", "t0ken").await.status, 200);
-    assert_eq!(send("192.0.2.3", "a", "t0ken").await.status, 429, "the route's rate");
-    assert_eq!(send("192.0.2.4", "b", "t0ken").await.status, 200, "another route");
-    assert_eq!(send("192.0.2.5", "b", "t0ken").await.status, 429, "the tunnel's rate");
+    assert_eq!(
+        send("192.0.2.3", "a", "t0ken").await.status,
+        429,
+        "the route's rate"
+    );
+    assert_eq!(
+        send("192.0.2.4", "b", "t0ken").await.status,
+        200,
+        "another route"
+    );
+    assert_eq!(
+        send("192.0.2.5", "b", "t0ken").await.status,
+        429,
+        "the tunnel's rate"
+    );
     stage.clock.pass(Duration::from_secs(60));
-    assert_eq!(send("192.0.2.3", "a", "t0ken").await.status, 200, "a minute later");
+    assert_eq!(
+        send("192.0.2.3", "a", "t0ken").await.status,
+        200,
+        "a minute later"
+    );
     for n in 0..3 {
         assert_eq!(send("2001:db8::1", "a", "wrong").await.status, 403, "{n}");
     }
     assert_eq!(send("2001:db8::ffff", "a", "wrong").await.status, 403);
-    assert_eq!(send("2001:db8::2", "a", "wrong").await.status, 429, "one customer's /64 is one client");
+    assert_eq!(
+        send("2001:db8::2", "a", "wrong").await.status,
+        429,
+        "one customer's /64 is one client"
+    );
     assert_eq!(application.log.take().len(), 4);
 }
 
@@ -221,23 +346,51 @@ async fn who_keeps_failing_is_locked_out_and_a_good_sender_is_not() {
     );
     let clock = Clock::at(UnixMillis(1_700_000_000_000));
     let proxies = vec!["127.0.0.1/32".parse().unwrap()];
-    let plan = Plan { policy: with_secrets(&text), clock, trusted_proxies: proxies, ..Plan::default() };
+    let plan = Plan {
+        policy: with_secrets(&text),
+        clock,
+        trusted_proxies: proxies,
+        ..Plan::default()
+    };
     let stage = Stage::start(application.address, plan).await;
     let send = async |from: Option<&str>, token: &str| {
-        let from: Vec<_> = from.map(|from| ("X-Forwarded-For", from)).into_iter().collect();
-        stage.edge.post(&format!("{PREFIX}?token={token}"), &from, b"{}").await.status
+        let from: Vec<_> = from
+            .map(|from| ("X-Forwarded-For", from))
+            .into_iter()
+            .collect();
+        stage
+            .edge
+            .post(&format!("{PREFIX}?token={token}"), &from, b"{}")
+            .await
+            .status
     };
     for stranger in [Some("198.51.100.1"), Some("192.0.2.7"), None] {
         for _ in 0..4 {
             send(stranger, "wrong").await;
         }
     }
-    assert_eq!(send(Some("198.51.100.1"), "t0ken").await, 429, "locked out, even with the right token");
-    assert_eq!(send(Some("192.0.2.7"), "t0ken").await, 200, "an address that a route allows is never locked out");
+    assert_eq!(
+        send(Some("198.51.100.1"), "t0ken").await,
+        429,
+        "locked out, even with the right token"
+    );
+    assert_eq!(
+        send(Some("192.0.2.7"), "t0ken").await,
+        200,
+        "an address that a route allows is never locked out"
+    );
     assert_eq!(send(None, "t0ken").await, 200, "nor is a trusted proxy");
-    assert_eq!(send(Some("198.51.100.2"), "t0ken").await, 200, "nor is anybody else");
+    assert_eq!(
+        send(Some("198.51.100.2"), "t0ken").await,
+        200,
+        "nor is anybody else"
+    );
     stage.clock.pass(Duration::from_secs(301));
-    assert_eq!(send(Some("198.51.100.1"), "t0ken").await, 200, "it lasts minutes");
+    assert_eq!(
+        send(Some("198.51.100.1"), "t0ken").await,
+        200,
+        "it lasts minutes"
+    );
 }
 
 /// Rates and lockouts go by time that passes: a clock that is set by a day changes neither.
@@ -252,11 +405,23 @@ async fn a_clock_that_is_set_opens_and_closes_nothing() {
     );
     for set_to in [BEGIN.0 - DAY_MS, BEGIN.0 + DAY_MS] {
         let proxies = vec!["127.0.0.1/32".parse().unwrap()];
-        let plan =
-            Plan { policy: with_secrets(&text), clock: Clock::at(BEGIN), trusted_proxies: proxies, ..Plan::default() };
+        let plan = Plan {
+            policy: with_secrets(&text),
+            clock: Clock::at(BEGIN),
+            trusted_proxies: proxies,
+            ..Plan::default()
+        };
         let stage = Stage::start(application.address, plan).await;
         let send = async |from: &str, token: &str| {
-            stage.edge.post(&format!("{PREFIX}?token={token}"), &[("X-Forwarded-For", from)], b"{}").await.status
+            stage
+                .edge
+                .post(
+                    &format!("{PREFIX}?token={token}"),
+                    &[("X-Forwarded-For", from)],
+                    b"{}",
+                )
+                .await
+                .status
         };
         assert_eq!(send("192.0.2.1", "t0ken").await, 200);
         for _ in 0..3 {
@@ -265,14 +430,23 @@ async fn a_clock_that_is_set_opens_and_closes_nothing() {
         assert_eq!(send("198.51.100.1", "t0ken").await, 429, "locked out");
         stage.clock.set(UnixMillis(set_to));
         assert_eq!(send("198.51.100.1", "t0ken").await, 429, "still locked out");
-        assert_eq!(send("192.0.2.2", "t0ken").await, 200, "the rate has one left");
+        assert_eq!(
+            send("192.0.2.2", "t0ken").await,
+            200,
+            "the rate has one left"
+        );
         assert_eq!(send("192.0.2.3", "t0ken").await, 429, "and no more");
         stage.clock.pass(Duration::from_secs(301));
-        assert_eq!(send("198.51.100.1", "t0ken").await, 200, "five minutes later");
+        assert_eq!(
+            send("198.51.100.1", "t0ken").await,
+            200,
+            "five minutes later"
+        );
     }
 }
 
-/// A client that is locked out learns nothing of a token that stands beside a signature, not even by `100 Continue`.
+/// A client that is locked out learns nothing of a token that stands beside a signature, not even
+/// by `100 Continue`.
 #[tokio::test]
 async fn a_lockout_hides_whether_a_token_is_right() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -280,9 +454,23 @@ async fn a_lockout_hides_whether_a_token_is_right() {
         "lockout = {{ failures = 3, within = '1m', for = '5m' }}\n[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\n\
          token = 'file:DIR/tok'\nverify = {{ provider = 'github', secret = 'file:DIR/hub' }}"
     );
-    let stage = Stage::start(application.address, Plan { policy: with_secrets(&text), ..Plan::default() }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy: with_secrets(&text),
+            ..Plan::default()
+        },
+    )
+    .await;
     for _ in 0..3 {
-        assert_eq!(stage.edge.post(&format!("{PREFIX}?token=wrong"), &[], b"{}").await.status, 403);
+        assert_eq!(
+            stage
+                .edge
+                .post(&format!("{PREFIX}?token=wrong"), &[], b"{}")
+                .await
+                .status,
+            403
+        );
     }
     let mut begun = Vec::new();
     for token in ["wrong", "t0ken"] {
@@ -300,10 +488,18 @@ async fn a_lockout_hides_whether_a_token_is_right() {
     assert_eq!(begun, [100, 100]);
     let right = github_signature(SECRET, b"{}");
     let signed = [("X-Hub-Signature-256", right.as_str())];
-    assert_eq!(stage.edge.post(&format!("{PREFIX}?token=t0ken"), &signed, b"{}").await.status, 200);
+    assert_eq!(
+        stage
+            .edge
+            .post(&format!("{PREFIX}?token=t0ken"), &signed, b"{}")
+            .await
+            .status,
+        200
+    );
 }
 
-/// Other customers of a provider send from its addresses: their failures do not lock the provider out.
+/// Other customers of a provider send from its addresses: their failures do not lock the provider
+/// out.
 #[tokio::test]
 async fn a_right_signature_passes_a_lockout() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -311,14 +507,31 @@ async fn a_right_signature_passes_a_lockout() {
         "lockout = {{ failures = 3, within = '1m', for = '5m' }}\n[[route]]\npath = '{PREFIX}/**'\n\
          accept.verify = {{ provider = 'github', secret = 'file:DIR/hub' }}"
     );
-    let stage = Stage::start(application.address, Plan { policy: with_secrets(&text), ..Plan::default() }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy: with_secrets(&text),
+            ..Plan::default()
+        },
+    )
+    .await;
     let wrong = github_signature("another customer's", b"{}");
     for _ in 0..3 {
-        assert_eq!(status(&stage, &[("X-Hub-Signature-256", &wrong)], b"{}").await, 403);
+        assert_eq!(
+            status(&stage, &[("X-Hub-Signature-256", &wrong)], b"{}").await,
+            403
+        );
     }
-    assert_eq!(status(&stage, &[("X-Hub-Signature-256", &wrong)], b"{}").await, 429, "locked out");
+    assert_eq!(
+        status(&stage, &[("X-Hub-Signature-256", &wrong)], b"{}").await,
+        429,
+        "locked out"
+    );
     let right = github_signature(SECRET, b"{}");
-    assert_eq!(status(&stage, &[("X-Hub-Signature-256", &right)], b"{}").await, 200);
+    assert_eq!(
+        status(&stage, &[("X-Hub-Signature-256", &right)], b"{}").await,
+        200
+    );
 }
 
 #[tokio::test]
@@ -331,14 +544,23 @@ async fn the_operators_floor_is_what_no_tunnel_relaxes() {
         file.write_all(text.as_bytes()).unwrap();
         std::fs::rename(dir.path().join("new"), &floor).unwrap();
     };
-    let allowing =
-        |range: &str| format!("[[route]]\npath = '{PREFIX}/**'\nmethods = ['POST']\naccept.allow_ips = '{range}'");
+    let allowing = |range: &str| {
+        format!("[[route]]\npath = '{PREFIX}/**'\nmethods = ['POST']\naccept.allow_ips = '{range}'")
+    };
     write(&allowing("127.0.0.0/8"));
     let text = "[[route]]\npath = '/**'\naccept.open = true";
-    let plan = Plan { policy: policy(text), floor: Some(floor.clone()), ..Plan::default() };
+    let plan = Plan {
+        policy: policy(text),
+        floor: Some(floor.clone()),
+        ..Plan::default()
+    };
     let stage = Stage::start(application.address, plan).await;
     assert_eq!(status(&stage, &[], b"{}").await, 200);
-    assert_eq!(stage.edge.post("/admin", &[], b"{}").await.status, 404, "the tunnel would open it");
+    assert_eq!(
+        stage.edge.post("/admin", &[], b"{}").await.status,
+        404,
+        "the tunnel would open it"
+    );
     assert_eq!(stage.edge.get(PREFIX).await.status, 405);
     // A floor that can't be used leaves the old one in force; the next good one replaces it.
     write("[[route]]\npath = 'nowhere'\n");
@@ -347,8 +569,7 @@ async fn the_operators_floor_is_what_no_tunnel_relaxes() {
     while !refused {
         refused = within("the new floor", status(&stage, &[], b"{}")).await == 403;
     }
-    let of_floor =
-        |report: &Report| matches!(report, Report::Refused(refused) if refused.why.starts_with("the relay's floor: "));
+    let of_floor = |report: &Report| matches!(report, Report::Refused(refused) if refused.why.starts_with("the relay's floor: "));
     stage.reported("whose refusal it is", of_floor).await;
 }
 
@@ -367,8 +588,19 @@ async fn the_operators_limits_are_named_to_the_agent() {
         policy_rate: 10,
         ..Limits::default()
     };
-    let message = stage::refused(Plan { policy, limits, ..Plan::default() }).await;
-    for limit in ["policy_routes", "policy_ranges", "policy_body", "policy_answer_timeout", "policy_rate"] {
+    let message = stage::refused(Plan {
+        policy,
+        limits,
+        ..Plan::default()
+    })
+    .await;
+    for limit in [
+        "policy_routes",
+        "policy_ranges",
+        "policy_body",
+        "policy_answer_timeout",
+        "policy_rate",
+    ] {
         assert!(message.contains(limit), "{limit} in {message}");
     }
 }
@@ -376,9 +608,20 @@ async fn the_operators_limits_are_named_to_the_agent() {
 #[tokio::test]
 async fn a_lower_rate_of_the_operators_holds_for_every_tunnel() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let limits = Limits { policy_rate: 2, ..Limits::default() };
+    let limits = Limits {
+        policy_rate: 2,
+        ..Limits::default()
+    };
     let clock = Clock::at(UnixMillis(1_700_000_000_000));
-    let stage = Stage::start(application.address, Plan { limits, clock, ..Plan::default() }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            limits,
+            clock,
+            ..Plan::default()
+        },
+    )
+    .await;
     let mut statuses = Vec::new();
     for _ in 0..3 {
         statuses.push(status(&stage, &[], b"{}").await);
@@ -390,8 +633,16 @@ async fn a_lower_rate_of_the_operators_holds_for_every_tunnel() {
 async fn the_field_of_the_proxies_is_the_one_that_is_set_and_no_other() {
     let application = Application::start(|_| Reply::ok("")).await;
     let text = format!("[[route]]\npath = '{PREFIX}/**'\naccept.allow_ips = '192.0.2.1'");
-    let (forwarded, proxies) = (ForwardedField::Forwarded, vec!["127.0.0.1/32".parse().unwrap()]);
-    let plan = Plan { policy: policy(&text), forwarded, trusted_proxies: proxies, ..Plan::default() };
+    let (forwarded, proxies) = (
+        ForwardedField::Forwarded,
+        vec!["127.0.0.1/32".parse().unwrap()],
+    );
+    let plan = Plan {
+        policy: policy(&text),
+        forwarded,
+        trusted_proxies: proxies,
+        ..Plan::default()
+    };
     let stage = Stage::start(application.address, plan).await;
     for (headers, expected) in [
         (&[("Forwarded", "for=192.0.2.1;proto=https")][..], 200),
@@ -401,7 +652,11 @@ async fn the_field_of_the_proxies_is_the_one_that_is_set_and_no_other() {
         (&[("X-Forwarded-For", "192.0.2.1")], 403),
         (&[], 403),
     ] {
-        assert_eq!(status(&stage, headers, b"{}").await, expected, "{headers:?}");
+        assert_eq!(
+            status(&stage, headers, b"{}").await,
+            expected,
+            "{headers:?}"
+        );
     }
 }
 
@@ -410,15 +665,26 @@ async fn the_proxy_protocol_of_trusted_proxies() {
     let application = Application::start(|_| Reply::ok("")).await;
     let text = format!("[[route]]\npath = '{PREFIX}/**'\naccept.allow_ips = '192.0.2.1'");
     let proxies = vec!["127.0.0.1/32".parse().unwrap()];
-    let plan = Plan { policy: policy(&text), proxy_protocol: true, trusted_proxies: proxies, ..Plan::default() };
+    let plan = Plan {
+        policy: policy(&text),
+        proxy_protocol: true,
+        trusted_proxies: proxies,
+        ..Plan::default()
+    };
     let stage = Stage::start(application.address, plan).await;
     let v2 = |source: [u8; 4]| {
         let addresses = [&source[..], &[127, 0, 0, 1, 0x30, 0x39, 1, 0xbb]].concat();
         [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &addresses].concat()
     };
     for (header, expected) in [
-        (b"PROXY TCP4 192.0.2.1 127.0.0.1 12345 443\r\n".to_vec(), Some(200)),
-        (b"PROXY TCP4 198.51.100.1 127.0.0.1 12345 443\r\n".to_vec(), Some(403)),
+        (
+            b"PROXY TCP4 192.0.2.1 127.0.0.1 12345 443\r\n".to_vec(),
+            Some(200),
+        ),
+        (
+            b"PROXY TCP4 198.51.100.1 127.0.0.1 12345 443\r\n".to_vec(),
+            Some(403),
+        ),
         (v2([192, 0, 2, 1]), Some(200)),
         (v2([198, 51, 100, 1]), Some(403)),
         (b"PROXY UNKNOWN\r\n".to_vec(), Some(403)),
@@ -428,14 +694,24 @@ async fn the_proxy_protocol_of_trusted_proxies() {
         (b"PROXY nonsense\r\n".to_vec(), None),
     ] {
         let name = String::from_utf8_lossy(&header).into_owned();
-        let taken = within("an answer", stage.edge.tls_behind(&header, b"http/1.1", Some(HOST))).await;
+        let taken = within(
+            "an answer",
+            stage.edge.tls_behind(&header, b"http/1.1", Some(HOST)),
+        )
+        .await;
         let answered = match taken {
             Ok(stream) => {
                 let mut connection = Http1::new(stream);
                 // What a stranger claims is never read: this proxy speaks no HTTP.
-                let claim = [("X-Forwarded-For", "192.0.2.1"), ("Forwarded", "for=192.0.2.1")];
+                let claim = [
+                    ("X-Forwarded-For", "192.0.2.1"),
+                    ("Forwarded", "for=192.0.2.1"),
+                ];
                 connection.send("POST", PREFIX, HOST, &claim, b"{}").await;
-                connection.try_answer("POST").await.map(|answer| answer.status)
+                connection
+                    .try_answer("POST")
+                    .await
+                    .map(|answer| answer.status)
             }
             Err(_) => None,
         };

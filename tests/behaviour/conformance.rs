@@ -1,4 +1,5 @@
-//! HTTP/2 as RFC 9113 wants it, by a suite of somebody else's: the relay does not do worse than hyper alone.
+//! HTTP/2 as RFC 9113 wants it, by a suite of somebody else's: the relay does not do worse than
+//! hyper alone.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -38,17 +39,35 @@ async fn wrapped(edge: Edge) -> SocketAddr {
 
 /// How many cases there are, and which of them failed.
 async fn failures(address: SocketAddr) -> (usize, BTreeSet<String>) {
-    let run = move || Command::new("httpwg").args(["-a", &address.to_string()]).output().unwrap();
+    let run = move || {
+        Command::new("httpwg")
+            .args(["-a", &address.to_string()])
+            .output()
+            .unwrap()
+    };
     let ended = within("the suite", off(run)).await;
-    let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned()
+        + &String::from_utf8_lossy(&ended.stderr);
     let after = |mark: &'static str| {
         let said = &said;
-        said.lines().filter_map(move |line| line.split_once(mark)).map(|(_, rest)| rest.trim().to_owned())
+        said.lines()
+            .filter_map(move |line| line.split_once(mark))
+            .map(|(_, rest)| rest.trim().to_owned())
     };
     let failed: BTreeSet<_> = after("Test failed: ").collect();
     // "Passed 88/107 tests", in colours.
-    let counts = after("Passed ").next().unwrap_or_else(|| panic!("no end: {said}"));
-    let count = counts.split_once('/').unwrap().1.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+    let counts = after("Passed ")
+        .next()
+        .unwrap_or_else(|| panic!("no end: {said}"));
+    let count = counts
+        .split_once('/')
+        .unwrap()
+        .1
+        .split(|c: char| !c.is_ascii_digit())
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     (count, failed)
 }
 
@@ -61,13 +80,19 @@ async fn http2_is_no_worse_than_that_of_hyper_alone() {
     let stage = Stage::start(application.address, Plan::default()).await;
     let hyper_alone = upstream::over_tls(true).await;
     let (address, roots) = (hyper_alone.address, roots(&hyper_alone.ca));
-    let hyper = wrapped(Edge { address, host: "localhost".to_owned(), roots, clock: Clock::System }).await;
+    let hyper = wrapped(Edge {
+        address,
+        host: "localhost".to_owned(),
+        roots,
+        clock: Clock::System,
+    })
+    .await;
     let ours = wrapped(stage.edge.clone()).await;
     let (count, mut failed_by_hyper) = failures(hyper).await;
     let (_, mut failed_by_us) = failures(ours).await;
     assert!(count > 100, "{count}");
-    // Some cases hang on whether the answer to a request is faster than its next frame, for both alike: what passes
-    // once can be passed.
+    // Some cases hang on whether the answer to a request is faster than its next frame, for both
+    // alike: what passes once can be passed.
     for _ in 1..RUNS {
         if failed_by_us.is_subset(&failed_by_hyper) {
             break;
@@ -76,8 +101,14 @@ async fn http2_is_no_worse_than_that_of_hyper_alone() {
         let of_ours = failures(ours).await.1;
         failed_by_us.retain(|case| of_ours.contains(case));
     }
-    println!("hyper alone fails {} of {count}: {failed_by_hyper:#?}", failed_by_hyper.len());
-    println!("the relay fails {} of {count}: {failed_by_us:#?}", failed_by_us.len());
+    println!(
+        "hyper alone fails {} of {count}: {failed_by_hyper:#?}",
+        failed_by_hyper.len()
+    );
+    println!(
+        "the relay fails {} of {count}: {failed_by_us:#?}",
+        failed_by_us.len()
+    );
     let only_ours: Vec<_> = failed_by_us.difference(&failed_by_hyper).collect();
     assert!(only_ours.is_empty(), "only the relay: {only_ours:#?}");
 }

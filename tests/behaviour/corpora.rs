@@ -31,8 +31,14 @@ struct Outcome {
 
 impl PathCase {
     fn judge(&self, outcome: &Outcome) -> Result<(), String> {
-        let denied = outcome.forwarded.is_empty() && outcome.status.is_none_or(|status| (400..500).contains(&status));
-        let wanted = self.forward_as_b64.as_deref().map(|text| String::from_utf8_lossy(&bytes(text)).into_owned());
+        let denied = outcome.forwarded.is_empty()
+            && outcome
+                .status
+                .is_none_or(|status| (400..500).contains(&status));
+        let wanted = self
+            .forward_as_b64
+            .as_deref()
+            .map(|text| String::from_utf8_lossy(&bytes(text)).into_owned());
         let passed = outcome.status == Some(200)
             && outcome.forwarded.len() == 1
             && wanted.is_none_or(|wanted| outcome.forwarded[0] == wanted);
@@ -40,13 +46,18 @@ impl PathCase {
             "deny" => denied,
             "pass" => passed,
             // A fragment that hyper drops before anybody sees it.
-            "pass_without_fragment" => outcome.forwarded.len() == 1 && !outcome.forwarded[0].contains('#'),
+            "pass_without_fragment" => {
+                outcome.forwarded.len() == 1 && !outcome.forwarded[0].contains('#')
+            }
             other => panic!("unknown verdict {other}"),
         };
         if fits(&self.expect) || self.also_ok.as_deref().is_some_and(fits) {
             return Ok(());
         }
-        Err(format!("expected {}, got {:?}, forwarded {:?}", self.expect, outcome.status, outcome.forwarded))
+        Err(format!(
+            "expected {}, got {:?}, forwarded {:?}",
+            self.expect, outcome.status, outcome.forwarded
+        ))
     }
 }
 
@@ -55,9 +66,19 @@ async fn path_attacks() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut guarded = open_policy();
     guarded.routes[0].keep_token = true;
-    guarded.routes[0].accept = vec![Accept { token: Some(token("s3cr3t-T0ken.~_42")), ..Accept::default() }];
+    guarded.routes[0].accept = vec![Accept {
+        token: Some(token("s3cr3t-T0ken.~_42")),
+        ..Accept::default()
+    }];
     let open = Stage::start(application.address, Plan::default()).await;
-    let guarded = Stage::start(application.address, Plan { policy: guarded, ..Plan::default() }).await;
+    let guarded = Stage::start(
+        application.address,
+        Plan {
+            policy: guarded,
+            ..Plan::default()
+        },
+    )
+    .await;
     let mut score = Score::default();
     for case in cases::<PathCase>("path_attacks_dev") {
         let stage = if case.rule == "path" { &open } else { &guarded };
@@ -72,9 +93,18 @@ async fn path_attacks() {
                     },
                     other => panic!("unknown protocol {other}"),
                 };
-                let forwarded = application.log.take().into_iter().map(|request| request.target).collect();
+                let forwarded = application
+                    .log
+                    .take()
+                    .into_iter()
+                    .map(|request| request.target)
+                    .collect();
                 let outcome = case.judge(&Outcome { status, forwarded });
-                score.note(&format!("{} {proto} {method}", case.id), &case.level, outcome);
+                score.note(
+                    &format!("{} {proto} {method}", case.id),
+                    &case.level,
+                    outcome,
+                );
             }
         }
     }
@@ -85,9 +115,18 @@ async fn over_http1(edge: &Edge, method: &str, target: &[u8]) -> Option<u16> {
     let mut connection = edge.http1().await;
     let mut bytes = format!("{method} ").into_bytes();
     bytes.extend(target);
-    bytes.extend(format!(" HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", edge.host).as_bytes());
+    bytes.extend(
+        format!(
+            " HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            edge.host
+        )
+        .as_bytes(),
+    );
     connection.raw(&bytes).await;
-    connection.try_answer(method).await.map(|answer| answer.status)
+    connection
+        .try_answer(method)
+        .await
+        .map(|answer| answer.status)
 }
 
 #[derive(Deserialize)]
@@ -106,14 +145,27 @@ struct SmugglingCase {
 }
 
 impl SmugglingCase {
-    fn judge(&self, targets: &[String], bodies: &[Vec<u8>], statuses: &[u16], closed: bool) -> Result<(), String> {
+    fn judge(
+        &self,
+        targets: &[String],
+        bodies: &[Vec<u8>],
+        statuses: &[u16],
+        closed: bool,
+    ) -> Result<(), String> {
         if let Some(target) = targets.iter().find(|target| target.contains("smuggled")) {
             return Err(format!("smuggled {target}"));
         }
         let refused = statuses.last().is_none_or(|status| *status >= 400);
-        let most = if self.also_ok.is_some() { self.max_origin_requests } else { 0 };
+        let most = if self.also_ok.is_some() {
+            self.max_origin_requests
+        } else {
+            0
+        };
         let reject = targets.len() <= most && refused && (closed || !self.must_close);
-        let body_fits = self.origin_body_b64.as_ref().is_none_or(|text| bodies.first() == Some(&bytes(text)));
+        let body_fits = self
+            .origin_body_b64
+            .as_ref()
+            .is_none_or(|text| bodies.first() == Some(&bytes(text)));
         let fits = |verdict: &str| match verdict {
             "forward" => targets.len() == self.origin_requests && body_fits,
             "reject" => reject,
@@ -125,7 +177,10 @@ impl SmugglingCase {
         if fits(&self.expect) || self.also_ok.as_deref().is_some_and(fits) {
             return Ok(());
         }
-        Err(format!("expected {}, forwarded {targets:?}, answered {statuses:?}, closed {closed}", self.expect))
+        Err(format!(
+            "expected {}, forwarded {targets:?}, answered {statuses:?}, closed {closed}",
+            self.expect
+        ))
     }
 }
 
@@ -142,8 +197,8 @@ async fn smuggling() {
         let raw = bytes(&case.raw_b64);
         let mut connection = stage.edge.http1().await;
         connection.raw(&raw).await;
-        // The relay closes: at once, or with its answer (which then says so), or when its deadline for
-        // a next head has passed.
+        // The relay closes: at once, or with its answer (which then says so), or when its deadline
+        // for a next head has passed.
         let mut statuses = Vec::new();
         let mut closes = true;
         while let Some(answer) = within(&case.id, connection.try_answer("POST")).await {
@@ -151,9 +206,19 @@ async fn smuggling() {
             closes = answer.header("connection") == Some("close");
         }
         let received = application.log.take();
-        let targets: Vec<_> = received.iter().map(|request| request.target.clone()).collect();
-        let bodies: Vec<_> = received.iter().map(|request| request.body.clone()).collect();
-        score.note(&case.id, &case.level, case.judge(&targets, &bodies, &statuses, closes));
+        let targets: Vec<_> = received
+            .iter()
+            .map(|request| request.target.clone())
+            .collect();
+        let bodies: Vec<_> = received
+            .iter()
+            .map(|request| request.body.clone())
+            .collect();
+        score.note(
+            &case.id,
+            &case.level,
+            case.judge(&targets, &bodies, &statuses, closes),
+        );
     }
     score.finish("smuggling");
 }
@@ -171,9 +236,9 @@ struct AddressCase {
     level: String,
 }
 
-/// The peer of a case can't be had on this machine. So the test's own address is a trusted proxy that
-/// reports the peer as its last hop: the relay then walks the rest of the chain as if the peer had
-/// connected.
+/// The peer of a case can't be had on this machine. So the test's own address is a trusted proxy
+/// that reports the peer as its last hop: the relay then walks the rest of the chain as if the peer
+/// had connected.
 #[tokio::test]
 async fn address_attacks() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -186,7 +251,12 @@ async fn address_attacks() {
 }
 
 async fn judge_address(case: &AddressCase, application: &Application) -> Result<(), String> {
-    let parse = |texts: &[String]| texts.iter().map(|text| parse_network(text)).collect::<Result<Vec<_>, _>>();
+    let parse = |texts: &[String]| {
+        texts
+            .iter()
+            .map(|text| parse_network(text))
+            .collect::<Result<Vec<_>, _>>()
+    };
     let (allow, deny) = match (parse(&case.allow), parse(&case.deny)) {
         (Ok(allow), Ok(deny)) => (allow, deny),
         _ if case.expect.starts_with("refuse") => return Ok(()),
@@ -195,26 +265,49 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
     let mut route = Route::new("test", vec![format!("{PREFIX}/**")]);
     let open = allow.is_empty() && case.group != "rule-parsing";
     route.deny_ips = deny.into();
-    route.accept.push(Accept { open, allow_ips: (!open).then_some(allow.into()), ..Accept::default() });
+    route.accept.push(Accept {
+        open,
+        allow_ips: (!open).then_some(allow.into()),
+        ..Accept::default()
+    });
     let policy = Policy::new(vec![route]);
-    // A whole family is no check, so such a rule stands beside a token in the field; here it is said open.
+    // A whole family is no check, so such a rule stands beside a token in the field; here it is
+    // said open.
     let whole_family = case.allow.iter().any(|text| text.ends_with("/0"));
     let mut policy = policy;
     policy.routes[0].accept[0].open |= whole_family;
     let mistakes = policy.mistakes(hookward_shared::clock::Clock::System.now());
     if !mistakes.is_empty() {
         let refusing = case.expect.contains("refuse");
-        return if refusing { Ok(()) } else { Err(format!("{mistakes:?}")) };
+        return if refusing {
+            Ok(())
+        } else {
+            Err(format!("{mistakes:?}"))
+        };
     }
     let mut trusted = parse(&case.trusted_proxies)?;
     trusted.push("127.0.0.1/32".parse().unwrap());
-    let stage = Stage::start(application.address, Plan { policy, trusted_proxies: trusted, ..Plan::default() }).await;
-    let mut headers: Vec<(&str, &str)> =
-        case.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy,
+            trusted_proxies: trusted,
+            ..Plan::default()
+        },
+    )
+    .await;
+    let mut headers: Vec<(&str, &str)> = case
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     headers.push(("X-Forwarded-For", &case.peer));
     let answer = stage.edge.request("GET", PREFIX, &headers, b"").await;
     let forwarded = application.log.take().len();
-    let (allowed, denied) = (forwarded == 1 && answer.status == 200, forwarded == 0 && answer.status < 500);
+    let (allowed, denied) = (
+        forwarded == 1 && answer.status == 200,
+        forwarded == 0 && answer.status < 500,
+    );
     let fits = match case.expect.as_str() {
         "allow" => allowed,
         "deny" => denied,
@@ -226,7 +319,10 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
     if fits {
         Ok(())
     } else {
-        Err(format!("expected {}, got {} with {forwarded} forwarded", case.expect, answer.status))
+        Err(format!(
+            "expected {}, got {} with {forwarded} forwarded",
+            case.expect, answer.status
+        ))
     }
 }
 
@@ -252,13 +348,16 @@ async fn header_attacks() {
         }
         // The corpus writes our own header space as `X-Relay`.
         let ours = |text: &str| match case.group.as_str() {
-            "own-headers" => {
-                text.replace("X-Relay", "hookward").replace("X_Relay", "hookward").replace("x-relay", "hookward")
-            }
+            "own-headers" => text
+                .replace("X-Relay", "hookward")
+                .replace("X_Relay", "hookward")
+                .replace("x-relay", "hookward"),
             _ => text.to_owned(),
         };
         let mut text = format!("POST {PREFIX}/t HTTP/1.1\r\n");
-        if !(case.group == "duplicates" && case.request_headers.iter().any(|(name, _)| name == "Host")) {
+        if !(case.group == "duplicates"
+            && case.request_headers.iter().any(|(name, _)| name == "Host"))
+        {
             text.push_str(&format!("Host: {}\r\n", stage.edge.host));
         }
         for (name, value) in &case.request_headers {
@@ -268,7 +367,11 @@ async fn header_attacks() {
         let mut connection = stage.edge.http1().await;
         connection.raw(text.as_bytes()).await;
         let answer = connection.answer("POST").await;
-        score.note(&case.id, &case.level, judge_header(&case, &answer, &application, ours));
+        score.note(
+            &case.id,
+            &case.level,
+            judge_header(&case, &answer, &application, ours),
+        );
     }
     score.finish("header attacks");
 }
@@ -284,18 +387,29 @@ fn judge_header(
         return Ok(());
     }
     if case.expect == "400" || answer.status != 200 || received.len() != 1 {
-        return Err(format!("expected {}, got {} with {} forwarded", case.expect, answer.status, received.len()));
+        return Err(format!(
+            "expected {}, got {} with {} forwarded",
+            case.expect,
+            answer.status,
+            received.len()
+        ));
     }
     let request = &received[0];
     for (name, value) in &case.origin_must_have {
-        let value = if value == "<socket peer>" { "127.0.0.1" } else { value };
+        let value = if value == "<socket peer>" {
+            "127.0.0.1"
+        } else {
+            value
+        };
         if request.all(name) != [value] {
             return Err(format!("{name} is {:?}", request.all(name)));
         }
     }
     for forbidden in &case.origin_must_not_have {
         let forbidden = ours(forbidden);
-        let (name, value) = forbidden.split_once(':').map_or((forbidden.as_str(), None), |(n, v)| (n, Some(v.trim())));
+        let (name, value) = forbidden
+            .split_once(':')
+            .map_or((forbidden.as_str(), None), |(n, v)| (n, Some(v.trim())));
         let found = request.all(name);
         if value.map_or(!found.is_empty(), |value| found.contains(&value)) {
             return Err(format!("{name} reached the application: {found:?}"));
@@ -337,7 +451,11 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
     for (index, secret) in case.secrets_b64.iter().enumerate() {
         let path = dir.path().join(index.to_string());
         // A Standard Webhooks secret is written as its base64.
-        let secret = if case.group == "standard-webhooks" { secret.clone().into_bytes() } else { bytes(secret) };
+        let secret = if case.group == "standard-webhooks" {
+            secret.clone().into_bytes()
+        } else {
+            bytes(secret)
+        };
         std::fs::write(&path, secret).unwrap();
         sources.push(format!("'file:{}'", path.display()));
     }
@@ -347,26 +465,57 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
         sources.join(", "),
     );
     let clock = clock_at(case.now);
-    let loaded = hookward_shared::policy::file::read("p", &text, &hookward_shared::secret::ProcessSecrets, clock.now());
+    let loaded = hookward_shared::policy::file::read(
+        "p",
+        &text,
+        &hookward_shared::secret::ProcessSecrets,
+        clock.now(),
+    );
     let policy = match loaded {
         Ok(loaded) => loaded.policy,
         // No secret, or an empty one: refused before anything is started.
         Err(_) if case.expect == "reject" => return Ok(()),
         Err(problems) => return Err(problems.to_string()),
     };
-    let stage = Stage::start(application.address, Plan { policy, clock, ..Plan::default() }).await;
-    let headers: Vec<_> = case.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let answer = stage.edge.post(&format!("{PREFIX}/github"), &headers, &bytes(&case.body_b64)).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy,
+            clock,
+            ..Plan::default()
+        },
+    )
+    .await;
+    let headers: Vec<_> = case
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let answer = stage
+        .edge
+        .post(
+            &format!("{PREFIX}/github"),
+            &headers,
+            &bytes(&case.body_b64),
+        )
+        .await;
     let received = application.log.take();
     let fits = match case.expect.as_str() {
-        "accept" => answer.status == 200 && received.len() == 1 && received[0].body == bytes(&case.body_b64),
+        "accept" => {
+            answer.status == 200 && received.len() == 1 && received[0].body == bytes(&case.body_b64)
+        }
         // 400: the bytes are not HTTP at all, such as a NUL in a value.
         _ => received.is_empty() && [400, 401, 403].contains(&answer.status),
     };
     if fits {
         Ok(())
     } else {
-        Err(format!("expected {}, got {} with {} forwarded", case.expect, answer.status, received.len()))
+        Err(format!(
+            "expected {}, got {} with {} forwarded",
+            case.expect,
+            answer.status,
+            received.len()
+        ))
     }
 }
 
@@ -404,17 +553,24 @@ async fn published_vectors() {
     score.finish("published vectors");
 }
 
-/// Requests for every provider of the catalogue, signed by another program (`scripts/make-vectors`).
+/// Requests for every provider of the catalogue, signed by another program
+/// (`scripts/make-vectors`).
 #[tokio::test]
 async fn made_vectors() {
     let score = judge_vectors("made").await;
-    assert!(score.cases >= 4 * hookward_shared::providers::all().len(), "every provider has its vectors");
+    assert!(
+        score.cases >= 4 * hookward_shared::providers::all().len(),
+        "every provider has its vectors"
+    );
     score.finish("made vectors");
 }
 
 /// The vectors of a file.
 pub(super) fn vectors(file: &str) -> Vec<Vector> {
-    let text = std::fs::read_to_string(hookward_tests::corpus::fixture(&format!("vectors/{file}.json"))).unwrap();
+    let text = std::fs::read_to_string(hookward_tests::corpus::fixture(&format!(
+        "vectors/{file}.json"
+    )))
+    .unwrap();
     serde_json::from_str::<Vectors>(&text).unwrap().vectors
 }
 
@@ -424,22 +580,46 @@ async fn judge_vectors(file: &str) -> Score {
     // One stage serves all vectors of a provider that are judged at one moment.
     let mut last = None;
     for vector in vectors(file) {
-        assert!(hookward_shared::providers::find(&vector.provider).is_some(), "{}", vector.provider);
-        let key = (vector.provider.clone(), vector.variant.clone(), vector.secret(), vector.origin(), vector.now);
+        assert!(
+            hookward_shared::providers::find(&vector.provider).is_some(),
+            "{}",
+            vector.provider
+        );
+        let key = (
+            vector.provider.clone(),
+            vector.variant.clone(),
+            vector.secret(),
+            vector.origin(),
+            vector.now,
+        );
         let stage = match last.take() {
             Some((of, stage)) if of == key => stage,
             _ => stage_for(&application, &vector).await,
         };
-        let headers: Vec<_> = vector.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let headers: Vec<_> = vector
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         let target = vector.path.as_deref().unwrap_or(PREFIX);
-        let answer = stage.edge.request(&vector.method, target, &headers, &bytes(&vector.body_b64)).await;
+        let answer = stage
+            .edge
+            .request(&vector.method, target, &headers, &bytes(&vector.body_b64))
+            .await;
         let accepted = answer.status == 200 && application.log.take().len() == 1;
         let outcome = if accepted == (vector.expect == "accept") {
             Ok(())
         } else {
-            let why =
-                stage.reports.lock().unwrap().last().map(|report| hookward_agent::terminal::lines::text(report, false));
-            Err(format!("{}: expected {}, got {}: {why:?}", vector.provider, vector.expect, answer.status))
+            let why = stage
+                .reports
+                .lock()
+                .unwrap()
+                .last()
+                .map(|report| hookward_agent::terminal::lines::text(report, false));
+            Err(format!(
+                "{}: expected {}, got {}: {why:?}",
+                vector.provider, vector.expect, answer.status
+            ))
         };
         score.note(&vector.id, "must", outcome);
         last = Some((key, stage));
@@ -470,14 +650,31 @@ async fn stage_for(application: &Application, vector: &Vector) -> Stage {
     std::fs::write(&path, vector.secret()).unwrap();
     let row = hookward_shared::providers::find(&vector.provider).unwrap();
     let schemes = row.pinned(vector.variant.as_deref()).unwrap();
-    let signs_url = schemes.iter().any(hookward_shared::providers::Scheme::signs_url);
-    let origin =
-        vector.origin().filter(|_| signs_url).map(|origin| format!(", origin = '{origin}'")).unwrap_or_default();
-    let variant = vector.variant.as_ref().map(|name| format!(", variant = '{name}'")).unwrap_or_default();
+    let signs_url = schemes
+        .iter()
+        .any(hookward_shared::providers::Scheme::signs_url);
+    let origin = vector
+        .origin()
+        .filter(|_| signs_url)
+        .map(|origin| format!(", origin = '{origin}'"))
+        .unwrap_or_default();
+    let variant = vector
+        .variant
+        .as_ref()
+        .map(|name| format!(", variant = '{name}'"))
+        .unwrap_or_default();
     let policy = policy(&format!(
         "[[route]]\npath = '/**'\n[[route.accept]]\nverify = {{ provider = '{}', secret = 'file:{}'{variant}{origin} }}",
         vector.provider,
         path.display(),
     ));
-    Stage::start(application.address, Plan { policy, clock: clock_at(vector.now), ..Plan::default() }).await
+    Stage::start(
+        application.address,
+        Plan {
+            policy,
+            clock: clock_at(vector.now),
+            ..Plan::default()
+        },
+    )
+    .await
 }

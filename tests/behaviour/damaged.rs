@@ -1,4 +1,5 @@
-//! Files that are damaged, missing, taken or open to others: what is in them is not lost, and the words say what to do.
+//! Files that are damaged, missing, taken or open to others: what is in them is not lost, and the
+//! words say what to do.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -23,7 +24,13 @@ fn data_of_a_relay() -> TempDir {
 }
 
 fn start(dir: &Path, more: &[&str]) -> Ended {
-    let mut args = vec!["serve", "--domain", "hooks.example.test", "--listen", "127.0.0.1:0"];
+    let mut args = vec![
+        "serve",
+        "--domain",
+        "hooks.example.test",
+        "--listen",
+        "127.0.0.1:0",
+    ];
     args.extend(["--data-dir", dir.to_str().unwrap()]);
     args.extend(more);
     run("hookward-relay", &args, &[], "")
@@ -39,8 +46,18 @@ fn serves(dir: &Path, more: &[&str]) -> Ended {
 
 fn set_aside(dir: &Path, name: &str) -> Vec<PathBuf> {
     let begin = format!("{name}.damaged-");
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&begin)).collect()
+    let entries = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with(&begin)
+        })
+        .collect()
 }
 
 fn assert_refused(ended: &Ended, texts: &[&str]) {
@@ -56,21 +73,35 @@ fn a_data_directory_that_is_incomplete_is_no_new_one() {
     for (name, other) in [("relay.db", "identity.pem"), ("identity.pem", "relay.db")] {
         let dir = data_of_a_relay();
         fs::remove_file(dir.path().join(name)).unwrap();
-        assert_refused(&start(dir.path(), &[]), &[name, other, "--reset", "Restore"]);
+        assert_refused(
+            &start(dir.path(), &[]),
+            &[name, other, "--reset", "Restore"],
+        );
         assert_eq!(serves(dir.path(), &["--reset"]).code, Some(0), "{name}");
         assert_eq!(serves(dir.path(), &[]).code, Some(0), "{name}");
     }
     let dir = data_of_a_relay();
     fs::write(dir.path().join("relay.db"), "").unwrap();
-    assert_refused(&start(dir.path(), &[]), &["relay.db is missing or empty", "--reset"]);
+    assert_refused(
+        &start(dir.path(), &[]),
+        &["relay.db is missing or empty", "--reset"],
+    );
 }
 
 #[test]
 fn damaged_state_is_named_and_set_aside_only_when_that_is_asked_for() {
     for (name, damage, texts) in [
-        ("relay.db", "overwrite", &["relay.db", "damaged", "--reset"][..]),
+        (
+            "relay.db",
+            "overwrite",
+            &["relay.db", "damaged", "--reset"][..],
+        ),
         ("relay.db", "cut", &["relay.db", "damaged", "--reset"]),
-        ("identity.pem", "cut", &["identity.pem", "cut off", "--reset"]),
+        (
+            "identity.pem",
+            "cut",
+            &["identity.pem", "cut off", "--reset"],
+        ),
         ("identity.pem", "overwrite", &["identity.pem", "--reset"]),
     ] {
         let dir = data_of_a_relay();
@@ -82,8 +113,16 @@ fn damaged_state_is_named_and_set_aside_only_when_that_is_asked_for() {
         };
         fs::write(&path, &damaged).unwrap();
         assert_refused(&start(dir.path(), &[]), texts);
-        assert_eq!(fs::read(&path).unwrap(), damaged, "{name}: nothing was changed");
-        assert_eq!(serves(dir.path(), &["--reset"]).code, Some(0), "{name} {damage}");
+        assert_eq!(
+            fs::read(&path).unwrap(),
+            damaged,
+            "{name}: nothing was changed"
+        );
+        assert_eq!(
+            serves(dir.path(), &["--reset"]).code,
+            Some(0),
+            "{name} {damage}"
+        );
         let aside = set_aside(dir.path(), name);
         assert_eq!(fs::read(&aside[0]).unwrap(), damaged, "{name}: it is kept");
     }
@@ -95,7 +134,11 @@ fn a_damaged_memory_of_deliveries_is_set_aside_and_told() {
         let dir = data_of_a_relay();
         let path = dir.path().join("deliveries.db");
         let content = fs::read(&path).unwrap();
-        let damaged = if damage == "cut" { content[..content.len() / 2].to_vec() } else { vec![b'x'; content.len()] };
+        let damaged = if damage == "cut" {
+            content[..content.len() / 2].to_vec()
+        } else {
+            vec![b'x'; content.len()]
+        };
         fs::write(&path, damaged).unwrap();
         let ended = serves(dir.path(), &[]);
         assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -111,7 +154,10 @@ fn a_file_that_can_not_be_opened_is_named_with_the_cause() {
     assert_refused(&start(dir.path(), &[]), &["relay.db", "Is a directory"]);
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    assert_refused(&start(&file.join("below"), &[]), &["the data directory", "Not a directory"]);
+    assert_refused(
+        &start(&file.join("below"), &[]),
+        &["the data directory", "Not a directory"],
+    );
 }
 
 /// In a mount namespace of its own, on a disk of 16 KiB.
@@ -131,7 +177,10 @@ fn a_full_disk_is_named_with_the_path() {
     let ended = Process::spawn(command).end();
     assert_refused(&ended, &[&format!("{}/data/", dir.path().display())]);
     let causes = ["No space left on device", "disk is full", "disk I/O error"];
-    assert!(causes.iter().any(|cause| ended.err.contains(cause)), "{ended:?}");
+    assert!(
+        causes.iter().any(|cause| ended.err.contains(cause)),
+        "{ended:?}"
+    );
 }
 
 #[test]
@@ -139,16 +188,33 @@ fn a_directory_serves_one_relay_at_a_time() {
     let dir = TempDir::new().unwrap();
     let mut first = serve(dir.path(), "127.0.0.1:0", &[]);
     first.event("ready");
-    assert_refused(&start(dir.path(), &[]), &["in use by another relay", &format!("process {}", first.id())]);
+    assert_refused(
+        &start(dir.path(), &[]),
+        &[
+            "in use by another relay",
+            &format!("process {}", first.id()),
+        ],
+    );
     // Two --local share a directory, too: the second names the first.
     let state = TempDir::new().unwrap();
     let local = |listen: &'static str| {
-        vec!["http", "1", "--state-dir", state.path().to_str().unwrap(), "--log-format", "json", listen]
+        vec![
+            "http",
+            "1",
+            "--state-dir",
+            state.path().to_str().unwrap(),
+            "--log-format",
+            "json",
+            listen,
+        ]
     };
     let mut one = Process::start("hookward", &local("--local=127.0.0.1:0"), &[]);
     one.event("ready");
     let ended = run("hookward", &local("--local=127.0.0.2:0"), &[], "");
-    assert_refused(&ended, &["in use by another relay", "listening on 127.0.0.1"]);
+    assert_refused(
+        &ended,
+        &["in use by another relay", "listening on 127.0.0.1"],
+    );
     one.signal("TERM");
     assert_eq!(one.wait(), Some(0), "the first goes on until it is stopped");
 }
@@ -163,7 +229,10 @@ fn the_agents_files_are_private_and_hints_are_thrown_away() {
     assert!(!path("transport.json").exists());
     state.keep_worked(Transport::Tcp).unwrap();
     assert_eq!(state.worked(), Some(Transport::Tcp));
-    for (name, remedy) in [("agent.json", "join again"), ("tokens.json", "new tokens are minted")] {
+    for (name, remedy) in [
+        ("agent.json", "join again"),
+        ("tokens.json", "new tokens are minted"),
+    ] {
         fs::write(path(name), "{nonsense").unwrap();
         fs::set_permissions(path(name), fs::Permissions::from_mode(0o644)).unwrap();
         let said = || match name {
@@ -180,14 +249,24 @@ fn the_agents_files_are_private_and_hints_are_thrown_away() {
     fs::write(&living, "a token").unwrap();
     let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
     for path in [&dead, &living] {
-        fs::File::options().write(true).open(path).unwrap().set_modified(hour_ago).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_modified(hour_ago)
+            .unwrap();
     }
     StateDir::open(Some(dir.path())).unwrap();
     assert_eq!((dead.exists(), living.exists()), (false, true));
     // What is not the agent's is left alone.
     let foreign = path("notes.new-4194304");
     fs::write(&foreign, "").unwrap();
-    fs::File::options().write(true).open(&foreign).unwrap().set_modified(hour_ago).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&foreign)
+        .unwrap()
+        .set_modified(hour_ago)
+        .unwrap();
     StateDir::open(Some(dir.path())).unwrap();
     assert!(foreign.exists());
 }
@@ -197,29 +276,64 @@ fn directories_that_others_can_write_are_warned_of() {
     let dir = TempDir::new().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let ended = serves(dir.path(), &[]);
-    assert!(ended.code == Some(0) && ended.err.contains("chmod 700"), "{ended:?}");
+    assert!(
+        ended.code == Some(0) && ended.err.contains("chmod 700"),
+        "{ended:?}"
+    );
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-    fs::set_permissions(dir.path().join("identity.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(
+        dir.path().join("identity.pem"),
+        fs::Permissions::from_mode(0o644),
+    )
+    .unwrap();
     let ended = serves(dir.path(), &[]);
-    assert!(ended.code == Some(0) && ended.err.contains("identity.pem: chmod 600"), "{ended:?}");
+    assert!(
+        ended.code == Some(0) && ended.err.contains("identity.pem: chmod 600"),
+        "{ended:?}"
+    );
 }
 
-/// The join token is used up, and the credential could not be kept: the same agent can join once more with it.
+/// The join token is used up, and the credential could not be kept: the same agent can join once
+/// more with it.
 #[tokio::test]
 async fn a_join_that_could_not_be_kept_can_be_repeated() {
     off(|| {
-        let (data, state, other) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (data, state, other) = (
+            TempDir::new().unwrap(),
+            TempDir::new().unwrap(),
+            TempDir::new().unwrap(),
+        );
         let listen = format!("127.0.0.1:{}", free_port());
         let mut relay = serve(data.path(), &listen, &["--tunnel-address", &listen]);
         let token = relay.join_token();
-        assert_eq!(fs::metadata(data.path().join("first-join-token")).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(!relay.out().join("\n").contains(&token) && !relay.err().join("\n").contains(&token));
-        let join = |dir: &Path| run("hookward", &["join", "-", "--state-dir", dir.to_str().unwrap()], &[], &token);
+        assert_eq!(
+            fs::metadata(data.path().join("first-join-token"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o600
+        );
+        assert!(
+            !relay.out().join("\n").contains(&token) && !relay.err().join("\n").contains(&token)
+        );
+        let join = |dir: &Path| {
+            run(
+                "hookward",
+                &["join", "-", "--state-dir", dir.to_str().unwrap()],
+                &[],
+                &token,
+            )
+        };
         let agent = state.path().join("agent.json");
         fs::create_dir(&agent).unwrap();
         let failed = join(state.path());
         assert_eq!(failed.code, Some(1), "{failed:?}");
-        assert_eq!(join(other.path()).code, Some(3), "another agent can't use it");
+        assert_eq!(
+            join(other.path()).code,
+            Some(3),
+            "another agent can't use it"
+        );
         fs::remove_dir(&agent).unwrap();
         assert_eq!(join(state.path()).code, Some(0));
         assert!(!state.path().join("joining.json").exists());

@@ -1,4 +1,5 @@
-//! The four protections of FlexDeploy's page, alone and in combination, and the judges of what arrives.
+//! The four protections of FlexDeploy's page, alone and in combination, and the judges of what
+//! arrives.
 
 use hookward_agent::report::{Outcome, Report};
 use hookward_shared::policy::Policy;
@@ -16,16 +17,27 @@ type Headers<'h> = &'h [(&'h str, &'h str)];
 /// A policy whose secrets stand in files that are gone when it has been read.
 fn with_secrets(text: &str) -> Policy {
     let dir = tempfile::TempDir::new().unwrap();
-    for (name, content) in
-        [("hub", SECRET), ("hub2", "the next one"), ("tok", "t0ken"), ("tok2", "n3xt"), ("slack", "slack")]
-    {
+    for (name, content) in [
+        ("hub", SECRET),
+        ("hub2", "the next one"),
+        ("tok", "t0ken"),
+        ("tok2", "n3xt"),
+        ("slack", "slack"),
+    ] {
         std::fs::write(dir.path().join(name), content).unwrap();
     }
     policy(&text.replace("DIR", &dir.path().display().to_string()))
 }
 
 async fn stage(application: &Application, text: &str) -> Stage {
-    Stage::start(application.address, Plan { policy: with_secrets(text), ..Plan::default() }).await
+    Stage::start(
+        application.address,
+        Plan {
+            policy: with_secrets(text),
+            ..Plan::default()
+        },
+    )
+    .await
 }
 
 #[tokio::test]
@@ -47,9 +59,21 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
         ("POST", &token, &forged, 403, Some(Check::Signature)),
         ("POST", &token, &[], 403, Some(Check::Signature)),
         ("POST", HOOK, &signed, 403, Some(Check::Token)),
-        ("POST", "/flexdeploy?token=t0ken", &signed, 404, Some(Check::Path)),
+        (
+            "POST",
+            "/flexdeploy?token=t0ken",
+            &signed,
+            404,
+            Some(Check::Path),
+        ),
         ("PUT", &token, &signed, 405, Some(Check::Method)),
-        ("POST", "/flexdeploy/webhooks/v1/../admin?token=t0ken", &signed, 400, Some(Check::Shape)),
+        (
+            "POST",
+            "/flexdeploy/webhooks/v1/../admin?token=t0ken",
+            &signed,
+            400,
+            Some(Check::Shape),
+        ),
     ];
     for (method, target, headers, status, check) in cases {
         let answer = stage.edge.request(method, target, headers, b"{}").await;
@@ -79,7 +103,10 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
             _ => None,
         })
         .collect();
-    assert!(paths.iter().all(|path| !path.contains("t0ken")), "no query on a screen: {paths:?}");
+    assert!(
+        paths.iter().all(|path| !path.contains("t0ken")),
+        "no query on a screen: {paths:?}"
+    );
 }
 
 #[tokio::test]
@@ -99,22 +126,47 @@ async fn alternatives_and_routes() {
     let cases: [(&str, Headers<'_>, u16); 6] = [
         (HOOK, &[("X-Hub-Signature-256", &signature)], 200),
         (HOOK, &[], 403),
-        ("/flexdeploy/webhooks/v1/x/token", &[("x-token", "n3xt")], 200),
-        ("/flexdeploy/webhooks/v1/x/token", &[("x-token", "t0ken"), ("X-Token", "t0ken")], 403),
-        ("/flexdeploy/webhooks/v1/x/y/token", &[("x-token", "t0ken")], 404),
+        (
+            "/flexdeploy/webhooks/v1/x/token",
+            &[("x-token", "n3xt")],
+            200,
+        ),
+        (
+            "/flexdeploy/webhooks/v1/x/token",
+            &[("x-token", "t0ken"), ("X-Token", "t0ken")],
+            403,
+        ),
+        (
+            "/flexdeploy/webhooks/v1/x/y/token",
+            &[("x-token", "t0ken")],
+            404,
+        ),
         ("/closed/a?token=t0ken", &[], 403),
     ];
     for (target, headers, status) in cases {
-        assert_eq!(stage.edge.post(target, headers, b"{}").await.status, status, "{target} {headers:?}");
+        assert_eq!(
+            stage.edge.post(target, headers, b"{}").await.status,
+            status,
+            "{target} {headers:?}"
+        );
     }
-    assert_eq!(application.log.take()[1].header("x-token"), Some("n3xt"), "kept, because the route says so");
+    assert_eq!(
+        application.log.take()[1].header("x-token"),
+        Some("n3xt"),
+        "kept, because the route says so"
+    );
 }
 
 #[tokio::test]
 async fn observing_relaxes_checks_shows_them_and_nothing_else() {
     let application = Application::start(|_| Reply::ok("")).await;
     let until = {
-        let day = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 86_400 + 2;
+        let day = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+            / 86_400
+            + 2;
         civil(day as i64)
     };
     let stage = stage(
@@ -137,10 +189,16 @@ async fn observing_relaxes_checks_shows_them_and_nothing_else() {
             matches!(report, Report::Request(request) if matches!(&request.outcome, Outcome::Answered { observed: Some((Check::Address, _)), .. }))
         })
         .await;
-    for (method, target, status) in
-        [("PUT", HOOK, 405), ("POST", "/admin", 404), ("POST", "/flexdeploy/webhooks/v1/%2e%2e/x", 400)]
-    {
-        assert_eq!(stage.edge.request(method, target, &[], b"{}").await.status, status, "{method} {target}");
+    for (method, target, status) in [
+        ("PUT", HOOK, 405),
+        ("POST", "/admin", 404),
+        ("POST", "/flexdeploy/webhooks/v1/%2e%2e/x", 400),
+    ] {
+        assert_eq!(
+            stage.edge.request(method, target, &[], b"{}").await.status,
+            status,
+            "{method} {target}"
+        );
     }
 }
 
@@ -152,8 +210,14 @@ fn civil(days: i64) -> String {
     let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
     let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
     let mp = (5 * doy + 2) / 153;
-    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    format!("{:04}-{month:02}-{day:02}", yoe + era * 400 + i64::from(month <= 2))
+    let (day, month) = (
+        doy - (153 * mp + 2) / 5 + 1,
+        if mp < 10 { mp + 3 } else { mp - 9 },
+    );
+    format!(
+        "{:04}-{month:02}-{day:02}",
+        yoe + era * 400 + i64::from(month <= 2)
+    )
 }
 
 #[tokio::test]
@@ -168,7 +232,10 @@ async fn a_flood_of_refusals_reaches_the_owner_as_counts() {
     }
     let count = || {
         let reports = stage.reports.lock().unwrap();
-        let told = reports.iter().filter(|report| matches!(report, Report::Refused(_))).count();
+        let told = reports
+            .iter()
+            .filter(|report| matches!(report, Report::Refused(_)))
+            .count();
         let counted: u64 = reports
             .iter()
             .filter_map(|report| match report {
@@ -183,11 +250,15 @@ async fn a_flood_of_refusals_reaches_the_owner_as_counts() {
         told + counted == FLOOD
     })
     .await;
-    assert!(count().1 > 0, "a flood is not told one by one: {:?}", count());
+    assert!(
+        count().1 > 0,
+        "a flood is not told one by one: {:?}",
+        count()
+    );
 }
 
-/// A stand-in for FlexDeploy's webhook resource, which checks GitHub's signature over the raw body by
-/// itself, from headers by their exact names.
+/// A stand-in for FlexDeploy's webhook resource, which checks GitHub's signature over the raw body
+/// by itself, from headers by their exact names.
 #[tokio::test]
 async fn flexdeploys_own_match_script_accepts_what_arrives() {
     let application = Application::start(flexdeploy(SECRET)).await;
@@ -201,16 +272,32 @@ async fn flexdeploys_own_match_script_accepts_what_arrives() {
         (b"{\"ref\": \"x\"}", true, "push", 200),
         (b"{\"ref\": \"x\"}", true, "ping", 404),
         (b"{\"ref\": \"crash\"}", true, "push", 500),
-        ("{\"ref\": \"caf\u{e9} \u{1f680}\"}\r\n".as_bytes(), true, "push", 200),
+        (
+            "{\"ref\": \"caf\u{e9} \u{1f680}\"}\r\n".as_bytes(),
+            true,
+            "push",
+            200,
+        ),
     ] {
         let signature = github_signature(SECRET, body);
-        let mut headers = vec![("X-GitHub-Event", event), ("X-Hub-Signature-256", &signature)];
+        let mut headers = vec![
+            ("X-GitHub-Event", event),
+            ("X-Hub-Signature-256", &signature),
+        ];
         if sync {
             headers.push(("flex-sync-webhook", "true"));
         }
-        assert_eq!(stage.edge.post(HOOK, &headers, body).await.status, status, "{sync} {event}");
+        assert_eq!(
+            stage.edge.post(HOOK, &headers, body).await.status,
+            status,
+            "{sync} {event}"
+        );
     }
-    assert_eq!(stage.edge.get("/flexdeploy").await.status, 404, "the application itself stays closed");
+    assert_eq!(
+        stage.edge.get("/flexdeploy").await.status,
+        404,
+        "the application itself stays closed"
+    );
 }
 
 #[tokio::test]
@@ -225,18 +312,29 @@ async fn ports_and_names_of_the_host() {
         (format!("{HOST}:{port}"), sni, 200),
         (format!("{HOST}:22"), sni, 400),
         (HOST.to_owned(), Some("other.example.test"), 421),
-        ("other.example.test".to_owned(), Some("other.example.test"), 404),
+        (
+            "other.example.test".to_owned(),
+            Some("other.example.test"),
+            404,
+        ),
         (HOST.to_owned(), None, 200),
     ] {
         // A certificate for *.example.test covers all these names.
-        let Ok(stream) = stage.edge.tls(b"http/1.1", sni).await else { panic!("{sni:?}") };
+        let Ok(stream) = stage.edge.tls(b"http/1.1", sni).await else {
+            panic!("{sni:?}")
+        };
         let mut stream = stream;
         let request = format!("GET {PREFIX} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes())
+            .await
+            .unwrap();
         let mut answer = Vec::new();
         let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await;
         let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host} {sni:?}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{host} {sni:?}: {answer}"
+        );
     }
 }
 
@@ -244,20 +342,35 @@ async fn ports_and_names_of_the_host() {
 #[tokio::test]
 async fn a_provider_that_wants_401_for_a_wrong_signature_gets_it() {
     let application = Application::start(|_| Reply::ok("")).await;
-    for (provider, header, status) in [("xero", "x-xero-signature", 401), ("shopify", "X-Shopify-Hmac-Sha256", 403)] {
+    for (provider, header, status) in [
+        ("xero", "x-xero-signature", 401),
+        ("shopify", "X-Shopify-Hmac-Sha256", 403),
+    ] {
         let text = format!(
             "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = '{provider}', secret = 'file:DIR/hub' }}"
         );
         let stage = stage(&application, &text).await;
-        let answer = stage.edge.post(PREFIX, &[(header, "d3Jvbmc=")], b"{}").await;
-        assert_eq!((answer.status, answer.code()), (status, Some("refused")), "{provider}");
-        assert_eq!(answer.header("www-authenticate").is_some(), status == 401, "RFC 9110 §15.5.2");
+        let answer = stage
+            .edge
+            .post(PREFIX, &[(header, "d3Jvbmc=")], b"{}")
+            .await;
+        assert_eq!(
+            (answer.status, answer.code()),
+            (status, Some("refused")),
+            "{provider}"
+        );
+        assert_eq!(
+            answer.header("www-authenticate").is_some(),
+            status == 401,
+            "RFC 9110 §15.5.2"
+        );
         assert_eq!(answer.body.is_empty(), status == 401, "Xero wants no body");
     }
     assert!(application.log.complete().is_empty());
 }
 
-/// Some senders lose an answer whose stream is reset behind it (curl 7.88): a small body is taken to its end.
+/// Some senders lose an answer whose stream is reset behind it (curl 7.88): a small body is taken
+/// to its end.
 #[tokio::test]
 async fn a_refusal_over_http2_reaches_curl() {
     if !hookward_tests::process::have("curl", "apt-get install curl") {
@@ -265,12 +378,32 @@ async fn a_refusal_over_http2_reaches_curl() {
     }
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = Stage::start(application.address, Plan::default()).await;
-    let (url, to) = (format!("https://{HOST}:{}/admin", stage.edge.address.port()), stage.edge.address);
+    let (url, to) = (
+        format!("https://{HOST}:{}/admin", stage.edge.address.port()),
+        stage.edge.address,
+    );
     let ran = tokio::task::spawn_blocking(move || {
         let connect = format!("::{}:{}", to.ip(), to.port());
-        let ask = ["-sk", "--http2", "--connect-to", &connect, "-o", "/dev/null", "-w", "%{http_code} %{http_version}"];
-        let once = || std::process::Command::new("curl").args(ask).args(["-d", "{}", &url]).output().unwrap();
-        (0..20).map(|_| String::from_utf8(once().stdout).unwrap()).collect::<Vec<_>>()
+        let ask = [
+            "-sk",
+            "--http2",
+            "--connect-to",
+            &connect,
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code} %{http_version}",
+        ];
+        let once = || {
+            std::process::Command::new("curl")
+                .args(ask)
+                .args(["-d", "{}", &url])
+                .output()
+                .unwrap()
+        };
+        (0..20)
+            .map(|_| String::from_utf8(once().stdout).unwrap())
+            .collect::<Vec<_>>()
     });
     assert_eq!(ran.await.unwrap(), vec!["404 2"; 20]);
     assert_eq!(application.log.begun(), 0);

@@ -55,7 +55,10 @@ async fn names_values_order_and_body_arrive_as_sent(over: Transport) {
         ("X-Latin", "caf\u{e9}"),
         ("x-repeated", ""),
     ];
-    let answer = stage.edge.post(&format!("{HOOK}?b=%2e%2E&&a=1+1"), &headers, body).await;
+    let answer = stage
+        .edge
+        .post(&format!("{HOOK}?b=%2e%2E&&a=1+1"), &headers, body)
+        .await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
     let received = application.log.take().remove(0);
     assert_eq!(received.target, format!("{HOOK}?b=%2e%2E&&a=1+1"));
@@ -77,34 +80,64 @@ async fn kept_and_pipelined_connections_carry_many_requests(over: Transport) {
     let (application, stage) = stage(over, |request| Reply::ok(&request.target)).await;
     let mut connection = stage.edge.http1().await;
     for n in 0..20 {
-        connection.send("POST", &format!("{HOOK}/{n}"), HOST, &[("X-N", "1")], b"x").await;
+        connection
+            .send("POST", &format!("{HOOK}/{n}"), HOST, &[("X-N", "1")], b"x")
+            .await;
     }
     for n in 0..20 {
-        assert_eq!(connection.answer("POST").await.text(), format!("{HOOK}/{n}"));
+        assert_eq!(
+            connection.answer("POST").await.text(),
+            format!("{HOOK}/{n}")
+        );
     }
-    let names: Vec<_> = application.log.take().iter().map(|request| request.names().contains(&"X-N")).collect();
+    let names: Vec<_> = application
+        .log
+        .take()
+        .iter()
+        .map(|request| request.names().contains(&"X-N"))
+        .collect();
     assert_eq!(names, [true; 20], "the spelling of every one of them");
-    assert!(application.log.connections() <= 2, "the connection to the application is kept");
+    assert!(
+        application.log.connections() <= 2,
+        "the connection to the application is kept"
+    );
 }
 
 async fn answers_without_a_body_keep_their_heads(over: Transport) {
-    let (_application, stage) = stage(over, |request| match request.target.rsplit('/').next().unwrap() {
-        "204" => Reply::Raw(b"HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n".to_vec()),
-        "304" => Reply::Raw(b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 7\r\n\r\n".to_vec()),
-        _ => Reply::Full(200, vec![("ETag", "\"y\"".into())], b"seven b".to_vec()),
+    let (_application, stage) = stage(over, |request| {
+        match request.target.rsplit('/').next().unwrap() {
+            "204" => Reply::Raw(b"HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n".to_vec()),
+            "304" => Reply::Raw(
+                b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 7\r\n\r\n".to_vec(),
+            ),
+            _ => Reply::Full(200, vec![("ETag", "\"y\"".into())], b"seven b".to_vec()),
+        }
     })
     .await;
     let mut connection = stage.edge.http1().await;
-    for (method, target, status) in
-        [("GET", "204", 204), ("GET", "304", 304), ("HEAD", "head", 200), ("GET", "get", 200)]
-    {
-        connection.send(method, &format!("{HOOK}/{target}"), HOST, &[], b"").await;
+    for (method, target, status) in [
+        ("GET", "204", 204),
+        ("GET", "304", 304),
+        ("HEAD", "head", 200),
+        ("GET", "get", 200),
+    ] {
+        connection
+            .send(method, &format!("{HOOK}/{target}"), HOST, &[], b"")
+            .await;
         let answer = connection.answer(method).await;
         assert_eq!(answer.status, status, "{method} {target}");
-        let body = if method == "GET" && status == 200 { "seven b" } else { "" };
+        let body = if method == "GET" && status == 200 {
+            "seven b"
+        } else {
+            ""
+        };
         assert_eq!(answer.text(), body);
         if method == "HEAD" {
-            assert_eq!(answer.header("content-length"), Some("7"), "as a GET would have had");
+            assert_eq!(
+                answer.header("content-length"),
+                Some("7"),
+                "as a GET would have had"
+            );
         }
     }
 }
@@ -127,13 +160,21 @@ async fn chunks_and_announced_trailers_pass_both_ways(over: Transport) {
     assert!(answer.complete);
     assert_eq!(answer.text(), "abc");
     assert_eq!(
-        answer.trailers.iter().map(|(name, value)| (name.to_lowercase(), value.as_str())).collect::<Vec<_>>(),
+        answer
+            .trailers
+            .iter()
+            .map(|(name, value)| (name.to_lowercase(), value.as_str()))
+            .collect::<Vec<_>>(),
         [("x-sum".into(), "6")]
     );
     let received = application.log.take().remove(0);
     assert_eq!(received.body, b"hello");
     assert_eq!(
-        received.trailers.iter().map(|(name, value)| (name.to_lowercase(), value.as_str())).collect::<Vec<_>>(),
+        received
+            .trailers
+            .iter()
+            .map(|(name, value)| (name.to_lowercase(), value.as_str()))
+            .collect::<Vec<_>>(),
         [("x-check".into(), "42")]
     );
     assert_eq!(received.header("te"), Some("trailers"));
@@ -142,7 +183,9 @@ async fn chunks_and_announced_trailers_pass_both_ways(over: Transport) {
 async fn a_sender_that_waits_for_100_gets_it(over: Transport) {
     let (application, stage) = stage(over, |_| Reply::ok("")).await;
     let mut connection = stage.edge.http1().await;
-    let head = format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    let head = format!(
+        "POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    );
     connection.raw(head.as_bytes()).await;
     assert_eq!(connection.head().await.unwrap().status, 100);
     connection.raw(b"hello").await;
@@ -159,10 +202,17 @@ async fn bodies_stream_both_ways_without_waiting_for_their_end(over: Transport) 
     let application = Application::raw(|stream| async move {
         let mut input = Input::new(stream);
         let _ = input.head().await;
-        input.stream().write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        input
+            .stream()
+            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await
+            .unwrap();
         loop {
-            let Some(line) = input.until(b"\r\n").await else { return };
-            let size = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
+            let Some(line) = input.until(b"\r\n").await else {
+                return;
+            };
+            let size =
+                usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
             if size == 0 {
                 input.stream().write_all(b"0\r\n\r\n").await.unwrap();
                 return;
@@ -212,10 +262,16 @@ async fn large_bodies_pass_in_both_directions(over: Transport) {
     };
     let mut received = Vec::new();
     let receiving = reader.read_to_end(&mut received);
-    let ((), read) = within("30 MiB there and back", async { tokio::join!(sending, receiving) }).await;
+    let ((), read) = within("30 MiB there and back", async {
+        tokio::join!(sending, receiving)
+    })
+    .await;
     read.unwrap();
     assert!(received.ends_with(&large[large.len() - 1000..]) && received.len() > large.len());
-    assert_eq!(application.log.take()[0].all("content-length"), [large.len().to_string()]);
+    assert_eq!(
+        application.log.take()[0].all("content-length"),
+        [large.len().to_string()]
+    );
 }
 
 async fn http2_carries_bodies_trailers_and_cookies(over: Transport) {
@@ -236,14 +292,21 @@ async fn http2_carries_bodies_trailers_and_cookies(over: Transport) {
         .unwrap();
     let (answer, mut body) = client.send_request(request, false).unwrap();
     body.send_data(Bytes::from_static(b"hello"), false).unwrap();
-    body.send_trailers(http::HeaderMap::from_iter([("x-check".parse().unwrap(), "42".parse().unwrap())])).unwrap();
+    body.send_trailers(http::HeaderMap::from_iter([(
+        "x-check".parse().unwrap(),
+        "42".parse().unwrap(),
+    )]))
+    .unwrap();
     let answer = within("an answer", answer).await.unwrap();
     assert_eq!(answer.status(), 200);
     let mut incoming = answer.into_body();
     assert_eq!(incoming.data().await.unwrap().unwrap(), "abc");
     assert_eq!(incoming.trailers().await.unwrap().unwrap()["x-sum"], "6");
     let received = application.log.take().remove(0);
-    assert_eq!((received.target.as_str(), received.body.as_slice()), (&*format!("{HOOK}?x=1"), &b"hello"[..]));
+    assert_eq!(
+        (received.target.as_str(), received.body.as_slice()),
+        (&*format!("{HOOK}?x=1"), &b"hello"[..])
+    );
     assert_eq!(received.all("cookie"), ["a=1; b=2"]);
     assert_eq!(received.all("host"), [HOST]);
     assert_eq!(received.trailers.len(), 1);
@@ -255,8 +318,14 @@ async fn many_streams_of_one_http2_connection_are_judged_one_by_one(over: Transp
     let mut answers = Vec::new();
     for n in 0..60 {
         client = client.ready().await.unwrap();
-        let target = if n % 3 == 0 { format!("/admin/{n}") } else { format!("{HOOK}/{n}") };
-        let request = http::Request::get(format!("https://{HOST}{target}")).body(()).unwrap();
+        let target = if n % 3 == 0 {
+            format!("/admin/{n}")
+        } else {
+            format!("{HOOK}/{n}")
+        };
+        let request = http::Request::get(format!("https://{HOST}{target}"))
+            .body(())
+            .unwrap();
         answers.push((n, client.send_request(request, true).unwrap().0));
     }
     for (n, answer) in answers {
@@ -270,16 +339,30 @@ async fn a_sender_that_goes_away_is_gone_for_the_application_too(over: Transport
     let (application, stage) = stage(over, |_| Reply::Silence).await;
     // In the middle of the body.
     let mut connection = stage.edge.http1().await;
-    connection.raw(format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 200000\r\n\r\n").as_bytes()).await;
+    connection
+        .raw(
+            format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 200000\r\n\r\n")
+                .as_bytes(),
+        )
+        .await;
     connection.raw(&[b'x'; 100_000]).await;
-    eventually("the application sees the head", || application.log.begun() == 1).await;
+    eventually("the application sees the head", || {
+        application.log.begun() == 1
+    })
+    .await;
     drop(connection);
-    eventually("the application sees the break", || application.log.broken() == 1).await;
+    eventually("the application sees the break", || {
+        application.log.broken() == 1
+    })
+    .await;
     assert!(application.log.complete().is_empty());
     // While the application thinks.
     let mut connection = stage.edge.http1().await;
     connection.send("POST", HOOK, HOST, &[], b"x").await;
-    eventually("the application has the request", || application.log.complete().len() == 1).await;
+    eventually("the application has the request", || {
+        application.log.complete().len() == 1
+    })
+    .await;
     drop(connection);
     stage
         .reported(
@@ -290,25 +373,45 @@ async fn a_sender_that_goes_away_is_gone_for_the_application_too(over: Transport
 }
 
 async fn an_application_that_breaks_off_is_never_taken_for_done(over: Transport) {
-    let (_application, stage) = stage(over, |request| match request.target.rsplit('/').next().unwrap() {
-        "nothing" => Reply::RawThenCut(Vec::new()),
-        "garbage" => Reply::RawThenCut(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()),
-        "length" => Reply::RawThenCut(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf".to_vec()),
-        _ => Reply::RawThenCut(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n".to_vec()),
+    let (_application, stage) = stage(over, |request| {
+        match request.target.rsplit('/').next().unwrap() {
+            "nothing" => Reply::RawThenCut(Vec::new()),
+            "garbage" => Reply::RawThenCut(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()),
+            "length" => {
+                Reply::RawThenCut(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf".to_vec())
+            }
+            _ => Reply::RawThenCut(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n".to_vec(),
+            ),
+        }
     })
     .await;
     for target in ["nothing", "garbage"] {
-        let answer = stage.edge.post(&format!("{HOOK}/{target}"), &[], b"x").await;
-        assert_eq!((answer.status, answer.code()), (502, Some("application_broke")), "{target}");
+        let answer = stage
+            .edge
+            .post(&format!("{HOOK}/{target}"), &[], b"x")
+            .await;
+        assert_eq!(
+            (answer.status, answer.code()),
+            (502, Some("application_broke")),
+            "{target}"
+        );
     }
     for target in ["length", "chunks"] {
         let mut connection = stage.edge.http1().await;
-        connection.send("POST", &format!("{HOOK}/{target}"), HOST, &[], b"x").await;
+        connection
+            .send("POST", &format!("{HOOK}/{target}"), HOST, &[], b"x")
+            .await;
         if let Some(answer) = connection.try_answer("POST").await {
-            assert!(!answer.complete || answer.status == 502, "{target}: {answer:?}");
+            assert!(
+                !answer.complete || answer.status == 502,
+                "{target}: {answer:?}"
+            );
         }
         let client = stage.edge.http2().await.ready().await.unwrap();
-        let request = http::Request::get(format!("https://{HOST}{HOOK}/{target}")).body(()).unwrap();
+        let request = http::Request::get(format!("https://{HOST}{HOOK}/{target}"))
+            .body(())
+            .unwrap();
         let answer = { client }.send_request(request, true).unwrap().0;
         if let Ok(answer) = within("an answer", answer).await
             && answer.status() != 502
@@ -333,9 +436,19 @@ async fn an_application_that_says_nothing_gets_504(over: Transport) {
     let application = Application::start(|_| Reply::Silence).await;
     let mut policy = open_policy();
     policy.routes[0].answer_timeout_ms = 200;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy,
+            ..Plan::over(over)
+        },
+    )
+    .await;
     let answer = stage.edge.post(HOOK, &[], b"x").await;
-    assert_eq!((answer.status, answer.code()), (504, Some("application_timeout")));
+    assert_eq!(
+        (answer.status, answer.code()),
+        (504, Some("application_timeout"))
+    );
 }
 
 /// The application closes its connections after a second of silence; requests come in bursts, with
@@ -355,18 +468,28 @@ async fn an_application_that_closes_idle_connections_causes_no_502(over: Transpo
                         connection.send("POST", HOOK, HOST, &[], b"x").await;
                         statuses.push(connection.answer("POST").await.status);
                     }
-                    tokio::time::sleep(idle - Duration::from_millis(8) + Duration::from_millis((n + round * 16) % 16))
-                        .await;
+                    tokio::time::sleep(
+                        idle - Duration::from_millis(8)
+                            + Duration::from_millis((n + round * 16) % 16),
+                    )
+                    .await;
                 }
                 statuses
             })
         })
         .collect();
     for sender in senders {
-        let statuses = tokio::time::timeout(2 * DEADLINE, sender).await.unwrap().unwrap();
+        let statuses = tokio::time::timeout(2 * DEADLINE, sender)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(statuses, vec![200; 120]);
     }
-    assert_eq!(application.log.complete().len(), 16 * 120, "and none was sent twice");
+    assert_eq!(
+        application.log.complete().len(),
+        16 * 120,
+        "and none was sent twice"
+    );
 }
 
 async fn websockets_open_on_routes_that_allow_them(over: Transport) {
@@ -393,23 +516,52 @@ async fn websockets_open_on_routes_that_allow_them(over: Transport) {
         ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
     let closed = Stage::start(application.address, Plan::over(over)).await;
-    assert_eq!(closed.edge.request("GET", PREFIX, &upgrade, b"").await.status, 426, "it arrives as a plain request");
+    assert_eq!(
+        closed
+            .edge
+            .request("GET", PREFIX, &upgrade, b"")
+            .await
+            .status,
+        426,
+        "it arrives as a plain request"
+    );
 
     let mut policy = open_policy();
     policy.routes[0].websocket = true;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy,
+            ..Plan::over(over)
+        },
+    )
+    .await;
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &upgrade, b"").await;
     let answer = connection.answer("GET").await;
-    assert_eq!((answer.status, answer.header("sec-websocket-accept")), (101, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")));
+    assert_eq!(
+        (answer.status, answer.header("sec-websocket-accept")),
+        (101, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="))
+    );
     for _ in 0..3 {
         connection.raw(b"abcd").await;
         assert_eq!(connection.exactly(4).await, b"dcba");
     }
     connection.stream.shutdown().await.unwrap();
-    assert_eq!(connection.rest().await, b"", "the application's end is ours");
+    assert_eq!(
+        connection.rest().await,
+        b"",
+        "the application's end is ours"
+    );
     // A request outside the policy is no WebSocket either.
-    assert_eq!(stage.edge.request("GET", "/admin", &upgrade, b"").await.status, 404);
+    assert_eq!(
+        stage
+            .edge
+            .request("GET", "/admin", &upgrade, b"")
+            .await
+            .status,
+        404
+    );
 }
 
 async fn an_empty_chunked_body_is_a_body(over: Transport) {
@@ -426,23 +578,49 @@ async fn an_application_that_refuses_a_websocket_is_heard(over: Transport) {
     let application = Application::start(|_| Reply::Full(403, Vec::new(), b"no".to_vec())).await;
     let mut policy = open_policy();
     policy.routes[0].websocket = true;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
-    let upgrade =
-        [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy,
+            ..Plan::over(over)
+        },
+    )
+    .await;
+    let upgrade = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
     for _ in 0..20 {
         let answer = stage.edge.request("GET", PREFIX, &upgrade, b"").await;
-        assert_eq!((answer.status, answer.text().as_str(), answer.code()), (403, "no", None));
+        assert_eq!(
+            (answer.status, answer.text().as_str(), answer.code()),
+            (403, "no", None)
+        );
     }
 }
 
 /// The wait for the answer begins at the end of the request: an upload may take longer than it.
 async fn a_long_upload_is_not_a_slow_application(over: Transport) {
-    let application = Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
+    let application =
+        Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
     let mut policy = open_policy();
     policy.routes[0].answer_timeout_ms = 200;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy,
+            ..Plan::over(over)
+        },
+    )
+    .await;
     let mut connection = stage.edge.http1().await;
-    connection.raw(format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 600000\r\n\r\n").as_bytes()).await;
+    connection
+        .raw(
+            format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 600000\r\n\r\n")
+                .as_bytes(),
+        )
+        .await;
     for _ in 0..6 {
         connection.raw(&[b'x'; 100_000]).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -450,14 +628,15 @@ async fn a_long_upload_is_not_a_slow_application(over: Transport) {
     assert_eq!(connection.answer("POST").await.text(), "600000");
 }
 
-/// An echo that reads nothing while it can't write, and a sender that sends without reading: neither
-/// direction may wait for the other.
+/// An echo that reads nothing while it can't write, and a sender that sends without reading:
+/// neither direction may wait for the other.
 async fn a_websocket_full_in_one_direction_goes_on_in_the_other(over: Transport) {
     const LOAD: usize = 16 * 1024 * 1024;
     let application = Application::raw(|stream| async move {
         let mut input = Input::new(stream);
         let Some(_) = input.head().await else { return };
-        let accept = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        let accept =
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
         input.stream().write_all(accept.as_bytes()).await.unwrap();
         while let Some(piece) = input.exactly(16 * 1024).await {
             if input.stream().write_all(&piece).await.is_err() {
@@ -468,9 +647,19 @@ async fn a_websocket_full_in_one_direction_goes_on_in_the_other(over: Transport)
     .await;
     let mut policy = open_policy();
     policy.routes[0].websocket = true;
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::over(over) }).await;
-    let upgrade =
-        [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")];
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy,
+            ..Plan::over(over)
+        },
+    )
+    .await;
+    let upgrade = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &upgrade, b"").await;
     assert_eq!(connection.answer("GET").await.status, 101);
@@ -488,5 +677,8 @@ async fn a_websocket_full_in_one_direction_goes_on_in_the_other(over: Transport)
             received += reader.read(&mut buffer).await.unwrap();
         }
     };
-    within("all of it comes back", async { tokio::join!(sending, receiving) }).await;
+    within("all of it comes back", async {
+        tokio::join!(sending, receiving)
+    })
+    .await;
 }

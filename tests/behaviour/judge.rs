@@ -1,6 +1,6 @@
-//! An independent judge of byte fidelity: Debian's package `webhook` (adnanh/webhook) as the application
-//! behind the agent. What the relay passes, it must accept by its own HMAC rules; what was tampered with
-//! never reaches it.
+//! An independent judge of byte fidelity: Debian's package `webhook` (adnanh/webhook) as the
+//! application behind the agent. What the relay passes, it must accept by its own HMAC rules; what
+//! was tampered with never reaches it.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -51,7 +51,11 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join("hooks.json"), hooks()).unwrap();
     std::fs::write(dir.path().join("secret"), SECRET).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let log = std::fs::File::create(dir.path().join("log")).unwrap();
     let child = Command::new("webhook")
         .args([
@@ -80,7 +84,14 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
         "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = 'github', secret = 'file:{}' }}",
         dir.path().join("secret").display(),
     ));
-    let stage = Stage::start(([127, 0, 0, 1], port).into(), Plan { policy, ..Plan::default() }).await;
+    let stage = Stage::start(
+        ([127, 0, 0, 1], port).into(),
+        Plan {
+            policy,
+            ..Plan::default()
+        },
+    )
+    .await;
     let bodies: [&[u8]; 5] = [
         b"{\"ref\":\"refs/heads/main\"}",
         b"{ \"ref\" : \"\\u001b\" }\r\n",
@@ -102,7 +113,10 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
             ("X-Hub-Signature", &*sha1),
         ];
         for kind in ["sha256", "sha1"] {
-            let answer = stage.edge.post(&format!("{PREFIX}/{kind}"), &headers, body).await;
+            let answer = stage
+                .edge
+                .post(&format!("{PREFIX}/{kind}"), &headers, body)
+                .await;
             assert_eq!(
                 (answer.status, answer.text()),
                 (200, format!("judged by payload-hmac-{kind}")),
@@ -112,19 +126,34 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
         }
         let mut tampered = body.to_vec();
         tampered[0] ^= 1;
-        assert_eq!(stage.edge.post(&format!("{PREFIX}/sha1"), &headers, &tampered).await.status, 403);
+        assert_eq!(
+            stage
+                .edge
+                .post(&format!("{PREFIX}/sha1"), &headers, &tampered)
+                .await
+                .status,
+            403
+        );
     }
-    // Its own log counts what it saw: the good ones, and a last one that shows that the log is complete.
+    // Its own log counts what it saw: the good ones, and a last one that shows that the log is
+    // complete.
     assert_eq!(
         stage
             .edge
-            .post(&format!("{PREFIX}/last"), &[("X-Hub-Signature-256", &github_signature(SECRET, b"x"))], b"x")
+            .post(
+                &format!("{PREFIX}/last"),
+                &[("X-Hub-Signature-256", &github_signature(SECRET, b"x"))],
+                b"x"
+            )
             .await
             .status,
         404
     );
     let log = || std::fs::read_to_string(dir.path().join("log")).unwrap();
     eventually("the last request is in the log", || log().contains("/last")).await;
-    let seen = log().lines().filter(|line| line.contains("incoming HTTP POST request")).count();
+    let seen = log()
+        .lines()
+        .filter(|line| line.contains("incoming HTTP POST request"))
+        .count();
     assert_eq!(seen, 2 * bodies.len() + 1, "{}", log());
 }

@@ -49,8 +49,16 @@ async fn silent_peers_are_cut_off() {
         let _ = half.read(&mut [0; 16]).await;
     })
     .await;
-    assert!(idle.try_answer("POST").await.is_none_or(|answer| answer.status == 408));
-    assert!(slow.try_answer("POST").await.is_none_or(|answer| answer.status == 408));
+    assert!(
+        idle.try_answer("POST")
+            .await
+            .is_none_or(|answer| answer.status == 408)
+    );
+    assert!(
+        slow.try_answer("POST")
+            .await
+            .is_none_or(|answer| answer.status == 408)
+    );
 }
 
 #[tokio::test]
@@ -66,7 +74,12 @@ async fn slow_bodies_get_408() {
     for stage in [&streamed, &whole] {
         let mut connection = stage.edge.http1().await;
         connection
-            .raw(format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\nabc").as_bytes())
+            .raw(
+                format!(
+                    "POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\nabc"
+                )
+                .as_bytes(),
+            )
             .await;
         let answer = connection.answer("POST").await;
         assert_eq!((answer.status, answer.code()), (408, Some("slow_request")));
@@ -84,15 +97,41 @@ async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
     })
     .await;
     let large = "x".repeat(40_000);
-    let fields: Vec<(String, String)> = (0..127).map(|n| (format!("x-{n}"), "y".to_owned())).collect();
-    let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let fields: Vec<(String, String)> = (0..127)
+        .map(|n| (format!("x-{n}"), "y".to_owned()))
+        .collect();
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     let many = stage.edge.request("GET", PREFIX, &fields, b"").await;
-    assert_eq!(many.status, 403, "127 fields and Host are as many as may be");
+    assert_eq!(
+        many.status, 403,
+        "127 fields and Host are as many as may be"
+    );
     let cases = [
-        (stage.edge.request("GET", PREFIX, &[("x-large", &large)], b"").await, 431),
-        (stage.edge.get(&format!("{PREFIX}?{}", "a".repeat(8200))).await, 414),
+        (
+            stage
+                .edge
+                .request("GET", PREFIX, &[("x-large", &large)], b"")
+                .await,
+            431,
+        ),
+        (
+            stage
+                .edge
+                .get(&format!("{PREFIX}?{}", "a".repeat(8200)))
+                .await,
+            414,
+        ),
         (stage.edge.post(PREFIX, &[], &[b'x'; 1001]).await, 413),
-        (stage.edge.request("POST", PREFIX, &[("Expect", "the-unexpected")], b"").await, 417),
+        (
+            stage
+                .edge
+                .request("POST", PREFIX, &[("Expect", "the-unexpected")], b"")
+                .await,
+            417,
+        ),
     ];
     for (answer, status) in cases {
         assert_eq!(answer.status, status);
@@ -101,9 +140,14 @@ async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
     // Without an announced length the cap holds as the bytes come.
     let mut connection = stage.edge.http1().await;
     connection
-        .raw(format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n").as_bytes())
+        .raw(
+            format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n")
+                .as_bytes(),
+        )
         .await;
-    connection.raw(format!("7d0\r\n{}\r\n0\r\n\r\n", "x".repeat(2000)).as_bytes()).await;
+    connection
+        .raw(format!("7d0\r\n{}\r\n0\r\n\r\n", "x".repeat(2000)).as_bytes())
+        .await;
     assert_eq!(connection.answer("POST").await.status, 413);
 }
 
@@ -115,7 +159,12 @@ async fn one_client_address_has_so_many_connections() {
     for _ in 0..3 {
         held.push(stage.edge.http1().await);
     }
-    assert!(within("a refusal", stage.edge.tls(b"http/1.1", Some(HOST))).await.is_err(), "a fourth");
+    assert!(
+        within("a refusal", stage.edge.tls(b"http/1.1", Some(HOST)))
+            .await
+            .is_err(),
+        "a fourth"
+    );
     for connection in &mut held {
         connection.send("GET", PREFIX, HOST, &[], b"").await;
         assert_eq!(connection.answer("GET").await.status, 200);
@@ -143,9 +192,15 @@ async fn trusted_proxies_are_not_counted() {
     for _ in 0..5 {
         held.push(stage.edge.http1().await);
     }
-    let answer = stage.edge.request("GET", PREFIX, &[("X-Forwarded-For", "192.0.2.9")], b"").await;
+    let answer = stage
+        .edge
+        .request("GET", PREFIX, &[("X-Forwarded-For", "192.0.2.9")], b"")
+        .await;
     assert_eq!(answer.status, 200);
-    assert_eq!(application.log.take()[0].all("x-forwarded-for"), ["192.0.2.9"]);
+    assert_eq!(
+        application.log.take()[0].all("x-forwarded-for"),
+        ["192.0.2.9"]
+    );
 }
 
 #[tokio::test]
@@ -168,7 +223,10 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
     };
     // One address, IPv6 by its /64, holds an eighth at most.
     let mut first = begin("2001:db8::1", 90_000).await;
-    eventually("90,000 bytes are charged", || stage.relay().buffered_bytes() == BESIDE + 90_000).await;
+    eventually("90,000 bytes are charged", || {
+        stage.relay().buffered_bytes() == BESIDE + 90_000
+    })
+    .await;
     let mut same = begin("2001:db8::2", 90_000).await;
     let answer = same.answer("POST").await;
     assert_eq!((answer.status, answer.code()), (503, Some("busy")));
@@ -177,25 +235,42 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
     for n in 0..7 {
         others.push(begin(&format!("192.0.2.{n}"), 99_000).await);
     }
-    eventually("nearly all is charged", || stage.relay().buffered_bytes() == BESIDE + 90_000 + 7 * (BESIDE + 99_000))
-        .await;
+    eventually("nearly all is charged", || {
+        stage.relay().buffered_bytes() == BESIDE + 90_000 + 7 * (BESIDE + 99_000)
+    })
+    .await;
     let body = vec![b'y'; 95_000];
     let signature = github_signature("s", &body);
     let answer = stage
         .edge
-        .post(PREFIX, &[("X-Forwarded-For", "198.51.100.1"), ("X-Hub-Signature-256", &signature)], &body)
+        .post(
+            PREFIX,
+            &[
+                ("X-Forwarded-For", "198.51.100.1"),
+                ("X-Hub-Signature-256", &signature),
+            ],
+            &body,
+        )
         .await;
     assert_eq!(answer.status, 200, "a good webhook finds room");
     let answer = first.answer("POST").await;
-    assert_eq!((answer.status, answer.code()), (503, Some("busy")), "the slowest had to go");
+    assert_eq!(
+        (answer.status, answer.code()),
+        (503, Some("busy")),
+        "the slowest had to go"
+    );
     drop((first, others));
-    eventually("everything is given back", || stage.relay().buffered_bytes() == 0).await;
+    eventually("everything is given back", || {
+        stage.relay().buffered_bytes() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_sender_that_takes_nothing_or_next_to_nothing_is_cut_off() {
     let large = vec![b'x'; 32 * 1024 * 1024];
-    let application = Application::start(move |_| Reply::Full(200, Vec::new(), large.clone())).await;
+    let application =
+        Application::start(move |_| Reply::Full(200, Vec::new(), large.clone())).await;
     let stage = stage(&application, |plan| plan.limits.write_stall = SHORT).await;
     for taken in [0, 1] {
         let before = application.log.untaken();
@@ -221,10 +296,15 @@ async fn a_sender_that_reads_only_when_it_has_sent_all_still_gets_its_refusal() 
     let stage = stage(&application, |_| {}).await;
     let mut connection = stage.edge.http1().await;
     // More than all socket buffers hold: it is taken although it was refused at its head.
-    let mut request =
-        format!("POST /admin HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {}\r\n\r\n", 16 << 20).into_bytes();
+    let mut request = format!(
+        "POST /admin HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {}\r\n\r\n",
+        16 << 20
+    )
+    .into_bytes();
     request.resize(request.len() + (16 << 20), b'x');
-    within("all of it is taken", connection.stream.write_all(&request)).await.unwrap();
+    within("all of it is taken", connection.stream.write_all(&request))
+        .await
+        .unwrap();
     assert_eq!(connection.answer("POST").await.status, 404);
     assert!(application.log.complete().is_empty());
 }
@@ -237,12 +317,17 @@ async fn an_answer_that_stands_still_is_broken_off() {
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &[], b"").await;
     let answer = connection.answer("GET").await;
-    assert_eq!((answer.status, answer.text().as_str(), answer.complete), (200, "half", false));
+    assert_eq!(
+        (answer.status, answer.text().as_str(), answer.complete),
+        (200, "half", false)
+    );
 }
 
 #[tokio::test]
 async fn a_websocket_on_which_nothing_moves_is_closed() {
-    let switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n".to_vec();
+    let switched =
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+            .to_vec();
     let application = Application::start(move |_| Reply::Raw(switched.clone())).await;
     let stage = stage(&application, |plan| {
         plan.policy.routes[0].websocket = true;
@@ -250,15 +335,23 @@ async fn a_websocket_on_which_nothing_moves_is_closed() {
     })
     .await;
     let mut connection = stage.edge.http1().await;
-    connection.send("GET", PREFIX, HOST, &[("Connection", "Upgrade"), ("Upgrade", "websocket")], b"").await;
+    connection
+        .send(
+            "GET",
+            PREFIX,
+            HOST,
+            &[("Connection", "Upgrade"), ("Upgrade", "websocket")],
+            b"",
+        )
+        .await;
     let since = Instant::now();
     assert_eq!(connection.answer("GET").await.status, 101);
     assert_eq!(connection.rest().await, b"");
     assert!(since.elapsed() >= SHORT, "not before its time");
 }
 
-/// Who holds connections and may not send loses them to whoever comes; who sends what passes the gate does not, as long as
-/// something is under way.
+/// Who holds connections and may not send loses them to whoever comes; who sends what passes the
+/// gate does not, as long as something is under way.
 #[tokio::test]
 async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
     let application = Application::start(|request| match request.target.ends_with("/slow") {
@@ -272,7 +365,11 @@ async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
     for _ in 0..3 {
         let mut stranger = stage.edge.http1().await;
         stranger.send("GET", "/admin", HOST, &[], b"").await;
-        assert_eq!(stranger.answer("GET").await.status, 404, "a refused request makes nobody known");
+        assert_eq!(
+            stranger.answer("GET").await.status,
+            404,
+            "a refused request makes nobody known"
+        );
         strangers.push(stranger);
     }
     for mut stranger in strangers {
@@ -280,30 +377,58 @@ async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
         sender.send("GET", PREFIX, HOST, &[], b"").await;
         assert_eq!(sender.answer("GET").await.status, 200);
         known.push(sender);
-        assert!(within("the oldest stranger's end", stranger.try_answer("GET")).await.is_none());
+        assert!(
+            within("the oldest stranger's end", stranger.try_answer("GET"))
+                .await
+                .is_none()
+        );
     }
     for sender in &mut known {
-        sender.send("GET", &format!("{PREFIX}/slow"), HOST, &[], b"").await;
+        sender
+            .send("GET", &format!("{PREFIX}/slow"), HOST, &[], b"")
+            .await;
     }
     eventually("all are under way", || application.log.begun() == 6).await;
-    assert!(within("a refusal", stage.edge.tls(b"http/1.1", Some(HOST))).await.is_err(), "all are in use");
+    assert!(
+        within("a refusal", stage.edge.tls(b"http/1.1", Some(HOST)))
+            .await
+            .is_err(),
+        "all are in use"
+    );
 }
 
 /// What a stranger sends in chunks to a route that reads it whole is no head, however much it is.
 #[tokio::test]
 async fn large_signed_bodies_in_chunks_pass_as_a_connections_first_request() {
-    let application = Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
-    let stage = stage(&application, |plan| plan.policy = signed_policy("github", b"s", "")).await;
+    let application =
+        Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
+    let stage = stage(&application, |plan| {
+        plan.policy = signed_policy("github", b"s", "")
+    })
+    .await;
     for size in [75, 90, 200, 1000] {
         let body = vec![b'x'; size * 1024];
         let signature = github_signature("s", &body);
         let mut connection = stage.edge.http1().await;
-        let head = format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nX-Hub-Signature-256: {signature}\r\n");
-        connection.raw(format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len()).as_bytes()).await;
+        let head = format!(
+            "POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nX-Hub-Signature-256: {signature}\r\n"
+        );
+        connection
+            .raw(
+                format!(
+                    "{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+                    body.len()
+                )
+                .as_bytes(),
+            )
+            .await;
         connection.raw(&body).await;
         connection.raw(b"\r\n0\r\n\r\n").await;
         let answer = connection.answer("POST").await;
-        assert_eq!((answer.status, answer.text()), (200, body.len().to_string()));
+        assert_eq!(
+            (answer.status, answer.text()),
+            (200, body.len().to_string())
+        );
     }
 }
 
@@ -313,11 +438,19 @@ async fn who_goes_on_sending_a_refused_body_byte_by_byte_is_cut_off() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |_| {}).await;
     let mut connection = stage.edge.http1().await;
-    connection.raw(format!("POST /admin HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9000000\r\n\r\n").as_bytes()).await;
+    connection
+        .raw(
+            format!("POST /admin HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9000000\r\n\r\n")
+                .as_bytes(),
+        )
+        .await;
     assert_eq!(connection.answer("POST").await.status, 404);
     let since = Instant::now();
     while connection.stream.write_all(b"x").await.is_ok() {
-        assert!(since.elapsed() < Duration::from_secs(20), "held for the time of one that sends");
+        assert!(
+            since.elapsed() < Duration::from_secs(20),
+            "held for the time of one that sends"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -328,12 +461,19 @@ async fn slow_bodies_end_their_connections() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| plan.limits.body_window = SHORT).await;
     let mut connection = stage.edge.http1().await;
-    connection.raw(format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9\r\n\r\n").as_bytes()).await;
+    connection
+        .raw(
+            format!("POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9\r\n\r\n")
+                .as_bytes(),
+        )
+        .await;
     assert_eq!(connection.answer("POST").await.status, 408);
     assert_eq!(within("its end", connection.rest()).await, b"");
     let mut client = stage.edge.http2().await.ready().await.unwrap();
-    let request =
-        http::Request::post(format!("https://{HOST}{PREFIX}")).header("content-length", "9").body(()).unwrap();
+    let request = http::Request::post(format!("https://{HOST}{PREFIX}"))
+        .header("content-length", "9")
+        .body(())
+        .unwrap();
     let (answer, _body) = client.send_request(request, false).unwrap();
     assert_eq!(within("an answer", answer).await.unwrap().status(), 408);
     within("its end", async {
@@ -348,18 +488,32 @@ async fn slow_bodies_end_their_connections() {
 async fn an_agent_that_does_not_say_who_it_is_is_cut_off() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| plan.limits.agent_greeting = SHORT).await;
-    let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), stage.relay().pin(), Liveness::default()).unwrap();
-    let connecting = endpoint.connect(stage.relay().tunnel_address(), quic::SERVER_NAME).unwrap();
+    let endpoint = quic::client(
+        (Ipv4Addr::LOCALHOST, 0).into(),
+        stage.relay().pin(),
+        Liveness::default(),
+    )
+    .unwrap();
+    let connecting = endpoint
+        .connect(stage.relay().tunnel_address(), quic::SERVER_NAME)
+        .unwrap();
     let session = Session::over_quic(within("a handshake", connecting).await.unwrap());
     let since = Instant::now();
     within("the relay closes the session", session.closed()).await;
-    assert!(since.elapsed() < Limits::default().agent_greeting, "by this relay's own bound");
-    assert_eq!(stage.edge.get(PREFIX).await.status, 200, "the agent that is known stays");
+    assert!(
+        since.elapsed() < Limits::default().agent_greeting,
+        "by this relay's own bound"
+    );
+    assert_eq!(
+        stage.edge.get(PREFIX).await.status,
+        200,
+        "the agent that is known stays"
+    );
 }
 
-/// 100,000 first packets of handshakes that never go on, from many addresses, to a relay with default settings: from the
-/// 64th on an address must prove itself, which an agent does; nothing is kept of the others; and those that came in
-/// before are let go in time.
+/// 100,000 first packets of handshakes that never go on, from many addresses, to a relay with
+/// default settings: from the 64th on an address must prove itself, which an agent does; nothing is
+/// kept of the others; and those that came in before are let go in time.
 #[tokio::test]
 async fn a_hundred_thousand_first_packets_cost_next_to_nothing() {
     const SENT: usize = 100_000;
@@ -381,30 +535,46 @@ async fn a_hundred_thousand_first_packets_cost_next_to_nothing() {
         // Among more of the same.
         let token = relay.join_token();
         let state = state.path().to_str().unwrap();
-        let joined = run("hookward", &["join", "-", "--transport", "quic", "--state-dir", state], &[], &token);
+        let joined = run(
+            "hookward",
+            &["join", "-", "--transport", "quic", "--state-dir", state],
+            &[],
+            &token,
+        );
         assert_eq!(joined.code, Some(0), "{joined:?}");
         (relay, answers, more, took)
     })
     .await;
-    println!("{answers:?} in {took:?}; the relay has {} KiB more", more / KIB);
+    println!(
+        "{answers:?} in {took:?}; the relay has {} KiB more",
+        more / KIB
+    );
     assert!(answers.retries > SENT * 9 / 10, "{answers:?}");
     assert!(answers.others >= RETRY_FROM, "{answers:?}");
     assert!(more <= MOST, "{} KiB", more / KIB);
     // Some are logged one by one, the others as counts.
     let let_go = || {
-        let lines = relay.err().into_iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
+        let lines = relay
+            .err()
+            .into_iter()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
         let of = |line: serde_json::Value| match (line["event"].as_str(), line["kind"].as_str()) {
             (Some("agent_failed"), Some("silent")) => 1,
-            (Some("more"), Some("silent")) => usize::try_from(line["count"].as_u64().unwrap()).unwrap(),
+            (Some("more"), Some("silent")) => {
+                usize::try_from(line["count"].as_u64().unwrap()).unwrap()
+            }
             _ => 0,
         };
         lines.map(of).sum::<usize>()
     };
-    eventually("the half-open handshakes are let go", || let_go() >= RETRY_FROM).await;
+    eventually("the half-open handshakes are let go", || {
+        let_go() >= RETRY_FROM
+    })
+    .await;
 }
 
-/// Each flood's connection is over after a thousand frames that move nothing; the relay stays, and the application
-/// hears next to nothing of it.
+/// Each flood's connection is over after a thousand frames that move nothing; the relay stays, and
+/// the application hears next to nothing of it.
 #[tokio::test]
 async fn http2_floods_end_their_connections_only() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -418,17 +588,31 @@ async fn http2_floods_end_their_connections_only() {
                 continue;
             }
             let what = format!("{name}, known: {known}");
-            assert!(h2_frames::is_cut_after(&stage.edge, &begin, &repeat, 1100, known).await, "{what}");
+            assert!(
+                h2_frames::is_cut_after(&stage.edge, &begin, &repeat, 1100, known).await,
+                "{what}"
+            );
             assert_eq!(stage.edge.get(PREFIX).await.status, 200, "after {what}");
-            let reached = application.log.take().iter().filter(|request| request.method == "POST").count();
+            let reached = application
+                .log
+                .take()
+                .iter()
+                .filter(|request| request.method == "POST")
+                .count();
             // One in a hundred, and the first, which is not reset.
-            assert!(reached <= 12, "{what}: {reached} of 1100 reached the application");
+            assert!(
+                reached <= 12,
+                "{what}: {reached} of 1100 reached the application"
+            );
         }
     }
     // What a busy client sends is no flood.
     for (name, begin, repeat) in h2_frames::floods(&stage.edge) {
         if matches!(name, "PING" | "SETTINGS" | "PRIORITY" | "WINDOW_UPDATE") {
-            assert!(!h2_frames::is_cut_after(&stage.edge, &begin, &repeat, 500, false).await, "{name}");
+            assert!(
+                !h2_frames::is_cut_after(&stage.edge, &begin, &repeat, 500, false).await,
+                "{name}"
+            );
         }
     }
 }
@@ -442,7 +626,11 @@ async fn silent_http2_peers_are_cut_off() {
     })
     .await;
     // Without a preface, with half of one, and with a whole one but no request.
-    for bytes in [&b""[..], b"PRI * HT", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+    for bytes in [
+        &b""[..],
+        b"PRI * HT",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    ] {
         let mut stream = stage.edge.tls(b"h2", Some(HOST)).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         let mut rest = Vec::new();
@@ -450,8 +638,19 @@ async fn silent_http2_peers_are_cut_off() {
     }
     // One that has had its answer is asked to go when it is idle.
     let mut client = stage.edge.http2().await.ready().await.unwrap();
-    let request = http::Request::get(format!("https://{HOST}{PREFIX}")).body(()).unwrap();
-    assert_eq!(client.send_request(request, true).unwrap().0.await.unwrap().status(), 200);
+    let request = http::Request::get(format!("https://{HOST}{PREFIX}"))
+        .body(())
+        .unwrap();
+    assert_eq!(
+        client
+            .send_request(request, true)
+            .unwrap()
+            .0
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
     within("the idle one is told to go", async {
         while client.clone().ready().await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -460,15 +659,18 @@ async fn silent_http2_peers_are_cut_off() {
     .await;
 }
 
-/// A stranger whose window never opens for the refusal does not hold its connection for the time that a silent
-/// application has.
+/// A stranger whose window never opens for the refusal does not hold its connection for the time
+/// that a silent application has.
 #[tokio::test]
 async fn http2_peers_that_take_no_answer_are_cut_off() {
     let application = Application::start(|_| Reply::ok("answered")).await;
     let stage = stage(&application, |plan| plan.limits.write_stall = SHORT).await;
     for path in ["/admin", PREFIX] {
         let mut stream = stage.edge.tls(b"h2", Some(HOST)).await.unwrap();
-        stream.write_all(&h2_frames::without_window(&stage.edge, path)).await.unwrap();
+        stream
+            .write_all(&h2_frames::without_window(&stage.edge, path))
+            .await
+            .unwrap();
         let mut rest = Vec::new();
         let _ = within("it is cut off", stream.read_to_end(&mut rest)).await;
     }
@@ -487,7 +689,13 @@ async fn strangers_behind_the_proxy_protocol_give_way() {
     let mut held = Vec::new();
     for _ in 0..4 {
         let named = b"PROXY TCP4 192.0.2.9 127.0.0.1 1234 443\r\n";
-        held.push(stage.edge.tls_behind(named, b"http/1.1", Some(HOST)).await.expect("the oldest one goes"));
+        held.push(
+            stage
+                .edge
+                .tls_behind(named, b"http/1.1", Some(HOST))
+                .await
+                .expect("the oldest one goes"),
+        );
     }
     let mut rest = Vec::new();
     let _ = within("the end of the first", held[0].read_to_end(&mut rest)).await;
@@ -496,12 +704,22 @@ async fn strangers_behind_the_proxy_protocol_give_way() {
 /// The largest body of the default limits, signed, from one address.
 #[tokio::test]
 async fn a_body_as_large_as_may_be_passes() {
-    let application = Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
-    let stage = stage(&application, |plan| plan.policy = signed_policy("github", b"s", "")).await;
+    let application =
+        Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
+    let stage = stage(&application, |plan| {
+        plan.policy = signed_policy("github", b"s", "")
+    })
+    .await;
     let body = vec![b'x'; 25 * 1024 * 1024];
     let signature = github_signature("s", &body);
-    let answer = stage.edge.post(PREFIX, &[("X-Hub-Signature-256", &signature)], &body).await;
-    assert_eq!((answer.status, answer.text()), (200, body.len().to_string()));
+    let answer = stage
+        .edge
+        .post(PREFIX, &[("X-Hub-Signature-256", &signature)], &body)
+        .await;
+    assert_eq!(
+        (answer.status, answer.text()),
+        (200, body.len().to_string())
+    );
 }
 
 #[tokio::test]
@@ -514,7 +732,10 @@ async fn one_client_address_has_so_many_requests_in_progress() {
         connection.send("GET", PREFIX, HOST, &[], b"").await;
         held.push(connection);
     }
-    eventually("three are under way", || application.log.complete().len() == 3).await;
+    eventually("three are under way", || {
+        application.log.complete().len() == 3
+    })
+    .await;
     let answer = stage.edge.get(PREFIX).await;
     assert_eq!((answer.status, answer.code()), (503, Some("busy")));
     drop(held);

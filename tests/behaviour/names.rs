@@ -1,5 +1,5 @@
-//! Several relays behind one name: with the same data, each at an address of its own. Real programs; the agent is in
-//! a network of its own, whose hosts file has the name.
+//! Several relays behind one name: with the same data, each at an address of its own. Real
+//! programs; the agent is in a network of its own, whose hosts file has the name.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,13 +33,24 @@ impl Pair {
         let network = Network::new(None)?;
         network.name_relays(NAME);
         let port = free_port_at(network.relay());
-        let listen = [network.relay(), network.second_relay()].map(|address| format!("{address}:{port}"));
+        let listen =
+            [network.relay(), network.second_relay()].map(|address| format!("{address}:{port}"));
         let dirs: [TempDir; 2] = std::array::from_fn(|_| TempDir::new().unwrap());
         let state = TempDir::new().unwrap();
-        let pair = Self { network, listen, dirs, state };
+        let pair = Self {
+            network,
+            listen,
+            dirs,
+            state,
+        };
         let (mut first, _) = pair.relay(0);
         let token = first.join_token();
-        let joining = ["join", "-", "--state-dir", pair.state.path().to_str().unwrap()];
+        let joining = [
+            "join",
+            "-",
+            "--state-dir",
+            pair.state.path().to_str().unwrap(),
+        ];
         let joined = pair.network.run("hookward", &joining, &[], &token);
         assert_eq!(joined.code, Some(0), "{joined:?}");
         first.signal("TERM");
@@ -51,14 +62,26 @@ impl Pair {
     fn relay(&self, number: usize) -> (Process, Edge) {
         let port = self.listen[number].rsplit_once(':').unwrap().1;
         let tunnel = format!("{NAME}:{port}");
-        let mut relay = serve(self.dirs[number].path(), &self.listen[number], &["--tunnel-address", &tunnel]);
+        let mut relay = serve(
+            self.dirs[number].path(),
+            &self.listen[number],
+            &["--tunnel-address", &tunnel],
+        );
         let ready = relay.event("ready");
         (relay, edge(&ready, HOST))
     }
 
     fn agent(&self, application: &str, over: Transport, more: &[&str]) -> Process {
         let (state, over) = (self.state.path().to_str().unwrap(), over.to_string());
-        let mut args = vec!["http", application, "--no-token", "--log-format", "json", "--state-dir", state];
+        let mut args = vec![
+            "http",
+            application,
+            "--no-token",
+            "--log-format",
+            "json",
+            "--state-dir",
+            state,
+        ];
         args.extend(["--transport", &over]);
         args.extend(more);
         let mut agent = self.network.start("hookward", &args, &[]);
@@ -76,7 +99,11 @@ fn copy(from: &Path, to: &Path) {
 
 /// Connections of agents that have opened the tunnel at this relay.
 fn connected(relay: &Process) -> usize {
-    relay.err().iter().filter(|line| line.contains("tunnel open")).count()
+    relay
+        .err()
+        .iter()
+        .filter(|line| line.contains("tunnel open"))
+        .count()
 }
 
 over_all_transports! {
@@ -85,14 +112,26 @@ over_all_transports! {
 }
 
 async fn every_address_has_connections_and_one_that_is_lost_gets_them_back(over: Transport) {
-    let Some(pair) = off(Pair::new).await else { return };
-    let application = Application::start_at((pair.network.application(), 0).into(), |_| Reply::ok("")).await;
+    let Some(pair) = off(Pair::new).await else {
+        return;
+    };
+    let application =
+        Application::start_at((pair.network.application(), 0).into(), |_| Reply::ok("")).await;
     let target = application.address.to_string();
     let pair = Arc::new(pair);
     let starting = Arc::clone(&pair);
-    let ((first, first_edge), (second, second_edge), _agent) =
-        off(move || (starting.relay(0), starting.relay(1), starting.agent(&target, over, &[]))).await;
-    eventually("both have two", || (connected(&first), connected(&second)) == (2, 2)).await;
+    let ((first, first_edge), (second, second_edge), _agent) = off(move || {
+        (
+            starting.relay(0),
+            starting.relay(1),
+            starting.agent(&target, over, &[]),
+        )
+    })
+    .await;
+    eventually("both have two", || {
+        (connected(&first), connected(&second)) == (2, 2)
+    })
+    .await;
     for edge in [&first_edge, &second_edge] {
         assert_eq!(edge.post(HOOK, &[], b"x").await.status, 200);
     }
@@ -109,13 +148,20 @@ async fn every_address_has_connections_and_one_that_is_lost_gets_them_back(over:
 }
 
 async fn a_relay_that_is_about_to_stop_sends_its_agents_to_the_other_one(over: Transport) {
-    let Some(pair) = off(Pair::new).await else { return };
+    let Some(pair) = off(Pair::new).await else {
+        return;
+    };
     let finish = Arc::new(Notify::new());
     let finished = Arc::clone(&finish);
-    let application = Application::start_at((pair.network.application(), 0).into(), move |request| {
-        if request.target.ends_with("/slow") { Reply::When(Arc::clone(&finished)) } else { Reply::ok("") }
-    })
-    .await;
+    let application =
+        Application::start_at((pair.network.application(), 0).into(), move |request| {
+            if request.target.ends_with("/slow") {
+                Reply::When(Arc::clone(&finished))
+            } else {
+                Reply::ok("")
+            }
+        })
+        .await;
     let target = application.address.to_string();
     let ((first, first_edge), (second, second_edge), _agent) = off(move || {
         let (first, second) = (pair.relay(0), pair.relay(1));
@@ -125,10 +171,18 @@ async fn a_relay_that_is_about_to_stop_sends_its_agents_to_the_other_one(over: T
     .await;
     eventually("the first has it", || connected(&first) == 1).await;
     assert_eq!(connected(&second), 0);
-    let slow = tokio::spawn(async move { first_edge.post(&format!("{HOOK}/slow"), &[], b"x").await.status });
+    let slow = tokio::spawn(async move {
+        first_edge
+            .post(&format!("{HOOK}/slow"), &[], b"x")
+            .await
+            .status
+    });
     eventually("it is under way", || application.log.begun() == 1).await;
     first.signal("TERM");
-    eventually("the agent goes to the other one", || connected(&second) == 1).await;
+    eventually("the agent goes to the other one", || {
+        connected(&second) == 1
+    })
+    .await;
     assert_eq!(second_edge.post(HOOK, &[], b"x").await.status, 200);
     assert!(!slow.is_finished(), "the first relay is there yet");
     finish.notify_one();

@@ -1,6 +1,6 @@
-//! Real programs on real networks that misbehave: an agent in a network namespace of its own, webhooks all the
-//! time, a fault, and its end. No accepted webhook is lost, none arrives twice, and the tunnel is back within two
-//! seconds.
+//! Real programs on real networks that misbehave: an agent in a network namespace of its own,
+//! webhooks all the time, a fault, and its end. No accepted webhook is lost, none arrives twice,
+//! and the tunnel is back within two seconds.
 //!
 //! Each case prints a row: `cargo test networks:: -- --nocapture`.
 
@@ -60,8 +60,10 @@ impl Site {
         network: Network,
         before: impl FnOnce(&Network) -> Vec<(String, String)> + Send + 'static,
     ) -> Self {
-        let application =
-            Application::start_at((network.application(), 0).into(), |request| Reply::ok(&request.target)).await;
+        let application = Application::start_at((network.application(), 0).into(), |request| {
+            Reply::ok(&request.target)
+        })
+        .await;
         let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
         let (data, state) = (dirs[0].path().to_owned(), dirs[1].path().to_owned());
         let target = application.address.to_string();
@@ -70,11 +72,26 @@ impl Site {
             let relay_ready = relay.event("ready");
             let token = relay.join_token();
             let environment = before(&network);
-            let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let environment: Vec<_> = environment
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
             let state = state.to_str().unwrap();
-            let joined = network.run("hookward", &["join", "-", "--state-dir", state], &environment, &token);
+            let joined = network.run(
+                "hookward",
+                &["join", "-", "--state-dir", state],
+                &environment,
+                &token,
+            );
             assert_eq!(joined.code, Some(0), "{joined:?}");
-            let own = ["--transport", transport, "--log-format", "json", "--state-dir", state];
+            let own = [
+                "--transport",
+                transport,
+                "--log-format",
+                "json",
+                "--state-dir",
+                state,
+            ];
             let args = [&["http", &target, "--no-token"][..], &own].concat();
             let mut agent = network.start("hookward", &args, &environment);
             let ready = agent.event("ready");
@@ -82,7 +99,15 @@ impl Site {
         })
         .await;
         let edge = edge(&relay_ready, HOST);
-        Self { network, application, edge, ready, agent: Some(agent), relay: Some(relay), dirs }
+        Self {
+            network,
+            application,
+            edge,
+            ready,
+            agent: Some(agent),
+            relay: Some(relay),
+            dirs,
+        }
     }
 
     fn transport(&self) -> &str {
@@ -113,7 +138,10 @@ struct Load {
 
 impl Load {
     fn begin(edge: &Edge) -> Self {
-        let (counts, stop) = (Arc::new(Counts::default()), Arc::new(AtomicBool::new(false)));
+        let (counts, stop) = (
+            Arc::new(Counts::default()),
+            Arc::new(AtomicBool::new(false)),
+        );
         let (edge, counted, stopped) = (edge.clone(), Arc::clone(&counts), Arc::clone(&stop));
         let task = tokio::spawn(async move {
             let (mut tick, mut sending) = (interval(EVERY), JoinSet::new());
@@ -146,7 +174,12 @@ impl Load {
     }
 
     /// Ends it; prints the row and checks what always holds.
-    async fn end(self, case: &str, recovery: Option<Duration>, application: &Application) -> Arc<Counts> {
+    async fn end(
+        self,
+        case: &str,
+        recovery: Option<Duration>,
+        application: &Application,
+    ) -> Arc<Counts> {
         self.stop.store(true, Ordering::Relaxed);
         let ended = timeout(PATIENCE * 2, self.task).await;
         ended.expect("the last webhook ends").unwrap();
@@ -156,9 +189,14 @@ impl Load {
             *arrived.entry(received.target).or_default() += 1;
         }
         let accepted = counts.accepted.lock().await;
-        let lost = accepted.iter().filter(|target| !arrived.contains_key(*target)).count();
+        let lost = accepted
+            .iter()
+            .filter(|target| !arrived.contains_key(*target))
+            .count();
         let twice = arrived.values().filter(|count| **count > 1).count();
-        let recovery = recovery.map_or("-".to_owned(), |span| format!("{:.2} s", span.as_secs_f64()));
+        let recovery = recovery.map_or("-".to_owned(), |span| {
+            format!("{:.2} s", span.as_secs_f64())
+        });
         println!(
             "| {case} | {} | {} | {} | {} | {lost} | {recovery} |",
             counts.sent.load(Ordering::Relaxed),
@@ -169,8 +207,16 @@ impl Load {
         for (said, count) in &*counts.said.lock().await {
             println!("  {count} times {said}");
         }
-        assert_eq!((lost, twice), (0, 0), "{case}: accepted and lost, arrived twice");
-        assert_eq!(counts.other.load(Ordering::Relaxed), 0, "{case}: an outage is never a 4xx");
+        assert_eq!(
+            (lost, twice),
+            (0, 0),
+            "{case}: accepted and lost, arrived twice"
+        );
+        assert_eq!(
+            counts.other.load(Ordering::Relaxed),
+            0,
+            "{case}: an outage is never a 4xx"
+        );
         drop(accepted);
         counts
     }
@@ -211,16 +257,24 @@ fn nothing(_: &Network) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn udp_is_dropped_from_the_start() {
-    without_udp("UDP dropped from the start", |network| network.drop_packets("meta l4proto udp")).await;
+    without_udp("UDP dropped from the start", |network| {
+        network.drop_packets("meta l4proto udp")
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn udp_is_rejected_from_the_start() {
-    without_udp("UDP rejected from the start", |network| network.reject_outgoing("meta l4proto udp")).await;
+    without_udp("UDP rejected from the start", |network| {
+        network.reject_outgoing("meta l4proto udp")
+    })
+    .await;
 }
 
 async fn without_udp(name: &str, block: impl FnOnce(&Network) + Send + 'static) {
-    let Some(network) = Network::new(None) else { return };
+    let Some(network) = Network::new(None) else {
+        return;
+    };
     let since = Instant::now();
     let site = Site::start(network, |network| {
         block(network);
@@ -230,16 +284,24 @@ async fn without_udp(name: &str, block: impl FnOnce(&Network) + Send + 'static) 
     let took = since.elapsed();
     assert_eq!(site.transport(), "tcp");
     let state = StateDir::open(Some(site.dirs[1].path())).unwrap();
-    eventually("it is kept for the next start", || state.worked() == Some(Transport::Tcp)).await;
+    eventually("it is kept for the next start", || {
+        state.worked() == Some(Transport::Tcp)
+    })
+    .await;
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(3)).await;
     let counts = load.end(name, Some(took), &site.application).await;
-    assert_eq!(counts.accepted.lock().await.len(), counts.sent.load(Ordering::Relaxed));
+    assert_eq!(
+        counts.accepted.lock().await.len(),
+        counts.sent.load(Ordering::Relaxed)
+    );
 }
 
 #[tokio::test]
 async fn udp_is_dropped_under_way_and_comes_back() {
-    let Some(network) = Network::new(None) else { return };
+    let Some(network) = Network::new(None) else {
+        return;
+    };
     let site = Site::start(network, nothing).await;
     assert_eq!(site.transport(), "quic");
     let load = Load::begin(&site.edge);
@@ -262,23 +324,40 @@ async fn udp_is_dropped_under_way_and_comes_back() {
     })
     .await;
     assert_eq!(quic["transport"], "quic");
-    assert_eq!(load.counts.server_error.load(Ordering::Relaxed), before, "the move back failed no request");
-    load.end("UDP dropped mid-flight (time to TCP)", Some(noticed), &site.application).await;
+    assert_eq!(
+        load.counts.server_error.load(Ordering::Relaxed),
+        before,
+        "the move back failed no request"
+    );
+    load.end(
+        "UDP dropped mid-flight (time to TCP)",
+        Some(noticed),
+        &site.application,
+    )
+    .await;
     drop(agent);
 }
 
 /// So many percent of packets are lost all the time, or overtaken, on a path of 100 ms.
 async fn troubled(transport: &'static str, lost: u32, overtaken: u32) {
-    let Some(network) = Network::new(Some((50, overtaken))) else { return };
+    let Some(network) = Network::new(Some((50, overtaken))) else {
+        return;
+    };
     let mut site = Site::over(transport, network, nothing).await;
-    site.network.drop_packets(&format!("numgen random mod 100 < {lost}"));
+    site.network
+        .drop_packets(&format!("numgen random mod 100 < {lost}"));
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(8)).await;
     let carried = site.transport();
-    let case = format!("{lost} % loss and {overtaken} % out of order each way, 50 ms each way, {carried}");
+    let case =
+        format!("{lost} % loss and {overtaken} % out of order each way, 50 ms each way, {carried}");
     let counts = load.end(&case, None, &site.application).await;
     let accepted = counts.accepted.lock().await.len();
-    assert_eq!(accepted, counts.sent.load(Ordering::Relaxed), "all are accepted");
+    assert_eq!(
+        accepted,
+        counts.sent.load(Ordering::Relaxed),
+        "all are accepted"
+    );
     drop(site.agent.take());
     println!("the link: {}", site.network.ceiling().unwrap());
 }
@@ -319,7 +398,9 @@ async fn a_partition_of_half_a_minute_over_tcp() {
 }
 
 async fn partition(transport: &'static str, case: &str) {
-    let Some(network) = Network::new(None) else { return };
+    let Some(network) = Network::new(None) else {
+        return;
+    };
     let site = Site::over(transport, network, nothing).await;
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(1)).await;
@@ -344,7 +425,9 @@ async fn the_agents_address_changes_over_tcp() {
 }
 
 async fn address_change(transport: &'static str, case: &str) {
-    let Some(network) = Network::new(None) else { return };
+    let Some(network) = Network::new(None) else {
+        return;
+    };
     let mut site = Site::over(transport, network, nothing).await;
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(1)).await;
@@ -369,7 +452,9 @@ async fn a_slow_line_over_tcp() {
 /// Webhooks keep passing on a line of 2 Mbit/s that a large body needs for four seconds.
 async fn slow_line(transport: &'static str) {
     const BYTES: usize = 1_000_000;
-    let Some(network) = Network::new(None) else { return };
+    let Some(network) = Network::new(None) else {
+        return;
+    };
     let site = Site::over(transport, network, |network| {
         network.limit_rate("2mbit");
         Vec::new()
@@ -377,20 +462,31 @@ async fn slow_line(transport: &'static str) {
     .await;
     let load = Load::begin(&site.edge);
     let since = Instant::now();
-    let large = site.edge.post(&format!("{HOOK}/large"), &[], &vec![b'x'; BYTES]).await;
+    let large = site
+        .edge
+        .post(&format!("{HOOK}/large"), &[], &vec![b'x'; BYTES])
+        .await;
     assert_eq!(large.status, 200);
     let meanwhile = load.counts.accepted.lock().await.len();
     let speed = BYTES as f64 * 8.0 / 1e6 / since.elapsed().as_secs_f64();
-    let case = format!("a body at {speed:.1} of 2 Mbit/s, {meanwhile} meanwhile, {}", site.transport());
+    let case = format!(
+        "a body at {speed:.1} of 2 Mbit/s, {meanwhile} meanwhile, {}",
+        site.transport()
+    );
     let counts = load.end(&case, None, &site.application).await;
-    assert_eq!(counts.accepted.lock().await.len(), counts.sent.load(Ordering::Relaxed));
+    assert_eq!(
+        counts.accepted.lock().await.len(),
+        counts.sent.load(Ordering::Relaxed)
+    );
     assert!(speed < 2.1, "the line is slow: {speed}");
     assert!(meanwhile > 0, "some pass while it is under way");
 }
 
 #[tokio::test]
 async fn only_a_proxy_leads_out() {
-    let Some(network) = Network::new(None) else { return };
+    let Some(network) = Network::new(None) else {
+        return;
+    };
     let proxy = Proxy::start_at(network.relay(), "user:word").await;
     let port = proxy.address.port();
     let url = format!("http://user:word@{}", proxy.address);
@@ -407,13 +503,20 @@ async fn only_a_proxy_leads_out() {
     assert_eq!(site.transport(), "tcp");
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(3)).await;
-    let counts = load.end("CONNECT proxy only", None, &site.application).await;
-    assert_eq!(counts.accepted.lock().await.len(), counts.sent.load(Ordering::Relaxed));
+    let counts = load
+        .end("CONNECT proxy only", None, &site.application)
+        .await;
+    assert_eq!(
+        counts.accepted.lock().await.len(),
+        counts.sent.load(Ordering::Relaxed)
+    );
 }
 
 #[tokio::test]
 async fn packets_are_small() {
-    let Some(network) = Network::new(None) else { return };
+    let Some(network) = Network::new(None) else {
+        return;
+    };
     let site = Site::start(network, |network| {
         network.set_mtu(1280);
         Vec::new()
@@ -422,16 +525,24 @@ async fn packets_are_small() {
     assert_eq!(site.transport(), "quic");
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(3)).await;
-    let large = site.edge.post(&format!("{HOOK}/large"), &[], &vec![b'x'; 3_000_000]).await;
+    let large = site
+        .edge
+        .post(&format!("{HOOK}/large"), &[], &vec![b'x'; 3_000_000])
+        .await;
     assert_eq!(large.status, 200);
     let counts = load.end("MTU 1280", None, &site.application).await;
-    assert_eq!(counts.accepted.lock().await.len(), counts.sent.load(Ordering::Relaxed));
+    assert_eq!(
+        counts.accepted.lock().await.len(),
+        counts.sent.load(Ordering::Relaxed)
+    );
 }
 
 /// A laptop that sleeps: the agent's process stands still for longer than a path may be silent.
 #[tokio::test]
 async fn a_sleeping_agent_wakes() {
-    let Some(network) = Network::new(None) else { return };
+    let Some(network) = Network::new(None) else {
+        return;
+    };
     let site = Site::start(network, nothing).await;
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(1)).await;
@@ -441,41 +552,65 @@ async fn a_sleeping_agent_wakes() {
     agent.signal("CONT");
     load.mended().await;
     let back = load.back().await;
-    load.end("agent asleep for 15 s", Some(back), &site.application).await;
+    load.end("agent asleep for 15 s", Some(back), &site.application)
+        .await;
     assert!(back < BACK, "{back:?}");
 }
 
 #[tokio::test]
 async fn an_agent_that_is_killed_and_started_again() {
-    let Some(network) = Network::new(None) else { return };
+    let Some(network) = Network::new(None) else {
+        return;
+    };
     let mut site = Site::start(network, nothing).await;
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(1)).await;
     // A dropped process is killed.
     drop(site.agent.take());
-    let (state, application) = (site.dirs[1].path().to_owned(), site.application.address.to_string());
+    let (state, application) = (
+        site.dirs[1].path().to_owned(),
+        site.application.address.to_string(),
+    );
     load.mended().await;
     let (network, agent) = off(move || {
-        let args = ["http", &application, "--no-token", "--log-format", "json", "--state-dir", state.to_str().unwrap()];
+        let args = [
+            "http",
+            &application,
+            "--no-token",
+            "--log-format",
+            "json",
+            "--state-dir",
+            state.to_str().unwrap(),
+        ];
         let mut agent = site.network.start("hookward", &args, &[]);
         agent.event("ready");
         (site.network, agent)
     })
     .await;
     let back = load.back().await;
-    load.end("agent killed and started again", Some(back), &site.application).await;
+    load.end(
+        "agent killed and started again",
+        Some(back),
+        &site.application,
+    )
+    .await;
     assert!(back < BACK, "{back:?}");
     drop((agent, network));
 }
 
 #[tokio::test]
 async fn a_relay_that_is_killed_and_started_again() {
-    let Some(network) = Network::new(None) else { return };
+    let Some(network) = Network::new(None) else {
+        return;
+    };
     let mut site = Site::start(network, nothing).await;
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(1)).await;
     drop(site.relay.take());
-    let (data, listen) = (site.dirs[0].path().to_owned(), site.edge.address.to_string());
+    let (data, listen) = (
+        site.dirs[0].path().to_owned(),
+        site.edge.address.to_string(),
+    );
     load.mended().await;
     let _relay = off(move || {
         let mut relay = serve(&data, &listen, &["--tunnel-address", &listen]);
@@ -484,6 +619,11 @@ async fn a_relay_that_is_killed_and_started_again() {
     })
     .await;
     let back = load.back().await;
-    load.end("relay killed and started again", Some(back), &site.application).await;
+    load.end(
+        "relay killed and started again",
+        Some(back),
+        &site.application,
+    )
+    .await;
     assert!(back < BACK, "{back:?}");
 }

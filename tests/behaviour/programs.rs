@@ -79,13 +79,31 @@ async fn one_command_to_see_it_work() {
     assert_eq!(ready["host"], "flexdeploy.localhost");
     assert_eq!(ready["transport"], "quic");
     let url = ready["url"].as_str().unwrap();
-    assert!(url.contains("/flexdeploy/webhooks/v1/git/push?token="), "{url}");
+    assert!(
+        url.contains("/flexdeploy/webhooks/v1/git/push?token="),
+        "{url}"
+    );
     let edge_of = |ready: &Value| edge(ready, "flexdeploy.localhost");
     let good = edge_of(&ready).get(&target(&ready)).await;
-    assert_eq!((good.status, good.text().as_str()), (200, "/flexdeploy/webhooks/v1/git/push"));
+    assert_eq!(
+        (good.status, good.text().as_str()),
+        (200, "/flexdeploy/webhooks/v1/git/push")
+    );
     let token = target(&ready).split_once('?').unwrap().1.to_owned();
-    assert_eq!(edge_of(&ready).get(&format!("/flexdeploy?{token}")).await.status, 404);
-    assert_eq!(edge_of(&ready).get("/flexdeploy/webhooks/v1/git/push").await.status, 403);
+    assert_eq!(
+        edge_of(&ready)
+            .get(&format!("/flexdeploy?{token}"))
+            .await
+            .status,
+        404
+    );
+    assert_eq!(
+        edge_of(&ready)
+            .get("/flexdeploy/webhooks/v1/git/push")
+            .await
+            .status,
+        403
+    );
     assert_eq!(application.log.take().len(), 1);
 
     // Every line is one object, and says nothing secret but the URL.
@@ -94,7 +112,10 @@ async fn one_command_to_see_it_work() {
         let mut process = process;
         process.event("request");
         let refused = [process.event("refused"), process.nth_event("refused", 1)];
-        assert_eq!([&refused[0]["check"], &refused[1]["check"]], ["path", "token"]);
+        assert_eq!(
+            [&refused[0]["check"], &refused[1]["check"]],
+            ["path", "token"]
+        );
         process.signal("TERM");
         assert_eq!(process.wait(), Some(0));
         let lines = process.out();
@@ -103,7 +124,10 @@ async fn one_command_to_see_it_work() {
     .await;
     for line in &lines {
         let object: Value = serde_json::from_str(line).unwrap();
-        assert!(object["event"] == "ready" || !line.contains(&secret), "{line}");
+        assert!(
+            object["event"] == "ready" || !line.contains(&secret),
+            "{line}"
+        );
     }
     drop(process);
 
@@ -137,7 +161,12 @@ async fn one_command_to_see_it_work() {
     assert_ne!(target(&renewed), target(&ready));
     assert_eq!(edge_of(&renewed).get(&target(&ready)).await.status, 403);
     assert_eq!(edge_of(&renewed).get(&target(&renewed)).await.status, 200);
-    for file in ["local/tokens.json", "local/url", "local/identity.pem", "local/edge-key.pem"] {
+    for file in [
+        "local/tokens.json",
+        "local/url",
+        "local/identity.pem",
+        "local/edge-key.pem",
+    ] {
         assert_eq!(mode(&dir.path().join(file)), 0o600, "{file}");
     }
 }
@@ -183,25 +212,46 @@ pub(super) fn free_port_at(address: std::net::Ipv4Addr) -> u16 {
 #[tokio::test]
 async fn the_real_thing() {
     let application = Application::start(|_| Reply::ok("done")).await;
-    let (data, state, wrong) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (data, state, wrong) = (
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+    );
     let (data_dir, state_dir) = (data.path().to_owned(), state.path().to_owned());
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let app = application.address.port().to_string();
-    let environment = [("GITHUB_SECRET", "canary-signing-secret"), ("HOOK_TOKEN", "canary-token")];
+    let environment = [
+        ("GITHUB_SECRET", "canary-signing-secret"),
+        ("HOOK_TOKEN", "canary-token"),
+    ];
     let (relay, agent, relay_ready, ready) = off(move || {
         let mut relay = serve(&data_dir, &listen, &["--tunnel-address", &listen]);
         let relay_ready = relay.event("ready");
         let token = relay.join_token();
         let state = state_dir.to_str().unwrap();
 
-        let joined = run("hookward", &["join", "-", "--state-dir", state], &[], &format!("{token}\n"));
+        let joined = run(
+            "hookward",
+            &["join", "-", "--state-dir", state],
+            &[],
+            &format!("{token}\n"),
+        );
         assert_eq!(joined.code, Some(0), "{joined:?}");
         assert_eq!(mode(&state_dir.join("agent.json")), 0o600);
-        let again = run("hookward", &["join", "-", "--state-dir", wrong.path().to_str().unwrap()], &[], &token);
+        let again = run(
+            "hookward",
+            &["join", "-", "--state-dir", wrong.path().to_str().unwrap()],
+            &[],
+            &token,
+        );
         assert_eq!(again.code, Some(3), "a token works once: {again:?}");
-        let garbage =
-            run("hookward", &["join", "-", "--state-dir", wrong.path().to_str().unwrap()], &[], "hookward1.xyz");
+        let garbage = run(
+            "hookward",
+            &["join", "-", "--state-dir", wrong.path().to_str().unwrap()],
+            &[],
+            "hookward1.xyz",
+        );
         assert_eq!(garbage.code, Some(2), "{garbage:?}");
 
         let mut agent = Process::start(
@@ -233,9 +283,17 @@ async fn the_real_thing() {
     let edge = edge(&relay_ready, "flexdeploy.hooks.example.test");
     let signature = github_signature("canary-signing-secret", b"{}");
     let hook = "/flexdeploy/webhooks/v1/git/push?token=canary-token";
-    let post = async |edge: &Edge| edge.post(hook, &[("X-Hub-Signature-256", &signature)], b"{}").await;
+    let post = async |edge: &Edge| {
+        edge.post(hook, &[("X-Hub-Signature-256", &signature)], b"{}")
+            .await
+    };
     assert_eq!(post(&edge).await.status, 200);
-    assert_eq!(edge.post(hook, &[("X-Hub-Signature-256", "sha256=00")], b"{}").await.status, 403);
+    assert_eq!(
+        edge.post(hook, &[("X-Hub-Signature-256", "sha256=00")], b"{}")
+            .await
+            .status,
+        403
+    );
 
     // The agent is killed: 503; started again: back.
     let app = application.address.port().to_string();
@@ -255,7 +313,10 @@ async fn the_real_thing() {
                 "--verify",
                 "github=env:GITHUB_SECRET",
             ],
-            &[("GITHUB_SECRET", "canary-signing-secret"), ("HOOK_TOKEN", "canary-token")],
+            &[
+                ("GITHUB_SECRET", "canary-signing-secret"),
+                ("HOOK_TOKEN", "canary-token"),
+            ],
         );
         agent.event("ready");
         agent
@@ -268,8 +329,8 @@ async fn the_real_thing() {
     .await;
     until_status(&edge, &post, 200).await;
 
-    // The relay is killed and started again on the same data: no new join token, and the agent comes
-    // back by itself.
+    // The relay is killed and started again on the same data: no new join token, and the agent
+    // comes back by itself.
     let data_dir = data.path().to_owned();
     let (relay, mut agent) = off(move || {
         let mut agent = agent;
@@ -279,7 +340,11 @@ async fn the_real_thing() {
         let mut relay = serve(&data_dir, &listen, &["--tunnel-address", &listen]);
         relay.event("ready");
         agent.nth_event("ready", 1);
-        assert!(!relay.out().iter().any(|line| line.contains("join_token")), "{:?}", relay.out());
+        assert!(
+            !relay.out().iter().any(|line| line.contains("join_token")),
+            "{:?}",
+            relay.out()
+        );
         (relay, agent)
     })
     .await;
@@ -290,29 +355,66 @@ async fn the_real_thing() {
     let data_dir = data.path().to_owned();
     off(move || {
         let data = data_dir.to_str().unwrap();
-        let added = run("hookward-relay", &["agent", "add", "second", "--data-dir", data], &[], "");
-        assert!(added.code == Some(0) && added.out.starts_with("hookward1."), "{added:?}");
-        let list = run("hookward-relay", &["agent", "list", "--data-dir", data], &[], "");
+        let added = run(
+            "hookward-relay",
+            &["agent", "add", "second", "--data-dir", data],
+            &[],
+            "",
+        );
         assert!(
-            list.out.contains("flexdeploy\tjoined\tflexdeploy.hooks.example.test")
+            added.code == Some(0) && added.out.starts_with("hookward1."),
+            "{added:?}"
+        );
+        let list = run(
+            "hookward-relay",
+            &["agent", "list", "--data-dir", data],
+            &[],
+            "",
+        );
+        assert!(
+            list.out
+                .contains("flexdeploy\tjoined\tflexdeploy.hooks.example.test")
                 && list.out.contains("second\tnot joined yet"),
             "{list:?}"
         );
-        let removed = run("hookward-relay", &["agent", "remove", "flexdeploy", "--data-dir", data], &[], "");
+        let removed = run(
+            "hookward-relay",
+            &["agent", "remove", "flexdeploy", "--data-dir", data],
+            &[],
+            "",
+        );
         assert_eq!(removed.code, Some(0), "{removed:?}");
         assert_eq!(agent.wait(), Some(3), "{:?}", agent.err());
-        assert!(agent.err().iter().any(|line| line.contains("withdrawn")), "{:?}", agent.err());
+        assert!(
+            agent.err().iter().any(|line| line.contains("withdrawn")),
+            "{:?}",
+            agent.err()
+        );
 
         // The second agent may not have the first one's kind of host name twice, nor a foreign one.
         let second = TempDir::new().unwrap();
         let state = second.path().to_str().unwrap();
         let file = second.path().join("token");
         std::fs::write(&file, &added.out).unwrap();
-        let joined = run("hookward", &["join", file.to_str().unwrap(), "--state-dir", state], &[], "");
+        let joined = run(
+            "hookward",
+            &["join", file.to_str().unwrap(), "--state-dir", state],
+            &[],
+            "",
+        );
         assert_eq!(joined.code, Some(0), "{joined:?}");
         let foreign = run(
             "hookward",
-            &["http", "1", "--host", "elsewhere.example", "--log-format", "json", "--state-dir", state],
+            &[
+                "http",
+                "1",
+                "--host",
+                "elsewhere.example",
+                "--log-format",
+                "json",
+                "--state-dir",
+                state,
+            ],
             &[],
             "",
         );
@@ -322,8 +424,13 @@ async fn the_real_thing() {
         let mut relay = relay;
         relay.signal("TERM");
         assert_eq!(relay.wait(), Some(0));
-        let said =
-            [relay.out().join("\n"), relay.err().join("\n"), agent.out().join("\n"), agent.err().join("\n")].join("\n");
+        let said = [
+            relay.out().join("\n"),
+            relay.err().join("\n"),
+            agent.out().join("\n"),
+            agent.err().join("\n"),
+        ]
+        .join("\n");
         for secret in ["canary-signing-secret", "canary-token"] {
             assert!(!said.contains(secret), "{secret} was said");
         }
@@ -342,14 +449,21 @@ async fn the_real_thing() {
     .await;
 }
 
-async fn until_status(edge: &Edge, post: &impl AsyncFn(&Edge) -> hookward_tests::sender::Answer, status: u16) {
+async fn until_status(
+    edge: &Edge,
+    post: &impl AsyncFn(&Edge) -> hookward_tests::sender::Answer,
+    status: u16,
+) {
     let since = std::time::Instant::now();
     loop {
         let answer = post(edge).await;
         if answer.status == status {
             return;
         }
-        assert!(answer.status == 503 && since.elapsed() < DEADLINE, "{answer:?}");
+        assert!(
+            answer.status == 503 && since.elapsed() < DEADLINE,
+            "{answer:?}"
+        );
     }
 }
 
@@ -358,24 +472,65 @@ fn wrong_command_lines_start_nothing_and_name_every_mistake() {
     let dir = TempDir::new().unwrap();
     let state = dir.path().to_str().unwrap();
     let policy = dir.path().join("policy.toml");
-    std::fs::write(&policy, "[[route]]\npath = '/a'\nmetods = ['POST']\n[[route.accept]]\nallow_ips = ['any']\n")
-        .unwrap();
+    std::fs::write(
+        &policy,
+        "[[route]]\npath = '/a'\nmetods = ['POST']\n[[route.accept]]\nallow_ips = ['any']\n",
+    )
+    .unwrap();
     let policy = policy.to_str().unwrap();
     let cases: [(&[&str], &[&str]); 12] = [
         (&["http"], &["<APPLICATION>"]),
         (&["http", "70000"], &["between 1 and 65535"]),
-        (&["http", "8000", "--allow-everything"], &["--allow-everything"]),
-        (&["http", "8000", "--allow-ip", "192.30.252.0/33", "--deny-ip", "any"], &["192.30.252.0/33", "any"]),
         (
-            &["http", "8000", "--token", "env:NOT_SET", "--verify", "github=hunter2"],
+            &["http", "8000", "--allow-everything"],
+            &["--allow-everything"],
+        ),
+        (
+            &[
+                "http",
+                "8000",
+                "--allow-ip",
+                "192.30.252.0/33",
+                "--deny-ip",
+                "any",
+            ],
+            &["192.30.252.0/33", "any"],
+        ),
+        (
+            &[
+                "http",
+                "8000",
+                "--token",
+                "env:NOT_SET",
+                "--verify",
+                "github=hunter2",
+            ],
             &["NOT_SET is not set", "never as itself"],
         ),
-        (&["http", "8000", "--verify", "github=env:EMPTY"], &["env:EMPTY is empty"]),
-        (&["http", "8000", "--verify", "githup=env:SET"], &["no provider is called \"githup\"", "github"]),
-        (&["http", "8000", "--path", "/a/**/b", "--path", "x"], &["/a/**/b", "\"x\""]),
-        (&["http", "8000", "--policy", policy], &["policy.toml:3", "metods", "policy.toml:5", "\"any\""]),
-        (&["http", "8000", "--policy", policy, "--token", "env:SET"], &["--policy"]),
-        (&["http", "8000", "--policy", "/nowhere"], &["/nowhere", "can't be read"]),
+        (
+            &["http", "8000", "--verify", "github=env:EMPTY"],
+            &["env:EMPTY is empty"],
+        ),
+        (
+            &["http", "8000", "--verify", "githup=env:SET"],
+            &["no provider is called \"githup\"", "github"],
+        ),
+        (
+            &["http", "8000", "--path", "/a/**/b", "--path", "x"],
+            &["/a/**/b", "\"x\""],
+        ),
+        (
+            &["http", "8000", "--policy", policy],
+            &["policy.toml:3", "metods", "policy.toml:5", "\"any\""],
+        ),
+        (
+            &["http", "8000", "--policy", policy, "--token", "env:SET"],
+            &["--policy"],
+        ),
+        (
+            &["http", "8000", "--policy", "/nowhere"],
+            &["/nowhere", "can't be read"],
+        ),
         (&["http", "8000"], &["hookward join"]),
     ];
     for (args, expected) in cases {
@@ -386,19 +541,32 @@ fn wrong_command_lines_start_nothing_and_name_every_mistake() {
         for text in expected {
             assert!(ended.err.contains(text), "{text} in {}", ended.err);
         }
-        assert!(!ended.err.contains("hunter2"), "a literal secret is not repeated");
+        assert!(
+            !ended.err.contains("hunter2"),
+            "a literal secret is not repeated"
+        );
         assert!(ended.out.is_empty(), "nothing was started: {}", ended.out);
     }
     let settings = dir.path().join("relay.toml");
-    std::fs::write(&settings, "listen = '443'\nspool = true\n[limits]\nbody_rate = 'fast'\n").unwrap();
+    std::fs::write(
+        &settings,
+        "listen = '443'\nspool = true\n[limits]\nbody_rate = 'fast'\n",
+    )
+    .unwrap();
     let cases: [(&[&str], &[&str]); 5] = [
         (&["serve"], &["domain: missing"]),
         (
             &["serve", "--config", settings.to_str().unwrap()],
             &["domain", "\"443\"", "relay.toml:2", "spool", "body_rate"],
         ),
-        (&["serve", "--domain", "a b", "--trusted-proxy", "0.0.0.0/0"], &["\"a b\"", "0.0.0.0/0"]),
-        (&["serve", "--domain", "x.test", "--certificate", "/c.pem"], &["key: missing"]),
+        (
+            &["serve", "--domain", "a b", "--trusted-proxy", "0.0.0.0/0"],
+            &["\"a b\"", "0.0.0.0/0"],
+        ),
+        (
+            &["serve", "--domain", "x.test", "--certificate", "/c.pem"],
+            &["key: missing"],
+        ),
         (&["agent", "add", "a_b", "--data-dir", state], &["a_b"]),
     ];
     for (args, expected) in cases {
@@ -416,18 +584,33 @@ fn providers_are_listed_and_shown() {
     assert_eq!(list.code, Some(0), "{list:?}");
     let verifiable = list.out.lines().take_while(|line| !line.is_empty()).count();
     assert_eq!(verifiable, hookward_shared::providers::all().len());
-    assert!(list.out.contains("docker_hub ") && list.out.contains("signs nothing"), "{}", list.out);
+    assert!(
+        list.out.contains("docker_hub ") && list.out.contains("signs nothing"),
+        "{}",
+        list.out
+    );
     assert!(list.out.contains("github "), "{}", list.out);
-    let shown = run("hookward", &["providers", "show", "bitbucket-server"], &[], "");
+    let shown = run(
+        "hookward",
+        &["providers", "show", "bitbucket-server"],
+        &[],
+        "",
+    );
     assert_eq!(shown.code, Some(0), "{shown:?}");
-    for text in
-        ["HMAC-SHA-256", "header:X-Hub-Signature: sha256=<hex>", "--verify bitbucket_dc=env:BITBUCKET_DC_SECRET"]
-    {
+    for text in [
+        "HMAC-SHA-256",
+        "header:X-Hub-Signature: sha256=<hex>",
+        "--verify bitbucket_dc=env:BITBUCKET_DC_SECRET",
+    ] {
         assert!(shown.out.contains(text), "{text} in {}", shown.out);
     }
     let unknown = run("hookward", &["providers", "show", "githup"], &[], "");
     assert_eq!(unknown.code, Some(2), "{unknown:?}");
-    assert!(unknown.err.contains("is it one of github"), "{}", unknown.err);
+    assert!(
+        unknown.err.contains("is it one of github"),
+        "{}",
+        unknown.err
+    );
 }
 
 #[test]
@@ -436,7 +619,10 @@ fn a_log_filter_that_is_none_is_a_mistake() {
     let state = dir.path().to_str().unwrap();
     for (name, args) in [
         ("hookward", ["http", "8000", "--state-dir", state]),
-        ("hookward-relay", ["serve", "--domain=x.test", "--data-dir", state]),
+        (
+            "hookward-relay",
+            ["serve", "--domain=x.test", "--data-dir", state],
+        ),
     ] {
         let ended = run(name, &args, &[("HOOKWARD_LOG", "info,quinn=loud")], "");
         assert_eq!(ended.code, Some(2), "{ended:?}");
@@ -450,13 +636,41 @@ fn what_fails_later_has_exit_code_1() {
     let address = taken.local_addr().unwrap().to_string();
     let dir = TempDir::new().unwrap();
     let state = dir.path().to_str().unwrap();
-    let ended = run("hookward", &["http", "8000", &format!("--local={address}"), "--state-dir", state], &[], "");
+    let ended = run(
+        "hookward",
+        &[
+            "http",
+            "8000",
+            &format!("--local={address}"),
+            "--state-dir",
+            state,
+        ],
+        &[],
+        "",
+    );
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.err.contains(&address), "{}", ended.err);
-    let ended =
-        run("hookward-relay", &["serve", "--domain", "x.test", "--listen", &address, "--data-dir", state], &[], "");
+    let ended = run(
+        "hookward-relay",
+        &[
+            "serve",
+            "--domain",
+            "x.test",
+            "--listen",
+            &address,
+            "--data-dir",
+            state,
+        ],
+        &[],
+        "",
+    );
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    let ended = run("hookward-relay", &["agent", "add", "x", "--data-dir", "/nowhere"], &[], "");
+    let ended = run(
+        "hookward-relay",
+        &["agent", "add", "x", "--data-dir", "/nowhere"],
+        &[],
+        "",
+    );
     assert_eq!(ended.code, Some(2), "{ended:?}");
 }
 
@@ -468,7 +682,10 @@ fn help_names_the_exit_codes() {
         ("hookward-relay", vec!["serve", "--help"]),
     ] {
         let ended = run(name, &args, &[], "");
-        assert!(ended.code == Some(0) && ended.out.contains("Exit codes:"), "{name} {args:?}");
+        assert!(
+            ended.code == Some(0) && ended.out.contains("Exit codes:"),
+            "{name} {args:?}"
+        );
     }
     assert!(program("hookward").is_file());
 }
@@ -486,8 +703,17 @@ async fn an_undeclared_proxy_is_warned_of() {
         let store = Store::open(&data.join("relay.db")).unwrap();
         let (token, credential) = (Secret::mint().unwrap(), Secret::mint().unwrap());
         store.add_agent(&name, &token, Clock::System.now()).unwrap();
-        let agent = store.join(&token, &credential.digest(), Clock::System.now()).unwrap().unwrap();
-        store.claim_host(&HostName::parse("flexdeploy.hooks.example.test").unwrap(), Some(&name), agent.id).unwrap();
+        let agent = store
+            .join(&token, &credential.digest(), Clock::System.now())
+            .unwrap()
+            .unwrap();
+        store
+            .claim_host(
+                &HostName::parse("flexdeploy.hooks.example.test").unwrap(),
+                Some(&name),
+                agent.id,
+            )
+            .unwrap();
         relay.signal("TERM");
         assert_eq!(relay.wait(), Some(0));
         let mut relay = serve(&data, "127.0.0.1:0", &[]);
@@ -497,13 +723,25 @@ async fn an_undeclared_proxy_is_warned_of() {
     .await;
     let edge = edge(&ready, "flexdeploy.hooks.example.test");
     for _ in 0..3 {
-        assert_eq!(edge.post(PREFIX, &[("X-Forwarded-For", "192.0.2.1")], b"{}").await.status, 503);
+        assert_eq!(
+            edge.post(PREFIX, &[("X-Forwarded-For", "192.0.2.1")], b"{}")
+                .await
+                .status,
+            503
+        );
     }
-    let warned = || relay.err().iter().filter(|line| line.contains("--trusted-proxy 127.0.0.1")).count();
+    let warned = || {
+        relay
+            .err()
+            .iter()
+            .filter(|line| line.contains("--trusted-proxy 127.0.0.1"))
+            .count()
+    };
     eventually("the flag", || warned() == 1).await;
 }
 
-/// A stranger can't fill the relay's log: beyond 20 lines a second his requests are counted, and none is missed.
+/// A stranger can't fill the relay's log: beyond 20 lines a second his requests are counted, and
+/// none is missed.
 #[tokio::test]
 async fn a_flood_of_refusals_is_counted_in_the_log() {
     const REQUESTS: u64 = 2000;
@@ -524,14 +762,31 @@ async fn a_flood_of_refusals_is_counted_in_the_log() {
     }
     let seconds = since.elapsed().as_secs() + 1;
     let counts = || {
-        let lines: Vec<Value> = relay.err().iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let single = lines.iter().filter(|line| line["event"] == "refused").count() as u64;
-        let counted: u64 =
-            lines.iter().filter(|line| line["event"] == "more").filter_map(|line| line["count"].as_u64()).sum();
+        let lines: Vec<Value> = relay
+            .err()
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        let single = lines
+            .iter()
+            .filter(|line| line["event"] == "refused")
+            .count() as u64;
+        let counted: u64 = lines
+            .iter()
+            .filter(|line| line["event"] == "more")
+            .filter_map(|line| line["count"].as_u64())
+            .sum();
         (single, counted)
     };
-    eventually("every request is in the log", || counts().0 + counts().1 == REQUESTS).await;
-    assert!(counts().0 <= 20 * (seconds + 1), "{:?} in {seconds} s", counts());
+    eventually("every request is in the log", || {
+        counts().0 + counts().1 == REQUESTS
+    })
+    .await;
+    assert!(
+        counts().0 <= 20 * (seconds + 1),
+        "{:?} in {seconds} s",
+        counts()
+    );
 }
 
 /// On a real terminal (by util-linux's `script`) there is a screen, and Ctrl-C ends it.
@@ -547,7 +802,9 @@ async fn the_screen_on_a_terminal() {
     );
     off(move || {
         let mut script = Command::new("script");
-        script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm");
+        script
+            .args(["-qec", &command, "/dev/null"])
+            .env("TERM", "xterm");
         let mut process = Process::spawn(script);
         process.says("online");
         process.says("/flexdeploy/webhooks/v1/git/push?token=");
@@ -557,7 +814,8 @@ async fn the_screen_on_a_terminal() {
     .await;
 }
 
-/// The log waits for the screen to end; Ctrl-C says what it waits for, and a second one waits for nothing.
+/// The log waits for the screen to end; Ctrl-C says what it waits for, and a second one waits for
+/// nothing.
 #[tokio::test]
 async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
     const ENTER_SCREEN: &str = "\u{1b}[?1049h";
@@ -574,14 +832,25 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
         let local = dir.path().join("local");
         off(move || {
             let mut script = Command::new("script");
-            script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").env("HOOKWARD_LOG", "debug");
+            script
+                .args(["-qec", &command, "/dev/null"])
+                .env("TERM", "xterm")
+                .env("HOOKWARD_LOG", "debug");
             let mut process = Process::spawn(script);
             process.says("online");
             (process, std::fs::read_to_string(local.join("url")).unwrap())
         })
         .await
     };
-    let port: u16 = url.split(':').nth(2).unwrap().split('/').next().unwrap().parse().unwrap();
+    let port: u16 = url
+        .split(':')
+        .nth(2)
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     let edge = Edge {
         address: ([127, 0, 0, 1], port).into(),
         host: "flexdeploy.localhost".to_owned(),
@@ -597,12 +866,21 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
         assert_eq!(process.wait(), Some(0));
         let out = || process.out().join("\n");
         // It is read by another thread, behind the end of the program.
-        let parts =
-            || Some((out().split_once(ENTER_SCREEN)?.1.to_owned(), out().rsplit_once(LEAVE_SCREEN)?.1.to_owned()));
-        happens("the log is written then", || parts().is_some_and(|(_, after)| after.contains("DEBUG")));
+        let parts = || {
+            Some((
+                out().split_once(ENTER_SCREEN)?.1.to_owned(),
+                out().rsplit_once(LEAVE_SCREEN)?.1.to_owned(),
+            ))
+        };
+        happens("the log is written then", || {
+            parts().is_some_and(|(_, after)| after.contains("DEBUG"))
+        });
         let (screen, _) = parts().unwrap();
         let screen = screen.split(LEAVE_SCREEN).next().unwrap();
-        assert!(!screen.contains("DEBUG") && !screen.contains("open files"), "{screen}");
+        assert!(
+            !screen.contains("DEBUG") && !screen.contains("open files"),
+            "{screen}"
+        );
     })
     .await;
     waiting.abort();
@@ -612,7 +890,13 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
 #[test]
 fn a_log_in_a_file_has_no_colours() {
     let dir = TempDir::new().unwrap();
-    let args = ["http", "1", "--local=127.0.0.1:0", "--state-dir", dir.path().to_str().unwrap()];
+    let args = [
+        "http",
+        "1",
+        "--local=127.0.0.1:0",
+        "--state-dir",
+        dir.path().to_str().unwrap(),
+    ];
     let mut process = Process::start("hookward", &args, &[("HOOKWARD_LOG", "trace")]);
     process.says("ready: ");
     process.signal("TERM");
@@ -626,22 +910,38 @@ async fn a_token_as_an_argument_works_and_is_warned_about() {
     let (data, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     off(move || {
         let listen = format!("127.0.0.1:{}", free_port());
-        let mut relay =
-            serve(data.path(), &listen, &["--tunnel-address", &listen, "--give-host", "hooks.example.test=flexdeploy"]);
+        let mut relay = serve(
+            data.path(),
+            &listen,
+            &[
+                "--tunnel-address",
+                &listen,
+                "--give-host",
+                "hooks.example.test=flexdeploy",
+            ],
+        );
         let token = relay.join_token();
         let state = state.path().to_str().unwrap();
         let joined = run("hookward", &["join", &token, "--state-dir", state], &[], "");
         assert_eq!(joined.code, Some(0), "{joined:?}");
-        assert!(joined.err.contains("warning") && !joined.err.contains(&token), "{}", joined.err);
+        assert!(
+            joined.err.contains("warning") && !joined.err.contains(&token),
+            "{}",
+            joined.err
+        );
         // An exact host that the relay's settings give to the agent is its host.
-        let mut agent = Process::start("hookward", &["http", "1", "--log-format", "json", "--state-dir", state], &[]);
+        let mut agent = Process::start(
+            "hookward",
+            &["http", "1", "--log-format", "json", "--state-dir", state],
+            &[],
+        );
         assert_eq!(agent.event("ready")["host"], "hooks.example.test");
     })
     .await;
 }
 
-/// Heads that are small on the wire and large in memory, from strangers who hold them: 200 connections of 100
-/// requests would hold 400 MiB.
+/// Heads that are small on the wire and large in memory, from strangers who hold them: 200
+/// connections of 100 requests would hold 400 MiB.
 #[tokio::test]
 async fn header_bombs_hold_next_to_nothing() {
     const MOST: u64 = 64;
@@ -654,10 +954,29 @@ async fn header_bombs_hold_next_to_nothing() {
         let mut relay = serve(&at.join("relay"), &listen, &["--tunnel-address", &listen]);
         let ready = relay.event("ready");
         let token = relay.join_token();
-        assert_eq!(run("hookward", &["join", "-", "--state-dir", state.to_str().unwrap()], &[], &token).code, Some(0));
+        assert_eq!(
+            run(
+                "hookward",
+                &["join", "-", "--state-dir", state.to_str().unwrap()],
+                &[],
+                &token
+            )
+            .code,
+            Some(0)
+        );
         let verify = format!("github=file:{}", at.join("secret").display());
         let state = state.to_str().unwrap();
-        let args = ["http", "1", "--no-token", "--verify", &verify, "--log-format", "json", "--state-dir", state];
+        let args = [
+            "http",
+            "1",
+            "--no-token",
+            "--verify",
+            &verify,
+            "--log-format",
+            "json",
+            "--state-dir",
+            state,
+        ];
         let mut agent = Process::start("hookward", &args, &[]);
         let events = agent.event("ready");
         (relay, agent, ready, events)
@@ -714,7 +1033,11 @@ async fn too_few_open_files_are_survived() {
         held.push(tokio::net::TcpStream::connect(edge.address).await.unwrap());
     }
     hookward_tests::wait::eventually("the relay says so", || {
-        relay.0.err().iter().any(|line| line.contains("accept failed"))
+        relay
+            .0
+            .err()
+            .iter()
+            .any(|line| line.contains("accept failed"))
     })
     .await;
     for _ in 0..10 {
@@ -727,24 +1050,41 @@ async fn too_few_open_files_are_survived() {
 /// What the relay refuses for good ends the agent, each reason with its own exit code.
 #[tokio::test]
 async fn a_refusal_by_the_relay_ends_the_agent() {
-    for (reason, code) in [(RefusedReason::Credential, 3), (RefusedReason::Host, 4), (RefusedReason::Policy, 5)] {
+    for (reason, code) in [
+        (RefusedReason::Credential, 3),
+        (RefusedReason::Host, 4),
+        (RefusedReason::Policy, 5),
+    ] {
         let (dir, relay) = rogue::refusing(reason).await;
-        let ended =
-            off(move || run("hookward", &["http", "1", "--state-dir", dir.path().to_str().unwrap()], &[], "")).await;
+        let ended = off(move || {
+            run(
+                "hookward",
+                &["http", "1", "--state-dir", dir.path().to_str().unwrap()],
+                &[],
+                "",
+            )
+        })
+        .await;
         assert_eq!(ended.code, Some(code), "{ended:?}");
         assert!(ended.err.contains("refused by the test"), "{}", ended.err);
         relay.abort();
     }
 }
 
-/// The lines that the README asks a newcomer to paste, with curl itself; only the ports are the test's.
+/// The lines that the README asks a newcomer to paste, with curl itself; only the ports are the
+/// test's.
 #[tokio::test]
 async fn the_readmes_lines() {
     if !have("curl", "apt-get install curl") {
         return;
     }
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
-    let block = readme.split("```sh\n").find(|block| block.starts_with("STATE=")).unwrap();
+    let readme =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))
+            .unwrap();
+    let block = readme
+        .split("```sh\n")
+        .find(|block| block.starts_with("STATE="))
+        .unwrap();
     let block = block.split("```").next().unwrap();
     let webhook = |request: &hookward_tests::application::Received| match request.target.as_str() {
         "/flexdeploy/webhooks/v1/push" => Reply::ok("the webhook arrived\n"),
@@ -756,18 +1096,46 @@ async fn the_readmes_lines() {
     let port = application.address.port().to_string();
     let lines: Vec<String> = block.lines().map(str::to_owned).collect();
     let said = off(move || {
-        let args =
-            ["http", &port, "--local=127.0.0.1:0", "--log-format", "json", "--state-dir", state.to_str().unwrap()];
+        let args = [
+            "http",
+            &port,
+            "--local=127.0.0.1:0",
+            "--log-format",
+            "json",
+            "--state-dir",
+            state.to_str().unwrap(),
+        ];
         let mut agent = Process::start("hookward", &args, &[]);
         let ready = agent.event("ready");
-        let edge = ready["edge"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
-        let script = lines.join("\n").replace(":8443", &format!(":{edge}")).replace("curl ", "curl -sS ");
-        let ran = Command::new("sh").args(["-ec", &script]).env("XDG_STATE_HOME", home.path()).output().unwrap();
-        assert!(ran.status.success(), "{script}\n{}", String::from_utf8_lossy(&ran.stderr));
+        let edge = ready["edge"]
+            .as_str()
+            .unwrap()
+            .rsplit_once(':')
+            .unwrap()
+            .1
+            .to_owned();
+        let script = lines
+            .join("\n")
+            .replace(":8443", &format!(":{edge}"))
+            .replace("curl ", "curl -sS ");
+        let ran = Command::new("sh")
+            .args(["-ec", &script])
+            .env("XDG_STATE_HOME", home.path())
+            .output()
+            .unwrap();
+        assert!(
+            ran.status.success(),
+            "{script}\n{}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
         String::from_utf8(ran.stdout).unwrap()
     })
     .await;
-    for text in ["the webhook arrived", "\"code\":\"not_found\"", "\"code\":\"refused\""] {
+    for text in [
+        "the webhook arrived",
+        "\"code\":\"not_found\"",
+        "\"code\":\"refused\"",
+    ] {
         assert_eq!(said.matches(text).count(), 1, "{text} in {said}");
     }
     assert!(!said.contains("nobody outside"), "{said}");
@@ -782,7 +1150,10 @@ fn a_floor_that_would_be_none_is_refused_at_the_start() {
     for (line, told) in [
         ("rate = '5/s'\naccept.open = true", "policy_rate"),
         ("accept.token = 'env:TOKEN'", "asks for no token"),
-        ("observe_until = 2020-01-01\naccept.allow_ips = '192.0.2.1'", "does not observe"),
+        (
+            "observe_until = 2020-01-01\naccept.allow_ips = '192.0.2.1'",
+            "does not observe",
+        ),
         (
             "replay = { on_duplicate = 'refuse' }\naccept.verify = { provider = 'github', secret = 'env:TOKEN' }",
             "replay",
@@ -790,8 +1161,21 @@ fn a_floor_that_would_be_none_is_refused_at_the_start() {
     ] {
         std::fs::write(&floor, format!("[[route]]\npath = '/**'\n{line}\n")).unwrap();
         let paths = [&state, &floor].map(|path| path.to_str().unwrap());
-        let args = ["serve", "--domain=x.test", "--listen=127.0.0.1:0", "--data-dir", paths[0], "--floor", paths[1]];
-        let ended = run("hookward-relay", &args, &[("TOKEN", "a token of some length")], "");
+        let args = [
+            "serve",
+            "--domain=x.test",
+            "--listen=127.0.0.1:0",
+            "--data-dir",
+            paths[0],
+            "--floor",
+            paths[1],
+        ];
+        let ended = run(
+            "hookward-relay",
+            &args,
+            &[("TOKEN", "a token of some length")],
+            "",
+        );
         assert_eq!(ended.code, Some(1), "{line}: {ended:?}");
         assert!(ended.err.contains(told), "{told} in {}", ended.err);
     }

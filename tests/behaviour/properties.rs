@@ -1,5 +1,5 @@
-//! Properties of the gate over generated policies and requests: it decides as a slow and obvious reference
-//! does, and no input makes it panic.
+//! Properties of the gate over generated policies and requests: it decides as a slow and obvious
+//! reference does, and no input makes it panic.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -70,68 +70,124 @@ fn ways() -> impl Strategy<Value = Vec<Way>> {
     let path = select(vec!["/a", "/a/*", "/a/**", "/b/x", "/**"]);
     let method = proptest::option::of(select(vec!["POST", "PUT"]));
     let deny = proptest::option::of(select(vec!["10.0.0.0/8", "192.0.2.7/32"]));
-    let way = (path, method, deny, proptest::collection::vec(checks(), 1..3));
-    let way = way.prop_map(|(path, method, deny, alternatives)| Way { path, method, deny, alternatives });
+    let way = (
+        path,
+        method,
+        deny,
+        proptest::collection::vec(checks(), 1..3),
+    );
+    let way = way.prop_map(|(path, method, deny, alternatives)| Way {
+        path,
+        method,
+        deny,
+        alternatives,
+    });
     proptest::collection::vec(way, 1..4)
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
-    let bodies =
-        || select(vec![r#"{"ref":"main"}"#, r#"{"ref":"dev"}"#, r#"{"ref":"main","Ref":"dev"}"#, "", "no JSON"]);
+    let bodies = || {
+        select(vec![
+            r#"{"ref":"main"}"#,
+            r#"{"ref":"dev"}"#,
+            r#"{"ref":"main","Ref":"dev"}"#,
+            "",
+            "no JSON",
+        ])
+    };
     (
         select(vec!["/a", "/a/x", "/a/x/y", "/b/x", "/b", "/c"]),
         select(vec!["POST", "PUT", "GET"]),
-        select(vec!["192.0.2.7", "192.0.2.8", "10.1.2.3", "198.51.100.1", "::ffff:10.1.2.3"]),
+        select(vec![
+            "192.0.2.7",
+            "192.0.2.8",
+            "10.1.2.3",
+            "198.51.100.1",
+            "::ffff:10.1.2.3",
+        ]),
         proptest::collection::vec(select(vec!["right", "wrong", ""]), 0..3),
         proptest::option::of((select(vec![KEY, "another"]), bodies())),
-        proptest::option::of(select(vec!["application/json", "Application/JSON; charset=utf-8", "text/plain"])),
+        proptest::option::of(select(vec![
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "text/plain",
+        ])),
         proptest::option::of(select(vec!["push", "Push", "ping"])),
         bodies(),
     )
-        .prop_map(|(path, method, client, tokens, signed, kind, event, body)| Sent {
-            path,
-            method,
-            client,
-            tokens,
-            signed,
-            kind,
-            event,
-            body,
-        })
+        .prop_map(
+            |(path, method, client, tokens, signed, kind, event, body)| Sent {
+                path,
+                method,
+                client,
+                tokens,
+                signed,
+                kind,
+                event,
+                body,
+            },
+        )
 }
 
 fn live(name: &str, secret: &str) -> LiveSecret {
-    LiveSecret { name: name.to_owned(), secret: Secret::new(secret.as_bytes().to_vec()).unwrap() }
+    LiveSecret {
+        name: name.to_owned(),
+        secret: Secret::new(secret.as_bytes().to_vec()).unwrap(),
+    }
 }
 
 fn policy_of(ways: &[Way]) -> Policy {
     let accept = |checks: &Checks| {
-        let mut accept =
-            Accept { allow_ips: checks.allow.map(|range| vec![range.parse().unwrap()].into()), ..Accept::default() };
+        let mut accept = Accept {
+            allow_ips: checks
+                .allow
+                .map(|range| vec![range.parse().unwrap()].into()),
+            ..Accept::default()
+        };
         accept.token = checks.token.then(|| {
-            TokenCheck::new(TokenPlace::parse("token").unwrap(), &[("env:TOKEN", SecretDigest::of(b"right"))])
+            TokenCheck::new(
+                TokenPlace::parse("token").unwrap(),
+                &[("env:TOKEN", SecretDigest::of(b"right"))],
+            )
         });
         if checks.signature {
-            accept.verify =
-                vec![SignatureCheck { secrets: vec![live("env:KEY", KEY)], ..SignatureCheck::by("github") }];
+            accept.verify = vec![SignatureCheck {
+                secrets: vec![live("env:KEY", KEY)],
+                ..SignatureCheck::by("github")
+            }];
         }
         if checks.json {
             accept.content_types = vec!["application/json".to_owned()];
         }
         if checks.event {
             let name = HeaderName::from_static("x-event");
-            accept.headers = vec![HeaderRule { name, allowed: vec!["push".to_owned()] }];
+            accept.headers = vec![HeaderRule {
+                name,
+                allowed: vec!["push".to_owned()],
+            }];
         }
         if checks.rule {
-            accept.body = vec![BodyRule { path: JsonPath::parse("ref").unwrap(), allowed: vec!["main".to_owned()] }];
+            accept.body = vec![BodyRule {
+                path: JsonPath::parse("ref").unwrap(),
+                allowed: vec!["main".to_owned()],
+            }];
         }
         accept.open = !accept.is_protected();
         accept
     };
     let route = |(number, way): (usize, &Way)| {
         let mut route = Route::new(number.to_string(), vec![way.path.to_owned()]);
-        route.methods = way.method.iter().map(|method| (*method).to_owned()).collect();
-        route.deny_ips = way.deny.iter().map(|range| range.parse().unwrap()).collect::<Vec<_>>().into();
+        route.methods = way
+            .method
+            .iter()
+            .map(|method| (*method).to_owned())
+            .collect();
+        route.deny_ips = way
+            .deny
+            .iter()
+            .map(|range| range.parse().unwrap())
+            .collect::<Vec<_>>()
+            .into();
         route.accept = way.alternatives.iter().map(accept).collect();
         route
     };
@@ -159,7 +215,9 @@ fn reference(ways: &[Way], sent: &Sent) -> bool {
         };
         path && way.method.is_none_or(|method| method == sent.method)
     };
-    let Some(way) = ways.iter().find(matches) else { return false };
+    let Some(way) = ways.iter().find(matches) else {
+        return false;
+    };
     if way.deny.is_some_and(within) {
         return false;
     }
@@ -167,14 +225,21 @@ fn reference(ways: &[Way], sent: &Sent) -> bool {
         let address = checks.allow.is_none_or(within);
         let token = !checks.token || sent.tokens == ["right"];
         let signature = !checks.signature || sent.signed == Some((KEY, sent.body));
-        let kind = sent.kind.is_some_and(|kind| kind.to_lowercase().starts_with("application/json"));
+        let kind = sent
+            .kind
+            .is_some_and(|kind| kind.to_lowercase().starts_with("application/json"));
         let event = !checks.event || sent.event == Some("push");
         let rule = !checks.rule || sent.body == r#"{"ref":"main"}"#;
         address && token && signature && (!checks.json || kind) && event && rule
     })
 }
 
-fn judge(gate: &Arc<Gate>, head: RequestHead<'_>, client: IpAddr, body: &[u8]) -> Result<Decision, Refusal> {
+fn judge(
+    gate: &Arc<Gate>,
+    head: RequestHead<'_>,
+    client: IpAddr,
+    body: &[u8],
+) -> Result<Decision, Refusal> {
     let state = State::default();
     match gate.check_head(head, client, NOW, &state)? {
         HeadVerdict::Decided(decision) => Ok(decision),

@@ -12,19 +12,31 @@ use hookward_tests::wait::{eventually, happens};
 fn tokened(token: &str) -> Policy {
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::write(dir.path().join("token"), token).unwrap();
-    policy(&format!("[[route]]\npath = '{PREFIX}/**'\naccept.token = 'file:{}/token'", dir.path().display()))
+    policy(&format!(
+        "[[route]]\npath = '{PREFIX}/**'\naccept.token = 'file:{}/token'",
+        dir.path().display()
+    ))
 }
 
 /// Sends on a kept connection.
 async fn on(connection: &mut Http1, token: &str) -> u16 {
-    connection.send("POST", &format!("{PREFIX}?token={token}"), HOST, &[], b"{}").await;
+    connection
+        .send("POST", &format!("{PREFIX}?token={token}"), HOST, &[], b"{}")
+        .await;
     connection.answer("POST").await.status
 }
 
 #[tokio::test]
 async fn another_policy_is_in_force_on_both_sides_and_no_connection_is_dropped() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let mut stage = Stage::start(application.address, Plan { policy: tokened("one"), ..Plan::default() }).await;
+    let mut stage = Stage::start(
+        application.address,
+        Plan {
+            policy: tokened("one"),
+            ..Plan::default()
+        },
+    )
+    .await;
     let mut kept = stage.edge.http1().await;
     assert_eq!(on(&mut kept, "one").await, 200);
     stage.replace_policy(tokened("two"));
@@ -38,8 +50,19 @@ async fn another_policy_is_in_force_on_both_sides_and_no_connection_is_dropped()
 #[tokio::test]
 async fn a_policy_beyond_the_operators_limits_leaves_the_old_one_in_force() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let limits = hookward_shared::limits::Limits { policy_routes: 1, ..Default::default() };
-    let mut stage = Stage::start(application.address, Plan { policy: tokened("one"), limits, ..Plan::default() }).await;
+    let limits = hookward_shared::limits::Limits {
+        policy_routes: 1,
+        ..Default::default()
+    };
+    let mut stage = Stage::start(
+        application.address,
+        Plan {
+            policy: tokened("one"),
+            limits,
+            ..Plan::default()
+        },
+    )
+    .await;
     let mut wide = tokened("two");
     wide.routes.push(hookward_shared::policy::Route {
         name: "b".into(),
@@ -67,7 +90,14 @@ async fn a_policy_beyond_the_operators_limits_leaves_the_old_one_in_force() {
 #[tokio::test]
 async fn a_thousand_broken_reloads_keep_the_last_good_one() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let stage = Stage::start(application.address, Plan { policy: tokened("one"), ..Plan::default() }).await;
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy: tokened("one"),
+            ..Plan::default()
+        },
+    )
+    .await;
     let mut kept = stage.edge.http1().await;
     for n in 0..1000 {
         let mut broken = tokened("two");
@@ -92,30 +122,74 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
     let secret = dir.path().join("token");
     let at = |path: &Path| path.display().to_string();
     std::fs::write(&secret, "the-first-token").unwrap();
-    let route = |path: &str| format!("[[route]]\npath = '{path}'\naccept.token = 'file:{}'\n", at(&secret));
+    let route = |path: &str| {
+        format!(
+            "[[route]]\npath = '{path}'\naccept.token = 'file:{}'\n",
+            at(&secret)
+        )
+    };
     replace(&file, &route("/a"));
     let state = at(dir.path());
-    let args =
-        ["http", "1", "--local=127.0.0.1:0", "--state-dir", &state, "--log-format", "json", "--policy", &at(&file)];
+    let args = [
+        "http",
+        "1",
+        "--local=127.0.0.1:0",
+        "--state-dir",
+        &state,
+        "--log-format",
+        "json",
+        "--policy",
+        &at(&file),
+    ];
     let mut process = Process::start("hookward", &args, &[]);
     let ready = process.event("ready");
-    let (edge, ca) = (ready["edge"].as_str().unwrap().to_owned(), ready["ca"].as_str().unwrap().to_owned());
+    let (edge, ca) = (
+        ready["edge"].as_str().unwrap().to_owned(),
+        ready["ca"].as_str().unwrap().to_owned(),
+    );
     let port = edge.rsplit(':').next().unwrap().to_owned();
     let status = |path: &str, token: &str| {
         let url = format!("https://flexdeploy.localhost:{port}{path}?token={token}");
         let sent = run(
             "hookward",
-            &["send", &url, "--provider", "github", "--secret", "env:S", "--cacert", &ca],
+            &[
+                "send",
+                &url,
+                "--provider",
+                "github",
+                "--secret",
+                "env:S",
+                "--cacert",
+                &ca,
+            ],
             &[("S", "x")],
             "",
         );
-        sent.out.lines().next().unwrap_or_default().chars().take(3).collect::<String>()
+        sent.out
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(3)
+            .collect::<String>()
     };
     // No application listens on port 1: a request that passes is answered 502.
-    assert_eq!((status("/a", "the-first-token").as_str(), status("/b", "the-first-token").as_str()), ("502", "404"));
+    assert_eq!(
+        (
+            status("/a", "the-first-token").as_str(),
+            status("/b", "the-first-token").as_str()
+        ),
+        ("502", "404")
+    );
     replace(&file, &route("/b"));
     process.says("the new policy is in force");
-    assert_eq!((status("/a", "the-first-token").as_str(), status("/b", "the-first-token").as_str()), ("404", "502"));
+    assert_eq!(
+        (
+            status("/a", "the-first-token").as_str(),
+            status("/b", "the-first-token").as_str()
+        ),
+        ("404", "502")
+    );
     replace(&file, "[[route]]\npath = 'nowhere'\n");
     process.says("THE OLD ONE STAYS IN FORCE");
     assert_eq!(status("/b", "the-first-token"), "502");
@@ -123,7 +197,9 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
     replace(&file, &route("/b"));
     std::fs::write(&secret, "the-second-token").unwrap();
     process.signal("HUP");
-    happens("the new secret is known", || status("/b", "the-second-token") == "502");
+    happens("the new secret is known", || {
+        status("/b", "the-second-token") == "502"
+    });
     assert_eq!(status("/b", "the-first-token"), "403");
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0));

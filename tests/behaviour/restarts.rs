@@ -1,5 +1,6 @@
-//! Rolling restarts of the real programs by SIGTERM, under load: no request fails. Senders try the next relay only
-//! when a connection is refused; a reset, an end without an answer and a 5xx count as failed.
+//! Rolling restarts of the real programs by SIGTERM, under load: no request fails. Senders try the
+//! next relay only when a connection is refused; a reset, an end without an answer and a 5xx count
+//! as failed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use super::programs::{edge, free_port, off, serve};
 
 const HOST: &str = "flexdeploy.hooks.example.test";
 const HOOK: &str = "/flexdeploy/webhooks/v1";
-/// What the application takes for every eighth webhook: it is under way when the program is told to stop.
+/// What the application takes for every eighth webhook: it is under way when the program is told to
+/// stop.
 const SLOWLY: Duration = Duration::from_millis(300);
 
 /// How a sender uses its connections.
@@ -44,7 +46,10 @@ struct Load {
 
 impl Load {
     fn begin(edges: &[Edge]) -> Self {
-        let (stop, good) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stop, good) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let begin = |(first, kind): (usize, Sender)| {
             let (edges, stop, good) = (edges.to_vec(), Arc::clone(&stop), Arc::clone(&good));
             let sending = async move {
@@ -66,14 +71,24 @@ impl Load {
             (kind, tokio::spawn(sending))
         };
         let kinds = [Sender::Fresh, Sender::Kept, Sender::Multiplexed];
-        let senders = (0..2).flat_map(|first| kinds.map(|kind| (first, kind))).map(begin).collect();
-        Self { stop, good, senders }
+        let senders = (0..2)
+            .flat_map(|first| kinds.map(|kind| (first, kind)))
+            .map(begin)
+            .collect();
+        Self {
+            stop,
+            good,
+            senders,
+        }
     }
 
     /// So many more have been answered with 200.
     async fn good(&self, more: usize) {
         let before = self.good.load(Ordering::Relaxed);
-        eventually("webhooks pass", || self.good.load(Ordering::Relaxed) >= before + more).await;
+        eventually("webhooks pass", || {
+            self.good.load(Ordering::Relaxed) >= before + more
+        })
+        .await;
     }
 
     /// Ends it. None has failed; gives how many webhooks passed.
@@ -81,14 +96,23 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         for (kind, sending) in self.senders {
             let failed = within("the last webhook", sending).await.unwrap();
-            assert!(failed.is_empty(), "{kind:?}: {} failed, the first {:?}", failed.len(), failed.first());
+            assert!(
+                failed.is_empty(),
+                "{kind:?}: {} failed, the first {:?}",
+                failed.len(),
+                failed.first()
+            );
         }
         self.good.load(Ordering::Relaxed)
     }
 }
 
 /// The first relay that does not refuse the connection.
-async fn connect(edges: &[Edge], first: usize, alpn: &[u8]) -> Result<TlsStream<TcpStream>, String> {
+async fn connect(
+    edges: &[Edge],
+    first: usize,
+    alpn: &[u8],
+) -> Result<TlsStream<TcpStream>, String> {
     for edge in edges.iter().cycle().skip(first).take(edges.len()) {
         match within("a handshake", edge.tls(alpn, Some(HOST))).await {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
@@ -123,16 +147,24 @@ async fn over_http2(edges: &[Edge], first: usize, kept: &mut Option<Http2>) -> R
         Some(client) => client,
         None => {
             let stream = connect(edges, first, b"h2").await?;
-            let (client, connection) = h2::client::handshake(stream).await.map_err(|error| error.to_string())?;
+            let (client, connection) = h2::client::handshake(stream)
+                .await
+                .map_err(|error| error.to_string())?;
             tokio::spawn(async move {
                 let _ = connection.await;
             });
             client.ready().await.map_err(|error| error.to_string())?
         }
     };
-    let request = Request::post(format!("https://{HOST}{HOOK}")).body(()).unwrap();
-    let (answer, _) = client.send_request(request, true).map_err(|error| error.to_string())?;
-    let answer = within("an answer", answer).await.map_err(|error| error.to_string())?;
+    let request = Request::post(format!("https://{HOST}{HOOK}"))
+        .body(())
+        .unwrap();
+    let (answer, _) = client
+        .send_request(request, true)
+        .map_err(|error| error.to_string())?;
+    let answer = within("an answer", answer)
+        .await
+        .map_err(|error| error.to_string())?;
     *kept = Some(client);
     Ok(answer.status().as_u16())
 }
@@ -141,7 +173,11 @@ async fn application() -> Application {
     let count = AtomicUsize::new(0);
     Application::start(move |_| {
         let slow = count.fetch_add(1, Ordering::Relaxed).is_multiple_of(8);
-        if slow { Reply::Later(SLOWLY) } else { Reply::ok("") }
+        if slow {
+            Reply::Later(SLOWLY)
+        } else {
+            Reply::ok("")
+        }
     })
     .await
 }
@@ -158,13 +194,26 @@ fn start_relay(data: &Path, listen: &str) -> (Process, Edge, Option<String>) {
 }
 
 fn join(state: &Path, token: &str) {
-    let joined = run("hookward", &["join", "-", "--state-dir", state.to_str().unwrap()], &[], token);
+    let joined = run(
+        "hookward",
+        &["join", "-", "--state-dir", state.to_str().unwrap()],
+        &[],
+        token,
+    );
     assert_eq!(joined.code, Some(0), "{joined:?}");
 }
 
 fn start_agent(application: &str, state: &Path, more: &[&str]) -> Process {
     let state = state.to_str().unwrap();
-    let mut args = vec!["http", application, "--no-token", "--log-format", "json", "--state-dir", state];
+    let mut args = vec![
+        "http",
+        application,
+        "--no-token",
+        "--log-format",
+        "json",
+        "--state-dir",
+        state,
+    ];
     args.extend(more);
     Process::start("hookward", &args, &[])
 }
@@ -202,10 +251,19 @@ async fn relays_are_restarted_one_after_the_other(transport: Transport) {
                 })
                 .unzip();
             let carried = transport.to_string();
-            let mut agent = start_agent(&target, &paths[2], &["--transport", &carried, "--connections", "3"]);
+            let mut agent = start_agent(
+                &target,
+                &paths[2],
+                &["--transport", &carried, "--connections", "3"],
+            );
             // Both relays have it.
             let opened = [agent.nth_event("ready", 0), agent.nth_event("ready", 1)];
-            assert!(opened.iter().all(|ready| ready["transport"] == carried.as_str()), "{opened:?}");
+            assert!(
+                opened
+                    .iter()
+                    .all(|ready| ready["transport"] == carried.as_str()),
+                "{opened:?}"
+            );
             (relays, edges, agent)
         }
     };
@@ -223,7 +281,11 @@ async fn relays_are_restarted_one_after_the_other(transport: Transport) {
     }
     let passed = load.end().await;
     // One more at each of the three restarts.
-    assert_eq!(application.log.take().len(), passed + 3, "each arrived once");
+    assert_eq!(
+        application.log.take().len(),
+        passed + 3,
+        "each arrived once"
+    );
     end(agent).await;
 }
 

@@ -1,5 +1,5 @@
-//! What streams, end to end: events, WebSockets, long answers, bodies larger than memory, readers that are slow,
-//! and ends that are none. Over every transport.
+//! What streams, end to end: events, WebSockets, long answers, bodies larger than memory, readers
+//! that are slow, and ends that are none. Over every transport.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,11 +62,17 @@ async fn events_are_not_held_back(over: Transport) {
     .await;
     let stage = Stage::start(application.address, Plan::over(over)).await;
     let mut connection = stage.edge.http1().await;
-    connection.send("GET", HOOK, HOST, &[("Accept", "text/event-stream")], b"").await;
+    connection
+        .send("GET", HOOK, HOST, &[("Accept", "text/event-stream")], b"")
+        .await;
     assert_eq!(connection.head().await.unwrap().status, 200);
     for number in 0..20 {
         next.notify_one();
-        let event = within("an event", connection.until(format!("data: {number}\n\n").as_bytes())).await;
+        let event = within(
+            "an event",
+            connection.until(format!("data: {number}\n\n").as_bytes()),
+        )
+        .await;
         assert!(event.is_some(), "event {number}");
     }
 }
@@ -81,7 +87,10 @@ async fn an_answer_that_takes_its_time(over: Transport) {
             let Some(_) = input.head().await else { return };
             asked.notify_one();
             go.notified().await;
-            let _ = input.stream().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnews").await;
+            let _ = input
+                .stream()
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnews")
+                .await;
         }
     })
     .await;
@@ -103,9 +112,13 @@ async fn echo() -> std::net::SocketAddr {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+                let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else {
+                    return;
+                };
                 while let Some(Ok(message)) = socket.next().await {
-                    if matches!(message, Message::Text(_) | Message::Binary(_)) && socket.send(message).await.is_err() {
+                    if matches!(message, Message::Text(_) | Message::Binary(_))
+                        && socket.send(message).await.is_err()
+                    {
                         return;
                     }
                 }
@@ -115,7 +128,8 @@ async fn echo() -> std::net::SocketAddr {
     address
 }
 
-/// A frame as a client sends it (RFC 6455 §5.2): masked. `head` is the first byte: FIN, reserved bits, opcode.
+/// A frame as a client sends it (RFC 6455 §5.2): masked. `head` is the first byte: FIN, reserved
+/// bits, opcode.
 fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![head];
@@ -131,7 +145,12 @@ fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     bytes.extend(mask);
-    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
     bytes
 }
 
@@ -139,7 +158,9 @@ fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
 async fn read_frame(connection: &mut Http1) -> (u8, Vec<u8>) {
     let head = connection.exactly(2).await;
     let length = match head[1] {
-        126 => u64::from(u16::from_be_bytes(connection.exactly(2).await.try_into().unwrap())),
+        126 => u64::from(u16::from_be_bytes(
+            connection.exactly(2).await.try_into().unwrap(),
+        )),
         127 => u64::from_be_bytes(connection.exactly(8).await.try_into().unwrap()),
         length => u64::from(length),
     };
@@ -176,7 +197,10 @@ fn cases() -> Vec<(&'static str, Exchange)> {
     ] {
         add(name, echoed(TEXT, text(length)));
     }
-    add("text that is not ASCII", echoed(TEXT, "Hellö-µ@ßöäüàá-UTF-8!! \u{1f980}".as_bytes().to_vec()));
+    add(
+        "text that is not ASCII",
+        echoed(TEXT, "Hellö-µ@ßöäüàá-UTF-8!! \u{1f980}".as_bytes().to_vec()),
+    );
     for (name, length) in [
         ("empty binary", 0),
         ("binary of 125", 125),
@@ -188,17 +212,35 @@ fn cases() -> Vec<(&'static str, Exchange)> {
     ] {
         add(name, echoed(BINARY, (0..length).map(|n| n as u8).collect()));
     }
-    add("two fragments", (vec![frame(0x01, b"frag"), frame(0x80, b"ments")], vec![(TEXT, b"fragments".to_vec())]));
+    add(
+        "two fragments",
+        (
+            vec![frame(0x01, b"frag"), frame(0x80, b"ments")],
+            vec![(TEXT, b"fragments".to_vec())],
+        ),
+    );
     add(
         "an empty fragment between two",
-        (vec![frame(0x02, b"a"), frame(0x00, b""), frame(0x80, b"b")], vec![(BINARY, b"ab".to_vec())]),
+        (
+            vec![frame(0x02, b"a"), frame(0x00, b""), frame(0x80, b"b")],
+            vec![(BINARY, b"ab".to_vec())],
+        ),
     );
     let mut pieces = vec![frame(0x01, b"x")];
     pieces.extend((0..98).map(|_| frame(0x00, b"x")));
     pieces.push(frame(0x80, b"x"));
-    add("a hundred fragments", (pieces, vec![(TEXT, text(100).iter().map(|_| b'x').collect())]));
+    add(
+        "a hundred fragments",
+        (
+            pieces,
+            vec![(TEXT, text(100).iter().map(|_| b'x').collect())],
+        ),
+    );
     add("a ping", (vec![frame(PING, b"")], vec![(PONG, Vec::new())]));
-    add("a ping of 125", (vec![frame(PING, &text(125))], vec![(PONG, text(125))]));
+    add(
+        "a ping of 125",
+        (vec![frame(PING, &text(125))], vec![(PONG, text(125))]),
+    );
     add(
         "a ping between fragments",
         (
@@ -206,15 +248,36 @@ fn cases() -> Vec<(&'static str, Exchange)> {
             vec![(PONG, b"p".to_vec()), (TEXT, b"ab".to_vec())],
         ),
     );
-    add("a pong that nobody asked for", (vec![frame(PONG, b"x"), frame(TEXT, b"y")], vec![(TEXT, b"y".to_vec())]));
+    add(
+        "a pong that nobody asked for",
+        (
+            vec![frame(PONG, b"x"), frame(TEXT, b"y")],
+            vec![(TEXT, b"y".to_vec())],
+        ),
+    );
     let pings = (0..10).map(|n: u8| frame(PING, &[n])).collect();
-    add("ten pings", (pings, (0..10).map(|n| (PONG, vec![n])).collect()));
-    for (name, code, reason) in
-        [("close 1000", 1000, ""), ("close 1001", 1001, "going"), ("close 3000", 3000, "x"), ("close 4999", 4999, "")]
-    {
-        add(name, (vec![frame(CLOSE, &close(code, reason))], vec![(CLOSE, close(code, reason))]));
+    add(
+        "ten pings",
+        (pings, (0..10).map(|n| (PONG, vec![n])).collect()),
+    );
+    for (name, code, reason) in [
+        ("close 1000", 1000, ""),
+        ("close 1001", 1001, "going"),
+        ("close 3000", 3000, "x"),
+        ("close 4999", 4999, ""),
+    ] {
+        add(
+            name,
+            (
+                vec![frame(CLOSE, &close(code, reason))],
+                vec![(CLOSE, close(code, reason))],
+            ),
+        );
     }
-    add("close without a code", (vec![frame(CLOSE, b"")], vec![(CLOSE, Vec::new())]));
+    add(
+        "close without a code",
+        (vec![frame(CLOSE, b"")], vec![(CLOSE, Vec::new())]),
+    );
     add(
         "text and close at once",
         (
@@ -236,7 +299,12 @@ async fn websockets(over: Transport) {
         }
         for (number, expected) in back.iter().enumerate() {
             let frame = within(name, read_frame(&mut connection)).await;
-            assert!(frame == *expected, "{name}: frame {number} is {:x}, {} bytes", frame.0, frame.1.len());
+            assert!(
+                frame == *expected,
+                "{name}: frame {number} is {:x}, {} bytes",
+                frame.0,
+                frame.1.len()
+            );
         }
         if back.last().is_some_and(|(head, _)| *head == CLOSE) {
             assert_eq!(connection.rest().await, b"", "{name}: the connection ends");
@@ -247,7 +315,10 @@ async fn websockets(over: Transport) {
     for byte in frame(TEXT, b"chopped") {
         connection.raw(&[byte]).await;
     }
-    assert_eq!(read_frame(&mut connection).await, (TEXT, b"chopped".to_vec()));
+    assert_eq!(
+        read_frame(&mut connection).await,
+        (TEXT, b"chopped".to_vec())
+    );
     // What the application takes for broken ends, and the sender hears of it.
     for (name, broken) in [
         ("a reserved bit", frame(0xc1, b"x")),
@@ -255,7 +326,10 @@ async fn websockets(over: Transport) {
         ("a continuation of nothing", frame(0x80, b"x")),
         ("a ping in fragments", frame(0x09, b"x")),
         ("a ping of 126", frame(PING, &[b'x'; 126])),
-        ("text that is no UTF-8", frame(TEXT, b"\xce\xba\xe1\xbd\xb9\xed\xa0\x80")),
+        (
+            "text that is no UTF-8",
+            frame(TEXT, b"\xce\xba\xe1\xbd\xb9\xed\xa0\x80"),
+        ),
     ] {
         let mut connection = open(&stage).await;
         connection.raw(&broken).await;
@@ -280,7 +354,10 @@ async fn an_end_leaves_the_other_direction_open(over: Transport) {
     let mut connection = open(&stage).await;
     connection.raw(b"my last word").await;
     connection.stream.shutdown().await.unwrap();
-    assert_eq!(within("the answer", connection.rest()).await, b"heard: my last word");
+    assert_eq!(
+        within("the answer", connection.rest()).await,
+        b"heard: my last word"
+    );
 }
 
 /// Whoever holds one open when the relay begins to stop may end it in peace.
@@ -294,13 +371,19 @@ async fn a_websocket_outlives_the_beginning_of_the_end(over: Transport) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         connection.raw(&frame(TEXT, b"still there?")).await;
-        assert_eq!(read_frame(&mut connection).await, (TEXT, b"still there?".to_vec()));
+        assert_eq!(
+            read_frame(&mut connection).await,
+            (TEXT, b"still there?".to_vec())
+        );
         connection.raw(&frame(CLOSE, &close(1001, ""))).await;
         assert_eq!(read_frame(&mut connection).await.0, CLOSE);
         assert_eq!(connection.rest().await, b"");
         drop(connection);
     };
-    tokio::join!(stage.stop_relay(), within("the conversation's end", conversation));
+    tokio::join!(
+        stage.stop_relay(),
+        within("the conversation's end", conversation)
+    );
 }
 
 /// When the time to drain is over, the relay waits for nobody.
@@ -354,7 +437,10 @@ async fn the_last_bytes_leave_a_full_socket(over: Transport) {
 fn with_websockets(over: Transport) -> Plan {
     let mut policy = open_policy();
     policy.routes[0].websocket = true;
-    Plan { policy, ..Plan::over(over) }
+    Plan {
+        policy,
+        ..Plan::over(over)
+    }
 }
 
 async fn open(stage: &Stage) -> Http1 {
@@ -377,8 +463,14 @@ async fn large_and_small(over: Transport, adjust: impl FnOnce(&mut Plan)) -> (Ap
         false => Reply::ok("small"),
     })
     .await;
-    let link = LinkSettings { connections: Some(1), ..Plan::over(over).link };
-    let mut plan = Plan { link, ..Plan::over(over) };
+    let link = LinkSettings {
+        connections: Some(1),
+        ..Plan::over(over).link
+    };
+    let mut plan = Plan {
+        link,
+        ..Plan::over(over)
+    };
     adjust(&mut plan);
     let stage = Stage::start(application.address, plan).await;
     (application, stage)
@@ -386,14 +478,16 @@ async fn large_and_small(over: Transport, adjust: impl FnOnce(&mut Plan)) -> (Ap
 
 /// Many take a large answer and read nothing of it; the others' webhooks pass.
 async fn slow_readers_keep_nobody_waiting(over: Transport) {
-    /// Readers who may stand still and give way to nobody: half of the window of the agent's connection, and
-    /// some room for the others.
+    /// Readers who may stand still and give way to nobody: half of the window of the agent's
+    /// connection, and some room for the others.
     const ROOM: u32 = CONNECTION_WINDOW / STREAM_WINDOW / 2 - 2;
     let (_application, stage) = large_and_small(over, |_| {}).await;
     let mut slow = Vec::new();
     for _ in 0..ROOM {
         let mut connection = stage.edge.http1().await;
-        connection.send("GET", &format!("{PREFIX}/large"), HOST, &[], b"").await;
+        connection
+            .send("GET", &format!("{PREFIX}/large"), HOST, &[], b"")
+            .await;
         assert_eq!(connection.head().await.unwrap().status, 200);
         slow.push(connection);
     }
@@ -411,7 +505,8 @@ async fn slow_readers_keep_nobody_waiting(over: Transport) {
     }
 }
 
-/// More of them than a connection's window has room for, and no deadline ends them: they go when others need the room.
+/// More of them than a connection's window has room for, and no deadline ends them: they go when
+/// others need the room.
 async fn readers_that_stand_still_give_way(over: Transport) {
     let (_application, stage) = large_and_small(over, |plan| {
         plan.limits.write_stall = Duration::from_secs(600);
@@ -421,19 +516,40 @@ async fn readers_that_stand_still_give_way(over: Transport) {
     let mut slow = Vec::new();
     for _ in 0..100 {
         let mut connection = stage.edge.http1().await;
-        connection.send("GET", &format!("{PREFIX}/large"), HOST, &[], b"").await;
+        connection
+            .send("GET", &format!("{PREFIX}/large"), HOST, &[], b"")
+            .await;
         slow.push(connection);
     }
     let last = slow.last_mut().unwrap();
-    assert_eq!(within("the last one's turn", last.head()).await.unwrap().status, 200);
+    assert_eq!(
+        within("the last one's turn", last.head())
+            .await
+            .unwrap()
+            .status,
+        200
+    );
     for _ in 0..10 {
-        assert_eq!(within("a webhook", stage.edge.post(HOOK, &[], b"x")).await.text(), "small");
+        assert_eq!(
+            within("a webhook", stage.edge.post(HOOK, &[], b"x"))
+                .await
+                .text(),
+            "small"
+        );
     }
-    let whole = within("the answer of one that reads after all", last.exactly(8 << 20)).await;
+    let whole = within(
+        "the answer of one that reads after all",
+        last.exactly(8 << 20),
+    )
+    .await;
     assert!(whole.iter().all(|byte| *byte == b'x'));
     let mut gave_way = false;
     for connection in &mut slow[..99] {
-        let answer = within("an answer, or what there is of it", connection.try_answer("GET")).await;
+        let answer = within(
+            "an answer, or what there is of it",
+            connection.try_answer("GET"),
+        )
+        .await;
         gave_way = !answer.is_some_and(|answer| answer.complete);
         if gave_way {
             break;
@@ -442,13 +558,16 @@ async fn readers_that_stand_still_give_way(over: Transport) {
     assert!(gave_way, "one of those that stood still");
 }
 
-/// More of them than a connection's window has room for: what they held is free again when they are gone.
+/// More of them than a connection's window has room for: what they held is free again when they are
+/// gone.
 async fn slow_readers_that_are_gone_leave_nothing_behind(over: Transport) {
     let (_application, stage) = large_and_small(over, |_| {}).await;
     let mut slow = Vec::new();
     for _ in 0..150 {
         let mut connection = stage.edge.http1().await;
-        connection.send("GET", &format!("{PREFIX}/large"), HOST, &[], b"").await;
+        connection
+            .send("GET", &format!("{PREFIX}/large"), HOST, &[], b"")
+            .await;
         slow.push(connection);
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -457,7 +576,11 @@ async fn slow_readers_that_are_gone_leave_nothing_behind(over: Transport) {
     for _ in 0..5 {
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "small");
     }
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        since.elapsed()
+    );
 }
 
 async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {
@@ -468,7 +591,9 @@ async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {
         let (begun, ended) = of_application.clone();
         async move {
             let mut input = Input::new(stream);
-            let Some(request) = input.head().await else { return };
+            let Some(request) = input.head().await else {
+                return;
+            };
             if request.target.ends_with("/break") {
                 let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart";
                 input.stream().write_all(head).await.unwrap();
@@ -489,20 +614,37 @@ async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {
     let since = Instant::now();
     drop(connection);
     within("the application hears of it", ended.notified()).await;
-    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        since.elapsed()
+    );
     // The application breaks off: the sender's answer breaks off, too.
     let mut connection = stage.edge.http1().await;
-    connection.send("POST", &format!("{HOOK}/break"), HOST, &[], b"x").await;
+    connection
+        .send("POST", &format!("{HOOK}/break"), HOST, &[], b"x")
+        .await;
     assert_eq!(connection.head().await.unwrap().status, 200);
     assert_eq!(connection.exactly(4).await, b"part");
     let since = Instant::now();
     begun.notify_one();
-    assert_eq!(within("the sender hears of it", connection.rest()).await, b"");
-    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    assert_eq!(
+        within("the sender hears of it", connection.rest()).await,
+        b""
+    );
+    assert!(
+        since.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        since.elapsed()
+    );
 }
 
 async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: Transport) {
-    let (begun, ended, cut) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begun, ended, cut) = (
+        Arc::new(Notify::new()),
+        Arc::new(Notify::new()),
+        Arc::new(Notify::new()),
+    );
     let of_application = (Arc::clone(&begun), Arc::clone(&ended), Arc::clone(&cut));
     let application = Application::raw(move |stream| {
         let (begun, ended, cut) = of_application.clone();
@@ -527,18 +669,31 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
     let heard = async |what: &str| {
         let since = Instant::now();
         within(what, ended.notified()).await;
-        assert!(since.elapsed() < Duration::from_secs(1), "{what}: {:?}", since.elapsed());
+        assert!(
+            since.elapsed() < Duration::from_secs(1),
+            "{what}: {:?}",
+            since.elapsed()
+        );
     };
     // In the middle of an upload that streams.
     let mut upload = stage.edge.http1().await;
-    upload.raw(format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2000000\r\n\r\n").as_bytes()).await;
+    upload
+        .raw(
+            format!("POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2000000\r\n\r\n")
+                .as_bytes(),
+        )
+        .await;
     upload.raw(&[b'x'; 100_000]).await;
     within("the upload is under way", begun.notified()).await;
     drop(upload);
     heard("an upload's abort").await;
     // One stream of an HTTP/2 connection; the others go on.
     let mut client = stage.edge.http2().await.ready().await.unwrap();
-    let request = || http::Request::post(format!("https://{HOST}{HOOK}")).body(()).unwrap();
+    let request = || {
+        http::Request::post(format!("https://{HOST}{HOOK}"))
+            .body(())
+            .unwrap()
+    };
     let (_kept, _) = client.send_request(request(), true).unwrap();
     within("one stream is under way", begun.notified()).await;
     let (_answer, mut sending) = client.send_request(request(), false).unwrap();
@@ -558,8 +713,15 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
     within("the WebSocket is open", begun.notified()).await;
     let since = Instant::now();
     cut.notify_one();
-    assert_eq!(within("the sender hears of it", websocket.rest()).await, b"");
-    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    assert_eq!(
+        within("the sender hears of it", websocket.rest()).await,
+        b""
+    );
+    assert!(
+        since.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        since.elapsed()
+    );
 }
 
 /// A gibibyte each way through the real programs, which do not grow by it.
@@ -570,7 +732,9 @@ async fn bodies_larger_than_memory() {
     const MOST: u64 = 96 * MIB;
     let application = Application::raw(|stream| async move {
         let mut input = Input::new(stream);
-        let Some(request) = input.head().await else { return };
+        let Some(request) = input.head().await else {
+            return;
+        };
         let piece = vec![b'x'; 1 << 20];
         if request.method == "GET" {
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
@@ -586,7 +750,11 @@ async fn bodies_larger_than_memory() {
             while left > 0 {
                 left -= input.stream().read(&mut buffer).await.unwrap() as u64;
             }
-            input.stream().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await.unwrap();
+            input
+                .stream()
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")
+                .await
+                .unwrap();
         }
     })
     .await;
@@ -599,10 +767,24 @@ async fn bodies_larger_than_memory() {
             let ready = relay.event("ready");
             let token = relay.join_token();
             let state = state.to_str().unwrap();
-            let joined = hookward_tests::process::run("hookward", &["join", "-", "--state-dir", state], &[], &token);
+            let joined = hookward_tests::process::run(
+                "hookward",
+                &["join", "-", "--state-dir", state],
+                &[],
+                &token,
+            );
             assert_eq!(joined.code, Some(0), "{joined:?}");
-            let args =
-                ["http", &target, "--no-token", "--transport", transport, "--log-format", "json", "--state-dir", state];
+            let args = [
+                "http",
+                &target,
+                "--no-token",
+                "--transport",
+                transport,
+                "--log-format",
+                "json",
+                "--state-dir",
+                state,
+            ];
             let mut agent = Process::start("hookward", &args, &[]);
             agent.event("ready");
             (relay, agent, ready)
@@ -612,24 +794,41 @@ async fn bodies_larger_than_memory() {
         let host = "flexdeploy.hooks.example.test";
         let (before_relay, before_agent) = (relay.memory("VmHWM"), agent.memory("VmHWM"));
         let mut connection = edge.http1().await;
-        let head = format!("POST {PREFIX} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {SIZE}\r\n\r\n");
+        let head =
+            format!("POST {PREFIX} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {SIZE}\r\n\r\n");
         connection.raw(head.as_bytes()).await;
         let piece = vec![b'x'; 1 << 20];
         for _ in 0..SIZE >> 20 {
             connection.raw(&piece).await;
         }
-        assert_eq!(connection.answer("POST").await.text(), "done", "{transport}");
+        assert_eq!(
+            connection.answer("POST").await.text(),
+            "done",
+            "{transport}"
+        );
         connection.send("GET", PREFIX, host, &[], b"").await;
         assert_eq!(connection.head().await.unwrap().status, 200);
         let mut received = connection.buffered() as u64;
         let mut buffer = vec![0; 1 << 20];
         while received < SIZE {
-            let count = within("a piece", connection.stream.read(&mut buffer)).await.unwrap() as u64;
+            let count = within("a piece", connection.stream.read(&mut buffer))
+                .await
+                .unwrap() as u64;
             assert!(count > 0, "{transport}: cut after {received}");
             received += count;
         }
-        let (relay_grew, agent_grew) = (relay.memory("VmHWM") - before_relay, agent.memory("VmHWM") - before_agent);
-        println!("{transport}: 1 GiB each way, relay +{} MiB, agent +{} MiB", relay_grew / MIB, agent_grew / MIB);
-        assert!(relay_grew < MOST && agent_grew < MOST, "{transport}: {relay_grew} {agent_grew}");
+        let (relay_grew, agent_grew) = (
+            relay.memory("VmHWM") - before_relay,
+            agent.memory("VmHWM") - before_agent,
+        );
+        println!(
+            "{transport}: 1 GiB each way, relay +{} MiB, agent +{} MiB",
+            relay_grew / MIB,
+            agent_grew / MIB
+        );
+        assert!(
+            relay_grew < MOST && agent_grew < MOST,
+            "{transport}: {relay_grew} {agent_grew}"
+        );
     }
 }

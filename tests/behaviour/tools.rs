@@ -1,5 +1,5 @@
-//! The tools of the agent's program as a user runs them: `check`, `explain` with its signature doctor, `send`,
-//! `providers` and `pair`.
+//! The tools of the agent's program as a user runs them: `check`, `explain` with its signature
+//! doctor, `send`, `providers` and `pair`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,14 +50,21 @@ fn assert_wrong(args: &[&str], environment: &[(&str, &str)], texts: &[&str]) {
     assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
     assert!(ended.out.is_empty(), "{args:?}: {}", ended.out);
     for text in texts {
-        assert!(ended.err.contains(text), "{args:?}: {text} in {}", ended.err);
+        assert!(
+            ended.err.contains(text),
+            "{args:?}: {text} in {}",
+            ended.err
+        );
     }
 }
 
 /// A request as it comes over the wire.
 fn raw(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut text = format!("{method} {target} HTTP/1.1\r\n");
-    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+    if !headers
+        .iter()
+        .any(|(name, _)| name.eq_ignore_ascii_case("host"))
+    {
         text.push_str("Host: hooks.example.test\r\n");
     }
     for (name, value) in headers {
@@ -69,7 +76,9 @@ fn raw(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec
 
 /// HMAC-SHA-256 in hex.
 fn hex(key: &str, message: &str) -> String {
-    github_signature(key, message.as_bytes()).trim_start_matches("sha256=").to_owned()
+    github_signature(key, message.as_bytes())
+        .trim_start_matches("sha256=")
+        .to_owned()
 }
 
 /// The same in base64.
@@ -81,7 +90,8 @@ fn base64(key: &str, message: &str) -> String {
 fn explain(args: &[&str], environment: &[(&str, &str)], input: &str) -> Value {
     let args = [&["explain", "--format", "json"], args].concat();
     let ended = hookward(&args, environment, input);
-    let said: Value = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{args:?}: {ended:?}"));
+    let said: Value =
+        serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{args:?}: {ended:?}"));
     let code = match said["verdict"].as_str() {
         Some("allow") => 0,
         Some("refuse") => 1,
@@ -95,12 +105,33 @@ fn explain(args: &[&str], environment: &[(&str, &str)], input: &str) -> Value {
 fn explain_vector(folder: &Folder, vector: &Vector, body: &[u8]) -> Value {
     let secret = folder.file(&format!("{}.secret", vector.id), vector.secret());
     let target = vector.path.as_deref().unwrap_or(PREFIX);
-    let headers: Vec<_> = vector.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let request = folder.file(&format!("{}.http", vector.id), raw(&vector.method, target, &headers, body));
+    let headers: Vec<_> = vector
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let request = folder.file(
+        &format!("{}.http", vector.id),
+        raw(&vector.method, target, &headers, body),
+    );
     let verify = format!("{}=file:{secret}", vector.provider);
-    let (url, now) = (vector.url.clone().unwrap_or_else(|| URL.to_owned()), vector.now.to_string());
+    let (url, now) = (
+        vector.url.clone().unwrap_or_else(|| URL.to_owned()),
+        vector.now.to_string(),
+    );
     let peer = "192.0.2.1";
-    let args = ["--verify", &verify, "--path", "/**", "--request", &request, "--url", &url, "--peer", peer];
+    let args = [
+        "--verify",
+        &verify,
+        "--path",
+        "/**",
+        "--request",
+        &request,
+        "--url",
+        &url,
+        "--peer",
+        peer,
+    ];
     explain(&[&args[..], &["--now", &now]].concat(), &[], "")
 }
 
@@ -115,13 +146,23 @@ fn a_policy_that_can_be_used_is_said_to_be() {
     for args in [&["check", "--policy", &good][..], &["check", &good]] {
         let ended = hookward(args, &[("KEY", "a secret of some length\n")], "");
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
-        for text in ["can be used: 2 routes", "note: env:KEY: one newline", "warning:"] {
+        for text in [
+            "can be used: 2 routes",
+            "note: env:KEY: one newline",
+            "warning:",
+        ] {
             assert!(ended.out.contains(text), "{text} in {}", ended.out);
         }
     }
-    let flags =
-        hookward(&["check", "--verify", "github=env:KEY", "--path", "/a"], &[("KEY", "a secret of some length")], "");
-    assert!(flags.code == Some(0) && flags.out.ends_with("can be used: 1 route"), "{flags:?}");
+    let flags = hookward(
+        &["check", "--verify", "github=env:KEY", "--path", "/a"],
+        &[("KEY", "a secret of some length")],
+        "",
+    );
+    assert!(
+        flags.code == Some(0) && flags.out.ends_with("can be used: 1 route"),
+        "{flags:?}"
+    );
 }
 
 #[test]
@@ -170,10 +211,16 @@ open = true
         ("16:1", "CONNECT"),
         ("21:1", "must begin with a slash"),
     ] {
-        let said = ended.err.lines().any(|line| line.contains(&format!("bad.toml:{place}: ")) && line.contains(text));
+        let said = ended
+            .err
+            .lines()
+            .any(|line| line.contains(&format!("bad.toml:{place}: ")) && line.contains(text));
         assert!(said, "{place} {text} in {}", ended.err);
     }
-    assert!(!ended.err.contains("hunter2"), "a literal secret is not repeated");
+    assert!(
+        !ended.err.contains("hunter2"),
+        "a literal secret is not repeated"
+    );
 }
 
 #[test]
@@ -181,14 +228,25 @@ fn a_file_that_is_no_toml_has_the_place_where_it_breaks() {
     let folder = Folder::new();
     for (text, place) in [
         ("[[route]]\npath = '/a\n", "2:"),
-        ("[[route]]\npath = '/a'\n[[route.accept]\nopen = true\n", "3:"),
+        (
+            "[[route]]\npath = '/a'\n[[route.accept]\nopen = true\n",
+            "3:",
+        ),
         ("[[route]]\npath '/a'\n", "2:"),
         ("[[route]]\npath = '/a'\npath = '/b'\n", "3:1"),
     ] {
         let policy = folder.file("broken.toml", text);
-        assert_wrong(&["check", "--policy", &policy], &[], &[&format!("broken.toml:{place}")]);
+        assert_wrong(
+            &["check", "--policy", &policy],
+            &[],
+            &[&format!("broken.toml:{place}")],
+        );
     }
-    assert_wrong(&["check", "--policy", "/nowhere"], &[], &["/nowhere", "can't be read"]);
+    assert_wrong(
+        &["check", "--policy", "/nowhere"],
+        &[],
+        &["/nowhere", "can't be read"],
+    );
 }
 
 #[test]
@@ -198,9 +256,17 @@ fn published_vectors_are_explained_as_they_were_published() {
     assert_eq!(vectors.len(), 15, "all of them");
     for vector in vectors {
         let said = explain_vector(&folder, &vector, &bytes(&vector.body_b64));
-        let expected = if vector.expect == "accept" { "allow" } else { "refuse" };
+        let expected = if vector.expect == "accept" {
+            "allow"
+        } else {
+            "refuse"
+        };
         assert_eq!(said["verdict"], expected, "{}: {said}", vector.id);
-        assert!(vector.expect == "accept" || said["check"] == "signature", "{}: {said}", vector.id);
+        assert!(
+            vector.expect == "accept" || said["check"] == "signature",
+            "{}: {said}",
+            vector.id
+        );
     }
 }
 
@@ -208,23 +274,51 @@ fn published_vectors_are_explained_as_they_were_published() {
 fn a_request_is_read_from_standard_input_a_file_or_flags() {
     let folder = Folder::new();
     let signature = github_signature(KEY, b"{}");
-    let request = raw("POST", PREFIX, &[("X-Hub-Signature-256", &signature)], b"{}");
+    let request = raw(
+        "POST",
+        PREFIX,
+        &[("X-Hub-Signature-256", &signature)],
+        b"{}",
+    );
     let (file, body) = (folder.file("request", &request), folder.file("body", "{}"));
-    let (field, data) = (format!("x-hub-signature-256: {signature}"), format!("@{body}"));
+    let (field, data) = (
+        format!("x-hub-signature-256: {signature}"),
+        format!("@{body}"),
+    );
     let request = String::from_utf8(request).unwrap();
     for (args, input) in [
         (&["--request", &file][..], ""),
         (&["--request", "-"], request.as_str()),
         (&["--url", URL, "-H", &field, "--data", "{}"], ""),
         (&["--url", URL, "-H", &field, "--data", &data], ""),
-        (&["--url", URL, "-H", &field, "--data", "@-", "-X", "PUT"], "{}"),
+        (
+            &["--url", URL, "-H", &field, "--data", "@-", "-X", "PUT"],
+            "{}",
+        ),
     ] {
         let args = [args, &["--verify", "github=env:KEY"]].concat();
         let said = explain(&args, &[("KEY", KEY)], input);
-        assert_eq!((&said["verdict"], &said["secrets"][0]), (&"allow".into(), &"env:KEY".into()), "{args:?}: {said}");
+        assert_eq!(
+            (&said["verdict"], &said["secrets"][0]),
+            (&"allow".into(), &"env:KEY".into()),
+            "{args:?}: {said}"
+        );
         assert!(!said.to_string().contains(KEY), "the secret is not said");
     }
-    let other = explain(&["--url", URL, "-H", &field, "-d", "{ }", "--verify", "github=env:KEY"], &[("KEY", KEY)], "");
+    let other = explain(
+        &[
+            "--url",
+            URL,
+            "-H",
+            &field,
+            "-d",
+            "{ }",
+            "--verify",
+            "github=env:KEY",
+        ],
+        &[("KEY", KEY)],
+        "",
+    );
     assert_eq!(other["check"], "signature", "{other}");
 }
 
@@ -258,8 +352,18 @@ const EVERY_CHECK: [&str; 22] = [
 fn the_verdict_of_every_check_is_said_in_order() {
     let environment = [("TOKEN", "t0ken"), ("KEY", KEY)];
     let body = r#"{"ref":"refs/heads/main"}"#;
-    let field = format!("X-Hub-Signature-256: {}", github_signature(KEY, body.as_bytes()));
-    let rest = ["-d", body, "-H", "Content-Type: application/json", "-H", &field];
+    let field = format!(
+        "X-Hub-Signature-256: {}",
+        github_signature(KEY, body.as_bytes())
+    );
+    let rest = [
+        "-d",
+        body,
+        "-H",
+        "Content-Type: application/json",
+        "-H",
+        &field,
+    ];
     let args = [&["explain"], &EVERY_CHECK[..], &rest].concat();
     let ended = hookward(&args, &environment, "");
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -277,23 +381,51 @@ fn the_verdict_of_every_check_is_said_in_order() {
         ("relay only", "replay"),
         ("relay only", "rate"),
     ];
-    let checks: Vec<&str> = ended.out.lines().skip_while(|line| *line != "checks:").skip(1).collect();
+    let checks: Vec<&str> = ended
+        .out
+        .lines()
+        .skip_while(|line| *line != "checks:")
+        .skip(1)
+        .collect();
     for (index, (outcome, check)) in expected.iter().enumerate() {
         let words: Vec<_> = checks[index].split_whitespace().collect();
         let wanted: Vec<_> = outcome.split(' ').chain([*check]).collect();
         assert_eq!(words[..wanted.len()], wanted, "{}", ended.out);
     }
-    assert!(checks[expected.len()..].iter().all(|line| line.starts_with("note:")), "{}", ended.out);
-    assert!(ended.out.starts_with("allow: ") && ended.out.contains("right, by env:KEY"), "{}", ended.out);
+    assert!(
+        checks[expected.len()..]
+            .iter()
+            .all(|line| line.starts_with("note:")),
+        "{}",
+        ended.out
+    );
+    assert!(
+        ended.out.starts_with("allow: ") && ended.out.contains("right, by env:KEY"),
+        "{}",
+        ended.out
+    );
 
     let json = explain(&[&EVERY_CHECK[..], &rest].concat(), &environment, "");
-    let steps: Vec<_> = json["checks"].as_array().unwrap().iter().map(|step| step["check"].as_str().unwrap()).collect();
+    let steps: Vec<_> = json["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["check"].as_str().unwrap())
+        .collect();
     assert_eq!(steps, expected.map(|(_, check)| check), "{json}");
 
     // A refusal says what refused first, and what every other check would have said.
-    let ended = hookward(&[&["explain"], &EVERY_CHECK[..], &["-d", "{}"]].concat(), &environment, "");
+    let ended = hookward(
+        &[&["explain"], &EVERY_CHECK[..], &["-d", "{}"]].concat(),
+        &environment,
+        "",
+    );
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.out.starts_with("refuse by content-type: "), "{}", ended.out);
+    assert!(
+        ended.out.starts_with("refuse by content-type: "),
+        "{}",
+        ended.out
+    );
     assert_eq!(ended.out.matches("  REFUSE ").count(), 3, "{}", ended.out);
 }
 
@@ -301,68 +433,201 @@ fn the_verdict_of_every_check_is_said_in_order() {
 fn a_refused_request_names_its_check_and_the_reason() {
     let environment = [("TOKEN", "t0ken"), ("KEY", KEY)];
     let cases: [(&str, &[&str], &str); 11] = [
-        ("shape", &["--url", "https://h.example/flexdeploy/webhooks/v1/%2e%2e/admin"], ""),
+        (
+            "shape",
+            &[
+                "--url",
+                "https://h.example/flexdeploy/webhooks/v1/%2e%2e/admin",
+            ],
+            "",
+        ),
         ("path", &["--url", "https://h.example/admin"], "no route"),
-        ("method", &["--url", URL, "--method", "POST", "-X", "PUT"], "not this method"),
-        ("address", &["--url", URL, "--allow-ip", "198.51.100.0/24"], "192.0.2.1"),
-        ("address", &["--url", URL, "--deny-ip", "192.0.2.0/24"], "192.0.2.1"),
+        (
+            "method",
+            &["--url", URL, "--method", "POST", "-X", "PUT"],
+            "not this method",
+        ),
+        (
+            "address",
+            &["--url", URL, "--allow-ip", "198.51.100.0/24"],
+            "192.0.2.1",
+        ),
+        (
+            "address",
+            &["--url", URL, "--deny-ip", "192.0.2.0/24"],
+            "192.0.2.1",
+        ),
         ("token", &["--url", URL, "--token", "env:TOKEN"], "missing"),
-        ("token", &["--url", &format!("{URL}?token=other"), "--token", "env:TOKEN"], ""),
-        ("content-type", &["--url", URL, "--content-type", "application/json", "-d", "x"], "content-type"),
-        ("header", &["--url", URL, "--require-header", "X-GitHub-Event=push"], "x-github-event"),
-        ("body-rule", &["--url", URL, "--require-body", "ref=main", "-d", "{}"], "ref"),
-        ("signature", &["--url", URL, "--verify", "github=env:KEY", "-d", "{}"], "X-Hub-Signature-256"),
+        (
+            "token",
+            &[
+                "--url",
+                &format!("{URL}?token=other"),
+                "--token",
+                "env:TOKEN",
+            ],
+            "",
+        ),
+        (
+            "content-type",
+            &[
+                "--url",
+                URL,
+                "--content-type",
+                "application/json",
+                "-d",
+                "x",
+            ],
+            "content-type",
+        ),
+        (
+            "header",
+            &["--url", URL, "--require-header", "X-GitHub-Event=push"],
+            "x-github-event",
+        ),
+        (
+            "body-rule",
+            &["--url", URL, "--require-body", "ref=main", "-d", "{}"],
+            "ref",
+        ),
+        (
+            "signature",
+            &["--url", URL, "--verify", "github=env:KEY", "-d", "{}"],
+            "X-Hub-Signature-256",
+        ),
     ];
     for (check, args, reason) in cases {
         // Where the case asks for nothing else, everybody may send.
-        let guarded = args.iter().any(|arg| matches!(*arg, "--allow-ip" | "--token" | "--verify"));
-        let open: &[&str] = if guarded { &[] } else { &["--no-token"] };
-        let said = explain(&[args, open, &["--peer", "192.0.2.1"]].concat(), &environment, "");
-        assert_eq!((&said["verdict"], &said["check"]), (&"refuse".into(), &check.into()), "{args:?}: {said}");
-        let why = said["reason"].as_str().unwrap();
-        assert!(!why.is_empty() && why.to_lowercase().contains(&reason.to_lowercase()), "{args:?}: {said}");
-        let refusing = said["checks"]
-            .as_array()
-            .unwrap()
+        let guarded = args
             .iter()
-            .any(|step| step["check"] == check && step["outcome"] == "refuse" && step["reason"] == said["reason"]);
+            .any(|arg| matches!(*arg, "--allow-ip" | "--token" | "--verify"));
+        let open: &[&str] = if guarded { &[] } else { &["--no-token"] };
+        let said = explain(
+            &[args, open, &["--peer", "192.0.2.1"]].concat(),
+            &environment,
+            "",
+        );
+        assert_eq!(
+            (&said["verdict"], &said["check"]),
+            (&"refuse".into(), &check.into()),
+            "{args:?}: {said}"
+        );
+        let why = said["reason"].as_str().unwrap();
+        assert!(
+            !why.is_empty() && why.to_lowercase().contains(&reason.to_lowercase()),
+            "{args:?}: {said}"
+        );
+        let refusing = said["checks"].as_array().unwrap().iter().any(|step| {
+            step["check"] == check
+                && step["outcome"] == "refuse"
+                && step["reason"] == said["reason"]
+        });
         assert!(refusing, "{args:?}: {said}");
-        assert!(said["status"].as_u64().is_some_and(|status| (400..500).contains(&status)), "{said}");
+        assert!(
+            said["status"]
+                .as_u64()
+                .is_some_and(|status| (400..500).contains(&status)),
+            "{said}"
+        );
     }
     // What the relay could not read is refused, too.
-    for input in ["", "hello", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nab"] {
-        let said = explain(&["--request", "-", "--verify", "github=env:KEY"], &environment, input);
-        assert_eq!((&said["check"], &said["status"]), (&"shape".into(), &400.into()), "{input:?}: {said}");
+    for input in [
+        "",
+        "hello",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nab",
+    ] {
+        let said = explain(
+            &["--request", "-", "--verify", "github=env:KEY"],
+            &environment,
+            input,
+        );
+        assert_eq!(
+            (&said["check"], &said["status"]),
+            (&"shape".into(), &400.into()),
+            "{input:?}: {said}"
+        );
     }
 }
 
 #[test]
 fn a_call_of_explain_that_is_wrong_says_what() {
     let folder = Folder::new();
-    let (state, policy) = (folder.path("state"), folder.file("p.toml", "[[route]]\npath = '/a'\nmetods = []\n"));
+    let (state, policy) = (
+        folder.path("state"),
+        folder.file("p.toml", "[[route]]\npath = '/a'\nmetods = []\n"),
+    );
     let cases: [(&[&str], &[&str]); 11] = [
         (&["--verify", "github=env:KEY"], &["--url"]),
-        (&["--url", "h/a", "--verify", "github=env:KEY"], &["\"h/a\" is no URL"]),
-        (&["--url", URL, "--verify", "githup=env:KEY"], &["githup", "is it one of github"]),
-        (&["--url", URL, "--verify", "github=env:NOT_SET"], &["NOT_SET is not set"]),
-        (&["--url", URL, "--verify", "github=env:KEY", "--peer", "nobody"], &["--peer"]),
-        (&["--url", URL, "--verify", "github=env:KEY", "--now", "today"], &["--now"]),
-        (&["--url", URL, "--verify", "github=env:KEY", "-H", "nothing"], &["nothing", "NAME: VALUE"]),
-        (&["--url", URL, "--verify", "github=env:KEY", "-d", "@/nowhere"], &["/nowhere"]),
-        (&["--request", "/nowhere", "--verify", "github=env:KEY"], &["/nowhere"]),
-        (&["--url", URL, "--policy", &policy], &["p.toml:3:1", "metods"]),
+        (
+            &["--url", "h/a", "--verify", "github=env:KEY"],
+            &["\"h/a\" is no URL"],
+        ),
+        (
+            &["--url", URL, "--verify", "githup=env:KEY"],
+            &["githup", "is it one of github"],
+        ),
+        (
+            &["--url", URL, "--verify", "github=env:NOT_SET"],
+            &["NOT_SET is not set"],
+        ),
+        (
+            &[
+                "--url",
+                URL,
+                "--verify",
+                "github=env:KEY",
+                "--peer",
+                "nobody",
+            ],
+            &["--peer"],
+        ),
+        (
+            &["--url", URL, "--verify", "github=env:KEY", "--now", "today"],
+            &["--now"],
+        ),
+        (
+            &["--url", URL, "--verify", "github=env:KEY", "-H", "nothing"],
+            &["nothing", "NAME: VALUE"],
+        ),
+        (
+            &[
+                "--url",
+                URL,
+                "--verify",
+                "github=env:KEY",
+                "-d",
+                "@/nowhere",
+            ],
+            &["/nowhere"],
+        ),
+        (
+            &["--request", "/nowhere", "--verify", "github=env:KEY"],
+            &["/nowhere"],
+        ),
+        (
+            &["--url", URL, "--policy", &policy],
+            &["p.toml:3:1", "metods"],
+        ),
         (&["--url", URL], &["no token was minted yet"]),
     ];
     for (args, texts) in cases {
-        assert_wrong(&[&["explain", "--state-dir", &state], args].concat(), &[("KEY", KEY)], texts);
+        assert_wrong(
+            &[&["explain", "--state-dir", &state], args].concat(),
+            &[("KEY", KEY)],
+            texts,
+        );
     }
 }
 
-/// A right signature that says nothing about the body, or not about all of it, is not told as more than it is.
+/// A right signature that says nothing about the body, or not about all of it, is not told as more
+/// than it is.
 #[test]
 fn a_signature_is_not_said_to_cover_a_body_that_it_does_not() {
     let folder = Folder::new();
-    let made: BTreeMap<_, _> = vectors("made").into_iter().map(|vector| (vector.id.clone(), vector)).collect();
+    let made: BTreeMap<_, _> = vectors("made")
+        .into_iter()
+        .map(|vector| (vector.id.clone(), vector))
+        .collect();
     for (id, covers) in [
         ("github-good", "the whole body is signed"),
         ("mailgun-good", "a part of the body is signed"),
@@ -376,9 +641,14 @@ fn a_signature_is_not_said_to_cover_a_body_that_it_does_not() {
         let said = explain_vector(&folder, vector, &body);
         assert_eq!(said["verdict"], "allow", "{id}: {said}");
         let text = said.to_string();
-        assert!(text.contains(covers) && (whole || !text.contains("whole body")), "{id}: {said}");
+        assert!(
+            text.contains(covers) && (whole || !text.contains("whole body")),
+            "{id}: {said}"
+        );
         let notes = said["notes"].to_string();
-        let warned = ["nothing about the body", "every byte of the body"].iter().any(|text| notes.contains(text));
+        let warned = ["nothing about the body", "every byte of the body"]
+            .iter()
+            .any(|text| notes.contains(text));
         assert_eq!(warned, !whole, "{id}: {notes}");
         // And so it is: another member of the body passes, or does not.
         let forged = match body.strip_prefix(b"{") {
@@ -401,18 +671,41 @@ struct Delivery<'d> {
     more: &'d [&'d str],
 }
 
-const DELIVERY: Delivery<'static> =
-    Delivery { provider: "github", kept: KEY.as_bytes(), url: URL, headers: &[], body: "{}", more: &[] };
+const DELIVERY: Delivery<'static> = Delivery {
+    provider: "github",
+    kept: KEY.as_bytes(),
+    url: URL,
+    headers: &[],
+    body: "{}",
+    more: &[],
+};
 
 impl Delivery<'_> {
     fn explain(&self, folder: &Folder) -> Value {
         let verify = format!("{}=file:{}", self.provider, folder.file("kept", self.kept));
         let target = format!("/{}", self.url.splitn(4, '/').nth(3).unwrap());
-        let request = folder.file("request", raw("POST", &target, self.headers, self.body.as_bytes()));
+        let request = folder.file(
+            "request",
+            raw("POST", &target, self.headers, self.body.as_bytes()),
+        );
         let now = NOW.to_string();
-        let args = ["--verify", &verify, "--path", "/**", "--request", &request, "--url", self.url, "--now", &now];
+        let args = [
+            "--verify",
+            &verify,
+            "--path",
+            "/**",
+            "--request",
+            &request,
+            "--url",
+            self.url,
+            "--now",
+            &now,
+        ];
         let said = explain(&[&args, self.more].concat(), &[], "");
-        assert!(!said.to_string().contains(KEY), "a secret is not said: {said}");
+        assert!(
+            !said.to_string().contains(KEY),
+            "a secret is not said: {said}"
+        );
         said
     }
 
@@ -421,7 +714,11 @@ impl Delivery<'_> {
         let said = self.explain(folder);
         assert_eq!(said["check"], "signature", "{said}");
         let hints = said["hints"].as_array().cloned().unwrap_or_default();
-        hints.iter().map(|hint| hint.as_str().unwrap()).collect::<Vec<_>>().join("\n")
+        hints
+            .iter()
+            .map(|hint| hint.as_str().unwrap())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     fn assert_hint(&self, hint: &str) {
@@ -441,15 +738,36 @@ fn the_doctor_knows_a_secret_that_was_copied_wrong() {
     ] {
         let signature = github_signature(signed_with, b"{}");
         let headers = [("X-Hub-Signature-256", signature.as_str())];
-        Delivery { kept: kept.as_bytes(), headers: &headers, ..DELIVERY }.assert_hint(hint);
+        Delivery {
+            kept: kept.as_bytes(),
+            headers: &headers,
+            ..DELIVERY
+        }
+        .assert_hint(hint);
     }
     // One newline at the end of the file belongs to the file, and not to the secret.
     let signature = github_signature("key", b"{}");
     let headers = [("X-Hub-Signature-256", signature.as_str())];
-    let said = Delivery { kept: b"key\n", headers: &headers, ..DELIVERY }.explain(&Folder::new());
-    assert!(said["verdict"] == "allow" && said["hints"].is_null(), "{said}");
+    let said = Delivery {
+        kept: b"key\n",
+        headers: &headers,
+        ..DELIVERY
+    }
+    .explain(&Folder::new());
+    assert!(
+        said["verdict"] == "allow" && said["hints"].is_null(),
+        "{said}"
+    );
     // Where nothing fits, nothing is made up.
-    assert_eq!(Delivery { kept: b"other", headers: &headers, ..DELIVERY }.hints(&Folder::new()), "");
+    assert_eq!(
+        Delivery {
+            kept: b"other",
+            headers: &headers,
+            ..DELIVERY
+        }
+        .hints(&Folder::new()),
+        ""
+    );
 }
 
 #[test]
@@ -457,26 +775,65 @@ fn the_doctor_knows_a_body_that_was_written_anew() {
     for (signed, arrived, hint) in [
         ("{\"a\":1}", "{\"a\":1}\n", "without the newline at its end"),
         ("{\"a\":1}\n", "{\"a\":1}", "with a newline at its end"),
-        ("{\"a\":1,\"b\":\"x, y\"}", "{ \"a\": 1,\n \"b\": \"x, y\" }", "as JSON without spaces"),
-        ("{\"a\": 1, \"b\": 2}", "{\"a\":1,\"b\":2}", "with a space behind each comma and colon"),
+        (
+            "{\"a\":1,\"b\":\"x, y\"}",
+            "{ \"a\": 1,\n \"b\": \"x, y\" }",
+            "as JSON without spaces",
+        ),
+        (
+            "{\"a\": 1, \"b\": 2}",
+            "{\"a\":1,\"b\":2}",
+            "with a space behind each comma and colon",
+        ),
         ("{\n  \"a\": 1\n}", "{\"a\":1}", "as indented JSON"),
-        ("{\"a\":\"caf\\u00e9\"}", "{\"a\":\"caf\u{e9}\"}", "with other letters than ASCII escaped"),
+        (
+            "{\"a\":\"caf\\u00e9\"}",
+            "{\"a\":\"caf\u{e9}\"}",
+            "with other letters than ASCII escaped",
+        ),
         ("{}", "\u{feff}{}", "without the byte order mark"),
     ] {
         let signature = github_signature(KEY, signed.as_bytes());
         let headers = [("X-Hub-Signature-256", signature.as_str())];
-        Delivery { headers: &headers, body: arrived, ..DELIVERY }.assert_hint(hint);
+        Delivery {
+            headers: &headers,
+            body: arrived,
+            ..DELIVERY
+        }
+        .assert_hint(hint);
     }
 }
 
 #[test]
 fn the_doctor_knows_the_old_header_and_another_provider() {
-    let old = [("X-Hub-Signature", "sha1=0123456789abcdef0123456789abcdef01234567")];
-    Delivery { headers: &old, ..DELIVERY }.assert_hint("X-Hub-Signature (SHA-1)");
-    let (signature, now) = (format!("v0={}", hex(KEY, &format!("v0:{NOW}:{{}}"))), NOW.to_string());
-    let slack = [("X-Slack-Signature", signature.as_str()), ("X-Slack-Request-Timestamp", &now)];
-    Delivery { headers: &slack, ..DELIVERY }.assert_hint("provider = \"slack\"");
-    Delivery { headers: &slack, kept: b"other", ..DELIVERY }.assert_hint("is slack the provider?");
+    let old = [(
+        "X-Hub-Signature",
+        "sha1=0123456789abcdef0123456789abcdef01234567",
+    )];
+    Delivery {
+        headers: &old,
+        ..DELIVERY
+    }
+    .assert_hint("X-Hub-Signature (SHA-1)");
+    let (signature, now) = (
+        format!("v0={}", hex(KEY, &format!("v0:{NOW}:{{}}"))),
+        NOW.to_string(),
+    );
+    let slack = [
+        ("X-Slack-Signature", signature.as_str()),
+        ("X-Slack-Request-Timestamp", &now),
+    ];
+    Delivery {
+        headers: &slack,
+        ..DELIVERY
+    }
+    .assert_hint("provider = \"slack\"");
+    Delivery {
+        headers: &slack,
+        kept: b"other",
+        ..DELIVERY
+    }
+    .assert_hint("is slack the provider?");
 }
 
 #[test]
@@ -487,24 +844,61 @@ fn the_secret_that_was_right_is_named() {
     let headers = [("X-Hub-Signature-256", signature.as_str())];
     // During a change two secrets of one provider are live.
     let also = ["--verify", &format!("github=file:{next}")];
-    let said = Delivery { headers: &headers, more: &also, ..DELIVERY }.explain(&folder);
-    assert_eq!(said["secrets"], serde_json::json!([format!("file:{next}")]), "{said}");
+    let said = Delivery {
+        headers: &headers,
+        more: &also,
+        ..DELIVERY
+    }
+    .explain(&folder);
+    assert_eq!(
+        said["secrets"],
+        serde_json::json!([format!("file:{next}")]),
+        "{said}"
+    );
     // A secret of another provider's check is not taken, and is named all the same.
     let elsewhere = ["--verify", &format!("slack=file:{next}")];
-    let hints = Delivery { headers: &headers, more: &elsewhere, ..DELIVERY }.hints(&folder);
-    assert!(hints.contains(&format!("another secret of this policy, file:{next}")), "{hints}");
+    let hints = Delivery {
+        headers: &headers,
+        more: &elsewhere,
+        ..DELIVERY
+    }
+    .hints(&folder);
+    assert!(
+        hints.contains(&format!("another secret of this policy, file:{next}")),
+        "{hints}"
+    );
 }
 
 #[test]
 fn the_doctor_says_by_how_much_a_clock_is_wrong() {
     let folder = Folder::new();
-    for (at, hint) in [(NOW - 3600, "3600 s ahead of"), (NOW + 1801, "1801 s behind")] {
-        let (signature, at) = (format!("v0={}", hex(KEY, &format!("v0:{at}:{{}}"))), at.to_string());
-        let headers = [("X-Slack-Signature", signature.as_str()), ("X-Slack-Request-Timestamp", &at)];
-        let delivery = Delivery { provider: "slack", headers: &headers, ..DELIVERY };
+    for (at, hint) in [
+        (NOW - 3600, "3600 s ahead of"),
+        (NOW + 1801, "1801 s behind"),
+    ] {
+        let (signature, at) = (
+            format!("v0={}", hex(KEY, &format!("v0:{at}:{{}}"))),
+            at.to_string(),
+        );
+        let headers = [
+            ("X-Slack-Signature", signature.as_str()),
+            ("X-Slack-Request-Timestamp", &at),
+        ];
+        let delivery = Delivery {
+            provider: "slack",
+            headers: &headers,
+            ..DELIVERY
+        };
         delivery.assert_hint(hint);
         // An old request of a stranger has more wrong with it than its time.
-        assert_eq!(Delivery { kept: b"other", ..delivery }.hints(&folder), "");
+        assert_eq!(
+            Delivery {
+                kept: b"other",
+                ..delivery
+            }
+            .hints(&folder),
+            ""
+        );
     }
 }
 
@@ -512,22 +906,58 @@ fn the_doctor_says_by_how_much_a_clock_is_wrong() {
 fn the_doctor_knows_the_url_that_was_signed() {
     let folder = Folder::new();
     for (signed, arrived, hint) in [
-        ("http://h.example/in", "https://h.example/in", "http instead of https"),
-        ("https://inner.example/in", "https://h.example/in", "the host of the request"),
-        ("https://h.example/in", "https://h.example:8443/in", "without the port"),
-        ("https://h.example:443/in", "https://h.example/in", "with the port 443"),
-        ("https://h.example/in/", "https://h.example/in", "one slash more or less"),
-        ("https://h.example/in?a=1", "https://h.example/in/?a=1", "one slash more or less"),
+        (
+            "http://h.example/in",
+            "https://h.example/in",
+            "http instead of https",
+        ),
+        (
+            "https://inner.example/in",
+            "https://h.example/in",
+            "the host of the request",
+        ),
+        (
+            "https://h.example/in",
+            "https://h.example:8443/in",
+            "without the port",
+        ),
+        (
+            "https://h.example:443/in",
+            "https://h.example/in",
+            "with the port 443",
+        ),
+        (
+            "https://h.example/in/",
+            "https://h.example/in",
+            "one slash more or less",
+        ),
+        (
+            "https://h.example/in?a=1",
+            "https://h.example/in/?a=1",
+            "one slash more or less",
+        ),
     ] {
         let signature = base64(KEY, &format!("{signed}{{}}"));
-        let headers = [("Host", "inner.example"), ("x-square-hmacsha256-signature", signature.as_str())];
-        let delivery = Delivery { provider: "square", headers: &headers, url: arrived, ..DELIVERY };
+        let headers = [
+            ("Host", "inner.example"),
+            ("x-square-hmacsha256-signature", signature.as_str()),
+        ];
+        let delivery = Delivery {
+            provider: "square",
+            headers: &headers,
+            url: arrived,
+            ..DELIVERY
+        };
         delivery.assert_hint(hint);
         // What the hint says to write makes it right.
         if let Some((_, origin)) = delivery.hints(&folder).split_once("origin = \"https") {
             let origin = format!("https{origin}");
             let origin = origin.split('"').next().unwrap();
-            let said = Delivery { more: &["--origin", origin], ..delivery }.explain(&folder);
+            let said = Delivery {
+                more: &["--origin", origin],
+                ..delivery
+            }
+            .explain(&folder);
             assert_eq!(said["verdict"], "allow", "{hint}: {said}");
         }
     }
@@ -540,38 +970,95 @@ async fn a_test_webhook_passes_a_real_gate() {
     let port = application.address.port().to_string();
     off(move || {
         let state = folder.path("state");
-        let args = ["http", &port, "--local=127.0.0.1:0", "--log-format", "json", "--state-dir", &state];
+        let args = [
+            "http",
+            &port,
+            "--local=127.0.0.1:0",
+            "--log-format",
+            "json",
+            "--state-dir",
+            &state,
+        ];
         let verify = ["--webhook", "git/push", "--verify", "github=env:KEY"];
         let mut agent = Process::start("hookward", &[&args[..], &verify].concat(), &[("KEY", KEY)]);
         let ready = agent.event("ready");
-        let (url, ca) = (ready["url"].as_str().unwrap(), ready["ca"].as_str().unwrap());
-        let data = format!("@{}", folder.file("body", "{ \"ref\" : \"caf\u{e9}\" }\r\n"));
-        let send = ["send", "--provider", "github", "--secret", "env:KEY", "--cacert", ca];
-        let file = [&send[..], &["-H", "X-GitHub-Event: push", "--data", &data, url]].concat();
+        let (url, ca) = (
+            ready["url"].as_str().unwrap(),
+            ready["ca"].as_str().unwrap(),
+        );
+        let data = format!(
+            "@{}",
+            folder.file("body", "{ \"ref\" : \"caf\u{e9}\" }\r\n")
+        );
+        let send = [
+            "send",
+            "--provider",
+            "github",
+            "--secret",
+            "env:KEY",
+            "--cacert",
+            ca,
+        ];
+        let file = [
+            &send[..],
+            &["-H", "X-GitHub-Event: push", "--data", &data, url],
+        ]
+        .concat();
         let ended = hookward(&file, &[("KEY", KEY)], "");
-        assert_eq!((ended.code, ended.out.as_str()), (Some(0), "200 OK\nit arrived"), "{ended:?}");
-        let ended = hookward(&[&send[..], &["--data", "@-", url]].concat(), &[("KEY", KEY)], "from standard input\n");
+        assert_eq!(
+            (ended.code, ended.out.as_str()),
+            (Some(0), "200 OK\nit arrived"),
+            "{ended:?}"
+        );
+        let ended = hookward(
+            &[&send[..], &["--data", "@-", url]].concat(),
+            &[("KEY", KEY)],
+            "from standard input\n",
+        );
         assert_eq!(ended.code, Some(0), "{ended:?}");
         let ended = hookward(&file, &[("KEY", "another secret")], "");
-        assert!(ended.code == Some(1) && ended.out.starts_with("403 "), "{ended:?}");
+        assert!(
+            ended.code == Some(1) && ended.out.starts_with("403 "),
+            "{ended:?}"
+        );
     })
     .await;
     let received = application.log.take();
-    let bodies: Vec<_> = received.iter().map(|request| String::from_utf8_lossy(&request.body)).collect();
-    assert_eq!(bodies, ["{ \"ref\" : \"caf\u{e9}\" }\r\n", "from standard input\n"]);
+    let bodies: Vec<_> = received
+        .iter()
+        .map(|request| String::from_utf8_lossy(&request.body))
+        .collect();
+    assert_eq!(
+        bodies,
+        ["{ \"ref\" : \"caf\u{e9}\" }\r\n", "from standard input\n"]
+    );
     assert_eq!(received[0].header("x-github-event"), Some("push"));
     assert_eq!(received[0].header("content-type"), Some("application/json"));
 }
 
 /// Signs by `send` and has the outcome explained.
 fn assert_signed_right(provider: &str, signing: &str, checking: &str, data: &str) {
-    let send = ["send", "--dry-run", "--provider", provider, "--secret", "env:KEY", "--data", data, URL];
+    let send = [
+        "send",
+        "--dry-run",
+        "--provider",
+        provider,
+        "--secret",
+        "env:KEY",
+        "--data",
+        data,
+        URL,
+    ];
     let signed = hookward(&send, &[("KEY", signing)], "");
     assert_eq!(signed.code, Some(0), "{provider}: {signed:?}");
     let verify = format!("{provider}=env:KEY");
     let args = ["--verify", &verify, "--request", "-", "--url", URL];
     let said = explain(&args, &[("KEY", checking)], &signed.out);
-    assert_eq!(said["verdict"], "allow", "{provider}: {} {said}", signed.out);
+    assert_eq!(
+        said["verdict"], "allow",
+        "{provider}: {} {said}",
+        signed.out
+    );
 }
 
 #[test]
@@ -608,13 +1095,25 @@ fn a_private_key_signs_where_the_provider_has_one() {
     let (x, y) = (BASE64URL_NOPAD.encode(x), BASE64URL_NOPAD.encode(y));
     let jwks = json!({ "keys": [{ "kty": "EC", "crv": "P-256", "x": x, "y": y }] }).to_string();
     for (provider, private, public) in [
-        ("discord", ed25519.serialize_pem(), HEXLOWER.encode(ed25519.public_key_raw())),
+        (
+            "discord",
+            ed25519.serialize_pem(),
+            HEXLOWER.encode(ed25519.public_key_raw()),
+        ),
         ("sendgrid", ecdsa.serialize_pem(), BASE64.encode(&spki)),
         ("plaid", ecdsa.serialize_pem(), jwks),
     ] {
         assert_signed_right(provider, &private, &public, r#"{"type":"test"}"#);
         // The key that verifies can't sign, and the error says what is wanted.
-        let args = ["send", "--dry-run", "--provider", provider, "--secret", "env:KEY", URL];
+        let args = [
+            "send",
+            "--dry-run",
+            "--provider",
+            provider,
+            "--secret",
+            "env:KEY",
+            URL,
+        ];
         assert_wrong(&args, &[("KEY", &public)], &["private key", "PEM"]);
     }
 }
@@ -623,22 +1122,50 @@ fn a_private_key_signs_where_the_provider_has_one() {
 #[tokio::test]
 async fn an_rsa_signature_arrives_whole() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let made = vectors("made").into_iter().find(|vector| vector.id == "highlevel-good").unwrap();
+    let made = vectors("made")
+        .into_iter()
+        .find(|vector| vector.id == "highlevel-good")
+        .unwrap();
     let private = std::fs::read_to_string(fixture("vectors/rsa-provider.pem")).unwrap();
     let url = format!("http://{}/in", application.address);
     off(move || {
-        let send = ["send", "--provider", "highlevel", "--secret", "env:KEY", "-d", "{}", &url];
+        let send = [
+            "send",
+            "--provider",
+            "highlevel",
+            "--secret",
+            "env:KEY",
+            "-d",
+            "{}",
+            &url,
+        ];
         let ended = hookward(&send, &[("KEY", &private)], "");
         assert_eq!(ended.code, Some(0), "{ended:?}");
     })
     .await;
     let request = application.log.take().remove(0);
-    let headers: Vec<_> = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let headers: Vec<_> =
-        headers.into_iter().filter(|(name, _)| !name.eq_ignore_ascii_case("content-length")).collect();
+    let headers: Vec<_> = request
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let headers: Vec<_> = headers
+        .into_iter()
+        .filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
+        .collect();
     let folder = Folder::new();
-    let file = folder.file("request", raw(&request.method, &request.target, &headers, &request.body));
-    let args = ["--verify", "highlevel=env:KEY", "--path", "/in", "--request", &file];
+    let file = folder.file(
+        "request",
+        raw(&request.method, &request.target, &headers, &request.body),
+    );
+    let args = [
+        "--verify",
+        "highlevel=env:KEY",
+        "--path",
+        "/in",
+        "--request",
+        &file,
+    ];
     let said = explain(&args, &[("KEY", &made.secret())], "");
     assert_eq!(said["verdict"], "allow", "{said}");
 }
@@ -646,25 +1173,93 @@ async fn an_rsa_signature_arrives_whole() {
 #[test]
 fn a_call_of_send_that_is_wrong_says_what() {
     let cases: [(&[&str], &str); 8] = [
-        (&["--provider", "githup", "--secret", "env:KEY", URL], "is it one of github"),
-        (&["--provider", "docker_hub", "--secret", "env:KEY", URL], "can't be verified"),
-        (&["--provider", "github", "--secret", "hunter2", URL], "never as itself"),
-        (&["--provider", "github", "--secret", "env:KEY", "hooks.example.test/a"], "is no URL"),
-        (&["--provider", "github", "--secret", "env:KEY", "-d", "@/nowhere", URL], "/nowhere"),
-        (&["--provider", "github", "--secret", "env:KEY", "-X", "PO ST", URL], "no method"),
-        (&["--provider", "lever", "--secret", "env:KEY", "-d", "no JSON", URL], "not JSON"),
-        (&["--provider", "fireblocks", "--secret", "env:KEY", URL], "private key"),
+        (
+            &["--provider", "githup", "--secret", "env:KEY", URL],
+            "is it one of github",
+        ),
+        (
+            &["--provider", "docker_hub", "--secret", "env:KEY", URL],
+            "can't be verified",
+        ),
+        (
+            &["--provider", "github", "--secret", "hunter2", URL],
+            "never as itself",
+        ),
+        (
+            &[
+                "--provider",
+                "github",
+                "--secret",
+                "env:KEY",
+                "hooks.example.test/a",
+            ],
+            "is no URL",
+        ),
+        (
+            &[
+                "--provider",
+                "github",
+                "--secret",
+                "env:KEY",
+                "-d",
+                "@/nowhere",
+                URL,
+            ],
+            "/nowhere",
+        ),
+        (
+            &[
+                "--provider",
+                "github",
+                "--secret",
+                "env:KEY",
+                "-X",
+                "PO ST",
+                URL,
+            ],
+            "no method",
+        ),
+        (
+            &[
+                "--provider",
+                "lever",
+                "--secret",
+                "env:KEY",
+                "-d",
+                "no JSON",
+                URL,
+            ],
+            "not JSON",
+        ),
+        (
+            &["--provider", "fireblocks", "--secret", "env:KEY", URL],
+            "private key",
+        ),
     ];
     for (args, text) in cases {
-        assert_wrong(&[&["send", "--dry-run"], args].concat(), &[("KEY", KEY)], &[text]);
+        assert_wrong(
+            &[&["send", "--dry-run"], args].concat(),
+            &[("KEY", KEY)],
+            &[text],
+        );
     }
     // Who takes the connection and says nothing has not answered.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     let closing = std::thread::spawn(move || drop(silent.accept()));
-    let args = ["send", "--provider", "github", "--secret", "env:KEY", &format!("http://{address}/")];
+    let args = [
+        "send",
+        "--provider",
+        "github",
+        "--secret",
+        "env:KEY",
+        &format!("http://{address}/"),
+    ];
     let ended = hookward(&args, &[("KEY", KEY)], "");
-    assert!(ended.code == Some(1) && ended.err.contains(&address.to_string()), "{ended:?}");
+    assert!(
+        ended.code == Some(1) && ended.err.contains(&address.to_string()),
+        "{ended:?}"
+    );
     closing.join().unwrap();
 }
 
@@ -676,7 +1271,8 @@ fn shown() -> BTreeMap<&'static str, String> {
             .chunks(rows.len().div_ceil(4))
             .map(|rows| {
                 scope.spawn(|| {
-                    let show = |id: &'static str| (id, hookward(&["providers", "show", id], &[], ""));
+                    let show =
+                        |id: &'static str| (id, hookward(&["providers", "show", id], &[], ""));
                     rows.iter().map(|row| show(&row.id)).collect::<Vec<_>>()
                 })
             })
@@ -693,7 +1289,10 @@ fn shown() -> BTreeMap<&'static str, String> {
 #[test]
 fn what_is_shown_of_every_provider_can_be_pasted() {
     let mut secrets = BTreeMap::new();
-    for vector in vectors("made").into_iter().filter(|vector| vector.expect == "accept" && vector.variant.is_none()) {
+    for vector in vectors("made")
+        .into_iter()
+        .filter(|vector| vector.expect == "accept" && vector.variant.is_none())
+    {
         let secret = vector.secret();
         secrets.entry(vector.provider).or_insert(secret);
     }
@@ -702,24 +1301,58 @@ fn what_is_shown_of_every_provider_can_be_pasted() {
     let mut routes = Vec::new();
     for (id, text) in shown() {
         let snippet = text.split_once("In a policy file:\n").unwrap().1;
-        let flags = text.lines().find_map(|line| line.strip_prefix("  --verify ")).unwrap();
+        let flags = text
+            .lines()
+            .find_map(|line| line.strip_prefix("  --verify "))
+            .unwrap();
         let flag = flags.split(' ').next().unwrap();
-        assert_eq!(flags.ends_with(" --challenge"), snippet.contains("challenge = true"), "{text}");
+        assert_eq!(
+            flags.ends_with(" --challenge"),
+            snippet.contains("challenge = true"),
+            "{text}"
+        );
         let variable = flag.split_once("=env:").map(|(_, name)| name.to_owned());
-        assert!(variable.as_ref().is_none_or(|name| snippet.contains(&format!("\"env:{name}\""))), "{text}");
+        assert!(
+            variable
+                .as_ref()
+                .is_none_or(|name| snippet.contains(&format!("\"env:{name}\""))),
+            "{text}"
+        );
         environment.extend(variable.map(|name| (name, secrets[id].clone())));
-        routes.push((format!("[[route]]\npath = '/{id}'\n{snippet}\n"), flags.to_owned()));
+        routes.push((
+            format!("[[route]]\npath = '/{id}'\n{snippet}\n"),
+            flags.to_owned(),
+        ));
     }
     let names: BTreeSet<_> = environment.iter().map(|(name, _)| name).collect();
-    assert_eq!(names.len(), environment.len(), "no two providers name the same variable");
-    let environment: Vec<_> = environment.iter().map(|(name, secret)| (name.as_str(), secret.as_str())).collect();
+    assert_eq!(
+        names.len(),
+        environment.len(),
+        "no two providers name the same variable"
+    );
+    let environment: Vec<_> = environment
+        .iter()
+        .map(|(name, secret)| (name.as_str(), secret.as_str()))
+        .collect();
     // As many routes as a policy may have.
     for routes in routes.chunks(hookward_shared::limits::ROUTES) {
-        let policy = folder.file("policy.toml", routes.iter().map(|(route, _)| route.as_str()).collect::<String>());
+        let policy = folder.file(
+            "policy.toml",
+            routes
+                .iter()
+                .map(|(route, _)| route.as_str())
+                .collect::<String>(),
+        );
         let ended = hookward(&["check", "--policy", &policy], &environment, "");
-        assert!(ended.code == Some(0) && ended.out.contains(&format!("{} routes", routes.len())), "{ended:?}");
+        assert!(
+            ended.code == Some(0) && ended.out.contains(&format!("{} routes", routes.len())),
+            "{ended:?}"
+        );
         for (_, flag) in routes.iter().step_by(8) {
-            let args: Vec<_> = ["check", "--verify"].into_iter().chain(flag.split(' ')).collect();
+            let args: Vec<_> = ["check", "--verify"]
+                .into_iter()
+                .chain(flag.split(' '))
+                .collect();
             let ended = hookward(&args, &environment, "");
             assert_eq!(ended.code, Some(0), "{flag}: {ended:?}");
         }
@@ -749,7 +1382,10 @@ fn a_provider_is_shown_with_all_that_its_owner_enters() {
 #[test]
 fn a_provider_that_can_not_be_shown_is_an_error_that_helps() {
     for (name, texts) in [
-        ("docker_hub", &["Docker Hub can't be verified", "signs nothing"][..]),
+        (
+            "docker_hub",
+            &["Docker Hub can't be verified", "signs nothing"][..],
+        ),
         ("docker-hub", &["Docker Hub can't be verified"]),
         ("shopfy", &["is it one of shopify", "`hookward providers`"]),
         ("strpe", &["stripe"]),
@@ -759,8 +1395,15 @@ fn a_provider_that_can_not_be_shown_is_an_error_that_helps() {
     }
     let list = hookward(&["providers"], &[], "");
     for row in providers::unverifiable() {
-        let line = list.out.lines().find(|line| line.split_whitespace().next() == Some(&row.id));
-        assert!(line.is_some_and(|line| line.contains(&row.reason)), "{}", row.id);
+        let line = list
+            .out
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(&row.id));
+        assert!(
+            line.is_some_and(|line| line.contains(&row.reason)),
+            "{}",
+            row.id
+        );
     }
 }
 
@@ -769,11 +1412,23 @@ async fn a_secret_that_is_told_in_a_handshake_is_kept() {
     let told = "b537207f20cbfa02357cf448134da559";
     for (provider, headers, body) in [
         ("asana", &[("X-Hook-Secret", told)][..], String::new()),
-        ("notion", &[("Content-Type", "application/json")], format!(r#"{{"verification_token":"{told}"}}"#)),
+        (
+            "notion",
+            &[("Content-Type", "application/json")],
+            format!(r#"{{"verification_token":"{told}"}}"#),
+        ),
     ] {
         let folder = Folder::new();
         let (file, state) = (folder.path("secret"), folder.path("state"));
-        let args = ["pair", provider, "--secret-file", &file, "--local=127.0.0.1:0", "--log-format", "json"];
+        let args = [
+            "pair",
+            provider,
+            "--secret-file",
+            &file,
+            "--local=127.0.0.1:0",
+            "--log-format",
+            "json",
+        ];
         let (mut pairing, ready) = {
             let args = [&args[..], &["--state-dir", &state]].concat();
             let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
@@ -787,7 +1442,11 @@ async fn a_secret_that_is_told_in_a_handshake_is_kept() {
         };
         let edge = edge(&ready, ready["host"].as_str().unwrap());
         // Anything else does not end it.
-        assert_eq!(edge.post(&target(&ready), &[], b"{}").await.status, 403, "{provider}");
+        assert_eq!(
+            edge.post(&target(&ready), &[], b"{}").await.status,
+            403,
+            "{provider}"
+        );
         let answer = edge.post(&target(&ready), headers, body.as_bytes()).await;
         assert_eq!(answer.status, 200, "{provider}: {answer:?}");
         let echoed = answer.header("x-hook-secret");
@@ -798,11 +1457,29 @@ async fn a_secret_that_is_told_in_a_handshake_is_kept() {
         })
         .await;
         assert_eq!(std::fs::read_to_string(&file).unwrap(), told, "{provider}");
-        assert_eq!(mode(folder.0.path().join("secret").as_path()), 0o600, "{provider}");
+        assert_eq!(
+            mode(folder.0.path().join("secret").as_path()),
+            0o600,
+            "{provider}"
+        );
         let next = format!("--verify {provider}=file:{file}");
-        assert!(said.contains(&next) && !said.contains(told), "{provider}: {said}");
+        assert!(
+            said.contains(&next) && !said.contains(told),
+            "{provider}: {said}"
+        );
         // A secret is never overwritten.
-        assert_wrong(&["pair", provider, "--secret-file", &file, "--state-dir", &state], &[], &["is there already"]);
+        assert_wrong(
+            &[
+                "pair",
+                provider,
+                "--secret-file",
+                &file,
+                "--state-dir",
+                &state,
+            ],
+            &[],
+            &["is there already"],
+        );
     }
 }
 
@@ -815,7 +1492,18 @@ fn pairing_is_for_providers_that_tell_their_secret() {
         ("asanna", "is it one of asana"),
         ("docker_hub", "can't be verified"),
     ] {
-        assert_wrong(&["pair", provider, "--secret-file", &file, "--state-dir", &state], &[], &[text]);
+        assert_wrong(
+            &[
+                "pair",
+                provider,
+                "--secret-file",
+                &file,
+                "--state-dir",
+                &state,
+            ],
+            &[],
+            &[text],
+        );
     }
 }
 
@@ -840,27 +1528,58 @@ fn what_is_no_secret_is_refused_and_a_short_one_is_told() {
         ("\"a secret of some length\"", "stands in quotes"),
         ("\u{feff}a secret of some length", "byte order mark"),
         ("ghp_0123456789abcdef", "looks like an API key of GitHub"),
-        ("a secret of some length ", "a space or a line end around it"),
+        (
+            "a secret of some length ",
+            "a space or a line end around it",
+        ),
         ("a secret of some length", ""),
     ] {
-        let ended = hookward(&["check", "--path", "/a", "--verify", "github=env:X"], &[("X", value)], "");
+        let ended = hookward(
+            &["check", "--path", "/a", "--verify", "github=env:X"],
+            &[("X", value)],
+            "",
+        );
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert_eq!(ended.out.contains("note: env:X"), !note.is_empty(), "{ended:?}");
+        assert_eq!(
+            ended.out.contains("note: env:X"),
+            !note.is_empty(),
+            "{ended:?}"
+        );
         assert!(ended.out.contains(note), "{note} in {ended:?}");
     }
     let folder = Folder::new();
-    let utf16: Vec<u8> = "\u{feff}a secret of some length".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf16: Vec<u8> = "\u{feff}a secret of some length"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
     let file = folder.file("utf16", utf16);
-    let ended = hookward(&["check", "--path", "/a", "--verify", &format!("github=file:{file}")], &[], "");
+    let ended = hookward(
+        &[
+            "check",
+            "--path",
+            "/a",
+            "--verify",
+            &format!("github=file:{file}"),
+        ],
+        &[],
+        "",
+    );
     assert!(ended.out.contains("is UTF-16"), "{ended:?}");
 }
 
 #[test]
 fn a_secret_that_slipped_into_the_command_line_is_not_repeated() {
     for flag in ["--token", "--basic"] {
-        let ended = hookward(&["check", "--path", "/a", flag, "env:hunter2-and!more"], &[], "");
+        let ended = hookward(
+            &["check", "--path", "/a", flag, "env:hunter2-and!more"],
+            &[],
+            "",
+        );
         assert_eq!(ended.code, Some(2), "{ended:?}");
-        assert!(ended.err.contains("without a $") && !ended.err.contains("hunter2"), "{ended:?}");
+        assert!(
+            ended.err.contains("without a $") && !ended.err.contains("hunter2"),
+            "{ended:?}"
+        );
     }
 }
 
@@ -869,11 +1588,20 @@ fn a_file_at_home_is_found() {
     let folder = Folder::new();
     folder.file("hook-secret", "a secret of some length");
     let home = folder.0.path().to_str().unwrap();
-    let args = ["check", "--path", "/a", "--verify", "github=file:~/hook-secret"];
+    let args = [
+        "check",
+        "--path",
+        "/a",
+        "--verify",
+        "github=file:~/hook-secret",
+    ];
     let ended = hookward(&args, &[("HOME", home)], "");
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let gone = hookward(&args, &[("HOME", "/nowhere")], "");
-    assert!(gone.code == Some(2) && gone.err.contains("~/hook-secret"), "{gone:?}");
+    assert!(
+        gone.code == Some(2) && gone.err.contains("~/hook-secret"),
+        "{gone:?}"
+    );
 }
 
 /// What a policy lets in, in words, from flags as people write them.
@@ -881,14 +1609,32 @@ fn a_file_at_home_is_found() {
 fn check_says_what_is_let_in_and_from_whom() {
     let secret = [("X", "a secret of some length")];
     let said = |more: &[&str]| {
-        let ended = hookward(&[&["check", "--path", "/hooks/**"], more].concat(), &secret, "");
+        let ended = hookward(
+            &[&["check", "--path", "/hooks/**"], more].concat(),
+            &secret,
+            "",
+        );
         assert_eq!(ended.code, Some(0), "{more:?}: {ended:?}");
         ended.out
     };
-    let lists = said(&["--allow-ip", "1.1.1.1,2.2.2.2", "--allow-ip", "GitHub", "--method", "post,Put"]);
-    assert!(lists.contains("POST, PUT on /hooks/**: from github, 1.1.1.1/32, 2.2.2.2/32"), "{lists}");
+    let lists = said(&[
+        "--allow-ip",
+        "1.1.1.1,2.2.2.2",
+        "--allow-ip",
+        "GitHub",
+        "--method",
+        "post,Put",
+    ]);
+    assert!(
+        lists.contains("POST, PUT on /hooks/**: from github, 1.1.1.1/32, 2.2.2.2/32"),
+        "{lists}"
+    );
     let signed = said(&["--verify", "github=env:X", "--token", "env:X"]);
-    assert!(signed.contains("with a token in ?token= (env:X), with a right signature of GitHub (env:X)"), "{signed}");
+    assert!(
+        signed
+            .contains("with a token in ?token= (env:X), with a right signature of GitHub (env:X)"),
+        "{signed}"
+    );
     assert!(!signed.contains("warning"), "{signed}");
     let open = said(&["--no-token"]);
     assert!(
@@ -897,11 +1643,20 @@ fn check_says_what_is_let_in_and_from_whom() {
         "{open}"
     );
     let all = said(&["--allow-ip", "0.0.0.0/0", "--no-token"]);
-    assert!(all.contains("anyone who knows the URL, from 0.0.0.0/0") && all.contains("is open"), "{all}");
+    assert!(
+        all.contains("anyone who knows the URL, from 0.0.0.0/0") && all.contains("is open"),
+        "{all}"
+    );
     let everything = hookward(&["check", "--path", "/**", "--token", "env:X"], &secret, "");
-    assert!(everything.out.contains("warning") && everything.out.contains("the whole application"), "{everything:?}");
+    assert!(
+        everything.out.contains("warning") && everything.out.contains("the whole application"),
+        "{everything:?}"
+    );
     let minted = said(&[]);
-    assert!(minted.contains("with a token in ?token= (the minted token)"), "{minted}");
+    assert!(
+        minted.contains("with a token in ?token= (the minted token)"),
+        "{minted}"
+    );
 }
 
 /// Of several providers on one path the reason is about the one that the request looks like.
@@ -909,15 +1664,31 @@ fn check_says_what_is_let_in_and_from_whom() {
 fn the_closest_rule_gives_the_reason() {
     let folder = Folder::new();
     let secret = folder.file("secret", "a secret of some length");
-    let flags: Vec<String> =
-        ["github", "slack", "bitbucket_server"].iter().map(|id| format!("--verify={id}=file:{secret}")).collect();
+    let flags: Vec<String> = ["github", "slack", "bitbucket_server"]
+        .iter()
+        .map(|id| format!("--verify={id}=file:{secret}"))
+        .collect();
     let signature = format!("sha256={}", hex("another secret", "{}"));
-    let headers = [("X-Hub-Signature", signature.as_str()), ("X-Event-Key", "repo:refs_changed")];
+    let headers = [
+        ("X-Hub-Signature", signature.as_str()),
+        ("X-Event-Key", "repo:refs_changed"),
+    ];
     let request = folder.file("request", raw("POST", "/hooks", &headers, b"{}"));
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let said = explain(&[&["--path", "/hooks", "--request", &request, "--url", URL], &flags[..]].concat(), &[], "");
+    let said = explain(
+        &[
+            &["--path", "/hooks", "--request", &request, "--url", URL],
+            &flags[..],
+        ]
+        .concat(),
+        &[],
+        "",
+    );
     let reason = said["reason"].as_str().unwrap();
-    assert!(reason.starts_with("Bitbucket Data Center and Server: "), "{said}");
+    assert!(
+        reason.starts_with("Bitbucket Data Center and Server: "),
+        "{said}"
+    );
     assert!(reason.contains("nor another alternative: GitHub"), "{said}");
 }
 
@@ -927,23 +1698,49 @@ fn reasons_name_what_would_have_been_right() {
     let secret = [("X", "a-token-of-some-length")];
     let reason = |flags: &[&str], target: &str, headers: &[(&str, &str)]| {
         let request = folder.file("request", raw("POST", target, headers, b"{}"));
-        let said = explain(&[&["--request", &request, "--url", URL], flags].concat(), &secret, "");
+        let said = explain(
+            &[&["--request", &request, "--url", URL], flags].concat(),
+            &secret,
+            "",
+        );
         said["reason"].as_str().unwrap().to_owned()
     };
     let token = ["--path", "/hooks", "--token", "header:Authorization=env:X"];
-    let word = reason(&token, "/hooks", &[("Authorization", "Bearer a-token-of-some-length")]);
+    let word = reason(
+        &token,
+        "/hooks",
+        &[("Authorization", "Bearer a-token-of-some-length")],
+    );
     assert!(word.contains("right but for \"Bearer\""), "{word}");
     let outside = reason(&token, "/elsewhere", &[]);
-    assert!(outside.contains("/hooks") && outside.contains("--path"), "{outside}");
+    assert!(
+        outside.contains("/hooks") && outside.contains("--path"),
+        "{outside}"
+    );
     let ahead = NOW + 4000;
-    let (signature, at) =
-        (format!("v0={}", hex("a-token-of-some-length", &format!("v0:{ahead}:{{}}"))), ahead.to_string());
-    let signed = [("X-Slack-Signature", signature.as_str()), ("X-Slack-Request-Timestamp", &at)];
+    let (signature, at) = (
+        format!(
+            "v0={}",
+            hex("a-token-of-some-length", &format!("v0:{ahead}:{{}}"))
+        ),
+        ahead.to_string(),
+    );
+    let signed = [
+        ("X-Slack-Signature", signature.as_str()),
+        ("X-Slack-Request-Timestamp", &at),
+    ];
     let now = NOW.to_string();
     let slack = ["--path", "/hooks", "--verify", "slack=env:X", "--now", &now];
     let future = reason(&slack, "/hooks", &signed);
-    assert!(future.contains("4000 s in the future") && future.contains("clocks"), "{future}");
-    assert_wrong(&["check", "--verify", "netbox=env:X"], &secret, &["netbox", "scheme"]);
+    assert!(
+        future.contains("4000 s in the future") && future.contains("clocks"),
+        "{future}"
+    );
+    assert_wrong(
+        &["check", "--verify", "netbox=env:X"],
+        &secret,
+        &["netbox", "scheme"],
+    );
 }
 
 /// What altered a secret on its way here is named by the doctor, too.
@@ -951,14 +1748,22 @@ fn reasons_name_what_would_have_been_right() {
 fn the_doctor_knows_secrets_that_were_altered() {
     let signature = github_signature(KEY, b"{}");
     let headers = [("X-Hub-Signature-256", signature.as_str())];
-    let utf16: Vec<u8> = format!("\u{feff}{KEY}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf16: Vec<u8> = format!("\u{feff}{KEY}")
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
     for (kept, hint) in [
         (format!("\"{KEY}\"").into_bytes(), "quotes"),
         (format!("\u{feff}{KEY}").into_bytes(), "byte order mark"),
         (utf16, "UTF-16"),
         (b"ghp_0123456789abcdef".to_vec(), "API key of GitHub"),
     ] {
-        Delivery { kept: &kept, headers: &headers, ..DELIVERY }.assert_hint(hint);
+        Delivery {
+            kept: &kept,
+            headers: &headers,
+            ..DELIVERY
+        }
+        .assert_hint(hint);
     }
 }
 
@@ -970,10 +1775,27 @@ fn a_packed_body_that_was_signed_unpacked_is_named() {
     let folder = Folder::new();
     let secret = folder.file("secret", KEY);
     let signature = hex(KEY, "{\"type\":\"message.new\"}");
-    let headers = [("X-Signature", signature.as_str()), ("Content-Encoding", "gzip"), ("X-Api-Key", "k")];
+    let headers = [
+        ("X-Signature", signature.as_str()),
+        ("Content-Encoding", "gzip"),
+        ("X-Api-Key", "k"),
+    ];
     let request = folder.file("request", raw("POST", "/hooks", &headers, PACKED));
     let verify = format!("getstream=file:{secret}");
-    let said = explain(&["--path", "/hooks", "--verify", &verify, "--request", &request, "--url", URL], &[], "");
+    let said = explain(
+        &[
+            "--path",
+            "/hooks",
+            "--verify",
+            &verify,
+            "--request",
+            &request,
+            "--url",
+            URL,
+        ],
+        &[],
+        "",
+    );
     let told = format!("{} {}", said["reason"], said["hints"]);
     assert!(told.contains("unpack"), "{said}");
 }

@@ -1,4 +1,5 @@
-//! The tunnel on networks that are not kind: it finds a way, loses connections and no webhooks, and comes back.
+//! The tunnel on networks that are not kind: it finds a way, loses connections and no webhooks, and
+//! comes back.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,9 +32,17 @@ const QUICK: Duration = Duration::from_secs(2);
 
 fn linked(transport: TransportMode) -> Plan {
     let liveness = Liveness::dead_after_silence_of(QUICK);
-    let mut plan = Plan { linked: true, ..Plan::default() };
+    let mut plan = Plan {
+        linked: true,
+        ..Plan::default()
+    };
     plan.limits.tunnel_dead = QUICK;
-    plan.link = LinkSettings { transport, liveness, probe_after: Some(QUICK), ..LinkSettings::default() };
+    plan.link = LinkSettings {
+        transport,
+        liveness,
+        probe_after: Some(QUICK),
+        ..LinkSettings::default()
+    };
     plan
 }
 
@@ -73,17 +82,28 @@ async fn where_udp_is_blocked_tcp_carries_the_tunnel_and_quic_takes_over_when_it
     stage.link().udp(Pass::Nothing);
     let since = Instant::now();
     stage.start_agent().await;
-    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        since.elapsed()
+    );
     assert_eq!(stage.transports(), [Transport::Quic, Transport::Tcp]);
     let load = Load::begin(&stage.edge);
     stage.link().udp(Pass::All);
-    eventually("QUIC carries the tunnel again", || stage.transports().last() == Some(&Transport::Quic)).await;
+    eventually("QUIC carries the tunnel again", || {
+        stage.transports().last() == Some(&Transport::Quic)
+    })
+    .await;
     // Both connections have moved, and the old ones are gone.
     eventually("both have moved", || stage.link().udp_flows() >= 2).await;
     let answers = load.end().await;
     assert_eq!(answers.keys().collect::<Vec<_>>(), [&200], "{answers:?}");
     assert!(answers[&200] > 20, "{answers:?}");
-    assert_eq!(application.log.take().len(), answers[&200], "each arrived once");
+    assert_eq!(
+        application.log.take().len(),
+        answers[&200],
+        "each arrived once"
+    );
 }
 
 /// The first packets pass, and nothing of what follows.
@@ -96,13 +116,22 @@ async fn a_handshake_that_dies_half_way_is_gone_around_within_three_seconds() {
         stage.link().udp_lifetime(datagrams);
         let since = Instant::now();
         stage.start_agent().await;
-        assert!(since.elapsed() < Duration::from_secs(3), "{datagrams} datagrams: {:?}", since.elapsed());
-        assert_eq!(stage.transports().last(), Some(&Transport::Tcp), "{datagrams} datagrams");
+        assert!(
+            since.elapsed() < Duration::from_secs(3),
+            "{datagrams} datagrams: {:?}",
+            since.elapsed()
+        );
+        assert_eq!(
+            stage.transports().last(),
+            Some(&Transport::Tcp),
+            "{datagrams} datagrams"
+        );
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     }
 }
 
-/// A firewall lets QUIC begin, and then looks closer, each time: QUIC is tried again more and more rarely.
+/// A firewall lets QUIC begin, and then looks closer, each time: QUIC is tried again more and more
+/// rarely.
 #[tokio::test]
 async fn flows_that_die_young_again_and_again_lose_no_accepted_request() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -113,14 +142,36 @@ async fn flows_that_die_young_again_and_again_lose_no_accepted_request() {
     assert_eq!(stage.transports().last(), Some(&Transport::Quic));
     let before = stage.transports().len();
     let load = Load::begin(&stage.edge);
-    let changes = |stage: &Stage, over| stage.transports().iter().skip(before).filter(|by| **by == over).count();
-    eventually("it went to TCP, back, and to TCP again", || changes(&stage, Transport::Tcp) >= 2).await;
+    let changes = |stage: &Stage, over| {
+        stage
+            .transports()
+            .iter()
+            .skip(before)
+            .filter(|by| **by == over)
+            .count()
+    };
+    eventually("it went to TCP, back, and to TCP again", || {
+        changes(&stage, Transport::Tcp) >= 2
+    })
+    .await;
     let answers = load.end().await;
     let broken = answers.get(&502).copied().unwrap_or_default();
-    assert_eq!(answers.values().sum::<usize>(), answers[&200] + broken, "{answers:?}");
-    // The application's answer may have been on its way when the flow died: it is not asked a second time.
-    assert_eq!(application.log.take().len(), answers[&200] + broken, "each arrived once: {answers:?}");
-    assert!(broken <= stage.transports().len() * 2, "one for each connection that died, at most: {answers:?}");
+    assert_eq!(
+        answers.values().sum::<usize>(),
+        answers[&200] + broken,
+        "{answers:?}"
+    );
+    // The application's answer may have been on its way when the flow died: it is not asked a
+    // second time.
+    assert_eq!(
+        application.log.take().len(),
+        answers[&200] + broken,
+        "each arrived once: {answers:?}"
+    );
+    assert!(
+        broken <= stage.transports().len() * 2,
+        "one for each connection that died, at most: {answers:?}"
+    );
 }
 
 #[tokio::test]
@@ -129,8 +180,15 @@ async fn what_worked_the_last_time_is_tried_first() {
     let mut plan = linked(TransportMode::Auto);
     plan.link.worked = Some(Transport::Tcp);
     let stage = Stage::start(application.address, plan).await;
-    assert_eq!(stage.transports().first(), Some(&Transport::Tcp), "although UDP is let through");
-    eventually("QUIC takes over", || stage.transports().last() == Some(&Transport::Quic)).await;
+    assert_eq!(
+        stage.transports().first(),
+        Some(&Transport::Tcp),
+        "although UDP is let through"
+    );
+    eventually("QUIC takes over", || {
+        stage.transports().last() == Some(&Transport::Quic)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -140,13 +198,21 @@ async fn udp_that_dies_under_way_is_noticed_and_gone_around() {
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     stage.link().udp(Pass::Nothing);
     let since = Instant::now();
-    eventually("TCP carries the tunnel", || stage.transports().last() == Some(&Transport::Tcp)).await;
-    assert!(since.elapsed() < QUICK + Duration::from_secs(5), "{:?}", since.elapsed());
+    eventually("TCP carries the tunnel", || {
+        stage.transports().last() == Some(&Transport::Tcp)
+    })
+    .await;
+    assert!(
+        since.elapsed() < QUICK + Duration::from_secs(5),
+        "{:?}",
+        since.elapsed()
+    );
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
 }
 
-/// The machine slept for an hour, and the NAT on its way has forgotten it. The relay knows that the connections are
-/// dead; the agent would find out much later. Over TCP, where each side has its own word.
+/// The machine slept for an hour, and the NAT on its way has forgotten it. The relay knows that the
+/// connections are dead; the agent would find out much later. Over TCP, where each side has its own
+/// word.
 #[tokio::test]
 async fn after_sleep_the_tunnel_is_dialled_anew_before_its_path_counts_as_dead() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -166,18 +232,29 @@ async fn after_sleep_the_tunnel_is_dialled_anew_before_its_path_counts_as_dead()
     assert_eq!(application.log.take().len(), 2, "each arrived once");
 }
 
-/// A NAT gives the agent's flows other ports: QUIC's connections go on (RFC 9000, 9), none is dialled anew.
+/// A NAT gives the agent's flows other ports: QUIC's connections go on (RFC 9000, 9), none is
+/// dialled anew.
 #[tokio::test]
 async fn connections_survive_a_nat_that_rebinds_their_ports() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let stage = Stage::start(application.address, linked(TransportMode::Only(Transport::Quic))).await;
-    eventually("there are two connections", || stage.link().udp_flows() == 2).await;
+    let stage = Stage::start(
+        application.address,
+        linked(TransportMode::Only(Transport::Quic)),
+    )
+    .await;
+    eventually("there are two connections", || {
+        stage.link().udp_flows() == 2
+    })
+    .await;
     for _ in 0..3 {
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
         let before = stage.link().udp_carried();
         stage.link().rebind_udp().await;
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
-        eventually("the agent's flows go on", || stage.link().udp_carried() > before + 10).await;
+        eventually("the agent's flows go on", || {
+            stage.link().udp_carried() > before + 10
+        })
+        .await;
     }
     assert_eq!(stage.link().udp_flows(), 2, "the same two as before");
     assert_eq!(application.log.take().len(), 6, "each arrived once");
@@ -187,35 +264,64 @@ async fn connections_survive_a_nat_that_rebinds_their_ports() {
 #[tokio::test]
 async fn a_connection_that_dies_takes_no_request_with_it() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let stage = Stage::start(application.address, linked(TransportMode::Only(Transport::Quic))).await;
-    eventually("there are two connections", || stage.link().udp_flows() == 2).await;
+    let stage = Stage::start(
+        application.address,
+        linked(TransportMode::Only(Transport::Quic)),
+    )
+    .await;
+    eventually("there are two connections", || {
+        stage.link().udp_flows() == 2
+    })
+    .await;
     for _ in 0..20 {
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     }
     stage.link().silence_busiest_udp_flow();
     let edges: Vec<_> = (0..8).map(|_| stage.edge.clone()).collect();
-    let sending = edges.into_iter().map(|edge| tokio::spawn(async move { edge.post(HOOK, &[], b"x").await.status }));
+    let sending = edges
+        .into_iter()
+        .map(|edge| tokio::spawn(async move { edge.post(HOOK, &[], b"x").await.status }));
     for sent in sending.collect::<Vec<_>>() {
         assert_eq!(within("an answer", sent).await.unwrap(), 200);
     }
     assert_eq!(application.log.take().len(), 28, "each arrived once");
-    eventually("the lost connection is there again", || stage.link().udp_flows() == 2).await;
+    eventually("the lost connection is there again", || {
+        stage.link().udp_flows() == 2
+    })
+    .await;
 }
 
 /// Large bodies that were read whole are kept until the application has them, too.
 #[tokio::test]
 async fn nor_does_it_take_a_large_signed_one() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let plan = Plan { policy: signed_policy("github", b"s", ""), ..linked(TransportMode::Only(Transport::Quic)) };
+    let plan = Plan {
+        policy: signed_policy("github", b"s", ""),
+        ..linked(TransportMode::Only(Transport::Quic))
+    };
     let stage = Stage::start(application.address, plan).await;
-    eventually("there are two connections", || stage.link().udp_flows() == 2).await;
+    eventually("there are two connections", || {
+        stage.link().udp_flows() == 2
+    })
+    .await;
     let body: Arc<[u8]> = vec![b'x'; 300_000].into();
     let signature = github_signature("s", &body);
-    assert_eq!(stage.edge.post(HOOK, &[("X-Hub-Signature-256", &signature)], &body).await.status, 200);
+    assert_eq!(
+        stage
+            .edge
+            .post(HOOK, &[("X-Hub-Signature-256", &signature)], &body)
+            .await
+            .status,
+        200
+    );
     stage.link().silence_busiest_udp_flow();
     let sending = (0..8).map(|_| {
         let (edge, body, signature) = (stage.edge.clone(), Arc::clone(&body), signature.clone());
-        tokio::spawn(async move { edge.post(HOOK, &[("X-Hub-Signature-256", &signature)], &body).await.status })
+        tokio::spawn(async move {
+            edge.post(HOOK, &[("X-Hub-Signature-256", &signature)], &body)
+                .await
+                .status
+        })
     });
     for sent in sending.collect::<Vec<_>>() {
         assert_eq!(within("an answer", sent).await.unwrap(), 200);
@@ -227,11 +333,21 @@ async fn nor_does_it_take_a_large_signed_one() {
 #[tokio::test]
 async fn a_tcp_connection_that_is_silent_is_noticed() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let stage = Stage::start(application.address, linked(TransportMode::Only(Transport::Tcp))).await;
+    let stage = Stage::start(
+        application.address,
+        linked(TransportMode::Only(Transport::Tcp)),
+    )
+    .await;
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
-    eventually("there are two connections", || stage.link().tcp_connections.load(Ordering::Relaxed) == 2).await;
+    eventually("there are two connections", || {
+        stage.link().tcp_connections.load(Ordering::Relaxed) == 2
+    })
+    .await;
     stage.link().tcp(Pass::New);
-    eventually("both are dialled again", || stage.link().tcp_connections.load(Ordering::Relaxed) >= 4).await;
+    eventually("both are dialled again", || {
+        stage.link().tcp_connections.load(Ordering::Relaxed) >= 4
+    })
+    .await;
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
 }
 
@@ -239,8 +355,15 @@ async fn a_tcp_connection_that_is_silent_is_noticed() {
 #[tokio::test]
 async fn what_the_application_has_heard_of_is_never_sent_twice() {
     let application = Application::start(|_| Reply::Silence).await;
-    let stage = Stage::start(application.address, linked(TransportMode::Only(Transport::Quic))).await;
-    eventually("there are two connections", || stage.link().udp_flows() == 2).await;
+    let stage = Stage::start(
+        application.address,
+        linked(TransportMode::Only(Transport::Quic)),
+    )
+    .await;
+    eventually("there are two connections", || {
+        stage.link().udp_flows() == 2
+    })
+    .await;
     let edge = stage.edge.clone();
     let sent = tokio::spawn(async move { edge.post(HOOK, &[], b"x").await });
     eventually("the application has it", || application.log.begun() == 1).await;
@@ -254,12 +377,24 @@ async fn what_the_application_has_heard_of_is_never_sent_twice() {
 async fn agents_that_share_a_tunnel_share_its_load() {
     let busy = Application::start(|_| Reply::Silence).await;
     let idle = Application::start(|_| Reply::ok("second")).await;
-    let link = LinkSettings { pool: true, ..LinkSettings::default() };
-    let mut stage = Stage::start(busy.address, Plan { link, ..Plan::default() }).await;
+    let link = LinkSettings {
+        pool: true,
+        ..LinkSettings::default()
+    };
+    let mut stage = Stage::start(
+        busy.address,
+        Plan {
+            link,
+            ..Plan::default()
+        },
+    )
+    .await;
     let mut held = Vec::new();
     for number in 1..=3 {
         let mut connection = stage.edge.http1().await;
-        connection.send("POST", HOOK, hookward_tests::stage::HOST, &[], b"x").await;
+        connection
+            .send("POST", HOOK, hookward_tests::stage::HOST, &[], b"x")
+            .await;
         eventually("the first has it", || busy.log.begun() == number).await;
         held.push(connection);
     }
@@ -277,10 +412,22 @@ async fn agents_that_share_a_tunnel_share_its_load() {
 /// Sharing takes two: the newest has the tunnel, and the one before again when it is gone.
 #[tokio::test]
 async fn an_agent_that_does_not_share_has_the_tunnel_alone() {
-    let [before, newest] =
-        [Application::start(|_| Reply::ok("before")).await, Application::start(|_| Reply::ok("newest")).await];
-    let link = LinkSettings { pool: true, ..LinkSettings::default() };
-    let mut stage = Stage::start(before.address, Plan { link, ..Plan::default() }).await;
+    let [before, newest] = [
+        Application::start(|_| Reply::ok("before")).await,
+        Application::start(|_| Reply::ok("newest")).await,
+    ];
+    let link = LinkSettings {
+        pool: true,
+        ..LinkSettings::default()
+    };
+    let mut stage = Stage::start(
+        before.address,
+        Plan {
+            link,
+            ..Plan::default()
+        },
+    )
+    .await;
     stage.share(false);
     let first = stage.start_second_agent(newest.address).await;
     for _ in 0..10 {
@@ -294,22 +441,56 @@ async fn an_agent_that_does_not_share_has_the_tunnel_alone() {
 /// Each agent is asked once, over whichever connection, and the sender hears what they say.
 #[tokio::test]
 async fn applications_that_are_all_down_are_said_to_be() {
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let link = LinkSettings { pool: true, ..LinkSettings::default() };
-    let mut stage = Stage::start(free, Plan { link, ..Plan::default() }).await;
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let link = LinkSettings {
+        pool: true,
+        ..LinkSettings::default()
+    };
+    let mut stage = Stage::start(
+        free,
+        Plan {
+            link,
+            ..Plan::default()
+        },
+    )
+    .await;
     let _first = stage.start_second_agent(free).await;
     for _ in 0..5 {
-        assert_eq!(stage.edge.post(HOOK, &[], b"x").await.code(), Some("application_unreachable"));
+        assert_eq!(
+            stage.edge.post(HOOK, &[], b"x").await.code(),
+            Some("application_unreachable")
+        );
     }
 }
 
 #[tokio::test]
 async fn an_application_that_is_down_is_gone_around_where_another_agent_shares_the_tunnel() {
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let application = Application::start(|_| Reply::ok("second")).await;
-    let link = LinkSettings { pool: true, ..LinkSettings::default() };
-    let mut stage = Stage::start(free, Plan { link, ..Plan::default() }).await;
-    assert_eq!(stage.edge.post(HOOK, &[], b"x").await.code(), Some("application_unreachable"));
+    let link = LinkSettings {
+        pool: true,
+        ..LinkSettings::default()
+    };
+    let mut stage = Stage::start(
+        free,
+        Plan {
+            link,
+            ..Plan::default()
+        },
+    )
+    .await;
+    assert_eq!(
+        stage.edge.post(HOOK, &[], b"x").await.code(),
+        Some("application_unreachable")
+    );
     let _first = stage.start_second_agent(application.address).await;
     for _ in 0..10 {
         let answer = stage.edge.post(HOOK, &[], b"x").await;
@@ -327,7 +508,10 @@ async fn an_application_that_is_down_is_gone_around_where_another_agent_shares_t
     let _back = Application::start_at(free, |_| Reply::ok("first")).await;
     let since = Instant::now();
     while stage.edge.post(HOOK, &[], &large).await.text() != "first" {
-        assert!(since.elapsed() < DEADLINE, "and when it is back it says nothing either");
+        assert!(
+            since.elapsed() < DEADLINE,
+            "and when it is back it says nothing either"
+        );
     }
 }
 
@@ -343,10 +527,17 @@ async fn every_relay_can_serve_and_one_that_is_gone_is_not_missed() {
         assert_eq!(fleet.relays[1].edge.post(HOOK, &[], b"x").await.status, 200);
     }
     let away = |report: &Report| matches!(report, Report::Away { .. });
-    assert!(!fleet.reports.lock().unwrap().iter().any(away), "one relay is there all the time");
+    assert!(
+        !fleet.reports.lock().unwrap().iter().any(away),
+        "one relay is there all the time"
+    );
     let gone = fleet.relays[0].tunnel.to_string();
-    let named = |report: &Report| matches!(report, Report::RelayLost { relay, .. } if *relay == gone);
-    eventually("the one that is gone is named", || fleet.reports.lock().unwrap().iter().any(named)).await;
+    let named =
+        |report: &Report| matches!(report, Report::RelayLost { relay, .. } if *relay == gone);
+    eventually("the one that is gone is named", || {
+        fleet.reports.lock().unwrap().iter().any(named)
+    })
+    .await;
     let again = fleet.opened_at();
     assert_eq!(again.len(), 2);
     fleet.stop_agent().await;
@@ -364,32 +555,59 @@ async fn through_an_http_proxy_with_a_password() {
     assert_eq!(stage.transports(), [Transport::Tcp]);
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     let relay = stage.link().address;
-    assert!(proxy.asked.lock().unwrap().iter().all(|line| *line == format!("CONNECT {relay} HTTP/1.1")));
-    assert_eq!(stage.link().tcp_connections.load(Ordering::Relaxed), proxy.asked.lock().unwrap().len());
+    assert!(
+        proxy
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|line| *line == format!("CONNECT {relay} HTTP/1.1"))
+    );
+    assert_eq!(
+        stage.link().tcp_connections.load(Ordering::Relaxed),
+        proxy.asked.lock().unwrap().len()
+    );
     stage.stop_agent().await;
 }
 
 #[tokio::test]
 async fn a_proxy_that_refuses_is_named_and_one_that_is_not_for_this_host_is_not_asked() {
     let proxy = Proxy::start("user:right").await;
-    let relay = Relay { address: "127.0.0.1:9".to_owned(), pin: pin(), credential: Secret::mint().unwrap() };
+    let relay = Relay {
+        address: "127.0.0.1:9".to_owned(),
+        pin: pin(),
+        credential: Secret::mint().unwrap(),
+    };
     let link = |no: &str| LinkSettings {
         transport: TransportMode::Only(Transport::Tcp),
         proxies: Proxies::all(&format!("http://user:wrong@{}", proxy.address), no),
         ..LinkSettings::default()
     };
     let secret = || Secret::mint().unwrap();
-    let error = join(&relay, &link(""), secret()).await.unwrap_err().to_string();
-    assert!(error.contains("407") && error.contains(&proxy.address.to_string()) && !error.contains("wrong"), "{error}");
+    let error = join(&relay, &link(""), secret())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("407")
+            && error.contains(&proxy.address.to_string())
+            && !error.contains("wrong"),
+        "{error}"
+    );
     assert_eq!(proxy.asked.lock().unwrap().len(), 1);
-    let error = join(&relay, &link("127.0.0.0/8"), secret()).await.unwrap_err().to_string();
+    let error = join(&relay, &link("127.0.0.0/8"), secret())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("127.0.0.1:9"), "{error}");
     assert_eq!(proxy.asked.lock().unwrap().len(), 1, "not asked");
 }
 
 fn pin() -> Pin {
     let dir = tempfile::TempDir::new().unwrap();
-    hookward_relay::certs::Identity::load_or_make(dir.path()).unwrap().pin
+    hookward_relay::certs::Identity::load_or_make(dir.path())
+        .unwrap()
+        .pin
 }
 
 /// An agent's connections, made by hand.
@@ -404,11 +622,32 @@ impl ByHand {
     async fn new(plan: Plan) -> (Stage, Self) {
         let stage = Stage::start(([127, 0, 0, 1], 1).into(), plan).await;
         let name = AgentName::parse("late").unwrap();
-        let (join, credential) = (stage.relay().add_agent(&name).unwrap(), Secret::mint().unwrap());
-        stage.relay().store().join(&join.secret, &credential.digest(), stage.clock.now()).unwrap().unwrap();
-        let endpoint = quic::client((Ipv4Addr::LOCALHOST, 0).into(), stage.relay().pin(), Liveness::default()).unwrap();
+        let (join, credential) = (
+            stage.relay().add_agent(&name).unwrap(),
+            Secret::mint().unwrap(),
+        );
+        stage
+            .relay()
+            .store()
+            .join(&join.secret, &credential.digest(), stage.clock.now())
+            .unwrap()
+            .unwrap();
+        let endpoint = quic::client(
+            (Ipv4Addr::LOCALHOST, 0).into(),
+            stage.relay().pin(),
+            Liveness::default(),
+        )
+        .unwrap();
         let (relay, edge) = (stage.relay().tunnel_address(), stage.edge.clone());
-        (stage, Self { credential, endpoint, relay, edge })
+        (
+            stage,
+            Self {
+                credential,
+                endpoint,
+                relay,
+                edge,
+            },
+        )
     }
 
     /// A connection of one run.
@@ -418,20 +657,39 @@ impl ByHand {
 
     /// The same, when the one before may be lost.
     async fn connect_again(&self, line: Option<u32>, lost: bool) -> (Session, ControlStream) {
-        let connecting = self.endpoint.connect(self.relay, quic::SERVER_NAME).unwrap();
+        let connecting = self
+            .endpoint
+            .connect(self.relay, quic::SERVER_NAME)
+            .unwrap();
         let session = Session::over_quic(within("a handshake", connecting).await.unwrap());
         let mut control = session.open_control().await.unwrap();
         let (instance, version) = ("one run".to_owned(), String::new());
         let credential = self.credential.clone();
-        control.send(&FromAgent::Hello { credential, version, instance, pool: false, line, lost }).await.unwrap();
-        assert!(matches!(control.receive(GREETING_BYTES).await.unwrap(), FromRelay::Welcome { .. }));
+        control
+            .send(&FromAgent::Hello {
+                credential,
+                version,
+                instance,
+                pool: false,
+                line,
+                lost,
+            })
+            .await
+            .unwrap();
+        assert!(matches!(
+            control.receive(GREETING_BYTES).await.unwrap(),
+            FromRelay::Welcome { .. }
+        ));
         session.serve();
         (session, control)
     }
 
     /// A request that waits for its answer.
     async fn ask(&self, host: &str, path: &str) -> Http1 {
-        let edge = Edge { host: format!("{host}.example.test"), ..self.edge.clone() };
+        let edge = Edge {
+            host: format!("{host}.example.test"),
+            ..self.edge.clone()
+        };
         let mut waiting = edge.http1().await;
         waiting.send("GET", path, &edge.host, &[], b"").await;
         waiting
@@ -439,9 +697,21 @@ impl ByHand {
 }
 
 async fn open_by_hand(control: &mut ControlStream, host: &str, path: &str, revision: u64) {
-    let policy = policy(&format!("[[route]]\npath = '{path}'\n[[route.accept]]\nopen = true"));
-    control.send(&FromAgent::Open { host: Some(host.to_owned()), policy, revision }).await.unwrap();
-    assert!(matches!(control.receive(GREETING_BYTES).await.unwrap(), FromRelay::Opened { .. }));
+    let policy = policy(&format!(
+        "[[route]]\npath = '{path}'\n[[route.accept]]\nopen = true"
+    ));
+    control
+        .send(&FromAgent::Open {
+            host: Some(host.to_owned()),
+            policy,
+            revision,
+        })
+        .await
+        .unwrap();
+    assert!(matches!(
+        control.receive(GREETING_BYTES).await.unwrap(),
+        FromRelay::Opened { .. }
+    ));
 }
 
 /// The connections of one run of an agent tell of two changes, and the older one comes last.
@@ -454,11 +724,20 @@ async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
         open_by_hand(&mut control, "late", path, revision).await;
         connections.push((session, control));
     }
-    let edge = Edge { host: "late.example.test".to_owned(), ..agent.edge.clone() };
-    assert_eq!(edge.get("/older").await.status, 404, "the newer policy is in force");
+    let edge = Edge {
+        host: "late.example.test".to_owned(),
+        ..agent.edge.clone()
+    };
+    assert_eq!(
+        edge.get("/older").await.status,
+        404,
+        "the newer policy is in force"
+    );
     // The other one would be forwarded: to an agent that says nothing.
     let _waiting = agent.ask("late", "/newer").await;
-    let [(one, _), (other, _)] = &connections[..] else { panic!("two connections") };
+    let [(one, _), (other, _)] = &connections[..] else {
+        panic!("two connections")
+    };
     within("a request", async {
         tokio::select! { asked = one.accept() => asked.map(drop), asked = other.accept() => asked.map(drop) }
     })
@@ -476,11 +755,15 @@ async fn the_newer_connection_of_a_line_is_used_once_it_is_complete() {
     let (newer, mut newer_control) = agent.connect(Some(0)).await;
     open_by_hand(&mut newer_control, "one", "/x", 1).await;
     let _first = agent.ask("one", "/x").await;
-    within("a request for the older one", older.accept()).await.unwrap();
+    within("a request for the older one", older.accept())
+        .await
+        .unwrap();
     open_by_hand(&mut newer_control, "two", "/x", 1).await;
     for host in ["one", "two"] {
         let _next = agent.ask(host, "/x").await;
-        within("a request for the newer one", newer.accept()).await.unwrap();
+        within("a request for the newer one", newer.accept())
+            .await
+            .unwrap();
     }
     // Another line is nobody's successor.
     let (other, mut other_control) = agent.connect(Some(1)).await;
@@ -496,8 +779,8 @@ async fn the_newer_connection_of_a_line_is_used_once_it_is_complete() {
     .await;
 }
 
-/// A relay that is about to stop takes an agent back that has lost its connection, for the last requests, and none that
-/// only wants another one.
+/// A relay that is about to stop takes an agent back that has lost its connection, for the last
+/// requests, and none that only wants another one.
 #[tokio::test]
 async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connection() {
     let mut plan = Plan::default();
@@ -508,14 +791,34 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
     let _under_way = agent.ask("one", "/x").await;
     let _request = within("a request", session.accept()).await.unwrap();
     let stopping = tokio::spawn(async move { stage.stop_relay().await });
-    let said = within("the relay's word", control.receive::<FromRelay>(GREETING_BYTES)).await.unwrap();
+    let said = within(
+        "the relay's word",
+        control.receive::<FromRelay>(GREETING_BYTES),
+    )
+    .await
+    .unwrap();
     assert!(matches!(said, FromRelay::Leaving));
     let (_refused, mut control) = agent.connect_again(Some(0), false).await;
-    let said = within("a refusal", control.receive::<FromRelay>(GREETING_BYTES)).await.unwrap();
-    assert!(matches!(said, FromRelay::Refused { reason: RefusedReason::Unavailable, .. }));
+    let said = within("a refusal", control.receive::<FromRelay>(GREETING_BYTES))
+        .await
+        .unwrap();
+    assert!(matches!(
+        said,
+        FromRelay::Refused {
+            reason: RefusedReason::Unavailable,
+            ..
+        }
+    ));
     let (taken, mut control) = agent.connect_again(Some(0), true).await;
     let policy = policy("[[route]]\npath = '/x'\n[[route.accept]]\nopen = true");
-    control.send(&FromAgent::Open { host: Some("one".to_owned()), policy, revision: 1 }).await.unwrap();
+    control
+        .send(&FromAgent::Open {
+            host: Some("one".to_owned()),
+            policy,
+            revision: 1,
+        })
+        .await
+        .unwrap();
     let opened = within("the tunnel", async {
         // That the relay leaves is said here, too.
         loop {

@@ -1,5 +1,5 @@
-//! Applications of every kind: over https, on a Unix socket, over HTTP/2; what Host says to them; and one that is
-//! down is said.
+//! Applications of every kind: over https, on a Unix socket, over HTTP/2; what Host says to them;
+//! and one that is down is said.
 
 use hookward_agent::cli::UpstreamArgs;
 use hookward_agent::flags;
@@ -18,23 +18,43 @@ const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
 
 fn args() -> UpstreamArgs {
     let (upstream_ca, upstream_host) = (None, "preserve".to_owned());
-    UpstreamArgs { upstream_ca, upstream_insecure: false, upstream_http2: false, upstream_host }
+    UpstreamArgs {
+        upstream_ca,
+        upstream_insecure: false,
+        upstream_http2: false,
+        upstream_host,
+    }
 }
 
 async fn stage(application: &str, args: &UpstreamArgs) -> Stage {
-    let upstream = flags::application(application, args).unwrap_or_else(|problems| panic!("{problems:?}"));
-    Stage::start(([127, 0, 0, 1], 1).into(), Plan { upstream: Some(upstream), ..Plan::default() }).await
+    let upstream =
+        flags::application(application, args).unwrap_or_else(|problems| panic!("{problems:?}"));
+    Stage::start(
+        ([127, 0, 0, 1], 1).into(),
+        Plan {
+            upstream: Some(upstream),
+            ..Plan::default()
+        },
+    )
+    .await
 }
 
-/// A certificate that an application has made for itself is taken when exactly it is given, as curl does; whatever it says
-/// of authorities. A wrong name is refused, in words.
+/// A certificate that an application has made for itself is taken when exactly it is given, as curl
+/// does; whatever it says of authorities. A wrong name is refused, in words.
 #[tokio::test]
 async fn a_self_signed_certificate_that_is_given_is_trusted() {
     use rcgen::{BasicConstraints, IsCa};
-    for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
+    for is_ca in [
+        IsCa::NoCa,
+        IsCa::ExplicitNoCa,
+        IsCa::Ca(BasicConstraints::Unconstrained),
+    ] {
         let secure = upstream::over_tls_by(false, is_ca).await;
         let (ca, port) = (Some(secure.ca.clone()), secure.address.port());
-        let given = UpstreamArgs { upstream_ca: ca, ..args() };
+        let given = UpstreamArgs {
+            upstream_ca: ca,
+            ..args()
+        };
         let trusted = stage(&format!("https://localhost:{port}"), &given).await;
         assert_eq!(trusted.edge.post(HOOK, &[], b"x").await.status, 200);
         let other = stage(&format!("https://127.0.0.1:{port}"), &given).await;
@@ -43,12 +63,27 @@ async fn a_self_signed_certificate_that_is_given_is_trusted() {
         other.reported("the name", named).await;
         // Another one that is not given is not trusted for it.
         let another = upstream::over_tls_by(false, IsCa::NoCa).await;
-        let mistaken = UpstreamArgs { upstream_ca: Some(another.ca.clone()), ..args() };
+        let mistaken = UpstreamArgs {
+            upstream_ca: Some(another.ca.clone()),
+            ..args()
+        };
         let untrusted = stage(&format!("https://localhost:{port}"), &mistaken).await;
         assert_eq!(untrusted.edge.post(HOOK, &[], b"x").await.status, 502);
-        let (url, ca) = (format!("https://localhost:{port}/x"), secure.ca.display().to_string());
+        let (url, ca) = (
+            format!("https://localhost:{port}/x"),
+            secure.ca.display().to_string(),
+        );
         let sent = off(move || {
-            let args = ["send", &url, "--provider", "github", "--secret", "env:S", "--cacert", &ca];
+            let args = [
+                "send",
+                &url,
+                "--provider",
+                "github",
+                "--secret",
+                "env:S",
+                "--cacert",
+                &ca,
+            ];
             run("hookward", &args, &[("S", "x")], "")
         })
         .await;
@@ -62,19 +97,47 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     let url = format!("https://localhost:{}", secure.address.port());
     let unknown = stage(&url, &args()).await;
     let answer = unknown.edge.post(HOOK, &[], b"x").await;
-    assert_eq!((answer.status, answer.code()), (502, Some("application_unreachable")));
-    let unverified = |report: &Report| matches!(report, Report::Warning(text) if text.contains("--upstream-ca"));
+    assert_eq!(
+        (answer.status, answer.code()),
+        (502, Some("application_unreachable"))
+    );
+    let unverified =
+        |report: &Report| matches!(report, Report::Warning(text) if text.contains("--upstream-ca"));
     unknown.reported("the user hears why", unverified).await;
-    let trusted = stage(&url, &UpstreamArgs { upstream_ca: Some(secure.ca.clone()), ..args() }).await;
+    let trusted = stage(
+        &url,
+        &UpstreamArgs {
+            upstream_ca: Some(secure.ca.clone()),
+            ..args()
+        },
+    )
+    .await;
     for _ in 0..3 {
         let answer = trusted.edge.post(HOOK, &[], b"body").await;
-        assert_eq!((answer.status, answer.text()), (200, format!("HTTP/1.1 {HOST} {HOOK} body")));
+        assert_eq!(
+            (answer.status, answer.text()),
+            (200, format!("HTTP/1.1 {HOST} {HOOK} body"))
+        );
     }
-    let insecure = stage(&url, &UpstreamArgs { upstream_insecure: true, ..args() }).await;
+    let insecure = stage(
+        &url,
+        &UpstreamArgs {
+            upstream_insecure: true,
+            ..args()
+        },
+    )
+    .await;
     assert_eq!(insecure.edge.post(HOOK, &[], b"x").await.status, 200);
     // The right authority, and another name than the certificate's.
     let other = format!("https://127.0.0.1:{}", secure.address.port());
-    let other = stage(&other, &UpstreamArgs { upstream_ca: Some(secure.ca.clone()), ..args() }).await;
+    let other = stage(
+        &other,
+        &UpstreamArgs {
+            upstream_ca: Some(secure.ca.clone()),
+            ..args()
+        },
+    )
+    .await;
     assert_eq!(other.edge.post(HOOK, &[], b"x").await.status, 502);
     // And each spoken to as if it were the other.
     let mistaken = stage(&secure.address.to_string(), &args()).await;
@@ -82,11 +145,18 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     let broke = |report: &Report| matches!(report, Report::Request(request) if matches!(&request.outcome, Outcome::Failed { why, .. } if why.contains("does it speak https? Then use https://")));
     mistaken.reported("that it may be https", broke).await;
     let plain = Application::raw(|mut stream| async move {
-        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+        let _ = stream
+            .write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            .await;
     })
     .await;
-    let mistaken = stage(&format!("https://localhost:{}", plain.address.port()), &args()).await;
-    let plain = |report: &Report| matches!(report, Report::Warning(text) if text.contains("without TLS?"));
+    let mistaken = stage(
+        &format!("https://localhost:{}", plain.address.port()),
+        &args(),
+    )
+    .await;
+    let plain =
+        |report: &Report| matches!(report, Report::Warning(text) if text.contains("without TLS?"));
     mistaken.reported("that it may be http", plain).await;
 }
 
@@ -98,18 +168,31 @@ async fn a_unix_socket() {
     let stage = stage(&format!("unix:{}", path.display()), &args()).await;
     for _ in 0..3 {
         let answer = stage.edge.post(HOOK, &[], b"body").await;
-        assert_eq!((answer.status, answer.text()), (200, format!("HTTP/1.1 {HOST} {HOOK} body")));
+        assert_eq!(
+            (answer.status, answer.text()),
+            (200, format!("HTTP/1.1 {HOST} {HOOK} body"))
+        );
     }
 }
 
 #[tokio::test]
 async fn http2_in_clear_text_and_over_tls() {
-    let http2 = UpstreamArgs { upstream_http2: true, ..args() };
+    let http2 = UpstreamArgs {
+        upstream_http2: true,
+        ..args()
+    };
     let address = upstream::http2_in_clear_text().await;
     let clear = stage(&address.to_string(), &http2).await;
     let secure = upstream::over_tls(true).await;
     let url = format!("https://localhost:{}", secure.address.port());
-    let over_tls = stage(&url, &UpstreamArgs { upstream_ca: Some(secure.ca.clone()), ..http2 }).await;
+    let over_tls = stage(
+        &url,
+        &UpstreamArgs {
+            upstream_ca: Some(secure.ca.clone()),
+            ..http2
+        },
+    )
+    .await;
     for stage in [clear, over_tls] {
         let large = vec![b'x'; 300_000];
         for body in [&b""[..], b"body", &large] {
@@ -122,12 +205,31 @@ async fn http2_in_clear_text_and_over_tls() {
 
 #[tokio::test]
 async fn what_host_says() {
-    let application = Application::start(|request| Reply::ok(request.header("host").unwrap())).await;
+    let application =
+        Application::start(|request| Reply::ok(request.header("host").unwrap())).await;
     let address = application.address.to_string();
-    for (host, expected) in [("preserve", HOST), ("rewrite", &address), ("app.internal", "app.internal")] {
-        let stage = stage(&address, &UpstreamArgs { upstream_host: host.to_owned(), ..args() }).await;
-        assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), expected, "{host}");
-        assert_eq!(application.log.take()[0].header("x-forwarded-host"), Some(HOST));
+    for (host, expected) in [
+        ("preserve", HOST),
+        ("rewrite", &address),
+        ("app.internal", "app.internal"),
+    ] {
+        let stage = stage(
+            &address,
+            &UpstreamArgs {
+                upstream_host: host.to_owned(),
+                ..args()
+            },
+        )
+        .await;
+        assert_eq!(
+            stage.edge.post(HOOK, &[], b"x").await.text(),
+            expected,
+            "{host}"
+        );
+        assert_eq!(
+            application.log.take()[0].header("x-forwarded-host"),
+            Some(HOST)
+        );
     }
 }
 
@@ -138,7 +240,9 @@ async fn an_application_that_is_down_is_said_and_so_is_its_return() {
     drop(listener);
     let stage = stage(&address.to_string(), &args()).await;
     let down = |report: &Report| matches!(report, Report::Warning(text) if text.contains("takes no connection"));
-    stage.reported("it is said before the first webhook", down).await;
+    stage
+        .reported("it is said before the first webhook", down)
+        .await;
     let _again = tokio::net::TcpListener::bind(address).await.unwrap();
     let back = |report: &Report| matches!(report, Report::Note(text) if text.contains("takes connections now"));
     stage.reported("its return is said", back).await;
@@ -151,7 +255,9 @@ async fn one_that_ends_while_nothing_comes_is_said_too() {
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     drop(application);
     let down = |report: &Report| matches!(report, Report::Warning(text) if text.contains("takes no connection"));
-    stage.reported("it is said before the next webhook", down).await;
+    stage
+        .reported("it is said before the next webhook", down)
+        .await;
 }
 
 #[tokio::test]
@@ -161,19 +267,40 @@ async fn one_that_does_not_answer_is_said_and_so_is_its_next_answer() {
         false => Reply::ok(""),
     })
     .await;
-    let policy =
-        policy(&format!("[[route]]\npath = '{PREFIX}/**'\nanswer_timeout = '1s'\n[[route.accept]]\nopen = true"));
-    let stage = Stage::start(application.address, Plan { policy, ..Plan::default() }).await;
+    let policy = policy(&format!(
+        "[[route]]\npath = '{PREFIX}/**'\nanswer_timeout = '1s'\n[[route.accept]]\nopen = true"
+    ));
+    let stage = Stage::start(
+        application.address,
+        Plan {
+            policy,
+            ..Plan::default()
+        },
+    )
+    .await;
     for _ in 0..2 {
-        assert_eq!(stage.edge.post(&format!("{HOOK}/hang"), &[], b"x").await.status, 504);
+        assert_eq!(
+            stage
+                .edge
+                .post(&format!("{HOOK}/hang"), &[], b"x")
+                .await
+                .status,
+            504
+        );
     }
-    let silent =
-        |report: &Report| matches!(report, Report::Warning(text) if text.contains("has not answered within 1 s"));
+    let silent = |report: &Report| matches!(report, Report::Warning(text) if text.contains("has not answered within 1 s"));
     stage.reported("it is said", silent).await;
-    let count = stage.reports.lock().unwrap().iter().filter(|report| silent(report)).count();
+    let count = stage
+        .reports
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|report| silent(report))
+        .count();
     assert_eq!(count, 1, "once");
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
-    let answers = |report: &Report| matches!(report, Report::Note(text) if text.contains("answers again"));
+    let answers =
+        |report: &Report| matches!(report, Report::Note(text) if text.contains("answers again"));
     stage.reported("its answer is said", answers).await;
 }
 
@@ -186,13 +313,23 @@ async fn an_unverified_certificate_is_warned_about_at_every_start() {
     off(move || {
         for _ in 0..2 {
             let state = state.to_str().unwrap();
-            let local = ["--local=127.0.0.1:0", "--log-format", "json", "--state-dir", state];
+            let local = [
+                "--local=127.0.0.1:0",
+                "--log-format",
+                "json",
+                "--state-dir",
+                state,
+            ];
             let args = [&["http", &url, "--upstream-insecure"][..], &local].concat();
             let mut process = Process::start("hookward", &args, &[]);
             let ready = process.event("ready");
             assert!(ready["url"].is_string(), "{ready}");
             let said = process.out().into_iter().chain(process.err());
-            assert!(said.into_iter().any(|line| line.contains("certificate is not verified")), "it is warned about");
+            assert!(
+                said.into_iter()
+                    .any(|line| line.contains("certificate is not verified")),
+                "it is warned about"
+            );
         }
     })
     .await;
@@ -200,11 +337,24 @@ async fn an_unverified_certificate_is_warned_about_at_every_start() {
 
 #[test]
 fn what_is_wrong_with_an_application_is_said_at_once() {
-    let wrong = |application: &str, args: &UpstreamArgs| flags::application(application, args).err().unwrap();
-    let insecure = UpstreamArgs { upstream_insecure: true, upstream_host: "a\nb".to_owned(), ..args() };
+    let wrong = |application: &str, args: &UpstreamArgs| {
+        flags::application(application, args).err().unwrap()
+    };
+    let insecure = UpstreamArgs {
+        upstream_insecure: true,
+        upstream_host: "a\nb".to_owned(),
+        ..args()
+    };
     assert_eq!(wrong("8000", &insecure).len(), 2, "both mistakes");
-    let nowhere = UpstreamArgs { upstream_ca: Some("/nowhere".into()), ..args() };
-    assert!(wrong("https://a", &nowhere)[0].to_string().contains("/nowhere"));
+    let nowhere = UpstreamArgs {
+        upstream_ca: Some("/nowhere".into()),
+        ..args()
+    };
+    assert!(
+        wrong("https://a", &nowhere)[0]
+            .to_string()
+            .contains("/nowhere")
+    );
 }
 
 /// Two tunnels of one agent, from a file, each with its own host, policy and application.
@@ -224,19 +374,55 @@ async fn several_tunnels_from_a_file() {
     std::fs::write(&file, text).unwrap();
     let state = dir.path().join("state");
     let (_process, ready) = off(move || {
-        let (file, state) = (file.to_str().unwrap().to_owned(), state.to_str().unwrap().to_owned());
-        let args = ["start", &file, "--local=127.0.0.1:0", "--log-format", "json", "--state-dir", &state];
+        let (file, state) = (
+            file.to_str().unwrap().to_owned(),
+            state.to_str().unwrap().to_owned(),
+        );
+        let args = [
+            "start",
+            &file,
+            "--local=127.0.0.1:0",
+            "--log-format",
+            "json",
+            "--state-dir",
+            &state,
+        ];
         let mut process = Process::start("hookward", &args, &[("CHAT", "s3cret-and-more")]);
         let ready = [process.event("ready"), process.nth_event("ready", 1)];
         (process, ready)
     })
     .await;
-    assert_eq!(json!([ready[0]["host"], ready[1]["host"]]), json!(["deploy.localhost", "chat.localhost"]));
-    let (deploy_edge, chat_edge) = (edge(&ready[0], "deploy.localhost"), edge(&ready[1], "chat.localhost"));
-    assert_eq!(deploy_edge.post(&target(&ready[0]), &[], b"x").await.text(), "deploy");
-    assert_eq!(chat_edge.post("/chat/x?token=s3cret-and-more", &[], b"x").await.text(), "chat");
-    assert_eq!(chat_edge.post(&target(&ready[0]), &[], b"x").await.status, 404, "each has its own policy");
-    assert_eq!(deploy_edge.post("/chat/x?token=s3cret-and-more", &[], b"x").await.status, 404);
+    assert_eq!(
+        json!([ready[0]["host"], ready[1]["host"]]),
+        json!(["deploy.localhost", "chat.localhost"])
+    );
+    let (deploy_edge, chat_edge) = (
+        edge(&ready[0], "deploy.localhost"),
+        edge(&ready[1], "chat.localhost"),
+    );
+    assert_eq!(
+        deploy_edge.post(&target(&ready[0]), &[], b"x").await.text(),
+        "deploy"
+    );
+    assert_eq!(
+        chat_edge
+            .post("/chat/x?token=s3cret-and-more", &[], b"x")
+            .await
+            .text(),
+        "chat"
+    );
+    assert_eq!(
+        chat_edge.post(&target(&ready[0]), &[], b"x").await.status,
+        404,
+        "each has its own policy"
+    );
+    assert_eq!(
+        deploy_edge
+            .post("/chat/x?token=s3cret-and-more", &[], b"x")
+            .await
+            .status,
+        404
+    );
 }
 
 #[test]
@@ -244,18 +430,32 @@ fn every_mistake_of_a_file_is_said() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("hookward.toml");
     let state = dir.path().join("state");
-    let args = ["start", file.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
+    let args = [
+        "start",
+        file.to_str().unwrap(),
+        "--state-dir",
+        state.to_str().unwrap(),
+    ];
     let said = |text: &str| {
         std::fs::write(&file, text).unwrap();
         let ended = hookward_tests::process::run("hookward", &args, &[], "");
         assert_eq!(ended.code, Some(2), "{ended:?}");
         ended.err
     };
-    let err = said("[[tunnel]]\napplication = '8000'\nhosts = 'a'\n[[tunnel]]\npolicy = 'nowhere.toml'\n");
-    for text in ["hookward.toml:3", "hosts", "hookward.toml:4", "application is missing"] {
+    let err = said(
+        "[[tunnel]]\napplication = '8000'\nhosts = 'a'\n[[tunnel]]\npolicy = 'nowhere.toml'\n",
+    );
+    for text in [
+        "hookward.toml:3",
+        "hosts",
+        "hookward.toml:4",
+        "application is missing",
+    ] {
         assert!(err.contains(text), "{text} in {err}");
     }
-    let err = said("[[tunnel]]\nhosts = 1\napplication = 8000\nhost = 'a'\n[[tunnel]]\napplication = 'nowhere.pem'\n");
+    let err = said(
+        "[[tunnel]]\nhosts = 1\napplication = 8000\nhost = 'a'\n[[tunnel]]\napplication = 'nowhere.pem'\n",
+    );
     for text in ["hookward.toml:2", "tunnel 2: "] {
         assert!(err.contains(text), "{text} in {err}");
     }
@@ -267,9 +467,18 @@ fn every_mistake_of_a_file_is_said() {
          [[tunnel]]\napplication = 'https://localhost:1'\nhost = 'b'\nupstream_ca = 'nowhere.pem'\n",
     );
     assert_eq!(err.lines().count(), 2, "one line for each mistake: {err}");
-    for text in ["tunnel 1: ", "HOOKWARD_NOWHERE is not set", "tunnel 2: upstream_ca: ", "nowhere.pem"] {
+    for text in [
+        "tunnel 1: ",
+        "HOOKWARD_NOWHERE is not set",
+        "tunnel 2: upstream_ca: ",
+        "nowhere.pem",
+    ] {
         assert!(err.contains(text), "{text} in {err}");
     }
-    let check = hookward_tests::process::run("hookward", &["check", file.to_str().unwrap()], &[], "");
-    assert!(check.code == Some(2) && check.err.contains("`hookward start`"), "{check:?}");
+    let check =
+        hookward_tests::process::run("hookward", &["check", file.to_str().unwrap()], &[], "");
+    assert!(
+        check.code == Some(2) && check.err.contains("`hookward start`"),
+        "{check:?}"
+    );
 }

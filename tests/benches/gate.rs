@@ -1,5 +1,5 @@
-//! What the gate costs: nanoseconds for each check, and the signature's throughput beside the bare `hmac`
-//! crate on the same bytes.
+//! What the gate costs: nanoseconds for each check, and the signature's throughput beside the bare
+//! `hmac` crate on the same bytes.
 //!
 //!     cargo bench -p hookward-tests --bench gate
 
@@ -39,7 +39,10 @@ fn body(bytes: usize) -> Vec<u8> {
 
 fn headers(body: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert("x-hub-signature-256", github_signature(KEY, body).parse().unwrap());
+    headers.insert(
+        "x-hub-signature-256",
+        github_signature(KEY, body).parse().unwrap(),
+    );
     headers.insert("x-github-event", "push".parse().unwrap());
     headers.insert("content-type", "application/json".parse().unwrap());
     headers.insert("user-agent", "GitHub-Hookshot/0000000".parse().unwrap());
@@ -65,29 +68,46 @@ fn policy() -> Policy {
 fn single_checks(c: &mut Criterion) {
     let mut group = c.benchmark_group("check");
     let headers = headers(b"{}");
-    group.bench_function("shape", |b| b.iter(|| shape::check(black_box(TARGET), black_box(&headers), Slashes::Plain)));
+    group.bench_function("shape", |b| {
+        b.iter(|| shape::check(black_box(TARGET), black_box(&headers), Slashes::Plain))
+    });
     let path = PathPattern::parse("/flexdeploy/webhooks/v1/**").unwrap();
-    group.bench_function("path", |b| b.iter(|| path.matches(black_box(b"/flexdeploy/webhooks/v1/git"), false)));
+    group.bench_function("path", |b| {
+        b.iter(|| path.matches(black_box(b"/flexdeploy/webhooks/v1/git"), false))
+    });
     for count in [10_u32, 10_000] {
         // Every second range, so that none can be merged with its neighbour.
         let range = |n: u32| IpNet::V4(Ipv4Net::new((0x0a00_0000 + n * 512).into(), 24).unwrap());
         let set = AddressSet::new(&(0..count).map(range).collect::<Vec<_>>());
         let address = IpAddr::V4((0x0a00_0000 + count / 3 * 512 + 5).into());
         assert!(set.contains(address));
-        group.bench_with_input(BenchmarkId::new("address, ranges", count), &set, |b, set| {
-            b.iter(|| set.contains(black_box(address)));
-        });
+        group.bench_with_input(
+            BenchmarkId::new("address, ranges", count),
+            &set,
+            |b, set| {
+                b.iter(|| set.contains(black_box(address)));
+            },
+        );
     }
-    let check = TokenCheck::new(TokenPlace::parse("token").unwrap(), &[("env:TOKEN", SecretDigest::of(b"t0ken"))]);
-    group.bench_function("token", |b| b.iter(|| token::check(&check, black_box(TARGET), &headers).is_ok()));
+    let check = TokenCheck::new(
+        TokenPlace::parse("token").unwrap(),
+        &[("env:TOKEN", SecretDigest::of(b"t0ken"))],
+    );
+    group.bench_function("token", |b| {
+        b.iter(|| token::check(&check, black_box(TARGET), &headers).is_ok())
+    });
     let (rule, document) = (JsonPath::parse("ref").unwrap(), body(8192));
-    group.bench_function("body rule, 8 KiB", |b| b.iter(|| rule.single(black_box(&document))));
+    group.bench_function("body rule, 8 KiB", |b| {
+        b.iter(|| rule.single(black_box(&document)))
+    });
     group.finish();
 }
 
 fn signature(c: &mut Criterion) {
     let mut group = c.benchmark_group("signature");
-    let schemes = hookward_shared::policy::SignatureCheck::by("github").schemes().unwrap();
+    let schemes = hookward_shared::policy::SignatureCheck::by("github")
+        .schemes()
+        .unwrap();
     let secrets = [Secret::new(KEY.as_bytes().to_vec()).unwrap()];
     let keyed = Keyed::new(&schemes, &SecretShape::default(), &secrets, None).unwrap();
     let none = FetchedKeys::default();
@@ -95,11 +115,22 @@ fn signature(c: &mut Criterion) {
     for size in [256, 8192, 1 << 20] {
         let body = body(size);
         let headers = headers(&body);
-        let head = RequestHead { method: &Method::POST, target: TARGET, headers: &headers, origin: "https://h.test" };
-        let digest = data_encoding::HEXLOWER.decode(&github_signature(KEY, &body).as_bytes()[7..]).unwrap();
+        let head = RequestHead {
+            method: &Method::POST,
+            target: TARGET,
+            headers: &headers,
+            origin: "https://h.test",
+        };
+        let digest = data_encoding::HEXLOWER
+            .decode(&github_signature(KEY, &body).as_bytes()[7..])
+            .unwrap();
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_with_input(BenchmarkId::new("gate", size), &body, |b, body| {
-            b.iter(|| keyed.verify(&Request::new(head, black_box(body)), &none, NOW).is_ok());
+            b.iter(|| {
+                keyed
+                    .verify(&Request::new(head, black_box(body)), &none, NOW)
+                    .is_ok()
+            });
         });
         group.bench_with_input(BenchmarkId::new("bare hmac", size), &body, |b, body| {
             b.iter(|| {
@@ -119,17 +150,31 @@ fn whole(c: &mut Criterion) {
     for size in [256, 8192] {
         let body = body(size);
         let headers = headers(&body);
-        let head = RequestHead { method: &Method::POST, target: TARGET, headers: &headers, origin: "https://h.test" };
+        let head = RequestHead {
+            method: &Method::POST,
+            target: TARGET,
+            headers: &headers,
+            origin: "https://h.test",
+        };
         group.bench_with_input(BenchmarkId::new("allowed", size), &body, |b, body| {
             b.iter(|| match gate.check_head(head, CLIENT, NOW, &state) {
-                Ok(HeadVerdict::ReadBody(pending)) => pending.check_body(head, body, NOW, &state, &none).is_ok(),
+                Ok(HeadVerdict::ReadBody(pending)) => {
+                    pending.check_body(head, body, NOW, &state, &none).is_ok()
+                }
                 _ => panic!("it needs the body"),
             });
         });
     }
     let (headers, stranger) = (headers(b""), IpAddr::from([198, 51, 100, 1]));
-    let head = RequestHead { method: &Method::POST, target: TARGET, headers: &headers, origin: "https://h.test" };
-    group.bench_function("refused by address", |b| b.iter(|| gate.check_head(head, stranger, NOW, &state).is_err()));
+    let head = RequestHead {
+        method: &Method::POST,
+        target: TARGET,
+        headers: &headers,
+        origin: "https://h.test",
+    };
+    group.bench_function("refused by address", |b| {
+        b.iter(|| gate.check_head(head, stranger, NOW, &state).is_err())
+    });
     group.finish();
 }
 

@@ -26,7 +26,11 @@ pub struct Received {
 impl Received {
     /// The values of a header, by name without case.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+        self.headers
+            .iter()
+            .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -122,11 +126,18 @@ impl Application {
         script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
         idle: Option<Duration>,
     ) -> Self {
-        Self::listening(TcpListener::bind("127.0.0.1:0").await.unwrap(), script, idle)
+        Self::listening(
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            script,
+            idle,
+        )
     }
 
     /// Starts one at this address of this machine; port 0: any.
-    pub async fn start_at(address: SocketAddr, script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+    pub async fn start_at(
+        address: SocketAddr,
+        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         Self::listening(TcpListener::bind(address).await.unwrap(), script, None)
     }
 
@@ -164,7 +175,11 @@ impl Application {
                 tokio::spawn(handle(stream));
             }
         });
-        Self { address, log: Log::default(), task }
+        Self {
+            address,
+            log: Log::default(),
+            task,
+        }
     }
 }
 
@@ -182,7 +197,10 @@ pub struct Input {
 
 impl Input {
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, buffer: Vec::new() }
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     /// Bytes that were read and not yet given out.
@@ -202,7 +220,11 @@ impl Input {
     /// Everything up to and with this mark.
     pub async fn until(&mut self, mark: &[u8]) -> Option<Vec<u8>> {
         loop {
-            if let Some(at) = self.buffer.windows(mark.len()).position(|window| window == mark) {
+            if let Some(at) = self
+                .buffer
+                .windows(mark.len())
+                .position(|window| window == mark)
+            {
                 return Some(self.buffer.drain(..at + mark.len()).collect());
             }
             if !self.fill().await {
@@ -227,8 +249,11 @@ impl Input {
         let text = String::from_utf8_lossy(&head).into_owned();
         let mut lines = text.split("\r\n");
         let mut words = lines.next()?.split(' ');
-        let mut received =
-            Received { method: words.next()?.to_owned(), target: words.next()?.to_owned(), ..Received::default() };
+        let mut received = Received {
+            method: words.next()?.to_owned(),
+            target: words.next()?.to_owned(),
+            ..Received::default()
+        };
         received.headers = fields(lines);
         Some(received)
     }
@@ -240,7 +265,8 @@ impl Input {
         } else if received.header("transfer-encoding").is_some() {
             loop {
                 let line = self.until(b"\r\n").await?;
-                let size = usize::from_str_radix(std::str::from_utf8(&line).ok()?.trim(), 16).ok()?;
+                let size =
+                    usize::from_str_radix(std::str::from_utf8(&line).ok()?.trim(), 16).ok()?;
                 if size == 0 {
                     let mut lines = Vec::new();
                     loop {
@@ -289,7 +315,10 @@ async fn serve(stream: TcpStream, script: Script, log: Log, idle: Option<Duratio
         log.complete.lock().unwrap().push(received);
         let bytes = match reply {
             Reply::Full(status, headers, body) => {
-                let mut text = format!("HTTP/1.1 {status} Scripted\r\nContent-Length: {}\r\n", body.len());
+                let mut text = format!(
+                    "HTTP/1.1 {status} Scripted\r\nContent-Length: {}\r\n",
+                    body.len()
+                );
                 for (name, value) in headers {
                     text.push_str(&format!("{name}: {value}\r\n"));
                 }
@@ -331,14 +360,23 @@ pub fn flexdeploy(secret: &'static str) -> impl Fn(&Received) -> Reply + Send + 
             return Reply::Full(200, Vec::new(), b"the whole application".to_vec());
         }
         // As a Groovy script that looks a header up by its exact name.
-        let exact =
-            |wanted: &str| request.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
-        let signed = exact("X-Hub-Signature-256") == Some(crate::sender::github_signature(secret, &request.body));
+        let exact = |wanted: &str| {
+            request
+                .headers
+                .iter()
+                .find(|(name, _)| name == wanted)
+                .map(|(_, value)| value.clone())
+        };
+        let signed = exact("X-Hub-Signature-256")
+            == Some(crate::sender::github_signature(secret, &request.body));
         let matched = signed && exact("X-GitHub-Event").as_deref() == Some("push");
         if request.header("flex-sync-webhook") != Some("true") {
             return Reply::Full(202, Vec::new(), Vec::new());
         }
-        let status = match (matched, request.body.windows(5).any(|window| window == b"crash")) {
+        let status = match (
+            matched,
+            request.body.windows(5).any(|window| window == b"crash"),
+        ) {
             (false, _) => 404,
             (true, true) => 500,
             (true, false) => 200,

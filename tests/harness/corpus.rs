@@ -8,7 +8,9 @@ use serde_json::Value;
 
 /// A file of `tests/fixtures`.
 pub fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(path)
 }
 
 /// The cases of a corpus.
@@ -38,7 +40,11 @@ impl Score {
     pub fn note(&mut self, id: &str, level: &str, outcome: Result<(), String>) {
         self.cases += 1;
         if let Err(miss) = outcome {
-            let list = if level == "must" { &mut self.must } else { &mut self.should };
+            let list = if level == "must" {
+                &mut self.must
+            } else {
+                &mut self.should
+            };
             list.push(format!("{id}: {miss}"));
         }
     }
@@ -48,7 +54,12 @@ impl Score {
     /// # Panics
     /// When a case of level `must` got another verdict.
     pub fn finish(self, what: &str) {
-        println!("{what}: {} cases, must missed {}, should missed {}", self.cases, self.must.len(), self.should.len());
+        println!(
+            "{what}: {} cases, must missed {}, should missed {}",
+            self.cases,
+            self.must.len(),
+            self.should.len()
+        );
         for miss in &self.should {
             println!("  should: {miss}");
         }

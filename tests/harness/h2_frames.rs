@@ -31,7 +31,9 @@ pub enum Taken {
 
 /// Sends one request without a body.
 pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
-    let mut stream = within("TLS handshake", edge.tls(b"h2", Some(&edge.host))).await.unwrap();
+    let mut stream = within("TLS handshake", edge.tls(b"h2", Some(&edge.host)))
+        .await
+        .unwrap();
     let block = block(edge, method, path);
     let mut bytes = PREFACE.to_vec();
     frame(&mut bytes, SETTINGS, 0, 0, &[]);
@@ -40,7 +42,8 @@ pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
     let mut kind = HEADERS;
     while let Some(piece) = pieces.next() {
         let last = pieces.peek().is_none();
-        let flags = if kind == HEADERS { END_STREAM } else { 0 } | if last { END_HEADERS } else { 0 };
+        let flags =
+            if kind == HEADERS { END_STREAM } else { 0 } | if last { END_HEADERS } else { 0 };
         frame(&mut bytes, kind, flags, 1, piece);
         kind = 9;
     }
@@ -53,7 +56,8 @@ pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
             if stream.read_exact(&mut head).await.is_err() {
                 return Taken::Cut;
             }
-            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            let length =
+                usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
             let mut payload = vec![0; length];
             if stream.read_exact(&mut payload).await.is_err() {
                 return Taken::Cut;
@@ -94,7 +98,13 @@ pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
     let opened = head.clone();
     let resets: Repeat = Box::new(move |number| {
         let (mut bytes, stream) = (Vec::new(), 2 * number + 3);
-        frame(&mut bytes, HEADERS, END_STREAM | END_HEADERS, stream, &opened);
+        frame(
+            &mut bytes,
+            HEADERS,
+            END_STREAM | END_HEADERS,
+            stream,
+            &opened,
+        );
         frame(&mut bytes, RST_STREAM, 0, stream, &8_u32.to_be_bytes());
         bytes
     });
@@ -108,27 +118,57 @@ pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
     });
     vec![
         ("rapid reset", begun(END_HEADERS | END_STREAM), resets),
-        ("made to reset", begun(END_HEADERS | END_STREAM), made_to_reset),
+        (
+            "made to reset",
+            begun(END_HEADERS | END_STREAM),
+            made_to_reset,
+        ),
         ("CONTINUATION", begun(0), always(CONTINUATION, 0, 1, b"")),
         ("empty DATA", begun(END_HEADERS), always(DATA, 0, 1, b"")),
         ("PING", begun(END_HEADERS), always(PING, 0, 0, &[7; 8])),
-        ("SETTINGS", begun(END_HEADERS), always(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100])),
-        ("PRIORITY", begun(END_HEADERS), always(PRIORITY, 0, 3, &[0, 0, 0, 0, 1])),
-        ("WINDOW_UPDATE", begun(END_HEADERS), always(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+        (
+            "SETTINGS",
+            begun(END_HEADERS),
+            always(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]),
+        ),
+        (
+            "PRIORITY",
+            begun(END_HEADERS),
+            always(PRIORITY, 0, 3, &[0, 0, 0, 0, 1]),
+        ),
+        (
+            "WINDOW_UPDATE",
+            begun(END_HEADERS),
+            always(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+        ),
     ]
 }
 
-/// A request whose answer's body can't be sent: the client opens no window for it (RFC 9113 §6.5.2).
+/// A request whose answer's body can't be sent: the client opens no window for it (RFC 9113
+/// §6.5.2).
 pub fn without_window(edge: &Edge, path: &str) -> Vec<u8> {
     const INITIAL_WINDOW_SIZE: u8 = 4;
     let mut bytes = PREFACE.to_vec();
-    frame(&mut bytes, SETTINGS, 0, 0, &[0, INITIAL_WINDOW_SIZE, 0, 0, 0, 0]);
-    frame(&mut bytes, HEADERS, END_STREAM | END_HEADERS, 1, &block(edge, "GET", path.as_bytes()));
+    frame(
+        &mut bytes,
+        SETTINGS,
+        0,
+        0,
+        &[0, INITIAL_WINDOW_SIZE, 0, 0, 0, 0],
+    );
+    frame(
+        &mut bytes,
+        HEADERS,
+        END_STREAM | END_HEADERS,
+        1,
+        &block(edge, "GET", path.as_bytes()),
+    );
     bytes
 }
 
-/// A header bomb: requests whose bodies never come, each with so many fields with a value of so many bytes, of which all
-/// but the first are one byte on the wire, a reference to the first (RFC 7541 §6.1).
+/// A header bomb: requests whose bodies never come, each with so many fields with a value of so
+/// many bytes, of which all but the first are one byte on the wire, a reference to the first (RFC
+/// 7541 §6.1).
 pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize, value: usize) -> Vec<u8> {
     let mut bytes = PREFACE.to_vec();
     frame(&mut bytes, SETTINGS, 0, 0, &[]);
@@ -148,16 +188,31 @@ pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize, value: usize)
 /// The bytes of a flood's next frames.
 pub type Repeat = Box<dyn Fn(u32) -> Vec<u8>>;
 
-/// Sends so many frames of a flood, and then nothing: whether the relay has ended the connection. It is given time to
-/// read all, not to lose patience. With `known` the flood comes when the first request has been answered.
-pub async fn is_cut_after(edge: &Edge, begin: &[u8], repeat: &Repeat, frames: u32, known: bool) -> bool {
-    let mut stream = within("TLS handshake", edge.tls(b"h2", Some(&edge.host))).await.unwrap();
+/// Sends so many frames of a flood, and then nothing: whether the relay has ended the connection.
+/// It is given time to read all, not to lose patience. With `known` the flood comes when the first
+/// request has been answered.
+pub async fn is_cut_after(
+    edge: &Edge,
+    begin: &[u8],
+    repeat: &Repeat,
+    frames: u32,
+    known: bool,
+) -> bool {
+    let mut stream = within("TLS handshake", edge.tls(b"h2", Some(&edge.host)))
+        .await
+        .unwrap();
     stream.write_all(begin).await.unwrap();
     let mut received = Vec::new();
-    let answered = |received: &[u8]| received.windows(6).any(|it| it[0] == HEADERS && it[2..] == [0, 0, 0, 1]);
+    let answered = |received: &[u8]| {
+        received
+            .windows(6)
+            .any(|it| it[0] == HEADERS && it[2..] == [0, 0, 0, 1])
+    };
     while known && !answered(&received) {
         let mut buffer = [0; 16_384];
-        let count = within("the first answer", stream.read(&mut buffer)).await.unwrap();
+        let count = within("the first answer", stream.read(&mut buffer))
+            .await
+            .unwrap();
         assert!(count > 0, "the connection ended before the first answer");
         received.extend_from_slice(&buffer[..count]);
     }
@@ -227,8 +282,8 @@ fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.extend(text);
 }
 
-/// `:status`, which stands first: indexed, or a literal value for the indexed name 8, with or without
-/// Huffman coding of its three digits.
+/// `:status`, which stands first: indexed, or a literal value for the indexed name 8, with or
+/// without Huffman coding of its three digits.
 fn status(block: &[u8]) -> u16 {
     let mut block = block;
     // Dynamic table size updates (RFC 7541 §6.3) may come before.
@@ -240,7 +295,11 @@ fn status(block: &[u8]) -> u16 {
         0x08 | 0x18 | 0x48 => {
             let length = usize::from(block[1] & 0x7f);
             let value = &block[2..2 + length];
-            if block[1] & 0x80 == 0 { std::str::from_utf8(value).unwrap().parse().unwrap() } else { huffman(value) }
+            if block[1] & 0x80 == 0 {
+                std::str::from_utf8(value).unwrap().parse().unwrap()
+            } else {
+                huffman(value)
+            }
         }
         other => panic!("an answer that does not begin with its status: {other:#x}"),
     }
@@ -248,14 +307,20 @@ fn status(block: &[u8]) -> u16 {
 
 /// Three digits in Huffman code: 0 to 2 have five bits (0 to 2), 3 to 9 six (0x19 to 0x1f).
 fn huffman(bytes: &[u8]) -> u16 {
-    let mut bits = bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| u16::from(byte >> bit & 1)));
+    let mut bits = bytes
+        .iter()
+        .flat_map(|byte| (0..8).rev().map(move |bit| u16::from(byte >> bit & 1)));
     let mut number = 0;
     for _ in 0..3 {
         let mut code = 0;
         for _ in 0..5 {
             code = code << 1 | bits.next().unwrap();
         }
-        let digit = if code <= 2 { code } else { (code << 1 | bits.next().unwrap()) - 0x19 + 3 };
+        let digit = if code <= 2 {
+            code
+        } else {
+            (code << 1 | bits.next().unwrap()) - 0x19 + 3
+        };
         number = number * 10 + digit;
     }
     number

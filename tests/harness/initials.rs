@@ -1,5 +1,5 @@
-//! First packets of QUIC handshakes that never go on: real ones, as quinn makes them, which whoever they are sent to
-//! can decrypt (RFC 9001 §5.2).
+//! First packets of QUIC handshakes that never go on: real ones, as quinn makes them, which whoever
+//! they are sent to can decrypt (RFC 9001 §5.2).
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -55,7 +55,13 @@ impl Initials {
             .with_no_client_auth();
         tls.alpn_protocols = vec![ALPN.to_vec()];
         let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-        Self { to, sockets: (1..=addresses).map(socket).collect(), endpoint: endpoint(), begun: 0, config }
+        Self {
+            to,
+            sockets: (1..=addresses).map(socket).collect(),
+            endpoint: endpoint(),
+            begun: 0,
+            config,
+        }
     }
 
     fn packet(&mut self) -> Vec<u8> {
@@ -64,9 +70,15 @@ impl Initials {
             self.endpoint = endpoint();
         }
         let now = Instant::now();
-        let (_, mut connection) = self.endpoint.connect(now, self.config.clone(), self.to, SERVER_NAME).unwrap();
+        let (_, mut connection) = self
+            .endpoint
+            .connect(now, self.config.clone(), self.to, SERVER_NAME)
+            .unwrap();
         let mut packet = Vec::new();
-        assert!(connection.poll_transmit(now, 1, &mut packet).is_some(), "a first packet");
+        assert!(
+            connection.poll_transmit(now, 1, &mut packet).is_some(),
+            "a first packet"
+        );
         packet
     }
 

@@ -1,5 +1,5 @@
-//! A link between agent and relay, on loopback, that the test can block: UDP datagrams and TCP connections to
-//! one port, passed on to the relay's.
+//! A link between agent and relay, on loopback, that the test can block: UDP datagrams and TCP
+//! connections to one port, passed on to the relay's.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -51,7 +51,12 @@ struct Flow {
 impl Drop for Link {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
-        self.udp.lock().unwrap().flows.values().for_each(|flow| flow.task.abort());
+        self.udp
+            .lock()
+            .unwrap()
+            .flows
+            .values()
+            .for_each(|flow| flow.task.abort());
     }
 }
 
@@ -66,14 +71,26 @@ impl Link {
             }
         };
         let address = tcp.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(Udp { pass: Pass::All, lifetime: u64::MAX, flows: HashMap::new() }));
+        let state = Arc::new(Mutex::new(Udp {
+            pass: Pass::All,
+            lifetime: u64::MAX,
+            flows: HashMap::new(),
+        }));
         let (say, pass) = watch::channel(Pass::All);
         let tcp_connections = Arc::new(AtomicUsize::new(0));
         let tasks = vec![
             tokio::spawn(carry_udp(Arc::clone(&udp), relay, Arc::clone(&state))),
             tokio::spawn(carry_tcp(tcp, relay, pass, Arc::clone(&tcp_connections))),
         ];
-        Self { address, relay, socket: udp, udp: state, tcp: say, tcp_connections, tasks }
+        Self {
+            address,
+            relay,
+            socket: udp,
+            udp: state,
+            tcp: say,
+            tcp_connections,
+            tasks,
+        }
     }
 
     /// Blocks UDP, or lets it pass again.
@@ -85,7 +102,8 @@ impl Link {
         }
     }
 
-    /// Every UDP flow is silent once so many datagrams came from the agent: a firewall that looks at what it let pass.
+    /// Every UDP flow is silent once so many datagrams came from the agent: a firewall that looks
+    /// at what it let pass.
     pub fn udp_lifetime(&self, datagrams: u64) {
         self.udp.lock().unwrap().lifetime = datagrams;
     }
@@ -101,8 +119,13 @@ impl Link {
     pub async fn rebind_udp(&self) {
         let known: Vec<_> = self.udp.lock().unwrap().flows.keys().copied().collect();
         for from in known {
-            let (socket, task) =
-                there_and_back(from, self.relay, Arc::clone(&self.socket), Arc::clone(&self.udp)).await;
+            let (socket, task) = there_and_back(
+                from,
+                self.relay,
+                Arc::clone(&self.socket),
+                Arc::clone(&self.udp),
+            )
+            .await;
             if let Some(flow) = self.udp.lock().unwrap().flows.get_mut(&from) {
                 flow.socket = socket;
                 std::mem::replace(&mut flow.task, task).abort();
@@ -112,12 +135,24 @@ impl Link {
 
     /// Datagrams that came from the agent.
     pub fn udp_carried(&self) -> u64 {
-        self.udp.lock().unwrap().flows.values().map(|flow| flow.carried).sum()
+        self.udp
+            .lock()
+            .unwrap()
+            .flows
+            .values()
+            .map(|flow| flow.carried)
+            .sum()
     }
 
     /// UDP flows that are not silent.
     pub fn udp_flows(&self) -> usize {
-        self.udp.lock().unwrap().flows.values().filter(|flow| !flow.silent).count()
+        self.udp
+            .lock()
+            .unwrap()
+            .flows
+            .values()
+            .filter(|flow| !flow.silent)
+            .count()
     }
 
     /// Blocks TCP, or lets it pass again. Blocked connections stay open and silent.
@@ -129,7 +164,9 @@ impl Link {
 async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<Udp>>) {
     let mut buffer = vec![0; 65_536];
     loop {
-        let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
+        let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
         let lifetime = state.lock().unwrap().lifetime;
         let known = state.lock().unwrap().flows.get_mut(&from).map(|flow| {
             flow.carried += 1;
@@ -139,10 +176,19 @@ async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<U
         let (to, silent) = match known {
             Some(known) => known,
             None => {
-                let (to, task) = there_and_back(from, relay, Arc::clone(&socket), Arc::clone(&state)).await;
+                let (to, task) =
+                    there_and_back(from, relay, Arc::clone(&socket), Arc::clone(&state)).await;
                 let mut state = state.lock().unwrap();
                 let silent = state.pass == Pass::Nothing;
-                state.flows.insert(from, Flow { socket: Arc::clone(&to), silent, carried: 0, task });
+                state.flows.insert(
+                    from,
+                    Flow {
+                        socket: Arc::clone(&to),
+                        silent,
+                        carried: 0,
+                        task,
+                    },
+                );
                 (to, silent)
             }
         };
@@ -165,8 +211,15 @@ async fn there_and_back(
     let task = tokio::spawn(async move {
         let mut buffer = vec![0; 65_536];
         loop {
-            let Ok(length) = answers.recv(&mut buffer).await else { continue };
-            let silent = state.lock().unwrap().flows.get(&from).is_some_and(|flow| flow.silent);
+            let Ok(length) = answers.recv(&mut buffer).await else {
+                continue;
+            };
+            let silent = state
+                .lock()
+                .unwrap()
+                .flows
+                .get(&from)
+                .is_some_and(|flow| flow.silent);
             if !silent {
                 let _ = back.send_to(&buffer[..length], from).await;
             }
@@ -175,9 +228,16 @@ async fn there_and_back(
     (to, task)
 }
 
-async fn carry_tcp(listener: TcpListener, relay: SocketAddr, pass: watch::Receiver<Pass>, count: Arc<AtomicUsize>) {
+async fn carry_tcp(
+    listener: TcpListener,
+    relay: SocketAddr,
+    pass: watch::Receiver<Pass>,
+    count: Arc<AtomicUsize>,
+) {
     loop {
-        let Ok((mut here, _)) = listener.accept().await else { continue };
+        let Ok((mut here, _)) = listener.accept().await else {
+            continue;
+        };
         let (mut pass, count) = (pass.clone(), Arc::clone(&count));
         let new = *pass.borrow_and_update();
         tokio::spawn(async move {
@@ -186,7 +246,9 @@ async fn carry_tcp(listener: TcpListener, relay: SocketAddr, pass: watch::Receiv
                 let _ = pass.wait_for(|pass| *pass != Pass::Nothing).await;
                 return;
             }
-            let Ok(mut there) = TcpStream::connect(relay).await else { return };
+            let Ok(mut there) = TcpStream::connect(relay).await else {
+                return;
+            };
             count.fetch_add(1, Ordering::Relaxed);
             let _ = here.set_nodelay(true);
             let _ = there.set_nodelay(true);

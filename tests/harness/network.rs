@@ -1,5 +1,6 @@
-//! A network of its own for an agent: a namespace with two links to this one. Over the first, the "wide" one,
-//! the agent reaches the relay, and faults are set on it; over the other one its application, undisturbed.
+//! A network of its own for an agent: a namespace with two links to this one. Over the first, the
+//! "wide" one, the agent reaches the relay, and faults are set on it; over the other one its
+//! application, undisturbed.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,11 @@ pub struct Network {
 /// Runs a command, which must work.
 fn sh(command: &str) {
     let ended = Command::new("sh").args(["-c", command]).output().unwrap();
-    assert!(ended.status.success(), "{command}: {}", String::from_utf8_lossy(&ended.stderr));
+    assert!(
+        ended.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&ended.stderr)
+    );
 }
 
 fn said(command: &str) -> String {
@@ -38,7 +43,9 @@ fn said(command: &str) -> String {
 fn sweep() {
     for line in said("ip netns list").lines() {
         let name = line.split_whitespace().next().unwrap_or_default();
-        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        let process = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next());
         if let Some(process) = process
             && process.parse::<u32>().is_ok()
             && !Path::new("/proc").join(process).exists()
@@ -49,13 +56,17 @@ fn sweep() {
 }
 
 impl Network {
-    /// A network whose wide link is fast and whole, or has a delay in each direction (milliseconds) and lets so
-    /// many packets of a hundred overtake others. `None` where a test may not make one, which is said; tools
-    /// that are missing in CI are a failure.
+    /// A network whose wide link is fast and whole, or has a delay in each direction (milliseconds)
+    /// and lets so many packets of a hundred overtake others. `None` where a test may not make one,
+    /// which is said; tools that are missing in CI are a failure.
     pub fn new(delay: Option<(u32, u32)>) -> Option<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(1);
-        let works =
-            |command: &str| Command::new("sh").args(["-c", command]).output().is_ok_and(|ended| ended.status.success());
+        let works = |command: &str| {
+            Command::new("sh")
+                .args(["-c", command])
+                .output()
+                .is_ok_and(|ended| ended.status.success())
+        };
         if !works("ip -V && nft --version && python3 --version") {
             let why = "ip, nft or python3 is missing (Debian: iproute2, nftables, python3)";
             assert!(std::env::var_os("CI").is_none(), "{why}");
@@ -74,7 +85,12 @@ impl Network {
         let mut network = (0..u8::MAX)
             .map(|_| {
                 let number = NEXT.fetch_add(1, Ordering::Relaxed);
-                Self { name: format!("{PREFIX}{}-{number}", std::process::id()), number, agent_host: 2, link: None }
+                Self {
+                    name: format!("{PREFIX}{}-{number}", std::process::id()),
+                    number,
+                    agent_host: 2,
+                    link: None,
+                }
             })
             .find(Self::is_free)
             .expect("addresses that nothing here has");
@@ -90,13 +106,20 @@ impl Network {
     /// The second byte of the addresses: of this process and network.
     fn net(&self, which: u8) -> String {
         let process = std::process::id() as u8;
-        format!("10.{}.{}", 100 + self.number % 100, u16::from(process) / 2 * 2 % 250 + u16::from(which))
+        format!(
+            "10.{}.{}",
+            100 + self.number % 100,
+            u16::from(process) / 2 * 2 % 250 + u16::from(which)
+        )
     }
 
-    /// Nothing on this machine has its addresses: two devices with the same ones, and answers go the wrong way.
+    /// Nothing on this machine has its addresses: two devices with the same ones, and answers go
+    /// the wrong way.
     fn is_free(&self) -> bool {
         let taken = said("ip -4 -oneline address");
-        [0, 1].iter().all(|which| !taken.contains(&format!(" {}.", self.net(*which))))
+        [0, 1]
+            .iter()
+            .all(|which| !taken.contains(&format!(" {}.", self.net(*which))))
     }
 
     fn make(&mut self, delay: Option<(u32, u32)>) {
@@ -121,9 +144,16 @@ impl Network {
             Some((delay, reorder)) => {
                 let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("harness/delayed_link.py");
                 let mut command = Command::new("python3");
-                command.arg(script).args([&wan, &wan_there, &delay.to_string(), &reorder.to_string()]);
+                command.arg(script).args([
+                    &wan,
+                    &wan_there,
+                    &delay.to_string(),
+                    &reorder.to_string(),
+                ]);
                 let link = Process::spawn(command);
-                happens("the slow link is ready", || link.out().iter().any(|line| line == "ready"));
+                happens("the slow link is ready", || {
+                    link.out().iter().any(|line| line == "ready")
+                });
                 sh(&format!("ip link set {wan_there} netns {name}"));
                 self.link = Some(link);
             }
@@ -156,7 +186,11 @@ impl Network {
         // `ip netns exec` puts it in the place of /etc/hosts.
         let dir = self.files();
         std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join("hosts"), format!("127.0.0.1 localhost\n{first} {name}\n{second} {name}\n")).unwrap();
+        std::fs::write(
+            dir.join("hosts"),
+            format!("127.0.0.1 localhost\n{first} {name}\n{second} {name}\n"),
+        )
+        .unwrap();
     }
 
     fn files(&self) -> PathBuf {
@@ -173,24 +207,31 @@ impl Network {
         sh(&format!("ip netns exec {} {command}", self.name));
     }
 
-    /// Drops what matches on the wide link, both ways: `meta l4proto udp`, `numgen random mod 100 < 2`, or
-    /// everything with an empty text.
+    /// Drops what matches on the wide link, both ways: `meta l4proto udp`,
+    /// `numgen random mod 100 < 2`, or everything with an empty text.
     pub fn drop_packets(&self, matching: &str) {
         let wan = self.device("x");
         self.drop_outgoing(matching);
-        self.inside(&format!("nft 'add rule inet f in iifname {wan} {matching} drop'"));
+        self.inside(&format!(
+            "nft 'add rule inet f in iifname {wan} {matching} drop'"
+        ));
     }
 
     /// The same for what leaves the agent's side.
     pub fn drop_outgoing(&self, matching: &str) {
         let wan = self.device("x");
-        self.inside(&format!("nft 'add rule inet f out oifname {wan} {matching} drop'"));
+        self.inside(&format!(
+            "nft 'add rule inet f out oifname {wan} {matching} drop'"
+        ));
     }
 
-    /// Refuses what matches and would leave the agent's side, and says so to it, as many firewalls do.
+    /// Refuses what matches and would leave the agent's side, and says so to it, as many firewalls
+    /// do.
     pub fn reject_outgoing(&self, matching: &str) {
         let wan = self.device("x");
-        self.inside(&format!("nft 'add rule inet f out oifname {wan} {matching} reject'"));
+        self.inside(&format!(
+            "nft 'add rule inet f out oifname {wan} {matching} reject'"
+        ));
     }
 
     /// Lets everything pass again.
@@ -202,13 +243,18 @@ impl Network {
     pub fn change_address(&mut self) {
         let (wan, net, old) = (self.device("x"), self.net(0), self.agent_host);
         self.agent_host += 1;
-        self.inside(&format!("ip addr add {net}.{}/24 dev {wan}", self.agent_host));
+        self.inside(&format!(
+            "ip addr add {net}.{}/24 dev {wan}",
+            self.agent_host
+        ));
         self.inside(&format!("ip addr del {net}.{old}/24 dev {wan}"));
     }
 
     /// Lets no more than this pass on the wide link, each way (`2mbit`), with a queue of 200 ms.
     pub fn limit_rate(&self, rate: &str) {
-        let limit = |device: &str| format!("tc qdisc add dev {device} root tbf rate {rate} burst 16kb latency 200ms");
+        let limit = |device: &str| {
+            format!("tc qdisc add dev {device} root tbf rate {rate} burst 16kb latency 200ms")
+        };
         self.inside(&limit(&self.device("x")));
         sh(&limit(&self.device("w")));
     }
@@ -222,12 +268,22 @@ impl Network {
     /// Starts one of our programs inside.
     pub fn start(&self, name: &str, args: &[&str], environment: &[(&str, &str)]) -> Process {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program(name)).args(args).envs(environment.iter().copied());
+        command
+            .args(["netns", "exec", &self.name])
+            .arg(program(name))
+            .args(args)
+            .envs(environment.iter().copied());
         Process::spawn(command)
     }
 
     /// Runs one of our programs inside to its end.
-    pub fn run(&self, name: &str, args: &[&str], environment: &[(&str, &str)], input: &str) -> Ended {
+    pub fn run(
+        &self,
+        name: &str,
+        args: &[&str],
+        environment: &[(&str, &str)],
+        input: &str,
+    ) -> Ended {
         let mut process = self.start(name, args, environment);
         process.write(input);
         process.close_input();
@@ -248,7 +304,13 @@ impl Drop for Network {
         let _ = std::fs::remove_dir_all(self.files());
         let (lan, wan) = (self.device("l"), self.device("w"));
         let _ = Command::new("sh")
-            .args(["-c", &format!("ip netns del {}; ip link del {lan}; ip link del {wan}", self.name)])
+            .args([
+                "-c",
+                &format!(
+                    "ip netns del {}; ip link del {lan}; ip link del {wan}",
+                    self.name
+                ),
+            ])
             .output();
     }
 }

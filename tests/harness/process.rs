@@ -1,5 +1,5 @@
-//! The two programs as processes. They are built by the test run itself, once, from the sources as they
-//! are, so they are never stale.
+//! The two programs as processes. They are built by the test run itself, once, from the sources as
+//! they are, so they are never stale.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +19,9 @@ fn programs() -> &'static HashMap<String, PathBuf> {
     BUILT.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let mut build = Command::new(option_env!("CARGO").unwrap_or("cargo"));
-        build.current_dir(root).args(["build", "--workspace", "--bins", "--message-format=json"]);
+        build
+            .current_dir(root)
+            .args(["build", "--workspace", "--bins", "--message-format=json"]);
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
@@ -31,7 +33,10 @@ fn programs() -> &'static HashMap<String, PathBuf> {
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
             .filter_map(|message| {
                 let path = message["executable"].as_str()?.to_owned();
-                Some((message["target"]["name"].as_str()?.to_owned(), PathBuf::from(path)))
+                Some((
+                    message["target"]["name"].as_str()?.to_owned(),
+                    PathBuf::from(path),
+                ))
             })
             .collect()
     })
@@ -39,7 +44,9 @@ fn programs() -> &'static HashMap<String, PathBuf> {
 
 /// The path of a program: `hookward` or `hookward-relay`.
 pub fn program(name: &str) -> &'static Path {
-    programs().get(name).unwrap_or_else(|| panic!("no program {name}"))
+    programs()
+        .get(name)
+        .unwrap_or_else(|| panic!("no program {name}"))
 }
 
 /// A running program. Dropped, it is killed.
@@ -115,11 +122,23 @@ impl Process {
 
     /// Starts any command, with its standard input open.
     pub fn spawn(mut command: Command) -> Self {
-        command.env_remove("HOOKWARD_STATE_DIR").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .env_remove("HOOKWARD_STATE_DIR")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let (out, err) = (Lines::follow(child.stdout.take().unwrap()), Lines::follow(child.stderr.take().unwrap()));
+        let (out, err) = (
+            Lines::follow(child.stdout.take().unwrap()),
+            Lines::follow(child.stderr.take().unwrap()),
+        );
         let stdin = child.stdin.take();
-        Self { child, stdin, out, err }
+        Self {
+            child,
+            stdin,
+            out,
+            err,
+        }
     }
 
     /// Closes its standard input.
@@ -130,7 +149,11 @@ impl Process {
     /// Waits for its end.
     pub fn end(mut self) -> Ended {
         let code = self.wait();
-        Ended { code, out: self.out.all().join("\n"), err: self.err.all().join("\n") }
+        Ended {
+            code,
+            out: self.out.all().join("\n"),
+            err: self.err.all().join("\n"),
+        }
     }
 
     /// Writes to its standard input.
@@ -146,11 +169,17 @@ impl Process {
         self.child.id()
     }
 
-    /// A line of its status, in bytes: `VmHWM`, the most memory that it has had, or `RssAnon`, what it has of its own.
+    /// A line of its status, in bytes: `VmHWM`, the most memory that it has had, or `RssAnon`, what
+    /// it has of its own.
     pub fn memory(&self, line: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find(|said| said.starts_with(line)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            * 1024
     }
 
     pub fn out(&self) -> Vec<String> {
@@ -169,7 +198,11 @@ impl Process {
         let since = Instant::now();
         while !self.out.all().join("\n").contains(text) {
             let said: String = self.out.all().join("\n").chars().take(2000).collect();
-            assert!(since.elapsed() < DEADLINE, "never said {text}: {said:?} {:?}", self.err.all());
+            assert!(
+                since.elapsed() < DEADLINE,
+                "never said {text}: {said:?} {:?}",
+                self.err.all()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -222,7 +255,10 @@ impl Process {
     /// Sends a signal by name (`TERM`, `KILL`, `INT`).
     pub fn signal(&self, name: &str) {
         // The shell's own kill: the program is not everywhere.
-        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status().unwrap();
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.child.id())])
+            .status()
+            .unwrap();
         assert!(sent.success());
     }
 
@@ -234,11 +270,17 @@ impl Process {
         let since = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap()
-                && [&self.out, &self.err].iter().all(|lines| lines.over.load(Ordering::SeqCst))
+                && [&self.out, &self.err]
+                    .iter()
+                    .all(|lines| lines.over.load(Ordering::SeqCst))
             {
                 return status.code();
             }
-            assert!(since.elapsed() < DEADLINE, "{} does not end", self.child.id());
+            assert!(
+                since.elapsed() < DEADLINE,
+                "{} does not end",
+                self.child.id()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -251,13 +293,16 @@ impl Drop for Process {
     }
 }
 
-/// Whether a program is here that `install` installs. In CI it must be; elsewhere the test says that it was
-/// skipped, and why.
+/// Whether a program is here that `install` installs. In CI it must be; elsewhere the test says
+/// that it was skipped, and why.
 pub fn have(command: &str, install: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(command).is_file()));
     if !found {
-        assert!(std::env::var_os("CI").is_none(), "{command} is missing in CI: {install}");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{command} is missing in CI: {install}"
+        );
         println!("skipped: {command} is not installed ({install})");
     }
     found

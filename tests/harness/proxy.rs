@@ -20,8 +20,8 @@ pub struct Kind {
     pub password: Option<String>,
     /// It is spoken to over TLS, with a certificate for `localhost`.
     pub tls: bool,
-    /// It answers TLS itself, with a certificate of its own, whomever the client wanted, and knows this protocol only
-    /// (empty: it does not mind).
+    /// It answers TLS itself, with a certificate of its own, whomever the client wanted, and knows
+    /// this protocol only (empty: it does not mind).
     pub intercepts: Option<&'static [u8]>,
     /// A host and port that only the proxy can find, and where they are.
     pub knows: Option<(String, SocketAddr)>,
@@ -59,7 +59,14 @@ impl Proxy {
 
     /// The same at another address of this machine.
     pub async fn start_at(address: Ipv4Addr, password: &str) -> Self {
-        Self::of_kind(address, Kind { password: Some(password.to_owned()), ..Kind::default() }).await
+        Self::of_kind(
+            address,
+            Kind {
+                password: Some(password.to_owned()),
+                ..Kind::default()
+            },
+        )
+        .await
     }
 
     /// One of this kind.
@@ -68,10 +75,16 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let (tls, ca, dir) = certified(b"http/1.1");
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let proxying = Arc::new(Proxying { kind, tls, asked: Arc::clone(&asked) });
+        let proxying = Arc::new(Proxying {
+            kind,
+            tls,
+            asked: Arc::clone(&asked),
+        });
         let task = tokio::spawn(async move {
             loop {
-                let Ok((stream, _)) = listener.accept().await else { continue };
+                let Ok((stream, _)) = listener.accept().await else {
+                    continue;
+                };
                 let proxying = Arc::clone(&proxying);
                 tokio::spawn(async move {
                     if !proxying.kind.tls {
@@ -83,7 +96,13 @@ impl Proxy {
                 });
             }
         });
-        Self { address, ca, asked, task, _dir: dir }
+        Self {
+            address,
+            ca,
+            asked,
+            task,
+            _dir: dir,
+        }
     }
 }
 
@@ -91,14 +110,19 @@ impl Proxying {
     async fn serve(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            let Ok(byte) = stream.read_u8().await else { return };
+            let Ok(byte) = stream.read_u8().await else {
+                return;
+            };
             head.push(byte);
         }
         let head = String::from_utf8_lossy(&head).into_owned();
         let line = head.lines().next().unwrap_or_default().to_owned();
         self.asked.lock().unwrap().push(line.clone());
         if let Some(password) = &self.kind.password {
-            let wanted = format!("proxy-authorization: basic {}", BASE64.encode(password.as_bytes()).to_lowercase());
+            let wanted = format!(
+                "proxy-authorization: basic {}",
+                BASE64.encode(password.as_bytes()).to_lowercase()
+            );
             if !head.to_lowercase().contains(&wanted) {
                 let no = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n";
                 let _ = stream.write_all(no).await;
@@ -106,16 +130,25 @@ impl Proxying {
             }
         }
         let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
-        let known = self.kind.knows.as_ref().filter(|(name, _)| *name == target).map(|(_, address)| *address);
+        let known = self
+            .kind
+            .knows
+            .as_ref()
+            .filter(|(name, _)| *name == target)
+            .map(|(_, address)| *address);
         let there = match known {
             Some(address) => TcpStream::connect(address).await,
             None => TcpStream::connect(target).await,
         };
         let Ok(mut there) = there else {
-            let _ = stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n").await;
+            let _ = stream
+                .write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+                .await;
             return;
         };
-        let _ = stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await;
+        let _ = stream
+            .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            .await;
         if let Some(alpn) = self.kind.intercepts {
             // What it would say to the other side is of no matter here.
             let (tls, ..) = certified(alpn);

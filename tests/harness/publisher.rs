@@ -1,5 +1,5 @@
-//! A provider that publishes something over HTTPS: keys, lists of addresses, a page to confirm at. A server with
-//! real TLS on loopback, whose names the relay is told by its settings.
+//! A provider that publishes something over HTTPS: keys, lists of addresses, a page to confirm at.
+//! A server with real TLS on loopback, whose names the relay is told by its settings.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,7 +34,10 @@ impl Publisher {
         let dir = TempDir::new().unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names.clone()).unwrap().self_signed(&key).unwrap();
+        let certificate = CertificateParams::new(names.clone())
+            .unwrap()
+            .self_signed(&key)
+            .unwrap();
         let ca = dir.path().join("ca.pem");
         std::fs::write(&ca, certificate.pem()).unwrap();
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
@@ -51,9 +54,12 @@ impl Publisher {
         let (served, seen) = (Arc::clone(&pages), Arc::clone(&asked));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, served, seen) = (acceptor.clone(), Arc::clone(&served), Arc::clone(&seen));
+                let (acceptor, served, seen) =
+                    (acceptor.clone(), Arc::clone(&served), Arc::clone(&seen));
                 tokio::spawn(async move {
-                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
                     let mut head = Vec::new();
                     while !head.ends_with(b"\r\n\r\n") {
                         match stream.read_u8().await {
@@ -64,20 +70,42 @@ impl Publisher {
                     let head = String::from_utf8(head).unwrap();
                     let target = head.split(' ').nth(1).unwrap().to_owned();
                     seen.lock().unwrap().push(target.clone());
-                    let (status, body) = served.lock().unwrap().get(&target).cloned().unwrap_or((404, Vec::new()));
-                    let location = if status == 302 { "Location: /elsewhere\r\n" } else { "" };
-                    let answer = format!("HTTP/1.1 {status} X\r\n{location}Content-Length: {}\r\n\r\n", body.len());
+                    let (status, body) = served
+                        .lock()
+                        .unwrap()
+                        .get(&target)
+                        .cloned()
+                        .unwrap_or((404, Vec::new()));
+                    let location = if status == 302 {
+                        "Location: /elsewhere\r\n"
+                    } else {
+                        ""
+                    };
+                    let answer = format!(
+                        "HTTP/1.1 {status} X\r\n{location}Content-Length: {}\r\n\r\n",
+                        body.len()
+                    );
                     let _ = stream.write_all(&[answer.as_bytes(), &body].concat()).await;
                     let _ = stream.shutdown().await;
                 });
             }
         });
-        Self { address, names, pages, asked, ca, _dir: dir }
+        Self {
+            address,
+            names,
+            pages,
+            asked,
+            ca,
+            _dir: dir,
+        }
     }
 
     /// Publishes a page, or another one in its place.
     pub fn publish(&self, target: &str, status: u16, body: impl Into<Vec<u8>>) {
-        self.pages.lock().unwrap().insert(target.to_owned(), (status, body.into()));
+        self.pages
+            .lock()
+            .unwrap()
+            .insert(target.to_owned(), (status, body.into()));
     }
 
     /// What was asked for since the last time somebody looked.
@@ -89,7 +117,11 @@ impl Publisher {
     pub fn settings(&self) -> FetchSettings {
         FetchSettings {
             hosts: Vec::new(),
-            resolve: self.names.iter().map(|name| (name.clone(), self.address)).collect(),
+            resolve: self
+                .names
+                .iter()
+                .map(|name| (name.clone(), self.address))
+                .collect(),
             ca: Some(self.ca.clone()),
         }
     }

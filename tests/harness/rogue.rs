@@ -1,6 +1,6 @@
-//! A relay whose gate is taken out: it speaks the tunnel's protocol, welcomes the agent, and sends it
-//! whatever the test says. What the agent then lets through, a relay taken over by an attacker could
-//! reach.
+//! A relay whose gate is taken out: it speaks the tunnel's protocol, welcomes the agent, and sends
+//! it whatever the test says. What the agent then lets through, a relay taken over by an attacker
+//! could reach.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,20 +53,45 @@ impl Rogue {
             let connection = of_task.accept().await.unwrap().await.unwrap();
             let session = Session::over_quic(connection.clone());
             let mut control = session.accept_control().await.unwrap();
-            let FromAgent::Hello { .. } = control.receive(GREETING_BYTES).await.unwrap() else { panic!("no hello") };
+            let FromAgent::Hello { .. } = control.receive(GREETING_BYTES).await.unwrap() else {
+                panic!("no hello")
+            };
             control.send(&welcome()).await.unwrap();
             session.trust();
-            let FromAgent::Open { .. } = control.receive(1 << 20).await.unwrap() else { panic!("no open") };
-            control.send(&FromRelay::Opened { host: HOST.into(), port: 443 }).await.unwrap();
+            let FromAgent::Open { .. } = control.receive(1 << 20).await.unwrap() else {
+                panic!("no open")
+            };
+            control
+                .send(&FromRelay::Opened {
+                    host: HOST.into(),
+                    port: 443,
+                })
+                .await
+                .unwrap();
             (session, control, connection)
         });
         let (reporter, _) = report::channel();
-        let (application, transport) =
-            (Upstream::plain(Address::Host(application.to_string())), TransportMode::Only(Transport::Quic));
+        let (application, transport) = (
+            Upstream::plain(Address::Host(application.to_string())),
+            TransportMode::Only(Transport::Quic),
+        );
         let settings = AgentSettings {
-            relays: vec![RelayAddress { address: address.to_string(), pin, credential: Secret::mint().unwrap() }],
-            link: LinkSettings { transport, connections: Some(1), ..LinkSettings::default() },
-            tunnels: vec![TunnelSettings { host: None, policy, application, pairing: None }],
+            relays: vec![RelayAddress {
+                address: address.to_string(),
+                pin,
+                credential: Secret::mint().unwrap(),
+            }],
+            link: LinkSettings {
+                transport,
+                connections: Some(1),
+                ..LinkSettings::default()
+            },
+            tunnels: vec![TunnelSettings {
+                host: None,
+                policy,
+                application,
+                pairing: None,
+            }],
             drain: Limits::default().drain,
         };
         let agent = Agent::start(settings, clock, reporter, |_| {}, |_| {});
@@ -76,7 +101,14 @@ impl Rogue {
             let _kept_open = control;
             std::future::pending().await
         });
-        Self { session, connection, agent, _control: control, _endpoint: endpoint, _dir: dir }
+        Self {
+            session,
+            connection,
+            agent,
+            _control: control,
+            _endpoint: endpoint,
+            _dir: dir,
+        }
     }
 
     /// Sends a request as if every check had passed. Gives the agent's answer: a status and a body,
@@ -111,16 +143,28 @@ pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
         agent: "x".into(),
         secret: Secret::mint().unwrap(),
     };
-    StateDir::open(Some(dir.path())).unwrap().keep_credential(credential, true).unwrap();
+    StateDir::open(Some(dir.path()))
+        .unwrap()
+        .keep_credential(credential, true)
+        .unwrap();
     let refusing = tokio::spawn(async move {
         while let Some(incoming) = endpoint.accept().await {
             // A client that expects another key ends the handshake.
-            let Ok(connection) = incoming.await else { continue };
+            let Ok(connection) = incoming.await else {
+                continue;
+            };
             let session = Session::over_quic(connection);
-            let Ok(mut control) = session.accept_control().await else { continue };
-            let Ok(FromAgent::Hello { .. }) = control.receive(GREETING_BYTES).await else { continue };
+            let Ok(mut control) = session.accept_control().await else {
+                continue;
+            };
+            let Ok(FromAgent::Hello { .. }) = control.receive(GREETING_BYTES).await else {
+                continue;
+            };
             control.send(&welcome()).await.unwrap();
-            let refused = FromRelay::Refused { reason, message: "refused by the test".into() };
+            let refused = FromRelay::Refused {
+                reason,
+                message: "refused by the test".into(),
+            };
             control.send(&refused).await.unwrap();
             control.finish().await;
         }
@@ -135,7 +179,13 @@ fn endpoint(identity: Identity) -> Endpoint {
 
 fn welcome() -> FromRelay {
     let deadlines = Deadlines::of(&Limits::default());
-    FromRelay::Welcome { agent: "x".into(), version: "0".into(), deadlines, time_ms: 0, outlives_refused_hosts: true }
+    FromRelay::Welcome {
+        agent: "x".into(),
+        version: "0".into(),
+        deadlines,
+        time_ms: 0,
+        outlives_refused_hosts: true,
+    }
 }
 
 /// Reads an answer to its end.
@@ -159,14 +209,20 @@ pub async fn answer(mut reader: MessageReader) -> Result<(u16, Vec<u8>), ()> {
 }
 
 /// A request as a relay writes it.
-pub fn request(method: &str, target: &[u8], headers: &[(String, String)], length: Option<usize>) -> Request {
+pub fn request(
+    method: &str,
+    target: &[u8],
+    headers: &[(String, String)],
+    length: Option<usize>,
+) -> Request {
     let mut map = HeaderMap::new();
     map.append("host", HeaderValue::from_static(HOST));
     for (name, value) in headers {
         // What can't be a header at all can't be sent through the tunnel either.
-        let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
-        else {
+        let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_bytes(value.as_bytes()),
+        ) else {
             continue;
         };
         map.append(name, value);
@@ -175,7 +231,13 @@ pub fn request(method: &str, target: &[u8], headers: &[(String, String)], length
     static NEXT: AtomicU64 = AtomicU64::new(1);
     Request {
         context: Context {
-            id: RequestId(NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes().repeat(2).try_into().unwrap()),
+            id: RequestId(
+                NEXT.fetch_add(1, Ordering::Relaxed)
+                    .to_be_bytes()
+                    .repeat(2)
+                    .try_into()
+                    .unwrap(),
+            ),
             host: Bytes::from_static(HOST.as_bytes()),
             client: IpAddr::from([192, 0, 2, 1]),
             keys: Default::default(),

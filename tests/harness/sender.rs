@@ -1,5 +1,5 @@
-//! Senders of webhooks: real TLS, and above it raw bytes, so that a test can send what no HTTP client
-//! would.
+//! Senders of webhooks: real TLS, and above it raw bytes, so that a test can send what no HTTP
+//! client would.
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +36,9 @@ struct StageTime(Clock);
 
 impl TimeProvider for StageTime {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.now().0)))
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(
+            self.0.now().0,
+        )))
     }
 }
 
@@ -53,7 +55,10 @@ pub struct Answer {
 
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn text(&self) -> String {
@@ -73,7 +78,12 @@ impl Edge {
     }
 
     /// The same, with bytes in clear text before the handshake: what a load balancer says.
-    pub async fn tls_behind(&self, before: &[u8], alpn: &[u8], sni: Option<&str>) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn tls_behind(
+        &self,
+        before: &[u8],
+        alpn: &[u8],
+        sni: Option<&str>,
+    ) -> io::Result<TlsStream<TcpStream>> {
         let mut config = rustls::ClientConfig::builder_with_provider(crypto_provider())
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -86,19 +96,31 @@ impl Edge {
         let mut stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         stream.write_all(before).await?;
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+        TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
     }
 
     /// A connection for HTTP/1.1.
     pub async fn http1(&self) -> Http1 {
-        let stream = within("TLS handshake", self.tls(b"http/1.1", Some(&self.host))).await.unwrap();
+        let stream = within("TLS handshake", self.tls(b"http/1.1", Some(&self.host)))
+            .await
+            .unwrap();
         Http1::new(stream)
     }
 
     /// Sends one request on a connection of its own and reads its answer.
-    pub async fn request(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub async fn request(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         let mut connection = self.http1().await;
-        connection.send(method, target, &self.host, headers, body).await;
+        connection
+            .send(method, target, &self.host, headers, body)
+            .await;
         connection.answer(method).await
     }
 
@@ -112,7 +134,9 @@ impl Edge {
 
     /// A connection for HTTP/2, by the `h2` crate.
     pub async fn http2(&self) -> h2::client::SendRequest<bytes::Bytes> {
-        let stream = within("TLS handshake", self.tls(b"h2", Some(&self.host))).await.unwrap();
+        let stream = within("TLS handshake", self.tls(b"h2", Some(&self.host)))
+            .await
+            .unwrap();
         let (client, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(async move {
             let _ = connection.await;
@@ -130,7 +154,10 @@ pub struct Http1 {
 impl Http1 {
     /// Speaks over this stream.
     pub fn new(stream: TlsStream<TcpStream>) -> Self {
-        Self { stream, buffer: Vec::new() }
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     /// Bytes that were received and not yet given out.
@@ -146,7 +173,14 @@ impl Http1 {
     }
 
     /// Writes a request with a Content-Length when there is a body.
-    pub async fn send(&mut self, method: &str, target: &str, host: &str, headers: &[(&str, &str)], body: &[u8]) {
+    pub async fn send(
+        &mut self,
+        method: &str,
+        target: &str,
+        host: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) {
         let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
@@ -166,7 +200,11 @@ impl Http1 {
 
     pub async fn until(&mut self, mark: &[u8]) -> Option<Vec<u8>> {
         loop {
-            if let Some(at) = self.buffer.windows(mark.len()).position(|window| window == mark) {
+            if let Some(at) = self
+                .buffer
+                .windows(mark.len())
+                .position(|window| window == mark)
+            {
                 return Some(self.buffer.drain(..at + mark.len()).collect());
             }
             if !self.fill().await {
@@ -180,7 +218,9 @@ impl Http1 {
     /// # Panics
     /// When the connection ends without one.
     pub async fn answer(&mut self, method: &str) -> Answer {
-        self.try_answer(method).await.expect("the connection ended without an answer")
+        self.try_answer(method)
+            .await
+            .expect("the connection ended without an answer")
     }
 
     /// The next answer, or `None` when the connection ends without one.
@@ -204,13 +244,20 @@ impl Http1 {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
-        Some(Answer { status, headers, ..Answer::default() })
+        Some(Answer {
+            status,
+            headers,
+            ..Answer::default()
+        })
     }
 
     async fn body(&mut self, method: &str, answer: &mut Answer) {
         if method == "HEAD" || matches!(answer.status, 101 | 204 | 304) {
             answer.complete = true;
-        } else if let Some(length) = answer.header("content-length").and_then(|text| text.parse::<usize>().ok()) {
+        } else if let Some(length) = answer
+            .header("content-length")
+            .and_then(|text| text.parse::<usize>().ok())
+        {
             while self.buffer.len() < length && self.fill().await {}
             answer.complete = self.buffer.len() >= length;
             answer.body = self.buffer.drain(..length.min(self.buffer.len())).collect();
@@ -229,9 +276,13 @@ impl Http1 {
             let size = usize::from_str_radix(std::str::from_utf8(&line).ok()?.trim(), 16).ok()?;
             if size == 0 {
                 loop {
-                    let line = String::from_utf8_lossy(&self.until(b"\r\n").await?).trim_end().to_owned();
+                    let line = String::from_utf8_lossy(&self.until(b"\r\n").await?)
+                        .trim_end()
+                        .to_owned();
                     match line.split_once(':') {
-                        Some((name, value)) => answer.trailers.push((name.to_owned(), value.trim().to_owned())),
+                        Some((name, value)) => answer
+                            .trailers
+                            .push((name.to_owned(), value.trim().to_owned())),
                         None => return Some(()),
                     }
                 }
@@ -265,7 +316,11 @@ impl Http1 {
 /// A token as any issuer makes one.
 pub fn hs256(payload: &str, key: &[u8]) -> String {
     let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
-    let signed = format!("{}.{}", encode(br#"{"alg":"HS256","typ":"JWT"}"#), encode(payload.as_bytes()));
+    let signed = format!(
+        "{}.{}",
+        encode(br#"{"alg":"HS256","typ":"JWT"}"#),
+        encode(payload.as_bytes())
+    );
     let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
     mac.update(signed.as_bytes());
     format!("{signed}.{}", encode(&mac.finalize().into_bytes()))
@@ -275,5 +330,8 @@ pub fn hs256(payload: &str, key: &[u8]) -> String {
 pub fn github_signature(secret: &str, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(body);
-    format!("sha256={}", data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes()))
+    format!(
+        "sha256={}",
+        data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes())
+    )
 }

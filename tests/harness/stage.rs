@@ -1,4 +1,5 @@
-//! A relay and an agent in this process, connected by a real tunnel, before a recording application.
+//! A relay and an agent in this process, connected by a real tunnel, before a recording
+//! application.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -76,22 +77,34 @@ impl Default for Plan {
 impl Plan {
     /// The preset plan, over this transport only.
     pub fn over(transport: Transport) -> Self {
-        let link = LinkSettings { transport: TransportMode::Only(transport), ..LinkSettings::default() };
-        Self { link, ..Self::default() }
+        let link = LinkSettings {
+            transport: TransportMode::Only(transport),
+            ..LinkSettings::default()
+        };
+        Self {
+            link,
+            ..Self::default()
+        }
     }
 }
 
 /// The webhook resource, open to everybody: for tests of everything but the checks.
 pub fn open_policy() -> Policy {
     let mut route = Route::new("test", vec![format!("{PREFIX}/**")]);
-    route.accept.push(Accept { open: true, ..Accept::default() });
+    route.accept.push(Accept {
+        open: true,
+        ..Accept::default()
+    });
     Policy::new(vec![route])
 }
 
 /// A token in the parameter `token`.
 pub fn token(secret: &str) -> TokenCheck {
     let secret = Secret::new(secret.as_bytes().to_vec()).unwrap();
-    TokenCheck::new(TokenPlace::Query("token".into()), &[("env:TEST", secret.digest())])
+    TokenCheck::new(
+        TokenPlace::Query("token".into()),
+        &[("env:TEST", secret.digest())],
+    )
 }
 
 /// A policy from TOML. Secrets come from files.
@@ -149,10 +162,15 @@ impl Stage {
     async fn without_agent(application: SocketAddr, plan: Plan) -> Self {
         let dir = TempDir::new().unwrap();
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
-        let relay = Relay::start(settings(&plan, dir.path(), any, any), plan.clock.clone()).unwrap();
+        let relay =
+            Relay::start(settings(&plan, dir.path(), any, any), plan.clock.clone()).unwrap();
         let join = relay.add_agent(&agent_name()).unwrap();
         let credential = Secret::mint().unwrap();
-        relay.store().join(&join.secret, &credential.digest(), plan.clock.now()).unwrap().unwrap();
+        relay
+            .store()
+            .join(&join.secret, &credential.digest(), plan.clock.now())
+            .unwrap()
+            .unwrap();
         let edge = Edge {
             address: relay.edge_address(),
             host: HOST.to_owned(),
@@ -205,27 +223,32 @@ impl Stage {
             }
         });
         let opened = Arc::clone(&self.opened);
-        let settings = AgentSettings {
-            relays: vec![RelayAddress {
-                address: self.link.as_ref().map_or(self.tunnel, |link| link.address).to_string(),
-                pin: self.relay.as_ref().unwrap().pin(),
-                credential: self.credential.clone(),
-            }],
-            link: self.plan.link.clone(),
-            tunnels: vec![TunnelSettings {
-                host: Some(HOST.to_owned()),
-                policy: self.plan.policy.clone(),
-                application: self
-                    .plan
-                    .upstream
-                    .clone()
-                    .unwrap_or_else(|| Upstream::plain(Address::Host(self.application.to_string()))),
-                pairing: self.plan.pairing.clone().map(|path| -> hookward_agent::replay::Pairing {
-                    Box::new(move |secret| std::fs::write(&path, secret.expose()))
-                }),
-            }],
-            drain: self.plan.limits.drain,
-        };
+        let settings =
+            AgentSettings {
+                relays: vec![RelayAddress {
+                    address: self
+                        .link
+                        .as_ref()
+                        .map_or(self.tunnel, |link| link.address)
+                        .to_string(),
+                    pin: self.relay.as_ref().unwrap().pin(),
+                    credential: self.credential.clone(),
+                }],
+                link: self.plan.link.clone(),
+                tunnels: vec![TunnelSettings {
+                    host: Some(HOST.to_owned()),
+                    policy: self.plan.policy.clone(),
+                    application: self.plan.upstream.clone().unwrap_or_else(|| {
+                        Upstream::plain(Address::Host(self.application.to_string()))
+                    }),
+                    pairing: self.plan.pairing.clone().map(
+                        |path| -> hookward_agent::replay::Pairing {
+                            Box::new(move |secret| std::fs::write(&path, secret.expose()))
+                        },
+                    ),
+                }],
+                drain: self.plan.limits.drain,
+            };
         let on_open = move |tunnel| opened.lock().unwrap().push(tunnel);
         let agent = Agent::start(settings, self.clock.clone(), reporter, on_open, |_| {});
         self.agent = Some(agent.unwrap_or_else(|problems| panic!("{problems}")));
@@ -240,7 +263,12 @@ impl Stage {
 
     /// What carried the tunnels that were opened, in order.
     pub fn transports(&self) -> Vec<Transport> {
-        self.opened.lock().unwrap().iter().map(|opened| opened.transport).collect()
+        self.opened
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|opened| opened.transport)
+            .collect()
     }
 
     /// How often the agent has opened a tunnel.
@@ -264,19 +292,31 @@ impl Stage {
 
     /// Offers a policy that may be wrong.
     pub fn try_policy(&self, policy: &Policy) -> Result<(), String> {
-        self.agent.as_ref().unwrap().replace_policy(0, policy).map_err(|problems| problems.to_string())
+        self.agent
+            .as_ref()
+            .unwrap()
+            .replace_policy(0, policy)
+            .map_err(|problems| problems.to_string())
     }
 
     /// Offers another policy.
     pub fn replace_policy(&mut self, policy: Policy) {
-        self.agent.as_ref().unwrap().replace_policy(0, &policy).unwrap();
+        self.agent
+            .as_ref()
+            .unwrap()
+            .replace_policy(0, &policy)
+            .unwrap();
         self.plan.policy = policy;
     }
 
     /// Stops the relay in order.
     pub async fn stop_relay(&mut self) {
         let drain = self.plan.limits.drain;
-        within("the relay stops", self.relay.take().unwrap().shutdown(drain)).await;
+        within(
+            "the relay stops",
+            self.relay.take().unwrap().shutdown(drain),
+        )
+        .await;
     }
 
     /// Starts the relay again, on the same ports and the same data.
@@ -323,20 +363,40 @@ impl Member {
         let relay = Relay::start(settings(plan, dir.path(), any, any), plan.clock.clone()).unwrap();
         let join = relay.add_agent(&agent_name()).unwrap();
         let credential = Secret::mint().unwrap();
-        relay.store().join(&join.secret, &credential.digest(), plan.clock.now()).unwrap().unwrap();
+        relay
+            .store()
+            .join(&join.secret, &credential.digest(), plan.clock.now())
+            .unwrap()
+            .unwrap();
         let (address, roots) = (relay.edge_address(), roots(relay.self_signed().unwrap()));
-        let edge = Edge { address, host: HOST.to_owned(), roots, clock: plan.clock.clone() };
-        Self { edge, tunnel: relay.tunnel_address(), relay: Some(relay), credential, _dir: dir }
+        let edge = Edge {
+            address,
+            host: HOST.to_owned(),
+            roots,
+            clock: plan.clock.clone(),
+        };
+        Self {
+            edge,
+            tunnel: relay.tunnel_address(),
+            relay: Some(relay),
+            credential,
+            _dir: dir,
+        }
     }
 
     /// Stops it in order.
     pub async fn stop(&mut self, plan: &Plan) {
-        within("the relay stops", self.relay.take().unwrap().shutdown(plan.limits.drain)).await;
+        within(
+            "the relay stops",
+            self.relay.take().unwrap().shutdown(plan.limits.drain),
+        )
+        .await;
     }
 }
 
 impl Fleet {
-    /// So many relays and an agent, before this application; waits until all have opened the tunnel.
+    /// So many relays and an agent, before this application; waits until all have opened the
+    /// tunnel.
     pub async fn start(count: usize, application: SocketAddr, plan: Plan) -> Self {
         let relays: Vec<_> = (0..count).map(|_| Member::start(&plan)).collect();
         let (reporter, mut reports) = report::channel();
@@ -368,14 +428,28 @@ impl Fleet {
         let on_open = move |tunnel| noted.lock().unwrap().push(tunnel);
         let agent = Agent::start(settings, plan.clock.clone(), reporter, on_open, |_| {});
         let agent = Some(agent.unwrap_or_else(|problems| panic!("{problems}")));
-        let fleet = Self { relays, reports: kept, opened, plan, agent };
-        eventually("all relays have opened the tunnel", || fleet.opened_at().len() == count).await;
+        let fleet = Self {
+            relays,
+            reports: kept,
+            opened,
+            plan,
+            agent,
+        };
+        eventually("all relays have opened the tunnel", || {
+            fleet.opened_at().len() == count
+        })
+        .await;
         fleet
     }
 
     /// The relays that have opened the tunnel, each once.
     pub fn opened_at(&self) -> BTreeSet<String> {
-        self.opened.lock().unwrap().iter().map(|opened| opened.relay.clone()).collect()
+        self.opened
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|opened| opened.relay.clone())
+            .collect()
     }
 
     /// Stops a relay in order.
@@ -396,11 +470,19 @@ pub async fn refused(plan: Plan) -> String {
     let relay = Relay::start(settings(&plan, dir.path(), any, any), plan.clock.clone()).unwrap();
     let join = relay.add_agent(&agent_name()).unwrap();
     let credential = Secret::mint().unwrap();
-    relay.store().join(&join.secret, &credential.digest(), plan.clock.now()).unwrap().unwrap();
+    relay
+        .store()
+        .join(&join.secret, &credential.digest(), plan.clock.now())
+        .unwrap()
+        .unwrap();
     let (reporter, _reports) = report::channel();
     let address = relay.tunnel_address().to_string();
     let settings = AgentSettings {
-        relays: vec![RelayAddress { address, pin: relay.pin(), credential }],
+        relays: vec![RelayAddress {
+            address,
+            pin: relay.pin(),
+            credential,
+        }],
         link: plan.link,
         tunnels: vec![TunnelSettings {
             host: Some(HOST.to_owned()),
@@ -412,7 +494,10 @@ pub async fn refused(plan: Plan) -> String {
     };
     let agent = Agent::start(settings, plan.clock, reporter, |_| {}, |_| {});
     let mut agent = agent.unwrap_or_else(|problems| panic!("{problems}"));
-    let error = within("the relay refuses", agent.ended()).await.unwrap_err().to_string();
+    let error = within("the relay refuses", agent.ended())
+        .await
+        .unwrap_err()
+        .to_string();
     within("the agent stops", agent.shutdown()).await;
     within("the relay stops", relay.shutdown(plan.limits.drain)).await;
     error
@@ -445,7 +530,9 @@ fn settings(plan: &Plan, dir: &Path, listen: SocketAddr, tunnel_listen: SocketAd
 /// Trusts this one certificate.
 pub fn roots(certificate: &Path) -> RootCertStore {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+    roots
+        .add(CertificateDer::from_pem_file(certificate).unwrap())
+        .unwrap();
     roots
 }
 

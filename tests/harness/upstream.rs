@@ -1,5 +1,5 @@
-//! Applications that are no port of this machine in clear text: over TLS, on a Unix socket, over HTTP/2. They
-//! answer with what they were asked.
+//! Applications that are no port of this machine in clear text: over TLS, on a Unix socket, over
+//! HTTP/2. They answer with what they were asked.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -44,12 +44,18 @@ pub async fn over_tls_by(http2: bool, is_ca: IsCa) -> Secure {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
                 serve(stream, http2).await;
             });
         }
     });
-    Secure { address, ca, _dir: dir }
+    Secure {
+        address,
+        ca,
+        _dir: dir,
+    }
 }
 
 /// TLS with a new certificate for `localhost`, which is in a file of its own.
@@ -103,15 +109,21 @@ pub fn on_unix_socket(path: &Path) {
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, http2: bool) {
     let service = service_fn(answer);
     if http2 {
-        let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+        let _ = http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
     } else {
-        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        let _ = http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
     }
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let host = request.uri().authority().map(ToString::to_string);
-    let host = host.or_else(|| Some(String::from_utf8_lossy(request.headers().get("host")?.as_bytes()).into_owned()));
+    let host = host.or_else(|| {
+        Some(String::from_utf8_lossy(request.headers().get("host")?.as_bytes()).into_owned())
+    });
     let (version, path) = (request.version(), request.uri().path().to_owned());
     let body = match request.into_body().collect().await {
         Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),

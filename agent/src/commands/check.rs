@@ -14,7 +14,10 @@ use crate::flags;
 /// # Errors
 /// When standard output takes nothing.
 pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
-    let gate = GateArgs { policy: args.file.or(args.gate.policy), ..args.gate };
+    let gate = GateArgs {
+        policy: args.file.or(args.gate.policy),
+        ..args.gate
+    };
     let now = Clock::System.now();
     match flags::policy(&gate, &VettedSecrets, now) {
         Ok(built) => {
@@ -24,12 +27,24 @@ pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
             }
             let mut policy = built.policy;
             if built.mint_token {
-                text.push_str("note: a token will be minted, since nothing else keeps strangers out\n");
+                text.push_str(
+                    "note: a token will be minted, since nothing else keeps strangers out\n",
+                );
                 policy = flags::with_token(&policy, &flags::minted_check(&SecretDigest::of(b"")));
             }
-            text.extend(policy.warnings(now).iter().map(|warning| format!("warning: {warning}\n")));
+            text.extend(
+                policy
+                    .warnings(now)
+                    .iter()
+                    .map(|warning| format!("warning: {warning}\n")),
+            );
             text.push_str("it lets in:\n");
-            text.extend(Summary::of(&policy).lines.iter().map(|line| format!("  {line}\n")));
+            text.extend(
+                Summary::of(&policy)
+                    .lines
+                    .iter()
+                    .map(|line| format!("  {line}\n")),
+            );
             let routes = policy.routes.len();
             text.push_str(&format!(
                 "the policy can be used: {routes} {}\n",

@@ -1,5 +1,5 @@
-//! `hookward diagnose`: tries every step between this machine and its relays, and says what can be mended and what to
-//! ask the network team for (`findings`).
+//! `hookward diagnose`: tries every step between this machine and its relays, and says what can be
+//! mended and what to ask the network team for (`findings`).
 
 mod findings;
 
@@ -43,26 +43,49 @@ const QUIC: &str = "QUIC handshake, key";
 /// What failed, for [`Exit::Failed`].
 pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
-    let application = match args.application.as_deref().map(|text| flags::application(text, &args.upstream)).transpose()
+    let application = match args
+        .application
+        .as_deref()
+        .map(|text| flags::application(text, &args.upstream))
+        .transpose()
     {
         Ok(application) => application,
         Err(problems) => {
-            tell(LogFormat::Text, &hookward_shared::config::Problems(problems).to_string());
+            tell(
+                LogFormat::Text,
+                &hookward_shared::config::Problems(problems).to_string(),
+            );
             return Ok(Exit::Usage);
         }
     };
     let kept = state.credentials()?;
     if kept.is_empty() && args.relay.is_none() {
-        tell(LogFormat::Text, &format!("{NOT_JOINED}, or try the way to a relay: hookward diagnose --relay HOST:PORT"));
+        tell(
+            LogFormat::Text,
+            &format!(
+                "{NOT_JOINED}, or try the way to a relay: hookward diagnose --relay HOST:PORT"
+            ),
+        );
         return Ok(Exit::Usage);
     }
-    let mut findings = Findings { as_they_end: args.format == LogFormat::Text, ..Findings::default() };
+    let mut findings = Findings {
+        as_they_end: args.format == LogFormat::Text,
+        ..Findings::default()
+    };
     if let Some(address) = args.relay {
-        let relay = Relay { address, pin: Pin::of_no_key(), credential: Secret::mint()? };
+        let relay = Relay {
+            address,
+            pin: Pin::of_no_key(),
+            credential: Secret::mint()?,
+        };
         findings.relay(&relay, false).await?;
     } else {
         for kept in kept {
-            let relay = Relay { address: kept.relay, pin: kept.pin, credential: kept.secret };
+            let relay = Relay {
+                address: kept.relay,
+                pin: kept.pin,
+                credential: kept.secret,
+            };
             findings.relay(&relay, true).await?;
         }
     }
@@ -73,11 +96,19 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
             Err(_) => (Outcome::Failed, format!("{application}: no answer")),
         };
         findings.blocked |= outcome == Outcome::Failed;
-        findings.push(Step { relay: None, step: "application", outcome, detail });
+        findings.push(Step {
+            relay: None,
+            step: "application",
+            outcome,
+            detail,
+        });
     }
     match args.format {
         LogFormat::Text => print(&findings.conclusion())?,
-        LogFormat::Json => print(&format!("{}\n", serde_json::to_string(&findings).unwrap_or_default()))?,
+        LogFormat::Json => print(&format!(
+            "{}\n",
+            serde_json::to_string(&findings).unwrap_or_default()
+        ))?,
     }
     let all = findings.missed.is_empty() && !findings.blocked;
     Ok(if all { Exit::Done } else { Exit::Failed })
@@ -88,17 +119,24 @@ impl Findings {
     async fn relay(&mut self, relay: &Relay, joined: bool) -> Result<(), ConnectionError> {
         let proxies = Proxies::from_env();
         let tasks = TaskTracker::new();
-        let link = LinkSettings { proxies: proxies.clone(), ..LinkSettings::default() };
+        let link = LinkSettings {
+            proxies: proxies.clone(),
+            ..LinkSettings::default()
+        };
         let dialler = Dialler::new(relay, &link, tasks.clone())?;
         let proxied = proxies.of(&relay.address).is_some();
         let addresses = match dialler.addresses().await {
             Ok(addresses) => {
-                let list = addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>();
+                let list = addresses
+                    .iter()
+                    .map(|address| address.ip().to_string())
+                    .collect::<Vec<_>>();
                 self.add(relay, "DNS", Outcome::Ok, list.join(", "));
                 addresses
             }
             Err(error) if proxied => {
-                let detail = format!("{error}; the proxy may find it, and TLS over TCP goes through that");
+                let detail =
+                    format!("{error}; the proxy may find it, and TLS over TCP goes through that");
                 self.add(relay, "DNS", Outcome::Warning, detail);
                 Vec::new()
             }
@@ -110,10 +148,18 @@ impl Findings {
         let udp = self.udp(relay, &addresses).await;
         let quic = match udp {
             Reach::Refused => {
-                self.add(relay, QUIC, Outcome::Warning, "nobody listens there for UDP");
+                self.add(
+                    relay,
+                    QUIC,
+                    Outcome::Warning,
+                    "nobody listens there for UDP",
+                );
                 Handshake::Failed
             }
-            _ => self.handshake(relay, &dialler, Transport::Quic, joined).await,
+            _ => {
+                self.handshake(relay, &dialler, Transport::Quic, joined)
+                    .await
+            }
         };
         // Asked at once: the relay waits only so long for a greeting.
         let mut greeted = Vec::new();
@@ -136,32 +182,56 @@ impl Findings {
                 (false, true) => Outcome::Warning,
                 (false, false) => Outcome::Failed,
             };
-            self.add(relay, "proxy", outcome, why.unwrap_or_else(|| format!("{} lets us through", proxy.address())));
+            self.add(
+                relay,
+                "proxy",
+                outcome,
+                why.unwrap_or_else(|| format!("{} lets us through", proxy.address())),
+            );
         } else {
             let detail = "none (HTTPS_PROXY and ALL_PROXY name none for this host)";
             self.add(relay, "proxy", Outcome::Skipped, detail);
         }
-        let tls = self.handshake(relay, &dialler, Transport::Tcp, joined).await;
+        let tls = self
+            .handshake(relay, &dialler, Transport::Tcp, joined)
+            .await;
         let answered = greeted.iter().any(|step| step.outcome == Outcome::Ok);
         if let (Some(session), false) = (tls.session(), answered) {
             greeted = self.credential(relay, session).await;
         }
         let known = greeted.iter().any(|step| step.outcome == Outcome::Ok);
         let is_way = quic.is_done() || tls.is_done();
-        if known || !joined && is_way { &mut self.reached } else { &mut self.missed }.push(relay.address.clone());
+        if known || !joined && is_way {
+            &mut self.reached
+        } else {
+            &mut self.missed
+        }
+        .push(relay.address.clone());
         if greeted.is_empty() {
-            let why = if is_way { "after `hookward join`" } else { "nothing reaches the relay" };
+            let why = if is_way {
+                "after `hookward join`"
+            } else {
+                "nothing reaches the relay"
+            };
             self.add(relay, "credential", Outcome::Skipped, why);
             self.add(relay, "clock", Outcome::Skipped, why);
         }
         greeted.into_iter().for_each(|step| self.push(step));
         let proxy = proxy.map(|proxy| (proxy.address(), let_through));
-        self.conclude(&Ways { relay, addresses: &addresses, udp, quic, tcp: straight, proxy, tls });
+        self.conclude(&Ways {
+            relay,
+            addresses: &addresses,
+            udp,
+            quic,
+            tcp: straight,
+            proxy,
+            tls,
+        });
         Ok(())
     }
 
-    /// Whether datagrams come there and back: any version of QUIC but ours is answered with the versions that
-    /// the relay knows (RFC 9000 §6.1), before any handshake.
+    /// Whether datagrams come there and back: any version of QUIC but ours is answered with the
+    /// versions that the relay knows (RFC 9000 §6.1), before any handshake.
     async fn udp(&mut self, relay: &Relay, addresses: &[SocketAddr]) -> Reach {
         let Some(target) = addresses.first() else {
             self.add(relay, "UDP", Outcome::Skipped, "no address");
@@ -170,11 +240,22 @@ impl Findings {
         let since = Instant::now();
         let (outcome, detail, reach) = match probe(*target).await {
             Ok(true) => {
-                let detail = format!("{target} answers in {:.0} ms", since.elapsed().as_secs_f64() * 1000.0);
+                let detail = format!(
+                    "{target} answers in {:.0} ms",
+                    since.elapsed().as_secs_f64() * 1000.0
+                );
                 (Outcome::Ok, detail, Reach::Answered)
             }
-            Ok(false) => (Outcome::Warning, format!("{target}: no datagram comes back"), Reach::Lost),
-            Err(error) => (Outcome::Warning, format!("{target}: {error}"), reach(&error)),
+            Ok(false) => (
+                Outcome::Warning,
+                format!("{target}: no datagram comes back"),
+                Reach::Lost,
+            ),
+            Err(error) => (
+                Outcome::Warning,
+                format!("{target}: {error}"),
+                reach(&error),
+            ),
         };
         self.add(relay, "UDP", outcome, detail);
         reach
@@ -186,9 +267,17 @@ impl Findings {
             self.add(relay, "TCP", Outcome::Skipped, "no address");
             return Reach::Lost;
         };
-        let closed = if another { Outcome::Warning } else { Outcome::Failed };
+        let closed = if another {
+            Outcome::Warning
+        } else {
+            Outcome::Failed
+        };
         let (outcome, detail, reach) = match timeout(PATIENCE, TcpStream::connect(target)).await {
-            Ok(Ok(_)) => (Outcome::Ok, format!("{target} takes connections"), Reach::Answered),
+            Ok(Ok(_)) => (
+                Outcome::Ok,
+                format!("{target} takes connections"),
+                Reach::Answered,
+            ),
             Ok(Err(error)) => (closed, format!("{target}: {error}"), reach(&error)),
             Err(_) => (closed, format!("{target}: no answer"), Reach::Lost),
         };
@@ -197,14 +286,30 @@ impl Findings {
     }
 
     /// The handshake, in which the relay shows that it has the key that this agent pins.
-    async fn handshake(&mut self, relay: &Relay, dialler: &Dialler, transport: Transport, joined: bool) -> Handshake {
-        let step = if transport == Transport::Quic { QUIC } else { "TLS handshake, key" };
+    async fn handshake(
+        &mut self,
+        relay: &Relay,
+        dialler: &Dialler,
+        transport: Transport,
+        joined: bool,
+    ) -> Handshake {
+        let step = if transport == Transport::Quic {
+            QUIC
+        } else {
+            "TLS handshake, key"
+        };
         let since = Instant::now();
         match dialler.try_over(transport).await {
             Ok(found) => {
-                let mtu = found.session.path_mtu().map(|mtu| format!(", datagrams of {mtu} bytes")).unwrap_or_default();
-                let detail =
-                    format!("the relay that was joined, in {:.0} ms{mtu}", since.elapsed().as_secs_f64() * 1000.0);
+                let mtu = found
+                    .session
+                    .path_mtu()
+                    .map(|mtu| format!(", datagrams of {mtu} bytes"))
+                    .unwrap_or_default();
+                let detail = format!(
+                    "the relay that was joined, in {:.0} ms{mtu}",
+                    since.elapsed().as_secs_f64() * 1000.0
+                );
                 self.add(relay, step, Outcome::Ok, detail);
                 Handshake::Done(found.session)
             }
@@ -218,10 +323,21 @@ impl Findings {
                 Handshake::Unchecked
             }
             Err(error) => {
-                let somebody_else = matches!(error, ConnectionError::WrongKey(_) | ConnectionError::NoRelay(_));
-                let outcome = if somebody_else { Outcome::Failed } else { Outcome::Warning };
+                let somebody_else = matches!(
+                    error,
+                    ConnectionError::WrongKey(_) | ConnectionError::NoRelay(_)
+                );
+                let outcome = if somebody_else {
+                    Outcome::Failed
+                } else {
+                    Outcome::Warning
+                };
                 self.add(relay, step, outcome, error.to_string());
-                if matches!(error, ConnectionError::WrongKey(_)) { Handshake::WrongKey } else { Handshake::Failed }
+                if matches!(error, ConnectionError::WrongKey(_)) {
+                    Handshake::WrongKey
+                } else {
+                    Handshake::Failed
+                }
             }
         }
     }
@@ -243,17 +359,35 @@ impl Findings {
         };
         let answer = timeout(PATIENCE, asked).await;
         session.close("diagnosed");
-        let step = |step, outcome, detail| Step { relay: Some(relay.address.clone()), step, outcome, detail };
+        let step = |step, outcome, detail| Step {
+            relay: Some(relay.address.clone()),
+            step,
+            outcome,
+            detail,
+        };
         let failed = match answer {
-            Ok(Ok(FromRelay::Welcome { agent, version, time_ms, .. })) => {
-                let detail = format!("known as {}; the relay is version {}", printable(&agent), printable(&version));
+            Ok(Ok(FromRelay::Welcome {
+                agent,
+                version,
+                time_ms,
+                ..
+            })) => {
+                let detail = format!(
+                    "known as {}; the relay is version {}",
+                    printable(&agent),
+                    printable(&version)
+                );
                 let apart = Clock::System.now().0.abs_diff(time_ms) / 1000;
                 let outcome = match apart {
                     0..=CLOCK => Outcome::Ok,
                     // Signatures with a time would be refused on one side.
                     _ => Outcome::Warning,
                 };
-                let clock = step("clock", outcome, format!("{apart} s apart from the relay's"));
+                let clock = step(
+                    "clock",
+                    outcome,
+                    format!("{apart} s apart from the relay's"),
+                );
                 return vec![step("credential", Outcome::Ok, detail), clock];
             }
             Ok(Ok(FromRelay::Refused { message, .. })) => printable(&message),
@@ -265,17 +399,27 @@ impl Findings {
 }
 
 fn reach(error: &std::io::Error) -> Reach {
-    if error.kind() == std::io::ErrorKind::ConnectionRefused { Reach::Refused } else { Reach::Lost }
+    if error.kind() == std::io::ErrorKind::ConnectionRefused {
+        Reach::Refused
+    } else {
+        Reach::Lost
+    }
 }
 
-/// Sends a first packet of a version that nobody has, and waits for the list of those that the relay knows.
+/// Sends a first packet of a version that nobody has, and waits for the list of those that the
+/// relay knows.
 async fn probe(target: SocketAddr) -> std::io::Result<bool> {
     /// A version that is reserved for this (RFC 9000 §15), and two connection ids.
-    const HEAD: [u8; 23] = [0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 7, 6, 5, 4, 3, 2, 1];
+    const HEAD: [u8; 23] = [
+        0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 7, 6, 5, 4, 3, 2, 1,
+    ];
     /// A first packet is no smaller (RFC 9000 §14.1).
     const FIRST_PACKET: usize = 1200;
-    let local: SocketAddr =
-        if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let local: SocketAddr = if target.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
     let socket = UdpSocket::bind(local).await?;
     socket.connect(target).await?;
     let mut packet = HEAD.to_vec();

@@ -1,6 +1,6 @@
-//! `hookward explain`: what the gate does with a request, and why, without a network. The gate is the one that
-//! relay and agent run; what only the running relay knows (rates, what came before, lists that were read) is said to
-//! be so.
+//! `hookward explain`: what the gate does with a request, and why, without a network. The gate is
+//! the one that relay and agent run; what only the running relay knows (rates, what came before,
+//! lists that were read) is said to be so.
 
 use std::sync::Arc;
 
@@ -26,7 +26,10 @@ use crate::state::StateDir;
 /// # Errors
 /// When the agent's files can't be read, or standard output takes nothing.
 pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
-    let now = args.now.map_or_else(|| Clock::System.now(), |seconds| UnixMillis(seconds.saturating_mul(1000)));
+    let now = args.now.map_or_else(
+        || Clock::System.now(),
+        |seconds| UnixMillis(seconds.saturating_mul(1000)),
+    );
     let policy = match policy(&args, now)? {
         Ok(policy) => policy,
         Err(what) => {
@@ -63,11 +66,18 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
         }
     };
     let text = match args.format {
-        LogFormat::Json => format!("{}\n", serde_json::to_string(&explanation).unwrap_or_default()),
+        LogFormat::Json => format!(
+            "{}\n",
+            serde_json::to_string(&explanation).unwrap_or_default()
+        ),
         LogFormat::Text => text(&explanation),
     };
     print(&text)?;
-    Ok(if explanation.verdict == Verdict::Allow { Exit::Done } else { Exit::Failed })
+    Ok(if explanation.verdict == Verdict::Allow {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
 }
 
 /// The policy of the flags. Where `hookward http` would have minted a token, the one that it keeps.
@@ -95,17 +105,25 @@ fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, String>,
 
 /// Offline, the secrets that stay on the agent are at hand, and are judged here.
 fn as_explained(mut policy: Policy) -> Policy {
-    for check in policy.routes.iter_mut().flat_map(|route| &mut route.accept).flat_map(|accept| &mut accept.verify) {
+    for check in policy
+        .routes
+        .iter_mut()
+        .flat_map(|route| &mut route.accept)
+        .flat_map(|accept| &mut accept.verify)
+    {
         check.secret_at = hookward_shared::policy::SecretAt::Relay;
     }
     policy
 }
 
-/// A request that was captured brings its own path; one of `--url` that is another is not silently left out.
+/// A request that was captured brings its own path; one of `--url` that is another is not silently
+/// left out.
 fn other_path(args: &ExplainArgs, target: &str) -> Option<String> {
     let (_, path) = request::split_url(args.url.as_deref()?).ok()?;
     let differs = args.request.is_some() && path != "/" && path != target;
-    differs.then(|| "the request has another path than --url, and its own is the one that is judged".to_owned())
+    differs.then(|| {
+        "the request has another path than --url, and its own is the one that is judged".to_owned()
+    })
 }
 
 /// The request, and scheme and authority of the public URL.
@@ -113,7 +131,11 @@ async fn given(args: &ExplainArgs) -> Result<(String, Given), GivenError> {
     let url = args.url.as_deref().map(request::split_url).transpose()?;
     if let Some(name) = &args.request {
         let given = request::raw(name).await?;
-        let host = given.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+        let host = given
+            .headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or("localhost");
         let origin = url.map_or_else(|| format!("https://{host}"), |(origin, _)| origin);
         return Ok((origin, given));
     }
@@ -122,12 +144,25 @@ async fn given(args: &ExplainArgs) -> Result<(String, Given), GivenError> {
     let preset = if body.is_some() { "POST" } else { "GET" };
     let method = request::method(args.send_method.as_deref().unwrap_or(preset))?;
     let headers = request::fields(&args.header)?;
-    Ok((origin, Given { method, target, headers, body: body.unwrap_or_default() }))
+    Ok((
+        origin,
+        Given {
+            method,
+            target,
+            headers,
+            body: body.unwrap_or_default(),
+        },
+    ))
 }
 
 fn no_http(what: &str) -> Explanation {
     let reason = printable(what);
-    let step = Step { check: Check::Shape, outcome: Outcome::Refuse, reason: reason.clone(), alternative: None };
+    let step = Step {
+        check: Check::Shape,
+        outcome: Outcome::Refuse,
+        reason: reason.clone(),
+        alternative: None,
+    };
     Explanation {
         verdict: Verdict::Refuse,
         check: Some(Check::Shape),
@@ -165,8 +200,15 @@ fn text(explanation: &Explanation) -> String {
             Outcome::RelayOnly => "relay only",
             Outcome::AgentOnly => "agent only",
         };
-        let alternative = step.alternative.map(|number| format!("accept {number}: ")).unwrap_or_default();
-        text.push_str(&format!("  {outcome:<11} {:<13} {alternative}{}\n", step.check.as_str(), step.reason));
+        let alternative = step
+            .alternative
+            .map(|number| format!("accept {number}: "))
+            .unwrap_or_default();
+        text.push_str(&format!(
+            "  {outcome:<11} {:<13} {alternative}{}\n",
+            step.check.as_str(),
+            step.reason
+        ));
     }
     for note in &explanation.notes {
         text.push_str(&format!("note: {note}\n"));

@@ -18,7 +18,11 @@ use crate::state::StateDir;
 /// What failed, for [`Exit::Failed`].
 pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
-    let state = if args.local().is_some() { state.local()? } else { state };
+    let state = if args.local().is_some() {
+        state.local()?
+    } else {
+        state
+    };
     let plan = match plan::plan(&args, &state, &Clock::System)? {
         Ok(plan) => plan,
         Err(problems) => {
@@ -28,7 +32,15 @@ pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     };
     let (local, link, log_format) = (args.local(), args.link.clone(), args.log_format);
     let tunnel = again(args, plan, &state)?;
-    Serving { tunnels: vec![tunnel], local, link, log_format, state }.run(CancellationToken::new()).await
+    Serving {
+        tunnels: vec![tunnel],
+        local,
+        link,
+        log_format,
+        state,
+    }
+    .run(CancellationToken::new())
+    .await
 }
 
 /// A tunnel whose policy is read again as at the start, but for a token that was minted then.
@@ -36,10 +48,23 @@ pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
 /// # Errors
 /// When SIGHUP can't be waited for.
 pub fn again(args: HttpArgs, plan: plan::Plan, state: &StateDir) -> Result<Tunnel, CommandError> {
-    let reloads = Reloads::new(args.gate.policy.as_deref()).map_err(CommandError::system("SIGHUP"))?;
+    let reloads =
+        Reloads::new(args.gate.policy.as_deref()).map_err(CommandError::system("SIGHUP"))?;
     let host = args.host.clone();
-    let args = HttpArgs { gate: GateArgs { new_token: false, ..args.gate }, ..args };
+    let args = HttpArgs {
+        gate: GateArgs {
+            new_token: false,
+            ..args.gate
+        },
+        ..args
+    };
     let state = state.clone();
     let again = Box::new(move || plan::plan(&args, &state, &Clock::System));
-    Ok(Tunnel { host, plan, reloads, again, pairing: None })
+    Ok(Tunnel {
+        host,
+        plan,
+        reloads,
+        again,
+        pairing: None,
+    })
 }

@@ -27,7 +27,10 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
         Err(error) => {
             // What stands there may be a part of a token: it is not repeated.
             let what = "name a file that has it, or - for standard input";
-            tell(LogFormat::Text, &format!("the join token can't be read: {error}; {what}"));
+            tell(
+                LogFormat::Text,
+                &format!("the join token can't be read: {error}; {what}"),
+            );
             return Ok(Exit::Usage);
         }
     };
@@ -38,17 +41,38 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
-    // Kept before the token is used up: a join that is cut off, or whose end can't be kept, can be repeated.
+    // Kept before the token is used up: a join that is cut off, or whose end can't be kept, can be
+    // repeated.
     let secret = state.begin_join(&token.secret)?;
-    let relay = Relay { address: token.relay.clone(), pin: token.pin, credential: secret.clone() };
+    let relay = Relay {
+        address: token.relay.clone(),
+        pin: token.pin,
+        credential: secret.clone(),
+    };
     let (transport, proxies) = (args.transport.into(), Proxies::from_env());
-    let link = LinkSettings { transport, proxies, worked: state.worked(), ..LinkSettings::default() };
+    let link = LinkSettings {
+        transport,
+        proxies,
+        worked: state.worked(),
+        ..LinkSettings::default()
+    };
     match connection::join(&relay, &link, token.secret).await {
         Ok(agent) => {
-            let credential = Credential { relay: token.relay.clone(), pin: token.pin, agent: agent.clone(), secret };
+            let credential = Credential {
+                relay: token.relay.clone(),
+                pin: token.pin,
+                agent: agent.clone(),
+                secret,
+            };
             let relays = state.keep_credential(credential, args.replace)?;
             state.end_join();
-            tell(LogFormat::Text, &format!("joined {} as {agent}; next: hookward http PORT", token.relay));
+            tell(
+                LogFormat::Text,
+                &format!(
+                    "joined {} as {agent}; next: hookward http PORT",
+                    token.relay
+                ),
+            );
             if relays.len() > 1 {
                 let all = relays.join(", ");
                 let text = format!(
@@ -59,7 +83,10 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
             }
             Ok(Exit::Done)
         }
-        Err(ConnectionError::Refused { reason: RefusedReason::JoinToken | RefusedReason::Credential, message }) => {
+        Err(ConnectionError::Refused {
+            reason: RefusedReason::JoinToken | RefusedReason::Credential,
+            message,
+        }) => {
             state.end_join();
             tell(LogFormat::Text, &message);
             Ok(Exit::Credential)
@@ -80,7 +107,9 @@ fn read(source: &str) -> std::io::Result<String> {
         );
         source.clone_into(&mut text);
     } else {
-        std::fs::File::open(Path::new(source))?.take(INPUT).read_to_string(&mut text)?;
+        std::fs::File::open(Path::new(source))?
+            .take(INPUT)
+            .read_to_string(&mut text)?;
     }
     Ok(text)
 }

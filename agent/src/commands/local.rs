@@ -48,8 +48,8 @@ pub struct Local {
     credential: Secret,
 }
 
-/// Starts a relay where the command line asks for one, with an agent admitted to it. A whole host name
-/// that the agent asks for is given to it: who runs the relay may say so.
+/// Starts a relay where the command line asks for one, with an agent admitted to it. A whole host
+/// name that the agent asks for is given to it: who runs the relay may say so.
 ///
 /// # Errors
 /// What failed.
@@ -64,14 +64,23 @@ pub fn start(
 }
 
 impl Local {
-    fn start(edge: SocketAddr, hosts: &[Option<&str>], state: &StateDir, clock: &Clock) -> Result<Self, LocalError> {
+    fn start(
+        edge: SocketAddr,
+        hosts: &[Option<&str>],
+        state: &StateDir,
+        clock: &Clock,
+    ) -> Result<Self, LocalError> {
         let (name, domain) = (AgentName::preset(), HostName::local());
         let mut given = BTreeMap::new();
         for host in hosts {
             let host = match host {
                 None => domain.child(&name),
                 Some(host) => {
-                    let whole = if host.contains('.') { (*host).to_owned() } else { format!("{host}.{domain}") };
+                    let whole = if host.contains('.') {
+                        (*host).to_owned()
+                    } else {
+                        format!("{host}.{domain}")
+                    };
                     HostName::parse(&whole).ok_or(LocalError::Host(whole))?
                 }
             };
@@ -98,7 +107,10 @@ impl Local {
         let relay = Relay::start(settings, clock.clone())?;
         let join = relay.add_agent(&name)?;
         let credential = Secret::mint()?;
-        relay.store().join(&join.secret, &credential.digest(), clock.now())?.ok_or(LocalError::Agent)?;
+        relay
+            .store()
+            .join(&join.secret, &credential.digest(), clock.now())?
+            .ok_or(LocalError::Agent)?;
         Ok(Self { relay, credential })
     }
 
@@ -121,7 +133,9 @@ impl Local {
     /// The certificate that clients have to trust.
     #[must_use]
     pub fn ca(&self) -> Option<String> {
-        self.relay.self_signed().map(|path| path.display().to_string())
+        self.relay
+            .self_signed()
+            .map(|path| path.display().to_string())
     }
 
     /// Stops it in order.

@@ -1,5 +1,6 @@
-//! `hookward pair`: takes the secret that a provider tells once, in the handshake that begins a webhook (Asana,
-//! Notion). Whoever knows the URL could tell one: so it is only taken while this runs, once, and shown.
+//! `hookward pair`: takes the secret that a provider tells once, in the handshake that begins a
+//! webhook (Asana, Notion). Whoever knows the URL could tell one: so it is only taken while this
+//! runs, once, and shown.
 
 use std::io;
 use std::path::Path;
@@ -35,20 +36,34 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         }
     };
     let state = StateDir::open(args.common.state_dir.as_deref())?;
-    let state = if args.local().is_some() { state.local()? } else { state };
+    let state = if args.local().is_some() {
+        state.local()?
+    } else {
+        state
+    };
     let taken = CancellationToken::new();
     let done = taken.clone();
     let (file, once) = (args.secret_file.clone(), Mutex::new(()));
     let pairing = move |secret: &Secret| {
         // One handshake at a time: the second finds the file.
-        let _one = once.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one = once
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         keep(&file, secret)?;
         done.cancel();
         Ok(())
     };
-    let path = policy.routes.first().and_then(|route| route.paths.first()).cloned().unwrap_or_default();
-    let name = providers::find(&args.provider).map_or(args.provider.as_str(), |row| row.name.as_str());
-    let note = format!("waiting for {name} to tell its secret: set the webhook up there now; nothing is forwarded");
+    let path = policy
+        .routes
+        .first()
+        .and_then(|route| route.paths.first())
+        .cloned()
+        .unwrap_or_default();
+    let name =
+        providers::find(&args.provider).map_or(args.provider.as_str(), |row| row.name.as_str());
+    let note = format!(
+        "waiting for {name} to tell its secret: set the webhook up there now; nothing is forwarded"
+    );
     let plan = Plan {
         // Nothing is forwarded: no way of signing has a secret yet, so there is no permit.
         application: Application::plain(Address::Port(1)),
@@ -59,42 +74,86 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     };
     let reloads = Reloads::new(None).map_err(CommandError::system("SIGHUP"))?;
     let again = Box::new(|| Ok(Err(hookward_shared::config::Problems(Vec::new()))));
-    let tunnel = Tunnel { host: args.host.clone(), plan, reloads, again, pairing: Some(Box::new(pairing)) };
+    let tunnel = Tunnel {
+        host: args.host.clone(),
+        plan,
+        reloads,
+        again,
+        pairing: Some(Box::new(pairing)),
+    };
     let (local, link, log_format) = (args.local(), args.link.clone(), args.log_format);
-    let ended = Serving { tunnels: vec![tunnel], local, link, log_format, state }.run(taken.clone()).await?;
+    let ended = Serving {
+        tunnels: vec![tunnel],
+        local,
+        link,
+        log_format,
+        state,
+    }
+    .run(taken.clone())
+    .await?;
     if taken.is_cancelled() && args.secret_file.exists() {
         let (file, provider) = (args.secret_file.display(), &args.provider);
         tell(
             args.log_format,
-            &format!("the secret is in {file}; next: hookward http PORT --verify {provider}=file:{file}"),
+            &format!(
+                "the secret is in {file}; next: hookward http PORT --verify {provider}=file:{file}"
+            ),
         );
         return Ok(Exit::Done);
     }
-    Ok(if ended == Exit::Done { Exit::Failed } else { ended })
+    Ok(if ended == Exit::Done {
+        Exit::Failed
+    } else {
+        ended
+    })
 }
 
 fn policy(args: &PairArgs) -> Result<Policy, String> {
     let row = providers::find(&args.provider).ok_or_else(|| providers::unknown(&args.provider))?;
-    if !row.challenges.iter().any(|challenge| challenge.pair.is_some()) {
-        return Err(format!("{} does not tell its secret in a handshake; enter it yourself", row.name));
+    if !row
+        .challenges
+        .iter()
+        .any(|challenge| challenge.pair.is_some())
+    {
+        return Err(format!(
+            "{} does not tell its secret in a handshake; enter it yourself",
+            row.name
+        ));
     }
     if args.secret_file.exists() {
-        return Err(format!("{} is there already; a secret is never overwritten", args.secret_file.display()));
+        return Err(format!(
+            "{} is there already; a secret is never overwritten",
+            args.secret_file.display()
+        ));
     }
-    let paths = if args.path.is_empty() { PRESET_PATHS.map(str::to_owned).to_vec() } else { args.path.clone() };
+    let paths = if args.path.is_empty() {
+        PRESET_PATHS.map(str::to_owned).to_vec()
+    } else {
+        args.path.clone()
+    };
     for path in &paths {
         PathPattern::parse(path)?;
     }
     let mut route = Route::new(paths.first().cloned().unwrap_or_default(), paths);
-    let verify = SignatureCheck { secret_at: SecretAt::Agent, pair: true, ..SignatureCheck::by(&row.id) };
-    route.accept.push(Accept { verify: vec![verify], ..Accept::default() });
+    let verify = SignatureCheck {
+        secret_at: SecretAt::Agent,
+        pair: true,
+        ..SignatureCheck::by(&row.id)
+    };
+    route.accept.push(Accept {
+        verify: vec![verify],
+        ..Accept::default()
+    });
     Ok(Policy::new(vec![route]))
 }
 
 /// Keeps the secret, if none is there.
 fn keep(file: &Path, secret: &Secret) -> io::Result<()> {
     if file.exists() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a secret was taken already"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a secret was taken already",
+        ));
     }
     process::write_private(file, secret.expose())
 }

@@ -35,7 +35,10 @@ fn list() -> String {
             Coverage::Part => "part of body",
             Coverage::Nothing => "no body",
         };
-        text.push_str(&format!("{:<24} {covers:<13} {}\n", provider.id, provider.name));
+        text.push_str(&format!(
+            "{:<24} {covers:<13} {}\n",
+            provider.id, provider.name
+        ));
     }
     text.push_str("\nNot verifiable (naming one is an error that says why):\n");
     for row in providers::unverifiable() {
@@ -55,7 +58,10 @@ fn show(provider: &Provider) -> String {
     if let Some(setup) = &provider.setup {
         row("set up", setup);
     } else {
-        row("set up", "enter the webhook URL that `hookward http` prints, and the same secret on both sides");
+        row(
+            "set up",
+            "enter the webhook URL that `hookward http` prints, and the same secret on both sides",
+        );
     }
     for (what, value) in description(provider.scheme()) {
         row(what, &value);
@@ -88,8 +94,18 @@ fn show(provider: &Provider) -> String {
         row("addresses", &format!("--allow-ip {}; {copy}", set.name));
     }
     if !provider.challenges.is_empty() {
-        let pairs = provider.challenges.iter().any(|challenge| challenge.pair.is_some());
-        row("handshake", if pairs { "tells its secret once: `hookward pair`" } else { "answered with --challenge" });
+        let pairs = provider
+            .challenges
+            .iter()
+            .any(|challenge| challenge.pair.is_some());
+        row(
+            "handshake",
+            if pairs {
+                "tells its secret once: `hookward pair`"
+            } else {
+                "answered with --challenge"
+            },
+        );
     }
     if let Some(status) = provider.refused_with {
         row("refused with", &status.to_string());
@@ -105,21 +121,46 @@ fn show(provider: &Provider) -> String {
 /// How it is written on the command line and in a policy file.
 fn snippet(provider: &Provider, variable: &str) -> String {
     let id = &provider.id;
-    let needs_secret =
-        provider.schemes().iter().all(|scheme| scheme.fetch.is_none()) || !provider.shape().parts.is_empty();
+    let needs_secret = provider
+        .schemes()
+        .iter()
+        .all(|scheme| scheme.fetch.is_none())
+        || !provider.shape().parts.is_empty();
     let (flag, key) = if needs_secret {
-        (format!("{id}=env:{variable}"), format!(", secret = \"env:{variable}\""))
+        (
+            format!("{id}=env:{variable}"),
+            format!(", secret = \"env:{variable}\""),
+        )
     } else {
         (id.clone(), String::new())
     };
     // Where the secret is told in the handshake, only `hookward pair` answers.
-    let answers = provider.challenges.iter().any(|challenge| challenge.pair.is_none());
-    let (challenge, answering) = if answers { (", challenge = true", " --challenge") } else { ("", "") };
+    let answers = provider
+        .challenges
+        .iter()
+        .any(|challenge| challenge.pair.is_none());
+    let (challenge, answering) = if answers {
+        (", challenge = true", " --challenge")
+    } else {
+        ("", "")
+    };
     let mut object = String::new();
     if !provider.shape().parts.is_empty() {
-        let parts: Vec<_> = provider.shape().parts.keys().map(|part| format!("\"{part}\": \"…\"")).collect();
-        let plain = provider.shape().plain.map(|part| format!(" (or the {part} alone)")).unwrap_or_default();
-        object = format!("The secret is a JSON object{plain}:\n  {{{}}}\n", parts.join(", "));
+        let parts: Vec<_> = provider
+            .shape()
+            .parts
+            .keys()
+            .map(|part| format!("\"{part}\": \"…\""))
+            .collect();
+        let plain = provider
+            .shape()
+            .plain
+            .map(|part| format!(" (or the {part} alone)"))
+            .unwrap_or_default();
+        object = format!(
+            "The secret is a JSON object{plain}:\n  {{{}}}\n",
+            parts.join(", ")
+        );
     }
     format!(
         "\n{object}On the command line:\n  --verify {flag}{answering}\nIn a policy file:\n  [[route.accept]]\n  \
@@ -153,7 +194,11 @@ fn algorithm(scheme: &Scheme) -> String {
         Algorithm::RsaSha256 => "RSA with SHA-256",
         Algorithm::RsaSha512 => "RSA with SHA-512",
         Algorithm::Jwt => {
-            let algs = scheme.jwt.iter().flat_map(|rules| &rules.algs).map(|alg| format!("{alg:?}"));
+            let algs = scheme
+                .jwt
+                .iter()
+                .flat_map(|rules| &rules.algs)
+                .map(|alg| format!("{alg:?}"));
             return format!("JSON Web Token ({})", algs.collect::<Vec<_>>().join(", "));
         }
     }
@@ -171,13 +216,19 @@ fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
         KeyForm::SpkiBase64 => "the provider's public key (SubjectPublicKeyInfo), in base64",
         KeyForm::Whpk => "the provider's public key: whpk_ and base64",
         KeyForm::Jwks => "the provider's JSON Web Key Set",
-        KeyForm::Utf8 | KeyForm::Utf8Amp | KeyForm::Utf8Nfkd | KeyForm::TsUtf8 => "text, used as it is",
+        KeyForm::Utf8 | KeyForm::Utf8Amp | KeyForm::Utf8Nfkd | KeyForm::TsUtf8 => {
+            "text, used as it is"
+        }
         KeyForm::Sha1 | KeyForm::Sha256 => "text; its digest is the key",
         KeyForm::Base64 => "base64 of the key",
         KeyForm::Hex => "hex of the key",
         KeyForm::Whsec => "whsec_ and base64 of the key",
     };
-    let fetched = if scheme.fetch.is_some() { "; without it the relay fetches it" } else { "" };
+    let fetched = if scheme.fetch.is_some() {
+        "; without it the relay fetches it"
+    } else {
+        ""
+    };
     let encoding = match sig.enc {
         Encoding::Hex => "hex",
         Encoding::Base64 => "base64",
@@ -187,7 +238,10 @@ fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
     let signed = match (scheme.coverage(), &scheme.jwt) {
         (Coverage::Body, Some(_)) => "the token, which holds a digest of the whole body".to_owned(),
         (Coverage::Body, None) => format!("{} (the whole body)", scheme.msg),
-        (Coverage::Part, _) => format!("{} (a part of the body: other fields may be anything)", scheme.msg),
+        (Coverage::Part, _) => format!(
+            "{} (a part of the body: other fields may be anything)",
+            scheme.msg
+        ),
         (Coverage::Nothing, _) if scheme.alg == Algorithm::Equals => {
             "nothing: whoever knows the token can send any body".to_owned()
         }
@@ -196,7 +250,9 @@ fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
     };
     let mut written = format!("{}<{encoding}>", sig.prefix);
     match (&sig.kv, &sig.pick) {
-        (Some(kv), Some(Pick::Key(key) | Pick::Part(key))) => written = format!("{key}{kv}{written} among others"),
+        (Some(kv), Some(Pick::Key(key) | Pick::Part(key))) => {
+            written = format!("{key}{kv}{written} among others")
+        }
         (_, Some(Pick::From(first))) => written = format!("{written} from position {first} on"),
         _ => {}
     }

@@ -62,16 +62,27 @@ pub async fn run(args: SendArgs) -> Result<Exit, CommandError> {
     let sending = exchange(prepared, args.cacert.as_deref());
     match timeout(PATIENCE, sending).await {
         Ok(Ok((status, body))) => {
-            let body = String::from_utf8_lossy(&body).lines().map(printable).collect::<Vec<_>>().join("\n");
+            let body = String::from_utf8_lossy(&body)
+                .lines()
+                .map(printable)
+                .collect::<Vec<_>>()
+                .join("\n");
             print(&format!("{status}\n{body}\n"))?;
-            Ok(if status.is_success() { Exit::Done } else { Exit::Failed })
+            Ok(if status.is_success() {
+                Exit::Done
+            } else {
+                Exit::Failed
+            })
         }
         Ok(Err(what)) => {
             tell(LogFormat::Text, &what);
             Ok(Exit::Failed)
         }
         Err(_) => {
-            tell(LogFormat::Text, &format!("no answer within {} s", PATIENCE.as_secs()));
+            tell(
+                LogFormat::Text,
+                &format!("no answer within {} s", PATIENCE.as_secs()),
+            );
             Ok(Exit::Failed)
         }
     }
@@ -84,10 +95,19 @@ fn prepare(args: &SendArgs) -> Result<Draft, Wrong> {
     };
     let row = providers::find(name).ok_or_else(|| Wrong::Provider(providers::unknown(name)))?;
     let schemes = row.pinned(variant).map_err(Wrong::Provider)?;
-    let secret = ProcessSecrets.load(&args.secret).map_err(|error| Wrong::Provider(error.to_string()))?.secret;
+    let secret = ProcessSecrets
+        .load(&args.secret)
+        .map_err(|error| Wrong::Provider(error.to_string()))?
+        .secret;
     let (origin, target) = request::split_url(&args.url)?;
     let (method, body) = (request::method(&args.method)?, request::data(&args.data)?);
-    let draft = Draft { origin, target, method, headers: request::fields(&args.header)?, body: body.to_vec() };
+    let draft = Draft {
+        origin,
+        target,
+        method,
+        headers: request::fields(&args.header)?,
+        body: body.to_vec(),
+    };
     let now = Clock::System.now();
     let id = format!("msg_{}", now.0);
     // By the first of the provider's ways that this request is for.
@@ -100,27 +120,53 @@ fn prepare(args: &SendArgs) -> Result<Draft, Wrong> {
             }
         }
     }
-    Err(first.map_or_else(|| Wrong::Provider(format!("{} has no way of signing", row.name)), Wrong::Sign))
+    Err(first.map_or_else(
+        || Wrong::Provider(format!("{} has no way of signing", row.name)),
+        Wrong::Sign,
+    ))
 }
 
 fn shown(draft: &Draft) -> String {
-    let Draft { origin, target, method, headers, body } = draft;
-    let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
+    let Draft {
+        origin,
+        target,
+        method,
+        headers,
+        body,
+    } = draft;
+    let host = origin
+        .split_once("://")
+        .map_or(origin.as_str(), |(_, host)| host);
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes())));
+        text.push_str(&format!(
+            "{name}: {}\r\n",
+            String::from_utf8_lossy(value.as_bytes())
+        ));
     }
-    text.push_str(&format!("Content-Length: {}\r\n\r\n{}", body.len(), String::from_utf8_lossy(body)));
+    text.push_str(&format!(
+        "Content-Length: {}\r\n\r\n{}",
+        body.len(),
+        String::from_utf8_lossy(body)
+    ));
     text
 }
 
 async fn exchange(prepared: Draft, ca: Option<&Path>) -> Result<(http::StatusCode, Bytes), String> {
-    let (scheme, authority) = prepared.origin.split_once("://").ok_or("the URL has no scheme")?;
-    let (https, preset) = if scheme == "https" { (true, 443) } else { (false, 80) };
+    let (scheme, authority) = prepared
+        .origin
+        .split_once("://")
+        .ok_or("the URL has no scheme")?;
+    let (https, preset) = if scheme == "https" {
+        (true, 443)
+    } else {
+        (false, 80)
+    };
     let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !authority.ends_with(']') => {
-            (host, port.parse().map_err(|_| format!("{port:?} is no port"))?)
-        }
+        Some((host, port)) if !authority.ends_with(']') => (
+            host,
+            port.parse().map_err(|_| format!("{port:?} is no port"))?,
+        ),
         _ => (authority, preset),
     };
     let authority = authority.to_owned();
@@ -129,11 +175,16 @@ async fn exchange(prepared: Draft, ca: Option<&Path>) -> Result<(http::StatusCod
     if !https {
         return converse(stream, &authority, prepared).await;
     }
-    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| failed(&error))?;
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+        .map_err(|error| failed(&error))?;
     let tls = tls::trusting(ca, "--cacert").map_err(|problem| problem.to_string())?;
     let connector = TlsConnector::from(Arc::new(tls));
     let stream = connector.connect(name, stream).await.map_err(|error| {
-        let hint = if tls::is_of_unknown_issuer(&error) { "; for a self-signed relay: --cacert edge.pem" } else { "" };
+        let hint = if tls::is_of_unknown_issuer(&error) {
+            "; for a self-signed relay: --cacert edge.pem"
+        } else {
+            ""
+        };
         format!("{}{hint}", failed(&error))
     })?;
     converse(stream, &authority, prepared).await
@@ -147,21 +198,37 @@ async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
     TcpStream::connect((host.trim_matches(['[', ']']), port)).await
 }
 
-async fn converse<S>(stream: S, authority: &str, prepared: Draft) -> Result<(http::StatusCode, Bytes), String>
+async fn converse<S>(
+    stream: S,
+    authority: &str,
+    prepared: Draft,
+) -> Result<(http::StatusCode, Bytes), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let failed = |error: &dyn std::fmt::Display| format!("{authority}: {error}");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-    let mut request = Request::builder().method(prepared.method).uri(&prepared.target).header(header::HOST, authority);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| failed(&error))?;
+    let mut request = Request::builder()
+        .method(prepared.method)
+        .uri(&prepared.target)
+        .header(header::HOST, authority);
     if let Some(headers) = request.headers_mut() {
         headers.extend(prepared.headers);
     }
-    let request = request.body(Full::new(Bytes::from(prepared.body))).map_err(|error| failed(&error))?;
+    let request = request
+        .body(Full::new(Bytes::from(prepared.body)))
+        .map_err(|error| failed(&error))?;
     let asking = async {
-        let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| failed(&error))?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES)
+            .collect()
+            .await;
         Ok((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
     };
     // The connection's end is no end of the answer, which may still be on its way to us.

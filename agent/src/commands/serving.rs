@@ -69,19 +69,30 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Opens the tunnels, and shows what comes through them until a signal, the user, or `quit` ends it.
+    /// Opens the tunnels, and shows what comes through them until a signal, the user, or `quit`
+    /// ends it.
     ///
     /// # Errors
     /// What failed, for [`Exit::Failed`].
     pub async fn run(self, quit: CancellationToken) -> Result<Exit, CommandError> {
-        let Self { tunnels, local, link, log_format, state } = self;
+        let Self {
+            tunnels,
+            local,
+            link,
+            log_format,
+            state,
+        } = self;
         let clock = Clock::System;
-        let files = process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
+        let files =
+            process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
         tracing::info!(files, "the limit of open files");
         let mut messages = Vec::new();
         let mut ends = Ends::new()?;
 
-        let hosts: Vec<_> = tunnels.iter().map(|tunnel| tunnel.host.as_deref()).collect();
+        let hosts: Vec<_> = tunnels
+            .iter()
+            .map(|tunnel| tunnel.host.as_deref())
+            .collect();
         let local = local::start(local, &hosts, &state, &clock)?;
         let relays = relays(local.as_ref(), &state)?;
         if relays.is_empty() {
@@ -90,7 +101,14 @@ impl Serving {
         }
         let link = link_settings(&link, local.is_some(), &state)?;
         let (mut settings, mut announcements, mut reloading) = (Vec::new(), Vec::new(), Vec::new());
-        for Tunnel { host, plan, reloads, again, pairing } in tunnels {
+        for Tunnel {
+            host,
+            plan,
+            reloads,
+            again,
+            pairing,
+        } in tunnels
+        {
             messages.extend(plan.messages);
             announcements.push(Announcement {
                 application: plan.application.to_string(),
@@ -100,7 +118,12 @@ impl Serving {
                 ca: local.as_ref().and_then(Local::ca),
                 state: state.clone(),
             });
-            settings.push(TunnelSettings { host, policy: plan.policy, application: plan.application, pairing });
+            settings.push(TunnelSettings {
+                host,
+                policy: plan.policy,
+                application: plan.application,
+                pairing,
+            });
             reloading.push((reloads, again));
         }
         let (reporter, reports) = report::channel();
@@ -116,7 +139,12 @@ impl Serving {
         for message in messages {
             reporter.say(message);
         }
-        let settings = AgentSettings { relays, link, tunnels: settings, drain: Limits::default().drain };
+        let settings = AgentSettings {
+            relays,
+            link,
+            tunnels: settings,
+            drain: Limits::default().drain,
+        };
         let mut agent = match Agent::start(settings, clock, reporter.clone(), announce, remember) {
             Ok(agent) => agent,
             Err(problems) => {
@@ -124,11 +152,17 @@ impl Serving {
                 return Ok(Exit::Usage);
             }
         };
-        let on_screen = Quit { in_order: quit.clone(), at_once: CancellationToken::new() };
+        let on_screen = Quit {
+            in_order: quit.clone(),
+            at_once: CancellationToken::new(),
+        };
         let mut shown = terminal::show(reports, log_format, reloading.len() > 1, on_screen.clone())
             .map_err(CommandError::system("the terminal's thread"))?;
         let refused = loop {
-            let changes = reloading.iter_mut().map(|(reloads, _)| Box::pin(reloads.next())).collect();
+            let changes = reloading
+                .iter_mut()
+                .map(|(reloads, _)| Box::pin(reloads.next()))
+                .collect();
             let changed = tokio::select! {
                 ended = agent.ended() => break ended.err(),
                 () = ends.next() => break None,
@@ -189,14 +223,24 @@ fn relays(local: Option<&Local>, state: &StateDir) -> Result<Vec<Relay>, StateEr
         return Ok(vec![local.connection()]);
     }
     let kept = state.credentials()?.into_iter();
-    Ok(kept.map(|kept| Relay { address: kept.relay, pin: kept.pin, credential: kept.secret }).collect())
+    Ok(kept
+        .map(|kept| Relay {
+            address: kept.relay,
+            pin: kept.pin,
+            credential: kept.secret,
+        })
+        .collect())
 }
 
 /// How relays are reached: by the flags, the environment, and what worked the last time.
 ///
 /// # Errors
 /// [`StateError`].
-pub fn link_settings(args: &LinkArgs, local: bool, state: &StateDir) -> Result<LinkSettings, StateError> {
+pub fn link_settings(
+    args: &LinkArgs,
+    local: bool,
+    state: &StateDir,
+) -> Result<LinkSettings, StateError> {
     Ok(LinkSettings {
         transport: args.transport.into(),
         worked: state.worked(),
@@ -204,7 +248,11 @@ pub fn link_settings(args: &LinkArgs, local: bool, state: &StateDir) -> Result<L
         pool: args.pool,
         liveness: Liveness::dead_after_silence_of(Duration::from_secs(args.dead_after.into())),
         // A relay in this process is not behind one.
-        proxies: if local { Proxies::default() } else { Proxies::from_env() },
+        proxies: if local {
+            Proxies::default()
+        } else {
+            Proxies::from_env()
+        },
         probe_after: None,
     })
 }
@@ -222,7 +270,10 @@ fn remember(
         if is_asked_for {
             return;
         }
-        let before = worked.lock().unwrap_or_else(PoisonError::into_inner).replace(transport);
+        let before = worked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(transport);
         if before != Some(transport)
             && let Err(error) = state.keep_worked(transport)
         {
@@ -231,19 +282,30 @@ fn remember(
     }
 }
 
-/// Offers the policy that was read again; one that can't be used changes nothing, and that is said loudly.
-fn reload(agent: &Agent, tunnel: usize, reporter: &Reporter, again: Result<Result<Plan, Problems>, StateError>) {
+/// Offers the policy that was read again; one that can't be used changes nothing, and that is said
+/// loudly.
+fn reload(
+    agent: &Agent,
+    tunnel: usize,
+    reporter: &Reporter,
+    again: Result<Result<Plan, Problems>, StateError>,
+) {
     let replaced = match again {
-        Ok(Ok(plan)) => {
-            agent.replace_policy(tunnel, &plan.policy).map(|()| plan.messages).map_err(|what| what.to_string())
-        }
+        Ok(Ok(plan)) => agent
+            .replace_policy(tunnel, &plan.policy)
+            .map(|()| plan.messages)
+            .map_err(|what| what.to_string()),
         Ok(Err(problems)) => Err(problems.to_string()),
         Err(error) => Err(error.to_string()),
     };
     match replaced {
-        Ok(messages) => messages.into_iter().for_each(|message| reporter.say(message)),
+        Ok(messages) => messages
+            .into_iter()
+            .for_each(|message| reporter.say(message)),
         Err(what) => {
-            reporter.say(Report::Warning(format!("the new policy can't be used; THE OLD ONE STAYS IN FORCE: {what}")));
+            reporter.say(Report::Warning(format!(
+                "the new policy can't be used; THE OLD ONE STAYS IN FORCE: {what}"
+            )));
         }
     }
 }
@@ -273,11 +335,18 @@ impl Ends {
 /// How the program ends when the relay ended the agent.
 const fn exit_of(error: &ConnectionError) -> Exit {
     match error {
-        ConnectionError::Refused { reason: RefusedReason::Credential | RefusedReason::JoinToken, .. } => {
-            Exit::Credential
-        }
-        ConnectionError::Refused { reason: RefusedReason::Host, .. } => Exit::Host,
-        ConnectionError::Refused { reason: RefusedReason::Policy, .. } => Exit::Policy,
+        ConnectionError::Refused {
+            reason: RefusedReason::Credential | RefusedReason::JoinToken,
+            ..
+        } => Exit::Credential,
+        ConnectionError::Refused {
+            reason: RefusedReason::Host,
+            ..
+        } => Exit::Host,
+        ConnectionError::Refused {
+            reason: RefusedReason::Policy,
+            ..
+        } => Exit::Policy,
         _ => Exit::Failed,
     }
 }
@@ -294,11 +363,22 @@ struct Announcement {
 
 impl Announcement {
     fn say(&self, opened: &Opened, reporter: &Reporter) {
-        let Opened { tunnel, host, port, relay, transport } = opened;
+        let Opened {
+            tunnel,
+            host,
+            port,
+            relay,
+            transport,
+        } = opened;
         let base_url = origin_of(host, *port);
         // A token that was given by the user is the user's; only a minted one is shown.
-        let token = self.token.as_ref().map(|token| String::from_utf8_lossy(token.expose()).into_owned());
-        let query = token.map(|token| format!("?{TOKEN_NAME}={token}")).unwrap_or_default();
+        let token = self
+            .token
+            .as_ref()
+            .map(|token| String::from_utf8_lossy(token.expose()).into_owned());
+        let query = token
+            .map(|token| format!("?{TOKEN_NAME}={token}"))
+            .unwrap_or_default();
         let url = format!("{base_url}{}{query}", self.path);
         // That of the first tunnel; the others' stand on the screen.
         if *tunnel == 0

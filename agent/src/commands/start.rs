@@ -31,7 +31,11 @@ const TUNNELS: usize = 100;
 /// What failed, for [`Exit::Failed`].
 pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
-    let state = if args.local().is_some() { state.local()? } else { state };
+    let state = if args.local().is_some() {
+        state.local()?
+    } else {
+        state
+    };
     let (tunnels, mut problems) = read(&args);
     let mut plans = Vec::new();
     for (number, tunnel) in tunnels {
@@ -39,7 +43,10 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
             Ok(plan) => plans.push((tunnel, plan)),
             Err(more) => problems.extend(more.0.into_iter().map(|problem| {
                 // The keys of the file have the flags' names.
-                let key = problem.place.strip_prefix("--").map(|flag| flag.replace('-', "_"));
+                let key = problem
+                    .place
+                    .strip_prefix("--")
+                    .map(|flag| flag.replace('-', "_"));
                 let key = key.unwrap_or(problem.place);
                 let place = format!("{}: tunnel {number}: {key}", args.file.display());
                 Problem::new(place, problem.what)
@@ -55,16 +62,29 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     for (tunnel, plan) in plans {
         tunnels.push(http::again(tunnel, plan, &state)?);
     }
-    Serving { tunnels, local, link, log_format, state }.run(CancellationToken::new()).await
+    Serving {
+        tunnels,
+        local,
+        link,
+        log_format,
+        state,
+    }
+    .run(CancellationToken::new())
+    .await
 }
 
-/// Reads the file: every tunnel as if it stood on a command line, with its number, and all mistakes. A tunnel that could
-/// not be read is left out.
+/// Reads the file: every tunnel as if it stood on a command line, with its number, and all
+/// mistakes. A tunnel that could not be read is left out.
 fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Problem>) {
     let name = args.file.display().to_string();
     let text = match std::fs::read_to_string(&args.file) {
         Ok(text) => text,
-        Err(error) => return (Vec::new(), vec![Problem::new(&name, format!("can't be read: {error}"))]),
+        Err(error) => {
+            return (
+                Vec::new(),
+                vec![Problem::new(&name, format!("can't be read: {error}"))],
+            );
+        }
     };
     let document = Document::new(&name, &text);
     let mut tunnels = Vec::new();
@@ -87,9 +107,9 @@ fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Problem>) {
         }
         hosts.sort_unstable();
         match hosts.windows(2).find(|pair| pair.first() == pair.last()) {
-            Some([Some(host), _]) => {
-                top.problem(format!("two tunnels have the host {host:?}; each needs one of its own"))
-            }
+            Some([Some(host), _]) => top.problem(format!(
+                "two tunnels have the host {host:?}; each needs one of its own"
+            )),
             Some(_) => top.problem("two tunnels have no host; each needs one of its own"),
             None => {}
         }
@@ -108,9 +128,14 @@ fn tunnel(mut reader: Reader<'_>, beside: &Path, args: &StartArgs) -> HttpArgs {
         upstream_ca: reader.string("upstream_ca").map(file),
         upstream_insecure: reader.boolean("upstream_insecure").unwrap_or_default(),
         upstream_http2: reader.boolean("upstream_http2").unwrap_or_default(),
-        upstream_host: reader.string("upstream_host").unwrap_or_else(|| "preserve".to_owned()),
+        upstream_host: reader
+            .string("upstream_host")
+            .unwrap_or_else(|| "preserve".to_owned()),
     };
-    let gate = GateArgs { policy: reader.string("policy").map(file), ..GateArgs::default() };
+    let gate = GateArgs {
+        policy: reader.string("policy").map(file),
+        ..GateArgs::default()
+    };
     let (host, webhook) = (reader.string("host"), reader.string("webhook"));
     reader.finish();
     HttpArgs::of_tunnel(application, upstream, host, webhook, gate, args)

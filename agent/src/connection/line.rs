@@ -1,5 +1,6 @@
-//! One connection to a relay, kept: dialled, greeted, served, and dialled again. When a better way shows
-//! itself, the line moves to it without losing a request: the new connection serves before the old one leaves.
+//! One connection to a relay, kept: dialled, greeted, served, and dialled again. When a better way
+//! shows itself, the line moves to it without losing a request: the new connection serves before
+//! the old one leaves.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -33,9 +34,11 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// When a better way is looked for first, and at most how rarely later.
 const PROBE_FIRST: Duration = Duration::from_secs(15);
 const PROBE_MOST: Duration = Duration::from_secs(600);
-/// Addresses come and go while a network is set up: a connection has so long before its own is looked at.
+/// Addresses come and go while a network is set up: a connection has so long before its own is
+/// looked at.
 const ADDRESS: Duration = Duration::from_secs(2);
-/// For a connection that is being opened to be ready, when the one that it was to take the place of breaks.
+/// For a connection that is being opened to be ready, when the one that it was to take the place of
+/// breaks.
 const NEARLY: Duration = Duration::from_secs(1);
 /// How often the clock and the machine's address are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -66,7 +69,8 @@ enum Ended {
 type Probing<'l> = Pin<Box<dyn Future<Output = Result<Serving, ConnectionError>> + Send + 'l>>;
 
 /// A message on its way to the relay; it brings back what says it.
-type Saying<'l> = Pin<Box<dyn Future<Output = (&'l mut ControlWriter, Result<(), ConnectionError>)> + Send + 'l>>;
+type Saying<'l> =
+    Pin<Box<dyn Future<Output = (&'l mut ControlWriter, Result<(), ConnectionError>)> + Send + 'l>>;
 
 /// What comes of it; never, when there is none.
 async fn of<F: Future + Unpin>(under_way: &mut Option<F>) -> F::Output {
@@ -80,7 +84,11 @@ async fn of<F: Future + Unpin>(under_way: &mut Option<F>) -> F::Output {
 async fn other_than(said: bool, told: &mut watch::Receiver<Told>) -> bool {
     let is_other = |told: &Told| (*told == Told::Down) != said;
     let changed = told.wait_for(is_other).await.is_ok();
-    if changed { !said } else { std::future::pending().await }
+    if changed {
+        !said
+    } else {
+        std::future::pending().await
+    }
 }
 
 /// Resolves when the relay of a connection that is looked for was reached.
@@ -96,7 +104,14 @@ impl Line {
     pub fn new(at: Arc<AtRelay>, shared: Arc<Shared>, slot: usize) -> Self {
         let id = (at.relay.address.clone(), slot);
         let probe_in = shared.link.probe_after.unwrap_or(PROBE_FIRST);
-        Self { at, shared, slot, id, probe_in, young_deaths: 0 }
+        Self {
+            at,
+            shared,
+            slot,
+            id,
+            probe_in,
+            young_deaths: 0,
+        }
     }
 
     /// Keeps a connection until `stop` is cancelled.
@@ -112,7 +127,9 @@ impl Line {
     async fn keep_on(&mut self, stop: &CancellationToken) -> Result<(), ConnectionError> {
         let mut schedule = Schedule::new(Instant::now());
         loop {
-            self.shared.status.dialling(&self.at.relay.address, &self.shared.reporter);
+            self.shared
+                .status
+                .dialling(&self.at.relay.address, &self.shared.reporter);
             let opening = async {
                 let (found, greeted) = self.dial(&mut schedule).await?;
                 self.open(found, greeted).await
@@ -130,7 +147,9 @@ impl Line {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_final() => return Err(error),
                 Err(error) => {
-                    self.shared.status.closed(&self.id, &error, &self.shared.reporter);
+                    self.shared
+                        .status
+                        .closed(&self.id, &error, &self.shared.reporter);
                     if since.elapsed() >= SETTLED {
                         // It was good until now: the outage begins here.
                         schedule = Schedule::new(Instant::now());
@@ -141,22 +160,42 @@ impl Line {
     }
 
     async fn dial(&self, schedule: &mut Schedule) -> Result<(Found, Greeted), ConnectionError> {
-        let failed = |error: &ConnectionError| self.shared.status.failed(&self.id.0, error, &self.shared.reporter);
-        self.at.dialler.connect(self.slot, schedule, self.greeting(true), &failed).await
+        let failed = |error: &ConnectionError| {
+            self.shared
+                .status
+                .failed(&self.id.0, error, &self.shared.reporter)
+        };
+        self.at
+            .dialler
+            .connect(self.slot, schedule, self.greeting(true), &failed)
+            .await
     }
 
     /// What this line's connections begin with; the one before may be `lost`.
     fn greeting(&self, lost: bool) -> impl Fn(Session) -> Greeting + Clone + Send + Sync + 'static {
         let (at, shared, slot) = (Arc::clone(&self.at), Arc::clone(&self.shared), self.slot);
-        move |session| Box::pin(greet(session, Arc::clone(&at), Arc::clone(&shared), slot, lost))
+        move |session| {
+            Box::pin(greet(
+                session,
+                Arc::clone(&at),
+                Arc::clone(&shared),
+                slot,
+                lost,
+            ))
+        }
     }
 
     async fn open(&self, found: Found, greeted: Greeted) -> Result<Serving, ConnectionError> {
         opening::open(&self.at, &self.shared, &self.id, found, greeted).await
     }
 
-    /// Serves until the connection breaks, moving to better ones meanwhile. `Ok` when the agent is to stop.
-    async fn serve_on(&mut self, mut serving: Serving, stop: &CancellationToken) -> Result<(), ConnectionError> {
+    /// Serves until the connection breaks, moving to better ones meanwhile. `Ok` when the agent is
+    /// to stop.
+    async fn serve_on(
+        &mut self,
+        mut serving: Serving,
+        stop: &CancellationToken,
+    ) -> Result<(), ConnectionError> {
         // A way that has outlived some deaths is a good one.
         let proved = self.shared.link.liveness.dead_after() * 3;
         loop {
@@ -187,22 +226,33 @@ impl Line {
                     let old = std::mem::replace(&mut serving, *new);
                     // It ends with its last exchange, however long that takes, or with the program.
                     let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
-                    self.shared.tasks.spawn(async move { old.retire(&shared, stop).await });
+                    self.shared
+                        .tasks
+                        .spawn(async move { old.retire(&shared, stop).await });
                 }
             }
         }
     }
 
     async fn serve(&self, serving: &mut Serving, stop: &CancellationToken) -> Ended {
-        let Serving { found, control, terms, exchanges, since, asked, mute, relay_leaves } = serving;
+        let Serving {
+            found,
+            control,
+            terms,
+            exchanges,
+            since,
+            asked,
+            mute,
+            relay_leaves,
+        } = serving;
         let (writer, reader) = control.halves();
         let (mut writer, mut saying): (_, Option<Saying<'_>>) = (Some(writer), None);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let clock = &self.shared.clock;
         let mut awake = SleepWatch::new(Instant::now(), clock.now());
-        // What opens tunnels is not dropped but after sleep, when it is worth no more than this one: the relay may have
-        // given it requests.
+        // What opens tunnels is not dropped but after sleep, when it is worth no more than this
+        // one: the relay may have given it requests.
         let (mut reached, mut is_opening) = (watch::channel(false).1, false);
         let mut probing: Option<Probing<'_>> = None;
         let better = self.at.dialler.could_be_better(found);
@@ -210,18 +260,33 @@ impl Line {
         let mut search = Search::new(better, found.place, found.addresses, self.probe_in, now());
         // Of interest only where others could have the requests.
         let tunnels = self.shared.tunnels.iter().filter(|_| self.shared.link.pool);
-        let mut applications: Vec<_> = tunnels.map(|tunnel| (false, tunnel.replay.pool.told())).collect();
+        let mut applications: Vec<_> = tunnels
+            .map(|tunnel| (false, tunnel.replay.pool.told()))
+            .collect();
         let mut stopped_for_long = pin!(async {
             stop.cancelled().await;
             sleep(LEAVE).await;
         });
         loop {
-            let policies = self.at.policies.iter().enumerate().map(|(number, policies)| {
-                let is_open = terms.at(number).is_some() && !self.at.is_without_host(number);
-                // In boxes: `first` moves what it waits for.
-                Box::pin(async move { if is_open { policies.changed().await } else { std::future::pending().await } })
-            });
-            let changes = applications.iter_mut().map(|(said, told)| Box::pin(other_than(*said, told)));
+            let policies = self
+                .at
+                .policies
+                .iter()
+                .enumerate()
+                .map(|(number, policies)| {
+                    let is_open = terms.at(number).is_some() && !self.at.is_without_host(number);
+                    // In boxes: `first` moves what it waits for.
+                    Box::pin(async move {
+                        if is_open {
+                            policies.changed().await
+                        } else {
+                            std::future::pending().await
+                        }
+                    })
+                });
+            let changes = applications
+                .iter_mut()
+                .map(|(said, told)| Box::pin(other_than(*said, told)));
             let outcome = tokio::select! {
                 exchange = found.session.accept() => match exchange {
                     Ok(exchange) => {
@@ -334,18 +399,28 @@ impl Line {
         let (found, greeted) = match wanted {
             Wanted::Better if place == 0 => dialler.probe(self.slot, greeting).await?,
             Wanted::Better => dialler.once(self.slot, 0, greeting).await?,
-            Wanted::Anew(place) | Wanted::Elsewhere(place) => dialler.once(self.slot, place, greeting).await?,
+            Wanted::Anew(place) | Wanted::Elsewhere(place) => {
+                dialler.once(self.slot, place, greeting).await?
+            }
         };
         reached.send_replace(true);
         self.open(found, greeted).await
     }
 
     /// Says something to the relay. A policy may have 3 MiB, and the line be slow.
-    fn say<'l>(&'l self, writer: &'l mut ControlWriter, message: FromAgent, transport: Transport) -> Saying<'l> {
+    fn say<'l>(
+        &'l self,
+        writer: &'l mut ControlWriter,
+        message: FromAgent,
+        transport: Transport,
+    ) -> Saying<'l> {
         Box::pin(async move {
             let said = match timeout(POLICY, writer.send(&message)).await {
                 Ok(sent) => sent.map_err(ConnectionError::from),
-                Err(_) => Err(ConnectionError::Silent { address: self.at.relay.address.clone(), transport }),
+                Err(_) => Err(ConnectionError::Silent {
+                    address: self.at.relay.address.clone(),
+                    transport,
+                }),
             };
             (writer, said)
         })
@@ -355,9 +430,18 @@ impl Line {
     ///
     /// # Errors
     /// The refusal, when no tunnel of this connection is left.
-    fn lose_host(&self, tunnel: usize, message: &str, terms: &Terms) -> Result<(), ConnectionError> {
+    fn lose_host(
+        &self,
+        tunnel: usize,
+        message: &str,
+        terms: &Terms,
+    ) -> Result<(), ConnectionError> {
         self.at.note_host_refused(tunnel, message, &self.shared);
-        match terms.hosts.iter().all(|at| self.at.is_without_host(at.tunnel)) {
+        match terms
+            .hosts
+            .iter()
+            .all(|at| self.at.is_without_host(at.tunnel))
+        {
             true => Err(refused(RefusedReason::Host, message)),
             false => Ok(()),
         }
@@ -373,7 +457,9 @@ impl Line {
         let reporter = &self.shared.reporter;
         match message {
             FromRelay::Opened { .. } => {
-                let Some((number, offer)) = asked.take() else { return Ok(()) };
+                let Some((number, offer)) = asked.take() else {
+                    return Ok(());
+                };
                 let (gate, policies) = (self.at.gates.get(number), self.at.policies.get(number));
                 let taken = policies.map_or(Taken::Late, |policies| policies.accept(&offer));
                 if let Some(gate) = gate.filter(|_| taken != Taken::Late) {
@@ -381,26 +467,51 @@ impl Line {
                 }
                 if taken == Taken::News {
                     let several = self.shared.tunnels.len() > 1;
-                    let host = self.shared.tunnels.get(number).and_then(|tunnel| tunnel.host.as_ref());
-                    let of = host.filter(|_| several).map(|host| format!(" of {host}")).unwrap_or_default();
-                    reporter.say(Report::Note(format!("the new policy{of} is in force at {}", self.id.0)));
+                    let host = self
+                        .shared
+                        .tunnels
+                        .get(number)
+                        .and_then(|tunnel| tunnel.host.as_ref());
+                    let of = host
+                        .filter(|_| several)
+                        .map(|host| format!(" of {host}"))
+                        .unwrap_or_default();
+                    reporter.say(Report::Note(format!(
+                        "the new policy{of} is in force at {}",
+                        self.id.0
+                    )));
                 }
             }
             FromRelay::Kept { message } => {
-                let Some((number, offer)) = asked.take() else { return Ok(()) };
-                if let Some(policies) = self.at.policies.get(number).filter(|policies| !policies.is_refused(&offer)) {
+                let Some((number, offer)) = asked.take() else {
+                    return Ok(());
+                };
+                if let Some(policies) = self
+                    .at
+                    .policies
+                    .get(number)
+                    .filter(|policies| !policies.is_refused(&offer))
+                {
                     policies.refuse(&offer);
                     reporter.say(kept(&message));
                 }
             }
             FromRelay::HostLost { host, message } => {
-                let lost = terms.hosts.iter().find(|at| host.eq_ignore_ascii_case(&at.host));
+                let lost = terms
+                    .hosts
+                    .iter()
+                    .find(|at| host.eq_ignore_ascii_case(&at.host));
                 if let Some(lost) = lost {
                     self.lose_host(lost.tunnel, &message, terms)?;
                 }
             }
-            FromRelay::Refused { reason: RefusedReason::Host, message } if asked.is_some() => {
-                let Some((number, _)) = asked.take() else { return Ok(()) };
+            FromRelay::Refused {
+                reason: RefusedReason::Host,
+                message,
+            } if asked.is_some() => {
+                let Some((number, _)) = asked.take() else {
+                    return Ok(());
+                };
                 self.lose_host(number, &message, terms)?;
             }
             FromRelay::Refused { reason, message } => return Err(refused(reason, &message)),
@@ -409,7 +520,9 @@ impl Line {
                 *relay_leaves = true;
                 self.shared.status.leaves(&self.id, reporter);
             }
-            FromRelay::Standby { standby } => self.shared.status.stands_by(&self.id, standby, reporter),
+            FromRelay::Standby { standby } => {
+                self.shared.status.stands_by(&self.id, standby, reporter)
+            }
             _ => {}
         }
         Ok(())

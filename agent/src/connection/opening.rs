@@ -36,10 +36,15 @@ pub(super) type Greeting = Pin<Box<dyn Future<Output = Result<Greeted, Connectio
 
 /// What asks for a tunnel, or for another policy of it.
 pub(super) fn open_message(host: Option<String>, offer: &Offer) -> FromAgent {
-    FromAgent::Open { host, policy: offer.policy.clone(), revision: offer.revision }
+    FromAgent::Open {
+        host,
+        policy: offer.policy.clone(),
+        revision: offer.revision,
+    }
 }
 
-/// Says who the agent is: what every connection begins with. `lost`: the line's connection before is.
+/// Says who the agent is: what every connection begins with. `lost`: the line's connection before
+/// is.
 pub(super) async fn greet(
     session: Session,
     at: Arc<AtRelay>,
@@ -58,10 +63,24 @@ pub(super) async fn greet(
     };
     control.send(&hello).await?;
     match control.receive(GREETING_BYTES).await? {
-        FromRelay::Welcome { agent, version, deadlines, outlives_refused_hosts, .. } => {
-            tracing::debug!(agent = printable(&agent), version = printable(&version), "welcome");
+        FromRelay::Welcome {
+            agent,
+            version,
+            deadlines,
+            outlives_refused_hosts,
+            ..
+        } => {
+            tracing::debug!(
+                agent = printable(&agent),
+                version = printable(&version),
+                "welcome"
+            );
             session.serve();
-            Ok(Greeted { control, deadlines, outlives_refused_hosts })
+            Ok(Greeted {
+                control,
+                deadlines,
+                outlives_refused_hosts,
+            })
         }
         other => Err(unexpected(other)),
     }
@@ -76,39 +95,60 @@ pub(super) async fn open(
     greeted: Greeted,
 ) -> Result<Serving, ConnectionError> {
     let transport = found.session.transport();
-    let silent = || ConnectionError::Silent { address: at.relay.address.clone(), transport };
-    let Greeted { mut control, deadlines, outlives_refused_hosts } = greeted;
+    let silent = || ConnectionError::Silent {
+        address: at.relay.address.clone(),
+        transport,
+    };
+    let Greeted {
+        mut control,
+        deadlines,
+        outlives_refused_hosts,
+    } = greeted;
     at.note_addresses(found.addresses);
     let opening = async {
         let (mut hosts, mut opened) = (Vec::new(), Vec::new());
         let (mut relay_leaves, mut stands_by) = (false, false);
         let mut host_refused = None;
-        'tunnels: for (number, (tunnel, policies)) in shared.tunnels.iter().zip(&at.policies).enumerate() {
+        'tunnels: for (number, (tunnel, policies)) in
+            shared.tunnels.iter().zip(&at.policies).enumerate()
+        {
             let offer = policies.best();
-            control.send(&open_message(tunnel.host.clone(), &offer)).await?;
+            control
+                .send(&open_message(tunnel.host.clone(), &offer))
+                .await?;
             let (host, port) = loop {
                 match control.receive(CONTROL_BYTES).await? {
                     FromRelay::Opened { host, port } => break (host, port),
-                    // A new policy that the relay does not take: the tunnel goes on with the one before.
-                    FromRelay::Refused { reason: RefusedReason::Policy, message } if policies.refuse(&offer) => {
+                    // A new policy that the relay does not take: the tunnel goes on with the one
+                    // before.
+                    FromRelay::Refused {
+                        reason: RefusedReason::Policy,
+                        message,
+                    } if policies.refuse(&offer) => {
                         shared.reporter.say(kept(&message));
                         return Err(ConnectionError::PolicyKept);
                     }
-                    FromRelay::Refused { reason: RefusedReason::Host, message } if outlives_refused_hosts => {
+                    FromRelay::Refused {
+                        reason: RefusedReason::Host,
+                        message,
+                    } if outlives_refused_hosts => {
                         at.note_host_refused(number, &message, shared);
                         host_refused = Some(message);
                         continue 'tunnels;
                     }
                     // The tunnels before this one are in use already.
-                    FromRelay::Refusals { told, counted } => report_refusals(&shared.reporter, told, counted),
+                    FromRelay::Refusals { told, counted } => {
+                        report_refusals(&shared.reporter, told, counted)
+                    }
                     FromRelay::Leaving => relay_leaves = true,
                     FromRelay::Standby { standby } => stands_by = standby,
                     FromRelay::Unknown => {}
                     other => return Err(unexpected(other)),
                 }
             };
-            let host = HostName::parse(&host)
-                .ok_or_else(|| StreamError::Protocol("the relay opened something that is no host".to_owned()))?;
+            let host = HostName::parse(&host).ok_or_else(|| {
+                StreamError::Protocol("the relay opened something that is no host".to_owned())
+            })?;
             let origin = origin_of(host.as_str(), port);
             let gate = at.gates.get(number).cloned();
             let gate = gate.unwrap_or_else(|| Arc::new(Current::new(Arc::clone(&offer.gate))));
@@ -124,22 +164,46 @@ pub(super) async fn open(
                 replay: Arc::clone(&tunnel.replay),
             });
             let relay = at.relay.address.clone();
-            opened.push(Opened { tunnel: number, host: host.to_string(), port, relay, transport });
+            opened.push(Opened {
+                tunnel: number,
+                host: host.to_string(),
+                port,
+                relay,
+                transport,
+            });
         }
         match host_refused {
             Some(message) if hosts.is_empty() => Err(refused(RefusedReason::Host, &message)),
             _ => Ok((hosts, opened, relay_leaves, stands_by)),
         }
     };
-    let (hosts, opened, relay_leaves, stands_by) = timeout(OPEN, opening).await.unwrap_or_else(|_| Err(silent()))?;
-    shared.status.open(id.clone(), transport, &opened, &*shared.on_open);
+    let (hosts, opened, relay_leaves, stands_by) = timeout(OPEN, opening)
+        .await
+        .unwrap_or_else(|_| Err(silent()))?;
+    shared
+        .status
+        .open(id.clone(), transport, &opened, &*shared.on_open);
     shared.status.stands_by(id, stands_by, &shared.reporter);
     if relay_leaves {
         shared.status.leaves(id, &shared.reporter);
     }
     at.dialler.lead_with(transport);
     (shared.on_worked)(transport);
-    let terms = Arc::new(Terms::new(deadlines, hosts, Arc::clone(&at.begun), shared.heads.clone()));
+    let terms = Arc::new(Terms::new(
+        deadlines,
+        hosts,
+        Arc::clone(&at.begun),
+        shared.heads.clone(),
+    ));
     let exchanges = TaskTracker::new();
-    Ok(Serving { found, control, terms, exchanges, since: Instant::now(), asked: None, mute: false, relay_leaves })
+    Ok(Serving {
+        found,
+        control,
+        terms,
+        exchanges,
+        since: Instant::now(),
+        asked: None,
+        mute: false,
+        relay_leaves,
+    })
 }

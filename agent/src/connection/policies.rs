@@ -1,5 +1,5 @@
-//! Which policy the tunnel is opened with: the one that is wanted, unless the relay has refused it; then the one
-//! that it took before. A policy is in force on this side once the relay has taken it.
+//! Which policy the tunnel is opened with: the one that is wanted, unless the relay has refused it;
+//! then the one that it took before. A policy is in force on this side once the relay has taken it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,11 @@ impl Offer {
     pub fn new(policy: Policy, gate: Gate) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let revision = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { policy, gate: Arc::new(gate), revision }
+        Self {
+            policy,
+            gate: Arc::new(gate),
+            revision,
+        }
     }
 }
 
@@ -56,7 +60,10 @@ impl Policies {
     /// The policies that come through this channel.
     #[must_use]
     pub fn new(wanted: watch::Receiver<Arc<Offer>>) -> Self {
-        Self { wanted, known: Mutex::default() }
+        Self {
+            wanted,
+            known: Mutex::default(),
+        }
     }
 
     /// The policy to open the tunnel with.
@@ -64,7 +71,9 @@ impl Policies {
     pub fn best(&self) -> Arc<Offer> {
         let (wanted, known) = (Arc::clone(&self.wanted.borrow()), self.lock());
         match (&known.refused, &known.accepted) {
-            (Some(refused), Some(accepted)) if Arc::ptr_eq(refused, &wanted) => Arc::clone(accepted),
+            (Some(refused), Some(accepted)) if Arc::ptr_eq(refused, &wanted) => {
+                Arc::clone(accepted)
+            }
             _ => wanted,
         }
     }
@@ -85,14 +94,20 @@ impl Policies {
     /// Whether the relay has refused this one.
     #[must_use]
     pub fn is_refused(&self, offer: &Arc<Offer>) -> bool {
-        self.lock().refused.as_ref().is_some_and(|refused| Arc::ptr_eq(refused, offer))
+        self.lock()
+            .refused
+            .as_ref()
+            .is_some_and(|refused| Arc::ptr_eq(refused, offer))
     }
 
     /// The relay has refused this one. Whether there is another to go on with.
     pub fn refuse(&self, offer: &Arc<Offer>) -> bool {
         let mut known = self.lock();
         known.refused = Some(Arc::clone(offer));
-        known.accepted.as_ref().is_some_and(|accepted| !Arc::ptr_eq(accepted, offer))
+        known
+            .accepted
+            .as_ref()
+            .is_some_and(|accepted| !Arc::ptr_eq(accepted, offer))
     }
 
     /// Waits for a policy that is wanted and was neither taken nor refused. Never without one.

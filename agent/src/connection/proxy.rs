@@ -1,5 +1,5 @@
-//! Through an HTTP proxy: `CONNECT` (RFC 9110 §9.3.6), as `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say, with
-//! basic authentication where the proxy's URL has a name and a password.
+//! Through an HTTP proxy: `CONNECT` (RFC 9110 §9.3.6), as `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`
+//! say, with basic authentication where the proxy's URL has a name and a password.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,8 +55,16 @@ impl Proxies {
     /// The proxy on the way to this host and port, if there is one.
     #[must_use]
     pub fn of(&self, address: &str) -> Option<Proxy> {
-        let uri = Uri::builder().scheme("https").authority(address).path_and_query("/").build().ok()?;
-        self.0.as_ref()?.intercept(&uri).map(|intercept| Proxy { intercept })
+        let uri = Uri::builder()
+            .scheme("https")
+            .authority(address)
+            .path_and_query("/")
+            .build()
+            .ok()?;
+        self.0
+            .as_ref()?
+            .intercept(&uri)
+            .map(|intercept| Proxy { intercept })
     }
 }
 
@@ -75,8 +83,8 @@ impl Proxy {
         format!("{}:{port}", uri.host().unwrap_or_default())
     }
 
-    /// Asks it for a connection to this host and port; gives this machine's address of it, too. The caller sets the
-    /// deadline; what carries the connection is owned by `tasks`.
+    /// Asks it for a connection to this host and port; gives this machine's address of it, too. The
+    /// caller sets the deadline; what carries the connection is owned by `tasks`.
     ///
     /// # Errors
     /// [`ConnectionError::Proxy`].
@@ -85,49 +93,83 @@ impl Proxy {
         target: &str,
         tasks: &TaskTracker,
     ) -> Result<(Way, Option<SocketAddr>), ConnectionError> {
-        let failed =
-            |error: &dyn std::fmt::Display| ConnectionError::Proxy { proxy: self.address(), what: error.to_string() };
-        let stream = TcpStream::connect(self.address()).await.map_err(|error| failed(&error))?;
+        let failed = |error: &dyn std::fmt::Display| ConnectionError::Proxy {
+            proxy: self.address(),
+            what: error.to_string(),
+        };
+        let stream = TcpStream::connect(self.address())
+            .await
+            .map_err(|error| failed(&error))?;
         stream.set_nodelay(true).map_err(|error| failed(&error))?;
         let local = stream.local_addr().ok();
         let stream = match self.intercept.uri().scheme_str() {
             Some("https") => self.secure(stream).await?,
             Some("http") | None => ToProxy::Plain(stream),
-            Some(other) => return Err(failed(&format!("{other} is no kind of proxy that is known; write http://"))),
+            Some(other) => {
+                return Err(failed(&format!(
+                    "{other} is no kind of proxy that is known; write http://"
+                )));
+            }
         };
-        let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+        let (mut sender, driver) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| failed(&error))?;
         tasks.spawn(async move {
             // Its end is met by who uses the connection.
             let _ = driver.with_upgrades().await;
         });
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.method_mut() = Method::CONNECT;
-        *request.uri_mut() = Uri::builder().authority(target).build().map_err(|error| failed(&error))?;
+        *request.uri_mut() = Uri::builder()
+            .authority(target)
+            .build()
+            .map_err(|error| failed(&error))?;
         let host = HeaderValue::from_str(target).map_err(|error| failed(&error))?;
         request.headers_mut().insert(header::HOST, host);
         if let Some(basic) = self.intercept.basic_auth() {
-            request.headers_mut().insert(header::PROXY_AUTHORIZATION, basic.clone());
+            request
+                .headers_mut()
+                .insert(header::PROXY_AUTHORIZATION, basic.clone());
         }
-        let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| failed(&error))?;
         if !answer.status().is_success() {
-            return Err(failed(&format!("it answered {} to CONNECT {target}", answer.status())));
+            return Err(failed(&format!(
+                "it answered {} to CONNECT {target}",
+                answer.status()
+            )));
         }
-        let upgraded = hyper::upgrade::on(answer).await.map_err(|error| failed(&error))?;
+        let upgraded = hyper::upgrade::on(answer)
+            .await
+            .map_err(|error| failed(&error))?;
         Ok((Way::Tunnelled(TokioIo::new(upgraded)), local))
     }
 
     async fn secure(&self, stream: TcpStream) -> Result<ToProxy, ConnectionError> {
-        let failed =
-            |error: &dyn std::fmt::Display| ConnectionError::Proxy { proxy: self.address(), what: error.to_string() };
+        let failed = |error: &dyn std::fmt::Display| ConnectionError::Proxy {
+            proxy: self.address(),
+            what: error.to_string(),
+        };
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let config = ClientConfig::builder_with_provider(crypto_provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let host = self.intercept.uri().host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let host = self
+            .intercept
+            .uri()
+            .host()
+            .unwrap_or_default()
+            .trim_matches(['[', ']'])
+            .to_owned();
         let name = ServerName::try_from(host).map_err(|error| failed(&error))?;
-        let tls = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| failed(&error))?;
+        let tls = TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .map_err(|error| failed(&error))?;
         Ok(ToProxy::Tls(Box::new(tls)))
     }
 }

@@ -1,8 +1,8 @@
 //! When the next attempt to reach a relay is due, and how long it may take.
 //!
-//! In the first minutes of an outage a new attempt starts at least every second: whoever restarts a relay, or
-//! walks from one network to the next, does not wait for a backoff. Later they become rarer, with jitter, so
-//! that a relay that comes back is not met by all its agents at once.
+//! In the first minutes of an outage a new attempt starts at least every second: whoever restarts a
+//! relay, or walks from one network to the next, does not wait for a backoff. Later they become
+//! rarer, with jitter, so that a relay that comes back is not met by all its agents at once.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,11 @@ impl Schedule {
     /// An outage that begins now.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { since: now, attempts: 0, pause: Duration::ZERO }
+        Self {
+            since: now,
+            attempts: 0,
+            pause: Duration::ZERO,
+        }
     }
 
     /// How often it was tried before.
@@ -86,10 +90,16 @@ mod tests {
         while at < YOUNG {
             let (patience, pause) = (schedule.next(begin + at), schedule.pause());
             assert!(pause <= YOUNG_MOST && pause >= FIRST / 2, "{pause:?}");
-            assert_eq!(patience == PATIENCE, schedule.attempts().is_multiple_of(PATIENT));
+            assert_eq!(
+                patience == PATIENCE,
+                schedule.attempts().is_multiple_of(PATIENT)
+            );
             at += pause;
         }
         let (patience, pause) = (schedule.next(begin + at), schedule.pause());
-        assert!(pause > YOUNG_MOST && pause <= MOST && patience == PATIENCE, "{pause:?}");
+        assert!(
+            pause > YOUNG_MOST && pause <= MOST && patience == PATIENCE,
+            "{pause:?}"
+        );
     }
 }

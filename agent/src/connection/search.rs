@@ -6,15 +6,17 @@ use tokio::time::Instant;
 
 /// At most how rarely a better connection is looked for.
 const MOST: Duration = Duration::from_secs(600);
-/// How often what is needed soon is looked for: a relay that is about to stop has `drain`, 10 s, left.
+/// How often what is needed soon is looked for: a relay that is about to stop has `drain`, 10 s,
+/// left.
 const SOON: Duration = Duration::from_secs(1);
-/// Each time all addresses of a relay that is about to stop were asked in vain, the pause doubles; so often.
+/// Each time all addresses of a relay that is about to stop were asked in vain, the pause doubles;
+/// so often.
 const ROUNDS: u32 = 3;
-/// So often after sleep, or where the machine has lost its address: a network comes back within seconds, or the
-/// connection is given up by then.
+/// So often after sleep, or where the machine has lost its address: a network comes back within
+/// seconds, or the connection is given up by then.
 const ANEW: u32 = 10;
-/// How often the wanted address is tried by a connection that had to go to another: senders who come there wait 3 s for
-/// an agent (`agent_wait`).
+/// How often the wanted address is tried by a connection that had to go to another: senders who
+/// come there wait 3 s for an agent (`agent_wait`).
 const HOME: Duration = Duration::from_secs(2);
 /// So often; then it is no restart, and waits like everything else.
 const HOME_TRIES: u32 = 30;
@@ -24,8 +26,8 @@ const HOME_TRIES: u32 = 30;
 pub(super) enum Wanted {
     /// One over QUIC, or to the address that was wanted.
     Better,
-    /// Any, to the address at this place first: the machine was asleep or has lost its address, and nobody knows what the
-    /// connection of before is worth.
+    /// Any, to the address at this place first: the machine was asleep or has lost its address, and
+    /// nobody knows what the connection of before is worth.
     Anew(usize),
     /// One to the address so many places after the wanted one: the relay is about to stop.
     Elsewhere(usize),
@@ -48,17 +50,35 @@ pub(super) struct Search {
 }
 
 impl Search {
-    /// Of a connection to the address at this place of so many. Looks for a better one after `pause`, if there can be
-    /// one; sooner if this is not at the wanted address.
-    pub(super) fn new(better: bool, place: usize, addresses: usize, pause: Duration, now: Instant) -> Self {
-        let mut search = Self { wanted: Wanted::Better, due: None, failed: 0, pause, better, place, addresses };
+    /// Of a connection to the address at this place of so many. Looks for a better one after
+    /// `pause`, if there can be one; sooner if this is not at the wanted address.
+    pub(super) fn new(
+        better: bool,
+        place: usize,
+        addresses: usize,
+        pause: Duration,
+        now: Instant,
+    ) -> Self {
+        let mut search = Self {
+            wanted: Wanted::Better,
+            due: None,
+            failed: 0,
+            pause,
+            better,
+            place,
+            addresses,
+        };
         search.want_better(now);
         search
     }
 
     fn want_better(&mut self, now: Instant) {
         (self.wanted, self.failed) = (Wanted::Better, 0);
-        let pause = if self.place > 0 { HOME.min(self.pause) } else { self.pause };
+        let pause = if self.place > 0 {
+            HOME.min(self.pause)
+        } else {
+            self.pause
+        };
         self.due = self.better.then(|| now + pause);
     }
 
@@ -73,7 +93,8 @@ impl Search {
         self.wanted
     }
 
-    /// This connection may be worth nothing. Whether that is news: an attempt under way is given up then.
+    /// This connection may be worth nothing. Whether that is news: an attempt under way is given up
+    /// then.
     pub(super) fn anew(&mut self, now: Instant) -> bool {
         let news = self.wanted == Wanted::Better;
         if news {
@@ -86,7 +107,8 @@ impl Search {
     pub(super) fn elsewhere(&mut self, now: Instant) -> bool {
         let news = !matches!(self.wanted, Wanted::Elsewhere(_));
         if news {
-            (self.wanted, self.failed, self.due) = (Wanted::Elsewhere(self.place + 1), 0, Some(now));
+            (self.wanted, self.failed, self.due) =
+                (Wanted::Elsewhere(self.place + 1), 0, Some(now));
         }
         news
     }
@@ -139,16 +161,26 @@ mod tests {
     fn a_better_one_is_looked_for_more_and_more_rarely() {
         let now = Instant::now();
         let mut search = Search::new(true, 0, 2, PAUSE, now);
-        let times: Vec<_> = tried(&mut search, now, 8).into_iter().map(|(at, _)| at).collect();
+        let times: Vec<_> = tried(&mut search, now, 8)
+            .into_iter()
+            .map(|(at, _)| at)
+            .collect();
         assert_eq!(times, [15, 45, 105, 225, 465, 945, 1545, 2145]);
-        assert_eq!(Search::new(false, 0, 2, PAUSE, now).due(), None, "the best there is");
+        assert_eq!(
+            Search::new(false, 0, 2, PAUSE, now).due(),
+            None,
+            "the best there is"
+        );
     }
 
     #[test]
     fn the_wanted_address_is_tried_every_two_seconds_for_a_minute() {
         let now = Instant::now();
         let mut search = Search::new(true, 1, 2, PAUSE, now);
-        let times: Vec<_> = tried(&mut search, now, 32).into_iter().map(|(at, _)| at).collect();
+        let times: Vec<_> = tried(&mut search, now, 32)
+            .into_iter()
+            .map(|(at, _)| at)
+            .collect();
         assert_eq!(times[..3], [2, 4, 6]);
         assert_eq!(times[29..], [60, 90, 150]);
     }
@@ -159,15 +191,30 @@ mod tests {
         let mut search = Search::new(true, 0, 2, PAUSE, now);
         assert!(search.anew(now) && !search.anew(now));
         let all = tried(&mut search, now, 11);
-        assert!(all[..10].iter().all(|(_, wanted)| *wanted == Wanted::Anew(0)));
+        assert!(
+            all[..10]
+                .iter()
+                .all(|(_, wanted)| *wanted == Wanted::Anew(0))
+        );
         assert_eq!((all[0].0, all[9].0, all[10]), (0, 9, (24, Wanted::Better)));
         let mut best = Search::new(false, 0, 2, PAUSE, now);
         best.anew(now);
-        assert_eq!(tried(&mut best, now, 20).len(), 10, "then there is nothing better to look for");
+        assert_eq!(
+            tried(&mut best, now, 20).len(),
+            10,
+            "then there is nothing better to look for"
+        );
         let mut away = Search::new(true, 1, 2, PAUSE, now);
         away.anew(now);
-        let wanted: Vec<_> = tried(&mut away, now, 3).into_iter().map(|(_, wanted)| wanted).collect();
-        assert_eq!(wanted, [Wanted::Anew(1), Wanted::Anew(0), Wanted::Anew(1)], "the address in use first");
+        let wanted: Vec<_> = tried(&mut away, now, 3)
+            .into_iter()
+            .map(|(_, wanted)| wanted)
+            .collect();
+        assert_eq!(
+            wanted,
+            [Wanted::Anew(1), Wanted::Anew(0), Wanted::Anew(1)],
+            "the address in use first"
+        );
     }
 
     #[test]
@@ -176,10 +223,24 @@ mod tests {
         let mut search = Search::new(false, 1, 3, PAUSE, now);
         assert!(search.elsewhere(now) && !search.elsewhere(now) && !search.anew(now));
         let all = tried(&mut search, now, 3);
-        assert_eq!(all, [(0, Wanted::Elsewhere(2)), (1, Wanted::Elsewhere(3)), (2, Wanted::Elsewhere(4))]);
+        assert_eq!(
+            all,
+            [
+                (0, Wanted::Elsewhere(2)),
+                (1, Wanted::Elsewhere(3)),
+                (2, Wanted::Elsewhere(4))
+            ]
+        );
         let mut alone = Search::new(false, 0, 1, PAUSE, now);
         alone.elsewhere(now);
-        let times: Vec<_> = tried(&mut alone, now, 6).into_iter().map(|(at, _)| at).collect();
-        assert_eq!(times, [0, 2, 6, 14, 22, 30], "the only address is asked more and more rarely");
+        let times: Vec<_> = tried(&mut alone, now, 6)
+            .into_iter()
+            .map(|(at, _)| at)
+            .collect();
+        assert_eq!(
+            times,
+            [0, 2, 6, 14, 22, 30],
+            "the only address is asked more and more rarely"
+        );
     }
 }

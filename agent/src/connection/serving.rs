@@ -1,5 +1,5 @@
-//! A connection that serves the tunnels: what it takes, and how it ends in order when another one has taken its place
-//! or the agent stops.
+//! A connection that serves the tunnels: what it takes, and how it ends in order when another one
+//! has taken its place or the agent stops.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,13 +31,15 @@ pub(super) struct Serving {
     pub(super) asked: Option<(usize, Arc<Offer>)>,
     /// A message was broken off in its middle: nothing can be said any more.
     pub(super) mute: bool,
-    /// The relay has said that it is about to stop. It ends the connection with the last request that it has.
+    /// The relay has said that it is about to stop. It ends the connection with the last request
+    /// that it has.
     pub(super) relay_leaves: bool,
 }
 
 impl Serving {
-    /// Ends a connection without failing a request: the relay sends nothing more, what is under way ends, then the
-    /// connection. Once `stop` is cancelled that takes no longer than `shared.drain`.
+    /// Ends a connection without failing a request: the relay sends nothing more, what is under way
+    /// ends, then the connection. Once `stop` is cancelled that takes no longer than
+    /// `shared.drain`.
     pub(super) async fn retire(mut self, shared: &Shared, stop: CancellationToken) {
         if self.relay_leaves {
             tokio::select! {
@@ -45,11 +47,16 @@ impl Serving {
                 () = stop.cancelled() => {}
             }
         }
-        let told = !self.mute && matches!(timeout(LEAVE, self.say_so(&shared.reporter)).await, Ok(Ok(())));
+        let told = !self.mute
+            && matches!(
+                timeout(LEAVE, self.say_so(&shared.reporter)).await,
+                Ok(Ok(()))
+            );
         let session = self.found.session.clone();
         let ending = async {
             if told {
-                // The relay ends the connection when it has taken all answers. What it gave before it knew is still taken.
+                // The relay ends the connection when it has taken all answers. What it gave before
+                // it knew is still taken.
                 while let Ok(exchange) = session.accept().await {
                     take(exchange, &self.terms, &self.exchanges);
                 }
@@ -89,7 +96,8 @@ impl Serving {
         }
     }
 
-    /// A relay that is about to stop has requests until its last sender has gone, and ends the connection itself.
+    /// A relay that is about to stop has requests until its last sender has gone, and ends the
+    /// connection itself.
     async fn serve_out(&mut self, reporter: &Reporter) {
         loop {
             tokio::select! {
@@ -117,8 +125,14 @@ impl Serving {
 }
 
 /// Handles an exchange in a task of its own.
-pub(super) fn take((writer, reader): (MessageWriter, MessageReader), terms: &Arc<Terms>, exchanges: &TaskTracker) {
+pub(super) fn take(
+    (writer, reader): (MessageWriter, MessageReader),
+    terms: &Arc<Terms>,
+    exchanges: &TaskTracker,
+) {
     let terms = Arc::clone(terms);
     // In a box: the runtime moves what it is given several times before it runs.
-    exchanges.spawn(Box::pin(async move { replay::exchange(writer, reader, &terms).await }));
+    exchanges.spawn(Box::pin(async move {
+        replay::exchange(writer, reader, &terms).await
+    }));
 }

@@ -18,7 +18,9 @@ impl SleepWatch {
     /// Begins at this moment.
     #[must_use]
     pub(super) const fn new(now: Instant, time_of_day: UnixMillis) -> Self {
-        Self { seen: (now, time_of_day) }
+        Self {
+            seen: (now, time_of_day),
+        }
     }
 
     /// Whether the machine was asleep since the last look.
@@ -45,6 +47,9 @@ mod tests {
         assert!(!watch.slept(begin + second * 61, UnixMillis(day.0 + 65_000)));
         assert!(!watch.slept(begin + second * 62, UnixMillis(day.0)));
         assert!(watch.slept(begin + second * 63, UnixMillis(day.0 + 3_600_000)));
-        assert!(!watch.slept(begin + second * 64, UnixMillis(day.0 + 3_601_000)), "once");
+        assert!(
+            !watch.slept(begin + second * 64, UnixMillis(day.0 + 3_601_000)),
+            "once"
+        );
     }
 }

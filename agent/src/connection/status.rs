@@ -64,25 +64,44 @@ impl Inner {
         self.leaving.remove(id);
     }
 
-    /// What is known of this failure and, where it is one of a transport's, of the other transport's.
+    /// What is known of this failure and, where it is one of a transport's, of the other
+    /// transport's.
     fn sum_up(&mut self, relay: &str, why: &ConnectionError) -> String {
         let (transport, refused) = match why {
             ConnectionError::Silent { transport, .. } => (*transport, false),
-            ConnectionError::Connect { source, .. } => (Transport::Tcp, source.kind() == ErrorKind::ConnectionRefused),
+            ConnectionError::Connect { source, .. } => (
+                Transport::Tcp,
+                source.kind() == ErrorKind::ConnectionRefused,
+            ),
             ConnectionError::Proxy { .. } | ConnectionError::NoRelay(_) => (Transport::Tcp, false),
             _ => {
                 let why = why.to_string();
-                return if why.contains(relay) { why } else { format!("the relay {relay}: {why}") };
+                return if why.contains(relay) {
+                    why
+                } else {
+                    format!("the relay {relay}: {why}")
+                };
             }
         };
-        self.failures.insert((relay.to_owned(), transport), Failure { why: why.to_string(), refused });
+        self.failures.insert(
+            (relay.to_owned(), transport),
+            Failure {
+                why: why.to_string(),
+                refused,
+            },
+        );
         let of = |transport| self.failures.get(&(relay.to_owned(), transport));
         match (of(Transport::Quic), of(Transport::Tcp)) {
             (Some(_), Some(tcp)) if tcp.refused => {
-                format!("the relay {relay} does not answer over QUIC, and refuses connections over TCP: is it running?")
+                format!(
+                    "the relay {relay} does not answer over QUIC, and refuses connections over TCP: is it running?"
+                )
             }
             (Some(quic), Some(tcp)) => format!("{}; and {}", quic.why, tcp.why),
-            (one, other) => one.or(other).map(|failure| failure.why.clone()).unwrap_or_default(),
+            (one, other) => one
+                .or(other)
+                .map(|failure| failure.why.clone())
+                .unwrap_or_default(),
         }
     }
 }
@@ -91,15 +110,20 @@ impl Status {
     /// A line is being dialled.
     pub fn dialling(&self, relay: &str, reporter: &Reporter) {
         if self.lock().open.is_empty() {
-            reporter.say(Report::Connecting { relay: relay.to_owned() });
+            reporter.say(Report::Connecting {
+                relay: relay.to_owned(),
+            });
         }
     }
 
-    /// A line is open. `tell` is called for what the user has to hear again: the relay, or what carries it, is
-    /// another than before.
+    /// A line is open. `tell` is called for what the user has to hear again: the relay, or what
+    /// carries it, is another than before.
     pub fn open(&self, id: LineId, transport: Transport, opened: &[Opened], tell: &dyn Fn(Opened)) {
         let mut inner = self.lock();
-        let news = !inner.open.iter().any(|((relay, _), by)| *relay == id.0 && *by == transport);
+        let news = !inner
+            .open
+            .iter()
+            .any(|((relay, _), by)| *relay == id.0 && *by == transport);
         inner.forget(&id);
         inner.missing.remove(&id.0);
         inner.open.insert(id.clone(), transport);
@@ -116,7 +140,11 @@ impl Status {
         let mut inner = self.lock();
         let leaving = inner.leaving.contains(id);
         let was_open = inner.close(id);
-        let to_relay = inner.open.keys().filter(|(relay, _)| *relay == id.0).count();
+        let to_relay = inner
+            .open
+            .keys()
+            .filter(|(relay, _)| *relay == id.0)
+            .count();
         drop(inner);
         if !was_open || to_relay == 0 {
             self.failed(&id.0, why, reporter);
@@ -133,7 +161,8 @@ impl Status {
         self.lock().close(id);
     }
 
-    /// An attempt to reach this relay failed. It is told where no line to it is open, and not every time.
+    /// An attempt to reach this relay failed. It is told where no line to it is open, and not every
+    /// time.
     pub fn failed(&self, relay: &str, why: &ConnectionError, reporter: &Reporter) {
         let mut inner = self.lock();
         if inner.is_reached(relay) {
@@ -143,7 +172,11 @@ impl Status {
         if !inner.open.is_empty() {
             if inner.missing.insert(relay.to_owned()) {
                 drop(inner);
-                reporter.say(Report::RelayLost { relay: relay.to_owned(), why, for_good: false });
+                reporter.say(Report::RelayLost {
+                    relay: relay.to_owned(),
+                    why,
+                    for_good: false,
+                });
             }
             return;
         }
@@ -171,7 +204,8 @@ impl Status {
         }
     }
 
-    /// The relay says whether another run of the agent's program has the tunnels. Each of its lines tells it.
+    /// The relay says whether another run of the agent's program has the tunnels. Each of its lines
+    /// tells it.
     pub fn stands_by(&self, id: &LineId, stands_by: bool, reporter: &Reporter) {
         let relay = &id.0;
         let mut inner = self.lock();
@@ -210,7 +244,10 @@ mod tests {
     use crate::report;
 
     fn silent(relay: &str, transport: Transport) -> ConnectionError {
-        ConnectionError::Silent { address: relay.to_owned(), transport }
+        ConnectionError::Silent {
+            address: relay.to_owned(),
+            transport,
+        }
     }
 
     fn said(reports: &mut report::Reports) -> Vec<String> {
@@ -228,9 +265,15 @@ mod tests {
             }
         }
         let two = said(&mut reports);
-        assert!(two.len() == 2 && two[1].contains("over QUIC; is UDP") && two[1].contains("over TCP;"), "{two:?}");
+        assert!(
+            two.len() == 2 && two[1].contains("over QUIC; is UDP") && two[1].contains("over TCP;"),
+            "{two:?}"
+        );
         let source = ErrorKind::ConnectionRefused.into();
-        let refused = ConnectionError::Connect { address: "one:443".to_owned(), source };
+        let refused = ConnectionError::Connect {
+            address: "one:443".to_owned(),
+            source,
+        };
         status.failed("one:443", &refused, &reporter);
         assert!(said(&mut reports)[0].contains("is it running?"));
         let opened = Opened {
@@ -244,22 +287,35 @@ mod tests {
         let told = std::cell::Cell::new(0);
         let tell = |_| told.set(told.get() + 1);
         for number in 0..2 {
-            status.open(line("one:443", number), Transport::Quic, std::slice::from_ref(&opened), &tell);
+            status.open(
+                line("one:443", number),
+                Transport::Quic,
+                std::slice::from_ref(&opened),
+                &tell,
+            );
         }
         assert_eq!(told.get(), 1);
         for _ in 0..2 {
             status.failed("two:443", &silent("two:443", Transport::Quic), &reporter);
         }
         let missing = said(&mut reports);
-        assert!(missing.len() == 1 && missing[0].contains("no connection to the relay two:443"), "{missing:?}");
+        assert!(
+            missing.len() == 1 && missing[0].contains("no connection to the relay two:443"),
+            "{missing:?}"
+        );
         let lost = || ConnectionError::Ended("over".to_owned());
         status.closed(&line("one:443", 0), &lost(), &reporter);
         assert!(
-            said(&mut reports)[0].contains("a connection to one:443 was lost (the tunnel's task ended: over); 1 more")
+            said(&mut reports)[0].contains(
+                "a connection to one:443 was lost (the tunnel's task ended: over); 1 more"
+            )
         );
         status.closed(&line("one:443", 1), &lost(), &reporter);
         let away = said(&mut reports);
-        assert!(away.len() == 1 && away[0].contains("the relay one:443: the tunnel's task ended"), "{away:?}");
+        assert!(
+            away.len() == 1 && away[0].contains("the relay one:443: the tunnel's task ended"),
+            "{away:?}"
+        );
     }
 
     #[test]
@@ -276,7 +332,11 @@ mod tests {
         status.open(lines[0].clone(), Transport::Quic, &[], &|_| {});
         let lost = ConnectionError::Ended("over".to_owned());
         status.closed(&lines[0], &lost, &reporter);
-        assert_eq!(said(&mut reports).len(), 1, "it is with another relay of that name");
+        assert_eq!(
+            said(&mut reports).len(),
+            1,
+            "it is with another relay of that name"
+        );
         status.open(lines[0].clone(), Transport::Quic, &[], &|_| {});
         status.closed(&lines[1], &lost, &reporter);
         assert_eq!(said(&mut reports).len(), 0, "that was to be expected");
@@ -289,6 +349,9 @@ mod tests {
             status.stands_by(&("one:443".to_owned(), line), stands_by, &reporter);
         }
         let said = said(&mut reports);
-        assert!(said.len() == 2 && said[0].contains("--pool") && said[1].contains("come here again"), "{said:?}");
+        assert!(
+            said.len() == 2 && said[0].contains("--pool") && said[1].contains("come here again"),
+            "{said:?}"
+        );
     }
 }

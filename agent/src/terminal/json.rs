@@ -20,19 +20,35 @@ struct Line<'r> {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'r> {
-    Connecting { relay: &'r str },
+    Connecting {
+        relay: &'r str,
+    },
     Ready(&'r Ready),
-    Away { why: &'r str },
-    RelayLost { relay: &'r str, why: &'r str, for_good: bool },
+    Away {
+        why: &'r str,
+    },
+    RelayLost {
+        relay: &'r str,
+        why: &'r str,
+        for_good: bool,
+    },
     Request(Request<'r>),
     Refused(Request<'r>),
     Observed(Request<'r>),
     Answered(Request<'r>),
     Hint(Request<'r>),
-    RefusedMore { counts: BTreeMap<String, u64> },
-    Stopping { under_way: usize },
-    Note { message: &'r str },
-    Warning { message: &'r str },
+    RefusedMore {
+        counts: BTreeMap<String, u64>,
+    },
+    Stopping {
+        under_way: usize,
+    },
+    Note {
+        message: &'r str,
+    },
+    Warning {
+        message: &'r str,
+    },
 }
 
 /// A request, as far as the agent got to know it.
@@ -89,13 +105,25 @@ struct Observed<'r> {
 /// The line for a report.
 #[must_use]
 pub fn line(stamped: &Stamped) -> Option<String> {
-    serde_json::to_string(&Line { time: time_of(stamped.at), event: event(&stamped.report) }).ok()
+    serde_json::to_string(&Line {
+        time: time_of(stamped.at),
+        event: event(&stamped.report),
+    })
+    .ok()
 }
 
 fn event(report: &Report) -> Event<'_> {
     match report {
         Report::Connecting { relay } => Event::Connecting { relay },
-        Report::RelayLost { relay, why, for_good } => Event::RelayLost { relay, why, for_good: *for_good },
+        Report::RelayLost {
+            relay,
+            why,
+            for_good,
+        } => Event::RelayLost {
+            relay,
+            why,
+            for_good: *for_good,
+        },
         Report::Ready(ready) => Event::Ready(ready),
         Report::Away { why } => Event::Away { why },
         Report::Request(request) => {
@@ -109,11 +137,26 @@ fn event(report: &Report) -> Event<'_> {
                 ..Request::default()
             };
             Event::Request(match &request.outcome {
-                Outcome::Answered { status, observed, secrets } => {
-                    let observed = observed.as_ref().map(|(check, why)| Observed { check: *check, why });
-                    Request { status: Some(*status), observed, secrets, ..common }
+                Outcome::Answered {
+                    status,
+                    observed,
+                    secrets,
+                } => {
+                    let observed = observed
+                        .as_ref()
+                        .map(|(check, why)| Observed { check: *check, why });
+                    Request {
+                        status: Some(*status),
+                        observed,
+                        secrets,
+                        ..common
+                    }
                 }
-                Outcome::Handshake { status } => Request { status: Some(*status), handshake: true, ..common },
+                Outcome::Handshake { status } => Request {
+                    status: Some(*status),
+                    handshake: true,
+                    ..common
+                },
                 Outcome::Refused { status, check, why } => Request {
                     status: Some(*status),
                     refused_by: Some("agent"),
@@ -121,10 +164,16 @@ fn event(report: &Report) -> Event<'_> {
                     why: Some(why),
                     ..common
                 },
-                Outcome::Failed { status, code, why } => {
-                    Request { status: Some(*status), code: Some(*code), why: Some(why), ..common }
-                }
-                Outcome::Aborted => Request { aborted: true, ..common },
+                Outcome::Failed { status, code, why } => Request {
+                    status: Some(*status),
+                    code: Some(*code),
+                    why: Some(why),
+                    ..common
+                },
+                Outcome::Aborted => Request {
+                    aborted: true,
+                    ..common
+                },
             })
         }
         Report::Refused(refused) => {
@@ -142,18 +191,32 @@ fn event(report: &Report) -> Event<'_> {
                 ..Request::default()
             };
             if refused.note {
-                return Event::Hint(Request { refused_by: None, check: None, status: None, ..fields });
+                return Event::Hint(Request {
+                    refused_by: None,
+                    check: None,
+                    status: None,
+                    ..fields
+                });
             }
             match (refused.observed, refused.answered) {
                 (true, _) => Event::Observed(fields),
-                (false, true) => Event::Answered(Request { refused_by: None, check: None, ..fields }),
+                (false, true) => Event::Answered(Request {
+                    refused_by: None,
+                    check: None,
+                    ..fields
+                }),
                 (false, false) => Event::Refused(fields),
             }
         }
-        Report::Counted(counted) => {
-            Event::RefusedMore { counts: counted.iter().map(|(check, count)| (check.to_string(), *count)).collect() }
-        }
-        Report::Stopping { under_way } => Event::Stopping { under_way: *under_way },
+        Report::Counted(counted) => Event::RefusedMore {
+            counts: counted
+                .iter()
+                .map(|(check, count)| (check.to_string(), *count))
+                .collect(),
+        },
+        Report::Stopping { under_way } => Event::Stopping {
+            under_way: *under_way,
+        },
         Report::Note(message) => Event::Note { message },
         Report::Warning(message) => Event::Warning { message },
     }

@@ -6,26 +6,55 @@ use time::OffsetDateTime;
 
 use crate::report::{Outcome, Ready, Report, Stamped};
 
-/// The line for a report; some have none. Where there are `several` tunnels, requests are told with their host.
+/// The line for a report; some have none. Where there are `several` tunnels, requests are told with
+/// their host.
 #[must_use]
 pub fn line(stamped: &Stamped, several: bool) -> Option<String> {
-    Some(format!("{} {}", time_of(stamped.at), text(&stamped.report, several)))
+    Some(format!(
+        "{} {}",
+        time_of(stamped.at),
+        text(&stamped.report, several)
+    ))
 }
 
 /// What a report says, without the time.
 #[must_use]
 pub fn text(report: &Report, several: bool) -> String {
-    let host = |host: &str| if several { host.to_owned() } else { String::new() };
+    let host = |host: &str| {
+        if several {
+            host.to_owned()
+        } else {
+            String::new()
+        }
+    };
     match report {
         Report::Connecting { relay } => format!("connecting to {relay}"),
         Report::Ready(ready) => {
-            let trust = ready.ca.as_ref().map(|ca| format!(" (trust {ca})")).unwrap_or_default();
-            let Ready { url, application, relay, transport, .. } = ready;
+            let trust = ready
+                .ca
+                .as_ref()
+                .map(|ca| format!(" (trust {ca})"))
+                .unwrap_or_default();
+            let Ready {
+                url,
+                application,
+                relay,
+                transport,
+                ..
+            } = ready;
             format!("ready: {url} -> {application}, through {relay} over {transport}{trust}")
         }
         Report::Away { why } => format!("not connected: {why}; dialling again"),
-        Report::RelayLost { relay, why, for_good: true } => format!("warning: the relay {relay} is given up: {why}"),
-        Report::RelayLost { relay, why, for_good: false } => format!(
+        Report::RelayLost {
+            relay,
+            why,
+            for_good: true,
+        } => format!("warning: the relay {relay} is given up: {why}"),
+        Report::RelayLost {
+            relay,
+            why,
+            for_good: false,
+        } => format!(
             "warning: no connection to the relay {relay} ({why}): it passes no webhooks on meanwhile; other relays do, and \
              it is dialled again"
         ),
@@ -33,19 +62,35 @@ pub fn text(report: &Report, several: bool) -> String {
             let line = |status: u16, rest: String| {
                 let took = short(request.took);
                 let (host, path) = (host(&request.host), &request.path);
-                format!("{} {host}{path} {status} {took} {}{rest}", request.method(), request.client)
+                format!(
+                    "{} {host}{path} {status} {took} {}{rest}",
+                    request.method(),
+                    request.client
+                )
             };
             match &request.outcome {
-                Outcome::Answered { status, observed: None, secrets } if secrets.is_empty() => {
-                    line(*status, String::new())
-                }
-                Outcome::Answered { status, observed: None, secrets } => {
-                    line(*status, format!(" by {}", secrets.join(", ")))
-                }
-                Outcome::Handshake { status } => line(*status, " the provider's handshake, answered here".to_owned()),
-                Outcome::Answered { status, observed: Some((check, why)), .. } => {
-                    line(*status, format!(" observed, would be refused by {check}: {why}"))
-                }
+                Outcome::Answered {
+                    status,
+                    observed: None,
+                    secrets,
+                } if secrets.is_empty() => line(*status, String::new()),
+                Outcome::Answered {
+                    status,
+                    observed: None,
+                    secrets,
+                } => line(*status, format!(" by {}", secrets.join(", "))),
+                Outcome::Handshake { status } => line(
+                    *status,
+                    " the provider's handshake, answered here".to_owned(),
+                ),
+                Outcome::Answered {
+                    status,
+                    observed: Some((check, why)),
+                    ..
+                } => line(
+                    *status,
+                    format!(" observed, would be refused by {check}: {why}"),
+                ),
                 Outcome::Refused { status, check, why } => {
                     line(*status, format!(" refused by the agent's {check}: {why}"))
                 }
@@ -78,11 +123,18 @@ pub fn text(report: &Report, several: bool) -> String {
             if refused.answered {
                 return format!("{what} answered by the relay: {}", refused.why);
             }
-            let verb = if refused.observed { "observed, would be refused by" } else { "refused by" };
+            let verb = if refused.observed {
+                "observed, would be refused by"
+            } else {
+                "refused by"
+            };
             format!("{what} {verb} {}: {}", refused.check, refused.why)
         }
         Report::Counted(counted) => {
-            let counts = counted.iter().map(|(check, count)| format!("{count} by {check}")).collect::<Vec<_>>();
+            let counts = counted
+                .iter()
+                .map(|(check, count)| format!("{count} by {check}"))
+                .collect::<Vec<_>>();
             format!("refused more: {}", counts.join(", "))
         }
         Report::Stopping { under_way: 0 } => "stopping".to_owned(),
@@ -96,7 +148,8 @@ pub fn text(report: &Report, several: bool) -> String {
 /// A time in UTC (RFC 3339), always as long.
 #[must_use]
 pub fn time_of(at: OffsetDateTime) -> String {
-    let ((year, month, day), (hour, minute, second, milli)) = (at.to_calendar_date(), at.to_hms_milli());
+    let ((year, month, day), (hour, minute, second, milli)) =
+        (at.to_calendar_date(), at.to_hms_milli());
     let month = u8::from(month);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
@@ -118,6 +171,10 @@ mod tests {
     #[test]
     fn the_time_is_one_that_programs_read() {
         let now = time_of(OffsetDateTime::now_utc());
-        assert_eq!((now.len(), OffsetDateTime::parse(&now, &Rfc3339).is_ok()), (24, true), "{now}");
+        assert_eq!(
+            (now.len(), OffsetDateTime::parse(&now, &Rfc3339).is_ok()),
+            (24, true),
+            "{now}"
+        );
     }
 }

@@ -22,7 +22,8 @@ use crate::report::{Outcome, Ready, Report, Reports, Stamped};
 const REMEMBERED: usize = 200;
 /// Notes and warnings that are shown at a time.
 const MESSAGES: usize = 8;
-/// The part of the screen that is left to requests, at least: a third. Tunnels that would need it are only counted.
+/// The part of the screen that is left to requests, at least: a third. Tunnels that would need it
+/// are only counted.
 const REQUESTS: usize = 3;
 /// Hints beside the title.
 const QUIT: &str = "   (Ctrl-C to quit)";
@@ -30,8 +31,8 @@ const AGAIN: &str = "   (Ctrl-C again to quit at once)";
 /// How often the screen is drawn at most.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Shows the screen until the reports end. Ctrl-C and q ask for the end. With `several` tunnels each request is shown
-/// with its host.
+/// Shows the screen until the reports end. Ctrl-C and q ask for the end. With `several` tunnels
+/// each request is shown with its host.
 ///
 /// # Errors
 /// Those of the terminal.
@@ -39,7 +40,10 @@ pub fn run(mut reports: Reports, several: bool, quit: &Quit) -> io::Result<()> {
     // Log lines would overwrite the screen.
     let _held = process::hold_log();
     let mut terminal = ratatui::try_init()?;
-    let mut screen = Screen { several, ..Screen::default() };
+    let mut screen = Screen {
+        several,
+        ..Screen::default()
+    };
     let shown = screen.show(&mut terminal, &mut reports, quit);
     ratatui::restore();
     shown
@@ -72,7 +76,12 @@ struct Shown {
 }
 
 impl Screen {
-    fn show(&mut self, terminal: &mut DefaultTerminal, reports: &mut Reports, quit: &Quit) -> io::Result<()> {
+    fn show(
+        &mut self,
+        terminal: &mut DefaultTerminal,
+        reports: &mut Reports,
+        quit: &Quit,
+    ) -> io::Result<()> {
         loop {
             let since = Instant::now();
             while let Some(stamped) = reports.next_at_once() {
@@ -85,7 +94,8 @@ impl Screen {
             terminal.draw(|frame| self.draw(frame))?;
             while event::poll(TICK.saturating_sub(since.elapsed()))? {
                 if let Event::Key(key) = event::read()? {
-                    let control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+                    let control_c = key.code == KeyCode::Char('c')
+                        && key.modifiers.contains(KeyModifiers::CONTROL);
                     if control_c || key.code == KeyCode::Char('q') {
                         quit.ask();
                     }
@@ -101,7 +111,8 @@ impl Screen {
             Report::Connecting { relay } => self.state = format!("connecting to {relay}"),
             Report::Ready(ready) => {
                 self.state = "online".to_owned();
-                self.relays.insert(ready.relay.clone(), Some(ready.transport));
+                self.relays
+                    .insert(ready.relay.clone(), Some(ready.transport));
                 self.tunnels.insert(ready.base_url.clone(), ready.clone());
             }
             Report::Away { .. } => {
@@ -119,7 +130,9 @@ impl Screen {
             Report::Note(_) | Report::Warning(_) => self.message(stamped),
             Report::Request(request) => {
                 let style = match &request.outcome {
-                    Outcome::Answered { status, .. } | Outcome::Handshake { status } if *status < 400 => {
+                    Outcome::Answered { status, .. } | Outcome::Handshake { status }
+                        if *status < 400 =>
+                    {
                         Style::new().green()
                     }
                     Outcome::Answered { .. } => Style::new().yellow(),
@@ -153,18 +166,34 @@ impl Screen {
     }
 
     fn message(&mut self, stamped: &Stamped) {
-        self.messages.push_back(format!("{} {}", clock(stamped.at), self.text(&stamped.report)));
+        self.messages.push_back(format!(
+            "{} {}",
+            clock(stamped.at),
+            self.text(&stamped.report)
+        ));
         if self.messages.len() > MESSAGES {
             self.messages.pop_front();
         }
     }
 
-    /// Puts a request in its place: what the relay has refused comes a little later than what went through.
+    /// Puts a request in its place: what the relay has refused comes a little later than what went
+    /// through.
     fn remember(&mut self, stamped: &Stamped, style: Style) {
         let moment = stamped.moment;
-        let place = self.requests.iter().position(|shown| shown.moment <= moment).unwrap_or(self.requests.len());
+        let place = self
+            .requests
+            .iter()
+            .position(|shown| shown.moment <= moment)
+            .unwrap_or(self.requests.len());
         let text = format!("{} {}", clock(stamped.at), self.text(&stamped.report));
-        self.requests.insert(place, Shown { moment, style, text });
+        self.requests.insert(
+            place,
+            Shown {
+                moment,
+                style,
+                text,
+            },
+        );
         self.requests.truncate(REMEMBERED);
     }
 
@@ -172,7 +201,11 @@ impl Screen {
     pub fn draw(&self, frame: &mut Frame<'_>) {
         // Long lines are wrapped: the webhook URL must be there in full, to be copied.
         let width = usize::from(frame.area().width.max(1));
-        let height_of = |top: &[Line<'_>]| top.iter().map(|line| line.width().div_ceil(width).max(1)).sum::<usize>();
+        let height_of = |top: &[Line<'_>]| {
+            top.iter()
+                .map(|line| line.width().div_ceil(width).max(1))
+                .sum::<usize>()
+        };
         let all = usize::from(frame.area().height);
         let fits = |count: &usize| height_of(&self.top(*count)) <= all - all / REQUESTS;
         // Each has three rows at least.
@@ -180,33 +213,59 @@ impl Screen {
         let top = self.top((1..=most).rev().find(fits).unwrap_or(1));
         let height = height_of(&top);
         let height = u16::try_from(height).unwrap_or(u16::MAX);
-        let [above, below] = Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(frame.area());
+        let [above, below] =
+            Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(frame.area());
         frame.render_widget(Paragraph::new(top).wrap(Wrap { trim: false }), above);
-        let requests: Vec<Line<'_>> =
-            self.requests.iter().map(|shown| Line::styled(shown.text.as_str(), shown.style)).collect();
+        let requests: Vec<Line<'_>> = self
+            .requests
+            .iter()
+            .map(|shown| Line::styled(shown.text.as_str(), shown.style))
+            .collect();
         frame.render_widget(Paragraph::new(requests).wrap(Wrap { trim: false }), below);
     }
 
     /// What stands above the requests, with so many tunnels.
     fn top(&self, tunnels: usize) -> Vec<Line<'_>> {
-        let row =
-            |name: &'static str, value: String| Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)]);
-        let state = if self.state == "online" { Color::Green } else { Color::Yellow };
+        let row = |name: &'static str, value: String| {
+            Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)])
+        };
+        let state = if self.state == "online" {
+            Color::Green
+        } else {
+            Color::Yellow
+        };
         let mut top = vec![
-            Line::from(vec!["hookward".bold(), Span::raw(if self.stopping { AGAIN } else { QUIT })]),
+            Line::from(vec![
+                "hookward".bold(),
+                Span::raw(if self.stopping { AGAIN } else { QUIT }),
+            ]),
             Line::default(),
-            Line::from(vec![Span::raw(format!("{:<14}", "Session")), Span::styled(self.state.clone(), state)]),
+            Line::from(vec![
+                Span::raw(format!("{:<14}", "Session")),
+                Span::styled(self.state.clone(), state),
+            ]),
         ];
         for (relay, by) in &self.relays {
-            let by = by.map_or_else(|| "not reached".to_owned(), |transport| transport.to_string());
+            let by = by.map_or_else(
+                || "not reached".to_owned(),
+                |transport| transport.to_string(),
+            );
             top.push(row("Relay", format!("{relay} ({by})")));
         }
         for ready in self.tunnels.values().take(tunnels) {
-            top.push(row("Forwarding", format!("{} -> {}", ready.base_url, ready.application)));
+            top.push(row(
+                "Forwarding",
+                format!("{} -> {}", ready.base_url, ready.application),
+            ));
             top.push(Line::from("Webhook URL"));
             top.push(Line::from(ready.url.as_str()).bold());
         }
-        if let Some(more) = self.tunnels.len().checked_sub(tunnels).filter(|more| *more > 0) {
+        if let Some(more) = self
+            .tunnels
+            .len()
+            .checked_sub(tunnels)
+            .filter(|more| *more > 0)
+        {
             top.push(row("", format!("and {more} tunnels more")));
         }
         if let Some(ca) = self.tunnels.values().find_map(|ready| ready.ca.as_ref()) {
@@ -215,10 +274,24 @@ impl Screen {
         for message in &self.messages {
             top.push(Line::from(message.as_str()).yellow());
         }
-        let Self { passed, refused, failed, .. } = self;
-        top.push(row("Requests", format!("{passed} passed, {refused} refused, {failed} failed")));
+        let Self {
+            passed,
+            refused,
+            failed,
+            ..
+        } = self;
+        top.push(row(
+            "Requests",
+            format!("{passed} passed, {refused} refused, {failed} failed"),
+        ));
         if self.lost > 0 {
-            top.push(row("", format!("{} lines were left out: there were too many at once", self.lost)));
+            top.push(row(
+                "",
+                format!(
+                    "{} lines were left out: there were too many at once",
+                    self.lost
+                ),
+            ));
         }
         top.push(Line::default());
         top
@@ -227,7 +300,10 @@ impl Screen {
 
 /// The time of day, in UTC.
 fn clock(at: OffsetDateTime) -> String {
-    lines::time_of(at).get(11..19).unwrap_or_default().to_owned()
+    lines::time_of(at)
+        .get(11..19)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -239,22 +315,41 @@ mod tests {
     #[test]
     fn url_state_and_requests_are_on_the_screen() {
         let mut screen = Screen::default();
-        let url =
-            format!("https://flexdeploy.hooks.example.com/flexdeploy/webhooks/v1/git/push?token={}", "t".repeat(43));
+        let url = format!(
+            "https://flexdeploy.hooks.example.com/flexdeploy/webhooks/v1/git/push?token={}",
+            "t".repeat(43)
+        );
         let ready = ready("https://h.example", &url);
         screen.take(&Report::Ready(ready.clone()).into());
         screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]).into());
         let shown = shown(&screen);
-        for text in ["online", "relay.example:443 (quic)", "7 by token", "7 refused"] {
+        for text in [
+            "online",
+            "relay.example:443 (quic)",
+            "7 by token",
+            "7 refused",
+        ] {
             assert!(shown.contains(text), "{text} in\n{shown}");
         }
-        let joined: String = shown.lines().map(|line| line.trim_matches('"').trim_end()).collect();
+        let joined: String = shown
+            .lines()
+            .map(|line| line.trim_matches('"').trim_end())
+            .collect();
         assert!(joined.contains(&url), "the whole URL in\n{shown}");
 
-        let other = Ready { base_url: "https://two.example".into(), relay: "other.example:443".into(), ..ready };
+        let other = Ready {
+            base_url: "https://two.example".into(),
+            relay: "other.example:443".into(),
+            ..ready
+        };
         screen.take(&Report::Ready(other).into());
         screen.take(
-            &Report::RelayLost { relay: "relay.example:443".into(), why: "it is off".into(), for_good: false }.into(),
+            &Report::RelayLost {
+                relay: "relay.example:443".into(),
+                why: "it is off".into(),
+                for_good: false,
+            }
+            .into(),
         );
         let shown = self::shown(&screen);
         for text in [
@@ -278,12 +373,19 @@ mod tests {
         screen.take(&Report::Warning("THE OLD ONE STAYS IN FORCE".into()).into());
         screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]).into());
         let shown = shown(&screen);
-        for text in ["t00.example ->", "tunnels more", "IN FORCE", "7 refused", "7 by token"] {
+        for text in [
+            "t00.example ->",
+            "tunnels more",
+            "IN FORCE",
+            "7 refused",
+            "7 by token",
+        ] {
             assert!(shown.contains(text), "{text} in\n{shown}");
         }
     }
 
-    /// Refusals arrive a little later than requests that passed, and stand in their place all the same.
+    /// Refusals arrive a little later than requests that passed, and stand in their place all the
+    /// same.
     #[test]
     fn requests_stand_in_the_order_of_their_answers_and_failures_are_counted_apart() {
         use std::net::IpAddr;
@@ -299,10 +401,25 @@ mod tests {
         let at = |ms: u64| begin + Duration::from_millis(ms);
         let client: IpAddr = "192.0.2.1".parse().unwrap();
         let request = |ms: u64, outcome: Outcome| {
-            let (id, host, method) = (RequestId([0; 16]), Arc::from("h.example"), http::Method::POST);
+            let (id, host, method) = (
+                RequestId([0; 16]),
+                Arc::from("h.example"),
+                http::Method::POST,
+            );
             let path = format!("/at-{ms}");
-            let report = RequestReport { id, host, method, path, client, took: Duration::ZERO, outcome };
-            Stamped { moment: at(ms), ..Report::Request(Box::new(report)).into() }
+            let report = RequestReport {
+                id,
+                host,
+                method,
+                path,
+                client,
+                took: Duration::ZERO,
+                outcome,
+            };
+            Stamped {
+                moment: at(ms),
+                ..Report::Request(Box::new(report)).into()
+            }
         };
         let refused = |ms: u64| {
             let report = RefusedRequest {
@@ -320,11 +437,22 @@ mod tests {
                 note: false,
                 ago_ms: 0,
             };
-            Stamped { moment: at(ms), ..Report::Refused(Box::new(report)).into() }
+            Stamped {
+                moment: at(ms),
+                ..Report::Refused(Box::new(report)).into()
+            }
         };
-        let answered = |status| Outcome::Answered { status, observed: None, secrets: Vec::new() };
+        let answered = |status| Outcome::Answered {
+            status,
+            observed: None,
+            secrets: Vec::new(),
+        };
         let why = || "the application broke off".to_owned();
-        let failed = Outcome::Failed { status: 502, code: Code::ApplicationBroke, why: why() };
+        let failed = Outcome::Failed {
+            status: 502,
+            code: Code::ApplicationBroke,
+            why: why(),
+        };
         let mut screen = Screen::default();
         for stamped in [
             request(0, answered(200)),
@@ -337,8 +465,13 @@ mod tests {
             screen.take(&stamped);
         }
         let shown = shown(&screen);
-        let places: Vec<_> = (0..5).map(|ms| shown.find(&format!("/at-{ms}")).unwrap()).collect();
-        assert!(places.is_sorted_by(|before, after| before > after), "the newest first: {places:?}\n{shown}");
+        let places: Vec<_> = (0..5)
+            .map(|ms| shown.find(&format!("/at-{ms}")).unwrap())
+            .collect();
+        assert!(
+            places.is_sorted_by(|before, after| before > after),
+            "the newest first: {places:?}\n{shown}"
+        );
         assert!(shown.contains("3 passed, 1 refused, 1 failed"), "{shown}");
     }
 

@@ -1,5 +1,5 @@
-//! Where requests go: a port of this machine, a host, a Unix socket; in clear text or over TLS, HTTP/1.1 or
-//! HTTP/2; and what `Host` says there.
+//! Where requests go: a port of this machine, a host, a Unix socket; in clear text or over TLS,
+//! HTTP/1.1 or HTTP/2; and what `Host` says there.
 
 use std::fmt;
 use std::io;
@@ -89,21 +89,28 @@ impl Stream {
 }
 
 impl Place {
-    /// Reads `8000`, `localhost:8000`, `app.internal:8000`, `[::1]:8000`, `https://app.internal:8443` or
-    /// `unix:/run/app.sock`.
+    /// Reads `8000`, `localhost:8000`, `app.internal:8000`, `[::1]:8000`,
+    /// `https://app.internal:8443` or `unix:/run/app.sock`.
     ///
     /// # Errors
     /// A sentence that says what to write.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         let wrong = |what: &str| {
-            let write = "write a port such as 8000, HOST:PORT, https://HOST:PORT, or unix:/run/app.sock";
-            Err(Problem::new("APPLICATION", format!("{text:?}: {what}; {write}")))
+            let write =
+                "write a port such as 8000, HOST:PORT, https://HOST:PORT, or unix:/run/app.sock";
+            Err(Problem::new(
+                "APPLICATION",
+                format!("{text:?}: {what}; {write}"),
+            ))
         };
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') {
                 return wrong("the socket's path begins with a slash");
             }
-            return Ok(Self { address: Address::Unix(path.into()), https: false });
+            return Ok(Self {
+                address: Address::Unix(path.into()),
+                https: false,
+            });
         }
         let (https, rest) = match text.split_once("://") {
             None => (false, text),
@@ -122,7 +129,11 @@ impl Place {
             Some((host, port)) => (Some(host), port),
         };
         let plain = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-        let Some(number) = port.parse::<u16>().ok().filter(|number| plain && *number > 0) else {
+        let Some(number) = port
+            .parse::<u16>()
+            .ok()
+            .filter(|number| plain && *number > 0)
+        else {
             return wrong("a port lies between 1 and 65535");
         };
         let address = match host {
@@ -162,7 +173,12 @@ impl Application {
     /// HTTP/1.1 in clear text, `Host` as the sender wrote it.
     #[must_use]
     pub const fn plain(address: Address) -> Self {
-        Self { address, tls: None, http2: false, host: HostField::Preserve }
+        Self {
+            address,
+            tls: None,
+            http2: false,
+            host: HostField::Preserve,
+        }
     }
 
     /// The same with everything that the user may say.
@@ -171,7 +187,12 @@ impl Application {
     /// What is wrong with the certificates.
     pub fn new(place: Place, trust: &Trust, http2: bool, host: HostField) -> Result<Self, Problem> {
         let tls = place.https.then(|| tls::config(trust, http2)).transpose()?;
-        Ok(Self { address: place.address, tls, http2, host })
+        Ok(Self {
+            address: place.address,
+            tls,
+            http2,
+            host,
+        })
     }
 
     /// What `Host` says, if it is not what the sender wrote.
@@ -202,11 +223,19 @@ impl Application {
         };
         // Without it a request above 8 KiB waits 40 ms for an acknowledgement.
         socket.set_nodelay(true)?;
-        let Some(tls) = &self.tls else { return Ok(Stream::Tcp(socket)) };
+        let Some(tls) = &self.tls else {
+            return Ok(Stream::Tcp(socket));
+        };
         let authority = self.address.authority();
-        let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host).trim_matches(['[', ']']);
+        let host = authority
+            .rsplit_once(':')
+            .map_or(authority.as_str(), |(host, _)| host)
+            .trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let stream = TlsConnector::from(Arc::clone(tls)).connect(name, socket).await.map_err(tls::explain)?;
+        let stream = TlsConnector::from(Arc::clone(tls))
+            .connect(name, socket)
+            .await
+            .map_err(tls::explain)?;
         Ok(Stream::Tls(Box::new(stream)))
     }
 }
@@ -241,11 +270,25 @@ mod tests {
             ("https://app", true),
             ("unix:/run/app.sock", false),
         ] {
-            assert_eq!(Place::parse(good).map(|place| place.https), Ok(https), "{good}");
+            assert_eq!(
+                Place::parse(good).map(|place| place.https),
+                Ok(https),
+                "{good}"
+            );
         }
-        for bad in
-            ["", "0", "65536", "+80", "app", ":80", "app:", "::1:80", "ftp://a:1", "http://a:1/x", "unix:app.sock"]
-        {
+        for bad in [
+            "",
+            "0",
+            "65536",
+            "+80",
+            "app",
+            ":80",
+            "app:",
+            "::1:80",
+            "ftp://a:1",
+            "http://a:1/x",
+            "unix:app.sock",
+        ] {
             assert!(Place::parse(bad).is_err(), "{bad}");
         }
     }

@@ -1,4 +1,5 @@
-//! Whether the application takes connections and answers: said when it stops, and when it does again.
+//! Whether the application takes connections and answers: said when it stops, and when it does
+//! again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -43,7 +44,13 @@ impl Health {
     #[must_use]
     pub fn new(reporter: Reporter) -> Self {
         let (told, _) = watch::channel(Told::Well);
-        Self { told, met: AtomicBool::new(false), answers: AtomicU64::new(0), fell: Notify::new(), reporter }
+        Self {
+            told,
+            met: AtomicBool::new(false),
+            answers: AtomicU64::new(0),
+            fell: Notify::new(),
+            reporter,
+        }
     }
 
     /// A connection was made, or failed for this reason.
@@ -52,12 +59,16 @@ impl Health {
             self.met.store(true, Ordering::Relaxed);
             // One that does not answer takes connections, too: it is well only when it answers.
             if self.change(Told::Down, Told::Well) {
-                self.reporter.say(Report::Note(format!("the application at {application} takes connections now")));
+                self.reporter.say(Report::Note(format!(
+                    "the application at {application} takes connections now"
+                )));
             }
             return;
         };
         if self.tell(Told::Down) {
-            let what = format!("the application at {application} takes no connection ({why}); webhooks get 502");
+            let what = format!(
+                "the application at {application} takes no connection ({why}); webhooks get 502"
+            );
             self.reporter.say(Report::Warning(what));
             self.fell.notify_one();
         }
@@ -68,7 +79,9 @@ impl Health {
         self.met.store(true, Ordering::Relaxed);
         self.answers.fetch_add(1, Ordering::Relaxed);
         if !self.is(Told::Well) && self.tell(Told::Well) {
-            self.reporter.say(Report::Note(format!("the application at {application} answers again")));
+            self.reporter.say(Report::Note(format!(
+                "the application at {application} answers again"
+            )));
         }
     }
 
@@ -82,8 +95,8 @@ impl Health {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// It did not answer in time, and there had been so many answers when the wait began. One slow resource beside others
-    /// is no illness; one that is down is known for it.
+    /// It did not answer in time, and there had been so many answers when the wait began. One slow
+    /// resource beside others is no illness; one that is down is known for it.
     pub fn silent(&self, application: &Application, patience: Duration, answers: u64) {
         if self.answers() == answers && self.change(Told::Well, Told::Silent) {
             let what = format!(
@@ -94,8 +107,8 @@ impl Health {
         }
     }
 
-    /// Asks at the start, while the application is down, and when nothing was heard of it for a while, until `stop`
-    /// is cancelled.
+    /// Asks at the start, while the application is down, and when nothing was heard of it for a
+    /// while, until `stop` is cancelled.
     pub async fn watch(&self, application: &Application, stop: &CancellationToken) {
         loop {
             if !self.met.swap(false, Ordering::Relaxed) {
@@ -132,11 +145,13 @@ impl Health {
 
     /// Whether it was so until now.
     fn change(&self, from: Told, to: Told) -> bool {
-        self.told.send_if_modified(|told| *told == from && std::mem::replace(told, to) != to)
+        self.told
+            .send_if_modified(|told| *told == from && std::mem::replace(told, to) != to)
     }
 
     /// Whether it is news.
     fn tell(&self, told: Told) -> bool {
-        self.told.send_if_modified(|before| std::mem::replace(before, told) != told)
+        self.told
+            .send_if_modified(|before| std::mem::replace(before, told) != told)
     }
 }

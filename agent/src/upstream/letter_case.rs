@@ -1,8 +1,9 @@
 //! Header names as the sender wrote them, for hyper to write them again.
 //!
 //! hyper can write a message's names in the case in which hyper itself read them; it keeps that
-//! knowledge in an extension that only its parser makes. So a head with just these names is given to
-//! hyper's parser, and the extension is kept: senders use the same few sets of names again and again.
+//! knowledge in an extension that only its parser makes. So a head with just these names is given
+//! to hyper's parser, and the extension is kept: senders use the same few sets of names again and
+//! again.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -49,7 +50,10 @@ impl LetterCases {
             known.clear();
         }
         // The names are slices of a whole frame, which must not be kept for their sake.
-        known.insert(Spelling(Bytes::copy_from_slice(&spelling.0)), learnt.clone());
+        known.insert(
+            Spelling(Bytes::copy_from_slice(&spelling.0)),
+            learnt.clone(),
+        );
         learnt
     }
 }
@@ -81,7 +85,9 @@ fn learn(spelling: &Spelling) -> Option<Extensions> {
             .serve_connection(Canned(head.into()), service)
     );
     // Everything is there, so one poll reads the head.
-    let _ = connection.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    let _ = connection
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()));
     found.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
@@ -89,7 +95,11 @@ fn learn(spelling: &Spelling) -> Option<Extensions> {
 struct Canned(Bytes);
 
 impl Read for Canned {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.0.is_empty() {
             return Poll::Pending;
         }
@@ -100,7 +110,11 @@ impl Read for Canned {
 }
 
 impl Write for Canned {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -122,7 +136,11 @@ mod tests {
         let cases = LetterCases::default();
         assert!(cases.of(&Spelling::default()).is_none());
         let spelling = Spelling("X-GitHub-Event\ncontent-LENGTH\nHost\n".into());
-        assert!(cases.of(&spelling).is_some_and(|extensions| !extensions.is_empty()));
+        assert!(
+            cases
+                .of(&spelling)
+                .is_some_and(|extensions| !extensions.is_empty())
+        );
         assert!(cases.of(&spelling).is_some());
         assert_eq!(cases.known.lock().unwrap().len(), 1);
     }

@@ -64,7 +64,11 @@ pub enum UpstreamError {
 
 impl From<hyper::Error> for UpstreamError {
     fn from(error: hyper::Error) -> Self {
-        if error.is_parse_too_large() { Self::LargeHead } else { Self::Broke(error) }
+        if error.is_parse_too_large() {
+            Self::LargeHead
+        } else {
+            Self::Broke(error)
+        }
     }
 }
 
@@ -112,8 +116,8 @@ pub struct Connection {
 /// A connection that carries one request at a time.
 struct Own {
     sender: SendRequest<UpstreamBody>,
-    /// The socket that hyper owns, a second time: to be looked at. `None` when the system has no file
-    /// descriptor for it; the connection is then used once.
+    /// The socket that hyper owns, a second time: to be looked at. `None` when the system has no
+    /// file descriptor for it; the connection is then used once.
     socket: Option<Socket>,
 }
 
@@ -128,13 +132,29 @@ impl Pool {
     /// Connections to this application. The pool's tasks end when `stop` is cancelled and the last
     /// connection is gone.
     #[must_use]
-    pub fn new(application: Application, reporter: Reporter, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        let list = IdleList { connections: Vec::new(), keep: UPSTREAM_IDLE, closed_early: None };
+    pub fn new(
+        application: Application,
+        reporter: Reporter,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let list = IdleList {
+            connections: Vec::new(),
+            keep: UPSTREAM_IDLE,
+            closed_early: None,
+        };
         let (application, health) = (Arc::new(application), Arc::new(Health::new(reporter)));
-        let pool = Self { application, idle: Arc::new(Mutex::new(list)), multiplexed: Arc::default(), health, tasks };
+        let pool = Self {
+            application,
+            idle: Arc::new(Mutex::new(list)),
+            multiplexed: Arc::default(),
+            health,
+            tasks,
+        };
         let (application, health) = (Arc::clone(&pool.application), Arc::clone(&pool.health));
         let watching = stop.clone();
-        pool.tasks.spawn(async move { health.watch(&application, &watching).await });
+        pool.tasks
+            .spawn(async move { health.watch(&application, &watching).await });
         pool.tasks.spawn(sweep(pool.clone(), stop));
         pool
     }
@@ -176,7 +196,8 @@ impl Pool {
         self.health.answers()
     }
 
-    /// The application has not answered within `patience`; there were so many answers at its beginning.
+    /// The application has not answered within `patience`; there were so many answers at its
+    /// beginning.
     pub fn note_silence(&self, patience: Duration, answers: u64) {
         self.health.silent(&self.application, patience, answers);
     }
@@ -187,7 +208,14 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Connection), UpstreamError> {
         while let Some(mut connection) = self.take() {
             match connection.sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Connection { own: Some(connection) })),
+                Ok(response) => {
+                    return Ok((
+                        response,
+                        Connection {
+                            own: Some(connection),
+                        },
+                    ));
+                }
                 Err(mut failed) => match failed.take_message() {
                     // Not a byte was written: the connection was gone already.
                     Some(unsent) => request = unsent,
@@ -197,14 +225,23 @@ impl Pool {
         }
         let mut connection = self.connect().await?;
         let response = connection.sender.send_request(request).await?;
-        Ok((response, Connection { own: Some(connection) }))
+        Ok((
+            response,
+            Connection {
+                own: Some(connection),
+            },
+        ))
     }
 
     async fn send_http2(
         &self,
         mut request: Request<UpstreamBody>,
     ) -> Result<(Response<Incoming>, Connection), UpstreamError> {
-        let kept = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let kept = self
+            .multiplexed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if let Some(mut sender) = kept.filter(|sender| !sender.is_closed()) {
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, Connection { own: None })),
@@ -226,20 +263,28 @@ impl Pool {
             let _ = driver.await;
         });
         // Of two that connect at the same time the later one is kept.
-        *self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
+        *self
+            .multiplexed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
         let response = sender.send_request(request).await?;
         Ok((response, Connection { own: None }))
     }
 
     /// Keeps a connection whose answer has been read to its end.
     pub async fn put_back(&self, connection: Connection) {
-        let Some(mut connection) = connection.own else { return };
+        let Some(mut connection) = connection.own else {
+            return;
+        };
         if !matches!(timeout(SETTLE, connection.sender.ready()).await, Ok(Ok(()))) {
             return;
         }
         let mut list = self.lock();
         if list.connections.len() < UPSTREAM_IDLE_CONNECTIONS {
-            list.connections.push(Idle { connection, since: Instant::now() });
+            list.connections.push(Idle {
+                connection,
+                since: Instant::now(),
+            });
         }
     }
 
@@ -261,7 +306,10 @@ impl Pool {
         };
         let failure = connected.as_ref().err().map(ToString::to_string);
         self.health.connected(&self.application, failure.as_deref());
-        connected.map_err(|source| UpstreamError::Connect { address: self.application.to_string(), source })
+        connected.map_err(|source| UpstreamError::Connect {
+            address: self.application.to_string(),
+            source,
+        })
     }
 
     async fn connect(&self) -> Result<Own, UpstreamError> {
@@ -319,7 +367,10 @@ async fn sweep(pool: Pool, stop: CancellationToken) {
         }
     }
     pool.lock().connections.clear();
-    pool.multiplexed.lock().unwrap_or_else(PoisonError::into_inner).take();
+    pool.multiplexed
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
 }
 
 impl Own {
@@ -329,7 +380,9 @@ impl Own {
             return Look::Closed;
         }
         let mut byte = [MaybeUninit::uninit()];
-        let Some(socket) = &self.socket else { return Look::Closed };
+        let Some(socket) = &self.socket else {
+            return Look::Closed;
+        };
         match socket.peek(&mut byte) {
             // An idle connection has nothing to say: an end, or bytes nobody asked for.
             Ok(_) => Look::Closed,

@@ -48,10 +48,22 @@ pub enum AdmissionError {
 /// # Errors
 /// [`AdmissionError`] for everything but a known agent's hello.
 pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, AdmissionError> {
-    let Host { store, clock, limits, .. } = host;
+    let Host {
+        store,
+        clock,
+        limits,
+        ..
+    } = host;
     let mut control = session.accept_control().await?;
     match control.receive(GREETING_BYTES).await? {
-        FromAgent::Hello { credential, version, instance, pool, line, lost } => {
+        FromAgent::Hello {
+            credential,
+            version,
+            instance,
+            pool,
+            line,
+            lost,
+        } => {
             let digest = credential.digest();
             let wanted = digest.clone();
             let Some(agent) = store.run(move |store| store.authenticate(&wanted)).await? else {
@@ -68,13 +80,30 @@ pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, Admission
                 outlives_refused_hosts: true,
             };
             control.send(&welcome).await?;
-            let run = Run { instance: instance.into(), pool, line, lost };
-            Ok(Admitted { agent, credential: digest, run, control })
+            let run = Run {
+                instance: instance.into(),
+                pool,
+                line,
+                lost,
+            };
+            Ok(Admitted {
+                agent,
+                credential: digest,
+                run,
+                control,
+            })
         }
-        FromAgent::Join { secret, credential_digest } => join(control, host, secret, &credential_digest).await,
-        FromAgent::Open { .. } | FromAgent::Application { .. } | FromAgent::Leave | FromAgent::Unknown => {
-            Err(StreamError::Protocol("the first message is neither hello nor join".to_owned()).into())
-        }
+        FromAgent::Join {
+            secret,
+            credential_digest,
+        } => join(control, host, secret, &credential_digest).await,
+        FromAgent::Open { .. }
+        | FromAgent::Application { .. }
+        | FromAgent::Leave
+        | FromAgent::Unknown => Err(StreamError::Protocol(
+            "the first message is neither hello nor join".to_owned(),
+        )
+        .into()),
     }
 }
 
@@ -84,15 +113,28 @@ async fn join(
     secret: Secret,
     credential: &str,
 ) -> Result<Admitted, AdmissionError> {
-    let digest = HEXLOWER.decode(credential.as_bytes()).ok().and_then(|bytes| SecretDigest::from_stored(&bytes));
+    let digest = HEXLOWER
+        .decode(credential.as_bytes())
+        .ok()
+        .and_then(|bytes| SecretDigest::from_stored(&bytes));
     let Some(digest) = digest else {
-        return Err(StreamError::Protocol("a join without a credential's digest".to_owned()).into());
+        return Err(
+            StreamError::Protocol("a join without a credential's digest".to_owned()).into(),
+        );
     };
     let now = host.clock.now();
-    match host.store.run(move |store| store.join(&secret, &digest, now)).await? {
+    match host
+        .store
+        .run(move |store| store.join(&secret, &digest, now))
+        .await?
+    {
         Some(agent) => {
             keep_host(&agent, host).await;
-            control.send(&FromRelay::Joined { agent: agent.name.to_string() }).await?;
+            control
+                .send(&FromRelay::Joined {
+                    agent: agent.name.to_string(),
+                })
+                .await?;
             control.finish().await;
             Err(AdmissionError::Joined(agent.name.to_string()))
         }
@@ -104,18 +146,25 @@ async fn join(
     }
 }
 
-/// From now on the host of its name is the agent's own, and 503 is the answer there until it comes: on this relay, and on
-/// every one that gets a copy of its state.
+/// From now on the host of its name is the agent's own, and 503 is the answer there until it comes:
+/// on this relay, and on every one that gets a copy of its state.
 async fn keep_host(agent: &Agent, host: &Host) {
     let own = host.host_of(&agent.name);
     if host.given.contains_key(&own) {
         return;
     }
     let (wanted, of_name, id) = (own.clone(), own.agent_below(&host.domain), agent.id);
-    // The agent has joined all the same: its token is used up, and it claims the host again when it comes.
-    match host.store.run(move |store| store.claim_host(&wanted, of_name.as_ref(), id)).await {
+    // The agent has joined all the same: its token is used up, and it claims the host again when it
+    // comes.
+    match host
+        .store
+        .run(move |store| store.claim_host(&wanted, of_name.as_ref(), id))
+        .await
+    {
         Ok(Claim::Owned) => {}
-        Ok(claim) => tracing::warn!(agent = %agent.name, host = %own, ?claim, "the agent has not the host of its name"),
+        Ok(claim) => {
+            tracing::warn!(agent = %agent.name, host = %own, ?claim, "the agent has not the host of its name")
+        }
         Err(error) => tracing::error!(%error, "the store failed"),
     }
 }
@@ -125,7 +174,12 @@ async fn refuse<T>(
     reason: RefusedReason,
     message: &'static str,
 ) -> Result<T, AdmissionError> {
-    control.send(&FromRelay::Refused { reason, message: message.to_owned() }).await?;
+    control
+        .send(&FromRelay::Refused {
+            reason,
+            message: message.to_owned(),
+        })
+        .await?;
     control.finish().await;
     Err(AdmissionError::Refused(message))
 }

@@ -1,5 +1,5 @@
-//! What a connection of an agent passes before it is a session, whichever transport brings it: so many
-//! unknown ones in all and of one address, one deadline, and the greeting.
+//! What a connection of an agent passes before it is a session, whichever transport brings it: so
+//! many unknown ones in all and of one address, one deadline, and the greeting.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -36,7 +36,14 @@ impl Entrance {
     #[must_use]
     pub fn new(host: Arc<Host>, drain: CancellationToken, stop: CancellationToken) -> Self {
         let unknown = Arc::new(Semaphore::new(host.limits.agents_unknown));
-        Self { host, unknown, of_source: Places::default(), tasks: TaskTracker::new(), drain, stop }
+        Self {
+            host,
+            unknown,
+            of_source: Places::default(),
+            tasks: TaskTracker::new(),
+            drain,
+            stop,
+        }
     }
 
     /// Connections whose peer has not yet said who it is.
@@ -55,11 +62,14 @@ impl Entrance {
     pub fn place(&self, source: IpAddr) -> Option<Unknown> {
         // A handshake proves its address, so one that only knocks can't lock the others out.
         let place = self.of_source.take(source, AGENTS_UNKNOWN_PER_SOURCE)?;
-        Some(Unknown((place, Arc::clone(&self.unknown).try_acquire_owned().ok()?)))
+        Some(Unknown((
+            place,
+            Arc::clone(&self.unknown).try_acquire_owned().ok()?,
+        )))
     }
 
-    /// Takes a connection in, in a task of its own: `connecting` makes it, the greeting follows, then the
-    /// session.
+    /// Takes a connection in, in a task of its own: `connecting` makes it, the greeting follows,
+    /// then the session.
     pub fn enter<E>(
         self: &Arc<Self>,
         place: Unknown,
@@ -82,7 +92,14 @@ impl Entrance {
             drop(place);
             match greeted {
                 Ok(Ok((session, admitted))) => {
-                    session::serve(session, admitted, &this.host, this.drain.clone(), this.stop.clone()).await;
+                    session::serve(
+                        session,
+                        admitted,
+                        &this.host,
+                        this.drain.clone(),
+                        this.stop.clone(),
+                    )
+                    .await;
                 }
                 Ok(Err(AdmissionError::Joined(agent))) => tracing::info!(agent, "agent joined"),
                 // Agents try several ways at one time, and give up all but one.
@@ -90,7 +107,10 @@ impl Entrance {
                     tracing::debug!(%error, "a connection that was given up")
                 }
                 Ok(Err(error)) => this.host.log.agent_failed("ended", &error.to_string()),
-                Err(_) => this.host.log.agent_failed("silent", "it said nothing in time"),
+                Err(_) => this
+                    .host
+                    .log
+                    .agent_failed("silent", "it said nothing in time"),
             }
         });
     }

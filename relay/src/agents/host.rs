@@ -67,10 +67,15 @@ impl Host {
         Liveness::dead_after_silence_of(self.limits.tunnel_dead)
     }
 
-    /// The host of an agent that asks for none: what the settings give it, or its name below the domain.
+    /// The host of an agent that asks for none: what the settings give it, or its name below the
+    /// domain.
     #[must_use]
     pub fn host_of(&self, agent: &AgentName) -> HostName {
-        let given = self.given.iter().find(|(_, owner)| *owner == agent).map(|(name, _)| name.clone());
+        let given = self
+            .given
+            .iter()
+            .find(|(_, owner)| *owner == agent)
+            .map(|(name, _)| name.clone());
         given.unwrap_or_else(|| self.domain.child(agent))
     }
 }

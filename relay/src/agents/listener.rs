@@ -1,5 +1,5 @@
-//! Takes agents' QUIC connections. The accept loop awaits nothing but `accept`; what becomes of a connection
-//! is the [`Entrance`]'s business.
+//! Takes agents' QUIC connections. The accept loop awaits nothing but `accept`; what becomes of a
+//! connection is the [`Entrance`]'s business.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::store::Store;
 /// How often it is asked again who owns which host.
 const REVIEW: Duration = Duration::from_secs(1);
 
-/// For the peers to be told that the relay stops. Handshakes that were given up on the other side would be waited for
-/// until they count as dead.
+/// For the peers to be told that the relay stops. Handshakes that were given up on the other side
+/// would be waited for until they count as dead.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// The tunnel's listener.
@@ -44,10 +44,20 @@ impl AgentListener {
     ) -> Result<Self, EndpointError> {
         let liveness = entrance.host.liveness();
         let endpoint = quic::server(address, identity.certificate, identity.key, liveness)?;
-        let address = endpoint.local_addr().map_err(|source| EndpointError::Socket { address, source })?;
-        entrance.tasks().spawn(review_hosts(Arc::clone(&entrance.host), stop.clone()));
-        entrance.tasks().spawn(accept(endpoint.clone(), Arc::clone(&entrance), stop));
-        Ok(Self { endpoint, address, entrance })
+        let address = endpoint
+            .local_addr()
+            .map_err(|source| EndpointError::Socket { address, source })?;
+        entrance
+            .tasks()
+            .spawn(review_hosts(Arc::clone(&entrance.host), stop.clone()));
+        entrance
+            .tasks()
+            .spawn(accept(endpoint.clone(), Arc::clone(&entrance), stop));
+        Ok(Self {
+            endpoint,
+            address,
+            entrance,
+        })
     }
 
     /// Where it listens.
@@ -76,7 +86,12 @@ async fn review_hosts(host: Arc<Host>, stop: CancellationToken) {
             () = stop.cancelled() => break,
         }
         match host.store.run(Store::hosts).await {
-            Ok(owned) => host.registry.know_only(owned.into_iter().chain(host.given.keys().cloned()).collect()),
+            Ok(owned) => host.registry.know_only(
+                owned
+                    .into_iter()
+                    .chain(host.given.keys().cloned())
+                    .collect(),
+            ),
             Err(error) => tracing::error!(%error, "the store failed"),
         }
     }
@@ -103,7 +118,11 @@ async fn accept(endpoint: Endpoint, entrance: Arc<Entrance>, stop: CancellationT
 }
 
 async fn connect(incoming: Incoming) -> Result<Session, AdmissionError> {
-    let connecting = incoming.accept().map_err(|error| AdmissionError::Session(error.into()))?;
-    let connection = connecting.await.map_err(|error| AdmissionError::Session(error.into()))?;
+    let connecting = incoming
+        .accept()
+        .map_err(|error| AdmissionError::Session(error.into()))?;
+    let connection = connecting
+        .await
+        .map_err(|error| AdmissionError::Session(error.into()))?;
     Ok(Session::over_quic(connection))
 }

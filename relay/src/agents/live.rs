@@ -1,5 +1,5 @@
-//! A session that is being served, as the rest of the relay knows it: whose it is, what it has to do, and whether
-//! there is a doubt about it.
+//! A session that is being served, as the rest of the relay knows it: whose it is, what it has to
+//! do, and whether there is a doubt about it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -12,8 +12,9 @@ use crate::forward::load::{Load, UnderWay};
 use crate::forward::untaken::Untaken;
 use crate::store::Agent;
 
-/// Requests under way with which a connection is still as good as an idle one: to spread few requests over
-/// several connections costs more than it brings (measured: p99 three times as long on two cores).
+/// Requests under way with which a connection is still as good as an idle one: to spread few
+/// requests over several connections costs more than it brings (measured: p99 three times as long
+/// on two cores).
 const SPREAD_FROM: usize = 64;
 
 /// A run of an agent's program, and what part of it a session is.
@@ -43,7 +44,8 @@ pub struct LiveSession {
     load: Arc<Load>,
     order: AtomicU32,
     quiet: AtomicBool,
-    /// It serves all that the one before it on its line serves: until then its agent takes nothing from it.
+    /// It serves all that the one before it on its line serves: until then its agent takes nothing
+    /// from it.
     complete: AtomicBool,
 }
 
@@ -79,7 +81,8 @@ impl LiveSession {
         self.load.count()
     }
 
-    /// How much it is burdened, beside another connection of its run: by many requests, or by answers that are not taken.
+    /// How much it is burdened, beside another connection of its run: by many requests, or by
+    /// answers that are not taken.
     #[must_use]
     pub fn burden(&self) -> usize {
         (self.under_way() / SPREAD_FROM).max(self.untaken.crowds())

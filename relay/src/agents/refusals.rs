@@ -1,6 +1,6 @@
-//! What the relay refused, on its way to the tunnel's owner: a bounded queue. Up to so many a second
-//! are told one by one, the rest as counts by check, so that a flood of strangers neither fills
-//! memory nor the owner's screen.
+//! What the relay refused, on its way to the tunnel's owner: a bounded queue. Up to so many a
+//! second are told one by one, the rest as counts by check, so that a flood of strangers neither
+//! fills memory nor the owner's screen.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,8 +37,14 @@ impl Refusals {
     /// A queue that tells at most this many a second.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        let inner = Inner { quota: Quota::new(most), told: Vec::new() };
-        Self { inner: Arc::new(Mutex::new(inner)), news: Arc::new(Notify::new()) }
+        let inner = Inner {
+            quota: Quota::new(most),
+            told: Vec::new(),
+        };
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+            news: Arc::new(Notify::new()),
+        }
     }
 
     /// Notes a refusal. `describe` is only called when it will be told.
@@ -65,7 +71,12 @@ impl Refusals {
         let mut inner = self.lock();
         let ago = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let told = std::mem::take(&mut inner.told).into_iter();
-        let told = told.map(|(since, refused)| RefusedRequest { ago_ms: ago(since), ..refused }).collect();
+        let told = told
+            .map(|(since, refused)| RefusedRequest {
+                ago_ms: ago(since),
+                ..refused
+            })
+            .collect();
         let counted = inner.quota.take_counted();
         FromRelay::Refusals { told, counted }
     }
@@ -103,8 +114,13 @@ mod tests {
         for n in 0..1000 {
             refusals.push(Check::Token, || refused(n));
         }
-        let FromRelay::Refusals { told, counted } = refusals.next_message().await else { unreachable!() };
-        assert_eq!(told.len() as u64 + counted.iter().map(|(_, n)| n).sum::<u64>(), 1000);
+        let FromRelay::Refusals { told, counted } = refusals.next_message().await else {
+            unreachable!()
+        };
+        assert_eq!(
+            told.len() as u64 + counted.iter().map(|(_, n)| n).sum::<u64>(),
+            1000
+        );
         assert!(told.len() < 100, "{}", told.len());
     }
 
@@ -112,8 +128,14 @@ mod tests {
     async fn cancelling_loses_nothing() {
         let refusals = Refusals::new(0);
         refusals.push(Check::Token, || refused(1));
-        assert!(tokio::time::timeout(GATHER / 2, refusals.next_message()).await.is_err());
-        let FromRelay::Refusals { counted, .. } = refusals.next_message().await else { unreachable!() };
+        assert!(
+            tokio::time::timeout(GATHER / 2, refusals.next_message())
+                .await
+                .is_err()
+        );
+        let FromRelay::Refusals { counted, .. } = refusals.next_message().await else {
+            unreachable!()
+        };
         assert_eq!(counted, [(Check::Token, 1)]);
     }
 }

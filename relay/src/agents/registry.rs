@@ -2,8 +2,8 @@
 //!
 //! A tunnel outlives its sessions: the host stays known (and is kept in the store), the policy
 //! stays in memory. So a host whose agent is away answers 503, and 404 is for hosts that nobody
-//! owns. The connections of one run of the agent serve together. A newer run takes over at once, unless both
-//! have asked to share, and an older one serves again when it is gone.
+//! owns. The connections of one run of the agent serve together. A newer run takes over at once,
+//! unless both have asked to share, and an older one serves again when it is gone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,8 @@ pub struct Registry {
     of_agent: Arc<Mutex<HashMap<AgentId, usize>>>,
 }
 
-/// Connections of one agent: several machines of a pool with some each. It can't take everybody's files.
+/// Connections of one agent: several machines of a pool with some each. It can't take everybody's
+/// files.
 const OF_AN_AGENT: usize = 64;
 
 /// A session's place among its agent's.
@@ -66,7 +67,8 @@ pub struct Tunnel {
     pub origin: Arc<str>,
     /// Since when no session serves it.
     away_since: Instant,
-    /// The runs that came last, in the order of their first arrival: one that comes again is no newer for it.
+    /// The runs that came last, in the order of their first arrival: one that comes again is no
+    /// newer for it.
     runs: Arc<[KnownRun]>,
 }
 
@@ -99,8 +101,8 @@ pub struct Brought {
 
 impl Default for Tunnel {
     fn default() -> Self {
-        // Of a tunnel without a gate nothing is counted, and every request begins with one: the copies of the
-        // named sets are not made for each.
+        // Of a tunnel without a gate nothing is counted, and every request begins with one: the
+        // copies of the named sets are not made for each.
         static NOTHING: LazyLock<Arc<State>> = LazyLock::new(Arc::default);
         static NOWHERE: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
         Self {
@@ -138,18 +140,28 @@ impl Tunnel {
     /// Who is told what was refused.
     #[must_use]
     pub fn owner(&self) -> Option<&Arc<LiveSession>> {
-        self.serving().min_by_key(|session| self.doubt(session)).map(|session| &session.live)
+        self.serving()
+            .min_by_key(|session| self.doubt(session))
+            .map(|session| &session.live)
     }
 
-    /// What speaks against a session: that its application is down, that nothing was heard of it, or that a newer
-    /// connection has taken its place.
+    /// What speaks against a session: that its application is down, that nothing was heard of it,
+    /// or that a newer connection has taken its place.
     fn doubt(&self, session: &Serving) -> (bool, bool, bool) {
-        let replaced = self.sessions.iter().any(|other| other.live.replaces(&session.live));
-        (session.down.load(Ordering::Relaxed), session.live.is_quiet(), replaced)
+        let replaced = self
+            .sessions
+            .iter()
+            .any(|other| other.live.replaces(&session.live));
+        (
+            session.down.load(Ordering::Relaxed),
+            session.live.is_quiet(),
+            replaced,
+        )
     }
 
-    /// The session that a request goes to: of the run that has the least to do, the oldest connection that is
-    /// not overloaded; one that there is a doubt about only when there is no other. `None` when none `may` have it.
+    /// The session that a request goes to: of the run that has the least to do, the oldest
+    /// connection that is not overloaded; one that there is a doubt about only when there is no
+    /// other. `None` when none `may` have it.
     #[must_use]
     pub fn choose(&self, may: impl Fn(&LiveSession) -> bool) -> Option<&Arc<LiveSession>> {
         // Nearly always there are one or two, of one run.
@@ -158,17 +170,31 @@ impl Tunnel {
             if !session.is_pooled() {
                 return 0;
             }
-            self.serving().filter(|other| other.live.is_same_run(session)).map(|other| load(&other.live)).sum()
+            self.serving()
+                .filter(|other| other.live.is_same_run(session))
+                .map(|other| load(&other.live))
+                .sum()
         };
         let candidates = self.serving().filter(|session| may(&session.live));
-        let best = candidates.min_by_key(|session| (self.doubt(session), of_run(&session.live), session.live.burden()));
+        let best = candidates.min_by_key(|session| {
+            (
+                self.doubt(session),
+                of_run(&session.live),
+                session.live.burden(),
+            )
+        });
         best.map(|session| &session.live)
     }
 
     /// Removes the session from this tunnel.
     fn give_up(&mut self, session: &LiveSession) {
         if self.sessions.iter().any(|other| other.live.is(session)) {
-            self.sessions = self.sessions.iter().filter(|other| !other.live.is(session)).cloned().collect();
+            self.sessions = self
+                .sessions
+                .iter()
+                .filter(|other| !other.live.is(session))
+                .cloned()
+                .collect();
             self.away_since = Instant::now();
             self.settle();
         }
@@ -183,8 +209,8 @@ impl Tunnel {
 }
 
 impl Registry {
-    /// Makes these hosts known, and no others. A host that is being served is left alone: it may have
-    /// been claimed after the owners were read.
+    /// Makes these hosts known, and no others. A host that is being served is left alone: it may
+    /// have been claimed after the owners were read.
     pub fn know_only(&self, hosts: HashSet<HostName>) {
         let mut tunnels = self.lock();
         tunnels.retain(|name, tunnel| !tunnel.is_away() || hosts.contains(name));
@@ -210,59 +236,111 @@ impl Registry {
         self.lock().get(host).cloned()
     }
 
-    /// Gives the host to this session, with its policy. Ownership was checked before. The newest run serves, and an
-    /// older one again when it is gone. What was counted and who is locked out stays: to come again makes nobody new.
-    pub fn open(&self, host: HostName, origin: Arc<str>, brought: Brought, state: State, session: &Arc<LiveSession>) {
+    /// Gives the host to this session, with its policy. Ownership was checked before. The newest
+    /// run serves, and an older one again when it is gone. What was counted and who is locked out
+    /// stays: to come again makes nobody new.
+    pub fn open(
+        &self,
+        host: HostName,
+        origin: Arc<str>,
+        brought: Brought,
+        state: State,
+        session: &Arc<LiveSession>,
+    ) {
         let mut tunnels = self.lock();
         let before = tunnels.get(&host).filter(|tunnel| tunnel.gate.is_some());
         let state = before.map_or_else(|| Arc::new(state), |tunnel| Arc::clone(&tunnel.state));
-        let checks = tunnels.get(&host).map(|tunnel| tunnel.checks.clone()).unwrap_or_default();
-        let others = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.sessions)).unwrap_or_else(|| Arc::from([]));
-        let runs = tunnels.get(&host).map(|tunnel| Arc::clone(&tunnel.runs)).unwrap_or_else(|| Arc::from([]));
-        let known =
-            runs.iter().find(|(agent, instance, _)| *agent == session.agent.id && **instance == *session.instance());
+        let checks = tunnels
+            .get(&host)
+            .map(|tunnel| tunnel.checks.clone())
+            .unwrap_or_default();
+        let others = tunnels
+            .get(&host)
+            .map(|tunnel| Arc::clone(&tunnel.sessions))
+            .unwrap_or_else(|| Arc::from([]));
+        let runs = tunnels
+            .get(&host)
+            .map(|tunnel| Arc::clone(&tunnel.runs))
+            .unwrap_or_else(|| Arc::from([]));
+        let known = runs.iter().find(|(agent, instance, _)| {
+            *agent == session.agent.id && **instance == *session.instance()
+        });
         let (arrival, runs) = match known {
             Some((_, _, arrival)) => (*arrival, Arc::clone(&runs)),
             None => {
                 let arrival = runs.last().map(|(_, _, last)| last + 1).unwrap_or_default();
                 let run = (session.agent.id, session.instance().into(), arrival);
                 let over = (runs.len() + 1).saturating_sub(RUNS);
-                (arrival, runs.iter().skip(over).cloned().chain([run]).collect())
+                (
+                    arrival,
+                    runs.iter().skip(over).cloned().chain([run]).collect(),
+                )
             }
         };
-        // What another connection of the run has brought meanwhile is newer than what this one brings late.
-        let of_run = others.iter().filter(|other| other.arrival == arrival).map(|other| &other.brought);
-        let newest = of_run.max_by_key(|other| other.revision).filter(|other| other.revision > brought.revision);
+        // What another connection of the run has brought meanwhile is newer than what this one
+        // brings late.
+        let of_run = others
+            .iter()
+            .filter(|other| other.arrival == arrival)
+            .map(|other| &other.brought);
+        let newest = of_run
+            .max_by_key(|other| other.revision)
+            .filter(|other| other.revision > brought.revision);
         let brought = newest.cloned().unwrap_or(brought);
         let gate = Arc::clone(&brought.gate);
         let same = others.iter().find(|other| other.live.is(session));
         let down = same.map(|same| Arc::clone(&same.down)).unwrap_or_default();
         let sessions = others
             .iter()
-            // A host can be given to another agent: then the one before has nothing to do with it any more.
+            // A host can be given to another agent: then the one before has nothing to do with it
+            // any more.
             .filter(|other| !other.live.is(session) && other.live.agent.id == session.agent.id)
             .cloned()
             .map(|other| match other.arrival == arrival {
-                true => Serving { brought: brought.clone(), ..other },
+                true => Serving {
+                    brought: brought.clone(),
+                    ..other
+                },
                 false => other,
             })
-            .chain([Serving { live: Arc::clone(session), arrival, brought: brought.clone(), down }])
+            .chain([Serving {
+                live: Arc::clone(session),
+                arrival,
+                brought: brought.clone(),
+                down,
+            }])
             .collect();
-        let mut tunnel = Tunnel { gate: Some(gate), sessions, state, checks, origin, away_since: Instant::now(), runs };
+        let mut tunnel = Tunnel {
+            gate: Some(gate),
+            sessions,
+            state,
+            checks,
+            origin,
+            away_since: Instant::now(),
+            runs,
+        };
         tunnel.settle();
         tunnels.insert(host, tunnel);
         let complete = tunnels.values().all(|tunnel| {
-            let has = |what: &dyn Fn(&LiveSession) -> bool| tunnel.sessions.iter().any(|other| what(&other.live));
-            has(&|other| other.is(session)) || !has(&|other| other.is_same_line(session) && other.is_older(session))
+            let has = |what: &dyn Fn(&LiveSession) -> bool| {
+                tunnel.sessions.iter().any(|other| what(&other.live))
+            };
+            has(&|other| other.is(session))
+                || !has(&|other| other.is_same_line(session) && other.is_older(session))
         });
         session.set_complete(complete);
         drop(tunnels);
         self.opened.send_modify(|count| *count += 1);
     }
 
-    /// What is known of this host once a session serves it that `may`, if its agent was there a moment ago and is
-    /// back within this time.
-    pub async fn arrival(&self, host: &str, patience: Duration, may: impl Fn(&LiveSession) -> bool) -> Option<Tunnel> {
+    /// What is known of this host once a session serves it that `may`, if its agent was there a
+    /// moment ago and is back within this time.
+    pub async fn arrival(
+        &self,
+        host: &str,
+        patience: Duration,
+        may: impl Fn(&LiveSession) -> bool,
+    ) -> Option<Tunnel> {
         let mut opened = self.opened.subscribe();
         let waiting = async {
             loop {
@@ -280,8 +358,8 @@ impl Registry {
         timeout(patience, waiting).await.ok().flatten()
     }
 
-    /// Whether the agent has another connection in the place of this one: it has not said that it is lost, and
-    /// something is heard of it.
+    /// Whether the agent has another connection in the place of this one: it has not said that it
+    /// is lost, and something is heard of it.
     #[must_use]
     pub fn has_another(&self, session: &LiveSession) -> bool {
         if session.has_lost_the_one_before() {
@@ -289,26 +367,39 @@ impl Registry {
         }
         let tunnels = self.lock();
         let mut others = tunnels.values().flat_map(|tunnel| tunnel.sessions.iter());
-        others.any(|other| !other.live.is(session) && other.live.is_same_line(session) && !other.live.is_quiet())
+        others.any(|other| {
+            !other.live.is(session) && other.live.is_same_line(session) && !other.live.is_quiet()
+        })
     }
 
     /// The agent of this session says whether the host's application takes no connection there.
     pub fn set_down(&self, host: &str, session: &LiveSession, down: bool) {
         let tunnels = self.lock();
-        let sessions = tunnels.get(host).into_iter().flat_map(|tunnel| tunnel.sessions.iter());
-        sessions.filter(|other| other.live.is(session)).for_each(|same| same.down.store(down, Ordering::Relaxed));
+        let sessions = tunnels
+            .get(host)
+            .into_iter()
+            .flat_map(|tunnel| tunnel.sessions.iter());
+        sessions
+            .filter(|other| other.live.is(session))
+            .for_each(|same| same.down.store(down, Ordering::Relaxed));
     }
 
     /// Whether requests for this host may go to this session: no newer run has taken it over.
     #[must_use]
     pub fn is_turn_of(&self, host: &str, session: &LiveSession) -> bool {
-        self.lock().get(host).is_some_and(|tunnel| tunnel.serving().any(|other| other.live.is_same_run(session)))
+        self.lock().get(host).is_some_and(|tunnel| {
+            tunnel
+                .serving()
+                .any(|other| other.live.is_same_run(session))
+        })
     }
 
     /// Whether this session has opened the host.
     #[must_use]
     pub fn is_served_by(&self, host: &str, session: &LiveSession) -> bool {
-        self.lock().get(host).is_some_and(|tunnel| tunnel.sessions.iter().any(|other| other.live.is(session)))
+        self.lock()
+            .get(host)
+            .is_some_and(|tunnel| tunnel.sessions.iter().any(|other| other.live.is(session)))
     }
 
     /// Removes the session from this host, which belongs to another agent now.

@@ -1,5 +1,5 @@
-//! Audit of changes to the agents. `hookward-relay agent` works beside the relay, on its state file; the log names each
-//! change within seconds.
+//! Audit of changes to the agents. `hookward-relay agent` works beside the relay, on its state
+//! file; the log names each change within seconds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,8 +23,13 @@ pub(crate) async fn log_changes(store: Store, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         // Request handling reports read errors.
-        let Ok(agents) = store.run(Store::list_agents).await else { continue };
-        let now: BTreeMap<_, _> = agents.into_iter().map(|agent| (agent.name.clone(), agent)).collect();
+        let Ok(agents) = store.run(Store::list_agents).await else {
+            continue;
+        };
+        let now: BTreeMap<_, _> = agents
+            .into_iter()
+            .map(|agent| (agent.name.clone(), agent))
+            .collect();
         if let Some(before) = &known {
             log_difference(before, &now);
         }

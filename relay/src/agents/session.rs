@@ -49,7 +49,10 @@ struct Refused(RefusedReason, String);
 impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed");
-        Self(RefusedReason::Unavailable, "the relay can't reach its own state file now".to_owned())
+        Self(
+            RefusedReason::Unavailable,
+            "the relay can't reach its own state file now".to_owned(),
+        )
     }
 }
 
@@ -61,7 +64,12 @@ pub async fn serve(
     drain: CancellationToken,
     stop: CancellationToken,
 ) {
-    let Admitted { agent, credential, run, mut control } = admitted;
+    let Admitted {
+        agent,
+        credential,
+        run,
+        mut control,
+    } = admitted;
     let name = agent.name.clone();
     let refusals = Refusals::new(host.limits.refusals_told);
     let live = LiveSession::new(agent, run, session.clone(), refusals);
@@ -71,10 +79,14 @@ pub async fn serve(
         session.close("too many connections");
         return;
     };
-    // The agents look elsewhere now; one that has lost its connection is needed for the last requests.
+    // The agents look elsewhere now; one that has lost its connection is needed for the last
+    // requests.
     if drain.is_cancelled() && host.registry.has_another(&live) {
         let message = "the relay is about to stop".to_owned();
-        let refused = FromRelay::Refused { reason: RefusedReason::Unavailable, message };
+        let refused = FromRelay::Refused {
+            reason: RefusedReason::Unavailable,
+            message,
+        };
         let telling = async {
             if control.send(&refused).await.is_ok() {
                 control.finish().await;
@@ -85,7 +97,10 @@ pub async fn serve(
         return;
     }
     session.trust();
-    let registered = Registered { registry: &host.registry, live: &live };
+    let registered = Registered {
+        registry: &host.registry,
+        live: &live,
+    };
     let mut review = interval(REVIEW);
     review.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut listen = interval(LISTEN);
@@ -141,9 +156,14 @@ pub async fn serve(
             Ok(None) => continue,
             Ok(Some(answer)) => answer,
             // The other tunnels of the agent stay open.
-            Err(Refused(reason @ RefusedReason::Host, message)) => FromRelay::Refused { reason, message },
+            Err(Refused(reason @ RefusedReason::Host, message)) => {
+                FromRelay::Refused { reason, message }
+            }
             Err(Refused(reason, message)) => {
-                let refused = FromRelay::Refused { reason, message: message.clone() };
+                let refused = FromRelay::Refused {
+                    reason,
+                    message: message.clone(),
+                };
                 let telling = async {
                     if control.send(&refused).await.is_ok() {
                         control.finish().await;
@@ -167,8 +187,8 @@ pub async fn serve(
     tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "what its connection did");
 }
 
-/// Asks the store whether the agent is still who it was, and still has its hosts: `hookward-relay agent` works beside
-/// this process.
+/// Asks the store whether the agent is still who it was, and still has its hosts:
+/// `hookward-relay agent` works beside this process.
 async fn reviewed(
     credential: &SecretDigest,
     live: &Arc<LiveSession>,
@@ -176,16 +196,31 @@ async fn reviewed(
     opened: &mut BTreeSet<HostName>,
 ) -> Result<Option<FromRelay>, Refused> {
     let (wanted, agent) = (credential.clone(), live.agent.id);
-    let hosts: Vec<_> = opened.iter().filter(|name| !host.given.contains_key(*name)).cloned().collect();
-    let review = move |store: &Store| Ok((store.authenticate(&wanted)?, store.lost_host(&hosts, agent)?));
+    let hosts: Vec<_> = opened
+        .iter()
+        .filter(|name| !host.given.contains_key(*name))
+        .cloned()
+        .collect();
+    let review = move |store: &Store| {
+        Ok((
+            store.authenticate(&wanted)?,
+            store.lost_host(&hosts, agent)?,
+        ))
+    };
     match host.store.run(review).await {
-        Ok((None, _)) => Err(Refused(RefusedReason::Credential, "the agent's credential was withdrawn".to_owned())),
+        Ok((None, _)) => Err(Refused(
+            RefusedReason::Credential,
+            "the agent's credential was withdrawn".to_owned(),
+        )),
         Ok((Some(_), Some((name, owner)))) => {
             host.registry.give_up(&name, live);
             opened.remove(&name);
             tracing::info!(agent = %live.agent.name, host = %name, owner, "the host is another agent's now");
             let message = format!("{name} belongs to the agent {owner} now");
-            Ok(Some(FromRelay::HostLost { host: name.to_string(), message }))
+            Ok(Some(FromRelay::HostLost {
+                host: name.to_string(),
+                message,
+            }))
         }
         // A store that fails for a moment is no reason to end a tunnel.
         Ok((Some(_), None)) | Err(_) => Ok(None),
@@ -200,7 +235,11 @@ async fn obey(
     opened: &mut BTreeSet<HostName>,
 ) -> Result<Option<FromRelay>, Refused> {
     match message {
-        FromAgent::Open { host: wanted, policy, revision } => {
+        FromAgent::Open {
+            host: wanted,
+            policy,
+            revision,
+        } => {
             let name = choose_host(wanted.as_deref(), &live.agent.name, host)?;
             let answer = open(name.clone(), policy, revision, live, host).await?;
             opened.insert(name);
@@ -235,13 +274,19 @@ async fn open(
         }
         Gate::compile(&policy, Side::Relay, now).map(|gate| (gate, Summary::of(&policy)))
     });
-    let compiled =
-        compiled.await.map_err(|_| Refused(RefusedReason::Unavailable, "the relay is stopping".to_owned()))?;
+    let compiled = compiled.await.map_err(|_| {
+        Refused(
+            RefusedReason::Unavailable,
+            "the relay is stopping".to_owned(),
+        )
+    })?;
     let (gate, summary) = match compiled {
         Ok(compiled) => compiled,
         // An open tunnel goes on with the policy that it has.
         Err(mistakes) if host.registry.is_served_by(name.as_str(), live) => {
-            return Ok(FromRelay::Kept { message: mistakes.join("; ") });
+            return Ok(FromRelay::Kept {
+                message: mistakes.join("; "),
+            });
         }
         Err(mistakes) => return Err(Refused(RefusedReason::Policy, mistakes.join("; "))),
     };
@@ -253,8 +298,13 @@ async fn open(
     };
     // Hosts of the settings belong to whom the settings say, whoever had them before.
     if !host.given.contains_key(&name) {
-        let (claimed, of_name, agent) = (name.clone(), name.agent_below(&host.domain), live.agent.id);
-        match host.store.run(move |store| store.claim_host(&claimed, of_name.as_ref(), agent)).await? {
+        let (claimed, of_name, agent) =
+            (name.clone(), name.agent_below(&host.domain), live.agent.id);
+        match host
+            .store
+            .run(move |store| store.claim_host(&claimed, of_name.as_ref(), agent))
+            .await?
+        {
             Claim::Owned => {}
             Claim::Taken(owner) => {
                 return Err(Refused(
@@ -263,7 +313,10 @@ async fn open(
                 ));
             }
             Claim::TooMany => {
-                return Err(Refused(RefusedReason::Host, "this agent owns as many hosts as one may".to_owned()));
+                return Err(Refused(
+                    RefusedReason::Host,
+                    "this agent owns as many hosts as one may".to_owned(),
+                ));
             }
         }
     }
@@ -272,12 +325,29 @@ async fn open(
     let origin = origin_of(name.as_str(), host.public_port);
     let state = State::new(host.lists.sets.clone(), host.trusted_proxies.clone());
     let gate = Arc::new(gate);
-    host.registry.open(name.clone(), origin.into(), Brought { gate: Arc::clone(&gate), revision }, state, live);
+    host.registry.open(
+        name.clone(),
+        origin.into(),
+        Brought {
+            gate: Arc::clone(&gate),
+            revision,
+        },
+        state,
+        live,
+    );
     // One that comes late is not in force.
-    if host.registry.find(name.as_str()).and_then(|tunnel| tunnel.gate).is_some_and(|used| Arc::ptr_eq(&used, &gate)) {
+    if host
+        .registry
+        .find(name.as_str())
+        .and_then(|tunnel| tunnel.gate)
+        .is_some_and(|used| Arc::ptr_eq(&used, &gate))
+    {
         host.in_force.note(&name, &live.agent.name, &summary);
     }
-    Ok(FromRelay::Opened { host: name.to_string(), port: host.public_port })
+    Ok(FromRelay::Opened {
+        host: name.to_string(),
+        port: host.public_port,
+    })
 }
 
 /// The host for a tunnel: what the agent asks for, as far as it may have it.
@@ -289,13 +359,16 @@ fn choose_host(wanted: Option<&str>, agent: &AgentName, host: &Host) -> Result<H
             HostName::parse(text).ok_or_else(|| refused(format!("{text:?} is no host name")))?
         }
         Some(text) => {
-            let label = AgentName::parse(text).ok_or_else(|| refused(format!("{text:?} is no host name")))?;
+            let label = AgentName::parse(text)
+                .ok_or_else(|| refused(format!("{text:?} is no host name")))?;
             host.domain.child(&label)
         }
     };
     match host.given.get(&name) {
         Some(owner) if owner == agent => Ok(name),
-        Some(owner) => Err(refused(format!("{name} is given to the agent {owner} by the relay's settings"))),
+        Some(owner) => Err(refused(format!(
+            "{name} is given to the agent {owner} by the relay's settings"
+        ))),
         None if name.is_child_of(&host.domain) => Ok(name),
         None => Err(refused(format!(
             "{name} is not one label below {}; the relay's settings can give it to this agent: \

@@ -20,7 +20,8 @@ const DAY_SECONDS: u64 = 86_400;
 /// Finds what is wrong with a chain and its key, and returns what its owner should know.
 ///
 /// # Errors
-/// [`CertError`] for what no sender could use: a key that is not the certificate's, a chain in the wrong order.
+/// [`CertError`] for what no sender could use: a key that is not the certificate's, a chain in the
+/// wrong order.
 pub fn review(
     certified: &Certified,
     files: (&Path, &Path),
@@ -29,9 +30,14 @@ pub fn review(
     now: UnixMillis,
 ) -> Result<Vec<String>, CertError> {
     let (chain_file, key_file) = files;
-    let content = |what: String| CertError::Content { path: chain_file.to_owned(), what };
+    let content = |what: String| CertError::Content {
+        path: chain_file.to_owned(),
+        what,
+    };
     check_key(certified, key_file).map_err(content)?;
-    let Some(first) = certified.chain.first() else { return Ok(Vec::new()) };
+    let Some(first) = certified.chain.first() else {
+        return Ok(Vec::new());
+    };
     let mut warnings = Vec::new();
     let mut warn = |what: String| warnings.push(format!("{}: {what}", chain_file.display()));
     let certificate = match X509Certificate::from_der(first) {
@@ -43,20 +49,35 @@ pub fn review(
         }
     };
     let at = |time: i64| u64::try_from(time).unwrap_or_default();
-    let (begin, end) = (&certificate.validity().not_before, &certificate.validity().not_after);
+    let (begin, end) = (
+        &certificate.validity().not_before,
+        &certificate.validity().not_after,
+    );
     let now = now.seconds();
     if now >= at(end.timestamp()) {
-        warn(format!("the certificate has expired ({end}): senders refuse it; renew it, and restart the relay"));
+        warn(format!(
+            "the certificate has expired ({end}): senders refuse it; renew it, and restart the relay"
+        ));
     } else if now + NEAR_END_DAYS * DAY_SECONDS >= at(end.timestamp()) {
-        warn(format!("the certificate expires soon ({end}): renew it, and restart the relay"));
+        warn(format!(
+            "the certificate expires soon ({end}): renew it, and restart the relay"
+        ));
     }
     if now < at(begin.timestamp()) {
-        warn(format!("the certificate is not valid yet (from {begin}): is the clock of this machine right?"));
+        warn(format!(
+            "the certificate is not valid yet (from {begin}): is the clock of this machine right?"
+        ));
     }
     if let Some(what) = uncovered(first, domain, hosts) {
-        warn(format!("the certificate is {}, and not for {what}: senders refuse it there", names(&certificate)));
+        warn(format!(
+            "the certificate is {}, and not for {what}: senders refuse it there",
+            names(&certificate)
+        ));
     }
-    if certified.chain.len() == 1 && certificate.issuer() != certificate.subject() && !is_root(&certificate) {
+    if certified.chain.len() == 1
+        && certificate.issuer() != certificate.subject()
+        && !is_root(&certificate)
+    {
         let issuer = certificate.issuer();
         warn(format!(
             "it has the server's own certificate alone, issued by {issuer}, which is none of this system's authorities: \
@@ -72,39 +93,62 @@ pub(super) fn check_key(certified: &Certified, key_file: &Path) -> Result<(), St
     let fits = |chain: Vec<CertificateDer<'static>>| {
         CertifiedKey::from_der(chain, certified.key.clone_key(), &provider).map(drop)
     };
-    let Err(error) = fits(certified.chain.clone()) else { return Ok(()) };
+    let Err(error) = fits(certified.chain.clone()) else {
+        return Ok(());
+    };
     if !matches!(error, rustls::Error::InconsistentKeys(_)) {
         return Err(error.to_string());
     }
-    let place = certified.chain.iter().position(|certificate| fits(vec![certificate.clone()]).is_ok());
+    let place = certified
+        .chain
+        .iter()
+        .position(|certificate| fits(vec![certificate.clone()]).is_ok());
     Err(match place {
         Some(place) => format!(
             "the certificates stand in the wrong order: the server's own comes first, and is number {}; its issuer follows, \
              and so on (RFC 8446 §4.4.2)",
             place + 1
         ),
-        None => format!("the private key in {} is not the key of this certificate", key_file.display()),
+        None => format!(
+            "the private key in {} is not the key of this certificate",
+            key_file.display()
+        ),
     })
 }
 
 /// Names that the certificate should cover, and does not.
-fn uncovered(certificate: &CertificateDer<'_>, domain: &HostName, hosts: &[HostName]) -> Option<String> {
+fn uncovered(
+    certificate: &CertificateDer<'_>,
+    domain: &HostName,
+    hosts: &[HostName],
+) -> Option<String> {
     let entity = webpki::EndEntityCert::try_from(certificate).ok()?;
     let is_for = |name: &str| {
-        ServerName::try_from(name).is_ok_and(|name| entity.verify_is_valid_for_subject_name(&name).is_ok())
+        ServerName::try_from(name)
+            .is_ok_and(|name| entity.verify_is_valid_for_subject_name(&name).is_ok())
     };
     // Without a wildcard, exact names do as well.
-    let missing: Vec<_> = hosts.iter().filter(|host| !is_for(host.as_str())).map(ToString::to_string).collect();
+    let missing: Vec<_> = hosts
+        .iter()
+        .filter(|host| !is_for(host.as_str()))
+        .map(ToString::to_string)
+        .collect();
     match missing.is_empty() {
         false => Some(missing.join(", ")),
-        true if hosts.is_empty() && !is_for(&format!("{ANY_LABEL}.{domain}")) => Some(format!("*.{domain}")),
+        true if hosts.is_empty() && !is_for(&format!("{ANY_LABEL}.{domain}")) => {
+            Some(format!("*.{domain}"))
+        }
         true => None,
     }
 }
 
 fn names(certificate: &X509Certificate<'_>) -> String {
     let names = certificate.subject_alternative_name().ok().flatten();
-    let names: Vec<_> = names.iter().flat_map(|names| &names.value.general_names).map(ToString::to_string).collect();
+    let names: Vec<_> = names
+        .iter()
+        .flat_map(|names| &names.value.general_names)
+        .map(ToString::to_string)
+        .collect();
     match names.is_empty() {
         true => "for no name (it has no subjectAltName)".to_owned(),
         false => format!("for {}", names.join(", ")),
@@ -115,5 +159,7 @@ fn names(certificate: &X509Certificate<'_>) -> String {
 fn is_root(certificate: &X509Certificate<'_>) -> bool {
     let roots = rustls_native_certs::load_native_certs().certs;
     let issuer = certificate.issuer().as_raw();
-    roots.iter().any(|root| X509Certificate::from_der(root).is_ok_and(|(_, root)| root.subject().as_raw() == issuer))
+    roots.iter().any(|root| {
+        X509Certificate::from_der(root).is_ok_and(|(_, root)| root.subject().as_raw() == issuer)
+    })
 }

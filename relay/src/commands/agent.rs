@@ -1,4 +1,5 @@
-//! `hookward-relay agent …`: who may connect. Works on the data directory, also beside a running relay.
+//! `hookward-relay agent …`: who may connect. Works on the data directory, also beside a running
+//! relay.
 
 use std::path::Path;
 
@@ -20,7 +21,9 @@ pub enum Mistake {
     #[error("{0:?} is no agent's name: letters, digits and hyphens, at most 63")]
     Name(String),
     /// The directory.
-    #[error("{0} holds no relay's data; start the relay once with `hookward-relay serve`, or name its --data-dir")]
+    #[error(
+        "{0} holds no relay's data; start the relay once with `hookward-relay serve`, or name its --data-dir"
+    )]
     NoRelay(String),
     /// Nobody of that name.
     #[error("no agent is called {0}")]
@@ -35,35 +38,57 @@ pub fn run(command: AgentCommand) -> Result<(), CommandError> {
     match command {
         AgentCommand::Add(args) => {
             let (name, store) = open(&args)?;
-            let relay = store.tunnel_address()?.ok_or_else(|| no_relay(&args.data_dir.data_dir))?;
+            let relay = store
+                .tunnel_address()?
+                .ok_or_else(|| no_relay(&args.data_dir.data_dir))?;
             let identity = Identity::load(&args.data_dir.data_dir)?;
             let secret = Secret::mint()?;
-            if let Some(TakenHost { host, from }) = store.add_agent(&name, &secret, Clock::System.now())? {
+            if let Some(TakenHost { host, from }) =
+                store.add_agent(&name, &secret, Clock::System.now())?
+            {
                 // Standard output has the token alone.
                 note(&format!(
                     "{host} was opened by the agent {from}, and is {name}'s own now; {from} loses it within seconds"
                 ));
             }
-            say(&JoinToken { relay, pin: identity.pin, secret }.to_text())
+            say(&JoinToken {
+                relay,
+                pin: identity.pin,
+                secret,
+            }
+            .to_text())
         }
         AgentCommand::Remove(args) => {
             let (name, store) = open(&args)?;
             if !store.remove_agent(&name)? {
                 return Err(Mistake::Unknown(name).into());
             }
-            say(&format!("agent {name} is removed; its session ends within seconds"))
+            say(&format!(
+                "agent {name} is removed; its session ends within seconds"
+            ))
         }
         AgentCommand::List(DataDir { data_dir }) => {
             for agent in open_store(&data_dir)?.list_agents()? {
-                let state = if agent.joined { "joined" } else { "not joined yet" };
-                say(&format!("{}\t{state}\t{}", agent.name, agent.hosts.join(" ")))?;
+                let state = if agent.joined {
+                    "joined"
+                } else {
+                    "not joined yet"
+                };
+                say(&format!(
+                    "{}\t{state}\t{}",
+                    agent.name,
+                    agent.hosts.join(" ")
+                ))?;
             }
             Ok(())
         }
     }
 }
 
-#[expect(clippy::print_stderr, reason = "what the administrator should know beside the answer")]
+#[expect(
+    clippy::print_stderr,
+    reason = "what the administrator should know beside the answer"
+)]
 fn note(text: &str) {
     eprintln!("hookward-relay: {text}");
 }

@@ -31,7 +31,8 @@ enum First {
 /// [`CommandError`].
 pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let settings = settings(&args)?;
-    let files = process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
+    let files =
+        process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
     tracing::info!(files, "limit of open files");
     let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::system("SIGINT"))?;
@@ -46,19 +47,28 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     };
     let token_file = data_dir.join(TOKEN_FILE);
     // It stays until its agent has joined: a relay may be started again before.
-    if relay.store().list_agents()?.iter().any(|agent| agent.name == AgentName::preset().as_str() && agent.joined) {
+    if relay
+        .store()
+        .list_agents()?
+        .iter()
+        .any(|agent| agent.name == AgentName::preset().as_str() && agent.joined)
+    {
         let _ = std::fs::remove_file(&token_file);
     }
-    let first =
-        first.map(|(token, name)| match args.log_format == LogFormat::Text && std::io::stdout().is_terminal() {
+    let first = first.map(|(token, name)| {
+        match args.log_format == LogFormat::Text && std::io::stdout().is_terminal() {
             true => Ok((name, First::Shown(token.to_text()))),
             false => {
                 // A journal keeps what is printed for years, and many can read it.
-                process::write_private(&token_file, token.to_text().as_bytes())
-                    .map_err(CommandError::system("first-join-token (make another with `hookward-relay agent add`)"))?;
+                process::write_private(&token_file, token.to_text().as_bytes()).map_err(
+                    CommandError::system(
+                        "first-join-token (make another with `hookward-relay agent add`)",
+                    ),
+                )?;
                 Ok::<_, CommandError>((name, First::Written(token_file.display().to_string())))
             }
-        });
+        }
+    });
     let first = first.transpose()?;
     let ca = relay.self_signed().map(|path| path.display().to_string());
     match args.log_format {
@@ -87,7 +97,9 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
                 ))?,
                 None => {}
             }
-            let trust = ca.map(|ca| format!("; self-signed certificate: {ca}")).unwrap_or_default();
+            let trust = ca
+                .map(|ca| format!("; self-signed certificate: {ca}"))
+                .unwrap_or_default();
             say(&format!(
                 "ready: https://*.{domain} on {} (TCP), tunnel on {} (UDP){trust}",
                 relay.edge_address(),

@@ -40,7 +40,9 @@ impl Activity {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(self.begin.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
     }
 
     fn since(&self, at: &AtomicU64) -> Duration {
@@ -58,7 +60,10 @@ impl Activity {
     pub fn open_request(self: &Arc<Self>) -> OpenRequest {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.last_request.store(self.now(), Ordering::Relaxed);
-        OpenRequest { activity: Arc::clone(self), untaken: false }
+        OpenRequest {
+            activity: Arc::clone(self),
+            untaken: false,
+        }
     }
 
     /// The connection ends when the requests that it has are answered.
@@ -89,26 +94,55 @@ impl Activity {
         self.is_idle().then(|| self.since(&self.last_request))
     }
 
-    /// Why the connection has to end now, or when it may have to. One of which a request passed the gate is `known`,
-    /// and may be idle for longer.
+    /// Why the connection has to end now, or when it may have to. One of which a request passed the
+    /// gate is `known`, and may be idle for longer.
     #[must_use]
     pub fn due(&self, limits: &Limits, known: bool) -> Due {
         let (why, since, most) = if self.last_request.load(Ordering::Relaxed) == 0 {
             (Overdue::Silent, self.begin.elapsed(), limits.request_head)
         } else if self.open.load(Ordering::Relaxed) == 0 {
-            let most = if known { limits.http2_idle } else { limits.request_head };
-            let most = if !known && self.age() > limits.stranger_life { Duration::ZERO } else { most };
+            let most = if known {
+                limits.http2_idle
+            } else {
+                limits.request_head
+            };
+            let most = if !known && self.age() > limits.stranger_life {
+                Duration::ZERO
+            } else {
+                most
+            };
             let since = self.since(&self.last_request);
-            (Overdue::Idle, since, if self.is_unwanted() { Duration::ZERO } else { most })
+            (
+                Overdue::Idle,
+                since,
+                if self.is_unwanted() {
+                    Duration::ZERO
+                } else {
+                    most
+                },
+            )
         } else if self.untaken.load(Ordering::Relaxed) > 0 {
-            // While others of its requests wait for the application, one stalled answer is no reason to break them off.
+            // While others of its requests wait for the application, one stalled answer is no
+            // reason to break them off.
             let all = self.untaken.load(Ordering::Relaxed) >= self.open.load(Ordering::Relaxed);
-            let idle = if known && !all { limits.answer_idle } else { Duration::ZERO };
-            (Overdue::Stalled, self.since(&self.last_body), limits.write_stall + idle)
+            let idle = if known && !all {
+                limits.answer_idle
+            } else {
+                Duration::ZERO
+            };
+            (
+                Overdue::Stalled,
+                self.since(&self.last_body),
+                limits.write_stall + idle,
+            )
         } else {
             return Due::In(limits.write_stall);
         };
-        if since >= most { Due::Now(why) } else { Due::In(most - since) }
+        if since >= most {
+            Due::Now(why)
+        } else {
+            Due::In(most - since)
+        }
     }
 }
 
@@ -137,10 +171,12 @@ pub struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// The peer has taken what there was of the answer's body. Whether there is more for it to take, or the
-    /// application's turn.
+    /// The peer has taken what there was of the answer's body. Whether there is more for it to
+    /// take, or the application's turn.
     pub fn taken(&mut self, more: bool) {
-        self.activity.last_body.store(self.activity.now(), Ordering::Relaxed);
+        self.activity
+            .last_body
+            .store(self.activity.now(), Ordering::Relaxed);
         match (self.untaken, more) {
             (false, true) => self.activity.untaken.fetch_add(1, Ordering::Relaxed),
             (true, false) => self.activity.untaken.fetch_sub(1, Ordering::Relaxed),
@@ -156,7 +192,9 @@ impl Drop for OpenRequest {
         if self.untaken {
             self.activity.untaken.fetch_sub(1, Ordering::Relaxed);
         }
-        self.activity.last_request.store(self.activity.now(), Ordering::Relaxed);
+        self.activity
+            .last_request
+            .store(self.activity.now(), Ordering::Relaxed);
         if before == 1 && self.activity.is_unwanted() {
             self.activity.done.notify_one();
         }

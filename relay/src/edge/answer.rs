@@ -25,19 +25,29 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
         "code": code.as_str(),
         "request_id": id.to_string(),
     });
-    // Only a provider that tries out its own wrong signature gets 401, and Xero wants no body with it
-    // (developer.xero.com, "Intent to receive").
+    // Only a provider that tries out its own wrong signature gets 401, and Xero wants no body with
+    // it (developer.xero.com, "Intent to receive").
     let tried_out = status == StatusCode::UNAUTHORIZED;
-    let body = if tried_out { Bytes::new() } else { Bytes::from(json.to_string()) };
+    let body = if tried_out {
+        Bytes::new()
+    } else {
+        Bytes::from(json.to_string())
+    };
     let mut response = Response::new(AnswerBody::own(Full::new(body)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(ERROR_CODE, HeaderValue::from_static(code.as_str()));
     if tried_out {
         // RFC 9110 §15.5.2 wants a challenge; what is missing is the provider's signature.
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature"));
+        headers.insert(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Signature"),
+        );
     } else {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
     }
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
@@ -49,17 +59,22 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
 /// Asks for user and password (RFC 7617): some clients send them only then.
 #[must_use]
 pub fn ask_for_basic(id: RequestId, code: Code) -> Response<AnswerBody> {
-    const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"Hookward\", charset=\"UTF-8\"");
+    const BASIC: HeaderValue =
+        HeaderValue::from_static("Basic realm=\"Hookward\", charset=\"UTF-8\"");
     let mut response = write(id, code, None);
     *response.status_mut() = StatusCode::UNAUTHORIZED;
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, BASIC);
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, BASIC);
     response
 }
 
 /// Says when a sender may ask again, where that is known.
 pub fn retry_after(response: &mut Response<AnswerBody>, seconds: Option<u64>) {
     if let Some(seconds) = seconds {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
 }
 

@@ -1,6 +1,7 @@
-//! A body on its way in that nobody may want to its end. Over HTTP/1.1 `stall` reads what is left. Over
-//! HTTP/2 a body that is dropped resets its stream, which RFC 9113 §8.1 allows behind a whole answer; but
-//! curl 7.88 (Debian 12) then loses the answer, too. So a small rest is read, and thrown away.
+//! A body on its way in that nobody may want to its end. Over HTTP/1.1 `stall` reads what is left.
+//! Over HTTP/2 a body that is dropped resets its stream, which RFC 9113 §8.1 allows behind a whole
+//! answer; but curl 7.88 (Debian 12) then loses the answer, too. So a small rest is read, and
+//! thrown away.
 
 use std::time::Duration;
 
@@ -25,7 +26,10 @@ impl Arriving {
     /// A body whose rest is read by a task of these, or by nobody.
     #[must_use]
     pub const fn new(incoming: Incoming, tasks: Option<TaskTracker>) -> Self {
-        Self { incoming: Some(incoming), tasks }
+        Self {
+            incoming: Some(incoming),
+            tasks,
+        }
     }
 
     /// The next frame; `None` at the end.
@@ -36,19 +40,26 @@ impl Arriving {
     /// What is known of the length that is left.
     #[must_use]
     pub fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map(|incoming| incoming.size_hint()).unwrap_or_default()
+        self.incoming
+            .as_ref()
+            .map(|incoming| incoming.size_hint())
+            .unwrap_or_default()
     }
 
     /// Whether nothing is left.
     #[must_use]
     pub fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(|incoming| incoming.is_end_stream())
+        self.incoming
+            .as_ref()
+            .is_none_or(|incoming| incoming.is_end_stream())
     }
 }
 
 impl Drop for Arriving {
     fn drop(&mut self) {
-        let (Some(mut incoming), Some(tasks)) = (self.incoming.take(), self.tasks.take()) else { return };
+        let (Some(mut incoming), Some(tasks)) = (self.incoming.take(), self.tasks.take()) else {
+            return;
+        };
         if incoming.is_end_stream() || incoming.size_hint().lower() > LEFT_BYTES as u64 {
             return;
         }

@@ -14,7 +14,8 @@ pub struct Ports {
     pub public: u16,
 }
 
-/// Why a request names no host that could be served, and the host that was meant, as far as it is known.
+/// Why a request names no host that could be served, and the host that was meant, as far as it is
+/// known.
 #[derive(Debug)]
 pub struct NoHost {
     /// The refusal.
@@ -25,7 +26,10 @@ pub struct NoHost {
 
 impl From<Refusal> for NoHost {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, host: None }
+        Self {
+            refusal,
+            host: None,
+        }
     }
 }
 
@@ -55,7 +59,11 @@ pub fn host(
         return Err(bad("there is more than one Host"));
     }
     let from_field = match field {
-        Some(value) => Some(parse(value.to_str().map_err(|_| bad("the Host is malformed"))?, "Host", ports)?),
+        Some(value) => Some(parse(
+            value.to_str().map_err(|_| bad("the Host is malformed"))?,
+            "Host",
+            ports,
+        )?),
         None => None,
     };
     let from_target = match uri.authority() {
@@ -63,7 +71,9 @@ pub fn host(
         None => None,
     };
     let host = match (from_field, from_target) {
-        (Some(field), Some(target)) if field != target => return Err(bad("Host and target name different hosts")),
+        (Some(field), Some(target)) if field != target => {
+            return Err(bad("Host and target name different hosts"));
+        }
         // HTTP/1.1 asks for Host even beside an absolute target (RFC 9112 §3.2).
         (None, Some(_)) if version < Version::HTTP_2 => return Err(bad("there is no Host")),
         (Some(host), _) | (None, Some(host)) => host,
@@ -71,22 +81,36 @@ pub fn host(
     };
     // A sender without SNI (or with an address, which SNI can't carry) is told apart by Host alone.
     match sni {
-        Some(name) if !name.eq_ignore_ascii_case(host.as_str()) => {
-            Err(Refusal::new(Check::Host, Code::HostMismatch, "the TLS handshake was for another host").into())
-        }
+        Some(name) if !name.eq_ignore_ascii_case(host.as_str()) => Err(Refusal::new(
+            Check::Host,
+            Code::HostMismatch,
+            "the TLS handshake was for another host",
+        )
+        .into()),
         _ => Ok(host),
     }
 }
 
 /// A host, alone or with one of the known ports.
 fn parse(text: &str, what: &str, ports: Ports) -> Result<HostName, NoHost> {
-    let malformed = || Refusal::new(Check::Host, Code::Malformed, format!("the {what} is malformed"));
+    let malformed = || {
+        Refusal::new(
+            Check::Host,
+            Code::Malformed,
+            format!("the {what} is malformed"),
+        )
+    };
     let (host, port) = HostName::parse_authority(text).ok_or_else(malformed)?;
-    let Some(port) = port.filter(|port| *port != ports.listener && *port != ports.public) else { return Ok(host) };
+    let Some(port) = port.filter(|port| *port != ports.listener && *port != ports.public) else {
+        return Ok(host);
+    };
     let why = format!(
         "the {what} has the port {port}, and this relay's public port is {}; where senders reach it at {port}, start it with \
          --public-port {port}",
         ports.public
     );
-    Err(NoHost { refusal: Refusal::new(Check::Host, Code::Malformed, why), host: Some(host) })
+    Err(NoHost {
+        refusal: Refusal::new(Check::Host, Code::Malformed, why),
+        host: Some(host),
+    })
 }

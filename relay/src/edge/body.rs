@@ -83,7 +83,14 @@ impl SenderBody {
     /// [`BodyError::TooLarge`] when the announced length is absurd.
     pub fn new(incoming: Arriving, limits: &Limits, unread: Unread) -> Result<Self, BodyError> {
         let (window, rate) = (limits.body_window, limits.body_rate);
-        let body = Self { incoming, unread, window, rate, waited: Duration::ZERO, came: 0 };
+        let body = Self {
+            incoming,
+            unread,
+            window,
+            rate,
+            waited: Duration::ZERO,
+            came: 0,
+        };
         match body.length() {
             Some(length) if length > ABSURD => Err(BodyError::TooLarge(ABSURD)),
             _ => Ok(body),
@@ -138,7 +145,12 @@ impl SenderBody {
     ///
     /// # Errors
     /// [`BodyError`].
-    pub async fn read_whole(&mut self, cap: u64, within: Duration, charge: &mut Charge) -> Result<Bytes, BodyError> {
+    pub async fn read_whole(
+        &mut self,
+        cap: u64,
+        within: Duration,
+        charge: &mut Charge,
+    ) -> Result<Bytes, BodyError> {
         if self.length().is_some_and(|length| length > cap) {
             return Err(BodyError::TooLarge(cap));
         }
@@ -156,7 +168,9 @@ impl SenderBody {
                 }
             };
             let Some(frame) = next else { break };
-            let Ok(data) = frame.into_data() else { continue };
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
             if collected.len() as u64 + data.len() as u64 > cap {
                 return Err(BodyError::TooLarge(cap));
             }
@@ -180,7 +194,9 @@ impl SenderBody {
         let mut trailers = None;
         let mut complete = self.is_end();
         while !complete && collected.len() < SMALL_BODY {
-            let Ok(next) = timeout_at(deadline, self.next()).await else { break };
+            let Ok(next) = timeout_at(deadline, self.next()).await else {
+                break;
+            };
             match next?.map(Frame::into_data) {
                 None => complete = true,
                 Some(Ok(data)) => {
@@ -192,7 +208,11 @@ impl SenderBody {
             }
         }
         charge.complete();
-        Ok(Gathered { bytes: collected.into_bytes(), complete, trailers })
+        Ok(Gathered {
+            bytes: collected.into_bytes(),
+            complete,
+            trailers,
+        })
     }
 }
 

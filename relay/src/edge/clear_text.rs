@@ -1,5 +1,6 @@
-//! Answers plain HTTP on the port of HTTPS, for a webhook URL that was entered with `http://`. The sender gets a 400, the
-//! tunnel's owner a report. The relay forwards nothing: the request has travelled in clear text.
+//! Answers plain HTTP on the port of HTTPS, for a webhook URL that was entered with `http://`. The
+//! sender gets a 400, the tunnel's owner a report. The relay forwards nothing: the request has
+//! travelled in clear text.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,7 +28,8 @@ const BODY_BYTES: usize = 64 * 1024;
 /// hyper's buffer for the head: its smallest.
 const HEAD_BUFFER: usize = 8 * 1024;
 
-/// Returns `true` for the first byte of a request in clear text: a method. TLS begins with 22 (RFC 8446 §5.1).
+/// Returns `true` for the first byte of a request in clear text: a method. TLS begins with 22 (RFC
+/// 8446 §5.1).
 pub(super) const fn is_begun_by(first: u8) -> bool {
     first.is_ascii_uppercase()
 }
@@ -37,27 +39,45 @@ pub(super) async fn refuse<S>(stream: S, peer: &Peer, edge: &Arc<Edge>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
-        let since = Instant::now();
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-        let host = host.and_then(HostName::parse_authority).map(|(host, _)| host);
-        let target = request.uri().path_and_query().map(|target| Bytes::copy_from_slice(target.as_str().as_bytes()));
-        let facts = Facts {
-            id: edge.ids.next(),
-            received: edge.clock.moment(),
-            tunnel: host.as_ref().and_then(|host| edge.registry.find(host.as_str())).unwrap_or_default(),
-            host,
-            client: peer.address,
-            target: target.unwrap_or_default(),
-        };
-        let why = "it came as http, in clear text, to the port of https: write https:// at the sender";
-        let refusal = Refusal::new(Check::Host, Code::HttpsOnly, why);
-        edge.log.refused(facts.seen(request.method()), &refusal, false);
-        facts.tell_refused(request.method(), &refusal, since, false);
-        // A socket that closes on unread bytes is reset, and the answer is lost.
-        let _ = timeout(PATIENCE, Limited::new(request.into_body(), BODY_BYTES).collect()).await;
-        Ok::<_, Infallible>(answer::write(facts.id, refusal.code, None))
-    });
+    let service = service_fn(
+        |request: hyper::Request<hyper::body::Incoming>| async move {
+            let since = Instant::now();
+            let host = request
+                .headers()
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok());
+            let host = host
+                .and_then(HostName::parse_authority)
+                .map(|(host, _)| host);
+            let target = request
+                .uri()
+                .path_and_query()
+                .map(|target| Bytes::copy_from_slice(target.as_str().as_bytes()));
+            let facts = Facts {
+                id: edge.ids.next(),
+                received: edge.clock.moment(),
+                tunnel: host
+                    .as_ref()
+                    .and_then(|host| edge.registry.find(host.as_str()))
+                    .unwrap_or_default(),
+                host,
+                client: peer.address,
+                target: target.unwrap_or_default(),
+            };
+            let why = "it came as http, in clear text, to the port of https: write https:// at the sender";
+            let refusal = Refusal::new(Check::Host, Code::HttpsOnly, why);
+            edge.log
+                .refused(facts.seen(request.method()), &refusal, false);
+            facts.tell_refused(request.method(), &refusal, since, false);
+            // A socket that closes on unread bytes is reset, and the answer is lost.
+            let _ = timeout(
+                PATIENCE,
+                Limited::new(request.into_body(), BODY_BYTES).collect(),
+            )
+            .await;
+            Ok::<_, Infallible>(answer::write(facts.id, refusal.code, None))
+        },
+    );
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)

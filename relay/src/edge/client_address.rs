@@ -1,5 +1,6 @@
 //! Where a request comes from: the socket's peer, unless the peer is a trusted proxy; then the last
-//! address of the field that the proxies write which is not one itself. No other field is ever believed.
+//! address of the field that the proxies write which is not one itself. No other field is ever
+//! believed.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -41,7 +42,8 @@ pub fn client_address(
     }
     let mut client = peer;
     for hop in hops.iter().rev() {
-        client = parse_hop(hop).ok_or("the field of the proxies has something else than an address")?;
+        client =
+            parse_hop(hop).ok_or("the field of the proxies has something else than an address")?;
         if !trusted.contains(client) {
             break;
         }
@@ -53,13 +55,16 @@ fn x_forwarded_for(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
     let mut hops = Vec::new();
     for value in headers.get_all(FORWARDED_FOR) {
         let text = value.to_str().map_err(|_| "X-Forwarded-For is no text")?;
-        hops.extend(text.split(',').map(|hop| hop.trim_matches([' ', '\t']).to_owned()));
+        hops.extend(
+            text.split(',')
+                .map(|hop| hop.trim_matches([' ', '\t']).to_owned()),
+        );
     }
     Ok(hops)
 }
 
-/// The `for` of each element of `Forwarded`, in order. An element without one, or with two, is an error: who
-/// hides a hop could hide any.
+/// The `for` of each element of `Forwarded`, in order. An element without one, or with two, is an
+/// error: who hides a hop could hide any.
 fn forwarded(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
     let mut hops = Vec::new();
     for value in headers.get_all(header::FORWARDED) {
@@ -67,7 +72,9 @@ fn forwarded(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
         for element in split_unquoted(text, ',')? {
             let mut node = None;
             for pair in split_unquoted(element, ';')? {
-                let (name, value) = pair.split_once('=').ok_or("Forwarded has something else than pairs")?;
+                let (name, value) = pair
+                    .split_once('=')
+                    .ok_or("Forwarded has something else than pairs")?;
                 if name.trim_matches([' ', '\t']).eq_ignore_ascii_case("for")
                     && node.replace(unquoted(value)?).is_some()
                 {
@@ -107,17 +114,33 @@ fn split_unquoted(text: &str, separator: char) -> Result<Vec<&str>, &'static str
 fn unquoted(value: &str) -> Result<String, &'static str> {
     let value = value.trim_matches([' ', '\t']);
     let Some(inside) = value.strip_prefix('"') else {
-        return if value.contains('"') { Err("Forwarded has a quote inside of a value") } else { Ok(value.to_owned()) };
+        return if value.contains('"') {
+            Err("Forwarded has a quote inside of a value")
+        } else {
+            Ok(value.to_owned())
+        };
     };
-    let inside = inside.strip_suffix('"').ok_or("Forwarded has text behind a quote")?;
+    let inside = inside
+        .strip_suffix('"')
+        .ok_or("Forwarded has text behind a quote")?;
     // No address needs an escape; with one, two readers could read two.
-    if inside.contains(['"', '\\']) { Err("Forwarded has an escape") } else { Ok(inside.to_owned()) }
+    if inside.contains(['"', '\\']) {
+        Err("Forwarded has an escape")
+    } else {
+        Ok(inside.to_owned())
+    }
 }
 
 /// An address, also with a port, also in brackets. Octal, decimal and ranges are none.
 fn parse_hop(text: &str) -> Option<IpAddr> {
     let address = text.parse::<IpAddr>().ok();
-    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
+    let bracketed = || {
+        text.strip_prefix('[')?
+            .strip_suffix(']')?
+            .parse()
+            .ok()
+            .map(IpAddr::V6)
+    };
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
     address.or_else(bracketed).or_else(with_port).map(canonical)
 }
@@ -134,7 +157,8 @@ mod tests {
         headers.append(FORWARDED_FOR, "203.0.113.99".parse().unwrap());
         let trusted = AddressSet::new(&["10.0.0.0/8".parse().unwrap()]);
         let peer = "10.0.0.1".parse().unwrap();
-        client_address(peer, &headers, &trusted, ForwardedField::Forwarded).map(|address| address.to_string())
+        client_address(peer, &headers, &trusted, ForwardedField::Forwarded)
+            .map(|address| address.to_string())
     }
 
     #[test]
@@ -142,10 +166,16 @@ mod tests {
         for (values, client) in [
             (&["for=192.0.2.1"][..], "192.0.2.1"),
             (&["for=192.0.2.1, for=10.0.0.9"], "192.0.2.1"),
-            (&["for=1.2.3.4, for=192.0.2.1;proto=https;by=10.0.0.2"], "192.0.2.1"),
+            (
+                &["for=1.2.3.4, for=192.0.2.1;proto=https;by=10.0.0.2"],
+                "192.0.2.1",
+            ),
             (&["for=1.2.3.4", "For=\"192.0.2.1:4711\""], "192.0.2.1"),
             (&["proto=https;for=\"[2001:db8::1]:4711\""], "2001:db8::1"),
-            (&["for=\"[2001:db8::1]\";by=\"a,for=1.2.3.4\""], "2001:db8::1"),
+            (
+                &["for=\"[2001:db8::1]\";by=\"a,for=1.2.3.4\""],
+                "2001:db8::1",
+            ),
             (&[], "10.0.0.1"),
         ] {
             assert_eq!(judge(values).as_deref(), Ok(client), "{values:?}");

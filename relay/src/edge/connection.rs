@@ -1,4 +1,5 @@
-//! Serves one connection: HTTP/1.1 or HTTP/2 by hyper, under the deadlines that hyper does not have.
+//! Serves one connection: HTTP/1.1 or HTTP/2 by hyper, under the deadlines that hyper does not
+//! have.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use super::request;
 use super::spelling::Recorder;
 use super::stall::Unread;
 
-/// How much larger than the largest head hyper's buffer is, so that a head over our own cap still gets our own 431.
+/// How much larger than the largest head hyper's buffer is, so that a head over our own cap still
+/// gets our own 431.
 const HEAD_MARGIN: usize = 16 * 1024;
 /// How many times more fields hyper takes than we do, for the same reason.
 const MORE_FIELDS: usize = 2;
@@ -30,17 +32,19 @@ const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What hyper holds of one stream's answer for a peer that does not take it.
 const H2_SEND_BUFFER: usize = 64 * 1024;
-/// Interval of HTTP/2 pings, and the time for a reply: together `http2_idle`, so that an idle connection may stay as long.
+/// Interval of HTTP/2 pings, and the time for a reply: together `http2_idle`, so that an idle
+/// connection may stay as long.
 const H2_PING: Duration = Duration::from_secs(50);
 const H2_PONG: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 connection is looked at, at least.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, and how often it is
-/// looked at.
+/// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, and
+/// how often it is looked at.
 const LINGER: Duration = Duration::from_secs(1);
 const BRIEFLY: Duration = Duration::from_millis(10);
-/// For how long an HTTP/2 peer that was too slow, or has sent nothing that passed, may take its answers.
+/// For how long an HTTP/2 peer that was too slow, or has sent nothing that passed, may take its
+/// answers.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 
 /// Spawns hyper's HTTP/2 streams where their owner can wait for them.
@@ -54,32 +58,60 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Owned 
 }
 
 /// Serves a connection until it ends, or until `drain` asks it to.
-pub async fn serve<S>(stream: S, h2: bool, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
-where
+pub async fn serve<S>(
+    stream: S,
+    h2: bool,
+    peer: Peer,
+    edge: Arc<Edge>,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if h2 {
-        serve_http2(TokioIo::new(FrameGuard::new(stream, &peer.slot)), peer, edge, tasks, drain).await;
+        serve_http2(
+            TokioIo::new(FrameGuard::new(stream, &peer.slot)),
+            peer,
+            edge,
+            tasks,
+            drain,
+        )
+        .await;
     } else {
         serve_http1(stream, peer, edge, tasks, drain).await;
     }
 }
 
-async fn serve_http1<S>(stream: S, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
-where
+async fn serve_http1<S>(
+    stream: S,
+    peer: Peer,
+    edge: Arc<Edge>,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (stream, recorded) = Recorder::new(stream, &peer.slot);
     let limits = edge.limits.clone();
     let (activity, unread) = (Activity::new(), peer.unread.clone());
     let of_connection = Arc::clone(&activity);
-    let connection = Arc::new(Connection { edge, peer, recorded: Some(recorded), tasks, activity: of_connection });
+    let connection = Arc::new(Connection {
+        edge,
+        peer,
+        recorded: Some(recorded),
+        tasks,
+        activity: of_connection,
+    });
     let service = service_fn(move |request| request::admit(request, &connection));
     let mut serving = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.request_head)
-            .max_buf_size(usize::try_from(limits.head_bytes).unwrap_or(usize::MAX).saturating_add(HEAD_MARGIN))
+            .max_buf_size(
+                usize::try_from(limits.head_bytes)
+                    .unwrap_or(usize::MAX)
+                    .saturating_add(HEAD_MARGIN)
+            )
             .max_headers(limits.head_fields.saturating_mul(MORE_FIELDS))
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
@@ -88,8 +120,8 @@ where
         biased;
         ended = serving.as_mut() => ended,
         () = drain.cancelled() => {
-            // A request may be on its way already, and would be lost with the connection. The answer to the
-            // next one closes it.
+            // A request may be on its way already, and would be lost with the connection. The
+            // answer to the next one closes it.
             let since = Instant::now();
             while activity.is_idle() && since.elapsed() < LINGER {
                 tokio::select! {
@@ -98,7 +130,8 @@ where
                 }
             }
             if activity.is_idle() {
-                // What was left of the last body has long been thrown away, or its connection closed.
+                // What was left of the last body has long been thrown away, or its connection
+                // closed.
                 unread.set(false);
             }
             serving.as_mut().graceful_shutdown();
@@ -114,21 +147,36 @@ fn log_end(ended: hyper::Result<()>) {
     }
 }
 
-async fn serve_http2<I>(io: I, peer: Peer, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken)
-where
+async fn serve_http2<I>(
+    io: I,
+    peer: Peer,
+    edge: Arc<Edge>,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+) where
     I: Read + Write + Unpin + Send + 'static,
 {
     // A sender over HTTP/2 whose body is not wanted is told by a reset of its stream.
-    let peer = Peer { unread: Unread::default(), ..peer };
+    let peer = Peer {
+        unread: Unread::default(),
+        ..peer
+    };
     let limits = edge.limits.clone();
     let (activity, slot) = (Activity::new(), Arc::clone(&peer.slot));
-    let connection =
-        Arc::new(Connection { edge, peer, recorded: None, tasks: tasks.clone(), activity: Arc::clone(&activity) });
+    let connection = Arc::new(Connection {
+        edge,
+        peer,
+        recorded: None,
+        tasks: tasks.clone(),
+        activity: Arc::clone(&activity),
+    });
     let service = service_fn(move |request| request::admit(request, &connection));
     let mut serving = pin!(
         http2::Builder::new(Owned(tasks))
             .timer(TokioTimer::new())
-            .max_concurrent_streams(u32::try_from(limits.streams_per_connection).unwrap_or(u32::MAX))
+            .max_concurrent_streams(
+                u32::try_from(limits.streams_per_connection).unwrap_or(u32::MAX)
+            )
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(H2_SEND_BUFFER)
             .initial_stream_window_size(H2_STREAM_WINDOW)
@@ -158,7 +206,8 @@ where
         }
     }
     serving.as_mut().graceful_shutdown();
-    // While draining the listener's own deadline comes first; an idle peer gets as long as for a head.
+    // While draining the listener's own deadline comes first; an idle peer gets as long as for a
+    // head.
     let patience = match drain.is_cancelled() {
         true => limits.drain,
         // The answers of one that was too slow, or may not send, only have to leave.

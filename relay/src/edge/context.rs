@@ -1,4 +1,5 @@
-//! What a request finds when it comes: the edge, which all connections share, and its own connection.
+//! What a request finds when it comes: the edge, which all connections share, and its own
+//! connection.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,7 +54,8 @@ pub struct Edge {
     pub ports: Ports,
     /// Cancelled when the relay is about to stop.
     pub draining: CancellationToken,
-    /// Cancelled shortly before it waits for nobody any more: senders whose answers are not there are told so.
+    /// Cancelled shortly before it waits for nobody any more: senders whose answers are not there
+    /// are told so.
     pub last_call: CancellationToken,
     /// Cancelled when it waits for nobody any more.
     pub cut_off: CancellationToken,
@@ -84,7 +86,10 @@ impl Edge {
     pub(super) fn unknown_proxy(&self, peer: IpAddr) {
         /// Interval of the warnings.
         const AGAIN: Duration = Duration::from_secs(300);
-        let mut warned = self.proxy_warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = self
+            .proxy_warned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|at| at.elapsed() >= AGAIN) {
             *warned = Some(Instant::now());
             drop(warned);
@@ -98,13 +103,17 @@ impl Edge {
 
     /// A place for one more request of this peer; a trusted proxy stands for many.
     pub(super) fn take_place(&self, peer: IpAddr) -> Option<Place> {
-        let most = if self.trusted_proxies.contains(peer) { usize::MAX } else { self.limits.requests_per_client };
+        let most = if self.trusted_proxies.contains(peer) {
+            usize::MAX
+        } else {
+            self.limits.requests_per_client
+        };
         self.in_progress.take(peer, most)
     }
 }
 
-/// Request ids: the digest of a key of the process and a counter. The ids reveal neither the number of requests
-/// nor later ids.
+/// Request ids: the digest of a key of the process and a counter. The ids reveal neither the number
+/// of requests nor later ids.
 pub struct RequestIds {
     key: [u8; 32],
     next: AtomicU64,
@@ -118,13 +127,19 @@ impl RequestIds {
     pub fn new() -> Result<Self, getrandom::Error> {
         let mut key = [0; 32];
         getrandom::fill(&mut key)?;
-        Ok(Self { key, next: AtomicU64::new(0) })
+        Ok(Self {
+            key,
+            next: AtomicU64::new(0),
+        })
     }
 
     /// The next one.
     pub(super) fn next(&self) -> RequestId {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
-        let digest = Sha256::new().chain_update(self.key).chain_update(count.to_be_bytes()).finalize();
+        let digest = Sha256::new()
+            .chain_update(self.key)
+            .chain_update(count.to_be_bytes())
+            .finalize();
         let mut id = [0; 16];
         for (to, from) in id.iter_mut().zip(digest) {
             *to = from;

@@ -1,5 +1,5 @@
-//! What has been found out about a request, and who hears of it: the log, and the tunnel's owner when the request does
-//! not reach the application.
+//! What has been found out about a request, and who hears of it: the log, and the tunnel's owner
+//! when the request does not reach the application.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -49,14 +49,32 @@ impl Facts {
     /// As the gate takes it.
     pub(super) fn head<'r>(&'r self, parts: &'r Parts) -> RequestHead<'r> {
         let origin = &self.tunnel.origin;
-        RequestHead { method: &parts.method, target: &self.target, headers: &parts.headers, origin }
+        RequestHead {
+            method: &parts.method,
+            target: &self.target,
+            headers: &parts.headers,
+            origin,
+        }
     }
 
     /// Tells the tunnel's owner, and nobody else, what was refused and why.
-    pub(super) fn tell_refused(&self, method: &Method, refusal: &Refusal, since: Instant, observed: bool) {
-        let Some(live) = self.tunnel.owner() else { return };
+    pub(super) fn tell_refused(
+        &self,
+        method: &Method,
+        refusal: &Refusal,
+        since: Instant,
+        observed: bool,
+    ) {
+        let Some(live) = self.tunnel.owner() else {
+            return;
+        };
         live.refusals.push(refusal.check, || RefusedRequest {
-            status: if observed { StatusCode::OK } else { refusal.status }.as_u16(),
+            status: if observed {
+                StatusCode::OK
+            } else {
+                refusal.status
+            }
+            .as_u16(),
             why: refusal.why.clone(),
             observed,
             ..self.told(method, refusal.check, since)
@@ -71,7 +89,9 @@ impl Facts {
         status: StatusCode,
         since: Instant,
     ) {
-        let Some(live) = self.tunnel.owner() else { return };
+        let Some(live) = self.tunnel.owner() else {
+            return;
+        };
         live.refusals.push(check, || RefusedRequest {
             status: status.as_u16(),
             why: why.to_owned(),
@@ -82,7 +102,9 @@ impl Facts {
 
     /// Tells the tunnel's owner something about a request that goes on.
     pub(super) fn tell_note(&self, method: &Method, why: &str) {
-        let Some(live) = self.tunnel.owner() else { return };
+        let Some(live) = self.tunnel.owner() else {
+            return;
+        };
         live.refusals.push(Check::Shape, || RefusedRequest {
             why: why.to_owned(),
             note: true,
@@ -94,7 +116,10 @@ impl Facts {
     fn told(&self, method: &Method, check: Check, since: Instant) -> RefusedRequest {
         RefusedRequest {
             id: self.id.to_string(),
-            host: self.host.as_ref().map_or_else(String::new, ToString::to_string),
+            host: self
+                .host
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
             method: Escaped(method.as_str().as_bytes()).to_string(),
             path: shown_path(&self.target),
             client: self.client.to_string(),

@@ -1,11 +1,13 @@
-//! Counts an HTTP/2 connection's frames, and cuts it off when it brings control frames and nothing else: floods of
-//! PING, SETTINGS, PRIORITY or WINDOW_UPDATE cost us more than whoever sends them, and hyper answers them all.
+//! Counts an HTTP/2 connection's frames, and cuts it off when it brings control frames and nothing
+//! else: floods of PING, SETTINGS, PRIORITY or WINDOW_UPDATE cost us more than whoever sends them,
+//! and hyper answers them all.
 //!
-//! It also hands a stranger's requests over one or two at a time: h2 would unpack the heads of all that has come, some to a
-//! hundred times their size, before it gives away the first; and it counts the memory of a head that has no end.
+//! It also hands a stranger's requests over one or two at a time: h2 would unpack the heads of all
+//! that has come, some to a hundred times their size, before it gives away the first; and it counts
+//! the memory of a head that has no end.
 //!
-//! It reads nothing but frame heads (RFC 9113 §4.1), and changes no byte. A PUSH_PROMISE, which no client may send
-//! (§8.4), it does not let through: h2 would wait for the rest of one without end.
+//! It reads nothing but frame heads (RFC 9113 §4.1), and changes no byte. A PUSH_PROMISE, which no
+//! client may send (§8.4), it does not let through: h2 would wait for the rest of one without end.
 
 use std::io;
 use std::pin::Pin;
@@ -61,7 +63,8 @@ struct Frames {
     filled: usize,
     /// Bytes to pass over before the next head.
     skip: usize,
-    /// Bytes of the request's head that comes, as its frames announce them, and whether this frame is its last.
+    /// Bytes of the request's head that comes, as its frames announce them, and whether this frame
+    /// is its last.
     block: u64,
     last_of_block: bool,
 }
@@ -79,11 +82,17 @@ enum Frame {
 
 impl Frames {
     const fn after(skip: usize) -> Self {
-        Self { head: [0; HEAD], filled: 0, skip, block: 0, last_of_block: false }
+        Self {
+            head: [0; HEAD],
+            filled: 0,
+            skip,
+            block: 0,
+            last_of_block: false,
+        }
     }
 
-    /// Takes bytes in up to where a request's head begins, and says of each frame that begins in them what it is.
-    /// Gives what is left, and whether a head begins there.
+    /// Takes bytes in up to where a request's head begins, and says of each frame that begins in
+    /// them what it is. Gives what is left, and whether a head begins there.
     fn follow<'b>(&mut self, mut bytes: &'b [u8], mut each: impl FnMut(Frame)) -> (&'b [u8], bool) {
         while !bytes.is_empty() {
             let over = self.skip.min(bytes.len());
@@ -127,7 +136,18 @@ impl<S> FrameGuard<S> {
     pub fn new(inner: S, slot: &Arc<Slot>) -> Self {
         let (coming, going) = (Frames::after(PREFACE), Frames::after(0));
         let (slot, held, behind) = (Arc::clone(slot), slot.hold_coming(), Bytes::new());
-        Self { inner, coming, going, idle: 0, since: Instant::now(), begun: false, pause: false, behind, slot, held }
+        Self {
+            inner,
+            coming,
+            going,
+            idle: 0,
+            since: Instant::now(),
+            begun: false,
+            pause: false,
+            behind,
+            slot,
+            held,
+        }
     }
 
     /// Takes in what came, up to a stranger's second head; how much that was.
@@ -172,7 +192,11 @@ impl<S> FrameGuard<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.pause {
             self.pause = false;
             cx.waker().wake_by_ref();
@@ -204,7 +228,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for FrameGuard<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, data))?;
         self.went(data.get(..written).unwrap_or_default());
         Poll::Ready(Ok(written))
@@ -246,7 +274,12 @@ mod tests {
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        [&(payload.len() as u32).to_be_bytes()[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+        [
+            &(payload.len() as u32).to_be_bytes()[1..],
+            &[kind, flags, 0, 0, 0, 1],
+            payload,
+        ]
+        .concat()
     }
 
     fn guard<S>(inner: S) -> FrameGuard<S> {
@@ -270,11 +303,16 @@ mod tests {
                 let mut left = piece;
                 while !left.is_empty() {
                     let ended;
-                    (left, ended) = frames.follow(left, |frame| seen.push(frame == Frame::Progress));
+                    (left, ended) =
+                        frames.follow(left, |frame| seen.push(frame == Frame::Progress));
                     heads += u32::from(ended);
                 }
             }
-            assert_eq!((seen, heads), (vec![false, true, false, false, true], 2), "{size}");
+            assert_eq!(
+                (seen, heads),
+                (vec![false, true, false, false, true], 2),
+                "{size}"
+            );
         }
     }
 
@@ -320,7 +358,10 @@ mod tests {
                     }
                 }
                 let of_one = 20 + 5 + 3 * HEAD;
-                assert!(received.len() - since_pause <= PREFACE + of_one + HEAD, "{size}");
+                assert!(
+                    received.len() - since_pause <= PREFACE + of_one + HEAD,
+                    "{size}"
+                );
             }
             assert_eq!(received, sent, "{size}");
         }

@@ -1,5 +1,5 @@
-//! A request's head, before any gate sees it: whose it is, that it is not too large, that its fields about the connection
-//! are in order, and that the rest says what was understood.
+//! A request's head, before any gate sees it: whose it is, that it is not too large, that its
+//! fields about the connection are in order, and that the rest says what was understood.
 
 use std::net::IpAddr;
 
@@ -33,33 +33,53 @@ pub(super) fn is_websocket(request: &Request<Incoming>) -> bool {
 pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {
     /// What a field costs beside its text (RFC 9113 §6.5.2 counts 32; on the wire it is 4).
     const FIELD: usize = 4;
-    let fields: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
-    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields: usize = parts
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD)
+        .sum();
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
     let fields = fields + parts.method.as_str().len();
     let too_long = target > hookward_shared::limits::TARGET_BYTES;
-    if (fields + target) as u64 > limits.head_bytes && !too_long || parts.headers.len() > limits.head_fields {
-        let why = format!("the head has {} fields with {fields} bytes", parts.headers.len());
+    if (fields + target) as u64 > limits.head_bytes && !too_long
+        || parts.headers.len() > limits.head_fields
+    {
+        let why = format!(
+            "the head has {} fields with {fields} bytes",
+            parts.headers.len()
+        );
         return Err(Refusal::new(Check::Shape, Code::HeadTooLarge, why));
     }
     Ok(())
 }
 
 /// Finds out which host is meant, whose it is, and where the request comes from.
-pub(super) fn find_tunnel(parts: &Parts, connection: &Connection, facts: &mut Facts) -> Result<(), Refusal> {
+pub(super) fn find_tunnel(
+    parts: &Parts,
+    connection: &Connection,
+    facts: &mut Facts,
+) -> Result<(), Refusal> {
     let edge = &connection.edge;
     let sni = connection.peer.sni.as_deref();
     let host = match authority::host(parts.version, &parts.uri, &parts.headers, sni, edge.ports) {
         Ok(host) => host,
         Err(NoHost { refusal, host }) => {
             // The owner of the host that was meant should know.
-            facts.tunnel = host.as_ref().and_then(|host| edge.registry.find(host.as_str())).unwrap_or_default();
+            facts.tunnel = host
+                .as_ref()
+                .and_then(|host| edge.registry.find(host.as_str()))
+                .unwrap_or_default();
             facts.host = host;
             return Err(refusal);
         }
     };
     let found = edge.registry.find(host.as_str());
     facts.host = Some(host);
-    facts.tunnel = found.ok_or_else(|| Refusal::new(Check::Host, Code::NotFound, "no tunnel has this host"))?;
+    facts.tunnel = found
+        .ok_or_else(|| Refusal::new(Check::Host, Code::NotFound, "no tunnel has this host"))?;
     let peer = connection.peer.address;
     facts.client = match edge.proxy_protocol {
         // What the proxy has named, it has named before the first request; it speaks no HTTP.
@@ -73,8 +93,8 @@ pub(super) fn find_tunnel(parts: &Parts, connection: &Connection, facts: &mut Fa
     Ok(())
 }
 
-/// Returns `true` if an undeclared proxy in a private network seems to have forwarded the request: then all senders count as
-/// one. A stranger's field says nothing.
+/// Returns `true` if an undeclared proxy in a private network seems to have forwarded the request:
+/// then all senders count as one. A stranger's field says nothing.
 fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &Edge) -> bool {
     let peer = canonical(peer);
     let inside = peer.is_loopback()
@@ -82,29 +102,48 @@ fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &Edge) -> bool {
             IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
             IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
         };
-    let named = || [FORWARDED_FOR, header::FORWARDED, header::VIA].iter().any(|name| fields.contains_key(name));
+    let named = || {
+        [FORWARDED_FOR, header::FORWARDED, header::VIA]
+            .iter()
+            .any(|name| fields.contains_key(name))
+    };
     inside && !edge.proxy_protocol && !edge.trusted_proxies.contains(peer) && named()
 }
 
 /// Header names as written; HTTP/2 has none but lower case.
 ///
 /// # Errors
-/// When the target had a fragment, which hyper drops: the application would see another target than the sender wrote.
-pub(super) fn spelling(parts: &Parts, connection: &Connection, body: Option<u64>) -> Result<Spelling, Refusal> {
-    let Some(recorded) = &connection.recorded else { return Ok(Spelling::default()) };
+/// When the target had a fragment, which hyper drops: the application would see another target than
+/// the sender wrote.
+pub(super) fn spelling(
+    parts: &Parts,
+    connection: &Connection,
+    body: Option<u64>,
+) -> Result<Spelling, Refusal> {
+    let Some(recorded) = &connection.recorded else {
+        return Ok(Spelling::default());
+    };
     let mut start = Vec::with_capacity(128);
     start.extend_from_slice(parts.method.as_str().as_bytes());
     start.push(b' ');
     match parts.uri.path_and_query() {
-        Some(target) if parts.uri.authority().is_none() => start.extend_from_slice(target.as_str().as_bytes()),
+        Some(target) if parts.uri.authority().is_none() => {
+            start.extend_from_slice(target.as_str().as_bytes())
+        }
         _ => start.extend_from_slice(parts.uri.to_string().as_bytes()),
     }
     let target = start.len();
-    start.extend_from_slice(if parts.version == Version::HTTP_10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
+    start.extend_from_slice(if parts.version == Version::HTTP_10 {
+        b" HTTP/1.0\r\n"
+    } else {
+        b" HTTP/1.1\r\n"
+    });
     if let Some(target) = start.get(..target)
         && recorded.has_fragment(&start, target)
     {
-        return Err(Refusal::malformed("the target has a fragment (#), which is not sent"));
+        return Err(Refusal::malformed(
+            "the target has a fragment (#), which is not sent",
+        ));
     }
     Ok(recorded.spelling(&start, &parts.headers, body))
 }
@@ -113,13 +152,25 @@ pub(super) fn spelling(parts: &Parts, connection: &Connection, body: Option<u64>
 pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
     let options = headers::connection_options(&parts.headers).map_err(|option| {
         let option = Escaped(option.as_bytes());
-        Refusal::malformed(format!("Connection names another field, {option}, to be removed on the way"))
+        Refusal::malformed(format!(
+            "Connection names another field, {option}, to be removed on the way"
+        ))
     })?;
     // An empty field asks for nothing.
-    let expects_other =
-        |value: &HeaderValue| !value.is_empty() && !value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    if parts.headers.get_all(header::EXPECT).iter().any(expects_other) {
-        return Err(Refusal::new(Check::Shape, Code::ExpectationFailed, "an Expect other than 100-continue"));
+    let expects_other = |value: &HeaderValue| {
+        !value.is_empty() && !value.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    };
+    if parts
+        .headers
+        .get_all(header::EXPECT)
+        .iter()
+        .any(expects_other)
+    {
+        return Err(Refusal::new(
+            Check::Shape,
+            Code::ExpectationFailed,
+            "an Expect other than 100-continue",
+        ));
     }
     // Over HTTP/1.1 TE counts only when Connection names it (RFC 9110 §10.1.4).
     let te_counts = options.te || parts.version == Version::HTTP_2;
@@ -133,13 +184,20 @@ pub(super) fn tidy(parts: &mut Parts, facts: &Facts, length: Option<u64>) {
     }
     if !parts.headers.contains_key(header::HOST)
         && let Some(host) = &facts.host
-        && let Ok(value) = HeaderValue::from_str(parts.uri.authority().map_or(host.as_str(), |name| name.as_str()))
+        && let Ok(value) = HeaderValue::from_str(
+            parts
+                .uri
+                .authority()
+                .map_or(host.as_str(), |name| name.as_str()),
+        )
     {
         parts.headers.insert(header::HOST, value);
     }
     match length {
         Some(length) if parts.headers.contains_key(header::CONTENT_LENGTH) => {
-            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            parts
+                .headers
+                .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         Some(_) => {}
         // hyper read chunks; a length beside them was ignored, and must be here too.

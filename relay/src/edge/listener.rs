@@ -1,6 +1,6 @@
-//! Takes TCP connections. The accept loop awaits nothing but `accept`; each connection runs in a task
-//! of its own, which the listener's tracker owns, under bounds: so many in all ([`Slots`]), so many for
-//! one client address ([`Places`]).
+//! Takes TCP connections. The accept loop awaits nothing but `accept`; each connection runs in a
+//! task of its own, which the listener's tracker owns, under bounds: so many in all ([`Slots`]), so
+//! many for one client address ([`Places`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,8 +30,8 @@ const BACKLOG: i32 = 1024;
 /// For TCP handshakes under way when the port closes: a round trip across the world, twice.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(600);
 const BRIEFLY: Duration = Duration::from_millis(10);
-/// Drops the first packet of a TCP handshake (SYN without ACK), and nothing else (linux/filter.h): load the byte with
-/// the flags, keep the two, compare, return all or nothing.
+/// Drops the first packet of a TCP handshake (SYN without ACK), and nothing else (linux/filter.h):
+/// load the byte with the flags, keep the two, compare, return all or nothing.
 const NO_NEW_ONES: [SockFilter; 5] = [
     SockFilter::new(0x30, 0, 0, 13),       // BPF_LD | BPF_B | BPF_ABS
     SockFilter::new(0x54, 0, 0, 0x12),     // BPF_ALU | BPF_AND | BPF_K
@@ -71,7 +71,11 @@ impl EdgeListener {
     /// # Errors
     /// What the system says.
     pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         if address.is_ipv6() {
             socket.set_only_v6(false)?;
         }
@@ -86,11 +90,25 @@ impl EdgeListener {
     ///
     /// # Errors
     /// What the system says.
-    pub fn start(listener: TcpListener, entry: Entry, edge: Arc<Edge>, drain: CancellationToken) -> io::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        entry: Entry,
+        edge: Arc<Edge>,
+        drain: CancellationToken,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let (tasks, last_call, cut_off) = (TaskTracker::new(), edge.last_call.clone(), edge.cut_off.clone());
+        let (tasks, last_call, cut_off) = (
+            TaskTracker::new(),
+            edge.last_call.clone(),
+            edge.cut_off.clone(),
+        );
         tasks.spawn(accept(listener, entry, edge, tasks.clone(), drain));
-        Ok(Self { address, tasks, last_call, cut_off })
+        Ok(Self {
+            address,
+            tasks,
+            last_call,
+            cut_off,
+        })
     }
 
     /// Where it listens.
@@ -99,9 +117,9 @@ impl EdgeListener {
         self.address
     }
 
-    /// Waits until every connection has ended, and cuts off those that last longer than `patience`; shortly before, senders
-    /// whose answers are not there are told so.
-    /// Cancel the token given to [`EdgeListener::start`] first.
+    /// Waits until every connection has ended, and cuts off those that last longer than `patience`;
+    /// shortly before, senders whose answers are not there are told so. Cancel the token given to
+    /// [`EdgeListener::start`] first.
     pub async fn join(self, patience: Duration) {
         self.tasks.close();
         let call = LAST_CALL.min(patience / 4);
@@ -129,9 +147,22 @@ struct Taker {
     drain: CancellationToken,
 }
 
-async fn accept(listener: TcpListener, entry: Entry, edge: Arc<Edge>, tasks: TaskTracker, drain: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    entry: Entry,
+    edge: Arc<Edge>,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+) {
     let slots = Slots::new(edge.limits.connections);
-    let taker = Taker { entry, edge, of_client: Places::default(), slots, tasks, drain };
+    let taker = Taker {
+        entry,
+        edge,
+        of_client: Places::default(),
+        slots,
+        tasks,
+        drain,
+    };
     let mut said: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
@@ -145,7 +176,10 @@ async fn accept(listener: TcpListener, entry: Entry, edge: Arc<Edge>, tasks: Tas
                     said = Some(Instant::now());
                     tracing::warn!(%error, "accept failed; is the limit of open files too low?");
                 }
-                if error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code)) {
+                if error
+                    .raw_os_error()
+                    .is_some_and(|code| EXHAUSTED.contains(&code))
+                {
                     let _ = (0..EVICTED_AT_ONCE).all(|_| taker.slots.evict(1));
                 }
                 sleep(ACCEPT_PAUSE).await;
@@ -159,19 +193,27 @@ impl Taker {
     fn take(&self, stream: TcpStream, peer: SocketAddr) {
         let client = canonical(peer.ip());
         let trusted = self.edge.trusted_proxies.contains(client);
-        let most = if trusted { usize::MAX } else { self.edge.limits.connections_per_client };
+        let most = if trusted {
+            usize::MAX
+        } else {
+            self.edge.limits.connections_per_client
+        };
         let place = self.of_client.take(client, most);
         let Some((place, slot)) = place.and_then(|place| Some((place, self.slots.take()?))) else {
             tracing::debug!(%client, "too many connections");
             return;
         };
-        // A proxy that speaks HTTP brings everybody's requests on each of its connections; one that begins them with the
-        // PROXY protocol passes on a stranger's.
+        // A proxy that speaks HTTP brings everybody's requests on each of its connections; one that
+        // begins them with the PROXY protocol passes on a stranger's.
         if trusted && !self.edge.proxy_protocol {
             slot.know(None);
         }
         let slot = Arc::new(slot);
-        let (entry, edge, tasks) = (self.entry.clone(), Arc::clone(&self.edge), self.tasks.clone());
+        let (entry, edge, tasks) = (
+            self.entry.clone(),
+            Arc::clone(&self.edge),
+            self.tasks.clone(),
+        );
         let (drain, cut_off) = (self.drain.clone(), edge.cut_off.clone());
         self.tasks.spawn(async move {
             let _place = place;
@@ -185,13 +227,15 @@ impl Taker {
         });
     }
 
-    /// Closes the port so that nobody whom the kernel has let in is thrown out: a closed listener resets the
-    /// connections that wait in its queue, and those whose handshake is under way. First a filter that drops what
-    /// asks for a new connection, and lets the handshakes under way come to their end; who asked knocks again in a
-    /// second, and finds the port closed. Then the queue, for as long as a handshake takes, then the port.
+    /// Closes the port so that nobody whom the kernel has let in is thrown out: a closed listener
+    /// resets the connections that wait in its queue, and those whose handshake is under way. First
+    /// a filter that drops what asks for a new connection, and lets the handshakes under way come
+    /// to their end; who asked knocks again in a second, and finds the port closed. Then the queue,
+    /// for as long as a handshake takes, then the port.
     async fn take_the_last(&self, listener: TcpListener) {
         if let Err(error) = SockRef::from(&listener).attach_filter(&NO_NEW_ONES) {
-            // Some systems keep filters for root: senders whose handshake is under way at this moment try again.
+            // Some systems keep filters for root: senders whose handshake is under way at this
+            // moment try again.
             tracing::debug!(%error, "new connections can't be kept out before the port closes");
         }
         let taking = async {
@@ -207,9 +251,14 @@ impl Taker {
         };
         let _ = timeout(LAST_HANDSHAKES, taking).await;
         // What the runtime has not heard of yet.
-        let Ok(listener) = listener.into_std() else { return };
+        let Ok(listener) = listener.into_std() else {
+            return;
+        };
         while let Ok((stream, peer)) = listener.accept() {
-            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            if let Ok(stream) = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream))
+            {
                 self.take(stream, peer);
             }
         }
@@ -238,8 +287,9 @@ async fn handshake_and_serve(
         tracing::debug!(%error, "TCP_NODELAY");
         return;
     }
-    // Or the kernel takes megabytes of an answer at once, and a slow reader looks like one that has stopped. It lets more
-    // in when half has left: one gets on that takes 64 KiB in `write_stall`, 7 kB/s.
+    // Or the kernel takes megabytes of an answer at once, and a slow reader looks like one that has
+    // stopped. It lets more in when half has left: one gets on that takes 64 KiB in `write_stall`,
+    // 7 kB/s.
     tcp::keep_queue_short(&stream);
     let mut stream = stream;
     let mut address = peer.ip();
@@ -260,17 +310,32 @@ async fn handshake_and_serve(
     let stall = edge.limits.write_stall;
     let opening = async {
         let mut first = [0];
-        let is_clear = stream.peek(&mut first).await? == first.len() && clear_text::is_begun_by(first[0]);
+        let is_clear =
+            stream.peek(&mut first).await? == first.len() && clear_text::is_begun_by(first[0]);
         let stream = StallGuard::new(stream, stall, unread.clone());
         if is_clear {
             Ok(Opened::ClearText(stream))
         } else {
-            entry.tls.accept(stream).await.map(|tls| Opened::Tls(Box::new(tls)))
+            entry
+                .tls
+                .accept(stream)
+                .await
+                .map(|tls| Opened::Tls(Box::new(tls)))
         }
     };
     let tls = match timeout(edge.limits.tls_handshake, opening).await {
         Ok(Ok(Opened::ClearText(stream))) => {
-            return clear_text::refuse(stream, &Peer { address, sni: None, unread, slot }, &edge).await;
+            return clear_text::refuse(
+                stream,
+                &Peer {
+                    address,
+                    sni: None,
+                    unread,
+                    slot,
+                },
+                &edge,
+            )
+            .await;
         }
         Ok(Ok(Opened::Tls(tls))) => tls,
         Ok(Err(error)) => {
@@ -287,14 +352,31 @@ async fn handshake_and_serve(
         Accepted::Sender(tls) => tls,
         Accepted::Agent(tls) => {
             let (agents, peer) = (&entry.agents, SocketAddr::new(address, peer.port()));
-            let Some(place) = agents.place(address) else { return };
+            let Some(place) = agents.place(address) else {
+                return;
+            };
             let (liveness, tasks) = (agents.host.liveness(), agents.tasks().clone());
-            agents.enter(place, async move { Session::over_tcp_at_relay(tls, peer, liveness, &tasks).await });
+            agents.enter(place, async move {
+                Session::over_tcp_at_relay(tls, peer, liveness, &tasks).await
+            });
             return;
         }
     };
     let (_, session) = tls.get_ref();
     let h2 = session.alpn_protocol() == Some(tls::H2);
     let sni = session.server_name().map(str::to_owned);
-    connection::serve(tls, h2, Peer { address, sni, unread, slot }, edge, tasks, drain).await;
+    connection::serve(
+        tls,
+        h2,
+        Peer {
+            address,
+            sni,
+            unread,
+            slot,
+        },
+        edge,
+        tasks,
+        drain,
+    )
+    .await;
 }

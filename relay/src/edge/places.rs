@@ -31,11 +31,16 @@ impl Places {
         }
         *taken += 1;
         drop(by_source);
-        Some(Place { places: self.clone(), source })
+        Some(Place {
+            places: self.clone(),
+            source,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.by_source.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_source
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,7 +65,10 @@ mod tests {
         let places = Places::default();
         let client = |text: &str| text.parse::<IpAddr>().unwrap();
         let first = places.take(client("2001:db8::1"), 1).unwrap();
-        assert!(places.take(client("2001:db8::2"), 1).is_none(), "the same /64");
+        assert!(
+            places.take(client("2001:db8::2"), 1).is_none(),
+            "the same /64"
+        );
         assert!(places.take(client("2001:db8:0:1::1"), 1).is_some());
         drop(first);
         assert!(places.take(client("2001:db8::2"), 1).is_some());

@@ -1,6 +1,6 @@
-//! The PROXY protocol, versions 1 and 2 (HAProxy, `doc/proxy-protocol.txt`): a load balancer that does not
-//! speak HTTP says with the first bytes of a connection where it comes from. Only trusted proxies are
-//! listened to, and from them every connection must begin so.
+//! The PROXY protocol, versions 1 and 2 (HAProxy, `doc/proxy-protocol.txt`): a load balancer that
+//! does not speak HTTP says with the first bytes of a connection where it comes from. Only trusted
+//! proxies are listened to, and from them every connection must begin so.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest line of version 1 (`doc/proxy-protocol.txt` §2.1).
 const LINE_BYTES: usize = 107;
-/// Longest header of version 2 that is read: addresses and some extensions have a few hundred bytes.
+/// Longest header of version 2 that is read: addresses and some extensions have a few hundred
+/// bytes.
 const HEADER_BYTES: usize = 4096;
 
 /// Reads the header. Gives the address that it names; `None` when the proxy speaks for itself.
@@ -33,7 +34,9 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<IpA
         header.extend(rest);
         let start = header.len();
         header.resize(start + length, 0);
-        stream.read_exact(header.get_mut(start..).unwrap_or_default()).await?;
+        stream
+            .read_exact(header.get_mut(start..).unwrap_or_default())
+            .await?;
     } else {
         while !header.ends_with(b"\r\n") {
             if header.len() >= LINE_BYTES || !header.starts_with(b"PROXY ") {
@@ -51,7 +54,8 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<IpA
 /// When it can't be read.
 pub fn source(header: &[u8]) -> io::Result<Option<IpAddr>> {
     if header.starts_with(SIGNATURE) {
-        let header = ppp::v2::Header::try_from(header).map_err(|error| malformed(&error.to_string()))?;
+        let header =
+            ppp::v2::Header::try_from(header).map_err(|error| malformed(&error.to_string()))?;
         if header.command == ppp::v2::Command::Local {
             return Ok(None);
         }
@@ -61,7 +65,8 @@ pub fn source(header: &[u8]) -> io::Result<Option<IpAddr>> {
             _ => None,
         });
     }
-    let header = ppp::v1::Header::try_from(header).map_err(|error| malformed(&error.to_string()))?;
+    let header =
+        ppp::v1::Header::try_from(header).map_err(|error| malformed(&error.to_string()))?;
     Ok(match header.addresses {
         ppp::v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
         ppp::v1::Addresses::Tcp6(addresses) => Some(addresses.source_address.into()),
@@ -70,7 +75,10 @@ pub fn source(header: &[u8]) -> io::Result<Option<IpAddr>> {
 }
 
 fn malformed(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("PROXY protocol: {what}"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("PROXY protocol: {what}"),
+    )
 }
 
 #[cfg(test)]
@@ -91,16 +99,31 @@ mod tests {
     #[tokio::test]
     async fn both_versions_and_not_a_byte_more() {
         let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
-        let (found, rest) = judge(b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\nTLS").await.unwrap();
-        assert_eq!((found, rest.as_slice()), (address("192.0.2.1"), &b"TLS"[..]));
-        let (found, rest) = judge(b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\nTLS").await.unwrap();
-        assert_eq!((found, rest.as_slice()), (address("2001:db8::1"), &b"TLS"[..]));
+        let (found, rest) = judge(b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\nTLS")
+            .await
+            .unwrap();
+        assert_eq!(
+            (found, rest.as_slice()),
+            (address("192.0.2.1"), &b"TLS"[..])
+        );
+        let (found, rest) = judge(b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\nTLS")
+            .await
+            .unwrap();
+        assert_eq!(
+            (found, rest.as_slice()),
+            (address("2001:db8::1"), &b"TLS"[..])
+        );
         let (found, rest) = judge(b"PROXY UNKNOWN\r\nTLS").await.unwrap();
         assert_eq!((found, rest.as_slice()), (None, &b"TLS"[..]));
         let four = [192, 0, 2, 1, 198, 51, 100, 1, 0xdc, 4, 1, 187];
         let (found, rest) = judge(&v2(0x21, 0x11, &four)).await.unwrap();
-        assert_eq!((found, rest.as_slice()), (address("192.0.2.1"), &b"TLS"[..]));
-        let (found, _) = judge(&v2(0x21, 0x11, &[&four[..], &[4, 0, 1, 0]].concat())).await.unwrap();
+        assert_eq!(
+            (found, rest.as_slice()),
+            (address("192.0.2.1"), &b"TLS"[..])
+        );
+        let (found, _) = judge(&v2(0x21, 0x11, &[&four[..], &[4, 0, 1, 0]].concat()))
+            .await
+            .unwrap();
         assert_eq!(found, address("192.0.2.1"), "with an extension");
         let (found, rest) = judge(&v2(0x20, 0, &[])).await.unwrap();
         assert_eq!((found, rest.as_slice()), (None, &b"TLS"[..]));
@@ -123,7 +146,11 @@ mod tests {
             &v2(0x21, 0x11, &[0; 3]),
             &[&b"PROXY "[..], &[b'x'; 200], b"\r\n"].concat(),
         ] {
-            assert!(judge(bad).await.is_err(), "{}", String::from_utf8_lossy(bad));
+            assert!(
+                judge(bad).await.is_err(),
+                "{}",
+                String::from_utf8_lossy(bad)
+            );
         }
     }
 }

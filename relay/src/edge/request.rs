@@ -1,5 +1,5 @@
-//! Takes a request through the gate: its way, from the head to the answer. The decision is made anew for every request,
-//! never once per connection.
+//! Takes a request through the gate: its way, from the head to the answer. The decision is made
+//! anew for every request, never once per connection.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -60,25 +60,35 @@ impl From<Refusal> for Stop {
 /// An answer that is being made, or a stream's reset.
 pub type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, h2::Error>> + Send>>;
 
-/// Lets a request in if there is memory for it. Nothing of it has been kept before: not even the room in which it
-/// is answered, which is as large as its head.
+/// Lets a request in if there is memory for it. Nothing of it has been kept before: not even the
+/// room in which it is answered, which is as large as its head.
 pub fn admit(request: Request<Incoming>, connection: &Arc<Connection>) -> Answering {
     /// What a request needs beside its head, and what a field of its head needs beside its text.
     const REQUEST: u64 = 7 * KIB;
     const FIELD: usize = 128;
-    let fields: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
+    let fields: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD)
+        .sum();
     let has_body = !request.body().is_end_stream();
     match connection.peer.slot.hold(REQUEST + fields as u64, has_body) {
         Some(held) => Box::pin(answer(request, Arc::clone(connection), held)),
-        // Whoever makes so many requests before one of them has passed the gate gets no answers to keep either; most
-        // senders try such a stream again by themselves (RFC 9113 §8.7).
+        // Whoever makes so many requests before one of them has passed the gate gets no answers to
+        // keep either; most senders try such a stream again by themselves (RFC 9113 §8.7).
         None if request.version() == Version::HTTP_2 => {
             connection.peer.slot.note_refused();
-            Box::pin(std::future::ready(Err(h2::Error::from(h2::Reason::REFUSED_STREAM))))
+            Box::pin(std::future::ready(Err(h2::Error::from(
+                h2::Reason::REFUSED_STREAM,
+            ))))
         }
         None => {
             connection.peer.unread.set(has_body);
-            Box::pin(std::future::ready(Ok(answer::write(connection.edge.ids.next(), Code::Busy, None))))
+            Box::pin(std::future::ready(Ok(answer::write(
+                connection.edge.ids.next(),
+                Code::Busy,
+                None,
+            ))))
         }
     }
 }
@@ -96,7 +106,9 @@ async fn answer(
     let target = request
         .uri()
         .path_and_query()
-        .map_or_else(Bytes::new, |target| Bytes::copy_from_slice(target.as_str().as_bytes()));
+        .map_or_else(Bytes::new, |target| {
+            Bytes::copy_from_slice(target.as_str().as_bytes())
+        });
     let mut facts = Facts {
         id: connection.edge.ids.next(),
         received: connection.edge.clock.moment(),
@@ -140,7 +152,9 @@ async fn answer(
             };
             answer::retry_after(&mut response, refusal.retry_after);
             if refusal.check.breaks_framing() && version < Version::HTTP_2 {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
                 // What follows such a head may be taken for no body, and is not read either.
                 connection.peer.unread.set(true);
             }
@@ -169,15 +183,18 @@ async fn answer(
         }
         Err(Stop::Crowded) => answer::write(facts.id, Code::Busy, None),
     };
-    // A stranger is known by the answer that passes; one that is refused again and again is no reason to stay.
-    let overstays =
-        connection.activity.age() > connection.edge.limits.stranger_life && !connection.peer.slot.is_known();
+    // A stranger is known by the answer that passes; one that is refused again and again is no
+    // reason to stay.
+    let overstays = connection.activity.age() > connection.edge.limits.stranger_life
+        && !connection.peer.slot.is_known();
     if (connection.edge.draining.is_cancelled() || overstays)
         && version < Version::HTTP_2
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
     {
         // The next request goes to another relay.
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     // Both count until the answer has been taken, not only until it is there.
     Ok(response.map(|body| body.hold(open, place)))
@@ -202,13 +219,18 @@ async fn handle(
     head::find_tunnel(&parts, connection, facts)?;
     let spelling = spelling?;
     head::check_size(&parts, &edge.limits)?;
-    let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone()).map_err(judge::refused_body)?;
+    let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone())
+        .map_err(judge::refused_body)?;
     let te_trailers = head::check_connection(&parts)?;
     head::tidy(&mut parts, facts, length);
 
-    let Some(host) = facts.host.clone() else { return Err(Stop::Away) };
+    let Some(host) = facts.host.clone() else {
+        return Err(Stop::Away);
+    };
     if facts.tunnel.is_away() {
-        let arrival = edge.registry.arrival(host.as_str(), edge.limits.agent_wait, |_| true);
+        let arrival = edge
+            .registry
+            .arrival(host.as_str(), edge.limits.agent_wait, |_| true);
         let arrived = tokio::select! {
             arrived = arrival => arrived,
             () = edge.last_call.cancelled() => None,
@@ -216,7 +238,8 @@ async fn handle(
         match arrived {
             Some(tunnel) => facts.tunnel = tunnel,
             None => {
-                // Whom the head refuses hears nothing about whether the agent is there; a body is not read for nobody.
+                // Whom the head refuses hears nothing about whether the agent is there; a body is
+                // not read for nobody.
                 if let Some(gate) = facts.tunnel.gate.clone() {
                     case(edge, &parts, facts, &host, &gate, wants_upgrade).judge_head()?;
                 }
@@ -224,9 +247,16 @@ async fn handle(
             }
         }
     }
-    let Some(gate) = facts.tunnel.gate.clone() else { return Err(Stop::Away) };
+    let Some(gate) = facts.tunnel.gate.clone() else {
+        return Err(Stop::Away);
+    };
     let case = case(edge, &parts, facts, &host, &gate, wants_upgrade);
-    let Passed { permit, outgoing, keys, claim } = match case.judge(body, edge.budget.begin(facts.client)).await? {
+    let Passed {
+        permit,
+        outgoing,
+        keys,
+        claim,
+    } = match case.judge(body, edge.budget.begin(facts.client)).await? {
         Judged::Forward(passed) => *passed,
         Judged::Answer(answer) => return Ok(Err(Own::Handshake(answer))),
         Judged::Acknowledge => return Ok(Err(Own::Acknowledged)),
@@ -234,7 +264,10 @@ async fn handle(
     connection.peer.slot.know(Some(&connection.activity));
     drop(held);
     if wants_upgrade && !permit.settings().websocket {
-        facts.tell_note(&parts.method, "it asks for a WebSocket, which this route does not open: --websocket");
+        facts.tell_note(
+            &parts.method,
+            "it asks for a WebSocket, which this route does not open: --websocket",
+        );
     }
     if let Some(refusal) = permit.observed() {
         edge.log.refused(facts.seen(&parts.method), refusal, true);
@@ -247,7 +280,14 @@ async fn handle(
     let upgrade = matches!(outgoing, Outgoing::Upgrade);
     let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
     // On its own: the room for it is needed only now, and not by those who wait for a verdict.
-    let sending = Box::pin(forward::forward(permit, &edge.registry, host.as_str(), request, outgoing, &edge.limits));
+    let sending = Box::pin(forward::forward(
+        permit,
+        &edge.registry,
+        host.as_str(),
+        request,
+        outgoing,
+        &edge.limits,
+    ));
     let sent = tokio::select! {
         biased;
         sent = sending => sent,
@@ -261,7 +301,9 @@ async fn handle(
     if let Some(claim) = claim.filter(|_| forwarded.response.status().is_success()) {
         claim.confirm().await;
     }
-    if let (true, Some(on_upgrade), Some((writer, reader))) = (upgrade, on_upgrade, forwarded.upgraded.take()) {
+    if let (true, Some(on_upgrade), Some((writer, reader))) =
+        (upgrade, on_upgrade, forwarded.upgraded.take())
+    {
         let idle = edge.limits.upgrade_idle;
         let stop = edge.cut_off.clone();
         // Its connection is not idle.
@@ -285,7 +327,17 @@ fn case<'c>(
 ) -> Case<'c> {
     let (client, received, state) = (facts.client, facts.received, &facts.tunnel.state);
     let checks = &facts.tunnel.checks;
-    Case { edge, head: facts.head(parts), host, client, received, gate, state, checks, wants_upgrade }
+    Case {
+        edge,
+        head: facts.head(parts),
+        host,
+        client,
+        received,
+        gate,
+        state,
+        checks,
+        wants_upgrade,
+    }
 }
 
 fn tunnel_request(
@@ -298,16 +350,25 @@ fn tunnel_request(
 ) -> TunnelRequest {
     let length = match outgoing {
         Outgoing::Whole(body, _) => Some(body.len() as u64),
-        Outgoing::Streamed(gathered, _, rest) => rest.length().map(|rest| rest + gathered.bytes.len() as u64),
+        Outgoing::Streamed(gathered, _, rest) => {
+            rest.length().map(|rest| rest + gathered.bytes.len() as u64)
+        }
         Outgoing::Upgrade | Outgoing::Gone => Some(0),
     };
     // A chunked body that is known whole goes on with its length.
     if let Some(length) = length.filter(|length| *length > 0) {
-        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        parts
+            .headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     let host = facts.host.as_ref().map_or("", HostName::as_str);
     TunnelRequest {
-        context: Context { id: facts.id, host: Bytes::copy_from_slice(host.as_bytes()), client: facts.client, keys },
+        context: Context {
+            id: facts.id,
+            host: Bytes::copy_from_slice(host.as_bytes()),
+            client: facts.client,
+            keys,
+        },
         method: parts.method,
         target: facts.target.clone(),
         length,

@@ -1,9 +1,10 @@
 //! How header names were written. hyper reads the request and folds names to lower case; some
 //! applications (FlexDeploy's match scripts among them) read them as they were sent. So the bytes
-//! that hyper read are remembered, and the names of the head that it understood are looked up there.
+//! that hyper read are remembered, and the names of the head that it understood are looked up
+//! there.
 //!
-//! This is no second parser: it decides nothing but the case of letters. A name that is not found is
-//! passed on in lower case, as HTTP/2 does.
+//! This is no second parser: it decides nothing but the case of letters. A name that is not found
+//! is passed on in lower case, as HTTP/2 does.
 
 use std::io;
 use std::ops::Range;
@@ -24,7 +25,8 @@ const REMEMBERED: usize = 64 * 1024;
 const SLACK: usize = 16 * 1024;
 /// Room that is kept for the next head: more than one of a webhook needs.
 const KEPT: usize = 8 * 1024;
-/// What a byte of an unfinished head costs: here, in hyper's buffer, in that of TLS, and what they keep free.
+/// What a byte of an unfinished head costs: here, in hyper's buffer, in that of TLS, and what they
+/// keep free.
 const COST: u64 = 4;
 
 /// The bytes of one connection that were read last.
@@ -39,7 +41,8 @@ struct Inner {
     bytes: Vec<u8>,
     /// Bytes of a body that are still to come: they hold no names.
     skip: u64,
-    /// Whether a body of unknown length is coming: its bytes are remembered only because the next head may follow.
+    /// Whether a body of unknown length is coming: its bytes are remembered only because the next
+    /// head may follow.
     in_body: bool,
     /// The memory for a head that comes.
     held: Option<Held>,
@@ -47,16 +50,24 @@ struct Inner {
 
 impl Recorded {
     /// The names of this head as they were written, in the order in which `headers` iterates.
-    /// `start` is the request line up to the version, `body` the body's length when it is known. What
-    /// was read up to the head's end is forgotten, and the body is not remembered.
+    /// `start` is the request line up to the version, `body` the body's length when it is known.
+    /// What was read up to the head's end is forgotten, and the body is not remembered.
     #[must_use]
     pub fn spelling(&self, start: &[u8], headers: &HeaderMap, body: Option<u64>) -> Spelling {
         let mut inner = self.lock();
-        let Some(head) = inner.find_head(start) else { return Spelling::default() };
-        let spelling = inner.bytes.get(head.clone()).map(|head| in_order(head, headers)).unwrap_or_default();
+        let Some(head) = inner.find_head(start) else {
+            return Spelling::default();
+        };
+        let spelling = inner
+            .bytes
+            .get(head.clone())
+            .map(|head| in_order(head, headers))
+            .unwrap_or_default();
         let mut used = head.end;
         if let Some(length) = body {
-            let here = usize::try_from(length).unwrap_or(usize::MAX).min(inner.bytes.len() - used);
+            let here = usize::try_from(length)
+                .unwrap_or(usize::MAX)
+                .min(inner.bytes.len() - used);
             used += here;
             inner.skip = length - here as u64;
         }
@@ -67,9 +78,10 @@ impl Recorded {
         spelling
     }
 
-    /// Returns `true` if the sender wrote a fragment behind its target, which hyper drops. `line` is the request line as
-    /// hyper understood it, `target` its part up to the target's end. Behind a body in chunks both are looked for: what
-    /// stands in that body decides nothing as long as the line itself is there.
+    /// Returns `true` if the sender wrote a fragment behind its target, which hyper drops. `line`
+    /// is the request line as hyper understood it, `target` its part up to the target's end. Behind
+    /// a body in chunks both are looked for: what stands in that body decides nothing as long as
+    /// the line itself is there.
     #[must_use]
     pub fn has_fragment(&self, line: &[u8], target: &[u8]) -> bool {
         let inner = self.lock();
@@ -77,7 +89,8 @@ impl Recorded {
         if inner.bytes.starts_with(target) {
             return behind(0);
         }
-        memmem::find(&inner.bytes, line).is_none() && memmem::find_iter(&inner.bytes, target).any(behind)
+        memmem::find(&inner.bytes, line).is_none()
+            && memmem::find_iter(&inner.bytes, target).any(behind)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -88,9 +101,12 @@ impl Recorded {
 impl Inner {
     /// Adds bytes; `false` when there is no memory for them.
     fn add(&mut self, new: &[u8]) -> bool {
-        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(new.len());
+        let skipped = usize::try_from(self.skip)
+            .unwrap_or(usize::MAX)
+            .min(new.len());
         self.skip -= skipped as u64;
-        self.bytes.extend_from_slice(new.get(skipped..).unwrap_or_default());
+        self.bytes
+            .extend_from_slice(new.get(skipped..).unwrap_or_default());
         if self.bytes.len() > REMEMBERED + SLACK {
             let oldest = self.bytes.len() - REMEMBERED;
             self.bytes.drain(..oldest);
@@ -99,16 +115,24 @@ impl Inner {
     }
 
     fn hold(&mut self) -> bool {
-        // hyper keeps no copy of a body that comes in chunks, and it is no reason to end a connection.
+        // hyper keeps no copy of a body that comes in chunks, and it is no reason to end a
+        // connection.
         let cost = if self.in_body { 1 } else { COST };
-        let granted = self.held.as_mut().is_none_or(|held| held.set(self.bytes.len() as u64 * cost));
+        let granted = self
+            .held
+            .as_mut()
+            .is_none_or(|held| held.set(self.bytes.len() as u64 * cost));
         granted || self.in_body
     }
 
-    /// Where the lines behind `start` stand. Nearly always they are the next bytes; behind a body in
-    /// chunks they are looked for.
+    /// Where the lines behind `start` stand. Nearly always they are the next bytes; behind a body
+    /// in chunks they are looked for.
     fn find_head(&self, start: &[u8]) -> Option<Range<usize>> {
-        let at = if self.bytes.starts_with(start) { 0 } else { memmem::find(&self.bytes, start)? };
+        let at = if self.bytes.starts_with(start) {
+            0
+        } else {
+            memmem::find(&self.bytes, start)?
+        };
         let from = at + start.len();
         let length = memmem::find(self.bytes.get(from..)?, b"\r\n\r\n")? + 4;
         Some(from..from + length)
@@ -117,13 +141,22 @@ impl Inner {
 
 /// The names of a head's lines, in the order of the map, which keeps equal names together.
 fn in_order(head: &[u8], headers: &HeaderMap) -> Spelling {
-    let mut found: Vec<&[u8]> = head.split(|byte| *byte == b'\n').filter_map(name_of).collect();
+    let mut found: Vec<&[u8]> = head
+        .split(|byte| *byte == b'\n')
+        .filter_map(name_of)
+        .collect();
     let mut spelled = SpellingBuilder::new();
     let mut next = 0;
     for (name, _) in headers {
         let lower = name.as_str().as_bytes();
-        let fits = |index: &usize| found.get(*index).is_some_and(|written| written.eq_ignore_ascii_case(lower));
-        let index = Some(next).filter(fits).or_else(|| (0..found.len()).find(fits));
+        let fits = |index: &usize| {
+            found
+                .get(*index)
+                .is_some_and(|written| written.eq_ignore_ascii_case(lower))
+        };
+        let index = Some(next)
+            .filter(fits)
+            .or_else(|| (0..found.len()).find(fits));
         match index.and_then(|index| Some((index, found.get_mut(index)?))) {
             Some((index, written)) => {
                 // Taken: an equal name that comes later was written elsewhere.
@@ -151,12 +184,22 @@ impl<S> Recorder<S> {
     pub fn new(inner: S, slot: &Arc<Slot>) -> (Self, Recorded) {
         let recorded = Recorded::default();
         recorded.lock().held = Some(slot.hold_coming());
-        (Self { inner, recorded: recorded.clone() }, recorded)
+        (
+            Self {
+                inner,
+                recorded: recorded.clone(),
+            },
+            recorded,
+        )
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Recorder<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let outcome = Pin::new(&mut self.inner).poll_read(cx, buf);
         if let Some(new) = buf.filled().get(before..)
@@ -170,7 +213,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Recorder<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -204,7 +251,12 @@ mod tests {
         let start: &[u8] = b"POST /a HTTP/1.1\r\n";
         let head = "Host: x\r\nX-A: 1\r\nX-GitHub-Event: push\r\nx-a: 2\r\n\r\n";
         let mut headers = HeaderMap::new();
-        for (name, value) in [("host", "x"), ("x-a", "1"), ("x-github-event", "push"), ("x-a", "2")] {
+        for (name, value) in [
+            ("host", "x"),
+            ("x-a", "1"),
+            ("x-github-event", "push"),
+            ("x-a", "2"),
+        ] {
             headers.append(http::HeaderName::from_static(name), value.parse().unwrap());
         }
         let recorded = Recorded::default();
@@ -212,12 +264,23 @@ mod tests {
         recorded.lock().add(b"0\r\n\r\n");
         for pieces in [["", "body"], ["", "bo"], ["dy", "body"]] {
             let [before, behind] = pieces;
-            recorded.lock().add(format!("{before}POST /a HTTP/1.1\r\n{head}{behind}").as_bytes());
+            recorded
+                .lock()
+                .add(format!("{before}POST /a HTTP/1.1\r\n{head}{behind}").as_bytes());
             let spelling = recorded.spelling(start, &headers, Some(4));
-            let written: Vec<_> = spelling.names().map(|name| std::str::from_utf8(name).unwrap()).collect();
+            let written: Vec<_> = spelling
+                .names()
+                .map(|name| std::str::from_utf8(name).unwrap())
+                .collect();
             assert_eq!(written, ["Host", "X-A", "x-a", "X-GitHub-Event"]);
         }
-        assert!(recorded.lock().bytes.is_empty(), "bodies are not remembered");
-        assert_eq!(recorded.spelling(b"GET / HTTP/1.1\r\n", &headers, Some(0)), Spelling::default());
+        assert!(
+            recorded.lock().bytes.is_empty(),
+            "bodies are not remembered"
+        );
+        assert_eq!(
+            recorded.spelling(b"GET / HTTP/1.1\r\n", &headers, Some(0)),
+            Spelling::default()
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! The sender's socket, guarded at both of its ends: a write that stays pending for too long is an
-//! error, and a connection that is closed while its sender is still sending is closed with patience.
+//! error, and a connection that is closed while its sender is still sending is closed with
+//! patience.
 
 use std::future::Future;
 use std::io;
@@ -12,10 +13,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long a closed connection takes what its sender still sends. A socket that is closed with unread bytes is
-/// reset, and the reset destroys an answer that the sender has not read yet (RFC 9112 §9.6). It is nginx's time.
+/// How long a closed connection takes what its sender still sends. A socket that is closed with
+/// unread bytes is reset, and the reset destroys an answer that the sender has not read yet (RFC
+/// 9112 §9.6). It is nginx's time.
 const LINGER: Duration = Duration::from_secs(30);
-/// So much has to come in each such time, or the sender only holds the connection: a slow modem brings 1 KiB/s.
+/// So much has to come in each such time, or the sender only holds the connection: a slow modem
+/// brings 1 KiB/s.
 const LINGER_WINDOW: Duration = Duration::from_secs(5);
 const LINGER_WINDOW_BYTES: usize = 5 * 1024;
 /// The time for a sender that was too slow before: it only has to read its answer.
@@ -25,8 +28,8 @@ const LINGER_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes that are thrown away at once.
 const DISCARD: usize = 16 * 1024;
 
-/// Whether a connection's sender is still sending a body that nobody will read. Clones share it. What
-/// hyper refuses by itself, before there is a request, is not known here.
+/// Whether a connection's sender is still sending a body that nobody will read. Clones share it.
+/// What hyper refuses by itself, before there is a request, is not known here.
 #[derive(Clone, Default)]
 pub struct Unread(Arc<Flags>);
 
@@ -71,10 +74,20 @@ struct Linger {
 impl<S> StallGuard<S> {
     /// Guards this stream.
     pub const fn new(inner: S, patience: Duration, unread: Unread) -> Self {
-        Self { inner, patience, timer: None, unread, linger: None }
+        Self {
+            inner,
+            patience,
+            timer: None,
+            unread,
+            linger: None,
+        }
     }
 
-    fn watch<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.timer = None;
             return outcome;
@@ -82,7 +95,10 @@ impl<S> StallGuard<S> {
         let patience = self.patience;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
         match timer.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing"))),
+            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the peer takes nothing",
+            ))),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -114,7 +130,10 @@ impl<S: AsyncRead + Unpin> StallGuard<S> {
                     break;
                 }
                 linger.came = 0;
-                linger.timer.as_mut().reset(linger.end.min(Instant::now() + window));
+                linger
+                    .timer
+                    .as_mut()
+                    .reset(linger.end.min(Instant::now() + window));
                 continue;
             }
             let mut bytes = [0; DISCARD];
@@ -132,13 +151,21 @@ impl<S: AsyncRead + Unpin> StallGuard<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.watch(cx, outcome)
     }

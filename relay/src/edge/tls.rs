@@ -1,5 +1,5 @@
-//! TLS on the edge's port: for senders with the edge's certificate, HTTP/2 or HTTP/1.1 by ALPN; for agents,
-//! told apart by their ALPN, with the relay's own identity.
+//! TLS on the edge's port: for senders with the edge's certificate, HTTP/2 or HTTP/1.1 by ALPN; for
+//! agents, told apart by their ALPN, with the relay's own identity.
 
 use std::io;
 use std::sync::Arc;
@@ -51,19 +51,34 @@ impl TlsEntry {
             .with_single_cert(edge.chain, edge.key)?;
         senders.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
         senders.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-        Ok(Self { senders: Arc::new(senders), agents: tcp::server_tls(identity, key)? })
+        Ok(Self {
+            senders: Arc::new(senders),
+            agents: tcp::server_tls(identity, key)?,
+        })
     }
 
     /// The handshake. The caller sets the deadline.
     ///
     /// # Errors
     /// What the peer did wrong.
-    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Accepted<S>> {
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+    ) -> io::Result<Accepted<S>> {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        let agent = hello.client_hello().alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN));
+        let agent = hello
+            .client_hello()
+            .alpn()
+            .is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN));
         if agent {
-            return hello.into_stream(Arc::clone(&self.agents)).await.map(Accepted::Agent);
+            return hello
+                .into_stream(Arc::clone(&self.agents))
+                .await
+                .map(Accepted::Agent);
         }
-        hello.into_stream(Arc::clone(&self.senders)).await.map(Accepted::Sender)
+        hello
+            .into_stream(Arc::clone(&self.senders))
+            .await
+            .map(Accepted::Sender)
     }
 }

@@ -61,7 +61,9 @@ impl TunnelBody {
             // Whether the request was sent to its end no longer matters: there is an answer.
             self.pump = None;
         }
-        Pin::new(&mut self.body).poll_frame(cx).map_err(AnswerError::Body)
+        Pin::new(&mut self.body)
+            .poll_frame(cx)
+            .map_err(AnswerError::Body)
     }
 }
 
@@ -69,7 +71,11 @@ impl AnswerBody {
     /// A body in memory.
     #[must_use]
     pub const fn own(body: Full<Bytes>) -> Self {
-        Self { source: Source::Own(body), held: None, under_way: None }
+        Self {
+            source: Source::Own(body),
+            held: None,
+            under_way: None,
+        }
     }
 
     /// Holds these until the body has been taken to its end, or dropped.
@@ -87,14 +93,22 @@ impl AnswerBody {
         self
     }
 
-    pub(super) async fn new(mut body: MessageBody, pump: Option<Pump>, untaken: &Arc<Untaken<TunnelBody>>) -> Self {
+    pub(super) async fn new(
+        mut body: MessageBody,
+        pump: Option<Pump>,
+        untaken: &Arc<Untaken<TunnelBody>>,
+    ) -> Self {
         if pump.is_none()
             && let Some(whole) = body.take_if_arrived().await
         {
             return Self::own(Full::new(whole));
         }
         let on_its_way = OnItsWay::new(TunnelBody { body, pump }, untaken);
-        Self { source: Source::Tunnel(on_its_way), held: None, under_way: None }
+        Self {
+            source: Source::Tunnel(on_its_way),
+            held: None,
+            under_way: None,
+        }
     }
 }
 
@@ -102,13 +116,20 @@ impl Body for AnswerBody {
     type Data = Bytes;
     type Error = AnswerError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let frame = match &mut self.source {
-            Source::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
-            Source::Tunnel(on_its_way) => match on_its_way.take(|body| body.poll(cx), TunnelBody::left) {
-                Some(frame) => frame,
-                None => Poll::Ready(Some(Err(AnswerError::GaveWay))),
-            },
+            Source::Own(full) => Pin::new(full)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
+            Source::Tunnel(on_its_way) => {
+                match on_its_way.take(|body| body.poll(cx), TunnelBody::left) {
+                    Some(frame) => frame,
+                    None => Poll::Ready(Some(Err(AnswerError::GaveWay))),
+                }
+            }
         };
         if let Some((open, _)) = &mut self.held {
             open.taken(frame.is_ready());
@@ -119,14 +140,18 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Own(full) => full.is_end_stream(),
-            Source::Tunnel(on_its_way) => on_its_way.look(|body| body.body.is_end_stream()).unwrap_or(false),
+            Source::Tunnel(on_its_way) => on_its_way
+                .look(|body| body.body.is_end_stream())
+                .unwrap_or(false),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(full) => full.size_hint(),
-            Source::Tunnel(on_its_way) => on_its_way.look(|body| body.body.size_hint()).unwrap_or_default(),
+            Source::Tunnel(on_its_way) => on_its_way
+                .look(|body| body.body.size_hint())
+                .unwrap_or_default(),
         }
     }
 }

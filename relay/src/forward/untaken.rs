@@ -1,6 +1,6 @@
-//! What senders have not taken of their answers. It lies in the window of the agent's connection, which all its
-//! answers share: when that is full, everybody waits for those who take nothing. Before it comes to that, these give
-//! way, and the fuller it is the sooner.
+//! What senders have not taken of their answers. It lies in the window of the agent's connection,
+//! which all its answers share: when that is full, everybody waits for those who take nothing.
+//! Before it comes to that, these give way, and the fuller it is the sooner.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -13,12 +13,15 @@ use hookward_shared::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// What may lie there before somebody has to give way: half of it, so that the others have the rest meanwhile.
+/// What may lie there before somebody has to give way: half of it, so that the others have the rest
+/// meanwhile.
 const ROOM: u64 = CONNECTION_WINDOW as u64 / 2;
-/// From here on nobody can wait: what is left is filled within a moment by as many as have brought it so far.
+/// From here on nobody can wait: what is left is filled within a moment by as many as have brought
+/// it so far.
 const FULL: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
-/// Who has asked for nothing more for so long stands still, as long as there is nearly room. Of an answer 64 KiB have to
-/// leave before more is asked for: a line of 16 kB/s gets on, if it has no other answers to carry.
+/// Who has asked for nothing more for so long stands still, as long as there is nearly room. Of an
+/// answer 64 KiB have to leave before more is asked for: a line of 16 kB/s gets on, if it has no
+/// other answers to carry.
 const STILL: Duration = Duration::from_secs(4);
 /// The same at [`FULL`]: a line of 256 kB/s gets on.
 const STILL_AT_FULL: Duration = Duration::from_millis(250);
@@ -43,12 +46,13 @@ pub struct Untaken<T> {
 
 struct Answer<T> {
     /// Until it is taken away.
-    // A std mutex: it is held while the body is polled, and nobody else wants it but `Untaken::relieve`.
+    // A std mutex: it is held while the body is polled, and nobody else wants it but
+    // `Untaken::relieve`.
     body: Mutex<Option<T>>,
     /// Bytes that the agent has yet to send or that lie here, as far as that is known.
     left: AtomicU64,
-    /// When its sender was last given something and has not asked for more since, in milliseconds; 0: it is the
-    /// agent's turn.
+    /// When its sender was last given something and has not asked for more since, in milliseconds;
+    /// 0: it is the agent's turn.
     given: AtomicU64,
 }
 
@@ -85,15 +89,17 @@ impl<T> Default for Untaken<T> {
 
 impl<T> Untaken<T> {
     fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(self.begin.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
     }
 
     fn answers(&self) -> MutexGuard<'_, HashMap<u64, Arc<Answer<T>>>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes answers away when too much lies here, from those who have stood still for longest; for as long as it is
-    /// polled.
+    /// Takes answers away when too much lies here, from those who have stood still for longest; for
+    /// as long as it is polled.
     pub async fn keep_room(&self) -> Infallible {
         loop {
             self.crowded.notified().await;
@@ -113,7 +119,9 @@ impl<T> Untaken<T> {
         // As it is at one moment: the answers go on meanwhile.
         let mut given: Vec<Given<T>> = self.answers().values().filter_map(Given::of).collect();
         let mut lying: u64 = given.iter().map(|answer| answer.lies).sum();
-        let Some(patience) = patience(lying) else { return 0 };
+        let Some(patience) = patience(lying) else {
+            return 0;
+        };
         let still = now.saturating_sub(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
         given.retain(|answer| answer.since <= still && answer.lies > 0);
         given.sort_unstable_by_key(|answer| answer.since);
@@ -129,7 +137,8 @@ impl<T> Untaken<T> {
         count
     }
 
-    /// Answers on their way, in as many as have room whatever lies there of each; 0: there are fewer.
+    /// Answers on their way, in as many as have room whatever lies there of each; 0: there are
+    /// fewer.
     #[must_use]
     pub fn crowds(&self) -> usize {
         self.count.load(Ordering::Relaxed) / FEW
@@ -148,7 +157,11 @@ struct Given<T> {
 impl<T> Given<T> {
     fn of(answer: &Arc<Answer<T>>) -> Option<Self> {
         let since = answer.given.load(Ordering::Relaxed);
-        (since != 0).then(|| Self { answer: Arc::clone(answer), since, lies: answer.lies() })
+        (since != 0).then(|| Self {
+            answer: Arc::clone(answer),
+            since,
+            lies: answer.lies(),
+        })
     }
 
     /// Takes the body away, unless its sender has asked for more since.
@@ -177,7 +190,11 @@ impl<T> OnItsWay<T> {
     /// A body of this session.
     pub(super) fn new(body: T, all: &Arc<Untaken<T>>) -> Self {
         let number = all.next.fetch_add(1, Ordering::Relaxed);
-        let answer = Answer { body: Mutex::new(Some(body)), left: AtomicU64::new(u64::MAX), given: AtomicU64::new(0) };
+        let answer = Answer {
+            body: Mutex::new(Some(body)),
+            left: AtomicU64::new(u64::MAX),
+            given: AtomicU64::new(0),
+        };
         let answer = Arc::new(answer);
         let mut answers = all.answers();
         answers.insert(number, Arc::clone(&answer));
@@ -186,10 +203,15 @@ impl<T> OnItsWay<T> {
             all.crowded.notify_one();
         }
         drop(answers);
-        Self { all: Arc::clone(all), number, answer }
+        Self {
+            all: Arc::clone(all),
+            number,
+            answer,
+        }
     }
 
-    /// Polls the body for what comes next; `left` is what it says is still to come. `None` when it was taken away.
+    /// Polls the body for what comes next; `left` is what it says is still to come. `None` when it
+    /// was taken away.
     pub(super) fn take<F>(
         &self,
         poll: impl FnOnce(&mut T) -> Poll<F>,
@@ -199,7 +221,9 @@ impl<T> OnItsWay<T> {
         let body = body.as_mut()?;
         let next = poll(body);
         let given = if next.is_ready() { self.all.now() } else { 0 };
-        self.answer.left.store(left(body).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.answer
+            .left
+            .store(left(body).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.answer.given.store(given, Ordering::Relaxed);
         Some(next)
     }
@@ -227,13 +251,21 @@ mod tests {
     fn answers(all: &Arc<Untaken<u64>>, count: u64, left: u64) -> Vec<OnItsWay<u64>> {
         let answers: Vec<_> = (0..count).map(|_| OnItsWay::new(left, all)).collect();
         for answer in &answers {
-            assert!(answer.take(|_| Poll::Ready(()), |left| Some(*left)).unwrap().is_ready());
+            assert!(
+                answer
+                    .take(|_| Poll::Ready(()), |left| Some(*left))
+                    .unwrap()
+                    .is_ready()
+            );
         }
         answers
     }
 
     fn gone(answers: &[OnItsWay<u64>]) -> usize {
-        answers.iter().filter(|answer| answer.look(|_| ()).is_none()).count()
+        answers
+            .iter()
+            .filter(|answer| answer.look(|_| ()).is_none())
+            .count()
     }
 
     fn later(all: &Untaken<u64>) -> u64 {
@@ -246,15 +278,31 @@ mod tests {
         let few = answers(&all, FEW as u64, LARGE);
         assert_eq!(all.relieve_at(later(&all)), 0, "there is room");
         let more = answers(&all, 3, LARGE);
-        assert_eq!(all.relieve_at(all.now()), 0, "nobody has stood still for long");
+        assert_eq!(
+            all.relieve_at(all.now()),
+            0,
+            "nobody has stood still for long"
+        );
         assert_eq!(all.relieve_at(later(&all)), 3);
         assert_eq!((all.count_taken_away(), all.count_taken_away()), (3, 0));
-        let lying: u64 = all.answers().values().filter_map(Given::of).map(|answer| answer.lies).sum();
-        assert_eq!(lying, ROOM, "what was taken away does not lie here any more");
+        let lying: u64 = all
+            .answers()
+            .values()
+            .filter_map(Given::of)
+            .map(|answer| answer.lies)
+            .sum();
+        assert_eq!(
+            lying, ROOM,
+            "what was taken away does not lie here any more"
+        );
         assert_eq!(gone(&few) + gone(&more), 3);
         assert_eq!(all.relieve_at(later(&all)), 0, "once is enough");
         let most = answers(&all, 1, LARGE);
-        assert_eq!(all.relieve_at(later(&all)), 1, "who has given way gives no room again");
+        assert_eq!(
+            all.relieve_at(later(&all)),
+            1,
+            "who has given way gives no room again"
+        );
         assert_eq!(all.crowds(), 1);
         drop((more, most));
         assert_eq!((all.answers().len(), all.crowds()), (few.len(), 1));
@@ -264,7 +312,10 @@ mod tests {
     fn the_fuller_it_is_the_sooner() {
         let seconds = |lying| patience(lying).map(|patience| patience.as_secs_f64());
         let middle = ROOM + (FULL - ROOM) / 2;
-        assert_eq!([ROOM, middle, FULL, u64::MAX].map(seconds), [None, Some(2.0), Some(0.25), Some(0.25)]);
+        assert_eq!(
+            [ROOM, middle, FULL, u64::MAX].map(seconds),
+            [None, Some(2.0), Some(0.25), Some(0.25)]
+        );
         assert!(seconds(ROOM + 1).unwrap() > 3.9);
         let all = Arc::new(Untaken::default());
         let many = answers(&all, FULL / u64::from(STREAM_WINDOW), LARGE);
@@ -282,7 +333,12 @@ mod tests {
         let all = Arc::new(Untaken::default());
         let waiting = answers(&all, 200, LARGE);
         for answer in &waiting {
-            assert!(answer.take(|_| Poll::<()>::Pending, |left| Some(*left)).unwrap().is_pending());
+            assert!(
+                answer
+                    .take(|_| Poll::<()>::Pending, |left| Some(*left))
+                    .unwrap()
+                    .is_pending()
+            );
         }
         let small = answers(&all, 1000, 10_000);
         assert_eq!(all.relieve_at(later(&all)), 0);

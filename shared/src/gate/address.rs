@@ -25,32 +25,47 @@ pub fn parse_network(text: &str) -> Result<IpNet, String> {
         Some((address, prefix)) => (address, Some(prefix)),
         None => (text, None),
     };
-    let address: IpAddr = address
-        .parse()
-        .map_err(|_| format!("{text:?} is no address range; write one such as 192.30.252.0/22 or 2001:db8::/32"))?;
+    let address: IpAddr = address.parse().map_err(|_| {
+        format!("{text:?} is no address range; write one such as 192.30.252.0/22 or 2001:db8::/32")
+    })?;
     let most: u8 = if address.is_ipv4() { 32 } else { 128 };
     let prefix = match prefix {
         None => most,
-        Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => digits
-            .parse()
-            .ok()
-            .filter(|prefix| *prefix <= most)
-            .ok_or_else(|| format!("{text:?}: the prefix length is at most {most}"))?,
-        Some(_) => return Err(format!("{text:?}: the prefix length is a number up to {most}")),
+        Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            digits
+                .parse()
+                .ok()
+                .filter(|prefix| *prefix <= most)
+                .ok_or_else(|| format!("{text:?}: the prefix length is at most {most}"))?
+        }
+        Some(_) => {
+            return Err(format!(
+                "{text:?}: the prefix length is a number up to {most}"
+            ));
+        }
     };
     let network = IpNet::new(address, prefix).map_err(|error| format!("{text:?}: {error}"))?;
     if network.network() != address {
-        return Err(format!("{text:?} has bits set behind its prefix; did you mean {}?", network.trunc()));
+        return Err(format!(
+            "{text:?} has bits set behind its prefix; did you mean {}?",
+            network.trunc()
+        ));
     }
-    unmapped(network).ok_or_else(|| format!("{text:?} covers IPv4-mapped addresses and others; name the IPv4 range"))
+    unmapped(network).ok_or_else(|| {
+        format!("{text:?} covers IPv4-mapped addresses and others; name the IPv4 range")
+    })
 }
 
 /// The IPv4 range of an IPv4-mapped IPv6 one; `None` when it straddles both.
 fn unmapped(network: IpNet) -> Option<IpNet> {
-    let IpNet::V6(v6) = network else { return Some(network) };
+    let IpNet::V6(v6) = network else {
+        return Some(network);
+    };
     match v6.addr().to_ipv4_mapped() {
         Some(v4) if v6.prefix_len() >= MAPPED_PREFIX => {
-            Ipv4Net::new(v4, v6.prefix_len() - MAPPED_PREFIX).ok().map(IpNet::V4)
+            Ipv4Net::new(v4, v6.prefix_len() - MAPPED_PREFIX)
+                .ok()
+                .map(IpNet::V4)
         }
         Some(_) => None,
         None => Some(network),
@@ -80,8 +95,12 @@ impl AddressSet {
         let mut set = Self::default();
         for network in networks {
             match network {
-                IpNet::V4(net) => set.v4.push((net.network().to_bits(), net.broadcast().to_bits())),
-                IpNet::V6(net) => set.v6.push((net.network().to_bits(), net.broadcast().to_bits())),
+                IpNet::V4(net) => set
+                    .v4
+                    .push((net.network().to_bits(), net.broadcast().to_bits())),
+                IpNet::V6(net) => set
+                    .v6
+                    .push((net.network().to_bits(), net.broadcast().to_bits())),
             }
         }
         set.v4 = merged(set.v4, |start| start.checked_sub(1));
@@ -109,11 +128,11 @@ impl AddressSet {
     pub fn is_within(&self, other: &Self) -> bool {
         let first = |start: u32| IpAddr::V4(Ipv4Addr::from_bits(start));
         let first6 = |start: u128| IpAddr::V6(Ipv6Addr::from_bits(start));
-        self.v4.iter().all(|(start, end)| other.contains(first(*start)) && range_of(&other.v4, *start) >= Some(*end))
-            && self
-                .v6
-                .iter()
-                .all(|(start, end)| other.contains(first6(*start)) && range_of(&other.v6, *start) >= Some(*end))
+        self.v4.iter().all(|(start, end)| {
+            other.contains(first(*start)) && range_of(&other.v4, *start) >= Some(*end)
+        }) && self.v6.iter().all(|(start, end)| {
+            other.contains(first6(*start)) && range_of(&other.v6, *start) >= Some(*end)
+        })
     }
 }
 
@@ -123,7 +142,9 @@ fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>, before: impl Fn(T) -> Option<T
     let mut joined: Vec<(T, T)> = Vec::with_capacity(ranges.len());
     for (start, end) in ranges {
         match joined.last_mut() {
-            Some(last) if start <= last.1 || before(start) == Some(last.1) => last.1 = last.1.max(end),
+            Some(last) if start <= last.1 || before(start) == Some(last.1) => {
+                last.1 = last.1.max(end)
+            }
             _ => joined.push((start, end)),
         }
     }
@@ -145,7 +166,12 @@ mod tests {
     use super::*;
 
     fn set(networks: &[&str]) -> AddressSet {
-        AddressSet::new(&networks.iter().map(|text| parse_network(text).unwrap()).collect::<Vec<_>>())
+        AddressSet::new(
+            &networks
+                .iter()
+                .map(|text| parse_network(text).unwrap())
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
@@ -167,7 +193,10 @@ mod tests {
         ] {
             assert!(parse_network(bad).is_err(), "{bad}");
         }
-        assert_eq!(parse_network("::ffff:192.0.2.0/120").unwrap(), "192.0.2.0/24".parse::<IpNet>().unwrap());
+        assert_eq!(
+            parse_network("::ffff:192.0.2.0/120").unwrap(),
+            "192.0.2.0/24".parse::<IpNet>().unwrap()
+        );
     }
 
     #[test]
@@ -191,12 +220,17 @@ mod tests {
             .map(|n| IpNet::V4(Ipv4Net::new(Ipv4Addr::from_bits(0x0a00_0000 + n * 2), 32).unwrap()))
             .collect();
         let set = AddressSet::new(&networks);
-        assert!(set.contains("10.0.0.2".parse().unwrap()) && !set.contains("10.0.0.3".parse().unwrap()));
+        assert!(
+            set.contains("10.0.0.2".parse().unwrap()) && !set.contains("10.0.0.3".parse().unwrap())
+        );
     }
 
     #[test]
     fn one_set_within_another() {
-        assert!(set(&["0.0.0.0/1", "128.0.0.0/1"]).has_whole_family() && !set(&["0.0.0.0/1"]).has_whole_family());
+        assert!(
+            set(&["0.0.0.0/1", "128.0.0.0/1"]).has_whole_family()
+                && !set(&["0.0.0.0/1"]).has_whole_family()
+        );
         assert!(set(&["10.0.0.0/8"]).is_within(&set(&["10.0.0.0/9", "10.128.0.0/9"])));
         assert!(set(&["10.1.0.0/16"]).is_within(&set(&["10.0.0.0/8"])));
         assert!(!set(&["10.0.0.0/8"]).is_within(&set(&["10.1.0.0/16"])));

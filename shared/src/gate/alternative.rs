@@ -53,7 +53,11 @@ pub(super) struct Evidence {
 pub(super) fn token_refusal(check: &TokenCheck, why: String) -> Refusal {
     let refusal = Refusal::failed(Check::Token, why);
     match check.place {
-        TokenPlace::Basic => Refusal { status: StatusCode::UNAUTHORIZED, asks_for_basic: true, ..refusal },
+        TokenPlace::Basic => Refusal {
+            status: StatusCode::UNAUTHORIZED,
+            asks_for_basic: true,
+            ..refusal
+        },
         _ => refusal,
     }
 }
@@ -71,13 +75,24 @@ impl Evidence {
 
 impl AddressRule {
     pub(super) fn new(addresses: &Addresses) -> Self {
-        let named = addresses.named.iter().map(|name| name.replace('-', "_")).collect();
-        Self { ranges: addresses.set(), named }
+        let named = addresses
+            .named
+            .iter()
+            .map(|name| name.replace('-', "_"))
+            .collect();
+        Self {
+            ranges: addresses.set(),
+            named,
+        }
     }
 
     /// Whether the address is in it.
     pub(super) fn contains(&self, client: IpAddr, state: &State) -> bool {
-        self.ranges.contains(client) || self.named.iter().any(|name| state.sets.contains(name, client))
+        self.ranges.contains(client)
+            || self
+                .named
+                .iter()
+                .any(|name| state.sets.contains(name, client))
     }
 
     /// The names of the sets.
@@ -87,7 +102,12 @@ impl AddressRule {
 
     /// The named sets, with the age of what they hold.
     pub(super) fn ages(&self, state: &State, now: UnixMillis) -> Vec<String> {
-        let age = |name: &String| state.sets.get(name).map(|set| format!("{name}: {}", set.age(now)));
+        let age = |name: &String| {
+            state
+                .sets
+                .get(name)
+                .map(|set| format!("{name}: {}", set.age(now)))
+        };
         self.named.iter().filter_map(age).collect()
     }
 }
@@ -117,7 +137,9 @@ impl Alternative {
 
     /// Adds what its checks read of bodies.
     pub(super) fn add_places(&self, places: &mut BodyPlacesBuilder) {
-        self.signatures.iter().for_each(|rule| rule.add_places(places));
+        self.signatures
+            .iter()
+            .for_each(|rule| rule.add_places(places));
         for rule in &self.body {
             places.json(&rule.path);
             places.form_json(body_rule::FORM_FIELD, &rule.path);
@@ -161,14 +183,25 @@ impl Alternative {
                 Err(why) => evidence.relax(token_refusal(check, why), observing)?,
             }
         }
-        // A challenge, too, passes all that needs no signature: some are answered with the key of the events.
+        // A challenge, too, passes all that needs no signature: some are answered with the key of
+        // the events.
         self.check_fields(head)?;
         let no_body = Request::new(head, b"");
-        if evidence.failed.is_none() && self.react(&no_body, false, false).is_ok_and(|reaction| reaction.is_some()) {
+        if evidence.failed.is_none()
+            && self
+                .react(&no_body, false, false)
+                .is_ok_and(|reaction| reaction.is_some())
+        {
             return Ok(evidence);
         }
         if !self.needs_body() {
-            self.check_signatures(&no_body, &FetchedKeys::default(), now, observing, &mut evidence)?;
+            self.check_signatures(
+                &no_body,
+                &FetchedKeys::default(),
+                now,
+                observing,
+                &mut evidence,
+            )?;
         }
         Ok(evidence)
     }
@@ -194,10 +227,17 @@ impl Alternative {
         state: &State,
         now: UnixMillis,
     ) -> Result<(), Refusal> {
-        if deny.contains(client, state) && (self.side == Side::Relay || deny.ranges.contains(client)) {
-            return Err(Refusal::failed(Check::Address, format!("{client} is denied")));
+        if deny.contains(client, state)
+            && (self.side == Side::Relay || deny.ranges.contains(client))
+        {
+            return Err(Refusal::failed(
+                Check::Address,
+                format!("{client} is denied"),
+            ));
         }
-        let Some(allow) = &self.allow else { return Ok(()) };
+        let Some(allow) = &self.allow else {
+            return Ok(());
+        };
         if self.side == Side::Agent && !allow.named.is_empty() || allow.contains(client, state) {
             return Ok(());
         }
@@ -266,7 +306,9 @@ impl Alternative {
             }
         };
         let failed = |why| Refusal::failed(Check::BodyRule, why);
-        self.body.iter().try_for_each(|rule| body_rule::check(rule, request, inspection).map_err(failed))
+        self.body
+            .iter()
+            .try_for_each(|rule| body_rule::check(rule, request, inspection).map_err(failed))
     }
 
     /// What a handshake of one of its providers asks for, if the request is one.
@@ -289,12 +331,19 @@ impl Alternative {
     }
 
     pub(super) fn wanted_keys(&self, request: &Request<'_>) -> Vec<WantedKey> {
-        self.signatures.iter().flat_map(|rule| rule.wanted(request)).collect()
+        self.signatures
+            .iter()
+            .flat_map(|rule| rule.wanted(request))
+            .collect()
     }
 
     /// Where right tokens stand, whatever else failed.
     pub(super) fn find_tokens(&self, head: RequestHead<'_>) -> Vec<TokenSpot> {
-        let find = |check: &TokenCheck| token::check(check, head.target, head.headers).ok().map(|(spot, _)| spot);
+        let find = |check: &TokenCheck| {
+            token::check(check, head.target, head.headers)
+                .ok()
+                .map(|(spot, _)| spot)
+        };
         self.tokens.iter().filter_map(find).collect()
     }
 
@@ -305,7 +354,10 @@ impl Alternative {
         others: &[LiveSecret],
         now: UnixMillis,
     ) -> Vec<String> {
-        self.signatures.iter().flat_map(|rule| rule.diagnose(request, keys, others, now)).collect()
+        self.signatures
+            .iter()
+            .flat_map(|rule| rule.diagnose(request, keys, others, now))
+            .collect()
     }
 
     pub(super) fn tokens(&self) -> &[TokenCheck] {

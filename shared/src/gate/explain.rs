@@ -1,5 +1,5 @@
-//! The verdict of every check, in order, of one request: also of those that the gate itself would not have
-//! come to, since the first refusal wins there. The verdict is the gate's own.
+//! The verdict of every check, in order, of one request: also of those that the gate itself would
+//! not have come to, since the first refusal wins there. The verdict is the gate's own.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -112,21 +112,27 @@ pub fn explain(
         Ok(Decision::Forward(permit)) => {
             explanation.reason = match permit.observed() {
                 None => "every check of one alternative passes".to_owned(),
-                Some(refusal) => format!("the route only observes; else it would be refused: {refusal}"),
+                Some(refusal) => {
+                    format!("the route only observes; else it would be refused: {refusal}")
+                }
             };
             explanation.secrets = permit.secrets().to_vec();
         }
         Ok(Decision::Claim(pending)) => {
             explanation.reason =
-                "every check of one alternative passes, if this delivery did not come before".to_owned();
+                "every check of one alternative passes, if this delivery did not come before"
+                    .to_owned();
             explanation.secrets = pending.permit.secrets().to_vec();
         }
         Ok(Decision::Answer(answer)) => {
-            explanation.reason = "it is the provider's handshake, and is answered without the application".to_owned();
+            explanation.reason =
+                "it is the provider's handshake, and is answered without the application"
+                    .to_owned();
             explanation.status = Some(answer.status.as_u16());
         }
         Ok(Decision::Pair(_, answer)) => {
-            explanation.reason = "it is the provider's handshake, and its secret is taken".to_owned();
+            explanation.reason =
+                "it is the provider's handshake, and its secret is taken".to_owned();
             explanation.status = Some(answer.status.as_u16());
         }
         Err(refusal) => {
@@ -156,7 +162,11 @@ fn decide(
         HeadVerdict::ReadBody(pending) => {
             if request.body.len() as u64 > pending.max_body() {
                 let why = format!("the body has more than {} bytes", pending.max_body());
-                return Err(Refusal::new(Check::BodySize, crate::refusal::Code::BodyTooLarge, why));
+                return Err(Refusal::new(
+                    Check::BodySize,
+                    crate::refusal::Code::BodyTooLarge,
+                    why,
+                ));
             }
             pending.check_body(request.head, request.body, now, state, keys)
         }
@@ -173,9 +183,17 @@ fn steps<'g>(
     state: &State,
     keys: &FetchedKeys,
 ) -> Steps<'g> {
-    let mut list = List { steps: Vec::new(), observing: false };
+    let mut list = List {
+        steps: Vec::new(),
+        observing: false,
+    };
     let head = request.head;
-    list.judge(None, Check::Shape, gate.check_shape(head), "it can be read in one way only");
+    list.judge(
+        None,
+        Check::Shape,
+        gate.check_shape(head),
+        "it can be read in one way only",
+    );
     if let Some(lockout) = gate.lockout {
         let text = format!(
             "{} failures within {} s lock an address out for {} s",
@@ -186,42 +204,91 @@ fn steps<'g>(
         list.push(None, Check::Lockout, Outcome::RelayOnly, text);
     }
     if let Some(rate) = gate.client_rate {
-        list.push(None, Check::ClientRate, Outcome::RelayOnly, format!("at most {rate} of one address"));
+        list.push(
+            None,
+            Check::ClientRate,
+            Outcome::RelayOnly,
+            format!("at most {rate} of one address"),
+        );
     }
     let route = match gate.find_route(head) {
         Ok(index) => gate.routes.get(index),
         Err(refusal) => {
             if refusal.check == Check::Method {
-                list.push(None, Check::Path, Outcome::Pass, "a route has this path".to_owned());
+                list.push(
+                    None,
+                    Check::Path,
+                    Outcome::Pass,
+                    "a route has this path".to_owned(),
+                );
             }
             list.push(None, refusal.check, Outcome::Refuse, refusal.why);
             None
         }
     };
-    let Some(route) = route else { return (None, list.steps, Vec::new()) };
-    list.push(None, Check::Path, Outcome::Pass, format!("the route {:?} has this path", route.settings.name));
-    list.push(None, Check::Method, Outcome::Pass, format!("it takes {}", head.method));
+    let Some(route) = route else {
+        return (None, list.steps, Vec::new());
+    };
+    list.push(
+        None,
+        Check::Path,
+        Outcome::Pass,
+        format!("the route {:?} has this path", route.settings.name),
+    );
+    list.push(
+        None,
+        Check::Method,
+        Outcome::Pass,
+        format!("it takes {}", head.method),
+    );
     list.observing = route.observes(now);
     let needs_body = route.accept.iter().any(Alternative::needs_body);
     if needs_body {
         let fits = request.body.len() as u64 <= route.settings.max_body;
         let outcome = if fits { Outcome::Pass } else { Outcome::Refuse };
-        let text = format!("the body has {} of at most {} bytes", request.body.len(), route.settings.max_body);
+        let text = format!(
+            "the body has {} of at most {} bytes",
+            request.body.len(),
+            route.settings.max_body
+        );
         list.push(None, Check::BodySize, outcome, text);
     }
     for (number, alternative) in route.accept.iter().enumerate() {
-        alternative_steps(&mut list, number + 1, alternative, route, request, client, now, state, keys);
+        alternative_steps(
+            &mut list,
+            number + 1,
+            alternative,
+            route,
+            request,
+            client,
+            now,
+            state,
+            keys,
+        );
     }
     if let Some(replay) = route.replay {
-        let text = format!("deliveries are remembered for {} s", replay.window_ms / 1000);
+        let text = format!(
+            "deliveries are remembered for {} s",
+            replay.window_ms / 1000
+        );
         list.push(None, Check::Replay, Outcome::RelayOnly, text);
     }
     for (rate, whose) in [(route.rate, "this route"), (gate.rate, "this tunnel")] {
         if let Some(rate) = rate {
-            list.push(None, Check::Rate, Outcome::RelayOnly, format!("at most {rate} for {whose}"));
+            list.push(
+                None,
+                Check::Rate,
+                Outcome::RelayOnly,
+                format!("at most {rate} for {whose}"),
+            );
         }
     }
-    let notes = route.accept.iter().flat_map(Alternative::signatures).filter_map(note).collect();
+    let notes = route
+        .accept
+        .iter()
+        .flat_map(Alternative::signatures)
+        .filter_map(note)
+        .collect();
     (Some(route), list.steps, notes)
 }
 
@@ -232,17 +299,29 @@ fn note(rule: &super::signature::SignatureRule) -> Option<String> {
         Coverage::Part => "does not cover every byte of the body, and the rest may be anything",
         Coverage::Body => "",
     };
-    let public = rule.check().schemes().is_ok_and(|schemes| schemes.iter().all(Scheme::only_verifies));
+    let public = rule
+        .check()
+        .schemes()
+        .is_ok_and(|schemes| schemes.iter().all(Scheme::only_verifies));
     let shared = match rule.check().secret_at {
         _ if public => "its key can only verify: not even the relay can forge it",
         SecretAt::Agent => "its secret never leaves the agent: not even the relay can forge it",
-        SecretAt::Relay => "its secret is known to the relay: it protects against strangers, not against the relay",
+        SecretAt::Relay => {
+            "its secret is known to the relay: it protects against strangers, not against the relay"
+        }
     };
-    let sentence = if what.is_empty() { shared.to_owned() } else { format!("it {what}; {shared}") };
+    let sentence = if what.is_empty() {
+        shared.to_owned()
+    } else {
+        format!("it {what}; {shared}")
+    };
     Some(format!("{}: {sentence}", rule.title()))
 }
 
-#[allow(clippy::too_many_arguments, reason = "one place, and a struct of the same names would say no more")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one place, and a struct of the same names would say no more"
+)]
 fn alternative_steps(
     list: &mut List,
     number: usize,
@@ -256,7 +335,10 @@ fn alternative_steps(
 ) {
     let at = Some(number);
     let address = alternative.check_address(&route.deny, client, state, now);
-    let ages = alternative.allowed().map(|rule| rule.ages(state, now)).unwrap_or_default();
+    let ages = alternative
+        .allowed()
+        .map(|rule| rule.ages(state, now))
+        .unwrap_or_default();
     let said = match (alternative.allowed(), ages.is_empty()) {
         (None, _) => format!("{client} is not denied; no range is asked for"),
         (Some(_), true) => format!("{client} is allowed"),
@@ -265,8 +347,16 @@ fn alternative_steps(
     list.judge(at, Check::Address, address, &said);
     for check in alternative.tokens() {
         let found = token::check(check, request.head.target, request.head.headers);
-        let said = found.as_ref().map(|(_, name)| format!("it is {name}")).unwrap_or_default();
-        list.judge(at, Check::Token, found.map_err(|why| token_refusal(check, why)), &said);
+        let said = found
+            .as_ref()
+            .map(|(_, name)| format!("it is {name}"))
+            .unwrap_or_default();
+        list.judge(
+            at,
+            Check::Token,
+            found.map_err(|why| token_refusal(check, why)),
+            &said,
+        );
     }
     let (types, headers) = alternative.has_field_rules();
     if types {
@@ -278,7 +368,12 @@ fn alternative_steps(
         );
     }
     if headers {
-        list.judge(at, Check::Header, alternative.check_headers(request.head), "the headers have allowed values");
+        list.judge(
+            at,
+            Check::Header,
+            alternative.check_headers(request.head),
+            "the headers have allowed values",
+        );
     }
     for rule in alternative.signatures() {
         if rule.is_left_to_agent() {
@@ -303,7 +398,12 @@ fn alternative_steps(
         list.judge(at, Check::Signature, verified, &said);
     }
     if alternative.has_body_rules() {
-        list.judge(at, Check::BodyRule, alternative.check_rules(request), "the values of the body are allowed ones");
+        list.judge(
+            at,
+            Check::BodyRule,
+            alternative.check_rules(request),
+            "the values of the body are allowed ones",
+        );
     }
 }
 
@@ -313,16 +413,38 @@ struct List {
 }
 
 impl List {
-    fn push(&mut self, alternative: Option<usize>, check: Check, outcome: Outcome, reason: impl Into<String>) {
-        self.steps.push(Step { check, outcome, reason: reason.into(), alternative });
+    fn push(
+        &mut self,
+        alternative: Option<usize>,
+        check: Check,
+        outcome: Outcome,
+        reason: impl Into<String>,
+    ) {
+        self.steps.push(Step {
+            check,
+            outcome,
+            reason: reason.into(),
+            alternative,
+        });
     }
 
-    fn judge<T>(&mut self, alternative: Option<usize>, check: Check, judged: Result<T, Refusal>, passed: &str) {
-        let relaxed = self.observing && matches!(check, Check::Address | Check::Token | Check::Signature);
+    fn judge<T>(
+        &mut self,
+        alternative: Option<usize>,
+        check: Check,
+        judged: Result<T, Refusal>,
+        passed: &str,
+    ) {
+        let relaxed =
+            self.observing && matches!(check, Check::Address | Check::Token | Check::Signature);
         match judged {
             Ok(_) => self.push(alternative, check, Outcome::Pass, passed),
             Err(refusal) => {
-                let outcome = if relaxed { Outcome::Observed } else { Outcome::Refuse };
+                let outcome = if relaxed {
+                    Outcome::Observed
+                } else {
+                    Outcome::Refuse
+                };
                 self.push(alternative, check, outcome, refusal.why);
             }
         }

@@ -34,21 +34,27 @@ impl PathPattern {
         };
         let segments = match rest {
             "" => Vec::new(),
-            rest => rest.split('/').map(|segment| Segment::parse(segment, text)).collect::<Result<_, _>>()?,
+            rest => rest
+                .split('/')
+                .map(|segment| Segment::parse(segment, text))
+                .collect::<Result<_, _>>()?,
         };
         let plain = text.replace("**", "x").replace('*', "x");
-        shape::check(plain.as_bytes(), &http::HeaderMap::new(), Slashes::Plain)
-            .map_err(|refusal| format!("the path {text:?} can't match any request: {}", refusal.why))?;
+        shape::check(plain.as_bytes(), &http::HeaderMap::new(), Slashes::Plain).map_err(
+            |refusal| format!("the path {text:?} can't match any request: {}", refusal.why),
+        )?;
         Ok(Self { segments, below })
     }
 
-    /// Returns `true` if the path (without query) of a well-shaped target matches. With `slashes`, escaped ones may stand
-    /// below the prefix of a final `/**`, and nowhere else.
+    /// Returns `true` if the path (without query) of a well-shaped target matches. With `slashes`,
+    /// escaped ones may stand below the prefix of a final `/**`, and nowhere else.
     #[must_use]
     pub fn matches(&self, path: &[u8], slashes: bool) -> bool {
         let path = path.strip_prefix(b"/").unwrap_or(path);
         let path = path.strip_suffix(b"/").unwrap_or(path);
-        let mut given = path.split(|byte| *byte == b'/').filter(|segment| !segment.is_empty());
+        let mut given = path
+            .split(|byte| *byte == b'/')
+            .filter(|segment| !segment.is_empty());
         for segment in &self.segments {
             match (segment, given.next()) {
                 (Segment::Exact(wanted), Some(found)) if wanted.as_slice() == found => {}
@@ -56,16 +62,24 @@ impl PathPattern {
                 _ => return false,
             }
         }
-        if self.below { slashes || !given.any(shape::has_escaped_slash) } else { given.next().is_none() }
+        if self.below {
+            slashes || !given.any(shape::has_escaped_slash)
+        } else {
+            given.next().is_none()
+        }
     }
 
     /// Whether every path that `other` matches is matched by this one.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        let prefix = self.segments.iter().zip(&other.segments).all(|pair| match pair {
-            (Segment::Any, _) => true,
-            (mine, theirs) => mine == theirs,
-        });
+        let prefix = self
+            .segments
+            .iter()
+            .zip(&other.segments)
+            .all(|pair| match pair {
+                (Segment::Any, _) => true,
+                (mine, theirs) => mine == theirs,
+            });
         let (mine, theirs) = (self.segments.len(), other.segments.len());
         prefix && mine <= theirs && (self.below || (mine == theirs && !other.below))
     }
@@ -82,16 +96,18 @@ impl Segment {
         match segment {
             "*" => Ok(Self::Any),
             segment if segment.contains('*') => Err(wildcard(pattern)),
-            segment if segment.contains('?') => {
-                Err(format!("the path {pattern:?} has a query; a route is chosen by its path alone"))
-            }
+            segment if segment.contains('?') => Err(format!(
+                "the path {pattern:?} has a query; a route is chosen by its path alone"
+            )),
             segment => Ok(Self::Exact(segment.as_bytes().to_vec())),
         }
     }
 }
 
 fn wildcard(pattern: &str) -> String {
-    format!("the path {pattern:?}: a * stands for one whole segment (/a/*/b), and ** only at the end (/a/**)")
+    format!(
+        "the path {pattern:?}: a * stands for one whole segment (/a/*/b), and ** only at the end (/a/**)"
+    )
 }
 
 #[cfg(test)]
@@ -101,8 +117,16 @@ mod tests {
     #[test]
     fn matching_is_by_segment() {
         let cases: [(&str, &[&str], &[&str]); 5] = [
-            ("/v1/**", &["/v1", "/v1/", "/v1/a", "/v1/a/b/"], &["/", "/v", "/v10", "/v1*", "/V1", "/x/v1"]),
-            ("/a/*/c", &["/a/b/c", "/a/x/c/"], &["/a/c", "/a/b/b/c", "/a/b/c/d", "/a//c"]),
+            (
+                "/v1/**",
+                &["/v1", "/v1/", "/v1/a", "/v1/a/b/"],
+                &["/", "/v", "/v10", "/v1*", "/V1", "/x/v1"],
+            ),
+            (
+                "/a/*/c",
+                &["/a/b/c", "/a/x/c/"],
+                &["/a/c", "/a/b/b/c", "/a/b/c/d", "/a//c"],
+            ),
             ("/a", &["/a", "/a/"], &["/a/b", "/"]),
             ("/", &["/"], &["/a"]),
             ("/**", &["/", "/a", "/a/b"], &[]),
@@ -110,10 +134,16 @@ mod tests {
         for (pattern, yes, no) in cases {
             let pattern = PathPattern::parse(pattern).unwrap();
             for path in yes {
-                assert!(pattern.matches(path.as_bytes(), false), "{pattern:?} {path}");
+                assert!(
+                    pattern.matches(path.as_bytes(), false),
+                    "{pattern:?} {path}"
+                );
             }
             for path in no {
-                assert!(!pattern.matches(path.as_bytes(), false), "{pattern:?} {path}");
+                assert!(
+                    !pattern.matches(path.as_bytes(), false),
+                    "{pattern:?} {path}"
+                );
             }
         }
     }
@@ -128,14 +158,26 @@ mod tests {
             ("/hooks/a%2Fb/c", true, false),
             ("/hooks%2Fa/b", true, false),
         ] {
-            assert_eq!(below.matches(path.as_bytes(), slashes), fits, "{path} {slashes}");
+            assert_eq!(
+                below.matches(path.as_bytes(), slashes),
+                fits,
+                "{path} {slashes}"
+            );
         }
-        assert!(!PathPattern::parse("/hooks/*").unwrap().matches(b"/hooks/a%2Fb", true), "no final /**");
+        assert!(
+            !PathPattern::parse("/hooks/*")
+                .unwrap()
+                .matches(b"/hooks/a%2Fb", true),
+            "no final /**"
+        );
     }
 
     #[test]
     fn patterns_that_can_not_match_are_refused() {
-        for bad in ["", "a", "/a**", "/a*", "/**/a", "/a/**/", "//", "/a//b", "/a;b", "/../a", "/a?x", "/a b", "/%2e"] {
+        for bad in [
+            "", "a", "/a**", "/a*", "/**/a", "/a/**/", "//", "/a//b", "/a;b", "/../a", "/a?x",
+            "/a b", "/%2e",
+        ] {
             assert!(PathPattern::parse(bad).is_err(), "{bad}");
         }
     }
@@ -152,7 +194,11 @@ mod tests {
             ("/**", "/**", true),
             ("/a/b/**", "/a/**", false),
         ] {
-            assert_eq!(parse(wide).covers(&parse(narrow)), covers, "{wide} {narrow}");
+            assert_eq!(
+                parse(wide).covers(&parse(narrow)),
+                covers,
+                "{wide} {narrow}"
+            );
         }
     }
 }

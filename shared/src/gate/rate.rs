@@ -1,5 +1,5 @@
-//! Rates: so many requests in a span of time, with the whole of it as a burst (GCRA, the generic cell
-//! rate algorithm: one number a source is enough, and no clock but the caller's `now`).
+//! Rates: so many requests in a span of time, with the whole of it as a burst (GCRA, the generic
+//! cell rate algorithm: one number a source is enough, and no clock but the caller's `now`).
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::clock::SteadyMillis;
 
 /// The spans that a rate may have, in milliseconds.
-const SPANS: [(&str, u64); 4] = [("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const SPANS: [(&str, u64); 4] = [
+    ("s", 1000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
 /// Most requests of a rate: more is no rate, and the arithmetic stays exact.
 const MOST: u32 = 1_000_000;
 
@@ -29,17 +34,27 @@ impl Rate {
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no rate such as 100/s, 600/m, 1000/h or 5000/d");
         let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
-        let count: u64 = count.parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
+        let count: u64 = count
+            .parse()
+            .ok()
+            .filter(|count| *count > 0)
+            .ok_or_else(wrong)?;
         let count = u32::try_from(count).ok().filter(|count| *count <= MOST);
         let count = count.ok_or_else(|| format!("{text:?} is more than {MOST} requests"))?;
-        let (_, span_ms) = SPANS.into_iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        let (_, span_ms) = SPANS
+            .into_iter()
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(wrong)?;
         Ok(Self { count, span_ms })
     }
 
     /// So many requests a second.
     #[must_use]
     pub fn per_second(count: u32) -> Self {
-        Self { count: count.clamp(1, MOST), span_ms: 1000 }
+        Self {
+            count: count.clamp(1, MOST),
+            span_ms: 1000,
+        }
     }
 
     /// What one request uses up, in microseconds.
@@ -54,8 +69,8 @@ impl Rate {
         (u64::from(self.count) * 1000).div_ceil(self.span_ms)
     }
 
-    /// Judges one more request of a source. `spent_until` is what the source has used up, in microseconds of the same
-    /// clock as `now`; the new value comes back.
+    /// Judges one more request of a source. `spent_until` is what the source has used up, in
+    /// microseconds of the same clock as `now`; the new value comes back.
     ///
     /// # Errors
     /// Milliseconds after which the next one passes.
@@ -64,7 +79,11 @@ impl Rate {
         let span = self.span_ms * 1000;
         let spent = spent_until.max(now) + self.cost();
         let over = (spent - now).saturating_sub(span);
-        if over > 0 { Err(over.div_ceil(1000)) } else { Ok(spent) }
+        if over > 0 {
+            Err(over.div_ceil(1000))
+        } else {
+            Ok(spent)
+        }
     }
 }
 
@@ -80,7 +99,10 @@ impl ByteMeter {
     /// So many bytes a second, with two seconds of them as a burst.
     #[must_use]
     pub const fn new(a_second: u64) -> Self {
-        Self { a_second, spent: AtomicU64::new(0) }
+        Self {
+            a_second,
+            spent: AtomicU64::new(0),
+        }
     }
 
     /// Returns `true` if there is something left.
@@ -95,13 +117,18 @@ impl ByteMeter {
         let now = now.0.saturating_mul(1000);
         let update = |spent: u64| Some(spent.max(now).saturating_add(cost));
         // The closure never gives up.
-        let _ = self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+        let _ = self
+            .spent
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
     }
 }
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = SPANS.into_iter().find(|(_, span)| *span == self.span_ms).map_or("s", |(name, _)| name);
+        let unit = SPANS
+            .into_iter()
+            .find(|(_, span)| *span == self.span_ms)
+            .map_or("s", |(name, _)| name);
         write!(f, "{}/{unit}", self.count)
     }
 }
@@ -139,7 +166,11 @@ mod tests {
         assert!(!admitted(5050), "half of one");
         assert!(admitted(5100), "one");
         assert!(!admitted(5100));
-        assert_eq!((0..20).filter(|_| admitted(7000)).count(), 10, "all of them");
+        assert_eq!(
+            (0..20).filter(|_| admitted(7000)).count(),
+            10,
+            "all of them"
+        );
     }
 
     #[test]
@@ -165,7 +196,17 @@ mod tests {
         for good in ["1/s", "600/m", "1000000/h", "5/d"] {
             assert_eq!(Rate::parse(good).unwrap().to_string(), good);
         }
-        for bad in ["", "0/s", "10", "10/", "/s", "-1/s", "10/w", "1000001/s", "10 / s"] {
+        for bad in [
+            "",
+            "0/s",
+            "10",
+            "10/",
+            "/s",
+            "-1/s",
+            "10/w",
+            "1000001/s",
+            "10 / s",
+        ] {
             assert!(Rate::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(Rate::parse("90/m").unwrap().a_second(), 2);

@@ -1,13 +1,14 @@
 //! Deliveries that came before: what identifies one, and what happens when it comes again.
 //!
-//! The gate names the delivery; the relay claims it atomically in its store and tells the gate the outcome.
-//! A claim is given back when the answer was not 2xx, so that a sender may try again.
+//! The gate names the delivery; the relay claims it atomically in its store and tells the gate the
+//! outcome. A claim is given back when the answer was not 2xx, so that a sender may try again.
 
 use sha2::{Digest as _, Sha256};
 
 use crate::policy::{OnDuplicate, Replay};
 
-/// What a delivery is remembered by: a digest of the route and of what identifies the delivery in it.
+/// What a delivery is remembered by: a digest of the route and of what identifies the delivery in
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryKey(pub [u8; 32]);
 
@@ -56,9 +57,15 @@ mod tests {
 
     #[test]
     fn a_delivery_is_one_of_its_route() {
-        let replay = Replay { on_duplicate: OnDuplicate::Refuse, window_ms: 1000 };
+        let replay = Replay {
+            on_duplicate: OnDuplicate::Refuse,
+            window_ms: 1000,
+        };
         let key = |route: &str, identity: &[&str]| {
-            let identity: Vec<_> = identity.iter().map(|part| part.as_bytes().to_vec()).collect();
+            let identity: Vec<_> = identity
+                .iter()
+                .map(|part| part.as_bytes().to_vec())
+                .collect();
             Claim::new(route, &identity, replay).key
         };
         assert_eq!(key("a", &["x"]), key("a", &["x"]));

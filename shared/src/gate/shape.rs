@@ -24,12 +24,13 @@ const SINGULAR: [HeaderName; 9] = [
     header::USER_AGENT,
 ];
 
-/// Characters that are a delimiter to some reader, beside those that Unicode's compatibility form (NFKC) turns into one:
-/// Windows code pages map them to `/ \\ . % ?` where a character is missing ("best fit", Microsoft's `bestfit*.txt`; the yen
-/// and won signs are the backslash of code pages 932 and 949), and host names are split at the two full stops (IDNA).
+/// Characters that are a delimiter to some reader, beside those that Unicode's compatibility form
+/// (NFKC) turns into one: Windows code pages map them to `/ \\ . % ?` where a character is missing
+/// ("best fit", Microsoft's `bestfit*.txt`; the yen and won signs are the backslash of code pages
+/// 932 and 949), and host names are split at the two full stops (IDNA).
 const LOOKALIKES: [char; 15] = [
-    '\u{a5}', '\u{37e}', '\u{66a}', '\u{20a9}', '\u{2044}', '\u{2215}', '\u{2216}', '\u{2571}', '\u{2572}', '\u{29f5}',
-    '\u{29f8}', '\u{29f9}', '\u{3002}', '\u{ff61}', '\u{203d}',
+    '\u{a5}', '\u{37e}', '\u{66a}', '\u{20a9}', '\u{2044}', '\u{2215}', '\u{2216}', '\u{2571}',
+    '\u{2572}', '\u{29f5}', '\u{29f8}', '\u{29f9}', '\u{3002}', '\u{ff61}', '\u{203d}',
 ];
 
 /// Escaped slashes in a path.
@@ -49,7 +50,13 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 pub fn is_known_method(method: &Method) -> bool {
     matches!(
         *method,
-        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::OPTIONS
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::PATCH
+            | Method::DELETE
+            | Method::OPTIONS
     )
 }
 
@@ -62,16 +69,24 @@ pub fn check(target: &[u8], fields: &HeaderMap, slashes: Slashes) -> Result<(), 
         return Err(Refusal::new(
             Check::Shape,
             Code::TargetTooLong,
-            format!("the target has {} bytes, more than {TARGET_BYTES}", target.len()),
+            format!(
+                "the target has {} bytes, more than {TARGET_BYTES}",
+                target.len()
+            ),
         ));
     }
     check_target(target, slashes).map_err(Refusal::malformed)?;
     for name in fields.keys() {
         if is_singular(name) && differ(fields, name) {
-            return Err(Refusal::malformed(format!("the header {name} stands twice with different values")));
+            return Err(Refusal::malformed(format!(
+                "the header {name} stands twice with different values"
+            )));
         }
         if let Some(twin) = twin(fields, name) {
-            let (name, twin) = (Escaped(name.as_str().as_bytes()), Escaped(twin.as_str().as_bytes()));
+            let (name, twin) = (
+                Escaped(name.as_str().as_bytes()),
+                Escaped(twin.as_str().as_bytes()),
+            );
             return Err(Refusal::malformed(format!(
                 "the headers {name} and {twin} are one to applications behind CGI"
             )));
@@ -80,13 +95,15 @@ pub fn check(target: &[u8], fields: &HeaderMap, slashes: Slashes) -> Result<(), 
     Ok(())
 }
 
-/// Another field that a server in the manner of CGI takes for this one: it reads `_` for every character that is no letter
-/// or digit (RFC 3875 §4.1.18).
+/// Another field that a server in the manner of CGI takes for this one: it reads `_` for every
+/// character that is no letter or digit (RFC 3875 §4.1.18).
 fn twin<'h>(fields: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderName> {
     if headers::is_usual_name(name) {
         return None;
     }
-    fields.keys().find(|other| *other != name && headers::are_twins(name, other))
+    fields
+        .keys()
+        .find(|other| *other != name && headers::are_twins(name, other))
 }
 
 fn is_singular(name: &HeaderName) -> bool {
@@ -106,10 +123,16 @@ fn check_target(target: &[u8], slashes: Slashes) -> Result<(), &'static str> {
     if target.first() != Some(&b'/') {
         return Err("the target does not begin with a slash");
     }
-    if !target.iter().all(|byte| matches!(byte, 0x21..=0x7e) && *byte != b'#') {
+    if !target
+        .iter()
+        .all(|byte| matches!(byte, 0x21..=0x7e) && *byte != b'#')
+    {
         return Err("the target has a byte outside visible ASCII, or a #");
     }
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let path = target
+        .split(|byte| *byte == b'?')
+        .next()
+        .unwrap_or_default();
     let mut segments = path.split(|byte| *byte == b'/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         if segment.is_empty() && segments.peek().is_some() {
@@ -122,11 +145,15 @@ fn check_target(target: &[u8], slashes: Slashes) -> Result<(), &'static str> {
 
 fn check_segment(segment: &[u8], slashes: Slashes) -> Result<(), &'static str> {
     // Nearly all segments are letters and digits; they need no second look.
-    if segment.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~')) {
+    if segment
+        .iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~'))
+    {
         return Ok(());
     }
     let decoded = decode(segment, slashes)?;
-    let text = std::str::from_utf8(&decoded).map_err(|_| "the path has an escape that is not UTF-8")?;
+    let text =
+        std::str::from_utf8(&decoded).map_err(|_| "the path has an escape that is not UTF-8")?;
     // Where escaped slashes may stand, their decoder sees segments of its own.
     let split = text.contains('/');
     for part in text.split('/') {
@@ -145,7 +172,10 @@ fn check_segment(segment: &[u8], slashes: Slashes) -> Result<(), &'static str> {
     }
     // What folds to a space or a dot at a segment's ends is one for some file systems.
     let at_ends = |c: char| c == ' ' || c.is_whitespace();
-    if text.split('/').any(|part| part.starts_with(at_ends) || part.ends_with(at_ends)) {
+    if text
+        .split('/')
+        .any(|part| part.starts_with(at_ends) || part.ends_with(at_ends))
+    {
         return Err("a segment of the path begins or ends with a space");
     }
     if text.chars().any(is_invisible) {
@@ -162,7 +192,8 @@ fn check_segment(segment: &[u8], slashes: Slashes) -> Result<(), &'static str> {
 
 /// Returns `true` for a path or a segment with an escaped slash.
 pub(super) fn has_escaped_slash(path: &[u8]) -> bool {
-    path.windows(ESCAPED_SLASH.len()).any(|three| three.eq_ignore_ascii_case(ESCAPED_SLASH))
+    path.windows(ESCAPED_SLASH.len())
+        .any(|three| three.eq_ignore_ascii_case(ESCAPED_SLASH))
 }
 
 /// The path as a server sees it that decodes slashes first.
@@ -243,7 +274,9 @@ const fn is_pchar(byte: u8) -> bool {
 
 /// The value of a hexadecimal digit.
 pub(super) fn hex(digit: &u8) -> Option<u8> {
-    char::from(*digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    char::from(*digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
 }
 
 #[cfg(test)]
@@ -286,11 +319,29 @@ mod tests {
             '\u{e0001}',
         ] {
             let mut utf8 = [0; 4];
-            let escaped: String = c.encode_utf8(&mut utf8).bytes().map(|byte| format!("%{byte:02x}")).collect();
-            assert!(check_target(format!("/a/..{escaped}admin").as_bytes()).is_err(), "{:x}", u32::from(c));
+            let escaped: String = c
+                .encode_utf8(&mut utf8)
+                .bytes()
+                .map(|byte| format!("%{byte:02x}"))
+                .collect();
+            assert!(
+                check_target(format!("/a/..{escaped}admin").as_bytes()).is_err(),
+                "{:x}",
+                u32::from(c)
+            );
         }
-        for letters in ["caf%C3%A9", "%C4%8D", "%e4%b8%ad%e6%96%87", "%D0%BF%D1%83%D1%82%D1%8C", "%E0%B9%84%E0%B8%97"] {
-            assert_eq!(check_target(format!("/a/{letters}").as_bytes()), Ok(()), "{letters}");
+        for letters in [
+            "caf%C3%A9",
+            "%C4%8D",
+            "%e4%b8%ad%e6%96%87",
+            "%D0%BF%D1%83%D1%82%D1%8C",
+            "%E0%B9%84%E0%B8%97",
+        ] {
+            assert_eq!(
+                check_target(format!("/a/{letters}").as_bytes()),
+                Ok(()),
+                "{letters}"
+            );
         }
     }
 
@@ -299,11 +350,23 @@ mod tests {
         let check = |target: &str| super::check_target(target.as_bytes(), Slashes::Escaped);
         for good in ["/job/release%2F1/build", "/job/a%2fb%2Fc", "/a/b"] {
             assert_eq!(check(good), Ok(()), "{good}");
-            assert_eq!(check_target(good.as_bytes()).is_ok(), !good.contains('%'), "{good}");
+            assert_eq!(
+                check_target(good.as_bytes()).is_ok(),
+                !good.contains('%'),
+                "{good}"
+            );
         }
-        for bad in
-            ["/a%2F..%2Fb", "/..%2Fa", "/a%2F", "/%2Fa", "/a%2F%2Fb", "/a%2F%20b", "/a%252Fb", "/a%5Cb", "/a%2F%2e%2e"]
-        {
+        for bad in [
+            "/a%2F..%2Fb",
+            "/..%2Fa",
+            "/a%2F",
+            "/%2Fa",
+            "/a%2F%2Fb",
+            "/a%2F%20b",
+            "/a%252Fb",
+            "/a%5Cb",
+            "/a%2F%2e%2e",
+        ] {
             assert!(check(bad).is_err(), "{bad}");
         }
     }
@@ -311,13 +374,27 @@ mod tests {
     #[test]
     fn fields_that_are_one_behind_cgi() {
         let judged = |names: &[&'static str]| {
-            let fields = names.iter().map(|name| (HeaderName::from_static(name), http::HeaderValue::from_static("x")));
+            let fields = names.iter().map(|name| {
+                (
+                    HeaderName::from_static(name),
+                    http::HeaderValue::from_static("x"),
+                )
+            });
             check(b"/", &fields.collect(), Slashes::Plain)
         };
-        for twins in [["x-github-event", "x_github_event"], ["x_token", "x-token"], ["x.a", "x-a"], ["x_a", "x.a"]] {
+        for twins in [
+            ["x-github-event", "x_github_event"],
+            ["x_token", "x-token"],
+            ["x.a", "x-a"],
+            ["x_a", "x.a"],
+        ] {
             assert!(judged(&twins).is_err(), "{twins:?}");
         }
-        for others in [["x-a", "x-b"], ["x_a", "x-b"], ["content-type", "content_length"]] {
+        for others in [
+            ["x-a", "x-b"],
+            ["x_a", "x-b"],
+            ["content-type", "content_length"],
+        ] {
             assert_eq!(judged(&others), Ok(()), "{others:?}");
         }
     }

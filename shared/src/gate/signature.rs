@@ -10,7 +10,9 @@ use crate::inspection::BodyPlacesBuilder;
 use crate::policy::{LiveSecret, SecretAt, SignatureCheck};
 use crate::providers::challenge::Reaction;
 use crate::providers::place::Members;
-use crate::providers::{Challenge, Coverage, FetchedKeys, Keyed, Place, Scheme, SignatureFault, Verified, doctor};
+use crate::providers::{
+    Challenge, Coverage, FetchedKeys, Keyed, Place, Scheme, SignatureFault, Verified, doctor,
+};
 use crate::refusal::{Check, Code, Refusal};
 use crate::request::{Request, RequestHead};
 use crate::secret::Secret;
@@ -21,7 +23,8 @@ use crate::url::HttpsUrl;
 pub struct WantedKey {
     /// Where it is.
     pub url: HttpsUrl,
-    /// Whether a row of the catalogue says so, and not a policy: then the operator's list must have the host.
+    /// Whether a row of the catalogue says so, and not a policy: then the operator's list must have
+    /// the host.
     pub in_catalogue: bool,
 }
 
@@ -48,8 +51,9 @@ pub(super) struct SignatureRule {
     challenges: Vec<Challenge>,
 }
 
-/// Origin of a rule's deliveries: the provider, or the scheme of the user's own, and the account there, by the name of the
-/// rule's first secret. Rules with the same secret have the same origin, wherever they stand in a policy.
+/// Origin of a rule's deliveries: the provider, or the scheme of the user's own, and the account
+/// there, by the name of the rule's first secret. Rules with the same secret have the same origin,
+/// wherever they stand in a policy.
 #[derive(Debug, Clone)]
 struct Origin(Vec<u8>);
 
@@ -63,7 +67,12 @@ impl Origin {
                 format!("own scheme {}/", HEXLOWER.encode(&Sha256::digest(scheme)))
             }
         };
-        let account = check.secrets.iter().map(|live| live.name.as_str()).min().unwrap_or_default();
+        let account = check
+            .secrets
+            .iter()
+            .map(|live| live.name.as_str())
+            .min()
+            .unwrap_or_default();
         Self(format!("{provider}{account}/").into_bytes())
     }
 }
@@ -72,19 +81,42 @@ impl SignatureRule {
     /// `remembers`: deliveries have to be told from each other.
     pub(super) fn new(check: &SignatureCheck, side: Side, remembers: bool) -> Result<Self, String> {
         let schemes = check.schemes()?;
-        let secrets: Vec<Secret> = check.secrets.iter().map(|live| live.secret.clone()).collect();
+        let secrets: Vec<Secret> = check
+            .secrets
+            .iter()
+            .map(|live| live.secret.clone())
+            .collect();
         let keyed = match (side, check.secret_at) {
             (Side::Relay, SecretAt::Agent) => None,
-            _ => Some(check.keyed(&schemes, &secrets).map_err(|error| error.to_string())?.proving(remembers)),
+            _ => Some(
+                check
+                    .keyed(&schemes, &secrets)
+                    .map_err(|error| error.to_string())?
+                    .proving(remembers),
+            ),
         };
         let row = check.row();
         let remembered_as = remembers.then(|| Origin::of(check));
-        let refused_with = row.and_then(|row| row.refused_with).and_then(|status| StatusCode::from_u16(status).ok());
+        let refused_with = row
+            .and_then(|row| row.refused_with)
+            .and_then(|status| StatusCode::from_u16(status).ok());
         let answers = check.challenge || check.pair;
         let all = row.map(|row| row.challenges.as_slice()).unwrap_or_default();
-        let challenges = all.iter().filter(|challenge| answers || challenge.always).cloned().collect();
+        let challenges = all
+            .iter()
+            .filter(|challenge| answers || challenge.always)
+            .cloned()
+            .collect();
         let title = check.title();
-        Ok(Self { check: check.clone(), title, schemes, remembered_as, keyed, refused_with, challenges })
+        Ok(Self {
+            check: check.clone(),
+            title,
+            schemes,
+            remembered_as,
+            keyed,
+            refused_with,
+            challenges,
+        })
     }
 
     /// Whether it can only be judged with the body at hand.
@@ -107,13 +139,23 @@ impl SignatureRule {
                 None => scheme.places().for_each(|place| place.add_to(places)),
             }
         }
-        self.challenges.iter().flat_map(Challenge::places).for_each(|place| place.add_to(places));
-        self.delivery_places().iter().for_each(|place| place.add_to(places));
+        self.challenges
+            .iter()
+            .flat_map(Challenge::places)
+            .for_each(|place| place.add_to(places));
+        self.delivery_places()
+            .iter()
+            .for_each(|place| place.add_to(places));
     }
 
-    /// Returns `true` if the request carries what could be a right signature, and it is checked on this side.
+    /// Returns `true` if the request carries what could be a right signature, and it is checked on
+    /// this side.
     pub(super) fn may_be_signed(&self, head: RequestHead<'_>) -> bool {
-        self.keyed.is_some() && self.schemes.iter().any(|scheme| scheme.signs() && scheme.sig.at.may_stand_in(head))
+        self.keyed.is_some()
+            && self
+                .schemes
+                .iter()
+                .any(|scheme| scheme.signs() && scheme.sig.at.may_stand_in(head))
     }
 
     /// Whether the relay alone can't judge it.
@@ -129,9 +171,15 @@ impl SignatureRule {
     /// The keys that have to be fetched for this request.
     pub(super) fn wanted(&self, request: &Request<'_>) -> Vec<WantedKey> {
         // What can't be named is refused by `verify`, with the reason.
-        let urls = self.keyed.as_ref().and_then(|keyed| keyed.wanted(request).ok()).unwrap_or_default();
+        let urls = self
+            .keyed
+            .as_ref()
+            .and_then(|keyed| keyed.wanted(request).ok())
+            .unwrap_or_default();
         let in_catalogue = self.check.scheme.is_none();
-        urls.into_iter().map(|url| WantedKey { url, in_catalogue }).collect()
+        urls.into_iter()
+            .map(|url| WantedKey { url, in_catalogue })
+            .collect()
     }
 
     /// Whether the request is signed. `None`: it is left to the agent.
@@ -141,16 +189,26 @@ impl SignatureRule {
         fetched: &FetchedKeys,
         now: UnixMillis,
     ) -> Result<Option<(Verified, &str)>, Refusal> {
-        let Some(keyed) = &self.keyed else { return Ok(None) };
+        let Some(keyed) = &self.keyed else {
+            return Ok(None);
+        };
         match keyed.verify(request, fetched, now) {
             Ok(verified) => {
-                let name = verified.secret.and_then(|index| self.check.secrets.get(index));
-                Ok(Some((verified, name.map_or("a fetched key", |live| live.name.as_str()))))
+                let name = verified
+                    .secret
+                    .and_then(|index| self.check.secrets.get(index));
+                Ok(Some((
+                    verified,
+                    name.map_or("a fetched key", |live| live.name.as_str()),
+                )))
             }
             Err(fault) => {
                 let refusal = self.refusal(&fault);
                 Err(match self.missed_challenge(request) {
-                    Some(hint) => Refusal { why: format!("{}: {hint}", self.title), ..refusal },
+                    Some(hint) => Refusal {
+                        why: format!("{}: {hint}", self.title),
+                        ..refusal
+                    },
                     None => refusal,
                 })
             }
@@ -177,44 +235,67 @@ impl SignatureRule {
     }
 
     fn refusal(&self, fault: &SignatureFault) -> Refusal {
-        // An outage of the provider's, or of the way to it, is none of the sender's, nor is a key that was
-        // published a moment ago: it may try again.
+        // An outage of the provider's, or of the way to it, is none of the sender's, nor is a key
+        // that was published a moment ago: it may try again.
         let fetched = || self.schemes.iter().any(|scheme| scheme.fetch.is_some());
-        if matches!(fault, SignatureFault::NoKey(_)) || *fault == SignatureFault::UnknownKey && fetched() {
-            return Refusal::new(Check::Signature, Code::Busy, format!("{}: {fault}", self.title));
+        if matches!(fault, SignatureFault::NoKey(_))
+            || *fault == SignatureFault::UnknownKey && fetched()
+        {
+            return Refusal::new(
+                Check::Signature,
+                Code::Busy,
+                format!("{}: {fault}", self.title),
+            );
         }
         let refusal = Refusal::failed(Check::Signature, format!("{}: {fault}", self.title));
-        let by_stranger =
-            matches!(fault, SignatureFault::Mismatch | SignatureFault::OtherToken | SignatureFault::Oracle);
+        let by_stranger = matches!(
+            fault,
+            SignatureFault::Mismatch | SignatureFault::OtherToken | SignatureFault::Oracle
+        );
         let closeness = fault.progress();
-        Refusal { status: self.refused_with.unwrap_or(refusal.status), by_stranger, closeness, ..refusal }
+        Refusal {
+            status: self.refused_with.unwrap_or(refusal.status),
+            by_stranger,
+            closeness,
+            ..refusal
+        }
     }
 
-    /// What a handshake asks for, if the request is one: of those that are signed like events, or of
-    /// those that are not.
+    /// What a handshake asks for, if the request is one: of those that are signed like events, or
+    /// of those that are not.
     pub(super) fn react(
         &self,
         request: &Request<'_>,
         has_body: bool,
         signed: bool,
     ) -> Result<Option<Reaction>, Refusal> {
-        let Some(keyed) = &self.keyed else { return Ok(None) };
-        for challenge in self.challenges.iter().filter(|challenge| challenge.signed == signed) {
+        let Some(keyed) = &self.keyed else {
+            return Ok(None);
+        };
+        for challenge in self
+            .challenges
+            .iter()
+            .filter(|challenge| challenge.signed == signed)
+        {
             // A secret that a stranger could tell is only taken while pairing.
             if challenge.pair.is_some() != self.check.pair {
                 continue;
             }
-            if let Some(reaction) = keyed.react(challenge, request, has_body).map_err(|fault| self.refusal(&fault))? {
+            if let Some(reaction) = keyed
+                .react(challenge, request, has_body)
+                .map_err(|fault| self.refusal(&fault))?
+            {
                 return Ok(Some(reaction));
             }
         }
         Ok(None)
     }
 
-    /// What identifies the delivery: its id where the signature covers it, else the signature. For a token the
-    /// id alone, which whoever knows the token can choose. A signature that stands for several deliveries,
-    /// such as a JSON Web Token that is used for an hour, counts together with the id or the body: that is
-    /// no protection against somebody who has such a token, and loses nothing of the provider's.
+    /// What identifies the delivery: its id where the signature covers it, else the signature. For
+    /// a token the id alone, which whoever knows the token can choose. A signature that stands for
+    /// several deliveries, such as a JSON Web Token that is used for an hour, counts together with
+    /// the id or the body: that is no protection against somebody who has such a token, and loses
+    /// nothing of the provider's.
     pub(super) fn delivery(&self, request: &Request<'_>, verified: &Verified) -> Option<Identity> {
         let rule = self.remembered_as.as_ref()?;
         let scheme = self.schemes.get(verified.way)?;
@@ -229,14 +310,26 @@ impl SignatureRule {
             (!places.is_empty()).then_some(id)
         };
         let id = || id_at(places);
-        let identity = |signed, value: Vec<u8>| Some(Identity { signed, value: [&rule.0[..], &value].concat() });
-        let proof = || verified.proof.map(|proof| [&b"signature:"[..], proof.as_slice()].concat());
+        let identity = |signed, value: Vec<u8>| {
+            Some(Identity {
+                signed,
+                value: [&rule.0[..], &value].concat(),
+            })
+        };
+        let proof = || {
+            verified
+                .proof
+                .map(|proof| [&b"signature:"[..], proof.as_slice()].concat())
+        };
         let signed = |value| identity(true, value);
-        let Some(proof) = proof() else { return identity(false, id()?) };
+        let Some(proof) = proof() else {
+            return identity(false, id()?);
+        };
         if !places.is_empty() && places.iter().all(|place| scheme.vouches_for(place)) {
             return signed(id().unwrap_or(proof));
         }
-        // The row names the id of its usual headers; of others (svix-id beside webhook-id) the way knows it.
+        // The row names the id of its usual headers; of others (svix-id beside webhook-id) the way
+        // knows it.
         let signed_id = || id_at(std::slice::from_ref(scheme.signed_id()?));
         if !places.is_empty()
             && let Some(id) = signed_id()
@@ -284,15 +377,25 @@ impl Scheme {
     fn vouches_for(&self, place: &Place) -> bool {
         use crate::providers::template::Source;
         let whole = self.coverage() == Coverage::Body;
-        let named = || self.msg.sources().any(|source| matches!(source, Source::At(signed) if signed == place));
-        if place.is_in_body() { whole || named() } else { named() }
+        let named = || {
+            self.msg
+                .sources()
+                .any(|source| matches!(source, Source::At(signed) if signed == place))
+        };
+        if place.is_in_body() {
+            whole || named()
+        } else {
+            named()
+        }
     }
 
     /// The header among what is signed that holds the delivery's id.
     fn signed_id(&self) -> Option<&Place> {
         use crate::providers::template::Source;
         self.msg.sources().find_map(|source| match source {
-            Source::At(place @ Place::Header(_)) if place.to_string().to_ascii_lowercase().ends_with("-id") => {
+            Source::At(place @ Place::Header(_))
+                if place.to_string().to_ascii_lowercase().ends_with("-id") =>
+            {
                 Some(place)
             }
             _ => None,

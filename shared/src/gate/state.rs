@@ -1,5 +1,5 @@
-//! What the relay's gate remembers between requests: rates and lockouts of one tunnel, and the named sets
-//! of addresses. The gate stays a function: this is given to it, with the time.
+//! What the relay's gate remembers between requests: rates and lockouts of one tunnel, and the
+//! named sets of addresses. The gate stays a function: this is given to it, with the time.
 //!
 //! Everything here is bounded: a stranger can choose his address, but not fill the memory.
 
@@ -22,7 +22,8 @@ const MOST_SOURCES: usize = 65_536;
 pub enum Counted {
     /// Requests of one client address (an IPv6 /64 is one).
     Client(IpAddr),
-    /// Requests of one client address with a right signature: what a stranger sends from it does not count.
+    /// Requests of one client address with a right signature: what a stranger sends from it does
+    /// not count.
     Signed(IpAddr),
     /// Unsigned challenges of one client address, which anybody can send.
     Challenge(IpAddr),
@@ -79,7 +80,11 @@ impl State {
     /// A memory that shares the named sets.
     #[must_use]
     pub fn new(sets: NamedSets, exempt: AddressSet) -> Self {
-        Self { sets, exempt, counts: Mutex::default() }
+        Self {
+            sets,
+            exempt,
+            counts: Mutex::default(),
+        }
     }
 
     /// Counts a request.
@@ -93,7 +98,11 @@ impl State {
             let now = now.0.saturating_mul(1000);
             counts.spent.retain(|_, spent| *spent > now);
         }
-        let what = if counts.spent.len() >= MOST_SOURCES && full { Counted::Others } else { what };
+        let what = if counts.spent.len() >= MOST_SOURCES && full {
+            Counted::Others
+        } else {
+            what
+        };
         let spent = counts.spent.entry(what).or_default();
         *spent = rate.admit(*spent, now)?;
         Ok(())
@@ -124,14 +133,20 @@ impl State {
             && !counts.failures.contains_key(&source(address))
             && may_sweep(&mut counts.swept_failures, now)
         {
-            counts.failures.retain(|_, seen| seen.is_fresh(lockout, now));
+            counts
+                .failures
+                .retain(|_, seen| seen.is_fresh(lockout, now));
         }
         let full = counts.failures.len() >= MOST_SOURCES;
         let seen = match counts.failures.entry(source(address)) {
             Entry::Occupied(seen) => seen.into_mut(),
             // Who comes when the table is full is not remembered: nobody else is forgotten for him.
             Entry::Vacant(_) if full => return,
-            Entry::Vacant(place) => place.insert(Failures { count: 0, since: now, locked_until: SteadyMillis(0) }),
+            Entry::Vacant(place) => place.insert(Failures {
+                count: 0,
+                since: now,
+                locked_until: SteadyMillis(0),
+            }),
         };
         if !seen.is_fresh(lockout, now) {
             (seen.count, seen.since) = (0, now);
@@ -161,7 +176,11 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    const LOCKOUT: Lockout = Lockout { failures: 3, within_ms: 1000, for_ms: 5000 };
+    const LOCKOUT: Lockout = Lockout {
+        failures: 3,
+        within_ms: 1000,
+        for_ms: 5000,
+    };
 
     #[test]
     fn who_keeps_failing_is_locked_out_for_a_while() {
@@ -172,16 +191,26 @@ mod tests {
         fail(900);
         fail(2000);
         fail(2100);
-        assert_eq!(state.locked_out(address, SteadyMillis(2100)), None, "too slow");
+        assert_eq!(
+            state.locked_out(address, SteadyMillis(2100)),
+            None,
+            "too slow"
+        );
         fail(2200);
         assert_eq!(state.locked_out(address, SteadyMillis(2200)), Some(5000));
-        assert_eq!(state.locked_out("192.0.2.2".parse().unwrap(), SteadyMillis(2200)), None);
+        assert_eq!(
+            state.locked_out("192.0.2.2".parse().unwrap(), SteadyMillis(2200)),
+            None
+        );
         assert_eq!(state.locked_out(address, SteadyMillis(7200)), None);
     }
 
     #[test]
     fn a_trusted_proxy_is_never_locked_out() {
-        let state = State::new(NamedSets::default(), AddressSet::new(&["10.0.0.0/8".parse().unwrap()]));
+        let state = State::new(
+            NamedSets::default(),
+            AddressSet::new(&["10.0.0.0/8".parse().unwrap()]),
+        );
         let proxy = "10.1.2.3".parse().unwrap();
         (0..10).for_each(|_| state.note_failure(proxy, LOCKOUT, SteadyMillis(0)));
         assert_eq!(state.locked_out(proxy, SteadyMillis(0)), None);
@@ -199,8 +228,21 @@ mod tests {
         let counts = state.lock();
         assert!(counts.spent.len() <= MOST_SOURCES + 1 && counts.failures.len() <= MOST_SOURCES);
         drop(counts);
-        assert!(state.admit(Counted::Client(address(0)), rate, SteadyMillis(0)).is_err(), "still remembered");
+        assert!(
+            state
+                .admit(Counted::Client(address(0)), rate, SteadyMillis(0))
+                .is_err(),
+            "still remembered"
+        );
         let next_day = SteadyMillis(2 * 86_400_000);
-        assert!(state.admit(Counted::Client(address(usize::from(u16::MAX) * 3)), rate, next_day).is_ok());
+        assert!(
+            state
+                .admit(
+                    Counted::Client(address(usize::from(u16::MAX) * 3)),
+                    rate,
+                    next_day
+                )
+                .is_ok()
+        );
     }
 }

@@ -23,17 +23,28 @@ pub enum TokenSpot {
 ///
 /// # Errors
 /// Why not, for the tunnel's owner.
-pub fn check<'c>(check: &'c TokenCheck, target: &[u8], headers: &HeaderMap) -> Result<(TokenSpot, &'c str), String> {
+pub fn check<'c>(
+    check: &'c TokenCheck,
+    target: &[u8],
+    headers: &HeaderMap,
+) -> Result<(TokenSpot, &'c str), String> {
     let (value, spot) = match &check.place {
         TokenPlace::Query(name) => find_parameter(target, name)?,
-        TokenPlace::Header(name) => (single(headers, name)?.to_vec(), TokenSpot::Header(name.clone())),
+        TokenPlace::Header(name) => (
+            single(headers, name)?.to_vec(),
+            TokenSpot::Header(name.clone()),
+        ),
         TokenPlace::Basic => {
             let text = single(headers, &header::AUTHORIZATION)?;
-            let (scheme, credentials) = text.split_at_checked(6).ok_or("it is no Basic authentication")?;
+            let (scheme, credentials) = text
+                .split_at_checked(6)
+                .ok_or("it is no Basic authentication")?;
             if !scheme.eq_ignore_ascii_case(b"basic ") {
                 return Err("it is no Basic authentication".to_owned());
             }
-            let value = BASE64.decode(credentials).map_err(|_| "the Basic authentication is not base64")?;
+            let value = BASE64
+                .decode(credentials)
+                .map_err(|_| "the Basic authentication is not base64")?;
             (value, TokenSpot::Header(header::AUTHORIZATION))
         }
     };
@@ -49,18 +60,31 @@ pub fn check<'c>(check: &'c TokenCheck, target: &[u8], headers: &HeaderMap) -> R
 /// The name of the token that this is.
 fn right<'c>(check: &'c TokenCheck, value: &[u8]) -> Option<&'c str> {
     // All are compared, so that the time taken does not tell which one came close.
-    let matching =
-        |found, live: &'c LiveToken| if live.digest.matches(value) { Some(live.name.as_str()) } else { found };
+    let matching = |found, live: &'c LiveToken| {
+        if live.digest.matches(value) {
+            Some(live.name.as_str())
+        } else {
+            found
+        }
+    };
     check.live.iter().fold(None, matching)
 }
 
-/// Why a token is none of those that are live, for the tunnel's owner: some senders write a word in front of it.
+/// Why a token is none of those that are live, for the tunnel's owner: some senders write a word in
+/// front of it.
 fn wrong(check: &TokenCheck, value: &[u8]) -> String {
-    let (word, rest) = value.split_at(value.iter().position(|byte| *byte == b' ').map_or(0, |at| at + 1));
+    let (word, rest) = value.split_at(
+        value
+            .iter()
+            .position(|byte| *byte == b' ')
+            .map_or(0, |at| at + 1),
+    );
     let word = word.trim_ascii();
     if !word.is_empty() && word.len() <= 16 && word.is_ascii() && right(check, rest).is_some() {
         let word = Escaped(word);
-        return format!("the token is right but for \"{word}\" in front of it: configure it with that word");
+        return format!(
+            "the token is right but for \"{word}\" in front of it: configure it with that word"
+        );
     }
     "the token is wrong".to_owned()
 }
@@ -77,7 +101,10 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], &'s
 /// The decoded value of the one parameter of that name. A second one, one whose name is spelled
 /// otherwise (escaped, or in another case), and a `;`, which some servers read as `&`, are refused.
 fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpot), &'static str> {
-    let question = target.iter().position(|byte| *byte == b'?').ok_or("the token is missing")?;
+    let question = target
+        .iter()
+        .position(|byte| *byte == b'?')
+        .ok_or("the token is missing")?;
     let query_start = question + 1;
     let query = target.get(query_start..).unwrap_or_default();
     if query.contains(&b';') {
@@ -88,20 +115,28 @@ fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpot), &'s
     for parameter in query.split(|byte| *byte == b'&') {
         let range = start..start + parameter.len();
         start = range.end + 1;
-        let equals = parameter.iter().position(|byte| *byte == b'=').unwrap_or(parameter.len());
+        let equals = parameter
+            .iter()
+            .position(|byte| *byte == b'=')
+            .unwrap_or(parameter.len());
         let (raw_name, raw_value) = parameter.split_at(equals);
         if raw_name == name.as_bytes() {
             if found.is_some() {
                 return Err("the token stands more than once");
             }
             found = Some((range, raw_value.get(1..).unwrap_or_default()));
-        } else if decode(raw_name, false).is_none_or(|decoded| decoded.eq_ignore_ascii_case(name.as_bytes())) {
+        } else if decode(raw_name, false)
+            .is_none_or(|decoded| decoded.eq_ignore_ascii_case(name.as_bytes()))
+        {
             return Err("another spelling of the token's name stands in the query");
         }
     }
     let (range, raw_value) = found.ok_or("the token is missing")?;
     let value = decode(raw_value, false).ok_or("the token has a broken escape")?;
-    Ok((value.into_owned(), TokenSpot::Target(with_separator(range, query_start, target.len()))))
+    Ok((
+        value.into_owned(),
+        TokenSpot::Target(with_separator(range, query_start, target.len())),
+    ))
 }
 
 /// The parameter's range, grown by one adjoining separator: the `&` before it, else the `&` behind
@@ -124,11 +159,23 @@ mod tests {
     use crate::secret::SecretDigest;
 
     fn run(target: &str) -> Result<String, String> {
-        let live = [("env:OLD", SecretDigest::of(b"old")), ("env:NEW", SecretDigest::of(b"t+/"))];
+        let live = [
+            ("env:OLD", SecretDigest::of(b"old")),
+            ("env:NEW", SecretDigest::of(b"t+/")),
+        ];
         let rule = TokenCheck::new(TokenPlace::Query("token".into()), &live);
         let (spot, name) = check(&rule, target.as_bytes(), &HeaderMap::new())?;
-        assert_eq!(name, if target.contains("old") { "env:OLD" } else { "env:NEW" });
-        let TokenSpot::Target(range) = spot else { unreachable!() };
+        assert_eq!(
+            name,
+            if target.contains("old") {
+                "env:OLD"
+            } else {
+                "env:NEW"
+            }
+        );
+        let TokenSpot::Target(range) = spot else {
+            unreachable!()
+        };
         let mut left = target.to_owned();
         left.replace_range(range, "");
         Ok(left)
@@ -179,7 +226,10 @@ mod tests {
 
     #[test]
     fn basic_authentication() {
-        let rule = TokenCheck::new(TokenPlace::Basic, &[("env:A", SecretDigest::of(b"user:pass"))]);
+        let rule = TokenCheck::new(
+            TokenPlace::Basic,
+            &[("env:A", SecretDigest::of(b"user:pass"))],
+        );
         let fits = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             values.iter().for_each(|value| {
@@ -188,8 +238,14 @@ mod tests {
             check(&rule, b"/", &headers).is_ok()
         };
         assert!(fits(&["Basic dXNlcjpwYXNz"]) && fits(&["basic dXNlcjpwYXNz"]));
-        for bad in ["Basic dXNlcjpwYXN6", "Basic user:pass", "Bearer dXNlcjpwYXNz", "Basic", "Basic  dXNlcjpwYXNz", ""]
-        {
+        for bad in [
+            "Basic dXNlcjpwYXN6",
+            "Basic user:pass",
+            "Bearer dXNlcjpwYXNz",
+            "Basic",
+            "Basic  dXNlcjpwYXNz",
+            "",
+        ] {
             assert!(!fits(&[bad]), "{bad}");
         }
         assert!(!fits(&["Basic dXNlcjpwYXNz", "Basic dXNlcjpwYXNz"]));

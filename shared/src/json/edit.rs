@@ -11,12 +11,16 @@ use super::{JsonFault, JsonPath, Step};
 pub type Change<'c, E> = dyn FnMut(Option<&RawValue>) -> Result<Box<RawValue>, E> + 'c;
 
 impl JsonPath {
-    /// The document with what `change` makes of each value that stands there. Objects and lists on the way
-    /// are made where there are none; every value beside the way stays as it is written.
+    /// The document with what `change` makes of each value that stands there. Objects and lists on
+    /// the way are made where there are none; every value beside the way stays as it is written.
     ///
     /// # Errors
     /// [`JsonFault`], and what `change` says.
-    pub fn edit<E: From<JsonFault>>(&self, document: &[u8], change: &mut Change<'_, E>) -> Result<Vec<u8>, E> {
+    pub fn edit<E: From<JsonFault>>(
+        &self,
+        document: &[u8],
+        change: &mut Change<'_, E>,
+    ) -> Result<Vec<u8>, E> {
         let root: Option<&RawValue> = match document.trim_ascii() {
             b"" => None,
             text => Some(serde_json::from_slice(text).map_err(|_| JsonFault::NotJson)?),
@@ -31,10 +35,13 @@ impl JsonPath {
         value: Option<&RawValue>,
         change: &mut Change<'_, E>,
     ) -> Result<Box<RawValue>, E> {
-        let Some((step, below)) = steps.split_first() else { return change(value) };
+        let Some((step, below)) = steps.split_first() else {
+            return change(value);
+        };
         let raw = match step {
             Step::Key(key) => {
-                let mut object: BTreeMap<String, Box<RawValue>> = self.read(value)?.unwrap_or_default();
+                let mut object: BTreeMap<String, Box<RawValue>> =
+                    self.read(value)?.unwrap_or_default();
                 let edited = self.edit_below(below, object.get(key).map(AsRef::as_ref), change)?;
                 object.insert(key.clone(), edited);
                 to_raw_value(&object)
@@ -57,9 +64,14 @@ impl JsonPath {
     }
 
     /// What stands on the way, if it is of the kind that the way goes through.
-    fn read<T: for<'d> Deserialize<'d>>(&self, value: Option<&RawValue>) -> Result<Option<T>, JsonFault> {
+    fn read<T: for<'d> Deserialize<'d>>(
+        &self,
+        value: Option<&RawValue>,
+    ) -> Result<Option<T>, JsonFault> {
         match value.map(RawValue::get).filter(|text| *text != "null") {
-            Some(text) => serde_json::from_str(text).map(Some).map_err(|_| JsonFault::Absent(self.to_string())),
+            Some(text) => serde_json::from_str(text)
+                .map(Some)
+                .map_err(|_| JsonFault::Absent(self.to_string())),
             None => Ok(None),
         }
     }
@@ -79,14 +91,29 @@ mod tests {
     fn a_value_is_put_where_the_path_leads() {
         for (path, document, expected) in [
             ("a", "", r#"{"a":"x"}"#),
-            ("a.b", r#"{"n": 1.50e400, "a": null}"#, r#"{"a":{"b":"x"},"n":1.50e400}"#),
-            ("l[*].c", r#"{"l":[{"c":1},{"d": 2}]}"#, r#"{"l":[{"c":"x"},{"c":"x","d":2}]}"#),
+            (
+                "a.b",
+                r#"{"n": 1.50e400, "a": null}"#,
+                r#"{"a":{"b":"x"},"n":1.50e400}"#,
+            ),
+            (
+                "l[*].c",
+                r#"{"l":[{"c":1},{"d": 2}]}"#,
+                r#"{"l":[{"c":"x"},{"c":"x","d":2}]}"#,
+            ),
             ("l[*].c", "{}", r#"{"l":[{"c":"x"}]}"#),
             ("l[1]", r#"{"l":[1,2]}"#, r#"{"l":[1,"x"]}"#),
         ] {
-            assert_eq!(put(path, document).as_deref(), Ok(expected), "{path} {document}");
+            assert_eq!(
+                put(path, document).as_deref(),
+                Ok(expected),
+                "{path} {document}"
+            );
         }
-        assert_eq!(put("a.b", r#"{"a":1}"#), Err(JsonFault::Absent("a.b".to_owned())));
+        assert_eq!(
+            put("a.b", r#"{"a":1}"#),
+            Err(JsonFault::Absent("a.b".to_owned()))
+        );
         assert_eq!(put("a", "no"), Err(JsonFault::NotJson));
     }
 }

@@ -52,7 +52,8 @@ struct Key {
 pub struct Scan {
     /// For each path, in order. `None`: the document is not JSON, or costs too much.
     found: Option<Vec<Found>>,
-    /// Work beside the one pass: names held against each object, and values that are read once more.
+    /// Work beside the one pass: names held against each object, and values that are read once
+    /// more.
     cost: u64,
 }
 
@@ -83,7 +84,11 @@ impl JsonPaths {
             root.add(number, &path.steps);
         }
         root.sort();
-        Self { paths, root, most: MOST_VALUES }
+        Self {
+            paths,
+            root,
+            most: MOST_VALUES,
+        }
     }
 
     /// The same, of which each may stand for so many values.
@@ -103,17 +108,35 @@ impl JsonPaths {
         self.paths.binary_search(path).is_ok()
     }
 
-    /// Finds the values of all paths in one pass. A document whose cost beside that pass exceeds [`GATE_PARSED_BYTES`]
-    /// counts as no JSON.
+    /// Finds the values of all paths in one pass. A document whose cost beside that pass exceeds
+    /// [`GATE_PARSED_BYTES`] counts as no JSON.
     #[must_use]
     pub fn scan(&self, document: &[u8]) -> Scan {
-        let Ok(text) = std::str::from_utf8(document) else { return Scan { found: None, cost: 0 } };
+        let Ok(text) = std::str::from_utf8(document) else {
+            return Scan {
+                found: None,
+                cost: 0,
+            };
+        };
         let found = vec![Found::default(); self.paths.len()];
-        let mut finder = Finder { start: address(text), most: self.most, found, cost: 0 };
+        let mut finder = Finder {
+            start: address(text),
+            most: self.most,
+            found,
+            cost: 0,
+        };
         let mut reader = serde_json::Deserializer::from_str(text);
-        let read = At { node: &self.root, finder: &mut finder }.deserialize(&mut reader).and_then(|()| reader.end());
+        let read = At {
+            node: &self.root,
+            finder: &mut finder,
+        }
+        .deserialize(&mut reader)
+        .and_then(|()| reader.end());
         let cost = finder.cost;
-        Scan { found: read.is_ok().then_some(finder.found), cost }
+        Scan {
+            found: read.is_ok().then_some(finder.found),
+            cost,
+        }
     }
 }
 
@@ -128,10 +151,20 @@ impl Scan {
     ///
     /// # Errors
     /// [`JsonFault`].
-    pub fn raw<'d>(&self, paths: &JsonPaths, path: &JsonPath, document: &'d [u8]) -> Result<Vec<&'d str>, JsonFault> {
+    pub fn raw<'d>(
+        &self,
+        paths: &JsonPaths,
+        path: &JsonPath,
+        document: &'d [u8],
+    ) -> Result<Vec<&'d str>, JsonFault> {
         let all = self.found.as_ref().ok_or(JsonFault::NotJson)?;
         let absent = || JsonFault::Absent(path.to_string());
-        let found = paths.paths.binary_search(path).ok().and_then(|number| all.get(number)).ok_or_else(absent)?;
+        let found = paths
+            .paths
+            .binary_search(path)
+            .ok()
+            .and_then(|number| all.get(number))
+            .ok_or_else(absent)?;
         match &found.fault {
             Some(Fault::Repeated(name)) => return Err(JsonFault::Repeated(name.clone())),
             Some(Fault::TooMany) => return Err(JsonFault::TooMany(path.to_string(), paths.most)),
@@ -140,22 +173,39 @@ impl Scan {
         }
         let text = |range: &Range<usize>| std::str::from_utf8(document.get(range.clone())?).ok();
         let values: Vec<_> = found.values.iter().filter_map(text).collect();
-        if values.is_empty() { Err(absent()) } else { Ok(values) }
+        if values.is_empty() {
+            Err(absent())
+        } else {
+            Ok(values)
+        }
     }
 
     /// The texts of the values: strings decoded, numbers and words as they stand. At least one.
     ///
     /// # Errors
     /// [`JsonFault`].
-    pub fn texts(&self, paths: &JsonPaths, path: &JsonPath, document: &[u8]) -> Result<Vec<String>, JsonFault> {
-        self.raw(paths, path, document)?.into_iter().map(|raw| path.text(raw)).collect()
+    pub fn texts(
+        &self,
+        paths: &JsonPaths,
+        path: &JsonPath,
+        document: &[u8],
+    ) -> Result<Vec<String>, JsonFault> {
+        self.raw(paths, path, document)?
+            .into_iter()
+            .map(|raw| path.text(raw))
+            .collect()
     }
 
     /// The one value's text. `null` counts as absent.
     ///
     /// # Errors
     /// [`JsonFault`], also when the path stands for several.
-    pub fn single(&self, paths: &JsonPaths, path: &JsonPath, document: &[u8]) -> Result<String, JsonFault> {
+    pub fn single(
+        &self,
+        paths: &JsonPaths,
+        path: &JsonPath,
+        document: &[u8],
+    ) -> Result<String, JsonFault> {
         path.single_of(&self.raw(paths, path, document)?)
     }
 }
@@ -172,11 +222,16 @@ impl Node {
                 Some(at) => self.keys.get_mut(at).map(|key| &mut key.node),
                 None => {
                     let hash = name_hash(name.as_bytes());
-                    self.keys.push(Key { hash, name: name.clone(), node: Self::default() });
+                    self.keys.push(Key {
+                        hash,
+                        name: name.clone(),
+                        node: Self::default(),
+                    });
                     self.keys.last_mut().map(|key| &mut key.node)
                 }
             },
-            Step::Index(wanted) => match self.indexes.iter().position(|(index, _)| index == wanted) {
+            Step::Index(wanted) => match self.indexes.iter().position(|(index, _)| index == wanted)
+            {
                 Some(at) => self.indexes.get_mut(at).map(|(_, node)| node),
                 None => {
                     self.indexes.push((*wanted, Self::default()));
@@ -192,8 +247,16 @@ impl Node {
 
     fn sort(&mut self) {
         self.keys.sort_by_key(|key| key.hash);
-        let lists = self.indexes.iter_mut().map(|(_, node)| node).chain(self.every.as_deref_mut());
-        self.keys.iter_mut().map(|key| &mut key.node).chain(lists).for_each(Self::sort);
+        let lists = self
+            .indexes
+            .iter_mut()
+            .map(|(_, node)| node)
+            .chain(self.every.as_deref_mut());
+        self.keys
+            .iter_mut()
+            .map(|key| &mut key.node)
+            .chain(lists)
+            .for_each(Self::sort);
     }
 
     fn is_leaf(&self) -> bool {
@@ -202,18 +265,28 @@ impl Node {
 
     /// The paths through members of an object here.
     fn of_keys(&self) -> impl Iterator<Item = usize> {
-        self.keys.iter().flat_map(|key| key.node.all.iter().copied())
+        self.keys
+            .iter()
+            .flat_map(|key| key.node.all.iter().copied())
     }
 
     /// The paths through items of a list here.
     fn of_items(&self) -> impl Iterator<Item = usize> {
-        let nodes = self.indexes.iter().map(|(_, node)| node).chain(self.every.as_deref());
+        let nodes = self
+            .indexes
+            .iter()
+            .map(|(_, node)| node)
+            .chain(self.every.as_deref());
         nodes.flat_map(|node| node.all.iter().copied())
     }
 
     /// The nodes for the item at this position.
     fn for_item(&self, position: usize) -> impl Iterator<Item = &Self> {
-        let indexed = self.indexes.iter().filter(move |(index, _)| *index == position).map(|(_, node)| node);
+        let indexed = self
+            .indexes
+            .iter()
+            .filter(move |(index, _)| *index == position)
+            .map(|(_, node)| node);
         indexed.chain(self.every.as_deref())
     }
 }
@@ -236,12 +309,18 @@ impl Finder {
     /// Counts work beside the pass.
     fn spend<E: serde::de::Error>(&mut self, bytes: usize) -> Result<(), E> {
         self.cost = self.cost.saturating_add(bytes as u64);
-        if self.cost > GATE_PARSED_BYTES { Err(E::custom("the document costs too much")) } else { Ok(()) }
+        if self.cost > GATE_PARSED_BYTES {
+            Err(E::custom("the document costs too much"))
+        } else {
+            Ok(())
+        }
     }
 
     fn keep(&mut self, number: usize, value: &RawValue) {
         let (start, most) = (address(value.get()) - self.start, self.most);
-        let Some(found) = self.found.get_mut(number) else { return };
+        let Some(found) = self.found.get_mut(number) else {
+            return;
+        };
         if found.values.len() >= most {
             found.fault.get_or_insert(Fault::TooMany);
         } else {
@@ -259,7 +338,11 @@ impl Finder {
 
     /// Returns `true` if nothing below this node can change any more.
     fn is_settled(&self, node: &Node) -> bool {
-        node.all.iter().all(|number| self.found.get(*number).is_some_and(|found| found.fault.is_some()))
+        node.all.iter().all(|number| {
+            self.found
+                .get(*number)
+                .is_some_and(|found| found.fault.is_some())
+        })
     }
 }
 
@@ -276,7 +359,9 @@ impl<'d> DeserializeSeed<'d> for At<'_, '_> {
         if self.finder.is_settled(self.node) {
             return IgnoredAny::deserialize(deserializer).map(drop);
         }
-        let Some(end) = self.node.end else { return deserializer.deserialize_any(self) };
+        let Some(end) = self.node.end else {
+            return deserializer.deserialize_any(self);
+        };
         let value = <&RawValue>::deserialize(deserializer)?;
         self.finder.keep(end, value);
         if self.node.is_leaf() {
@@ -284,7 +369,9 @@ impl<'d> DeserializeSeed<'d> for At<'_, '_> {
         }
         // One path ends where another goes on: the value is read once more.
         self.finder.spend(value.get().len())?;
-        serde_json::Deserializer::from_str(value.get()).deserialize_any(self).map_err(serde::de::Error::custom)
+        serde_json::Deserializer::from_str(value.get())
+            .deserialize_any(self)
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -296,8 +383,12 @@ fn read_for_all<'n, E: serde::de::Error>(
 ) -> Result<(), E> {
     for node in nodes {
         finder.spend(value.get().len())?;
-        let at = At { node, finder: &mut *finder };
-        at.deserialize(&mut serde_json::Deserializer::from_str(value.get())).map_err(E::custom)?;
+        let at = At {
+            node,
+            finder: &mut *finder,
+        };
+        at.deserialize(&mut serde_json::Deserializer::from_str(value.get()))
+            .map_err(E::custom)?;
     }
     Ok(())
 }
@@ -345,7 +436,12 @@ impl<'d> Visitor<'d> for At<'_, '_> {
     fn visit_map<A: MapAccess<'d>>(self, mut map: A) -> Result<(), A::Error> {
         let Self { node, finder } = self;
         finder.fail(node.of_items(), &Fault::Absent);
-        finder.spend(node.keys.len().saturating_sub(FREE_NAMES).saturating_mul(NAME_COST))?;
+        finder.spend(
+            node.keys
+                .len()
+                .saturating_sub(FREE_NAMES)
+                .saturating_mul(NAME_COST),
+        )?;
         // For each wanted name: it was there; another spelling of it was there, too.
         let mut seen: Vec<(bool, Option<String>)> = vec![(false, None); node.keys.len()];
         while let Some(named) = map.next_key_seed(Name(&node.keys))? {
@@ -354,11 +450,16 @@ impl<'d> Visitor<'d> for At<'_, '_> {
                     spelled.get_or_insert_with(|| named.text.clone());
                 }
             }
-            let wanted = named.exact.and_then(|number| Some((node.keys.get(number)?, seen.get_mut(number)?)));
+            let wanted = named
+                .exact
+                .and_then(|number| Some((node.keys.get(number)?, seen.get_mut(number)?)));
             match wanted {
                 Some((key, (seen @ false, _))) => {
                     *seen = true;
-                    map.next_value_seed(At { node: &key.node, finder: &mut *finder })?;
+                    map.next_value_seed(At {
+                        node: &key.node,
+                        finder: &mut *finder,
+                    })?;
                 }
                 Some((key, (true, spelled))) => {
                     spelled.get_or_insert_with(|| key.name.clone());
@@ -383,7 +484,10 @@ impl<'d> Visitor<'d> for At<'_, '_> {
             let mut nodes = node.for_item(position);
             let next = match (nodes.next(), nodes.next()) {
                 (None, _) => items.next_element::<IgnoredAny>()?.map(drop),
-                (Some(node), None) => items.next_element_seed(At { node, finder: &mut *finder })?,
+                (Some(node), None) => items.next_element_seed(At {
+                    node,
+                    finder: &mut *finder,
+                })?,
                 (Some(_), Some(_)) => match items.next_element::<&RawValue>()? {
                     Some(value) => Some(read_for_all(value, node.for_item(position), finder)?),
                     None => None,
@@ -433,7 +537,12 @@ impl Visitor<'_> for Name<'_> {
     fn visit_str<E>(self, text: &str) -> Result<Named, E> {
         let hash = name_hash(text.as_bytes());
         let first = self.0.partition_point(|key| key.hash < hash);
-        let alike = self.0.iter().enumerate().skip(first).take_while(|(_, key)| key.hash == hash);
+        let alike = self
+            .0
+            .iter()
+            .enumerate()
+            .skip(first)
+            .take_while(|(_, key)| key.hash == hash);
         let mut named = Named::default();
         for (number, key) in alike {
             if key.name == text {
@@ -455,14 +564,21 @@ mod tests {
         JsonPaths::new(texts.iter().map(|text| JsonPath::parse(text).unwrap()))
     }
 
-    fn texts(paths: &JsonPaths, scan: &Scan, path: &str, document: &str) -> Result<Vec<String>, JsonFault> {
+    fn texts(
+        paths: &JsonPaths,
+        scan: &Scan,
+        path: &str,
+        document: &str,
+    ) -> Result<Vec<String>, JsonFault> {
         scan.texts(paths, &JsonPath::parse(path).unwrap(), document.as_bytes())
     }
 
     #[test]
     fn many_paths_in_one_pass() {
         let document = r#"{"a":{"b":"x","c":[{"d":1},{"d":2}]},"l":[[7,8],"s"],"e":"y"}"#;
-        let wanted = ["a.b", "a", "a.c[*].d", "a.c[1].d", "a.c[1]", "l[0][1]", "l[1]", "e", "none"];
+        let wanted = [
+            "a.b", "a", "a.c[*].d", "a.c[1].d", "a.c[1]", "l[0][1]", "l[1]", "e", "none",
+        ];
         let paths = paths(&wanted);
         let scan = paths.scan(document.as_bytes());
         for (path, expected) in [
@@ -473,13 +589,21 @@ mod tests {
             ("l[1]", vec!["s"]),
             ("e", vec!["y"]),
         ] {
-            assert_eq!(texts(&paths, &scan, path, document).unwrap(), expected, "{path}");
+            assert_eq!(
+                texts(&paths, &scan, path, document).unwrap(),
+                expected,
+                "{path}"
+            );
         }
-        let raw = |path: &str| scan.raw(&paths, &JsonPath::parse(path).unwrap(), document.as_bytes());
+        let raw =
+            |path: &str| scan.raw(&paths, &JsonPath::parse(path).unwrap(), document.as_bytes());
         assert_eq!(raw("a").unwrap(), [r#"{"b":"x","c":[{"d":1},{"d":2}]}"#]);
         assert_eq!(raw("a.c[1]").unwrap(), [r#"{"d":2}"#]);
         assert!(matches!(raw("none"), Err(JsonFault::Absent(_))));
-        assert!(matches!(raw("unasked"), Err(JsonFault::Absent(_))), "fails closed");
+        assert!(
+            matches!(raw("unasked"), Err(JsonFault::Absent(_))),
+            "fails closed"
+        );
     }
 
     #[test]
@@ -492,7 +616,10 @@ mod tests {
         assert_eq!(of("a.y").unwrap(), ["3"]);
         assert!(matches!(of("b.c"), Err(JsonFault::Absent(_))));
         assert_eq!(of("b").unwrap(), ["5"]);
-        assert!(matches!(of("l[*].k"), Err(JsonFault::Absent(_))), "an item without it is no item of the batch");
+        assert!(
+            matches!(of("l[*].k"), Err(JsonFault::Absent(_))),
+            "an item without it is no item of the batch"
+        );
     }
 
     #[test]
@@ -504,12 +631,17 @@ mod tests {
             let scan = paths.scan(document.as_bytes());
             let below = texts(&paths, &scan, "[*].a", &document).unwrap_err();
             assert_eq!(matches!(below, JsonFault::Absent(_)), fits, "{count}");
-            let raw = scan.raw(&paths, &JsonPath::parse("[*]").unwrap(), document.as_bytes());
+            let raw = scan.raw(
+                &paths,
+                &JsonPath::parse("[*]").unwrap(),
+                document.as_bytes(),
+            );
             assert_eq!(raw.is_ok(), fits, "{count}");
         }
     }
 
-    /// Names that are wanted cost for each object, and values that are read once more cost their length.
+    /// Names that are wanted cost for each object, and values that are read once more cost their
+    /// length.
     #[test]
     fn a_document_has_a_cost_beside_its_pass() {
         let objects = format!("[{}]", vec!["{}"; 1000].join(","));
@@ -528,7 +660,10 @@ mod tests {
         let list = |items: &str, count: usize| format!("[{}]", vec![items; count].join(","));
         let hostile = list(&list(&list("{}", 30), 30), 30);
         let scan = many.scan(hostile.as_bytes());
-        assert_eq!(texts(&many, &scan, "[*][*][*].k0", &hostile), Err(JsonFault::NotJson));
+        assert_eq!(
+            texts(&many, &scan, "[*][*][*].k0", &hostile),
+            Err(JsonFault::NotJson)
+        );
     }
 
     #[test]
@@ -536,10 +671,17 @@ mod tests {
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));
         let paths = paths(&["b", "a.x"]);
         let scan = paths.scan(deep.as_bytes());
-        assert!(matches!(texts(&paths, &scan, "b", &deep), Err(JsonFault::Absent(_))));
+        assert!(matches!(
+            texts(&paths, &scan, "b", &deep),
+            Err(JsonFault::Absent(_))
+        ));
         for broken in ["", "{", "{\"b\":1}x", "{\"b\":1,}", "{b:1}", "{\"b\":01}"] {
             let scan = paths.scan(broken.as_bytes());
-            assert_eq!(texts(&paths, &scan, "b", broken), Err(JsonFault::NotJson), "{broken}");
+            assert_eq!(
+                texts(&paths, &scan, "b", broken),
+                Err(JsonFault::NotJson),
+                "{broken}"
+            );
         }
     }
 }

@@ -30,9 +30,9 @@
 //!   body = { ref = "refs/heads/main" }        # values of a JSON body
 //! ```
 //!
-//! A scheme of one's own stands in place of the provider: `verify = { scheme = { alg = "hmac-sha256", sig =
-//! { at = "header:X-Signature", enc = "hex" } }, secret = "env:S" }`, with the fields of
-//! [`crate::providers::scheme`].
+//! A scheme of one's own stands in place of the provider:
+//! `verify = { scheme = { alg = "hmac-sha256", sig = { at = "header:X-Signature", enc = "hex" } }, secret = "env:S" }`,
+//! with the fields of [`crate::providers::scheme`].
 
 use http::HeaderName;
 use time::OffsetDateTime;
@@ -43,15 +43,15 @@ use crate::gate::address::parse_network;
 use crate::gate::rate::Rate;
 use crate::json::JsonPath;
 use crate::policy::{
-    Accept, Addresses, BodyRule, HeaderRule, LiveSecret, LiveToken, Lockout, Mode, OnDuplicate, Policy, Replay, Route,
-    SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace,
+    Accept, Addresses, BodyRule, HeaderRule, LiveSecret, LiveToken, Lockout, Mode, OnDuplicate,
+    Policy, Replay, Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace,
 };
 use crate::providers::scheme::{Algorithm, Encoding, JwtRules, KeyForm, KeySource, SignatureField};
 use crate::providers::{Place, Scheme};
 use crate::secret::SecretReader;
 
-/// For how long deliveries are remembered when nobody says otherwise: providers retry for up to a day or
-/// three, in milliseconds.
+/// For how long deliveries are remembered when nobody says otherwise: providers retry for up to a
+/// day or three, in milliseconds.
 pub const REPLAY_WINDOW_MS: u64 = 3 * 86_400_000;
 
 /// A policy as it was read, with what the user should be told.
@@ -66,15 +66,26 @@ pub struct LoadedPolicy {
 ///
 /// # Errors
 /// All mistakes of the file in one run.
-pub fn read(name: &str, text: &str, secrets: &dyn SecretReader, now: UnixMillis) -> Result<LoadedPolicy, Problems> {
+pub fn read(
+    name: &str,
+    text: &str,
+    secrets: &dyn SecretReader,
+    now: UnixMillis,
+) -> Result<LoadedPolicy, Problems> {
     let document = Document::new(name, text);
-    let mut loader = Loader { secrets, notes: Vec::new() };
+    let mut loader = Loader {
+        secrets,
+        notes: Vec::new(),
+    };
     let mut policy = Policy::default();
     {
         let table = document.parse();
         let mut top = Reader::new(&document, &table);
         if top.has("tunnel") {
-            top.problem_with("tunnel", "this is a file for `hookward start`; a policy has tables [[route]]");
+            top.problem_with(
+                "tunnel",
+                "this is a file for `hookward start`; a policy has tables [[route]]",
+            );
         }
         policy.client_rate = rate(&mut top, "client_rate");
         policy.rate = rate(&mut top, "rate");
@@ -83,13 +94,24 @@ pub fn read(name: &str, text: &str, secrets: &dyn SecretReader, now: UnixMillis)
             let place = route.offset();
             let (route, accepts) = loader.route(route);
             // Each mistake gets the line of what it is about.
-            for mistake in route.own_mistakes(now).into_iter().chain(route.excessive_work()) {
+            for mistake in route
+                .own_mistakes(now)
+                .into_iter()
+                .chain(route.excessive_work())
+            {
                 document.problem_at(place, format!("route {:?}: {mistake}", route.name));
             }
             for (accept, (place, could_be_read)) in route.accept.iter().zip(accepts) {
                 // What could not be read is told already, and lacks nothing.
-                let lacks = if could_be_read { accept.lacks() } else { Vec::new() };
-                for mistake in lacks.into_iter().chain(accept.mistakes(&route.deny_ips.set())) {
+                let lacks = if could_be_read {
+                    accept.lacks()
+                } else {
+                    Vec::new()
+                };
+                for mistake in lacks
+                    .into_iter()
+                    .chain(accept.mistakes(&route.deny_ips.set()))
+                {
                     document.problem_at(place, format!("route {:?}: {mistake}", route.name));
                 }
             }
@@ -99,10 +121,20 @@ pub fn read(name: &str, text: &str, secrets: &dyn SecretReader, now: UnixMillis)
     }
     let mut problems = document.into_problems();
     if problems.is_empty() {
-        let whole = policy.mistakes(now).into_iter().map(|what| crate::config::Problem::new(name, what));
+        let whole = policy
+            .mistakes(now)
+            .into_iter()
+            .map(|what| crate::config::Problem::new(name, what));
         problems.extend(whole);
     }
-    if problems.is_empty() { Ok(LoadedPolicy { policy, notes: loader.notes }) } else { Err(Problems(problems)) }
+    if problems.is_empty() {
+        Ok(LoadedPolicy {
+            policy,
+            notes: loader.notes,
+        })
+    } else {
+        Err(Problems(problems))
+    }
 }
 
 struct Loader<'s> {
@@ -114,13 +146,22 @@ impl Loader<'_> {
     /// A route, and where its alternatives stand and whether they could be read.
     fn route(&mut self, mut reader: Reader<'_>) -> (Route, Vec<(usize, bool)>) {
         let paths = reader.strings("path").unwrap_or_default();
-        let name = reader.string("name").or_else(|| paths.first().cloned()).unwrap_or_default();
+        let name = reader
+            .string("name")
+            .or_else(|| paths.first().cloned())
+            .unwrap_or_default();
         let mut route = Route::new(name, paths);
         if let Some(methods) = reader.strings("methods") {
             if methods.is_empty() {
-                reader.problem_with("methods", "the list is empty; leave the key out to admit all");
+                reader.problem_with(
+                    "methods",
+                    "the list is empty; leave the key out to admit all",
+                );
             }
-            route.methods = methods.iter().map(|method| method.to_ascii_uppercase()).collect();
+            route.methods = methods
+                .iter()
+                .map(|method| method.to_ascii_uppercase())
+                .collect();
         }
         if let Some(ips) = reader.strings("deny_ips") {
             route.deny_ips = addresses(&reader, "deny_ips", &ips);
@@ -133,14 +174,22 @@ impl Loader<'_> {
         }
         route.websocket = reader.boolean("websocket").unwrap_or(route.websocket);
         route.keep_token = reader.boolean("keep_token").unwrap_or(route.keep_token);
-        route.encoded_slashes = reader.boolean("encoded_slashes").unwrap_or(route.encoded_slashes);
+        route.encoded_slashes = reader
+            .boolean("encoded_slashes")
+            .unwrap_or(route.encoded_slashes);
         route.rate = rate(&mut reader, "rate");
-        if let Some(table) = reader.has("replay").then(|| reader.table("replay")).flatten() {
+        if let Some(table) = reader
+            .has("replay")
+            .then(|| reader.table("replay"))
+            .flatten()
+        {
             route.replay = replay(table);
         }
         if let Some(day) = reader.day("observe_until") {
             let at = OffsetDateTime::new_utc(day, time::Time::MIDNIGHT).unix_timestamp();
-            route.mode = Mode::Observe { until: u64::try_from(at).unwrap_or_default() };
+            route.mode = Mode::Observe {
+                until: u64::try_from(at).unwrap_or_default(),
+            };
         }
         let mut places = Vec::new();
         for accept in reader.tables("accept") {
@@ -153,7 +202,10 @@ impl Loader<'_> {
     }
 
     fn accept(&mut self, mut reader: Reader<'_>) -> Accept {
-        let mut accept = Accept { open: reader.boolean("open").unwrap_or(false), ..Accept::default() };
+        let mut accept = Accept {
+            open: reader.boolean("open").unwrap_or(false),
+            ..Accept::default()
+        };
         if let Some(ips) = reader.strings("allow_ips") {
             accept.allow_ips = Some(addresses(&reader, "allow_ips", &ips));
         }
@@ -190,14 +242,22 @@ impl Loader<'_> {
         if reader.is_table("token") {
             let mut table = reader.table("token")?;
             let at = table.string("at").unwrap_or_else(|| TOKEN_NAME.to_owned());
-            let place = TokenPlace::parse(&at).map_err(|what| table.problem_with("at", what)).ok();
+            let place = TokenPlace::parse(&at)
+                .map_err(|what| table.problem_with("at", what))
+                .ok();
             let secrets = self.secrets_of(&mut table, true);
             table.finish();
-            return Some(TokenCheck { place: place?, live: tokens(secrets) });
+            return Some(TokenCheck {
+                place: place?,
+                live: tokens(secrets),
+            });
         }
         let source = reader.string("token")?;
         let secret = self.load(reader, "token", &source)?;
-        Some(TokenCheck { place: TokenPlace::Query(TOKEN_NAME.to_owned()), live: tokens(vec![secret]) })
+        Some(TokenCheck {
+            place: TokenPlace::Query(TOKEN_NAME.to_owned()),
+            live: tokens(vec![secret]),
+        })
     }
 
     /// `basic = "env:NAME"`, or a list of such.
@@ -205,19 +265,28 @@ impl Loader<'_> {
         let sources = reader.strings("basic")?;
         let mut live = Vec::new();
         for source in &sources {
-            let Some(secret) = self.load(reader, "basic", source) else { continue };
+            let Some(secret) = self.load(reader, "basic", source) else {
+                continue;
+            };
             if secret.secret.expose().contains(&b':') {
                 live.extend(tokens(vec![secret]));
             } else {
                 reader.problem_with("basic", format!("{source} holds no user:password"));
             }
         }
-        Some(TokenCheck { place: TokenPlace::Basic, live })
+        Some(TokenCheck {
+            place: TokenPlace::Basic,
+            live,
+        })
     }
 
     fn verify(&mut self, mut reader: Reader<'_>) -> Option<SignatureCheck> {
         let provider = reader.string("provider");
-        let scheme = if reader.has("scheme") { reader.table("scheme").and_then(scheme).map(Box::new) } else { None };
+        let scheme = if reader.has("scheme") {
+            reader.table("scheme").and_then(scheme).map(Box::new)
+        } else {
+            None
+        };
         if provider.is_none() && !reader.has("scheme") {
             reader.problem("provider is missing; write for example provider = \"github\"");
         }
@@ -239,7 +308,9 @@ impl Loader<'_> {
             ..SignatureCheck::default()
         };
         // Where the key is fetched, none need be given.
-        let fetched = check.schemes().is_ok_and(|schemes| schemes.iter().any(|scheme| scheme.fetch.is_some()));
+        let fetched = check
+            .schemes()
+            .is_ok_and(|schemes| schemes.iter().any(|scheme| scheme.fetch.is_some()));
         check.secrets = self.secrets_of(&mut reader, !fetched);
         reader.finish();
         (check.provider.is_some() || check.scheme.is_some()).then_some(check)
@@ -247,10 +318,17 @@ impl Loader<'_> {
 
     /// A JSON Web Token that anybody issues: a scheme of one's own, in short.
     fn jwt(&mut self, mut reader: Reader<'_>) -> Option<SignatureCheck> {
-        let at = reader.typed("at").or_else(|| Place::parse("header:Authorization").ok());
+        let at = reader
+            .typed("at")
+            .or_else(|| Place::parse("header:Authorization").ok());
         let bearer = !reader.has("at");
-        let prefix =
-            reader.string("prefix").unwrap_or_else(|| if bearer { "Bearer ".to_owned() } else { String::new() });
+        let prefix = reader.string("prefix").unwrap_or_else(|| {
+            if bearer {
+                "Bearer ".to_owned()
+            } else {
+                String::new()
+            }
+        });
         let algs = reader.typed("algs");
         if algs.is_none() && !reader.has("algs") {
             reader.problem("algs is missing; write for example algs = [\"RS256\"]");
@@ -267,13 +345,29 @@ impl Loader<'_> {
             unless_empty: None,
         };
         let url = reader.string("jwks");
-        let key = reader.typed("key").unwrap_or(if url.is_some() { KeyForm::Jwks } else { KeyForm::Utf8 });
-        let fetch =
-            url.map(|url| KeySource { url: Some(url), from: None, hosts: Vec::new(), path: String::new(), pick: None });
+        let key = reader.typed("key").unwrap_or(if url.is_some() {
+            KeyForm::Jwks
+        } else {
+            KeyForm::Utf8
+        });
+        let fetch = url.map(|url| KeySource {
+            url: Some(url),
+            from: None,
+            hosts: Vec::new(),
+            path: String::new(),
+            pick: None,
+        });
         let secrets = self.secrets_of(&mut reader, fetch.is_none());
         reader.finish();
-        let sig =
-            SignatureField { at: at?, enc: Encoding::Text, prefix, split: None, kv: None, pick: None, repeats: false };
+        let sig = SignatureField {
+            at: at?,
+            enc: Encoding::Text,
+            prefix,
+            split: None,
+            kv: None,
+            pick: None,
+            repeats: false,
+        };
         let scheme = Scheme {
             alg: Algorithm::Jwt,
             key,
@@ -288,25 +382,42 @@ impl Loader<'_> {
             json_body: false,
             fetch,
         };
-        Some(SignatureCheck { scheme: Some(Box::new(scheme)), secrets, ..SignatureCheck::default() })
+        Some(SignatureCheck {
+            scheme: Some(Box::new(scheme)),
+            secrets,
+            ..SignatureCheck::default()
+        })
     }
 
-    /// `secret = "…"` or `secrets = ["…", "…"]`; one of them must be there, where they are `needed`.
+    /// `secret = "…"` or `secrets = ["…", "…"]`; one of them must be there, where they are
+    /// `needed`.
     fn secrets_of(&mut self, reader: &mut Reader<'_>, needed: bool) -> Vec<LiveSecret> {
         let mut sources: Vec<(&str, String)> = Vec::new();
         sources.extend(reader.string("secret").map(|source| ("secret", source)));
-        sources.extend(reader.strings("secrets").unwrap_or_default().into_iter().map(|source| ("secrets", source)));
+        sources.extend(
+            reader
+                .strings("secrets")
+                .unwrap_or_default()
+                .into_iter()
+                .map(|source| ("secrets", source)),
+        );
         if sources.is_empty() && needed {
             reader.problem("no secret is given; write for example secret = \"env:NAME\"");
         }
-        sources.iter().filter_map(|(key, source)| self.load(reader, key, source)).collect()
+        sources
+            .iter()
+            .filter_map(|(key, source)| self.load(reader, key, source))
+            .collect()
     }
 
     fn load(&mut self, reader: &Reader<'_>, key: &str, source: &str) -> Option<LiveSecret> {
         match self.secrets.load(source) {
             Ok(loaded) => {
                 self.notes.extend(loaded.notes);
-                Some(LiveSecret { name: source.to_owned(), secret: loaded.secret })
+                Some(LiveSecret {
+                    name: source.to_owned(),
+                    secret: loaded.secret,
+                })
             }
             Err(error) => {
                 reader.problem_with(key, error);
@@ -318,14 +429,22 @@ impl Loader<'_> {
 
 /// Tokens of which only the digests are kept.
 fn tokens(secrets: Vec<LiveSecret>) -> Vec<LiveToken> {
-    secrets.into_iter().map(|live| LiveToken { digest: live.secret.digest(), name: live.name }).collect()
+    secrets
+        .into_iter()
+        .map(|live| LiveToken {
+            digest: live.secret.digest(),
+            name: live.name,
+        })
+        .collect()
 }
 
 /// A scheme of the user's own. Each field's mistake gets its own place.
 fn scheme(mut reader: Reader<'_>) -> Option<Scheme> {
     for needed in ["alg", "sig"] {
         if !reader.has(needed) {
-            reader.problem(format!("{needed} is missing; the fields of a scheme stand in the README"));
+            reader.problem(format!(
+                "{needed} is missing; the fields of a scheme stand in the README"
+            ));
         }
     }
     let (alg, sig) = (reader.typed("alg"), reader.typed("sig"));
@@ -356,7 +475,9 @@ fn scheme(mut reader: Reader<'_>) -> Option<Scheme> {
 
 fn rate(reader: &mut Reader<'_>, key: &'static str) -> Option<Rate> {
     let text = reader.string(key)?;
-    Rate::parse(&text).map_err(|what| reader.problem_with(key, what)).ok()
+    Rate::parse(&text)
+        .map_err(|what| reader.problem_with(key, what))
+        .ok()
 }
 
 fn replay(mut reader: Reader<'_>) -> Option<Replay> {
@@ -365,14 +486,21 @@ fn replay(mut reader: Reader<'_>) -> Option<Replay> {
         Some("acknowledge") => Some(OnDuplicate::Acknowledge),
         Some("forward") => Some(OnDuplicate::Forward),
         _ => {
-            reader.problem_with("on_duplicate", "expected \"refuse\", \"acknowledge\" or \"forward\"");
+            reader.problem_with(
+                "on_duplicate",
+                "expected \"refuse\", \"acknowledge\" or \"forward\"",
+            );
             None
         }
     };
-    let window =
-        reader.duration("window").map_or(REPLAY_WINDOW_MS, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let window = reader.duration("window").map_or(REPLAY_WINDOW_MS, |time| {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    });
     reader.finish();
-    Some(Replay { on_duplicate: on_duplicate?, window_ms: window })
+    Some(Replay {
+        on_duplicate: on_duplicate?,
+        window_ms: window,
+    })
 }
 
 fn lockout(top: &mut Reader<'_>) -> Option<Lockout> {
@@ -407,7 +535,9 @@ fn addresses(reader: &Reader<'_>, key: &str, texts: &[String]) -> Addresses {
 pub fn read_addresses(texts: &[String], mut wrong: impl FnMut(String)) -> Addresses {
     let name = |text: &str| {
         text.starts_with(|c: char| c.is_ascii_alphabetic())
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
     };
     let mut addresses = Addresses::default();
     for text in texts {
@@ -434,11 +564,17 @@ mod tests {
     impl SecretReader for Fake {
         fn read(&self, source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, SecretError> {
             match source {
-                SecretSource::Env(name) if name == "SET" => Ok(Zeroizing::new(b"s3cret\n".to_vec())),
-                SecretSource::Env(name) if name == "USER" => Ok(Zeroizing::new(b"user:pass".to_vec())),
+                SecretSource::Env(name) if name == "SET" => {
+                    Ok(Zeroizing::new(b"s3cret\n".to_vec()))
+                }
+                SecretSource::Env(name) if name == "USER" => {
+                    Ok(Zeroizing::new(b"user:pass".to_vec()))
+                }
                 SecretSource::Env(name) if name == "NEWLINE" => Ok(Zeroizing::new(b"\n".to_vec())),
                 SecretSource::Env(name) => Err(SecretError::Unset(name.clone())),
-                SecretSource::File(path) => Err(SecretError::Unreadable(path.clone(), "gone".into())),
+                SecretSource::File(path) => {
+                    Err(SecretError::Unreadable(path.clone(), "gone".into()))
+                }
             }
         }
     }
@@ -465,20 +601,37 @@ mod tests {
             [[route.accept]]
             verify = { provider = "bitbucket-server", secret = "env:SET", secret_at = "agent" }
         "#;
-        let Ok(loaded) = read("p.toml", text, &Fake, NOW) else { panic!("{:?}", problems(text)) };
+        let Ok(loaded) = read("p.toml", text, &Fake, NOW) else {
+            panic!("{:?}", problems(text))
+        };
         assert_eq!(loaded.notes.len(), 2);
         let route = &loaded.policy.routes[0];
         assert_eq!(route.accept.len(), 2);
-        assert!(matches!(route.mode, Mode::Observe { until: 1_796_083_200 }));
-        assert!(loaded.policy.for_relay().routes[0].accept[1].verify[0].secrets.is_empty());
+        assert!(matches!(
+            route.mode,
+            Mode::Observe {
+                until: 1_796_083_200
+            }
+        ));
+        assert!(
+            loaded.policy.for_relay().routes[0].accept[1].verify[0]
+                .secrets
+                .is_empty()
+        );
     }
 
     #[test]
     fn a_trial_that_is_over_enforces_and_says_so() {
         let text = "[[route]]\npath='/a'\nobserve_until=2026-11-01\naccept.token='env:SET'";
-        let Ok(loaded) = read("p.toml", text, &Fake, NOW) else { panic!("{:?}", problems(text)) };
+        let Ok(loaded) = read("p.toml", text, &Fake, NOW) else {
+            panic!("{:?}", problems(text))
+        };
         let said = loaded.policy.warnings(NOW);
-        assert!(said.iter().any(|warning| warning.contains("observe_until is over")), "{said:?}");
+        assert!(
+            said.iter()
+                .any(|warning| warning.contains("observe_until is over")),
+            "{said:?}"
+        );
     }
 
     #[test]
@@ -511,11 +664,23 @@ max_body = "lots"
             "must begin with a slash",
             "max_body: expected a size",
         ] {
-            assert!(found.iter().any(|line| line.contains(expected)), "{expected} in {found:#?}");
+            assert!(
+                found.iter().any(|line| line.contains(expected)),
+                "{expected} in {found:#?}"
+            );
         }
-        assert!(!found.iter().any(|line| line.contains("hunter2")), "a literal secret is not repeated");
-        let lacks = found.iter().filter(|line| line.contains("open = true")).count();
-        assert_eq!(lacks, 1, "only the last one lacks something; the others' secrets can't be read: {found:#?}");
+        assert!(
+            !found.iter().any(|line| line.contains("hunter2")),
+            "a literal secret is not repeated"
+        );
+        let lacks = found
+            .iter()
+            .filter(|line| line.contains("open = true"))
+            .count();
+        assert_eq!(
+            lacks, 1,
+            "only the last one lacks something; the others' secrets can't be read: {found:#?}"
+        );
     }
 
     #[test]
@@ -527,16 +692,34 @@ max_body = "lots"
                 "[[route]]\npath='/a/**'\naccept.token='env:SET'\n[[route]]\npath='/a/b'\naccept.token='env:SET'",
                 "can't be reached",
             ),
-            ("[[route]]\npath='/a'\ndeny_ips='10.0.0.0/8'\naccept.allow_ips='10.1.0.0/16'", "denied by deny_ips"),
+            (
+                "[[route]]\npath='/a'\ndeny_ips='10.0.0.0/8'\naccept.allow_ips='10.1.0.0/16'",
+                "denied by deny_ips",
+            ),
             ("[[route]]\npath='/a'\naccept.allow_ips=[]", "empty list"),
-            ("[[route]]\npath='/a'\naccept.allow_ips='0.0.0.0/0'", "open = true"),
-            ("[[route]]\npath='/a'\nmethods=['TRACE']\naccept.token='env:SET'", "can't pass"),
-            ("[[route]]\npath='/a'\nobserve_until=2027-11-01\naccept.token='env:SET'", "30 days"),
-            ("[[route]]\npath='/a'\naccept.open=true\naccept.token='env:SET'", "beside a check"),
+            (
+                "[[route]]\npath='/a'\naccept.allow_ips='0.0.0.0/0'",
+                "open = true",
+            ),
+            (
+                "[[route]]\npath='/a'\nmethods=['TRACE']\naccept.token='env:SET'",
+                "can't pass",
+            ),
+            (
+                "[[route]]\npath='/a'\nobserve_until=2027-11-01\naccept.token='env:SET'",
+                "30 days",
+            ),
+            (
+                "[[route]]\npath='/a'\naccept.open=true\naccept.token='env:SET'",
+                "beside a check",
+            ),
         ];
         for (text, expected) in cases {
             let found = problems(text);
-            assert!(found.iter().any(|line| line.contains(expected)), "{text}: {found:?}");
+            assert!(
+                found.iter().any(|line| line.contains(expected)),
+                "{text}: {found:?}"
+            );
         }
     }
 
@@ -565,18 +748,42 @@ max_body = "lots"
             [[route.accept]]
             verify = { provider = "aws-sns" }
         "#;
-        let Ok(loaded) = read("p.toml", text, &Fake, NOW) else { panic!("{:#?}", problems(text)) };
+        let Ok(loaded) = read("p.toml", text, &Fake, NOW) else {
+            panic!("{:#?}", problems(text))
+        };
         let route = &loaded.policy.routes[0];
-        assert_eq!(route.replay, Some(Replay { on_duplicate: OnDuplicate::Acknowledge, window_ms: 86_400_000 }));
+        assert_eq!(
+            route.replay,
+            Some(Replay {
+                on_duplicate: OnDuplicate::Acknowledge,
+                window_ms: 86_400_000
+            })
+        );
         let accept = &route.accept[0];
         assert_eq!(accept.allow_ips.as_ref().unwrap().named, ["github"]);
-        assert_eq!((accept.headers.len(), accept.verify.len(), accept.body.len()), (2, 2, 3));
+        assert_eq!(
+            (accept.headers.len(), accept.verify.len(), accept.body.len()),
+            (2, 2, 3)
+        );
         assert!(accept.body.iter().any(|rule| rule.allowed == ["1", "2"]));
         assert_eq!(accept.verify[0].secrets[0].name, "env:SET");
-        assert!(route.accept[1].verify[0].scheme.as_ref().unwrap().jwt.as_ref().unwrap().expires);
+        assert!(
+            route.accept[1].verify[0]
+                .scheme
+                .as_ref()
+                .unwrap()
+                .jwt
+                .as_ref()
+                .unwrap()
+                .expires
+        );
         let sent = serde_json::to_string(&loaded.policy).unwrap();
         let arrived: Policy = serde_json::from_str(&sent).unwrap();
-        assert_eq!(serde_json::to_string(&arrived).unwrap(), sent, "it travels as it is");
+        assert_eq!(
+            serde_json::to_string(&arrived).unwrap(),
+            sent,
+            "it travels as it is"
+        );
         assert!(crate::gate::Gate::compile(&arrived, crate::gate::Side::Relay, NOW).is_ok());
     }
 
@@ -620,7 +827,10 @@ verify = [
             "challenge has no effect",
             "origin is written https://",
         ] {
-            assert!(found.iter().any(|line| line.contains(expected)), "{expected} in {found:#?}");
+            assert!(
+                found.iter().any(|line| line.contains(expected)),
+                "{expected} in {found:#?}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A policy in plain words: what it lets in, and from whom. For `hookward check` and for the relay's log.
+//! A policy in plain words: what it lets in, and from whom. For `hookward check` and for the
+//! relay's log.
 
 use std::sync::LazyLock;
 
@@ -24,8 +25,8 @@ static PLACEHOLDER: LazyLock<Secret> = LazyLock::new(Secret::placeholder);
 /// Summary of the requests that a policy lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Tells this policy from others: the first digits of its SHA-256 without secrets and tokens, which a log must not let
-    /// guess.
+    /// Tells this policy from others: the first digits of its SHA-256 without secrets and tokens,
+    /// which a log must not let guess.
     pub digest: String,
     /// One line for each way in, and for each general rule.
     pub lines: Vec<String>,
@@ -40,7 +41,10 @@ impl Summary {
         let mut digest = HEXLOWER.encode(&Sha256::digest(json));
         digest.truncate(DIGEST_DIGITS);
         let ways = policy.routes.iter().flat_map(lines_of_route);
-        let mut lines: Vec<_> = ways.chain(general(policy)).map(|line| shortened(&line)).collect();
+        let mut lines: Vec<_> = ways
+            .chain(general(policy))
+            .map(|line| shortened(&line))
+            .collect();
         if lines.len() > LINES {
             let more = lines.len() - LINES;
             lines.truncate(LINES);
@@ -55,10 +59,19 @@ fn without_secrets(policy: &Policy) -> Policy {
     let mut policy = policy.clone();
     let nothing = SecretDigest::of(b"");
     for accept in policy.routes.iter_mut().flat_map(|route| &mut route.accept) {
-        for live in accept.token.iter_mut().chain(&mut accept.basic).flat_map(|check| &mut check.live) {
+        for live in accept
+            .token
+            .iter_mut()
+            .chain(&mut accept.basic)
+            .flat_map(|check| &mut check.live)
+        {
             live.digest = nothing.clone();
         }
-        for live in accept.verify.iter_mut().flat_map(|check| &mut check.secrets) {
+        for live in accept
+            .verify
+            .iter_mut()
+            .flat_map(|check| &mut check.secrets)
+        {
             live.secret.clone_from(&PLACEHOLDER);
         }
     }
@@ -79,13 +92,20 @@ fn lines_of_route(route: &Route) -> Vec<String> {
         what.push_str(", encoded slashes too");
     }
     if let Mode::Observe { until } = route.mode {
-        what.push_str(&format!(" (only observed until {}: failed checks do not refuse)", date(until)));
+        what.push_str(&format!(
+            " (only observed until {}: failed checks do not refuse)",
+            date(until)
+        ));
     }
     let but = match route.deny_ips.is_empty() {
         true => String::new(),
         false => format!(", but not from {}", addresses(&route.deny_ips)),
     };
-    route.accept.iter().map(|accept| format!("{what}: {}{but}", who(accept))).collect()
+    route
+        .accept
+        .iter()
+        .map(|accept| format!("{what}: {}{but}", who(accept)))
+        .collect()
 }
 
 /// Who may send by this alternative.
@@ -106,22 +126,36 @@ fn who(accept: &Accept) -> String {
             true => String::new(),
             false => format!(" ({})", list(&live)),
         };
-        conditions.push(format!("with a right signature of {}{secrets}", check.title()));
+        conditions.push(format!(
+            "with a right signature of {}{secrets}",
+            check.title()
+        ));
     }
     for rule in &accept.headers {
         conditions.push(format!("with {}: {}", rule.name, list(&rule.allowed)));
     }
     if !accept.content_types.is_empty() {
-        conditions.push(format!("with the content type {}", list(&accept.content_types)));
+        conditions.push(format!(
+            "with the content type {}",
+            list(&accept.content_types)
+        ));
     }
     for rule in &accept.body {
-        conditions.push(format!("with {} = {} in the body", rule.path, list(&rule.allowed)));
+        conditions.push(format!(
+            "with {} = {} in the body",
+            rule.path,
+            list(&rule.allowed)
+        ));
     }
     if accept.is_protected() {
         return conditions.join(", ");
     }
     let known = "anyone who knows the URL".to_owned();
-    [known].into_iter().chain(conditions).collect::<Vec<_>>().join(", ")
+    [known]
+        .into_iter()
+        .chain(conditions)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn token_condition(token: &TokenCheck) -> String {
@@ -134,12 +168,25 @@ fn token_condition(token: &TokenCheck) -> String {
 }
 
 fn names(token: &TokenCheck) -> String {
-    list(&token.live.iter().map(|live| live.name.clone()).collect::<Vec<_>>())
+    list(
+        &token
+            .live
+            .iter()
+            .map(|live| live.name.clone())
+            .collect::<Vec<_>>(),
+    )
 }
 
 fn addresses(addresses: &Addresses) -> String {
     let ranges = addresses.ranges.iter().map(ToString::to_string);
-    list(&addresses.named.iter().cloned().chain(ranges).collect::<Vec<_>>())
+    list(
+        &addresses
+            .named
+            .iter()
+            .cloned()
+            .chain(ranges)
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Rules that hold for the whole tunnel.
@@ -151,15 +198,27 @@ fn general(policy: &Policy) -> Vec<String> {
     if let Some(rate) = policy.rate {
         lines.push(format!("at most {rate} in all"));
     }
-    if let Some(Lockout { failures, within_ms, for_ms }) = policy.lockout {
+    if let Some(Lockout {
+        failures,
+        within_ms,
+        for_ms,
+    }) = policy.lockout
+    {
         let (within, lasting) = (within_ms / 1000, for_ms / 1000);
-        lines.push(format!("a client with {failures} failures within {within} s is locked out for {lasting} s"));
+        lines.push(format!(
+            "a client with {failures} failures within {within} s is locked out for {lasting} s"
+        ));
     }
     lines
 }
 
 fn list(values: &[String]) -> String {
-    let shown = values.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let shown = values
+        .iter()
+        .take(NAMED)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
     match values.len().checked_sub(NAMED).filter(|more| *more > 0) {
         Some(more) => format!("{shown} and {more} more"),
         None => shown,
@@ -171,7 +230,9 @@ fn shortened(line: &str) -> String {
 }
 
 fn date(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let time = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
     time.map_or_else(|| "ever".to_owned(), |time| time.date().to_string())
 }
 
@@ -183,11 +244,21 @@ mod tests {
     fn every_way_in_is_a_line() {
         let mut route = Route::new("r", vec!["/hooks/**".to_owned()]);
         route.methods = vec!["POST".to_owned()];
-        let token = TokenCheck::new(TokenPlace::Query("token".into()), &[("env:T", SecretDigest::of(b"t"))]);
+        let token = TokenCheck::new(
+            TokenPlace::Query("token".into()),
+            &[("env:T", SecretDigest::of(b"t"))],
+        );
         let ips = Addresses::from(vec!["192.0.2.0/24".parse().unwrap()]);
         route.accept = vec![
-            Accept { token: Some(token), allow_ips: Some(ips), ..Accept::default() },
-            Accept { open: true, ..Accept::default() },
+            Accept {
+                token: Some(token),
+                allow_ips: Some(ips),
+                ..Accept::default()
+            },
+            Accept {
+                open: true,
+                ..Accept::default()
+            },
         ];
         let policy = Policy::new(vec![route.clone()]);
         let summary = Summary::of(&policy);
@@ -199,6 +270,9 @@ mod tests {
             ]
         );
         route.websocket = true;
-        assert_ne!(Summary::of(&Policy::new(vec![route])).digest, summary.digest);
+        assert_ne!(
+            Summary::of(&Policy::new(vec![route])).digest,
+            summary.digest
+        );
     }
 }

@@ -38,17 +38,18 @@ pub enum FromAgent {
         credential: Secret,
         /// Its program's version, for the relay's log.
         version: String,
-        /// Which run of the agent's program this is: the connections of one run serve together, and the newest
-        /// run takes over.
+        /// Which run of the agent's program this is: the connections of one run serve together, and
+        /// the newest run takes over.
         instance: String,
         /// Whether it shares its tunnels with other agents that ask for it, too.
         #[serde(default)]
         pool: bool,
-        /// Which of the run's connections to this relay it is: a newer one takes the place of an older one, whose path
-        /// may be dead. Nothing: of none.
+        /// Which of the run's connections to this relay it is: a newer one takes the place of an
+        /// older one, whose path may be dead. Nothing: of none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         line: Option<u32>,
-        /// The connection of this line that was there before is lost, whatever the relay has heard of it.
+        /// The connection of this line that was there before is lost, whatever the relay has heard
+        /// of it.
         #[serde(default)]
         lost: bool,
     },
@@ -60,20 +61,21 @@ pub enum FromAgent {
         host: Option<String>,
         /// The policy, without the secrets that stay on the agent.
         policy: Policy,
-        /// Grows with every change within a run of the agent's program: the connections of a run may tell of one in
-        /// another order than it happened.
+        /// Grows with every change within a run of the agent's program: the connections of a run
+        /// may tell of one in another order than it happened.
         #[serde(default)]
         revision: u64,
     },
-    /// Whether an open tunnel's application takes no connection here: with several agents, others have its requests then.
+    /// Whether an open tunnel's application takes no connection here: with several agents, others
+    /// have its requests then.
     Application {
         /// The tunnel's public host, as the relay has named it.
         host: String,
         /// Whether it is down.
         down: bool,
     },
-    /// The agent is about to stop, or has another connection in place of this one: send nothing more over it; what it
-    /// has comes to its end.
+    /// The agent is about to stop, or has another connection in place of this one: send nothing
+    /// more over it; what it has comes to its end.
     Leave,
     /// Something from a newer version.
     #[serde(other)]
@@ -118,10 +120,12 @@ pub enum FromRelay {
     },
     /// Nothing more will be sent to an agent that said it leaves.
     Left,
-    /// The relay is about to stop: it takes no new senders, and agents back only that have lost their connection;
-    /// requests under way come to their end, and one more on each kept connection. The agent had better look for another relay.
+    /// The relay is about to stop: it takes no new senders, and agents back only that have lost
+    /// their connection; requests under way come to their end, and one more on each kept
+    /// connection. The agent had better look for another relay.
     Leaving,
-    /// A newer run of the agent's program has the tunnels, and this one gets no requests; or it has them again.
+    /// A newer run of the agent's program has the tunnels, and this one gets no requests; or it has
+    /// them again.
     Standby {
         /// Whether another one has them.
         standby: bool,
@@ -133,7 +137,8 @@ pub enum FromRelay {
         /// Why, in words.
         message: String,
     },
-    /// No. The connection ends after it, unless it is one of several tunnels whose host can't be had.
+    /// No. The connection ends after it, unless it is one of several tunnels whose host can't be
+    /// had.
     Refused {
         /// Why, as a stable code.
         reason: RefusedReason,
@@ -238,13 +243,15 @@ pub struct RefusedRequest {
     /// Whether it was let pass all the same, because the route only observes.
     #[serde(default)]
     pub observed: bool,
-    /// Whether the relay has answered it itself, and not refused it: a handshake, a delivery that came before.
+    /// Whether the relay has answered it itself, and not refused it: a handshake, a delivery that
+    /// came before.
     #[serde(default)]
     pub answered: bool,
     /// `true` if it goes on to the application, and this is only a hint about it.
     #[serde(default)]
     pub note: bool,
-    /// Milliseconds from its answer to this message: the agent shows it in its place among others, by its own clock.
+    /// Milliseconds from its answer to this message: the agent shows it in its place among others,
+    /// by its own clock.
     #[serde(default)]
     pub ago_ms: u64,
 }

@@ -39,7 +39,9 @@ pub enum FrameError {
     #[error("a frame of type {0} where it must not stand")]
     Order(u64),
     /// A head or trailers beyond the cap.
-    #[error("a head or trailers of {0} bytes, more than {HEAD_FRAME_BYTES} or {TRAILERS_FRAME_BYTES}")]
+    #[error(
+        "a head or trailers of {0} bytes, more than {HEAD_FRAME_BYTES} or {TRAILERS_FRAME_BYTES}"
+    )]
     TooLarge(u64),
 }
 
@@ -64,7 +66,12 @@ pub struct Decoder {
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self { input: Bytes::new(), partial: BytesMut::new(), current: None, stage: Stage::Start }
+        Self {
+            input: Bytes::new(),
+            partial: BytesMut::new(),
+            current: None,
+            stage: Stage::Start,
+        }
     }
 }
 
@@ -121,7 +128,9 @@ impl Decoder {
 
     /// Reads type and length and holds them against order and caps.
     fn read_prefix(&mut self) -> Result<Option<(u64, usize)>, FrameError> {
-        let Some((kind, length)) = self.take_prefix() else { return Ok(None) };
+        let Some((kind, length)) = self.take_prefix() else {
+            return Ok(None);
+        };
         self.stage = match (kind, self.stage) {
             (HEAD, Stage::Start) => Stage::Body,
             (DATA, Stage::Body) => Stage::Body,
@@ -183,7 +192,11 @@ impl Decoder {
             self.partial.split().freeze()
         };
         self.current = None;
-        Some(if kind == HEAD { Frame::Head(payload) } else { Frame::Trailers(payload) })
+        Some(if kind == HEAD {
+            Frame::Head(payload)
+        } else {
+            Frame::Trailers(payload)
+        })
     }
 }
 
@@ -280,7 +293,9 @@ mod tests {
     fn a_cut_message_never_ends() {
         let whole = message();
         for cut in 0..whole.len() {
-            let ended = decode(std::iter::once(Bytes::copy_from_slice(&whole[..cut]))).unwrap().3;
+            let ended = decode(std::iter::once(Bytes::copy_from_slice(&whole[..cut])))
+                .unwrap()
+                .3;
             assert!(!ended, "cut at {cut}");
         }
     }
@@ -297,13 +312,18 @@ mod tests {
             &[1, 0x80, 0x0f, 0xff, 0xff],
         ];
         for bytes in bad {
-            assert!(decode(std::iter::once(Bytes::copy_from_slice(bytes))).is_err(), "{bytes:?}");
+            assert!(
+                decode(std::iter::once(Bytes::copy_from_slice(bytes))).is_err(),
+                "{bytes:?}"
+            );
         }
         let mut seed = 1_u64;
         for _ in 0..20_000 {
             let noise: Vec<u8> = (0..24)
                 .map(|_| {
-                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    seed = seed
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
                     (seed >> 60) as u8
                 })
                 .collect();

@@ -26,7 +26,8 @@ const FLAG_KEYS: u8 = 4;
 /// Most keys of one request: a policy's alternatives rarely have two providers that publish theirs.
 const MOST_KEYS: u8 = 4;
 
-/// Fields that most requests and answers do not exceed, so that their maps are made once in the right size.
+/// Fields that most requests and answers do not exceed, so that their maps are made once in the
+/// right size.
 const REQUEST_FIELDS: usize = 24;
 const ANSWER_FIELDS: usize = 12;
 
@@ -75,15 +76,17 @@ pub struct Request {
 }
 
 /// The names of a head as they were written: one for each field, in the order in which the head's
-/// `HeaderMap` iterates, each with a newline behind it (which no name holds). Empty when all are lower
-/// case. One piece of memory, because every request has one.
+/// `HeaderMap` iterates, each with a newline behind it (which no name holds). Empty when all are
+/// lower case. One piece of memory, because every request has one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Spelling(pub Bytes);
 
 impl Spelling {
     /// The names in order.
     pub fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.split_inclusive(|byte| *byte == b'\n').filter_map(|name| name.strip_suffix(b"\n"))
+        self.0
+            .split_inclusive(|byte| *byte == b'\n')
+            .filter_map(|name| name.strip_suffix(b"\n"))
     }
 
     /// Whether all names are lower case.
@@ -104,7 +107,10 @@ impl SpellingBuilder {
     /// With room for the names of most heads.
     #[must_use]
     pub fn new() -> Self {
-        Self { names: Vec::with_capacity(512), plain: true }
+        Self {
+            names: Vec::with_capacity(512),
+            plain: true,
+        }
     }
 
     /// Adds the next name: as it was written, and in lower case.
@@ -117,7 +123,11 @@ impl SpellingBuilder {
     /// All of them.
     #[must_use]
     pub fn finish(self) -> Spelling {
-        if self.plain { Spelling::default() } else { Spelling(self.names.into()) }
+        if self.plain {
+            Spelling::default()
+        } else {
+            Spelling(self.names.into())
+        }
     }
 }
 
@@ -199,13 +209,24 @@ impl Request {
         let target = get_bytes(&mut buf)?;
         let length = get_length(&mut buf)?;
         let flags = take(&mut buf, 1)?.get_u8();
-        let keys = if flags & FLAG_KEYS == 0 { FetchedKeys::default() } else { get_keys(&mut buf)? };
+        let keys = if flags & FLAG_KEYS == 0 {
+            FetchedKeys::default()
+        } else {
+            get_keys(&mut buf)?
+        };
         // The map iterates in the order written, as long as equal names stand together: the encoder
         // writes them from a map of its own.
         let mut spelling = SpellingBuilder::new();
-        let headers = get_fields(&mut buf, REQUEST_FIELDS, |written, name| spelling.add(written, name))?;
+        let headers = get_fields(&mut buf, REQUEST_FIELDS, |written, name| {
+            spelling.add(written, name)
+        })?;
         Ok(Self {
-            context: Context { id, host, client, keys },
+            context: Context {
+                id,
+                host,
+                client,
+                keys,
+            },
             method,
             target,
             length,
@@ -249,12 +270,17 @@ impl Answer {
     /// When the bytes are none.
     pub fn decode(mut buf: Bytes) -> Result<Self, HeadError> {
         let kind = take(&mut buf, 1)?.get_u8();
-        let status = StatusCode::from_u16(take(&mut buf, 2)?.get_u16()).map_err(|_| HeadError("status"))?;
+        let status =
+            StatusCode::from_u16(take(&mut buf, 2)?.get_u16()).map_err(|_| HeadError("status"))?;
         match kind {
             KIND_RESPONSE => {
                 let length = get_length(&mut buf)?;
                 let headers = get_fields(&mut buf, ANSWER_FIELDS, |_, _| {})?;
-                Ok(Self::Response(Response { status, length, headers }))
+                Ok(Self::Response(Response {
+                    status,
+                    length,
+                    headers,
+                }))
             }
             KIND_FAILURE => {
                 let text = get_bytes(&mut buf)?;
@@ -294,7 +320,11 @@ fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, passes: impl Fn(&HeaderNa
 }
 
 /// Reads the fields to the end. `each` gets every name as it was written.
-fn get_fields(buf: &mut Bytes, usual: usize, mut each: impl FnMut(&[u8], &HeaderName)) -> Result<HeaderMap, HeadError> {
+fn get_fields(
+    buf: &mut Bytes,
+    usual: usize,
+    mut each: impl FnMut(&[u8], &HeaderName),
+) -> Result<HeaderMap, HeadError> {
     let mut headers = HeaderMap::with_capacity(usual);
     let mut last = Bytes::new();
     while buf.has_remaining() {
@@ -303,8 +333,11 @@ fn get_fields(buf: &mut Bytes, usual: usize, mut each: impl FnMut(&[u8], &Header
         let name = HeaderName::from_bytes(&written).map_err(|_| HeadError("field name"))?;
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError("field value"))?;
         each(&written, &name);
-        let again = headers.try_append(name, value).map_err(|_| HeadError("too many fields"))?;
-        // The map gives them together, and the names as written would no longer be those of the values.
+        let again = headers
+            .try_append(name, value)
+            .map_err(|_| HeadError("too many fields"))?;
+        // The map gives them together, and the names as written would no longer be those of the
+        // values.
         if again && !last.eq_ignore_ascii_case(&written) {
             return Err(HeadError("fields of one name stand apart"));
         }
@@ -336,7 +369,9 @@ fn put_length(buf: &mut BytesMut, length: Option<u64>) {
 }
 
 fn get_length(buf: &mut Bytes) -> Result<Option<u64>, HeadError> {
-    varint::get(buf).map(|length| length.checked_sub(1)).ok_or(HeadError("body length"))
+    varint::get(buf)
+        .map(|length| length.checked_sub(1))
+        .ok_or(HeadError("body length"))
 }
 
 fn put_keys(buf: &mut BytesMut, keys: &FetchedKeys) {
@@ -356,8 +391,10 @@ fn get_keys(buf: &mut Bytes) -> Result<FetchedKeys, HeadError> {
     let mut keys = FetchedKeys::default();
     for _ in 0..count {
         let url = get_bytes(buf)?;
-        let url =
-            std::str::from_utf8(&url).ok().and_then(|text| HttpsUrl::parse(text).ok()).ok_or(HeadError("keys"))?;
+        let url = std::str::from_utf8(&url)
+            .ok()
+            .and_then(|text| HttpsUrl::parse(text).ok())
+            .ok_or(HeadError("keys"))?;
         keys.0.insert(url, get_bytes(buf)?.as_ref().into());
     }
     Ok(keys)
@@ -394,7 +431,13 @@ mod tests {
                 id: RequestId([7; 16]),
                 host: Bytes::from_static(b"h.example"),
                 client: "2001:db8::1".parse().unwrap(),
-                keys: FetchedKeys([(HttpsUrl::parse("https://k.example/").unwrap(), b"pem".as_slice().into())].into()),
+                keys: FetchedKeys(
+                    [(
+                        HttpsUrl::parse("https://k.example/").unwrap(),
+                        b"pem".as_slice().into(),
+                    )]
+                    .into(),
+                ),
             },
             method: Method::POST,
             target: Bytes::from_static(b"/a?b"),
@@ -409,11 +452,27 @@ mod tests {
     #[test]
     fn round_trip() {
         let request = request();
-        assert_eq!(Request::decode(request.encode(|_| true).freeze()).unwrap(), request);
-        let response = Response { status: StatusCode::CREATED, length: None, headers: request.headers };
-        assert_eq!(Answer::decode(response.encode(|_| true).freeze()).unwrap(), Answer::Response(response));
-        let failure = Failure { code: Code::ApplicationTimeout, status: StatusCode::GATEWAY_TIMEOUT };
-        assert_eq!(Answer::decode(failure.encode().freeze()).unwrap(), Answer::Failure(failure));
+        assert_eq!(
+            Request::decode(request.encode(|_| true).freeze()).unwrap(),
+            request
+        );
+        let response = Response {
+            status: StatusCode::CREATED,
+            length: None,
+            headers: request.headers,
+        };
+        assert_eq!(
+            Answer::decode(response.encode(|_| true).freeze()).unwrap(),
+            Answer::Response(response)
+        );
+        let failure = Failure {
+            code: Code::ApplicationTimeout,
+            status: StatusCode::GATEWAY_TIMEOUT,
+        };
+        assert_eq!(
+            Answer::decode(failure.encode().freeze()).unwrap(),
+            Answer::Failure(failure)
+        );
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! Handshakes: what a provider sends once, or again and again, to learn whether a URL is its customer's,
-//! and the answer that it expects. The gate gives it, so that the application need not know them.
+//! Handshakes: what a provider sends once, or again and again, to learn whether a URL is its
+//! customer's, and the answer that it expects. The gate gives it, so that the application need not
+//! know them.
 //!
-//! An answer replaces nothing but the signature check of a provider whose challenge is unsigned. Text
-//! that is reflected is guarded: some handshakes sign what a stranger sends with the key of the events
-//! (Zoom, X, LinkedIn, Braintree), and without the guard anybody could have an event signed.
+//! An answer replaces nothing but the signature check of a provider whose challenge is unsigned.
+//! Text that is reflected is guarded: some handshakes sign what a stranger sends with the key of
+//! the events (Zoom, X, LinkedIn, Braintree), and without the guard anybody could have an event
+//! signed.
 
 use std::collections::BTreeMap;
 
@@ -37,8 +39,8 @@ pub struct Challenge {
     /// Whether the provider signs it like an event.
     #[serde(default)]
     pub signed: bool,
-    /// `true` if it is answered also where the policy asks for no answers to challenges: the answer holds nothing, and the provider
-    /// sends it before there could be a signature.
+    /// `true` if it is answered also where the policy asks for no answers to challenges: the answer
+    /// holds nothing, and the provider sends it before there could be a signature.
     #[serde(default)]
     pub always: bool,
     /// What text from the request may look like that goes into the answer.
@@ -120,7 +122,12 @@ const fn guard_most() -> usize {
 impl Default for Guard {
     fn default() -> Self {
         // Visible ASCII without what begins markup or ends a JSON string.
-        Self { and: "-._~+/=:,@!*()$%?# ".to_owned(), hex: false, least: one(), most: guard_most() }
+        Self {
+            and: "-._~+/=:,@!*()$%?# ".to_owned(),
+            hex: false,
+            least: one(),
+            most: guard_most(),
+        }
     }
 }
 
@@ -137,7 +144,10 @@ impl Guard {
             letter || self.and.as_bytes().contains(byte)
         };
         // The padding of base64 stands at the end: anywhere else a `=` makes a form's pair.
-        let unpadded = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
+        let unpadded = text
+            .strip_suffix(b"==")
+            .or_else(|| text.strip_suffix(b"="))
+            .unwrap_or(text);
         (self.least..=self.most).contains(&text.len()) && unpadded.iter().all(plain)
     }
 }
@@ -166,7 +176,11 @@ pub enum Reaction {
 impl Challenge {
     /// Whether this request is the challenge. A body that was not read yet matches nothing.
     pub(super) fn matches(&self, request: &Request<'_>, parts: &Parts, has_body: bool) -> bool {
-        if self.method.as_ref().is_some_and(|method| method != request.head.method.as_str()) {
+        if self
+            .method
+            .as_ref()
+            .is_some_and(|method| method != request.head.method.as_str())
+        {
             return false;
         }
         if !has_body && self.needs_body() {
@@ -174,14 +188,19 @@ impl Challenge {
         }
         self.conditions.iter().all(|condition| match condition {
             Condition::Value(required) => required.holds(request, parts, true).is_ok(),
-            Condition::Present { has } => matches!(has.read(request, &Members::default()), Ok(Some(_))),
+            Condition::Present { has } => {
+                matches!(has.read(request, &Members::default()), Ok(Some(_)))
+            }
         })
     }
 
-    /// Returns `Some` if the request would be this challenge with another part of the secret, and then the place and the
-    /// name of that part. Challenges in bodies are not considered.
+    /// Returns `Some` if the request would be this challenge with another part of the secret, and
+    /// then the place and the name of that part. Challenges in bodies are not considered.
     pub(crate) fn missed(&self, request: &Request<'_>) -> Option<Option<(String, String)>> {
-        let is_method = self.method.as_ref().is_none_or(|method| method == request.head.method.as_str());
+        let is_method = self
+            .method
+            .as_ref()
+            .is_none_or(|method| method == request.head.method.as_str());
         if !is_method || self.conditions.is_empty() || self.needs_body() {
             return None;
         }
@@ -195,8 +214,12 @@ impl Challenge {
                 (Condition::Value(required), Some(part)) => {
                     part_of_secret = Some((required.at.to_string(), part.to_owned()))
                 }
-                (Condition::Value(required), None) => required.holds(request, &Parts::default(), true).ok()?,
-                (Condition::Present { has }, _) => drop(has.read(request, &Members::default()).ok()??),
+                (Condition::Value(required), None) => {
+                    required.holds(request, &Parts::default(), true).ok()?
+                }
+                (Condition::Present { has }, _) => {
+                    drop(has.read(request, &Members::default()).ok()??)
+                }
             }
         }
         Some(part_of_secret)
@@ -206,13 +229,18 @@ impl Challenge {
     #[must_use]
     pub fn needs_body(&self) -> bool {
         let template_reads = |template: &Template| {
-            template.sources().any(|source| matches!(source, Source::At(place) if place.is_in_body()))
+            template
+                .sources()
+                .any(|source| matches!(source, Source::At(place) if place.is_in_body()))
         };
         self.conditions.iter().any(|condition| match condition {
             Condition::Value(required) => required.at.is_in_body(),
             Condition::Present { has } => has.is_in_body(),
         }) || self.pair.as_ref().is_some_and(Place::is_in_body)
-            || self.confirm.as_ref().is_some_and(|confirm| confirm.from.is_in_body())
+            || self
+                .confirm
+                .as_ref()
+                .is_some_and(|confirm| confirm.from.is_in_body())
             || self.body.as_ref().is_some_and(template_reads)
             || self.headers.values().any(template_reads)
     }
@@ -220,8 +248,16 @@ impl Challenge {
     /// Returns `true` if its answer signs a text of the request with the provider's key.
     #[must_use]
     pub fn signs(&self) -> bool {
-        let signs = |part: &Part| matches!(part, Part::Value(_, Filter::SignedHex | Filter::SignedBase64));
-        self.body.iter().chain(self.headers.values()).any(|template| template.parts().iter().any(signs))
+        let signs = |part: &Part| {
+            matches!(
+                part,
+                Part::Value(_, Filter::SignedHex | Filter::SignedBase64)
+            )
+        };
+        self.body
+            .iter()
+            .chain(self.headers.values())
+            .any(|template| template.parts().iter().any(signs))
     }
 
     /// All places of a request that are read to tell it and to answer it.
@@ -230,13 +266,20 @@ impl Challenge {
             Condition::Value(required) => &required.at,
             Condition::Present { has } => has,
         });
-        let templates = self.body.iter().chain(self.headers.values()).flat_map(Template::sources);
+        let templates = self
+            .body
+            .iter()
+            .chain(self.headers.values())
+            .flat_map(Template::sources);
         let reflected = templates.filter_map(|source| match source {
             Source::At(place) => Some(place),
             _ => None,
         });
         let confirmed = self.confirm.as_ref().map(|confirm| &confirm.from);
-        conditions.chain(reflected).chain(self.pair.as_ref()).chain(confirmed)
+        conditions
+            .chain(reflected)
+            .chain(self.pair.as_ref())
+            .chain(confirmed)
     }
 
     /// The answer.
@@ -250,7 +293,12 @@ impl Challenge {
         key: Option<&Key>,
     ) -> Result<Reaction, SignatureFault> {
         let no_members = Members::default();
-        let scene = Scene { request: *request, members: &no_members, ts: None, origin: request.head.origin };
+        let scene = Scene {
+            request: *request,
+            members: &no_members,
+            ts: None,
+            origin: request.head.origin,
+        };
         for template in self.body.iter().chain(self.headers.values()) {
             for source in template.sources() {
                 if let Source::At(place) = source {
@@ -269,20 +317,40 @@ impl Challenge {
                 headers.insert(name, value);
             }
         }
-        let body = self.body.as_ref().map(fill).transpose()?.unwrap_or_default();
+        let body = self
+            .body
+            .as_ref()
+            .map(fill)
+            .transpose()?
+            .unwrap_or_default();
         if body.len() > ANSWER_BYTES {
             return Err(SignatureFault::Guard("the answer's length".to_owned()));
         }
         if !body.is_empty() {
-            let kind = self.media_type.as_deref().unwrap_or("text/plain; charset=utf-8");
+            let kind = self
+                .media_type
+                .as_deref()
+                .unwrap_or("text/plain; charset=utf-8");
             if let Ok(kind) = HeaderValue::from_str(kind) {
                 headers.insert(header::CONTENT_TYPE, kind);
             }
-            headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            headers.insert(
+                header::X_CONTENT_TYPE_OPTIONS,
+                HeaderValue::from_static("nosniff"),
+            );
         }
-        let confirm = self.confirm.as_ref().map(|confirm| confirm.address(request)).transpose()?;
+        let confirm = self
+            .confirm
+            .as_ref()
+            .map(|confirm| confirm.address(request))
+            .transpose()?;
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
-        let answer = Box::new(Answer { status, headers, body: body.into(), confirm });
+        let answer = Box::new(Answer {
+            status,
+            headers,
+            body: body.into(),
+            confirm,
+        });
         match &self.pair {
             None => Ok(Reaction::Answer(answer)),
             Some(place) => {
@@ -314,16 +382,37 @@ mod tests {
 
     #[test]
     fn a_guard_keeps_out_what_could_be_an_event() {
-        let guard = Guard { and: "._~+/-".into(), hex: false, least: 1, most: 128 };
+        let guard = Guard {
+            and: "._~+/-".into(),
+            hex: false,
+            least: 1,
+            most: 128,
+        };
         assert!(guard.admits(b"YWJj==") && guard.admits(b"YWI="));
-        assert!(!guard.admits(b"payload=evil") && !guard.admits(b"a==="), "a form's pair");
+        assert!(
+            !guard.admits(b"payload=evil") && !guard.admits(b"a==="),
+            "a form's pair"
+        );
         assert!(guard.admits(b"qgg8vlvZRS6UYooatFL8Aw"));
-        for bad in [&b""[..], b"v0:1700000000:{}", b"{\"a\":1}", b"a b", b"a\n", &[b'a'; 129]] {
+        for bad in [
+            &b""[..],
+            b"v0:1700000000:{}",
+            b"{\"a\":1}",
+            b"a b",
+            b"a\n",
+            &[b'a'; 129],
+        ] {
             assert!(!guard.admits(bad), "{bad:?}");
         }
-        let hex = Guard { and: "-".into(), hex: true, least: 36, most: 36 };
+        let hex = Guard {
+            and: "-".into(),
+            hex: true,
+            least: 36,
+            most: 36,
+        };
         assert!(
-            hex.admits(b"890e4665-4dfe-4ab1-b689-ed553bceeed0") && !hex.admits(b"890E4665-4dfe-4ab1-b689-ed553bceeed0")
+            hex.admits(b"890e4665-4dfe-4ab1-b689-ed553bceeed0")
+                && !hex.admits(b"890E4665-4dfe-4ab1-b689-ed553bceeed0")
         );
         for markup in [&b"<script>"[..], b"\"", b"\x7f", b"\\", b"a&b"] {
             assert!(!Guard::default().admits(markup), "{markup:?}");

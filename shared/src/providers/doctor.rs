@@ -1,5 +1,5 @@
-//! The signature doctor: on a mismatch it tries what would have been right, and says so to the tunnel's
-//! owner. Never to the sender. Its work is counted in bytes, and ends with its bound.
+//! The signature doctor: on a mismatch it tries what would have been right, and says so to the
+//! tunnel's owner. Never to the sender. Its work is counted in bytes, and ends with its bound.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -42,13 +42,34 @@ pub fn diagnose(
     if request.body.len() > BODY_BYTES {
         return Vec::new();
     }
-    let (Ok(schemes), shape) = (check.schemes(), check.shape()) else { return Vec::new() };
-    let secrets: Vec<Secret> = check.secrets.iter().map(|live| live.secret.clone()).collect();
-    let Ok(keyed) = check.keyed(&schemes, &secrets) else { return Vec::new() };
-    let Err(fault) = keyed.verify(request, fetched, now) else { return Vec::new() };
-    let work = request.inspection.map_or_else(|| Work::up_to(DOCTOR_BYTES), |inspection| Arc::clone(inspection.work()));
-    let mut doctor =
-        Doctor { check, schemes: &schemes, shape: &shape, secrets: &secrets, fetched, now, work, found: Vec::new() };
+    let (Ok(schemes), shape) = (check.schemes(), check.shape()) else {
+        return Vec::new();
+    };
+    let secrets: Vec<Secret> = check
+        .secrets
+        .iter()
+        .map(|live| live.secret.clone())
+        .collect();
+    let Ok(keyed) = check.keyed(&schemes, &secrets) else {
+        return Vec::new();
+    };
+    let Err(fault) = keyed.verify(request, fetched, now) else {
+        return Vec::new();
+    };
+    let work = request.inspection.map_or_else(
+        || Work::up_to(DOCTOR_BYTES),
+        |inspection| Arc::clone(inspection.work()),
+    );
+    let mut doctor = Doctor {
+        check,
+        schemes: &schemes,
+        shape: &shape,
+        secrets: &secrets,
+        fetched,
+        now,
+        work,
+        found: Vec::new(),
+    };
     match fault {
         SignatureFault::Missing(_) | SignatureFault::Required(_) => {
             doctor.weaker_header(request);
@@ -92,7 +113,13 @@ struct Doctor<'d> {
 
 impl Doctor<'_> {
     /// Whether the request would be right with these schemes and secrets.
-    fn fits(&self, schemes: &[Scheme], shape: &SecretShape, secrets: &[Secret], request: &Request<'_>) -> bool {
+    fn fits(
+        &self,
+        schemes: &[Scheme],
+        shape: &SecretShape,
+        secrets: &[Secret],
+        request: &Request<'_>,
+    ) -> bool {
         self.fits_at(schemes, shape, secrets, self.check.origin.clone(), request)
     }
 
@@ -112,11 +139,17 @@ impl Doctor<'_> {
     /// Returns `true` if it is right at that time, and work is left.
     fn verifies(&self, keyed: &Keyed, request: &Request<'_>, at: UnixMillis) -> bool {
         // A body counts as read also where nothing of it is hashed, so that every try counts.
-        if self.work.spend(Kind::Parsed, request.body.len() + TRY_BYTES).is_err() {
+        if self
+            .work
+            .spend(Kind::Parsed, request.body.len() + TRY_BYTES)
+            .is_err()
+        {
             return false;
         }
         let inspection = Inspection::new(Arc::default(), Arc::clone(&self.work));
-        keyed.verify(&request.inspected(&inspection), self.fetched, at).is_ok()
+        keyed
+            .verify(&request.inspected(&inspection), self.fetched, at)
+            .is_ok()
     }
 
     fn say(&mut self, what: impl Into<String>) {
@@ -128,7 +161,9 @@ impl Doctor<'_> {
         let (schemes, shape) = (self.schemes, self.shape);
         for secret in self.secrets {
             for (text, what) in respelled(secret.expose()) {
-                let Some(secret) = Secret::new(text) else { continue };
+                let Some(secret) = Secret::new(text) else {
+                    continue;
+                };
                 if self.fits(schemes, shape, &[secret], request) {
                     self.say(format!("it would be right with the secret {what}"));
                     return;
@@ -143,18 +178,30 @@ impl Doctor<'_> {
                 let others: Vec<Scheme> = schemes
                     .iter()
                     .filter(|scheme| scheme.key != form)
-                    .map(|scheme| Scheme { key: form, ..scheme.clone() })
+                    .map(|scheme| Scheme {
+                        key: form,
+                        ..scheme.clone()
+                    })
                     .collect();
-                if !others.is_empty() && self.fits(&others, shape, std::slice::from_ref(secret), request) {
+                if !others.is_empty()
+                    && self.fits(&others, shape, std::slice::from_ref(secret), request)
+                {
                     self.say(format!("it would be right with the secret {what}"));
                     return;
                 }
             }
         }
         for other in others {
-            let own = self.check.secrets.iter().any(|live| live.name == other.name);
+            let own = self
+                .check
+                .secrets
+                .iter()
+                .any(|live| live.name == other.name);
             if !own && self.fits(schemes, shape, std::slice::from_ref(&other.secret), request) {
-                self.say(format!("it is signed with another secret of this policy, {}", other.name));
+                self.say(format!(
+                    "it is signed with another secret of this policy, {}",
+                    other.name
+                ));
                 return;
             }
         }
@@ -179,7 +226,13 @@ impl Doctor<'_> {
             return;
         }
         let origin = self.check.origin.as_deref().unwrap_or(request.head.origin);
-        let named = |name: &header::HeaderName| request.head.headers.get(name).and_then(|value| value.to_str().ok());
+        let named = |name: &header::HeaderName| {
+            request
+                .head
+                .headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
         let host = named(&header::HOST).map(|host| format!("https://{host}"));
         let (_, authority) = origin.split_once("://").unwrap_or(("", origin));
         let bare = authority.split(':').next().unwrap_or_default();
@@ -208,7 +261,10 @@ impl Doctor<'_> {
                 return;
             }
         }
-        let head = RequestHead { target: &slashed, ..request.head };
+        let head = RequestHead {
+            target: &slashed,
+            ..request.head
+        };
         if self.fits(schemes, shape, secrets, &Request::new(head, request.body)) {
             self.say("it would be right for the URL with one slash more or less at its end: register exactly the URL that is sent to");
         }
@@ -217,12 +273,20 @@ impl Doctor<'_> {
     /// Whether only the time is wrong.
     fn clock(&mut self, keyed: &Keyed, request: &Request<'_>) {
         for scheme in self.schemes {
-            let Some(ts) = scheme.ts.as_ref().filter(|ts| ts.tolerance.is_some()) else { continue };
+            let Some(ts) = scheme.ts.as_ref().filter(|ts| ts.tolerance.is_some()) else {
+                continue;
+            };
             let text = match &ts.at {
                 Place::Member(key) => member_of(scheme, request, key),
-                place => place.read(request, &Members::default()).ok().flatten().map(Cow::into_owned),
+                place => place
+                    .read(request, &Members::default())
+                    .ok()
+                    .flatten()
+                    .map(Cow::into_owned),
             };
-            let at = text.and_then(|text| String::from_utf8(text).ok()).and_then(|text| ts.unit.seconds(&text));
+            let at = text
+                .and_then(|text| String::from_utf8(text).ok())
+                .and_then(|text| ts.unit.seconds(&text));
             let Some(at) = at else { continue };
             if self.verifies(keyed, request, UnixMillis(at.saturating_mul(1000))) {
                 let now = self.now.seconds();
@@ -258,14 +322,33 @@ impl Doctor<'_> {
 
     /// A token as it was meant, with what stands in front of it.
     fn token(&mut self, request: &Request<'_>) {
-        let secrets: Vec<_> = self.secrets.iter().map(|secret| secret.expose().to_vec()).collect();
+        let secrets: Vec<_> = self
+            .secrets
+            .iter()
+            .map(|secret| secret.expose().to_vec())
+            .collect();
         for scheme in self.schemes {
-            let sent = scheme.sig.at.read(request, &Members::default()).ok().flatten();
-            let Some(sent) = sent.and_then(|sent| String::from_utf8(sent.into_owned()).ok()) else { continue };
-            let Some((word, rest)) = sent.split_once(' ') else { continue };
+            let sent = scheme
+                .sig
+                .at
+                .read(request, &Members::default())
+                .ok()
+                .flatten();
+            let Some(sent) = sent.and_then(|sent| String::from_utf8(sent.into_owned()).ok()) else {
+                continue;
+            };
+            let Some((word, rest)) = sent.split_once(' ') else {
+                continue;
+            };
             let plain = word.len() <= 16 && word.bytes().all(|byte| byte.is_ascii_alphabetic());
-            if plain && secrets.iter().any(|secret| bool::from(secret.ct_eq(rest.as_bytes()))) {
-                self.say(format!("the sender writes {word:?} in front of the token; configure the token with it"));
+            if plain
+                && secrets
+                    .iter()
+                    .any(|secret| bool::from(secret.ct_eq(rest.as_bytes())))
+            {
+                self.say(format!(
+                    "the sender writes {word:?} in front of the token; configure the token with it"
+                ));
                 return;
             }
         }
@@ -273,7 +356,11 @@ impl Doctor<'_> {
 
     /// A body that the provider packed after it had signed it, or before.
     fn compressed(&mut self, request: &Request<'_>) {
-        let coding = request.head.headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+        let coding = request
+            .head
+            .headers
+            .get(header::CONTENT_ENCODING)
+            .and_then(|value| value.to_str().ok());
         let name = self.check.title();
         if let Some(coding) = coding.filter(|coding| !coding.eq_ignore_ascii_case("identity")) {
             let coding = Escaped(coding.as_bytes());
@@ -289,7 +376,11 @@ impl Doctor<'_> {
         let live = &self.check.secrets;
         let found: Vec<_> = live
             .iter()
-            .flat_map(|live| oddities(live.secret.expose()).into_iter().map(|what| format!("{} {what}", live.name)))
+            .flat_map(|live| {
+                oddities(live.secret.expose())
+                    .into_iter()
+                    .map(|what| format!("{} {what}", live.name))
+            })
             .collect();
         self.found.extend(found);
     }
@@ -298,24 +389,33 @@ impl Doctor<'_> {
     fn other_provider(&mut self, request: &Request<'_>) {
         let present = |scheme: &Scheme| match &scheme.sig.at {
             Place::Header(field) => {
-                field.name() != header::AUTHORIZATION && request.head.headers.contains_key(field.name())
+                field.name() != header::AUTHORIZATION
+                    && request.head.headers.contains_key(field.name())
             }
             _ => false,
         };
         let own = self.check.row().map(|row| row.id.as_str());
-        let rows: Vec<&Provider> =
-            super::all().iter().filter(|row| Some(row.id.as_str()) != own && present(row.scheme())).collect();
+        let rows: Vec<&Provider> = super::all()
+            .iter()
+            .filter(|row| Some(row.id.as_str()) != own && present(row.scheme()))
+            .collect();
         let secrets = self.secrets;
         for row in rows.iter().take(PROVIDERS) {
             if self.fits(&row.schemes(), &row.shape(), secrets, request) {
-                self.say(format!("it would be right as {}: write provider = \"{}\"", row.name, row.id));
+                self.say(format!(
+                    "it would be right as {}: write provider = \"{}\"",
+                    row.name, row.id
+                ));
                 return;
             }
         }
         if let [row] = rows.as_slice()
             && self.found.is_empty()
         {
-            self.say(format!("it carries the header of {}: is {} the provider?", row.name, row.id));
+            self.say(format!(
+                "it carries the header of {}: is {} the provider?",
+                row.name, row.id
+            ));
         }
     }
 }
@@ -325,24 +425,40 @@ fn member_of(scheme: &Scheme, request: &Request<'_>, key: &str) -> Option<Vec<u8
     let value = scheme.sig.at.read(request, &Members::default()).ok()??;
     let value = String::from_utf8(value.into_owned()).ok()?;
     let (split, kv) = (scheme.sig.split.as_deref()?, scheme.sig.kv.as_deref()?);
-    let mut members = value.split(split).filter_map(|member| member.split_once(kv));
-    members.find(|(name, _)| *name == key).map(|(_, value)| value.as_bytes().to_vec())
+    let mut members = value
+        .split(split)
+        .filter_map(|member| member.split_once(kv));
+    members
+        .find(|(name, _)| *name == key)
+        .map(|(_, value)| value.as_bytes().to_vec())
 }
 
 /// A secret in other spellings, with words for each.
 fn respelled(secret: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
     let mut spellings = vec![
-        ([secret, b"\n"].concat(), "and a newline behind it: it was entered so at the provider"),
-        ([secret, b"\r\n"].concat(), "and CR LF behind it: it was entered so at the provider"),
+        (
+            [secret, b"\n"].concat(),
+            "and a newline behind it: it was entered so at the provider",
+        ),
+        (
+            [secret, b"\r\n"].concat(),
+            "and CR LF behind it: it was entered so at the provider",
+        ),
         (secret.trim_ascii().to_vec(), "without the space around it"),
         (unquoted(secret).to_vec(), "without the quotes around it"),
-        ([b"\"", secret, b"\""].concat(), "in quotes: they were entered so at the provider"),
+        (
+            [b"\"", secret, b"\""].concat(),
+            "in quotes: they were entered so at the provider",
+        ),
     ];
     if let Some(text) = secret.strip_prefix(b"\xef\xbb\xbf") {
         spellings.push((text.to_vec(), "without the byte order mark"));
     }
     if let Some(text) = from_utf16(secret) {
-        spellings.push((text.trim_end().as_bytes().to_vec(), "read as UTF-16, as PowerShell's > writes it"));
+        spellings.push((
+            text.trim_end().as_bytes().to_vec(),
+            "read as UTF-16, as PowerShell's > writes it",
+        ));
     }
     if let Ok(decoded) = BASE64.decode(secret) {
         spellings.push((decoded, "decoded as base64"));
@@ -361,7 +477,10 @@ fn rewritten(body: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
         ([body, b"\n"].concat(), "with a newline at its end"),
         ([body, b"\r\n"].concat(), "with CR LF at its end"),
     ];
-    if let Some(shorter) = body.strip_suffix(b"\r\n").or_else(|| body.strip_suffix(b"\n")) {
+    if let Some(shorter) = body
+        .strip_suffix(b"\r\n")
+        .or_else(|| body.strip_suffix(b"\n"))
+    {
         spellings.push((shorter.to_vec(), "without the newline at its end"));
     }
     if let Some(shorter) = body.strip_prefix(b"\xef\xbb\xbf") {
@@ -369,18 +488,28 @@ fn rewritten(body: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
     }
     if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
         spellings.push((respaced(body, "", ""), "as JSON without spaces"));
-        spellings.push((respaced(body, " ", " "), "as JSON with a space behind each comma and colon"));
+        spellings.push((
+            respaced(body, " ", " "),
+            "as JSON with a space behind each comma and colon",
+        ));
         if let Ok(text) = std::str::from_utf8(body) {
-            let escaped = text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-                if c.is_ascii() {
-                    out.push(c);
-                } else {
-                    let mut units = [0; 2];
-                    c.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
-                }
-                out
-            });
-            spellings.push((escaped.into_bytes(), "as JSON with other letters than ASCII escaped"));
+            let escaped = text
+                .chars()
+                .fold(String::with_capacity(text.len()), |mut out, c| {
+                    if c.is_ascii() {
+                        out.push(c);
+                    } else {
+                        let mut units = [0; 2];
+                        c.encode_utf16(&mut units)
+                            .iter()
+                            .for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+                    }
+                    out
+                });
+            spellings.push((
+                escaped.into_bytes(),
+                "as JSON with other letters than ASCII escaped",
+            ));
         }
         let pretty = serde_json::from_slice::<serde_json::Value>(body)
             .ok()
@@ -432,21 +561,49 @@ mod tests {
 
     fn draft(origin: &str, body: &[u8]) -> Draft {
         let (target, headers) = ("/x".to_owned(), HeaderMap::new());
-        Draft { origin: origin.to_owned(), target, method: Method::POST, headers, body: body.to_vec() }
+        Draft {
+            origin: origin.to_owned(),
+            target,
+            method: Method::POST,
+            headers,
+            body: body.to_vec(),
+        }
     }
 
     /// What the doctor says when a provider signs this body with this secret, and that one arrives.
-    fn say(provider: &str, signed_with: &[u8], here: &[u8], signed: &[u8], arrived: &[u8]) -> String {
+    fn say(
+        provider: &str,
+        signed_with: &[u8],
+        here: &[u8],
+        signed: &[u8],
+        arrived: &[u8],
+    ) -> String {
         let row = super::super::find(provider).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static("inner:8080"));
         let secret = Secret::new(signed_with.to_vec()).unwrap();
-        let draft = Draft { headers, ..draft("https://h.example", signed) };
+        let draft = Draft {
+            headers,
+            ..draft("https://h.example", signed)
+        };
         let made = sign(row.scheme(), &row.shape(), &secret, draft, NOW, "id").unwrap();
         let Request { head, .. } = made.request();
-        let live = LiveSecret { name: "env:A".into(), secret: Secret::new(here.to_vec()).unwrap() };
-        let check = SignatureCheck { secrets: vec![live], ..SignatureCheck::by(provider) };
-        diagnose(&check, &Request::new(head, arrived), &FetchedKeys::default(), &[], NOW).join("; ")
+        let live = LiveSecret {
+            name: "env:A".into(),
+            secret: Secret::new(here.to_vec()).unwrap(),
+        };
+        let check = SignatureCheck {
+            secrets: vec![live],
+            ..SignatureCheck::by(provider)
+        };
+        diagnose(
+            &check,
+            &Request::new(head, arrived),
+            &FetchedKeys::default(),
+            &[],
+            NOW,
+        )
+        .join("; ")
     }
 
     #[test]
@@ -459,22 +616,38 @@ mod tests {
             (b"key", b"\"key\"", "without the quotes"),
             (b"key", b"\xef\xbb\xbfkey", "byte order mark"),
             (b"key", b"\xff\xfek\0e\0y\0\r\0\n\0", "UTF-16"),
-            (b"key", b"ghp_0123456789abcdefghijklmnopqrstuvwxyz", "an API key"),
+            (
+                b"key",
+                b"ghp_0123456789abcdefghijklmnopqrstuvwxyz",
+                "an API key",
+            ),
         ] {
             let said = say("github", signed_with, here, b"{}", b"{}");
             assert!(said.contains(expected), "{said}");
         }
-        assert_eq!(say("github", b"key", b"key", b"{}", b"{}"), "", "a right one needs no doctor");
+        assert_eq!(
+            say("github", b"key", b"key", b"{}", b"{}"),
+            "",
+            "a right one needs no doctor"
+        );
     }
 
     #[test]
     fn what_was_done_to_the_body() {
         for (signed, arrived, expected) in [
-            (&b"{\"a\": 1, \"b\": \"x, y: \\\"z\"}"[..], &b"{\"a\":1,\"b\":\"x, y: \\\"z\"}"[..], "with a space"),
+            (
+                &b"{\"a\": 1, \"b\": \"x, y: \\\"z\"}"[..],
+                &b"{\"a\":1,\"b\":\"x, y: \\\"z\"}"[..],
+                "with a space",
+            ),
             (b"{\"a\":1}", b"{\n  \"a\": 1\n}", "without spaces"),
             (b"{\"a\":1}\n", b"{\"a\":1}", "with a newline"),
             (b"{\"a\":1}", b"{\"a\":1}\r\n", "without the newline"),
-            (b"{\"a\":\"\\u00e9\"}", "{\"a\":\"é\"}".as_bytes(), "escaped"),
+            (
+                b"{\"a\":\"\\u00e9\"}",
+                "{\"a\":\"é\"}".as_bytes(),
+                "escaped",
+            ),
         ] {
             let said = say("github", b"key", b"key", signed, arrived);
             assert!(said.contains(expected), "{said}");
@@ -487,37 +660,104 @@ mod tests {
         let secret = Secret::new(b"key".to_vec()).unwrap();
         let judged = |check: &str, signer: &str, origin: &str, signed_at: UnixMillis| {
             let (scheme, shape) = (row(signer).scheme(), row(signer).shape());
-            let made = sign(scheme, &shape, &secret, draft(origin, b"{}"), signed_at, "id").unwrap();
-            let head = RequestHead { origin: "https://h.example", ..made.request().head };
-            let live = LiveSecret { name: "env:A".into(), secret: secret.clone() };
-            let check = SignatureCheck { secrets: vec![live], ..SignatureCheck::by(check) };
-            diagnose(&check, &Request::new(head, b"{}"), &FetchedKeys::default(), &[], NOW).join("; ")
+            let made = sign(
+                scheme,
+                &shape,
+                &secret,
+                draft(origin, b"{}"),
+                signed_at,
+                "id",
+            )
+            .unwrap();
+            let head = RequestHead {
+                origin: "https://h.example",
+                ..made.request().head
+            };
+            let live = LiveSecret {
+                name: "env:A".into(),
+                secret: secret.clone(),
+            };
+            let check = SignatureCheck {
+                secrets: vec![live],
+                ..SignatureCheck::by(check)
+            };
+            diagnose(
+                &check,
+                &Request::new(head, b"{}"),
+                &FetchedKeys::default(),
+                &[],
+                NOW,
+            )
+            .join("; ")
         };
         let said = judged("github", "slack", "https://h.example", NOW);
         assert!(said.contains("provider = \"slack\""), "{said}");
         let said = judged("square", "square", "http://h.example", NOW);
         assert!(said.contains("http instead of https"), "{said}");
-        let said = judged("slack", "slack", "https://h.example", UnixMillis(NOW.0 - 3_600_000));
+        let said = judged(
+            "slack",
+            "slack",
+            "https://h.example",
+            UnixMillis(NOW.0 - 3_600_000),
+        );
         assert!(said.contains("3600 s ahead"), "{said}");
         let mut headers = HeaderMap::new();
         headers.insert("x-hub-signature", HeaderValue::from_static("sha1=00"));
-        let head = RequestHead { method: &Method::POST, target: b"/x", headers: &headers, origin: "https://h.example" };
-        let live = LiveSecret { name: "env:A".into(), secret };
-        let check = SignatureCheck { secrets: vec![live], ..SignatureCheck::by("github") };
-        let said = diagnose(&check, &Request::new(head, b""), &FetchedKeys::default(), &[], NOW).join("; ");
+        let head = RequestHead {
+            method: &Method::POST,
+            target: b"/x",
+            headers: &headers,
+            origin: "https://h.example",
+        };
+        let live = LiveSecret {
+            name: "env:A".into(),
+            secret,
+        };
+        let check = SignatureCheck {
+            secrets: vec![live],
+            ..SignatureCheck::by("github")
+        };
+        let said = diagnose(
+            &check,
+            &Request::new(head, b""),
+            &FetchedKeys::default(),
+            &[],
+            NOW,
+        )
+        .join("; ");
         assert!(said.contains("SHA-1"), "{said}");
     }
 
     #[test]
     fn another_secret_of_the_policy() {
-        let live =
-            |name: &str, key: &[u8]| LiveSecret { name: name.into(), secret: Secret::new(key.to_vec()).unwrap() };
+        let live = |name: &str, key: &[u8]| LiveSecret {
+            name: name.into(),
+            secret: Secret::new(key.to_vec()).unwrap(),
+        };
         let row = super::super::find("github").unwrap();
         let secret = live("", b"other").secret;
-        let made = sign(row.scheme(), &row.shape(), &secret, draft("", b"{}"), NOW, "id").unwrap();
-        let check = SignatureCheck { secrets: vec![live("env:A", b"key")], ..SignatureCheck::by("github") };
+        let made = sign(
+            row.scheme(),
+            &row.shape(),
+            &secret,
+            draft("", b"{}"),
+            NOW,
+            "id",
+        )
+        .unwrap();
+        let check = SignatureCheck {
+            secrets: vec![live("env:A", b"key")],
+            ..SignatureCheck::by("github")
+        };
         let others = [live("env:A", b"key"), live("env:B", b"other")];
-        let said = diagnose(&check, &made.request(), &FetchedKeys::default(), &others, NOW).join("; ");
+        let said = diagnose(
+            &check,
+            &made.request(),
+            &FetchedKeys::default(),
+            &others,
+            NOW,
+        )
+        .join("; ");
         assert!(said.contains("env:B"), "{said}");
     }
 }

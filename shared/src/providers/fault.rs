@@ -52,7 +52,9 @@ pub enum SignatureFault {
     #[error("signed {0} s ago, more than the {1} s allowed (is this machine's clock right?)")]
     Stale(u64, u64),
     /// The signature is from the future.
-    #[error("signed {0} s in the future, more than the {1} s allowed: check the clocks of both sides")]
+    #[error(
+        "signed {0} s in the future, more than the {1} s allowed: check the clocks of both sides"
+    )]
     Future(u64, u64),
     /// Text that a challenge's answer would repeat is not what the provider sends.
     #[error("{0} is not what this provider's challenges hold, so it is not answered")]
@@ -73,7 +75,11 @@ impl SignatureFault {
         match self {
             Self::Required(_) => 0,
             Self::Missing(_) => 1,
-            Self::Repeated(_) | Self::Body(_) | Self::Malformed(..) | Self::NoPart(_) | Self::KeyAddress(_) => 2,
+            Self::Repeated(_)
+            | Self::Body(_)
+            | Self::Malformed(..)
+            | Self::NoPart(_)
+            | Self::KeyAddress(_) => 2,
             Self::Overworked(_) => 2,
             Self::NoKey(_) | Self::UnknownKey | Self::Token(_) => 3,
             Self::Expired(_) | Self::Stale(..) | Self::Future(..) => 4,

@@ -1,4 +1,5 @@
-//! Keys that a request's scheme has published at a URL: which URL that may be, and the key in what stands there.
+//! Keys that a request's scheme has published at a URL: which URL that may be, and the key in what
+//! stands there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ impl KeySource {
             (None, Some(place)) => {
                 let value = place.read(request, &Members::default())?;
                 let value = value.ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
-                String::from_utf8(value.into_owned()).map_err(|_| SignatureFault::KeyAddress("it is no text"))?
+                String::from_utf8(value.into_owned())
+                    .map_err(|_| SignatureFault::KeyAddress("it is no text"))?
             }
             (None, None) => return Err(SignatureFault::KeyAddress("there is none")),
         };
@@ -39,20 +41,32 @@ impl KeySource {
     }
 
     /// The key in what was fetched.
-    pub(super) fn key(&self, scheme: &Scheme, content: &[u8], url: &HttpsUrl) -> Result<Key, SignatureFault> {
+    pub(super) fn key(
+        &self,
+        scheme: &Scheme,
+        content: &[u8],
+        url: &HttpsUrl,
+    ) -> Result<Key, SignatureFault> {
         let no_key = |_| SignatureFault::NoKey(url.to_string());
         let text = match &self.pick {
-            Some(path) => path.single(content).map_err(|_| SignatureFault::NoKey(url.to_string()))?.into_bytes(),
+            Some(path) => path
+                .single(content)
+                .map_err(|_| SignatureFault::NoKey(url.to_string()))?
+                .into_bytes(),
             None => content.to_vec(),
         };
         Key::new(scheme, &text).map_err(no_key)
     }
 
-    /// Whether the path of a URL that a request names is one of the provider's. A stranger could otherwise
-    /// have the relay fetch one key under many names.
+    /// Whether the path of a URL that a request names is one of the provider's. A stranger could
+    /// otherwise have the relay fetch one key under many names.
     fn admits(&self, target: &str) -> bool {
-        let Some((start, end)) = self.path.split_once('*') else { return target == self.path };
-        let name = target.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+        let Some((start, end)) = self.path.split_once('*') else {
+            return target == self.path;
+        };
+        let name = target
+            .strip_prefix(start)
+            .and_then(|rest| rest.strip_suffix(end));
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         name.is_some_and(|name| !name.is_empty() && name.bytes().all(plain))
     }

@@ -1,5 +1,5 @@
-//! JSON Web Tokens (RFC 7519): the signature by a well-kept library, the claims here, by the time and the
-//! request that the gate was given.
+//! JSON Web Tokens (RFC 7519): the signature by a well-kept library, the claims here, by the time
+//! and the request that the gate was given.
 
 use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::jwk::JwkSet;
@@ -28,12 +28,15 @@ impl JwtKey {
             return Err(SchemeError::EmptyKey);
         }
         if form == KeyForm::Jwks {
-            let set: JwkSet = serde_json::from_slice(text).map_err(|_| SchemeError::Key("a JSON Web Key Set"))?;
+            let set: JwkSet =
+                serde_json::from_slice(text).map_err(|_| SchemeError::Key("a JSON Web Key Set"))?;
             return Ok(Self::Set(set));
         }
         let key = match rules.algs.first() {
             Some(alg) if alg.is_symmetric() => DecodingKey::from_secret(text),
-            Some(JwtAlgorithm::RS256 | JwtAlgorithm::RS384 | JwtAlgorithm::RS512) => DecodingKey::from_rsa_der(text),
+            Some(JwtAlgorithm::RS256 | JwtAlgorithm::RS384 | JwtAlgorithm::RS512) => {
+                DecodingKey::from_rsa_der(text)
+            }
             Some(JwtAlgorithm::ES256 | JwtAlgorithm::ES384) => DecodingKey::from_ec_der(text),
             _ => DecodingKey::from_ed_der(text),
         };
@@ -50,17 +53,26 @@ impl JwtKey {
         now: UnixMillis,
     ) -> Result<(), SignatureFault> {
         let malformed = |what| SignatureFault::Token(what);
-        let header = jsonwebtoken::decode_header(token).map_err(|_| malformed("it is no JSON Web Token"))?;
+        let header =
+            jsonwebtoken::decode_header(token).map_err(|_| malformed("it is no JSON Web Token"))?;
         check_critical(token)?;
         let allowed: Vec<Algorithm> = rules.algs.iter().map(|alg| algorithm(*alg)).collect();
         if !allowed.contains(&header.alg) {
-            return Err(malformed("it is signed by another algorithm than this route's"));
+            return Err(malformed(
+                "it is signed by another algorithm than this route's",
+            ));
         }
         let key = match self {
             Self::One(key) => key.as_ref().clone(),
             Self::Set(set) => {
                 let named = header.kid.as_deref().and_then(|kid| set.find(kid));
-                let only = || if set.keys.len() == 1 { set.keys.first() } else { None };
+                let only = || {
+                    if set.keys.len() == 1 {
+                        set.keys.first()
+                    } else {
+                        None
+                    }
+                };
                 let jwk = named.or_else(only).ok_or(SignatureFault::UnknownKey)?;
                 DecodingKey::from_jwk(jwk).map_err(|_| SignatureFault::UnknownKey)?
             }
@@ -71,10 +83,18 @@ impl JwtKey {
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
         if let Some(inspection) = scene.request.inspection {
-            let signed = if rules.detached { scene.request.body.len() } else { token.len() };
+            let signed = if rules.detached {
+                scene.request.body.len()
+            } else {
+                token.len()
+            };
             inspection.work().spend(Kind::Hashed, signed)?;
         }
-        let whole = if rules.detached { attached(token, scene.request.body) } else { Some(token.to_vec()) };
+        let whole = if rules.detached {
+            attached(token, scene.request.body)
+        } else {
+            Some(token.to_vec())
+        };
         let whole = whole.ok_or(malformed("it holds a payload of its own"))?;
         let decoded = jsonwebtoken::decode::<Map<String, Value>>(whole, &key, &validation)
             .map_err(|_| SignatureFault::Mismatch)?;
@@ -83,15 +103,21 @@ impl JwtKey {
     }
 }
 
-/// Refuses a token whose header asks for an extension: none is understood here (RFC 7515 §4.1.11), nor a payload that is
-/// not encoded (`b64`, RFC 7797).
+/// Refuses a token whose header asks for an extension: none is understood here (RFC 7515 §4.1.11),
+/// nor a payload that is not encoded (`b64`, RFC 7797).
 fn check_critical(token: &[u8]) -> Result<(), SignatureFault> {
     let malformed = || SignatureFault::Token("it is no JSON Web Token");
     let header = token.split(|byte| *byte == b'.').next().unwrap_or_default();
     let header = BASE64URL_NOPAD.decode(header).map_err(|_| malformed())?;
     let header: Map<String, Value> = serde_json::from_slice(&header).map_err(|_| malformed())?;
-    if header.contains_key("crit") || header.get("b64").is_some_and(|value| *value != Value::Bool(true)) {
-        return Err(SignatureFault::Token("its header has a critical extension, which is not known here"));
+    if header.contains_key("crit")
+        || header
+            .get("b64")
+            .is_some_and(|value| *value != Value::Bool(true))
+    {
+        return Err(SignatureFault::Token(
+            "its header has a critical extension, which is not known here",
+        ));
     }
     Ok(())
 }
@@ -104,19 +130,30 @@ fn attached(token: &[u8], body: &[u8]) -> Option<Vec<u8>> {
     Some([header, b".", payload.as_bytes(), b".", signature].concat())
 }
 
-fn check_time(rules: &JwtRules, claims: &Map<String, Value>, now: UnixMillis) -> Result<(), SignatureFault> {
+fn check_time(
+    rules: &JwtRules,
+    claims: &Map<String, Value>,
+    now: UnixMillis,
+) -> Result<(), SignatureFault> {
     let time = |name: &str| match claims.get(name) {
         None => Ok(None),
         // RFC 7519 §2: seconds, perhaps with a fraction.
-        Some(value) => match value.as_u64().or_else(|| value.as_f64().filter(|at| *at >= 0.0).map(|at| at as u64)) {
+        Some(value) => match value
+            .as_u64()
+            .or_else(|| value.as_f64().filter(|at| *at >= 0.0).map(|at| at as u64))
+        {
             Some(seconds) => Ok(Some(seconds)),
             None => Err(SignatureFault::Token("one of its times is none")),
         },
     };
     let now = now.seconds();
     match time("exp")? {
-        Some(at) if now >= at.saturating_add(rules.leeway) => return Err(SignatureFault::Expired(now - at)),
-        None if rules.expires => return Err(SignatureFault::Token("it does not say when it expires")),
+        Some(at) if now >= at.saturating_add(rules.leeway) => {
+            return Err(SignatureFault::Expired(now - at));
+        }
+        None if rules.expires => {
+            return Err(SignatureFault::Token("it does not say when it expires"));
+        }
         _ => {}
     }
     if let Some(at) = time("nbf")?.filter(|at| *at > now.saturating_add(rules.leeway)) {
@@ -182,7 +219,10 @@ fn same(said: &Value, wanted: &[u8]) -> bool {
         _ => return false,
     };
     let trimmed = |bytes: &[u8]| {
-        let end = bytes.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
+        let end = bytes
+            .iter()
+            .rposition(|byte| *byte != b'=')
+            .map_or(0, |last| last + 1);
         bytes.get(..end).unwrap_or_default().to_vec()
     };
     let (said, wanted) = (trimmed(&said), trimmed(wanted));

@@ -28,7 +28,8 @@ pub const WHOLE: &str = "secret";
 /// How a provider's secret is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SecretShape {
-    /// The parts of a secret that is a JSON object, with what each is; empty: the text is the secret.
+    /// The parts of a secret that is a JSON object, with what each is; empty: the text is the
+    /// secret.
     pub parts: BTreeMap<String, String>,
     /// The part that a text is which is no such object.
     pub plain: Option<String>,
@@ -50,7 +51,10 @@ impl SecretShape {
         let plain = self.plain.clone().unwrap_or_else(|| WHOLE.to_owned());
         let whole = |name: &str| BTreeMap::from([(name.to_owned(), secret.clone())]);
         if self.parts.is_empty() {
-            return Ok(Parts { parts: whole(&plain), plain });
+            return Ok(Parts {
+                parts: whole(&plain),
+                plain,
+            });
         }
         let names = || self.parts.keys().cloned().collect::<Vec<_>>().join(", ");
         match serde_json::from_slice::<BTreeMap<String, String>>(secret.expose()) {
@@ -59,14 +63,21 @@ impl SecretShape {
                     return Err(SchemeError::Parts(names()));
                 }
                 let part = |(name, text): (String, String)| {
-                    Some((name, Secret::new(text.into_bytes()).ok_or(SchemeError::EmptyKey)))
+                    Some((
+                        name,
+                        Secret::new(text.into_bytes()).ok_or(SchemeError::EmptyKey),
+                    ))
                 };
                 let parts = given.into_iter().filter_map(part);
-                let parts =
-                    parts.map(|(name, secret)| secret.map(|secret| (name, secret))).collect::<Result<_, _>>()?;
+                let parts = parts
+                    .map(|(name, secret)| secret.map(|secret| (name, secret)))
+                    .collect::<Result<_, _>>()?;
                 Ok(Parts { parts, plain })
             }
-            Err(_) if self.plain.is_some() => Ok(Parts { parts: whole(&plain), plain }),
+            Err(_) if self.plain.is_some() => Ok(Parts {
+                parts: whole(&plain),
+                plain,
+            }),
             Err(_) => Err(SchemeError::Parts(names())),
         }
     }
@@ -76,7 +87,10 @@ impl Parts {
     /// No secret at all: the key will be fetched.
     #[must_use]
     pub fn none() -> Self {
-        Self { parts: BTreeMap::new(), plain: WHOLE.to_owned() }
+        Self {
+            parts: BTreeMap::new(),
+            plain: WHOLE.to_owned(),
+        }
     }
 
     /// A part by its name; `None` for the one that is meant when none is named.
@@ -115,10 +129,16 @@ impl Key {
             Algorithm::Sha256 => return Ok(Self::DigestSha256),
             Algorithm::Ed25519 => return public_key(&ED25519, &key),
             Algorithm::EcdsaP256Sha256 => return public_key(&ECDSA_P256_SHA256_ASN1, &key),
-            Algorithm::RsaSha1 => return public_key(&RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, &key),
+            Algorithm::RsaSha1 => {
+                return public_key(&RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, &key);
+            }
             Algorithm::RsaSha256 => return public_key(&RSA_PKCS1_2048_8192_SHA256, &key),
             Algorithm::RsaSha512 => return public_key(&RSA_PKCS1_2048_8192_SHA512, &key),
-            Algorithm::Jwt => return Err(SchemeError::Contradiction("alg = \"jwt\" and jwt go together")),
+            Algorithm::Jwt => {
+                return Err(SchemeError::Contradiction(
+                    "alg = \"jwt\" and jwt go together",
+                ));
+            }
             Algorithm::HmacMd5 => Hmac::new_from_slice(key.expose()).map(Self::Md5),
             Algorithm::HmacSha1 => Hmac::new_from_slice(key.expose()).map(Self::Sha1),
             Algorithm::HmacSha256 => Hmac::new_from_slice(key.expose()).map(Self::Sha256),
@@ -128,8 +148,9 @@ impl Key {
         mac.map_err(|_| SchemeError::EmptyKey)
     }
 
-    /// Returns `true` if one of the candidates is right. The message is read once by keys that sign, and once for each
-    /// candidate by public ones; the time taken does not tell which came close. `id` is the key's, if it has one.
+    /// Returns `true` if one of the candidates is right. The message is read once by keys that
+    /// sign, and once for each candidate by public ones; the time taken does not tell which came
+    /// close. `id` is the key's, if it has one.
     pub(super) fn verify(
         &self,
         id: Option<KeyId>,
@@ -141,7 +162,10 @@ impl Key {
             Self::Token(token) => any(candidates, |sent| token.matches(sent)),
             Self::Public(key) => {
                 if let Some(inspection) = request.inspection {
-                    inspection.work().spend(Kind::Hashed, message.1.len().saturating_mul(candidates.len()))?;
+                    inspection.work().spend(
+                        Kind::Hashed,
+                        message.1.len().saturating_mul(candidates.len()),
+                    )?;
                 }
                 let whole;
                 let message = match message.1.slices(request.body).as_slice() {
@@ -151,12 +175,17 @@ impl Key {
                         &whole
                     }
                 };
-                any(candidates, |candidate| key.verify_sig(message, candidate).is_ok())
+                any(candidates, |candidate| {
+                    key.verify_sig(message, candidate).is_ok()
+                })
             }
             // Judged by its claims, in `jwt.rs`.
             Self::Jwt(_) => false,
             _ => {
-                let make = || self.sign(&message.1.slices(request.body)).unwrap_or_default();
+                let make = || {
+                    self.sign(&message.1.slices(request.body))
+                        .unwrap_or_default()
+                };
                 let mac = match request.inspection {
                     Some(inspection) => inspection.mac(message, id, make)?,
                     None => make().into(),
@@ -200,7 +229,9 @@ impl Key {
 }
 
 fn any(candidates: &[Vec<u8>], fits: impl Fn(&[u8]) -> bool) -> bool {
-    candidates.iter().fold(false, |found, candidate| found | fits(candidate))
+    candidates
+        .iter()
+        .fold(false, |found, candidate| found | fits(candidate))
 }
 
 /// The key's bytes.
@@ -218,14 +249,20 @@ pub(super) fn decoded(form: KeyForm, text: &[u8]) -> Result<Vec<u8>, SchemeError
         KeyForm::Sha1 => Sha1::digest(text).to_vec(),
         KeyForm::Sha256 => Sha256::digest(text).to_vec(),
         KeyForm::Pem => pem(text).ok_or(wrong("a public key or a certificate in PEM"))?,
-        KeyForm::SpkiBase64 => BASE64.decode(text).map_err(|_| wrong("the base64 of a public key"))?,
+        KeyForm::SpkiBase64 => BASE64
+            .decode(text)
+            .map_err(|_| wrong("the base64 of a public key"))?,
         KeyForm::Whsec => {
             let text = text.strip_prefix(b"v1,").unwrap_or(text);
             let text = text.strip_prefix(b"whsec_").unwrap_or(text);
-            BASE64.decode(text).map_err(|_| wrong("whsec_ and base64"))?
+            BASE64
+                .decode(text)
+                .map_err(|_| wrong("whsec_ and base64"))?
         }
         KeyForm::Whpk => {
-            let text = text.strip_prefix(b"whpk_").ok_or(wrong("whpk_ and base64"))?;
+            let text = text
+                .strip_prefix(b"whpk_")
+                .ok_or(wrong("whpk_ and base64"))?;
             BASE64.decode(text).map_err(|_| wrong("whpk_ and base64"))?
         }
     })
@@ -241,6 +278,11 @@ fn pem(text: &[u8]) -> Option<Vec<u8>> {
     Some(certificate.subject_public_key_info().to_vec())
 }
 
-fn public_key(algorithm: &'static dyn VerificationAlgorithm, key: &Secret) -> Result<Key, SchemeError> {
-    ParsedPublicKey::new(algorithm, key.expose()).map(Key::Public).map_err(|_| SchemeError::PublicKey)
+fn public_key(
+    algorithm: &'static dyn VerificationAlgorithm,
+    key: &Secret,
+) -> Result<Key, SchemeError> {
+    ParsedPublicKey::new(algorithm, key.expose())
+        .map(Key::Public)
+        .map_err(|_| SchemeError::PublicKey)
 }

@@ -37,9 +37,13 @@ type Piece<'m> = Cow<'m, [u8]>;
 impl<'s, 'r: 's> Scene<'s, 'r> {
     /// The signed text, and its number among those of the request.
     ///
-    /// A value that stands before literal text does not hold that text, and a header's is not empty:
-    /// otherwise bytes could be moved across the separator under the same signature.
-    pub(super) fn message(&self, template: &Template, parts: &Parts) -> Result<Numbered, SignatureFault> {
+    /// A value that stands before literal text does not hold that text, and a header's is not
+    /// empty: otherwise bytes could be moved across the separator under the same signature.
+    pub(super) fn message(
+        &self,
+        template: &Template,
+        parts: &Parts,
+    ) -> Result<Numbered, SignatureFault> {
         let make = || self.render(template, parts);
         match self.request.inspection {
             Some(inspection) => inspection.message(self.key(template, parts), make),
@@ -47,8 +51,8 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
         }
     }
 
-    /// What makes a signed text another one than those of the same request: the template, and what the request does not
-    /// fix.
+    /// What makes a signed text another one than those of the same request: the template, and what
+    /// the request does not fix.
     fn key(&self, template: &Template, parts: &Parts) -> Vec<u8> {
         let mut key = Vec::with_capacity(128);
         let mut add = |part: &[u8]| {
@@ -62,7 +66,10 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
             match source {
                 Source::Secret(name) => {
                     let digest = parts.get(name.as_deref()).map(Secret::digest);
-                    add(digest.as_ref().map(|digest| &digest.as_bytes()[..]).unwrap_or_default());
+                    add(digest
+                        .as_ref()
+                        .map(|digest| &digest.as_bytes()[..])
+                        .unwrap_or_default());
                 }
                 Source::At(Place::Member(_) | Place::Position(_)) => {
                     for (name, value) in &self.members.0 {
@@ -77,7 +84,11 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
     }
 
     /// Puts the signed text together.
-    pub(super) fn render(&self, template: &Template, parts: &Parts) -> Result<Message, SignatureFault> {
+    pub(super) fn render(
+        &self,
+        template: &Template,
+        parts: &Parts,
+    ) -> Result<Message, SignatureFault> {
         let mut message = Message::default();
         self.render_parts(template.parts(), parts, &mut message)?;
         Ok(message)
@@ -97,7 +108,11 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
                     let value = self.value(source, parts)?;
                     let signed = key.and_then(|key| key.sign(&[value]));
                     let signed = signed.ok_or_else(|| SignatureFault::NoPart("key".to_owned()))?;
-                    let encoding = if *filter == Filter::SignedHex { HEXLOWER } else { BASE64 };
+                    let encoding = if *filter == Filter::SignedHex {
+                        HEXLOWER
+                    } else {
+                        BASE64
+                    };
                     answer.push(Cow::Owned(encoding.encode(&signed).into_bytes()), b"");
                 }
                 Part::Value(source, filter) => {
@@ -109,7 +124,12 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
         Ok(answer.concat(self.request.body))
     }
 
-    fn render_parts(&self, template: &[Part], parts: &Parts, message: &mut Message) -> Result<(), SignatureFault> {
+    fn render_parts(
+        &self,
+        template: &[Part],
+        parts: &Parts,
+        message: &mut Message,
+    ) -> Result<(), SignatureFault> {
         let mut rest = template.iter().peekable();
         while let Some(part) = rest.next() {
             match part {
@@ -126,7 +146,8 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
                     if let (Source::At(place), true) = (source, value.is_empty()) {
                         return Err(SignatureFault::Malformed(place.to_string(), "it is empty"));
                     }
-                    if let (Source::At(_) | Source::Item(_), Some(Part::Literal(separator))) = (source, rest.peek())
+                    if let (Source::At(_) | Source::Item(_), Some(Part::Literal(separator))) =
+                        (source, rest.peek())
                         && *filter != Filter::Free
                         && memmem::find(&value, separator.as_bytes()).is_some()
                     {
@@ -145,7 +166,12 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
 
     /// Adds bytes to a signed text, which has a bound beside the body.
     fn add(&self, message: &mut Message, bytes: Piece<'_>) -> Result<(), SignatureFault> {
-        let most = self.request.body.len().saturating_mul(MESSAGE_FACTOR).saturating_add(MESSAGE_BYTES);
+        let most = self
+            .request
+            .body
+            .len()
+            .saturating_mul(MESSAGE_FACTOR)
+            .saturating_add(MESSAGE_BYTES);
         if message.len() + bytes.len() > most {
             return Err(SignatureFault::Overworked("rendered"));
         }
@@ -162,14 +188,20 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
 
     fn filtered<'m>(&self, value: Piece<'m>, filter: Filter) -> Result<Piece<'m>, SignatureFault> {
         match filter {
-            Filter::Sha256 | Filter::Sha256Base64 | Filter::Sha256Base64url => self.spend(Kind::Hashed, value.len())?,
+            Filter::Sha256 | Filter::Sha256Base64 | Filter::Sha256Base64url => {
+                self.spend(Kind::Hashed, value.len())?
+            }
             Filter::JsonString => self.spend(Kind::Parsed, value.len())?,
             _ => {}
         }
         filtered(value, filter)
     }
 
-    fn value<'m>(&'m self, source: &'m Source, parts: &'m Parts) -> Result<Piece<'m>, SignatureFault> {
+    fn value<'m>(
+        &'m self,
+        source: &'m Source,
+        parts: &'m Parts,
+    ) -> Result<Piece<'m>, SignatureFault> {
         let head = &self.request.head;
         Ok(match source {
             Source::Body => Cow::Borrowed(self.request.body),
@@ -186,12 +218,14 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
             Source::Method => Cow::Borrowed(head.method.as_str().as_bytes()),
             Source::Target => Cow::Borrowed(head.target),
             Source::Canonical => Cow::Owned(canonical(&self.request)?),
-            Source::At(place) => {
-                place.read(&self.request, self.members)?.ok_or_else(|| SignatureFault::Missing(place.to_string()))?
-            }
+            Source::At(place) => place
+                .read(&self.request, self.members)?
+                .ok_or_else(|| SignatureFault::Missing(place.to_string()))?,
             Source::Item(path) => {
                 let place = Place::Json(path.clone());
-                place.read(&self.request, self.members)?.unwrap_or(Cow::Borrowed(b""))
+                place
+                    .read(&self.request, self.members)?
+                    .unwrap_or(Cow::Borrowed(b""))
             }
             Source::FormSorted => {
                 self.spend(Kind::Parsed, self.request.body.len())?;
@@ -225,13 +259,19 @@ fn filtered(value: Piece<'_>, filter: Filter) -> Result<Piece<'_>, SignatureFaul
         Filter::Lower => Cow::Owned(value.to_ascii_lowercase()),
         Filter::JsonString => {
             let quoted = serde_json::to_vec(&text(&value)?);
-            Cow::Owned(quoted.map_err(|_| SignatureFault::Malformed("the signed text".to_owned(), "it is no text"))?)
+            Cow::Owned(quoted.map_err(|_| {
+                SignatureFault::Malformed("the signed text".to_owned(), "it is no text")
+            })?)
         }
         // Only an answer signs; see `render_signed`.
-        Filter::SignedHex | Filter::SignedBase64 => return Err(SignatureFault::NoPart("key".to_owned())),
+        Filter::SignedHex | Filter::SignedBase64 => {
+            return Err(SignatureFault::NoPart("key".to_owned()));
+        }
         Filter::Sha256 => Cow::Owned(HEXLOWER.encode(&Sha256::digest(&value)).into_bytes()),
         Filter::Sha256Base64 => Cow::Owned(BASE64.encode(&Sha256::digest(&value)).into_bytes()),
-        Filter::Sha256Base64url => Cow::Owned(BASE64URL_NOPAD.encode(&Sha256::digest(&value)).into_bytes()),
+        Filter::Sha256Base64url => {
+            Cow::Owned(BASE64URL_NOPAD.encode(&Sha256::digest(&value)).into_bytes())
+        }
         Filter::Hubspot => Cow::Owned(hubspot(&text(&value)?).into_bytes()),
         Filter::Contentful => Cow::Owned(contentful(&text(&value)?).into_bytes()),
     })
@@ -254,7 +294,11 @@ fn hubspot(url: &str) -> String {
         ("%2C", ","),
         ("%3B", ";"),
     ];
-    DECODED.iter().fold(url.to_owned(), |url, (escape, character)| url.replace(escape, character))
+    DECODED
+        .iter()
+        .fold(url.to_owned(), |url, (escape, character)| {
+            url.replace(escape, character)
+        })
 }
 
 /// Percent-encodes what is neither alphanumeric nor in `plain`.
@@ -280,7 +324,10 @@ fn contentful(target: &str) -> String {
     if query.is_empty() {
         return path;
     }
-    format!("{path}?{}", escape(escape(query.as_bytes(), COMPONENT).as_bytes(), ENCODE_URI))
+    format!(
+        "{path}?{}",
+        escape(escape(query.as_bytes(), COMPONENT).as_bytes(), ENCODE_URI)
+    )
 }
 
 /// Atlassian's canonical request: method, path, and the query sorted, without `jwt`
@@ -289,11 +336,18 @@ fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
     const PLAIN: &[u8] = b"-_.~";
     let broken = || SignatureFault::Malformed("the query".to_owned(), "it can't be read");
     let path = String::from_utf8_lossy(request.head.path()).replace('&', "%26");
-    let path = if path.len() > 1 { path.trim_end_matches('/') } else { &path };
+    let path = if path.len() > 1 {
+        path.trim_end_matches('/')
+    } else {
+        &path
+    };
     let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)? {
         if name.as_ref() != b"jwt" {
-            names.entry(escape(&name, PLAIN)).or_default().push(escape(&value, PLAIN));
+            names
+                .entry(escape(&name, PLAIN))
+                .or_default()
+                .push(escape(&value, PLAIN));
         }
     }
     let query = names.into_iter().map(|(name, mut values)| {
@@ -313,14 +367,23 @@ fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, SignatureFault> {
     if request.body.is_empty() {
         return Ok(Vec::new());
     }
-    let kind = request.head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let is_form = kind
-        .split(';')
-        .next()
-        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"));
+    let kind = request
+        .head
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let is_form = kind.split(';').next().is_some_and(|kind| {
+        kind.trim()
+            .eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    });
     let pairs = form::pairs(request.body).filter(|_| is_form);
-    let pairs = pairs.ok_or_else(|| SignatureFault::Malformed("the body".to_owned(), "it is no form"))?;
-    let mut pairs: Vec<_> = pairs.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+    let pairs =
+        pairs.ok_or_else(|| SignatureFault::Malformed("the body".to_owned(), "it is no form"))?;
+    let mut pairs: Vec<_> = pairs
+        .into_iter()
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
     pairs.sort();
     Ok(pairs)
 }
@@ -329,7 +392,11 @@ fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, SignatureFault> {
 fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
     let mut pairs = form_pairs(request)?;
     pairs.dedup();
-    Ok(pairs.into_iter().flat_map(|(name, value)| [name, value]).collect::<Vec<_>>().concat())
+    Ok(pairs
+        .into_iter()
+        .flat_map(|(name, value)| [name, value])
+        .collect::<Vec<_>>()
+        .concat())
 }
 
 /// The headers that a header names, in its order: `name:value`, joined by `;`. The list must not be
@@ -337,8 +404,15 @@ fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
 fn signed_headers(request: &Request<'_>, list: &FieldName) -> Result<Vec<u8>, SignatureFault> {
     let place = Place::Header(list.clone());
     let no_members = Members::default();
-    let value = place.read(request, &no_members)?.ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
-    let malformed = || SignatureFault::Malformed(place.to_string(), "it is no list of headers, each named once");
+    let value = place
+        .read(request, &no_members)?
+        .ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
+    let malformed = || {
+        SignatureFault::Malformed(
+            place.to_string(),
+            "it is no list of headers, each named once",
+        )
+    };
     let names = std::str::from_utf8(&value).map_err(|_| malformed())?;
     let mut known = HashSet::new();
     let mut signed: Vec<Vec<u8>> = Vec::new();
@@ -349,15 +423,25 @@ fn signed_headers(request: &Request<'_>, list: &FieldName) -> Result<Vec<u8>, Si
             return Err(malformed());
         }
         let field = Place::Header(field);
-        let value = field.read(request, &no_members)?.ok_or_else(|| SignatureFault::Missing(field.to_string()))?;
+        let value = field
+            .read(request, &no_members)?
+            .ok_or_else(|| SignatureFault::Missing(field.to_string()))?;
         signed.push([name.as_bytes(), b":", value.trim_ascii()].concat());
     }
     Ok(signed.join(&b';'))
 }
 
 /// The fields of Amazon SNS's messages that are signed, of one kind or another.
-pub(super) const SNS_FIELDS: [&str; 8] =
-    ["Message", "MessageId", "SubscribeURL", "Subject", "Timestamp", "Token", "TopicArn", "Type"];
+pub(super) const SNS_FIELDS: [&str; 8] = [
+    "Message",
+    "MessageId",
+    "SubscribeURL",
+    "Subject",
+    "Timestamp",
+    "Token",
+    "TopicArn",
+    "Type",
+];
 
 /// Amazon SNS: names and values of the fields that are signed, each followed by a line feed
 /// (docs.aws.amazon.com/sns, "Verifying the signatures of Amazon SNS messages").
@@ -366,22 +450,44 @@ fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
         let place = JsonPath::parse(name).map_err(|_| SignatureFault::Missing(name.to_owned()))?;
         let value = Place::Json(place).read(request, &Members::default())?;
         let text = value.map(|value| String::from_utf8(value.into_owned()));
-        text.transpose().map_err(|_| SignatureFault::Malformed(format!("json:{name}"), "it is not UTF-8"))
+        text.transpose()
+            .map_err(|_| SignatureFault::Malformed(format!("json:{name}"), "it is not UTF-8"))
     };
     let kind = field("Type")?.unwrap_or_default();
     let names: &[&str] = match kind.as_str() {
-        "Notification" => &["Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"],
-        "SubscriptionConfirmation" | "UnsubscribeConfirmation" => {
-            &["Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"]
+        "Notification" => &[
+            "Message",
+            "MessageId",
+            "Subject",
+            "Timestamp",
+            "TopicArn",
+            "Type",
+        ],
+        "SubscriptionConfirmation" | "UnsubscribeConfirmation" => &[
+            "Message",
+            "MessageId",
+            "SubscribeURL",
+            "Timestamp",
+            "Token",
+            "TopicArn",
+            "Type",
+        ],
+        _ => {
+            return Err(SignatureFault::Malformed(
+                "json:Type".to_owned(),
+                "it is no message of Amazon SNS",
+            ));
         }
-        _ => return Err(SignatureFault::Malformed("json:Type".to_owned(), "it is no message of Amazon SNS")),
     };
     let mut text = String::new();
     for name in names {
         match field(name)? {
             // A line feed inside could move bytes between fields; only the message may have some.
             Some(value) if *name != "Message" && value.contains('\n') => {
-                return Err(SignatureFault::Malformed(format!("json:{name}"), "it has several lines"));
+                return Err(SignatureFault::Malformed(
+                    format!("json:{name}"),
+                    "it has several lines",
+                ));
             }
             Some(value) => text.push_str(&format!("{name}\n{value}\n")),
             None if *name == "Subject" => {}
@@ -394,17 +500,21 @@ fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
 /// Where Plivo's nonce stands.
 pub(super) const PLIVO_NONCE: &str = "header:X-Plivo-Signature-V3-Nonce";
 
-/// Plivo, version 3: the URL with its query sorted, then the sorted form, of which every value counts,
-/// then the nonce
-/// (PyPI plivo 4.63.0, `utils/signature_v3.py`).
+/// Plivo, version 3: the URL with its query sorted, then the sorted form, of which every value
+/// counts, then the nonce (PyPI plivo 4.63.0, `utils/signature_v3.py`).
 fn plivo(request: &Request<'_>, origin: &str) -> Result<Vec<u8>, SignatureFault> {
     let broken = || SignatureFault::Malformed("the query".to_owned(), "it can't be read");
     let nonce = Place::parse(PLIVO_NONCE).map_err(|_| broken())?;
-    let nonce =
-        nonce.read(request, &Members::default())?.ok_or_else(|| SignatureFault::Missing(PLIVO_NONCE.to_owned()))?;
-    let mut query: Vec<_> = form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)?;
+    let nonce = nonce
+        .read(request, &Members::default())?
+        .ok_or_else(|| SignatureFault::Missing(PLIVO_NONCE.to_owned()))?;
+    let mut query: Vec<_> =
+        form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)?;
     query.sort();
-    let query = query.iter().map(|(name, value)| [name.as_ref(), b"=", value.as_ref()].concat()).collect::<Vec<_>>();
+    let query = query
+        .iter()
+        .map(|(name, value)| [name.as_ref(), b"=", value.as_ref()].concat())
+        .collect::<Vec<_>>();
     let form = form_pairs(request)?;
     let mut text = [origin.as_bytes(), request.head.path()].concat();
     if !query.is_empty() || !form.is_empty() {
@@ -439,11 +549,21 @@ mod tests {
     #[test]
     fn forms_are_sorted_and_each_value_counts_once() {
         let none = HeaderMap::new();
-        let head = RequestHead { method: &Method::POST, target: b"/a?z=1&b=2", headers: &none, origin: "https://h" };
+        let head = RequestHead {
+            method: &Method::POST,
+            target: b"/a?z=1&b=2",
+            headers: &none,
+            origin: "https://h",
+        };
         assert!(sorted_form(&Request::new(head, b"a=1")).is_err(), "no form");
-        let kind = "application/x-www-form-urlencoded; charset=utf-8".parse().unwrap();
+        let kind = "application/x-www-form-urlencoded; charset=utf-8"
+            .parse()
+            .unwrap();
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
-        let head = RequestHead { headers: &headers, ..head };
+        let head = RequestHead {
+            headers: &headers,
+            ..head
+        };
         let form = |body: &'static [u8]| sorted_form(&Request::new(head, body));
         assert_eq!(form(b"b=2&a=1+1&b=1&b=2").unwrap(), b"a1 1b1b2");
         assert_eq!(form(b"").unwrap(), b"");
@@ -453,7 +573,15 @@ mod tests {
     fn the_canonical_request_of_atlassian() {
         let headers = HeaderMap::new();
         let target = b"/rest/api/?z=1&jwt=x&a=2&a=1&b=c%20d";
-        let head = RequestHead { method: &Method::GET, target, headers: &headers, origin: "" };
-        assert_eq!(canonical(&Request::new(head, b"")).unwrap(), b"GET&/rest/api&a=1,2&b=c%20d&z=1");
+        let head = RequestHead {
+            method: &Method::GET,
+            target,
+            headers: &headers,
+            origin: "",
+        };
+        assert_eq!(
+            canonical(&Request::new(head, b"")).unwrap(),
+            b"GET&/rest/api&a=1,2&b=c%20d&z=1"
+        );
     }
 }

@@ -53,8 +53,12 @@ impl FieldName {
     /// # Errors
     /// When it is none.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("{text:?} is not a header name"))?;
-        Ok(Self { written: text.to_owned(), name })
+        let name = HeaderName::from_bytes(text.as_bytes())
+            .map_err(|_| format!("{text:?} is not a header name"))?;
+        Ok(Self {
+            written: text.to_owned(),
+            name,
+        })
     }
 
     /// The name.
@@ -70,8 +74,13 @@ impl Place {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let named =
-            |name: &str| if name.is_empty() { Err(format!("{text:?} names nothing")) } else { Ok(name.to_owned()) };
+        let named = |name: &str| {
+            if name.is_empty() {
+                Err(format!("{text:?} names nothing"))
+            } else {
+                Ok(name.to_owned())
+            }
+        };
         match text.split_once(':') {
             Some(("header", name)) => match name.strip_suffix("-*") {
                 Some(stem) => FieldName::parse(stem).map(Self::Numbered),
@@ -85,7 +94,10 @@ impl Place {
                 None => Err(format!("{text:?}: write formjson:FIELD:PATH")),
             },
             Some(("sig", key)) => match key.strip_prefix('#') {
-                Some(digits) => digits.parse().map(Self::Position).map_err(|_| format!("{text:?}: write sig:#0")),
+                Some(digits) => digits
+                    .parse()
+                    .map(Self::Position)
+                    .map_err(|_| format!("{text:?}: write sig:#0")),
                 None => named(key).map(Self::Member),
             },
             None if text == "body" => Ok(Self::Body),
@@ -98,7 +110,10 @@ impl Place {
     /// Whether the body must be read to find it.
     #[must_use]
     pub const fn is_in_body(&self) -> bool {
-        matches!(self, Self::Form(_) | Self::Json(_) | Self::FormJson(..) | Self::Body)
+        matches!(
+            self,
+            Self::Form(_) | Self::Json(_) | Self::FormJson(..) | Self::Body
+        )
     }
 
     /// Returns `false` if it can be told from the head alone that nothing stands there.
@@ -115,7 +130,11 @@ impl Place {
     ///
     /// # Errors
     /// When it can't be told which value it is, or the body can't be read as it should be.
-    pub fn read<'r>(&self, request: &Request<'r>, members: &Members) -> Result<Option<Cow<'r, [u8]>>, SignatureFault> {
+    pub fn read<'r>(
+        &self,
+        request: &Request<'r>,
+        members: &Members,
+    ) -> Result<Option<Cow<'r, [u8]>>, SignatureFault> {
         match self {
             Self::Header(field) => {
                 let mut values = request.head.headers.get_all(&field.name).iter();
@@ -130,10 +149,10 @@ impl Place {
                 Some(query) => form::single(query, name).map_err(|fault| self.form_fault(fault)),
                 None => Ok(None),
             },
-            Self::Form(name) => {
-                inspected(request, |inspection| inspection.field(name, request.head.headers, request.body))
-                    .map_err(|fault| self.read_fault(fault))
-            }
+            Self::Form(name) => inspected(request, |inspection| {
+                inspection.field(name, request.head.headers, request.body)
+            })
+            .map_err(|fault| self.read_fault(fault)),
             Self::Json(path) => {
                 let text = inspected(request, |inspection| inspection.single(path, request.body));
                 self.unless_absent(text.map(Some))
@@ -146,14 +165,20 @@ impl Place {
             }
             Self::Body => Ok(Some(Cow::Borrowed(request.body))),
             Self::Member(key) => {
-                let mut found = members.0.iter().filter(|(name, _)| name.as_deref() == Some(key.as_bytes()));
+                let mut found = members
+                    .0
+                    .iter()
+                    .filter(|(name, _)| name.as_deref() == Some(key.as_bytes()));
                 let value = found.next().map(|(_, value)| Cow::Owned(value.clone()));
                 if found.next().is_some() {
                     return Err(SignatureFault::Repeated(self.to_string()));
                 }
                 Ok(value)
             }
-            Self::Position(index) => Ok(members.0.get(*index).map(|(_, value)| Cow::Owned(value.clone()))),
+            Self::Position(index) => Ok(members
+                .0
+                .get(*index)
+                .map(|(_, value)| Cow::Owned(value.clone()))),
         }
     }
 
@@ -161,20 +186,40 @@ impl Place {
     ///
     /// # Errors
     /// As [`Place::read`], and when there is none.
-    pub fn read_all<'r>(&self, request: &Request<'r>, repeats: bool) -> Result<Vec<Cow<'r, [u8]>>, SignatureFault> {
+    pub fn read_all<'r>(
+        &self,
+        request: &Request<'r>,
+        repeats: bool,
+    ) -> Result<Vec<Cow<'r, [u8]>>, SignatureFault> {
         let values = match self {
-            Self::Header(field) if repeats => {
-                request.head.headers.get_all(&field.name).iter().map(|value| Cow::Borrowed(value.as_bytes())).collect()
-            }
+            Self::Header(field) if repeats => request
+                .head
+                .headers
+                .get_all(&field.name)
+                .iter()
+                .map(|value| Cow::Borrowed(value.as_bytes()))
+                .collect(),
             Self::Numbered(stem) => numbered(stem, request),
-            Self::Json(path) => match inspected(request, |inspection| inspection.texts(path, request.body)) {
-                Ok(texts) => texts.into_iter().map(|text| Cow::Owned(text.into_bytes())).collect(),
-                Err(ReadFault::Json(JsonFault::Absent(_))) => Vec::new(),
-                Err(fault) => return Err(self.read_fault(fault)),
-            },
-            _ => self.read(request, &Members::default())?.into_iter().collect(),
+            Self::Json(path) => {
+                match inspected(request, |inspection| inspection.texts(path, request.body)) {
+                    Ok(texts) => texts
+                        .into_iter()
+                        .map(|text| Cow::Owned(text.into_bytes()))
+                        .collect(),
+                    Err(ReadFault::Json(JsonFault::Absent(_))) => Vec::new(),
+                    Err(fault) => return Err(self.read_fault(fault)),
+                }
+            }
+            _ => self
+                .read(request, &Members::default())?
+                .into_iter()
+                .collect(),
         };
-        if values.is_empty() { Err(SignatureFault::Missing(self.to_string())) } else { Ok(values) }
+        if values.is_empty() {
+            Err(SignatureFault::Missing(self.to_string()))
+        } else {
+            Ok(values)
+        }
     }
 
     /// Adds what it reads of a body.
@@ -208,7 +253,9 @@ impl Place {
 
     fn form_fault(&self, fault: FormFault) -> SignatureFault {
         match fault {
-            FormFault::Broken => SignatureFault::Malformed(self.to_string(), "the form or query can't be read"),
+            FormFault::Broken => {
+                SignatureFault::Malformed(self.to_string(), "the form or query can't be read")
+            }
             FormFault::Repeated => SignatureFault::Repeated(self.to_string()),
             FormFault::Name => SignatureFault::Malformed(
                 self.to_string(),
@@ -232,11 +279,22 @@ pub(super) fn inspected<T>(
 /// The values of headers that are numbered.
 fn numbered<'r>(stem: &FieldName, request: &Request<'r>) -> Vec<Cow<'r, [u8]>> {
     let is_number = |name: &HeaderName| {
-        let rest = name.as_str().strip_prefix(stem.name.as_str()).and_then(|rest| rest.strip_prefix('-'));
-        rest.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        let rest = name
+            .as_str()
+            .strip_prefix(stem.name.as_str())
+            .and_then(|rest| rest.strip_prefix('-'));
+        rest.is_some_and(|digits| {
+            !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+        })
     };
-    let fields = request.head.headers.iter().filter(|(name, _)| is_number(name));
-    fields.map(|(_, value)| Cow::Borrowed(value.as_bytes())).collect()
+    let fields = request
+        .head
+        .headers
+        .iter()
+        .filter(|(name, _)| is_number(name));
+    fields
+        .map(|(_, value)| Cow::Borrowed(value.as_bytes()))
+        .collect()
 }
 
 impl fmt::Display for Place {

@@ -59,8 +59,8 @@ pub struct Scheme {
     /// The provider may sign the URL with its port or without, whichever was sent.
     #[serde(default, skip_serializing_if = "is_default")]
     pub url_ports: bool,
-    /// The body is a JSON object or list, or empty; anything else is refused. Needed where the body stands beside another
-    /// value in `msg` with nothing between the two.
+    /// The body is a JSON object or list, or empty; anything else is refused. Needed where the body
+    /// stands beside another value in `msg` with nothing between the two.
     #[serde(default, skip_serializing_if = "is_default")]
     pub json_body: bool,
     /// Where the relay gets the key when the policy gives none.
@@ -72,8 +72,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// A message authentication code (RFC 2104), a digest with the secret inside, a signature that a public key
-/// verifies, a JSON Web Token (RFC 7519), or a shared token.
+/// A message authentication code (RFC 2104), a digest with the secret inside, a signature that a
+/// public key verifies, a JSON Web Token (RFC 7519), or a shared token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Algorithm {
     /// No signature: the field is the secret itself.
@@ -124,7 +124,14 @@ impl Algorithm {
     /// Whether the key is a public one: it verifies and can't sign.
     #[must_use]
     pub const fn is_public(self) -> bool {
-        matches!(self, Self::Ed25519 | Self::EcdsaP256Sha256 | Self::RsaSha1 | Self::RsaSha256 | Self::RsaSha512)
+        matches!(
+            self,
+            Self::Ed25519
+                | Self::EcdsaP256Sha256
+                | Self::RsaSha1
+                | Self::RsaSha256
+                | Self::RsaSha512
+        )
     }
 
     /// Whether it is a plain digest: the secret must stand in the text.
@@ -208,7 +215,10 @@ impl TryFrom<String> for Pick {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        if let Some(part) = text.strip_prefix("{secret:").and_then(|rest| rest.strip_suffix('}')) {
+        if let Some(part) = text
+            .strip_prefix("{secret:")
+            .and_then(|rest| rest.strip_suffix('}'))
+        {
             return Ok(Self::Part(part.to_owned()));
         }
         match text.strip_suffix('+').map(str::parse) {
@@ -272,8 +282,8 @@ pub struct Required {
     /// The value is a list, separated by commas, that has this member, in either case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lists: Option<String>,
-    /// The value is what this template makes: a text, or a digest such as `{body|sha256}`. A part of the
-    /// secret that was not given asks for nothing.
+    /// The value is what this template makes: a text, or a digest such as `{body|sha256}`. A part
+    /// of the secret that was not given asks for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is: Option<Template>,
     /// Nothing stands there.

@@ -1,5 +1,5 @@
-//! Signs a request as a provider would, for `hookward send`: the test of a webhook before the provider
-//! sends one. Not for fixtures: those are signed by other programs.
+//! Signs a request as a provider would, for `hookward send`: the test of a webhook before the
+//! provider sends one. Not for fixtures: those are signed by other programs.
 
 mod draft;
 mod private_key;
@@ -45,10 +45,11 @@ pub enum SignError {
     Body(#[from] JsonFault),
 }
 
-/// Signs a request by a scheme, at `now`: gives it with the signature and what else the scheme reads. `id`
-/// stands for a delivery id or a nonce where one is signed.
+/// Signs a request by a scheme, at `now`: gives it with the signature and what else the scheme
+/// reads. `id` stands for a delivery id or a nonce where one is signed.
 ///
-/// A time of signing that stands in the request gives way to `now`; a body without `Content-Type` gets one.
+/// A time of signing that stands in the request gives way to `now`; a body without `Content-Type`
+/// gets one.
 ///
 /// # Errors
 /// [`SignError`].
@@ -63,25 +64,47 @@ pub fn sign(
     scheme.check()?;
     let parts = shape.split(secret)?;
     give_type(scheme, &mut draft);
-    let Some(path) = &scheme.each else { return sign_one(scheme, &parts, draft, now, id) };
+    let Some(path) = &scheme.each else {
+        return sign_one(scheme, &parts, draft, now, id);
+    };
     // Each item of a batch is signed for itself, and holds its signature.
     let whole = draft.clone();
     draft.body = path.edit(&whole.body, &mut |item| {
         let body = item.map_or(b"{}".to_vec(), |item| item.get().as_bytes().to_vec());
-        let signed = sign_one(scheme, &parts, Draft { body, ..whole.clone() }, now, id)?;
+        let signed = sign_one(
+            scheme,
+            &parts,
+            Draft {
+                body,
+                ..whole.clone()
+            },
+            now,
+            id,
+        )?;
         let text = String::from_utf8(signed.body).map_err(|_| JsonFault::NotJson)?;
         Ok::<_, SignError>(RawValue::from_string(text).map_err(|_| JsonFault::NotJson)?)
     })?;
     Ok(draft)
 }
 
-fn sign_one(scheme: &Scheme, parts: &Parts, mut draft: Draft, now: UnixMillis, id: &str) -> Result<Draft, SignError> {
+fn sign_one(
+    scheme: &Scheme,
+    parts: &Parts,
+    mut draft: Draft,
+    now: UnixMillis,
+    id: &str,
+) -> Result<Draft, SignError> {
     let unit = scheme.ts.as_ref().map_or(TimeUnit::Seconds, |ts| ts.unit);
     let ts = unit.write(now.seconds());
     let members = complete(scheme, parts, &mut draft, &ts, id)?;
     let value = {
         let request = draft.request();
-        let scene = Scene { request, members: &members, ts: Some(ts.as_bytes()), origin: &draft.origin };
+        let scene = Scene {
+            request,
+            members: &members,
+            ts: Some(ts.as_bytes()),
+            origin: &draft.origin,
+        };
         let signature = match &scheme.jwt {
             Some(rules) => token::token(scheme, rules, parts, &scene, now)?.into_bytes(),
             None => {
@@ -95,9 +118,15 @@ fn sign_one(scheme: &Scheme, parts: &Parts, mut draft: Draft, now: UnixMillis, i
     Ok(draft)
 }
 
-/// Puts in what the scheme reads beside the signature: the time, ids, fixed texts. Gives the members of the
-/// signature's list.
-fn complete(scheme: &Scheme, parts: &Parts, draft: &mut Draft, ts: &str, id: &str) -> Result<Members, SignError> {
+/// Puts in what the scheme reads beside the signature: the time, ids, fixed texts. Gives the
+/// members of the signature's list.
+fn complete(
+    scheme: &Scheme,
+    parts: &Parts,
+    draft: &mut Draft,
+    ts: &str,
+    id: &str,
+) -> Result<Members, SignError> {
     let mut members = Members::default();
     match scheme.ts.as_ref().map(|ts| &ts.at) {
         Some(Place::Member(key)) => members.0.push((Some(key.clone().into_bytes()), ts.into())),
@@ -112,21 +141,35 @@ fn complete(scheme: &Scheme, parts: &Parts, draft: &mut Draft, ts: &str, id: &st
         let text = match &required.is {
             Some(template) => {
                 let none = Members::default();
-                let scene = Scene { request: draft.request(), members: &none, ts: None, origin: &draft.origin };
+                let scene = Scene {
+                    request: draft.request(),
+                    members: &none,
+                    ts: None,
+                    origin: &draft.origin,
+                };
                 match scene.render(template, parts) {
-                    Ok(text) => Some(String::from_utf8_lossy(&text.concat(&draft.body)).into_owned()),
+                    Ok(text) => {
+                        Some(String::from_utf8_lossy(&text.concat(&draft.body)).into_owned())
+                    }
                     Err(SignatureFault::NoPart(_)) => None,
                     Err(fault) => return Err(missing(fault)),
                 }
             }
-            None => [&required.begins, &required.contains, &required.lists].into_iter().flatten().next().cloned(),
+            None => [&required.begins, &required.contains, &required.lists]
+                .into_iter()
+                .flatten()
+                .next()
+                .cloned(),
         };
         if let Some(text) = text {
             draft.put(&required.at, &text)?;
         }
     }
     let claims = scheme.jwt.iter().flat_map(|rules| rules.claims.values());
-    for source in std::iter::once(&scheme.msg).chain(claims).flat_map(|template| template.sources()) {
+    for source in std::iter::once(&scheme.msg)
+        .chain(claims)
+        .flat_map(|template| template.sources())
+    {
         let place = match source {
             Source::At(place) => place.clone(),
             Source::Plivo => Place::parse(PLIVO_NONCE).map_err(SignError::Place)?,
@@ -135,17 +178,28 @@ fn complete(scheme: &Scheme, parts: &Parts, draft: &mut Draft, ts: &str, id: &st
         match &place {
             Place::Member(key) => {
                 let key = key.clone().into_bytes();
-                if !members.0.iter().any(|(name, _)| name.as_ref() == Some(&key)) {
+                if !members
+                    .0
+                    .iter()
+                    .any(|(name, _)| name.as_ref() == Some(&key))
+                {
                     members.0.push((Some(key), id.into()));
                 }
             }
-            // A header or a value of JSON may be any; a whole form or a query is for the caller to say.
-            Place::Header(_) | Place::Json(_) if draft.at(&place)?.is_none() => draft.put(&place, id)?,
+            // A header or a value of JSON may be any; a whole form or a query is for the caller to
+            // say.
+            Place::Header(_) | Place::Json(_) if draft.at(&place)?.is_none() => {
+                draft.put(&place, id)?
+            }
             _ => {}
         }
     }
     // Another of the provider's ways is for this request, or none.
-    scheme.require.iter().try_for_each(|required| required.holds(&draft.request(), parts, false)).map_err(missing)?;
+    scheme
+        .require
+        .iter()
+        .try_for_each(|required| required.holds(&draft.request(), parts, false))
+        .map_err(missing)?;
     Ok(members)
 }
 
@@ -154,13 +208,14 @@ fn missing(fault: SignatureFault) -> SignError {
     SignError::Missing(fault.to_string())
 }
 
-/// Says of a body what it is, where nothing does: a form where the provider sends one, else JSON. JSON for a
-/// provider that sends it in a form's field is put there.
+/// Says of a body what it is, where nothing does: a form where the provider sends one, else JSON.
+/// JSON for a provider that sends it in a form's field is put there.
 fn give_type(scheme: &Scheme, draft: &mut Draft) {
     if draft.headers.contains_key(header::CONTENT_TYPE) {
         return;
     }
-    let is_json = draft.body.trim_ascii_start().starts_with(b"{") || draft.body.trim_ascii_start().starts_with(b"[");
+    let is_json = draft.body.trim_ascii_start().starts_with(b"{")
+        || draft.body.trim_ascii_start().starts_with(b"[");
     let read = scheme.msg.sources().filter_map(|source| match source {
         Source::At(place) => Some(place),
         _ => None,
@@ -169,7 +224,10 @@ fn give_type(scheme: &Scheme, draft: &mut Draft) {
         Place::Form(name) | Place::FormJson(name, _) => Some(name),
         _ => None,
     });
-    let whole = scheme.msg.sources().any(|source| matches!(source, Source::FormSorted | Source::Plivo));
+    let whole = scheme
+        .msg
+        .sources()
+        .any(|source| matches!(source, Source::FormSorted | Source::Plivo));
     let kind = match field {
         Some(name) => {
             if is_json {
@@ -181,17 +239,32 @@ fn give_type(scheme: &Scheme, draft: &mut Draft) {
         None if whole && !is_json => "application/x-www-form-urlencoded",
         None => "application/json",
     };
-    draft.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    draft
+        .headers
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
 }
 
-fn signature(scheme: &Scheme, parts: &Parts, message: &[impl AsRef<[u8]>], ts: &str) -> Result<Vec<u8>, SignError> {
-    let secret = parts.get(scheme.part.as_deref()).ok_or(SignError::PrivateKey)?;
+fn signature(
+    scheme: &Scheme,
+    parts: &Parts,
+    message: &[impl AsRef<[u8]>],
+    ts: &str,
+) -> Result<Vec<u8>, SignError> {
+    let secret = parts
+        .get(scheme.part.as_deref())
+        .ok_or(SignError::PrivateKey)?;
     if scheme.alg == Algorithm::Equals {
         return Ok(secret.expose().to_vec());
     }
     if scheme.alg.is_public() {
-        let message = message.iter().flat_map(AsRef::as_ref).copied().collect::<Vec<u8>>();
-        return Signer::of(scheme.alg)?.sign(secret.expose(), &message).ok_or(SignError::PrivateKey);
+        let message = message
+            .iter()
+            .flat_map(AsRef::as_ref)
+            .copied()
+            .collect::<Vec<u8>>();
+        return Signer::of(scheme.alg)?
+            .sign(secret.expose(), &message)
+            .ok_or(SignError::PrivateKey);
     }
     let key = match scheme.key {
         KeyForm::TsUtf8 => Key::new(scheme, &[ts.as_bytes(), secret.expose()].concat())?,
@@ -210,16 +283,25 @@ fn written(scheme: &Scheme, parts: &Parts, signature: &[u8], members: Members) -
         Encoding::Text => String::from_utf8_lossy(signature).into_owned(),
     };
     let value = format!("{}{encoded}", sig.prefix);
-    let (split, kv) = (sig.split.as_deref().unwrap_or_default(), sig.kv.as_deref().unwrap_or_default());
+    let (split, kv) = (
+        sig.split.as_deref().unwrap_or_default(),
+        sig.kv.as_deref().unwrap_or_default(),
+    );
     let key = match &sig.pick {
         Some(Pick::Key(key)) => Some(key.clone().into_bytes()),
         Some(Pick::Part(part)) => parts.get(Some(part)).map(|part| part.expose().to_vec()),
         _ => None,
     };
-    let listed = members.0.into_iter().chain([(key, value.into_bytes())]).map(|(key, value)| {
-        let key = key.map(|key| String::from_utf8_lossy(&key).into_owned() + kv).unwrap_or_default();
-        key + &String::from_utf8_lossy(&value)
-    });
+    let listed = members
+        .0
+        .into_iter()
+        .chain([(key, value.into_bytes())])
+        .map(|(key, value)| {
+            let key = key
+                .map(|key| String::from_utf8_lossy(&key).into_owned() + kv)
+                .unwrap_or_default();
+            key + &String::from_utf8_lossy(&value)
+        });
     listed.collect::<Vec<_>>().join(split)
 }
 
@@ -256,7 +338,10 @@ mod tests {
     }
 
     fn pem(label: &str, der: &[u8]) -> String {
-        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64.encode(der))
+        format!(
+            "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+            BASE64.encode(der)
+        )
     }
 
     fn spki(key: &impl AsDer<PublicKeyX509Der<'static>>) -> Vec<u8> {
@@ -266,14 +351,20 @@ mod tests {
     impl Pair {
         fn ed25519() -> Self {
             let pair = Ed25519KeyPair::generate().unwrap();
-            let (private, raw) = (pair.to_pkcs8v1().unwrap(), pair.public_key().as_ref().to_vec());
+            let (private, raw) = (
+                pair.to_pkcs8v1().unwrap(),
+                pair.public_key().as_ref().to_vec(),
+            );
             let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": BASE64URL_NOPAD.encode(&raw) });
             Self::new(private.as_ref(), spki(pair.public_key()), raw, jwk)
         }
 
         fn ecdsa() -> Self {
             let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
-            let (private, raw) = (pair.to_pkcs8v1().unwrap(), pair.public_key().as_ref().to_vec());
+            let (private, raw) = (
+                pair.to_pkcs8v1().unwrap(),
+                pair.public_key().as_ref().to_vec(),
+            );
             // Behind the byte that says that it is not compressed (SEC 1 §2.3.3).
             let (x, y) = raw[1..].split_at(32);
             let (x, y) = (BASE64URL_NOPAD.encode(x), BASE64URL_NOPAD.encode(y));
@@ -292,7 +383,12 @@ mod tests {
         }
 
         fn new(private: &[u8], spki: Vec<u8>, raw: Vec<u8>, jwk: serde_json::Value) -> Self {
-            Self { private: pem("PRIVATE KEY", private), spki, raw, jwk }
+            Self {
+                private: pem("PRIVATE KEY", private),
+                spki,
+                raw,
+                jwk,
+            }
         }
 
         fn public(&self, form: KeyForm) -> String {
@@ -317,7 +413,11 @@ mod tests {
     impl Pairs {
         /// The key that signs by a scheme and the one that verifies.
         fn of(&self, scheme: &Scheme) -> (String, String) {
-            let jwt = scheme.jwt.iter().flat_map(|rules| rules.algs.first()).next();
+            let jwt = scheme
+                .jwt
+                .iter()
+                .flat_map(|rules| rules.algs.first())
+                .next();
             let pair = match (scheme.alg, jwt) {
                 (Algorithm::Ed25519, _) | (_, Some(JwtAlgorithm::EdDSA)) => &self.ed25519,
                 (Algorithm::EcdsaP256Sha256, _) | (_, Some(JwtAlgorithm::ES256)) => &self.ecdsa,
@@ -344,9 +444,17 @@ mod tests {
             let name = scheme.part.clone().or_else(|| shape.plain.clone());
             let part = |part: &String| {
                 let is_key = Some(part) == name.as_ref() || name.is_none();
-                (part.clone(), if is_key { key.clone() } else { "secret of the test".to_owned() })
+                (
+                    part.clone(),
+                    if is_key {
+                        key.clone()
+                    } else {
+                        "secret of the test".to_owned()
+                    },
+                )
             };
-            serde_json::to_string(&shape.parts.keys().map(part).collect::<BTreeMap<_, _>>()).unwrap()
+            serde_json::to_string(&shape.parts.keys().map(part).collect::<BTreeMap<_, _>>())
+                .unwrap()
         };
         Secret::new(text.into_bytes()).unwrap()
     }
@@ -354,7 +462,9 @@ mod tests {
     /// A body that the provider could send, where it is not any JSON.
     fn body(id: &str) -> &'static str {
         match id {
-            "aws_sns" => r#"{"Type":"Notification","Message":"m","MessageId":"i","Timestamp":"2026-01-02T03:04:05Z"}"#,
+            "aws_sns" => {
+                r#"{"Type":"Notification","Message":"m","MessageId":"i","Timestamp":"2026-01-02T03:04:05Z"}"#
+            }
             "dropbox_sign" => r#"{"event":{"event_time":"1700000000","event_type":"signed"}}"#,
             "plivo" | "twilio" | "mandrill" => "b=2&a=1",
             _ => r#"{"a": 1}"#,
@@ -363,11 +473,22 @@ mod tests {
 
     #[test]
     fn what_is_signed_here_is_verified_here_by_every_way_of_every_provider() {
-        let pairs = Pairs { ed25519: Pair::ed25519(), ecdsa: Pair::ecdsa(), rsa: Pair::rsa() };
+        let pairs = Pairs {
+            ed25519: Pair::ed25519(),
+            ecdsa: Pair::ecdsa(),
+            rsa: Pair::rsa(),
+        };
         let mut left = Vec::new();
         for row in providers::all() {
-            let ways = row.schemes().into_iter().enumerate().map(|(at, scheme)| (format!("{}#{at}", row.id), scheme));
-            let variants = row.variants.iter().map(|(name, scheme)| (format!("{}/{name}", row.id), scheme.clone()));
+            let ways = row
+                .schemes()
+                .into_iter()
+                .enumerate()
+                .map(|(at, scheme)| (format!("{}#{at}", row.id), scheme));
+            let variants = row
+                .variants
+                .iter()
+                .map(|(name, scheme)| (format!("{}/{name}", row.id), scheme.clone()));
             for (name, scheme) in ways.chain(variants) {
                 let (private, public) = pairs.of(&scheme);
                 let draft = Draft {
@@ -377,17 +498,25 @@ mod tests {
                     headers: HeaderMap::new(),
                     body: body(&row.id).as_bytes().to_vec(),
                 };
-                let signed =
-                    match sign(&scheme, &row.shape(), &secret(&scheme, &row.shape(), private), draft, NOW, "msg_1") {
-                        Ok(signed) => signed,
-                        Err(SignError::RsaSha1) => {
-                            left.push(name);
-                            continue;
-                        }
-                        Err(error) => panic!("{name}: {error}"),
-                    };
+                let signed = match sign(
+                    &scheme,
+                    &row.shape(),
+                    &secret(&scheme, &row.shape(), private),
+                    draft,
+                    NOW,
+                    "msg_1",
+                ) {
+                    Ok(signed) => signed,
+                    Err(SignError::RsaSha1) => {
+                        left.push(name);
+                        continue;
+                    }
+                    Err(error) => panic!("{name}: {error}"),
+                };
                 let secret = secret(&scheme, &row.shape(), public);
-                let keyed = Keyed::new(std::slice::from_ref(&scheme), &row.shape(), &[secret], None).unwrap();
+                let keyed =
+                    Keyed::new(std::slice::from_ref(&scheme), &row.shape(), &[secret], None)
+                        .unwrap();
                 let verdict = keyed.verify(&signed.request(), &FetchedKeys::default(), NOW);
                 assert!(verdict.is_ok(), "{name}: {verdict:?} {signed:?}");
             }
@@ -396,15 +525,28 @@ mod tests {
     }
 
     /// Where a value of the signed text stands in the request that is made of it.
-    fn put(scheme: &Scheme, draft: &mut Draft, source: &Source, before: &str, after: &str) -> Option<()> {
+    fn put(
+        scheme: &Scheme,
+        draft: &mut Draft,
+        source: &Source,
+        before: &str,
+        after: &str,
+    ) -> Option<()> {
         match source {
             Source::Body => draft.body = after.as_bytes().to_vec(),
             Source::Url => draft.target = after.strip_prefix(&draft.origin)?.to_owned(),
             Source::Target => after.clone_into(&mut draft.target),
             Source::Timestamp => match &scheme.ts.as_ref()?.at {
                 Place::Member(_) | Place::Position(_) => {
-                    let Place::Header(field) = &scheme.sig.at else { return None };
-                    let list = draft.headers.get(field.name())?.to_str().ok()?.replacen(before, after, 1);
+                    let Place::Header(field) = &scheme.sig.at else {
+                        return None;
+                    };
+                    let list = draft
+                        .headers
+                        .get(field.name())?
+                        .to_str()
+                        .ok()?
+                        .replacen(before, after, 1);
                     draft.put(&scheme.sig.at, &list).ok()?;
                 }
                 place => draft.put(place, after).ok()?,
@@ -418,9 +560,18 @@ mod tests {
     /// Requests with the same signed text as this one, cut at another place, whose bodies differ.
     fn other_cuts(scheme: &Scheme, parts: &Parts, signed: &Draft) -> Vec<Draft> {
         let members = Members::default();
-        let ts = scheme.ts.as_ref().map(|ts| ts.unit.write(NOW.seconds())).unwrap_or_default();
+        let ts = scheme
+            .ts
+            .as_ref()
+            .map(|ts| ts.unit.write(NOW.seconds()))
+            .unwrap_or_default();
         let request = signed.request();
-        let scene = Scene { request, members: &members, ts: Some(ts.as_bytes()), origin: &signed.origin };
+        let scene = Scene {
+            request,
+            members: &members,
+            ts: Some(ts.as_bytes()),
+            origin: &signed.origin,
+        };
         let text = |source: &Source| {
             let template = Template::of(source.clone());
             let message = scene.render(&template, parts).ok()?;
@@ -435,11 +586,15 @@ mod tests {
                 _ => continue,
             };
             let Part::Value(left, _) = part else { continue };
-            let (Some(first), Some(second)) = (text(left), text(right)) else { continue };
+            let (Some(first), Some(second)) = (text(left), text(right)) else {
+                continue;
+            };
             let whole = format!("{first}{between}{second}");
             for cut in (0..=whole.len()).filter(|cut| whole.is_char_boundary(*cut)) {
                 let (head, tail) = whole.split_at(cut);
-                let Some(tail) = tail.strip_prefix(between) else { continue };
+                let Some(tail) = tail.strip_prefix(between) else {
+                    continue;
+                };
                 let mut other = signed.clone();
                 let moved = put(scheme, &mut other, left, &first, head)
                     .and_then(|()| put(scheme, &mut other, right, &second, tail));
@@ -465,19 +620,33 @@ mod tests {
 
     #[test]
     fn where_the_whole_body_is_signed_no_other_cut_verifies() {
-        let pairs = Pairs { ed25519: Pair::ed25519(), ecdsa: Pair::ecdsa(), rsa: Pair::rsa() };
+        let pairs = Pairs {
+            ed25519: Pair::ed25519(),
+            ecdsa: Pair::ecdsa(),
+            rsa: Pair::rsa(),
+        };
         let mut tried = BTreeMap::new();
         for row in providers::all() {
-            for scheme in row.schemes().into_iter().chain(row.variants.values().cloned()) {
+            for scheme in row
+                .schemes()
+                .into_iter()
+                .chain(row.variants.values().cloned())
+            {
                 if scheme.coverage() != Coverage::Body || scheme.alg == Algorithm::RsaSha1 {
                     continue;
                 }
                 let (private, public) = pairs.of(&scheme);
                 let shape = row.shape();
-                let (private, public) = (secret(&scheme, &shape, private), secret(&scheme, &shape, public));
-                let keyed =
-                    Keyed::new(std::slice::from_ref(&scheme), &shape, &[public], None).unwrap().of_provider(row);
-                for (body, target) in BODIES.iter().flat_map(|body| ["/x?data.id=1", "/x"].map(|target| (body, target)))
+                let (private, public) = (
+                    secret(&scheme, &shape, private),
+                    secret(&scheme, &shape, public),
+                );
+                let keyed = Keyed::new(std::slice::from_ref(&scheme), &shape, &[public], None)
+                    .unwrap()
+                    .of_provider(row);
+                for (body, target) in BODIES
+                    .iter()
+                    .flat_map(|body| ["/x?data.id=1", "/x"].map(|target| (body, target)))
                 {
                     let draft = Draft {
                         origin: "https://h.example".to_owned(),
@@ -486,41 +655,75 @@ mod tests {
                         headers: HeaderMap::new(),
                         body: body.as_bytes().to_vec(),
                     };
-                    let Ok(signed) = sign(&scheme, &shape, &private, draft, NOW, "msg_1") else { continue };
+                    let Ok(signed) = sign(&scheme, &shape, &private, draft, NOW, "msg_1") else {
+                        continue;
+                    };
                     // Of some providers only JSON is accepted, as they send nothing else.
-                    if keyed.verify(&signed.request(), &FetchedKeys::default(), NOW).is_err() {
+                    if keyed
+                        .verify(&signed.request(), &FetchedKeys::default(), NOW)
+                        .is_err()
+                    {
                         continue;
                     }
                     for other in other_cuts(&scheme, &shape.split(&private).unwrap(), &signed) {
                         *tried.entry(row.id.as_str()).or_insert(0) += 1;
                         let verdict = keyed.verify(&other.request(), &FetchedKeys::default(), NOW);
-                        assert!(verdict.is_err(), "{}: {} {:?}", row.id, other.target, other.body);
+                        assert!(
+                            verdict.is_err(),
+                            "{}: {} {:?}",
+                            row.id,
+                            other.target,
+                            other.body
+                        );
                     }
                 }
             }
         }
         // Those that the test is about were tried.
-        for id in
-            ["sourcehut", "square", "hubspot_v3", "trello", "airwallex", "discord", "quicknode", "bamboohr", "klaviyo"]
-        {
-            assert!(tried.get(id).is_some_and(|count| *count >= 4), "{id}: {tried:?}");
+        for id in [
+            "sourcehut",
+            "square",
+            "hubspot_v3",
+            "trello",
+            "airwallex",
+            "discord",
+            "quicknode",
+            "bamboohr",
+            "klaviyo",
+        ] {
+            assert!(
+                tried.get(id).is_some_and(|count| *count >= 4),
+                "{id}: {tried:?}"
+            );
         }
     }
 
-    /// Bodies of so many bytes that are hard to read: many names, long names, depth, letters that fold, numbers.
+    /// Bodies of so many bytes that are hard to read: many names, long names, depth, letters that
+    /// fold, numbers.
     fn hostile_bodies(length: usize) -> Vec<(&'static str, Vec<u8>)> {
         let filled = |begin: &str, piece: &str, end: &str| {
-            [begin, &piece.repeat(length / piece.len()), end].concat().into_bytes()
+            [begin, &piece.repeat(length / piece.len()), end]
+                .concat()
+                .into_bytes()
         };
         let sns = r#"{"Type":"Notification","SignatureVersion":"2","Signature":"AAAA","TopicArn":"arn","SigningCertURL":"https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-a.pem","Message":"m","MessageId":"i","Timestamp":"t","#;
         vec![
             ("small names", filled("{", r#""a":0,"#, r#""b":0}"#)),
             ("one long name", filled(r#"{""#, "a", r#"":0}"#)),
             ("names that fold", filled("{", "\"\u{e9}\":0,", r#""b":0}"#)),
-            ("names that fold, of a provider", filled(sns, "\"\u{131}d\":0,", r#""b":0}"#)),
+            (
+                "names that fold, of a provider",
+                filled(sns, "\"\u{131}d\":0,", r#""b":0}"#),
+            ),
             ("escaped names", filled("{", r#""\u0061":0,"#, r#""b":0}"#)),
-            ("duplicates of what is read", filled("{", r#""id":"x","data":{"id":1},"#, r#""b":0}"#)),
-            ("depth", [vec![b'['; length / 2], vec![b']'; length / 2]].concat()),
+            (
+                "duplicates of what is read",
+                filled("{", r#""id":"x","data":{"id":1},"#, r#""b":0}"#),
+            ),
+            (
+                "depth",
+                [vec![b'['; length / 2], vec![b']'; length / 2]].concat(),
+            ),
             ("depth by objects", filled("", r#"{"a":"#, "")),
             ("a large number", filled("[", "9", "]")),
             ("many numbers", filled("[", "1e999,", "0]")),
@@ -529,13 +732,17 @@ mod tests {
             ("escapes of a form", filled("payload=", "%7B", "")),
             (
                 "parts of a form",
-                filled("", "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n", "--b--\r\n"),
+                filled(
+                    "",
+                    "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n",
+                    "--b--\r\n",
+                ),
             ),
         ]
     }
 
-    /// What a stranger sends costs a few times its length, whatever the provider: each body is read once as JSON or as a
-    /// form, and hashed once for each key and text.
+    /// What a stranger sends costs a few times its length, whatever the provider: each body is read
+    /// once as JSON or as a form, and hashed once for each key and text.
     #[test]
     fn hostile_bodies_cost_a_few_times_their_length() {
         const LENGTH: usize = 24 * 1024;
@@ -545,23 +752,41 @@ mod tests {
         const RENDERED: u64 = 2;
         /// What the rest of a request may cost: its head.
         const HEAD: u64 = 8 * 1024;
-        let pairs = Pairs { ed25519: Pair::ed25519(), ecdsa: Pair::ecdsa(), rsa: Pair::rsa() };
+        let pairs = Pairs {
+            ed25519: Pair::ed25519(),
+            ecdsa: Pair::ecdsa(),
+            rsa: Pair::rsa(),
+        };
         let (state, client) = (State::default(), "192.0.2.1".parse().unwrap());
         let mut read = 0;
         for row in providers::all() {
             for scheme in row.schemes() {
                 let (private, public) = pairs.of(&scheme);
                 let shape = row.shape();
-                let (private, public) = (secret(&scheme, &shape, private), secret(&scheme, &shape, public));
+                let (private, public) = (
+                    secret(&scheme, &shape, private),
+                    secret(&scheme, &shape, public),
+                );
                 let check = SignatureCheck {
-                    secrets: vec![LiveSecret { name: "env:S".to_owned(), secret: public }],
-                    challenge: row.challenges.iter().any(|challenge| challenge.pair.is_none()),
+                    secrets: vec![LiveSecret {
+                        name: "env:S".to_owned(),
+                        secret: public,
+                    }],
+                    challenge: row
+                        .challenges
+                        .iter()
+                        .any(|challenge| challenge.pair.is_none()),
                     ..SignatureCheck::by(&row.id)
                 };
                 let mut route = Route::new("r", vec!["/**".to_owned()]);
-                route.accept.push(Accept { verify: vec![check], ..Accept::default() });
+                route.accept.push(Accept {
+                    verify: vec![check],
+                    ..Accept::default()
+                });
                 // A row whose ways have keys of different kinds takes each in its turn.
-                let Ok(gate) = Gate::compile(&Policy::new(vec![route]), Side::Relay, NOW) else { continue };
+                let Ok(gate) = Gate::compile(&Policy::new(vec![route]), Side::Relay, NOW) else {
+                    continue;
+                };
                 let gate = Arc::new(gate);
                 let draft = Draft {
                     origin: "https://h.example".to_owned(),
@@ -570,7 +795,9 @@ mod tests {
                     headers: HeaderMap::new(),
                     body: body(&row.id).as_bytes().to_vec(),
                 };
-                let Ok(signed) = sign(&scheme, &shape, &private, draft, NOW, "msg_1") else { continue };
+                let Ok(signed) = sign(&scheme, &shape, &private, draft, NOW, "msg_1") else {
+                    continue;
+                };
                 for (kind, hostile) in hostile_bodies(LENGTH) {
                     let mut headers = signed.headers.clone();
                     let media = match kind {
@@ -579,17 +806,36 @@ mod tests {
                         _ => "application/json",
                     };
                     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-                    let Draft { method, target, origin, .. } = &signed;
-                    let head = RequestHead { method, target: target.as_bytes(), headers: &headers, origin };
-                    let Ok(HeadVerdict::ReadBody(pending)) = gate.check_head(head, client, NOW, &state) else {
+                    let Draft {
+                        method,
+                        target,
+                        origin,
+                        ..
+                    } = &signed;
+                    let head = RequestHead {
+                        method,
+                        target: target.as_bytes(),
+                        headers: &headers,
+                        origin,
+                    };
+                    let Ok(HeadVerdict::ReadBody(pending)) =
+                        gate.check_head(head, client, NOW, &state)
+                    else {
                         continue;
                     };
                     read += 1;
                     let work = pending.work();
-                    let _ = pending.check_body(head, &hostile, NOW, &state, &FetchedKeys::default());
-                    let used = [Kind::Parsed, Kind::Hashed, Kind::Rendered].map(|kind| work.used(kind));
-                    let most = [PARSED, HASHED, RENDERED].map(|times| times * hostile.len() as u64 + HEAD);
-                    assert!(used.iter().zip(most).all(|(used, most)| *used <= most), "{} {kind}: {used:?}", row.id);
+                    let _ =
+                        pending.check_body(head, &hostile, NOW, &state, &FetchedKeys::default());
+                    let used =
+                        [Kind::Parsed, Kind::Hashed, Kind::Rendered].map(|kind| work.used(kind));
+                    let most =
+                        [PARSED, HASHED, RENDERED].map(|times| times * hostile.len() as u64 + HEAD);
+                    assert!(
+                        used.iter().zip(most).all(|(used, most)| *used <= most),
+                        "{} {kind}: {used:?}",
+                        row.id
+                    );
                 }
             }
         }

@@ -13,10 +13,11 @@
 //! | `{signed-headers:N}` | the headers that header N names, each as `name:value`, joined by `;` |
 //! | `{sns}` `{plivo}` | the texts that Amazon SNS and Plivo put together |
 //!
-//! A filter may follow: `{query:id|lower}`, `|jsonstr` (as a JSON string), `|sha256`, `|sha256-base64` and
-//! `|sha256-base64url` (the digest, in hex or base64), `|signed-hex` and `|signed-base64` (by the
-//! provider's key; in answers to challenges only), `|hubspot` and `|contentful` (their ways with
-//! escapes), `|free` (one value may hold the separator behind it). `[…]` is left out when a placeholder inside has no value. `{{`, `}}`, `[[` and `]]` are the
+//! A filter may follow: `{query:id|lower}`, `|jsonstr` (as a JSON string), `|sha256`,
+//! `|sha256-base64` and `|sha256-base64url` (the digest, in hex or base64), `|signed-hex` and
+//! `|signed-base64` (by the provider's key; in answers to challenges only), `|hubspot` and
+//! `|contentful` (their ways with escapes), `|free` (one value may hold the separator behind it).
+//! `[…]` is left out when a placeholder inside has no value. `{{`, `}}`, `[[` and `]]` are the
 //! characters themselves.
 
 use std::fmt;
@@ -102,8 +103,9 @@ pub enum Filter {
     Hubspot,
     /// Contentful: path and query escaped once more.
     Contentful,
-    /// Unchanged; the value may hold the text that separates it from what follows, which no other value of the template
-    /// may. Where that is so of one value only, the signed text can still be cut in one way only.
+    /// Unchanged; the value may hold the text that separates it from what follows, which no other
+    /// value of the template may. Where that is so of one value only, the signed text can still be
+    /// cut in one way only.
     Free,
 }
 
@@ -117,9 +119,14 @@ impl Template {
         let parts = parser.parts(false)?;
         let free = |part: &&Part| matches!(part, Part::Value(_, Filter::Free));
         if parts.iter().filter(free).count() > 1 {
-            return Err("only one value may be |free: two could take bytes of each other".to_owned());
+            return Err(
+                "only one value may be |free: two could take bytes of each other".to_owned(),
+            );
         }
-        Ok(Self { text: text.to_owned(), parts })
+        Ok(Self {
+            text: text.to_owned(),
+            parts,
+        })
     }
 
     /// The name of the part of the secret that stands in it.
@@ -134,12 +141,21 @@ impl Template {
     /// The template of one placeholder.
     #[cfg(test)]
     pub(super) fn of(source: Source) -> Self {
-        Self { text: String::new(), parts: vec![Part::Value(source, Filter::None)] }
+        Self {
+            text: String::new(),
+            parts: vec![Part::Value(source, Filter::None)],
+        }
     }
 
-    /// Whether letters mean the same in either case: fixed text and digests in hex do, and secrets do not.
+    /// Whether letters mean the same in either case: fixed text and digests in hex do, and secrets
+    /// do not.
     pub(super) fn is_caseless(&self) -> bool {
-        self.parts.iter().all(|part| matches!(part, Part::Literal(_) | Part::Value(_, Filter::Sha256 | Filter::Lower)))
+        self.parts.iter().all(|part| {
+            matches!(
+                part,
+                Part::Literal(_) | Part::Value(_, Filter::Sha256 | Filter::Lower)
+            )
+        })
     }
 
     /// The pieces.
@@ -165,7 +181,10 @@ impl Template {
 
 impl Default for Template {
     fn default() -> Self {
-        Self { text: "{body}".to_owned(), parts: vec![Part::Value(Source::Body, Filter::None)] }
+        Self {
+            text: "{body}".to_owned(),
+            parts: vec![Part::Value(Source::Body, Filter::None)],
+        }
     }
 }
 
@@ -288,7 +307,8 @@ mod tests {
 
     #[test]
     fn placeholders_filters_and_what_is_optional() {
-        let template = Template::parse("[id:{query:data.id|lower};]ts:{ts};{{\"a\":{body|jsonstr}}}").unwrap();
+        let template =
+            Template::parse("[id:{query:data.id|lower};]ts:{ts};{{\"a\":{body|jsonstr}}}").unwrap();
         let [
             Part::Optional(inside),
             Part::Literal(ts),
@@ -300,13 +320,27 @@ mod tests {
         else {
             panic!("{template:?}")
         };
-        assert_eq!((inside.len(), ts.as_str(), text.as_str(), end.as_str()), (3, "ts:", ";{\"a\":", "}"));
+        assert_eq!(
+            (inside.len(), ts.as_str(), text.as_str(), end.as_str()),
+            (3, "ts:", ";{\"a\":", "}")
+        );
         assert_eq!(template.sources().count(), 3);
     }
 
     #[test]
     fn wrong_templates_are_refused() {
-        for bad in ["{body", "{nobody}", "{x:y}", "[a", "a]", "a}", "[[a]", "[a[b]]", "{body|upper}", "{header:a b}"] {
+        for bad in [
+            "{body",
+            "{nobody}",
+            "{x:y}",
+            "[a",
+            "a]",
+            "a}",
+            "[[a]",
+            "[a[b]]",
+            "{body|upper}",
+            "{header:a b}",
+        ] {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }
     }

@@ -1,12 +1,14 @@
-//! Oddities of a secret: it was altered on its way here, or is no secret. Named when it is read, and again by the
-//! signature doctor when nothing else explains a mismatch.
+//! Oddities of a secret: it was altered on its way here, or is no secret. Named when it is read,
+//! and again by the signature doctor when nothing else explains a mismatch.
 
 /// Shortest secret that is used, in bytes: shorter ones are guessed.
 pub const LEAST_BYTES: usize = 8;
-/// Secrets below this length are used with a warning, in bytes: half of what HMAC-SHA-256 can use (RFC 2104 §3).
+/// Secrets below this length are used with a warning, in bytes: half of what HMAC-SHA-256 can use
+/// (RFC 2104 §3).
 pub const SHORT_BYTES: usize = 16;
 
-/// Values that stand in the place of a secret: what templates and programs write when there is none.
+/// Values that stand in the place of a secret: what templates and programs write when there is
+/// none.
 const PLACEHOLDERS: [&str; 20] = [
     "changeit",
     "changeme",
@@ -30,8 +32,9 @@ const PLACEHOLDERS: [&str; 20] = [
     "yourwebhooksecret",
 ];
 
-/// How keys for a provider's API begin; secrets for webhooks do not (each provider's page on API keys). Paystack signs by
-/// its API key `sk_live_…`, so that beginning, which Stripe has too, is left out.
+/// How keys for a provider's API begin; secrets for webhooks do not (each provider's page on API
+/// keys). Paystack signs by its API key `sk_live_…`, so that beginning, which Stripe has too, is
+/// left out.
 const API_KEYS: [(&str, &str); 13] = [
     ("AKIA", "AWS"),
     ("AIza", "Google"),
@@ -52,8 +55,14 @@ const API_KEYS: [(&str, &str); 13] = [
 #[must_use]
 pub fn is_placeholder(secret: &[u8]) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric();
-    let letters: Vec<u8> = secret.iter().filter(|byte| plain(byte)).map(u8::to_ascii_lowercase).collect();
-    let one = secret.first().is_some_and(|first| secret.iter().all(|byte| byte == first));
+    let letters: Vec<u8> = secret
+        .iter()
+        .filter(|byte| plain(byte))
+        .map(u8::to_ascii_lowercase)
+        .collect();
+    let one = secret
+        .first()
+        .is_some_and(|first| secret.iter().all(|byte| byte == first));
     // A variable that a compose or unit file left as it is.
     let unexpanded = secret.starts_with(b"${") && secret.ends_with(b"}");
     one || unexpanded || PLACEHOLDERS.iter().any(|word| word.as_bytes() == letters)
@@ -70,14 +79,21 @@ pub fn oddities(secret: &[u8]) -> Vec<String> {
         found.push("begins with a byte order mark, which counts".to_owned());
     }
     if from_utf16(secret).is_some() {
-        found.push("is UTF-16, as PowerShell's > writes it; write UTF-8 without a byte order mark".to_owned());
+        found.push(
+            "is UTF-16, as PowerShell's > writes it; write UTF-8 without a byte order mark"
+                .to_owned(),
+        );
     }
     if secret.trim_ascii().len() < secret.len() {
         found.push("has a space or a line end around it, which counts".to_owned());
     }
-    let api = API_KEYS.iter().find(|(start, _)| secret.starts_with(start.as_bytes()));
+    let api = API_KEYS
+        .iter()
+        .find(|(start, _)| secret.starts_with(start.as_bytes()));
     if let Some((start, whose)) = api {
-        found.push(format!("looks like an API key of {whose} ({start}…), and no secret of a webhook"));
+        found.push(format!(
+            "looks like an API key of {whose} ({start}…), and no secret of a webhook"
+        ));
     }
     found
 }
@@ -86,14 +102,20 @@ pub fn oddities(secret: &[u8]) -> Vec<String> {
 #[must_use]
 pub fn unquoted(secret: &[u8]) -> &[u8] {
     let between = |quote: u8| secret.strip_prefix(&[quote])?.strip_suffix(&[quote]);
-    between(b'"').or_else(|| between(b'\'')).filter(|inside| !inside.is_empty()).unwrap_or(secret)
+    between(b'"')
+        .or_else(|| between(b'\''))
+        .filter(|inside| !inside.is_empty())
+        .unwrap_or(secret)
 }
 
 /// The text of bytes in UTF-16: with a byte order mark, or of Latin letters in either order.
 #[must_use]
 pub fn from_utf16(bytes: &[u8]) -> Option<String> {
     let latin = |zero: usize| {
-        bytes.len() >= 4 && bytes.chunks(2).all(|pair| pair.get(zero) == Some(&0) && pair.get(1 - zero) != Some(&0))
+        bytes.len() >= 4
+            && bytes
+                .chunks(2)
+                .all(|pair| pair.get(zero) == Some(&0) && pair.get(1 - zero) != Some(&0))
     };
     let (text, big) = match bytes {
         [0xff, 0xfe, rest @ ..] => (rest, false),
@@ -119,9 +141,16 @@ mod tests {
 
     #[test]
     fn what_is_no_secret() {
-        for word in
-            ["undefined", "null", "changeme", "Change-Me", "YOUR_SECRET", "xxxxxxxxxxxx", "********", "password"]
-        {
+        for word in [
+            "undefined",
+            "null",
+            "changeme",
+            "Change-Me",
+            "YOUR_SECRET",
+            "xxxxxxxxxxxx",
+            "********",
+            "password",
+        ] {
             assert!(is_placeholder(word.as_bytes()), "{word}");
         }
         for word in ["hunter123", "0123456789abcdef", "secretive", "nullable"] {

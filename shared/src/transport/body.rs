@@ -53,16 +53,30 @@ impl MessageBody {
     /// The body that this reader has yet to give. `headers` are those of its head; between two
     /// pieces no more time than `patience` may pass.
     #[must_use]
-    pub fn new(reader: MessageReader, length: Option<u64>, headers: &HeaderMap, patience: Duration) -> Self {
+    pub fn new(
+        reader: MessageReader,
+        length: Option<u64>,
+        headers: &HeaderMap,
+        patience: Duration,
+    ) -> Self {
         let mut announced = HeaderMap::new();
         for value in headers.get_all(header::TRAILER) {
             announced.append(header::TRAILER, value.clone());
         }
-        Self { reader, arrived: VecDeque::new(), left: length, announced, patience, timer: None, ended: false }
+        Self {
+            reader,
+            arrived: VecDeque::new(),
+            left: length,
+            announced,
+            patience,
+            timer: None,
+            ended: false,
+        }
     }
 
     /// The whole body, if it is small and has arrived: nearly always. It can then go on in one
-    /// piece, with its head in one write. Otherwise nothing is lost, and the body is still to be read.
+    /// piece, with its head in one write. Otherwise nothing is lost, and the body is still to be
+    /// read.
     pub async fn take_if_arrived(&mut self) -> Option<Bytes> {
         let length = self.left.filter(|length| *length <= SMALL_BODY as u64)?;
         let mut body = Pieces::expecting(Some(length));
@@ -72,7 +86,12 @@ impl MessageBody {
                 let end = frame == Frame::End;
                 match &frame {
                     Frame::Data(data) => body.add(data.clone()),
-                    Frame::End => complete = self.arrived.iter().all(|frame| matches!(frame, Frame::Data(_))),
+                    Frame::End => {
+                        complete = self
+                            .arrived
+                            .iter()
+                            .all(|frame| matches!(frame, Frame::Data(_)))
+                    }
                     Frame::Head(_) | Frame::Trailers(_) => {}
                 }
                 self.arrived.push_back(frame);
@@ -110,13 +129,15 @@ impl MessageBody {
             match next? {
                 Frame::Data(data) => {
                     if let Some(left) = &mut self.left {
-                        *left = left.checked_sub(data.len() as u64).ok_or(BodyError::Length)?;
+                        *left = left
+                            .checked_sub(data.len() as u64)
+                            .ok_or(BodyError::Length)?;
                     }
                     return Poll::Ready(Some(Ok(BodyFrame::data(data))));
                 }
                 Frame::Trailers(payload) => {
-                    let trailers =
-                        head::decode_trailers(payload).map_err(|error| StreamError::Protocol(error.to_string()))?;
+                    let trailers = head::decode_trailers(payload)
+                        .map_err(|error| StreamError::Protocol(error.to_string()))?;
                     let passing = trailers
                         .iter()
                         .filter(|(name, _)| trailer_passes(&self.announced, name))
@@ -131,7 +152,10 @@ impl MessageBody {
                     }
                 }
                 Frame::Head(_) => {
-                    return Poll::Ready(Some(Err(StreamError::Protocol("a second head".to_owned()).into())));
+                    return Poll::Ready(Some(Err(StreamError::Protocol(
+                        "a second head".to_owned(),
+                    )
+                    .into())));
                 }
             }
         }
@@ -142,7 +166,10 @@ impl Body for MessageBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
         self.poll(cx)
     }
 
@@ -151,6 +178,7 @@ impl Body for MessageBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.left
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

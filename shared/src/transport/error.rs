@@ -57,7 +57,11 @@ impl From<quinn::ReadError> for StreamError {
 
 impl From<h2::Error> for StreamError {
     fn from(error: h2::Error) -> Self {
-        if error.is_reset() { Self::Aborted } else { Self::Lost(error.to_string()) }
+        if error.is_reset() {
+            Self::Aborted
+        } else {
+            Self::Lost(error.to_string())
+        }
     }
 }
 
@@ -70,7 +74,9 @@ impl From<SessionError> for StreamError {
 impl From<quinn::ConnectionError> for SessionError {
     fn from(error: quinn::ConnectionError) -> Self {
         match error {
-            quinn::ConnectionError::ApplicationClosed(close) => Self::ClosedByPeer(Escaped(&close.reason).to_string()),
+            quinn::ConnectionError::ApplicationClosed(close) => {
+                Self::ClosedByPeer(Escaped(&close.reason).to_string())
+            }
             // The reason may be the peer's own words.
             other => Self::Lost(Escaped(other.to_string().as_bytes()).to_string()),
         }

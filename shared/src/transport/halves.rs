@@ -1,5 +1,5 @@
-//! The two halves of a stream, over QUIC or over HTTP/2: bytes, and the difference between an end and an
-//! abort.
+//! The two halves of a stream, over QUIC or over HTTP/2: bytes, and the difference between an end
+//! and an abort.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -32,10 +32,14 @@ pub(super) enum SendHalf {
 pub(super) enum RecvHalf {
     Quic(quinn::RecvStream),
     /// With its place among the streams that may be open.
-    Http2(Http2Recv, #[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>),
+    Http2(
+        Http2Recv,
+        #[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>,
+    ),
 }
 
-/// The receiving half over HTTP/2. The side that opened the stream gets it with the head of the answer.
+/// The receiving half over HTTP/2. The side that opened the stream gets it with the head of the
+/// answer.
 pub(super) enum Http2Recv {
     Opening(ResponseFuture),
     Open(h2::RecvStream),
@@ -43,12 +47,17 @@ pub(super) enum Http2Recv {
 
 impl SendHalf {
     /// Writes these, and nothing after them if it is the `end`.
-    pub(super) async fn write(&mut self, pieces: &mut [Bytes], end: bool) -> Result<(), StreamError> {
+    pub(super) async fn write(
+        &mut self,
+        pieces: &mut [Bytes],
+        end: bool,
+    ) -> Result<(), StreamError> {
         match self {
             Self::Quic(stream) => {
                 stream.write_all_chunks(pieces).await?;
                 if end {
-                    // An error says that the peer has stopped the stream: then it wants no end either.
+                    // An error says that the peer has stopped the stream: then it wants no end
+                    // either.
                     let _ = stream.finish();
                 }
                 Ok(())
@@ -57,8 +66,8 @@ impl SendHalf {
         }
     }
 
-    /// Ends the stream and waits until the peer has taken everything, or is gone. Over HTTP/2 nobody tells
-    /// that it was taken; there the peer ends the session.
+    /// Ends the stream and waits until the peer has taken everything, or is gone. Over HTTP/2
+    /// nobody tells that it was taken; there the peer ends the session.
     pub(super) async fn finish_and_settle(&mut self) {
         match self {
             Self::Quic(stream) => {
@@ -84,7 +93,8 @@ impl SendHalf {
         }
     }
 
-    /// Sends this stream's bytes before those of lower priority, where the transport knows priorities.
+    /// Sends this stream's bytes before those of lower priority, where the transport knows
+    /// priorities.
     pub(super) fn prioritise(&self, priority: i32) {
         if let Self::Quic(stream) = self {
             // An error says that the stream is closed already; then nothing is left to order.
@@ -108,7 +118,11 @@ impl SendHalf {
     }
 }
 
-async fn write_http2(stream: &mut h2::SendStream<Bytes>, pieces: &mut [Bytes], end: bool) -> Result<(), StreamError> {
+async fn write_http2(
+    stream: &mut h2::SendStream<Bytes>,
+    pieces: &mut [Bytes],
+    end: bool,
+) -> Result<(), StreamError> {
     let total: usize = pieces.iter().map(Bytes::len).sum();
     let joined = (total <= COPIED).then(|| pieces::join(pieces));
     let pieces = joined.as_ref().map_or(&*pieces, std::slice::from_ref);
@@ -123,7 +137,11 @@ async fn write_http2(stream: &mut h2::SendStream<Bytes>, pieces: &mut [Bytes], e
             };
             let part = piece.split_to(room.min(piece.len()));
             if let Err(error) = stream.send_data(part, last && piece.is_empty()) {
-                return Err(if error.is_io() { error.into() } else { broken(stream).await });
+                return Err(if error.is_io() {
+                    error.into()
+                } else {
+                    broken(stream).await
+                });
             }
         }
     }
@@ -142,21 +160,28 @@ async fn broken(stream: &mut h2::SendStream<Bytes>) -> StreamError {
 
 impl RecvHalf {
     /// What has arrived, in one piece; `None` at the stream's end. Polling holds no state.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, StreamError>> {
         match self {
             Self::Quic(stream) => {
-                // quinn gives out what came in one packet, and every piece costs its receiver a frame, a
-                // record and a write.
+                // quinn gives out what came in one packet, and every piece costs its receiver a
+                // frame, a record and a write.
                 let mut chunks = [const { Bytes::new() }; CHUNKS];
-                // quinn's future holds no state of its own: a new one goes on where the last one was.
+                // quinn's future holds no state of its own: a new one goes on where the last one
+                // was.
                 let read = ready!(pin!(stream.read_chunks(&mut chunks)).poll(cx))?;
-                Poll::Ready(Ok(read.and_then(|count| chunks.get(..count)).map(pieces::join)))
+                Poll::Ready(Ok(read
+                    .and_then(|count| chunks.get(..count))
+                    .map(pieces::join)))
             }
             Self::Http2(stream, _) => stream.poll_read(cx),
         }
     }
 
-    /// Tells the peer that nothing more is wanted. Over HTTP/2 the peer learns it when the whole stream ends.
+    /// Tells the peer that nothing more is wanted. Over HTTP/2 the peer learns it when the whole
+    /// stream ends.
     pub(super) fn stop(&mut self) {
         if let Self::Quic(stream) = self {
             let _ = stream.stop(ABORTED);
@@ -172,7 +197,9 @@ impl Http2Recv {
                     *self = Self::Open(ready!(Pin::new(opening).poll(cx))?.into_body());
                 }
                 Self::Open(stream) => {
-                    let Some(data) = ready!(stream.poll_data(cx)) else { return Poll::Ready(Ok(None)) };
+                    let Some(data) = ready!(stream.poll_data(cx)) else {
+                        return Poll::Ready(Ok(None));
+                    };
                     let data = data?;
                     // What is read is passed on at once: the window is for what is on its way.
                     stream.flow_control().release_capacity(data.len())?;

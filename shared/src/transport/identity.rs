@@ -31,9 +31,12 @@ impl Pin {
     /// # Errors
     /// When the certificate can't be read.
     pub fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
-        let certificate = webpki::EndEntityCert::try_from(certificate)
-            .map_err(|_| rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
-        Ok(Self(Sha256::digest(certificate.subject_public_key_info()).into()))
+        let certificate = webpki::EndEntityCert::try_from(certificate).map_err(|_| {
+            rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding)
+        })?;
+        Ok(Self(
+            Sha256::digest(certificate.subject_public_key_info()).into(),
+        ))
     }
 }
 
@@ -87,7 +90,9 @@ impl ServerCertVerifier for PinnedVerifier {
         if Pin::of_certificate(end_entity)? == self.pin {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure))
+        Err(rustls::Error::InvalidCertificate(
+            rustls::CertificateError::ApplicationVerificationFailure,
+        ))
     }
 
     fn verify_tls12_signature(
@@ -97,7 +102,9 @@ impl ServerCertVerifier for PinnedVerifier {
         _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         // QUIC is TLS 1.3 (RFC 9001 §4.2).
-        Err(rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls13RequiredForQuic))
+        Err(rustls::Error::PeerIncompatible(
+            rustls::PeerIncompatible::Tls13RequiredForQuic,
+        ))
     }
 
     fn verify_tls13_signature(
@@ -106,10 +113,17 @@ impl ServerCertVerifier for PinnedVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -1,8 +1,9 @@
 //! Who writes first where many wait to be let in: small messages before large ones.
 //!
-//! What a connection may have sent and not acknowledged is bounded, for all its streams together, and whoever is quick
-//! takes what becomes free of it: quinn's priorities order what was let in, and not who is let in. Beside hundreds of
-//! large answers a small one waited for seconds (measured, `scripts/availability slowhttptest`).
+//! What a connection may have sent and not acknowledged is bounded, for all its streams together,
+//! and whoever is quick takes what becomes free of it: quinn's priorities order what was let in,
+//! and not who is let in. Beside hundreds of large answers a small one waited for seconds
+//! (measured, `scripts/availability slowhttptest`).
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// So long large messages wait for small ones of which there is always another: then they are let in beside them.
+/// So long large messages wait for small ones of which there is always another: then they are let
+/// in beside them.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The order of a connection's writers.
@@ -30,7 +32,12 @@ pub(super) struct Precedence {
 impl Default for Precedence {
     fn default() -> Self {
         let (waiting, since) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Self { begin: Instant::now(), waiting, since, nobody: Notify::new() }
+        Self {
+            begin: Instant::now(),
+            waiting,
+            since,
+            nobody: Notify::new(),
+        }
     }
 }
 
@@ -46,7 +53,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Precedence {
-    /// Writes a small message. It must have room in its own stream's window: large ones wait for it.
+    /// Writes a small message. It must have room in its own stream's window: large ones wait for
+    /// it.
     pub(super) async fn first<F: Future>(&self, writing: F) -> F::Output {
         let mut writing = pin!(writing);
         // Nearly always there is room, and nobody has to be told.
@@ -61,7 +69,8 @@ impl Precedence {
         writing.await
     }
 
-    /// Writes a part of a large message, while no small one waits; where there is always one, beside them.
+    /// Writes a part of a large message, while no small one waits; where there is always one,
+    /// beside them.
     pub(super) async fn last<F: Future>(&self, writing: F) -> F::Output {
         let mut writing = pin!(writing);
         loop {
@@ -136,7 +145,9 @@ mod tests {
     #[tokio::test]
     async fn a_small_one_goes_before_large_ones_that_came_before_it() {
         let (order, room) = (Precedence::default(), Room::default());
-        let mut large: Vec<Writing<'_>> = (0..3).map(|_| Box::pin(order.last(room.enter())) as _).collect();
+        let mut large: Vec<Writing<'_>> = (0..3)
+            .map(|_| Box::pin(order.last(room.enter())) as _)
+            .collect();
         assert_eq!(entered(&mut large), 0);
         let mut small: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
         assert_eq!(entered(&mut small), 0);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use hmac::{Hmac, KeyInit, Mac};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig,
+    TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use quinn_proto::crypto::{CryptoError, HmacKey};
@@ -21,17 +22,19 @@ use crate::protocol::ALPN;
 
 /// The name in the tunnel's TLS handshake. It means nothing: the key is pinned.
 pub const SERVER_NAME: &str = "relay.hookward.invalid";
-/// What one stream may have in flight: 40 MB/s on a path of 50 ms (measured: 18 MB/s with half of it, and as much as
-/// `ssh -R`); more gains nothing in quinn.
+/// What one stream may have in flight: 40 MB/s on a path of 50 ms (measured: 18 MB/s with half of
+/// it, and as much as `ssh -R`); more gains nothing in quinn.
 pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-/// What one connection may hold that was received and not read: half as many readers can be slow at a time as streams
-/// fit in, and nobody waits for them; then the relay's `forward::untaken` has those give way that take nothing. An agent
-/// has two connections, and quinn needs up to twice as much memory: on a relay of 1 GiB it can't be more.
+/// What one connection may hold that was received and not read: half as many readers can be slow at
+/// a time as streams fit in, and nobody waits for them; then the relay's `forward::untaken` has
+/// those give way that take nothing. An agent has two connections, and quinn needs up to twice as
+/// much memory: on a relay of 1 GiB it can't be more.
 pub const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
 /// What a peer may send that has not said who it is: a greeting, some times over.
 pub(super) const UNKNOWN_WINDOW: u32 = 64 * 1024;
-/// What one connection may have sent and not acknowledged, in memory: 160 MB/s on a path of 50 ms, where quinn brings
-/// 18 to 36 (measured), and four streams' windows, so that one slow stream leaves room for others.
+/// What one connection may have sent and not acknowledged, in memory: 160 MB/s on a path of 50 ms,
+/// where quinn brings 18 to 36 (measured), and four streams' windows, so that one slow stream
+/// leaves room for others.
 const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 /// Buffers that keep local bursts from being lost; Debian's default cap is 208 KiB.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
@@ -100,17 +103,21 @@ pub fn server(
     endpoint(address, Some(config), endpoint_config)
 }
 
-/// Connection ids and reset tokens that follow from the relay's key, so that a relay which was killed
-/// and started again can tell its agents at once that their sessions are gone (RFC 9000 §10.3).
-/// Without it they find out when the path counts as dead ([`Liveness`]).
+/// Connection ids and reset tokens that follow from the relay's key, so that a relay which was
+/// killed and started again can tell its agents at once that their sessions are gone (RFC 9000
+/// §10.3). Without it they find out when the path counts as dead ([`Liveness`]).
 fn restartable(key: &PrivateKeyDer<'_>) -> EndpointConfig {
     let derived = |purpose: &[u8]| {
         let mut mac = StatelessKey::of(key.secret_der());
         mac.0.update(purpose);
         mac.0.finalize().into_bytes()
     };
-    let mut config = EndpointConfig::new(Arc::new(StatelessKey::of(&derived(b"hookward stateless reset"))));
-    let cid_key = derived(b"hookward connection ids").first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    let mut config = EndpointConfig::new(Arc::new(StatelessKey::of(&derived(
+        b"hookward stateless reset",
+    ))));
+    let cid_key = derived(b"hookward connection ids")
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_be_bytes(*bytes));
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
     config
 }
@@ -153,9 +160,16 @@ impl HmacKey for StatelessKey {
 ///
 /// # Errors
 /// [`EndpointError`].
-pub fn client(address: SocketAddr, pin: Pin, liveness: Liveness) -> Result<Endpoint, EndpointError> {
+pub fn client(
+    address: SocketAddr,
+    pin: Pin,
+    liveness: Liveness,
+) -> Result<Endpoint, EndpointError> {
     let provider = crypto_provider();
-    let verifier = PinnedVerifier { pin, provider: Arc::clone(&provider) };
+    let verifier = PinnedVerifier {
+        pin,
+        provider: Arc::clone(&provider),
+    };
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls_error)?
@@ -165,8 +179,8 @@ pub fn client(address: SocketAddr, pin: Pin, liveness: Liveness) -> Result<Endpo
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let crypto = QuicClientConfig::try_from(tls).map_err(tls_error)?;
     let mut transport = transport(liveness);
-    // Until it is a session; see `Session::serve`. Each stream costs memory from the first moment, and most of what an
-    // agent dials during an outage becomes none.
+    // Until it is a session; see `Session::serve`. Each stream costs memory from the first moment,
+    // and most of what an agent dials during an outage becomes none.
     transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
     let mut config = ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
@@ -178,10 +192,10 @@ pub fn client(address: SocketAddr, pin: Pin, liveness: Liveness) -> Result<Endpo
 fn transport(liveness: Liveness) -> TransportConfig {
     let mut ack = AckFrequencyConfig::default();
     ack.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD));
-    // quinn's CUBIC, not its BBR: on a link of 20 Mbit/s and 50 ms BBR loses 9 to 12 % of its own packets, CUBIC 0.3 to
-    // 1.3 % (`scripts/bench-wan slow`), at the same speed. BBR would win where packets are lost for other reasons (20 MB/s
-    // instead of 1, with 1 % lost each way on 50 ms, `scripts/bench-wan both`); `--transport tcp` helps there, with the
-    // kernel's own control.
+    // quinn's CUBIC, not its BBR: on a link of 20 Mbit/s and 50 ms BBR loses 9 to 12 % of its own
+    // packets, CUBIC 0.3 to 1.3 % (`scripts/bench-wan slow`), at the same speed. BBR would win
+    // where packets are lost for other reasons (20 MB/s instead of 1, with 1 % lost each way on 50
+    // ms, `scripts/bench-wan both`); `--transport tcp` helps there, with the kernel's own control.
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -203,11 +217,16 @@ fn endpoint(
 ) -> Result<Endpoint, EndpointError> {
     let socket = udp_socket(address).map_err(|source| EndpointError::Socket { address, source })?;
     let runtime = Arc::new(quinn::TokioRuntime);
-    Endpoint::new(endpoint_config, config, socket, runtime).map_err(|source| EndpointError::Socket { address, source })
+    Endpoint::new(endpoint_config, config, socket, runtime)
+        .map_err(|source| EndpointError::Socket { address, source })
 }
 
 fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }

@@ -1,5 +1,5 @@
-//! Carries an upgraded connection (WebSocket) over an exchange: bytes both ways, until both sides have
-//! ended or nothing moves for too long. An end passes on as an end, a break as a break.
+//! Carries an upgraded connection (WebSocket) over an exchange: bytes both ways, until both sides
+//! have ended or nothing moves for too long. An end passes on as an end, a break as a break.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,7 +35,10 @@ impl Activity {
     /// Resolves when nothing has moved for this long.
     async fn over(&self, idle: Duration) {
         loop {
-            let quiet = Duration::from_millis(self.now().saturating_sub(self.last_ms.load(Ordering::Relaxed)));
+            let quiet = Duration::from_millis(
+                self.now()
+                    .saturating_sub(self.last_ms.load(Ordering::Relaxed)),
+            );
             match idle.checked_sub(quiet) {
                 Some(left) if !left.is_zero() => sleep(left).await,
                 _ => return,
@@ -51,15 +54,27 @@ where
     S: AsyncRead + AsyncWrite,
 {
     let (incoming, outgoing) = tokio::io::split(connection);
-    let activity = Activity { begin: Instant::now(), last_ms: AtomicU64::new(0) };
-    let both = async { tokio::try_join!(send(incoming, writer, &activity), receive(outgoing, reader, &activity)) };
+    let activity = Activity {
+        begin: Instant::now(),
+        last_ms: AtomicU64::new(0),
+    };
+    let both = async {
+        tokio::try_join!(
+            send(incoming, writer, &activity),
+            receive(outgoing, reader, &activity)
+        )
+    };
     tokio::select! {
         _ = both => {}
         () = activity.over(idle) => {}
     }
 }
 
-async fn send(mut from: impl AsyncRead + Unpin, mut to: MessageWriter, activity: &Activity) -> Result<(), Broke> {
+async fn send(
+    mut from: impl AsyncRead + Unpin,
+    mut to: MessageWriter,
+    activity: &Activity,
+) -> Result<(), Broke> {
     let mut buffer = BytesMut::with_capacity(PIECE);
     while from.read_buf(&mut buffer).await.map_err(|_| Broke)? > 0 {
         activity.note();
@@ -69,13 +84,18 @@ async fn send(mut from: impl AsyncRead + Unpin, mut to: MessageWriter, activity:
     to.finish().await.map_err(|_| Broke)
 }
 
-async fn receive(mut to: impl AsyncWrite + Unpin, mut from: MessageReader, activity: &Activity) -> Result<(), Broke> {
+async fn receive(
+    mut to: impl AsyncWrite + Unpin,
+    mut from: MessageReader,
+    activity: &Activity,
+) -> Result<(), Broke> {
     loop {
         match from.next().await.map_err(|_| Broke)? {
             Frame::Data(data) => {
                 activity.note();
                 to.write_all(&data).await.map_err(|_| Broke)?;
-                // TLS keeps what a full socket does not take, and nothing may follow that would send it.
+                // TLS keeps what a full socket does not take, and nothing may follow that would
+                // send it.
                 to.flush().await.map_err(|_| Broke)?;
             }
             Frame::End => return to.shutdown().await.map_err(|_| Broke),

@@ -40,13 +40,19 @@ pub struct MessageWriter {
 
 impl MessageWriter {
     pub(super) const fn new(stream: SendHalf, order: Option<Arc<Precedence>>) -> Self {
-        Self { stream, order, turn: Turn::Any, finished: false }
+        Self {
+            stream,
+            order,
+            turn: Turn::Any,
+            finished: false,
+        }
     }
 
     /// Sends this message ahead of larger ones, and of those that came after it: `order` counts
     /// messages. Measured: without it, quinn spreads small messages over packets of many streams.
     pub fn prioritise(&self, order: u32) {
-        self.stream.prioritise(i32::MAX.saturating_sub_unsigned(order & 0x3fff_ffff));
+        self.stream
+            .prioritise(i32::MAX.saturating_sub_unsigned(order & 0x3fff_ffff));
     }
 
     /// Sends this message behind all small ones.
@@ -60,7 +66,8 @@ impl MessageWriter {
     /// # Errors
     /// [`StreamError`]; the message is then aborted.
     pub async fn head(&mut self, payload: &[u8]) -> Result<(), StreamError> {
-        self.write_in_turn(Turn::First, &mut [frame::head(payload)], false).await
+        self.write_in_turn(Turn::First, &mut [frame::head(payload)], false)
+            .await
     }
 
     /// Writes a whole message at once: head, body, end. They share packets, and nothing is copied.
@@ -70,10 +77,12 @@ impl MessageWriter {
     pub async fn whole(mut self, head: &[u8], body: Bytes) -> Result<(), StreamError> {
         let head = frame::head(head);
         let written = if body.is_empty() {
-            self.write_in_turn(Turn::First, &mut [head, frame::end()], true).await
+            self.write_in_turn(Turn::First, &mut [head, frame::end()], true)
+                .await
         } else {
             let prefix = frame::data_prefix(body.len());
-            self.write_in_turn(Turn::First, &mut [head, prefix, body, frame::end()], true).await
+            self.write_in_turn(Turn::First, &mut [head, prefix, body, frame::end()], true)
+                .await
         };
         self.finished = written.is_ok();
         written
@@ -87,7 +96,8 @@ impl MessageWriter {
         if data.is_empty() {
             return Ok(());
         }
-        self.write(&mut [frame::data_prefix(data.len()), data]).await
+        self.write(&mut [frame::data_prefix(data.len()), data])
+            .await
     }
 
     /// Writes trailers.
@@ -121,7 +131,12 @@ impl MessageWriter {
         Ok(())
     }
 
-    async fn write_in_turn(&mut self, turn: Turn, pieces: &mut [Bytes], end: bool) -> Result<(), StreamError> {
+    async fn write_in_turn(
+        &mut self,
+        turn: Turn,
+        pieces: &mut [Bytes],
+        end: bool,
+    ) -> Result<(), StreamError> {
         let writing = self.stream.write(pieces, end);
         match (&self.order, turn) {
             (Some(order), Turn::First) => order.first(writing).await,
@@ -147,7 +162,10 @@ pub struct MessageReader {
 
 impl MessageReader {
     pub(super) fn new(stream: RecvHalf) -> Self {
-        Self { stream, decoder: Decoder::default() }
+        Self {
+            stream,
+            decoder: Decoder::default(),
+        }
     }
 
     /// The next frame; data comes in pieces as it arrives. Cancelling it loses nothing.
@@ -181,7 +199,9 @@ impl MessageReader {
     pub async fn head(&mut self) -> Result<Bytes, StreamError> {
         match self.next().await? {
             Frame::Head(head) => Ok(head),
-            _ => Err(StreamError::Protocol("a message that does not begin with its head".to_owned())),
+            _ => Err(StreamError::Protocol(
+                "a message that does not begin with its head".to_owned(),
+            )),
         }
     }
 }
@@ -214,7 +234,13 @@ pub struct ControlReader {
 
 impl ControlStream {
     pub(super) const fn new(send: SendHalf, recv: RecvHalf) -> Self {
-        Self { writer: ControlWriter { stream: send }, reader: ControlReader { stream: recv, partial: Vec::new() } }
+        Self {
+            writer: ControlWriter { stream: send },
+            reader: ControlReader {
+                stream: recv,
+                partial: Vec::new(),
+            },
+        }
     }
 
     /// Both halves, for who has to hear while a large message is on its way.
@@ -250,9 +276,14 @@ impl ControlWriter {
     /// # Errors
     /// [`StreamError`].
     pub async fn send<M: Serialize>(&mut self, message: &M) -> Result<(), StreamError> {
-        let json = serde_json::to_vec(message).map_err(|error| StreamError::Protocol(error.to_string()))?;
-        let length = u32::try_from(json.len()).map_err(|_| StreamError::TooLarge(json.len(), u32::MAX as usize))?;
-        let mut pieces = [Bytes::copy_from_slice(&length.to_be_bytes()), Bytes::from(json)];
+        let json = serde_json::to_vec(message)
+            .map_err(|error| StreamError::Protocol(error.to_string()))?;
+        let length = u32::try_from(json.len())
+            .map_err(|_| StreamError::TooLarge(json.len(), u32::MAX as usize))?;
+        let mut pieces = [
+            Bytes::copy_from_slice(&length.to_be_bytes()),
+            Bytes::from(json),
+        ];
         self.stream.write(&mut pieces, false).await
     }
 }
@@ -271,7 +302,8 @@ impl ControlReader {
                     return Err(StreamError::TooLarge(length, cap));
                 }
                 if let Some(json) = rest.get(..length) {
-                    // What stands in the message is the peer's, and may be a secret: it is not repeated.
+                    // What stands in the message is the peer's, and may be a secret: it is not
+                    // repeated.
                     let message = serde_json::from_slice(json).map_err(|error| {
                         let (line, column) = (error.line(), error.column());
                         StreamError::Protocol(format!(

@@ -1,9 +1,9 @@
-//! The tunnel over TLS on TCP, where UDP does not get through: HTTP/2 carries the streams, and the same
-//! frames stand in them as over QUIC. The relay is the HTTP/2 client on the connection that the agent
-//! dialled, because it is the relay that opens exchanges.
+//! The tunnel over TLS on TCP, where UDP does not get through: HTTP/2 carries the streams, and the
+//! same frames stand in them as over QUIC. The relay is the HTTP/2 client on the connection that
+//! the agent dialled, because it is the relay that opens exchanges.
 //!
-//! Chosen by measurement: a multiplexer of its own (yamux) costs 1.6 times as much, and a pool of TLS
-//! connections needs one for every request under way.
+//! Chosen by measurement: a multiplexer of its own (yamux) costs 1.6 times as much, and a pool of
+//! TLS connections needs one for every request under way.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -47,7 +47,10 @@ const FLUSH: Duration = Duration::from_millis(500);
 /// When rustls does not take the settings.
 pub fn client_tls(pin: KeyPin) -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = crypto_provider();
-    let verifier = PinnedVerifier { pin, provider: Arc::clone(&provider) };
+    let verifier = PinnedVerifier {
+        pin,
+        provider: Arc::clone(&provider),
+    };
     let mut tls = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous() // which only means: not the web's authorities, but the pin
@@ -73,7 +76,8 @@ pub fn server_tls(
     Ok(Arc::new(tls))
 }
 
-/// Bytes that wait in the socket before they are sent: on a slow line a tunnel's signs of life would wait behind more.
+/// Bytes that wait in the socket before they are sent: on a slow line a tunnel's signs of life
+/// would wait behind more.
 const UNSENT: u32 = 128 * 1024;
 
 /// Keeps what waits in a socket short (Linux; elsewhere nothing changes).
@@ -112,7 +116,10 @@ struct Heard {
 
 impl Heard {
     fn new() -> Self {
-        Self { begin: Instant::now(), at: Arc::new(AtomicU64::new(0)) }
+        Self {
+            begin: Instant::now(),
+            at: Arc::new(AtomicU64::new(0)),
+        }
     }
 
     fn now(&self) -> u64 {
@@ -148,7 +155,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let heard = Heard::new();
-    let stream = Listening { inner: stream, heard: heard.clone() };
+    let stream = Listening {
+        inner: stream,
+        heard: heard.clone(),
+    };
     let (sender, mut connection) = client::Builder::new()
         // Until it has greeted; see `Session::trust`.
         .initial_window_size(UNKNOWN_WINDOW)
@@ -181,7 +191,8 @@ where
                     known = true;
                     connection.set_target_window_size(CONNECTION_WINDOW);
                     if let Err(error) = connection.set_initial_window_size(STREAM_WINDOW) {
-                        // Only while our first settings are not acknowledged, which they are before a greeting is.
+                        // Only while our first settings are not acknowledged, which they are before
+                        // a greeting is.
                         tracing::warn!(%error, "the windows of a tunnel stay small");
                     }
                 }
@@ -194,7 +205,14 @@ where
         say.send_replace(Some(why));
     });
     let places = Arc::new(Semaphore::new(TUNNEL_STREAMS as usize));
-    Ok(Link { side: Side::Opens(sender, places), peer, ended, heard, trust, stop })
+    Ok(Link {
+        side: Side::Opens(sender, places),
+        peer,
+        ended,
+        heard,
+        trust,
+        stop,
+    })
 }
 
 /// The agent's side of a connection that it has dialled. Its task is owned by `tasks`.
@@ -211,7 +229,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let heard = Heard::new();
-    let stream = Listening { inner: stream, heard: heard.clone() };
+    let stream = Listening {
+        inner: stream,
+        heard: heard.clone(),
+    };
     let streams = TUNNEL_STREAMS + 1; // and the control stream
     let mut connection = server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
@@ -240,7 +261,8 @@ where
                     Some(Ok((request, mut respond))) => {
                         let Ok(send) = respond.send_response(Response::new(()), false) else { continue };
                         let halves = (SendHalf::Http2(send), RecvHalf::Http2(Http2Recv::Open(request.into_body()), None));
-                        // There is room for as many as may be open; beyond it the stream is dropped.
+                        // There is room for as many as may be open; beyond it the stream is
+                        // dropped.
                         let _ = queue.try_send(halves);
                     }
                     Some(Err(error)) => break lost(error),
@@ -256,26 +278,49 @@ where
         };
         say.send_replace(Some(why));
     });
-    Ok(Link { side: Side::Takes(Mutex::new(taken)), peer, ended, heard, trust: Arc::default(), stop })
+    Ok(Link {
+        side: Side::Takes(Mutex::new(taken)),
+        peer,
+        ended,
+        heard,
+        trust: Arc::default(),
+        stop,
+    })
 }
 
 impl Link {
     /// Opens a stream; waits while all are in use.
     pub(super) async fn open(&self) -> Result<Halves, SessionError> {
-        let Side::Opens(sender, places) = &self.side else { return Err(wrong_side()) };
-        let place = Arc::clone(places).acquire_owned().await.map_err(|_| left())?;
+        let Side::Opens(sender, places) = &self.side else {
+            return Err(wrong_side());
+        };
+        let place = Arc::clone(places)
+            .acquire_owned()
+            .await
+            .map_err(|_| left())?;
         let mut sender = sender.clone().ready().await.map_err(lost)?;
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = http::Uri::from_static("https://relay.hookward.invalid/");
         let (answer, send) = sender.send_request(request, false).map_err(lost)?;
-        Ok((SendHalf::Http2(send), RecvHalf::Http2(Http2Recv::Opening(answer), Some(place))))
+        Ok((
+            SendHalf::Http2(send),
+            RecvHalf::Http2(Http2Recv::Opening(answer), Some(place)),
+        ))
     }
 
     /// The next stream of the peer.
     pub(super) async fn accept(&self) -> Result<Halves, SessionError> {
-        let Side::Takes(queue) = &self.side else { return Err(wrong_side()) };
-        let next = poll_fn(|cx| queue.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(cx)).await;
+        let Side::Takes(queue) = &self.side else {
+            return Err(wrong_side());
+        };
+        let next = poll_fn(|cx| {
+            queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .poll_recv(cx)
+        })
+        .await;
         match next {
             Some(halves) => Ok(halves),
             None => Err(self.closed().await),
@@ -289,7 +334,11 @@ impl Link {
 
     pub(super) async fn closed(&self) -> SessionError {
         let mut ended = self.ended.clone();
-        let why = ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        let why = ended
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|why| why.clone());
         // Without a word: the task was ended with the program.
         why.unwrap_or_else(left)
     }
@@ -325,7 +374,10 @@ async fn silence(pings: Option<PingPong>, liveness: Liveness, heard: Heard) -> S
     loop {
         tick.tick().await;
         if heard.silence() >= liveness.dead_after() {
-            return SessionError::Lost(format!("nothing was heard for {} s", liveness.dead_after().as_secs_f64()));
+            return SessionError::Lost(format!(
+                "nothing was heard for {} s",
+                liveness.dead_after().as_secs_f64()
+            ));
         }
         let Some(pings) = &mut pings else { continue };
         // One ping may be on its way at a time; its answer only has to be taken.
@@ -367,7 +419,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, data)
     }
 

@@ -1,5 +1,5 @@
-//! The control stream's messages, from either side. A policy of an agent that may be anybody's must compile
-//! or be refused.
+//! The control stream's messages, from either side. A policy of an agent that may be anybody's must
+//! compile or be refused.
 #![no_main]
 
 use hookward_shared::clock::UnixMillis;

@@ -1,5 +1,5 @@
-//! Forwarded and X-Forwarded-For: a stranger's word is never taken, and a trusted proxy's only when the
-//! last hop that is no proxy is an address.
+//! Forwarded and X-Forwarded-For: a stranger's word is never taken, and a trusted proxy's only when
+//! the last hop that is no proxy is an address.
 #![no_main]
 
 use std::net::IpAddr;
@@ -20,17 +20,31 @@ fuzz_target!(|text: &[u8]| {
     }
     let (stranger, proxy) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([10, 0, 0, 1]));
     for field in [ForwardedField::XForwardedFor, ForwardedField::Forwarded] {
-        assert_eq!(client_address(stranger, &headers, &trusted, field), Ok(stranger));
-        let Ok(client) = client_address(proxy, &headers, &trusted, field) else { continue };
+        assert_eq!(
+            client_address(stranger, &headers, &trusted, field),
+            Ok(stranger)
+        );
+        let Ok(client) = client_address(proxy, &headers, &trusted, field) else {
+            continue;
+        };
         // What it names stands in the field, or there is nothing but proxies.
         let text = String::from_utf8_lossy(text).to_lowercase();
         let stands = |separators: &[char]| {
             text.split(separators).any(|word| {
                 let word = word.trim_matches(['[', ']', ' ', '\t', '\r', '"']);
-                let bare = word.rsplit_once(':').map_or(word, |(host, _)| host).trim_matches(['[', ']']);
-                [word, bare].iter().any(|word| word.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == client))
+                let bare = word
+                    .rsplit_once(':')
+                    .map_or(word, |(host, _)| host)
+                    .trim_matches(['[', ']']);
+                [word, bare].iter().any(|word| {
+                    word.parse::<IpAddr>()
+                        .is_ok_and(|ip| ip.to_canonical() == client)
+                })
             })
         };
-        assert!(trusted.contains(client) || stands(&[',', ';', '=', '\n', '"']), "{client} from {text:?}");
+        assert!(
+            trusted.contains(client) || stands(&[',', ';', '=', '\n', '"']),
+            "{client} from {text:?}"
+        );
     }
 });

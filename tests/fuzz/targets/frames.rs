@@ -1,5 +1,5 @@
-//! Exchange frames: however the bytes are cut, the same frames come out; heads that are read are written
-//! and read again alike.
+//! Exchange frames: however the bytes are cut, the same frames come out; heads that are read are
+//! written and read again alike.
 #![no_main]
 
 use bytes::Bytes;
@@ -18,13 +18,20 @@ struct Heard {
 
 fn hear(chunks: impl Iterator<Item = Bytes>) -> Heard {
     let mut decoder = Decoder::default();
-    let mut heard = Heard { heads: Vec::new(), data: Vec::new(), ended: false, broken: false };
+    let mut heard = Heard {
+        heads: Vec::new(),
+        data: Vec::new(),
+        ended: false,
+        broken: false,
+    };
     for chunk in chunks {
         decoder.push(chunk);
         loop {
             match decoder.next_frame() {
                 Ok(Some(Frame::Data(data))) => heard.data.extend_from_slice(&data),
-                Ok(Some(Frame::Head(payload) | Frame::Trailers(payload))) => heard.heads.push(payload),
+                Ok(Some(Frame::Head(payload) | Frame::Trailers(payload))) => {
+                    heard.heads.push(payload)
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => {
@@ -39,15 +46,21 @@ fn hear(chunks: impl Iterator<Item = Bytes>) -> Heard {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Some(([cut, ..], stream)) = data.split_at_checked(1) else { return };
+    let Some(([cut, ..], stream)) = data.split_at_checked(1) else {
+        return;
+    };
     let whole = hear(std::iter::once(Bytes::copy_from_slice(stream)));
     let cut = usize::from(*cut).max(1);
     let pieces = hear(stream.chunks(cut).map(Bytes::copy_from_slice));
     assert_eq!(whole, pieces);
     for head in &whole.heads {
         if let Ok(decoded) = Request::decode(head.clone()) {
-            let again = Request::decode(decoded.encode(|_| true).freeze()).expect("it reads what it wrote");
-            assert_eq!((again.method, again.target, again.context), (decoded.method, decoded.target, decoded.context));
+            let again =
+                Request::decode(decoded.encode(|_| true).freeze()).expect("it reads what it wrote");
+            assert_eq!(
+                (again.method, again.target, again.context),
+                (decoded.method, decoded.target, decoded.context)
+            );
             assert_eq!(again.headers, decoded.headers);
         }
         match Answer::decode(head.clone()) {

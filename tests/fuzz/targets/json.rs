@@ -1,4 +1,5 @@
-//! JSON of strangers: all places in one pass are what each would be by itself, and what serde_json finds there.
+//! JSON of strangers: all places in one pass are what each would be by itself, and what serde_json
+//! finds there.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -8,17 +9,28 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-const PATHS: [&str; 6] = ["id", "data.id", "data", "items[*].id", "items[0].id", "a.b.c"];
+const PATHS: [&str; 6] = [
+    "id",
+    "data.id",
+    "data",
+    "items[*].id",
+    "items[0].id",
+    "a.b.c",
+];
 
 static PLACES: LazyLock<(Vec<JsonPath>, JsonPaths)> = LazyLock::new(|| {
-    let paths: Vec<_> = PATHS.iter().filter_map(|path| JsonPath::parse(path).ok()).collect();
+    let paths: Vec<_> = PATHS
+        .iter()
+        .filter_map(|path| JsonPath::parse(path).ok())
+        .collect();
     (paths.clone(), JsonPaths::new(paths))
 });
 
 fuzz_target!(|document: &[u8]| {
     let (paths, places) = &*PLACES;
     let scan = places.scan(document);
-    // A number beyond the range of f64 where a path goes on makes the whole document none: it fails closed.
+    // A number beyond the range of f64 where a path goes on makes the whole document none: it fails
+    // closed.
     let is_plain = serde_json::from_slice::<Value>(document).is_ok();
     for path in paths {
         if !is_plain && scan.single(places, path, document) == Err(JsonFault::NotJson) {
@@ -26,13 +38,27 @@ fuzz_target!(|document: &[u8]| {
         }
         let together = scan.texts(places, path, document);
         assert_eq!(together, path.texts(document), "{path}");
-        assert_eq!(scan.single(places, path, document), path.single(document), "{path}");
+        assert_eq!(
+            scan.single(places, path, document),
+            path.single(document),
+            "{path}"
+        );
     }
     // A value that is found stands there for other readers, too.
-    let Some(id) = paths.first().and_then(|path| scan.single(places, path, document).ok()) else { return };
-    assert!(serde_json::from_slice::<&RawValue>(document).is_ok(), "what is read is JSON");
+    let Some(id) = paths
+        .first()
+        .and_then(|path| scan.single(places, path, document).ok())
+    else {
+        return;
+    };
+    assert!(
+        serde_json::from_slice::<&RawValue>(document).is_ok(),
+        "what is read is JSON"
+    );
     // Other readers take no number beyond their range.
-    let Ok(read) = serde_json::from_slice::<Value>(document) else { return };
+    let Ok(read) = serde_json::from_slice::<Value>(document) else {
+        return;
+    };
     let same = match &read["id"] {
         Value::String(text) => *text == id,
         Value::Null => id == "null",
@@ -43,5 +69,9 @@ fuzz_target!(|document: &[u8]| {
     };
     assert!(same, "{id:?} in {read}");
     let names = read.as_object().expect("it has names").keys();
-    assert_eq!(names.filter(|name| name.eq_ignore_ascii_case("id")).count(), 1, "it stands there once");
+    assert_eq!(
+        names.filter(|name| name.eq_ignore_ascii_case("id")).count(),
+        1,
+        "it stands there once"
+    );
 });

@@ -23,7 +23,10 @@ fuzz_target!(|text: &str| {
     let now = UnixMillis(1_700_000_000_000);
     match file::read("policy.toml", text, &OneSecret, now) {
         Ok(loaded) => {
-            for (side, policy) in [(Side::Agent, loaded.policy.clone()), (Side::Relay, loaded.policy.for_relay())] {
+            for (side, policy) in [
+                (Side::Agent, loaded.policy.clone()),
+                (Side::Relay, loaded.policy.for_relay()),
+            ] {
                 let gate = Gate::compile(&policy, side, now).expect("what was read can be used");
                 let _ = Arc::new(gate).named_sets();
             }

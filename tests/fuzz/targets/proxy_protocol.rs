@@ -1,11 +1,14 @@
-//! The PROXY protocol's header, versions 1 and 2: no byte behind it is taken, and the address is its own.
+//! The PROXY protocol's header, versions 1 and 2: no byte behind it is taken, and the address is
+//! its own.
 #![no_main]
 
 use hookward_relay::edge::proxy_protocol;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(Some(address)) = proxy_protocol::source(bytes) else { return };
+    let Ok(Some(address)) = proxy_protocol::source(bytes) else {
+        return;
+    };
     if let Some(text) = bytes.strip_prefix(b"PROXY ") {
         let text = String::from_utf8_lossy(text);
         let named = text.split(' ').nth(1).expect("an address");

@@ -1,5 +1,5 @@
-//! Signatures of every provider: a row, then the value of each field that it reads, then the body, of batches, too. Nobody
-//! without the secret gets through.
+//! Signatures of every provider: a row, then the value of each field that it reads, then the body,
+//! of batches, too. Nobody without the secret gets through.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -20,9 +20,17 @@ const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 /// The gate of each row that takes a text as its secret, and the headers that it reads.
 static GATES: LazyLock<Vec<(Arc<Gate>, Vec<HeaderName>)>> = LazyLock::new(|| {
     let gates = providers::all().iter().filter_map(|row| {
-        let secret = Secret::new(b"whsec_NzQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3".to_vec())?;
-        let live = LiveSecret { name: "env:SECRET".to_owned(), secret };
-        let check = SignatureCheck { secrets: vec![live], challenge: false, ..SignatureCheck::by(&row.id) };
+        let secret =
+            Secret::new(b"whsec_NzQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3".to_vec())?;
+        let live = LiveSecret {
+            name: "env:SECRET".to_owned(),
+            secret,
+        };
+        let check = SignatureCheck {
+            secrets: vec![live],
+            challenge: false,
+            ..SignatureCheck::by(&row.id)
+        };
         let text = serde_json::to_string(&check.schemes().ok()?).ok()?;
         let headers = text.split("header:").skip(1).filter_map(|rest| {
             let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_')?;
@@ -30,14 +38,22 @@ static GATES: LazyLock<Vec<(Arc<Gate>, Vec<HeaderName>)>> = LazyLock::new(|| {
         });
         let headers = headers.collect();
         let mut route = Route::new("fuzz", vec!["/**".to_owned()]);
-        route.accept.push(Accept { verify: vec![check], ..Accept::default() });
-        Some((Arc::new(Gate::compile(&Policy::new(vec![route]), Side::Relay, NOW).ok()?), headers))
+        route.accept.push(Accept {
+            verify: vec![check],
+            ..Accept::default()
+        });
+        Some((
+            Arc::new(Gate::compile(&Policy::new(vec![route]), Side::Relay, NOW).ok()?),
+            headers,
+        ))
     });
     gates.collect()
 });
 
 fuzz_target!(|data: &[u8]| {
-    let Some(([row, ..], data)) = data.split_at_checked(1) else { return };
+    let Some(([row, ..], data)) = data.split_at_checked(1) else {
+        return;
+    };
     let gates = &*GATES;
     assert!(gates.len() > 150, "{} rows", gates.len());
     // Two rows for each byte: the parity of the data chooses.
@@ -52,8 +68,17 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     let body = lines.collect::<Vec<_>>().join(&b'\n');
-    let head = RequestHead { method: &Method::POST, target: b"/in?id=1", headers: &headers, origin: "https://h.test" };
-    let (state, keys, client) = (State::default(), FetchedKeys::default(), [192, 0, 2, 1].into());
+    let head = RequestHead {
+        method: &Method::POST,
+        target: b"/in?id=1",
+        headers: &headers,
+        origin: "https://h.test",
+    };
+    let (state, keys, client) = (
+        State::default(),
+        FetchedKeys::default(),
+        [192, 0, 2, 1].into(),
+    );
     let verdict = match gate.check_head(head, client, NOW, &state) {
         Ok(HeadVerdict::Decided(decision)) => Ok(decision),
         Ok(HeadVerdict::ReadBody(pending)) => {
@@ -65,8 +90,16 @@ fuzz_target!(|data: &[u8]| {
     match verdict {
         Ok(Decision::Forward(_) | Decision::Claim(_)) => panic!("row {index} lets a stranger in"),
         // Some test their connection by a request that nothing is given for.
-        Ok(Decision::Answer(answer)) => assert!(answer.body.is_empty(), "row {index} answers, and was not asked to"),
+        Ok(Decision::Answer(answer)) => assert!(
+            answer.body.is_empty(),
+            "row {index} answers, and was not asked to"
+        ),
         Ok(Decision::Pair(..)) => panic!("row {index} takes a secret of a stranger's"),
-        Err(_) => drop(gate.diagnose(&Request::new(head, &body), &keys, NOW, &Work::up_to(DOCTOR_BYTES))),
+        Err(_) => drop(gate.diagnose(
+            &Request::new(head, &body),
+            &keys,
+            NOW,
+            &Work::up_to(DOCTOR_BYTES),
+        )),
     }
 });

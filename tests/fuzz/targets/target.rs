@@ -12,15 +12,35 @@ fuzz_target!(|target: &[u8]| {
         return;
     }
     assert_eq!(target.first(), Some(&b'/'), "it is an absolute path");
-    assert!(target.iter().all(|byte| (0x21..0x7f).contains(byte)), "it is printable");
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    assert!(
+        target.iter().all(|byte| (0x21..0x7f).contains(byte)),
+        "it is printable"
+    );
+    let path = target
+        .split(|byte| *byte == b'?')
+        .next()
+        .unwrap_or_default();
     let decoded = form::decode(path, false).expect("its escapes are well formed");
     let text = std::str::from_utf8(&decoded).expect("they are text");
-    assert!(!text.split(['/', '\\']).any(|segment| segment == "." || segment == ".."), "{text:?} leaves its folder");
+    assert!(
+        !text
+            .split(['/', '\\'])
+            .any(|segment| segment == "." || segment == ".."),
+        "{text:?} leaves its folder"
+    );
     // Once more decoded, as a careless server would, it still stays where it is.
     if let Some(again) = form::decode(&decoded, false) {
-        assert!(!again.split(|byte| *byte == b'/').any(|segment| segment == b".."), "{text:?} is escaped twice");
+        assert!(
+            !again
+                .split(|byte| *byte == b'/')
+                .any(|segment| segment == b".."),
+            "{text:?} is escaped twice"
+        );
     }
     let below = PathPattern::parse("/hooks/**").expect("a pattern");
-    assert_eq!(below.matches(path, false), path == b"/hooks" || path.starts_with(b"/hooks/"), "{text:?}");
+    assert_eq!(
+        below.matches(path, false),
+        path == b"/hooks" || path.starts_with(b"/hooks/"),
+        "{text:?}"
+    );
 });

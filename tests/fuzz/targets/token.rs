@@ -11,10 +11,16 @@ fuzz_target!(|query: &[u8]| {
     let target = [b"/hooks?", query].concat();
     let place = TokenPlace::parse("token").expect("a name");
     let check = TokenCheck::new(place, &[("env:TOKEN", SecretDigest::of(b"secret"))]);
-    let Ok((TokenSpot::Target(spot), name)) = token::check(&check, &target, &HeaderMap::new()) else { return };
+    let Ok((TokenSpot::Target(spot), name)) = token::check(&check, &target, &HeaderMap::new())
+    else {
+        return;
+    };
     assert_eq!(name, "env:TOKEN");
     let mut left = target.clone();
     left.drain(spot);
     assert!(left.starts_with(b"/hooks"));
-    assert!(token::check(&check, &left, &HeaderMap::new()).is_err(), "nothing of it is left");
+    assert!(
+        token::check(&check, &left, &HeaderMap::new()).is_err(),
+        "nothing of it is left"
+    );
 });

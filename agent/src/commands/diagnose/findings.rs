@@ -82,7 +82,11 @@ pub(super) enum Handshake {
 
 impl Handshake {
     pub(super) const fn session(&self) -> Option<&Session> {
-        if let Self::Done(session) = self { Some(session) } else { None }
+        if let Self::Done(session) = self {
+            Some(session)
+        } else {
+            None
+        }
     }
 
     pub(super) const fn is_done(&self) -> bool {
@@ -105,17 +109,40 @@ pub(super) struct Ways<'f> {
 
 impl Findings {
     /// A step on the way to this relay.
-    pub(super) fn add(&mut self, relay: &Relay, step: &'static str, outcome: Outcome, detail: impl Into<String>) {
+    pub(super) fn add(
+        &mut self,
+        relay: &Relay,
+        step: &'static str,
+        outcome: Outcome,
+        detail: impl Into<String>,
+    ) {
         let relay = Some(relay.address.clone());
-        self.push(Step { relay, step, outcome, detail: detail.into() });
+        self.push(Step {
+            relay,
+            step,
+            outcome,
+            detail: detail.into(),
+        });
     }
 
     /// A step.
     pub(super) fn push(&mut self, step: Step) {
         if self.as_they_end {
-            let is_first = self.steps.last().is_none_or(|last| last.relay != step.relay);
-            let title = step.relay.as_ref().filter(|_| is_first).map(|relay| format!("{relay}\n")).unwrap_or_default();
-            let title = if step.relay.is_none() { "Here\n".to_owned() } else { title };
+            let is_first = self
+                .steps
+                .last()
+                .is_none_or(|last| last.relay != step.relay);
+            let title = step
+                .relay
+                .as_ref()
+                .filter(|_| is_first)
+                .map(|relay| format!("{relay}\n"))
+                .unwrap_or_default();
+            let title = if step.relay.is_none() {
+                "Here\n".to_owned()
+            } else {
+                title
+            };
             // The end of the table says whether it could be written.
             let _ = print(&format!("{title}{}", step.line()));
         }
@@ -126,8 +153,16 @@ impl Findings {
     pub(super) fn conclude(&mut self, ways: &Ways<'_>) {
         let address = &ways.relay.address;
         let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));
-        let list = ways.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
-        let proxied = ways.proxy.as_ref().is_some_and(|(_, let_through)| *let_through);
+        let list = ways
+            .addresses
+            .iter()
+            .map(|address| address.ip().to_string())
+            .collect::<Vec<_>>()
+            .join(", ");
+        let proxied = ways
+            .proxy
+            .as_ref()
+            .is_some_and(|(_, let_through)| *let_through);
         // A proxy that opens TLS does not do that to QUIC.
         if let Handshake::WrongKey = ways.quic {
             self.mend.push(format!(
@@ -137,7 +172,9 @@ impl Findings {
             return;
         }
         if ways.addresses.is_empty() && !ways.tls.is_done() {
-            self.ask.push(format!("a DNS answer for {address}, or HTTPS_PROXY for a proxy that has one"));
+            self.ask.push(format!(
+                "a DNS answer for {address}, or HTTPS_PROXY for a proxy that has one"
+            ));
         }
         if let (Reach::Refused, Reach::Refused, None, Some(target)) =
             (ways.udp, ways.tcp, &ways.proxy, ways.addresses.first())
@@ -151,7 +188,9 @@ impl Findings {
         let straight = ways.tcp == Reach::Answered && ways.proxy.is_some() && !proxied;
         if let Some((proxy, false)) = &ways.proxy {
             let what = match straight {
-                true => format!("the straight way is open: unset it, or write {host} into NO_PROXY"),
+                true => {
+                    format!("the straight way is open: unset it, or write {host} into NO_PROXY")
+                }
                 false => "mend it, or name another one".to_owned(),
             };
             self.mend.push(format!(
@@ -178,10 +217,14 @@ impl Findings {
     /// What to do about it all, for people.
     pub(super) fn conclusion(&self) -> String {
         let mut text = String::new();
-        for (title, list) in [("Look after it yourself", &self.mend), ("Ask the network team for", &self.ask)] {
+        for (title, list) in [
+            ("Look after it yourself", &self.mend),
+            ("Ask the network team for", &self.ask),
+        ] {
             if !list.is_empty() {
                 text.push_str(&format!("\n{title}:\n"));
-                list.iter().for_each(|what| text.push_str(&format!("  - {what}\n")));
+                list.iter()
+                    .for_each(|what| text.push_str(&format!("  - {what}\n")));
             }
         }
         let nothing_to_do = self.mend.is_empty() && self.ask.is_empty();

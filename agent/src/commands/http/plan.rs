@@ -32,26 +32,40 @@ pub struct Plan {
 ///
 /// # Errors
 /// [`StateError`] when the agent's own files fail.
-pub fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Result<Plan, Problems>, StateError> {
+pub fn plan(
+    args: &HttpArgs,
+    state: &StateDir,
+    clock: &Clock,
+) -> Result<Result<Plan, Problems>, StateError> {
     let mut problems = Vec::new();
-    let application = flags::application(&args.application, &args.upstream).map_err(|more| problems.extend(more)).ok();
-    let built = flags::policy(&args.gate, &VettedSecrets, clock.now()).map_err(|more| problems.extend(more.0)).ok();
+    let application = flags::application(&args.application, &args.upstream)
+        .map_err(|more| problems.extend(more))
+        .ok();
+    let built = flags::policy(&args.gate, &VettedSecrets, clock.now())
+        .map_err(|more| problems.extend(more.0))
+        .ok();
     if let Some(host) = &args.host
         && AgentName::parse(host).is_none()
         && HostName::parse(host).is_none()
     {
-        let what = format!("{host:?} is no host name; write a label such as flexdeploy, or a whole name");
+        let what =
+            format!("{host:?} is no host name; write a label such as flexdeploy, or a whole name");
         problems.push(Problem::new("--host", what));
     }
-    let path = built.as_ref().map(|built| webhook_path(&built.policy, args.webhook.as_deref()));
+    let path = built
+        .as_ref()
+        .map(|built| webhook_path(&built.policy, args.webhook.as_deref()));
     if let Some(Err(what)) = &path {
         problems.push(Problem::new("--webhook", what));
     }
     if args.gate.new_token && built.as_ref().is_some_and(|built| !built.mint_token) {
-        let what = "no token is minted here: an address range, a token or a signature is given already";
+        let what =
+            "no token is minted here: an address range, a token or a signature is given already";
         problems.push(Problem::new("--new-token", what));
     }
-    let (Some(application), Some(built), Some(Ok(path)), true) = (application, built, path, problems.is_empty()) else {
+    let (Some(application), Some(built), Some(Ok(path)), true) =
+        (application, built, path, problems.is_empty())
+    else {
         return Ok(Err(Problems(problems)));
     };
     let mut messages: Vec<Report> = built.notes.into_iter().map(Report::Note).collect();
@@ -67,7 +81,9 @@ pub fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Result<P
         minted = Some(token);
     }
     if !application.address.is_local() && application.tls.is_none() {
-        messages.push(Report::Warning(format!("requests go to {application}, in clear text, over the network")));
+        messages.push(Report::Warning(format!(
+            "requests go to {application}, in clear text, over the network"
+        )));
     }
     if args.upstream.upstream_insecure {
         let text = "the application's certificate is not verified: who can stand in between can read and change all";
@@ -77,28 +93,54 @@ pub fn plan(args: &HttpArgs, state: &StateDir, clock: &Clock) -> Result<Result<P
         let text = "no WebSocket will open: it needs HTTP/1.1, and --upstream-http2 says that the application has none";
         messages.push(Report::Warning(text.to_owned()));
     }
-    messages.extend(policy.warnings(clock.now()).into_iter().map(Report::Warning));
-    Ok(Ok(Plan { application, policy, minted, messages, path }))
+    messages.extend(
+        policy
+            .warnings(clock.now())
+            .into_iter()
+            .map(Report::Warning),
+    );
+    Ok(Ok(Plan {
+        application,
+        policy,
+        minted,
+        messages,
+        path,
+    }))
 }
 
 /// The path for the printed URL: the first route's, as far as it has no wildcard, with the webhook
 /// behind it. A webhook that the route would not let through is a mistake.
 fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, String> {
-    let paths = policy.routes.first().map(|route| route.paths.as_slice()).unwrap_or_default();
+    let paths = policy
+        .routes
+        .first()
+        .map(|route| route.paths.as_slice())
+        .unwrap_or_default();
     let first = paths.first().map_or("/", String::as_str);
-    let base = first.split("/*").next().unwrap_or_default().trim_end_matches('/');
+    let base = first
+        .split("/*")
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches('/');
     let Some(webhook) = webhook else {
-        return Ok(if base.is_empty() { "/".to_owned() } else { base.to_owned() });
+        return Ok(if base.is_empty() {
+            "/".to_owned()
+        } else {
+            base.to_owned()
+        });
     };
     let path = format!("{base}/{webhook}");
-    let shaped =
-        !webhook.contains('?') && shape::check(path.as_bytes(), &http::HeaderMap::new(), Slashes::Plain).is_ok();
-    let matches =
-        |pattern: &String| PathPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(path.as_bytes(), false));
+    let shaped = !webhook.contains('?')
+        && shape::check(path.as_bytes(), &http::HeaderMap::new(), Slashes::Plain).is_ok();
+    let matches = |pattern: &String| {
+        PathPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(path.as_bytes(), false))
+    };
     if shaped && paths.iter().any(matches) {
         return Ok(path);
     }
-    Err(format!("{path:?} would be refused by {first:?}; write the path below the webhook resource, such as git/push"))
+    Err(format!(
+        "{path:?} would be refused by {first:?}; write the path below the webhook resource, such as git/push"
+    ))
 }
 
 #[cfg(test)]
@@ -109,15 +151,25 @@ mod tests {
     #[test]
     fn a_printed_url_is_one_that_passes() {
         let path = |pattern: &str, webhook| {
-            webhook_path(&Policy::new(vec![Route::new("r", vec![pattern.to_owned()])]), webhook)
+            webhook_path(
+                &Policy::new(vec![Route::new("r", vec![pattern.to_owned()])]),
+                webhook,
+            )
         };
-        assert_eq!(path("/v1/**", Some("git/push")).as_deref(), Ok("/v1/git/push"));
+        assert_eq!(
+            path("/v1/**", Some("git/push")).as_deref(),
+            Ok("/v1/git/push")
+        );
         assert_eq!(path("/v1/**", None).as_deref(), Ok("/v1"));
         assert_eq!(path("/**", None).as_deref(), Ok("/"));
         assert_eq!(path("/a/*/c", Some("b/c")).as_deref(), Ok("/a/b/c"));
-        for (pattern, webhook) in
-            [("/v1/**", "/x"), ("/v1/**", "../x"), ("/v1/**", "a//b"), ("/v1/**", "a?b"), ("/v1", "x")]
-        {
+        for (pattern, webhook) in [
+            ("/v1/**", "/x"),
+            ("/v1/**", "../x"),
+            ("/v1/**", "a//b"),
+            ("/v1/**", "a?b"),
+            ("/v1", "x"),
+        ] {
             assert!(path(pattern, Some(webhook)).is_err(), "{pattern} {webhook}");
         }
     }

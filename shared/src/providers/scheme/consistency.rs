@@ -1,4 +1,5 @@
-//! Whether the fields of a scheme make sense together. Both sides ask: a scheme may come from a policy.
+//! Whether the fields of a scheme make sense together. Both sides ask: a scheme may come from a
+//! policy.
 
 use super::{Algorithm, Encoding, JwtRules, KeyForm, KeySource, Pick, Required, Scheme};
 use crate::providers::place::Place;
@@ -41,7 +42,10 @@ impl Scheme {
         if matches!(self.sig.pick, Some(Pick::From(_))) && self.sig.split.is_none() {
             return contradiction("a pick by position needs split");
         }
-        if [&self.sig.split, &self.sig.kv].into_iter().any(|text| text.as_deref() == Some("")) {
+        if [&self.sig.split, &self.sig.kv]
+            .into_iter()
+            .any(|text| text.as_deref() == Some(""))
+        {
             return contradiction("split and kv are not empty");
         }
         if matches!(self.sig.at, Place::Member(_) | Place::Position(_)) {
@@ -59,10 +63,14 @@ impl Scheme {
             return contradiction("a signature is written in hex or base64");
         }
         let fits = match self.key {
-            KeyForm::Pem | KeyForm::Jwks if jwt => self.jwt.as_ref().is_some_and(|rules| !rules.is_symmetric()),
+            KeyForm::Pem | KeyForm::Jwks if jwt => {
+                self.jwt.as_ref().is_some_and(|rules| !rules.is_symmetric())
+            }
             KeyForm::Jwks => false,
             KeyForm::Pem | KeyForm::SpkiBase64 | KeyForm::Whpk => self.alg.is_public(),
-            KeyForm::Base64 | KeyForm::Hex if jwt => self.jwt.as_ref().is_some_and(JwtRules::is_symmetric),
+            KeyForm::Base64 | KeyForm::Hex if jwt => {
+                self.jwt.as_ref().is_some_and(JwtRules::is_symmetric)
+            }
             KeyForm::Base64 | KeyForm::Hex => !token,
             KeyForm::Utf8 if jwt => self.jwt.as_ref().is_some_and(JwtRules::is_symmetric),
             _ => !self.alg.is_public() && (!token || self.key == KeyForm::Utf8),
@@ -70,7 +78,10 @@ impl Scheme {
         if !fits {
             return contradiction("the form of the key is none of the algorithm's");
         }
-        let has_secret = self.msg.sources().any(|source| matches!(source, Source::Secret(_)));
+        let has_secret = self
+            .msg
+            .sources()
+            .any(|source| matches!(source, Source::Secret(_)));
         if self.alg.is_digest() && !has_secret {
             return contradiction("a plain digest is a signature only with {secret} in msg");
         }
@@ -79,9 +90,16 @@ impl Scheme {
         }
         let constant = |source: &Source| matches!(source, Source::Secret(_));
         if !token && !jwt && self.msg.sources().all(constant) {
-            return contradiction("msg holds nothing of the request, so one signature fits every request");
+            return contradiction(
+                "msg holds nothing of the request, so one signature fits every request",
+            );
         }
-        if self.each.is_none() && self.msg.sources().any(|source| matches!(source, Source::Item(_))) {
+        if self.each.is_none()
+            && self
+                .msg
+                .sources()
+                .any(|source| matches!(source, Source::Item(_)))
+        {
             return contradiction("{item:…} needs each");
         }
         if let Some(rules) = &self.jwt {
@@ -100,19 +118,35 @@ impl Scheme {
     }
 
     fn check_time(&self) -> Result<(), SchemeError> {
-        let signs_time = self.msg.sources().any(|source| *source == Source::Timestamp) || self.key == KeyForm::TsUtf8;
+        let signs_time = self
+            .msg
+            .sources()
+            .any(|source| *source == Source::Timestamp)
+            || self.key == KeyForm::TsUtf8;
         let Some(ts) = &self.ts else {
-            return if signs_time { Err(SchemeError::Contradiction("{ts} needs ts")) } else { Ok(()) };
+            return if signs_time {
+                Err(SchemeError::Contradiction("{ts} needs ts"))
+            } else {
+                Ok(())
+            };
         };
         // A time that stands in a body that is signed whole is signed, too.
-        let in_body = ts.at.is_in_body() && self.msg.sources().any(|source| *source == Source::Body);
+        let in_body =
+            ts.at.is_in_body() && self.msg.sources().any(|source| *source == Source::Body);
         // Or in a header of the list of those that are signed, which `require` asks for.
-        let listed = self.msg.sources().any(|source| matches!(source, Source::SignedHeaders(_)));
+        let listed = self
+            .msg
+            .sources()
+            .any(|source| matches!(source, Source::SignedHeaders(_)));
         if !signs_time && !in_body && !listed {
-            return Err(SchemeError::Contradiction("a timestamp that is not signed proves nothing"));
+            return Err(SchemeError::Contradiction(
+                "a timestamp that is not signed proves nothing",
+            ));
         }
         match ts.at {
-            Place::Member(_) if self.sig.kv.is_none() => Err(SchemeError::Contradiction("ts at sig:KEY needs kv")),
+            Place::Member(_) if self.sig.kv.is_none() => {
+                Err(SchemeError::Contradiction("ts at sig:KEY needs kv"))
+            }
             Place::Position(_) if self.sig.split.is_none() => {
                 Err(SchemeError::Contradiction("ts at sig:#N needs split"))
             }
@@ -125,14 +159,25 @@ impl Scheme {
 impl JwtRules {
     fn check(&self) -> Result<(), SchemeError> {
         if self.algs.is_empty() {
-            return Err(SchemeError::Contradiction("jwt.algs is empty: no token could pass"));
+            return Err(SchemeError::Contradiction(
+                "jwt.algs is empty: no token could pass",
+            ));
         }
-        // A token that could choose would present the public key as a shared secret (RFC 8725 §2.1).
+        // A token that could choose would present the public key as a shared secret (RFC 8725
+        // §2.1).
         if self.algs.iter().any(|alg| alg.is_symmetric()) && !self.is_symmetric() {
-            return Err(SchemeError::Contradiction("jwt.algs mixes shared secrets (HS…) and public keys"));
+            return Err(SchemeError::Contradiction(
+                "jwt.algs mixes shared secrets (HS…) and public keys",
+            ));
         }
-        if self.unless_empty.as_ref().is_some_and(|claim| !self.claims.contains_key(claim)) {
-            return Err(SchemeError::Contradiction("jwt.unless_empty names no claim of jwt.claims"));
+        if self
+            .unless_empty
+            .as_ref()
+            .is_some_and(|claim| !self.claims.contains_key(claim))
+        {
+            return Err(SchemeError::Contradiction(
+                "jwt.unless_empty names no claim of jwt.claims",
+            ));
         }
         Ok(())
     }
@@ -140,11 +185,18 @@ impl JwtRules {
 
 impl Required {
     fn check(&self) -> Result<(), SchemeError> {
-        let conditions =
-            [self.begins.is_some(), self.contains.is_some(), self.lists.is_some(), self.is.is_some(), self.absent];
+        let conditions = [
+            self.begins.is_some(),
+            self.contains.is_some(),
+            self.lists.is_some(),
+            self.is.is_some(),
+            self.absent,
+        ];
         match conditions.into_iter().filter(|given| *given).count() {
             1 => Ok(()),
-            _ => Err(SchemeError::Contradiction("require has exactly one of begins, contains, lists, is, absent")),
+            _ => Err(SchemeError::Contradiction(
+                "require has exactly one of begins, contains, lists, is, absent",
+            )),
         }
     }
 }
@@ -160,7 +212,9 @@ impl KeySource {
             ));
         }
         if self.from.is_some() && !self.path.starts_with('/') {
-            return Err(SchemeError::Contradiction("fetch.from needs path, such as \"/certs/*.pem\""));
+            return Err(SchemeError::Contradiction(
+                "fetch.from needs path, such as \"/certs/*.pem\"",
+            ));
         }
         Ok(())
     }
@@ -199,7 +253,12 @@ mod tests {
         ] {
             assert!(scheme(bad).check().is_err(), "{bad}");
         }
-        for bad in ["msg='{header:x'", "msg='{nobody}'", "sig={at='x', enc='hex'}", "unknown=1"] {
+        for bad in [
+            "msg='{header:x'",
+            "msg='{nobody}'",
+            "sig={at='x', enc='hex'}",
+            "unknown=1",
+        ] {
             let text = format!("alg='hmac-sha256'\n{bad}\nsig={{at='header:x', enc='hex'}}");
             assert!(toml::from_str::<Scheme>(&text).is_err(), "{bad}");
         }

@@ -37,8 +37,14 @@ impl Scheme {
             })
         };
         if let Some(rules) = &self.jwt {
-            let bound = rules.detached || self.sig.at == Place::Body || rules.claims.values().any(digests_body);
-            return if bound { Coverage::Body } else { Coverage::Nothing };
+            let bound = rules.detached
+                || self.sig.at == Place::Body
+                || rules.claims.values().any(digests_body);
+            return if bound {
+                Coverage::Body
+            } else {
+                Coverage::Nothing
+            };
         }
         if self.alg == Algorithm::Equals {
             return Coverage::Nothing;
@@ -47,12 +53,16 @@ impl Scheme {
         let bound = || {
             self.msg.sources().any(|source| *source == Source::Url)
                 && self.require.iter().any(|required| {
-                    matches!(required.at, Place::Query(_)) && required.is.as_ref().is_some_and(digests_body)
+                    matches!(required.at, Place::Query(_))
+                        && required.is.as_ref().is_some_and(digests_body)
                 })
         };
         // A digest of a text that begins with the secret can be carried on by whoever has seen one.
-        let ends_open =
-            self.alg.is_digest() && !matches!(self.msg.parts().last(), Some(Part::Value(Source::Secret(_), _)));
+        let ends_open = self.alg.is_digest()
+            && !matches!(
+                self.msg.parts().last(),
+                Some(Part::Value(Source::Secret(_), _))
+            );
         if (digests_body(&self.msg) || bound()) && !ends_open && !self.has_open_joint() {
             return Coverage::Body;
         }
@@ -64,16 +74,23 @@ impl Scheme {
             _ => false,
         };
         let time_in_body = self.ts.as_ref().is_some_and(|ts| ts.at.is_in_body());
-        if self.msg.sources().any(some) || time_in_body { Coverage::Part } else { Coverage::Nothing }
+        if self.msg.sources().any(some) || time_in_body {
+            Coverage::Part
+        } else {
+            Coverage::Nothing
+        }
     }
 
     /// Whether it can only be judged with the body at hand.
     #[must_use]
     pub fn needs_body(&self) -> bool {
         let reads = |source: &Source| match source {
-            Source::Body | Source::BodyCrc32 | Source::FormSorted | Source::Plivo | Source::Sns | Source::Item(_) => {
-                true
-            }
+            Source::Body
+            | Source::BodyCrc32
+            | Source::FormSorted
+            | Source::Plivo
+            | Source::Sns
+            | Source::Item(_) => true,
             Source::At(place) => place.is_in_body(),
             _ => false,
         };
@@ -84,8 +101,14 @@ impl Scheme {
             || self.each.is_some()
             || self.fetch.is_some()
             || self.ts.as_ref().is_some_and(|ts| ts.at.is_in_body())
-            || self.require.iter().any(|rule| rule.at.is_in_body() || rule.is.as_ref().is_some_and(template_reads))
-            || self.jwt.as_ref().is_some_and(|rules| rules.detached || rules.claims.values().any(template_reads))
+            || self
+                .require
+                .iter()
+                .any(|rule| rule.at.is_in_body() || rule.is.as_ref().is_some_and(template_reads))
+            || self
+                .jwt
+                .as_ref()
+                .is_some_and(|rules| rules.detached || rules.claims.values().any(template_reads))
     }
 
     /// Returns `true` for a signature, `false` for a token.
@@ -102,9 +125,16 @@ impl Scheme {
             let wanted = rule.is.as_ref().map(at).unwrap_or_default();
             std::iter::once(rule.at.clone()).chain(wanted)
         });
-        let fixed = [Some(&self.sig.at), self.ts.as_ref().map(|ts| &ts.at)].into_iter().flatten();
+        let fixed = [Some(&self.sig.at), self.ts.as_ref().map(|ts| &ts.at)]
+            .into_iter()
+            .flatten();
         let fetched = self.fetch.as_ref().and_then(|fetch| fetch.from.as_ref());
-        fixed.chain(fetched).cloned().chain(at(&self.msg)).chain(claims.flat_map(at)).chain(required)
+        fixed
+            .chain(fetched)
+            .cloned()
+            .chain(at(&self.msg))
+            .chain(claims.flat_map(at))
+            .chain(required)
     }
 
     /// Whether its key can't sign.
@@ -128,7 +158,11 @@ fn places_of(source: &Source) -> Vec<Place> {
         Source::At(place) => vec![place.clone()],
         Source::Item(path) => vec![Place::Json(path.clone())],
         Source::SignedHeaders(list) => vec![Place::Header(list.clone())],
-        Source::Sns => SNS_FIELDS.iter().filter_map(|name| JsonPath::parse(name).ok()).map(Place::Json).collect(),
+        Source::Sns => SNS_FIELDS
+            .iter()
+            .filter_map(|name| JsonPath::parse(name).ok())
+            .map(Place::Json)
+            .collect(),
         Source::Plivo => Place::parse(PLIVO_NONCE).into_iter().collect(),
         _ => Vec::new(),
     }
@@ -145,26 +179,70 @@ mod tests {
     #[test]
     fn what_a_signature_vouches_for() {
         for (text, coverage, needs_body) in [
-            ("alg='hmac-sha256'\nsig={at='header:x', enc='hex'}", Coverage::Body, true),
-            ("alg='equals'\nsig={at='header:x', enc='text'}", Coverage::Nothing, false),
-            ("alg='equals'\nsig={at='json:x', enc='text'}", Coverage::Nothing, true),
-            ("alg='hmac-sha1'\nmsg='{url}'\nsig={at='header:x', enc='hex'}", Coverage::Nothing, false),
-            ("alg='hmac-sha1'\nmsg='{json:a}'\nsig={at='header:x', enc='hex'}", Coverage::Part, true),
-            ("alg='sha256'\nmsg='{body}{secret}'\nsig={at='header:x', enc='hex'}", Coverage::Body, true),
+            (
+                "alg='hmac-sha256'\nsig={at='header:x', enc='hex'}",
+                Coverage::Body,
+                true,
+            ),
+            (
+                "alg='equals'\nsig={at='header:x', enc='text'}",
+                Coverage::Nothing,
+                false,
+            ),
+            (
+                "alg='equals'\nsig={at='json:x', enc='text'}",
+                Coverage::Nothing,
+                true,
+            ),
+            (
+                "alg='hmac-sha1'\nmsg='{url}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Nothing,
+                false,
+            ),
+            (
+                "alg='hmac-sha1'\nmsg='{json:a}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Part,
+                true,
+            ),
+            (
+                "alg='sha256'\nmsg='{body}{secret}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Body,
+                true,
+            ),
             // Whoever has seen such a digest can carry it on.
-            ("alg='sha256'\nmsg='{secret}{body}'\nsig={at='header:x', enc='hex'}", Coverage::Part, true),
-            ("alg='hmac-sha1'\nmsg='{url}{form-sorted}'\nsig={at='header:x', enc='hex'}", Coverage::Part, true),
-            ("alg='hmac-sha1'\nmsg='{crc32:body}'\nsig={at='header:x', enc='hex'}", Coverage::Part, true),
+            (
+                "alg='sha256'\nmsg='{secret}{body}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Part,
+                true,
+            ),
+            (
+                "alg='hmac-sha1'\nmsg='{url}{form-sorted}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Part,
+                true,
+            ),
+            (
+                "alg='hmac-sha1'\nmsg='{crc32:body}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Part,
+                true,
+            ),
             (
                 "alg='jwt'\njwt={algs=['HS256'], claims={h='{body|sha256}'}}\nsig={at='header:x', enc='text'}",
                 Coverage::Body,
                 true,
             ),
-            ("alg='jwt'\njwt={algs=['HS256']}\nsig={at='header:x', enc='text'}", Coverage::Nothing, false),
+            (
+                "alg='jwt'\njwt={algs=['HS256']}\nsig={at='header:x', enc='text'}",
+                Coverage::Nothing,
+                false,
+            ),
         ] {
             let scheme = scheme(text);
             assert_eq!(scheme.check(), Ok(()), "{text}");
-            assert_eq!((scheme.coverage(), scheme.needs_body()), (coverage, needs_body), "{text}");
+            assert_eq!(
+                (scheme.coverage(), scheme.needs_body()),
+                (coverage, needs_body),
+                "{text}"
+            );
         }
     }
 }

@@ -16,8 +16,8 @@ pub enum TimeUnit {
     /// Not a number but a date and time with its offset (RFC 3339).
     #[serde(rename = "iso8601")]
     Iso8601,
-    /// The same without an offset: it is UTC. Where nothing separates such a time from what follows, bytes
-    /// could move between the two.
+    /// The same without an offset: it is UTC. Where nothing separates such a time from what
+    /// follows, bytes could move between the two.
     #[serde(rename = "iso8601-utc")]
     Iso8601Utc,
     /// A date as HTTP writes it (RFC 9110 §5.6.7).
@@ -29,7 +29,11 @@ impl TimeUnit {
     /// Seconds since 1970; `None` for a text that is no time of this kind.
     #[must_use]
     pub fn seconds(self, text: &str) -> Option<u64> {
-        let number = || text.parse::<u64>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = || {
+            text.parse::<u64>()
+                .ok()
+                .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+        };
         let unix = |date: OffsetDateTime| u64::try_from(date.unix_timestamp()).ok();
         match self {
             Self::Seconds => number(),
@@ -37,7 +41,9 @@ impl TimeUnit {
             Self::Iso8601 => OffsetDateTime::parse(text, &Rfc3339).ok().and_then(unix),
             Self::Iso8601Utc => {
                 let date = OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339);
-                date.or_else(|_| OffsetDateTime::parse(text, &Rfc3339)).ok().and_then(unix)
+                date.or_else(|_| OffsetDateTime::parse(text, &Rfc3339))
+                    .ok()
+                    .and_then(unix)
             }
             Self::HttpDate => OffsetDateTime::parse(text, &Rfc2822).ok().and_then(unix),
         }
@@ -54,8 +60,15 @@ impl TimeUnit {
             Self::Seconds => seconds.to_string(),
             Self::Milliseconds => format!("{seconds}000"),
             Self::Iso8601 => date().format(&Rfc3339).unwrap_or_default(),
-            Self::Iso8601Utc => date().format(&Rfc3339).unwrap_or_default().trim_end_matches('Z').to_owned(),
-            Self::HttpDate => date().format(&Rfc2822).unwrap_or_default().replace("+0000", "GMT"),
+            Self::Iso8601Utc => date()
+                .format(&Rfc3339)
+                .unwrap_or_default()
+                .trim_end_matches('Z')
+                .to_owned(),
+            Self::HttpDate => date()
+                .format(&Rfc2822)
+                .unwrap_or_default()
+                .replace("+0000", "GMT"),
         }
     }
 }
@@ -73,7 +86,11 @@ mod tests {
             (TimeUnit::Seconds, "1700000000.5", None),
             (TimeUnit::Milliseconds, "1700000000999", Some(at)),
             (TimeUnit::Iso8601, "2023-11-14T22:13:20Z", Some(at)),
-            (TimeUnit::Iso8601, "2023-11-14T22:13:20.123456789Z", Some(at)),
+            (
+                TimeUnit::Iso8601,
+                "2023-11-14T22:13:20.123456789Z",
+                Some(at),
+            ),
             (TimeUnit::Iso8601, "2023-11-14T15:13:20-07:00", Some(at)),
             (TimeUnit::Iso8601, "2023-11-14T22:13:20.5", None),
             (TimeUnit::Iso8601Utc, "2023-11-14T22:13:20.5", Some(at)),
@@ -81,14 +98,22 @@ mod tests {
             (TimeUnit::Iso8601, "1700000000", None),
             (TimeUnit::Iso8601, "1969-12-31T23:59:59Z", None),
             (TimeUnit::Iso8601, "", None),
-            (TimeUnit::HttpDate, "Tue, 14 Nov 2023 22:13:20 GMT", Some(at)),
+            (
+                TimeUnit::HttpDate,
+                "Tue, 14 Nov 2023 22:13:20 GMT",
+                Some(at),
+            ),
             (TimeUnit::HttpDate, "1700000000", None),
         ] {
             assert_eq!(unit.seconds(text), expected, "{text}");
         }
-        for unit in
-            [TimeUnit::Seconds, TimeUnit::Milliseconds, TimeUnit::Iso8601, TimeUnit::Iso8601Utc, TimeUnit::HttpDate]
-        {
+        for unit in [
+            TimeUnit::Seconds,
+            TimeUnit::Milliseconds,
+            TimeUnit::Iso8601,
+            TimeUnit::Iso8601Utc,
+            TimeUnit::HttpDate,
+        ] {
             assert_eq!(unit.seconds(&unit.write(at)), Some(at));
         }
     }

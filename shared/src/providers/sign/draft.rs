@@ -34,8 +34,22 @@ impl Draft {
     /// The request as it stands.
     #[must_use]
     pub fn request(&self) -> Request<'_> {
-        let Self { origin, target, method, headers, body } = self;
-        Request::new(RequestHead { method, target: target.as_bytes(), headers, origin }, body)
+        let Self {
+            origin,
+            target,
+            method,
+            headers,
+            body,
+        } = self;
+        Request::new(
+            RequestHead {
+                method,
+                target: target.as_bytes(),
+                headers,
+                origin,
+            },
+            body,
+        )
     }
 
     /// The value that stands there.
@@ -43,9 +57,13 @@ impl Draft {
         let none = Members::default();
         match place {
             // What is put there makes it.
-            Place::Json(_) | Place::FormJson(..) | Place::Form(_) if self.body.is_empty() => Ok(None),
+            Place::Json(_) | Place::FormJson(..) | Place::Form(_) if self.body.is_empty() => {
+                Ok(None)
+            }
             Place::Numbered(_) => Ok(None),
-            place => place.read(&self.request(), &none).map_err(|fault| SignError::Missing(fault.to_string())),
+            place => place
+                .read(&self.request(), &none)
+                .map_err(|fault| SignError::Missing(fault.to_string())),
         }
     }
 
@@ -60,14 +78,20 @@ impl Draft {
             Place::Numbered(stem) => {
                 let name = format!("{}-1", stem.name());
                 let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| impossible())?;
-                self.headers.insert(name, HeaderValue::from_str(text).map_err(|_| impossible())?);
+                self.headers
+                    .insert(name, HeaderValue::from_str(text).map_err(|_| impossible())?);
             }
             Place::Query(name) => {
                 let (path, query) = self.target.split_once('?').unwrap_or((&self.target, ""));
-                let query = with_pair(query.as_bytes(), name, text.as_bytes()).ok_or_else(impossible)?;
+                let query =
+                    with_pair(query.as_bytes(), name, text.as_bytes()).ok_or_else(impossible)?;
                 self.target = format!("{path}?{query}");
             }
-            Place::Form(name) => self.body = self.form_with(name, text.as_bytes()).ok_or_else(impossible)?,
+            Place::Form(name) => {
+                self.body = self
+                    .form_with(name, text.as_bytes())
+                    .ok_or_else(impossible)?
+            }
             Place::Json(path) => self.body = with_json(path, &self.body, text)?,
             Place::FormJson(name, path) => {
                 let document = self.at(&Place::Form(name.clone()))?.unwrap_or_default();
@@ -87,7 +111,9 @@ impl Draft {
 
     fn form_with(&self, name: &str, value: &[u8]) -> Option<Vec<u8>> {
         let kind = self.headers.get(header::CONTENT_TYPE)?.as_bytes();
-        let urlencoded = kind.to_ascii_lowercase().starts_with(b"application/x-www-form-urlencoded");
+        let urlencoded = kind
+            .to_ascii_lowercase()
+            .starts_with(b"application/x-www-form-urlencoded");
         urlencoded.then(|| with_pair(&self.body, name, value).map(String::into_bytes))?
     }
 }
@@ -95,20 +121,28 @@ impl Draft {
 /// The pairs as they are written, but those of this name, and one with it and the value.
 fn with_pair(pairs: &[u8], name: &str, value: &[u8]) -> Option<String> {
     let mut kept = Vec::new();
-    for pair in pairs.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
+    for pair in pairs
+        .split(|byte| *byte == b'&')
+        .filter(|pair| !pair.is_empty())
+    {
         let key = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
         if form::decode(key, true)?.as_ref() != name.as_bytes() {
             kept.push(String::from_utf8(pair.to_vec()).ok()?);
         }
     }
-    kept.push(format!("{}={}", escape(name.as_bytes(), UNRESERVED), escape(value, UNRESERVED)));
+    kept.push(format!(
+        "{}={}",
+        escape(name.as_bytes(), UNRESERVED),
+        escape(value, UNRESERVED)
+    ));
     Some(kept.join("&"))
 }
 
 /// The document with a text there; as a number where one stood.
 fn with_json(path: &JsonPath, document: &[u8], text: &str) -> Result<Vec<u8>, SignError> {
     path.edit(document, &mut |stood| {
-        let number = stood.is_some_and(|raw| raw.get().starts_with(|first: char| first.is_ascii_digit()));
+        let number =
+            stood.is_some_and(|raw| raw.get().starts_with(|first: char| first.is_ascii_digit()));
         let raw = match text.parse::<u64>() {
             Ok(value) if number => to_raw_value(&value),
             _ => to_raw_value(text),

@@ -2,9 +2,9 @@
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
-    EcdsaSigningAlgorithm, Ed25519KeyPair, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RsaEncoding,
-    RsaKeyPair,
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING,
+    ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair,
+    RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RsaEncoding, RsaKeyPair,
 };
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -34,8 +34,8 @@ impl Signer {
         })
     }
 
-    /// For a JSON Web Token; a curve's signature is its two numbers (RFC 7518 §3.4). `None` where the key
-    /// is a shared secret.
+    /// For a JSON Web Token; a curve's signature is its two numbers (RFC 7518 §3.4). `None` where
+    /// the key is a shared secret.
     pub(super) const fn of_token(alg: JwtAlgorithm) -> Option<Self> {
         Some(match alg {
             JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512 => return None,
@@ -54,13 +54,21 @@ impl Signer {
         let der = key.secret_der();
         let random = SystemRandom::new();
         match self {
-            Self::Ed25519 => Some(Ed25519KeyPair::from_pkcs8(der).ok()?.sign(message).as_ref().to_vec()),
+            Self::Ed25519 => Some(
+                Ed25519KeyPair::from_pkcs8(der)
+                    .ok()?
+                    .sign(message)
+                    .as_ref()
+                    .to_vec(),
+            ),
             Self::Ecdsa(algorithm) => {
                 let pair = EcdsaKeyPair::from_private_key_der(algorithm, der).ok()?;
                 Some(pair.sign(&random, message).ok()?.as_ref().to_vec())
             }
             Self::Rsa(padding) => {
-                let pair = RsaKeyPair::from_pkcs8(der).or_else(|_| RsaKeyPair::from_der(der)).ok()?;
+                let pair = RsaKeyPair::from_pkcs8(der)
+                    .or_else(|_| RsaKeyPair::from_der(der))
+                    .ok()?;
                 let mut signature = vec![0; pair.public_modulus_len()];
                 pair.sign(padding, &random, message, &mut signature).ok()?;
                 Some(signature)

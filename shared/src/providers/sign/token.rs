@@ -24,11 +24,15 @@ pub(super) fn token(
     scene: &Scene<'_, '_>,
     now: UnixMillis,
 ) -> Result<String, SignError> {
-    let secret = parts.get(scheme.part.as_deref()).ok_or(SignError::PrivateKey)?.expose();
+    let secret = parts
+        .get(scheme.part.as_deref())
+        .ok_or(SignError::PrivateKey)?
+        .expose();
     let body = scene.request.body;
     let payload = if rules.detached {
-        serde_json::from_slice::<Map<String, Value>>(body)
-            .map_err(|_| SignError::Missing("this provider's body is a JSON object; it".to_owned()))?;
+        serde_json::from_slice::<Map<String, Value>>(body).map_err(|_| {
+            SignError::Missing("this provider's body is a JSON object; it".to_owned())
+        })?;
         BASE64URL_NOPAD.encode(body)
     } else {
         let mut claims = claims(rules, parts, scene, now)?;
@@ -42,7 +46,12 @@ pub(super) fn token(
     let signed = rules.algs.iter().find_map(|alg| {
         let header = json!({ "alg": alg, "typ": "JWT" }).to_string();
         let header = BASE64URL_NOPAD.encode(header.as_bytes());
-        let signature = signature(scheme, *alg, secret, format!("{header}.{payload}").as_bytes())?;
+        let signature = signature(
+            scheme,
+            *alg,
+            secret,
+            format!("{header}.{payload}").as_bytes(),
+        )?;
         let payload = if rules.detached { "" } else { &payload };
         Some(format!("{header}.{payload}.{signature}"))
     });
