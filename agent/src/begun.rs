@@ -34,6 +34,7 @@ impl Begun {
     pub fn claim(&self, id: RequestId) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
+
         while let Some((at, old)) = inner.order.front().copied() {
             if now.duration_since(at) < REMEMBERED && inner.order.len() < MOST {
                 break;
@@ -41,10 +42,12 @@ impl Begun {
             inner.order.pop_front();
             inner.known.remove(&old);
         }
+
         let new = inner.known.insert(id);
         if new {
             inner.order.push_back((now, id));
         }
+
         new
     }
 }

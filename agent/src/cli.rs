@@ -178,9 +178,11 @@ fn relay_address(text: &str) -> Result<String, String> {
         .ok()
         .filter(|port| *port > 0)
         .ok_or("a port lies between 1 and 65535")?;
+
     if host.is_empty() || host.contains(['/', '@']) {
         return Err("write HOST:PORT, such as relay.example.com:4433".to_owned());
     }
+
     Ok(format!("{host}:{port}"))
 }
 

@@ -241,6 +241,7 @@ pub async fn join(
     // First a way, then the question: two that race must not both use the token up.
     let (found, ()) = dialler.connect_once(|_| async { Ok(()) }).await?;
     let credential_digest = HEXLOWER.encode(relay.credential.digest().as_bytes());
+
     let asking = async {
         let mut control = found.session.open_control().await?;
         control
@@ -249,19 +250,23 @@ pub async fn join(
                 credential_digest,
             })
             .await?;
+
         match control.receive(GREETING_BYTES).await? {
             FromRelay::Joined { agent } if AgentName::parse(&agent).is_some() => Ok(agent),
             other => Err(unexpected(other)),
         }
     };
+
     let (address, transport) = (relay.address.clone(), found.session.transport());
     let joined = timeout(JOIN, asking)
         .await
         .unwrap_or(Err(ConnectionError::Silent { address, transport }));
     found.session.close("joined");
+
     if let Some(endpoint) = found.endpoint {
         let _ = timeout(JOINED, endpoint.wait_idle()).await;
     }
+
     joined
 }
 
@@ -371,6 +376,7 @@ pub async fn keep(
 ) -> Result<(), ConnectionError> {
     let mut kept = JoinSet::new();
     let several = relays.len() > 1;
+
     for relay in relays {
         let dialler = Dialler::new(&relay, &shared.link, shared.tasks.clone())?;
         let policies = shared
@@ -381,6 +387,7 @@ pub async fn keep(
         let first =
             |tunnel: &Tunnel| Arc::new(Current::new(Arc::clone(&tunnel.wanted.borrow().gate)));
         let gates = shared.tunnels.iter().map(first).collect();
+
         let (addresses, more_addresses) = (AtomicUsize::new(1), Notify::new());
         let at = Arc::new(AtRelay {
             relay,
@@ -392,9 +399,11 @@ pub async fn keep(
             addresses,
             more_addresses,
         });
+
         let (shared, stop) = (Arc::clone(&shared), stop.child_token());
         kept.spawn(async move { (at.relay.address.clone(), keep_relay(at, shared, stop).await) });
     }
+
     let mut outcome = Ok(());
     while let Some(ended) = kept.join_next().await {
         let (relay, ended) = ended.unwrap_or_else(|panic| {
@@ -403,6 +412,7 @@ pub async fn keep(
                 Err(ConnectionError::Ended(panic.to_string())),
             )
         });
+
         if let Err(error) = ended {
             if several && !kept.is_empty() {
                 shared.reporter.say(Report::RelayLost {
@@ -411,11 +421,13 @@ pub async fn keep(
                     for_good: true,
                 });
             }
+
             outcome = Err(error);
         } else {
             outcome = Ok(());
         }
     }
+
     shared.tasks.close();
     let _ = timeout(shared.drain, shared.tasks.wait()).await;
     outcome
@@ -429,12 +441,14 @@ async fn keep_relay(
 ) -> Result<(), ConnectionError> {
     let mut lines = JoinSet::new();
     let mut slots = 0;
+
     loop {
         while slots < wanted(&shared.link, at.addresses.load(Ordering::Relaxed)) {
             let line = Line::new(Arc::clone(&at), Arc::clone(&shared), slots);
             lines.spawn(line.keep(stop.clone()));
             slots += 1;
         }
+
         tokio::select! {
             () = at.more_addresses.notified() => {}
             ended = lines.join_next() => match ended {
@@ -487,6 +501,7 @@ fn report_refusals(reporter: &Reporter, told: Vec<RefusedRequest>, counted: Vec<
         let ago = Duration::from_millis(refused.ago_ms).min(MOST_AGO);
         reporter.say_of(ago, Report::Refused(Box::new(printable_fields(refused))));
     }
+
     if !counted.is_empty() {
         reporter.say(Report::Counted(counted));
     }
@@ -516,6 +531,7 @@ mod tests {
             .map(|addresses| wanted(&preset, addresses))
             .collect();
         assert_eq!(counts, [2, 4, 4, 4, 5, 6, 7, 8, 8, 8]);
+
         let one = LinkSettings {
             connections: Some(1),
             ..preset

@@ -52,6 +52,7 @@ pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<P
             }
         },
     };
+
     let https = place.as_ref().is_some_and(|place| place.https);
     for (flag, given) in [
         ("--upstream-ca", args.upstream_ca.is_some()),
@@ -64,6 +65,7 @@ pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<P
             ));
         }
     }
+
     let trust = Trust {
         ca: args.upstream_ca.clone(),
         insecure: args.upstream_insecure,
@@ -99,6 +101,7 @@ fn from_file(path: &Path, secrets: &dyn SecretReader, now: UnixMillis) -> Result
     let text = std::fs::read_to_string(path)
         .map_err(|error| Problems(vec![Problem::new(&name, format!("can't be read: {error}"))]))?;
     let loaded = file::read(&name, &text, secrets, now)?;
+
     Ok(Built {
         policy: loaded.policy,
         mint_token: false,
@@ -116,6 +119,7 @@ fn from_flags(
         problems: Vec::new(),
         notes: Vec::new(),
     };
+
     let paths = if args.path.is_empty() {
         PRESET_PATHS.map(str::to_owned).to_vec()
     } else {
@@ -128,6 +132,7 @@ fn from_flags(
         .iter()
         .map(|method| method.to_ascii_uppercase())
         .collect();
+
     route.deny_ips = flags.addresses("--deny-ip", &args.deny_ip);
     route.replay = args.on_duplicate.map(|on_duplicate| Replay {
         on_duplicate: on_duplicate.into(),
@@ -136,6 +141,7 @@ fn from_flags(
     route.keep_token = args.keep_token;
     route.websocket = args.websocket;
     route.encoded_slashes = args.encoded_slashes;
+
     if let Some(text) = &args.answer_timeout {
         match parse_duration(text) {
             Some(time) => {
@@ -147,6 +153,7 @@ fn from_flags(
             ),
         }
     }
+
     let common = Accept {
         allow_ips: (!args.allow_ip.is_empty())
             .then(|| flags.addresses("--allow-ip", &args.allow_ip)),
@@ -157,8 +164,10 @@ fn from_flags(
         body: flags.body_rules(&args.require_body),
         ..Accept::default()
     };
+
     let signatures = flags.signatures(args);
     let mut mint_token = false;
+
     if signatures.is_empty() {
         mint_token = !common.is_protected() && !args.no_token;
         // With --no-token and nothing else the user has said it: open.
@@ -173,16 +182,19 @@ fn from_flags(
                 ..common.clone()
             }));
     }
+
     let policy = Policy {
         rate: flags.rate("--rate", args.rate.as_deref()),
         client_rate: flags.rate("--client-rate", args.client_rate.as_deref()),
         ..Policy::new(vec![route])
     };
+
     let Flags {
         mut problems,
         notes,
         ..
     } = flags;
+
     if problems.is_empty() {
         // A token that is yet to be minted can't be missed.
         let complete = if mint_token {
@@ -190,6 +202,7 @@ fn from_flags(
         } else {
             policy.clone()
         };
+
         problems.extend(
             complete
                 .mistakes(now)
@@ -197,6 +210,7 @@ fn from_flags(
                 .map(|what| Problem::new("flags", what)),
         );
     }
+
     if problems.is_empty() {
         Ok(Built {
             policy,
@@ -264,6 +278,7 @@ impl Flags<'_> {
                 self.problem("--basic", format!("{source} holds no user:password"));
             }
         }
+
         (!sources.is_empty()).then_some(TokenCheck {
             place: TokenPlace::Basic,
             live,
@@ -287,6 +302,7 @@ impl Flags<'_> {
                 }
             }
         }
+
         rules
     }
 
@@ -305,6 +321,7 @@ impl Flags<'_> {
                 Err(what) => self.problem("--require-body", what),
             }
         }
+
         rules
     }
 
@@ -316,6 +333,7 @@ impl Flags<'_> {
                 None => self.problem(flag, format!("{text:?}: write for example {example}")),
             }
         }
+
         pairs
     }
 
@@ -339,6 +357,7 @@ impl Flags<'_> {
                     continue;
                 }
             };
+
             let Some(secret) = self.load("--token", source) else {
                 continue;
             };
@@ -346,6 +365,7 @@ impl Flags<'_> {
                 name: source.to_owned(),
                 digest: secret.digest(),
             };
+
             match &mut check {
                 None => {
                     check = Some(TokenCheck {
@@ -360,6 +380,7 @@ impl Flags<'_> {
                 ),
             }
         }
+
         check
     }
 
@@ -384,8 +405,10 @@ impl Flags<'_> {
                         "write PROVIDER=env:NAME, such as github=env:GITHUB_SECRET",
                     ),
                 }
+
                 continue;
             };
+
             if source.is_none()
                 && provider
                     .schemes()
@@ -401,6 +424,7 @@ impl Flags<'_> {
                 );
                 continue;
             }
+
             let secret = match source {
                 Some(source) => match self.load("--verify", source) {
                     Some(secret) => Some(LiveSecret {
@@ -411,6 +435,7 @@ impl Flags<'_> {
                 },
                 None => None,
             };
+
             let same = |check: &&mut SignatureCheck| {
                 check.provider.as_deref() == Some(&provider.id) && check.variant == variant
             };
@@ -430,6 +455,7 @@ impl Flags<'_> {
                 }),
             }
         }
+
         checks
     }
 
@@ -482,6 +508,7 @@ mod tests {
         let built = build(GateArgs::default()).unwrap_or_else(|problems| panic!("{problems}"));
         assert!(built.mint_token);
         assert_eq!(built.policy.routes[0].paths, PRESET_PATHS);
+
         let whole_family = GateArgs {
             allow_ip: texts(&["0.0.0.0/0", "::/0"]),
             ..GateArgs::default()
@@ -490,11 +517,13 @@ mod tests {
             build(whole_family).is_ok_and(|built| built.mint_token),
             "everybody is no check"
         );
+
         let some = GateArgs {
             allow_ip: texts(&["192.0.2.0/24"]),
             ..GateArgs::default()
         };
         assert!(build(some).is_ok_and(|built| !built.mint_token));
+
         let none = GateArgs {
             no_token: true,
             ..GateArgs::default()
@@ -516,6 +545,7 @@ mod tests {
         let accept = &built.policy.routes[0].accept;
         assert_eq!(accept.len(), 2);
         assert_eq!(accept[0].verify[0].secrets.len(), 2);
+
         assert!(
             accept
                 .iter()
@@ -548,6 +578,7 @@ mod tests {
         let Err(problems) = build(args) else {
             panic!("accepted")
         };
+
         assert_eq!(problems.lines().count(), 12, "{problems}");
         assert!(
             !problems.contains("hunter2"),

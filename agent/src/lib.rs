@@ -123,6 +123,7 @@ impl Agent {
         let offload = Offload::default();
         let diagnoses = Arc::new(ByteMeter::new(DOCTOR_BYTES_A_SECOND));
         let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
+
         for tunnel in settings.tunnels {
             let first = offer(&tunnel.policy, &clock)?;
             let replay = Replay {
@@ -146,6 +147,7 @@ impl Agent {
                 refused: Refused::default(),
             };
             let replay = Arc::new(replay);
+
             let (counting, reporter, stop) = (Arc::clone(&replay), reporter.clone(), stop.clone());
             tasks.spawn(async move { counting.refused.report_counts(&reporter, &stop).await });
             let (sender, wanted) = watch::channel(first);
@@ -156,6 +158,7 @@ impl Agent {
                 replay,
             });
         }
+
         let shared = Shared {
             tunnels,
             link: settings.link,
@@ -169,11 +172,13 @@ impl Agent {
             heads: Heads::default(),
             tasks: TaskTracker::new(),
         };
+
         let running = tokio::spawn(connection::keep(
             settings.relays,
             Arc::new(shared),
             stop.clone(),
         ));
+
         Ok(Self {
             running: Some(running),
             stop,

@@ -29,6 +29,7 @@ async fn main() -> ExitCode {
         | Command::Explain(_)
         | Command::Send(_) => LogFormat::Text,
     };
+
     // Diagnostics go to standard error; what the user asked for goes to standard output.
     let _flushed_at_the_end = match process::log_to_stderr(format == LogFormat::Json, "warn") {
         Ok(guard) => guard,
@@ -37,6 +38,7 @@ async fn main() -> ExitCode {
             return Exit::Usage.into();
         }
     };
+
     let ended = match cli.command {
         Command::Http(args) => commands::http::run(*args).await,
         Command::Diagnose(args) => commands::diagnose::run(*args).await,
@@ -48,6 +50,7 @@ async fn main() -> ExitCode {
         Command::Send(args) => commands::send::run(*args).await,
         Command::Pair(args) => commands::pair::run(*args).await,
     };
+
     match ended {
         Ok(exit) => exit.into(),
         Err(error) => {

@@ -158,11 +158,13 @@ impl Refused {
     pub async fn report_counts(&self, reporter: &Reporter, stop: &CancellationToken) {
         let mut due = interval(COUNTS);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
         while !stop.is_cancelled() {
             tokio::select! {
                 _ = due.tick() => {}
                 () = stop.cancelled() => {}
             }
+
             let counted = self
                 .0
                 .lock()
@@ -294,6 +296,7 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
         return;
     };
     let length = bytes.len();
+
     let request = match head::Request::decode(bytes) {
         Ok(request) => request,
         Err(error) => {
@@ -304,12 +307,14 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
             return;
         }
     };
+
     let asked = |at: &&AtHost| {
         request
             .context
             .host
             .eq_ignore_ascii_case(at.host.as_bytes())
     };
+
     // A host that no tunnel has is refused by the first one, and so told to the user.
     let Some(at) = terms
         .hosts
@@ -320,13 +325,16 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
         return;
     };
     let (deadlines, host, origin, begun) = (terms.deadlines, &at.host, &*at.origin, &*terms.begun);
+
     let _counted = at.replay.under_way.begin();
     // A large head is held for as long as its exchange, and counts like a body.
     let mut held = at.replay.budget.begin(request.context.client);
     held.complete();
+
     if length > SMALL_HEAD && held.add(length as u64).is_err() {
         return;
     }
+
     Exchange {
         replay: &at.replay,
         gate: &at.gate,
@@ -348,6 +356,7 @@ impl Exchange<'_> {
             client: request.context.client,
             since: Instant::now(),
         };
+
         let head_only = request.method == Method::HEAD;
         let upgrade = request.upgrade;
         // The work is raced with the relay: when it goes away, the application must hear of it.
@@ -360,6 +369,7 @@ impl Exchange<'_> {
             })
             .await
         };
+
         match answered {
             Ok((answered, tunnel)) => {
                 let status = answered.response.status();
@@ -370,6 +380,7 @@ impl Exchange<'_> {
                     secrets,
                 };
                 self.report(shown, outcome);
+
                 if status == StatusCode::SWITCHING_PROTOCOLS && upgrade {
                     self.switch(writer, answered, tunnel).await;
                 } else {
@@ -384,17 +395,20 @@ impl Exchange<'_> {
                         status: answer.status.as_u16(),
                     },
                 );
+
                 let Answer {
                     status,
                     headers,
                     body,
                     ..
                 } = *answer;
+
                 let head = head::Response {
                     status,
                     length: Some(body.len() as u64),
                     headers,
                 };
+
                 // A relay that is gone needs no answer.
                 let _ = self
                     .patiently(writer.whole(&head.encode(passes_to_sender), body))
@@ -408,6 +422,7 @@ impl Exchange<'_> {
                     why,
                     ..
                 } = refusal;
+
                 self.report(
                     shown,
                     Outcome::Refused {
@@ -443,6 +458,7 @@ impl Exchange<'_> {
         let now = self.replay.clock.moment();
         let mut body = None;
         let mut upgrading = None;
+
         if request.upgrade {
             upgrading = Some(reader);
         } else {
@@ -453,12 +469,14 @@ impl Exchange<'_> {
                 self.deadlines.body_idle(),
             ));
         }
+
         let head = RequestHead {
             method: &request.method,
             target: &request.target,
             headers: &request.headers,
             origin: self.origin,
         };
+
         let (gate, state, client) = (self.gate.get(), &self.replay.state, request.context.client);
         let (decision, body, held) = match gate.check_head(head, client, now, state)? {
             HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
@@ -479,6 +497,7 @@ impl Exchange<'_> {
                 (decision, UpstreamBody::Whole(Full::new(whole)), Some(held))
             }
         };
+
         let permit = match decision {
             Decision::Forward(permit) => permit,
             // Compiled for the agent, a gate claims nothing.
@@ -488,16 +507,19 @@ impl Exchange<'_> {
             Decision::Answer(answer) => return Err(Stop::Handshake(answer)),
             Decision::Pair(secret, answer) => return Err(self.pair(&secret, answer)),
         };
+
         if request.upgrade && !permit.settings().websocket {
             return Err(Refusal::malformed(
                 "the relay opened a WebSocket on a route that allows none",
             )
             .into());
         }
+
         let observed = permit
             .observed()
             .map(|refusal| (refusal.check, refusal.why.clone()));
         let secrets = permit.secrets().to_vec();
+
         if !self.begun.claim(request.context.id) {
             // It came before, over a connection that was lost since: the application may have it.
             return Err(Stop::Failed(
@@ -505,6 +527,7 @@ impl Exchange<'_> {
                 "it was begun before its connection was lost".to_owned(),
             ));
         }
+
         let (response, connection) = self.ask(permit, request, body).await?;
         drop(held);
         Ok((
@@ -531,6 +554,7 @@ impl Exchange<'_> {
         if body.len() <= OFFLOAD_BYTES {
             return Ok(pending.check_body(head, body, now, &state, keys));
         }
+
         let (head, body, keys) = (OwnedHead::from(head), body.clone(), keys.clone());
         let check = move || pending.check_body(head.head(), &body, now, &state, &keys);
         self.replay
@@ -554,6 +578,7 @@ impl Exchange<'_> {
         if refusal.check != Check::Signature || !diagnoses.has_room(now.steady) {
             return refusal;
         }
+
         let (method, target, headers) = (&request.method, &request.target, &request.headers);
         let head = OwnedHead::from(RequestHead {
             method,
@@ -561,6 +586,7 @@ impl Exchange<'_> {
             headers,
             origin: self.origin,
         });
+
         let (gate, body, keys) = (Arc::clone(gate), body.clone(), request.context.keys.clone());
         let work = Work::up_to(DOCTOR_BYTES);
         let (meter, clock) = (Arc::clone(diagnoses), self.replay.clock.clone());
@@ -570,6 +596,7 @@ impl Exchange<'_> {
             meter.spend(work.total(), clock.moment().steady);
             hints
         };
+
         let hints = self
             .replay
             .offload
@@ -612,6 +639,7 @@ impl Exchange<'_> {
         {
             return Ok(());
         }
+
         Err(Refusal::new(
             Check::Host,
             Code::Malformed,
@@ -637,9 +665,11 @@ impl Exchange<'_> {
                 format!("the body has more than {cap} bytes"),
             )
         };
+
         if body.size_hint().exact().is_some_and(|length| length > cap) {
             return Err(too_large().into());
         }
+
         let reading = async {
             let mut pieces = Pieces::expecting(body.size_hint().exact());
             while let Some(frame) = body.frame().await {
@@ -649,13 +679,16 @@ impl Exchange<'_> {
                 if pieces.len() as u64 + data.len() as u64 > cap {
                     return Err(Stop::Refused(too_large()));
                 }
+
                 charge
                     .add(data.len() as u64)
                     .map_err(|full| Stop::Failed(Code::Busy, full.to_string()))?;
                 pieces.add(data);
             }
+
             Ok(pieces.into_bytes())
         };
+
         match timeout(self.deadlines.body_whole(), reading).await {
             Ok(read) => {
                 charge.complete();
@@ -683,6 +716,7 @@ impl Exchange<'_> {
             self.replay.pool.application(),
         )
         .map_err(|error| Stop::Refused(Refusal::malformed(error.to_string())))?;
+
         let answers = self.replay.pool.answers();
         let mut asking = pin!(self.replay.pool.send(request));
         // A large upload may take its time, as long as it gets on: the wait for the answer begins
@@ -698,6 +732,7 @@ impl Exchange<'_> {
                 () = sent.changed() => {}
             }
         };
+
         match answered {
             Ok(Ok(answered)) => Ok(answered),
             Ok(Err(error @ UpstreamError::Connect { .. })) => {
@@ -706,6 +741,7 @@ impl Exchange<'_> {
                 } else {
                     ""
                 };
+
                 Err(Stop::Failed(
                     Code::ApplicationUnreachable,
                     format!("{error}{next}"),
@@ -722,6 +758,7 @@ impl Exchange<'_> {
                     true => format!("; does it speak https? Then use https://{application}"),
                     false => String::new(),
                 };
+
                 Err(Stop::Failed(
                     Code::ApplicationBroke,
                     format!("{error}{hint}"),
@@ -746,6 +783,7 @@ impl Exchange<'_> {
             ..
         } = answered;
         let (parts, mut body) = response.into_parts();
+
         let bodiless = head_only
             || matches!(
                 parts.status,
@@ -757,12 +795,14 @@ impl Exchange<'_> {
         } else {
             body.size_hint().exact()
         };
+
         let response = head::Response {
             status: parts.status,
             length,
             headers: parts.headers,
         };
         let head = response.encode(passes_to_sender);
+
         let sent = match length {
             Some(0) => self.patiently(writer.whole(&head, Bytes::new())).await,
             Some(length) if length <= SMALL_BODY as u64 => {
@@ -790,6 +830,7 @@ impl Exchange<'_> {
     ) -> Result<(), ()> {
         let deadline = tokio::time::Instant::now() + GATHER;
         let mut gathered = Pieces::expecting(body.size_hint().exact());
+
         loop {
             match timeout_at(deadline, body.frame()).await {
                 Ok(Some(Ok(frame))) => {
@@ -815,6 +856,7 @@ impl Exchange<'_> {
                 Err(_) => break,
             }
         }
+
         self.patiently(writer.head(head)).await?;
         self.patiently(writer.data(gathered.into_bytes())).await?;
         self.stream(writer, body, &HeaderMap::new()).await
@@ -873,11 +915,13 @@ impl Exchange<'_> {
         let (mut parts, body) = answered.response.into_parts();
         let mut headers = std::mem::take(&mut parts.headers);
         headers.remove(header::CONTENT_LENGTH);
+
         let answer = head::Response {
             status: parts.status,
             length: Some(0),
             headers,
         };
+
         if self
             .patiently(writer.head(&answer.encode(passes_to_sender)))
             .await
@@ -885,6 +929,7 @@ impl Exchange<'_> {
         {
             return;
         }
+
         let upgraded = hyper::upgrade::on(Response::from_parts(parts, body));
         if let Ok(Ok(upgraded)) = timeout(self.deadlines.body_idle(), upgraded).await {
             splice(
@@ -910,6 +955,7 @@ impl Exchange<'_> {
         {
             return;
         }
+
         let Shown {
             id,
             method,
@@ -918,6 +964,7 @@ impl Exchange<'_> {
             since,
         } = shown;
         let (host, took) = (Arc::clone(self.host), since.elapsed());
+
         let report = RequestReport {
             id,
             host,

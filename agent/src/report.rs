@@ -210,6 +210,7 @@ impl Reporter {
             .checked_sub(ago.try_into().unwrap_or_default())
             .unwrap_or(stamped.at);
         let moment = stamped.moment.checked_sub(ago).unwrap_or(stamped.moment);
+
         if self
             .sender
             .try_send(Stamped {

@@ -74,6 +74,7 @@ fn file(name: &str) -> Result<Vec<u8>, GivenError> {
             error,
         )
     };
+
     let mut bytes = Vec::new();
     let most = REQUEST_BYTES + 1;
     let read = if name == "-" {
@@ -82,6 +83,7 @@ fn file(name: &str) -> Result<Vec<u8>, GivenError> {
         std::fs::File::open(name).and_then(|file| file.take(most).read_to_end(&mut bytes))
     };
     read.map_err(failed)?;
+
     if bytes.len() as u64 > REQUEST_BYTES {
         Err(GivenError::TooLarge(name.to_owned()))
     } else {
@@ -103,6 +105,7 @@ pub fn fields(texts: &[String]) -> Result<HeaderMap, GivenError> {
             .map_err(|_| wrong())?;
         headers.append(name, value);
     }
+
     Ok(headers)
 }
 
@@ -126,6 +129,7 @@ pub fn split_url(url: &str) -> Result<(String, String), GivenError> {
     if !matches!(scheme, "http" | "https") || authority.is_empty() || authority.contains('@') {
         return Err(wrong());
     }
+
     let target = if target.starts_with('/') {
         target.to_owned()
     } else {
@@ -166,9 +170,11 @@ pub async fn parse(bytes: &[u8]) -> Result<Given, GivenError> {
             });
             // Only the first request is asked for.
             let _ = found.try_send(given);
+
             Ok::<_, Infallible>(hyper::Response::new(Full::<Bytes>::default()))
         }
     });
+
     let serving = hyper::server::conn::http1::Builder::new()
         .half_close(true)
         .serve_connection(TokioIo::new(theirs), service);
@@ -180,6 +186,7 @@ pub async fn parse(bytes: &[u8]) -> Result<Given, GivenError> {
         let _ = tokio::io::AsyncReadExt::read_to_end(&mut ours, &mut answer).await;
     };
     let (served, ()) = tokio::join!(serving, writing);
+
     match finds.try_recv() {
         Ok(given) => given.map_err(|error| no_http(&error)),
         Err(_) => Err(no_http(&served.err().map_or_else(
@@ -203,10 +210,12 @@ mod tests {
             (given.method, given.target.as_str(), given.body.as_ref()),
             (Method::POST, "/a?b=%2e", &b"abc"[..])
         );
+
         let given =
             parse(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await;
         assert_eq!(given.unwrap().body.as_ref(), b"abc");
         assert!(parse(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.is_ok());
+
         for bad in [
             &b""[..],
             b"hello",
@@ -231,6 +240,7 @@ mod tests {
         );
         assert_eq!(split("http://h"), ("http://h".into(), "/".into()));
         assert_eq!(split("http://h?x"), ("http://h".into(), "/?x".into()));
+
         for bad in ["h/a", "ftp://h/", "https:///a", "https://u@h/"] {
             assert!(split_url(bad).is_err(), "{bad}");
         }

@@ -158,6 +158,7 @@ impl StateDir {
         if let Some(kept) = kept.filter(|kept| kept.token == token) {
             return Ok(kept.secret);
         }
+
         let secret = self.mint(JOINING)?;
         self.write_json(
             JOINING,
@@ -166,6 +167,7 @@ impl StateDir {
                 secret: secret.clone(),
             },
         )?;
+
         Ok(secret)
     }
 
@@ -192,6 +194,7 @@ impl StateDir {
         };
         relays.retain(|kept| kept.relay != credential.relay);
         relays.push(credential);
+
         let addresses = relays.iter().map(|kept| kept.relay.clone()).collect();
         self.write_json(AGENT, &Kept::Several { relays })?;
         Ok(addresses)
@@ -226,9 +229,11 @@ impl StateDir {
         if let Some(token) = tokens.get(&key).filter(|_| !new) {
             return Ok((token.clone(), false));
         }
+
         let token = self.mint(TOKENS)?;
         tokens.insert(key, token.clone());
         self.write_json(TOKENS, &tokens)?;
+
         Ok((token, true))
     }
 
@@ -272,11 +277,13 @@ impl StateDir {
             // What can't be looked at can't be read either.
             Ok(_) | Err(_) => {}
         }
+
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StateError::File { path, source }),
         };
+
         let content = |error: serde_json::Error| StateError::Content {
             path,
             what: error.to_string(),

@@ -79,8 +79,10 @@ pub fn show(reports: Reports, format: LogFormat, several: bool, quit: Quit) -> i
                 // Whoever read the output is gone; the agent works on.
                 tracing::debug!(%error, "standard output");
             }
+
             let _ = done.send(());
         })?;
+
     Ok(Shown(Some(shown)))
 }
 
@@ -94,17 +96,21 @@ fn write_lines(mut reports: Reports, line: impl Fn(&Stamped) -> Option<String>) 
             }
             next = reports.next_at_once();
         }
+
         let lost = reports.take_lost();
         let left_out = Report::Note(format!(
             "{lost} lines were left out: there were too many at once"
         ));
+
         if lost > 0
             && let Some(text) = line(&left_out.into())
         {
             writeln!(out, "{text}")?;
         }
+
         out.flush()?;
         std::thread::sleep(BATCH);
     }
+
     Ok(())
 }

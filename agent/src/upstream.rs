@@ -160,13 +160,16 @@ pub fn request(
         spelling,
         ..
     } = request;
+
     let target = without_tokens(permit.tokens_to_remove(), target, &mut headers);
     remove_foreign(&mut headers);
     // The length that stands in the head is the one that follows, whatever the relay wrote:
     // otherwise the application would read the next request's first bytes as this one's body.
     let stood = headers.remove(header::CONTENT_LENGTH).is_some();
+
     // Some applications wait for a body without it (RFC 9110 §8.6).
     let expected = matches!(method, Method::POST | Method::PUT | Method::PATCH);
+
     if let Some(length) = body
         .size_hint()
         .exact()
@@ -174,9 +177,11 @@ pub fn request(
     {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
+
     let text = |value: Bytes| HeaderValue::from_maybe_shared(value).map_err(|_| Unwritable);
     headers.insert(FORWARDED_FOR, text(context.client.to_string().into())?);
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
+
     // As the sender wrote it, with the port: the application builds its public URLs of it.
     let host = headers.get(header::HOST).cloned().ok_or(Unwritable)?;
     let port = host
@@ -186,10 +191,12 @@ pub fn request(
         .and_then(|(_, port)| port);
     headers.insert(FORWARDED_PORT, HeaderValue::from(port.unwrap_or(HTTPS)));
     headers.insert(FORWARDED_HOST, host);
+
     headers.insert(REQUEST_ID, text(context.id.to_string().into())?);
     if let Some(host) = application.own_host() {
         headers.insert(header::HOST, host);
     }
+
     if application.http2 {
         return over_http2(
             method,
@@ -201,6 +208,7 @@ pub fn request(
             application,
         );
     }
+
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -208,6 +216,7 @@ pub fn request(
         headers.insert(header::CONNECTION, HeaderValue::from_static("TE"));
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+
     let target = PathAndQuery::from_maybe_shared(target).map_err(|_| Unwritable)?;
     let uri = Uri::builder()
         .path_and_query(target)
@@ -217,9 +226,11 @@ pub fn request(
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
+
     if let Some(extensions) = cases.of(&spelling) {
         *request.extensions_mut() = extensions;
     }
+
     Ok(request)
 }
 
@@ -236,15 +247,18 @@ fn over_http2(
     if upgrade {
         return Err(Unwritable);
     }
+
     let host = headers.remove(header::HOST).ok_or(Unwritable)?;
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+
     let scheme = if application.tls.is_some() {
         "https"
     } else {
         "http"
     };
+
     let target = PathAndQuery::from_maybe_shared(target).map_err(|_| Unwritable)?;
     let uri = Uri::builder()
         .scheme(scheme)
@@ -254,6 +268,7 @@ fn over_http2(
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = uri.map_err(|_| Unwritable)?;
+
     *request.headers_mut() = headers;
     Ok(request)
 }
@@ -269,16 +284,20 @@ fn without_tokens(tokens: &[TokenSpot], target: Bytes, headers: &mut HeaderMap) 
             }
         }
     }
+
     if ranges.is_empty() {
         return target;
     }
+
     // From the end, so that what stands before stays where it is.
     ranges.sort_by_key(|range| std::cmp::Reverse(range.start));
     let mut left = BytesMut::from(target.as_ref());
+
     for range in ranges {
         let tail = left.split_off(range.start.min(left.len()));
         left.extend_from_slice(tail.get(range.end - range.start..).unwrap_or_default());
     }
+
     // Two that stood side by side have taken the `&` between them, and left the `?`.
     if left
         .iter()
@@ -287,6 +306,7 @@ fn without_tokens(tokens: &[TokenSpot], target: Bytes, headers: &mut HeaderMap) 
     {
         left.truncate(left.len() - 1);
     }
+
     left.freeze()
 }
 

@@ -53,6 +53,7 @@ impl AddressLists {
             }
             Err(error) => tracing::error!(%error, "the kept lists of addresses"),
         }
+
         Self {
             sets,
             wanted: Arc::default(),
@@ -70,6 +71,7 @@ impl AddressLists {
                 .filter_map(|name| addresses::find(name))
                 .map(|set| set.name.as_str()),
         );
+
         if wanted.len() > before {
             self.news.notify_one();
         }
@@ -87,12 +89,14 @@ impl AddressLists {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failed: std::collections::BTreeMap<&'static str, Instant> =
             std::collections::BTreeMap::new();
+
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
                 () = self.news.notified() => {}
                 () = stop.cancelled() => return,
             }
+
             let wanted: Vec<_> = self
                 .wanted
                 .lock()
@@ -106,6 +110,7 @@ impl AddressLists {
                 if paused || !self.is_due(set, clock.now()) {
                     continue;
                 }
+
                 let read = tokio::select! {
                     read = self.refresh(set, &fetcher, &store, &clock) => read,
                     () = stop.cancelled() => return,
@@ -138,6 +143,7 @@ impl AddressLists {
         if set.url.is_none() {
             return false;
         }
+
         match self
             .sets
             .get(&set.name)
@@ -165,6 +171,7 @@ impl AddressLists {
         let networks = set
             .read(&content)
             .map_err(|error| format!("{url}: {error}"))?;
+
         let now = clock.now();
         self.sets.set(&set.name, &networks, now);
         let text = networks
@@ -172,10 +179,12 @@ impl AddressLists {
             .map(ToString::to_string)
             .collect::<Vec<_>>()
             .join("\n");
+
         store
             .run(move |store| store.keep_address_list(&set.name, &text, now))
             .await
             .map_err(|error| error.to_string())?;
+
         Ok(networks.len())
     }
 }

@@ -57,6 +57,7 @@ impl RequestLog {
         if !self.take(quota, refusal.check.as_str()) {
             return;
         }
+
         tracing::info!(
             target: "audit",
             event,
@@ -76,6 +77,7 @@ impl RequestLog {
         if !self.take("failed", code.as_str()) {
             return;
         }
+
         tracing::warn!(
             target: "audit",
             event = "failed",
@@ -110,6 +112,7 @@ impl RequestLog {
         if !self.take("answered", what) {
             return;
         }
+
         tracing::info!(
             target: "audit",
             event = "answered",
@@ -134,11 +137,13 @@ impl RequestLog {
     pub async fn write_counts(&self, stop: CancellationToken) {
         let mut due = interval(COUNTS);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
         while !stop.is_cancelled() {
             tokio::select! {
                 _ = due.tick() => {}
                 () = stop.cancelled() => {}
             }
+
             let counted: Vec<_> = self
                 .lock()
                 .iter_mut()

@@ -100,12 +100,14 @@ impl Identity {
             let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
             params.distinguished_name = named("Hookward relay identity");
             params.not_after = rcgen::date_time_ymd(9999, 12, 31); // RFC 5280 §4.1.2.5: no end
+
             let certificate = params.self_signed(&key)?;
             write_secret(
                 &path,
                 &format!("{}{}", certificate.pem(), key.serialize_pem()),
             )?;
         }
+
         Self::load(dir)
     }
 
@@ -121,6 +123,7 @@ impl Identity {
                 what: "it is missing".to_owned(),
             });
         }
+
         let content = |what: String| CertError::Identity {
             path: path.clone(),
             what,
@@ -134,6 +137,7 @@ impl Identity {
             .next()
             .ok_or_else(|| content("no certificate in it".to_owned()))?;
         let pin = Pin::of_certificate(&certificate).map_err(|error| content(error.to_string()))?;
+
         Ok(Self {
             certificate,
             key,
@@ -161,6 +165,7 @@ pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
             "no certificate (PEM, -----BEGIN CERTIFICATE-----) in it",
         ));
     }
+
     let text = read_pem_text(key)?;
     let private = match PrivateKeyDer::from_pem_slice(without_mark(&text)) {
         Ok(private) => private,
@@ -177,6 +182,7 @@ pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
         }
         Err(error) => return Err(content(key, &pem_fault(&error))),
     };
+
     Ok(Certified {
         chain: certificates,
         key: private,
@@ -190,6 +196,7 @@ fn read_pem_text(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertError> {
         path: path.to_owned(),
         source,
     })?;
+
     // DER begins with a SEQUENCE (X.690 §8.9).
     if bytes.first() == Some(&0x30) && memmem::find(&bytes, b"-----BEGIN").is_none() {
         let what =
@@ -200,6 +207,7 @@ fn read_pem_text(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertError> {
             what,
         });
     }
+
     Ok(bytes)
 }
 
@@ -211,6 +219,7 @@ fn without_mark(text: &[u8]) -> &[u8] {
 /// Fault in the text of a PEM file, in words.
 fn pem_fault(error: &rustls_pki_types::pem::Error) -> String {
     use rustls_pki_types::pem::Error;
+
     match error {
         Error::MissingSectionEnd { .. } => {
             "it is cut off: a section begins and does not end".to_owned()
@@ -241,6 +250,7 @@ pub fn self_signed(
     );
     let end = now.seconds() + EDGE_LIFE.as_secs();
     let wanted = names.join("\n");
+
     let kept = fs::read_to_string(&note).ok().and_then(|text| {
         let (kept_end, kept_names) = text.split_once('\n')?;
         Some(
@@ -248,6 +258,7 @@ pub fn self_signed(
                 && kept_end.parse::<u64>().ok()? > now.seconds() + EDGE_RENEW.as_secs(),
         )
     });
+
     let damage = match (certificate.exists() && key.exists()).then(|| own_pair(&certificate, &key))
     {
         None | Some(Ok(())) => None,
@@ -258,21 +269,25 @@ pub fn self_signed(
     if let Some(error) = &damage {
         tracing::warn!(%error, "the self-signed certificate is made anew; clients have to trust the new one");
     }
+
     if kept != Some(true) || damage.is_some() || !certificate.exists() || !key.exists() {
         let pair = KeyPair::generate()?;
         let mut params = CertificateParams::new(names.to_vec())?;
         params.distinguished_name = named("Hookward self-signed");
+
         let at = |seconds: u64| {
             let seconds = i64::try_from(seconds).unwrap_or_default();
             OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
         };
         params.not_before = at(now.seconds().saturating_sub(86_400)); // clocks differ
         params.not_after = at(end);
+
         let made = params.self_signed(&pair)?;
         write_secret(&key, &pair.serialize_pem())?;
         write_secret(&certificate, &made.pem())?;
         write_secret(&note, &format!("{end}\n{wanted}"))?;
     }
+
     Ok((read_pem(&certificate, &key)?, certificate))
 }
 

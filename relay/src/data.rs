@@ -24,6 +24,7 @@ pub(crate) fn tidy(dir: &Path) {
         dir,
         &[IDENTITY_FILE, EDGE_KEY_FILE, EDGE_FILE, EDGE_NAMES_FILE],
     );
+
     for path in KEYS.map(|name| dir.join(name)) {
         // A file that is not there yet is made for its owner alone.
         if let Ok(Others::Read | Others::GroupReads) = process::others_may(&path) {
@@ -54,6 +55,7 @@ pub(crate) fn open(
         }
         tracing::warn!("the state ({STATE_FILE}) is missing and begins anew: {JOIN_AGAIN}");
     }
+
     let store = match Store::open(&state) {
         Err(error) if reset && error.is_damage() => {
             let aside = set_database_aside(&state, clock)?;
@@ -62,6 +64,7 @@ pub(crate) fn open(
         }
         opened => opened?,
     };
+
     // A relay that has served has noted its address; one that was ended before may have made one
     // file of two.
     if !identity.exists() && store.tunnel_address()?.is_some() {
@@ -73,6 +76,7 @@ pub(crate) fn open(
         }
         tracing::warn!("the identity ({IDENTITY_FILE}) is missing and is made anew: {JOIN_AGAIN}");
     }
+
     let identity = match Identity::load_or_make(dir) {
         Err(CertError::Identity { .. }) if reset => {
             let aside =

@@ -85,6 +85,7 @@ impl Fetcher {
         for error in &system.errors {
             tracing::debug!(%error, "a certificate of the system");
         }
+
         roots.add_parsable_certificates(system.certs);
         if let Some(path) = &settings.ca {
             let wrong = |error: &dyn std::fmt::Display| {
@@ -95,11 +96,13 @@ impl Fetcher {
                 roots.add(certificate).map_err(|error| wrong(&error))?;
             }
         }
+
         let tls = ClientConfig::builder_with_provider(crypto_provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| FetchError::Trust(error.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
+
         Ok(Self {
             settings: Arc::new(settings),
             tls: Arc::new(tls),
@@ -135,6 +138,7 @@ impl Fetcher {
         let connect = |error| FetchError::Connect(url.to_string(), error);
         let stream = TcpStream::connect(address).await.map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
+
         let name = ServerName::try_from(url.host().to_owned())
             .map_err(|error| connect(io::Error::other(error)))?;
         let stream = TlsConnector::from(Arc::clone(&self.tls))
@@ -146,11 +150,13 @@ impl Fetcher {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| http(&error))?;
+
         let host = if url.port() == 443 {
             url.host().to_owned()
         } else {
             format!("{}:{}", url.host(), url.port())
         };
+
         let request = Request::get(url.target())
             .header(header::HOST, host)
             .header(
@@ -160,6 +166,7 @@ impl Fetcher {
             .header(header::ACCEPT, "*/*")
             .body(Empty::<Bytes>::new())
             .map_err(|error| http(&error))?;
+
         let asking = async {
             let answer = sender
                 .send_request(request)
@@ -168,12 +175,15 @@ impl Fetcher {
             if answer.status() != StatusCode::OK {
                 return Err(FetchError::Status(url.to_string(), answer.status()));
             }
+
             let body = Limited::new(answer.into_body(), most)
                 .collect()
                 .await
                 .map_err(|error| http(&error))?;
+
             Ok(body.to_bytes())
         };
+
         // The connection is driven here, and dropped with the answer: nothing outlives this call.
         // Its end is no end of the answer, which may still be on its way to us.
         let driving = async {
@@ -193,6 +203,7 @@ impl Fetcher {
         if let Some(address) = self.settings.resolve.get(url.host()) {
             return Ok(*address);
         }
+
         let unknown = |error| FetchError::Resolve(url.host().to_owned(), error);
         let found: Vec<_> = tokio::net::lookup_host((url.host(), url.port()))
             .await
@@ -201,6 +212,7 @@ impl Fetcher {
         if let Some(private) = found.iter().find(|address| !is_public(address.ip())) {
             return Err(FetchError::Private(url.host().to_owned(), private.ip()));
         }
+
         found
             .first()
             .copied()
@@ -226,6 +238,7 @@ fn is_public_v4(v4: Ipv4Addr) -> bool {
         || (a == 192 && b == 0 && c == 0)
         || (a == 192 && b == 88 && c == 99)
         || (a == 198 && (18..20).contains(&b));
+
     !(special
         || v4.is_private()
         || v4.is_loopback()
@@ -241,6 +254,7 @@ fn is_public_v6(v6: Ipv6Addr) -> bool {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         is_public_v4(Ipv4Addr::new(a, b, c, d))
     };
+
     match v6.segments() {
         // NAT64 and 6to4 lead to the IPv4 address inside.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
@@ -269,6 +283,7 @@ mod tests {
         ] {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }
+
         for other in [
             "127.0.0.1",
             "0.0.0.0",

@@ -58,6 +58,7 @@ impl Floor {
                 () = reloads.next() => {}
                 () = stop.cancelled() => return,
             }
+
             match read(&path, &clock, &lists) {
                 Ok(gate) => {
                     self.gate.set(Arc::new(Some(gate)));
@@ -86,6 +87,7 @@ fn read(path: &Path, clock: &Clock, lists: &AddressLists) -> Result<Arc<Gate>, P
             "observe_until: a floor does not observe, it is what nobody relaxes".to_owned(),
         ));
     }
+
     let asks = |accept: &Accept| accept.token.is_some() || accept.basic.is_some();
     if loaded
         .policy
@@ -98,6 +100,7 @@ fn read(path: &Path, clock: &Clock, lists: &AddressLists) -> Result<Arc<Gate>, P
             "a floor asks for no token: it would travel on to every application".to_owned(),
         ));
     }
+
     if loaded.policy.rate.is_some()
         || loaded
             .policy
@@ -111,6 +114,7 @@ fn read(path: &Path, clock: &Clock, lists: &AddressLists) -> Result<Arc<Gate>, P
                 .to_owned(),
         ));
     }
+
     if loaded
         .policy
         .routes
@@ -121,8 +125,10 @@ fn read(path: &Path, clock: &Clock, lists: &AddressLists) -> Result<Arc<Gate>, P
             "replay is a matter of each tunnel's policy".to_owned(),
         ));
     }
+
     let gate = Gate::compile(&loaded.policy, Side::Relay, now)
         .map_err(|mistakes| problem(mistakes.join("; ")))?;
     lists.want(&gate.named_sets());
+
     Ok(Arc::new(gate))
 }

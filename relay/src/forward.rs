@@ -139,6 +139,7 @@ pub async fn forward(
     let begun = Instant::now();
     let mut tried: Vec<Arc<LiveSession>> = Vec::new();
     let mut story = Story::default();
+
     loop {
         let may_have = |session: &LiveSession| {
             !tried.iter().any(|other| other.is(session)) && story.may_have(session)
@@ -161,6 +162,7 @@ pub async fn forward(
         let Some(live) = live else {
             return Err(story.end());
         };
+
         let under_way = live.begin();
         let error = match attempt(
             &permit,
@@ -181,6 +183,7 @@ pub async fn forward(
             }
             Err(error) => error,
         };
+
         drop(under_way);
         tracing::debug!(id = %request.context.id, %error, "a try over one connection");
         let goes_on =
@@ -188,6 +191,7 @@ pub async fn forward(
         if !goes_on || matches!(outgoing, Outgoing::Gone) {
             return Err(story.end());
         }
+
         tried.push(live);
     }
 }
@@ -221,6 +225,7 @@ impl Story {
             }
             _ => false,
         };
+
         self.last = Some(error);
         goes_on
     }
@@ -271,8 +276,10 @@ async fn attempt(
         Ok(Err(error)) => return Err(ForwardError::Away(error.to_string())),
         Err(_) => return Err(ForwardError::Busy),
     };
+
     let mut pump = None;
     let mut upgrading = None;
+
     match outgoing {
         Outgoing::Whole(body, _) if body.len() <= SMALL_BODY => {
             writer.prioritise(live.next_order());
@@ -318,6 +325,7 @@ async fn attempt(
         }
         Outgoing::Gone => return Err(ForwardError::Broke(StreamError::Aborted)),
     }
+
     let head = read_head(&mut reader, &mut pump, outgoing, patience, again_until).await?;
     if let (Some(pump), Outgoing::Whole(..)) = (&mut pump, &mut *outgoing)
         && let Outgoing::Whole(_, charge) = std::mem::replace(outgoing, Outgoing::Gone)
@@ -325,6 +333,7 @@ async fn attempt(
         // It is still being sent.
         pump.charge = Some(charge);
     }
+
     let response = match head {
         Answer::Failure(failure) => return Err(ForwardError::Failed(failure)),
         Answer::Response(response) => response,
@@ -334,6 +343,7 @@ async fn attempt(
     *answer.status_mut() = response.status;
     *answer.headers_mut() = response.headers;
     drop_foreign(answer.headers_mut());
+
     set_length(&mut answer, response.length, head_only);
     if switched {
         answer
@@ -342,6 +352,7 @@ async fn attempt(
         answer
             .headers_mut()
             .insert(names::UPGRADE, HeaderValue::from_static("websocket"));
+
         let Some(writer) = upgrading else {
             return Err(ForwardError::Broke(StreamError::Protocol(
                 "an upgrade nobody asked for".to_owned(),
@@ -349,6 +360,7 @@ async fn attempt(
         };
         return Ok((answer, Some((writer, reader))));
     }
+
     if let Some(writer) = upgrading {
         // The application said no: the request is complete as it is.
         // An agent that has answered may have stopped reading.
@@ -357,6 +369,7 @@ async fn attempt(
             Err(error) => return Err(error),
         }
     }
+
     let body = MessageBody::new(
         reader,
         response.length,
@@ -364,6 +377,7 @@ async fn attempt(
         limits.answer_idle,
     );
     *answer.body_mut() = AnswerBody::new(body, pump, &live.untaken).await;
+
     Ok((answer, None))
 }
 
@@ -374,6 +388,7 @@ fn set_length(answer: &mut Response<AnswerBody>, length: Option<u64>, head_only:
     if head_only || answer.status() == StatusCode::NOT_MODIFIED {
         return;
     }
+
     let bodiless = answer.status().is_informational() || answer.status() == StatusCode::NO_CONTENT;
     match length {
         Some(length) if !bodiless => answer
@@ -428,15 +443,18 @@ async fn read_head(
             }
         }
     }
+
     let again = patience.min(again_until.saturating_duration_since(Instant::now()));
     if let Ok(bytes) = timeout(again, &mut head).await {
         return decode(bytes);
     }
+
     // Nobody will ask for it again.
     *outgoing = Outgoing::Gone;
     let bytes = timeout(patience - again, head)
         .await
         .map_err(|_| ForwardError::Timeout(patience))?;
+
     decode(bytes)
 }
 
@@ -458,6 +476,7 @@ async fn stream(
     within(patience, writer.head(&request.encode(passes(false)))).await?;
     within(patience, writer.data(first.bytes)).await?;
     drop(charge);
+
     let mut trailers = first.trailers;
     while !first.complete
         && let Some(frame) = rest.next().await.map_err(ForwardError::Body)?
@@ -467,11 +486,13 @@ async fn stream(
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
+
     if let Some(trailers) = trailers {
         let payload =
             head::encode_trailers(&trailers, |name| trailer_passes(&request.headers, name));
         within(patience, writer.trailers(&payload)).await?;
     }
+
     within(patience, writer.finish()).await
 }
 

@@ -74,14 +74,17 @@ impl PublicKeys {
                 tracing::warn!(%url, "a policy asks for a key from a host that [fetch] hosts does not allow");
                 continue;
             }
+
             if let Some(mut fetching) = self.begin(url) {
                 // An error means that the task is gone, and with it whatever it could have told.
                 let _ = timeout(patience, fetching.changed()).await;
             }
+
             if let Some(key) = self.have(url) {
                 found.0.insert(url.clone(), key);
             }
         }
+
         found
     }
 
@@ -96,6 +99,7 @@ impl PublicKeys {
     fn begin(&self, url: &HttpsUrl) -> Option<watch::Receiver<()>> {
         let mut inner = self.lock();
         let now = Instant::now();
+
         if let Some(entry) = inner.keys.get(url) {
             if entry
                 .key
@@ -104,6 +108,7 @@ impl PublicKeys {
             {
                 return None;
             }
+
             // An error means that its task is gone without an end.
             if let Some(under_way) = entry
                 .under_way
@@ -112,10 +117,12 @@ impl PublicKeys {
             {
                 return Some(under_way.clone());
             }
+
             if entry.tried.is_some_and(|at| at.elapsed() < PAUSE) {
                 return None;
             }
         }
+
         while inner
             .recent
             .front()
@@ -123,6 +130,7 @@ impl PublicKeys {
         {
             inner.recent.pop_front();
         }
+
         let known = inner.keys.get(url).is_some_and(|entry| entry.key.is_some());
         let goes_on = |entry: &&Entry| {
             entry
@@ -131,11 +139,13 @@ impl PublicKeys {
                 .is_some_and(|under_way| under_way.has_changed().is_ok())
         };
         let under_way = inner.keys.values().filter(goes_on).count();
+
         // A key that was had before is asked for again whatever strangers ask for.
         if !known && (under_way >= AT_ONCE || inner.recent.len() >= A_MINUTE) {
             tracing::warn!(%url, "too many keys are asked for");
             return None;
         }
+
         if !known && inner.keys.len() >= MOST_KEYS {
             // First those that could not be had, then the oldest.
             let oldest = inner
@@ -147,18 +157,21 @@ impl PublicKeys {
                 .map(|(url, _)| url.clone());
             inner.keys.remove(&oldest?);
         }
+
         inner.recent.push_back(now);
         let (done, waits) = watch::channel(());
         let entry = inner.keys.entry(url.clone()).or_default();
         entry.tried = Some(now);
         entry.under_way = Some(waits.clone());
         drop(inner);
+
         let (keys, url) = (self.clone(), url.clone());
         self.tasks.spawn(async move {
             let fetched = keys.fetcher.get(&url, KEY_BYTES).await;
             keys.end(&url, fetched.map(|bytes| bytes.as_ref().into()));
             let _ = done.send(());
         });
+
         Some(waits)
     }
 
@@ -168,6 +181,7 @@ impl PublicKeys {
             return;
         };
         entry.under_way = None;
+
         match fetched {
             Ok(key) => entry.key = Some((key, Instant::now())),
             Err(error) => {

@@ -82,14 +82,17 @@ fn privileged(address: SocketAddr, error: &io::Error) -> &'static str {
 fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     /// When the system chooses the number, another program may have it for UDP.
     const TRIES: usize = 32;
+
     let mut tries = 0;
     loop {
         let listener = EdgeListener::bind(listen)?;
         if tunnel.port() != 0 {
             return Ok((listener, tunnel));
         }
+
         let same = SocketAddr::new(tunnel.ip(), listener.local_addr()?.port());
         tries += 1;
+
         if listen.port() != 0 || tries == TRIES || std::net::UdpSocket::bind(same).is_ok() {
             return Ok((listener, same));
         }
@@ -208,11 +211,13 @@ impl Relay {
             source,
         };
         process::make_private_dir(&settings.data_dir).map_err(data_dir)?;
+
         let word = format!(
             "process {}, listening on {}",
             std::process::id(),
             settings.listen
         );
+
         let lock =
             DirLock::take(&settings.data_dir, LOCK_FILE, &word).map_err(|error| match error {
                 LockError::Taken(by) => StartError::InUse {
@@ -221,6 +226,7 @@ impl Relay {
                 },
                 LockError::File(source) => data_dir(source),
             })?;
+
         data::tidy(&settings.data_dir);
         let (store, identity) = data::open(&settings.data_dir, settings.reset, &clock)?;
         let pin = identity.pin;
@@ -233,6 +239,7 @@ impl Relay {
                     .into_iter()
                     .filter(|host| host.is_child_of(&settings.domain));
                 let hosts: Vec<_> = served.chain(settings.hosts.keys().cloned()).collect();
+
                 let warnings = certs::review::review(
                     &certified,
                     (chain, key),
@@ -243,6 +250,7 @@ impl Relay {
                 warnings
                     .iter()
                     .for_each(|warning| tracing::warn!("{warning}"));
+
                 (certified, None)
             }
             None => {
@@ -252,6 +260,7 @@ impl Relay {
                 (certified, Some(path))
             }
         };
+
         let tls = TlsEntry::new(
             certified,
             identity.certificate.clone(),
@@ -269,6 +278,7 @@ impl Relay {
         let fetcher = Fetcher::new(settings.fetch.clone(), settings.limits.fetch)?;
         let lists = AddressLists::load(&store);
         let trusted_proxies = AddressSet::new(&settings.trusted_proxies);
+
         // Before it is read, or a change in between would not be seen. Without a floor SIGHUP
         // changes nothing.
         let reloads = Reloads::new(settings.floor.as_deref()).map_err(StartError::Signal)?;
@@ -278,6 +288,7 @@ impl Relay {
             clock.clone(),
             settings.limits.deliveries as u64,
         )?;
+
         let registry = Registry::default();
         registry.know_only(
             store
@@ -286,6 +297,7 @@ impl Relay {
                 .chain(settings.hosts.keys().cloned())
                 .collect(),
         );
+
         let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
         let budget = BodyBudget::new(settings.limits.body_budget);
         let log = Arc::new(RequestLog::default());
@@ -303,6 +315,7 @@ impl Relay {
             log: Arc::clone(&log),
         });
         let entrance = Arc::new(Entrance::new(host, drain_edge.clone(), stop_agents.clone()));
+
         let agents = AgentListener::bind(
             tunnel_listen,
             identity,
@@ -312,11 +325,13 @@ impl Relay {
         let tunnel_port = settings
             .public_port
             .unwrap_or_else(|| agents.address().port());
+
         let join_address = settings
             .tunnel_address
             .unwrap_or_else(|| format!("{domain}:{tunnel_port}"));
         store.set_tunnel_address(&join_address)?;
         store.set_domain(&domain)?;
+
         let edge = Arc::new(Edge {
             registry,
             clock: clock.clone(),
@@ -344,10 +359,12 @@ impl Relay {
             ids: RequestIds::new()?,
             limits: settings.limits,
         });
+
         tasks.spawn(agents::roster::log_changes(
             store.clone(),
             stop_agents.clone(),
         ));
+
         let stop_log = stop_agents.clone();
         tasks.spawn(async move { log.write_counts(stop_log).await });
         let edge = EdgeListener::start(
@@ -360,12 +377,14 @@ impl Relay {
             drain_edge.clone(),
         )
         .map_err(listen)?;
+
         tasks.spawn(lists.clone().keep_fresh(
             fetcher,
             store.clone(),
             clock.clone(),
             stop_agents.clone(),
         ));
+
         if let Some(path) = settings.floor {
             tasks.spawn(floor.keep(
                 path,
@@ -375,6 +394,7 @@ impl Relay {
                 stop_agents.clone(),
             ));
         }
+
         Ok(Self {
             edge,
             agents,
@@ -440,6 +460,7 @@ impl Relay {
         {
             tracing::info!(%host, from, agent = %name, "the host of its name is the agent's own now");
         }
+
         Ok(JoinToken {
             relay: self.join_address.clone(),
             pin: self.pin,

@@ -32,6 +32,7 @@ async fn main() -> ExitCode {
         }
         Command::Agent(command) => agent::run(command),
     };
+
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -124,16 +124,19 @@ impl ReplayKeeper {
                     "the memory of deliveries is damaged, and begins anew: deliveries that were accepted before may \
                      be accepted once more"
                 );
+
                 prepare(path)?
             }
             prepared => prepared?,
         };
+
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             news: Condvar::new(),
             holders: AtomicI64::new(1),
             most,
         });
+
         let replays = Replays {
             shared: Arc::clone(&shared),
         };
@@ -143,10 +146,12 @@ impl ReplayKeeper {
             counts,
             shared,
         };
+
         let thread = std::thread::Builder::new()
             .name("replays".to_owned())
             .spawn(move || keeper.run())
             .map_err(StoreError::Thread)?;
+
         Ok(Self {
             replays,
             thread: Some(thread),
@@ -175,6 +180,7 @@ fn forget_earlier_version(connection: &Connection) -> rusqlite::Result<()> {
             "the memory of deliveries of an earlier version is forgotten: some may be accepted once more"
         );
     }
+
     Ok(())
 }
 
@@ -188,6 +194,7 @@ fn prepare(path: &Path) -> Result<(Connection, Counts), StoreError> {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         forget_earlier_version(&connection)?;
         connection.execute_batch(SCHEMA)?;
+
         // Both read every row: what is damaged is met here.
         connection.execute("DELETE FROM claims WHERE holder != 0", [])?;
         counts(&connection)
@@ -214,6 +221,7 @@ impl Replays {
         digest.update((host.as_str().len() as u64).to_be_bytes());
         digest.update(host.as_str().as_bytes());
         digest.update(claim.key.0);
+
         let key: Key = digest.finalize().into();
         let holder = self.shared.holders.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
@@ -230,18 +238,22 @@ impl Replays {
                     answer,
                 });
             }
+
             room
         };
+
         // Held from here on: a request that goes away while it waits gives its claim back.
         let mut held = HeldClaim {
             replays: self.clone(),
             holder,
             key: Some(key),
         };
+
         if !queued {
             held.key = None;
             return (Claimed::Unknown, held);
         }
+
         self.shared.news.notify_one();
         let claimed = match timeout(PATIENCE, answered).await {
             Ok(claimed) => claimed.unwrap_or(Claimed::Unknown),
@@ -251,6 +263,7 @@ impl Replays {
         if claimed != Claimed::New {
             held.key = None;
         }
+
         (claimed, held)
     }
 
@@ -270,6 +283,7 @@ impl HeldClaim {
             holder: self.holder,
             answer,
         });
+
         // A disk that fails keeps the question, and the sender gets its answer all the same.
         if timeout(PATIENCE, answered).await.is_err() {
             tracing::warn!("the file of deliveries takes too long; a delivery is not yet on disk");
@@ -355,9 +369,11 @@ impl Keeper {
                     let waited = self.shared.news.wait_timeout(queue, IDLE);
                     queue = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
+
                 if queue.asked.is_empty() && queue.ended {
                     return;
                 }
+
                 let count = queue.asked.len().min(BATCH);
                 queue.asked.drain(..count).collect::<Vec<_>>()
             };
@@ -379,10 +395,12 @@ impl Keeper {
         {
             queue.asked.push_front(asked);
         }
+
         if queue.ended {
             queue.asked.clear();
             return;
         }
+
         // A full disk is not asked again at once.
         queue.failing = true;
         let waited = self
@@ -399,6 +417,7 @@ impl Keeper {
             Err(error) => return Err((error, batch)),
         };
         let mut claimed = claimed.into_iter();
+
         for asked in batch {
             // Whoever is gone gives the claim back with its guard.
             match asked {
@@ -409,6 +428,7 @@ impl Keeper {
                 Asked::Release { .. } => {}
             }
         }
+
         Ok(())
     }
 
@@ -419,6 +439,7 @@ impl Keeper {
         let mut claims = Vec::new();
         // What this batch changes; it counts once it is on disk.
         let mut changed: HashMap<Arc<str>, i64> = HashMap::new();
+
         {
             let mut find =
                 transaction.prepare_cached("SELECT until_ms, holder FROM claims WHERE key = ?1")?;
@@ -428,6 +449,7 @@ impl Keeper {
             let mut confirm = transaction.prepare_cached(confirm)?;
             let release = "DELETE FROM claims WHERE key = ?1 AND holder = ?2 RETURNING tunnel";
             let mut release = transaction.prepare_cached(release)?;
+
             for asked in batch {
                 match asked {
                     Asked::Claim {
@@ -472,6 +494,7 @@ impl Keeper {
                     }
                 }
             }
+
             let sweep = "DELETE FROM claims WHERE key IN
                 (SELECT key FROM claims WHERE until_ms <= ?1 AND holder = 0 LIMIT ?2) RETURNING tunnel";
             let mut sweep = transaction.prepare_cached(sweep)?;
@@ -481,11 +504,13 @@ impl Keeper {
                 *changed.entry(tunnel?.into()).or_default() -= 1;
             }
         }
+
         transaction.commit()?;
         for (tunnel, by) in changed {
             let count = self.counts.entry(tunnel).or_default();
             *count = count.saturating_add_signed(by);
         }
+
         self.counts.retain(|_, count| *count > 0);
         Ok(claims)
     }
@@ -542,6 +567,7 @@ mod tests {
         let replays = &keeper.replays;
         let (first, held) = replays.claim(&host(), &claim(1)).await;
         assert_eq!(first, Claimed::New);
+
         assert_eq!(
             replays.claim(&host(), &claim(1)).await.0,
             Claimed::Unknown,
@@ -549,6 +575,7 @@ mod tests {
         );
         held.confirm().await;
         assert_eq!(replays.claim(&host(), &claim(1)).await.0, Claimed::Before);
+
         let other = HostName::parse("other.example").unwrap();
         assert_eq!(
             replays.claim(&other, &claim(1)).await.0,
@@ -557,6 +584,7 @@ mod tests {
         );
         assert_eq!(replays.claim(&host(), &claim(2)).await.0, Claimed::New);
         kept.clock.pass(Duration::from_secs(2));
+
         assert_eq!(
             replays.claim(&host(), &claim(1)).await.0,
             Claimed::New,
@@ -581,6 +609,7 @@ mod tests {
         let keeper = kept.open();
         let (_, done) = keeper.replays.claim(&host(), &claim(1)).await;
         done.confirm().await;
+
         let (_, pending) = keeper.replays.claim(&host(), &claim(2)).await;
         drop(keeper);
         let keeper = kept.open();
@@ -592,6 +621,7 @@ mod tests {
             keeper.replays.claim(&host(), &claim(2)).await.0,
             Claimed::New
         );
+
         drop(pending);
     }
 
@@ -599,11 +629,13 @@ mod tests {
     async fn a_full_file_fails_closed_and_forgets_nothing() {
         let kept = Kept::new(3);
         let keeper = kept.open();
+
         for n in 0..3 {
             let (claimed, held) = keeper.replays.claim(&host(), &claim(n)).await;
             assert_eq!(claimed, Claimed::New);
             held.confirm().await;
         }
+
         assert_eq!(
             keeper.replays.claim(&host(), &claim(9)).await.0,
             Claimed::Unknown
@@ -613,6 +645,7 @@ mod tests {
             Claimed::Before
         );
         kept.clock.pass(Duration::from_secs(1));
+
         // Swept with some later commit; the deadline of the test is the runner's.
         while keeper.replays.claim(&host(), &claim(10)).await.0 != Claimed::New {
             tokio::task::yield_now().await;
@@ -623,20 +656,24 @@ mod tests {
     async fn a_tunnel_that_is_full_is_full_alone() {
         let kept = Kept::new(2);
         let keeper = kept.open();
+
         for n in 0..5 {
             let (_, held) = keeper.replays.claim(&host(), &claim(n)).await;
             held.confirm().await;
         }
+
         assert_eq!(
             keeper.replays.claim(&host(), &claim(9)).await.0,
             Claimed::Unknown
         );
+
         let other = HostName::parse("other.example").unwrap();
         for n in 0..2 {
             let (claimed, held) = keeper.replays.claim(&other, &claim(n)).await;
             assert_eq!(claimed, Claimed::New, "{n}");
             held.confirm().await;
         }
+
         drop(keeper);
         let keeper = kept.open();
         assert_eq!(
@@ -657,6 +694,7 @@ mod tests {
             .1
             .confirm()
             .await;
+
         for day in [0, 2 * 86_400_000] {
             kept.clock.set(UnixMillis(day));
             assert_eq!(

@@ -126,6 +126,7 @@ pub fn read_file(name: &str, text: &str, problems: &mut Vec<Problem>) -> (Writte
     let document = Document::new(name, text);
     let mut written = Written::default();
     let mut limits = Limits::default();
+
     {
         let table = document.parse();
         let mut top = Reader::new(&document, &table);
@@ -138,6 +139,7 @@ pub fn read_file(name: &str, text: &str, problems: &mut Vec<Problem>) -> (Writte
             }
             port
         });
+
         written.tunnel_address = top.string("tunnel_address");
         written.data_dir = top.string("data_dir").map(PathBuf::from);
         written.certificate = top.string("certificate").map(PathBuf::from);
@@ -146,6 +148,7 @@ pub fn read_file(name: &str, text: &str, problems: &mut Vec<Problem>) -> (Writte
         written.forwarded = top.string("forwarded");
         written.proxy_protocol = top.boolean("proxy_protocol");
         written.floor = top.string("floor").map(PathBuf::from);
+
         if let Some(mut fetch) = top.table("fetch") {
             written.fetch_hosts = fetch.strings("hosts").unwrap_or_default();
             written.fetch_ca = fetch.string("ca").map(PathBuf::from);
@@ -154,15 +157,19 @@ pub fn read_file(name: &str, text: &str, problems: &mut Vec<Problem>) -> (Writte
             }
             fetch.finish();
         }
+
         if let Some(mut hosts) = top.table("hosts") {
             written.hosts = hosts.entries();
         }
+
         if let Some(mut table) = top.table("limits") {
             limits = Limits::read(&mut table);
             table.finish();
         }
+
         top.finish();
     }
+
     problems.extend(document.into_problems());
     (written, limits)
 }
@@ -222,6 +229,7 @@ impl Written {
                 domain
             }
         };
+
         let listen_text = self.listen.as_deref().unwrap_or(LISTEN);
         let listen: Option<SocketAddr> = listen_text.parse().ok();
         if listen.is_none() {
@@ -232,9 +240,11 @@ impl Written {
                 ),
             );
         }
+
         if self.public_port == Some(0) {
             wrong("public_port", "a port lies between 1 and 65535".to_owned());
         }
+
         if let Some(address) = &self.tunnel_address
             && !address.rsplit_once(':').is_some_and(|(host, port)| {
                 !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
@@ -245,6 +255,7 @@ impl Written {
                 format!("{address:?} is no HOST:PORT, such as relay.example.com:443"),
             );
         }
+
         let mut trusted_proxies = Vec::new();
         for text in &self.trusted_proxies {
             match parse_network(text) {
@@ -258,6 +269,7 @@ impl Written {
                 Err(what) => wrong("trusted_proxies", what),
             }
         }
+
         let forwarded = match self.forwarded.as_deref() {
             None | Some("x-forwarded-for") => ForwardedField::XForwardedFor,
             Some("forwarded") => ForwardedField::Forwarded,
@@ -269,6 +281,7 @@ impl Written {
                 ForwardedField::XForwardedFor
             }
         };
+
         let proxy_protocol = self.proxy_protocol.unwrap_or(false);
         if self.trusted_proxies.is_empty() && (proxy_protocol || self.forwarded.is_some()) {
             let key = if proxy_protocol {
@@ -276,11 +289,13 @@ impl Written {
             } else {
                 "forwarded"
             };
+
             wrong(
                 key,
                 "has no effect without trusted_proxies: nobody else is believed".to_owned(),
             );
         }
+
         // A proxy that begins connections with the PROXY protocol passes bytes on, and writes no
         // field of HTTP.
         if proxy_protocol && self.forwarded.is_some() {
@@ -289,16 +304,19 @@ impl Written {
                 "has no effect with proxy_protocol: no field is read then".to_owned(),
             );
         }
+
         let mut fetch = FetchSettings {
             ca: self.fetch_ca.clone(),
             ..FetchSettings::default()
         };
+
         for text in &self.fetch_hosts {
             match HostPattern::parse(text) {
                 Ok(host) => fetch.hosts.push(host),
                 Err(what) => wrong("fetch.hosts", what),
             }
         }
+
         for (name, address) in &self.fetch_resolve {
             match (HostName::parse(name), address.parse()) {
                 (Some(name), Ok(address)) => {
@@ -310,6 +328,7 @@ impl Written {
                 ),
             }
         }
+
         let mut hosts = BTreeMap::new();
         for (host, agent) in &self.hosts {
             match (HostName::parse(host), AgentName::parse(agent)) {
@@ -325,6 +344,7 @@ impl Written {
                 ),
             }
         }
+
         if limits.body_budget / BODY_SHARES < limits.body_bytes {
             wrong(
                 "limits",
@@ -333,12 +353,14 @@ impl Written {
                 ),
             );
         }
+
         if limits.head_bytes > MOST_HEAD_BYTES {
             wrong(
                 "limits",
                 format!("head_bytes is more than {MOST_HEAD_BYTES}"),
             );
         }
+
         let data_dir = self.data_dir();
         let certificate = match (self.certificate, self.key) {
             (Some(chain), Some(key)) => Some((chain, key)),
@@ -355,6 +377,7 @@ impl Written {
                 None
             }
         };
+
         match (domain, listen, problems.is_empty()) {
             (Some(domain), Some(listen), true) => Ok(Settings {
                 domain,
@@ -394,6 +417,7 @@ mod tests {
         };
         let settings = flags.over(file).resolve(limits, problems).unwrap();
         assert_eq!(settings.domain.as_str(), "hooks.example.com");
+
         assert_eq!(settings.limits.body_bytes, 1 << 20);
         assert_eq!(settings.public_port, Some(8443));
         assert_eq!(settings.hosts.len(), 1);
@@ -406,6 +430,7 @@ mod tests {
         let mut problems = Vec::new();
         let (file, limits) = read_file("r.toml", text, &mut problems);
         let found = file.resolve(limits, problems).unwrap_err().to_string();
+
         for expected in [
             "r.toml:3:1: unknown key \"spool\"",
             "request_head: expected a time",

@@ -134,6 +134,7 @@ pub(crate) fn open_database(path: &Path) -> Result<Connection, StoreError> {
             path: path.to_owned(),
             source,
         })?;
+
     Connection::open(path).map_err(|source| StoreError::Sqlite {
         path: path.to_owned(),
         source,
@@ -150,12 +151,14 @@ pub(crate) fn set_database_aside(path: &Path, clock: &Clock) -> Result<PathBuf, 
         path: path.to_owned(),
         source,
     })?;
+
     for suffix in ["-wal", "-shm"] {
         let [from, to] = [path, &aside].map(|path| {
             let mut beside = path.as_os_str().to_owned();
             beside.push(suffix);
             PathBuf::from(beside)
         });
+
         // They belong to the damaged database, and must not meet a new one. They are not always
         // there.
         match fs::rename(&from, to) {
@@ -165,6 +168,7 @@ pub(crate) fn set_database_aside(path: &Path, clock: &Clock) -> Result<PathBuf, 
             _ => {}
         }
     }
+
     Ok(aside)
 }
 
@@ -255,9 +259,11 @@ impl Store {
             connection.pragma_update(None, "foreign_keys", true)?;
             connection.execute_batch(SCHEMA)?;
             add_used_by(&connection)?;
+
             // A page that is lost is met at the start, not by an agent that comes at night.
             connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
         })();
+
         let failed = |source| StoreError::Sqlite {
             path: path.to_owned(),
             source,
@@ -267,6 +273,7 @@ impl Store {
             let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
             return Err(failed(rusqlite::Error::SqliteFailure(corrupt, Some(found))));
         }
+
         Ok(Self {
             connection: Arc::new(Mutex::new(connection)),
             path: path.into(),
@@ -296,6 +303,7 @@ impl Store {
             .connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+
         work(&mut connection).map_err(|source| StoreError::Sqlite {
             path: self.path.to_path_buf(),
             source,
@@ -333,11 +341,13 @@ impl Store {
                 "INSERT INTO agents (name) VALUES (?1) ON CONFLICT DO NOTHING",
                 [name.as_str()],
             )?;
+
             let agent: i64 = tx.query_row(
                 "SELECT id FROM agents WHERE name = ?1",
                 [name.as_str()],
                 |row| row.get(0),
             )?;
+
             tx.execute(
                 "DELETE FROM join_tokens WHERE agent = ?1 OR expires_ms <= ?2",
                 params![agent, millis(now)],
@@ -350,6 +360,7 @@ impl Store {
                     millis(now).saturating_add(JOIN_TOKEN_LIFE_MS as i64)
                 ],
             )?;
+
             let mut taken = None;
             if let Some(host) = host {
                 let of_another = "SELECT name FROM hosts JOIN agents ON agents.id = hosts.agent
@@ -365,6 +376,7 @@ impl Store {
                     taken = Some(TakenHost { host, from });
                 }
             }
+
             tx.commit()?;
             Ok(taken)
         })
@@ -390,6 +402,7 @@ impl Store {
                     return Ok(Some((host.clone(), owner)));
                 }
             }
+
             Ok(None)
         })
     }
@@ -449,11 +462,13 @@ impl Store {
                 )
                 .optional()?;
             let Some(agent) = agent else { return Ok(None) };
+
             let name: String = tx.query_row(
                 "UPDATE agents SET credential_digest = ?2 WHERE id = ?1 RETURNING name",
                 params![agent, credential.as_bytes()],
                 |row| row.get(0),
             )?;
+
             tx.commit()?;
             Ok(AgentName::parse(&name).map(|name| Agent { id: AgentId(agent), name }))
         })
@@ -507,6 +522,7 @@ impl Store {
             if let Some((owner, name)) = owner {
                 return Ok(if owner == agent.0 { Claim::Owned } else { Claim::Taken(name) });
             }
+
             let of_another: Option<String> = tx
                 .query_row(
                     "SELECT name FROM agents WHERE name = ?1 AND id <> ?2",
@@ -517,11 +533,13 @@ impl Store {
             if let Some(name) = of_another {
                 return Ok(Claim::Taken(name));
             }
+
             let owned: i64 =
                 tx.query_row("SELECT count(*) FROM hosts WHERE agent = ?1", [agent.0], |row| row.get(0))?;
             if owned >= HOSTS_PER_AGENT {
                 return Ok(Claim::TooMany);
             }
+
             tx.execute("INSERT INTO hosts (host, agent) VALUES (?1, ?2)", params![host.as_str(), agent.0])?;
             tx.commit()?;
             Ok(Claim::Owned)
@@ -643,6 +661,7 @@ mod tests {
         store
             .add_agent(&AgentName::parse(name).unwrap(), &secret, NOW)
             .unwrap();
+
         store
             .join(&secret, &credential.digest(), NOW)
             .unwrap()
@@ -660,6 +679,7 @@ mod tests {
             Secret::mint().unwrap(),
         );
         store.add_agent(&name, &old, NOW).unwrap();
+
         let late = UnixMillis(NOW.0 + JOIN_TOKEN_LIFE_MS);
         assert!(
             store
@@ -669,6 +689,7 @@ mod tests {
             "a day later"
         );
         store.add_agent(&name, &secret, NOW).unwrap();
+
         assert!(
             store
                 .join(&old, &credential.digest(), NOW)
@@ -676,12 +697,14 @@ mod tests {
                 .is_none(),
             "replaced"
         );
+
         assert!(
             store
                 .join(&secret, &credential.digest(), NOW)
                 .unwrap()
                 .is_some()
         );
+
         assert!(
             store
                 .join(&secret, &credential.digest(), NOW)
@@ -689,6 +712,7 @@ mod tests {
                 .is_some(),
             "the same one again"
         );
+
         let another = Secret::mint().unwrap();
         assert!(
             store
@@ -697,6 +721,7 @@ mod tests {
                 .is_none(),
             "used"
         );
+
         assert_eq!(
             store
                 .authenticate(&credential.digest())
@@ -706,6 +731,7 @@ mod tests {
             name
         );
         assert!(store.remove_agent(&name).unwrap());
+
         assert!(store.authenticate(&credential.digest()).unwrap().is_none());
     }
 
@@ -720,8 +746,10 @@ mod tests {
             store.claim_host(&host, None, b.id).unwrap(),
             Claim::Taken("a".to_owned())
         );
+
         assert!(store.remove_agent(&a.name).unwrap());
         assert_eq!(store.claim_host(&host, None, b.id).unwrap(), Claim::Owned);
+
         for n in 0..HOSTS_PER_AGENT {
             store
                 .claim_host(
@@ -731,6 +759,7 @@ mod tests {
                 )
                 .unwrap();
         }
+
         let one_more = HostName::parse("more.example.com").unwrap();
         let own = AgentName::parse("c").unwrap();
         let (c, of_c) = (
@@ -742,6 +771,7 @@ mod tests {
             Claim::Taken("c".to_owned()),
             "it is reserved"
         );
+
         assert_eq!(
             store.claim_host(&of_c, Some(&own), c.id).unwrap(),
             Claim::Owned
@@ -757,12 +787,14 @@ mod tests {
         let store = Store::in_memory().unwrap();
         let domain = HostName::parse("example.com").unwrap();
         store.set_domain(&domain).unwrap();
+
         let (first, jira) = (agent(&store, "first"), AgentName::parse("jira").unwrap());
         let host = domain.child(&jira);
         assert_eq!(
             store.claim_host(&host, Some(&jira), first.id).unwrap(),
             Claim::Owned
         );
+
         let taken = store
             .add_agent(&jira, &Secret::mint().unwrap(), NOW)
             .unwrap();
@@ -773,6 +805,7 @@ mod tests {
                 from: "first".to_owned()
             })
         );
+
         assert_eq!(
             store.claim_host(&host, Some(&jira), first.id).unwrap(),
             Claim::Taken("jira".to_owned())

@@ -85,6 +85,7 @@ pub fn unknown(name: &str) -> String {
         .map(|set| set.name.as_str())
         .collect::<Vec<_>>()
         .join(", ");
+
     format!(
         "{name:?} is neither an address range such as 192.30.252.0/22 nor a named set; the sets: {known}"
     )
@@ -121,6 +122,7 @@ impl NamedSet {
                     .map(str::to_owned),
             );
         }
+
         for path in &self.pick {
             let items = path
                 .raw_up_to(content, MOST_RANGES)
@@ -133,9 +135,11 @@ impl NamedSet {
                 }
             }
         }
+
         if texts.len() > MOST_RANGES {
             return Err(ListError::Form(format!("it has {} ranges", texts.len())));
         }
+
         let networks = texts.iter().map(|text| {
             parse_network(text)
                 .ok()
@@ -163,6 +167,7 @@ impl NamedSet {
         if !self.conditions.iter().all(holds) {
             return None;
         }
+
         item.get(field).and_then(Value::as_str).map(str::to_owned)
     }
 
@@ -179,6 +184,7 @@ impl NamedSet {
         } else {
             Origin::BuiltIn(self.dated.clone())
         };
+
         Current {
             addresses: AddressSet::new(&networks),
             count: networks.len(),
@@ -267,6 +273,7 @@ impl NamedSets {
             count: networks.len(),
             origin: Origin::Fetched(at),
         };
+
         self.current
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -289,6 +296,7 @@ mod tests {
     fn the_sets_load_and_their_copies_are_ranges() {
         let sets: Sets = toml::from_str(include_str!("addresses/sets.toml")).unwrap();
         assert!(sets.set.is_sorted_by(|a, b| a.name < b.name));
+
         for set in &sets.set {
             assert!(!set.source.is_empty(), "{}", set.name);
             assert_eq!(
@@ -298,9 +306,11 @@ mod tests {
                 set.name
             );
             assert!(!set.built_in().addresses.has_whole_family(), "{}", set.name);
+
             if let Some(url) = &set.url {
                 assert!(crate::url::HttpsUrl::parse(url).is_ok(), "{url}");
             }
+
             assert!(
                 set.url.is_some() || !set.ranges.is_empty(),
                 "{} can never have a range",
@@ -321,6 +331,7 @@ mod tests {
             .len(),
             2
         );
+
         let atlassian = r#"{"items":[
             {"cidr":"104.192.136.0/21","product":["bitbucket"],"direction":["egress","ingress"]},
             {"cidr":"10.9.0.0/16","product":["jira"],"direction":["egress"]},
@@ -329,6 +340,7 @@ mod tests {
             read("bitbucket_cloud", atlassian).unwrap(),
             ["104.192.136.0/21".parse().unwrap()]
         );
+
         // Atlassian's own has some thousand.
         let item = |n: usize| {
             format!(
@@ -342,6 +354,7 @@ mod tests {
             (0..3000).map(item).collect::<Vec<_>>().join(",")
         );
         assert_eq!(read("bitbucket_cloud", &long).unwrap().len(), 3000);
+
         assert_eq!(
             read("mollie", "# Mollie\n87.233.229.26\n\n").unwrap().len(),
             1
@@ -350,6 +363,7 @@ mod tests {
             read("github", r#"{"hooks":[]}"#),
             Err(ListError::Form("hooks[*] is not in the body".into()))
         );
+
         for bad in [
             "",
             "<html>",
@@ -372,6 +386,7 @@ mod tests {
             &["203.0.113.0/24".parse().unwrap()],
             UnixMillis(0),
         );
+
         assert!(sets.contains("buildkite", address) && !sets.contains("github", address));
         assert!(
             sets.get("buildkite")

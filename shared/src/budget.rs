@@ -86,6 +86,7 @@ impl BodyBudget {
             by_source: HashMap::new(),
             reading: HashMap::new(),
         };
+
         Self {
             inner: Arc::new(Mutex::new(inner)),
             total,
@@ -114,6 +115,7 @@ impl BodyBudget {
                 evict: Arc::clone(&evict),
             },
         );
+
         drop(inner);
         Charge {
             budget: self.clone(),
@@ -143,29 +145,35 @@ impl Charge {
             // A request without a body holds nothing.
             return Ok(());
         }
+
         let mut inner = self.budget.lock();
         let of_source = inner.by_source.get(&self.source).copied().unwrap_or(0);
         if of_source + bytes > self.budget.total / SHARES {
             return Err(BudgetError::Source);
         }
+
         let beside = if self.beside == 0 {
             self.budget.beside
         } else {
             0
         };
+
         if inner.used + bytes + beside > self.budget.total {
             if let Some(slowest) = inner.slowest(self.id) {
                 slowest.notify_one();
             }
             return Err(BudgetError::Full);
         }
+
         inner.used += bytes + beside;
         self.beside += beside;
         *inner.by_source.entry(self.source).or_insert(0) += bytes;
         self.bytes += bytes;
+
         if let Some(reading) = inner.reading.get_mut(&self.id) {
             reading.bytes = self.bytes;
         }
+
         Ok(())
     }
 
@@ -176,13 +184,16 @@ impl Charge {
         if self.kept {
             return true;
         }
+
         if inner.kept + self.bytes > self.budget.total / KEPT {
             return false;
         }
+
         inner.kept += self.bytes;
         inner.give_back(self.source, self.bytes, self.beside);
         drop(inner);
         self.kept = true;
+
         true
     }
 
@@ -213,6 +224,7 @@ impl Inner {
         let rate = |reading: &Reading| {
             reading.bytes as f64 / reading.since.elapsed().as_secs_f64().max(GRACE_SECS)
         };
+
         self.reading
             .iter()
             .filter(|(id, reading)| **id != but && reading.bytes > 0)
@@ -264,6 +276,7 @@ mod tests {
         drop(first);
         assert!(second.keep());
         drop(second);
+
         assert_eq!((budget.used(), budget.lock().kept), (0, 0));
     }
 
@@ -278,6 +291,7 @@ mod tests {
         );
         assert_eq!([first.add(4), first.add(1), second.add(5)], [Ok(()); 3]);
         assert_eq!((budget.used(), third.add(1)), (70, Err(BudgetError::Full)));
+
         drop(first);
         assert_eq!((third.add(1), budget.used()), (Ok(()), 66));
         drop((second, third));
@@ -293,6 +307,7 @@ mod tests {
                 .add(if charge.source == client(3) { 9 } else { 10 })
                 .unwrap();
         }
+
         let mut new = budget.begin(client(99));
         assert_eq!(new.add(10), Err(BudgetError::Full));
         let evicted = held.iter().position(|charge| {
@@ -302,6 +317,7 @@ mod tests {
         });
         assert_eq!(evicted, Some(3));
         held.remove(3);
+
         assert_eq!(new.add(9), Ok(()));
     }
 }

@@ -86,10 +86,12 @@ impl Clock {
     #[must_use]
     pub fn moment(&self) -> Moment {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
         let steady = match self {
             Self::System => u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX),
             Self::Set(clock) => clock.steady.load(Ordering::Relaxed),
         };
+
         Moment {
             wall: self.now(),
             steady: SteadyMillis(steady),

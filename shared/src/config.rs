@@ -239,6 +239,7 @@ impl<'d> Reader<'d> {
             DeValue::Integer(number) => parse_integer(number).and_then(|n| u64::try_from(n).ok()),
             _ => None,
         };
+
         match size {
             Some(size) if size > 0 => Some(size),
             _ => self.wrong(
@@ -260,6 +261,7 @@ impl<'d> Reader<'d> {
         if day.is_none() {
             return self.wrong(key, "a day without quotes, such as 2026-12-01");
         }
+
         day
     }
 
@@ -288,6 +290,7 @@ impl<'d> Reader<'d> {
                 .wrong::<Vec<_>>(key, "a table of names and values")
                 .unwrap_or_default();
         };
+
         let text = |value: &DeValue<'_>| match value {
             DeValue::String(text) => Some(text.to_string()),
             DeValue::Boolean(value) => Some(value.to_string()),
@@ -295,6 +298,7 @@ impl<'d> Reader<'d> {
             DeValue::Float(number) => Some(number.as_str().to_owned()),
             _ => None,
         };
+
         let mut lists = Vec::new();
         for (name, value) in table.iter() {
             let texts = match value.get_ref() {
@@ -312,6 +316,7 @@ impl<'d> Reader<'d> {
                 ),
             }
         }
+
         lists
     }
 
@@ -363,6 +368,7 @@ impl<'d> Reader<'d> {
                 ),
             }
         }
+
         entries
     }
 
@@ -394,6 +400,7 @@ impl<'d> Reader<'d> {
         } else {
             format!("{}.{name}", self.path)
         };
+
         Reader {
             document: self.document,
             table,
@@ -456,6 +463,7 @@ mod tests {
     fn all_mistakes_in_one_run_with_their_lines() {
         let text = "a = 1\nb = \"x\"\nc = \"10 s\"\n[d]\nz = 1\n";
         let document = Document::new("f.toml", text);
+
         {
             let table = document.parse();
             let mut reader = Reader::new(&document, &table);
@@ -464,6 +472,7 @@ mod tests {
             reader.table("d").unwrap().finish();
             reader.finish();
         }
+
         let problems = document.into_problems();
         let lines: Vec<_> = problems
             .iter()
@@ -473,6 +482,7 @@ mod tests {
             lines,
             ["f.toml:1:5", "f.toml:3:5", "f.toml:5:1", "f.toml:2:1"]
         );
+
         assert!(
             problems[2].what.contains("unknown key \"z\""),
             "{}",

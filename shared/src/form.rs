@@ -23,6 +23,7 @@ pub fn decode(text: &[u8], plus: bool) -> Option<Cow<'_, [u8]>> {
     {
         return Some(Cow::Borrowed(text));
     }
+
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.iter();
     while let Some(byte) = bytes.next() {
@@ -32,6 +33,7 @@ pub fn decode(text: &[u8], plus: bool) -> Option<Cow<'_, [u8]>> {
             byte => *byte,
         });
     }
+
     Some(Cow::Owned(decoded))
 }
 
@@ -59,11 +61,13 @@ fn each_pair(text: &[u8]) -> impl Iterator<Item = Option<Pair<'_>>> {
             if at >= MOST_PAIRS {
                 return None;
             }
+
             let equals = part
                 .iter()
                 .position(|byte| *byte == b'=')
                 .unwrap_or(part.len());
             let (name, value) = part.split_at(equals);
+
             Some((
                 decode(name, true)?,
                 decode(value.get(1..).unwrap_or_default(), true)?,
@@ -96,18 +100,22 @@ pub fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
         name.iter()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
     };
+
     if text::same_name(given, wanted) {
         return true;
     }
+
     if plain(given) && plain(wanted) {
         return false;
     }
+
     let folded = |name: &[u8], ends: &[u8]| {
         let name = name.trim_ascii_start();
         let end = name
             .iter()
             .position(|byte| ends.contains(byte))
             .unwrap_or(name.len());
+
         let under = |byte: &u8| {
             if matches!(byte, b'.' | b' ' | b'[' | b'+') {
                 b'_'
@@ -115,6 +123,7 @@ pub fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
                 *byte
             }
         };
+
         let name: Vec<u8> = name
             .get(..end)
             .unwrap_or_default()
@@ -125,8 +134,10 @@ pub fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
             .iter()
             .rposition(|byte| *byte != b'_')
             .map_or(0, |last| last + 1);
+
         name.get(..kept).unwrap_or_default().to_vec()
     };
+
     [&b"\0["[..], b"\0"].iter().any(|ends| {
         let (given, wanted) = (folded(given, ends), folded(wanted, ends));
         !given.is_empty() && text::same_name(&given, &wanted)
@@ -148,6 +159,7 @@ pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, F
             return Err(FormFault::Repeated);
         }
     }
+
     Ok(found)
 }
 
@@ -175,10 +187,12 @@ impl Fields {
     pub fn urlencoded(body: &[u8]) -> Result<Self, FormFault> {
         let mut fields = Vec::new();
         let mut start = 0;
+
         for (count, pair) in body.split(|byte| *byte == b'&').enumerate() {
             if count >= MOST_PAIRS {
                 return Err(FormFault::Broken);
             }
+
             let end = start + pair.len();
             let equals = start
                 + pair
@@ -187,10 +201,12 @@ impl Fields {
                     .unwrap_or(pair.len());
             let name = start..equals;
             let value = (equals + 1).min(end)..end;
+
             start = end + 1;
             if pair.is_empty() {
                 continue;
             }
+
             let name = match decode(body.get(name.clone()).unwrap_or_default(), true)
                 .ok_or(FormFault::Broken)?
             {
@@ -204,8 +220,10 @@ impl Fields {
             if length > MOST_NAME {
                 return Err(FormFault::Name);
             }
+
             fields.push((name, value));
         }
+
         Ok(Self {
             fields,
             escaped: true,
@@ -226,11 +244,14 @@ impl Fields {
             .ok_or(FormFault::Broken)?;
         let delimiter = format!("\r\n--{boundary}");
         let finder = memchr::memmem::Finder::new(delimiter.as_bytes());
+
         // The first delimiter has no line before it.
         let mut at = delimiter.len() - 2;
+
         if !body.starts_with(delimiter.get(2..).unwrap_or_default().as_bytes()) {
             return Err(FormFault::Broken);
         }
+
         let mut fields = Vec::new();
         loop {
             let rest = body.get(at..).unwrap_or_default();
@@ -240,18 +261,22 @@ impl Fields {
                     escaped: false,
                 });
             }
+
             let part = rest.strip_prefix(b"\r\n").ok_or(FormFault::Broken)?;
             let end = finder.find(part).ok_or(FormFault::Broken)?;
             let content = part.get(..end).unwrap_or_default();
             let head_end = memchr::memmem::find(content, b"\r\n\r\n").ok_or(FormFault::Broken)?;
             let head = std::str::from_utf8(content.get(..head_end).unwrap_or_default());
             let name = head.ok().and_then(part_name).ok_or(FormFault::Broken)?;
+
             if fields.len() >= MOST_PAIRS {
                 return Err(FormFault::Broken);
             }
+
             if name.len() > MOST_NAME {
                 return Err(FormFault::Name);
             }
+
             let start = at + 2;
             let value = start + head_end + 4..start + end;
             fields.push((FieldName::Decoded(name.as_bytes().into()), value));
@@ -272,6 +297,7 @@ impl Fields {
         // A name of the provider's own with such a character is what it is.
         let strange = |name: &[u8]| !is_strange(wanted.as_bytes()) && is_strange(name);
         let mut found = None;
+
         for (name, value) in &self.fields {
             let name = match name {
                 FieldName::Plain(range) => body.get(range.clone()).unwrap_or_default(),
@@ -285,8 +311,10 @@ impl Fields {
                 return Err(FormFault::Name);
             }
         }
+
         let Some(range) = found else { return Ok(None) };
         let value = body.get(range).unwrap_or_default();
+
         if self.escaped {
             decode(value, true).map(Some).ok_or(FormFault::Broken)
         } else {
@@ -338,6 +366,7 @@ mod tests {
             Fields::urlencoded(form.as_bytes()).err(),
             Some(FormFault::Name)
         );
+
         let part =
             format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n1\r\n--b--\r\n");
         let read = Fields::multipart("multipart/form-data; boundary=b", part.as_bytes());
@@ -366,6 +395,7 @@ mod tests {
             pairs("a&".repeat(MOST_PAIRS - 1).as_bytes()).unwrap().len(),
             MOST_PAIRS - 1
         );
+
         for text in ["a&", "&"] {
             let many = text.repeat(1_000_000) + "b=1";
             assert_eq!(pairs(many.as_bytes()), None);
@@ -383,6 +413,7 @@ mod tests {
             })
         };
         assert_eq!(field("payload=a&other=b").unwrap().unwrap(), b"a");
+
         for twin in [
             "+payload",
             "%20payload",
@@ -406,6 +437,7 @@ mod tests {
                 assert!(field(&text).is_err(), "{text}");
             }
         }
+
         for (given, wanted) in [
             ("bt.payload", "bt_payload"),
             ("bt payload", "bt_payload"),
@@ -413,6 +445,7 @@ mod tests {
         ] {
             assert!(is_twin(given.as_bytes(), wanted.as_bytes()), "{given}");
         }
+
         for (given, wanted) in [
             ("data.id", "id"),
             ("data", "data_id"),
@@ -427,6 +460,7 @@ mod tests {
     fn parts_of_a_multipart_form() {
         let body = b"--X\r\nContent-Disposition: form-data; name=\"json\"\r\n\r\n{\"a\":1}\r\n--X\r\ncontent-disposition: form-data; name=\"b\"\r\n\r\n\r\n--X--\r\n";
         let kind = "multipart/form-data; boundary=X";
+
         fn multipart_single<'b>(
             kind: &str,
             body: &'b [u8],
@@ -434,10 +468,12 @@ mod tests {
         ) -> Result<Option<Cow<'b, [u8]>>, FormFault> {
             Fields::multipart(kind, body)?.single(body, name)
         }
+
         let value = |text: &'static [u8]| Ok(Some(Cow::Borrowed(text)));
         assert_eq!(multipart_single(kind, body, "json"), value(b"{\"a\":1}"));
         assert_eq!(multipart_single(kind, body, "b"), value(b""));
         assert_eq!(multipart_single(kind, body, "c"), Ok(None));
+
         for other in [
             "name=json",
             "Name=\"json\"",
@@ -453,6 +489,7 @@ mod tests {
                 "{other}"
             );
         }
+
         assert_eq!(
             multipart_single("multipart/form-data", body, "b"),
             Err(FormFault::Broken)

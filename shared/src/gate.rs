@@ -187,6 +187,7 @@ impl Gate {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
+
         let routes = policy
             .routes
             .iter()
@@ -194,6 +195,7 @@ impl Gate {
             .collect::<Result<_, _>>();
         let routes = routes.map_err(|mistake| vec![mistake])?;
         let counts = side == Side::Relay;
+
         Ok(Self {
             side,
             client_rate: policy.client_rate.filter(|_| counts),
@@ -233,6 +235,7 @@ impl Gate {
         };
         let observing = route.observes(now.wall);
         let mut candidates = Vec::new();
+
         let mut furthest: Option<Refusal> = None;
         if let Some(refusal) = &barred
             && route
@@ -247,6 +250,7 @@ impl Gate {
                 .admit(Counted::Barred(source(client)), tries, now.steady)
                 .map_err(|_| refusal.clone())?;
         }
+
         let mut tries = false;
         for (number, alternative) in route.accept.iter().enumerate() {
             if let Some(refusal) = &barred
@@ -255,6 +259,7 @@ impl Gate {
                 furthest.get_or_insert_with(|| refusal.clone());
                 continue;
             }
+
             tries |= barred.is_some() && alternative.needs_body();
             match alternative.check_head(&route.deny, head, client, now.wall, state, observing) {
                 Ok(evidence) => candidates.push((number, evidence)),
@@ -262,11 +267,13 @@ impl Gate {
                 Err(refusal) => furthest = Some(further(furthest, refusal)),
             }
         }
+
         // A barred client learns nothing of its token: right or wrong, its body is read before it
         // is refused.
         if candidates.is_empty() && !tries {
             return Err(barred.or(furthest).unwrap_or_else(no_route));
         }
+
         let inspection = Inspection::new(Arc::clone(&route.places), Work::of_a_request());
         let pending = PendingBody {
             gate: Arc::clone(self),
@@ -280,6 +287,7 @@ impl Gate {
         if let Some(decision) = pending.answer_unsigned(&request, false, now, state)? {
             return Ok(HeadVerdict::Decided(decision));
         }
+
         // Without a failure first: an observed one is only taken when nothing better is there.
         let ready = |wanted: bool| {
             pending.candidates.iter().find(|(number, evidence)| {
@@ -290,6 +298,7 @@ impl Gate {
                 !needs && evidence.failed.is_none() == wanted
             })
         };
+
         let waits = pending.candidates.iter().any(|(number, evidence)| {
             evidence.failed.is_none()
                 && route
@@ -311,6 +320,7 @@ impl Gate {
             pending.gate.count(index, now, state)?;
             return Ok(HeadVerdict::Decided(decision));
         }
+
         pending
             .pass(evidence, &request, now, state)
             .map(HeadVerdict::Decided)
@@ -322,6 +332,7 @@ impl Gate {
             .routes
             .iter()
             .any(|route| route.settings.encoded_slashes && route.has_path(head.path()));
+
         shape::check(
             head.target,
             head.headers,
@@ -382,6 +393,7 @@ impl Gate {
         let others: Vec<_> = accepts.flat_map(Alternative::secrets).cloned().collect();
         let mut alternatives: Vec<_> = route.accept.iter().collect();
         alternatives.sort_by_key(|alternative| !alternative.may_be_signed(request.head));
+
         let inspection = Inspection::new(Arc::clone(&route.places), Arc::clone(work));
         let request = request.inspected(&inspection);
         alternatives
@@ -400,9 +412,11 @@ impl Gate {
             );
             return Err(Refusal::new(Check::Lockout, Code::RateLimited, why).after(wait));
         }
+
         let Some(rate) = self.client_rate else {
             return Ok(());
         };
+
         self.admit_at(Counted::Client(source(client)), client, rate, now, state)
     }
 
@@ -443,6 +457,7 @@ impl Gate {
                 .after(wait)
             })?;
         }
+
         Ok(())
     }
 
@@ -468,13 +483,16 @@ impl Gate {
                 "with its escaped slashes decoded, the path is another route's",
             ));
         }
+
         if let Some(index) = found {
             return Ok(index);
         }
+
         if self.routes.iter().any(|route| route.has_path(path)) {
             let why = "a route has this path, but not this method";
             return Err(Refusal::new(Check::Method, Code::MethodNotAllowed, why));
         }
+
         Err(Refusal {
             why: self.no_path(),
             ..no_route()
@@ -494,6 +512,7 @@ impl Gate {
     fn no_path(&self) -> String {
         /// Paths that are named.
         const NAMED: usize = 4;
+
         let all = || self.routes.iter().flat_map(|route| &route.settings.paths);
         let named = all().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
         let more = if all().count() > NAMED { ", …" } else { "" };
@@ -527,6 +546,7 @@ impl PendingBody {
             .collect();
         wanted.sort();
         wanted.dedup();
+
         wanted
     }
 
@@ -553,9 +573,11 @@ impl PendingBody {
         if let Some(decision) = self.answer_unsigned(&request, true, now, state)? {
             return Ok(decision);
         }
+
         let observing = self.route().is_some_and(|route| route.observes(now.wall));
         let mut furthest: Option<Refusal> = None;
         let mut observed = None;
+
         for (number, evidence) in &self.candidates {
             let Some(alternative) = self.route().and_then(|route| route.accept.get(*number)) else {
                 continue;
@@ -575,6 +597,7 @@ impl PendingBody {
                 Err(refusal) => furthest = Some(further(furthest, refusal)),
             }
         }
+
         match observed {
             Some(evidence) => self.pass(evidence, &request, now, state),
             None => Err(self.barred.or(furthest).unwrap_or_else(no_route)),
@@ -587,6 +610,7 @@ impl PendingBody {
         if !evidence.signed {
             return self.barred.clone().map_or(Ok(()), Err);
         }
+
         let Some(rate) = self.gate.client_rate else {
             return Ok(());
         };
@@ -602,6 +626,7 @@ impl PendingBody {
         if !over_rate && !locked_out {
             state.give_back(Counted::Client(source), rate);
         }
+
         self.gate
             .admit_at(Counted::Signed(source), self.client, rate, now, state)
     }
@@ -618,9 +643,11 @@ impl PendingBody {
         if self.barred.is_some() {
             return Ok(None);
         }
+
         let Some(decision) = self.answer(request, has_body, false)? else {
             return Ok(None);
         };
+
         if self.gate.side == Side::Relay {
             let what = Counted::Challenge(source(self.client));
             self.gate.admit_at(
@@ -631,6 +658,7 @@ impl PendingBody {
                 state,
             )?;
         }
+
         Ok(Some(decision))
     }
 
@@ -664,6 +692,7 @@ impl PendingBody {
                 return Ok(Some(decision));
             }
         }
+
         Ok(None)
     }
 
@@ -694,6 +723,7 @@ impl PendingBody {
             return Err(no_route());
         };
         self.admit_signed(&evidence, now, state)?;
+
         let Evidence {
             mut tokens,
             secrets,
@@ -701,10 +731,12 @@ impl PendingBody {
             failed,
             ..
         } = evidence;
+
         // An id that nothing vouches for makes no other delivery of a signed one.
         if identity.iter().any(|part| part.signed) {
             identity.retain(|part| part.signed);
         }
+
         let identity: Vec<Vec<u8>> = identity.into_iter().map(|part| part.value).collect();
         // A right token goes, also when another alternative asked for it.
         for alternative in &route.accept {
@@ -714,6 +746,7 @@ impl PendingBody {
                 }
             }
         }
+
         let permit = Permit {
             gate: Arc::clone(&self.gate),
             route: self.route,
@@ -721,6 +754,7 @@ impl PendingBody {
             secrets,
             observed: failed,
         };
+
         match route.replay {
             Some(replay)
                 if self.gate.side == Side::Relay
@@ -770,10 +804,12 @@ impl PendingClaim {
             }
             (Claimed::Before, _) => Refusal::failed(Check::Replay, "this delivery came before"),
         };
+
         if self.observing || self.claim.on_duplicate == OnDuplicate::Forward {
             permit.observed = Some(refusal);
             return permit.counted(now, state).map(AfterClaim::Forward);
         }
+
         Err(refusal)
     }
 }
@@ -792,6 +828,7 @@ impl Permit {
             encoded_slashes: false,
             paths: Vec::new(),
         };
+
         self.gate
             .routes
             .get(self.route)
@@ -831,6 +868,7 @@ impl Permit {
 fn further(before: Option<Refusal>, refusal: Refusal) -> Refusal {
     /// Bytes of a reason: what stands behind may be left out.
     const REASON: usize = 400;
+
     let Some(before) = before else { return refusal };
     let (near, far) = if before.progress() < refusal.progress() {
         (refusal, before)
@@ -840,6 +878,7 @@ fn further(before: Option<Refusal>, refusal: Refusal) -> Refusal {
     if near.check != far.check || near.why == far.why || near.why.len() + far.why.len() > REASON {
         return near;
     }
+
     Refusal {
         why: format!("{}; nor another alternative: {}", near.why, far.why),
         ..near
@@ -868,10 +907,12 @@ impl CompiledRoute {
             .iter()
             .map(|accept| Alternative::new(accept, side, remembers));
         let accept = accept.collect::<Result<Vec<_>, _>>()?;
+
         let mut places = BodyPlacesBuilder::default();
         accept
             .iter()
             .for_each(|alternative| alternative.add_places(&mut places));
+
         Ok(Self {
             settings: RouteSettings {
                 name: route.name.clone(),

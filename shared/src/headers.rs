@@ -63,6 +63,7 @@ pub fn are_twins(one: &HeaderName, other: &HeaderName) -> bool {
             b'-'
         }
     };
+
     let (one, other) = (one.as_str(), other.as_str());
     one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
 }
@@ -82,6 +83,7 @@ fn is_claim(name: &str) -> bool {
         "proxy-",
         "wl-proxy-",
     ];
+
     let folded: String;
     let usual = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     let name = if name.bytes().all(usual) {
@@ -93,6 +95,7 @@ fn is_claim(name: &str) -> bool {
             .collect();
         folded.as_str()
     };
+
     let named = matches!(
         name,
         "base-url"
@@ -149,6 +152,7 @@ fn is_claim(name: &str) -> bool {
             | "x-sendfile-type"
             | "x-ssl-cert"
     );
+
     named || is_ours(name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
@@ -192,6 +196,7 @@ pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, Stri
             found.te |= *known == "te";
         }
     }
+
     Ok(found)
 }
 
@@ -223,6 +228,7 @@ pub fn trailer_passes(announced: &HeaderMap, name: &HeaderName) -> bool {
             | header::SET_COOKIE
             | header::TRAILER
     );
+
     !forbidden && passes_to_application(name) && lists(announced, &header::TRAILER, name.as_str())
 }
 
@@ -231,6 +237,7 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
     }
+
     let mut joined = Vec::new();
     for value in headers.get_all(header::COOKIE) {
         if !joined.is_empty() {
@@ -238,6 +245,7 @@ pub fn join_cookies(headers: &mut HeaderMap) {
         }
         joined.extend_from_slice(value.as_bytes());
     }
+
     if let Ok(value) = HeaderValue::from_bytes(&joined) {
         headers.insert(header::COOKIE, value);
     }

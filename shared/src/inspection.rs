@@ -146,6 +146,7 @@ impl BodyPlacesBuilder {
             .documents
             .into_iter()
             .map(|(field, paths)| (field, JsonPaths::new(paths)));
+
         BodyPlaces {
             json: JsonPaths::new(self.json),
             documents: documents.collect(),
@@ -161,6 +162,7 @@ impl Work {
             used: AtomicU64::new(0),
             most,
         };
+
         Arc::new(Self {
             parsed: meter(GATE_PARSED_BYTES),
             hashed: meter(GATE_HASHED_BYTES),
@@ -175,6 +177,7 @@ impl Work {
             used: AtomicU64::new(0),
             most: bytes,
         };
+
         Arc::new(Self {
             parsed: meter(),
             hashed: meter(),
@@ -236,6 +239,7 @@ impl Message {
             Piece::Own(bytes) => bytes.len(),
             Piece::Body(_) => 0,
         };
+
         self.pieces.push(piece);
         copied
     }
@@ -372,14 +376,17 @@ impl Inspection {
         if self.json.get().is_none() {
             self.work.spend(Kind::Parsed, body.len())?;
         }
+
         let is_first = self.json.get().is_none();
         let scan = self.json.get_or_init(|| self.places.json.scan(body));
+
         if is_first {
             self.work.spend(
                 Kind::Parsed,
                 usize::try_from(scan.cost()).unwrap_or(usize::MAX),
             )?;
         }
+
         Ok(scan)
     }
 
@@ -396,6 +403,7 @@ impl Inspection {
         if self.fields.get().is_none() {
             self.work.spend(Kind::Parsed, body.len())?;
         }
+
         let fields = self.fields.get_or_init(|| fields(headers, body));
         let value = fields
             .as_ref()
@@ -405,6 +413,7 @@ impl Inspection {
         if let Some(Cow::Owned(decoded)) = &value {
             self.work.spend(Kind::Parsed, decoded.len())?;
         }
+
         Ok(value)
     }
 
@@ -467,6 +476,7 @@ impl Inspection {
         if let Some(known) = self.documents.borrow().get(field) {
             return Ok(known.clone());
         }
+
         let document = match self.field(field, headers, body)? {
             None => None,
             Some(text) => {
@@ -477,12 +487,15 @@ impl Inspection {
                     || JsonPaths::new([]).scan(b"null"),
                     |paths| paths.scan(&text),
                 );
+
                 Some(Arc::new(Document { text, scan }))
             }
         };
+
         self.documents
             .borrow_mut()
             .insert(field.to_owned(), document.clone());
+
         Ok(document)
     }
 
@@ -499,10 +512,12 @@ impl Inspection {
         if let Some(known) = self.messages.borrow().get(&key) {
             return Ok(known.clone());
         }
+
         let message = Arc::new(make()?);
         let mut messages = self.messages.borrow_mut();
         let numbered = (messages.len(), message);
         messages.insert(key, numbered.clone());
+
         Ok(numbered)
     }
 
@@ -521,13 +536,16 @@ impl Inspection {
         if let Some(known) = known {
             return Ok(known);
         }
+
         self.work.spend(Kind::Hashed, text.len())?;
         let made: Arc<[u8]> = make().into();
+
         if let Some(key) = key {
             self.macs
                 .borrow_mut()
                 .insert((*number, key), Arc::clone(&made));
         }
+
         Ok(made)
     }
 }
@@ -547,10 +565,12 @@ fn fields(headers: &HeaderMap, body: &[u8]) -> Result<Fields, FormFault> {
     if media.eq_ignore_ascii_case("multipart/form-data") {
         return Fields::multipart(kind, body);
     }
+
     // Another kind of body is read in another way by the application.
     if media.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Fields::urlencoded(body);
     }
+
     Err(FormFault::Broken)
 }
 
@@ -565,6 +585,7 @@ mod tests {
             .collect();
         let mut places = BodyPlacesBuilder::default();
         paths.iter().for_each(|path| places.json(path));
+
         (
             Inspection::new(Arc::new(places.finish()), Work::of_a_request()),
             paths,
@@ -575,11 +596,13 @@ mod tests {
     fn a_body_is_scanned_once_for_all_places() {
         let body = br#"{"a":{"b":1},"c":2}"#;
         let (inspection, paths) = inspection(&["a.b", "c", "d"]);
+
         for _ in 0..3 {
             assert_eq!(inspection.single(&paths[0], body).unwrap(), "1");
             assert_eq!(inspection.single(&paths[1], body).unwrap(), "2");
             assert!(inspection.single(&paths[2], body).is_err());
         }
+
         assert_eq!(inspection.work().used(Kind::Parsed), body.len() as u64);
     }
 
@@ -589,6 +612,7 @@ mod tests {
         assert_eq!(work.spend(Kind::Hashed, 60), Ok(()));
         assert_eq!(work.spend(Kind::Parsed, 100), Ok(()));
         assert_eq!(work.spend(Kind::Hashed, 41), Err(Overworked(Kind::Hashed)));
+
         let places = Arc::new(BodyPlacesBuilder::default().finish());
         let inspection = Inspection::new(places, Work::up_to(5));
         let fault = inspection
@@ -611,10 +635,12 @@ mod tests {
             Ok::<_, ()>(message)
         };
         let message = inspection.message(b"{body}".to_vec(), make).unwrap();
+
         for (key, times) in [([1; 32], 1), ([1; 32], 1), ([2; 32], 2)] {
             inspection.mac(&message, Some(key), || vec![7]).unwrap();
             assert_eq!(inspection.work().used(Kind::Hashed), 1000 * times);
         }
+
         assert_eq!(
             inspection.message(b"{body}".to_vec(), make).unwrap().0,
             message.0

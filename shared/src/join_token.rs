@@ -55,6 +55,7 @@ impl JoinToken {
             .decode(encoded.as_bytes())
             .map_err(|_| NotAJoinToken)?;
         let token: Self = serde_json::from_slice(&json).map_err(|_| NotAJoinToken)?;
+
         // It is shown to the user before anybody has proved anything.
         if token.relay.chars().any(char::is_control) {
             Err(NotAJoinToken)

@@ -68,12 +68,14 @@ impl JsonPath {
                     "{text:?} is no path such as event.type or items[0].id"
                 ));
             }
+
             if !key.is_empty() {
                 steps.push(
                     key.parse()
                         .map_or_else(|_| Step::Key(key.to_owned()), Step::Index),
                 );
             }
+
             for bracket in brackets.split_inclusive(']') {
                 let inside = bracket
                     .strip_prefix('[')
@@ -88,10 +90,12 @@ impl JsonPath {
                     None => return Err(format!("{text:?}: a bracket is not closed")),
                 });
             }
+
             if steps.len() > MOST_STEPS {
                 return Err(format!("a path has more than {MOST_STEPS} steps"));
             }
         }
+
         Ok(Self { steps })
     }
 
@@ -163,6 +167,7 @@ impl fmt::Display for JsonPath {
                 Step::Every => f.write_str("[*]")?,
             }
         }
+
         Ok(())
     }
 }
@@ -210,12 +215,14 @@ mod tests {
         assert_eq!(texts("l[1].c", document).unwrap(), ["true"]);
         assert_eq!(texts("l.1.c", document).unwrap(), ["true"]);
         assert_eq!(texts("0.c", "[{\"c\":7}]").unwrap(), ["7"]);
+
         for absent in ["x", "a.x", "a.b.c", "l[2].c", "z", "l.c", "a[0]", "a[*]"] {
             assert!(
                 matches!(texts(absent, document), Err(JsonFault::Absent(_))),
                 "{absent}"
             );
         }
+
         assert!(matches!(texts("a", document), Err(JsonFault::NotScalar(_))));
     }
 
@@ -231,6 +238,7 @@ mod tests {
                 "{document}"
             );
         }
+
         for document in [
             "",
             "{",
@@ -244,6 +252,7 @@ mod tests {
                 "{document}"
             );
         }
+
         // `ſ` and the Kelvin sign fold to `s` and `k` in Unicode, and in Go's parser.
         for (name, document) in [
             ("status", r#"{"status":1,"ſtatus":2}"#),
@@ -254,6 +263,7 @@ mod tests {
                 "{document}"
             );
         }
+
         assert_eq!(
             texts("ref", r#"{"Ref":1,"ref":"x"}"#),
             Err(JsonFault::Repeated("Ref".into()))

@@ -144,6 +144,7 @@ mod tests {
             parsed("hooks.example.test"),
             Some(("hooks.example.test".to_owned(), None))
         );
+
         for bad in [
             "h.test:",
             "h.test:+1",
@@ -166,6 +167,7 @@ mod tests {
                 .unwrap()
                 .is_child_of(&domain)
         );
+
         for stranger in [
             "hooks.example.com",
             "a.b.hooks.example.com",
@@ -176,6 +178,7 @@ mod tests {
                 "{stranger}"
             );
         }
+
         for bad in [
             "", ".", "a..b", "a.", "-a.b", "a_b", "a b", "a:1", "ä.de", "[::1]",
         ] {

@@ -55,11 +55,13 @@ impl Offload {
             drop(place);
             turn
         };
+
         let turn = timeout(PATIENCE, waiting)
             .await
             .ok()
             .flatten()
             .ok_or(NoTurn)?;
+
         on_thread(turn, check).await
     }
 
@@ -87,6 +89,7 @@ async fn on_thread<T: Send + 'static, U: Send + 'static>(
         let _turn = turn;
         check()
     });
+
     checking.await.map_err(|error| {
         // A panic is a mistake of this program; otherwise the program is ending.
         if error.is_panic() {
@@ -124,6 +127,7 @@ mod tests {
         let (release, released) = mpsc::channel::<()>();
         let mut released = Some(released);
         let mut running = Vec::new();
+
         for name in ["a1", "a2", "a3", "a4", "b"] {
             let (offload, order) = (offload.clone(), Arc::clone(&order));
             let queue = if name == "b" {
@@ -131,6 +135,7 @@ mod tests {
             } else {
                 flooding.clone()
             };
+
             let first = released.take();
             running.push(tokio::spawn(async move {
                 let check = move || {
@@ -141,13 +146,16 @@ mod tests {
                 };
                 offload.run(&queue, check).await.is_ok()
             }));
+
             // The only thread of this runtime: it waits in its place now.
             tokio::task::yield_now().await;
         }
+
         release.send(()).unwrap();
         for task in running {
             assert!(task.await.unwrap());
         }
+
         let order = order.lock().unwrap().clone();
         let place = order.iter().position(|name| *name == "b").unwrap();
         assert!(place <= 2, "{order:?}");

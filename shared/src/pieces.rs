@@ -13,10 +13,12 @@ pub fn join(pieces: &[Bytes]) -> Bytes {
     if let [one] = pieces {
         return one.clone();
     }
+
     let mut joined = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
     for piece in pieces {
         joined.extend_from_slice(piece);
     }
+
     joined.freeze()
 }
 
@@ -57,6 +59,7 @@ impl Pieces {
             self.first = data;
             return;
         }
+
         let needed = self.len() + data.len();
         if self.rest.capacity() < needed {
             let expected = match self.expected {
@@ -66,6 +69,7 @@ impl Pieces {
             self.rest
                 .reserve(expected.clamp(needed, needed.saturating_mul(GROWTH)) - self.rest.len());
         }
+
         self.rest
             .extend_from_slice(&std::mem::take(&mut self.first));
         self.rest.extend_from_slice(&data);
@@ -97,8 +101,10 @@ mod tests {
                     "{expected:?}"
                 );
             }
+
             assert_eq!(pieces.into_bytes(), "abcdef");
         }
+
         assert_eq!(join(&[]), "");
         assert_eq!(join(&["ab".into()]), "ab");
         assert_eq!(join(&["ab".into(), "c".into()]), "abc");

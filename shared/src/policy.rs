@@ -298,6 +298,7 @@ impl TokenCheck {
             name: (*name).to_owned(),
             digest: digest.clone(),
         });
+
         Self {
             place,
             live: live.collect(),
@@ -316,12 +317,14 @@ impl TokenPlace {
                 .map(Self::Header)
                 .map_err(|_| format!("{name:?} is not a header name"));
         }
+
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if text.is_empty() || !text.bytes().all(plain) {
             return Err(format!(
                 "{text:?} is no name for a query parameter: use letters, digits, - _ ."
             ));
         }
+
         Ok(Self::Query(text.to_owned()))
     }
 }
@@ -475,6 +478,7 @@ impl Route {
             ];
             return all.to_vec();
         }
+
         self.methods
             .iter()
             .filter_map(|name| Method::from_bytes(name.as_bytes()).ok())
@@ -518,6 +522,7 @@ impl Policy {
                 check.secrets.clear();
             }
         }
+
         copy
     }
 }

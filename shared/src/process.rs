@@ -38,15 +38,18 @@ pub fn log_to_stderr(json: bool, level: &str) -> Result<WorkerGuard, LogError> {
         .parse(filter)
         .map_err(|error| LogError(error.to_string()))?;
     let (writer, guard) = tracing_appender::non_blocking(Stderr);
+
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
         .with_ansi(io::stderr().is_terminal());
+
     if json {
         log.json().flatten_event(true).init()
     } else {
         log.init()
     }
+
     Ok(guard)
 }
 
@@ -69,6 +72,7 @@ impl Write for Stderr {
         if lines.len() >= HELD_LINES {
             lines.pop_front();
         }
+
         lines.push_back(line.to_vec());
         Ok(line.len())
     }
@@ -121,6 +125,7 @@ pub fn make_private_dir(dir: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(dir)?;
+
     let mode = fs::metadata(dir)?.permissions().mode();
     if mode & OTHERS_WRITE != 0 {
         let dir = dir.display();
@@ -128,6 +133,7 @@ pub fn make_private_dir(dir: &Path) -> io::Result<()> {
             "other users can write to {dir}, where keys and credentials are kept: chmod 700 {dir}"
         );
     }
+
     Ok(())
 }
 
@@ -205,6 +211,7 @@ impl DirLock {
             }
             Err(fs::TryLockError::Error(error)) => return Err(error.into()),
         }
+
         file.set_len(0)?;
         file.write_all(word.as_bytes())?;
         Ok(Self(file))
@@ -239,11 +246,13 @@ pub fn remove_leftovers(dir: &Path, files: &[&str]) {
         else {
             continue;
         };
+
         let age = entry
             .metadata()
             .and_then(|file| file.modified())
             .ok()
             .and_then(|at| at.elapsed().ok());
+
         // A process of another container may have any number: an old file has no writer.
         let is_old = age.is_some_and(|age| age >= WRITTEN_WITHIN);
         let is_writing =
@@ -270,6 +279,7 @@ pub fn set_aside(path: &Path, now: UnixMillis) -> io::Result<PathBuf> {
         time.minute(),
         time.second()
     ));
+
     let to = PathBuf::from(name);
     fs::rename(path, &to)?;
     Ok(to)
@@ -292,16 +302,20 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
             .open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
+
         fs::rename(&temporary, path)
     };
+
     if let Err(error) = write() {
         // A half-written secret must not stay behind.
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
+
     let dir = path
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
+
     fs::File::open(dir)?.sync_all()
 }

@@ -138,6 +138,7 @@ static SINGULAR_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
         .filter(|way| way.sig.repeats)
         .filter_map(|way| name(&way.sig.at))
         .collect();
+
     let signatures = ways().map(|way| &way.sig.at);
     let deliveries = CATALOGUE.provider.iter().flat_map(|row| &row.delivery);
     signatures
@@ -157,6 +158,7 @@ fn one_or_several<'de, D: serde::Deserializer<'de>>(
         One(Place),
         Several(Vec<Place>),
     }
+
     Ok(match Written::deserialize(deserializer)? {
         Written::One(place) => vec![place],
         Written::Several(places) => places,
@@ -193,17 +195,21 @@ pub fn unknown(name: &str) -> String {
     const ALIKE: f64 = 0.85;
     /// Names that are suggested.
     const SUGGESTED: usize = 3;
+
     let plain = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
     };
     let all = "`hookward providers` lists all";
+
     if name.len() > 40 || !name.bytes().all(plain) {
         return format!("no provider has this name; {all}");
     }
+
     let wanted = name.replace('-', "_");
     if let Some(row) = unverifiable().iter().find(|row| row.id == wanted) {
         return format!("{} can't be verified: {}", row.name, row.reason);
     }
+
     let names = CATALOGUE
         .provider
         .iter()
@@ -213,17 +219,20 @@ pub fn unknown(name: &str) -> String {
         .filter(|(at, _)| *at >= ALIKE)
         .collect();
     alike.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+
     alike.truncate(SUGGESTED);
     if alike.is_empty() {
         return format!(
             "no provider is called {name:?}; {all}, and a policy may hold a scheme of your own (README)"
         );
     }
+
     let alike = alike
         .into_iter()
         .map(|(_, known)| known)
         .collect::<Vec<_>>()
         .join(", ");
+
     format!("no provider is called {name:?}; is it one of {alike}? {all}")
 }
 
@@ -313,17 +322,20 @@ mod tests {
             rows.unverifiable.is_sorted_by(|a, b| a.id < b.id),
             "sorted by id, no id twice"
         );
+
         for row in &rows.provider {
             assert!(
                 row.id
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
             );
+
             for scheme in row.schemes().iter().chain(row.variants.values()) {
                 scheme
                     .check()
                     .unwrap_or_else(|error| panic!("{}: {error}", row.id));
             }
+
             assert!(!row.source.is_empty(), "{} has no source", row.id);
             let status = row.refused_with.map(http::StatusCode::from_u16);
             assert!(
@@ -331,6 +343,7 @@ mod tests {
                 "{}",
                 row.id
             );
+
             if let Some(set) = &row.addresses {
                 assert!(
                     crate::addresses::find(set).is_some(),
@@ -339,6 +352,7 @@ mod tests {
                 );
             }
         }
+
         let ids = rows.unverifiable.iter().map(|row| &row.id);
         let names = rows
             .provider
@@ -378,6 +392,7 @@ mod tests {
         ] {
             assert_eq!(find(name).unwrap().id, "bitbucket_dc", "{name}");
         }
+
         assert!(find("GitHub").is_some());
         assert!(
             unknown("githup").contains("github"),

@@ -31,10 +31,12 @@ impl<K: Ord> Quota<K> {
         while self.recent.front().is_some_and(|at| at.elapsed() >= WINDOW) {
             self.recent.pop_front();
         }
+
         if self.recent.len() < self.most {
             self.recent.push_back(Instant::now());
             return true;
         }
+
         *self.counted.entry(kind).or_insert(0) += 1;
         false
     }

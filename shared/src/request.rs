@@ -66,6 +66,7 @@ impl OwnedHead {
             headers,
             origin,
         } = self;
+
         RequestHead {
             method,
             target,

@@ -204,9 +204,11 @@ pub trait SecretReader {
                 bytes.pop();
             }
         }
+
         let note =
             newline_removed.then(|| format!("{source}: one newline at its end was taken off"));
         let secret = Secret::new(bytes).ok_or(SecretError::Empty(source))?;
+
         Ok(LoadedSecret {
             secret,
             notes: note.into_iter().collect(),
@@ -239,20 +241,24 @@ impl SecretReader for VettedSecrets {
         if bytes.len() < LEAST_BYTES {
             return Err(SecretError::Short(source, bytes.len()));
         }
+
         if oddities::is_placeholder(bytes) {
             return Err(SecretError::Placeholder(source));
         }
+
         if bytes.len() < SHORT_BYTES {
             notes.push(format!(
                 "{source} has {} bytes only; a secret should have {SHORT_BYTES} or more",
                 bytes.len()
             ));
         }
+
         notes.extend(
             oddities::oddities(bytes)
                 .into_iter()
                 .map(|what| format!("{source} {what}")),
         );
+
         Ok(LoadedSecret { secret, notes })
     }
 }

@@ -20,12 +20,14 @@ pub fn same_name(one: &[u8], other: &[u8]) -> bool {
 pub fn name_hash(name: &[u8]) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
+
     let step = |hash: u64, value: u32| (hash ^ u64::from(value)).wrapping_mul(PRIME);
     if name.is_ascii() {
         return name.iter().fold(OFFSET, |hash, byte| {
             step(hash, u32::from(byte.to_ascii_lowercase()))
         });
     }
+
     folded(name).fold(OFFSET, |hash, c| step(hash, u32::from(c)))
 }
 
@@ -76,6 +78,7 @@ impl fmt::Display for Escaped<'_> {
         if let (true, Ok(text)) = (plain, std::str::from_utf8(self.0)) {
             return f.write_str(text);
         }
+
         for byte in self.0.iter().take(SHOWN) {
             match byte {
                 b'\\' => f.write_str("\\\\")?,
@@ -83,9 +86,11 @@ impl fmt::Display for Escaped<'_> {
                 _ => write!(f, "\\x{byte:02x}")?,
             }
         }
+
         if self.0.len() > SHOWN {
             f.write_str("…")?;
         }
+
         Ok(())
     }
 }
@@ -111,9 +116,11 @@ pub fn printable(text: &str) -> String {
 #[must_use]
 pub fn is_invisible(c: char) -> bool {
     use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
+
     if c.is_ascii() {
         return c.is_control();
     }
+
     let hidden = matches!(
         c.general_category(),
         GeneralCategory::Control
@@ -121,6 +128,7 @@ pub fn is_invisible(c: char) -> bool {
             | GeneralCategory::LineSeparator
             | GeneralCategory::ParagraphSeparator
     );
+
     hidden
         || matches!(c,
             '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2065}'
@@ -158,12 +166,14 @@ mod tests {
                 "{one} {other}"
             );
         }
+
         for (one, other) in [("id", "ids"), ("id", "\u{e9}d"), ("a", "\u{e4}")] {
             assert!(
                 !same_name(one.as_bytes(), other.as_bytes()),
                 "{one} {other}"
             );
         }
+
         assert!(same_name(b"a\xff", b"A\xfe") && !same_name(b"a\xff", b"a"));
     }
 
@@ -180,6 +190,7 @@ mod tests {
                 u32::from(c)
             );
         }
+
         assert_eq!(printable("caf\u{e9} \u{4e2d}"), "caf\u{e9} \u{4e2d}");
     }
 

@@ -28,6 +28,7 @@ impl HttpsUrl {
         if authority.contains('@') {
             return Err("it has a user name");
         }
+
         let (name, port) = match authority.split_once(':') {
             None => (authority, 443),
             Some((name, digits)) => (name, digits.parse().map_err(|_| "its port is no number")?),
@@ -35,6 +36,7 @@ impl HttpsUrl {
         let host = HostName::parse(name)
             .filter(|_| name.contains('.'))
             .ok_or("its host is no host name")?;
+
         // A name whose last label is a number is read as an address by some.
         if name
             .rsplit('.')
@@ -43,6 +45,7 @@ impl HttpsUrl {
         {
             return Err("its host is an address");
         }
+
         let target = if target.is_empty() { "/" } else { target };
         let plain = target.starts_with('/')
             && target
@@ -56,6 +59,7 @@ impl HttpsUrl {
         {
             return Err("its path has something that could be read in two ways");
         }
+
         Ok(Self {
             host,
             port,
@@ -134,6 +138,7 @@ impl HostPattern {
                 "{text:?} is no host such as keys.example.com or sns.{{region}}.amazonaws.com"
             ));
         }
+
         Ok(Self(text.to_ascii_lowercase()))
     }
 
@@ -188,6 +193,7 @@ mod tests {
             url.to_string(),
             "https://sns.us-east-1.amazonaws.com/a.pem?x=1"
         );
+
         for bad in [
             "http://a.example/",
             "https://",
@@ -223,6 +229,7 @@ mod tests {
                 "{region}"
             );
         }
+
         for other in [
             "s3",
             "s3-us-west-2",
@@ -249,6 +256,7 @@ mod tests {
     #[test]
     fn no_pattern_of_the_catalogue_takes_a_bucket_or_a_longer_name() {
         use crate::providers;
+
         let fetched = providers::all().iter().flat_map(|row| {
             let schemes = row
                 .schemes()
@@ -260,13 +268,16 @@ mod tests {
                 .challenges
                 .iter()
                 .flat_map(|challenge| &challenge.confirm);
+
             keys.chain(confirmed.flat_map(|confirm| confirm.hosts.clone()))
                 .collect::<Vec<_>>()
         });
+
         let mut count = 0;
         for pattern in fetched {
             count += 1;
             let text = String::from(pattern.clone());
+
             for (from, to) in [
                 ("{region}", "s3"),
                 ("{region}", "s3-us-west-2"),
@@ -279,6 +290,7 @@ mod tests {
                     "{text} takes {host}"
                 );
             }
+
             for host in [
                 format!("{text}.evil.example"),
                 format!("x{text}"),
@@ -287,6 +299,7 @@ mod tests {
                 assert!(!pattern.matches(&host), "{text} takes {host}");
             }
         }
+
         assert!(count >= 5, "{count}");
     }
 
@@ -294,6 +307,7 @@ mod tests {
     fn a_star_is_one_label() {
         let pattern = HostPattern::parse("sns.*.amazonaws.com").unwrap();
         assert!(pattern.matches("sns.eu-west-1.amazonaws.com"));
+
         for other in [
             "sns.amazonaws.com",
             "sns.a.b.amazonaws.com",
@@ -302,6 +316,7 @@ mod tests {
         ] {
             assert!(!pattern.matches(other), "{other}");
         }
+
         for bad in ["*", "*.com", "a.*", "a*.example.com", "a b.example.com", ""] {
             assert!(HostPattern::parse(bad).is_err(), "{bad}");
         }

@@ -41,11 +41,13 @@ async fn application_down() {
         (answer.status, answer.code()),
         (502, Some("application_unreachable"))
     );
+
     assert_eq!(
         answer.header("content-type"),
         Some("application/problem+json")
     );
     assert!(answer.header("hookward-request-id").is_some());
+
     assert_eq!(
         stage.edge.get("/admin").await.status,
         404,
@@ -59,6 +61,7 @@ async fn agent_away_and_back() {
     let mut stage = Stage::start(application.address, Plan::default()).await;
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     stage.stop_agent().await;
+
     let answer = stage.edge.post(HOOK, &[], b"x").await;
     assert_eq!((answer.status, answer.code()), (503, Some("agent_away")));
     assert!(answer.header("retry-after").is_some());
@@ -68,6 +71,7 @@ async fn agent_away_and_back() {
         "strangers learn nothing from an outage"
     );
     stage.start_agent().await;
+
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
 }
 
@@ -82,6 +86,7 @@ async fn the_relay_restarts_and_the_agent_comes_back_by_itself() {
             matches!(report, Report::Away { .. })
         })
         .await;
+
     stage.start_relay().await;
     eventually("the tunnel opens again", || stage.tunnels_opened() > opened).await;
     assert_eq!(until(&stage.edge, 200).await.status, 200);
@@ -94,10 +99,12 @@ async fn a_host_that_was_given_is_503_right_after_a_restart_and_others_are_404()
     stage.stop_agent().await;
     stage.stop_relay().await;
     stage.start_relay().await;
+
     let answer = stage.edge.post(HOOK, &[], b"x").await;
     assert_eq!((answer.status, answer.code()), (503, Some("agent_away")));
     let mut stranger = stage.edge.clone();
     stranger.host = "example.test".to_owned();
+
     let answer = stranger.post(HOOK, &[], b"x").await;
     assert_eq!((answer.status, answer.code()), (404, Some("not_found")));
 }
@@ -108,6 +115,7 @@ async fn the_host_of_an_agent_that_has_joined_and_never_came_is_503() {
     let mut edge = stage.edge.clone();
     edge.host = "new.example.test".to_owned();
     assert_eq!(edge.post(HOOK, &[], b"x").await.status, 404);
+
     let token = stage
         .relay()
         .add_agent(&AgentName::parse("new").unwrap())
@@ -117,6 +125,7 @@ async fn the_host_of_an_agent_that_has_joined_and_never_came_is_503() {
         pin: token.pin,
         credential: Secret::mint().unwrap(),
     };
+
     assert_eq!(
         join(&relay, &LinkSettings::default(), token.secret)
             .await
@@ -136,10 +145,12 @@ async fn hosts_of_an_agent_that_was_removed_while_away_are_nobodys() {
     let join = stage.relay().add_agent(&name).unwrap();
     let store = stage.relay().store();
     let credential = Secret::mint().unwrap().digest();
+
     store
         .join(&join.secret, &credential, stage.clock.now())
         .unwrap()
         .unwrap();
+
     let agent = store.authenticate(&credential).unwrap().unwrap();
     store.claim_host(&host, None, agent.id).unwrap();
     let mut edge = stage.edge.clone();
@@ -156,19 +167,23 @@ async fn the_newest_session_takes_over_at_once() {
     let mut connection = stage.edge.http1().await;
     // A second agent with the same identity, while the first is still there.
     stage.start_agent().await;
+
     for _ in 0..10 {
         connection.send("POST", HOOK, HOST, &[], b"x").await;
         assert_eq!(connection.answer("POST").await.status, 200);
     }
+
     let other =
         |report: &Report| matches!(report, Report::Warning(text) if text.contains("another agent"));
     stage.reported("the first hears of it", other).await;
     stage.stop_agent().await;
+
     let answer = stage.edge.post(HOOK, &[], b"x").await;
     assert_eq!(
         answer.status, 200,
         "the one before, which is still there, serves again"
     );
+
     let again =
         |report: &Report| matches!(report, Report::Note(text) if text.contains("come here again"));
     stage.reported("and that it has them again", again).await;
@@ -186,21 +201,25 @@ async fn stopping_in_order_ends_what_is_under_way() {
                 return;
             };
             let _ = input.body(&mut request).await;
+
             if request.target == HOOK {
                 seen.notify_one();
                 finish.notified().await;
             }
+
             let done = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
             let _ = input.stream().write_all(done).await;
         }
     })
     .await;
+
     for relay in [false, true] {
         let mut stage = Stage::start(application.address, Plan::default()).await;
         let edge = stage.edge.clone();
         let mut connection = edge.http1().await;
         connection.send("POST", HOOK, HOST, &[], b"x").await;
         within("the application has the request", seen.notified()).await;
+
         let stop = async {
             if relay {
                 stage.stop_relay().await
@@ -208,6 +227,7 @@ async fn stopping_in_order_ends_what_is_under_way() {
                 stage.stop_agent().await
             }
         };
+
         // Only when the stop has begun, so that nothing new is taken, does the application answer.
         let begun = async {
             while let Ok(stream) = edge.tls(b"http/1.1", Some(HOST)).await {
@@ -215,6 +235,7 @@ async fn stopping_in_order_ends_what_is_under_way() {
                 other
                     .send("POST", &format!("{HOOK}/probe"), HOST, &[], b"x")
                     .await;
+
                 if other
                     .try_answer("POST")
                     .await
@@ -223,9 +244,11 @@ async fn stopping_in_order_ends_what_is_under_way() {
                     break;
                 }
             }
+
             finish.notify_one();
         };
         within("the stop", async { tokio::join!(stop, begun) }).await;
+
         assert_eq!(
             connection.answer("POST").await.text(),
             "done",

@@ -40,6 +40,7 @@ impl Brought {
         authority
             .distinguished_name
             .push(rcgen::DnType::CommonName, "Hookward test authority");
+
         let authority_key = KeyPair::generate().unwrap();
         let of_authority = authority.self_signed(&authority_key).unwrap();
         let key = KeyPair::generate().unwrap();
@@ -47,6 +48,7 @@ impl Brought {
         let certificate = params(&format!("*.{DOMAIN}"))
             .signed_by(&key, &issuer)
             .unwrap();
+
         (
             Self {
                 dir: TempDir::new().unwrap(),
@@ -93,6 +95,7 @@ fn start(dir: &Path, chain: &Path, key: &Path) -> Ended {
         "--log-format",
         "json",
     ];
+
     let files = [
         "--data-dir",
         paths[0],
@@ -106,6 +109,7 @@ fn start(dir: &Path, chain: &Path, key: &Path) -> Ended {
     while relay.out().is_empty() && relay.err().iter().all(|line| !line.contains("\"error\"")) {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
+
     relay.signal("TERM");
     relay.end()
 }
@@ -147,12 +151,14 @@ fn what_senders_would_refuse_is_warned_of() {
         &Brought::self_signed(&expired).own(),
         &["chain.pem", "has expired", "renew it"],
     );
+
     let mut early = params(&format!("*.{DOMAIN}"));
     early.not_before = date_time_ymd(2999, 1, 1);
     assert_warned(
         &Brought::self_signed(&early).own(),
         &["chain.pem", "not valid yet", "clock"],
     );
+
     // A wildcard stands for one label (RFC 6125 §6.4.3).
     let other = Brought::self_signed(&params("*.example.test"));
     assert_warned(
@@ -163,6 +169,7 @@ fn what_senders_would_refuse_is_warned_of() {
             &format!("not for *.{DOMAIN}"),
         ],
     );
+
     let (leaf, _) = Brought::issued();
     assert_warned(
         &leaf.own(),
@@ -179,16 +186,19 @@ fn what_no_sender_could_use_is_refused() {
         &brought.start(reversed.as_bytes(), key.as_bytes()),
         &["chain.pem", "wrong order", "number 2"],
     );
+
     let other = KeyPair::generate().unwrap().serialize_pem();
     assert_refused(
         &brought.start(own.as_bytes(), other.as_bytes()),
         &["chain.pem", "key.pem", "is not the key"],
     );
+
     let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
     assert_refused(
         &brought.start(own.as_bytes(), encrypted.as_bytes()),
         &["key.pem", "encrypted", "openssl pkey"],
     );
+
     let half = &own[..own.len() / 2];
     assert_refused(
         &brought.start(half.as_bytes(), key.as_bytes()),
@@ -198,6 +208,7 @@ fn what_no_sender_could_use_is_refused() {
         &brought.start(brought.certificate.der(), key.as_bytes()),
         &["chain.pem", "PEM"],
     );
+
     assert_refused(
         &brought.start(b"", key.as_bytes()),
         &["chain.pem", "no certificate"],
@@ -227,14 +238,17 @@ fn a_damaged_certificate_of_the_relays_own_is_made_anew() {
             data,
         ];
         let mut relay = Process::start("hookward-relay", &args, &[]);
+
         relay.event("ready");
         relay.signal("TERM");
         relay.end()
     };
     serve();
+
     fs::write(dir.path().join("edge.pem"), "damaged").unwrap();
     assert_warned(&serve(), &["edge.pem", "made anew"]);
     assert!(!serve().err.contains("edge.pem"));
+
     let listed = run(
         "hookward-relay",
         &["agent", "list", "--data-dir", dir.path().to_str().unwrap()],

@@ -228,6 +228,7 @@ fn answering(provider: &str, more: &str) -> Policy {
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::write(dir.path().join("secret"), secret(provider)).unwrap();
     std::fs::write(dir.path().join("token"), "t0ken").unwrap();
+
     policy(
         &format!(
             "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\n{more}\n\
@@ -252,6 +253,7 @@ fn is_answered(shake: &Handshake, answer: &Answer) {
         "{name}: {}",
         answer.text()
     );
+
     match &shake.answer {
         Nothing => assert!(answer.body.is_empty(), "{name}"),
         Header(header, value) => assert_eq!(answer.header(header), Some(*value), "{name}"),
@@ -266,6 +268,7 @@ fn is_answered(shake: &Handshake, answer: &Answer) {
                     .starts_with("text/plain"),
                 "{name}"
             );
+
             assert_eq!(
                 answer.header("x-content-type-options"),
                 Some("nosniff"),
@@ -284,6 +287,7 @@ fn is_answered(shake: &Handshake, answer: &Answer) {
                     &data_encoding::BASE64.encode(&hmac(KEY.as_bytes(), "challenge_string")),
                 );
             assert_eq!(answer.text(), text, "{name}");
+
             assert_eq!(
                 answer.header("content-type"),
                 Some("application/json"),
@@ -306,6 +310,7 @@ fn sha1_of_braintree() -> String {
 async fn every_handshake_that_is_not_signed_is_answered_without_the_application() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut providers_seen = std::collections::BTreeSet::new();
+
     for shake in &UNSIGNED {
         let plan = Plan {
             policy: answering(shake.provider, ""),
@@ -313,11 +318,13 @@ async fn every_handshake_that_is_not_signed_is_answered_without_the_application(
             ..Plan::default()
         };
         let stage = Stage::start(application.address, plan).await;
+
         let target = if shake.query.is_empty() {
             PREFIX.to_owned()
         } else {
             format!("{PREFIX}?{}", shake.query)
         };
+
         let answer = stage
             .edge
             .request(shake.method, &target, shake.headers, shake.body.as_bytes())
@@ -325,11 +332,13 @@ async fn every_handshake_that_is_not_signed_is_answered_without_the_application(
         is_answered(shake, &answer);
         providers_seen.insert(shake.provider);
     }
+
     assert_eq!(
         application.log.begun(),
         0,
         "the application knows nothing of it"
     );
+
     let unsigned =
         |row: &&providers::Provider| row.challenges.iter().any(|c| !c.signed && c.pair.is_none());
     let all: std::collections::BTreeSet<_> = providers::all()
@@ -351,9 +360,12 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
         r#"{"event":"endpoint.url_validation","payload":{"plainToken":"qgg8vlvZRS6UYooatFL8Aw"}}"#;
     let twitch = r#"{"challenge":"pogchamp-kappa-360noscope"}"#;
     let xero = r#"{"events":[],"firstEventSequence": 0,"lastEventSequence": 0}"#;
+
     let front = "{}";
+
     /// Provider, method, headers, body, and the body of the answer.
     type Signed<'a> = (&'a str, &'a str, Vec<(&'a str, String)>, &'a str, String);
+
     let cases: Vec<Signed<'_>> = vec![
         (
             "slack",
@@ -437,12 +449,14 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
             String::new(),
         ),
     ];
+
     for (provider, method, headers, body, expected) in cases {
         for at_agent in [false, true] {
             let mut policy = answering(provider, "");
             if at_agent {
                 policy.routes[0].accept[0].verify[0].secret_at = SecretAt::Agent;
             }
+
             let stage = Stage::start(
                 application.address,
                 Plan {
@@ -452,6 +466,7 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
                 },
             )
             .await;
+
             let pairs: Vec<_> = headers
                 .iter()
                 .map(|(name, value)| (*name, value.as_str()))
@@ -465,10 +480,12 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
                 (200, expected.clone()),
                 "{provider}, secret at the agent: {at_agent}"
             );
+
             if at_agent {
                 let told = |report: &Report| matches!(report, Report::Request(request) if matches!(request.outcome, Outcome::Handshake { status: 200 }));
                 stage.reported("the agent has answered", told).await;
             }
+
             // The same without a right signature.
             let forged: Vec<_> = pairs
                 .iter()
@@ -478,6 +495,7 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
                 .iter()
                 .map(|(name, value)| (*name, value.as_str()))
                 .collect();
+
             let answer = stage
                 .edge
                 .request(method, PREFIX, &forged, body.as_bytes())
@@ -486,11 +504,13 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
                 .edge
                 .request(method, PREFIX, &pairs, format!("{body} ").as_bytes())
                 .await;
+
             assert!(
                 [401, 403].contains(&answer.status),
                 "{provider}: {}",
                 answer.status
             );
+
             assert!(
                 [401, 403].contains(&spoiled.status) || provider == "adobe_sign",
                 "{provider}: {}",
@@ -498,6 +518,7 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
             );
         }
     }
+
     assert_eq!(
         application.log.begun(),
         0,
@@ -512,6 +533,7 @@ async fn discord_is_answered_by_its_public_key() {
             .unwrap();
     let vectors: serde_json::Value = serde_json::from_str(&vectors).unwrap();
     let application = Application::start(|_| Reply::ok("")).await;
+
     for vector in vectors.as_array().unwrap() {
         let dir = tempfile::TempDir::new().unwrap();
         std::fs::write(dir.path().join("key"), vector["secret"].as_str().unwrap()).unwrap();
@@ -520,6 +542,7 @@ async fn discord_is_answered_by_its_public_key() {
              verify = {{ provider = 'discord', secret = 'file:{}/key', challenge = true }}",
             dir.path().display()
         ));
+
         let stage = Stage::start(
             application.address,
             Plan {
@@ -529,12 +552,14 @@ async fn discord_is_answered_by_its_public_key() {
             },
         )
         .await;
+
         let headers: Vec<_> = vector["headers"]
             .as_object()
             .unwrap()
             .iter()
             .map(|(n, v)| (n.as_str(), v.as_str().unwrap()))
             .collect();
+
         let answer = stage
             .edge
             .post(
@@ -551,6 +576,7 @@ async fn discord_is_answered_by_its_public_key() {
             )
         );
     }
+
     assert_eq!(application.log.begun(), 0);
 }
 
@@ -559,6 +585,7 @@ async fn discord_is_answered_by_its_public_key() {
 async fn nothing_is_signed_or_reflected_that_no_provider_sends() {
     let application = Application::start(|_| Reply::ok("")).await;
     let long = "a".repeat(600);
+
     for (provider, query) in [
         (
             "x_twitter",
@@ -605,8 +632,10 @@ async fn nothing_is_signed_or_reflected_that_no_provider_sends() {
             answer.status,
             answer.text()
         );
+
         assert_eq!(answer.code(), Some("refused"), "{provider} {query}");
     }
+
     assert_eq!(application.log.begun(), 0);
 }
 
@@ -620,6 +649,7 @@ async fn what_a_challenge_signs_is_no_event() {
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
+
     for text in ["true", "17", "null", "abc"] {
         let answer = stage.edge.get(&format!("{PREFIX}?crc_token={text}")).await;
         let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
@@ -635,6 +665,7 @@ async fn what_a_challenge_signs_is_no_event() {
             "{text}"
         );
     }
+
     let plan = Plan {
         policy: answering("braintree", ""),
         clock: clock_at(NOW),
@@ -642,6 +673,7 @@ async fn what_a_challenge_signs_is_no_event() {
     };
     let stage = Stage::start(application.address, plan).await;
     let challenge = "0123456789abcdef0123456789abcdef";
+
     let signature = stage
         .edge
         .get(&format!("{PREFIX}?bt_challenge={challenge}"))
@@ -660,6 +692,7 @@ async fn what_a_challenge_signs_is_no_event() {
             .status,
         403
     );
+
     assert_eq!(application.log.begun(), 0);
 }
 
@@ -678,6 +711,7 @@ async fn unsigned_challenges_use_up_no_rate() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut policy = answering("x_twitter", "");
     policy.rate = Some(hookward_shared::gate::rate::Rate::parse("2/m").unwrap());
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -687,6 +721,7 @@ async fn unsigned_challenges_use_up_no_rate() {
         },
     )
     .await;
+
     let mut statuses = std::collections::BTreeSet::new();
     for n in 0..25 {
         statuses.insert(
@@ -697,10 +732,12 @@ async fn unsigned_challenges_use_up_no_rate() {
                 .status,
         );
     }
+
     assert!(
         statuses.contains(&200) && statuses.iter().all(|status| [200, 429].contains(status)),
         "{statuses:?}"
     );
+
     let body = r#"{"for_user_id":"1"}"#;
     let [(name, value)] = event_of_x(body);
     assert_eq!(
@@ -727,6 +764,7 @@ async fn headers_and_content_types_hold_for_challenges() {
         },
     )
     .await;
+
     let target = format!("{PREFIX}?crc_token=abc");
     assert_eq!(stage.edge.get(&target).await.status, 403);
     assert_eq!(
@@ -737,6 +775,7 @@ async fn headers_and_content_types_hold_for_challenges() {
             .status,
         200
     );
+
     let typed = answering("lark", "content_type = 'application/json'");
     let stage = Stage::start(
         application.address,
@@ -747,9 +786,11 @@ async fn headers_and_content_types_hold_for_challenges() {
         },
     )
     .await;
+
     let body = br#"{"type":"url_verification","challenge":"abc"}"#;
     let text = [("Content-Type", "text/plain")];
     assert_eq!(stage.edge.post(PREFIX, &text, body).await.status, 403);
+
     let json = [("Content-Type", "application/json")];
     assert_eq!(stage.edge.post(PREFIX, &json, body).await.status, 200);
     assert_eq!(application.log.begun(), 0);
@@ -761,6 +802,7 @@ async fn a_handshake_that_is_not_answered_says_why() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut silent = answering("meta", "");
     silent.routes[0].accept[0].verify[0].challenge = false;
+
     let query = "hub.mode=subscribe&hub.challenge=1&hub.verify_token";
     for (policy, query, why) in [
         (
@@ -783,6 +825,7 @@ async fn a_handshake_that_is_not_answered_says_why() {
             stage.edge.get(&format!("{PREFIX}?{query}")).await.status,
             403
         );
+
         let named = |report: &Report| matches!(report, Report::Refused(refused) if refused.why.contains(why));
         stage.reported(why, named).await;
     }
@@ -795,6 +838,7 @@ async fn the_connection_test_of_bitbucket_is_answered_and_nothing_like_it() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut policy = answering("bitbucket_server", "");
     policy.routes[0].accept[0].verify[0].challenge = false;
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -803,6 +847,7 @@ async fn the_connection_test_of_bitbucket_is_answered_and_nothing_like_it() {
         },
     )
     .await;
+
     let send = async |event: &str, body: &str| {
         let headers = [("X-Event-Key", event), ("Content-Type", "application/json")];
         stage
@@ -812,6 +857,7 @@ async fn the_connection_test_of_bitbucket_is_answered_and_nothing_like_it() {
             .status
     };
     assert_eq!(send("diagnostics:ping", r#"{"test":true}"#).await, 200);
+
     assert_eq!(
         send("diagnostics:ping", r#"{"test":true,"x":1}"#).await,
         403
@@ -838,6 +884,7 @@ async fn address_path_and_token_come_first() {
         stage.edge.get(&format!("{PREFIX}?{query}")).await.status,
         403
     );
+
     assert_eq!(
         stage
             .edge
@@ -846,6 +893,7 @@ async fn address_path_and_token_come_first() {
             .text(),
         "abc123"
     );
+
     assert_eq!(
         stage
             .edge
@@ -854,6 +902,7 @@ async fn address_path_and_token_come_first() {
             .status,
         404
     );
+
     let denied = answering("dropbox", "allow_ips = '192.0.2.0/24'");
     let stage = Stage::start(
         application.address,
@@ -867,6 +916,7 @@ async fn address_path_and_token_come_first() {
         stage.edge.get(&format!("{PREFIX}?{query}")).await.status,
         403
     );
+
     let mut silent = answering("dropbox", "");
     silent.routes[0].accept[0].verify[0].challenge = false;
     let stage = Stage::start(
@@ -881,6 +931,7 @@ async fn address_path_and_token_come_first() {
         stage.edge.get(&format!("{PREFIX}?{query}")).await.status,
         403
     );
+
     assert_eq!(application.log.begun(), 0);
 }
 
@@ -889,6 +940,7 @@ async fn address_path_and_token_come_first() {
 async fn pairing() {
     let application = Application::start(|_| Reply::ok("")).await;
     let dir = tempfile::TempDir::new().unwrap();
+
     for (provider, headers, body, secret) in [
         (
             "asana",
@@ -909,10 +961,12 @@ async fn pairing() {
             pair: true,
             ..SignatureCheck::by(provider)
         };
+
         route.accept.push(Accept {
             verify: vec![verify],
             ..Accept::default()
         });
+
         let policy = Policy::new(vec![route]);
         let file = dir.path().join(provider);
         let plan = Plan {
@@ -923,11 +977,13 @@ async fn pairing() {
         let stage = Stage::start(application.address, plan).await;
         let answer = stage.edge.post(PREFIX, headers, body.as_bytes()).await;
         assert_eq!(answer.status, 200, "{provider}");
+
         assert_eq!(
             answer.header("x-hook-secret"),
             headers.first().map(|(_, value)| *value),
             "{provider}: echoed"
         );
+
         assert_eq!(
             std::fs::read_to_string(&file).unwrap(),
             secret,
@@ -937,11 +993,13 @@ async fn pairing() {
             !answer.text().contains(secret),
             "{provider}: Notion's is not echoed"
         );
+
         assert_eq!(
             stage.edge.post(PREFIX, &[], b"{}").await.status,
             403,
             "{provider}: nothing else passes"
         );
+
         // Without pairing the same is an unsigned request.
         let stage = Stage::start(
             application.address,
@@ -960,6 +1018,7 @@ async fn pairing() {
             403,
             "{provider}"
         );
+
         let stage = Stage::start(
             application.address,
             Plan {
@@ -978,6 +1037,7 @@ async fn pairing() {
             "{provider}: not by challenge"
         );
     }
+
     assert_eq!(application.log.begun(), 0);
 }
 

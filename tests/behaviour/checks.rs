@@ -30,6 +30,7 @@ fn with_secrets(text: &str) -> Policy {
     ] {
         std::fs::write(dir.path().join(name), content).unwrap();
     }
+
     policy(&text.replace("DIR", &dir.path().display().to_string()))
 }
 
@@ -67,11 +68,13 @@ async fn basic_authentication_is_checked_and_taken_out() {
         status(&stage, &[("Authorization", "Basic dXNlcjpwYXNz")], b"{}").await,
         200
     );
+
     assert_eq!(
         application.log.take()[0].header("authorization"),
         None,
         "the application does not see it"
     );
+
     for wrong in [
         &[][..],
         &[("Authorization", "Basic dXNlcjpvdGhlcg==")],
@@ -87,6 +90,7 @@ async fn basic_authentication_is_checked_and_taken_out() {
             "{wrong:?}"
         );
     }
+
     assert!(application.log.take().is_empty());
 }
 
@@ -97,12 +101,14 @@ async fn a_json_web_token_that_says_what_it_must() {
         "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\n\
          jwt = {{ algs = ['HS256'], secret = 'file:DIR/jwt', iss = 'me', aud = 'hookward' }}"
     );
+
     let plan = Plan {
         policy: with_secrets(&text),
         clock: Clock::at(UnixMillis(1_700_000_000_000)),
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
+
     // Made with Python: header {"alg":"HS256","typ":"JWT"}, hmac over header.payload.
     for (payload, fits) in [
         (r#"{"iss":"me","aud":"hookward","exp":1700000060}"#, true),
@@ -127,8 +133,10 @@ async fn a_json_web_token_that_says_what_it_must() {
             "{payload}"
         );
     }
+
     let payload = r#"{"iss":"me","aud":"hookward","exp":1700000060}"#;
     let encoded = data_encoding::BASE64URL_NOPAD.encode(payload.as_bytes());
+
     for forged in [
         format!("Bearer {}", hs256(payload, b"another secret")),
         format!("Bearer eyJhbGciOiJub25lIn0.{encoded}."),
@@ -157,6 +165,7 @@ async fn a_scheme_of_ones_own_needs_no_release() {
         status(&stage, &[("X-Id", "7"), ("X-Mine", &signed)], b"{}").await,
         200
     );
+
     assert_eq!(
         status(&stage, &[("X-Id", "8"), ("X-Mine", &signed)], b"{}").await,
         403
@@ -165,6 +174,7 @@ async fn a_scheme_of_ones_own_needs_no_release() {
         status(&stage, &[("X-Id", "7"), ("X-Mine", &signed)], b"{ }").await,
         403
     );
+
     let wide = github_signature(SECRET, b"7|8|{}").replace("sha256=", "v7=");
     assert_eq!(
         status(&stage, &[("X-Id", "7|8"), ("X-Mine", &wide)], b"{}").await,
@@ -200,9 +210,11 @@ async fn rules_about_headers_and_the_body() {
         send("application/json; charset=utf-8", "push", body).await,
         200
     );
+
     assert_eq!(send("application/json", "ping", body).await, 200);
     assert_eq!(send("text/plain", "push", body).await, 403);
     assert_eq!(send("application/json", "release", body).await, 403);
+
     for other in [
         &br#"{"ref":"refs/heads/dev","repository":{"private":true}}"#[..],
         br#"{"ref":"refs/heads/main","repository":{"private":false}}"#,
@@ -219,6 +231,7 @@ async fn rules_about_headers_and_the_body() {
             String::from_utf8_lossy(other)
         );
     }
+
     eventually("the owner knows which", || refused_by(&stage).len() == 9).await;
     let found = refused_by(&stage);
     assert_eq!(
@@ -229,6 +242,7 @@ async fn rules_about_headers_and_the_body() {
         7,
         "{found:?}"
     );
+
     assert!(
         found.contains(&Check::ContentType) && found.contains(&Check::Header),
         "{found:?}"
@@ -241,11 +255,13 @@ async fn which_secret_was_right_is_reported_by_its_name() {
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::write(dir.path().join("old"), "the old one").unwrap();
     std::fs::write(dir.path().join("new"), "the new one").unwrap();
+
     let at = dir.path().display();
     let text = format!(
         "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\n\
          verify = {{ provider = 'github', secrets = ['file:{at}/new', 'file:{at}/old'] }}"
     );
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -259,6 +275,7 @@ async fn which_secret_was_right_is_reported_by_its_name() {
         status(&stage, &[("X-Hub-Signature-256", &signature)], b"{}").await,
         200
     );
+
     let name = format!("file:{at}/old");
     stage
         .reported("the name", |report| {
@@ -277,6 +294,7 @@ async fn rates_of_a_client_a_route_and_the_tunnel() {
     );
     let clock = Clock::at(UnixMillis(1_700_000_000_000));
     let proxies = vec!["127.0.0.1/32".parse().unwrap()];
+
     let plan = Plan {
         policy: with_secrets(&text),
         clock,
@@ -284,6 +302,7 @@ async fn rates_of_a_client_a_route_and_the_tunnel() {
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
+
     let send = async |from: &str, path: &str, token: &str| {
         let target = format!("{PREFIX}/{path}?token={token}");
         stage
@@ -291,10 +310,12 @@ async fn rates_of_a_client_a_route_and_the_tunnel() {
             .post(&target, &[("X-Forwarded-For", from)], b"{}")
             .await
     };
+
     // Strangers use up nothing of the route's and the tunnel's rates, only their own.
     for n in 0..4 {
         assert_eq!(send("198.51.100.1", "a", "wrong").await.status, 403, "{n}");
     }
+
     let limited = send("198.51.100.1", "a", "wrong").await;
     assert_eq!(
         (limited.status, limited.code()),
@@ -303,30 +324,36 @@ async fn rates_of_a_client_a_route_and_the_tunnel() {
     assert_eq!(limited.header("retry-after"), Some("15"), "four a minute");
     assert_eq!(send("192.0.2.1", "a", "t0ken").await.status, 200);
     assert_eq!(send("192.0.2.2", "a", "t0ken").await.status, 200);
+
     assert_eq!(
         send("192.0.2.3", "a", "t0ken").await.status,
         429,
         "the route's rate"
     );
+
     assert_eq!(
         send("192.0.2.4", "b", "t0ken").await.status,
         200,
         "another route"
     );
+
     assert_eq!(
         send("192.0.2.5", "b", "t0ken").await.status,
         429,
         "the tunnel's rate"
     );
     stage.clock.pass(Duration::from_secs(60));
+
     assert_eq!(
         send("192.0.2.3", "a", "t0ken").await.status,
         200,
         "a minute later"
     );
+
     for n in 0..3 {
         assert_eq!(send("2001:db8::1", "a", "wrong").await.status, 403, "{n}");
     }
+
     assert_eq!(send("2001:db8::ffff", "a", "wrong").await.status, 403);
     assert_eq!(
         send("2001:db8::2", "a", "wrong").await.status,
@@ -346,6 +373,7 @@ async fn who_keeps_failing_is_locked_out_and_a_good_sender_is_not() {
     );
     let clock = Clock::at(UnixMillis(1_700_000_000_000));
     let proxies = vec!["127.0.0.1/32".parse().unwrap()];
+
     let plan = Plan {
         policy: with_secrets(&text),
         clock,
@@ -353,39 +381,46 @@ async fn who_keeps_failing_is_locked_out_and_a_good_sender_is_not() {
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
+
     let send = async |from: Option<&str>, token: &str| {
         let from: Vec<_> = from
             .map(|from| ("X-Forwarded-For", from))
             .into_iter()
             .collect();
+
         stage
             .edge
             .post(&format!("{PREFIX}?token={token}"), &from, b"{}")
             .await
             .status
     };
+
     for stranger in [Some("198.51.100.1"), Some("192.0.2.7"), None] {
         for _ in 0..4 {
             send(stranger, "wrong").await;
         }
     }
+
     assert_eq!(
         send(Some("198.51.100.1"), "t0ken").await,
         429,
         "locked out, even with the right token"
     );
+
     assert_eq!(
         send(Some("192.0.2.7"), "t0ken").await,
         200,
         "an address that a route allows is never locked out"
     );
     assert_eq!(send(None, "t0ken").await, 200, "nor is a trusted proxy");
+
     assert_eq!(
         send(Some("198.51.100.2"), "t0ken").await,
         200,
         "nor is anybody else"
     );
     stage.clock.pass(Duration::from_secs(301));
+
     assert_eq!(
         send(Some("198.51.100.1"), "t0ken").await,
         200,
@@ -398,11 +433,13 @@ async fn who_keeps_failing_is_locked_out_and_a_good_sender_is_not() {
 async fn a_clock_that_is_set_opens_and_closes_nothing() {
     const DAY_MS: u64 = 86_400_000;
     const BEGIN: UnixMillis = UnixMillis(1_700_000_000_000);
+
     let application = Application::start(|_| Reply::ok("")).await;
     let text = format!(
         "client_rate = '5/m'\nlockout = {{ failures = 3, within = '1m', for = '5m' }}\n[[route]]\npath = '{PREFIX}/**'\n\
          rate = '2/m'\naccept.token = 'file:DIR/tok'"
     );
+
     for set_to in [BEGIN.0 - DAY_MS, BEGIN.0 + DAY_MS] {
         let proxies = vec!["127.0.0.1/32".parse().unwrap()];
         let plan = Plan {
@@ -412,6 +449,7 @@ async fn a_clock_that_is_set_opens_and_closes_nothing() {
             ..Plan::default()
         };
         let stage = Stage::start(application.address, plan).await;
+
         let send = async |from: &str, token: &str| {
             stage
                 .edge
@@ -424,9 +462,11 @@ async fn a_clock_that_is_set_opens_and_closes_nothing() {
                 .status
         };
         assert_eq!(send("192.0.2.1", "t0ken").await, 200);
+
         for _ in 0..3 {
             assert_eq!(send("198.51.100.1", "wrong").await, 403);
         }
+
         assert_eq!(send("198.51.100.1", "t0ken").await, 429, "locked out");
         stage.clock.set(UnixMillis(set_to));
         assert_eq!(send("198.51.100.1", "t0ken").await, 429, "still locked out");
@@ -436,6 +476,7 @@ async fn a_clock_that_is_set_opens_and_closes_nothing() {
             "the rate has one left"
         );
         assert_eq!(send("192.0.2.3", "t0ken").await, 429, "and no more");
+
         stage.clock.pass(Duration::from_secs(301));
         assert_eq!(
             send("198.51.100.1", "t0ken").await,
@@ -454,6 +495,7 @@ async fn a_lockout_hides_whether_a_token_is_right() {
         "lockout = {{ failures = 3, within = '1m', for = '5m' }}\n[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\n\
          token = 'file:DIR/tok'\nverify = {{ provider = 'github', secret = 'file:DIR/hub' }}"
     );
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -462,6 +504,7 @@ async fn a_lockout_hides_whether_a_token_is_right() {
         },
     )
     .await;
+
     for _ in 0..3 {
         assert_eq!(
             stage
@@ -472,6 +515,7 @@ async fn a_lockout_hides_whether_a_token_is_right() {
             403
         );
     }
+
     let mut begun = Vec::new();
     for token in ["wrong", "t0ken"] {
         let mut connection = stage.edge.http1().await;
@@ -483,8 +527,10 @@ async fn a_lockout_hides_whether_a_token_is_right() {
         connection.raw(head.as_bytes()).await;
         begun.push(connection.head().await.unwrap().status);
         connection.raw(b"{}").await;
+
         assert_eq!(connection.answer("POST").await.status, 429, "{token}");
     }
+
     assert_eq!(begun, [100, 100]);
     let right = github_signature(SECRET, b"{}");
     let signed = [("X-Hub-Signature-256", right.as_str())];
@@ -507,6 +553,7 @@ async fn a_right_signature_passes_a_lockout() {
         "lockout = {{ failures = 3, within = '1m', for = '5m' }}\n[[route]]\npath = '{PREFIX}/**'\n\
          accept.verify = {{ provider = 'github', secret = 'file:DIR/hub' }}"
     );
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -516,17 +563,20 @@ async fn a_right_signature_passes_a_lockout() {
     )
     .await;
     let wrong = github_signature("another customer's", b"{}");
+
     for _ in 0..3 {
         assert_eq!(
             status(&stage, &[("X-Hub-Signature-256", &wrong)], b"{}").await,
             403
         );
     }
+
     assert_eq!(
         status(&stage, &[("X-Hub-Signature-256", &wrong)], b"{}").await,
         429,
         "locked out"
     );
+
     let right = github_signature(SECRET, b"{}");
     assert_eq!(
         status(&stage, &[("X-Hub-Signature-256", &right)], b"{}").await,
@@ -544,10 +594,12 @@ async fn the_operators_floor_is_what_no_tunnel_relaxes() {
         file.write_all(text.as_bytes()).unwrap();
         std::fs::rename(dir.path().join("new"), &floor).unwrap();
     };
+
     let allowing = |range: &str| {
         format!("[[route]]\npath = '{PREFIX}/**'\nmethods = ['POST']\naccept.allow_ips = '{range}'")
     };
     write(&allowing("127.0.0.0/8"));
+
     let text = "[[route]]\npath = '/**'\naccept.open = true";
     let plan = Plan {
         policy: policy(text),
@@ -556,19 +608,23 @@ async fn the_operators_floor_is_what_no_tunnel_relaxes() {
     };
     let stage = Stage::start(application.address, plan).await;
     assert_eq!(status(&stage, &[], b"{}").await, 200);
+
     assert_eq!(
         stage.edge.post("/admin", &[], b"{}").await.status,
         404,
         "the tunnel would open it"
     );
     assert_eq!(stage.edge.get(PREFIX).await.status, 405);
+
     // A floor that can't be used leaves the old one in force; the next good one replaces it.
     write("[[route]]\npath = 'nowhere'\n");
     write(&allowing("192.0.2.0/24"));
+
     let mut refused = false;
     while !refused {
         refused = within("the new floor", status(&stage, &[], b"{}")).await == 403;
     }
+
     let of_floor = |report: &Report| matches!(report, Report::Refused(refused) if refused.why.starts_with("the relay's floor: "));
     stage.reported("whose refusal it is", of_floor).await;
 }
@@ -576,6 +632,7 @@ async fn the_operators_floor_is_what_no_tunnel_relaxes() {
 #[tokio::test]
 async fn the_operators_limits_are_named_to_the_agent() {
     use hookward_tests::stage;
+
     let policy = with_secrets(&format!(
         "rate = '50/s'\n[[route]]\npath = '{PREFIX}/**'\nmax_body = '20MiB'\nanswer_timeout = '120s'\n\
          accept.allow_ips = ['192.0.2.0/24', '198.51.100.0/24']\n[[route]]\npath = '/b'\naccept.token = 'file:DIR/tok'"
@@ -588,12 +645,14 @@ async fn the_operators_limits_are_named_to_the_agent() {
         policy_rate: 10,
         ..Limits::default()
     };
+
     let message = stage::refused(Plan {
         policy,
         limits,
         ..Plan::default()
     })
     .await;
+
     for limit in [
         "policy_routes",
         "policy_ranges",
@@ -613,6 +672,7 @@ async fn a_lower_rate_of_the_operators_holds_for_every_tunnel() {
         ..Limits::default()
     };
     let clock = Clock::at(UnixMillis(1_700_000_000_000));
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -622,10 +682,12 @@ async fn a_lower_rate_of_the_operators_holds_for_every_tunnel() {
         },
     )
     .await;
+
     let mut statuses = Vec::new();
     for _ in 0..3 {
         statuses.push(status(&stage, &[], b"{}").await);
     }
+
     assert_eq!(statuses, [200, 200, 429]);
 }
 
@@ -637,6 +699,7 @@ async fn the_field_of_the_proxies_is_the_one_that_is_set_and_no_other() {
         ForwardedField::Forwarded,
         vec!["127.0.0.1/32".parse().unwrap()],
     );
+
     let plan = Plan {
         policy: policy(&text),
         forwarded,
@@ -644,6 +707,7 @@ async fn the_field_of_the_proxies_is_the_one_that_is_set_and_no_other() {
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
+
     for (headers, expected) in [
         (&[("Forwarded", "for=192.0.2.1;proto=https")][..], 200),
         (&[("Forwarded", "for=198.51.100.1, for=192.0.2.1")], 200),
@@ -672,10 +736,12 @@ async fn the_proxy_protocol_of_trusted_proxies() {
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
+
     let v2 = |source: [u8; 4]| {
         let addresses = [&source[..], &[127, 0, 0, 1, 0x30, 0x39, 1, 0xbb]].concat();
         [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &addresses].concat()
     };
+
     for (header, expected) in [
         (
             b"PROXY TCP4 192.0.2.1 127.0.0.1 12345 443\r\n".to_vec(),
@@ -708,6 +774,7 @@ async fn the_proxy_protocol_of_trusted_proxies() {
                     ("Forwarded", "for=192.0.2.1"),
                 ];
                 connection.send("POST", PREFIX, HOST, &claim, b"{}").await;
+
                 connection
                     .try_answer("POST")
                     .await

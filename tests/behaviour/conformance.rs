@@ -34,6 +34,7 @@ async fn wrapped(edge: Edge) -> SocketAddr {
             });
         }
     });
+
     address
 }
 
@@ -48,6 +49,7 @@ async fn failures(address: SocketAddr) -> (usize, BTreeSet<String>) {
     let ended = within("the suite", off(run)).await;
     let said = String::from_utf8_lossy(&ended.stdout).into_owned()
         + &String::from_utf8_lossy(&ended.stderr);
+
     let after = |mark: &'static str| {
         let said = &said;
         said.lines()
@@ -55,6 +57,7 @@ async fn failures(address: SocketAddr) -> (usize, BTreeSet<String>) {
             .map(|(_, rest)| rest.trim().to_owned())
     };
     let failed: BTreeSet<_> = after("Test failed: ").collect();
+
     // "Passed 88/107 tests", in colours.
     let counts = after("Passed ")
         .next()
@@ -68,6 +71,7 @@ async fn failures(address: SocketAddr) -> (usize, BTreeSet<String>) {
         .unwrap()
         .parse()
         .unwrap();
+
     (count, failed)
 }
 
@@ -76,6 +80,7 @@ async fn http2_is_no_worse_than_that_of_hyper_alone() {
     if !have("httpwg", "cargo install httpwg-cli --locked") {
         return;
     }
+
     let application = Application::start(|_| Reply::ok("done")).await;
     let stage = Stage::start(application.address, Plan::default()).await;
     let hyper_alone = upstream::over_tls(true).await;
@@ -87,10 +92,12 @@ async fn http2_is_no_worse_than_that_of_hyper_alone() {
         clock: Clock::System,
     })
     .await;
+
     let ours = wrapped(stage.edge.clone()).await;
     let (count, mut failed_by_hyper) = failures(hyper).await;
     let (_, mut failed_by_us) = failures(ours).await;
     assert!(count > 100, "{count}");
+
     // Some cases hang on whether the answer to a request is faster than its next frame, for both
     // alike: what passes once can be passed.
     for _ in 1..RUNS {
@@ -101,6 +108,7 @@ async fn http2_is_no_worse_than_that_of_hyper_alone() {
         let of_ours = failures(ours).await.1;
         failed_by_us.retain(|case| of_ours.contains(case));
     }
+
     println!(
         "hyper alone fails {} of {count}: {failed_by_hyper:#?}",
         failed_by_hyper.len()
@@ -109,6 +117,7 @@ async fn http2_is_no_worse_than_that_of_hyper_alone() {
         "the relay fails {} of {count}: {failed_by_us:#?}",
         failed_by_us.len()
     );
+
     let only_ours: Vec<_> = failed_by_us.difference(&failed_by_hyper).collect();
     assert!(only_ours.is_empty(), "only the relay: {only_ours:#?}");
 }

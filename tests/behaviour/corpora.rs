@@ -42,6 +42,7 @@ impl PathCase {
         let passed = outcome.status == Some(200)
             && outcome.forwarded.len() == 1
             && wanted.is_none_or(|wanted| outcome.forwarded[0] == wanted);
+
         let fits = |verdict: &str| match verdict {
             "deny" => denied,
             "pass" => passed,
@@ -54,6 +55,7 @@ impl PathCase {
         if fits(&self.expect) || self.also_ok.as_deref().is_some_and(fits) {
             return Ok(());
         }
+
         Err(format!(
             "expected {}, got {:?}, forwarded {:?}",
             self.expect, outcome.status, outcome.forwarded
@@ -70,6 +72,7 @@ async fn path_attacks() {
         token: Some(token("s3cr3t-T0ken.~_42")),
         ..Accept::default()
     }];
+
     let open = Stage::start(application.address, Plan::default()).await;
     let guarded = Stage::start(
         application.address,
@@ -79,10 +82,12 @@ async fn path_attacks() {
         },
     )
     .await;
+
     let mut score = Score::default();
     for case in cases::<PathCase>("path_attacks_dev") {
         let stage = if case.rule == "path" { &open } else { &guarded };
         let target = bytes(&case.target_b64);
+
         for method in ["GET", "POST"] {
             for proto in &case.proto {
                 let status = match proto.as_str() {
@@ -93,6 +98,7 @@ async fn path_attacks() {
                     },
                     other => panic!("unknown protocol {other}"),
                 };
+
                 let forwarded = application
                     .log
                     .take()
@@ -100,6 +106,7 @@ async fn path_attacks() {
                     .map(|request| request.target)
                     .collect();
                 let outcome = case.judge(&Outcome { status, forwarded });
+
                 score.note(
                     &format!("{} {proto} {method}", case.id),
                     &case.level,
@@ -108,6 +115,7 @@ async fn path_attacks() {
             }
         }
     }
+
     score.finish("path attacks");
 }
 
@@ -122,6 +130,7 @@ async fn over_http1(edge: &Edge, method: &str, target: &[u8]) -> Option<u16> {
         )
         .as_bytes(),
     );
+
     connection.raw(&bytes).await;
     connection
         .try_answer(method)
@@ -155,6 +164,7 @@ impl SmugglingCase {
         if let Some(target) = targets.iter().find(|target| target.contains("smuggled")) {
             return Err(format!("smuggled {target}"));
         }
+
         let refused = statuses.last().is_none_or(|status| *status >= 400);
         let most = if self.also_ok.is_some() {
             self.max_origin_requests
@@ -166,6 +176,7 @@ impl SmugglingCase {
             .origin_body_b64
             .as_ref()
             .is_none_or(|text| bodies.first() == Some(&bytes(text)));
+
         let fits = |verdict: &str| match verdict {
             "forward" => targets.len() == self.origin_requests && body_fits,
             "reject" => reject,
@@ -177,6 +188,7 @@ impl SmugglingCase {
         if fits(&self.expect) || self.also_ok.as_deref().is_some_and(fits) {
             return Ok(());
         }
+
         Err(format!(
             "expected {}, forwarded {targets:?}, answered {statuses:?}, closed {closed}",
             self.expect
@@ -191,20 +203,25 @@ async fn smuggling() {
     // The deadlines are the relay's own, only shorter: silence is a verdict too.
     plan.limits.request_head = std::time::Duration::from_millis(300);
     plan.limits.body_window = std::time::Duration::from_millis(300);
+
     let stage = Stage::start(application.address, plan).await;
     let mut score = Score::default();
+
     for case in cases::<SmugglingCase>("smuggling_dev") {
         let raw = bytes(&case.raw_b64);
         let mut connection = stage.edge.http1().await;
         connection.raw(&raw).await;
+
         // The relay closes: at once, or with its answer (which then says so), or when its deadline
         // for a next head has passed.
         let mut statuses = Vec::new();
         let mut closes = true;
+
         while let Some(answer) = within(&case.id, connection.try_answer("POST")).await {
             statuses.push(answer.status);
             closes = answer.header("connection") == Some("close");
         }
+
         let received = application.log.take();
         let targets: Vec<_> = received
             .iter()
@@ -214,12 +231,14 @@ async fn smuggling() {
             .iter()
             .map(|request| request.body.clone())
             .collect();
+
         score.note(
             &case.id,
             &case.level,
             case.judge(&targets, &bodies, &statuses, closes),
         );
     }
+
     score.finish("smuggling");
 }
 
@@ -257,11 +276,13 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
             .map(|text| parse_network(text))
             .collect::<Result<Vec<_>, _>>()
     };
+
     let (allow, deny) = match (parse(&case.allow), parse(&case.deny)) {
         (Ok(allow), Ok(deny)) => (allow, deny),
         _ if case.expect.starts_with("refuse") => return Ok(()),
         (allow, deny) => return Err(format!("refused {allow:?} {deny:?}")),
     };
+
     let mut route = Route::new("test", vec![format!("{PREFIX}/**")]);
     let open = allow.is_empty() && case.group != "rule-parsing";
     route.deny_ips = deny.into();
@@ -270,12 +291,14 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
         allow_ips: (!open).then_some(allow.into()),
         ..Accept::default()
     });
+
     let policy = Policy::new(vec![route]);
     // A whole family is no check, so such a rule stands beside a token in the field; here it is
     // said open.
     let whole_family = case.allow.iter().any(|text| text.ends_with("/0"));
     let mut policy = policy;
     policy.routes[0].accept[0].open |= whole_family;
+
     let mistakes = policy.mistakes(hookward_shared::clock::Clock::System.now());
     if !mistakes.is_empty() {
         let refusing = case.expect.contains("refuse");
@@ -285,6 +308,7 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
             Err(format!("{mistakes:?}"))
         };
     }
+
     let mut trusted = parse(&case.trusted_proxies)?;
     trusted.push("127.0.0.1/32".parse().unwrap());
     let stage = Stage::start(
@@ -296,18 +320,21 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
         },
     )
     .await;
+
     let mut headers: Vec<(&str, &str)> = case
         .headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     headers.push(("X-Forwarded-For", &case.peer));
+
     let answer = stage.edge.request("GET", PREFIX, &headers, b"").await;
     let forwarded = application.log.take().len();
     let (allowed, denied) = (
         forwarded == 1 && answer.status == 200,
         forwarded == 0 && answer.status < 500,
     );
+
     let fits = match case.expect.as_str() {
         "allow" => allowed,
         "deny" => denied,
@@ -316,6 +343,7 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
         other if other.contains("refuse") => denied && other.contains("canonicalise"),
         other => panic!("unknown verdict {other}"),
     };
+
     if fits {
         Ok(())
     } else {
@@ -342,10 +370,12 @@ async fn header_attacks() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = Stage::start(application.address, Plan::default()).await;
     let mut score = Score::default();
+
     for case in cases::<HeaderCase>("header_attacks_dev") {
         if case.group == "inspector" {
             continue;
         }
+
         // The corpus writes our own header space as `X-Relay`.
         let ours = |text: &str| match case.group.as_str() {
             "own-headers" => text
@@ -354,18 +384,22 @@ async fn header_attacks() {
                 .replace("x-relay", "hookward"),
             _ => text.to_owned(),
         };
+
         let mut text = format!("POST {PREFIX}/t HTTP/1.1\r\n");
         if !(case.group == "duplicates"
             && case.request_headers.iter().any(|(name, _)| name == "Host"))
         {
             text.push_str(&format!("Host: {}\r\n", stage.edge.host));
         }
+
         for (name, value) in &case.request_headers {
             text.push_str(&format!("{}: {value}\r\n", ours(name)));
         }
+
         text.push_str("Content-Length: 0\r\n\r\n");
         let mut connection = stage.edge.http1().await;
         connection.raw(text.as_bytes()).await;
+
         let answer = connection.answer("POST").await;
         score.note(
             &case.id,
@@ -373,6 +407,7 @@ async fn header_attacks() {
             judge_header(&case, &answer, &application, ours),
         );
     }
+
     score.finish("header attacks");
 }
 
@@ -386,6 +421,7 @@ fn judge_header(
     if answer.status == 400 && received.is_empty() {
         return Ok(());
     }
+
     if case.expect == "400" || answer.status != 200 || received.len() != 1 {
         return Err(format!(
             "expected {}, got {} with {} forwarded",
@@ -394,6 +430,7 @@ fn judge_header(
             received.len()
         ));
     }
+
     let request = &received[0];
     for (name, value) in &case.origin_must_have {
         let value = if value == "<socket peer>" {
@@ -405,6 +442,7 @@ fn judge_header(
             return Err(format!("{name} is {:?}", request.all(name)));
         }
     }
+
     for forbidden in &case.origin_must_not_have {
         let forbidden = ours(forbidden);
         let (name, value) = forbidden
@@ -415,6 +453,7 @@ fn judge_header(
             return Err(format!("{name} reached the application: {found:?}"));
         }
     }
+
     Ok(())
 }
 
@@ -434,6 +473,7 @@ struct SignatureCase {
 async fn signature_attacks() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut score = Score::default();
+
     for case in cases::<SignatureCase>("signature_attacks_dev") {
         // Replay is judged over several requests, by replay.rs.
         if hookward_shared::providers::find(&case.group).is_none() {
@@ -442,12 +482,14 @@ async fn signature_attacks() {
         let outcome = judge_signature(&case, &application).await;
         score.note(&case.id, &case.level, outcome);
     }
+
     score.finish("signature attacks");
 }
 
 async fn judge_signature(case: &SignatureCase, application: &Application) -> Result<(), String> {
     let dir = tempfile::TempDir::new().unwrap();
     let mut sources = Vec::new();
+
     for (index, secret) in case.secrets_b64.iter().enumerate() {
         let path = dir.path().join(index.to_string());
         // A Standard Webhooks secret is written as its base64.
@@ -459,12 +501,14 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
         std::fs::write(&path, secret).unwrap();
         sources.push(format!("'file:{}'", path.display()));
     }
+
     let text = format!(
         "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = '{}', secrets = [{}] }}",
         case.group,
         sources.join(", "),
     );
     let clock = clock_at(case.now);
+
     let loaded = hookward_shared::policy::file::read(
         "p",
         &text,
@@ -477,6 +521,7 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
         Err(_) if case.expect == "reject" => return Ok(()),
         Err(problems) => return Err(problems.to_string()),
     };
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -486,11 +531,13 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
         },
     )
     .await;
+
     let headers: Vec<_> = case
         .headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
+
     let answer = stage
         .edge
         .post(
@@ -500,6 +547,7 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
         )
         .await;
     let received = application.log.take();
+
     let fits = match case.expect.as_str() {
         "accept" => {
             answer.status == 200 && received.len() == 1 && received[0].body == bytes(&case.body_b64)
@@ -507,6 +555,7 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
         // 400: the bytes are not HTTP at all, such as a NUL in a value.
         _ => received.is_empty() && [400, 401, 403].contains(&answer.status),
     };
+
     if fits {
         Ok(())
     } else {
@@ -579,12 +628,14 @@ async fn judge_vectors(file: &str) -> Score {
     let mut score = Score::default();
     // One stage serves all vectors of a provider that are judged at one moment.
     let mut last = None;
+
     for vector in vectors(file) {
         assert!(
             hookward_shared::providers::find(&vector.provider).is_some(),
             "{}",
             vector.provider
         );
+
         let key = (
             vector.provider.clone(),
             vector.variant.clone(),
@@ -596,6 +647,7 @@ async fn judge_vectors(file: &str) -> Score {
             Some((of, stage)) if of == key => stage,
             _ => stage_for(&application, &vector).await,
         };
+
         let headers: Vec<_> = vector
             .headers
             .iter()
@@ -616,14 +668,17 @@ async fn judge_vectors(file: &str) -> Score {
                 .unwrap()
                 .last()
                 .map(|report| hookward_agent::terminal::lines::text(report, false));
+
             Err(format!(
                 "{}: expected {}, got {}: {why:?}",
                 vector.provider, vector.expect, answer.status
             ))
         };
         score.note(&vector.id, "must", outcome);
+
         last = Some((key, stage));
     }
+
     score
 }
 
@@ -648,16 +703,19 @@ async fn stage_for(application: &Application, vector: &Vector) -> Stage {
     let dir = tempfile::TempDir::new().unwrap();
     let path = dir.path().join("secret");
     std::fs::write(&path, vector.secret()).unwrap();
+
     let row = hookward_shared::providers::find(&vector.provider).unwrap();
     let schemes = row.pinned(vector.variant.as_deref()).unwrap();
     let signs_url = schemes
         .iter()
         .any(hookward_shared::providers::Scheme::signs_url);
+
     let origin = vector
         .origin()
         .filter(|_| signs_url)
         .map(|origin| format!(", origin = '{origin}'"))
         .unwrap_or_default();
+
     let variant = vector
         .variant
         .as_ref()
@@ -668,6 +726,7 @@ async fn stage_for(application: &Application, vector: &Vector) -> Stage {
         vector.provider,
         path.display(),
     ));
+
     Stage::start(
         application.address,
         Plan {

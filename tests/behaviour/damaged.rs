@@ -33,6 +33,7 @@ fn start(dir: &Path, more: &[&str]) -> Ended {
     ];
     args.extend(["--data-dir", dir.to_str().unwrap()]);
     args.extend(more);
+
     run("hookward-relay", &args, &[], "")
 }
 
@@ -49,6 +50,7 @@ fn set_aside(dir: &Path, name: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path());
+
     entries
         .filter(|path| {
             path.file_name()
@@ -80,6 +82,7 @@ fn a_data_directory_that_is_incomplete_is_no_new_one() {
         assert_eq!(serves(dir.path(), &["--reset"]).code, Some(0), "{name}");
         assert_eq!(serves(dir.path(), &[]).code, Some(0), "{name}");
     }
+
     let dir = data_of_a_relay();
     fs::write(dir.path().join("relay.db"), "").unwrap();
     assert_refused(
@@ -113,16 +116,19 @@ fn damaged_state_is_named_and_set_aside_only_when_that_is_asked_for() {
         };
         fs::write(&path, &damaged).unwrap();
         assert_refused(&start(dir.path(), &[]), texts);
+
         assert_eq!(
             fs::read(&path).unwrap(),
             damaged,
             "{name}: nothing was changed"
         );
+
         assert_eq!(
             serves(dir.path(), &["--reset"]).code,
             Some(0),
             "{name} {damage}"
         );
+
         let aside = set_aside(dir.path(), name);
         assert_eq!(fs::read(&aside[0]).unwrap(), damaged, "{name}: it is kept");
     }
@@ -140,6 +146,7 @@ fn a_damaged_memory_of_deliveries_is_set_aside_and_told() {
             vec![b'x'; content.len()]
         };
         fs::write(&path, damaged).unwrap();
+
         let ended = serves(dir.path(), &[]);
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert!(ended.err.contains("may be accepted once more"), "{ended:?}");
@@ -152,6 +159,7 @@ fn a_file_that_can_not_be_opened_is_named_with_the_cause() {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("relay.db")).unwrap();
     assert_refused(&start(dir.path(), &[]), &["relay.db", "Is a directory"]);
+
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     assert_refused(
@@ -166,6 +174,7 @@ fn a_full_disk_is_named_with_the_path() {
     if !have("unshare", "apt-get install util-linux") {
         return;
     }
+
     let dir = TempDir::new().unwrap();
     let script = format!(
         "mount -t tmpfs -o size=16k none {0} && exec {1} serve --domain x.test --listen 127.0.0.1:0 --data-dir {0}/data",
@@ -174,6 +183,7 @@ fn a_full_disk_is_named_with_the_path() {
     );
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--mount", "sh", "-c", &script]);
+
     let ended = Process::spawn(command).end();
     assert_refused(&ended, &[&format!("{}/data/", dir.path().display())]);
     let causes = ["No space left on device", "disk is full", "disk I/O error"];
@@ -195,6 +205,7 @@ fn a_directory_serves_one_relay_at_a_time() {
             &format!("process {}", first.id()),
         ],
     );
+
     // Two --local share a directory, too: the second names the first.
     let state = TempDir::new().unwrap();
     let local = |listen: &'static str| {
@@ -209,6 +220,7 @@ fn a_directory_serves_one_relay_at_a_time() {
         ]
     };
     let mut one = Process::start("hookward", &local("--local=127.0.0.1:0"), &[]);
+
     one.event("ready");
     let ended = run("hookward", &local("--local=127.0.0.2:0"), &[], "");
     assert_refused(
@@ -229,6 +241,7 @@ fn the_agents_files_are_private_and_hints_are_thrown_away() {
     assert!(!path("transport.json").exists());
     state.keep_worked(Transport::Tcp).unwrap();
     assert_eq!(state.worked(), Some(Transport::Tcp));
+
     for (name, remedy) in [
         ("agent.json", "join again"),
         ("tokens.json", "new tokens are minted"),
@@ -243,10 +256,12 @@ fn the_agents_files_are_private_and_hints_are_thrown_away() {
         fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).unwrap();
         assert!(said().contains(remedy), "{}", said());
     }
+
     // What a killed process was writing goes; what a living one writes stays.
     let (dead, living) = (path("tokens.json.new-4194304"), path("tokens.json.new-1"));
     fs::write(&dead, "a token").unwrap();
     fs::write(&living, "a token").unwrap();
+
     let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
     for path in [&dead, &living] {
         fs::File::options()
@@ -256,11 +271,13 @@ fn the_agents_files_are_private_and_hints_are_thrown_away() {
             .set_modified(hour_ago)
             .unwrap();
     }
+
     StateDir::open(Some(dir.path())).unwrap();
     assert_eq!((dead.exists(), living.exists()), (false, true));
     // What is not the agent's is left alone.
     let foreign = path("notes.new-4194304");
     fs::write(&foreign, "").unwrap();
+
     fs::File::options()
         .write(true)
         .open(&foreign)
@@ -281,11 +298,13 @@ fn directories_that_others_can_write_are_warned_of() {
         "{ended:?}"
     );
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+
     fs::set_permissions(
         dir.path().join("identity.pem"),
         fs::Permissions::from_mode(0o644),
     )
     .unwrap();
+
     let ended = serves(dir.path(), &[]);
     assert!(
         ended.code == Some(0) && ended.err.contains("identity.pem: chmod 600"),
@@ -314,9 +333,11 @@ async fn a_join_that_could_not_be_kept_can_be_repeated() {
                 & 0o777,
             0o600
         );
+
         assert!(
             !relay.out().join("\n").contains(&token) && !relay.err().join("\n").contains(&token)
         );
+
         let join = |dir: &Path| {
             run(
                 "hookward",
@@ -325,6 +346,7 @@ async fn a_join_that_could_not_be_kept_can_be_repeated() {
                 &token,
             )
         };
+
         let agent = state.path().join("agent.json");
         fs::create_dir(&agent).unwrap();
         let failed = join(state.path());
@@ -334,6 +356,7 @@ async fn a_join_that_could_not_be_kept_can_be_repeated() {
             Some(3),
             "another agent can't use it"
         );
+
         fs::remove_dir(&agent).unwrap();
         assert_eq!(join(state.path()).code, Some(0));
         assert!(!state.path().join("joining.json").exists());

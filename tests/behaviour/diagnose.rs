@@ -44,6 +44,7 @@ impl Found {
         fn text<'s>(step: &'s Value, name: &str) -> &'s str {
             step[name].as_str().unwrap()
         }
+
         let steps = self.report["steps"].as_array().unwrap().iter();
         steps
             .map(|step| {
@@ -109,12 +110,14 @@ impl Joined {
             stage.relay().add_agent(&name).unwrap(),
             Secret::mint().unwrap(),
         );
+
         stage
             .relay()
             .store()
             .join(&join.secret, &secret.digest(), stage.clock.now())
             .unwrap()
             .unwrap();
+
         let (relay, pin) = (
             stage.relay().tunnel_address().to_string(),
             stage.relay().pin(),
@@ -125,12 +128,14 @@ impl Joined {
             agent: name.to_string(),
             secret,
         };
+
         let joined = Self {
             stage,
             state: TempDir::new().unwrap(),
             credential,
         };
         joined.keep(joined.credential.clone());
+
         joined
     }
 
@@ -158,10 +163,12 @@ impl Joined {
             "--state-dir".to_owned(),
             self.state.path().to_str().unwrap().to_owned(),
         ]);
+
         let environment: Vec<_> = environment
             .iter()
             .map(|(name, value)| (own(name), own(value)))
             .collect();
+
         off(move || {
             let args: Vec<_> = all.iter().map(String::as_str).collect();
             let environment: Vec<_> = environment
@@ -189,9 +196,11 @@ async fn the_table_is_for_people() {
     let address = application.address.to_string();
     let ended = joined.run(&["diagnose", &address], &[]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
+
     let relay = &joined.credential.relay;
     let mut lines = ended.out.lines();
     assert_eq!(lines.next(), Some(relay.as_str()));
+
     for step in [
         "DNS",
         "UDP",
@@ -209,6 +218,7 @@ async fn the_table_is_for_people() {
             "{line}"
         );
     }
+
     assert_eq!(lines.next(), Some("Here"));
     assert!(
         lines
@@ -218,6 +228,7 @@ async fn the_table_is_for_people() {
         "{}",
         ended.out
     );
+
     assert!(
         ended.out.ends_with("\nEverything is open."),
         "{}",
@@ -232,6 +243,7 @@ async fn the_table_is_for_people() {
         "{}",
         ended.out
     );
+
     assert!(
         ended.out.ends_with("\nSomething is in the way; see above."),
         "{}",
@@ -251,6 +263,7 @@ async fn a_name_that_nobody_knows() {
         ("TCP", "skipped"),
         ("credential", "skipped"),
     ]);
+
     assert!(
         found.asks()[0].contains("DNS") && found.asks()[0].contains(&relay),
         "{}",
@@ -272,6 +285,7 @@ async fn a_name_that_only_the_proxy_knows() {
         },
     )
     .await;
+
     let secure = Proxy::of_kind(
         Ipv4Addr::LOCALHOST,
         Kind {
@@ -282,8 +296,10 @@ async fn a_name_that_only_the_proxy_knows() {
     )
     .await;
     let trusting = secure.ca.to_str().unwrap();
+
     let url = format!("http://{}", plain.address);
     let secure_url = format!("https://localhost:{}", secure.address.port());
+
     for environment in [
         vec![("HTTPS_PROXY", url.as_str())],
         vec![("ALL_PROXY", &url)],
@@ -299,6 +315,7 @@ async fn a_name_that_only_the_proxy_knows() {
         ]);
         assert_eq!(found.asks(), Vec::<&str>::new());
     }
+
     assert!(
         secure
             .asked
@@ -307,6 +324,7 @@ async fn a_name_that_only_the_proxy_knows() {
             .iter()
             .all(|line| *line == format!("CONNECT {relay} HTTP/1.1"))
     );
+
     let found = joined.diagnose(&[("HTTPS_PROXY", &secure_url)]).await;
     assert_eq!(
         found.code,
@@ -330,12 +348,14 @@ async fn a_proxy_that_is_out_of_order() {
         ("proxy", "warning"),
         (TLS, "warning"),
     ]);
+
     let mend = found.list("mend");
     assert!(
         mend.len() == 1 && mend[0].contains("NO_PROXY") && mend[0].contains("HTTPS_PROXY"),
         "{}",
         found.report
     );
+
     assert_eq!(
         found.asks(),
         Vec::<&str>::new(),
@@ -351,6 +371,7 @@ async fn a_relay_that_does_not_run_and_another_one_that_does() {
         relay: relay.clone(),
         ..joined.credential.clone()
     });
+
     let found = joined.diagnose(&[]).await;
     assert_eq!(found.code, Some(1));
     let mend = found.list("mend");
@@ -360,10 +381,12 @@ async fn a_relay_that_does_not_run_and_another_one_that_does() {
         found.report
     );
     assert_eq!(found.asks(), Vec::<&str>::new());
+
     let state = StateDir::open(Some(joined.state.path())).unwrap();
     state
         .keep_credential(joined.credential.clone(), false)
         .unwrap();
+
     let ended = joined.run(&["diagnose"], &[]).await;
     assert_eq!(ended.code, Some(1));
     let end = format!(
@@ -403,6 +426,7 @@ async fn a_proxy_that_opens_tls_is_not_let_in_between() {
         let found = joined
             .diagnose(&[("HTTPS_PROXY", &format!("http://{}", proxy.address))])
             .await;
+
         // QUIC goes straight.
         assert_eq!(found.code, Some(0), "{}", found.report);
         found.assert(&[
@@ -412,6 +436,7 @@ async fn a_proxy_that_opens_tls_is_not_let_in_between() {
             ("credential", "ok"),
         ]);
         found.assert_says(TLS, says);
+
         assert!(
             found
                 .asks()
@@ -433,6 +458,7 @@ async fn another_relay_at_the_same_address() {
         relay: other.credential.relay.clone(),
         ..joined.credential.clone()
     });
+
     let found = joined.diagnose(&[]).await;
     assert_eq!(found.code, Some(1));
     found.assert(&[
@@ -442,6 +468,7 @@ async fn another_relay_at_the_same_address() {
         (TLS, "failed"),
         ("credential", "skipped"),
     ]);
+
     found.assert_says(QUIC, "its key is another");
     assert!(
         found.list("mend")[0].contains("join it again"),
@@ -476,6 +503,7 @@ async fn clocks_that_differ() {
         "signatures with a time may fail, and the tunnel opens: {}",
         found.report
     );
+
     found.assert(&[("credential", "ok"), ("clock", "warning")]);
     let apart: u64 = found.steps()["clock"]
         .1
@@ -494,10 +522,12 @@ async fn what_a_network_drops() {
     };
     let mut site = Site::start(network, |_| Vec::new()).await;
     drop(site.agent.take());
+
     let (state, application): (PathBuf, _) = (
         site.dirs[1].path().to_owned(),
         site.application.address.to_string(),
     );
+
     off(move || {
         let network = site.network;
         let args = [
@@ -508,13 +538,16 @@ async fn what_a_network_drops() {
             "--state-dir",
             state.to_str().unwrap(),
         ];
+
         let diagnose = |code: i32| {
             let found = Found::of(&network.run("hookward", &args, &[], ""));
             assert_eq!(found.code, Some(code), "{}", found.report);
             found
         };
+
         let relay = network.relay().to_string();
         let open = diagnose(0);
+
         for step in [
             "DNS",
             "UDP",
@@ -527,11 +560,13 @@ async fn what_a_network_drops() {
         ] {
             open.assert(&[(step, "ok")]);
         }
+
         assert_eq!(open.asks(), Vec::<&str>::new());
 
         // Datagrams of QUIC's first version (the second to fifth byte of a long header), and no
         // others.
         network.drop_packets("meta l4proto udp @th,72,32 0x00000001");
+
         let inspected = diagnose(0);
         inspected.assert(&[
             ("UDP", "ok"),
@@ -539,6 +574,7 @@ async fn what_a_network_drops() {
             (TLS, "ok"),
             ("credential", "ok"),
         ]);
+
         assert!(
             inspected.asks()[0].contains("looks inside"),
             "{}",
@@ -578,11 +614,13 @@ async fn a_relay_is_tried_before_it_is_joined() {
                 "--state-dir",
                 state.path().to_str().unwrap(),
             ];
+
             run("hookward", &args, &[], "")
         })
         .await
     };
     let found = Found::of(&diagnose(stage.relay().tunnel_address().to_string()).await);
+
     assert_eq!(found.code, Some(0), "{}", found.report);
     found.assert(&[
         ("DNS", "ok"),
@@ -591,8 +629,10 @@ async fn a_relay_is_tried_before_it_is_joined() {
         ("credential", "skipped"),
     ]);
     found.assert_says("credential", "hookward join");
+
     let missed = Found::of(&diagnose(free().to_string()).await);
     assert_eq!(missed.code, Some(1), "{}", missed.report);
+
     for wrong in ["relay", "relay:0", "https://relay:443", ":443"] {
         assert_eq!(diagnose(wrong.to_owned()).await.code, Some(2), "{wrong}");
     }
@@ -614,6 +654,7 @@ async fn a_join_through_something_that_ends_tls_says_so() {
         .unwrap()
         .self_signed(&key)
         .unwrap();
+
     let config = ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS12])
         .unwrap()
@@ -624,6 +665,7 @@ async fn a_join_through_something_that_ends_tls_says_so() {
         )
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
+
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let relay = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
@@ -631,12 +673,14 @@ async fn a_join_through_something_that_ends_tls_says_so() {
             let _ = acceptor.accept(stream).await;
         }
     });
+
     let token = JoinToken {
         relay,
         pin: Pin::of_no_key(),
         secret: Secret::mint().unwrap(),
     }
     .to_text();
+
     let ended = off(move || {
         let state = TempDir::new().unwrap();
         let args = [
@@ -647,9 +691,11 @@ async fn a_join_through_something_that_ends_tls_says_so() {
             "--state-dir",
             state.path().to_str().unwrap(),
         ];
+
         run("hookward", &args, &[], &token)
     })
     .await;
+
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(
         ended.err.contains("opens TLS") && !ended.err.contains("ProtocolVersion"),

@@ -39,6 +39,7 @@ async fn an_empty_expect_asks_for_nothing() {
             .status,
         200
     );
+
     assert_eq!(
         stage
             .edge
@@ -47,6 +48,7 @@ async fn an_empty_expect_asks_for_nothing() {
             .status,
         417
     );
+
     let mut client = stage.edge.http2().await.ready().await.unwrap();
     let request = http::Request::post(format!("https://{HOST}{PREFIX}"))
         .header("expect", "")
@@ -70,6 +72,7 @@ async fn a_post_without_a_body_has_the_length_0() {
             .unwrap();
         let (answer, _) = client.send_request(request, true).unwrap();
         assert_eq!(within("an answer", answer).await.unwrap().status(), 200);
+
         let received = application.log.take().remove(0);
         let expected = matches!(method, "POST" | "PUT" | "PATCH").then_some("0");
         assert_eq!(received.header("content-length"), expected, "{method}");
@@ -89,6 +92,7 @@ async fn the_application_is_told_the_public_host_with_its_port() {
         };
         let upstream = flags::application(&application.address.to_string(), &args)
             .unwrap_or_else(|_| panic!("flags"));
+
         let stage = Stage::start(
             application.address,
             Plan {
@@ -109,10 +113,12 @@ async fn the_application_is_told_the_public_host_with_its_port() {
             ];
             connection.send("POST", PREFIX, &host, &forged, b"{}").await;
             assert_eq!(connection.answer("POST").await.status, 200);
+
             let received = application.log.take().remove(0);
             assert_eq!(received.all("x-forwarded-host"), [host.as_str()]);
             assert_eq!(received.all("x-forwarded-port"), [port.as_str()]);
             assert_eq!(received.all("x-forwarded-proto"), ["https"]);
+
             let application = application.address.to_string();
             assert_eq!(
                 received.all("host"),
@@ -149,6 +155,7 @@ async fn an_answer_has_as_many_fields_as_a_request() {
     let stage = Stage::start(application.address, Plan::default()).await;
     let answer = stage.edge.post(PREFIX, &[("X-Count", "121")], b"{}").await;
     assert_eq!(answer.status, 200);
+
     assert_eq!(
         answer
             .headers
@@ -157,6 +164,7 @@ async fn an_answer_has_as_many_fields_as_a_request() {
             .count(),
         121
     );
+
     assert_eq!(
         stage
             .edge
@@ -165,6 +173,7 @@ async fn an_answer_has_as_many_fields_as_a_request() {
             .status,
         502
     );
+
     let named = |report: &Report| format!("{report:?}").contains("128 fields");
     stage.reported("what is too large", named).await;
 }
@@ -183,6 +192,7 @@ async fn a_target_with_a_fragment_is_refused_and_not_cut() {
             "{target}"
         );
     }
+
     assert_eq!(
         stage
             .edge
@@ -191,6 +201,7 @@ async fn a_target_with_a_fragment_is_refused_and_not_cut() {
             .status,
         200
     );
+
     // Behind a body in chunks, and on a kept connection, too.
     let mut connection = stage.edge.http1().await;
     let chunked = format!(
@@ -201,6 +212,7 @@ async fn a_target_with_a_fragment_is_refused_and_not_cut() {
     connection
         .send("POST", &format!("{PREFIX}#x"), HOST, &[], b"{}")
         .await;
+
     assert_eq!(connection.answer("POST").await.status, 400);
     assert_eq!(application.log.take().len(), 2);
 }
@@ -225,6 +237,7 @@ async fn http_on_the_port_of_https_is_told_so_and_its_owner_too() {
         "POST {PREFIX}?token=secret HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2\r\n\r\n{{}}"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
+
     let mut answer = String::new();
     within("the end", stream.read_to_string(&mut answer))
         .await
@@ -234,11 +247,13 @@ async fn http_on_the_port_of_https_is_told_so_and_its_owner_too() {
         answer.contains("https_only") && answer.contains("Use https"),
         "{answer}"
     );
+
     told(&stage, "write https:// at the sender").await;
     assert_eq!(application.log.begun(), 0);
     // What says nothing is no request.
     let mut silent = TcpStream::connect(stage.edge.address).await.unwrap();
     silent.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
+
     let mut nothing = Vec::new();
     within("it is cut off", silent.read_to_end(&mut nothing))
         .await
@@ -256,6 +271,7 @@ async fn a_second_spelling_of_a_checked_field_is_refused() {
         name: http::HeaderName::from_static("x-github-event"),
         allowed: vec!["push".to_owned()],
     });
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -266,6 +282,7 @@ async fn a_second_spelling_of_a_checked_field_is_refused() {
     .await;
     let event = ("X-GitHub-Event", "push");
     assert_eq!(stage.edge.post(PREFIX, &[event], b"{}").await.status, 200);
+
     for twin in ["X_GitHub_Event", "x-github_event"] {
         assert_eq!(
             stage
@@ -277,6 +294,7 @@ async fn a_second_spelling_of_a_checked_field_is_refused() {
             "{twin}"
         );
     }
+
     assert_eq!(application.log.take().len(), 1);
 }
 
@@ -295,10 +313,12 @@ async fn claims_of_the_sender_do_not_reach_the_application() {
     ];
     let headers: Vec<_> = claims.iter().map(|name| (*name, "evil")).collect();
     assert_eq!(stage.edge.post(PREFIX, &headers, b"{}").await.status, 200);
+
     let received = application.log.take().remove(0);
     for claim in claims {
         assert_eq!(received.header(claim), None, "{claim}");
     }
+
     // Two signatures: which of them the application looks at is anybody's guess.
     let (right, wrong) = (
         github_signature("secret", b"{}"),
@@ -328,6 +348,7 @@ async fn a_websocket_that_no_route_opens_is_told_to_the_owner() {
             .status,
         200
     );
+
     let hint = |report: &Report| matches!(report, Report::Refused(hint) if hint.note && hint.why.contains("--websocket"));
     stage.reported("the flag", hint).await;
     assert_eq!(application.log.take().len(), 1);
@@ -340,6 +361,7 @@ async fn encoded_slashes_pass_where_the_route_says_so() {
     let target = format!("{PREFIX}/job/release%2F1/build");
     let closed = Stage::start(application.address, Plan::default()).await;
     assert_eq!(closed.edge.post(&target, &[], b"{}").await.status, 400);
+
     let mut open = open_policy();
     open.routes[0].encoded_slashes = true;
     let stage = Stage::start(
@@ -351,6 +373,7 @@ async fn encoded_slashes_pass_where_the_route_says_so() {
     )
     .await;
     assert_eq!(stage.edge.post(&target, &[], b"{}").await.status, 200);
+
     assert_eq!(application.log.take()[0].target, target, "untouched");
     for bad in [
         "/a%2F..%2Fb",
@@ -387,6 +410,7 @@ async fn escaped_slashes_lead_to_no_other_route() {
         },
     )
     .await;
+
     for (target, status) in [
         ("/admin/x", 403),
         ("/admin%2Fx", 400),
@@ -430,6 +454,7 @@ async fn lookalikes_of_delimiters_are_refused_and_letters_are_not() {
             "{bad}"
         );
     }
+
     assert_eq!(application.log.begun(), 0);
     for good in ["caf%C3%A9", "%C4%8D", "%E6%97%A5%E6%9C%AC"] {
         assert_eq!(
@@ -452,6 +477,7 @@ async fn refused_requests_keep_no_connection_for_ever() {
         stranger_life: Duration::from_millis(400),
         ..Limits::default()
     };
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -461,6 +487,7 @@ async fn refused_requests_keep_no_connection_for_ever() {
     )
     .await;
     let since = Instant::now();
+
     let mut connection = stage.edge.http1().await;
     loop {
         connection.send("GET", "/nowhere", HOST, &[], b"").await;
@@ -468,11 +495,14 @@ async fn refused_requests_keep_no_connection_for_ever() {
             break;
         };
         assert_eq!(answer.status, 404);
+
         if answer.header("connection") == Some("close") {
             break;
         }
+
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+
     assert!(since.elapsed() >= Duration::from_millis(400));
     let mut client = stage.edge.http2().await;
     eventually("over HTTP/2, too", || {
@@ -489,6 +519,7 @@ async fn clients_that_send_a_password_only_when_asked_get_in() {
     let application = Application::start(|_| Reply::ok("")).await;
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::write(dir.path().join("user"), "joe:a password").unwrap();
+
     let text = format!(
         "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nbasic = 'file:{0}/user'\n[[route.accept]]\nallow_ips = '192.0.2.1'",
         dir.path().display()
@@ -502,11 +533,13 @@ async fn clients_that_send_a_password_only_when_asked_get_in() {
     )
     .await;
     let answer = stage.edge.post(PREFIX, &[], b"{}").await;
+
     assert_eq!(answer.status, 401);
     assert_eq!(
         answer.header("www-authenticate"),
         Some("Basic realm=\"Hookward\", charset=\"UTF-8\"")
     );
+
     let joe = [("Authorization", "Basic am9lOmEgcGFzc3dvcmQ=")];
     assert_eq!(stage.edge.post(PREFIX, &joe, b"{}").await.status, 200);
 }

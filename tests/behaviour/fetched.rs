@@ -35,6 +35,7 @@ async fn send(stage: &Stage, vector: &Value) -> u16 {
         .iter()
         .map(|pair| (pair[0].as_str().unwrap(), pair[1].as_str().unwrap()))
         .collect();
+
     stage
         .edge
         .post(
@@ -52,6 +53,7 @@ fn verifying(provider: &str, secret: Option<&str>, more: &str) -> Policy {
     let secret = secret
         .map(|_| format!(", secret = 'file:{}/secret'", dir.path().display()))
         .unwrap_or_default();
+
     policy(&format!(
         "[[route]]\npath = '/**'\n[[route.accept]]\nverify = {{ provider = '{provider}'{secret}{more} }}"
     ))
@@ -75,6 +77,7 @@ async fn a_certificate_that_the_message_names_is_fetched_once_and_both_gates_use
         503,
         "there is none yet: the sender may try again"
     );
+
     let page = "/SimpleNotificationService-1.pem";
     assert_eq!(publisher.take_asked(), [page]);
     assert_eq!(send(&stage, &good).await, 503);
@@ -92,15 +95,18 @@ async fn a_certificate_that_the_message_names_is_fetched_once_and_both_gates_use
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
+
     for _ in 0..3 {
         assert_eq!(send(&stage, &good).await, 200);
     }
+
     assert_eq!(publisher.take_asked(), [page], "cached");
     assert_eq!(
         application.log.take().len(),
         3,
         "the agent's gate took the key, too"
     );
+
     let other = r#"{"topic_arn":"arn:aws:sns:eu-west-1:1:other"}"#;
     let plan = Plan {
         policy: verifying("aws_sns", Some(other), ""),
@@ -122,9 +128,11 @@ async fn keys_come_from_the_providers_hosts_only() {
     ])
     .await;
     let good = vector("aws-sns-good");
+
     for page in ["/SimpleNotificationService-1.pem", "/other.pem"] {
         publisher.publish(page, 200, good["secret"]["certificate"].as_str().unwrap());
     }
+
     let topic = r#"{"topic_arn":"arn:aws:sns:eu-west-1:1:t"}"#;
     let plan = Plan {
         policy: verifying("aws_sns", Some(topic), ""),
@@ -134,8 +142,10 @@ async fn keys_come_from_the_providers_hosts_only() {
     };
     let stage = Stage::start(application.address, plan).await;
     let body = String::from_utf8(bytes(good["body_b64"].as_str().unwrap())).unwrap();
+
     let url = format!("https://{SNS}/SimpleNotificationService-1.pem");
     assert!(body.contains(&url));
+
     for other in [
         "http://sns.eu-west-1.amazonaws.com/SimpleNotificationService-1.pem",
         "https://evil.example.com/SimpleNotificationService-1.pem",
@@ -158,6 +168,7 @@ async fn keys_come_from_the_providers_hosts_only() {
             .await;
         assert_eq!(answer.status, 403, "{other}");
     }
+
     // Of another topic: the key is not even asked for.
     assert_eq!(
         stage
@@ -167,6 +178,7 @@ async fn keys_come_from_the_providers_hosts_only() {
             .status,
         403
     );
+
     assert_eq!(publisher.take_asked(), [""; 0], "nobody was asked");
     // A name of the provider's that leads into this network.
     let private = FetchSettings {
@@ -182,11 +194,13 @@ async fn keys_come_from_the_providers_hosts_only() {
         )
         .await
         .unwrap_err();
+
     let refused = error.to_string();
     assert!(
         refused.contains("not on the public internet") || refused.contains("can't be found"),
         "{refused}"
     );
+
     // A redirect is not followed.
     publisher.publish("/SimpleNotificationService-2.pem", 302, "");
     let redirected = body.replace("Service-1.pem", "Service-2.pem");
@@ -198,6 +212,7 @@ async fn keys_come_from_the_providers_hosts_only() {
             .status,
         503
     );
+
     assert_eq!(publisher.take_asked(), ["/SimpleNotificationService-2.pem"]);
 }
 
@@ -211,6 +226,7 @@ async fn a_published_key_set_verifies_tokens() {
         200,
         good["secret"]["keys"].as_str().unwrap(),
     );
+
     let secret = r#"{"audience":"me","email":"push@example.iam.gserviceaccount.com"}"#;
     let plan = Plan {
         policy: verifying("google_pubsub_push", Some(secret), ""),
@@ -220,6 +236,7 @@ async fn a_published_key_set_verifies_tokens() {
     };
     let stage = Stage::start(application.address, plan).await;
     assert_eq!(send(&stage, &good).await, 200);
+
     assert_eq!(
         send(&stage, &vector("google-pubsub-push-other-secret")).await,
         403
@@ -238,12 +255,14 @@ async fn a_token_that_is_used_again_does_not_make_two_deliveries_one() {
         200,
         good["secret"]["keys"].as_str().unwrap(),
     );
+
     let secret = r#"{"audience":"me","email":"push@example.iam.gserviceaccount.com"}"#;
     let mut policy = verifying("google_pubsub_push", Some(secret), "");
     policy.routes[0].replay = Some(Replay {
         on_duplicate: OnDuplicate::Refuse,
         window_ms: 60_000,
     });
+
     let plan = Plan {
         policy,
         fetch: publisher.settings(),
@@ -251,12 +270,14 @@ async fn a_token_that_is_used_again_does_not_make_two_deliveries_one() {
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
+
     let token = good["headers"]
         .as_array()
         .unwrap()
         .iter()
         .find(|header| header[0] == "Authorization")
         .unwrap();
+
     let send = async |id: &str| {
         let body = format!(r#"{{"message":{{"messageId":"{id}"}}}}"#);
         stage
@@ -270,6 +291,7 @@ async fn a_token_that_is_used_again_does_not_make_two_deliveries_one() {
             .status
     };
     assert_eq!(send("1").await, 200);
+
     assert_eq!(send("2").await, 200);
     assert_eq!(send("1").await, 403);
     assert_eq!(application.log.take().len(), 2);
@@ -282,8 +304,10 @@ async fn an_agent_does_not_choose_where_the_relay_goes() {
     let publisher = Publisher::start(&["keys.example.com"]).await;
     let good = vector("fusionauth-public-good");
     publisher.publish("/jwks", 200, good["secret"].as_str().unwrap());
+
     let text = "[[route]]\npath = '/**'\n[[route.accept]]\n\
                 jwt = { at = 'header:X-FusionAuth-Signature-JWT', algs = ['RS256'], expires = false, jwks = 'https://keys.example.com/jwks' }";
+
     for (hosts, status) in [
         (vec![], 503),
         (vec!["keys.example.com"], 200),
@@ -298,6 +322,7 @@ async fn an_agent_does_not_choose_where_the_relay_goes() {
             hosts,
             ..publisher.settings()
         };
+
         let stage = Stage::start(
             application.address,
             Plan {
@@ -309,6 +334,7 @@ async fn an_agent_does_not_choose_where_the_relay_goes() {
         )
         .await;
         assert_eq!(send(&stage, &good).await, status);
+
         assert_eq!(publisher.take_asked().len(), asked);
     }
 }
@@ -319,16 +345,19 @@ async fn a_subscription_is_confirmed_only_after_a_right_signature() {
     let publisher = Publisher::start(&[SNS]).await;
     let confirmations = std::fs::read_to_string(fixture("vectors/confirmations.json")).unwrap();
     let confirmations: Value = serde_json::from_str(&confirmations).unwrap();
+
     publisher.publish(
         "/SimpleNotificationService-1.pem",
         200,
         confirmations["certificate"].as_str().unwrap(),
     );
+
     publisher.publish(
         "/?Action=ConfirmSubscription&Token=t-1",
         200,
         "<ConfirmSubscriptionResponse/>",
     );
+
     let topic = r#"{"topic_arn":"arn:aws:sns:eu-west-1:1:t"}"#;
     let plan = Plan {
         policy: verifying("aws_sns", Some(topic), ", challenge = true"),
@@ -337,6 +366,7 @@ async fn a_subscription_is_confirmed_only_after_a_right_signature() {
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
+
     let post = async |name: &str| {
         stage
             .edge
@@ -349,11 +379,13 @@ async fn a_subscription_is_confirmed_only_after_a_right_signature() {
             .status
     };
     assert_eq!(post("forged").await, 403);
+
     assert_eq!(
         post("elsewhere").await,
         403,
         "signed by the provider's key, and leading elsewhere"
     );
+
     assert_eq!(
         publisher.take_asked(),
         ["/SimpleNotificationService-1.pem"],
@@ -364,6 +396,7 @@ async fn a_subscription_is_confirmed_only_after_a_right_signature() {
         publisher.take_asked(),
         ["/?Action=ConfirmSubscription&Token=t-1"]
     );
+
     assert_eq!(application.log.begun(), 0);
 }
 
@@ -387,11 +420,13 @@ async fn named_sets_are_read_kept_and_told_with_their_age() {
             .await
             .status
     };
+
     assert_eq!(
         sends(&stage, "203.0.113.9").await,
         403,
         "empty until its first refresh"
     );
+
     let empty = |report: &hookward_agent::report::Report| matches!(report, hookward_agent::report::Report::Refused(told) if told.check == Check::Address && told.why.contains("empty until its first refresh"));
     stage.reported("that it is empty", empty).await;
 
@@ -400,10 +435,12 @@ async fn named_sets_are_read_kept_and_told_with_their_age() {
         200,
         r#"{"webhook_ips":["203.0.113.0/24","198.51.100.7"]}"#,
     );
+
     let opened = stage.tunnels_opened();
     stage.stop_relay().await;
     stage.start_relay().await;
     eventually("the agent is back", || stage.tunnels_opened() > opened).await;
+
     let is_read = |stage: &Stage| {
         matches!(
             stage
@@ -416,6 +453,7 @@ async fn named_sets_are_read_kept_and_told_with_their_age() {
         )
     };
     eventually("the list is read", || is_read(&stage)).await;
+
     assert_eq!(sends(&stage, "203.0.113.9").await, 200);
     assert_eq!(sends(&stage, "198.51.100.7").await, 200);
     assert_eq!(sends(&stage, "198.51.100.8").await, 403);

@@ -26,6 +26,7 @@ fn with_secrets(text: &str) -> Policy {
     ] {
         std::fs::write(dir.path().join(name), content).unwrap();
     }
+
     policy(&text.replace("DIR", &dir.path().display().to_string()))
 }
 
@@ -51,6 +52,7 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
     .await;
     let good = github_signature(SECRET, b"{}");
     let signed = [("X-Hub-Signature-256", good.as_str())];
+
     let bad = github_signature("guess", b"{}");
     let forged = [("X-Hub-Signature-256", bad.as_str())];
     let token = format!("{HOOK}?token=t0ken");
@@ -75,15 +77,18 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
             Some(Check::Shape),
         ),
     ];
+
     for (method, target, headers, status, check) in cases {
         let answer = stage.edge.request(method, target, headers, b"{}").await;
         assert_eq!(answer.status, status, "{method} {target}");
+
         if let Some(check) = check {
             assert!(
                 !answer.text().contains(check.as_str()) || status == 405,
                 "the sender is not told: {}",
                 answer.text()
             );
+
             let id = answer.header("hookward-request-id").unwrap().to_owned();
             stage
                 .reported("the owner is told", |report| {
@@ -92,9 +97,11 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
                 .await;
         }
     }
+
     let received = application.log.take();
     assert_eq!(received.len(), 1);
     assert_eq!(received[0].target, HOOK, "the token is taken out");
+
     let reports = stage.reports.lock().unwrap();
     let paths: Vec<_> = reports
         .iter()
@@ -122,6 +129,7 @@ async fn alternatives_and_routes() {
          [[route]]\npath = '/closed/**'\ndeny_ips = ['127.0.0.1']\n[[route.accept]]\ntoken = 'file:DIR/tok'",
     )
     .await;
+
     let signature = github_signature(SECRET, b"{}");
     let cases: [(&str, Headers<'_>, u16); 6] = [
         (HOOK, &[("X-Hub-Signature-256", &signature)], 200),
@@ -143,6 +151,7 @@ async fn alternatives_and_routes() {
         ),
         ("/closed/a?token=t0ken", &[], 403),
     ];
+
     for (target, headers, status) in cases {
         assert_eq!(
             stage.edge.post(target, headers, b"{}").await.status,
@@ -150,6 +159,7 @@ async fn alternatives_and_routes() {
             "{target} {headers:?}"
         );
     }
+
     assert_eq!(
         application.log.take()[1].header("x-token"),
         Some("n3xt"),
@@ -169,6 +179,7 @@ async fn observing_relaxes_checks_shows_them_and_nothing_else() {
             + 2;
         civil(day as i64)
     };
+
     let stage = stage(
         &application,
         &format!(
@@ -178,17 +189,20 @@ async fn observing_relaxes_checks_shows_them_and_nothing_else() {
     )
     .await;
     assert_eq!(stage.edge.post(HOOK, &[], b"{}").await.status, 200);
+
     stage
         .reported(
             "the relay's view",
             |report| matches!(report, Report::Refused(refused) if refused.observed && refused.check == Check::Address),
         )
         .await;
+
     stage
         .reported("the agent's view", |report| {
             matches!(report, Report::Request(request) if matches!(&request.outcome, Outcome::Answered { observed: Some((Check::Address, _)), .. }))
         })
         .await;
+
     for (method, target, status) in [
         ("PUT", HOOK, 405),
         ("POST", "/admin", 404),
@@ -214,6 +228,7 @@ fn civil(days: i64) -> String {
         doy - (153 * mp + 2) / 5 + 1,
         if mp < 10 { mp + 3 } else { mp - 9 },
     );
+
     format!(
         "{:04}-{month:02}-{day:02}",
         yoe + era * 400 + i64::from(month <= 2)
@@ -225,17 +240,21 @@ async fn a_flood_of_refusals_reaches_the_owner_as_counts() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = Stage::start(application.address, Plan::default()).await;
     let mut connection = stage.edge.http1().await;
+
     const FLOOD: usize = 300;
+
     for _ in 0..FLOOD {
         connection.send("GET", "/admin\u{7e}", HOST, &[], b"").await;
         assert_eq!(connection.answer("GET").await.status, 404);
     }
+
     let count = || {
         let reports = stage.reports.lock().unwrap();
         let told = reports
             .iter()
             .filter(|report| matches!(report, Report::Refused(_)))
             .count();
+
         let counted: u64 = reports
             .iter()
             .filter_map(|report| match report {
@@ -243,13 +262,16 @@ async fn a_flood_of_refusals_reaches_the_owner_as_counts() {
                 _ => None,
             })
             .sum();
+
         (told, counted as usize)
     };
+
     eventually("all are told or counted", || {
         let (told, counted) = count();
         told + counted == FLOOD
     })
     .await;
+
     assert!(
         count().1 > 0,
         "a flood is not told one by one: {:?}",
@@ -267,6 +289,7 @@ async fn flexdeploys_own_match_script_accepts_what_arrives() {
         "[[route]]\npath = '/flexdeploy/webhooks/v1/**'\n[[route.accept]]\nverify = { provider = 'github', secret = 'file:DIR/hub' }",
     )
     .await;
+
     for (body, sync, event, status) in [
         (&b"{\"ref\": \"x\"}"[..], false, "push", 202),
         (b"{\"ref\": \"x\"}", true, "push", 200),
@@ -284,15 +307,18 @@ async fn flexdeploys_own_match_script_accepts_what_arrives() {
             ("X-GitHub-Event", event),
             ("X-Hub-Signature-256", &signature),
         ];
+
         if sync {
             headers.push(("flex-sync-webhook", "true"));
         }
+
         assert_eq!(
             stage.edge.post(HOOK, &headers, body).await.status,
             status,
             "{sync} {event}"
         );
     }
+
     assert_eq!(
         stage.edge.get("/flexdeploy").await.status,
         404,
@@ -328,6 +354,7 @@ async fn ports_and_names_of_the_host() {
         tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes())
             .await
             .unwrap();
+
         let mut answer = Vec::new();
         let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await;
         let answer = String::from_utf8_lossy(&answer);
@@ -359,6 +386,7 @@ async fn a_provider_that_wants_401_for_a_wrong_signature_gets_it() {
             (status, Some("refused")),
             "{provider}"
         );
+
         assert_eq!(
             answer.header("www-authenticate").is_some(),
             status == 401,
@@ -366,6 +394,7 @@ async fn a_provider_that_wants_401_for_a_wrong_signature_gets_it() {
         );
         assert_eq!(answer.body.is_empty(), status == 401, "Xero wants no body");
     }
+
     assert!(application.log.complete().is_empty());
 }
 
@@ -376,12 +405,14 @@ async fn a_refusal_over_http2_reaches_curl() {
     if !hookward_tests::process::have("curl", "apt-get install curl") {
         return;
     }
+
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = Stage::start(application.address, Plan::default()).await;
     let (url, to) = (
         format!("https://{HOST}:{}/admin", stage.edge.address.port()),
         stage.edge.address,
     );
+
     let ran = tokio::task::spawn_blocking(move || {
         let connect = format!("::{}:{}", to.ip(), to.port());
         let ask = [
@@ -394,6 +425,7 @@ async fn a_refusal_over_http2_reaches_curl() {
             "-w",
             "%{http_code} %{http_version}",
         ];
+
         let once = || {
             std::process::Command::new("curl")
                 .args(ask)
@@ -401,10 +433,12 @@ async fn a_refusal_over_http2_reaches_curl() {
                 .output()
                 .unwrap()
         };
+
         (0..20)
             .map(|_| String::from_utf8(once().stdout).unwrap())
             .collect::<Vec<_>>()
     });
     assert_eq!(ran.await.unwrap(), vec!["404 2"; 20]);
+
     assert_eq!(application.log.begun(), 0);
 }

@@ -55,18 +55,22 @@ async fn names_values_order_and_body_arrive_as_sent(over: Transport) {
         ("X-Latin", "caf\u{e9}"),
         ("x-repeated", ""),
     ];
+
     let answer = stage
         .edge
         .post(&format!("{HOOK}?b=%2e%2E&&a=1+1"), &headers, body)
         .await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
+
     let received = application.log.take().remove(0);
     assert_eq!(received.target, format!("{HOOK}?b=%2e%2E&&a=1+1"));
     assert_eq!(received.body, body);
+
     let names = received.names();
     for (name, _) in headers {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
+
     assert_eq!(received.all("x-repeated"), ["1", "2, 3", ""]);
     assert_eq!(received.all("host"), [HOST]);
     assert_eq!(received.all("X-Forwarded-For"), ["127.0.0.1"]);
@@ -79,17 +83,20 @@ async fn names_values_order_and_body_arrive_as_sent(over: Transport) {
 async fn kept_and_pipelined_connections_carry_many_requests(over: Transport) {
     let (application, stage) = stage(over, |request| Reply::ok(&request.target)).await;
     let mut connection = stage.edge.http1().await;
+
     for n in 0..20 {
         connection
             .send("POST", &format!("{HOOK}/{n}"), HOST, &[("X-N", "1")], b"x")
             .await;
     }
+
     for n in 0..20 {
         assert_eq!(
             connection.answer("POST").await.text(),
             format!("{HOOK}/{n}")
         );
     }
+
     let names: Vec<_> = application
         .log
         .take()
@@ -115,6 +122,7 @@ async fn answers_without_a_body_keep_their_heads(over: Transport) {
     })
     .await;
     let mut connection = stage.edge.http1().await;
+
     for (method, target, status) in [
         ("GET", "204", 204),
         ("GET", "304", 304),
@@ -124,6 +132,7 @@ async fn answers_without_a_body_keep_their_heads(over: Transport) {
         connection
             .send(method, &format!("{HOOK}/{target}"), HOST, &[], b"")
             .await;
+
         let answer = connection.answer(method).await;
         assert_eq!(answer.status, status, "{method} {target}");
         let body = if method == "GET" && status == 200 {
@@ -132,6 +141,7 @@ async fn answers_without_a_body_keep_their_heads(over: Transport) {
             ""
         };
         assert_eq!(answer.text(), body);
+
         if method == "HEAD" {
             assert_eq!(
                 answer.header("content-length"),
@@ -156,6 +166,7 @@ async fn chunks_and_announced_trailers_pass_both_ways(over: Transport) {
          Trailer: X-Check, Host\r\n\r\n5\r\nhello\r\n0\r\nX-Check: 42\r\nX-Other: no\r\nHost: evil\r\n\r\n"
     );
     connection.raw(request.as_bytes()).await;
+
     let answer = connection.answer("POST").await;
     assert!(answer.complete);
     assert_eq!(answer.text(), "abc");
@@ -167,6 +178,7 @@ async fn chunks_and_announced_trailers_pass_both_ways(over: Transport) {
             .collect::<Vec<_>>(),
         [("x-sum".into(), "6")]
     );
+
     let received = application.log.take().remove(0);
     assert_eq!(received.body, b"hello");
     assert_eq!(
@@ -177,6 +189,7 @@ async fn chunks_and_announced_trailers_pass_both_ways(over: Transport) {
             .collect::<Vec<_>>(),
         [("x-check".into(), "42")]
     );
+
     assert_eq!(received.header("te"), Some("trailers"));
 }
 
@@ -190,6 +203,7 @@ async fn a_sender_that_waits_for_100_gets_it(over: Transport) {
     assert_eq!(connection.head().await.unwrap().status, 100);
     connection.raw(b"hello").await;
     assert_eq!(connection.answer("POST").await.status, 200);
+
     assert_eq!(application.log.take()[0].body, b"hello");
     // And whoever is refused by the head alone is told so before the body.
     let head = head.replace(HOOK, "/admin");
@@ -207,6 +221,7 @@ async fn bodies_stream_both_ways_without_waiting_for_their_end(over: Transport) 
             .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             .await
             .unwrap();
+
         loop {
             let Some(line) = input.until(b"\r\n").await else {
                 return;
@@ -217,6 +232,7 @@ async fn bodies_stream_both_ways_without_waiting_for_their_end(over: Transport) 
                 input.stream().write_all(b"0\r\n\r\n").await.unwrap();
                 return;
             }
+
             let mut piece = input.exactly(size + 2).await.unwrap();
             let mut echo = line.clone();
             echo.append(&mut piece);
@@ -224,6 +240,7 @@ async fn bodies_stream_both_ways_without_waiting_for_their_end(over: Transport) 
         }
     })
     .await;
+
     let stage = Stage::start(application.address, Plan::over(over)).await;
     let mut connection = stage.edge.http1().await;
     connection
@@ -233,6 +250,7 @@ async fn bodies_stream_both_ways_without_waiting_for_their_end(over: Transport) 
         )
         .await;
     assert_eq!(connection.head().await.unwrap().status, 200);
+
     assert_eq!(connection.until(b"one\r\n").await.unwrap(), b"3\r\none\r\n");
     connection.raw(b"3\r\ntwo\r\n").await;
     assert_eq!(connection.until(b"two\r\n").await.unwrap(), b"3\r\ntwo\r\n");
@@ -251,6 +269,7 @@ async fn large_bodies_pass_in_both_directions(over: Transport) {
     let stage = Stage::start(application.address, Plan::over(over)).await;
     let mut connection = stage.edge.http1().await;
     let (mut reader, mut writer) = tokio::io::split(&mut connection.stream);
+
     let sending = async {
         let head = format!(
             "POST {HOOK} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -260,6 +279,7 @@ async fn large_bodies_pass_in_both_directions(over: Transport) {
         writer.write_all(&large).await.unwrap();
         writer.flush().await.unwrap();
     };
+
     let mut received = Vec::new();
     let receiving = reader.read_to_end(&mut received);
     let ((), read) = within("30 MiB there and back", async {
@@ -283,6 +303,7 @@ async fn http2_carries_bodies_trailers_and_cookies(over: Transport) {
     })
     .await;
     let mut client = stage.edge.http2().await.ready().await.unwrap();
+
     let request = http::Request::post(format!("https://{HOST}{HOOK}?x=1"))
         .header("cookie", "a=1")
         .header("cookie", "b=2")
@@ -292,16 +313,19 @@ async fn http2_carries_bodies_trailers_and_cookies(over: Transport) {
         .unwrap();
     let (answer, mut body) = client.send_request(request, false).unwrap();
     body.send_data(Bytes::from_static(b"hello"), false).unwrap();
+
     body.send_trailers(http::HeaderMap::from_iter([(
         "x-check".parse().unwrap(),
         "42".parse().unwrap(),
     )]))
     .unwrap();
+
     let answer = within("an answer", answer).await.unwrap();
     assert_eq!(answer.status(), 200);
     let mut incoming = answer.into_body();
     assert_eq!(incoming.data().await.unwrap().unwrap(), "abc");
     assert_eq!(incoming.trailers().await.unwrap().unwrap()["x-sum"], "6");
+
     let received = application.log.take().remove(0);
     assert_eq!(
         (received.target.as_str(), received.body.as_slice()),
@@ -316,6 +340,7 @@ async fn many_streams_of_one_http2_connection_are_judged_one_by_one(over: Transp
     let (application, stage) = stage(over, |request| Reply::ok(&request.target)).await;
     let mut client = stage.edge.http2().await;
     let mut answers = Vec::new();
+
     for n in 0..60 {
         client = client.ready().await.unwrap();
         let target = if n % 3 == 0 {
@@ -328,10 +353,12 @@ async fn many_streams_of_one_http2_connection_are_judged_one_by_one(over: Transp
             .unwrap();
         answers.push((n, client.send_request(request, true).unwrap().0));
     }
+
     for (n, answer) in answers {
         let answer = within("an answer", answer).await.unwrap();
         assert_eq!(answer.status(), if n % 3 == 0 { 404 } else { 200 }, "{n}");
     }
+
     assert_eq!(application.log.take().len(), 40);
 }
 
@@ -345,6 +372,7 @@ async fn a_sender_that_goes_away_is_gone_for_the_application_too(over: Transport
                 .as_bytes(),
         )
         .await;
+
     connection.raw(&[b'x'; 100_000]).await;
     eventually("the application sees the head", || {
         application.log.begun() == 1
@@ -355,6 +383,7 @@ async fn a_sender_that_goes_away_is_gone_for_the_application_too(over: Transport
         application.log.broken() == 1
     })
     .await;
+
     assert!(application.log.complete().is_empty());
     // While the application thinks.
     let mut connection = stage.edge.http1().await;
@@ -364,6 +393,7 @@ async fn a_sender_that_goes_away_is_gone_for_the_application_too(over: Transport
     })
     .await;
     drop(connection);
+
     stage
         .reported(
             "the abort",
@@ -386,6 +416,7 @@ async fn an_application_that_breaks_off_is_never_taken_for_done(over: Transport)
         }
     })
     .await;
+
     for target in ["nothing", "garbage"] {
         let answer = stage
             .edge
@@ -397,17 +428,20 @@ async fn an_application_that_breaks_off_is_never_taken_for_done(over: Transport)
             "{target}"
         );
     }
+
     for target in ["length", "chunks"] {
         let mut connection = stage.edge.http1().await;
         connection
             .send("POST", &format!("{HOOK}/{target}"), HOST, &[], b"x")
             .await;
+
         if let Some(answer) = connection.try_answer("POST").await {
             assert!(
                 !answer.complete || answer.status == 502,
                 "{target}: {answer:?}"
             );
         }
+
         let client = stage.edge.http2().await.ready().await.unwrap();
         let request = http::Request::get(format!("https://{HOST}{HOOK}/{target}"))
             .body(())
@@ -418,6 +452,7 @@ async fn an_application_that_breaks_off_is_never_taken_for_done(over: Transport)
         {
             let mut body = answer.into_body();
             let mut broke = false;
+
             while let Some(data) = within("data", body.data()).await {
                 match data {
                     Ok(data) => drop(body.flow_control().release_capacity(data.len())),
@@ -427,6 +462,7 @@ async fn an_application_that_breaks_off_is_never_taken_for_done(over: Transport)
                     }
                 }
             }
+
             assert!(broke, "{target}: an HTTP/2 sender took it for complete");
         }
     }
@@ -436,6 +472,7 @@ async fn an_application_that_says_nothing_gets_504(over: Transport) {
     let application = Application::start(|_| Reply::Silence).await;
     let mut policy = open_policy();
     policy.routes[0].answer_timeout_ms = 200;
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -468,16 +505,19 @@ async fn an_application_that_closes_idle_connections_causes_no_502(over: Transpo
                         connection.send("POST", HOOK, HOST, &[], b"x").await;
                         statuses.push(connection.answer("POST").await.status);
                     }
+
                     tokio::time::sleep(
                         idle - Duration::from_millis(8)
                             + Duration::from_millis((n + round * 16) % 16),
                     )
                     .await;
                 }
+
                 statuses
             })
         })
         .collect();
+
     for sender in senders {
         let statuses = tokio::time::timeout(2 * DEADLINE, sender)
             .await
@@ -485,6 +525,7 @@ async fn an_application_that_closes_idle_connections_causes_no_502(over: Transpo
             .unwrap();
         assert_eq!(statuses, vec![200; 120]);
     }
+
     assert_eq!(
         application.log.complete().len(),
         16 * 120,
@@ -500,15 +541,19 @@ async fn websockets_open_on_routes_that_allow_them(over: Transport) {
             let _ = input.stream().write_all(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n").await;
             return;
         }
+
         let accept = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         input.stream().write_all(accept.as_bytes()).await.unwrap();
+
         while let Some(mut piece) = input.exactly(4).await {
             piece.reverse();
             input.stream().write_all(&piece).await.unwrap();
         }
+
         let _ = input.stream().shutdown().await;
     })
     .await;
+
     let upgrade = [
         ("Connection", "Upgrade"),
         ("Upgrade", "websocket"),
@@ -538,21 +583,25 @@ async fn websockets_open_on_routes_that_allow_them(over: Transport) {
     .await;
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &upgrade, b"").await;
+
     let answer = connection.answer("GET").await;
     assert_eq!(
         (answer.status, answer.header("sec-websocket-accept")),
         (101, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="))
     );
+
     for _ in 0..3 {
         connection.raw(b"abcd").await;
         assert_eq!(connection.exactly(4).await, b"dcba");
     }
+
     connection.stream.shutdown().await.unwrap();
     assert_eq!(
         connection.rest().await,
         b"",
         "the application's end is ours"
     );
+
     // A request outside the policy is no WebSocket either.
     assert_eq!(
         stage
@@ -578,6 +627,7 @@ async fn an_application_that_refuses_a_websocket_is_heard(over: Transport) {
     let application = Application::start(|_| Reply::Full(403, Vec::new(), b"no".to_vec())).await;
     let mut policy = open_policy();
     policy.routes[0].websocket = true;
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -586,11 +636,13 @@ async fn an_application_that_refuses_a_websocket_is_heard(over: Transport) {
         },
     )
     .await;
+
     let upgrade = [
         ("Connection", "Upgrade"),
         ("Upgrade", "websocket"),
         ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
+
     for _ in 0..20 {
         let answer = stage.edge.request("GET", PREFIX, &upgrade, b"").await;
         assert_eq!(
@@ -606,6 +658,7 @@ async fn a_long_upload_is_not_a_slow_application(over: Transport) {
         Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
     let mut policy = open_policy();
     policy.routes[0].answer_timeout_ms = 200;
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -621,10 +674,12 @@ async fn a_long_upload_is_not_a_slow_application(over: Transport) {
                 .as_bytes(),
         )
         .await;
+
     for _ in 0..6 {
         connection.raw(&[b'x'; 100_000]).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+
     assert_eq!(connection.answer("POST").await.text(), "600000");
 }
 
@@ -632,12 +687,14 @@ async fn a_long_upload_is_not_a_slow_application(over: Transport) {
 /// neither direction may wait for the other.
 async fn a_websocket_full_in_one_direction_goes_on_in_the_other(over: Transport) {
     const LOAD: usize = 16 * 1024 * 1024;
+
     let application = Application::raw(|stream| async move {
         let mut input = Input::new(stream);
         let Some(_) = input.head().await else { return };
         let accept =
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
         input.stream().write_all(accept.as_bytes()).await.unwrap();
+
         while let Some(piece) = input.exactly(16 * 1024).await {
             if input.stream().write_all(&piece).await.is_err() {
                 return;
@@ -645,6 +702,7 @@ async fn a_websocket_full_in_one_direction_goes_on_in_the_other(over: Transport)
         }
     })
     .await;
+
     let mut policy = open_policy();
     policy.routes[0].websocket = true;
     let stage = Stage::start(
@@ -655,6 +713,7 @@ async fn a_websocket_full_in_one_direction_goes_on_in_the_other(over: Transport)
         },
     )
     .await;
+
     let upgrade = [
         ("Connection", "Upgrade"),
         ("Upgrade", "websocket"),
@@ -663,6 +722,7 @@ async fn a_websocket_full_in_one_direction_goes_on_in_the_other(over: Transport)
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &upgrade, b"").await;
     assert_eq!(connection.answer("GET").await.status, 101);
+
     let (mut reader, mut writer) = tokio::io::split(connection.stream);
     let sending = async {
         for _ in 0..LOAD / 65_536 {
@@ -670,6 +730,7 @@ async fn a_websocket_full_in_one_direction_goes_on_in_the_other(over: Transport)
         }
         writer.flush().await.unwrap();
     };
+
     let receiving = async {
         let mut received = 0;
         let mut buffer = vec![0; 65_536];
@@ -677,6 +738,7 @@ async fn a_websocket_full_in_one_direction_goes_on_in_the_other(over: Transport)
             received += reader.read(&mut buffer).await.unwrap();
         }
     };
+
     within("all of it comes back", async {
         tokio::join!(sending, receiving)
     })

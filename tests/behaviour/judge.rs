@@ -36,6 +36,7 @@ fn hooks() -> String {
             "trigger-rule": { "match": { "type": kind, "secret": SECRET, "parameter": { "source": "header", "name": header } } },
         })
     };
+
     serde_json::json!([
         hook("sha256", "payload-hmac-sha256", "X-Hub-Signature-256"),
         hook("sha1", "payload-hmac-sha1", "X-Hub-Signature"),
@@ -48,15 +49,18 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
     if !have("webhook", "apt-get install webhook") {
         return;
     }
+
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join("hooks.json"), hooks()).unwrap();
     std::fs::write(dir.path().join("secret"), SECRET).unwrap();
+
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap()
         .port();
     let log = std::fs::File::create(dir.path().join("log")).unwrap();
+
     let child = Command::new("webhook")
         .args([
             "-ip",
@@ -74,12 +78,15 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
         .stderr(log)
         .spawn()
         .unwrap();
+
     let _webhook = Webhook(child);
     let since = Instant::now();
+
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(since.elapsed() < DEADLINE, "webhook does not listen");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+
     let policy = policy(&format!(
         "[[route]]\npath = '{PREFIX}/**'\n[[route.accept]]\nverify = {{ provider = 'github', secret = 'file:{}' }}",
         dir.path().join("secret").display(),
@@ -92,6 +99,7 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
         },
     )
     .await;
+
     let bodies: [&[u8]; 5] = [
         b"{\"ref\":\"refs/heads/main\"}",
         b"{ \"ref\" : \"\\u001b\" }\r\n",
@@ -106,12 +114,14 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
             mac.update(body);
             format!("sha1={}", HEXLOWER.encode(&mac.finalize().into_bytes()))
         };
+
         let headers = [
             ("Content-Type", "application/json"),
             ("X-GitHub-Event", "push"),
             ("X-Hub-Signature-256", &*sha256),
             ("X-Hub-Signature", &*sha1),
         ];
+
         for kind in ["sha256", "sha1"] {
             let answer = stage
                 .edge
@@ -124,6 +134,7 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
                 body.len()
             );
         }
+
         let mut tampered = body.to_vec();
         tampered[0] ^= 1;
         assert_eq!(
@@ -135,6 +146,7 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
             403
         );
     }
+
     // Its own log counts what it saw: the good ones, and a last one that shows that the log is
     // complete.
     assert_eq!(
@@ -149,6 +161,7 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
             .status,
         404
     );
+
     let log = || std::fs::read_to_string(dir.path().join("log")).unwrap();
     eventually("the last request is in the log", || log().contains("/last")).await;
     let seen = log()

@@ -37,10 +37,12 @@ async fn silent_peers_are_cut_off() {
         plan.limits.request_head = SHORT;
     })
     .await;
+
     // Before, in, and after the TLS handshake, and in the middle of a head.
     let mut silent = TcpStream::connect(stage.edge.address).await.unwrap();
     let mut half = TcpStream::connect(stage.edge.address).await.unwrap();
     half.write_all(&[0x16, 0x03, 0x01, 0x01]).await.unwrap();
+
     let mut idle = stage.edge.http1().await;
     let mut slow = stage.edge.http1().await;
     slow.raw(b"POST / HTTP/1.1\r\nHo").await;
@@ -49,11 +51,13 @@ async fn silent_peers_are_cut_off() {
         let _ = half.read(&mut [0; 16]).await;
     })
     .await;
+
     assert!(
         idle.try_answer("POST")
             .await
             .is_none_or(|answer| answer.status == 408)
     );
+
     assert!(
         slow.try_answer("POST")
             .await
@@ -81,10 +85,12 @@ async fn slow_bodies_get_408() {
                 .as_bytes(),
             )
             .await;
+
         let answer = connection.answer("POST").await;
         assert_eq!((answer.status, answer.code()), (408, Some("slow_request")));
         assert_eq!(answer.header("connection"), Some("close"));
     }
+
     assert!(application.log.complete().is_empty());
 }
 
@@ -104,11 +110,13 @@ async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
+
     let many = stage.edge.request("GET", PREFIX, &fields, b"").await;
     assert_eq!(
         many.status, 403,
         "127 fields and Host are as many as may be"
     );
+
     let cases = [
         (
             stage
@@ -133,10 +141,12 @@ async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
             417,
         ),
     ];
+
     for (answer, status) in cases {
         assert_eq!(answer.status, status);
         assert!(answer.code().is_some() && answer.header("hookward-request-id").is_some());
     }
+
     // Without an announced length the cap holds as the bytes come.
     let mut connection = stage.edge.http1().await;
     connection
@@ -148,6 +158,7 @@ async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
     connection
         .raw(format!("7d0\r\n{}\r\n0\r\n\r\n", "x".repeat(2000)).as_bytes())
         .await;
+
     assert_eq!(connection.answer("POST").await.status, 413);
 }
 
@@ -156,19 +167,23 @@ async fn one_client_address_has_so_many_connections() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| plan.limits.connections_per_client = 3).await;
     let mut held = Vec::new();
+
     for _ in 0..3 {
         held.push(stage.edge.http1().await);
     }
+
     assert!(
         within("a refusal", stage.edge.tls(b"http/1.1", Some(HOST)))
             .await
             .is_err(),
         "a fourth"
     );
+
     for connection in &mut held {
         connection.send("GET", PREFIX, HOST, &[], b"").await;
         assert_eq!(connection.answer("GET").await.status, 200);
     }
+
     drop(held);
     // The places are free again once the relay has seen the ends.
     let mut again = None;
@@ -189,9 +204,11 @@ async fn trusted_proxies_are_not_counted() {
     })
     .await;
     let mut held = Vec::new();
+
     for _ in 0..5 {
         held.push(stage.edge.http1().await);
     }
+
     let answer = stage
         .edge
         .request("GET", PREFIX, &[("X-Forwarded-For", "192.0.2.9")], b"")
@@ -212,6 +229,7 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
         plan.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     })
     .await;
+
     let begin = async |client: &str, held: usize| {
         let mut connection = stage.edge.http1().await;
         let head = format!(
@@ -223,22 +241,28 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
     };
     // One address, IPv6 by its /64, holds an eighth at most.
     let mut first = begin("2001:db8::1", 90_000).await;
+
     eventually("90,000 bytes are charged", || {
         stage.relay().buffered_bytes() == BESIDE + 90_000
     })
     .await;
+
     let mut same = begin("2001:db8::2", 90_000).await;
     let answer = same.answer("POST").await;
     assert_eq!((answer.status, answer.code()), (503, Some("busy")));
+
     // Others fill the rest; then the slowest goes for the next one.
     let mut others = Vec::new();
+
     for n in 0..7 {
         others.push(begin(&format!("192.0.2.{n}"), 99_000).await);
     }
+
     eventually("nearly all is charged", || {
         stage.relay().buffered_bytes() == BESIDE + 90_000 + 7 * (BESIDE + 99_000)
     })
     .await;
+
     let body = vec![b'y'; 95_000];
     let signature = github_signature("s", &body);
     let answer = stage
@@ -252,6 +276,7 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
             &body,
         )
         .await;
+
     assert_eq!(answer.status, 200, "a good webhook finds room");
     let answer = first.answer("POST").await;
     assert_eq!(
@@ -272,6 +297,7 @@ async fn a_sender_that_takes_nothing_or_next_to_nothing_is_cut_off() {
     let application =
         Application::start(move |_| Reply::Full(200, Vec::new(), large.clone())).await;
     let stage = stage(&application, |plan| plan.limits.write_stall = SHORT).await;
+
     for taken in [0, 1] {
         let before = application.log.untaken();
         let mut connection = stage.edge.http1().await;
@@ -285,6 +311,7 @@ async fn a_sender_that_takes_nothing_or_next_to_nothing_is_cut_off() {
             }
         })
         .await;
+
         let rest = connection.rest().await;
         assert!(rest.len() < 32 * 1024 * 1024, "{}", rest.len());
     }
@@ -302,6 +329,7 @@ async fn a_sender_that_reads_only_when_it_has_sent_all_still_gets_its_refusal() 
     )
     .into_bytes();
     request.resize(request.len() + (16 << 20), b'x');
+
     within("all of it is taken", connection.stream.write_all(&request))
         .await
         .unwrap();
@@ -316,6 +344,7 @@ async fn an_answer_that_stands_still_is_broken_off() {
     let stage = stage(&application, |plan| plan.limits.answer_idle = SHORT).await;
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &[], b"").await;
+
     let answer = connection.answer("GET").await;
     assert_eq!(
         (answer.status, answer.text().as_str(), answer.complete),
@@ -344,6 +373,7 @@ async fn a_websocket_on_which_nothing_moves_is_closed() {
             b"",
         )
         .await;
+
     let since = Instant::now();
     assert_eq!(connection.answer("GET").await.status, 101);
     assert_eq!(connection.rest().await, b"");
@@ -362,6 +392,7 @@ async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
     let stage = stage(&application, |plan| plan.limits.connections = 3).await;
     let mut known = Vec::new();
     let mut strangers = Vec::new();
+
     for _ in 0..3 {
         let mut stranger = stage.edge.http1().await;
         stranger.send("GET", "/admin", HOST, &[], b"").await;
@@ -372,6 +403,7 @@ async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
         );
         strangers.push(stranger);
     }
+
     for mut stranger in strangers {
         let mut sender = stage.edge.http1().await;
         sender.send("GET", PREFIX, HOST, &[], b"").await;
@@ -383,11 +415,13 @@ async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
                 .is_none()
         );
     }
+
     for sender in &mut known {
         sender
             .send("GET", &format!("{PREFIX}/slow"), HOST, &[], b"")
             .await;
     }
+
     eventually("all are under way", || application.log.begun() == 6).await;
     assert!(
         within("a refusal", stage.edge.tls(b"http/1.1", Some(HOST)))
@@ -406,6 +440,7 @@ async fn large_signed_bodies_in_chunks_pass_as_a_connections_first_request() {
         plan.policy = signed_policy("github", b"s", "")
     })
     .await;
+
     for size in [75, 90, 200, 1000] {
         let body = vec![b'x'; size * 1024];
         let signature = github_signature("s", &body);
@@ -413,6 +448,7 @@ async fn large_signed_bodies_in_chunks_pass_as_a_connections_first_request() {
         let head = format!(
             "POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nX-Hub-Signature-256: {signature}\r\n"
         );
+
         connection
             .raw(
                 format!(
@@ -422,6 +458,7 @@ async fn large_signed_bodies_in_chunks_pass_as_a_connections_first_request() {
                 .as_bytes(),
             )
             .await;
+
         connection.raw(&body).await;
         connection.raw(b"\r\n0\r\n\r\n").await;
         let answer = connection.answer("POST").await;
@@ -444,8 +481,10 @@ async fn who_goes_on_sending_a_refused_body_byte_by_byte_is_cut_off() {
                 .as_bytes(),
         )
         .await;
+
     assert_eq!(connection.answer("POST").await.status, 404);
     let since = Instant::now();
+
     while connection.stream.write_all(b"x").await.is_ok() {
         assert!(
             since.elapsed() < Duration::from_secs(20),
@@ -467,6 +506,7 @@ async fn slow_bodies_end_their_connections() {
                 .as_bytes(),
         )
         .await;
+
     assert_eq!(connection.answer("POST").await.status, 408);
     assert_eq!(within("its end", connection.rest()).await, b"");
     let mut client = stage.edge.http2().await.ready().await.unwrap();
@@ -476,6 +516,7 @@ async fn slow_bodies_end_their_connections() {
         .unwrap();
     let (answer, _body) = client.send_request(request, false).unwrap();
     assert_eq!(within("an answer", answer).await.unwrap().status(), 408);
+
     within("its end", async {
         while client.clone().ready().await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -498,12 +539,14 @@ async fn an_agent_that_does_not_say_who_it_is_is_cut_off() {
         .connect(stage.relay().tunnel_address(), quic::SERVER_NAME)
         .unwrap();
     let session = Session::over_quic(within("a handshake", connecting).await.unwrap());
+
     let since = Instant::now();
     within("the relay closes the session", session.closed()).await;
     assert!(
         since.elapsed() < Limits::default().agent_greeting,
         "by this relay's own bound"
     );
+
     assert_eq!(
         stage.edge.get(PREFIX).await.status,
         200,
@@ -518,6 +561,7 @@ async fn an_agent_that_does_not_say_who_it_is_is_cut_off() {
 async fn a_hundred_thousand_first_packets_cost_next_to_nothing() {
     const SENT: usize = 100_000;
     const MOST: u64 = 32 * MIB;
+
     let data = TempDir::new().unwrap();
     let directory = data.path().to_owned();
     let (relay, answers, more, took) = off(move || {
@@ -530,11 +574,13 @@ async fn a_hundred_thousand_first_packets_cost_next_to_nothing() {
         while answers.sent < SENT {
             initials.round(&mut answers);
         }
+
         let took = since.elapsed();
         let more = relay.memory("VmHWM") - before;
         // Among more of the same.
         let token = relay.join_token();
         let state = state.path().to_str().unwrap();
+
         let joined = run(
             "hookward",
             &["join", "-", "--transport", "quic", "--state-dir", state],
@@ -542,9 +588,11 @@ async fn a_hundred_thousand_first_packets_cost_next_to_nothing() {
             &token,
         );
         assert_eq!(joined.code, Some(0), "{joined:?}");
+
         (relay, answers, more, took)
     })
     .await;
+
     println!(
         "{answers:?} in {took:?}; the relay has {} KiB more",
         more / KIB
@@ -552,6 +600,7 @@ async fn a_hundred_thousand_first_packets_cost_next_to_nothing() {
     assert!(answers.retries > SENT * 9 / 10, "{answers:?}");
     assert!(answers.others >= RETRY_FROM, "{answers:?}");
     assert!(more <= MOST, "{} KiB", more / KIB);
+
     // Some are logged one by one, the others as counts.
     let let_go = || {
         let lines = relay
@@ -567,6 +616,7 @@ async fn a_hundred_thousand_first_packets_cost_next_to_nothing() {
         };
         lines.map(of).sum::<usize>()
     };
+
     eventually("the half-open handshakes are let go", || {
         let_go() >= RETRY_FROM
     })
@@ -581,24 +631,28 @@ async fn http2_floods_end_their_connections_only() {
     let stage = stage(&application, |_| {}).await;
     let floods = h2_frames::floods(&stage.edge);
     assert_eq!(floods.len(), 8);
+
     for (name, begin, repeat) in floods {
         // From a stranger, and from one whose first request has passed.
         for known in [false, true] {
             if known && !name.contains("reset") {
                 continue;
             }
+
             let what = format!("{name}, known: {known}");
             assert!(
                 h2_frames::is_cut_after(&stage.edge, &begin, &repeat, 1100, known).await,
                 "{what}"
             );
             assert_eq!(stage.edge.get(PREFIX).await.status, 200, "after {what}");
+
             let reached = application
                 .log
                 .take()
                 .iter()
                 .filter(|request| request.method == "POST")
                 .count();
+
             // One in a hundred, and the first, which is not reset.
             assert!(
                 reached <= 12,
@@ -606,6 +660,7 @@ async fn http2_floods_end_their_connections_only() {
             );
         }
     }
+
     // What a busy client sends is no flood.
     for (name, begin, repeat) in h2_frames::floods(&stage.edge) {
         if matches!(name, "PING" | "SETTINGS" | "PRIORITY" | "WINDOW_UPDATE") {
@@ -625,6 +680,7 @@ async fn silent_http2_peers_are_cut_off() {
         plan.limits.http2_idle = SHORT;
     })
     .await;
+
     // Without a preface, with half of one, and with a whole one but no request.
     for bytes in [
         &b""[..],
@@ -636,6 +692,7 @@ async fn silent_http2_peers_are_cut_off() {
         let mut rest = Vec::new();
         let _ = within("the silent one is cut off", stream.read_to_end(&mut rest)).await;
     }
+
     // One that has had its answer is asked to go when it is idle.
     let mut client = stage.edge.http2().await.ready().await.unwrap();
     let request = http::Request::get(format!("https://{HOST}{PREFIX}"))
@@ -651,6 +708,7 @@ async fn silent_http2_peers_are_cut_off() {
             .status(),
         200
     );
+
     within("the idle one is told to go", async {
         while client.clone().ready().await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -665,6 +723,7 @@ async fn silent_http2_peers_are_cut_off() {
 async fn http2_peers_that_take_no_answer_are_cut_off() {
     let application = Application::start(|_| Reply::ok("answered")).await;
     let stage = stage(&application, |plan| plan.limits.write_stall = SHORT).await;
+
     for path in ["/admin", PREFIX] {
         let mut stream = stage.edge.tls(b"h2", Some(HOST)).await.unwrap();
         stream
@@ -687,6 +746,7 @@ async fn strangers_behind_the_proxy_protocol_give_way() {
     })
     .await;
     let mut held = Vec::new();
+
     for _ in 0..4 {
         let named = b"PROXY TCP4 192.0.2.9 127.0.0.1 1234 443\r\n";
         held.push(
@@ -697,6 +757,7 @@ async fn strangers_behind_the_proxy_protocol_give_way() {
                 .expect("the oldest one goes"),
         );
     }
+
     let mut rest = Vec::new();
     let _ = within("the end of the first", held[0].read_to_end(&mut rest)).await;
 }
@@ -727,15 +788,18 @@ async fn one_client_address_has_so_many_requests_in_progress() {
     let application = Application::start(|_| Reply::Silence).await;
     let stage = stage(&application, |plan| plan.limits.requests_per_client = 3).await;
     let mut held = Vec::new();
+
     for _ in 0..3 {
         let mut connection = stage.edge.http1().await;
         connection.send("GET", PREFIX, HOST, &[], b"").await;
         held.push(connection);
     }
+
     eventually("three are under way", || {
         application.log.complete().len() == 3
     })
     .await;
+
     let answer = stage.edge.get(PREFIX).await;
     assert_eq!((answer.status, answer.code()), (503, Some("busy")));
     drop(held);

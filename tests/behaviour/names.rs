@@ -37,6 +37,7 @@ impl Pair {
             [network.relay(), network.second_relay()].map(|address| format!("{address}:{port}"));
         let dirs: [TempDir; 2] = std::array::from_fn(|_| TempDir::new().unwrap());
         let state = TempDir::new().unwrap();
+
         let pair = Self {
             network,
             listen,
@@ -45,6 +46,7 @@ impl Pair {
         };
         let (mut first, _) = pair.relay(0);
         let token = first.join_token();
+
         let joining = [
             "join",
             "-",
@@ -54,6 +56,7 @@ impl Pair {
         let joined = pair.network.run("hookward", &joining, &[], &token);
         assert_eq!(joined.code, Some(0), "{joined:?}");
         first.signal("TERM");
+
         assert_eq!(first.end().code, Some(0));
         copy(pair.dirs[0].path(), pair.dirs[1].path());
         Some(pair)
@@ -83,9 +86,11 @@ impl Pair {
             state,
         ];
         args.extend(["--transport", &over]);
+
         args.extend(more);
         let mut agent = self.network.start("hookward", &args, &[]);
         agent.event("ready");
+
         agent
     }
 }
@@ -120,6 +125,7 @@ async fn every_address_has_connections_and_one_that_is_lost_gets_them_back(over:
     let target = application.address.to_string();
     let pair = Arc::new(pair);
     let starting = Arc::clone(&pair);
+
     let ((first, first_edge), (second, second_edge), _agent) = off(move || {
         (
             starting.relay(0),
@@ -128,20 +134,25 @@ async fn every_address_has_connections_and_one_that_is_lost_gets_them_back(over:
         )
     })
     .await;
+
     eventually("both have two", || {
         (connected(&first), connected(&second)) == (2, 2)
     })
     .await;
+
     for edge in [&first_edge, &second_edge] {
         assert_eq!(edge.post(HOOK, &[], b"x").await.status, 200);
     }
+
     // Killed.
     drop(second);
     eventually("all go to the other one", || connected(&first) >= 4).await;
     assert_eq!(first_edge.post(HOOK, &[], b"x").await.status, 200);
+
     let starting = Arc::clone(&pair);
     let (second, second_edge) = off(move || starting.relay(1)).await;
     eventually("it has them again", || connected(&second) >= 2).await;
+
     for edge in [&first_edge, &second_edge] {
         assert_eq!(edge.post(HOOK, &[], b"x").await.status, 200);
     }
@@ -153,6 +164,7 @@ async fn a_relay_that_is_about_to_stop_sends_its_agents_to_the_other_one(over: T
     };
     let finish = Arc::new(Notify::new());
     let finished = Arc::clone(&finish);
+
     let application =
         Application::start_at((pair.network.application(), 0).into(), move |request| {
             if request.target.ends_with("/slow") {
@@ -163,6 +175,7 @@ async fn a_relay_that_is_about_to_stop_sends_its_agents_to_the_other_one(over: T
         })
         .await;
     let target = application.address.to_string();
+
     let ((first, first_edge), (second, second_edge), _agent) = off(move || {
         let (first, second) = (pair.relay(0), pair.relay(1));
         let agent = pair.agent(&target, over, &["--connections", "1"]);
@@ -171,12 +184,14 @@ async fn a_relay_that_is_about_to_stop_sends_its_agents_to_the_other_one(over: T
     .await;
     eventually("the first has it", || connected(&first) == 1).await;
     assert_eq!(connected(&second), 0);
+
     let slow = tokio::spawn(async move {
         first_edge
             .post(&format!("{HOOK}/slow"), &[], b"x")
             .await
             .status
     });
+
     eventually("it is under way", || application.log.begun() == 1).await;
     first.signal("TERM");
     eventually("the agent goes to the other one", || {
@@ -186,6 +201,7 @@ async fn a_relay_that_is_about_to_stop_sends_its_agents_to_the_other_one(over: T
     assert_eq!(second_edge.post(HOOK, &[], b"x").await.status, 200);
     assert!(!slow.is_finished(), "the first relay is there yet");
     finish.notify_one();
+
     assert_eq!(within("an answer", slow).await.unwrap(), 200);
     assert_eq!(off(move || first.end()).await.code, Some(0));
     assert_eq!(second_edge.post(HOOK, &[], b"x").await.status, 200);

@@ -67,6 +67,7 @@ impl Site {
         let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
         let (data, state) = (dirs[0].path().to_owned(), dirs[1].path().to_owned());
         let target = application.address.to_string();
+
         let (network, relay, agent, relay_ready, ready) = off(move || {
             let mut relay = serve_at(&data, network.relay());
             let relay_ready = relay.event("ready");
@@ -77,6 +78,7 @@ impl Site {
                 .map(|(name, value)| (name.as_str(), value.as_str()))
                 .collect();
             let state = state.to_str().unwrap();
+
             let joined = network.run(
                 "hookward",
                 &["join", "-", "--state-dir", state],
@@ -84,6 +86,7 @@ impl Site {
                 &token,
             );
             assert_eq!(joined.code, Some(0), "{joined:?}");
+
             let own = [
                 "--transport",
                 transport,
@@ -98,6 +101,7 @@ impl Site {
             (network, relay, agent, relay_ready, ready)
         })
         .await;
+
         let edge = edge(&relay_ready, HOST);
         Self {
             network,
@@ -143,6 +147,7 @@ impl Load {
             Arc::new(AtomicBool::new(false)),
         );
         let (edge, counted, stopped) = (edge.clone(), Arc::clone(&counts), Arc::clone(&stop));
+
         let task = tokio::spawn(async move {
             let (mut tick, mut sending) = (interval(EVERY), JoinSet::new());
             while !stopped.load(Ordering::Relaxed) {
@@ -183,11 +188,14 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let ended = timeout(PATIENCE * 2, self.task).await;
         ended.expect("the last webhook ends").unwrap();
+
         let counts = self.counts;
         let mut arrived: HashMap<String, usize> = HashMap::new();
+
         for received in application.log.take() {
             *arrived.entry(received.target).or_default() += 1;
         }
+
         let accepted = counts.accepted.lock().await;
         let lost = accepted
             .iter()
@@ -204,20 +212,24 @@ impl Load {
             counts.server_error.load(Ordering::Relaxed),
             counts.unanswered.load(Ordering::Relaxed),
         );
+
         for (said, count) in &*counts.said.lock().await {
             println!("  {count} times {said}");
         }
+
         assert_eq!(
             (lost, twice),
             (0, 0),
             "{case}: accepted and lost, arrived twice"
         );
+
         assert_eq!(
             counts.other.load(Ordering::Relaxed),
             0,
             "{case}: an outage is never a 4xx"
         );
         drop(accepted);
+
         counts
     }
 }
@@ -281,6 +293,7 @@ async fn without_udp(name: &str, block: impl FnOnce(&Network) + Send + 'static) 
         Vec::new()
     })
     .await;
+
     let took = since.elapsed();
     assert_eq!(site.transport(), "tcp");
     let state = StateDir::open(Some(site.dirs[1].path())).unwrap();
@@ -288,6 +301,7 @@ async fn without_udp(name: &str, block: impl FnOnce(&Network) + Send + 'static) 
         state.worked() == Some(Transport::Tcp)
     })
     .await;
+
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(3)).await;
     let counts = load.end(name, Some(took), &site.application).await;
@@ -304,14 +318,17 @@ async fn udp_is_dropped_under_way_and_comes_back() {
     };
     let site = Site::start(network, nothing).await;
     assert_eq!(site.transport(), "quic");
+
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(2)).await;
     site.network.drop_packets("meta l4proto udp");
     load.mended().await;
+
     let noticed = load.back().await;
     assert!(noticed < Duration::from_secs(15), "{noticed:?}");
     // Back over QUIC, without failing a request.
     site.network.mend();
+
     let before = load.counts.server_error.load(Ordering::Relaxed);
     let (agent, quic) = off({
         let mut agent = site.agent.unwrap();
@@ -324,11 +341,13 @@ async fn udp_is_dropped_under_way_and_comes_back() {
     })
     .await;
     assert_eq!(quic["transport"], "quic");
+
     assert_eq!(
         load.counts.server_error.load(Ordering::Relaxed),
         before,
         "the move back failed no request"
     );
+
     load.end(
         "UDP dropped mid-flight (time to TCP)",
         Some(noticed),
@@ -346,6 +365,7 @@ async fn troubled(transport: &'static str, lost: u32, overtaken: u32) {
     let mut site = Site::over(transport, network, nothing).await;
     site.network
         .drop_packets(&format!("numgen random mod 100 < {lost}"));
+
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(8)).await;
     let carried = site.transport();
@@ -358,6 +378,7 @@ async fn troubled(transport: &'static str, lost: u32, overtaken: u32) {
         counts.sent.load(Ordering::Relaxed),
         "all are accepted"
     );
+
     drop(site.agent.take());
     println!("the link: {}", site.network.ceiling().unwrap());
 }
@@ -403,11 +424,13 @@ async fn partition(transport: &'static str, case: &str) {
     };
     let site = Site::over(transport, network, nothing).await;
     let load = Load::begin(&site.edge);
+
     sleep(Duration::from_secs(1)).await;
     site.network.drop_packets("");
     sleep(Duration::from_secs(30)).await;
     site.network.mend();
     load.mended().await;
+
     let back = load.back().await;
     load.end(case, Some(back), &site.application).await;
     assert!(back < BACK, "{back:?}");
@@ -430,9 +453,11 @@ async fn address_change(transport: &'static str, case: &str) {
     };
     let mut site = Site::over(transport, network, nothing).await;
     let load = Load::begin(&site.edge);
+
     sleep(Duration::from_secs(1)).await;
     site.network.change_address();
     load.mended().await;
+
     let back = load.back().await;
     sleep(Duration::from_secs(2)).await;
     load.end(case, Some(back), &site.application).await;
@@ -452,6 +477,7 @@ async fn a_slow_line_over_tcp() {
 /// Webhooks keep passing on a line of 2 Mbit/s that a large body needs for four seconds.
 async fn slow_line(transport: &'static str) {
     const BYTES: usize = 1_000_000;
+
     let Some(network) = Network::new(None) else {
         return;
     };
@@ -461,12 +487,14 @@ async fn slow_line(transport: &'static str) {
     })
     .await;
     let load = Load::begin(&site.edge);
+
     let since = Instant::now();
     let large = site
         .edge
         .post(&format!("{HOOK}/large"), &[], &vec![b'x'; BYTES])
         .await;
     assert_eq!(large.status, 200);
+
     let meanwhile = load.counts.accepted.lock().await.len();
     let speed = BYTES as f64 * 8.0 / 1e6 / since.elapsed().as_secs_f64();
     let case = format!(
@@ -478,6 +506,7 @@ async fn slow_line(transport: &'static str) {
         counts.accepted.lock().await.len(),
         counts.sent.load(Ordering::Relaxed)
     );
+
     assert!(speed < 2.1, "the line is slow: {speed}");
     assert!(meanwhile > 0, "some pass while it is under way");
 }
@@ -490,6 +519,7 @@ async fn only_a_proxy_leads_out() {
     let proxy = Proxy::start_at(network.relay(), "user:word").await;
     let port = proxy.address.port();
     let url = format!("http://user:word@{}", proxy.address);
+
     let site = Site::start(network, move |network| {
         network.drop_packets("meta l4proto udp");
         network.drop_outgoing(&format!("tcp dport != {port}"));
@@ -501,6 +531,7 @@ async fn only_a_proxy_leads_out() {
     })
     .await;
     assert_eq!(site.transport(), "tcp");
+
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(3)).await;
     let counts = load
@@ -523,6 +554,7 @@ async fn packets_are_small() {
     })
     .await;
     assert_eq!(site.transport(), "quic");
+
     let load = Load::begin(&site.edge);
     sleep(Duration::from_secs(3)).await;
     let large = site
@@ -530,6 +562,7 @@ async fn packets_are_small() {
         .post(&format!("{HOOK}/large"), &[], &vec![b'x'; 3_000_000])
         .await;
     assert_eq!(large.status, 200);
+
     let counts = load.end("MTU 1280", None, &site.application).await;
     assert_eq!(
         counts.accepted.lock().await.len(),
@@ -545,12 +578,14 @@ async fn a_sleeping_agent_wakes() {
     };
     let site = Site::start(network, nothing).await;
     let load = Load::begin(&site.edge);
+
     sleep(Duration::from_secs(1)).await;
     let agent = site.agent.as_ref().unwrap();
     agent.signal("STOP");
     sleep(Duration::from_secs(15)).await;
     agent.signal("CONT");
     load.mended().await;
+
     let back = load.back().await;
     load.end("agent asleep for 15 s", Some(back), &site.application)
         .await;
@@ -564,13 +599,16 @@ async fn an_agent_that_is_killed_and_started_again() {
     };
     let mut site = Site::start(network, nothing).await;
     let load = Load::begin(&site.edge);
+
     sleep(Duration::from_secs(1)).await;
     // A dropped process is killed.
     drop(site.agent.take());
+
     let (state, application) = (
         site.dirs[1].path().to_owned(),
         site.application.address.to_string(),
     );
+
     load.mended().await;
     let (network, agent) = off(move || {
         let args = [
@@ -584,9 +622,11 @@ async fn an_agent_that_is_killed_and_started_again() {
         ];
         let mut agent = site.network.start("hookward", &args, &[]);
         agent.event("ready");
+
         (site.network, agent)
     })
     .await;
+
     let back = load.back().await;
     load.end(
         "agent killed and started again",
@@ -605,12 +645,14 @@ async fn a_relay_that_is_killed_and_started_again() {
     };
     let mut site = Site::start(network, nothing).await;
     let load = Load::begin(&site.edge);
+
     sleep(Duration::from_secs(1)).await;
     drop(site.relay.take());
     let (data, listen) = (
         site.dirs[0].path().to_owned(),
         site.edge.address.to_string(),
     );
+
     load.mended().await;
     let _relay = off(move || {
         let mut relay = serve(&data, &listen, &["--tunnel-address", &listen]);
@@ -619,6 +661,7 @@ async fn a_relay_that_is_killed_and_started_again() {
     })
     .await;
     let back = load.back().await;
+
     load.end(
         "relay killed and started again",
         Some(back),

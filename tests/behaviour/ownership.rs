@@ -41,6 +41,7 @@ fn start(state: &Path, file: &Path) -> Process {
         "--log-format",
         "json",
     ];
+
     Process::start("hookward", &args, &[])
 }
 
@@ -59,6 +60,7 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
     let port = application.address.port();
     let policy = format!("[[route]]\npath = '{HOOK}/**'\n[[route.accept]]\nopen = true\n");
     std::fs::write(state.path().join("policy.toml"), policy).unwrap();
+
     let tunnel =
         |host: &str| format!("[[tunnel]]\napplication = {port}\npolicy = 'policy.toml'\n{host}\n");
     let file = state.path().join("hookward.toml");
@@ -69,6 +71,7 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
         state.path().to_owned(),
         file.clone(),
     );
+
     let (mut relay, mut agent, ready) = off(move || {
         let listen = format!("127.0.0.1:{}", free_port());
         let mut relay = serve(&data_dir, &listen, &["--tunnel-address", &listen]);
@@ -80,6 +83,7 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
     })
     .await;
     let own = edge(&ready, "flexdeploy.hooks.example.test");
+
     let jira = edge(&ready, "jira.hooks.example.test");
     assert_eq!((status(&own).await, status(&jira).await), (200, 200));
 
@@ -92,9 +96,11 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
             "{added:?}"
         );
         agent.says("belongs to the agent jira now; the other tunnels stay open");
+
         (agent, added.out)
     })
     .await;
+
     assert_eq!(
         (status(&own).await, status(&jira).await),
         (200, 503),
@@ -112,6 +118,7 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
         agent
     })
     .await;
+
     assert_eq!((status(&own).await, status(&jira).await), (200, 503));
 
     let _jira = off(move || {
@@ -127,9 +134,11 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
         let args = [&args[..], &[jira_state.path().to_str().unwrap()]].concat();
         let mut second = Process::start("hookward", &args, &[]);
         assert_eq!(second.event("ready")["host"], "jira.hooks.example.test");
+
         (second, jira_state)
     })
     .await;
+
     assert_eq!((status(&own).await, status(&jira).await), (200, 200));
 
     // Alone, a host that can't be had ends the agent, in words.
@@ -146,6 +155,7 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
             "json",
             "--state-dir",
         ];
+
         let ended = run(
             "hookward",
             &[&args[..], &[state_dir.to_str().unwrap()]].concat(),
@@ -154,6 +164,7 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
         );
         assert_eq!(ended.code, Some(4), "{ended:?}");
         assert!(ended.err.contains("belongs to the agent jira"), "{ended:?}");
+
         for event in [
             "agent_added",
             "agent_joined",
@@ -162,6 +173,7 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
         ] {
             happens(event, || relay.err().join("\n").contains(event));
         }
+
         relay.signal("TERM");
         assert_eq!(relay.wait(), Some(0));
     })

@@ -71,24 +71,29 @@ async fn one_command_to_see_it_work() {
             ],
             &[],
         );
+
         let ready = process.event("ready");
         (process, ready)
     };
     let again = start.clone();
+
     let (process, ready) = off(start).await;
     assert_eq!(ready["host"], "flexdeploy.localhost");
     assert_eq!(ready["transport"], "quic");
+
     let url = ready["url"].as_str().unwrap();
     assert!(
         url.contains("/flexdeploy/webhooks/v1/git/push?token="),
         "{url}"
     );
+
     let edge_of = |ready: &Value| edge(ready, "flexdeploy.localhost");
     let good = edge_of(&ready).get(&target(&ready)).await;
     assert_eq!(
         (good.status, good.text().as_str()),
         (200, "/flexdeploy/webhooks/v1/git/push")
     );
+
     let token = target(&ready).split_once('?').unwrap().1.to_owned();
     assert_eq!(
         edge_of(&ready)
@@ -97,6 +102,7 @@ async fn one_command_to_see_it_work() {
             .status,
         404
     );
+
     assert_eq!(
         edge_of(&ready)
             .get("/flexdeploy/webhooks/v1/git/push")
@@ -118,10 +124,12 @@ async fn one_command_to_see_it_work() {
         );
         process.signal("TERM");
         assert_eq!(process.wait(), Some(0));
+
         let lines = process.out();
         (process, lines)
     })
     .await;
+
     for line in &lines {
         let object: Value = serde_json::from_str(line).unwrap();
         assert!(
@@ -129,12 +137,14 @@ async fn one_command_to_see_it_work() {
             "{line}"
         );
     }
+
     drop(process);
 
     // The token outlives a restart, and --new-token ends it.
     let (process, after) = off(again).await;
     assert_eq!(target(&after), target(&ready));
     drop(process);
+
     let state = dir.path().to_owned();
     let port = application.address.port().to_string();
     let (_process, renewed) = off(move || {
@@ -154,13 +164,16 @@ async fn one_command_to_see_it_work() {
             ],
             &[],
         );
+
         let ready = process.event("ready");
         (process, ready)
     })
     .await;
+
     assert_ne!(target(&renewed), target(&ready));
     assert_eq!(edge_of(&renewed).get(&target(&ready)).await.status, 403);
     assert_eq!(edge_of(&renewed).get(&target(&renewed)).await.status, 200);
+
     for file in [
         "local/tokens.json",
         "local/url",
@@ -185,6 +198,7 @@ pub(super) fn serve(data: &Path, listen: &str, more: &[&str]) -> Process {
         data.to_str().unwrap(),
     ];
     args.extend(more);
+
     Process::start("hookward-relay", &args, &[])
 }
 
@@ -220,11 +234,13 @@ async fn the_real_thing() {
     let (data_dir, state_dir) = (data.path().to_owned(), state.path().to_owned());
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
+
     let app = application.address.port().to_string();
     let environment = [
         ("GITHUB_SECRET", "canary-signing-secret"),
         ("HOOK_TOKEN", "canary-token"),
     ];
+
     let (relay, agent, relay_ready, ready) = off(move || {
         let mut relay = serve(&data_dir, &listen, &["--tunnel-address", &listen]);
         let relay_ready = relay.event("ready");
@@ -239,6 +255,7 @@ async fn the_real_thing() {
         );
         assert_eq!(joined.code, Some(0), "{joined:?}");
         assert_eq!(mode(&state_dir.join("agent.json")), 0o600);
+
         let again = run(
             "hookward",
             &["join", "-", "--state-dir", wrong.path().to_str().unwrap()],
@@ -246,6 +263,7 @@ async fn the_real_thing() {
             &token,
         );
         assert_eq!(again.code, Some(3), "a token works once: {again:?}");
+
         let garbage = run(
             "hookward",
             &["join", "-", "--state-dir", wrong.path().to_str().unwrap()],
@@ -270,16 +288,19 @@ async fn the_real_thing() {
             ],
             &environment,
         );
+
         let ready = agent.event("ready");
         (relay, agent, relay_ready, ready)
     })
     .await;
+
     assert_eq!(ready["host"], "flexdeploy.hooks.example.test");
     assert_eq!(
         ready["url"],
         format!("https://flexdeploy.hooks.example.test:{port}/flexdeploy/webhooks/v1"),
         "the user's own token is not shown"
     );
+
     let edge = edge(&relay_ready, "flexdeploy.hooks.example.test");
     let signature = github_signature("canary-signing-secret", b"{}");
     let hook = "/flexdeploy/webhooks/v1/git/push?token=canary-token";
@@ -288,6 +309,7 @@ async fn the_real_thing() {
             .await
     };
     assert_eq!(post(&edge).await.status, 200);
+
     assert_eq!(
         edge.post(hook, &[("X-Hub-Signature-256", "sha256=00")], b"{}")
             .await
@@ -318,15 +340,18 @@ async fn the_real_thing() {
                 ("HOOK_TOKEN", "canary-token"),
             ],
         );
+
         agent.event("ready");
         agent
     };
+
     let agent = off(move || {
         agent.signal("KILL");
         drop(agent);
         restart()
     })
     .await;
+
     until_status(&edge, &post, 200).await;
 
     // The relay is killed and started again on the same data: no new join token, and the agent
@@ -336,6 +361,7 @@ async fn the_real_thing() {
         let mut agent = agent;
         relay.signal("KILL");
         drop(relay);
+
         let listen = format!("127.0.0.1:{port}");
         let mut relay = serve(&data_dir, &listen, &["--tunnel-address", &listen]);
         relay.event("ready");
@@ -345,9 +371,11 @@ async fn the_real_thing() {
             "{:?}",
             relay.out()
         );
+
         (relay, agent)
     })
     .await;
+
     until_status(&edge, &post, 200).await;
 
     // Another token for another agent; the first agent's credential is withdrawn, and it stops by
@@ -365,6 +393,7 @@ async fn the_real_thing() {
             added.code == Some(0) && added.out.starts_with("hookward1."),
             "{added:?}"
         );
+
         let list = run(
             "hookward-relay",
             &["agent", "list", "--data-dir", data],
@@ -377,6 +406,7 @@ async fn the_real_thing() {
                 && list.out.contains("second\tnot joined yet"),
             "{list:?}"
         );
+
         let removed = run(
             "hookward-relay",
             &["agent", "remove", "flexdeploy", "--data-dir", data],
@@ -385,6 +415,7 @@ async fn the_real_thing() {
         );
         assert_eq!(removed.code, Some(0), "{removed:?}");
         assert_eq!(agent.wait(), Some(3), "{:?}", agent.err());
+
         assert!(
             agent.err().iter().any(|line| line.contains("withdrawn")),
             "{:?}",
@@ -396,6 +427,7 @@ async fn the_real_thing() {
         let state = second.path().to_str().unwrap();
         let file = second.path().join("token");
         std::fs::write(&file, &added.out).unwrap();
+
         let joined = run(
             "hookward",
             &["join", file.to_str().unwrap(), "--state-dir", state],
@@ -403,6 +435,7 @@ async fn the_real_thing() {
             "",
         );
         assert_eq!(joined.code, Some(0), "{joined:?}");
+
         let foreign = run(
             "hookward",
             &[
@@ -418,12 +451,14 @@ async fn the_real_thing() {
             &[],
             "",
         );
+
         assert_eq!(foreign.code, Some(4), "{foreign:?}");
 
         // SIGTERM ends the relay in order.
         let mut relay = relay;
         relay.signal("TERM");
         assert_eq!(relay.wait(), Some(0));
+
         let said = [
             relay.out().join("\n"),
             relay.err().join("\n"),
@@ -431,12 +466,15 @@ async fn the_real_thing() {
             agent.err().join("\n"),
         ]
         .join("\n");
+
         for secret in ["canary-signing-secret", "canary-token"] {
             assert!(!said.contains(secret), "{secret} was said");
         }
+
         for name in std::fs::read_dir(&data_dir).unwrap() {
             let path = name.unwrap().path();
             let content = std::fs::read(&path).unwrap();
+
             for secret in [&b"canary-signing-secret"[..], b"canary-token"] {
                 assert!(
                     !content.windows(secret.len()).any(|window| window == secret),
@@ -460,6 +498,7 @@ async fn until_status(
         if answer.status == status {
             return;
         }
+
         assert!(
             answer.status == 503 && since.elapsed() < DEADLINE,
             "{answer:?}"
@@ -477,6 +516,7 @@ fn wrong_command_lines_start_nothing_and_name_every_mistake() {
         "[[route]]\npath = '/a'\nmetods = ['POST']\n[[route.accept]]\nallow_ips = ['any']\n",
     )
     .unwrap();
+
     let policy = policy.to_str().unwrap();
     let cases: [(&[&str], &[&str]); 12] = [
         (&["http"], &["<APPLICATION>"]),
@@ -533,26 +573,31 @@ fn wrong_command_lines_start_nothing_and_name_every_mistake() {
         ),
         (&["http", "8000"], &["hookward join"]),
     ];
+
     for (args, expected) in cases {
         let mut args = args.to_vec();
         args.extend(["--state-dir", state]);
         let ended = run("hookward", &args, &[("EMPTY", "\n"), ("SET", "x")], "");
         assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
+
         for text in expected {
             assert!(ended.err.contains(text), "{text} in {}", ended.err);
         }
+
         assert!(
             !ended.err.contains("hunter2"),
             "a literal secret is not repeated"
         );
         assert!(ended.out.is_empty(), "nothing was started: {}", ended.out);
     }
+
     let settings = dir.path().join("relay.toml");
     std::fs::write(
         &settings,
         "listen = '443'\nspool = true\n[limits]\nbody_rate = 'fast'\n",
     )
     .unwrap();
+
     let cases: [(&[&str], &[&str]); 5] = [
         (&["serve"], &["domain: missing"]),
         (
@@ -569,6 +614,7 @@ fn wrong_command_lines_start_nothing_and_name_every_mistake() {
         ),
         (&["agent", "add", "a_b", "--data-dir", state], &["a_b"]),
     ];
+
     for (args, expected) in cases {
         let ended = run("hookward-relay", args, &[], "");
         assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
@@ -589,6 +635,7 @@ fn providers_are_listed_and_shown() {
         "{}",
         list.out
     );
+
     assert!(list.out.contains("github "), "{}", list.out);
     let shown = run(
         "hookward",
@@ -597,6 +644,7 @@ fn providers_are_listed_and_shown() {
         "",
     );
     assert_eq!(shown.code, Some(0), "{shown:?}");
+
     for text in [
         "HMAC-SHA-256",
         "header:X-Hub-Signature: sha256=<hex>",
@@ -604,6 +652,7 @@ fn providers_are_listed_and_shown() {
     ] {
         assert!(shown.out.contains(text), "{text} in {}", shown.out);
     }
+
     let unknown = run("hookward", &["providers", "show", "githup"], &[], "");
     assert_eq!(unknown.code, Some(2), "{unknown:?}");
     assert!(
@@ -617,6 +666,7 @@ fn providers_are_listed_and_shown() {
 fn a_log_filter_that_is_none_is_a_mistake() {
     let dir = TempDir::new().unwrap();
     let state = dir.path().to_str().unwrap();
+
     for (name, args) in [
         ("hookward", ["http", "8000", "--state-dir", state]),
         (
@@ -648,6 +698,7 @@ fn what_fails_later_has_exit_code_1() {
         &[],
         "",
     );
+
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.err.contains(&address), "{}", ended.err);
     let ended = run(
@@ -664,6 +715,7 @@ fn what_fails_later_has_exit_code_1() {
         &[],
         "",
     );
+
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let ended = run(
         "hookward-relay",
@@ -687,6 +739,7 @@ fn help_names_the_exit_codes() {
             "{name} {args:?}"
         );
     }
+
     assert!(program("hookward").is_file());
 }
 
@@ -703,10 +756,12 @@ async fn an_undeclared_proxy_is_warned_of() {
         let store = Store::open(&data.join("relay.db")).unwrap();
         let (token, credential) = (Secret::mint().unwrap(), Secret::mint().unwrap());
         store.add_agent(&name, &token, Clock::System.now()).unwrap();
+
         let agent = store
             .join(&token, &credential.digest(), Clock::System.now())
             .unwrap()
             .unwrap();
+
         store
             .claim_host(
                 &HostName::parse("flexdeploy.hooks.example.test").unwrap(),
@@ -716,11 +771,13 @@ async fn an_undeclared_proxy_is_warned_of() {
             .unwrap();
         relay.signal("TERM");
         assert_eq!(relay.wait(), Some(0));
+
         let mut relay = serve(&data, "127.0.0.1:0", &[]);
         let ready = relay.event("ready");
         (relay, ready)
     })
     .await;
+
     let edge = edge(&ready, "flexdeploy.hooks.example.test");
     for _ in 0..3 {
         assert_eq!(
@@ -730,6 +787,7 @@ async fn an_undeclared_proxy_is_warned_of() {
             503
         );
     }
+
     let warned = || {
         relay
             .err()
@@ -745,6 +803,7 @@ async fn an_undeclared_proxy_is_warned_of() {
 #[tokio::test]
 async fn a_flood_of_refusals_is_counted_in_the_log() {
     const REQUESTS: u64 = 2000;
+
     let dir = TempDir::new().unwrap();
     let data = dir.path().to_owned();
     let (relay, ready) = off(move || {
@@ -754,12 +813,15 @@ async fn a_flood_of_refusals_is_counted_in_the_log() {
     })
     .await;
     let edge = edge(&ready, "nobody.hooks.example.test");
+
     let since = std::time::Instant::now();
     let mut connection = edge.http1().await;
+
     for _ in 0..REQUESTS {
         connection.send("GET", "/", &edge.host, &[], b"").await;
         assert_eq!(connection.answer("GET").await.status, 404);
     }
+
     let seconds = since.elapsed().as_secs() + 1;
     let counts = || {
         let lines: Vec<Value> = relay
@@ -771,13 +833,16 @@ async fn a_flood_of_refusals_is_counted_in_the_log() {
             .iter()
             .filter(|line| line["event"] == "refused")
             .count() as u64;
+
         let counted: u64 = lines
             .iter()
             .filter(|line| line["event"] == "more")
             .filter_map(|line| line["count"].as_u64())
             .sum();
+
         (single, counted)
     };
+
     eventually("every request is in the log", || {
         counts().0 + counts().1 == REQUESTS
     })
@@ -800,11 +865,13 @@ async fn the_screen_on_a_terminal() {
         application.address.port(),
         dir.path().display()
     );
+
     off(move || {
         let mut script = Command::new("script");
         script
             .args(["-qec", &command, "/dev/null"])
             .env("TERM", "xterm");
+
         let mut process = Process::spawn(script);
         process.says("online");
         process.says("/flexdeploy/webhooks/v1/git/push?token=");
@@ -820,6 +887,7 @@ async fn the_screen_on_a_terminal() {
 async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
     const ENTER_SCREEN: &str = "\u{1b}[?1049h";
     const LEAVE_SCREEN: &str = "\u{1b}[?1049l";
+
     let application = Application::start(|_| Reply::Silence).await;
     let dir = TempDir::new().unwrap();
     let command = format!(
@@ -828,6 +896,7 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
         application.address.port(),
         dir.path().display()
     );
+
     let (mut process, url) = {
         let local = dir.path().join("local");
         off(move || {
@@ -836,12 +905,14 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
                 .args(["-qec", &command, "/dev/null"])
                 .env("TERM", "xterm")
                 .env("HOOKWARD_LOG", "debug");
+
             let mut process = Process::spawn(script);
             process.says("online");
             (process, std::fs::read_to_string(local.join("url")).unwrap())
         })
         .await
     };
+
     let port: u16 = url
         .split(':')
         .nth(2)
@@ -851,6 +922,7 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
         .unwrap()
         .parse()
         .unwrap();
+
     let edge = Edge {
         address: ([127, 0, 0, 1], port).into(),
         host: "flexdeploy.localhost".to_owned(),
@@ -858,12 +930,14 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
         clock: Clock::System,
     };
     let waiting = tokio::spawn(async move { edge.post(PREFIX, &[], b"{}").await });
+
     eventually("it is under way", || application.log.begun() == 1).await;
     off(move || {
         process.write("\u{3}");
         process.says("stopping: 1 request under way");
         process.write("\u{3}");
         assert_eq!(process.wait(), Some(0));
+
         let out = || process.out().join("\n");
         // It is read by another thread, behind the end of the program.
         let parts = || {
@@ -872,9 +946,11 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
                 out().rsplit_once(LEAVE_SCREEN)?.1.to_owned(),
             ))
         };
+
         happens("the log is written then", || {
             parts().is_some_and(|(_, after)| after.contains("DEBUG"))
         });
+
         let (screen, _) = parts().unwrap();
         let screen = screen.split(LEAVE_SCREEN).next().unwrap();
         assert!(
@@ -883,6 +959,7 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
         );
     })
     .await;
+
     waiting.abort();
 }
 
@@ -899,6 +976,7 @@ fn a_log_in_a_file_has_no_colours() {
     ];
     let mut process = Process::start("hookward", &args, &[("HOOKWARD_LOG", "trace")]);
     process.says("ready: ");
+
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0));
     let said = [process.out(), process.err()].concat().join("\n");
@@ -921,6 +999,7 @@ async fn a_token_as_an_argument_works_and_is_warned_about() {
             ],
         );
         let token = relay.join_token();
+
         let state = state.path().to_str().unwrap();
         let joined = run("hookward", &["join", &token, "--state-dir", state], &[], "");
         assert_eq!(joined.code, Some(0), "{joined:?}");
@@ -929,6 +1008,7 @@ async fn a_token_as_an_argument_works_and_is_warned_about() {
             "{}",
             joined.err
         );
+
         // An exact host that the relay's settings give to the agent is its host.
         let mut agent = Process::start(
             "hookward",
@@ -945,6 +1025,7 @@ async fn a_token_as_an_argument_works_and_is_warned_about() {
 #[tokio::test]
 async fn header_bombs_hold_next_to_nothing() {
     const MOST: u64 = 64;
+
     let folder = TempDir::new().unwrap();
     let at = folder.path().to_owned();
     let (relay, _agent, ready, events) = off(move || {
@@ -964,6 +1045,7 @@ async fn header_bombs_hold_next_to_nothing() {
             .code,
             Some(0)
         );
+
         let verify = format!("github=file:{}", at.join("secret").display());
         let state = state.to_str().unwrap();
         let args = [
@@ -977,29 +1059,36 @@ async fn header_bombs_hold_next_to_nothing() {
             "--state-dir",
             state,
         ];
+
         let mut agent = Process::start("hookward", &args, &[]);
         let events = agent.event("ready");
         (relay, agent, ready, events)
     })
     .await;
+
     let edge = edge(&ready, events["host"].as_str().unwrap());
     let before = relay.memory("RssAnon") / MIB;
+
     for (fields, value) in [(100, 200), (900, 0)] {
         let bomb = h2_frames::bomb(&edge, PREFIX, 100, fields, value);
         let mut held = Vec::new();
+
         for _ in 0..200 {
             let mut stream = edge.tls(b"h2", Some(&edge.host)).await.unwrap();
             // Whoever brings too much is thrown out while he sends.
             let _ = stream.write_all(&bomb).await;
             held.push(stream);
         }
+
         let mut most = 0;
         for _ in 0..100 {
             most = most.max(relay.memory("RssAnon") / MIB.saturating_sub(before));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+
         assert!(most <= MOST, "{fields} fields: {most} MiB");
     }
+
     assert_eq!(edge.get("/admin").await.status, 404, "when they are gone");
 }
 
@@ -1020,18 +1109,23 @@ async fn too_few_open_files_are_survived() {
             "json",
             "--data-dir",
         ]);
+
         limited.arg(data.path());
         let mut relay = Process::spawn(limited);
         let ready = relay.event("ready");
         assert_eq!(ready["open_files"], 64);
+
         ((relay, data), ready)
     })
     .await;
+
     let edge = edge(&ready, "hooks.example.test");
     let mut held = Vec::new();
+
     for _ in 0..100 {
         held.push(tokio::net::TcpStream::connect(edge.address).await.unwrap());
     }
+
     hookward_tests::wait::eventually("the relay says so", || {
         relay
             .0
@@ -1040,10 +1134,12 @@ async fn too_few_open_files_are_survived() {
             .any(|line| line.contains("accept failed"))
     })
     .await;
+
     for _ in 0..10 {
         let answer = edge.get("/").await;
         assert_eq!((answer.status, answer.code()), (404, Some("not_found")));
     }
+
     drop(held);
 }
 
@@ -1066,6 +1162,7 @@ async fn a_refusal_by_the_relay_ends_the_agent() {
         })
         .await;
         assert_eq!(ended.code, Some(code), "{ended:?}");
+
         assert!(ended.err.contains("refused by the test"), "{}", ended.err);
         relay.abort();
     }
@@ -1078,6 +1175,7 @@ async fn the_readmes_lines() {
     if !have("curl", "apt-get install curl") {
         return;
     }
+
     let readme =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))
             .unwrap();
@@ -1091,6 +1189,7 @@ async fn the_readmes_lines() {
         _ => Reply::ok("nobody outside may read this\n"),
     };
     let application = Application::start(webhook).await;
+
     let home = TempDir::new().unwrap();
     let state = home.path().join("hookward");
     let port = application.address.port().to_string();
@@ -1114,6 +1213,7 @@ async fn the_readmes_lines() {
             .unwrap()
             .1
             .to_owned();
+
         let script = lines
             .join("\n")
             .replace(":8443", &format!(":{edge}"))
@@ -1128,9 +1228,11 @@ async fn the_readmes_lines() {
             "{script}\n{}",
             String::from_utf8_lossy(&ran.stderr)
         );
+
         String::from_utf8(ran.stdout).unwrap()
     })
     .await;
+
     for text in [
         "the webhook arrived",
         "\"code\":\"not_found\"",
@@ -1138,6 +1240,7 @@ async fn the_readmes_lines() {
     ] {
         assert_eq!(said.matches(text).count(), 1, "{text} in {said}");
     }
+
     assert!(!said.contains("nobody outside"), "{said}");
     assert_eq!(application.log.take().len(), 1);
 }
@@ -1147,6 +1250,7 @@ async fn the_readmes_lines() {
 fn a_floor_that_would_be_none_is_refused_at_the_start() {
     let dir = TempDir::new().unwrap();
     let (state, floor) = (dir.path().join("state"), dir.path().join("floor.toml"));
+
     for (line, told) in [
         ("rate = '5/s'\naccept.open = true", "policy_rate"),
         ("accept.token = 'env:TOKEN'", "asks for no token"),
@@ -1170,6 +1274,7 @@ fn a_floor_that_would_be_none_is_refused_at_the_start() {
             "--floor",
             paths[1],
         ];
+
         let ended = run(
             "hookward-relay",
             &args,

@@ -95,6 +95,7 @@ fn sent() -> impl Strategy<Value = Sent> {
             "no JSON",
         ])
     };
+
     (
         select(vec!["/a", "/a/x", "/a/x/y", "/b/x", "/b", "/c"]),
         select(vec!["POST", "PUT", "GET"]),
@@ -144,21 +145,25 @@ fn policy_of(ways: &[Way]) -> Policy {
                 .map(|range| vec![range.parse().unwrap()].into()),
             ..Accept::default()
         };
+
         accept.token = checks.token.then(|| {
             TokenCheck::new(
                 TokenPlace::parse("token").unwrap(),
                 &[("env:TOKEN", SecretDigest::of(b"right"))],
             )
         });
+
         if checks.signature {
             accept.verify = vec![SignatureCheck {
                 secrets: vec![live("env:KEY", KEY)],
                 ..SignatureCheck::by("github")
             }];
         }
+
         if checks.json {
             accept.content_types = vec!["application/json".to_owned()];
         }
+
         if checks.event {
             let name = HeaderName::from_static("x-event");
             accept.headers = vec![HeaderRule {
@@ -166,15 +171,18 @@ fn policy_of(ways: &[Way]) -> Policy {
                 allowed: vec!["push".to_owned()],
             }];
         }
+
         if checks.rule {
             accept.body = vec![BodyRule {
                 path: JsonPath::parse("ref").unwrap(),
                 allowed: vec!["main".to_owned()],
             }];
         }
+
         accept.open = !accept.is_protected();
         accept
     };
+
     let route = |(number, way): (usize, &Way)| {
         let mut route = Route::new(number.to_string(), vec![way.path.to_owned()]);
         route.methods = way
@@ -182,6 +190,7 @@ fn policy_of(ways: &[Way]) -> Policy {
             .iter()
             .map(|method| (*method).to_owned())
             .collect();
+
         route.deny_ips = way
             .deny
             .iter()
@@ -189,6 +198,7 @@ fn policy_of(ways: &[Way]) -> Policy {
             .collect::<Vec<_>>()
             .into();
         route.accept = way.alternatives.iter().map(accept).collect();
+
         route
     };
     Policy::new(ways.iter().enumerate().map(route).collect())
@@ -206,6 +216,7 @@ fn reference(ways: &[Way], sent: &Sent) -> bool {
         "192.0.2.7/32" => client == "192.0.2.7",
         _ => unreachable!(),
     };
+
     let matches = |way: &&Way| {
         let path = match way.path {
             "/a/*" => sent.path == "/a/x",
@@ -221,6 +232,7 @@ fn reference(ways: &[Way], sent: &Sent) -> bool {
     if way.deny.is_some_and(within) {
         return false;
     }
+
     way.alternatives.iter().any(|checks| {
         let address = checks.allow.is_none_or(within);
         let token = !checks.token || sent.tokens == ["right"];

@@ -33,6 +33,7 @@ async fn polar_with_either_reading_of_its_secret() {
     let application = Application::start(|_| Reply::ok("")).await;
     let secret = b"whsec_c2VjcmV0IG9mIHRoZSB0ZXN0";
     let stage = signed_stage(&application, "polar", secret).await;
+
     for (key, status) in [
         (&secret[..], 200),
         (b"secret of the test", 200),
@@ -77,6 +78,7 @@ async fn gogs_and_forgejo_in_their_forms() {
             200,
             "{provider}"
         );
+
         let as_json = [
             (header, signature.as_str()),
             ("Content-Type", "application/json"),
@@ -90,6 +92,7 @@ async fn gogs_and_forgejo_in_their_forms() {
             200,
             "{provider}"
         );
+
         // Names that PHP and others fold into the signed one.
         for twin in [
             "+payload=evil",
@@ -125,6 +128,7 @@ async fn rules_about_the_body_read_githubs_form() {
         )
         .await
     };
+
     for (branch, status) in [("main", 200), ("dev", 403)] {
         let form = format!("payload=%7B%22ref%22%3A%22refs%2Fheads%2F{branch}%22%7D");
         let signature = github_signature("secret", form.as_bytes());
@@ -139,6 +143,7 @@ async fn rules_about_the_body_read_githubs_form() {
             "{branch}"
         );
     }
+
     // A name that some readers take for another spelling of the one that is checked.
     let body = "{\"ref\":\"refs/heads/main\",\"re\u{17f}\":1,\"\u{131}d\":1}";
     let signature = github_signature("secret", body.as_bytes());
@@ -167,6 +172,7 @@ async fn names_that_fold_into_a_checked_one_are_refused() {
         path: JsonPath::parse("id").unwrap(),
         allowed: vec!["good".to_owned()],
     });
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -184,6 +190,7 @@ async fn names_that_fold_into_a_checked_one_are_refused() {
             .status,
         200
     );
+
     for twin in ["\u{131}d", "\u{130}d", "ID", "Id"] {
         let body = format!("{{\"id\":\"good\",\"{twin}\":\"evil\"}}");
         assert_eq!(
@@ -208,6 +215,7 @@ async fn adyen_with_a_colon_in_the_shops_reference() {
         } }] })
         .to_string()
     };
+
     let json = [("Content-Type", "application/json")];
     let signature = BASE64.encode(&sha256(
         b"secret",
@@ -222,6 +230,7 @@ async fn adyen_with_a_colon_in_the_shops_reference() {
             .status,
         200
     );
+
     // The same text cut elsewhere is another payment.
     let cut = body("1", "shop:order", &signature);
     assert_eq!(
@@ -239,14 +248,17 @@ async fn twilio_opens_websockets() {
             return;
         };
         assert_eq!(request.header("upgrade"), Some("websocket"));
+
         let accept =
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
         input.stream().write_all(accept.as_bytes()).await.unwrap();
+
         while let Some(piece) = input.exactly(4).await {
             input.stream().write_all(&piece).await.unwrap();
         }
     })
     .await;
+
     let mut signed = signed_policy("twilio", b"a token of an account", "");
     signed.routes[0].websocket = true;
     let stage = Stage::start(
@@ -258,11 +270,13 @@ async fn twilio_opens_websockets() {
     )
     .await;
     let port = stage.edge.address.port();
+
     let sign = |url: &str| {
         let mut mac = Hmac::<sha1::Sha1>::new_from_slice(b"a token of an account").unwrap();
         mac.update(url.as_bytes());
         BASE64.encode(&mac.finalize().into_bytes())
     };
+
     for (signature, status) in [
         (sign(&format!("https://{HOST}:{port}{PREFIX}")), 101),
         (sign("https://elsewhere"), 403),
@@ -276,6 +290,7 @@ async fn twilio_opens_websockets() {
         ];
         let mut connection = stage.edge.http1().await;
         connection.send("GET", PREFIX, HOST, &headers, b"").await;
+
         assert_eq!(connection.answer("GET").await.status, status);
         if status == 101 {
             connection.raw(b"ping").await;
@@ -293,6 +308,7 @@ async fn quicknodes_values_stay_where_they_are() {
         b"a secret of some length",
         "9f3ac71700000000{\"amount\":1}",
     ));
+
     for (nonce, at, body, status) in [
         ("9f3ac7", "1700000000", "{\"amount\":1}", 200),
         ("9f3ac", "7170000000", "0{\"amount\":1}", 403),
@@ -320,20 +336,24 @@ async fn quicknodes_values_stay_where_they_are() {
 async fn two_tokens_in_the_query_leave_no_question_mark() {
     let application = Application::start(|_| Reply::ok("")).await;
     let dir = tempfile::TempDir::new().unwrap();
+
     for name in ["one", "two"] {
         std::fs::write(dir.path().join(name), name).unwrap();
     }
+
     let accept = |name: &str| {
         format!(
             "[[route.accept]]\ntoken = {{ at = '{name}', secret = 'file:{}/{name}' }}\n",
             dir.path().display()
         )
     };
+
     let text = format!(
         "[[route]]\npath = '{PREFIX}/**'\n{}{}",
         accept("one"),
         accept("two")
     );
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -342,6 +362,7 @@ async fn two_tokens_in_the_query_leave_no_question_mark() {
         },
     )
     .await;
+
     for (query, left) in [
         ("?one=one&two=two", ""),
         ("?two=two&one=one", ""),
@@ -358,6 +379,7 @@ async fn two_tokens_in_the_query_leave_no_question_mark() {
             200,
             "{query}"
         );
+
         assert_eq!(
             application.log.take()[0].target,
             format!("{PREFIX}{left}"),

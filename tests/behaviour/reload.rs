@@ -39,6 +39,7 @@ async fn another_policy_is_in_force_on_both_sides_and_no_connection_is_dropped()
     .await;
     let mut kept = stage.edge.http1().await;
     assert_eq!(on(&mut kept, "one").await, 200);
+
     stage.replace_policy(tokened("two"));
     let in_force = |report: &hookward_agent::report::Report| matches!(report, hookward_agent::report::Report::Note(text) if text.contains("in force"));
     stage.reported("the relay has taken it", in_force).await;
@@ -54,6 +55,7 @@ async fn a_policy_beyond_the_operators_limits_leaves_the_old_one_in_force() {
         policy_routes: 1,
         ..Default::default()
     };
+
     let mut stage = Stage::start(
         application.address,
         Plan {
@@ -63,25 +65,31 @@ async fn a_policy_beyond_the_operators_limits_leaves_the_old_one_in_force() {
         },
     )
     .await;
+
     let mut wide = tokened("two");
     wide.routes.push(hookward_shared::policy::Route {
         name: "b".into(),
         paths: vec!["/b".into()],
         ..wide.routes[0].clone()
     });
+
     stage.replace_policy(wide);
     let kept = |report: &hookward_agent::report::Report| matches!(report, hookward_agent::report::Report::Warning(text) if text.contains("OLD ONE STAYS IN FORCE") && text.contains("policy_routes"));
     stage.reported("that it is not taken", kept).await;
+
     let mut connection = stage.edge.http1().await;
     assert_eq!(on(&mut connection, "one").await, 200);
     // Nor does it come back with the next session.
     let opened = stage.tunnels_opened();
+
     stage.stop_relay().await;
     stage.start_relay().await;
     eventually("the agent is back", || stage.tunnels_opened() > opened).await;
+
     let mut connection = stage.edge.http1().await;
     assert_eq!(on(&mut connection, "one").await, 200);
     stage.replace_policy(tokened("three"));
+
     let in_force = |report: &hookward_agent::report::Report| matches!(report, hookward_agent::report::Report::Note(text) if text.contains("in force"));
     stage.reported("a good one is taken", in_force).await;
     assert_eq!(on(&mut connection, "three").await, 200);
@@ -99,11 +107,13 @@ async fn a_thousand_broken_reloads_keep_the_last_good_one() {
     )
     .await;
     let mut kept = stage.edge.http1().await;
+
     for n in 0..1000 {
         let mut broken = tokened("two");
         broken.routes[0].paths = vec!["no path".into()];
         assert!(stage.try_policy(&broken).is_err(), "{n}");
     }
+
     assert_eq!(on(&mut kept, "one").await, 200);
     assert_eq!(on(&mut kept, "two").await, 403);
 }
@@ -121,6 +131,7 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
     let file = dir.path().join("policy.toml");
     let secret = dir.path().join("token");
     let at = |path: &Path| path.display().to_string();
+
     std::fs::write(&secret, "the-first-token").unwrap();
     let route = |path: &str| {
         format!(
@@ -129,6 +140,7 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
         )
     };
     replace(&file, &route("/a"));
+
     let state = at(dir.path());
     let args = [
         "http",
@@ -142,12 +154,14 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
         &at(&file),
     ];
     let mut process = Process::start("hookward", &args, &[]);
+
     let ready = process.event("ready");
     let (edge, ca) = (
         ready["edge"].as_str().unwrap().to_owned(),
         ready["ca"].as_str().unwrap().to_owned(),
     );
     let port = edge.rsplit(':').next().unwrap().to_owned();
+
     let status = |path: &str, token: &str| {
         let url = format!("https://flexdeploy.localhost:{port}{path}?token={token}");
         let sent = run(
@@ -165,6 +179,7 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
             &[("S", "x")],
             "",
         );
+
         sent.out
             .lines()
             .next()
@@ -173,6 +188,7 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
             .take(3)
             .collect::<String>()
     };
+
     // No application listens on port 1: a request that passes is answered 502.
     assert_eq!(
         (
@@ -182,6 +198,7 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
         ("502", "404")
     );
     replace(&file, &route("/b"));
+
     process.says("the new policy is in force");
     assert_eq!(
         (
@@ -191,6 +208,7 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
         ("404", "502")
     );
     replace(&file, "[[route]]\npath = 'nowhere'\n");
+
     process.says("THE OLD ONE STAYS IN FORCE");
     assert_eq!(status("/b", "the-first-token"), "502");
     // A secret's file changes without the policy: SIGHUP reads it again.
@@ -200,6 +218,7 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
     happens("the new secret is known", || {
         status("/b", "the-second-token") == "502"
     });
+
     assert_eq!(status("/b", "the-first-token"), "403");
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0));

@@ -48,6 +48,7 @@ async fn stage_of(
     })
     .await;
     let policy = remembering("stripe", &bytes(&case.secrets_b64[0]), on_duplicate);
+
     let plan = Plan {
         policy,
         limits,
@@ -64,6 +65,7 @@ async fn send(stage: &Stage, case: &Case) -> u16 {
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
+
     stage
         .edge
         .post(PREFIX, &headers, &bytes(&case.body_b64))
@@ -74,10 +76,12 @@ async fn send(stage: &Stage, case: &Case) -> u16 {
 /// Another signed request with the same body: the key is the case's, the time a second later.
 fn signed_later(case: &Case) -> (String, u64) {
     use hmac::{Hmac, KeyInit, Mac};
+
     let at = case.now + 1;
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&bytes(&case.secrets_b64[0])).unwrap();
     mac.update(format!("{at}.").as_bytes());
     mac.update(&bytes(&case.body_b64));
+
     (
         format!(
             "t={at},v1={}",
@@ -108,6 +112,7 @@ async fn the_corpus() {
                     )
                     .await;
                 assert_eq!(answer.status, 200, "another delivery");
+
                 assert_eq!(application.log.take().len(), 2);
             }
             "same request after the relay restarts, inside the tolerance" => {
@@ -115,6 +120,7 @@ async fn the_corpus() {
                     stage_of(&case, "refuse", Limits::default()).await;
                 assert_eq!(send(&stage, &case).await, 200);
                 assert_eq!(send(&stage, &case).await, 403);
+
                 let opened = stage.tunnels_opened();
                 stage.stop_relay().await;
                 stage.start_relay().await;
@@ -150,6 +156,7 @@ async fn the_corpus() {
                     .iter()
                     .map(|(name, value)| (name.as_str(), value.as_str()))
                     .collect();
+
                 // The answer is never read: the connection is dropped once the application has
                 // answered.
                 let mut connection = stage.edge.http1().await;
@@ -162,10 +169,12 @@ async fn the_corpus() {
                         &bytes(&case.body_b64),
                     )
                     .await;
+
                 connection.head().await.unwrap();
                 drop(connection);
                 assert_eq!(send(&stage, &case).await, 200, "acknowledged");
                 assert_eq!(application.log.take().len(), 1, "and not delivered twice");
+
                 let acknowledged = |report: &Report| matches!(report, Report::Refused(told) if told.answered && told.check == Check::Replay);
                 stage.reported("the owner is told", acknowledged).await;
             }
@@ -177,17 +186,20 @@ async fn the_corpus() {
                 assert_eq!(send(&stage, &case).await, 200);
                 stage.stop_relay().await;
                 fill(&stage.deliveries(), 1_000_000, (case.now + 3600) * 1000);
+
                 let opened = stage.tunnels_opened();
                 stage.start_relay().await;
                 hookward_tests::wait::eventually("the agent is back", || {
                     stage.tunnels_opened() > opened
                 })
                 .await;
+
                 assert_eq!(
                     send(&stage, &case).await,
                     403,
                     "nothing is forgotten inside the window"
                 );
+
                 let (header, _) = signed_later(&case);
                 let answer = stage
                     .edge
@@ -198,22 +210,27 @@ async fn the_corpus() {
                     )
                     .await;
                 assert_eq!(answer.status, 200, "and a new one passes");
+
                 assert_eq!(application.log.take().len(), 2);
             }
             other => panic!("{}: {other}", case.id),
         }
+
         judged += 1;
     }
+
     assert_eq!(judged, 6);
 }
 
 fn fill(path: &std::path::Path, rows: u64, until_ms: u64) {
     let mut connection = rusqlite::Connection::open(path).unwrap();
     let transaction = connection.transaction().unwrap();
+
     {
         let mut insert = transaction
             .prepare("INSERT INTO claims VALUES (?1, ?2, ?3, 0)")
             .unwrap();
+
         for n in 0..rows {
             let mut key = [0_u8; 32];
             key[..8].copy_from_slice(&n.to_be_bytes());
@@ -226,6 +243,7 @@ fn fill(path: &std::path::Path, rows: u64, until_ms: u64) {
                 .unwrap();
         }
     }
+
     transaction.commit().unwrap();
 }
 
@@ -244,6 +262,7 @@ async fn a_full_memory_refuses_for_now_and_never_forgets() {
         },
     )
     .await;
+
     assert_eq!(send(&stage, &case).await, 200);
     let (header, _) = signed_later(&case);
     let answer = stage
@@ -259,6 +278,7 @@ async fn a_full_memory_refuses_for_now_and_never_forgets() {
         (503, Some("busy")),
         "an outage is never a 4xx"
     );
+
     assert!(answer.header("retry-after").is_some());
     assert_eq!(send(&stage, &case).await, 403);
     assert_eq!(application.log.take().len(), 1);
@@ -277,6 +297,7 @@ async fn what_identifies_a_delivery() {
         },
     )
     .await;
+
     let signature = github_signature("secret", b"{}");
     for id in ["1", "2", "1"] {
         let headers = [
@@ -289,6 +310,7 @@ async fn what_identifies_a_delivery() {
             "forwarded, and told"
         );
     }
+
     assert_eq!(application.log.take().len(), 3);
     let told = || {
         let reports = stage.reports.lock().unwrap();
@@ -320,12 +342,14 @@ async fn an_id_in_the_body_is_remembered() {
             },
         )
         .await;
+
         let mut statuses = Vec::new();
         for _ in 0..3 {
             let headers = [
                 (header, "a-token-of-some-length"),
                 ("Content-Type", "application/json"),
             ];
+
             statuses.push(
                 stage
                     .edge
@@ -334,6 +358,7 @@ async fn an_id_in_the_body_is_remembered() {
                     .status,
             );
         }
+
         assert_eq!(statuses, [200, 403, 403], "{provider}");
         assert_eq!(application.log.take().len(), 1, "{provider}");
     }
@@ -345,6 +370,7 @@ async fn another_alternative_makes_no_other_delivery() {
     let application = Application::start(|_| Reply::ok("")).await;
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::write(dir.path().join("secret"), "secret").unwrap();
+
     let accept = |event: &str| {
         format!(
             "[[route.accept]]\nheaders = {{ X-GitHub-Event = '{event}' }}\n\
@@ -352,11 +378,13 @@ async fn another_alternative_makes_no_other_delivery() {
             dir.path().display()
         )
     };
+
     let text = format!(
         "[[route]]\npath = '{PREFIX}/**'\nreplay = {{ on_duplicate = 'refuse' }}\n{}{}",
         accept("push"),
         accept("ping")
     );
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -366,6 +394,7 @@ async fn another_alternative_makes_no_other_delivery() {
     )
     .await;
     let signature = github_signature("secret", b"{}");
+
     for (event, status) in [("push", 200), ("push", 403), ("ping", 403)] {
         let headers = [
             ("X-GitHub-Event", event),
@@ -383,20 +412,24 @@ async fn another_alternative_makes_no_other_delivery() {
 #[tokio::test]
 async fn deliveries_of_two_providers_are_two() {
     use hmac::{Hmac, KeyInit, Mac};
+
     let application = Application::start(|_| Reply::ok("")).await;
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::write(dir.path().join("secret"), "secret").unwrap();
+
     let verify = |provider: &str| {
         format!(
             "[[route.accept]]\nverify = {{ provider = '{provider}', secret = 'file:{}/secret' }}\n",
             dir.path().display()
         )
     };
+
     let text = format!(
         "[[route]]\npath = '{PREFIX}/**'\nreplay = {{ on_duplicate = 'acknowledge' }}\n{}{}",
         verify("vercel"),
         verify("intercom")
     );
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -409,6 +442,7 @@ async fn deliveries_of_two_providers_are_two() {
         br#"{"id":"1001","of":"vercel"}"#,
         br#"{"id":"1001","of":"intercom"}"#,
     );
+
     let mut mac = Hmac::<sha1::Sha1>::new_from_slice(b"secret").unwrap();
     mac.update(vercel);
     let signature = data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes());
@@ -420,12 +454,14 @@ async fn deliveries_of_two_providers_are_two() {
             .status,
         200
     );
+
     let mut mac = Hmac::<sha1::Sha1>::new_from_slice(b"secret").unwrap();
     mac.update(intercom);
     let signature = format!(
         "sha1={}",
         data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes())
     );
+
     for _ in 0..2 {
         assert_eq!(
             stage
@@ -436,6 +472,7 @@ async fn deliveries_of_two_providers_are_two() {
             200
         );
     }
+
     assert_eq!(application.log.take().len(), 2, "each once");
 }
 
@@ -447,6 +484,7 @@ async fn the_messages_of_two_google_channels_are_two() {
         b"a-token-of-some-length",
         "acknowledge",
     );
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -455,6 +493,7 @@ async fn the_messages_of_two_google_channels_are_two() {
         },
     )
     .await;
+
     for (channel, number) in [("a", "2"), ("b", "2"), ("a", "2"), ("a", "3")] {
         let headers = [
             ("X-Goog-Channel-Token", "a-token-of-some-length"),
@@ -468,6 +507,7 @@ async fn the_messages_of_two_google_channels_are_two() {
             "{channel} {number}"
         );
     }
+
     assert_eq!(application.log.take().len(), 3);
 }
 
@@ -475,6 +515,7 @@ async fn the_messages_of_two_google_channels_are_two() {
 #[tokio::test]
 async fn a_clock_that_is_set_forgets_no_delivery() {
     const DAY: u64 = 86_400;
+
     let application = Application::start(|_| Reply::ok("")).await;
     let plan = Plan {
         policy: remembering("github", b"secret", "refuse"),
@@ -483,6 +524,7 @@ async fn a_clock_that_is_set_forgets_no_delivery() {
     };
     let stage = Stage::start(application.address, plan).await;
     let signature = github_signature("secret", b"{}");
+
     let send = async || {
         stage
             .edge
@@ -491,10 +533,12 @@ async fn a_clock_that_is_set_forgets_no_delivery() {
             .status
     };
     assert_eq!(send().await, 200);
+
     for day in [99, 101] {
         stage.clock.set(UnixMillis(day * DAY * 1000));
         assert_eq!(send().await, 403, "{day}");
     }
+
     stage.clock.pass(std::time::Duration::from_secs(3601));
     assert_eq!(send().await, 200, "an hour later");
 }
@@ -504,6 +548,7 @@ async fn a_clock_that_is_set_forgets_no_delivery() {
 #[tokio::test]
 async fn other_names_of_the_headers_make_no_other_delivery() {
     use hmac::{Hmac, KeyInit, Mac};
+
     let application = Application::start(|_| Reply::ok("")).await;
     let plan = Plan {
         policy: remembering("clerk", b"whsec_c2VjcmV0", "refuse"),
@@ -511,6 +556,7 @@ async fn other_names_of_the_headers_make_no_other_delivery() {
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
+
     let send = async |prefix: &str, at: &str| {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"secret").unwrap();
         mac.update(format!("msg_1.{at}.{{}}").as_bytes());
@@ -519,14 +565,17 @@ async fn other_names_of_the_headers_make_no_other_delivery() {
             data_encoding::BASE64.encode(&mac.finalize().into_bytes())
         );
         let names = ["id", "timestamp", "signature"].map(|name| format!("{prefix}-{name}"));
+
         let headers = [
             (names[0].as_str(), "msg_1"),
             (&names[1], at),
             (&names[2], &signature),
         ];
+
         stage.edge.post(PREFIX, &headers, b"{}").await.status
     };
     assert_eq!(send("svix", "1000").await, 200);
+
     assert_eq!(send("webhook", "1000").await, 403);
     assert_eq!(
         send("webhook", "1001").await,
@@ -540,22 +589,27 @@ async fn other_names_of_the_headers_make_no_other_delivery() {
 #[tokio::test]
 async fn another_secret_makes_no_other_delivery() {
     use hmac::{Hmac, KeyInit, Mac};
+
     let application = Application::start(|_| Reply::ok("")).await;
     let dir = tempfile::TempDir::new().unwrap();
+
     for name in ["old", "new"] {
         std::fs::write(dir.path().join(name), name).unwrap();
     }
+
     let text = format!(
         "[[route]]\npath = '{PREFIX}/**'\nreplay = {{ on_duplicate = 'refuse' }}\n[[route.accept]]\n\
          verify = {{ provider = 'stripe', secrets = ['file:{0}/new', 'file:{0}/old'] }}",
         dir.path().display(),
     );
+
     let plan = Plan {
         policy: policy(&text),
         clock: clock_at(1000),
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
+
     let send = async |secret: &[u8]| {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret).unwrap();
         mac.update(b"1000.{}");
@@ -563,6 +617,7 @@ async fn another_secret_makes_no_other_delivery() {
             "t=1000,v1={}",
             data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes())
         );
+
         stage
             .edge
             .post(PREFIX, &[("Stripe-Signature", &signature)], b"{}")
@@ -570,6 +625,7 @@ async fn another_secret_makes_no_other_delivery() {
             .status
     };
     assert_eq!(send(b"old").await, 200);
+
     assert_eq!(send(b"new").await, 403);
     assert_eq!(application.log.take().len(), 1);
 }

@@ -55,6 +55,7 @@ impl Load {
             let sending = async move {
                 let mut failed = Vec::new();
                 let (mut kept, mut multiplexed) = (None, None);
+
                 while !stop.load(Ordering::Relaxed) {
                     let sent = match kind {
                         Sender::Fresh => over_http1(&edges, first, &mut None).await,
@@ -66,15 +67,18 @@ impl Load {
                         other => failed.push(format!("{other:?}")),
                     }
                 }
+
                 failed
             };
             (kind, tokio::spawn(sending))
         };
+
         let kinds = [Sender::Fresh, Sender::Kept, Sender::Multiplexed];
         let senders = (0..2)
             .flat_map(|first| kinds.map(|kind| (first, kind)))
             .map(begin)
             .collect();
+
         Self {
             stop,
             good,
@@ -103,6 +107,7 @@ impl Load {
                 failed.first()
             );
         }
+
         self.good.load(Ordering::Relaxed)
     }
 }
@@ -128,10 +133,12 @@ async fn over_http1(edges: &[Edge], first: usize, kept: &mut Option<Http1>) -> R
         None => Http1::new(connect(edges, first, b"http/1.1").await?),
     };
     connection.send("POST", HOOK, HOST, &[], b"x").await;
+
     let answer = connection.try_answer("POST").await.ok_or("no answer")?;
     if answer.header("connection") != Some("close") {
         *kept = Some(connection);
     }
+
     Ok(answer.status)
 }
 
@@ -143,6 +150,7 @@ async fn over_http2(edges: &[Edge], first: usize, kept: &mut Option<Http2>) -> R
         Some(client) => client.ready().await.ok(),
         None => None,
     };
+
     let mut client = match ready {
         Some(client) => client,
         None => {
@@ -150,12 +158,15 @@ async fn over_http2(edges: &[Edge], first: usize, kept: &mut Option<Http2>) -> R
             let (client, connection) = h2::client::handshake(stream)
                 .await
                 .map_err(|error| error.to_string())?;
+
             tokio::spawn(async move {
                 let _ = connection.await;
             });
+
             client.ready().await.map_err(|error| error.to_string())?
         }
     };
+
     let request = Request::post(format!("https://{HOST}{HOOK}"))
         .body(())
         .unwrap();
@@ -165,6 +176,7 @@ async fn over_http2(edges: &[Edge], first: usize, kept: &mut Option<Http2>) -> R
     let answer = within("an answer", answer)
         .await
         .map_err(|error| error.to_string())?;
+
     *kept = Some(client);
     Ok(answer.status().as_u16())
 }
@@ -215,6 +227,7 @@ fn start_agent(application: &str, state: &Path, more: &[&str]) -> Process {
         state,
     ];
     args.extend(more);
+
     Process::start("hookward", &args, &[])
 }
 
@@ -238,6 +251,7 @@ async fn relays_are_restarted_one_after_the_other(transport: Transport) {
     let paths = dirs.each_ref().map(|dir| dir.path().to_owned());
     let listen: [String; 2] = std::array::from_fn(|_| format!("127.0.0.1:{}", free_port()));
     let target = application.address.to_string();
+
     let start = {
         let (listen, paths) = (listen.clone(), paths.clone());
         move || {
@@ -250,12 +264,14 @@ async fn relays_are_restarted_one_after_the_other(transport: Transport) {
                     (Some(relay), edge)
                 })
                 .unzip();
+
             let carried = transport.to_string();
             let mut agent = start_agent(
                 &target,
                 &paths[2],
                 &["--transport", &carried, "--connections", "3"],
             );
+
             // Both relays have it.
             let opened = [agent.nth_event("ready", 0), agent.nth_event("ready", 1)];
             assert!(
@@ -264,21 +280,25 @@ async fn relays_are_restarted_one_after_the_other(transport: Transport) {
                     .all(|ready| ready["transport"] == carried.as_str()),
                 "{opened:?}"
             );
+
             (relays, edges, agent)
         }
     };
     let (mut relays, edges, agent) = off(start).await;
+
     let load = Load::begin(&edges);
     for number in [0, 1, 0] {
         load.good(30).await;
         end(relays[number].take().unwrap()).await;
         load.good(10).await;
+
         let (listen, data) = (listen[number].clone(), paths[number].clone());
         let (relay, edge, _) = off(move || start_relay(&data, &listen)).await;
         relays[number] = Some(relay);
         // It waits for the agent, which comes back by itself.
         assert_eq!(edge.post(HOOK, &[], b"x").await.status, 200);
     }
+
     let passed = load.end().await;
     // One more at each of the three restarts.
     assert_eq!(
@@ -300,6 +320,7 @@ async fn agents_that_share_a_tunnel_are_restarted_one_after_the_other() {
         agent.event("ready");
         agent
     };
+
     let of_relay = state.path().to_owned();
     let (relay, edge) = off(move || {
         let (relay, edge, token) = start_relay(&data_dir, &format!("127.0.0.1:{}", free_port()));
@@ -309,16 +330,20 @@ async fn agents_that_share_a_tunnel_are_restarted_one_after_the_other() {
     .await;
     let mut agents = [off(start.clone()).await, off(start.clone()).await];
     let load = Load::begin(&[edge]);
+
     for agent in &mut agents {
         load.good(30).await;
         let old = std::mem::replace(agent, off(start.clone()).await);
         end(old).await;
     }
+
     load.good(30).await;
     let passed = load.end().await;
     assert_eq!(application.log.take().len(), passed, "each arrived once");
+
     for agent in agents {
         end(agent).await;
     }
+
     end(relay).await;
 }

@@ -20,18 +20,22 @@ async fn paths_and_tokens() {
         token: Some(token("s3cr3t-T0ken.~_42")),
         ..Accept::default()
     }];
+
     let open = Rogue::start(application.address, open_policy(), Clock::System).await;
     let guarded = Rogue::start(application.address, guarded, Clock::System).await;
     let mut refused = 0;
+
     for case in cases::<Value>("path_attacks_dev") {
         if case["expect"] != "deny" || case["level"] != "must" {
             continue;
         }
+
         let rogue = if case["rule"] == "path" {
             &open
         } else {
             &guarded
         };
+
         let target = bytes(case["target_b64"].as_str().unwrap());
         // Absolute targets are the relay's to judge; a tunnel carries paths, so the agent refuses
         // anything else anyhow.
@@ -42,9 +46,11 @@ async fn paths_and_tokens() {
             outcome.as_ref().is_err() || (400..500).contains(&outcome.as_ref().unwrap().0),
             "{case}: {outcome:?}"
         );
+
         assert_eq!(application.log.begun(), 0, "{case} reached the application");
         refused += 1;
     }
+
     assert!(refused > 150, "{refused}");
     let good = guarded.send(
         request(
@@ -56,6 +62,7 @@ async fn paths_and_tokens() {
         b"",
     );
     assert_eq!(good.await.unwrap().0, 200);
+
     assert_eq!(
         application.log.take()[0].target,
         format!("{PREFIX}/x?a=1"),
@@ -67,6 +74,7 @@ async fn paths_and_tokens() {
 async fn signatures() {
     let application = Application::start(|_| Reply::ok("reached")).await;
     let mut refused = 0;
+
     for case in cases::<Value>("signature_attacks_dev") {
         let group = case["group"].as_str().unwrap();
         let secrets = case["secrets_b64"].as_array().unwrap();
@@ -78,12 +86,14 @@ async fn signatures() {
         else {
             continue;
         };
+
         if !["github", "slack"].contains(&group)
             || case["expect"] != "reject"
             || case["level"] != "must"
         {
             continue;
         }
+
         let clock = clock_at(case["now"].as_u64().unwrap());
         // The agent judges by its own clock, whatever the relay says about the time.
         let rogue = Rogue::start(
@@ -94,6 +104,7 @@ async fn signatures() {
         .await;
         let headers: Vec<(String, String)> =
             serde_json::from_value(case["headers"].clone()).unwrap();
+
         let body = bytes(case["body_b64"].as_str().unwrap());
         let target = format!("{PREFIX}/x");
         let outcome = rogue
@@ -106,9 +117,11 @@ async fn signatures() {
             matches!(outcome, Ok((400..=499, _)) | Err(())),
             "{case}: {outcome:?}"
         );
+
         assert_eq!(application.log.begun(), 0, "{case} reached the application");
         refused += 1;
     }
+
     assert!(refused > 20, "{refused}");
 }
 
@@ -126,15 +139,18 @@ async fn webhooks_pass_while_a_large_policy_is_sent() {
         format!("allow_ips = [{}]", ranges.join(",")),
     );
     let large = policy(&format!("{route}\n[[route.accept]]\n{accept}"));
+
     rogue
         .agent
         .replace_policy(0, &large)
         .unwrap_or_else(|problems| panic!("{problems}"));
+
     // Datagrams: what has come is as much as the window takes.
     eventually("the policy is being sent", || {
         rogue.session.received() > 1000
     })
     .await;
+
     let target = format!("{PREFIX}/x");
     for _ in 0..20 {
         let answer = rogue
@@ -142,6 +158,7 @@ async fn webhooks_pass_while_a_large_policy_is_sent() {
             .await;
         assert_eq!(answer.unwrap(), (200, b"reached".to_vec()));
     }
+
     within("the agent stops all the same", rogue.agent.shutdown()).await;
 }
 
@@ -154,6 +171,7 @@ async fn a_secret_that_stays_on_the_agent_is_checked_there_and_never_sent() {
         !sent.contains(&data_encoding::BASE64.encode(b"canary")),
         "{sent}"
     );
+
     let rogue = Rogue::start(application.address, policy, Clock::System).await;
     let signature = |secret: &str| {
         vec![(
@@ -161,6 +179,7 @@ async fn a_secret_that_stays_on_the_agent_is_checked_there_and_never_sent() {
             github_signature(secret, b"{}"),
         )]
     };
+
     let target = format!("{PREFIX}/x");
     let forged = rogue
         .send(
@@ -170,6 +189,7 @@ async fn a_secret_that_stays_on_the_agent_is_checked_there_and_never_sent() {
         .await;
     assert_eq!(forged.unwrap().0, 403);
     assert_eq!(application.log.begun(), 0);
+
     let genuine = rogue
         .send(
             request("POST", target.as_bytes(), &signature("canary"), Some(2)),
@@ -185,9 +205,11 @@ async fn methods_sizes_websockets_and_headers() {
     let mut small = signed_policy("github", b"s", "");
     small.routes[0].methods = vec!["POST".to_owned()];
     small.routes[0].max_body = 10;
+
     let rogue = Rogue::start(application.address, small, Clock::System).await;
     let target = format!("{PREFIX}/x");
     let target = target.as_bytes();
+
     for (method, length, expected) in [("GET", 0, 405), ("CONNECT", 0, 405), ("POST", 11, 413)] {
         let body = vec![b'x'; length];
         let signature = vec![(
@@ -203,6 +225,7 @@ async fn methods_sizes_websockets_and_headers() {
             "{method} {length}"
         );
     }
+
     let mut upgrade = request("GET", target, &[], Some(0));
     upgrade.upgrade = true;
     let open = Rogue::start(application.address, open_policy(), Clock::System).await;
@@ -231,12 +254,14 @@ async fn methods_sizes_websockets_and_headers() {
             .0,
         200
     );
+
     let received = application.log.take().remove(0);
     assert_eq!(
         received.all("x-forwarded-for"),
         ["192.0.2.1"],
         "the relay's word, and only that"
     );
+
     for name in [
         "X-Original-URL",
         "Transfer-Encoding",
@@ -245,6 +270,7 @@ async fn methods_sizes_websockets_and_headers() {
     ] {
         assert_eq!(received.header(name), None, "{name}");
     }
+
     assert_ne!(received.header("hookward-request-id"), Some("forged"));
 }
 
@@ -253,12 +279,14 @@ async fn a_broken_body_is_never_passed_on_as_a_complete_one() {
     let application = Application::start(|_| Reply::ok("reached")).await;
     let rogue = Rogue::start(application.address, open_policy(), Clock::System).await;
     let target = format!("{PREFIX}/x");
+
     for length in [None, Some(100_000)] {
         let begun = application.log.begun();
         let (mut writer, reader) = rogue
             .begin(request("POST", target.as_bytes(), &[], length))
             .await;
         writer.data(vec![b'x'; 50_000].into()).await.unwrap();
+
         let log = application.log.clone();
         hookward_tests::wait::eventually("the application sees the head", || log.begun() > begun)
             .await;
@@ -267,6 +295,7 @@ async fn a_broken_body_is_never_passed_on_as_a_complete_one() {
             .await;
         assert!(application.log.complete().is_empty());
     }
+
     // A length that is not kept is a break too.
     let short = rogue
         .send(request("POST", target.as_bytes(), &[], Some(10)), b"123")
@@ -283,12 +312,14 @@ async fn a_false_length_smuggles_nothing() {
     let application = Application::start(|_| Reply::ok("")).await;
     let rogue = Rogue::start(application.address, open_policy(), Clock::System).await;
     let target = format!("{PREFIX}/a");
+
     for claimed in [1, 100, 235, 250, 274, 4096] {
         let lies = vec![("content-length".to_owned(), claimed.to_string())];
         let _ = rogue
             .send(request("POST", target.as_bytes(), &lies, Some(0)), b"")
             .await;
         let body = b"GET /admin/smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
+
         let _ = rogue
             .send(
                 request("POST", target.as_bytes(), &[], Some(body.len())),
@@ -296,6 +327,7 @@ async fn a_false_length_smuggles_nothing() {
             )
             .await;
     }
+
     let received = application.log.take();
     assert_eq!(received.len(), 12);
     assert!(
@@ -313,10 +345,12 @@ async fn the_host_is_the_tunnels_own() {
         request.headers.insert("host", name.parse().unwrap());
         request
     };
+
     let mut doubled = request("POST", PREFIX.as_bytes(), &[], Some(0));
     doubled
         .headers
         .append("host", "internal-admin.corp".parse().unwrap());
+
     for request in [
         foreign("internal-admin.corp:9999"),
         foreign("hooks.example.test:1@evil.example"),
@@ -331,6 +365,7 @@ async fn the_host_is_the_tunnels_own() {
             Ok(400)
         );
     }
+
     assert_eq!(application.log.begun(), 0);
     assert_eq!(
         rogue
@@ -349,18 +384,22 @@ async fn heads_that_do_not_end_are_bounded() {
     /// A head (RFC 9114 §7.1 as `protocol/frame.rs` has it): its type, and a length of 98,000 in
     /// four bytes.
     const BEGIN: [u8; 5] = [1, 0x80, 0x01, 0x7e, 0xd0];
+
     let application = Application::start(|_| Reply::ok("")).await;
     let rogue = Rogue::start(application.address, open_policy(), Clock::System).await;
     let mut streams = Vec::new();
+
     for _ in 0..PLACES {
         let (mut send, receive) = rogue.connection.open_bi().await.unwrap();
         send.write_all(&BEGIN).await.unwrap();
         streams.push((send, receive));
     }
+
     let mut waiting =
         std::pin::pin!(rogue.send(request("POST", PREFIX.as_bytes(), &[], Some(0)), b""));
     let soon = tokio::time::timeout(std::time::Duration::from_millis(300), waiting.as_mut()).await;
     assert!(soon.is_err(), "no head is read beyond the bound");
+
     // One that ends, in whatever way, makes room.
     streams.pop().unwrap().0.reset(0_u32.into()).unwrap();
     assert_eq!(waiting.await.map(|(status, _)| status), Ok(200));
@@ -379,12 +418,14 @@ async fn a_relay_with_another_key_is_not_spoken_to() {
         .pin;
     let state = hookward_agent::state::StateDir::open(Some(dir.path())).unwrap();
     let credential = state.credentials().unwrap().remove(0);
+
     let secret = hookward_shared::secret::Secret::mint().unwrap();
     let at = |pin| Relay {
         address: credential.relay.clone(),
         pin,
         credential: secret.clone(),
     };
+
     let right = join(
         &at(credential.pin),
         &LinkSettings::default(),
@@ -395,6 +436,7 @@ async fn a_relay_with_another_key_is_not_spoken_to() {
         right,
         Err(hookward_agent::connection::ConnectionError::WrongKey(_))
     ));
+
     let wrong = join(&at(pin), &LinkSettings::default(), secret.clone()).await;
     assert!(
         matches!(

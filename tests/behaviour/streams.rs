@@ -50,22 +50,26 @@ async fn events_are_not_held_back(over: Transport) {
             let Some(_) = input.head().await else { return };
             let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
             input.stream().write_all(head.as_bytes()).await.unwrap();
+
             for number in 0..20 {
                 next.notified().await;
                 let event = format!("data: {number}\n\n");
                 let chunk = format!("{:x}\r\n{event}\r\n", event.len());
                 input.stream().write_all(chunk.as_bytes()).await.unwrap();
             }
+
             input.stream().write_all(b"0\r\n\r\n").await.unwrap();
         }
     })
     .await;
+
     let stage = Stage::start(application.address, Plan::over(over)).await;
     let mut connection = stage.edge.http1().await;
     connection
         .send("GET", HOOK, HOST, &[("Accept", "text/event-stream")], b"")
         .await;
     assert_eq!(connection.head().await.unwrap().status, 200);
+
     for number in 0..20 {
         next.notify_one();
         let event = within(
@@ -87,6 +91,7 @@ async fn an_answer_that_takes_its_time(over: Transport) {
             let Some(_) = input.head().await else { return };
             asked.notify_one();
             go.notified().await;
+
             let _ = input
                 .stream()
                 .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnews")
@@ -94,10 +99,12 @@ async fn an_answer_that_takes_its_time(over: Transport) {
         }
     })
     .await;
+
     let stage = Stage::start(application.address, Plan::over(over)).await;
     let mut connection = stage.edge.http1().await;
     connection.send("GET", HOOK, HOST, &[], b"").await;
     within("the application is asked", asked.notified()).await;
+
     // Longer than a silent connection would be taken for alive.
     tokio::time::sleep(TUNNEL_DEAD + Duration::from_secs(1)).await;
     go.notify_one();
@@ -107,6 +114,7 @@ async fn an_answer_that_takes_its_time(over: Transport) {
 /// An application that echoes, by a library that checks what it gets.
 async fn echo() -> std::net::SocketAddr {
     use futures_util::{SinkExt as _, StreamExt as _};
+
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -125,6 +133,7 @@ async fn echo() -> std::net::SocketAddr {
             });
         }
     });
+
     address
 }
 
@@ -133,6 +142,7 @@ async fn echo() -> std::net::SocketAddr {
 fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![head];
+
     match payload.len() {
         length @ 0..126 => bytes.push(0x80 | length as u8),
         length @ 126..65_536 => {
@@ -144,6 +154,7 @@ fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
             bytes.extend((length as u64).to_be_bytes());
         }
     }
+
     bytes.extend(mask);
     bytes.extend(
         payload
@@ -151,6 +162,7 @@ fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
             .zip(mask.iter().cycle())
             .map(|(byte, mask)| byte ^ mask),
     );
+
     bytes
 }
 
@@ -186,6 +198,7 @@ fn cases() -> Vec<(&'static str, Exchange)> {
     let echoed = |head: u8, payload: Vec<u8>| (vec![frame(head, &payload)], vec![(head, payload)]);
     let mut cases = Vec::new();
     let mut add = |name, exchange: Exchange| cases.push((name, exchange));
+
     for (name, length) in [
         ("empty text", 0),
         ("text of 125", 125),
@@ -197,10 +210,12 @@ fn cases() -> Vec<(&'static str, Exchange)> {
     ] {
         add(name, echoed(TEXT, text(length)));
     }
+
     add(
         "text that is not ASCII",
         echoed(TEXT, "Hellö-µ@ßöäüàá-UTF-8!! \u{1f980}".as_bytes().to_vec()),
     );
+
     for (name, length) in [
         ("empty binary", 0),
         ("binary of 125", 125),
@@ -212,6 +227,7 @@ fn cases() -> Vec<(&'static str, Exchange)> {
     ] {
         add(name, echoed(BINARY, (0..length).map(|n| n as u8).collect()));
     }
+
     add(
         "two fragments",
         (
@@ -219,6 +235,7 @@ fn cases() -> Vec<(&'static str, Exchange)> {
             vec![(TEXT, b"fragments".to_vec())],
         ),
     );
+
     add(
         "an empty fragment between two",
         (
@@ -226,6 +243,7 @@ fn cases() -> Vec<(&'static str, Exchange)> {
             vec![(BINARY, b"ab".to_vec())],
         ),
     );
+
     let mut pieces = vec![frame(0x01, b"x")];
     pieces.extend((0..98).map(|_| frame(0x00, b"x")));
     pieces.push(frame(0x80, b"x"));
@@ -236,11 +254,13 @@ fn cases() -> Vec<(&'static str, Exchange)> {
             vec![(TEXT, text(100).iter().map(|_| b'x').collect())],
         ),
     );
+
     add("a ping", (vec![frame(PING, b"")], vec![(PONG, Vec::new())]));
     add(
         "a ping of 125",
         (vec![frame(PING, &text(125))], vec![(PONG, text(125))]),
     );
+
     add(
         "a ping between fragments",
         (
@@ -248,6 +268,7 @@ fn cases() -> Vec<(&'static str, Exchange)> {
             vec![(PONG, b"p".to_vec()), (TEXT, b"ab".to_vec())],
         ),
     );
+
     add(
         "a pong that nobody asked for",
         (
@@ -255,11 +276,13 @@ fn cases() -> Vec<(&'static str, Exchange)> {
             vec![(TEXT, b"y".to_vec())],
         ),
     );
+
     let pings = (0..10).map(|n: u8| frame(PING, &[n])).collect();
     add(
         "ten pings",
         (pings, (0..10).map(|n| (PONG, vec![n])).collect()),
     );
+
     for (name, code, reason) in [
         ("close 1000", 1000, ""),
         ("close 1001", 1001, "going"),
@@ -274,6 +297,7 @@ fn cases() -> Vec<(&'static str, Exchange)> {
             ),
         );
     }
+
     add(
         "close without a code",
         (vec![frame(CLOSE, b"")], vec![(CLOSE, Vec::new())]),
@@ -285,6 +309,7 @@ fn cases() -> Vec<(&'static str, Exchange)> {
             vec![(TEXT, b"last".to_vec()), (CLOSE, close(1000, ""))],
         ),
     );
+
     cases
 }
 
@@ -292,11 +317,13 @@ async fn websockets(over: Transport) {
     let stage = Stage::start(echo().await, with_websockets(over)).await;
     let cases = cases();
     assert!(cases.len() >= 28, "{}", cases.len());
+
     for (name, (sent, back)) in cases {
         let mut connection = open(&stage).await;
         for frame in &sent {
             connection.raw(frame).await;
         }
+
         for (number, expected) in back.iter().enumerate() {
             let frame = within(name, read_frame(&mut connection)).await;
             assert!(
@@ -306,19 +333,24 @@ async fn websockets(over: Transport) {
                 frame.1.len()
             );
         }
+
         if back.last().is_some_and(|(head, _)| *head == CLOSE) {
             assert_eq!(connection.rest().await, b"", "{name}: the connection ends");
         }
     }
+
     // Byte by byte is the same.
     let mut connection = open(&stage).await;
+
     for byte in frame(TEXT, b"chopped") {
         connection.raw(&[byte]).await;
     }
+
     assert_eq!(
         read_frame(&mut connection).await,
         (TEXT, b"chopped".to_vec())
     );
+
     // What the application takes for broken ends, and the sender hears of it.
     for (name, broken) in [
         ("a reserved bit", frame(0xc1, b"x")),
@@ -353,6 +385,7 @@ async fn an_end_leaves_the_other_direction_open(over: Transport) {
     let stage = Stage::start(application.address, with_websockets(over)).await;
     let mut connection = open(&stage).await;
     connection.raw(b"my last word").await;
+
     connection.stream.shutdown().await.unwrap();
     assert_eq!(
         within("the answer", connection.rest()).await,
@@ -370,6 +403,7 @@ async fn a_websocket_outlives_the_beginning_of_the_end(over: Transport) {
         while edge.tls(b"http/1.1", Some(HOST)).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+
         connection.raw(&frame(TEXT, b"still there?")).await;
         assert_eq!(
             read_frame(&mut connection).await,
@@ -401,11 +435,13 @@ async fn who_waits_at_the_end_is_told(over: Transport) {
     let application = Application::start(|_| Reply::Silence).await;
     let mut plan = Plan::over(over);
     plan.limits.drain = Duration::from_millis(400);
+
     let mut stage = Stage::start(application.address, plan).await;
     let edge = stage.edge.clone();
     let waiting = tokio::spawn(async move { edge.post(HOOK, &[], b"x").await });
     eventually("the application has it", || application.log.begun() == 1).await;
     stage.stop_relay().await;
+
     let answer = within("an answer", waiting).await.unwrap();
     assert_eq!((answer.status, answer.code()), (502, Some("agent_broke")));
 }
@@ -413,6 +449,7 @@ async fn who_waits_at_the_end_is_told(over: Transport) {
 /// What TLS holds back while the socket is full goes out although nothing more is said.
 async fn the_last_bytes_leave_a_full_socket(over: Transport) {
     const SAID: usize = 2 << 20;
+
     let application = Application::raw(|stream| async move {
         let mut input = Input::new(stream);
         let Some(_) = input.head().await else { return };
@@ -424,6 +461,7 @@ async fn the_last_bytes_leave_a_full_socket(over: Transport) {
     .await;
     let stage = Stage::start(application.address, with_websockets(over)).await;
     let mut connection = open(&stage).await;
+
     let reading = async {
         for _ in 0..SAID / 8192 {
             connection.exactly(8192).await;
@@ -453,6 +491,7 @@ async fn open(stage: &Stage) -> Http1 {
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &upgrade, b"").await;
     assert_eq!(connection.answer("GET").await.status, 101);
+
     connection
 }
 
@@ -467,11 +506,13 @@ async fn large_and_small(over: Transport, adjust: impl FnOnce(&mut Plan)) -> (Ap
         connections: Some(1),
         ..Plan::over(over).link
     };
+
     let mut plan = Plan {
         link,
         ..Plan::over(over)
     };
     adjust(&mut plan);
+
     let stage = Stage::start(application.address, plan).await;
     (application, stage)
 }
@@ -481,8 +522,10 @@ async fn slow_readers_keep_nobody_waiting(over: Transport) {
     /// Readers who may stand still and give way to nobody: half of the window of the agent's
     /// connection, and some room for the others.
     const ROOM: u32 = CONNECTION_WINDOW / STREAM_WINDOW / 2 - 2;
+
     let (_application, stage) = large_and_small(over, |_| {}).await;
     let mut slow = Vec::new();
+
     for _ in 0..ROOM {
         let mut connection = stage.edge.http1().await;
         connection
@@ -491,12 +534,14 @@ async fn slow_readers_keep_nobody_waiting(over: Transport) {
         assert_eq!(connection.head().await.unwrap().status, 200);
         slow.push(connection);
     }
+
     let mut longest = Duration::ZERO;
     for _ in 0..50 {
         let since = Instant::now();
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "small");
         longest = longest.max(since.elapsed());
     }
+
     assert!(longest < Duration::from_secs(2), "{longest:?}");
     // And the slow ones still get all of it.
     for connection in slow.iter_mut().take(3) {
@@ -514,6 +559,7 @@ async fn readers_that_stand_still_give_way(over: Transport) {
     })
     .await;
     let mut slow = Vec::new();
+
     for _ in 0..100 {
         let mut connection = stage.edge.http1().await;
         connection
@@ -521,6 +567,7 @@ async fn readers_that_stand_still_give_way(over: Transport) {
             .await;
         slow.push(connection);
     }
+
     let last = slow.last_mut().unwrap();
     assert_eq!(
         within("the last one's turn", last.head())
@@ -529,6 +576,7 @@ async fn readers_that_stand_still_give_way(over: Transport) {
             .status,
         200
     );
+
     for _ in 0..10 {
         assert_eq!(
             within("a webhook", stage.edge.post(HOOK, &[], b"x"))
@@ -537,12 +585,14 @@ async fn readers_that_stand_still_give_way(over: Transport) {
             "small"
         );
     }
+
     let whole = within(
         "the answer of one that reads after all",
         last.exactly(8 << 20),
     )
     .await;
     assert!(whole.iter().all(|byte| *byte == b'x'));
+
     let mut gave_way = false;
     for connection in &mut slow[..99] {
         let answer = within(
@@ -551,10 +601,12 @@ async fn readers_that_stand_still_give_way(over: Transport) {
         )
         .await;
         gave_way = !answer.is_some_and(|answer| answer.complete);
+
         if gave_way {
             break;
         }
     }
+
     assert!(gave_way, "one of those that stood still");
 }
 
@@ -563,6 +615,7 @@ async fn readers_that_stand_still_give_way(over: Transport) {
 async fn slow_readers_that_are_gone_leave_nothing_behind(over: Transport) {
     let (_application, stage) = large_and_small(over, |_| {}).await;
     let mut slow = Vec::new();
+
     for _ in 0..150 {
         let mut connection = stage.edge.http1().await;
         connection
@@ -570,12 +623,15 @@ async fn slow_readers_that_are_gone_leave_nothing_behind(over: Transport) {
             .await;
         slow.push(connection);
     }
+
     tokio::time::sleep(Duration::from_secs(2)).await;
     drop(slow);
     let since = Instant::now();
+
     for _ in 0..5 {
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "small");
     }
+
     assert!(
         since.elapsed() < Duration::from_secs(5),
         "{:?}",
@@ -600,6 +656,7 @@ async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {
                 begun.notified().await;
                 return;
             }
+
             begun.notify_one();
             let mut rest = Vec::new();
             let _ = input.stream().read_to_end(&mut rest).await;
@@ -607,10 +664,12 @@ async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {
         }
     })
     .await;
+
     let stage = Stage::start(application.address, Plan::over(over)).await;
     let mut connection = stage.edge.http1().await;
     connection.send("POST", HOOK, HOST, &[], b"x").await;
     within("the application has it", begun.notified()).await;
+
     let since = Instant::now();
     drop(connection);
     within("the application hears of it", ended.notified()).await;
@@ -619,6 +678,7 @@ async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {
         "{:?}",
         since.elapsed()
     );
+
     // The application breaks off: the sender's answer breaks off, too.
     let mut connection = stage.edge.http1().await;
     connection
@@ -626,12 +686,14 @@ async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {
         .await;
     assert_eq!(connection.head().await.unwrap().status, 200);
     assert_eq!(connection.exactly(4).await, b"part");
+
     let since = Instant::now();
     begun.notify_one();
     assert_eq!(
         within("the sender hears of it", connection.rest()).await,
         b""
     );
+
     assert!(
         since.elapsed() < Duration::from_secs(1),
         "{:?}",
@@ -646,6 +708,7 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
         Arc::new(Notify::new()),
     );
     let of_application = (Arc::clone(&begun), Arc::clone(&ended), Arc::clone(&cut));
+
     let application = Application::raw(move |stream| {
         let (begun, ended, cut) = of_application.clone();
         async move {
@@ -655,6 +718,7 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
                 let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
                 input.stream().write_all(head).await.unwrap();
             }
+
             begun.notify_one();
             let mut rest = Vec::new();
             tokio::select! {
@@ -664,6 +728,7 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
         }
     })
     .await;
+
     let plan = with_websockets(over);
     let stage = Stage::start(application.address, plan).await;
     let heard = async |what: &str| {
@@ -675,6 +740,7 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
             since.elapsed()
         );
     };
+
     // In the middle of an upload that streams.
     let mut upload = stage.edge.http1().await;
     upload
@@ -684,9 +750,11 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
         )
         .await;
     upload.raw(&[b'x'; 100_000]).await;
+
     within("the upload is under way", begun.notified()).await;
     drop(upload);
     heard("an upload's abort").await;
+
     // One stream of an HTTP/2 connection; the others go on.
     let mut client = stage.edge.http2().await.ready().await.unwrap();
     let request = || {
@@ -695,6 +763,7 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
             .unwrap()
     };
     let (_kept, _) = client.send_request(request(), true).unwrap();
+
     within("one stream is under way", begun.notified()).await;
     let (_answer, mut sending) = client.send_request(request(), false).unwrap();
     sending.send_data(vec![b'x'; 10_000].into(), false).unwrap();
@@ -704,11 +773,13 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
     drop(client);
     drop((_kept, _answer, sending));
     heard("the connection's end").await;
+
     // A WebSocket, by either side.
     let websocket = open(&stage).await;
     within("the WebSocket is open", begun.notified()).await;
     drop(websocket);
     heard("a WebSocket's end").await;
+
     let mut websocket = open(&stage).await;
     within("the WebSocket is open", begun.notified()).await;
     let since = Instant::now();
@@ -717,6 +788,7 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
         within("the sender hears of it", websocket.rest()).await,
         b""
     );
+
     assert!(
         since.elapsed() < Duration::from_secs(1),
         "{:?}",
@@ -730,12 +802,14 @@ async fn bodies_larger_than_memory() {
     const SIZE: u64 = 1 << 30;
     /// More than windows and buffers need, and far below the body.
     const MOST: u64 = 96 * MIB;
+
     let application = Application::raw(|stream| async move {
         let mut input = Input::new(stream);
         let Some(request) = input.head().await else {
             return;
         };
         let piece = vec![b'x'; 1 << 20];
+
         if request.method == "GET" {
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
             input.stream().write_all(head.as_bytes()).await.unwrap();
@@ -747,9 +821,11 @@ async fn bodies_larger_than_memory() {
         } else {
             let mut left = SIZE - input.rest_of_buffer() as u64;
             let mut buffer = vec![0; 1 << 20];
+
             while left > 0 {
                 left -= input.stream().read(&mut buffer).await.unwrap() as u64;
             }
+
             input
                 .stream()
                 .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")
@@ -758,6 +834,7 @@ async fn bodies_larger_than_memory() {
         }
     })
     .await;
+
     for transport in ["quic", "tcp"] {
         let dir = TempDir::new().unwrap();
         let (data, state) = (dir.path().join("relay"), dir.path().join("agent"));
@@ -774,6 +851,7 @@ async fn bodies_larger_than_memory() {
                 &token,
             );
             assert_eq!(joined.code, Some(0), "{joined:?}");
+
             let args = [
                 "http",
                 &target,
@@ -787,9 +865,11 @@ async fn bodies_larger_than_memory() {
             ];
             let mut agent = Process::start("hookward", &args, &[]);
             agent.event("ready");
+
             (relay, agent, ready)
         })
         .await;
+
         let edge = edge(&ready, "flexdeploy.hooks.example.test");
         let host = "flexdeploy.hooks.example.test";
         let (before_relay, before_agent) = (relay.memory("VmHWM"), agent.memory("VmHWM"));
@@ -797,10 +877,12 @@ async fn bodies_larger_than_memory() {
         let head =
             format!("POST {PREFIX} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {SIZE}\r\n\r\n");
         connection.raw(head.as_bytes()).await;
+
         let piece = vec![b'x'; 1 << 20];
         for _ in 0..SIZE >> 20 {
             connection.raw(&piece).await;
         }
+
         assert_eq!(
             connection.answer("POST").await.text(),
             "done",
@@ -808,8 +890,10 @@ async fn bodies_larger_than_memory() {
         );
         connection.send("GET", PREFIX, host, &[], b"").await;
         assert_eq!(connection.head().await.unwrap().status, 200);
+
         let mut received = connection.buffered() as u64;
         let mut buffer = vec![0; 1 << 20];
+
         while received < SIZE {
             let count = within("a piece", connection.stream.read(&mut buffer))
                 .await
@@ -817,6 +901,7 @@ async fn bodies_larger_than_memory() {
             assert!(count > 0, "{transport}: cut after {received}");
             received += count;
         }
+
         let (relay_grew, agent_grew) = (
             relay.memory("VmHWM") - before_relay,
             agent.memory("VmHWM") - before_agent,
@@ -826,6 +911,7 @@ async fn bodies_larger_than_memory() {
             relay_grew / MIB,
             agent_grew / MIB
         );
+
         assert!(
             relay_grew < MOST && agent_grew < MOST,
             "{transport}: {relay_grew} {agent_grew}"

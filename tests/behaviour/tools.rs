@@ -49,6 +49,7 @@ fn assert_wrong(args: &[&str], environment: &[(&str, &str)], texts: &[&str]) {
     let ended = hookward(args, environment, "");
     assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
     assert!(ended.out.is_empty(), "{args:?}: {}", ended.out);
+
     for text in texts {
         assert!(
             ended.err.contains(text),
@@ -67,9 +68,11 @@ fn raw(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec
     {
         text.push_str("Host: hooks.example.test\r\n");
     }
+
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
+
     text.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
     [text.as_bytes(), body].concat()
 }
@@ -98,6 +101,7 @@ fn explain(args: &[&str], environment: &[(&str, &str)], input: &str) -> Value {
         other => panic!("{other:?}"),
     };
     assert_eq!(ended.code, Some(code), "{args:?}: {ended:?}");
+
     said
 }
 
@@ -114,12 +118,14 @@ fn explain_vector(folder: &Folder, vector: &Vector, body: &[u8]) -> Value {
         &format!("{}.http", vector.id),
         raw(&vector.method, target, &headers, body),
     );
+
     let verify = format!("{}=file:{secret}", vector.provider);
     let (url, now) = (
         vector.url.clone().unwrap_or_else(|| URL.to_owned()),
         vector.now.to_string(),
     );
     let peer = "192.0.2.1";
+
     let args = [
         "--verify",
         &verify,
@@ -132,6 +138,7 @@ fn explain_vector(folder: &Folder, vector: &Vector, body: &[u8]) -> Value {
         "--peer",
         peer,
     ];
+
     explain(&[&args[..], &["--now", &now]].concat(), &[], "")
 }
 
@@ -146,6 +153,7 @@ fn a_policy_that_can_be_used_is_said_to_be() {
     for args in [&["check", "--policy", &good][..], &["check", &good]] {
         let ended = hookward(args, &[("KEY", "a secret of some length\n")], "");
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
+
         for text in [
             "can be used: 2 routes",
             "note: env:KEY: one newline",
@@ -154,6 +162,7 @@ fn a_policy_that_can_be_used_is_said_to_be() {
             assert!(ended.out.contains(text), "{text} in {}", ended.out);
         }
     }
+
     let flags = hookward(
         &["check", "--verify", "github=env:KEY", "--path", "/a"],
         &[("KEY", "a secret of some length")],
@@ -196,8 +205,10 @@ path = "c"
 open = true
 "#,
     );
+
     let ended = hookward(&["check", "--policy", &policy], &[("KEY", "x")], "");
     assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{ended:?}");
+
     for (place, text) in [
         ("1:8", "fast"),
         ("4:1", "metods"),
@@ -217,6 +228,7 @@ open = true
             .any(|line| line.contains(&format!("bad.toml:{place}: ")) && line.contains(text));
         assert!(said, "{place} {text} in {}", ended.err);
     }
+
     assert!(
         !ended.err.contains("hunter2"),
         "a literal secret is not repeated"
@@ -242,6 +254,7 @@ fn a_file_that_is_no_toml_has_the_place_where_it_breaks() {
             &[&format!("broken.toml:{place}")],
         );
     }
+
     assert_wrong(
         &["check", "--policy", "/nowhere"],
         &[],
@@ -254,6 +267,7 @@ fn published_vectors_are_explained_as_they_were_published() {
     let folder = Folder::new();
     let vectors = vectors("dev_vectors");
     assert_eq!(vectors.len(), 15, "all of them");
+
     for vector in vectors {
         let said = explain_vector(&folder, &vector, &bytes(&vector.body_b64));
         let expected = if vector.expect == "accept" {
@@ -262,6 +276,7 @@ fn published_vectors_are_explained_as_they_were_published() {
             "refuse"
         };
         assert_eq!(said["verdict"], expected, "{}: {said}", vector.id);
+
         assert!(
             vector.expect == "accept" || said["check"] == "signature",
             "{}: {said}",
@@ -281,11 +296,13 @@ fn a_request_is_read_from_standard_input_a_file_or_flags() {
         b"{}",
     );
     let (file, body) = (folder.file("request", &request), folder.file("body", "{}"));
+
     let (field, data) = (
         format!("x-hub-signature-256: {signature}"),
         format!("@{body}"),
     );
     let request = String::from_utf8(request).unwrap();
+
     for (args, input) in [
         (&["--request", &file][..], ""),
         (&["--request", "-"], request.as_str()),
@@ -305,6 +322,7 @@ fn a_request_is_read_from_standard_input_a_file_or_flags() {
         );
         assert!(!said.to_string().contains(KEY), "the secret is not said");
     }
+
     let other = explain(
         &[
             "--url",
@@ -319,6 +337,7 @@ fn a_request_is_read_from_standard_input_a_file_or_flags() {
         &[("KEY", KEY)],
         "",
     );
+
     assert_eq!(other["check"], "signature", "{other}");
 }
 
@@ -356,6 +375,7 @@ fn the_verdict_of_every_check_is_said_in_order() {
         "X-Hub-Signature-256: {}",
         github_signature(KEY, body.as_bytes())
     );
+
     let rest = [
         "-d",
         body,
@@ -367,6 +387,7 @@ fn the_verdict_of_every_check_is_said_in_order() {
     let args = [&["explain"], &EVERY_CHECK[..], &rest].concat();
     let ended = hookward(&args, &environment, "");
     assert_eq!(ended.code, Some(0), "{ended:?}");
+
     let expected = [
         ("pass", "shape"),
         ("relay only", "client-rate"),
@@ -381,17 +402,20 @@ fn the_verdict_of_every_check_is_said_in_order() {
         ("relay only", "replay"),
         ("relay only", "rate"),
     ];
+
     let checks: Vec<&str> = ended
         .out
         .lines()
         .skip_while(|line| *line != "checks:")
         .skip(1)
         .collect();
+
     for (index, (outcome, check)) in expected.iter().enumerate() {
         let words: Vec<_> = checks[index].split_whitespace().collect();
         let wanted: Vec<_> = outcome.split(' ').chain([*check]).collect();
         assert_eq!(words[..wanted.len()], wanted, "{}", ended.out);
     }
+
     assert!(
         checks[expected.len()..]
             .iter()
@@ -399,6 +423,7 @@ fn the_verdict_of_every_check_is_said_in_order() {
         "{}",
         ended.out
     );
+
     assert!(
         ended.out.starts_with("allow: ") && ended.out.contains("right, by env:KEY"),
         "{}",
@@ -421,6 +446,7 @@ fn the_verdict_of_every_check_is_said_in_order() {
         "",
     );
     assert_eq!(ended.code, Some(1), "{ended:?}");
+
     assert!(
         ended.out.starts_with("refuse by content-type: "),
         "{}",
@@ -496,12 +522,14 @@ fn a_refused_request_names_its_check_and_the_reason() {
             "X-Hub-Signature-256",
         ),
     ];
+
     for (check, args, reason) in cases {
         // Where the case asks for nothing else, everybody may send.
         let guarded = args
             .iter()
             .any(|arg| matches!(*arg, "--allow-ip" | "--token" | "--verify"));
         let open: &[&str] = if guarded { &[] } else { &["--no-token"] };
+
         let said = explain(
             &[args, open, &["--peer", "192.0.2.1"]].concat(),
             &environment,
@@ -512,17 +540,20 @@ fn a_refused_request_names_its_check_and_the_reason() {
             (&"refuse".into(), &check.into()),
             "{args:?}: {said}"
         );
+
         let why = said["reason"].as_str().unwrap();
         assert!(
             !why.is_empty() && why.to_lowercase().contains(&reason.to_lowercase()),
             "{args:?}: {said}"
         );
+
         let refusing = said["checks"].as_array().unwrap().iter().any(|step| {
             step["check"] == check
                 && step["outcome"] == "refuse"
                 && step["reason"] == said["reason"]
         });
         assert!(refusing, "{args:?}: {said}");
+
         assert!(
             said["status"]
                 .as_u64()
@@ -530,6 +561,7 @@ fn a_refused_request_names_its_check_and_the_reason() {
             "{said}"
         );
     }
+
     // What the relay could not read is refused, too.
     for input in [
         "",
@@ -556,6 +588,7 @@ fn a_call_of_explain_that_is_wrong_says_what() {
         folder.path("state"),
         folder.file("p.toml", "[[route]]\npath = '/a'\nmetods = []\n"),
     );
+
     let cases: [(&[&str], &[&str]); 11] = [
         (&["--verify", "github=env:KEY"], &["--url"]),
         (
@@ -610,6 +643,7 @@ fn a_call_of_explain_that_is_wrong_says_what() {
         ),
         (&["--url", URL], &["no token was minted yet"]),
     ];
+
     for (args, texts) in cases {
         assert_wrong(
             &[&["explain", "--state-dir", &state], args].concat(),
@@ -628,6 +662,7 @@ fn a_signature_is_not_said_to_cover_a_body_that_it_does_not() {
         .into_iter()
         .map(|vector| (vector.id.clone(), vector))
         .collect();
+
     for (id, covers) in [
         ("github-good", "the whole body is signed"),
         ("mailgun-good", "a part of the body is signed"),
@@ -640,16 +675,19 @@ fn a_signature_is_not_said_to_cover_a_body_that_it_does_not() {
         let body = bytes(&vector.body_b64);
         let said = explain_vector(&folder, vector, &body);
         assert_eq!(said["verdict"], "allow", "{id}: {said}");
+
         let text = said.to_string();
         assert!(
             text.contains(covers) && (whole || !text.contains("whole body")),
             "{id}: {said}"
         );
+
         let notes = said["notes"].to_string();
         let warned = ["nothing about the body", "every byte of the body"]
             .iter()
             .any(|text| notes.contains(text));
         assert_eq!(warned, !whole, "{id}: {notes}");
+
         // And so it is: another member of the body passes, or does not.
         let forged = match body.strip_prefix(b"{") {
             Some(rest) => [&br#"{"forged":"yes","#[..], rest].concat(),
@@ -689,6 +727,7 @@ impl Delivery<'_> {
             raw("POST", &target, self.headers, self.body.as_bytes()),
         );
         let now = NOW.to_string();
+
         let args = [
             "--verify",
             &verify,
@@ -702,10 +741,12 @@ impl Delivery<'_> {
             &now,
         ];
         let said = explain(&[&args, self.more].concat(), &[], "");
+
         assert!(
             !said.to_string().contains(KEY),
             "a secret is not said: {said}"
         );
+
         said
     }
 
@@ -714,6 +755,7 @@ impl Delivery<'_> {
         let said = self.explain(folder);
         assert_eq!(said["check"], "signature", "{said}");
         let hints = said["hints"].as_array().cloned().unwrap_or_default();
+
         hints
             .iter()
             .map(|hint| hint.as_str().unwrap())
@@ -745,6 +787,7 @@ fn the_doctor_knows_a_secret_that_was_copied_wrong() {
         }
         .assert_hint(hint);
     }
+
     // One newline at the end of the file belongs to the file, and not to the secret.
     let signature = github_signature("key", b"{}");
     let headers = [("X-Hub-Signature-256", signature.as_str())];
@@ -758,6 +801,7 @@ fn the_doctor_knows_a_secret_that_was_copied_wrong() {
         said["verdict"] == "allow" && said["hints"].is_null(),
         "{said}"
     );
+
     // Where nothing fits, nothing is made up.
     assert_eq!(
         Delivery {
@@ -810,11 +854,13 @@ fn the_doctor_knows_the_old_header_and_another_provider() {
         "X-Hub-Signature",
         "sha1=0123456789abcdef0123456789abcdef01234567",
     )];
+
     Delivery {
         headers: &old,
         ..DELIVERY
     }
     .assert_hint("X-Hub-Signature (SHA-1)");
+
     let (signature, now) = (
         format!("v0={}", hex(KEY, &format!("v0:{NOW}:{{}}"))),
         NOW.to_string(),
@@ -823,11 +869,13 @@ fn the_doctor_knows_the_old_header_and_another_provider() {
         ("X-Slack-Signature", signature.as_str()),
         ("X-Slack-Request-Timestamp", &now),
     ];
+
     Delivery {
         headers: &slack,
         ..DELIVERY
     }
     .assert_hint("provider = \"slack\"");
+
     Delivery {
         headers: &slack,
         kept: b"other",
@@ -842,6 +890,7 @@ fn the_secret_that_was_right_is_named() {
     let next = folder.file("next", "the next secret");
     let signature = github_signature("the next secret", b"{}");
     let headers = [("X-Hub-Signature-256", signature.as_str())];
+
     // During a change two secrets of one provider are live.
     let also = ["--verify", &format!("github=file:{next}")];
     let said = Delivery {
@@ -855,6 +904,7 @@ fn the_secret_that_was_right_is_named() {
         serde_json::json!([format!("file:{next}")]),
         "{said}"
     );
+
     // A secret of another provider's check is not taken, and is named all the same.
     let elsewhere = ["--verify", &format!("slack=file:{next}")];
     let hints = Delivery {
@@ -884,12 +934,14 @@ fn the_doctor_says_by_how_much_a_clock_is_wrong() {
             ("X-Slack-Signature", signature.as_str()),
             ("X-Slack-Request-Timestamp", &at),
         ];
+
         let delivery = Delivery {
             provider: "slack",
             headers: &headers,
             ..DELIVERY
         };
         delivery.assert_hint(hint);
+
         // An old request of a stranger has more wrong with it than its time.
         assert_eq!(
             Delivery {
@@ -942,6 +994,7 @@ fn the_doctor_knows_the_url_that_was_signed() {
             ("Host", "inner.example"),
             ("x-square-hmacsha256-signature", signature.as_str()),
         ];
+
         let delivery = Delivery {
             provider: "square",
             headers: &headers,
@@ -949,6 +1002,7 @@ fn the_doctor_knows_the_url_that_was_signed() {
             ..DELIVERY
         };
         delivery.assert_hint(hint);
+
         // What the hint says to write makes it right.
         if let Some((_, origin)) = delivery.hints(&folder).split_once("origin = \"https") {
             let origin = format!("https{origin}");
@@ -979,6 +1033,7 @@ async fn a_test_webhook_passes_a_real_gate() {
             "--state-dir",
             &state,
         ];
+
         let verify = ["--webhook", "git/push", "--verify", "github=env:KEY"];
         let mut agent = Process::start("hookward", &[&args[..], &verify].concat(), &[("KEY", KEY)]);
         let ready = agent.event("ready");
@@ -990,6 +1045,7 @@ async fn a_test_webhook_passes_a_real_gate() {
             "@{}",
             folder.file("body", "{ \"ref\" : \"caf\u{e9}\" }\r\n")
         );
+
         let send = [
             "send",
             "--provider",
@@ -999,6 +1055,7 @@ async fn a_test_webhook_passes_a_real_gate() {
             "--cacert",
             ca,
         ];
+
         let file = [
             &send[..],
             &["-H", "X-GitHub-Event: push", "--data", &data, url],
@@ -1010,12 +1067,14 @@ async fn a_test_webhook_passes_a_real_gate() {
             (Some(0), "200 OK\nit arrived"),
             "{ended:?}"
         );
+
         let ended = hookward(
             &[&send[..], &["--data", "@-", url]].concat(),
             &[("KEY", KEY)],
             "from standard input\n",
         );
         assert_eq!(ended.code, Some(0), "{ended:?}");
+
         let ended = hookward(&file, &[("KEY", "another secret")], "");
         assert!(
             ended.code == Some(1) && ended.out.starts_with("403 "),
@@ -1023,6 +1082,7 @@ async fn a_test_webhook_passes_a_real_gate() {
         );
     })
     .await;
+
     let received = application.log.take();
     let bodies: Vec<_> = received
         .iter()
@@ -1032,6 +1092,7 @@ async fn a_test_webhook_passes_a_real_gate() {
         bodies,
         ["{ \"ref\" : \"caf\u{e9}\" }\r\n", "from standard input\n"]
     );
+
     assert_eq!(received[0].header("x-github-event"), Some("push"));
     assert_eq!(received[0].header("content-type"), Some("application/json"));
 }
@@ -1051,6 +1112,7 @@ fn assert_signed_right(provider: &str, signing: &str, checking: &str, data: &str
     ];
     let signed = hookward(&send, &[("KEY", signing)], "");
     assert_eq!(signed.code, Some(0), "{provider}: {signed:?}");
+
     let verify = format!("{provider}=env:KEY");
     let args = ["--verify", &verify, "--request", "-", "--url", URL];
     let said = explain(&args, &[("KEY", checking)], &signed.out);
@@ -1094,6 +1156,7 @@ fn a_private_key_signs_where_the_provider_has_one() {
     let (x, y) = ecdsa.public_key_raw()[1..].split_at(32);
     let (x, y) = (BASE64URL_NOPAD.encode(x), BASE64URL_NOPAD.encode(y));
     let jwks = json!({ "keys": [{ "kty": "EC", "crv": "P-256", "x": x, "y": y }] }).to_string();
+
     for (provider, private, public) in [
         (
             "discord",
@@ -1128,6 +1191,7 @@ async fn an_rsa_signature_arrives_whole() {
         .unwrap();
     let private = std::fs::read_to_string(fixture("vectors/rsa-provider.pem")).unwrap();
     let url = format!("http://{}/in", application.address);
+
     off(move || {
         let send = [
             "send",
@@ -1143,6 +1207,7 @@ async fn an_rsa_signature_arrives_whole() {
         assert_eq!(ended.code, Some(0), "{ended:?}");
     })
     .await;
+
     let request = application.log.take().remove(0);
     let headers: Vec<_> = request
         .headers
@@ -1153,11 +1218,13 @@ async fn an_rsa_signature_arrives_whole() {
         .into_iter()
         .filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
         .collect();
+
     let folder = Folder::new();
     let file = folder.file(
         "request",
         raw(&request.method, &request.target, &headers, &request.body),
     );
+
     let args = [
         "--verify",
         "highlevel=env:KEY",
@@ -1236,6 +1303,7 @@ fn a_call_of_send_that_is_wrong_says_what() {
             "private key",
         ),
     ];
+
     for (args, text) in cases {
         assert_wrong(
             &[&["send", "--dry-run"], args].concat(),
@@ -1243,6 +1311,7 @@ fn a_call_of_send_that_is_wrong_says_what() {
             &[text],
         );
     }
+
     // Who takes the connection and says nothing has not answered.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
@@ -1256,6 +1325,7 @@ fn a_call_of_send_that_is_wrong_says_what() {
         &format!("http://{address}/"),
     ];
     let ended = hookward(&args, &[("KEY", KEY)], "");
+
     assert!(
         ended.code == Some(1) && ended.err.contains(&address.to_string()),
         "{ended:?}"
@@ -1278,6 +1348,7 @@ fn shown() -> BTreeMap<&'static str, String> {
             })
             .collect();
         let all = work.into_iter().flat_map(|work| work.join().unwrap());
+
         all.map(|(id, ended)| {
             assert_eq!(ended.code, Some(0), "{id}: {ended:?}");
             (id, ended.out)
@@ -1296,9 +1367,11 @@ fn what_is_shown_of_every_provider_can_be_pasted() {
         let secret = vector.secret();
         secrets.entry(vector.provider).or_insert(secret);
     }
+
     let folder = Folder::new();
     let mut environment = Vec::new();
     let mut routes = Vec::new();
+
     for (id, text) in shown() {
         let snippet = text.split_once("In a policy file:\n").unwrap().1;
         let flags = text
@@ -1306,11 +1379,13 @@ fn what_is_shown_of_every_provider_can_be_pasted() {
             .find_map(|line| line.strip_prefix("  --verify "))
             .unwrap();
         let flag = flags.split(' ').next().unwrap();
+
         assert_eq!(
             flags.ends_with(" --challenge"),
             snippet.contains("challenge = true"),
             "{text}"
         );
+
         let variable = flag.split_once("=env:").map(|(_, name)| name.to_owned());
         assert!(
             variable
@@ -1324,16 +1399,19 @@ fn what_is_shown_of_every_provider_can_be_pasted() {
             flags.to_owned(),
         ));
     }
+
     let names: BTreeSet<_> = environment.iter().map(|(name, _)| name).collect();
     assert_eq!(
         names.len(),
         environment.len(),
         "no two providers name the same variable"
     );
+
     let environment: Vec<_> = environment
         .iter()
         .map(|(name, secret)| (name.as_str(), secret.as_str()))
         .collect();
+
     // As many routes as a policy may have.
     for routes in routes.chunks(hookward_shared::limits::ROUTES) {
         let policy = folder.file(
@@ -1348,6 +1426,7 @@ fn what_is_shown_of_every_provider_can_be_pasted() {
             ended.code == Some(0) && ended.out.contains(&format!("{} routes", routes.len())),
             "{ended:?}"
         );
+
         for (_, flag) in routes.iter().step_by(8) {
             let args: Vec<_> = ["check", "--verify"]
                 .into_iter()
@@ -1363,6 +1442,7 @@ fn what_is_shown_of_every_provider_can_be_pasted() {
 fn a_provider_is_shown_with_all_that_its_owner_enters() {
     let ended = hookward(&["providers", "show", "github"], &[], "");
     assert_eq!(ended.code, Some(0), "{ended:?}");
+
     for text in [
         "Payload URL",
         "text, used as it is",
@@ -1393,6 +1473,7 @@ fn a_provider_that_can_not_be_shown_is_an_error_that_helps() {
     ] {
         assert_wrong(&["providers", "show", name], &[], texts);
     }
+
     let list = hookward(&["providers"], &[], "");
     for row in providers::unverifiable() {
         let line = list
@@ -1429,6 +1510,7 @@ async fn a_secret_that_is_told_in_a_handshake_is_kept() {
             "--log-format",
             "json",
         ];
+
         let (mut pairing, ready) = {
             let args = [&args[..], &["--state-dir", &state]].concat();
             let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
@@ -1441,32 +1523,38 @@ async fn a_secret_that_is_told_in_a_handshake_is_kept() {
             .await
         };
         let edge = edge(&ready, ready["host"].as_str().unwrap());
+
         // Anything else does not end it.
         assert_eq!(
             edge.post(&target(&ready), &[], b"{}").await.status,
             403,
             "{provider}"
         );
+
         let answer = edge.post(&target(&ready), headers, body.as_bytes()).await;
         assert_eq!(answer.status, 200, "{provider}: {answer:?}");
         let echoed = answer.header("x-hook-secret");
         assert_eq!(echoed, (provider == "asana").then_some(told), "{provider}");
+
         let said = off(move || {
             assert_eq!(pairing.wait(), Some(0), "{:?}", pairing.err());
             [pairing.out(), pairing.err()].concat().join("\n")
         })
         .await;
+
         assert_eq!(std::fs::read_to_string(&file).unwrap(), told, "{provider}");
         assert_eq!(
             mode(folder.0.path().join("secret").as_path()),
             0o600,
             "{provider}"
         );
+
         let next = format!("--verify {provider}=file:{file}");
         assert!(
             said.contains(&next) && !said.contains(told),
             "{provider}: {said}"
         );
+
         // A secret is never overwritten.
         assert_wrong(
             &[
@@ -1487,6 +1575,7 @@ async fn a_secret_that_is_told_in_a_handshake_is_kept() {
 fn pairing_is_for_providers_that_tell_their_secret() {
     let folder = Folder::new();
     let (file, state) = (folder.path("secret"), folder.path("state"));
+
     for (provider, text) in [
         ("github", "does not tell its secret in a handshake"),
         ("asanna", "is it one of asana"),
@@ -1523,6 +1612,7 @@ fn what_is_no_secret_is_refused_and_a_short_one_is_told() {
             assert_wrong(&args, &[("X", value)], &["env:X", text]);
         }
     }
+
     for (value, note) in [
         ("only-12-long", "has 12 bytes only"),
         ("\"a secret of some length\"", "stands in quotes"),
@@ -1540,6 +1630,7 @@ fn what_is_no_secret_is_refused_and_a_short_one_is_told() {
             "",
         );
         assert_eq!(ended.code, Some(0), "{ended:?}");
+
         assert_eq!(
             ended.out.contains("note: env:X"),
             !note.is_empty(),
@@ -1547,12 +1638,14 @@ fn what_is_no_secret_is_refused_and_a_short_one_is_told() {
         );
         assert!(ended.out.contains(note), "{note} in {ended:?}");
     }
+
     let folder = Folder::new();
     let utf16: Vec<u8> = "\u{feff}a secret of some length"
         .encode_utf16()
         .flat_map(u16::to_le_bytes)
         .collect();
     let file = folder.file("utf16", utf16);
+
     let ended = hookward(
         &[
             "check",
@@ -1597,6 +1690,7 @@ fn a_file_at_home_is_found() {
     ];
     let ended = hookward(&args, &[("HOME", home)], "");
     assert_eq!(ended.code, Some(0), "{ended:?}");
+
     let gone = hookward(&args, &[("HOME", "/nowhere")], "");
     assert!(
         gone.code == Some(2) && gone.err.contains("~/hook-secret"),
@@ -1617,6 +1711,7 @@ fn check_says_what_is_let_in_and_from_whom() {
         assert_eq!(ended.code, Some(0), "{more:?}: {ended:?}");
         ended.out
     };
+
     let lists = said(&[
         "--allow-ip",
         "1.1.1.1,2.2.2.2",
@@ -1629,6 +1724,7 @@ fn check_says_what_is_let_in_and_from_whom() {
         lists.contains("POST, PUT on /hooks/**: from github, 1.1.1.1/32, 2.2.2.2/32"),
         "{lists}"
     );
+
     let signed = said(&["--verify", "github=env:X", "--token", "env:X"]);
     assert!(
         signed
@@ -1636,22 +1732,26 @@ fn check_says_what_is_let_in_and_from_whom() {
         "{signed}"
     );
     assert!(!signed.contains("warning"), "{signed}");
+
     let open = said(&["--no-token"]);
     assert!(
         open.contains("every method but CONNECT and TRACE on /hooks/**: anyone who knows the URL")
             && open.contains("warning"),
         "{open}"
     );
+
     let all = said(&["--allow-ip", "0.0.0.0/0", "--no-token"]);
     assert!(
         all.contains("anyone who knows the URL, from 0.0.0.0/0") && all.contains("is open"),
         "{all}"
     );
+
     let everything = hookward(&["check", "--path", "/**", "--token", "env:X"], &secret, "");
     assert!(
         everything.out.contains("warning") && everything.out.contains("the whole application"),
         "{everything:?}"
     );
+
     let minted = said(&[]);
     assert!(
         minted.contains("with a token in ?token= (the minted token)"),
@@ -1674,6 +1774,7 @@ fn the_closest_rule_gives_the_reason() {
         ("X-Event-Key", "repo:refs_changed"),
     ];
     let request = folder.file("request", raw("POST", "/hooks", &headers, b"{}"));
+
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let said = explain(
         &[
@@ -1689,6 +1790,7 @@ fn the_closest_rule_gives_the_reason() {
         reason.starts_with("Bitbucket Data Center and Server: "),
         "{said}"
     );
+
     assert!(reason.contains("nor another alternative: GitHub"), "{said}");
 }
 
@@ -1705,6 +1807,7 @@ fn reasons_name_what_would_have_been_right() {
         );
         said["reason"].as_str().unwrap().to_owned()
     };
+
     let token = ["--path", "/hooks", "--token", "header:Authorization=env:X"];
     let word = reason(
         &token,
@@ -1712,11 +1815,13 @@ fn reasons_name_what_would_have_been_right() {
         &[("Authorization", "Bearer a-token-of-some-length")],
     );
     assert!(word.contains("right but for \"Bearer\""), "{word}");
+
     let outside = reason(&token, "/elsewhere", &[]);
     assert!(
         outside.contains("/hooks") && outside.contains("--path"),
         "{outside}"
     );
+
     let ahead = NOW + 4000;
     let (signature, at) = (
         format!(
@@ -1729,6 +1834,7 @@ fn reasons_name_what_would_have_been_right() {
         ("X-Slack-Signature", signature.as_str()),
         ("X-Slack-Request-Timestamp", &at),
     ];
+
     let now = NOW.to_string();
     let slack = ["--path", "/hooks", "--verify", "slack=env:X", "--now", &now];
     let future = reason(&slack, "/hooks", &signed);
@@ -1736,6 +1842,7 @@ fn reasons_name_what_would_have_been_right() {
         future.contains("4000 s in the future") && future.contains("clocks"),
         "{future}"
     );
+
     assert_wrong(
         &["check", "--verify", "netbox=env:X"],
         &secret,
@@ -1752,6 +1859,7 @@ fn the_doctor_knows_secrets_that_were_altered() {
         .encode_utf16()
         .flat_map(u16::to_le_bytes)
         .collect();
+
     for (kept, hint) in [
         (format!("\"{KEY}\"").into_bytes(), "quotes"),
         (format!("\u{feff}{KEY}").into_bytes(), "byte order mark"),
@@ -1772,6 +1880,7 @@ fn the_doctor_knows_secrets_that_were_altered() {
 fn a_packed_body_that_was_signed_unpacked_is_named() {
     /// By Python's gzip of the body that is signed below.
     const PACKED: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x2a\xa9\x2c\x48\x55\xb2\x52\xca\x4d\x2d\x2e\x4e\x4c\x4f\xd5\xcb\x4b\x2d\x57\xaa\x05\x00\xd5\x13\x48\xca\x16\x00\x00\x00";
+
     let folder = Folder::new();
     let secret = folder.file("secret", KEY);
     let signature = hex(KEY, "{\"type\":\"message.new\"}");
@@ -1781,6 +1890,7 @@ fn a_packed_body_that_was_signed_unpacked_is_named() {
         ("X-Api-Key", "k"),
     ];
     let request = folder.file("request", raw("POST", "/hooks", &headers, PACKED));
+
     let verify = format!("getstream=file:{secret}");
     let said = explain(
         &[
@@ -1796,6 +1906,7 @@ fn a_packed_body_that_was_signed_unpacked_is_named() {
         &[],
         "",
     );
+
     let told = format!("{} {}", said["reason"], said["hints"]);
     assert!(told.contains("unpack"), "{said}");
 }

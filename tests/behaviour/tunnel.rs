@@ -37,12 +37,14 @@ fn linked(transport: TransportMode) -> Plan {
         ..Plan::default()
     };
     plan.limits.tunnel_dead = QUICK;
+
     plan.link = LinkSettings {
         transport,
         liveness,
         probe_after: Some(QUICK),
         ..LinkSettings::default()
     };
+
     plan
 }
 
@@ -80,6 +82,7 @@ async fn where_udp_is_blocked_tcp_carries_the_tunnel_and_quic_takes_over_when_it
     assert_eq!(stage.transports(), [Transport::Quic]);
     stage.stop_agent().await;
     stage.link().udp(Pass::Nothing);
+
     let since = Instant::now();
     stage.start_agent().await;
     assert!(
@@ -88,17 +91,20 @@ async fn where_udp_is_blocked_tcp_carries_the_tunnel_and_quic_takes_over_when_it
         since.elapsed()
     );
     assert_eq!(stage.transports(), [Transport::Quic, Transport::Tcp]);
+
     let load = Load::begin(&stage.edge);
     stage.link().udp(Pass::All);
     eventually("QUIC carries the tunnel again", || {
         stage.transports().last() == Some(&Transport::Quic)
     })
     .await;
+
     // Both connections have moved, and the old ones are gone.
     eventually("both have moved", || stage.link().udp_flows() >= 2).await;
     let answers = load.end().await;
     assert_eq!(answers.keys().collect::<Vec<_>>(), [&200], "{answers:?}");
     assert!(answers[&200] > 20, "{answers:?}");
+
     assert_eq!(
         application.log.take().len(),
         answers[&200],
@@ -111,6 +117,7 @@ async fn where_udp_is_blocked_tcp_carries_the_tunnel_and_quic_takes_over_when_it
 async fn a_handshake_that_dies_half_way_is_gone_around_within_three_seconds() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut stage = Stage::start(application.address, linked(TransportMode::Auto)).await;
+
     for datagrams in [1, 2, 3] {
         stage.stop_agent().await;
         stage.link().udp_lifetime(datagrams);
@@ -121,6 +128,7 @@ async fn a_handshake_that_dies_half_way_is_gone_around_within_three_seconds() {
             "{datagrams} datagrams: {:?}",
             since.elapsed()
         );
+
         assert_eq!(
             stage.transports().last(),
             Some(&Transport::Tcp),
@@ -140,6 +148,7 @@ async fn flows_that_die_young_again_and_again_lose_no_accepted_request() {
     stage.link().udp_lifetime(40);
     stage.start_agent().await;
     assert_eq!(stage.transports().last(), Some(&Transport::Quic));
+
     let before = stage.transports().len();
     let load = Load::begin(&stage.edge);
     let changes = |stage: &Stage, over| {
@@ -150,10 +159,12 @@ async fn flows_that_die_young_again_and_again_lose_no_accepted_request() {
             .filter(|by| **by == over)
             .count()
     };
+
     eventually("it went to TCP, back, and to TCP again", || {
         changes(&stage, Transport::Tcp) >= 2
     })
     .await;
+
     let answers = load.end().await;
     let broken = answers.get(&502).copied().unwrap_or_default();
     assert_eq!(
@@ -161,6 +172,7 @@ async fn flows_that_die_young_again_and_again_lose_no_accepted_request() {
         answers[&200] + broken,
         "{answers:?}"
     );
+
     // The application's answer may have been on its way when the flow died: it is not asked a
     // second time.
     assert_eq!(
@@ -179,6 +191,7 @@ async fn what_worked_the_last_time_is_tried_first() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut plan = linked(TransportMode::Auto);
     plan.link.worked = Some(Transport::Tcp);
+
     let stage = Stage::start(application.address, plan).await;
     assert_eq!(
         stage.transports().first(),
@@ -197,11 +210,13 @@ async fn udp_that_dies_under_way_is_noticed_and_gone_around() {
     let stage = Stage::start(application.address, linked(TransportMode::Auto)).await;
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     stage.link().udp(Pass::Nothing);
+
     let since = Instant::now();
     eventually("TCP carries the tunnel", || {
         stage.transports().last() == Some(&Transport::Tcp)
     })
     .await;
+
     assert!(
         since.elapsed() < QUICK + Duration::from_secs(5),
         "{:?}",
@@ -219,6 +234,7 @@ async fn after_sleep_the_tunnel_is_dialled_anew_before_its_path_counts_as_dead()
     let mut plan = linked(TransportMode::Only(Transport::Tcp));
     // Longer than this test waits for anything.
     plan.link.liveness = Liveness::dead_after_silence_of(DEADLINE * 4);
+
     let now = Clock::System.now();
     plan.clock = Clock::at(now);
     let stage = Stage::start(application.address, plan).await;
@@ -228,6 +244,7 @@ async fn after_sleep_the_tunnel_is_dialled_anew_before_its_path_counts_as_dead()
     stage.link().tcp(Pass::New);
     stage.clock.set(UnixMillis(now.0 + 3_600_000));
     eventually("both are dialled anew", || connections() == 4).await;
+
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     assert_eq!(application.log.take().len(), 2, "each arrived once");
 }
@@ -242,10 +259,12 @@ async fn connections_survive_a_nat_that_rebinds_their_ports() {
         linked(TransportMode::Only(Transport::Quic)),
     )
     .await;
+
     eventually("there are two connections", || {
         stage.link().udp_flows() == 2
     })
     .await;
+
     for _ in 0..3 {
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
         let before = stage.link().udp_carried();
@@ -256,6 +275,7 @@ async fn connections_survive_a_nat_that_rebinds_their_ports() {
         })
         .await;
     }
+
     assert_eq!(stage.link().udp_flows(), 2, "the same two as before");
     assert_eq!(application.log.take().len(), 6, "each arrived once");
 }
@@ -269,13 +289,16 @@ async fn a_connection_that_dies_takes_no_request_with_it() {
         linked(TransportMode::Only(Transport::Quic)),
     )
     .await;
+
     eventually("there are two connections", || {
         stage.link().udp_flows() == 2
     })
     .await;
+
     for _ in 0..20 {
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     }
+
     stage.link().silence_busiest_udp_flow();
     let edges: Vec<_> = (0..8).map(|_| stage.edge.clone()).collect();
     let sending = edges
@@ -284,6 +307,7 @@ async fn a_connection_that_dies_takes_no_request_with_it() {
     for sent in sending.collect::<Vec<_>>() {
         assert_eq!(within("an answer", sent).await.unwrap(), 200);
     }
+
     assert_eq!(application.log.take().len(), 28, "each arrived once");
     eventually("the lost connection is there again", || {
         stage.link().udp_flows() == 2
@@ -300,10 +324,12 @@ async fn nor_does_it_take_a_large_signed_one() {
         ..linked(TransportMode::Only(Transport::Quic))
     };
     let stage = Stage::start(application.address, plan).await;
+
     eventually("there are two connections", || {
         stage.link().udp_flows() == 2
     })
     .await;
+
     let body: Arc<[u8]> = vec![b'x'; 300_000].into();
     let signature = github_signature("s", &body);
     assert_eq!(
@@ -314,6 +340,7 @@ async fn nor_does_it_take_a_large_signed_one() {
             .status,
         200
     );
+
     stage.link().silence_busiest_udp_flow();
     let sending = (0..8).map(|_| {
         let (edge, body, signature) = (stage.edge.clone(), Arc::clone(&body), signature.clone());
@@ -326,6 +353,7 @@ async fn nor_does_it_take_a_large_signed_one() {
     for sent in sending.collect::<Vec<_>>() {
         assert_eq!(within("an answer", sent).await.unwrap(), 200);
     }
+
     assert_eq!(application.log.take().len(), 9, "each arrived once");
 }
 
@@ -343,6 +371,7 @@ async fn a_tcp_connection_that_is_silent_is_noticed() {
         stage.link().tcp_connections.load(Ordering::Relaxed) == 2
     })
     .await;
+
     stage.link().tcp(Pass::New);
     eventually("both are dialled again", || {
         stage.link().tcp_connections.load(Ordering::Relaxed) >= 4
@@ -360,14 +389,17 @@ async fn what_the_application_has_heard_of_is_never_sent_twice() {
         linked(TransportMode::Only(Transport::Quic)),
     )
     .await;
+
     eventually("there are two connections", || {
         stage.link().udp_flows() == 2
     })
     .await;
+
     let edge = stage.edge.clone();
     let sent = tokio::spawn(async move { edge.post(HOOK, &[], b"x").await });
     eventually("the application has it", || application.log.begun() == 1).await;
     stage.link().udp(Pass::New);
+
     let answer = within("an answer", sent).await.unwrap();
     assert_eq!((answer.status, answer.code()), (502, Some("agent_broke")));
     assert_eq!(application.log.begun(), 1);
@@ -381,6 +413,7 @@ async fn agents_that_share_a_tunnel_share_its_load() {
         pool: true,
         ..LinkSettings::default()
     };
+
     let mut stage = Stage::start(
         busy.address,
         Plan {
@@ -390,6 +423,7 @@ async fn agents_that_share_a_tunnel_share_its_load() {
     )
     .await;
     let mut held = Vec::new();
+
     for number in 1..=3 {
         let mut connection = stage.edge.http1().await;
         connection
@@ -398,11 +432,13 @@ async fn agents_that_share_a_tunnel_share_its_load() {
         eventually("the first has it", || busy.log.begun() == number).await;
         held.push(connection);
     }
+
     let first = stage.start_second_agent(idle.address).await;
     // The first has three under way, and so the second gets whatever comes now.
     for _ in 0..10 {
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "second");
     }
+
     assert_eq!(busy.log.begun(), 3);
     drop(held);
     within("the first leaves", first.shutdown()).await;
@@ -420,6 +456,7 @@ async fn an_agent_that_does_not_share_has_the_tunnel_alone() {
         pool: true,
         ..LinkSettings::default()
     };
+
     let mut stage = Stage::start(
         before.address,
         Plan {
@@ -429,10 +466,12 @@ async fn an_agent_that_does_not_share_has_the_tunnel_alone() {
     )
     .await;
     stage.share(false);
+
     let first = stage.start_second_agent(newest.address).await;
     for _ in 0..10 {
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "newest");
     }
+
     stage.stop_agent().await;
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "before");
     within("the first leaves", first.shutdown()).await;
@@ -450,6 +489,7 @@ async fn applications_that_are_all_down_are_said_to_be() {
         pool: true,
         ..LinkSettings::default()
     };
+
     let mut stage = Stage::start(
         free,
         Plan {
@@ -459,6 +499,7 @@ async fn applications_that_are_all_down_are_said_to_be() {
     )
     .await;
     let _first = stage.start_second_agent(free).await;
+
     for _ in 0..5 {
         assert_eq!(
             stage.edge.post(HOOK, &[], b"x").await.code(),
@@ -479,6 +520,7 @@ async fn an_application_that_is_down_is_gone_around_where_another_agent_shares_t
         pool: true,
         ..LinkSettings::default()
     };
+
     let mut stage = Stage::start(
         free,
         Plan {
@@ -491,22 +533,28 @@ async fn an_application_that_is_down_is_gone_around_where_another_agent_shares_t
         stage.edge.post(HOOK, &[], b"x").await.code(),
         Some("application_unreachable")
     );
+
     let _first = stage.start_second_agent(application.address).await;
     for _ in 0..10 {
         let answer = stage.edge.post(HOOK, &[], b"x").await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "second"));
     }
+
     // A large body is sent once. The first agent says that its application is down, and gets none.
     let large = vec![b'x'; MIB as usize];
     let since = Instant::now();
+
     while stage.edge.post(HOOK, &[], &large).await.status != 200 {
         assert!(since.elapsed() < DEADLINE, "the first agent says nothing");
     }
+
     for _ in 0..5 {
         assert_eq!(stage.edge.post(HOOK, &[], &large).await.text(), "second");
     }
+
     let _back = Application::start_at(free, |_| Reply::ok("first")).await;
     let since = Instant::now();
+
     while stage.edge.post(HOOK, &[], &large).await.text() != "first" {
         assert!(
             since.elapsed() < DEADLINE,
@@ -522,15 +570,18 @@ async fn every_relay_can_serve_and_one_that_is_gone_is_not_missed() {
     for relay in &fleet.relays {
         assert_eq!(relay.edge.post(HOOK, &[], b"x").await.status, 200);
     }
+
     fleet.stop(0).await;
     for _ in 0..5 {
         assert_eq!(fleet.relays[1].edge.post(HOOK, &[], b"x").await.status, 200);
     }
+
     let away = |report: &Report| matches!(report, Report::Away { .. });
     assert!(
         !fleet.reports.lock().unwrap().iter().any(away),
         "one relay is there all the time"
     );
+
     let gone = fleet.relays[0].tunnel.to_string();
     let named =
         |report: &Report| matches!(report, Report::RelayLost { relay, .. } if *relay == gone);
@@ -538,6 +589,7 @@ async fn every_relay_can_serve_and_one_that_is_gone_is_not_missed() {
         fleet.reports.lock().unwrap().iter().any(named)
     })
     .await;
+
     let again = fleet.opened_at();
     assert_eq!(again.len(), 2);
     fleet.stop_agent().await;
@@ -550,10 +602,12 @@ async fn through_an_http_proxy_with_a_password() {
     let proxy = Proxy::start("user:p@ss").await;
     let mut plan = linked(TransportMode::Auto);
     plan.link.proxies = Proxies::all(&format!("http://user:p%40ss@{}", proxy.address), "");
+
     // The only way out is the proxy: UDP is blocked.
     let mut stage = Stage::blocked(application.address, plan).await;
     assert_eq!(stage.transports(), [Transport::Tcp]);
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
+
     let relay = stage.link().address;
     assert!(
         proxy
@@ -563,6 +617,7 @@ async fn through_an_http_proxy_with_a_password() {
             .iter()
             .all(|line| *line == format!("CONNECT {relay} HTTP/1.1"))
     );
+
     assert_eq!(
         stage.link().tcp_connections.load(Ordering::Relaxed),
         proxy.asked.lock().unwrap().len()
@@ -578,11 +633,13 @@ async fn a_proxy_that_refuses_is_named_and_one_that_is_not_for_this_host_is_not_
         pin: pin(),
         credential: Secret::mint().unwrap(),
     };
+
     let link = |no: &str| LinkSettings {
         transport: TransportMode::Only(Transport::Tcp),
         proxies: Proxies::all(&format!("http://user:wrong@{}", proxy.address), no),
         ..LinkSettings::default()
     };
+
     let secret = || Secret::mint().unwrap();
     let error = join(&relay, &link(""), secret())
         .await
@@ -594,6 +651,7 @@ async fn a_proxy_that_refuses_is_named_and_one_that_is_not_for_this_host_is_not_
             && !error.contains("wrong"),
         "{error}"
     );
+
     assert_eq!(proxy.asked.lock().unwrap().len(), 1);
     let error = join(&relay, &link("127.0.0.0/8"), secret())
         .await
@@ -626,12 +684,14 @@ impl ByHand {
             stage.relay().add_agent(&name).unwrap(),
             Secret::mint().unwrap(),
         );
+
         stage
             .relay()
             .store()
             .join(&join.secret, &credential.digest(), stage.clock.now())
             .unwrap()
             .unwrap();
+
         let endpoint = quic::client(
             (Ipv4Addr::LOCALHOST, 0).into(),
             stage.relay().pin(),
@@ -639,6 +699,7 @@ impl ByHand {
         )
         .unwrap();
         let (relay, edge) = (stage.relay().tunnel_address(), stage.edge.clone());
+
         (
             stage,
             Self {
@@ -665,6 +726,7 @@ impl ByHand {
         let mut control = session.open_control().await.unwrap();
         let (instance, version) = ("one run".to_owned(), String::new());
         let credential = self.credential.clone();
+
         control
             .send(&FromAgent::Hello {
                 credential,
@@ -676,11 +738,13 @@ impl ByHand {
             })
             .await
             .unwrap();
+
         assert!(matches!(
             control.receive(GREETING_BYTES).await.unwrap(),
             FromRelay::Welcome { .. }
         ));
         session.serve();
+
         (session, control)
     }
 
@@ -708,6 +772,7 @@ async fn open_by_hand(control: &mut ControlStream, host: &str, path: &str, revis
         })
         .await
         .unwrap();
+
     assert!(matches!(
         control.receive(GREETING_BYTES).await.unwrap(),
         FromRelay::Opened { .. }
@@ -719,11 +784,13 @@ async fn open_by_hand(control: &mut ControlStream, host: &str, path: &str, revis
 async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
     let (_stage, agent) = ByHand::new(Plan::default()).await;
     let mut connections = Vec::new();
+
     for (path, revision) in [("/newer", 2), ("/older", 1)] {
         let (session, mut control) = agent.connect(None).await;
         open_by_hand(&mut control, "late", path, revision).await;
         connections.push((session, control));
     }
+
     let edge = Edge {
         host: "late.example.test".to_owned(),
         ..agent.edge.clone()
@@ -733,11 +800,13 @@ async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
         404,
         "the newer policy is in force"
     );
+
     // The other one would be forwarded: to an agent that says nothing.
     let _waiting = agent.ask("late", "/newer").await;
     let [(one, _), (other, _)] = &connections[..] else {
         panic!("two connections")
     };
+
     within("a request", async {
         tokio::select! { asked = one.accept() => asked.map(drop), asked = other.accept() => asked.map(drop) }
     })
@@ -752,6 +821,7 @@ async fn the_newer_connection_of_a_line_is_used_once_it_is_complete() {
     let (older, mut older_control) = agent.connect(Some(0)).await;
     open_by_hand(&mut older_control, "one", "/x", 1).await;
     open_by_hand(&mut older_control, "two", "/x", 1).await;
+
     let (newer, mut newer_control) = agent.connect(Some(0)).await;
     open_by_hand(&mut newer_control, "one", "/x", 1).await;
     let _first = agent.ask("one", "/x").await;
@@ -759,15 +829,18 @@ async fn the_newer_connection_of_a_line_is_used_once_it_is_complete() {
         .await
         .unwrap();
     open_by_hand(&mut newer_control, "two", "/x", 1).await;
+
     for host in ["one", "two"] {
         let _next = agent.ask(host, "/x").await;
         within("a request for the newer one", newer.accept())
             .await
             .unwrap();
     }
+
     // Another line is nobody's successor.
     let (other, mut other_control) = agent.connect(Some(1)).await;
     open_by_hand(&mut other_control, "one", "/x", 1).await;
+
     let _last = agent.ask("one", "/x").await;
     within("a request", async {
         tokio::select! {
@@ -788,6 +861,7 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
     let (mut stage, agent) = ByHand::new(plan).await;
     let (session, mut control) = agent.connect(Some(0)).await;
     open_by_hand(&mut control, "one", "/x", 1).await;
+
     let _under_way = agent.ask("one", "/x").await;
     let _request = within("a request", session.accept()).await.unwrap();
     let stopping = tokio::spawn(async move { stage.stop_relay().await });
@@ -798,6 +872,7 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
     .await
     .unwrap();
     assert!(matches!(said, FromRelay::Leaving));
+
     let (_refused, mut control) = agent.connect_again(Some(0), false).await;
     let said = within("a refusal", control.receive::<FromRelay>(GREETING_BYTES))
         .await
@@ -809,6 +884,7 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
             ..
         }
     ));
+
     let (taken, mut control) = agent.connect_again(Some(0), true).await;
     let policy = policy("[[route]]\npath = '/x'\n[[route.accept]]\nopen = true");
     control
@@ -819,6 +895,7 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
         })
         .await
         .unwrap();
+
     let opened = within("the tunnel", async {
         // That the relay leaves is said here, too.
         loop {
@@ -830,6 +907,7 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
         }
     });
     assert!(opened.await);
+
     session.close("lost");
     // The request that was under way comes again, for it is the same run of the agent.
     within("the request again", taken.accept()).await.unwrap();

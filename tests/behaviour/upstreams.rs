@@ -44,6 +44,7 @@ async fn stage(application: &str, args: &UpstreamArgs) -> Stage {
 #[tokio::test]
 async fn a_self_signed_certificate_that_is_given_is_trusted() {
     use rcgen::{BasicConstraints, IsCa};
+
     for is_ca in [
         IsCa::NoCa,
         IsCa::ExplicitNoCa,
@@ -57,10 +58,12 @@ async fn a_self_signed_certificate_that_is_given_is_trusted() {
         };
         let trusted = stage(&format!("https://localhost:{port}"), &given).await;
         assert_eq!(trusted.edge.post(HOOK, &[], b"x").await.status, 200);
+
         let other = stage(&format!("https://127.0.0.1:{port}"), &given).await;
         assert_eq!(other.edge.post(HOOK, &[], b"x").await.status, 502);
         let named = |report: &Report| matches!(report, Report::Warning(text) if text.contains("by a name that its certificate has"));
         other.reported("the name", named).await;
+
         // Another one that is not given is not trusted for it.
         let another = upstream::over_tls_by(false, IsCa::NoCa).await;
         let mistaken = UpstreamArgs {
@@ -69,6 +72,7 @@ async fn a_self_signed_certificate_that_is_given_is_trusted() {
         };
         let untrusted = stage(&format!("https://localhost:{port}"), &mistaken).await;
         assert_eq!(untrusted.edge.post(HOOK, &[], b"x").await.status, 502);
+
         let (url, ca) = (
             format!("https://localhost:{port}/x"),
             secure.ca.display().to_string(),
@@ -84,9 +88,11 @@ async fn a_self_signed_certificate_that_is_given_is_trusted() {
                 "--cacert",
                 &ca,
             ];
+
             run("hookward", &args, &[("S", "x")], "")
         })
         .await;
+
         assert!(sent.out.starts_with("200"), "{sent:?}");
     }
 }
@@ -101,9 +107,11 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
         (answer.status, answer.code()),
         (502, Some("application_unreachable"))
     );
+
     let unverified =
         |report: &Report| matches!(report, Report::Warning(text) if text.contains("--upstream-ca"));
     unknown.reported("the user hears why", unverified).await;
+
     let trusted = stage(
         &url,
         &UpstreamArgs {
@@ -112,6 +120,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
         },
     )
     .await;
+
     for _ in 0..3 {
         let answer = trusted.edge.post(HOOK, &[], b"body").await;
         assert_eq!(
@@ -119,6 +128,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
             (200, format!("HTTP/1.1 {HOST} {HOOK} body"))
         );
     }
+
     let insecure = stage(
         &url,
         &UpstreamArgs {
@@ -128,6 +138,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     )
     .await;
     assert_eq!(insecure.edge.post(HOOK, &[], b"x").await.status, 200);
+
     // The right authority, and another name than the certificate's.
     let other = format!("https://127.0.0.1:{}", secure.address.port());
     let other = stage(
@@ -139,9 +150,11 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     )
     .await;
     assert_eq!(other.edge.post(HOOK, &[], b"x").await.status, 502);
+
     // And each spoken to as if it were the other.
     let mistaken = stage(&secure.address.to_string(), &args()).await;
     assert_eq!(mistaken.edge.post(HOOK, &[], b"x").await.status, 502);
+
     let broke = |report: &Report| matches!(report, Report::Request(request) if matches!(&request.outcome, Outcome::Failed { why, .. } if why.contains("does it speak https? Then use https://")));
     mistaken.reported("that it may be https", broke).await;
     let plain = Application::raw(|mut stream| async move {
@@ -150,6 +163,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
             .await;
     })
     .await;
+
     let mistaken = stage(
         &format!("https://localhost:{}", plain.address.port()),
         &args(),
@@ -165,6 +179,7 @@ async fn a_unix_socket() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("app.sock");
     upstream::on_unix_socket(&path);
+
     let stage = stage(&format!("unix:{}", path.display()), &args()).await;
     for _ in 0..3 {
         let answer = stage.edge.post(HOOK, &[], b"body").await;
@@ -185,6 +200,7 @@ async fn http2_in_clear_text_and_over_tls() {
     let clear = stage(&address.to_string(), &http2).await;
     let secure = upstream::over_tls(true).await;
     let url = format!("https://localhost:{}", secure.address.port());
+
     let over_tls = stage(
         &url,
         &UpstreamArgs {
@@ -208,6 +224,7 @@ async fn what_host_says() {
     let application =
         Application::start(|request| Reply::ok(request.header("host").unwrap())).await;
     let address = application.address.to_string();
+
     for (host, expected) in [
         ("preserve", HOST),
         ("rewrite", &address),
@@ -226,6 +243,7 @@ async fn what_host_says() {
             expected,
             "{host}"
         );
+
         assert_eq!(
             application.log.take()[0].header("x-forwarded-host"),
             Some(HOST)
@@ -238,11 +256,13 @@ async fn an_application_that_is_down_is_said_and_so_is_its_return() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
+
     let stage = stage(&address.to_string(), &args()).await;
     let down = |report: &Report| matches!(report, Report::Warning(text) if text.contains("takes no connection"));
     stage
         .reported("it is said before the first webhook", down)
         .await;
+
     let _again = tokio::net::TcpListener::bind(address).await.unwrap();
     let back = |report: &Report| matches!(report, Report::Note(text) if text.contains("takes connections now"));
     stage.reported("its return is said", back).await;
@@ -254,6 +274,7 @@ async fn one_that_ends_while_nothing_comes_is_said_too() {
     let stage = stage(&application.address.to_string(), &args()).await;
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     drop(application);
+
     let down = |report: &Report| matches!(report, Report::Warning(text) if text.contains("takes no connection"));
     stage
         .reported("it is said before the next webhook", down)
@@ -270,6 +291,7 @@ async fn one_that_does_not_answer_is_said_and_so_is_its_next_answer() {
     let policy = policy(&format!(
         "[[route]]\npath = '{PREFIX}/**'\nanswer_timeout = '1s'\n[[route.accept]]\nopen = true"
     ));
+
     let stage = Stage::start(
         application.address,
         Plan {
@@ -278,6 +300,7 @@ async fn one_that_does_not_answer_is_said_and_so_is_its_next_answer() {
         },
     )
     .await;
+
     for _ in 0..2 {
         assert_eq!(
             stage
@@ -288,6 +311,7 @@ async fn one_that_does_not_answer_is_said_and_so_is_its_next_answer() {
             504
         );
     }
+
     let silent = |report: &Report| matches!(report, Report::Warning(text) if text.contains("has not answered within 1 s"));
     stage.reported("it is said", silent).await;
     let count = stage
@@ -298,6 +322,7 @@ async fn one_that_does_not_answer_is_said_and_so_is_its_next_answer() {
         .filter(|report| silent(report))
         .count();
     assert_eq!(count, 1, "once");
+
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     let answers =
         |report: &Report| matches!(report, Report::Note(text) if text.contains("answers again"));
@@ -310,6 +335,7 @@ async fn an_unverified_certificate_is_warned_about_at_every_start() {
     let url = format!("https://localhost:{}", secure.address.port());
     let dir = TempDir::new().unwrap();
     let state = dir.path().to_owned();
+
     off(move || {
         for _ in 0..2 {
             let state = state.to_str().unwrap();
@@ -324,6 +350,7 @@ async fn an_unverified_certificate_is_warned_about_at_every_start() {
             let mut process = Process::start("hookward", &args, &[]);
             let ready = process.event("ready");
             assert!(ready["url"].is_string(), "{ready}");
+
             let said = process.out().into_iter().chain(process.err());
             assert!(
                 said.into_iter()
@@ -346,6 +373,7 @@ fn what_is_wrong_with_an_application_is_said_at_once() {
         ..args()
     };
     assert_eq!(wrong("8000", &insecure).len(), 2, "both mistakes");
+
     let nowhere = UpstreamArgs {
         upstream_ca: Some("/nowhere".into()),
         ..args()
@@ -366,12 +394,14 @@ async fn several_tunnels_from_a_file() {
     let file = dir.path().join("hookward.toml");
     let policy = "[[route]]\npath = '/chat/**'\n[[route.accept]]\ntoken = 'env:CHAT'\n";
     std::fs::write(dir.path().join("chat.toml"), policy).unwrap();
+
     let (one, two) = (deploy.address.port(), chat.address.port());
     let text = format!(
         "[[tunnel]]\napplication = '{one}'\nhost = 'deploy'\nwebhook = 'git/push'\n\n\
          [[tunnel]]\napplication = '{two}'\nhost = 'chat'\npolicy = 'chat.toml'\n"
     );
     std::fs::write(&file, text).unwrap();
+
     let state = dir.path().join("state");
     let (_process, ready) = off(move || {
         let (file, state) = (
@@ -387,15 +417,18 @@ async fn several_tunnels_from_a_file() {
             "--state-dir",
             &state,
         ];
+
         let mut process = Process::start("hookward", &args, &[("CHAT", "s3cret-and-more")]);
         let ready = [process.event("ready"), process.nth_event("ready", 1)];
         (process, ready)
     })
     .await;
+
     assert_eq!(
         json!([ready[0]["host"], ready[1]["host"]]),
         json!(["deploy.localhost", "chat.localhost"])
     );
+
     let (deploy_edge, chat_edge) = (
         edge(&ready[0], "deploy.localhost"),
         edge(&ready[1], "chat.localhost"),
@@ -404,6 +437,7 @@ async fn several_tunnels_from_a_file() {
         deploy_edge.post(&target(&ready[0]), &[], b"x").await.text(),
         "deploy"
     );
+
     assert_eq!(
         chat_edge
             .post("/chat/x?token=s3cret-and-more", &[], b"x")
@@ -411,11 +445,13 @@ async fn several_tunnels_from_a_file() {
             .text(),
         "chat"
     );
+
     assert_eq!(
         chat_edge.post(&target(&ready[0]), &[], b"x").await.status,
         404,
         "each has its own policy"
     );
+
     assert_eq!(
         deploy_edge
             .post("/chat/x?token=s3cret-and-more", &[], b"x")
@@ -436,6 +472,7 @@ fn every_mistake_of_a_file_is_said() {
         "--state-dir",
         state.to_str().unwrap(),
     ];
+
     let said = |text: &str| {
         std::fs::write(&file, text).unwrap();
         let ended = hookward_tests::process::run("hookward", &args, &[], "");
@@ -445,6 +482,7 @@ fn every_mistake_of_a_file_is_said() {
     let err = said(
         "[[tunnel]]\napplication = '8000'\nhosts = 'a'\n[[tunnel]]\npolicy = 'nowhere.toml'\n",
     );
+
     for text in [
         "hookward.toml:3",
         "hosts",
@@ -453,20 +491,25 @@ fn every_mistake_of_a_file_is_said() {
     ] {
         assert!(err.contains(text), "{text} in {err}");
     }
+
     let err = said(
         "[[tunnel]]\nhosts = 1\napplication = 8000\nhost = 'a'\n[[tunnel]]\napplication = 'nowhere.pem'\n",
     );
+
     for text in ["hookward.toml:2", "tunnel 2: "] {
         assert!(err.contains(text), "{text} in {err}");
     }
+
     assert_eq!(err.lines().count(), 2, "{err}");
     let policy = "[[route]]\npath = '/a'\naccept.token = 'env:HOOKWARD_NOWHERE'\n";
     std::fs::write(dir.path().join("policy.toml"), policy).unwrap();
+
     let err = said(
         "[[tunnel]]\napplication = '8000'\npolicy = 'policy.toml'\n\
          [[tunnel]]\napplication = 'https://localhost:1'\nhost = 'b'\nupstream_ca = 'nowhere.pem'\n",
     );
     assert_eq!(err.lines().count(), 2, "one line for each mistake: {err}");
+
     for text in [
         "tunnel 1: ",
         "HOOKWARD_NOWHERE is not set",
@@ -475,6 +518,7 @@ fn every_mistake_of_a_file_is_said() {
     ] {
         assert!(err.contains(text), "{text} in {err}");
     }
+
     let check =
         hookward_tests::process::run("hookward", &["check", file.to_str().unwrap()], &[], "");
     assert!(

@@ -23,6 +23,7 @@ fn read(text: &str, secrets: usize) -> Result<Policy, String> {
         )
         .unwrap();
     }
+
     let text = text.replace("DIR", &dir.path().display().to_string());
     file::read("p.toml", &text, &ProcessSecrets, NOW)
         .map(|read| read.policy)
@@ -43,6 +44,7 @@ fn verifying(provider: &str) -> String {
 fn bomb() -> HeaderMap {
     let mut headers = HeaderMap::new();
     let names = format!("x-contentful-timestamp{}", ",a".repeat(7900));
+
     for (name, value) in [
         ("x-contentful-signature", "00".to_owned()),
         ("x-contentful-timestamp", NOW.0.to_string()),
@@ -54,6 +56,7 @@ fn bomb() -> HeaderMap {
             HeaderValue::from_str(&value).unwrap(),
         );
     }
+
     headers
 }
 
@@ -66,6 +69,7 @@ fn a_list_of_signed_fields_is_no_bomb() {
         headers: &headers,
         origin: "https://h.example",
     };
+
     let (state, client) = (State::default(), "192.0.2.1".parse().unwrap());
     let gate = gate(&verifying("contentful"));
     let Ok(HeadVerdict::ReadBody(pending)) = gate.check_head(head, client, NOW, &state) else {
@@ -77,6 +81,7 @@ fn a_list_of_signed_fields_is_no_bomb() {
         .err()
         .unwrap();
     assert!(refusal.why.contains("signed"), "{}", refusal.why);
+
     assert!(work.total() < MIB, "{} bytes", work.total());
     // The doctor tries other providers by the fields that are there, also for a route of GitHub's.
     for provider in ["github", "contentful"] {
@@ -100,6 +105,7 @@ fn a_list_of_signed_fields_is_no_bomb() {
 #[test]
 fn a_diagnosis_costs_so_many_bytes() {
     const KINDS: u64 = 3;
+
     let body = format!("{{\"a\":\"{}\"}}", "x".repeat(4 << 20));
     for provider in ["github", "linear", "slack", "stripe", "twilio", "square"] {
         let mut headers = HeaderMap::new();
@@ -114,12 +120,14 @@ fn a_diagnosis_costs_so_many_bytes() {
                 HeaderValue::from_static("sha256=00"),
             );
         }
+
         let head = RequestHead {
             method: &Method::POST,
             target: TARGET,
             headers: &headers,
             origin: "https://h.example",
         };
+
         let work = Work::up_to(DOCTOR_BYTES);
         let gate = gate(&verifying(provider));
         let _ = gate.diagnose(
@@ -128,6 +136,7 @@ fn a_diagnosis_costs_so_many_bytes() {
             NOW,
             &work,
         );
+
         assert!(
             work.total() <= KINDS * DOCTOR_BYTES,
             "{provider}: {}",
@@ -144,23 +153,27 @@ fn equal_checks_are_made_once() {
     let gate = gate(&format!("[[route]]\npath = '/**'\n{}", accept.repeat(20)));
     let mut headers = HeaderMap::new();
     headers.insert("x-hub-signature", HeaderValue::from_static("sha512=00"));
+
     let head = RequestHead {
         method: &Method::POST,
         target: TARGET,
         headers: &headers,
         origin: "https://h.example",
     };
+
     let (state, client) = (State::default(), "192.0.2.1".parse().unwrap());
     let body = vec![b'x'; 1 << 20];
     let Ok(HeadVerdict::ReadBody(pending)) = gate.check_head(head, client, NOW, &state) else {
         panic!("no body")
     };
     let work = pending.work();
+
     assert!(
         pending
             .check_body(head, &body, NOW, &state, &FetchedKeys::default())
             .is_err()
     );
+
     // One for each hash function that the provider may use.
     assert!(
         work.used(Kind::Hashed) <= 4 * body.len() as u64 + MIB,
@@ -180,6 +193,7 @@ fn a_policy_that_could_cost_too_much_is_refused() {
             secrets.join(", ")
         )
     };
+
     let policy = |alternatives: usize, secrets: usize, more: &str| {
         let accepts: String = (0..alternatives)
             .map(|number| accept(number, secrets))
@@ -194,6 +208,7 @@ fn a_policy_that_could_cost_too_much_is_refused() {
         refused.contains("MiB of hashing") && refused.contains("smaller max_body"),
         "{refused}"
     );
+
     assert!(
         policy(32, 8, "max_body = '256KiB'\n").is_ok(),
         "the remedy works"

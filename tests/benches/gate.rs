@@ -46,6 +46,7 @@ fn headers(body: &[u8]) -> HeaderMap {
     headers.insert("x-github-event", "push".parse().unwrap());
     headers.insert("content-type", "application/json".parse().unwrap());
     headers.insert("user-agent", "GitHub-Hookshot/0000000".parse().unwrap());
+
     headers
 }
 
@@ -54,6 +55,7 @@ fn policy() -> Policy {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("key"), KEY).unwrap();
     std::fs::write(dir.path().join("token"), "t0ken").unwrap();
+
     let text = format!(
         "[[route]]\npath = '/flexdeploy/webhooks/v1/**'\nmethods = ['POST']\n[[route.accept]]\n\
          allow_ips = ['192.0.2.0/24']\ntoken = 'file:{0}/token'\nverify = {{ provider = 'github', secret = 'file:{0}/key' }}",
@@ -71,16 +73,19 @@ fn single_checks(c: &mut Criterion) {
     group.bench_function("shape", |b| {
         b.iter(|| shape::check(black_box(TARGET), black_box(&headers), Slashes::Plain))
     });
+
     let path = PathPattern::parse("/flexdeploy/webhooks/v1/**").unwrap();
     group.bench_function("path", |b| {
         b.iter(|| path.matches(black_box(b"/flexdeploy/webhooks/v1/git"), false))
     });
+
     for count in [10_u32, 10_000] {
         // Every second range, so that none can be merged with its neighbour.
         let range = |n: u32| IpNet::V4(Ipv4Net::new((0x0a00_0000 + n * 512).into(), 24).unwrap());
         let set = AddressSet::new(&(0..count).map(range).collect::<Vec<_>>());
         let address = IpAddr::V4((0x0a00_0000 + count / 3 * 512 + 5).into());
         assert!(set.contains(address));
+
         group.bench_with_input(
             BenchmarkId::new("address, ranges", count),
             &set,
@@ -89,13 +94,16 @@ fn single_checks(c: &mut Criterion) {
             },
         );
     }
+
     let check = TokenCheck::new(
         TokenPlace::parse("token").unwrap(),
         &[("env:TOKEN", SecretDigest::of(b"t0ken"))],
     );
+
     group.bench_function("token", |b| {
         b.iter(|| token::check(&check, black_box(TARGET), &headers).is_ok())
     });
+
     let (rule, document) = (JsonPath::parse("ref").unwrap(), body(8192));
     group.bench_function("body rule, 8 KiB", |b| {
         b.iter(|| rule.single(black_box(&document)))
@@ -112,6 +120,7 @@ fn signature(c: &mut Criterion) {
     let keyed = Keyed::new(&schemes, &SecretShape::default(), &secrets, None).unwrap();
     let none = FetchedKeys::default();
     let bare = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).unwrap();
+
     for size in [256, 8192, 1 << 20] {
         let body = body(size);
         let headers = headers(&body);
@@ -121,6 +130,7 @@ fn signature(c: &mut Criterion) {
             headers: &headers,
             origin: "https://h.test",
         };
+
         let digest = data_encoding::HEXLOWER
             .decode(&github_signature(KEY, &body).as_bytes()[7..])
             .unwrap();
@@ -132,6 +142,7 @@ fn signature(c: &mut Criterion) {
                     .is_ok()
             });
         });
+
         group.bench_with_input(BenchmarkId::new("bare hmac", size), &body, |b, body| {
             b.iter(|| {
                 let mut mac = bare.clone();
@@ -140,6 +151,7 @@ fn signature(c: &mut Criterion) {
             });
         });
     }
+
     group.finish();
 }
 
@@ -147,6 +159,7 @@ fn whole(c: &mut Criterion) {
     let mut group = c.benchmark_group("whole gate");
     let gate = Arc::new(Gate::compile(&policy(), Side::Relay, NOW).unwrap());
     let (state, none) = (State::default(), FetchedKeys::default());
+
     for size in [256, 8192] {
         let body = body(size);
         let headers = headers(&body);
@@ -156,6 +169,7 @@ fn whole(c: &mut Criterion) {
             headers: &headers,
             origin: "https://h.test",
         };
+
         group.bench_with_input(BenchmarkId::new("allowed", size), &body, |b, body| {
             b.iter(|| match gate.check_head(head, CLIENT, NOW, &state) {
                 Ok(HeadVerdict::ReadBody(pending)) => {
@@ -165,6 +179,7 @@ fn whole(c: &mut Criterion) {
             });
         });
     }
+
     let (headers, stranger) = (headers(b""), IpAddr::from([198, 51, 100, 1]));
     let head = RequestHead {
         method: &Method::POST,
@@ -172,6 +187,7 @@ fn whole(c: &mut Criterion) {
         headers: &headers,
         origin: "https://h.test",
     };
+
     group.bench_function("refused by address", |b| {
         b.iter(|| gate.check_head(head, stranger, NOW, &state).is_err())
     });

@@ -175,6 +175,7 @@ impl Application {
                 tokio::spawn(handle(stream));
             }
         });
+
         Self {
             address,
             log: Log::default(),
@@ -227,6 +228,7 @@ impl Input {
             {
                 return Some(self.buffer.drain(..at + mark.len()).collect());
             }
+
             if !self.fill().await {
                 return None;
             }
@@ -255,6 +257,7 @@ impl Input {
             ..Received::default()
         };
         received.headers = fields(lines);
+
         Some(received)
     }
 
@@ -276,13 +279,16 @@ impl Input {
                         }
                         lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
                     }
+
                     received.trailers = fields(lines.iter().map(String::as_str));
                     break;
                 }
+
                 received.body.extend(self.exactly(size).await?);
                 self.exactly(2).await?;
             }
         }
+
         Some(())
     }
 }
@@ -299,34 +305,42 @@ const NOTHING_TO_SAY: &[u8] = b"HTTP/1.1 200 Scripted\r\nContent-Length: 0\r\n\r
 async fn serve(stream: TcpStream, script: Script, log: Log, idle: Option<Duration>) {
     let _ = stream.set_nodelay(true);
     let mut input = Input::new(stream);
+
     loop {
         let head = match idle {
             Some(idle) => timeout(idle, input.head()).await.unwrap_or(None),
             None => input.head().await,
         };
         let Some(mut received) = head else { return };
+
         log.begun.fetch_add(1, Ordering::SeqCst);
         if input.body(&mut received).await.is_none() {
             log.broken.fetch_add(1, Ordering::SeqCst);
             return;
         }
+
         let reply = script(&received);
         let head_only = received.method == "HEAD";
         log.complete.lock().unwrap().push(received);
+
         let bytes = match reply {
             Reply::Full(status, headers, body) => {
                 let mut text = format!(
                     "HTTP/1.1 {status} Scripted\r\nContent-Length: {}\r\n",
                     body.len()
                 );
+
                 for (name, value) in headers {
                     text.push_str(&format!("{name}: {value}\r\n"));
                 }
+
                 text.push_str("\r\n");
                 let mut bytes = text.into_bytes();
+
                 if !head_only {
                     bytes.extend(body);
                 }
+
                 bytes
             }
             Reply::Raw(bytes) => bytes,
@@ -359,6 +373,7 @@ pub fn flexdeploy(secret: &'static str) -> impl Fn(&Received) -> Reply + Send + 
         if !request.target.starts_with("/flexdeploy/webhooks/v1") {
             return Reply::Full(200, Vec::new(), b"the whole application".to_vec());
         }
+
         // As a Groovy script that looks a header up by its exact name.
         let exact = |wanted: &str| {
             request
@@ -370,9 +385,11 @@ pub fn flexdeploy(secret: &'static str) -> impl Fn(&Received) -> Reply + Send + 
         let signed = exact("X-Hub-Signature-256")
             == Some(crate::sender::github_signature(secret, &request.body));
         let matched = signed && exact("X-GitHub-Event").as_deref() == Some("push");
+
         if request.header("flex-sync-webhook") != Some("true") {
             return Reply::Full(202, Vec::new(), Vec::new());
         }
+
         let status = match (
             matched,
             request.body.windows(5).any(|window| window == b"crash"),

@@ -60,9 +60,11 @@ impl Score {
             self.must.len(),
             self.should.len()
         );
+
         for miss in &self.should {
             println!("  should: {miss}");
         }
+
         assert!(self.must.is_empty(), "{what}:\n{}", self.must.join("\n"));
     }
 }

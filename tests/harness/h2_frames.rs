@@ -37,9 +37,11 @@ pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
     let block = block(edge, method, path);
     let mut bytes = PREFACE.to_vec();
     frame(&mut bytes, SETTINGS, 0, 0, &[]);
+
     // A block larger than a frame may be goes on in CONTINUATION frames.
     let mut pieces = block.chunks(16_384).peekable();
     let mut kind = HEADERS;
+
     while let Some(piece) = pieces.next() {
         let last = pieces.peek().is_none();
         let flags =
@@ -47,21 +49,25 @@ pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
         frame(&mut bytes, kind, flags, 1, piece);
         kind = 9;
     }
+
     if stream.write_all(&bytes).await.is_err() {
         return Taken::Cut;
     }
+
     within("an HTTP/2 answer", async {
         loop {
             let mut head = [0; 9];
             if stream.read_exact(&mut head).await.is_err() {
                 return Taken::Cut;
             }
+
             let length =
                 usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
             let mut payload = vec![0; length];
             if stream.read_exact(&mut payload).await.is_err() {
                 return Taken::Cut;
             }
+
             let on_stream = head[8] == 1;
             match head[3] {
                 HEADERS if on_stream => return Taken::Status(status(&payload)),
@@ -88,6 +94,7 @@ pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
         frame(&mut bytes, HEADERS, flags, 1, &head);
         bytes
     };
+
     let always = |kind: u8, flags: u8, stream: u32, payload: &'static [u8]| -> Repeat {
         Box::new(move |_| {
             let mut bytes = Vec::new();
@@ -95,6 +102,7 @@ pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
             bytes
         })
     };
+
     let opened = head.clone();
     let resets: Repeat = Box::new(move |number| {
         let (mut bytes, stream) = (Vec::new(), 2 * number + 3);
@@ -106,8 +114,10 @@ pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
             &opened,
         );
         frame(&mut bytes, RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+
         bytes
     });
+
     let opened = head.clone();
     let made_to_reset: Repeat = Box::new(move |number| {
         let (mut bytes, stream) = (Vec::new(), 2 * number + 3);
@@ -116,6 +126,7 @@ pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
         frame(&mut bytes, WINDOW_UPDATE, 0, stream, &[0; 4]);
         bytes
     });
+
     vec![
         ("rapid reset", begun(END_HEADERS | END_STREAM), resets),
         (
@@ -148,6 +159,7 @@ pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
 /// §6.5.2).
 pub fn without_window(edge: &Edge, path: &str) -> Vec<u8> {
     const INITIAL_WINDOW_SIZE: u8 = 4;
+
     let mut bytes = PREFACE.to_vec();
     frame(
         &mut bytes,
@@ -156,6 +168,7 @@ pub fn without_window(edge: &Edge, path: &str) -> Vec<u8> {
         0,
         &[0, INITIAL_WINDOW_SIZE, 0, 0, 0, 0],
     );
+
     frame(
         &mut bytes,
         HEADERS,
@@ -163,6 +176,7 @@ pub fn without_window(edge: &Edge, path: &str) -> Vec<u8> {
         1,
         &block(edge, "GET", path.as_bytes()),
     );
+
     bytes
 }
 
@@ -172,6 +186,7 @@ pub fn without_window(edge: &Edge, path: &str) -> Vec<u8> {
 pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize, value: usize) -> Vec<u8> {
     let mut bytes = PREFACE.to_vec();
     frame(&mut bytes, SETTINGS, 0, 0, &[]);
+
     for number in 0..requests {
         let mut head = block(edge, "POST", path.as_bytes());
         if number == 0 {
@@ -179,9 +194,11 @@ pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize, value: usize)
             string(&mut head, b"x");
             string(&mut head, &vec![b'v'; value]);
         }
+
         head.resize(head.len() + fields, 0xbe); // the newest of the dynamic table
         frame(&mut bytes, HEADERS, END_HEADERS, 2 * number + 1, &head);
     }
+
     bytes
 }
 
@@ -202,12 +219,14 @@ pub async fn is_cut_after(
         .await
         .unwrap();
     stream.write_all(begin).await.unwrap();
+
     let mut received = Vec::new();
     let answered = |received: &[u8]| {
         received
             .windows(6)
             .any(|it| it[0] == HEADERS && it[2..] == [0, 0, 0, 1])
     };
+
     while known && !answered(&received) {
         let mut buffer = [0; 16_384];
         let count = within("the first answer", stream.read(&mut buffer))
@@ -216,17 +235,21 @@ pub async fn is_cut_after(
         assert!(count > 0, "the connection ended before the first answer");
         received.extend_from_slice(&buffer[..count]);
     }
+
     for number in 0..frames {
         if stream.write_all(&repeat(number)).await.is_err() {
             return true;
         }
     }
+
     // The answer to a last PING says that all was read; a connection that was ended gives none.
     let mut ping = Vec::new();
     frame(&mut ping, PING, 0, 0, b"the last");
+
     if stream.write_all(&ping).await.is_err() || stream.flush().await.is_err() {
         return true;
     }
+
     within("an answer or an end", async {
         loop {
             let mut buffer = [0; 16_384];
@@ -234,6 +257,7 @@ pub async fn is_cut_after(
                 Ok(0) | Err(_) => return true,
                 Ok(count) => received.extend_from_slice(&buffer[..count]),
             }
+
             if received.windows(8).any(|window| window == b"the last") {
                 return false;
             }
@@ -255,6 +279,7 @@ fn block(edge: &Edge, method: &str, path: &[u8]) -> Vec<u8> {
         string(&mut block, name);
         string(&mut block, value);
     }
+
     block
 }
 
@@ -279,6 +304,7 @@ fn string(out: &mut Vec<u8>, text: &[u8]) {
         }
         out.push(length as u8);
     }
+
     out.extend(text);
 }
 
@@ -290,6 +316,7 @@ fn status(block: &[u8]) -> u16 {
     while block[0] & 0xe0 == 0x20 {
         block = &block[1..];
     }
+
     match block[0] {
         byte @ 0x88..=0x8e => [200, 204, 206, 304, 400, 404, 500][usize::from(byte - 0x88)],
         0x08 | 0x18 | 0x48 => {
@@ -311,11 +338,13 @@ fn huffman(bytes: &[u8]) -> u16 {
         .iter()
         .flat_map(|byte| (0..8).rev().map(move |bit| u16::from(byte >> bit & 1)));
     let mut number = 0;
+
     for _ in 0..3 {
         let mut code = 0;
         for _ in 0..5 {
             code = code << 1 | bits.next().unwrap();
         }
+
         let digit = if code <= 2 {
             code
         } else {
@@ -323,5 +352,6 @@ fn huffman(bytes: &[u8]) -> u16 {
         };
         number = number * 10 + digit;
     }
+
     number
 }

@@ -45,15 +45,18 @@ impl Initials {
             socket.set_read_timeout(Some(ANSWER)).unwrap();
             socket
         };
+
         // With the post-quantum key share a hello has two packets.
         let mut provider = aws_lc_rs::default_provider();
         provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
+
         let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
         tls.alpn_protocols = vec![ALPN.to_vec()];
+
         let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
         Self {
             to,
@@ -69,6 +72,7 @@ impl Initials {
         if self.begun.is_multiple_of(OF_ENDPOINT) {
             self.endpoint = endpoint();
         }
+
         let now = Instant::now();
         let (_, mut connection) = self
             .endpoint
@@ -79,6 +83,7 @@ impl Initials {
             connection.poll_transmit(now, 1, &mut packet).is_some(),
             "a first packet"
         );
+
         packet
     }
 
@@ -89,6 +94,7 @@ impl Initials {
             self.sockets[number].send_to(&packet, self.to).unwrap();
             answers.sent += 1;
         }
+
         let mut answer = [0; 2048];
         for socket in &self.sockets {
             match socket.recv(&mut answer) {

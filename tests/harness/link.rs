@@ -71,17 +71,20 @@ impl Link {
             }
         };
         let address = tcp.local_addr().unwrap();
+
         let state = Arc::new(Mutex::new(Udp {
             pass: Pass::All,
             lifetime: u64::MAX,
             flows: HashMap::new(),
         }));
+
         let (say, pass) = watch::channel(Pass::All);
         let tcp_connections = Arc::new(AtomicUsize::new(0));
         let tasks = vec![
             tokio::spawn(carry_udp(Arc::clone(&udp), relay, Arc::clone(&state))),
             tokio::spawn(carry_tcp(tcp, relay, pass, Arc::clone(&tcp_connections))),
         ];
+
         Self {
             address,
             relay,
@@ -126,6 +129,7 @@ impl Link {
                 Arc::clone(&self.udp),
             )
             .await;
+
             if let Some(flow) = self.udp.lock().unwrap().flows.get_mut(&from) {
                 flow.socket = socket;
                 std::mem::replace(&mut flow.task, task).abort();
@@ -173,6 +177,7 @@ async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<U
             flow.silent |= flow.carried > lifetime;
             (Arc::clone(&flow.socket), flow.silent)
         });
+
         let (to, silent) = match known {
             Some(known) => known,
             None => {
@@ -180,6 +185,7 @@ async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<U
                     there_and_back(from, relay, Arc::clone(&socket), Arc::clone(&state)).await;
                 let mut state = state.lock().unwrap();
                 let silent = state.pass == Pass::Nothing;
+
                 state.flows.insert(
                     from,
                     Flow {
@@ -189,6 +195,7 @@ async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<U
                         task,
                     },
                 );
+
                 (to, silent)
             }
         };
@@ -240,16 +247,19 @@ async fn carry_tcp(
         };
         let (mut pass, count) = (pass.clone(), Arc::clone(&count));
         let new = *pass.borrow_and_update();
+
         tokio::spawn(async move {
             if new == Pass::Nothing {
                 // Held, and silent.
                 let _ = pass.wait_for(|pass| *pass != Pass::Nothing).await;
                 return;
             }
+
             let Ok(mut there) = TcpStream::connect(relay).await else {
                 return;
             };
             count.fetch_add(1, Ordering::Relaxed);
+
             let _ = here.set_nodelay(true);
             let _ = there.set_nodelay(true);
             tokio::select! {

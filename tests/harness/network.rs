@@ -61,25 +61,30 @@ impl Network {
     /// which is said; tools that are missing in CI are a failure.
     pub fn new(delay: Option<(u32, u32)>) -> Option<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(1);
+
         let works = |command: &str| {
             Command::new("sh")
                 .args(["-c", command])
                 .output()
                 .is_ok_and(|ended| ended.status.success())
         };
+
         if !works("ip -V && nft --version && python3 --version") {
             let why = "ip, nft or python3 is missing (Debian: iproute2, nftables, python3)";
             assert!(std::env::var_os("CI").is_none(), "{why}");
             println!("skipped: {why}");
             return None;
         }
+
         if !works("test -w /dev/net/tun && ip netns add hw-try-$$ && ip netns del hw-try-$$") {
             let why = "network namespaces or /dev/net/tun are not permitted here; run it as root";
             assert!(std::env::var_os("CI").is_none(), "{why}");
             println!("skipped: {why}");
             return None;
         }
+
         static SWEPT: Once = Once::new();
+
         SWEPT.call_once(sweep);
         // Two runs of the tests at the same time must not meet: the number is the process's, too.
         let mut network = (0..u8::MAX)
@@ -94,6 +99,7 @@ impl Network {
             })
             .find(Self::is_free)
             .expect("addresses that nothing here has");
+
         network.make(delay);
         Some(network)
     }
@@ -128,6 +134,7 @@ impl Network {
             "ip netns add {name} && ip netns exec {name} ip link set lo up && \
              ip netns exec {name} sysctl -qw net.ipv4.conf.all.promote_secondaries=1"
         ));
+
         let (lan, lan_there) = (self.device("l"), self.device("m"));
         let (wan, wan_there) = (self.device("w"), self.device("x"));
         let lan_net = self.net(1);
@@ -137,6 +144,7 @@ impl Network {
              ip netns exec {name} ip addr add {lan_net}.2/24 dev {lan_there} && \
              ip netns exec {name} ip link set {lan_there} up"
         ));
+
         match delay {
             None => sh(&format!(
                 "ip link add {wan} type veth peer name {wan_there} && ip link set {wan_there} netns {name}"
@@ -150,6 +158,7 @@ impl Network {
                     &delay.to_string(),
                     &reorder.to_string(),
                 ]);
+
                 let link = Process::spawn(command);
                 happens("the slow link is ready", || {
                     link.out().iter().any(|line| line == "ready")
@@ -158,6 +167,7 @@ impl Network {
                 self.link = Some(link);
             }
         }
+
         let (name, wan_net) = (&self.name, self.net(0));
         sh(&format!(
             "ip addr add {wan_net}.1/24 dev {wan} && ip link set {wan} up && \
@@ -186,6 +196,7 @@ impl Network {
         // `ip netns exec` puts it in the place of /etc/hosts.
         let dir = self.files();
         std::fs::create_dir_all(&dir).unwrap();
+
         std::fs::write(
             dir.join("hosts"),
             format!("127.0.0.1 localhost\n{first} {name}\n{second} {name}\n"),

@@ -16,18 +16,22 @@ use crate::wait::DEADLINE;
 /// Where cargo put the two programs.
 fn programs() -> &'static HashMap<String, PathBuf> {
     static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
+
     BUILT.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let mut build = Command::new(option_env!("CARGO").unwrap_or("cargo"));
         build
             .current_dir(root)
             .args(["build", "--workspace", "--bins", "--message-format=json"]);
+
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
+
         let built = build.stderr(Stdio::inherit()).output().expect("cargo runs");
         assert!(built.status.success(), "the programs do not build");
         let lines = String::from_utf8(built.stdout).unwrap();
+
         lines
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
@@ -73,6 +77,7 @@ impl Lines {
             // By pieces and not by lines: a screen has none.
             let mut source = BufReader::new(source);
             let mut rest = Vec::new();
+
             while let Ok(piece) = source.fill_buf().map(<[u8]>::to_vec)
                 && !piece.is_empty()
             {
@@ -83,8 +88,10 @@ impl Lines {
                 lines.truncate(0);
                 lines.extend(text.lines().map(str::to_owned));
             }
+
             kept.over.store(true, Ordering::SeqCst);
         });
+
         lines
     }
 
@@ -127,12 +134,14 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+
         let mut child = command.spawn().unwrap();
         let (out, err) = (
             Lines::follow(child.stdout.take().unwrap()),
             Lines::follow(child.stderr.take().unwrap()),
         );
         let stdin = child.stdin.take();
+
         Self {
             child,
             stdin,
@@ -241,6 +250,7 @@ impl Process {
             if let Some(found) = found {
                 return found;
             }
+
             let ended = self.child.try_wait().unwrap();
             assert!(
                 since.elapsed() < DEADLINE && ended.is_none(),
@@ -276,6 +286,7 @@ impl Process {
             {
                 return status.code();
             }
+
             assert!(
                 since.elapsed() < DEADLINE,
                 "{} does not end",
@@ -305,5 +316,6 @@ pub fn have(command: &str, install: &str) -> bool {
         );
         println!("skipped: {command} is not installed ({install})");
     }
+
     found
 }

@@ -80,12 +80,14 @@ impl Proxy {
             tls,
             asked: Arc::clone(&asked),
         });
+
         let task = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else {
                     continue;
                 };
                 let proxying = Arc::clone(&proxying);
+
                 tokio::spawn(async move {
                     if !proxying.kind.tls {
                         return proxying.serve(stream).await;
@@ -96,6 +98,7 @@ impl Proxy {
                 });
             }
         });
+
         Self {
             address,
             ca,
@@ -115,9 +118,11 @@ impl Proxying {
             };
             head.push(byte);
         }
+
         let head = String::from_utf8_lossy(&head).into_owned();
         let line = head.lines().next().unwrap_or_default().to_owned();
         self.asked.lock().unwrap().push(line.clone());
+
         if let Some(password) = &self.kind.password {
             let wanted = format!(
                 "proxy-authorization: basic {}",
@@ -129,6 +134,7 @@ impl Proxying {
                 return;
             }
         }
+
         let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
         let known = self
             .kind
@@ -146,15 +152,18 @@ impl Proxying {
                 .await;
             return;
         };
+
         let _ = stream
             .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
             .await;
+
         if let Some(alpn) = self.kind.intercepts {
             // What it would say to the other side is of no matter here.
             let (tls, ..) = certified(alpn);
             let _ = tls.accept(stream).await;
             return;
         }
+
         let _ = copy_bidirectional(&mut stream, &mut there).await;
     }
 }

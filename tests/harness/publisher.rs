@@ -40,6 +40,7 @@ impl Publisher {
             .unwrap();
         let ca = dir.path().join("ca.pem");
         std::fs::write(&ca, certificate.pem()).unwrap();
+
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let config = ServerConfig::builder_with_provider(crypto_provider())
             .with_safe_default_protocol_versions()
@@ -50,6 +51,7 @@ impl Publisher {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+
         let (pages, asked): (Pages, Arc<Mutex<Vec<String>>>) = (Arc::default(), Arc::default());
         let (served, seen) = (Arc::clone(&pages), Arc::clone(&asked));
         tokio::spawn(async move {
@@ -67,9 +69,11 @@ impl Publisher {
                             Err(_) => return,
                         }
                     }
+
                     let head = String::from_utf8(head).unwrap();
                     let target = head.split(' ').nth(1).unwrap().to_owned();
                     seen.lock().unwrap().push(target.clone());
+
                     let (status, body) = served
                         .lock()
                         .unwrap()
@@ -85,11 +89,13 @@ impl Publisher {
                         "HTTP/1.1 {status} X\r\n{location}Content-Length: {}\r\n\r\n",
                         body.len()
                     );
+
                     let _ = stream.write_all(&[answer.as_bytes(), &body].concat()).await;
                     let _ = stream.shutdown().await;
                 });
             }
         });
+
         Self {
             address,
             names,

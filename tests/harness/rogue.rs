@@ -49,6 +49,7 @@ impl Rogue {
         let endpoint = endpoint(identity);
         let address = endpoint.local_addr().unwrap();
         let of_task = endpoint.clone();
+
         let accepting = tokio::spawn(async move {
             let connection = of_task.accept().await.unwrap().await.unwrap();
             let session = Session::over_quic(connection.clone());
@@ -56,11 +57,13 @@ impl Rogue {
             let FromAgent::Hello { .. } = control.receive(GREETING_BYTES).await.unwrap() else {
                 panic!("no hello")
             };
+
             control.send(&welcome()).await.unwrap();
             session.trust();
             let FromAgent::Open { .. } = control.receive(1 << 20).await.unwrap() else {
                 panic!("no open")
             };
+
             control
                 .send(&FromRelay::Opened {
                     host: HOST.into(),
@@ -68,13 +71,16 @@ impl Rogue {
                 })
                 .await
                 .unwrap();
+
             (session, control, connection)
         });
+
         let (reporter, _) = report::channel();
         let (application, transport) = (
             Upstream::plain(Address::Host(application.to_string())),
             TransportMode::Only(Transport::Quic),
         );
+
         let settings = AgentSettings {
             relays: vec![RelayAddress {
                 address: address.to_string(),
@@ -95,12 +101,14 @@ impl Rogue {
             drain: Limits::default().drain,
         };
         let agent = Agent::start(settings, clock, reporter, |_| {}, |_| {});
+
         let agent = agent.unwrap_or_else(|problems| panic!("{problems}"));
         let (session, control, connection) = within("the agent connects", accepting).await.unwrap();
         let control = tokio::spawn(async move {
             let _kept_open = control;
             std::future::pending().await
         });
+
         Self {
             session,
             connection,
@@ -143,10 +151,12 @@ pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
         agent: "x".into(),
         secret: Secret::mint().unwrap(),
     };
+
     StateDir::open(Some(dir.path()))
         .unwrap()
         .keep_credential(credential, true)
         .unwrap();
+
     let refusing = tokio::spawn(async move {
         while let Some(incoming) = endpoint.accept().await {
             // A client that expects another key ends the handshake.
@@ -160,6 +170,7 @@ pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
             let Ok(FromAgent::Hello { .. }) = control.receive(GREETING_BYTES).await else {
                 continue;
             };
+
             control.send(&welcome()).await.unwrap();
             let refused = FromRelay::Refused {
                 reason,
@@ -197,6 +208,7 @@ pub async fn answer(mut reader: MessageReader) -> Result<(u16, Vec<u8>), ()> {
             Answer::Failure(failure) => failure.status,
         };
         let mut body = Vec::new();
+
         loop {
             match reader.next().await.map_err(drop)? {
                 Frame::Data(data) => body.extend_from_slice(&data),
@@ -217,6 +229,7 @@ pub fn request(
 ) -> Request {
     let mut map = HeaderMap::new();
     map.append("host", HeaderValue::from_static(HOST));
+
     for (name, value) in headers {
         // What can't be a header at all can't be sent through the tunnel either.
         let (Ok(name), Ok(value)) = (
@@ -227,8 +240,10 @@ pub fn request(
         };
         map.append(name, value);
     }
+
     // An agent takes no request twice.
     static NEXT: AtomicU64 = AtomicU64::new(1);
+
     Request {
         context: Context {
             id: RequestId(

@@ -92,10 +92,12 @@ impl Edge {
         config.time_provider = Arc::new(StageTime(self.clock.clone()));
         config.alpn_protocols = vec![alpn.to_vec()];
         config.enable_sni = sni.is_some();
+
         let name = ServerName::try_from(sni.unwrap_or(&self.host).to_owned()).unwrap();
         let mut stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         stream.write_all(before).await?;
+
         TlsConnector::from(Arc::new(config))
             .connect(name, stream)
             .await
@@ -138,9 +140,11 @@ impl Edge {
             .await
             .unwrap();
         let (client, connection) = h2::client::handshake(stream).await.unwrap();
+
         tokio::spawn(async move {
             let _ = connection.await;
         });
+
         client
     }
 }
@@ -185,9 +189,11 @@ impl Http1 {
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
+
         if !body.is_empty() || method == "POST" {
             text.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
+
         text.push_str("\r\n");
         let mut bytes = text.into_bytes();
         bytes.extend(body);
@@ -207,6 +213,7 @@ impl Http1 {
             {
                 return Some(self.buffer.drain(..at + mark.len()).collect());
             }
+
             if !self.fill().await {
                 return None;
             }
@@ -244,6 +251,7 @@ impl Http1 {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
+
         Some(Answer {
             status,
             headers,
@@ -287,12 +295,14 @@ impl Http1 {
                     }
                 }
             }
+
             while self.buffer.len() < size + 2 {
                 if !self.fill().await {
                     answer.body.append(&mut self.buffer);
                     return None;
                 }
             }
+
             answer.body.extend(self.buffer.drain(..size));
             self.buffer.drain(..2);
         }
@@ -323,6 +333,7 @@ pub fn hs256(payload: &str, key: &[u8]) -> String {
     );
     let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
     mac.update(signed.as_bytes());
+
     format!("{signed}.{}", encode(&mac.finalize().into_bytes()))
 }
 

@@ -81,6 +81,7 @@ impl Plan {
             transport: TransportMode::Only(transport),
             ..LinkSettings::default()
         };
+
         Self {
             link,
             ..Self::default()
@@ -166,17 +167,20 @@ impl Stage {
             Relay::start(settings(&plan, dir.path(), any, any), plan.clock.clone()).unwrap();
         let join = relay.add_agent(&agent_name()).unwrap();
         let credential = Secret::mint().unwrap();
+
         relay
             .store()
             .join(&join.secret, &credential.digest(), plan.clock.now())
             .unwrap()
             .unwrap();
+
         let edge = Edge {
             address: relay.edge_address(),
             host: HOST.to_owned(),
             roots: roots(relay.self_signed().unwrap()),
             clock: plan.clock.clone(),
         };
+
         let tunnel = relay.tunnel_address();
         let mut stage = Self {
             edge,
@@ -195,6 +199,7 @@ impl Stage {
         if stage.plan.linked {
             stage.link = Some(Link::to(tunnel).await);
         }
+
         stage
     }
 
@@ -222,6 +227,7 @@ impl Stage {
                 kept.lock().unwrap().push(report.report);
             }
         });
+
         let opened = Arc::clone(&self.opened);
         let settings =
             AgentSettings {
@@ -249,9 +255,11 @@ impl Stage {
                 }],
                 drain: self.plan.limits.drain,
             };
+
         let on_open = move |tunnel| opened.lock().unwrap().push(tunnel);
         let agent = Agent::start(settings, self.clock.clone(), reporter, on_open, |_| {});
         self.agent = Some(agent.unwrap_or_else(|problems| panic!("{problems}")));
+
         let opened = Arc::clone(&self.opened);
         eventually("the tunnel opens", || opened.lock().unwrap().len() > before).await;
     }
@@ -363,11 +371,13 @@ impl Member {
         let relay = Relay::start(settings(plan, dir.path(), any, any), plan.clock.clone()).unwrap();
         let join = relay.add_agent(&agent_name()).unwrap();
         let credential = Secret::mint().unwrap();
+
         relay
             .store()
             .join(&join.secret, &credential.digest(), plan.clock.now())
             .unwrap()
             .unwrap();
+
         let (address, roots) = (relay.edge_address(), roots(relay.self_signed().unwrap()));
         let edge = Edge {
             address,
@@ -375,6 +385,7 @@ impl Member {
             roots,
             clock: plan.clock.clone(),
         };
+
         Self {
             edge,
             tunnel: relay.tunnel_address(),
@@ -403,16 +414,19 @@ impl Fleet {
         let kept: Arc<Mutex<Vec<Report>>> = Arc::default();
         let opened: Arc<Mutex<Vec<Opened>>> = Arc::default();
         let of_task = Arc::clone(&kept);
+
         tokio::spawn(async move {
             while let Some(report) = reports.next().await {
                 of_task.lock().unwrap().push(report.report);
             }
         });
+
         let at = |member: &Member| RelayAddress {
             address: member.tunnel.to_string(),
             pin: member.relay.as_ref().unwrap().pin(),
             credential: member.credential.clone(),
         };
+
         let settings = AgentSettings {
             relays: relays.iter().map(at).collect(),
             link: plan.link.clone(),
@@ -424,6 +438,7 @@ impl Fleet {
             }],
             drain: plan.limits.drain,
         };
+
         let noted = Arc::clone(&opened);
         let on_open = move |tunnel| noted.lock().unwrap().push(tunnel);
         let agent = Agent::start(settings, plan.clock.clone(), reporter, on_open, |_| {});
@@ -435,10 +450,12 @@ impl Fleet {
             plan,
             agent,
         };
+
         eventually("all relays have opened the tunnel", || {
             fleet.opened_at().len() == count
         })
         .await;
+
         fleet
     }
 
@@ -470,11 +487,13 @@ pub async fn refused(plan: Plan) -> String {
     let relay = Relay::start(settings(&plan, dir.path(), any, any), plan.clock.clone()).unwrap();
     let join = relay.add_agent(&agent_name()).unwrap();
     let credential = Secret::mint().unwrap();
+
     relay
         .store()
         .join(&join.secret, &credential.digest(), plan.clock.now())
         .unwrap()
         .unwrap();
+
     let (reporter, _reports) = report::channel();
     let address = relay.tunnel_address().to_string();
     let settings = AgentSettings {
@@ -493,11 +512,13 @@ pub async fn refused(plan: Plan) -> String {
         drain: plan.limits.drain,
     };
     let agent = Agent::start(settings, plan.clock, reporter, |_| {}, |_| {});
+
     let mut agent = agent.unwrap_or_else(|problems| panic!("{problems}"));
     let error = within("the relay refuses", agent.ended())
         .await
         .unwrap_err()
         .to_string();
+
     within("the agent stops", agent.shutdown()).await;
     within("the relay stops", relay.shutdown(plan.limits.drain)).await;
     error

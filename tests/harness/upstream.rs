@@ -51,6 +51,7 @@ pub async fn over_tls_by(http2: bool, is_ca: IsCa) -> Secure {
             });
         }
     });
+
     Secure {
         address,
         ca,
@@ -68,9 +69,11 @@ fn certified_by(alpn: &[u8], is_ca: IsCa) -> (TlsAcceptor, PathBuf, TempDir) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     params.is_ca = is_ca;
+
     let certificate = params.self_signed(&key).unwrap();
     let ca = dir.path().join("ca.pem");
     std::fs::write(&ca, certificate.pem()).unwrap();
+
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let mut config = ServerConfig::builder_with_provider(crypto_provider())
         .with_safe_default_protocol_versions()
@@ -78,9 +81,11 @@ fn certified_by(alpn: &[u8], is_ca: IsCa) -> (TlsAcceptor, PathBuf, TempDir) {
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
+
     if !alpn.is_empty() {
         config.alpn_protocols = vec![alpn.to_vec()];
     }
+
     (TlsAcceptor::from(Arc::new(config)), ca, dir)
 }
 
@@ -93,6 +98,7 @@ pub async fn http2_in_clear_text() -> SocketAddr {
             tokio::spawn(serve(stream, true));
         }
     });
+
     address
 }
 

@@ -25,6 +25,7 @@ pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
             for note in built.notes {
                 text.push_str(&format!("note: {note}\n"));
             }
+
             let mut policy = built.policy;
             if built.mint_token {
                 text.push_str(
@@ -32,6 +33,7 @@ pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
                 );
                 policy = flags::with_token(&policy, &flags::minted_check(&SecretDigest::of(b"")));
             }
+
             text.extend(
                 policy
                     .warnings(now)
@@ -39,18 +41,21 @@ pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
                     .map(|warning| format!("warning: {warning}\n")),
             );
             text.push_str("it lets in:\n");
+
             text.extend(
                 Summary::of(&policy)
                     .lines
                     .iter()
                     .map(|line| format!("  {line}\n")),
             );
+
             let routes = policy.routes.len();
             text.push_str(&format!(
                 "the policy can be used: {routes} {}\n",
                 if routes == 1 { "route" } else { "routes" }
             ));
             print(&text)?;
+
             Ok(Exit::Done)
         }
         Err(problems) => {

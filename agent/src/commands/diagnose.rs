@@ -58,6 +58,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
+
     let kept = state.credentials()?;
     if kept.is_empty() && args.relay.is_none() {
         tell(
@@ -68,10 +69,12 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
         );
         return Ok(Exit::Usage);
     }
+
     let mut findings = Findings {
         as_they_end: args.format == LogFormat::Text,
         ..Findings::default()
     };
+
     if let Some(address) = args.relay {
         let relay = Relay {
             address,
@@ -89,6 +92,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
             findings.relay(&relay, true).await?;
         }
     }
+
     if let Some(application) = application {
         let (outcome, detail) = match timeout(UPSTREAM_CONNECT, application.connect()).await {
             Ok(Ok(_)) => (Outcome::Ok, format!("{application} takes connections")),
@@ -96,6 +100,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
             Err(_) => (Outcome::Failed, format!("{application}: no answer")),
         };
         findings.blocked |= outcome == Outcome::Failed;
+
         findings.push(Step {
             relay: None,
             step: "application",
@@ -103,6 +108,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
             detail,
         });
     }
+
     match args.format {
         LogFormat::Text => print(&findings.conclusion())?,
         LogFormat::Json => print(&format!(
@@ -110,6 +116,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
             serde_json::to_string(&findings).unwrap_or_default()
         ))?,
     }
+
     let all = findings.missed.is_empty() && !findings.blocked;
     Ok(if all { Exit::Done } else { Exit::Failed })
 }
@@ -125,6 +132,7 @@ impl Findings {
         };
         let dialler = Dialler::new(relay, &link, tasks.clone())?;
         let proxied = proxies.of(&relay.address).is_some();
+
         let addresses = match dialler.addresses().await {
             Ok(addresses) => {
                 let list = addresses
@@ -146,6 +154,7 @@ impl Findings {
             }
         };
         let udp = self.udp(relay, &addresses).await;
+
         let quic = match udp {
             Reach::Refused => {
                 self.add(
@@ -161,14 +170,18 @@ impl Findings {
                     .await
             }
         };
+
         // Asked at once: the relay waits only so long for a greeting.
         let mut greeted = Vec::new();
+
         if let Some(session) = quic.session() {
             greeted = self.credential(relay, session).await;
         }
+
         let straight = self.tcp(relay, &addresses, proxied || quic.is_done()).await;
         let proxy = proxies.of(&relay.address);
         let mut let_through = false;
+
         if let Some(proxy) = &proxy {
             let connected = timeout(PATIENCE, proxy.connect(&relay.address, &tasks)).await;
             let why = match connected {
@@ -177,11 +190,13 @@ impl Findings {
                 Err(_) => Some(format!("{}: no answer", proxy.address())),
             };
             let_through = why.is_none();
+
             let outcome = match (let_through, quic.is_done()) {
                 (true, _) => Outcome::Ok,
                 (false, true) => Outcome::Warning,
                 (false, false) => Outcome::Failed,
             };
+
             self.add(
                 relay,
                 "proxy",
@@ -192,6 +207,7 @@ impl Findings {
             let detail = "none (HTTPS_PROXY and ALL_PROXY name none for this host)";
             self.add(relay, "proxy", Outcome::Skipped, detail);
         }
+
         let tls = self
             .handshake(relay, &dialler, Transport::Tcp, joined)
             .await;
@@ -199,6 +215,7 @@ impl Findings {
         if let (Some(session), false) = (tls.session(), answered) {
             greeted = self.credential(relay, session).await;
         }
+
         let known = greeted.iter().any(|step| step.outcome == Outcome::Ok);
         let is_way = quic.is_done() || tls.is_done();
         if known || !joined && is_way {
@@ -207,6 +224,7 @@ impl Findings {
             &mut self.missed
         }
         .push(relay.address.clone());
+
         if greeted.is_empty() {
             let why = if is_way {
                 "after `hookward join`"
@@ -216,6 +234,7 @@ impl Findings {
             self.add(relay, "credential", Outcome::Skipped, why);
             self.add(relay, "clock", Outcome::Skipped, why);
         }
+
         greeted.into_iter().for_each(|step| self.push(step));
         let proxy = proxy.map(|proxy| (proxy.address(), let_through));
         self.conclude(&Ways {
@@ -227,6 +246,7 @@ impl Findings {
             proxy,
             tls,
         });
+
         Ok(())
     }
 
@@ -238,6 +258,7 @@ impl Findings {
             return Reach::Lost;
         };
         let since = Instant::now();
+
         let (outcome, detail, reach) = match probe(*target).await {
             Ok(true) => {
                 let detail = format!(
@@ -258,6 +279,7 @@ impl Findings {
             ),
         };
         self.add(relay, "UDP", outcome, detail);
+
         reach
     }
 
@@ -272,6 +294,7 @@ impl Findings {
         } else {
             Outcome::Failed
         };
+
         let (outcome, detail, reach) = match timeout(PATIENCE, TcpStream::connect(target)).await {
             Ok(Ok(_)) => (
                 Outcome::Ok,
@@ -282,6 +305,7 @@ impl Findings {
             Err(_) => (closed, format!("{target}: no answer"), Reach::Lost),
         };
         self.add(relay, "TCP", outcome, detail);
+
         reach
     }
 
@@ -298,6 +322,7 @@ impl Findings {
         } else {
             "TLS handshake, key"
         };
+
         let since = Instant::now();
         match dialler.try_over(transport).await {
             Ok(found) => {
@@ -311,6 +336,7 @@ impl Findings {
                     since.elapsed().as_secs_f64() * 1000.0
                 );
                 self.add(relay, step, Outcome::Ok, detail);
+
                 Handshake::Done(found.session)
             }
             // With no key to compare, every key is another.
@@ -333,6 +359,7 @@ impl Findings {
                     Outcome::Warning
                 };
                 self.add(relay, step, outcome, error.to_string());
+
                 if matches!(error, ConnectionError::WrongKey(_)) {
                     Handshake::WrongKey
                 } else {
@@ -355,9 +382,11 @@ impl Findings {
                 lost: false,
             };
             control.send(&hello).await?;
+
             control.receive::<FromRelay>(GREETING_BYTES).await
         };
         let answer = timeout(PATIENCE, asked).await;
+
         session.close("diagnosed");
         let step = |step, outcome, detail| Step {
             relay: Some(relay.address.clone()),
@@ -365,6 +394,7 @@ impl Findings {
             outcome,
             detail,
         };
+
         let failed = match answer {
             Ok(Ok(FromRelay::Welcome {
                 agent,
@@ -383,6 +413,7 @@ impl Findings {
                     // Signatures with a time would be refused on one side.
                     _ => Outcome::Warning,
                 };
+
                 let clock = step(
                     "clock",
                     outcome,
@@ -415,6 +446,7 @@ async fn probe(target: SocketAddr) -> std::io::Result<bool> {
     ];
     /// A first packet is no smaller (RFC 9000 §14.1).
     const FIRST_PACKET: usize = 1200;
+
     let local: SocketAddr = if target.is_ipv4() {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     } else {
@@ -422,8 +454,10 @@ async fn probe(target: SocketAddr) -> std::io::Result<bool> {
     };
     let socket = UdpSocket::bind(local).await?;
     socket.connect(target).await?;
+
     let mut packet = HEAD.to_vec();
     packet.resize(FIRST_PACKET, 0);
+
     for _ in 0..DATAGRAMS {
         socket.send(&packet).await?;
         let mut answer = [0; 1500];
@@ -431,5 +465,6 @@ async fn probe(target: SocketAddr) -> std::io::Result<bool> {
             return received.map(|length| length > 0);
         }
     }
+
     Ok(false)
 }

@@ -37,6 +37,7 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
+
     let gate = match Gate::compile(&as_explained(policy), Side::Relay, now) {
         Ok(gate) => Arc::new(gate),
         Err(mistakes) => {
@@ -44,6 +45,7 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
+
     let explanation = match given(&args).await {
         Ok((origin, given)) => {
             let head = RequestHead {
@@ -56,6 +58,7 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
             let (state, keys) = (State::default(), FetchedKeys::default());
             let mut explanation = explain::explain(&gate, &request, args.peer, now, &state, &keys);
             explanation.notes.extend(other_path(&args, &given.target));
+
             explanation
         }
         // The relay does not take it either.
@@ -65,6 +68,7 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
+
     let text = match args.format {
         LogFormat::Json => format!(
             "{}\n",
@@ -73,6 +77,7 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
         LogFormat::Text => text(&explanation),
     };
     print(&text)?;
+
     Ok(if explanation.verdict == Verdict::Allow {
         Exit::Done
     } else {
@@ -89,11 +94,13 @@ fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, String>,
     if !built.mint_token {
         return Ok(Ok(built.policy));
     }
+
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let token = match state.kept_token(None)? {
         Some(token) => Some(token),
         None => state.local()?.kept_token(None)?,
     };
+
     Ok(match token {
         Some(token) => Ok(flags::with_token(&built.policy, &flags::minted_check(&token.digest()))),
         None => {
@@ -113,6 +120,7 @@ fn as_explained(mut policy: Policy) -> Policy {
     {
         check.secret_at = hookward_shared::policy::SecretAt::Relay;
     }
+
     policy
 }
 
@@ -139,11 +147,13 @@ async fn given(args: &ExplainArgs) -> Result<(String, Given), GivenError> {
         let origin = url.map_or_else(|| format!("https://{host}"), |(origin, _)| origin);
         return Ok((origin, given));
     }
+
     let (origin, target) = url.ok_or_else(|| GivenError::Url(String::new()))?;
     let body = args.data.as_deref().map(request::data).transpose()?;
     let preset = if body.is_some() { "POST" } else { "GET" };
     let method = request::method(args.send_method.as_deref().unwrap_or(preset))?;
     let headers = request::fields(&args.header)?;
+
     Ok((
         origin,
         Given {
@@ -163,6 +173,7 @@ fn no_http(what: &str) -> Explanation {
         reason: reason.clone(),
         alternative: None,
     };
+
     Explanation {
         verdict: Verdict::Refuse,
         check: Some(Check::Shape),
@@ -182,15 +193,19 @@ fn text(explanation: &Explanation) -> String {
         (Verdict::Refuse, Some(check)) => format!("refuse by {check}: {}\n", explanation.reason),
         (Verdict::Refuse, None) => format!("refuse: {}\n", explanation.reason),
     };
+
     if let Some(status) = explanation.status {
         text.push_str(&format!("  the sender gets {status}\n"));
     }
+
     if !explanation.secrets.is_empty() {
         text.push_str(&format!("  right: {}\n", explanation.secrets.join(", ")));
     }
+
     for hint in &explanation.hints {
         text.push_str(&format!("  hint: {hint}\n"));
     }
+
     text.push_str("checks:\n");
     for step in &explanation.checks {
         let outcome = match step.outcome {
@@ -200,6 +215,7 @@ fn text(explanation: &Explanation) -> String {
             Outcome::RelayOnly => "relay only",
             Outcome::AgentOnly => "agent only",
         };
+
         let alternative = step
             .alternative
             .map(|number| format!("accept {number}: "))
@@ -210,8 +226,10 @@ fn text(explanation: &Explanation) -> String {
             step.reason
         ));
     }
+
     for note in &explanation.notes {
         text.push_str(&format!("note: {note}\n"));
     }
+
     text
 }

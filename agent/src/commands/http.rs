@@ -23,6 +23,7 @@ pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     } else {
         state
     };
+
     let plan = match plan::plan(&args, &state, &Clock::System)? {
         Ok(plan) => plan,
         Err(problems) => {
@@ -30,6 +31,7 @@ pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
+
     let (local, link, log_format) = (args.local(), args.link.clone(), args.log_format);
     let tunnel = again(args, plan, &state)?;
     Serving {
@@ -58,6 +60,7 @@ pub fn again(args: HttpArgs, plan: plan::Plan, state: &StateDir) -> Result<Tunne
         },
         ..args
     };
+
     let state = state.clone();
     let again = Box::new(move || plan::plan(&args, &state, &Clock::System));
     Ok(Tunnel {

@@ -34,6 +34,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
+
     let token = match JoinToken::parse(&text) {
         Ok(token) => token,
         Err(error) => {
@@ -44,11 +45,13 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
     // Kept before the token is used up: a join that is cut off, or whose end can't be kept, can be
     // repeated.
     let secret = state.begin_join(&token.secret)?;
+
     let relay = Relay {
         address: token.relay.clone(),
         pin: token.pin,
         credential: secret.clone(),
     };
+
     let (transport, proxies) = (args.transport.into(), Proxies::from_env());
     let link = LinkSettings {
         transport,
@@ -56,6 +59,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
         worked: state.worked(),
         ..LinkSettings::default()
     };
+
     match connection::join(&relay, &link, token.secret).await {
         Ok(agent) => {
             let credential = Credential {
@@ -65,6 +69,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
                 secret,
             };
             let relays = state.keep_credential(credential, args.replace)?;
+
             state.end_join();
             tell(
                 LogFormat::Text,
@@ -73,6 +78,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
                     token.relay
                 ),
             );
+
             if relays.len() > 1 {
                 let all = relays.join(", ");
                 let text = format!(
@@ -81,6 +87,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
                 );
                 tell(LogFormat::Text, &text);
             }
+
             Ok(Exit::Done)
         }
         Err(ConnectionError::Refused {
@@ -111,5 +118,6 @@ fn read(source: &str) -> std::io::Result<String> {
             .take(INPUT)
             .read_to_string(&mut text)?;
     }
+
     Ok(text)
 }

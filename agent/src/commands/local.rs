@@ -72,6 +72,7 @@ impl Local {
     ) -> Result<Self, LocalError> {
         let (name, domain) = (AgentName::preset(), HostName::local());
         let mut given = BTreeMap::new();
+
         for host in hosts {
             let host = match host {
                 None => domain.child(&name),
@@ -86,6 +87,7 @@ impl Local {
             };
             given.insert(host, name.clone());
         }
+
         let settings = Settings {
             domain,
             listen: edge,
@@ -105,12 +107,14 @@ impl Local {
             limits: Limits::default(),
         };
         let relay = Relay::start(settings, clock.clone())?;
+
         let join = relay.add_agent(&name)?;
         let credential = Secret::mint()?;
         relay
             .store()
             .join(&join.secret, &credential.digest(), clock.now())?
             .ok_or(LocalError::Agent)?;
+
         Ok(Self { relay, credential })
     }
 

@@ -35,12 +35,14 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
+
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let state = if args.local().is_some() {
         state.local()?
     } else {
         state
     };
+
     let taken = CancellationToken::new();
     let done = taken.clone();
     let (file, once) = (args.secret_file.clone(), Mutex::new(()));
@@ -53,6 +55,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         done.cancel();
         Ok(())
     };
+
     let path = policy
         .routes
         .first()
@@ -64,6 +67,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     let note = format!(
         "waiting for {name} to tell its secret: set the webhook up there now; nothing is forwarded"
     );
+
     let plan = Plan {
         // Nothing is forwarded: no way of signing has a secret yet, so there is no permit.
         application: Application::plain(Address::Port(1)),
@@ -72,6 +76,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         messages: vec![Report::Warning(note)],
         path: path.split("/*").next().unwrap_or_default().to_owned(),
     };
+
     let reloads = Reloads::new(None).map_err(CommandError::system("SIGHUP"))?;
     let again = Box::new(|| Ok(Err(hookward_shared::config::Problems(Vec::new()))));
     let tunnel = Tunnel {
@@ -81,6 +86,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         again,
         pairing: Some(Box::new(pairing)),
     };
+
     let (local, link, log_format) = (args.local(), args.link.clone(), args.log_format);
     let ended = Serving {
         tunnels: vec![tunnel],
@@ -91,6 +97,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     }
     .run(taken.clone())
     .await?;
+
     if taken.is_cancelled() && args.secret_file.exists() {
         let (file, provider) = (args.secret_file.display(), &args.provider);
         tell(
@@ -101,6 +108,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         );
         return Ok(Exit::Done);
     }
+
     Ok(if ended == Exit::Done {
         Exit::Failed
     } else {
@@ -120,12 +128,14 @@ fn policy(args: &PairArgs) -> Result<Policy, String> {
             row.name
         ));
     }
+
     if args.secret_file.exists() {
         return Err(format!(
             "{} is there already; a secret is never overwritten",
             args.secret_file.display()
         ));
     }
+
     let paths = if args.path.is_empty() {
         PRESET_PATHS.map(str::to_owned).to_vec()
     } else {
@@ -134,16 +144,19 @@ fn policy(args: &PairArgs) -> Result<Policy, String> {
     for path in &paths {
         PathPattern::parse(path)?;
     }
+
     let mut route = Route::new(paths.first().cloned().unwrap_or_default(), paths);
     let verify = SignatureCheck {
         secret_at: SecretAt::Agent,
         pair: true,
         ..SignatureCheck::by(&row.id)
     };
+
     route.accept.push(Accept {
         verify: vec![verify],
         ..Accept::default()
     });
+
     Ok(Policy::new(vec![route]))
 }
 

@@ -24,6 +24,7 @@ pub fn run(args: &ProvidersArgs) -> Result<Exit, CommandError> {
         },
     };
     print(&text)?;
+
     Ok(Exit::Done)
 }
 
@@ -40,10 +41,12 @@ fn list() -> String {
             provider.id, provider.name
         ));
     }
+
     text.push_str("\nNot verifiable (naming one is an error that says why):\n");
     for row in providers::unverifiable() {
         text.push_str(&format!("{:<24} {}: {}\n", row.id, row.name, row.reason));
     }
+
     text
 }
 
@@ -52,9 +55,11 @@ fn show(provider: &Provider) -> String {
     let mut text = format!("{}\n", provider.id);
     let mut row = |what: &str, value: &str| text.push_str(&format!("  {what:<12} {value}\n"));
     row("name", &provider.name);
+
     if !provider.aliases.is_empty() {
         row("also called", &provider.aliases.join(", "));
     }
+
     if let Some(setup) = &provider.setup {
         row("set up", setup);
     } else {
@@ -63,28 +68,36 @@ fn show(provider: &Provider) -> String {
             "enter the webhook URL that `hookward http` prints, and the same secret on both sides",
         );
     }
+
     for (what, value) in description(provider.scheme()) {
         row(what, &value);
     }
+
     for (number, scheme) in provider.schemes().iter().enumerate().skip(1) {
         row(&format!("or ({})", number + 1), &in_short(scheme));
     }
+
     for (name, scheme) in &provider.variants {
         row("variant", &format!("{name}: {}", in_short(scheme)));
     }
+
     for (part, what) in provider.shape().parts {
         row("secret part", &format!("{part}: {what}"));
     }
+
     if !provider.delivery.is_empty() {
         let places: Vec<_> = provider.delivery.iter().map(ToString::to_string).collect();
         row("delivery id", &places.join(" with "));
     }
+
     if let Some(event) = &provider.event {
         row("event", &event.to_string());
     }
+
     if let Some(limits) = &provider.limits {
         row("limits", limits);
     }
+
     if let Some(set) = provider.addresses.as_deref().and_then(addresses::find) {
         let copy = match (set.ranges.len(), &set.dated) {
             (0, _) => "empty until the relay has read the list".to_owned(),
@@ -93,11 +106,13 @@ fn show(provider: &Provider) -> String {
         };
         row("addresses", &format!("--allow-ip {}; {copy}", set.name));
     }
+
     if !provider.challenges.is_empty() {
         let pairs = provider
             .challenges
             .iter()
             .any(|challenge| challenge.pair.is_some());
+
         row(
             "handshake",
             if pairs {
@@ -107,12 +122,15 @@ fn show(provider: &Provider) -> String {
             },
         );
     }
+
     if let Some(status) = provider.refused_with {
         row("refused with", &status.to_string());
     }
+
     if let Some(note) = &provider.note {
         row("note", note);
     }
+
     row("source", &provider.source);
     text.push_str(&snippet(provider, &variable));
     text
@@ -134,6 +152,7 @@ fn snippet(provider: &Provider, variable: &str) -> String {
     } else {
         (id.clone(), String::new())
     };
+
     // Where the secret is told in the handshake, only `hookward pair` answers.
     let answers = provider
         .challenges
@@ -144,6 +163,7 @@ fn snippet(provider: &Provider, variable: &str) -> String {
     } else {
         ("", "")
     };
+
     let mut object = String::new();
     if !provider.shape().parts.is_empty() {
         let parts: Vec<_> = provider
@@ -152,6 +172,7 @@ fn snippet(provider: &Provider, variable: &str) -> String {
             .keys()
             .map(|part| format!("\"{part}\": \"…\""))
             .collect();
+
         let plain = provider
             .shape()
             .plain
@@ -162,6 +183,7 @@ fn snippet(provider: &Provider, variable: &str) -> String {
             parts.join(", ")
         );
     }
+
     format!(
         "\n{object}On the command line:\n  --verify {flag}{answering}\nIn a policy file:\n  [[route.accept]]\n  \
          verify = {{ provider = \"{id}\"{key}{challenge} }}\n"
@@ -224,17 +246,20 @@ fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
         KeyForm::Hex => "hex of the key",
         KeyForm::Whsec => "whsec_ and base64 of the key",
     };
+
     let fetched = if scheme.fetch.is_some() {
         "; without it the relay fetches it"
     } else {
         ""
     };
+
     let encoding = match sig.enc {
         Encoding::Hex => "hex",
         Encoding::Base64 => "base64",
         Encoding::Base64url => "base64url",
         Encoding::Text => "token",
     };
+
     let signed = match (scheme.coverage(), &scheme.jwt) {
         (Coverage::Body, Some(_)) => "the token, which holds a digest of the whole body".to_owned(),
         (Coverage::Body, None) => format!("{} (the whole body)", scheme.msg),
@@ -248,6 +273,7 @@ fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
         (Coverage::Nothing, Some(_)) => "the token, and nothing of the body".to_owned(),
         (Coverage::Nothing, None) => format!("{} (nothing of the body)", scheme.msg),
     };
+
     let mut written = format!("{}<{encoding}>", sig.prefix);
     match (&sig.kv, &sig.pick) {
         (Some(kv), Some(Pick::Key(key) | Pick::Part(key))) => {
@@ -256,6 +282,7 @@ fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
         (_, Some(Pick::From(first))) => written = format!("{written} from position {first} on"),
         _ => {}
     }
+
     let time = scheme.ts.as_ref().map(|ts| match ts.tolerance {
         Some(seconds) => format!("{}, within {seconds} s", ts.at),
         None => format!("{}, of any age", ts.at),
@@ -267,5 +294,6 @@ fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
         ("signed", signed),
     ];
     rows.extend(time.map(|time| ("time", time)));
+
     rows
 }

@@ -55,10 +55,12 @@ pub async fn run(args: SendArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
+
     if args.dry_run {
         print(&shown(&prepared))?;
         return Ok(Exit::Done);
     }
+
     let sending = exchange(prepared, args.cacert.as_deref());
     match timeout(PATIENCE, sending).await {
         Ok(Ok((status, body))) => {
@@ -68,6 +70,7 @@ pub async fn run(args: SendArgs) -> Result<Exit, CommandError> {
                 .collect::<Vec<_>>()
                 .join("\n");
             print(&format!("{status}\n{body}\n"))?;
+
             Ok(if status.is_success() {
                 Exit::Done
             } else {
@@ -99,6 +102,7 @@ fn prepare(args: &SendArgs) -> Result<Draft, Wrong> {
         .load(&args.secret)
         .map_err(|error| Wrong::Provider(error.to_string()))?
         .secret;
+
     let (origin, target) = request::split_url(&args.url)?;
     let (method, body) = (request::method(&args.method)?, request::data(&args.data)?);
     let draft = Draft {
@@ -108,10 +112,12 @@ fn prepare(args: &SendArgs) -> Result<Draft, Wrong> {
         headers: request::fields(&args.header)?,
         body: body.to_vec(),
     };
+
     let now = Clock::System.now();
     let id = format!("msg_{}", now.0);
     // By the first of the provider's ways that this request is for.
     let mut first = None;
+
     for scheme in &schemes {
         match sign::sign(scheme, &row.shape(), &secret, draft.clone(), now, &id) {
             Ok(signed) => return Ok(signed),
@@ -120,6 +126,7 @@ fn prepare(args: &SendArgs) -> Result<Draft, Wrong> {
             }
         }
     }
+
     Err(first.map_or_else(
         || Wrong::Provider(format!("{} has no way of signing", row.name)),
         Wrong::Sign,
@@ -138,17 +145,20 @@ fn shown(draft: &Draft) -> String {
         .split_once("://")
         .map_or(origin.as_str(), |(_, host)| host);
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
+
     for (name, value) in headers {
         text.push_str(&format!(
             "{name}: {}\r\n",
             String::from_utf8_lossy(value.as_bytes())
         ));
     }
+
     text.push_str(&format!(
         "Content-Length: {}\r\n\r\n{}",
         body.len(),
         String::from_utf8_lossy(body)
     ));
+
     text
 }
 
@@ -162,6 +172,7 @@ async fn exchange(prepared: Draft, ca: Option<&Path>) -> Result<(http::StatusCod
     } else {
         (false, 80)
     };
+
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !authority.ends_with(']') => (
             host,
@@ -169,12 +180,15 @@ async fn exchange(prepared: Draft, ca: Option<&Path>) -> Result<(http::StatusCod
         ),
         _ => (authority, preset),
     };
+
     let authority = authority.to_owned();
     let failed = |error: &dyn std::fmt::Display| format!("{authority}: {error}");
     let stream = connect(host, port).await.map_err(|error| failed(&error))?;
+
     if !https {
         return converse(stream, &authority, prepared).await;
     }
+
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
         .map_err(|error| failed(&error))?;
     let tls = tls::trusting(ca, "--cacert").map_err(|problem| problem.to_string())?;
@@ -217,6 +231,7 @@ where
     if let Some(headers) = request.headers_mut() {
         headers.extend(prepared.headers);
     }
+
     let request = request
         .body(Full::new(Bytes::from(prepared.body)))
         .map_err(|error| failed(&error))?;
@@ -229,8 +244,10 @@ where
         let body = Limited::new(answer.into_body(), ANSWER_BYTES)
             .collect()
             .await;
+
         Ok((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
     };
+
     // The connection's end is no end of the answer, which may still be on its way to us.
     let driving = async {
         if let Err(error) = connection.await {

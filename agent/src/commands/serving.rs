@@ -86,6 +86,7 @@ impl Serving {
         let files =
             process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
         tracing::info!(files, "the limit of open files");
+
         let mut messages = Vec::new();
         let mut ends = Ends::new()?;
 
@@ -99,8 +100,10 @@ impl Serving {
             tell(log_format, local::NOT_JOINED);
             return Ok(Exit::Usage);
         }
+
         let link = link_settings(&link, local.is_some(), &state)?;
         let (mut settings, mut announcements, mut reloading) = (Vec::new(), Vec::new(), Vec::new());
+
         for Tunnel {
             host,
             plan,
@@ -118,14 +121,17 @@ impl Serving {
                 ca: local.as_ref().and_then(Local::ca),
                 state: state.clone(),
             });
+
             settings.push(TunnelSettings {
                 host,
                 policy: plan.policy,
                 application: plan.application,
                 pairing,
             });
+
             reloading.push((reloads, again));
         }
+
         let (reporter, reports) = report::channel();
         let announce = {
             let reporter = reporter.clone();
@@ -135,16 +141,19 @@ impl Serving {
                 }
             }
         };
+
         let remember = remember(&link, state, reporter.clone());
         for message in messages {
             reporter.say(message);
         }
+
         let settings = AgentSettings {
             relays,
             link,
             tunnels: settings,
             drain: Limits::default().drain,
         };
+
         let mut agent = match Agent::start(settings, clock, reporter.clone(), announce, remember) {
             Ok(agent) => agent,
             Err(problems) => {
@@ -152,12 +161,14 @@ impl Serving {
                 return Ok(Exit::Usage);
             }
         };
+
         let on_screen = Quit {
             in_order: quit.clone(),
             at_once: CancellationToken::new(),
         };
         let mut shown = terminal::show(reports, log_format, reloading.len() > 1, on_screen.clone())
             .map_err(CommandError::system("the terminal's thread"))?;
+
         let refused = loop {
             let changes = reloading
                 .iter_mut()
@@ -173,6 +184,7 @@ impl Serving {
                 reload(&agent, changed, &reporter, again());
             }
         };
+
         let under_way = agent.under_way();
         let ending = async {
             tokio::select! {
@@ -180,21 +192,26 @@ impl Serving {
                 () = report_stopping(&under_way, &reporter) => {}
             }
             drop(reporter);
+
             if let Some(local) = local {
                 local.shutdown().await;
             }
+
             // The agent is gone, so the reports end, and the terminal is the user's again.
             shown.over().await;
         };
+
         tokio::select! {
             () = ending => {}
             // A second signal does not wait, nor does a second Ctrl-C on the screen.
             () = ends.next() => on_screen.at_once.cancel(),
             () = on_screen.at_once.cancelled() => {}
         }
+
         if on_screen.at_once.is_cancelled() {
             let _ = timeout(GIVE_BACK, shown.over()).await;
         }
+
         Ok(match refused {
             None => Exit::Done,
             Some(error) => {
@@ -222,6 +239,7 @@ fn relays(local: Option<&Local>, state: &StateDir) -> Result<Vec<Relay>, StateEr
     if let Some(local) = local {
         return Ok(vec![local.connection()]);
     }
+
     let kept = state.credentials()?.into_iter();
     Ok(kept
         .map(|kept| Relay {
@@ -266,10 +284,12 @@ fn remember(
     let worked = Mutex::new(link.worked);
     // What the user asks for says nothing about the network.
     let is_asked_for = link.transport != TransportMode::Auto;
+
     move |transport| {
         if is_asked_for {
             return;
         }
+
         let before = worked
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -298,6 +318,7 @@ fn reload(
         Ok(Err(problems)) => Err(problems.to_string()),
         Err(error) => Err(error.to_string()),
     };
+
     match replaced {
         Ok(messages) => messages
             .into_iter()
@@ -371,6 +392,7 @@ impl Announcement {
             transport,
         } = opened;
         let base_url = origin_of(host, *port);
+
         // A token that was given by the user is the user's; only a minted one is shown.
         let token = self
             .token
@@ -380,12 +402,14 @@ impl Announcement {
             .map(|token| format!("?{TOKEN_NAME}={token}"))
             .unwrap_or_default();
         let url = format!("{base_url}{}{query}", self.path);
+
         // That of the first tunnel; the others' stand on the screen.
         if *tunnel == 0
             && let Err(error) = self.state.keep_url(&url)
         {
             reporter.say(Report::Warning(error.to_string()));
         }
+
         reporter.say(Report::Ready(Ready {
             url,
             base_url,

@@ -36,8 +36,10 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     } else {
         state
     };
+
     let (tunnels, mut problems) = read(&args);
     let mut plans = Vec::new();
+
     for (number, tunnel) in tunnels {
         match plan::plan(&tunnel, &state, &Clock::System)? {
             Ok(plan) => plans.push((tunnel, plan)),
@@ -53,15 +55,19 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
             })),
         }
     }
+
     if !problems.is_empty() {
         tell(args.log_format, &Problems(problems).to_string());
         return Ok(Exit::Usage);
     }
+
     let (local, link, log_format) = (args.local(), args.link.clone(), args.log_format);
     let mut tunnels = Vec::new();
+
     for (tunnel, plan) in plans {
         tunnels.push(http::again(tunnel, plan, &state)?);
     }
+
     Serving {
         tunnels,
         local,
@@ -87,12 +93,14 @@ fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Problem>) {
         }
     };
     let document = Document::new(&name, &text);
+
     let mut tunnels = Vec::new();
     {
         let table = document.parse();
         let mut top = Reader::new(&document, &table);
         let beside = args.file.parent().unwrap_or(Path::new(""));
         let (mut hosts, mut count) = (Vec::new(), 0);
+
         for reader in top.tables("tunnel") {
             let before = top.problems();
             let tunnel = tunnel(reader, beside, args);
@@ -102,9 +110,11 @@ fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Problem>) {
                 tunnels.push((count, tunnel));
             }
         }
+
         if count == 0 || count > TUNNELS {
             top.problem(format!("write between one and {TUNNELS} tables [[tunnel]]"));
         }
+
         hosts.sort_unstable();
         match hosts.windows(2).find(|pair| pair.first() == pair.last()) {
             Some([Some(host), _]) => top.problem(format!(
@@ -113,8 +123,10 @@ fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Problem>) {
             Some(_) => top.problem("two tunnels have no host; each needs one of its own"),
             None => {}
         }
+
         top.finish();
     }
+
     (tunnels, document.into_problems())
 }
 
@@ -123,6 +135,7 @@ fn tunnel(mut reader: Reader<'_>, beside: &Path, args: &StartArgs) -> HttpArgs {
     if !reader.has("application") {
         reader.problem("application is missing; write a port such as 8000");
     }
+
     let application = reader.text("application").unwrap_or_default();
     let upstream = UpstreamArgs {
         upstream_ca: reader.string("upstream_ca").map(file),
@@ -132,11 +145,13 @@ fn tunnel(mut reader: Reader<'_>, beside: &Path, args: &StartArgs) -> HttpArgs {
             .string("upstream_host")
             .unwrap_or_else(|| "preserve".to_owned()),
     };
+
     let gate = GateArgs {
         policy: reader.string("policy").map(file),
         ..GateArgs::default()
     };
     let (host, webhook) = (reader.string("host"), reader.string("webhook"));
+
     reader.finish();
     HttpArgs::of_tunnel(application, upstream, host, webhook, gate, args)
 }

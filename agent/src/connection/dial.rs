@@ -114,6 +114,7 @@ impl Dialler {
             tls,
             tasks,
         };
+
         let tcp_leads = AtomicBool::new(link.worked == Some(Transport::Tcp));
         Ok(Self {
             way: Arc::new(way),
@@ -154,6 +155,7 @@ impl Dialler {
     {
         let mut race = JoinSet::new();
         let mut due = tokio::time::Instant::now() + schedule.pause();
+
         loop {
             tokio::select! {
                 () = sleep_until(due) => {
@@ -233,6 +235,7 @@ impl Dialler {
                 way.attempt(transport, slot, attempt, patience, greet).await
             });
         }
+
         let mut why: Option<ConnectionError> = None;
         while let Some(ended) = race.join_next().await {
             match ended {
@@ -251,10 +254,12 @@ impl Dialler {
                 Err(panic) => return Err(ConnectionError::Ended(panic.to_string())),
             }
         }
+
         let silent = || ConnectionError::Silent {
             address: self.way.address.clone(),
             transport: Transport::Tcp,
         };
+
         Err(why.unwrap_or_else(silent))
     }
 
@@ -292,6 +297,7 @@ impl Dialler {
         } else {
             Transport::Tcp
         };
+
         // The flow that was there may be what does not get through.
         self.way.forget(slot);
         self.way.attempt(transport, slot, 0, PROBE, greet).await
@@ -310,14 +316,17 @@ impl Dialler {
         } else {
             [Transport::Quic, Transport::Tcp]
         };
+
         let wait = if attempt == 0 {
             HEAD_START
         } else {
             HEAD_START_LATER
         };
+
         let allowed = order
             .into_iter()
             .filter(|transport| self.mode.allows(*transport));
+
         allowed
             .enumerate()
             .map(|(place, transport)| (transport, if place == 0 { Duration::ZERO } else { wait }))
@@ -346,12 +355,14 @@ impl To {
             let greeted = greet(found.session.clone()).await?;
             Ok((found, greeted))
         };
+
         let silent = || {
             Err(ConnectionError::Silent {
                 address: self.address.clone(),
                 transport,
             })
         };
+
         timeout(patience, attempting)
             .await
             .unwrap_or_else(|_| silent())
@@ -363,6 +374,7 @@ impl To {
             address: self.address.clone(),
             source,
         };
+
         // Every name below `localhost` is this machine (RFC 6761 §6.3), which not every resolver
         // knows.
         if let Some((host, port)) = self.address.rsplit_once(':')
@@ -371,12 +383,14 @@ impl To {
         {
             return Ok(vec![(Ipv4Addr::LOCALHOST, port).into()]);
         }
+
         let mut found: Vec<_> = tokio::net::lookup_host(&self.address)
             .await
             .map_err(failed)?
             .collect();
         found.sort_unstable();
         found.dedup();
+
         if found.is_empty() {
             Err(failed(io::Error::other("its name has no address")))
         } else {
@@ -398,6 +412,7 @@ impl To {
             address: self.address.clone(),
             source: io::ErrorKind::NotFound.into(),
         };
+
         Ok((address.ok_or_else(nothing)?, place, addresses.len()))
     }
 
@@ -459,6 +474,7 @@ impl To {
         {
             return Ok(endpoint.clone());
         }
+
         let endpoint = quic::client(local, self.pin, self.liveness)?;
         endpoints.insert(key, endpoint.clone());
         Ok(endpoint)
@@ -478,13 +494,16 @@ impl To {
                     source,
                 };
                 let stream = TcpStream::connect(target).await.map_err(failed)?;
+
                 // Without it, heads wait for acknowledgements.
                 stream.set_nodelay(true).map_err(failed)?;
                 tcp::keep_queue_short(&stream);
+
                 let local = stream.local_addr().ok();
                 (Way::Straight(stream), local, target, place, addresses)
             }
         };
+
         let name = ServerName::try_from(SERVER_NAME)
             .map_err(|error| rustls::Error::General(error.to_string()))?;
         let tls = TlsConnector::from(Arc::clone(&self.tls))
@@ -492,6 +511,7 @@ impl To {
             .await
             .map_err(|error| self.tls(error))?;
         let session = Session::over_tcp_at_agent(tls, peer, self.liveness, &self.tasks).await?;
+
         // Where an address can't be asked for, nothing is known of it.
         let local = local.filter(|local| is_ours(*local));
         Ok(Found {

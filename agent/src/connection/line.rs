@@ -130,6 +130,7 @@ impl Line {
             self.shared
                 .status
                 .dialling(&self.at.relay.address, &self.shared.reporter);
+
             let opening = async {
                 let (found, greeted) = self.dial(&mut schedule).await?;
                 self.open(found, greeted).await
@@ -139,6 +140,7 @@ impl Line {
                 () = stop.cancelled() => return Ok(()),
             };
             let since = Instant::now();
+
             let ended = match opened {
                 Ok(serving) => self.serve_on(serving, stop).await,
                 Err(error) => Err(error),
@@ -165,6 +167,7 @@ impl Line {
                 .status
                 .failed(&self.id.0, error, &self.shared.reporter)
         };
+
         self.at
             .dialler
             .connect(self.slot, schedule, self.greeting(true), &failed)
@@ -198,6 +201,7 @@ impl Line {
     ) -> Result<(), ConnectionError> {
         // A way that has outlived some deaths is a good one.
         let proved = self.shared.link.liveness.dead_after() * 3;
+
         loop {
             match self.serve(&mut serving, stop).await {
                 Ended::Stop => {
@@ -218,6 +222,7 @@ impl Line {
                         self.young_deaths = 0;
                         self.probe_in = self.shared.link.probe_after.unwrap_or(PROBE_FIRST);
                     }
+
                     self.at.dialler.forget(self.slot);
                     serving.found.session.close("broken");
                     return Err(error);
@@ -245,10 +250,12 @@ impl Line {
             mute,
             relay_leaves,
         } = serving;
+
         let (writer, reader) = control.halves();
         let (mut writer, mut saying): (_, Option<Saying<'_>>) = (Some(writer), None);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
         let clock = &self.shared.clock;
         let mut awake = SleepWatch::new(Instant::now(), clock.now());
         // What opens tunnels is not dropped but after sleep, when it is worth no more than this
@@ -258,6 +265,7 @@ impl Line {
         let better = self.at.dialler.could_be_better(found);
         let now = tokio::time::Instant::now;
         let mut search = Search::new(better, found.place, found.addresses, self.probe_in, now());
+
         // Of interest only where others could have the requests.
         let tunnels = self.shared.tunnels.iter().filter(|_| self.shared.link.pool);
         let mut applications: Vec<_> = tunnels
@@ -267,6 +275,7 @@ impl Line {
             stop.cancelled().await;
             sleep(LEAVE).await;
         });
+
         loop {
             let policies = self
                 .at
@@ -284,6 +293,7 @@ impl Line {
                         }
                     })
                 });
+
             let changes = applications
                 .iter_mut()
                 .map(|(said, told)| Box::pin(other_than(*said, told)));
@@ -370,6 +380,7 @@ impl Line {
                     return Ended::Stop;
                 }
             };
+
             if let Err(error) = outcome {
                 // One that is nearly there is better than one that has yet to be dialled.
                 let is_opening = probing.is_some() && *reached.borrow();
@@ -380,8 +391,10 @@ impl Line {
                     *mute |= saying.is_some();
                     return Ended::Better(Box::new(new));
                 }
+
                 return Ended::Broke(error);
             }
+
             if *relay_leaves && search.elsewhere(now()) && !*reached.borrow() {
                 probing = None;
             }
@@ -403,6 +416,7 @@ impl Line {
                 dialler.once(self.slot, place, greeting).await?
             }
         };
+
         reached.send_replace(true);
         self.open(found, greeted).await
     }
@@ -465,6 +479,7 @@ impl Line {
                 if let Some(gate) = gate.filter(|_| taken != Taken::Late) {
                     gate.set(Arc::clone(&offer.gate));
                 }
+
                 if taken == Taken::News {
                     let several = self.shared.tunnels.len() > 1;
                     let host = self
@@ -525,6 +540,7 @@ impl Line {
             }
             _ => {}
         }
+
         Ok(())
     }
 }

@@ -62,6 +62,7 @@ pub(super) async fn greet(
         lost,
     };
     control.send(&hello).await?;
+
     match control.receive(GREETING_BYTES).await? {
         FromRelay::Welcome {
             agent,
@@ -76,6 +77,7 @@ pub(super) async fn greet(
                 "welcome"
             );
             session.serve();
+
             Ok(Greeted {
                 control,
                 deadlines,
@@ -99,16 +101,19 @@ pub(super) async fn open(
         address: at.relay.address.clone(),
         transport,
     };
+
     let Greeted {
         mut control,
         deadlines,
         outlives_refused_hosts,
     } = greeted;
+
     at.note_addresses(found.addresses);
     let opening = async {
         let (mut hosts, mut opened) = (Vec::new(), Vec::new());
         let (mut relay_leaves, mut stands_by) = (false, false);
         let mut host_refused = None;
+
         'tunnels: for (number, (tunnel, policies)) in
             shared.tunnels.iter().zip(&at.policies).enumerate()
         {
@@ -116,6 +121,7 @@ pub(super) async fn open(
             control
                 .send(&open_message(tunnel.host.clone(), &offer))
                 .await?;
+
             let (host, port) = loop {
                 match control.receive(CONTROL_BYTES).await? {
                     FromRelay::Opened { host, port } => break (host, port),
@@ -149,12 +155,15 @@ pub(super) async fn open(
             let host = HostName::parse(&host).ok_or_else(|| {
                 StreamError::Protocol("the relay opened something that is no host".to_owned())
             })?;
+
             let origin = origin_of(host.as_str(), port);
             let gate = at.gates.get(number).cloned();
             let gate = gate.unwrap_or_else(|| Arc::new(Current::new(Arc::clone(&offer.gate))));
+
             if policies.accept(&offer) != Taken::Late {
                 gate.set(Arc::clone(&offer.gate));
             }
+
             at.note_host_opened(number);
             hosts.push(AtHost {
                 tunnel: number,
@@ -163,6 +172,7 @@ pub(super) async fn open(
                 gate,
                 replay: Arc::clone(&tunnel.replay),
             });
+
             let relay = at.relay.address.clone();
             opened.push(Opened {
                 tunnel: number,
@@ -172,6 +182,7 @@ pub(super) async fn open(
                 transport,
             });
         }
+
         match host_refused {
             Some(message) if hosts.is_empty() => Err(refused(RefusedReason::Host, &message)),
             _ => Ok((hosts, opened, relay_leaves, stands_by)),
@@ -180,13 +191,16 @@ pub(super) async fn open(
     let (hosts, opened, relay_leaves, stands_by) = timeout(OPEN, opening)
         .await
         .unwrap_or_else(|_| Err(silent()))?;
+
     shared
         .status
         .open(id.clone(), transport, &opened, &*shared.on_open);
     shared.status.stands_by(id, stands_by, &shared.reporter);
+
     if relay_leaves {
         shared.status.leaves(id, &shared.reporter);
     }
+
     at.dialler.lead_with(transport);
     (shared.on_worked)(transport);
     let terms = Arc::new(Terms::new(
@@ -196,6 +210,7 @@ pub(super) async fn open(
         shared.heads.clone(),
     ));
     let exchanges = TaskTracker::new();
+
     Ok(Serving {
         found,
         control,

@@ -118,6 +118,7 @@ impl Policies {
             if !self.is_known(&offer) {
                 return offer;
             }
+
             if wanted.changed().await.is_err() {
                 // Whoever gave policies is gone: there will be no other.
                 std::future::pending::<()>().await;

@@ -61,6 +61,7 @@ impl Proxies {
             .path_and_query("/")
             .build()
             .ok()?;
+
         self.0
             .as_ref()?
             .intercept(&uri)
@@ -101,6 +102,7 @@ impl Proxy {
             .await
             .map_err(|error| failed(&error))?;
         stream.set_nodelay(true).map_err(|error| failed(&error))?;
+
         let local = stream.local_addr().ok();
         let stream = match self.intercept.uri().scheme_str() {
             Some("https") => self.secure(stream).await?,
@@ -114,23 +116,28 @@ impl Proxy {
         let (mut sender, driver) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| failed(&error))?;
+
         tasks.spawn(async move {
             // Its end is met by who uses the connection.
             let _ = driver.with_upgrades().await;
         });
+
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = Uri::builder()
             .authority(target)
             .build()
             .map_err(|error| failed(&error))?;
+
         let host = HeaderValue::from_str(target).map_err(|error| failed(&error))?;
         request.headers_mut().insert(header::HOST, host);
+
         if let Some(basic) = self.intercept.basic_auth() {
             request
                 .headers_mut()
                 .insert(header::PROXY_AUTHORIZATION, basic.clone());
         }
+
         let answer = sender
             .send_request(request)
             .await
@@ -141,9 +148,11 @@ impl Proxy {
                 answer.status()
             )));
         }
+
         let upgraded = hyper::upgrade::on(answer)
             .await
             .map_err(|error| failed(&error))?;
+
         Ok((Way::Tunnelled(TokioIo::new(upgraded)), local))
     }
 
@@ -154,6 +163,7 @@ impl Proxy {
         };
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+
         let config = ClientConfig::builder_with_provider(crypto_provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
@@ -166,10 +176,12 @@ impl Proxy {
             .trim_matches(['[', ']'])
             .to_owned();
         let name = ServerName::try_from(host).map_err(|error| failed(&error))?;
+
         let tls = TlsConnector::from(Arc::new(config))
             .connect(name, stream)
             .await
             .map_err(|error| failed(&error))?;
+
         Ok(ToProxy::Tls(Box::new(tls)))
     }
 }

@@ -96,6 +96,7 @@ mod tests {
             );
             at += pause;
         }
+
         let (patience, pause) = (schedule.next(begin + at), schedule.pause());
         assert!(
             pause > YOUNG_MOST && pause <= MOST && patience == PATIENCE,

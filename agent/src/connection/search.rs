@@ -69,6 +69,7 @@ impl Search {
             addresses,
         };
         search.want_better(now);
+
         search
     }
 
@@ -119,6 +120,7 @@ impl Search {
             // Something else was wanted meanwhile.
             return;
         }
+
         self.failed = self.failed.saturating_add(1);
         let pause = match self.wanted {
             Wanted::Elsewhere(place) => {
@@ -166,6 +168,7 @@ mod tests {
             .map(|(at, _)| at)
             .collect();
         assert_eq!(times, [15, 45, 105, 225, 465, 945, 1545, 2145]);
+
         assert_eq!(
             Search::new(false, 0, 2, PAUSE, now).due(),
             None,
@@ -190,6 +193,7 @@ mod tests {
         let now = Instant::now();
         let mut search = Search::new(true, 0, 2, PAUSE, now);
         assert!(search.anew(now) && !search.anew(now));
+
         let all = tried(&mut search, now, 11);
         assert!(
             all[..10]
@@ -197,6 +201,7 @@ mod tests {
                 .all(|(_, wanted)| *wanted == Wanted::Anew(0))
         );
         assert_eq!((all[0].0, all[9].0, all[10]), (0, 9, (24, Wanted::Better)));
+
         let mut best = Search::new(false, 0, 2, PAUSE, now);
         best.anew(now);
         assert_eq!(
@@ -204,6 +209,7 @@ mod tests {
             10,
             "then there is nothing better to look for"
         );
+
         let mut away = Search::new(true, 1, 2, PAUSE, now);
         away.anew(now);
         let wanted: Vec<_> = tried(&mut away, now, 3)
@@ -222,6 +228,7 @@ mod tests {
         let now = Instant::now();
         let mut search = Search::new(false, 1, 3, PAUSE, now);
         assert!(search.elsewhere(now) && !search.elsewhere(now) && !search.anew(now));
+
         let all = tried(&mut search, now, 3);
         assert_eq!(
             all,
@@ -231,6 +238,7 @@ mod tests {
                 (2, Wanted::Elsewhere(4))
             ]
         );
+
         let mut alone = Search::new(false, 0, 1, PAUSE, now);
         alone.elsewhere(now);
         let times: Vec<_> = tried(&mut alone, now, 6)

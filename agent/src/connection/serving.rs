@@ -47,12 +47,14 @@ impl Serving {
                 () = stop.cancelled() => {}
             }
         }
+
         let told = !self.mute
             && matches!(
                 timeout(LEAVE, self.say_so(&shared.reporter)).await,
                 Ok(Ok(()))
             );
         let session = self.found.session.clone();
+
         let ending = async {
             if told {
                 // The relay ends the connection when it has taken all answers. What it gave before
@@ -68,6 +70,7 @@ impl Serving {
                 }
             }
         };
+
         let stopping = async {
             stop.cancelled().await;
             sleep(shared.drain).await;

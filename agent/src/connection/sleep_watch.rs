@@ -41,6 +41,7 @@ mod tests {
         let mut watch = SleepWatch::new(begin, day);
         let second = Duration::from_secs(1);
         assert!(!watch.slept(begin + second, UnixMillis(day.0 + 1_000)));
+
         // The program stood still, and so did nothing else: its own time went on.
         assert!(!watch.slept(begin + second * 60, UnixMillis(day.0 + 60_000)));
         // A clock that is put right by a little, or back.

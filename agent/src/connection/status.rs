@@ -83,6 +83,7 @@ impl Inner {
                 };
             }
         };
+
         self.failures.insert(
             (relay.to_owned(), transport),
             Failure {
@@ -90,6 +91,7 @@ impl Inner {
                 refused,
             },
         );
+
         let of = |transport| self.failures.get(&(relay.to_owned(), transport));
         match (of(Transport::Quic), of(Transport::Tcp)) {
             (Some(_), Some(tcp)) if tcp.refused => {
@@ -124,12 +126,14 @@ impl Status {
             .open
             .iter()
             .any(|((relay, _), by)| *relay == id.0 && *by == transport);
+
         inner.forget(&id);
         inner.missing.remove(&id.0);
         inner.open.insert(id.clone(), transport);
         inner.told.clear();
         inner.failures.retain(|(relay, _), _| *relay != id.0);
         drop(inner);
+
         if news {
             opened.iter().cloned().for_each(tell);
         }
@@ -145,6 +149,7 @@ impl Status {
             .keys()
             .filter(|(relay, _)| *relay == id.0)
             .count();
+
         drop(inner);
         if !was_open || to_relay == 0 {
             self.failed(&id.0, why, reporter);
@@ -168,6 +173,7 @@ impl Status {
         if inner.is_reached(relay) {
             return;
         }
+
         let why = inner.sum_up(relay, why);
         if !inner.open.is_empty() {
             if inner.missing.insert(relay.to_owned()) {
@@ -178,13 +184,17 @@ impl Status {
                     for_good: false,
                 });
             }
+
             return;
         }
+
         let now = Instant::now();
         inner.told.retain(|_, at| now.duration_since(*at) < AGAIN);
+
         if inner.told.contains_key(&why) || inner.told.len() >= FAILURES {
             return;
         }
+
         inner.told.insert(why.clone(), now);
         drop(inner);
         reporter.say(Report::Away { why });
@@ -197,6 +207,7 @@ impl Status {
         let known = is_of(&inner.leaving, relay);
         inner.leaving.insert(id.clone());
         drop(inner);
+
         if !known {
             reporter.say(Report::Note(format!(
                 "the relay {relay} is about to stop: what it has under way comes to its end, and it is dialled again"
@@ -210,12 +221,15 @@ impl Status {
         let relay = &id.0;
         let mut inner = self.lock();
         let before = is_of(&inner.elsewhere, relay);
+
         match stands_by {
             true => inner.elsewhere.insert(id.clone()),
             false => inner.elsewhere.remove(id),
         };
+
         let news = before != is_of(&inner.elsewhere, relay);
         drop(inner);
+
         match (news, stands_by) {
             (true, true) => reporter.say(Report::Warning(format!(
                 "another agent with the same credential has come to {relay} after this one, and gets the webhooks \
@@ -264,11 +278,13 @@ mod tests {
                 status.failed("one:443", &silent("one:443", transport), &reporter);
             }
         }
+
         let two = said(&mut reports);
         assert!(
             two.len() == 2 && two[1].contains("over QUIC; is UDP") && two[1].contains("over TCP;"),
             "{two:?}"
         );
+
         let source = ErrorKind::ConnectionRefused.into();
         let refused = ConnectionError::Connect {
             address: "one:443".to_owned(),
@@ -276,6 +292,7 @@ mod tests {
         };
         status.failed("one:443", &refused, &reporter);
         assert!(said(&mut reports)[0].contains("is it running?"));
+
         let opened = Opened {
             tunnel: 0,
             host: "h.example".to_owned(),
@@ -283,9 +300,11 @@ mod tests {
             relay: "one:443".to_owned(),
             transport: Transport::Quic,
         };
+
         let line = |relay: &str, number| (relay.to_owned(), number);
         let told = std::cell::Cell::new(0);
         let tell = |_| told.set(told.get() + 1);
+
         for number in 0..2 {
             status.open(
                 line("one:443", number),
@@ -294,15 +313,18 @@ mod tests {
                 &tell,
             );
         }
+
         assert_eq!(told.get(), 1);
         for _ in 0..2 {
             status.failed("two:443", &silent("two:443", Transport::Quic), &reporter);
         }
+
         let missing = said(&mut reports);
         assert!(
             missing.len() == 1 && missing[0].contains("no connection to the relay two:443"),
             "{missing:?}"
         );
+
         let lost = || ConnectionError::Ended("over".to_owned());
         status.closed(&line("one:443", 0), &lost(), &reporter);
         assert!(
@@ -311,6 +333,7 @@ mod tests {
             )
         );
         status.closed(&line("one:443", 1), &lost(), &reporter);
+
         let away = said(&mut reports);
         assert!(
             away.len() == 1 && away[0].contains("the relay one:443: the tunnel's task ended"),
@@ -325,9 +348,11 @@ mod tests {
         for line in &lines {
             status.open(line.clone(), Transport::Quic, &[], &|_| {});
         }
+
         for _ in 0..2 {
             lines.iter().for_each(|line| status.leaves(line, &reporter));
         }
+
         assert_eq!(said(&mut reports).len(), 1);
         status.open(lines[0].clone(), Transport::Quic, &[], &|_| {});
         let lost = ConnectionError::Ended("over".to_owned());
@@ -337,6 +362,7 @@ mod tests {
             1,
             "it is with another relay of that name"
         );
+
         status.open(lines[0].clone(), Transport::Quic, &[], &|_| {});
         status.closed(&lines[1], &lost, &reporter);
         assert_eq!(said(&mut reports).len(), 0, "that was to be expected");
@@ -348,6 +374,7 @@ mod tests {
         for (line, stands_by) in [(0, false), (0, true), (1, true), (0, false), (1, false)] {
             status.stands_by(&("one:443".to_owned(), line), stands_by, &reporter);
         }
+
         let said = said(&mut reports);
         assert!(
             said.len() == 2 && said[0].contains("--pool") && said[1].contains("come here again"),

@@ -136,6 +136,7 @@ fn event(report: &Report) -> Event<'_> {
                 client: request.client.to_string(),
                 ..Request::default()
             };
+
             Event::Request(match &request.outcome {
                 Outcome::Answered {
                     status,
@@ -145,6 +146,7 @@ fn event(report: &Report) -> Event<'_> {
                     let observed = observed
                         .as_ref()
                         .map(|(check, why)| Observed { check: *check, why });
+
                     Request {
                         status: Some(*status),
                         observed,
@@ -190,6 +192,7 @@ fn event(report: &Report) -> Event<'_> {
                 why: Some(&refused.why),
                 ..Request::default()
             };
+
             if refused.note {
                 return Event::Hint(Request {
                     refused_by: None,
@@ -198,6 +201,7 @@ fn event(report: &Report) -> Event<'_> {
                     ..fields
                 });
             }
+
             match (refused.observed, refused.answered) {
                 (true, _) => Event::Observed(fields),
                 (false, true) => Event::Answered(Request {

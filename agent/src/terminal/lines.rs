@@ -27,6 +27,7 @@ pub fn text(report: &Report, several: bool) -> String {
             String::new()
         }
     };
+
     match report {
         Report::Connecting { relay } => format!("connecting to {relay}"),
         Report::Ready(ready) => {
@@ -35,6 +36,7 @@ pub fn text(report: &Report, several: bool) -> String {
                 .as_ref()
                 .map(|ca| format!(" (trust {ca})"))
                 .unwrap_or_default();
+
             let Ready {
                 url,
                 application,
@@ -42,6 +44,7 @@ pub fn text(report: &Report, several: bool) -> String {
                 transport,
                 ..
             } = ready;
+
             format!("ready: {url} -> {application}, through {relay} over {transport}{trust}")
         }
         Report::Away { why } => format!("not connected: {why}; dialling again"),
@@ -68,6 +71,7 @@ pub fn text(report: &Report, several: bool) -> String {
                     request.client
                 )
             };
+
             match &request.outcome {
                 Outcome::Answered {
                     status,
@@ -117,12 +121,15 @@ pub fn text(report: &Report, several: bool) -> String {
                 refused.ms,
                 refused.client
             );
+
             if refused.note {
                 return format!("{what} goes on to the application: {}", refused.why);
             }
+
             if refused.answered {
                 return format!("{what} answered by the relay: {}", refused.why);
             }
+
             let verb = if refused.observed {
                 "observed, would be refused by"
             } else {

@@ -45,6 +45,7 @@ pub fn run(mut reports: Reports, several: bool, quit: &Quit) -> io::Result<()> {
         ..Screen::default()
     };
     let shown = screen.show(&mut terminal, &mut reports, quit);
+
     ratatui::restore();
     shown
 }
@@ -87,11 +88,14 @@ impl Screen {
             while let Some(stamped) = reports.next_at_once() {
                 self.take(&stamped);
             }
+
             if reports.is_over() || quit.at_once.is_cancelled() {
                 return Ok(());
             }
+
             self.lost += reports.take_lost();
             terminal.draw(|frame| self.draw(frame))?;
+
             while event::poll(TICK.saturating_sub(since.elapsed()))? {
                 if let Event::Key(key) = event::read()? {
                     let control_c = key.code == KeyCode::Char('c')
@@ -138,11 +142,13 @@ impl Screen {
                     Outcome::Answered { .. } => Style::new().yellow(),
                     _ => Style::new().red(),
                 };
+
                 match request.outcome {
                     Outcome::Refused { .. } => self.refused += 1,
                     Outcome::Failed { .. } | Outcome::Aborted => self.failed += 1,
                     Outcome::Answered { .. } | Outcome::Handshake { .. } => self.passed += 1,
                 }
+
                 self.remember(stamped, style);
             }
             Report::Refused(refused) => {
@@ -171,6 +177,7 @@ impl Screen {
             clock(stamped.at),
             self.text(&stamped.report)
         ));
+
         if self.messages.len() > MESSAGES {
             self.messages.pop_front();
         }
@@ -186,6 +193,7 @@ impl Screen {
             .position(|shown| shown.moment <= moment)
             .unwrap_or(self.requests.len());
         let text = format!("{} {}", clock(stamped.at), self.text(&stamped.report));
+
         self.requests.insert(
             place,
             Shown {
@@ -206,6 +214,7 @@ impl Screen {
                 .map(|line| line.width().div_ceil(width).max(1))
                 .sum::<usize>()
         };
+
         let all = usize::from(frame.area().height);
         let fits = |count: &usize| height_of(&self.top(*count)) <= all - all / REQUESTS;
         // Each has three rows at least.
@@ -216,6 +225,7 @@ impl Screen {
         let [above, below] =
             Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(frame.area());
         frame.render_widget(Paragraph::new(top).wrap(Wrap { trim: false }), above);
+
         let requests: Vec<Line<'_>> = self
             .requests
             .iter()
@@ -234,6 +244,7 @@ impl Screen {
         } else {
             Color::Yellow
         };
+
         let mut top = vec![
             Line::from(vec![
                 "hookward".bold(),
@@ -245,6 +256,7 @@ impl Screen {
                 Span::styled(self.state.clone(), state),
             ]),
         ];
+
         for (relay, by) in &self.relays {
             let by = by.map_or_else(
                 || "not reached".to_owned(),
@@ -252,6 +264,7 @@ impl Screen {
             );
             top.push(row("Relay", format!("{relay} ({by})")));
         }
+
         for ready in self.tunnels.values().take(tunnels) {
             top.push(row(
                 "Forwarding",
@@ -260,6 +273,7 @@ impl Screen {
             top.push(Line::from("Webhook URL"));
             top.push(Line::from(ready.url.as_str()).bold());
         }
+
         if let Some(more) = self
             .tunnels
             .len()
@@ -268,22 +282,27 @@ impl Screen {
         {
             top.push(row("", format!("and {more} tunnels more")));
         }
+
         if let Some(ca) = self.tunnels.values().find_map(|ready| ready.ca.as_ref()) {
             top.push(row("Certificate", format!("self-signed: {ca}")));
         }
+
         for message in &self.messages {
             top.push(Line::from(message.as_str()).yellow());
         }
+
         let Self {
             passed,
             refused,
             failed,
             ..
         } = self;
+
         top.push(row(
             "Requests",
             format!("{passed} passed, {refused} refused, {failed} failed"),
         ));
+
         if self.lost > 0 {
             top.push(row(
                 "",
@@ -293,6 +312,7 @@ impl Screen {
                 ),
             ));
         }
+
         top.push(Line::default());
         top
     }
@@ -322,6 +342,7 @@ mod tests {
         let ready = ready("https://h.example", &url);
         screen.take(&Report::Ready(ready.clone()).into());
         screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]).into());
+
         let shown = shown(&screen);
         for text in [
             "online",
@@ -331,6 +352,7 @@ mod tests {
         ] {
             assert!(shown.contains(text), "{text} in\n{shown}");
         }
+
         let joined: String = shown
             .lines()
             .map(|line| line.trim_matches('"').trim_end())
@@ -343,6 +365,7 @@ mod tests {
             ..ready
         };
         screen.take(&Report::Ready(other).into());
+
         screen.take(
             &Report::RelayLost {
                 relay: "relay.example:443".into(),
@@ -351,6 +374,7 @@ mod tests {
             }
             .into(),
         );
+
         let shown = self::shown(&screen);
         for text in [
             "relay.example:443 (not reached)",
@@ -370,9 +394,11 @@ mod tests {
             let url = format!("{base_url}/flexdeploy/webhooks/v1?token={}", "t".repeat(43));
             screen.take(&Report::Ready(ready(&base_url, &url)).into());
         }
+
         screen.take(&Report::Warning("THE OLD ONE STAYS IN FORCE".into()).into());
         screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]).into());
         let shown = shown(&screen);
+
         for text in [
             "t00.example ->",
             "tunnels more",
@@ -407,6 +433,7 @@ mod tests {
                 http::Method::POST,
             );
             let path = format!("/at-{ms}");
+
             let report = RequestReport {
                 id,
                 host,
@@ -416,11 +443,13 @@ mod tests {
                 took: Duration::ZERO,
                 outcome,
             };
+
             Stamped {
                 moment: at(ms),
                 ..Report::Request(Box::new(report)).into()
             }
         };
+
         let refused = |ms: u64| {
             let report = RefusedRequest {
                 id: String::new(),
@@ -437,22 +466,26 @@ mod tests {
                 note: false,
                 ago_ms: 0,
             };
+
             Stamped {
                 moment: at(ms),
                 ..Report::Refused(Box::new(report)).into()
             }
         };
+
         let answered = |status| Outcome::Answered {
             status,
             observed: None,
             secrets: Vec::new(),
         };
+
         let why = || "the application broke off".to_owned();
         let failed = Outcome::Failed {
             status: 502,
             code: Code::ApplicationBroke,
             why: why(),
         };
+
         let mut screen = Screen::default();
         for stamped in [
             request(0, answered(200)),
@@ -464,6 +497,7 @@ mod tests {
         ] {
             screen.take(&stamped);
         }
+
         let shown = shown(&screen);
         let places: Vec<_> = (0..5)
             .map(|ms| shown.find(&format!("/at-{ms}")).unwrap())

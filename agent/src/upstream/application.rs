@@ -103,6 +103,7 @@ impl Place {
                 format!("{text:?}: {what}; {write}"),
             ))
         };
+
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') {
                 return wrong("the socket's path begins with a slash");
@@ -112,6 +113,7 @@ impl Place {
                 https: false,
             });
         }
+
         let (https, rest) = match text.split_once("://") {
             None => (false, text),
             Some(("http", rest)) => (false, rest),
@@ -122,6 +124,7 @@ impl Place {
         if rest.contains(['/', '?', '#', '@']) {
             return wrong("the path is the sender's");
         }
+
         let (host, port) = match rest.rsplit_once(':') {
             None if https => (Some(rest), "443"),
             None if text.contains("://") => (Some(rest), "80"),
@@ -129,6 +132,7 @@ impl Place {
             Some((host, port)) => (Some(host), port),
         };
         let plain = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+
         let Some(number) = port
             .parse::<u16>()
             .ok()
@@ -136,6 +140,7 @@ impl Place {
         else {
             return wrong("a port lies between 1 and 65535");
         };
+
         let address = match host {
             None | Some("localhost") => Address::Port(number),
             Some("") => return wrong("the host is missing"),
@@ -223,6 +228,7 @@ impl Application {
         };
         // Without it a request above 8 KiB waits 40 ms for an acknowledgement.
         socket.set_nodelay(true)?;
+
         let Some(tls) = &self.tls else {
             return Ok(Stream::Tcp(socket));
         };
@@ -232,10 +238,12 @@ impl Application {
             .map_or(authority.as_str(), |(host, _)| host)
             .trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+
         let stream = TlsConnector::from(Arc::clone(tls))
             .connect(name, socket)
             .await
             .map_err(tls::explain)?;
+
         Ok(Stream::Tls(Box::new(stream)))
     }
 }
@@ -276,6 +284,7 @@ mod tests {
                 "{good}"
             );
         }
+
         for bad in [
             "",
             "0",

@@ -63,8 +63,10 @@ impl Health {
                     "the application at {application} takes connections now"
                 )));
             }
+
             return;
         };
+
         if self.tell(Told::Down) {
             let what = format!(
                 "the application at {application} takes no connection ({why}); webhooks get 502"
@@ -122,9 +124,11 @@ impl Health {
                     Err(_) => Some("no answer".to_owned()),
                 };
                 self.connected(application, failure.as_deref());
+
                 // This was no sign of life of its own.
                 self.met.store(false, Ordering::Relaxed);
             }
+
             let next = async {
                 if self.is(Told::Down) {
                     sleep(AGAIN).await;

@@ -41,19 +41,23 @@ impl LetterCases {
         if spelling.is_plain() {
             return None;
         }
+
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(extensions) = known.get(spelling) {
             return extensions.clone();
         }
+
         let learnt = learn(spelling);
         if known.len() >= KEPT {
             known.clear();
         }
+
         // The names are slices of a whole frame, which must not be kept for their sake.
         known.insert(
             Spelling(Bytes::copy_from_slice(&spelling.0)),
             learnt.clone(),
         );
+
         learnt
     }
 }
@@ -63,11 +67,13 @@ fn learn(spelling: &Spelling) -> Option<Extensions> {
     if spelling.names().count() > NAMES {
         return None;
     }
+
     let mut head = b"GET / HTTP/1.1\r\n".to_vec();
     for name in spelling.names().chain(OURS.map(str::as_bytes)) {
         head.extend_from_slice(name);
         head.extend_from_slice(b": 0\r\n");
     }
+
     head.extend_from_slice(b"\r\n");
 
     let found = Arc::new(Mutex::new(None));
@@ -77,6 +83,7 @@ fn learn(spelling: &Spelling) -> Option<Extensions> {
         *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(parts.extensions);
         std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
     });
+
     let mut connection = pin!(
         hyper::server::conn::http1::Builder::new()
             .preserve_header_case(true)
@@ -84,10 +91,12 @@ fn learn(spelling: &Spelling) -> Option<Extensions> {
             .max_headers(NAMES + OURS.len())
             .serve_connection(Canned(head.into()), service)
     );
+
     // Everything is there, so one poll reads the head.
     let _ = connection
         .as_mut()
         .poll(&mut Context::from_waker(Waker::noop()));
+
     found.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
@@ -142,6 +151,7 @@ mod tests {
                 .is_some_and(|extensions| !extensions.is_empty())
         );
         assert!(cases.of(&spelling).is_some());
+
         assert_eq!(cases.known.lock().unwrap().len(), 1);
     }
 }

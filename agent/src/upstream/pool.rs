@@ -143,6 +143,7 @@ impl Pool {
             keep: UPSTREAM_IDLE,
             closed_early: None,
         };
+
         let (application, health) = (Arc::new(application), Arc::new(Health::new(reporter)));
         let pool = Self {
             application,
@@ -152,10 +153,12 @@ impl Pool {
             tasks,
         };
         let (application, health) = (Arc::clone(&pool.application), Arc::clone(&pool.health));
+
         let watching = stop.clone();
         pool.tasks
             .spawn(async move { health.watch(&application, &watching).await });
         pool.tasks.spawn(sweep(pool.clone(), stop));
+
         pool
     }
 
@@ -187,6 +190,7 @@ impl Pool {
         if answered.is_ok() {
             self.health.answered(&self.application);
         }
+
         answered
     }
 
@@ -223,6 +227,7 @@ impl Pool {
                 },
             }
         }
+
         let mut connection = self.connect().await?;
         let response = connection.sender.send_request(request).await?;
         Ok((
@@ -251,6 +256,7 @@ impl Pool {
                 },
             }
         }
+
         let stream = self.stream().await?;
         let (mut sender, driver) = http2::Builder::new(Owned(self.tasks.clone()))
             .timer(TokioTimer::new())
@@ -259,6 +265,7 @@ impl Pool {
             .keep_alive_interval(HTTP2_PING)
             .handshake(TokioIo::new(stream))
             .await?;
+
         self.tasks.spawn(async move {
             let _ = driver.await;
         });
@@ -267,6 +274,7 @@ impl Pool {
             .multiplexed
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
+
         let response = sender.send_request(request).await?;
         Ok((response, Connection { own: None }))
     }
@@ -279,6 +287,7 @@ impl Pool {
         if !matches!(timeout(SETTLE, connection.sender.ready()).await, Ok(Ok(()))) {
             return;
         }
+
         let mut list = self.lock();
         if list.connections.len() < UPSTREAM_IDLE_CONNECTIONS {
             list.connections.push(Idle {
@@ -306,6 +315,7 @@ impl Pool {
         };
         let failure = connected.as_ref().err().map(ToString::to_string);
         self.health.connected(&self.application, failure.as_deref());
+
         connected.map_err(|source| UpstreamError::Connect {
             address: self.application.to_string(),
             source,
@@ -320,10 +330,12 @@ impl Pool {
             .max_headers(HEAD_FIELDS)
             .handshake(TokioIo::new(stream))
             .await?;
+
         self.tasks.spawn(async move {
             // Its errors are met by the request that is on the connection, if there is one.
             let _ = driver.with_upgrades().await;
         });
+
         Ok(Own { sender, socket })
     }
 
@@ -345,9 +357,11 @@ impl IdleList {
                 earliest = earliest.min(age);
                 return false;
             }
+
             // The next look comes after one more sweep.
             age + SWEEP < keep
         });
+
         if closed {
             self.keep = (earliest / 2).max(SWEEP);
             self.closed_early = Some(Instant::now());
@@ -366,6 +380,7 @@ async fn sweep(pool: Pool, stop: CancellationToken) {
             () = stop.cancelled() => break,
         }
     }
+
     pool.lock().connections.clear();
     pool.multiplexed
         .lock()
@@ -379,6 +394,7 @@ impl Own {
         if !self.sender.is_ready() {
             return Look::Closed;
         }
+
         let mut byte = [MaybeUninit::uninit()];
         let Some(socket) = &self.socket else {
             return Look::Closed;

@@ -36,6 +36,7 @@ pub fn config(trust: &Trust, http2: bool) -> Result<Arc<ClientConfig>, Problem> 
         let anybody = Arc::new(Anybody {
             provider: Arc::clone(&provider),
         });
+
         ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| Problem::new("TLS", error.to_string()))?
@@ -45,11 +46,13 @@ pub fn config(trust: &Trust, http2: bool) -> Result<Arc<ClientConfig>, Problem> 
     } else {
         trusting(trust.ca.as_deref(), "--upstream-ca")?
     };
+
     config.alpn_protocols = vec![if http2 {
         b"h2".to_vec()
     } else {
         b"http/1.1".to_vec()
     }];
+
     Ok(Arc::new(config))
 }
 
@@ -70,6 +73,7 @@ pub fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, P
             .add(certificate.clone())
             .map_err(|error| Problem::new(flag, error.to_string()))?;
     }
+
     let provider = crypto_provider();
     let failed = |error: &dyn std::fmt::Display| Problem::new("TLS", error.to_string());
     let authorities =
@@ -81,6 +85,7 @@ pub fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, P
         ),
         other => failed(&other),
     })?;
+
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?
@@ -109,6 +114,7 @@ pub fn is_of_unknown_issuer(error: &io::Error) -> bool {
     let inner = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+
     matches!(
         inner,
         Some(rustls::Error::InvalidCertificate(
@@ -120,6 +126,7 @@ pub fn is_of_unknown_issuer(error: &io::Error) -> bool {
 /// Says what to do about a handshake that failed, where that can be said.
 pub(super) fn explain(error: io::Error) -> io::Error {
     use rustls::InvalidMessage;
+
     let what = match error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>())

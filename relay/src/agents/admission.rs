@@ -72,6 +72,7 @@ pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, Admission
                 return refuse(control, RefusedReason::Credential, message).await;
             };
             tracing::debug!(agent = %agent.name, version = version.escape_debug().to_string(), "hello");
+
             let welcome = FromRelay::Welcome {
                 agent: agent.name.to_string(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -80,12 +81,14 @@ pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, Admission
                 outlives_refused_hosts: true,
             };
             control.send(&welcome).await?;
+
             let run = Run {
                 instance: instance.into(),
                 pool,
                 line,
                 lost,
             };
+
             Ok(Admitted {
                 agent,
                 credential: digest,
@@ -122,6 +125,7 @@ async fn join(
             StreamError::Protocol("a join without a credential's digest".to_owned()).into(),
         );
     };
+
     let now = host.clock.now();
     match host
         .store
@@ -136,6 +140,7 @@ async fn join(
                 })
                 .await?;
             control.finish().await;
+
             Err(AdmissionError::Joined(agent.name.to_string()))
         }
         None => {
@@ -153,6 +158,7 @@ async fn keep_host(agent: &Agent, host: &Host) {
     if host.given.contains_key(&own) {
         return;
     }
+
     let (wanted, of_name, id) = (own.clone(), own.agent_below(&host.domain), agent.id);
     // The agent has joined all the same: its token is used up, and it claims the host again when it
     // comes.
@@ -181,5 +187,6 @@ async fn refuse<T>(
         })
         .await?;
     control.finish().await;
+
     Err(AdmissionError::Refused(message))
 }

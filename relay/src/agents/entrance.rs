@@ -89,6 +89,7 @@ impl Entrance {
                 greeted = timeout(this.host.limits.agent_greeting, greeting) => greeted,
                 () = this.stop.cancelled() => return,
             };
+
             drop(place);
             match greeted {
                 Ok(Ok((session, admitted))) => {

@@ -47,12 +47,14 @@ impl AgentListener {
         let address = endpoint
             .local_addr()
             .map_err(|source| EndpointError::Socket { address, source })?;
+
         entrance
             .tasks()
             .spawn(review_hosts(Arc::clone(&entrance.host), stop.clone()));
         entrance
             .tasks()
             .spawn(accept(endpoint.clone(), Arc::clone(&entrance), stop));
+
         Ok(Self {
             endpoint,
             address,
@@ -80,11 +82,13 @@ impl AgentListener {
 async fn review_hosts(host: Arc<Host>, stop: CancellationToken) {
     let mut review = interval(REVIEW);
     review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
     loop {
         tokio::select! {
             _ = review.tick() => {}
             () = stop.cancelled() => break,
         }
+
         match host.store.run(Store::hosts).await {
             Ok(owned) => host.registry.know_only(
                 owned
@@ -110,6 +114,7 @@ async fn accept(endpoint: Endpoint, entrance: Arc<Entrance>, stop: CancellationT
             let _ = incoming.retry();
             continue;
         }
+
         match entrance.place(incoming.remote_address().ip()) {
             Some(place) => entrance.enter(place, connect(incoming)),
             None => incoming.refuse(),

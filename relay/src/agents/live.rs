@@ -54,6 +54,7 @@ impl LiveSession {
     #[must_use]
     pub fn new(agent: Agent, run: Run, session: Session, refusals: Refusals) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
             id,

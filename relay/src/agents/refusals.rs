@@ -41,6 +41,7 @@ impl Refusals {
             quota: Quota::new(most),
             told: Vec::new(),
         };
+
         Self {
             inner: Arc::new(Mutex::new(inner)),
             news: Arc::new(Notify::new()),
@@ -64,10 +65,12 @@ impl Refusals {
         while self.lock().is_empty() {
             self.news.notified().await;
         }
+
         // Counts can wait. A single refusal has its place among requests that passed.
         if self.lock().told.is_empty() {
             tokio::time::sleep(GATHER).await;
         }
+
         let mut inner = self.lock();
         let ago = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let told = std::mem::take(&mut inner.told).into_iter();
@@ -77,6 +80,7 @@ impl Refusals {
                 ..refused
             })
             .collect();
+
         let counted = inner.quota.take_counted();
         FromRelay::Refusals { told, counted }
     }
@@ -114,6 +118,7 @@ mod tests {
         for n in 0..1000 {
             refusals.push(Check::Token, || refused(n));
         }
+
         let FromRelay::Refusals { told, counted } = refusals.next_message().await else {
             unreachable!()
         };
@@ -133,6 +138,7 @@ mod tests {
                 .await
                 .is_err()
         );
+
         let FromRelay::Refusals { counted, .. } = refusals.next_message().await else {
             unreachable!()
         };

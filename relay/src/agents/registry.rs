@@ -105,6 +105,7 @@ impl Default for Tunnel {
         // copies of the named sets are not made for each.
         static NOTHING: LazyLock<Arc<State>> = LazyLock::new(Arc::default);
         static NOWHERE: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
+
         Self {
             gate: None,
             sessions: Arc::from([]),
@@ -152,6 +153,7 @@ impl Tunnel {
             .sessions
             .iter()
             .any(|other| other.live.replaces(&session.live));
+
         (
             session.down.load(Ordering::Relaxed),
             session.live.is_quiet(),
@@ -175,6 +177,7 @@ impl Tunnel {
                 .map(|other| load(&other.live))
                 .sum()
         };
+
         let candidates = self.serving().filter(|session| may(&session.live));
         let best = candidates.min_by_key(|session| {
             (
@@ -258,6 +261,7 @@ impl Registry {
             .get(&host)
             .map(|tunnel| Arc::clone(&tunnel.sessions))
             .unwrap_or_else(|| Arc::from([]));
+
         let runs = tunnels
             .get(&host)
             .map(|tunnel| Arc::clone(&tunnel.runs))
@@ -277,6 +281,7 @@ impl Registry {
                 )
             }
         };
+
         // What another connection of the run has brought meanwhile is newer than what this one
         // brings late.
         let of_run = others
@@ -288,6 +293,7 @@ impl Registry {
             .filter(|other| other.revision > brought.revision);
         let brought = newest.cloned().unwrap_or(brought);
         let gate = Arc::clone(&brought.gate);
+
         let same = others.iter().find(|other| other.live.is(session));
         let down = same.map(|same| Arc::clone(&same.down)).unwrap_or_default();
         let sessions = others
@@ -310,6 +316,7 @@ impl Registry {
                 down,
             }])
             .collect();
+
         let mut tunnel = Tunnel {
             gate: Some(gate),
             sessions,
@@ -320,6 +327,7 @@ impl Registry {
             runs,
         };
         tunnel.settle();
+
         tunnels.insert(host, tunnel);
         let complete = tunnels.values().all(|tunnel| {
             let has = |what: &dyn Fn(&LiveSession) -> bool| {
@@ -329,6 +337,7 @@ impl Registry {
                 || !has(&|other| other.is_same_line(session) && other.is_older(session))
         });
         session.set_complete(complete);
+
         drop(tunnels);
         self.opened.send_modify(|count| *count += 1);
     }
@@ -349,9 +358,11 @@ impl Registry {
                 if tunnel.choose(&may).is_some() {
                     return Some(tunnel);
                 }
+
                 if tunnel.is_away() && tunnel.away_since.elapsed() > EXPECTED {
                     return None;
                 }
+
                 opened.changed().await.ok()?;
             }
         };
@@ -365,6 +376,7 @@ impl Registry {
         if session.has_lost_the_one_before() {
             return false;
         }
+
         let tunnels = self.lock();
         let mut others = tunnels.values().flat_map(|tunnel| tunnel.sessions.iter());
         others.any(|other| {

@@ -17,11 +17,13 @@ pub(crate) async fn log_changes(store: Store, stop: CancellationToken) {
     let mut due = interval(REVIEW);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known: Option<BTreeMap<String, AgentRow>> = None;
+
     loop {
         tokio::select! {
             _ = due.tick() => {}
             () = stop.cancelled() => return,
         }
+
         // Request handling reports read errors.
         let Ok(agents) = store.run(Store::list_agents).await else {
             continue;
@@ -30,9 +32,11 @@ pub(crate) async fn log_changes(store: Store, stop: CancellationToken) {
             .into_iter()
             .map(|agent| (agent.name.clone(), agent))
             .collect();
+
         if let Some(before) = &known {
             log_difference(before, &now);
         }
+
         known = Some(now);
     }
 }
@@ -44,18 +48,22 @@ fn log_difference(before: &BTreeMap<String, AgentRow>, now: &BTreeMap<String, Ag
         if let Some(old) = old.filter(|_| !is_same) {
             log_removed(&old.name);
         }
+
         if !is_same {
             tracing::info!(target: "audit", event = "agent_added", agent = name, "an agent was added");
         }
+
         let old = old.filter(|_| is_same);
         if agent.joined && old.is_none_or(|old| old.identity != agent.identity) {
             tracing::info!(target: "audit", event = "agent_joined", agent = name, "an agent joined");
         }
+
         if old.map_or(!agent.hosts.is_empty(), |old| old.hosts != agent.hosts) {
             let hosts = agent.hosts.join(" ");
             tracing::info!(target: "audit", event = "agent_hosts", agent = name, hosts, "the hosts of an agent changed");
         }
     }
+
     for name in before.keys().filter(|name| !now.contains_key(*name)) {
         log_removed(name);
     }

@@ -73,12 +73,14 @@ pub async fn serve(
     let name = agent.name.clone();
     let refusals = Refusals::new(host.limits.refusals_told);
     let live = LiveSession::new(agent, run, session.clone(), refusals);
+
     tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
     let Some(_place) = host.registry.place(live.agent.id) else {
         tracing::warn!(agent = %name, "an agent has as many connections as one may");
         session.close("too many connections");
         return;
     };
+
     // The agents look elsewhere now; one that has lost its connection is needed for the last
     // requests.
     if drain.is_cancelled() && host.registry.has_another(&live) {
@@ -87,15 +89,18 @@ pub async fn serve(
             reason: RefusedReason::Unavailable,
             message,
         };
+
         let telling = async {
             if control.send(&refused).await.is_ok() {
                 control.finish().await;
             }
         };
         let _ = timeout(host.limits.agent_greeting, telling).await;
+
         session.close("the relay is about to stop");
         return;
     }
+
     session.trust();
     let registered = Registered {
         registry: &host.registry,
@@ -103,12 +108,14 @@ pub async fn serve(
     };
     let mut review = interval(REVIEW);
     review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
     let mut listen = interval(LISTEN);
     listen.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut received, mut heard) = (session.received(), Instant::now());
     let (mut told_to_leave, mut left) = (false, false);
     let (mut opened, mut stands_by) = (BTreeSet::new(), false);
     let mut room = pin!(live.untaken.keep_room());
+
     let why = loop {
         let outcome = tokio::select! {
             message = control.receive(CONTROL_BYTES) => match message {
@@ -152,6 +159,7 @@ pub async fn serve(
                 break "the relay is stopping".to_owned();
             }
         };
+
         let answer = match outcome {
             Ok(None) => continue,
             Ok(Some(answer)) => answer,
@@ -170,10 +178,12 @@ pub async fn serve(
                     }
                 };
                 let _ = timeout(host.limits.agent_greeting, telling).await;
+
                 session.close("refused");
                 break message;
             }
         };
+
         // An agent that does not listen is as good as gone.
         match timeout(host.limits.agent_greeting, control.send(&answer)).await {
             Ok(Ok(())) => {}
@@ -182,6 +192,7 @@ pub async fn serve(
         }
     };
     session.close(&why);
+
     drop(registered);
     tracing::info!(agent = %name, why, "agent left");
     tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "what its connection did");
@@ -201,12 +212,14 @@ async fn reviewed(
         .filter(|name| !host.given.contains_key(*name))
         .cloned()
         .collect();
+
     let review = move |store: &Store| {
         Ok((
             store.authenticate(&wanted)?,
             store.lost_host(&hosts, agent)?,
         ))
     };
+
     match host.store.run(review).await {
         Ok((None, _)) => Err(Refused(
             RefusedReason::Credential,
@@ -216,6 +229,7 @@ async fn reviewed(
             host.registry.give_up(&name, live);
             opened.remove(&name);
             tracing::info!(agent = %live.agent.name, host = %name, owner, "the host is another agent's now");
+
             let message = format!("{name} belongs to the agent {owner} now");
             Ok(Some(FromRelay::HostLost {
                 host: name.to_string(),
@@ -274,12 +288,14 @@ async fn open(
         }
         Gate::compile(&policy, Side::Relay, now).map(|gate| (gate, Summary::of(&policy)))
     });
+
     let compiled = compiled.await.map_err(|_| {
         Refused(
             RefusedReason::Unavailable,
             "the relay is stopping".to_owned(),
         )
     })?;
+
     let (gate, summary) = match compiled {
         Ok(compiled) => compiled,
         // An open tunnel goes on with the policy that it has.
@@ -290,16 +306,19 @@ async fn open(
         }
         Err(mistakes) => return Err(Refused(RefusedReason::Policy, mistakes.join("; "))),
     };
+
     let gate = match host.limits.policy_rate {
         rate if rate < Limits::default().policy_rate => {
             gate.at_most(Rate::per_second(u32::try_from(rate).unwrap_or(u32::MAX)))
         }
         _ => gate,
     };
+
     // Hosts of the settings belong to whom the settings say, whoever had them before.
     if !host.given.contains_key(&name) {
         let (claimed, of_name, agent) =
             (name.clone(), name.agent_below(&host.domain), live.agent.id);
+
         match host
             .store
             .run(move |store| store.claim_host(&claimed, of_name.as_ref(), agent))
@@ -320,11 +339,13 @@ async fn open(
             }
         }
     }
+
     tracing::info!(agent = %live.agent.name, host = %name, "tunnel open");
     host.lists.want(&gate.named_sets());
     let origin = origin_of(name.as_str(), host.public_port);
     let state = State::new(host.lists.sets.clone(), host.trusted_proxies.clone());
     let gate = Arc::new(gate);
+
     host.registry.open(
         name.clone(),
         origin.into(),
@@ -335,6 +356,7 @@ async fn open(
         state,
         live,
     );
+
     // One that comes late is not in force.
     if host
         .registry
@@ -344,6 +366,7 @@ async fn open(
     {
         host.in_force.note(&name, &live.agent.name, &summary);
     }
+
     Ok(FromRelay::Opened {
         host: name.to_string(),
         port: host.public_port,
@@ -364,6 +387,7 @@ fn choose_host(wanted: Option<&str>, agent: &AgentName, host: &Host) -> Result<H
             host.domain.child(&label)
         }
     };
+
     match host.given.get(&name) {
         Some(owner) if owner == agent => Ok(name),
         Some(owner) => Err(refused(format!(

@@ -35,11 +35,13 @@ pub fn review(
         what,
     };
     check_key(certified, key_file).map_err(content)?;
+
     let Some(first) = certified.chain.first() else {
         return Ok(Vec::new());
     };
     let mut warnings = Vec::new();
     let mut warn = |what: String| warnings.push(format!("{}: {what}", chain_file.display()));
+
     let certificate = match X509Certificate::from_der(first) {
         Ok((_, certificate)) => certificate,
         // rustls serves some that this parser does not read.
@@ -48,6 +50,7 @@ pub fn review(
             return Ok(warnings);
         }
     };
+
     let at = |time: i64| u64::try_from(time).unwrap_or_default();
     let (begin, end) = (
         &certificate.validity().not_before,
@@ -63,17 +66,20 @@ pub fn review(
             "the certificate expires soon ({end}): renew it, and restart the relay"
         ));
     }
+
     if now < at(begin.timestamp()) {
         warn(format!(
             "the certificate is not valid yet (from {begin}): is the clock of this machine right?"
         ));
     }
+
     if let Some(what) = uncovered(first, domain, hosts) {
         warn(format!(
             "the certificate is {}, and not for {what}: senders refuse it there",
             names(&certificate)
         ));
     }
+
     if certified.chain.len() == 1
         && certificate.issuer() != certificate.subject()
         && !is_root(&certificate)
@@ -84,6 +90,7 @@ pub fn review(
              many senders refuse it; name the file with the whole chain (fullchain.pem)"
         ));
     }
+
     Ok(warnings)
 }
 
@@ -99,10 +106,12 @@ pub(super) fn check_key(certified: &Certified, key_file: &Path) -> Result<(), St
     if !matches!(error, rustls::Error::InconsistentKeys(_)) {
         return Err(error.to_string());
     }
+
     let place = certified
         .chain
         .iter()
         .position(|certificate| fits(vec![certificate.clone()]).is_ok());
+
     Err(match place {
         Some(place) => format!(
             "the certificates stand in the wrong order: the server's own comes first, and is number {}; its issuer follows, \
@@ -127,6 +136,7 @@ fn uncovered(
         ServerName::try_from(name)
             .is_ok_and(|name| entity.verify_is_valid_for_subject_name(&name).is_ok())
     };
+
     // Without a wildcard, exact names do as well.
     let missing: Vec<_> = hosts
         .iter()

@@ -43,6 +43,7 @@ pub fn run(command: AgentCommand) -> Result<(), CommandError> {
                 .ok_or_else(|| no_relay(&args.data_dir.data_dir))?;
             let identity = Identity::load(&args.data_dir.data_dir)?;
             let secret = Secret::mint()?;
+
             if let Some(TakenHost { host, from }) =
                 store.add_agent(&name, &secret, Clock::System.now())?
             {
@@ -51,6 +52,7 @@ pub fn run(command: AgentCommand) -> Result<(), CommandError> {
                     "{host} was opened by the agent {from}, and is {name}'s own now; {from} loses it within seconds"
                 ));
             }
+
             say(&JoinToken {
                 relay,
                 pin: identity.pin,
@@ -74,12 +76,14 @@ pub fn run(command: AgentCommand) -> Result<(), CommandError> {
                 } else {
                     "not joined yet"
                 };
+
                 say(&format!(
                     "{}\t{state}\t{}",
                     agent.name,
                     agent.hosts.join(" ")
                 ))?;
             }
+
             Ok(())
         }
     }

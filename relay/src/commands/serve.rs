@@ -34,6 +34,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let files =
         process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
     tracing::info!(files, "limit of open files");
+
     let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::system("SIGINT"))?;
     let drain = settings.limits.drain;
@@ -45,6 +46,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     } else {
         None
     };
+
     let token_file = data_dir.join(TOKEN_FILE);
     // It stays until its agent has joined: a relay may be started again before.
     if relay
@@ -55,6 +57,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     {
         let _ = std::fs::remove_file(&token_file);
     }
+
     let first = first.map(|(token, name)| {
         match args.log_format == LogFormat::Text && std::io::stdout().is_terminal() {
             true => Ok((name, First::Shown(token.to_text()))),
@@ -70,12 +73,14 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
         }
     });
     let first = first.transpose()?;
+
     let ca = relay.self_signed().map(|path| path.display().to_string());
     match args.log_format {
         LogFormat::Json => {
             if let Some((name, First::Written(file))) = first {
                 say(&serde_json::json!({ "event": "join_token", "agent": name.as_str(), "file": file }).to_string())?;
             }
+
             let ready = serde_json::json!({
                 "event": "ready",
                 "domain": domain.as_str(),
@@ -97,6 +102,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
                 ))?,
                 None => {}
             }
+
             let trust = ca
                 .map(|ca| format!("; self-signed certificate: {ca}"))
                 .unwrap_or_default();
@@ -107,17 +113,20 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
             ))?;
         }
     }
+
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+
     // A second signal does not wait.
     tokio::select! {
         () = relay.shutdown(drain) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+
     Ok(())
 }
 

@@ -106,11 +106,13 @@ impl Activity {
             } else {
                 limits.request_head
             };
+
             let most = if !known && self.age() > limits.stranger_life {
                 Duration::ZERO
             } else {
                 most
             };
+
             let since = self.since(&self.last_request);
             (
                 Overdue::Idle,
@@ -130,6 +132,7 @@ impl Activity {
             } else {
                 Duration::ZERO
             };
+
             (
                 Overdue::Stalled,
                 self.since(&self.last_body),
@@ -138,6 +141,7 @@ impl Activity {
         } else {
             return Due::In(limits.write_stall);
         };
+
         if since >= most {
             Due::Now(why)
         } else {
@@ -177,11 +181,13 @@ impl OpenRequest {
         self.activity
             .last_body
             .store(self.activity.now(), Ordering::Relaxed);
+
         match (self.untaken, more) {
             (false, true) => self.activity.untaken.fetch_add(1, Ordering::Relaxed),
             (true, false) => self.activity.untaken.fetch_sub(1, Ordering::Relaxed),
             _ => return,
         };
+
         self.untaken = more;
     }
 }
@@ -192,9 +198,11 @@ impl Drop for OpenRequest {
         if self.untaken {
             self.activity.untaken.fetch_sub(1, Ordering::Relaxed);
         }
+
         self.activity
             .last_request
             .store(self.activity.now(), Ordering::Relaxed);
+
         if before == 1 && self.activity.is_unwanted() {
             self.activity.done.notify_one();
         }

@@ -25,6 +25,7 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
         "code": code.as_str(),
         "request_id": id.to_string(),
     });
+
     // Only a provider that tries out its own wrong signature gets 401, and Xero wants no body with
     // it (developer.xero.com, "Intent to receive").
     let tried_out = status == StatusCode::UNAUTHORIZED;
@@ -35,8 +36,10 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
     };
     let mut response = Response::new(AnswerBody::own(Full::new(body)));
     *response.status_mut() = status;
+
     let headers = response.headers_mut();
     headers.insert(ERROR_CODE, HeaderValue::from_static(code.as_str()));
+
     if tried_out {
         // RFC 9110 §15.5.2 wants a challenge; what is missing is the provider's signature.
         headers.insert(
@@ -49,9 +52,11 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
             HeaderValue::from_static("application/problem+json"),
         );
     }
+
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
+
     identify(&mut response, id);
     response
 }
@@ -61,11 +66,13 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
 pub fn ask_for_basic(id: RequestId, code: Code) -> Response<AnswerBody> {
     const BASIC: HeaderValue =
         HeaderValue::from_static("Basic realm=\"Hookward\", charset=\"UTF-8\"");
+
     let mut response = write(id, code, None);
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     response
         .headers_mut()
         .insert(header::WWW_AUTHENTICATE, BASIC);
+
     response
 }
 

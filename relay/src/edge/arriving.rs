@@ -63,6 +63,7 @@ impl Drop for Arriving {
         if incoming.is_end_stream() || incoming.size_hint().lower() > LEFT_BYTES as u64 {
             return;
         }
+
         tasks.spawn(timeout(LEFT_TIME, async move {
             let mut left = LEFT_BYTES;
             while let Some(Ok(frame)) = incoming.frame().await {

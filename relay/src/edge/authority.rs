@@ -49,15 +49,19 @@ pub fn host(
     if scheme.is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(bad("the target has a scheme other than http and https"));
     }
+
     // Over HTTP/2 every request names its scheme, and this port has one (RFC 9113 §8.3.1).
     if version == Version::HTTP_2 && scheme == Some("http") {
         return Err(bad("the request is for http, and came over TLS"));
     }
+
     let mut fields = headers.get_all(header::HOST).iter();
     let field = fields.next();
+
     if fields.next().is_some() {
         return Err(bad("there is more than one Host"));
     }
+
     let from_field = match field {
         Some(value) => Some(parse(
             value.to_str().map_err(|_| bad("the Host is malformed"))?,
@@ -66,6 +70,7 @@ pub fn host(
         )?),
         None => None,
     };
+
     let from_target = match uri.authority() {
         Some(authority) => Some(parse(authority.as_str(), "target's authority", ports)?),
         None => None,
@@ -79,6 +84,7 @@ pub fn host(
         (Some(host), _) | (None, Some(host)) => host,
         (None, None) => return Err(bad("there is no Host")),
     };
+
     // A sender without SNI (or with an address, which SNI can't carry) is told apart by Host alone.
     match sni {
         Some(name) if !name.eq_ignore_ascii_case(host.as_str()) => Err(Refusal::new(
@@ -109,6 +115,7 @@ fn parse(text: &str, what: &str, ports: Ports) -> Result<HostName, NoHost> {
          --public-port {port}",
         ports.public
     );
+
     Err(NoHost {
         refusal: Refusal::new(Check::Host, Code::Malformed, why),
         host: Some(host),

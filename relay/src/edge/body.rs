@@ -120,6 +120,7 @@ impl SenderBody {
             let left = self.window.saturating_sub(self.waited);
             let frame = timeout(left, self.incoming.frame()).await;
             self.waited += since.elapsed();
+
             match frame {
                 Ok(Some(Ok(frame))) => {
                     self.came += frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -154,8 +155,10 @@ impl SenderBody {
         if self.length().is_some_and(|length| length > cap) {
             return Err(BodyError::TooLarge(cap));
         }
+
         let deadline = Instant::now() + within;
         let mut collected = Pieces::expecting(self.length());
+
         loop {
             let evicted = charge.evicted();
             let next = tokio::select! {
@@ -171,15 +174,19 @@ impl SenderBody {
             let Ok(data) = frame.into_data() else {
                 continue;
             };
+
             if collected.len() as u64 + data.len() as u64 > cap {
                 return Err(BodyError::TooLarge(cap));
             }
+
             make_room(charge, data.len() as u64).await?;
             collected.add(data);
+
             if self.is_end() {
                 break;
             }
         }
+
         charge.complete();
         Ok(collected.into_bytes())
     }
@@ -207,6 +214,7 @@ impl SenderBody {
                 Some(Err(frame)) => trailers = frame.into_trailers().ok(),
             }
         }
+
         charge.complete();
         Ok(Gathered {
             bytes: collected.into_bytes(),

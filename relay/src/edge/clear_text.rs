@@ -53,6 +53,7 @@ where
                 .uri()
                 .path_and_query()
                 .map(|target| Bytes::copy_from_slice(target.as_str().as_bytes()));
+
             let facts = Facts {
                 id: edge.ids.next(),
                 received: edge.clock.moment(),
@@ -64,26 +65,31 @@ where
                 client: peer.address,
                 target: target.unwrap_or_default(),
             };
+
             let why = "it came as http, in clear text, to the port of https: write https:// at the sender";
             let refusal = Refusal::new(Check::Host, Code::HttpsOnly, why);
             edge.log
                 .refused(facts.seen(request.method()), &refusal, false);
             facts.tell_refused(request.method(), &refusal, since, false);
+
             // A socket that closes on unread bytes is reset, and the answer is lost.
             let _ = timeout(
                 PATIENCE,
                 Limited::new(request.into_body(), BODY_BYTES).collect(),
             )
             .await;
+
             Ok::<_, Infallible>(answer::write(facts.id, refusal.code, None))
         },
     );
+
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(HEAD_BUFFER)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
+
     // A sender that takes no answer is cut off.
     let _ = timeout(PATIENCE * 3, serving).await;
 }

@@ -33,6 +33,7 @@ pub fn client_address(
     if !trusted.contains(peer) {
         return Ok(peer);
     }
+
     let hops = match field {
         ForwardedField::XForwardedFor => x_forwarded_for(headers)?,
         ForwardedField::Forwarded => forwarded(headers)?,
@@ -40,6 +41,7 @@ pub fn client_address(
     if hops.len() > FORWARDED_HOPS {
         return Err("the field of the proxies has too many hops");
     }
+
     let mut client = peer;
     for hop in hops.iter().rev() {
         client =
@@ -48,6 +50,7 @@ pub fn client_address(
             break;
         }
     }
+
     Ok(client)
 }
 
@@ -60,6 +63,7 @@ fn x_forwarded_for(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
                 .map(|hop| hop.trim_matches([' ', '\t']).to_owned()),
         );
     }
+
     Ok(hops)
 }
 
@@ -81,9 +85,11 @@ fn forwarded(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
                     return Err("an element of Forwarded has two for");
                 }
             }
+
             hops.push(node.ok_or("an element of Forwarded has no for")?);
         }
     }
+
     Ok(hops)
 }
 
@@ -91,6 +97,7 @@ fn forwarded(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
 fn split_unquoted(text: &str, separator: char) -> Result<Vec<&str>, &'static str> {
     let (mut parts, mut start) = (Vec::new(), 0);
     let (mut quoted, mut escaped) = (false, false);
+
     for (at, c) in text.char_indices() {
         match c {
             _ if escaped => escaped = false,
@@ -103,9 +110,11 @@ fn split_unquoted(text: &str, separator: char) -> Result<Vec<&str>, &'static str
             _ => {}
         }
     }
+
     if quoted {
         return Err("Forwarded has a quote that is not closed");
     }
+
     parts.push(text.get(start..).unwrap_or_default());
     Ok(parts)
 }
@@ -123,6 +132,7 @@ fn unquoted(value: &str) -> Result<String, &'static str> {
     let inside = inside
         .strip_suffix('"')
         .ok_or("Forwarded has text behind a quote")?;
+
     // No address needs an escape; with one, two readers could read two.
     if inside.contains(['"', '\\']) {
         Err("Forwarded has an escape")
@@ -141,6 +151,7 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
             .ok()
             .map(IpAddr::V6)
     };
+
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
     address.or_else(bracketed).or_else(with_port).map(canonical)
 }
@@ -154,6 +165,7 @@ mod tests {
         for value in values {
             headers.append(header::FORWARDED, value.parse().unwrap());
         }
+
         headers.append(FORWARDED_FOR, "203.0.113.99".parse().unwrap());
         let trusted = AddressSet::new(&["10.0.0.0/8".parse().unwrap()]);
         let peer = "10.0.0.1".parse().unwrap();
@@ -199,6 +211,7 @@ mod tests {
         ] {
             assert!(judge(&[value]).is_err(), "{value}");
         }
+
         assert!(judge(&[&vec!["for=10.0.0.1"; 40].join(",")]).is_err());
     }
 }

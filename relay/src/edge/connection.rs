@@ -116,6 +116,7 @@ async fn serve_http1<S>(
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
+
     let ended = tokio::select! {
         biased;
         ended = serving.as_mut() => ended,
@@ -163,6 +164,7 @@ async fn serve_http2<I>(
     };
     let limits = edge.limits.clone();
     let (activity, slot) = (Activity::new(), Arc::clone(&peer.slot));
+
     let connection = Arc::new(Connection {
         edge,
         peer,
@@ -185,6 +187,7 @@ async fn serve_http2<I>(
             .keep_alive_timeout(H2_PONG)
             .serve_connection(io, service)
     );
+
     let mut look = Duration::ZERO;
     loop {
         tokio::select! {
@@ -198,6 +201,7 @@ async fn serve_http2<I>(
             () = sleep(look) => {}
             () = activity.done() => {}
         }
+
         match activity.due(&limits, slot.is_known()) {
             Due::In(time) => look = time.min(LOOK),
             Due::Now(Overdue::Idle) => break,
@@ -205,6 +209,7 @@ async fn serve_http2<I>(
             Due::Now(Overdue::Silent | Overdue::Stalled) => return,
         }
     }
+
     serving.as_mut().graceful_shutdown();
     // While draining the listener's own deadline comes first; an idle peer gets as long as for a
     // head.

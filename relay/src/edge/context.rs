@@ -86,6 +86,7 @@ impl Edge {
     pub(super) fn unknown_proxy(&self, peer: IpAddr) {
         /// Interval of the warnings.
         const AGAIN: Duration = Duration::from_secs(300);
+
         let mut warned = self
             .proxy_warned
             .lock()
@@ -144,6 +145,7 @@ impl RequestIds {
         for (to, from) in id.iter_mut().zip(digest) {
             *to = from;
         }
+
         RequestId(id)
     }
 }

@@ -98,35 +98,44 @@ impl Frames {
             let over = self.skip.min(bytes.len());
             self.skip -= over;
             bytes = bytes.get(over..).unwrap_or_default();
+
             if self.skip == 0 && self.last_of_block {
                 (self.block, self.last_of_block) = (0, false);
             }
+
             let wanted = (HEAD - self.filled).min(bytes.len());
             let (part, rest) = bytes.split_at(wanted);
+
             if let Some(room) = self.head.get_mut(self.filled..self.filled + wanted) {
                 room.copy_from_slice(part);
             }
+
             self.filled += wanted;
             bytes = rest;
+
             if self.filled == HEAD {
                 let [high, middle, low, kind, flags, ..] = self.head;
                 self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
                 self.filled = 0;
+
                 if kind == HEADERS || kind == CONTINUATION {
                     self.block += self.skip as u64;
                     self.last_of_block = flags & END_HEADERS != 0;
                 }
+
                 each(match kind {
                     HEADERS => Frame::Progress,
                     DATA if self.skip > 0 => Frame::Progress,
                     PUSH_PROMISE => Frame::Wrong,
                     _ => Frame::Control,
                 });
+
                 if kind == HEADERS {
                     return (bytes, true);
                 }
             }
         }
+
         (bytes, false)
     }
 }
@@ -155,6 +164,7 @@ impl<S> FrameGuard<S> {
         if self.since.elapsed() >= WINDOW {
             (self.idle, self.since) = (0, Instant::now());
         }
+
         let (mut left, mut wrong) = (bytes, false);
         while !left.is_empty() && !self.pause {
             let idle = &mut self.idle;
@@ -164,18 +174,23 @@ impl<S> FrameGuard<S> {
                 Frame::Control => *idle += 1,
                 Frame::Wrong => wrong = true,
             });
+
             self.pause = begins && self.begun && !self.slot.is_known();
             self.begun |= begins;
         }
+
         if wrong {
             return Err(io::Error::other("a frame that no client may send"));
         }
+
         if self.idle > MOST {
             return Err(io::Error::other("too many control frames"));
         }
+
         if !self.held.set(self.coming.block * COST) {
             return Err(io::Error::other("no memory for a head"));
         }
+
         Ok(bytes.len() - left.len())
     }
 
@@ -202,6 +217,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+
         let before = buffer.filled().len();
         if self.behind.is_empty() {
             match Pin::new(&mut self.inner).poll_read(cx, buffer) {
@@ -215,13 +231,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
             let most = self.behind.len().min(buffer.remaining());
             buffer.put_slice(self.behind.get(..most).unwrap_or_default());
         }
+
         let new = buffer.filled().get(before..).unwrap_or_default();
         let count = self.came(new)?;
+
         if self.behind.is_empty() {
             self.behind = Bytes::copy_from_slice(new.get(count..).unwrap_or_default());
         } else {
             self.behind.advance(count);
         }
+
         buffer.set_filled(before + count);
         Poll::Ready(Ok(()))
     }
@@ -245,11 +264,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FrameGuard<S> {
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, data))?;
         let mut left = written;
+
         for piece in data {
             let part = piece.get(..left.min(piece.len())).unwrap_or_default();
             left -= part.len();
             self.went(part);
         }
+
         Poll::Ready(Ok(written))
     }
 
@@ -299,6 +320,7 @@ mod tests {
         for size in 1..stream.len() {
             let mut frames = Frames::after(3);
             let (mut seen, mut heads) = (Vec::new(), 0);
+
             for piece in [b"pre".as_slice(), &stream].concat().chunks(size) {
                 let mut left = piece;
                 while !left.is_empty() {
@@ -308,6 +330,7 @@ mod tests {
                     heads += u32::from(ended);
                 }
             }
+
             assert_eq!(
                 (seen, heads),
                 (vec![false, true, false, false, true], 2),
@@ -321,13 +344,16 @@ mod tests {
         let mut guard = guard(());
         guard.came(&[0; PREFACE]).unwrap();
         let ping = frame(6, 0, &[0; 8]);
+
         for _ in 0..MOST {
             guard.came(&ping).unwrap();
         }
+
         guard.went(&frame(DATA, 0, b"of an answer"));
         for _ in 0..WITH_EACH {
             guard.came(&ping).unwrap();
         }
+
         assert!(guard.came(&ping).is_err());
     }
 
@@ -340,10 +366,12 @@ mod tests {
             sent.extend(frame(CONTINUATION, END_HEADERS, &[][..]));
             sent.extend(frame(DATA, 0, &[number; 5]));
         }
+
         for size in [1, 7, 100, 4096] {
             let mut guard = guard(&sent[..]);
             let mut context = Context::from_waker(Waker::noop());
             let (mut received, mut since_pause) = (Vec::new(), 0);
+
             loop {
                 let mut space = vec![0; size];
                 let mut buffer = ReadBuf::new(&mut space);
@@ -357,12 +385,14 @@ mod tests {
                         received.extend_from_slice(buffer.filled());
                     }
                 }
+
                 let of_one = 20 + 5 + 3 * HEAD;
                 assert!(
                     received.len() - since_pause <= PREFACE + of_one + HEAD,
                     "{size}"
                 );
             }
+
             assert_eq!(received, sent, "{size}");
         }
     }

@@ -33,6 +33,7 @@ pub(super) fn is_websocket(request: &Request<Incoming>) -> bool {
 pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {
     /// What a field costs beside its text (RFC 9113 §6.5.2 counts 32; on the wire it is 4).
     const FIELD: usize = 4;
+
     let fields: usize = parts
         .headers
         .iter()
@@ -42,6 +43,7 @@ pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> 
         .uri
         .path_and_query()
         .map_or(0, |target| target.as_str().len());
+
     let fields = fields + parts.method.as_str().len();
     let too_long = target > hookward_shared::limits::TARGET_BYTES;
     if (fields + target) as u64 > limits.head_bytes && !too_long
@@ -53,6 +55,7 @@ pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> 
         );
         return Err(Refusal::new(Check::Shape, Code::HeadTooLarge, why));
     }
+
     Ok(())
 }
 
@@ -77,9 +80,11 @@ pub(super) fn find_tunnel(
         }
     };
     let found = edge.registry.find(host.as_str());
+
     facts.host = Some(host);
     facts.tunnel = found
         .ok_or_else(|| Refusal::new(Check::Host, Code::NotFound, "no tunnel has this host"))?;
+
     let peer = connection.peer.address;
     facts.client = match edge.proxy_protocol {
         // What the proxy has named, it has named before the first request; it speaks no HTTP.
@@ -87,9 +92,11 @@ pub(super) fn find_tunnel(
         false => client_address(peer, &parts.headers, &edge.trusted_proxies, edge.forwarded)
             .map_err(|why| Refusal::new(Check::ClientAddress, Code::Malformed, why))?,
     };
+
     if is_unknown_proxy(&parts.headers, peer, edge) {
         edge.unknown_proxy(peer);
     }
+
     Ok(())
 }
 
@@ -102,6 +109,7 @@ fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &Edge) -> bool {
             IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
             IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
         };
+
     let named = || {
         [FORWARDED_FOR, header::FORWARDED, header::VIA]
             .iter()
@@ -126,18 +134,21 @@ pub(super) fn spelling(
     let mut start = Vec::with_capacity(128);
     start.extend_from_slice(parts.method.as_str().as_bytes());
     start.push(b' ');
+
     match parts.uri.path_and_query() {
         Some(target) if parts.uri.authority().is_none() => {
             start.extend_from_slice(target.as_str().as_bytes())
         }
         _ => start.extend_from_slice(parts.uri.to_string().as_bytes()),
     }
+
     let target = start.len();
     start.extend_from_slice(if parts.version == Version::HTTP_10 {
         b" HTTP/1.0\r\n"
     } else {
         b" HTTP/1.1\r\n"
     });
+
     if let Some(target) = start.get(..target)
         && recorded.has_fragment(&start, target)
     {
@@ -145,6 +156,7 @@ pub(super) fn spelling(
             "the target has a fragment (#), which is not sent",
         ));
     }
+
     Ok(recorded.spelling(&start, &parts.headers, body))
 }
 
@@ -156,10 +168,12 @@ pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
             "Connection names another field, {option}, to be removed on the way"
         ))
     })?;
+
     // An empty field asks for nothing.
     let expects_other = |value: &HeaderValue| {
         !value.is_empty() && !value.as_bytes().eq_ignore_ascii_case(b"100-continue")
     };
+
     if parts
         .headers
         .get_all(header::EXPECT)
@@ -172,6 +186,7 @@ pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
             "an Expect other than 100-continue",
         ));
     }
+
     // Over HTTP/1.1 TE counts only when Connection names it (RFC 9110 §10.1.4).
     let te_counts = options.te || parts.version == Version::HTTP_2;
     Ok(te_counts && headers::lists(&parts.headers, &header::TE, "trailers"))
@@ -182,6 +197,7 @@ pub(super) fn tidy(parts: &mut Parts, facts: &Facts, length: Option<u64>) {
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }
+
     if !parts.headers.contains_key(header::HOST)
         && let Some(host) = &facts.host
         && let Ok(value) = HeaderValue::from_str(
@@ -193,6 +209,7 @@ pub(super) fn tidy(parts: &mut Parts, facts: &Facts, length: Option<u64>) {
     {
         parts.headers.insert(header::HOST, value);
     }
+
     match length {
         Some(length) if parts.headers.contains_key(header::CONTENT_LENGTH) => {
             parts

@@ -99,6 +99,7 @@ impl Case<'_> {
             ),
             None => None,
         };
+
         let mut sent = match floor {
             Some(Pending::Decided(Decision::Answer(answer))) => {
                 return self.confirmed(answer).await.map(Judged::Answer);
@@ -117,15 +118,18 @@ impl Case<'_> {
                 if let Decision::Answer(answer) = decision.map_err(of_floor)? {
                     return self.confirmed(answer).await.map(Judged::Answer);
                 }
+
                 Sent::Read(whole, charge)
             }
         };
+
         let own = match self.head_of(self.gate, self.state)? {
             Pending::Decided(decision) => {
                 return self.decided(decision, sent, FetchedKeys::default()).await;
             }
             Pending::Body(pending) => pending,
         };
+
         let (whole, charge) = match sent {
             Sent::Read(whole, charge) if whole.len() as u64 <= own.max_body() => (whole, charge),
             Sent::Read(..) => return Err(refused_body(BodyError::TooLarge(own.max_body()))),
@@ -133,6 +137,7 @@ impl Case<'_> {
                 (self.whole(body, own.max_body(), &mut charge).await?, charge)
             }
         };
+
         let mut keys = FetchedKeys::default();
         let decision = self
             .body_of(Pending::Body(own), &whole, self.state, &mut keys)
@@ -141,6 +146,7 @@ impl Case<'_> {
             Ok(decision) => decision,
             Err(refusal) => return Err(self.diagnosed(refusal, &whole, &keys).await),
         };
+
         self.decided(decision, Sent::Read(whole, charge), keys)
             .await
     }
@@ -200,10 +206,12 @@ impl Case<'_> {
                     (pending, wanted)
                 })
                 .await?;
+
             if !wanted.is_empty() {
                 *keys = self.edge.keys.get(&wanted, self.edge.limits.fetch).await;
             }
         }
+
         let gate = pending.gate();
         let (now, of_check, fetched) = (self.received, Arc::clone(state), keys.clone());
         let check = move |head: RequestHead<'_>, body: &[u8]| {
@@ -223,12 +231,14 @@ impl Case<'_> {
         if body.len() <= OFFLOAD_BYTES {
             return Ok(check(self.head, body));
         }
+
         let (head, body) = (OwnedHead::from(self.head), body.clone());
         let checked = self
             .edge
             .offload
             .run(self.checks, move || check(head.head(), &body))
             .await;
+
         checked.map_err(|NoTurn| Refusal::new(Check::Body, Code::Busy, NoTurn.to_string()))
     }
 
@@ -252,6 +262,7 @@ impl Case<'_> {
                 }
             }
         };
+
         let outgoing = match sent {
             _ if self.wants_upgrade && permit.settings().websocket => Outgoing::Upgrade,
             Sent::Read(bytes, charge) => Outgoing::Whole(bytes, charge),
@@ -264,6 +275,7 @@ impl Case<'_> {
                 }
             }
         };
+
         Ok(Judged::Forward(Box::new(Passed {
             permit,
             outgoing,
@@ -276,6 +288,7 @@ impl Case<'_> {
     async fn confirmed(&self, answer: Box<Answer>) -> Result<Box<Answer>, Refusal> {
         /// Bytes of what a confirmation answers, which nobody looks at.
         const ANSWER_BYTES: usize = 64 * 1024;
+
         if let Some(url) = &answer.confirm {
             // On its own, like what else is rare and large: each request that waits for its body
             // would have room for it.
@@ -288,6 +301,7 @@ impl Case<'_> {
                 )
             })?;
         }
+
         Ok(answer)
     }
 
@@ -298,6 +312,7 @@ impl Case<'_> {
         if refusal.check != Check::Signature || !diagnoses.has_room(self.received.steady) {
             return refusal;
         }
+
         let (gate, head, body, keys) = (
             Arc::clone(self.gate),
             OwnedHead::from(self.head),
@@ -306,12 +321,14 @@ impl Case<'_> {
         );
         let (now, work) = (self.received.wall, Work::up_to(DOCTOR_BYTES));
         let (meter, clock) = (Arc::clone(diagnoses), self.edge.clock.clone());
+
         let diagnose = move || {
             let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now, &work);
             // Here, and not behind the await: a sender that goes away is charged, too.
             meter.spend(work.total(), clock.moment().steady);
             hints
         };
+
         let hints = self
             .edge
             .offload

@@ -76,13 +76,16 @@ impl EdgeListener {
             Type::STREAM,
             Some(Protocol::TCP),
         )?;
+
         if address.is_ipv6() {
             socket.set_only_v6(false)?;
         }
+
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
+
         TcpListener::from_std(socket.into())
     }
 
@@ -103,6 +106,7 @@ impl EdgeListener {
             edge.cut_off.clone(),
         );
         tasks.spawn(accept(listener, entry, edge, tasks.clone(), drain));
+
         Ok(Self {
             address,
             tasks,
@@ -126,6 +130,7 @@ impl EdgeListener {
         if timeout(patience - call, self.tasks.wait()).await.is_ok() {
             return;
         }
+
         self.last_call.cancel();
         if timeout(call, self.tasks.wait()).await.is_err() {
             self.cut_off.cancel();
@@ -163,6 +168,7 @@ async fn accept(
         tasks,
         drain,
     };
+
     let mut said: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
@@ -176,16 +182,19 @@ async fn accept(
                     said = Some(Instant::now());
                     tracing::warn!(%error, "accept failed; is the limit of open files too low?");
                 }
+
                 if error
                     .raw_os_error()
                     .is_some_and(|code| EXHAUSTED.contains(&code))
                 {
                     let _ = (0..EVICTED_AT_ONCE).all(|_| taker.slots.evict(1));
                 }
+
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+
     taker.take_the_last(listener).await;
 }
 
@@ -203,11 +212,13 @@ impl Taker {
             tracing::debug!(%client, "too many connections");
             return;
         };
+
         // A proxy that speaks HTTP brings everybody's requests on each of its connections; one that
         // begins them with the PROXY protocol passes on a stranger's.
         if trusted && !self.edge.proxy_protocol {
             slot.know(None);
         }
+
         let slot = Arc::new(slot);
         let (entry, edge, tasks) = (
             self.entry.clone(),
@@ -215,6 +226,7 @@ impl Taker {
             self.tasks.clone(),
         );
         let (drain, cut_off) = (self.drain.clone(), edge.cut_off.clone());
+
         self.tasks.spawn(async move {
             let _place = place;
             // Who has to go is asked for nothing more: what it sends now, it can send again.
@@ -238,6 +250,7 @@ impl Taker {
             // moment try again.
             tracing::debug!(%error, "new connections can't be kept out before the port closes");
         }
+
         let taking = async {
             loop {
                 match listener.accept().await {
@@ -250,6 +263,7 @@ impl Taker {
             }
         };
         let _ = timeout(LAST_HANDSHAKES, taking).await;
+
         // What the runtime has not heard of yet.
         let Ok(listener) = listener.into_std() else {
             return;
@@ -287,10 +301,12 @@ async fn handshake_and_serve(
         tracing::debug!(%error, "TCP_NODELAY");
         return;
     }
+
     // Or the kernel takes megabytes of an answer at once, and a slow reader looks like one that has
     // stopped. It lets more in when half has left: one gets on that takes 64 KiB in `write_stall`,
     // 7 kB/s.
     tcp::keep_queue_short(&stream);
+
     let mut stream = stream;
     let mut address = peer.ip();
     if edge.proxy_protocol && edge.trusted_proxies.contains(canonical(address)) {
@@ -306,6 +322,7 @@ async fn handshake_and_serve(
             }
         }
     }
+
     let unread = Unread::default();
     let stall = edge.limits.write_stall;
     let opening = async {
@@ -313,6 +330,7 @@ async fn handshake_and_serve(
         let is_clear =
             stream.peek(&mut first).await? == first.len() && clear_text::is_begun_by(first[0]);
         let stream = StallGuard::new(stream, stall, unread.clone());
+
         if is_clear {
             Ok(Opened::ClearText(stream))
         } else {
@@ -323,6 +341,7 @@ async fn handshake_and_serve(
                 .map(|tls| Opened::Tls(Box::new(tls)))
         }
     };
+
     let tls = match timeout(edge.limits.tls_handshake, opening).await {
         Ok(Ok(Opened::ClearText(stream))) => {
             return clear_text::refuse(
@@ -348,6 +367,7 @@ async fn handshake_and_serve(
             return;
         }
     };
+
     let tls = match *tls {
         Accepted::Sender(tls) => tls,
         Accepted::Agent(tls) => {
@@ -356,6 +376,7 @@ async fn handshake_and_serve(
                 return;
             };
             let (liveness, tasks) = (agents.host.liveness(), agents.tasks().clone());
+
             agents.enter(place, async move {
                 Session::over_tcp_at_relay(tls, peer, liveness, &tasks).await
             });
@@ -363,6 +384,7 @@ async fn handshake_and_serve(
         }
     };
     let (_, session) = tls.get_ref();
+
     let h2 = session.alpn_protocol() == Some(tls::H2);
     let sni = session.server_name().map(str::to_owned);
     connection::serve(

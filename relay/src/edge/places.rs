@@ -29,6 +29,7 @@ impl Places {
         if *taken >= most {
             return None;
         }
+
         *taken += 1;
         drop(by_source);
         Some(Place {
@@ -71,6 +72,7 @@ mod tests {
         );
         assert!(places.take(client("2001:db8:0:1::1"), 1).is_some());
         drop(first);
+
         assert!(places.take(client("2001:db8::2"), 1).is_some());
         assert!(places.lock().is_empty());
     }

@@ -23,6 +23,7 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<IpA
     // Not a byte more than the header may be taken: TLS begins behind it.
     let mut header = vec![0; SIGNATURE.len()];
     stream.read_exact(&mut header).await?;
+
     if header == SIGNATURE {
         let mut rest = [0; 4];
         stream.read_exact(&mut rest).await?;
@@ -31,6 +32,7 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<IpA
         if length > HEADER_BYTES {
             return Err(malformed("the header is too long"));
         }
+
         header.extend(rest);
         let start = header.len();
         header.resize(start + length, 0);
@@ -45,6 +47,7 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<IpA
             header.push(stream.read_u8().await?);
         }
     }
+
     source(&header)
 }
 
@@ -59,12 +62,14 @@ pub fn source(header: &[u8]) -> io::Result<Option<IpAddr>> {
         if header.command == ppp::v2::Command::Local {
             return Ok(None);
         }
+
         return Ok(match header.addresses {
             ppp::v2::Addresses::IPv4(addresses) => Some(addresses.source_address.into()),
             ppp::v2::Addresses::IPv6(addresses) => Some(addresses.source_address.into()),
             _ => None,
         });
     }
+
     let header =
         ppp::v1::Header::try_from(header).map_err(|error| malformed(&error.to_string()))?;
     Ok(match header.addresses {
@@ -106,6 +111,7 @@ mod tests {
             (found, rest.as_slice()),
             (address("192.0.2.1"), &b"TLS"[..])
         );
+
         let (found, rest) = judge(b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\nTLS")
             .await
             .unwrap();
@@ -113,6 +119,7 @@ mod tests {
             (found, rest.as_slice()),
             (address("2001:db8::1"), &b"TLS"[..])
         );
+
         let (found, rest) = judge(b"PROXY UNKNOWN\r\nTLS").await.unwrap();
         assert_eq!((found, rest.as_slice()), (None, &b"TLS"[..]));
         let four = [192, 0, 2, 1, 198, 51, 100, 1, 0xdc, 4, 1, 187];
@@ -121,10 +128,12 @@ mod tests {
             (found, rest.as_slice()),
             (address("192.0.2.1"), &b"TLS"[..])
         );
+
         let (found, _) = judge(&v2(0x21, 0x11, &[&four[..], &[4, 0, 1, 0]].concat()))
             .await
             .unwrap();
         assert_eq!(found, address("192.0.2.1"), "with an extension");
+
         let (found, rest) = judge(&v2(0x20, 0, &[])).await.unwrap();
         assert_eq!((found, rest.as_slice()), (None, &b"TLS"[..]));
     }

@@ -66,6 +66,7 @@ pub fn admit(request: Request<Incoming>, connection: &Arc<Connection>) -> Answer
     /// What a request needs beside its head, and what a field of its head needs beside its text.
     const REQUEST: u64 = 7 * KIB;
     const FIELD: usize = 128;
+
     let fields: usize = request
         .headers()
         .iter()
@@ -109,6 +110,7 @@ async fn answer(
         .map_or_else(Bytes::new, |target| {
             Bytes::copy_from_slice(target.as_str().as_bytes())
         });
+
     let mut facts = Facts {
         id: connection.edge.ids.next(),
         received: connection.edge.clock.moment(),
@@ -117,12 +119,14 @@ async fn answer(
         target,
         tunnel: Tunnel::default(),
     };
+
     let place = connection.edge.take_place(connection.peer.address);
     let outcome = match &place {
         Some(_) => handle(request, &connection, &mut facts, held).await,
         None => Err(Stop::Crowded),
     };
     let (seen, log) = (facts.seen(&method), &connection.edge.log);
+
     let mut response = match outcome {
         Ok(Ok(response)) => {
             log.forwarded(seen, response.status(), since.elapsed());
@@ -140,6 +144,7 @@ async fn answer(
                 }
             };
             log.answered(seen, what, response.status());
+
             facts.tell_answered(&method, reason, response.status(), since);
             response
         }
@@ -151,6 +156,7 @@ async fn answer(
                 false => answer::write(facts.id, refusal.code, Some(refusal.status)),
             };
             answer::retry_after(&mut response, refusal.retry_after);
+
             if refusal.check.breaks_framing() && version < Version::HTTP_2 {
                 response
                     .headers_mut()
@@ -158,10 +164,12 @@ async fn answer(
                 // What follows such a head may be taken for no body, and is not read either.
                 connection.peer.unread.set(true);
             }
+
             if refusal.code == Code::SlowRequest {
                 connection.activity.end_soon();
                 connection.peer.unread.set_slow();
             }
+
             response
         }
         Err(Stop::Failed(error)) => {
@@ -183,6 +191,7 @@ async fn answer(
         }
         Err(Stop::Crowded) => answer::write(facts.id, Code::Busy, None),
     };
+
     // A stranger is known by the answer that passes; one that is refused again and again is no
     // reason to stay.
     let overstays = connection.activity.age() > connection.edge.limits.stranger_life
@@ -196,6 +205,7 @@ async fn answer(
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+
     // Both count until the answer has been taken, not only until it is there.
     Ok(response.map(|body| body.hold(open, place)))
 }
@@ -214,19 +224,23 @@ async fn handle(
     let tasks = (parts.version == Version::HTTP_2).then(|| connection.tasks.clone());
     let incoming = Arriving::new(incoming, tasks);
     let length = incoming.size_hint().exact();
+
     // Before anything refuses: what was read of the head is forgotten with it.
     let spelling = head::spelling(&parts, connection, length);
     head::find_tunnel(&parts, connection, facts)?;
+
     let spelling = spelling?;
     head::check_size(&parts, &edge.limits)?;
     let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone())
         .map_err(judge::refused_body)?;
     let te_trailers = head::check_connection(&parts)?;
+
     head::tidy(&mut parts, facts, length);
 
     let Some(host) = facts.host.clone() else {
         return Err(Stop::Away);
     };
+
     if facts.tunnel.is_away() {
         let arrival = edge
             .registry
@@ -247,6 +261,7 @@ async fn handle(
             }
         }
     }
+
     let Some(gate) = facts.tunnel.gate.clone() else {
         return Err(Stop::Away);
     };
@@ -261,22 +276,27 @@ async fn handle(
         Judged::Answer(answer) => return Ok(Err(Own::Handshake(answer))),
         Judged::Acknowledge => return Ok(Err(Own::Acknowledged)),
     };
+
     connection.peer.slot.know(Some(&connection.activity));
     drop(held);
+
     if wants_upgrade && !permit.settings().websocket {
         facts.tell_note(
             &parts.method,
             "it asks for a WebSocket, which this route does not open: --websocket",
         );
     }
+
     if let Some(refusal) = permit.observed() {
         edge.log.refused(facts.seen(&parts.method), refusal, true);
         facts.tell_refused(&parts.method, refusal, Instant::now(), true);
     }
+
     if edge.last_call.is_cancelled() {
         // Nobody would wait for the answer, and it would come twice.
         return Err(Stop::Away);
     }
+
     let upgrade = matches!(outgoing, Outgoing::Upgrade);
     let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
     // On its own: the room for it is needed only now, and not by those who wait for a verdict.
@@ -293,6 +313,7 @@ async fn handle(
         sent = sending => sent,
         () = edge.last_call.cancelled() => Err(ForwardError::Stopping),
     };
+
     let mut forwarded = sent.map_err(|error| match error {
         // What the sender did wrong on the way is a refusal like any other.
         ForwardError::Body(error) => Stop::Refused(judge::refused_body(error)),
@@ -301,6 +322,7 @@ async fn handle(
     if let Some(claim) = claim.filter(|_| forwarded.response.status().is_success()) {
         claim.confirm().await;
     }
+
     if let (true, Some(on_upgrade), Some((writer, reader))) =
         (upgrade, on_upgrade, forwarded.upgraded.take())
     {
@@ -308,12 +330,14 @@ async fn handle(
         let stop = edge.cut_off.clone();
         // Its connection is not idle.
         let held = (forwarded.under_way, connection.activity.open_request());
+
         connection.tasks.spawn(async move {
             upgrade::carry(on_upgrade, writer, reader, idle, stop).await;
             drop(held);
         });
         return Ok(Ok(forwarded.response));
     }
+
     Ok(Ok(forwarded.into_response()))
 }
 
@@ -355,12 +379,14 @@ fn tunnel_request(
         }
         Outgoing::Upgrade | Outgoing::Gone => Some(0),
     };
+
     // A chunked body that is known whole goes on with its length.
     if let Some(length) = length.filter(|length| *length > 0) {
         parts
             .headers
             .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
+
     let host = facts.host.as_ref().map_or("", HostName::as_str);
     TunnelRequest {
         context: Context {

@@ -115,17 +115,20 @@ impl Slots {
         if full && !self.evict(IDLE_AT_ONCE) {
             return None;
         }
+
         let evicted = CancellationToken::new();
         let stranger = Stranger {
             evicted: evicted.clone(),
             since: Instant::now(),
             held: 0,
         };
+
         let mut state = self.lock();
         let number = state.next;
         (state.next, state.taken) = (number + 1, state.taken + 1);
         state.strangers.insert(number, stranger);
         drop(state);
+
         Some(Slot {
             slots: Arc::clone(self),
             number,
@@ -144,12 +147,14 @@ impl Slots {
         } else {
             Vec::new()
         };
+
         if evicted.is_empty() {
             evicted = match state.strangers.keys().next().copied() {
                 Some(first) => state.evict(first).into_iter().collect(),
                 None => state.evict_idle(idle, IDLE),
             };
         }
+
         drop(state);
         evicted.iter().for_each(CancellationToken::cancel);
         !evicted.is_empty()
@@ -178,6 +183,7 @@ impl State {
         if self.all_busy.is_some_and(|at| at.elapsed() < LOOK_AGAIN) {
             return Vec::new();
         }
+
         let idle = |known: &Known| {
             known
                 .activity
@@ -185,6 +191,7 @@ impl State {
                 .idle_for()
                 .filter(|idle| *idle >= least)
         };
+
         let mut found: Vec<_> = self
             .known
             .iter()
@@ -194,6 +201,7 @@ impl State {
         found.truncate(most);
         self.all_busy = found.is_empty().then(Instant::now);
         self.taken -= found.len();
+
         found
             .iter()
             .filter_map(|(_, number)| self.known.remove(number))
@@ -207,6 +215,7 @@ impl State {
         if self.held <= HEADS_OF_ALL {
             return Vec::new();
         }
+
         let now = Instant::now();
         let cost = |stranger: &Stranger| {
             u128::from(stranger.held) * now.duration_since(stranger.since).as_nanos()
@@ -219,11 +228,14 @@ impl State {
             .map(|(number, stranger)| (cost(stranger), *number))
             .collect();
         holders.sort_unstable();
+
         let enough = HEADS_OF_ALL - MADE_FREE;
         let mut evicted = Vec::new();
+
         while let Some((_, number)) = holders.pop().filter(|_| self.held > enough) {
             evicted.extend(self.evict(number));
         }
+
         evicted
     }
 }
@@ -235,6 +247,7 @@ impl Slot {
         if self.is_known() {
             return;
         }
+
         let mut state = self.slots.lock();
         // One that was evicted a moment ago stays so.
         if let Some(stranger) = state.strangers.remove(&self.number) {
@@ -262,6 +275,7 @@ impl Slot {
         } else {
             BODILESS_OF_ONE
         };
+
         let mut held = Held {
             slot: Arc::clone(self),
             bytes: 0,
@@ -278,6 +292,7 @@ impl Slot {
         };
         stranger.held += REFUSED;
         state.held += REFUSED;
+
         let evicted = state.make_room();
         drop(state);
         evicted.iter().for_each(CancellationToken::cancel);
@@ -304,11 +319,13 @@ impl Held {
         if self.bytes == bytes || self.slot.is_known() {
             return true;
         }
+
         let mut state = self.slot.slots.lock();
         let more = bytes.saturating_sub(self.bytes);
         if more > 0 && state.held + state.leaving_held + more > HEADS_AT_MOST {
             return false;
         }
+
         // Who is known, or had to go, is not counted any more.
         let Some(stranger) = state.strangers.get_mut(&self.slot.number) else {
             return true;
@@ -316,12 +333,15 @@ impl Held {
         if more > 0 && stranger.held + more > self.most {
             return false;
         }
+
         stranger.held = stranger.held + bytes - self.bytes;
         state.held = state.held + bytes - self.bytes;
         self.bytes = bytes;
+
         let evicted = state.make_room();
         drop(state);
         evicted.iter().for_each(CancellationToken::cancel);
+
         true
     }
 }
@@ -337,6 +357,7 @@ impl Drop for Slot {
         let mut state = self.slots.lock();
         let left = state.leaving.remove(&self.number).unwrap_or_default();
         state.leaving_held -= left;
+
         if let Some(stranger) = state.strangers.remove(&self.number) {
             (state.taken, state.held) = (state.taken - 1, state.held - stranger.held);
         } else if state.known.remove(&self.number).is_some() {
@@ -355,6 +376,7 @@ mod tests {
         let slots = Slots::new(2);
         let (first, second) = (slots.take().unwrap(), slots.take().unwrap());
         first.know(None);
+
         let third = slots.take().unwrap();
         assert!(second.evicted.is_cancelled() && !first.evicted.is_cancelled());
         second.know(None);
@@ -364,6 +386,7 @@ mod tests {
         drop(second);
         assert!(slots.take().is_none(), "an evicted one has no slot to free");
         drop(first);
+
         assert!(slots.take().is_some());
         drop(third);
         assert_eq!(slots.lock().taken, 0);
@@ -378,6 +401,7 @@ mod tests {
         for (slot, activity) in &known {
             slot.know(Some(activity));
         }
+
         let stranger = slots.take().unwrap();
         let busy = known[0].1.open_request();
         let gone = |number: usize| known[number].0.evicted.is_cancelled();
@@ -389,6 +413,7 @@ mod tests {
                 .for_each(CancellationToken::cancel);
         };
         evict(3);
+
         assert_eq!((0..15).filter(|number| gone(*number)).count(), 3);
         evict(usize::MAX);
         assert!(!gone(0) && (1..15).all(gone), "all but the busy one");
@@ -409,10 +434,12 @@ mod tests {
             first.hold_coming().set(COMING),
             "a head that comes has memory of its own"
         );
+
         assert!(head.set(1) && first.hold(HEADS_OF_ONE - 1, true).is_some());
         let known = slot();
         known.know(None);
         assert!(known.hold(HEADS_AT_MOST * 2, true).is_some());
+
         let others: Vec<_> = (0..2 * HEADS_AT_MOST / HEADS_OF_ONE)
             .map(|_| slot().hold(HEADS_OF_ONE, true))
             .collect();
@@ -422,6 +449,7 @@ mod tests {
         );
         drop((head, others));
         assert_eq!(slots.lock().held, 0);
+
         assert_eq!(slots.lock().leaving_held, 0);
         assert!(slot().hold(HEADS_OF_ONE, true).is_some());
     }
@@ -438,11 +466,14 @@ mod tests {
             .iter()
             .map(|hoard| hoard.hold(HEADS_OF_ONE, true).unwrap())
             .collect();
+
         let dripping = slot();
         let mut drip = dripping.hold_coming();
+
         for bytes in 1..1000 {
             assert!(drip.set(200 * KIB + bytes));
         }
+
         assert!(!waiting.evicted.is_cancelled() && !dripping.evicted.is_cancelled());
         let gone = hoards
             .iter()
@@ -452,6 +483,7 @@ mod tests {
             (1..=MADE_FREE / HEADS_OF_ONE + 1).contains(&gone),
             "{gone}: as many as needed, and once"
         );
+
         drop(held);
     }
 }

@@ -63,6 +63,7 @@ impl Recorded {
             .get(head.clone())
             .map(|head| in_order(head, headers))
             .unwrap_or_default();
+
         let mut used = head.end;
         if let Some(length) = body {
             let here = usize::try_from(length)
@@ -71,10 +72,12 @@ impl Recorded {
             used += here;
             inner.skip = length - here as u64;
         }
+
         inner.in_body = body.is_none();
         inner.bytes.drain(..used);
         inner.bytes.shrink_to(KEPT);
         inner.hold();
+
         spelling
     }
 
@@ -107,10 +110,12 @@ impl Inner {
         self.skip -= skipped as u64;
         self.bytes
             .extend_from_slice(new.get(skipped..).unwrap_or_default());
+
         if self.bytes.len() > REMEMBERED + SLACK {
             let oldest = self.bytes.len() - REMEMBERED;
             self.bytes.drain(..oldest);
         }
+
         self.hold()
     }
 
@@ -122,6 +127,7 @@ impl Inner {
             .held
             .as_mut()
             .is_none_or(|held| held.set(self.bytes.len() as u64 * cost));
+
         granted || self.in_body
     }
 
@@ -147,6 +153,7 @@ fn in_order(head: &[u8], headers: &HeaderMap) -> Spelling {
         .collect();
     let mut spelled = SpellingBuilder::new();
     let mut next = 0;
+
     for (name, _) in headers {
         let lower = name.as_str().as_bytes();
         let fits = |index: &usize| {
@@ -154,6 +161,7 @@ fn in_order(head: &[u8], headers: &HeaderMap) -> Spelling {
                 .get(*index)
                 .is_some_and(|written| written.eq_ignore_ascii_case(lower))
         };
+
         let index = Some(next)
             .filter(fits)
             .or_else(|| (0..found.len()).find(fits));
@@ -166,6 +174,7 @@ fn in_order(head: &[u8], headers: &HeaderMap) -> Spelling {
             None => spelled.add(lower, name),
         }
     }
+
     spelled.finish()
 }
 
@@ -202,12 +211,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Recorder<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let outcome = Pin::new(&mut self.inner).poll_read(cx, buf);
+
         if let Some(new) = buf.filled().get(before..)
             && !new.is_empty()
             && !self.recorded.lock().add(new)
         {
             return Poll::Ready(Err(io::Error::other("no memory for the head")));
         }
+
         outcome
     }
 }
@@ -251,6 +262,7 @@ mod tests {
         let start: &[u8] = b"POST /a HTTP/1.1\r\n";
         let head = "Host: x\r\nX-A: 1\r\nX-GitHub-Event: push\r\nx-a: 2\r\n\r\n";
         let mut headers = HeaderMap::new();
+
         for (name, value) in [
             ("host", "x"),
             ("x-a", "1"),
@@ -259,14 +271,17 @@ mod tests {
         ] {
             headers.append(http::HeaderName::from_static(name), value.parse().unwrap());
         }
+
         let recorded = Recorded::default();
         // Behind a body in chunks, then twice behind a body of known length, which comes in pieces.
         recorded.lock().add(b"0\r\n\r\n");
+
         for pieces in [["", "body"], ["", "bo"], ["dy", "body"]] {
             let [before, behind] = pieces;
             recorded
                 .lock()
                 .add(format!("{before}POST /a HTTP/1.1\r\n{head}{behind}").as_bytes());
+
             let spelling = recorded.spelling(start, &headers, Some(4));
             let written: Vec<_> = spelling
                 .names()
@@ -274,6 +289,7 @@ mod tests {
                 .collect();
             assert_eq!(written, ["Host", "X-A", "x-a", "X-GitHub-Event"]);
         }
+
         assert!(
             recorded.lock().bytes.is_empty(),
             "bodies are not remembered"

@@ -92,6 +92,7 @@ impl<S> StallGuard<S> {
             self.timer = None;
             return outcome;
         }
+
         let patience = self.patience;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
         match timer.as_mut().poll(cx) {
@@ -124,11 +125,13 @@ impl<S: AsyncRead + Unpin> StallGuard<S> {
             came: 0,
             left: LINGER_BYTES,
         });
+
         while linger.left > 0 {
             if linger.timer.as_mut().poll(cx).is_ready() {
                 if linger.came < LINGER_WINDOW_BYTES || Instant::now() >= linger.end {
                     break;
                 }
+
                 linger.came = 0;
                 linger
                     .timer
@@ -136,6 +139,7 @@ impl<S: AsyncRead + Unpin> StallGuard<S> {
                     .reset(linger.end.min(Instant::now() + window));
                 continue;
             }
+
             let mut bytes = [0; DISCARD];
             let mut buffer = ReadBuf::new(&mut bytes);
             match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer)) {
@@ -146,6 +150,7 @@ impl<S: AsyncRead + Unpin> StallGuard<S> {
                 _ => break,
             }
         }
+
         Poll::Ready(())
     }
 }
@@ -193,9 +198,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
             let outcome = Pin::new(&mut self.inner).poll_shutdown(cx);
             ready!(self.watch(cx, outcome))?;
         }
+
         if self.unread.0.unread.load(Ordering::Relaxed) {
             ready!(self.poll_linger(cx));
         }
+
         Poll::Ready(Ok(()))
     }
 }

@@ -51,6 +51,7 @@ impl TlsEntry {
             .with_single_cert(edge.chain, edge.key)?;
         senders.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
         senders.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+
         Ok(Self {
             senders: Arc::new(senders),
             agents: tcp::server_tls(identity, key)?,
@@ -76,6 +77,7 @@ impl TlsEntry {
                 .await
                 .map(Accepted::Agent);
         }
+
         hello
             .into_stream(Arc::clone(&self.senders))
             .await

@@ -61,6 +61,7 @@ impl TunnelBody {
             // Whether the request was sent to its end no longer matters: there is an answer.
             self.pump = None;
         }
+
         Pin::new(&mut self.body)
             .poll_frame(cx)
             .map_err(AnswerError::Body)
@@ -103,6 +104,7 @@ impl AnswerBody {
         {
             return Self::own(Full::new(whole));
         }
+
         let on_its_way = OnItsWay::new(TunnelBody { body, pump }, untaken);
         Self {
             source: Source::Tunnel(on_its_way),
@@ -131,9 +133,11 @@ impl Body for AnswerBody {
                 }
             }
         };
+
         if let Some((open, _)) = &mut self.held {
             open.taken(frame.is_ready());
         }
+
         frame
     }
 

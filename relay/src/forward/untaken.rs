@@ -125,6 +125,7 @@ impl<T> Untaken<T> {
         let still = now.saturating_sub(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
         given.retain(|answer| answer.since <= still && answer.lies > 0);
         given.sort_unstable_by_key(|answer| answer.since);
+
         let mut count = 0;
         for answer in given {
             if lying <= ROOM {
@@ -133,6 +134,7 @@ impl<T> Untaken<T> {
             lying = lying.saturating_sub(answer.lies);
             count += usize::from(answer.take_away());
         }
+
         self.taken_away.fetch_add(count as u64, Ordering::Relaxed);
         count
     }
@@ -173,6 +175,7 @@ impl<T> Given<T> {
             // Nothing lies here of it any more.
             self.answer.given.store(0, Ordering::Relaxed);
         }
+
         drop(body);
         // Dropping it tells the agent to stop, and gives the room back.
         victim.is_some()
@@ -198,10 +201,12 @@ impl<T> OnItsWay<T> {
         let answer = Arc::new(answer);
         let mut answers = all.answers();
         answers.insert(number, Arc::clone(&answer));
+
         all.count.store(answers.len(), Ordering::Relaxed);
         if answers.len() > FEW {
             all.crowded.notify_one();
         }
+
         drop(answers);
         Self {
             all: Arc::clone(all),
@@ -221,10 +226,12 @@ impl<T> OnItsWay<T> {
         let body = body.as_mut()?;
         let next = poll(body);
         let given = if next.is_ready() { self.all.now() } else { 0 };
+
         self.answer
             .left
             .store(left(body).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.answer.given.store(given, Ordering::Relaxed);
+
         Some(next)
     }
 
@@ -258,6 +265,7 @@ mod tests {
                     .is_ready()
             );
         }
+
         answers
     }
 
@@ -277,6 +285,7 @@ mod tests {
         let all = Arc::new(Untaken::default());
         let few = answers(&all, FEW as u64, LARGE);
         assert_eq!(all.relieve_at(later(&all)), 0, "there is room");
+
         let more = answers(&all, 3, LARGE);
         assert_eq!(
             all.relieve_at(all.now()),
@@ -285,6 +294,7 @@ mod tests {
         );
         assert_eq!(all.relieve_at(later(&all)), 3);
         assert_eq!((all.count_taken_away(), all.count_taken_away()), (3, 0));
+
         let lying: u64 = all
             .answers()
             .values()
@@ -295,6 +305,7 @@ mod tests {
             lying, ROOM,
             "what was taken away does not lie here any more"
         );
+
         assert_eq!(gone(&few) + gone(&more), 3);
         assert_eq!(all.relieve_at(later(&all)), 0, "once is enough");
         let most = answers(&all, 1, LARGE);
@@ -304,6 +315,7 @@ mod tests {
             "who has given way gives no room again"
         );
         assert_eq!(all.crowds(), 1);
+
         drop((more, most));
         assert_eq!((all.answers().len(), all.crowds()), (few.len(), 1));
     }
@@ -317,10 +329,12 @@ mod tests {
             [None, Some(2.0), Some(0.25), Some(0.25)]
         );
         assert!(seconds(ROOM + 1).unwrap() > 3.9);
+
         let all = Arc::new(Untaken::default());
         let many = answers(&all, FULL / u64::from(STREAM_WINDOW), LARGE);
         let soon = all.now() + u64::try_from(STILL_AT_FULL.as_millis()).unwrap();
         assert_eq!(all.relieve_at(all.now()), 0);
+
         let asks_on = &many[0];
         let looked_at = Given::of(&asks_on.answer).unwrap();
         asks_on.answer.given.fetch_add(1, Ordering::Relaxed);
@@ -340,6 +354,7 @@ mod tests {
                     .is_pending()
             );
         }
+
         let small = answers(&all, 1000, 10_000);
         assert_eq!(all.relieve_at(later(&all)), 0);
         assert_eq!(gone(&waiting) + gone(&small), 0);

@@ -29,6 +29,7 @@ pub fn parse_network(text: &str) -> Result<IpNet, String> {
         format!("{text:?} is no address range; write one such as 192.30.252.0/22 or 2001:db8::/32")
     })?;
     let most: u8 = if address.is_ipv4() { 32 } else { 128 };
+
     let prefix = match prefix {
         None => most,
         Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -45,12 +46,14 @@ pub fn parse_network(text: &str) -> Result<IpNet, String> {
         }
     };
     let network = IpNet::new(address, prefix).map_err(|error| format!("{text:?}: {error}"))?;
+
     if network.network() != address {
         return Err(format!(
             "{text:?} has bits set behind its prefix; did you mean {}?",
             network.trunc()
         ));
     }
+
     unmapped(network).ok_or_else(|| {
         format!("{text:?} covers IPv4-mapped addresses and others; name the IPv4 range")
     })
@@ -103,6 +106,7 @@ impl AddressSet {
                     .push((net.network().to_bits(), net.broadcast().to_bits())),
             }
         }
+
         set.v4 = merged(set.v4, |start| start.checked_sub(1));
         set.v6 = merged(set.v6, |start| start.checked_sub(1));
         set
@@ -140,6 +144,7 @@ impl AddressSet {
 fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>, before: impl Fn(T) -> Option<T>) -> Vec<(T, T)> {
     ranges.sort_unstable();
     let mut joined: Vec<(T, T)> = Vec::with_capacity(ranges.len());
+
     for (start, end) in ranges {
         match joined.last_mut() {
             Some(last) if start <= last.1 || before(start) == Some(last.1) => {
@@ -148,6 +153,7 @@ fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>, before: impl Fn(T) -> Option<T
             _ => joined.push((start, end)),
         }
     }
+
     joined
 }
 
@@ -193,6 +199,7 @@ mod tests {
         ] {
             assert!(parse_network(bad).is_err(), "{bad}");
         }
+
         assert_eq!(
             parse_network("::ffff:192.0.2.0/120").unwrap(),
             "192.0.2.0/24".parse::<IpNet>().unwrap()

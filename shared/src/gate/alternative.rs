@@ -80,6 +80,7 @@ impl AddressRule {
             .iter()
             .map(|name| name.replace('-', "_"))
             .collect();
+
         Self {
             ranges: addresses.set(),
             named,
@@ -174,6 +175,7 @@ impl Alternative {
         if let Err(refusal) = self.check_address(deny, client, state, now) {
             evidence.relax(refusal, observing)?;
         }
+
         for check in &self.tokens {
             match token::check(check, head.target, head.headers) {
                 Ok((spot, name)) => {
@@ -183,9 +185,11 @@ impl Alternative {
                 Err(why) => evidence.relax(token_refusal(check, why), observing)?,
             }
         }
+
         // A challenge, too, passes all that needs no signature: some are answered with the key of
         // the events.
         self.check_fields(head)?;
+
         let no_body = Request::new(head, b"");
         if evidence.failed.is_none()
             && self
@@ -194,6 +198,7 @@ impl Alternative {
         {
             return Ok(evidence);
         }
+
         if !self.needs_body() {
             self.check_signatures(
                 &no_body,
@@ -203,6 +208,7 @@ impl Alternative {
                 &mut evidence,
             )?;
         }
+
         Ok(evidence)
     }
 
@@ -235,16 +241,19 @@ impl Alternative {
                 format!("{client} is denied"),
             ));
         }
+
         let Some(allow) = &self.allow else {
             return Ok(());
         };
         if self.side == Side::Agent && !allow.named.is_empty() || allow.contains(client, state) {
             return Ok(());
         }
+
         let mut why = format!("{client} is not in an allowed range");
         for age in allow.ages(state, now) {
             why.push_str(&format!(" ({age})"));
         }
+
         Err(Refusal::failed(Check::Address, why))
     }
 
@@ -292,6 +301,7 @@ impl Alternative {
                 }
             }
         }
+
         evidence.signed &= !unsigned;
         Ok(())
     }
@@ -305,6 +315,7 @@ impl Alternative {
                 &own
             }
         };
+
         let failed = |why| Refusal::failed(Check::BodyRule, why);
         self.body
             .iter()

@@ -29,6 +29,7 @@ pub(super) fn check(
     } else {
         inspection.texts(&rule.path, request.body)
     };
+
     let texts = texts.map_err(|fault| match fault {
         ReadFault::Json(fault) => fault.to_string(),
         ReadFault::Form(_) => format!("the body is a form whose field {FORM_FIELD} can't be read"),
@@ -39,6 +40,7 @@ pub(super) fn check(
     if texts.iter().all(|text| rule.allowed.contains(text)) {
         return Ok(());
     }
+
     Err(format!(
         "{} is none of {}",
         rule.path,
@@ -92,11 +94,13 @@ mod tests {
         let form =
             |body: &str| check_as(&rule, "application/x-www-form-urlencoded", body.as_bytes());
         assert_eq!(form("payload=%7B%22ref%22%3A%22main%22%7D"), Ok(()));
+
         assert!(
             form("payload=%7B%22ref%22%3A%22dev%22%7D")
                 .unwrap_err()
                 .contains("none of main")
         );
+
         for bad in [
             "",
             "a=b",
@@ -120,6 +124,7 @@ mod tests {
             check(&rule("l[*].b"), br#"{"l":[{"b":"main"},{"b":"main"}]}"#),
             Ok(())
         );
+
         for bad in [
             r#"{"ref":"dev"}"#,
             r#"{"ref":"main","ref":"dev"}"#,
@@ -129,6 +134,7 @@ mod tests {
         ] {
             assert!(check(&rule("ref"), bad.as_bytes()).is_err(), "{bad}");
         }
+
         assert!(check(&rule("l[*].b"), br#"{"l":[{"b":"main"},{"b":"dev"}]}"#).is_err());
     }
 }

@@ -108,6 +108,7 @@ pub fn explain(
         hints: Vec::new(),
         notes,
     };
+
     match decided {
         Ok(Decision::Forward(permit)) => {
             explanation.reason = match permit.observed() {
@@ -145,6 +146,7 @@ pub fn explain(
             explanation.reason = refusal.why;
         }
     }
+
     explanation
 }
 
@@ -168,6 +170,7 @@ fn decide(
                     why,
                 ));
             }
+
             pending.check_body(request.head, request.body, now, state, keys)
         }
     }
@@ -188,12 +191,14 @@ fn steps<'g>(
         observing: false,
     };
     let head = request.head;
+
     list.judge(
         None,
         Check::Shape,
         gate.check_shape(head),
         "it can be read in one way only",
     );
+
     if let Some(lockout) = gate.lockout {
         let text = format!(
             "{} failures within {} s lock an address out for {} s",
@@ -203,6 +208,7 @@ fn steps<'g>(
         );
         list.push(None, Check::Lockout, Outcome::RelayOnly, text);
     }
+
     if let Some(rate) = gate.client_rate {
         list.push(
             None,
@@ -211,6 +217,7 @@ fn steps<'g>(
             format!("at most {rate} of one address"),
         );
     }
+
     let route = match gate.find_route(head) {
         Ok(index) => gate.routes.get(index),
         Err(refusal) => {
@@ -222,6 +229,7 @@ fn steps<'g>(
                     "a route has this path".to_owned(),
                 );
             }
+
             list.push(None, refusal.check, Outcome::Refuse, refusal.why);
             None
         }
@@ -229,12 +237,14 @@ fn steps<'g>(
     let Some(route) = route else {
         return (None, list.steps, Vec::new());
     };
+
     list.push(
         None,
         Check::Path,
         Outcome::Pass,
         format!("the route {:?} has this path", route.settings.name),
     );
+
     list.push(
         None,
         Check::Method,
@@ -242,6 +252,7 @@ fn steps<'g>(
         format!("it takes {}", head.method),
     );
     list.observing = route.observes(now);
+
     let needs_body = route.accept.iter().any(Alternative::needs_body);
     if needs_body {
         let fits = request.body.len() as u64 <= route.settings.max_body;
@@ -253,6 +264,7 @@ fn steps<'g>(
         );
         list.push(None, Check::BodySize, outcome, text);
     }
+
     for (number, alternative) in route.accept.iter().enumerate() {
         alternative_steps(
             &mut list,
@@ -266,6 +278,7 @@ fn steps<'g>(
             keys,
         );
     }
+
     if let Some(replay) = route.replay {
         let text = format!(
             "deliveries are remembered for {} s",
@@ -273,6 +286,7 @@ fn steps<'g>(
         );
         list.push(None, Check::Replay, Outcome::RelayOnly, text);
     }
+
     for (rate, whose) in [(route.rate, "this route"), (gate.rate, "this tunnel")] {
         if let Some(rate) = rate {
             list.push(
@@ -283,12 +297,14 @@ fn steps<'g>(
             );
         }
     }
+
     let notes = route
         .accept
         .iter()
         .flat_map(Alternative::signatures)
         .filter_map(note)
         .collect();
+
     (Some(route), list.steps, notes)
 }
 
@@ -299,6 +315,7 @@ fn note(rule: &super::signature::SignatureRule) -> Option<String> {
         Coverage::Part => "does not cover every byte of the body, and the rest may be anything",
         Coverage::Body => "",
     };
+
     let public = rule
         .check()
         .schemes()
@@ -310,6 +327,7 @@ fn note(rule: &super::signature::SignatureRule) -> Option<String> {
             "its secret is known to the relay: it protects against strangers, not against the relay"
         }
     };
+
     let sentence = if what.is_empty() {
         shared.to_owned()
     } else {
@@ -345,12 +363,14 @@ fn alternative_steps(
         (Some(_), false) => format!("{client} is allowed ({})", ages.join("; ")),
     };
     list.judge(at, Check::Address, address, &said);
+
     for check in alternative.tokens() {
         let found = token::check(check, request.head.target, request.head.headers);
         let said = found
             .as_ref()
             .map(|(_, name)| format!("it is {name}"))
             .unwrap_or_default();
+
         list.judge(
             at,
             Check::Token,
@@ -358,6 +378,7 @@ fn alternative_steps(
             &said,
         );
     }
+
     let (types, headers) = alternative.has_field_rules();
     if types {
         list.judge(
@@ -367,6 +388,7 @@ fn alternative_steps(
             "the media type is an allowed one",
         );
     }
+
     if headers {
         list.judge(
             at,
@@ -375,6 +397,7 @@ fn alternative_steps(
             "the headers have allowed values",
         );
     }
+
     for rule in alternative.signatures() {
         if rule.is_left_to_agent() {
             list.push(
@@ -385,18 +408,21 @@ fn alternative_steps(
             );
             continue;
         }
+
         let verified = rule.verify(request, keys, now);
         let covers = match rule.check().coverage() {
             Coverage::Body => "the whole body is signed",
             Coverage::Part => "a part of the body is signed",
             Coverage::Nothing => "nothing of the body is signed",
         };
+
         let said = match &verified {
             Ok(Some((_, name))) => format!("{}: right, by {name}; {covers}", rule.title()),
             _ => String::new(),
         };
         list.judge(at, Check::Signature, verified, &said);
     }
+
     if alternative.has_body_rules() {
         list.judge(
             at,
@@ -437,6 +463,7 @@ impl List {
     ) {
         let relaxed =
             self.observing && matches!(check, Check::Address | Check::Token | Check::Signature);
+
         match judged {
             Ok(_) => self.push(alternative, check, Outcome::Pass, passed),
             Err(refusal) => {

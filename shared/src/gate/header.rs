@@ -18,6 +18,7 @@ pub(super) fn check(rule: &HeaderRule, headers: &HeaderMap) -> Result<(), String
     {
         return Ok(());
     }
+
     Err(format!(
         "the header {} is {}, and none of {}",
         rule.name,
@@ -37,17 +38,20 @@ pub(super) fn check_content_type(allowed: &[String], headers: &HeaderMap) -> Res
         .next()
         .unwrap_or_default()
         .trim_ascii();
+
     // A reader that takes the last of a list reads another type.
     let plain = value.split(|byte| *byte == b'"').step_by(2);
     if plain.flatten().any(|byte| *byte == b',') {
         return Err("the content type is a list".to_owned());
     }
+
     if allowed
         .iter()
         .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(kind))
     {
         return Ok(());
     }
+
     Err(format!(
         "the content type is {}, and none of {}",
         Escaped(kind),
@@ -60,6 +64,7 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], Str
     let value = values
         .next()
         .ok_or_else(|| format!("the header {name} is missing"))?;
+
     match values.next() {
         None => Ok(value.as_bytes()),
         Some(_) => Err(format!("the header {name} stands more than once")),
@@ -84,6 +89,7 @@ mod tests {
             check(&rule, &headers).is_ok()
         };
         assert!(fits(&["push"]) && fits(&["ping"]));
+
         assert!(
             !fits(&[]) && !fits(&["Push"]) && !fits(&["push", "ping"]) && !fits(&["push,ping"])
         );
@@ -98,6 +104,7 @@ mod tests {
             )]);
             check_content_type(&["application/json".to_owned()], &headers).is_ok()
         };
+
         assert!(
             fits("application/json")
                 && fits("Application/JSON; charset=utf-8")

@@ -32,6 +32,7 @@ impl PathPattern {
             Some(_) => return Err(wildcard(text)),
             None => (rest.strip_suffix('/').unwrap_or(rest), false),
         };
+
         let segments = match rest {
             "" => Vec::new(),
             rest => rest
@@ -39,10 +40,12 @@ impl PathPattern {
                 .map(|segment| Segment::parse(segment, text))
                 .collect::<Result<_, _>>()?,
         };
+
         let plain = text.replace("**", "x").replace('*', "x");
         shape::check(plain.as_bytes(), &http::HeaderMap::new(), Slashes::Plain).map_err(
             |refusal| format!("the path {text:?} can't match any request: {}", refusal.why),
         )?;
+
         Ok(Self { segments, below })
     }
 
@@ -55,6 +58,7 @@ impl PathPattern {
         let mut given = path
             .split(|byte| *byte == b'/')
             .filter(|segment| !segment.is_empty());
+
         for segment in &self.segments {
             match (segment, given.next()) {
                 (Segment::Exact(wanted), Some(found)) if wanted.as_slice() == found => {}
@@ -62,6 +66,7 @@ impl PathPattern {
                 _ => return false,
             }
         }
+
         if self.below {
             slashes || !given.any(shape::has_escaped_slash)
         } else {
@@ -80,6 +85,7 @@ impl PathPattern {
                 (Segment::Any, _) => true,
                 (mine, theirs) => mine == theirs,
             });
+
         let (mine, theirs) = (self.segments.len(), other.segments.len());
         prefix && mine <= theirs && (self.below || (mine == theirs && !other.below))
     }
@@ -131,6 +137,7 @@ mod tests {
             ("/", &["/"], &["/a"]),
             ("/**", &["/", "/a", "/a/b"], &[]),
         ];
+
         for (pattern, yes, no) in cases {
             let pattern = PathPattern::parse(pattern).unwrap();
             for path in yes {
@@ -139,6 +146,7 @@ mod tests {
                     "{pattern:?} {path}"
                 );
             }
+
             for path in no {
                 assert!(
                     !pattern.matches(path.as_bytes(), false),
@@ -164,6 +172,7 @@ mod tests {
                 "{path} {slashes}"
             );
         }
+
         assert!(
             !PathPattern::parse("/hooks/*")
                 .unwrap()

@@ -41,10 +41,12 @@ impl Rate {
             .ok_or_else(wrong)?;
         let count = u32::try_from(count).ok().filter(|count| *count <= MOST);
         let count = count.ok_or_else(|| format!("{text:?} is more than {MOST} requests"))?;
+
         let (_, span_ms) = SPANS
             .into_iter()
             .find(|(name, _)| *name == unit)
             .ok_or_else(wrong)?;
+
         Ok(Self { count, span_ms })
     }
 
@@ -163,6 +165,7 @@ mod tests {
             Err(_) => false,
         };
         assert_eq!((0..20).filter(|_| admitted(5000)).count(), 10);
+
         assert!(!admitted(5050), "half of one");
         assert!(admitted(5100), "one");
         assert!(!admitted(5100));
@@ -196,6 +199,7 @@ mod tests {
         for good in ["1/s", "600/m", "1000000/h", "5/d"] {
             assert_eq!(Rate::parse(good).unwrap().to_string(), good);
         }
+
         for bad in [
             "",
             "0/s",
@@ -209,6 +213,7 @@ mod tests {
         ] {
             assert!(Rate::parse(bad).is_err(), "{bad}");
         }
+
         assert_eq!(Rate::parse("90/m").unwrap().a_second(), 2);
     }
 }

@@ -43,6 +43,7 @@ impl Claim {
             digest.update((part.len() as u64).to_be_bytes());
             digest.update(part);
         }
+
         Self {
             key: DeliveryKey(digest.finalize().into()),
             window_ms: replay.window_ms,
@@ -69,6 +70,7 @@ mod tests {
             Claim::new(route, &identity, replay).key
         };
         assert_eq!(key("a", &["x"]), key("a", &["x"]));
+
         assert_ne!(key("a", &["x"]), key("b", &["x"]));
         assert_ne!(key("a", &["xy"]), key("a", &["x", "y"]));
         assert_ne!(key("ax", &["y"]), key("a", &["xy"]));

@@ -75,6 +75,7 @@ pub fn check(target: &[u8], fields: &HeaderMap, slashes: Slashes) -> Result<(), 
             ),
         ));
     }
+
     check_target(target, slashes).map_err(Refusal::malformed)?;
     for name in fields.keys() {
         if is_singular(name) && differ(fields, name) {
@@ -82,6 +83,7 @@ pub fn check(target: &[u8], fields: &HeaderMap, slashes: Slashes) -> Result<(), 
                 "the header {name} stands twice with different values"
             )));
         }
+
         if let Some(twin) = twin(fields, name) {
             let (name, twin) = (
                 Escaped(name.as_str().as_bytes()),
@@ -92,6 +94,7 @@ pub fn check(target: &[u8], fields: &HeaderMap, slashes: Slashes) -> Result<(), 
             )));
         }
     }
+
     Ok(())
 }
 
@@ -123,12 +126,14 @@ fn check_target(target: &[u8], slashes: Slashes) -> Result<(), &'static str> {
     if target.first() != Some(&b'/') {
         return Err("the target does not begin with a slash");
     }
+
     if !target
         .iter()
         .all(|byte| matches!(byte, 0x21..=0x7e) && *byte != b'#')
     {
         return Err("the target has a byte outside visible ASCII, or a #");
     }
+
     let path = target
         .split(|byte| *byte == b'?')
         .next()
@@ -140,6 +145,7 @@ fn check_target(target: &[u8], slashes: Slashes) -> Result<(), &'static str> {
         }
         check_segment(segment, slashes)?;
     }
+
     Ok(())
 }
 
@@ -151,42 +157,52 @@ fn check_segment(segment: &[u8], slashes: Slashes) -> Result<(), &'static str> {
     {
         return Ok(());
     }
+
     let decoded = decode(segment, slashes)?;
     let text =
         std::str::from_utf8(&decoded).map_err(|_| "the path has an escape that is not UTF-8")?;
     // Where escaped slashes may stand, their decoder sees segments of its own.
     let split = text.contains('/');
+
     for part in text.split('/') {
         if split && part.is_empty() {
             return Err("the path has an empty segment at an escaped slash");
         }
+
         if !part.is_empty() && part.bytes().all(|byte| byte == b'.') {
             return Err("the path has a segment of dots");
         }
+
         if part.starts_with(' ') || part.ends_with(' ') {
             return Err("a segment of the path begins or ends with a space");
         }
     }
+
     if text.is_ascii() {
         return Ok(());
     }
+
     // What folds to a space or a dot at a segment's ends is one for some file systems.
     let at_ends = |c: char| c == ' ' || c.is_whitespace();
+
     if text
         .split('/')
         .any(|part| part.starts_with(at_ends) || part.ends_with(at_ends))
     {
         return Err("a segment of the path begins or ends with a space");
     }
+
     if text.chars().any(is_invisible) {
         return Err("the path has an invisible character");
     }
+
     // A character that folds to a delimiter is one for some file systems and frameworks.
     let is_delimiter = |c: char| "./\\%;?#".contains(c) || LOOKALIKES.contains(&c);
     let mut foreign = text.chars().filter(|c| !c.is_ascii());
     if foreign.any(|c| is_delimiter(c) || std::iter::once(c).nfkc().any(is_delimiter)) {
         return Err("the path has a character that some systems read as a delimiter");
     }
+
     Ok(())
 }
 
@@ -212,6 +228,7 @@ pub(super) fn with_plain_slashes(path: &[u8]) -> Vec<u8> {
             }
         }
     }
+
     decoded
 }
 
@@ -236,15 +253,18 @@ fn decode(segment: &[u8], slashes: Slashes) -> Result<Vec<u8>, &'static str> {
                         "the path has an escaped slash (%2F), which --encoded-slashes lets stand below a final /**",
                     );
                 }
+
                 if !slash && (value < 0x20 || value == 0x7f || b"/\\%;?#.".contains(&value)) {
                     return Err("the path has an escaped delimiter, dot or control byte");
                 }
+
                 decoded.push(value);
             }
             byte if is_pchar(*byte) => decoded.push(*byte),
             _ => return Err("the path has a byte that must be escaped, or a ;"),
         }
     }
+
     Ok(decoded)
 }
 
@@ -330,6 +350,7 @@ mod tests {
                 u32::from(c)
             );
         }
+
         for letters in [
             "caf%C3%A9",
             "%C4%8D",
@@ -356,6 +377,7 @@ mod tests {
                 "{good}"
             );
         }
+
         for bad in [
             "/a%2F..%2Fb",
             "/..%2Fa",
@@ -382,6 +404,7 @@ mod tests {
             });
             check(b"/", &fields.collect(), Slashes::Plain)
         };
+
         for twins in [
             ["x-github-event", "x_github_event"],
             ["x_token", "x-token"],
@@ -390,6 +413,7 @@ mod tests {
         ] {
             assert!(judged(&twins).is_err(), "{twins:?}");
         }
+
         for others in [
             ["x-a", "x-b"],
             ["x_a", "x-b"],
@@ -415,6 +439,7 @@ mod tests {
         ] {
             assert_eq!(check_target(good.as_bytes()), Ok(()), "{good}");
         }
+
         for bad in [
             "",
             "a",

@@ -67,12 +67,14 @@ impl Origin {
                 format!("own scheme {}/", HEXLOWER.encode(&Sha256::digest(scheme)))
             }
         };
+
         let account = check
             .secrets
             .iter()
             .map(|live| live.name.as_str())
             .min()
             .unwrap_or_default();
+
         Self(format!("{provider}{account}/").into_bytes())
     }
 }
@@ -86,6 +88,7 @@ impl SignatureRule {
             .iter()
             .map(|live| live.secret.clone())
             .collect();
+
         let keyed = match (side, check.secret_at) {
             (Side::Relay, SecretAt::Agent) => None,
             _ => Some(
@@ -95,6 +98,7 @@ impl SignatureRule {
                     .proving(remembers),
             ),
         };
+
         let row = check.row();
         let remembered_as = remembers.then(|| Origin::of(check));
         let refused_with = row
@@ -107,6 +111,7 @@ impl SignatureRule {
             .filter(|challenge| answers || challenge.always)
             .cloned()
             .collect();
+
         let title = check.title();
         Ok(Self {
             check: check.clone(),
@@ -139,6 +144,7 @@ impl SignatureRule {
                 None => scheme.places().for_each(|place| place.add_to(places)),
             }
         }
+
         self.challenges
             .iter()
             .flat_map(Challenge::places)
@@ -177,6 +183,7 @@ impl SignatureRule {
             .and_then(|keyed| keyed.wanted(request).ok())
             .unwrap_or_default();
         let in_catalogue = self.check.scheme.is_none();
+
         urls.into_iter()
             .map(|url| WantedKey { url, in_catalogue })
             .collect()
@@ -222,6 +229,7 @@ impl SignatureRule {
             .iter()
             .filter(|challenge| challenge.pair.is_none())
             .find_map(|challenge| challenge.missed(request))?;
+
         Some(match missed {
             _ if !self.check.challenge => {
                 "it is the provider's handshake, which is not answered without --challenge (challenge = true)"
@@ -238,6 +246,7 @@ impl SignatureRule {
         // An outage of the provider's, or of the way to it, is none of the sender's, nor is a key
         // that was published a moment ago: it may try again.
         let fetched = || self.schemes.iter().any(|scheme| scheme.fetch.is_some());
+
         if matches!(fault, SignatureFault::NoKey(_))
             || *fault == SignatureFault::UnknownKey && fetched()
         {
@@ -247,12 +256,14 @@ impl SignatureRule {
                 format!("{}: {fault}", self.title),
             );
         }
+
         let refusal = Refusal::failed(Check::Signature, format!("{}: {fault}", self.title));
         let by_stranger = matches!(
             fault,
             SignatureFault::Mismatch | SignatureFault::OtherToken | SignatureFault::Oracle
         );
         let closeness = fault.progress();
+
         Refusal {
             status: self.refused_with.unwrap_or(refusal.status),
             by_stranger,
@@ -272,6 +283,7 @@ impl SignatureRule {
         let Some(keyed) = &self.keyed else {
             return Ok(None);
         };
+
         for challenge in self
             .challenges
             .iter()
@@ -281,6 +293,7 @@ impl SignatureRule {
             if challenge.pair.is_some() != self.check.pair {
                 continue;
             }
+
             if let Some(reaction) = keyed
                 .react(challenge, request, has_body)
                 .map_err(|fault| self.refusal(&fault))?
@@ -288,6 +301,7 @@ impl SignatureRule {
                 return Ok(Some(reaction));
             }
         }
+
         Ok(None)
     }
 
@@ -310,37 +324,45 @@ impl SignatureRule {
             (!places.is_empty()).then_some(id)
         };
         let id = || id_at(places);
+
         let identity = |signed, value: Vec<u8>| {
             Some(Identity {
                 signed,
                 value: [&rule.0[..], &value].concat(),
             })
         };
+
         let proof = || {
             verified
                 .proof
                 .map(|proof| [&b"signature:"[..], proof.as_slice()].concat())
         };
+
         let signed = |value| identity(true, value);
         let Some(proof) = proof() else {
             return identity(false, id()?);
         };
+
         if !places.is_empty() && places.iter().all(|place| scheme.vouches_for(place)) {
             return signed(id().unwrap_or(proof));
         }
+
         // The row names the id of its usual headers; of others (svix-id beside webhook-id) the way
         // knows it.
         let signed_id = || id_at(std::slice::from_ref(scheme.signed_id()?));
+
         if !places.is_empty()
             && let Some(id) = signed_id()
         {
             return signed(id);
         }
+
         let repeats = scheme.coverage() == Coverage::Nothing && scheme.jwt.is_some()
             || self.check.row().is_some_and(|row| row.signature_repeats);
         if !repeats {
             return signed(proof);
         }
+
         let other = id().unwrap_or_else(|| Sha256::digest(request.body).to_vec());
         signed([proof, other].concat())
     }
@@ -376,12 +398,14 @@ impl Scheme {
     /// Whether what stands at this place is part of what is signed.
     fn vouches_for(&self, place: &Place) -> bool {
         use crate::providers::template::Source;
+
         let whole = self.coverage() == Coverage::Body;
         let named = || {
             self.msg
                 .sources()
                 .any(|source| matches!(source, Source::At(signed) if signed == place))
         };
+
         if place.is_in_body() {
             whole || named()
         } else {
@@ -392,6 +416,7 @@ impl Scheme {
     /// The header among what is signed that holds the delivery's id.
     fn signed_id(&self) -> Option<&Place> {
         use crate::providers::template::Source;
+
         self.msg.sources().find_map(|source| match source {
             Source::At(place @ Place::Header(_))
                 if place.to_string().to_ascii_lowercase().ends_with("-id") =>

@@ -98,6 +98,7 @@ impl State {
             let now = now.0.saturating_mul(1000);
             counts.spent.retain(|_, spent| *spent > now);
         }
+
         let what = if counts.spent.len() >= MOST_SOURCES && full {
             Counted::Others
         } else {
@@ -105,6 +106,7 @@ impl State {
         };
         let spent = counts.spent.entry(what).or_default();
         *spent = rate.admit(*spent, now)?;
+
         Ok(())
     }
 
@@ -128,6 +130,7 @@ impl State {
         if self.exempt.contains(address) {
             return;
         }
+
         let mut counts = self.lock();
         if counts.failures.len() >= MOST_SOURCES
             && !counts.failures.contains_key(&source(address))
@@ -137,6 +140,7 @@ impl State {
                 .failures
                 .retain(|_, seen| seen.is_fresh(lockout, now));
         }
+
         let full = counts.failures.len() >= MOST_SOURCES;
         let seen = match counts.failures.entry(source(address)) {
             Entry::Occupied(seen) => seen.into_mut(),
@@ -151,6 +155,7 @@ impl State {
         if !seen.is_fresh(lockout, now) {
             (seen.count, seen.since) = (0, now);
         }
+
         seen.count += 1;
         if seen.count >= lockout.failures {
             seen.locked_until = SteadyMillis(now.0 + lockout.for_ms);
@@ -191,6 +196,7 @@ mod tests {
         fail(900);
         fail(2000);
         fail(2100);
+
         assert_eq!(
             state.locked_out(address, SteadyMillis(2100)),
             None,
@@ -202,6 +208,7 @@ mod tests {
             state.locked_out("192.0.2.2".parse().unwrap(), SteadyMillis(2200)),
             None
         );
+
         assert_eq!(state.locked_out(address, SteadyMillis(7200)), None);
     }
 
@@ -221,10 +228,12 @@ mod tests {
         let state = State::default();
         let rate = Rate::parse("1/d").unwrap();
         let address = |n: usize| IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(n).unwrap()));
+
         for n in 0..MOST_SOURCES + 1000 {
             let _ = state.admit(Counted::Client(address(n)), rate, SteadyMillis(0));
             state.note_failure(address(n), LOCKOUT, SteadyMillis(0));
         }
+
         let counts = state.lock();
         assert!(counts.spent.len() <= MOST_SOURCES + 1 && counts.failures.len() <= MOST_SOURCES);
         drop(counts);
@@ -234,6 +243,7 @@ mod tests {
                 .is_err(),
             "still remembered"
         );
+
         let next_day = SteadyMillis(2 * 86_400_000);
         assert!(
             state

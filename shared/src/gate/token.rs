@@ -42,15 +42,18 @@ pub fn check<'c>(
             if !scheme.eq_ignore_ascii_case(b"basic ") {
                 return Err("it is no Basic authentication".to_owned());
             }
+
             let value = BASE64
                 .decode(credentials)
                 .map_err(|_| "the Basic authentication is not base64")?;
+
             (value, TokenSpot::Header(header::AUTHORIZATION))
         }
     };
     if value.is_empty() || value.len() > TOKEN_BYTES {
         return Err("the token is empty or too long".to_owned());
     }
+
     match right(check, &value) {
         Some(name) => Ok((spot, name)),
         None => Err(wrong(check, &value)),
@@ -86,6 +89,7 @@ fn wrong(check: &TokenCheck, value: &[u8]) -> String {
             "the token is right but for \"{word}\" in front of it: configure it with that word"
         );
     }
+
     "the token is wrong".to_owned()
 }
 
@@ -110,8 +114,10 @@ fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpot), &'s
     if query.contains(&b';') {
         return Err("the query has a ;, which some servers read as &");
     }
+
     let mut found = None;
     let mut start = query_start;
+
     for parameter in query.split(|byte| *byte == b'&') {
         let range = start..start + parameter.len();
         start = range.end + 1;
@@ -131,6 +137,7 @@ fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpot), &'s
             return Err("another spelling of the token's name stands in the query");
         }
     }
+
     let (range, raw_value) = found.ok_or("the token is missing")?;
     let value = decode(raw_value, false).ok_or("the token has a broken escape")?;
     Ok((
@@ -173,11 +180,13 @@ mod tests {
                 "env:NEW"
             }
         );
+
         let TokenSpot::Target(range) = spot else {
             unreachable!()
         };
         let mut left = target.to_owned();
         left.replace_range(range, "");
+
         Ok(left)
     }
 
@@ -221,6 +230,7 @@ mod tests {
         ] {
             assert!(run(bad).is_err(), "{bad}");
         }
+
         assert!(run(&format!("/a?token={}", "a".repeat(8000))).is_err());
     }
 
@@ -238,6 +248,7 @@ mod tests {
             check(&rule, b"/", &headers).is_ok()
         };
         assert!(fits(&["Basic dXNlcjpwYXNz"]) && fits(&["basic dXNlcjpwYXNz"]));
+
         for bad in [
             "Basic dXNlcjpwYXN6",
             "Basic user:pass",
@@ -248,6 +259,7 @@ mod tests {
         ] {
             assert!(!fits(&[bad]), "{bad}");
         }
+
         assert!(!fits(&["Basic dXNlcjpwYXNz", "Basic dXNlcjpwYXNz"]));
     }
 }

@@ -57,6 +57,7 @@ impl JsonPath {
                         }
                     }
                 }
+
                 to_raw_value(&list)
             }
         };
@@ -110,6 +111,7 @@ mod tests {
                 "{path} {document}"
             );
         }
+
         assert_eq!(
             put("a.b", r#"{"a":1}"#),
             Err(JsonFault::Absent("a.b".to_owned()))

@@ -79,10 +79,12 @@ impl JsonPaths {
         let mut paths: Vec<_> = paths.into_iter().collect();
         paths.sort();
         paths.dedup();
+
         let mut root = Node::default();
         for (number, path) in paths.iter().enumerate() {
             root.add(number, &path.steps);
         }
+
         root.sort();
         Self {
             paths,
@@ -118,6 +120,7 @@ impl JsonPaths {
                 cost: 0,
             };
         };
+
         let found = vec![Found::default(); self.paths.len()];
         let mut finder = Finder {
             start: address(text),
@@ -125,6 +128,7 @@ impl JsonPaths {
             found,
             cost: 0,
         };
+
         let mut reader = serde_json::Deserializer::from_str(text);
         let read = At {
             node: &self.root,
@@ -133,6 +137,7 @@ impl JsonPaths {
         .deserialize(&mut reader)
         .and_then(|()| reader.end());
         let cost = finder.cost;
+
         Scan {
             found: read.is_ok().then_some(finder.found),
             cost,
@@ -171,6 +176,7 @@ impl Scan {
             Some(Fault::Absent) => return Err(absent()),
             None => {}
         }
+
         let text = |range: &Range<usize>| std::str::from_utf8(document.get(range.clone())?).ok();
         let values: Vec<_> = found.values.iter().filter_map(text).collect();
         if values.is_empty() {
@@ -252,6 +258,7 @@ impl Node {
             .iter_mut()
             .map(|(_, node)| node)
             .chain(self.every.as_deref_mut());
+
         self.keys
             .iter_mut()
             .map(|key| &mut key.node)
@@ -359,14 +366,17 @@ impl<'d> DeserializeSeed<'d> for At<'_, '_> {
         if self.finder.is_settled(self.node) {
             return IgnoredAny::deserialize(deserializer).map(drop);
         }
+
         let Some(end) = self.node.end else {
             return deserializer.deserialize_any(self);
         };
         let value = <&RawValue>::deserialize(deserializer)?;
         self.finder.keep(end, value);
+
         if self.node.is_leaf() {
             return Ok(());
         }
+
         // One path ends where another goes on: the value is read once more.
         self.finder.spend(value.get().len())?;
         serde_json::Deserializer::from_str(value.get())
@@ -390,6 +400,7 @@ fn read_for_all<'n, E: serde::de::Error>(
         at.deserialize(&mut serde_json::Deserializer::from_str(value.get()))
             .map_err(E::custom)?;
     }
+
     Ok(())
 }
 
@@ -442,14 +453,17 @@ impl<'d> Visitor<'d> for At<'_, '_> {
                 .saturating_sub(FREE_NAMES)
                 .saturating_mul(NAME_COST),
         )?;
+
         // For each wanted name: it was there; another spelling of it was there, too.
         let mut seen: Vec<(bool, Option<String>)> = vec![(false, None); node.keys.len()];
+
         while let Some(named) = map.next_key_seed(Name(&node.keys))? {
             for twin in named.twins {
                 if let Some((_, spelled)) = seen.get_mut(twin) {
                     spelled.get_or_insert_with(|| named.text.clone());
                 }
             }
+
             let wanted = named
                 .exact
                 .and_then(|number| Some((node.keys.get(number)?, seen.get_mut(number)?)));
@@ -468,18 +482,21 @@ impl<'d> Visitor<'d> for At<'_, '_> {
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
         }
+
         for (key, (seen, spelled)) in node.keys.iter().zip(seen) {
             // Without the wanted name, one in another case is just another name.
             if let (true, Some(name)) = (seen, spelled) {
                 finder.fail(key.node.all.iter().copied(), &Fault::Repeated(name));
             }
         }
+
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'d>>(self, mut items: A) -> Result<(), A::Error> {
         let Self { node, finder } = self;
         finder.fail(node.of_keys(), &Fault::Absent);
+
         for position in 0_usize.. {
             let mut nodes = node.for_item(position);
             let next = match (nodes.next(), nodes.next()) {
@@ -496,12 +513,14 @@ impl<'d> Visitor<'d> for At<'_, '_> {
             if next.is_none() {
                 break;
             }
+
             if position == finder.most
                 && let Some(every) = &node.every
             {
                 finder.fail(every.all.iter().copied(), &Fault::TooMany);
             }
         }
+
         Ok(())
     }
 }
@@ -544,6 +563,7 @@ impl Visitor<'_> for Name<'_> {
             .skip(first)
             .take_while(|(_, key)| key.hash == hash);
         let mut named = Named::default();
+
         for (number, key) in alike {
             if key.name == text {
                 named.exact = Some(number);
@@ -552,6 +572,7 @@ impl Visitor<'_> for Name<'_> {
                 text.clone_into(&mut named.text);
             }
         }
+
         Ok(named)
     }
 }
@@ -581,6 +602,7 @@ mod tests {
         ];
         let paths = paths(&wanted);
         let scan = paths.scan(document.as_bytes());
+
         for (path, expected) in [
             ("a.b", vec!["x"]),
             ("a.c[*].d", vec!["1", "2"]),
@@ -595,6 +617,7 @@ mod tests {
                 "{path}"
             );
         }
+
         let raw =
             |path: &str| scan.raw(&paths, &JsonPath::parse(path).unwrap(), document.as_bytes());
         assert_eq!(raw("a").unwrap(), [r#"{"b":"x","c":[{"d":1},{"d":2}]}"#]);
@@ -626,11 +649,13 @@ mod tests {
     fn lists_have_a_bound() {
         let list = |count: usize| format!("[{}]", vec!["{}"; count].join(","));
         let paths = paths(&["[*].a", "[*]"]);
+
         for (count, fits) in [(MOST_VALUES, true), (MOST_VALUES + 1, false)] {
             let document = list(count);
             let scan = paths.scan(document.as_bytes());
             let below = texts(&paths, &scan, "[*].a", &document).unwrap_err();
             assert_eq!(matches!(below, JsonFault::Absent(_)), fits, "{count}");
+
             let raw = scan.raw(
                 &paths,
                 &JsonPath::parse("[*]").unwrap(),
@@ -647,13 +672,16 @@ mod tests {
         let objects = format!("[{}]", vec!["{}"; 1000].join(","));
         let one = paths(&["[*].a"]);
         assert_eq!(one.scan(objects.as_bytes()).cost(), 0);
+
         let names: Vec<_> = (0..500).map(|n| format!("[*].k{n}")).collect();
         let many = paths(&names.iter().map(String::as_str).collect::<Vec<_>>());
         assert!(many.scan(objects.as_bytes()).cost() >= 1000 * 499);
+
         let nested = paths(&["a", "a.a", "a.a.a"]);
         let document = r#"{"a":{"a":{"a":1}}}"#;
         let scan = nested.scan(document.as_bytes());
         assert!(scan.cost() >= 20, "{}", scan.cost());
+
         // Three lists, in each other, of objects: beyond its limit a document counts as no JSON.
         let names: Vec<_> = (0..992).map(|n| format!("[*][*][*].k{n}")).collect();
         let many = paths(&names.iter().map(String::as_str).collect::<Vec<_>>());
@@ -675,6 +703,7 @@ mod tests {
             texts(&paths, &scan, "b", &deep),
             Err(JsonFault::Absent(_))
         ));
+
         for broken in ["", "{", "{\"b\":1}x", "{\"b\":1,}", "{b:1}", "{\"b\":01}"] {
             let scan = paths.scan(broken.as_bytes());
             assert_eq!(

@@ -78,6 +78,7 @@ pub fn read(
         notes: Vec::new(),
     };
     let mut policy = Policy::default();
+
     {
         let table = document.parse();
         let mut top = Reader::new(&document, &table);
@@ -87,9 +88,11 @@ pub fn read(
                 "this is a file for `hookward start`; a policy has tables [[route]]",
             );
         }
+
         policy.client_rate = rate(&mut top, "client_rate");
         policy.rate = rate(&mut top, "rate");
         policy.lockout = lockout(&mut top);
+
         for route in top.tables("route") {
             let place = route.offset();
             let (route, accepts) = loader.route(route);
@@ -101,6 +104,7 @@ pub fn read(
             {
                 document.problem_at(place, format!("route {:?}: {mistake}", route.name));
             }
+
             for (accept, (place, could_be_read)) in route.accept.iter().zip(accepts) {
                 // What could not be read is told already, and lacks nothing.
                 let lacks = if could_be_read {
@@ -108,6 +112,7 @@ pub fn read(
                 } else {
                     Vec::new()
                 };
+
                 for mistake in lacks
                     .into_iter()
                     .chain(accept.mistakes(&route.deny_ips.set()))
@@ -115,10 +120,13 @@ pub fn read(
                     document.problem_at(place, format!("route {:?}: {mistake}", route.name));
                 }
             }
+
             policy.routes.push(route);
         }
+
         top.finish();
     }
+
     let mut problems = document.into_problems();
     if problems.is_empty() {
         let whole = policy
@@ -127,6 +135,7 @@ pub fn read(
             .map(|what| crate::config::Problem::new(name, what));
         problems.extend(whole);
     }
+
     if problems.is_empty() {
         Ok(LoadedPolicy {
             policy,
@@ -151,6 +160,7 @@ impl Loader<'_> {
             .or_else(|| paths.first().cloned())
             .unwrap_or_default();
         let mut route = Route::new(name, paths);
+
         if let Some(methods) = reader.strings("methods") {
             if methods.is_empty() {
                 reader.problem_with(
@@ -158,26 +168,32 @@ impl Loader<'_> {
                     "the list is empty; leave the key out to admit all",
                 );
             }
+
             route.methods = methods
                 .iter()
                 .map(|method| method.to_ascii_uppercase())
                 .collect();
         }
+
         if let Some(ips) = reader.strings("deny_ips") {
             route.deny_ips = addresses(&reader, "deny_ips", &ips);
         }
+
         if let Some(size) = reader.size("max_body") {
             route.max_body = size;
         }
+
         if let Some(time) = reader.duration("answer_timeout") {
             route.answer_timeout_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         }
+
         route.websocket = reader.boolean("websocket").unwrap_or(route.websocket);
         route.keep_token = reader.boolean("keep_token").unwrap_or(route.keep_token);
         route.encoded_slashes = reader
             .boolean("encoded_slashes")
             .unwrap_or(route.encoded_slashes);
         route.rate = rate(&mut reader, "rate");
+
         if let Some(table) = reader
             .has("replay")
             .then(|| reader.table("replay"))
@@ -185,18 +201,21 @@ impl Loader<'_> {
         {
             route.replay = replay(table);
         }
+
         if let Some(day) = reader.day("observe_until") {
             let at = OffsetDateTime::new_utc(day, time::Time::MIDNIGHT).unix_timestamp();
             route.mode = Mode::Observe {
                 until: u64::try_from(at).unwrap_or_default(),
             };
         }
+
         let mut places = Vec::new();
         for accept in reader.tables("accept") {
             let (place, before) = (accept.offset(), reader.problems());
             route.accept.push(self.accept(accept));
             places.push((place, reader.problems() == before));
         }
+
         reader.finish();
         (route, places)
     }
@@ -206,30 +225,37 @@ impl Loader<'_> {
             open: reader.boolean("open").unwrap_or(false),
             ..Accept::default()
         };
+
         if let Some(ips) = reader.strings("allow_ips") {
             accept.allow_ips = Some(addresses(&reader, "allow_ips", &ips));
         }
+
         accept.token = self.token(&mut reader);
         accept.basic = self.basic(&mut reader);
         accept.content_types = reader.strings("content_type").unwrap_or_default();
+
         for (name, allowed, at) in reader.lists("headers") {
             match HeaderName::from_bytes(name.as_bytes()) {
                 Ok(name) => accept.headers.push(HeaderRule { name, allowed }),
                 Err(_) => reader.problem_at(at, format!("headers: {name:?} is not a header name")),
             }
         }
+
         if let Some(table) = reader.has("jwt").then(|| reader.table("jwt")).flatten() {
             accept.verify.extend(self.jwt(table));
         }
+
         for table in reader.tables("verify") {
             accept.verify.extend(self.verify(table));
         }
+
         for (path, allowed, at) in reader.lists("body") {
             match JsonPath::parse(&path) {
                 Ok(path) => accept.body.push(BodyRule { path, allowed }),
                 Err(what) => reader.problem_at(at, format!("body: {what}")),
             }
         }
+
         reader.finish();
         accept
     }
@@ -239,6 +265,7 @@ impl Loader<'_> {
         if !reader.has("token") {
             return None;
         }
+
         if reader.is_table("token") {
             let mut table = reader.table("token")?;
             let at = table.string("at").unwrap_or_else(|| TOKEN_NAME.to_owned());
@@ -246,12 +273,14 @@ impl Loader<'_> {
                 .map_err(|what| table.problem_with("at", what))
                 .ok();
             let secrets = self.secrets_of(&mut table, true);
+
             table.finish();
             return Some(TokenCheck {
                 place: place?,
                 live: tokens(secrets),
             });
         }
+
         let source = reader.string("token")?;
         let secret = self.load(reader, "token", &source)?;
         Some(TokenCheck {
@@ -264,6 +293,7 @@ impl Loader<'_> {
     fn basic(&mut self, reader: &mut Reader<'_>) -> Option<TokenCheck> {
         let sources = reader.strings("basic")?;
         let mut live = Vec::new();
+
         for source in &sources {
             let Some(secret) = self.load(reader, "basic", source) else {
                 continue;
@@ -274,6 +304,7 @@ impl Loader<'_> {
                 reader.problem_with("basic", format!("{source} holds no user:password"));
             }
         }
+
         Some(TokenCheck {
             place: TokenPlace::Basic,
             live,
@@ -290,6 +321,7 @@ impl Loader<'_> {
         if provider.is_none() && !reader.has("scheme") {
             reader.problem("provider is missing; write for example provider = \"github\"");
         }
+
         let secret_at = match reader.string("secret_at").as_deref() {
             None | Some("relay") => SecretAt::Relay,
             Some("agent") => SecretAt::Agent,
@@ -298,6 +330,7 @@ impl Loader<'_> {
                 SecretAt::Agent
             }
         };
+
         let mut check = SignatureCheck {
             variant: reader.string("variant"),
             origin: reader.string("origin"),
@@ -311,6 +344,7 @@ impl Loader<'_> {
         let fetched = check
             .schemes()
             .is_ok_and(|schemes| schemes.iter().any(|scheme| scheme.fetch.is_some()));
+
         check.secrets = self.secrets_of(&mut reader, !fetched);
         reader.finish();
         (check.provider.is_some() || check.scheme.is_some()).then_some(check)
@@ -329,10 +363,12 @@ impl Loader<'_> {
                 String::new()
             }
         });
+
         let algs = reader.typed("algs");
         if algs.is_none() && !reader.has("algs") {
             reader.problem("algs is missing; write for example algs = [\"RS256\"]");
         }
+
         let rules = JwtRules {
             algs: algs.unwrap_or_default(),
             iss: reader.string("iss"),
@@ -344,12 +380,14 @@ impl Loader<'_> {
             detached: false,
             unless_empty: None,
         };
+
         let url = reader.string("jwks");
         let key = reader.typed("key").unwrap_or(if url.is_some() {
             KeyForm::Jwks
         } else {
             KeyForm::Utf8
         });
+
         let fetch = url.map(|url| KeySource {
             url: Some(url),
             from: None,
@@ -358,6 +396,7 @@ impl Loader<'_> {
             pick: None,
         });
         let secrets = self.secrets_of(&mut reader, fetch.is_none());
+
         reader.finish();
         let sig = SignatureField {
             at: at?,
@@ -368,6 +407,7 @@ impl Loader<'_> {
             pick: None,
             repeats: false,
         };
+
         let scheme = Scheme {
             alg: Algorithm::Jwt,
             key,
@@ -382,6 +422,7 @@ impl Loader<'_> {
             json_body: false,
             fetch,
         };
+
         Some(SignatureCheck {
             scheme: Some(Box::new(scheme)),
             secrets,
@@ -401,9 +442,11 @@ impl Loader<'_> {
                 .into_iter()
                 .map(|source| ("secrets", source)),
         );
+
         if sources.is_empty() && needed {
             reader.problem("no secret is given; write for example secret = \"env:NAME\"");
         }
+
         sources
             .iter()
             .filter_map(|(key, source)| self.load(reader, key, source))
@@ -447,6 +490,7 @@ fn scheme(mut reader: Reader<'_>) -> Option<Scheme> {
             ));
         }
     }
+
     let (alg, sig) = (reader.typed("alg"), reader.typed("sig"));
     let (msg, ts) = (reader.typed("msg"), reader.typed("ts"));
     let scheme = Scheme {
@@ -469,6 +513,7 @@ fn scheme(mut reader: Reader<'_>) -> Option<Scheme> {
             }
         },
     };
+
     reader.finish();
     Some(scheme)
 }
@@ -493,10 +538,12 @@ fn replay(mut reader: Reader<'_>) -> Option<Replay> {
             None
         }
     };
+
     let window = reader.duration("window").map_or(REPLAY_WINDOW_MS, |time| {
         u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
     });
     reader.finish();
+
     Some(Replay {
         on_duplicate: on_duplicate?,
         window_ms: window,
@@ -507,6 +554,7 @@ fn lockout(top: &mut Reader<'_>) -> Option<Lockout> {
     if !top.has("lockout") {
         return None;
     }
+
     let mut table = top.table("lockout")?;
     let failures = table.count("failures");
     let (within, span) = (table.duration("within"), table.duration("for"));
@@ -517,6 +565,7 @@ fn lockout(top: &mut Reader<'_>) -> Option<Lockout> {
             ));
         }
     }
+
     table.finish();
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Some(Lockout {
@@ -539,6 +588,7 @@ pub fn read_addresses(texts: &[String], mut wrong: impl FnMut(String)) -> Addres
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
     };
+
     let mut addresses = Addresses::default();
     for text in texts {
         match parse_network(text) {
@@ -550,6 +600,7 @@ pub fn read_addresses(texts: &[String], mut wrong: impl FnMut(String)) -> Addres
             Err(what) => wrong(what),
         }
     }
+
     addresses
 }
 
@@ -604,6 +655,7 @@ mod tests {
         let Ok(loaded) = read("p.toml", text, &Fake, NOW) else {
             panic!("{:?}", problems(text))
         };
+
         assert_eq!(loaded.notes.len(), 2);
         let route = &loaded.policy.routes[0];
         assert_eq!(route.accept.len(), 2);
@@ -613,6 +665,7 @@ mod tests {
                 until: 1_796_083_200
             }
         ));
+
         assert!(
             loaded.policy.for_relay().routes[0].accept[1].verify[0]
                 .secrets
@@ -652,6 +705,7 @@ path = "b"
 max_body = "lots"
 [[route.accept]]
 "#;
+
         let found = problems(text);
         for expected in [
             "p.toml:4:1: route[1]: unknown key \"metods\"",
@@ -669,10 +723,12 @@ max_body = "lots"
                 "{expected} in {found:#?}"
             );
         }
+
         assert!(
             !found.iter().any(|line| line.contains("hunter2")),
             "a literal secret is not repeated"
         );
+
         let lacks = found
             .iter()
             .filter(|line| line.contains("open = true"))
@@ -714,6 +770,7 @@ max_body = "lots"
                 "beside a check",
             ),
         ];
+
         for (text, expected) in cases {
             let found = problems(text);
             assert!(
@@ -748,6 +805,7 @@ max_body = "lots"
             [[route.accept]]
             verify = { provider = "aws-sns" }
         "#;
+
         let Ok(loaded) = read("p.toml", text, &Fake, NOW) else {
             panic!("{:#?}", problems(text))
         };
@@ -759,6 +817,7 @@ max_body = "lots"
                 window_ms: 86_400_000
             })
         );
+
         let accept = &route.accept[0];
         assert_eq!(accept.allow_ips.as_ref().unwrap().named, ["github"]);
         assert_eq!(
@@ -767,6 +826,7 @@ max_body = "lots"
         );
         assert!(accept.body.iter().any(|rule| rule.allowed == ["1", "2"]));
         assert_eq!(accept.verify[0].secrets[0].name, "env:SET");
+
         assert!(
             route.accept[1].verify[0]
                 .scheme
@@ -777,6 +837,7 @@ max_body = "lots"
                 .unwrap()
                 .expires
         );
+
         let sent = serde_json::to_string(&loaded.policy).unwrap();
         let arrived: Policy = serde_json::from_str(&sent).unwrap();
         assert_eq!(
@@ -808,6 +869,7 @@ verify = [
   { provider = "github", secret = "env:SET", challenge = true, origin = "http://x" },
 ]
 "#;
+
         let found = problems(text);
         for expected in [
             "p.toml:2:8: rate: \"fast\" is no rate",

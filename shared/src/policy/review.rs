@@ -62,16 +62,19 @@ impl PolicyBounds {
                 found.push(format!("the relay's limit {name} is {most}{unit}, and this policy asks for {asked}{unit}"));
             }
         };
+
         let ranges = |route: &Route| {
             let allowed = route
                 .accept
                 .iter()
                 .filter_map(|accept| accept.allow_ips.as_ref());
+
             allowed
                 .chain([&route.deny_ips])
                 .map(|addresses| addresses.ranges.len())
                 .sum::<usize>()
         };
+
         let most = |of: fn(&Route) -> u64| policy.routes.iter().map(of).max().unwrap_or_default();
         beyond(
             "policy_routes",
@@ -79,35 +82,41 @@ impl PolicyBounds {
             self.routes as u64,
             " routes",
         );
+
         beyond(
             "policy_ranges",
             policy.routes.iter().map(ranges).sum::<usize>() as u64,
             self.ranges as u64,
             " ranges",
         );
+
         beyond(
             "policy_body",
             most(|route| route.max_body),
             self.body,
             " bytes (max_body)",
         );
+
         beyond(
             "policy_answer_timeout",
             most(|route| route.answer_timeout_ms),
             self.answer_timeout_ms,
             " ms",
         );
+
         let rates = policy
             .routes
             .iter()
             .filter_map(|route| route.rate)
             .chain(policy.rate);
+
         beyond(
             "policy_rate",
             rates.map(super::Rate::a_second).max().unwrap_or_default(),
             self.rate,
             " requests a second",
         );
+
         found
     }
 }
@@ -120,6 +129,7 @@ impl Policy {
         if self.routes.is_empty() {
             mistakes.push("the policy has no route, so nothing could pass".to_owned());
         }
+
         if self.routes.len() > limits::ROUTES {
             return vec![format!(
                 "the policy has {} routes, more than {}",
@@ -127,6 +137,7 @@ impl Policy {
                 limits::ROUTES
             )];
         }
+
         if let Some(lockout) = self.lockout {
             let spans = [lockout.within_ms, lockout.for_ms];
             if lockout.failures == 0 || spans.iter().any(|span| !(1..=LOCKOUT_MS).contains(span)) {
@@ -135,9 +146,11 @@ impl Policy {
                         .to_owned(),
                 );
             }
+
             let judges = |accept: &Accept| {
                 accept.token.is_some() || accept.basic.is_some() || !accept.verify.is_empty()
             };
+
             if !self
                 .routes
                 .iter()
@@ -148,6 +161,7 @@ impl Policy {
                     .push("lockout has no effect: no token and no signature could fail".to_owned());
             }
         }
+
         let mut earlier: Vec<(&str, Reach)> = Vec::new();
         for route in &self.routes {
             let mut found = route.mistakes(now);
@@ -157,6 +171,7 @@ impl Policy {
                     "can't be reached: the route {name:?} before it takes all its requests"
                 ));
             }
+
             earlier.push((&route.name, reach));
             mistakes.extend(
                 found
@@ -164,6 +179,7 @@ impl Policy {
                     .map(|what| format!("route {:?}: {what}", route.name)),
             );
         }
+
         mistakes
     }
 
@@ -180,6 +196,7 @@ impl Policy {
                     route.name
                 ));
             }
+
             if route.accept.iter().any(|accept| !accept.is_protected()) {
                 warnings.push(format!(
                     "route {:?} is open: whoever finds the URL can send to it; \
@@ -187,6 +204,7 @@ impl Policy {
                     route.name
                 ));
             }
+
             if let Mode::Observe { until } = route.mode {
                 let what = if until <= now.seconds() {
                     "enforces: observe_until is over, and the line can go"
@@ -195,6 +213,7 @@ impl Policy {
                 };
                 warnings.push(format!("route {:?} {what}", route.name));
             }
+
             for check in route.accept.iter().flat_map(|accept| &accept.verify) {
                 let what = match check.coverage() {
                     Coverage::Body => continue,
@@ -203,12 +222,14 @@ impl Policy {
                     }
                     Coverage::Nothing => "says who sends, and nothing about the body",
                 };
+
                 warnings.push(format!(
                     "route {:?}: what {} sends {what}",
                     route.name,
                     check.title()
                 ));
             }
+
             for check in route.accept.iter().flat_map(|accept| &accept.verify) {
                 let shared = |row: &providers::Provider| {
                     row.shared_key && (check.secrets.is_empty() || !row.has_parts())
@@ -222,6 +243,7 @@ impl Policy {
                     ));
                 }
             }
+
             for set in route
                 .accept
                 .iter()
@@ -238,6 +260,7 @@ impl Policy {
                 }
             }
         }
+
         warnings
     }
 }
@@ -249,12 +272,14 @@ impl Route {
             let mistakes = accept.lacks().into_iter().chain(accept.mistakes(&deny));
             mistakes.map(move |what| format!("accept {}: {what}", index + 1))
         };
+
         let accepts = self
             .accept
             .iter()
             .take(limits::OF_A_ROUTE)
             .enumerate()
             .flat_map(of_accept);
+
         self.own_mistakes(now)
             .into_iter()
             .chain(accepts)
@@ -272,6 +297,7 @@ impl Route {
             .take(limits::OF_A_ROUTE)
             .flat_map(|accept| &accept.verify);
         let mut hashes = BTreeMap::new();
+
         for check in checks {
             let Ok(schemes) = check.schemes() else {
                 continue;
@@ -285,12 +311,14 @@ impl Route {
                 continue;
             };
             let keyed = keyed.proving(self.replay.is_some());
+
             hashes.extend(
                 keyed
                     .body_hashes()
                     .map(|(key, text, times)| ((key, text), times as u64)),
             );
         }
+
         let times: u64 = hashes.values().sum();
         let most = times.saturating_mul(self.max_body);
         (most > limits::GATE_HASHED_BYTES).then(|| {
@@ -308,9 +336,11 @@ impl Route {
     pub(super) fn own_mistakes(&self, now: UnixMillis) -> Vec<String> {
         let mut mistakes = Vec::new();
         let mut mistake = |what: String| mistakes.push(what);
+
         if self.paths.is_empty() {
             mistake("it has no path".to_owned());
         }
+
         for path in &self.paths {
             if path.len() > limits::PATTERN_BYTES {
                 mistake(format!(
@@ -321,6 +351,7 @@ impl Route {
                 mistake(what);
             }
         }
+
         for name in &self.methods {
             if !Method::from_bytes(name.as_bytes())
                 .is_ok_and(|method| shape::is_known_method(&method))
@@ -330,16 +361,19 @@ impl Route {
                 ));
             }
         }
+
         if self.max_body == 0 || self.max_body > limits::AGENT_BODY_BUDGET / SHARES {
             mistake(format!(
                 "max_body lies outside 1B to {} MiB",
                 limits::AGENT_BODY_BUDGET / SHARES / limits::MIB
             ));
         }
+
         let below = |path: &String| path.ends_with("/**");
         if self.encoded_slashes && !self.paths.iter().any(below) {
             mistake("encoded_slashes has no effect: no path ends with /**".to_owned());
         }
+
         if self.keep_token
             && self
                 .accept
@@ -348,6 +382,7 @@ impl Route {
         {
             mistake("keep_token has no effect: there is no token".to_owned());
         }
+
         let opens = || {
             self.accept.iter().any(Accept::opens_websocket)
                 && self.admitted_methods().contains(&Method::GET)
@@ -358,6 +393,7 @@ impl Route {
                     .to_owned(),
             );
         }
+
         if matches!(self.mode, Mode::Observe { .. }) && self.accept.iter().any(|accept| accept.open)
         {
             mistake(
@@ -365,6 +401,7 @@ impl Route {
                     .to_owned(),
             );
         }
+
         let longest = limits::ANSWER_TIMEOUT_MAX;
         if self.answer_timeout_ms == 0 || u128::from(self.answer_timeout_ms) > longest.as_millis() {
             mistake(format!(
@@ -372,6 +409,7 @@ impl Route {
                 longest.as_secs()
             ));
         }
+
         if let Mode::Observe { until } = self.mode {
             let latest =
                 now.seconds() + u64::try_from(limits::OBSERVE_DAYS).unwrap_or_default() * 86_400;
@@ -382,10 +420,12 @@ impl Route {
                 ));
             }
         }
+
         if let Some(replay) = self.replay {
             if !REPLAY_WINDOW_MS.contains(&replay.window_ms) {
                 mistake("replay: window lies outside 1s to 30 days".to_owned());
             }
+
             if !self
                 .accept
                 .iter()
@@ -395,6 +435,7 @@ impl Route {
                     "replay has no effect: nothing here tells one delivery from another".to_owned(),
                 );
             }
+
             let at_agent = |check: &SignatureCheck| check.secret_at == SecretAt::Agent;
             if replay.on_duplicate != OnDuplicate::Forward
                 && self
@@ -408,9 +449,11 @@ impl Route {
                 );
             }
         }
+
         if self.accept.is_empty() {
             mistake("it has no accept, so nothing could pass".to_owned());
         }
+
         for (what, count) in [
             ("paths", self.paths.len()),
             ("methods", self.methods.len()),
@@ -423,9 +466,11 @@ impl Route {
                 ));
             }
         }
+
         for what in self.deny_ips.mistakes() {
             mistake(format!("deny_ips: {what}"));
         }
+
         mistakes
     }
 }
@@ -443,6 +488,7 @@ impl Reach {
             .iter()
             .take(limits::OF_A_ROUTE)
             .filter_map(|path| PathPattern::parse(path).ok());
+
         Self {
             paths: paths.collect(),
             methods: route.admitted_methods(),
@@ -508,6 +554,7 @@ impl Accept {
                     .to_owned(),
             );
         }
+
         if self
             .token
             .iter()
@@ -516,6 +563,7 @@ impl Accept {
         {
             mistakes.push("the token has no secret".to_owned());
         }
+
         mistakes.extend(self.verify.iter().filter_map(SignatureCheck::lacks));
         mistakes
     }
@@ -526,18 +574,21 @@ impl Accept {
         if self.open && self.is_protected() {
             mistakes.push("it says open = true beside a check; take one of them away".to_owned());
         }
+
         if let Some(ips) = &self.allow_ips {
             if ips.is_empty() {
                 mistakes.push("allow_ips is an empty list, so nobody could pass".to_owned());
             } else if ips.named.is_empty() && ips.set().is_within(deny) {
                 mistakes.push("every address of allow_ips is denied by deny_ips".to_owned());
             }
+
             mistakes.extend(
                 ips.mistakes()
                     .into_iter()
                     .map(|what| format!("allow_ips: {what}")),
             );
         }
+
         let tokens: Vec<&TokenCheck> = self.token.iter().chain(&self.basic).collect();
         let empty = |values: &Vec<String>| values.is_empty();
         if self.headers.iter().any(|rule| empty(&rule.allowed))
@@ -548,6 +599,7 @@ impl Accept {
                     .to_owned(),
             );
         }
+
         let token = |text: &str| !text.is_empty() && text.parse::<http::HeaderName>().is_ok();
         for kind in &self.content_types {
             if !kind
@@ -559,6 +611,7 @@ impl Accept {
                 ));
             }
         }
+
         let rules =
             self.headers.len() + self.body.len() + self.content_types.len() + self.verify.len();
         if rules > limits::OF_A_ROUTE {
@@ -568,6 +621,7 @@ impl Accept {
             ));
             return mistakes;
         }
+
         let live = tokens
             .iter()
             .map(|check| check.live.len())
@@ -579,6 +633,7 @@ impl Accept {
             ));
             return mistakes;
         }
+
         mistakes.extend(self.verify.iter().flat_map(SignatureCheck::mistakes));
         mistakes
     }
@@ -609,11 +664,13 @@ impl SignatureCheck {
         };
         let name = self.title();
         let mut mistakes = Vec::new();
+
         for scheme in &schemes {
             if let Err(what) = scheme.check() {
                 return vec![format!("{name}: {what}")];
             }
         }
+
         let secrets: Vec<Secret> = self
             .secrets
             .iter()
@@ -622,6 +679,7 @@ impl SignatureCheck {
         if let Err(what) = Keyed::new(&schemes, &self.shape(), &secrets, None) {
             mistakes.push(format!("{name}: {what}"));
         }
+
         if let Some(origin) = &self.origin {
             let url = crate::url::HttpsUrl::parse(origin);
             if url.is_err() || origin.matches('/').count() > 2 {
@@ -634,17 +692,20 @@ impl SignatureCheck {
                 ));
             }
         }
+
         let challenges = self.row().map_or(&[][..], |row| row.challenges.as_slice());
         if self.challenge && challenges.is_empty() {
             mistakes.push(format!(
                 "{name}: challenge has no effect: it has no handshake"
             ));
         }
+
         if self.pair && !challenges.iter().any(|challenge| challenge.pair.is_some()) {
             mistakes.push(format!(
                 "{name}: it does not tell its secret in a handshake, so there is nothing to pair"
             ));
         }
+
         mistakes
     }
 }

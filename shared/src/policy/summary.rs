@@ -40,6 +40,7 @@ impl Summary {
         let json = serde_json::to_vec(&without_secrets(policy)).unwrap_or_default();
         let mut digest = HEXLOWER.encode(&Sha256::digest(json));
         digest.truncate(DIGEST_DIGITS);
+
         let ways = policy.routes.iter().flat_map(lines_of_route);
         let mut lines: Vec<_> = ways
             .chain(general(policy))
@@ -50,6 +51,7 @@ impl Summary {
             lines.truncate(LINES);
             lines.push(format!("and {more} ways more"));
         }
+
         Self { digest, lines }
     }
 }
@@ -58,6 +60,7 @@ impl Summary {
 fn without_secrets(policy: &Policy) -> Policy {
     let mut policy = policy.clone();
     let nothing = SecretDigest::of(b"");
+
     for accept in policy.routes.iter_mut().flat_map(|route| &mut route.accept) {
         for live in accept
             .token
@@ -67,6 +70,7 @@ fn without_secrets(policy: &Policy) -> Policy {
         {
             live.digest = nothing.clone();
         }
+
         for live in accept
             .verify
             .iter_mut()
@@ -75,6 +79,7 @@ fn without_secrets(policy: &Policy) -> Policy {
             live.secret.clone_from(&PLACEHOLDER);
         }
     }
+
     policy
 }
 
@@ -85,22 +90,27 @@ fn lines_of_route(route: &Route) -> Vec<String> {
         route.methods.join(", ")
     };
     let mut what = format!("{methods} on {}", list(&route.paths));
+
     if route.websocket {
         what.push_str(", WebSockets too");
     }
+
     if route.encoded_slashes {
         what.push_str(", encoded slashes too");
     }
+
     if let Mode::Observe { until } = route.mode {
         what.push_str(&format!(
             " (only observed until {}: failed checks do not refuse)",
             date(until)
         ));
     }
+
     let but = match route.deny_ips.is_empty() {
         true => String::new(),
         false => format!(", but not from {}", addresses(&route.deny_ips)),
     };
+
     route
         .accept
         .iter()
@@ -114,12 +124,15 @@ fn who(accept: &Accept) -> String {
     if let Some(ips) = &accept.allow_ips {
         conditions.push(format!("from {}", addresses(ips)));
     }
+
     if let Some(token) = &accept.token {
         conditions.push(token_condition(token));
     }
+
     if let Some(basic) = &accept.basic {
         conditions.push(format!("with user and password ({})", names(basic)));
     }
+
     for check in &accept.verify {
         let live: Vec<_> = check.secrets.iter().map(|live| live.name.clone()).collect();
         let secrets = match live.is_empty() {
@@ -131,15 +144,18 @@ fn who(accept: &Accept) -> String {
             check.title()
         ));
     }
+
     for rule in &accept.headers {
         conditions.push(format!("with {}: {}", rule.name, list(&rule.allowed)));
     }
+
     if !accept.content_types.is_empty() {
         conditions.push(format!(
             "with the content type {}",
             list(&accept.content_types)
         ));
     }
+
     for rule in &accept.body {
         conditions.push(format!(
             "with {} = {} in the body",
@@ -147,9 +163,11 @@ fn who(accept: &Accept) -> String {
             list(&rule.allowed)
         ));
     }
+
     if accept.is_protected() {
         return conditions.join(", ");
     }
+
     let known = "anyone who knows the URL".to_owned();
     [known]
         .into_iter()
@@ -195,9 +213,11 @@ fn general(policy: &Policy) -> Vec<String> {
     if let Some(rate) = policy.client_rate {
         lines.push(format!("at most {rate} from one client"));
     }
+
     if let Some(rate) = policy.rate {
         lines.push(format!("at most {rate} in all"));
     }
+
     if let Some(Lockout {
         failures,
         within_ms,
@@ -209,6 +229,7 @@ fn general(policy: &Policy) -> Vec<String> {
             "a client with {failures} failures within {within} s is locked out for {lasting} s"
         ));
     }
+
     lines
 }
 
@@ -219,6 +240,7 @@ fn list(values: &[String]) -> String {
         .cloned()
         .collect::<Vec<_>>()
         .join(", ");
+
     match values.len().checked_sub(NAMED).filter(|more| *more > 0) {
         Some(more) => format!("{shown} and {more} more"),
         None => shown,
@@ -260,6 +282,7 @@ mod tests {
                 ..Accept::default()
             },
         ];
+
         let policy = Policy::new(vec![route.clone()]);
         let summary = Summary::of(&policy);
         assert_eq!(
@@ -269,6 +292,7 @@ mod tests {
                 "POST on /hooks/**: anyone who knows the URL",
             ]
         );
+
         route.websocket = true;
         assert_ne!(
             Summary::of(&Policy::new(vec![route])).digest,

@@ -107,6 +107,7 @@ impl Decoder {
                     None => return Ok(None),
                 },
             };
+
             match kind {
                 END => {
                     self.current = None;
@@ -139,11 +140,13 @@ impl Decoder {
             (DATA | HEAD | TRAILERS | END, _) => return Err(FrameError::Order(kind)),
             _ => return Err(FrameError::Unknown(kind)),
         };
+
         let cap = match kind {
             DATA => usize::MAX,
             TRAILERS => TRAILERS_FRAME_BYTES,
             _ => HEAD_FRAME_BYTES,
         };
+
         match usize::try_from(length) {
             Ok(length) if length <= cap => {
                 self.current = Some((kind, length));
@@ -160,6 +163,7 @@ impl Decoder {
             let length = varint::get(&mut buf)?;
             Some((kind, length, before - buf.len()))
         }
+
         if self.partial.is_empty() {
             if let Some((kind, length, used)) = parse(&self.input) {
                 self.input.advance(used);
@@ -168,6 +172,7 @@ impl Decoder {
             self.partial.put(self.input.split_off(0));
             return None;
         }
+
         while self.partial.len() < PREFIX_BYTES && self.input.has_remaining() {
             self.partial.put_u8(self.input.get_u8());
             if let Some((kind, length, _)) = parse(&self.partial) {
@@ -175,6 +180,7 @@ impl Decoder {
                 return Some((kind, length));
             }
         }
+
         None
     }
 
@@ -191,6 +197,7 @@ impl Decoder {
             }
             self.partial.split().freeze()
         };
+
         self.current = None;
         Some(if kind == HEAD {
             Frame::Head(payload)
@@ -249,6 +256,7 @@ mod tests {
     fn decode(chunks: impl Iterator<Item = Bytes>) -> Result<Decoded, FrameError> {
         let mut decoder = Decoder::default();
         let (mut heads, mut data, mut trailers) = (Vec::new(), Vec::new(), Vec::new());
+
         for chunk in chunks {
             decoder.push(chunk);
             while let Some(frame) = decoder.next_frame()? {
@@ -260,6 +268,7 @@ mod tests {
                 }
             }
         }
+
         Ok((heads, data, trailers, decoder.is_ended()))
     }
 
@@ -317,6 +326,7 @@ mod tests {
                 "{bytes:?}"
             );
         }
+
         let mut seed = 1_u64;
         for _ in 0..20_000 {
             let noise: Vec<u8> = (0..24)

@@ -176,15 +176,18 @@ impl Request {
         put_bytes(&mut buf, self.method.as_str().as_bytes());
         put_bytes(&mut buf, &self.target);
         put_length(&mut buf, self.length);
+
         let with_keys = !self.context.keys.0.is_empty();
         buf.put_u8(
             (u8::from(self.trailers) * FLAG_TRAILERS)
                 | (u8::from(self.upgrade) * FLAG_UPGRADE)
                 | (u8::from(with_keys) * FLAG_KEYS),
         );
+
         if with_keys {
             put_keys(&mut buf, &self.context.keys);
         }
+
         let mut spelled = self.spelling.names();
         for (name, value) in &self.headers {
             let written = spelled.next();
@@ -193,6 +196,7 @@ impl Request {
                 put_bytes(&mut buf, value.as_bytes());
             }
         }
+
         buf
     }
 
@@ -214,12 +218,14 @@ impl Request {
         } else {
             get_keys(&mut buf)?
         };
+
         // The map iterates in the order written, as long as equal names stand together: the encoder
         // writes them from a map of its own.
         let mut spelling = SpellingBuilder::new();
         let headers = get_fields(&mut buf, REQUEST_FIELDS, |written, name| {
             spelling.add(written, name)
         })?;
+
         Ok(Self {
             context: Context {
                 id,
@@ -272,6 +278,7 @@ impl Answer {
         let kind = take(&mut buf, 1)?.get_u8();
         let status =
             StatusCode::from_u16(take(&mut buf, 2)?.get_u16()).map_err(|_| HeadError("status"))?;
+
         match kind {
             KIND_RESPONSE => {
                 let length = get_length(&mut buf)?;
@@ -327,22 +334,27 @@ fn get_fields(
 ) -> Result<HeaderMap, HeadError> {
     let mut headers = HeaderMap::with_capacity(usual);
     let mut last = Bytes::new();
+
     while buf.has_remaining() {
         let written = get_bytes(buf)?;
         let value = get_bytes(buf)?;
         let name = HeaderName::from_bytes(&written).map_err(|_| HeadError("field name"))?;
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError("field value"))?;
+
         each(&written, &name);
         let again = headers
             .try_append(name, value)
             .map_err(|_| HeadError("too many fields"))?;
+
         // The map gives them together, and the names as written would no longer be those of the
         // values.
         if again && !last.eq_ignore_ascii_case(&written) {
             return Err(HeadError("fields of one name stand apart"));
         }
+
         last = written;
     }
+
     Ok(headers)
 }
 
@@ -388,6 +400,7 @@ fn get_keys(buf: &mut Bytes) -> Result<FetchedKeys, HeadError> {
     if count > MOST_KEYS {
         return Err(HeadError("keys"));
     }
+
     let mut keys = FetchedKeys::default();
     for _ in 0..count {
         let url = get_bytes(buf)?;
@@ -397,6 +410,7 @@ fn get_keys(buf: &mut Bytes) -> Result<FetchedKeys, HeadError> {
             .ok_or(HeadError("keys"))?;
         keys.0.insert(url, get_bytes(buf)?.as_ref().into());
     }
+
     Ok(keys)
 }
 
@@ -426,6 +440,7 @@ mod tests {
         headers.append("x-github-event", "push".parse().unwrap());
         headers.append("x-a", "1".parse().unwrap());
         headers.append("x-a", "2".parse().unwrap());
+
         Request {
             context: Context {
                 id: RequestId([7; 16]),
@@ -456,6 +471,7 @@ mod tests {
             Request::decode(request.encode(|_| true).freeze()).unwrap(),
             request
         );
+
         let response = Response {
             status: StatusCode::CREATED,
             length: None,
@@ -465,6 +481,7 @@ mod tests {
             Answer::decode(response.encode(|_| true).freeze()).unwrap(),
             Answer::Response(response)
         );
+
         let failure = Failure {
             code: Code::ApplicationTimeout,
             status: StatusCode::GATEWAY_TIMEOUT,
@@ -486,6 +503,7 @@ mod tests {
             decode_trailers(buf.freeze())
         };
         assert!(trailers(&["p", "P", "x"]).is_ok());
+
         assert!(trailers(&["p", "x", "P"]).is_err());
     }
 

@@ -22,6 +22,7 @@ pub fn get(buf: &mut impl Buf) -> Option<u64> {
     if buf.remaining() < length {
         return None;
     }
+
     Some(match length {
         1 => u64::from(buf.get_u8()),
         2 => u64::from(buf.get_u16() & 0x3fff),

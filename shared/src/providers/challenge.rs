@@ -143,11 +143,13 @@ impl Guard {
             };
             letter || self.and.as_bytes().contains(byte)
         };
+
         // The padding of base64 stands at the end: anywhere else a `=` makes a form's pair.
         let unpadded = text
             .strip_suffix(b"==")
             .or_else(|| text.strip_suffix(b"="))
             .unwrap_or(text);
+
         (self.least..=self.most).contains(&text.len()) && unpadded.iter().all(plain)
     }
 }
@@ -183,9 +185,11 @@ impl Challenge {
         {
             return false;
         }
+
         if !has_body && self.needs_body() {
             return false;
         }
+
         self.conditions.iter().all(|condition| match condition {
             Condition::Value(required) => required.holds(request, parts, true).is_ok(),
             Condition::Present { has } => {
@@ -204,6 +208,7 @@ impl Challenge {
         if !is_method || self.conditions.is_empty() || self.needs_body() {
             return None;
         }
+
         let mut part_of_secret = None;
         for condition in &self.conditions {
             let part = match condition {
@@ -222,6 +227,7 @@ impl Challenge {
                 }
             }
         }
+
         Some(part_of_secret)
     }
 
@@ -233,6 +239,7 @@ impl Challenge {
                 .sources()
                 .any(|source| matches!(source, Source::At(place) if place.is_in_body()))
         };
+
         self.conditions.iter().any(|condition| match condition {
             Condition::Value(required) => required.at.is_in_body(),
             Condition::Present { has } => has.is_in_body(),
@@ -254,6 +261,7 @@ impl Challenge {
                 Part::Value(_, Filter::SignedHex | Filter::SignedBase64)
             )
         };
+
         self.body
             .iter()
             .chain(self.headers.values())
@@ -275,6 +283,7 @@ impl Challenge {
             Source::At(place) => Some(place),
             _ => None,
         });
+
         let confirmed = self.confirm.as_ref().map(|confirm| &confirm.from);
         conditions
             .chain(reflected)
@@ -299,6 +308,7 @@ impl Challenge {
             ts: None,
             origin: request.head.origin,
         };
+
         for template in self.body.iter().chain(self.headers.values()) {
             for source in template.sources() {
                 if let Source::At(place) = source {
@@ -309,14 +319,17 @@ impl Challenge {
                 }
             }
         }
+
         let fill = |template: &Template| scene.render_signed(template, parts, key);
         let mut headers = HeaderMap::new();
+
         for (name, template) in &self.headers {
             let name = HeaderName::from_bytes(name.as_bytes());
             if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(&fill(template)?)) {
                 headers.insert(name, value);
             }
         }
+
         let body = self
             .body
             .as_ref()
@@ -326,6 +339,7 @@ impl Challenge {
         if body.len() > ANSWER_BYTES {
             return Err(SignatureFault::Guard("the answer's length".to_owned()));
         }
+
         if !body.is_empty() {
             let kind = self
                 .media_type
@@ -334,23 +348,27 @@ impl Challenge {
             if let Ok(kind) = HeaderValue::from_str(kind) {
                 headers.insert(header::CONTENT_TYPE, kind);
             }
+
             headers.insert(
                 header::X_CONTENT_TYPE_OPTIONS,
                 HeaderValue::from_static("nosniff"),
             );
         }
+
         let confirm = self
             .confirm
             .as_ref()
             .map(|confirm| confirm.address(request))
             .transpose()?;
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
+
         let answer = Box::new(Answer {
             status,
             headers,
             body: body.into(),
             confirm,
         });
+
         match &self.pair {
             None => Ok(Reaction::Answer(answer)),
             Some(place) => {
@@ -372,6 +390,7 @@ impl Confirmation {
         if url.port() != 443 || !self.hosts.iter().any(|pattern| pattern.matches(url.host())) {
             return Err(SignatureFault::KeyAddress("another host"));
         }
+
         Ok(url)
     }
 }
@@ -393,6 +412,7 @@ mod tests {
             !guard.admits(b"payload=evil") && !guard.admits(b"a==="),
             "a form's pair"
         );
+
         assert!(guard.admits(b"qgg8vlvZRS6UYooatFL8Aw"));
         for bad in [
             &b""[..],
@@ -404,6 +424,7 @@ mod tests {
         ] {
             assert!(!guard.admits(bad), "{bad:?}");
         }
+
         let hex = Guard {
             and: "-".into(),
             hex: true,
@@ -414,6 +435,7 @@ mod tests {
             hex.admits(b"890e4665-4dfe-4ab1-b689-ed553bceeed0")
                 && !hex.admits(b"890E4665-4dfe-4ab1-b689-ed553bceeed0")
         );
+
         for markup in [&b"<script>"[..], b"\"", b"\x7f", b"\\", b"a&b"] {
             assert!(!Guard::default().admits(markup), "{markup:?}");
         }

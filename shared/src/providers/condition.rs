@@ -19,6 +19,7 @@ impl Required {
     ) -> Result<(), SignatureFault> {
         let no_members = Members::default();
         let value = self.at.read(request, &no_members)?;
+
         if self.absent {
             return if value.is_none() {
                 Ok(())
@@ -26,6 +27,7 @@ impl Required {
                 Err(SignatureFault::Required(self.at.to_string()))
             };
         }
+
         let value = value.unwrap_or_default();
         let lower = |text: &[u8]| text.to_ascii_lowercase();
         let fits = if let Some(text) = &self.begins {
@@ -58,6 +60,7 @@ impl Required {
         } else {
             false
         };
+
         if fits {
             Ok(())
         } else {

@@ -42,6 +42,7 @@ pub fn diagnose(
     if request.body.len() > BODY_BYTES {
         return Vec::new();
     }
+
     let (Ok(schemes), shape) = (check.schemes(), check.shape()) else {
         return Vec::new();
     };
@@ -56,6 +57,7 @@ pub fn diagnose(
     let Err(fault) = keyed.verify(request, fetched, now) else {
         return Vec::new();
     };
+
     let work = request.inspection.map_or_else(
         || Work::up_to(DOCTOR_BYTES),
         |inspection| Arc::clone(inspection.work()),
@@ -70,6 +72,7 @@ pub fn diagnose(
         work,
         found: Vec::new(),
     };
+
     match fault {
         SignatureFault::Missing(_) | SignatureFault::Required(_) => {
             doctor.weaker_header(request);
@@ -90,6 +93,7 @@ pub fn diagnose(
             doctor.url(request);
             doctor.clock(&keyed, request);
             doctor.compressed(request);
+
             if doctor.found.is_empty() {
                 doctor.other_provider(request);
                 doctor.odd_secrets();
@@ -97,6 +101,7 @@ pub fn diagnose(
         }
         _ => {}
     }
+
     doctor.found
 }
 
@@ -146,6 +151,7 @@ impl Doctor<'_> {
         {
             return false;
         }
+
         let inspection = Inspection::new(Arc::default(), Arc::clone(&self.work));
         keyed
             .verify(&request.inspected(&inspection), self.fetched, at)
@@ -169,6 +175,7 @@ impl Doctor<'_> {
                     return;
                 }
             }
+
             for (form, what) in [
                 (KeyForm::Utf8, "used as it is"),
                 (KeyForm::Base64, "decoded as base64"),
@@ -191,6 +198,7 @@ impl Doctor<'_> {
                 }
             }
         }
+
         for other in others {
             let own = self
                 .check
@@ -225,6 +233,7 @@ impl Doctor<'_> {
         if !self.schemes.iter().any(Scheme::signs_url) {
             return;
         }
+
         let origin = self.check.origin.as_deref().unwrap_or(request.head.origin);
         let named = |name: &header::HeaderName| {
             request
@@ -234,6 +243,7 @@ impl Doctor<'_> {
                 .and_then(|value| value.to_str().ok())
         };
         let host = named(&header::HOST).map(|host| format!("https://{host}"));
+
         let (_, authority) = origin.split_once("://").unwrap_or(("", origin));
         let bare = authority.split(':').next().unwrap_or_default();
         let mut origins = vec![
@@ -243,6 +253,7 @@ impl Doctor<'_> {
             (format!("http://{bare}"), "http, without the port"),
         ];
         origins.extend(host.map(|host| (host, "the host of the request")));
+
         let target = request.head.target;
         let (path, query) = target.split_at(request.head.path().len());
         let slashed = match path.strip_suffix(b"/") {
@@ -250,6 +261,7 @@ impl Doctor<'_> {
             None => [path, b"/", query].concat(),
         };
         let (schemes, shape, secrets) = (self.schemes, self.shape, self.secrets);
+
         for (other, what) in &origins {
             if self.fits_at(schemes, shape, secrets, Some(other.clone()), request) {
                 let then = if other.starts_with("http:") {
@@ -261,6 +273,7 @@ impl Doctor<'_> {
                 return;
             }
         }
+
         let head = RequestHead {
             target: &slashed,
             ..request.head
@@ -287,6 +300,7 @@ impl Doctor<'_> {
             let at = text
                 .and_then(|text| String::from_utf8(text).ok())
                 .and_then(|text| ts.unit.seconds(&text));
+
             let Some(at) = at else { continue };
             if self.verifies(keyed, request, UnixMillis(at.saturating_mul(1000))) {
                 let now = self.now.seconds();
@@ -302,6 +316,7 @@ impl Doctor<'_> {
                         now - at
                     )
                 });
+
                 return;
             }
         }
@@ -327,6 +342,7 @@ impl Doctor<'_> {
             .iter()
             .map(|secret| secret.expose().to_vec())
             .collect();
+
         for scheme in self.schemes {
             let sent = scheme
                 .sig
@@ -341,6 +357,7 @@ impl Doctor<'_> {
                 continue;
             };
             let plain = word.len() <= 16 && word.bytes().all(|byte| byte.is_ascii_alphabetic());
+
             if plain
                 && secrets
                     .iter()
@@ -362,6 +379,7 @@ impl Doctor<'_> {
             .get(header::CONTENT_ENCODING)
             .and_then(|value| value.to_str().ok());
         let name = self.check.title();
+
         if let Some(coding) = coding.filter(|coding| !coding.eq_ignore_ascii_case("identity")) {
             let coding = Escaped(coding.as_bytes());
             self.say(format!(
@@ -394,12 +412,14 @@ impl Doctor<'_> {
             }
             _ => false,
         };
+
         let own = self.check.row().map(|row| row.id.as_str());
         let rows: Vec<&Provider> = super::all()
             .iter()
             .filter(|row| Some(row.id.as_str()) != own && present(row.scheme()))
             .collect();
         let secrets = self.secrets;
+
         for row in rows.iter().take(PROVIDERS) {
             if self.fits(&row.schemes(), &row.shape(), secrets, request) {
                 self.say(format!(
@@ -409,6 +429,7 @@ impl Doctor<'_> {
                 return;
             }
         }
+
         if let [row] = rows.as_slice()
             && self.found.is_empty()
         {
@@ -428,6 +449,7 @@ fn member_of(scheme: &Scheme, request: &Request<'_>, key: &str) -> Option<Vec<u8
     let mut members = value
         .split(split)
         .filter_map(|member| member.split_once(kv));
+
     members
         .find(|(name, _)| *name == key)
         .map(|(_, value)| value.as_bytes().to_vec())
@@ -451,21 +473,26 @@ fn respelled(secret: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
             "in quotes: they were entered so at the provider",
         ),
     ];
+
     if let Some(text) = secret.strip_prefix(b"\xef\xbb\xbf") {
         spellings.push((text.to_vec(), "without the byte order mark"));
     }
+
     if let Some(text) = from_utf16(secret) {
         spellings.push((
             text.trim_end().as_bytes().to_vec(),
             "read as UTF-16, as PowerShell's > writes it",
         ));
     }
+
     if let Ok(decoded) = BASE64.decode(secret) {
         spellings.push((decoded, "decoded as base64"));
     }
+
     if let Ok(decoded) = HEXLOWER_PERMISSIVE.decode(secret) {
         spellings.push((decoded, "decoded as hex"));
     }
+
     spellings.push((BASE64.encode(secret).into_bytes(), "encoded as base64"));
     spellings.retain(|(text, _)| text != secret);
     spellings
@@ -477,21 +504,25 @@ fn rewritten(body: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
         ([body, b"\n"].concat(), "with a newline at its end"),
         ([body, b"\r\n"].concat(), "with CR LF at its end"),
     ];
+
     if let Some(shorter) = body
         .strip_suffix(b"\r\n")
         .or_else(|| body.strip_suffix(b"\n"))
     {
         spellings.push((shorter.to_vec(), "without the newline at its end"));
     }
+
     if let Some(shorter) = body.strip_prefix(b"\xef\xbb\xbf") {
         spellings.push((shorter.to_vec(), "without the byte order mark"));
     }
+
     if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
         spellings.push((respaced(body, "", ""), "as JSON without spaces"));
         spellings.push((
             respaced(body, " ", " "),
             "as JSON with a space behind each comma and colon",
         ));
+
         if let Ok(text) = std::str::from_utf8(body) {
             let escaped = text
                 .chars()
@@ -504,18 +535,22 @@ fn rewritten(body: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
                             .iter()
                             .for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
                     }
+
                     out
                 });
+
             spellings.push((
                 escaped.into_bytes(),
                 "as JSON with other letters than ASCII escaped",
             ));
         }
+
         let pretty = serde_json::from_slice::<serde_json::Value>(body)
             .ok()
             .and_then(|value| serde_json::to_vec_pretty(&value).ok());
         spellings.extend(pretty.map(|pretty| (pretty, "as indented JSON")));
     }
+
     spellings.retain(|(text, _)| text != body);
     spellings
 }
@@ -524,6 +559,7 @@ fn rewritten(body: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
 fn respaced(json: &[u8], comma: &str, colon: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(json.len());
     let (mut quoted, mut escaped) = (false, false);
+
     for byte in json {
         match byte {
             _ if quoted => {
@@ -547,6 +583,7 @@ fn respaced(json: &[u8], comma: &str, colon: &str) -> Vec<u8> {
             other => out.push(*other),
         }
     }
+
     out
 }
 
@@ -581,6 +618,7 @@ mod tests {
         let row = super::super::find(provider).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static("inner:8080"));
+
         let secret = Secret::new(signed_with.to_vec()).unwrap();
         let draft = Draft {
             headers,
@@ -592,10 +630,12 @@ mod tests {
             name: "env:A".into(),
             secret: Secret::new(here.to_vec()).unwrap(),
         };
+
         let check = SignatureCheck {
             secrets: vec![live],
             ..SignatureCheck::by(provider)
         };
+
         diagnose(
             &check,
             &Request::new(head, arrived),
@@ -625,6 +665,7 @@ mod tests {
             let said = say("github", signed_with, here, b"{}", b"{}");
             assert!(said.contains(expected), "{said}");
         }
+
         assert_eq!(
             say("github", b"key", b"key", b"{}", b"{}"),
             "",
@@ -669,6 +710,7 @@ mod tests {
                 "id",
             )
             .unwrap();
+
             let head = RequestHead {
                 origin: "https://h.example",
                 ..made.request().head
@@ -681,6 +723,7 @@ mod tests {
                 secrets: vec![live],
                 ..SignatureCheck::by(check)
             };
+
             diagnose(
                 &check,
                 &Request::new(head, b"{}"),
@@ -691,9 +734,11 @@ mod tests {
             .join("; ")
         };
         let said = judged("github", "slack", "https://h.example", NOW);
+
         assert!(said.contains("provider = \"slack\""), "{said}");
         let said = judged("square", "square", "http://h.example", NOW);
         assert!(said.contains("http instead of https"), "{said}");
+
         let said = judged(
             "slack",
             "slack",
@@ -701,6 +746,7 @@ mod tests {
             UnixMillis(NOW.0 - 3_600_000),
         );
         assert!(said.contains("3600 s ahead"), "{said}");
+
         let mut headers = HeaderMap::new();
         headers.insert("x-hub-signature", HeaderValue::from_static("sha1=00"));
         let head = RequestHead {
@@ -709,6 +755,7 @@ mod tests {
             headers: &headers,
             origin: "https://h.example",
         };
+
         let live = LiveSecret {
             name: "env:A".into(),
             secret,
@@ -717,6 +764,7 @@ mod tests {
             secrets: vec![live],
             ..SignatureCheck::by("github")
         };
+
         let said = diagnose(
             &check,
             &Request::new(head, b""),
@@ -736,6 +784,7 @@ mod tests {
         };
         let row = super::super::find("github").unwrap();
         let secret = live("", b"other").secret;
+
         let made = sign(
             row.scheme(),
             &row.shape(),
@@ -745,11 +794,13 @@ mod tests {
             "id",
         )
         .unwrap();
+
         let check = SignatureCheck {
             secrets: vec![live("env:A", b"key")],
             ..SignatureCheck::by("github")
         };
         let others = [live("env:A", b"key"), live("env:B", b"other")];
+
         let said = diagnose(
             &check,
             &made.request(),

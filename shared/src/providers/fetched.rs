@@ -29,6 +29,7 @@ impl KeySource {
             (None, None) => return Err(SignatureFault::KeyAddress("there is none")),
         };
         let url = HttpsUrl::parse(&text).map_err(SignatureFault::KeyAddress)?;
+
         if self.from.is_some() {
             if url.port() != 443 || !self.hosts.iter().any(|pattern| pattern.matches(url.host())) {
                 return Err(SignatureFault::KeyAddress("another host"));
@@ -37,6 +38,7 @@ impl KeySource {
                 return Err(SignatureFault::KeyAddress("another path"));
             }
         }
+
         Ok(url)
     }
 

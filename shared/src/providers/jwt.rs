@@ -27,11 +27,13 @@ impl JwtKey {
         if text.is_empty() {
             return Err(SchemeError::EmptyKey);
         }
+
         if form == KeyForm::Jwks {
             let set: JwkSet =
                 serde_json::from_slice(text).map_err(|_| SchemeError::Key("a JSON Web Key Set"))?;
             return Ok(Self::Set(set));
         }
+
         let key = match rules.algs.first() {
             Some(alg) if alg.is_symmetric() => DecodingKey::from_secret(text),
             Some(JwtAlgorithm::RS256 | JwtAlgorithm::RS384 | JwtAlgorithm::RS512) => {
@@ -56,12 +58,14 @@ impl JwtKey {
         let header =
             jsonwebtoken::decode_header(token).map_err(|_| malformed("it is no JSON Web Token"))?;
         check_critical(token)?;
+
         let allowed: Vec<Algorithm> = rules.algs.iter().map(|alg| algorithm(*alg)).collect();
         if !allowed.contains(&header.alg) {
             return Err(malformed(
                 "it is signed by another algorithm than this route's",
             ));
         }
+
         let key = match self {
             Self::One(key) => key.as_ref().clone(),
             Self::Set(set) => {
@@ -77,11 +81,13 @@ impl JwtKey {
                 DecodingKey::from_jwk(jwk).map_err(|_| SignatureFault::UnknownKey)?
             }
         };
+
         let mut validation = Validation::new(header.alg);
         // Time and claims are judged below: by the gate's time, and with a reason.
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
+
         if let Some(inspection) = scene.request.inspection {
             let signed = if rules.detached {
                 scene.request.body.len()
@@ -90,6 +96,7 @@ impl JwtKey {
             };
             inspection.work().spend(Kind::Hashed, signed)?;
         }
+
         let whole = if rules.detached {
             attached(token, scene.request.body)
         } else {
@@ -99,6 +106,7 @@ impl JwtKey {
         let decoded = jsonwebtoken::decode::<Map<String, Value>>(whole, &key, &validation)
             .map_err(|_| SignatureFault::Mismatch)?;
         check_time(rules, &decoded.claims, now)?;
+
         check_claims(rules, &decoded.claims, scene, parts)
     }
 }
@@ -119,6 +127,7 @@ fn check_critical(token: &[u8]) -> Result<(), SignatureFault> {
             "its header has a critical extension, which is not known here",
         ));
     }
+
     Ok(())
 }
 
@@ -146,6 +155,7 @@ fn check_time(
             None => Err(SignatureFault::Token("one of its times is none")),
         },
     };
+
     let now = now.seconds();
     match time("exp")? {
         Some(at) if now >= at.saturating_add(rules.leeway) => {
@@ -156,13 +166,16 @@ fn check_time(
         }
         _ => {}
     }
+
     if let Some(at) = time("nbf")?.filter(|at| *at > now.saturating_add(rules.leeway)) {
         return Err(SignatureFault::Future(at - now, rules.leeway));
     }
+
     let issued = time("iat")?;
     if let Some(at) = issued.filter(|at| *at > now.saturating_add(rules.leeway.max(60))) {
         return Err(SignatureFault::Future(at - now, rules.leeway));
     }
+
     match (rules.max_age, issued) {
         (Some(_), None) => Err(SignatureFault::Token("it does not say when it was issued")),
         (Some(most), Some(at)) if now.saturating_sub(at) > most.saturating_add(rules.leeway) => {
@@ -182,6 +195,7 @@ fn check_claims(
     if rules.iss.is_some() && text("iss") != rules.iss.as_deref() {
         return Err(SignatureFault::Claim("iss".to_owned()));
     }
+
     if let Some(wanted) = &rules.aud {
         let listed = |value: &Value| match value {
             Value::Array(items) => items.iter().any(|item| item.as_str() == Some(wanted)),
@@ -191,11 +205,13 @@ fn check_claims(
             return Err(SignatureFault::Claim("aud".to_owned()));
         }
     }
+
     for (name, template) in &rules.claims {
         let empty_body = scene.request.body.is_empty() && rules.unless_empty.as_ref() == Some(name);
         if empty_body && !claims.contains_key(name) {
             continue;
         }
+
         let (_, wanted) = scene.message(template, parts)?;
         let wanted = wanted.concat(scene.request.body);
         let fits = match claims.get(name) {
@@ -207,6 +223,7 @@ fn check_claims(
             return Err(SignatureFault::Claim(name.clone()));
         }
     }
+
     Ok(())
 }
 
@@ -218,6 +235,7 @@ fn same(said: &Value, wanted: &[u8]) -> bool {
         Value::Number(number) => number.to_string().into_bytes(),
         _ => return false,
     };
+
     let trimmed = |bytes: &[u8]| {
         let end = bytes
             .iter()

@@ -50,18 +50,21 @@ impl SecretShape {
     pub fn split(&self, secret: &Secret) -> Result<Parts, SchemeError> {
         let plain = self.plain.clone().unwrap_or_else(|| WHOLE.to_owned());
         let whole = |name: &str| BTreeMap::from([(name.to_owned(), secret.clone())]);
+
         if self.parts.is_empty() {
             return Ok(Parts {
                 parts: whole(&plain),
                 plain,
             });
         }
+
         let names = || self.parts.keys().cloned().collect::<Vec<_>>().join(", ");
         match serde_json::from_slice::<BTreeMap<String, String>>(secret.expose()) {
             Ok(given) => {
                 if given.keys().any(|name| !self.parts.contains_key(name)) {
                     return Err(SchemeError::Parts(names()));
                 }
+
                 let part = |(name, text): (String, String)| {
                     Some((
                         name,
@@ -72,6 +75,7 @@ impl SecretShape {
                 let parts = parts
                     .map(|(name, secret)| secret.map(|secret| (name, secret)))
                     .collect::<Result<_, _>>()?;
+
                 Ok(Parts { parts, plain })
             }
             Err(_) if self.plain.is_some() => Ok(Parts {
@@ -121,6 +125,7 @@ impl Key {
         if let Some(rules) = &scheme.jwt {
             return JwtKey::new(rules, scheme.key, &decoded(scheme.key, text)?).map(Self::Jwt);
         }
+
         let key = Secret::new(decoded(scheme.key, text)?).ok_or(SchemeError::EmptyKey)?;
         // HMAC takes keys of every length; the empty one is ruled out above.
         let mac = match scheme.alg {
@@ -167,6 +172,7 @@ impl Key {
                         message.1.len().saturating_mul(candidates.len()),
                     )?;
                 }
+
                 let whole;
                 let message = match message.1.slices(request.body).as_slice() {
                     [only] => *only,
@@ -175,6 +181,7 @@ impl Key {
                         &whole
                     }
                 };
+
                 any(candidates, |candidate| {
                     key.verify_sig(message, candidate).is_ok()
                 })
@@ -190,6 +197,7 @@ impl Key {
                     Some(inspection) => inspection.mac(message, id, make)?,
                     None => make().into(),
                 };
+
                 !mac.is_empty() && any(candidates, |candidate| bool::from(mac.ct_eq(candidate)))
             }
         })
@@ -210,11 +218,13 @@ impl Key {
             message.iter().for_each(|part| mac.update(part.as_ref()));
             mac.finalize().into_bytes().to_vec()
         }
+
         fn digest<D: sha1::Digest>(message: &[impl AsRef<[u8]>]) -> Vec<u8> {
             let mut digest = D::new();
             message.iter().for_each(|part| digest.update(part.as_ref()));
             digest.finalize().to_vec()
         }
+
         Some(match self {
             Self::Md5(key) => mac(key, message),
             Self::Sha1(key) => mac(key, message),

@@ -107,9 +107,11 @@ impl Keyed {
             .collect::<Result<Vec<_>, _>>()?;
         let mut ways = Vec::with_capacity(schemes.len());
         let mut last_missing = None;
+
         for scheme in schemes {
             scheme.check()?;
             let mut live = Vec::new();
+
             for (index, parts) in parts.iter().enumerate() {
                 match Live::new(scheme, index, parts) {
                     Ok(one) => live.push(one),
@@ -121,6 +123,7 @@ impl Keyed {
                     Err(error) => return Err(error),
                 }
             }
+
             if parts.is_empty() && scheme.fetch.is_some() {
                 let signed = scheme.msg.sources().find_map(|source| match source {
                     Source::Secret(name) => Some(name.clone().unwrap_or_default()),
@@ -129,6 +132,7 @@ impl Keyed {
                 if let Some(name) = signed {
                     return Err(SchemeError::MissingPart(name));
                 }
+
                 live.push(Live {
                     secret: None,
                     parts: Parts::none(),
@@ -136,6 +140,7 @@ impl Keyed {
                     id: None,
                 });
             }
+
             let mut places = BodyPlacesBuilder::default();
             scheme.places().for_each(|place| place.add_to(&mut places));
             let item_places = Arc::new(places.finish());
@@ -146,6 +151,7 @@ impl Keyed {
                 item_places,
             });
         }
+
         for index in 0..parts.len() {
             let used = ways
                 .iter()
@@ -155,6 +161,7 @@ impl Keyed {
                 return Err(last_missing.unwrap_or(SchemeError::EmptyKey));
             }
         }
+
         Ok(Self {
             ways,
             origin,
@@ -187,6 +194,7 @@ impl Keyed {
                 let times = each + usize::from(way.scheme.url_ports) + usize::from(way.proves);
                 let reads = way.scheme.needs_body();
                 let id = |live: &Live| live.id.unwrap_or_else(|| Key::id(&way.scheme, b"fetched"));
+
                 way.live
                     .iter()
                     .filter(move |_| reads)
@@ -220,6 +228,7 @@ impl Keyed {
             .take(1)
             .flat_map(|way| &way.live)
             .map(|live| (&live.parts, live.key.as_ref()));
+
         // While pairing there is no secret yet.
         let unkeyed = self
             .ways
@@ -234,6 +243,7 @@ impl Keyed {
                 }
             }
         }
+
         outcome
     }
 
@@ -257,6 +267,7 @@ impl Keyed {
             let Some(source) = &way.scheme.fetch else {
                 continue;
             };
+
             match way.holds(request, &live.parts) {
                 Ok(()) => match source.address(request) {
                     Ok(url) => urls.push(url),
@@ -267,6 +278,7 @@ impl Keyed {
                 Err(fault) => return Err(fault),
             }
         }
+
         Ok(urls)
     }
 
@@ -289,6 +301,7 @@ impl Keyed {
             }
         };
         let origin = self.origin.as_deref().unwrap_or(request.head.origin);
+
         let mut furthest: Option<SignatureFault> = None;
         for (index, way) in self.ways.iter().enumerate() {
             let oracles = self.signed_for_anybody.as_slice();
@@ -317,6 +330,7 @@ impl Keyed {
                 }
             }
         }
+
         Err(furthest.unwrap_or(SignatureFault::Mismatch))
     }
 }
@@ -335,11 +349,13 @@ impl Live {
                 return Err(SchemeError::MissingPart(name.clone().unwrap_or_default()));
             }
         }
+
         if let Some(Pick::Part(name)) = &scheme.sig.pick
             && parts.get(Some(name)).is_none()
         {
             return Err(SchemeError::MissingPart(name.clone()));
         }
+
         let secret = parts.get(scheme.part.as_deref());
         let key = match secret {
             Some(secret) => Some(Key::new(scheme, secret.expose())?),
@@ -350,6 +366,7 @@ impl Live {
                 ));
             }
         };
+
         let id = secret.map(|secret| Key::id(scheme, secret.expose()));
         Ok(Self {
             secret: Some(index),
@@ -381,6 +398,7 @@ impl Way {
                 "this way of signing has no secret; it".to_owned(),
             ));
         }
+
         match &self.scheme.each {
             None => self.verify_one(case),
             Some(path) => self.verify_each(path, case),
@@ -398,16 +416,19 @@ impl Way {
                 ReadFault::Overworked(overworked) => overworked.into(),
                 ReadFault::Form(_) => SignatureFault::Mismatch,
             })?;
+
         if items.len() > MOST_ITEMS {
             return Err(SignatureFault::Malformed(
                 format!("json:{path}"),
                 "it has too many items",
             ));
         }
+
         // In order of their own, and each once: the same items in another order are the same
         // delivery.
         let mut proofs = BTreeSet::new();
         let (mut secret, mut proved) = (None, true);
+
         for item in items {
             let of_item = inspection.of_item(&self.item_places);
             let item = Request::new(request.head, item.as_bytes()).inspected(&of_item);
@@ -417,14 +438,17 @@ impl Way {
             })?;
             secret = by;
             proved &= proof.is_some();
+
             if !proofs.insert(proof) && proof.is_some() {
                 return Err(SignatureFault::Repeated(format!("an item of json:{path}")));
             }
         }
+
         let digest = |proofs: BTreeSet<Option<[u8; 32]>>| {
             let all = proofs.into_iter().flatten().flatten().collect::<Vec<_>>();
             Sha256::digest(&all).into()
         };
+
         Ok((secret, proved.then(|| digest(proofs))))
     }
 
@@ -435,6 +459,7 @@ impl Way {
             .at
             .read_all(case.request, self.scheme.sig.repeats)?;
         let mut outcome = Err(SignatureFault::Required("the request".to_owned()));
+
         // No early end: the time taken says nothing about which key came close.
         for live in &self.live {
             let judged = self.verify_by(live, &fields, case);
@@ -446,6 +471,7 @@ impl Way {
                 outcome = judged;
             }
         }
+
         outcome
     }
 
@@ -464,11 +490,14 @@ impl Way {
         } = *case;
         let mut candidates = Vec::new();
         let mut members = Members::default();
+
         for field in fields {
             self.candidates(field, live, &mut candidates, &mut members)?;
         }
+
         let at = &self.scheme.sig.at;
         let public = self.scheme.alg.is_public() || self.scheme.alg == Algorithm::Jwt;
+
         match candidates.len() {
             0 => {
                 return Err(SignatureFault::Malformed(
@@ -484,6 +513,7 @@ impl Way {
             }
             _ => {}
         }
+
         self.holds(request, &live.parts)?;
         let ts = self.timestamp(request, &members, now)?;
         let made_key = match (&live.key, &self.scheme.fetch) {
@@ -510,11 +540,13 @@ impl Way {
         let Some(key) = made_key.as_ref().or(live.key.as_ref()) else {
             return Err(SignatureFault::UnknownKey);
         };
+
         let other = if self.scheme.url_ports {
             other_port(origin)
         } else {
             None
         };
+
         for origin in std::iter::once(origin).chain(other.as_deref()) {
             let scene = Scene {
                 request: *request,
@@ -522,6 +554,7 @@ impl Way {
                 ts: ts.as_deref(),
                 origin,
             };
+
             if let (Key::Jwt(key), Some(rules)) = (key, &self.scheme.jwt) {
                 let token = candidates.first().map(Vec::as_slice).unwrap_or_default();
                 key.claims(rules, token, &scene, &live.parts, now)?;
@@ -530,6 +563,7 @@ impl Way {
                     .then(|| signed_of(token, rules.detached.then_some(request.body)));
                 return Ok((live.secret, proof));
             }
+
             let message = scene.message(&self.scheme.msg, &live.parts)?;
             self.check_joints(&scene)?;
             // Made from the request's time, a key has no id.
@@ -540,12 +574,14 @@ impl Way {
                 {
                     return Err(SignatureFault::Oracle);
                 }
+
                 // Not the signature: two secrets make two of one delivery, and of some algorithms a
                 // second right one can be made from the first.
                 let proves = self.proves && self.scheme.alg != Algorithm::Equals;
                 if proves && let Some(inspection) = request.inspection {
                     inspection.work().spend(Kind::Hashed, message.1.len())?;
                 }
+
                 let digest = || {
                     let pieces = message.1.slices(request.body);
                     pieces
@@ -555,6 +591,7 @@ impl Way {
                 return Ok((live.secret, proves.then(|| digest().finalize().into())));
             }
         }
+
         Err(if self.scheme.alg == Algorithm::Equals {
             SignatureFault::OtherToken
         } else {
@@ -567,9 +604,11 @@ impl Way {
         let head = &scene.request.head;
         let cut =
             SignatureFault::Malformed("the signed text".to_owned(), "it could be cut in two ways");
+
         if self.scheme.json_body && !self.scheme.has_telling_body(&scene.request) {
             return Err(cut);
         }
+
         for joint in self.scheme.joints() {
             let fits = match joint {
                 Joint::Time(unit) => unit.is_pinned(scene.ts.unwrap_or_default()),
@@ -586,6 +625,7 @@ impl Way {
                 return Err(cut);
             }
         }
+
         Ok(())
     }
 
@@ -621,9 +661,11 @@ impl Way {
                 },
                 None => (None, member),
             };
+
             if sig.split.is_some() {
                 members.0.push((key.map(Into::into), value.into()));
             }
+
             let picked = match &sig.pick {
                 None => true,
                 Some(Pick::Key(wanted)) => key == Some(wanted.as_bytes()),
@@ -637,6 +679,7 @@ impl Way {
                 candidates.push(self.decode(value)?);
             }
         }
+
         Ok(())
     }
 
@@ -646,6 +689,7 @@ impl Way {
         let text = value
             .strip_prefix(sig.prefix.as_bytes())
             .ok_or_else(|| malformed("the prefix is another"))?;
+
         let decoded = match sig.enc {
             Encoding::Hex => HEXLOWER_PERMISSIVE
                 .decode(text)
@@ -658,6 +702,7 @@ impl Way {
                 .map_err(|_| malformed("it is not base64url")),
             Encoding::Text => Ok(text.to_vec()),
         }?;
+
         if decoded.is_empty() {
             Err(malformed("the signature is empty"))
         } else {
@@ -684,6 +729,7 @@ impl Way {
             .ok_or_else(|| {
                 SignatureFault::Malformed(declared.at.to_string(), "it is not a timestamp")
             })?;
+
         let text = Some(text);
         let Some(tolerance) = declared.tolerance else {
             return Ok(text);
@@ -692,9 +738,11 @@ impl Way {
         if now.saturating_sub(at) > tolerance {
             return Err(SignatureFault::Stale(now.saturating_sub(at), tolerance));
         }
+
         if at.saturating_sub(now) > tolerance {
             return Err(SignatureFault::Future(at.saturating_sub(now), tolerance));
         }
+
         Ok(text)
     }
 }
@@ -715,6 +763,7 @@ fn split<'f>(field: &'f [u8], separator: &[u8]) -> Vec<&'f [u8]> {
         members.push(member.trim_ascii());
         rest = after.get(separator.len()..).unwrap_or_default();
     }
+
     members.push(rest.trim_ascii());
     members
 }
@@ -730,12 +779,14 @@ fn signed_of(token: &[u8], detached: Option<&[u8]>) -> [u8; 32] {
     let mut digest = Sha256::new();
     digest.update(signed);
     digest.update(detached.unwrap_or_default());
+
     digest.finalize().into()
 }
 
 /// The same origin with the port of https, or without it.
 fn other_port(origin: &str) -> Option<String> {
     const PORT: &str = ":443";
+
     let authority = origin.strip_prefix("https://")?;
     match authority.strip_suffix(PORT) {
         Some(host) => Some(format!("https://{host}")),
@@ -780,12 +831,14 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
+
         let head = RequestHead {
             method: &Method::POST,
             target: target.as_bytes(),
             headers: &map,
             origin: "https://h.example",
         };
+
         keyed.verify(
             &Request::new(head, body),
             &FetchedKeys::default(),
@@ -862,6 +915,7 @@ mod tests {
                 true,
             ),
         ];
+
         for (text, secret, signature, fits) in cases {
             assert_eq!(
                 verify(text, secret, &[("x", signature)], 0).is_ok(),
@@ -889,6 +943,7 @@ mod tests {
             |list: String, now| verify(scheme, "key", &[("x", &list), ("x-id", "id")], now);
         let good = format!("t={now},v0=00,v1=00,v1={TIMED_HEX}");
         assert_eq!(signed(good.clone(), now), Ok(()));
+
         assert_eq!(
             signed(good.replace(',', ", "), now),
             Ok(()),
@@ -898,10 +953,12 @@ mod tests {
             signed(good.clone(), now + 301_000),
             Err(SignatureFault::Stale(301, 300))
         );
+
         assert_eq!(
             signed(good.clone(), now - 301_000),
             Err(SignatureFault::Future(301, 300))
         );
+
         for bad in [
             format!("v1={TIMED_HEX}"),
             format!("t={now}"),
@@ -921,6 +978,7 @@ mod tests {
             verify(scheme, "key", &[("x", signature), ("x-id", "id")], 0),
             Ok(())
         );
+
         for id in ["", "i.d"] {
             let fault = verify(scheme, "key", &[("x", signature), ("x-id", id)], 0).unwrap_err();
             assert!(
@@ -935,9 +993,11 @@ mod tests {
         let token = "alg='equals'\nsig={at='header:x', enc='text', prefix='Bearer '}";
         assert_eq!(scheme(token).coverage(), Coverage::Nothing);
         assert_eq!(verify(token, "key", &[("x", "Bearer key")], 0), Ok(()));
+
         for wrong in ["Bearer ke", "Bearer keys", "Bearer KEY", "key", "Bearer "] {
             assert!(verify(token, "key", &[("x", wrong)], 0).is_err(), "{wrong}");
         }
+
         let basic = "alg='equals'\nsig={at='header:x', enc='base64', prefix='Basic '}";
         assert_eq!(
             verify(basic, "user:pass", &[("x", "Basic dXNlcjpwYXNz")], 0),
@@ -958,6 +1018,7 @@ mod tests {
         .unwrap();
         let fits = |body: &str| judge(&batch, "/x", &[], body.as_bytes(), 0).is_ok();
         assert!(fits(r#"{"value":[{"state":"key"},{"state":"key"}]}"#));
+
         for bad in [
             r#"{"value":[{"state":"key"},{"state":"other"}]}"#,
             r#"{"value":[{"state":"key"},{}]}"#,
@@ -978,6 +1039,7 @@ mod tests {
             r#"{"n":"1","sig":"6da91fb91517be1f5cdcf3af91d7d40c717dd638a306157606fb2e584f7ae926"}"#;
         let two =
             r#"{"n":"2","sig":"ae7b3ee87b8c9214f714df1c2042c7a985b9d711e9938a063937ad1636775a88"}"#;
+
         let proof = |items: &str| {
             judge(
                 &batch,
@@ -990,6 +1052,7 @@ mod tests {
         };
         let both = proof(&format!("{one},{two}")).unwrap();
         assert!(both.is_some());
+
         assert_eq!(proof(&format!("{two},{one}")).unwrap(), both);
         assert!(matches!(
             proof(&format!("{one},{one}")),
@@ -1008,6 +1071,7 @@ mod tests {
             ]),
             plain: None,
         };
+
         let keyed = Keyed::new(
             &[scheme(way)],
             &shape,
@@ -1015,6 +1079,7 @@ mod tests {
             None,
         )
         .unwrap();
+
         let fits = |id: &str| {
             judge(
                 &keyed,
@@ -1026,6 +1091,7 @@ mod tests {
             .is_ok()
         };
         assert!(fits("AbC"));
+
         assert!(!fits("abc") && !fits("aBc"));
     }
 
@@ -1055,6 +1121,7 @@ mod tests {
             by("json", "new"),
             Err(SignatureFault::Required(_))
         ));
+
         assert_eq!(by("form", "neither"), Err(SignatureFault::OtherToken));
     }
 
@@ -1067,6 +1134,7 @@ mod tests {
             ]),
             plain: None,
         };
+
         let ways = ["first", "second"].map(|part| {
             scheme(&format!(
                 "alg='equals'\npart='{part}'\nsig={{at='header:{part}', enc='text'}}"
@@ -1075,6 +1143,7 @@ mod tests {
         let make = |text: &str| Keyed::new(&ways, &shape, &[secret(text)], None);
         let both = make(r#"{"first":"a","second":"b"}"#).unwrap();
         assert_eq!(judge(&both, "/", &[("first", "a")], b"", 0).unwrap().way, 0);
+
         assert_eq!(
             judge(&both, "/", &[("first", "x"), ("second", "b")], b"", 0)
                 .unwrap()
@@ -1083,6 +1152,7 @@ mod tests {
         );
         assert!(judge(&both, "/", &[("first", "b"), ("second", "a")], b"", 0).is_err());
         assert!(make(r#"{"second":"b"}"#).is_ok());
+
         for bad in [
             "a",
             "{}",

@@ -62,6 +62,7 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
         add(template.to_string().as_bytes());
         add(self.origin.as_bytes());
         add(self.ts.unwrap_or_default());
+
         for source in template.sources() {
             match source {
                 Source::Secret(name) => {
@@ -80,6 +81,7 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
                 _ => {}
             }
         }
+
         key
     }
 
@@ -121,6 +123,7 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
                 other => self.render_parts(std::slice::from_ref(other), parts, &mut answer)?,
             }
         }
+
         Ok(answer.concat(self.request.body))
     }
 
@@ -146,6 +149,7 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
                     if let (Source::At(place), true) = (source, value.is_empty()) {
                         return Err(SignatureFault::Malformed(place.to_string(), "it is empty"));
                     }
+
                     if let (Source::At(_) | Source::Item(_), Some(Part::Literal(separator))) =
                         (source, rest.peek())
                         && *filter != Filter::Free
@@ -156,11 +160,13 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
                             "it holds what separates it from the rest",
                         ));
                     }
+
                     let value = self.filtered(value, *filter)?;
                     self.add(message, value)?;
                 }
             }
         }
+
         Ok(())
     }
 
@@ -175,6 +181,7 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
         if message.len() + bytes.len() > most {
             return Err(SignatureFault::Overworked("rendered"));
         }
+
         let copied = message.push(bytes, self.request.body);
         self.spend(Kind::Rendered, copied)
     }
@@ -194,6 +201,7 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
             Filter::JsonString => self.spend(Kind::Parsed, value.len())?,
             _ => {}
         }
+
         filtered(value, filter)
     }
 
@@ -254,6 +262,7 @@ fn filtered(value: Piece<'_>, filter: Filter) -> Result<Piece<'_>, SignatureFaul
         let text = std::str::from_utf8(value).map(str::to_owned);
         text.map_err(|_| SignatureFault::Malformed("the signed text".to_owned(), "it is not UTF-8"))
     };
+
     Ok(match filter {
         Filter::None | Filter::Free => value,
         Filter::Lower => Cow::Owned(value.to_ascii_lowercase()),
@@ -294,6 +303,7 @@ fn hubspot(url: &str) -> String {
         ("%2C", ","),
         ("%3B", ";"),
     ];
+
     DECODED
         .iter()
         .fold(url.to_owned(), |url, (escape, character)| {
@@ -311,6 +321,7 @@ pub(super) fn escape(text: &[u8], plain: &[u8]) -> String {
             escaped.push_str(&format!("%{byte:02X}"));
         }
     }
+
     escaped
 }
 
@@ -319,11 +330,14 @@ pub(super) fn escape(text: &[u8], plain: &[u8]) -> String {
 fn contentful(target: &str) -> String {
     const ENCODE_URI: &[u8] = b"-_.!~*'();/?:@&=+$,#";
     const COMPONENT: &[u8] = b"-_.!~*'()";
+
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = escape(path.as_bytes(), ENCODE_URI);
+
     if query.is_empty() {
         return path;
     }
+
     format!(
         "{path}?{}",
         escape(escape(query.as_bytes(), COMPONENT).as_bytes(), ENCODE_URI)
@@ -334,6 +348,7 @@ fn contentful(target: &str) -> String {
 /// (developer.atlassian.com, "Understanding JWT", query string hash).
 fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
     const PLAIN: &[u8] = b"-_.~";
+
     let broken = || SignatureFault::Malformed("the query".to_owned(), "it can't be read");
     let path = String::from_utf8_lossy(request.head.path()).replace('&', "%26");
     let path = if path.len() > 1 {
@@ -341,6 +356,7 @@ fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
     } else {
         &path
     };
+
     let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)? {
         if name.as_ref() != b"jwt" {
@@ -350,6 +366,7 @@ fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
                 .push(escape(&value, PLAIN));
         }
     }
+
     let query = names.into_iter().map(|(name, mut values)| {
         values.sort();
         format!("{name}={}", values.join(","))
@@ -367,6 +384,7 @@ fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, SignatureFault> {
     if request.body.is_empty() {
         return Ok(Vec::new());
     }
+
     let kind = request
         .head
         .headers
@@ -380,11 +398,13 @@ fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, SignatureFault> {
     let pairs = form::pairs(request.body).filter(|_| is_form);
     let pairs =
         pairs.ok_or_else(|| SignatureFault::Malformed("the body".to_owned(), "it is no form"))?;
+
     let mut pairs: Vec<_> = pairs
         .into_iter()
         .map(|(name, value)| (name.into_owned(), value.into_owned()))
         .collect();
     pairs.sort();
+
     Ok(pairs)
 }
 
@@ -407,6 +427,7 @@ fn signed_headers(request: &Request<'_>, list: &FieldName) -> Result<Vec<u8>, Si
     let value = place
         .read(request, &no_members)?
         .ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
+
     let malformed = || {
         SignatureFault::Malformed(
             place.to_string(),
@@ -416,18 +437,21 @@ fn signed_headers(request: &Request<'_>, list: &FieldName) -> Result<Vec<u8>, Si
     let names = std::str::from_utf8(&value).map_err(|_| malformed())?;
     let mut known = HashSet::new();
     let mut signed: Vec<Vec<u8>> = Vec::new();
+
     for name in names.split(',') {
         let name = name.trim().to_ascii_lowercase();
         let field = FieldName::parse(&name).map_err(|_| malformed())?;
         if signed.len() >= SIGNED_FIELDS || !known.insert(field.name().clone()) {
             return Err(malformed());
         }
+
         let field = Place::Header(field);
         let value = field
             .read(request, &no_members)?
             .ok_or_else(|| SignatureFault::Missing(field.to_string()))?;
         signed.push([name.as_bytes(), b":", value.trim_ascii()].concat());
     }
+
     Ok(signed.join(&b';'))
 }
 
@@ -479,6 +503,7 @@ fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
             ));
         }
     };
+
     let mut text = String::new();
     for name in names {
         match field(name)? {
@@ -494,6 +519,7 @@ fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
             None => return Err(SignatureFault::Missing(format!("json:{name}"))),
         }
     }
+
     Ok(text.into_bytes())
 }
 
@@ -511,12 +537,14 @@ fn plivo(request: &Request<'_>, origin: &str) -> Result<Vec<u8>, SignatureFault>
     let mut query: Vec<_> =
         form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)?;
     query.sort();
+
     let query = query
         .iter()
         .map(|(name, value)| [name.as_ref(), b"=", value.as_ref()].concat())
         .collect::<Vec<_>>();
     let form = form_pairs(request)?;
     let mut text = [origin.as_bytes(), request.head.path()].concat();
+
     if !query.is_empty() || !form.is_empty() {
         text.push(b'?');
         text.extend(query.join(&b'&'));
@@ -524,9 +552,11 @@ fn plivo(request: &Request<'_>, origin: &str) -> Result<Vec<u8>, SignatureFault>
             text.push(b'.');
         }
     }
+
     for (name, value) in form {
         text.extend([name, value].concat());
     }
+
     text.push(b'.');
     text.extend_from_slice(&nonce);
     Ok(text)
@@ -556,6 +586,7 @@ mod tests {
             origin: "https://h",
         };
         assert!(sorted_form(&Request::new(head, b"a=1")).is_err(), "no form");
+
         let kind = "application/x-www-form-urlencoded; charset=utf-8"
             .parse()
             .unwrap();
@@ -566,6 +597,7 @@ mod tests {
         };
         let form = |body: &'static [u8]| sorted_form(&Request::new(head, body));
         assert_eq!(form(b"b=2&a=1+1&b=1&b=2").unwrap(), b"a1 1b1b2");
+
         assert_eq!(form(b"").unwrap(), b"");
     }
 

@@ -81,6 +81,7 @@ impl Place {
                 Ok(name.to_owned())
             }
         };
+
         match text.split_once(':') {
             Some(("header", name)) => match name.strip_suffix("-*") {
                 Some(stem) => FieldName::parse(stem).map(Self::Numbered),
@@ -170,9 +171,11 @@ impl Place {
                     .iter()
                     .filter(|(name, _)| name.as_deref() == Some(key.as_bytes()));
                 let value = found.next().map(|(_, value)| Cow::Owned(value.clone()));
+
                 if found.next().is_some() {
                     return Err(SignatureFault::Repeated(self.to_string()));
                 }
+
                 Ok(value)
             }
             Self::Position(index) => Ok(members
@@ -215,6 +218,7 @@ impl Place {
                 .into_iter()
                 .collect(),
         };
+
         if values.is_empty() {
             Err(SignatureFault::Missing(self.to_string()))
         } else {
@@ -287,11 +291,13 @@ fn numbered<'r>(stem: &FieldName, request: &Request<'r>) -> Vec<Cow<'r, [u8]>> {
             !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
         })
     };
+
     let fields = request
         .head
         .headers
         .iter()
         .filter(|(name, _)| is_number(name));
+
     fields
         .map(|(_, value)| Cow::Borrowed(value.as_bytes()))
         .collect()

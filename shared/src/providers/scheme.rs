@@ -221,6 +221,7 @@ impl TryFrom<String> for Pick {
         {
             return Ok(Self::Part(part.to_owned()));
         }
+
         match text.strip_suffix('+').map(str::parse) {
             Some(Ok(first)) => Ok(Self::From(first)),
             _ if text.is_empty() => Err("pick names nothing".to_owned()),

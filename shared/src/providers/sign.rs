@@ -64,6 +64,7 @@ pub fn sign(
     scheme.check()?;
     let parts = shape.split(secret)?;
     give_type(scheme, &mut draft);
+
     let Some(path) = &scheme.each else {
         return sign_one(scheme, &parts, draft, now, id);
     };
@@ -84,6 +85,7 @@ pub fn sign(
         let text = String::from_utf8(signed.body).map_err(|_| JsonFault::NotJson)?;
         Ok::<_, SignError>(RawValue::from_string(text).map_err(|_| JsonFault::NotJson)?)
     })?;
+
     Ok(draft)
 }
 
@@ -105,6 +107,7 @@ fn sign_one(
             ts: Some(ts.as_bytes()),
             origin: &draft.origin,
         };
+
         let signature = match &scheme.jwt {
             Some(rules) => token::token(scheme, rules, parts, &scene, now)?.into_bytes(),
             None => {
@@ -115,6 +118,7 @@ fn sign_one(
         written(scheme, parts, &signature, members)
     };
     draft.put(&scheme.sig.at, &value)?;
+
     Ok(draft)
 }
 
@@ -134,10 +138,12 @@ fn complete(
         Some(place) => draft.put(place, ts)?,
         None => {}
     }
+
     for required in scheme.require.iter().filter(|required| !required.absent) {
         if draft.at(&required.at)?.is_some() {
             continue;
         }
+
         let text = match &required.is {
             Some(template) => {
                 let none = Members::default();
@@ -147,6 +153,7 @@ fn complete(
                     ts: None,
                     origin: &draft.origin,
                 };
+
                 match scene.render(template, parts) {
                     Ok(text) => {
                         Some(String::from_utf8_lossy(&text.concat(&draft.body)).into_owned())
@@ -165,6 +172,7 @@ fn complete(
             draft.put(&required.at, &text)?;
         }
     }
+
     let claims = scheme.jwt.iter().flat_map(|rules| rules.claims.values());
     for source in std::iter::once(&scheme.msg)
         .chain(claims)
@@ -175,6 +183,7 @@ fn complete(
             Source::Plivo => Place::parse(PLIVO_NONCE).map_err(SignError::Place)?,
             _ => continue,
         };
+
         match &place {
             Place::Member(key) => {
                 let key = key.clone().into_bytes();
@@ -194,12 +203,14 @@ fn complete(
             _ => {}
         }
     }
+
     // Another of the provider's ways is for this request, or none.
     scheme
         .require
         .iter()
         .try_for_each(|required| required.holds(&draft.request(), parts, false))
         .map_err(missing)?;
+
     Ok(members)
 }
 
@@ -214,6 +225,7 @@ fn give_type(scheme: &Scheme, draft: &mut Draft) {
     if draft.headers.contains_key(header::CONTENT_TYPE) {
         return;
     }
+
     let is_json = draft.body.trim_ascii_start().starts_with(b"{")
         || draft.body.trim_ascii_start().starts_with(b"[");
     let read = scheme.msg.sources().filter_map(|source| match source {
@@ -224,6 +236,7 @@ fn give_type(scheme: &Scheme, draft: &mut Draft) {
         Place::Form(name) | Place::FormJson(name, _) => Some(name),
         _ => None,
     });
+
     let whole = scheme
         .msg
         .sources()
@@ -239,6 +252,7 @@ fn give_type(scheme: &Scheme, draft: &mut Draft) {
         None if whole && !is_json => "application/x-www-form-urlencoded",
         None => "application/json",
     };
+
     draft
         .headers
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -253,23 +267,28 @@ fn signature(
     let secret = parts
         .get(scheme.part.as_deref())
         .ok_or(SignError::PrivateKey)?;
+
     if scheme.alg == Algorithm::Equals {
         return Ok(secret.expose().to_vec());
     }
+
     if scheme.alg.is_public() {
         let message = message
             .iter()
             .flat_map(AsRef::as_ref)
             .copied()
             .collect::<Vec<u8>>();
+
         return Signer::of(scheme.alg)?
             .sign(secret.expose(), &message)
             .ok_or(SignError::PrivateKey);
     }
+
     let key = match scheme.key {
         KeyForm::TsUtf8 => Key::new(scheme, &[ts.as_bytes(), secret.expose()].concat())?,
         _ => Key::new(scheme, secret.expose())?,
     };
+
     key.sign(message).ok_or(SignError::PrivateKey)
 }
 
@@ -287,11 +306,13 @@ fn written(scheme: &Scheme, parts: &Parts, signature: &[u8], members: Members) -
         sig.split.as_deref().unwrap_or_default(),
         sig.kv.as_deref().unwrap_or_default(),
     );
+
     let key = match &sig.pick {
         Some(Pick::Key(key)) => Some(key.clone().into_bytes()),
         Some(Pick::Part(part)) => parts.get(Some(part)).map(|part| part.expose().to_vec()),
         _ => None,
     };
+
     let listed = members
         .0
         .into_iter()
@@ -365,6 +386,7 @@ mod tests {
                 pair.to_pkcs8v1().unwrap(),
                 pair.public_key().as_ref().to_vec(),
             );
+
             // Behind the byte that says that it is not compressed (SEC 1 §2.3.3).
             let (x, y) = raw[1..].split_at(32);
             let (x, y) = (BASE64URL_NOPAD.encode(x), BASE64URL_NOPAD.encode(y));
@@ -478,6 +500,7 @@ mod tests {
             ecdsa: Pair::ecdsa(),
             rsa: Pair::rsa(),
         };
+
         let mut left = Vec::new();
         for row in providers::all() {
             let ways = row
@@ -498,6 +521,7 @@ mod tests {
                     headers: HeaderMap::new(),
                     body: body(&row.id).as_bytes().to_vec(),
                 };
+
                 let signed = match sign(
                     &scheme,
                     &row.shape(),
@@ -513,6 +537,7 @@ mod tests {
                     }
                     Err(error) => panic!("{name}: {error}"),
                 };
+
                 let secret = secret(&scheme, &row.shape(), public);
                 let keyed =
                     Keyed::new(std::slice::from_ref(&scheme), &row.shape(), &[secret], None)
@@ -521,6 +546,7 @@ mod tests {
                 assert!(verdict.is_ok(), "{name}: {verdict:?} {signed:?}");
             }
         }
+
         assert_eq!(left, ["aws_sns#1", "travis#0"]);
     }
 
@@ -554,6 +580,7 @@ mod tests {
             Source::At(place) => draft.put(place, after).ok()?,
             _ => return None,
         }
+
         Some(())
     }
 
@@ -566,17 +593,20 @@ mod tests {
             .map(|ts| ts.unit.write(NOW.seconds()))
             .unwrap_or_default();
         let request = signed.request();
+
         let scene = Scene {
             request,
             members: &members,
             ts: Some(ts.as_bytes()),
             origin: &signed.origin,
         };
+
         let text = |source: &Source| {
             let template = Template::of(source.clone());
             let message = scene.render(&template, parts).ok()?;
             String::from_utf8(message.concat(&signed.body)).ok()
         };
+
         let mut cuts = Vec::new();
         let template = scheme.msg.parts();
         for (at, part) in template.iter().enumerate() {
@@ -585,6 +615,7 @@ mod tests {
                 (Some(Part::Literal(text)), Some(Part::Value(right, _))) => (text.as_str(), right),
                 _ => continue,
             };
+
             let Part::Value(left, _) = part else { continue };
             let (Some(first), Some(second)) = (text(left), text(right)) else {
                 continue;
@@ -603,6 +634,7 @@ mod tests {
                 }
             }
         }
+
         cuts
     }
 
@@ -625,6 +657,7 @@ mod tests {
             ecdsa: Pair::ecdsa(),
             rsa: Pair::rsa(),
         };
+
         let mut tried = BTreeMap::new();
         for row in providers::all() {
             for scheme in row
@@ -635,6 +668,7 @@ mod tests {
                 if scheme.coverage() != Coverage::Body || scheme.alg == Algorithm::RsaSha1 {
                     continue;
                 }
+
                 let (private, public) = pairs.of(&scheme);
                 let shape = row.shape();
                 let (private, public) = (
@@ -644,6 +678,7 @@ mod tests {
                 let keyed = Keyed::new(std::slice::from_ref(&scheme), &shape, &[public], None)
                     .unwrap()
                     .of_provider(row);
+
                 for (body, target) in BODIES
                     .iter()
                     .flat_map(|body| ["/x?data.id=1", "/x"].map(|target| (body, target)))
@@ -658,6 +693,7 @@ mod tests {
                     let Ok(signed) = sign(&scheme, &shape, &private, draft, NOW, "msg_1") else {
                         continue;
                     };
+
                     // Of some providers only JSON is accepted, as they send nothing else.
                     if keyed
                         .verify(&signed.request(), &FetchedKeys::default(), NOW)
@@ -665,6 +701,7 @@ mod tests {
                     {
                         continue;
                     }
+
                     for other in other_cuts(&scheme, &shape.split(&private).unwrap(), &signed) {
                         *tried.entry(row.id.as_str()).or_insert(0) += 1;
                         let verdict = keyed.verify(&other.request(), &FetchedKeys::default(), NOW);
@@ -679,6 +716,7 @@ mod tests {
                 }
             }
         }
+
         // Those that the test is about were tried.
         for id in [
             "sourcehut",
@@ -706,6 +744,7 @@ mod tests {
                 .concat()
                 .into_bytes()
         };
+
         let sns = r#"{"Type":"Notification","SignatureVersion":"2","Signature":"AAAA","TopicArn":"arn","SigningCertURL":"https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-a.pem","Message":"m","MessageId":"i","Timestamp":"t","#;
         vec![
             ("small names", filled("{", r#""a":0,"#, r#""b":0}"#)),
@@ -752,13 +791,16 @@ mod tests {
         const RENDERED: u64 = 2;
         /// What the rest of a request may cost: its head.
         const HEAD: u64 = 8 * 1024;
+
         let pairs = Pairs {
             ed25519: Pair::ed25519(),
             ecdsa: Pair::ecdsa(),
             rsa: Pair::rsa(),
         };
+
         let (state, client) = (State::default(), "192.0.2.1".parse().unwrap());
         let mut read = 0;
+
         for row in providers::all() {
             for scheme in row.schemes() {
                 let (private, public) = pairs.of(&scheme);
@@ -767,6 +809,7 @@ mod tests {
                     secret(&scheme, &shape, private),
                     secret(&scheme, &shape, public),
                 );
+
                 let check = SignatureCheck {
                     secrets: vec![LiveSecret {
                         name: "env:S".to_owned(),
@@ -778,16 +821,19 @@ mod tests {
                         .any(|challenge| challenge.pair.is_none()),
                     ..SignatureCheck::by(&row.id)
                 };
+
                 let mut route = Route::new("r", vec!["/**".to_owned()]);
                 route.accept.push(Accept {
                     verify: vec![check],
                     ..Accept::default()
                 });
+
                 // A row whose ways have keys of different kinds takes each in its turn.
                 let Ok(gate) = Gate::compile(&Policy::new(vec![route]), Side::Relay, NOW) else {
                     continue;
                 };
                 let gate = Arc::new(gate);
+
                 let draft = Draft {
                     origin: "https://h.example".to_owned(),
                     target: "/x?data.id=1".to_owned(),
@@ -798,6 +844,7 @@ mod tests {
                 let Ok(signed) = sign(&scheme, &shape, &private, draft, NOW, "msg_1") else {
                     continue;
                 };
+
                 for (kind, hostile) in hostile_bodies(LENGTH) {
                     let mut headers = signed.headers.clone();
                     let media = match kind {
@@ -806,23 +853,27 @@ mod tests {
                         _ => "application/json",
                     };
                     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+
                     let Draft {
                         method,
                         target,
                         origin,
                         ..
                     } = &signed;
+
                     let head = RequestHead {
                         method,
                         target: target.as_bytes(),
                         headers: &headers,
                         origin,
                     };
+
                     let Ok(HeadVerdict::ReadBody(pending)) =
                         gate.check_head(head, client, NOW, &state)
                     else {
                         continue;
                     };
+
                     read += 1;
                     let work = pending.work();
                     let _ =
@@ -839,6 +890,7 @@ mod tests {
                 }
             }
         }
+
         assert!(read > 1000, "{read}");
     }
 

@@ -123,6 +123,7 @@ impl Template {
                 "only one value may be |free: two could take bytes of each other".to_owned(),
             );
         }
+
         Ok(Self {
             text: text.to_owned(),
             parts,
@@ -196,6 +197,7 @@ impl Parser<'_> {
     fn parts(&mut self, inside: bool) -> Result<Vec<Part>, String> {
         let mut parts = Vec::new();
         let mut literal = String::new();
+
         loop {
             let Some(next) = self.rest.chars().next() else {
                 if inside {
@@ -205,6 +207,7 @@ impl Parser<'_> {
             };
             let after = self.rest.get(next.len_utf8()..).unwrap_or_default();
             let doubled = matches!(next, '{' | '}' | '[' | ']') && after.starts_with(next);
+
             match next {
                 _ if doubled => {
                     literal.push(next);
@@ -224,6 +227,7 @@ impl Parser<'_> {
                     continue;
                 }
             }
+
             match next {
                 '{' => {
                     let (inside, tail) = self.rest.split_once('}').ok_or("a `{` is not closed")?;
@@ -236,9 +240,11 @@ impl Parser<'_> {
                 _ => return Err("a `]` was not opened; write `]]` for the character".to_owned()),
             }
         }
+
         if !literal.is_empty() {
             parts.push(Part::Literal(literal));
         }
+
         Ok(parts)
     }
 }
@@ -258,6 +264,7 @@ fn placeholder(inside: &str) -> Result<Part, String> {
         Some((name, "free")) => (name, Filter::Free),
         Some((_, filter)) => return Err(format!("unknown filter |{filter}")),
     };
+
     let source = match name {
         "body" => Source::Body,
         "crc32:body" => Source::BodyCrc32,
@@ -324,6 +331,7 @@ mod tests {
             (inside.len(), ts.as_str(), text.as_str(), end.as_str()),
             (3, "ts:", ";{\"a\":", "}")
         );
+
         assert_eq!(template.sources().count(), 3);
     }
 

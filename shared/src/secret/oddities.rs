@@ -63,6 +63,7 @@ pub fn is_placeholder(secret: &[u8]) -> bool {
     let one = secret
         .first()
         .is_some_and(|first| secret.iter().all(|byte| byte == first));
+
     // A variable that a compose or unit file left as it is.
     let unexpanded = secret.starts_with(b"${") && secret.ends_with(b"}");
     one || unexpanded || PLACEHOLDERS.iter().any(|word| word.as_bytes() == letters)
@@ -75,18 +76,22 @@ pub fn oddities(secret: &[u8]) -> Vec<String> {
     if unquoted(secret).len() < secret.len() {
         found.push("stands in quotes, which count: Docker's env files keep them".to_owned());
     }
+
     if secret.starts_with(b"\xef\xbb\xbf") {
         found.push("begins with a byte order mark, which counts".to_owned());
     }
+
     if from_utf16(secret).is_some() {
         found.push(
             "is UTF-16, as PowerShell's > writes it; write UTF-8 without a byte order mark"
                 .to_owned(),
         );
     }
+
     if secret.trim_ascii().len() < secret.len() {
         found.push("has a space or a line end around it, which counts".to_owned());
     }
+
     let api = API_KEYS
         .iter()
         .find(|(start, _)| secret.starts_with(start.as_bytes()));
@@ -95,6 +100,7 @@ pub fn oddities(secret: &[u8]) -> Vec<String> {
             "looks like an API key of {whose} ({start}…), and no secret of a webhook"
         ));
     }
+
     found
 }
 
@@ -117,6 +123,7 @@ pub fn from_utf16(bytes: &[u8]) -> Option<String> {
                 .chunks(2)
                 .all(|pair| pair.get(zero) == Some(&0) && pair.get(1 - zero) != Some(&0))
     };
+
     let (text, big) = match bytes {
         [0xff, 0xfe, rest @ ..] => (rest, false),
         [0xfe, 0xff, rest @ ..] => (rest, true),
@@ -127,6 +134,7 @@ pub fn from_utf16(bytes: &[u8]) -> Option<String> {
     if text.is_empty() || text.len() % 2 != 0 {
         return None;
     }
+
     let unit = |pair: &[u8]| match pair {
         [first, second] if big => u16::from_be_bytes([*first, *second]),
         [first, second] => u16::from_le_bytes([*first, *second]),
@@ -153,6 +161,7 @@ mod tests {
         ] {
             assert!(is_placeholder(word.as_bytes()), "{word}");
         }
+
         for word in ["hunter123", "0123456789abcdef", "secretive", "nullable"] {
             assert!(!is_placeholder(word.as_bytes()), "{word}");
         }
@@ -173,6 +182,7 @@ mod tests {
             let found = oddities(secret).join("; ");
             assert!(found.contains(expected), "{found}");
         }
+
         for usual in [
             &b"0123456789abcdef"[..],
             b"whsec_0123456789",

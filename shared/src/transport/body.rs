@@ -63,6 +63,7 @@ impl MessageBody {
         for value in headers.get_all(header::TRAILER) {
             announced.append(header::TRAILER, value.clone());
         }
+
         Self {
             reader,
             arrived: VecDeque::new(),
@@ -94,19 +95,23 @@ impl MessageBody {
                     }
                     Frame::Head(_) | Frame::Trailers(_) => {}
                 }
+
                 self.arrived.push_back(frame);
                 if end || body.len() > SMALL_BODY {
                     break;
                 }
             }
+
             // What is not there yet, or broke, is met again by whoever polls the body.
             Poll::Ready(())
         })
         .await;
+
         if complete && body.len() as u64 == length {
             self.ended = true;
             return Some(body.into_bytes());
         }
+
         None
     }
 
@@ -115,6 +120,7 @@ impl MessageBody {
             if self.ended {
                 return Poll::Ready(None);
             }
+
             let next = match self.arrived.pop_front() {
                 Some(frame) => Poll::Ready(Ok(frame)),
                 None => self.reader.poll_next(cx),
@@ -125,6 +131,7 @@ impl MessageBody {
                 ready!(timer.as_mut().poll(cx));
                 return Poll::Ready(Some(Err(BodyError::Idle(patience))));
             };
+
             self.timer = None;
             match next? {
                 Frame::Data(data) => {

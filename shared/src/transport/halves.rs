@@ -145,6 +145,7 @@ async fn write_http2(
             }
         }
     }
+
     Ok(())
 }
 
@@ -201,8 +202,10 @@ impl Http2Recv {
                         return Poll::Ready(Ok(None));
                     };
                     let data = data?;
+
                     // What is read is passed on at once: the window is for what is on its way.
                     stream.flow_control().release_capacity(data.len())?;
+
                     if !data.is_empty() {
                         return Poll::Ready(Ok(Some(data)));
                     }

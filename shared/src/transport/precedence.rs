@@ -61,10 +61,12 @@ impl Precedence {
         if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
             return written;
         }
+
         if self.waiting.fetch_add(1, Ordering::AcqRel) == 0 {
             let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.since.store(now, Ordering::Release);
         }
+
         let _waiting = Waiting(self);
         writing.await
     }
@@ -80,6 +82,7 @@ impl Precedence {
                 let _ = timeout_at(due, nobody).await;
                 continue;
             }
+
             let written = poll_fn(|cx| match self.turn() {
                 Some(_) => Poll::Ready(None),
                 None => writing.as_mut().poll(cx).map(Some),
@@ -149,6 +152,7 @@ mod tests {
             .map(|_| Box::pin(order.last(room.enter())) as _)
             .collect();
         assert_eq!(entered(&mut large), 0);
+
         let mut small: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
         assert_eq!(entered(&mut small), 0);
         room.free(1);
@@ -157,6 +161,7 @@ mod tests {
         assert_eq!(entered(&mut large), 0, "there is no room");
         room.free(2);
         assert_eq!(entered(&mut large), 2);
+
         let mut given_up: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
         assert_eq!(entered(&mut given_up), 0);
         drop(given_up);

@@ -88,10 +88,12 @@ pub fn server(
         .with_single_cert(vec![certificate], key)
         .map_err(tls_error)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
+
     let crypto = QuicServerConfig::try_from(tls).map_err(tls_error)?;
     let mut transport = transport(liveness);
     // The agent opens one stream, the control stream.
     transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
+
     // Until it has greeted; see `Session::trust`.
     transport.receive_window(VarInt::from_u32(UNKNOWN_WINDOW));
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
@@ -100,6 +102,7 @@ pub fn server(
         .max_incoming(RETRY_FROM * 16)
         .incoming_buffer_size(64 * 1024)
         .incoming_buffer_size_total(INCOMING_BUFFER);
+
     endpoint(address, Some(config), endpoint_config)
 }
 
@@ -119,6 +122,7 @@ fn restartable(key: &PrivateKeyDer<'_>) -> EndpointConfig {
         .first_chunk()
         .map_or(0, |bytes| u64::from_be_bytes(*bytes));
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+
     config
 }
 
@@ -170,6 +174,7 @@ pub fn client(
         pin,
         provider: Arc::clone(&provider),
     };
+
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls_error)?
@@ -177,15 +182,18 @@ pub fn client(
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN.to_vec()];
+
     let crypto = QuicClientConfig::try_from(tls).map_err(tls_error)?;
     let mut transport = transport(liveness);
     // Until it is a session; see `Session::serve`. Each stream costs memory from the first moment,
     // and most of what an agent dials during an outage becomes none.
     transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
+
     let mut config = ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     let mut endpoint = endpoint(address, None, EndpointConfig::default())?;
     endpoint.set_default_client_config(config);
+
     Ok(endpoint)
 }
 
@@ -207,6 +215,7 @@ fn transport(liveness: Liveness) -> TransportConfig {
         // Both sides ask, because the shorter of both sides' times holds.
         .keep_alive_interval(Some(liveness.ask_every()))
         .max_idle_timeout(IdleTimeout::try_from(liveness.dead_after()).ok());
+
     transport
 }
 
@@ -227,14 +236,17 @@ fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
         Type::DGRAM,
         Some(Protocol::UDP),
     )?;
+
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+
     socket.bind(&address.into())?;
     let socket = UdpSocket::from(socket);
     let reference = SockRef::from(&socket);
     reference.set_recv_buffer_size(SOCKET_BUFFER)?;
     reference.set_send_buffer_size(SOCKET_BUFFER)?;
+
     // Linux reports twice what it grants, for its own book-keeping.
     let granted = reference.recv_buffer_size()? / 2;
     if granted < SOCKET_BUFFER {
@@ -244,6 +256,7 @@ fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
             "the kernel gave a smaller UDP buffer; under load raise net.core.rmem_max and wmem_max"
         );
     }
+
     Ok(socket)
 }
 

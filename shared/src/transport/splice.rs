@@ -58,6 +58,7 @@ where
         begin: Instant::now(),
         last_ms: AtomicU64::new(0),
     };
+
     let both = async {
         tokio::try_join!(
             send(incoming, writer, &activity),

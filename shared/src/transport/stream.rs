@@ -85,6 +85,7 @@ impl MessageWriter {
                 .await
         };
         self.finished = written.is_ok();
+
         written
     }
 
@@ -284,6 +285,7 @@ impl ControlWriter {
             Bytes::copy_from_slice(&length.to_be_bytes()),
             Bytes::from(json),
         ];
+
         self.stream.write(&mut pieces, false).await
     }
 }
@@ -295,12 +297,14 @@ impl ControlReader {
     /// [`StreamError`]; `Aborted` also when the stream has ended.
     pub async fn receive<M: DeserializeOwned>(&mut self, cap: usize) -> Result<M, StreamError> {
         const LENGTH: usize = 4;
+
         loop {
             if let Some((length, rest)) = self.partial.split_first_chunk::<LENGTH>() {
                 let length = u32::from_be_bytes(*length) as usize;
                 if length > cap {
                     return Err(StreamError::TooLarge(length, cap));
                 }
+
                 if let Some(json) = rest.get(..length) {
                     // What stands in the message is the peer's, and may be a secret: it is not
                     // repeated.
@@ -311,10 +315,12 @@ impl ControlReader {
                             error.classify()
                         ))
                     });
+
                     self.partial.drain(..LENGTH + length);
                     return message;
                 }
             }
+
             match poll_fn(|cx| self.stream.poll_read(cx)).await? {
                 Some(bytes) => self.partial.extend_from_slice(&bytes),
                 None => return Err(StreamError::Aborted),

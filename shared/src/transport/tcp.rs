@@ -51,12 +51,14 @@ pub fn client_tls(pin: KeyPin) -> Result<Arc<ClientConfig>, rustls::Error> {
         pin,
         provider: Arc::clone(&provider),
     };
+
     let mut tls = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous() // which only means: not the web's authorities, but the pin
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN.to_vec()];
+
     Ok(Arc::new(tls))
 }
 
@@ -159,6 +161,7 @@ where
         inner: stream,
         heard: heard.clone(),
     };
+
     let (sender, mut connection) = client::Builder::new()
         // Until it has greeted; see `Session::trust`.
         .initial_window_size(UNKNOWN_WINDOW)
@@ -174,12 +177,14 @@ where
         .handshake::<_, Bytes>(stream)
         .await
         .map_err(lost)?;
+
     let pings = connection.ping_pong();
     let (say, ended) = watch::channel(None);
     let stop = CancellationToken::new();
     let (stopping, hearing) = (stop.clone(), heard.clone());
     let trust = Arc::new(Notify::new());
     let trusted = Arc::clone(&trust);
+
     tasks.spawn(async move {
         let mut silent = pin!(silence(pings, liveness, hearing));
         let mut known = false;
@@ -204,6 +209,7 @@ where
         };
         say.send_replace(Some(why));
     });
+
     let places = Arc::new(Semaphore::new(TUNNEL_STREAMS as usize));
     Ok(Link {
         side: Side::Opens(sender, places),
@@ -234,6 +240,7 @@ where
         heard: heard.clone(),
     };
     let streams = TUNNEL_STREAMS + 1; // and the control stream
+
     let mut connection = server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -248,11 +255,13 @@ where
         .handshake::<_, Bytes>(stream)
         .await
         .map_err(lost)?;
+
     let pings = connection.ping_pong();
     let (queue, taken) = mpsc::channel(streams as usize);
     let (say, ended) = watch::channel(None);
     let stop = CancellationToken::new();
     let (stopping, hearing) = (stop.clone(), heard.clone());
+
     tasks.spawn(async move {
         let mut silent = pin!(silence(pings, liveness, hearing));
         let why = loop {
@@ -278,6 +287,7 @@ where
         };
         say.send_replace(Some(why));
     });
+
     Ok(Link {
         side: Side::Takes(Mutex::new(taken)),
         peer,
@@ -301,6 +311,7 @@ impl Link {
         let mut sender = sender.clone().ready().await.map_err(lost)?;
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
+
         *request.uri_mut() = http::Uri::from_static("https://relay.hookward.invalid/");
         let (answer, send) = sender.send_request(request, false).map_err(lost)?;
         Ok((
@@ -339,6 +350,7 @@ impl Link {
             .await
             .ok()
             .and_then(|why| why.clone());
+
         // Without a word: the task was ended with the program.
         why.unwrap_or_else(left)
     }
@@ -371,6 +383,7 @@ async fn silence(pings: Option<PingPong>, liveness: Liveness, heard: Heard) -> S
     let mut tick = interval(liveness.ask_every());
     let mut pings = pings;
     let mut asked = false;
+
     loop {
         tick.tick().await;
         if heard.silence() >= liveness.dead_after() {
@@ -379,12 +392,14 @@ async fn silence(pings: Option<PingPong>, liveness: Liveness, heard: Heard) -> S
                 liveness.dead_after().as_secs_f64()
             ));
         }
+
         let Some(pings) = &mut pings else { continue };
         // One ping may be on its way at a time; its answer only has to be taken.
         if asked {
             let pong = poll_fn(|cx| Poll::Ready(pings.poll_pong(cx))).await;
             asked = pong.is_pending();
         }
+
         if !asked {
             asked = pings.send_ping(Ping::opaque()).is_ok();
         }

@@ -20,16 +20,19 @@ fn gate(provider: &str, secret: &str) -> Arc<Gate> {
         name: "env:SECRET".to_owned(),
         secret,
     };
+
     let check = SignatureCheck {
         secrets: vec![live],
         challenge: true,
         ..SignatureCheck::by(provider)
     };
+
     let mut route = Route::new("fuzz", vec!["/**".to_owned()]);
     route.accept.push(Accept {
         verify: vec![check],
         ..Accept::default()
     });
+
     Arc::new(Gate::compile(&Policy::new(vec![route]), Side::Relay, NOW).expect("a policy"))
 }
 
@@ -54,6 +57,7 @@ fn judge(
         headers,
         origin: "https://h.test",
     };
+
     let (state, client) = (State::default(), [192, 0, 2, 1].into());
     match gate.check_head(head, client, NOW, &state).ok()? {
         HeadVerdict::Decided(decision) => Some(decision),

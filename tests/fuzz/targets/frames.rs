@@ -24,6 +24,7 @@ fn hear(chunks: impl Iterator<Item = Bytes>) -> Heard {
         ended: false,
         broken: false,
     };
+
     for chunk in chunks {
         decoder.push(chunk);
         loop {
@@ -41,6 +42,7 @@ fn hear(chunks: impl Iterator<Item = Bytes>) -> Heard {
             }
         }
     }
+
     heard.ended = decoder.is_ended();
     heard
 }

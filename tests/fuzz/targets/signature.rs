@@ -26,6 +26,7 @@ static GATES: LazyLock<Vec<(Arc<Gate>, Vec<HeaderName>)>> = LazyLock::new(|| {
             name: "env:SECRET".to_owned(),
             secret,
         };
+
         let check = SignatureCheck {
             secrets: vec![live],
             challenge: false,
@@ -37,11 +38,13 @@ static GATES: LazyLock<Vec<(Arc<Gate>, Vec<HeaderName>)>> = LazyLock::new(|| {
             rest.get(..end)?.parse().ok()
         });
         let headers = headers.collect();
+
         let mut route = Route::new("fuzz", vec!["/**".to_owned()]);
         route.accept.push(Accept {
             verify: vec![check],
             ..Accept::default()
         });
+
         Some((
             Arc::new(Gate::compile(&Policy::new(vec![route]), Side::Relay, NOW).ok()?),
             headers,

@@ -146,6 +146,7 @@ impl Findings {
             // The end of the table says whether it could be written.
             let _ = print(&format!("{title}{}", step.line()));
         }
+
         self.steps.push(step);
     }
 
@@ -163,6 +164,7 @@ impl Findings {
             .proxy
             .as_ref()
             .is_some_and(|(_, let_through)| *let_through);
+
         // A proxy that opens TLS does not do that to QUIC.
         if let Handshake::WrongKey = ways.quic {
             self.mend.push(format!(
@@ -171,11 +173,13 @@ impl Findings {
             ));
             return;
         }
+
         if ways.addresses.is_empty() && !ways.tls.is_done() {
             self.ask.push(format!(
                 "a DNS answer for {address}, or HTTPS_PROXY for a proxy that has one"
             ));
         }
+
         if let (Reach::Refused, Reach::Refused, None, Some(target)) =
             (ways.udp, ways.tcp, &ways.proxy, ways.addresses.first())
         {
@@ -184,8 +188,10 @@ impl Findings {
             ));
             return;
         }
+
         // Behind a proxy that is out of order nothing is known of what lies behind it.
         let straight = ways.tcp == Reach::Answered && ways.proxy.is_some() && !proxied;
+
         if let Some((proxy, false)) = &ways.proxy {
             let what = match straight {
                 true => {
@@ -197,6 +203,7 @@ impl Findings {
                 "the proxy {proxy}, which HTTPS_PROXY or ALL_PROXY names, does not lead to {address}; {what}"
             ));
         }
+
         match (ways.udp, ways.quic.is_done()) {
             (Reach::Answered, false) => self.ask.push(format!(
                 "QUIC to {list} port {port} left alone: datagrams pass, and the handshake does not (a firewall that looks inside)"
@@ -206,6 +213,7 @@ impl Findings {
             }
             _ => {}
         }
+
         if !ways.tls.is_done() && !straight {
             self.ask.push(format!(
                 "outgoing TCP from this machine to {} port {port}, not opened by a proxy that makes certificates of its own",
@@ -227,6 +235,7 @@ impl Findings {
                     .for_each(|what| text.push_str(&format!("  - {what}\n")));
             }
         }
+
         let nothing_to_do = self.mend.is_empty() && self.ask.is_empty();
         let end = match (self.missed.is_empty(), self.reached.is_empty()) {
             (false, false) => format!(
@@ -242,6 +251,7 @@ impl Findings {
             }
         };
         text.push_str(&format!("\n{end}\n"));
+
         text
     }
 }

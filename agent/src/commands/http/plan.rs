@@ -44,6 +44,7 @@ pub fn plan(
     let built = flags::policy(&args.gate, &VettedSecrets, clock.now())
         .map_err(|more| problems.extend(more.0))
         .ok();
+
     if let Some(host) = &args.host
         && AgentName::parse(host).is_none()
         && HostName::parse(host).is_none()
@@ -52,17 +53,20 @@ pub fn plan(
             format!("{host:?} is no host name; write a label such as flexdeploy, or a whole name");
         problems.push(Problem::new("--host", what));
     }
+
     let path = built
         .as_ref()
         .map(|built| webhook_path(&built.policy, args.webhook.as_deref()));
     if let Some(Err(what)) = &path {
         problems.push(Problem::new("--webhook", what));
     }
+
     if args.gate.new_token && built.as_ref().is_some_and(|built| !built.mint_token) {
         let what =
             "no token is minted here: an address range, a token or a signature is given already";
         problems.push(Problem::new("--new-token", what));
     }
+
     let (Some(application), Some(built), Some(Ok(path)), true) =
         (application, built, path, problems.is_empty())
     else {
@@ -71,6 +75,7 @@ pub fn plan(
     let mut messages: Vec<Report> = built.notes.into_iter().map(Report::Note).collect();
     let mut policy = built.policy;
     let mut minted = None;
+
     if built.mint_token {
         let (token, new) = state.token(args.host.as_deref(), args.gate.new_token)?;
         policy = flags::with_token(&policy, &flags::minted_check(&token.digest()));
@@ -80,25 +85,30 @@ pub fn plan(
         }
         minted = Some(token);
     }
+
     if !application.address.is_local() && application.tls.is_none() {
         messages.push(Report::Warning(format!(
             "requests go to {application}, in clear text, over the network"
         )));
     }
+
     if args.upstream.upstream_insecure {
         let text = "the application's certificate is not verified: who can stand in between can read and change all";
         messages.push(Report::Warning(text.to_owned()));
     }
+
     if application.http2 && policy.routes.iter().any(|route| route.websocket) {
         let text = "no WebSocket will open: it needs HTTP/1.1, and --upstream-http2 says that the application has none";
         messages.push(Report::Warning(text.to_owned()));
     }
+
     messages.extend(
         policy
             .warnings(clock.now())
             .into_iter()
             .map(Report::Warning),
     );
+
     Ok(Ok(Plan {
         application,
         policy,
@@ -122,6 +132,7 @@ fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, String
         .next()
         .unwrap_or_default()
         .trim_end_matches('/');
+
     let Some(webhook) = webhook else {
         return Ok(if base.is_empty() {
             "/".to_owned()
@@ -132,12 +143,14 @@ fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, String
     let path = format!("{base}/{webhook}");
     let shaped = !webhook.contains('?')
         && shape::check(path.as_bytes(), &http::HeaderMap::new(), Slashes::Plain).is_ok();
+
     let matches = |pattern: &String| {
         PathPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(path.as_bytes(), false))
     };
     if shaped && paths.iter().any(matches) {
         return Ok(path);
     }
+
     Err(format!(
         "{path:?} would be refused by {first:?}; write the path below the webhook resource, such as git/push"
     ))
@@ -160,9 +173,11 @@ mod tests {
             path("/v1/**", Some("git/push")).as_deref(),
             Ok("/v1/git/push")
         );
+
         assert_eq!(path("/v1/**", None).as_deref(), Ok("/v1"));
         assert_eq!(path("/**", None).as_deref(), Ok("/"));
         assert_eq!(path("/a/*/c", Some("b/c")).as_deref(), Ok("/a/b/c"));
+
         for (pattern, webhook) in [
             ("/v1/**", "/x"),
             ("/v1/**", "../x"),

@@ -39,29 +39,36 @@ impl Scheme {
         if self.sig.kv.is_some() != picks_keys {
             return contradiction("kv and a pick by key go together");
         }
+
         if matches!(self.sig.pick, Some(Pick::From(_))) && self.sig.split.is_none() {
             return contradiction("a pick by position needs split");
         }
+
         if [&self.sig.split, &self.sig.kv]
             .into_iter()
             .any(|text| text.as_deref() == Some(""))
         {
             return contradiction("split and kv are not empty");
         }
+
         if matches!(self.sig.at, Place::Member(_) | Place::Position(_)) {
             return contradiction("sig stands somewhere in the request, not in itself");
         }
+
         let token = self.alg == Algorithm::Equals;
         let jwt = self.alg == Algorithm::Jwt;
         if (token || jwt) && (self.ts.is_some() || self.msg != Template::default()) {
             return contradiction("a token signs nothing: neither msg nor ts");
         }
+
         if jwt != self.jwt.is_some() {
             return contradiction("alg = \"jwt\" and jwt go together");
         }
+
         if !token && !jwt && self.sig.enc == Encoding::Text {
             return contradiction("a signature is written in hex or base64");
         }
+
         let fits = match self.key {
             KeyForm::Pem | KeyForm::Jwks if jwt => {
                 self.jwt.as_ref().is_some_and(|rules| !rules.is_symmetric())
@@ -78,6 +85,7 @@ impl Scheme {
         if !fits {
             return contradiction("the form of the key is none of the algorithm's");
         }
+
         let has_secret = self
             .msg
             .sources()
@@ -85,15 +93,18 @@ impl Scheme {
         if self.alg.is_digest() && !has_secret {
             return contradiction("a plain digest is a signature only with {secret} in msg");
         }
+
         if self.msg.parts().is_empty() {
             return contradiction("msg is empty: nothing is signed");
         }
+
         let constant = |source: &Source| matches!(source, Source::Secret(_));
         if !token && !jwt && self.msg.sources().all(constant) {
             return contradiction(
                 "msg holds nothing of the request, so one signature fits every request",
             );
         }
+
         if self.each.is_none()
             && self
                 .msg
@@ -102,18 +113,22 @@ impl Scheme {
         {
             return contradiction("{item:…} needs each");
         }
+
         if let Some(rules) = &self.jwt {
             rules.check()?;
         }
+
         if let Some(fetch) = &self.fetch {
             fetch.check()?;
             if !self.alg.is_public() && !jwt {
                 return contradiction("only a public key can be fetched");
             }
         }
+
         for required in &self.require {
             required.check()?;
         }
+
         self.check_time()
     }
 
@@ -123,6 +138,7 @@ impl Scheme {
             .sources()
             .any(|source| *source == Source::Timestamp)
             || self.key == KeyForm::TsUtf8;
+
         let Some(ts) = &self.ts else {
             return if signs_time {
                 Err(SchemeError::Contradiction("{ts} needs ts"))
@@ -130,6 +146,7 @@ impl Scheme {
                 Ok(())
             };
         };
+
         // A time that stands in a body that is signed whole is signed, too.
         let in_body =
             ts.at.is_in_body() && self.msg.sources().any(|source| *source == Source::Body);
@@ -143,6 +160,7 @@ impl Scheme {
                 "a timestamp that is not signed proves nothing",
             ));
         }
+
         match ts.at {
             Place::Member(_) if self.sig.kv.is_none() => {
                 Err(SchemeError::Contradiction("ts at sig:KEY needs kv"))
@@ -163,6 +181,7 @@ impl JwtRules {
                 "jwt.algs is empty: no token could pass",
             ));
         }
+
         // A token that could choose would present the public key as a shared secret (RFC 8725
         // §2.1).
         if self.algs.iter().any(|alg| alg.is_symmetric()) && !self.is_symmetric() {
@@ -170,6 +189,7 @@ impl JwtRules {
                 "jwt.algs mixes shared secrets (HS…) and public keys",
             ));
         }
+
         if self
             .unless_empty
             .as_ref()
@@ -179,6 +199,7 @@ impl JwtRules {
                 "jwt.unless_empty names no claim of jwt.claims",
             ));
         }
+
         Ok(())
     }
 }
@@ -206,16 +227,19 @@ impl KeySource {
         if self.url.is_some() == self.from.is_some() {
             return Err(SchemeError::Contradiction("fetch has either url or from"));
         }
+
         if self.from.is_some() && self.hosts.is_empty() {
             return Err(SchemeError::Contradiction(
                 "fetch.from needs hosts: the sender does not choose where keys come from",
             ));
         }
+
         if self.from.is_some() && !self.path.starts_with('/') {
             return Err(SchemeError::Contradiction(
                 "fetch.from needs path, such as \"/certs/*.pem\"",
             ));
         }
+
         Ok(())
     }
 }
@@ -253,6 +277,7 @@ mod tests {
         ] {
             assert!(scheme(bad).check().is_err(), "{bad}");
         }
+
         for bad in [
             "msg='{header:x'",
             "msg='{nobody}'",

@@ -36,6 +36,7 @@ impl Scheme {
                 )
             })
         };
+
         if let Some(rules) = &self.jwt {
             let bound = rules.detached
                 || self.sig.at == Place::Body
@@ -46,9 +47,11 @@ impl Scheme {
                 Coverage::Nothing
             };
         }
+
         if self.alg == Algorithm::Equals {
             return Coverage::Nothing;
         }
+
         // The digest of the body stands in the URL, and the URL is signed.
         let bound = || {
             self.msg.sources().any(|source| *source == Source::Url)
@@ -57,6 +60,7 @@ impl Scheme {
                         && required.is.as_ref().is_some_and(digests_body)
                 })
         };
+
         // A digest of a text that begins with the secret can be carried on by whoever has seen one.
         let ends_open = self.alg.is_digest()
             && !matches!(
@@ -66,6 +70,7 @@ impl Scheme {
         if (digests_body(&self.msg) || bound()) && !ends_open && !self.has_open_joint() {
             return Coverage::Body;
         }
+
         let some = |source: &Source| match source {
             // Names and values stand in one line there, without what separates them.
             Source::FormSorted | Source::Plivo => true,
@@ -73,6 +78,7 @@ impl Scheme {
             Source::At(place) => place.is_in_body(),
             _ => false,
         };
+
         let time_in_body = self.ts.as_ref().is_some_and(|ts| ts.at.is_in_body());
         if self.msg.sources().any(some) || time_in_body {
             Coverage::Part
@@ -95,6 +101,7 @@ impl Scheme {
             _ => false,
         };
         let template_reads = |template: &Template| template.sources().any(reads);
+
         let signs = !matches!(self.alg, Algorithm::Equals | Algorithm::Jwt);
         self.sig.at.is_in_body()
             || signs && template_reads(&self.msg)
@@ -128,6 +135,7 @@ impl Scheme {
         let fixed = [Some(&self.sig.at), self.ts.as_ref().map(|ts| &ts.at)]
             .into_iter()
             .flatten();
+
         let fetched = self.fetch.as_ref().and_then(|fetch| fetch.from.as_ref());
         fixed
             .chain(fetched)

@@ -55,6 +55,7 @@ impl Scheme {
                 Method::GET | Method::HEAD | Method::DELETE
             )
         };
+
         let signs_method = || self.msg.sources().any(|source| *source == Source::Method);
         is_json(request.body) || request.body.is_empty() && bodiless() && signs_method()
     }
@@ -72,11 +73,13 @@ impl Scheme {
             }
             _ => return Some(Joint::Open),
         };
+
         // The sender does not choose the secret, and no URL begins like the end of a method.
         let fixed = |source: &Source| matches!(source, Source::Secret(_) | Source::Method);
         if fixed(left) || fixed(right) {
             return None;
         }
+
         if *left == Source::Timestamp || *right == Source::Timestamp {
             let unit = self.ts.as_ref().map(|ts| ts.unit)?;
             return match unit {
@@ -91,10 +94,12 @@ impl Scheme {
                 unit => Some(Joint::Time(unit)),
             };
         }
+
         let other = match (left, right) {
             (Source::Body, other) | (other, Source::Body) => other,
             _ => return None,
         };
+
         Some(if self.json_body {
             Joint::Json(other)
         } else {

@@ -34,6 +34,7 @@ impl TimeUnit {
                 .ok()
                 .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
         };
+
         let unix = |date: OffsetDateTime| u64::try_from(date.unix_timestamp()).ok();
         match self {
             Self::Seconds => number(),
@@ -56,6 +57,7 @@ impl TimeUnit {
             let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
             OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
         };
+
         match self {
             Self::Seconds => seconds.to_string(),
             Self::Milliseconds => format!("{seconds}000"),
@@ -107,6 +109,7 @@ mod tests {
         ] {
             assert_eq!(unit.seconds(text), expected, "{text}");
         }
+
         for unit in [
             TimeUnit::Seconds,
             TimeUnit::Milliseconds,

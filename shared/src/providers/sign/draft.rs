@@ -41,6 +41,7 @@ impl Draft {
             headers,
             body,
         } = self;
+
         Request::new(
             RequestHead {
                 method,
@@ -101,6 +102,7 @@ impl Draft {
             Place::Body => self.body = text.as_bytes().to_vec(),
             Place::Member(_) | Place::Position(_) => return Err(impossible()),
         }
+
         Ok(())
     }
 
@@ -130,11 +132,13 @@ fn with_pair(pairs: &[u8], name: &str, value: &[u8]) -> Option<String> {
             kept.push(String::from_utf8(pair.to_vec()).ok()?);
         }
     }
+
     kept.push(format!(
         "{}={}",
         escape(name.as_bytes(), UNRESERVED),
         escape(value, UNRESERVED)
     ));
+
     Some(kept.join("&"))
 }
 

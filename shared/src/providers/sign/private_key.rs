@@ -53,6 +53,7 @@ impl Signer {
         let key = PrivateKeyDer::from_pem_slice(pem).ok()?;
         let der = key.secret_der();
         let random = SystemRandom::new();
+
         match self {
             Self::Ed25519 => Some(
                 Ed25519KeyPair::from_pkcs8(der)

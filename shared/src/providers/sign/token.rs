@@ -29,6 +29,7 @@ pub(super) fn token(
         .ok_or(SignError::PrivateKey)?
         .expose();
     let body = scene.request.body;
+
     let payload = if rules.detached {
         serde_json::from_slice::<Map<String, Value>>(body).map_err(|_| {
             SignError::Missing("this provider's body is a JSON object; it".to_owned())
@@ -42,6 +43,7 @@ pub(super) fn token(
         }
         BASE64URL_NOPAD.encode(Value::Object(claims).to_string().as_bytes())
     };
+
     // Of several algorithms, the one that the private key is for.
     let signed = rules.algs.iter().find_map(|alg| {
         let header = json!({ "alg": alg, "typ": "JWT" }).to_string();
@@ -67,15 +69,18 @@ fn claims(
     let mut claims = Map::new();
     claims.insert("iat".to_owned(), now.seconds().into());
     claims.insert("exp".to_owned(), now.seconds().saturating_add(LIFE).into());
+
     for (name, text) in [("iss", &rules.iss), ("aud", &rules.aud)] {
         if let Some(text) = text {
             claims.insert(name.to_owned(), text.clone().into());
         }
     }
+
     for (name, template) in &rules.claims {
         if scene.request.body.is_empty() && rules.unless_empty.as_ref() == Some(name) {
             continue;
         }
+
         let text = scene
             .render(template, parts)
             .map_err(|fault| SignError::Missing(fault.to_string()))?
@@ -87,6 +92,7 @@ fn claims(
         };
         claims.insert(name.clone(), value);
     }
+
     Ok(claims)
 }
 
