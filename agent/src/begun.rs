@@ -5,8 +5,8 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hookward_shared::limits::GIVEN_AGAIN;
-use hookward_shared::protocol::head::RequestId;
+use hookward_core::limits::GIVEN_AGAIN;
+use hookward_tunnel::protocol::head::RequestId;
 
 /// A relay gives a request again within [`GIVEN_AGAIN`] of its begin, and the tunnel takes some
 /// time: the relay's deadlines for a write and for the reading of a body are of minutes.

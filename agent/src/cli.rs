@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hookward_shared::policy::OnDuplicate;
-use hookward_shared::transport::Transport;
+use hookward_gate::policy::OnDuplicate;
+use hookward_tunnel::transport::Transport;
 
 use crate::connection::TransportMode;
 use crate::exit;

@@ -26,19 +26,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use hookward_shared::clock::Clock;
-use hookward_shared::current::Current;
-use hookward_shared::gate::Gate;
-use hookward_shared::limits::GREETING_BYTES;
-use hookward_shared::names::AgentName;
-use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason, RefusedRequest};
-use hookward_shared::refusal::Check;
-use hookward_shared::secret::Secret;
-use hookward_shared::text::printable;
-use hookward_shared::transport::identity::Pin;
-use hookward_shared::transport::liveness::Liveness;
-use hookward_shared::transport::quic::EndpointError;
-use hookward_shared::transport::{SessionError, StreamError, Transport};
+use hookward_core::clock::Clock;
+use hookward_core::limits::GREETING_BYTES;
+use hookward_core::names::AgentName;
+use hookward_core::reason::Check;
+use hookward_core::secret::Secret;
+use hookward_core::text::printable;
+use hookward_gate::engine::Gate;
+use hookward_runtime::current::Current;
+use hookward_tunnel::protocol::control::{FromRelay, RefusedReason, RefusedRequest};
+use hookward_tunnel::transport::identity::Pin;
+use hookward_tunnel::transport::liveness::Liveness;
+use hookward_tunnel::transport::quic::EndpointError;
+use hookward_tunnel::transport::{SessionError, StreamError, Transport};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -53,6 +53,10 @@ use self::status::Status;
 use crate::begun::Begun;
 use crate::replay::{Heads, Replay};
 use crate::report::{Report, Reporter};
+
+/// Message of an agent to the relay, with its policy.
+pub(crate) type FromAgent =
+    hookward_tunnel::protocol::control::FromAgent<hookward_gate::policy::Policy>;
 
 /// For the relay's answer to a join.
 const JOIN: Duration = Duration::from_secs(10);

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use hookward_shared::clock::UnixMillis;
-use hookward_shared::config::{Problem, Problems, parse_duration};
-use hookward_shared::gate::rate::Rate;
-use hookward_shared::json::JsonPath;
-use hookward_shared::policy::file::{self, REPLAY_WINDOW_MS};
-use hookward_shared::policy::{
+use hookward_core::clock::UnixMillis;
+use hookward_core::diagnostics::{Problem, Problems, parse_duration};
+use hookward_core::json::JsonPath;
+use hookward_core::rate::Rate;
+use hookward_core::secret::{Secret, SecretDigest, SecretReader};
+use hookward_gate::policy::file::{self, REPLAY_WINDOW_MS};
+use hookward_gate::policy::{
     Accept, Addresses, BodyRule, HeaderRule, LiveSecret, LiveToken, PRESET_PATHS, Policy, Replay,
     Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace,
 };
-use hookward_shared::providers;
-use hookward_shared::secret::{Secret, SecretDigest, SecretReader};
+use hookward_gate::providers;
 use http::{HeaderName, HeaderValue};
 
 use crate::cli::{GateArgs, UpstreamArgs};
@@ -476,7 +476,7 @@ impl Flags<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hookward_shared::secret::{SecretError, SecretSource};
+    use hookward_core::secret::{SecretError, SecretSource};
     use zeroize::Zeroizing;
 
     struct Fake;

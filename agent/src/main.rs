@@ -6,7 +6,7 @@ use clap::Parser;
 use hookward_agent::cli::{Cli, Command, LogFormat};
 use hookward_agent::commands;
 use hookward_agent::exit::Exit;
-use hookward_shared::process;
+use hookward_runtime::process;
 
 // Gives back what outages and bursts needed (measured: an agent whose relays were down six times
 // has 8 MiB, with glibc's allocator 28). Its settings are in `.cargo/config.toml`.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hookward_shared::protocol::control::RefusedRequest;
-use hookward_shared::protocol::head::RequestId;
-use hookward_shared::refusal::{Check, Code};
-use hookward_shared::text::Escaped;
-use hookward_shared::transport::Transport;
+use hookward_core::reason::{Check, Code};
+use hookward_core::text::Escaped;
+use hookward_tunnel::protocol::control::RefusedRequest;
+use hookward_tunnel::protocol::head::RequestId;
+use hookward_tunnel::transport::Transport;
 use http::Method;
 use serde::Serialize;
 use time::OffsetDateTime;

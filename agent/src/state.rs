@@ -7,10 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
-use hookward_shared::process::{self, Others};
-use hookward_shared::secret::Secret;
-use hookward_shared::transport::Transport;
-use hookward_shared::transport::identity::Pin;
+use hookward_core::secret::Secret;
+use hookward_runtime::process::{self, Others};
+use hookward_tunnel::transport::Transport;
+use hookward_tunnel::transport::identity::Pin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 

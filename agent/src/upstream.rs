@@ -17,14 +17,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use hookward_shared::gate::{Permit, TokenSpot};
-use hookward_shared::headers::{
+use hookward_core::headers::{
     FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO, REQUEST_ID,
     passes_to_application,
 };
-use hookward_shared::names::HostName;
-use hookward_shared::protocol::head;
-use hookward_shared::transport::{MessageBody, body::BodyError};
+use hookward_core::names::HostName;
+use hookward_gate::engine::{Permit, TokenSpot};
+use hookward_tunnel::protocol::head;
+use hookward_tunnel::transport::{MessageBody, body::BodyError};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body::{Body, Frame, SizeHint};

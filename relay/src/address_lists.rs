@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hookward_shared::addresses::{self, NamedSet, NamedSets, Origin};
-use hookward_shared::clock::{Clock, UnixMillis};
-use hookward_shared::gate::address::parse_network;
-use hookward_shared::url::HttpsUrl;
+use hookward_core::address::parse_network;
+use hookward_core::clock::{Clock, UnixMillis};
+use hookward_core::ip_sets::{self, NamedSet, NamedSets, Origin};
+use hookward_core::url::HttpsUrl;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ impl AddressLists {
                         .lines()
                         .filter_map(|line| parse_network(line).ok())
                         .collect();
-                    if let Some(set) = addresses::find(&name).filter(|_| !networks.is_empty()) {
+                    if let Some(set) = ip_sets::find(&name).filter(|_| !networks.is_empty()) {
                         sets.set(&set.name, &networks, at);
                     }
                 }
@@ -68,7 +68,7 @@ impl AddressLists {
         wanted.extend(
             names
                 .iter()
-                .filter_map(|name| addresses::find(name))
+                .filter_map(|name| ip_sets::find(name))
                 .map(|set| set.name.as_str()),
         );
 
@@ -104,7 +104,7 @@ impl AddressLists {
                 .iter()
                 .copied()
                 .collect();
-            for set in wanted.into_iter().filter_map(addresses::find) {
+            for set in wanted.into_iter().filter_map(ip_sets::find) {
                 let name = set.name.as_str();
                 let paused = failed.get(name).is_some_and(|at| at.elapsed() < PAUSE);
                 if paused || !self.is_due(set, clock.now()) {

@@ -19,3 +19,7 @@ pub mod session;
 pub use entrance::Entrance;
 pub use listener::AgentListener;
 pub use registry::Registry;
+
+/// Message of an agent to the relay, with its policy.
+pub(crate) type FromAgent =
+    hookward_tunnel::protocol::control::FromAgent<hookward_gate::policy::Policy>;

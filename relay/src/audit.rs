@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hookward_shared::protocol::head::RequestId;
-use hookward_shared::quota::Quota;
-use hookward_shared::refusal::{Check, Code, Refusal};
-use hookward_shared::text::{Escaped, shown_path};
+use hookward_core::quota::Quota;
+use hookward_core::reason::{Check, Code, Refusal};
+use hookward_core::text::{Escaped, shown_path};
+use hookward_tunnel::protocol::head::RequestId;
 use http::{Method, StatusCode};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;

@@ -10,11 +10,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hookward_shared::clock::UnixMillis;
-use hookward_shared::names::HostName;
-use hookward_shared::process;
-use hookward_shared::transport::identity::Pin;
-use hookward_shared::transport::quic::SERVER_NAME;
+use hookward_core::clock::UnixMillis;
+use hookward_core::names::HostName;
+use hookward_runtime::process;
+use hookward_tunnel::transport::identity::Pin;
+use hookward_tunnel::transport::quic::SERVER_NAME;
 use memchr::memmem;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls_pki_types::pem::PemObject;

@@ -5,8 +5,8 @@ pub mod serve;
 
 use std::io;
 
-use hookward_shared::config::Problems;
-use hookward_shared::process::LogError;
+use hookward_core::diagnostics::Problems;
+use hookward_runtime::process::LogError;
 
 use crate::StartError;
 use crate::certs::CertError;

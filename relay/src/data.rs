@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use hookward_shared::clock::Clock;
-use hookward_shared::process::{self, Others};
+use hookward_core::clock::Clock;
+use hookward_runtime::process::{self, Others};
 
 use crate::certs::{CertError, EDGE_FILE, EDGE_KEY_FILE, EDGE_NAMES_FILE, IDENTITY_FILE, Identity};
 use crate::store::{Store, set_database_aside};

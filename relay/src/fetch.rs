@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookward_shared::transport::identity::crypto_provider;
-use hookward_shared::url::{HostPattern, HttpsUrl};
+use hookward_core::url::{HostPattern, HttpsUrl};
+use hookward_tunnel::transport::identity::crypto_provider;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;

@@ -4,13 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hookward_shared::clock::Clock;
-use hookward_shared::config::{Problem, Problems};
-use hookward_shared::current::Current;
-use hookward_shared::gate::{Gate, Side};
-use hookward_shared::policy::{Accept, file};
-use hookward_shared::reload::Reloads;
-use hookward_shared::secret::VettedSecrets;
+use hookward_core::clock::Clock;
+use hookward_core::diagnostics::{Problem, Problems};
+use hookward_gate::engine::{Gate, Side};
+use hookward_gate::policy::{Accept, file};
+use hookward_runtime::current::Current;
+use hookward_runtime::reload::Reloads;
+use hookward_runtime::secrets::VettedSecrets;
 use tokio_util::sync::CancellationToken;
 
 use crate::address_lists::AddressLists;
@@ -79,9 +79,8 @@ fn read(path: &Path, clock: &Clock, lists: &AddressLists) -> Result<Arc<Gate>, P
         .map_err(|error| problem(format!("can't be read: {error}")))?;
     let now = clock.now();
     let loaded = file::read(&name, &text, &VettedSecrets, now)?;
-    let observes = |route: &hookward_shared::policy::Route| {
-        route.mode != hookward_shared::policy::Mode::Enforce
-    };
+    let observes =
+        |route: &hookward_gate::policy::Route| route.mode != hookward_gate::policy::Mode::Enforce;
     if loaded.policy.routes.iter().any(observes) {
         return Err(problem(
             "observe_until: a floor does not observe, it is what nobody relaxes".to_owned(),

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hookward_shared::gate::WantedKey;
-use hookward_shared::providers::FetchedKeys;
-use hookward_shared::url::HttpsUrl;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::url::HttpsUrl;
+use hookward_gate::engine::WantedKey;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;

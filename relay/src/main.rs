@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use hookward_relay::cli::{Cli, Command, LogFormat};
 use hookward_relay::commands::{CommandError, agent, serve};
-use hookward_shared::process;
+use hookward_runtime::process;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;

@@ -16,9 +16,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hookward_shared::clock::{Clock, Moment, UnixMillis};
-use hookward_shared::gate::{Claim, Claimed};
-use hookward_shared::names::HostName;
+use hookward_core::clock::{Clock, Moment, UnixMillis};
+use hookward_core::names::HostName;
+use hookward_gate::engine::{Claim, Claimed};
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
@@ -422,9 +422,11 @@ impl Keeper {
             // Whoever is gone gives the claim back with its guard.
             match asked {
                 Asked::Claim { answer, .. } => {
-                    drop(answer.send(claimed.next().unwrap_or(Claimed::Unknown)))
+                    let _ = answer.send(claimed.next().unwrap_or(Claimed::Unknown));
                 }
-                Asked::Confirm { answer, .. } => drop(answer.send(())),
+                Asked::Confirm { answer, .. } => {
+                    let _ = answer.send(());
+                }
                 Asked::Release { .. } => {}
             }
         }
@@ -519,8 +521,8 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hookward_shared::gate::replay::DeliveryKey;
-    use hookward_shared::policy::OnDuplicate;
+    use hookward_gate::engine::dedup::DeliveryKey;
+    use hookward_gate::policy::OnDuplicate;
 
     fn claim(n: u64) -> Claim {
         let key = DeliveryKey(Sha256::digest(n.to_be_bytes()).into());

@@ -30,12 +30,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use hookward_shared::budget::SHARES as BODY_SHARES;
-use hookward_shared::config::{Document, Problem, Problems, Reader};
-use hookward_shared::gate::address::parse_network;
-use hookward_shared::limits::Limits;
-use hookward_shared::names::{AgentName, HostName};
-use hookward_shared::url::HostPattern;
+use hookward_core::address::parse_network;
+use hookward_core::diagnostics::{Document, Problem, Problems, Reader};
+use hookward_core::limits::BODY_MEMORY_SHARES;
+use hookward_core::limits::Limits;
+use hookward_core::names::{AgentName, HostName};
+use hookward_core::url::HostPattern;
 use ipnet::IpNet;
 
 use crate::edge::client_address::ForwardedField;
@@ -345,11 +345,11 @@ impl Written {
             }
         }
 
-        if limits.body_budget / BODY_SHARES < limits.body_bytes {
+        if limits.body_budget / BODY_MEMORY_SHARES < limits.body_bytes {
             wrong(
                 "limits",
                 format!(
-                    "body_budget must be {BODY_SHARES} times body_bytes at least: one client address gets that part of it"
+                    "body_budget must be {BODY_MEMORY_SHARES} times body_bytes at least: one client address gets that part of it"
                 ),
             );
         }

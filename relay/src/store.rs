@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hookward_shared::clock::{Clock, UnixMillis};
-use hookward_shared::limits::JOIN_TOKEN_LIFE_MS;
-use hookward_shared::names::{AgentName, HostName};
-use hookward_shared::process;
-use hookward_shared::secret::{Secret, SecretDigest};
+use hookward_core::clock::{Clock, UnixMillis};
+use hookward_core::limits::JOIN_TOKEN_LIFE_MS;
+use hookward_core::names::{AgentName, HostName};
+use hookward_core::secret::{Secret, SecretDigest};
+use hookward_runtime::process;
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// How long one process waits for the other's lock on the file.

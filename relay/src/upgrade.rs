@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hookward_shared::transport::{MessageReader, MessageWriter, splice::splice};
+use hookward_tunnel::transport::{MessageReader, MessageWriter, splice::splice};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;

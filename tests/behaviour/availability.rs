@@ -4,8 +4,8 @@ use hookward_agent::connection::{LinkSettings, Relay, join};
 use hookward_agent::report::Report;
 use std::sync::Arc;
 
-use hookward_shared::names::{AgentName, HostName};
-use hookward_shared::secret::Secret;
+use hookward_core::names::{AgentName, HostName};
+use hookward_core::secret::Secret;
 use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::sender::{Answer, Edge, Http1};
 use hookward_tests::stage::{HOST, Plan, Stage};

@@ -2,8 +2,8 @@
 //! not be answered, and pairing.
 
 use hookward_agent::report::{Outcome, Report};
-use hookward_shared::policy::{Accept, Policy, Route, SecretAt, SignatureCheck};
-use hookward_shared::providers;
+use hookward_gate::policy::{Accept, Policy, Route, SecretAt, SignatureCheck};
+use hookward_gate::providers;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::sender::Answer;
 use hookward_tests::stage::{PREFIX, Plan, Stage, clock_at, policy};
@@ -710,7 +710,7 @@ fn event_of_x(body: &str) -> [(&'static str, String); 1] {
 async fn unsigned_challenges_use_up_no_rate() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut policy = answering("x_twitter", "");
-    policy.rate = Some(hookward_shared::gate::rate::Rate::parse("2/m").unwrap());
+    policy.rate = Some(hookward_core::rate::Rate::parse("2/m").unwrap());
 
     let stage = Stage::start(
         application.address,

@@ -6,11 +6,11 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use hookward_agent::report::{Outcome, Report};
+use hookward_core::clock::{Clock, UnixMillis};
+use hookward_core::limits::Limits;
+use hookward_core::reason::Check;
+use hookward_gate::policy::Policy;
 use hookward_relay::edge::client_address::ForwardedField;
-use hookward_shared::clock::{Clock, UnixMillis};
-use hookward_shared::limits::Limits;
-use hookward_shared::policy::Policy;
-use hookward_shared::refusal::Check;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::sender::hs256;
 use hookward_tests::sender::{Http1, github_signature};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use hookward_shared::clock::Clock;
+use hookward_core::clock::Clock;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::have;
 use hookward_tests::sender::Edge;

@@ -1,8 +1,8 @@
 //! Hostile requests from the corpora, each with the verdict that it must get, through a real relay
 //! and a real agent, with a recording application behind them.
 
-use hookward_shared::gate::address::parse_network;
-use hookward_shared::policy::{Accept, Policy, Route};
+use hookward_core::address::parse_network;
+use hookward_gate::policy::{Accept, Policy, Route};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::corpus::{Score, bytes, cases};
 use hookward_tests::h2_frames::{self, Taken};
@@ -299,7 +299,7 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
     let mut policy = policy;
     policy.routes[0].accept[0].open |= whole_family;
 
-    let mistakes = policy.mistakes(hookward_shared::clock::Clock::System.now());
+    let mistakes = policy.mistakes(hookward_core::clock::Clock::System.now());
     if !mistakes.is_empty() {
         let refusing = case.expect.contains("refuse");
         return if refusing {
@@ -476,7 +476,7 @@ async fn signature_attacks() {
 
     for case in cases::<SignatureCase>("signature_attacks_dev") {
         // Replay is judged over several requests, by replay.rs.
-        if hookward_shared::providers::find(&case.group).is_none() {
+        if hookward_gate::providers::find(&case.group).is_none() {
             continue;
         }
         let outcome = judge_signature(&case, &application).await;
@@ -509,10 +509,10 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
     );
     let clock = clock_at(case.now);
 
-    let loaded = hookward_shared::policy::file::read(
+    let loaded = hookward_gate::policy::file::read(
         "p",
         &text,
-        &hookward_shared::secret::ProcessSecrets,
+        &hookward_runtime::secrets::ProcessSecrets,
         clock.now(),
     );
     let policy = match loaded {
@@ -608,7 +608,7 @@ async fn published_vectors() {
 async fn made_vectors() {
     let score = judge_vectors("made").await;
     assert!(
-        score.cases >= 4 * hookward_shared::providers::all().len(),
+        score.cases >= 4 * hookward_gate::providers::all().len(),
         "every provider has its vectors"
     );
     score.finish("made vectors");
@@ -631,7 +631,7 @@ async fn judge_vectors(file: &str) -> Score {
 
     for vector in vectors(file) {
         assert!(
-            hookward_shared::providers::find(&vector.provider).is_some(),
+            hookward_gate::providers::find(&vector.provider).is_some(),
             "{}",
             vector.provider
         );
@@ -704,11 +704,11 @@ async fn stage_for(application: &Application, vector: &Vector) -> Stage {
     let path = dir.path().join("secret");
     std::fs::write(&path, vector.secret()).unwrap();
 
-    let row = hookward_shared::providers::find(&vector.provider).unwrap();
+    let row = hookward_gate::providers::find(&vector.provider).unwrap();
     let schemes = row.pinned(vector.variant.as_deref()).unwrap();
     let signs_url = schemes
         .iter()
-        .any(hookward_shared::providers::Scheme::signs_url);
+        .any(hookward_gate::providers::Scheme::signs_url);
 
     let origin = vector
         .origin()

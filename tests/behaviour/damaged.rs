@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hookward_agent::state::StateDir;
-use hookward_shared::transport::Transport;
 use hookward_tests::process::{Ended, Process, have, program, run};
+use hookward_tunnel::transport::Transport;
 use tempfile::TempDir;
 
 use super::programs::{free_port, off, serve};

@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use hookward_agent::state::{Credential, StateDir};
-use hookward_shared::clock::{Clock, UnixMillis};
-use hookward_shared::names::AgentName;
-use hookward_shared::secret::Secret;
+use hookward_core::clock::{Clock, UnixMillis};
+use hookward_core::names::AgentName;
+use hookward_core::secret::Secret;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::network::Network;
 use hookward_tests::process::{Ended, run};
@@ -644,8 +644,8 @@ async fn a_relay_is_tried_before_it_is_joined() {
 async fn a_join_through_something_that_ends_tls_says_so() {
     use std::sync::Arc;
 
-    use hookward_shared::join_token::JoinToken;
-    use hookward_shared::transport::identity::{Pin, crypto_provider};
+    use hookward_tunnel::join_token::JoinToken;
+    use hookward_tunnel::transport::identity::{Pin, crypto_provider};
     use rustls::ServerConfig;
     use tokio_rustls::TlsAcceptor;
 

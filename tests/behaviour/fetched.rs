@@ -1,11 +1,11 @@
 //! What the relay fetches: keys that providers publish, lists of addresses, confirmations. From a
 //! server with real TLS, and never from where a sender or an agent would like.
 
+use hookward_core::ip_sets::Origin;
+use hookward_core::reason::Check;
+use hookward_gate::policy::Policy;
+use hookward_gate::policy::{OnDuplicate, Replay};
 use hookward_relay::fetch::FetchSettings;
-use hookward_shared::addresses::Origin;
-use hookward_shared::policy::Policy;
-use hookward_shared::policy::{OnDuplicate, Replay};
-use hookward_shared::refusal::Check;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::corpus::{bytes, fixture};
 use hookward_tests::publisher::Publisher;
@@ -189,7 +189,7 @@ async fn keys_come_from_the_providers_hosts_only() {
         hookward_relay::fetch::Fetcher::new(private, std::time::Duration::from_secs(5)).unwrap();
     let error = fetcher
         .get(
-            &hookward_shared::url::HttpsUrl::parse("https://localhost.localdomain/").unwrap(),
+            &hookward_core::url::HttpsUrl::parse("https://localhost.localdomain/").unwrap(),
             100,
         )
         .await
@@ -315,7 +315,7 @@ async fn an_agent_does_not_choose_where_the_relay_goes() {
     ] {
         let hosts: Vec<_> = hosts
             .into_iter()
-            .map(|host| hookward_shared::url::HostPattern::parse(host).unwrap())
+            .map(|host| hookward_core::url::HostPattern::parse(host).unwrap())
             .collect();
         let asked = usize::from(status == 200);
         let fetch = FetchSettings {

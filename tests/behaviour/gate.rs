@@ -2,8 +2,8 @@
 //! arrives.
 
 use hookward_agent::report::{Outcome, Report};
-use hookward_shared::policy::Policy;
-use hookward_shared::refusal::Check;
+use hookward_core::reason::Check;
+use hookward_gate::policy::Policy;
 use hookward_tests::application::{Application, Reply, flexdeploy};
 use hookward_tests::sender::github_signature;
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy};

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hookward_agent::report::{Outcome, Report};
-use hookward_shared::limits::MIB;
-use hookward_shared::transport::Transport;
+use hookward_core::limits::MIB;
 use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, open_policy};
 use hookward_tests::wait::{DEADLINE, eventually, within};
+use hookward_tunnel::transport::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";

@@ -3,11 +3,8 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use hookward_shared::budget::BESIDE;
-use hookward_shared::limits::{KIB, Limits, MIB};
-use hookward_shared::transport::Session;
-use hookward_shared::transport::liveness::Liveness;
-use hookward_shared::transport::quic::{self, RETRY_FROM};
+use hookward_core::limits::{KIB, Limits, MIB};
+use hookward_runtime::body_memory::BESIDE;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::h2_frames;
 use hookward_tests::initials::{Answers, Initials};
@@ -15,6 +12,9 @@ use hookward_tests::process::run;
 use hookward_tests::sender::github_signature;
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, signed_policy};
 use hookward_tests::wait::{eventually, within};
+use hookward_tunnel::transport::Session;
+use hookward_tunnel::transport::liveness::Liveness;
+use hookward_tunnel::transport::quic::{self, RETRY_FROM};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

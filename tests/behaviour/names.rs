@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hookward_shared::transport::Transport;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::network::Network;
 use hookward_tests::process::Process;
 use hookward_tests::sender::Edge;
 use hookward_tests::wait::{eventually, within};
+use hookward_tunnel::transport::Transport;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 

@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hookward_agent::state::StateDir;
-use hookward_shared::transport::Transport;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::network::Network;
 use hookward_tests::process::Process;
 use hookward_tests::proxy::Proxy;
 use hookward_tests::sender::{Edge, Http1};
 use hookward_tests::wait::{eventually, within};
+use hookward_tunnel::transport::Transport;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::Mutex;

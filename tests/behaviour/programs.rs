@@ -6,12 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use hookward_core::clock::Clock;
+use hookward_core::limits::MIB;
+use hookward_core::names::{AgentName, HostName};
+use hookward_core::secret::Secret;
 use hookward_relay::store::Store;
-use hookward_shared::clock::Clock;
-use hookward_shared::limits::MIB;
-use hookward_shared::names::{AgentName, HostName};
-use hookward_shared::protocol::control::RefusedReason;
-use hookward_shared::secret::Secret;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::h2_frames;
 use hookward_tests::process::{Process, have, program, run};
@@ -19,6 +18,7 @@ use hookward_tests::rogue;
 use hookward_tests::sender::{Edge, github_signature};
 use hookward_tests::stage::{PREFIX, roots};
 use hookward_tests::wait::{DEADLINE, eventually, happens};
+use hookward_tunnel::protocol::control::RefusedReason;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -629,7 +629,7 @@ fn providers_are_listed_and_shown() {
     let list = run("hookward", &["providers"], &[], "");
     assert_eq!(list.code, Some(0), "{list:?}");
     let verifiable = list.out.lines().take_while(|line| !line.is_empty()).count();
-    assert_eq!(verifiable, hookward_shared::providers::all().len());
+    assert_eq!(verifiable, hookward_gate::providers::all().len());
     assert!(
         list.out.contains("docker_hub ") && list.out.contains("signs nothing"),
         "{}",

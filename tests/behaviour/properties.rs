@@ -4,15 +4,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hookward_shared::clock::UnixMillis;
-use hookward_shared::gate::{Decision, Gate, HeadVerdict, RequestHead, Side, State};
-use hookward_shared::json::JsonPath;
-use hookward_shared::policy::{
+use hookward_core::clock::UnixMillis;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::json::JsonPath;
+use hookward_core::reason::Refusal;
+use hookward_core::secret::{Secret, SecretDigest};
+use hookward_gate::engine::{Decision, Gate, HeadVerdict, RequestHead, Side, State};
+use hookward_gate::policy::{
     Accept, BodyRule, HeaderRule, LiveSecret, Policy, Route, SignatureCheck, TokenCheck, TokenPlace,
 };
-use hookward_shared::providers::{self, FetchedKeys};
-use hookward_shared::refusal::Refusal;
-use hookward_shared::secret::{Secret, SecretDigest};
+use hookward_gate::providers;
 use hookward_tests::sender::github_signature;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;

@@ -2,8 +2,8 @@
 
 use data_encoding::{BASE64, HEXLOWER};
 use hmac::{Hmac, KeyInit, Mac};
-use hookward_shared::json::JsonPath;
-use hookward_shared::policy::BodyRule;
+use hookward_core::json::JsonPath;
+use hookward_gate::policy::BodyRule;
 use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::sender::github_signature;
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, clock_at, policy, signed_policy};

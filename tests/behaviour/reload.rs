@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use hookward_shared::policy::Policy;
+use hookward_gate::policy::Policy;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::{Process, run};
 use hookward_tests::sender::Http1;
@@ -51,7 +51,7 @@ async fn another_policy_is_in_force_on_both_sides_and_no_connection_is_dropped()
 #[tokio::test]
 async fn a_policy_beyond_the_operators_limits_leaves_the_old_one_in_force() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let limits = hookward_shared::limits::Limits {
+    let limits = hookward_core::limits::Limits {
         policy_routes: 1,
         ..Default::default()
     };
@@ -67,7 +67,7 @@ async fn a_policy_beyond_the_operators_limits_leaves_the_old_one_in_force() {
     .await;
 
     let mut wide = tokened("two");
-    wide.routes.push(hookward_shared::policy::Route {
+    wide.routes.push(hookward_gate::policy::Route {
         name: "b".into(),
         paths: vec!["/b".into()],
         ..wide.routes[0].clone()

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use hookward_agent::report::Report;
-use hookward_shared::clock::UnixMillis;
-use hookward_shared::limits::Limits;
-use hookward_shared::policy::Policy;
-use hookward_shared::refusal::Check;
+use hookward_core::clock::UnixMillis;
+use hookward_core::limits::Limits;
+use hookward_core::reason::Check;
+use hookward_gate::policy::Policy;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::corpus::{bytes, cases};
 use hookward_tests::sender::github_signature;

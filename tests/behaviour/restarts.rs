@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hookward_shared::transport::Transport;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::{Process, run};
 use hookward_tests::sender::{Edge, Http1};
 use hookward_tests::wait::{eventually, within};
+use hookward_tunnel::transport::Transport;
 use http::Request;
 use tempfile::TempDir;
 use tokio::net::TcpStream;

@@ -2,8 +2,8 @@
 //! checks cover, and the application sees nothing.
 
 use hookward_agent::connection::{LinkSettings, Relay, join};
-use hookward_shared::clock::Clock;
-use hookward_shared::policy::Accept;
+use hookward_core::clock::Clock;
+use hookward_gate::policy::Accept;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::corpus::{bytes, cases};
 use hookward_tests::rogue::{Rogue, request};
@@ -410,7 +410,7 @@ async fn heads_that_do_not_end_are_bounded() {
 #[tokio::test]
 async fn a_relay_with_another_key_is_not_spoken_to() {
     let (dir, relay) =
-        hookward_tests::rogue::refusing(hookward_shared::protocol::control::RefusedReason::Host)
+        hookward_tests::rogue::refusing(hookward_tunnel::protocol::control::RefusedReason::Host)
             .await;
     let other = tempfile::TempDir::new().unwrap();
     let pin = hookward_relay::certs::Identity::load_or_make(other.path())
@@ -419,7 +419,7 @@ async fn a_relay_with_another_key_is_not_spoken_to() {
     let state = hookward_agent::state::StateDir::open(Some(dir.path())).unwrap();
     let credential = state.credentials().unwrap().remove(0);
 
-    let secret = hookward_shared::secret::Secret::mint().unwrap();
+    let secret = hookward_core::secret::Secret::mint().unwrap();
     let at = |pin| Relay {
         address: credential.relay.clone(),
         pin,

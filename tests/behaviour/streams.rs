@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hookward_agent::connection::LinkSettings;
-use hookward_shared::limits::{MIB, TUNNEL_DEAD};
-use hookward_shared::transport::Transport;
-use hookward_shared::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
+use hookward_core::limits::{MIB, TUNNEL_DEAD};
 use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::process::Process;
 use hookward_tests::sender::Http1;
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, open_policy};
 use hookward_tests::wait::{eventually, within};
+use hookward_tunnel::transport::Transport;
+use hookward_tunnel::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

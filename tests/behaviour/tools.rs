@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
-use hookward_shared::providers;
+use hookward_gate::providers;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::corpus::{bytes, fixture};
 use hookward_tests::process::{Ended, Process, run};
@@ -1413,7 +1413,7 @@ fn what_is_shown_of_every_provider_can_be_pasted() {
         .collect();
 
     // As many routes as a policy may have.
-    for routes in routes.chunks(hookward_shared::limits::ROUTES) {
+    for routes in routes.chunks(hookward_core::limits::ROUTES) {
         let policy = folder.file(
             "policy.toml",
             routes

@@ -1,12 +1,12 @@
 //! What a stranger's request may cost, counted in bytes: the gate's own count, and no clock.
 
-use hookward_shared::clock::UnixMillis;
-use hookward_shared::gate::{Gate, HeadVerdict, Request, RequestHead, Side, State};
-use hookward_shared::inspection::{Kind, Work};
-use hookward_shared::limits::{DOCTOR_BYTES, MIB};
-use hookward_shared::policy::{Policy, file};
-use hookward_shared::providers::FetchedKeys;
-use hookward_shared::secret::ProcessSecrets;
+use hookward_core::clock::UnixMillis;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::limits::{DOCTOR_BYTES, MIB};
+use hookward_gate::engine::{Gate, HeadVerdict, Request, RequestHead, Side, State};
+use hookward_gate::inspection::{Kind, Work};
+use hookward_gate::policy::{Policy, file};
+use hookward_runtime::secrets::ProcessSecrets;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use std::sync::Arc;
 

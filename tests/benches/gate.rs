@@ -9,16 +9,18 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hmac::{Hmac, KeyInit, Mac};
-use hookward_shared::clock::UnixMillis;
-use hookward_shared::gate::address::AddressSet;
-use hookward_shared::gate::path::PathPattern;
-use hookward_shared::gate::shape::Slashes;
-use hookward_shared::gate::{Gate, HeadVerdict, RequestHead, Side, State, shape, token};
-use hookward_shared::json::JsonPath;
-use hookward_shared::policy::{Policy, TokenCheck, TokenPlace, file};
-use hookward_shared::providers::{FetchedKeys, Keyed, SecretShape};
-use hookward_shared::request::Request;
-use hookward_shared::secret::{ProcessSecrets, Secret, SecretDigest};
+use hookward_core::address::AddressSet;
+use hookward_core::clock::UnixMillis;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::json::JsonPath;
+use hookward_core::path::PathPattern;
+use hookward_core::secret::{Secret, SecretDigest};
+use hookward_core::syntax::Slashes;
+use hookward_gate::engine::{Gate, HeadVerdict, RequestHead, Side, State, syntax, token};
+use hookward_gate::policy::{Policy, TokenCheck, TokenPlace, file};
+use hookward_gate::providers::{Keyed, SecretShape};
+use hookward_gate::request::Request;
+use hookward_runtime::secrets::ProcessSecrets;
 use hookward_tests::sender::github_signature;
 use http::{HeaderMap, Method};
 use ipnet::{IpNet, Ipv4Net};
@@ -71,7 +73,7 @@ fn single_checks(c: &mut Criterion) {
     let mut group = c.benchmark_group("check");
     let headers = headers(b"{}");
     group.bench_function("shape", |b| {
-        b.iter(|| shape::check(black_box(TARGET), black_box(&headers), Slashes::Plain))
+        b.iter(|| syntax::check(black_box(TARGET), black_box(&headers), Slashes::Plain))
     });
 
     let path = PathPattern::parse("/flexdeploy/webhooks/v1/**").unwrap();
@@ -113,7 +115,7 @@ fn single_checks(c: &mut Criterion) {
 
 fn signature(c: &mut Criterion) {
     let mut group = c.benchmark_group("signature");
-    let schemes = hookward_shared::policy::SignatureCheck::by("github")
+    let schemes = hookward_gate::policy::SignatureCheck::by("github")
         .schemes()
         .unwrap();
     let secrets = [Secret::new(KEY.as_bytes().to_vec()).unwrap()];

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hookward_shared::protocol::ALPN;
-use hookward_shared::transport::quic::SERVER_NAME;
+use hookward_tunnel::protocol::ALPN;
+use hookward_tunnel::transport::quic::SERVER_NAME;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{ClientConfig, Endpoint, EndpointConfig};
 use rustls::RootCertStore;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use hookward_relay::fetch::FetchSettings;
-use hookward_shared::transport::identity::crypto_provider;
+use hookward_tunnel::transport::identity::crypto_provider;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;

@@ -11,16 +11,16 @@ use hookward_agent::report;
 use hookward_agent::state::{Credential, StateDir};
 use hookward_agent::upstream::application::{Address, Application as Upstream};
 use hookward_agent::{Agent, AgentSettings, TunnelSettings};
+use hookward_core::clock::Clock;
+use hookward_core::limits::{GREETING_BYTES, Limits};
+use hookward_core::secret::Secret;
+use hookward_gate::policy::Policy;
 use hookward_relay::certs::Identity;
-use hookward_shared::clock::Clock;
-use hookward_shared::limits::{GREETING_BYTES, Limits};
-use hookward_shared::policy::Policy;
-use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
-use hookward_shared::protocol::frame::Frame;
-use hookward_shared::protocol::head::{Answer, Context, Request, RequestId, Spelling};
-use hookward_shared::secret::Secret;
-use hookward_shared::transport::liveness::Liveness;
-use hookward_shared::transport::{MessageReader, MessageWriter, Session, Transport, quic};
+use hookward_tunnel::protocol::control::{Deadlines, FromRelay, RefusedReason};
+use hookward_tunnel::protocol::frame::Frame;
+use hookward_tunnel::protocol::head::{Answer, Context, Request, RequestId, Spelling};
+use hookward_tunnel::transport::liveness::Liveness;
+use hookward_tunnel::transport::{MessageReader, MessageWriter, Session, Transport, quic};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use quinn::Endpoint;
 use tempfile::TempDir;
@@ -28,6 +28,9 @@ use tokio::task::JoinHandle;
 
 use crate::stage::HOST;
 use crate::wait::within;
+
+/// Message of an agent to the relay, with its policy.
+pub type FromAgent = hookward_tunnel::protocol::control::FromAgent<hookward_gate::policy::Policy>;
 
 /// A rogue relay with an agent connected to it.
 pub struct Rogue {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use hookward_shared::clock::Clock;
-use hookward_shared::transport::identity::crypto_provider;
+use hookward_core::clock::Clock;
+use hookward_tunnel::transport::identity::crypto_provider;
 use rustls::RootCertStore;
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::{ServerName, UnixTime};

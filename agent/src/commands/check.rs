@@ -1,8 +1,9 @@
 //! `hookward check`: every mistake of a policy in one run, and what its owner should know of it.
 
-use hookward_shared::clock::Clock;
-use hookward_shared::policy::summary::Summary;
-use hookward_shared::secret::{SecretDigest, VettedSecrets};
+use hookward_core::clock::Clock;
+use hookward_core::secret::SecretDigest;
+use hookward_gate::policy::summary::Summary;
+use hookward_runtime::secrets::VettedSecrets;
 
 use crate::cli::{CheckArgs, GateArgs, LogFormat};
 use crate::commands::{CommandError, print, tell};

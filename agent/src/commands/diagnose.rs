@@ -6,13 +6,14 @@ mod findings;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use hookward_shared::clock::Clock;
-use hookward_shared::limits::{GREETING_BYTES, UPSTREAM_CONNECT};
-use hookward_shared::protocol::control::{FromAgent, FromRelay};
-use hookward_shared::secret::Secret;
-use hookward_shared::text::printable;
-use hookward_shared::transport::identity::Pin;
-use hookward_shared::transport::{Session, Transport};
+use crate::connection::FromAgent;
+use hookward_core::clock::Clock;
+use hookward_core::limits::{GREETING_BYTES, UPSTREAM_CONNECT};
+use hookward_core::secret::Secret;
+use hookward_core::text::printable;
+use hookward_tunnel::protocol::control::FromRelay;
+use hookward_tunnel::transport::identity::Pin;
+use hookward_tunnel::transport::{Session, Transport};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -53,7 +54,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
         Err(problems) => {
             tell(
                 LogFormat::Text,
-                &hookward_shared::config::Problems(problems).to_string(),
+                &hookward_core::diagnostics::Problems(problems).to_string(),
             );
             return Ok(Exit::Usage);
         }

@@ -4,14 +4,14 @@
 
 use std::sync::Arc;
 
-use hookward_shared::clock::{Clock, UnixMillis};
-use hookward_shared::gate::explain::{self, Explanation, Outcome, Step, Verdict};
-use hookward_shared::gate::{Gate, Request, RequestHead, Side, State};
-use hookward_shared::policy::Policy;
-use hookward_shared::providers::FetchedKeys;
-use hookward_shared::refusal::Check;
-use hookward_shared::secret::ProcessSecrets;
-use hookward_shared::text::printable;
+use hookward_core::clock::{Clock, UnixMillis};
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::reason::Check;
+use hookward_core::text::printable;
+use hookward_gate::engine::explain::{self, Explanation, Outcome, Step, Verdict};
+use hookward_gate::engine::{Gate, Request, RequestHead, Side, State};
+use hookward_gate::policy::Policy;
+use hookward_runtime::secrets::ProcessSecrets;
 use http::header;
 
 use crate::cli::{ExplainArgs, LogFormat};
@@ -118,7 +118,7 @@ fn as_explained(mut policy: Policy) -> Policy {
         .flat_map(|route| &mut route.accept)
         .flat_map(|accept| &mut accept.verify)
     {
-        check.secret_at = hookward_shared::policy::SecretAt::Relay;
+        check.secret_at = hookward_gate::policy::SecretAt::Relay;
     }
 
     policy

@@ -2,8 +2,8 @@
 
 pub mod plan;
 
-use hookward_shared::clock::Clock;
-use hookward_shared::reload::Reloads;
+use hookward_core::clock::Clock;
+use hookward_runtime::reload::Reloads;
 use tokio_util::sync::CancellationToken;
 
 use super::serving::{Serving, Tunnel};

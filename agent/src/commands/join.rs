@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use hookward_shared::join_token::JoinToken;
-use hookward_shared::protocol::control::RefusedReason;
+use hookward_tunnel::join_token::JoinToken;
+use hookward_tunnel::protocol::control::RefusedReason;
 
 use crate::cli::{JoinArgs, LogFormat};
 use crate::commands::{CommandError, tell};

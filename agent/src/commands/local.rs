@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use hookward_core::clock::Clock;
+use hookward_core::limits::Limits;
+use hookward_core::names::{AgentName, HostName};
+use hookward_core::secret::Secret;
 use hookward_relay::edge::client_address::ForwardedField;
 use hookward_relay::fetch::FetchSettings;
 use hookward_relay::settings::Settings;
 use hookward_relay::store::StoreError;
 use hookward_relay::{Relay, StartError};
-use hookward_shared::clock::Clock;
-use hookward_shared::limits::Limits;
-use hookward_shared::names::{AgentName, HostName};
-use hookward_shared::secret::Secret;
 
 use super::CommandError;
 use crate::connection;

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 
-use hookward_shared::clock::Clock;
+use hookward_core::clock::Clock;
 
 use super::CommandError;
 use crate::connection::Relay;

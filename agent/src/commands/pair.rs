@@ -6,12 +6,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 
-use hookward_shared::gate::path::PathPattern;
-use hookward_shared::policy::{Accept, PRESET_PATHS, Policy, Route, SecretAt, SignatureCheck};
-use hookward_shared::process;
-use hookward_shared::providers;
-use hookward_shared::reload::Reloads;
-use hookward_shared::secret::Secret;
+use hookward_core::path::PathPattern;
+use hookward_core::secret::Secret;
+use hookward_gate::policy::{Accept, PRESET_PATHS, Policy, Route, SecretAt, SignatureCheck};
+use hookward_gate::providers;
+use hookward_runtime::process;
+use hookward_runtime::reload::Reloads;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::PairArgs;
@@ -78,7 +78,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     };
 
     let reloads = Reloads::new(None).map_err(CommandError::system("SIGHUP"))?;
-    let again = Box::new(|| Ok(Err(hookward_shared::config::Problems(Vec::new()))));
+    let again = Box::new(|| Ok(Err(hookward_core::diagnostics::Problems(Vec::new()))));
     let tunnel = Tunnel {
         host: args.host.clone(),
         plan,

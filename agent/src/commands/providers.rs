@@ -1,8 +1,8 @@
 //! `hookward providers`: the catalogue of signing schemes.
 
-use hookward_shared::addresses;
-use hookward_shared::providers::scheme::{Algorithm, Encoding, KeyForm, Pick};
-use hookward_shared::providers::{self, Coverage, Provider, Scheme};
+use hookward_core::ip_sets;
+use hookward_gate::providers::scheme::{Algorithm, Encoding, KeyForm, Pick};
+use hookward_gate::providers::{self, Coverage, Provider, Scheme};
 
 use crate::cli::{LogFormat, ProvidersArgs, ProvidersCommand};
 use crate::commands::{CommandError, print, tell};
@@ -98,7 +98,7 @@ fn show(provider: &Provider) -> String {
         row("limits", limits);
     }
 
-    if let Some(set) = provider.addresses.as_deref().and_then(addresses::find) {
+    if let Some(set) = provider.addresses.as_deref().and_then(ip_sets::find) {
         let copy = match (set.ranges.len(), &set.dated) {
             (0, _) => "empty until the relay has read the list".to_owned(),
             (count, Some(day)) => format!("a copy of {count} ranges of {day}"),

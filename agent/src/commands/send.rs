@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookward_shared::clock::Clock;
-use hookward_shared::providers;
-use hookward_shared::providers::sign::{self, Draft, SignError};
-use hookward_shared::secret::{ProcessSecrets, SecretReader as _};
-use hookward_shared::text::printable;
+use hookward_core::clock::Clock;
+use hookward_core::secret::SecretReader as _;
+use hookward_core::text::printable;
+use hookward_gate::providers;
+use hookward_gate::sign::{self, Draft, SignError};
+use hookward_runtime::secrets::ProcessSecrets;
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;

@@ -4,16 +4,16 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use hookward_shared::clock::Clock;
-use hookward_shared::config::Problems;
-use hookward_shared::limits::Limits;
-use hookward_shared::names::origin_of;
-use hookward_shared::policy::TOKEN_NAME;
-use hookward_shared::process;
-use hookward_shared::protocol::control::RefusedReason;
-use hookward_shared::reload::Reloads;
-use hookward_shared::secret::Secret;
-use hookward_shared::transport::liveness::Liveness;
+use hookward_core::clock::Clock;
+use hookward_core::diagnostics::Problems;
+use hookward_core::limits::Limits;
+use hookward_core::names::origin_of;
+use hookward_core::secret::Secret;
+use hookward_gate::policy::TOKEN_NAME;
+use hookward_runtime::process;
+use hookward_runtime::reload::Reloads;
+use hookward_tunnel::protocol::control::RefusedReason;
+use hookward_tunnel::transport::liveness::Liveness;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -280,7 +280,7 @@ fn remember(
     link: &LinkSettings,
     state: StateDir,
     reporter: Reporter,
-) -> impl Fn(hookward_shared::transport::Transport) + Send + Sync + 'static {
+) -> impl Fn(hookward_tunnel::transport::Transport) + Send + Sync + 'static {
     let worked = Mutex::new(link.worked);
     // What the user asks for says nothing about the network.
     let is_asked_for = link.transport != TransportMode::Auto;

@@ -11,8 +11,8 @@
 
 use std::path::{Path, PathBuf};
 
-use hookward_shared::clock::Clock;
-use hookward_shared::config::{Document, Problem, Problems, Reader};
+use hookward_core::clock::Clock;
+use hookward_core::diagnostics::{Document, Problem, Problems, Reader};
 use tokio_util::sync::CancellationToken;
 
 use super::http::{self, plan};

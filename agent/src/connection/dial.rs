@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hookward_shared::transport::identity::Pin;
-use hookward_shared::transport::liveness::Liveness;
-use hookward_shared::transport::quic::{self, SERVER_NAME};
-use hookward_shared::transport::{Session, SessionError, Transport, tcp};
+use hookward_tunnel::transport::identity::Pin;
+use hookward_tunnel::transport::liveness::Liveness;
+use hookward_tunnel::transport::quic::{self, SERVER_NAME};
+use hookward_tunnel::transport::{Session, SessionError, Transport, tcp};
 use quinn::Endpoint;
 use rustls::{AlertDescription, CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;

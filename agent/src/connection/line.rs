@@ -6,9 +6,10 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hookward_shared::limits::CONTROL_BYTES;
-use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
-use hookward_shared::transport::{ControlWriter, Session, Transport};
+use crate::connection::FromAgent;
+use hookward_core::limits::CONTROL_BYTES;
+use hookward_tunnel::protocol::control::{FromRelay, RefusedReason};
+use hookward_tunnel::transport::{ControlWriter, Session, Transport};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;

@@ -4,12 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hookward_shared::current::Current;
-use hookward_shared::limits::{CONTROL_BYTES, GREETING_BYTES};
-use hookward_shared::names::{HostName, origin_of};
-use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
-use hookward_shared::text::printable;
-use hookward_shared::transport::{ControlStream, Session, StreamError};
+use crate::connection::FromAgent;
+use hookward_core::limits::{CONTROL_BYTES, GREETING_BYTES};
+use hookward_core::names::{HostName, origin_of};
+use hookward_core::text::printable;
+use hookward_runtime::current::Current;
+use hookward_tunnel::protocol::control::{Deadlines, FromRelay, RefusedReason};
+use hookward_tunnel::transport::{ControlStream, Session, StreamError};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 

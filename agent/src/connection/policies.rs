@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hookward_shared::gate::Gate;
-use hookward_shared::policy::Policy;
+use hookward_gate::engine::Gate;
+use hookward_gate::policy::Policy;
 use tokio::sync::watch;
 
 /// A policy, as the relay gets it, and compiled for the agent's own gate.

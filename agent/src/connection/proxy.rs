@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::ConnectionError;
 use crate::streams::pass_on;
-use hookward_shared::transport::identity::crypto_provider;
+use hookward_tunnel::transport::identity::crypto_provider;
 
 /// Which proxies stand between the agent and a relay.
 #[derive(Clone, Default)]

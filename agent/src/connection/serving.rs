@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hookward_shared::limits::CONTROL_BYTES;
-use hookward_shared::protocol::control::{FromAgent, FromRelay};
-use hookward_shared::transport::{ControlStream, MessageReader, MessageWriter};
+use crate::connection::FromAgent;
+use hookward_core::limits::CONTROL_BYTES;
+use hookward_tunnel::protocol::control::FromRelay;
+use hookward_tunnel::transport::{ControlStream, MessageReader, MessageWriter};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hookward_shared::clock::UnixMillis;
+use hookward_core::clock::UnixMillis;
 
 /// By so much more the time of day has gone on. Less is a clock that is put right.
 const ASLEEP: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hookward_shared::transport::Transport;
+use hookward_tunnel::transport::Transport;
 
 use super::{ConnectionError, Opened};
 use crate::report::{Report, Reporter};

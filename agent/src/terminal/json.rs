@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hookward_shared::refusal::{Check, Code};
+use hookward_core::reason::{Check, Code};
 use serde::Serialize;
 
 use super::lines::time_of;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
-use hookward_shared::process;
-use hookward_shared::transport::Transport;
+use hookward_runtime::process;
+use hookward_tunnel::transport::Transport;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Style, Stylize};
@@ -341,7 +341,7 @@ mod tests {
         );
         let ready = ready("https://h.example", &url);
         screen.take(&Report::Ready(ready.clone()).into());
-        screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]).into());
+        screen.take(&Report::Counted(vec![(hookward_core::reason::Check::Token, 7)]).into());
 
         let shown = shown(&screen);
         for text in [
@@ -396,7 +396,7 @@ mod tests {
         }
 
         screen.take(&Report::Warning("THE OLD ONE STAYS IN FORCE".into()).into());
-        screen.take(&Report::Counted(vec![(hookward_shared::refusal::Check::Token, 7)]).into());
+        screen.take(&Report::Counted(vec![(hookward_core::reason::Check::Token, 7)]).into());
         let shown = shown(&screen);
 
         for text in [
@@ -417,9 +417,9 @@ mod tests {
         use std::net::IpAddr;
         use std::sync::Arc;
 
-        use hookward_shared::protocol::control::RefusedRequest;
-        use hookward_shared::protocol::head::RequestId;
-        use hookward_shared::refusal::{Check, Code};
+        use hookward_core::reason::{Check, Code};
+        use hookward_tunnel::protocol::control::RefusedRequest;
+        use hookward_tunnel::protocol::head::RequestId;
 
         use crate::report::RequestReport;
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::application::Application;
 use crate::report::{Report, Reporter};
-use hookward_shared::limits::UPSTREAM_CONNECT;
+use hookward_core::limits::UPSTREAM_CONNECT;
 
 /// How often an application that took no connection is asked again.
 const AGAIN: Duration = Duration::from_secs(1);

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use hookward_shared::protocol::head::Spelling;
+use hookward_tunnel::protocol::head::Spelling;
 use http::{Extensions, Response};
 use http_body_util::Empty;
 use hyper::rt::{Read, ReadBufCursor, Write};

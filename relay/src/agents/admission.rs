@@ -1,11 +1,12 @@
 //! Who is this agent? One greeting, under one deadline: a join, which ends the connection, or a
 //! hello with a credential that the store knows.
 
+use crate::agents::FromAgent;
 use data_encoding::HEXLOWER;
-use hookward_shared::limits::GREETING_BYTES;
-use hookward_shared::protocol::control::{Deadlines, FromAgent, FromRelay, RefusedReason};
-use hookward_shared::secret::{Secret, SecretDigest};
-use hookward_shared::transport::{ControlStream, Session, SessionError, StreamError};
+use hookward_core::limits::GREETING_BYTES;
+use hookward_core::secret::{Secret, SecretDigest};
+use hookward_tunnel::protocol::control::{Deadlines, FromRelay, RefusedReason};
+use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamError};
 
 use super::host::Host;
 use super::live::Run;

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hookward_shared::limits::AGENTS_UNKNOWN_PER_SOURCE;
-use hookward_shared::transport::Session;
+use hookward_core::limits::AGENTS_UNKNOWN_PER_SOURCE;
+use hookward_tunnel::transport::Session;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;

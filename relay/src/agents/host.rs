@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hookward_shared::clock::Clock;
-use hookward_shared::gate::address::AddressSet;
-use hookward_shared::limits::Limits;
-use hookward_shared::names::{AgentName, HostName};
-use hookward_shared::policy::summary::Summary;
-use hookward_shared::transport::liveness::Liveness;
+use hookward_core::address::AddressSet;
+use hookward_core::clock::Clock;
+use hookward_core::limits::Limits;
+use hookward_core::names::{AgentName, HostName};
+use hookward_gate::policy::summary::Summary;
+use hookward_tunnel::transport::liveness::Liveness;
 
 use super::registry::Registry;
 use crate::address_lists::AddressLists;

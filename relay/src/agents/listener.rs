@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookward_shared::transport::Session;
-use hookward_shared::transport::quic::{self, EndpointError, RETRY_FROM};
+use hookward_tunnel::transport::Session;
+use hookward_tunnel::transport::quic::{self, EndpointError, RETRY_FROM};
 use quinn::{Endpoint, Incoming};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;

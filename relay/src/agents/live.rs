@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use hookward_shared::transport::Session;
+use hookward_tunnel::transport::Session;
 
 use super::refusals::Refusals;
 use crate::forward::answer::TunnelBody;

@@ -5,9 +5,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hookward_shared::protocol::control::{FromRelay, RefusedRequest};
-use hookward_shared::quota::Quota;
-use hookward_shared::refusal::Check;
+use hookward_core::quota::Quota;
+use hookward_core::reason::Check;
+use hookward_tunnel::protocol::control::{FromRelay, RefusedRequest};
 use tokio::sync::Notify;
 
 /// Counts are sent together that come within this time.

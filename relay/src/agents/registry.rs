@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hookward_shared::gate::{Gate, State};
-use hookward_shared::names::HostName;
-use hookward_shared::offload::Queue;
+use hookward_core::names::HostName;
+use hookward_gate::engine::{Gate, State};
+use hookward_runtime::offload::Queue;
 use tokio::sync::watch;
 use tokio::time::timeout;
 

@@ -6,15 +6,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hookward_shared::gate::rate::Rate;
-use hookward_shared::gate::{Gate, Side, State};
-use hookward_shared::limits::{CONTROL_BYTES, Limits};
-use hookward_shared::names::{AgentName, HostName, origin_of};
-use hookward_shared::policy::summary::Summary;
-use hookward_shared::policy::{Policy, PolicyBounds};
-use hookward_shared::protocol::control::{FromAgent, FromRelay, RefusedReason};
-use hookward_shared::secret::SecretDigest;
-use hookward_shared::transport::{Session, SessionError, StreamError};
+use crate::agents::FromAgent;
+use hookward_core::limits::{CONTROL_BYTES, Limits};
+use hookward_core::names::{AgentName, HostName, origin_of};
+use hookward_core::rate::Rate;
+use hookward_core::secret::SecretDigest;
+use hookward_gate::engine::{Gate, Side, State};
+use hookward_gate::policy::summary::Summary;
+use hookward_gate::policy::{Policy, PolicyBounds};
+use hookward_tunnel::protocol::control::{FromRelay, RefusedReason};
+use hookward_tunnel::transport::{Session, SessionError, StreamError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 

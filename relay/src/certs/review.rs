@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use hookward_shared::clock::UnixMillis;
-use hookward_shared::names::HostName;
-use hookward_shared::transport::identity::crypto_provider;
+use hookward_core::clock::UnixMillis;
+use hookward_core::names::HostName;
+use hookward_tunnel::transport::identity::crypto_provider;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, ServerName};
 use x509_parser::prelude::{FromDer as _, X509Certificate};

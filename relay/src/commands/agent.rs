@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use hookward_shared::clock::Clock;
-use hookward_shared::join_token::JoinToken;
-use hookward_shared::names::AgentName;
-use hookward_shared::secret::Secret;
+use hookward_core::clock::Clock;
+use hookward_core::names::AgentName;
+use hookward_core::secret::Secret;
+use hookward_tunnel::join_token::JoinToken;
 
 use crate::certs::Identity;
 use crate::cli::{AgentArgs, AgentCommand, DataDir};

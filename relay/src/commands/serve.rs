@@ -2,11 +2,11 @@
 
 use std::io::IsTerminal as _;
 
-use hookward_shared::clock::Clock;
-use hookward_shared::config::{Problem, Problems};
-use hookward_shared::limits::Limits;
-use hookward_shared::names::AgentName;
-use hookward_shared::process;
+use hookward_core::clock::Clock;
+use hookward_core::diagnostics::{Problem, Problems};
+use hookward_core::limits::Limits;
+use hookward_core::names::AgentName;
+use hookward_runtime::process;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{LogFormat, ServeArgs};

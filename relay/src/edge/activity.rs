@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hookward_shared::limits::Limits;
+use hookward_core::limits::Limits;
 use tokio::sync::Notify;
 
 /// What goes on on a connection. Times are milliseconds since its begin.

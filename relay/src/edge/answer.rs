@@ -2,10 +2,10 @@
 //! id and a stable error code, and no word about which check refused.
 
 use bytes::Bytes;
-use hookward_shared::headers::{ERROR_CODE, REQUEST_ID};
-use hookward_shared::protocol::head::RequestId;
-use hookward_shared::providers::challenge::Answer;
-use hookward_shared::refusal::Code;
+use hookward_core::headers::{ERROR_CODE, REQUEST_ID};
+use hookward_core::reason::Code;
+use hookward_gate::providers::challenge::Answer;
+use hookward_tunnel::protocol::head::RequestId;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 

@@ -1,8 +1,8 @@
 //! Which host a request is for. `Host`, `:authority`, the target and the TLS handshake may all name
 //! one; where they differ, nobody can tell which of them another server would believe.
 
-use hookward_shared::names::HostName;
-use hookward_shared::refusal::{Check, Code, Refusal};
+use hookward_core::names::HostName;
+use hookward_core::reason::{Check, Code, Refusal};
 use http::{HeaderMap, Uri, Version, header};
 
 /// The ports that a host may carry: the listener's and the public one.

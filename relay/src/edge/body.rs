@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookward_shared::budget::{BudgetError, Charge};
-use hookward_shared::limits::{GATHER, Limits, SMALL_BODY};
-use hookward_shared::pieces::Pieces;
-use hookward_shared::refusal::Code;
+use hookward_core::limits::{GATHER, Limits, SMALL_BODY};
+use hookward_core::reason::Code;
+use hookward_runtime::body_memory::{BudgetError, Charge};
+use hookward_tunnel::body_buffer::Pieces;
 use http::HeaderMap;
 use http_body::Frame;
 use tokio::time::{Instant, sleep, timeout, timeout_at};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hookward_shared::names::HostName;
-use hookward_shared::refusal::{Check, Code, Refusal};
+use hookward_core::names::HostName;
+use hookward_core::reason::{Check, Code, Refusal};
 use http::header;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::server::conn::http1;

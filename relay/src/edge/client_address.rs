@@ -4,9 +4,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hookward_shared::gate::address::{AddressSet, canonical};
-use hookward_shared::headers::FORWARDED_FOR;
-use hookward_shared::limits::FORWARDED_HOPS;
+use hookward_core::address::{AddressSet, canonical};
+use hookward_core::headers::FORWARDED_FOR;
+use hookward_core::limits::FORWARDED_HOPS;
 use http::{HeaderMap, header};
 
 /// The field that trusted proxies write. The other one is a stranger's word, whoever sends it.

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use hookward_shared::clock::Moment;
-use hookward_shared::gate::RequestHead;
-use hookward_shared::names::HostName;
-use hookward_shared::protocol::control::RefusedRequest;
-use hookward_shared::protocol::head::RequestId;
-use hookward_shared::refusal::{Check, Refusal};
-use hookward_shared::text::{Escaped, shown_path};
+use hookward_core::clock::Moment;
+use hookward_core::names::HostName;
+use hookward_core::reason::{Check, Refusal};
+use hookward_core::text::{Escaped, shown_path};
+use hookward_gate::request::RequestHead;
+use hookward_tunnel::protocol::control::RefusedRequest;
+use hookward_tunnel::protocol::head::RequestId;
 use http::request::Parts;
 use http::{Method, StatusCode};
 

@@ -3,12 +3,12 @@
 
 use std::net::IpAddr;
 
-use hookward_shared::gate::address::canonical;
-use hookward_shared::headers::{self, FORWARDED_FOR};
-use hookward_shared::limits::Limits;
-use hookward_shared::protocol::head::Spelling;
-use hookward_shared::refusal::{Check, Code, Refusal};
-use hookward_shared::text::Escaped;
+use hookward_core::address::canonical;
+use hookward_core::headers::{self, FORWARDED_FOR};
+use hookward_core::limits::Limits;
+use hookward_core::reason::{Check, Code, Refusal};
+use hookward_core::text::Escaped;
+use hookward_tunnel::protocol::head::Spelling;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use http_body::Body as _;
@@ -45,7 +45,7 @@ pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> 
         .map_or(0, |target| target.as_str().len());
 
     let fields = fields + parts.method.as_str().len();
-    let too_long = target > hookward_shared::limits::TARGET_BYTES;
+    let too_long = target > hookward_core::limits::TARGET_BYTES;
     if (fields + target) as u64 > limits.head_bytes && !too_long
         || parts.headers.len() > limits.head_fields
     {

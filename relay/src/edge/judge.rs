@@ -7,19 +7,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hookward_shared::budget::Charge;
-use hookward_shared::clock::Moment;
-use hookward_shared::gate::{
+use hookward_core::clock::Moment;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::limits::DOCTOR_BYTES;
+use hookward_core::names::HostName;
+use hookward_core::reason::{Check, Code, Refusal};
+use hookward_gate::engine::{
     AfterClaim, Decision, Gate, HeadVerdict, PendingBody, Permit, Request, State,
 };
-use hookward_shared::inspection::Work;
-use hookward_shared::limits::DOCTOR_BYTES;
-use hookward_shared::names::HostName;
-use hookward_shared::offload::{NoTurn, OFFLOAD_BYTES, Queue};
-use hookward_shared::providers::FetchedKeys;
-use hookward_shared::providers::challenge::Answer;
-use hookward_shared::refusal::{Check, Code, Refusal};
-use hookward_shared::request::{OwnedHead, RequestHead};
+use hookward_gate::inspection::Work;
+use hookward_gate::providers::challenge::Answer;
+use hookward_gate::request::{OwnedHead, RequestHead};
+use hookward_runtime::body_memory::Charge;
+use hookward_runtime::offload::{NoTurn, OFFLOAD_BYTES, Queue};
 
 use super::body::{BodyError, SenderBody};
 use super::context::Edge;

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookward_shared::gate::address::canonical;
-use hookward_shared::transport::{Session, tcp};
+use hookward_core::address::canonical;
+use hookward_tunnel::transport::{Session, tcp};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};

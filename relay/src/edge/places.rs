@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hookward_shared::gate::address::source;
+use hookward_core::address::source;
 
 /// Places in use; clones share the count.
 #[derive(Clone, Default)]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hookward_shared::limits::{KIB, MIB};
+use hookward_core::limits::{KIB, MIB};
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use hookward_shared::protocol::head::{Spelling, SpellingBuilder};
+use hookward_tunnel::protocol::head::{Spelling, SpellingBuilder};
 use http::HeaderMap;
 use memchr::{memchr, memmem};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

@@ -4,9 +4,9 @@
 use std::io;
 use std::sync::Arc;
 
-use hookward_shared::protocol::ALPN;
-use hookward_shared::transport::identity::crypto_provider;
-use hookward_shared::transport::tcp;
+use hookward_tunnel::protocol::ALPN;
+use hookward_tunnel::transport::identity::crypto_provider;
+use hookward_tunnel::transport::tcp;
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hookward_shared::transport::{MessageBody, body};
+use hookward_tunnel::transport::{MessageBody, body};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 

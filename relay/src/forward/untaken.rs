@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use hookward_shared::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
+use hookward_tunnel::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 

@@ -3,12 +3,12 @@
 
 use std::sync::{Arc, LazyLock};
 
-use hookward_shared::clock::UnixMillis;
-use hookward_shared::gate::{Decision, Gate, HeadVerdict, Side, State};
-use hookward_shared::policy::{Accept, LiveSecret, Policy, Route, SignatureCheck};
-use hookward_shared::providers::FetchedKeys;
-use hookward_shared::request::RequestHead;
-use hookward_shared::secret::Secret;
+use hookward_core::clock::UnixMillis;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::secret::Secret;
+use hookward_gate::engine::{Decision, Gate, HeadVerdict, Side, State};
+use hookward_gate::policy::{Accept, LiveSecret, Policy, Route, SignatureCheck};
+use hookward_gate::request::RequestHead;
 use http::{HeaderMap, HeaderValue, Method};
 use libfuzzer_sys::fuzz_target;
 

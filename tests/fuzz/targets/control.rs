@@ -2,13 +2,14 @@
 //! compile or be refused.
 #![no_main]
 
-use hookward_shared::clock::UnixMillis;
-use hookward_shared::gate::{Gate, Side};
-use hookward_shared::protocol::control::{FromAgent, FromRelay};
+use hookward_core::clock::UnixMillis;
+use hookward_gate::engine::{Gate, Side};
+use hookward_gate::policy::Policy;
+use hookward_tunnel::protocol::control::{FromAgent, FromRelay};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|message: &[u8]| {
-    if let Ok(FromAgent::Open { policy, .. }) = serde_json::from_slice(message)
+    if let Ok(FromAgent::Open { policy, .. }) = serde_json::from_slice::<FromAgent<Policy>>(message)
         && let Err(mistakes) = Gate::compile(&policy, Side::Relay, UnixMillis(1_700_000_000_000))
     {
         assert!(!mistakes.is_empty());

@@ -1,7 +1,7 @@
 //! Forms of strangers: a field that is read stands once, and a plain reader finds the same there.
 #![no_main]
 
-use hookward_shared::form::{self, Fields};
+use hookward_core::form::{self, Fields};
 use libfuzzer_sys::fuzz_target;
 
 const NAMES: [&str; 3] = ["payload", "a", "token"];

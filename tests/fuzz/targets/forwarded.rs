@@ -4,8 +4,8 @@
 
 use std::net::IpAddr;
 
+use hookward_core::address::{AddressSet, parse_network};
 use hookward_relay::edge::client_address::{ForwardedField, client_address};
-use hookward_shared::gate::address::{AddressSet, parse_network};
 use http::{HeaderMap, HeaderValue, header};
 use libfuzzer_sys::fuzz_target;
 

@@ -3,8 +3,8 @@
 #![no_main]
 
 use bytes::Bytes;
-use hookward_shared::protocol::frame::{Decoder, Frame};
-use hookward_shared::protocol::head::{Answer, Request, decode_trailers};
+use hookward_tunnel::protocol::frame::{Decoder, Frame};
+use hookward_tunnel::protocol::head::{Answer, Request, decode_trailers};
 use libfuzzer_sys::fuzz_target;
 
 /// What a stream says, its data joined.

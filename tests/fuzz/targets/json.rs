@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use hookward_shared::json::{JsonFault, JsonPath, JsonPaths};
+use hookward_core::json::{JsonFault, JsonPath, JsonPaths};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use hookward_shared::clock::UnixMillis;
-use hookward_shared::gate::{Gate, Side};
-use hookward_shared::policy::file;
-use hookward_shared::secret::{SecretError, SecretReader, SecretSource};
+use hookward_core::clock::UnixMillis;
+use hookward_core::secret::{SecretError, SecretReader, SecretSource};
+use hookward_gate::engine::{Gate, Side};
+use hookward_gate::policy::file;
 use libfuzzer_sys::fuzz_target;
 use zeroize::Zeroizing;
 

@@ -4,14 +4,15 @@
 
 use std::sync::{Arc, LazyLock};
 
-use hookward_shared::clock::UnixMillis;
-use hookward_shared::gate::{Decision, Gate, HeadVerdict, Side, State};
-use hookward_shared::inspection::Work;
-use hookward_shared::limits::DOCTOR_BYTES;
-use hookward_shared::policy::{Accept, LiveSecret, Policy, Route, SignatureCheck};
-use hookward_shared::providers::{self, FetchedKeys};
-use hookward_shared::request::{Request, RequestHead};
-use hookward_shared::secret::Secret;
+use hookward_core::clock::UnixMillis;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::limits::DOCTOR_BYTES;
+use hookward_core::secret::Secret;
+use hookward_gate::engine::{Decision, Gate, HeadVerdict, Side, State};
+use hookward_gate::inspection::Work;
+use hookward_gate::policy::{Accept, LiveSecret, Policy, Route, SignatureCheck};
+use hookward_gate::providers;
+use hookward_gate::request::{Request, RequestHead};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use libfuzzer_sys::fuzz_target;
 

@@ -1,14 +1,15 @@
 //! The request target: what passes the shape check has one reading only.
 #![no_main]
 
-use hookward_shared::form;
-use hookward_shared::gate::path::PathPattern;
-use hookward_shared::gate::shape::{self, Slashes};
+use hookward_core::form;
+use hookward_core::path::PathPattern;
+use hookward_core::syntax::Slashes;
+use hookward_gate::engine::syntax;
 use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|target: &[u8]| {
-    if shape::check(target, &HeaderMap::new(), Slashes::Plain).is_err() {
+    if syntax::check(target, &HeaderMap::new(), Slashes::Plain).is_err() {
         return;
     }
     assert_eq!(target.first(), Some(&b'/'), "it is an absolute path");

@@ -1,9 +1,9 @@
 //! The token in the query: a right one is found in one place, and taken out without a trace.
 #![no_main]
 
-use hookward_shared::gate::token::{self, TokenSpot};
-use hookward_shared::policy::{TokenCheck, TokenPlace};
-use hookward_shared::secret::SecretDigest;
+use hookward_core::secret::SecretDigest;
+use hookward_gate::engine::token::{self, TokenSpot};
+use hookward_gate::policy::{TokenCheck, TokenPlace};
 use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
 

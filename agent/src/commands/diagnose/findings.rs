@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use hookward_shared::transport::Session;
+use hookward_tunnel::transport::Session;
 use serde::Serialize;
 
 use crate::commands::print;

@@ -1,12 +1,14 @@
 //! Everything that could be wrong with the command line, checked before anything is started.
 
-use hookward_shared::clock::Clock;
-use hookward_shared::config::{Problem, Problems};
-use hookward_shared::gate::path::PathPattern;
-use hookward_shared::gate::shape::{self, Slashes};
-use hookward_shared::names::{AgentName, HostName};
-use hookward_shared::policy::Policy;
-use hookward_shared::secret::{Secret, VettedSecrets};
+use hookward_core::clock::Clock;
+use hookward_core::diagnostics::{Problem, Problems};
+use hookward_core::names::{AgentName, HostName};
+use hookward_core::path::PathPattern;
+use hookward_core::secret::Secret;
+use hookward_core::syntax::Slashes;
+use hookward_gate::engine::syntax;
+use hookward_gate::policy::Policy;
+use hookward_runtime::secrets::VettedSecrets;
 
 use crate::cli::HttpArgs;
 use crate::flags;
@@ -142,7 +144,7 @@ fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, String
     };
     let path = format!("{base}/{webhook}");
     let shaped = !webhook.contains('?')
-        && shape::check(path.as_bytes(), &http::HeaderMap::new(), Slashes::Plain).is_ok();
+        && syntax::check(path.as_bytes(), &http::HeaderMap::new(), Slashes::Plain).is_ok();
 
     let matches = |pattern: &String| {
         PathPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(path.as_bytes(), false))
@@ -159,7 +161,7 @@ fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hookward_shared::policy::Route;
+    use hookward_gate::policy::Route;
 
     #[test]
     fn a_printed_url_is_one_that_passes() {

@@ -1,0 +1,10 @@
+//! Public keys that the relay fetched for one request.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::url::HttpsUrl;
+
+/// Public keys that were fetched, by their URLs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FetchedKeys(pub BTreeMap<HttpsUrl, Arc<[u8]>>);

@@ -1,0 +1,398 @@
+//! Named sets of addresses: the ranges that providers publish for their webhooks.
+//!
+//! The rows stand in `addresses/sets.toml`. A built-in copy holds only what its source states, with
+//! the date; the relay refreshes it from the provider's list. A set that has neither a copy nor a
+//! refreshed one is empty, and so refuses everybody: the gate says which of the two it is.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::address::{AddressSet, parse_network};
+use crate::clock::UnixMillis;
+use crate::json::JsonPath;
+
+/// Most ranges of one set: real lists have up to a few thousand.
+const MOST_RANGES: usize = 100_000;
+
+/// One named set.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedSet {
+    /// Its name in policies.
+    pub name: String,
+    /// Its name for people.
+    pub title: String,
+    /// Where the provider publishes it; absent where only a page for people says it.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// Where in the JSON of the list the ranges, or the items with them, stand; empty: one range a
+    /// line.
+    #[serde(default)]
+    pub pick: Vec<JsonPath>,
+    /// The field of an item that is the range, where items are objects.
+    #[serde(default)]
+    pub field: Option<String>,
+    /// What an item's other fields must be, or hold.
+    #[serde(default, rename = "where")]
+    pub conditions: BTreeMap<String, String>,
+    /// The built-in copy.
+    #[serde(default)]
+    pub ranges: Vec<String>,
+    /// The day of the copy, as far as it is known.
+    #[serde(default)]
+    pub dated: Option<String>,
+    /// Where the copy was read.
+    pub source: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Sets {
+    set: Vec<NamedSet>,
+}
+
+static SETS: LazyLock<Vec<NamedSet>> = LazyLock::new(|| {
+    // Read by a unit test; were it broken all the same, there are no sets, and policies that name
+    // one are refused.
+    toml::from_str::<Sets>(include_str!("ip_sets.toml"))
+        .unwrap_or_default()
+        .set
+});
+
+/// All named sets, sorted by name.
+#[must_use]
+pub fn all() -> &'static [NamedSet] {
+    &SETS
+}
+
+/// The set of that name; `-` and `_` are alike.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static NamedSet> {
+    let wanted = name.replace('-', "_");
+    SETS.iter().find(|set| set.name == wanted)
+}
+
+/// What to say about a name that no set has.
+#[must_use]
+pub fn unknown(name: &str) -> String {
+    let known = SETS
+        .iter()
+        .map(|set| set.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
+
+    format!(
+        "{name:?} is neither an address range such as 192.30.252.0/22 nor a named set; the sets: {known}"
+    )
+}
+
+/// Why a list that was fetched is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ListError {
+    /// It is not written as it used to be.
+    #[error("the list is not written as expected: {0}")]
+    Form(String),
+    /// It holds nothing.
+    #[error("the list is empty")]
+    Empty,
+    /// It holds a range that covers a whole family, or something that is none.
+    #[error("the list holds {0:?}, which is no range of a provider")]
+    Range(String),
+}
+
+impl NamedSet {
+    /// Reads the provider's list.
+    ///
+    /// # Errors
+    /// [`ListError`]; the copy that is in use stays in use.
+    pub fn read(&self, content: &[u8]) -> Result<Vec<IpNet>, ListError> {
+        let mut texts = Vec::new();
+        if self.pick.is_empty() {
+            let text = std::str::from_utf8(content)
+                .map_err(|_| ListError::Form("it is no text".to_owned()))?;
+            texts.extend(
+                text.lines()
+                    .map(str::trim)
+                    .filter(|line| !line.is_empty() && !line.starts_with('#'))
+                    .map(str::to_owned),
+            );
+        }
+
+        for path in &self.pick {
+            let items = path
+                .raw_up_to(content, MOST_RANGES)
+                .map_err(|fault| ListError::Form(fault.to_string()))?;
+            for item in items {
+                let value: Value = serde_json::from_str(item)
+                    .map_err(|error| ListError::Form(error.to_string()))?;
+                if let Some(text) = self.range_of(&value) {
+                    texts.push(text);
+                }
+            }
+        }
+
+        if texts.len() > MOST_RANGES {
+            return Err(ListError::Form(format!("it has {} ranges", texts.len())));
+        }
+
+        let networks = texts.iter().map(|text| {
+            parse_network(text)
+                .ok()
+                .filter(|net| net.prefix_len() > 0)
+                .ok_or_else(|| ListError::Range(text.clone()))
+        });
+        let networks = networks.collect::<Result<Vec<_>, _>>()?;
+        if networks.is_empty() {
+            Err(ListError::Empty)
+        } else {
+            Ok(networks)
+        }
+    }
+
+    /// The range of one item, if it is one of those that count.
+    fn range_of(&self, item: &Value) -> Option<String> {
+        let Some(field) = &self.field else {
+            return item.as_str().map(str::to_owned);
+        };
+        let holds = |(name, wanted): (&String, &String)| match item.get(name) {
+            Some(Value::Array(values)) => values.iter().any(|value| value.as_str() == Some(wanted)),
+            Some(value) => value.as_str() == Some(wanted),
+            None => false,
+        };
+        if !self.conditions.iter().all(holds) {
+            return None;
+        }
+
+        item.get(field).and_then(Value::as_str).map(str::to_owned)
+    }
+
+    /// The built-in copy.
+    #[must_use]
+    pub fn built_in(&self) -> Current {
+        let networks: Vec<_> = self
+            .ranges
+            .iter()
+            .filter_map(|text| parse_network(text).ok())
+            .collect();
+        let origin = if networks.is_empty() {
+            Origin::Nowhere
+        } else {
+            Origin::BuiltIn(self.dated.clone())
+        };
+
+        Current {
+            addresses: AddressSet::new(&networks),
+            count: networks.len(),
+            origin,
+        }
+    }
+}
+
+/// Where the ranges in use come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// There are none yet.
+    Nowhere,
+    /// The built-in copy, of this day.
+    BuiltIn(Option<String>),
+    /// The provider's list, read at this moment.
+    Fetched(UnixMillis),
+}
+
+/// The ranges of a set that are in use.
+#[derive(Debug, Clone)]
+pub struct Current {
+    /// The ranges.
+    pub addresses: AddressSet,
+    /// How many were listed.
+    pub count: usize,
+    /// Where they come from.
+    pub origin: Origin,
+}
+
+impl Current {
+    /// How old the ranges are, in words.
+    #[must_use]
+    pub fn age(&self, now: UnixMillis) -> String {
+        match &self.origin {
+            Origin::Nowhere => "empty until its first refresh".to_owned(),
+            Origin::BuiltIn(Some(day)) => {
+                format!("{} ranges, the built-in copy of {day}", self.count)
+            }
+            Origin::BuiltIn(None) => format!("{} ranges, the built-in copy, undated", self.count),
+            Origin::Fetched(at) => {
+                format!(
+                    "{} ranges, read {} h ago",
+                    self.count,
+                    now.seconds().saturating_sub(at.seconds()) / 3600
+                )
+            }
+        }
+    }
+}
+
+/// All named sets in use; clones share them.
+#[derive(Clone)]
+pub struct NamedSets {
+    // A std lock: look-ups copy a pointer, and nothing waits while it is held.
+    current: Arc<RwLock<BTreeMap<&'static str, Arc<Current>>>>,
+}
+
+impl Default for NamedSets {
+    fn default() -> Self {
+        let current = all()
+            .iter()
+            .map(|set| (set.name.as_str(), Arc::new(set.built_in())))
+            .collect();
+        Self {
+            current: Arc::new(RwLock::new(current)),
+        }
+    }
+}
+
+impl NamedSets {
+    /// The ranges of a set in use.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<Current>> {
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
+    }
+
+    /// Puts a list that was read into use.
+    pub fn set(&self, name: &'static str, networks: &[IpNet], at: UnixMillis) {
+        let current = Current {
+            addresses: AddressSet::new(networks),
+            count: networks.len(),
+            origin: Origin::Fetched(at),
+        };
+
+        self.current
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, Arc::new(current));
+    }
+
+    /// Whether the set of this name has this address.
+    #[must_use]
+    pub fn contains(&self, name: &str, address: IpAddr) -> bool {
+        self.get(name)
+            .is_some_and(|current| current.addresses.contains(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sets_load_and_their_copies_are_ranges() {
+        let sets: Sets = toml::from_str(include_str!("ip_sets.toml")).unwrap();
+        assert!(sets.set.is_sorted_by(|a, b| a.name < b.name));
+
+        for set in &sets.set {
+            assert!(!set.source.is_empty(), "{}", set.name);
+            assert_eq!(
+                set.built_in().count,
+                set.ranges.len(),
+                "{}: every range is one",
+                set.name
+            );
+            assert!(!set.built_in().addresses.has_whole_family(), "{}", set.name);
+
+            if let Some(url) = &set.url {
+                assert!(crate::url::HttpsUrl::parse(url).is_ok(), "{url}");
+            }
+
+            assert!(
+                set.url.is_some() || !set.ranges.is_empty(),
+                "{} can never have a range",
+                set.name
+            );
+        }
+    }
+
+    #[test]
+    fn lists_are_read_as_their_providers_write_them() {
+        let read = |name: &str, content: &str| find(name).unwrap().read(content.as_bytes());
+        assert_eq!(
+            read(
+                "github",
+                r#"{"hooks":["192.30.252.0/22","2a0a:a440::/29"],"web":["1.1.1.1/32"]}"#
+            )
+            .unwrap()
+            .len(),
+            2
+        );
+
+        let atlassian = r#"{"items":[
+            {"cidr":"104.192.136.0/21","product":["bitbucket"],"direction":["egress","ingress"]},
+            {"cidr":"10.9.0.0/16","product":["jira"],"direction":["egress"]},
+            {"cidr":"10.8.0.0/16","product":["bitbucket"],"direction":["ingress"]}]}"#;
+        assert_eq!(
+            read("bitbucket_cloud", atlassian).unwrap(),
+            ["104.192.136.0/21".parse().unwrap()]
+        );
+
+        // Atlassian's own has some thousand.
+        let item = |n: usize| {
+            format!(
+                r#"{{"cidr":"104.{}.{}.0/24","product":["bitbucket"],"direction":["egress"]}}"#,
+                n / 256,
+                n % 256
+            )
+        };
+        let long = format!(
+            r#"{{"items":[{}]}}"#,
+            (0..3000).map(item).collect::<Vec<_>>().join(",")
+        );
+        assert_eq!(read("bitbucket_cloud", &long).unwrap().len(), 3000);
+
+        assert_eq!(
+            read("mollie", "# Mollie\n87.233.229.26\n\n").unwrap().len(),
+            1
+        );
+        assert_eq!(
+            read("github", r#"{"hooks":[]}"#),
+            Err(ListError::Form("hooks[*] is not in the body".into()))
+        );
+
+        for bad in [
+            "",
+            "<html>",
+            r#"{"hooks":["0.0.0.0/0"]}"#,
+            r#"{"hooks":["any"]}"#,
+            r#"{"other":[]}"#,
+        ] {
+            assert!(read("github", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_set_without_ranges_has_nobody() {
+        let sets = NamedSets::default();
+        let address = "203.0.113.9".parse().unwrap();
+        assert!(!sets.contains("buildkite", address));
+        assert_eq!(sets.get("buildkite").unwrap().origin, Origin::Nowhere);
+        sets.set(
+            "buildkite",
+            &["203.0.113.0/24".parse().unwrap()],
+            UnixMillis(0),
+        );
+
+        assert!(sets.contains("buildkite", address) && !sets.contains("github", address));
+        assert!(
+            sets.get("buildkite")
+                .unwrap()
+                .age(UnixMillis(7_200_000))
+                .contains("2 h ago")
+        );
+    }
+}

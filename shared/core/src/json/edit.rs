@@ -1,0 +1,121 @@
+//! Puts a value into a JSON document, by its path.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::json::{JsonFault, JsonPath, Step};
+
+/// What a value becomes; `None` where none stands.
+pub type Change<'c, E> = dyn FnMut(Option<&RawValue>) -> Result<Box<RawValue>, E> + 'c;
+
+impl JsonPath {
+    /// The document with what `change` makes of each value that stands there. Objects and lists on
+    /// the way are made where there are none; every value beside the way stays as it is written.
+    ///
+    /// # Errors
+    /// [`JsonFault`], and what `change` says.
+    pub fn edit<E: From<JsonFault>>(
+        &self,
+        document: &[u8],
+        change: &mut Change<'_, E>,
+    ) -> Result<Vec<u8>, E> {
+        let root: Option<&RawValue> = match document.trim_ascii() {
+            b"" => None,
+            text => Some(serde_json::from_slice(text).map_err(|_| JsonFault::NotJson)?),
+        };
+        let edited = self.edit_below(&self.steps, root, change)?;
+        Ok(edited.get().as_bytes().to_vec())
+    }
+
+    fn edit_below<E: From<JsonFault>>(
+        &self,
+        steps: &[Step],
+        value: Option<&RawValue>,
+        change: &mut Change<'_, E>,
+    ) -> Result<Box<RawValue>, E> {
+        let Some((step, below)) = steps.split_first() else {
+            return change(value);
+        };
+        let raw = match step {
+            Step::Key(key) => {
+                let mut object: BTreeMap<String, Box<RawValue>> =
+                    self.read(value)?.unwrap_or_default();
+                let edited = self.edit_below(below, object.get(key).map(AsRef::as_ref), change)?;
+                object.insert(key.clone(), edited);
+                to_raw_value(&object)
+            }
+            Step::Index(_) | Step::Every => {
+                let mut list: Vec<Box<RawValue>> = self.read(value)?.unwrap_or_default();
+                if list.is_empty() && matches!(step, Step::Every | Step::Index(0)) {
+                    list.push(self.edit_below(below, None, change)?);
+                } else {
+                    for (index, item) in list.iter_mut().enumerate() {
+                        if matches!(step, Step::Every) || *step == Step::Index(index) {
+                            *item = self.edit_below(below, Some(item), change)?;
+                        }
+                    }
+                }
+
+                to_raw_value(&list)
+            }
+        };
+        Ok(raw.map_err(|_| JsonFault::NotJson)?)
+    }
+
+    /// What stands on the way, if it is of the kind that the way goes through.
+    fn read<T: for<'d> Deserialize<'d>>(
+        &self,
+        value: Option<&RawValue>,
+    ) -> Result<Option<T>, JsonFault> {
+        match value.map(RawValue::get).filter(|text| *text != "null") {
+            Some(text) => serde_json::from_str(text)
+                .map(Some)
+                .map_err(|_| JsonFault::Absent(self.to_string())),
+            None => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(path: &str, document: &str) -> Result<String, JsonFault> {
+        let path = JsonPath::parse(path).unwrap();
+        let edited = path.edit(document.as_bytes(), &mut |_| Ok(to_raw_value("x").unwrap()))?;
+        Ok(String::from_utf8(edited).unwrap())
+    }
+
+    #[test]
+    fn a_value_is_put_where_the_path_leads() {
+        for (path, document, expected) in [
+            ("a", "", r#"{"a":"x"}"#),
+            (
+                "a.b",
+                r#"{"n": 1.50e400, "a": null}"#,
+                r#"{"a":{"b":"x"},"n":1.50e400}"#,
+            ),
+            (
+                "l[*].c",
+                r#"{"l":[{"c":1},{"d": 2}]}"#,
+                r#"{"l":[{"c":"x"},{"c":"x","d":2}]}"#,
+            ),
+            ("l[*].c", "{}", r#"{"l":[{"c":"x"}]}"#),
+            ("l[1]", r#"{"l":[1,2]}"#, r#"{"l":[1,"x"]}"#),
+        ] {
+            assert_eq!(
+                put(path, document).as_deref(),
+                Ok(expected),
+                "{path} {document}"
+            );
+        }
+
+        assert_eq!(
+            put("a.b", r#"{"a":1}"#),
+            Err(JsonFault::Absent("a.b".to_owned()))
+        );
+        assert_eq!(put("a", "no"), Err(JsonFault::NotJson));
+    }
+}

@@ -1,0 +1,219 @@
+//! Rates: so many requests in a span of time, with the whole of it as a burst (GCRA, the generic
+//! cell rate algorithm: one number a source is enough, and no clock but the caller's `now`).
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::SteadyMillis;
+
+/// The spans that a rate may have, in milliseconds.
+const SPANS: [(&str, u64); 4] = [
+    ("s", 1000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
+/// Most requests of a rate: more is no rate, and the arithmetic stays exact.
+const MOST: u32 = 1_000_000;
+
+/// So many requests in a span of time, such as `100/s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Rate {
+    count: u32,
+    span_ms: u64,
+}
+
+impl Rate {
+    /// Reads `100/s`, `600/m`, `1000/h` or `5000/d`.
+    ///
+    /// # Errors
+    /// A sentence that says what to write.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no rate such as 100/s, 600/m, 1000/h or 5000/d");
+        let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
+        let count: u64 = count
+            .parse()
+            .ok()
+            .filter(|count| *count > 0)
+            .ok_or_else(wrong)?;
+        let count = u32::try_from(count).ok().filter(|count| *count <= MOST);
+        let count = count.ok_or_else(|| format!("{text:?} is more than {MOST} requests"))?;
+
+        let (_, span_ms) = SPANS
+            .into_iter()
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(wrong)?;
+
+        Ok(Self { count, span_ms })
+    }
+
+    /// So many requests a second.
+    #[must_use]
+    pub fn per_second(count: u32) -> Self {
+        Self {
+            count: count.clamp(1, MOST),
+            span_ms: 1000,
+        }
+    }
+
+    /// What one request uses up, in microseconds.
+    #[must_use]
+    pub fn cost(self) -> u64 {
+        self.span_ms * 1000 / u64::from(self.count)
+    }
+
+    /// Requests a second, rounded up.
+    #[must_use]
+    pub fn a_second(self) -> u64 {
+        (u64::from(self.count) * 1000).div_ceil(self.span_ms)
+    }
+
+    /// Judges one more request of a source. `spent_until` is what the source has used up, in
+    /// microseconds of the same clock as `now`; the new value comes back.
+    ///
+    /// # Errors
+    /// Milliseconds after which the next one passes.
+    pub fn admit(self, spent_until: u64, now: SteadyMillis) -> Result<u64, u64> {
+        let now = now.0.saturating_mul(1000);
+        let span = self.span_ms * 1000;
+        let spent = spent_until.max(now) + self.cost();
+        let over = (spent - now).saturating_sub(span);
+        if over > 0 {
+            Err(over.div_ceil(1000))
+        } else {
+            Ok(spent)
+        }
+    }
+}
+
+/// Counts bytes of one kind of work against a number of bytes a second.
+#[derive(Debug)]
+pub struct ByteMeter {
+    a_second: u64,
+    /// What has been used up, in microseconds of the clock.
+    spent: AtomicU64,
+}
+
+impl ByteMeter {
+    /// So many bytes a second, with two seconds of them as a burst.
+    #[must_use]
+    pub const fn new(a_second: u64) -> Self {
+        Self {
+            a_second,
+            spent: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns `true` if there is something left.
+    #[must_use]
+    pub fn has_room(&self, now: SteadyMillis) -> bool {
+        self.spent.load(Ordering::Relaxed) <= now.0.saturating_mul(1000).saturating_add(1_000_000)
+    }
+
+    /// Counts bytes that were worked on.
+    pub fn spend(&self, bytes: u64, now: SteadyMillis) {
+        let cost = bytes.saturating_mul(1_000_000) / self.a_second.max(1);
+        let now = now.0.saturating_mul(1000);
+        let update = |spent: u64| Some(spent.max(now).saturating_add(cost));
+        // The closure never gives up.
+        let _ = self
+            .spent
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = SPANS
+            .into_iter()
+            .find(|(_, span)| *span == self.span_ms)
+            .map_or("s", |(name, _)| name);
+        write!(f, "{}/{unit}", self.count)
+    }
+}
+
+impl TryFrom<String> for Rate {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Rate> for String {
+    fn from(rate: Rate) -> Self {
+        rate.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_and_then_the_rate() {
+        let rate = Rate::parse("10/s").unwrap();
+        let mut spent = 0;
+        let mut admitted = |at: u64| match rate.admit(spent, SteadyMillis(at)) {
+            Ok(next) => {
+                spent = next;
+                true
+            }
+            Err(_) => false,
+        };
+        assert_eq!((0..20).filter(|_| admitted(5000)).count(), 10);
+
+        assert!(!admitted(5050), "half of one");
+        assert!(admitted(5100), "one");
+        assert!(!admitted(5100));
+        assert_eq!(
+            (0..20).filter(|_| admitted(7000)).count(),
+            10,
+            "all of them"
+        );
+    }
+
+    #[test]
+    fn how_long_to_wait() {
+        let rate = Rate::parse("1/m").unwrap();
+        let spent = rate.admit(0, SteadyMillis(0)).unwrap();
+        assert_eq!(rate.admit(spent, SteadyMillis(10_000)), Err(50_000));
+        assert!(rate.admit(spent, SteadyMillis(60_000)).is_ok());
+    }
+
+    #[test]
+    fn bytes_of_a_second() {
+        let meter = ByteMeter::new(1000);
+        meter.spend(500, SteadyMillis(0));
+        assert!(meter.has_room(SteadyMillis(0)));
+        meter.spend(2000, SteadyMillis(0));
+        assert!(!meter.has_room(SteadyMillis(0)) && !meter.has_room(SteadyMillis(1000)));
+        assert!(meter.has_room(SteadyMillis(1500)));
+    }
+
+    #[test]
+    fn rates_are_read_or_refused() {
+        for good in ["1/s", "600/m", "1000000/h", "5/d"] {
+            assert_eq!(Rate::parse(good).unwrap().to_string(), good);
+        }
+
+        for bad in [
+            "",
+            "0/s",
+            "10",
+            "10/",
+            "/s",
+            "-1/s",
+            "10/w",
+            "1000001/s",
+            "10 / s",
+        ] {
+            assert!(Rate::parse(bad).is_err(), "{bad}");
+        }
+
+        assert_eq!(Rate::parse("90/m").unwrap().a_second(), 2);
+    }
+}

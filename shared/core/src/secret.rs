@@ -1,0 +1,225 @@
+//! Secrets: values without a `Debug`, wiped when dropped, compared in constant time.
+
+pub mod oddities;
+
+use std::fmt;
+
+use data_encoding::BASE64;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use self::oddities::LEAST_BYTES;
+
+/// A secret: the key of a signature, a token, a credential. Never empty.
+///
+/// It has no `Debug` and no `Display`. It serialises (as base64) for one purpose only: the agent's
+/// policy on its way to the relay, inside the tunnel.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// Takes a secret; `None` when it is empty, because an empty key protects nothing.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Option<Self> {
+        (!bytes.is_empty()).then(|| Self(Zeroizing::new(bytes)))
+    }
+
+    /// Stands where a secret was, in what is written without secrets.
+    pub fn placeholder() -> Self {
+        Self(Zeroizing::new(b"-".to_vec()))
+    }
+
+    /// 256 bits from the system's generator, as base64url text without padding.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn mint() -> Result<Self, getrandom::Error> {
+        let mut bytes = Zeroizing::new([0_u8; 32]);
+        getrandom::fill(bytes.as_mut())?;
+        let text = data_encoding::BASE64URL_NOPAD.encode(bytes.as_ref());
+        Ok(Self(Zeroizing::new(text.into_bytes())))
+    }
+
+    /// The bytes, for the one who must use them.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// SHA-256 of the secret: what is kept of a secret that only has to be recognised.
+    #[must_use]
+    pub fn digest(&self) -> SecretDigest {
+        SecretDigest::of(&self.0)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Zeroizing::new(String::deserialize(deserializer)?);
+        BASE64
+            .decode(text.as_bytes())
+            .ok()
+            .and_then(Self::new)
+            .ok_or_else(|| serde::de::Error::custom("not a secret: empty or not base64"))
+    }
+}
+
+/// SHA-256 of a secret of high entropy, compared in constant time whatever the candidate's length.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretDigest([u8; 32]);
+
+impl SecretDigest {
+    /// Digests a candidate.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// Takes a stored digest; `None` unless it has 32 bytes.
+    #[must_use]
+    pub fn from_stored(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The digest's bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Whether `candidate` is the secret.
+    #[must_use]
+    pub fn matches(&self, candidate: &[u8]) -> bool {
+        bool::from(self.0.ct_eq(&Self::of(candidate).0))
+    }
+}
+
+/// Where a secret comes from: never from the command line itself, which every process can read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// `env:NAME`: an environment variable.
+    Env(String),
+    /// `file:PATH`: the content of a file.
+    File(String),
+}
+
+/// Why a secret could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// Something else than `env:NAME` or `file:PATH`.
+    #[error(
+        "a secret is given as env:NAME or file:PATH, never as itself: \
+         every process on this machine can read a command line, and policy files get copied"
+    )]
+    Literal,
+    /// The variable is not set.
+    #[error("the environment variable {0} is not set")]
+    Unset(String),
+    /// The variable is no text.
+    #[error("the environment variable {0} is not valid UTF-8")]
+    NotText(String),
+    /// The file can't be read.
+    #[error("the secret file {0} can't be read: {1}")]
+    Unreadable(String, String),
+    /// There is nothing in it.
+    #[error("{0} is empty; an empty secret would let everybody in")]
+    Empty(SecretSource),
+    /// A name that no variable has: perhaps the secret itself, which is not repeated.
+    #[error(
+        "what follows env: is no name of a variable (letters, digits and _); write env:NAME without a $, or the shell puts \
+         the secret itself there"
+    )]
+    NoName,
+    /// A secret that is guessed in no time.
+    #[error("{0} has {1} bytes; a secret has at least {least}: make one with `openssl rand -hex 32`", least = LEAST_BYTES)]
+    Short(SecretSource, usize),
+    /// A word that stands for a secret.
+    #[error(
+        "{0} holds no secret: a word that stands for one (undefined, changeme), one repeated letter, or ${{VARIABLE}}"
+    )]
+    Placeholder(SecretSource),
+}
+
+impl fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env:{name}"),
+            Self::File(path) => write!(f, "file:{path}"),
+        }
+    }
+}
+
+impl SecretSource {
+    /// Reads `env:NAME` or `file:PATH`.
+    ///
+    /// # Errors
+    /// [`SecretError::Literal`] for anything else; the text itself is not repeated.
+    pub fn parse(text: &str) -> Result<Self, SecretError> {
+        match text.split_once(':') {
+            Some(("env", name)) if is_variable(name) => Ok(Self::Env(name.to_owned())),
+            Some(("env", _)) => Err(SecretError::NoName),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.to_owned())),
+            _ => Err(SecretError::Literal),
+        }
+    }
+}
+
+/// A secret as it was found.
+pub struct LoadedSecret {
+    /// The secret.
+    pub secret: Secret,
+    /// Notes for the user: that one trailing newline was taken off, that it looks altered.
+    pub notes: Vec<String>,
+}
+
+/// Reads what a [`SecretSource`] names. The programs read the process's environment and files;
+/// tests give a map.
+pub trait SecretReader {
+    /// The raw content of the source.
+    ///
+    /// # Errors
+    /// When the variable is unset or the file can't be read.
+    fn read(&self, source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, SecretError>;
+
+    /// The secret that `env:NAME` or `file:PATH` names: the content without one trailing newline.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    fn load(&self, text: &str) -> Result<LoadedSecret, SecretError> {
+        let source = SecretSource::parse(text)?;
+        let mut bytes = self.read(&source)?.to_vec();
+        let newline_removed = bytes.last() == Some(&b'\n');
+        if newline_removed {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        }
+
+        let note =
+            newline_removed.then(|| format!("{source}: one newline at its end was taken off"));
+        let secret = Secret::new(bytes).ok_or(SecretError::Empty(source))?;
+
+        Ok(LoadedSecret {
+            secret,
+            notes: note.into_iter().collect(),
+        })
+    }
+}
+
+/// Returns `true` for a text that shells take for a variable's name (POSIX.1-2017 §8.1), in either
+/// case.
+fn is_variable(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    !name.is_empty()
+        && name.bytes().all(plain)
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+}

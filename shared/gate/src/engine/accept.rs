@@ -1,0 +1,389 @@
+//! One `accept` alternative: its checks in order, all of which must pass.
+
+use std::net::IpAddr;
+
+use http::StatusCode;
+
+use crate::engine::signature::{Identity, SignatureRule, WantedKey};
+use crate::engine::state::State;
+use crate::engine::token::{self, TokenSpot};
+use crate::engine::{Side, body_rule, header};
+use crate::inspection::{BodyPlacesBuilder, Inspection};
+use crate::policy::{Accept, Addresses, BodyRule, HeaderRule, LiveSecret, TokenCheck, TokenPlace};
+use crate::providers::challenge::Reaction;
+use crate::request::{Request, RequestHead};
+use hookward_core::address::AddressSet;
+use hookward_core::clock::UnixMillis;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::reason::{Check, Refusal};
+
+/// An alternative, ready.
+pub(crate) struct Alternative {
+    side: Side,
+    allow: Option<AddressRule>,
+    tokens: Vec<TokenCheck>,
+    content_types: Vec<String>,
+    headers: Vec<HeaderRule>,
+    signatures: Vec<SignatureRule>,
+    body: Vec<BodyRule>,
+}
+
+/// Ranges, and named sets.
+pub(crate) struct AddressRule {
+    ranges: AddressSet,
+    named: Vec<String>,
+}
+
+/// What the checks of an alternative have found.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Evidence {
+    /// Where right tokens stand.
+    pub(crate) tokens: Vec<TokenSpot>,
+    /// The names of the secrets and tokens that were right.
+    pub(crate) secrets: Vec<String>,
+    /// What identifies the delivery.
+    pub(crate) identity: Vec<Identity>,
+    /// All signatures were checked here and are right, and at least one is no token.
+    pub(crate) signed: bool,
+    /// The first check that failed, on a route that only observes.
+    pub(crate) failed: Option<Refusal>,
+}
+
+/// The refusal of a token; of Basic authentication one that asks for it.
+pub(crate) fn token_refusal(check: &TokenCheck, why: String) -> Refusal {
+    let refusal = Refusal::failed(Check::Token, why);
+    match check.place {
+        TokenPlace::Basic => Refusal {
+            status: StatusCode::UNAUTHORIZED,
+            asks_for_basic: true,
+            ..refusal
+        },
+        _ => refusal,
+    }
+}
+
+impl Evidence {
+    /// A failed check refuses, or is only noted.
+    fn relax(&mut self, refusal: Refusal, observing: bool) -> Result<(), Refusal> {
+        if !observing {
+            return Err(refusal);
+        }
+        self.failed.get_or_insert(refusal);
+        Ok(())
+    }
+}
+
+impl AddressRule {
+    pub(crate) fn new(addresses: &Addresses) -> Self {
+        let named = addresses
+            .named
+            .iter()
+            .map(|name| name.replace('-', "_"))
+            .collect();
+
+        Self {
+            ranges: addresses.set(),
+            named,
+        }
+    }
+
+    /// Whether the address is in it.
+    pub(crate) fn contains(&self, client: IpAddr, state: &State) -> bool {
+        self.ranges.contains(client)
+            || self
+                .named
+                .iter()
+                .any(|name| state.sets.contains(name, client))
+    }
+
+    /// The names of the sets.
+    pub(crate) fn named(&self) -> &[String] {
+        &self.named
+    }
+
+    /// The named sets, with the age of what they hold.
+    pub(crate) fn ages(&self, state: &State, now: UnixMillis) -> Vec<String> {
+        let age = |name: &String| {
+            state
+                .sets
+                .get(name)
+                .map(|set| format!("{name}: {}", set.age(now)))
+        };
+        self.named.iter().filter_map(age).collect()
+    }
+}
+
+impl Alternative {
+    /// `remembers`: deliveries have to be told from each other.
+    pub(crate) fn new(accept: &Accept, side: Side, remembers: bool) -> Result<Self, String> {
+        Ok(Self {
+            side,
+            allow: accept.allow_ips.as_ref().map(AddressRule::new),
+            tokens: accept.token.iter().chain(&accept.basic).cloned().collect(),
+            content_types: accept.content_types.clone(),
+            headers: accept.headers.clone(),
+            signatures: accept
+                .verify
+                .iter()
+                .map(|check| SignatureRule::new(check, side, remembers))
+                .collect::<Result<_, _>>()?,
+            body: accept.body.clone(),
+        })
+    }
+
+    /// Whether it can only be judged with the body at hand.
+    pub(crate) fn needs_body(&self) -> bool {
+        !self.body.is_empty() || self.signatures.iter().any(SignatureRule::needs_body)
+    }
+
+    /// Adds what its checks read of bodies.
+    pub(crate) fn add_places(&self, places: &mut BodyPlacesBuilder) {
+        self.signatures
+            .iter()
+            .for_each(|rule| rule.add_places(places));
+        for rule in &self.body {
+            places.json(&rule.path);
+            places.form_json(body_rule::FORM_FIELD, &rule.path);
+        }
+    }
+
+    /// Returns `true` if the request carries what could be a right signature, checked on this side.
+    pub(crate) fn may_be_signed(&self, head: RequestHead<'_>) -> bool {
+        !self.signatures.is_empty() && self.signatures.iter().all(|rule| rule.may_be_signed(head))
+    }
+
+    /// The addresses that it allows.
+    pub(crate) const fn allowed(&self) -> Option<&AddressRule> {
+        self.allow.as_ref()
+    }
+
+    /// The signing secrets, for the doctor.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &LiveSecret> {
+        self.signatures.iter().flat_map(SignatureRule::secrets)
+    }
+
+    pub(crate) fn check_head(
+        &self,
+        deny: &AddressRule,
+        head: RequestHead<'_>,
+        client: IpAddr,
+        now: UnixMillis,
+        state: &State,
+        observing: bool,
+    ) -> Result<Evidence, Refusal> {
+        let mut evidence = Evidence::default();
+        if let Err(refusal) = self.check_address(deny, client, state, now) {
+            evidence.relax(refusal, observing)?;
+        }
+
+        for check in &self.tokens {
+            match token::check(check, head.target, head.headers) {
+                Ok((spot, name)) => {
+                    evidence.tokens.push(spot);
+                    evidence.secrets.push(name.to_owned());
+                }
+                Err(why) => evidence.relax(token_refusal(check, why), observing)?,
+            }
+        }
+
+        // A challenge, too, passes all that needs no signature: some are answered with the key of
+        // the events.
+        self.check_fields(head)?;
+
+        let no_body = Request::new(head, b"");
+        if evidence.failed.is_none()
+            && self
+                .react(&no_body, false, false)
+                .is_ok_and(|reaction| reaction.is_some())
+        {
+            return Ok(evidence);
+        }
+
+        if !self.needs_body() {
+            self.check_signatures(
+                &no_body,
+                &FetchedKeys::default(),
+                now,
+                observing,
+                &mut evidence,
+            )?;
+        }
+
+        Ok(evidence)
+    }
+
+    pub(crate) fn check_body(
+        &self,
+        request: &Request<'_>,
+        mut evidence: Evidence,
+        keys: &FetchedKeys,
+        now: UnixMillis,
+        observing: bool,
+    ) -> Result<Evidence, Refusal> {
+        self.check_signatures(request, keys, now, observing, &mut evidence)?;
+        self.check_rules(request)?;
+        Ok(evidence)
+    }
+
+    /// The client address. The agent has no named sets, and takes the relay's word for them.
+    pub(crate) fn check_address(
+        &self,
+        deny: &AddressRule,
+        client: IpAddr,
+        state: &State,
+        now: UnixMillis,
+    ) -> Result<(), Refusal> {
+        if deny.contains(client, state)
+            && (self.side == Side::Relay || deny.ranges.contains(client))
+        {
+            return Err(Refusal::failed(
+                Check::Address,
+                format!("{client} is denied"),
+            ));
+        }
+
+        let Some(allow) = &self.allow else {
+            return Ok(());
+        };
+        if self.side == Side::Agent && !allow.named.is_empty() || allow.contains(client, state) {
+            return Ok(());
+        }
+
+        let mut why = format!("{client} is not in an allowed range");
+        for age in allow.ages(state, now) {
+            why.push_str(&format!(" ({age})"));
+        }
+
+        Err(Refusal::failed(Check::Address, why))
+    }
+
+    /// Content type and header rules.
+    pub(crate) fn check_fields(&self, head: RequestHead<'_>) -> Result<(), Refusal> {
+        self.check_content_type(head)?;
+        self.check_headers(head)
+    }
+
+    pub(crate) fn check_content_type(&self, head: RequestHead<'_>) -> Result<(), Refusal> {
+        if self.content_types.is_empty() {
+            return Ok(());
+        }
+        header::check_content_type(&self.content_types, head.headers)
+            .map_err(|why| Refusal::failed(Check::ContentType, why))
+    }
+
+    pub(crate) fn check_headers(&self, head: RequestHead<'_>) -> Result<(), Refusal> {
+        for rule in &self.headers {
+            header::check(rule, head.headers).map_err(|why| Refusal::failed(Check::Header, why))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_signatures(
+        &self,
+        request: &Request<'_>,
+        keys: &FetchedKeys,
+        now: UnixMillis,
+        observing: bool,
+        evidence: &mut Evidence,
+    ) -> Result<(), Refusal> {
+        let mut unsigned = false;
+        for rule in &self.signatures {
+            match rule.verify(request, keys, now) {
+                Ok(None) => unsigned = true,
+                Ok(Some((verified, name))) => {
+                    evidence.signed |= verified.signs;
+                    evidence.secrets.push(name.to_owned());
+                    evidence.identity.extend(rule.delivery(request, &verified));
+                }
+                Err(refusal) => {
+                    unsigned = true;
+                    evidence.relax(refusal, observing)?;
+                }
+            }
+        }
+
+        evidence.signed &= !unsigned;
+        Ok(())
+    }
+
+    pub(crate) fn check_rules(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        let own;
+        let inspection = match request.inspection {
+            Some(inspection) => inspection,
+            None => {
+                own = Inspection::default();
+                &own
+            }
+        };
+
+        let failed = |why| Refusal::failed(Check::BodyRule, why);
+        self.body
+            .iter()
+            .try_for_each(|rule| body_rule::check(rule, request, inspection).map_err(failed))
+    }
+
+    /// What a handshake of one of its providers asks for, if the request is one.
+    pub(crate) fn react(
+        &self,
+        request: &Request<'_>,
+        has_body: bool,
+        signed: bool,
+    ) -> Result<Option<Reaction>, Refusal> {
+        for rule in &self.signatures {
+            if let Some(reaction) = rule.react(request, has_body, signed)? {
+                return Ok(Some(reaction));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn may_want_keys(&self) -> bool {
+        self.signatures.iter().any(SignatureRule::may_want_keys)
+    }
+
+    pub(crate) fn wanted_keys(&self, request: &Request<'_>) -> Vec<WantedKey> {
+        self.signatures
+            .iter()
+            .flat_map(|rule| rule.wanted(request))
+            .collect()
+    }
+
+    /// Where right tokens stand, whatever else failed.
+    pub(crate) fn find_tokens(&self, head: RequestHead<'_>) -> Vec<TokenSpot> {
+        let find = |check: &TokenCheck| {
+            token::check(check, head.target, head.headers)
+                .ok()
+                .map(|(spot, _)| spot)
+        };
+        self.tokens.iter().filter_map(find).collect()
+    }
+
+    pub(crate) fn diagnose(
+        &self,
+        request: &Request<'_>,
+        keys: &FetchedKeys,
+        others: &[LiveSecret],
+        now: UnixMillis,
+    ) -> Vec<String> {
+        self.signatures
+            .iter()
+            .flat_map(|rule| rule.diagnose(request, keys, others, now))
+            .collect()
+    }
+
+    pub(crate) fn tokens(&self) -> &[TokenCheck] {
+        &self.tokens
+    }
+
+    pub(crate) fn signatures(&self) -> &[SignatureRule] {
+        &self.signatures
+    }
+
+    pub(crate) fn has_field_rules(&self) -> (bool, bool) {
+        (!self.content_types.is_empty(), !self.headers.is_empty())
+    }
+
+    pub(crate) fn has_body_rules(&self) -> bool {
+        !self.body.is_empty()
+    }
+}

@@ -1,0 +1,117 @@
+//! Rules about header fields: one of the values that are allowed, and a media type.
+
+use http::{HeaderMap, HeaderName, header};
+
+use crate::policy::HeaderRule;
+use hookward_core::text::Escaped;
+
+/// Whether the field stands once, with one of the allowed values, compared exactly.
+///
+/// # Errors
+/// Why not, for the tunnel's owner.
+pub(crate) fn check(rule: &HeaderRule, headers: &HeaderMap) -> Result<(), String> {
+    let value = single(headers, &rule.name)?;
+    if rule
+        .allowed
+        .iter()
+        .any(|allowed| allowed.as_bytes() == value)
+    {
+        return Ok(());
+    }
+
+    Err(format!(
+        "the header {} is {}, and none of {}",
+        rule.name,
+        Escaped(value),
+        rule.allowed.join(", ")
+    ))
+}
+
+/// Whether the body's media type is one of these; parameters do not count (RFC 9110 §8.3.1).
+///
+/// # Errors
+/// Why not, for the tunnel's owner.
+pub(crate) fn check_content_type(allowed: &[String], headers: &HeaderMap) -> Result<(), String> {
+    let value = single(headers, &header::CONTENT_TYPE)?;
+    let kind = value
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii();
+
+    // A reader that takes the last of a list reads another type.
+    let plain = value.split(|byte| *byte == b'"').step_by(2);
+    if plain.flatten().any(|byte| *byte == b',') {
+        return Err("the content type is a list".to_owned());
+    }
+
+    if allowed
+        .iter()
+        .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(kind))
+    {
+        return Ok(());
+    }
+
+    Err(format!(
+        "the content type is {}, and none of {}",
+        Escaped(kind),
+        allowed.join(", ")
+    ))
+}
+
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], String> {
+    let mut values = headers.get_all(name).iter();
+    let value = values
+        .next()
+        .ok_or_else(|| format!("the header {name} is missing"))?;
+
+    match values.next() {
+        None => Ok(value.as_bytes()),
+        Some(_) => Err(format!("the header {name} stands more than once")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_that_is_allowed() {
+        let rule = HeaderRule {
+            name: HeaderName::from_static("x-event"),
+            allowed: vec!["push".into(), "ping".into()],
+        };
+        let fits = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| {
+                headers.append("x-event", http::HeaderValue::from_static(value));
+            });
+            check(&rule, &headers).is_ok()
+        };
+        assert!(fits(&["push"]) && fits(&["ping"]));
+
+        assert!(
+            !fits(&[]) && !fits(&["Push"]) && !fits(&["push", "ping"]) && !fits(&["push,ping"])
+        );
+    }
+
+    #[test]
+    fn media_types_without_their_parameters() {
+        let fits = |value: &'static str| {
+            let headers = HeaderMap::from_iter([(
+                header::CONTENT_TYPE,
+                http::HeaderValue::from_static(value),
+            )]);
+            check_content_type(&["application/json".to_owned()], &headers).is_ok()
+        };
+
+        assert!(
+            fits("application/json")
+                && fits("Application/JSON; charset=utf-8")
+                && fits("application/json ;x")
+        );
+        assert!(fits("application/json; x=\"a,b\""));
+        assert!(!fits("text/plain") && !fits("application/json+x") && !fits(""));
+        assert!(!fits("application/json;,text/xml") && !fits("application/json, text/xml"));
+    }
+}

@@ -1,0 +1,258 @@
+//! What the relay's gate remembers between requests: rates and lockouts of one tunnel, and the
+//! named sets of addresses. The gate stays a function: this is given to it, with the time.
+//!
+//! Everything here is bounded: a stranger can choose his address, but not fill the memory.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::policy::Lockout;
+use hookward_core::address::{AddressSet, source};
+use hookward_core::clock::SteadyMillis;
+use hookward_core::ip_sets::NamedSets;
+use hookward_core::rate::Rate;
+
+/// Sources that are counted one by one, in each table: some 5 MB a tunnel under attack.
+const MOST_SOURCES: usize = 65_536;
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Counted {
+    /// Requests of one client address (an IPv6 /64 is one).
+    Client(IpAddr),
+    /// Requests of one client address with a right signature: what a stranger sends from it does
+    /// not count.
+    Signed(IpAddr),
+    /// Unsigned challenges of one client address, which anybody can send.
+    Challenge(IpAddr),
+    /// Signed requests of one client address that is locked out or beyond its rate.
+    Barred(IpAddr),
+    /// Requests of all the client addresses for which there is no place.
+    Others,
+    /// Requests that one route let pass.
+    Route(usize),
+    /// Requests that the tunnel let pass.
+    Tunnel,
+    /// The same, against what the operator gives every tunnel.
+    Operator,
+}
+
+/// The memory of one tunnel's gate.
+#[derive(Default)]
+pub struct State {
+    /// The named sets of addresses.
+    pub sets: NamedSets,
+    /// Addresses that are never locked out: trusted proxies stand for many senders.
+    pub exempt: AddressSet,
+    // A std mutex: it guards two maps, and nothing waits while it is held.
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// What each has used up of its rate, in microseconds of the steady clock.
+    spent: HashMap<Counted, u64>,
+    failures: HashMap<IpAddr, Failures>,
+    /// When each of the two, being full, was last looked through.
+    swept_spent: SteadyMillis,
+    swept_failures: SteadyMillis,
+}
+
+/// A full table is looked through once a second at most: that is work for each of its entries.
+fn may_sweep(swept: &mut SteadyMillis, now: SteadyMillis) -> bool {
+    let due = now.0 < swept.0 || now.0 - swept.0 >= 1000;
+    if due {
+        *swept = now;
+    }
+    due
+}
+
+/// Failures of one source.
+struct Failures {
+    count: u32,
+    since: SteadyMillis,
+    locked_until: SteadyMillis,
+}
+
+impl State {
+    /// A memory that shares the named sets.
+    #[must_use]
+    pub fn new(sets: NamedSets, exempt: AddressSet) -> Self {
+        Self {
+            sets,
+            exempt,
+            counts: Mutex::default(),
+        }
+    }
+
+    /// Counts a request.
+    ///
+    /// # Errors
+    /// Milliseconds after which the next one passes.
+    pub fn admit(&self, what: Counted, rate: Rate, now: SteadyMillis) -> Result<(), u64> {
+        let mut counts = self.lock();
+        let full = counts.spent.len() >= MOST_SOURCES && !counts.spent.contains_key(&what);
+        if full && may_sweep(&mut counts.swept_spent, now) {
+            let now = now.0.saturating_mul(1000);
+            counts.spent.retain(|_, spent| *spent > now);
+        }
+
+        let what = if counts.spent.len() >= MOST_SOURCES && full {
+            Counted::Others
+        } else {
+            what
+        };
+        let spent = counts.spent.entry(what).or_default();
+        *spent = rate.admit(*spent, now)?;
+
+        Ok(())
+    }
+
+    /// Takes a request back that was counted.
+    pub fn give_back(&self, what: Counted, rate: Rate) {
+        if let Some(spent) = self.lock().spent.get_mut(&what) {
+            *spent = spent.saturating_sub(rate.cost());
+        }
+    }
+
+    /// For how many milliseconds more this address is locked out; `None` when it is not.
+    #[must_use]
+    pub fn locked_out(&self, address: IpAddr, now: SteadyMillis) -> Option<u64> {
+        let counts = self.lock();
+        let until = counts.failures.get(&source(address))?.locked_until;
+        until.0.checked_sub(now.0).filter(|left| *left > 0)
+    }
+
+    /// Notes that a request of this address failed a check that only a stranger fails.
+    pub fn note_failure(&self, address: IpAddr, lockout: Lockout, now: SteadyMillis) {
+        if self.exempt.contains(address) {
+            return;
+        }
+
+        let mut counts = self.lock();
+        if counts.failures.len() >= MOST_SOURCES
+            && !counts.failures.contains_key(&source(address))
+            && may_sweep(&mut counts.swept_failures, now)
+        {
+            counts
+                .failures
+                .retain(|_, seen| seen.is_fresh(lockout, now));
+        }
+
+        let full = counts.failures.len() >= MOST_SOURCES;
+        let seen = match counts.failures.entry(source(address)) {
+            Entry::Occupied(seen) => seen.into_mut(),
+            // Who comes when the table is full is not remembered: nobody else is forgotten for him.
+            Entry::Vacant(_) if full => return,
+            Entry::Vacant(place) => place.insert(Failures {
+                count: 0,
+                since: now,
+                locked_until: SteadyMillis(0),
+            }),
+        };
+        if !seen.is_fresh(lockout, now) {
+            (seen.count, seen.since) = (0, now);
+        }
+
+        seen.count += 1;
+        if seen.count >= lockout.failures {
+            seen.locked_until = SteadyMillis(now.0 + lockout.for_ms);
+            (seen.count, seen.since) = (0, now);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        // A panic elsewhere can't leave a count half changed.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Failures {
+    /// Whether it still counts for something.
+    const fn is_fresh(&self, lockout: Lockout, now: SteadyMillis) -> bool {
+        now.0.saturating_sub(self.since.0) < lockout.within_ms || self.locked_until.0 > now.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const LOCKOUT: Lockout = Lockout {
+        failures: 3,
+        within_ms: 1000,
+        for_ms: 5000,
+    };
+
+    #[test]
+    fn who_keeps_failing_is_locked_out_for_a_while() {
+        let state = State::default();
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let fail = |at| state.note_failure(address, LOCKOUT, SteadyMillis(at));
+        fail(0);
+        fail(900);
+        fail(2000);
+        fail(2100);
+
+        assert_eq!(
+            state.locked_out(address, SteadyMillis(2100)),
+            None,
+            "too slow"
+        );
+        fail(2200);
+        assert_eq!(state.locked_out(address, SteadyMillis(2200)), Some(5000));
+        assert_eq!(
+            state.locked_out("192.0.2.2".parse().unwrap(), SteadyMillis(2200)),
+            None
+        );
+
+        assert_eq!(state.locked_out(address, SteadyMillis(7200)), None);
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_never_locked_out() {
+        let state = State::new(
+            NamedSets::default(),
+            AddressSet::new(&["10.0.0.0/8".parse().unwrap()]),
+        );
+        let proxy = "10.1.2.3".parse().unwrap();
+        (0..10).for_each(|_| state.note_failure(proxy, LOCKOUT, SteadyMillis(0)));
+        assert_eq!(state.locked_out(proxy, SteadyMillis(0)), None);
+    }
+
+    #[test]
+    fn strangers_do_not_fill_the_memory() {
+        let state = State::default();
+        let rate = Rate::parse("1/d").unwrap();
+        let address = |n: usize| IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(n).unwrap()));
+
+        for n in 0..MOST_SOURCES + 1000 {
+            let _ = state.admit(Counted::Client(address(n)), rate, SteadyMillis(0));
+            state.note_failure(address(n), LOCKOUT, SteadyMillis(0));
+        }
+
+        let counts = state.lock();
+        assert!(counts.spent.len() <= MOST_SOURCES + 1 && counts.failures.len() <= MOST_SOURCES);
+        drop(counts);
+        assert!(
+            state
+                .admit(Counted::Client(address(0)), rate, SteadyMillis(0))
+                .is_err(),
+            "still remembered"
+        );
+
+        let next_day = SteadyMillis(2 * 86_400_000);
+        assert!(
+            state
+                .admit(
+                    Counted::Client(address(usize::from(u16::MAX) * 3)),
+                    rate,
+                    next_day
+                )
+                .is_ok()
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! The token in a webhook's URL or in a header, and Basic authentication.
+
+use std::ops::Range;
+
+use data_encoding::BASE64;
+use http::{HeaderMap, HeaderName, header};
+
+use crate::policy::{LiveToken, TokenCheck, TokenPlace};
+use hookward_core::form::decode;
+use hookward_core::limits::TOKEN_BYTES;
+use hookward_core::text::Escaped;
+
+/// Where a token was found, so that the agent can take it out as the last change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSpot {
+    /// These bytes of the target: the parameter, and one adjoining `&` or the `?`.
+    Target(Range<usize>),
+    /// This header.
+    Header(HeaderName),
+}
+
+/// Whether the request carries exactly one token, and a right one. Gives its place, and its name.
+///
+/// # Errors
+/// Why not, for the tunnel's owner.
+pub fn check<'c>(
+    check: &'c TokenCheck,
+    target: &[u8],
+    headers: &HeaderMap,
+) -> Result<(TokenSpot, &'c str), String> {
+    let (value, spot) = match &check.place {
+        TokenPlace::Query(name) => find_parameter(target, name)?,
+        TokenPlace::Header(name) => (
+            single(headers, name)?.to_vec(),
+            TokenSpot::Header(name.clone()),
+        ),
+        TokenPlace::Basic => {
+            let text = single(headers, &header::AUTHORIZATION)?;
+            let (scheme, credentials) = text
+                .split_at_checked(6)
+                .ok_or("it is no Basic authentication")?;
+            if !scheme.eq_ignore_ascii_case(b"basic ") {
+                return Err("it is no Basic authentication".to_owned());
+            }
+
+            let value = BASE64
+                .decode(credentials)
+                .map_err(|_| "the Basic authentication is not base64")?;
+
+            (value, TokenSpot::Header(header::AUTHORIZATION))
+        }
+    };
+    if value.is_empty() || value.len() > TOKEN_BYTES {
+        return Err("the token is empty or too long".to_owned());
+    }
+
+    match right(check, &value) {
+        Some(name) => Ok((spot, name)),
+        None => Err(wrong(check, &value)),
+    }
+}
+
+/// The name of the token that this is.
+fn right<'c>(check: &'c TokenCheck, value: &[u8]) -> Option<&'c str> {
+    // All are compared, so that the time taken does not tell which one came close.
+    let matching = |found, live: &'c LiveToken| {
+        if live.digest.matches(value) {
+            Some(live.name.as_str())
+        } else {
+            found
+        }
+    };
+    check.live.iter().fold(None, matching)
+}
+
+/// Why a token is none of those that are live, for the tunnel's owner: some senders write a word in
+/// front of it.
+fn wrong(check: &TokenCheck, value: &[u8]) -> String {
+    let (word, rest) = value.split_at(
+        value
+            .iter()
+            .position(|byte| *byte == b' ')
+            .map_or(0, |at| at + 1),
+    );
+    let word = word.trim_ascii();
+    if !word.is_empty() && word.len() <= 16 && word.is_ascii() && right(check, rest).is_some() {
+        let word = Escaped(word);
+        return format!(
+            "the token is right but for \"{word}\" in front of it: configure it with that word"
+        );
+    }
+
+    "the token is wrong".to_owned()
+}
+
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], &'static str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().ok_or("the token's header is missing")?;
+    if values.next().is_some() {
+        return Err("the token's header stands more than once");
+    }
+    Ok(value.as_bytes())
+}
+
+/// The decoded value of the one parameter of that name. A second one, one whose name is spelled
+/// otherwise (escaped, or in another case), and a `;`, which some servers read as `&`, are refused.
+fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpot), &'static str> {
+    let question = target
+        .iter()
+        .position(|byte| *byte == b'?')
+        .ok_or("the token is missing")?;
+    let query_start = question + 1;
+    let query = target.get(query_start..).unwrap_or_default();
+    if query.contains(&b';') {
+        return Err("the query has a ;, which some servers read as &");
+    }
+
+    let mut found = None;
+    let mut start = query_start;
+
+    for parameter in query.split(|byte| *byte == b'&') {
+        let range = start..start + parameter.len();
+        start = range.end + 1;
+        let equals = parameter
+            .iter()
+            .position(|byte| *byte == b'=')
+            .unwrap_or(parameter.len());
+        let (raw_name, raw_value) = parameter.split_at(equals);
+        if raw_name == name.as_bytes() {
+            if found.is_some() {
+                return Err("the token stands more than once");
+            }
+            found = Some((range, raw_value.get(1..).unwrap_or_default()));
+        } else if decode(raw_name, false)
+            .is_none_or(|decoded| decoded.eq_ignore_ascii_case(name.as_bytes()))
+        {
+            return Err("another spelling of the token's name stands in the query");
+        }
+    }
+
+    let (range, raw_value) = found.ok_or("the token is missing")?;
+    let value = decode(raw_value, false).ok_or("the token has a broken escape")?;
+    Ok((
+        value.into_owned(),
+        TokenSpot::Target(with_separator(range, query_start, target.len())),
+    ))
+}
+
+/// The parameter's range, grown by one adjoining separator: the `&` before it, else the `&` behind
+/// it; and the `?` when nothing else is left.
+fn with_separator(parameter: Range<usize>, query_start: usize, target_len: usize) -> Range<usize> {
+    let Range { start, end } = parameter;
+    match (start > query_start, end < target_len) {
+        // "?a&token": takes "&token". "?&token" would leave a lone "?", which goes too.
+        (true, _) if start == query_start + 1 && end == target_len => query_start - 1..end,
+        (true, _) => start - 1..end,
+        (false, true) if end + 1 == target_len => query_start - 1..target_len,
+        (false, true) => start..end + 1,
+        (false, false) => query_start - 1..end,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hookward_core::secret::SecretDigest;
+
+    fn run(target: &str) -> Result<String, String> {
+        let live = [
+            ("env:OLD", SecretDigest::of(b"old")),
+            ("env:NEW", SecretDigest::of(b"t+/")),
+        ];
+        let rule = TokenCheck::new(TokenPlace::Query("token".into()), &live);
+        let (spot, name) = check(&rule, target.as_bytes(), &HeaderMap::new())?;
+        assert_eq!(
+            name,
+            if target.contains("old") {
+                "env:OLD"
+            } else {
+                "env:NEW"
+            }
+        );
+
+        let TokenSpot::Target(range) = spot else {
+            unreachable!()
+        };
+        let mut left = target.to_owned();
+        left.replace_range(range, "");
+
+        Ok(left)
+    }
+
+    #[test]
+    fn the_parameter_goes_and_nothing_else_moves() {
+        for (target, left) in [
+            ("/a?token=old", "/a"),
+            ("/a?token=t%2B/", "/a"),
+            ("/a?token=old&b", "/a?b"),
+            ("/a?b&token=old", "/a?b"),
+            ("/a?b&token=old&c=%2e&d", "/a?b&c=%2e&d"),
+            ("/a?&token=old", "/a"),
+            ("/a?token=old&", "/a"),
+            ("/a?&token=old&b", "/a?&b"),
+            ("/a?&&token=old", "/a?&"),
+            ("/a?tokenx=1&token=old", "/a?tokenx=1"),
+        ] {
+            assert_eq!(run(target).as_deref(), Ok(left), "{target}");
+        }
+    }
+
+    #[test]
+    fn every_other_spelling_is_refused() {
+        for bad in [
+            "/a",
+            "/a?",
+            "/a?token",
+            "/a?token=",
+            "/a?token=new",
+            "/a?token=old&token=old",
+            "/a?Token=old",
+            "/a?token=old&Token=x",
+            "/a?tok%65n=old",
+            "/a?token=old&%74oken=old",
+            "/a?token=old;b",
+            "/a?token=%zz",
+            "/a?token=old%00",
+            "/a?token=old+",
+            "/a?x?token=old",
+            "/a/token=old",
+        ] {
+            assert!(run(bad).is_err(), "{bad}");
+        }
+
+        assert!(run(&format!("/a?token={}", "a".repeat(8000))).is_err());
+    }
+
+    #[test]
+    fn basic_authentication() {
+        let rule = TokenCheck::new(
+            TokenPlace::Basic,
+            &[("env:A", SecretDigest::of(b"user:pass"))],
+        );
+        let fits = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| {
+                headers.append("authorization", http::HeaderValue::from_static(value));
+            });
+            check(&rule, b"/", &headers).is_ok()
+        };
+        assert!(fits(&["Basic dXNlcjpwYXNz"]) && fits(&["basic dXNlcjpwYXNz"]));
+
+        for bad in [
+            "Basic dXNlcjpwYXN6",
+            "Basic user:pass",
+            "Bearer dXNlcjpwYXNz",
+            "Basic",
+            "Basic  dXNlcjpwYXNz",
+            "",
+        ] {
+            assert!(!fits(&[bad]), "{bad}");
+        }
+
+        assert!(!fits(&["Basic dXNlcjpwYXNz", "Basic dXNlcjpwYXNz"]));
+    }
+}

@@ -1,0 +1,657 @@
+//! Results of the gate about one request, kept so that none is computed twice, and their cost.
+//!
+//! A stranger's body is read before its signature is known to be right. One [`Inspection`] per
+//! request holds each scan of the body, each signed text and each message authentication code;
+//! every alternative, scheme and secret shares them. [`Work`] counts the bytes and ends a request
+//! that costs more than its limit.
+
+use std::borrow::Cow;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::{HeaderMap, header};
+
+use hookward_core::form::{Fields, FormFault};
+use hookward_core::json::{JsonFault, JsonPath, JsonPaths, Scan};
+use hookward_core::limits::{GATE_HASHED_BYTES, GATE_PARSED_BYTES, GATE_RENDERED_BYTES};
+
+/// Places in bodies that checks read: of a JSON body, and of JSON in the fields of a form.
+#[derive(Debug, Clone)]
+pub struct BodyPlaces {
+    json: JsonPaths,
+    documents: BTreeMap<String, JsonPaths>,
+}
+
+/// Collects what [`BodyPlaces`] are made of.
+#[derive(Debug, Clone, Default)]
+pub struct BodyPlacesBuilder {
+    json: Vec<JsonPath>,
+    documents: BTreeMap<String, Vec<JsonPath>>,
+}
+
+/// Bytes that the gate has worked on for one request.
+#[derive(Debug)]
+pub struct Work {
+    parsed: Meter,
+    hashed: Meter,
+    rendered: Meter,
+}
+
+#[derive(Debug)]
+struct Meter {
+    used: AtomicU64,
+    most: u64,
+}
+
+/// The kinds of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes read as JSON, as a form, or decoded.
+    Parsed,
+    /// Bytes that went through a hash function.
+    Hashed,
+    /// Bytes of signed texts that had to be put together.
+    Rendered,
+}
+
+/// A request costs more work than its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overworked(pub Kind);
+
+/// A signed text. What stands in the body is not copied.
+#[derive(Debug, Default)]
+pub struct Message {
+    pieces: Vec<Piece>,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Body(Range<usize>),
+    Own(Vec<u8>),
+}
+
+/// Identifies a key of an algorithm: the digest of both.
+pub type KeyId = [u8; 32];
+
+/// A message with its number, which no other message of the request has.
+pub type Numbered = (usize, Arc<Message>);
+
+/// Authentication codes, by the number of the signed text and the key.
+type Macs = BTreeMap<(usize, KeyId), Arc<[u8]>>;
+
+/// Results about one request.
+#[derive(Debug)]
+pub struct Inspection {
+    places: Arc<BodyPlaces>,
+    work: Arc<Work>,
+    json: OnceCell<Scan>,
+    fields: OnceCell<Result<Fields, FormFault>>,
+    documents: RefCell<BTreeMap<String, Option<Arc<Document>>>>,
+    messages: RefCell<BTreeMap<Vec<u8>, Numbered>>,
+    macs: RefCell<Macs>,
+}
+
+/// JSON in the field of a form.
+#[derive(Debug)]
+struct Document {
+    text: Vec<u8>,
+    scan: Scan,
+}
+
+/// Why a value of the body could not be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadFault {
+    /// Its JSON.
+    Json(JsonFault),
+    /// Its form.
+    Form(FormFault),
+    /// It costs too much.
+    Overworked(Overworked),
+}
+
+impl From<Overworked> for ReadFault {
+    fn from(overworked: Overworked) -> Self {
+        Self::Overworked(overworked)
+    }
+}
+
+impl Default for BodyPlaces {
+    /// No places: what is read is looked for by itself.
+    fn default() -> Self {
+        BodyPlacesBuilder::default().finish()
+    }
+}
+
+impl BodyPlacesBuilder {
+    /// Adds a value of a JSON body.
+    pub fn json(&mut self, path: &JsonPath) {
+        self.json.push(path.clone());
+    }
+
+    /// Adds a value of JSON that stands in a field of a form.
+    pub fn form_json(&mut self, field: &str, path: &JsonPath) {
+        self.documents
+            .entry(field.to_owned())
+            .or_default()
+            .push(path.clone());
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn finish(self) -> BodyPlaces {
+        let documents = self
+            .documents
+            .into_iter()
+            .map(|(field, paths)| (field, JsonPaths::new(paths)));
+
+        BodyPlaces {
+            json: JsonPaths::new(self.json),
+            documents: documents.collect(),
+        }
+    }
+}
+
+impl Work {
+    /// The work that one request may cost.
+    #[must_use]
+    pub fn of_a_request() -> Arc<Self> {
+        let meter = |most| Meter {
+            used: AtomicU64::new(0),
+            most,
+        };
+
+        Arc::new(Self {
+            parsed: meter(GATE_PARSED_BYTES),
+            hashed: meter(GATE_HASHED_BYTES),
+            rendered: meter(GATE_RENDERED_BYTES),
+        })
+    }
+
+    /// Creates a meter with the same limit for each kind of work.
+    #[must_use]
+    pub fn up_to(bytes: u64) -> Arc<Self> {
+        let meter = || Meter {
+            used: AtomicU64::new(0),
+            most: bytes,
+        };
+
+        Arc::new(Self {
+            parsed: meter(),
+            hashed: meter(),
+            rendered: meter(),
+        })
+    }
+
+    /// Counts bytes before they are worked on.
+    ///
+    /// # Errors
+    /// [`Overworked`] when there are more than the limit.
+    pub fn spend(&self, kind: Kind, bytes: usize) -> Result<(), Overworked> {
+        let meter = self.meter(kind);
+        let before = meter.used.fetch_add(bytes as u64, Ordering::Relaxed);
+        if before.saturating_add(bytes as u64) > meter.most {
+            Err(Overworked(kind))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Bytes of this kind so far.
+    #[must_use]
+    pub fn used(&self, kind: Kind) -> u64 {
+        self.meter(kind).used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all kinds so far.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        [Kind::Parsed, Kind::Hashed, Kind::Rendered]
+            .into_iter()
+            .map(|kind| self.used(kind))
+            .sum()
+    }
+
+    const fn meter(&self, kind: Kind) -> &Meter {
+        match kind {
+            Kind::Parsed => &self.parsed,
+            Kind::Hashed => &self.hashed,
+            Kind::Rendered => &self.rendered,
+        }
+    }
+}
+
+impl Message {
+    /// Adds bytes. Those that lie in the body are not copied; the number of the others is returned.
+    pub fn push(&mut self, bytes: Cow<'_, [u8]>, body: &[u8]) -> usize {
+        let piece = match bytes {
+            Cow::Borrowed(inside) if inside.len() > size_of::<Piece>() => {
+                match position(inside, body) {
+                    Some(range) => Piece::Body(range),
+                    None => Piece::Own(inside.to_vec()),
+                }
+            }
+            other => Piece::Own(other.into_owned()),
+        };
+        let copied = match &piece {
+            Piece::Own(bytes) => bytes.len(),
+            Piece::Body(_) => 0,
+        };
+
+        self.pieces.push(piece);
+        copied
+    }
+
+    /// The number of pieces.
+    #[must_use]
+    pub fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Takes pieces off its end, until it has so many.
+    pub fn truncate(&mut self, pieces: usize) {
+        self.pieces.truncate(pieces);
+    }
+
+    /// The bytes, piece by piece.
+    #[must_use]
+    pub fn slices<'m>(&'m self, body: &'m [u8]) -> Vec<&'m [u8]> {
+        let bytes = |piece: &'m Piece| match piece {
+            Piece::Body(range) => body.get(range.clone()).unwrap_or_default(),
+            Piece::Own(bytes) => bytes.as_slice(),
+        };
+        self.pieces.iter().map(bytes).collect()
+    }
+
+    /// All bytes.
+    #[must_use]
+    pub fn concat(&self, body: &[u8]) -> Vec<u8> {
+        self.slices(body).concat()
+    }
+
+    /// The number of bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let length = |piece: &Piece| match piece {
+            Piece::Body(range) => range.len(),
+            Piece::Own(bytes) => bytes.len(),
+        };
+        self.pieces.iter().map(length).sum()
+    }
+
+    /// Returns `true` if there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Where a slice lies in the body that it is a part of.
+fn position(inside: &[u8], body: &[u8]) -> Option<Range<usize>> {
+    let start = (inside.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
+    let end = start.checked_add(inside.len())?;
+    // A slice of the same bytes at the same address: a neighbour in memory could not pass the
+    // comparison by chance.
+    (end <= body.len() && std::ptr::eq(body.get(start..end)?, inside)).then_some(start..end)
+}
+
+impl Default for Inspection {
+    fn default() -> Self {
+        Self::new(Arc::default(), Work::of_a_request())
+    }
+}
+
+impl Inspection {
+    /// Nothing is known yet. The values at `places` are found together.
+    #[must_use]
+    pub const fn new(places: Arc<BodyPlaces>, work: Arc<Work>) -> Self {
+        Self {
+            places,
+            work,
+            json: OnceCell::new(),
+            fields: OnceCell::new(),
+            documents: RefCell::new(BTreeMap::new()),
+            messages: RefCell::new(BTreeMap::new()),
+            macs: RefCell::new(BTreeMap::new()),
+        }
+    }
+
+    /// The same work, for an item of a batch, which is a document of its own.
+    #[must_use]
+    pub fn of_item(&self, places: &Arc<BodyPlaces>) -> Self {
+        Self::new(Arc::clone(places), Arc::clone(&self.work))
+    }
+
+    /// Cost so far.
+    #[must_use]
+    pub const fn work(&self) -> &Arc<Work> {
+        &self.work
+    }
+
+    /// The texts that stand at this place of a JSON body. At least one.
+    ///
+    /// # Errors
+    /// [`ReadFault`].
+    pub fn texts(&self, path: &JsonPath, body: &[u8]) -> Result<Vec<String>, ReadFault> {
+        if !self.places.json.has(path) {
+            self.work.spend(Kind::Parsed, body.len())?;
+            return path.texts(body).map_err(ReadFault::Json);
+        }
+        self.scan(body)?
+            .texts(&self.places.json, path, body)
+            .map_err(ReadFault::Json)
+    }
+
+    /// The one text that stands at this place of a JSON body.
+    ///
+    /// # Errors
+    /// [`ReadFault`].
+    pub fn single(&self, path: &JsonPath, body: &[u8]) -> Result<String, ReadFault> {
+        if !self.places.json.has(path) {
+            self.work.spend(Kind::Parsed, body.len())?;
+            return path.single(body).map_err(ReadFault::Json);
+        }
+        self.scan(body)?
+            .single(&self.places.json, path, body)
+            .map_err(ReadFault::Json)
+    }
+
+    /// The values as they stand in a JSON body. At least one.
+    ///
+    /// # Errors
+    /// [`ReadFault`].
+    pub fn raw<'b>(&self, path: &JsonPath, body: &'b [u8]) -> Result<Vec<&'b str>, ReadFault> {
+        if !self.places.json.has(path) {
+            self.work.spend(Kind::Parsed, body.len())?;
+            return path.raw(body).map_err(ReadFault::Json);
+        }
+        self.scan(body)?
+            .raw(&self.places.json, path, body)
+            .map_err(ReadFault::Json)
+    }
+
+    fn scan(&self, body: &[u8]) -> Result<&Scan, Overworked> {
+        if self.json.get().is_none() {
+            self.work.spend(Kind::Parsed, body.len())?;
+        }
+
+        let is_first = self.json.get().is_none();
+        let scan = self.json.get_or_init(|| self.places.json.scan(body));
+
+        if is_first {
+            self.work.spend(
+                Kind::Parsed,
+                usize::try_from(scan.cost()).unwrap_or(usize::MAX),
+            )?;
+        }
+
+        Ok(scan)
+    }
+
+    /// The value of a form's field, which may stand once.
+    ///
+    /// # Errors
+    /// [`ReadFault`], also for another kind of body.
+    pub fn field<'b>(
+        &self,
+        name: &str,
+        headers: &HeaderMap,
+        body: &'b [u8],
+    ) -> Result<Option<Cow<'b, [u8]>>, ReadFault> {
+        if self.fields.get().is_none() {
+            self.work.spend(Kind::Parsed, body.len())?;
+        }
+
+        let fields = self.fields.get_or_init(|| fields(headers, body));
+        let value = fields
+            .as_ref()
+            .map_err(|fault| *fault)
+            .and_then(|fields| fields.single(body, name));
+        let value = value.map_err(ReadFault::Form)?;
+        if let Some(Cow::Owned(decoded)) = &value {
+            self.work.spend(Kind::Parsed, decoded.len())?;
+        }
+
+        Ok(value)
+    }
+
+    /// The texts that stand in the JSON of a form's field, at least one; `Ok(None)` without the
+    /// field.
+    ///
+    /// # Errors
+    /// [`ReadFault`].
+    pub fn field_texts(
+        &self,
+        field: &str,
+        path: &JsonPath,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Option<Vec<String>>, ReadFault> {
+        let Some(document) = self.document(field, headers, body)? else {
+            return Ok(None);
+        };
+        let texts = match self
+            .places
+            .documents
+            .get(field)
+            .filter(|paths| paths.has(path))
+        {
+            Some(paths) => document.scan.texts(paths, path, &document.text),
+            None => {
+                self.work.spend(Kind::Parsed, document.text.len())?;
+                path.texts(&document.text)
+            }
+        };
+        texts.map(Some).map_err(ReadFault::Json)
+    }
+
+    /// The one text that stands in the JSON of a form's field; `Ok(None)` without the field.
+    ///
+    /// # Errors
+    /// [`ReadFault`].
+    pub fn field_json(
+        &self,
+        field: &str,
+        path: &JsonPath,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Option<String>, ReadFault> {
+        let Some(mut texts) = self.field_texts(field, path, headers, body)? else {
+            return Ok(None);
+        };
+        match (texts.pop(), texts.is_empty()) {
+            (Some(text), true) => Ok(Some(text)),
+            _ => Err(ReadFault::Json(JsonFault::NotScalar(path.to_string()))),
+        }
+    }
+
+    fn document(
+        &self,
+        field: &str,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Option<Arc<Document>>, ReadFault> {
+        if let Some(known) = self.documents.borrow().get(field) {
+            return Ok(known.clone());
+        }
+
+        let document = match self.field(field, headers, body)? {
+            None => None,
+            Some(text) => {
+                self.work.spend(Kind::Parsed, text.len())?;
+                let text = text.into_owned();
+                let paths = self.places.documents.get(field);
+                let scan = paths.map_or_else(
+                    || JsonPaths::new([]).scan(b"null"),
+                    |paths| paths.scan(&text),
+                );
+
+                Some(Arc::new(Document { text, scan }))
+            }
+        };
+
+        self.documents
+            .borrow_mut()
+            .insert(field.to_owned(), document.clone());
+
+        Ok(document)
+    }
+
+    /// The signed text that `key` stands for: the one that was put together before, or what `make`
+    /// puts together.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn message<E>(
+        &self,
+        key: Vec<u8>,
+        make: impl FnOnce() -> Result<Message, E>,
+    ) -> Result<Numbered, E> {
+        if let Some(known) = self.messages.borrow().get(&key) {
+            return Ok(known.clone());
+        }
+
+        let message = Arc::new(make()?);
+        let mut messages = self.messages.borrow_mut();
+        let numbered = (messages.len(), message);
+        messages.insert(key, numbered.clone());
+
+        Ok(numbered)
+    }
+
+    /// The code of a message by a key: the one that was computed before, or what `make` computes.
+    ///
+    /// # Errors
+    /// [`Overworked`].
+    pub fn mac(
+        &self,
+        message: &Numbered,
+        key: Option<KeyId>,
+        make: impl FnOnce() -> Vec<u8>,
+    ) -> Result<Arc<[u8]>, Overworked> {
+        let (number, text) = message;
+        let known = key.and_then(|key| self.macs.borrow().get(&(*number, key)).cloned());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+
+        self.work.spend(Kind::Hashed, text.len())?;
+        let made: Arc<[u8]> = make().into();
+
+        if let Some(key) = key {
+            self.macs
+                .borrow_mut()
+                .insert((*number, key), Arc::clone(&made));
+        }
+
+        Ok(made)
+    }
+}
+
+/// The media type of a body: what stands before the first `;`.
+fn media_type(headers: &HeaderMap) -> &str {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+/// The fields of a body that is a form: urlencoded, or multipart.
+fn fields(headers: &HeaderMap, body: &[u8]) -> Result<Fields, FormFault> {
+    let kind = media_type(headers);
+    let media = kind.split(';').next().unwrap_or_default().trim();
+    if media.eq_ignore_ascii_case("multipart/form-data") {
+        return Fields::multipart(kind, body);
+    }
+
+    // Another kind of body is read in another way by the application.
+    if media.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Fields::urlencoded(body);
+    }
+
+    Err(FormFault::Broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inspection(paths: &[&str]) -> (Inspection, Vec<JsonPath>) {
+        let paths: Vec<_> = paths
+            .iter()
+            .map(|text| JsonPath::parse(text).unwrap())
+            .collect();
+        let mut places = BodyPlacesBuilder::default();
+        paths.iter().for_each(|path| places.json(path));
+
+        (
+            Inspection::new(Arc::new(places.finish()), Work::of_a_request()),
+            paths,
+        )
+    }
+
+    #[test]
+    fn a_body_is_scanned_once_for_all_places() {
+        let body = br#"{"a":{"b":1},"c":2}"#;
+        let (inspection, paths) = inspection(&["a.b", "c", "d"]);
+
+        for _ in 0..3 {
+            assert_eq!(inspection.single(&paths[0], body).unwrap(), "1");
+            assert_eq!(inspection.single(&paths[1], body).unwrap(), "2");
+            assert!(inspection.single(&paths[2], body).is_err());
+        }
+
+        assert_eq!(inspection.work().used(Kind::Parsed), body.len() as u64);
+    }
+
+    #[test]
+    fn work_has_a_limit() {
+        let work = Work::up_to(100);
+        assert_eq!(work.spend(Kind::Hashed, 60), Ok(()));
+        assert_eq!(work.spend(Kind::Parsed, 100), Ok(()));
+        assert_eq!(work.spend(Kind::Hashed, 41), Err(Overworked(Kind::Hashed)));
+
+        let places = Arc::new(BodyPlacesBuilder::default().finish());
+        let inspection = Inspection::new(places, Work::up_to(5));
+        let fault = inspection
+            .single(&JsonPath::parse("a").unwrap(), br#"{"a":1}"#)
+            .unwrap_err();
+        assert_eq!(fault, ReadFault::Overworked(Overworked(Kind::Parsed)));
+    }
+
+    #[test]
+    fn equal_codes_are_computed_once() {
+        let inspection = Inspection::default();
+        let body = vec![b'x'; 1000];
+        let make = || {
+            let mut message = Message::default();
+            assert_eq!(
+                message.push(Cow::Borrowed(&body), &body),
+                0,
+                "the body is not copied"
+            );
+            Ok::<_, ()>(message)
+        };
+        let message = inspection.message(b"{body}".to_vec(), make).unwrap();
+
+        for (key, times) in [([1; 32], 1), ([1; 32], 1), ([2; 32], 2)] {
+            inspection.mac(&message, Some(key), || vec![7]).unwrap();
+            assert_eq!(inspection.work().used(Kind::Hashed), 1000 * times);
+        }
+
+        assert_eq!(
+            inspection.message(b"{body}".to_vec(), make).unwrap().0,
+            message.0
+        );
+        assert_eq!(message.1.concat(&body), body);
+    }
+
+    #[test]
+    fn a_slice_of_something_else_is_copied() {
+        let (body, other) = (vec![b'a'; 64], vec![b'a'; 64]);
+        assert_eq!(position(&other, &body), None);
+        assert_eq!(position(&body[3..40], &body), Some(3..40));
+    }
+}

@@ -1,0 +1,302 @@
+//! A policy in plain words: what it lets in, and from whom. For `hookward check` and for the
+//! relay's log.
+
+use std::sync::LazyLock;
+
+use data_encoding::HEXLOWER;
+use sha2::{Digest as _, Sha256};
+
+use crate::policy::{Accept, Addresses, Lockout, Mode, Policy, Route, TokenCheck, TokenPlace};
+use hookward_core::secret::{Secret, SecretDigest};
+use hookward_core::text::printable;
+
+/// Hexadecimal digits of a policy's digest that are shown: enough to tell policies apart.
+const DIGEST_DIGITS: usize = 16;
+/// Values of a list that are named; the others are counted.
+const NAMED: usize = 5;
+/// Most characters of a line: policies come from agents, and lines go to a log.
+const LINE_CHARACTERS: usize = 1000;
+/// Most lines of a summary.
+const LINES: usize = 40;
+
+/// Stands in the place of every secret.
+static PLACEHOLDER: LazyLock<Secret> = LazyLock::new(Secret::placeholder);
+
+/// Summary of the requests that a policy lets in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Tells this policy from others: the first digits of its SHA-256 without secrets and tokens,
+    /// which a log must not let guess.
+    pub digest: String,
+    /// One line for each way in, and for each general rule.
+    pub lines: Vec<String>,
+}
+
+impl Summary {
+    /// The summary of a policy.
+    #[must_use]
+    pub fn of(policy: &Policy) -> Self {
+        // What can't be written as JSON can't have come from an agent.
+        let json = serde_json::to_vec(&without_secrets(policy)).unwrap_or_default();
+        let mut digest = HEXLOWER.encode(&Sha256::digest(json));
+        digest.truncate(DIGEST_DIGITS);
+
+        let ways = policy.routes.iter().flat_map(lines_of_route);
+        let mut lines: Vec<_> = ways
+            .chain(general(policy))
+            .map(|line| shortened(&line))
+            .collect();
+        if lines.len() > LINES {
+            let more = lines.len() - LINES;
+            lines.truncate(LINES);
+            lines.push(format!("and {more} ways more"));
+        }
+
+        Self { digest, lines }
+    }
+}
+
+/// The policy with the names of its secrets and tokens, and nothing of their values.
+fn without_secrets(policy: &Policy) -> Policy {
+    let mut policy = policy.clone();
+    let nothing = SecretDigest::of(b"");
+
+    for accept in policy.routes.iter_mut().flat_map(|route| &mut route.accept) {
+        for live in accept
+            .token
+            .iter_mut()
+            .chain(&mut accept.basic)
+            .flat_map(|check| &mut check.live)
+        {
+            live.digest = nothing.clone();
+        }
+
+        for live in accept
+            .verify
+            .iter_mut()
+            .flat_map(|check| &mut check.secrets)
+        {
+            live.secret.clone_from(&PLACEHOLDER);
+        }
+    }
+
+    policy
+}
+
+fn lines_of_route(route: &Route) -> Vec<String> {
+    let methods = if route.methods.is_empty() {
+        "every method but CONNECT and TRACE".to_owned()
+    } else {
+        route.methods.join(", ")
+    };
+    let mut what = format!("{methods} on {}", list(&route.paths));
+
+    if route.websocket {
+        what.push_str(", WebSockets too");
+    }
+
+    if route.encoded_slashes {
+        what.push_str(", encoded slashes too");
+    }
+
+    if let Mode::Observe { until } = route.mode {
+        what.push_str(&format!(
+            " (only observed until {}: failed checks do not refuse)",
+            date(until)
+        ));
+    }
+
+    let but = match route.deny_ips.is_empty() {
+        true => String::new(),
+        false => format!(", but not from {}", addresses(&route.deny_ips)),
+    };
+
+    route
+        .accept
+        .iter()
+        .map(|accept| format!("{what}: {}{but}", who(accept)))
+        .collect()
+}
+
+/// Who may send by this alternative.
+fn who(accept: &Accept) -> String {
+    let mut conditions = Vec::new();
+    if let Some(ips) = &accept.allow_ips {
+        conditions.push(format!("from {}", addresses(ips)));
+    }
+
+    if let Some(token) = &accept.token {
+        conditions.push(token_condition(token));
+    }
+
+    if let Some(basic) = &accept.basic {
+        conditions.push(format!("with user and password ({})", names(basic)));
+    }
+
+    for check in &accept.verify {
+        let live: Vec<_> = check.secrets.iter().map(|live| live.name.clone()).collect();
+        let secrets = match live.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", list(&live)),
+        };
+        conditions.push(format!(
+            "with a right signature of {}{secrets}",
+            check.title()
+        ));
+    }
+
+    for rule in &accept.headers {
+        conditions.push(format!("with {}: {}", rule.name, list(&rule.allowed)));
+    }
+
+    if !accept.content_types.is_empty() {
+        conditions.push(format!(
+            "with the content type {}",
+            list(&accept.content_types)
+        ));
+    }
+
+    for rule in &accept.body {
+        conditions.push(format!(
+            "with {} = {} in the body",
+            rule.path,
+            list(&rule.allowed)
+        ));
+    }
+
+    if accept.is_protected() {
+        return conditions.join(", ");
+    }
+
+    let known = "anyone who knows the URL".to_owned();
+    [known]
+        .into_iter()
+        .chain(conditions)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn token_condition(token: &TokenCheck) -> String {
+    let place = match &token.place {
+        TokenPlace::Query(name) => format!("in ?{name}="),
+        TokenPlace::Header(name) => format!("in {name}"),
+        TokenPlace::Basic => "as user and password".to_owned(),
+    };
+    format!("with a token {place} ({})", names(token))
+}
+
+fn names(token: &TokenCheck) -> String {
+    list(
+        &token
+            .live
+            .iter()
+            .map(|live| live.name.clone())
+            .collect::<Vec<_>>(),
+    )
+}
+
+fn addresses(addresses: &Addresses) -> String {
+    let ranges = addresses.ranges.iter().map(ToString::to_string);
+    list(
+        &addresses
+            .named
+            .iter()
+            .cloned()
+            .chain(ranges)
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// Rules that hold for the whole tunnel.
+fn general(policy: &Policy) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(rate) = policy.client_rate {
+        lines.push(format!("at most {rate} from one client"));
+    }
+
+    if let Some(rate) = policy.rate {
+        lines.push(format!("at most {rate} in all"));
+    }
+
+    if let Some(Lockout {
+        failures,
+        within_ms,
+        for_ms,
+    }) = policy.lockout
+    {
+        let (within, lasting) = (within_ms / 1000, for_ms / 1000);
+        lines.push(format!(
+            "a client with {failures} failures within {within} s is locked out for {lasting} s"
+        ));
+    }
+
+    lines
+}
+
+fn list(values: &[String]) -> String {
+    let shown = values
+        .iter()
+        .take(NAMED)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+
+    match values.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        Some(more) => format!("{shown} and {more} more"),
+        None => shown,
+    }
+}
+
+fn shortened(line: &str) -> String {
+    printable(&line.chars().take(LINE_CHARACTERS).collect::<String>())
+}
+
+fn date(seconds: u64) -> String {
+    let time = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
+    time.map_or_else(|| "ever".to_owned(), |time| time.date().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_in_is_a_line() {
+        let mut route = Route::new("r", vec!["/hooks/**".to_owned()]);
+        route.methods = vec!["POST".to_owned()];
+        let token = TokenCheck::new(
+            TokenPlace::Query("token".into()),
+            &[("env:T", SecretDigest::of(b"t"))],
+        );
+        let ips = Addresses::from(vec!["192.0.2.0/24".parse().unwrap()]);
+        route.accept = vec![
+            Accept {
+                token: Some(token),
+                allow_ips: Some(ips),
+                ..Accept::default()
+            },
+            Accept {
+                open: true,
+                ..Accept::default()
+            },
+        ];
+
+        let policy = Policy::new(vec![route.clone()]);
+        let summary = Summary::of(&policy);
+        assert_eq!(
+            summary.lines,
+            [
+                "POST on /hooks/**: from 192.0.2.0/24, with a token in ?token= (env:T)",
+                "POST on /hooks/**: anyone who knows the URL",
+            ]
+        );
+
+        route.websocket = true;
+        assert_ne!(
+            Summary::of(&Policy::new(vec![route])).digest,
+            summary.digest
+        );
+    }
+}

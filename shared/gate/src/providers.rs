@@ -1,0 +1,471 @@
+//! The catalogue of webhook providers: who signs how, as data.
+//!
+//! A row pins its scheme; the sender never chooses it. The rows stand in
+//! `providers/catalog.toml`, sorted, each with its source; adding a provider that signs in a
+//! known way means adding a row and its fixtures there, and no code. The same fields make a scheme
+//! that a user writes in a policy.
+
+pub mod challenge;
+pub(crate) mod condition;
+mod error;
+mod fetched;
+pub(crate) mod jwt;
+pub mod key;
+pub mod locator;
+pub mod scheme;
+pub(crate) mod signing_input;
+pub mod template;
+pub mod verifier;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::LazyLock;
+
+use http::HeaderName;
+use serde::Deserialize;
+
+pub use challenge::Challenge;
+pub use error::SignatureFault;
+pub use key::SecretShape;
+pub use locator::Place;
+pub use scheme::{Coverage, Scheme};
+pub use verifier::{Keyed, Verified};
+
+/// One provider.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// Its id: lower case, words joined by `_`.
+    pub id: String,
+    /// Other names by which it is known.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Its name for people.
+    pub name: String,
+    /// How it signs.
+    scheme: Scheme,
+    /// Other ways that are as good: other names of the headers, other slots for keys.
+    #[serde(default, rename = "or")]
+    others: Vec<Scheme>,
+    /// Ways that are weaker, or that the provider's settings choose. A policy names one.
+    #[serde(default, rename = "variant")]
+    pub variants: BTreeMap<String, Scheme>,
+    /// The parts of its secret, with what each is, when it has several.
+    #[serde(default)]
+    parts: BTreeMap<String, String>,
+    /// The part that a secret is which is no JSON object.
+    #[serde(default)]
+    plain: Option<String>,
+    /// Where the delivery's id stands; several places together where an id is only one of its
+    /// channel. A header that holds it identifies one delivery, so that a request which repeats it
+    /// with another value is ambiguous, whatever the route.
+    #[serde(default, deserialize_with = "one_or_several")]
+    pub delivery: Vec<Place>,
+    /// Where the kind of event stands.
+    #[serde(default)]
+    pub event: Option<Place>,
+    /// Whether all its customers' webhooks are signed with one key: a right signature says who
+    /// sends, and not for whom.
+    #[serde(default)]
+    pub shared_key: bool,
+    /// Whether one signature may stand for several deliveries, so that it does not tell them apart.
+    #[serde(default)]
+    pub signature_repeats: bool,
+    /// Handshakes.
+    #[serde(default, rename = "challenge")]
+    pub challenges: Vec<Challenge>,
+    /// The named set of addresses that it sends from.
+    #[serde(default)]
+    pub addresses: Option<String>,
+    /// The status that a wrong signature gets: 403, unless the provider tries out whether it gets
+    /// another one.
+    #[serde(default)]
+    pub refused_with: Option<u16>,
+    /// How long it waits for an answer, and whether it tries again.
+    #[serde(default)]
+    pub limits: Option<String>,
+    /// What is entered on its side, and where.
+    #[serde(default)]
+    pub setup: Option<String>,
+    /// What its users should know.
+    #[serde(default)]
+    pub note: Option<String>,
+    /// Where that is written down.
+    pub source: String,
+}
+
+/// A sender of webhooks that can't be verified.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unverifiable {
+    /// Its id.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// Why not, and what to do instead.
+    pub reason: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Catalogue {
+    provider: Vec<Provider>,
+    unverifiable: Vec<Unverifiable>,
+}
+
+static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
+    // The data is part of the program and read by a unit test; a broken row can't be released.
+    // Were it broken all the same, the catalogue is empty, and every policy that names a provider
+    // is refused.
+    toml::from_str(include_str!("providers/catalog.toml")).unwrap_or_default()
+});
+
+static SINGULAR_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
+    let name = |place: &Place| match place {
+        Place::Header(field) => Some(field.name().clone()),
+        _ => None,
+    };
+    let ways = || {
+        CATALOGUE.provider.iter().flat_map(|row| {
+            std::iter::once(&row.scheme)
+                .chain(&row.others)
+                .chain(row.variants.values())
+        })
+    };
+    let repeated: HashSet<_> = ways()
+        .filter(|way| way.sig.repeats)
+        .filter_map(|way| name(&way.sig.at))
+        .collect();
+
+    let signatures = ways().map(|way| &way.sig.at);
+    let deliveries = CATALOGUE.provider.iter().flat_map(|row| &row.delivery);
+    signatures
+        .chain(deliveries)
+        .filter_map(name)
+        .filter(|name| !repeated.contains(name))
+        .collect()
+});
+
+/// Reads one place, or a list of them.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Place>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        One(Place),
+        Several(Vec<Place>),
+    }
+
+    Ok(match Written::deserialize(deserializer)? {
+        Written::One(place) => vec![place],
+        Written::Several(places) => places,
+    })
+}
+
+/// All providers, sorted by id.
+#[must_use]
+pub fn all() -> &'static [Provider] {
+    &CATALOGUE.provider
+}
+
+/// Those that can't be verified, sorted by id.
+#[must_use]
+pub fn unverifiable() -> &'static [Unverifiable] {
+    &CATALOGUE.unverifiable
+}
+
+/// The provider of that id or alias; `-` and `_` are alike, and so is case.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Provider> {
+    let wanted = name.replace('-', "_").to_ascii_lowercase();
+    let named = |text: &String| text.replace('-', "_") == wanted;
+    CATALOGUE
+        .provider
+        .iter()
+        .find(|row| row.id == wanted || row.aliases.iter().any(named))
+}
+
+/// What to say about a name that no provider has. A text that could be a secret is not repeated.
+#[must_use]
+pub fn unknown(name: &str) -> String {
+    /// From here on two names are alike (Jaro-Winkler, 0 to 1).
+    const ALIKE: f64 = 0.85;
+    /// Names that are suggested.
+    const SUGGESTED: usize = 3;
+
+    let plain = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
+    };
+    let all = "`hookward providers` lists all";
+
+    if name.len() > 40 || !name.bytes().all(plain) {
+        return format!("no provider has this name; {all}");
+    }
+
+    let wanted = name.replace('-', "_");
+    if let Some(row) = unverifiable().iter().find(|row| row.id == wanted) {
+        return format!("{} can't be verified: {}", row.name, row.reason);
+    }
+
+    let names = CATALOGUE
+        .provider
+        .iter()
+        .flat_map(|row| std::iter::once(&row.id).chain(&row.aliases));
+    let mut alike: Vec<(f64, &str)> = names
+        .map(|known| (strsim::jaro_winkler(known, name), known.as_str()))
+        .filter(|(at, _)| *at >= ALIKE)
+        .collect();
+    alike.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+
+    alike.truncate(SUGGESTED);
+    if alike.is_empty() {
+        return format!(
+            "no provider is called {name:?}; {all}, and a policy may hold a scheme of your own (README)"
+        );
+    }
+
+    let alike = alike
+        .into_iter()
+        .map(|(_, known)| known)
+        .collect::<Vec<_>>()
+        .join(", ");
+
+    format!("no provider is called {name:?}; is it one of {alike}? {all}")
+}
+
+/// Returns `true` for headers of which a request has one: those that identify a provider's
+/// delivery, or hold its signature, unless some provider repeats it.
+#[must_use]
+pub fn stands_once(name: &HeaderName) -> bool {
+    SINGULAR_HEADERS.contains(name)
+}
+
+impl Provider {
+    /// Its ways of signing that are as good as each other.
+    #[must_use]
+    pub fn schemes(&self) -> Vec<Scheme> {
+        std::iter::once(&self.scheme)
+            .chain(&self.others)
+            .cloned()
+            .collect()
+    }
+
+    /// Its first way of signing.
+    #[must_use]
+    pub const fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
+    /// The ways that a policy pins: those of a variant, or the usual ones.
+    ///
+    /// # Errors
+    /// A sentence that lists the variants, when it has none of this name.
+    pub fn pinned(&self, variant: Option<&str>) -> Result<Vec<Scheme>, String> {
+        match variant {
+            None => Ok(self.schemes()),
+            Some(name) => match self.variants.get(name) {
+                Some(scheme) => Ok(vec![scheme.clone()]),
+                None if self.variants.is_empty() => Err(format!("{} has no variants", self.name)),
+                None => {
+                    let names = self.variants.keys().cloned().collect::<Vec<_>>().join(", ");
+                    Err(format!(
+                        "{} has no variant {name:?}; its variants: {names}",
+                        self.name
+                    ))
+                }
+            },
+        }
+    }
+
+    /// How its secret is written.
+    #[must_use]
+    pub fn shape(&self) -> SecretShape {
+        SecretShape {
+            parts: self.parts.clone(),
+            plain: self.plain.clone(),
+        }
+    }
+
+    /// Whether its secret can have several parts.
+    #[must_use]
+    pub fn has_parts(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    /// How much of the body its signatures vouch for: of several ways, the least.
+    #[must_use]
+    pub fn coverage(&self) -> Coverage {
+        self.schemes()
+            .iter()
+            .map(Scheme::coverage)
+            .min()
+            .unwrap_or(Coverage::Nothing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_catalogue_loads_and_is_sorted() {
+        let rows: Catalogue = toml::from_str(include_str!("providers/catalog.toml")).unwrap();
+        assert!(
+            rows.provider.is_sorted_by(|a, b| a.id < b.id),
+            "sorted by id, no id twice"
+        );
+        assert!(
+            rows.unverifiable.is_sorted_by(|a, b| a.id < b.id),
+            "sorted by id, no id twice"
+        );
+
+        for row in &rows.provider {
+            assert!(
+                row.id
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            );
+
+            for scheme in row.schemes().iter().chain(row.variants.values()) {
+                scheme
+                    .check()
+                    .unwrap_or_else(|error| panic!("{}: {error}", row.id));
+            }
+
+            assert!(!row.source.is_empty(), "{} has no source", row.id);
+            let status = row.refused_with.map(http::StatusCode::from_u16);
+            assert!(
+                status.is_none_or(|status| status.unwrap().is_client_error()),
+                "{}",
+                row.id
+            );
+
+            if let Some(set) = &row.addresses {
+                assert!(
+                    hookward_core::ip_sets::find(set).is_some(),
+                    "{}: no set is called {set}",
+                    row.id
+                );
+            }
+        }
+
+        let ids = rows.unverifiable.iter().map(|row| &row.id);
+        let names = rows
+            .provider
+            .iter()
+            .flat_map(|row| std::iter::once(&row.id).chain(&row.aliases));
+        let names: Vec<_> = names.chain(ids).collect();
+        let different: BTreeSet<_> = names.iter().map(|name| name.replace('-', "_")).collect();
+        assert_eq!(
+            different.len(),
+            names.len(),
+            "every name stands for one provider"
+        );
+    }
+
+    #[test]
+    fn schemes_are_written_as_they_are_read() {
+        for row in all() {
+            for scheme in row.schemes() {
+                let text = serde_json::to_string(&scheme).unwrap();
+                assert_eq!(
+                    serde_json::from_str::<Scheme>(&text).unwrap(),
+                    scheme,
+                    "{}",
+                    row.id
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_aliases() {
+        for name in [
+            "bitbucket_dc",
+            "bitbucket-dc",
+            "bitbucket-server",
+            "bitbucket_server",
+        ] {
+            assert_eq!(find(name).unwrap().id, "bitbucket_dc", "{name}");
+        }
+
+        assert!(find("GitHub").is_some());
+        assert!(
+            unknown("githup").contains("github"),
+            "{}",
+            unknown("githup")
+        );
+        assert!(!unknown("a-secret-and-no-name_0123456789abcdefghij").contains("0123"));
+        assert!(find("").is_none());
+    }
+
+    #[test]
+    fn what_can_not_be_verified_says_why() {
+        for name in [
+            "docker_hub",
+            "docker-hub",
+            "ebay",
+            "go1",
+            "fal",
+            "mailchannels",
+            "oci_notifications",
+        ] {
+            assert!(find(name).is_none(), "{name}");
+            assert!(
+                unknown(name).contains("can't be verified"),
+                "{}",
+                unknown(name)
+            );
+        }
+    }
+
+    /// Every host that the catalogue fetches from, and hosts that only look like one.
+    #[test]
+    fn no_pattern_of_the_catalogue_takes_a_bucket_or_a_longer_name() {
+        let fetched = all().iter().flat_map(|row| {
+            let schemes = row
+                .schemes()
+                .into_iter()
+                .chain(row.variants.values().cloned());
+            let keys =
+                schemes.flat_map(|scheme| scheme.fetch.into_iter().flat_map(|fetch| fetch.hosts));
+            let confirmed = row
+                .challenges
+                .iter()
+                .flat_map(|challenge| &challenge.confirm);
+
+            keys.chain(confirmed.flat_map(|confirm| confirm.hosts.clone()))
+                .collect::<Vec<_>>()
+        });
+
+        let mut count = 0;
+        for pattern in fetched {
+            count += 1;
+            let text = String::from(pattern.clone());
+
+            for (from, to) in [
+                ("{region}", "s3"),
+                ("{region}", "s3-us-west-2"),
+                ("*", "a.b"),
+                ("*", ""),
+            ] {
+                let host = text.replace(from, to);
+                assert!(
+                    host == text || !pattern.matches(&host),
+                    "{text} takes {host}"
+                );
+            }
+
+            for host in [
+                format!("{text}.evil.example"),
+                format!("x{text}"),
+                format!("x.{text}"),
+            ] {
+                assert!(!pattern.matches(&host), "{text} takes {host}");
+            }
+        }
+
+        assert!(count >= 5, "{count}");
+    }
+}

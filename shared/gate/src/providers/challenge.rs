@@ -1,0 +1,443 @@
+//! Handshakes: what a provider sends once, or again and again, to learn whether a URL is its
+//! customer's, and the answer that it expects. The gate gives it, so that the application need not
+//! know them.
+//!
+//! An answer replaces nothing but the signature check of a provider whose challenge is unsigned.
+//! Text that is reflected is guarded: some handshakes sign what a stranger sends with the key of
+//! the events (Zoom, X, LinkedIn, Braintree), and without the guard anybody could have an event
+//! signed.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde::Deserialize;
+
+use crate::providers::error::SignatureFault;
+use crate::providers::key::{Key, Parts};
+use crate::providers::locator::{Members, Place};
+use crate::providers::scheme::Required;
+use crate::providers::signing_input::Scene;
+use crate::providers::template::{Filter, Part, Source, Template};
+use crate::request::Request;
+use hookward_core::secret::Secret;
+use hookward_core::url::{HostPattern, HttpsUrl};
+
+/// Most bytes of an answer's body.
+const ANSWER_BYTES: usize = 512;
+
+/// A handshake.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Challenge {
+    /// The method that it comes with; any when absent.
+    #[serde(default)]
+    pub method: Option<String>,
+    /// What the request must hold to be one.
+    #[serde(default, rename = "when")]
+    pub conditions: Vec<Condition>,
+    /// Whether the provider signs it like an event.
+    #[serde(default)]
+    pub signed: bool,
+    /// `true` if it is answered also where the policy asks for no answers to challenges: the answer
+    /// holds nothing, and the provider sends it before there could be a signature.
+    #[serde(default)]
+    pub always: bool,
+    /// What text from the request may look like that goes into the answer.
+    #[serde(default)]
+    pub guard: Guard,
+    /// The answer's status.
+    #[serde(default = "ok")]
+    pub status: u16,
+    /// The answer's media type.
+    #[serde(default, rename = "type")]
+    pub media_type: Option<String>,
+    /// The answer's body.
+    #[serde(default)]
+    pub body: Option<Template>,
+    /// The answer's header fields.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Template>,
+    /// The secret that the provider tells here, once: only taken while `hookward pair` runs.
+    #[serde(default)]
+    pub pair: Option<Place>,
+    /// A URL in the request that confirms the subscription when it is fetched.
+    #[serde(default)]
+    pub confirm: Option<Confirmation>,
+}
+
+/// What a request must hold to be a challenge.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Condition {
+    /// A value as declared.
+    Value(Required),
+    /// Anything at this place.
+    Present {
+        /// The place.
+        has: Place,
+    },
+}
+
+/// A URL that is fetched to confirm a subscription, after the signature was right.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirmation {
+    /// Where the request names it.
+    pub from: Place,
+    /// Hosts that it may have.
+    pub hosts: Vec<HostPattern>,
+}
+
+/// What reflected text may look like.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    /// Characters beside letters and digits.
+    #[serde(default)]
+    pub and: String,
+    /// Only hexadecimal digits (and [`Guard::and`]) instead of all letters and digits.
+    #[serde(default)]
+    pub hex: bool,
+    /// Fewest characters.
+    #[serde(default = "one")]
+    pub least: usize,
+    /// Most characters.
+    #[serde(default = "guard_most")]
+    pub most: usize,
+}
+
+const fn ok() -> u16 {
+    200
+}
+
+const fn one() -> usize {
+    1
+}
+
+const fn guard_most() -> usize {
+    256
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        // Visible ASCII without what begins markup or ends a JSON string.
+        Self {
+            and: "-._~+/=:,@!*()$%?# ".to_owned(),
+            hex: false,
+            least: one(),
+            most: guard_most(),
+        }
+    }
+}
+
+impl Guard {
+    /// Returns `true` for a text that may be reflected.
+    #[must_use]
+    pub fn admits(&self, text: &[u8]) -> bool {
+        let plain = |byte: &u8| {
+            let letter = if self.hex {
+                byte.is_ascii_digit() || (b'a'..=b'f').contains(byte)
+            } else {
+                byte.is_ascii_alphanumeric()
+            };
+            letter || self.and.as_bytes().contains(byte)
+        };
+
+        // The padding of base64 stands at the end: anywhere else a `=` makes a form's pair.
+        let unpadded = text
+            .strip_suffix(b"==")
+            .or_else(|| text.strip_suffix(b"="))
+            .unwrap_or(text);
+
+        (self.least..=self.most).contains(&text.len()) && unpadded.iter().all(plain)
+    }
+}
+
+/// The answer to a challenge.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// The body, at most 512 bytes.
+    pub body: Bytes,
+    /// A URL to fetch first; the answer is only given when that went well.
+    pub confirm: Option<HttpsUrl>,
+}
+
+/// What a challenge asks for.
+pub enum Reaction {
+    /// An answer.
+    Answer(Box<Answer>),
+    /// The provider tells its secret, and waits for this answer.
+    Pair(Secret, Box<Answer>),
+}
+
+impl Challenge {
+    /// Whether this request is the challenge. A body that was not read yet matches nothing.
+    pub(crate) fn matches(&self, request: &Request<'_>, parts: &Parts, has_body: bool) -> bool {
+        if self
+            .method
+            .as_ref()
+            .is_some_and(|method| method != request.head.method.as_str())
+        {
+            return false;
+        }
+
+        if !has_body && self.needs_body() {
+            return false;
+        }
+
+        self.conditions.iter().all(|condition| match condition {
+            Condition::Value(required) => required.holds(request, parts, true).is_ok(),
+            Condition::Present { has } => {
+                matches!(has.read(request, &Members::default()), Ok(Some(_)))
+            }
+        })
+    }
+
+    /// Returns `Some` if the request would be this challenge with another part of the secret, and
+    /// then the place and the name of that part. Challenges in bodies are not considered.
+    pub(crate) fn missed(&self, request: &Request<'_>) -> Option<Option<(String, String)>> {
+        let is_method = self
+            .method
+            .as_ref()
+            .is_none_or(|method| method == request.head.method.as_str());
+        if !is_method || self.conditions.is_empty() || self.needs_body() {
+            return None;
+        }
+
+        let mut part_of_secret = None;
+        for condition in &self.conditions {
+            let part = match condition {
+                Condition::Value(required) => required.is.as_ref().and_then(Template::secret_part),
+                Condition::Present { .. } => None,
+            };
+            match (condition, part) {
+                (Condition::Value(required), Some(part)) => {
+                    part_of_secret = Some((required.at.to_string(), part.to_owned()))
+                }
+                (Condition::Value(required), None) => {
+                    required.holds(request, &Parts::default(), true).ok()?
+                }
+                (Condition::Present { has }, _) => {
+                    drop(has.read(request, &Members::default()).ok()??)
+                }
+            }
+        }
+
+        Some(part_of_secret)
+    }
+
+    /// Whether the body must be read to tell.
+    #[must_use]
+    pub fn needs_body(&self) -> bool {
+        let template_reads = |template: &Template| {
+            template
+                .sources()
+                .any(|source| matches!(source, Source::At(place) if place.is_in_body()))
+        };
+
+        self.conditions.iter().any(|condition| match condition {
+            Condition::Value(required) => required.at.is_in_body(),
+            Condition::Present { has } => has.is_in_body(),
+        }) || self.pair.as_ref().is_some_and(Place::is_in_body)
+            || self
+                .confirm
+                .as_ref()
+                .is_some_and(|confirm| confirm.from.is_in_body())
+            || self.body.as_ref().is_some_and(template_reads)
+            || self.headers.values().any(template_reads)
+    }
+
+    /// Returns `true` if its answer signs a text of the request with the provider's key.
+    #[must_use]
+    pub fn signs(&self) -> bool {
+        let signs = |part: &Part| {
+            matches!(
+                part,
+                Part::Value(_, Filter::SignedHex | Filter::SignedBase64)
+            )
+        };
+
+        self.body
+            .iter()
+            .chain(self.headers.values())
+            .any(|template| template.parts().iter().any(signs))
+    }
+
+    /// All places of a request that are read to tell it and to answer it.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &Place> {
+        let conditions = self.conditions.iter().map(|condition| match condition {
+            Condition::Value(required) => &required.at,
+            Condition::Present { has } => has,
+        });
+        let templates = self
+            .body
+            .iter()
+            .chain(self.headers.values())
+            .flat_map(Template::sources);
+        let reflected = templates.filter_map(|source| match source {
+            Source::At(place) => Some(place),
+            _ => None,
+        });
+
+        let confirmed = self.confirm.as_ref().map(|confirm| &confirm.from);
+        conditions
+            .chain(reflected)
+            .chain(self.pair.as_ref())
+            .chain(confirmed)
+    }
+
+    /// The answer.
+    ///
+    /// # Errors
+    /// When the text to reflect is not what the guard admits, or something is missing.
+    pub(crate) fn react(
+        &self,
+        request: &Request<'_>,
+        parts: &Parts,
+        key: Option<&Key>,
+    ) -> Result<Reaction, SignatureFault> {
+        let no_members = Members::default();
+        let scene = Scene {
+            request: *request,
+            members: &no_members,
+            ts: None,
+            origin: request.head.origin,
+        };
+
+        for template in self.body.iter().chain(self.headers.values()) {
+            for source in template.sources() {
+                if let Source::At(place) = source {
+                    let value = place.read(request, &no_members)?;
+                    if !value.is_some_and(|value| self.guard.admits(&value)) {
+                        return Err(SignatureFault::Guard(place.to_string()));
+                    }
+                }
+            }
+        }
+
+        let fill = |template: &Template| scene.render_signed(template, parts, key);
+        let mut headers = HeaderMap::new();
+
+        for (name, template) in &self.headers {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(&fill(template)?)) {
+                headers.insert(name, value);
+            }
+        }
+
+        let body = self
+            .body
+            .as_ref()
+            .map(fill)
+            .transpose()?
+            .unwrap_or_default();
+        if body.len() > ANSWER_BYTES {
+            return Err(SignatureFault::Guard("the answer's length".to_owned()));
+        }
+
+        if !body.is_empty() {
+            let kind = self
+                .media_type
+                .as_deref()
+                .unwrap_or("text/plain; charset=utf-8");
+            if let Ok(kind) = HeaderValue::from_str(kind) {
+                headers.insert(header::CONTENT_TYPE, kind);
+            }
+
+            headers.insert(
+                header::X_CONTENT_TYPE_OPTIONS,
+                HeaderValue::from_static("nosniff"),
+            );
+        }
+
+        let confirm = self
+            .confirm
+            .as_ref()
+            .map(|confirm| confirm.address(request))
+            .transpose()?;
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
+
+        let answer = Box::new(Answer {
+            status,
+            headers,
+            body: body.into(),
+            confirm,
+        });
+
+        match &self.pair {
+            None => Ok(Reaction::Answer(answer)),
+            Some(place) => {
+                let value = place.read(request, &no_members)?;
+                let secret = value.and_then(|value| Secret::new(value.into_owned()));
+                let secret = secret.ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
+                Ok(Reaction::Pair(secret, answer))
+            }
+        }
+    }
+}
+
+impl Confirmation {
+    fn address(&self, request: &Request<'_>) -> Result<HttpsUrl, SignatureFault> {
+        let value = self.from.read(request, &Members::default())?;
+        let text = value.and_then(|value| String::from_utf8(value.into_owned()).ok());
+        let text = text.ok_or_else(|| SignatureFault::Missing(self.from.to_string()))?;
+        let url = HttpsUrl::parse(&text).map_err(SignatureFault::KeyAddress)?;
+        if url.port() != 443 || !self.hosts.iter().any(|pattern| pattern.matches(url.host())) {
+            return Err(SignatureFault::KeyAddress("another host"));
+        }
+
+        Ok(url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_keeps_out_what_could_be_an_event() {
+        let guard = Guard {
+            and: "._~+/-".into(),
+            hex: false,
+            least: 1,
+            most: 128,
+        };
+        assert!(guard.admits(b"YWJj==") && guard.admits(b"YWI="));
+        assert!(
+            !guard.admits(b"payload=evil") && !guard.admits(b"a==="),
+            "a form's pair"
+        );
+
+        assert!(guard.admits(b"qgg8vlvZRS6UYooatFL8Aw"));
+        for bad in [
+            &b""[..],
+            b"v0:1700000000:{}",
+            b"{\"a\":1}",
+            b"a b",
+            b"a\n",
+            &[b'a'; 129],
+        ] {
+            assert!(!guard.admits(bad), "{bad:?}");
+        }
+
+        let hex = Guard {
+            and: "-".into(),
+            hex: true,
+            least: 36,
+            most: 36,
+        };
+        assert!(
+            hex.admits(b"890e4665-4dfe-4ab1-b689-ed553bceeed0")
+                && !hex.admits(b"890E4665-4dfe-4ab1-b689-ed553bceeed0")
+        );
+
+        for markup in [&b"<script>"[..], b"\"", b"\x7f", b"\\", b"a&b"] {
+            assert!(!Guard::default().admits(markup), "{markup:?}");
+        }
+    }
+}

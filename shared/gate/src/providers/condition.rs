@@ -1,0 +1,70 @@
+//! Whether a condition on a request holds.
+
+use subtle::ConstantTimeEq as _;
+
+use crate::providers::error::SignatureFault;
+use crate::providers::key::Parts;
+use crate::providers::locator::{Members, Place};
+use crate::providers::scheme::Required;
+use crate::providers::signing_input::Scene;
+use crate::request::Request;
+
+impl Required {
+    /// Whether it holds. A part of the secret that was not given asks for nothing, unless `strict`.
+    pub(crate) fn holds(
+        &self,
+        request: &Request<'_>,
+        parts: &Parts,
+        strict: bool,
+    ) -> Result<(), SignatureFault> {
+        let no_members = Members::default();
+        let value = self.at.read(request, &no_members)?;
+
+        if self.absent {
+            return if value.is_none() {
+                Ok(())
+            } else {
+                Err(SignatureFault::Required(self.at.to_string()))
+            };
+        }
+
+        let value = value.unwrap_or_default();
+        let lower = |text: &[u8]| text.to_ascii_lowercase();
+        let fits = if let Some(text) = &self.begins {
+            lower(&value).starts_with(&lower(text.as_bytes()))
+        } else if let Some(text) = &self.contains {
+            memchr::memmem::find(&lower(&value), &lower(text.as_bytes())).is_some()
+        } else if let Some(text) = &self.lists {
+            value
+                .split(|byte| *byte == b',')
+                .any(|member| member.trim_ascii().eq_ignore_ascii_case(text.as_bytes()))
+        } else if let Some(template) = &self.is {
+            let scene = Scene {
+                request: *request,
+                members: &no_members,
+                ts: None,
+                origin: request.head.origin,
+            };
+            let wanted = scene
+                .message(template, parts)
+                .map(|(_, wanted)| wanted.concat(request.body));
+            match wanted {
+                // Of a body every byte counts.
+                Ok(wanted) if template.is_caseless() && self.at != Place::Body => {
+                    wanted.eq_ignore_ascii_case(&value)
+                }
+                Ok(wanted) => wanted.ct_eq(&value).into(),
+                Err(SignatureFault::NoPart(_)) => !strict,
+                Err(fault) => return Err(fault),
+            }
+        } else {
+            false
+        };
+
+        if fits {
+            Ok(())
+        } else {
+            Err(SignatureFault::Required(self.at.to_string()))
+        }
+    }
+}

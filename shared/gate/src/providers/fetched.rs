@@ -1,0 +1,68 @@
+//! Keys that a request's scheme has published at a URL: which URL that may be, and the key in what
+//! stands there.
+
+use crate::providers::error::SignatureFault;
+use crate::providers::key::Key;
+use crate::providers::locator::Members;
+use crate::providers::scheme::{KeySource, Scheme};
+use crate::request::Request;
+use hookward_core::url::HttpsUrl;
+
+impl KeySource {
+    /// The key's URL for this request.
+    pub(crate) fn address(&self, request: &Request<'_>) -> Result<HttpsUrl, SignatureFault> {
+        let text = match (&self.url, &self.from) {
+            (Some(url), _) => url.clone(),
+            (None, Some(place)) => {
+                let value = place.read(request, &Members::default())?;
+                let value = value.ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
+                String::from_utf8(value.into_owned())
+                    .map_err(|_| SignatureFault::KeyAddress("it is no text"))?
+            }
+            (None, None) => return Err(SignatureFault::KeyAddress("there is none")),
+        };
+        let url = HttpsUrl::parse(&text).map_err(SignatureFault::KeyAddress)?;
+
+        if self.from.is_some() {
+            if url.port() != 443 || !self.hosts.iter().any(|pattern| pattern.matches(url.host())) {
+                return Err(SignatureFault::KeyAddress("another host"));
+            }
+            if !self.admits(url.target()) {
+                return Err(SignatureFault::KeyAddress("another path"));
+            }
+        }
+
+        Ok(url)
+    }
+
+    /// The key in what was fetched.
+    pub(crate) fn key(
+        &self,
+        scheme: &Scheme,
+        content: &[u8],
+        url: &HttpsUrl,
+    ) -> Result<Key, SignatureFault> {
+        let no_key = |_| SignatureFault::NoKey(url.to_string());
+        let text = match &self.pick {
+            Some(path) => path
+                .single(content)
+                .map_err(|_| SignatureFault::NoKey(url.to_string()))?
+                .into_bytes(),
+            None => content.to_vec(),
+        };
+        Key::new(scheme, &text).map_err(no_key)
+    }
+
+    /// Whether the path of a URL that a request names is one of the provider's. A stranger could
+    /// otherwise have the relay fetch one key under many names.
+    fn admits(&self, target: &str) -> bool {
+        let Some((start, end)) = self.path.split_once('*') else {
+            return target == self.path;
+        };
+        let name = target
+            .strip_prefix(start)
+            .and_then(|rest| rest.strip_suffix(end));
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        name.is_some_and(|name| !name.is_empty() && name.bytes().all(plain))
+    }
+}

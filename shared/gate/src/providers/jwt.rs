@@ -1,0 +1,262 @@
+//! JSON Web Tokens (RFC 7519): the signature by a well-kept library, the claims here, by the time
+//! and the request that the gate was given.
+
+use data_encoding::BASE64URL_NOPAD;
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde_json::{Map, Value};
+use subtle::ConstantTimeEq as _;
+
+use crate::inspection::Kind;
+use crate::providers::error::SignatureFault;
+use crate::providers::key::Parts;
+use crate::providers::scheme::{JwtAlgorithm, JwtRules, KeyForm, SchemeError};
+use crate::providers::signing_input::Scene;
+use hookward_core::clock::UnixMillis;
+
+/// Keys that may have signed a token.
+pub(crate) enum JwtKey {
+    /// One key.
+    One(Box<DecodingKey>),
+    /// A published set; the token names one.
+    Set(JwkSet),
+}
+
+impl JwtKey {
+    pub(crate) fn new(rules: &JwtRules, form: KeyForm, text: &[u8]) -> Result<Self, SchemeError> {
+        if text.is_empty() {
+            return Err(SchemeError::EmptyKey);
+        }
+
+        if form == KeyForm::Jwks {
+            let set: JwkSet =
+                serde_json::from_slice(text).map_err(|_| SchemeError::Key("a JSON Web Key Set"))?;
+            return Ok(Self::Set(set));
+        }
+
+        let key = match rules.algs.first() {
+            Some(alg) if alg.is_symmetric() => DecodingKey::from_secret(text),
+            Some(JwtAlgorithm::RS256 | JwtAlgorithm::RS384 | JwtAlgorithm::RS512) => {
+                DecodingKey::from_rsa_der(text)
+            }
+            Some(JwtAlgorithm::ES256 | JwtAlgorithm::ES384) => DecodingKey::from_ec_der(text),
+            _ => DecodingKey::from_ed_der(text),
+        };
+        Ok(Self::One(Box::new(key)))
+    }
+
+    /// The claims of a token that this key signed, and that says what it must.
+    pub(crate) fn claims(
+        &self,
+        rules: &JwtRules,
+        token: &[u8],
+        scene: &Scene<'_, '_>,
+        parts: &Parts,
+        now: UnixMillis,
+    ) -> Result<(), SignatureFault> {
+        let malformed = |what| SignatureFault::Token(what);
+        let header =
+            jsonwebtoken::decode_header(token).map_err(|_| malformed("it is no JSON Web Token"))?;
+        check_critical(token)?;
+
+        let allowed: Vec<Algorithm> = rules.algs.iter().map(|alg| algorithm(*alg)).collect();
+        if !allowed.contains(&header.alg) {
+            return Err(malformed(
+                "it is signed by another algorithm than this route's",
+            ));
+        }
+
+        let key = match self {
+            Self::One(key) => key.as_ref().clone(),
+            Self::Set(set) => {
+                let named = header.kid.as_deref().and_then(|kid| set.find(kid));
+                let only = || {
+                    if set.keys.len() == 1 {
+                        set.keys.first()
+                    } else {
+                        None
+                    }
+                };
+                let jwk = named.or_else(only).ok_or(SignatureFault::UnknownKey)?;
+                DecodingKey::from_jwk(jwk).map_err(|_| SignatureFault::UnknownKey)?
+            }
+        };
+
+        let mut validation = Validation::new(header.alg);
+        // Time and claims are judged below: by the gate's time, and with a reason.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+
+        if let Some(inspection) = scene.request.inspection {
+            let signed = if rules.detached {
+                scene.request.body.len()
+            } else {
+                token.len()
+            };
+            inspection.work().spend(Kind::Hashed, signed)?;
+        }
+
+        let whole = if rules.detached {
+            attached(token, scene.request.body)
+        } else {
+            Some(token.to_vec())
+        };
+        let whole = whole.ok_or(malformed("it holds a payload of its own"))?;
+        let decoded = jsonwebtoken::decode::<Map<String, Value>>(whole, &key, &validation)
+            .map_err(|_| SignatureFault::Mismatch)?;
+        check_time(rules, &decoded.claims, now)?;
+
+        check_claims(rules, &decoded.claims, scene, parts)
+    }
+}
+
+/// Refuses a token whose header asks for an extension: none is understood here (RFC 7515 §4.1.11),
+/// nor a payload that is not encoded (`b64`, RFC 7797).
+fn check_critical(token: &[u8]) -> Result<(), SignatureFault> {
+    let malformed = || SignatureFault::Token("it is no JSON Web Token");
+    let header = token.split(|byte| *byte == b'.').next().unwrap_or_default();
+    let header = BASE64URL_NOPAD.decode(header).map_err(|_| malformed())?;
+    let header: Map<String, Value> = serde_json::from_slice(&header).map_err(|_| malformed())?;
+    if header.contains_key("crit")
+        || header
+            .get("b64")
+            .is_some_and(|value| *value != Value::Bool(true))
+    {
+        return Err(SignatureFault::Token(
+            "its header has a critical extension, which is not known here",
+        ));
+    }
+
+    Ok(())
+}
+
+/// The token with the body as its payload; `None` when it has one already.
+fn attached(token: &[u8], body: &[u8]) -> Option<Vec<u8>> {
+    let mut parts = token.split(|byte| *byte == b'.');
+    let (header, payload, signature) = (parts.next()?, parts.next()?, parts.next()?);
+    let payload = payload.is_empty().then(|| BASE64URL_NOPAD.encode(body))?;
+    Some([header, b".", payload.as_bytes(), b".", signature].concat())
+}
+
+fn check_time(
+    rules: &JwtRules,
+    claims: &Map<String, Value>,
+    now: UnixMillis,
+) -> Result<(), SignatureFault> {
+    let time = |name: &str| match claims.get(name) {
+        None => Ok(None),
+        // RFC 7519 §2: seconds, perhaps with a fraction.
+        Some(value) => match value
+            .as_u64()
+            .or_else(|| value.as_f64().filter(|at| *at >= 0.0).map(|at| at as u64))
+        {
+            Some(seconds) => Ok(Some(seconds)),
+            None => Err(SignatureFault::Token("one of its times is none")),
+        },
+    };
+
+    let now = now.seconds();
+    match time("exp")? {
+        Some(at) if now >= at.saturating_add(rules.leeway) => {
+            return Err(SignatureFault::Expired(now - at));
+        }
+        None if rules.expires => {
+            return Err(SignatureFault::Token("it does not say when it expires"));
+        }
+        _ => {}
+    }
+
+    if let Some(at) = time("nbf")?.filter(|at| *at > now.saturating_add(rules.leeway)) {
+        return Err(SignatureFault::Future(at - now, rules.leeway));
+    }
+
+    let issued = time("iat")?;
+    if let Some(at) = issued.filter(|at| *at > now.saturating_add(rules.leeway.max(60))) {
+        return Err(SignatureFault::Future(at - now, rules.leeway));
+    }
+
+    match (rules.max_age, issued) {
+        (Some(_), None) => Err(SignatureFault::Token("it does not say when it was issued")),
+        (Some(most), Some(at)) if now.saturating_sub(at) > most.saturating_add(rules.leeway) => {
+            Err(SignatureFault::Stale(now.saturating_sub(at), most))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_claims(
+    rules: &JwtRules,
+    claims: &Map<String, Value>,
+    scene: &Scene<'_, '_>,
+    parts: &Parts,
+) -> Result<(), SignatureFault> {
+    let text = |name: &str| claims.get(name).and_then(Value::as_str);
+    if rules.iss.is_some() && text("iss") != rules.iss.as_deref() {
+        return Err(SignatureFault::Claim("iss".to_owned()));
+    }
+
+    if let Some(wanted) = &rules.aud {
+        let listed = |value: &Value| match value {
+            Value::Array(items) => items.iter().any(|item| item.as_str() == Some(wanted)),
+            other => other.as_str() == Some(wanted),
+        };
+        if !claims.get("aud").is_some_and(listed) {
+            return Err(SignatureFault::Claim("aud".to_owned()));
+        }
+    }
+
+    for (name, template) in &rules.claims {
+        let empty_body = scene.request.body.is_empty() && rules.unless_empty.as_ref() == Some(name);
+        if empty_body && !claims.contains_key(name) {
+            continue;
+        }
+
+        let (_, wanted) = scene.message(template, parts)?;
+        let wanted = wanted.concat(scene.request.body);
+        let fits = match claims.get(name) {
+            Some(Value::Array(values)) => values.iter().any(|said| same(said, &wanted)),
+            Some(said) => same(said, &wanted),
+            None => false,
+        };
+        if !fits {
+            return Err(SignatureFault::Claim(name.clone()));
+        }
+    }
+
+    Ok(())
+}
+
+/// Whether a claim is this text. Some libraries pad base64 that others do not.
+fn same(said: &Value, wanted: &[u8]) -> bool {
+    let said = match said {
+        Value::String(text) => text.clone().into_bytes(),
+        Value::Bool(value) => value.to_string().into_bytes(),
+        Value::Number(number) => number.to_string().into_bytes(),
+        _ => return false,
+    };
+
+    let trimmed = |bytes: &[u8]| {
+        let end = bytes
+            .iter()
+            .rposition(|byte| *byte != b'=')
+            .map_or(0, |last| last + 1);
+        bytes.get(..end).unwrap_or_default().to_vec()
+    };
+    let (said, wanted) = (trimmed(&said), trimmed(wanted));
+    !said.is_empty() && bool::from(said.ct_eq(&wanted))
+}
+
+pub(crate) const fn algorithm(alg: JwtAlgorithm) -> Algorithm {
+    match alg {
+        JwtAlgorithm::HS256 => Algorithm::HS256,
+        JwtAlgorithm::HS384 => Algorithm::HS384,
+        JwtAlgorithm::HS512 => Algorithm::HS512,
+        JwtAlgorithm::RS256 => Algorithm::RS256,
+        JwtAlgorithm::RS384 => Algorithm::RS384,
+        JwtAlgorithm::RS512 => Algorithm::RS512,
+        JwtAlgorithm::ES256 => Algorithm::ES256,
+        JwtAlgorithm::ES384 => Algorithm::ES384,
+        JwtAlgorithm::EdDSA => Algorithm::EdDSA,
+    }
+}

@@ -1,0 +1,298 @@
+//! From a secret's text to a key that is ready for use.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, VerificationAlgorithm,
+};
+use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use sha1::{Digest as _, Sha1};
+use sha2::{Sha256, Sha384, Sha512};
+use subtle::ConstantTimeEq as _;
+use unicode_normalization::UnicodeNormalization as _;
+
+use crate::inspection::{KeyId, Kind, Numbered, Overworked};
+use crate::providers::jwt::JwtKey;
+use crate::providers::scheme::{Algorithm, KeyForm, Scheme, SchemeError};
+use crate::request::Request;
+use hookward_core::secret::{Secret, SecretDigest};
+
+/// The part of a secret that has no parts.
+pub const WHOLE: &str = "secret";
+
+/// How a provider's secret is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SecretShape {
+    /// The parts of a secret that is a JSON object, with what each is; empty: the text is the
+    /// secret.
+    pub parts: BTreeMap<String, String>,
+    /// The part that a text is which is no such object.
+    pub plain: Option<String>,
+}
+
+/// A secret's parts by their names.
+#[derive(Clone, Default)]
+pub struct Parts {
+    parts: BTreeMap<String, Secret>,
+    plain: String,
+}
+
+impl SecretShape {
+    /// Takes a secret apart.
+    ///
+    /// # Errors
+    /// [`SchemeError`] when it is written otherwise.
+    pub fn split(&self, secret: &Secret) -> Result<Parts, SchemeError> {
+        let plain = self.plain.clone().unwrap_or_else(|| WHOLE.to_owned());
+        let whole = |name: &str| BTreeMap::from([(name.to_owned(), secret.clone())]);
+
+        if self.parts.is_empty() {
+            return Ok(Parts {
+                parts: whole(&plain),
+                plain,
+            });
+        }
+
+        let names = || self.parts.keys().cloned().collect::<Vec<_>>().join(", ");
+        match serde_json::from_slice::<BTreeMap<String, String>>(secret.expose()) {
+            Ok(given) => {
+                if given.keys().any(|name| !self.parts.contains_key(name)) {
+                    return Err(SchemeError::Parts(names()));
+                }
+
+                let part = |(name, text): (String, String)| {
+                    Some((
+                        name,
+                        Secret::new(text.into_bytes()).ok_or(SchemeError::EmptyKey),
+                    ))
+                };
+                let parts = given.into_iter().filter_map(part);
+                let parts = parts
+                    .map(|(name, secret)| secret.map(|secret| (name, secret)))
+                    .collect::<Result<_, _>>()?;
+
+                Ok(Parts { parts, plain })
+            }
+            Err(_) if self.plain.is_some() => Ok(Parts {
+                parts: whole(&plain),
+                plain,
+            }),
+            Err(_) => Err(SchemeError::Parts(names())),
+        }
+    }
+}
+
+impl Parts {
+    /// No secret at all: the key will be fetched.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            parts: BTreeMap::new(),
+            plain: WHOLE.to_owned(),
+        }
+    }
+
+    /// A part by its name; `None` for the one that is meant when none is named.
+    #[must_use]
+    pub fn get(&self, name: Option<&str>) -> Option<&Secret> {
+        self.parts.get(name.unwrap_or(&self.plain))
+    }
+}
+
+/// A key ready for use: an HMAC has taken it in, so that a request only pays for its own bytes.
+pub(crate) enum Key {
+    Token(SecretDigest),
+    Public(ParsedPublicKey),
+    Jwt(JwtKey),
+    Md5(Hmac<Md5>),
+    Sha1(Hmac<Sha1>),
+    Sha256(Hmac<Sha256>),
+    Sha384(Hmac<Sha384>),
+    Sha512(Hmac<Sha512>),
+    /// A plain digest; the secret is part of the message.
+    DigestSha1,
+    DigestSha256,
+}
+
+impl Key {
+    /// The key that this text is, by the scheme.
+    pub(crate) fn new(scheme: &Scheme, text: &[u8]) -> Result<Self, SchemeError> {
+        if let Some(rules) = &scheme.jwt {
+            return JwtKey::new(rules, scheme.key, &decoded(scheme.key, text)?).map(Self::Jwt);
+        }
+
+        let key = Secret::new(decoded(scheme.key, text)?).ok_or(SchemeError::EmptyKey)?;
+        // HMAC takes keys of every length; the empty one is ruled out above.
+        let mac = match scheme.alg {
+            Algorithm::Equals => return Ok(Self::Token(key.digest())),
+            Algorithm::Sha1 => return Ok(Self::DigestSha1),
+            Algorithm::Sha256 => return Ok(Self::DigestSha256),
+            Algorithm::Ed25519 => return public_key(&ED25519, &key),
+            Algorithm::EcdsaP256Sha256 => return public_key(&ECDSA_P256_SHA256_ASN1, &key),
+            Algorithm::RsaSha1 => {
+                return public_key(&RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, &key);
+            }
+            Algorithm::RsaSha256 => return public_key(&RSA_PKCS1_2048_8192_SHA256, &key),
+            Algorithm::RsaSha512 => return public_key(&RSA_PKCS1_2048_8192_SHA512, &key),
+            Algorithm::Jwt => {
+                return Err(SchemeError::Contradiction(
+                    "alg = \"jwt\" and jwt go together",
+                ));
+            }
+            Algorithm::HmacMd5 => Hmac::new_from_slice(key.expose()).map(Self::Md5),
+            Algorithm::HmacSha1 => Hmac::new_from_slice(key.expose()).map(Self::Sha1),
+            Algorithm::HmacSha256 => Hmac::new_from_slice(key.expose()).map(Self::Sha256),
+            Algorithm::HmacSha384 => Hmac::new_from_slice(key.expose()).map(Self::Sha384),
+            Algorithm::HmacSha512 => Hmac::new_from_slice(key.expose()).map(Self::Sha512),
+        };
+        mac.map_err(|_| SchemeError::EmptyKey)
+    }
+
+    /// Returns `true` if one of the candidates is right. The message is read once by keys that
+    /// sign, and once for each candidate by public ones; the time taken does not tell which came
+    /// close. `id` is the key's, if it has one.
+    pub(crate) fn verify(
+        &self,
+        id: Option<KeyId>,
+        message: &Numbered,
+        candidates: &[Vec<u8>],
+        request: &Request<'_>,
+    ) -> Result<bool, Overworked> {
+        Ok(match self {
+            Self::Token(token) => any(candidates, |sent| token.matches(sent)),
+            Self::Public(key) => {
+                if let Some(inspection) = request.inspection {
+                    inspection.work().spend(
+                        Kind::Hashed,
+                        message.1.len().saturating_mul(candidates.len()),
+                    )?;
+                }
+
+                let whole;
+                let message = match message.1.slices(request.body).as_slice() {
+                    [only] => *only,
+                    pieces => {
+                        whole = pieces.concat();
+                        &whole
+                    }
+                };
+
+                any(candidates, |candidate| {
+                    key.verify_sig(message, candidate).is_ok()
+                })
+            }
+            // Judged by its claims, in `jwt.rs`.
+            Self::Jwt(_) => false,
+            _ => {
+                let make = || {
+                    self.sign(&message.1.slices(request.body))
+                        .unwrap_or_default()
+                };
+                let mac = match request.inspection {
+                    Some(inspection) => inspection.mac(message, id, make)?,
+                    None => make().into(),
+                };
+
+                !mac.is_empty() && any(candidates, |candidate| bool::from(mac.ct_eq(candidate)))
+            }
+        })
+    }
+
+    /// Identifies a key of an algorithm, so that equal ones are used once.
+    pub(crate) fn id(scheme: &Scheme, text: &[u8]) -> KeyId {
+        let mut digest = Sha256::new();
+        digest.update(format!("{:?}/{:?}/", scheme.alg, scheme.key));
+        digest.update(text);
+        digest.finalize().into()
+    }
+
+    /// The signature of a message, by a key that can sign.
+    pub(crate) fn sign(&self, message: &[impl AsRef<[u8]>]) -> Option<Vec<u8>> {
+        fn mac<M: Mac + Clone>(mac: &M, message: &[impl AsRef<[u8]>]) -> Vec<u8> {
+            let mut mac = mac.clone();
+            message.iter().for_each(|part| mac.update(part.as_ref()));
+            mac.finalize().into_bytes().to_vec()
+        }
+
+        fn digest<D: sha1::Digest>(message: &[impl AsRef<[u8]>]) -> Vec<u8> {
+            let mut digest = D::new();
+            message.iter().for_each(|part| digest.update(part.as_ref()));
+            digest.finalize().to_vec()
+        }
+
+        Some(match self {
+            Self::Md5(key) => mac(key, message),
+            Self::Sha1(key) => mac(key, message),
+            Self::Sha256(key) => mac(key, message),
+            Self::Sha384(key) => mac(key, message),
+            Self::Sha512(key) => mac(key, message),
+            Self::DigestSha1 => digest::<Sha1>(message),
+            Self::DigestSha256 => digest::<Sha256>(message),
+            Self::Token(_) | Self::Public(_) | Self::Jwt(_) => return None,
+        })
+    }
+}
+
+fn any(candidates: &[Vec<u8>], fits: impl Fn(&[u8]) -> bool) -> bool {
+    candidates
+        .iter()
+        .fold(false, |found, candidate| found | fits(candidate))
+}
+
+/// The key's bytes.
+pub(crate) fn decoded(form: KeyForm, text: &[u8]) -> Result<Vec<u8>, SchemeError> {
+    let wrong = |what| SchemeError::Key(what);
+    Ok(match form {
+        KeyForm::Utf8 | KeyForm::TsUtf8 | KeyForm::Jwks => text.to_vec(),
+        KeyForm::Utf8Amp => [text, b"&"].concat(),
+        KeyForm::Utf8Nfkd => {
+            let text = std::str::from_utf8(text).map_err(|_| wrong("text in UTF-8"))?;
+            text.nfkd().collect::<String>().into_bytes()
+        }
+        KeyForm::Base64 => BASE64.decode(text).map_err(|_| wrong("base64"))?,
+        KeyForm::Hex => HEXLOWER_PERMISSIVE.decode(text).map_err(|_| wrong("hex"))?,
+        KeyForm::Sha1 => Sha1::digest(text).to_vec(),
+        KeyForm::Sha256 => Sha256::digest(text).to_vec(),
+        KeyForm::Pem => pem(text).ok_or(wrong("a public key or a certificate in PEM"))?,
+        KeyForm::SpkiBase64 => BASE64
+            .decode(text)
+            .map_err(|_| wrong("the base64 of a public key"))?,
+        KeyForm::Whsec => {
+            let text = text.strip_prefix(b"v1,").unwrap_or(text);
+            let text = text.strip_prefix(b"whsec_").unwrap_or(text);
+            BASE64
+                .decode(text)
+                .map_err(|_| wrong("whsec_ and base64"))?
+        }
+        KeyForm::Whpk => {
+            let text = text
+                .strip_prefix(b"whpk_")
+                .ok_or(wrong("whpk_ and base64"))?;
+            BASE64.decode(text).map_err(|_| wrong("whpk_ and base64"))?
+        }
+    })
+}
+
+/// The public key of a PEM text: the key itself, or a certificate's.
+fn pem(text: &[u8]) -> Option<Vec<u8>> {
+    if let Ok(key) = SubjectPublicKeyInfoDer::from_pem_slice(text) {
+        return Some(key.to_vec());
+    }
+    let certificate = CertificateDer::from_pem_slice(text).ok()?;
+    let certificate = webpki::EndEntityCert::try_from(&certificate).ok()?;
+    Some(certificate.subject_public_key_info().to_vec())
+}
+
+fn public_key(
+    algorithm: &'static dyn VerificationAlgorithm,
+    key: &Secret,
+) -> Result<Key, SchemeError> {
+    ParsedPublicKey::new(algorithm, key.expose())
+        .map(Key::Public)
+        .map_err(|_| SchemeError::PublicKey)
+}

@@ -1,0 +1,334 @@
+//! Where a value stands in a request: a header, the query, the body.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http::HeaderName;
+use serde::{Deserialize, Serialize};
+
+use crate::inspection::{BodyPlacesBuilder, Inspection, ReadFault};
+use crate::providers::error::SignatureFault;
+use crate::request::{Request, RequestHead};
+use hookward_core::form::{self, FormFault};
+use hookward_core::json::{JsonFault, JsonPath};
+
+/// A header name, with its letters as the provider writes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldName {
+    written: String,
+    name: HeaderName,
+}
+
+/// A place in a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Place {
+    /// `header:NAME`.
+    Header(FieldName),
+    /// `header:NAME-*`: headers that are numbered, from `NAME-1` on.
+    Numbered(FieldName),
+    /// `query:NAME`: a parameter of the query, decoded.
+    Query(String),
+    /// `form:NAME`: a field of a form, decoded.
+    Form(String),
+    /// `json:PATH`: a value of a JSON body.
+    Json(JsonPath),
+    /// `formjson:FIELD:PATH`: a value of JSON that stands in a field of a form.
+    FormJson(String, JsonPath),
+    /// `body`: the whole body.
+    Body,
+    /// `sig:KEY`: a member of the signature's list.
+    Member(String),
+    /// `sig:#N`: the list's member at this position, from 0 on.
+    Position(usize),
+}
+
+/// The members of a signature's list: a key, where they have keys, and a value.
+#[derive(Debug, Default)]
+pub struct Members(pub Vec<(Option<Vec<u8>>, Vec<u8>)>);
+
+impl FieldName {
+    /// Reads a header name.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let name = HeaderName::from_bytes(text.as_bytes())
+            .map_err(|_| format!("{text:?} is not a header name"))?;
+        Ok(Self {
+            written: text.to_owned(),
+            name,
+        })
+    }
+
+    /// The name.
+    #[must_use]
+    pub const fn name(&self) -> &HeaderName {
+        &self.name
+    }
+}
+
+impl Place {
+    /// Reads a place as it is written in the catalogue and in policies.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let named = |name: &str| {
+            if name.is_empty() {
+                Err(format!("{text:?} names nothing"))
+            } else {
+                Ok(name.to_owned())
+            }
+        };
+
+        match text.split_once(':') {
+            Some(("header", name)) => match name.strip_suffix("-*") {
+                Some(stem) => FieldName::parse(stem).map(Self::Numbered),
+                None => FieldName::parse(name).map(Self::Header),
+            },
+            Some(("query", name)) => named(name).map(Self::Query),
+            Some(("form", name)) => named(name).map(Self::Form),
+            Some(("json", path)) => JsonPath::parse(path).map(Self::Json),
+            Some(("formjson", rest)) => match rest.split_once(':') {
+                Some((field, path)) => Ok(Self::FormJson(named(field)?, JsonPath::parse(path)?)),
+                None => Err(format!("{text:?}: write formjson:FIELD:PATH")),
+            },
+            Some(("sig", key)) => match key.strip_prefix('#') {
+                Some(digits) => digits
+                    .parse()
+                    .map(Self::Position)
+                    .map_err(|_| format!("{text:?}: write sig:#0")),
+                None => named(key).map(Self::Member),
+            },
+            None if text == "body" => Ok(Self::Body),
+            _ => Err(format!(
+                "{text:?} is no place; write header:NAME, query:NAME, form:NAME, json:PATH, formjson:FIELD:PATH, sig:KEY or body"
+            )),
+        }
+    }
+
+    /// Whether the body must be read to find it.
+    #[must_use]
+    pub const fn is_in_body(&self) -> bool {
+        matches!(
+            self,
+            Self::Form(_) | Self::Json(_) | Self::FormJson(..) | Self::Body
+        )
+    }
+
+    /// Returns `false` if it can be told from the head alone that nothing stands there.
+    #[must_use]
+    pub fn may_stand_in(&self, head: RequestHead<'_>) -> bool {
+        match self {
+            Self::Header(field) => head.headers.contains_key(&field.name),
+            Self::Query(_) => head.query().is_some(),
+            _ => true,
+        }
+    }
+
+    /// The value that must stand there once; `Ok(None)` without one.
+    ///
+    /// # Errors
+    /// When it can't be told which value it is, or the body can't be read as it should be.
+    pub fn read<'r>(
+        &self,
+        request: &Request<'r>,
+        members: &Members,
+    ) -> Result<Option<Cow<'r, [u8]>>, SignatureFault> {
+        match self {
+            Self::Header(field) => {
+                let mut values = request.head.headers.get_all(&field.name).iter();
+                let value = values.next().map(|value| Cow::Borrowed(value.as_bytes()));
+                if values.next().is_some() {
+                    return Err(SignatureFault::Repeated(self.to_string()));
+                }
+                Ok(value)
+            }
+            Self::Numbered(_) => Err(SignatureFault::Repeated(self.to_string())),
+            Self::Query(name) => match request.head.query() {
+                Some(query) => form::single(query, name).map_err(|fault| self.form_fault(fault)),
+                None => Ok(None),
+            },
+            Self::Form(name) => inspected(request, |inspection| {
+                inspection.field(name, request.head.headers, request.body)
+            })
+            .map_err(|fault| self.read_fault(fault)),
+            Self::Json(path) => {
+                let text = inspected(request, |inspection| inspection.single(path, request.body));
+                self.unless_absent(text.map(Some))
+            }
+            Self::FormJson(field, path) => {
+                let text = inspected(request, |inspection| {
+                    inspection.field_json(field, path, request.head.headers, request.body)
+                });
+                self.unless_absent(text)
+            }
+            Self::Body => Ok(Some(Cow::Borrowed(request.body))),
+            Self::Member(key) => {
+                let mut found = members
+                    .0
+                    .iter()
+                    .filter(|(name, _)| name.as_deref() == Some(key.as_bytes()));
+                let value = found.next().map(|(_, value)| Cow::Owned(value.clone()));
+
+                if found.next().is_some() {
+                    return Err(SignatureFault::Repeated(self.to_string()));
+                }
+
+                Ok(value)
+            }
+            Self::Position(index) => Ok(members
+                .0
+                .get(*index)
+                .map(|(_, value)| Cow::Owned(value.clone()))),
+        }
+    }
+
+    /// All values that stand there; at least one.
+    ///
+    /// # Errors
+    /// As [`Place::read`], and when there is none.
+    pub fn read_all<'r>(
+        &self,
+        request: &Request<'r>,
+        repeats: bool,
+    ) -> Result<Vec<Cow<'r, [u8]>>, SignatureFault> {
+        let values = match self {
+            Self::Header(field) if repeats => request
+                .head
+                .headers
+                .get_all(&field.name)
+                .iter()
+                .map(|value| Cow::Borrowed(value.as_bytes()))
+                .collect(),
+            Self::Numbered(stem) => numbered(stem, request),
+            Self::Json(path) => {
+                match inspected(request, |inspection| inspection.texts(path, request.body)) {
+                    Ok(texts) => texts
+                        .into_iter()
+                        .map(|text| Cow::Owned(text.into_bytes()))
+                        .collect(),
+                    Err(ReadFault::Json(JsonFault::Absent(_))) => Vec::new(),
+                    Err(fault) => return Err(self.read_fault(fault)),
+                }
+            }
+            _ => self
+                .read(request, &Members::default())?
+                .into_iter()
+                .collect(),
+        };
+
+        if values.is_empty() {
+            Err(SignatureFault::Missing(self.to_string()))
+        } else {
+            Ok(values)
+        }
+    }
+
+    /// Adds what it reads of a body.
+    pub(crate) fn add_to(&self, places: &mut BodyPlacesBuilder) {
+        match self {
+            Self::Json(path) => places.json(path),
+            Self::FormJson(field, path) => places.form_json(field, path),
+            _ => {}
+        }
+    }
+
+    /// A text; one that is absent is no fault.
+    fn unless_absent<'r>(
+        &self,
+        text: Result<Option<String>, ReadFault>,
+    ) -> Result<Option<Cow<'r, [u8]>>, SignatureFault> {
+        match text {
+            Ok(text) => Ok(text.map(|text| Cow::Owned(text.into_bytes()))),
+            Err(ReadFault::Json(JsonFault::Absent(_))) => Ok(None),
+            Err(fault) => Err(self.read_fault(fault)),
+        }
+    }
+
+    fn read_fault(&self, fault: ReadFault) -> SignatureFault {
+        match fault {
+            ReadFault::Json(fault) => SignatureFault::Body(fault),
+            ReadFault::Form(fault) => self.form_fault(fault),
+            ReadFault::Overworked(overworked) => overworked.into(),
+        }
+    }
+
+    fn form_fault(&self, fault: FormFault) -> SignatureFault {
+        match fault {
+            FormFault::Broken => {
+                SignatureFault::Malformed(self.to_string(), "the form or query can't be read")
+            }
+            FormFault::Repeated => SignatureFault::Repeated(self.to_string()),
+            FormFault::Name => SignatureFault::Malformed(
+                self.to_string(),
+                "another name of the form begins with a space, or holds a control character, [ or .",
+            ),
+        }
+    }
+}
+
+/// Reads by what is known of the request already, or anew.
+pub(crate) fn inspected<T>(
+    request: &Request<'_>,
+    read: impl FnOnce(&Inspection) -> Result<T, ReadFault>,
+) -> Result<T, ReadFault> {
+    match request.inspection {
+        Some(inspection) => read(inspection),
+        None => read(&Inspection::default()),
+    }
+}
+
+/// The values of headers that are numbered.
+fn numbered<'r>(stem: &FieldName, request: &Request<'r>) -> Vec<Cow<'r, [u8]>> {
+    let is_number = |name: &HeaderName| {
+        let rest = name
+            .as_str()
+            .strip_prefix(stem.name.as_str())
+            .and_then(|rest| rest.strip_prefix('-'));
+        rest.is_some_and(|digits| {
+            !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+        })
+    };
+
+    let fields = request
+        .head
+        .headers
+        .iter()
+        .filter(|(name, _)| is_number(name));
+
+    fields
+        .map(|(_, value)| Cow::Borrowed(value.as_bytes()))
+        .collect()
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(field) => write!(f, "header:{}", field.written),
+            Self::Numbered(field) => write!(f, "header:{}-*", field.written),
+            Self::Query(name) => write!(f, "query:{name}"),
+            Self::Form(name) => write!(f, "form:{name}"),
+            Self::Json(path) => write!(f, "json:{path}"),
+            Self::FormJson(field, path) => write!(f, "formjson:{field}:{path}"),
+            Self::Body => f.write_str("body"),
+            Self::Member(key) => write!(f, "sig:{key}"),
+            Self::Position(index) => write!(f, "sig:#{index}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        place.to_string()
+    }
+}

@@ -1,0 +1,256 @@
+//! What a scheme's signature is about: how much of the body, the URL, and who could have made it.
+
+use crate::providers::locator::Place;
+use crate::providers::scheme::{Algorithm, Scheme};
+use crate::providers::signing_input::{PLIVO_NONCE, SNS_FIELDS};
+use crate::providers::template::{Filter, Part, Source, Template};
+use hookward_core::json::JsonPath;
+
+/// How much of the body a right signature vouches for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Coverage {
+    /// Nothing: it says who sends, and any body may come with it.
+    Nothing,
+    /// Some of it, or something that many bodies share: other fields may be anything.
+    Part,
+    /// All of it.
+    Body,
+}
+
+impl Scheme {
+    /// How much of the body a right signature vouches for.
+    #[must_use]
+    pub fn coverage(&self) -> Coverage {
+        let digests_body = |template: &Template| {
+            template.parts().iter().any(|part| {
+                matches!(
+                    part,
+                    Part::Value(
+                        Source::Body,
+                        Filter::None
+                            | Filter::JsonString
+                            | Filter::Sha256
+                            | Filter::Sha256Base64
+                            | Filter::Sha256Base64url
+                    )
+                )
+            })
+        };
+
+        if let Some(rules) = &self.jwt {
+            let bound = rules.detached
+                || self.sig.at == Place::Body
+                || rules.claims.values().any(digests_body);
+            return if bound {
+                Coverage::Body
+            } else {
+                Coverage::Nothing
+            };
+        }
+
+        if self.alg == Algorithm::Equals {
+            return Coverage::Nothing;
+        }
+
+        // The digest of the body stands in the URL, and the URL is signed.
+        let bound = || {
+            self.msg.sources().any(|source| *source == Source::Url)
+                && self.require.iter().any(|required| {
+                    matches!(required.at, Place::Query(_))
+                        && required.is.as_ref().is_some_and(digests_body)
+                })
+        };
+
+        // A digest of a text that begins with the secret can be carried on by whoever has seen one.
+        let ends_open = self.alg.is_digest()
+            && !matches!(
+                self.msg.parts().last(),
+                Some(Part::Value(Source::Secret(_), _))
+            );
+        if (digests_body(&self.msg) || bound()) && !ends_open && !self.has_open_joint() {
+            return Coverage::Body;
+        }
+
+        let some = |source: &Source| match source {
+            // Names and values stand in one line there, without what separates them.
+            Source::FormSorted | Source::Plivo => true,
+            Source::Body | Source::BodyCrc32 | Source::Sns | Source::Item(_) => true,
+            Source::At(place) => place.is_in_body(),
+            _ => false,
+        };
+
+        let time_in_body = self.ts.as_ref().is_some_and(|ts| ts.at.is_in_body());
+        if self.msg.sources().any(some) || time_in_body {
+            Coverage::Part
+        } else {
+            Coverage::Nothing
+        }
+    }
+
+    /// Whether it can only be judged with the body at hand.
+    #[must_use]
+    pub fn needs_body(&self) -> bool {
+        let reads = |source: &Source| match source {
+            Source::Body
+            | Source::BodyCrc32
+            | Source::FormSorted
+            | Source::Plivo
+            | Source::Sns
+            | Source::Item(_) => true,
+            Source::At(place) => place.is_in_body(),
+            _ => false,
+        };
+        let template_reads = |template: &Template| template.sources().any(reads);
+
+        let signs = !matches!(self.alg, Algorithm::Equals | Algorithm::Jwt);
+        self.sig.at.is_in_body()
+            || signs && template_reads(&self.msg)
+            || self.each.is_some()
+            || self.fetch.is_some()
+            || self.ts.as_ref().is_some_and(|ts| ts.at.is_in_body())
+            || self
+                .require
+                .iter()
+                .any(|rule| rule.at.is_in_body() || rule.is.as_ref().is_some_and(template_reads))
+            || self
+                .jwt
+                .as_ref()
+                .is_some_and(|rules| rules.detached || rules.claims.values().any(template_reads))
+    }
+
+    /// Returns `true` for a signature, `false` for a token.
+    #[must_use]
+    pub fn signs(&self) -> bool {
+        self.alg != Algorithm::Equals
+    }
+
+    /// All places of a request that are read to judge it. Those of a batch are places of its items.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> {
+        let at = |template: &Template| template.sources().flat_map(places_of).collect::<Vec<_>>();
+        let claims = self.jwt.iter().flat_map(|rules| rules.claims.values());
+        let required = self.require.iter().flat_map(move |rule| {
+            let wanted = rule.is.as_ref().map(at).unwrap_or_default();
+            std::iter::once(rule.at.clone()).chain(wanted)
+        });
+        let fixed = [Some(&self.sig.at), self.ts.as_ref().map(|ts| &ts.at)]
+            .into_iter()
+            .flatten();
+
+        let fetched = self.fetch.as_ref().and_then(|fetch| fetch.from.as_ref());
+        fixed
+            .chain(fetched)
+            .cloned()
+            .chain(at(&self.msg))
+            .chain(claims.flat_map(at))
+            .chain(required)
+    }
+
+    /// Whether its key can't sign.
+    #[must_use]
+    pub fn only_verifies(&self) -> bool {
+        self.alg.is_public() || self.jwt.as_ref().is_some_and(|rules| !rules.is_symmetric())
+    }
+
+    /// Whether the public URL is part of what is signed.
+    #[must_use]
+    pub fn signs_url(&self) -> bool {
+        let claims = self.jwt.iter().flat_map(|rules| rules.claims.values());
+        let mut sources = self.msg.sources().chain(claims.flat_map(Template::sources));
+        sources.any(|source| matches!(source, Source::Url | Source::Plivo))
+    }
+}
+
+/// The places that a placeholder reads.
+fn places_of(source: &Source) -> Vec<Place> {
+    match source {
+        Source::At(place) => vec![place.clone()],
+        Source::Item(path) => vec![Place::Json(path.clone())],
+        Source::SignedHeaders(list) => vec![Place::Header(list.clone())],
+        Source::Sns => SNS_FIELDS
+            .iter()
+            .filter_map(|name| JsonPath::parse(name).ok())
+            .map(Place::Json)
+            .collect(),
+        Source::Plivo => Place::parse(PLIVO_NONCE).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scheme(text: &str) -> Scheme {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn what_a_signature_vouches_for() {
+        for (text, coverage, needs_body) in [
+            (
+                "alg='hmac-sha256'\nsig={at='header:x', enc='hex'}",
+                Coverage::Body,
+                true,
+            ),
+            (
+                "alg='equals'\nsig={at='header:x', enc='text'}",
+                Coverage::Nothing,
+                false,
+            ),
+            (
+                "alg='equals'\nsig={at='json:x', enc='text'}",
+                Coverage::Nothing,
+                true,
+            ),
+            (
+                "alg='hmac-sha1'\nmsg='{url}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Nothing,
+                false,
+            ),
+            (
+                "alg='hmac-sha1'\nmsg='{json:a}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Part,
+                true,
+            ),
+            (
+                "alg='sha256'\nmsg='{body}{secret}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Body,
+                true,
+            ),
+            // Whoever has seen such a digest can carry it on.
+            (
+                "alg='sha256'\nmsg='{secret}{body}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Part,
+                true,
+            ),
+            (
+                "alg='hmac-sha1'\nmsg='{url}{form-sorted}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Part,
+                true,
+            ),
+            (
+                "alg='hmac-sha1'\nmsg='{crc32:body}'\nsig={at='header:x', enc='hex'}",
+                Coverage::Part,
+                true,
+            ),
+            (
+                "alg='jwt'\njwt={algs=['HS256'], claims={h='{body|sha256}'}}\nsig={at='header:x', enc='text'}",
+                Coverage::Body,
+                true,
+            ),
+            (
+                "alg='jwt'\njwt={algs=['HS256']}\nsig={at='header:x', enc='text'}",
+                Coverage::Nothing,
+                false,
+            ),
+        ] {
+            let scheme = scheme(text);
+            assert_eq!(scheme.check(), Ok(()), "{text}");
+            assert_eq!(
+                (scheme.coverage(), scheme.needs_body()),
+                (coverage, needs_body),
+                "{text}"
+            );
+        }
+    }
+}

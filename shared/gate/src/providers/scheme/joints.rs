@@ -1,0 +1,149 @@
+//! Places in a signed text where two values stand side by side, with nothing between them: bytes
+//! could move from one to the other under the same signature. A joint is pinned by the length of a
+//! time, or by the brackets of a JSON body; a scheme with an open joint at the body does not vouch
+//! for all of it.
+
+use http::Method;
+
+use crate::providers::scheme::{Scheme, TimeUnit};
+use crate::providers::template::{Filter, Part, Source};
+use crate::request::Request;
+
+/// A joint, and what pins it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joint<'s> {
+    /// The time has one length only.
+    Time(TimeUnit),
+    /// The body begins and ends with a bracket, and this other value holds none.
+    Json(&'s Source),
+    /// Nothing does.
+    Open,
+}
+
+impl Scheme {
+    /// The joints at which bytes of the body could move, and those of the time.
+    pub(in crate::providers) fn joints(&self) -> impl Iterator<Item = Joint<'_>> {
+        let parts = self.msg.parts();
+        parts
+            .iter()
+            .zip(parts.iter().skip(1))
+            .filter_map(|(left, right)| self.joint(left, right))
+    }
+
+    /// Returns `true` if bytes could move from the body to another value, or back.
+    pub(in crate::providers) fn has_open_joint(&self) -> bool {
+        // A time between two values could move as a whole: its length pins one side only.
+        let times = self
+            .joints()
+            .filter(|joint| matches!(joint, Joint::Time(_)))
+            .count();
+        self.joints().any(|joint| joint == Joint::Open)
+            || times > 1 && !self.json_body && !self.has_window()
+    }
+
+    /// Returns `true` if a time is only right within a span: then it can't move.
+    fn has_window(&self) -> bool {
+        self.ts.as_ref().is_some_and(|ts| ts.tolerance.is_some())
+    }
+
+    /// Returns `true` for a body that can be told from what stands beside it. There is none where
+    /// the method is signed, too, and is one that has none.
+    pub(in crate::providers) fn has_telling_body(&self, request: &Request<'_>) -> bool {
+        let bodiless = || {
+            matches!(
+                *request.head.method,
+                Method::GET | Method::HEAD | Method::DELETE
+            )
+        };
+
+        let signs_method = || self.msg.sources().any(|source| *source == Source::Method);
+        is_json(request.body) || request.body.is_empty() && bodiless() && signs_method()
+    }
+
+    fn joint<'s>(&'s self, left: &'s Part, right: &'s Part) -> Option<Joint<'s>> {
+        let (left, right) = match (left, right) {
+            // Fixed text separates; what holds it is refused when the text is put together.
+            (Part::Literal(_), _) | (_, Part::Literal(_)) => return None,
+            (Part::Value(left, left_filter), Part::Value(right, right_filter)) => {
+                // A digest has one length, and a JSON string ends at its quote.
+                if is_closed(*left_filter) || is_closed(*right_filter) {
+                    return None;
+                }
+                (left, right)
+            }
+            _ => return Some(Joint::Open),
+        };
+
+        // The sender does not choose the secret, and no URL begins like the end of a method.
+        let fixed = |source: &Source| matches!(source, Source::Secret(_) | Source::Method);
+        if fixed(left) || fixed(right) {
+            return None;
+        }
+
+        if *left == Source::Timestamp || *right == Source::Timestamp {
+            let unit = self.ts.as_ref().map(|ts| ts.unit)?;
+            return match unit {
+                // No such time begins or ends like another one.
+                TimeUnit::Iso8601 => None,
+                // One with a fraction begins like one without.
+                TimeUnit::Iso8601Utc => Some(if self.json_body {
+                    Joint::Json(&Source::Timestamp)
+                } else {
+                    Joint::Open
+                }),
+                unit => Some(Joint::Time(unit)),
+            };
+        }
+
+        let other = match (left, right) {
+            (Source::Body, other) | (other, Source::Body) => other,
+            _ => return None,
+        };
+
+        Some(if self.json_body {
+            Joint::Json(other)
+        } else {
+            Joint::Open
+        })
+    }
+}
+
+const fn is_closed(filter: Filter) -> bool {
+    matches!(
+        filter,
+        Filter::JsonString | Filter::Sha256 | Filter::Sha256Base64 | Filter::Sha256Base64url
+    )
+}
+
+/// Returns `true` if a value holds nothing that a JSON body begins or ends with.
+#[must_use]
+pub fn is_bare(value: &[u8]) -> bool {
+    !value
+        .iter()
+        .any(|byte| matches!(byte, b'{' | b'}' | b'[' | b']' | b'"'))
+}
+
+/// Returns `true` for a body that begins and ends with the brackets of a JSON object or list.
+/// Spaces and line ends around it stay where they are: no header's value and no URL begins or ends
+/// with one.
+#[must_use]
+pub fn is_json(body: &[u8]) -> bool {
+    let body = body.trim_ascii();
+    let ends = (body.first(), body.last());
+    body.len() > 1 && matches!(ends, (Some(b'{'), Some(b'}')) | (Some(b'['), Some(b']')))
+}
+
+impl TimeUnit {
+    /// Returns `true` if the text has the one length that times of this kind have: ten digits for
+    /// seconds until the year 2286, thirteen for milliseconds, 29 characters for a date of HTTP
+    /// (RFC 9110 §5.6.7).
+    #[must_use]
+    pub fn is_pinned(self, text: &[u8]) -> bool {
+        match self {
+            Self::Seconds => text.len() == 10,
+            Self::Milliseconds => text.len() == 13,
+            Self::HttpDate => text.len() == 29,
+            Self::Iso8601 | Self::Iso8601Utc => true,
+        }
+    }
+}

@@ -1,0 +1,619 @@
+//! Puts together what a provider signed: a template filled from a request.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
+use http::header;
+use memchr::memmem;
+use sha2::{Digest as _, Sha256};
+
+use crate::inspection::{Kind, Message, Numbered};
+use crate::providers::error::SignatureFault;
+use crate::providers::key::{Key, Parts};
+use crate::providers::locator::{FieldName, Members, Place};
+use crate::providers::template::{Filter, Part, Source, Template};
+use crate::request::Request;
+use hookward_core::form;
+use hookward_core::json::JsonPath;
+use hookward_core::limits::{MESSAGE_BYTES, MESSAGE_FACTOR, SIGNED_FIELDS};
+use hookward_core::secret::Secret;
+
+/// What a template is filled from.
+pub(crate) struct Scene<'s, 'r> {
+    /// The request; for an item of a batch its body is the item.
+    pub(crate) request: Request<'r>,
+    /// The members of the signature's list.
+    pub(crate) members: &'s Members,
+    /// The timestamp, as it was sent.
+    pub(crate) ts: Option<&'s [u8]>,
+    /// Scheme and authority of the public URL.
+    pub(crate) origin: &'s str,
+}
+
+type Piece<'m> = Cow<'m, [u8]>;
+
+impl<'s, 'r: 's> Scene<'s, 'r> {
+    /// The signed text, and its number among those of the request.
+    ///
+    /// A value that stands before literal text does not hold that text, and a header's is not
+    /// empty: otherwise bytes could be moved across the separator under the same signature.
+    pub(crate) fn message(
+        &self,
+        template: &Template,
+        parts: &Parts,
+    ) -> Result<Numbered, SignatureFault> {
+        let make = || self.render(template, parts);
+        match self.request.inspection {
+            Some(inspection) => inspection.message(self.key(template, parts), make),
+            None => Ok((0, Arc::new(make()?))),
+        }
+    }
+
+    /// What makes a signed text another one than those of the same request: the template, and what
+    /// the request does not fix.
+    fn key(&self, template: &Template, parts: &Parts) -> Vec<u8> {
+        let mut key = Vec::with_capacity(128);
+        let mut add = |part: &[u8]| {
+            key.extend_from_slice(&part.len().to_le_bytes());
+            key.extend_from_slice(part);
+        };
+        add(template.to_string().as_bytes());
+        add(self.origin.as_bytes());
+        add(self.ts.unwrap_or_default());
+
+        for source in template.sources() {
+            match source {
+                Source::Secret(name) => {
+                    let digest = parts.get(name.as_deref()).map(Secret::digest);
+                    add(digest
+                        .as_ref()
+                        .map(|digest| &digest.as_bytes()[..])
+                        .unwrap_or_default());
+                }
+                Source::At(Place::Member(_) | Place::Position(_)) => {
+                    for (name, value) in &self.members.0 {
+                        add(name.as_deref().unwrap_or_default());
+                        add(value);
+                    }
+                }
+                _ => {}
+            }
+        }
+
+        key
+    }
+
+    /// Puts the signed text together.
+    pub(crate) fn render(
+        &self,
+        template: &Template,
+        parts: &Parts,
+    ) -> Result<Message, SignatureFault> {
+        let mut message = Message::default();
+        self.render_parts(template.parts(), parts, &mut message)?;
+        Ok(message)
+    }
+
+    /// The same for an answer, in which values may be signed by the key.
+    pub(crate) fn render_signed(
+        &self,
+        template: &Template,
+        parts: &Parts,
+        key: Option<&Key>,
+    ) -> Result<Vec<u8>, SignatureFault> {
+        let mut answer = Message::default();
+        for part in template.parts() {
+            match part {
+                Part::Value(source, filter @ (Filter::SignedHex | Filter::SignedBase64)) => {
+                    let value = self.value(source, parts)?;
+                    let signed = key.and_then(|key| key.sign(&[value]));
+                    let signed = signed.ok_or_else(|| SignatureFault::NoPart("key".to_owned()))?;
+                    let encoding = if *filter == Filter::SignedHex {
+                        HEXLOWER
+                    } else {
+                        BASE64
+                    };
+                    answer.push(Cow::Owned(encoding.encode(&signed).into_bytes()), b"");
+                }
+                Part::Value(source, filter) => {
+                    answer.push(self.filtered(self.value(source, parts)?, *filter)?, b"");
+                }
+                other => self.render_parts(std::slice::from_ref(other), parts, &mut answer)?,
+            }
+        }
+
+        Ok(answer.concat(self.request.body))
+    }
+
+    fn render_parts(
+        &self,
+        template: &[Part],
+        parts: &Parts,
+        message: &mut Message,
+    ) -> Result<(), SignatureFault> {
+        let mut rest = template.iter().peekable();
+        while let Some(part) = rest.next() {
+            match part {
+                Part::Literal(text) => self.add(message, Cow::Borrowed(text.as_bytes()))?,
+                Part::Optional(inside) => {
+                    let start = message.pieces();
+                    match self.render_parts(inside, parts, message) {
+                        Err(SignatureFault::Missing(_)) => message.truncate(start),
+                        rendered => rendered?,
+                    }
+                }
+                Part::Value(source, filter) => {
+                    let value = self.value(source, parts)?;
+                    if let (Source::At(place), true) = (source, value.is_empty()) {
+                        return Err(SignatureFault::Malformed(place.to_string(), "it is empty"));
+                    }
+
+                    if let (Source::At(_) | Source::Item(_), Some(Part::Literal(separator))) =
+                        (source, rest.peek())
+                        && *filter != Filter::Free
+                        && memmem::find(&value, separator.as_bytes()).is_some()
+                    {
+                        return Err(SignatureFault::Malformed(
+                            named(source),
+                            "it holds what separates it from the rest",
+                        ));
+                    }
+
+                    let value = self.filtered(value, *filter)?;
+                    self.add(message, value)?;
+                }
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Adds bytes to a signed text, which has a bound beside the body.
+    fn add(&self, message: &mut Message, bytes: Piece<'_>) -> Result<(), SignatureFault> {
+        let most = self
+            .request
+            .body
+            .len()
+            .saturating_mul(MESSAGE_FACTOR)
+            .saturating_add(MESSAGE_BYTES);
+        if message.len() + bytes.len() > most {
+            return Err(SignatureFault::Overworked("rendered"));
+        }
+
+        let copied = message.push(bytes, self.request.body);
+        self.spend(Kind::Rendered, copied)
+    }
+
+    fn spend(&self, kind: Kind, bytes: usize) -> Result<(), SignatureFault> {
+        match self.request.inspection {
+            Some(inspection) => Ok(inspection.work().spend(kind, bytes)?),
+            None => Ok(()),
+        }
+    }
+
+    fn filtered<'m>(&self, value: Piece<'m>, filter: Filter) -> Result<Piece<'m>, SignatureFault> {
+        match filter {
+            Filter::Sha256 | Filter::Sha256Base64 | Filter::Sha256Base64url => {
+                self.spend(Kind::Hashed, value.len())?
+            }
+            Filter::JsonString => self.spend(Kind::Parsed, value.len())?,
+            _ => {}
+        }
+
+        filtered(value, filter)
+    }
+
+    fn value<'m>(
+        &'m self,
+        source: &'m Source,
+        parts: &'m Parts,
+    ) -> Result<Piece<'m>, SignatureFault> {
+        let head = &self.request.head;
+        Ok(match source {
+            Source::Body => Cow::Borrowed(self.request.body),
+            Source::BodyCrc32 => {
+                self.spend(Kind::Hashed, self.request.body.len())?;
+                Cow::Owned(crc32fast::hash(self.request.body).to_string().into_bytes())
+            }
+            Source::Timestamp => Cow::Borrowed(self.ts.unwrap_or_default()),
+            Source::Secret(name) => match parts.get(name.as_deref()) {
+                Some(secret) => Cow::Borrowed(secret.expose()),
+                None => return Err(SignatureFault::NoPart(name.clone().unwrap_or_default())),
+            },
+            Source::Url => Cow::Owned([self.origin.as_bytes(), head.target].concat()),
+            Source::Method => Cow::Borrowed(head.method.as_str().as_bytes()),
+            Source::Target => Cow::Borrowed(head.target),
+            Source::Canonical => Cow::Owned(canonical(&self.request)?),
+            Source::At(place) => place
+                .read(&self.request, self.members)?
+                .ok_or_else(|| SignatureFault::Missing(place.to_string()))?,
+            Source::Item(path) => {
+                let place = Place::Json(path.clone());
+                place
+                    .read(&self.request, self.members)?
+                    .unwrap_or(Cow::Borrowed(b""))
+            }
+            Source::FormSorted => {
+                self.spend(Kind::Parsed, self.request.body.len())?;
+                Cow::Owned(sorted_form(&self.request)?)
+            }
+            Source::SignedHeaders(list) => Cow::Owned(signed_headers(&self.request, list)?),
+            Source::Sns => Cow::Owned(sns(&self.request)?),
+            Source::Plivo => {
+                self.spend(Kind::Parsed, self.request.body.len())?;
+                Cow::Owned(plivo(&self.request, self.origin)?)
+            }
+        })
+    }
+}
+
+fn named(source: &Source) -> String {
+    match source {
+        Source::At(place) => place.to_string(),
+        Source::Item(path) => format!("json:{path}"),
+        _ => String::new(),
+    }
+}
+
+fn filtered(value: Piece<'_>, filter: Filter) -> Result<Piece<'_>, SignatureFault> {
+    let text = |value: &[u8]| {
+        let text = std::str::from_utf8(value).map(str::to_owned);
+        text.map_err(|_| SignatureFault::Malformed("the signed text".to_owned(), "it is not UTF-8"))
+    };
+
+    Ok(match filter {
+        Filter::None | Filter::Free => value,
+        Filter::Lower => Cow::Owned(value.to_ascii_lowercase()),
+        Filter::JsonString => {
+            let quoted = serde_json::to_vec(&text(&value)?);
+            Cow::Owned(quoted.map_err(|_| {
+                SignatureFault::Malformed("the signed text".to_owned(), "it is no text")
+            })?)
+        }
+        // Only an answer signs; see `render_signed`.
+        Filter::SignedHex | Filter::SignedBase64 => {
+            return Err(SignatureFault::NoPart("key".to_owned()));
+        }
+        Filter::Sha256 => Cow::Owned(HEXLOWER.encode(&Sha256::digest(&value)).into_bytes()),
+        Filter::Sha256Base64 => Cow::Owned(BASE64.encode(&Sha256::digest(&value)).into_bytes()),
+        Filter::Sha256Base64url => {
+            Cow::Owned(BASE64URL_NOPAD.encode(&Sha256::digest(&value)).into_bytes())
+        }
+        Filter::Hubspot => Cow::Owned(hubspot(&text(&value)?).into_bytes()),
+        Filter::Contentful => Cow::Owned(contentful(&text(&value)?).into_bytes()),
+    })
+}
+
+/// HubSpot signs the URL with these twelve escapes decoded, and no others
+/// (developers.hubspot.com, "Validating requests", v3).
+fn hubspot(url: &str) -> String {
+    const DECODED: [(&str, &str); 12] = [
+        ("%3A", ":"),
+        ("%2F", "/"),
+        ("%3F", "?"),
+        ("%40", "@"),
+        ("%21", "!"),
+        ("%24", "$"),
+        ("%27", "'"),
+        ("%28", "("),
+        ("%29", ")"),
+        ("%2A", "*"),
+        ("%2C", ","),
+        ("%3B", ";"),
+    ];
+
+    DECODED
+        .iter()
+        .fold(url.to_owned(), |url, (escape, character)| {
+            url.replace(escape, character)
+        })
+}
+
+/// Percent-encodes what is neither alphanumeric nor in `plain`.
+pub(crate) fn escape(text: &[u8], plain: &[u8]) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text {
+        if byte.is_ascii_alphanumeric() || plain.contains(byte) {
+            escaped.push(char::from(*byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+
+    escaped
+}
+
+/// Contentful signs `encodeURI(path + "?" + querystring.escape(query))`
+/// (npm @contentful/node-apps-toolkit, `src/requests/utils.ts`).
+fn contentful(target: &str) -> String {
+    const ENCODE_URI: &[u8] = b"-_.!~*'();/?:@&=+$,#";
+    const COMPONENT: &[u8] = b"-_.!~*'()";
+
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let path = escape(path.as_bytes(), ENCODE_URI);
+
+    if query.is_empty() {
+        return path;
+    }
+
+    format!(
+        "{path}?{}",
+        escape(escape(query.as_bytes(), COMPONENT).as_bytes(), ENCODE_URI)
+    )
+}
+
+/// Atlassian's canonical request: method, path, and the query sorted, without `jwt`
+/// (developer.atlassian.com, "Understanding JWT", query string hash).
+fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
+    const PLAIN: &[u8] = b"-_.~";
+
+    let broken = || SignatureFault::Malformed("the query".to_owned(), "it can't be read");
+    let path = String::from_utf8_lossy(request.head.path()).replace('&', "%26");
+    let path = if path.len() > 1 {
+        path.trim_end_matches('/')
+    } else {
+        &path
+    };
+
+    let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)? {
+        if name.as_ref() != b"jwt" {
+            names
+                .entry(escape(&name, PLAIN))
+                .or_default()
+                .push(escape(&value, PLAIN));
+        }
+    }
+
+    let query = names.into_iter().map(|(name, mut values)| {
+        values.sort();
+        format!("{name}={}", values.join(","))
+    });
+    let query = query.collect::<Vec<_>>().join("&");
+    Ok(format!("{}&{path}&{query}", request.head.method).into_bytes())
+}
+
+/// A name with its value, decoded.
+type OwnedPair = (Vec<u8>, Vec<u8>);
+
+/// The pairs of a urlencoded body, decoded, sorted by name and value; a request without a body has
+/// none. Another kind of body would not be covered.
+fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, SignatureFault> {
+    if request.body.is_empty() {
+        return Ok(Vec::new());
+    }
+
+    let kind = request
+        .head
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let is_form = kind.split(';').next().is_some_and(|kind| {
+        kind.trim()
+            .eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    });
+    let pairs = form::pairs(request.body).filter(|_| is_form);
+    let pairs =
+        pairs.ok_or_else(|| SignatureFault::Malformed("the body".to_owned(), "it is no form"))?;
+
+    let mut pairs: Vec<_> = pairs
+        .into_iter()
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
+    pairs.sort();
+
+    Ok(pairs)
+}
+
+/// Twilio's way: each value of a name counts once (npm twilio 6.2.0, `webhooks.ts`).
+fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
+    let mut pairs = form_pairs(request)?;
+    pairs.dedup();
+    Ok(pairs
+        .into_iter()
+        .flat_map(|(name, value)| [name, value])
+        .collect::<Vec<_>>()
+        .concat())
+}
+
+/// The headers that a header names, in its order: `name:value`, joined by `;`. The list must not be
+/// empty, and each must stand once, in the list and in the request.
+fn signed_headers(request: &Request<'_>, list: &FieldName) -> Result<Vec<u8>, SignatureFault> {
+    let place = Place::Header(list.clone());
+    let no_members = Members::default();
+    let value = place
+        .read(request, &no_members)?
+        .ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
+
+    let malformed = || {
+        SignatureFault::Malformed(
+            place.to_string(),
+            "it is no list of headers, each named once",
+        )
+    };
+    let names = std::str::from_utf8(&value).map_err(|_| malformed())?;
+    let mut known = HashSet::new();
+    let mut signed: Vec<Vec<u8>> = Vec::new();
+
+    for name in names.split(',') {
+        let name = name.trim().to_ascii_lowercase();
+        let field = FieldName::parse(&name).map_err(|_| malformed())?;
+        if signed.len() >= SIGNED_FIELDS || !known.insert(field.name().clone()) {
+            return Err(malformed());
+        }
+
+        let field = Place::Header(field);
+        let value = field
+            .read(request, &no_members)?
+            .ok_or_else(|| SignatureFault::Missing(field.to_string()))?;
+        signed.push([name.as_bytes(), b":", value.trim_ascii()].concat());
+    }
+
+    Ok(signed.join(&b';'))
+}
+
+/// The fields of Amazon SNS's messages that are signed, of one kind or another.
+pub(crate) const SNS_FIELDS: [&str; 8] = [
+    "Message",
+    "MessageId",
+    "SubscribeURL",
+    "Subject",
+    "Timestamp",
+    "Token",
+    "TopicArn",
+    "Type",
+];
+
+/// Amazon SNS: names and values of the fields that are signed, each followed by a line feed
+/// (docs.aws.amazon.com/sns, "Verifying the signatures of Amazon SNS messages").
+fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
+    let field = |name: &str| {
+        let place = JsonPath::parse(name).map_err(|_| SignatureFault::Missing(name.to_owned()))?;
+        let value = Place::Json(place).read(request, &Members::default())?;
+        let text = value.map(|value| String::from_utf8(value.into_owned()));
+        text.transpose()
+            .map_err(|_| SignatureFault::Malformed(format!("json:{name}"), "it is not UTF-8"))
+    };
+    let kind = field("Type")?.unwrap_or_default();
+    let names: &[&str] = match kind.as_str() {
+        "Notification" => &[
+            "Message",
+            "MessageId",
+            "Subject",
+            "Timestamp",
+            "TopicArn",
+            "Type",
+        ],
+        "SubscriptionConfirmation" | "UnsubscribeConfirmation" => &[
+            "Message",
+            "MessageId",
+            "SubscribeURL",
+            "Timestamp",
+            "Token",
+            "TopicArn",
+            "Type",
+        ],
+        _ => {
+            return Err(SignatureFault::Malformed(
+                "json:Type".to_owned(),
+                "it is no message of Amazon SNS",
+            ));
+        }
+    };
+
+    let mut text = String::new();
+    for name in names {
+        match field(name)? {
+            // A line feed inside could move bytes between fields; only the message may have some.
+            Some(value) if *name != "Message" && value.contains('\n') => {
+                return Err(SignatureFault::Malformed(
+                    format!("json:{name}"),
+                    "it has several lines",
+                ));
+            }
+            Some(value) => text.push_str(&format!("{name}\n{value}\n")),
+            None if *name == "Subject" => {}
+            None => return Err(SignatureFault::Missing(format!("json:{name}"))),
+        }
+    }
+
+    Ok(text.into_bytes())
+}
+
+/// Where Plivo's nonce stands.
+pub(crate) const PLIVO_NONCE: &str = "header:X-Plivo-Signature-V3-Nonce";
+
+/// Plivo, version 3: the URL with its query sorted, then the sorted form, of which every value
+/// counts, then the nonce (PyPI plivo 4.63.0, `utils/signature_v3.py`).
+fn plivo(request: &Request<'_>, origin: &str) -> Result<Vec<u8>, SignatureFault> {
+    let broken = || SignatureFault::Malformed("the query".to_owned(), "it can't be read");
+    let nonce = Place::parse(PLIVO_NONCE).map_err(|_| broken())?;
+    let nonce = nonce
+        .read(request, &Members::default())?
+        .ok_or_else(|| SignatureFault::Missing(PLIVO_NONCE.to_owned()))?;
+    let mut query: Vec<_> =
+        form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)?;
+    query.sort();
+
+    let query = query
+        .iter()
+        .map(|(name, value)| [name.as_ref(), b"=", value.as_ref()].concat())
+        .collect::<Vec<_>>();
+    let form = form_pairs(request)?;
+    let mut text = [origin.as_bytes(), request.head.path()].concat();
+
+    if !query.is_empty() || !form.is_empty() {
+        text.push(b'?');
+        text.extend(query.join(&b'&'));
+        if !query.is_empty() && !form.is_empty() {
+            text.push(b'.');
+        }
+    }
+
+    for (name, value) in form {
+        text.extend([name, value].concat());
+    }
+
+    text.push(b'.');
+    text.extend_from_slice(&nonce);
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, Method};
+
+    use crate::request::RequestHead;
+
+    #[test]
+    fn ways_with_escapes() {
+        assert_eq!(hubspot("https://a/%3Fx%2fy%20%3A"), "https://a/?x%2fy%20:");
+        assert_eq!(contentful("/a b?x=1&y"), "/a%20b?x%253D1%2526y");
+        assert_eq!(contentful("/a"), "/a");
+    }
+
+    #[test]
+    fn forms_are_sorted_and_each_value_counts_once() {
+        let none = HeaderMap::new();
+        let head = RequestHead {
+            method: &Method::POST,
+            target: b"/a?z=1&b=2",
+            headers: &none,
+            origin: "https://h",
+        };
+        assert!(sorted_form(&Request::new(head, b"a=1")).is_err(), "no form");
+
+        let kind = "application/x-www-form-urlencoded; charset=utf-8"
+            .parse()
+            .unwrap();
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+        let head = RequestHead {
+            headers: &headers,
+            ..head
+        };
+        let form = |body: &'static [u8]| sorted_form(&Request::new(head, body));
+        assert_eq!(form(b"b=2&a=1+1&b=1&b=2").unwrap(), b"a1 1b1b2");
+
+        assert_eq!(form(b"").unwrap(), b"");
+    }
+
+    #[test]
+    fn the_canonical_request_of_atlassian() {
+        let headers = HeaderMap::new();
+        let target = b"/rest/api/?z=1&jwt=x&a=2&a=1&b=c%20d";
+        let head = RequestHead {
+            method: &Method::GET,
+            target,
+            headers: &headers,
+            origin: "",
+        };
+        assert_eq!(
+            canonical(&Request::new(head, b"")).unwrap(),
+            b"GET&/rest/api&a=1,2&b=c%20d&z=1"
+        );
+    }
+}

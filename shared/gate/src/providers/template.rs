@@ -1,0 +1,355 @@
+//! What a provider signs, as a template: literal text and placeholders.
+//!
+//! | placeholder | stands for |
+//! | --- | --- |
+//! | `{body}` `{crc32:body}` | the raw body, its CRC-32 in decimal |
+//! | `{ts}` | the timestamp, as it was sent |
+//! | `{secret}` `{secret:PART}` | the secret, or a part of one that has several |
+//! | `{url}` `{method}` `{path}` | of the request; the URL as it is public; path with query, as sent |
+//! | `{canonical}` | method, path and sorted query as Atlassian's `qsh` writes them |
+//! | `{header:N}` `{query:N}` `{form:N}` `{json:P}` `{formjson:F:P}` `{sig:K}` | the value there |
+//! | `{item:P}` | a value of the item, where a batch is signed item by item; empty when absent |
+//! | `{form-sorted}` | names and values of the form, decoded, sorted, joined without anything between |
+//! | `{signed-headers:N}` | the headers that header N names, each as `name:value`, joined by `;` |
+//! | `{sns}` `{plivo}` | the texts that Amazon SNS and Plivo put together |
+//!
+//! A filter may follow: `{query:id|lower}`, `|jsonstr` (as a JSON string), `|sha256`,
+//! `|sha256-base64` and `|sha256-base64url` (the digest, in hex or base64), `|signed-hex` and
+//! `|signed-base64` (by the provider's key; in answers to challenges only), `|hubspot` and
+//! `|contentful` (their ways with escapes), `|free` (one value may hold the separator behind it).
+//! `[…]` is left out when a placeholder inside has no value. `{{`, `}}`, `[[` and `]]` are the
+//! characters themselves.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::providers::locator::{FieldName, Place};
+use hookward_core::json::JsonPath;
+
+/// A template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Template {
+    text: String,
+    parts: Vec<Part>,
+}
+
+/// A piece of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Text as it stands.
+    Literal(String),
+    /// A value.
+    Value(Source, Filter),
+    /// Left out when a value inside is absent.
+    Optional(Vec<Part>),
+}
+
+/// What a placeholder stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The raw body.
+    Body,
+    /// CRC-32 of the body, in decimal.
+    BodyCrc32,
+    /// The timestamp.
+    Timestamp,
+    /// The secret, or this part of it.
+    Secret(Option<String>),
+    /// The public URL.
+    Url,
+    /// The method.
+    Method,
+    /// The path and the query, as sent.
+    Target,
+    /// Method, path and query as Atlassian's `qsh` writes them.
+    Canonical,
+    /// A value of the request.
+    At(Place),
+    /// A value of one item of a batch.
+    Item(JsonPath),
+    /// The sorted form.
+    FormSorted,
+    /// Headers that are named by this one.
+    SignedHeaders(FieldName),
+    /// Amazon SNS's text.
+    Sns,
+    /// Plivo's text.
+    Plivo,
+}
+
+/// What is done to a value before it is signed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Filter {
+    /// Nothing.
+    #[default]
+    None,
+    /// ASCII letters in lower case.
+    Lower,
+    /// As a JSON string, in quotes.
+    JsonString,
+    /// SHA-256, in hex.
+    Sha256,
+    /// SHA-256, in base64.
+    Sha256Base64,
+    /// SHA-256, in base64url without padding.
+    Sha256Base64url,
+    /// Signed by the provider's key, in hex: in answers to challenges.
+    SignedHex,
+    /// Signed by the provider's key, in base64: in answers to challenges.
+    SignedBase64,
+    /// HubSpot: some escapes of the URL are decoded.
+    Hubspot,
+    /// Contentful: path and query escaped once more.
+    Contentful,
+    /// Unchanged; the value may hold the text that separates it from what follows, which no other
+    /// value of the template may. Where that is so of one value only, the signed text can still be
+    /// cut in one way only.
+    Free,
+}
+
+impl Template {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut parser = Parser { rest: text };
+        let parts = parser.parts(false)?;
+        let free = |part: &&Part| matches!(part, Part::Value(_, Filter::Free));
+        if parts.iter().filter(free).count() > 1 {
+            return Err(
+                "only one value may be |free: two could take bytes of each other".to_owned(),
+            );
+        }
+
+        Ok(Self {
+            text: text.to_owned(),
+            parts,
+        })
+    }
+
+    /// The name of the part of the secret that stands in it.
+    #[must_use]
+    pub fn secret_part(&self) -> Option<&str> {
+        self.sources().find_map(|source| match source {
+            Source::Secret(part) => part.as_deref(),
+            _ => None,
+        })
+    }
+
+    /// The template of one placeholder.
+    #[cfg(test)]
+    pub(crate) fn of(source: Source) -> Self {
+        Self {
+            text: String::new(),
+            parts: vec![Part::Value(source, Filter::None)],
+        }
+    }
+
+    /// Whether letters mean the same in either case: fixed text and digests in hex do, and secrets
+    /// do not.
+    pub(crate) fn is_caseless(&self) -> bool {
+        self.parts.iter().all(|part| {
+            matches!(
+                part,
+                Part::Literal(_) | Part::Value(_, Filter::Sha256 | Filter::Lower)
+            )
+        })
+    }
+
+    /// The pieces.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Everything that its placeholders stand for, also inside of what is optional.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        let mut stack: Vec<&Part> = self.parts.iter().rev().collect();
+        std::iter::from_fn(move || {
+            loop {
+                match stack.pop()? {
+                    Part::Literal(_) => {}
+                    Part::Value(source, _) => return Some(source),
+                    Part::Optional(parts) => stack.extend(parts.iter().rev()),
+                }
+            }
+        })
+    }
+}
+
+impl Default for Template {
+    fn default() -> Self {
+        Self {
+            text: "{body}".to_owned(),
+            parts: vec![Part::Value(Source::Body, Filter::None)],
+        }
+    }
+}
+
+struct Parser<'t> {
+    rest: &'t str,
+}
+
+impl Parser<'_> {
+    fn parts(&mut self, inside: bool) -> Result<Vec<Part>, String> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+
+        loop {
+            let Some(next) = self.rest.chars().next() else {
+                if inside {
+                    return Err("a `[` is not closed".to_owned());
+                }
+                break;
+            };
+            let after = self.rest.get(next.len_utf8()..).unwrap_or_default();
+            let doubled = matches!(next, '{' | '}' | '[' | ']') && after.starts_with(next);
+
+            match next {
+                _ if doubled => {
+                    literal.push(next);
+                    self.rest = after.get(1..).unwrap_or_default();
+                    continue;
+                }
+                '{' | '[' | ']' => {
+                    if !literal.is_empty() {
+                        parts.push(Part::Literal(std::mem::take(&mut literal)));
+                    }
+                    self.rest = after;
+                }
+                '}' => return Err("a `}` was not opened; write `}}` for the character".to_owned()),
+                _ => {
+                    literal.push(next);
+                    self.rest = after;
+                    continue;
+                }
+            }
+
+            match next {
+                '{' => {
+                    let (inside, tail) = self.rest.split_once('}').ok_or("a `{` is not closed")?;
+                    parts.push(placeholder(inside)?);
+                    self.rest = tail;
+                }
+                '[' if inside => return Err("a `[` stands inside of another".to_owned()),
+                '[' => parts.push(Part::Optional(self.parts(true)?)),
+                _ if inside => return Ok(parts),
+                _ => return Err("a `]` was not opened; write `]]` for the character".to_owned()),
+            }
+        }
+
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal));
+        }
+
+        Ok(parts)
+    }
+}
+
+fn placeholder(inside: &str) -> Result<Part, String> {
+    let (name, filter) = match inside.split_once('|') {
+        None => (inside, Filter::None),
+        Some((name, "lower")) => (name, Filter::Lower),
+        Some((name, "jsonstr")) => (name, Filter::JsonString),
+        Some((name, "sha256")) => (name, Filter::Sha256),
+        Some((name, "sha256-base64")) => (name, Filter::Sha256Base64),
+        Some((name, "sha256-base64url")) => (name, Filter::Sha256Base64url),
+        Some((name, "signed-hex")) => (name, Filter::SignedHex),
+        Some((name, "signed-base64")) => (name, Filter::SignedBase64),
+        Some((name, "hubspot")) => (name, Filter::Hubspot),
+        Some((name, "contentful")) => (name, Filter::Contentful),
+        Some((name, "free")) => (name, Filter::Free),
+        Some((_, filter)) => return Err(format!("unknown filter |{filter}")),
+    };
+
+    let source = match name {
+        "body" => Source::Body,
+        "crc32:body" => Source::BodyCrc32,
+        "ts" => Source::Timestamp,
+        "secret" => Source::Secret(None),
+        "url" => Source::Url,
+        "method" => Source::Method,
+        "path" => Source::Target,
+        "canonical" => Source::Canonical,
+        "form-sorted" => Source::FormSorted,
+        "sns" => Source::Sns,
+        "plivo" => Source::Plivo,
+        _ => match name.split_once(':') {
+            Some(("secret", part)) => Source::Secret(Some(part.to_owned())),
+            Some(("item", path)) => Source::Item(JsonPath::parse(path)?),
+            Some(("signed-headers", header)) => Source::SignedHeaders(FieldName::parse(header)?),
+            Some(_) => Source::At(Place::parse(name)?),
+            None => return Err(format!("unknown placeholder {{{name}}}")),
+        },
+    };
+    Ok(Part::Value(source, filter))
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl TryFrom<String> for Template {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Template> for String {
+    fn from(template: Template) -> Self {
+        template.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_filters_and_what_is_optional() {
+        let template =
+            Template::parse("[id:{query:data.id|lower};]ts:{ts};{{\"a\":{body|jsonstr}}}").unwrap();
+        let [
+            Part::Optional(inside),
+            Part::Literal(ts),
+            Part::Value(Source::Timestamp, Filter::None),
+            Part::Literal(text),
+            Part::Value(Source::Body, Filter::JsonString),
+            Part::Literal(end),
+        ] = template.parts()
+        else {
+            panic!("{template:?}")
+        };
+        assert_eq!(
+            (inside.len(), ts.as_str(), text.as_str(), end.as_str()),
+            (3, "ts:", ";{\"a\":", "}")
+        );
+
+        assert_eq!(template.sources().count(), 3);
+    }
+
+    #[test]
+    fn wrong_templates_are_refused() {
+        for bad in [
+            "{body",
+            "{nobody}",
+            "{x:y}",
+            "[a",
+            "a]",
+            "a}",
+            "[[a]",
+            "[a[b]]",
+            "{body|upper}",
+            "{header:a b}",
+        ] {
+            assert!(Template::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,1182 @@
+//! Verifies requests by [`Scheme`]s and their keys: the one interpreter for all providers.
+//!
+//! Its rules:
+//! 1. The bytes are verified as received, before any charset, compression or JSON step.
+//! 2. Signatures are compared as decoded bytes and in constant time; hex in either case.
+//! 3. No key is empty, no signature is empty, and a repeated signature or timestamp header is
+//!    refused, but for providers that repeat it themselves.
+//! 4. The timestamp is signed as the text that was received; the window has two sides.
+//! 5. A signed value does not hold the text that separates it from what follows (see `message.rs`).
+//! 6. The URL is the tunnel's public one, or the one of the policy; never the request's own word.
+//! 7. A token is no signature: it says who sends, and nothing about the body.
+//! 8. What stands side by side without a separator is pinned (see `joints.rs`), so that it can be
+//!    cut in one way only.
+//! 9. A text that a challenge signs for anybody is no event, whatever its signature.
+//!
+//! A provider may have several ways of signing that are as good as each other (two names of one
+//! header, two slots for keys): one right one is enough. Ways that are weaker are variants, which a
+//! policy names.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
+use sha2::{Digest as _, Sha256};
+
+use crate::inspection::{BodyPlaces, BodyPlacesBuilder, Inspection, KeyId, Kind, ReadFault};
+use crate::providers::Provider;
+use crate::providers::challenge::{Challenge, Guard, Reaction};
+use crate::providers::error::SignatureFault;
+use crate::providers::key::{Key, Parts, SecretShape};
+use crate::providers::locator::Members;
+use crate::providers::scheme::joints::{Joint, is_bare};
+use crate::providers::scheme::{Algorithm, Encoding, KeyForm, Pick, Scheme, SchemeError};
+use crate::providers::signing_input::Scene;
+use crate::providers::template::{Source, Template};
+use crate::request::Request;
+use hookward_core::clock::UnixMillis;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::json::JsonPath;
+use hookward_core::secret::Secret;
+use hookward_core::url::HttpsUrl;
+
+/// Signatures in one request beyond which it is an attack, where each costs a public-key operation.
+const MOST_PUBLIC: usize = 8;
+/// The same, where all are compared with one digest: DocuSign sends up to 100.
+const MOST_SHARED: usize = 100;
+/// Items of a batch: each is verified.
+const MOST_ITEMS: usize = 100;
+
+/// A right signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// Which of the live secrets it was, by its position; `None` for a key that was fetched.
+    pub secret: Option<usize>,
+    /// A digest that no other signed content has, whichever secret it was, if it is asked for;
+    /// `None` for a token, which signs nothing.
+    pub proof: Option<[u8; 32]>,
+    /// Which of the provider's ways it was.
+    pub way: usize,
+    /// It is no token.
+    pub signs: bool,
+}
+
+/// A provider's ways of signing, with the keys. One right way by one key is enough; several keys
+/// are live during a rotation.
+pub struct Keyed {
+    ways: Vec<Way>,
+    origin: Option<String>,
+    /// Guards of the texts that the provider's challenges sign for any sender.
+    signed_for_anybody: Vec<Guard>,
+}
+
+struct Way {
+    scheme: Scheme,
+    live: Vec<Live>,
+    proves: bool,
+    /// Places that are read of an item, where a batch is signed item by item.
+    item_places: Arc<BodyPlaces>,
+}
+
+/// A live secret, for one way.
+struct Live {
+    secret: Option<usize>,
+    parts: Parts,
+    /// `None`: it is fetched.
+    key: Option<Key>,
+    /// The same for equal keys.
+    id: Option<KeyId>,
+}
+
+impl Keyed {
+    /// The ways with the secrets. `origin` replaces the tunnel's public scheme and authority where
+    /// the URL is signed.
+    ///
+    /// # Errors
+    /// When a scheme contradicts itself or a secret has not the provider's form.
+    pub fn new(
+        schemes: &[Scheme],
+        shape: &SecretShape,
+        secrets: &[Secret],
+        origin: Option<String>,
+    ) -> Result<Self, SchemeError> {
+        let parts = secrets
+            .iter()
+            .map(|secret| shape.split(secret))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut ways = Vec::with_capacity(schemes.len());
+        let mut last_missing = None;
+
+        for scheme in schemes {
+            scheme.check()?;
+            let mut live = Vec::new();
+
+            for (index, parts) in parts.iter().enumerate() {
+                match Live::new(scheme, index, parts) {
+                    Ok(one) => live.push(one),
+                    // A secret may serve one way and not another: it lacks a part, or has another
+                    // form.
+                    Err(error @ (SchemeError::MissingPart(_) | SchemeError::Key(_))) => {
+                        last_missing = Some(error)
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+
+            if parts.is_empty() && scheme.fetch.is_some() {
+                let signed = scheme.msg.sources().find_map(|source| match source {
+                    Source::Secret(name) => Some(name.clone().unwrap_or_default()),
+                    _ => None,
+                });
+                if let Some(name) = signed {
+                    return Err(SchemeError::MissingPart(name));
+                }
+
+                live.push(Live {
+                    secret: None,
+                    parts: Parts::none(),
+                    key: None,
+                    id: None,
+                });
+            }
+
+            let mut places = BodyPlacesBuilder::default();
+            scheme.places().for_each(|place| place.add_to(&mut places));
+            let item_places = Arc::new(places.finish());
+            ways.push(Way {
+                scheme: scheme.clone(),
+                live,
+                proves: false,
+                item_places,
+            });
+        }
+
+        for index in 0..parts.len() {
+            let used = ways
+                .iter()
+                .flat_map(|way| &way.live)
+                .any(|live| live.secret == Some(index));
+            if !used {
+                return Err(last_missing.unwrap_or(SchemeError::EmptyKey));
+            }
+        }
+
+        Ok(Self {
+            ways,
+            origin,
+            signed_for_anybody: Vec::new(),
+        })
+    }
+
+    /// The same, which takes no text for an event that this provider's challenges sign.
+    #[must_use]
+    pub fn of_provider(self, row: &Provider) -> Self {
+        let signing = row.challenges.iter().filter(|challenge| challenge.signs());
+        Self {
+            signed_for_anybody: signing.map(|challenge| challenge.guard.clone()).collect(),
+            ..self
+        }
+    }
+
+    /// The codes and digests over the body that one request can ask for: pairs of a key and a
+    /// signed text, of which equal ones are computed once.
+    pub(crate) fn body_hashes(&self) -> impl Iterator<Item = (KeyId, String, usize)> {
+        self.ways
+            .iter()
+            .filter(|way| way.scheme.alg != Algorithm::Equals)
+            .flat_map(|way| {
+                let each = if way.scheme.alg.is_public() {
+                    MOST_PUBLIC
+                } else {
+                    1
+                };
+                let times = each + usize::from(way.scheme.url_ports) + usize::from(way.proves);
+                let reads = way.scheme.needs_body();
+                let id = |live: &Live| live.id.unwrap_or_else(|| Key::id(&way.scheme, b"fetched"));
+
+                way.live
+                    .iter()
+                    .filter(move |_| reads)
+                    .map(move |live| (id(live), way.scheme.msg.to_string(), times))
+            })
+    }
+
+    /// The same, which also gives the proofs ([`Verified::proof`]): for each, the signed content is
+    /// hashed once more.
+    #[must_use]
+    pub fn proving(mut self, proves: bool) -> Self {
+        self.ways.iter_mut().for_each(|way| way.proves = proves);
+        self
+    }
+
+    /// What a challenge of this provider asks for, if the request is one.
+    ///
+    /// # Errors
+    /// When it is one that must not be answered.
+    pub(crate) fn react(
+        &self,
+        challenge: &Challenge,
+        request: &Request<'_>,
+        has_body: bool,
+    ) -> Result<Option<Reaction>, SignatureFault> {
+        let mut outcome = Ok(None);
+        let none = Parts::none();
+        let live = self
+            .ways
+            .iter()
+            .take(1)
+            .flat_map(|way| &way.live)
+            .map(|live| (&live.parts, live.key.as_ref()));
+
+        // While pairing there is no secret yet.
+        let unkeyed = self
+            .ways
+            .iter()
+            .all(|way| way.live.is_empty())
+            .then_some((&none, None));
+        for (parts, key) in live.chain(unkeyed) {
+            if challenge.matches(request, parts, has_body) {
+                outcome = challenge.react(request, parts, key).map(Some);
+                if outcome.is_ok() {
+                    break;
+                }
+            }
+        }
+
+        outcome
+    }
+
+    /// Whether it can only be judged with the body at hand.
+    #[must_use]
+    pub fn needs_body(&self) -> bool {
+        self.ways.iter().any(|way| way.scheme.needs_body())
+    }
+
+    /// The URLs of the keys that this request is verified with.
+    ///
+    /// # Errors
+    /// When the request names one that is none of the provider's.
+    pub fn wanted(&self, request: &Request<'_>) -> Result<Vec<HttpsUrl>, SignatureFault> {
+        let mut urls = Vec::new();
+        let each = self
+            .ways
+            .iter()
+            .flat_map(|way| way.live.iter().map(move |live| (way, live)));
+        for (way, live) in each.filter(|(_, live)| live.key.is_none()) {
+            let Some(source) = &way.scheme.fetch else {
+                continue;
+            };
+
+            match way.holds(request, &live.parts) {
+                Ok(()) => match source.address(request) {
+                    Ok(url) => urls.push(url),
+                    Err(_) if self.ways.len() > 1 => {}
+                    Err(fault) => return Err(fault),
+                },
+                Err(_) if self.ways.len() > 1 => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+
+        Ok(urls)
+    }
+
+    /// Whether the request is signed in one of the ways by one of the keys, at about `now`.
+    ///
+    /// # Errors
+    /// [`SignatureFault`], for the tunnel's owner.
+    pub fn verify(
+        &self,
+        request: &Request<'_>,
+        fetched: &FetchedKeys,
+        now: UnixMillis,
+    ) -> Result<Verified, SignatureFault> {
+        let own;
+        let request = match request.inspection {
+            Some(_) => *request,
+            None => {
+                own = Inspection::default();
+                request.inspected(&own)
+            }
+        };
+        let origin = self.origin.as_deref().unwrap_or(request.head.origin);
+
+        let mut furthest: Option<SignatureFault> = None;
+        for (index, way) in self.ways.iter().enumerate() {
+            let oracles = self.signed_for_anybody.as_slice();
+            match way.verify(&Case {
+                request: &request,
+                origin,
+                fetched,
+                now,
+                oracles,
+            }) {
+                Ok((secret, proof)) => {
+                    return Ok(Verified {
+                        secret,
+                        proof,
+                        way: index,
+                        signs: way.scheme.signs(),
+                    });
+                }
+                Err(fault) => {
+                    if furthest
+                        .as_ref()
+                        .is_none_or(|other| other.progress() < fault.progress())
+                    {
+                        furthest = Some(fault);
+                    }
+                }
+            }
+        }
+
+        Err(furthest.unwrap_or(SignatureFault::Mismatch))
+    }
+}
+
+impl Live {
+    fn new(scheme: &Scheme, index: usize, parts: &Parts) -> Result<Self, SchemeError> {
+        let claims = scheme.jwt.iter().flat_map(|rules| rules.claims.values());
+        for source in scheme
+            .msg
+            .sources()
+            .chain(claims.flat_map(Template::sources))
+        {
+            if let Source::Secret(name) = source
+                && parts.get(name.as_deref()).is_none()
+            {
+                return Err(SchemeError::MissingPart(name.clone().unwrap_or_default()));
+            }
+        }
+
+        if let Some(Pick::Part(name)) = &scheme.sig.pick
+            && parts.get(Some(name)).is_none()
+        {
+            return Err(SchemeError::MissingPart(name.clone()));
+        }
+
+        let secret = parts.get(scheme.part.as_deref());
+        let key = match secret {
+            Some(secret) => Some(Key::new(scheme, secret.expose())?),
+            None if scheme.fetch.is_some() => None,
+            None => {
+                return Err(SchemeError::MissingPart(
+                    scheme.part.clone().unwrap_or_default(),
+                ));
+            }
+        };
+
+        let id = secret.map(|secret| Key::id(scheme, secret.expose()));
+        Ok(Self {
+            secret: Some(index),
+            parts: parts.clone(),
+            key,
+            id,
+        })
+    }
+}
+
+type Judged = (Option<usize>, Option<[u8; 32]>);
+
+/// A request to be verified, and what is known beside it.
+#[derive(Clone, Copy)]
+struct Case<'c> {
+    request: &'c Request<'c>,
+    /// Scheme and authority of the URL that is signed.
+    origin: &'c str,
+    fetched: &'c FetchedKeys,
+    now: UnixMillis,
+    /// Guards of the texts that the provider's challenges sign for any sender.
+    oracles: &'c [Guard],
+}
+
+impl Way {
+    fn verify(&self, case: &Case<'_>) -> Result<Judged, SignatureFault> {
+        if self.live.is_empty() {
+            return Err(SignatureFault::Required(
+                "this way of signing has no secret; it".to_owned(),
+            ));
+        }
+
+        match &self.scheme.each {
+            None => self.verify_one(case),
+            Some(path) => self.verify_each(path, case),
+        }
+    }
+
+    /// All items of a batch must be signed; the proof stands for all of them.
+    fn verify_each(&self, path: &JsonPath, case: &Case<'_>) -> Result<Judged, SignatureFault> {
+        let request = case.request;
+        let inspection = request.inspection.ok_or(SignatureFault::Mismatch)?;
+        let items = inspection
+            .raw(path, request.body)
+            .map_err(|fault| match fault {
+                ReadFault::Json(fault) => SignatureFault::Body(fault),
+                ReadFault::Overworked(overworked) => overworked.into(),
+                ReadFault::Form(_) => SignatureFault::Mismatch,
+            })?;
+
+        if items.len() > MOST_ITEMS {
+            return Err(SignatureFault::Malformed(
+                format!("json:{path}"),
+                "it has too many items",
+            ));
+        }
+
+        // In order of their own, and each once: the same items in another order are the same
+        // delivery.
+        let mut proofs = BTreeSet::new();
+        let (mut secret, mut proved) = (None, true);
+
+        for item in items {
+            let of_item = inspection.of_item(&self.item_places);
+            let item = Request::new(request.head, item.as_bytes()).inspected(&of_item);
+            let (by, proof) = self.verify_one(&Case {
+                request: &item,
+                ..*case
+            })?;
+            secret = by;
+            proved &= proof.is_some();
+
+            if !proofs.insert(proof) && proof.is_some() {
+                return Err(SignatureFault::Repeated(format!("an item of json:{path}")));
+            }
+        }
+
+        let digest = |proofs: BTreeSet<Option<[u8; 32]>>| {
+            let all = proofs.into_iter().flatten().flatten().collect::<Vec<_>>();
+            Sha256::digest(&all).into()
+        };
+
+        Ok((secret, proved.then(|| digest(proofs))))
+    }
+
+    fn verify_one(&self, case: &Case<'_>) -> Result<Judged, SignatureFault> {
+        let fields = self
+            .scheme
+            .sig
+            .at
+            .read_all(case.request, self.scheme.sig.repeats)?;
+        let mut outcome = Err(SignatureFault::Required("the request".to_owned()));
+
+        // No early end: the time taken says nothing about which key came close.
+        for live in &self.live {
+            let judged = self.verify_by(live, &fields, case);
+            let further = |fault: &SignatureFault| match &outcome {
+                Ok(_) => false,
+                Err(other) => other.progress() < fault.progress(),
+            };
+            if judged.is_ok() && outcome.is_err() || judged.as_ref().is_err_and(further) {
+                outcome = judged;
+            }
+        }
+
+        outcome
+    }
+
+    fn verify_by(
+        &self,
+        live: &Live,
+        fields: &[Cow<'_, [u8]>],
+        case: &Case<'_>,
+    ) -> Result<Judged, SignatureFault> {
+        let Case {
+            request,
+            origin,
+            fetched,
+            now,
+            oracles,
+        } = *case;
+        let mut candidates = Vec::new();
+        let mut members = Members::default();
+
+        for field in fields {
+            self.candidates(field, live, &mut candidates, &mut members)?;
+        }
+
+        let at = &self.scheme.sig.at;
+        let public = self.scheme.alg.is_public() || self.scheme.alg == Algorithm::Jwt;
+
+        match candidates.len() {
+            0 => {
+                return Err(SignatureFault::Malformed(
+                    at.to_string(),
+                    "it has no signature of the pinned version",
+                ));
+            }
+            count if count > if public { MOST_PUBLIC } else { MOST_SHARED } => {
+                return Err(SignatureFault::Malformed(
+                    at.to_string(),
+                    "it has too many signatures",
+                ));
+            }
+            _ => {}
+        }
+
+        self.holds(request, &live.parts)?;
+        let ts = self.timestamp(request, &members, now)?;
+        let made_key = match (&live.key, &self.scheme.fetch) {
+            // The time and the secret together are the key.
+            _ if self.scheme.key == KeyForm::TsUtf8 => {
+                let secret = live
+                    .parts
+                    .get(self.scheme.part.as_deref())
+                    .map(Secret::expose)
+                    .unwrap_or_default();
+                let text = [ts.as_deref().unwrap_or_default(), secret].concat();
+                Some(Key::new(&self.scheme, &text).map_err(|_| SignatureFault::UnknownKey)?)
+            }
+            (None, Some(source)) => {
+                let url = source.address(request)?;
+                let content = fetched
+                    .0
+                    .get(&url)
+                    .ok_or_else(|| SignatureFault::NoKey(url.to_string()))?;
+                Some(source.key(&self.scheme, content, &url)?)
+            }
+            _ => None,
+        };
+        let Some(key) = made_key.as_ref().or(live.key.as_ref()) else {
+            return Err(SignatureFault::UnknownKey);
+        };
+
+        let other = if self.scheme.url_ports {
+            other_port(origin)
+        } else {
+            None
+        };
+
+        for origin in std::iter::once(origin).chain(other.as_deref()) {
+            let scene = Scene {
+                request: *request,
+                members: &members,
+                ts: ts.as_deref(),
+                origin,
+            };
+
+            if let (Key::Jwt(key), Some(rules)) = (key, &self.scheme.jwt) {
+                let token = candidates.first().map(Vec::as_slice).unwrap_or_default();
+                key.claims(rules, token, &scene, &live.parts, now)?;
+                let proof = self
+                    .proves
+                    .then(|| signed_of(token, rules.detached.then_some(request.body)));
+                return Ok((live.secret, proof));
+            }
+
+            let message = scene.message(&self.scheme.msg, &live.parts)?;
+            self.check_joints(&scene)?;
+            // Made from the request's time, a key has no id.
+            let id = if made_key.is_some() { None } else { live.id };
+            if key.verify(id, &message, &candidates, request)? {
+                if self.scheme.alg != Algorithm::Equals
+                    && is_oracle(oracles, &message.1, request.body)
+                {
+                    return Err(SignatureFault::Oracle);
+                }
+
+                // Not the signature: two secrets make two of one delivery, and of some algorithms a
+                // second right one can be made from the first.
+                let proves = self.proves && self.scheme.alg != Algorithm::Equals;
+                if proves && let Some(inspection) = request.inspection {
+                    inspection.work().spend(Kind::Hashed, message.1.len())?;
+                }
+
+                let digest = || {
+                    let pieces = message.1.slices(request.body);
+                    pieces
+                        .iter()
+                        .fold(Sha256::new(), |digest, piece| digest.chain_update(piece))
+                };
+                return Ok((live.secret, proves.then(|| digest().finalize().into())));
+            }
+        }
+
+        Err(if self.scheme.alg == Algorithm::Equals {
+            SignatureFault::OtherToken
+        } else {
+            SignatureFault::Mismatch
+        })
+    }
+
+    /// Checks what stands side by side in the signed text without a separator.
+    fn check_joints(&self, scene: &Scene<'_, '_>) -> Result<(), SignatureFault> {
+        let head = &scene.request.head;
+        let cut =
+            SignatureFault::Malformed("the signed text".to_owned(), "it could be cut in two ways");
+
+        if self.scheme.json_body && !self.scheme.has_telling_body(&scene.request) {
+            return Err(cut);
+        }
+
+        for joint in self.scheme.joints() {
+            let fits = match joint {
+                Joint::Time(unit) => unit.is_pinned(scene.ts.unwrap_or_default()),
+                Joint::Json(Source::Url | Source::Target) => is_bare(head.target),
+                Joint::Json(Source::At(place)) => {
+                    let value = place
+                        .read(&scene.request, scene.members)?
+                        .unwrap_or_default();
+                    is_bare(&value)
+                }
+                Joint::Json(_) | Joint::Open => true,
+            };
+            if !fits {
+                return Err(cut);
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Whether the scheme's conditions hold.
+    fn holds(&self, request: &Request<'_>, parts: &Parts) -> Result<(), SignatureFault> {
+        self.scheme
+            .require
+            .iter()
+            .try_for_each(|required| required.holds(request, parts, false))
+    }
+
+    /// The signatures in a value, decoded, and the list's members.
+    fn candidates(
+        &self,
+        field: &[u8],
+        live: &Live,
+        candidates: &mut Vec<Vec<u8>>,
+        members: &mut Members,
+    ) -> Result<(), SignatureFault> {
+        let sig = &self.scheme.sig;
+        let parts: Vec<&[u8]> = match &sig.split {
+            Some(separator) => split(field, separator.as_bytes()),
+            None => vec![field],
+        };
+        for (position, member) in parts.into_iter().enumerate() {
+            let (key, value) = match &sig.kv {
+                Some(kv) => match memchr::memmem::find(member, kv.as_bytes()) {
+                    Some(at) => {
+                        let (key, value) = member.split_at(at);
+                        (Some(key), value.get(kv.len()..).unwrap_or_default())
+                    }
+                    None => continue,
+                },
+                None => (None, member),
+            };
+
+            if sig.split.is_some() {
+                members.0.push((key.map(Into::into), value.into()));
+            }
+
+            let picked = match &sig.pick {
+                None => true,
+                Some(Pick::Key(wanted)) => key == Some(wanted.as_bytes()),
+                Some(Pick::Part(name)) => live
+                    .parts
+                    .get(Some(name))
+                    .is_some_and(|part| key == Some(part.expose())),
+                Some(Pick::From(first)) => position >= *first,
+            };
+            if picked {
+                candidates.push(self.decode(value)?);
+            }
+        }
+
+        Ok(())
+    }
+
+    fn decode(&self, value: &[u8]) -> Result<Vec<u8>, SignatureFault> {
+        let sig = &self.scheme.sig;
+        let malformed = |why| SignatureFault::Malformed(sig.at.to_string(), why);
+        let text = value
+            .strip_prefix(sig.prefix.as_bytes())
+            .ok_or_else(|| malformed("the prefix is another"))?;
+
+        let decoded = match sig.enc {
+            Encoding::Hex => HEXLOWER_PERMISSIVE
+                .decode(text)
+                .map_err(|_| malformed("it is not hex")),
+            Encoding::Base64 => BASE64
+                .decode(text)
+                .map_err(|_| malformed("it is not base64")),
+            Encoding::Base64url => BASE64URL_NOPAD
+                .decode(text)
+                .map_err(|_| malformed("it is not base64url")),
+            Encoding::Text => Ok(text.to_vec()),
+        }?;
+
+        if decoded.is_empty() {
+            Err(malformed("the signature is empty"))
+        } else {
+            Ok(decoded)
+        }
+    }
+
+    /// The timestamp's text as received, once it is known to lie within the window.
+    fn timestamp<'r>(
+        &self,
+        request: &Request<'r>,
+        members: &Members,
+        now: UnixMillis,
+    ) -> Result<Option<Cow<'r, [u8]>>, SignatureFault> {
+        let Some(declared) = &self.scheme.ts else {
+            return Ok(None);
+        };
+        let text = declared.at.read(request, members)?;
+        let text =
+            text.ok_or_else(|| SignatureFault::Missing(format!("the timestamp {}", declared.at)))?;
+        let at = std::str::from_utf8(&text)
+            .ok()
+            .and_then(|text| declared.unit.seconds(text))
+            .ok_or_else(|| {
+                SignatureFault::Malformed(declared.at.to_string(), "it is not a timestamp")
+            })?;
+
+        let text = Some(text);
+        let Some(tolerance) = declared.tolerance else {
+            return Ok(text);
+        };
+        let now = now.seconds();
+        if now.saturating_sub(at) > tolerance {
+            return Err(SignatureFault::Stale(now.saturating_sub(at), tolerance));
+        }
+
+        if at.saturating_sub(now) > tolerance {
+            return Err(SignatureFault::Future(at.saturating_sub(now), tolerance));
+        }
+
+        Ok(text)
+    }
+}
+
+/// Returns `true` for a text that a challenge signs for anybody.
+fn is_oracle(oracles: &[Guard], message: &crate::inspection::Message, body: &[u8]) -> bool {
+    let admits = |guard: &Guard| message.len() <= guard.most && guard.admits(&message.concat(body));
+    oracles.iter().any(admits)
+}
+
+/// The members of a list, by a separator that may have several characters. Around the members of a
+/// list there may be blanks, as around those of any header's list (RFC 9110, 5.6.1).
+fn split<'f>(field: &'f [u8], separator: &[u8]) -> Vec<&'f [u8]> {
+    let mut members = Vec::new();
+    let mut rest = field;
+    while let Some(at) = memchr::memmem::find(rest, separator) {
+        let (member, after) = rest.split_at(at);
+        members.push(member.trim_ascii());
+        rest = after.get(separator.len()..).unwrap_or_default();
+    }
+
+    members.push(rest.trim_ascii());
+    members
+}
+
+/// What a token's signature stands for. Not the signature: that of a curve can be written in two
+/// ways.
+fn signed_of(token: &[u8], detached: Option<&[u8]>) -> [u8; 32] {
+    let signed = token
+        .iter()
+        .rposition(|byte| *byte == b'.')
+        .and_then(|end| token.get(..end))
+        .unwrap_or(token);
+    let mut digest = Sha256::new();
+    digest.update(signed);
+    digest.update(detached.unwrap_or_default());
+
+    digest.finalize().into()
+}
+
+/// The same origin with the port of https, or without it.
+fn other_port(origin: &str) -> Option<String> {
+    const PORT: &str = ":443";
+
+    let authority = origin.strip_prefix("https://")?;
+    match authority.strip_suffix(PORT) {
+        Some(host) => Some(format!("https://{host}")),
+        None if authority.contains(':') => authority
+            .split_once(':')
+            .map(|(host, _)| format!("https://{host}")),
+        None => Some(format!("{origin}{PORT}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, Method};
+    use std::collections::BTreeMap;
+
+    use crate::providers::scheme::Coverage;
+    use crate::request::RequestHead;
+
+    fn scheme(text: &str) -> Scheme {
+        toml::from_str(text).unwrap()
+    }
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text.as_bytes().to_vec()).unwrap()
+    }
+
+    fn keyed(schemes: &[&str], secrets: &[&str]) -> Result<Keyed, SchemeError> {
+        let schemes: Vec<_> = schemes.iter().map(|text| scheme(text)).collect();
+        let secrets: Vec<_> = secrets.iter().map(|text| secret(text)).collect();
+        Keyed::new(&schemes, &SecretShape::default(), &secrets, None)
+    }
+
+    fn judge(
+        keyed: &Keyed,
+        target: &str,
+        headers: &[(&'static str, &str)],
+        body: &[u8],
+        now: u64,
+    ) -> Result<Verified, SignatureFault> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+
+        let head = RequestHead {
+            method: &Method::POST,
+            target: target.as_bytes(),
+            headers: &map,
+            origin: "https://h.example",
+        };
+
+        keyed.verify(
+            &Request::new(head, body),
+            &FetchedKeys::default(),
+            UnixMillis(now),
+        )
+    }
+
+    fn verify(
+        scheme: &str,
+        key: &str,
+        headers: &[(&'static str, &str)],
+        now: u64,
+    ) -> Result<(), SignatureFault> {
+        judge(
+            &keyed(&[scheme], &[key]).unwrap(),
+            "/x",
+            headers,
+            b"body",
+            now,
+        )
+        .map(drop)
+    }
+
+    // Digests by Python's hmac: hmac.new(key, message, hash).
+    #[test]
+    fn algorithms_keys_and_encodings() {
+        let cases = [
+            (
+                "alg='hmac-sha1'\nsig={at='header:x', enc='hex'}",
+                "key",
+                "6f6f41b9c7a2ed6da4ed8dc9a1f5c0b1d6f6a2d7",
+                false,
+            ),
+            (
+                "alg='hmac-sha256'\nkey='hex'\nsig={at='header:x', enc='hex'}",
+                "6b6579",
+                SHA256_HEX,
+                true,
+            ),
+            (
+                "alg='hmac-sha256'\nkey='base64'\nsig={at='header:x', enc='hex'}",
+                "a2V5",
+                SHA256_HEX,
+                true,
+            ),
+            (
+                "alg='hmac-sha256'\nkey='whsec'\nsig={at='header:x', enc='base64'}",
+                "whsec_a2V5",
+                SHA256_BASE64,
+                true,
+            ),
+            (
+                "alg='hmac-sha384'\nsig={at='header:x', enc='hex'}",
+                "key",
+                SHA384_HEX,
+                true,
+            ),
+            (
+                "alg='hmac-sha512'\nsig={at='header:x', enc='hex'}",
+                "key",
+                SHA512_HEX,
+                true,
+            ),
+            (
+                "alg='hmac-sha1'\nsig={at='header:x', enc='hex'}",
+                "key",
+                SHA1_HEX,
+                true,
+            ),
+            (
+                "alg='hmac-md5'\nsig={at='header:x', enc='hex'}",
+                "key",
+                MD5_HEX,
+                true,
+            ),
+        ];
+
+        for (text, secret, signature, fits) in cases {
+            assert_eq!(
+                verify(text, secret, &[("x", signature)], 0).is_ok(),
+                fits,
+                "{text}"
+            );
+        }
+    }
+
+    const MD5_HEX: &str = "5a3cfaf24aa41bb683c6dc14209b7ee5";
+    const SHA1_HEX: &str = "70bbf6819d1037aa94ca7e7f537cbea25fe49283";
+    const SHA256_HEX: &str = "515aae133b435d4000956731f68ae5cf5eb85d4f0dc6a546d2bfcd3595ec1ae1";
+    const SHA256_BASE64: &str = "UVquEztDXUAAlWcx9orlz164XU8NxqVG0r/NNZXsGuE=";
+    const SHA384_HEX: &str = "9af5e5a8f0a932a9f2d4d4f20b9465aa742b5ad36b921661b00d7ce1dea803702c214535e7ed29f5fcbc495b363c999c";
+    const SHA512_HEX: &str = "b71e82b42ece244182aae00f5c418d84b5b0ac844874765e658e91b26261b32df39e9fcbf44424d0e3b53bab192e78a4936224ec940cf953164b70aacdd4c845";
+    /// Of `id.1700000000000.body`.
+    const TIMED_HEX: &str = "4b4c33baaf7e01ce0531c272cc07b1a3b5176303cc161c2d7184747952322bd3";
+
+    #[test]
+    fn lists_with_a_timestamp_inside() {
+        let scheme = "alg='hmac-sha256'\nmsg='{header:x-id}.{ts}.{body}'\nts={at='sig:t', unit='ms', tolerance=300}\n\
+                      sig={at='header:x', enc='hex', split=',', kv='=', pick='v1'}";
+        let now = 1_700_000_000_000;
+        let signed =
+            |list: String, now| verify(scheme, "key", &[("x", &list), ("x-id", "id")], now);
+        let good = format!("t={now},v0=00,v1=00,v1={TIMED_HEX}");
+        assert_eq!(signed(good.clone(), now), Ok(()));
+
+        assert_eq!(
+            signed(good.replace(',', ", "), now),
+            Ok(()),
+            "WorkOS writes a blank after the comma"
+        );
+        assert_eq!(
+            signed(good.clone(), now + 301_000),
+            Err(SignatureFault::Stale(301, 300))
+        );
+
+        assert_eq!(
+            signed(good.clone(), now - 301_000),
+            Err(SignatureFault::Future(301, 300))
+        );
+
+        for bad in [
+            format!("v1={TIMED_HEX}"),
+            format!("t={now}"),
+            format!("t={now},t={now},v1={TIMED_HEX}"),
+            format!("{good}0"),
+        ] {
+            assert!(signed(bad.clone(), now).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_signed_can_be_cut_in_one_way_only() {
+        let scheme =
+            "alg='hmac-sha256'\nmsg='{header:x-id}.{body}'\nsig={at='header:x', enc='hex'}";
+        let signature = "eb675fc20edfa3706cb9ffb98805725461ba672ac6af22c4f313b396df1c1275"; // of `id.body`
+        assert_eq!(
+            verify(scheme, "key", &[("x", signature), ("x-id", "id")], 0),
+            Ok(())
+        );
+
+        for id in ["", "i.d"] {
+            let fault = verify(scheme, "key", &[("x", signature), ("x-id", id)], 0).unwrap_err();
+            assert!(
+                matches!(fault, SignatureFault::Malformed(..)),
+                "{id}: {fault}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_is_compared_whole() {
+        let token = "alg='equals'\nsig={at='header:x', enc='text', prefix='Bearer '}";
+        assert_eq!(scheme(token).coverage(), Coverage::Nothing);
+        assert_eq!(verify(token, "key", &[("x", "Bearer key")], 0), Ok(()));
+
+        for wrong in ["Bearer ke", "Bearer keys", "Bearer KEY", "key", "Bearer "] {
+            assert!(verify(token, "key", &[("x", wrong)], 0).is_err(), "{wrong}");
+        }
+
+        let basic = "alg='equals'\nsig={at='header:x', enc='base64', prefix='Basic '}";
+        assert_eq!(
+            verify(basic, "user:pass", &[("x", "Basic dXNlcjpwYXNz")], 0),
+            Ok(())
+        );
+        assert_eq!(
+            verify(basic, "user:pass", &[("x", "Basic dXNlcjpwYXN6")], 0),
+            Err(SignatureFault::OtherToken)
+        );
+    }
+
+    #[test]
+    fn every_item_of_a_batch_must_be_right() {
+        let batch = keyed(
+            &["alg='equals'\neach='value[*]'\nsig={at='json:state', enc='text'}"],
+            &["key"],
+        )
+        .unwrap();
+        let fits = |body: &str| judge(&batch, "/x", &[], body.as_bytes(), 0).is_ok();
+        assert!(fits(r#"{"value":[{"state":"key"},{"state":"key"}]}"#));
+
+        for bad in [
+            r#"{"value":[{"state":"key"},{"state":"other"}]}"#,
+            r#"{"value":[{"state":"key"},{}]}"#,
+            r#"{"value":[]}"#,
+            r#"{}"#,
+        ] {
+            assert!(!fits(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_batch_counts_its_items_once_and_in_any_order() {
+        let batch =
+            "alg='hmac-sha256'\neach='items[*]'\nmsg='{item:n}'\nsig={at='json:sig', enc='hex'}";
+        let batch = keyed(&[batch], &["key"]).unwrap().proving(true);
+        // By Python's hmac.
+        let one =
+            r#"{"n":"1","sig":"6da91fb91517be1f5cdcf3af91d7d40c717dd638a306157606fb2e584f7ae926"}"#;
+        let two =
+            r#"{"n":"2","sig":"ae7b3ee87b8c9214f714df1c2042c7a985b9d711e9938a063937ad1636775a88"}"#;
+
+        let proof = |items: &str| {
+            judge(
+                &batch,
+                "/x",
+                &[],
+                format!(r#"{{"items":[{items}]}}"#).as_bytes(),
+                0,
+            )
+            .map(|v| v.proof)
+        };
+        let both = proof(&format!("{one},{two}")).unwrap();
+        assert!(both.is_some());
+
+        assert_eq!(proof(&format!("{two},{one}")).unwrap(), both);
+        assert!(matches!(
+            proof(&format!("{one},{one}")),
+            Err(SignatureFault::Repeated(_))
+        ));
+    }
+
+    #[test]
+    fn parts_of_a_secret_are_compared_as_they_are() {
+        let way = "alg='equals'\nrequire=[{at='header:id', is='{secret:id}'}, {at='header:kind', is='Event'}]\n\
+                   part='token'\nsig={at='header:x', enc='text'}";
+        let shape = SecretShape {
+            parts: BTreeMap::from([
+                ("id".to_owned(), String::new()),
+                ("token".to_owned(), String::new()),
+            ]),
+            plain: None,
+        };
+
+        let keyed = Keyed::new(
+            &[scheme(way)],
+            &shape,
+            &[secret(r#"{"id":"AbC","token":"t"}"#)],
+            None,
+        )
+        .unwrap();
+
+        let fits = |id: &str| {
+            judge(
+                &keyed,
+                "/",
+                &[("id", id), ("kind", "event"), ("x", "t")],
+                b"",
+                0,
+            )
+            .is_ok()
+        };
+        assert!(fits("AbC"));
+
+        assert!(!fits("abc") && !fits("aBc"));
+    }
+
+    #[test]
+    fn a_token_is_known_by_what_is_signed() {
+        let (one, other) = (signed_of(b"h.p.sig", None), signed_of(b"h.p.gis", None));
+        assert_eq!(
+            one, other,
+            "the signature of a curve can be written in two ways"
+        );
+        assert_ne!(one, signed_of(b"h.q.sig", None));
+        assert_ne!(
+            signed_of(b"h..sig", Some(b"a")),
+            signed_of(b"h..sig", Some(b"b"))
+        );
+    }
+
+    #[test]
+    fn conditions_and_which_secret_matched() {
+        let form = "alg='equals'\nrequire=[{at='header:kind', begins='form'}]\nsig={at='header:x', enc='text'}";
+        let keyed = keyed(&[form], &["old", "new"]).unwrap();
+        let by =
+            |kind: &str, token: &str| judge(&keyed, "/x", &[("kind", kind), ("x", token)], b"", 0);
+        assert_eq!(by("Form; a", "new").unwrap().secret, Some(1));
+        assert_eq!(by("Form", "old").unwrap().secret, Some(0));
+        assert!(matches!(
+            by("json", "new"),
+            Err(SignatureFault::Required(_))
+        ));
+
+        assert_eq!(by("form", "neither"), Err(SignatureFault::OtherToken));
+    }
+
+    #[test]
+    fn parts_of_a_secret() {
+        let shape = SecretShape {
+            parts: BTreeMap::from([
+                ("first".to_owned(), String::new()),
+                ("second".to_owned(), String::new()),
+            ]),
+            plain: None,
+        };
+
+        let ways = ["first", "second"].map(|part| {
+            scheme(&format!(
+                "alg='equals'\npart='{part}'\nsig={{at='header:{part}', enc='text'}}"
+            ))
+        });
+        let make = |text: &str| Keyed::new(&ways, &shape, &[secret(text)], None);
+        let both = make(r#"{"first":"a","second":"b"}"#).unwrap();
+        assert_eq!(judge(&both, "/", &[("first", "a")], b"", 0).unwrap().way, 0);
+
+        assert_eq!(
+            judge(&both, "/", &[("first", "x"), ("second", "b")], b"", 0)
+                .unwrap()
+                .way,
+            1
+        );
+        assert!(judge(&both, "/", &[("first", "b"), ("second", "a")], b"", 0).is_err());
+        assert!(make(r#"{"second":"b"}"#).is_ok());
+
+        for bad in [
+            "a",
+            "{}",
+            r#"{"third":"x"}"#,
+            r#"{"first":""}"#,
+            r#"{"first":1}"#,
+        ] {
+            assert!(make(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_of_another_form_are_refused() {
+        let whsec = "alg='hmac-sha256'\nkey='whsec'\nsig={at='header:x', enc='hex'}";
+        assert!(keyed(&[whsec], &["v1,whsec_a2V5"]).is_ok());
+        for secret in ["whsec_", "not base64"] {
+            assert!(keyed(&[whsec], &[secret]).is_err(), "{secret}");
+        }
+    }
+
+    #[test]
+    fn the_url_with_its_port_and_without() {
+        assert_eq!(other_port("https://a").as_deref(), Some("https://a:443"));
+        assert_eq!(other_port("https://a:443").as_deref(), Some("https://a"));
+        assert_eq!(other_port("https://a:8443").as_deref(), Some("https://a"));
+    }
+}

@@ -1,0 +1,156 @@
+//! A request that is being made: what signing adds is put where the provider puts it.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use serde_json::value::to_raw_value;
+
+use crate::providers::locator::{Members, Place};
+use crate::providers::signing_input::escape;
+use crate::request::{Request, RequestHead};
+use crate::sign::SignError;
+use hookward_core::form;
+use hookward_core::json::{JsonFault, JsonPath};
+
+/// What need not be escaped in queries and forms (RFC 3986 §2.3).
+const UNRESERVED: &[u8] = b"-._~";
+
+/// A request that is being made.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// Scheme and authority of the URL.
+    pub origin: String,
+    /// Path and query.
+    pub target: String,
+    /// The method.
+    pub method: Method,
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Draft {
+    /// The request as it stands.
+    #[must_use]
+    pub fn request(&self) -> Request<'_> {
+        let Self {
+            origin,
+            target,
+            method,
+            headers,
+            body,
+        } = self;
+
+        Request::new(
+            RequestHead {
+                method,
+                target: target.as_bytes(),
+                headers,
+                origin,
+            },
+            body,
+        )
+    }
+
+    /// The value that stands there.
+    pub(crate) fn at(&self, place: &Place) -> Result<Option<Cow<'_, [u8]>>, SignError> {
+        let none = Members::default();
+        match place {
+            // What is put there makes it.
+            Place::Json(_) | Place::FormJson(..) | Place::Form(_) if self.body.is_empty() => {
+                Ok(None)
+            }
+            Place::Numbered(_) => Ok(None),
+            place => place
+                .read(&self.request(), &none)
+                .map_err(|fault| SignError::Missing(fault.to_string())),
+        }
+    }
+
+    /// Puts a text there, in the place of what stands there.
+    pub(crate) fn put(&mut self, place: &Place, text: &str) -> Result<(), SignError> {
+        let impossible = || SignError::Place(place.to_string());
+        match place {
+            Place::Header(field) => {
+                let value = HeaderValue::from_str(text).map_err(|_| impossible())?;
+                self.headers.insert(field.name().clone(), value);
+            }
+            Place::Numbered(stem) => {
+                let name = format!("{}-1", stem.name());
+                let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| impossible())?;
+                self.headers
+                    .insert(name, HeaderValue::from_str(text).map_err(|_| impossible())?);
+            }
+            Place::Query(name) => {
+                let (path, query) = self.target.split_once('?').unwrap_or((&self.target, ""));
+                let query =
+                    with_pair(query.as_bytes(), name, text.as_bytes()).ok_or_else(impossible)?;
+                self.target = format!("{path}?{query}");
+            }
+            Place::Form(name) => {
+                self.body = self
+                    .form_with(name, text.as_bytes())
+                    .ok_or_else(impossible)?
+            }
+            Place::Json(path) => self.body = with_json(path, &self.body, text)?,
+            Place::FormJson(name, path) => {
+                let document = self.at(&Place::Form(name.clone()))?.unwrap_or_default();
+                let document = with_json(path, &document, text)?;
+                self.body = self.form_with(name, &document).ok_or_else(impossible)?;
+            }
+            Place::Body => self.body = text.as_bytes().to_vec(),
+            Place::Member(_) | Place::Position(_) => return Err(impossible()),
+        }
+
+        Ok(())
+    }
+
+    /// Makes a JSON document the field of a form, for providers that send it so.
+    pub(crate) fn wrap(&mut self, name: &str) {
+        self.body = format!("{name}={}", escape(&self.body, UNRESERVED)).into_bytes();
+    }
+
+    fn form_with(&self, name: &str, value: &[u8]) -> Option<Vec<u8>> {
+        let kind = self.headers.get(header::CONTENT_TYPE)?.as_bytes();
+        let urlencoded = kind
+            .to_ascii_lowercase()
+            .starts_with(b"application/x-www-form-urlencoded");
+        urlencoded.then(|| with_pair(&self.body, name, value).map(String::into_bytes))?
+    }
+}
+
+/// The pairs as they are written, but those of this name, and one with it and the value.
+fn with_pair(pairs: &[u8], name: &str, value: &[u8]) -> Option<String> {
+    let mut kept = Vec::new();
+    for pair in pairs
+        .split(|byte| *byte == b'&')
+        .filter(|pair| !pair.is_empty())
+    {
+        let key = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+        if form::decode(key, true)?.as_ref() != name.as_bytes() {
+            kept.push(String::from_utf8(pair.to_vec()).ok()?);
+        }
+    }
+
+    kept.push(format!(
+        "{}={}",
+        escape(name.as_bytes(), UNRESERVED),
+        escape(value, UNRESERVED)
+    ));
+
+    Some(kept.join("&"))
+}
+
+/// The document with a text there; as a number where one stood.
+fn with_json(path: &JsonPath, document: &[u8], text: &str) -> Result<Vec<u8>, SignError> {
+    path.edit(document, &mut |stood| {
+        let number =
+            stood.is_some_and(|raw| raw.get().starts_with(|first: char| first.is_ascii_digit()));
+        let raw = match text.parse::<u64>() {
+            Ok(value) if number => to_raw_value(&value),
+            _ => to_raw_value(text),
+        };
+        raw.map_err(|_| SignError::from(JsonFault::NotJson))
+    })
+}

@@ -1,0 +1,321 @@
+//! One budget for all bodies that are held in memory.
+//!
+//! Bytes are charged as they arrive, not as they are announced, and with a body what its request
+//! needs beside it. One client address (IPv6: its /64) may hold bytes of bodies up to an eighth.
+//! When the budget is full, the slowest body that is still being read is dropped before a new one
+//! is refused.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use hookward_core::address;
+use hookward_core::limits::{BODY_MEMORY_SHARES, KIB};
+
+/// The part beside the budget for bodies that are only of use if something fails: an eighth.
+const KEPT: u64 = 8;
+/// What a request needs beside its body while that is held (measured, with the buffers of its
+/// connection that an idle one has not).
+pub const BESIDE: u64 = 24 * KIB;
+/// A body is not judged slow before it had this long.
+const GRACE_SECS: f64 = 1.0;
+
+/// The budget; clones share it.
+#[derive(Clone)]
+pub struct BodyBudget {
+    // A std mutex: it guards a few integers, and nothing waits while it is held.
+    inner: Arc<Mutex<Inner>>,
+    total: u64,
+    beside: u64,
+}
+
+struct Inner {
+    used: u64,
+    kept: u64,
+    next_id: u64,
+    by_source: HashMap<IpAddr, u64>,
+    reading: HashMap<u64, Reading>,
+}
+
+struct Reading {
+    bytes: u64,
+    since: Instant,
+    evict: Arc<Notify>,
+}
+
+/// Why a body could not be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BudgetError {
+    /// One client address holds its eighth already.
+    #[error("this client address holds an eighth of all buffered bodies already")]
+    Source,
+    /// Everything is in use.
+    #[error("the memory for buffered bodies is in use")]
+    Full,
+}
+
+/// What one body holds. Dropping it gives the bytes back.
+pub struct Charge {
+    budget: BodyBudget,
+    id: u64,
+    source: IpAddr,
+    bytes: u64,
+    /// [`BESIDE`], once there are bytes.
+    beside: u64,
+    kept: bool,
+    evict: Arc<Notify>,
+}
+
+impl BodyBudget {
+    /// A budget of `total` bytes.
+    #[must_use]
+    pub fn new(total: u64) -> Self {
+        Self::with(total, BESIDE)
+    }
+
+    fn with(total: u64, beside: u64) -> Self {
+        let inner = Inner {
+            used: 0,
+            kept: 0,
+            next_id: 0,
+            by_source: HashMap::new(),
+            reading: HashMap::new(),
+        };
+
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+            total,
+            beside,
+        }
+    }
+
+    /// Bytes that are held now.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.lock().used
+    }
+
+    /// Begins a body of this client address.
+    #[must_use]
+    pub fn begin(&self, client: IpAddr) -> Charge {
+        let evict = Arc::new(Notify::new());
+        let mut inner = self.lock();
+        let id = inner.next_id;
+        inner.next_id += 1;
+        inner.reading.insert(
+            id,
+            Reading {
+                bytes: 0,
+                since: Instant::now(),
+                evict: Arc::clone(&evict),
+            },
+        );
+
+        drop(inner);
+        Charge {
+            budget: self.clone(),
+            id,
+            source: address::source(client),
+            bytes: 0,
+            beside: 0,
+            kept: false,
+            evict,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere leaves the integers as they are; they stay usable.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Charge {
+    /// Charges bytes that have arrived.
+    ///
+    /// # Errors
+    /// When there is no room. For [`BudgetError::Full`] the slowest other body has been told to
+    /// go; the caller may wait a moment and ask again.
+    pub fn add(&mut self, bytes: u64) -> Result<(), BudgetError> {
+        if bytes == 0 {
+            // A request without a body holds nothing.
+            return Ok(());
+        }
+
+        let mut inner = self.budget.lock();
+        let of_source = inner.by_source.get(&self.source).copied().unwrap_or(0);
+        if of_source + bytes > self.budget.total / BODY_MEMORY_SHARES {
+            return Err(BudgetError::Source);
+        }
+
+        let beside = if self.beside == 0 {
+            self.budget.beside
+        } else {
+            0
+        };
+
+        if inner.used + bytes + beside > self.budget.total {
+            if let Some(slowest) = inner.slowest(self.id) {
+                slowest.notify_one();
+            }
+            return Err(BudgetError::Full);
+        }
+
+        inner.used += bytes + beside;
+        self.beside += beside;
+        *inner.by_source.entry(self.source).or_insert(0) += bytes;
+        self.bytes += bytes;
+
+        if let Some(reading) = inner.reading.get_mut(&self.id) {
+            reading.bytes = self.bytes;
+        }
+
+        Ok(())
+    }
+
+    /// Takes the body out of the budget, because it is only of use if something fails: there is
+    /// some memory for such, beside it. `false` when that is in use, and then nothing has changed.
+    pub fn keep(&mut self) -> bool {
+        let mut inner = self.budget.lock();
+        if self.kept {
+            return true;
+        }
+
+        if inner.kept + self.bytes > self.budget.total / KEPT {
+            return false;
+        }
+
+        inner.kept += self.bytes;
+        inner.give_back(self.source, self.bytes, self.beside);
+        drop(inner);
+        self.kept = true;
+
+        true
+    }
+
+    /// Resolves when this body has to go, because it is the slowest and there is no room.
+    pub async fn evicted(&self) {
+        self.evict.notified().await;
+    }
+
+    /// The body has been read whole: it can't be the slowest any more.
+    pub fn complete(&self) {
+        self.budget.lock().reading.remove(&self.id);
+    }
+}
+
+impl Inner {
+    fn give_back(&mut self, source: IpAddr, bytes: u64, beside: u64) {
+        self.used -= bytes + beside;
+        if let Some(held) = self.by_source.get_mut(&source) {
+            *held -= bytes;
+            if *held == 0 {
+                self.by_source.remove(&source);
+            }
+        }
+    }
+
+    /// The body that brings the fewest bytes a second, other than `but`.
+    fn slowest(&self, but: u64) -> Option<Arc<Notify>> {
+        let rate = |reading: &Reading| {
+            reading.bytes as f64 / reading.since.elapsed().as_secs_f64().max(GRACE_SECS)
+        };
+
+        self.reading
+            .iter()
+            .filter(|(id, reading)| **id != but && reading.bytes > 0)
+            .min_by(|(_, a), (_, b)| rate(a).total_cmp(&rate(b)))
+            .map(|(_, reading)| Arc::clone(&reading.evict))
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let mut inner = self.budget.lock();
+        inner.reading.remove(&self.id);
+        match self.kept {
+            true => inner.kept -= self.bytes,
+            false => inner.give_back(self.source, self.bytes, self.beside),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(n: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, n])
+    }
+
+    #[test]
+    fn one_address_gets_an_eighth_and_gives_it_back() {
+        let budget = BodyBudget::with(80, 0);
+        let mut first = budget.begin(client(1));
+        let mut second = budget.begin(client(1));
+        assert_eq!(first.add(6), Ok(()));
+        assert_eq!(second.add(6), Err(BudgetError::Source));
+        drop(first);
+        assert_eq!(second.add(6), Ok(()));
+        drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_is_kept_for_a_second_try_is_in_nobodys_way() {
+        let budget = BodyBudget::with(80, 0);
+        let [mut first, mut second] = [budget.begin(client(1)), budget.begin(client(1))];
+        assert_eq!(first.add(6), Ok(()));
+        assert!(first.keep() && first.keep());
+        assert_eq!((budget.used(), second.add(10)), (0, Ok(())));
+        assert!(!second.keep(), "an eighth is kept at most");
+        drop(first);
+        assert!(second.keep());
+        drop(second);
+
+        assert_eq!((budget.used(), budget.lock().kept), (0, 0));
+    }
+
+    #[test]
+    fn what_a_request_needs_beside_its_body_counts_once_and_for_no_address() {
+        let budget = BodyBudget::with(80, 30);
+        let [mut first, mut second, mut third] = [1, 1, 2].map(|n| budget.begin(client(n)));
+        assert_eq!(
+            (third.add(0), budget.used()),
+            (Ok(()), 0),
+            "a piece of nothing"
+        );
+        assert_eq!([first.add(4), first.add(1), second.add(5)], [Ok(()); 3]);
+        assert_eq!((budget.used(), third.add(1)), (70, Err(BudgetError::Full)));
+
+        drop(first);
+        assert_eq!((third.add(1), budget.used()), (Ok(()), 66));
+        drop((second, third));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn the_slowest_goes_before_a_new_one_is_refused() {
+        let budget = BodyBudget::with(80, 0);
+        let mut held: Vec<Charge> = (0..8).map(|n| budget.begin(client(n))).collect();
+        for charge in &mut held {
+            charge
+                .add(if charge.source == client(3) { 9 } else { 10 })
+                .unwrap();
+        }
+
+        let mut new = budget.begin(client(99));
+        assert_eq!(new.add(10), Err(BudgetError::Full));
+        let evicted = held.iter().position(|charge| {
+            let mut told = std::pin::pin!(charge.evicted());
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            told.as_mut().poll(&mut context).is_ready()
+        });
+        assert_eq!(evicted, Some(3));
+        held.remove(3);
+
+        assert_eq!(new.add(9), Ok(()));
+    }
+}

@@ -1,0 +1,321 @@
+//! What both programs do as processes of a Unix system: a log, open files, files that are nobody
+//! else's business.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, IsTerminal as _, Read as _, Write};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hookward_core::clock::UnixMillis;
+use time::OffsetDateTime;
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::EnvFilter;
+
+/// The variable that says how much is logged: levels, also by module (`debug`, `info,quinn=debug`).
+pub const LOG_VARIABLE: &str = "HOOKWARD_LOG";
+
+/// A log that can't be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("{LOG_VARIABLE} is no log filter (try `info` or `debug`): {0}")]
+pub struct LogError(String);
+
+/// Sends the log to standard error, until the guard is dropped: one line for an event, or one JSON
+/// object. A thread of its own writes it, behind a bounded queue: a pipe that nobody reads must not
+/// hold up requests. `level` is what is logged unless [`LOG_VARIABLE`] says otherwise.
+///
+/// # Errors
+/// When the variable is no filter.
+pub fn log_to_stderr(json: bool, level: &str) -> Result<WorkerGuard, LogError> {
+    let filter = match std::env::var(LOG_VARIABLE) {
+        Ok(text) => text,
+        Err(std::env::VarError::NotPresent) => level.to_owned(),
+        Err(error) => return Err(LogError(error.to_string())),
+    };
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| LogError(error.to_string()))?;
+    let (writer, guard) = tracing_appender::non_blocking(Stderr);
+
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(io::stderr().is_terminal());
+
+    if json {
+        log.json().flatten_event(true).init()
+    } else {
+        log.init()
+    }
+
+    Ok(guard)
+}
+
+/// Most lines that [`hold_log`] keeps; the oldest are forgotten first.
+const HELD_LINES: usize = 200;
+
+/// Lines of the log that wait for the screen to end; `None` while there is no screen.
+static HELD: Mutex<Option<VecDeque<Vec<u8>>>> = Mutex::new(None);
+
+/// Standard error, except while something else has the terminal.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lines) = held.as_mut() else {
+            drop(held);
+            return io::stderr().write(line);
+        };
+        if lines.len() >= HELD_LINES {
+            lines.pop_front();
+        }
+
+        lines.push_back(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Lines of the log are kept until this is dropped, and written then.
+#[derive(Debug)]
+pub struct LogHold(());
+
+/// Keeps the log from a terminal that shows a screen. A log that goes elsewhere is written as ever.
+#[must_use]
+pub fn hold_log() -> LogHold {
+    if io::stderr().is_terminal() {
+        HELD.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_default();
+    }
+    LogHold(())
+}
+
+impl Drop for LogHold {
+    fn drop(&mut self) {
+        let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for line in held.unwrap_or_default() {
+            // Without standard error there is no place for them.
+            let _ = io::stderr().write_all(&line);
+        }
+    }
+}
+
+/// Raises the soft limit of open files to the hard one. Gives the limit that is now in force.
+///
+/// # Errors
+/// What the system says.
+pub fn raise_file_limit() -> io::Result<u64> {
+    rlimit::increase_nofile_limit(rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX))
+}
+
+/// Makes a directory, and those above it, that only its owner can read. One that is there already,
+/// and that others can write to, is warned of: they could replace its files.
+///
+/// # Errors
+/// What the system says.
+pub fn make_private_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)?;
+
+    let mode = fs::metadata(dir)?.permissions().mode();
+    if mode & OTHERS_WRITE != 0 {
+        let dir = dir.display();
+        tracing::warn!(
+            "other users can write to {dir}, where keys and credentials are kept: chmod 700 {dir}"
+        );
+    }
+
+    Ok(())
+}
+
+/// The permissions of a file's group and of all others to write.
+const OTHERS_WRITE: u32 = 0o022;
+/// The permissions of a file's group.
+const GROUP: u32 = 0o070;
+/// The permissions of those who are neither its owner nor in its group.
+const OTHERS: u32 = 0o007;
+
+/// Access of users other than the owner to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// None.
+    Nothing,
+    /// Members of its group.
+    GroupReads,
+    /// Every user.
+    Read,
+}
+
+/// Returns the access that other users have to a file.
+///
+/// # Errors
+/// What the system says.
+pub fn others_may(path: &Path) -> io::Result<Others> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    Ok(match (mode & OTHERS, mode & GROUP) {
+        (0, 0) => Others::Nothing,
+        (0, _) => Others::GroupReads,
+        _ => Others::Read,
+    })
+}
+
+/// A directory that one process has to itself, until this is dropped.
+#[derive(Debug)]
+pub struct DirLock(
+    // Held open: its end is the end of the lock.
+    #[expect(dead_code, reason = "it is held, not used")] fs::File,
+);
+
+/// Why a directory is not this process's own.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process has it, and has left this word in the file.
+    #[error("{0}")]
+    Taken(String),
+    /// The file of the lock.
+    #[error(transparent)]
+    File(#[from] io::Error),
+}
+
+impl DirLock {
+    /// Locks the directory by a file of this name, in which `word` tells others by whom.
+    ///
+    /// # Errors
+    /// [`LockError`].
+    pub fn take(dir: &Path, name: &str, word: &str) -> Result<Self, LockError> {
+        let path = dir.join(name);
+        let mut options = fs::OpenOptions::new();
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let mut other = String::new();
+                // A word that can't be read is no reason to take the directory.
+                let _ = (&mut file).take(WORD_BYTES).read_to_string(&mut other);
+                return Err(LockError::Taken(other));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(error.into()),
+        }
+
+        file.set_len(0)?;
+        file.write_all(word.as_bytes())?;
+        Ok(Self(file))
+    }
+}
+
+/// Most bytes that are read of the word in a lock's file.
+const WORD_BYTES: u64 = 200;
+
+/// Separates a file's name from the number of the process that is writing it.
+const NEW: &str = ".new-";
+
+/// A file is written within this time.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Removes what [`write_private`] left behind of these files in a directory when its process was
+/// killed: they hold secrets.
+pub fn remove_leftovers(dir: &Path, files: &[&str]) {
+    // Without the list nothing can be removed, and what is read next says why.
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some((file, process)) = name.to_str().and_then(|name| name.rsplit_once(NEW)) else {
+            continue;
+        };
+        let Some(process) = process
+            .parse::<u32>()
+            .ok()
+            .filter(|_| files.contains(&file))
+        else {
+            continue;
+        };
+
+        let age = entry
+            .metadata()
+            .and_then(|file| file.modified())
+            .ok()
+            .and_then(|at| at.elapsed().ok());
+
+        // A process of another container may have any number: an old file has no writer.
+        let is_old = age.is_some_and(|age| age >= WRITTEN_WITHIN);
+        let is_writing =
+            process == std::process::id() || Path::new("/proc").join(process.to_string()).exists();
+        if is_old && !is_writing && fs::remove_file(entry.path()).is_ok() {
+            tracing::info!(file = %entry.path().display(), "removed what a process that was killed left behind");
+        }
+    }
+}
+
+/// Sets a damaged file aside, beside where it was: as NAME.damaged-DATE. Returns its new path.
+///
+/// # Errors
+/// What the system says.
+pub fn set_aside(path: &Path, now: UnixMillis) -> io::Result<PathBuf> {
+    let seconds = i64::try_from(now.seconds()).unwrap_or_default();
+    let now = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (date, time) = (now.date(), now.time());
+    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(
+        ".damaged-{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z",
+        time.hour(),
+        time.minute(),
+        time.second()
+    ));
+
+    let to = PathBuf::from(name);
+    fs::rename(path, &to)?;
+    Ok(to)
+}
+
+/// Writes a file that only its owner can read, whole or not at all, also when the machine dies
+/// meanwhile.
+///
+/// # Errors
+/// What the system says.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!("{NEW}{}", std::process::id()));
+    let _ = fs::remove_file(&temporary);
+    let write = || {
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+
+        fs::rename(&temporary, path)
+    };
+
+    if let Err(error) = write() {
+        // A half-written secret must not stay behind.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+
+    fs::File::open(dir)?.sync_all()
+}

@@ -1,0 +1,73 @@
+//! Secrets read from the process's environment and from files.
+
+use std::path::PathBuf;
+
+use hookward_core::secret::oddities::{self, LEAST_BYTES, SHORT_BYTES};
+use hookward_core::secret::{LoadedSecret, SecretError, SecretReader, SecretSource};
+use zeroize::Zeroizing;
+
+/// Reads secrets as [`ProcessSecrets`] does, and refuses those that are none: too short, or a word
+/// that stands for one.
+#[derive(Debug, Clone, Copy)]
+pub struct VettedSecrets;
+
+impl SecretReader for VettedSecrets {
+    fn read(&self, source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+        ProcessSecrets.read(source)
+    }
+
+    fn load(&self, text: &str) -> Result<LoadedSecret, SecretError> {
+        let LoadedSecret { secret, mut notes } = ProcessSecrets.load(text)?;
+        let (source, bytes) = (SecretSource::parse(text)?, secret.expose());
+        if bytes.len() < LEAST_BYTES {
+            return Err(SecretError::Short(source, bytes.len()));
+        }
+
+        if oddities::is_placeholder(bytes) {
+            return Err(SecretError::Placeholder(source));
+        }
+
+        if bytes.len() < SHORT_BYTES {
+            notes.push(format!(
+                "{source} has {} bytes only; a secret should have {SHORT_BYTES} or more",
+                bytes.len()
+            ));
+        }
+
+        notes.extend(
+            oddities::oddities(bytes)
+                .into_iter()
+                .map(|what| format!("{source} {what}")),
+        );
+
+        Ok(LoadedSecret { secret, notes })
+    }
+}
+
+/// Reads secrets from the process's environment and the file system.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessSecrets;
+
+impl SecretReader for ProcessSecrets {
+    fn read(&self, source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+        match source {
+            SecretSource::Env(name) => match std::env::var(name) {
+                Ok(value) => Ok(Zeroizing::new(value.into_bytes())),
+                Err(std::env::VarError::NotPresent) => Err(SecretError::Unset(name.clone())),
+                Err(std::env::VarError::NotUnicode(_)) => Err(SecretError::NotText(name.clone())),
+            },
+            SecretSource::File(path) => std::fs::read(at_home(path))
+                .map(Zeroizing::new)
+                .map_err(|error| SecretError::Unreadable(path.clone(), error.to_string())),
+        }
+    }
+}
+
+/// The path, with the user's home for a `~` in front: shells leave it alone behind `file:`.
+fn at_home(path: &str) -> PathBuf {
+    let home = || std::env::var_os("HOME").filter(|home| !home.is_empty());
+    match (path.strip_prefix("~/"), home()) {
+        (Some(below), Some(home)) => PathBuf::from(home).join(below),
+        _ => PathBuf::from(path),
+    }
+}

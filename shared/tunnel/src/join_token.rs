@@ -1,0 +1,66 @@
+//! The join token: what an administrator carries from the relay to the agent's host, once.
+//!
+//! It holds the relay's address, the pin of the relay's key, and a secret that works once and for
+//! 24 hours. As text: `hookward1.` and the base64url of a JSON object.
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
+
+use crate::transport::identity::Pin;
+use hookward_core::secret::Secret;
+
+/// What a join token begins with, so that people and scanners for leaked secrets know it.
+const PREFIX: &str = "hookward1.";
+
+/// A join token.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinToken {
+    /// Host and port of the relay's tunnel listener.
+    pub relay: String,
+    /// The relay's key.
+    pub pin: Pin,
+    /// What the relay exchanges for a credential, once.
+    pub secret: Secret,
+}
+
+/// A text that is no join token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this is no whole join token; it begins with {PREFIX}, is one line, and is printed by `hookward-relay agent add NAME`"
+)]
+pub struct NotAJoinToken;
+
+impl JoinToken {
+    /// The token as text, to be shown once.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&json))
+    }
+
+    /// Whether the text means to be a join token, whole or damaged.
+    #[must_use]
+    pub fn is_one(text: &str) -> bool {
+        text.trim().starts_with(PREFIX)
+    }
+
+    /// Reads a token.
+    ///
+    /// # Errors
+    /// When the text is no join token; the text is not repeated.
+    pub fn parse(text: &str) -> Result<Self, NotAJoinToken> {
+        let encoded = text.trim().strip_prefix(PREFIX).ok_or(NotAJoinToken)?;
+        let json = BASE64URL_NOPAD
+            .decode(encoded.as_bytes())
+            .map_err(|_| NotAJoinToken)?;
+        let token: Self = serde_json::from_slice(&json).map_err(|_| NotAJoinToken)?;
+
+        // It is shown to the user before anybody has proved anything.
+        if token.relay.chars().any(char::is_control) {
+            Err(NotAJoinToken)
+        } else {
+            Ok(token)
+        }
+    }
+}

@@ -1,0 +1,530 @@
+//! Heads of an exchange: binary, names as written, order kept.
+//!
+//! A field is `length, name, length, value`. What the decoder gives out are slices of the frame.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::protocol::varint;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::reason::Code;
+use hookward_core::url::HttpsUrl;
+
+const KIND_RESPONSE: u8 = 1;
+const KIND_FAILURE: u8 = 2;
+
+/// Flag: the sender understands trailers.
+const FLAG_TRAILERS: u8 = 1;
+/// Flag: the request asks for a WebSocket.
+const FLAG_UPGRADE: u8 = 2;
+
+/// Flag: public keys stand behind the flags.
+const FLAG_KEYS: u8 = 4;
+
+/// Most keys of one request: a policy's alternatives rarely have two providers that publish theirs.
+const MOST_KEYS: u8 = 4;
+
+/// Fields that most requests and answers do not exceed, so that their maps are made once in the
+/// right size.
+const REQUEST_FIELDS: usize = 24;
+const ANSWER_FIELDS: usize = 12;
+
+/// Identifies one request, on both sides and to the sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(pub [u8; 16]);
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+/// What the relay knows about a request and the agent must, beside the request itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Context {
+    /// The request's id.
+    pub id: RequestId,
+    /// The public host, which names the tunnel.
+    pub host: Bytes,
+    /// Where the request comes from.
+    pub client: IpAddr,
+    /// Public keys that the relay fetched for this request.
+    pub keys: FetchedKeys,
+}
+
+/// A request's head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What the relay adds.
+    pub context: Context,
+    /// The method.
+    pub method: Method,
+    /// Path and query, as sent.
+    pub target: Bytes,
+    /// The body's length, when it is known.
+    pub length: Option<u64>,
+    /// Whether the sender understands trailers.
+    pub trailers: bool,
+    /// Whether a WebSocket is asked for.
+    pub upgrade: bool,
+    /// The fields, by name.
+    pub headers: HeaderMap,
+    /// The names as written, in the order of `headers`; empty when all are lower case.
+    pub spelling: Spelling,
+}
+
+/// The names of a head as they were written: one for each field, in the order in which the head's
+/// `HeaderMap` iterates, each with a newline behind it (which no name holds). Empty when all are
+/// lower case. One piece of memory, because every request has one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Spelling(pub Bytes);
+
+impl Spelling {
+    /// The names in order.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.0
+            .split_inclusive(|byte| *byte == b'\n')
+            .filter_map(|name| name.strip_suffix(b"\n"))
+    }
+
+    /// Whether all names are lower case.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Names that are being collected.
+#[derive(Default)]
+pub struct SpellingBuilder {
+    names: Vec<u8>,
+    plain: bool,
+}
+
+impl SpellingBuilder {
+    /// With room for the names of most heads.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            names: Vec::with_capacity(512),
+            plain: true,
+        }
+    }
+
+    /// Adds the next name: as it was written, and in lower case.
+    pub fn add(&mut self, written: &[u8], lower: &HeaderName) {
+        self.plain &= written == lower.as_str().as_bytes();
+        self.names.extend_from_slice(written);
+        self.names.push(b'\n');
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn finish(self) -> Spelling {
+        if self.plain {
+            Spelling::default()
+        } else {
+            Spelling(self.names.into())
+        }
+    }
+}
+
+/// The agent's answer: the application's head, or a failure that the relay puts into words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The application answered.
+    Response(Response),
+    /// It did not, or the agent's own gate refused.
+    Failure(Failure),
+}
+
+/// The head of the application's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// Its status.
+    pub status: StatusCode,
+    /// The body's length, when it is known.
+    pub length: Option<u64>,
+    /// Its fields.
+    pub headers: HeaderMap,
+}
+
+/// Why there is no answer of the application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The stable code.
+    pub code: Code,
+    /// The status, when it is not the code's own.
+    pub status: StatusCode,
+}
+
+/// A head that can't be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a head that can't be read: {0}")]
+pub struct HeadError(&'static str);
+
+impl Request {
+    /// Writes the head. `passes` says which fields go on.
+    #[must_use]
+    pub fn encode(&self, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
+        let mut buf = BytesMut::with_capacity(1024);
+        buf.put_slice(&self.context.id.0);
+        put_bytes(&mut buf, &self.context.host);
+        put_address(&mut buf, self.context.client);
+        put_bytes(&mut buf, self.method.as_str().as_bytes());
+        put_bytes(&mut buf, &self.target);
+        put_length(&mut buf, self.length);
+
+        let with_keys = !self.context.keys.0.is_empty();
+        buf.put_u8(
+            (u8::from(self.trailers) * FLAG_TRAILERS)
+                | (u8::from(self.upgrade) * FLAG_UPGRADE)
+                | (u8::from(with_keys) * FLAG_KEYS),
+        );
+
+        if with_keys {
+            put_keys(&mut buf, &self.context.keys);
+        }
+
+        let mut spelled = self.spelling.names();
+        for (name, value) in &self.headers {
+            let written = spelled.next();
+            if passes(name) {
+                put_bytes(&mut buf, written.unwrap_or(name.as_str().as_bytes()));
+                put_bytes(&mut buf, value.as_bytes());
+            }
+        }
+
+        buf
+    }
+
+    /// Reads a head.
+    ///
+    /// # Errors
+    /// When the bytes are none.
+    pub fn decode(mut buf: Bytes) -> Result<Self, HeadError> {
+        let id = take(&mut buf, 16)?;
+        let id = RequestId(id.as_ref().try_into().map_err(|_| HeadError("id"))?);
+        let host = get_bytes(&mut buf)?;
+        let client = get_address(&mut buf)?;
+        let method = Method::from_bytes(&get_bytes(&mut buf)?).map_err(|_| HeadError("method"))?;
+        let target = get_bytes(&mut buf)?;
+        let length = get_length(&mut buf)?;
+        let flags = take(&mut buf, 1)?.get_u8();
+        let keys = if flags & FLAG_KEYS == 0 {
+            FetchedKeys::default()
+        } else {
+            get_keys(&mut buf)?
+        };
+
+        // The map iterates in the order written, as long as equal names stand together: the encoder
+        // writes them from a map of its own.
+        let mut spelling = SpellingBuilder::new();
+        let headers = get_fields(&mut buf, REQUEST_FIELDS, |written, name| {
+            spelling.add(written, name)
+        })?;
+
+        Ok(Self {
+            context: Context {
+                id,
+                host,
+                client,
+                keys,
+            },
+            method,
+            target,
+            length,
+            trailers: flags & FLAG_TRAILERS != 0,
+            upgrade: flags & FLAG_UPGRADE != 0,
+            headers,
+            spelling: spelling.finish(),
+        })
+    }
+}
+
+impl Response {
+    /// Writes the answer's head. `passes` says which fields go on.
+    #[must_use]
+    pub fn encode(&self, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
+        let mut buf = BytesMut::with_capacity(512);
+        buf.put_u8(KIND_RESPONSE);
+        buf.put_u16(self.status.as_u16());
+        put_length(&mut buf, self.length);
+        put_fields(&mut buf, &self.headers, passes);
+        buf
+    }
+}
+
+impl Failure {
+    /// Writes the answer's head.
+    #[must_use]
+    pub fn encode(&self) -> BytesMut {
+        let mut buf = BytesMut::with_capacity(64);
+        buf.put_u8(KIND_FAILURE);
+        buf.put_u16(self.status.as_u16());
+        put_bytes(&mut buf, self.code.as_str().as_bytes());
+        buf
+    }
+}
+
+impl Answer {
+    /// Reads an answer's head.
+    ///
+    /// # Errors
+    /// When the bytes are none.
+    pub fn decode(mut buf: Bytes) -> Result<Self, HeadError> {
+        let kind = take(&mut buf, 1)?.get_u8();
+        let status =
+            StatusCode::from_u16(take(&mut buf, 2)?.get_u16()).map_err(|_| HeadError("status"))?;
+
+        match kind {
+            KIND_RESPONSE => {
+                let length = get_length(&mut buf)?;
+                let headers = get_fields(&mut buf, ANSWER_FIELDS, |_, _| {})?;
+                Ok(Self::Response(Response {
+                    status,
+                    length,
+                    headers,
+                }))
+            }
+            KIND_FAILURE => {
+                let text = get_bytes(&mut buf)?;
+                let text = std::str::from_utf8(&text).map_err(|_| HeadError("code"))?;
+                let text = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text);
+                let code = serde::Deserialize::deserialize(text).map_err(|_| HeadError("code"))?;
+                Ok(Self::Failure(Failure { code, status }))
+            }
+            _ => Err(HeadError("kind")),
+        }
+    }
+}
+
+/// Writes trailers. `passes` says which fields go on.
+#[must_use]
+pub fn encode_trailers(trailers: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
+    let mut buf = BytesMut::new();
+    put_fields(&mut buf, trailers, passes);
+    buf
+}
+
+/// Reads trailers.
+///
+/// # Errors
+/// When the bytes are none.
+pub fn decode_trailers(mut buf: Bytes) -> Result<HeaderMap, HeadError> {
+    get_fields(&mut buf, 0, |_, _| {})
+}
+
+fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
+    for (name, value) in headers {
+        if passes(name) {
+            put_bytes(buf, name.as_str().as_bytes());
+            put_bytes(buf, value.as_bytes());
+        }
+    }
+}
+
+/// Reads the fields to the end. `each` gets every name as it was written.
+fn get_fields(
+    buf: &mut Bytes,
+    usual: usize,
+    mut each: impl FnMut(&[u8], &HeaderName),
+) -> Result<HeaderMap, HeadError> {
+    let mut headers = HeaderMap::with_capacity(usual);
+    let mut last = Bytes::new();
+
+    while buf.has_remaining() {
+        let written = get_bytes(buf)?;
+        let value = get_bytes(buf)?;
+        let name = HeaderName::from_bytes(&written).map_err(|_| HeadError("field name"))?;
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError("field value"))?;
+
+        each(&written, &name);
+        let again = headers
+            .try_append(name, value)
+            .map_err(|_| HeadError("too many fields"))?;
+
+        // The map gives them together, and the names as written would no longer be those of the
+        // values.
+        if again && !last.eq_ignore_ascii_case(&written) {
+            return Err(HeadError("fields of one name stand apart"));
+        }
+
+        last = written;
+    }
+
+    Ok(headers)
+}
+
+fn put_bytes(buf: &mut BytesMut, bytes: &[u8]) {
+    varint::put(buf, bytes.len() as u64);
+    buf.put_slice(bytes);
+}
+
+fn get_bytes(buf: &mut Bytes) -> Result<Bytes, HeadError> {
+    let length = varint::get_len(buf).ok_or(HeadError("length"))?;
+    take(buf, length)
+}
+
+fn take(buf: &mut Bytes, length: usize) -> Result<Bytes, HeadError> {
+    if buf.len() < length {
+        return Err(HeadError("it is cut short"));
+    }
+    Ok(buf.split_to(length))
+}
+
+/// 0 for unknown, else the length plus one.
+fn put_length(buf: &mut BytesMut, length: Option<u64>) {
+    varint::put(buf, length.map_or(0, |length| length.saturating_add(1)));
+}
+
+fn get_length(buf: &mut Bytes) -> Result<Option<u64>, HeadError> {
+    varint::get(buf)
+        .map(|length| length.checked_sub(1))
+        .ok_or(HeadError("body length"))
+}
+
+fn put_keys(buf: &mut BytesMut, keys: &FetchedKeys) {
+    let count = u8::try_from(keys.0.len()).unwrap_or(u8::MAX).min(MOST_KEYS);
+    buf.put_u8(count);
+    for (url, key) in keys.0.iter().take(usize::from(count)) {
+        put_bytes(buf, url.to_string().as_bytes());
+        put_bytes(buf, key);
+    }
+}
+
+fn get_keys(buf: &mut Bytes) -> Result<FetchedKeys, HeadError> {
+    let count = take(buf, 1)?.get_u8();
+    if count > MOST_KEYS {
+        return Err(HeadError("keys"));
+    }
+
+    let mut keys = FetchedKeys::default();
+    for _ in 0..count {
+        let url = get_bytes(buf)?;
+        let url = std::str::from_utf8(&url)
+            .ok()
+            .and_then(|text| HttpsUrl::parse(text).ok())
+            .ok_or(HeadError("keys"))?;
+        keys.0.insert(url, get_bytes(buf)?.as_ref().into());
+    }
+
+    Ok(keys)
+}
+
+fn put_address(buf: &mut BytesMut, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => put_bytes(buf, &v4.octets()),
+        IpAddr::V6(v6) => put_bytes(buf, &v6.octets()),
+    }
+}
+
+fn get_address(buf: &mut Bytes) -> Result<IpAddr, HeadError> {
+    let octets = get_bytes(buf)?;
+    if let Ok(v4) = <[u8; 4]>::try_from(octets.as_ref()) {
+        return Ok(IpAddr::V4(Ipv4Addr::from(v4)));
+    }
+    <[u8; 16]>::try_from(octets.as_ref())
+        .map(|v6| IpAddr::V6(Ipv6Addr::from(v6)))
+        .map_err(|_| HeadError("client address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        let mut headers = HeaderMap::new();
+        headers.append("x-github-event", "push".parse().unwrap());
+        headers.append("x-a", "1".parse().unwrap());
+        headers.append("x-a", "2".parse().unwrap());
+
+        Request {
+            context: Context {
+                id: RequestId([7; 16]),
+                host: Bytes::from_static(b"h.example"),
+                client: "2001:db8::1".parse().unwrap(),
+                keys: FetchedKeys(
+                    [(
+                        HttpsUrl::parse("https://k.example/").unwrap(),
+                        b"pem".as_slice().into(),
+                    )]
+                    .into(),
+                ),
+            },
+            method: Method::POST,
+            target: Bytes::from_static(b"/a?b"),
+            length: Some(0),
+            trailers: true,
+            upgrade: false,
+            headers,
+            spelling: Spelling("X-GitHub-Event\nX-A\nx-a\n".into()),
+        }
+    }
+
+    #[test]
+    fn round_trip() {
+        let request = request();
+        assert_eq!(
+            Request::decode(request.encode(|_| true).freeze()).unwrap(),
+            request
+        );
+
+        let response = Response {
+            status: StatusCode::CREATED,
+            length: None,
+            headers: request.headers,
+        };
+        assert_eq!(
+            Answer::decode(response.encode(|_| true).freeze()).unwrap(),
+            Answer::Response(response)
+        );
+
+        let failure = Failure {
+            code: Code::ApplicationTimeout,
+            status: StatusCode::GATEWAY_TIMEOUT,
+        };
+        assert_eq!(
+            Answer::decode(failure.encode().freeze()).unwrap(),
+            Answer::Failure(failure)
+        );
+    }
+
+    #[test]
+    fn fields_of_one_name_stand_together() {
+        let trailers = |names: &[&str]| {
+            let mut buf = BytesMut::new();
+            for name in names {
+                put_bytes(&mut buf, name.as_bytes());
+                put_bytes(&mut buf, b"1");
+            }
+            decode_trailers(buf.freeze())
+        };
+        assert!(trailers(&["p", "P", "x"]).is_ok());
+
+        assert!(trailers(&["p", "x", "P"]).is_err());
+    }
+
+    #[test]
+    fn a_left_out_field_takes_its_spelling_along() {
+        let encoded = request().encode(|name| name != "x-github-event").freeze();
+        let decoded = Request::decode(encoded).unwrap();
+        assert_eq!(decoded.spelling, Spelling("X-A\nx-a\n".into()));
+    }
+
+    #[test]
+    fn cut_or_changed_bytes_are_an_error_and_no_panic() {
+        let whole = request().encode(|_| true).freeze();
+        for cut in 0..whole.len() {
+            let _ = Request::decode(whole.slice(..cut));
+            let _ = Answer::decode(whole.slice(cut..));
+            for bit in 0..8 {
+                let mut changed = whole.to_vec();
+                changed[cut] ^= 1 << bit;
+                let _ = Request::decode(changed.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Moving bytes between relay and agent: a [`Session`] that opens and accepts streams, the same
+//! over QUIC and over TLS on TCP.
+//!
+//! The only part of this crate that touches a socket. [`identity`] is who the relay is and how an
+//! agent knows it, [`quic`] and [`tcp`] the two transports and their bounds, [`liveness`] when a
+//! path is dead, [`stream`] the halves of an exchange with the guard that makes an unfinished
+//! message an abort, `precedence` who of them writes first, [`body`] a message's body for hyper,
+//! [`splice`] what carries an upgraded connection.
+
+pub mod body;
+pub mod error;
+mod halves;
+pub mod identity;
+pub mod liveness;
+pub mod quic;
+pub mod splice;
+pub mod stream;
+pub mod tcp;
+mod write_priority;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::TaskTracker;
+
+use self::halves::{RecvHalf, SendHalf};
+use self::liveness::Liveness;
+use self::write_priority::Precedence;
+use hookward_core::limits::TUNNEL_STREAMS;
+
+pub use body::MessageBody;
+pub use error::{SessionError, StreamError};
+pub use stream::{ControlReader, ControlStream, ControlWriter, MessageReader, MessageWriter};
+
+/// What carries a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// QUIC over UDP.
+    Quic,
+    /// TLS over TCP, on the edge's port.
+    Tcp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+        })
+    }
+}
+
+/// One connection between a relay and an agent.
+#[derive(Clone)]
+pub struct Session {
+    connection: Connection,
+    /// Who writes first. HTTP/2 has a queue of its own for that: who reserves room there has it,
+    /// even if it waits for somebody behind it.
+    order: Option<Arc<Precedence>>,
+}
+
+#[derive(Clone)]
+enum Connection {
+    Quic(quinn::Connection),
+    Tcp(Arc<tcp::Link>),
+}
+
+/// Code with which a session is closed on purpose.
+const CLOSED: u32 = 0;
+
+impl Session {
+    /// A session over QUIC.
+    #[must_use]
+    pub fn over_quic(connection: quinn::Connection) -> Self {
+        Self {
+            connection: Connection::Quic(connection),
+            order: Some(Arc::default()),
+        }
+    }
+
+    /// The relay's side of a session over TLS on TCP. What drives it is owned by `tasks`.
+    ///
+    /// # Errors
+    /// When the connection breaks before it is up.
+    pub async fn over_tcp_at_relay(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: SocketAddr,
+        liveness: Liveness,
+        tasks: &TaskTracker,
+    ) -> Result<Self, SessionError> {
+        let link = tcp::relay_side(stream, peer, liveness, tasks).await?;
+        Ok(Self {
+            connection: Connection::Tcp(Arc::new(link)),
+            order: None,
+        })
+    }
+
+    /// The agent's side of one.
+    ///
+    /// # Errors
+    /// When the connection breaks before it is up.
+    pub async fn over_tcp_at_agent(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: SocketAddr,
+        liveness: Liveness,
+        tasks: &TaskTracker,
+    ) -> Result<Self, SessionError> {
+        let link = tcp::agent_side(stream, peer, liveness, tasks).await?;
+        Ok(Self {
+            connection: Connection::Tcp(Arc::new(link)),
+            order: None,
+        })
+    }
+
+    /// What carries it.
+    #[must_use]
+    pub const fn transport(&self) -> Transport {
+        match self.connection {
+            Connection::Quic(_) => Transport::Quic,
+            Connection::Tcp(_) => Transport::Tcp,
+        }
+    }
+
+    /// The peer is known: it may send as much as a tunnel carries.
+    pub fn trust(&self) {
+        match &self.connection {
+            Connection::Quic(connection) => {
+                connection.set_receive_window(quinn::VarInt::from_u32(quic::CONNECTION_WINDOW));
+            }
+            Connection::Tcp(link) => link.trust(),
+        }
+    }
+
+    /// The agent's side: the relay may open as many streams as a tunnel has.
+    pub fn serve(&self) {
+        if let Connection::Quic(connection) = &self.connection {
+            connection.set_max_concurrent_bi_streams(quinn::VarInt::from_u32(TUNNEL_STREAMS));
+        }
+    }
+
+    /// Opens a stream for an exchange. Waits while all of the peer's streams are in use.
+    ///
+    /// # Errors
+    /// When the session has ended.
+    pub async fn open(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
+        let (send, recv) = self.open_halves().await?;
+        Ok((
+            MessageWriter::new(send, self.order.clone()),
+            MessageReader::new(recv),
+        ))
+    }
+
+    /// Takes the next stream that the peer opened for an exchange.
+    ///
+    /// # Errors
+    /// When the session has ended.
+    pub async fn accept(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
+        let (send, recv) = self.accept_halves().await?;
+        Ok((
+            MessageWriter::new(send, self.order.clone()),
+            MessageReader::new(recv),
+        ))
+    }
+
+    /// The control stream, the first of the session: opened by the agent over QUIC, and over TCP by
+    /// the relay, who opens all streams there.
+    ///
+    /// # Errors
+    /// When the session has ended.
+    pub async fn open_control(&self) -> Result<ControlStream, SessionError> {
+        let (send, recv) = match &self.connection {
+            Connection::Tcp(link) if link.takes() => self.accept_halves().await?,
+            _ => self.open_halves().await?,
+        };
+        Ok(ControlStream::new(send, recv))
+    }
+
+    /// The relay's end of [`Session::open_control`].
+    ///
+    /// # Errors
+    /// When the session has ended.
+    pub async fn accept_control(&self) -> Result<ControlStream, SessionError> {
+        let (send, recv) = match &self.connection {
+            Connection::Tcp(link) if !link.takes() => self.open_halves().await?,
+            _ => self.accept_halves().await?,
+        };
+        Ok(ControlStream::new(send, recv))
+    }
+
+    async fn open_halves(&self) -> Result<(SendHalf, RecvHalf), SessionError> {
+        match &self.connection {
+            Connection::Quic(connection) => {
+                let (send, recv) = connection.open_bi().await?;
+                Ok((SendHalf::Quic(send), RecvHalf::Quic(recv)))
+            }
+            Connection::Tcp(link) => link.open().await,
+        }
+    }
+
+    async fn accept_halves(&self) -> Result<(SendHalf, RecvHalf), SessionError> {
+        match &self.connection {
+            Connection::Quic(connection) => {
+                let (send, recv) = connection.accept_bi().await?;
+                Ok((SendHalf::Quic(send), RecvHalf::Quic(recv)))
+            }
+            Connection::Tcp(link) => link.accept().await,
+        }
+    }
+
+    /// Resolves when the session has ended.
+    pub async fn closed(&self) -> SessionError {
+        match &self.connection {
+            Connection::Quic(connection) => connection.closed().await.into(),
+            Connection::Tcp(link) => link.closed().await,
+        }
+    }
+
+    /// Ends the session; over QUIC the peer is told why.
+    pub fn close(&self, why: &str) {
+        match &self.connection {
+            Connection::Quic(connection) => connection.close(CLOSED.into(), why.as_bytes()),
+            Connection::Tcp(link) => link.close(),
+        }
+    }
+
+    /// The peer's address, for logs.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        match &self.connection {
+            Connection::Quic(connection) => connection.remote_address(),
+            Connection::Tcp(link) => link.peer(),
+        }
+    }
+
+    /// A number that grows with everything that is heard of the peer.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        match &self.connection {
+            Connection::Quic(connection) => connection.stats().udp_rx.datagrams,
+            Connection::Tcp(link) => link.received(),
+        }
+    }
+
+    /// Bytes of the datagrams that the path is known to carry; `None` over TCP.
+    #[must_use]
+    pub fn path_mtu(&self) -> Option<u16> {
+        match &self.connection {
+            Connection::Quic(connection) => Some(connection.stats().path.current_mtu),
+            Connection::Tcp(_) => None,
+        }
+    }
+
+    /// Datagrams that one send call took to the kernel, on average: 6 to 10 with segmentation
+    /// offload, 1.0 without. `None` over TCP.
+    #[must_use]
+    pub fn datagrams_per_send(&self) -> Option<f64> {
+        match &self.connection {
+            Connection::Quic(connection) => {
+                let sent = connection.stats().udp_tx;
+                Some(sent.datagrams as f64 / (sent.ios.max(1) as f64))
+            }
+            Connection::Tcp(_) => None,
+        }
+    }
+}

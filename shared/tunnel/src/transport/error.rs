@@ -1,0 +1,84 @@
+//! Why a session or one of its streams is over, whichever transport carried it.
+
+use crate::protocol::frame::FrameError;
+use hookward_core::text::Escaped;
+
+/// Why a session ended, and who ended it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// The other side closed it, and said why.
+    #[error("the other side closed the tunnel: {0}")]
+    ClosedByPeer(String),
+    /// The other side is gone.
+    #[error("the tunnel broke: {0}")]
+    Lost(String),
+}
+
+/// Why a stream could not be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// The other side broke the message off.
+    #[error("the other side broke off the message")]
+    Aborted,
+    /// The session is gone.
+    #[error("the tunnel broke: {0}")]
+    Lost(String),
+    /// The other side doesn't speak the protocol.
+    #[error("the other side broke the protocol: {0}")]
+    Protocol(String),
+    /// A message is larger than it may be.
+    #[error("a message of {0} bytes, more than {1}")]
+    TooLarge(usize, usize),
+}
+
+impl From<FrameError> for StreamError {
+    fn from(error: FrameError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+impl From<quinn::WriteError> for StreamError {
+    fn from(error: quinn::WriteError) -> Self {
+        match error {
+            quinn::WriteError::Stopped(_) => Self::Aborted,
+            other => Self::Lost(other.to_string()),
+        }
+    }
+}
+
+impl From<quinn::ReadError> for StreamError {
+    fn from(error: quinn::ReadError) -> Self {
+        match error {
+            quinn::ReadError::Reset(_) => Self::Aborted,
+            other => Self::Lost(other.to_string()),
+        }
+    }
+}
+
+impl From<h2::Error> for StreamError {
+    fn from(error: h2::Error) -> Self {
+        if error.is_reset() {
+            Self::Aborted
+        } else {
+            Self::Lost(error.to_string())
+        }
+    }
+}
+
+impl From<SessionError> for StreamError {
+    fn from(error: SessionError) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
+impl From<quinn::ConnectionError> for SessionError {
+    fn from(error: quinn::ConnectionError) -> Self {
+        match error {
+            quinn::ConnectionError::ApplicationClosed(close) => {
+                Self::ClosedByPeer(Escaped(&close.reason).to_string())
+            }
+            // The reason may be the peer's own words.
+            other => Self::Lost(Escaped(other.to_string().as_bytes()).to_string()),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Who the relay is to its agents: a key of its own, made at first start, and pinned.
+//!
+//! The tunnel does not use the edge's certificate, so that certificates come and go without a word
+//! to the agents, and nobody who can issue certificates can stand in for the relay.
+
+use std::fmt;
+use std::sync::Arc;
+
+use data_encoding::{BASE64, BASE64URL_NOPAD};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// SHA-256 of a public key (its SubjectPublicKeyInfo, as in RFC 7469 §2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Pin([u8; 32]);
+
+impl Pin {
+    /// The pin of no key, for a relay whose key is not known yet: every key differs from it.
+    #[must_use]
+    pub const fn of_no_key() -> Self {
+        Self([0; 32])
+    }
+
+    /// The pin of the key in a certificate.
+    ///
+    /// # Errors
+    /// When the certificate can't be read.
+    pub fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
+        let certificate = webpki::EndEntityCert::try_from(certificate).map_err(|_| {
+            rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding)
+        })?;
+        Ok(Self(
+            Sha256::digest(certificate.subject_public_key_info()).into(),
+        ))
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256/{}", BASE64.encode(&self.0))
+    }
+}
+
+impl TryFrom<String> for Pin {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        BASE64URL_NOPAD
+            .decode(text.as_bytes())
+            .ok()
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+            .map(Self)
+            .ok_or("a pin is the base64url of a SHA-256 digest")
+    }
+}
+
+impl From<Pin> for String {
+    fn from(pin: Pin) -> Self {
+        BASE64URL_NOPAD.encode(&pin.0)
+    }
+}
+
+/// The cryptography that both programs use: aws-lc-rs, with X25519MLKEM768 preferred.
+#[must_use]
+pub fn crypto_provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Accepts the one relay whose key has this pin, whatever its certificate says.
+#[derive(Debug)]
+pub(crate) struct PinnedVerifier {
+    pub(crate) pin: Pin,
+    pub(crate) provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for PinnedVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if Pin::of_certificate(end_entity)? == self.pin {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(rustls::Error::InvalidCertificate(
+            rustls::CertificateError::ApplicationVerificationFailure,
+        ))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        // QUIC is TLS 1.3 (RFC 9001 §4.2).
+        Err(rustls::Error::PeerIncompatible(
+            rustls::PeerIncompatible::Tls13RequiredForQuic,
+        ))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

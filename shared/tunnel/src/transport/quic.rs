@@ -1,0 +1,265 @@
+//! QUIC endpoints of relay and agent, with their bounds.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use hmac::{Hmac, KeyInit, Mac};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{
+    AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig,
+    TransportConfig, VarInt,
+};
+use quinn_proto::HashedConnectionIdGenerator;
+use quinn_proto::crypto::{CryptoError, HmacKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::protocol::ALPN;
+use crate::transport::identity::{Pin, PinnedVerifier, crypto_provider};
+use crate::transport::liveness::Liveness;
+
+/// The name in the tunnel's TLS handshake. It means nothing: the key is pinned.
+pub const SERVER_NAME: &str = "relay.hookward.invalid";
+/// What one stream may have in flight: 40 MB/s on a path of 50 ms (measured: 18 MB/s with half of
+/// it, and as much as `ssh -R`); more gains nothing in quinn.
+pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+/// What one connection may hold that was received and not read: half as many readers can be slow at
+/// a time as streams fit in, and nobody waits for them; then the relay's `forward::untaken` has
+/// those give way that take nothing. An agent has two connections, and quinn needs up to twice as
+/// much memory: on a relay of 1 GiB it can't be more.
+pub const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
+/// What a peer may send that has not said who it is: a greeting, some times over.
+pub(crate) const UNKNOWN_WINDOW: u32 = 64 * 1024;
+/// What one connection may have sent and not acknowledged, in memory: 160 MB/s on a path of 50 ms,
+/// where quinn brings 18 to 36 (measured), and four streams' windows, so that one slow stream
+/// leaves room for others.
+const SEND_WINDOW: u64 = 8 * 1024 * 1024;
+/// Buffers that keep local bursts from being lost; Debian's default cap is 208 KiB.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+/// Packets that one acknowledgement may answer (draft-ietf-quic-ack-frequency): measured, -3 %.
+const ACK_THRESHOLD: u32 = 10;
+/// Handshakes beyond which an unknown address must prove itself first (RFC 9000 §8.1.2).
+pub const RETRY_FROM: usize = 64;
+/// First packets that are kept for handshakes not yet taken, in bytes.
+const INCOMING_BUFFER: u64 = 4 * 1024 * 1024;
+
+/// Why an endpoint could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The UDP socket.
+    #[error("UDP {address}: {source}")]
+    Socket {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The TLS settings.
+    #[error("the tunnel's TLS settings: {0}")]
+    Tls(String),
+}
+
+/// Whether the agent ended the handshake because the relay's key is not the pinned one: rustls then
+/// sends the alert `access_denied` (RFC 8446 §6.2), which QUIC carries (RFC 9001 §4.8).
+#[must_use]
+pub fn is_wrong_key(error: &quinn::ConnectionError) -> bool {
+    const ACCESS_DENIED: u8 = 49;
+    let code = quinn::TransportErrorCode::crypto(ACCESS_DENIED);
+    matches!(error, quinn::ConnectionError::TransportError(error) if error.code == code)
+}
+
+/// The relay's endpoint: takes agents.
+///
+/// # Errors
+/// [`EndpointError`].
+pub fn server(
+    address: SocketAddr,
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+    liveness: Liveness,
+) -> Result<Endpoint, EndpointError> {
+    let endpoint_config = restartable(&key);
+    let mut tls = rustls::ServerConfig::builder_with_provider(crypto_provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls_error)?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .map_err(tls_error)?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+
+    let crypto = QuicServerConfig::try_from(tls).map_err(tls_error)?;
+    let mut transport = transport(liveness);
+    // The agent opens one stream, the control stream.
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
+
+    // Until it has greeted; see `Session::trust`.
+    transport.receive_window(VarInt::from_u32(UNKNOWN_WINDOW));
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config
+        .transport_config(Arc::new(transport))
+        .max_incoming(RETRY_FROM * 16)
+        .incoming_buffer_size(64 * 1024)
+        .incoming_buffer_size_total(INCOMING_BUFFER);
+
+    endpoint(address, Some(config), endpoint_config)
+}
+
+/// Connection ids and reset tokens that follow from the relay's key, so that a relay which was
+/// killed and started again can tell its agents at once that their sessions are gone (RFC 9000
+/// §10.3). Without it they find out when the path counts as dead ([`Liveness`]).
+fn restartable(key: &PrivateKeyDer<'_>) -> EndpointConfig {
+    let derived = |purpose: &[u8]| {
+        let mut mac = StatelessKey::of(key.secret_der());
+        mac.0.update(purpose);
+        mac.0.finalize().into_bytes()
+    };
+    let mut config = EndpointConfig::new(Arc::new(StatelessKey::of(&derived(
+        b"hookward stateless reset",
+    ))));
+    let cid_key = derived(b"hookward connection ids")
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+
+    config
+}
+
+/// HMAC-SHA256 for quinn's stateless reset tokens.
+#[derive(Clone)]
+struct StatelessKey(Hmac<Sha256>);
+
+impl StatelessKey {
+    fn of(key: &[u8]) -> Self {
+        let mut block = [0; 64]; // HMAC's key is one block of the hash, padded with zeros
+        for (to, from) in block.iter_mut().zip(Sha256::digest(key)) {
+            *to = from;
+        }
+        Self(Hmac::new(&block.into()))
+    }
+}
+
+impl HmacKey for StatelessKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        let mut mac = self.0.clone();
+        mac.update(data);
+        for (to, from) in signature_out.iter_mut().zip(mac.finalize().into_bytes()) {
+            *to = from;
+        }
+    }
+
+    fn signature_len(&self) -> usize {
+        32
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        let mut mac = self.0.clone();
+        mac.update(data);
+        mac.verify_slice(signature).map_err(|_| CryptoError)
+    }
+}
+
+/// The agent's endpoint: dials the one relay with this pin.
+///
+/// # Errors
+/// [`EndpointError`].
+pub fn client(
+    address: SocketAddr,
+    pin: Pin,
+    liveness: Liveness,
+) -> Result<Endpoint, EndpointError> {
+    let provider = crypto_provider();
+    let verifier = PinnedVerifier {
+        pin,
+        provider: Arc::clone(&provider),
+    };
+
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls_error)?
+        .dangerous() // which only means: not the web's authorities, but the pin
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+
+    let crypto = QuicClientConfig::try_from(tls).map_err(tls_error)?;
+    let mut transport = transport(liveness);
+    // Until it is a session; see `Session::serve`. Each stream costs memory from the first moment,
+    // and most of what an agent dials during an outage becomes none.
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
+
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    let mut endpoint = endpoint(address, None, EndpointConfig::default())?;
+    endpoint.set_default_client_config(config);
+
+    Ok(endpoint)
+}
+
+fn transport(liveness: Liveness) -> TransportConfig {
+    let mut ack = AckFrequencyConfig::default();
+    ack.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD));
+    // quinn's CUBIC, not its BBR: on a link of 20 Mbit/s and 50 ms BBR loses 9 to 12 % of its own
+    // packets, CUBIC 0.3 to 1.3 % (`scripts/bench-wan slow`), at the same speed. BBR would win
+    // where packets are lost for other reasons (20 MB/s instead of 1, with 1 % lost each way on 50
+    // ms, `scripts/bench-wan both`); `--transport tcp` helps there, with the kernel's own control.
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
+        .ack_frequency_config(Some(ack))
+        // Both sides ask, because the shorter of both sides' times holds.
+        .keep_alive_interval(Some(liveness.ask_every()))
+        .max_idle_timeout(IdleTimeout::try_from(liveness.dead_after()).ok());
+
+    transport
+}
+
+fn endpoint(
+    address: SocketAddr,
+    config: Option<ServerConfig>,
+    endpoint_config: EndpointConfig,
+) -> Result<Endpoint, EndpointError> {
+    let socket = udp_socket(address).map_err(|source| EndpointError::Socket { address, source })?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    Endpoint::new(endpoint_config, config, socket, runtime)
+        .map_err(|source| EndpointError::Socket { address, source })
+}
+
+fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+
+    socket.bind(&address.into())?;
+    let socket = UdpSocket::from(socket);
+    let reference = SockRef::from(&socket);
+    reference.set_recv_buffer_size(SOCKET_BUFFER)?;
+    reference.set_send_buffer_size(SOCKET_BUFFER)?;
+
+    // Linux reports twice what it grants, for its own book-keeping.
+    let granted = reference.recv_buffer_size()? / 2;
+    if granted < SOCKET_BUFFER {
+        tracing::info!(
+            granted,
+            wanted = SOCKET_BUFFER,
+            "the kernel gave a smaller UDP buffer; under load raise net.core.rmem_max and wmem_max"
+        );
+    }
+
+    Ok(socket)
+}
+
+fn tls_error(error: impl std::fmt::Display) -> EndpointError {
+    EndpointError::Tls(error.to_string())
+}

@@ -1,0 +1,330 @@
+//! The halves of a stream. An exchange's message is complete only when its END was written; until
+//! then its guard resets the stream when it is dropped, because quinn would finish it cleanly, and
+//! a cut body would look whole.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::protocol::frame::{self, Decoder, Frame};
+use crate::transport::error::StreamError;
+use crate::transport::halves::{RecvHalf, SendHalf};
+use crate::transport::write_priority::Precedence;
+
+/// Priority of streams whose message is large or of unknown size: behind every small one.
+const BULK: i32 = -1;
+
+/// When something is written, where others wait, too.
+#[derive(Clone, Copy)]
+enum Turn {
+    /// Before what is large: it is small.
+    First,
+    /// Beside all others: nobody knows how large it will be.
+    Any,
+    /// Behind what is small.
+    Last,
+}
+
+/// Writes one message of an exchange. Dropped before [`MessageWriter::finish`], it is an abort.
+pub struct MessageWriter {
+    stream: SendHalf,
+    order: Option<Arc<Precedence>>,
+    /// Of what follows the head.
+    turn: Turn,
+    finished: bool,
+}
+
+impl MessageWriter {
+    pub(crate) const fn new(stream: SendHalf, order: Option<Arc<Precedence>>) -> Self {
+        Self {
+            stream,
+            order,
+            turn: Turn::Any,
+            finished: false,
+        }
+    }
+
+    /// Sends this message ahead of larger ones, and of those that came after it: `order` counts
+    /// messages. Measured: without it, quinn spreads small messages over packets of many streams.
+    pub fn prioritise(&self, order: u32) {
+        self.stream
+            .prioritise(i32::MAX.saturating_sub_unsigned(order & 0x3fff_ffff));
+    }
+
+    /// Sends this message behind all small ones.
+    pub fn deprioritise(&mut self) {
+        self.turn = Turn::Last;
+        self.stream.prioritise(BULK);
+    }
+
+    /// Writes a head.
+    ///
+    /// # Errors
+    /// [`StreamError`]; the message is then aborted.
+    pub async fn head(&mut self, payload: &[u8]) -> Result<(), StreamError> {
+        self.write_in_turn(Turn::First, &mut [frame::head(payload)], false)
+            .await
+    }
+
+    /// Writes a whole message at once: head, body, end. They share packets, and nothing is copied.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn whole(mut self, head: &[u8], body: Bytes) -> Result<(), StreamError> {
+        let head = frame::head(head);
+        let written = if body.is_empty() {
+            self.write_in_turn(Turn::First, &mut [head, frame::end()], true)
+                .await
+        } else {
+            let prefix = frame::data_prefix(body.len());
+            self.write_in_turn(Turn::First, &mut [head, prefix, body, frame::end()], true)
+                .await
+        };
+        self.finished = written.is_ok();
+
+        written
+    }
+
+    /// Writes a piece of the body.
+    ///
+    /// # Errors
+    /// [`StreamError`]; the message is then aborted.
+    pub async fn data(&mut self, data: Bytes) -> Result<(), StreamError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.write(&mut [frame::data_prefix(data.len()), data])
+            .await
+    }
+
+    /// Writes trailers.
+    ///
+    /// # Errors
+    /// [`StreamError`]; the message is then aborted.
+    pub async fn trailers(&mut self, payload: &[u8]) -> Result<(), StreamError> {
+        self.write(&mut [frame::trailers(payload)]).await
+    }
+
+    /// Ends the message: it is complete.
+    ///
+    /// # Errors
+    /// [`StreamError`]; the message is then aborted.
+    pub async fn finish(mut self) -> Result<(), StreamError> {
+        self.end(&mut [frame::end()]).await
+    }
+
+    /// Resolves when the other side no longer wants the message, or is gone.
+    pub async fn stopped(&mut self) {
+        self.stream.stopped().await;
+    }
+
+    async fn write(&mut self, pieces: &mut [Bytes]) -> Result<(), StreamError> {
+        self.write_in_turn(self.turn, pieces, false).await
+    }
+
+    async fn end(&mut self, pieces: &mut [Bytes]) -> Result<(), StreamError> {
+        self.write_in_turn(self.turn, pieces, true).await?;
+        self.finished = true;
+        Ok(())
+    }
+
+    async fn write_in_turn(
+        &mut self,
+        turn: Turn,
+        pieces: &mut [Bytes],
+        end: bool,
+    ) -> Result<(), StreamError> {
+        let writing = self.stream.write(pieces, end);
+        match (&self.order, turn) {
+            (Some(order), Turn::First) => order.first(writing).await,
+            (Some(order), Turn::Last) => order.last(writing).await,
+            (_, Turn::Any) | (None, _) => writing.await,
+        }
+    }
+}
+
+impl Drop for MessageWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.stream.reset();
+        }
+    }
+}
+
+/// Reads one message of an exchange. Dropped before its end, the other side is told to stop.
+pub struct MessageReader {
+    stream: RecvHalf,
+    decoder: Decoder,
+}
+
+impl MessageReader {
+    pub(crate) fn new(stream: RecvHalf) -> Self {
+        Self {
+            stream,
+            decoder: Decoder::default(),
+        }
+    }
+
+    /// The next frame; data comes in pieces as it arrives. Cancelling it loses nothing.
+    ///
+    /// # Errors
+    /// [`StreamError::Aborted`] when the stream ends before the message does.
+    pub async fn next(&mut self) -> Result<Frame, StreamError> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// [`MessageReader::next`], for a body that is polled.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, StreamError>> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame()? {
+                return Poll::Ready(Ok(frame));
+            }
+            match ready!(self.stream.poll_read(cx))? {
+                Some(bytes) => self.decoder.push(bytes),
+                None => return Poll::Ready(Err(StreamError::Aborted)),
+            }
+        }
+    }
+
+    /// The head, which comes first.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn head(&mut self) -> Result<Bytes, StreamError> {
+        match self.next().await? {
+            Frame::Head(head) => Ok(head),
+            _ => Err(StreamError::Protocol(
+                "a message that does not begin with its head".to_owned(),
+            )),
+        }
+    }
+}
+
+impl Drop for MessageReader {
+    fn drop(&mut self) {
+        if !self.decoder.is_ended() {
+            self.stream.stop();
+        }
+    }
+}
+
+/// The control stream: JSON messages behind their length.
+pub struct ControlStream {
+    writer: ControlWriter,
+    reader: ControlReader,
+}
+
+/// The half of it that says something.
+pub struct ControlWriter {
+    stream: SendHalf,
+}
+
+/// The half of it that hears something.
+pub struct ControlReader {
+    stream: RecvHalf,
+    /// Bytes of a message that has not arrived whole.
+    partial: Vec<u8>,
+}
+
+impl ControlStream {
+    pub(crate) const fn new(send: SendHalf, recv: RecvHalf) -> Self {
+        Self {
+            writer: ControlWriter { stream: send },
+            reader: ControlReader {
+                stream: recv,
+                partial: Vec::new(),
+            },
+        }
+    }
+
+    /// Both halves, for who has to hear while a large message is on its way.
+    pub const fn halves(&mut self) -> (&mut ControlWriter, &mut ControlReader) {
+        (&mut self.writer, &mut self.reader)
+    }
+
+    /// [`ControlWriter::send`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn send<M: Serialize>(&mut self, message: &M) -> Result<(), StreamError> {
+        self.writer.send(message).await
+    }
+
+    /// [`ControlReader::receive`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn receive<M: DeserializeOwned>(&mut self, cap: usize) -> Result<M, StreamError> {
+        self.reader.receive(cap).await
+    }
+
+    /// Ends this side and waits until the peer has taken everything, or is gone.
+    pub async fn finish(mut self) {
+        self.writer.stream.finish_and_settle().await;
+    }
+}
+
+impl ControlWriter {
+    /// Sends a message. Cancelled in its middle, nothing can be said any more.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn send<M: Serialize>(&mut self, message: &M) -> Result<(), StreamError> {
+        let json = serde_json::to_vec(message)
+            .map_err(|error| StreamError::Protocol(error.to_string()))?;
+        let length = u32::try_from(json.len())
+            .map_err(|_| StreamError::TooLarge(json.len(), u32::MAX as usize))?;
+        let mut pieces = [
+            Bytes::copy_from_slice(&length.to_be_bytes()),
+            Bytes::from(json),
+        ];
+
+        self.stream.write(&mut pieces, false).await
+    }
+}
+
+impl ControlReader {
+    /// The next message of at most `cap` bytes. Cancelling it loses nothing.
+    ///
+    /// # Errors
+    /// [`StreamError`]; `Aborted` also when the stream has ended.
+    pub async fn receive<M: DeserializeOwned>(&mut self, cap: usize) -> Result<M, StreamError> {
+        const LENGTH: usize = 4;
+
+        loop {
+            if let Some((length, rest)) = self.partial.split_first_chunk::<LENGTH>() {
+                let length = u32::from_be_bytes(*length) as usize;
+                if length > cap {
+                    return Err(StreamError::TooLarge(length, cap));
+                }
+
+                if let Some(json) = rest.get(..length) {
+                    // What stands in the message is the peer's, and may be a secret: it is not
+                    // repeated.
+                    let message = serde_json::from_slice(json).map_err(|error| {
+                        let (line, column) = (error.line(), error.column());
+                        StreamError::Protocol(format!(
+                            "a message that can't be read ({:?}, {line}:{column})",
+                            error.classify()
+                        ))
+                    });
+
+                    self.partial.drain(..LENGTH + length);
+                    return message;
+                }
+            }
+
+            match poll_fn(|cx| self.stream.poll_read(cx)).await? {
+                Some(bytes) => self.partial.extend_from_slice(&bytes),
+                None => return Err(StreamError::Aborted),
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Who writes first where many wait to be let in: small messages before large ones.
+//!
+//! What a connection may have sent and not acknowledged is bounded, for all its streams together,
+//! and whoever is quick takes what becomes free of it: quinn's priorities order what was let in,
+//! and not who is let in. Beside hundreds of large answers a small one waited for seconds
+//! (measured, `scripts/availability slowhttptest`).
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+/// So long large messages wait for small ones of which there is always another: then they are let
+/// in beside them.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The order of a connection's writers.
+pub(crate) struct Precedence {
+    begin: Instant,
+    /// Small messages that wait to be let in.
+    waiting: AtomicUsize,
+    /// Since when there has been one without a break, in milliseconds.
+    since: AtomicU64,
+    /// Told when none does any more.
+    nobody: Notify,
+}
+
+impl Default for Precedence {
+    fn default() -> Self {
+        let (waiting, since) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self {
+            begin: Instant::now(),
+            waiting,
+            since,
+            nobody: Notify::new(),
+        }
+    }
+}
+
+/// A small message that waits.
+struct Waiting<'p>(&'p Precedence);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.0.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.nobody.notify_waiters();
+        }
+    }
+}
+
+impl Precedence {
+    /// Writes a small message. It must have room in its own stream's window: large ones wait for
+    /// it.
+    pub(crate) async fn first<F: Future>(&self, writing: F) -> F::Output {
+        let mut writing = pin!(writing);
+        // Nearly always there is room, and nobody has to be told.
+        if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+            return written;
+        }
+
+        if self.waiting.fetch_add(1, Ordering::AcqRel) == 0 {
+            let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.since.store(now, Ordering::Release);
+        }
+
+        let _waiting = Waiting(self);
+        writing.await
+    }
+
+    /// Writes a part of a large message, while no small one waits; where there is always one,
+    /// beside them.
+    pub(crate) async fn last<F: Future>(&self, writing: F) -> F::Output {
+        let mut writing = pin!(writing);
+        loop {
+            let nobody = self.nobody.notified();
+            if let Some(due) = self.turn() {
+                // Either there is none any more, or it has been long enough.
+                let _ = timeout_at(due, nobody).await;
+                continue;
+            }
+
+            let written = poll_fn(|cx| match self.turn() {
+                Some(_) => Poll::Ready(None),
+                None => writing.as_mut().poll(cx).map(Some),
+            });
+            if let Some(written) = written.await {
+                return written;
+            }
+        }
+    }
+
+    /// Until when it is the turn of small messages; `None`: it is everybody's.
+    fn turn(&self) -> Option<Instant> {
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let due = self.begin + Duration::from_millis(self.since.load(Ordering::Acquire)) + PATIENCE;
+        (Instant::now() < due).then_some(due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::Mutex;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    /// Room for messages. It wakes all that wait, whoever comes first.
+    #[derive(Default)]
+    struct Room(Mutex<(usize, Vec<Waker>)>);
+
+    impl Room {
+        fn enter(&self) -> impl Future<Output = ()> {
+            poll_fn(|cx| {
+                let mut room = self.0.lock().unwrap();
+                if room.0 > 0 {
+                    room.0 -= 1;
+                    return Poll::Ready(());
+                }
+                room.1.push(cx.waker().clone());
+                Poll::Pending
+            })
+        }
+
+        fn free(&self, places: usize) {
+            let mut room = self.0.lock().unwrap();
+            room.0 += places;
+            room.1.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    type Writing<'w> = Pin<Box<dyn Future<Output = ()> + 'w>>;
+
+    /// How many of these are let in now.
+    fn entered(waiting: &mut Vec<Writing<'_>>) -> usize {
+        let before = waiting.len();
+        let mut context = Context::from_waker(Waker::noop());
+        waiting.retain_mut(|writing| writing.as_mut().poll(&mut context).is_pending());
+        before - waiting.len()
+    }
+
+    #[tokio::test]
+    async fn a_small_one_goes_before_large_ones_that_came_before_it() {
+        let (order, room) = (Precedence::default(), Room::default());
+        let mut large: Vec<Writing<'_>> = (0..3)
+            .map(|_| Box::pin(order.last(room.enter())) as _)
+            .collect();
+        assert_eq!(entered(&mut large), 0);
+
+        let mut small: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
+        assert_eq!(entered(&mut small), 0);
+        room.free(1);
+        assert_eq!(entered(&mut large), 0, "it is the small one's");
+        assert_eq!(entered(&mut small), 1);
+        assert_eq!(entered(&mut large), 0, "there is no room");
+        room.free(2);
+        assert_eq!(entered(&mut large), 2);
+
+        let mut given_up: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
+        assert_eq!(entered(&mut given_up), 0);
+        drop(given_up);
+        room.free(1);
+        assert_eq!(entered(&mut large), 1, "nobody waits for who has given up");
+    }
+
+    #[tokio::test]
+    async fn a_large_one_does_not_wait_for_ever() {
+        let (order, room) = (Precedence::default(), Room::default());
+        let mut small: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
+        assert_eq!(entered(&mut small), 0);
+        // The small one is not polled: it is as if there were always another.
+        room.free(1);
+        let entered = tokio::time::timeout(PATIENCE * 30, order.last(room.enter())).await;
+        assert!(entered.is_ok());
+    }
+}
