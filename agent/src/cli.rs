@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use hookward_gate::policy::OnDuplicate;
 use hookward_tunnel::transport::Transport;
 
-use crate::connection::TransportMode;
 use crate::exit;
+use crate::relay_link::TransportMode;
 
 /// Brings webhooks to an application inside your network, and nothing else.
 #[derive(Debug, Parser)]
@@ -376,7 +376,6 @@ pub struct PairArgs {
     pub secret_file: PathBuf,
 
     /// Run a relay inside this process, to try it on one machine
-    #[cfg(feature = "local")]
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:8443")]
     pub local: Option<std::net::SocketAddr>,
 
@@ -414,7 +413,6 @@ pub struct HttpArgs {
     pub upstream: UpstreamArgs,
 
     /// Run a relay inside this process, to try it on one machine
-    #[cfg(feature = "local")]
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:8443")]
     pub local: Option<std::net::SocketAddr>,
 
@@ -452,7 +450,6 @@ pub struct StartArgs {
     pub file: PathBuf,
 
     /// Run a relay inside this process, to try it on one machine
-    #[cfg(feature = "local")]
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:8443")]
     pub local: Option<std::net::SocketAddr>,
 
@@ -483,7 +480,6 @@ impl HttpArgs {
         Self {
             application,
             upstream,
-            #[cfg(feature = "local")]
             local: start.local,
             host,
             webhook,
@@ -606,21 +602,3 @@ pub struct GateArgs {
     #[arg(long, value_name = "TIME")]
     pub answer_timeout: Option<String>,
 }
-
-/// Where a relay inside this process is to listen. A program that was built without one has none.
-macro_rules! local_of {
-    ($($args:ty),+) => {$(
-        impl $args {
-            /// The address of a relay inside this process, if one is asked for.
-            #[must_use]
-            pub const fn local(&self) -> Option<std::net::SocketAddr> {
-                #[cfg(feature = "local")]
-                return self.local;
-                #[cfg(not(feature = "local"))]
-                return None;
-            }
-        }
-    )+};
-}
-
-local_of!(HttpArgs, PairArgs, StartArgs);

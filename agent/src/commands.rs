@@ -5,22 +5,19 @@ pub mod diagnose;
 pub mod explain;
 pub mod http;
 pub mod join;
-#[cfg(feature = "local")]
-pub mod local;
-#[cfg(not(feature = "local"))]
-#[path = "commands/no_local.rs"]
 pub mod local;
 pub mod pair;
 pub mod providers;
+pub mod request_input;
+pub mod runner;
 pub mod send;
-pub mod serving;
 pub mod start;
 
 use std::io::{self, Write as _};
 
 use crate::cli::LogFormat;
-use crate::connection::ConnectionError;
-use crate::state::StateError;
+use crate::config::state_dir::StateError;
+use crate::relay_link::ConnectionError;
 
 /// What an agent that has not joined is told.
 pub(crate) const NOT_JOINED: &str =
@@ -36,7 +33,6 @@ pub enum CommandError {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
     /// The relay in this process did not start.
-    #[cfg(feature = "local")]
     #[error(transparent)]
     Local(#[from] local::LocalError),
     /// The system has no randomness to give.

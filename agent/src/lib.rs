@@ -1,20 +1,17 @@
-//! Hookward's agent: the private side. It keeps a tunnel to the relay ([`connection`]), checks
-//! every request that comes out of it by its own copy of the policy and replays it ([`replay`]) to
-//! the application ([`upstream`]), and says what happens ([`report`], [`terminal`]).
+//! Hookward's agent: the private side. It keeps a tunnel to the relay ([`relay_link`]), checks
+//! every request that comes out of it by its own copy of the policy and replays it ([`exchange`]) to
+//! the application ([`upstream`]), and says what happens ([`events`], [`terminal`]).
 //!
 //! [`Agent`] is a value: start it, stop it. The program `hookward` is wiring around it.
 
-pub mod begun;
 pub mod cli;
 pub mod commands;
-pub mod connection;
+pub mod config;
+pub mod events;
+pub mod exchange;
 pub mod exit;
 mod first;
-pub mod flags;
-pub mod replay;
-pub mod report;
-pub mod request;
-pub mod state;
+pub mod relay_link;
 mod streams;
 pub mod terminal;
 pub mod upstream;
@@ -37,13 +34,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connection::policies::Offer;
-use crate::connection::status::Status;
-use crate::connection::{ConnectionError, LinkSettings, Opened, Relay, Shared, Tunnel};
-use crate::replay::{Heads, Pairing, Refused, Replay, UnderWay};
-use crate::report::Reporter;
+use crate::events::Reporter;
+use crate::exchange::{Heads, Pairing, Refused, Replay, UnderWay};
+use crate::relay_link::policy_sync::Offer;
+use crate::relay_link::status::Status;
+use crate::relay_link::{ConnectionError, LinkSettings, Opened, Relay, Shared, Tunnel};
 use crate::upstream::application::Application;
-use crate::upstream::letter_case::LetterCases;
+use crate::upstream::header_case::LetterCases;
 use crate::upstream::pool::Pool;
 
 /// What an agent needs to know.
@@ -173,7 +170,7 @@ impl Agent {
             tasks: TaskTracker::new(),
         };
 
-        let running = tokio::spawn(connection::keep(
+        let running = tokio::spawn(relay_link::keep(
             settings.relays,
             Arc::new(shared),
             stop.clone(),

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::LogFormat;
-use crate::report::{Report, Reports, Stamped};
+use crate::events::{Report, Reports, Stamped};
 
 /// Pause between two batches of lines, so that a flood is written in few pieces.
 const BATCH: Duration = Duration::from_millis(10);

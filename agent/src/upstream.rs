@@ -6,8 +6,8 @@
 //! Taking a [`Permit`] is what makes reaching the application without the gate impossible.
 
 pub mod application;
+pub mod header_case;
 pub mod health;
-pub mod letter_case;
 pub mod pool;
 pub mod tls;
 
@@ -32,7 +32,7 @@ use http_body_util::Full;
 use tokio::sync::Notify;
 
 use self::application::Application;
-use self::letter_case::LetterCases;
+use self::header_case::LetterCases;
 
 /// The port of `https` without one.
 const HTTPS: u16 = 443;

@@ -10,7 +10,7 @@ use hookward_runtime::process::LogError;
 
 use crate::StartError;
 use crate::certs::CertError;
-use crate::store::StoreError;
+use crate::storage::agents::StoreError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,4 +57,13 @@ impl CommandError {
     pub(crate) const fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::System { what, source }
     }
+}
+
+/// Says a line on standard output: what the user asked for, not the log.
+pub(crate) fn say(text: &str) -> Result<(), CommandError> {
+    use std::io::Write as _;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .map_err(CommandError::system("standard output"))
 }

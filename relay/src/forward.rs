@@ -8,38 +8,34 @@
 //! A connection that is lost costs no request that can be given again: the agent knows which
 //! requests it has begun to send to the application, and refuses those, so that none reaches it
 //! twice. Another run of the agent can't know, and only gets what certainly reached no application.
-//!
-//! [`answer`] is the answer's body on its way, [`untaken`] what the senders have not taken of
-//! theirs, and [`load`] what a session has under way.
 
-pub mod answer;
-pub mod load;
-pub mod untaken;
+mod retry;
+pub mod upgrade;
 
-use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hookward_core::headers::{passes_to_application, passes_to_sender, trailer_passes};
+use hookward_core::headers::passes_to_sender;
 use hookward_core::limits::{GIVEN_AGAIN, Limits, SMALL_BODY};
 use hookward_core::reason::Code;
 use hookward_gate::engine::Permit;
 use hookward_runtime::body_memory::Charge;
-use hookward_tunnel::protocol::head::{self, Answer, Failure, Request};
+use hookward_tunnel::protocol::head::{Answer, Failure, Request};
 use hookward_tunnel::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
 use http::header::{self as names, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::timeout;
 
-use self::answer::AnswerBody;
-use self::load::UnderWay;
-use crate::agents::live::LiveSession;
-use crate::agents::registry::Registry;
-use crate::edge::body::{BodyError, Gathered, SenderBody};
+use crate::body::request::{BodyError, Gathered, SenderBody};
+use crate::body::response::AnswerBody;
+use crate::body::sender::{BodySender, SendError, passes, stream, with_timeout};
+use crate::forward::retry::RetryState;
+use crate::overload::load::UnderWay;
+use crate::sessions::active::LiveSession;
+use crate::sessions::registry::Registry;
 
 /// Bytes of a large body that are written at once.
 const PIECE: usize = 256 * 1024;
@@ -100,6 +96,16 @@ impl ForwardError {
     }
 }
 
+impl From<SendError> for ForwardError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Tunnel(error) => Self::Broke(error),
+            SendError::Stalled(patience) => Self::Stalled(patience),
+            SendError::Body(error) => Self::Body(error),
+        }
+    }
+}
+
 /// The answer, and the exchange that goes on after a 101.
 pub struct Forwarded {
     /// What the sender gets.
@@ -118,11 +124,6 @@ impl Forwarded {
     }
 }
 
-/// Whether a field of the request goes on. A body in one piece has no trailers to announce.
-fn passes(whole: bool) -> impl Fn(&HeaderName) -> bool {
-    move |name| passes_to_application(name) && !(whole && *name == names::TRAILER)
-}
-
 /// Sends the request and waits for the head of its answer, over the tunnel's sessions one after
 /// another.
 ///
@@ -138,7 +139,7 @@ pub async fn forward(
 ) -> Result<Forwarded, ForwardError> {
     let begun = Instant::now();
     let mut tried: Vec<Arc<LiveSession>> = Vec::new();
-    let mut story = Story::default();
+    let mut story = RetryState::default();
 
     loop {
         let may_have = |session: &LiveSession| {
@@ -199,64 +200,6 @@ pub async fn forward(
 /// Most sessions that one request is tried over.
 const TRIES: usize = 4;
 
-/// What has become of a request so far.
-#[derive(Default)]
-struct Story {
-    last: Option<ForwardError>,
-    /// The session to which it was sent whole, and whose end came before an answer: its run of the
-    /// agent knows whether the application has heard of it.
-    broke: Option<(ForwardError, Arc<LiveSession>)>,
-    /// Sessions whose application took no connection: their runs know no other.
-    unreachable: Vec<Arc<LiveSession>>,
-}
-
-impl Story {
-    /// Takes an error in; whether another session may be tried.
-    fn goes_on(&mut self, error: ForwardError, live: &Arc<LiveSession>) -> bool {
-        let goes_on = match &error {
-            ForwardError::Busy | ForwardError::Away(_) => true,
-            ForwardError::Broke(StreamError::Lost(_)) => {
-                self.broke = Some((error, Arc::clone(live)));
-                return true;
-            }
-            ForwardError::Failed(failure) if failure.code == Code::ApplicationUnreachable => {
-                self.unreachable.push(Arc::clone(live));
-                live.is_pooled()
-            }
-            _ => false,
-        };
-
-        self.last = Some(error);
-        goes_on
-    }
-
-    /// Whether it was a connection that failed, and a new one may be on its way.
-    const fn is_about_connections(&self) -> bool {
-        self.broke.is_some() || matches!(self.last, Some(ForwardError::Away(_)))
-    }
-
-    fn may_have(&self, session: &LiveSession) -> bool {
-        self.broke
-            .as_ref()
-            .is_none_or(|(_, other)| other.is_same_run(session))
-            && !self
-                .unreachable
-                .iter()
-                .any(|other| other.is_same_run(session))
-    }
-
-    /// The error for the sender. That the application may have heard of it outweighs the rest.
-    fn end(self) -> ForwardError {
-        let broke = self.broke.map(|(error, _)| error);
-        // What the agent said later is the truth about it.
-        let said = self
-            .last
-            .filter(|last| broke.is_none() || matches!(last, ForwardError::Failed(_)));
-        said.or(broke)
-            .unwrap_or_else(|| ForwardError::Away("no agent is connected".to_owned()))
-    }
-}
-
 type Answered = (Response<AnswerBody>, Option<(MessageWriter, MessageReader)>);
 
 /// Sends the request over one session. What of `outgoing` can be sent again stays there, for as
@@ -284,19 +227,19 @@ async fn attempt(
         Outgoing::Whole(body, _) if body.len() <= SMALL_BODY => {
             writer.prioritise(live.next_order());
             let head = request.encode(passes(true));
-            within(limits.answer_idle, writer.whole(&head, body.clone())).await?;
+            with_timeout(limits.answer_idle, writer.whole(&head, body.clone())).await?;
         }
         Outgoing::Whole(body, _) => {
             writer.deprioritise();
             let head = request.encode(passes(true));
             let (idle, mut body) = (limits.answer_idle, body.clone());
-            pump = Some(Pump::new(async move {
-                within(idle, writer.head(&head)).await?;
+            pump = Some(BodySender::new(async move {
+                with_timeout(idle, writer.head(&head)).await?;
                 while !body.is_empty() {
                     // Piece by piece, so that the deadline is about getting on.
-                    within(idle, writer.data(body.split_to(body.len().min(PIECE)))).await?;
+                    with_timeout(idle, writer.data(body.split_to(body.len().min(PIECE)))).await?;
                 }
-                within(idle, writer.finish()).await
+                with_timeout(idle, writer.finish()).await
             }));
         }
         Outgoing::Streamed(..) => {
@@ -304,7 +247,7 @@ async fn attempt(
             if let Outgoing::Streamed(first, charge, rest) =
                 std::mem::replace(outgoing, Outgoing::Gone)
             {
-                pump = Some(Pump::new(stream(
+                pump = Some(BodySender::new(stream(
                     writer,
                     request.clone(),
                     first,
@@ -316,7 +259,7 @@ async fn attempt(
         }
         Outgoing::Upgrade => {
             writer.prioritise(live.next_order());
-            within(
+            with_timeout(
                 limits.answer_idle,
                 writer.head(&request.encode(passes(true))),
             )
@@ -364,9 +307,9 @@ async fn attempt(
     if let Some(writer) = upgrading {
         // The application said no: the request is complete as it is.
         // An agent that has answered may have stopped reading.
-        match within(limits.answer_idle, writer.finish()).await {
-            Ok(()) | Err(ForwardError::Broke(StreamError::Aborted)) => {}
-            Err(error) => return Err(error),
+        match with_timeout(limits.answer_idle, writer.finish()).await {
+            Ok(()) | Err(SendError::Tunnel(StreamError::Aborted)) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 
@@ -414,7 +357,7 @@ fn drop_foreign(headers: &mut HeaderMap) {
 /// the request: a large upload may take its time.
 async fn read_head(
     reader: &mut MessageReader,
-    pump: &mut Option<Pump>,
+    pump: &mut Option<BodySender>,
     outgoing: &mut Outgoing,
     patience: Duration,
     again_until: Instant,
@@ -437,8 +380,8 @@ async fn read_head(
                 }
                 match sent {
                     // An agent that answers early may stop reading; its answer is what counts.
-                    Ok(()) | Err(ForwardError::Broke(StreamError::Aborted)) => {}
-                    Err(error) => return Err(error),
+                    Ok(()) | Err(SendError::Tunnel(StreamError::Aborted)) => {}
+                    Err(error) => return Err(error.into()),
                 }
             }
         }
@@ -462,71 +405,4 @@ fn decode(bytes: Result<Bytes, StreamError>) -> Result<Answer, ForwardError> {
     let bytes = bytes.map_err(ForwardError::Broke)?;
     Answer::decode(bytes)
         .map_err(|error| ForwardError::Broke(StreamError::Protocol(error.to_string())))
-}
-
-/// Sends a body as it comes in.
-async fn stream(
-    mut writer: MessageWriter,
-    request: Request,
-    first: Gathered,
-    charge: Charge,
-    mut rest: SenderBody,
-    patience: Duration,
-) -> Result<(), ForwardError> {
-    within(patience, writer.head(&request.encode(passes(false)))).await?;
-    within(patience, writer.data(first.bytes)).await?;
-    drop(charge);
-
-    let mut trailers = first.trailers;
-    while !first.complete
-        && let Some(frame) = rest.next().await.map_err(ForwardError::Body)?
-    {
-        match frame.into_data() {
-            Ok(data) => within(patience, writer.data(data)).await?,
-            Err(frame) => trailers = frame.into_trailers().ok(),
-        }
-    }
-
-    if let Some(trailers) = trailers {
-        let payload =
-            head::encode_trailers(&trailers, |name| trailer_passes(&request.headers, name));
-        within(patience, writer.trailers(&payload)).await?;
-    }
-
-    within(patience, writer.finish()).await
-}
-
-/// A write into the tunnel, under its deadline.
-async fn within<T>(
-    patience: Duration,
-    write: impl Future<Output = Result<T, StreamError>>,
-) -> Result<T, ForwardError> {
-    let written = timeout(patience, write)
-        .await
-        .map_err(|_| ForwardError::Stalled(patience))?;
-    written.map_err(ForwardError::Broke)
-}
-
-/// The sending of a request's body, polled by whoever waits for the answer.
-struct Pump {
-    sending: Pin<Box<dyn Future<Output = Result<(), ForwardError>> + Send>>,
-    /// The memory that the body takes.
-    charge: Option<Charge>,
-}
-
-impl Pump {
-    fn new(sending: impl Future<Output = Result<(), ForwardError>> + Send + 'static) -> Self {
-        Self {
-            sending: Box::pin(sending),
-            charge: None,
-        }
-    }
-}
-
-impl Future for Pump {
-    type Output = Result<(), ForwardError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.sending.as_mut().poll(cx)
-    }
 }

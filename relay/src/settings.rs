@@ -39,7 +39,7 @@ use hookward_core::url::HostPattern;
 use ipnet::IpNet;
 
 use crate::edge::client_address::ForwardedField;
-use crate::fetch::FetchSettings;
+use crate::fetch::client::FetchSettings;
 
 /// Where the relay listens unless it is told otherwise: all addresses of both families.
 pub const LISTEN: &str = "[::]:443";

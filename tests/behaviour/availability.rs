@@ -1,7 +1,7 @@
 //! Outages are 5xx with a code, never 4xx, and end by themselves.
 
-use hookward_agent::connection::{LinkSettings, Relay, join};
-use hookward_agent::report::Report;
+use hookward_agent::events::Report;
+use hookward_agent::relay_link::{LinkSettings, Relay, join};
 use std::sync::Arc;
 
 use hookward_core::names::{AgentName, HostName};

@@ -1,7 +1,7 @@
 //! Providers' handshakes, answered by the gate: every row of the catalogue that has one, what must
 //! not be answered, and pairing.
 
-use hookward_agent::report::{Outcome, Report};
+use hookward_agent::events::{Outcome, Report};
 use hookward_gate::policy::{Accept, Policy, Route, SecretAt, SignatureCheck};
 use hookward_gate::providers;
 use hookward_tests::application::{Application, Reply};

@@ -5,7 +5,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use hookward_agent::report::{Outcome, Report};
+use hookward_agent::events::{Outcome, Report};
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::limits::Limits;
 use hookward_core::reason::Check;

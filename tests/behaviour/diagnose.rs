@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use hookward_agent::state::{Credential, StateDir};
+use hookward_agent::config::state_dir::{Credential, StateDir};
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::names::AgentName;
 use hookward_core::secret::Secret;

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use hookward_agent::cli::UpstreamArgs;
-use hookward_agent::flags;
-use hookward_agent::report::Report;
+use hookward_agent::config::policy_args;
+use hookward_agent::events::Report;
 use hookward_core::limits::Limits;
 use hookward_gate::policy::HeaderRule;
 use hookward_tests::application::{Application, Reply};
@@ -90,7 +90,7 @@ async fn the_application_is_told_the_public_host_with_its_port() {
             upstream_http2: false,
             upstream_host,
         };
-        let upstream = flags::application(&application.address.to_string(), &args)
+        let upstream = policy_args::application(&application.address.to_string(), &args)
             .unwrap_or_else(|_| panic!("flags"));
 
         let stage = Stage::start(

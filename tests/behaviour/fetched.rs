@@ -5,7 +5,7 @@ use hookward_core::ip_sets::Origin;
 use hookward_core::reason::Check;
 use hookward_gate::policy::Policy;
 use hookward_gate::policy::{OnDuplicate, Replay};
-use hookward_relay::fetch::FetchSettings;
+use hookward_relay::fetch::client::FetchSettings;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::corpus::{bytes, fixture};
 use hookward_tests::publisher::Publisher;
@@ -186,7 +186,8 @@ async fn keys_come_from_the_providers_hosts_only() {
         ..publisher.settings()
     };
     let fetcher =
-        hookward_relay::fetch::Fetcher::new(private, std::time::Duration::from_secs(5)).unwrap();
+        hookward_relay::fetch::client::Fetcher::new(private, std::time::Duration::from_secs(5))
+            .unwrap();
     let error = fetcher
         .get(
             &hookward_core::url::HttpsUrl::parse("https://localhost.localdomain/").unwrap(),
@@ -427,7 +428,7 @@ async fn named_sets_are_read_kept_and_told_with_their_age() {
         "empty until its first refresh"
     );
 
-    let empty = |report: &hookward_agent::report::Report| matches!(report, hookward_agent::report::Report::Refused(told) if told.check == Check::Address && told.why.contains("empty until its first refresh"));
+    let empty = |report: &hookward_agent::events::Report| matches!(report, hookward_agent::events::Report::Refused(told) if told.check == Check::Address && told.why.contains("empty until its first refresh"));
     stage.reported("that it is empty", empty).await;
 
     publisher.publish(

@@ -1,7 +1,7 @@
 //! The four protections of FlexDeploy's page, alone and in combination, and the judges of what
 //! arrives.
 
-use hookward_agent::report::{Outcome, Report};
+use hookward_agent::events::{Outcome, Report};
 use hookward_core::reason::Check;
 use hookward_gate::policy::Policy;
 use hookward_tests::application::{Application, Reply, flexdeploy};

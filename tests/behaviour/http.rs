@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookward_agent::report::{Outcome, Report};
+use hookward_agent::events::{Outcome, Report};
 use hookward_core::limits::MIB;
 use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, open_policy};

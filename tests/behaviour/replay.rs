@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use hookward_agent::report::Report;
+use hookward_agent::events::Report;
 use hookward_core::clock::UnixMillis;
 use hookward_core::limits::Limits;
 use hookward_core::reason::Check;

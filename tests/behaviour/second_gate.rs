@@ -1,7 +1,7 @@
 //! The agent's gate is real: behind a relay without a gate it alone refuses every case that its own
 //! checks cover, and the application sees nothing.
 
-use hookward_agent::connection::{LinkSettings, Relay, join};
+use hookward_agent::relay_link::{LinkSettings, Relay, join};
 use hookward_core::clock::Clock;
 use hookward_gate::policy::Accept;
 use hookward_tests::application::{Application, Reply};
@@ -416,7 +416,7 @@ async fn a_relay_with_another_key_is_not_spoken_to() {
     let pin = hookward_relay::certs::Identity::load_or_make(other.path())
         .unwrap()
         .pin;
-    let state = hookward_agent::state::StateDir::open(Some(dir.path())).unwrap();
+    let state = hookward_agent::config::state_dir::StateDir::open(Some(dir.path())).unwrap();
     let credential = state.credentials().unwrap().remove(0);
 
     let secret = hookward_core::secret::Secret::mint().unwrap();
@@ -434,14 +434,14 @@ async fn a_relay_with_another_key_is_not_spoken_to() {
     .await;
     assert!(!matches!(
         right,
-        Err(hookward_agent::connection::ConnectionError::WrongKey(_))
+        Err(hookward_agent::relay_link::ConnectionError::WrongKey(_))
     ));
 
     let wrong = join(&at(pin), &LinkSettings::default(), secret.clone()).await;
     assert!(
         matches!(
             wrong,
-            Err(hookward_agent::connection::ConnectionError::WrongKey(_))
+            Err(hookward_agent::relay_link::ConnectionError::WrongKey(_))
         ),
         "{wrong:?}"
     );

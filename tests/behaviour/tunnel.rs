@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hookward_agent::connection::proxy::Proxies;
-use hookward_agent::connection::{LinkSettings, Relay, TransportMode, join};
-use hookward_agent::report::Report;
+use hookward_agent::events::Report;
+use hookward_agent::relay_link::proxy::Proxies;
+use hookward_agent::relay_link::{LinkSettings, Relay, TransportMode, join};
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::limits::{GREETING_BYTES, MIB};
 use hookward_core::names::AgentName;

@@ -2,8 +2,8 @@
 //! and one that is down is said.
 
 use hookward_agent::cli::UpstreamArgs;
-use hookward_agent::flags;
-use hookward_agent::report::{Outcome, Report};
+use hookward_agent::config::policy_args;
+use hookward_agent::events::{Outcome, Report};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::{Process, run};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy};
@@ -27,8 +27,8 @@ fn args() -> UpstreamArgs {
 }
 
 async fn stage(application: &str, args: &UpstreamArgs) -> Stage {
-    let upstream =
-        flags::application(application, args).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let upstream = policy_args::application(application, args)
+        .unwrap_or_else(|problems| panic!("{problems:?}"));
     Stage::start(
         ([127, 0, 0, 1], 1).into(),
         Plan {
@@ -365,7 +365,7 @@ async fn an_unverified_certificate_is_warned_about_at_every_start() {
 #[test]
 fn what_is_wrong_with_an_application_is_said_at_once() {
     let wrong = |application: &str, args: &UpstreamArgs| {
-        flags::application(application, args).err().unwrap()
+        policy_args::application(application, args).err().unwrap()
     };
     let insecure = UpstreamArgs {
         upstream_insecure: true,

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use hookward_agent::connection::{LinkSettings, Relay as RelayAddress, TransportMode};
-use hookward_agent::report;
-use hookward_agent::state::{Credential, StateDir};
+use hookward_agent::config::state_dir::{Credential, StateDir};
+use hookward_agent::events;
+use hookward_agent::relay_link::{LinkSettings, Relay as RelayAddress, TransportMode};
 use hookward_agent::upstream::application::{Address, Application as Upstream};
 use hookward_agent::{Agent, AgentSettings, TunnelSettings};
 use hookward_core::clock::Clock;
@@ -78,7 +78,7 @@ impl Rogue {
             (session, control, connection)
         });
 
-        let (reporter, _) = report::channel();
+        let (reporter, _) = events::channel();
         let (application, transport) = (
             Upstream::plain(Address::Host(application.to_string())),
             TransportMode::Only(Transport::Quic),

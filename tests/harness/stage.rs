@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use hookward_agent::connection::{LinkSettings, Opened, Relay as RelayAddress, TransportMode};
-use hookward_agent::report::{self, Report};
+use hookward_agent::events::{self, Report};
+use hookward_agent::relay_link::{LinkSettings, Opened, Relay as RelayAddress, TransportMode};
 use hookward_agent::upstream::application::{Address, Application as Upstream};
 use hookward_agent::{Agent, AgentSettings, TunnelSettings};
 use hookward_core::clock::{Clock, UnixMillis};
@@ -18,7 +18,7 @@ use hookward_gate::policy::file;
 use hookward_gate::policy::{Accept, Policy, Route, TokenCheck, TokenPlace};
 use hookward_relay::Relay;
 use hookward_relay::edge::client_address::ForwardedField;
-use hookward_relay::fetch::FetchSettings;
+use hookward_relay::fetch::client::FetchSettings;
 use hookward_relay::settings::Settings;
 use hookward_runtime::secrets::ProcessSecrets;
 use hookward_tunnel::transport::Transport;
@@ -221,7 +221,7 @@ impl Stage {
     /// Starts the agent and waits for its tunnel.
     pub async fn start_agent(&mut self) {
         let before = self.tunnels_opened();
-        let (reporter, mut reports) = report::channel();
+        let (reporter, mut reports) = events::channel();
         let kept = Arc::clone(&self.reports);
         tokio::spawn(async move {
             while let Some(report) = reports.next().await {
@@ -230,32 +230,31 @@ impl Stage {
         });
 
         let opened = Arc::clone(&self.opened);
-        let settings =
-            AgentSettings {
-                relays: vec![RelayAddress {
-                    address: self
-                        .link
-                        .as_ref()
-                        .map_or(self.tunnel, |link| link.address)
-                        .to_string(),
-                    pin: self.relay.as_ref().unwrap().pin(),
-                    credential: self.credential.clone(),
-                }],
-                link: self.plan.link.clone(),
-                tunnels: vec![TunnelSettings {
-                    host: Some(HOST.to_owned()),
-                    policy: self.plan.policy.clone(),
-                    application: self.plan.upstream.clone().unwrap_or_else(|| {
-                        Upstream::plain(Address::Host(self.application.to_string()))
-                    }),
-                    pairing: self.plan.pairing.clone().map(
-                        |path| -> hookward_agent::replay::Pairing {
-                            Box::new(move |secret| std::fs::write(&path, secret.expose()))
-                        },
-                    ),
-                }],
-                drain: self.plan.limits.drain,
-            };
+        let settings = AgentSettings {
+            relays: vec![RelayAddress {
+                address: self
+                    .link
+                    .as_ref()
+                    .map_or(self.tunnel, |link| link.address)
+                    .to_string(),
+                pin: self.relay.as_ref().unwrap().pin(),
+                credential: self.credential.clone(),
+            }],
+            link: self.plan.link.clone(),
+            tunnels: vec![TunnelSettings {
+                host: Some(HOST.to_owned()),
+                policy: self.plan.policy.clone(),
+                application: self.plan.upstream.clone().unwrap_or_else(|| {
+                    Upstream::plain(Address::Host(self.application.to_string()))
+                }),
+                pairing: self.plan.pairing.clone().map(
+                    |path| -> hookward_agent::exchange::Pairing {
+                        Box::new(move |secret| std::fs::write(&path, secret.expose()))
+                    },
+                ),
+            }],
+            drain: self.plan.limits.drain,
+        };
 
         let on_open = move |tunnel| opened.lock().unwrap().push(tunnel);
         let agent = Agent::start(settings, self.clock.clone(), reporter, on_open, |_| {});
@@ -411,7 +410,7 @@ impl Fleet {
     /// tunnel.
     pub async fn start(count: usize, application: SocketAddr, plan: Plan) -> Self {
         let relays: Vec<_> = (0..count).map(|_| Member::start(&plan)).collect();
-        let (reporter, mut reports) = report::channel();
+        let (reporter, mut reports) = events::channel();
         let kept: Arc<Mutex<Vec<Report>>> = Arc::default();
         let opened: Arc<Mutex<Vec<Opened>>> = Arc::default();
         let of_task = Arc::clone(&kept);
@@ -495,7 +494,7 @@ pub async fn refused(plan: Plan) -> String {
         .unwrap()
         .unwrap();
 
-    let (reporter, _reports) = report::channel();
+    let (reporter, _reports) = events::channel();
     let address = relay.tunnel_address().to_string();
     let settings = AgentSettings {
         relays: vec![RelayAddress {

@@ -7,8 +7,8 @@ use hookward_runtime::secrets::VettedSecrets;
 
 use crate::cli::{CheckArgs, GateArgs, LogFormat};
 use crate::commands::{CommandError, print, tell};
+use crate::config::policy_args;
 use crate::exit::Exit;
-use crate::flags;
 
 /// Runs the command.
 ///
@@ -20,7 +20,7 @@ pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
         ..args.gate
     };
     let now = Clock::System.now();
-    match flags::policy(&gate, &VettedSecrets, now) {
+    match policy_args::policy(&gate, &VettedSecrets, now) {
         Ok(built) => {
             let mut text = String::new();
             for note in built.notes {
@@ -32,7 +32,10 @@ pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
                 text.push_str(
                     "note: a token will be minted, since nothing else keeps strangers out\n",
                 );
-                policy = flags::with_token(&policy, &flags::minted_check(&SecretDigest::of(b"")));
+                policy = policy_args::with_token(
+                    &policy,
+                    &policy_args::minted_check(&SecretDigest::of(b"")),
+                );
             }
 
             text.extend(

@@ -6,7 +6,7 @@ mod findings;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::connection::FromAgent;
+use crate::relay_link::FromAgent;
 use hookward_core::clock::Clock;
 use hookward_core::limits::{GREETING_BYTES, UPSTREAM_CONNECT};
 use hookward_core::secret::Secret;
@@ -21,12 +21,12 @@ use tokio_util::task::TaskTracker;
 use self::findings::{Findings, Handshake, Outcome, Reach, Step, Ways};
 use super::{CommandError, NOT_JOINED, print, tell};
 use crate::cli::{DiagnoseArgs, LogFormat};
-use crate::connection::dial::Dialler;
-use crate::connection::proxy::Proxies;
-use crate::connection::{ConnectionError, LinkSettings, Relay};
+use crate::config::policy_args;
+use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
-use crate::flags;
-use crate::state::StateDir;
+use crate::relay_link::dialer::Dialler;
+use crate::relay_link::proxy::Proxies;
+use crate::relay_link::{ConnectionError, LinkSettings, Relay};
 
 /// For one step that does not bring its own deadline.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -47,7 +47,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
     let application = match args
         .application
         .as_deref()
-        .map(|text| flags::application(text, &args.upstream))
+        .map(|text| policy_args::application(text, &args.upstream))
         .transpose()
     {
         Ok(application) => application,

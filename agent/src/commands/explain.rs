@@ -15,11 +15,11 @@ use hookward_runtime::secrets::ProcessSecrets;
 use http::header;
 
 use crate::cli::{ExplainArgs, LogFormat};
+use crate::commands::request_input::{self, Given, GivenError};
 use crate::commands::{CommandError, print, tell};
+use crate::config::policy_args;
+use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
-use crate::flags;
-use crate::request::{self, Given, GivenError};
-use crate::state::StateDir;
 
 /// Runs the command.
 ///
@@ -87,7 +87,7 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
 
 /// The policy of the flags. Where `hookward http` would have minted a token, the one that it keeps.
 fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, String>, CommandError> {
-    let built = match flags::policy(&args.gate, &ProcessSecrets, now) {
+    let built = match policy_args::policy(&args.gate, &ProcessSecrets, now) {
         Ok(built) => built,
         Err(problems) => return Ok(Err(problems.to_string())),
     };
@@ -102,7 +102,7 @@ fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, String>,
     };
 
     Ok(match token {
-        Some(token) => Ok(flags::with_token(&built.policy, &flags::minted_check(&token.digest()))),
+        Some(token) => Ok(policy_args::with_token(&built.policy, &policy_args::minted_check(&token.digest()))),
         None => {
             Err("no check is given, and no token was minted yet: give the flags of `hookward http`, or run it once"
                 .to_owned())
@@ -127,7 +127,7 @@ fn as_explained(mut policy: Policy) -> Policy {
 /// A request that was captured brings its own path; one of `--url` that is another is not silently
 /// left out.
 fn other_path(args: &ExplainArgs, target: &str) -> Option<String> {
-    let (_, path) = request::split_url(args.url.as_deref()?).ok()?;
+    let (_, path) = request_input::split_url(args.url.as_deref()?).ok()?;
     let differs = args.request.is_some() && path != "/" && path != target;
     differs.then(|| {
         "the request has another path than --url, and its own is the one that is judged".to_owned()
@@ -136,9 +136,13 @@ fn other_path(args: &ExplainArgs, target: &str) -> Option<String> {
 
 /// The request, and scheme and authority of the public URL.
 async fn given(args: &ExplainArgs) -> Result<(String, Given), GivenError> {
-    let url = args.url.as_deref().map(request::split_url).transpose()?;
+    let url = args
+        .url
+        .as_deref()
+        .map(request_input::split_url)
+        .transpose()?;
     if let Some(name) = &args.request {
-        let given = request::raw(name).await?;
+        let given = request_input::raw(name).await?;
         let host = given
             .headers
             .get(header::HOST)
@@ -149,10 +153,10 @@ async fn given(args: &ExplainArgs) -> Result<(String, Given), GivenError> {
     }
 
     let (origin, target) = url.ok_or_else(|| GivenError::Url(String::new()))?;
-    let body = args.data.as_deref().map(request::data).transpose()?;
+    let body = args.data.as_deref().map(request_input::data).transpose()?;
     let preset = if body.is_some() { "POST" } else { "GET" };
-    let method = request::method(args.send_method.as_deref().unwrap_or(preset))?;
-    let headers = request::fields(&args.header)?;
+    let method = request_input::method(args.send_method.as_deref().unwrap_or(preset))?;
+    let headers = request_input::fields(&args.header)?;
 
     Ok((
         origin,

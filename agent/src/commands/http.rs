@@ -6,11 +6,11 @@ use hookward_core::clock::Clock;
 use hookward_runtime::reload::Reloads;
 use tokio_util::sync::CancellationToken;
 
-use super::serving::{Serving, Tunnel};
 use super::{CommandError, tell};
 use crate::cli::{GateArgs, HttpArgs};
+use crate::commands::runner::{Serving, Tunnel};
+use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
-use crate::state::StateDir;
 
 /// Runs the command.
 ///
@@ -18,7 +18,7 @@ use crate::state::StateDir;
 /// What failed, for [`Exit::Failed`].
 pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
-    let state = if args.local().is_some() {
+    let state = if args.local.is_some() {
         state.local()?
     } else {
         state
@@ -32,7 +32,7 @@ pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
         }
     };
 
-    let (local, link, log_format) = (args.local(), args.link.clone(), args.log_format);
+    let (local, link, log_format) = (args.local, args.link.clone(), args.log_format);
     let tunnel = again(args, plan, &state)?;
     Serving {
         tunnels: vec![tunnel],

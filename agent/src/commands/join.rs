@@ -8,10 +8,10 @@ use hookward_tunnel::protocol::control::RefusedReason;
 
 use crate::cli::{JoinArgs, LogFormat};
 use crate::commands::{CommandError, tell};
-use crate::connection::proxy::Proxies;
-use crate::connection::{self, ConnectionError, LinkSettings, Relay};
+use crate::config::state_dir::{Credential, StateDir};
 use crate::exit::Exit;
-use crate::state::{Credential, StateDir};
+use crate::relay_link::proxy::Proxies;
+use crate::relay_link::{self, ConnectionError, LinkSettings, Relay};
 
 /// Longest input that is read for a token: a token has some 300 bytes.
 const INPUT: u64 = 16 * 1024;
@@ -60,7 +60,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
         ..LinkSettings::default()
     };
 
-    match connection::join(&relay, &link, token.secret).await {
+    match relay_link::join(&relay, &link, token.secret).await {
         Ok(agent) => {
             let credential = Credential {
                 relay: token.relay.clone(),

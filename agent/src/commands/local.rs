@@ -9,14 +9,14 @@ use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::Secret;
 use hookward_relay::edge::client_address::ForwardedField;
-use hookward_relay::fetch::FetchSettings;
+use hookward_relay::fetch::client::FetchSettings;
 use hookward_relay::settings::Settings;
-use hookward_relay::store::StoreError;
+use hookward_relay::storage::agents::StoreError;
 use hookward_relay::{Relay, StartError};
 
 use super::CommandError;
-use crate::connection;
-use crate::state::StateDir;
+use crate::config::state_dir::StateDir;
+use crate::relay_link;
 
 /// Why there is no relay in this process.
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +120,8 @@ impl Local {
 
     /// How the agent reaches it.
     #[must_use]
-    pub fn connection(&self) -> connection::Relay {
-        connection::Relay {
+    pub fn connection(&self) -> relay_link::Relay {
+        relay_link::Relay {
             address: self.relay.tunnel_address().to_string(),
             pin: self.relay.pin(),
             credential: self.credential.clone(),

@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::PairArgs;
 use crate::commands::http::plan::Plan;
-use crate::commands::serving::{Serving, Tunnel};
+use crate::commands::runner::{Serving, Tunnel};
 use crate::commands::{CommandError, tell};
+use crate::config::state_dir::StateDir;
+use crate::events::Report;
 use crate::exit::Exit;
-use crate::report::Report;
-use crate::state::StateDir;
 use crate::upstream::application::{Address, Application};
 
 /// Runs the command.
@@ -37,7 +37,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     };
 
     let state = StateDir::open(args.common.state_dir.as_deref())?;
-    let state = if args.local().is_some() {
+    let state = if args.local.is_some() {
         state.local()?
     } else {
         state
@@ -87,7 +87,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         pairing: Some(Box::new(pairing)),
     };
 
-    let (local, link, log_format) = (args.local(), args.link.clone(), args.log_format);
+    let (local, link, log_format) = (args.local, args.link.clone(), args.log_format);
     let ended = Serving {
         tunnels: vec![tunnel],
         local,

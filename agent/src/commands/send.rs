@@ -23,9 +23,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::cli::{LogFormat, SendArgs};
+use crate::commands::request_input::{self, GivenError};
 use crate::commands::{CommandError, print, tell};
 use crate::exit::Exit;
-use crate::request::{self, GivenError};
 use crate::upstream::tls;
 
 /// For the whole exchange: longer than any provider waits.
@@ -104,13 +104,16 @@ fn prepare(args: &SendArgs) -> Result<Draft, Wrong> {
         .map_err(|error| Wrong::Provider(error.to_string()))?
         .secret;
 
-    let (origin, target) = request::split_url(&args.url)?;
-    let (method, body) = (request::method(&args.method)?, request::data(&args.data)?);
+    let (origin, target) = request_input::split_url(&args.url)?;
+    let (method, body) = (
+        request_input::method(&args.method)?,
+        request_input::data(&args.data)?,
+    );
     let draft = Draft {
         origin,
         target,
         method,
-        headers: request::fields(&args.header)?,
+        headers: request_input::fields(&args.header)?,
         body: body.to_vec(),
     };
 

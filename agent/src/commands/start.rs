@@ -16,11 +16,11 @@ use hookward_core::diagnostics::{Document, Problem, Problems, Reader};
 use tokio_util::sync::CancellationToken;
 
 use super::http::{self, plan};
-use super::serving::Serving;
 use super::{CommandError, tell};
 use crate::cli::{GateArgs, HttpArgs, StartArgs, UpstreamArgs};
+use crate::commands::runner::Serving;
+use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
-use crate::state::StateDir;
 
 /// Most tunnels of one file: a relay gives an agent as many hosts.
 const TUNNELS: usize = 100;
@@ -31,7 +31,7 @@ const TUNNELS: usize = 100;
 /// What failed, for [`Exit::Failed`].
 pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
-    let state = if args.local().is_some() {
+    let state = if args.local.is_some() {
         state.local()?
     } else {
         state
@@ -61,7 +61,7 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
         return Ok(Exit::Usage);
     }
 
-    let (local, link, log_format) = (args.local(), args.link.clone(), args.log_format);
+    let (local, link, log_format) = (args.local, args.link.clone(), args.log_format);
     let mut tunnels = Vec::new();
 
     for (tunnel, plan) in plans {

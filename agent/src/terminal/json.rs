@@ -8,7 +8,7 @@ use hookward_core::reason::{Check, Code};
 use serde::Serialize;
 
 use super::lines::time_of;
-use crate::report::{Outcome, Ready, Report, Stamped};
+use crate::events::{Outcome, Ready, Report, Stamped};
 
 #[derive(Serialize)]
 struct Line<'r> {

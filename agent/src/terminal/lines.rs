@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::report::{Outcome, Ready, Report, Stamped};
+use crate::events::{Outcome, Ready, Report, Stamped};
 
 /// The line for a report; some have none. Where there are `several` tunnels, requests are told with
 /// their host.

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 use super::Quit;
 use super::lines;
-use crate::report::{Outcome, Ready, Report, Reports, Stamped};
+use crate::events::{Outcome, Ready, Report, Reports, Stamped};
 
 /// Requests that are remembered: more than any screen has lines.
 const REMEMBERED: usize = 200;
@@ -421,7 +421,7 @@ mod tests {
         use hookward_tunnel::protocol::control::RefusedRequest;
         use hookward_tunnel::protocol::head::RequestId;
 
-        use crate::report::RequestReport;
+        use crate::events::RequestReport;
 
         let begin = Instant::now();
         let at = |ms: u64| begin + Duration::from_millis(ms);

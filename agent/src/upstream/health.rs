@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::application::Application;
-use crate::report::{Report, Reporter};
+use crate::events::{Report, Reporter};
 use hookward_core::limits::UPSTREAM_CONNECT;
 
 /// How often an application that took no connection is asked again.

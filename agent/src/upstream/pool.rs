@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::UpstreamBody;
 use super::application::{Application, Stream};
 use super::health::{Health, Told};
-use crate::report::Reporter;
+use crate::events::Reporter;
 
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_millis(250);

@@ -11,8 +11,9 @@ use hookward_tunnel::join_token::JoinToken;
 use crate::certs::Identity;
 use crate::cli::{AgentArgs, AgentCommand, DataDir};
 use crate::commands::CommandError;
-use crate::store::{Store, TakenHost};
-use crate::{STATE_FILE, say};
+use crate::commands::say;
+use crate::storage::STATE_FILE;
+use crate::storage::agents::{Store, TakenHost};
 
 /// What is wrong with the command line.
 #[derive(Debug, thiserror::Error)]

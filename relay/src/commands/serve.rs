@@ -9,10 +9,11 @@ use hookward_core::names::AgentName;
 use hookward_runtime::process;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::Relay;
 use crate::cli::{LogFormat, ServeArgs};
 use crate::commands::CommandError;
+use crate::commands::say;
 use crate::settings::{self, Settings, Written};
-use crate::{Relay, say};
 
 /// The file of the first join token in the data directory.
 const TOKEN_FILE: &str = "first-join-token";

@@ -17,9 +17,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use super::answer;
-use super::context::{Edge, Peer};
-use super::facts::Facts;
+use crate::edge::request_context::Facts;
+use crate::edge::response;
+use crate::edge::state::{Edge, Peer};
 
 /// For the head of the request, and for the answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -79,7 +79,7 @@ where
             )
             .await;
 
-            Ok::<_, Infallible>(answer::write(facts.id, refusal.code, None))
+            Ok::<_, Infallible>(response::write(facts.id, refusal.code, None))
         },
     );
 

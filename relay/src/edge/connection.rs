@@ -14,12 +14,12 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::activity::{Activity, Due, Overdue};
-use super::context::{Connection, Edge, Peer};
-use super::frame_guard::FrameGuard;
 use super::request;
-use super::spelling::Recorder;
-use super::stall::Unread;
+use crate::edge::header_case::Recorder;
+use crate::edge::state::{Connection, Edge, Peer};
+use crate::overload::activity::{Activity, Due, Overdue};
+use crate::overload::h2_flood::FrameGuard;
+use crate::overload::write_timeout::Unread;
 
 /// How much larger than the largest head hyper's buffer is, so that a head over our own cap still
 /// gets our own 431.

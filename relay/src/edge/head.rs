@@ -16,8 +16,8 @@ use hyper::body::Incoming;
 
 use super::authority::{self, NoHost};
 use super::client_address::client_address;
-use super::context::{Connection, Edge};
-use super::facts::Facts;
+use crate::edge::request_context::Facts;
+use crate::edge::state::{Connection, Edge};
 
 /// Whether the request asks for a WebSocket: over HTTP/1.1, without a body (RFC 6455 §4.1).
 pub(super) fn is_websocket(request: &Request<Incoming>) -> bool {

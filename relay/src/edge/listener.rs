@@ -17,13 +17,13 @@ use tokio_util::task::TaskTracker;
 
 use super::clear_text;
 use super::connection;
-use super::context::{Edge, Peer};
-use super::places::Places;
 use super::proxy_protocol;
-use super::slots::{Slot, Slots};
-use super::stall::{StallGuard, Unread};
 use super::tls::{self, Accepted, TlsEntry};
-use crate::agents::Entrance;
+use crate::edge::state::{Edge, Peer};
+use crate::overload::connections::{Slot, Slots};
+use crate::overload::per_client::Places;
+use crate::overload::write_timeout::{StallGuard, Unread};
+use crate::sessions::Entrance;
 
 /// Connections that the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 1024;

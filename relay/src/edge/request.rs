@@ -18,18 +18,18 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::answer;
-use super::arriving::Arriving;
-use super::body::SenderBody;
-use super::context::{Connection, Edge};
-use super::facts::Facts;
 use super::head;
-use super::judge::{self, Case, Judged, Passed};
-use super::slots::Held;
-use crate::agents::registry::Tunnel;
-use crate::forward::answer::AnswerBody;
+use crate::body::drain::Arriving;
+use crate::body::request::SenderBody;
+use crate::body::response::AnswerBody;
+use crate::edge::authorize::{self, Case, Judged, Passed};
+use crate::edge::request_context::Facts;
+use crate::edge::response;
+use crate::edge::state::{Connection, Edge};
+use crate::forward::upgrade;
 use crate::forward::{self, ForwardError, Outgoing};
-use crate::upgrade;
+use crate::overload::connections::Held;
+use crate::sessions::registry::Tunnel;
 
 /// Why a request is answered by the relay itself.
 enum Stop {
@@ -85,7 +85,7 @@ pub fn admit(request: Request<Incoming>, connection: &Arc<Connection>) -> Answer
         }
         None => {
             connection.peer.unread.set(has_body);
-            Box::pin(std::future::ready(Ok(answer::write(
+            Box::pin(std::future::ready(Ok(response::write(
                 connection.edge.ids.next(),
                 Code::Busy,
                 None,
@@ -136,11 +136,11 @@ async fn answer(
             let (response, what, reason) = match own {
                 Own::Handshake(answer) => {
                     let reason = (Check::Signature, "the provider's handshake");
-                    (answer::handshake(facts.id, *answer), "handshake", reason)
+                    (response::handshake(facts.id, *answer), "handshake", reason)
                 }
                 Own::Acknowledged => {
                     let reason = (Check::Replay, "acknowledged: it came before");
-                    (answer::acknowledge(facts.id), "duplicate", reason)
+                    (response::acknowledge(facts.id), "duplicate", reason)
                 }
             };
             log.answered(seen, what, response.status());
@@ -152,10 +152,10 @@ async fn answer(
             log.refused(seen, &refusal, false);
             facts.tell_refused(&method, &refusal, since, false);
             let mut response = match refusal.asks_for_basic {
-                true => answer::ask_for_basic(facts.id, refusal.code),
-                false => answer::write(facts.id, refusal.code, Some(refusal.status)),
+                true => response::ask_for_basic(facts.id, refusal.code),
+                false => response::write(facts.id, refusal.code, Some(refusal.status)),
             };
-            answer::retry_after(&mut response, refusal.retry_after);
+            response::retry_after(&mut response, refusal.retry_after);
 
             if refusal.check.breaks_framing() && version < Version::HTTP_2 {
                 response
@@ -183,13 +183,13 @@ async fn answer(
                     None
                 }
             };
-            answer::write(facts.id, error.code(), status)
+            response::write(facts.id, error.code(), status)
         }
         Err(Stop::Away) => {
             log.failed(seen, Code::AgentAway, "no agent is connected for this host");
-            answer::write(facts.id, Code::AgentAway, None)
+            response::write(facts.id, Code::AgentAway, None)
         }
-        Err(Stop::Crowded) => answer::write(facts.id, Code::Busy, None),
+        Err(Stop::Crowded) => response::write(facts.id, Code::Busy, None),
     };
 
     // A stranger is known by the answer that passes; one that is refused again and again is no
@@ -232,7 +232,7 @@ async fn handle(
     let spelling = spelling?;
     head::check_size(&parts, &edge.limits)?;
     let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone())
-        .map_err(judge::refused_body)?;
+        .map_err(authorize::refused_body)?;
     let te_trailers = head::check_connection(&parts)?;
 
     head::tidy(&mut parts, facts, length);
@@ -316,7 +316,7 @@ async fn handle(
 
     let mut forwarded = sent.map_err(|error| match error {
         // What the sender did wrong on the way is a refusal like any other.
-        ForwardError::Body(error) => Stop::Refused(judge::refused_body(error)),
+        ForwardError::Body(error) => Stop::Refused(authorize::refused_body(error)),
         error => Stop::Failed(error),
     })?;
     if let Some(claim) = claim.filter(|_| forwarded.response.status().is_success()) {

@@ -6,7 +6,7 @@ use hookward_tunnel::transport::Session;
 use serde::Serialize;
 
 use crate::commands::print;
-use crate::connection::Relay;
+use crate::relay_link::Relay;
 
 /// How a step went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

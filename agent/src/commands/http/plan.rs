@@ -11,9 +11,9 @@ use hookward_gate::policy::Policy;
 use hookward_runtime::secrets::VettedSecrets;
 
 use crate::cli::HttpArgs;
-use crate::flags;
-use crate::report::Report;
-use crate::state::{StateDir, StateError};
+use crate::config::policy_args;
+use crate::config::state_dir::{StateDir, StateError};
+use crate::events::Report;
 use crate::upstream::application::Application;
 
 /// What is to be done.
@@ -40,10 +40,10 @@ pub fn plan(
     clock: &Clock,
 ) -> Result<Result<Plan, Problems>, StateError> {
     let mut problems = Vec::new();
-    let application = flags::application(&args.application, &args.upstream)
+    let application = policy_args::application(&args.application, &args.upstream)
         .map_err(|more| problems.extend(more))
         .ok();
-    let built = flags::policy(&args.gate, &VettedSecrets, clock.now())
+    let built = policy_args::policy(&args.gate, &VettedSecrets, clock.now())
         .map_err(|more| problems.extend(more.0))
         .ok();
 
@@ -80,7 +80,7 @@ pub fn plan(
 
     if built.mint_token {
         let (token, new) = state.token(args.host.as_deref(), args.gate.new_token)?;
-        policy = flags::with_token(&policy, &flags::minted_check(&token.digest()));
+        policy = policy_args::with_token(&policy, &policy_args::minted_check(&token.digest()));
         if new {
             let text = "a new token was minted; it is part of the webhook URL and stays the same until --new-token";
             messages.push(Report::Note(text.to_owned()));

@@ -1,0 +1,424 @@
+//! Opens tunnels and shows what comes through them, until somebody ends it.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hookward_core::clock::Clock;
+use hookward_core::diagnostics::Problems;
+use hookward_core::limits::Limits;
+use hookward_core::names::origin_of;
+use hookward_core::secret::Secret;
+use hookward_gate::policy::TOKEN_NAME;
+use hookward_runtime::process;
+use hookward_runtime::reload::Reloads;
+use hookward_tunnel::protocol::control::RefusedReason;
+use hookward_tunnel::transport::liveness::Liveness;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{LinkArgs, LogFormat};
+use crate::commands::http::plan::Plan;
+use crate::commands::local::{self, Local};
+use crate::commands::{CommandError, tell};
+use crate::config::state_dir::{StateDir, StateError};
+use crate::events::{self, Ready, Report, Reporter};
+use crate::exchange::{Pairing, UnderWay};
+use crate::exit::Exit;
+use crate::first::first;
+use crate::relay_link::proxy::Proxies;
+use crate::relay_link::{ConnectionError, LinkSettings, Opened, Relay, TransportMode};
+use crate::terminal::Quit;
+use crate::{Agent, AgentSettings, TunnelSettings, terminal};
+
+/// For the screen to give the terminal back.
+const GIVE_BACK: Duration = Duration::from_millis(300);
+/// Interval at which the stopping agent counts requests in progress.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Makes a tunnel's plan again.
+pub type Again = Box<dyn Fn() -> Result<Result<Plan, Problems>, StateError> + Send>;
+
+/// A tunnel to be opened.
+pub struct Tunnel {
+    /// The public host to ask for.
+    pub host: Option<String>,
+    /// Where it goes, and what may pass.
+    pub plan: Plan,
+    /// When to make the plan again.
+    pub reloads: Reloads,
+    /// Makes it.
+    pub again: Again,
+    /// Where a secret goes that a provider tells in its handshake.
+    pub pairing: Option<Pairing>,
+}
+
+/// Tunnels to be served by one agent.
+pub struct Serving {
+    /// The tunnels; at least one.
+    pub tunnels: Vec<Tunnel>,
+    /// Where a relay inside this process is to listen.
+    pub local: Option<SocketAddr>,
+    /// How relays are reached.
+    pub link: LinkArgs,
+    /// How lines are written.
+    pub log_format: LogFormat,
+    /// The agent's files.
+    pub state: StateDir,
+}
+
+impl Serving {
+    /// Opens the tunnels, and shows what comes through them until a signal, the user, or `quit`
+    /// ends it.
+    ///
+    /// # Errors
+    /// What failed, for [`Exit::Failed`].
+    pub async fn run(self, quit: CancellationToken) -> Result<Exit, CommandError> {
+        let Self {
+            tunnels,
+            local,
+            link,
+            log_format,
+            state,
+        } = self;
+        let clock = Clock::System;
+        let files =
+            process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
+        tracing::info!(files, "the limit of open files");
+
+        let mut messages = Vec::new();
+        let mut ends = Ends::new()?;
+
+        let hosts: Vec<_> = tunnels
+            .iter()
+            .map(|tunnel| tunnel.host.as_deref())
+            .collect();
+        let local = local::start(local, &hosts, &state, &clock)?;
+        let relays = relays(local.as_ref(), &state)?;
+        if relays.is_empty() {
+            tell(log_format, local::NOT_JOINED);
+            return Ok(Exit::Usage);
+        }
+
+        let link = link_settings(&link, local.is_some(), &state)?;
+        let (mut settings, mut announcements, mut reloading) = (Vec::new(), Vec::new(), Vec::new());
+
+        for Tunnel {
+            host,
+            plan,
+            reloads,
+            again,
+            pairing,
+        } in tunnels
+        {
+            messages.extend(plan.messages);
+            announcements.push(Announcement {
+                application: plan.application.to_string(),
+                path: plan.path,
+                token: plan.minted,
+                edge: local.as_ref().map(Local::edge),
+                ca: local.as_ref().and_then(Local::ca),
+                state: state.clone(),
+            });
+
+            settings.push(TunnelSettings {
+                host,
+                policy: plan.policy,
+                application: plan.application,
+                pairing,
+            });
+
+            reloading.push((reloads, again));
+        }
+
+        let (reporter, reports) = events::channel();
+        let announce = {
+            let reporter = reporter.clone();
+            move |opened: Opened| {
+                if let Some(announcement) = announcements.get(opened.tunnel) {
+                    announcement.say(&opened, &reporter);
+                }
+            }
+        };
+
+        let remember = remember(&link, state, reporter.clone());
+        for message in messages {
+            reporter.say(message);
+        }
+
+        let settings = AgentSettings {
+            relays,
+            link,
+            tunnels: settings,
+            drain: Limits::default().drain,
+        };
+
+        let mut agent = match Agent::start(settings, clock, reporter.clone(), announce, remember) {
+            Ok(agent) => agent,
+            Err(problems) => {
+                tell(log_format, &problems.to_string());
+                return Ok(Exit::Usage);
+            }
+        };
+
+        let on_screen = Quit {
+            in_order: quit.clone(),
+            at_once: CancellationToken::new(),
+        };
+        let mut shown = terminal::show(reports, log_format, reloading.len() > 1, on_screen.clone())
+            .map_err(CommandError::system("the terminal's thread"))?;
+
+        let refused = loop {
+            let changes = reloading
+                .iter_mut()
+                .map(|(reloads, _)| Box::pin(reloads.next()))
+                .collect();
+            let changed = tokio::select! {
+                ended = agent.ended() => break ended.err(),
+                () = ends.next() => break None,
+                () = quit.cancelled() => break None,
+                (changed, ()) = first(changes) => changed,
+            };
+            if let Some((_, again)) = reloading.get(changed) {
+                reload(&agent, changed, &reporter, again());
+            }
+        };
+
+        let under_way = agent.under_way();
+        let ending = async {
+            tokio::select! {
+                () = agent.shutdown() => {}
+                () = report_stopping(&under_way, &reporter) => {}
+            }
+            drop(reporter);
+
+            if let Some(local) = local {
+                local.shutdown().await;
+            }
+
+            // The agent is gone, so the reports end, and the terminal is the user's again.
+            shown.over().await;
+        };
+
+        tokio::select! {
+            () = ending => {}
+            // A second signal does not wait, nor does a second Ctrl-C on the screen.
+            () = ends.next() => on_screen.at_once.cancel(),
+            () = on_screen.at_once.cancelled() => {}
+        }
+
+        if on_screen.at_once.is_cancelled() {
+            let _ = timeout(GIVE_BACK, shown.over()).await;
+        }
+
+        Ok(match refused {
+            None => Exit::Done,
+            Some(error) => {
+                tell(log_format, &error.to_string());
+                exit_of(&error)
+            }
+        })
+    }
+}
+
+/// Reports how many requests the stop waits for, whenever that changes.
+async fn report_stopping(under_way: &UnderWay, reporter: &Reporter) {
+    let mut reported = None;
+    loop {
+        let count = under_way.count();
+        if reported.replace(count) != Some(count) {
+            reporter.say(Report::Stopping { under_way: count });
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// The relays that the agent has joined, or the one in this process.
+fn relays(local: Option<&Local>, state: &StateDir) -> Result<Vec<Relay>, StateError> {
+    if let Some(local) = local {
+        return Ok(vec![local.connection()]);
+    }
+
+    let kept = state.credentials()?.into_iter();
+    Ok(kept
+        .map(|kept| Relay {
+            address: kept.relay,
+            pin: kept.pin,
+            credential: kept.secret,
+        })
+        .collect())
+}
+
+/// How relays are reached: by the flags, the environment, and what worked the last time.
+///
+/// # Errors
+/// [`StateError`].
+pub fn link_settings(
+    args: &LinkArgs,
+    local: bool,
+    state: &StateDir,
+) -> Result<LinkSettings, StateError> {
+    Ok(LinkSettings {
+        transport: args.transport.into(),
+        worked: state.worked(),
+        connections: args.connections.map(usize::from),
+        pool: args.pool,
+        liveness: Liveness::dead_after_silence_of(Duration::from_secs(args.dead_after.into())),
+        // A relay in this process is not behind one.
+        proxies: if local {
+            Proxies::default()
+        } else {
+            Proxies::from_env()
+        },
+        probe_after: None,
+    })
+}
+
+/// Keeps what carried a connection that was good, whenever it is another than before.
+fn remember(
+    link: &LinkSettings,
+    state: StateDir,
+    reporter: Reporter,
+) -> impl Fn(hookward_tunnel::transport::Transport) + Send + Sync + 'static {
+    let worked = Mutex::new(link.worked);
+    // What the user asks for says nothing about the network.
+    let is_asked_for = link.transport != TransportMode::Auto;
+
+    move |transport| {
+        if is_asked_for {
+            return;
+        }
+
+        let before = worked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(transport);
+        if before != Some(transport)
+            && let Err(error) = state.keep_worked(transport)
+        {
+            reporter.say(Report::Warning(error.to_string()));
+        }
+    }
+}
+
+/// Offers the policy that was read again; one that can't be used changes nothing, and that is said
+/// loudly.
+fn reload(
+    agent: &Agent,
+    tunnel: usize,
+    reporter: &Reporter,
+    again: Result<Result<Plan, Problems>, StateError>,
+) {
+    let replaced = match again {
+        Ok(Ok(plan)) => agent
+            .replace_policy(tunnel, &plan.policy)
+            .map(|()| plan.messages)
+            .map_err(|what| what.to_string()),
+        Ok(Err(problems)) => Err(problems.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+
+    match replaced {
+        Ok(messages) => messages
+            .into_iter()
+            .for_each(|message| reporter.say(message)),
+        Err(what) => {
+            reporter.say(Report::Warning(format!(
+                "the new policy can't be used; THE OLD ONE STAYS IN FORCE: {what}"
+            )));
+        }
+    }
+}
+
+/// What asks for the end.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn new() -> Result<Self, CommandError> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?,
+            interrupt: signal(SignalKind::interrupt()).map_err(CommandError::system("SIGINT"))?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// How the program ends when the relay ended the agent.
+const fn exit_of(error: &ConnectionError) -> Exit {
+    match error {
+        ConnectionError::Refused {
+            reason: RefusedReason::Credential | RefusedReason::JoinToken,
+            ..
+        } => Exit::Credential,
+        ConnectionError::Refused {
+            reason: RefusedReason::Host,
+            ..
+        } => Exit::Host,
+        ConnectionError::Refused {
+            reason: RefusedReason::Policy,
+            ..
+        } => Exit::Policy,
+        _ => Exit::Failed,
+    }
+}
+
+/// What is said when the tunnel is open.
+struct Announcement {
+    application: String,
+    path: String,
+    token: Option<Secret>,
+    edge: Option<String>,
+    ca: Option<String>,
+    state: StateDir,
+}
+
+impl Announcement {
+    fn say(&self, opened: &Opened, reporter: &Reporter) {
+        let Opened {
+            tunnel,
+            host,
+            port,
+            relay,
+            transport,
+        } = opened;
+        let base_url = origin_of(host, *port);
+
+        // A token that was given by the user is the user's; only a minted one is shown.
+        let token = self
+            .token
+            .as_ref()
+            .map(|token| String::from_utf8_lossy(token.expose()).into_owned());
+        let query = token
+            .map(|token| format!("?{TOKEN_NAME}={token}"))
+            .unwrap_or_default();
+        let url = format!("{base_url}{}{query}", self.path);
+
+        // That of the first tunnel; the others' stand on the screen.
+        if *tunnel == 0
+            && let Err(error) = self.state.keep_url(&url)
+        {
+            reporter.say(Report::Warning(error.to_string()));
+        }
+
+        reporter.say(Report::Ready(Ready {
+            url,
+            base_url,
+            host: host.clone(),
+            edge: self.edge.clone(),
+            ca: self.ca.clone(),
+            relay: relay.clone(),
+            transport: *transport,
+            application: self.application.clone(),
+        }));
+    }
+}

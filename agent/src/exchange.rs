@@ -1,0 +1,992 @@
+//! One exchange: a request comes out of the tunnel, passes the agent's own gate, goes to the
+//! application, and the answer goes back. The relay is believed in one thing only: where the
+//! request comes from. The time is the agent's own.
+
+pub mod started;
+
+use std::future::{Future, poll_fn};
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hookward_core::clock::{Clock, Moment};
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::headers::{passes_to_sender, trailer_passes};
+use hookward_core::limits::{DOCTOR_BYTES, GATHER, SMALL_BODY};
+use hookward_core::names::HostName;
+use hookward_core::quota::Quota;
+use hookward_core::rate::ByteMeter;
+use hookward_core::reason::{Check, Code, Refusal};
+use hookward_core::secret::Secret;
+use hookward_core::text::shown_path;
+use hookward_gate::engine::{
+    Decision, Gate, HeadVerdict, PendingBody, Permit, Request, RequestHead, State,
+};
+use hookward_gate::inspection::Work;
+use hookward_gate::providers::challenge::Answer;
+use hookward_gate::request::OwnedHead;
+use hookward_runtime::body_memory::{BodyBudget, Charge};
+use hookward_runtime::current::Current;
+use hookward_runtime::offload::{NoTurn, OFFLOAD_BYTES, Offload, Queue};
+use hookward_tunnel::body_buffer::Pieces;
+use hookward_tunnel::protocol::control::Deadlines;
+use hookward_tunnel::protocol::head::{self, Failure, RequestId};
+use hookward_tunnel::transport::splice::splice;
+use hookward_tunnel::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
+use http::{HeaderMap, Method, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::events::{Outcome, Report, Reporter, RequestReport};
+use crate::exchange::started::Begun;
+use crate::upstream::header_case::LetterCases;
+use crate::upstream::pool::{Connection, Pool, UpstreamError};
+use crate::upstream::{self, UpstreamBody};
+
+/// For the head of an exchange, whose first bytes opened the stream.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// Most heads of a connection that have begun and not ended: others wait in the transport's window.
+const UNFINISHED_HEADS: usize = 128;
+/// Most of them of all connections: one head has up to 96 KiB, so relays that end none of them cost
+/// 32 MiB.
+const UNFINISHED_HEADS_IN_ALL: usize = 340;
+
+/// Places for heads that have not ended, of all connections; clones share them.
+#[derive(Clone)]
+pub struct Heads(Arc<Semaphore>);
+
+impl Default for Heads {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(UNFINISHED_HEADS_IN_ALL)))
+    }
+}
+
+/// Heads above this size count against the memory for bodies, in bytes: few requests have one.
+const SMALL_HEAD: usize = 8 * 1024;
+
+/// Lines a second for requests that the agent's own gate refuses, as the relay's for its own.
+const REFUSED_A_SECOND: usize = 20;
+
+/// Interval of reports about the others.
+const COUNTS: Duration = Duration::from_secs(1);
+
+/// What every exchange of one agent shares.
+pub struct Replay {
+    /// What a gate remembers: on this side nothing.
+    pub state: Arc<State>,
+    /// Where a secret goes that a provider tells in its handshake; only while pairing.
+    pub pairing: Option<Pairing>,
+    /// The agent's own clock.
+    pub clock: Clock,
+    /// Connections to the application.
+    pub pool: Pool,
+    /// Whether other agents share the tunnel.
+    pub pooled: bool,
+    /// Cost of diagnoses of wrong signatures.
+    pub diagnoses: Arc<ByteMeter>,
+    /// Threads for checks of large bodies.
+    pub offload: Offload,
+    /// Queue of this tunnel's checks.
+    pub checks: Queue,
+    /// How header names are spelled.
+    pub cases: LetterCases,
+    /// Where to say what happened.
+    pub reporter: Reporter,
+    /// Memory for bodies that checks must read.
+    pub budget: BodyBudget,
+    /// Requests under way, of all tunnels.
+    pub under_way: UnderWay,
+    /// Refusals of the agent's own gate, which a hostile relay could cause without end.
+    pub refused: Refused,
+}
+
+/// Requests under way; clones share the count.
+#[derive(Clone, Default)]
+pub struct UnderWay(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+struct Counted<'u>(&'u UnderWay);
+
+impl UnderWay {
+    /// Number of requests in progress.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) -> Counted<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(self)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Refusals of the agent's own gate: so many a second one by one, the others as counts.
+pub struct Refused(
+    // A std mutex: it guards a short list, and nothing waits while it is held.
+    Mutex<Quota<Check>>,
+);
+
+impl Default for Refused {
+    fn default() -> Self {
+        Self(Mutex::new(Quota::new(REFUSED_A_SECOND)))
+    }
+}
+
+impl Refused {
+    fn take(&self, check: Check) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(check)
+    }
+
+    /// Reports what was only counted, every second, until `stop` is cancelled.
+    pub async fn report_counts(&self, reporter: &Reporter, stop: &CancellationToken) {
+        let mut due = interval(COUNTS);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+        while !stop.is_cancelled() {
+            tokio::select! {
+                _ = due.tick() => {}
+                () = stop.cancelled() => {}
+            }
+
+            let counted = self
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take_counted();
+            if !counted.is_empty() {
+                reporter.say(Report::Counted(counted));
+            }
+        }
+    }
+}
+
+/// Takes the secret that a provider tells in its handshake.
+pub type Pairing = Box<dyn Fn(&Secret) -> std::io::Result<()> + Send + Sync>;
+
+/// What the session settled that an exchange belongs to.
+pub struct Terms {
+    /// Deadlines of the relay's settings.
+    pub deadlines: Deadlines,
+    /// The tunnels: requests for any other host are none of this agent's.
+    pub hosts: Vec<AtHost>,
+    /// Requests that were begun, of this relay: their ids are its own.
+    pub begun: Arc<Begun>,
+    /// Places for heads that have not ended, of this connection.
+    pub heads: Semaphore,
+    /// The same, of all connections.
+    pub all_heads: Heads,
+    /// `true` once something that is no request has been reported.
+    pub malformed: AtomicBool,
+}
+
+impl Terms {
+    /// The agent's tunnel of this position, if it is open on this connection.
+    #[must_use]
+    pub fn at(&self, tunnel: usize) -> Option<&AtHost> {
+        self.hosts.iter().find(|at| at.tunnel == tunnel)
+    }
+
+    /// The terms of one connection.
+    #[must_use]
+    pub fn new(
+        deadlines: Deadlines,
+        hosts: Vec<AtHost>,
+        begun: Arc<Begun>,
+        all_heads: Heads,
+    ) -> Self {
+        let (heads, malformed) = (Semaphore::new(UNFINISHED_HEADS), AtomicBool::new(false));
+        Self {
+            deadlines,
+            hosts,
+            begun,
+            heads,
+            all_heads,
+            malformed,
+        }
+    }
+}
+
+/// A tunnel that is open.
+pub struct AtHost {
+    /// Which of the agent's tunnels it is, by its position.
+    pub tunnel: usize,
+    /// Its public host.
+    pub host: Arc<str>,
+    /// Scheme and authority of its public URL.
+    pub origin: Arc<str>,
+    /// The agent's copy of the policy, as it is in force at this relay.
+    pub gate: Arc<Current<Gate>>,
+    /// What handles its exchanges.
+    pub replay: Arc<Replay>,
+}
+
+/// One exchange, and the terms of its session.
+struct Exchange<'r> {
+    replay: &'r Replay,
+    gate: &'r Current<Gate>,
+    deadlines: Deadlines,
+    host: &'r Arc<str>,
+    origin: &'r str,
+    begun: &'r Begun,
+}
+
+/// Why there is no answer of the application.
+enum Stop {
+    Refused(Refusal),
+    Failed(Code, String),
+    /// The agent answers a provider's handshake itself.
+    Handshake(Box<Answer>),
+    Aborted,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<StreamError> for Stop {
+    fn from(_: StreamError) -> Self {
+        Self::Aborted
+    }
+}
+
+/// What the report of a request begins with.
+struct Shown {
+    id: RequestId,
+    method: Method,
+    path: String,
+    client: IpAddr,
+    since: Instant,
+}
+
+/// An answer that has begun.
+struct Answered {
+    response: Response<Incoming>,
+    connection: Connection,
+    observed: Option<(Check, String)>,
+    secrets: Vec<String>,
+}
+
+/// Handles one exchange to its end.
+pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &Terms) {
+    let reading = async {
+        let _place = terms.heads.acquire().await.ok()?;
+        let _of_all = terms.all_heads.0.acquire().await.ok()?;
+        reader.head().await.ok()
+    };
+    let Ok(Some(bytes)) = timeout(HEAD, reading).await else {
+        return;
+    };
+    let length = bytes.len();
+
+    let request = match head::Request::decode(bytes) {
+        Ok(request) => request,
+        Err(error) => {
+            // Once for each connection: a hostile relay could fill the log.
+            if !terms.malformed.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%error, "the relay sent something that is no request");
+            }
+            return;
+        }
+    };
+
+    let asked = |at: &&AtHost| {
+        request
+            .context
+            .host
+            .eq_ignore_ascii_case(at.host.as_bytes())
+    };
+
+    // A host that no tunnel has is refused by the first one, and so told to the user.
+    let Some(at) = terms
+        .hosts
+        .iter()
+        .find(asked)
+        .or_else(|| terms.hosts.first())
+    else {
+        return;
+    };
+    let (deadlines, host, origin, begun) = (terms.deadlines, &at.host, &*at.origin, &*terms.begun);
+
+    let _counted = at.replay.under_way.begin();
+    // A large head is held for as long as its exchange, and counts like a body.
+    let mut held = at.replay.budget.begin(request.context.client);
+    held.complete();
+
+    if length > SMALL_HEAD && held.add(length as u64).is_err() {
+        return;
+    }
+
+    Exchange {
+        replay: &at.replay,
+        gate: &at.gate,
+        deadlines,
+        host,
+        origin,
+        begun,
+    }
+    .run(writer, reader, request)
+    .await;
+}
+
+impl Exchange<'_> {
+    async fn run(&self, mut writer: MessageWriter, reader: MessageReader, request: head::Request) {
+        let shown = Shown {
+            id: request.context.id,
+            method: request.method.clone(),
+            path: shown_path(&request.target),
+            client: request.context.client,
+            since: Instant::now(),
+        };
+
+        let head_only = request.method == Method::HEAD;
+        let upgrade = request.upgrade;
+        // The work is raced with the relay: when it goes away, the application must hear of it.
+        let answered = {
+            let mut handling = pin!(self.handle(request, reader));
+            let mut stopped = pin!(writer.stopped());
+            poll_fn(|cx| match handling.as_mut().poll(cx) {
+                Poll::Ready(done) => Poll::Ready(done),
+                Poll::Pending => stopped.as_mut().poll(cx).map(|()| Err(Stop::Aborted)),
+            })
+            .await
+        };
+
+        match answered {
+            Ok((answered, tunnel)) => {
+                let status = answered.response.status();
+                let (observed, secrets) = (answered.observed.clone(), answered.secrets.clone());
+                let outcome = Outcome::Answered {
+                    status: status.as_u16(),
+                    observed,
+                    secrets,
+                };
+                self.report(shown, outcome);
+
+                if status == StatusCode::SWITCHING_PROTOCOLS && upgrade {
+                    self.switch(writer, answered, tunnel).await;
+                } else {
+                    self.send_back(writer, answered, head_only).await;
+                }
+            }
+            Err(Stop::Aborted) => self.report(shown, Outcome::Aborted),
+            Err(Stop::Handshake(answer)) => {
+                self.report(
+                    shown,
+                    Outcome::Handshake {
+                        status: answer.status.as_u16(),
+                    },
+                );
+
+                let Answer {
+                    status,
+                    headers,
+                    body,
+                    ..
+                } = *answer;
+
+                let head = head::Response {
+                    status,
+                    length: Some(body.len() as u64),
+                    headers,
+                };
+
+                // A relay that is gone needs no answer.
+                let _ = self
+                    .patiently(writer.whole(&head.encode(passes_to_sender), body))
+                    .await;
+            }
+            Err(Stop::Refused(refusal)) => {
+                let Refusal {
+                    check,
+                    code,
+                    status,
+                    why,
+                    ..
+                } = refusal;
+
+                self.report(
+                    shown,
+                    Outcome::Refused {
+                        status: status.as_u16(),
+                        check,
+                        why,
+                    },
+                );
+                self.fail(writer, code, status).await;
+            }
+            Err(Stop::Failed(code, why)) => {
+                self.report(
+                    shown,
+                    Outcome::Failed {
+                        status: code.status().as_u16(),
+                        code,
+                        why,
+                    },
+                );
+                self.fail(writer, code, code.status()).await;
+            }
+        }
+    }
+
+    /// From the request to the head of the application's answer. For an upgrade the reader comes
+    /// back: it holds what the sender goes on to say.
+    async fn handle(
+        &self,
+        request: head::Request,
+        reader: MessageReader,
+    ) -> Result<(Answered, Option<MessageReader>), Stop> {
+        self.check_host(&request)?;
+        let now = self.replay.clock.moment();
+        let mut body = None;
+        let mut upgrading = None;
+
+        if request.upgrade {
+            upgrading = Some(reader);
+        } else {
+            body = Some(MessageBody::new(
+                reader,
+                request.length,
+                &request.headers,
+                self.deadlines.body_idle(),
+            ));
+        }
+
+        let head = RequestHead {
+            method: &request.method,
+            target: &request.target,
+            headers: &request.headers,
+            origin: self.origin,
+        };
+
+        let (gate, state, client) = (self.gate.get(), &self.replay.state, request.context.client);
+        let (decision, body, held) = match gate.check_head(head, client, now, state)? {
+            HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
+            HeadVerdict::ReadBody(pending) => {
+                let (whole, held) = self.read_whole(body, pending.max_body(), client).await?;
+                let checked = self
+                    .check(pending, head, &whole, now, &request.context.keys)
+                    .await?;
+                let decision = match checked {
+                    Ok(decision) => decision,
+                    Err(refusal) => {
+                        return Err(self
+                            .diagnosed(refusal, &gate, &request, &whole, now)
+                            .await
+                            .into());
+                    }
+                };
+                (decision, UpstreamBody::Whole(Full::new(whole)), Some(held))
+            }
+        };
+
+        let permit = match decision {
+            Decision::Forward(permit) => permit,
+            // Compiled for the agent, a gate claims nothing.
+            Decision::Claim(_) => {
+                return Err(Refusal::malformed("the agent's gate remembers no deliveries").into());
+            }
+            Decision::Answer(answer) => return Err(Stop::Handshake(answer)),
+            Decision::Pair(secret, answer) => return Err(self.pair(&secret, answer)),
+        };
+
+        if request.upgrade && !permit.settings().websocket {
+            return Err(Refusal::malformed(
+                "the relay opened a WebSocket on a route that allows none",
+            )
+            .into());
+        }
+
+        let observed = permit
+            .observed()
+            .map(|refusal| (refusal.check, refusal.why.clone()));
+        let secrets = permit.secrets().to_vec();
+
+        if !self.begun.claim(request.context.id) {
+            // It came before, over a connection that was lost since: the application may have it.
+            return Err(Stop::Failed(
+                Code::AgentBroke,
+                "it was begun before its connection was lost".to_owned(),
+            ));
+        }
+
+        let (response, connection) = self.ask(permit, request, body).await?;
+        drop(held);
+        Ok((
+            Answered {
+                response,
+                connection,
+                observed,
+                secrets,
+            },
+            upgrading,
+        ))
+    }
+
+    /// Runs the checks of the body: of a large one on another thread.
+    async fn check(
+        &self,
+        pending: PendingBody,
+        head: RequestHead<'_>,
+        body: &Bytes,
+        now: Moment,
+        keys: &FetchedKeys,
+    ) -> Result<Result<Decision, Refusal>, Stop> {
+        let state = Arc::clone(&self.replay.state);
+        if body.len() <= OFFLOAD_BYTES {
+            return Ok(pending.check_body(head, body, now, &state, keys));
+        }
+
+        let (head, body, keys) = (OwnedHead::from(head), body.clone(), keys.clone());
+        let check = move || pending.check_body(head.head(), &body, now, &state, &keys);
+        self.replay
+            .offload
+            .run(&self.replay.checks, check)
+            .await
+            .map_err(|NoTurn| Stop::Failed(Code::Busy, NoTurn.to_string()))
+    }
+
+    /// Adds what would have made a wrong signature right, as long as diagnoses do not cost too much
+    /// and a thread is free.
+    async fn diagnosed(
+        &self,
+        refusal: Refusal,
+        gate: &Arc<Gate>,
+        request: &head::Request,
+        body: &Bytes,
+        now: Moment,
+    ) -> Refusal {
+        let diagnoses = &self.replay.diagnoses;
+        if refusal.check != Check::Signature || !diagnoses.has_room(now.steady) {
+            return refusal;
+        }
+
+        let (method, target, headers) = (&request.method, &request.target, &request.headers);
+        let head = OwnedHead::from(RequestHead {
+            method,
+            target,
+            headers,
+            origin: self.origin,
+        });
+
+        let (gate, body, keys) = (Arc::clone(gate), body.clone(), request.context.keys.clone());
+        let work = Work::up_to(DOCTOR_BYTES);
+        let (meter, clock) = (Arc::clone(diagnoses), self.replay.clock.clone());
+        let diagnose = move || {
+            let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now.wall, &work);
+            // Here, and not behind the await: a request that is broken off is charged, too.
+            meter.spend(work.total(), clock.moment().steady);
+            hints
+        };
+
+        let hints = self
+            .replay
+            .offload
+            .run_at_once(diagnose)
+            .await
+            .unwrap_or_default();
+        match hints.first() {
+            Some(hint) => Refusal {
+                why: format!("{}; {hint}", refusal.why),
+                ..refusal
+            },
+            None => refusal,
+        }
+    }
+
+    /// Keeps the secret that a provider tells, and answers it.
+    fn pair(&self, secret: &Secret, answer: Box<Answer>) -> Stop {
+        match self.replay.pairing.as_ref().map(|keep| keep(secret)) {
+            Some(Ok(())) => Stop::Handshake(answer),
+            Some(Err(error)) => {
+                Stop::Failed(Code::Busy, format!("the secret could not be kept: {error}"))
+            }
+            None => Refusal::failed(Check::Signature, "no pairing is under way").into(),
+        }
+    }
+
+    /// The relay chooses the tunnel by its host; the application may choose a site by it, too.
+    fn check_host(&self, request: &head::Request) -> Result<(), Refusal> {
+        let mut fields = request.headers.get_all(header::HOST).iter();
+        let (field, more) = (fields.next(), fields.next());
+        let name = field
+            .and_then(|value| value.to_str().ok())
+            .and_then(HostName::parse_authority);
+        let fits = name.is_some_and(|(name, _)| name.as_str() == &**self.host) && more.is_none();
+        if fits
+            && request
+                .context
+                .host
+                .eq_ignore_ascii_case(self.host.as_bytes())
+        {
+            return Ok(());
+        }
+
+        Err(Refusal::new(
+            Check::Host,
+            Code::Malformed,
+            "the request is not for this tunnel's host",
+        ))
+    }
+
+    /// Reads a body that a check must see, inside the agent's own budget.
+    async fn read_whole(
+        &self,
+        body: Option<MessageBody>,
+        cap: u64,
+        client: IpAddr,
+    ) -> Result<(Bytes, Charge), Stop> {
+        let mut charge = self.replay.budget.begin(client);
+        let Some(mut body) = body else {
+            return Ok((Bytes::new(), charge));
+        };
+        let too_large = || {
+            Refusal::new(
+                Check::BodySize,
+                Code::BodyTooLarge,
+                format!("the body has more than {cap} bytes"),
+            )
+        };
+
+        if body.size_hint().exact().is_some_and(|length| length > cap) {
+            return Err(too_large().into());
+        }
+
+        let reading = async {
+            let mut pieces = Pieces::expecting(body.size_hint().exact());
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.map_err(|_| Stop::Aborted)?.into_data() else {
+                    continue;
+                };
+                if pieces.len() as u64 + data.len() as u64 > cap {
+                    return Err(Stop::Refused(too_large()));
+                }
+
+                charge
+                    .add(data.len() as u64)
+                    .map_err(|full| Stop::Failed(Code::Busy, full.to_string()))?;
+                pieces.add(data);
+            }
+
+            Ok(pieces.into_bytes())
+        };
+
+        match timeout(self.deadlines.body_whole(), reading).await {
+            Ok(read) => {
+                charge.complete();
+                Ok((read?, charge))
+            }
+            Err(_) => {
+                Err(Refusal::new(Check::Body, Code::SlowRequest, "the body came too slowly").into())
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        permit: Permit,
+        request: head::Request,
+        body: UpstreamBody,
+    ) -> Result<(Response<Incoming>, Connection), Stop> {
+        let patience = permit.settings().answer_timeout;
+        let sent = body.progress();
+        let request = upstream::request(
+            &permit,
+            request,
+            body,
+            &self.replay.cases,
+            self.replay.pool.application(),
+        )
+        .map_err(|error| Stop::Refused(Refusal::malformed(error.to_string())))?;
+
+        let answers = self.replay.pool.answers();
+        let mut asking = pin!(self.replay.pool.send(request));
+        // A large upload may take its time, as long as it gets on: the wait for the answer begins
+        // at its end.
+        let answered = loop {
+            let patience = if sent.is_over() {
+                patience
+            } else {
+                self.deadlines.body_idle().max(patience)
+            };
+            tokio::select! {
+                answered = timeout(patience, asking.as_mut()) => break answered,
+                () = sent.changed() => {}
+            }
+        };
+
+        match answered {
+            Ok(Ok(answered)) => Ok(answered),
+            Ok(Err(error @ UpstreamError::Connect { .. })) => {
+                let next = if self.replay.pooled {
+                    "; another agent of the pool gets it, if there is one"
+                } else {
+                    ""
+                };
+
+                Err(Stop::Failed(
+                    Code::ApplicationUnreachable,
+                    format!("{error}{next}"),
+                ))
+            }
+            Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(Stop::Aborted),
+            Ok(Err(error)) => {
+                // One that speaks https closes the connection, with or without a word of TLS.
+                let application = self.replay.pool.application();
+                let broke = matches!(&error, UpstreamError::Broke(_));
+                let mistaken =
+                    broke && answers == 0 && application.tls.is_none() && !application.http2;
+                let hint = match mistaken {
+                    true => format!("; does it speak https? Then use https://{application}"),
+                    false => String::new(),
+                };
+
+                Err(Stop::Failed(
+                    Code::ApplicationBroke,
+                    format!("{error}{hint}"),
+                ))
+            }
+            Err(_) => {
+                self.replay.pool.note_silence(patience, answers);
+                let why = format!(
+                    "the application did not answer within {} s",
+                    patience.as_secs_f64()
+                );
+                Err(Stop::Failed(Code::ApplicationTimeout, why))
+            }
+        }
+    }
+
+    /// Sends the application's answer to the relay, and keeps the connection for the next request.
+    async fn send_back(&self, mut writer: MessageWriter, answered: Answered, head_only: bool) {
+        let Answered {
+            response,
+            connection,
+            ..
+        } = answered;
+        let (parts, mut body) = response.into_parts();
+
+        let bodiless = head_only
+            || matches!(
+                parts.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            )
+            || body.is_end_stream();
+        let length = if bodiless {
+            Some(0)
+        } else {
+            body.size_hint().exact()
+        };
+
+        let response = head::Response {
+            status: parts.status,
+            length,
+            headers: parts.headers,
+        };
+        let head = response.encode(passes_to_sender);
+
+        let sent = match length {
+            Some(0) => self.patiently(writer.whole(&head, Bytes::new())).await,
+            Some(length) if length <= SMALL_BODY as u64 => {
+                self.send_small(writer, &head, &mut body).await
+            }
+            _ => {
+                writer.deprioritise();
+                match self.patiently(writer.head(&head)).await {
+                    Ok(()) => self.stream(writer, &mut body, &response.headers).await,
+                    Err(()) => Err(()),
+                }
+            }
+        };
+        if sent.is_ok() {
+            self.replay.pool.put_back(connection).await;
+        }
+    }
+
+    /// A small answer goes in one piece, with its head, if all of it comes at once.
+    async fn send_small(
+        &self,
+        mut writer: MessageWriter,
+        head: &[u8],
+        body: &mut Incoming,
+    ) -> Result<(), ()> {
+        let deadline = tokio::time::Instant::now() + GATHER;
+        let mut gathered = Pieces::expecting(body.size_hint().exact());
+
+        loop {
+            match timeout_at(deadline, body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        gathered.add(data);
+                    }
+                }
+                Ok(Some(Err(_))) => {
+                    // Nothing was sent yet, so the sender can still be told the truth.
+                    self.fail(
+                        writer,
+                        Code::ApplicationBroke,
+                        Code::ApplicationBroke.status(),
+                    )
+                    .await;
+                    return Err(());
+                }
+                Ok(None) => {
+                    return self
+                        .patiently(writer.whole(head, gathered.into_bytes()))
+                        .await;
+                }
+                Err(_) => break,
+            }
+        }
+
+        self.patiently(writer.head(head)).await?;
+        self.patiently(writer.data(gathered.into_bytes())).await?;
+        self.stream(writer, body, &HeaderMap::new()).await
+    }
+
+    /// An answer as it comes.
+    async fn stream(
+        &self,
+        mut writer: MessageWriter,
+        body: &mut Incoming,
+        announced: &HeaderMap,
+    ) -> Result<(), ()> {
+        loop {
+            let next = tokio::select! {
+                next = timeout(self.deadlines.body_idle(), body.frame()) => next.map_err(drop)?,
+                () = writer.stopped() => return Err(()),
+            };
+            match next {
+                None => return self.patiently(writer.finish()).await,
+                Some(Err(_)) => return Err(()),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.patiently(writer.data(data)).await?,
+                    Err(frame) => {
+                        let Ok(trailers) = frame.into_trailers() else {
+                            continue;
+                        };
+                        let payload = head::encode_trailers(&trailers, |name| {
+                            trailer_passes(announced, name)
+                        });
+                        self.patiently(writer.trailers(&payload)).await?;
+                    }
+                },
+            }
+        }
+    }
+
+    /// A write into the tunnel, under its deadline. Dropping the writer afterwards is the abort.
+    async fn patiently(
+        &self,
+        write: impl Future<Output = Result<(), StreamError>>,
+    ) -> Result<(), ()> {
+        timeout(self.deadlines.body_idle(), write)
+            .await
+            .map_err(drop)?
+            .map_err(drop)
+    }
+
+    /// A WebSocket: the application said yes, bytes go both ways from here.
+    async fn switch(
+        &self,
+        mut writer: MessageWriter,
+        answered: Answered,
+        reader: Option<MessageReader>,
+    ) {
+        let Some(reader) = reader else { return };
+        let (mut parts, body) = answered.response.into_parts();
+        let mut headers = std::mem::take(&mut parts.headers);
+        headers.remove(header::CONTENT_LENGTH);
+
+        let answer = head::Response {
+            status: parts.status,
+            length: Some(0),
+            headers,
+        };
+
+        if self
+            .patiently(writer.head(&answer.encode(passes_to_sender)))
+            .await
+            .is_err()
+        {
+            return;
+        }
+
+        let upgraded = hyper::upgrade::on(Response::from_parts(parts, body));
+        if let Ok(Ok(upgraded)) = timeout(self.deadlines.body_idle(), upgraded).await {
+            splice(
+                TokioIo::new(upgraded),
+                writer,
+                reader,
+                self.deadlines.upgrade_idle(),
+            )
+            .await;
+        }
+    }
+
+    /// Tells the relay why there is no answer; the relay puts it into words for the sender.
+    async fn fail(&self, writer: MessageWriter, code: Code, status: StatusCode) {
+        let head = Failure { code, status }.encode();
+        // A relay that is gone needs no word.
+        let _ = self.patiently(writer.whole(&head, Bytes::new())).await;
+    }
+
+    fn report(&self, shown: Shown, outcome: Outcome) {
+        if let Outcome::Refused { check, .. } = &outcome
+            && !self.replay.refused.take(*check)
+        {
+            return;
+        }
+
+        let Shown {
+            id,
+            method,
+            path,
+            client,
+            since,
+        } = shown;
+        let (host, took) = (Arc::clone(self.host), since.elapsed());
+
+        let report = RequestReport {
+            id,
+            host,
+            method,
+            path,
+            client,
+            took,
+            outcome,
+        };
+        self.replay.reporter.say(Report::Request(Box::new(report)));
+    }
+}
+
+/// The body for the application of a request that no check has to read.
+async fn outgoing(body: Option<MessageBody>) -> UpstreamBody {
+    let Some(mut body) = body else {
+        return UpstreamBody::Whole(Full::default());
+    };
+    match body.take_if_arrived().await {
+        Some(whole) => UpstreamBody::Whole(Full::new(whole)),
+        None => UpstreamBody::tunnel(body),
+    }
+}

@@ -1,0 +1,545 @@
+//! The connections to the relays: dialled, kept, and opened again when they break.
+//!
+//! Every relay gets some lines ([`mod@line`]), each of which keeps one connection; [`dial`] finds
+//! the way (QUIC, or TLS over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt
+//! is due, `opening` is how a connection begins, `serving` is one in use and ends it in order,
+//! `search` says when another one is looked for meanwhile, `sleep_watch` when the machine was
+//! asleep, [`status`] sums up for the user what the lines do, and [`policies`] knows which policy a
+//! relay has. All connections of one run of the program serve the same tunnels; losing one loses
+//! nothing.
+
+mod active;
+pub mod backoff;
+pub mod dialer;
+mod failover;
+mod handshake;
+pub mod link;
+pub mod policy_sync;
+pub mod proxy;
+pub mod status;
+mod suspend;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use hookward_core::clock::Clock;
+use hookward_core::limits::GREETING_BYTES;
+use hookward_core::names::AgentName;
+use hookward_core::reason::Check;
+use hookward_core::secret::Secret;
+use hookward_core::text::printable;
+use hookward_gate::engine::Gate;
+use hookward_runtime::current::Current;
+use hookward_tunnel::protocol::control::{FromRelay, RefusedReason, RefusedRequest};
+use hookward_tunnel::transport::identity::Pin;
+use hookward_tunnel::transport::liveness::Liveness;
+use hookward_tunnel::transport::quic::EndpointError;
+use hookward_tunnel::transport::{SessionError, StreamError, Transport};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::dialer::Dialler;
+use self::link::Line;
+use self::policy_sync::{Offer, Policies};
+use self::proxy::Proxies;
+use self::status::Status;
+use crate::events::{Report, Reporter};
+use crate::exchange::started::Begun;
+use crate::exchange::{Heads, Replay};
+
+/// Message of an agent to the relay, with its policy.
+pub(crate) type FromAgent =
+    hookward_tunnel::protocol::control::FromAgent<hookward_gate::policy::Policy>;
+
+/// For the relay's answer to a join.
+const JOIN: Duration = Duration::from_secs(10);
+/// For the relay to hear that a join is done.
+const JOINED: Duration = Duration::from_secs(2);
+/// Most connections to one relay, however many addresses its name has.
+const LINES_MOST: usize = 8;
+/// Maximum age of a refusal in a relay's report: a relay sends it within a second, if the line
+/// allows.
+const MOST_AGO: Duration = Duration::from_secs(60);
+/// Connections to each address of a relay: a second one, so that losing one loses nothing.
+const LINES_OF_ADDRESS: usize = 2;
+/// Connections to a relay that are enough, unless it has more addresses.
+const LINES_ENOUGH: usize = 4;
+
+/// Where a relay is, and who the agent is to it.
+#[derive(Clone)]
+pub struct Relay {
+    /// Host and port.
+    pub address: String,
+    /// Its key.
+    pub pin: Pin,
+    /// The agent's credential.
+    pub credential: Secret,
+}
+
+/// Which transports may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TransportMode {
+    /// QUIC first, TLS over TCP where it does not get through, and back again.
+    #[default]
+    Auto,
+    /// This one only.
+    Only(Transport),
+}
+
+impl TransportMode {
+    /// Whether this one may be used.
+    #[must_use]
+    pub fn allows(self, transport: Transport) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Only(only) => only == transport,
+        }
+    }
+}
+
+/// How relays are reached.
+#[derive(Clone, Default)]
+pub struct LinkSettings {
+    /// Which transports.
+    pub transport: TransportMode,
+    /// What worked the last time.
+    pub worked: Option<Transport>,
+    /// Connections to each relay; `None`: as many as it has addresses, and at least two.
+    pub connections: Option<usize>,
+    /// Whether the tunnels are shared with other agents that ask for it, too.
+    pub pool: bool,
+    /// When a connection counts as dead.
+    pub liveness: Liveness,
+    /// Proxies for TLS over TCP.
+    pub proxies: Proxies,
+    /// How long after a way was found a better one is looked for; later more rarely. `None`: 15 s.
+    pub probe_after: Option<Duration>,
+}
+
+/// The tunnel that a relay opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Which of the agent's tunnels it is, by its position.
+    pub tunnel: usize,
+    /// The public host.
+    pub host: String,
+    /// The port of the public URL.
+    pub port: u16,
+    /// The relay's address.
+    pub relay: String,
+    /// How it is reached.
+    pub transport: Transport,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The relay's name has no address.
+    #[error("the relay {address} can't be found: {source}")]
+    Resolve {
+        /// Its address as written.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The UDP socket.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The relay does not answer.
+    #[error("the relay {address} does not answer over {}", over(*.transport))]
+    Silent {
+        /// Its address as written.
+        address: String,
+        /// What was tried.
+        transport: Transport,
+    },
+    /// A connection to it can't be made.
+    #[error("the relay {address} can't be reached over TCP: {source}")]
+    Connect {
+        /// Its address as written.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The proxy on the way to it.
+    #[error("the proxy {proxy}: {what}")]
+    Proxy {
+        /// The proxy's address.
+        proxy: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// No transport gets through.
+    #[error("{0}; and {1}")]
+    Both(Box<Self>, Box<Self>),
+    /// The settings of TLS.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The relay does not take a new policy of a tunnel, which has another one.
+    #[error("the relay does not take a new policy; the old one stays in force")]
+    PolicyKept,
+    /// Somebody else answers at the relay's address.
+    #[error(
+        "whoever answers at {0} is not the relay that this agent has joined: its key is another. If the relay was \
+         set up anew, join it again with a new token; if not, somebody is in between"
+    )]
+    WrongKey(String),
+    /// Another kind of server answers at the relay's address.
+    #[error(
+        "whoever answers at {0} over TLS is no relay: it does not know the tunnel's protocol. Another server has the \
+         port, or a proxy that opens TLS is in between"
+    )]
+    NoRelay(String),
+    /// The connection could not be made, or broke.
+    #[error("{0}")]
+    Session(#[from] SessionError),
+    /// The control stream broke.
+    #[error("{0}")]
+    Stream(#[from] StreamError),
+    /// The task that keeps the tunnel is gone, by a mistake of this program.
+    #[error("the tunnel's task ended: {0}")]
+    Ended(String),
+    /// The relay said no.
+    #[error("the relay refused: {message}")]
+    Refused {
+        /// Why.
+        reason: RefusedReason,
+        /// Why, in words.
+        message: String,
+    },
+}
+
+const fn over(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Quic => "QUIC; is UDP let through to it?",
+        Transport::Tcp => "TCP",
+    }
+}
+
+impl ConnectionError {
+    /// Whether dialling again could help.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Refused { reason, .. } if !matches!(reason, RefusedReason::Unavailable | RefusedReason::Other))
+    }
+}
+
+/// Exchanges the secret of a join token for this credential. Gives the agent's name.
+///
+/// # Errors
+/// [`ConnectionError`].
+pub async fn join(
+    relay: &Relay,
+    link: &LinkSettings,
+    secret: Secret,
+) -> Result<String, ConnectionError> {
+    let tasks = TaskTracker::new();
+    let dialler = Dialler::new(relay, link, tasks.clone())?;
+    // First a way, then the question: two that race must not both use the token up.
+    let (found, ()) = dialler.connect_once(|_| async { Ok(()) }).await?;
+    let credential_digest = HEXLOWER.encode(relay.credential.digest().as_bytes());
+
+    let asking = async {
+        let mut control = found.session.open_control().await?;
+        control
+            .send(&FromAgent::Join {
+                secret,
+                credential_digest,
+            })
+            .await?;
+
+        match control.receive(GREETING_BYTES).await? {
+            FromRelay::Joined { agent } if AgentName::parse(&agent).is_some() => Ok(agent),
+            other => Err(unexpected(other)),
+        }
+    };
+
+    let (address, transport) = (relay.address.clone(), found.session.transport());
+    let joined = timeout(JOIN, asking)
+        .await
+        .unwrap_or(Err(ConnectionError::Silent { address, transport }));
+    found.session.close("joined");
+
+    if let Some(endpoint) = found.endpoint {
+        let _ = timeout(JOINED, endpoint.wait_idle()).await;
+    }
+
+    joined
+}
+
+/// One of the agent's tunnels.
+pub struct Tunnel {
+    /// The public host to ask for.
+    pub host: Option<String>,
+    /// The policies; a new one may come at any time.
+    pub wanted: watch::Receiver<Arc<Offer>>,
+    /// What handles its exchanges.
+    pub replay: Arc<Replay>,
+}
+
+/// What all lines share.
+pub struct Shared {
+    /// The tunnels, all of which every connection serves.
+    pub tunnels: Vec<Tunnel>,
+    /// How relays are reached.
+    pub link: LinkSettings,
+    /// Where to say what happens.
+    pub reporter: Reporter,
+    /// The time of day.
+    pub clock: Clock,
+    /// For exchanges to end when the agent is stopped.
+    pub drain: Duration,
+    /// Called when the first connection has opened a tunnel at a relay.
+    pub on_open: Box<dyn Fn(Opened) + Send + Sync>,
+    /// Called when a connection was good, with what carried it.
+    pub on_worked: Box<dyn Fn(Transport) + Send + Sync>,
+    /// Which run of the program this is.
+    pub instance: String,
+    /// What the lines do.
+    pub status: Status,
+    /// Places for heads that have not ended.
+    pub heads: Heads,
+    /// Owns what drives connections, and those that are being retired.
+    pub tasks: TaskTracker,
+}
+
+/// One relay, as all lines to it know it.
+pub struct AtRelay {
+    /// Where it is.
+    pub relay: Relay,
+    /// Finds a way to it.
+    pub dialler: Dialler,
+    /// Which policies it has, one for each tunnel.
+    pub policies: Vec<Policies>,
+    /// The gates by which this side judges what comes from it, one for each tunnel.
+    pub gates: Vec<Arc<Current<Gate>>>,
+    /// Requests of it that were begun.
+    begun: Arc<Begun>,
+    /// Tunnels whose hosts this relay refused, by position.
+    // A std mutex: it guards a small set, and nothing waits while it is held.
+    without_host: Mutex<BTreeSet<usize>>,
+    /// Addresses that its name had last.
+    addresses: AtomicUsize,
+    more_addresses: Notify,
+}
+
+impl AtRelay {
+    /// Records that the relay refused the host of a tunnel. Reports it once, if other tunnels stay
+    /// open.
+    fn note_host_refused(&self, tunnel: usize, message: &str, shared: &Shared) {
+        let is_news = self.without_host().insert(tunnel);
+        if is_news && shared.tunnels.len() > 1 {
+            let what = format!(
+                "{}: {}; the other tunnels stay open",
+                self.relay.address,
+                printable(message)
+            );
+            shared.reporter.say(Report::Warning(what));
+        }
+    }
+
+    /// Records that the relay opened the host of a tunnel.
+    fn note_host_opened(&self, tunnel: usize) {
+        self.without_host().remove(&tunnel);
+    }
+
+    /// Returns `true` if the relay refused the host of this tunnel the last time.
+    fn is_without_host(&self, tunnel: usize) -> bool {
+        self.without_host().contains(&tunnel)
+    }
+
+    fn without_host(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.without_host
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how many addresses the relay's name has.
+    pub fn note_addresses(&self, count: usize) {
+        if self.addresses.swap(count, Ordering::Relaxed) != count {
+            self.more_addresses.notify_one();
+        }
+    }
+}
+
+/// Keeps the connections to all relays until `stop` is cancelled.
+///
+/// # Errors
+/// What the last relay said, when dialling again will not change it.
+pub async fn keep(
+    relays: Vec<Relay>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) -> Result<(), ConnectionError> {
+    let mut kept = JoinSet::new();
+    let several = relays.len() > 1;
+
+    for relay in relays {
+        let dialler = Dialler::new(&relay, &shared.link, shared.tasks.clone())?;
+        let policies = shared
+            .tunnels
+            .iter()
+            .map(|tunnel| Policies::new(tunnel.wanted.clone()))
+            .collect();
+        let first =
+            |tunnel: &Tunnel| Arc::new(Current::new(Arc::clone(&tunnel.wanted.borrow().gate)));
+        let gates = shared.tunnels.iter().map(first).collect();
+
+        let (addresses, more_addresses) = (AtomicUsize::new(1), Notify::new());
+        let at = Arc::new(AtRelay {
+            relay,
+            dialler,
+            policies,
+            gates,
+            begun: Arc::default(),
+            without_host: Mutex::default(),
+            addresses,
+            more_addresses,
+        });
+
+        let (shared, stop) = (Arc::clone(&shared), stop.child_token());
+        kept.spawn(async move { (at.relay.address.clone(), keep_relay(at, shared, stop).await) });
+    }
+
+    let mut outcome = Ok(());
+    while let Some(ended) = kept.join_next().await {
+        let (relay, ended) = ended.unwrap_or_else(|panic| {
+            (
+                String::new(),
+                Err(ConnectionError::Ended(panic.to_string())),
+            )
+        });
+
+        if let Err(error) = ended {
+            if several && !kept.is_empty() {
+                shared.reporter.say(Report::RelayLost {
+                    relay,
+                    why: error.to_string(),
+                    for_good: true,
+                });
+            }
+
+            outcome = Err(error);
+        } else {
+            outcome = Ok(());
+        }
+    }
+
+    shared.tasks.close();
+    let _ = timeout(shared.drain, shared.tasks.wait()).await;
+    outcome
+}
+
+/// Keeps the lines to one relay. A final refusal ends them all.
+async fn keep_relay(
+    at: Arc<AtRelay>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) -> Result<(), ConnectionError> {
+    let mut lines = JoinSet::new();
+    let mut slots = 0;
+
+    loop {
+        while slots < wanted(&shared.link, at.addresses.load(Ordering::Relaxed)) {
+            let line = Line::new(Arc::clone(&at), Arc::clone(&shared), slots);
+            lines.spawn(line.keep(stop.clone()));
+            slots += 1;
+        }
+
+        tokio::select! {
+            () = at.more_addresses.notified() => {}
+            ended = lines.join_next() => match ended {
+                None => return Ok(()),
+                Some(Ok(Ok(()))) => {}
+                Some(ended) => {
+                    stop.cancel();
+                    while lines.join_next().await.is_some() {}
+                    return ended.unwrap_or_else(|panic| Err(ConnectionError::Ended(panic.to_string())));
+                }
+            }
+        }
+    }
+}
+
+/// Lines to a relay with so many addresses.
+fn wanted(link: &LinkSettings, addresses: usize) -> usize {
+    let preset = (addresses * LINES_OF_ADDRESS)
+        .min(LINES_ENOUGH)
+        .max(addresses);
+    link.connections.unwrap_or(preset).clamp(1, LINES_MOST)
+}
+
+fn kept(message: &str) -> Report {
+    Report::Warning(format!(
+        "the relay does not take the new policy; THE OLD ONE STAYS IN FORCE: {}",
+        printable(message)
+    ))
+}
+
+fn unexpected(message: FromRelay) -> ConnectionError {
+    match message {
+        FromRelay::Refused { reason, message } => refused(reason, &message),
+        _ => StreamError::Protocol("the relay answered something else than was asked".to_owned())
+            .into(),
+    }
+}
+
+fn refused(reason: RefusedReason, message: &str) -> ConnectionError {
+    ConnectionError::Refused {
+        reason,
+        message: printable(message),
+    }
+}
+
+/// Says what the relay has refused.
+fn report_refusals(reporter: &Reporter, told: Vec<RefusedRequest>, counted: Vec<(Check, u64)>) {
+    for refused in told {
+        // A relay that was taken over may send any age.
+        let ago = Duration::from_millis(refused.ago_ms).min(MOST_AGO);
+        reporter.say_of(ago, Report::Refused(Box::new(printable_fields(refused))));
+    }
+
+    if !counted.is_empty() {
+        reporter.say(Report::Counted(counted));
+    }
+}
+
+/// The relay has escaped what strangers sent; a relay that was taken over may not have.
+fn printable_fields(refused: RefusedRequest) -> RefusedRequest {
+    RefusedRequest {
+        id: printable(&refused.id),
+        host: printable(&refused.host),
+        method: printable(&refused.method),
+        path: printable(&refused.path),
+        client: printable(&refused.client),
+        why: printable(&refused.why),
+        ..refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_has_a_line_and_no_relay_fewer_than_two() {
+        let preset = LinkSettings::default();
+        let counts: Vec<_> = (1..=10)
+            .map(|addresses| wanted(&preset, addresses))
+            .collect();
+        assert_eq!(counts, [2, 4, 4, 4, 5, 6, 7, 8, 8, 8]);
+
+        let one = LinkSettings {
+            connections: Some(1),
+            ..preset
+        };
+        assert_eq!(wanted(&one, 3), 1);
+    }
+}

@@ -1,0 +1,142 @@
+//! A connection that serves the tunnels: what it takes, and how it ends in order when another one
+//! has taken its place or the agent stops.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::relay_link::FromAgent;
+use hookward_core::limits::CONTROL_BYTES;
+use hookward_tunnel::protocol::control::FromRelay;
+use hookward_tunnel::transport::{ControlStream, MessageReader, MessageWriter};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::events::Reporter;
+use crate::exchange::{self, Terms};
+use crate::relay_link::dialer::Found;
+use crate::relay_link::policy_sync::Offer;
+use crate::relay_link::{ConnectionError, Shared, report_refusals};
+
+/// For the relay to acknowledge that the agent leaves.
+pub(crate) const LEAVE: Duration = Duration::from_secs(2);
+
+/// A connection that serves the tunnels.
+pub(crate) struct Serving {
+    pub(crate) found: Found,
+    pub(crate) control: ControlStream,
+    pub(crate) terms: Arc<Terms>,
+    pub(crate) exchanges: TaskTracker,
+    pub(crate) since: Instant,
+    /// The policy that the relay has been asked for, of which tunnel, until it has answered.
+    pub(crate) asked: Option<(usize, Arc<Offer>)>,
+    /// A message was broken off in its middle: nothing can be said any more.
+    pub(crate) mute: bool,
+    /// The relay has said that it is about to stop. It ends the connection with the last request
+    /// that it has.
+    pub(crate) relay_leaves: bool,
+}
+
+impl Serving {
+    /// Ends a connection without failing a request: the relay sends nothing more, what is under way
+    /// ends, then the connection. Once `stop` is cancelled that takes no longer than
+    /// `shared.drain`.
+    pub(crate) async fn retire(mut self, shared: &Shared, stop: CancellationToken) {
+        if self.relay_leaves {
+            tokio::select! {
+                () = self.serve_out(&shared.reporter) => return self.close().await,
+                () = stop.cancelled() => {}
+            }
+        }
+
+        let told = !self.mute
+            && matches!(
+                timeout(LEAVE, self.say_so(&shared.reporter)).await,
+                Ok(Ok(()))
+            );
+        let session = self.found.session.clone();
+
+        let ending = async {
+            if told {
+                // The relay ends the connection when it has taken all answers. What it gave before
+                // it knew is still taken.
+                while let Ok(exchange) = session.accept().await {
+                    take(exchange, &self.terms, &self.exchanges);
+                }
+            } else {
+                self.exchanges.close();
+                tokio::select! {
+                    () = self.exchanges.wait() => {}
+                    _ = session.closed() => {}
+                }
+            }
+        };
+
+        let stopping = async {
+            stop.cancelled().await;
+            sleep(shared.drain).await;
+        };
+        tokio::select! {
+            () = ending => {}
+            () = stopping => {}
+        }
+        self.close().await;
+    }
+
+    /// Says that the agent leaves, until the relay has heard it.
+    async fn say_so(&mut self, reporter: &Reporter) -> Result<(), ConnectionError> {
+        self.control.send(&FromAgent::Leave).await?;
+        loop {
+            tokio::select! {
+                exchange = self.found.session.accept() => take(exchange?, &self.terms, &self.exchanges),
+                message = self.control.receive::<FromRelay>(CONTROL_BYTES) => {
+                    match message? {
+                        FromRelay::Left => return Ok(()),
+                        FromRelay::Refusals { told, counted } => report_refusals(reporter, told, counted),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// A relay that is about to stop has requests until its last sender has gone, and ends the
+    /// connection itself.
+    async fn serve_out(&mut self, reporter: &Reporter) {
+        loop {
+            tokio::select! {
+                exchange = self.found.session.accept() => match exchange {
+                    Ok(exchange) => take(exchange, &self.terms, &self.exchanges),
+                    Err(_) => return,
+                },
+                said = self.control.receive::<FromRelay>(CONTROL_BYTES) => match said {
+                    Ok(FromRelay::Refusals { told, counted }) => report_refusals(reporter, told, counted),
+                    // Nothing else matters now.
+                    Ok(_) => {}
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+
+    async fn close(&self) {
+        self.exchanges.close();
+        self.found.session.close("the agent has left");
+        if let Some(endpoint) = &self.found.endpoint {
+            let _ = timeout(LEAVE, endpoint.wait_idle()).await;
+        }
+    }
+}
+
+/// Handles an exchange in a task of its own.
+pub(crate) fn take(
+    (writer, reader): (MessageWriter, MessageReader),
+    terms: &Arc<Terms>,
+    exchanges: &TaskTracker,
+) {
+    let terms = Arc::clone(terms);
+    // In a box: the runtime moves what it is given several times before it runs.
+    exchanges.spawn(Box::pin(async move {
+        exchange::exchange(writer, reader, &terms).await
+    }));
+}

@@ -1,0 +1,254 @@
+//! What other connection is looked for while one serves, and when.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// At most how rarely a better connection is looked for.
+const MOST: Duration = Duration::from_secs(600);
+/// How often what is needed soon is looked for: a relay that is about to stop has `drain`, 10 s,
+/// left.
+const SOON: Duration = Duration::from_secs(1);
+/// Each time all addresses of a relay that is about to stop were asked in vain, the pause doubles;
+/// so often.
+const ROUNDS: u32 = 3;
+/// So often after sleep, or where the machine has lost its address: a network comes back within
+/// seconds, or the connection is given up by then.
+const ANEW: u32 = 10;
+/// How often the wanted address is tried by a connection that had to go to another: senders who
+/// come there wait 3 s for an agent (`agent_wait`).
+const HOME: Duration = Duration::from_secs(2);
+/// So often; then it is no restart, and waits like everything else.
+const HOME_TRIES: u32 = 30;
+
+/// What other connection is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// One over QUIC, or to the address that was wanted.
+    Better,
+    /// Any, to the address at this place first: the machine was asleep or has lost its address, and
+    /// nobody knows what the connection of before is worth.
+    Anew(usize),
+    /// One to the address so many places after the wanted one: the relay is about to stop.
+    Elsewhere(usize),
+}
+
+/// The search of a connection that serves.
+#[derive(Debug)]
+pub(crate) struct Search {
+    wanted: Wanted,
+    due: Option<Instant>,
+    /// Attempts that failed since this was wanted.
+    failed: u32,
+    /// Until the next look for a better one.
+    pause: Duration,
+    /// Whether there can be a better one.
+    better: bool,
+    /// How many places after the wanted address its own one is, and how many there are.
+    place: usize,
+    addresses: usize,
+}
+
+impl Search {
+    /// Of a connection to the address at this place of so many. Looks for a better one after
+    /// `pause`, if there can be one; sooner if this is not at the wanted address.
+    pub(crate) fn new(
+        better: bool,
+        place: usize,
+        addresses: usize,
+        pause: Duration,
+        now: Instant,
+    ) -> Self {
+        let mut search = Self {
+            wanted: Wanted::Better,
+            due: None,
+            failed: 0,
+            pause,
+            better,
+            place,
+            addresses,
+        };
+        search.want_better(now);
+
+        search
+    }
+
+    fn want_better(&mut self, now: Instant) {
+        (self.wanted, self.failed) = (Wanted::Better, 0);
+        let pause = if self.place > 0 {
+            HOME.min(self.pause)
+        } else {
+            self.pause
+        };
+        self.due = self.better.then(|| now + pause);
+    }
+
+    /// When the next attempt is due.
+    pub(crate) const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// An attempt begins.
+    pub(crate) fn begin(&mut self) -> Wanted {
+        self.due = None;
+        self.wanted
+    }
+
+    /// This connection may be worth nothing. Whether that is news: an attempt under way is given up
+    /// then.
+    pub(crate) fn anew(&mut self, now: Instant) -> bool {
+        let news = self.wanted == Wanted::Better;
+        if news {
+            (self.wanted, self.failed, self.due) = (Wanted::Anew(self.place), 0, Some(now));
+        }
+        news
+    }
+
+    /// The relay is about to stop. Whether that is news, as above.
+    pub(crate) fn elsewhere(&mut self, now: Instant) -> bool {
+        let news = !matches!(self.wanted, Wanted::Elsewhere(_));
+        if news {
+            (self.wanted, self.failed, self.due) =
+                (Wanted::Elsewhere(self.place + 1), 0, Some(now));
+        }
+        news
+    }
+
+    /// The attempt failed. `jitter` is from 0.5 to 1: all agents of a relay look at one time.
+    pub(crate) fn failed(&mut self, now: Instant, jitter: f64) {
+        if self.due.is_some() {
+            // Something else was wanted meanwhile.
+            return;
+        }
+
+        self.failed = self.failed.saturating_add(1);
+        let pause = match self.wanted {
+            Wanted::Elsewhere(place) => {
+                self.wanted = Wanted::Elsewhere(place + 1);
+                let rounds = self.failed / u32::try_from(self.addresses).unwrap_or(u32::MAX).max(1);
+                SOON.mul_f64(jitter) * 2_u32.pow(rounds.min(ROUNDS))
+            }
+            Wanted::Anew(place) if self.failed < ANEW => {
+                self.wanted = Wanted::Anew(if place == 0 { self.place } else { 0 });
+                SOON
+            }
+            Wanted::Anew(_) => return self.want_better(now),
+            Wanted::Better if self.place > 0 && self.failed < HOME_TRIES => HOME,
+            Wanted::Better => {
+                self.pause = (self.pause * 2).min(MOST);
+                self.pause
+            }
+        };
+        self.due = Some(now + pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(15);
+
+    /// When it was tried, in seconds, and for what; each attempt fails at once.
+    fn tried(search: &mut Search, begin: Instant, count: usize) -> Vec<(u64, Wanted)> {
+        let mut tried = Vec::new();
+        while let Some(due) = search.due().filter(|_| tried.len() < count) {
+            tried.push((due.duration_since(begin).as_secs(), search.begin()));
+            search.failed(due, 1.0);
+        }
+        tried
+    }
+
+    #[test]
+    fn a_better_one_is_looked_for_more_and_more_rarely() {
+        let now = Instant::now();
+        let mut search = Search::new(true, 0, 2, PAUSE, now);
+        let times: Vec<_> = tried(&mut search, now, 8)
+            .into_iter()
+            .map(|(at, _)| at)
+            .collect();
+        assert_eq!(times, [15, 45, 105, 225, 465, 945, 1545, 2145]);
+
+        assert_eq!(
+            Search::new(false, 0, 2, PAUSE, now).due(),
+            None,
+            "the best there is"
+        );
+    }
+
+    #[test]
+    fn the_wanted_address_is_tried_every_two_seconds_for_a_minute() {
+        let now = Instant::now();
+        let mut search = Search::new(true, 1, 2, PAUSE, now);
+        let times: Vec<_> = tried(&mut search, now, 32)
+            .into_iter()
+            .map(|(at, _)| at)
+            .collect();
+        assert_eq!(times[..3], [2, 4, 6]);
+        assert_eq!(times[29..], [60, 90, 150]);
+    }
+
+    #[test]
+    fn after_sleep_it_is_tried_every_second_and_then_as_before() {
+        let now = Instant::now();
+        let mut search = Search::new(true, 0, 2, PAUSE, now);
+        assert!(search.anew(now) && !search.anew(now));
+
+        let all = tried(&mut search, now, 11);
+        assert!(
+            all[..10]
+                .iter()
+                .all(|(_, wanted)| *wanted == Wanted::Anew(0))
+        );
+        assert_eq!((all[0].0, all[9].0, all[10]), (0, 9, (24, Wanted::Better)));
+
+        let mut best = Search::new(false, 0, 2, PAUSE, now);
+        best.anew(now);
+        assert_eq!(
+            tried(&mut best, now, 20).len(),
+            10,
+            "then there is nothing better to look for"
+        );
+
+        let mut away = Search::new(true, 1, 2, PAUSE, now);
+        away.anew(now);
+        let wanted: Vec<_> = tried(&mut away, now, 3)
+            .into_iter()
+            .map(|(_, wanted)| wanted)
+            .collect();
+        assert_eq!(
+            wanted,
+            [Wanted::Anew(1), Wanted::Anew(0), Wanted::Anew(1)],
+            "the address in use first"
+        );
+    }
+
+    #[test]
+    fn a_relay_that_leaves_is_left_for_the_next_address_and_the_next() {
+        let now = Instant::now();
+        let mut search = Search::new(false, 1, 3, PAUSE, now);
+        assert!(search.elsewhere(now) && !search.elsewhere(now) && !search.anew(now));
+
+        let all = tried(&mut search, now, 3);
+        assert_eq!(
+            all,
+            [
+                (0, Wanted::Elsewhere(2)),
+                (1, Wanted::Elsewhere(3)),
+                (2, Wanted::Elsewhere(4))
+            ]
+        );
+
+        let mut alone = Search::new(false, 0, 1, PAUSE, now);
+        alone.elsewhere(now);
+        let times: Vec<_> = tried(&mut alone, now, 6)
+            .into_iter()
+            .map(|(at, _)| at)
+            .collect();
+        assert_eq!(
+            times,
+            [0, 2, 6, 14, 22, 30],
+            "the only address is asked more and more rarely"
+        );
+    }
+}

@@ -1,0 +1,227 @@
+//! How a connection begins: the agent says who it is, and opens all its tunnels.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::relay_link::FromAgent;
+use hookward_core::limits::{CONTROL_BYTES, GREETING_BYTES};
+use hookward_core::names::{HostName, origin_of};
+use hookward_core::text::printable;
+use hookward_runtime::current::Current;
+use hookward_tunnel::protocol::control::{Deadlines, FromRelay, RefusedReason};
+use hookward_tunnel::transport::{ControlStream, Session, StreamError};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use crate::exchange::{AtHost, Terms};
+use crate::relay_link::active::Serving;
+use crate::relay_link::dialer::Found;
+use crate::relay_link::policy_sync::{Offer, Taken};
+use crate::relay_link::status::LineId;
+use crate::relay_link::{
+    AtRelay, ConnectionError, Opened, Shared, kept, refused, report_refusals, unexpected,
+};
+
+/// For the relay to answer what opens the tunnels: a policy may have 3 MiB, and the line be slow.
+const OPEN: Duration = Duration::from_secs(60);
+
+/// A connection whose relay has greeted back.
+pub(crate) struct Greeted {
+    control: ControlStream,
+    deadlines: Deadlines,
+    /// `true` if the session goes on when the relay refuses the host of one tunnel.
+    outlives_refused_hosts: bool,
+}
+
+/// A greeting under way.
+pub(crate) type Greeting = Pin<Box<dyn Future<Output = Result<Greeted, ConnectionError>> + Send>>;
+
+/// What asks for a tunnel, or for another policy of it.
+pub(crate) fn open_message(host: Option<String>, offer: &Offer) -> FromAgent {
+    FromAgent::Open {
+        host,
+        policy: offer.policy.clone(),
+        revision: offer.revision,
+    }
+}
+
+/// Says who the agent is: what every connection begins with. `lost`: the line's connection before
+/// is.
+pub(crate) async fn greet(
+    session: Session,
+    at: Arc<AtRelay>,
+    shared: Arc<Shared>,
+    slot: usize,
+    lost: bool,
+) -> Result<Greeted, ConnectionError> {
+    let mut control = session.open_control().await?;
+    let hello = FromAgent::Hello {
+        credential: at.relay.credential.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: shared.instance.clone(),
+        pool: shared.link.pool,
+        line: u32::try_from(slot).ok(),
+        lost,
+    };
+    control.send(&hello).await?;
+
+    match control.receive(GREETING_BYTES).await? {
+        FromRelay::Welcome {
+            agent,
+            version,
+            deadlines,
+            outlives_refused_hosts,
+            ..
+        } => {
+            tracing::debug!(
+                agent = printable(&agent),
+                version = printable(&version),
+                "welcome"
+            );
+            session.serve();
+
+            Ok(Greeted {
+                control,
+                deadlines,
+                outlives_refused_hosts,
+            })
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
+/// Opens all tunnels on a connection.
+pub(crate) async fn open(
+    at: &AtRelay,
+    shared: &Shared,
+    id: &LineId,
+    found: Found,
+    greeted: Greeted,
+) -> Result<Serving, ConnectionError> {
+    let transport = found.session.transport();
+    let silent = || ConnectionError::Silent {
+        address: at.relay.address.clone(),
+        transport,
+    };
+
+    let Greeted {
+        mut control,
+        deadlines,
+        outlives_refused_hosts,
+    } = greeted;
+
+    at.note_addresses(found.addresses);
+    let opening = async {
+        let (mut hosts, mut opened) = (Vec::new(), Vec::new());
+        let (mut relay_leaves, mut stands_by) = (false, false);
+        let mut host_refused = None;
+
+        'tunnels: for (number, (tunnel, policies)) in
+            shared.tunnels.iter().zip(&at.policies).enumerate()
+        {
+            let offer = policies.best();
+            control
+                .send(&open_message(tunnel.host.clone(), &offer))
+                .await?;
+
+            let (host, port) = loop {
+                match control.receive(CONTROL_BYTES).await? {
+                    FromRelay::Opened { host, port } => break (host, port),
+                    // A new policy that the relay does not take: the tunnel goes on with the one
+                    // before.
+                    FromRelay::Refused {
+                        reason: RefusedReason::Policy,
+                        message,
+                    } if policies.refuse(&offer) => {
+                        shared.reporter.say(kept(&message));
+                        return Err(ConnectionError::PolicyKept);
+                    }
+                    FromRelay::Refused {
+                        reason: RefusedReason::Host,
+                        message,
+                    } if outlives_refused_hosts => {
+                        at.note_host_refused(number, &message, shared);
+                        host_refused = Some(message);
+                        continue 'tunnels;
+                    }
+                    // The tunnels before this one are in use already.
+                    FromRelay::Refusals { told, counted } => {
+                        report_refusals(&shared.reporter, told, counted)
+                    }
+                    FromRelay::Leaving => relay_leaves = true,
+                    FromRelay::Standby { standby } => stands_by = standby,
+                    FromRelay::Unknown => {}
+                    other => return Err(unexpected(other)),
+                }
+            };
+            let host = HostName::parse(&host).ok_or_else(|| {
+                StreamError::Protocol("the relay opened something that is no host".to_owned())
+            })?;
+
+            let origin = origin_of(host.as_str(), port);
+            let gate = at.gates.get(number).cloned();
+            let gate = gate.unwrap_or_else(|| Arc::new(Current::new(Arc::clone(&offer.gate))));
+
+            if policies.accept(&offer) != Taken::Late {
+                gate.set(Arc::clone(&offer.gate));
+            }
+
+            at.note_host_opened(number);
+            hosts.push(AtHost {
+                tunnel: number,
+                host: host.as_str().into(),
+                origin: origin.into(),
+                gate,
+                replay: Arc::clone(&tunnel.replay),
+            });
+
+            let relay = at.relay.address.clone();
+            opened.push(Opened {
+                tunnel: number,
+                host: host.to_string(),
+                port,
+                relay,
+                transport,
+            });
+        }
+
+        match host_refused {
+            Some(message) if hosts.is_empty() => Err(refused(RefusedReason::Host, &message)),
+            _ => Ok((hosts, opened, relay_leaves, stands_by)),
+        }
+    };
+    let (hosts, opened, relay_leaves, stands_by) = timeout(OPEN, opening)
+        .await
+        .unwrap_or_else(|_| Err(silent()))?;
+
+    shared
+        .status
+        .open(id.clone(), transport, &opened, &*shared.on_open);
+    shared.status.stands_by(id, stands_by, &shared.reporter);
+
+    if relay_leaves {
+        shared.status.leaves(id, &shared.reporter);
+    }
+
+    at.dialler.lead_with(transport);
+    (shared.on_worked)(transport);
+    let terms = Arc::new(Terms::new(
+        deadlines,
+        hosts,
+        Arc::clone(&at.begun),
+        shared.heads.clone(),
+    ));
+    let exchanges = TaskTracker::new();
+
+    Ok(Serving {
+        found,
+        control,
+        terms,
+        exchanges,
+        since: Instant::now(),
+        asked: None,
+        mute: false,
+        relay_leaves,
+    })
+}

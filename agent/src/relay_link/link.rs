@@ -1,0 +1,547 @@
+//! One connection to a relay, kept: dialled, greeted, served, and dialled again. When a better way
+//! shows itself, the line moves to it without losing a request: the new connection serves before
+//! the old one leaves.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::relay_link::FromAgent;
+use hookward_core::limits::CONTROL_BYTES;
+use hookward_tunnel::protocol::control::{FromRelay, RefusedReason};
+use hookward_tunnel::transport::{ControlWriter, Session, Transport};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::events::Report;
+use crate::exchange::Terms;
+use crate::first::first;
+use crate::relay_link::active::{LEAVE, Serving, take};
+use crate::relay_link::backoff::{Schedule, jitter};
+use crate::relay_link::dialer::Found;
+use crate::relay_link::failover::{Search, Wanted};
+use crate::relay_link::handshake::{self, Greeted, Greeting, greet, open_message};
+use crate::relay_link::policy_sync::{Offer, Taken};
+use crate::relay_link::status::LineId;
+use crate::relay_link::suspend::SleepWatch;
+use crate::relay_link::{AtRelay, ConnectionError, Shared, kept, refused, report_refusals};
+use crate::upstream::health::Told;
+
+/// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
+const POLICY: Duration = Duration::from_secs(600);
+/// After so long a connection was a good one: the next outage is a new one.
+const SETTLED: Duration = Duration::from_secs(10);
+/// When a better way is looked for first, and at most how rarely later.
+const PROBE_FIRST: Duration = Duration::from_secs(15);
+const PROBE_MOST: Duration = Duration::from_secs(600);
+/// Addresses come and go while a network is set up: a connection has so long before its own is
+/// looked at.
+const ADDRESS: Duration = Duration::from_secs(2);
+/// For a connection that is being opened to be ready, when the one that it was to take the place of
+/// breaks.
+const NEARLY: Duration = Duration::from_secs(1);
+/// How often the clock and the machine's address are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Keeps one connection.
+pub struct Line {
+    at: Arc<AtRelay>,
+    shared: Arc<Shared>,
+    slot: usize,
+    id: LineId,
+    /// How long it is until the next look for a better way.
+    probe_in: Duration,
+    /// Connections over QUIC in a row that died young.
+    young_deaths: u32,
+}
+
+/// How a connection's time ended.
+enum Ended {
+    /// It broke, or the relay ended it.
+    Broke(ConnectionError),
+    /// The agent is to stop.
+    Stop,
+    /// There is another connection, and a better one, which serves already.
+    Better(Box<Serving>),
+}
+
+/// A better way, on its way.
+type Probing<'l> = Pin<Box<dyn Future<Output = Result<Serving, ConnectionError>> + Send + 'l>>;
+
+/// A message on its way to the relay; it brings back what says it.
+type Saying<'l> =
+    Pin<Box<dyn Future<Output = (&'l mut ControlWriter, Result<(), ConnectionError>)> + Send + 'l>>;
+
+/// What comes of it; never, when there is none.
+async fn of<F: Future + Unpin>(under_way: &mut Option<F>) -> F::Output {
+    match under_way {
+        Some(under_way) => under_way.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether an application is down, once that is another than was said.
+async fn other_than(said: bool, told: &mut watch::Receiver<Told>) -> bool {
+    let is_other = |told: &Told| (*told == Told::Down) != said;
+    let changed = told.wait_for(is_other).await.is_ok();
+    if changed {
+        !said
+    } else {
+        std::future::pending().await
+    }
+}
+
+/// Resolves when the relay of a connection that is looked for was reached.
+async fn is_reached(reached: &mut watch::Receiver<bool>) {
+    if reached.wait_for(|reached| *reached).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+impl Line {
+    /// The line of this number to the relay.
+    #[must_use]
+    pub fn new(at: Arc<AtRelay>, shared: Arc<Shared>, slot: usize) -> Self {
+        let id = (at.relay.address.clone(), slot);
+        let probe_in = shared.link.probe_after.unwrap_or(PROBE_FIRST);
+        Self {
+            at,
+            shared,
+            slot,
+            id,
+            probe_in,
+            young_deaths: 0,
+        }
+    }
+
+    /// Keeps a connection until `stop` is cancelled.
+    ///
+    /// # Errors
+    /// What the relay said, when dialling again will not change it.
+    pub async fn keep(mut self, stop: CancellationToken) -> Result<(), ConnectionError> {
+        let ended = self.keep_on(&stop).await;
+        self.shared.status.ended(&self.id);
+        ended
+    }
+
+    async fn keep_on(&mut self, stop: &CancellationToken) -> Result<(), ConnectionError> {
+        let mut schedule = Schedule::new(Instant::now());
+        loop {
+            self.shared
+                .status
+                .dialling(&self.at.relay.address, &self.shared.reporter);
+
+            let opening = async {
+                let (found, greeted) = self.dial(&mut schedule).await?;
+                self.open(found, greeted).await
+            };
+            let opened = tokio::select! {
+                opened = opening => opened,
+                () = stop.cancelled() => return Ok(()),
+            };
+            let since = Instant::now();
+
+            let ended = match opened {
+                Ok(serving) => self.serve_on(serving, stop).await,
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => {
+                    self.shared
+                        .status
+                        .closed(&self.id, &error, &self.shared.reporter);
+                    if since.elapsed() >= SETTLED {
+                        // It was good until now: the outage begins here.
+                        schedule = Schedule::new(Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn dial(&self, schedule: &mut Schedule) -> Result<(Found, Greeted), ConnectionError> {
+        let failed = |error: &ConnectionError| {
+            self.shared
+                .status
+                .failed(&self.id.0, error, &self.shared.reporter)
+        };
+
+        self.at
+            .dialler
+            .connect(self.slot, schedule, self.greeting(true), &failed)
+            .await
+    }
+
+    /// What this line's connections begin with; the one before may be `lost`.
+    fn greeting(&self, lost: bool) -> impl Fn(Session) -> Greeting + Clone + Send + Sync + 'static {
+        let (at, shared, slot) = (Arc::clone(&self.at), Arc::clone(&self.shared), self.slot);
+        move |session| {
+            Box::pin(greet(
+                session,
+                Arc::clone(&at),
+                Arc::clone(&shared),
+                slot,
+                lost,
+            ))
+        }
+    }
+
+    async fn open(&self, found: Found, greeted: Greeted) -> Result<Serving, ConnectionError> {
+        handshake::open(&self.at, &self.shared, &self.id, found, greeted).await
+    }
+
+    /// Serves until the connection breaks, moving to better ones meanwhile. `Ok` when the agent is
+    /// to stop.
+    async fn serve_on(
+        &mut self,
+        mut serving: Serving,
+        stop: &CancellationToken,
+    ) -> Result<(), ConnectionError> {
+        // A way that has outlived some deaths is a good one.
+        let proved = self.shared.link.liveness.dead_after() * 3;
+
+        loop {
+            match self.serve(&mut serving, stop).await {
+                Ended::Stop => {
+                    serving.retire(&self.shared, stop.clone()).await;
+                    return Ok(());
+                }
+                Ended::Broke(error) => {
+                    let quic = serving.found.session.transport() == Transport::Quic;
+                    let died = !serving.relay_leaves && !error.is_final();
+                    if quic && died && serving.since.elapsed() < proved {
+                        // It let the handshake through, and not what followed.
+                        self.at.dialler.lead_with(Transport::Tcp);
+                        if self.young_deaths > 0 {
+                            self.probe_in = (self.probe_in * 2).min(PROBE_MOST);
+                        }
+                        self.young_deaths += 1;
+                    } else {
+                        self.young_deaths = 0;
+                        self.probe_in = self.shared.link.probe_after.unwrap_or(PROBE_FIRST);
+                    }
+
+                    self.at.dialler.forget(self.slot);
+                    serving.found.session.close("broken");
+                    return Err(error);
+                }
+                Ended::Better(new) => {
+                    let old = std::mem::replace(&mut serving, *new);
+                    // It ends with its last exchange, however long that takes, or with the program.
+                    let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
+                    self.shared
+                        .tasks
+                        .spawn(async move { old.retire(&shared, stop).await });
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, serving: &mut Serving, stop: &CancellationToken) -> Ended {
+        let Serving {
+            found,
+            control,
+            terms,
+            exchanges,
+            since,
+            asked,
+            mute,
+            relay_leaves,
+        } = serving;
+
+        let (writer, reader) = control.halves();
+        let (mut writer, mut saying): (_, Option<Saying<'_>>) = (Some(writer), None);
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+        let clock = &self.shared.clock;
+        let mut awake = SleepWatch::new(Instant::now(), clock.now());
+        // What opens tunnels is not dropped but after sleep, when it is worth no more than this
+        // one: the relay may have given it requests.
+        let (mut reached, mut is_opening) = (watch::channel(false).1, false);
+        let mut probing: Option<Probing<'_>> = None;
+        let better = self.at.dialler.could_be_better(found);
+        let now = tokio::time::Instant::now;
+        let mut search = Search::new(better, found.place, found.addresses, self.probe_in, now());
+
+        // Of interest only where others could have the requests.
+        let tunnels = self.shared.tunnels.iter().filter(|_| self.shared.link.pool);
+        let mut applications: Vec<_> = tunnels
+            .map(|tunnel| (false, tunnel.replay.pool.told()))
+            .collect();
+        let mut stopped_for_long = pin!(async {
+            stop.cancelled().await;
+            sleep(LEAVE).await;
+        });
+
+        loop {
+            let policies = self
+                .at
+                .policies
+                .iter()
+                .enumerate()
+                .map(|(number, policies)| {
+                    let is_open = terms.at(number).is_some() && !self.at.is_without_host(number);
+                    // In boxes: `first` moves what it waits for.
+                    Box::pin(async move {
+                        if is_open {
+                            policies.changed().await
+                        } else {
+                            std::future::pending().await
+                        }
+                    })
+                });
+
+            let changes = applications
+                .iter_mut()
+                .map(|(said, told)| Box::pin(other_than(*said, told)));
+            let outcome = tokio::select! {
+                exchange = found.session.accept() => match exchange {
+                    Ok(exchange) => {
+                        take(exchange, terms, exchanges);
+                        Ok(())
+                    }
+                    Err(error) => Err(error.into()),
+                },
+                message = reader.receive(CONTROL_BYTES) => match message {
+                    Ok(message) => self.hear(message, terms, asked, relay_leaves),
+                    Err(error) => Err(error.into()),
+                },
+                (number, offer) = first(policies.collect()), if asked.is_none() && writer.is_some() && !*mute => {
+                    let host = terms.at(number).map(|at| at.host.to_string());
+                    let message = open_message(host, &offer);
+                    *asked = Some((number, offer));
+                    saying = writer.take().map(|writer| self.say(writer, message, found.session.transport()));
+                    Ok(())
+                }
+                (number, down) = first(changes.collect()), if writer.is_some() && !*mute => {
+                    applications.get_mut(number).into_iter().for_each(|(said, _)| *said = down);
+                    let host = terms.at(number).map(|at| at.host.to_string()).unwrap_or_default();
+                    let message = FromAgent::Application { host, down };
+                    saying = writer.take().map(|writer| self.say(writer, message, found.session.transport()));
+                    Ok(())
+                }
+                (free, said) = of(&mut saying) => {
+                    (saying, writer) = (None, Some(free));
+                    *mute |= said.is_err();
+                    said
+                }
+                () = sleep_until(search.due().unwrap_or_else(now)), if search.due().is_some() && probing.is_none() => {
+                    let says;
+                    (says, reached) = watch::channel(false);
+                    probing = Some(Box::pin(self.look_for(search.begin(), found.place, says)));
+                    Ok(())
+                }
+                () = is_reached(&mut reached), if probing.is_some() && !is_opening => {
+                    is_opening = true;
+                    Ok(())
+                }
+                new = of(&mut probing) => {
+                    (probing, is_opening) = (None, false);
+                    match new {
+                        // It would have to be left again at once.
+                        Ok(leaving) if leaving.relay_leaves && !*relay_leaves => {
+                            let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
+                            self.shared.tasks.spawn(async move { leaving.retire(&shared, stop).await });
+                            search.failed(now(), jitter());
+                            Ok(())
+                        }
+                        Ok(better) => {
+                            *mute |= saying.is_some();
+                            return Ended::Better(Box::new(better));
+                        }
+                        Err(error) => {
+                            tracing::debug!(%error, ?search, "no other way");
+                            search.failed(now(), jitter());
+                            Ok(())
+                        }
+                    }
+                }
+                _ = look.tick() => {
+                    let slept = awake.slept(Instant::now(), clock.now());
+                    let lost = since.elapsed() > ADDRESS && found.lost_its_address();
+                    if (slept || lost) && search.anew(now()) {
+                        (probing, is_opening) = (None, false);
+                    }
+                    Ok(())
+                }
+                () = stop.cancelled(), if saying.is_none() && !is_opening => {
+                    // It may have got so far at this moment.
+                    is_opening = probing.is_some() && *reached.borrow();
+                    if !is_opening {
+                        return Ended::Stop;
+                    }
+                    Ok(())
+                }
+                () = &mut stopped_for_long => {
+                    *mute |= saying.is_some();
+                    return Ended::Stop;
+                }
+            };
+
+            if let Err(error) = outcome {
+                // One that is nearly there is better than one that has yet to be dialled.
+                let is_opening = probing.is_some() && *reached.borrow();
+                if is_opening
+                    && !error.is_final()
+                    && let Ok(Ok(new)) = timeout(NEARLY, of(&mut probing)).await
+                {
+                    *mute |= saying.is_some();
+                    return Ended::Better(Box::new(new));
+                }
+
+                return Ended::Broke(error);
+            }
+
+            if *relay_leaves && search.elsewhere(now()) && !*reached.borrow() {
+                probing = None;
+            }
+        }
+    }
+
+    /// Opens another connection, while this one serves. Notes when its relay is `reached`.
+    async fn look_for(
+        &self,
+        wanted: Wanted,
+        place: usize,
+        reached: watch::Sender<bool>,
+    ) -> Result<Serving, ConnectionError> {
+        let (dialler, greeting) = (&self.at.dialler, self.greeting(false));
+        let (found, greeted) = match wanted {
+            Wanted::Better if place == 0 => dialler.probe(self.slot, greeting).await?,
+            Wanted::Better => dialler.once(self.slot, 0, greeting).await?,
+            Wanted::Anew(place) | Wanted::Elsewhere(place) => {
+                dialler.once(self.slot, place, greeting).await?
+            }
+        };
+
+        reached.send_replace(true);
+        self.open(found, greeted).await
+    }
+
+    /// Says something to the relay. A policy may have 3 MiB, and the line be slow.
+    fn say<'l>(
+        &'l self,
+        writer: &'l mut ControlWriter,
+        message: FromAgent,
+        transport: Transport,
+    ) -> Saying<'l> {
+        Box::pin(async move {
+            let said = match timeout(POLICY, writer.send(&message)).await {
+                Ok(sent) => sent.map_err(ConnectionError::from),
+                Err(_) => Err(ConnectionError::Silent {
+                    address: self.at.relay.address.clone(),
+                    transport,
+                }),
+            };
+            (writer, said)
+        })
+    }
+
+    /// Goes on without the host of a tunnel.
+    ///
+    /// # Errors
+    /// The refusal, when no tunnel of this connection is left.
+    fn lose_host(
+        &self,
+        tunnel: usize,
+        message: &str,
+        terms: &Terms,
+    ) -> Result<(), ConnectionError> {
+        self.at.note_host_refused(tunnel, message, &self.shared);
+        match terms
+            .hosts
+            .iter()
+            .all(|at| self.at.is_without_host(at.tunnel))
+        {
+            true => Err(refused(RefusedReason::Host, message)),
+            false => Ok(()),
+        }
+    }
+
+    fn hear(
+        &self,
+        message: FromRelay,
+        terms: &Terms,
+        asked: &mut Option<(usize, Arc<Offer>)>,
+        relay_leaves: &mut bool,
+    ) -> Result<(), ConnectionError> {
+        let reporter = &self.shared.reporter;
+        match message {
+            FromRelay::Opened { .. } => {
+                let Some((number, offer)) = asked.take() else {
+                    return Ok(());
+                };
+                let (gate, policies) = (self.at.gates.get(number), self.at.policies.get(number));
+                let taken = policies.map_or(Taken::Late, |policies| policies.accept(&offer));
+                if let Some(gate) = gate.filter(|_| taken != Taken::Late) {
+                    gate.set(Arc::clone(&offer.gate));
+                }
+
+                if taken == Taken::News {
+                    let several = self.shared.tunnels.len() > 1;
+                    let host = self
+                        .shared
+                        .tunnels
+                        .get(number)
+                        .and_then(|tunnel| tunnel.host.as_ref());
+                    let of = host
+                        .filter(|_| several)
+                        .map(|host| format!(" of {host}"))
+                        .unwrap_or_default();
+                    reporter.say(Report::Note(format!(
+                        "the new policy{of} is in force at {}",
+                        self.id.0
+                    )));
+                }
+            }
+            FromRelay::Kept { message } => {
+                let Some((number, offer)) = asked.take() else {
+                    return Ok(());
+                };
+                if let Some(policies) = self
+                    .at
+                    .policies
+                    .get(number)
+                    .filter(|policies| !policies.is_refused(&offer))
+                {
+                    policies.refuse(&offer);
+                    reporter.say(kept(&message));
+                }
+            }
+            FromRelay::HostLost { host, message } => {
+                let lost = terms
+                    .hosts
+                    .iter()
+                    .find(|at| host.eq_ignore_ascii_case(&at.host));
+                if let Some(lost) = lost {
+                    self.lose_host(lost.tunnel, &message, terms)?;
+                }
+            }
+            FromRelay::Refused {
+                reason: RefusedReason::Host,
+                message,
+            } if asked.is_some() => {
+                let Some((number, _)) = asked.take() else {
+                    return Ok(());
+                };
+                self.lose_host(number, &message, terms)?;
+            }
+            FromRelay::Refused { reason, message } => return Err(refused(reason, &message)),
+            FromRelay::Refusals { told, counted } => report_refusals(reporter, told, counted),
+            FromRelay::Leaving => {
+                *relay_leaves = true;
+                self.shared.status.leaves(&self.id, reporter);
+            }
+            FromRelay::Standby { standby } => {
+                self.shared.status.stands_by(&self.id, standby, reporter)
+            }
+            _ => {}
+        }
+
+        Ok(())
+    }
+}

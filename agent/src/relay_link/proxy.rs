@@ -1,0 +1,190 @@
+//! Through an HTTP proxy: `CONNECT` (RFC 9110 §9.3.6), as `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`
+//! say, with basic authentication where the proxy's URL has a name and a password.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Uri, header};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::task::TaskTracker;
+
+use crate::relay_link::ConnectionError;
+use crate::streams::pass_on;
+use hookward_tunnel::transport::identity::crypto_provider;
+
+/// Which proxies stand between the agent and a relay.
+#[derive(Clone, Default)]
+pub struct Proxies(Option<Arc<Matcher>>);
+
+/// A connection to a relay: straight, or through a proxy.
+pub enum Way {
+    /// Straight.
+    Straight(TcpStream),
+    /// Through a proxy.
+    Tunnelled(TokioIo<hyper::upgrade::Upgraded>),
+}
+
+/// A connection to a proxy.
+enum ToProxy {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Proxies {
+    /// What the environment says.
+    #[must_use]
+    pub fn from_env() -> Self {
+        Self(Some(Arc::new(Matcher::from_env())))
+    }
+
+    /// This proxy for everything but what `no` lists, both as in the environment.
+    #[must_use]
+    pub fn all(proxy: &str, no: &str) -> Self {
+        Self(Some(Arc::new(Matcher::builder().all(proxy).no(no).build())))
+    }
+
+    /// The proxy on the way to this host and port, if there is one.
+    #[must_use]
+    pub fn of(&self, address: &str) -> Option<Proxy> {
+        let uri = Uri::builder()
+            .scheme("https")
+            .authority(address)
+            .path_and_query("/")
+            .build()
+            .ok()?;
+
+        self.0
+            .as_ref()?
+            .intercept(&uri)
+            .map(|intercept| Proxy { intercept })
+    }
+}
+
+/// A proxy.
+pub struct Proxy {
+    intercept: Intercept,
+}
+
+impl Proxy {
+    /// Its address, without a password.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let uri = self.intercept.uri();
+        let tls = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        format!("{}:{port}", uri.host().unwrap_or_default())
+    }
+
+    /// Asks it for a connection to this host and port; gives this machine's address of it, too. The
+    /// caller sets the deadline; what carries the connection is owned by `tasks`.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Proxy`].
+    pub async fn connect(
+        &self,
+        target: &str,
+        tasks: &TaskTracker,
+    ) -> Result<(Way, Option<SocketAddr>), ConnectionError> {
+        let failed = |error: &dyn std::fmt::Display| ConnectionError::Proxy {
+            proxy: self.address(),
+            what: error.to_string(),
+        };
+        let stream = TcpStream::connect(self.address())
+            .await
+            .map_err(|error| failed(&error))?;
+        stream.set_nodelay(true).map_err(|error| failed(&error))?;
+
+        let local = stream.local_addr().ok();
+        let stream = match self.intercept.uri().scheme_str() {
+            Some("https") => self.secure(stream).await?,
+            Some("http") | None => ToProxy::Plain(stream),
+            Some(other) => {
+                return Err(failed(&format!(
+                    "{other} is no kind of proxy that is known; write http://"
+                )));
+            }
+        };
+        let (mut sender, driver) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| failed(&error))?;
+
+        tasks.spawn(async move {
+            // Its end is met by who uses the connection.
+            let _ = driver.with_upgrades().await;
+        });
+
+        let mut request = Request::new(Empty::<Bytes>::new());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = Uri::builder()
+            .authority(target)
+            .build()
+            .map_err(|error| failed(&error))?;
+
+        let host = HeaderValue::from_str(target).map_err(|error| failed(&error))?;
+        request.headers_mut().insert(header::HOST, host);
+
+        if let Some(basic) = self.intercept.basic_auth() {
+            request
+                .headers_mut()
+                .insert(header::PROXY_AUTHORIZATION, basic.clone());
+        }
+
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| failed(&error))?;
+        if !answer.status().is_success() {
+            return Err(failed(&format!(
+                "it answered {} to CONNECT {target}",
+                answer.status()
+            )));
+        }
+
+        let upgraded = hyper::upgrade::on(answer)
+            .await
+            .map_err(|error| failed(&error))?;
+
+        Ok((Way::Tunnelled(TokioIo::new(upgraded)), local))
+    }
+
+    async fn secure(&self, stream: TcpStream) -> Result<ToProxy, ConnectionError> {
+        let failed = |error: &dyn std::fmt::Display| ConnectionError::Proxy {
+            proxy: self.address(),
+            what: error.to_string(),
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+
+        let config = ClientConfig::builder_with_provider(crypto_provider())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let host = self
+            .intercept
+            .uri()
+            .host()
+            .unwrap_or_default()
+            .trim_matches(['[', ']'])
+            .to_owned();
+        let name = ServerName::try_from(host).map_err(|error| failed(&error))?;
+
+        let tls = TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .map_err(|error| failed(&error))?;
+
+        Ok(ToProxy::Tls(Box::new(tls)))
+    }
+}
+
+pass_on!(Way: Straight, Tunnelled);
+pass_on!(ToProxy: Plain, Tls);

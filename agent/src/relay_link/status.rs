@@ -1,0 +1,384 @@
+//! What the lines do, summed up for the user: which relays are reached, and by what.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hookward_tunnel::transport::Transport;
+
+use crate::events::{Report, Reporter};
+use crate::relay_link::{ConnectionError, Opened};
+
+/// The same failure is told again after this.
+const AGAIN: Duration = Duration::from_secs(30);
+/// Failures that are remembered: attempts over two transports, to some addresses of some relays.
+const FAILURES: usize = 64;
+
+/// Which line: the relay's address and the line's number.
+pub type LineId = (String, usize);
+
+/// What the lines do.
+#[derive(Default)]
+pub struct Status {
+    // A std mutex: it guards small maps, and nothing waits while it is held.
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    open: BTreeMap<LineId, Transport>,
+    /// What was told of failures, and when.
+    told: BTreeMap<String, Instant>,
+    /// The last failure of each transport, of each relay.
+    failures: BTreeMap<(String, Transport), Failure>,
+    /// Relays of which was told that no connection to them is open, while there is one to another.
+    missing: BTreeSet<String>,
+    /// Lines whose relay says that another run of the agent's program has the tunnels.
+    elsewhere: BTreeSet<LineId>,
+    /// Lines whose relay is about to stop.
+    leaving: BTreeSet<LineId>,
+}
+
+/// Why an attempt over one transport failed.
+struct Failure {
+    why: String,
+    /// Nobody listens there.
+    refused: bool,
+}
+
+impl Inner {
+    fn is_reached(&self, relay: &str) -> bool {
+        self.open.keys().any(|(other, _)| other == relay)
+    }
+
+    /// Whether it was open.
+    fn close(&mut self, id: &LineId) -> bool {
+        self.forget(id);
+        self.open.remove(id).is_some()
+    }
+
+    /// The next connection of this line hears it anew.
+    fn forget(&mut self, id: &LineId) {
+        self.elsewhere.remove(id);
+        self.leaving.remove(id);
+    }
+
+    /// What is known of this failure and, where it is one of a transport's, of the other
+    /// transport's.
+    fn sum_up(&mut self, relay: &str, why: &ConnectionError) -> String {
+        let (transport, refused) = match why {
+            ConnectionError::Silent { transport, .. } => (*transport, false),
+            ConnectionError::Connect { source, .. } => (
+                Transport::Tcp,
+                source.kind() == ErrorKind::ConnectionRefused,
+            ),
+            ConnectionError::Proxy { .. } | ConnectionError::NoRelay(_) => (Transport::Tcp, false),
+            _ => {
+                let why = why.to_string();
+                return if why.contains(relay) {
+                    why
+                } else {
+                    format!("the relay {relay}: {why}")
+                };
+            }
+        };
+
+        self.failures.insert(
+            (relay.to_owned(), transport),
+            Failure {
+                why: why.to_string(),
+                refused,
+            },
+        );
+
+        let of = |transport| self.failures.get(&(relay.to_owned(), transport));
+        match (of(Transport::Quic), of(Transport::Tcp)) {
+            (Some(_), Some(tcp)) if tcp.refused => {
+                format!(
+                    "the relay {relay} does not answer over QUIC, and refuses connections over TCP: is it running?"
+                )
+            }
+            (Some(quic), Some(tcp)) => format!("{}; and {}", quic.why, tcp.why),
+            (one, other) => one
+                .or(other)
+                .map(|failure| failure.why.clone())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+impl Status {
+    /// A line is being dialled.
+    pub fn dialling(&self, relay: &str, reporter: &Reporter) {
+        if self.lock().open.is_empty() {
+            reporter.say(Report::Connecting {
+                relay: relay.to_owned(),
+            });
+        }
+    }
+
+    /// A line is open. `tell` is called for what the user has to hear again: the relay, or what
+    /// carries it, is another than before.
+    pub fn open(&self, id: LineId, transport: Transport, opened: &[Opened], tell: &dyn Fn(Opened)) {
+        let mut inner = self.lock();
+        let news = !inner
+            .open
+            .iter()
+            .any(|((relay, _), by)| *relay == id.0 && *by == transport);
+
+        inner.forget(&id);
+        inner.missing.remove(&id.0);
+        inner.open.insert(id.clone(), transport);
+        inner.told.clear();
+        inner.failures.retain(|(relay, _), _| *relay != id.0);
+        drop(inner);
+
+        if news {
+            opened.iter().cloned().for_each(tell);
+        }
+    }
+
+    /// A line is gone.
+    pub fn closed(&self, id: &LineId, why: &ConnectionError, reporter: &Reporter) {
+        let mut inner = self.lock();
+        let leaving = inner.leaving.contains(id);
+        let was_open = inner.close(id);
+        let to_relay = inner
+            .open
+            .keys()
+            .filter(|(relay, _)| *relay == id.0)
+            .count();
+
+        drop(inner);
+        if !was_open || to_relay == 0 {
+            self.failed(&id.0, why, reporter);
+        } else if !leaving {
+            reporter.say(Report::Note(format!(
+                "a connection to {} was lost ({why}); {to_relay} more carry on, and it is dialled again",
+                id.0
+            )));
+        }
+    }
+
+    /// A line is given up.
+    pub fn ended(&self, id: &LineId) {
+        self.lock().close(id);
+    }
+
+    /// An attempt to reach this relay failed. It is told where no line to it is open, and not every
+    /// time.
+    pub fn failed(&self, relay: &str, why: &ConnectionError, reporter: &Reporter) {
+        let mut inner = self.lock();
+        if inner.is_reached(relay) {
+            return;
+        }
+
+        let why = inner.sum_up(relay, why);
+        if !inner.open.is_empty() {
+            if inner.missing.insert(relay.to_owned()) {
+                drop(inner);
+                reporter.say(Report::RelayLost {
+                    relay: relay.to_owned(),
+                    why,
+                    for_good: false,
+                });
+            }
+
+            return;
+        }
+
+        let now = Instant::now();
+        inner.told.retain(|_, at| now.duration_since(*at) < AGAIN);
+
+        if inner.told.contains_key(&why) || inner.told.len() >= FAILURES {
+            return;
+        }
+
+        inner.told.insert(why.clone(), now);
+        drop(inner);
+        reporter.say(Report::Away { why });
+    }
+
+    /// The relay is about to stop. Each of its lines tells it.
+    pub fn leaves(&self, id: &LineId, reporter: &Reporter) {
+        let relay = &id.0;
+        let mut inner = self.lock();
+        let known = is_of(&inner.leaving, relay);
+        inner.leaving.insert(id.clone());
+        drop(inner);
+
+        if !known {
+            reporter.say(Report::Note(format!(
+                "the relay {relay} is about to stop: what it has under way comes to its end, and it is dialled again"
+            )));
+        }
+    }
+
+    /// The relay says whether another run of the agent's program has the tunnels. Each of its lines
+    /// tells it.
+    pub fn stands_by(&self, id: &LineId, stands_by: bool, reporter: &Reporter) {
+        let relay = &id.0;
+        let mut inner = self.lock();
+        let before = is_of(&inner.elsewhere, relay);
+
+        match stands_by {
+            true => inner.elsewhere.insert(id.clone()),
+            false => inner.elsewhere.remove(id),
+        };
+
+        let news = before != is_of(&inner.elsewhere, relay);
+        drop(inner);
+
+        match (news, stands_by) {
+            (true, true) => reporter.say(Report::Warning(format!(
+                "another agent with the same credential has come to {relay} after this one, and gets the webhooks \
+                 until it goes; with --pool on both they share them"
+            ))),
+            (true, false) => {
+                reporter.say(Report::Note(format!("webhooks of {relay} come here again")));
+            }
+            (false, _) => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether one of these lines is one to this relay.
+fn is_of(lines: &BTreeSet<LineId>, relay: &str) -> bool {
+    lines.iter().any(|(other, _)| other == relay)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events;
+
+    fn silent(relay: &str, transport: Transport) -> ConnectionError {
+        ConnectionError::Silent {
+            address: relay.to_owned(),
+            transport,
+        }
+    }
+
+    fn said(reports: &mut events::Reports) -> Vec<String> {
+        std::iter::from_fn(|| reports.next_at_once())
+            .map(|report| crate::terminal::lines::text(&report.report, false))
+            .collect()
+    }
+
+    #[test]
+    fn each_failure_is_told_once_and_a_relay_that_is_missing_beside_others_by_its_name() {
+        let (status, (reporter, mut reports)) = (Status::default(), events::channel());
+        for _ in 0..3 {
+            for transport in [Transport::Quic, Transport::Tcp] {
+                status.failed("one:443", &silent("one:443", transport), &reporter);
+            }
+        }
+
+        let two = said(&mut reports);
+        assert!(
+            two.len() == 2 && two[1].contains("over QUIC; is UDP") && two[1].contains("over TCP;"),
+            "{two:?}"
+        );
+
+        let source = ErrorKind::ConnectionRefused.into();
+        let refused = ConnectionError::Connect {
+            address: "one:443".to_owned(),
+            source,
+        };
+        status.failed("one:443", &refused, &reporter);
+        assert!(said(&mut reports)[0].contains("is it running?"));
+
+        let opened = Opened {
+            tunnel: 0,
+            host: "h.example".to_owned(),
+            port: 443,
+            relay: "one:443".to_owned(),
+            transport: Transport::Quic,
+        };
+
+        let line = |relay: &str, number| (relay.to_owned(), number);
+        let told = std::cell::Cell::new(0);
+        let tell = |_| told.set(told.get() + 1);
+
+        for number in 0..2 {
+            status.open(
+                line("one:443", number),
+                Transport::Quic,
+                std::slice::from_ref(&opened),
+                &tell,
+            );
+        }
+
+        assert_eq!(told.get(), 1);
+        for _ in 0..2 {
+            status.failed("two:443", &silent("two:443", Transport::Quic), &reporter);
+        }
+
+        let missing = said(&mut reports);
+        assert!(
+            missing.len() == 1 && missing[0].contains("no connection to the relay two:443"),
+            "{missing:?}"
+        );
+
+        let lost = || ConnectionError::Ended("over".to_owned());
+        status.closed(&line("one:443", 0), &lost(), &reporter);
+        assert!(
+            said(&mut reports)[0].contains(
+                "a connection to one:443 was lost (the tunnel's task ended: over); 1 more"
+            )
+        );
+        status.closed(&line("one:443", 1), &lost(), &reporter);
+
+        let away = said(&mut reports);
+        assert!(
+            away.len() == 1 && away[0].contains("the relay one:443: the tunnel's task ended"),
+            "{away:?}"
+        );
+    }
+
+    #[test]
+    fn a_line_that_has_moved_from_a_relay_that_stops_is_lost_like_any_other() {
+        let (status, (reporter, mut reports)) = (Status::default(), events::channel());
+        let lines = [0, 1].map(|number| ("one:443".to_owned(), number));
+        for line in &lines {
+            status.open(line.clone(), Transport::Quic, &[], &|_| {});
+        }
+
+        for _ in 0..2 {
+            lines.iter().for_each(|line| status.leaves(line, &reporter));
+        }
+
+        assert_eq!(said(&mut reports).len(), 1);
+        status.open(lines[0].clone(), Transport::Quic, &[], &|_| {});
+        let lost = ConnectionError::Ended("over".to_owned());
+        status.closed(&lines[0], &lost, &reporter);
+        assert_eq!(
+            said(&mut reports).len(),
+            1,
+            "it is with another relay of that name"
+        );
+
+        status.open(lines[0].clone(), Transport::Quic, &[], &|_| {});
+        status.closed(&lines[1], &lost, &reporter);
+        assert_eq!(said(&mut reports).len(), 0, "that was to be expected");
+    }
+
+    #[test]
+    fn that_another_agent_has_the_tunnels_is_told_once_for_each_relay() {
+        let (status, (reporter, mut reports)) = (Status::default(), events::channel());
+        for (line, stands_by) in [(0, false), (0, true), (1, true), (0, false), (1, false)] {
+            status.stands_by(&("one:443".to_owned(), line), stands_by, &reporter);
+        }
+
+        let said = said(&mut reports);
+        assert!(
+            said.len() == 2 && said[0].contains("--pool") && said[1].contains("come here again"),
+            "{said:?}"
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! Whether the machine was asleep: the time of day went on, and the program's own time did not.
+
+use std::time::{Duration, Instant};
+
+use hookward_core::clock::UnixMillis;
+
+/// By so much more the time of day has gone on. Less is a clock that is put right.
+const ASLEEP: Duration = Duration::from_secs(5);
+
+/// Compares the two times. On Linux the monotonic one stands still while the machine sleeps
+/// (CLOCK_MONOTONIC, clock_gettime(2)).
+#[derive(Debug)]
+pub(crate) struct SleepWatch {
+    seen: (Instant, UnixMillis),
+}
+
+impl SleepWatch {
+    /// Begins at this moment.
+    #[must_use]
+    pub(crate) const fn new(now: Instant, time_of_day: UnixMillis) -> Self {
+        Self {
+            seen: (now, time_of_day),
+        }
+    }
+
+    /// Whether the machine was asleep since the last look.
+    pub(crate) fn slept(&mut self, now: Instant, time_of_day: UnixMillis) -> bool {
+        let (before, day_before) = std::mem::replace(&mut self.seen, (now, time_of_day));
+        let passed = Duration::from_millis(time_of_day.0.saturating_sub(day_before.0));
+        passed.saturating_sub(now.duration_since(before)) > ASLEEP
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_passed_for_the_clock_only_was_sleep() {
+        let (begin, day) = (Instant::now(), UnixMillis(1_000_000));
+        let mut watch = SleepWatch::new(begin, day);
+        let second = Duration::from_secs(1);
+        assert!(!watch.slept(begin + second, UnixMillis(day.0 + 1_000)));
+
+        // The program stood still, and so did nothing else: its own time went on.
+        assert!(!watch.slept(begin + second * 60, UnixMillis(day.0 + 60_000)));
+        // A clock that is put right by a little, or back.
+        assert!(!watch.slept(begin + second * 61, UnixMillis(day.0 + 65_000)));
+        assert!(!watch.slept(begin + second * 62, UnixMillis(day.0)));
+        assert!(watch.slept(begin + second * 63, UnixMillis(day.0 + 3_600_000)));
+        assert!(
+            !watch.slept(begin + second * 64, UnixMillis(day.0 + 3_601_000)),
+            "once"
+        );
+    }
+}

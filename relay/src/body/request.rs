@@ -1,0 +1,240 @@
+//! Reads what a sender sends behind its head: at a minimum rate, under caps, inside the budget.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hookward_core::limits::{GATHER, Limits, SMALL_BODY};
+use hookward_core::reason::Code;
+use hookward_runtime::body_memory::{BudgetError, Charge};
+use hookward_tunnel::body_buffer::Pieces;
+use http::HeaderMap;
+use http_body::Frame;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::body::drain::Arriving;
+use crate::overload::write_timeout::Unread;
+
+/// How long a body waits for room while the slowest other one is being dropped.
+const ROOM: Duration = Duration::from_secs(1);
+/// How often it asks.
+const ROOM_AGAIN: Duration = Duration::from_millis(20);
+/// An announced length beyond which nobody means it: 1 TiB at 1 Gbit/s takes three hours.
+const ABSURD: u64 = 1 << 40;
+
+/// Why a body was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// It came more slowly than it must, or not within the time for a whole body.
+    #[error("the body came too slowly")]
+    Slow,
+    /// It was the slowest when there was no room for another.
+    #[error("the body was the slowest of all when the memory for bodies was full")]
+    Evicted,
+    /// It has more bytes than it may.
+    #[error("the body has more than {0} bytes")]
+    TooLarge(u64),
+    /// There is no room.
+    #[error(transparent)]
+    NoRoom(#[from] BudgetError),
+    /// The sender broke it off, or it is framed wrongly.
+    #[error("the body broke off or is framed wrongly: {0}")]
+    Broken(hyper::Error),
+}
+
+impl BodyError {
+    /// The code of the answer.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Slow => Code::SlowRequest,
+            Self::TooLarge(_) => Code::BodyTooLarge,
+            Self::Evicted | Self::NoRoom(_) => Code::Busy,
+            Self::Broken(_) => Code::Malformed,
+        }
+    }
+}
+
+/// A request's body, as it comes in.
+pub struct SenderBody {
+    incoming: Arriving,
+    /// Cleared when the end has been read.
+    unread: Unread,
+    window: Duration,
+    rate: u64,
+    /// Time spent waiting for the sender in this window, and what came.
+    waited: Duration,
+    came: u64,
+}
+
+/// What could be read of a body at once.
+pub struct Gathered {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Whether that was all.
+    pub complete: bool,
+    /// The fields behind the body.
+    pub trailers: Option<HeaderMap>,
+}
+
+impl SenderBody {
+    /// A body that must bring the bytes a second that the limits ask for.
+    ///
+    /// # Errors
+    /// [`BodyError::TooLarge`] when the announced length is absurd.
+    pub fn new(incoming: Arriving, limits: &Limits, unread: Unread) -> Result<Self, BodyError> {
+        let (window, rate) = (limits.body_window, limits.body_rate);
+        let body = Self {
+            incoming,
+            unread,
+            window,
+            rate,
+            waited: Duration::ZERO,
+            came: 0,
+        };
+        match body.length() {
+            Some(length) if length > ABSURD => Err(BodyError::TooLarge(ABSURD)),
+            _ => Ok(body),
+        }
+    }
+
+    /// The announced length, less what was read.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        self.incoming.size_hint().exact()
+    }
+
+    /// Whether nothing is left to read.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    /// The next piece, or `None` at the end. Only the time in which we wait for the sender counts
+    /// against its rate.
+    ///
+    /// # Errors
+    /// [`BodyError::Slow`] or [`BodyError::Broken`].
+    pub async fn next(&mut self) -> Result<Option<Frame<Bytes>>, BodyError> {
+        loop {
+            let since = Instant::now();
+            let left = self.window.saturating_sub(self.waited);
+            let frame = timeout(left, self.incoming.frame()).await;
+            self.waited += since.elapsed();
+
+            match frame {
+                Ok(Some(Ok(frame))) => {
+                    self.came += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    if self.is_end() {
+                        self.unread.set(false);
+                    }
+                    return Ok(Some(frame));
+                }
+                Ok(Some(Err(error))) => return Err(BodyError::Broken(error)),
+                Ok(None) => {
+                    self.unread.set(false);
+                    return Ok(None);
+                }
+                Err(_) if self.came < self.rate.saturating_mul(self.window.as_secs().max(1)) => {
+                    return Err(BodyError::Slow);
+                }
+                Err(_) => (self.waited, self.came) = (Duration::ZERO, 0),
+            }
+        }
+    }
+
+    /// Reads the whole body, up to `cap` bytes.
+    ///
+    /// # Errors
+    /// [`BodyError`].
+    pub async fn read_whole(
+        &mut self,
+        cap: u64,
+        within: Duration,
+        charge: &mut Charge,
+    ) -> Result<Bytes, BodyError> {
+        if self.length().is_some_and(|length| length > cap) {
+            return Err(BodyError::TooLarge(cap));
+        }
+
+        let deadline = Instant::now() + within;
+        let mut collected = Pieces::expecting(self.length());
+
+        loop {
+            let evicted = charge.evicted();
+            let next = tokio::select! {
+                biased;
+                next = timeout_at(deadline, self.next()) => next.map_err(|_| BodyError::Slow)??,
+                () = evicted => {
+                    // It is in need of room, too: the rest of it is not waited for.
+                    self.unread.set_slow();
+                    return Err(BodyError::Evicted);
+                }
+            };
+            let Some(frame) = next else { break };
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+
+            if collected.len() as u64 + data.len() as u64 > cap {
+                return Err(BodyError::TooLarge(cap));
+            }
+
+            make_room(charge, data.len() as u64).await?;
+            collected.add(data);
+
+            if self.is_end() {
+                break;
+            }
+        }
+
+        charge.complete();
+        Ok(collected.into_bytes())
+    }
+
+    /// Reads what comes at once: the whole of a small body, or the first piece of a large one.
+    ///
+    /// # Errors
+    /// [`BodyError`].
+    pub async fn gather(&mut self, charge: &mut Charge) -> Result<Gathered, BodyError> {
+        let deadline = Instant::now() + GATHER;
+        let mut collected = Pieces::expecting(self.length());
+        let mut trailers = None;
+        let mut complete = self.is_end();
+        while !complete && collected.len() < SMALL_BODY {
+            let Ok(next) = timeout_at(deadline, self.next()).await else {
+                break;
+            };
+            match next?.map(Frame::into_data) {
+                None => complete = true,
+                Some(Ok(data)) => {
+                    make_room(charge, data.len() as u64).await?;
+                    collected.add(data);
+                    complete = self.is_end();
+                }
+                Some(Err(frame)) => trailers = frame.into_trailers().ok(),
+            }
+        }
+
+        charge.complete();
+        Ok(Gathered {
+            bytes: collected.into_bytes(),
+            complete,
+            trailers,
+        })
+    }
+}
+
+/// Charges bytes; when there is no room, waits a moment for the slowest body to go.
+async fn make_room(charge: &mut Charge, bytes: u64) -> Result<(), BodyError> {
+    let deadline = Instant::now() + ROOM;
+    loop {
+        match charge.add(bytes) {
+            Ok(()) => return Ok(()),
+            Err(BudgetError::Full) if Instant::now() < deadline => tokio::select! {
+                () = sleep(ROOM_AGAIN) => {}
+                () = charge.evicted() => return Err(BodyError::Evicted),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The body of an answer, on its way to the sender.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hookward_tunnel::transport::{MessageBody, body};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+
+use crate::body::sender::BodySender;
+use crate::overload::activity::OpenRequest;
+use crate::overload::load::UnderWay;
+use crate::overload::per_client::Place;
+use crate::overload::slow_readers::{OnItsWay, Untaken};
+
+/// The body of an answer: the relay's own, or the application's.
+pub struct AnswerBody {
+    source: Source,
+    /// What counts this request until its answer has been taken.
+    held: Option<(OpenRequest, Option<Place>)>,
+    /// What counts it as under way in its session.
+    under_way: Option<UnderWay>,
+}
+
+enum Source {
+    /// In memory.
+    Own(Full<Bytes>),
+    /// As it comes through the tunnel.
+    Tunnel(OnItsWay<TunnelBody>),
+}
+
+/// Why an answer broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// It came to no good end.
+    #[error(transparent)]
+    Body(#[from] body::BodyError),
+    /// It was not taken.
+    #[error("the answer was not taken, and others needed its room")]
+    GaveWay,
+}
+
+/// An answer's body, and what is still to be sent of the request.
+pub struct TunnelBody {
+    body: MessageBody,
+    pump: Option<BodySender>,
+}
+
+impl TunnelBody {
+    /// Bytes that are still to come, as far as that is known.
+    fn left(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        if let Some(pump) = &mut self.pump
+            && Pin::new(pump).poll(cx).is_ready()
+        {
+            // Whether the request was sent to its end no longer matters: there is an answer.
+            self.pump = None;
+        }
+
+        Pin::new(&mut self.body)
+            .poll_frame(cx)
+            .map_err(AnswerError::Body)
+    }
+}
+
+impl AnswerBody {
+    /// A body in memory.
+    #[must_use]
+    pub const fn own(body: Full<Bytes>) -> Self {
+        Self {
+            source: Source::Own(body),
+            held: None,
+            under_way: None,
+        }
+    }
+
+    /// Holds these until the body has been taken to its end, or dropped.
+    #[must_use]
+    pub fn hold(mut self, mut open: OpenRequest, place: Option<Place>) -> Self {
+        open.taken(true);
+        self.held = Some((open, place));
+        self
+    }
+
+    /// Counts it as under way in its session until then, too.
+    #[must_use]
+    pub fn count(mut self, under_way: UnderWay) -> Self {
+        self.under_way = Some(under_way);
+        self
+    }
+
+    pub(crate) async fn new(
+        mut body: MessageBody,
+        pump: Option<BodySender>,
+        untaken: &Arc<Untaken<TunnelBody>>,
+    ) -> Self {
+        if pump.is_none()
+            && let Some(whole) = body.take_if_arrived().await
+        {
+            return Self::own(Full::new(whole));
+        }
+
+        let on_its_way = OnItsWay::new(TunnelBody { body, pump }, untaken);
+        Self {
+            source: Source::Tunnel(on_its_way),
+            held: None,
+            under_way: None,
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let frame = match &mut self.source {
+            Source::Own(full) => Pin::new(full)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
+            Source::Tunnel(on_its_way) => {
+                match on_its_way.take(|body| body.poll(cx), TunnelBody::left) {
+                    Some(frame) => frame,
+                    None => Poll::Ready(Some(Err(AnswerError::GaveWay))),
+                }
+            }
+        };
+
+        if let Some((open, _)) = &mut self.held {
+            open.taken(frame.is_ready());
+        }
+
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(full) => full.is_end_stream(),
+            Source::Tunnel(on_its_way) => on_its_way
+                .look(|body| body.body.is_end_stream())
+                .unwrap_or(false),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(full) => full.size_hint(),
+            Source::Tunnel(on_its_way) => on_its_way
+                .look(|body| body.body.size_hint())
+                .unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Sends a request's body into the tunnel, while the response is awaited.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hookward_core::headers::{passes_to_application, trailer_passes};
+use hookward_runtime::body_memory::Charge;
+use hookward_tunnel::protocol::head::{self, Request};
+use hookward_tunnel::transport::{MessageWriter, StreamError};
+use http::header::{self as names, HeaderName};
+use tokio::time::timeout;
+
+use crate::body::request::{BodyError, Gathered, SenderBody};
+
+/// Failure to send a request's body into the tunnel.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    /// The tunnel or the agent aborted the stream.
+    #[error(transparent)]
+    Tunnel(StreamError),
+    /// The tunnel accepted no data for this time.
+    #[error("the tunnel accepted no data for {} s", .0.as_secs())]
+    Stalled(Duration),
+    /// The sender's body failed.
+    #[error(transparent)]
+    Body(BodyError),
+}
+
+/// Whether a field of the request goes on. A body in one piece has no trailers to announce.
+pub(crate) fn passes(whole: bool) -> impl Fn(&HeaderName) -> bool {
+    move |name| passes_to_application(name) && !(whole && *name == names::TRAILER)
+}
+
+/// Sends a body as it comes in.
+pub(crate) async fn stream(
+    mut writer: MessageWriter,
+    request: Request,
+    first: Gathered,
+    charge: Charge,
+    mut rest: SenderBody,
+    patience: Duration,
+) -> Result<(), SendError> {
+    with_timeout(patience, writer.head(&request.encode(passes(false)))).await?;
+    with_timeout(patience, writer.data(first.bytes)).await?;
+    drop(charge);
+
+    let mut trailers = first.trailers;
+    while !first.complete
+        && let Some(frame) = rest.next().await.map_err(SendError::Body)?
+    {
+        match frame.into_data() {
+            Ok(data) => with_timeout(patience, writer.data(data)).await?,
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+
+    if let Some(trailers) = trailers {
+        let payload =
+            head::encode_trailers(&trailers, |name| trailer_passes(&request.headers, name));
+        with_timeout(patience, writer.trailers(&payload)).await?;
+    }
+
+    with_timeout(patience, writer.finish()).await
+}
+
+/// A write into the tunnel, under its deadline.
+pub(crate) async fn with_timeout<T>(
+    patience: Duration,
+    write: impl Future<Output = Result<T, StreamError>>,
+) -> Result<T, SendError> {
+    let written = timeout(patience, write)
+        .await
+        .map_err(|_| SendError::Stalled(patience))?;
+    written.map_err(SendError::Tunnel)
+}
+
+/// The sending of a request's body, polled by whoever waits for the answer.
+pub(crate) struct BodySender {
+    sending: Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>>,
+    /// The memory that the body takes.
+    pub(crate) charge: Option<Charge>,
+}
+
+impl BodySender {
+    pub(crate) fn new(
+        sending: impl Future<Output = Result<(), SendError>> + Send + 'static,
+    ) -> Self {
+        Self {
+            sending: Box::pin(sending),
+            charge: None,
+        }
+    }
+}
+
+impl Future for BodySender {
+    type Output = Result<(), SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.sending.as_mut().poll(cx)
+    }
+}

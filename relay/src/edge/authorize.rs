@@ -1,0 +1,364 @@
+//! Takes a request through its gates: the operator's floor, if there is one, and the tunnel's
+//! policy. Reads the body when a check needs it, fetches keys that a provider publishes, claims the
+//! delivery. What comes out is a permit with what is to be sent, or an answer that the relay gives
+//! itself.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hookward_core::clock::Moment;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::limits::DOCTOR_BYTES;
+use hookward_core::names::HostName;
+use hookward_core::reason::{Check, Code, Refusal};
+use hookward_gate::engine::{
+    AfterClaim, Decision, Gate, HeadVerdict, PendingBody, Permit, Request, State,
+};
+use hookward_gate::inspection::Work;
+use hookward_gate::providers::challenge::Answer;
+use hookward_gate::request::{OwnedHead, RequestHead};
+use hookward_runtime::body_memory::Charge;
+use hookward_runtime::offload::{NoTurn, OFFLOAD_BYTES, Queue};
+
+use crate::body::request::{BodyError, SenderBody};
+use crate::edge::state::Edge;
+use crate::forward::Outgoing;
+use crate::storage::dedup::HeldClaim;
+
+/// A request on its way through the gates.
+pub struct Case<'c> {
+    /// What all requests share.
+    pub edge: &'c Edge,
+    /// Its head.
+    pub head: RequestHead<'c>,
+    /// Its host.
+    pub host: &'c HostName,
+    /// Where it comes from.
+    pub client: IpAddr,
+    /// When it came.
+    pub received: Moment,
+    /// The tunnel's gate.
+    pub gate: &'c Arc<Gate>,
+    /// The memory of the tunnel's gate.
+    pub state: &'c Arc<State>,
+    /// Where checks of the tunnel's large bodies wait.
+    pub checks: &'c Queue,
+    /// Whether a WebSocket is asked for.
+    pub wants_upgrade: bool,
+}
+
+/// What becomes of a request.
+pub enum Judged {
+    /// It goes on.
+    Forward(Box<Passed>),
+    /// It is a handshake, answered here.
+    Answer(Box<Answer>),
+    /// It came before, and is acknowledged.
+    Acknowledge,
+}
+
+/// A request that passed.
+pub struct Passed {
+    /// The proof.
+    pub permit: Permit,
+    /// What is to be sent.
+    pub outgoing: Outgoing,
+    /// Keys that were fetched, for the agent's gate.
+    pub keys: FetchedKeys,
+    /// The claim on the delivery, to be confirmed when it was answered 2xx.
+    pub claim: Option<HeldClaim>,
+}
+
+/// What one gate still wants to see.
+enum Pending {
+    /// The body.
+    Body(PendingBody),
+    /// Nothing.
+    Decided(Decision),
+}
+
+/// The body, as far as it was read.
+enum Sent {
+    /// All of it.
+    Read(Bytes, Charge),
+    /// Nothing of it.
+    Coming(SenderBody, Charge),
+}
+
+impl Case<'_> {
+    /// Judges the request.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn judge(&self, mut body: SenderBody, mut charge: Charge) -> Result<Judged, Refusal> {
+        let floor = match self.edge.floor.gate() {
+            Some(gate) => Some(
+                self.head_of(&gate, &self.edge.floor_state)
+                    .map_err(of_floor)?,
+            ),
+            None => None,
+        };
+
+        let mut sent = match floor {
+            Some(Pending::Decided(Decision::Answer(answer))) => {
+                return self.confirmed(answer).await.map(Judged::Answer);
+            }
+            None | Some(Pending::Decided(_)) => Sent::Coming(body, charge),
+            // To its end, before the tunnel's own gate counts the request against a rate.
+            Some(Pending::Body(pending)) => {
+                let whole = self
+                    .whole(&mut body, pending.max_body(), &mut charge)
+                    .await?;
+                let mut keys = FetchedKeys::default();
+                let pending = Pending::Body(pending);
+                let decision = self
+                    .body_of(pending, &whole, &self.edge.floor_state, &mut keys)
+                    .await;
+                if let Decision::Answer(answer) = decision.map_err(of_floor)? {
+                    return self.confirmed(answer).await.map(Judged::Answer);
+                }
+
+                Sent::Read(whole, charge)
+            }
+        };
+
+        let own = match self.head_of(self.gate, self.state)? {
+            Pending::Decided(decision) => {
+                return self.decided(decision, sent, FetchedKeys::default()).await;
+            }
+            Pending::Body(pending) => pending,
+        };
+
+        let (whole, charge) = match sent {
+            Sent::Read(whole, charge) if whole.len() as u64 <= own.max_body() => (whole, charge),
+            Sent::Read(..) => return Err(refused_body(BodyError::TooLarge(own.max_body()))),
+            Sent::Coming(ref mut body, mut charge) => {
+                (self.whole(body, own.max_body(), &mut charge).await?, charge)
+            }
+        };
+
+        let mut keys = FetchedKeys::default();
+        let decision = self
+            .body_of(Pending::Body(own), &whole, self.state, &mut keys)
+            .await;
+        let decision = match decision {
+            Ok(decision) => decision,
+            Err(refusal) => return Err(self.diagnosed(refusal, &whole, &keys).await),
+        };
+
+        self.decided(decision, Sent::Read(whole, charge), keys)
+            .await
+    }
+
+    /// Reads the whole body, within the cap of a gate and that of the relay.
+    async fn whole(
+        &self,
+        body: &mut SenderBody,
+        cap: u64,
+        charge: &mut Charge,
+    ) -> Result<Bytes, Refusal> {
+        let cap = cap.min(self.edge.limits.body_bytes);
+        body.read_whole(cap, self.edge.limits.body_whole, charge)
+            .await
+            .map_err(refused_body)
+    }
+
+    /// Runs the checks of the head alone, for a request that could not be forwarded anyway.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub fn judge_head(&self) -> Result<(), Refusal> {
+        if let Some(gate) = self.edge.floor.gate() {
+            self.head_of(&gate, &self.edge.floor_state)
+                .map_err(of_floor)?;
+        }
+        self.head_of(self.gate, self.state).map(drop)
+    }
+
+    fn head_of(&self, gate: &Arc<Gate>, state: &State) -> Result<Pending, Refusal> {
+        let verdict = gate.check_head(self.head, self.client, self.received, state);
+        match verdict
+            .inspect_err(|refusal| gate.note_refusal(refusal, self.client, self.received, state))?
+        {
+            HeadVerdict::Decided(decision) => Ok(Pending::Decided(decision)),
+            HeadVerdict::ReadBody(pending) => Ok(Pending::Body(pending)),
+        }
+    }
+
+    async fn body_of(
+        &self,
+        pending: Pending,
+        body: &Bytes,
+        state: &Arc<State>,
+        keys: &mut FetchedKeys,
+    ) -> Result<Decision, Refusal> {
+        let pending = match pending {
+            Pending::Decided(decision) => return Ok(decision),
+            Pending::Body(pending) => pending,
+        };
+        let mut pending = pending;
+        if pending.may_want_keys() {
+            let wanted;
+            (pending, wanted) = self
+                .check(body, move |head, body| {
+                    let wanted = pending.wanted_keys(head, body);
+                    (pending, wanted)
+                })
+                .await?;
+
+            if !wanted.is_empty() {
+                *keys = self.edge.keys.get(&wanted, self.edge.limits.fetch).await;
+            }
+        }
+
+        let gate = pending.gate();
+        let (now, of_check, fetched) = (self.received, Arc::clone(state), keys.clone());
+        let check = move |head: RequestHead<'_>, body: &[u8]| {
+            pending.check_body(head, body, now, &of_check, &fetched)
+        };
+        let decision = self.check(body, check).await?;
+        decision
+            .inspect_err(|refusal| gate.note_refusal(refusal, self.client, self.received, state))
+    }
+
+    /// Runs a check of the body: of a large one on another thread.
+    async fn check<T: Send + 'static>(
+        &self,
+        body: &Bytes,
+        check: impl FnOnce(RequestHead<'_>, &[u8]) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        if body.len() <= OFFLOAD_BYTES {
+            return Ok(check(self.head, body));
+        }
+
+        let (head, body) = (OwnedHead::from(self.head), body.clone());
+        let checked = self
+            .edge
+            .offload
+            .run(self.checks, move || check(head.head(), &body))
+            .await;
+
+        checked.map_err(|NoTurn| Refusal::new(Check::Body, Code::Busy, NoTurn.to_string()))
+    }
+
+    /// What the tunnel's gate decided.
+    async fn decided(
+        &self,
+        decision: Decision,
+        sent: Sent,
+        keys: FetchedKeys,
+    ) -> Result<Judged, Refusal> {
+        let (permit, claim) = match decision {
+            Decision::Forward(permit) => (permit, None),
+            Decision::Answer(answer) | Decision::Pair(_, answer) => {
+                return self.confirmed(answer).await.map(Judged::Answer);
+            }
+            Decision::Claim(pending) => {
+                let (claimed, held) = self.edge.replays.claim(self.host, &pending.claim).await;
+                match pending.judged(claimed, self.received, self.state)? {
+                    AfterClaim::Acknowledge => return Ok(Judged::Acknowledge),
+                    AfterClaim::Forward(permit) => (permit, Some(held)),
+                }
+            }
+        };
+
+        let outgoing = match sent {
+            _ if self.wants_upgrade && permit.settings().websocket => Outgoing::Upgrade,
+            Sent::Read(bytes, charge) => Outgoing::Whole(bytes, charge),
+            Sent::Coming(mut rest, mut charge) => {
+                let gathered = rest.gather(&mut charge).await.map_err(refused_body)?;
+                if gathered.complete && gathered.trailers.is_none() {
+                    Outgoing::Whole(gathered.bytes, charge)
+                } else {
+                    Outgoing::Streamed(gathered, charge, Box::new(rest))
+                }
+            }
+        };
+
+        Ok(Judged::Forward(Box::new(Passed {
+            permit,
+            outgoing,
+            keys,
+            claim,
+        })))
+    }
+
+    /// A handshake that is confirmed by fetching a URL of the provider's.
+    async fn confirmed(&self, answer: Box<Answer>) -> Result<Box<Answer>, Refusal> {
+        /// Bytes of what a confirmation answers, which nobody looks at.
+        const ANSWER_BYTES: usize = 64 * 1024;
+
+        if let Some(url) = &answer.confirm {
+            // On its own, like what else is rare and large: each request that waits for its body
+            // would have room for it.
+            let fetching = Box::pin(self.edge.fetcher.get(url, ANSWER_BYTES));
+            fetching.await.map_err(|error| {
+                Refusal::new(
+                    Check::Signature,
+                    Code::Busy,
+                    format!("the subscription could not be confirmed: {error}"),
+                )
+            })?;
+        }
+
+        Ok(answer)
+    }
+
+    /// Adds what would have made a wrong signature right, for the tunnel's owner: as long as
+    /// diagnoses do not cost too much, and a thread is free.
+    async fn diagnosed(&self, refusal: Refusal, body: &Bytes, keys: &FetchedKeys) -> Refusal {
+        let diagnoses = &self.edge.diagnoses;
+        if refusal.check != Check::Signature || !diagnoses.has_room(self.received.steady) {
+            return refusal;
+        }
+
+        let (gate, head, body, keys) = (
+            Arc::clone(self.gate),
+            OwnedHead::from(self.head),
+            body.clone(),
+            keys.clone(),
+        );
+        let (now, work) = (self.received.wall, Work::up_to(DOCTOR_BYTES));
+        let (meter, clock) = (Arc::clone(diagnoses), self.edge.clock.clone());
+
+        let diagnose = move || {
+            let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now, &work);
+            // Here, and not behind the await: a sender that goes away is charged, too.
+            meter.spend(work.total(), clock.moment().steady);
+            hints
+        };
+
+        let hints = self
+            .edge
+            .offload
+            .run_at_once(diagnose)
+            .await
+            .unwrap_or_default();
+        match hints.first() {
+            Some(hint) => Refusal {
+                why: format!("{}; {hint}", refusal.why),
+                ..refusal
+            },
+            None => refusal,
+        }
+    }
+}
+
+/// A refusal of the operator's floor: the tunnel's owner is told whose it is.
+fn of_floor(refusal: Refusal) -> Refusal {
+    Refusal {
+        why: format!("the relay's floor: {}", refusal.why),
+        ..refusal
+    }
+}
+
+/// What the sender did wrong with its body.
+pub fn refused_body(error: BodyError) -> Refusal {
+    let check = if matches!(error, BodyError::TooLarge(_)) {
+        Check::BodySize
+    } else {
+        Check::Body
+    };
+    Refusal::new(check, error.code(), error.to_string())
+}

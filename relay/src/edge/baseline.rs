@@ -1,0 +1,133 @@
+//! The operator's floor: a policy file of the relay's own, which every request must pass before its
+//! tunnel's policy is asked. No tunnel can relax it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hookward_core::clock::Clock;
+use hookward_core::diagnostics::{Problem, Problems};
+use hookward_gate::engine::{Gate, Side};
+use hookward_gate::policy::{Accept, file};
+use hookward_runtime::current::Current;
+use hookward_runtime::reload::Reloads;
+use hookward_runtime::secrets::VettedSecrets;
+use tokio_util::sync::CancellationToken;
+
+use crate::fetch::ip_sets::AddressLists;
+
+/// The floor in use; clones share it.
+#[derive(Clone)]
+pub struct Floor {
+    gate: Current<Option<Arc<Gate>>>,
+}
+
+impl Floor {
+    /// No floor, or the one of this file.
+    ///
+    /// # Errors
+    /// All mistakes of the file.
+    pub fn load(
+        path: Option<&Path>,
+        clock: &Clock,
+        lists: &AddressLists,
+    ) -> Result<Self, Problems> {
+        let gate = path.map(|path| read(path, clock, lists)).transpose()?;
+        Ok(Self {
+            gate: Current::new(Arc::new(gate)),
+        })
+    }
+
+    /// The gate, if there is a floor.
+    #[must_use]
+    pub fn gate(&self) -> Option<Arc<Gate>> {
+        self.gate.get().as_ref().clone()
+    }
+
+    /// Reads the file again when it changes, until `stop` is cancelled. A file that can't be used
+    /// leaves the old floor in force.
+    pub async fn keep(
+        self,
+        path: PathBuf,
+        clock: Clock,
+        lists: AddressLists,
+        mut reloads: Reloads,
+        stop: CancellationToken,
+    ) {
+        loop {
+            tokio::select! {
+                () = reloads.next() => {}
+                () = stop.cancelled() => return,
+            }
+
+            match read(&path, &clock, &lists) {
+                Ok(gate) => {
+                    self.gate.set(Arc::new(Some(gate)));
+                    tracing::warn!(path = %path.display(), "the floor was read again and is in force");
+                }
+                Err(problems) => {
+                    tracing::error!(path = %path.display(), %problems, "the new floor can't be used; the old one stays in force");
+                }
+            }
+        }
+    }
+}
+
+fn read(path: &Path, clock: &Clock, lists: &AddressLists) -> Result<Arc<Gate>, Problems> {
+    let name = path.display().to_string();
+    let problem = |what: String| Problems(vec![Problem::new(&name, what)]);
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| problem(format!("can't be read: {error}")))?;
+    let now = clock.now();
+    let loaded = file::read(&name, &text, &VettedSecrets, now)?;
+    let observes =
+        |route: &hookward_gate::policy::Route| route.mode != hookward_gate::policy::Mode::Enforce;
+    if loaded.policy.routes.iter().any(observes) {
+        return Err(problem(
+            "observe_until: a floor does not observe, it is what nobody relaxes".to_owned(),
+        ));
+    }
+
+    let asks = |accept: &Accept| accept.token.is_some() || accept.basic.is_some();
+    if loaded
+        .policy
+        .routes
+        .iter()
+        .flat_map(|route| &route.accept)
+        .any(asks)
+    {
+        return Err(problem(
+            "a floor asks for no token: it would travel on to every application".to_owned(),
+        ));
+    }
+
+    if loaded.policy.rate.is_some()
+        || loaded
+            .policy
+            .routes
+            .iter()
+            .any(|route| route.rate.is_some())
+    {
+        return Err(problem(
+            "rate: a floor is passed before the tunnel's own policy, so strangers would use it up for all; \
+             write client_rate, or policy_rate in the relay's limits"
+                .to_owned(),
+        ));
+    }
+
+    if loaded
+        .policy
+        .routes
+        .iter()
+        .any(|route| route.replay.is_some())
+    {
+        return Err(problem(
+            "replay is a matter of each tunnel's policy".to_owned(),
+        ));
+    }
+
+    let gate = Gate::compile(&loaded.policy, Side::Relay, now)
+        .map_err(|mistakes| problem(mistakes.join("; ")))?;
+    lists.want(&gate.named_sets());
+
+    Ok(Arc::new(gate))
+}

@@ -1,0 +1,136 @@
+//! What has been found out about a request, and who hears of it: the log, and the tunnel's owner
+//! when the request does not reach the application.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use hookward_core::clock::Moment;
+use hookward_core::names::HostName;
+use hookward_core::reason::{Check, Refusal};
+use hookward_core::text::{Escaped, shown_path};
+use hookward_gate::request::RequestHead;
+use hookward_tunnel::protocol::control::RefusedRequest;
+use hookward_tunnel::protocol::head::RequestId;
+use http::request::Parts;
+use http::{Method, StatusCode};
+
+use crate::observe::audit::Seen;
+use crate::sessions::registry::Tunnel;
+
+/// What has been found out about a request so far.
+pub(crate) struct Facts {
+    /// Its id.
+    pub(crate) id: RequestId,
+    /// When its head was there.
+    pub(crate) received: Moment,
+    /// The host that is meant.
+    pub(crate) host: Option<HostName>,
+    /// Where it comes from.
+    pub(crate) client: IpAddr,
+    /// Its path and query.
+    pub(crate) target: Bytes,
+    /// The host's tunnel.
+    pub(crate) tunnel: Tunnel,
+}
+
+impl Facts {
+    /// As the log shows it.
+    pub(crate) fn seen<'r>(&'r self, method: &'r Method) -> Seen<'r> {
+        Seen {
+            id: self.id,
+            host: self.host.as_ref().map_or("-", HostName::as_str),
+            method,
+            target: &self.target,
+            client: self.client,
+        }
+    }
+
+    /// As the gate takes it.
+    pub(crate) fn head<'r>(&'r self, parts: &'r Parts) -> RequestHead<'r> {
+        let origin = &self.tunnel.origin;
+        RequestHead {
+            method: &parts.method,
+            target: &self.target,
+            headers: &parts.headers,
+            origin,
+        }
+    }
+
+    /// Tells the tunnel's owner, and nobody else, what was refused and why.
+    pub(crate) fn tell_refused(
+        &self,
+        method: &Method,
+        refusal: &Refusal,
+        since: Instant,
+        observed: bool,
+    ) {
+        let Some(live) = self.tunnel.owner() else {
+            return;
+        };
+        live.refusals.push(refusal.check, || RefusedRequest {
+            status: if observed {
+                StatusCode::OK
+            } else {
+                refusal.status
+            }
+            .as_u16(),
+            why: refusal.why.clone(),
+            observed,
+            ..self.told(method, refusal.check, since)
+        });
+    }
+
+    /// Tells the tunnel's owner of a request that the relay has answered itself.
+    pub(crate) fn tell_answered(
+        &self,
+        method: &Method,
+        (check, why): (Check, &str),
+        status: StatusCode,
+        since: Instant,
+    ) {
+        let Some(live) = self.tunnel.owner() else {
+            return;
+        };
+        live.refusals.push(check, || RefusedRequest {
+            status: status.as_u16(),
+            why: why.to_owned(),
+            answered: true,
+            ..self.told(method, check, since)
+        });
+    }
+
+    /// Tells the tunnel's owner something about a request that goes on.
+    pub(crate) fn tell_note(&self, method: &Method, why: &str) {
+        let Some(live) = self.tunnel.owner() else {
+            return;
+        };
+        live.refusals.push(Check::Shape, || RefusedRequest {
+            why: why.to_owned(),
+            note: true,
+            ..self.told(method, Check::Shape, Instant::now())
+        });
+    }
+
+    /// What is told of every request that did not reach the application.
+    fn told(&self, method: &Method, check: Check, since: Instant) -> RefusedRequest {
+        RefusedRequest {
+            id: self.id.to_string(),
+            host: self
+                .host
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
+            method: Escaped(method.as_str().as_bytes()).to_string(),
+            path: shown_path(&self.target),
+            client: self.client.to_string(),
+            status: 0,
+            check,
+            why: String::new(),
+            ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            observed: false,
+            answered: false,
+            note: false,
+            ago_ms: 0,
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The one place that writes the relay's own answers: problem details (RFC 9457) with the request's
+//! id and a stable error code, and no word about which check refused.
+
+use bytes::Bytes;
+use hookward_core::headers::{ERROR_CODE, REQUEST_ID};
+use hookward_core::reason::Code;
+use hookward_gate::providers::challenge::Answer;
+use hookward_tunnel::protocol::head::RequestId;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+
+use crate::body::response::AnswerBody;
+
+/// Seconds after which a sender may ask again. An agent reconnects within a few.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
+/// Writes an answer with this code; `status` when it is not the code's own.
+#[must_use]
+pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<AnswerBody> {
+    let status = status.unwrap_or_else(|| code.status());
+    let json = serde_json::json!({
+        "type": "about:blank",
+        "title": code.title(),
+        "status": status.as_u16(),
+        "code": code.as_str(),
+        "request_id": id.to_string(),
+    });
+
+    // Only a provider that tries out its own wrong signature gets 401, and Xero wants no body with
+    // it (developer.xero.com, "Intent to receive").
+    let tried_out = status == StatusCode::UNAUTHORIZED;
+    let body = if tried_out {
+        Bytes::new()
+    } else {
+        Bytes::from(json.to_string())
+    };
+    let mut response = Response::new(AnswerBody::own(Full::new(body)));
+    *response.status_mut() = status;
+
+    let headers = response.headers_mut();
+    headers.insert(ERROR_CODE, HeaderValue::from_static(code.as_str()));
+
+    if tried_out {
+        // RFC 9110 §15.5.2 wants a challenge; what is missing is the provider's signature.
+        headers.insert(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Signature"),
+        );
+    } else {
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+    }
+
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+
+    identify(&mut response, id);
+    response
+}
+
+/// Asks for user and password (RFC 7617): some clients send them only then.
+#[must_use]
+pub fn ask_for_basic(id: RequestId, code: Code) -> Response<AnswerBody> {
+    const BASIC: HeaderValue =
+        HeaderValue::from_static("Basic realm=\"Hookward\", charset=\"UTF-8\"");
+
+    let mut response = write(id, code, None);
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, BASIC);
+
+    response
+}
+
+/// Says when a sender may ask again, where that is known.
+pub fn retry_after(response: &mut Response<AnswerBody>, seconds: Option<u64>) {
+    if let Some(seconds) = seconds {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+}
+
+/// The answer to a provider's handshake.
+#[must_use]
+pub fn handshake(id: RequestId, answer: Answer) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::own(Full::new(answer.body)));
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
+    identify(&mut response, id);
+    response
+}
+
+/// The answer to a delivery that came before: the sender may stop trying.
+#[must_use]
+pub fn acknowledge(id: RequestId) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::own(Full::default()));
+    identify(&mut response, id);
+    response
+}
+
+fn identify(response: &mut Response<AnswerBody>, id: RequestId) {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(REQUEST_ID, id);
+    }
+}

@@ -1,0 +1,177 @@
+//! What a request finds when it comes: the edge, which all connections share, and its own
+//! connection.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hookward_core::address::AddressSet;
+use hookward_core::clock::Clock;
+use hookward_core::limits::Limits;
+use hookward_core::rate::ByteMeter;
+use hookward_gate::engine::State;
+use hookward_runtime::body_memory::BodyBudget;
+use hookward_runtime::offload::Offload;
+use hookward_tunnel::protocol::head::RequestId;
+use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::edge::authority::Ports;
+use crate::edge::baseline::Floor;
+use crate::edge::client_address::ForwardedField;
+use crate::edge::header_case::Recorded;
+use crate::fetch::client::Fetcher;
+use crate::fetch::keys::PublicKeys;
+use crate::observe::audit::RequestLog;
+use crate::overload::activity::Activity;
+use crate::overload::connections::Slot;
+use crate::overload::per_client::{Place, Places};
+use crate::overload::write_timeout::Unread;
+use crate::sessions::registry::Registry;
+use crate::storage::dedup::Replays;
+
+/// What every connection of the edge shares.
+pub struct Edge {
+    /// Who serves which host.
+    pub registry: Registry,
+    /// The time of day.
+    pub clock: Clock,
+    /// All bounds.
+    pub limits: Limits,
+    /// Networks whose word about the client address is believed.
+    pub trusted_proxies: AddressSet,
+    /// The field in which they say it.
+    pub forwarded: ForwardedField,
+    /// Whether their connections begin with the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// Memory for bodies.
+    pub budget: BodyBudget,
+    /// Requests in progress, by client address.
+    pub in_progress: Places,
+    /// Ports that a host may carry.
+    pub ports: Ports,
+    /// Cancelled when the relay is about to stop.
+    pub draining: CancellationToken,
+    /// Cancelled shortly before it waits for nobody any more: senders whose answers are not there
+    /// are told so.
+    pub last_call: CancellationToken,
+    /// Cancelled when it waits for nobody any more.
+    pub cut_off: CancellationToken,
+    /// Makes request ids.
+    pub ids: RequestIds,
+    /// The operator's floor, and the memory of its gate.
+    pub floor: Floor,
+    /// What the floor's gate remembers.
+    pub floor_state: Arc<State>,
+    /// Public keys that providers publish.
+    pub keys: PublicKeys,
+    /// Fetches what a confirmed subscription asks for.
+    pub fetcher: Fetcher,
+    /// Deliveries that came before.
+    pub replays: Replays,
+    /// Cost of diagnoses of wrong signatures.
+    pub diagnoses: Arc<ByteMeter>,
+    /// The log of requests.
+    pub log: Arc<RequestLog>,
+    /// Time of the last warning of an undeclared proxy.
+    pub proxy_warned: Mutex<Option<Instant>>,
+    /// Threads for checks of large bodies.
+    pub offload: Offload,
+}
+
+impl Edge {
+    /// Warns of an undeclared proxy in the operator's own network.
+    pub(crate) fn unknown_proxy(&self, peer: IpAddr) {
+        /// Interval of the warnings.
+        const AGAIN: Duration = Duration::from_secs(300);
+
+        let mut warned = self
+            .proxy_warned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| at.elapsed() >= AGAIN) {
+            *warned = Some(Instant::now());
+            drop(warned);
+            tracing::warn!(
+                %peer,
+                "a proxy that is not trusted names the address of a sender: all senders behind it count as one; \
+                 if it is yours, start the relay with --trusted-proxy {peer}"
+            );
+        }
+    }
+
+    /// A place for one more request of this peer; a trusted proxy stands for many.
+    pub(crate) fn take_place(&self, peer: IpAddr) -> Option<Place> {
+        let most = if self.trusted_proxies.contains(peer) {
+            usize::MAX
+        } else {
+            self.limits.requests_per_client
+        };
+        self.in_progress.take(peer, most)
+    }
+}
+
+/// Request ids: the digest of a key of the process and a counter. The ids reveal neither the number
+/// of requests nor later ids.
+pub struct RequestIds {
+    key: [u8; 32],
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    /// Ids of a process that begins.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn new() -> Result<Self, getrandom::Error> {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key)?;
+        Ok(Self {
+            key,
+            next: AtomicU64::new(0),
+        })
+    }
+
+    /// The next one.
+    pub(crate) fn next(&self) -> RequestId {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let digest = Sha256::new()
+            .chain_update(self.key)
+            .chain_update(count.to_be_bytes())
+            .finalize();
+        let mut id = [0; 16];
+        for (to, from) in id.iter_mut().zip(digest) {
+            *to = from;
+        }
+
+        RequestId(id)
+    }
+}
+
+/// Who is at the other end of a connection.
+pub struct Peer {
+    /// The socket's address.
+    pub address: IpAddr,
+    /// The host named in the TLS handshake.
+    pub sni: Option<String>,
+    /// Whether a body is left unread on its socket.
+    pub unread: Unread,
+    /// Where its connection is counted.
+    pub slot: Arc<Slot>,
+}
+
+/// One connection.
+pub struct Connection {
+    /// What all connections share.
+    pub edge: Arc<Edge>,
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// The bytes of heads, over HTTP/1.1.
+    pub recorded: Option<Recorded>,
+    /// Owns what outlives a request: upgraded connections.
+    pub tasks: TaskTracker,
+    /// What goes on on it.
+    pub activity: Arc<Activity>,
+}

@@ -1,0 +1,190 @@
+//! Keeps the named sets of addresses fresh: those that some policy names are read from their
+//! providers, kept on disk, and the last good copy stays in use.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hookward_core::address::parse_network;
+use hookward_core::clock::{Clock, UnixMillis};
+use hookward_core::ip_sets::{self, NamedSet, NamedSets, Origin};
+use hookward_core::url::HttpsUrl;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::fetch::client::Fetcher;
+use crate::storage::agents::Store;
+
+/// A list is read again when it is older.
+const FRESH_MS: u64 = 6 * 3600 * 1000;
+/// After a failure the same list is not asked for within this time.
+const PAUSE: Duration = Duration::from_secs(300);
+/// How often it is looked whether a list is due.
+const LOOK: Duration = Duration::from_secs(60);
+/// Bytes of one list: Atlassian's has 300 KB.
+const LIST_BYTES: usize = 8 * 1024 * 1024;
+
+/// The lists; clones share them.
+#[derive(Clone)]
+pub struct AddressLists {
+    /// The sets in use.
+    pub sets: NamedSets,
+    wanted: Arc<Mutex<BTreeSet<&'static str>>>,
+    news: Arc<Notify>,
+}
+
+impl AddressLists {
+    /// The built-in copies, and over them what was kept on disk.
+    #[must_use]
+    pub fn load(store: &Store) -> Self {
+        let sets = NamedSets::default();
+        match store.address_lists() {
+            Ok(kept) => {
+                for (name, text, at) in kept {
+                    let networks: Vec<_> = text
+                        .lines()
+                        .filter_map(|line| parse_network(line).ok())
+                        .collect();
+                    if let Some(set) = ip_sets::find(&name).filter(|_| !networks.is_empty()) {
+                        sets.set(&set.name, &networks, at);
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "the kept lists of addresses"),
+        }
+
+        Self {
+            sets,
+            wanted: Arc::default(),
+            news: Arc::default(),
+        }
+    }
+
+    /// A policy names these sets: they are kept fresh from now on.
+    pub fn want(&self, names: &[String]) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = wanted.len();
+        wanted.extend(
+            names
+                .iter()
+                .filter_map(|name| ip_sets::find(name))
+                .map(|set| set.name.as_str()),
+        );
+
+        if wanted.len() > before {
+            self.news.notify_one();
+        }
+    }
+
+    /// Reads lists that are due, until `stop` is cancelled.
+    pub async fn keep_fresh(
+        self,
+        fetcher: Fetcher,
+        store: Store,
+        clock: Clock,
+        stop: CancellationToken,
+    ) {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failed: std::collections::BTreeMap<&'static str, Instant> =
+            std::collections::BTreeMap::new();
+
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {}
+                () = self.news.notified() => {}
+                () = stop.cancelled() => return,
+            }
+
+            let wanted: Vec<_> = self
+                .wanted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .copied()
+                .collect();
+            for set in wanted.into_iter().filter_map(ip_sets::find) {
+                let name = set.name.as_str();
+                let paused = failed.get(name).is_some_and(|at| at.elapsed() < PAUSE);
+                if paused || !self.is_due(set, clock.now()) {
+                    continue;
+                }
+
+                let read = tokio::select! {
+                    read = self.refresh(set, &fetcher, &store, &clock) => read,
+                    () = stop.cancelled() => return,
+                };
+                match read {
+                    Ok(count) => {
+                        failed.remove(name);
+                        tracing::info!(set = name, count, "addresses read");
+                    }
+                    Err(error) => {
+                        failed.insert(name, Instant::now());
+                        let age = self
+                            .sets
+                            .get(name)
+                            .map(|current| current.age(clock.now()))
+                            .unwrap_or_default();
+                        tracing::warn!(
+                            set = name,
+                            error,
+                            in_use = age,
+                            "addresses could not be read"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_due(&self, set: &NamedSet, now: UnixMillis) -> bool {
+        if set.url.is_none() {
+            return false;
+        }
+
+        match self
+            .sets
+            .get(&set.name)
+            .map(|current| current.origin.clone())
+        {
+            // One that was read in the future was read by a clock that has been set back since.
+            Some(Origin::Fetched(at)) => now.0.abs_diff(at.0) >= FRESH_MS,
+            _ => true,
+        }
+    }
+
+    async fn refresh(
+        &self,
+        set: &'static NamedSet,
+        fetcher: &Fetcher,
+        store: &Store,
+        clock: &Clock,
+    ) -> Result<usize, String> {
+        let url = set.url.as_deref().unwrap_or_default();
+        let url = HttpsUrl::parse(url).map_err(|what| format!("{url}: {what}"))?;
+        let content = fetcher
+            .get(&url, LIST_BYTES)
+            .await
+            .map_err(|error| error.to_string())?;
+        let networks = set
+            .read(&content)
+            .map_err(|error| format!("{url}: {error}"))?;
+
+        let now = clock.now();
+        self.sets.set(&set.name, &networks, now);
+        let text = networks
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n");
+
+        store
+            .run(move |store| store.keep_address_list(&set.name, &text, now))
+            .await
+            .map_err(|error| error.to_string())?;
+
+        Ok(networks.len())
+    }
+}

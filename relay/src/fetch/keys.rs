@@ -1,0 +1,196 @@
+//! Public keys that providers publish, fetched when a request needs one: cached, the last good one
+//! kept, and fetched by one task for all who wait.
+//!
+//! A request names its key before its signature is known to be right. So the work that strangers
+//! can cause is bounded: so many fetches at one time, so many a minute, so many keys in memory.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::url::HttpsUrl;
+use hookward_gate::engine::WantedKey;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
+
+use crate::fetch::client::Fetcher;
+
+/// A key is asked for again after this long; providers publish a new one well before they use it.
+const FRESH: Duration = Duration::from_secs(600);
+/// A key that can't be fetched again is used for this long more.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// After a failure the same key is not asked for within this time.
+const PAUSE: Duration = Duration::from_secs(30);
+/// Bytes of one key or set of keys.
+const KEY_BYTES: usize = 16 * 1024;
+/// Keys that are kept.
+const MOST_KEYS: usize = 256;
+/// Fetches at one time.
+const AT_ONCE: usize = 8;
+/// Fetches a minute.
+const A_MINUTE: usize = 60;
+
+/// The keys; clones share them.
+#[derive(Clone)]
+pub struct PublicKeys {
+    fetcher: Fetcher,
+    tasks: TaskTracker,
+    // A std mutex: it guards a map, and nothing waits while it is held.
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    keys: HashMap<HttpsUrl, Entry>,
+    recent: std::collections::VecDeque<Instant>,
+}
+
+#[derive(Default)]
+struct Entry {
+    key: Option<(Arc<[u8]>, Instant)>,
+    tried: Option<Instant>,
+    /// Told when the fetch that is under way has ended.
+    under_way: Option<watch::Receiver<()>>,
+}
+
+impl PublicKeys {
+    /// No keys yet.
+    #[must_use]
+    pub fn new(fetcher: Fetcher, tasks: TaskTracker) -> Self {
+        Self {
+            fetcher,
+            tasks,
+            inner: Arc::default(),
+        }
+    }
+
+    /// The keys that a request is verified with, as far as they can be had within `patience`.
+    pub async fn get(&self, wanted: &[WantedKey], patience: Duration) -> FetchedKeys {
+        let mut found = FetchedKeys::default();
+        for WantedKey { url, in_catalogue } in wanted {
+            if !in_catalogue && !self.fetcher.allows(url.host()) {
+                tracing::warn!(%url, "a policy asks for a key from a host that [fetch] hosts does not allow");
+                continue;
+            }
+
+            if let Some(mut fetching) = self.begin(url) {
+                // An error means that the task is gone, and with it whatever it could have told.
+                let _ = timeout(patience, fetching.changed()).await;
+            }
+
+            if let Some(key) = self.have(url) {
+                found.0.insert(url.clone(), key);
+            }
+        }
+
+        found
+    }
+
+    /// The key that is at hand, if it is not too old.
+    fn have(&self, url: &HttpsUrl) -> Option<Arc<[u8]>> {
+        let inner = self.lock();
+        let (key, at) = inner.keys.get(url)?.key.as_ref()?;
+        (at.elapsed() < FRESH + KEPT).then(|| Arc::clone(key))
+    }
+
+    /// Begins to fetch a key that is not fresh, unless somebody does. Gives what to wait for.
+    fn begin(&self, url: &HttpsUrl) -> Option<watch::Receiver<()>> {
+        let mut inner = self.lock();
+        let now = Instant::now();
+
+        if let Some(entry) = inner.keys.get(url) {
+            if entry
+                .key
+                .as_ref()
+                .is_some_and(|(_, at)| at.elapsed() < FRESH)
+            {
+                return None;
+            }
+
+            // An error means that its task is gone without an end.
+            if let Some(under_way) = entry
+                .under_way
+                .as_ref()
+                .filter(|under_way| under_way.has_changed().is_ok())
+            {
+                return Some(under_way.clone());
+            }
+
+            if entry.tried.is_some_and(|at| at.elapsed() < PAUSE) {
+                return None;
+            }
+        }
+
+        while inner
+            .recent
+            .front()
+            .is_some_and(|at| at.elapsed() >= Duration::from_secs(60))
+        {
+            inner.recent.pop_front();
+        }
+
+        let known = inner.keys.get(url).is_some_and(|entry| entry.key.is_some());
+        let goes_on = |entry: &&Entry| {
+            entry
+                .under_way
+                .as_ref()
+                .is_some_and(|under_way| under_way.has_changed().is_ok())
+        };
+        let under_way = inner.keys.values().filter(goes_on).count();
+
+        // A key that was had before is asked for again whatever strangers ask for.
+        if !known && (under_way >= AT_ONCE || inner.recent.len() >= A_MINUTE) {
+            tracing::warn!(%url, "too many keys are asked for");
+            return None;
+        }
+
+        if !known && inner.keys.len() >= MOST_KEYS {
+            // First those that could not be had, then the oldest.
+            let oldest = inner
+                .keys
+                .iter()
+                .filter(|(_, entry)| entry.under_way.is_none());
+            let oldest = oldest
+                .min_by_key(|(_, entry)| entry.key.as_ref().map(|(_, at)| *at))
+                .map(|(url, _)| url.clone());
+            inner.keys.remove(&oldest?);
+        }
+
+        inner.recent.push_back(now);
+        let (done, waits) = watch::channel(());
+        let entry = inner.keys.entry(url.clone()).or_default();
+        entry.tried = Some(now);
+        entry.under_way = Some(waits.clone());
+        drop(inner);
+
+        let (keys, url) = (self.clone(), url.clone());
+        self.tasks.spawn(async move {
+            let fetched = keys.fetcher.get(&url, KEY_BYTES).await;
+            keys.end(&url, fetched.map(|bytes| bytes.as_ref().into()));
+            let _ = done.send(());
+        });
+
+        Some(waits)
+    }
+
+    fn end(&self, url: &HttpsUrl, fetched: Result<Arc<[u8]>, crate::fetch::client::FetchError>) {
+        let mut inner = self.lock();
+        let Some(entry) = inner.keys.get_mut(url) else {
+            return;
+        };
+        entry.under_way = None;
+
+        match fetched {
+            Ok(key) => entry.key = Some((key, Instant::now())),
+            Err(error) => {
+                tracing::warn!(%error, kept = entry.key.is_some(), "a public key could not be fetched")
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

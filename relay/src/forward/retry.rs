@@ -1,0 +1,67 @@
+//! Decides whether a request whose forwarding failed may be sent over another session.
+
+use std::sync::Arc;
+
+use hookward_core::reason::Code;
+use hookward_tunnel::transport::StreamError;
+
+use crate::forward::ForwardError;
+use crate::sessions::active::LiveSession;
+
+/// What has become of a request so far.
+#[derive(Default)]
+pub(super) struct RetryState {
+    last: Option<ForwardError>,
+    /// The session to which it was sent whole, and whose end came before an answer: its run of the
+    /// agent knows whether the application has heard of it.
+    broke: Option<(ForwardError, Arc<LiveSession>)>,
+    /// Sessions whose application took no connection: their runs know no other.
+    unreachable: Vec<Arc<LiveSession>>,
+}
+
+impl RetryState {
+    /// Takes an error in; whether another session may be tried.
+    pub(super) fn goes_on(&mut self, error: ForwardError, live: &Arc<LiveSession>) -> bool {
+        let goes_on = match &error {
+            ForwardError::Busy | ForwardError::Away(_) => true,
+            ForwardError::Broke(StreamError::Lost(_)) => {
+                self.broke = Some((error, Arc::clone(live)));
+                return true;
+            }
+            ForwardError::Failed(failure) if failure.code == Code::ApplicationUnreachable => {
+                self.unreachable.push(Arc::clone(live));
+                live.is_pooled()
+            }
+            _ => false,
+        };
+
+        self.last = Some(error);
+        goes_on
+    }
+
+    /// Whether it was a connection that failed, and a new one may be on its way.
+    pub(super) const fn is_about_connections(&self) -> bool {
+        self.broke.is_some() || matches!(self.last, Some(ForwardError::Away(_)))
+    }
+
+    pub(super) fn may_have(&self, session: &LiveSession) -> bool {
+        self.broke
+            .as_ref()
+            .is_none_or(|(_, other)| other.is_same_run(session))
+            && !self
+                .unreachable
+                .iter()
+                .any(|other| other.is_same_run(session))
+    }
+
+    /// The error for the sender. That the application may have heard of it outweighs the rest.
+    pub(super) fn end(self) -> ForwardError {
+        let broke = self.broke.map(|(error, _)| error);
+        // What the agent said later is the truth about it.
+        let said = self
+            .last
+            .filter(|last| broke.is_none() || matches!(last, ForwardError::Failed(_)));
+        said.or(broke)
+            .unwrap_or_else(|| ForwardError::Away("no agent is connected".to_owned()))
+    }
+}

@@ -1,0 +1,489 @@
+//! Slots for connections, and the memory for what strangers send ahead of a verdict. A stranger is
+//! a connection that has brought no request which passed the gate. When all slots are taken, the
+//! stranger goes that came first; when memory is short, those that have held most of it for
+//! longest. So who holds thousands of connections holds them against other strangers only, and
+//! whoever may send has to be quicker once. When there are few strangers, those go first on which
+//! nothing has happened for longest: whoever comes is a stranger, too, and needs the time to be
+//! known.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hookward_core::limits::{KIB, MIB};
+use tokio_util::sync::CancellationToken;
+
+use crate::overload::activity::Activity;
+
+/// What the waiting requests of one stranger's connection may hold, in bytes: some thirty, with
+/// heads as webhooks have them. It is half a mebibyte with what the connection needs beside them.
+const HEADS_OF_ONE: u64 = 320 * KIB;
+/// The same for requests without a body, which wait for nobody: as many as a connection may have
+/// streams.
+const BODILESS_OF_ONE: u64 = 4 * HEADS_OF_ONE;
+/// What a head that is still coming may hold beside them: the largest that settings allow, with its
+/// copies.
+const COMING: u64 = 304 * KIB;
+/// What a refused stream leaves behind in h2 for as long as its connection lasts.
+const REFUSED: u64 = KIB;
+/// What the heads of all strangers may hold before some have to go, and how much is then made free.
+const HEADS_OF_ALL: u64 = 12 * MIB;
+const MADE_FREE: u64 = MIB;
+/// The same, with those that had to go and have not gone yet: beyond it new ones are refused.
+const HEADS_AT_MOST: u64 = 16 * MIB;
+
+/// So long nothing has happened on a connection that has to go although it may send: by then its
+/// last answer, of which the relay holds 150 KiB at most when it is done with it, has left on all
+/// but the slowest lines.
+const IDLE: Duration = Duration::from_secs(5);
+/// Fewer strangers than this part of all slots are left alone while others are idle: an eighth.
+const FEW: usize = 8;
+/// How many of them go at once: all have to be looked at for it.
+const IDLE_AT_ONCE: usize = 64;
+/// After a look that has found none.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// So many connections in all.
+pub struct Slots {
+    most: usize,
+    // A std mutex: it guards counters and maps, and nothing waits while it is held.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    taken: usize,
+    next: u64,
+    /// In the order in which they came.
+    strangers: BTreeMap<u64, Stranger>,
+    known: HashMap<u64, Known>,
+    /// When none of the known ones was idle.
+    all_busy: Option<Instant>,
+    /// Bytes of strangers' heads.
+    held: u64,
+    /// Bytes of those that had to go and are not gone yet, of each and in all.
+    leaving: HashMap<u64, u64>,
+    leaving_held: u64,
+}
+
+struct Stranger {
+    evicted: CancellationToken,
+    since: Instant,
+    held: u64,
+}
+
+/// A connection that is no stranger's.
+struct Known {
+    evicted: CancellationToken,
+    /// `None`: it stays, whatever happens on it.
+    activity: Option<Arc<Activity>>,
+}
+
+/// One slot; dropping it frees it.
+pub struct Slot {
+    slots: Arc<Slots>,
+    number: u64,
+    evicted: CancellationToken,
+    known: AtomicBool,
+}
+
+/// Memory that a stranger's head needs. Dropping it gives it back. It keeps the slot as well: an
+/// upgraded connection stays counted through its reader.
+pub struct Held {
+    slot: Arc<Slot>,
+    bytes: u64,
+    /// What all of the connection may be.
+    most: u64,
+}
+
+impl Slots {
+    /// So many slots.
+    #[must_use]
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            state: Mutex::default(),
+        })
+    }
+
+    /// A slot for a connection that begins; for want of a free one, that of the stranger who came
+    /// first, or of a connection that may send and does not. `None` when all are in use.
+    #[must_use]
+    pub fn take(self: &Arc<Self>) -> Option<Slot> {
+        let full = self.lock().taken >= self.most;
+        if full && !self.evict(IDLE_AT_ONCE) {
+            return None;
+        }
+
+        let evicted = CancellationToken::new();
+        let stranger = Stranger {
+            evicted: evicted.clone(),
+            since: Instant::now(),
+            held: 0,
+        };
+
+        let mut state = self.lock();
+        let number = state.next;
+        (state.next, state.taken) = (number + 1, state.taken + 1);
+        state.strangers.insert(number, stranger);
+        drop(state);
+
+        Some(Slot {
+            slots: Arc::clone(self),
+            number,
+            evicted,
+            known: AtomicBool::new(false),
+        })
+    }
+
+    /// Ends the connection of the stranger who came first, or so many that are idle; these first
+    /// when there are few strangers. Whether there were any.
+    pub fn evict(&self, idle: usize) -> bool {
+        let mut state = self.lock();
+        let few = state.strangers.len() < self.most / FEW;
+        let mut evicted = if few {
+            state.evict_idle(idle, IDLE)
+        } else {
+            Vec::new()
+        };
+
+        if evicted.is_empty() {
+            evicted = match state.strangers.keys().next().copied() {
+                Some(first) => state.evict(first).into_iter().collect(),
+                None => state.evict_idle(idle, IDLE),
+            };
+        }
+
+        drop(state);
+        evicted.iter().for_each(CancellationToken::cancel);
+        !evicted.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes a stranger's slot and memory away. The connection is over when its token is cancelled
+    /// and has been heard.
+    fn evict(&mut self, number: u64) -> Option<CancellationToken> {
+        let stranger = self.strangers.remove(&number)?;
+        self.taken -= 1;
+        self.held -= stranger.held;
+        self.leaving.insert(number, stranger.held);
+        self.leaving_held += stranger.held;
+        Some(stranger.evicted)
+    }
+
+    /// Takes slots away from so many known ones on which nothing has happened for longest, and at
+    /// least for so long.
+    fn evict_idle(&mut self, most: usize, least: Duration) -> Vec<CancellationToken> {
+        if self.all_busy.is_some_and(|at| at.elapsed() < LOOK_AGAIN) {
+            return Vec::new();
+        }
+
+        let idle = |known: &Known| {
+            known
+                .activity
+                .as_ref()?
+                .idle_for()
+                .filter(|idle| *idle >= least)
+        };
+
+        let mut found: Vec<_> = self
+            .known
+            .iter()
+            .filter_map(|(number, known)| Some((idle(known)?, *number)))
+            .collect();
+        found.sort_unstable_by(|one, other| other.cmp(one));
+        found.truncate(most);
+        self.all_busy = found.is_empty().then(Instant::now);
+        self.taken -= found.len();
+
+        found
+            .iter()
+            .filter_map(|(_, number)| self.known.remove(number))
+            .map(|known| known.evicted)
+            .collect()
+    }
+
+    /// Takes away the slots of those that have held most for longest, until some memory is free, if
+    /// it is short.
+    fn make_room(&mut self) -> Vec<CancellationToken> {
+        if self.held <= HEADS_OF_ALL {
+            return Vec::new();
+        }
+
+        let now = Instant::now();
+        let cost = |stranger: &Stranger| {
+            u128::from(stranger.held) * now.duration_since(stranger.since).as_nanos()
+        };
+        let holding = self
+            .strangers
+            .iter()
+            .filter(|(_, stranger)| stranger.held > 0);
+        let mut holders: Vec<_> = holding
+            .map(|(number, stranger)| (cost(stranger), *number))
+            .collect();
+        holders.sort_unstable();
+
+        let enough = HEADS_OF_ALL - MADE_FREE;
+        let mut evicted = Vec::new();
+
+        while let Some((_, number)) = holders.pop().filter(|_| self.held > enough) {
+            evicted.extend(self.evict(number));
+        }
+
+        evicted
+    }
+}
+
+impl Slot {
+    /// The connection is no stranger's: a request of it passed the gate. It may have to go when
+    /// nothing happens on it; without an `activity` it stays.
+    pub fn know(&self, activity: Option<&Arc<Activity>>) {
+        if self.is_known() {
+            return;
+        }
+
+        let mut state = self.slots.lock();
+        // One that was evicted a moment ago stays so.
+        if let Some(stranger) = state.strangers.remove(&self.number) {
+            state.held -= stranger.held;
+            let known = Known {
+                evicted: self.evicted.clone(),
+                activity: activity.cloned(),
+            };
+            state.known.insert(self.number, known);
+            self.known.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a request of the connection has passed the gate.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    /// Memory for a request of this connection, which is free for one that is known. `None` when
+    /// there is none left.
+    pub fn hold(self: &Arc<Self>, bytes: u64, has_body: bool) -> Option<Held> {
+        let most = if has_body {
+            HEADS_OF_ONE
+        } else {
+            BODILESS_OF_ONE
+        };
+
+        let mut held = Held {
+            slot: Arc::clone(self),
+            bytes: 0,
+            most,
+        };
+        held.set(bytes).then_some(held)
+    }
+
+    /// A stream of the connection was refused, which holds something until the connection ends.
+    pub fn note_refused(&self) {
+        let mut state = self.slots.lock();
+        let Some(stranger) = state.strangers.get_mut(&self.number) else {
+            return;
+        };
+        stranger.held += REFUSED;
+        state.held += REFUSED;
+
+        let evicted = state.make_room();
+        drop(state);
+        evicted.iter().for_each(CancellationToken::cancel);
+    }
+
+    /// Memory for a head of this connection that is coming: none yet.
+    pub fn hold_coming(self: &Arc<Self>) -> Held {
+        Held {
+            slot: Arc::clone(self),
+            bytes: 0,
+            most: HEADS_OF_ONE + COMING,
+        }
+    }
+
+    /// Until somebody else is given the slot.
+    pub async fn evicted(&self) {
+        self.evicted.cancelled().await;
+    }
+}
+
+impl Held {
+    /// Changes how much it is; `false` when there is not so much left, and then it stays as it was.
+    pub fn set(&mut self, bytes: u64) -> bool {
+        if self.bytes == bytes || self.slot.is_known() {
+            return true;
+        }
+
+        let mut state = self.slot.slots.lock();
+        let more = bytes.saturating_sub(self.bytes);
+        if more > 0 && state.held + state.leaving_held + more > HEADS_AT_MOST {
+            return false;
+        }
+
+        // Who is known, or had to go, is not counted any more.
+        let Some(stranger) = state.strangers.get_mut(&self.slot.number) else {
+            return true;
+        };
+        if more > 0 && stranger.held + more > self.most {
+            return false;
+        }
+
+        stranger.held = stranger.held + bytes - self.bytes;
+        state.held = state.held + bytes - self.bytes;
+        self.bytes = bytes;
+
+        let evicted = state.make_room();
+        drop(state);
+        evicted.iter().for_each(CancellationToken::cancel);
+
+        true
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut state = self.slots.lock();
+        let left = state.leaving.remove(&self.number).unwrap_or_default();
+        state.leaving_held -= left;
+
+        if let Some(stranger) = state.strangers.remove(&self.number) {
+            (state.taken, state.held) = (state.taken - 1, state.held - stranger.held);
+        } else if state.known.remove(&self.number).is_some() {
+            // An evicted one has given its slot away already.
+            state.taken -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stranger_who_came_first_gives_way_and_nobody_who_is_known() {
+        let slots = Slots::new(2);
+        let (first, second) = (slots.take().unwrap(), slots.take().unwrap());
+        first.know(None);
+
+        let third = slots.take().unwrap();
+        assert!(second.evicted.is_cancelled() && !first.evicted.is_cancelled());
+        second.know(None);
+        assert!(!second.is_known(), "too late");
+        third.know(None);
+        assert!(slots.take().is_none(), "both are held by known ones");
+        drop(second);
+        assert!(slots.take().is_none(), "an evicted one has no slot to free");
+        drop(first);
+
+        assert!(slots.take().is_some());
+        drop(third);
+        assert_eq!(slots.lock().taken, 0);
+    }
+
+    #[test]
+    fn where_strangers_are_few_those_go_on_which_nothing_happens() {
+        let slots = Slots::new(16);
+        let known: Vec<_> = (0..15)
+            .map(|_| (slots.take().unwrap(), Activity::new()))
+            .collect();
+        for (slot, activity) in &known {
+            slot.know(Some(activity));
+        }
+
+        let stranger = slots.take().unwrap();
+        let busy = known[0].1.open_request();
+        let gone = |number: usize| known[number].0.evicted.is_cancelled();
+        let evict = |most| {
+            slots
+                .lock()
+                .evict_idle(most, Duration::ZERO)
+                .iter()
+                .for_each(CancellationToken::cancel);
+        };
+        evict(3);
+
+        assert_eq!((0..15).filter(|number| gone(*number)).count(), 3);
+        evict(usize::MAX);
+        assert!(!gone(0) && (1..15).all(gone), "all but the busy one");
+        assert!(!stranger.evicted.is_cancelled());
+        assert_eq!(slots.lock().taken, 2);
+        drop((busy, known, stranger));
+        assert_eq!(slots.lock().taken, 0);
+    }
+
+    #[test]
+    fn heads_of_strangers_are_bounded_and_those_of_others_are_not() {
+        let slots = Slots::new(1000);
+        let slot = || Arc::new(slots.take().unwrap());
+        let first = slot();
+        let mut head = first.hold(HEADS_OF_ONE, true).unwrap();
+        assert!(first.hold(1, true).is_none() && !head.set(HEADS_OF_ONE + 1));
+        assert!(
+            first.hold_coming().set(COMING),
+            "a head that comes has memory of its own"
+        );
+
+        assert!(head.set(1) && first.hold(HEADS_OF_ONE - 1, true).is_some());
+        let known = slot();
+        known.know(None);
+        assert!(known.hold(HEADS_AT_MOST * 2, true).is_some());
+
+        let others: Vec<_> = (0..2 * HEADS_AT_MOST / HEADS_OF_ONE)
+            .map(|_| slot().hold(HEADS_OF_ONE, true))
+            .collect();
+        assert!(
+            others.iter().any(Option::is_none),
+            "nobody comes in while nobody has gone"
+        );
+        drop((head, others));
+        assert_eq!(slots.lock().held, 0);
+
+        assert_eq!(slots.lock().leaving_held, 0);
+        assert!(slot().hold(HEADS_OF_ONE, true).is_some());
+    }
+
+    /// An older one that waits with little, and one whose head drips in, stay; those that hoard go.
+    #[test]
+    fn those_go_that_have_held_most_for_longest() {
+        let slots = Slots::new(1000);
+        let slot = || Arc::new(slots.take().unwrap());
+        let waiting = slot();
+        let _little = waiting.hold(8 * KIB, true).unwrap();
+        let hoards: Vec<_> = (0..HEADS_OF_ALL / HEADS_OF_ONE).map(|_| slot()).collect();
+        let held: Vec<_> = hoards
+            .iter()
+            .map(|hoard| hoard.hold(HEADS_OF_ONE, true).unwrap())
+            .collect();
+
+        let dripping = slot();
+        let mut drip = dripping.hold_coming();
+
+        for bytes in 1..1000 {
+            assert!(drip.set(200 * KIB + bytes));
+        }
+
+        assert!(!waiting.evicted.is_cancelled() && !dripping.evicted.is_cancelled());
+        let gone = hoards
+            .iter()
+            .filter(|hoard| hoard.evicted.is_cancelled())
+            .count() as u64;
+        assert!(
+            (1..=MADE_FREE / HEADS_OF_ONE + 1).contains(&gone),
+            "{gone}: as many as needed, and once"
+        );
+
+        drop(held);
+    }
+}

@@ -1,0 +1,408 @@
+//! Counts an HTTP/2 connection's frames, and cuts it off when it brings control frames and nothing
+//! else: floods of PING, SETTINGS, PRIORITY or WINDOW_UPDATE cost us more than whoever sends them,
+//! and hyper answers them all.
+//!
+//! It also hands a stranger's requests over one or two at a time: h2 would unpack the heads of all
+//! that has come, some to a hundred times their size, before it gives away the first; and it counts
+//! the memory of a head that has no end.
+//!
+//! It reads nothing but frame heads (RFC 9113 §4.1), and changes no byte. A PUSH_PROMISE, which no
+//! client may send (§8.4), it does not let through: h2 would wait for the rest of one without end.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::overload::connections::{Held, Slot};
+
+/// Control frames in a [`WINDOW`] beyond those that go with what moves: real clients send a few.
+const MOST: u32 = 1000;
+/// Control frames that may go with a frame of DATA or HEADERS, in either direction.
+const WITH_EACH: u32 = 10;
+/// The time in which they are counted.
+const WINDOW: Duration = Duration::from_secs(10);
+/// What a client says first (RFC 9113 §3.4).
+const PREFACE: usize = 24;
+/// A frame's head: length, kind, flags, stream.
+const HEAD: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PUSH_PROMISE: u8 = 5;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+/// What a byte of an unfinished head costs: in h2's buffer, and unpacked.
+const COST: u64 = 2;
+
+/// Counts the frames of a connection.
+pub struct FrameGuard<S> {
+    inner: S,
+    coming: Frames,
+    going: Frames,
+    /// Control frames that went with nothing.
+    idle: u32,
+    since: Instant,
+    /// Whether a request's head has begun since the last pause.
+    begun: bool,
+    /// Whether there has to be a pause, and what was read behind it.
+    pause: bool,
+    behind: Bytes,
+    slot: Arc<Slot>,
+    /// The memory for a head that comes.
+    held: Held,
+}
+
+/// Follows one direction from frame to frame.
+struct Frames {
+    head: [u8; HEAD],
+    /// Bytes of the head that are there.
+    filled: usize,
+    /// Bytes to pass over before the next head.
+    skip: usize,
+    /// Bytes of the request's head that comes, as its frames announce them, and whether this frame
+    /// is its last.
+    block: u64,
+    last_of_block: bool,
+}
+
+/// What a frame does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Frame {
+    /// A request or an answer moves.
+    Progress,
+    /// It does not.
+    Control,
+    /// It may not come from a client.
+    Wrong,
+}
+
+impl Frames {
+    const fn after(skip: usize) -> Self {
+        Self {
+            head: [0; HEAD],
+            filled: 0,
+            skip,
+            block: 0,
+            last_of_block: false,
+        }
+    }
+
+    /// Takes bytes in up to where a request's head begins, and says of each frame that begins in
+    /// them what it is. Gives what is left, and whether a head begins there.
+    fn follow<'b>(&mut self, mut bytes: &'b [u8], mut each: impl FnMut(Frame)) -> (&'b [u8], bool) {
+        while !bytes.is_empty() {
+            let over = self.skip.min(bytes.len());
+            self.skip -= over;
+            bytes = bytes.get(over..).unwrap_or_default();
+
+            if self.skip == 0 && self.last_of_block {
+                (self.block, self.last_of_block) = (0, false);
+            }
+
+            let wanted = (HEAD - self.filled).min(bytes.len());
+            let (part, rest) = bytes.split_at(wanted);
+
+            if let Some(room) = self.head.get_mut(self.filled..self.filled + wanted) {
+                room.copy_from_slice(part);
+            }
+
+            self.filled += wanted;
+            bytes = rest;
+
+            if self.filled == HEAD {
+                let [high, middle, low, kind, flags, ..] = self.head;
+                self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+                self.filled = 0;
+
+                if kind == HEADERS || kind == CONTINUATION {
+                    self.block += self.skip as u64;
+                    self.last_of_block = flags & END_HEADERS != 0;
+                }
+
+                each(match kind {
+                    HEADERS => Frame::Progress,
+                    DATA if self.skip > 0 => Frame::Progress,
+                    PUSH_PROMISE => Frame::Wrong,
+                    _ => Frame::Control,
+                });
+
+                if kind == HEADERS {
+                    return (bytes, true);
+                }
+            }
+        }
+
+        (bytes, false)
+    }
+}
+
+impl<S> FrameGuard<S> {
+    /// Guards a connection of which nothing has been read.
+    pub fn new(inner: S, slot: &Arc<Slot>) -> Self {
+        let (coming, going) = (Frames::after(PREFACE), Frames::after(0));
+        let (slot, held, behind) = (Arc::clone(slot), slot.hold_coming(), Bytes::new());
+        Self {
+            inner,
+            coming,
+            going,
+            idle: 0,
+            since: Instant::now(),
+            begun: false,
+            pause: false,
+            behind,
+            slot,
+            held,
+        }
+    }
+
+    /// Takes in what came, up to a stranger's second head; how much that was.
+    fn came(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.since.elapsed() >= WINDOW {
+            (self.idle, self.since) = (0, Instant::now());
+        }
+
+        let (mut left, mut wrong) = (bytes, false);
+        while !left.is_empty() && !self.pause {
+            let idle = &mut self.idle;
+            let begins;
+            (left, begins) = self.coming.follow(left, |frame| match frame {
+                Frame::Progress => *idle = idle.saturating_sub(WITH_EACH),
+                Frame::Control => *idle += 1,
+                Frame::Wrong => wrong = true,
+            });
+
+            self.pause = begins && self.begun && !self.slot.is_known();
+            self.begun |= begins;
+        }
+
+        if wrong {
+            return Err(io::Error::other("a frame that no client may send"));
+        }
+
+        if self.idle > MOST {
+            return Err(io::Error::other("too many control frames"));
+        }
+
+        if !self.held.set(self.coming.block * COST) {
+            return Err(io::Error::other("no memory for a head"));
+        }
+
+        Ok(bytes.len() - left.len())
+    }
+
+    fn went(&mut self, mut bytes: &[u8]) {
+        let idle = &mut self.idle;
+        while !bytes.is_empty() {
+            (bytes, _) = self.going.follow(bytes, |frame| {
+                if frame == Frame::Progress {
+                    *idle = idle.saturating_sub(WITH_EACH);
+                }
+            });
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.pause {
+            self.pause = false;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+
+        let before = buffer.filled().len();
+        if self.behind.is_empty() {
+            match Pin::new(&mut self.inner).poll_read(cx, buffer) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => {
+                    self.begun = false;
+                    return Poll::Pending;
+                }
+            }
+        } else {
+            let most = self.behind.len().min(buffer.remaining());
+            buffer.put_slice(self.behind.get(..most).unwrap_or_default());
+        }
+
+        let new = buffer.filled().get(before..).unwrap_or_default();
+        let count = self.came(new)?;
+
+        if self.behind.is_empty() {
+            self.behind = Bytes::copy_from_slice(new.get(count..).unwrap_or_default());
+        } else {
+            self.behind.advance(count);
+        }
+
+        buffer.set_filled(before + count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for FrameGuard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, data))?;
+        self.went(data.get(..written).unwrap_or_default());
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, data))?;
+        let mut left = written;
+
+        for piece in data {
+            let part = piece.get(..left.min(piece.len())).unwrap_or_default();
+            left -= part.len();
+            self.went(part);
+        }
+
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::overload::connections::Slots;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        [
+            &(payload.len() as u32).to_be_bytes()[1..],
+            &[kind, flags, 0, 0, 0, 1],
+            payload,
+        ]
+        .concat()
+    }
+
+    fn guard<S>(inner: S) -> FrameGuard<S> {
+        FrameGuard::new(inner, &Arc::new(Slots::new(1).take().unwrap()))
+    }
+
+    #[test]
+    fn frames_are_followed_in_pieces_of_every_size() {
+        let stream = [
+            frame(4, 0, b"123456"),
+            frame(HEADERS, 0, &[0; 300]),
+            frame(CONTINUATION, END_HEADERS, b""),
+            frame(DATA, 0, b""),
+            frame(HEADERS, END_HEADERS, b"x"),
+        ];
+        let stream = stream.concat();
+        for size in 1..stream.len() {
+            let mut frames = Frames::after(3);
+            let (mut seen, mut heads) = (Vec::new(), 0);
+
+            for piece in [b"pre".as_slice(), &stream].concat().chunks(size) {
+                let mut left = piece;
+                while !left.is_empty() {
+                    let ended;
+                    (left, ended) =
+                        frames.follow(left, |frame| seen.push(frame == Frame::Progress));
+                    heads += u32::from(ended);
+                }
+            }
+
+            assert_eq!(
+                (seen, heads),
+                (vec![false, true, false, false, true], 2),
+                "{size}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_what_moves_nothing_counts() {
+        let mut guard = guard(());
+        guard.came(&[0; PREFACE]).unwrap();
+        let ping = frame(6, 0, &[0; 8]);
+
+        for _ in 0..MOST {
+            guard.came(&ping).unwrap();
+        }
+
+        guard.went(&frame(DATA, 0, b"of an answer"));
+        for _ in 0..WITH_EACH {
+            guard.came(&ping).unwrap();
+        }
+
+        assert!(guard.came(&ping).is_err());
+    }
+
+    /// Every byte comes, in order, and never two heads without a pause.
+    #[test]
+    fn heads_of_strangers_are_handed_over_one_at_a_time() {
+        let mut sent = vec![0; PREFACE];
+        for number in 0..50 {
+            sent.extend(frame(HEADERS, 0, &[number; 20]));
+            sent.extend(frame(CONTINUATION, END_HEADERS, &[][..]));
+            sent.extend(frame(DATA, 0, &[number; 5]));
+        }
+
+        for size in [1, 7, 100, 4096] {
+            let mut guard = guard(&sent[..]);
+            let mut context = Context::from_waker(Waker::noop());
+            let (mut received, mut since_pause) = (Vec::new(), 0);
+
+            loop {
+                let mut space = vec![0; size];
+                let mut buffer = ReadBuf::new(&mut space);
+                match Pin::new(&mut guard).poll_read(&mut context, &mut buffer) {
+                    Poll::Pending => since_pause = received.len(),
+                    Poll::Ready(read) => {
+                        read.unwrap();
+                        if buffer.filled().is_empty() {
+                            break;
+                        }
+                        received.extend_from_slice(buffer.filled());
+                    }
+                }
+
+                let of_one = 20 + 5 + 3 * HEAD;
+                assert!(
+                    received.len() - since_pause <= PREFACE + of_one + HEAD,
+                    "{size}"
+                );
+            }
+
+            assert_eq!(received, sent, "{size}");
+        }
+    }
+
+    #[test]
+    fn a_head_without_end_needs_more_memory_than_there_is() {
+        let mut guard = guard(());
+        guard.came(&[0; PREFACE]).unwrap();
+        guard.came(&frame(HEADERS, 0, &[0; 10_000])).unwrap();
+        let more = frame(CONTINUATION, 0, &[0; 10_000]);
+        assert!((0..50).any(|_| guard.came(&more).is_err()));
+    }
+}

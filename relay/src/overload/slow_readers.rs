@@ -1,0 +1,362 @@
+//! What senders have not taken of their answers. It lies in the window of the agent's connection,
+//! which all its answers share: when that is full, everybody waits for those who take nothing.
+//! Before it comes to that, these give way, and the fuller it is the sooner.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use hookward_tunnel::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+/// What may lie there before somebody has to give way: half of it, so that the others have the rest
+/// meanwhile.
+const ROOM: u64 = CONNECTION_WINDOW as u64 / 2;
+/// From here on nobody can wait: what is left is filled within a moment by as many as have brought
+/// it so far.
+const FULL: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
+/// Who has asked for nothing more for so long stands still, as long as there is nearly room. Of an
+/// answer 64 KiB have to leave before more is asked for: a line of 16 kB/s gets on, if it has no
+/// other answers to carry.
+const STILL: Duration = Duration::from_secs(4);
+/// The same at [`FULL`]: a line of 256 kB/s gets on.
+const STILL_AT_FULL: Duration = Duration::from_millis(250);
+/// How often it is looked while there are more answers than [`ROOM`] has windows for.
+const LOOK: Duration = Duration::from_millis(100);
+/// So many answers have room whatever lies there of each.
+const FEW: usize = (ROOM / STREAM_WINDOW as u64) as usize;
+
+/// The answers of one session that are on their way.
+pub struct Untaken<T> {
+    begin: Instant,
+    // A std mutex: the map is small, and nothing waits while it is held.
+    answers: Mutex<HashMap<u64, Arc<Answer<T>>>>,
+    next: AtomicU64,
+    /// How many there are.
+    count: AtomicUsize,
+    /// Told when there are more than [`FEW`].
+    crowded: Notify,
+    /// Answers that were taken away since somebody asked.
+    taken_away: AtomicU64,
+}
+
+struct Answer<T> {
+    /// Until it is taken away.
+    // A std mutex: it is held while the body is polled, and nobody else wants it but
+    // `Untaken::relieve`.
+    body: Mutex<Option<T>>,
+    /// Bytes that the agent has yet to send or that lie here, as far as that is known.
+    left: AtomicU64,
+    /// When its sender was last given something and has not asked for more since, in milliseconds;
+    /// 0: it is the agent's turn.
+    given: AtomicU64,
+}
+
+impl<T> Answer<T> {
+    fn body(&self) -> MutexGuard<'_, Option<T>> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What may lie here of it: as much as its stream's window takes, when its length is not known.
+    fn lies(&self) -> u64 {
+        self.left.load(Ordering::Relaxed).min(STREAM_WINDOW.into())
+    }
+}
+
+/// An answer's body; it may be taken away from whoever does not take it.
+pub struct OnItsWay<T> {
+    all: Arc<Untaken<T>>,
+    number: u64,
+    answer: Arc<Answer<T>>,
+}
+
+impl<T> Default for Untaken<T> {
+    fn default() -> Self {
+        Self {
+            begin: Instant::now(),
+            answers: Mutex::default(),
+            next: AtomicU64::new(0),
+            count: AtomicUsize::new(0),
+            crowded: Notify::new(),
+            taken_away: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<T> Untaken<T> {
+    fn now(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
+    }
+
+    fn answers(&self) -> MutexGuard<'_, HashMap<u64, Arc<Answer<T>>>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes answers away when too much lies here, from those who have stood still for longest; for
+    /// as long as it is polled.
+    pub async fn keep_room(&self) -> Infallible {
+        loop {
+            self.crowded.notified().await;
+            while self.count.load(Ordering::Relaxed) > FEW {
+                self.relieve_at(self.now());
+                sleep(LOOK).await;
+            }
+        }
+    }
+
+    /// How many were taken away since this was asked last.
+    pub fn count_taken_away(&self) -> u64 {
+        self.taken_away.swap(0, Ordering::Relaxed)
+    }
+
+    fn relieve_at(&self, now: u64) -> usize {
+        // As it is at one moment: the answers go on meanwhile.
+        let mut given: Vec<Given<T>> = self.answers().values().filter_map(Given::of).collect();
+        let mut lying: u64 = given.iter().map(|answer| answer.lies).sum();
+        let Some(patience) = patience(lying) else {
+            return 0;
+        };
+        let still = now.saturating_sub(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
+        given.retain(|answer| answer.since <= still && answer.lies > 0);
+        given.sort_unstable_by_key(|answer| answer.since);
+
+        let mut count = 0;
+        for answer in given {
+            if lying <= ROOM {
+                break;
+            }
+            lying = lying.saturating_sub(answer.lies);
+            count += usize::from(answer.take_away());
+        }
+
+        self.taken_away.fetch_add(count as u64, Ordering::Relaxed);
+        count
+    }
+
+    /// Answers on their way, in as many as have room whatever lies there of each; 0: there are
+    /// fewer.
+    #[must_use]
+    pub fn crowds(&self) -> usize {
+        self.count.load(Ordering::Relaxed) / FEW
+    }
+}
+
+/// An answer whose sender has been given something, and has not asked for more.
+struct Given<T> {
+    answer: Arc<Answer<T>>,
+    /// Since when, in milliseconds.
+    since: u64,
+    /// What may lie here of it.
+    lies: u64,
+}
+
+impl<T> Given<T> {
+    fn of(answer: &Arc<Answer<T>>) -> Option<Self> {
+        let since = answer.given.load(Ordering::Relaxed);
+        (since != 0).then(|| Self {
+            answer: Arc::clone(answer),
+            since,
+            lies: answer.lies(),
+        })
+    }
+
+    /// Takes the body away, unless its sender has asked for more since.
+    fn take_away(self) -> bool {
+        let mut body = self.answer.body();
+        let moved = self.answer.given.load(Ordering::Relaxed) != self.since;
+        let victim = if moved { None } else { body.take() };
+        if victim.is_some() {
+            // Nothing lies here of it any more.
+            self.answer.given.store(0, Ordering::Relaxed);
+        }
+
+        drop(body);
+        // Dropping it tells the agent to stop, and gives the room back.
+        victim.is_some()
+    }
+}
+
+/// For how long an answer may stand still when so much lies here; `None`: there is room.
+fn patience(lying: u64) -> Option<Duration> {
+    let over = lying.checked_sub(ROOM).filter(|over| *over > 0)?;
+    let full = (over as f64 / (FULL - ROOM) as f64).min(1.0);
+    Some(STILL.mul_f64(1.0 - full).max(STILL_AT_FULL))
+}
+
+impl<T> OnItsWay<T> {
+    /// A body of this session.
+    pub(crate) fn new(body: T, all: &Arc<Untaken<T>>) -> Self {
+        let number = all.next.fetch_add(1, Ordering::Relaxed);
+        let answer = Answer {
+            body: Mutex::new(Some(body)),
+            left: AtomicU64::new(u64::MAX),
+            given: AtomicU64::new(0),
+        };
+        let answer = Arc::new(answer);
+        let mut answers = all.answers();
+        answers.insert(number, Arc::clone(&answer));
+
+        all.count.store(answers.len(), Ordering::Relaxed);
+        if answers.len() > FEW {
+            all.crowded.notify_one();
+        }
+
+        drop(answers);
+        Self {
+            all: Arc::clone(all),
+            number,
+            answer,
+        }
+    }
+
+    /// Polls the body for what comes next; `left` is what it says is still to come. `None` when it
+    /// was taken away.
+    pub(crate) fn take<F>(
+        &self,
+        poll: impl FnOnce(&mut T) -> Poll<F>,
+        left: impl FnOnce(&T) -> Option<u64>,
+    ) -> Option<Poll<F>> {
+        let mut body = self.answer.body();
+        let body = body.as_mut()?;
+        let next = poll(body);
+        let given = if next.is_ready() { self.all.now() } else { 0 };
+
+        self.answer
+            .left
+            .store(left(body).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.answer.given.store(given, Ordering::Relaxed);
+
+        Some(next)
+    }
+
+    /// Looks at the body; `None` when it was taken away.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.answer.body().as_ref().map(look)
+    }
+}
+
+impl<T> Drop for OnItsWay<T> {
+    fn drop(&mut self) {
+        let mut answers = self.all.answers();
+        answers.remove(&self.number);
+        self.all.count.store(answers.len(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LARGE: u64 = 1 << 30;
+
+    fn answers(all: &Arc<Untaken<u64>>, count: u64, left: u64) -> Vec<OnItsWay<u64>> {
+        let answers: Vec<_> = (0..count).map(|_| OnItsWay::new(left, all)).collect();
+        for answer in &answers {
+            assert!(
+                answer
+                    .take(|_| Poll::Ready(()), |left| Some(*left))
+                    .unwrap()
+                    .is_ready()
+            );
+        }
+
+        answers
+    }
+
+    fn gone(answers: &[OnItsWay<u64>]) -> usize {
+        answers
+            .iter()
+            .filter(|answer| answer.look(|_| ()).is_none())
+            .count()
+    }
+
+    fn later(all: &Untaken<u64>) -> u64 {
+        all.now() + u64::try_from(STILL.as_millis()).unwrap()
+    }
+
+    #[test]
+    fn who_stands_still_gives_way_until_there_is_room() {
+        let all = Arc::new(Untaken::default());
+        let few = answers(&all, FEW as u64, LARGE);
+        assert_eq!(all.relieve_at(later(&all)), 0, "there is room");
+
+        let more = answers(&all, 3, LARGE);
+        assert_eq!(
+            all.relieve_at(all.now()),
+            0,
+            "nobody has stood still for long"
+        );
+        assert_eq!(all.relieve_at(later(&all)), 3);
+        assert_eq!((all.count_taken_away(), all.count_taken_away()), (3, 0));
+
+        let lying: u64 = all
+            .answers()
+            .values()
+            .filter_map(Given::of)
+            .map(|answer| answer.lies)
+            .sum();
+        assert_eq!(
+            lying, ROOM,
+            "what was taken away does not lie here any more"
+        );
+
+        assert_eq!(gone(&few) + gone(&more), 3);
+        assert_eq!(all.relieve_at(later(&all)), 0, "once is enough");
+        let most = answers(&all, 1, LARGE);
+        assert_eq!(
+            all.relieve_at(later(&all)),
+            1,
+            "who has given way gives no room again"
+        );
+        assert_eq!(all.crowds(), 1);
+
+        drop((more, most));
+        assert_eq!((all.answers().len(), all.crowds()), (few.len(), 1));
+    }
+
+    #[test]
+    fn the_fuller_it_is_the_sooner() {
+        let seconds = |lying| patience(lying).map(|patience| patience.as_secs_f64());
+        let middle = ROOM + (FULL - ROOM) / 2;
+        assert_eq!(
+            [ROOM, middle, FULL, u64::MAX].map(seconds),
+            [None, Some(2.0), Some(0.25), Some(0.25)]
+        );
+        assert!(seconds(ROOM + 1).unwrap() > 3.9);
+
+        let all = Arc::new(Untaken::default());
+        let many = answers(&all, FULL / u64::from(STREAM_WINDOW), LARGE);
+        let soon = all.now() + u64::try_from(STILL_AT_FULL.as_millis()).unwrap();
+        assert_eq!(all.relieve_at(all.now()), 0);
+
+        let asks_on = &many[0];
+        let looked_at = Given::of(&asks_on.answer).unwrap();
+        asks_on.answer.given.fetch_add(1, Ordering::Relaxed);
+        assert!(!looked_at.take_away(), "it has moved since");
+        assert_eq!(all.relieve_at(soon + 1), many.len() - FEW);
+    }
+
+    #[test]
+    fn who_waits_for_the_agent_or_has_little_to_take_is_no_burden() {
+        let all = Arc::new(Untaken::default());
+        let waiting = answers(&all, 200, LARGE);
+        for answer in &waiting {
+            assert!(
+                answer
+                    .take(|_| Poll::<()>::Pending, |left| Some(*left))
+                    .unwrap()
+                    .is_pending()
+            );
+        }
+
+        let small = answers(&all, 1000, 10_000);
+        assert_eq!(all.relieve_at(later(&all)), 0);
+        assert_eq!(gone(&waiting) + gone(&small), 0);
+    }
+}

@@ -1,0 +1,456 @@
+//! The relay as a value: bind it, read its addresses, shut it down.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hookward_core::address::AddressSet;
+use hookward_core::clock::Clock;
+use hookward_core::diagnostics::Problems;
+use hookward_core::ip_sets::NamedSets;
+use hookward_core::limits::DOCTOR_BYTES_A_SECOND;
+use hookward_core::names::AgentName;
+use hookward_core::rate::ByteMeter;
+use hookward_core::secret::Secret;
+use hookward_core::text::printable;
+use hookward_gate::engine::State;
+use hookward_runtime::body_memory::BodyBudget;
+use hookward_runtime::offload::Offload;
+use hookward_runtime::process::{self, DirLock, LockError};
+use hookward_runtime::reload::Reloads;
+use hookward_tunnel::join_token::JoinToken;
+use hookward_tunnel::transport::identity::Pin;
+use hookward_tunnel::transport::quic::EndpointError;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::certs::{self, CertError};
+use crate::data_dir;
+use crate::edge::EdgeListener;
+use crate::edge::authority::Ports;
+use crate::edge::baseline::Floor;
+use crate::edge::listener::Entry;
+use crate::edge::state::{Edge, RequestIds};
+use crate::edge::tls::TlsEntry;
+use crate::fetch::client::{FetchError, Fetcher};
+use crate::fetch::ip_sets::AddressLists;
+use crate::fetch::keys::PublicKeys;
+use crate::observe::agent_changes;
+use crate::observe::audit::RequestLog;
+use crate::overload::per_client::Places;
+use crate::sessions::context::{Host, InForce};
+use crate::sessions::{AgentListener, Entrance, Registry};
+use crate::settings::Settings;
+use crate::storage::agents::{Store, StoreError, TakenHost};
+use crate::storage::dedup::ReplayKeeper;
+
+/// What to do when the system keeps a port for itself.
+fn privileged(address: SocketAddr, error: &io::Error) -> &'static str {
+    let kept = error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024;
+    if kept {
+        "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
+    } else {
+        ""
+    }
+}
+
+/// Binds the edge's TCP port, and finds the address for the tunnel's UDP port: of the same number,
+/// because agents that UDP does not let through come to the other.
+fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    /// When the system chooses the number, another program may have it for UDP.
+    const TRIES: usize = 32;
+
+    let mut tries = 0;
+    loop {
+        let listener = EdgeListener::bind(listen)?;
+        if tunnel.port() != 0 {
+            return Ok((listener, tunnel));
+        }
+
+        let same = SocketAddr::new(tunnel.ip(), listener.local_addr()?.port());
+        tries += 1;
+
+        if listen.port() != 0 || tries == TRIES || std::net::UdpSocket::bind(same).is_ok() {
+            return Ok((listener, same));
+        }
+    }
+}
+
+/// The file that tells that a data directory is in use, and by whom.
+const LOCK_FILE: &str = "relay.lock";
+/// The name of the file of deliveries.
+const REPLAY_FILE: &str = "deliveries.db";
+
+/// Why a relay could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error("the data directory {path}: {source}")]
+    DataDir {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another relay has the data directory.
+    #[error(
+        "the data directory {path} is in use by another relay ({by}): stop that one, or name another directory"
+    )]
+    InUse {
+        /// Where it is.
+        path: PathBuf,
+        /// Who has it, in his own words.
+        by: String,
+    },
+    /// The data directory holds one of two files that belong together.
+    #[error(
+        "{present} is there, and {missing} is missing or empty: agents that have joined would be refused. Restore it from \
+         a backup, or start once with --reset, which begins anew (every agent has to join again)"
+    )]
+    Incomplete {
+        /// The file that is there.
+        present: PathBuf,
+        /// The one that is not.
+        missing: PathBuf,
+    },
+    /// A certificate or the identity.
+    #[error(transparent)]
+    Cert(#[from] CertError),
+    /// The certificate and its key.
+    #[error("the edge's certificate can't be used: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The state file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The HTTPS port.
+    #[error("can't listen on TCP {address}: {source}{}", privileged(*.address, .source))]
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The tunnel's port.
+    #[error("can't listen for agents: {0}")]
+    Tunnel(#[from] EndpointError),
+    /// The system has no randomness to give.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The operator's floor.
+    #[error("the floor can't be used:\n{0}")]
+    Floor(#[from] Problems),
+    /// Fetching.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A signal can't be waited for.
+    #[error("SIGHUP: {0}")]
+    Signal(io::Error),
+}
+
+/// A running relay.
+pub struct Relay {
+    edge: EdgeListener,
+    agents: AgentListener,
+    store: Store,
+    clock: Clock,
+    drain_edge: CancellationToken,
+    stop_agents: CancellationToken,
+    pin: Pin,
+    join_address: String,
+    self_signed: Option<PathBuf>,
+    budget: BodyBudget,
+    /// Owns what runs beside the listeners: reading lists and files again, fetching keys.
+    tasks: TaskTracker,
+    lists: AddressLists,
+    _replays: ReplayKeeper,
+    _lock: DirLock,
+}
+
+impl Relay {
+    /// Starts a relay: binds both ports and begins to serve.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing keeps running then.
+    pub fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
+        let data_dir = |source| StartError::DataDir {
+            path: settings.data_dir.clone(),
+            source,
+        };
+        process::make_private_dir(&settings.data_dir).map_err(data_dir)?;
+
+        let word = format!(
+            "process {}, listening on {}",
+            std::process::id(),
+            settings.listen
+        );
+
+        let lock =
+            DirLock::take(&settings.data_dir, LOCK_FILE, &word).map_err(|error| match error {
+                LockError::Taken(by) => StartError::InUse {
+                    path: settings.data_dir.clone(),
+                    by: printable(&by),
+                },
+                LockError::File(source) => data_dir(source),
+            })?;
+
+        data_dir::tidy(&settings.data_dir);
+        let (store, identity) = data_dir::open(&settings.data_dir, settings.reset, &clock)?;
+        let pin = identity.pin;
+        let (certified, self_signed) = match &settings.certificate {
+            Some((chain, key)) => {
+                let certified = certs::read_pem(chain, key)?;
+                // Hosts of an earlier domain are not served.
+                let served = store
+                    .hosts()?
+                    .into_iter()
+                    .filter(|host| host.is_child_of(&settings.domain));
+                let hosts: Vec<_> = served.chain(settings.hosts.keys().cloned()).collect();
+
+                let warnings = certs::review::review(
+                    &certified,
+                    (chain, key),
+                    &settings.domain,
+                    &hosts,
+                    clock.now(),
+                )?;
+                warnings
+                    .iter()
+                    .for_each(|warning| tracing::warn!("{warning}"));
+
+                (certified, None)
+            }
+            None => {
+                let names = certs::names_of(&settings.domain, settings.hosts.keys());
+                let (certified, path) =
+                    certs::self_signed(&settings.data_dir, &names, clock.now())?;
+                (certified, Some(path))
+            }
+        };
+
+        let tls = TlsEntry::new(
+            certified,
+            identity.certificate.clone(),
+            identity.key.clone_key(),
+        )?;
+        let address = settings.listen;
+        let listen = |source| StartError::Listen { address, source };
+        let (listener, tunnel_listen) =
+            bind_both(address, settings.tunnel_listen).map_err(listen)?;
+        let listener_port = listener.local_addr().map_err(listen)?.port();
+        let public_port = settings.public_port.unwrap_or(listener_port);
+
+        let domain = settings.domain.clone();
+        let tasks = TaskTracker::new();
+        let fetcher = Fetcher::new(settings.fetch.clone(), settings.limits.fetch)?;
+        let lists = AddressLists::load(&store);
+        let trusted_proxies = AddressSet::new(&settings.trusted_proxies);
+
+        // Before it is read, or a change in between would not be seen. Without a floor SIGHUP
+        // changes nothing.
+        let reloads = Reloads::new(settings.floor.as_deref()).map_err(StartError::Signal)?;
+        let floor = Floor::load(settings.floor.as_deref(), &clock, &lists)?;
+        let replays = ReplayKeeper::open(
+            &settings.data_dir.join(REPLAY_FILE),
+            clock.clone(),
+            settings.limits.deliveries as u64,
+        )?;
+
+        let registry = Registry::default();
+        registry.know_only(
+            store
+                .hosts()?
+                .into_iter()
+                .chain(settings.hosts.keys().cloned())
+                .collect(),
+        );
+
+        let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
+        let budget = BodyBudget::new(settings.limits.body_budget);
+        let log = Arc::new(RequestLog::default());
+        let host = Arc::new(Host {
+            registry: registry.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            limits: settings.limits.clone(),
+            domain: settings.domain,
+            given: settings.hosts,
+            public_port,
+            lists: lists.clone(),
+            trusted_proxies: trusted_proxies.clone(),
+            in_force: InForce::default(),
+            log: Arc::clone(&log),
+        });
+        let entrance = Arc::new(Entrance::new(host, drain_edge.clone(), stop_agents.clone()));
+
+        let agents = AgentListener::bind(
+            tunnel_listen,
+            identity,
+            Arc::clone(&entrance),
+            stop_agents.clone(),
+        )?;
+        let tunnel_port = settings
+            .public_port
+            .unwrap_or_else(|| agents.address().port());
+
+        let join_address = settings
+            .tunnel_address
+            .unwrap_or_else(|| format!("{domain}:{tunnel_port}"));
+        store.set_tunnel_address(&join_address)?;
+        store.set_domain(&domain)?;
+
+        let edge = Arc::new(Edge {
+            registry,
+            clock: clock.clone(),
+            floor_state: Arc::new(State::new(lists.sets.clone(), trusted_proxies.clone())),
+            trusted_proxies,
+            forwarded: settings.forwarded,
+            proxy_protocol: settings.proxy_protocol,
+            floor: floor.clone(),
+            keys: PublicKeys::new(fetcher.clone(), tasks.clone()),
+            fetcher: fetcher.clone(),
+            replays: replays.replays.clone(),
+            diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_A_SECOND)),
+            log: Arc::clone(&log),
+            proxy_warned: Mutex::default(),
+            offload: Offload::default(),
+            budget: budget.clone(),
+            in_progress: Places::default(),
+            ports: Ports {
+                listener: listener_port,
+                public: public_port,
+            },
+            draining: drain_edge.clone(),
+            last_call: CancellationToken::new(),
+            cut_off: CancellationToken::new(),
+            ids: RequestIds::new()?,
+            limits: settings.limits,
+        });
+
+        tasks.spawn(agent_changes::log_changes(
+            store.clone(),
+            stop_agents.clone(),
+        ));
+
+        let stop_log = stop_agents.clone();
+        tasks.spawn(async move { log.write_counts(stop_log).await });
+        let edge = EdgeListener::start(
+            listener,
+            Entry {
+                tls,
+                agents: entrance,
+            },
+            edge,
+            drain_edge.clone(),
+        )
+        .map_err(listen)?;
+
+        tasks.spawn(lists.clone().keep_fresh(
+            fetcher,
+            store.clone(),
+            clock.clone(),
+            stop_agents.clone(),
+        ));
+
+        if let Some(path) = settings.floor {
+            tasks.spawn(floor.keep(
+                path,
+                clock.clone(),
+                lists.clone(),
+                reloads,
+                stop_agents.clone(),
+            ));
+        }
+
+        Ok(Self {
+            edge,
+            agents,
+            store,
+            clock,
+            drain_edge,
+            stop_agents,
+            pin,
+            join_address,
+            self_signed,
+            budget,
+            tasks,
+            lists,
+            _replays: replays,
+            _lock: lock,
+        })
+    }
+
+    /// Where HTTPS is served.
+    #[must_use]
+    pub const fn edge_address(&self) -> SocketAddr {
+        self.edge.address()
+    }
+
+    /// Where agents are taken.
+    #[must_use]
+    pub const fn tunnel_address(&self) -> SocketAddr {
+        self.agents.address()
+    }
+
+    /// What agents pin.
+    #[must_use]
+    pub const fn pin(&self) -> Pin {
+        self.pin
+    }
+
+    /// The certificate that clients have to trust, when it is self-signed.
+    #[must_use]
+    pub fn self_signed(&self) -> Option<&std::path::Path> {
+        self.self_signed.as_deref()
+    }
+
+    /// What is kept across restarts.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Bytes of bodies that are held in memory now.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> u64 {
+        self.budget.used()
+    }
+
+    /// Adds an agent and makes a join token for it.
+    ///
+    /// # Errors
+    /// [`StartError::Store`] or [`StartError::Random`].
+    pub fn add_agent(&self, name: &AgentName) -> Result<JoinToken, StartError> {
+        let secret = Secret::mint()?;
+        if let Some(TakenHost { host, from }) =
+            self.store.add_agent(name, &secret, self.clock.now())?
+        {
+            tracing::info!(%host, from, agent = %name, "the host of its name is the agent's own now");
+        }
+
+        Ok(JoinToken {
+            relay: self.join_address.clone(),
+            pin: self.pin,
+            secret,
+        })
+    }
+
+    /// Stops: takes no more requests, lets those under way end for as long as `patience`, then ends
+    /// the agents' sessions.
+    pub async fn shutdown(self, patience: Duration) {
+        self.drain_edge.cancel();
+        self.edge.join(patience).await;
+        self.stop_agents.cancel();
+        self.agents.join().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The named sets of addresses in use.
+    #[must_use]
+    pub const fn address_sets(&self) -> &NamedSets {
+        &self.lists.sets
+    }
+}

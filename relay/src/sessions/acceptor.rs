@@ -1,0 +1,118 @@
+//! What a connection of an agent passes before it is a session, whichever transport brings it: so
+//! many unknown ones in all and of one address, one deadline, and the greeting.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hookward_core::limits::AGENTS_UNKNOWN_PER_SOURCE;
+use hookward_tunnel::transport::Session;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::overload::per_client::{Place, Places};
+use crate::sessions::context::Host;
+use crate::sessions::handshake::{self, AdmissionError};
+use crate::sessions::session;
+
+/// The way in for agents. It owns the tasks of greetings and sessions.
+pub struct Entrance {
+    /// What a session needs of the relay.
+    pub host: Arc<Host>,
+    unknown: Arc<Semaphore>,
+    of_source: Places,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+    stop: CancellationToken,
+}
+
+/// A place for a connection whose peer has not yet said who it is.
+pub struct Unknown(#[allow(dead_code, reason = "held, not read")] (Place, OwnedSemaphorePermit));
+
+impl Entrance {
+    /// An entrance whose sessions are told to leave when `drain` is cancelled, and end with `stop`.
+    #[must_use]
+    pub fn new(host: Arc<Host>, drain: CancellationToken, stop: CancellationToken) -> Self {
+        let unknown = Arc::new(Semaphore::new(host.limits.agents_unknown));
+        Self {
+            host,
+            unknown,
+            of_source: Places::default(),
+            tasks: TaskTracker::new(),
+            drain,
+            stop,
+        }
+    }
+
+    /// Connections whose peer has not yet said who it is.
+    #[must_use]
+    pub fn unknown(&self) -> usize {
+        self.host.limits.agents_unknown - self.unknown.available_permits()
+    }
+
+    /// What owns the tasks.
+    #[must_use]
+    pub const fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// A place for one more unknown connection; `None` when there are too many.
+    pub fn place(&self, source: IpAddr) -> Option<Unknown> {
+        // A handshake proves its address, so one that only knocks can't lock the others out.
+        let place = self.of_source.take(source, AGENTS_UNKNOWN_PER_SOURCE)?;
+        Some(Unknown((
+            place,
+            Arc::clone(&self.unknown).try_acquire_owned().ok()?,
+        )))
+    }
+
+    /// Takes a connection in, in a task of its own: `connecting` makes it, the greeting follows,
+    /// then the session.
+    pub fn enter<E>(
+        self: &Arc<Self>,
+        place: Unknown,
+        connecting: impl Future<Output = Result<Session, E>> + Send + 'static,
+    ) where
+        AdmissionError: From<E>,
+        E: Send,
+    {
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let greeting = async {
+                let session = connecting.await?;
+                let admitted = handshake::admit(&session, &this.host).await?;
+                Ok::<_, AdmissionError>((session, admitted))
+            };
+            let greeted = tokio::select! {
+                greeted = timeout(this.host.limits.agent_greeting, greeting) => greeted,
+                () = this.stop.cancelled() => return,
+            };
+
+            drop(place);
+            match greeted {
+                Ok(Ok((session, admitted))) => {
+                    session::serve(
+                        session,
+                        admitted,
+                        &this.host,
+                        this.drain.clone(),
+                        this.stop.clone(),
+                    )
+                    .await;
+                }
+                Ok(Err(AdmissionError::Joined(agent))) => tracing::info!(agent, "agent joined"),
+                // Agents try several ways at one time, and give up all but one.
+                Ok(Err(error @ AdmissionError::Session(_))) => {
+                    tracing::debug!(%error, "a connection that was given up")
+                }
+                Ok(Err(error)) => this.host.log.agent_failed("ended", &error.to_string()),
+                Err(_) => this
+                    .host
+                    .log
+                    .agent_failed("silent", "it said nothing in time"),
+            }
+        });
+    }
+}

@@ -1,0 +1,81 @@
+//! What agents' connections find when they come: the relay, as far as it concerns them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hookward_core::address::AddressSet;
+use hookward_core::clock::Clock;
+use hookward_core::limits::Limits;
+use hookward_core::names::{AgentName, HostName};
+use hookward_gate::policy::summary::Summary;
+use hookward_tunnel::transport::liveness::Liveness;
+
+use crate::fetch::ip_sets::AddressLists;
+use crate::observe::audit::RequestLog;
+use crate::sessions::registry::Registry;
+use crate::storage::agents::Store;
+
+/// What a session needs of the relay.
+pub struct Host {
+    /// Who serves which host.
+    pub registry: Registry,
+    /// What survives a restart.
+    pub store: Store,
+    /// The time of day.
+    pub clock: Clock,
+    /// All bounds.
+    pub limits: Limits,
+    /// The public domain.
+    pub domain: HostName,
+    /// Exact hosts by the relay's settings.
+    pub given: BTreeMap<HostName, AgentName>,
+    /// The port of public URLs.
+    pub public_port: u16,
+    /// The named sets of addresses.
+    pub lists: AddressLists,
+    /// Trusted proxies, which are never locked out.
+    pub trusted_proxies: AddressSet,
+    /// Which policies are in force.
+    pub in_force: InForce,
+    /// The log of what strangers do.
+    pub log: Arc<RequestLog>,
+}
+
+/// The policies that were logged last, by host: each of them is logged once, and its change.
+#[derive(Default)]
+pub struct InForce(
+    // A std mutex: it guards a small map, and nothing waits while it is held.
+    Mutex<HashMap<HostName, String>>,
+);
+
+impl InForce {
+    /// Logs the policy of a host, unless it is in force already.
+    pub fn note(&self, host: &HostName, agent: &AgentName, summary: &Summary) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.insert(host.clone(), summary.digest.clone()).as_ref() == Some(&summary.digest) {
+            return;
+        }
+        drop(known);
+        tracing::info!(%agent, %host, policy = summary.digest, lets_in = summary.lines.join("; "), "policy in force");
+    }
+}
+
+impl Host {
+    /// When an agent's connection counts as dead.
+    #[must_use]
+    pub const fn liveness(&self) -> Liveness {
+        Liveness::dead_after_silence_of(self.limits.tunnel_dead)
+    }
+
+    /// The host of an agent that asks for none: what the settings give it, or its name below the
+    /// domain.
+    #[must_use]
+    pub fn host_of(&self, agent: &AgentName) -> HostName {
+        let given = self
+            .given
+            .iter()
+            .find(|(_, owner)| *owner == agent)
+            .map(|(name, _)| name.clone());
+        given.unwrap_or_else(|| self.domain.child(agent))
+    }
+}

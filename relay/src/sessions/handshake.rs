@@ -1,0 +1,193 @@
+//! Who is this agent? One greeting, under one deadline: a join, which ends the connection, or a
+//! hello with a credential that the store knows.
+
+use crate::sessions::FromAgent;
+use data_encoding::HEXLOWER;
+use hookward_core::limits::GREETING_BYTES;
+use hookward_core::secret::{Secret, SecretDigest};
+use hookward_tunnel::protocol::control::{Deadlines, FromRelay, RefusedReason};
+use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamError};
+
+use crate::sessions::active::Run;
+use crate::sessions::context::Host;
+use crate::storage::agents::{Agent, Claim, StoreError};
+
+/// An agent that said who it is.
+pub struct Admitted {
+    /// Whose session it is.
+    pub agent: Agent,
+    /// What it authenticated with, to be asked for again.
+    pub credential: SecretDigest,
+    /// Which run of the agent's program it is part of.
+    pub run: Run,
+    /// The stream on which it goes on talking.
+    pub control: ControlStream,
+}
+
+/// Why a connection did not become a session.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmissionError {
+    /// It was a join, and is done.
+    #[error("agent {0} joined")]
+    Joined(String),
+    /// The agent was refused.
+    #[error("refused an agent: {0}")]
+    Refused(&'static str),
+    /// The connection broke.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The stream broke, or the peer is no agent.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Reads the greeting and answers it. The caller sets the deadline.
+///
+/// # Errors
+/// [`AdmissionError`] for everything but a known agent's hello.
+pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, AdmissionError> {
+    let Host {
+        store,
+        clock,
+        limits,
+        ..
+    } = host;
+    let mut control = session.accept_control().await?;
+    match control.receive(GREETING_BYTES).await? {
+        FromAgent::Hello {
+            credential,
+            version,
+            instance,
+            pool,
+            line,
+            lost,
+        } => {
+            let digest = credential.digest();
+            let wanted = digest.clone();
+            let Some(agent) = store.run(move |store| store.authenticate(&wanted)).await? else {
+                let message = "this relay does not know the agent's credential; it may have been withdrawn. \
+                               Ask for a new join token (hookward-relay agent add NAME) and run hookward join";
+                return refuse(control, RefusedReason::Credential, message).await;
+            };
+            tracing::debug!(agent = %agent.name, version = version.escape_debug().to_string(), "hello");
+
+            let welcome = FromRelay::Welcome {
+                agent: agent.name.to_string(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                deadlines: Deadlines::of(limits),
+                time_ms: clock.now().0,
+                outlives_refused_hosts: true,
+            };
+            control.send(&welcome).await?;
+
+            let run = Run {
+                instance: instance.into(),
+                pool,
+                line,
+                lost,
+            };
+
+            Ok(Admitted {
+                agent,
+                credential: digest,
+                run,
+                control,
+            })
+        }
+        FromAgent::Join {
+            secret,
+            credential_digest,
+        } => join(control, host, secret, &credential_digest).await,
+        FromAgent::Open { .. }
+        | FromAgent::Application { .. }
+        | FromAgent::Leave
+        | FromAgent::Unknown => Err(StreamError::Protocol(
+            "the first message is neither hello nor join".to_owned(),
+        )
+        .into()),
+    }
+}
+
+async fn join(
+    mut control: ControlStream,
+    host: &Host,
+    secret: Secret,
+    credential: &str,
+) -> Result<Admitted, AdmissionError> {
+    let digest = HEXLOWER
+        .decode(credential.as_bytes())
+        .ok()
+        .and_then(|bytes| SecretDigest::from_stored(&bytes));
+    let Some(digest) = digest else {
+        return Err(
+            StreamError::Protocol("a join without a credential's digest".to_owned()).into(),
+        );
+    };
+
+    let now = host.clock.now();
+    match host
+        .store
+        .run(move |store| store.join(&secret, &digest, now))
+        .await?
+    {
+        Some(agent) => {
+            keep_host(&agent, host).await;
+            control
+                .send(&FromRelay::Joined {
+                    agent: agent.name.to_string(),
+                })
+                .await?;
+            control.finish().await;
+
+            Err(AdmissionError::Joined(agent.name.to_string()))
+        }
+        None => {
+            let message = "this join token was used already, replaced by a newer one, or is older than 24 hours; \
+                           make another with hookward-relay agent add NAME";
+            refuse(control, RefusedReason::JoinToken, message).await
+        }
+    }
+}
+
+/// From now on the host of its name is the agent's own, and 503 is the answer there until it comes:
+/// on this relay, and on every one that gets a copy of its state.
+async fn keep_host(agent: &Agent, host: &Host) {
+    let own = host.host_of(&agent.name);
+    if host.given.contains_key(&own) {
+        return;
+    }
+
+    let (wanted, of_name, id) = (own.clone(), own.agent_below(&host.domain), agent.id);
+    // The agent has joined all the same: its token is used up, and it claims the host again when it
+    // comes.
+    match host
+        .store
+        .run(move |store| store.claim_host(&wanted, of_name.as_ref(), id))
+        .await
+    {
+        Ok(Claim::Owned) => {}
+        Ok(claim) => {
+            tracing::warn!(agent = %agent.name, host = %own, ?claim, "the agent has not the host of its name")
+        }
+        Err(error) => tracing::error!(%error, "the store failed"),
+    }
+}
+
+async fn refuse<T>(
+    mut control: ControlStream,
+    reason: RefusedReason,
+    message: &'static str,
+) -> Result<T, AdmissionError> {
+    control
+        .send(&FromRelay::Refused {
+            reason,
+            message: message.to_owned(),
+        })
+        .await?;
+    control.finish().await;
+
+    Err(AdmissionError::Refused(message))
+}

@@ -1,0 +1,133 @@
+//! Takes agents' QUIC connections. The accept loop awaits nothing but `accept`; what becomes of a
+//! connection is the [`Entrance`]'s business.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookward_tunnel::transport::Session;
+use hookward_tunnel::transport::quic::{self, EndpointError, RETRY_FROM};
+use quinn::{Endpoint, Incoming};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::certs::Identity;
+use crate::sessions::acceptor::Entrance;
+use crate::sessions::context::Host;
+use crate::sessions::handshake::AdmissionError;
+use crate::storage::agents::Store;
+
+/// How often it is asked again who owns which host.
+const REVIEW: Duration = Duration::from_secs(1);
+
+/// For the peers to be told that the relay stops. Handshakes that were given up on the other side
+/// would be waited for until they count as dead.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// The tunnel's listener.
+pub struct AgentListener {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    entrance: Arc<Entrance>,
+}
+
+impl AgentListener {
+    /// Binds the UDP port and begins to accept.
+    ///
+    /// # Errors
+    /// [`EndpointError`].
+    pub fn bind(
+        address: SocketAddr,
+        identity: Identity,
+        entrance: Arc<Entrance>,
+        stop: CancellationToken,
+    ) -> Result<Self, EndpointError> {
+        let liveness = entrance.host.liveness();
+        let endpoint = quic::server(address, identity.certificate, identity.key, liveness)?;
+        let address = endpoint
+            .local_addr()
+            .map_err(|source| EndpointError::Socket { address, source })?;
+
+        entrance
+            .tasks()
+            .spawn(review_hosts(Arc::clone(&entrance.host), stop.clone()));
+        entrance
+            .tasks()
+            .spawn(accept(endpoint.clone(), Arc::clone(&entrance), stop));
+
+        Ok(Self {
+            endpoint,
+            address,
+            entrance,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until every session has ended and the peers have been told. The token given to
+    /// [`AgentListener::bind`] is what ends them.
+    pub async fn join(self) {
+        self.entrance.tasks().close();
+        self.entrance.tasks().wait().await;
+        self.endpoint.close(0_u32.into(), b"the relay is stopping");
+        let _ = timeout(GOODBYE, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Keeps the known hosts those that somebody owns: agents are removed by another process.
+async fn review_hosts(host: Arc<Host>, stop: CancellationToken) {
+    let mut review = interval(REVIEW);
+    review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+    loop {
+        tokio::select! {
+            _ = review.tick() => {}
+            () = stop.cancelled() => break,
+        }
+
+        match host.store.run(Store::hosts).await {
+            Ok(owned) => host.registry.know_only(
+                owned
+                    .into_iter()
+                    .chain(host.given.keys().cloned())
+                    .collect(),
+            ),
+            Err(error) => tracing::error!(%error, "the store failed"),
+        }
+    }
+}
+
+async fn accept(endpoint: Endpoint, entrance: Arc<Entrance>, stop: CancellationToken) {
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = stop.cancelled() => break,
+        };
+        let Some(incoming) = incoming else { break };
+        if entrance.unknown() >= RETRY_FROM && !incoming.remote_address_validated() {
+            // Costs the stranger a round trip and us nothing to remember. A second Retry is an
+            // error, and then the attempt is dropped.
+            let _ = incoming.retry();
+            continue;
+        }
+
+        match entrance.place(incoming.remote_address().ip()) {
+            Some(place) => entrance.enter(place, connect(incoming)),
+            None => incoming.refuse(),
+        }
+    }
+}
+
+async fn connect(incoming: Incoming) -> Result<Session, AdmissionError> {
+    let connecting = incoming
+        .accept()
+        .map_err(|error| AdmissionError::Session(error.into()))?;
+    let connection = connecting
+        .await
+        .map_err(|error| AdmissionError::Session(error.into()))?;
+    Ok(Session::over_quic(connection))
+}

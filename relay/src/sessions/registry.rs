@@ -1,0 +1,440 @@
+//! Which sessions serve which public host.
+//!
+//! A tunnel outlives its sessions: the host stays known (and is kept in the store), the policy
+//! stays in memory. So a host whose agent is away answers 503, and 404 is for hosts that nobody
+//! owns. The connections of one run of the agent serve together. A newer run takes over at once,
+//! unless both have asked to share, and an older one serves again when it is gone.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hookward_core::names::HostName;
+use hookward_gate::engine::{Gate, State};
+use hookward_runtime::offload::Queue;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::sessions::active::LiveSession;
+use crate::storage::agents::AgentId;
+
+/// All tunnels; clones share it.
+#[derive(Clone, Default)]
+pub struct Registry {
+    // A std mutex: look-ups copy some pointers, and nothing waits while it is held.
+    tunnels: Arc<Mutex<HashMap<HostName, Tunnel>>>,
+    /// Grows with every tunnel that is opened.
+    opened: Arc<watch::Sender<u64>>,
+    /// Sessions of each agent.
+    of_agent: Arc<Mutex<HashMap<AgentId, usize>>>,
+}
+
+/// Connections of one agent: several machines of a pool with some each. It can't take everybody's
+/// files.
+const OF_AN_AGENT: usize = 64;
+
+/// A session's place among its agent's.
+pub struct AgentPlace(Arc<Mutex<HashMap<AgentId, usize>>>, AgentId);
+
+impl Drop for AgentPlace {
+    fn drop(&mut self) {
+        let mut of_agent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = of_agent.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                of_agent.remove(&self.1);
+            }
+        }
+    }
+}
+
+/// An agent that was away for longer is not expected back at any moment.
+const EXPECTED: Duration = Duration::from_secs(30);
+
+/// What is known of a public host.
+#[derive(Clone)]
+pub struct Tunnel {
+    /// The owner's policy; `None` until the owner has opened the tunnel since the relay's start.
+    pub gate: Option<Arc<Gate>>,
+    /// The sessions that have opened it, the oldest first. Those of the newest run serve.
+    sessions: Arc<[Serving]>,
+    /// What its gate remembers: rates, lockouts, the named sets.
+    pub state: Arc<State>,
+    /// Where its checks of large bodies wait.
+    pub checks: Queue,
+    /// Scheme and authority of its public URL.
+    pub origin: Arc<str>,
+    /// Since when no session serves it.
+    away_since: Instant,
+    /// The runs that came last, in the order of their first arrival: one that comes again is no
+    /// newer for it.
+    runs: Arc<[KnownRun]>,
+}
+
+/// A run of an agent's program, and its place among all that have come to a tunnel.
+type KnownRun = (AgentId, Box<str>, u64);
+
+/// Runs that are remembered for a tunnel, beyond their sessions.
+const RUNS: usize = 16;
+
+/// A session that has opened a tunnel.
+#[derive(Clone)]
+struct Serving {
+    live: Arc<LiveSession>,
+    /// The place of its run among all that have come to this tunnel.
+    arrival: u64,
+    /// The policy that its run has brought.
+    brought: Brought,
+    /// Its agent says that the application takes no connection there.
+    down: Arc<AtomicBool>,
+}
+
+/// A policy that an agent's run has brought.
+#[derive(Clone)]
+pub struct Brought {
+    /// It, compiled.
+    pub gate: Arc<Gate>,
+    /// The run's later ones have a greater one.
+    pub revision: u64,
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        // Of a tunnel without a gate nothing is counted, and every request begins with one: the
+        // copies of the named sets are not made for each.
+        static NOTHING: LazyLock<Arc<State>> = LazyLock::new(Arc::default);
+        static NOWHERE: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
+
+        Self {
+            gate: None,
+            sessions: Arc::from([]),
+            state: Arc::clone(&NOTHING),
+            checks: Queue::default(),
+            origin: Arc::clone(&NOWHERE),
+            away_since: Instant::now(),
+            runs: Arc::from([]),
+        }
+    }
+}
+
+impl Tunnel {
+    /// The sessions that serve: those of the newest run, and of all that share with it.
+    fn serving(&self) -> impl Iterator<Item = &Serving> {
+        let newest = self.sessions.iter().max_by_key(|session| session.arrival);
+        self.sessions.iter().filter(move |session| {
+            newest.is_some_and(|newest| {
+                let shared = newest.live.is_pooled()
+                    && session.live.is_pooled()
+                    && newest.live.agent.id == session.live.agent.id;
+                session.arrival == newest.arrival || shared
+            })
+        })
+    }
+
+    /// Whether nobody serves it.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Who is told what was refused.
+    #[must_use]
+    pub fn owner(&self) -> Option<&Arc<LiveSession>> {
+        self.serving()
+            .min_by_key(|session| self.doubt(session))
+            .map(|session| &session.live)
+    }
+
+    /// What speaks against a session: that its application is down, that nothing was heard of it,
+    /// or that a newer connection has taken its place.
+    fn doubt(&self, session: &Serving) -> (bool, bool, bool) {
+        let replaced = self
+            .sessions
+            .iter()
+            .any(|other| other.live.replaces(&session.live));
+
+        (
+            session.down.load(Ordering::Relaxed),
+            session.live.is_quiet(),
+            replaced,
+        )
+    }
+
+    /// The session that a request goes to: of the run that has the least to do, the oldest
+    /// connection that is not overloaded; one that there is a doubt about only when there is no
+    /// other. `None` when none `may` have it.
+    #[must_use]
+    pub fn choose(&self, may: impl Fn(&LiveSession) -> bool) -> Option<&Arc<LiveSession>> {
+        // Nearly always there are one or two, of one run.
+        let load = LiveSession::under_way;
+        let of_run = |session: &LiveSession| {
+            if !session.is_pooled() {
+                return 0;
+            }
+            self.serving()
+                .filter(|other| other.live.is_same_run(session))
+                .map(|other| load(&other.live))
+                .sum()
+        };
+
+        let candidates = self.serving().filter(|session| may(&session.live));
+        let best = candidates.min_by_key(|session| {
+            (
+                self.doubt(session),
+                of_run(&session.live),
+                session.live.burden(),
+            )
+        });
+        best.map(|session| &session.live)
+    }
+
+    /// Removes the session from this tunnel.
+    fn give_up(&mut self, session: &LiveSession) {
+        if self.sessions.iter().any(|other| other.live.is(session)) {
+            self.sessions = self
+                .sessions
+                .iter()
+                .filter(|other| !other.live.is(session))
+                .cloned()
+                .collect();
+            self.away_since = Instant::now();
+            self.settle();
+        }
+    }
+
+    /// The policy is that of the newest run; without any, the last one's.
+    fn settle(&mut self) {
+        if let Some(newest) = self.sessions.iter().max_by_key(|session| session.arrival) {
+            self.gate = Some(Arc::clone(&newest.brought.gate));
+        }
+    }
+}
+
+impl Registry {
+    /// Makes these hosts known, and no others. A host that is being served is left alone: it may
+    /// have been claimed after the owners were read.
+    pub fn know_only(&self, hosts: HashSet<HostName>) {
+        let mut tunnels = self.lock();
+        tunnels.retain(|name, tunnel| !tunnel.is_away() || hosts.contains(name));
+        for host in hosts {
+            tunnels.entry(host).or_default();
+        }
+    }
+
+    /// A place for one more session of this agent; `None` when it has as many as one may.
+    #[must_use]
+    pub fn place(&self, agent: AgentId) -> Option<AgentPlace> {
+        let mut of_agent = self.of_agent.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = of_agent.entry(agent).or_default();
+        (*count < OF_AN_AGENT).then(|| {
+            *count += 1;
+            AgentPlace(Arc::clone(&self.of_agent), agent)
+        })
+    }
+
+    /// What is known of this host; `None` for a host that nobody was given.
+    #[must_use]
+    pub fn find(&self, host: &str) -> Option<Tunnel> {
+        self.lock().get(host).cloned()
+    }
+
+    /// Gives the host to this session, with its policy. Ownership was checked before. The newest
+    /// run serves, and an older one again when it is gone. What was counted and who is locked out
+    /// stays: to come again makes nobody new.
+    pub fn open(
+        &self,
+        host: HostName,
+        origin: Arc<str>,
+        brought: Brought,
+        state: State,
+        session: &Arc<LiveSession>,
+    ) {
+        let mut tunnels = self.lock();
+        let before = tunnels.get(&host).filter(|tunnel| tunnel.gate.is_some());
+        let state = before.map_or_else(|| Arc::new(state), |tunnel| Arc::clone(&tunnel.state));
+        let checks = tunnels
+            .get(&host)
+            .map(|tunnel| tunnel.checks.clone())
+            .unwrap_or_default();
+        let others = tunnels
+            .get(&host)
+            .map(|tunnel| Arc::clone(&tunnel.sessions))
+            .unwrap_or_else(|| Arc::from([]));
+
+        let runs = tunnels
+            .get(&host)
+            .map(|tunnel| Arc::clone(&tunnel.runs))
+            .unwrap_or_else(|| Arc::from([]));
+        let known = runs.iter().find(|(agent, instance, _)| {
+            *agent == session.agent.id && **instance == *session.instance()
+        });
+        let (arrival, runs) = match known {
+            Some((_, _, arrival)) => (*arrival, Arc::clone(&runs)),
+            None => {
+                let arrival = runs.last().map(|(_, _, last)| last + 1).unwrap_or_default();
+                let run = (session.agent.id, session.instance().into(), arrival);
+                let over = (runs.len() + 1).saturating_sub(RUNS);
+                (
+                    arrival,
+                    runs.iter().skip(over).cloned().chain([run]).collect(),
+                )
+            }
+        };
+
+        // What another connection of the run has brought meanwhile is newer than what this one
+        // brings late.
+        let of_run = others
+            .iter()
+            .filter(|other| other.arrival == arrival)
+            .map(|other| &other.brought);
+        let newest = of_run
+            .max_by_key(|other| other.revision)
+            .filter(|other| other.revision > brought.revision);
+        let brought = newest.cloned().unwrap_or(brought);
+        let gate = Arc::clone(&brought.gate);
+
+        let same = others.iter().find(|other| other.live.is(session));
+        let down = same.map(|same| Arc::clone(&same.down)).unwrap_or_default();
+        let sessions = others
+            .iter()
+            // A host can be given to another agent: then the one before has nothing to do with it
+            // any more.
+            .filter(|other| !other.live.is(session) && other.live.agent.id == session.agent.id)
+            .cloned()
+            .map(|other| match other.arrival == arrival {
+                true => Serving {
+                    brought: brought.clone(),
+                    ..other
+                },
+                false => other,
+            })
+            .chain([Serving {
+                live: Arc::clone(session),
+                arrival,
+                brought: brought.clone(),
+                down,
+            }])
+            .collect();
+
+        let mut tunnel = Tunnel {
+            gate: Some(gate),
+            sessions,
+            state,
+            checks,
+            origin,
+            away_since: Instant::now(),
+            runs,
+        };
+        tunnel.settle();
+
+        tunnels.insert(host, tunnel);
+        let complete = tunnels.values().all(|tunnel| {
+            let has = |what: &dyn Fn(&LiveSession) -> bool| {
+                tunnel.sessions.iter().any(|other| what(&other.live))
+            };
+            has(&|other| other.is(session))
+                || !has(&|other| other.is_same_line(session) && other.is_older(session))
+        });
+        session.set_complete(complete);
+
+        drop(tunnels);
+        self.opened.send_modify(|count| *count += 1);
+    }
+
+    /// What is known of this host once a session serves it that `may`, if its agent was there a
+    /// moment ago and is back within this time.
+    pub async fn arrival(
+        &self,
+        host: &str,
+        patience: Duration,
+        may: impl Fn(&LiveSession) -> bool,
+    ) -> Option<Tunnel> {
+        let mut opened = self.opened.subscribe();
+        let waiting = async {
+            loop {
+                opened.borrow_and_update();
+                let tunnel = self.find(host)?;
+                if tunnel.choose(&may).is_some() {
+                    return Some(tunnel);
+                }
+
+                if tunnel.is_away() && tunnel.away_since.elapsed() > EXPECTED {
+                    return None;
+                }
+
+                opened.changed().await.ok()?;
+            }
+        };
+        timeout(patience, waiting).await.ok().flatten()
+    }
+
+    /// Whether the agent has another connection in the place of this one: it has not said that it
+    /// is lost, and something is heard of it.
+    #[must_use]
+    pub fn has_another(&self, session: &LiveSession) -> bool {
+        if session.has_lost_the_one_before() {
+            return false;
+        }
+
+        let tunnels = self.lock();
+        let mut others = tunnels.values().flat_map(|tunnel| tunnel.sessions.iter());
+        others.any(|other| {
+            !other.live.is(session) && other.live.is_same_line(session) && !other.live.is_quiet()
+        })
+    }
+
+    /// The agent of this session says whether the host's application takes no connection there.
+    pub fn set_down(&self, host: &str, session: &LiveSession, down: bool) {
+        let tunnels = self.lock();
+        let sessions = tunnels
+            .get(host)
+            .into_iter()
+            .flat_map(|tunnel| tunnel.sessions.iter());
+        sessions
+            .filter(|other| other.live.is(session))
+            .for_each(|same| same.down.store(down, Ordering::Relaxed));
+    }
+
+    /// Whether requests for this host may go to this session: no newer run has taken it over.
+    #[must_use]
+    pub fn is_turn_of(&self, host: &str, session: &LiveSession) -> bool {
+        self.lock().get(host).is_some_and(|tunnel| {
+            tunnel
+                .serving()
+                .any(|other| other.live.is_same_run(session))
+        })
+    }
+
+    /// Whether this session has opened the host.
+    #[must_use]
+    pub fn is_served_by(&self, host: &str, session: &LiveSession) -> bool {
+        self.lock()
+            .get(host)
+            .is_some_and(|tunnel| tunnel.sessions.iter().any(|other| other.live.is(session)))
+    }
+
+    /// Removes the session from this host, which belongs to another agent now.
+    pub fn give_up(&self, host: &HostName, session: &LiveSession) {
+        let mut tunnels = self.lock();
+        if let Some(tunnel) = tunnels.get_mut(host) {
+            tunnel.give_up(session);
+        }
+    }
+
+    /// The session is over: its tunnels are left to others, or wait for the next one.
+    pub fn leave(&self, session: &LiveSession) {
+        let mut tunnels = self.lock();
+        for tunnel in tunnels.values_mut() {
+            tunnel.give_up(session);
+        }
+        drop(tunnels);
+        // An older run may serve again.
+        self.opened.send_modify(|count| *count += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<HostName, Tunnel>> {
+        // A panic elsewhere can't leave the map half changed.
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,404 @@
+//! Serves one known agent: opens its tunnels, tells it what was refused, and asks the store from
+//! time to time whether its credential still holds.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::sessions::FromAgent;
+use hookward_core::limits::{CONTROL_BYTES, Limits};
+use hookward_core::names::{AgentName, HostName, origin_of};
+use hookward_core::rate::Rate;
+use hookward_core::secret::SecretDigest;
+use hookward_gate::engine::{Gate, Side, State};
+use hookward_gate::policy::summary::Summary;
+use hookward_gate::policy::{Policy, PolicyBounds};
+use hookward_tunnel::protocol::control::{FromRelay, RefusedReason};
+use hookward_tunnel::transport::{Session, SessionError, StreamError};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::sessions::active::LiveSession;
+use crate::sessions::context::Host;
+use crate::sessions::handshake::Admitted;
+use crate::sessions::owner_events::Refusals;
+use crate::sessions::registry::{Brought, Registry};
+use crate::storage::agents::{Claim, Store, StoreError};
+
+/// How often a session's credential is asked for again: an agent that was removed is out by then.
+const REVIEW: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether anything was heard of the agent, and whether it is its turn.
+const LISTEN: Duration = Duration::from_secs(1);
+
+/// Takes a session out of the registry when it ends, however it ends.
+struct Registered<'h> {
+    registry: &'h Registry,
+    live: &'h LiveSession,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.registry.leave(self.live);
+    }
+}
+
+/// A refusal that ends the session.
+struct Refused(RefusedReason, String);
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed");
+        Self(
+            RefusedReason::Unavailable,
+            "the relay can't reach its own state file now".to_owned(),
+        )
+    }
+}
+
+/// Serves the agent until it leaves, is refused, or `stop` is cancelled.
+pub async fn serve(
+    session: Session,
+    admitted: Admitted,
+    host: &Host,
+    drain: CancellationToken,
+    stop: CancellationToken,
+) {
+    let Admitted {
+        agent,
+        credential,
+        run,
+        mut control,
+    } = admitted;
+    let name = agent.name.clone();
+    let refusals = Refusals::new(host.limits.refusals_told);
+    let live = LiveSession::new(agent, run, session.clone(), refusals);
+
+    tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
+    let Some(_place) = host.registry.place(live.agent.id) else {
+        tracing::warn!(agent = %name, "an agent has as many connections as one may");
+        session.close("too many connections");
+        return;
+    };
+
+    // The agents look elsewhere now; one that has lost its connection is needed for the last
+    // requests.
+    if drain.is_cancelled() && host.registry.has_another(&live) {
+        let message = "the relay is about to stop".to_owned();
+        let refused = FromRelay::Refused {
+            reason: RefusedReason::Unavailable,
+            message,
+        };
+
+        let telling = async {
+            if control.send(&refused).await.is_ok() {
+                control.finish().await;
+            }
+        };
+        let _ = timeout(host.limits.agent_greeting, telling).await;
+
+        session.close("the relay is about to stop");
+        return;
+    }
+
+    session.trust();
+    let registered = Registered {
+        registry: &host.registry,
+        live: &live,
+    };
+    let mut review = interval(REVIEW);
+    review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+    let mut listen = interval(LISTEN);
+    listen.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut received, mut heard) = (session.received(), Instant::now());
+    let (mut told_to_leave, mut left) = (false, false);
+    let (mut opened, mut stands_by) = (BTreeSet::new(), false);
+    let mut room = pin!(live.untaken.keep_room());
+
+    let why = loop {
+        let outcome = tokio::select! {
+            message = control.receive(CONTROL_BYTES) => match message {
+                Ok(message) => {
+                    left |= matches!(message, FromAgent::Leave);
+                    obey(message, &live, host, &mut opened).await
+                }
+                Err(StreamError::Protocol(what)) => break what,
+                // The stream knows only that the connection is gone, which knows why.
+                Err(error) => match timeout(LISTEN, session.closed()).await {
+                    Ok(SessionError::ClosedByPeer(why)) => break format!("it has closed the connection: {why}"),
+                    Ok(lost) => break lost.to_string(),
+                    Err(_) => break error.to_string(),
+                },
+            },
+            message = live.refusals.next_message() => Ok(Some(message)),
+            _ = review.tick() => reviewed(&credential, &live, host, &mut opened).await,
+            _ = listen.tick() => {
+                let now = session.received();
+                if now != received {
+                    (received, heard) = (now, Instant::now());
+                }
+                live.set_quiet(heard.elapsed() > host.liveness().quiet_after());
+                let answers = live.untaken.count_taken_away();
+                if answers > 0 {
+                    tracing::warn!(agent = %name, answers, "answers that were not taken gave way to others");
+                }
+                let other = !left && opened.iter().any(|name: &HostName| !host.registry.is_turn_of(name.as_str(), &live));
+                let news = std::mem::replace(&mut stands_by, other) != other;
+                Ok(news.then_some(FromRelay::Standby { standby: other }))
+            }
+            // The agent is asked nothing more, and everything that it has sent has been taken.
+            never = &mut room => match never {},
+            () = live.idle(), if left => break "it left".to_owned(),
+            () = drain.cancelled(), if !told_to_leave => {
+                told_to_leave = true;
+                Ok(Some(FromRelay::Leaving))
+            }
+            () = stop.cancelled() => {
+                session.close("the relay is stopping");
+                break "the relay is stopping".to_owned();
+            }
+        };
+
+        let answer = match outcome {
+            Ok(None) => continue,
+            Ok(Some(answer)) => answer,
+            // The other tunnels of the agent stay open.
+            Err(Refused(reason @ RefusedReason::Host, message)) => {
+                FromRelay::Refused { reason, message }
+            }
+            Err(Refused(reason, message)) => {
+                let refused = FromRelay::Refused {
+                    reason,
+                    message: message.clone(),
+                };
+                let telling = async {
+                    if control.send(&refused).await.is_ok() {
+                        control.finish().await;
+                    }
+                };
+                let _ = timeout(host.limits.agent_greeting, telling).await;
+
+                session.close("refused");
+                break message;
+            }
+        };
+
+        // An agent that does not listen is as good as gone.
+        match timeout(host.limits.agent_greeting, control.send(&answer)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => break error.to_string(),
+            Err(_) => break "the agent does not listen".to_owned(),
+        }
+    };
+    session.close(&why);
+
+    drop(registered);
+    tracing::info!(agent = %name, why, "agent left");
+    tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "what its connection did");
+}
+
+/// Asks the store whether the agent is still who it was, and still has its hosts:
+/// `hookward-relay agent` works beside this process.
+async fn reviewed(
+    credential: &SecretDigest,
+    live: &Arc<LiveSession>,
+    host: &Host,
+    opened: &mut BTreeSet<HostName>,
+) -> Result<Option<FromRelay>, Refused> {
+    let (wanted, agent) = (credential.clone(), live.agent.id);
+    let hosts: Vec<_> = opened
+        .iter()
+        .filter(|name| !host.given.contains_key(*name))
+        .cloned()
+        .collect();
+
+    let review = move |store: &Store| {
+        Ok((
+            store.authenticate(&wanted)?,
+            store.lost_host(&hosts, agent)?,
+        ))
+    };
+
+    match host.store.run(review).await {
+        Ok((None, _)) => Err(Refused(
+            RefusedReason::Credential,
+            "the agent's credential was withdrawn".to_owned(),
+        )),
+        Ok((Some(_), Some((name, owner)))) => {
+            host.registry.give_up(&name, live);
+            opened.remove(&name);
+            tracing::info!(agent = %live.agent.name, host = %name, owner, "the host is another agent's now");
+
+            let message = format!("{name} belongs to the agent {owner} now");
+            Ok(Some(FromRelay::HostLost {
+                host: name.to_string(),
+                message,
+            }))
+        }
+        // A store that fails for a moment is no reason to end a tunnel.
+        Ok((Some(_), None)) | Err(_) => Ok(None),
+    }
+}
+
+/// Does what the agent asks for. Hosts that it has `opened` are noted.
+async fn obey(
+    message: FromAgent,
+    live: &Arc<LiveSession>,
+    host: &Host,
+    opened: &mut BTreeSet<HostName>,
+) -> Result<Option<FromRelay>, Refused> {
+    match message {
+        FromAgent::Open {
+            host: wanted,
+            policy,
+            revision,
+        } => {
+            let name = choose_host(wanted.as_deref(), &live.agent.name, host)?;
+            let answer = open(name.clone(), policy, revision, live, host).await?;
+            opened.insert(name);
+            Ok(Some(answer))
+        }
+        FromAgent::Application { host: name, down } => {
+            host.registry.set_down(&name, live, down);
+            Ok(None)
+        }
+        FromAgent::Leave => {
+            host.registry.leave(live);
+            Ok(Some(FromRelay::Left))
+        }
+        FromAgent::Hello { .. } | FromAgent::Join { .. } | FromAgent::Unknown => Ok(None),
+    }
+}
+
+async fn open(
+    name: HostName,
+    policy: Policy,
+    revision: u64,
+    live: &Arc<LiveSession>,
+    host: &Host,
+) -> Result<FromRelay, Refused> {
+    let bounds = PolicyBounds::of(&host.limits);
+    // A policy with 100,000 addresses takes a while; other agents' requests do not wait for it.
+    let now = host.clock.now();
+    let compiled = tokio::task::spawn_blocking(move || {
+        let beyond = bounds.exceeded(&policy);
+        if !beyond.is_empty() {
+            return Err(beyond);
+        }
+        Gate::compile(&policy, Side::Relay, now).map(|gate| (gate, Summary::of(&policy)))
+    });
+
+    let compiled = compiled.await.map_err(|_| {
+        Refused(
+            RefusedReason::Unavailable,
+            "the relay is stopping".to_owned(),
+        )
+    })?;
+
+    let (gate, summary) = match compiled {
+        Ok(compiled) => compiled,
+        // An open tunnel goes on with the policy that it has.
+        Err(mistakes) if host.registry.is_served_by(name.as_str(), live) => {
+            return Ok(FromRelay::Kept {
+                message: mistakes.join("; "),
+            });
+        }
+        Err(mistakes) => return Err(Refused(RefusedReason::Policy, mistakes.join("; "))),
+    };
+
+    let gate = match host.limits.policy_rate {
+        rate if rate < Limits::default().policy_rate => {
+            gate.at_most(Rate::per_second(u32::try_from(rate).unwrap_or(u32::MAX)))
+        }
+        _ => gate,
+    };
+
+    // Hosts of the settings belong to whom the settings say, whoever had them before.
+    if !host.given.contains_key(&name) {
+        let (claimed, of_name, agent) =
+            (name.clone(), name.agent_below(&host.domain), live.agent.id);
+
+        match host
+            .store
+            .run(move |store| store.claim_host(&claimed, of_name.as_ref(), agent))
+            .await?
+        {
+            Claim::Owned => {}
+            Claim::Taken(owner) => {
+                return Err(Refused(
+                    RefusedReason::Host,
+                    format!("{name} belongs to the agent {owner}; choose another --host"),
+                ));
+            }
+            Claim::TooMany => {
+                return Err(Refused(
+                    RefusedReason::Host,
+                    "this agent owns as many hosts as one may".to_owned(),
+                ));
+            }
+        }
+    }
+
+    tracing::info!(agent = %live.agent.name, host = %name, "tunnel open");
+    host.lists.want(&gate.named_sets());
+    let origin = origin_of(name.as_str(), host.public_port);
+    let state = State::new(host.lists.sets.clone(), host.trusted_proxies.clone());
+    let gate = Arc::new(gate);
+
+    host.registry.open(
+        name.clone(),
+        origin.into(),
+        Brought {
+            gate: Arc::clone(&gate),
+            revision,
+        },
+        state,
+        live,
+    );
+
+    // One that comes late is not in force.
+    if host
+        .registry
+        .find(name.as_str())
+        .and_then(|tunnel| tunnel.gate)
+        .is_some_and(|used| Arc::ptr_eq(&used, &gate))
+    {
+        host.in_force.note(&name, &live.agent.name, &summary);
+    }
+
+    Ok(FromRelay::Opened {
+        host: name.to_string(),
+        port: host.public_port,
+    })
+}
+
+/// The host for a tunnel: what the agent asks for, as far as it may have it.
+fn choose_host(wanted: Option<&str>, agent: &AgentName, host: &Host) -> Result<HostName, Refused> {
+    let refused = |what: String| Refused(RefusedReason::Host, what);
+    let name = match wanted {
+        None => host.host_of(agent),
+        Some(text) if text.contains('.') => {
+            HostName::parse(text).ok_or_else(|| refused(format!("{text:?} is no host name")))?
+        }
+        Some(text) => {
+            let label = AgentName::parse(text)
+                .ok_or_else(|| refused(format!("{text:?} is no host name")))?;
+            host.domain.child(&label)
+        }
+    };
+
+    match host.given.get(&name) {
+        Some(owner) if owner == agent => Ok(name),
+        Some(owner) => Err(refused(format!(
+            "{name} is given to the agent {owner} by the relay's settings"
+        ))),
+        None if name.is_child_of(&host.domain) => Ok(name),
+        None => Err(refused(format!(
+            "{name} is not one label below {}; the relay's settings can give it to this agent: \
+             [hosts] \"{name}\" = \"{agent}\"",
+            host.domain
+        ))),
+    }
+}

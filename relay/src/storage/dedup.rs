@@ -1,0 +1,709 @@
+//! Deliveries that came before, in a file of their own (SQLite): claimed atomically by one thread
+//! that commits in batches, so that requests wait for one commit and not for each other's.
+//!
+//! A claim is pending until its delivery was answered 2xx; then it is confirmed, before the sender
+//! hears of it. Pending claims of a process that is gone are nobody's: its deliveries were not
+//! acknowledged. Nothing is forgotten within its window: when a tunnel has too many, its new ones
+//! are refused for now, and no other tunnel's.
+//!
+//! Windows are measured by time that passes; a clock that is set changes them only with the next
+//! start.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hookward_core::clock::{Clock, Moment, UnixMillis};
+use hookward_core::names::HostName;
+use hookward_gate::engine::{Claim, Claimed};
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::storage::agents::{StoreError, is_damage, open_database, set_database_aside};
+
+/// Claims that wait for a commit; more are refused for now.
+const WAITING: usize = 8192;
+/// Claims of one commit.
+const BATCH: usize = 1024;
+/// Rows that are forgotten with one commit, once their window is over.
+const SWEEP: i64 = 2000;
+/// How often what is over is forgotten when nothing else happens.
+const IDLE: Duration = Duration::from_secs(5);
+/// How long a request waits for the file.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS claims (
+        key BLOB PRIMARY KEY,                    -- SHA-256 of host, route and what identifies the delivery
+        tunnel TEXT NOT NULL,                    -- its public host
+        until_ms INTEGER NOT NULL,
+        holder INTEGER NOT NULL                  -- who claimed it; 0 once it was answered 2xx
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS claims_by_end ON claims (until_ms);
+";
+
+type Key = [u8; 32];
+/// Rows in the file, by tunnel.
+type Counts = HashMap<Arc<str>, u64>;
+
+/// The deliveries; clones share them.
+#[derive(Clone)]
+pub struct Replays {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    // A std mutex with its condition: the thread waits on it, requests only push.
+    queue: Mutex<Queue>,
+    news: Condvar,
+    holders: AtomicI64,
+    most: u64,
+}
+
+#[derive(Default)]
+struct Queue {
+    asked: VecDeque<Asked>,
+    ended: bool,
+    /// The file can't be written now: nobody can tell.
+    failing: bool,
+}
+
+/// What a request asks of the thread.
+enum Asked {
+    Claim {
+        key: Key,
+        tunnel: Arc<str>,
+        holder: i64,
+        window_ms: u64,
+        answer: oneshot::Sender<Claimed>,
+    },
+    Confirm {
+        key: Key,
+        holder: i64,
+        answer: oneshot::Sender<()>,
+    },
+    Release {
+        key: Key,
+        holder: i64,
+    },
+}
+
+/// The thread that owns the file. Dropping it ends the thread.
+pub struct ReplayKeeper {
+    /// What requests use.
+    pub replays: Replays,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A claim that is given back unless it is confirmed.
+pub struct HeldClaim {
+    replays: Replays,
+    holder: i64,
+    key: Option<Key>,
+}
+
+impl ReplayKeeper {
+    /// Opens the file, and begins to serve. At most `most` deliveries of each tunnel are
+    /// remembered. A file that is damaged is set aside: it is a memory, and webhooks are worth more
+    /// than it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(path: &Path, clock: Clock, most: u64) -> Result<Self, StoreError> {
+        let (connection, counts) = match prepare(path) {
+            Err(StoreError::Sqlite { source, .. }) if is_damage(&source) => {
+                let aside = set_database_aside(path, &clock)?;
+                tracing::warn!(
+                    error = %source,
+                    kept_as = %aside.display(),
+                    "the memory of deliveries is damaged, and begins anew: deliveries that were accepted before may \
+                     be accepted once more"
+                );
+
+                prepare(path)?
+            }
+            prepared => prepared?,
+        };
+
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            news: Condvar::new(),
+            holders: AtomicI64::new(1),
+            most,
+        });
+
+        let replays = Replays {
+            shared: Arc::clone(&shared),
+        };
+        let keeper = Keeper {
+            connection,
+            time: Passing::since(clock),
+            counts,
+            shared,
+        };
+
+        let thread = std::thread::Builder::new()
+            .name("replays".to_owned())
+            .spawn(move || keeper.run())
+            .map_err(StoreError::Thread)?;
+
+        Ok(Self {
+            replays,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for ReplayKeeper {
+    fn drop(&mut self) {
+        self.replays.shared.lock().ended = true;
+        self.replays.shared.news.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has nothing left to lose: every commit is whole.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Drops the table of version 0.1.0, whose rows name no tunnel.
+fn forget_earlier_version(connection: &Connection) -> rusqlite::Result<()> {
+    let is_there =
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'deliveries'";
+    if connection.query_row(is_there, [], |row| row.get::<_, i64>(0))? > 0 {
+        connection.execute_batch("DROP TABLE deliveries")?;
+        tracing::warn!(
+            "the memory of deliveries of an earlier version is forgotten: some may be accepted once more"
+        );
+    }
+
+    Ok(())
+}
+
+/// Opens the file, and counts what each tunnel has in it.
+fn prepare(path: &Path) -> Result<(Connection, Counts), StoreError> {
+    let connection = open_database(path)?;
+    let prepared = (|| {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // A power cut may lose the last moments: a delivery is then taken for new, and forwarded
+        // once more.
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        forget_earlier_version(&connection)?;
+        connection.execute_batch(SCHEMA)?;
+
+        // Both read every row: what is damaged is met here.
+        connection.execute("DELETE FROM claims WHERE holder != 0", [])?;
+        counts(&connection)
+    })();
+    match prepared {
+        Ok(counts) => Ok((connection, counts)),
+        Err(source) => Err(StoreError::Sqlite {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Replays {
+    /// Claims a delivery of a host.
+    pub async fn claim(&self, host: &HostName, claim: &Claim) -> (Claimed, HeldClaim) {
+        let mut digest = Sha256::new();
+        digest.update((host.as_str().len() as u64).to_be_bytes());
+        digest.update(host.as_str().as_bytes());
+        digest.update(claim.key.0);
+
+        let key: Key = digest.finalize().into();
+        let holder = self.shared.holders.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        let queued = {
+            let mut queue = self.shared.lock();
+            let room = queue.asked.len() < WAITING && !queue.ended && !queue.failing;
+            if room {
+                let tunnel = host.as_str().into();
+                queue.asked.push_back(Asked::Claim {
+                    key,
+                    tunnel,
+                    holder,
+                    window_ms: claim.window_ms,
+                    answer,
+                });
+            }
+
+            room
+        };
+
+        // Held from here on: a request that goes away while it waits gives its claim back.
+        let mut held = HeldClaim {
+            replays: self.clone(),
+            holder,
+            key: Some(key),
+        };
+
+        if !queued {
+            held.key = None;
+            return (Claimed::Unknown, held);
+        }
+
+        self.shared.news.notify_one();
+        let claimed = match timeout(PATIENCE, answered).await {
+            Ok(claimed) => claimed.unwrap_or(Claimed::Unknown),
+            // The claim may still be made: its guard gives it back.
+            Err(_) => return (Claimed::Unknown, held),
+        };
+        if claimed != Claimed::New {
+            held.key = None;
+        }
+
+        (claimed, held)
+    }
+
+    fn ask(&self, asked: Asked) {
+        self.shared.lock().asked.push_back(asked);
+        self.shared.news.notify_one();
+    }
+}
+
+impl HeldClaim {
+    /// The delivery was answered 2xx: it is remembered. Waits until that is on disk.
+    pub async fn confirm(mut self) {
+        let Some(key) = self.key.take() else { return };
+        let (answer, answered) = oneshot::channel();
+        self.replays.ask(Asked::Confirm {
+            key,
+            holder: self.holder,
+            answer,
+        });
+
+        // A disk that fails keeps the question, and the sender gets its answer all the same.
+        if timeout(PATIENCE, answered).await.is_err() {
+            tracing::warn!("the file of deliveries takes too long; a delivery is not yet on disk");
+        }
+    }
+}
+
+impl Drop for HeldClaim {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.replays.ask(Asked::Release {
+                key,
+                holder: self.holder,
+            });
+        }
+    }
+}
+
+/// A moment as SQLite keeps it.
+fn millis(at: UnixMillis) -> i64 {
+    i64::try_from(at.0).unwrap_or(i64::MAX)
+}
+
+/// However the thread ends: nobody waits for it any more.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let mut queue = self.0.lock();
+        queue.ended = true;
+        queue.asked.clear();
+    }
+}
+
+struct Keeper {
+    connection: Connection,
+    time: Passing,
+    /// Rows in the file, by tunnel.
+    counts: Counts,
+    shared: Arc<Shared>,
+}
+
+/// The time of day at the start, and what has passed since.
+struct Passing {
+    clock: Clock,
+    start: Moment,
+}
+
+impl Passing {
+    fn since(clock: Clock) -> Self {
+        let start = clock.moment();
+        Self { clock, start }
+    }
+
+    fn now(&self) -> UnixMillis {
+        let passed = self
+            .clock
+            .moment()
+            .steady
+            .0
+            .saturating_sub(self.start.steady.0);
+        UnixMillis(self.start.wall.0.saturating_add(passed))
+    }
+}
+
+/// The rows of each tunnel.
+fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
+    let mut query = connection.prepare("SELECT tunnel, count(*) FROM claims GROUP BY tunnel")?;
+    let rows = query.query_map([], |row| {
+        let (tunnel, count): (String, i64) = (row.get(0)?, row.get(1)?);
+        Ok((Arc::from(tunnel), u64::try_from(count).unwrap_or_default()))
+    })?;
+    rows.collect()
+}
+
+impl Keeper {
+    fn run(mut self) {
+        let _ending = Ending(Arc::clone(&self.shared));
+        loop {
+            let batch = {
+                let mut queue = self.shared.lock();
+                if queue.asked.is_empty() && !queue.ended {
+                    let waited = self.shared.news.wait_timeout(queue, IDLE);
+                    queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+
+                if queue.asked.is_empty() && queue.ended {
+                    return;
+                }
+
+                let count = queue.asked.len().min(BATCH);
+                queue.asked.drain(..count).collect::<Vec<_>>()
+            };
+            if let Err((error, batch)) = self.commit(batch) {
+                tracing::error!(%error, "the file of deliveries");
+                self.put_back(batch);
+            }
+        }
+    }
+
+    /// After a failure: claims are dropped, and with their answers the requests are refused for
+    /// now. What ends a claim is asked again, or its delivery would stay on its way for ever.
+    fn put_back(&self, batch: Vec<Asked>) {
+        let mut queue = self.shared.lock();
+        for asked in batch
+            .into_iter()
+            .rev()
+            .filter(|asked| !matches!(asked, Asked::Claim { .. }))
+        {
+            queue.asked.push_front(asked);
+        }
+
+        if queue.ended {
+            queue.asked.clear();
+            return;
+        }
+
+        // A full disk is not asked again at once.
+        queue.failing = true;
+        let waited = self
+            .shared
+            .news
+            .wait_timeout_while(queue, IDLE, |queue| !queue.ended);
+        waited.unwrap_or_else(PoisonError::into_inner).0.failing = false;
+    }
+
+    /// Does what a batch asks, in one transaction; answers are given once it is on disk.
+    fn commit(&mut self, batch: Vec<Asked>) -> Result<(), (rusqlite::Error, Vec<Asked>)> {
+        let claimed = match self.write(&batch) {
+            Ok(claimed) => claimed,
+            Err(error) => return Err((error, batch)),
+        };
+        let mut claimed = claimed.into_iter();
+
+        for asked in batch {
+            // Whoever is gone gives the claim back with its guard.
+            match asked {
+                Asked::Claim { answer, .. } => {
+                    let _ = answer.send(claimed.next().unwrap_or(Claimed::Unknown));
+                }
+                Asked::Confirm { answer, .. } => {
+                    let _ = answer.send(());
+                }
+                Asked::Release { .. } => {}
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Writes what a batch asks. Gives the outcome of each claim, in order.
+    fn write(&mut self, batch: &[Asked]) -> Result<Vec<Claimed>, rusqlite::Error> {
+        let now = self.time.now();
+        let transaction = self.connection.transaction()?;
+        let mut claims = Vec::new();
+        // What this batch changes; it counts once it is on disk.
+        let mut changed: HashMap<Arc<str>, i64> = HashMap::new();
+
+        {
+            let mut find =
+                transaction.prepare_cached("SELECT until_ms, holder FROM claims WHERE key = ?1")?;
+            let mut put = transaction
+                .prepare_cached("INSERT OR REPLACE INTO claims VALUES (?1, ?2, ?3, ?4)")?;
+            let confirm = "UPDATE claims SET holder = 0 WHERE key = ?1 AND holder = ?2";
+            let mut confirm = transaction.prepare_cached(confirm)?;
+            let release = "DELETE FROM claims WHERE key = ?1 AND holder = ?2 RETURNING tunnel";
+            let mut release = transaction.prepare_cached(release)?;
+
+            for asked in batch {
+                match asked {
+                    Asked::Claim {
+                        key,
+                        tunnel,
+                        holder,
+                        window_ms,
+                        ..
+                    } => {
+                        let until = UnixMillis(now.0.saturating_add(*window_ms));
+                        let held = self.counts.get(tunnel).copied().unwrap_or_default();
+                        let held = held.saturating_add_signed(
+                            changed.get(tunnel).copied().unwrap_or_default(),
+                        );
+                        let found: Option<(i64, i64)> = find
+                            .query_row(params![key], |row| Ok((row.get(0)?, row.get(1)?)))
+                            .optional()?;
+                        let claimed = match found {
+                            // Its first copy is still on its way: nobody can tell how that ends.
+                            Some((_, other)) if other != 0 => Claimed::Unknown,
+                            Some((until_ms, _)) if until_ms > millis(now) => Claimed::Before,
+                            None if held >= self.shared.most => Claimed::Unknown,
+                            _ => {
+                                put.execute(params![key, tunnel.as_ref(), millis(until), holder])?;
+                                if found.is_none() {
+                                    *changed.entry(Arc::clone(tunnel)).or_default() += 1;
+                                }
+                                Claimed::New
+                            }
+                        };
+                        claims.push(claimed);
+                    }
+                    Asked::Confirm { key, holder, .. } => {
+                        confirm.execute(params![key, holder])?;
+                    }
+                    Asked::Release { key, holder } => {
+                        let released = release
+                            .query_map(params![key, holder], |row| row.get::<_, String>(0))?;
+                        for tunnel in released {
+                            *changed.entry(tunnel?.into()).or_default() -= 1;
+                        }
+                    }
+                }
+            }
+
+            let sweep = "DELETE FROM claims WHERE key IN
+                (SELECT key FROM claims WHERE until_ms <= ?1 AND holder = 0 LIMIT ?2) RETURNING tunnel";
+            let mut sweep = transaction.prepare_cached(sweep)?;
+            let swept =
+                sweep.query_map(params![millis(now), SWEEP], |row| row.get::<_, String>(0))?;
+            for tunnel in swept {
+                *changed.entry(tunnel?.into()).or_default() -= 1;
+            }
+        }
+
+        transaction.commit()?;
+        for (tunnel, by) in changed {
+            let count = self.counts.entry(tunnel).or_default();
+            *count = count.saturating_add_signed(by);
+        }
+
+        self.counts.retain(|_, count| *count > 0);
+        Ok(claims)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hookward_gate::engine::dedup::DeliveryKey;
+    use hookward_gate::policy::OnDuplicate;
+
+    fn claim(n: u64) -> Claim {
+        let key = DeliveryKey(Sha256::digest(n.to_be_bytes()).into());
+        Claim {
+            key,
+            window_ms: 1000,
+            on_duplicate: OnDuplicate::Refuse,
+        }
+    }
+
+    fn host() -> HostName {
+        HostName::parse("h.example").unwrap()
+    }
+
+    struct Kept {
+        dir: tempfile::TempDir,
+        clock: Clock,
+        most: u64,
+    }
+
+    impl Kept {
+        fn new(most: u64) -> Self {
+            Self {
+                dir: tempfile::TempDir::new().unwrap(),
+                clock: Clock::at(UnixMillis(0)),
+                most,
+            }
+        }
+
+        fn open(&self) -> ReplayKeeper {
+            ReplayKeeper::open(
+                &self.dir.path().join("replays.db"),
+                self.clock.clone(),
+                self.most,
+            )
+            .unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_delivery_is_new_once() {
+        let kept = Kept::new(100);
+        let keeper = kept.open();
+        let replays = &keeper.replays;
+        let (first, held) = replays.claim(&host(), &claim(1)).await;
+        assert_eq!(first, Claimed::New);
+
+        assert_eq!(
+            replays.claim(&host(), &claim(1)).await.0,
+            Claimed::Unknown,
+            "still on its way"
+        );
+        held.confirm().await;
+        assert_eq!(replays.claim(&host(), &claim(1)).await.0, Claimed::Before);
+
+        let other = HostName::parse("other.example").unwrap();
+        assert_eq!(
+            replays.claim(&other, &claim(1)).await.0,
+            Claimed::New,
+            "of another tunnel"
+        );
+        assert_eq!(replays.claim(&host(), &claim(2)).await.0, Claimed::New);
+        kept.clock.pass(Duration::from_secs(2));
+
+        assert_eq!(
+            replays.claim(&host(), &claim(1)).await.0,
+            Claimed::New,
+            "its window is over"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_is_given_up_can_be_made_again() {
+        let kept = Kept::new(100);
+        let keeper = kept.open();
+        drop(keeper.replays.claim(&host(), &claim(1)).await);
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(1)).await.0,
+            Claimed::New
+        );
+    }
+
+    #[tokio::test]
+    async fn what_was_confirmed_survives_a_restart_and_what_was_pending_does_not() {
+        let kept = Kept::new(100);
+        let keeper = kept.open();
+        let (_, done) = keeper.replays.claim(&host(), &claim(1)).await;
+        done.confirm().await;
+
+        let (_, pending) = keeper.replays.claim(&host(), &claim(2)).await;
+        drop(keeper);
+        let keeper = kept.open();
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(1)).await.0,
+            Claimed::Before
+        );
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(2)).await.0,
+            Claimed::New
+        );
+
+        drop(pending);
+    }
+
+    #[tokio::test]
+    async fn a_full_file_fails_closed_and_forgets_nothing() {
+        let kept = Kept::new(3);
+        let keeper = kept.open();
+
+        for n in 0..3 {
+            let (claimed, held) = keeper.replays.claim(&host(), &claim(n)).await;
+            assert_eq!(claimed, Claimed::New);
+            held.confirm().await;
+        }
+
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(9)).await.0,
+            Claimed::Unknown
+        );
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(0)).await.0,
+            Claimed::Before
+        );
+        kept.clock.pass(Duration::from_secs(1));
+
+        // Swept with some later commit; the deadline of the test is the runner's.
+        while keeper.replays.claim(&host(), &claim(10)).await.0 != Claimed::New {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_is_full_is_full_alone() {
+        let kept = Kept::new(2);
+        let keeper = kept.open();
+
+        for n in 0..5 {
+            let (_, held) = keeper.replays.claim(&host(), &claim(n)).await;
+            held.confirm().await;
+        }
+
+        assert_eq!(
+            keeper.replays.claim(&host(), &claim(9)).await.0,
+            Claimed::Unknown
+        );
+
+        let other = HostName::parse("other.example").unwrap();
+        for n in 0..2 {
+            let (claimed, held) = keeper.replays.claim(&other, &claim(n)).await;
+            assert_eq!(claimed, Claimed::New, "{n}");
+            held.confirm().await;
+        }
+
+        drop(keeper);
+        let keeper = kept.open();
+        assert_eq!(
+            keeper.replays.claim(&other, &claim(9)).await.0,
+            Claimed::Unknown,
+            "counted again after a restart"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_forgets_nothing() {
+        let kept = Kept::new(10);
+        let keeper = kept.open();
+        keeper
+            .replays
+            .claim(&host(), &claim(1))
+            .await
+            .1
+            .confirm()
+            .await;
+
+        for day in [0, 2 * 86_400_000] {
+            kept.clock.set(UnixMillis(day));
+            assert_eq!(
+                keeper.replays.claim(&host(), &claim(1)).await.0,
+                Claimed::Before,
+                "{day}"
+            );
+        }
+    }
+}
