@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hookward_core::clock::{Clock, Moment};
 use hookward_core::fetched_keys::FetchedKeys;
@@ -30,7 +31,6 @@ use hookward_gate::inspection::Work;
 use hookward_gate::providers::challenge::Answer;
 use hookward_gate::request::OwnedHead;
 use hookward_runtime::body_memory::{BodyBudget, Charge};
-use hookward_runtime::current::Current;
 use hookward_runtime::offload::{NoTurn, OFFLOAD_BYTES, Offload, Queue};
 use hookward_tunnel::body_buffer::Pieces;
 use hookward_tunnel::protocol::control::Deadlines;
@@ -234,7 +234,7 @@ pub struct AtHost {
     /// Scheme and authority of its public URL.
     pub origin: Arc<str>,
     /// The agent's copy of the policy, as it is in force at this relay.
-    pub gate: Arc<Current<Gate>>,
+    pub gate: Arc<ArcSwap<Gate>>,
     /// What handles its exchanges.
     pub replay: Arc<Replay>,
 }
@@ -242,7 +242,7 @@ pub struct AtHost {
 /// One exchange, and the terms of its session.
 struct Exchange<'r> {
     replay: &'r Replay,
-    gate: &'r Current<Gate>,
+    gate: &'r ArcSwap<Gate>,
     deadlines: Deadlines,
     host: &'r Arc<str>,
     origin: &'r str,
@@ -479,7 +479,11 @@ impl Exchange<'_> {
             origin: self.origin,
         };
 
-        let (gate, state, client) = (self.gate.get(), &self.replay.state, request.context.client);
+        let (gate, state, client) = (
+            self.gate.load_full(),
+            &self.replay.state,
+            request.context.client,
+        );
         let (decision, body, held) = match gate.check_head(head, client, now, state)? {
             HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
             HeadVerdict::ReadBody(pending) => {

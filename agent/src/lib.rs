@@ -10,9 +10,7 @@ pub mod config;
 pub mod events;
 pub mod exchange;
 pub mod exit;
-mod first;
 pub mod relay_link;
-mod streams;
 pub mod terminal;
 pub mod upstream;
 

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use data_encoding::HEXLOWER;
 use hookward_core::clock::Clock;
 use hookward_core::limits::GREETING_BYTES;
@@ -33,7 +34,6 @@ use hookward_core::reason::Check;
 use hookward_core::secret::Secret;
 use hookward_core::text::printable;
 use hookward_gate::engine::Gate;
-use hookward_runtime::current::Current;
 use hookward_tunnel::protocol::control::{FromRelay, RefusedReason, RefusedRequest};
 use hookward_tunnel::transport::identity::Pin;
 use hookward_tunnel::transport::liveness::Liveness;
@@ -319,7 +319,7 @@ pub struct AtRelay {
     /// Which policies it has, one for each tunnel.
     pub policies: Vec<Policies>,
     /// The gates by which this side judges what comes from it, one for each tunnel.
-    pub gates: Vec<Arc<Current<Gate>>>,
+    pub gates: Vec<Arc<ArcSwap<Gate>>>,
     /// Requests of it that were begun.
     begun: Arc<Begun>,
     /// Tunnels whose hosts this relay refused, by position.
@@ -389,7 +389,7 @@ pub async fn keep(
             .map(|tunnel| Policies::new(tunnel.wanted.clone()))
             .collect();
         let first =
-            |tunnel: &Tunnel| Arc::new(Current::new(Arc::clone(&tunnel.wanted.borrow().gate)));
+            |tunnel: &Tunnel| Arc::new(ArcSwap::new(Arc::clone(&tunnel.wanted.borrow().gate)));
         let gates = shared.tunnels.iter().map(first).collect();
 
         let (addresses, more_addresses) = (AtomicUsize::new(1), Notify::new());

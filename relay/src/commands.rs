@@ -10,7 +10,7 @@ use hookward_runtime::process::LogError;
 
 use crate::StartError;
 use crate::certs::CertError;
-use crate::storage::agents::StoreError;
+use crate::storage::StorageError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +29,7 @@ pub enum CommandError {
     Start(#[from] StartError),
     /// The state file.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] StorageError),
     /// The relay's identity.
     #[error(transparent)]
     Cert(#[from] CertError),

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use hookward_core::clock::Clock;
 use hookward_runtime::process::{self, Others};
+use hookward_runtime::sqlite;
 
 use crate::certs::{CertError, EDGE_FILE, EDGE_KEY_FILE, EDGE_NAMES_FILE, IDENTITY_FILE, Identity};
 use crate::server::StartError;
-use crate::storage::STATE_FILE;
-use crate::storage::agents::{Store, set_database_aside};
+use crate::storage::{STATE_FILE, StorageError, Store};
 
 /// What to do after a reset.
 const JOIN_AGAIN: &str =
@@ -59,7 +59,7 @@ pub(crate) fn open(
 
     let store = match Store::open(&state) {
         Err(error) if reset && error.is_damage() => {
-            let aside = set_database_aside(&state, clock)?;
+            let aside = sqlite::set_aside(&state, clock.now()).map_err(StorageError::state)?;
             tracing::warn!(kept_as = %aside.display(), "the state ({STATE_FILE}) is damaged and begins anew: {JOIN_AGAIN}");
             Store::open(&state)?
         }

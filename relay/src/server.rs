@@ -44,8 +44,9 @@ use crate::overload::per_client::Places;
 use crate::sessions::context::{Host, InForce};
 use crate::sessions::{AgentListener, Entrance, Registry};
 use crate::settings::Settings;
-use crate::storage::agents::{Store, StoreError, TakenHost};
+use crate::storage::agents::TakenHost;
 use crate::storage::dedup::ReplayKeeper;
+use crate::storage::{StorageError, Store};
 
 /// What to do when the system keeps a port for itself.
 fn privileged(address: SocketAddr, error: &io::Error) -> &'static str {
@@ -124,7 +125,7 @@ pub enum StartError {
     Tls(#[from] rustls::Error),
     /// The state file.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] StorageError),
     /// The HTTPS port.
     #[error("can't listen on TCP {address}: {source}{}", privileged(*.address, .source))]
     Listen {

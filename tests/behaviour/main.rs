@@ -31,6 +31,7 @@ mod fetched;
 mod gate;
 mod http;
 mod judge;
+mod layers;
 mod limits;
 mod names;
 mod networks;

@@ -11,7 +11,7 @@ use hookward_core::secret::Secret;
 use hookward_relay::edge::client_address::ForwardedField;
 use hookward_relay::fetch::client::FetchSettings;
 use hookward_relay::settings::Settings;
-use hookward_relay::storage::agents::StoreError;
+use hookward_relay::storage::StorageError;
 use hookward_relay::{Relay, StartError};
 
 use super::CommandError;
@@ -29,7 +29,7 @@ pub enum LocalError {
     Start(#[from] StartError),
     /// The relay's state file.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] StorageError),
     /// The relay did not take its own agent.
     #[error("the relay in this process did not take its own agent")]
     Agent,

@@ -26,11 +26,11 @@ use crate::config::state_dir::{StateDir, StateError};
 use crate::events::{self, Ready, Report, Reporter};
 use crate::exchange::{Pairing, UnderWay};
 use crate::exit::Exit;
-use crate::first::first;
 use crate::relay_link::proxy::Proxies;
 use crate::relay_link::{ConnectionError, LinkSettings, Opened, Relay, TransportMode};
 use crate::terminal::Quit;
 use crate::{Agent, AgentSettings, TunnelSettings, terminal};
+use futures_util::future::select_all;
 
 /// For the screen to give the terminal back.
 const GIVE_BACK: Duration = Duration::from_millis(300);
@@ -170,15 +170,16 @@ impl Serving {
             .map_err(CommandError::system("the terminal's thread"))?;
 
         let refused = loop {
+            let can_reload = !reloading.is_empty();
             let changes = reloading
                 .iter_mut()
-                .map(|(reloads, _)| Box::pin(reloads.next()))
-                .collect();
+                .map(|(reloads, _)| Box::pin(reloads.next()));
             let changed = tokio::select! {
                 ended = agent.ended() => break ended.err(),
                 () = ends.next() => break None,
                 () = quit.cancelled() => break None,
-                (changed, ()) = first(changes) => changed,
+                // `select_all` panics without futures.
+                changed = async { select_all(changes).await.1 }, if can_reload => changed,
             };
             if let Some((_, again)) = reloading.get(changed) {
                 reload(&agent, changed, &reporter, again());

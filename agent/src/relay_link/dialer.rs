@@ -19,10 +19,11 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
 
 use crate::relay_link::backoff::Schedule;
-use crate::relay_link::proxy::{Proxies, Way};
+use crate::relay_link::proxy::Proxies;
 use crate::relay_link::{ConnectionError, LinkSettings, Relay, TransportMode};
 
 /// How long the first transport is tried before the other one begins, too: a handshake across the
@@ -500,7 +501,7 @@ impl To {
                 tcp::keep_queue_short(&stream);
 
                 let local = stream.local_addr().ok();
-                (Way::Straight(stream), local, target, place, addresses)
+                (Either::Left(stream), local, target, place, addresses)
             }
         };
 

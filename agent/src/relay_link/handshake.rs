@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::relay_link::FromAgent;
+use arc_swap::ArcSwap;
 use hookward_core::limits::{CONTROL_BYTES, GREETING_BYTES};
 use hookward_core::names::{HostName, origin_of};
 use hookward_core::text::printable;
-use hookward_runtime::current::Current;
 use hookward_tunnel::protocol::control::{Deadlines, FromRelay, RefusedReason};
 use hookward_tunnel::transport::{ControlStream, Session, StreamError};
 use tokio::time::timeout;
@@ -161,10 +161,10 @@ pub(crate) async fn open(
 
             let origin = origin_of(host.as_str(), port);
             let gate = at.gates.get(number).cloned();
-            let gate = gate.unwrap_or_else(|| Arc::new(Current::new(Arc::clone(&offer.gate))));
+            let gate = gate.unwrap_or_else(|| Arc::new(ArcSwap::new(Arc::clone(&offer.gate))));
 
             if policies.accept(&offer) != Taken::Late {
-                gate.set(Arc::clone(&offer.gate));
+                gate.store(Arc::clone(&offer.gate));
             }
 
             at.note_host_opened(number);

@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::Report;
 use crate::exchange::Terms;
-use crate::first::first;
 use crate::relay_link::active::{LEAVE, Serving, take};
 use crate::relay_link::backoff::{Schedule, jitter};
 use crate::relay_link::dialer::Found;
@@ -27,6 +26,7 @@ use crate::relay_link::status::LineId;
 use crate::relay_link::suspend::SleepWatch;
 use crate::relay_link::{AtRelay, ConnectionError, Shared, kept, refused, report_refusals};
 use crate::upstream::health::Told;
+use futures_util::future::select_all;
 
 /// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
 const POLICY: Duration = Duration::from_secs(600);
@@ -285,7 +285,7 @@ impl Line {
                 .enumerate()
                 .map(|(number, policies)| {
                     let is_open = terms.at(number).is_some() && !self.at.is_without_host(number);
-                    // In boxes: `first` moves what it waits for.
+                    // In boxes: `select_all` moves the futures.
                     Box::pin(async move {
                         if is_open {
                             policies.changed().await
@@ -310,14 +310,14 @@ impl Line {
                     Ok(message) => self.hear(message, terms, asked, relay_leaves),
                     Err(error) => Err(error.into()),
                 },
-                (number, offer) = first(policies.collect()), if asked.is_none() && writer.is_some() && !*mute => {
+                (number, offer) = first(policies), if asked.is_none() && writer.is_some() && !*mute => {
                     let host = terms.at(number).map(|at| at.host.to_string());
                     let message = open_message(host, &offer);
                     *asked = Some((number, offer));
                     saying = writer.take().map(|writer| self.say(writer, message, found.session.transport()));
                     Ok(())
                 }
-                (number, down) = first(changes.collect()), if writer.is_some() && !*mute => {
+                (number, down) = first(changes), if writer.is_some() && !*mute => {
                     applications.get_mut(number).into_iter().for_each(|(said, _)| *said = down);
                     let host = terms.at(number).map(|at| at.host.to_string()).unwrap_or_default();
                     let message = FromAgent::Application { host, down };
@@ -478,7 +478,7 @@ impl Line {
                 let (gate, policies) = (self.at.gates.get(number), self.at.policies.get(number));
                 let taken = policies.map_or(Taken::Late, |policies| policies.accept(&offer));
                 if let Some(gate) = gate.filter(|_| taken != Taken::Late) {
-                    gate.set(Arc::clone(&offer.gate));
+                    gate.store(Arc::clone(&offer.gate));
                 }
 
                 if taken == Taken::News {
@@ -544,4 +544,13 @@ impl Line {
 
         Ok(())
     }
+}
+
+/// Waits for the first of several futures. Returns its position and its value.
+///
+/// # Panics
+/// If there are none: an agent has at least one tunnel.
+async fn first<F: Future + Unpin>(futures: impl Iterator<Item = F>) -> (usize, F::Output) {
+    let (value, number, _) = select_all(futures).await;
+    (number, value)
 }

@@ -15,29 +15,21 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
 
 use crate::relay_link::ConnectionError;
-use crate::streams::pass_on;
 use hookward_tunnel::transport::identity::crypto_provider;
 
 /// Which proxies stand between the agent and a relay.
 #[derive(Clone, Default)]
 pub struct Proxies(Option<Arc<Matcher>>);
 
-/// A connection to a relay: straight, or through a proxy.
-pub enum Way {
-    /// Straight.
-    Straight(TcpStream),
-    /// Through a proxy.
-    Tunnelled(TokioIo<hyper::upgrade::Upgraded>),
-}
+/// Connection to a relay: direct, or through a proxy.
+pub type RelayStream = Either<TcpStream, TokioIo<hyper::upgrade::Upgraded>>;
 
-/// A connection to a proxy.
-enum ToProxy {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// Connection to a proxy, in clear text or over TLS.
+type ProxyStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 impl Proxies {
     /// What the environment says.
@@ -93,7 +85,7 @@ impl Proxy {
         &self,
         target: &str,
         tasks: &TaskTracker,
-    ) -> Result<(Way, Option<SocketAddr>), ConnectionError> {
+    ) -> Result<(RelayStream, Option<SocketAddr>), ConnectionError> {
         let failed = |error: &dyn std::fmt::Display| ConnectionError::Proxy {
             proxy: self.address(),
             what: error.to_string(),
@@ -106,7 +98,7 @@ impl Proxy {
         let local = stream.local_addr().ok();
         let stream = match self.intercept.uri().scheme_str() {
             Some("https") => self.secure(stream).await?,
-            Some("http") | None => ToProxy::Plain(stream),
+            Some("http") | None => Either::Left(stream),
             Some(other) => {
                 return Err(failed(&format!(
                     "{other} is no kind of proxy that is known; write http://"
@@ -153,10 +145,10 @@ impl Proxy {
             .await
             .map_err(|error| failed(&error))?;
 
-        Ok((Way::Tunnelled(TokioIo::new(upgraded)), local))
+        Ok((Either::Right(TokioIo::new(upgraded)), local))
     }
 
-    async fn secure(&self, stream: TcpStream) -> Result<ToProxy, ConnectionError> {
+    async fn secure(&self, stream: TcpStream) -> Result<ProxyStream, ConnectionError> {
         let failed = |error: &dyn std::fmt::Display| ConnectionError::Proxy {
             proxy: self.address(),
             what: error.to_string(),
@@ -182,9 +174,6 @@ impl Proxy {
             .await
             .map_err(|error| failed(&error))?;
 
-        Ok(ToProxy::Tls(Box::new(tls)))
+        Ok(Either::Right(Box::new(tls)))
     }
 }
-
-pass_on!(Way: Straight, Tunnelled);
-pass_on!(ToProxy: Plain, Tls);

@@ -15,9 +15,9 @@ use rustls_pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use super::tls::{self, Trust};
-use crate::streams::pass_on;
 
 /// The application, as the user described it.
 #[derive(Clone)]
@@ -64,27 +64,15 @@ pub struct Place {
     pub https: bool,
 }
 
-/// A connection to the application.
-pub enum Stream {
-    /// TCP.
-    Tcp(TcpStream),
-    /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
-    /// A Unix socket.
-    Unix(UnixStream),
-}
+/// Connection to the application: TCP or a Unix socket, or TLS over TCP.
+pub type Stream = Either<Either<TcpStream, UnixStream>, Box<TlsStream<TcpStream>>>;
 
-pass_on!(Stream: Tcp, Tls, Unix);
-
-impl Stream {
-    /// The socket below.
-    #[must_use]
-    pub fn socket(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Tls(stream) => stream.get_ref().0.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
+/// Returns the socket below a connection.
+pub fn socket(stream: &Stream) -> BorrowedFd<'_> {
+    match stream {
+        Either::Left(Either::Left(stream)) => stream.as_fd(),
+        Either::Left(Either::Right(stream)) => stream.as_fd(),
+        Either::Right(stream) => stream.get_ref().0.as_fd(),
     }
 }
 
@@ -216,7 +204,10 @@ impl Application {
     /// What the system, or TLS, says.
     pub async fn connect(&self) -> io::Result<Stream> {
         let socket = match &self.address {
-            Address::Unix(path) => return UnixStream::connect(path).await.map(Stream::Unix),
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await?;
+                return Ok(Either::Left(Either::Right(stream)));
+            }
             Address::Port(port) => {
                 let both = [
                     SocketAddr::from(([127, 0, 0, 1], *port)),
@@ -230,7 +221,7 @@ impl Application {
         socket.set_nodelay(true)?;
 
         let Some(tls) = &self.tls else {
-            return Ok(Stream::Tcp(socket));
+            return Ok(Either::Left(Either::Left(socket)));
         };
         let authority = self.address.authority();
         let host = authority
@@ -244,7 +235,7 @@ impl Application {
             .await
             .map_err(tls::explain)?;
 
-        Ok(Stream::Tls(Box::new(stream)))
+        Ok(Either::Right(Box::new(stream)))
     }
 }
 

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::UpstreamBody;
-use super::application::{Application, Stream};
+use super::application::{self, Application, Stream};
 use super::health::{Health, Told};
 use crate::events::Reporter;
 
@@ -324,7 +324,10 @@ impl Pool {
 
     async fn connect(&self) -> Result<Own, UpstreamError> {
         let stream = self.stream().await?;
-        let socket = stream.socket().try_clone_to_owned().ok().map(Socket::from);
+        let socket = application::socket(&stream)
+            .try_clone_to_owned()
+            .ok()
+            .map(Socket::from);
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(HEAD_BUFFER)
             .max_headers(HEAD_FIELDS)

@@ -13,7 +13,8 @@ use crate::cli::{AgentArgs, AgentCommand, DataDir};
 use crate::commands::CommandError;
 use crate::commands::say;
 use crate::storage::STATE_FILE;
-use crate::storage::agents::{Store, TakenHost};
+use crate::storage::Store;
+use crate::storage::agents::TakenHost;
 
 /// What is wrong with the command line.
 #[derive(Debug, thiserror::Error)]

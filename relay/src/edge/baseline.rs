@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use hookward_core::clock::Clock;
 use hookward_core::diagnostics::{Problem, Problems};
 use hookward_gate::engine::{Gate, Side};
 use hookward_gate::policy::{Accept, file};
-use hookward_runtime::current::Current;
 use hookward_runtime::reload::Reloads;
 use hookward_runtime::secrets::VettedSecrets;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use crate::fetch::ip_sets::AddressLists;
 /// The floor in use; clones share it.
 #[derive(Clone)]
 pub struct Floor {
-    gate: Current<Option<Arc<Gate>>>,
+    gate: Arc<ArcSwapOption<Gate>>,
 }
 
 impl Floor {
@@ -33,14 +33,14 @@ impl Floor {
     ) -> Result<Self, Problems> {
         let gate = path.map(|path| read(path, clock, lists)).transpose()?;
         Ok(Self {
-            gate: Current::new(Arc::new(gate)),
+            gate: Arc::new(ArcSwapOption::new(gate)),
         })
     }
 
     /// The gate, if there is a floor.
     #[must_use]
     pub fn gate(&self) -> Option<Arc<Gate>> {
-        self.gate.get().as_ref().clone()
+        self.gate.load_full()
     }
 
     /// Reads the file again when it changes, until `stop` is cancelled. A file that can't be used
@@ -61,7 +61,7 @@ impl Floor {
 
             match read(&path, &clock, &lists) {
                 Ok(gate) => {
-                    self.gate.set(Arc::new(Some(gate)));
+                    self.gate.store(Some(gate));
                     tracing::warn!(path = %path.display(), "the floor was read again and is in force");
                 }
                 Err(problems) => {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::fetch::client::Fetcher;
-use crate::storage::agents::Store;
+use crate::storage::Store;
 
 /// A list is read again when it is older.
 const FRESH_MS: u64 = 6 * 3600 * 1000;

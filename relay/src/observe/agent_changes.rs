@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::storage::agents::{AgentRow, Store};
+use crate::storage::Store;
+use crate::storage::agents::AgentRow;
 
 /// How often the state file is read.
 const REVIEW: Duration = Duration::from_secs(3);

@@ -13,7 +13,7 @@ use hookward_tunnel::transport::liveness::Liveness;
 use crate::fetch::ip_sets::AddressLists;
 use crate::observe::audit::RequestLog;
 use crate::sessions::registry::Registry;
-use crate::storage::agents::Store;
+use crate::storage::Store;
 
 /// What a session needs of the relay.
 pub struct Host {

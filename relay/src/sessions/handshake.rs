@@ -10,7 +10,9 @@ use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamErr
 
 use crate::sessions::active::Run;
 use crate::sessions::context::Host;
-use crate::storage::agents::{Agent, Claim, StoreError};
+use crate::storage::StorageError;
+use crate::storage::agents::Agent;
+use crate::storage::hosts::Claim;
 
 /// An agent that said who it is.
 pub struct Admitted {
@@ -41,7 +43,7 @@ pub enum AdmissionError {
     Stream(#[from] StreamError),
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] StorageError),
 }
 
 /// Reads the greeting and answers it. The caller sets the deadline.

@@ -15,7 +15,7 @@ use crate::certs::Identity;
 use crate::sessions::acceptor::Entrance;
 use crate::sessions::context::Host;
 use crate::sessions::handshake::AdmissionError;
-use crate::storage::agents::Store;
+use crate::storage::Store;
 
 /// How often it is asked again who owns which host.
 const REVIEW: Duration = Duration::from_secs(1);

@@ -24,7 +24,8 @@ use crate::sessions::context::Host;
 use crate::sessions::handshake::Admitted;
 use crate::sessions::owner_events::Refusals;
 use crate::sessions::registry::{Brought, Registry};
-use crate::storage::agents::{Claim, Store, StoreError};
+use crate::storage::hosts::Claim;
+use crate::storage::{StorageError, Store};
 
 /// How often a session's credential is asked for again: an agent that was removed is out by then.
 const REVIEW: Duration = Duration::from_secs(3);
@@ -47,8 +48,8 @@ impl Drop for Registered<'_> {
 /// A refusal that ends the session.
 struct Refused(RefusedReason, String);
 
-impl From<StoreError> for Refused {
-    fn from(error: StoreError) -> Self {
+impl From<StorageError> for Refused {
+    fn from(error: StorageError) -> Self {
         tracing::error!(%error, "the store failed");
         Self(
             RefusedReason::Unavailable,

@@ -19,12 +19,13 @@ use std::time::Duration;
 use hookward_core::clock::{Clock, Moment, UnixMillis};
 use hookward_core::names::HostName;
 use hookward_gate::engine::{Claim, Claimed};
-use rusqlite::{Connection, OptionalExtension, params};
+use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::storage::agents::{StoreError, is_damage, open_database, set_database_aside};
+use crate::storage::StorageError;
 
 /// Claims that wait for a commit; more are refused for now.
 const WAITING: usize = 8192;
@@ -36,16 +37,6 @@ const SWEEP: i64 = 2000;
 const IDLE: Duration = Duration::from_secs(5);
 /// How long a request waits for the file.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS claims (
-        key BLOB PRIMARY KEY,                    -- SHA-256 of host, route and what identifies the delivery
-        tunnel TEXT NOT NULL,                    -- its public host
-        until_ms INTEGER NOT NULL,
-        holder INTEGER NOT NULL                  -- who claimed it; 0 once it was answered 2xx
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS claims_by_end ON claims (until_ms);
-";
 
 type Key = [u8; 32];
 /// Rows in the file, by tunnel.
@@ -113,21 +104,21 @@ impl ReplayKeeper {
     /// than it.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub fn open(path: &Path, clock: Clock, most: u64) -> Result<Self, StoreError> {
+    /// [`StorageError`].
+    pub fn open(path: &Path, clock: Clock, most: u64) -> Result<Self, StorageError> {
         let (connection, counts) = match prepare(path) {
-            Err(StoreError::Sqlite { source, .. }) if is_damage(&source) => {
-                let aside = set_database_aside(path, &clock)?;
+            Err(error) if error.is_damage() => {
+                let aside = sqlite::set_aside(path, clock.now()).map_err(StorageError::Dedup)?;
                 tracing::warn!(
-                    error = %source,
+                    %error,
                     kept_as = %aside.display(),
                     "the memory of deliveries is damaged, and begins anew: deliveries that were accepted before may \
                      be accepted once more"
                 );
 
-                prepare(path)?
+                prepare(path).map_err(StorageError::Dedup)?
             }
-            prepared => prepared?,
+            prepared => prepared.map_err(StorageError::Dedup)?,
         };
 
         let shared = Arc::new(Shared {
@@ -150,7 +141,7 @@ impl ReplayKeeper {
         let thread = std::thread::Builder::new()
             .name("replays".to_owned())
             .spawn(move || keeper.run())
-            .map_err(StoreError::Thread)?;
+            .map_err(StorageError::Thread)?;
 
         Ok(Self {
             replays,
@@ -170,42 +161,50 @@ impl Drop for ReplayKeeper {
     }
 }
 
-/// Drops the table of version 0.1.0, whose rows name no tunnel.
-fn forget_earlier_version(connection: &Connection) -> rusqlite::Result<()> {
+/// Opens the file, and counts what each tunnel has in it.
+fn prepare(path: &Path) -> Result<(Connection, Counts), SqliteError> {
+    let connection = sqlite::open(path, &SCHEMA)?;
+    let counted = (|| {
+        // Both read every row, and so find damage.
+        connection.execute("DELETE FROM claims WHERE holder != 0", [])?;
+        counts(&connection)
+    })();
+
+    match counted {
+        Ok(counts) => Ok((connection, counts)),
+        Err(source) => Err(sqlite::failed(path)(source)),
+    }
+}
+
+/// Schema of the file of deliveries. Power loss may undo the last commits: the relay then takes a
+/// repeated delivery for new, and forwards it once more.
+const SCHEMA: Schema = Schema {
+    durability: Durability::Process,
+    migrations: &[create],
+};
+
+/// Creates the table, and drops the one of version 0.1.0, whose rows name no tunnel.
+fn create(db: &Transaction<'_>) -> rusqlite::Result<()> {
     let is_there =
         "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'deliveries'";
-    if connection.query_row(is_there, [], |row| row.get::<_, i64>(0))? > 0 {
-        connection.execute_batch("DROP TABLE deliveries")?;
+    if db.query_row(is_there, [], |row| row.get::<_, i64>(0))? > 0 {
+        db.execute_batch("DROP TABLE deliveries")?;
         tracing::warn!(
             "the memory of deliveries of an earlier version is forgotten: some may be accepted once more"
         );
     }
 
-    Ok(())
-}
-
-/// Opens the file, and counts what each tunnel has in it.
-fn prepare(path: &Path) -> Result<(Connection, Counts), StoreError> {
-    let connection = open_database(path)?;
-    let prepared = (|| {
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        // A power cut may lose the last moments: a delivery is then taken for new, and forwarded
-        // once more.
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
-        forget_earlier_version(&connection)?;
-        connection.execute_batch(SCHEMA)?;
-
-        // Both read every row: what is damaged is met here.
-        connection.execute("DELETE FROM claims WHERE holder != 0", [])?;
-        counts(&connection)
-    })();
-    match prepared {
-        Ok(counts) => Ok((connection, counts)),
-        Err(source) => Err(StoreError::Sqlite {
-            path: path.to_owned(),
-            source,
-        }),
-    }
+    db.execute_batch(
+        "
+        CREATE TABLE IF NOT EXISTS claims (
+            key BLOB PRIMARY KEY,                -- SHA-256 of host, route and delivery key
+            tunnel TEXT NOT NULL,                -- its public host
+            until_ms INTEGER NOT NULL,
+            holder INTEGER NOT NULL              -- who claimed it; 0 once it was answered 2xx
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX IF NOT EXISTS claims_by_end ON claims (until_ms);
+        ",
+    )
 }
 
 impl Shared {

@@ -1,0 +1,95 @@
+//! Named address sets as they were last fetched, and facts about the relay.
+
+use hookward_core::clock::UnixMillis;
+use hookward_core::names::HostName;
+use rusqlite::{OptionalExtension as _, params};
+
+use super::agents::millis;
+use super::{StorageError, Store};
+
+impl Store {
+    /// Keeps the ranges of a named set, one a line, and when they were read.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub fn keep_address_list(
+        &self,
+        name: &str,
+        ranges: &str,
+        read: UnixMillis,
+    ) -> Result<(), StorageError> {
+        self.with(|db| {
+            db.execute(
+                "INSERT OR REPLACE INTO address_lists VALUES (?1, ?2, ?3)",
+                params![name, ranges, millis(read)],
+            )
+        })
+        .map(drop)
+    }
+
+    /// The kept named sets: name, ranges, and when they were read.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub fn address_lists(&self) -> Result<Vec<(String, String, UnixMillis)>, StorageError> {
+        self.with(|db| {
+            let mut query = db.prepare("SELECT name, ranges, read_ms FROM address_lists")?;
+            let rows = query.query_map([], |row| {
+                let read: i64 = row.get(2)?;
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    UnixMillis(u64::try_from(read).unwrap_or_default()),
+                ))
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// Notes the address under which agents reach this relay, for `agent add`.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub fn set_tunnel_address(&self, address: &str) -> Result<(), StorageError> {
+        self.set_fact(TUNNEL_ADDRESS, address)
+    }
+
+    /// The address under which agents reach this relay; `None` before its first start.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub fn tunnel_address(&self) -> Result<Option<String>, StorageError> {
+        self.fact(TUNNEL_ADDRESS)
+    }
+
+    /// Notes the relay's domain, for `agent add`.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub fn set_domain(&self, domain: &HostName) -> Result<(), StorageError> {
+        self.set_fact(DOMAIN, domain.as_str())
+    }
+
+    pub(super) fn domain(&self) -> Result<Option<HostName>, StorageError> {
+        Ok(self.fact(DOMAIN)?.as_deref().and_then(HostName::parse))
+    }
+
+    fn set_fact(&self, name: &str, value: &str) -> Result<(), StorageError> {
+        let set =
+            "INSERT INTO facts VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value";
+        self.with(|db| db.execute(set, [name, value])).map(drop)
+    }
+
+    fn fact(&self, name: &str) -> Result<Option<String>, StorageError> {
+        self.with(|db| {
+            db.query_row("SELECT value FROM facts WHERE name = ?1", [name], |row| {
+                row.get(0)
+            })
+            .optional()
+        })
+    }
+}
+
+/// Facts about the relay.
+const TUNNEL_ADDRESS: &str = "tunnel_address";
+const DOMAIN: &str = "domain";

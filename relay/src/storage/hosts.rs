@@ -1,0 +1,113 @@
+//! Public hosts and the agents that own them.
+
+use hookward_core::names::{AgentName, HostName};
+use rusqlite::{OptionalExtension as _, params};
+
+use super::agents::AgentId;
+use super::{StorageError, Store};
+
+/// Whether a host could be claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// It belongs to the agent now, or did before.
+    Owned,
+    /// It belongs to the agent of this name.
+    Taken(String),
+    /// The agent owns as many hosts as it may.
+    TooMany,
+}
+
+impl Store {
+    /// Gives a host to an agent, if it is free or the agent's own. The host of another agent's
+    /// `name`, below the relay's domain, is not free, from the moment that agent was added.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub fn claim_host(
+        &self,
+        host: &HostName,
+        name: Option<&AgentName>,
+        agent: AgentId,
+    ) -> Result<Claim, StorageError> {
+        self.with(|db| {
+            let tx = db.transaction()?;
+            let owner: Option<(i64, String)> = tx
+                .query_row(
+                    "SELECT agents.id, name FROM hosts JOIN agents ON agents.id = hosts.agent WHERE host = ?1",
+                    [host.as_str()],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
+                .optional()?;
+            if let Some((owner, name)) = owner {
+                return Ok(if owner == agent.0 { Claim::Owned } else { Claim::Taken(name) });
+            }
+
+            let of_another: Option<String> = tx
+                .query_row(
+                    "SELECT name FROM agents WHERE name = ?1 AND id <> ?2",
+                    params![name.map(AgentName::as_str), agent.0],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            if let Some(name) = of_another {
+                return Ok(Claim::Taken(name));
+            }
+
+            let owned: i64 =
+                tx.query_row("SELECT count(*) FROM hosts WHERE agent = ?1", [agent.0], |row| row.get(0))?;
+            if owned >= HOSTS_PER_AGENT {
+                return Ok(Claim::TooMany);
+            }
+
+            tx.execute("INSERT INTO hosts (host, agent) VALUES (?1, ?2)", params![host.as_str(), agent.0])?;
+            tx.commit()?;
+            Ok(Claim::Owned)
+        })
+    }
+
+    /// The first of these hosts that belongs to another agent, and that agent's name.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub fn lost_host(
+        &self,
+        hosts: &[HostName],
+        agent: AgentId,
+    ) -> Result<Option<(HostName, String)>, StorageError> {
+        let find = "SELECT name FROM hosts JOIN agents ON agents.id = hosts.agent WHERE host = ?1 AND hosts.agent <> ?2";
+        self.with(|db| {
+            let mut find = db.prepare_cached(find)?;
+            for host in hosts {
+                let owner = find
+                    .query_row(params![host.as_str(), agent.0], |row| row.get(0))
+                    .optional()?;
+                if let Some(owner) = owner {
+                    return Ok(Some((host.clone(), owner)));
+                }
+            }
+
+            Ok(None)
+        })
+    }
+
+    /// All hosts that somebody owns.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub fn hosts(&self) -> Result<Vec<HostName>, StorageError> {
+        self.with(|db| {
+            let mut query = db.prepare("SELECT host FROM hosts")?;
+            let rows = query.query_map([], |row| row.get::<_, String>(0))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })
+        .map(|names| {
+            names
+                .iter()
+                .filter_map(|name| HostName::parse(name))
+                .collect()
+        })
+    }
+}
+
+/// Hosts that one agent may own, so that none can take all names.
+pub(super) const HOSTS_PER_AGENT: i64 = 64;

@@ -1,0 +1,294 @@
+//! Opens SQLite databases: the one place for pragmas, schema versions and migrations.
+//!
+//! `PRAGMA user_version` holds the number of migrations that a file has been through. A file of a
+//! newer version of Hookward is refused: an old program must not write to tables that it does not
+//! know.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hookward_core::clock::UnixMillis;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::process;
+
+/// Schema of a database.
+#[derive(Debug)]
+pub struct Schema {
+    /// What a commit survives.
+    pub durability: Durability,
+    /// Steps in order, each in the transaction that also raises `user_version`. Steps that have
+    /// been released never change.
+    pub migrations: &'static [Migration],
+}
+
+/// One step from a version of a schema to the next.
+pub type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
+
+/// What a commit survives (`PRAGMA synchronous`, in WAL mode).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Power loss.
+    Full,
+    /// The end of the process. Power loss may undo the last commits, and leaves the file intact.
+    Process,
+}
+
+/// Failure to open or use a database.
+#[derive(Debug, thiserror::Error)]
+pub enum SqliteError {
+    /// The system refused access to a file.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// SQLite failed.
+    #[error("{path}: {source}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's error.
+        source: rusqlite::Error,
+    },
+    /// A newer version of Hookward wrote the file.
+    #[error(
+        "{path} has schema version {found}, and this version of Hookward knows up to {known}: \
+         run the newer version, or restore a backup from before the upgrade"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The file's version.
+        found: usize,
+        /// The newest version that this program knows.
+        known: usize,
+    },
+}
+
+impl SqliteError {
+    /// Returns `true` if the file is cut off, overwritten or no database.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+
+        matches!(self, Self::Database { source, .. }
+            if matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase)))
+    }
+}
+
+/// Opens a database and brings its schema up to date. Creates the file with mode 0600 if there is
+/// none; SQLite gives its `-wal` and `-shm` files the same mode.
+///
+/// # Errors
+/// [`SqliteError`].
+pub fn open(path: &Path, schema: &Schema) -> Result<Connection, SqliteError> {
+    // SQLite would only report that it can't open the file, and would create it with mode 0644.
+    fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| SqliteError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+
+    prepare(Connection::open(path), path, schema)
+}
+
+/// Opens a database that ends with the program.
+///
+/// # Errors
+/// [`SqliteError::Database`].
+pub fn open_in_memory(schema: &Schema) -> Result<Connection, SqliteError> {
+    prepare(
+        Connection::open_in_memory(),
+        Path::new("(in memory)"),
+        schema,
+    )
+}
+
+/// Returns a function that adds the file's path to SQLite's errors.
+pub fn failed(path: &Path) -> impl Fn(rusqlite::Error) -> SqliteError {
+    move |source| SqliteError::Database {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Renames a damaged database and SQLite's files beside it to NAME.damaged-DATE. Returns the new
+/// path of the database.
+///
+/// # Errors
+/// [`SqliteError::File`].
+pub fn set_aside(path: &Path, now: UnixMillis) -> Result<PathBuf, SqliteError> {
+    let file_error = |path: &Path, source| SqliteError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let aside = process::set_aside(path, now).map_err(|source| file_error(path, source))?;
+
+    // The log of the damaged database would be replayed into a new one.
+    for suffix in ["-wal", "-shm"] {
+        let [from, to] = [path, &aside].map(|path| {
+            let mut beside = path.as_os_str().to_owned();
+            beside.push(suffix);
+            PathBuf::from(beside)
+        });
+
+        match fs::rename(&from, to) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(file_error(&from, source));
+            }
+            _ => {}
+        }
+    }
+
+    Ok(aside)
+}
+
+fn prepare(
+    connection: rusqlite::Result<Connection>,
+    path: &Path,
+    schema: &Schema,
+) -> Result<Connection, SqliteError> {
+    let mut connection = connection.map_err(failed(path))?;
+    set_pragmas(&connection, schema.durability).map_err(failed(path))?;
+
+    let known = schema.migrations.len();
+    let found = migrate(&mut connection, schema.migrations).map_err(failed(path))?;
+    if found > known {
+        return Err(SqliteError::Newer {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    }
+
+    Ok(connection)
+}
+
+fn set_pragmas(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Process => "NORMAL",
+    };
+
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "foreign_keys", true)
+}
+
+/// Runs the migrations that the file has not seen. Returns the version that the file had before.
+fn migrate(connection: &mut Connection, migrations: &[Migration]) -> rusqlite::Result<usize> {
+    let found = version(connection)?;
+    if found >= migrations.len() {
+        return Ok(found);
+    }
+
+    // Another process may have been faster: the version counts inside the transaction.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = version(&transaction)?;
+    for (number, migration) in migrations.iter().enumerate().skip(found) {
+        migration(&transaction)?;
+        transaction.pragma_update(None, "user_version", (number + 1) as i64)?;
+    }
+
+    transaction.commit()?;
+    Ok(found)
+}
+
+/// Returns the version of the file's schema. A negative one was not written by Hookward, and counts
+/// as newer.
+fn version(connection: &Connection) -> rusqlite::Result<usize> {
+    let version =
+        connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))?;
+    Ok(usize::try_from(version).unwrap_or(usize::MAX))
+}
+
+/// Wait for another process's lock on the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: Schema = Schema {
+        durability: Durability::Full,
+        migrations: &[|db| db.execute_batch("CREATE TABLE a (x INTEGER)")],
+    };
+    const TWO: Schema = Schema {
+        durability: Durability::Full,
+        migrations: &[
+            |db| db.execute_batch("CREATE TABLE a (x INTEGER)"),
+            |db| db.execute_batch("ALTER TABLE a ADD COLUMN y INTEGER"),
+        ],
+    };
+
+    #[test]
+    fn a_file_is_migrated_once_and_refused_by_an_older_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+
+        open(&path, &ONE)
+            .unwrap()
+            .execute("INSERT INTO a VALUES (1)", [])
+            .unwrap();
+        for _ in 0..2 {
+            let db = open(&path, &TWO).unwrap();
+            let row: (i64, Option<i64>) = db
+                .query_row("SELECT x, y FROM a", [], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
+                .unwrap();
+            assert_eq!(row, (1, None));
+        }
+
+        let error = open(&path, &ONE).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                SqliteError::Newer {
+                    found: 2,
+                    known: 1,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(!error.is_damage());
+    }
+
+    #[test]
+    fn a_failed_migration_leaves_the_file_as_it_was() {
+        const BROKEN: Schema = Schema {
+            durability: Durability::Full,
+            migrations: &[
+                |db| db.execute_batch("CREATE TABLE a (x INTEGER)"),
+                |db| db.execute_batch("ALTER TABLE a ADD COLUMN y INTEGER; no SQL"),
+            ],
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+
+        open(&path, &ONE).unwrap();
+        open(&path, &BROKEN).unwrap_err();
+        open(&path, &TWO).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        fs::write(&path, vec![b'x'; 4096]).unwrap();
+
+        assert!(open(&path, &ONE).unwrap_err().is_damage());
+    }
+}
