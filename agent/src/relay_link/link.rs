@@ -546,11 +546,15 @@ impl Line {
     }
 }
 
-/// Waits for the first of several futures. Returns its position and its value.
-///
-/// # Panics
-/// If there are none: an agent has at least one tunnel.
+/// Waits for the first of several futures. Returns its position and its value; never returns if
+/// there are none.
 async fn first<F: Future + Unpin>(futures: impl Iterator<Item = F>) -> (usize, F::Output) {
+    let futures: Vec<F> = futures.collect();
+    if futures.is_empty() {
+        // `select_all` would panic.
+        return std::future::pending().await;
+    }
+
     let (value, number, _) = select_all(futures).await;
     (number, value)
 }
