@@ -20,7 +20,7 @@ const WAITING: usize = 4096;
 
 /// One thing to say.
 #[derive(Debug, Clone)]
-pub enum Report {
+pub enum Event {
     /// The agent is dialling.
     Connecting {
         /// The relay's address.
@@ -43,7 +43,7 @@ pub enum Report {
         for_good: bool,
     },
     /// A request reached this agent.
-    Request(Box<RequestReport>),
+    Request(Box<RequestEvent>),
     /// The relay refused a request.
     Refused(Box<RefusedRequest>),
     /// The relay refused more than it told, counted by check.
@@ -61,17 +61,17 @@ pub enum Report {
 
 /// A report, and the time that it is about.
 #[derive(Debug, Clone)]
-pub struct Stamped {
+pub struct TimedEvent {
     /// When it happened.
     pub at: OffsetDateTime,
     /// The same by a monotonic clock, for the order of reports.
     pub moment: Instant,
     /// The report itself.
-    pub report: Report,
+    pub report: Event,
 }
 
-impl From<Report> for Stamped {
-    fn from(report: Report) -> Self {
+impl From<Event> for TimedEvent {
+    fn from(report: Event) -> Self {
         Self {
             at: OffsetDateTime::now_utc(),
             moment: Instant::now(),
@@ -105,7 +105,7 @@ pub struct Ready {
 
 /// A request that reached this agent, and how it ended.
 #[derive(Debug, Clone)]
-pub struct RequestReport {
+pub struct RequestEvent {
     /// The request's id.
     pub id: RequestId,
     /// The public host of its tunnel.
@@ -119,10 +119,10 @@ pub struct RequestReport {
     /// How long it took until the head of its answer.
     pub took: Duration,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: RequestResult,
 }
 
-impl RequestReport {
+impl RequestEvent {
     /// The method as it is shown: escaped.
     #[must_use]
     pub fn method(&self) -> String {
@@ -132,7 +132,7 @@ impl RequestReport {
 
 /// How a request ended.
 #[derive(Debug, Clone)]
-pub enum Outcome {
+pub enum RequestResult {
     /// The application answered.
     Answered {
         /// With this status.
@@ -171,40 +171,40 @@ pub enum Outcome {
 
 /// Where reports go. Reporting never waits: what can't be shown in time is counted.
 #[derive(Clone)]
-pub struct Reporter {
-    sender: mpsc::Sender<Stamped>,
+pub struct EventSink {
+    sender: mpsc::Sender<TimedEvent>,
     lost: Arc<AtomicU64>,
 }
 
 /// Where reports come out.
-pub struct Reports {
-    receiver: mpsc::Receiver<Stamped>,
+pub struct EventStream {
+    receiver: mpsc::Receiver<TimedEvent>,
     lost: Arc<AtomicU64>,
 }
 
 /// A way for reports.
 #[must_use]
-pub fn channel() -> (Reporter, Reports) {
+pub fn channel() -> (EventSink, EventStream) {
     let (sender, receiver) = mpsc::channel(WAITING);
     let lost = Arc::new(AtomicU64::new(0));
     (
-        Reporter {
+        EventSink {
             sender,
             lost: Arc::clone(&lost),
         },
-        Reports { receiver, lost },
+        EventStream { receiver, lost },
     )
 }
 
-impl Reporter {
+impl EventSink {
     /// Says something.
-    pub fn say(&self, report: Report) {
+    pub fn say(&self, report: Event) {
         self.say_of(Duration::ZERO, report);
     }
 
     /// Says something that happened so long ago.
-    pub fn say_of(&self, ago: Duration, report: Report) {
-        let stamped = Stamped::from(report);
+    pub fn say_of(&self, ago: Duration, report: Event) {
+        let stamped = TimedEvent::from(report);
         let at = stamped
             .at
             .checked_sub(ago.try_into().unwrap_or_default())
@@ -213,7 +213,7 @@ impl Reporter {
 
         if self
             .sender
-            .try_send(Stamped {
+            .try_send(TimedEvent {
                 at,
                 moment,
                 ..stamped
@@ -225,19 +225,19 @@ impl Reporter {
     }
 }
 
-impl Reports {
+impl EventStream {
     /// The next report; `None` when nobody is left to make one.
-    pub async fn next(&mut self) -> Option<Stamped> {
+    pub async fn next(&mut self) -> Option<TimedEvent> {
         self.receiver.recv().await
     }
 
     /// The next report, for a thread that may block.
-    pub fn wait(&mut self) -> Option<Stamped> {
+    pub fn wait(&mut self) -> Option<TimedEvent> {
         self.receiver.blocking_recv()
     }
 
     /// A report that is there already.
-    pub fn next_at_once(&mut self) -> Option<Stamped> {
+    pub fn next_at_once(&mut self) -> Option<TimedEvent> {
         self.receiver.try_recv().ok()
     }
 

@@ -25,16 +25,16 @@ use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::secret::Secret;
 use hookward_core::text::shown_path;
 use hookward_gate::engine::{
-    Decision, Gate, HeadVerdict, PendingBody, Permit, Request, RequestHead, State,
+    Decision, Gate, GateState, HeadVerdict, PendingBody, Permit, Request, RequestHead,
 };
 use hookward_gate::inspection::Work;
-use hookward_gate::providers::challenge::Answer;
+use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_gate::request::OwnedHead;
-use hookward_runtime::body_memory::{BodyBudget, Charge};
-use hookward_runtime::offload::{NoTurn, OFFLOAD_BYTES, Offload, Queue};
-use hookward_tunnel::body_buffer::Pieces;
+use hookward_runtime::body_memory::{BodyMemory, MemoryCharge};
+use hookward_runtime::offload::{OFFLOAD_BYTES, Offload, OffloadQueue, QueueTimeout};
+use hookward_tunnel::body_buffer::BodyBuffer;
 use hookward_tunnel::protocol::control::Deadlines;
-use hookward_tunnel::protocol::head::{self, Failure, RequestId};
+use hookward_tunnel::protocol::head::{self, ExchangeFailure, RequestId};
 use hookward_tunnel::transport::splice::splice;
 use hookward_tunnel::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
 use http::{HeaderMap, Method, Response, StatusCode, header};
@@ -46,10 +46,10 @@ use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::events::{Outcome, Report, Reporter, RequestReport};
-use crate::exchange::started::Begun;
-use crate::upstream::header_case::LetterCases;
-use crate::upstream::pool::{Connection, Pool, UpstreamError};
+use crate::events::{Event, EventSink, RequestEvent, RequestResult};
+use crate::exchange::started::StartedRequests;
+use crate::upstream::header_case::HeaderCaseCache;
+use crate::upstream::pool::{ConnectionPool, PooledConnection, UpstreamError};
 use crate::upstream::{self, UpstreamBody};
 
 /// For the head of an exchange, whose first bytes opened the stream.
@@ -63,9 +63,9 @@ const UNFINISHED_HEADS_IN_ALL: usize = 340;
 
 /// Places for heads that have not ended, of all connections; clones share them.
 #[derive(Clone)]
-pub struct Heads(Arc<Semaphore>);
+pub struct PendingHeads(Arc<Semaphore>);
 
-impl Default for Heads {
+impl Default for PendingHeads {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(UNFINISHED_HEADS_IN_ALL)))
     }
@@ -81,15 +81,15 @@ const REFUSED_A_SECOND: usize = 20;
 const COUNTS: Duration = Duration::from_secs(1);
 
 /// What every exchange of one agent shares.
-pub struct Replay {
+pub struct ExchangeHandler {
     /// What a gate remembers: on this side nothing.
-    pub state: Arc<State>,
+    pub state: Arc<GateState>,
     /// Where a secret goes that a provider tells in its handshake; only while pairing.
     pub pairing: Option<Pairing>,
     /// The agent's own clock.
     pub clock: Clock,
     /// Connections to the application.
-    pub pool: Pool,
+    pub pool: ConnectionPool,
     /// Whether other agents share the tunnel.
     pub pooled: bool,
     /// Cost of diagnoses of wrong signatures.
@@ -97,58 +97,58 @@ pub struct Replay {
     /// Threads for checks of large bodies.
     pub offload: Offload,
     /// Queue of this tunnel's checks.
-    pub checks: Queue,
+    pub checks: OffloadQueue,
     /// How header names are spelled.
-    pub cases: LetterCases,
+    pub cases: HeaderCaseCache,
     /// Where to say what happened.
-    pub reporter: Reporter,
+    pub reporter: EventSink,
     /// Memory for bodies that checks must read.
-    pub budget: BodyBudget,
+    pub budget: BodyMemory,
     /// Requests under way, of all tunnels.
-    pub under_way: UnderWay,
+    pub under_way: InFlight,
     /// Refusals of the agent's own gate, which a hostile relay could cause without end.
-    pub refused: Refused,
+    pub refused: RefusalSummary,
 }
 
 /// Requests under way; clones share the count.
 #[derive(Clone, Default)]
-pub struct UnderWay(Arc<AtomicUsize>);
+pub struct InFlight(Arc<AtomicUsize>);
 
 /// One of them, until it is dropped.
-struct Counted<'u>(&'u UnderWay);
+struct InFlightGuard<'u>(&'u InFlight);
 
-impl UnderWay {
+impl InFlight {
     /// Number of requests in progress.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn begin(&self) -> Counted<'_> {
+    fn begin(&self) -> InFlightGuard<'_> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Counted(self)
+        InFlightGuard(self)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Refusals of the agent's own gate: so many a second one by one, the others as counts.
-pub struct Refused(
+pub struct RefusalSummary(
     // A std mutex: it guards a short list, and nothing waits while it is held.
     Mutex<Quota<Check>>,
 );
 
-impl Default for Refused {
+impl Default for RefusalSummary {
     fn default() -> Self {
         Self(Mutex::new(Quota::new(REFUSED_A_SECOND)))
     }
 }
 
-impl Refused {
+impl RefusalSummary {
     fn take(&self, check: Check) -> bool {
         self.0
             .lock()
@@ -157,7 +157,7 @@ impl Refused {
     }
 
     /// Reports what was only counted, every second, until `stop` is cancelled.
-    pub async fn report_counts(&self, reporter: &Reporter, stop: &CancellationToken) {
+    pub async fn report_counts(&self, reporter: &EventSink, stop: &CancellationToken) {
         let mut due = interval(COUNTS);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -173,7 +173,7 @@ impl Refused {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take_counted();
             if !counted.is_empty() {
-                reporter.say(Report::Counted(counted));
+                reporter.say(Event::Counted(counted));
             }
         }
     }
@@ -183,25 +183,25 @@ impl Refused {
 pub type Pairing = Box<dyn Fn(&Secret) -> std::io::Result<()> + Send + Sync>;
 
 /// What the session settled that an exchange belongs to.
-pub struct Terms {
+pub struct SessionTerms {
     /// Deadlines of the relay's settings.
     pub deadlines: Deadlines,
     /// The tunnels: requests for any other host are none of this agent's.
-    pub hosts: Vec<AtHost>,
+    pub hosts: Vec<TunnelBinding>,
     /// Requests that were begun, of this relay: their ids are its own.
-    pub begun: Arc<Begun>,
+    pub begun: Arc<StartedRequests>,
     /// Places for heads that have not ended, of this connection.
     pub heads: Semaphore,
     /// The same, of all connections.
-    pub all_heads: Heads,
+    pub all_heads: PendingHeads,
     /// `true` once something that is no request has been reported.
     pub malformed: AtomicBool,
 }
 
-impl Terms {
+impl SessionTerms {
     /// The agent's tunnel of this position, if it is open on this connection.
     #[must_use]
-    pub fn at(&self, tunnel: usize) -> Option<&AtHost> {
+    pub fn at(&self, tunnel: usize) -> Option<&TunnelBinding> {
         self.hosts.iter().find(|at| at.tunnel == tunnel)
     }
 
@@ -209,9 +209,9 @@ impl Terms {
     #[must_use]
     pub fn new(
         deadlines: Deadlines,
-        hosts: Vec<AtHost>,
-        begun: Arc<Begun>,
-        all_heads: Heads,
+        hosts: Vec<TunnelBinding>,
+        begun: Arc<StartedRequests>,
+        all_heads: PendingHeads,
     ) -> Self {
         let (heads, malformed) = (Semaphore::new(UNFINISHED_HEADS), AtomicBool::new(false));
         Self {
@@ -226,7 +226,7 @@ impl Terms {
 }
 
 /// A tunnel that is open.
-pub struct AtHost {
+pub struct TunnelBinding {
     /// Which of the agent's tunnels it is, by its position.
     pub tunnel: usize,
     /// Its public host.
@@ -236,42 +236,42 @@ pub struct AtHost {
     /// The agent's copy of the policy, as it is in force at this relay.
     pub gate: Arc<ArcSwap<Gate>>,
     /// What handles its exchanges.
-    pub replay: Arc<Replay>,
+    pub replay: Arc<ExchangeHandler>,
 }
 
 /// One exchange, and the terms of its session.
 struct Exchange<'r> {
-    replay: &'r Replay,
+    replay: &'r ExchangeHandler,
     gate: &'r ArcSwap<Gate>,
     deadlines: Deadlines,
     host: &'r Arc<str>,
     origin: &'r str,
-    begun: &'r Begun,
+    begun: &'r StartedRequests,
 }
 
 /// Why there is no answer of the application.
-enum Stop {
+enum ExchangeError {
     Refused(Refusal),
     Failed(Code, String),
     /// The agent answers a provider's handshake itself.
-    Handshake(Box<Answer>),
+    Handshake(Box<ChallengeResponse>),
     Aborted,
 }
 
-impl From<Refusal> for Stop {
+impl From<Refusal> for ExchangeError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
-impl From<StreamError> for Stop {
+impl From<StreamError> for ExchangeError {
     fn from(_: StreamError) -> Self {
         Self::Aborted
     }
 }
 
 /// What the report of a request begins with.
-struct Shown {
+struct RequestSummary {
     id: RequestId,
     method: Method,
     path: String,
@@ -280,15 +280,15 @@ struct Shown {
 }
 
 /// An answer that has begun.
-struct Answered {
+struct ResponseSent {
     response: Response<Incoming>,
-    connection: Connection,
+    connection: PooledConnection,
     observed: Option<(Check, String)>,
     secrets: Vec<String>,
 }
 
 /// Handles one exchange to its end.
-pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &Terms) {
+pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &SessionTerms) {
     let reading = async {
         let _place = terms.heads.acquire().await.ok()?;
         let _of_all = terms.all_heads.0.acquire().await.ok()?;
@@ -299,7 +299,7 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
     };
     let length = bytes.len();
 
-    let request = match head::Request::decode(bytes) {
+    let request = match head::ExchangeRequest::decode(bytes) {
         Ok(request) => request,
         Err(error) => {
             // Once for each connection: a hostile relay could fill the log.
@@ -310,7 +310,7 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
         }
     };
 
-    let asked = |at: &&AtHost| {
+    let asked = |at: &&TunnelBinding| {
         request
             .context
             .host
@@ -350,8 +350,13 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
 }
 
 impl Exchange<'_> {
-    async fn run(&self, mut writer: MessageWriter, reader: MessageReader, request: head::Request) {
-        let shown = Shown {
+    async fn run(
+        &self,
+        mut writer: MessageWriter,
+        reader: MessageReader,
+        request: head::ExchangeRequest,
+    ) {
+        let shown = RequestSummary {
             id: request.context.id,
             method: request.method.clone(),
             path: shown_path(&request.target),
@@ -367,7 +372,10 @@ impl Exchange<'_> {
             let mut stopped = pin!(writer.stopped());
             poll_fn(|cx| match handling.as_mut().poll(cx) {
                 Poll::Ready(done) => Poll::Ready(done),
-                Poll::Pending => stopped.as_mut().poll(cx).map(|()| Err(Stop::Aborted)),
+                Poll::Pending => stopped
+                    .as_mut()
+                    .poll(cx)
+                    .map(|()| Err(ExchangeError::Aborted)),
             })
             .await
         };
@@ -376,7 +384,7 @@ impl Exchange<'_> {
             Ok((answered, tunnel)) => {
                 let status = answered.response.status();
                 let (observed, secrets) = (answered.observed.clone(), answered.secrets.clone());
-                let outcome = Outcome::Answered {
+                let outcome = RequestResult::Answered {
                     status: status.as_u16(),
                     observed,
                     secrets,
@@ -389,23 +397,23 @@ impl Exchange<'_> {
                     self.send_back(writer, answered, head_only).await;
                 }
             }
-            Err(Stop::Aborted) => self.report(shown, Outcome::Aborted),
-            Err(Stop::Handshake(answer)) => {
+            Err(ExchangeError::Aborted) => self.report(shown, RequestResult::Aborted),
+            Err(ExchangeError::Handshake(answer)) => {
                 self.report(
                     shown,
-                    Outcome::Handshake {
+                    RequestResult::Handshake {
                         status: answer.status.as_u16(),
                     },
                 );
 
-                let Answer {
+                let ChallengeResponse {
                     status,
                     headers,
                     body,
                     ..
                 } = *answer;
 
-                let head = head::Response {
+                let head = head::ExchangeResponse {
                     status,
                     length: Some(body.len() as u64),
                     headers,
@@ -416,7 +424,7 @@ impl Exchange<'_> {
                     .patiently(writer.whole(&head.encode(passes_to_sender), body))
                     .await;
             }
-            Err(Stop::Refused(refusal)) => {
+            Err(ExchangeError::Refused(refusal)) => {
                 let Refusal {
                     check,
                     code,
@@ -427,7 +435,7 @@ impl Exchange<'_> {
 
                 self.report(
                     shown,
-                    Outcome::Refused {
+                    RequestResult::Refused {
                         status: status.as_u16(),
                         check,
                         why,
@@ -435,10 +443,10 @@ impl Exchange<'_> {
                 );
                 self.fail(writer, code, status).await;
             }
-            Err(Stop::Failed(code, why)) => {
+            Err(ExchangeError::Failed(code, why)) => {
                 self.report(
                     shown,
-                    Outcome::Failed {
+                    RequestResult::Failed {
                         status: code.status().as_u16(),
                         code,
                         why,
@@ -453,9 +461,9 @@ impl Exchange<'_> {
     /// back: it holds what the sender goes on to say.
     async fn handle(
         &self,
-        request: head::Request,
+        request: head::ExchangeRequest,
         reader: MessageReader,
-    ) -> Result<(Answered, Option<MessageReader>), Stop> {
+    ) -> Result<(ResponseSent, Option<MessageReader>), ExchangeError> {
         self.check_host(&request)?;
         let now = self.replay.clock.moment();
         let mut body = None;
@@ -510,7 +518,7 @@ impl Exchange<'_> {
             Decision::Claim(_) => {
                 return Err(Refusal::malformed("the agent's gate remembers no deliveries").into());
             }
-            Decision::Answer(answer) => return Err(Stop::Handshake(answer)),
+            Decision::Answer(answer) => return Err(ExchangeError::Handshake(answer)),
             Decision::Pair(secret, answer) => return Err(self.pair(&secret, answer)),
         };
 
@@ -528,7 +536,7 @@ impl Exchange<'_> {
 
         if !self.begun.claim(request.context.id) {
             // It came before, over a connection that was lost since: the application may have it.
-            return Err(Stop::Failed(
+            return Err(ExchangeError::Failed(
                 Code::AgentBroke,
                 "it was begun before its connection was lost".to_owned(),
             ));
@@ -537,7 +545,7 @@ impl Exchange<'_> {
         let (response, connection) = self.ask(permit, request, body).await?;
         drop(held);
         Ok((
-            Answered {
+            ResponseSent {
                 response,
                 connection,
                 observed,
@@ -555,7 +563,7 @@ impl Exchange<'_> {
         body: &Bytes,
         now: Moment,
         keys: &FetchedKeys,
-    ) -> Result<Result<Decision, Refusal>, Stop> {
+    ) -> Result<Result<Decision, Refusal>, ExchangeError> {
         let state = Arc::clone(&self.replay.state);
         if body.len() <= OFFLOAD_BYTES {
             return Ok(pending.check_body(head, body, now, &state, keys));
@@ -567,7 +575,7 @@ impl Exchange<'_> {
             .offload
             .run(&self.replay.checks, check)
             .await
-            .map_err(|NoTurn| Stop::Failed(Code::Busy, NoTurn.to_string()))
+            .map_err(|QueueTimeout| ExchangeError::Failed(Code::Busy, QueueTimeout.to_string()))
     }
 
     /// Adds what would have made a wrong signature right, as long as diagnoses do not cost too much
@@ -576,7 +584,7 @@ impl Exchange<'_> {
         &self,
         refusal: Refusal,
         gate: &Arc<Gate>,
-        request: &head::Request,
+        request: &head::ExchangeRequest,
         body: &Bytes,
         now: Moment,
     ) -> Refusal {
@@ -619,18 +627,18 @@ impl Exchange<'_> {
     }
 
     /// Keeps the secret that a provider tells, and answers it.
-    fn pair(&self, secret: &Secret, answer: Box<Answer>) -> Stop {
+    fn pair(&self, secret: &Secret, answer: Box<ChallengeResponse>) -> ExchangeError {
         match self.replay.pairing.as_ref().map(|keep| keep(secret)) {
-            Some(Ok(())) => Stop::Handshake(answer),
+            Some(Ok(())) => ExchangeError::Handshake(answer),
             Some(Err(error)) => {
-                Stop::Failed(Code::Busy, format!("the secret could not be kept: {error}"))
+                ExchangeError::Failed(Code::Busy, format!("the secret could not be kept: {error}"))
             }
             None => Refusal::failed(Check::Signature, "no pairing is under way").into(),
         }
     }
 
     /// The relay chooses the tunnel by its host; the application may choose a site by it, too.
-    fn check_host(&self, request: &head::Request) -> Result<(), Refusal> {
+    fn check_host(&self, request: &head::ExchangeRequest) -> Result<(), Refusal> {
         let mut fields = request.headers.get_all(header::HOST).iter();
         let (field, more) = (fields.next(), fields.next());
         let name = field
@@ -659,7 +667,7 @@ impl Exchange<'_> {
         body: Option<MessageBody>,
         cap: u64,
         client: IpAddr,
-    ) -> Result<(Bytes, Charge), Stop> {
+    ) -> Result<(Bytes, MemoryCharge), ExchangeError> {
         let mut charge = self.replay.budget.begin(client);
         let Some(mut body) = body else {
             return Ok((Bytes::new(), charge));
@@ -677,18 +685,18 @@ impl Exchange<'_> {
         }
 
         let reading = async {
-            let mut pieces = Pieces::expecting(body.size_hint().exact());
+            let mut pieces = BodyBuffer::expecting(body.size_hint().exact());
             while let Some(frame) = body.frame().await {
-                let Ok(data) = frame.map_err(|_| Stop::Aborted)?.into_data() else {
+                let Ok(data) = frame.map_err(|_| ExchangeError::Aborted)?.into_data() else {
                     continue;
                 };
                 if pieces.len() as u64 + data.len() as u64 > cap {
-                    return Err(Stop::Refused(too_large()));
+                    return Err(ExchangeError::Refused(too_large()));
                 }
 
                 charge
                     .add(data.len() as u64)
-                    .map_err(|full| Stop::Failed(Code::Busy, full.to_string()))?;
+                    .map_err(|full| ExchangeError::Failed(Code::Busy, full.to_string()))?;
                 pieces.add(data);
             }
 
@@ -709,9 +717,9 @@ impl Exchange<'_> {
     async fn ask(
         &self,
         permit: Permit,
-        request: head::Request,
+        request: head::ExchangeRequest,
         body: UpstreamBody,
-    ) -> Result<(Response<Incoming>, Connection), Stop> {
+    ) -> Result<(Response<Incoming>, PooledConnection), ExchangeError> {
         let patience = permit.settings().answer_timeout;
         let sent = body.progress();
         let request = upstream::request(
@@ -721,7 +729,7 @@ impl Exchange<'_> {
             &self.replay.cases,
             self.replay.pool.application(),
         )
-        .map_err(|error| Stop::Refused(Refusal::malformed(error.to_string())))?;
+        .map_err(|error| ExchangeError::Refused(Refusal::malformed(error.to_string())))?;
 
         let answers = self.replay.pool.answers();
         let mut asking = pin!(self.replay.pool.send(request));
@@ -748,12 +756,12 @@ impl Exchange<'_> {
                     ""
                 };
 
-                Err(Stop::Failed(
+                Err(ExchangeError::Failed(
                     Code::ApplicationUnreachable,
                     format!("{error}{next}"),
                 ))
             }
-            Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(Stop::Aborted),
+            Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(ExchangeError::Aborted),
             Ok(Err(error)) => {
                 // One that speaks https closes the connection, with or without a word of TLS.
                 let application = self.replay.pool.application();
@@ -765,7 +773,7 @@ impl Exchange<'_> {
                     false => String::new(),
                 };
 
-                Err(Stop::Failed(
+                Err(ExchangeError::Failed(
                     Code::ApplicationBroke,
                     format!("{error}{hint}"),
                 ))
@@ -776,14 +784,14 @@ impl Exchange<'_> {
                     "the application did not answer within {} s",
                     patience.as_secs_f64()
                 );
-                Err(Stop::Failed(Code::ApplicationTimeout, why))
+                Err(ExchangeError::Failed(Code::ApplicationTimeout, why))
             }
         }
     }
 
     /// Sends the application's answer to the relay, and keeps the connection for the next request.
-    async fn send_back(&self, mut writer: MessageWriter, answered: Answered, head_only: bool) {
-        let Answered {
+    async fn send_back(&self, mut writer: MessageWriter, answered: ResponseSent, head_only: bool) {
+        let ResponseSent {
             response,
             connection,
             ..
@@ -802,7 +810,7 @@ impl Exchange<'_> {
             body.size_hint().exact()
         };
 
-        let response = head::Response {
+        let response = head::ExchangeResponse {
             status: parts.status,
             length,
             headers: parts.headers,
@@ -835,7 +843,7 @@ impl Exchange<'_> {
         body: &mut Incoming,
     ) -> Result<(), ()> {
         let deadline = tokio::time::Instant::now() + GATHER;
-        let mut gathered = Pieces::expecting(body.size_hint().exact());
+        let mut gathered = BodyBuffer::expecting(body.size_hint().exact());
 
         loop {
             match timeout_at(deadline, body.frame()).await {
@@ -914,7 +922,7 @@ impl Exchange<'_> {
     async fn switch(
         &self,
         mut writer: MessageWriter,
-        answered: Answered,
+        answered: ResponseSent,
         reader: Option<MessageReader>,
     ) {
         let Some(reader) = reader else { return };
@@ -922,7 +930,7 @@ impl Exchange<'_> {
         let mut headers = std::mem::take(&mut parts.headers);
         headers.remove(header::CONTENT_LENGTH);
 
-        let answer = head::Response {
+        let answer = head::ExchangeResponse {
             status: parts.status,
             length: Some(0),
             headers,
@@ -950,19 +958,19 @@ impl Exchange<'_> {
 
     /// Tells the relay why there is no answer; the relay puts it into words for the sender.
     async fn fail(&self, writer: MessageWriter, code: Code, status: StatusCode) {
-        let head = Failure { code, status }.encode();
+        let head = ExchangeFailure { code, status }.encode();
         // A relay that is gone needs no word.
         let _ = self.patiently(writer.whole(&head, Bytes::new())).await;
     }
 
-    fn report(&self, shown: Shown, outcome: Outcome) {
-        if let Outcome::Refused { check, .. } = &outcome
+    fn report(&self, shown: RequestSummary, outcome: RequestResult) {
+        if let RequestResult::Refused { check, .. } = &outcome
             && !self.replay.refused.take(*check)
         {
             return;
         }
 
-        let Shown {
+        let RequestSummary {
             id,
             method,
             path,
@@ -971,7 +979,7 @@ impl Exchange<'_> {
         } = shown;
         let (host, took) = (Arc::clone(self.host), since.elapsed());
 
-        let report = RequestReport {
+        let report = RequestEvent {
             id,
             host,
             method,
@@ -980,7 +988,7 @@ impl Exchange<'_> {
             took,
             outcome,
         };
-        self.replay.reporter.say(Report::Request(Box::new(report)));
+        self.replay.reporter.say(Event::Request(Box::new(report)));
     }
 }
 

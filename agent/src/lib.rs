@@ -19,32 +19,34 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use hookward_core::clock::Clock;
-use hookward_core::diagnostics::{Problem, Problems};
+use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_core::limits::{AGENT_BODY_BUDGET, DOCTOR_BYTES_A_SECOND};
 use hookward_core::rate::ByteMeter;
-use hookward_gate::engine::{Gate, Side, State};
+use hookward_gate::engine::{Gate, GateState, Side};
 use hookward_gate::policy::Policy;
-use hookward_runtime::body_memory::BodyBudget;
-use hookward_runtime::offload::{Offload, Queue};
+use hookward_runtime::body_memory::BodyMemory;
+use hookward_runtime::offload::{Offload, OffloadQueue};
 use hookward_tunnel::transport::Transport;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::events::Reporter;
-use crate::exchange::{Heads, Pairing, Refused, Replay, UnderWay};
-use crate::relay_link::policy_sync::Offer;
-use crate::relay_link::status::Status;
-use crate::relay_link::{ConnectionError, LinkSettings, Opened, Relay, Shared, Tunnel};
+use crate::events::EventSink;
+use crate::exchange::{ExchangeHandler, InFlight, Pairing, PendingHeads, RefusalSummary};
+use crate::relay_link::policy_sync::PolicyOffer;
+use crate::relay_link::status::LinkStatus;
+use crate::relay_link::{
+    ConnectionError, LinkContext, LinkSettings, LinkTunnel, OpenedTunnel, RelayEndpoint,
+};
 use crate::upstream::application::Application;
-use crate::upstream::header_case::LetterCases;
-use crate::upstream::pool::Pool;
+use crate::upstream::header_case::HeaderCaseCache;
+use crate::upstream::pool::ConnectionPool;
 
 /// What an agent needs to know.
 pub struct AgentSettings {
     /// The relays.
-    pub relays: Vec<Relay>,
+    pub relays: Vec<RelayEndpoint>,
     /// How they are reached.
     pub link: LinkSettings,
     /// The tunnels.
@@ -71,22 +73,22 @@ pub struct Agent {
     running: Option<JoinHandle<Result<(), ConnectionError>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
-    policies: Vec<watch::Sender<Arc<Offer>>>,
+    policies: Vec<watch::Sender<Arc<PolicyOffer>>>,
     clock: Clock,
-    under_way: UnderWay,
+    under_way: InFlight,
 }
 
 /// A policy ready to be offered to the relay.
-fn offer(policy: &Policy, clock: &Clock) -> Result<Arc<Offer>, Problems> {
+fn offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diagnostics> {
     let gate = Gate::compile(policy, Side::Agent, clock.now()).map_err(|mistakes| {
-        Problems(
+        Diagnostics(
             mistakes
                 .into_iter()
-                .map(|what| Problem::new("policy", what))
+                .map(|what| Diagnostic::new("policy", what))
                 .collect(),
         )
     })?;
-    Ok(Arc::new(Offer::new(policy.for_relay(), gate)))
+    Ok(Arc::new(PolicyOffer::new(policy.for_relay(), gate)))
 }
 
 /// A name for this run of the program: no other has it.
@@ -109,24 +111,24 @@ impl Agent {
     pub fn start(
         settings: AgentSettings,
         clock: Clock,
-        reporter: Reporter,
-        on_open: impl Fn(Opened) + Send + Sync + 'static,
+        reporter: EventSink,
+        on_open: impl Fn(OpenedTunnel) + Send + Sync + 'static,
         on_worked: impl Fn(Transport) + Send + Sync + 'static,
-    ) -> Result<Self, Problems> {
+    ) -> Result<Self, Diagnostics> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (budget, under_way) = (BodyBudget::new(AGENT_BODY_BUDGET), UnderWay::default());
+        let (budget, under_way) = (BodyMemory::new(AGENT_BODY_BUDGET), InFlight::default());
         let offload = Offload::default();
         let diagnoses = Arc::new(ByteMeter::new(DOCTOR_BYTES_A_SECOND));
         let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
 
         for tunnel in settings.tunnels {
             let first = offer(&tunnel.policy, &clock)?;
-            let replay = Replay {
-                state: Arc::new(State::default()),
+            let replay = ExchangeHandler {
+                state: Arc::new(GateState::default()),
                 pairing: tunnel.pairing,
                 pooled: settings.link.pool,
                 clock: clock.clone(),
-                pool: Pool::new(
+                pool: ConnectionPool::new(
                     tunnel.application,
                     reporter.clone(),
                     tasks.clone(),
@@ -134,12 +136,12 @@ impl Agent {
                 ),
                 diagnoses: Arc::clone(&diagnoses),
                 offload: offload.clone(),
-                checks: Queue::default(),
-                cases: LetterCases::default(),
+                checks: OffloadQueue::default(),
+                cases: HeaderCaseCache::default(),
                 reporter: reporter.clone(),
                 budget: budget.clone(),
                 under_way: under_way.clone(),
-                refused: Refused::default(),
+                refused: RefusalSummary::default(),
             };
             let replay = Arc::new(replay);
 
@@ -147,14 +149,14 @@ impl Agent {
             tasks.spawn(async move { counting.refused.report_counts(&reporter, &stop).await });
             let (sender, wanted) = watch::channel(first);
             policies.push(sender);
-            tunnels.push(Tunnel {
+            tunnels.push(LinkTunnel {
                 host: tunnel.host,
                 wanted,
                 replay,
             });
         }
 
-        let shared = Shared {
+        let shared = LinkContext {
             tunnels,
             link: settings.link,
             reporter,
@@ -163,8 +165,8 @@ impl Agent {
             on_open: Box::new(on_open),
             on_worked: Box::new(on_worked),
             instance: instance(),
-            status: Status::default(),
-            heads: Heads::default(),
+            status: LinkStatus::default(),
+            heads: PendingHeads::default(),
             tasks: TaskTracker::new(),
         };
 
@@ -189,7 +191,7 @@ impl Agent {
     ///
     /// # Errors
     /// Every reason for which the policy can't be used.
-    pub fn replace_policy(&self, tunnel: usize, policy: &Policy) -> Result<(), Problems> {
+    pub fn replace_policy(&self, tunnel: usize, policy: &Policy) -> Result<(), Diagnostics> {
         let offer = offer(policy, &self.clock)?;
         if let Some(wanted) = self.policies.get(tunnel) {
             // An agent that has ended has no use for it.
@@ -213,7 +215,7 @@ impl Agent {
 
     /// The requests under way.
     #[must_use]
-    pub fn under_way(&self) -> UnderWay {
+    pub fn under_way(&self) -> InFlight {
         self.under_way.clone()
     }
 

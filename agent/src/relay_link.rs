@@ -1,10 +1,10 @@
 //! The connections to the relays: dialled, kept, and opened again when they break.
 //!
-//! Every relay gets some lines ([`mod@line`]), each of which keeps one connection; [`dial`] finds
-//! the way (QUIC, or TLS over TCP, or through a [`proxy`]), [`schedule`] says when the next attempt
+//! Every relay gets some lines ([`mod@line`]), each of which keeps one connection; [`dialer`] finds
+//! the way (QUIC, or TLS over TCP, or through a [`proxy`]), [`backoff`] says when the next attempt
 //! is due, `opening` is how a connection begins, `serving` is one in use and ends it in order,
 //! `search` says when another one is looked for meanwhile, `sleep_watch` when the machine was
-//! asleep, [`status`] sums up for the user what the lines do, and [`policies`] knows which policy a
+//! asleep, [`status`] sums up for the user what the lines do, and [`policy_sync`] knows which policy a
 //! relay has. All connections of one run of the program serve the same tunnels; losing one loses
 //! nothing.
 
@@ -34,7 +34,7 @@ use hookward_core::reason::Check;
 use hookward_core::secret::Secret;
 use hookward_core::text::printable;
 use hookward_gate::engine::Gate;
-use hookward_tunnel::protocol::control::{FromRelay, RefusedReason, RefusedRequest};
+use hookward_tunnel::protocol::control::{RefusedReason, RefusedRequest, RelayMessage};
 use hookward_tunnel::transport::identity::Pin;
 use hookward_tunnel::transport::liveness::Liveness;
 use hookward_tunnel::transport::quic::EndpointError;
@@ -45,18 +45,18 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::dialer::Dialler;
-use self::link::Line;
-use self::policy_sync::{Offer, Policies};
+use self::dialer::Dialer;
+use self::link::RelayLink;
+use self::policy_sync::{PolicyOffer, PolicySync};
 use self::proxy::Proxies;
-use self::status::Status;
-use crate::events::{Report, Reporter};
-use crate::exchange::started::Begun;
-use crate::exchange::{Heads, Replay};
+use self::status::LinkStatus;
+use crate::events::{Event, EventSink};
+use crate::exchange::started::StartedRequests;
+use crate::exchange::{ExchangeHandler, PendingHeads};
 
 /// Message of an agent to the relay, with its policy.
-pub(crate) type FromAgent =
-    hookward_tunnel::protocol::control::FromAgent<hookward_gate::policy::Policy>;
+pub(crate) type AgentMessage =
+    hookward_tunnel::protocol::control::AgentMessage<hookward_gate::policy::Policy>;
 
 /// For the relay's answer to a join.
 const JOIN: Duration = Duration::from_secs(10);
@@ -74,7 +74,7 @@ const LINES_ENOUGH: usize = 4;
 
 /// Where a relay is, and who the agent is to it.
 #[derive(Clone)]
-pub struct Relay {
+pub struct RelayEndpoint {
     /// Host and port.
     pub address: String,
     /// Its key.
@@ -125,7 +125,7 @@ pub struct LinkSettings {
 
 /// The tunnel that a relay opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Opened {
+pub struct OpenedTunnel {
     /// Which of the agent's tunnels it is, by its position.
     pub tunnel: usize,
     /// The public host.
@@ -236,12 +236,12 @@ impl ConnectionError {
 /// # Errors
 /// [`ConnectionError`].
 pub async fn join(
-    relay: &Relay,
+    relay: &RelayEndpoint,
     link: &LinkSettings,
     secret: Secret,
 ) -> Result<String, ConnectionError> {
     let tasks = TaskTracker::new();
-    let dialler = Dialler::new(relay, link, tasks.clone())?;
+    let dialler = Dialer::new(relay, link, tasks.clone())?;
     // First a way, then the question: two that race must not both use the token up.
     let (found, ()) = dialler.connect_once(|_| async { Ok(()) }).await?;
     let credential_digest = HEXLOWER.encode(relay.credential.digest().as_bytes());
@@ -249,14 +249,14 @@ pub async fn join(
     let asking = async {
         let mut control = found.session.open_control().await?;
         control
-            .send(&FromAgent::Join {
+            .send(&AgentMessage::Join {
                 secret,
                 credential_digest,
             })
             .await?;
 
         match control.receive(GREETING_BYTES).await? {
-            FromRelay::Joined { agent } if AgentName::parse(&agent).is_some() => Ok(agent),
+            RelayMessage::Joined { agent } if AgentName::parse(&agent).is_some() => Ok(agent),
             other => Err(unexpected(other)),
         }
     };
@@ -275,53 +275,53 @@ pub async fn join(
 }
 
 /// One of the agent's tunnels.
-pub struct Tunnel {
+pub struct LinkTunnel {
     /// The public host to ask for.
     pub host: Option<String>,
     /// The policies; a new one may come at any time.
-    pub wanted: watch::Receiver<Arc<Offer>>,
+    pub wanted: watch::Receiver<Arc<PolicyOffer>>,
     /// What handles its exchanges.
-    pub replay: Arc<Replay>,
+    pub replay: Arc<ExchangeHandler>,
 }
 
 /// What all lines share.
-pub struct Shared {
+pub struct LinkContext {
     /// The tunnels, all of which every connection serves.
-    pub tunnels: Vec<Tunnel>,
+    pub tunnels: Vec<LinkTunnel>,
     /// How relays are reached.
     pub link: LinkSettings,
     /// Where to say what happens.
-    pub reporter: Reporter,
+    pub reporter: EventSink,
     /// The time of day.
     pub clock: Clock,
     /// For exchanges to end when the agent is stopped.
     pub drain: Duration,
     /// Called when the first connection has opened a tunnel at a relay.
-    pub on_open: Box<dyn Fn(Opened) + Send + Sync>,
+    pub on_open: Box<dyn Fn(OpenedTunnel) + Send + Sync>,
     /// Called when a connection was good, with what carried it.
     pub on_worked: Box<dyn Fn(Transport) + Send + Sync>,
     /// Which run of the program this is.
     pub instance: String,
     /// What the lines do.
-    pub status: Status,
+    pub status: LinkStatus,
     /// Places for heads that have not ended.
-    pub heads: Heads,
+    pub heads: PendingHeads,
     /// Owns what drives connections, and those that are being retired.
     pub tasks: TaskTracker,
 }
 
 /// One relay, as all lines to it know it.
-pub struct AtRelay {
+pub struct RelayState {
     /// Where it is.
-    pub relay: Relay,
+    pub relay: RelayEndpoint,
     /// Finds a way to it.
-    pub dialler: Dialler,
+    pub dialler: Dialer,
     /// Which policies it has, one for each tunnel.
-    pub policies: Vec<Policies>,
+    pub policies: Vec<PolicySync>,
     /// The gates by which this side judges what comes from it, one for each tunnel.
     pub gates: Vec<Arc<ArcSwap<Gate>>>,
     /// Requests of it that were begun.
-    begun: Arc<Begun>,
+    begun: Arc<StartedRequests>,
     /// Tunnels whose hosts this relay refused, by position.
     // A std mutex: it guards a small set, and nothing waits while it is held.
     without_host: Mutex<BTreeSet<usize>>,
@@ -330,10 +330,10 @@ pub struct AtRelay {
     more_addresses: Notify,
 }
 
-impl AtRelay {
+impl RelayState {
     /// Records that the relay refused the host of a tunnel. Reports it once, if other tunnels stay
     /// open.
-    fn note_host_refused(&self, tunnel: usize, message: &str, shared: &Shared) {
+    fn note_host_refused(&self, tunnel: usize, message: &str, shared: &LinkContext) {
         let is_news = self.without_host().insert(tunnel);
         if is_news && shared.tunnels.len() > 1 {
             let what = format!(
@@ -341,7 +341,7 @@ impl AtRelay {
                 self.relay.address,
                 printable(message)
             );
-            shared.reporter.say(Report::Warning(what));
+            shared.reporter.say(Event::Warning(what));
         }
     }
 
@@ -374,26 +374,26 @@ impl AtRelay {
 /// # Errors
 /// What the last relay said, when dialling again will not change it.
 pub async fn keep(
-    relays: Vec<Relay>,
-    shared: Arc<Shared>,
+    relays: Vec<RelayEndpoint>,
+    shared: Arc<LinkContext>,
     stop: CancellationToken,
 ) -> Result<(), ConnectionError> {
     let mut kept = JoinSet::new();
     let several = relays.len() > 1;
 
     for relay in relays {
-        let dialler = Dialler::new(&relay, &shared.link, shared.tasks.clone())?;
+        let dialler = Dialer::new(&relay, &shared.link, shared.tasks.clone())?;
         let policies = shared
             .tunnels
             .iter()
-            .map(|tunnel| Policies::new(tunnel.wanted.clone()))
+            .map(|tunnel| PolicySync::new(tunnel.wanted.clone()))
             .collect();
         let first =
-            |tunnel: &Tunnel| Arc::new(ArcSwap::new(Arc::clone(&tunnel.wanted.borrow().gate)));
+            |tunnel: &LinkTunnel| Arc::new(ArcSwap::new(Arc::clone(&tunnel.wanted.borrow().gate)));
         let gates = shared.tunnels.iter().map(first).collect();
 
         let (addresses, more_addresses) = (AtomicUsize::new(1), Notify::new());
-        let at = Arc::new(AtRelay {
+        let at = Arc::new(RelayState {
             relay,
             dialler,
             policies,
@@ -419,7 +419,7 @@ pub async fn keep(
 
         if let Err(error) = ended {
             if several && !kept.is_empty() {
-                shared.reporter.say(Report::RelayLost {
+                shared.reporter.say(Event::RelayLost {
                     relay,
                     why: error.to_string(),
                     for_good: true,
@@ -439,8 +439,8 @@ pub async fn keep(
 
 /// Keeps the lines to one relay. A final refusal ends them all.
 async fn keep_relay(
-    at: Arc<AtRelay>,
-    shared: Arc<Shared>,
+    at: Arc<RelayState>,
+    shared: Arc<LinkContext>,
     stop: CancellationToken,
 ) -> Result<(), ConnectionError> {
     let mut lines = JoinSet::new();
@@ -448,7 +448,7 @@ async fn keep_relay(
 
     loop {
         while slots < wanted(&shared.link, at.addresses.load(Ordering::Relaxed)) {
-            let line = Line::new(Arc::clone(&at), Arc::clone(&shared), slots);
+            let line = RelayLink::new(Arc::clone(&at), Arc::clone(&shared), slots);
             lines.spawn(line.keep(stop.clone()));
             slots += 1;
         }
@@ -476,16 +476,16 @@ fn wanted(link: &LinkSettings, addresses: usize) -> usize {
     link.connections.unwrap_or(preset).clamp(1, LINES_MOST)
 }
 
-fn kept(message: &str) -> Report {
-    Report::Warning(format!(
+fn kept(message: &str) -> Event {
+    Event::Warning(format!(
         "the relay does not take the new policy; THE OLD ONE STAYS IN FORCE: {}",
         printable(message)
     ))
 }
 
-fn unexpected(message: FromRelay) -> ConnectionError {
+fn unexpected(message: RelayMessage) -> ConnectionError {
     match message {
-        FromRelay::Refused { reason, message } => refused(reason, &message),
+        RelayMessage::Refused { reason, message } => refused(reason, &message),
         _ => StreamError::Protocol("the relay answered something else than was asked".to_owned())
             .into(),
     }
@@ -499,15 +499,15 @@ fn refused(reason: RefusedReason, message: &str) -> ConnectionError {
 }
 
 /// Says what the relay has refused.
-fn report_refusals(reporter: &Reporter, told: Vec<RefusedRequest>, counted: Vec<(Check, u64)>) {
+fn report_refusals(reporter: &EventSink, told: Vec<RefusedRequest>, counted: Vec<(Check, u64)>) {
     for refused in told {
         // A relay that was taken over may send any age.
         let ago = Duration::from_millis(refused.ago_ms).min(MOST_AGO);
-        reporter.say_of(ago, Report::Refused(Box::new(printable_fields(refused))));
+        reporter.say_of(ago, Event::Refused(Box::new(printable_fields(refused))));
     }
 
     if !counted.is_empty() {
-        reporter.say(Report::Counted(counted));
+        reporter.say(Event::Counted(counted));
     }
 }
 

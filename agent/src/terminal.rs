@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::LogFormat;
-use crate::events::{Report, Reports, Stamped};
+use crate::events::{Event, EventStream, TimedEvent};
 
 /// Pause between two batches of lines, so that a flood is written in few pieces.
 const BATCH: Duration = Duration::from_millis(10);
@@ -62,7 +62,12 @@ impl Quit {
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn show(reports: Reports, format: LogFormat, several: bool, quit: Quit) -> io::Result<Shown> {
+pub fn show(
+    reports: EventStream,
+    format: LogFormat,
+    several: bool,
+    quit: Quit,
+) -> io::Result<Shown> {
     let screen = is_screen(format);
     let (done, shown) = oneshot::channel();
     std::thread::Builder::new()
@@ -86,7 +91,10 @@ pub fn show(reports: Reports, format: LogFormat, several: bool, quit: Quit) -> i
     Ok(Shown(Some(shown)))
 }
 
-fn write_lines(mut reports: Reports, line: impl Fn(&Stamped) -> Option<String>) -> io::Result<()> {
+fn write_lines(
+    mut reports: EventStream,
+    line: impl Fn(&TimedEvent) -> Option<String>,
+) -> io::Result<()> {
     let mut out = BufWriter::new(io::stdout());
     while let Some(first) = reports.wait() {
         let mut next = Some(first);
@@ -98,7 +106,7 @@ fn write_lines(mut reports: Reports, line: impl Fn(&Stamped) -> Option<String>) 
         }
 
         let lost = reports.take_lost();
-        let left_out = Report::Note(format!(
+        let left_out = Event::Note(format!(
             "{lost} lines were left out: there were too many at once"
         ));
 

@@ -1,6 +1,6 @@
 //! The application: requests go to it over kept connections, exactly as the sender wrote them.
 //! [`application`] is where it is and how it is spoken to ([`tls`]), [`pool`] keeps the
-//! connections, [`health`] says when it takes none, [`letter_case`] keeps the spelling of header
+//! connections, [`health`] says when it takes none, [`header_case`] keeps the spelling of header
 //! names.
 //!
 //! Taking a [`Permit`] is what makes reaching the application without the gate impossible.
@@ -22,9 +22,9 @@ use hookward_core::headers::{
     passes_to_application,
 };
 use hookward_core::names::HostName;
-use hookward_gate::engine::{Permit, TokenSpot};
+use hookward_gate::engine::{Permit, TokenSpan};
 use hookward_tunnel::protocol::head;
-use hookward_tunnel::transport::{MessageBody, body::BodyError};
+use hookward_tunnel::transport::{MessageBody, body::MessageBodyError};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body::{Body, Frame, SizeHint};
@@ -32,7 +32,7 @@ use http_body_util::Full;
 use tokio::sync::Notify;
 
 use self::application::Application;
-use self::header_case::LetterCases;
+use self::header_case::HeaderCaseCache;
 
 /// The port of `https` without one.
 const HTTPS: u16 = 443;
@@ -48,10 +48,10 @@ pub enum UpstreamBody {
 /// How the sending of a body gets on, for whoever waits for the answer. `None` for a body in
 /// memory, which counts as sent.
 #[derive(Clone)]
-pub struct Progress(Option<Arc<Watched>>);
+pub struct Progress(Option<Arc<MonitoredBody>>);
 
 #[derive(Default)]
-struct Watched {
+struct MonitoredBody {
     over: AtomicBool,
     moved: Notify,
 }
@@ -100,12 +100,12 @@ impl UpstreamBody {
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = MessageBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, MessageBodyError>>> {
         match &mut *self {
             Self::Whole(full) => Pin::new(full)
                 .poll_frame(cx)
@@ -145,12 +145,12 @@ pub struct Unwritable;
 /// [`Unwritable`].
 pub fn request(
     permit: &Permit,
-    request: head::Request,
+    request: head::ExchangeRequest,
     body: UpstreamBody,
-    cases: &LetterCases,
+    cases: &HeaderCaseCache,
     application: &Application,
 ) -> Result<Request<UpstreamBody>, Unwritable> {
-    let head::Request {
+    let head::ExchangeRequest {
         context,
         method,
         target,
@@ -274,12 +274,12 @@ fn over_http2(
 }
 
 /// Takes the tokens out, and moves no other byte.
-fn without_tokens(tokens: &[TokenSpot], target: Bytes, headers: &mut HeaderMap) -> Bytes {
+fn without_tokens(tokens: &[TokenSpan], target: Bytes, headers: &mut HeaderMap) -> Bytes {
     let mut ranges = Vec::new();
     for spot in tokens {
         match spot {
-            TokenSpot::Target(range) => ranges.push(range.clone()),
-            TokenSpot::Header(name) => {
+            TokenSpan::Target(range) => ranges.push(range.clone()),
+            TokenSpan::Header(name) => {
                 headers.remove(name);
             }
         }

@@ -71,7 +71,7 @@ pub enum CertError {
 }
 
 /// A certificate chain with its key.
-pub struct Certified {
+pub struct CertificatePair {
     /// The chain, the own certificate first.
     pub chain: Vec<CertificateDer<'static>>,
     /// The key.
@@ -79,7 +79,7 @@ pub struct Certified {
 }
 
 /// The relay's identity: who it is to its agents, for as long as its data directory lives.
-pub struct Identity {
+pub struct TunnelIdentity {
     /// The certificate that holds the key; nothing else in it means anything.
     pub certificate: CertificateDer<'static>,
     /// The key.
@@ -88,7 +88,7 @@ pub struct Identity {
     pub pin: Pin,
 }
 
-impl Identity {
+impl TunnelIdentity {
     /// The identity kept in this directory; made when there is none.
     ///
     /// # Errors
@@ -128,10 +128,11 @@ impl Identity {
             path: path.clone(),
             what,
         };
-        let Certified { chain, key } = read_pem(&path, &path).map_err(|error| match error {
-            CertError::Content { what, .. } => content(what),
-            other => other,
-        })?;
+        let CertificatePair { chain, key } =
+            read_pem(&path, &path).map_err(|error| match error {
+                CertError::Content { what, .. } => content(what),
+                other => other,
+            })?;
         let certificate = chain
             .into_iter()
             .next()
@@ -150,7 +151,7 @@ impl Identity {
 ///
 /// # Errors
 /// [`CertError`] with the file's name.
-pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
+pub fn read_pem(chain: &Path, key: &Path) -> Result<CertificatePair, CertError> {
     let content = |path: &Path, what: &str| CertError::Content {
         path: path.to_owned(),
         what: what.to_owned(),
@@ -183,7 +184,7 @@ pub fn read_pem(chain: &Path, key: &Path) -> Result<Certified, CertError> {
         Err(error) => return Err(content(key, &pem_fault(&error))),
     };
 
-    Ok(Certified {
+    Ok(CertificatePair {
         chain: certificates,
         key: private,
     })
@@ -242,7 +243,7 @@ pub fn self_signed(
     dir: &Path,
     names: &[String],
     now: UnixMillis,
-) -> Result<(Certified, PathBuf), CertError> {
+) -> Result<(CertificatePair, PathBuf), CertError> {
     let (certificate, key, note) = (
         dir.join(EDGE_FILE),
         dir.join(EDGE_KEY_FILE),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::settings::Written;
+use crate::settings::RawSettings;
 
 /// What `--help` says about exit codes.
 pub const EXIT_CODES: &str = "Exit codes:
@@ -136,8 +136,8 @@ pub struct DataDir {
 impl ServeArgs {
     /// The flags as settings.
     #[must_use]
-    pub fn written(&self) -> Written {
-        Written {
+    pub fn written(&self) -> RawSettings {
+        RawSettings {
             domain: self.domain.clone(),
             listen: self.listen.clone(),
             public_port: self.public_port,
@@ -150,7 +150,7 @@ impl ServeArgs {
             proxy_protocol: self.proxy_protocol.then_some(true),
             floor: self.floor.clone(),
             reset: self.reset,
-            ..Written::default()
+            ..RawSettings::default()
         }
     }
 }

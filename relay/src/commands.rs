@@ -5,7 +5,7 @@ pub mod serve;
 
 use std::io;
 
-use hookward_core::diagnostics::Problems;
+use hookward_core::diagnostics::Diagnostics;
 use hookward_runtime::process::LogError;
 
 use crate::StartError;
@@ -17,10 +17,10 @@ use crate::storage::StorageError;
 pub enum CommandError {
     /// The settings.
     #[error("the settings are wrong; nothing was started\n{0}")]
-    Settings(#[from] Problems),
+    Settings(#[from] Diagnostics),
     /// The command line.
     #[error(transparent)]
-    Mistake(#[from] agent::Mistake),
+    Mistake(#[from] agent::AgentCommandError),
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),

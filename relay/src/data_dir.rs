@@ -5,10 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use hookward_core::clock::Clock;
-use hookward_runtime::process::{self, Others};
+use hookward_runtime::process::{self, OtherUsers};
 use hookward_runtime::sqlite;
 
-use crate::certs::{CertError, EDGE_FILE, EDGE_KEY_FILE, EDGE_NAMES_FILE, IDENTITY_FILE, Identity};
+use crate::certs::{
+    CertError, EDGE_FILE, EDGE_KEY_FILE, EDGE_NAMES_FILE, IDENTITY_FILE, TunnelIdentity,
+};
 use crate::server::StartError;
 use crate::storage::{STATE_FILE, StorageError, Store};
 
@@ -28,7 +30,7 @@ pub(crate) fn tidy(dir: &Path) {
 
     for path in KEYS.map(|name| dir.join(name)) {
         // A file that is not there yet is made for its owner alone.
-        if let Ok(Others::Read | Others::GroupReads) = process::others_may(&path) {
+        if let Ok(OtherUsers::Read | OtherUsers::GroupReads) = process::others_may(&path) {
             let path = path.display();
             tracing::warn!("other users can read {path}: chmod 600 {path}");
         }
@@ -44,7 +46,7 @@ pub(crate) fn open(
     dir: &Path,
     reset: bool,
     clock: &Clock,
-) -> Result<(Store, Identity), StartError> {
+) -> Result<(Store, TunnelIdentity), StartError> {
     let (state, identity) = (dir.join(STATE_FILE), dir.join(IDENTITY_FILE));
     let is_empty = fs::metadata(&state).map_or(true, |file| file.len() == 0);
     if is_empty && identity.exists() {
@@ -78,7 +80,7 @@ pub(crate) fn open(
         tracing::warn!("the identity ({IDENTITY_FILE}) is missing and is made anew: {JOIN_AGAIN}");
     }
 
-    let identity = match Identity::load_or_make(dir) {
+    let identity = match TunnelIdentity::load_or_make(dir) {
         Err(CertError::Identity { .. }) if reset => {
             let aside =
                 process::set_aside(&identity, clock.now()).map_err(|source| CertError::File {
@@ -86,7 +88,7 @@ pub(crate) fn open(
                     source,
                 })?;
             tracing::warn!(kept_as = %aside.display(), "the identity ({IDENTITY_FILE}) is damaged and made anew: {JOIN_AGAIN}");
-            Identity::load_or_make(dir)?
+            TunnelIdentity::load_or_make(dir)?
         }
         loaded => loaded?,
     };

@@ -21,31 +21,31 @@ use hookward_core::headers::passes_to_sender;
 use hookward_core::limits::{GIVEN_AGAIN, Limits, SMALL_BODY};
 use hookward_core::reason::Code;
 use hookward_gate::engine::Permit;
-use hookward_runtime::body_memory::Charge;
-use hookward_tunnel::protocol::head::{Answer, Failure, Request};
+use hookward_runtime::body_memory::MemoryCharge;
+use hookward_tunnel::protocol::head::{ExchangeFailure, ExchangeReply, ExchangeRequest};
 use hookward_tunnel::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
 use http::header::{self as names, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::timeout;
 
-use crate::body::request::{BodyError, Gathered, SenderBody};
-use crate::body::response::AnswerBody;
+use crate::body::request::{BodyStart, RequestBodyError, SenderBody};
+use crate::body::response::ResponseBody;
 use crate::body::sender::{BodySender, SendError, passes, stream, with_timeout};
 use crate::forward::retry::RetryState;
-use crate::overload::load::UnderWay;
-use crate::sessions::active::LiveSession;
+use crate::overload::load::LoadGuard;
+use crate::sessions::active::ActiveSession;
 use crate::sessions::registry::Registry;
 
 /// Bytes of a large body that are written at once.
 const PIECE: usize = 256 * 1024;
 
 /// What follows the head.
-pub enum Outgoing {
+pub enum RequestBody {
     /// All of it, in memory.
-    Whole(Bytes, Charge),
+    Whole(Bytes, MemoryCharge),
     /// What came at once; the rest is still coming.
-    Streamed(Gathered, Charge, Box<SenderBody>),
+    Streamed(BodyStart, MemoryCharge, Box<SenderBody>),
     /// Nothing yet: the bytes of an upgraded connection come after the answer.
     Upgrade,
     /// All of it is on its way, and was not kept.
@@ -75,10 +75,10 @@ pub enum ForwardError {
     Timeout(Duration),
     /// The sender's body broke off.
     #[error(transparent)]
-    Body(BodyError),
+    Body(RequestBodyError),
     /// The agent says why.
     #[error("the agent says {}", .0.code)]
-    Failed(Failure),
+    Failed(ExchangeFailure),
 }
 
 impl ForwardError {
@@ -109,17 +109,17 @@ impl From<SendError> for ForwardError {
 /// The answer, and the exchange that goes on after a 101.
 pub struct Forwarded {
     /// What the sender gets.
-    pub response: Response<AnswerBody>,
+    pub response: Response<ResponseBody>,
     /// Both directions of an upgraded connection.
     pub upgraded: Option<(MessageWriter, MessageReader)>,
     /// Counts it in its session.
-    pub under_way: UnderWay,
+    pub under_way: LoadGuard,
 }
 
 impl Forwarded {
     /// The answer; its body counts as under way until it has been taken.
     #[must_use]
-    pub fn into_response(self) -> Response<AnswerBody> {
+    pub fn into_response(self) -> Response<ResponseBody> {
         self.response.map(|body| body.count(self.under_way))
     }
 }
@@ -133,16 +133,16 @@ pub async fn forward(
     permit: Permit,
     registry: &Registry,
     host: &str,
-    request: Request,
-    mut outgoing: Outgoing,
+    request: ExchangeRequest,
+    mut outgoing: RequestBody,
     limits: &Limits,
 ) -> Result<Forwarded, ForwardError> {
     let begun = Instant::now();
-    let mut tried: Vec<Arc<LiveSession>> = Vec::new();
+    let mut tried: Vec<Arc<ActiveSession>> = Vec::new();
     let mut story = RetryState::default();
 
     loop {
-        let may_have = |session: &LiveSession| {
+        let may_have = |session: &ActiveSession| {
             !tried.iter().any(|other| other.is(session)) && story.may_have(session)
         };
         // Looked up anew: connections come and go while a body is read. An agent whose connections
@@ -189,7 +189,7 @@ pub async fn forward(
         tracing::debug!(id = %request.context.id, %error, "a try over one connection");
         let goes_on =
             story.goes_on(error, &live) && tried.len() + 1 < TRIES && begun.elapsed() < GIVEN_AGAIN;
-        if !goes_on || matches!(outgoing, Outgoing::Gone) {
+        if !goes_on || matches!(outgoing, RequestBody::Gone) {
             return Err(story.end());
         }
 
@@ -200,18 +200,21 @@ pub async fn forward(
 /// Most sessions that one request is tried over.
 const TRIES: usize = 4;
 
-type Answered = (Response<AnswerBody>, Option<(MessageWriter, MessageReader)>);
+type ForwardResponse = (
+    Response<ResponseBody>,
+    Option<(MessageWriter, MessageReader)>,
+);
 
 /// Sends the request over one session. What of `outgoing` can be sent again stays there, for as
 /// long as that may be.
 async fn attempt(
     permit: &Permit,
-    live: &LiveSession,
-    request: &Request,
-    outgoing: &mut Outgoing,
+    live: &ActiveSession,
+    request: &ExchangeRequest,
+    outgoing: &mut RequestBody,
     limits: &Limits,
     again_until: Instant,
-) -> Result<Answered, ForwardError> {
+) -> Result<ForwardResponse, ForwardError> {
     let patience = permit.settings().answer_timeout + limits.answer_margin;
     let head_only = request.method == http::Method::HEAD;
     let (mut writer, mut reader) = match timeout(limits.open_stream, live.session.open()).await {
@@ -224,12 +227,12 @@ async fn attempt(
     let mut upgrading = None;
 
     match outgoing {
-        Outgoing::Whole(body, _) if body.len() <= SMALL_BODY => {
+        RequestBody::Whole(body, _) if body.len() <= SMALL_BODY => {
             writer.prioritise(live.next_order());
             let head = request.encode(passes(true));
             with_timeout(limits.answer_idle, writer.whole(&head, body.clone())).await?;
         }
-        Outgoing::Whole(body, _) => {
+        RequestBody::Whole(body, _) => {
             writer.deprioritise();
             let head = request.encode(passes(true));
             let (idle, mut body) = (limits.answer_idle, body.clone());
@@ -242,10 +245,10 @@ async fn attempt(
                 with_timeout(idle, writer.finish()).await
             }));
         }
-        Outgoing::Streamed(..) => {
+        RequestBody::Streamed(..) => {
             writer.deprioritise();
-            if let Outgoing::Streamed(first, charge, rest) =
-                std::mem::replace(outgoing, Outgoing::Gone)
+            if let RequestBody::Streamed(first, charge, rest) =
+                std::mem::replace(outgoing, RequestBody::Gone)
             {
                 pump = Some(BodySender::new(stream(
                     writer,
@@ -257,7 +260,7 @@ async fn attempt(
                 )));
             }
         }
-        Outgoing::Upgrade => {
+        RequestBody::Upgrade => {
             writer.prioritise(live.next_order());
             with_timeout(
                 limits.answer_idle,
@@ -266,23 +269,23 @@ async fn attempt(
             .await?;
             upgrading = Some(writer);
         }
-        Outgoing::Gone => return Err(ForwardError::Broke(StreamError::Aborted)),
+        RequestBody::Gone => return Err(ForwardError::Broke(StreamError::Aborted)),
     }
 
     let head = read_head(&mut reader, &mut pump, outgoing, patience, again_until).await?;
-    if let (Some(pump), Outgoing::Whole(..)) = (&mut pump, &mut *outgoing)
-        && let Outgoing::Whole(_, charge) = std::mem::replace(outgoing, Outgoing::Gone)
+    if let (Some(pump), RequestBody::Whole(..)) = (&mut pump, &mut *outgoing)
+        && let RequestBody::Whole(_, charge) = std::mem::replace(outgoing, RequestBody::Gone)
     {
         // It is still being sent.
         pump.charge = Some(charge);
     }
 
     let response = match head {
-        Answer::Failure(failure) => return Err(ForwardError::Failed(failure)),
-        Answer::Response(response) => response,
+        ExchangeReply::Failure(failure) => return Err(ForwardError::Failed(failure)),
+        ExchangeReply::Response(response) => response,
     };
     let switched = response.status == StatusCode::SWITCHING_PROTOCOLS;
-    let mut answer = Response::new(AnswerBody::own(Full::default()));
+    let mut answer = Response::new(ResponseBody::own(Full::default()));
     *answer.status_mut() = response.status;
     *answer.headers_mut() = response.headers;
     drop_foreign(answer.headers_mut());
@@ -319,7 +322,7 @@ async fn attempt(
         answer.headers(),
         limits.answer_idle,
     );
-    *answer.body_mut() = AnswerBody::new(body, pump, &live.untaken).await;
+    *answer.body_mut() = ResponseBody::new(body, pump, &live.untaken).await;
 
     Ok((answer, None))
 }
@@ -327,7 +330,7 @@ async fn attempt(
 /// The length that stands in the head is the one that follows, whatever the agent wrote: hyper
 /// sends the field as it is, and what went beyond it would be read as the next answer. An answer
 /// without a body may tell the length that it would have had (RFC 9110 §8.6).
-fn set_length(answer: &mut Response<AnswerBody>, length: Option<u64>, head_only: bool) {
+fn set_length(answer: &mut Response<ResponseBody>, length: Option<u64>, head_only: bool) {
     if head_only || answer.status() == StatusCode::NOT_MODIFIED {
         return;
     }
@@ -358,10 +361,10 @@ fn drop_foreign(headers: &mut HeaderMap) {
 async fn read_head(
     reader: &mut MessageReader,
     pump: &mut Option<BodySender>,
-    outgoing: &mut Outgoing,
+    outgoing: &mut RequestBody,
     patience: Duration,
     again_until: Instant,
-) -> Result<Answer, ForwardError> {
+) -> Result<ExchangeReply, ForwardError> {
     let mut head = pin!(reader.head());
     if let Some(sending) = pump.as_mut() {
         tokio::select! {
@@ -372,11 +375,11 @@ async fn read_head(
                 // Kept beyond its sending, a large body takes memory for as long as an application
                 // thinks.
                 let kept = match outgoing {
-                    Outgoing::Whole(_, charge) => charge.keep(),
+                    RequestBody::Whole(_, charge) => charge.keep(),
                     _ => false,
                 };
                 if !kept {
-                    *outgoing = Outgoing::Gone;
+                    *outgoing = RequestBody::Gone;
                 }
                 match sent {
                     // An agent that answers early may stop reading; its answer is what counts.
@@ -393,7 +396,7 @@ async fn read_head(
     }
 
     // Nobody will ask for it again.
-    *outgoing = Outgoing::Gone;
+    *outgoing = RequestBody::Gone;
     let bytes = timeout(patience - again, head)
         .await
         .map_err(|_| ForwardError::Timeout(patience))?;
@@ -401,8 +404,8 @@ async fn read_head(
     decode(bytes)
 }
 
-fn decode(bytes: Result<Bytes, StreamError>) -> Result<Answer, ForwardError> {
+fn decode(bytes: Result<Bytes, StreamError>) -> Result<ExchangeReply, ForwardError> {
     let bytes = bytes.map_err(ForwardError::Broke)?;
-    Answer::decode(bytes)
+    ExchangeReply::decode(bytes)
         .map_err(|error| ForwardError::Broke(StreamError::Protocol(error.to_string())))
 }

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use hookward_core::address::AddressSet;
 use hookward_core::clock::Clock;
-use hookward_core::diagnostics::Problems;
+use hookward_core::diagnostics::Diagnostics;
 use hookward_core::ip_sets::NamedSets;
 use hookward_core::limits::DOCTOR_BYTES_A_SECOND;
 use hookward_core::names::AgentName;
 use hookward_core::rate::ByteMeter;
 use hookward_core::secret::Secret;
 use hookward_core::text::printable;
-use hookward_gate::engine::State;
-use hookward_runtime::body_memory::BodyBudget;
+use hookward_gate::engine::GateState;
+use hookward_runtime::body_memory::BodyMemory;
 use hookward_runtime::offload::Offload;
 use hookward_runtime::process::{self, DirLock, LockError};
 use hookward_runtime::reload::Reloads;
@@ -31,21 +31,21 @@ use crate::certs::{self, CertError};
 use crate::data_dir;
 use crate::edge::EdgeListener;
 use crate::edge::authority::Ports;
-use crate::edge::baseline::Floor;
-use crate::edge::listener::Entry;
-use crate::edge::state::{Edge, RequestIds};
-use crate::edge::tls::TlsEntry;
+use crate::edge::baseline::BaselinePolicy;
+use crate::edge::listener::EdgeEntry;
+use crate::edge::state::{EdgeState, RequestIds};
+use crate::edge::tls::TlsAcceptors;
 use crate::fetch::client::{FetchError, Fetcher};
-use crate::fetch::ip_sets::AddressLists;
-use crate::fetch::keys::PublicKeys;
+use crate::fetch::ip_sets::IpSetUpdater;
+use crate::fetch::keys::KeyCache;
 use crate::observe::agent_changes;
-use crate::observe::audit::RequestLog;
-use crate::overload::per_client::Places;
-use crate::sessions::context::{Host, InForce};
-use crate::sessions::{AgentListener, Entrance, Registry};
+use crate::observe::audit::AuditLog;
+use crate::overload::per_client::PerClientLimiter;
+use crate::sessions::context::{PoliciesInForce, SessionContext};
+use crate::sessions::{AgentAcceptor, AgentListener, Registry};
 use crate::settings::Settings;
 use crate::storage::agents::TakenHost;
-use crate::storage::dedup::ReplayKeeper;
+use crate::storage::dedup::DedupWriter;
 use crate::storage::{StorageError, Store};
 
 /// What to do when the system keeps a port for itself.
@@ -142,7 +142,7 @@ pub enum StartError {
     Random(#[from] getrandom::Error),
     /// The operator's floor.
     #[error("the floor can't be used:\n{0}")]
-    Floor(#[from] Problems),
+    Floor(#[from] Diagnostics),
     /// Fetching.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -162,11 +162,11 @@ pub struct Relay {
     pin: Pin,
     join_address: String,
     self_signed: Option<PathBuf>,
-    budget: BodyBudget,
+    budget: BodyMemory,
     /// Owns what runs beside the listeners: reading lists and files again, fetching keys.
     tasks: TaskTracker,
-    lists: AddressLists,
-    _replays: ReplayKeeper,
+    lists: IpSetUpdater,
+    _replays: DedupWriter,
     _lock: DirLock,
 }
 
@@ -231,7 +231,7 @@ impl Relay {
             }
         };
 
-        let tls = TlsEntry::new(
+        let tls = TlsAcceptors::new(
             certified,
             identity.certificate.clone(),
             identity.key.clone_key(),
@@ -246,14 +246,14 @@ impl Relay {
         let domain = settings.domain.clone();
         let tasks = TaskTracker::new();
         let fetcher = Fetcher::new(settings.fetch.clone(), settings.limits.fetch)?;
-        let lists = AddressLists::load(&store);
+        let lists = IpSetUpdater::load(&store);
         let trusted_proxies = AddressSet::new(&settings.trusted_proxies);
 
         // Before it is read, or a change in between would not be seen. Without a floor SIGHUP
         // changes nothing.
         let reloads = Reloads::new(settings.floor.as_deref()).map_err(StartError::Signal)?;
-        let floor = Floor::load(settings.floor.as_deref(), &clock, &lists)?;
-        let replays = ReplayKeeper::open(
+        let floor = BaselinePolicy::load(settings.floor.as_deref(), &clock, &lists)?;
+        let replays = DedupWriter::open(
             &settings.data_dir.join(REPLAY_FILE),
             clock.clone(),
             settings.limits.deliveries as u64,
@@ -269,9 +269,9 @@ impl Relay {
         );
 
         let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
-        let budget = BodyBudget::new(settings.limits.body_budget);
-        let log = Arc::new(RequestLog::default());
-        let host = Arc::new(Host {
+        let budget = BodyMemory::new(settings.limits.body_budget);
+        let log = Arc::new(AuditLog::default());
+        let host = Arc::new(SessionContext {
             registry: registry.clone(),
             store: store.clone(),
             clock: clock.clone(),
@@ -281,10 +281,14 @@ impl Relay {
             public_port,
             lists: lists.clone(),
             trusted_proxies: trusted_proxies.clone(),
-            in_force: InForce::default(),
+            in_force: PoliciesInForce::default(),
             log: Arc::clone(&log),
         });
-        let entrance = Arc::new(Entrance::new(host, drain_edge.clone(), stop_agents.clone()));
+        let entrance = Arc::new(AgentAcceptor::new(
+            host,
+            drain_edge.clone(),
+            stop_agents.clone(),
+        ));
 
         let agents = AgentListener::bind(
             tunnel_listen,
@@ -302,15 +306,15 @@ impl Relay {
         store.set_tunnel_address(&join_address)?;
         store.set_domain(&domain)?;
 
-        let edge = Arc::new(Edge {
+        let edge = Arc::new(EdgeState {
             registry,
             clock: clock.clone(),
-            floor_state: Arc::new(State::new(lists.sets.clone(), trusted_proxies.clone())),
+            floor_state: Arc::new(GateState::new(lists.sets.clone(), trusted_proxies.clone())),
             trusted_proxies,
             forwarded: settings.forwarded,
             proxy_protocol: settings.proxy_protocol,
             floor: floor.clone(),
-            keys: PublicKeys::new(fetcher.clone(), tasks.clone()),
+            keys: KeyCache::new(fetcher.clone(), tasks.clone()),
             fetcher: fetcher.clone(),
             replays: replays.replays.clone(),
             diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_A_SECOND)),
@@ -318,7 +322,7 @@ impl Relay {
             proxy_warned: Mutex::default(),
             offload: Offload::default(),
             budget: budget.clone(),
-            in_progress: Places::default(),
+            in_progress: PerClientLimiter::default(),
             ports: Ports {
                 listener: listener_port,
                 public: public_port,
@@ -339,7 +343,7 @@ impl Relay {
         tasks.spawn(async move { log.write_counts(stop_log).await });
         let edge = EdgeListener::start(
             listener,
-            Entry {
+            EdgeEntry {
                 tls,
                 agents: entrance,
             },

@@ -15,10 +15,10 @@ pub mod owner_events;
 pub mod registry;
 pub mod session;
 
-pub use acceptor::Entrance;
+pub use acceptor::AgentAcceptor;
 pub use listener::AgentListener;
 pub use registry::Registry;
 
 /// Message of an agent to the relay, with its policy.
-pub(crate) type FromAgent =
-    hookward_tunnel::protocol::control::FromAgent<hookward_gate::policy::Policy>;
+pub(crate) type AgentMessage =
+    hookward_tunnel::protocol::control::AgentMessage<hookward_gate::policy::Policy>;

@@ -31,7 +31,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use hookward_core::address::parse_network;
-use hookward_core::diagnostics::{Document, Problem, Problems, Reader};
+use hookward_core::diagnostics::{Diagnostic, Diagnostics, TableReader, TomlDocument};
 use hookward_core::limits::BODY_MEMORY_SHARES;
 use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
@@ -50,7 +50,7 @@ pub const DATA_DIR: &str = "/var/lib/hookward";
 
 /// Settings as written, in a file or as flags. A flag wins over the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct RawSettings {
     /// The public domain.
     pub domain: Option<String>,
     /// Address and port of the listeners.
@@ -122,14 +122,14 @@ pub struct Settings {
 }
 
 /// Reads a settings file. Mistakes go to `problems`; what could be read is returned.
-pub fn read_file(name: &str, text: &str, problems: &mut Vec<Problem>) -> (Written, Limits) {
-    let document = Document::new(name, text);
-    let mut written = Written::default();
+pub fn read_file(name: &str, text: &str, problems: &mut Vec<Diagnostic>) -> (RawSettings, Limits) {
+    let document = TomlDocument::new(name, text);
+    let mut written = RawSettings::default();
     let mut limits = Limits::default();
 
     {
         let table = document.parse();
-        let mut top = Reader::new(&document, &table);
+        let mut top = TableReader::new(&document, &table);
         written.domain = top.string("domain");
         written.listen = top.string("listen");
         written.public_port = top.count("public_port").and_then(|port| {
@@ -174,7 +174,7 @@ pub fn read_file(name: &str, text: &str, problems: &mut Vec<Problem>) -> (Writte
     (written, limits)
 }
 
-impl Written {
+impl RawSettings {
     /// These settings, where `file` says nothing else.
     #[must_use]
     pub fn over(self, file: Self) -> Self {
@@ -210,8 +210,12 @@ impl Written {
     ///
     /// # Errors
     /// `problems`, and all that are found here, if there are any.
-    pub fn resolve(self, limits: Limits, mut problems: Vec<Problem>) -> Result<Settings, Problems> {
-        let mut wrong = |place: &str, what: String| problems.push(Problem::new(place, what));
+    pub fn resolve(
+        self,
+        limits: Limits,
+        mut problems: Vec<Diagnostic>,
+    ) -> Result<Settings, Diagnostics> {
+        let mut wrong = |place: &str, what: String| problems.push(Diagnostic::new(place, what));
         let domain = match &self.domain {
             None => {
                 wrong(
@@ -396,7 +400,7 @@ impl Written {
                 reset: self.reset,
                 limits,
             }),
-            _ => Err(Problems(problems)),
+            _ => Err(Diagnostics(problems)),
         }
     }
 }
@@ -411,9 +415,9 @@ mod tests {
                     [hosts]\n'hooks.example.com' = 'flexdeploy'\n[limits]\nrequest_head = '3s'\nbody_bytes = '1MiB'\n";
         let mut problems = Vec::new();
         let (file, limits) = read_file("r.toml", text, &mut problems);
-        let flags = Written {
+        let flags = RawSettings {
             public_port: Some(8443),
-            ..Written::default()
+            ..RawSettings::default()
         };
         let settings = flags.over(file).resolve(limits, problems).unwrap();
         assert_eq!(settings.domain.as_str(), "hooks.example.com");

@@ -1,7 +1,7 @@
 //! Outages are 5xx with a code, never 4xx, and end by themselves.
 
-use hookward_agent::events::Report;
-use hookward_agent::relay_link::{LinkSettings, Relay, join};
+use hookward_agent::events::Event;
+use hookward_agent::relay_link::{LinkSettings, RelayEndpoint, join};
 use std::sync::Arc;
 
 use hookward_core::names::{AgentName, HostName};
@@ -83,7 +83,7 @@ async fn the_relay_restarts_and_the_agent_comes_back_by_itself() {
     stage.stop_relay().await;
     stage
         .reported("the agent notices", |report| {
-            matches!(report, Report::Away { .. })
+            matches!(report, Event::Away { .. })
         })
         .await;
 
@@ -120,7 +120,7 @@ async fn the_host_of_an_agent_that_has_joined_and_never_came_is_503() {
         .relay()
         .add_agent(&AgentName::parse("new").unwrap())
         .unwrap();
-    let relay = Relay {
+    let relay = RelayEndpoint {
         address: stage.relay().tunnel_address().to_string(),
         pin: token.pin,
         credential: Secret::mint().unwrap(),
@@ -174,7 +174,7 @@ async fn the_newest_session_takes_over_at_once() {
     }
 
     let other =
-        |report: &Report| matches!(report, Report::Warning(text) if text.contains("another agent"));
+        |report: &Event| matches!(report, Event::Warning(text) if text.contains("another agent"));
     stage.reported("the first hears of it", other).await;
     stage.stop_agent().await;
 
@@ -185,7 +185,7 @@ async fn the_newest_session_takes_over_at_once() {
     );
 
     let again =
-        |report: &Report| matches!(report, Report::Note(text) if text.contains("come here again"));
+        |report: &Event| matches!(report, Event::Note(text) if text.contains("come here again"));
     stage.reported("and that it has them again", again).await;
 }
 

@@ -1,7 +1,7 @@
 //! Providers' handshakes, answered by the gate: every row of the catalogue that has one, what must
 //! not be answered, and pairing.
 
-use hookward_agent::events::{Outcome, Report};
+use hookward_agent::events::{Event, RequestResult};
 use hookward_gate::policy::{Accept, Policy, Route, SecretAt, SignatureCheck};
 use hookward_gate::providers;
 use hookward_tests::application::{Application, Reply};
@@ -482,7 +482,7 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
             );
 
             if at_agent {
-                let told = |report: &Report| matches!(report, Report::Request(request) if matches!(request.outcome, Outcome::Handshake { status: 200 }));
+                let told = |report: &Event| matches!(report, Event::Request(request) if matches!(request.outcome, RequestResult::Handshake { status: 200 }));
                 stage.reported("the agent has answered", told).await;
             }
 
@@ -826,7 +826,8 @@ async fn a_handshake_that_is_not_answered_says_why() {
             403
         );
 
-        let named = |report: &Report| matches!(report, Report::Refused(refused) if refused.why.contains(why));
+        let named =
+            |report: &Event| matches!(report, Event::Refused(refused) if refused.why.contains(why));
         stage.reported(why, named).await;
     }
 }

@@ -5,7 +5,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use hookward_agent::events::{Outcome, Report};
+use hookward_agent::events::{Event, RequestResult};
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::limits::Limits;
 use hookward_core::reason::Check;
@@ -51,8 +51,8 @@ async fn status(stage: &Stage, headers: &[(&str, &str)], body: &[u8]) -> u16 {
 
 fn refused_by(stage: &Stage) -> Vec<Check> {
     let reports = stage.reports.lock().unwrap();
-    let check = |report: &Report| match report {
-        Report::Refused(refused) if !refused.observed => Some(refused.check),
+    let check = |report: &Event| match report {
+        Event::Refused(refused) if !refused.observed => Some(refused.check),
         _ => None,
     };
     reports.iter().filter_map(check).collect()
@@ -279,8 +279,8 @@ async fn which_secret_was_right_is_reported_by_its_name() {
     let name = format!("file:{at}/old");
     stage
         .reported("the name", |report| {
-            matches!(report, Report::Request(request)
-                if matches!(&request.outcome, Outcome::Answered { secrets, .. } if *secrets == [name.as_str()]))
+            matches!(report, Event::Request(request)
+                if matches!(&request.outcome, RequestResult::Answered { secrets, .. } if *secrets == [name.as_str()]))
         })
         .await;
 }
@@ -625,7 +625,7 @@ async fn the_operators_floor_is_what_no_tunnel_relaxes() {
         refused = within("the new floor", status(&stage, &[], b"{}")).await == 403;
     }
 
-    let of_floor = |report: &Report| matches!(report, Report::Refused(refused) if refused.why.starts_with("the relay's floor: "));
+    let of_floor = |report: &Event| matches!(report, Event::Refused(refused) if refused.why.starts_with("the relay's floor: "));
     stage.reported("whose refusal it is", of_floor).await;
 }
 

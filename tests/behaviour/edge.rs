@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hookward_agent::cli::UpstreamArgs;
 use hookward_agent::config::policy_args;
-use hookward_agent::events::Report;
+use hookward_agent::events::Event;
 use hookward_core::limits::Limits;
 use hookward_gate::policy::HeaderRule;
 use hookward_tests::application::{Application, Reply};
@@ -24,7 +24,7 @@ async fn open_stage() -> (Application, Stage) {
 /// Waits until the owner was told of a refusal with this text.
 async fn told(stage: &Stage, text: &str) {
     let told =
-        |report: &Report| matches!(report, Report::Refused(refused) if refused.why.contains(text));
+        |report: &Event| matches!(report, Event::Refused(refused) if refused.why.contains(text));
     stage.reported(text, told).await;
 }
 
@@ -174,7 +174,7 @@ async fn an_answer_has_as_many_fields_as_a_request() {
         502
     );
 
-    let named = |report: &Report| format!("{report:?}").contains("128 fields");
+    let named = |report: &Event| format!("{report:?}").contains("128 fields");
     stage.reported("what is too large", named).await;
 }
 
@@ -349,7 +349,7 @@ async fn a_websocket_that_no_route_opens_is_told_to_the_owner() {
         200
     );
 
-    let hint = |report: &Report| matches!(report, Report::Refused(hint) if hint.note && hint.why.contains("--websocket"));
+    let hint = |report: &Event| matches!(report, Event::Refused(hint) if hint.note && hint.why.contains("--websocket"));
     stage.reported("the flag", hint).await;
     assert_eq!(application.log.take().len(), 1);
 }

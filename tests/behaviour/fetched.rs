@@ -1,10 +1,10 @@
 //! What the relay fetches: keys that providers publish, lists of addresses, confirmations. From a
 //! server with real TLS, and never from where a sender or an agent would like.
 
-use hookward_core::ip_sets::Origin;
+use hookward_core::ip_sets::SetOrigin;
 use hookward_core::reason::Check;
 use hookward_gate::policy::Policy;
-use hookward_gate::policy::{OnDuplicate, Replay};
+use hookward_gate::policy::{OnDuplicate, ReplayProtection};
 use hookward_relay::fetch::client::FetchSettings;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::corpus::{bytes, fixture};
@@ -259,7 +259,7 @@ async fn a_token_that_is_used_again_does_not_make_two_deliveries_one() {
 
     let secret = r#"{"audience":"me","email":"push@example.iam.gserviceaccount.com"}"#;
     let mut policy = verifying("google_pubsub_push", Some(secret), "");
-    policy.routes[0].replay = Some(Replay {
+    policy.routes[0].replay = Some(ReplayProtection {
         on_duplicate: OnDuplicate::Refuse,
         window_ms: 60_000,
     });
@@ -428,7 +428,7 @@ async fn named_sets_are_read_kept_and_told_with_their_age() {
         "empty until its first refresh"
     );
 
-    let empty = |report: &hookward_agent::events::Report| matches!(report, hookward_agent::events::Report::Refused(told) if told.check == Check::Address && told.why.contains("empty until its first refresh"));
+    let empty = |report: &hookward_agent::events::Event| matches!(report, hookward_agent::events::Event::Refused(told) if told.check == Check::Address && told.why.contains("empty until its first refresh"));
     stage.reported("that it is empty", empty).await;
 
     publisher.publish(
@@ -450,7 +450,7 @@ async fn named_sets_are_read_kept_and_told_with_their_age() {
                 .get("buildkite")
                 .unwrap()
                 .origin,
-            Origin::Fetched(_)
+            SetOrigin::Fetched(_)
         )
     };
     eventually("the list is read", || is_read(&stage)).await;

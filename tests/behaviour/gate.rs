@@ -1,7 +1,7 @@
 //! The four protections of FlexDeploy's page, alone and in combination, and the judges of what
 //! arrives.
 
-use hookward_agent::events::{Outcome, Report};
+use hookward_agent::events::{Event, RequestResult};
 use hookward_core::reason::Check;
 use hookward_gate::policy::Policy;
 use hookward_tests::application::{Application, Reply, flexdeploy};
@@ -92,7 +92,7 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
             let id = answer.header("hookward-request-id").unwrap().to_owned();
             stage
                 .reported("the owner is told", |report| {
-                    matches!(report, Report::Refused(refused) if refused.id == id && refused.check == check && refused.status == status)
+                    matches!(report, Event::Refused(refused) if refused.id == id && refused.check == check && refused.status == status)
                 })
                 .await;
         }
@@ -106,7 +106,7 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
     let paths: Vec<_> = reports
         .iter()
         .filter_map(|report| match report {
-            Report::Refused(refused) => Some(refused.path.as_str()),
+            Event::Refused(refused) => Some(refused.path.as_str()),
             _ => None,
         })
         .collect();
@@ -193,13 +193,13 @@ async fn observing_relaxes_checks_shows_them_and_nothing_else() {
     stage
         .reported(
             "the relay's view",
-            |report| matches!(report, Report::Refused(refused) if refused.observed && refused.check == Check::Address),
+            |report| matches!(report, Event::Refused(refused) if refused.observed && refused.check == Check::Address),
         )
         .await;
 
     stage
         .reported("the agent's view", |report| {
-            matches!(report, Report::Request(request) if matches!(&request.outcome, Outcome::Answered { observed: Some((Check::Address, _)), .. }))
+            matches!(report, Event::Request(request) if matches!(&request.outcome, RequestResult::Answered { observed: Some((Check::Address, _)), .. }))
         })
         .await;
 
@@ -252,13 +252,13 @@ async fn a_flood_of_refusals_reaches_the_owner_as_counts() {
         let reports = stage.reports.lock().unwrap();
         let told = reports
             .iter()
-            .filter(|report| matches!(report, Report::Refused(_)))
+            .filter(|report| matches!(report, Event::Refused(_)))
             .count();
 
         let counted: u64 = reports
             .iter()
             .filter_map(|report| match report {
-                Report::Counted(counts) => Some(counts.iter().map(|(_, n)| n).sum::<u64>()),
+                Event::Counted(counts) => Some(counts.iter().map(|(_, n)| n).sum::<u64>()),
                 _ => None,
             })
             .sum();

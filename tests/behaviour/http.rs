@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookward_agent::events::{Outcome, Report};
+use hookward_agent::events::{Event, RequestResult};
 use hookward_core::limits::MIB;
 use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, open_policy};
@@ -397,7 +397,7 @@ async fn a_sender_that_goes_away_is_gone_for_the_application_too(over: Transport
     stage
         .reported(
             "the abort",
-            |report| matches!(report, Report::Request(request) if matches!(request.outcome, Outcome::Aborted)),
+            |report| matches!(report, Event::Request(request) if matches!(request.outcome, RequestResult::Aborted)),
         )
         .await;
 }

@@ -9,9 +9,10 @@ use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::json::JsonPath;
 use hookward_core::reason::Refusal;
 use hookward_core::secret::{Secret, SecretDigest};
-use hookward_gate::engine::{Decision, Gate, HeadVerdict, RequestHead, Side, State};
+use hookward_gate::engine::{Decision, Gate, GateState, HeadVerdict, RequestHead, Side};
 use hookward_gate::policy::{
-    Accept, BodyRule, HeaderRule, LiveSecret, Policy, Route, SignatureCheck, TokenCheck, TokenPlace,
+    Accept, ActiveSecret, BodyRule, HeaderRule, Policy, Route, SignatureCheck, TokenCheck,
+    TokenLocation,
 };
 use hookward_gate::providers;
 use hookward_tests::sender::github_signature;
@@ -131,8 +132,8 @@ fn sent() -> impl Strategy<Value = Sent> {
         )
 }
 
-fn live(name: &str, secret: &str) -> LiveSecret {
-    LiveSecret {
+fn live(name: &str, secret: &str) -> ActiveSecret {
+    ActiveSecret {
         name: name.to_owned(),
         secret: Secret::new(secret.as_bytes().to_vec()).unwrap(),
     }
@@ -149,7 +150,7 @@ fn policy_of(ways: &[Way]) -> Policy {
 
         accept.token = checks.token.then(|| {
             TokenCheck::new(
-                TokenPlace::parse("token").unwrap(),
+                TokenLocation::parse("token").unwrap(),
                 &[("env:TOKEN", SecretDigest::of(b"right"))],
             )
         });
@@ -253,7 +254,7 @@ fn judge(
     client: IpAddr,
     body: &[u8],
 ) -> Result<Decision, Refusal> {
-    let state = State::default();
+    let state = GateState::default();
     match gate.check_head(head, client, NOW, &state)? {
         HeadVerdict::Decided(decision) => Ok(decision),
         HeadVerdict::ReadBody(pending) => {

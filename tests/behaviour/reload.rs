@@ -41,7 +41,7 @@ async fn another_policy_is_in_force_on_both_sides_and_no_connection_is_dropped()
     assert_eq!(on(&mut kept, "one").await, 200);
 
     stage.replace_policy(tokened("two"));
-    let in_force = |report: &hookward_agent::events::Report| matches!(report, hookward_agent::events::Report::Note(text) if text.contains("in force"));
+    let in_force = |report: &hookward_agent::events::Event| matches!(report, hookward_agent::events::Event::Note(text) if text.contains("in force"));
     stage.reported("the relay has taken it", in_force).await;
     assert_eq!(on(&mut kept, "two").await, 200, "on the same connection");
     assert_eq!(on(&mut kept, "one").await, 403);
@@ -74,7 +74,7 @@ async fn a_policy_beyond_the_operators_limits_leaves_the_old_one_in_force() {
     });
 
     stage.replace_policy(wide);
-    let kept = |report: &hookward_agent::events::Report| matches!(report, hookward_agent::events::Report::Warning(text) if text.contains("OLD ONE STAYS IN FORCE") && text.contains("policy_routes"));
+    let kept = |report: &hookward_agent::events::Event| matches!(report, hookward_agent::events::Event::Warning(text) if text.contains("OLD ONE STAYS IN FORCE") && text.contains("policy_routes"));
     stage.reported("that it is not taken", kept).await;
 
     let mut connection = stage.edge.http1().await;
@@ -90,7 +90,7 @@ async fn a_policy_beyond_the_operators_limits_leaves_the_old_one_in_force() {
     assert_eq!(on(&mut connection, "one").await, 200);
     stage.replace_policy(tokened("three"));
 
-    let in_force = |report: &hookward_agent::events::Report| matches!(report, hookward_agent::events::Report::Note(text) if text.contains("in force"));
+    let in_force = |report: &hookward_agent::events::Event| matches!(report, hookward_agent::events::Event::Note(text) if text.contains("in force"));
     stage.reported("a good one is taken", in_force).await;
     assert_eq!(on(&mut connection, "three").await, 200);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use hookward_agent::events::Report;
+use hookward_agent::events::Event;
 use hookward_core::clock::UnixMillis;
 use hookward_core::limits::Limits;
 use hookward_core::reason::Check;
@@ -175,7 +175,7 @@ async fn the_corpus() {
                 assert_eq!(send(&stage, &case).await, 200, "acknowledged");
                 assert_eq!(application.log.take().len(), 1, "and not delivered twice");
 
-                let acknowledged = |report: &Report| matches!(report, Report::Refused(told) if told.answered && told.check == Check::Replay);
+                let acknowledged = |report: &Event| matches!(report, Event::Refused(told) if told.answered && told.check == Check::Replay);
                 stage.reported("the owner is told", acknowledged).await;
             }
             // The file of deliveries is filled with a million rows as quickly as SQLite takes them,
@@ -314,7 +314,7 @@ async fn what_identifies_a_delivery() {
     assert_eq!(application.log.take().len(), 3);
     let told = || {
         let reports = stage.reports.lock().unwrap();
-        let is = |report: &&Report| matches!(report, Report::Refused(told) if told.check == Check::Replay && told.observed);
+        let is = |report: &&Event| matches!(report, Event::Refused(told) if told.check == Check::Replay && told.observed);
         reports.iter().filter(is).count()
     };
     hookward_tests::wait::eventually("the second and the third came before", || told() == 2).await;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hookward_agent::events::Report;
+use hookward_agent::events::Event;
 use hookward_agent::relay_link::proxy::Proxies;
-use hookward_agent::relay_link::{LinkSettings, Relay, TransportMode, join};
+use hookward_agent::relay_link::{LinkSettings, RelayEndpoint, TransportMode, join};
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::limits::{GREETING_BYTES, MIB};
 use hookward_core::names::AgentName;
@@ -17,11 +17,11 @@ use hookward_core::secret::Secret;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::link::Pass;
 use hookward_tests::proxy::Proxy;
-use hookward_tests::rogue::FromAgent;
+use hookward_tests::rogue::AgentMessage;
 use hookward_tests::sender::{Edge, Http1, github_signature};
 use hookward_tests::stage::{Fleet, Plan, Stage, policy, signed_policy};
 use hookward_tests::wait::{DEADLINE, eventually, within};
-use hookward_tunnel::protocol::control::{FromRelay, RefusedReason};
+use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
 use hookward_tunnel::transport::identity::Pin;
 use hookward_tunnel::transport::liveness::Liveness;
 use hookward_tunnel::transport::{ControlStream, Session, Transport, quic};
@@ -577,15 +577,14 @@ async fn every_relay_can_serve_and_one_that_is_gone_is_not_missed() {
         assert_eq!(fleet.relays[1].edge.post(HOOK, &[], b"x").await.status, 200);
     }
 
-    let away = |report: &Report| matches!(report, Report::Away { .. });
+    let away = |report: &Event| matches!(report, Event::Away { .. });
     assert!(
         !fleet.reports.lock().unwrap().iter().any(away),
         "one relay is there all the time"
     );
 
     let gone = fleet.relays[0].tunnel.to_string();
-    let named =
-        |report: &Report| matches!(report, Report::RelayLost { relay, .. } if *relay == gone);
+    let named = |report: &Event| matches!(report, Event::RelayLost { relay, .. } if *relay == gone);
     eventually("the one that is gone is named", || {
         fleet.reports.lock().unwrap().iter().any(named)
     })
@@ -629,7 +628,7 @@ async fn through_an_http_proxy_with_a_password() {
 #[tokio::test]
 async fn a_proxy_that_refuses_is_named_and_one_that_is_not_for_this_host_is_not_asked() {
     let proxy = Proxy::start("user:right").await;
-    let relay = Relay {
+    let relay = RelayEndpoint {
         address: "127.0.0.1:9".to_owned(),
         pin: pin(),
         credential: Secret::mint().unwrap(),
@@ -664,7 +663,7 @@ async fn a_proxy_that_refuses_is_named_and_one_that_is_not_for_this_host_is_not_
 
 fn pin() -> Pin {
     let dir = tempfile::TempDir::new().unwrap();
-    hookward_relay::certs::Identity::load_or_make(dir.path())
+    hookward_relay::certs::TunnelIdentity::load_or_make(dir.path())
         .unwrap()
         .pin
 }
@@ -729,7 +728,7 @@ impl ByHand {
         let credential = self.credential.clone();
 
         control
-            .send(&FromAgent::Hello {
+            .send(&AgentMessage::Hello {
                 credential,
                 version,
                 instance,
@@ -742,7 +741,7 @@ impl ByHand {
 
         assert!(matches!(
             control.receive(GREETING_BYTES).await.unwrap(),
-            FromRelay::Welcome { .. }
+            RelayMessage::Welcome { .. }
         ));
         session.serve();
 
@@ -766,7 +765,7 @@ async fn open_by_hand(control: &mut ControlStream, host: &str, path: &str, revis
         "[[route]]\npath = '{path}'\n[[route.accept]]\nopen = true"
     ));
     control
-        .send(&FromAgent::Open {
+        .send(&AgentMessage::Open {
             host: Some(host.to_owned()),
             policy,
             revision,
@@ -776,7 +775,7 @@ async fn open_by_hand(control: &mut ControlStream, host: &str, path: &str, revis
 
     assert!(matches!(
         control.receive(GREETING_BYTES).await.unwrap(),
-        FromRelay::Opened { .. }
+        RelayMessage::Opened { .. }
     ));
 }
 
@@ -868,19 +867,19 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
     let stopping = tokio::spawn(async move { stage.stop_relay().await });
     let said = within(
         "the relay's word",
-        control.receive::<FromRelay>(GREETING_BYTES),
+        control.receive::<RelayMessage>(GREETING_BYTES),
     )
     .await
     .unwrap();
-    assert!(matches!(said, FromRelay::Leaving));
+    assert!(matches!(said, RelayMessage::Leaving));
 
     let (_refused, mut control) = agent.connect_again(Some(0), false).await;
-    let said = within("a refusal", control.receive::<FromRelay>(GREETING_BYTES))
+    let said = within("a refusal", control.receive::<RelayMessage>(GREETING_BYTES))
         .await
         .unwrap();
     assert!(matches!(
         said,
-        FromRelay::Refused {
+        RelayMessage::Refused {
             reason: RefusedReason::Unavailable,
             ..
         }
@@ -889,7 +888,7 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
     let (taken, mut control) = agent.connect_again(Some(0), true).await;
     let policy = policy("[[route]]\npath = '/x'\n[[route.accept]]\nopen = true");
     control
-        .send(&FromAgent::Open {
+        .send(&AgentMessage::Open {
             host: Some("one".to_owned()),
             policy,
             revision: 1,
@@ -900,9 +899,13 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
     let opened = within("the tunnel", async {
         // That the relay leaves is said here, too.
         loop {
-            match control.receive::<FromRelay>(GREETING_BYTES).await.unwrap() {
-                FromRelay::Leaving => {}
-                FromRelay::Opened { .. } => return true,
+            match control
+                .receive::<RelayMessage>(GREETING_BYTES)
+                .await
+                .unwrap()
+            {
+                RelayMessage::Leaving => {}
+                RelayMessage::Opened { .. } => return true,
                 _ => return false,
             }
         }

@@ -3,7 +3,7 @@
 
 use hookward_agent::cli::UpstreamArgs;
 use hookward_agent::config::policy_args;
-use hookward_agent::events::{Outcome, Report};
+use hookward_agent::events::{Event, RequestResult};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::{Process, run};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy};
@@ -61,7 +61,7 @@ async fn a_self_signed_certificate_that_is_given_is_trusted() {
 
         let other = stage(&format!("https://127.0.0.1:{port}"), &given).await;
         assert_eq!(other.edge.post(HOOK, &[], b"x").await.status, 502);
-        let named = |report: &Report| matches!(report, Report::Warning(text) if text.contains("by a name that its certificate has"));
+        let named = |report: &Event| matches!(report, Event::Warning(text) if text.contains("by a name that its certificate has"));
         other.reported("the name", named).await;
 
         // Another one that is not given is not trusted for it.
@@ -109,7 +109,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     );
 
     let unverified =
-        |report: &Report| matches!(report, Report::Warning(text) if text.contains("--upstream-ca"));
+        |report: &Event| matches!(report, Event::Warning(text) if text.contains("--upstream-ca"));
     unknown.reported("the user hears why", unverified).await;
 
     let trusted = stage(
@@ -155,7 +155,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     let mistaken = stage(&secure.address.to_string(), &args()).await;
     assert_eq!(mistaken.edge.post(HOOK, &[], b"x").await.status, 502);
 
-    let broke = |report: &Report| matches!(report, Report::Request(request) if matches!(&request.outcome, Outcome::Failed { why, .. } if why.contains("does it speak https? Then use https://")));
+    let broke = |report: &Event| matches!(report, Event::Request(request) if matches!(&request.outcome, RequestResult::Failed { why, .. } if why.contains("does it speak https? Then use https://")));
     mistaken.reported("that it may be https", broke).await;
     let plain = Application::raw(|mut stream| async move {
         let _ = stream
@@ -170,7 +170,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     )
     .await;
     let plain =
-        |report: &Report| matches!(report, Report::Warning(text) if text.contains("without TLS?"));
+        |report: &Event| matches!(report, Event::Warning(text) if text.contains("without TLS?"));
     mistaken.reported("that it may be http", plain).await;
 }
 
@@ -258,13 +258,13 @@ async fn an_application_that_is_down_is_said_and_so_is_its_return() {
     drop(listener);
 
     let stage = stage(&address.to_string(), &args()).await;
-    let down = |report: &Report| matches!(report, Report::Warning(text) if text.contains("takes no connection"));
+    let down = |report: &Event| matches!(report, Event::Warning(text) if text.contains("takes no connection"));
     stage
         .reported("it is said before the first webhook", down)
         .await;
 
     let _again = tokio::net::TcpListener::bind(address).await.unwrap();
-    let back = |report: &Report| matches!(report, Report::Note(text) if text.contains("takes connections now"));
+    let back = |report: &Event| matches!(report, Event::Note(text) if text.contains("takes connections now"));
     stage.reported("its return is said", back).await;
 }
 
@@ -275,7 +275,7 @@ async fn one_that_ends_while_nothing_comes_is_said_too() {
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     drop(application);
 
-    let down = |report: &Report| matches!(report, Report::Warning(text) if text.contains("takes no connection"));
+    let down = |report: &Event| matches!(report, Event::Warning(text) if text.contains("takes no connection"));
     stage
         .reported("it is said before the next webhook", down)
         .await;
@@ -312,7 +312,7 @@ async fn one_that_does_not_answer_is_said_and_so_is_its_next_answer() {
         );
     }
 
-    let silent = |report: &Report| matches!(report, Report::Warning(text) if text.contains("has not answered within 1 s"));
+    let silent = |report: &Event| matches!(report, Event::Warning(text) if text.contains("has not answered within 1 s"));
     stage.reported("it is said", silent).await;
     let count = stage
         .reports
@@ -325,7 +325,7 @@ async fn one_that_does_not_answer_is_said_and_so_is_its_next_answer() {
 
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     let answers =
-        |report: &Report| matches!(report, Report::Note(text) if text.contains("answers again"));
+        |report: &Event| matches!(report, Event::Note(text) if text.contains("answers again"));
     stage.reported("its answer is said", answers).await;
 }
 

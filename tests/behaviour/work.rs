@@ -3,7 +3,7 @@
 use hookward_core::clock::UnixMillis;
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::{DOCTOR_BYTES, MIB};
-use hookward_gate::engine::{Gate, HeadVerdict, Request, RequestHead, Side, State};
+use hookward_gate::engine::{Gate, GateState, HeadVerdict, Request, RequestHead, Side};
 use hookward_gate::inspection::{Kind, Work};
 use hookward_gate::policy::{Policy, file};
 use hookward_runtime::secrets::ProcessSecrets;
@@ -70,7 +70,7 @@ fn a_list_of_signed_fields_is_no_bomb() {
         origin: "https://h.example",
     };
 
-    let (state, client) = (State::default(), "192.0.2.1".parse().unwrap());
+    let (state, client) = (GateState::default(), "192.0.2.1".parse().unwrap());
     let gate = gate(&verifying("contentful"));
     let Ok(HeadVerdict::ReadBody(pending)) = gate.check_head(head, client, NOW, &state) else {
         panic!("no body")
@@ -161,7 +161,7 @@ fn equal_checks_are_made_once() {
         origin: "https://h.example",
     };
 
-    let (state, client) = (State::default(), "192.0.2.1".parse().unwrap());
+    let (state, client) = (GateState::default(), "192.0.2.1".parse().unwrap());
     let body = vec![b'x'; 1 << 20];
     let Ok(HeadVerdict::ReadBody(pending)) = gate.check_head(head, client, NOW, &state) else {
         panic!("no body")

@@ -15,10 +15,10 @@ use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::json::JsonPath;
 use hookward_core::path::PathPattern;
 use hookward_core::secret::{Secret, SecretDigest};
-use hookward_core::syntax::Slashes;
-use hookward_gate::engine::{Gate, HeadVerdict, RequestHead, Side, State, syntax, token};
-use hookward_gate::policy::{Policy, TokenCheck, TokenPlace, file};
-use hookward_gate::providers::{Keyed, SecretShape};
+use hookward_core::syntax::EscapedSlashes;
+use hookward_gate::engine::{Gate, GateState, HeadVerdict, RequestHead, Side, syntax, token};
+use hookward_gate::policy::{Policy, TokenCheck, TokenLocation, file};
+use hookward_gate::providers::{SecretShape, SignatureVerifier};
 use hookward_gate::request::Request;
 use hookward_runtime::secrets::ProcessSecrets;
 use hookward_tests::sender::github_signature;
@@ -73,7 +73,13 @@ fn single_checks(c: &mut Criterion) {
     let mut group = c.benchmark_group("check");
     let headers = headers(b"{}");
     group.bench_function("shape", |b| {
-        b.iter(|| syntax::check(black_box(TARGET), black_box(&headers), Slashes::Plain))
+        b.iter(|| {
+            syntax::check(
+                black_box(TARGET),
+                black_box(&headers),
+                EscapedSlashes::Plain,
+            )
+        })
     });
 
     let path = PathPattern::parse("/flexdeploy/webhooks/v1/**").unwrap();
@@ -98,7 +104,7 @@ fn single_checks(c: &mut Criterion) {
     }
 
     let check = TokenCheck::new(
-        TokenPlace::parse("token").unwrap(),
+        TokenLocation::parse("token").unwrap(),
         &[("env:TOKEN", SecretDigest::of(b"t0ken"))],
     );
 
@@ -119,7 +125,7 @@ fn signature(c: &mut Criterion) {
         .schemes()
         .unwrap();
     let secrets = [Secret::new(KEY.as_bytes().to_vec()).unwrap()];
-    let keyed = Keyed::new(&schemes, &SecretShape::default(), &secrets, None).unwrap();
+    let keyed = SignatureVerifier::new(&schemes, &SecretShape::default(), &secrets, None).unwrap();
     let none = FetchedKeys::default();
     let bare = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).unwrap();
 
@@ -160,7 +166,7 @@ fn signature(c: &mut Criterion) {
 fn whole(c: &mut Criterion) {
     let mut group = c.benchmark_group("whole gate");
     let gate = Arc::new(Gate::compile(&policy(), Side::Relay, NOW).unwrap());
-    let (state, none) = (State::default(), FetchedKeys::default());
+    let (state, none) = (GateState::default(), FetchedKeys::default());
 
     for size in [256, 8192] {
         let body = body(size);

@@ -8,17 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use hookward_agent::config::state_dir::{Credential, StateDir};
 use hookward_agent::events;
-use hookward_agent::relay_link::{LinkSettings, Relay as RelayAddress, TransportMode};
+use hookward_agent::relay_link::{LinkSettings, RelayEndpoint as RelayAddress, TransportMode};
 use hookward_agent::upstream::application::{Address, Application as Upstream};
 use hookward_agent::{Agent, AgentSettings, TunnelSettings};
 use hookward_core::clock::Clock;
 use hookward_core::limits::{GREETING_BYTES, Limits};
 use hookward_core::secret::Secret;
 use hookward_gate::policy::Policy;
-use hookward_relay::certs::Identity;
-use hookward_tunnel::protocol::control::{Deadlines, FromRelay, RefusedReason};
+use hookward_relay::certs::TunnelIdentity;
+use hookward_tunnel::protocol::control::{Deadlines, RefusedReason, RelayMessage};
 use hookward_tunnel::protocol::frame::Frame;
-use hookward_tunnel::protocol::head::{Answer, Context, Request, RequestId, Spelling};
+use hookward_tunnel::protocol::head::{
+    ExchangeReply, ExchangeRequest, HeaderCase, RequestId, RequestMeta,
+};
 use hookward_tunnel::transport::liveness::Liveness;
 use hookward_tunnel::transport::{MessageReader, MessageWriter, Session, Transport, quic};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -30,7 +32,8 @@ use crate::stage::HOST;
 use crate::wait::within;
 
 /// Message of an agent to the relay, with its policy.
-pub type FromAgent = hookward_tunnel::protocol::control::FromAgent<hookward_gate::policy::Policy>;
+pub type AgentMessage =
+    hookward_tunnel::protocol::control::AgentMessage<hookward_gate::policy::Policy>;
 
 /// A rogue relay with an agent connected to it.
 pub struct Rogue {
@@ -47,7 +50,7 @@ impl Rogue {
     /// Takes in an agent with this policy, before this application.
     pub async fn start(application: SocketAddr, policy: Policy, clock: Clock) -> Self {
         let dir = TempDir::new().unwrap();
-        let identity = Identity::load_or_make(dir.path()).unwrap();
+        let identity = TunnelIdentity::load_or_make(dir.path()).unwrap();
         let pin = identity.pin;
         let endpoint = endpoint(identity);
         let address = endpoint.local_addr().unwrap();
@@ -57,18 +60,18 @@ impl Rogue {
             let connection = of_task.accept().await.unwrap().await.unwrap();
             let session = Session::over_quic(connection.clone());
             let mut control = session.accept_control().await.unwrap();
-            let FromAgent::Hello { .. } = control.receive(GREETING_BYTES).await.unwrap() else {
+            let AgentMessage::Hello { .. } = control.receive(GREETING_BYTES).await.unwrap() else {
                 panic!("no hello")
             };
 
             control.send(&welcome()).await.unwrap();
             session.trust();
-            let FromAgent::Open { .. } = control.receive(1 << 20).await.unwrap() else {
+            let AgentMessage::Open { .. } = control.receive(1 << 20).await.unwrap() else {
                 panic!("no open")
             };
 
             control
-                .send(&FromRelay::Opened {
+                .send(&RelayMessage::Opened {
                     host: HOST.into(),
                     port: 443,
                 })
@@ -124,7 +127,7 @@ impl Rogue {
 
     /// Sends a request as if every check had passed. Gives the agent's answer: a status and a body,
     /// `Err` when the agent broke the exchange off.
-    pub async fn send(&self, request: Request, body: &[u8]) -> Result<(u16, Vec<u8>), ()> {
+    pub async fn send(&self, request: ExchangeRequest, body: &[u8]) -> Result<(u16, Vec<u8>), ()> {
         let (mut writer, reader) = self.session.open().await.unwrap();
         writer.head(&request.encode(|_| true)).await.map_err(drop)?;
         // An agent that refuses at the head may stop reading.
@@ -134,7 +137,7 @@ impl Rogue {
     }
 
     /// Opens an exchange and leaves its body to the test.
-    pub async fn begin(&self, request: Request) -> (MessageWriter, MessageReader) {
+    pub async fn begin(&self, request: ExchangeRequest) -> (MessageWriter, MessageReader) {
         let (mut writer, reader) = self.session.open().await.unwrap();
         writer.head(&request.encode(|_| true)).await.unwrap();
         (writer, reader)
@@ -145,7 +148,7 @@ impl Rogue {
 /// directory of an agent that has joined it.
 pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
     let dir = TempDir::new().unwrap();
-    let identity = Identity::load_or_make(dir.path()).unwrap();
+    let identity = TunnelIdentity::load_or_make(dir.path()).unwrap();
     let pin = identity.pin;
     let endpoint = endpoint(identity);
     let credential = Credential {
@@ -170,12 +173,12 @@ pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
             let Ok(mut control) = session.accept_control().await else {
                 continue;
             };
-            let Ok(FromAgent::Hello { .. }) = control.receive(GREETING_BYTES).await else {
+            let Ok(AgentMessage::Hello { .. }) = control.receive(GREETING_BYTES).await else {
                 continue;
             };
 
             control.send(&welcome()).await.unwrap();
-            let refused = FromRelay::Refused {
+            let refused = RelayMessage::Refused {
                 reason,
                 message: "refused by the test".into(),
             };
@@ -186,14 +189,14 @@ pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
     (dir, refusing)
 }
 
-fn endpoint(identity: Identity) -> Endpoint {
+fn endpoint(identity: TunnelIdentity) -> Endpoint {
     let any = (Ipv4Addr::LOCALHOST, 0).into();
     quic::server(any, identity.certificate, identity.key, Liveness::default()).unwrap()
 }
 
-fn welcome() -> FromRelay {
+fn welcome() -> RelayMessage {
     let deadlines = Deadlines::of(&Limits::default());
-    FromRelay::Welcome {
+    RelayMessage::Welcome {
         agent: "x".into(),
         version: "0".into(),
         deadlines,
@@ -205,10 +208,10 @@ fn welcome() -> FromRelay {
 /// Reads an answer to its end.
 pub async fn answer(mut reader: MessageReader) -> Result<(u16, Vec<u8>), ()> {
     within("the agent's answer", async {
-        let head = Answer::decode(reader.head().await.map_err(drop)?).unwrap();
+        let head = ExchangeReply::decode(reader.head().await.map_err(drop)?).unwrap();
         let status = match head {
-            Answer::Response(response) => response.status,
-            Answer::Failure(failure) => failure.status,
+            ExchangeReply::Response(response) => response.status,
+            ExchangeReply::Failure(failure) => failure.status,
         };
         let mut body = Vec::new();
 
@@ -229,7 +232,7 @@ pub fn request(
     target: &[u8],
     headers: &[(String, String)],
     length: Option<usize>,
-) -> Request {
+) -> ExchangeRequest {
     let mut map = HeaderMap::new();
     map.append("host", HeaderValue::from_static(HOST));
 
@@ -247,8 +250,8 @@ pub fn request(
     // An agent takes no request twice.
     static NEXT: AtomicU64 = AtomicU64::new(1);
 
-    Request {
-        context: Context {
+    ExchangeRequest {
+        context: RequestMeta {
             id: RequestId(
                 NEXT.fetch_add(1, Ordering::Relaxed)
                     .to_be_bytes()
@@ -266,6 +269,6 @@ pub fn request(
         trailers: false,
         upgrade: false,
         headers: map,
-        spelling: Spelling::default(),
+        spelling: HeaderCase::default(),
     }
 }

@@ -6,8 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use hookward_agent::events::{self, Report};
-use hookward_agent::relay_link::{LinkSettings, Opened, Relay as RelayAddress, TransportMode};
+use hookward_agent::events::{self, Event};
+use hookward_agent::relay_link::{
+    LinkSettings, OpenedTunnel, RelayEndpoint as RelayAddress, TransportMode,
+};
 use hookward_agent::upstream::application::{Address, Application as Upstream};
 use hookward_agent::{Agent, AgentSettings, TunnelSettings};
 use hookward_core::clock::{Clock, UnixMillis};
@@ -15,7 +17,7 @@ use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::Secret;
 use hookward_gate::policy::file;
-use hookward_gate::policy::{Accept, Policy, Route, TokenCheck, TokenPlace};
+use hookward_gate::policy::{Accept, Policy, Route, TokenCheck, TokenLocation};
 use hookward_relay::Relay;
 use hookward_relay::edge::client_address::ForwardedField;
 use hookward_relay::fetch::client::FetchSettings;
@@ -104,7 +106,7 @@ pub fn open_policy() -> Policy {
 pub fn token(secret: &str) -> TokenCheck {
     let secret = Secret::new(secret.as_bytes().to_vec()).unwrap();
     TokenCheck::new(
-        TokenPlace::Query("token".into()),
+        TokenLocation::Query("token".into()),
         &[("env:TEST", secret.digest())],
     )
 }
@@ -132,13 +134,13 @@ pub fn signed_policy(provider: &str, secret: &[u8], more: &str) -> Policy {
 pub struct Stage {
     pub edge: Edge,
     pub clock: Clock,
-    pub reports: Arc<Mutex<Vec<Report>>>,
+    pub reports: Arc<Mutex<Vec<Event>>>,
     relay: Option<Relay>,
     agent: Option<Agent>,
     plan: Plan,
     application: SocketAddr,
     credential: Secret,
-    opened: Arc<Mutex<Vec<Opened>>>,
+    opened: Arc<Mutex<Vec<OpenedTunnel>>>,
     tunnel: SocketAddr,
     /// Between agent and relay, if the plan says so.
     pub link: Option<Link>,
@@ -341,7 +343,7 @@ impl Stage {
     }
 
     /// Waits for a report.
-    pub async fn reported(&self, what: &str, wanted: impl Fn(&Report) -> bool) {
+    pub async fn reported(&self, what: &str, wanted: impl Fn(&Event) -> bool) {
         eventually(what, || self.reports.lock().unwrap().iter().any(&wanted)).await;
     }
 }
@@ -349,8 +351,8 @@ impl Stage {
 /// Several relays with one agent, which has joined all of them.
 pub struct Fleet {
     pub relays: Vec<Member>,
-    pub reports: Arc<Mutex<Vec<Report>>>,
-    opened: Arc<Mutex<Vec<Opened>>>,
+    pub reports: Arc<Mutex<Vec<Event>>>,
+    opened: Arc<Mutex<Vec<OpenedTunnel>>>,
     plan: Plan,
     agent: Option<Agent>,
 }
@@ -411,8 +413,8 @@ impl Fleet {
     pub async fn start(count: usize, application: SocketAddr, plan: Plan) -> Self {
         let relays: Vec<_> = (0..count).map(|_| Member::start(&plan)).collect();
         let (reporter, mut reports) = events::channel();
-        let kept: Arc<Mutex<Vec<Report>>> = Arc::default();
-        let opened: Arc<Mutex<Vec<Opened>>> = Arc::default();
+        let kept: Arc<Mutex<Vec<Event>>> = Arc::default();
+        let opened: Arc<Mutex<Vec<OpenedTunnel>>> = Arc::default();
         let of_task = Arc::clone(&kept);
 
         tokio::spawn(async move {

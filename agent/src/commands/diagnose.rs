@@ -6,27 +6,29 @@ mod findings;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::relay_link::FromAgent;
+use crate::relay_link::AgentMessage;
 use hookward_core::clock::Clock;
 use hookward_core::limits::{GREETING_BYTES, UPSTREAM_CONNECT};
 use hookward_core::secret::Secret;
 use hookward_core::text::printable;
-use hookward_tunnel::protocol::control::FromRelay;
+use hookward_tunnel::protocol::control::RelayMessage;
 use hookward_tunnel::transport::identity::Pin;
 use hookward_tunnel::transport::{Session, Transport};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use self::findings::{Findings, Handshake, Outcome, Reach, Step, Ways};
+use self::findings::{
+    Findings, HandshakeResult, PathResults, ProbeStep, Reachability, StepOutcome,
+};
 use super::{CommandError, NOT_JOINED, print, tell};
 use crate::cli::{DiagnoseArgs, LogFormat};
 use crate::config::policy_args;
 use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
-use crate::relay_link::dialer::Dialler;
+use crate::relay_link::dialer::Dialer;
 use crate::relay_link::proxy::Proxies;
-use crate::relay_link::{ConnectionError, LinkSettings, Relay};
+use crate::relay_link::{ConnectionError, LinkSettings, RelayEndpoint};
 
 /// For one step that does not bring its own deadline.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -54,7 +56,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
         Err(problems) => {
             tell(
                 LogFormat::Text,
-                &hookward_core::diagnostics::Problems(problems).to_string(),
+                &hookward_core::diagnostics::Diagnostics(problems).to_string(),
             );
             return Ok(Exit::Usage);
         }
@@ -77,7 +79,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
     };
 
     if let Some(address) = args.relay {
-        let relay = Relay {
+        let relay = RelayEndpoint {
             address,
             pin: Pin::of_no_key(),
             credential: Secret::mint()?,
@@ -85,7 +87,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
         findings.relay(&relay, false).await?;
     } else {
         for kept in kept {
-            let relay = Relay {
+            let relay = RelayEndpoint {
                 address: kept.relay,
                 pin: kept.pin,
                 credential: kept.secret,
@@ -96,13 +98,13 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
 
     if let Some(application) = application {
         let (outcome, detail) = match timeout(UPSTREAM_CONNECT, application.connect()).await {
-            Ok(Ok(_)) => (Outcome::Ok, format!("{application} takes connections")),
-            Ok(Err(error)) => (Outcome::Failed, format!("{application}: {error}")),
-            Err(_) => (Outcome::Failed, format!("{application}: no answer")),
+            Ok(Ok(_)) => (StepOutcome::Ok, format!("{application} takes connections")),
+            Ok(Err(error)) => (StepOutcome::Failed, format!("{application}: {error}")),
+            Err(_) => (StepOutcome::Failed, format!("{application}: no answer")),
         };
-        findings.blocked |= outcome == Outcome::Failed;
+        findings.blocked |= outcome == StepOutcome::Failed;
 
-        findings.push(Step {
+        findings.push(ProbeStep {
             relay: None,
             step: "application",
             outcome,
@@ -124,14 +126,14 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
 
 impl Findings {
     /// All steps on the way to this relay.
-    async fn relay(&mut self, relay: &Relay, joined: bool) -> Result<(), ConnectionError> {
+    async fn relay(&mut self, relay: &RelayEndpoint, joined: bool) -> Result<(), ConnectionError> {
         let proxies = Proxies::from_env();
         let tasks = TaskTracker::new();
         let link = LinkSettings {
             proxies: proxies.clone(),
             ..LinkSettings::default()
         };
-        let dialler = Dialler::new(relay, &link, tasks.clone())?;
+        let dialler = Dialer::new(relay, &link, tasks.clone())?;
         let proxied = proxies.of(&relay.address).is_some();
 
         let addresses = match dialler.addresses().await {
@@ -140,31 +142,31 @@ impl Findings {
                     .iter()
                     .map(|address| address.ip().to_string())
                     .collect::<Vec<_>>();
-                self.add(relay, "DNS", Outcome::Ok, list.join(", "));
+                self.add(relay, "DNS", StepOutcome::Ok, list.join(", "));
                 addresses
             }
             Err(error) if proxied => {
                 let detail =
                     format!("{error}; the proxy may find it, and TLS over TCP goes through that");
-                self.add(relay, "DNS", Outcome::Warning, detail);
+                self.add(relay, "DNS", StepOutcome::Warning, detail);
                 Vec::new()
             }
             Err(error) => {
-                self.add(relay, "DNS", Outcome::Failed, error.to_string());
+                self.add(relay, "DNS", StepOutcome::Failed, error.to_string());
                 Vec::new()
             }
         };
         let udp = self.udp(relay, &addresses).await;
 
         let quic = match udp {
-            Reach::Refused => {
+            Reachability::Refused => {
                 self.add(
                     relay,
                     QUIC,
-                    Outcome::Warning,
+                    StepOutcome::Warning,
                     "nobody listens there for UDP",
                 );
-                Handshake::Failed
+                HandshakeResult::Failed
             }
             _ => {
                 self.handshake(relay, &dialler, Transport::Quic, joined)
@@ -193,9 +195,9 @@ impl Findings {
             let_through = why.is_none();
 
             let outcome = match (let_through, quic.is_done()) {
-                (true, _) => Outcome::Ok,
-                (false, true) => Outcome::Warning,
-                (false, false) => Outcome::Failed,
+                (true, _) => StepOutcome::Ok,
+                (false, true) => StepOutcome::Warning,
+                (false, false) => StepOutcome::Failed,
             };
 
             self.add(
@@ -206,18 +208,18 @@ impl Findings {
             );
         } else {
             let detail = "none (HTTPS_PROXY and ALL_PROXY name none for this host)";
-            self.add(relay, "proxy", Outcome::Skipped, detail);
+            self.add(relay, "proxy", StepOutcome::Skipped, detail);
         }
 
         let tls = self
             .handshake(relay, &dialler, Transport::Tcp, joined)
             .await;
-        let answered = greeted.iter().any(|step| step.outcome == Outcome::Ok);
+        let answered = greeted.iter().any(|step| step.outcome == StepOutcome::Ok);
         if let (Some(session), false) = (tls.session(), answered) {
             greeted = self.credential(relay, session).await;
         }
 
-        let known = greeted.iter().any(|step| step.outcome == Outcome::Ok);
+        let known = greeted.iter().any(|step| step.outcome == StepOutcome::Ok);
         let is_way = quic.is_done() || tls.is_done();
         if known || !joined && is_way {
             &mut self.reached
@@ -232,13 +234,13 @@ impl Findings {
             } else {
                 "nothing reaches the relay"
             };
-            self.add(relay, "credential", Outcome::Skipped, why);
-            self.add(relay, "clock", Outcome::Skipped, why);
+            self.add(relay, "credential", StepOutcome::Skipped, why);
+            self.add(relay, "clock", StepOutcome::Skipped, why);
         }
 
         greeted.into_iter().for_each(|step| self.push(step));
         let proxy = proxy.map(|proxy| (proxy.address(), let_through));
-        self.conclude(&Ways {
+        self.conclude(&PathResults {
             relay,
             addresses: &addresses,
             udp,
@@ -253,10 +255,10 @@ impl Findings {
 
     /// Whether datagrams come there and back: any version of QUIC but ours is answered with the
     /// versions that the relay knows (RFC 9000 §6.1), before any handshake.
-    async fn udp(&mut self, relay: &Relay, addresses: &[SocketAddr]) -> Reach {
+    async fn udp(&mut self, relay: &RelayEndpoint, addresses: &[SocketAddr]) -> Reachability {
         let Some(target) = addresses.first() else {
-            self.add(relay, "UDP", Outcome::Skipped, "no address");
-            return Reach::Lost;
+            self.add(relay, "UDP", StepOutcome::Skipped, "no address");
+            return Reachability::Lost;
         };
         let since = Instant::now();
 
@@ -266,15 +268,15 @@ impl Findings {
                     "{target} answers in {:.0} ms",
                     since.elapsed().as_secs_f64() * 1000.0
                 );
-                (Outcome::Ok, detail, Reach::Answered)
+                (StepOutcome::Ok, detail, Reachability::Answered)
             }
             Ok(false) => (
-                Outcome::Warning,
+                StepOutcome::Warning,
                 format!("{target}: no datagram comes back"),
-                Reach::Lost,
+                Reachability::Lost,
             ),
             Err(error) => (
-                Outcome::Warning,
+                StepOutcome::Warning,
                 format!("{target}: {error}"),
                 reach(&error),
             ),
@@ -285,25 +287,30 @@ impl Findings {
     }
 
     /// The straight way. With `another` way out it need not be open.
-    async fn tcp(&mut self, relay: &Relay, addresses: &[SocketAddr], another: bool) -> Reach {
+    async fn tcp(
+        &mut self,
+        relay: &RelayEndpoint,
+        addresses: &[SocketAddr],
+        another: bool,
+    ) -> Reachability {
         let Some(target) = addresses.first() else {
-            self.add(relay, "TCP", Outcome::Skipped, "no address");
-            return Reach::Lost;
+            self.add(relay, "TCP", StepOutcome::Skipped, "no address");
+            return Reachability::Lost;
         };
         let closed = if another {
-            Outcome::Warning
+            StepOutcome::Warning
         } else {
-            Outcome::Failed
+            StepOutcome::Failed
         };
 
         let (outcome, detail, reach) = match timeout(PATIENCE, TcpStream::connect(target)).await {
             Ok(Ok(_)) => (
-                Outcome::Ok,
+                StepOutcome::Ok,
                 format!("{target} takes connections"),
-                Reach::Answered,
+                Reachability::Answered,
             ),
             Ok(Err(error)) => (closed, format!("{target}: {error}"), reach(&error)),
-            Err(_) => (closed, format!("{target}: no answer"), Reach::Lost),
+            Err(_) => (closed, format!("{target}: no answer"), Reachability::Lost),
         };
         self.add(relay, "TCP", outcome, detail);
 
@@ -313,11 +320,11 @@ impl Findings {
     /// The handshake, in which the relay shows that it has the key that this agent pins.
     async fn handshake(
         &mut self,
-        relay: &Relay,
-        dialler: &Dialler,
+        relay: &RelayEndpoint,
+        dialler: &Dialer,
         transport: Transport,
         joined: bool,
-    ) -> Handshake {
+    ) -> HandshakeResult {
         let step = if transport == Transport::Quic {
             QUIC
         } else {
@@ -336,9 +343,9 @@ impl Findings {
                     "the relay that was joined, in {:.0} ms{mtu}",
                     since.elapsed().as_secs_f64() * 1000.0
                 );
-                self.add(relay, step, Outcome::Ok, detail);
+                self.add(relay, step, StepOutcome::Ok, detail);
 
-                Handshake::Done(found.session)
+                HandshakeResult::Done(found.session)
             }
             // With no key to compare, every key is another.
             Err(ConnectionError::WrongKey(_)) if !joined => {
@@ -346,8 +353,8 @@ impl Findings {
                     "something answers in {:.0} ms; `hookward join` checks that it is your relay",
                     since.elapsed().as_secs_f64() * 1000.0
                 );
-                self.add(relay, step, Outcome::Ok, detail);
-                Handshake::Unchecked
+                self.add(relay, step, StepOutcome::Ok, detail);
+                HandshakeResult::Unchecked
             }
             Err(error) => {
                 let somebody_else = matches!(
@@ -355,26 +362,26 @@ impl Findings {
                     ConnectionError::WrongKey(_) | ConnectionError::NoRelay(_)
                 );
                 let outcome = if somebody_else {
-                    Outcome::Failed
+                    StepOutcome::Failed
                 } else {
-                    Outcome::Warning
+                    StepOutcome::Warning
                 };
                 self.add(relay, step, outcome, error.to_string());
 
                 if matches!(error, ConnectionError::WrongKey(_)) {
-                    Handshake::WrongKey
+                    HandshakeResult::WrongKey
                 } else {
-                    Handshake::Failed
+                    HandshakeResult::Failed
                 }
             }
         }
     }
 
     /// Whether the relay knows this agent, and what time it is there.
-    async fn credential(&mut self, relay: &Relay, session: &Session) -> Vec<Step> {
+    async fn credential(&mut self, relay: &RelayEndpoint, session: &Session) -> Vec<ProbeStep> {
         let asked = async {
             let mut control = session.open_control().await?;
-            let hello = FromAgent::Hello {
+            let hello = AgentMessage::Hello {
                 credential: relay.credential.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 instance: "diagnose".to_owned(),
@@ -384,12 +391,12 @@ impl Findings {
             };
             control.send(&hello).await?;
 
-            control.receive::<FromRelay>(GREETING_BYTES).await
+            control.receive::<RelayMessage>(GREETING_BYTES).await
         };
         let answer = timeout(PATIENCE, asked).await;
 
         session.close("diagnosed");
-        let step = |step, outcome, detail| Step {
+        let step = |step, outcome, detail| ProbeStep {
             relay: Some(relay.address.clone()),
             step,
             outcome,
@@ -397,7 +404,7 @@ impl Findings {
         };
 
         let failed = match answer {
-            Ok(Ok(FromRelay::Welcome {
+            Ok(Ok(RelayMessage::Welcome {
                 agent,
                 version,
                 time_ms,
@@ -410,9 +417,9 @@ impl Findings {
                 );
                 let apart = Clock::System.now().0.abs_diff(time_ms) / 1000;
                 let outcome = match apart {
-                    0..=CLOCK => Outcome::Ok,
+                    0..=CLOCK => StepOutcome::Ok,
                     // Signatures with a time would be refused on one side.
-                    _ => Outcome::Warning,
+                    _ => StepOutcome::Warning,
                 };
 
                 let clock = step(
@@ -420,21 +427,21 @@ impl Findings {
                     outcome,
                     format!("{apart} s apart from the relay's"),
                 );
-                return vec![step("credential", Outcome::Ok, detail), clock];
+                return vec![step("credential", StepOutcome::Ok, detail), clock];
             }
-            Ok(Ok(FromRelay::Refused { message, .. })) => printable(&message),
+            Ok(Ok(RelayMessage::Refused { message, .. })) => printable(&message),
             Ok(Ok(_)) | Err(_) => "the relay does not answer".to_owned(),
             Ok(Err(error)) => error.to_string(),
         };
-        vec![step("credential", Outcome::Failed, failed)]
+        vec![step("credential", StepOutcome::Failed, failed)]
     }
 }
 
-fn reach(error: &std::io::Error) -> Reach {
+fn reach(error: &std::io::Error) -> Reachability {
     if error.kind() == std::io::ErrorKind::ConnectionRefused {
-        Reach::Refused
+        Reachability::Refused
     } else {
-        Reach::Lost
+        Reachability::Lost
     }
 }
 

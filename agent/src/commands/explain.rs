@@ -8,14 +8,14 @@ use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::reason::Check;
 use hookward_core::text::printable;
-use hookward_gate::engine::explain::{self, Explanation, Outcome, Step, Verdict};
-use hookward_gate::engine::{Gate, Request, RequestHead, Side, State};
+use hookward_gate::engine::explain::{self, CheckOutcome, CheckStep, Explanation, Verdict};
+use hookward_gate::engine::{Gate, GateState, Request, RequestHead, Side};
 use hookward_gate::policy::Policy;
 use hookward_runtime::secrets::ProcessSecrets;
 use http::header;
 
 use crate::cli::{ExplainArgs, LogFormat};
-use crate::commands::request_input::{self, Given, GivenError};
+use crate::commands::request_input::{self, RequestInput, RequestInputError};
 use crate::commands::{CommandError, print, tell};
 use crate::config::policy_args;
 use crate::config::state_dir::StateDir;
@@ -55,14 +55,14 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
                 origin: &origin,
             };
             let request = Request::new(head, &given.body);
-            let (state, keys) = (State::default(), FetchedKeys::default());
+            let (state, keys) = (GateState::default(), FetchedKeys::default());
             let mut explanation = explain::explain(&gate, &request, args.peer, now, &state, &keys);
             explanation.notes.extend(other_path(&args, &given.target));
 
             explanation
         }
         // The relay does not take it either.
-        Err(GivenError::NoHttp(what)) => no_http(&what),
+        Err(RequestInputError::NoHttp(what)) => no_http(&what),
         Err(error) => {
             tell(LogFormat::Text, &error.to_string());
             return Ok(Exit::Usage);
@@ -135,7 +135,7 @@ fn other_path(args: &ExplainArgs, target: &str) -> Option<String> {
 }
 
 /// The request, and scheme and authority of the public URL.
-async fn given(args: &ExplainArgs) -> Result<(String, Given), GivenError> {
+async fn given(args: &ExplainArgs) -> Result<(String, RequestInput), RequestInputError> {
     let url = args
         .url
         .as_deref()
@@ -152,7 +152,7 @@ async fn given(args: &ExplainArgs) -> Result<(String, Given), GivenError> {
         return Ok((origin, given));
     }
 
-    let (origin, target) = url.ok_or_else(|| GivenError::Url(String::new()))?;
+    let (origin, target) = url.ok_or_else(|| RequestInputError::Url(String::new()))?;
     let body = args.data.as_deref().map(request_input::data).transpose()?;
     let preset = if body.is_some() { "POST" } else { "GET" };
     let method = request_input::method(args.send_method.as_deref().unwrap_or(preset))?;
@@ -160,7 +160,7 @@ async fn given(args: &ExplainArgs) -> Result<(String, Given), GivenError> {
 
     Ok((
         origin,
-        Given {
+        RequestInput {
             method,
             target,
             headers,
@@ -171,9 +171,9 @@ async fn given(args: &ExplainArgs) -> Result<(String, Given), GivenError> {
 
 fn no_http(what: &str) -> Explanation {
     let reason = printable(what);
-    let step = Step {
+    let step = CheckStep {
         check: Check::Shape,
-        outcome: Outcome::Refuse,
+        outcome: CheckOutcome::Refuse,
         reason: reason.clone(),
         alternative: None,
     };
@@ -213,11 +213,11 @@ fn text(explanation: &Explanation) -> String {
     text.push_str("checks:\n");
     for step in &explanation.checks {
         let outcome = match step.outcome {
-            Outcome::Pass => "pass",
-            Outcome::Refuse => "REFUSE",
-            Outcome::Observed => "observed",
-            Outcome::RelayOnly => "relay only",
-            Outcome::AgentOnly => "agent only",
+            CheckOutcome::Pass => "pass",
+            CheckOutcome::Refuse => "REFUSE",
+            CheckOutcome::Observed => "observed",
+            CheckOutcome::RelayOnly => "relay only",
+            CheckOutcome::AgentOnly => "agent only",
         };
 
         let alternative = step

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CommandError, tell};
 use crate::cli::{GateArgs, HttpArgs};
-use crate::commands::runner::{Serving, Tunnel};
+use crate::commands::runner::{PlannedTunnel, TunnelRunner};
 use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
 
@@ -34,7 +34,7 @@ pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
 
     let (local, link, log_format) = (args.local, args.link.clone(), args.log_format);
     let tunnel = again(args, plan, &state)?;
-    Serving {
+    TunnelRunner {
         tunnels: vec![tunnel],
         local,
         link,
@@ -49,7 +49,11 @@ pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
 ///
 /// # Errors
 /// When SIGHUP can't be waited for.
-pub fn again(args: HttpArgs, plan: plan::Plan, state: &StateDir) -> Result<Tunnel, CommandError> {
+pub fn again(
+    args: HttpArgs,
+    plan: plan::Plan,
+    state: &StateDir,
+) -> Result<PlannedTunnel, CommandError> {
     let reloads =
         Reloads::new(args.gate.policy.as_deref()).map_err(CommandError::system("SIGHUP"))?;
     let host = args.host.clone();
@@ -63,7 +67,7 @@ pub fn again(args: HttpArgs, plan: plan::Plan, state: &StateDir) -> Result<Tunne
 
     let state = state.clone();
     let again = Box::new(move || plan::plan(&args, &state, &Clock::System));
-    Ok(Tunnel {
+    Ok(PlannedTunnel {
         host,
         plan,
         reloads,

@@ -11,7 +11,7 @@ use crate::commands::{CommandError, tell};
 use crate::config::state_dir::{Credential, StateDir};
 use crate::exit::Exit;
 use crate::relay_link::proxy::Proxies;
-use crate::relay_link::{self, ConnectionError, LinkSettings, Relay};
+use crate::relay_link::{self, ConnectionError, LinkSettings, RelayEndpoint};
 
 /// Longest input that is read for a token: a token has some 300 bytes.
 const INPUT: u64 = 16 * 1024;
@@ -46,7 +46,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
     // repeated.
     let secret = state.begin_join(&token.secret)?;
 
-    let relay = Relay {
+    let relay = RelayEndpoint {
         address: token.relay.clone(),
         pin: token.pin,
         credential: secret.clone(),

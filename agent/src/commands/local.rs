@@ -120,8 +120,8 @@ impl Local {
 
     /// How the agent reaches it.
     #[must_use]
-    pub fn connection(&self) -> relay_link::Relay {
-        relay_link::Relay {
+    pub fn connection(&self) -> relay_link::RelayEndpoint {
+        relay_link::RelayEndpoint {
             address: self.relay.tunnel_address().to_string(),
             pin: self.relay.pin(),
             credential: self.credential.clone(),

@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::PairArgs;
 use crate::commands::http::plan::Plan;
-use crate::commands::runner::{Serving, Tunnel};
+use crate::commands::runner::{PlannedTunnel, TunnelRunner};
 use crate::commands::{CommandError, tell};
 use crate::config::state_dir::StateDir;
-use crate::events::Report;
+use crate::events::Event;
 use crate::exit::Exit;
 use crate::upstream::application::{Address, Application};
 
@@ -73,13 +73,13 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         application: Application::plain(Address::Port(1)),
         policy,
         minted: None,
-        messages: vec![Report::Warning(note)],
+        messages: vec![Event::Warning(note)],
         path: path.split("/*").next().unwrap_or_default().to_owned(),
     };
 
     let reloads = Reloads::new(None).map_err(CommandError::system("SIGHUP"))?;
-    let again = Box::new(|| Ok(Err(hookward_core::diagnostics::Problems(Vec::new()))));
-    let tunnel = Tunnel {
+    let again = Box::new(|| Ok(Err(hookward_core::diagnostics::Diagnostics(Vec::new()))));
+    let tunnel = PlannedTunnel {
         host: args.host.clone(),
         plan,
         reloads,
@@ -88,7 +88,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     };
 
     let (local, link, log_format) = (args.local, args.link.clone(), args.log_format);
-    let ended = Serving {
+    let ended = TunnelRunner {
         tunnels: vec![tunnel],
         local,
         link,

@@ -17,7 +17,7 @@ const REQUEST_BYTES: u64 = 26 * 1024 * 1024;
 
 /// A request.
 #[derive(Debug, Clone)]
-pub struct Given {
+pub struct RequestInput {
     /// The method.
     pub method: Method,
     /// Path and query.
@@ -30,7 +30,7 @@ pub struct Given {
 
 /// Why there is no request.
 #[derive(Debug, thiserror::Error)]
-pub enum GivenError {
+pub enum RequestInputError {
     /// A file.
     #[error("{0}: {1}")]
     File(String, io::Error),
@@ -55,7 +55,7 @@ pub enum GivenError {
 ///
 /// # Errors
 /// When the file can't be read.
-pub fn data(text: &str) -> Result<Bytes, GivenError> {
+pub fn data(text: &str) -> Result<Bytes, RequestInputError> {
     match text.strip_prefix('@') {
         Some(name) => file(name).map(Bytes::from),
         None => Ok(Bytes::copy_from_slice(text.as_bytes())),
@@ -63,9 +63,9 @@ pub fn data(text: &str) -> Result<Bytes, GivenError> {
 }
 
 /// Reads a file, or `-` for standard input.
-fn file(name: &str) -> Result<Vec<u8>, GivenError> {
+fn file(name: &str) -> Result<Vec<u8>, RequestInputError> {
     let failed = |error| {
-        GivenError::File(
+        RequestInputError::File(
             if name == "-" {
                 "standard input".to_owned()
             } else {
@@ -85,7 +85,7 @@ fn file(name: &str) -> Result<Vec<u8>, GivenError> {
     read.map_err(failed)?;
 
     if bytes.len() as u64 > REQUEST_BYTES {
-        Err(GivenError::TooLarge(name.to_owned()))
+        Err(RequestInputError::TooLarge(name.to_owned()))
     } else {
         Ok(bytes)
     }
@@ -94,11 +94,11 @@ fn file(name: &str) -> Result<Vec<u8>, GivenError> {
 /// Reads fields as curl takes them.
 ///
 /// # Errors
-/// [`GivenError::Field`].
-pub fn fields(texts: &[String]) -> Result<HeaderMap, GivenError> {
+/// [`RequestInputError::Field`].
+pub fn fields(texts: &[String]) -> Result<HeaderMap, RequestInputError> {
     let mut headers = HeaderMap::new();
     for text in texts {
-        let wrong = || GivenError::Field(text.clone());
+        let wrong = || RequestInputError::Field(text.clone());
         let (name, value) = text.split_once(':').ok_or_else(wrong)?;
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
         let value = HeaderValue::from_bytes(value.trim_matches([' ', '\t']).as_bytes())
@@ -112,17 +112,17 @@ pub fn fields(texts: &[String]) -> Result<HeaderMap, GivenError> {
 /// Reads a method.
 ///
 /// # Errors
-/// [`GivenError::Method`].
-pub fn method(text: &str) -> Result<Method, GivenError> {
-    Method::from_bytes(text.as_bytes()).map_err(|_| GivenError::Method(text.to_owned()))
+/// [`RequestInputError::Method`].
+pub fn method(text: &str) -> Result<Method, RequestInputError> {
+    Method::from_bytes(text.as_bytes()).map_err(|_| RequestInputError::Method(text.to_owned()))
 }
 
 /// Splits a URL into scheme and authority, and the target: byte for byte, without a fragment.
 ///
 /// # Errors
-/// [`GivenError::Url`].
-pub fn split_url(url: &str) -> Result<(String, String), GivenError> {
-    let wrong = || GivenError::Url(url.to_owned());
+/// [`RequestInputError::Url`].
+pub fn split_url(url: &str) -> Result<(String, String), RequestInputError> {
+    let wrong = || RequestInputError::Url(url.to_owned());
     let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
     let rest = rest.split('#').next().unwrap_or_default();
     let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -141,17 +141,17 @@ pub fn split_url(url: &str) -> Result<(String, String), GivenError> {
 /// Reads raw HTTP/1.1 bytes from a file or `-`, by the parser that the relay uses.
 ///
 /// # Errors
-/// [`GivenError`].
-pub async fn raw(name: &str) -> Result<Given, GivenError> {
+/// [`RequestInputError`].
+pub async fn raw(name: &str) -> Result<RequestInput, RequestInputError> {
     parse(&file(name)?).await
 }
 
 /// Reads raw HTTP/1.1 bytes.
 ///
 /// # Errors
-/// [`GivenError::NoHttp`].
-pub async fn parse(bytes: &[u8]) -> Result<Given, GivenError> {
-    let no_http = |what: &dyn std::fmt::Display| GivenError::NoHttp(what.to_string());
+/// [`RequestInputError::NoHttp`].
+pub async fn parse(bytes: &[u8]) -> Result<RequestInput, RequestInputError> {
+    let no_http = |what: &dyn std::fmt::Display| RequestInputError::NoHttp(what.to_string());
     // hyper on the other end of a pipe in memory: what it does not take, the relay does not take.
     let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
     let (found, mut finds) = mpsc::channel(1);
@@ -159,7 +159,7 @@ pub async fn parse(bytes: &[u8]) -> Result<Given, GivenError> {
         let found = found.clone();
         async move {
             let (parts, body) = request.into_parts();
-            let given = body.collect().await.map(|body| Given {
+            let given = body.collect().await.map(|body| RequestInput {
                 method: parts.method,
                 target: parts
                     .uri

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hookward_core::clock::Clock;
-use hookward_core::diagnostics::Problems;
+use hookward_core::diagnostics::Diagnostics;
 use hookward_core::limits::Limits;
 use hookward_core::names::origin_of;
 use hookward_core::secret::Secret;
@@ -23,11 +23,13 @@ use crate::commands::http::plan::Plan;
 use crate::commands::local::{self, Local};
 use crate::commands::{CommandError, tell};
 use crate::config::state_dir::{StateDir, StateError};
-use crate::events::{self, Ready, Report, Reporter};
-use crate::exchange::{Pairing, UnderWay};
+use crate::events::{self, Event, EventSink, Ready};
+use crate::exchange::{InFlight, Pairing};
 use crate::exit::Exit;
 use crate::relay_link::proxy::Proxies;
-use crate::relay_link::{ConnectionError, LinkSettings, Opened, Relay, TransportMode};
+use crate::relay_link::{
+    ConnectionError, LinkSettings, OpenedTunnel, RelayEndpoint, TransportMode,
+};
 use crate::terminal::Quit;
 use crate::{Agent, AgentSettings, TunnelSettings, terminal};
 use futures_util::future::select_all;
@@ -38,10 +40,10 @@ const GIVE_BACK: Duration = Duration::from_millis(300);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Makes a tunnel's plan again.
-pub type Again = Box<dyn Fn() -> Result<Result<Plan, Problems>, StateError> + Send>;
+pub type PolicyReload = Box<dyn Fn() -> Result<Result<Plan, Diagnostics>, StateError> + Send>;
 
 /// A tunnel to be opened.
-pub struct Tunnel {
+pub struct PlannedTunnel {
     /// The public host to ask for.
     pub host: Option<String>,
     /// Where it goes, and what may pass.
@@ -49,15 +51,15 @@ pub struct Tunnel {
     /// When to make the plan again.
     pub reloads: Reloads,
     /// Makes it.
-    pub again: Again,
+    pub again: PolicyReload,
     /// Where a secret goes that a provider tells in its handshake.
     pub pairing: Option<Pairing>,
 }
 
 /// Tunnels to be served by one agent.
-pub struct Serving {
+pub struct TunnelRunner {
     /// The tunnels; at least one.
-    pub tunnels: Vec<Tunnel>,
+    pub tunnels: Vec<PlannedTunnel>,
     /// Where a relay inside this process is to listen.
     pub local: Option<SocketAddr>,
     /// How relays are reached.
@@ -68,7 +70,7 @@ pub struct Serving {
     pub state: StateDir,
 }
 
-impl Serving {
+impl TunnelRunner {
     /// Opens the tunnels, and shows what comes through them until a signal, the user, or `quit`
     /// ends it.
     ///
@@ -88,7 +90,7 @@ impl Serving {
         tracing::info!(files, "the limit of open files");
 
         let mut messages = Vec::new();
-        let mut ends = Ends::new()?;
+        let mut ends = ShutdownSignals::new()?;
 
         let hosts: Vec<_> = tunnels
             .iter()
@@ -104,7 +106,7 @@ impl Serving {
         let link = link_settings(&link, local.is_some(), &state)?;
         let (mut settings, mut announcements, mut reloading) = (Vec::new(), Vec::new(), Vec::new());
 
-        for Tunnel {
+        for PlannedTunnel {
             host,
             plan,
             reloads,
@@ -135,7 +137,7 @@ impl Serving {
         let (reporter, reports) = events::channel();
         let announce = {
             let reporter = reporter.clone();
-            move |opened: Opened| {
+            move |opened: OpenedTunnel| {
                 if let Some(announcement) = announcements.get(opened.tunnel) {
                     announcement.say(&opened, &reporter);
                 }
@@ -224,26 +226,26 @@ impl Serving {
 }
 
 /// Reports how many requests the stop waits for, whenever that changes.
-async fn report_stopping(under_way: &UnderWay, reporter: &Reporter) {
+async fn report_stopping(under_way: &InFlight, reporter: &EventSink) {
     let mut reported = None;
     loop {
         let count = under_way.count();
         if reported.replace(count) != Some(count) {
-            reporter.say(Report::Stopping { under_way: count });
+            reporter.say(Event::Stopping { under_way: count });
         }
         sleep(LOOK).await;
     }
 }
 
 /// The relays that the agent has joined, or the one in this process.
-fn relays(local: Option<&Local>, state: &StateDir) -> Result<Vec<Relay>, StateError> {
+fn relays(local: Option<&Local>, state: &StateDir) -> Result<Vec<RelayEndpoint>, StateError> {
     if let Some(local) = local {
         return Ok(vec![local.connection()]);
     }
 
     let kept = state.credentials()?.into_iter();
     Ok(kept
-        .map(|kept| Relay {
+        .map(|kept| RelayEndpoint {
             address: kept.relay,
             pin: kept.pin,
             credential: kept.secret,
@@ -280,7 +282,7 @@ pub fn link_settings(
 fn remember(
     link: &LinkSettings,
     state: StateDir,
-    reporter: Reporter,
+    reporter: EventSink,
 ) -> impl Fn(hookward_tunnel::transport::Transport) + Send + Sync + 'static {
     let worked = Mutex::new(link.worked);
     // What the user asks for says nothing about the network.
@@ -298,7 +300,7 @@ fn remember(
         if before != Some(transport)
             && let Err(error) = state.keep_worked(transport)
         {
-            reporter.say(Report::Warning(error.to_string()));
+            reporter.say(Event::Warning(error.to_string()));
         }
     }
 }
@@ -308,8 +310,8 @@ fn remember(
 fn reload(
     agent: &Agent,
     tunnel: usize,
-    reporter: &Reporter,
-    again: Result<Result<Plan, Problems>, StateError>,
+    reporter: &EventSink,
+    again: Result<Result<Plan, Diagnostics>, StateError>,
 ) {
     let replaced = match again {
         Ok(Ok(plan)) => agent
@@ -325,7 +327,7 @@ fn reload(
             .into_iter()
             .for_each(|message| reporter.say(message)),
         Err(what) => {
-            reporter.say(Report::Warning(format!(
+            reporter.say(Event::Warning(format!(
                 "the new policy can't be used; THE OLD ONE STAYS IN FORCE: {what}"
             )));
         }
@@ -333,12 +335,12 @@ fn reload(
 }
 
 /// What asks for the end.
-struct Ends {
+struct ShutdownSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Ends {
+impl ShutdownSignals {
     fn new() -> Result<Self, CommandError> {
         Ok(Self {
             terminate: signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?,
@@ -384,8 +386,8 @@ struct Announcement {
 }
 
 impl Announcement {
-    fn say(&self, opened: &Opened, reporter: &Reporter) {
-        let Opened {
+    fn say(&self, opened: &OpenedTunnel, reporter: &EventSink) {
+        let OpenedTunnel {
             tunnel,
             host,
             port,
@@ -408,10 +410,10 @@ impl Announcement {
         if *tunnel == 0
             && let Err(error) = self.state.keep_url(&url)
         {
-            reporter.say(Report::Warning(error.to_string()));
+            reporter.say(Event::Warning(error.to_string()));
         }
 
-        reporter.say(Report::Ready(Ready {
+        reporter.say(Event::Ready(Ready {
             url,
             base_url,
             host: host.clone(),

@@ -10,7 +10,7 @@ use hookward_core::clock::Clock;
 use hookward_core::secret::SecretReader as _;
 use hookward_core::text::printable;
 use hookward_gate::providers;
-use hookward_gate::sign::{self, Draft, SignError};
+use hookward_gate::sign::{self, DraftRequest, SignError};
 use hookward_runtime::secrets::ProcessSecrets;
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::cli::{LogFormat, SendArgs};
-use crate::commands::request_input::{self, GivenError};
+use crate::commands::request_input::{self, RequestInputError};
 use crate::commands::{CommandError, print, tell};
 use crate::exit::Exit;
 use crate::upstream::tls;
@@ -35,9 +35,9 @@ const ANSWER_BYTES: usize = 64 * 1024;
 
 /// What is wrong with the call.
 #[derive(Debug, thiserror::Error)]
-enum Wrong {
+enum SendCommandError {
     #[error(transparent)]
-    Given(#[from] GivenError),
+    Given(#[from] RequestInputError),
     #[error("{0}")]
     Provider(String),
     #[error(transparent)]
@@ -92,16 +92,17 @@ pub async fn run(args: SendArgs) -> Result<Exit, CommandError> {
     }
 }
 
-fn prepare(args: &SendArgs) -> Result<Draft, Wrong> {
+fn prepare(args: &SendArgs) -> Result<DraftRequest, SendCommandError> {
     let (name, variant) = match args.provider.split_once('/') {
         Some((name, variant)) => (name, Some(variant)),
         None => (args.provider.as_str(), None),
     };
-    let row = providers::find(name).ok_or_else(|| Wrong::Provider(providers::unknown(name)))?;
-    let schemes = row.pinned(variant).map_err(Wrong::Provider)?;
+    let row = providers::find(name)
+        .ok_or_else(|| SendCommandError::Provider(providers::unknown(name)))?;
+    let schemes = row.pinned(variant).map_err(SendCommandError::Provider)?;
     let secret = ProcessSecrets
         .load(&args.secret)
-        .map_err(|error| Wrong::Provider(error.to_string()))?
+        .map_err(|error| SendCommandError::Provider(error.to_string()))?
         .secret;
 
     let (origin, target) = request_input::split_url(&args.url)?;
@@ -109,7 +110,7 @@ fn prepare(args: &SendArgs) -> Result<Draft, Wrong> {
         request_input::method(&args.method)?,
         request_input::data(&args.data)?,
     );
-    let draft = Draft {
+    let draft = DraftRequest {
         origin,
         target,
         method,
@@ -132,13 +133,13 @@ fn prepare(args: &SendArgs) -> Result<Draft, Wrong> {
     }
 
     Err(first.map_or_else(
-        || Wrong::Provider(format!("{} has no way of signing", row.name)),
-        Wrong::Sign,
+        || SendCommandError::Provider(format!("{} has no way of signing", row.name)),
+        SendCommandError::Sign,
     ))
 }
 
-fn shown(draft: &Draft) -> String {
-    let Draft {
+fn shown(draft: &DraftRequest) -> String {
+    let DraftRequest {
         origin,
         target,
         method,
@@ -166,7 +167,10 @@ fn shown(draft: &Draft) -> String {
     text
 }
 
-async fn exchange(prepared: Draft, ca: Option<&Path>) -> Result<(http::StatusCode, Bytes), String> {
+async fn exchange(
+    prepared: DraftRequest,
+    ca: Option<&Path>,
+) -> Result<(http::StatusCode, Bytes), String> {
     let (scheme, authority) = prepared
         .origin
         .split_once("://")
@@ -219,7 +223,7 @@ async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
 async fn converse<S>(
     stream: S,
     authority: &str,
-    prepared: Draft,
+    prepared: DraftRequest,
 ) -> Result<(http::StatusCode, Bytes), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

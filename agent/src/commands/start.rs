@@ -12,13 +12,13 @@
 use std::path::{Path, PathBuf};
 
 use hookward_core::clock::Clock;
-use hookward_core::diagnostics::{Document, Problem, Problems, Reader};
+use hookward_core::diagnostics::{Diagnostic, Diagnostics, TableReader, TomlDocument};
 use tokio_util::sync::CancellationToken;
 
 use super::http::{self, plan};
 use super::{CommandError, tell};
 use crate::cli::{GateArgs, HttpArgs, StartArgs, UpstreamArgs};
-use crate::commands::runner::Serving;
+use crate::commands::runner::TunnelRunner;
 use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
 
@@ -51,13 +51,13 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
                     .map(|flag| flag.replace('-', "_"));
                 let key = key.unwrap_or(problem.place);
                 let place = format!("{}: tunnel {number}: {key}", args.file.display());
-                Problem::new(place, problem.what)
+                Diagnostic::new(place, problem.what)
             })),
         }
     }
 
     if !problems.is_empty() {
-        tell(args.log_format, &Problems(problems).to_string());
+        tell(args.log_format, &Diagnostics(problems).to_string());
         return Ok(Exit::Usage);
     }
 
@@ -68,7 +68,7 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
         tunnels.push(http::again(tunnel, plan, &state)?);
     }
 
-    Serving {
+    TunnelRunner {
         tunnels,
         local,
         link,
@@ -81,23 +81,23 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
 
 /// Reads the file: every tunnel as if it stood on a command line, with its number, and all
 /// mistakes. A tunnel that could not be read is left out.
-fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Problem>) {
+fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Diagnostic>) {
     let name = args.file.display().to_string();
     let text = match std::fs::read_to_string(&args.file) {
         Ok(text) => text,
         Err(error) => {
             return (
                 Vec::new(),
-                vec![Problem::new(&name, format!("can't be read: {error}"))],
+                vec![Diagnostic::new(&name, format!("can't be read: {error}"))],
             );
         }
     };
-    let document = Document::new(&name, &text);
+    let document = TomlDocument::new(&name, &text);
 
     let mut tunnels = Vec::new();
     {
         let table = document.parse();
-        let mut top = Reader::new(&document, &table);
+        let mut top = TableReader::new(&document, &table);
         let beside = args.file.parent().unwrap_or(Path::new(""));
         let (mut hosts, mut count) = (Vec::new(), 0);
 
@@ -130,7 +130,7 @@ fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Problem>) {
     (tunnels, document.into_problems())
 }
 
-fn tunnel(mut reader: Reader<'_>, beside: &Path, args: &StartArgs) -> HttpArgs {
+fn tunnel(mut reader: TableReader<'_>, beside: &Path, args: &StartArgs) -> HttpArgs {
     let file = |path: String| beside.join(PathBuf::from(path));
     if !reader.has("application") {
         reader.problem("application is missing; write a port such as 8000");

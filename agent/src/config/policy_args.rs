@@ -3,24 +3,24 @@
 use std::path::Path;
 
 use hookward_core::clock::UnixMillis;
-use hookward_core::diagnostics::{Problem, Problems, parse_duration};
+use hookward_core::diagnostics::{Diagnostic, Diagnostics, parse_duration};
 use hookward_core::json::JsonPath;
 use hookward_core::rate::Rate;
 use hookward_core::secret::{Secret, SecretDigest, SecretReader};
 use hookward_gate::policy::file::{self, REPLAY_WINDOW_MS};
 use hookward_gate::policy::{
-    Accept, Addresses, BodyRule, HeaderRule, LiveSecret, LiveToken, PRESET_PATHS, Policy, Replay,
-    Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace,
+    Accept, ActiveSecret, ActiveToken, Addresses, BodyRule, HeaderRule, PRESET_PATHS, Policy,
+    ReplayProtection, Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenLocation,
 };
 use hookward_gate::providers;
 use http::{HeaderName, HeaderValue};
 
 use crate::cli::{GateArgs, UpstreamArgs};
-use crate::upstream::application::{Application, HostField, Place};
+use crate::upstream::application::{Application, ApplicationAddress, HostField};
 use crate::upstream::tls::Trust;
 
 /// A policy, and what the user should be told of it.
-pub struct Built {
+pub struct ResolvedPolicy {
     /// The policy.
     pub policy: Policy,
     /// Whether a token is to be minted: no address range, token or signature keeps strangers out,
@@ -34,9 +34,9 @@ pub struct Built {
 ///
 /// # Errors
 /// All mistakes.
-pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<Problem>> {
+pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<Diagnostic>> {
     let mut problems = Vec::new();
-    let place = Place::parse(text)
+    let place = ApplicationAddress::parse(text)
         .map_err(|problem| problems.push(problem))
         .ok();
     let host = match args.upstream_host.as_str() {
@@ -47,7 +47,7 @@ pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<P
             _ => {
                 let what =
                     format!("{value:?} is no host; write preserve, rewrite, or the host itself");
-                problems.push(Problem::new("--upstream-host", what));
+                problems.push(Diagnostic::new("--upstream-host", what));
                 HostField::Preserve
             }
         },
@@ -59,7 +59,7 @@ pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<P
         ("--upstream-insecure", args.upstream_insecure),
     ] {
         if given && !https && place.is_some() {
-            problems.push(Problem::new(
+            problems.push(Diagnostic::new(
                 flag,
                 "the application is not spoken to over https",
             ));
@@ -89,20 +89,28 @@ pub fn policy(
     args: &GateArgs,
     secrets: &dyn SecretReader,
     now: UnixMillis,
-) -> Result<Built, Problems> {
+) -> Result<ResolvedPolicy, Diagnostics> {
     match &args.policy {
         Some(path) => from_file(path, secrets, now),
         None => from_flags(args, secrets, now),
     }
 }
 
-fn from_file(path: &Path, secrets: &dyn SecretReader, now: UnixMillis) -> Result<Built, Problems> {
+fn from_file(
+    path: &Path,
+    secrets: &dyn SecretReader,
+    now: UnixMillis,
+) -> Result<ResolvedPolicy, Diagnostics> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Problems(vec![Problem::new(&name, format!("can't be read: {error}"))]))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Diagnostics(vec![Diagnostic::new(
+            &name,
+            format!("can't be read: {error}"),
+        )])
+    })?;
     let loaded = file::read(&name, &text, secrets, now)?;
 
-    Ok(Built {
+    Ok(ResolvedPolicy {
         policy: loaded.policy,
         mint_token: false,
         notes: loaded.notes,
@@ -113,8 +121,8 @@ fn from_flags(
     args: &GateArgs,
     secrets: &dyn SecretReader,
     now: UnixMillis,
-) -> Result<Built, Problems> {
-    let mut flags = Flags {
+) -> Result<ResolvedPolicy, Diagnostics> {
+    let mut flags = PolicyBuilder {
         secrets,
         problems: Vec::new(),
         notes: Vec::new(),
@@ -134,7 +142,7 @@ fn from_flags(
         .collect();
 
     route.deny_ips = flags.addresses("--deny-ip", &args.deny_ip);
-    route.replay = args.on_duplicate.map(|on_duplicate| Replay {
+    route.replay = args.on_duplicate.map(|on_duplicate| ReplayProtection {
         on_duplicate: on_duplicate.into(),
         window_ms: REPLAY_WINDOW_MS,
     });
@@ -189,7 +197,7 @@ fn from_flags(
         ..Policy::new(vec![route])
     };
 
-    let Flags {
+    let PolicyBuilder {
         mut problems,
         notes,
         ..
@@ -207,18 +215,18 @@ fn from_flags(
             complete
                 .mistakes(now)
                 .into_iter()
-                .map(|what| Problem::new("flags", what)),
+                .map(|what| Diagnostic::new("flags", what)),
         );
     }
 
     if problems.is_empty() {
-        Ok(Built {
+        Ok(ResolvedPolicy {
             policy,
             mint_token,
             notes,
         })
     } else {
-        Err(Problems(problems))
+        Err(Diagnostics(problems))
     }
 }
 
@@ -226,7 +234,7 @@ fn from_flags(
 #[must_use]
 pub fn minted_check(digest: &SecretDigest) -> TokenCheck {
     TokenCheck::new(
-        TokenPlace::Query(TOKEN_NAME.to_owned()),
+        TokenLocation::Query(TOKEN_NAME.to_owned()),
         &[("the minted token", digest.clone())],
     )
 }
@@ -241,15 +249,15 @@ pub fn with_token(policy: &Policy, token: &TokenCheck) -> Policy {
     policy
 }
 
-struct Flags<'s> {
+struct PolicyBuilder<'s> {
     secrets: &'s dyn SecretReader,
-    problems: Vec<Problem>,
+    problems: Vec<Diagnostic>,
     notes: Vec<String>,
 }
 
-impl Flags<'_> {
+impl PolicyBuilder<'_> {
     fn problem(&mut self, flag: &str, what: impl Into<String>) {
-        self.problems.push(Problem::new(flag, what));
+        self.problems.push(Diagnostic::new(flag, what));
     }
 
     fn addresses(&mut self, flag: &str, texts: &[String]) -> Addresses {
@@ -270,7 +278,7 @@ impl Flags<'_> {
                 continue;
             };
             if secret.expose().contains(&b':') {
-                live.push(LiveToken {
+                live.push(ActiveToken {
                     name: source.clone(),
                     digest: secret.digest(),
                 });
@@ -280,7 +288,7 @@ impl Flags<'_> {
         }
 
         (!sources.is_empty()).then_some(TokenCheck {
-            place: TokenPlace::Basic,
+            place: TokenLocation::Basic,
             live,
         })
     }
@@ -348,7 +356,7 @@ impl Flags<'_> {
                 Some((name, source)) => (name, source),
                 None => (TOKEN_NAME, text.as_str()),
             };
-            let place = match TokenPlace::parse(name) {
+            let place = match TokenLocation::parse(name) {
                 Ok(place) => place,
                 Err(_) => {
                     let what = "write [NAME=]env:VAR or [NAME=]file:PATH; NAME is a query parameter (letters, digits, \
@@ -361,7 +369,7 @@ impl Flags<'_> {
             let Some(secret) = self.load("--token", source) else {
                 continue;
             };
-            let live = LiveToken {
+            let live = ActiveToken {
                 name: source.to_owned(),
                 digest: secret.digest(),
             };
@@ -427,7 +435,7 @@ impl Flags<'_> {
 
             let secret = match source {
                 Some(source) => match self.load("--verify", source) {
-                    Some(secret) => Some(LiveSecret {
+                    Some(secret) => Some(ActiveSecret {
                         name: source.to_owned(),
                         secret,
                     }),
@@ -495,7 +503,7 @@ mod tests {
         }
     }
 
-    fn build(args: GateArgs) -> Result<Built, String> {
+    fn build(args: GateArgs) -> Result<ResolvedPolicy, String> {
         policy(&args, &Fake, UnixMillis(1_700_000_000_000)).map_err(|problems| problems.to_string())
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
 use hookward_core::secret::Secret;
-use hookward_runtime::process::{self, Others};
+use hookward_runtime::process::{self, OtherUsers};
 use hookward_tunnel::transport::Transport;
 use hookward_tunnel::transport::identity::Pin;
 use serde::de::DeserializeOwned;
@@ -66,7 +66,7 @@ pub struct Credential {
 /// A join under way.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Joining {
+struct PendingJoin {
     /// SHA-256 of the join token's secret, in hexadecimal digits.
     token: String,
     /// The credential that it is exchanged for.
@@ -76,7 +76,7 @@ struct Joining {
 /// What stands in the file: several since there can be several.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Kept {
+enum SavedTunnel {
     Several { relays: Vec<Credential> },
     One(Credential),
 }
@@ -141,8 +141,8 @@ impl StateDir {
     pub fn credentials(&self) -> Result<Vec<Credential>, StateError> {
         Ok(match self.read(AGENT)? {
             None => Vec::new(),
-            Some(Kept::Several { relays }) => relays,
-            Some(Kept::One(one)) => vec![one],
+            Some(SavedTunnel::Several { relays }) => relays,
+            Some(SavedTunnel::One(one)) => vec![one],
         })
     }
 
@@ -154,7 +154,7 @@ impl StateDir {
     pub fn begin_join(&self, token: &Secret) -> Result<Secret, StateError> {
         let token = HEXLOWER.encode(token.digest().as_bytes());
         // One that can't be read, or is about another token, is of no use any more.
-        let kept: Option<Joining> = self.read(JOINING).ok().flatten();
+        let kept: Option<PendingJoin> = self.read(JOINING).ok().flatten();
         if let Some(kept) = kept.filter(|kept| kept.token == token) {
             return Ok(kept.secret);
         }
@@ -162,7 +162,7 @@ impl StateDir {
         let secret = self.mint(JOINING)?;
         self.write_json(
             JOINING,
-            &Joining {
+            &PendingJoin {
                 token,
                 secret: secret.clone(),
             },
@@ -196,7 +196,7 @@ impl StateDir {
         relays.push(credential);
 
         let addresses = relays.iter().map(|kept| kept.relay.clone()).collect();
-        self.write_json(AGENT, &Kept::Several { relays })?;
+        self.write_json(AGENT, &SavedTunnel::Several { relays })?;
         Ok(addresses)
     }
 
@@ -267,8 +267,8 @@ impl StateDir {
         let path = self.0.join(name);
         // Like ssh with a private key. Volumes of containers often give files to a group.
         match process::others_may(&path) {
-            Ok(Others::Read) if name != TRANSPORT => return Err(StateError::Open(path)),
-            Ok(Others::GroupReads) if name != TRANSPORT => {
+            Ok(OtherUsers::Read) if name != TRANSPORT => return Err(StateError::Open(path)),
+            Ok(OtherUsers::GroupReads) if name != TRANSPORT => {
                 tracing::warn!(
                     "the group of {} can read it: chmod 600 it, unless that is meant",
                     path.display()

@@ -18,7 +18,7 @@ const MOST: usize = 256 * 1024;
 
 /// Requests that were begun.
 #[derive(Default)]
-pub struct Begun {
+pub struct StartedRequests {
     // A std mutex: it guards two small collections, and nothing waits while it is held.
     inner: Mutex<Inner>,
 }
@@ -29,7 +29,7 @@ struct Inner {
     order: VecDeque<(Instant, RequestId)>,
 }
 
-impl Begun {
+impl StartedRequests {
     /// Notes that a request begins; `false` when it began before.
     pub fn claim(&self, id: RequestId) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

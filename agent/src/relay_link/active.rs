@@ -4,32 +4,32 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::relay_link::FromAgent;
+use crate::relay_link::AgentMessage;
 use hookward_core::limits::CONTROL_BYTES;
-use hookward_tunnel::protocol::control::FromRelay;
+use hookward_tunnel::protocol::control::RelayMessage;
 use hookward_tunnel::transport::{ControlStream, MessageReader, MessageWriter};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::events::Reporter;
-use crate::exchange::{self, Terms};
-use crate::relay_link::dialer::Found;
-use crate::relay_link::policy_sync::Offer;
-use crate::relay_link::{ConnectionError, Shared, report_refusals};
+use crate::events::EventSink;
+use crate::exchange::{self, SessionTerms};
+use crate::relay_link::dialer::Dialed;
+use crate::relay_link::policy_sync::PolicyOffer;
+use crate::relay_link::{ConnectionError, LinkContext, report_refusals};
 
 /// For the relay to acknowledge that the agent leaves.
 pub(crate) const LEAVE: Duration = Duration::from_secs(2);
 
 /// A connection that serves the tunnels.
-pub(crate) struct Serving {
-    pub(crate) found: Found,
+pub(crate) struct ActiveLink {
+    pub(crate) found: Dialed,
     pub(crate) control: ControlStream,
-    pub(crate) terms: Arc<Terms>,
+    pub(crate) terms: Arc<SessionTerms>,
     pub(crate) exchanges: TaskTracker,
     pub(crate) since: Instant,
     /// The policy that the relay has been asked for, of which tunnel, until it has answered.
-    pub(crate) asked: Option<(usize, Arc<Offer>)>,
+    pub(crate) asked: Option<(usize, Arc<PolicyOffer>)>,
     /// A message was broken off in its middle: nothing can be said any more.
     pub(crate) mute: bool,
     /// The relay has said that it is about to stop. It ends the connection with the last request
@@ -37,11 +37,11 @@ pub(crate) struct Serving {
     pub(crate) relay_leaves: bool,
 }
 
-impl Serving {
+impl ActiveLink {
     /// Ends a connection without failing a request: the relay sends nothing more, what is under way
     /// ends, then the connection. Once `stop` is cancelled that takes no longer than
     /// `shared.drain`.
-    pub(crate) async fn retire(mut self, shared: &Shared, stop: CancellationToken) {
+    pub(crate) async fn retire(mut self, shared: &LinkContext, stop: CancellationToken) {
         if self.relay_leaves {
             tokio::select! {
                 () = self.serve_out(&shared.reporter) => return self.close().await,
@@ -84,15 +84,15 @@ impl Serving {
     }
 
     /// Says that the agent leaves, until the relay has heard it.
-    async fn say_so(&mut self, reporter: &Reporter) -> Result<(), ConnectionError> {
-        self.control.send(&FromAgent::Leave).await?;
+    async fn say_so(&mut self, reporter: &EventSink) -> Result<(), ConnectionError> {
+        self.control.send(&AgentMessage::Leave).await?;
         loop {
             tokio::select! {
                 exchange = self.found.session.accept() => take(exchange?, &self.terms, &self.exchanges),
-                message = self.control.receive::<FromRelay>(CONTROL_BYTES) => {
+                message = self.control.receive::<RelayMessage>(CONTROL_BYTES) => {
                     match message? {
-                        FromRelay::Left => return Ok(()),
-                        FromRelay::Refusals { told, counted } => report_refusals(reporter, told, counted),
+                        RelayMessage::Left => return Ok(()),
+                        RelayMessage::Refusals { told, counted } => report_refusals(reporter, told, counted),
                         _ => {}
                     }
                 }
@@ -102,15 +102,15 @@ impl Serving {
 
     /// A relay that is about to stop has requests until its last sender has gone, and ends the
     /// connection itself.
-    async fn serve_out(&mut self, reporter: &Reporter) {
+    async fn serve_out(&mut self, reporter: &EventSink) {
         loop {
             tokio::select! {
                 exchange = self.found.session.accept() => match exchange {
                     Ok(exchange) => take(exchange, &self.terms, &self.exchanges),
                     Err(_) => return,
                 },
-                said = self.control.receive::<FromRelay>(CONTROL_BYTES) => match said {
-                    Ok(FromRelay::Refusals { told, counted }) => report_refusals(reporter, told, counted),
+                said = self.control.receive::<RelayMessage>(CONTROL_BYTES) => match said {
+                    Ok(RelayMessage::Refusals { told, counted }) => report_refusals(reporter, told, counted),
                     // Nothing else matters now.
                     Ok(_) => {}
                     Err(_) => return,
@@ -131,7 +131,7 @@ impl Serving {
 /// Handles an exchange in a task of its own.
 pub(crate) fn take(
     (writer, reader): (MessageWriter, MessageReader),
-    terms: &Arc<Terms>,
+    terms: &Arc<SessionTerms>,
     exchanges: &TaskTracker,
 ) {
     let terms = Arc::clone(terms);

@@ -23,13 +23,13 @@ const PATIENT: u32 = 5;
 
 /// Attempts of one outage.
 #[derive(Debug)]
-pub struct Schedule {
+pub struct Backoff {
     since: Instant,
     attempts: u32,
     pause: Duration,
 }
 
-impl Schedule {
+impl Backoff {
     /// An outage that begins now.
     #[must_use]
     pub fn new(now: Instant) -> Self {
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn a_young_outage_is_tried_every_second_and_an_old_one_rarely() {
         let begin = Instant::now();
-        let mut schedule = Schedule::new(begin);
+        let mut schedule = Backoff::new(begin);
         let mut at = Duration::ZERO;
         while at < YOUNG {
             let (patience, pause) = (schedule.next(begin + at), schedule.pause());

@@ -22,9 +22,9 @@ use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
 
-use crate::relay_link::backoff::Schedule;
+use crate::relay_link::backoff::Backoff;
 use crate::relay_link::proxy::Proxies;
-use crate::relay_link::{ConnectionError, LinkSettings, Relay, TransportMode};
+use crate::relay_link::{ConnectionError, LinkSettings, RelayEndpoint, TransportMode};
 
 /// How long the first transport is tried before the other one begins, too: a handshake across the
 /// world takes less, and a sender of webhooks that finds the agent away waits for no more.
@@ -37,8 +37,8 @@ const ONCE: Duration = Duration::from_secs(10);
 const PROBE: Duration = Duration::from_secs(5);
 
 /// Finds ways to one relay.
-pub struct Dialler {
-    way: Arc<To>,
+pub struct Dialer {
+    way: Arc<DialTarget>,
     mode: TransportMode,
     /// TLS over TCP was the last that worked.
     tcp_leads: AtomicBool,
@@ -49,7 +49,7 @@ pub struct Dialler {
 const OF_A_SOCKET: usize = 5;
 
 /// Where to, and how.
-struct To {
+struct DialTarget {
     /// The sockets of the last attempts, by slot and family.
     // A std mutex: it guards a small map, and nothing waits while it is held.
     endpoints: Mutex<HashMap<(usize, bool), Endpoint>>,
@@ -62,7 +62,7 @@ struct To {
 }
 
 /// A connection to a relay.
-pub struct Found {
+pub struct Dialed {
     /// The session.
     pub session: Session,
     /// How many places after the address that was wanted the one is to which it goes; 0: it is
@@ -77,7 +77,7 @@ pub struct Found {
     pub local: Option<SocketAddr>,
 }
 
-impl Found {
+impl Dialed {
     /// Whether this machine has lost the address that the connection needs, as when it goes from
     /// one network to the next.
     #[must_use]
@@ -93,20 +93,20 @@ fn is_ours(mut local: SocketAddr) -> bool {
     !UdpSocket::bind(local).is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable)
 }
 
-impl Dialler {
+impl Dialer {
     /// Finds ways to this relay. What drives connections is owned by `tasks`.
     ///
     /// # Errors
     /// When rustls does not take the settings.
     pub fn new(
-        relay: &Relay,
+        relay: &RelayEndpoint,
         link: &LinkSettings,
         tasks: TaskTracker,
     ) -> Result<Self, ConnectionError> {
         let tls = tcp::client_tls(relay.pin)?;
         let (address, pin) = (relay.address.clone(), relay.pin);
         let (liveness, proxies) = (link.liveness, link.proxies.clone());
-        let way = To {
+        let way = DialTarget {
             endpoints: Mutex::default(),
             address,
             pin,
@@ -126,7 +126,7 @@ impl Dialler {
 
     /// Whether there is a better way than this one: over QUIC, or to the address that was wanted.
     #[must_use]
-    pub fn could_be_better(&self, found: &Found) -> bool {
+    pub fn could_be_better(&self, found: &Dialed) -> bool {
         let quic = found.session.transport() == Transport::Quic;
         found.place > 0 || !quic && self.mode.allows(Transport::Quic)
     }
@@ -145,10 +145,10 @@ impl Dialler {
     pub async fn connect<T, G, F>(
         &self,
         slot: usize,
-        schedule: &mut Schedule,
+        schedule: &mut Backoff,
         greet: G,
         failed: &(dyn Fn(&ConnectionError) + Send + Sync),
-    ) -> Result<(Found, T), ConnectionError>
+    ) -> Result<(Dialed, T), ConnectionError>
     where
         T: Send + 'static,
         G: Fn(Session) -> F + Clone + Send + Sync + 'static,
@@ -186,7 +186,7 @@ impl Dialler {
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub async fn connect_once<T, G, F>(&self, greet: G) -> Result<(Found, T), ConnectionError>
+    pub async fn connect_once<T, G, F>(&self, greet: G) -> Result<(Dialed, T), ConnectionError>
     where
         T: Send + 'static,
         G: Fn(Session) -> F + Clone + Send + Sync + 'static,
@@ -205,7 +205,7 @@ impl Dialler {
         slot: usize,
         place: usize,
         greet: G,
-    ) -> Result<(Found, T), ConnectionError>
+    ) -> Result<(Dialed, T), ConnectionError>
     where
         T: Send + 'static,
         G: Fn(Session) -> F + Clone + Send + Sync + 'static,
@@ -222,7 +222,7 @@ impl Dialler {
         attempt: usize,
         patience: Duration,
         greet: G,
-    ) -> Result<(Found, T), ConnectionError>
+    ) -> Result<(Dialed, T), ConnectionError>
     where
         T: Send + 'static,
         G: Fn(Session) -> F + Clone + Send + Sync + 'static,
@@ -268,7 +268,7 @@ impl Dialler {
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub async fn try_over(&self, transport: Transport) -> Result<Found, ConnectionError> {
+    pub async fn try_over(&self, transport: Transport) -> Result<Dialed, ConnectionError> {
         let (found, ()) = self
             .way
             .attempt(transport, 0, 0, ONCE, |_| async { Ok(()) })
@@ -288,7 +288,11 @@ impl Dialler {
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub async fn probe<T, G, F>(&self, slot: usize, greet: G) -> Result<(Found, T), ConnectionError>
+    pub async fn probe<T, G, F>(
+        &self,
+        slot: usize,
+        greet: G,
+    ) -> Result<(Dialed, T), ConnectionError>
     where
         G: Fn(Session) -> F,
         F: Future<Output = Result<T, ConnectionError>>,
@@ -335,7 +339,7 @@ impl Dialler {
     }
 }
 
-impl To {
+impl DialTarget {
     async fn attempt<T, G, F>(
         &self,
         transport: Transport,
@@ -343,7 +347,7 @@ impl To {
         attempt: usize,
         patience: Duration,
         greet: G,
-    ) -> Result<(Found, T), ConnectionError>
+    ) -> Result<(Dialed, T), ConnectionError>
     where
         G: Fn(Session) -> F,
         F: Future<Output = Result<T, ConnectionError>>,
@@ -417,7 +421,7 @@ impl To {
         Ok((address.ok_or_else(nothing)?, place, addresses.len()))
     }
 
-    async fn over_quic(&self, slot: usize, attempt: usize) -> Result<Found, ConnectionError> {
+    async fn over_quic(&self, slot: usize, attempt: usize) -> Result<Dialed, ConnectionError> {
         let (target, place, addresses) = self.choose(slot, attempt).await?;
         let local: SocketAddr = if target.is_ipv4() {
             (Ipv4Addr::UNSPECIFIED, 0).into()
@@ -431,7 +435,7 @@ impl To {
         match connecting.await {
             Ok(connection) => {
                 let session = Session::over_quic(connection);
-                Ok(Found {
+                Ok(Dialed {
                     session,
                     place,
                     addresses,
@@ -481,7 +485,7 @@ impl To {
         Ok(endpoint)
     }
 
-    async fn over_tcp(&self, slot: usize, attempt: usize) -> Result<Found, ConnectionError> {
+    async fn over_tcp(&self, slot: usize, attempt: usize) -> Result<Dialed, ConnectionError> {
         let (way, local, peer, place, addresses) = match self.proxies.of(&self.address) {
             // The proxy finds the name; there is one way through it.
             Some(proxy) => {
@@ -515,7 +519,7 @@ impl To {
 
         // Where an address can't be asked for, nothing is known of it.
         let local = local.filter(|local| is_ours(*local));
-        Ok(Found {
+        Ok(Dialed {
             session,
             place,
             addresses,

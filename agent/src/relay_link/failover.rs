@@ -23,7 +23,7 @@ const HOME_TRIES: u32 = 30;
 
 /// What other connection is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum ProbeReason {
     /// One over QUIC, or to the address that was wanted.
     Better,
     /// Any, to the address at this place first: the machine was asleep or has lost its address, and
@@ -35,8 +35,8 @@ pub(crate) enum Wanted {
 
 /// The search of a connection that serves.
 #[derive(Debug)]
-pub(crate) struct Search {
-    wanted: Wanted,
+pub(crate) struct ProbeSchedule {
+    wanted: ProbeReason,
     due: Option<Instant>,
     /// Attempts that failed since this was wanted.
     failed: u32,
@@ -49,7 +49,7 @@ pub(crate) struct Search {
     addresses: usize,
 }
 
-impl Search {
+impl ProbeSchedule {
     /// Of a connection to the address at this place of so many. Looks for a better one after
     /// `pause`, if there can be one; sooner if this is not at the wanted address.
     pub(crate) fn new(
@@ -60,7 +60,7 @@ impl Search {
         now: Instant,
     ) -> Self {
         let mut search = Self {
-            wanted: Wanted::Better,
+            wanted: ProbeReason::Better,
             due: None,
             failed: 0,
             pause,
@@ -74,7 +74,7 @@ impl Search {
     }
 
     fn want_better(&mut self, now: Instant) {
-        (self.wanted, self.failed) = (Wanted::Better, 0);
+        (self.wanted, self.failed) = (ProbeReason::Better, 0);
         let pause = if self.place > 0 {
             HOME.min(self.pause)
         } else {
@@ -89,7 +89,7 @@ impl Search {
     }
 
     /// An attempt begins.
-    pub(crate) fn begin(&mut self) -> Wanted {
+    pub(crate) fn begin(&mut self) -> ProbeReason {
         self.due = None;
         self.wanted
     }
@@ -97,19 +97,19 @@ impl Search {
     /// This connection may be worth nothing. Whether that is news: an attempt under way is given up
     /// then.
     pub(crate) fn anew(&mut self, now: Instant) -> bool {
-        let news = self.wanted == Wanted::Better;
+        let news = self.wanted == ProbeReason::Better;
         if news {
-            (self.wanted, self.failed, self.due) = (Wanted::Anew(self.place), 0, Some(now));
+            (self.wanted, self.failed, self.due) = (ProbeReason::Anew(self.place), 0, Some(now));
         }
         news
     }
 
     /// The relay is about to stop. Whether that is news, as above.
     pub(crate) fn elsewhere(&mut self, now: Instant) -> bool {
-        let news = !matches!(self.wanted, Wanted::Elsewhere(_));
+        let news = !matches!(self.wanted, ProbeReason::Elsewhere(_));
         if news {
             (self.wanted, self.failed, self.due) =
-                (Wanted::Elsewhere(self.place + 1), 0, Some(now));
+                (ProbeReason::Elsewhere(self.place + 1), 0, Some(now));
         }
         news
     }
@@ -123,18 +123,18 @@ impl Search {
 
         self.failed = self.failed.saturating_add(1);
         let pause = match self.wanted {
-            Wanted::Elsewhere(place) => {
-                self.wanted = Wanted::Elsewhere(place + 1);
+            ProbeReason::Elsewhere(place) => {
+                self.wanted = ProbeReason::Elsewhere(place + 1);
                 let rounds = self.failed / u32::try_from(self.addresses).unwrap_or(u32::MAX).max(1);
                 SOON.mul_f64(jitter) * 2_u32.pow(rounds.min(ROUNDS))
             }
-            Wanted::Anew(place) if self.failed < ANEW => {
-                self.wanted = Wanted::Anew(if place == 0 { self.place } else { 0 });
+            ProbeReason::Anew(place) if self.failed < ANEW => {
+                self.wanted = ProbeReason::Anew(if place == 0 { self.place } else { 0 });
                 SOON
             }
-            Wanted::Anew(_) => return self.want_better(now),
-            Wanted::Better if self.place > 0 && self.failed < HOME_TRIES => HOME,
-            Wanted::Better => {
+            ProbeReason::Anew(_) => return self.want_better(now),
+            ProbeReason::Better if self.place > 0 && self.failed < HOME_TRIES => HOME,
+            ProbeReason::Better => {
                 self.pause = (self.pause * 2).min(MOST);
                 self.pause
             }
@@ -150,7 +150,7 @@ mod tests {
     const PAUSE: Duration = Duration::from_secs(15);
 
     /// When it was tried, in seconds, and for what; each attempt fails at once.
-    fn tried(search: &mut Search, begin: Instant, count: usize) -> Vec<(u64, Wanted)> {
+    fn tried(search: &mut ProbeSchedule, begin: Instant, count: usize) -> Vec<(u64, ProbeReason)> {
         let mut tried = Vec::new();
         while let Some(due) = search.due().filter(|_| tried.len() < count) {
             tried.push((due.duration_since(begin).as_secs(), search.begin()));
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_better_one_is_looked_for_more_and_more_rarely() {
         let now = Instant::now();
-        let mut search = Search::new(true, 0, 2, PAUSE, now);
+        let mut search = ProbeSchedule::new(true, 0, 2, PAUSE, now);
         let times: Vec<_> = tried(&mut search, now, 8)
             .into_iter()
             .map(|(at, _)| at)
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(times, [15, 45, 105, 225, 465, 945, 1545, 2145]);
 
         assert_eq!(
-            Search::new(false, 0, 2, PAUSE, now).due(),
+            ProbeSchedule::new(false, 0, 2, PAUSE, now).due(),
             None,
             "the best there is"
         );
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn the_wanted_address_is_tried_every_two_seconds_for_a_minute() {
         let now = Instant::now();
-        let mut search = Search::new(true, 1, 2, PAUSE, now);
+        let mut search = ProbeSchedule::new(true, 1, 2, PAUSE, now);
         let times: Vec<_> = tried(&mut search, now, 32)
             .into_iter()
             .map(|(at, _)| at)
@@ -191,18 +191,21 @@ mod tests {
     #[test]
     fn after_sleep_it_is_tried_every_second_and_then_as_before() {
         let now = Instant::now();
-        let mut search = Search::new(true, 0, 2, PAUSE, now);
+        let mut search = ProbeSchedule::new(true, 0, 2, PAUSE, now);
         assert!(search.anew(now) && !search.anew(now));
 
         let all = tried(&mut search, now, 11);
         assert!(
             all[..10]
                 .iter()
-                .all(|(_, wanted)| *wanted == Wanted::Anew(0))
+                .all(|(_, wanted)| *wanted == ProbeReason::Anew(0))
         );
-        assert_eq!((all[0].0, all[9].0, all[10]), (0, 9, (24, Wanted::Better)));
+        assert_eq!(
+            (all[0].0, all[9].0, all[10]),
+            (0, 9, (24, ProbeReason::Better))
+        );
 
-        let mut best = Search::new(false, 0, 2, PAUSE, now);
+        let mut best = ProbeSchedule::new(false, 0, 2, PAUSE, now);
         best.anew(now);
         assert_eq!(
             tried(&mut best, now, 20).len(),
@@ -210,7 +213,7 @@ mod tests {
             "then there is nothing better to look for"
         );
 
-        let mut away = Search::new(true, 1, 2, PAUSE, now);
+        let mut away = ProbeSchedule::new(true, 1, 2, PAUSE, now);
         away.anew(now);
         let wanted: Vec<_> = tried(&mut away, now, 3)
             .into_iter()
@@ -218,7 +221,11 @@ mod tests {
             .collect();
         assert_eq!(
             wanted,
-            [Wanted::Anew(1), Wanted::Anew(0), Wanted::Anew(1)],
+            [
+                ProbeReason::Anew(1),
+                ProbeReason::Anew(0),
+                ProbeReason::Anew(1)
+            ],
             "the address in use first"
         );
     }
@@ -226,20 +233,20 @@ mod tests {
     #[test]
     fn a_relay_that_leaves_is_left_for_the_next_address_and_the_next() {
         let now = Instant::now();
-        let mut search = Search::new(false, 1, 3, PAUSE, now);
+        let mut search = ProbeSchedule::new(false, 1, 3, PAUSE, now);
         assert!(search.elsewhere(now) && !search.elsewhere(now) && !search.anew(now));
 
         let all = tried(&mut search, now, 3);
         assert_eq!(
             all,
             [
-                (0, Wanted::Elsewhere(2)),
-                (1, Wanted::Elsewhere(3)),
-                (2, Wanted::Elsewhere(4))
+                (0, ProbeReason::Elsewhere(2)),
+                (1, ProbeReason::Elsewhere(3)),
+                (2, ProbeReason::Elsewhere(4))
             ]
         );
 
-        let mut alone = Search::new(false, 0, 1, PAUSE, now);
+        let mut alone = ProbeSchedule::new(false, 0, 1, PAUSE, now);
         alone.elsewhere(now);
         let times: Vec<_> = tried(&mut alone, now, 6)
             .into_iter()

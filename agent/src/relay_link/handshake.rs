@@ -4,30 +4,31 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::relay_link::FromAgent;
+use crate::relay_link::AgentMessage;
 use arc_swap::ArcSwap;
 use hookward_core::limits::{CONTROL_BYTES, GREETING_BYTES};
 use hookward_core::names::{HostName, origin_of};
 use hookward_core::text::printable;
-use hookward_tunnel::protocol::control::{Deadlines, FromRelay, RefusedReason};
+use hookward_tunnel::protocol::control::{Deadlines, RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlStream, Session, StreamError};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::exchange::{AtHost, Terms};
-use crate::relay_link::active::Serving;
-use crate::relay_link::dialer::Found;
-use crate::relay_link::policy_sync::{Offer, Taken};
-use crate::relay_link::status::LineId;
+use crate::exchange::{SessionTerms, TunnelBinding};
+use crate::relay_link::active::ActiveLink;
+use crate::relay_link::dialer::Dialed;
+use crate::relay_link::policy_sync::{Applied, PolicyOffer};
+use crate::relay_link::status::LinkId;
 use crate::relay_link::{
-    AtRelay, ConnectionError, Opened, Shared, kept, refused, report_refusals, unexpected,
+    ConnectionError, LinkContext, OpenedTunnel, RelayState, kept, refused, report_refusals,
+    unexpected,
 };
 
 /// For the relay to answer what opens the tunnels: a policy may have 3 MiB, and the line be slow.
 const OPEN: Duration = Duration::from_secs(60);
 
 /// A connection whose relay has greeted back.
-pub(crate) struct Greeted {
+pub(crate) struct Welcomed {
     control: ControlStream,
     deadlines: Deadlines,
     /// `true` if the session goes on when the relay refuses the host of one tunnel.
@@ -35,11 +36,11 @@ pub(crate) struct Greeted {
 }
 
 /// A greeting under way.
-pub(crate) type Greeting = Pin<Box<dyn Future<Output = Result<Greeted, ConnectionError>> + Send>>;
+pub(crate) type Handshake = Pin<Box<dyn Future<Output = Result<Welcomed, ConnectionError>> + Send>>;
 
 /// What asks for a tunnel, or for another policy of it.
-pub(crate) fn open_message(host: Option<String>, offer: &Offer) -> FromAgent {
-    FromAgent::Open {
+pub(crate) fn open_message(host: Option<String>, offer: &PolicyOffer) -> AgentMessage {
+    AgentMessage::Open {
         host,
         policy: offer.policy.clone(),
         revision: offer.revision,
@@ -50,13 +51,13 @@ pub(crate) fn open_message(host: Option<String>, offer: &Offer) -> FromAgent {
 /// is.
 pub(crate) async fn greet(
     session: Session,
-    at: Arc<AtRelay>,
-    shared: Arc<Shared>,
+    at: Arc<RelayState>,
+    shared: Arc<LinkContext>,
     slot: usize,
     lost: bool,
-) -> Result<Greeted, ConnectionError> {
+) -> Result<Welcomed, ConnectionError> {
     let mut control = session.open_control().await?;
-    let hello = FromAgent::Hello {
+    let hello = AgentMessage::Hello {
         credential: at.relay.credential.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: shared.instance.clone(),
@@ -67,7 +68,7 @@ pub(crate) async fn greet(
     control.send(&hello).await?;
 
     match control.receive(GREETING_BYTES).await? {
-        FromRelay::Welcome {
+        RelayMessage::Welcome {
             agent,
             version,
             deadlines,
@@ -81,7 +82,7 @@ pub(crate) async fn greet(
             );
             session.serve();
 
-            Ok(Greeted {
+            Ok(Welcomed {
                 control,
                 deadlines,
                 outlives_refused_hosts,
@@ -93,19 +94,19 @@ pub(crate) async fn greet(
 
 /// Opens all tunnels on a connection.
 pub(crate) async fn open(
-    at: &AtRelay,
-    shared: &Shared,
-    id: &LineId,
-    found: Found,
-    greeted: Greeted,
-) -> Result<Serving, ConnectionError> {
+    at: &RelayState,
+    shared: &LinkContext,
+    id: &LinkId,
+    found: Dialed,
+    greeted: Welcomed,
+) -> Result<ActiveLink, ConnectionError> {
     let transport = found.session.transport();
     let silent = || ConnectionError::Silent {
         address: at.relay.address.clone(),
         transport,
     };
 
-    let Greeted {
+    let Welcomed {
         mut control,
         deadlines,
         outlives_refused_hosts,
@@ -127,17 +128,17 @@ pub(crate) async fn open(
 
             let (host, port) = loop {
                 match control.receive(CONTROL_BYTES).await? {
-                    FromRelay::Opened { host, port } => break (host, port),
+                    RelayMessage::Opened { host, port } => break (host, port),
                     // A new policy that the relay does not take: the tunnel goes on with the one
                     // before.
-                    FromRelay::Refused {
+                    RelayMessage::Refused {
                         reason: RefusedReason::Policy,
                         message,
                     } if policies.refuse(&offer) => {
                         shared.reporter.say(kept(&message));
                         return Err(ConnectionError::PolicyKept);
                     }
-                    FromRelay::Refused {
+                    RelayMessage::Refused {
                         reason: RefusedReason::Host,
                         message,
                     } if outlives_refused_hosts => {
@@ -146,12 +147,12 @@ pub(crate) async fn open(
                         continue 'tunnels;
                     }
                     // The tunnels before this one are in use already.
-                    FromRelay::Refusals { told, counted } => {
+                    RelayMessage::Refusals { told, counted } => {
                         report_refusals(&shared.reporter, told, counted)
                     }
-                    FromRelay::Leaving => relay_leaves = true,
-                    FromRelay::Standby { standby } => stands_by = standby,
-                    FromRelay::Unknown => {}
+                    RelayMessage::Leaving => relay_leaves = true,
+                    RelayMessage::Standby { standby } => stands_by = standby,
+                    RelayMessage::Unknown => {}
                     other => return Err(unexpected(other)),
                 }
             };
@@ -163,12 +164,12 @@ pub(crate) async fn open(
             let gate = at.gates.get(number).cloned();
             let gate = gate.unwrap_or_else(|| Arc::new(ArcSwap::new(Arc::clone(&offer.gate))));
 
-            if policies.accept(&offer) != Taken::Late {
+            if policies.accept(&offer) != Applied::Late {
                 gate.store(Arc::clone(&offer.gate));
             }
 
             at.note_host_opened(number);
-            hosts.push(AtHost {
+            hosts.push(TunnelBinding {
                 tunnel: number,
                 host: host.as_str().into(),
                 origin: origin.into(),
@@ -177,7 +178,7 @@ pub(crate) async fn open(
             });
 
             let relay = at.relay.address.clone();
-            opened.push(Opened {
+            opened.push(OpenedTunnel {
                 tunnel: number,
                 host: host.to_string(),
                 port,
@@ -206,7 +207,7 @@ pub(crate) async fn open(
 
     at.dialler.lead_with(transport);
     (shared.on_worked)(transport);
-    let terms = Arc::new(Terms::new(
+    let terms = Arc::new(SessionTerms::new(
         deadlines,
         hosts,
         Arc::clone(&at.begun),
@@ -214,7 +215,7 @@ pub(crate) async fn open(
     ));
     let exchanges = TaskTracker::new();
 
-    Ok(Serving {
+    Ok(ActiveLink {
         found,
         control,
         terms,

@@ -6,26 +6,26 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::relay_link::FromAgent;
+use crate::relay_link::AgentMessage;
 use hookward_core::limits::CONTROL_BYTES;
-use hookward_tunnel::protocol::control::{FromRelay, RefusedReason};
+use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlWriter, Session, Transport};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::events::Report;
-use crate::exchange::Terms;
-use crate::relay_link::active::{LEAVE, Serving, take};
-use crate::relay_link::backoff::{Schedule, jitter};
-use crate::relay_link::dialer::Found;
-use crate::relay_link::failover::{Search, Wanted};
-use crate::relay_link::handshake::{self, Greeted, Greeting, greet, open_message};
-use crate::relay_link::policy_sync::{Offer, Taken};
-use crate::relay_link::status::LineId;
-use crate::relay_link::suspend::SleepWatch;
-use crate::relay_link::{AtRelay, ConnectionError, Shared, kept, refused, report_refusals};
-use crate::upstream::health::Told;
+use crate::events::Event;
+use crate::exchange::SessionTerms;
+use crate::relay_link::active::{ActiveLink, LEAVE, take};
+use crate::relay_link::backoff::{Backoff, jitter};
+use crate::relay_link::dialer::Dialed;
+use crate::relay_link::failover::{ProbeReason, ProbeSchedule};
+use crate::relay_link::handshake::{self, Handshake, Welcomed, greet, open_message};
+use crate::relay_link::policy_sync::{Applied, PolicyOffer};
+use crate::relay_link::status::LinkId;
+use crate::relay_link::suspend::SuspendDetector;
+use crate::relay_link::{ConnectionError, LinkContext, RelayState, kept, refused, report_refusals};
+use crate::upstream::health::HealthStatus;
 use futures_util::future::select_all;
 
 /// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
@@ -45,11 +45,11 @@ const NEARLY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Keeps one connection.
-pub struct Line {
-    at: Arc<AtRelay>,
-    shared: Arc<Shared>,
+pub struct RelayLink {
+    at: Arc<RelayState>,
+    shared: Arc<LinkContext>,
     slot: usize,
-    id: LineId,
+    id: LinkId,
     /// How long it is until the next look for a better way.
     probe_in: Duration,
     /// Connections over QUIC in a row that died young.
@@ -57,20 +57,21 @@ pub struct Line {
 }
 
 /// How a connection's time ended.
-enum Ended {
+enum LinkEnd {
     /// It broke, or the relay ended it.
     Broke(ConnectionError),
     /// The agent is to stop.
     Stop,
     /// There is another connection, and a better one, which serves already.
-    Better(Box<Serving>),
+    Better(Box<ActiveLink>),
 }
 
 /// A better way, on its way.
-type Probing<'l> = Pin<Box<dyn Future<Output = Result<Serving, ConnectionError>> + Send + 'l>>;
+type ProbeFuture<'l> =
+    Pin<Box<dyn Future<Output = Result<ActiveLink, ConnectionError>> + Send + 'l>>;
 
 /// A message on its way to the relay; it brings back what says it.
-type Saying<'l> =
+type SendFuture<'l> =
     Pin<Box<dyn Future<Output = (&'l mut ControlWriter, Result<(), ConnectionError>)> + Send + 'l>>;
 
 /// What comes of it; never, when there is none.
@@ -82,8 +83,8 @@ async fn of<F: Future + Unpin>(under_way: &mut Option<F>) -> F::Output {
 }
 
 /// Whether an application is down, once that is another than was said.
-async fn other_than(said: bool, told: &mut watch::Receiver<Told>) -> bool {
-    let is_other = |told: &Told| (*told == Told::Down) != said;
+async fn other_than(said: bool, told: &mut watch::Receiver<HealthStatus>) -> bool {
+    let is_other = |told: &HealthStatus| (*told == HealthStatus::Down) != said;
     let changed = told.wait_for(is_other).await.is_ok();
     if changed {
         !said
@@ -99,10 +100,10 @@ async fn is_reached(reached: &mut watch::Receiver<bool>) {
     }
 }
 
-impl Line {
+impl RelayLink {
     /// The line of this number to the relay.
     #[must_use]
-    pub fn new(at: Arc<AtRelay>, shared: Arc<Shared>, slot: usize) -> Self {
+    pub fn new(at: Arc<RelayState>, shared: Arc<LinkContext>, slot: usize) -> Self {
         let id = (at.relay.address.clone(), slot);
         let probe_in = shared.link.probe_after.unwrap_or(PROBE_FIRST);
         Self {
@@ -126,7 +127,7 @@ impl Line {
     }
 
     async fn keep_on(&mut self, stop: &CancellationToken) -> Result<(), ConnectionError> {
-        let mut schedule = Schedule::new(Instant::now());
+        let mut schedule = Backoff::new(Instant::now());
         loop {
             self.shared
                 .status
@@ -155,14 +156,14 @@ impl Line {
                         .closed(&self.id, &error, &self.shared.reporter);
                     if since.elapsed() >= SETTLED {
                         // It was good until now: the outage begins here.
-                        schedule = Schedule::new(Instant::now());
+                        schedule = Backoff::new(Instant::now());
                     }
                 }
             }
         }
     }
 
-    async fn dial(&self, schedule: &mut Schedule) -> Result<(Found, Greeted), ConnectionError> {
+    async fn dial(&self, schedule: &mut Backoff) -> Result<(Dialed, Welcomed), ConnectionError> {
         let failed = |error: &ConnectionError| {
             self.shared
                 .status
@@ -176,7 +177,10 @@ impl Line {
     }
 
     /// What this line's connections begin with; the one before may be `lost`.
-    fn greeting(&self, lost: bool) -> impl Fn(Session) -> Greeting + Clone + Send + Sync + 'static {
+    fn greeting(
+        &self,
+        lost: bool,
+    ) -> impl Fn(Session) -> Handshake + Clone + Send + Sync + 'static {
         let (at, shared, slot) = (Arc::clone(&self.at), Arc::clone(&self.shared), self.slot);
         move |session| {
             Box::pin(greet(
@@ -189,7 +193,7 @@ impl Line {
         }
     }
 
-    async fn open(&self, found: Found, greeted: Greeted) -> Result<Serving, ConnectionError> {
+    async fn open(&self, found: Dialed, greeted: Welcomed) -> Result<ActiveLink, ConnectionError> {
         handshake::open(&self.at, &self.shared, &self.id, found, greeted).await
     }
 
@@ -197,7 +201,7 @@ impl Line {
     /// to stop.
     async fn serve_on(
         &mut self,
-        mut serving: Serving,
+        mut serving: ActiveLink,
         stop: &CancellationToken,
     ) -> Result<(), ConnectionError> {
         // A way that has outlived some deaths is a good one.
@@ -205,11 +209,11 @@ impl Line {
 
         loop {
             match self.serve(&mut serving, stop).await {
-                Ended::Stop => {
+                LinkEnd::Stop => {
                     serving.retire(&self.shared, stop.clone()).await;
                     return Ok(());
                 }
-                Ended::Broke(error) => {
+                LinkEnd::Broke(error) => {
                     let quic = serving.found.session.transport() == Transport::Quic;
                     let died = !serving.relay_leaves && !error.is_final();
                     if quic && died && serving.since.elapsed() < proved {
@@ -228,7 +232,7 @@ impl Line {
                     serving.found.session.close("broken");
                     return Err(error);
                 }
-                Ended::Better(new) => {
+                LinkEnd::Better(new) => {
                     let old = std::mem::replace(&mut serving, *new);
                     // It ends with its last exchange, however long that takes, or with the program.
                     let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
@@ -240,8 +244,8 @@ impl Line {
         }
     }
 
-    async fn serve(&self, serving: &mut Serving, stop: &CancellationToken) -> Ended {
-        let Serving {
+    async fn serve(&self, serving: &mut ActiveLink, stop: &CancellationToken) -> LinkEnd {
+        let ActiveLink {
             found,
             control,
             terms,
@@ -253,19 +257,20 @@ impl Line {
         } = serving;
 
         let (writer, reader) = control.halves();
-        let (mut writer, mut saying): (_, Option<Saying<'_>>) = (Some(writer), None);
+        let (mut writer, mut saying): (_, Option<SendFuture<'_>>) = (Some(writer), None);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
         let clock = &self.shared.clock;
-        let mut awake = SleepWatch::new(Instant::now(), clock.now());
+        let mut awake = SuspendDetector::new(Instant::now(), clock.now());
         // What opens tunnels is not dropped but after sleep, when it is worth no more than this
         // one: the relay may have given it requests.
         let (mut reached, mut is_opening) = (watch::channel(false).1, false);
-        let mut probing: Option<Probing<'_>> = None;
+        let mut probing: Option<ProbeFuture<'_>> = None;
         let better = self.at.dialler.could_be_better(found);
         let now = tokio::time::Instant::now;
-        let mut search = Search::new(better, found.place, found.addresses, self.probe_in, now());
+        let mut search =
+            ProbeSchedule::new(better, found.place, found.addresses, self.probe_in, now());
 
         // Of interest only where others could have the requests.
         let tunnels = self.shared.tunnels.iter().filter(|_| self.shared.link.pool);
@@ -320,7 +325,7 @@ impl Line {
                 (number, down) = first(changes), if writer.is_some() && !*mute => {
                     applications.get_mut(number).into_iter().for_each(|(said, _)| *said = down);
                     let host = terms.at(number).map(|at| at.host.to_string()).unwrap_or_default();
-                    let message = FromAgent::Application { host, down };
+                    let message = AgentMessage::Application { host, down };
                     saying = writer.take().map(|writer| self.say(writer, message, found.session.transport()));
                     Ok(())
                 }
@@ -351,7 +356,7 @@ impl Line {
                         }
                         Ok(better) => {
                             *mute |= saying.is_some();
-                            return Ended::Better(Box::new(better));
+                            return LinkEnd::Better(Box::new(better));
                         }
                         Err(error) => {
                             tracing::debug!(%error, ?search, "no other way");
@@ -372,13 +377,13 @@ impl Line {
                     // It may have got so far at this moment.
                     is_opening = probing.is_some() && *reached.borrow();
                     if !is_opening {
-                        return Ended::Stop;
+                        return LinkEnd::Stop;
                     }
                     Ok(())
                 }
                 () = &mut stopped_for_long => {
                     *mute |= saying.is_some();
-                    return Ended::Stop;
+                    return LinkEnd::Stop;
                 }
             };
 
@@ -390,10 +395,10 @@ impl Line {
                     && let Ok(Ok(new)) = timeout(NEARLY, of(&mut probing)).await
                 {
                     *mute |= saying.is_some();
-                    return Ended::Better(Box::new(new));
+                    return LinkEnd::Better(Box::new(new));
                 }
 
-                return Ended::Broke(error);
+                return LinkEnd::Broke(error);
             }
 
             if *relay_leaves && search.elsewhere(now()) && !*reached.borrow() {
@@ -405,15 +410,15 @@ impl Line {
     /// Opens another connection, while this one serves. Notes when its relay is `reached`.
     async fn look_for(
         &self,
-        wanted: Wanted,
+        wanted: ProbeReason,
         place: usize,
         reached: watch::Sender<bool>,
-    ) -> Result<Serving, ConnectionError> {
+    ) -> Result<ActiveLink, ConnectionError> {
         let (dialler, greeting) = (&self.at.dialler, self.greeting(false));
         let (found, greeted) = match wanted {
-            Wanted::Better if place == 0 => dialler.probe(self.slot, greeting).await?,
-            Wanted::Better => dialler.once(self.slot, 0, greeting).await?,
-            Wanted::Anew(place) | Wanted::Elsewhere(place) => {
+            ProbeReason::Better if place == 0 => dialler.probe(self.slot, greeting).await?,
+            ProbeReason::Better => dialler.once(self.slot, 0, greeting).await?,
+            ProbeReason::Anew(place) | ProbeReason::Elsewhere(place) => {
                 dialler.once(self.slot, place, greeting).await?
             }
         };
@@ -426,9 +431,9 @@ impl Line {
     fn say<'l>(
         &'l self,
         writer: &'l mut ControlWriter,
-        message: FromAgent,
+        message: AgentMessage,
         transport: Transport,
-    ) -> Saying<'l> {
+    ) -> SendFuture<'l> {
         Box::pin(async move {
             let said = match timeout(POLICY, writer.send(&message)).await {
                 Ok(sent) => sent.map_err(ConnectionError::from),
@@ -449,7 +454,7 @@ impl Line {
         &self,
         tunnel: usize,
         message: &str,
-        terms: &Terms,
+        terms: &SessionTerms,
     ) -> Result<(), ConnectionError> {
         self.at.note_host_refused(tunnel, message, &self.shared);
         match terms
@@ -464,24 +469,24 @@ impl Line {
 
     fn hear(
         &self,
-        message: FromRelay,
-        terms: &Terms,
-        asked: &mut Option<(usize, Arc<Offer>)>,
+        message: RelayMessage,
+        terms: &SessionTerms,
+        asked: &mut Option<(usize, Arc<PolicyOffer>)>,
         relay_leaves: &mut bool,
     ) -> Result<(), ConnectionError> {
         let reporter = &self.shared.reporter;
         match message {
-            FromRelay::Opened { .. } => {
+            RelayMessage::Opened { .. } => {
                 let Some((number, offer)) = asked.take() else {
                     return Ok(());
                 };
                 let (gate, policies) = (self.at.gates.get(number), self.at.policies.get(number));
-                let taken = policies.map_or(Taken::Late, |policies| policies.accept(&offer));
-                if let Some(gate) = gate.filter(|_| taken != Taken::Late) {
+                let taken = policies.map_or(Applied::Late, |policies| policies.accept(&offer));
+                if let Some(gate) = gate.filter(|_| taken != Applied::Late) {
                     gate.store(Arc::clone(&offer.gate));
                 }
 
-                if taken == Taken::News {
+                if taken == Applied::News {
                     let several = self.shared.tunnels.len() > 1;
                     let host = self
                         .shared
@@ -492,13 +497,13 @@ impl Line {
                         .filter(|_| several)
                         .map(|host| format!(" of {host}"))
                         .unwrap_or_default();
-                    reporter.say(Report::Note(format!(
+                    reporter.say(Event::Note(format!(
                         "the new policy{of} is in force at {}",
                         self.id.0
                     )));
                 }
             }
-            FromRelay::Kept { message } => {
+            RelayMessage::Kept { message } => {
                 let Some((number, offer)) = asked.take() else {
                     return Ok(());
                 };
@@ -512,7 +517,7 @@ impl Line {
                     reporter.say(kept(&message));
                 }
             }
-            FromRelay::HostLost { host, message } => {
+            RelayMessage::HostLost { host, message } => {
                 let lost = terms
                     .hosts
                     .iter()
@@ -521,7 +526,7 @@ impl Line {
                     self.lose_host(lost.tunnel, &message, terms)?;
                 }
             }
-            FromRelay::Refused {
+            RelayMessage::Refused {
                 reason: RefusedReason::Host,
                 message,
             } if asked.is_some() => {
@@ -530,13 +535,13 @@ impl Line {
                 };
                 self.lose_host(number, &message, terms)?;
             }
-            FromRelay::Refused { reason, message } => return Err(refused(reason, &message)),
-            FromRelay::Refusals { told, counted } => report_refusals(reporter, told, counted),
-            FromRelay::Leaving => {
+            RelayMessage::Refused { reason, message } => return Err(refused(reason, &message)),
+            RelayMessage::Refusals { told, counted } => report_refusals(reporter, told, counted),
+            RelayMessage::Leaving => {
                 *relay_leaves = true;
                 self.shared.status.leaves(&self.id, reporter);
             }
-            FromRelay::Standby { standby } => {
+            RelayMessage::Standby { standby } => {
                 self.shared.status.stands_by(&self.id, standby, reporter)
             }
             _ => {}

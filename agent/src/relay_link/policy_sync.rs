@@ -9,7 +9,7 @@ use hookward_gate::policy::Policy;
 use tokio::sync::watch;
 
 /// A policy, as the relay gets it, and compiled for the agent's own gate.
-pub struct Offer {
+pub struct PolicyOffer {
     /// For the relay: without the secrets that stay here.
     pub policy: Policy,
     /// For this side.
@@ -18,7 +18,7 @@ pub struct Offer {
     pub revision: u64,
 }
 
-impl Offer {
+impl PolicyOffer {
     /// A policy that is newer than all others of this process.
     #[must_use]
     pub fn new(policy: Policy, gate: Gate) -> Self {
@@ -34,7 +34,7 @@ impl Offer {
 
 /// What it means that the relay has taken a policy.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum Applied {
     /// It is in force now, and was not before.
     News,
     /// It was in force already.
@@ -44,22 +44,22 @@ pub enum Taken {
 }
 
 /// The policies of one tunnel, as one relay knows them.
-pub struct Policies {
-    wanted: watch::Receiver<Arc<Offer>>,
+pub struct PolicySync {
+    wanted: watch::Receiver<Arc<PolicyOffer>>,
     // A std mutex: it guards two pointers, and nothing waits while it is held.
-    known: Mutex<Known>,
+    known: Mutex<RelayPolicy>,
 }
 
 #[derive(Default)]
-struct Known {
-    accepted: Option<Arc<Offer>>,
-    refused: Option<Arc<Offer>>,
+struct RelayPolicy {
+    accepted: Option<Arc<PolicyOffer>>,
+    refused: Option<Arc<PolicyOffer>>,
 }
 
-impl Policies {
+impl PolicySync {
     /// The policies that come through this channel.
     #[must_use]
-    pub fn new(wanted: watch::Receiver<Arc<Offer>>) -> Self {
+    pub fn new(wanted: watch::Receiver<Arc<PolicyOffer>>) -> Self {
         Self {
             wanted,
             known: Mutex::default(),
@@ -68,7 +68,7 @@ impl Policies {
 
     /// The policy to open the tunnel with.
     #[must_use]
-    pub fn best(&self) -> Arc<Offer> {
+    pub fn best(&self) -> Arc<PolicyOffer> {
         let (wanted, known) = (Arc::clone(&self.wanted.borrow()), self.lock());
         match (&known.refused, &known.accepted) {
             (Some(refused), Some(accepted)) if Arc::ptr_eq(refused, &wanted) => {
@@ -79,21 +79,21 @@ impl Policies {
     }
 
     /// The relay has taken this one.
-    pub fn accept(&self, offer: &Arc<Offer>) -> Taken {
+    pub fn accept(&self, offer: &Arc<PolicyOffer>) -> Applied {
         let mut known = self.lock();
         match known.accepted.as_ref().map(|accepted| accepted.revision) {
-            Some(accepted) if accepted == offer.revision => Taken::Again,
-            Some(accepted) if accepted > offer.revision => Taken::Late,
+            Some(accepted) if accepted == offer.revision => Applied::Again,
+            Some(accepted) if accepted > offer.revision => Applied::Late,
             _ => {
                 known.accepted = Some(Arc::clone(offer));
-                Taken::News
+                Applied::News
             }
         }
     }
 
     /// Whether the relay has refused this one.
     #[must_use]
-    pub fn is_refused(&self, offer: &Arc<Offer>) -> bool {
+    pub fn is_refused(&self, offer: &Arc<PolicyOffer>) -> bool {
         self.lock()
             .refused
             .as_ref()
@@ -101,7 +101,7 @@ impl Policies {
     }
 
     /// The relay has refused this one. Whether there is another to go on with.
-    pub fn refuse(&self, offer: &Arc<Offer>) -> bool {
+    pub fn refuse(&self, offer: &Arc<PolicyOffer>) -> bool {
         let mut known = self.lock();
         known.refused = Some(Arc::clone(offer));
         known
@@ -111,7 +111,7 @@ impl Policies {
     }
 
     /// Waits for a policy that is wanted and was neither taken nor refused. Never without one.
-    pub async fn changed(&self) -> Arc<Offer> {
+    pub async fn changed(&self) -> Arc<PolicyOffer> {
         let mut wanted = self.wanted.clone();
         loop {
             let offer = Arc::clone(&wanted.borrow_and_update());
@@ -126,13 +126,15 @@ impl Policies {
         }
     }
 
-    fn is_known(&self, offer: &Arc<Offer>) -> bool {
+    fn is_known(&self, offer: &Arc<PolicyOffer>) -> bool {
         let known = self.lock();
-        let is = |one: &Option<Arc<Offer>>| one.as_ref().is_some_and(|one| Arc::ptr_eq(one, offer));
+        let is = |one: &Option<Arc<PolicyOffer>>| {
+            one.as_ref().is_some_and(|one| Arc::ptr_eq(one, offer))
+        };
         is(&known.accepted) || is(&known.refused)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, RelayPolicy> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

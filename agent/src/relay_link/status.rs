@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use hookward_tunnel::transport::Transport;
 
-use crate::events::{Report, Reporter};
-use crate::relay_link::{ConnectionError, Opened};
+use crate::events::{Event, EventSink};
+use crate::relay_link::{ConnectionError, OpenedTunnel};
 
 /// The same failure is told again after this.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -16,32 +16,32 @@ const AGAIN: Duration = Duration::from_secs(30);
 const FAILURES: usize = 64;
 
 /// Which line: the relay's address and the line's number.
-pub type LineId = (String, usize);
+pub type LinkId = (String, usize);
 
 /// What the lines do.
 #[derive(Default)]
-pub struct Status {
+pub struct LinkStatus {
     // A std mutex: it guards small maps, and nothing waits while it is held.
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
-    open: BTreeMap<LineId, Transport>,
+    open: BTreeMap<LinkId, Transport>,
     /// What was told of failures, and when.
     told: BTreeMap<String, Instant>,
     /// The last failure of each transport, of each relay.
-    failures: BTreeMap<(String, Transport), Failure>,
+    failures: BTreeMap<(String, Transport), LinkFailure>,
     /// Relays of which was told that no connection to them is open, while there is one to another.
     missing: BTreeSet<String>,
     /// Lines whose relay says that another run of the agent's program has the tunnels.
-    elsewhere: BTreeSet<LineId>,
+    elsewhere: BTreeSet<LinkId>,
     /// Lines whose relay is about to stop.
-    leaving: BTreeSet<LineId>,
+    leaving: BTreeSet<LinkId>,
 }
 
 /// Why an attempt over one transport failed.
-struct Failure {
+struct LinkFailure {
     why: String,
     /// Nobody listens there.
     refused: bool,
@@ -53,13 +53,13 @@ impl Inner {
     }
 
     /// Whether it was open.
-    fn close(&mut self, id: &LineId) -> bool {
+    fn close(&mut self, id: &LinkId) -> bool {
         self.forget(id);
         self.open.remove(id).is_some()
     }
 
     /// The next connection of this line hears it anew.
-    fn forget(&mut self, id: &LineId) {
+    fn forget(&mut self, id: &LinkId) {
         self.elsewhere.remove(id);
         self.leaving.remove(id);
     }
@@ -86,7 +86,7 @@ impl Inner {
 
         self.failures.insert(
             (relay.to_owned(), transport),
-            Failure {
+            LinkFailure {
                 why: why.to_string(),
                 refused,
             },
@@ -108,11 +108,11 @@ impl Inner {
     }
 }
 
-impl Status {
+impl LinkStatus {
     /// A line is being dialled.
-    pub fn dialling(&self, relay: &str, reporter: &Reporter) {
+    pub fn dialling(&self, relay: &str, reporter: &EventSink) {
         if self.lock().open.is_empty() {
-            reporter.say(Report::Connecting {
+            reporter.say(Event::Connecting {
                 relay: relay.to_owned(),
             });
         }
@@ -120,7 +120,13 @@ impl Status {
 
     /// A line is open. `tell` is called for what the user has to hear again: the relay, or what
     /// carries it, is another than before.
-    pub fn open(&self, id: LineId, transport: Transport, opened: &[Opened], tell: &dyn Fn(Opened)) {
+    pub fn open(
+        &self,
+        id: LinkId,
+        transport: Transport,
+        opened: &[OpenedTunnel],
+        tell: &dyn Fn(OpenedTunnel),
+    ) {
         let mut inner = self.lock();
         let news = !inner
             .open
@@ -140,7 +146,7 @@ impl Status {
     }
 
     /// A line is gone.
-    pub fn closed(&self, id: &LineId, why: &ConnectionError, reporter: &Reporter) {
+    pub fn closed(&self, id: &LinkId, why: &ConnectionError, reporter: &EventSink) {
         let mut inner = self.lock();
         let leaving = inner.leaving.contains(id);
         let was_open = inner.close(id);
@@ -154,7 +160,7 @@ impl Status {
         if !was_open || to_relay == 0 {
             self.failed(&id.0, why, reporter);
         } else if !leaving {
-            reporter.say(Report::Note(format!(
+            reporter.say(Event::Note(format!(
                 "a connection to {} was lost ({why}); {to_relay} more carry on, and it is dialled again",
                 id.0
             )));
@@ -162,13 +168,13 @@ impl Status {
     }
 
     /// A line is given up.
-    pub fn ended(&self, id: &LineId) {
+    pub fn ended(&self, id: &LinkId) {
         self.lock().close(id);
     }
 
     /// An attempt to reach this relay failed. It is told where no line to it is open, and not every
     /// time.
-    pub fn failed(&self, relay: &str, why: &ConnectionError, reporter: &Reporter) {
+    pub fn failed(&self, relay: &str, why: &ConnectionError, reporter: &EventSink) {
         let mut inner = self.lock();
         if inner.is_reached(relay) {
             return;
@@ -178,7 +184,7 @@ impl Status {
         if !inner.open.is_empty() {
             if inner.missing.insert(relay.to_owned()) {
                 drop(inner);
-                reporter.say(Report::RelayLost {
+                reporter.say(Event::RelayLost {
                     relay: relay.to_owned(),
                     why,
                     for_good: false,
@@ -197,11 +203,11 @@ impl Status {
 
         inner.told.insert(why.clone(), now);
         drop(inner);
-        reporter.say(Report::Away { why });
+        reporter.say(Event::Away { why });
     }
 
     /// The relay is about to stop. Each of its lines tells it.
-    pub fn leaves(&self, id: &LineId, reporter: &Reporter) {
+    pub fn leaves(&self, id: &LinkId, reporter: &EventSink) {
         let relay = &id.0;
         let mut inner = self.lock();
         let known = is_of(&inner.leaving, relay);
@@ -209,7 +215,7 @@ impl Status {
         drop(inner);
 
         if !known {
-            reporter.say(Report::Note(format!(
+            reporter.say(Event::Note(format!(
                 "the relay {relay} is about to stop: what it has under way comes to its end, and it is dialled again"
             )));
         }
@@ -217,7 +223,7 @@ impl Status {
 
     /// The relay says whether another run of the agent's program has the tunnels. Each of its lines
     /// tells it.
-    pub fn stands_by(&self, id: &LineId, stands_by: bool, reporter: &Reporter) {
+    pub fn stands_by(&self, id: &LinkId, stands_by: bool, reporter: &EventSink) {
         let relay = &id.0;
         let mut inner = self.lock();
         let before = is_of(&inner.elsewhere, relay);
@@ -231,12 +237,12 @@ impl Status {
         drop(inner);
 
         match (news, stands_by) {
-            (true, true) => reporter.say(Report::Warning(format!(
+            (true, true) => reporter.say(Event::Warning(format!(
                 "another agent with the same credential has come to {relay} after this one, and gets the webhooks \
                  until it goes; with --pool on both they share them"
             ))),
             (true, false) => {
-                reporter.say(Report::Note(format!("webhooks of {relay} come here again")));
+                reporter.say(Event::Note(format!("webhooks of {relay} come here again")));
             }
             (false, _) => {}
         }
@@ -248,7 +254,7 @@ impl Status {
 }
 
 /// Whether one of these lines is one to this relay.
-fn is_of(lines: &BTreeSet<LineId>, relay: &str) -> bool {
+fn is_of(lines: &BTreeSet<LinkId>, relay: &str) -> bool {
     lines.iter().any(|(other, _)| other == relay)
 }
 
@@ -264,7 +270,7 @@ mod tests {
         }
     }
 
-    fn said(reports: &mut events::Reports) -> Vec<String> {
+    fn said(reports: &mut events::EventStream) -> Vec<String> {
         std::iter::from_fn(|| reports.next_at_once())
             .map(|report| crate::terminal::lines::text(&report.report, false))
             .collect()
@@ -272,7 +278,7 @@ mod tests {
 
     #[test]
     fn each_failure_is_told_once_and_a_relay_that_is_missing_beside_others_by_its_name() {
-        let (status, (reporter, mut reports)) = (Status::default(), events::channel());
+        let (status, (reporter, mut reports)) = (LinkStatus::default(), events::channel());
         for _ in 0..3 {
             for transport in [Transport::Quic, Transport::Tcp] {
                 status.failed("one:443", &silent("one:443", transport), &reporter);
@@ -293,7 +299,7 @@ mod tests {
         status.failed("one:443", &refused, &reporter);
         assert!(said(&mut reports)[0].contains("is it running?"));
 
-        let opened = Opened {
+        let opened = OpenedTunnel {
             tunnel: 0,
             host: "h.example".to_owned(),
             port: 443,
@@ -343,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_line_that_has_moved_from_a_relay_that_stops_is_lost_like_any_other() {
-        let (status, (reporter, mut reports)) = (Status::default(), events::channel());
+        let (status, (reporter, mut reports)) = (LinkStatus::default(), events::channel());
         let lines = [0, 1].map(|number| ("one:443".to_owned(), number));
         for line in &lines {
             status.open(line.clone(), Transport::Quic, &[], &|_| {});
@@ -370,7 +376,7 @@ mod tests {
 
     #[test]
     fn that_another_agent_has_the_tunnels_is_told_once_for_each_relay() {
-        let (status, (reporter, mut reports)) = (Status::default(), events::channel());
+        let (status, (reporter, mut reports)) = (LinkStatus::default(), events::channel());
         for (line, stands_by) in [(0, false), (0, true), (1, true), (0, false), (1, false)] {
             status.stands_by(&("one:443".to_owned(), line), stands_by, &reporter);
         }

@@ -10,11 +10,11 @@ const ASLEEP: Duration = Duration::from_secs(5);
 /// Compares the two times. On Linux the monotonic one stands still while the machine sleeps
 /// (CLOCK_MONOTONIC, clock_gettime(2)).
 #[derive(Debug)]
-pub(crate) struct SleepWatch {
+pub(crate) struct SuspendDetector {
     seen: (Instant, UnixMillis),
 }
 
-impl SleepWatch {
+impl SuspendDetector {
     /// Begins at this moment.
     #[must_use]
     pub(crate) const fn new(now: Instant, time_of_day: UnixMillis) -> Self {
@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn time_that_passed_for_the_clock_only_was_sleep() {
         let (begin, day) = (Instant::now(), UnixMillis(1_000_000));
-        let mut watch = SleepWatch::new(begin, day);
+        let mut watch = SuspendDetector::new(begin, day);
         let second = Duration::from_secs(1);
         assert!(!watch.slept(begin + second, UnixMillis(day.0 + 1_000)));
 

@@ -8,18 +8,18 @@ use hookward_core::reason::{Check, Code};
 use serde::Serialize;
 
 use super::lines::time_of;
-use crate::events::{Outcome, Ready, Report, Stamped};
+use crate::events::{Event, Ready, RequestResult, TimedEvent};
 
 #[derive(Serialize)]
-struct Line<'r> {
+struct JsonLine<'r> {
     time: String,
     #[serde(flatten)]
-    event: Event<'r>,
+    event: JsonEvent<'r>,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-enum Event<'r> {
+enum JsonEvent<'r> {
     Connecting {
         relay: &'r str,
     },
@@ -32,11 +32,11 @@ enum Event<'r> {
         why: &'r str,
         for_good: bool,
     },
-    Request(Request<'r>),
-    Refused(Request<'r>),
-    Observed(Request<'r>),
-    Answered(Request<'r>),
-    Hint(Request<'r>),
+    Request(JsonRequest<'r>),
+    Refused(JsonRequest<'r>),
+    Observed(JsonRequest<'r>),
+    Answered(JsonRequest<'r>),
+    Hint(JsonRequest<'r>),
     RefusedMore {
         counts: BTreeMap<String, u64>,
     },
@@ -53,7 +53,7 @@ enum Event<'r> {
 
 /// A request, as far as the agent got to know it.
 #[derive(Serialize, Default)]
-struct Request<'r> {
+struct JsonRequest<'r> {
     id: String,
     method: String,
     path: &'r str,
@@ -104,41 +104,41 @@ struct Observed<'r> {
 
 /// The line for a report.
 #[must_use]
-pub fn line(stamped: &Stamped) -> Option<String> {
-    serde_json::to_string(&Line {
+pub fn line(stamped: &TimedEvent) -> Option<String> {
+    serde_json::to_string(&JsonLine {
         time: time_of(stamped.at),
         event: event(&stamped.report),
     })
     .ok()
 }
 
-fn event(report: &Report) -> Event<'_> {
+fn event(report: &Event) -> JsonEvent<'_> {
     match report {
-        Report::Connecting { relay } => Event::Connecting { relay },
-        Report::RelayLost {
+        Event::Connecting { relay } => JsonEvent::Connecting { relay },
+        Event::RelayLost {
             relay,
             why,
             for_good,
-        } => Event::RelayLost {
+        } => JsonEvent::RelayLost {
             relay,
             why,
             for_good: *for_good,
         },
-        Report::Ready(ready) => Event::Ready(ready),
-        Report::Away { why } => Event::Away { why },
-        Report::Request(request) => {
-            let common = Request {
+        Event::Ready(ready) => JsonEvent::Ready(ready),
+        Event::Away { why } => JsonEvent::Away { why },
+        Event::Request(request) => {
+            let common = JsonRequest {
                 id: request.id.to_string(),
                 host: Some(&request.host),
                 method: request.method(),
                 path: &request.path,
                 ms: Millis::Measured(millis(request.took)),
                 client: request.client.to_string(),
-                ..Request::default()
+                ..JsonRequest::default()
             };
 
-            Event::Request(match &request.outcome {
-                Outcome::Answered {
+            JsonEvent::Request(match &request.outcome {
+                RequestResult::Answered {
                     status,
                     observed,
                     secrets,
@@ -147,39 +147,39 @@ fn event(report: &Report) -> Event<'_> {
                         .as_ref()
                         .map(|(check, why)| Observed { check: *check, why });
 
-                    Request {
+                    JsonRequest {
                         status: Some(*status),
                         observed,
                         secrets,
                         ..common
                     }
                 }
-                Outcome::Handshake { status } => Request {
+                RequestResult::Handshake { status } => JsonRequest {
                     status: Some(*status),
                     handshake: true,
                     ..common
                 },
-                Outcome::Refused { status, check, why } => Request {
+                RequestResult::Refused { status, check, why } => JsonRequest {
                     status: Some(*status),
                     refused_by: Some("agent"),
                     check: Some(*check),
                     why: Some(why),
                     ..common
                 },
-                Outcome::Failed { status, code, why } => Request {
+                RequestResult::Failed { status, code, why } => JsonRequest {
                     status: Some(*status),
                     code: Some(*code),
                     why: Some(why),
                     ..common
                 },
-                Outcome::Aborted => Request {
+                RequestResult::Aborted => JsonRequest {
                     aborted: true,
                     ..common
                 },
             })
         }
-        Report::Refused(refused) => {
-            let fields = Request {
+        Event::Refused(refused) => {
+            let fields = JsonRequest {
                 id: refused.id.clone(),
                 method: refused.method.clone(),
                 path: &refused.path,
@@ -190,11 +190,11 @@ fn event(report: &Report) -> Event<'_> {
                 refused_by: Some("relay"),
                 check: Some(refused.check),
                 why: Some(&refused.why),
-                ..Request::default()
+                ..JsonRequest::default()
             };
 
             if refused.note {
-                return Event::Hint(Request {
+                return JsonEvent::Hint(JsonRequest {
                     refused_by: None,
                     check: None,
                     status: None,
@@ -203,26 +203,26 @@ fn event(report: &Report) -> Event<'_> {
             }
 
             match (refused.observed, refused.answered) {
-                (true, _) => Event::Observed(fields),
-                (false, true) => Event::Answered(Request {
+                (true, _) => JsonEvent::Observed(fields),
+                (false, true) => JsonEvent::Answered(JsonRequest {
                     refused_by: None,
                     check: None,
                     ..fields
                 }),
-                (false, false) => Event::Refused(fields),
+                (false, false) => JsonEvent::Refused(fields),
             }
         }
-        Report::Counted(counted) => Event::RefusedMore {
+        Event::Counted(counted) => JsonEvent::RefusedMore {
             counts: counted
                 .iter()
                 .map(|(check, count)| (check.to_string(), *count))
                 .collect(),
         },
-        Report::Stopping { under_way } => Event::Stopping {
+        Event::Stopping { under_way } => JsonEvent::Stopping {
             under_way: *under_way,
         },
-        Report::Note(message) => Event::Note { message },
-        Report::Warning(message) => Event::Warning { message },
+        Event::Note(message) => JsonEvent::Note { message },
+        Event::Warning(message) => JsonEvent::Warning { message },
     }
 }
 

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::events::{Outcome, Ready, Report, Stamped};
+use crate::events::{Event, Ready, RequestResult, TimedEvent};
 
 /// The line for a report; some have none. Where there are `several` tunnels, requests are told with
 /// their host.
 #[must_use]
-pub fn line(stamped: &Stamped, several: bool) -> Option<String> {
+pub fn line(stamped: &TimedEvent, several: bool) -> Option<String> {
     Some(format!(
         "{} {}",
         time_of(stamped.at),
@@ -19,7 +19,7 @@ pub fn line(stamped: &Stamped, several: bool) -> Option<String> {
 
 /// What a report says, without the time.
 #[must_use]
-pub fn text(report: &Report, several: bool) -> String {
+pub fn text(report: &Event, several: bool) -> String {
     let host = |host: &str| {
         if several {
             host.to_owned()
@@ -29,8 +29,8 @@ pub fn text(report: &Report, several: bool) -> String {
     };
 
     match report {
-        Report::Connecting { relay } => format!("connecting to {relay}"),
-        Report::Ready(ready) => {
+        Event::Connecting { relay } => format!("connecting to {relay}"),
+        Event::Ready(ready) => {
             let trust = ready
                 .ca
                 .as_ref()
@@ -47,13 +47,13 @@ pub fn text(report: &Report, several: bool) -> String {
 
             format!("ready: {url} -> {application}, through {relay} over {transport}{trust}")
         }
-        Report::Away { why } => format!("not connected: {why}; dialling again"),
-        Report::RelayLost {
+        Event::Away { why } => format!("not connected: {why}; dialling again"),
+        Event::RelayLost {
             relay,
             why,
             for_good: true,
         } => format!("warning: the relay {relay} is given up: {why}"),
-        Report::RelayLost {
+        Event::RelayLost {
             relay,
             why,
             for_good: false,
@@ -61,7 +61,7 @@ pub fn text(report: &Report, several: bool) -> String {
             "warning: no connection to the relay {relay} ({why}): it passes no webhooks on meanwhile; other relays do, and \
              it is dialled again"
         ),
-        Report::Request(request) => {
+        Event::Request(request) => {
             let line = |status: u16, rest: String| {
                 let took = short(request.took);
                 let (host, path) = (host(&request.host), &request.path);
@@ -73,21 +73,21 @@ pub fn text(report: &Report, several: bool) -> String {
             };
 
             match &request.outcome {
-                Outcome::Answered {
+                RequestResult::Answered {
                     status,
                     observed: None,
                     secrets,
                 } if secrets.is_empty() => line(*status, String::new()),
-                Outcome::Answered {
+                RequestResult::Answered {
                     status,
                     observed: None,
                     secrets,
                 } => line(*status, format!(" by {}", secrets.join(", "))),
-                Outcome::Handshake { status } => line(
+                RequestResult::Handshake { status } => line(
                     *status,
                     " the provider's handshake, answered here".to_owned(),
                 ),
-                Outcome::Answered {
+                RequestResult::Answered {
                     status,
                     observed: Some((check, why)),
                     ..
@@ -95,11 +95,13 @@ pub fn text(report: &Report, several: bool) -> String {
                     *status,
                     format!(" observed, would be refused by {check}: {why}"),
                 ),
-                Outcome::Refused { status, check, why } => {
+                RequestResult::Refused { status, check, why } => {
                     line(*status, format!(" refused by the agent's {check}: {why}"))
                 }
-                Outcome::Failed { status, code, why } => line(*status, format!(" {code}: {why}")),
-                Outcome::Aborted => {
+                RequestResult::Failed { status, code, why } => {
+                    line(*status, format!(" {code}: {why}"))
+                }
+                RequestResult::Aborted => {
                     format!(
                         "{} {}{} - {} {} broken off by the sender or the relay",
                         request.method(),
@@ -111,7 +113,7 @@ pub fn text(report: &Report, several: bool) -> String {
                 }
             }
         }
-        Report::Refused(refused) => {
+        Event::Refused(refused) => {
             let what = format!(
                 "{} {}{} {} {}ms {}",
                 refused.method,
@@ -137,18 +139,18 @@ pub fn text(report: &Report, several: bool) -> String {
             };
             format!("{what} {verb} {}: {}", refused.check, refused.why)
         }
-        Report::Counted(counted) => {
+        Event::Counted(counted) => {
             let counts = counted
                 .iter()
                 .map(|(check, count)| format!("{count} by {check}"))
                 .collect::<Vec<_>>();
             format!("refused more: {}", counts.join(", "))
         }
-        Report::Stopping { under_way: 0 } => "stopping".to_owned(),
-        Report::Stopping { under_way: 1 } => "stopping: 1 request under way".to_owned(),
-        Report::Stopping { under_way } => format!("stopping: {under_way} requests under way"),
-        Report::Note(text) => text.clone(),
-        Report::Warning(text) => format!("warning: {text}"),
+        Event::Stopping { under_way: 0 } => "stopping".to_owned(),
+        Event::Stopping { under_way: 1 } => "stopping: 1 request under way".to_owned(),
+        Event::Stopping { under_way } => format!("stopping: {under_way} requests under way"),
+        Event::Note(text) => text.clone(),
+        Event::Warning(text) => format!("warning: {text}"),
     }
 }
 

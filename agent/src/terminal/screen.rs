@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hookward_runtime::process;
 use hookward_tunnel::transport::Transport;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use ratatui::crossterm::event::{self as input, KeyCode, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 use super::Quit;
 use super::lines;
-use crate::events::{Outcome, Ready, Report, Reports, Stamped};
+use crate::events::{Event, EventStream, Ready, RequestResult, TimedEvent};
 
 /// Requests that are remembered: more than any screen has lines.
 const REMEMBERED: usize = 200;
@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Those of the terminal.
-pub fn run(mut reports: Reports, several: bool, quit: &Quit) -> io::Result<()> {
+pub fn run(mut reports: EventStream, several: bool, quit: &Quit) -> io::Result<()> {
     // Log lines would overwrite the screen.
     let _held = process::hold_log();
     let mut terminal = ratatui::try_init()?;
@@ -62,7 +62,7 @@ pub struct Screen {
     tunnels: BTreeMap<String, Ready>,
     messages: VecDeque<String>,
     /// The newest first, by the time of its answer.
-    requests: VecDeque<Shown>,
+    requests: VecDeque<RequestRow>,
     passed: u64,
     refused: u64,
     failed: u64,
@@ -70,7 +70,7 @@ pub struct Screen {
 }
 
 /// A line about a request.
-struct Shown {
+struct RequestRow {
     moment: Instant,
     style: Style,
     text: String,
@@ -80,7 +80,7 @@ impl Screen {
     fn show(
         &mut self,
         terminal: &mut DefaultTerminal,
-        reports: &mut Reports,
+        reports: &mut EventStream,
         quit: &Quit,
     ) -> io::Result<()> {
         loop {
@@ -96,8 +96,8 @@ impl Screen {
             self.lost += reports.take_lost();
             terminal.draw(|frame| self.draw(frame))?;
 
-            while event::poll(TICK.saturating_sub(since.elapsed()))? {
-                if let Event::Key(key) = event::read()? {
+            while input::poll(TICK.saturating_sub(since.elapsed()))? {
+                if let input::Event::Key(key) = input::read()? {
                     let control_c = key.code == KeyCode::Char('c')
                         && key.modifiers.contains(KeyModifiers::CONTROL);
                     if control_c || key.code == KeyCode::Char('q') {
@@ -109,49 +109,52 @@ impl Screen {
     }
 
     /// Takes a report in.
-    pub fn take(&mut self, stamped: &Stamped) {
+    pub fn take(&mut self, stamped: &TimedEvent) {
         let report = &stamped.report;
         match report {
-            Report::Connecting { relay } => self.state = format!("connecting to {relay}"),
-            Report::Ready(ready) => {
+            Event::Connecting { relay } => self.state = format!("connecting to {relay}"),
+            Event::Ready(ready) => {
                 self.state = "online".to_owned();
                 self.relays
                     .insert(ready.relay.clone(), Some(ready.transport));
                 self.tunnels.insert(ready.base_url.clone(), ready.clone());
             }
-            Report::Away { .. } => {
+            Event::Away { .. } => {
                 self.state = self.text(report);
                 self.relays.values_mut().for_each(|by| *by = None);
             }
-            Report::RelayLost { relay, .. } => {
+            Event::RelayLost { relay, .. } => {
                 self.relays.insert(relay.clone(), None);
                 self.message(stamped);
             }
-            Report::Stopping { .. } => {
+            Event::Stopping { .. } => {
                 self.state = self.text(report);
                 self.stopping = true;
             }
-            Report::Note(_) | Report::Warning(_) => self.message(stamped),
-            Report::Request(request) => {
+            Event::Note(_) | Event::Warning(_) => self.message(stamped),
+            Event::Request(request) => {
                 let style = match &request.outcome {
-                    Outcome::Answered { status, .. } | Outcome::Handshake { status }
+                    RequestResult::Answered { status, .. }
+                    | RequestResult::Handshake { status }
                         if *status < 400 =>
                     {
                         Style::new().green()
                     }
-                    Outcome::Answered { .. } => Style::new().yellow(),
+                    RequestResult::Answered { .. } => Style::new().yellow(),
                     _ => Style::new().red(),
                 };
 
                 match request.outcome {
-                    Outcome::Refused { .. } => self.refused += 1,
-                    Outcome::Failed { .. } | Outcome::Aborted => self.failed += 1,
-                    Outcome::Answered { .. } | Outcome::Handshake { .. } => self.passed += 1,
+                    RequestResult::Refused { .. } => self.refused += 1,
+                    RequestResult::Failed { .. } | RequestResult::Aborted => self.failed += 1,
+                    RequestResult::Answered { .. } | RequestResult::Handshake { .. } => {
+                        self.passed += 1
+                    }
                 }
 
                 self.remember(stamped, style);
             }
-            Report::Refused(refused) => {
+            Event::Refused(refused) => {
                 self.refused += u64::from(!refused.observed && !refused.answered && !refused.note);
                 let style = match (refused.answered, refused.note) {
                     (true, _) => Style::new().green(),
@@ -160,18 +163,18 @@ impl Screen {
                 };
                 self.remember(stamped, style);
             }
-            Report::Counted(counted) => {
+            Event::Counted(counted) => {
                 self.refused += counted.iter().map(|(_, count)| count).sum::<u64>();
                 self.remember(stamped, Style::new().red());
             }
         }
     }
 
-    fn text(&self, report: &Report) -> String {
+    fn text(&self, report: &Event) -> String {
         lines::text(report, self.several)
     }
 
-    fn message(&mut self, stamped: &Stamped) {
+    fn message(&mut self, stamped: &TimedEvent) {
         self.messages.push_back(format!(
             "{} {}",
             clock(stamped.at),
@@ -185,7 +188,7 @@ impl Screen {
 
     /// Puts a request in its place: what the relay has refused comes a little later than what went
     /// through.
-    fn remember(&mut self, stamped: &Stamped, style: Style) {
+    fn remember(&mut self, stamped: &TimedEvent, style: Style) {
         let moment = stamped.moment;
         let place = self
             .requests
@@ -196,7 +199,7 @@ impl Screen {
 
         self.requests.insert(
             place,
-            Shown {
+            RequestRow {
                 moment,
                 style,
                 text,
@@ -340,8 +343,8 @@ mod tests {
             "t".repeat(43)
         );
         let ready = ready("https://h.example", &url);
-        screen.take(&Report::Ready(ready.clone()).into());
-        screen.take(&Report::Counted(vec![(hookward_core::reason::Check::Token, 7)]).into());
+        screen.take(&Event::Ready(ready.clone()).into());
+        screen.take(&Event::Counted(vec![(hookward_core::reason::Check::Token, 7)]).into());
 
         let shown = shown(&screen);
         for text in [
@@ -364,10 +367,10 @@ mod tests {
             relay: "other.example:443".into(),
             ..ready
         };
-        screen.take(&Report::Ready(other).into());
+        screen.take(&Event::Ready(other).into());
 
         screen.take(
-            &Report::RelayLost {
+            &Event::RelayLost {
                 relay: "relay.example:443".into(),
                 why: "it is off".into(),
                 for_good: false,
@@ -392,11 +395,11 @@ mod tests {
         for number in 0..20 {
             let base_url = format!("https://t{number:02}.example");
             let url = format!("{base_url}/flexdeploy/webhooks/v1?token={}", "t".repeat(43));
-            screen.take(&Report::Ready(ready(&base_url, &url)).into());
+            screen.take(&Event::Ready(ready(&base_url, &url)).into());
         }
 
-        screen.take(&Report::Warning("THE OLD ONE STAYS IN FORCE".into()).into());
-        screen.take(&Report::Counted(vec![(hookward_core::reason::Check::Token, 7)]).into());
+        screen.take(&Event::Warning("THE OLD ONE STAYS IN FORCE".into()).into());
+        screen.take(&Event::Counted(vec![(hookward_core::reason::Check::Token, 7)]).into());
         let shown = shown(&screen);
 
         for text in [
@@ -421,12 +424,12 @@ mod tests {
         use hookward_tunnel::protocol::control::RefusedRequest;
         use hookward_tunnel::protocol::head::RequestId;
 
-        use crate::events::RequestReport;
+        use crate::events::RequestEvent;
 
         let begin = Instant::now();
         let at = |ms: u64| begin + Duration::from_millis(ms);
         let client: IpAddr = "192.0.2.1".parse().unwrap();
-        let request = |ms: u64, outcome: Outcome| {
+        let request = |ms: u64, outcome: RequestResult| {
             let (id, host, method) = (
                 RequestId([0; 16]),
                 Arc::from("h.example"),
@@ -434,7 +437,7 @@ mod tests {
             );
             let path = format!("/at-{ms}");
 
-            let report = RequestReport {
+            let report = RequestEvent {
                 id,
                 host,
                 method,
@@ -444,9 +447,9 @@ mod tests {
                 outcome,
             };
 
-            Stamped {
+            TimedEvent {
                 moment: at(ms),
-                ..Report::Request(Box::new(report)).into()
+                ..Event::Request(Box::new(report)).into()
             }
         };
 
@@ -467,20 +470,20 @@ mod tests {
                 ago_ms: 0,
             };
 
-            Stamped {
+            TimedEvent {
                 moment: at(ms),
-                ..Report::Refused(Box::new(report)).into()
+                ..Event::Refused(Box::new(report)).into()
             }
         };
 
-        let answered = |status| Outcome::Answered {
+        let answered = |status| RequestResult::Answered {
             status,
             observed: None,
             secrets: Vec::new(),
         };
 
         let why = || "the application broke off".to_owned();
-        let failed = Outcome::Failed {
+        let failed = RequestResult::Failed {
             status: 502,
             code: Code::ApplicationBroke,
             why: why(),

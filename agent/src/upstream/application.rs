@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hookward_core::diagnostics::Problem;
+use hookward_core::diagnostics::Diagnostic;
 use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -57,7 +57,7 @@ pub enum HostField {
 
 /// The application's address and scheme, as read from the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct ApplicationAddress {
     /// Where it listens.
     pub address: Address,
     /// Whether over TLS.
@@ -76,17 +76,17 @@ pub fn socket(stream: &Stream) -> BorrowedFd<'_> {
     }
 }
 
-impl Place {
+impl ApplicationAddress {
     /// Reads `8000`, `localhost:8000`, `app.internal:8000`, `[::1]:8000`,
     /// `https://app.internal:8443` or `unix:/run/app.sock`.
     ///
     /// # Errors
     /// A sentence that says what to write.
-    pub fn parse(text: &str) -> Result<Self, Problem> {
+    pub fn parse(text: &str) -> Result<Self, Diagnostic> {
         let wrong = |what: &str| {
             let write =
                 "write a port such as 8000, HOST:PORT, https://HOST:PORT, or unix:/run/app.sock";
-            Err(Problem::new(
+            Err(Diagnostic::new(
                 "APPLICATION",
                 format!("{text:?}: {what}; {write}"),
             ))
@@ -178,7 +178,12 @@ impl Application {
     ///
     /// # Errors
     /// What is wrong with the certificates.
-    pub fn new(place: Place, trust: &Trust, http2: bool, host: HostField) -> Result<Self, Problem> {
+    pub fn new(
+        place: ApplicationAddress,
+        trust: &Trust,
+        http2: bool,
+        host: HostField,
+    ) -> Result<Self, Diagnostic> {
         let tls = place.https.then(|| tls::config(trust, http2)).transpose()?;
         Ok(Self {
             address: place.address,
@@ -270,7 +275,7 @@ mod tests {
             ("unix:/run/app.sock", false),
         ] {
             assert_eq!(
-                Place::parse(good).map(|place| place.https),
+                ApplicationAddress::parse(good).map(|place| place.https),
                 Ok(https),
                 "{good}"
             );
@@ -289,7 +294,7 @@ mod tests {
             "http://a:1/x",
             "unix:app.sock",
         ] {
-            assert!(Place::parse(bad).is_err(), "{bad}");
+            assert!(ApplicationAddress::parse(bad).is_err(), "{bad}");
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use hookward_tunnel::protocol::head::Spelling;
+use hookward_tunnel::protocol::head::HeaderCase;
 use http::{Extensions, Response};
 use http_body_util::Empty;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -29,15 +29,15 @@ const OURS: [&str; 3] = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Ho
 
 /// What is known of sets of names.
 #[derive(Default)]
-pub struct LetterCases {
+pub struct HeaderCaseCache {
     // A std mutex: look-ups are short, and nothing waits while it is held.
-    known: Mutex<HashMap<Spelling, Option<Extensions>>>,
+    known: Mutex<HashMap<HeaderCase, Option<Extensions>>>,
 }
 
-impl LetterCases {
+impl HeaderCaseCache {
     /// What makes hyper write these names as they are spelled; `None` when all are lower case.
     #[must_use]
-    pub fn of(&self, spelling: &Spelling) -> Option<Extensions> {
+    pub fn of(&self, spelling: &HeaderCase) -> Option<Extensions> {
         if spelling.is_plain() {
             return None;
         }
@@ -54,7 +54,7 @@ impl LetterCases {
 
         // The names are slices of a whole frame, which must not be kept for their sake.
         known.insert(
-            Spelling(Bytes::copy_from_slice(&spelling.0)),
+            HeaderCase(Bytes::copy_from_slice(&spelling.0)),
             learnt.clone(),
         );
 
@@ -63,7 +63,7 @@ impl LetterCases {
 }
 
 /// Has hyper read a head with these names.
-fn learn(spelling: &Spelling) -> Option<Extensions> {
+fn learn(spelling: &HeaderCase) -> Option<Extensions> {
     if spelling.names().count() > NAMES {
         return None;
     }
@@ -89,7 +89,7 @@ fn learn(spelling: &Spelling) -> Option<Extensions> {
             .preserve_header_case(true)
             .header_read_timeout(None)
             .max_headers(NAMES + OURS.len())
-            .serve_connection(Canned(head.into()), service)
+            .serve_connection(CannedStream(head.into()), service)
     );
 
     // Everything is there, so one poll reads the head.
@@ -101,9 +101,9 @@ fn learn(spelling: &Spelling) -> Option<Extensions> {
 }
 
 /// A connection that gives these bytes and swallows every answer.
-struct Canned(Bytes);
+struct CannedStream(Bytes);
 
-impl Read for Canned {
+impl Read for CannedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -118,7 +118,7 @@ impl Read for Canned {
     }
 }
 
-impl Write for Canned {
+impl Write for CannedStream {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -142,9 +142,9 @@ mod tests {
 
     #[test]
     fn hyper_learns_a_spelling_once() {
-        let cases = LetterCases::default();
-        assert!(cases.of(&Spelling::default()).is_none());
-        let spelling = Spelling("X-GitHub-Event\ncontent-LENGTH\nHost\n".into());
+        let cases = HeaderCaseCache::default();
+        assert!(cases.of(&HeaderCase::default()).is_none());
+        let spelling = HeaderCase("X-GitHub-Event\ncontent-LENGTH\nHost\n".into());
         assert!(
             cases
                 .of(&spelling)

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::application::Application;
-use crate::events::{Report, Reporter};
+use crate::events::{Event, EventSink};
 use hookward_core::limits::UPSTREAM_CONNECT;
 
 /// How often an application that took no connection is asked again.
@@ -19,7 +19,7 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// What the user was told last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum HealthStatus {
     /// Nothing, or that it is well.
     Well,
     /// It takes no connection.
@@ -29,21 +29,21 @@ pub enum Told {
 }
 
 /// What is known of the application's health.
-pub struct Health {
-    told: watch::Sender<Told>,
+pub struct UpstreamHealth {
+    told: watch::Sender<HealthStatus>,
     /// It has taken a connection or answered since the last look.
     met: AtomicBool,
     /// Answers so far.
     answers: AtomicU64,
     fell: Notify,
-    reporter: Reporter,
+    reporter: EventSink,
 }
 
-impl Health {
+impl UpstreamHealth {
     /// Nothing is known yet.
     #[must_use]
-    pub fn new(reporter: Reporter) -> Self {
-        let (told, _) = watch::channel(Told::Well);
+    pub fn new(reporter: EventSink) -> Self {
+        let (told, _) = watch::channel(HealthStatus::Well);
         Self {
             told,
             met: AtomicBool::new(false),
@@ -58,8 +58,8 @@ impl Health {
         let Some(why) = failure else {
             self.met.store(true, Ordering::Relaxed);
             // One that does not answer takes connections, too: it is well only when it answers.
-            if self.change(Told::Down, Told::Well) {
-                self.reporter.say(Report::Note(format!(
+            if self.change(HealthStatus::Down, HealthStatus::Well) {
+                self.reporter.say(Event::Note(format!(
                     "the application at {application} takes connections now"
                 )));
             }
@@ -67,11 +67,11 @@ impl Health {
             return;
         };
 
-        if self.tell(Told::Down) {
+        if self.tell(HealthStatus::Down) {
             let what = format!(
                 "the application at {application} takes no connection ({why}); webhooks get 502"
             );
-            self.reporter.say(Report::Warning(what));
+            self.reporter.say(Event::Warning(what));
             self.fell.notify_one();
         }
     }
@@ -80,15 +80,15 @@ impl Health {
     pub fn answered(&self, application: &Application) {
         self.met.store(true, Ordering::Relaxed);
         self.answers.fetch_add(1, Ordering::Relaxed);
-        if !self.is(Told::Well) && self.tell(Told::Well) {
-            self.reporter.say(Report::Note(format!(
+        if !self.is(HealthStatus::Well) && self.tell(HealthStatus::Well) {
+            self.reporter.say(Event::Note(format!(
                 "the application at {application} answers again"
             )));
         }
     }
 
     /// What was told last, as that changes.
-    pub fn told(&self) -> watch::Receiver<Told> {
+    pub fn told(&self) -> watch::Receiver<HealthStatus> {
         self.told.subscribe()
     }
 
@@ -100,12 +100,12 @@ impl Health {
     /// It did not answer in time, and there had been so many answers when the wait began. One slow
     /// resource beside others is no illness; one that is down is known for it.
     pub fn silent(&self, application: &Application, patience: Duration, answers: u64) {
-        if self.answers() == answers && self.change(Told::Well, Told::Silent) {
+        if self.answers() == answers && self.change(HealthStatus::Well, HealthStatus::Silent) {
             let what = format!(
                 "the application at {application} has not answered within {} s; webhooks get 504",
                 patience.as_secs_f64()
             );
-            self.reporter.say(Report::Warning(what));
+            self.reporter.say(Event::Warning(what));
         }
     }
 
@@ -130,7 +130,7 @@ impl Health {
             }
 
             let next = async {
-                if self.is(Told::Down) {
+                if self.is(HealthStatus::Down) {
                     sleep(AGAIN).await;
                 } else {
                     let _ = timeout(IDLE, self.fell.notified()).await;
@@ -143,18 +143,18 @@ impl Health {
         }
     }
 
-    fn is(&self, told: Told) -> bool {
+    fn is(&self, told: HealthStatus) -> bool {
         *self.told.borrow() == told
     }
 
     /// Whether it was so until now.
-    fn change(&self, from: Told, to: Told) -> bool {
+    fn change(&self, from: HealthStatus, to: HealthStatus) -> bool {
         self.told
             .send_if_modified(|told| *told == from && std::mem::replace(told, to) != to)
     }
 
     /// Whether it is news.
-    fn tell(&self, told: Told) -> bool {
+    fn tell(&self, told: HealthStatus) -> bool {
         self.told
             .send_if_modified(|before| std::mem::replace(before, told) != told)
     }

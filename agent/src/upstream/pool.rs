@@ -23,8 +23,8 @@ use tokio_util::task::TaskTracker;
 
 use super::UpstreamBody;
 use super::application::{self, Application, Stream};
-use super::health::{Health, Told};
-use crate::events::Reporter;
+use super::health::{HealthStatus, UpstreamHealth};
+use crate::events::EventSink;
 
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -74,9 +74,9 @@ impl From<hyper::Error> for UpstreamError {
 
 /// Spawns hyper's HTTP/2 tasks where their owner can wait for them.
 #[derive(Clone)]
-struct Owned(TaskTracker);
+struct PoolTasks(TaskTracker);
 
-impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Owned {
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for PoolTasks {
     fn execute(&self, future: F) {
         self.0.spawn(future);
     }
@@ -84,31 +84,31 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Owned 
 
 /// Connections to one application; clones share them.
 #[derive(Clone)]
-pub struct Pool {
+pub struct ConnectionPool {
     application: Arc<Application>,
     // A std mutex: it guards a short list, and nothing waits while it is held.
-    idle: Arc<Mutex<IdleList>>,
+    idle: Arc<Mutex<IdleConnections>>,
     /// Over HTTP/2 the one connection that carries all requests.
     multiplexed: Arc<Mutex<Option<http2::SendRequest<UpstreamBody>>>>,
-    health: Arc<Health>,
+    health: Arc<UpstreamHealth>,
     tasks: TaskTracker,
 }
 
-struct IdleList {
-    connections: Vec<Idle>,
+struct IdleConnections {
+    connections: Vec<IdleConnection>,
     /// How long a connection is kept.
     keep: Duration,
     /// When the application was last seen closing one.
     closed_early: Option<Instant>,
 }
 
-struct Idle {
+struct IdleConnection {
     connection: Own,
     since: Instant,
 }
 
 /// An open connection, in use by one request.
-pub struct Connection {
+pub struct PooledConnection {
     /// `None` over HTTP/2, where it is not one request's alone.
     own: Option<Own>,
 }
@@ -128,23 +128,26 @@ enum Look {
     Closed,
 }
 
-impl Pool {
+impl ConnectionPool {
     /// Connections to this application. The pool's tasks end when `stop` is cancelled and the last
     /// connection is gone.
     #[must_use]
     pub fn new(
         application: Application,
-        reporter: Reporter,
+        reporter: EventSink,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        let list = IdleList {
+        let list = IdleConnections {
             connections: Vec::new(),
             keep: UPSTREAM_IDLE,
             closed_early: None,
         };
 
-        let (application, health) = (Arc::new(application), Arc::new(Health::new(reporter)));
+        let (application, health) = (
+            Arc::new(application),
+            Arc::new(UpstreamHealth::new(reporter)),
+        );
         let pool = Self {
             application,
             idle: Arc::new(Mutex::new(list)),
@@ -170,19 +173,19 @@ impl Pool {
 
     /// What was told of the application last, as that changes.
     #[must_use]
-    pub fn told(&self) -> watch::Receiver<Told> {
+    pub fn told(&self) -> watch::Receiver<HealthStatus> {
         self.health.told()
     }
 
     /// Sends a request and waits for the head of its answer. The caller sets the deadline. Give the
-    /// connection back with [`Pool::put_back`] once the answer has been read.
+    /// connection back with [`ConnectionPool::put_back`] once the answer has been read.
     ///
     /// # Errors
     /// [`UpstreamError`].
     pub async fn send(
         &self,
         request: Request<UpstreamBody>,
-    ) -> Result<(Response<Incoming>, Connection), UpstreamError> {
+    ) -> Result<(Response<Incoming>, PooledConnection), UpstreamError> {
         let answered = match self.application.http2 {
             true => self.send_http2(request).await,
             false => self.send_http1(request).await,
@@ -209,13 +212,13 @@ impl Pool {
     async fn send_http1(
         &self,
         mut request: Request<UpstreamBody>,
-    ) -> Result<(Response<Incoming>, Connection), UpstreamError> {
+    ) -> Result<(Response<Incoming>, PooledConnection), UpstreamError> {
         while let Some(mut connection) = self.take() {
             match connection.sender.try_send_request(request).await {
                 Ok(response) => {
                     return Ok((
                         response,
-                        Connection {
+                        PooledConnection {
                             own: Some(connection),
                         },
                     ));
@@ -232,7 +235,7 @@ impl Pool {
         let response = connection.sender.send_request(request).await?;
         Ok((
             response,
-            Connection {
+            PooledConnection {
                 own: Some(connection),
             },
         ))
@@ -241,7 +244,7 @@ impl Pool {
     async fn send_http2(
         &self,
         mut request: Request<UpstreamBody>,
-    ) -> Result<(Response<Incoming>, Connection), UpstreamError> {
+    ) -> Result<(Response<Incoming>, PooledConnection), UpstreamError> {
         let kept = self
             .multiplexed
             .lock()
@@ -249,7 +252,7 @@ impl Pool {
             .clone();
         if let Some(mut sender) = kept.filter(|sender| !sender.is_closed()) {
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Connection { own: None })),
+                Ok(response) => return Ok((response, PooledConnection { own: None })),
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(failed.into_error().into()),
@@ -258,7 +261,7 @@ impl Pool {
         }
 
         let stream = self.stream().await?;
-        let (mut sender, driver) = http2::Builder::new(Owned(self.tasks.clone()))
+        let (mut sender, driver) = http2::Builder::new(PoolTasks(self.tasks.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(HTTP2_STREAM_WINDOW)
             .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
@@ -276,11 +279,11 @@ impl Pool {
             .unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
 
         let response = sender.send_request(request).await?;
-        Ok((response, Connection { own: None }))
+        Ok((response, PooledConnection { own: None }))
     }
 
     /// Keeps a connection whose answer has been read to its end.
-    pub async fn put_back(&self, connection: Connection) {
+    pub async fn put_back(&self, connection: PooledConnection) {
         let Some(mut connection) = connection.own else {
             return;
         };
@@ -290,7 +293,7 @@ impl Pool {
 
         let mut list = self.lock();
         if list.connections.len() < UPSTREAM_IDLE_CONNECTIONS {
-            list.connections.push(Idle {
+            list.connections.push(IdleConnection {
                 connection,
                 since: Instant::now(),
             });
@@ -342,12 +345,12 @@ impl Pool {
         Ok(Own { sender, socket })
     }
 
-    fn lock(&self) -> MutexGuard<'_, IdleList> {
+    fn lock(&self) -> MutexGuard<'_, IdleConnections> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl IdleList {
+impl IdleConnections {
     /// Drops what is too old or was closed, and learns how long the application keeps connections.
     fn sweep(&mut self) {
         let keep = self.keep;
@@ -375,7 +378,7 @@ impl IdleList {
     }
 }
 
-async fn sweep(pool: Pool, stop: CancellationToken) {
+async fn sweep(pool: ConnectionPool, stop: CancellationToken) {
     let mut tick = interval(SWEEP);
     loop {
         tokio::select! {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hookward_core::diagnostics::Problem;
+use hookward_core::diagnostics::Diagnostic;
 use hookward_tunnel::transport::identity::crypto_provider;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
@@ -30,16 +30,16 @@ pub struct Trust {
 ///
 /// # Errors
 /// What is wrong with the certificates.
-pub fn config(trust: &Trust, http2: bool) -> Result<Arc<ClientConfig>, Problem> {
+pub fn config(trust: &Trust, http2: bool) -> Result<Arc<ClientConfig>, Diagnostic> {
     let mut config = if trust.insecure {
         let provider = crypto_provider();
-        let anybody = Arc::new(Anybody {
+        let anybody = Arc::new(AcceptAnyCertificate {
             provider: Arc::clone(&provider),
         });
 
         ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| Problem::new("TLS", error.to_string()))?
+            .map_err(|error| Diagnostic::new("TLS", error.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(anybody)
             .with_no_client_auth()
@@ -61,7 +61,7 @@ pub fn config(trust: &Trust, http2: bool) -> Result<Arc<ClientConfig>, Problem> 
 ///
 /// # Errors
 /// What is wrong with the certificates.
-pub fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, Problem> {
+pub fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, Diagnostic> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let given = ca
@@ -71,15 +71,15 @@ pub fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, P
     for certificate in &given {
         roots
             .add(certificate.clone())
-            .map_err(|error| Problem::new(flag, error.to_string()))?;
+            .map_err(|error| Diagnostic::new(flag, error.to_string()))?;
     }
 
     let provider = crypto_provider();
-    let failed = |error: &dyn std::fmt::Display| Problem::new("TLS", error.to_string());
+    let failed = |error: &dyn std::fmt::Display| Diagnostic::new("TLS", error.to_string());
     let authorities =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
     let authorities = authorities.build().map_err(|error| match error {
-        VerifierBuilderError::NoRootAnchors => Problem::new(
+        VerifierBuilderError::NoRootAnchors => Diagnostic::new(
             flag,
             "missing: this system has no certificates of authorities, so none is trusted",
         ),
@@ -94,9 +94,13 @@ pub fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, P
         .with_no_client_auth())
 }
 
-fn certificates(path: &Path, flag: &'static str) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let failed =
-        |error: &dyn std::fmt::Display| Problem::new(flag, format!("{}: {error}", path.display()));
+fn certificates(
+    path: &Path,
+    flag: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, Diagnostic> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Diagnostic::new(flag, format!("{}: {error}", path.display()))
+    };
     let read = CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))?;
     let certificates = read
         .collect::<Result<Vec<_>, _>>()
@@ -221,11 +225,11 @@ impl ServerCertVerifier for Trusted {
 
 /// Takes every certificate. Who can stand in the way can read and change everything.
 #[derive(Debug)]
-struct Anybody {
+struct AcceptAnyCertificate {
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

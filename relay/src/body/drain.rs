@@ -17,12 +17,12 @@ const LEFT_BYTES: usize = 256 * 1024;
 const LEFT_TIME: Duration = Duration::from_secs(2);
 
 /// The body, and who reads what is left of it.
-pub struct Arriving {
+pub struct DrainOnDrop {
     incoming: Option<Incoming>,
     tasks: Option<TaskTracker>,
 }
 
-impl Arriving {
+impl DrainOnDrop {
     /// A body whose rest is read by a task of these, or by nobody.
     #[must_use]
     pub const fn new(incoming: Incoming, tasks: Option<TaskTracker>) -> Self {
@@ -55,7 +55,7 @@ impl Arriving {
     }
 }
 
-impl Drop for Arriving {
+impl Drop for DrainOnDrop {
     fn drop(&mut self) {
         let (Some(mut incoming), Some(tasks)) = (self.incoming.take(), self.tasks.take()) else {
             return;

@@ -5,14 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use hookward_core::limits::{GATHER, Limits, SMALL_BODY};
 use hookward_core::reason::Code;
-use hookward_runtime::body_memory::{BudgetError, Charge};
-use hookward_tunnel::body_buffer::Pieces;
+use hookward_runtime::body_memory::{BodyMemoryError, MemoryCharge};
+use hookward_tunnel::body_buffer::BodyBuffer;
 use http::HeaderMap;
 use http_body::Frame;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::body::drain::Arriving;
-use crate::overload::write_timeout::Unread;
+use crate::body::drain::DrainOnDrop;
+use crate::overload::write_timeout::UnreadBody;
 
 /// How long a body waits for room while the slowest other one is being dropped.
 const ROOM: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const ABSURD: u64 = 1 << 40;
 
 /// Why a body was not read to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum BodyError {
+pub enum RequestBodyError {
     /// It came more slowly than it must, or not within the time for a whole body.
     #[error("the body came too slowly")]
     Slow,
@@ -35,13 +35,13 @@ pub enum BodyError {
     TooLarge(u64),
     /// There is no room.
     #[error(transparent)]
-    NoRoom(#[from] BudgetError),
+    NoRoom(#[from] BodyMemoryError),
     /// The sender broke it off, or it is framed wrongly.
     #[error("the body broke off or is framed wrongly: {0}")]
     Broken(hyper::Error),
 }
 
-impl BodyError {
+impl RequestBodyError {
     /// The code of the answer.
     #[must_use]
     pub const fn code(&self) -> Code {
@@ -56,9 +56,9 @@ impl BodyError {
 
 /// A request's body, as it comes in.
 pub struct SenderBody {
-    incoming: Arriving,
+    incoming: DrainOnDrop,
     /// Cleared when the end has been read.
-    unread: Unread,
+    unread: UnreadBody,
     window: Duration,
     rate: u64,
     /// Time spent waiting for the sender in this window, and what came.
@@ -67,7 +67,7 @@ pub struct SenderBody {
 }
 
 /// What could be read of a body at once.
-pub struct Gathered {
+pub struct BodyStart {
     /// The bytes.
     pub bytes: Bytes,
     /// Whether that was all.
@@ -80,8 +80,12 @@ impl SenderBody {
     /// A body that must bring the bytes a second that the limits ask for.
     ///
     /// # Errors
-    /// [`BodyError::TooLarge`] when the announced length is absurd.
-    pub fn new(incoming: Arriving, limits: &Limits, unread: Unread) -> Result<Self, BodyError> {
+    /// [`RequestBodyError::TooLarge`] when the announced length is absurd.
+    pub fn new(
+        incoming: DrainOnDrop,
+        limits: &Limits,
+        unread: UnreadBody,
+    ) -> Result<Self, RequestBodyError> {
         let (window, rate) = (limits.body_window, limits.body_rate);
         let body = Self {
             incoming,
@@ -92,7 +96,7 @@ impl SenderBody {
             came: 0,
         };
         match body.length() {
-            Some(length) if length > ABSURD => Err(BodyError::TooLarge(ABSURD)),
+            Some(length) if length > ABSURD => Err(RequestBodyError::TooLarge(ABSURD)),
             _ => Ok(body),
         }
     }
@@ -113,8 +117,8 @@ impl SenderBody {
     /// against its rate.
     ///
     /// # Errors
-    /// [`BodyError::Slow`] or [`BodyError::Broken`].
-    pub async fn next(&mut self) -> Result<Option<Frame<Bytes>>, BodyError> {
+    /// [`RequestBodyError::Slow`] or [`RequestBodyError::Broken`].
+    pub async fn next(&mut self) -> Result<Option<Frame<Bytes>>, RequestBodyError> {
         loop {
             let since = Instant::now();
             let left = self.window.saturating_sub(self.waited);
@@ -129,13 +133,13 @@ impl SenderBody {
                     }
                     return Ok(Some(frame));
                 }
-                Ok(Some(Err(error))) => return Err(BodyError::Broken(error)),
+                Ok(Some(Err(error))) => return Err(RequestBodyError::Broken(error)),
                 Ok(None) => {
                     self.unread.set(false);
                     return Ok(None);
                 }
                 Err(_) if self.came < self.rate.saturating_mul(self.window.as_secs().max(1)) => {
-                    return Err(BodyError::Slow);
+                    return Err(RequestBodyError::Slow);
                 }
                 Err(_) => (self.waited, self.came) = (Duration::ZERO, 0),
             }
@@ -145,29 +149,29 @@ impl SenderBody {
     /// Reads the whole body, up to `cap` bytes.
     ///
     /// # Errors
-    /// [`BodyError`].
+    /// [`RequestBodyError`].
     pub async fn read_whole(
         &mut self,
         cap: u64,
         within: Duration,
-        charge: &mut Charge,
-    ) -> Result<Bytes, BodyError> {
+        charge: &mut MemoryCharge,
+    ) -> Result<Bytes, RequestBodyError> {
         if self.length().is_some_and(|length| length > cap) {
-            return Err(BodyError::TooLarge(cap));
+            return Err(RequestBodyError::TooLarge(cap));
         }
 
         let deadline = Instant::now() + within;
-        let mut collected = Pieces::expecting(self.length());
+        let mut collected = BodyBuffer::expecting(self.length());
 
         loop {
             let evicted = charge.evicted();
             let next = tokio::select! {
                 biased;
-                next = timeout_at(deadline, self.next()) => next.map_err(|_| BodyError::Slow)??,
+                next = timeout_at(deadline, self.next()) => next.map_err(|_| RequestBodyError::Slow)??,
                 () = evicted => {
                     // It is in need of room, too: the rest of it is not waited for.
                     self.unread.set_slow();
-                    return Err(BodyError::Evicted);
+                    return Err(RequestBodyError::Evicted);
                 }
             };
             let Some(frame) = next else { break };
@@ -176,7 +180,7 @@ impl SenderBody {
             };
 
             if collected.len() as u64 + data.len() as u64 > cap {
-                return Err(BodyError::TooLarge(cap));
+                return Err(RequestBodyError::TooLarge(cap));
             }
 
             make_room(charge, data.len() as u64).await?;
@@ -194,10 +198,13 @@ impl SenderBody {
     /// Reads what comes at once: the whole of a small body, or the first piece of a large one.
     ///
     /// # Errors
-    /// [`BodyError`].
-    pub async fn gather(&mut self, charge: &mut Charge) -> Result<Gathered, BodyError> {
+    /// [`RequestBodyError`].
+    pub async fn gather(
+        &mut self,
+        charge: &mut MemoryCharge,
+    ) -> Result<BodyStart, RequestBodyError> {
         let deadline = Instant::now() + GATHER;
-        let mut collected = Pieces::expecting(self.length());
+        let mut collected = BodyBuffer::expecting(self.length());
         let mut trailers = None;
         let mut complete = self.is_end();
         while !complete && collected.len() < SMALL_BODY {
@@ -216,7 +223,7 @@ impl SenderBody {
         }
 
         charge.complete();
-        Ok(Gathered {
+        Ok(BodyStart {
             bytes: collected.into_bytes(),
             complete,
             trailers,
@@ -225,14 +232,14 @@ impl SenderBody {
 }
 
 /// Charges bytes; when there is no room, waits a moment for the slowest body to go.
-async fn make_room(charge: &mut Charge, bytes: u64) -> Result<(), BodyError> {
+async fn make_room(charge: &mut MemoryCharge, bytes: u64) -> Result<(), RequestBodyError> {
     let deadline = Instant::now() + ROOM;
     loop {
         match charge.add(bytes) {
             Ok(()) => return Ok(()),
-            Err(BudgetError::Full) if Instant::now() < deadline => tokio::select! {
+            Err(BodyMemoryError::Full) if Instant::now() < deadline => tokio::select! {
                 () = sleep(ROOM_AGAIN) => {}
-                () = charge.evicted() => return Err(BodyError::Evicted),
+                () = charge.evicted() => return Err(RequestBodyError::Evicted),
             },
             Err(error) => return Err(error.into()),
         }

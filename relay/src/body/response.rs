@@ -10,33 +10,33 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
 use crate::body::sender::BodySender;
-use crate::overload::activity::OpenRequest;
-use crate::overload::load::UnderWay;
-use crate::overload::per_client::Place;
-use crate::overload::slow_readers::{OnItsWay, Untaken};
+use crate::overload::activity::InFlightRequest;
+use crate::overload::load::LoadGuard;
+use crate::overload::per_client::ClientSlot;
+use crate::overload::slow_readers::{ResponseBacklog, TrackedResponse};
 
 /// The body of an answer: the relay's own, or the application's.
-pub struct AnswerBody {
-    source: Source,
+pub struct ResponseBody {
+    source: ResponseSource,
     /// What counts this request until its answer has been taken.
-    held: Option<(OpenRequest, Option<Place>)>,
+    held: Option<(InFlightRequest, Option<ClientSlot>)>,
     /// What counts it as under way in its session.
-    under_way: Option<UnderWay>,
+    under_way: Option<LoadGuard>,
 }
 
-enum Source {
+enum ResponseSource {
     /// In memory.
     Own(Full<Bytes>),
     /// As it comes through the tunnel.
-    Tunnel(OnItsWay<TunnelBody>),
+    Tunnel(TrackedResponse<TunnelBody>),
 }
 
 /// Why an answer broke off.
 #[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
+pub enum ResponseBodyError {
     /// It came to no good end.
     #[error(transparent)]
-    Body(#[from] body::BodyError),
+    Body(#[from] body::MessageBodyError),
     /// It was not taken.
     #[error("the answer was not taken, and others needed its room")]
     GaveWay,
@@ -54,7 +54,10 @@ impl TunnelBody {
         self.body.size_hint().exact()
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         if let Some(pump) = &mut self.pump
             && Pin::new(pump).poll(cx).is_ready()
         {
@@ -64,16 +67,16 @@ impl TunnelBody {
 
         Pin::new(&mut self.body)
             .poll_frame(cx)
-            .map_err(AnswerError::Body)
+            .map_err(ResponseBodyError::Body)
     }
 }
 
-impl AnswerBody {
+impl ResponseBody {
     /// A body in memory.
     #[must_use]
     pub const fn own(body: Full<Bytes>) -> Self {
         Self {
-            source: Source::Own(body),
+            source: ResponseSource::Own(body),
             held: None,
             under_way: None,
         }
@@ -81,7 +84,7 @@ impl AnswerBody {
 
     /// Holds these until the body has been taken to its end, or dropped.
     #[must_use]
-    pub fn hold(mut self, mut open: OpenRequest, place: Option<Place>) -> Self {
+    pub fn hold(mut self, mut open: InFlightRequest, place: Option<ClientSlot>) -> Self {
         open.taken(true);
         self.held = Some((open, place));
         self
@@ -89,7 +92,7 @@ impl AnswerBody {
 
     /// Counts it as under way in its session until then, too.
     #[must_use]
-    pub fn count(mut self, under_way: UnderWay) -> Self {
+    pub fn count(mut self, under_way: LoadGuard) -> Self {
         self.under_way = Some(under_way);
         self
     }
@@ -97,7 +100,7 @@ impl AnswerBody {
     pub(crate) async fn new(
         mut body: MessageBody,
         pump: Option<BodySender>,
-        untaken: &Arc<Untaken<TunnelBody>>,
+        untaken: &Arc<ResponseBacklog<TunnelBody>>,
     ) -> Self {
         if pump.is_none()
             && let Some(whole) = body.take_if_arrived().await
@@ -105,31 +108,31 @@ impl AnswerBody {
             return Self::own(Full::new(whole));
         }
 
-        let on_its_way = OnItsWay::new(TunnelBody { body, pump }, untaken);
+        let on_its_way = TrackedResponse::new(TunnelBody { body, pump }, untaken);
         Self {
-            source: Source::Tunnel(on_its_way),
+            source: ResponseSource::Tunnel(on_its_way),
             held: None,
             under_way: None,
         }
     }
 }
 
-impl Body for AnswerBody {
+impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = AnswerError;
+    type Error = ResponseBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         let frame = match &mut self.source {
-            Source::Own(full) => Pin::new(full)
+            ResponseSource::Own(full) => Pin::new(full)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            Source::Tunnel(on_its_way) => {
+            ResponseSource::Tunnel(on_its_way) => {
                 match on_its_way.take(|body| body.poll(cx), TunnelBody::left) {
                     Some(frame) => frame,
-                    None => Poll::Ready(Some(Err(AnswerError::GaveWay))),
+                    None => Poll::Ready(Some(Err(ResponseBodyError::GaveWay))),
                 }
             }
         };
@@ -143,8 +146,8 @@ impl Body for AnswerBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Own(full) => full.is_end_stream(),
-            Source::Tunnel(on_its_way) => on_its_way
+            ResponseSource::Own(full) => full.is_end_stream(),
+            ResponseSource::Tunnel(on_its_way) => on_its_way
                 .look(|body| body.body.is_end_stream())
                 .unwrap_or(false),
         }
@@ -152,8 +155,8 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Own(full) => full.size_hint(),
-            Source::Tunnel(on_its_way) => on_its_way
+            ResponseSource::Own(full) => full.size_hint(),
+            ResponseSource::Tunnel(on_its_way) => on_its_way
                 .look(|body| body.body.size_hint())
                 .unwrap_or_default(),
         }

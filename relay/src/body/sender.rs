@@ -6,13 +6,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hookward_core::headers::{passes_to_application, trailer_passes};
-use hookward_runtime::body_memory::Charge;
-use hookward_tunnel::protocol::head::{self, Request};
+use hookward_runtime::body_memory::MemoryCharge;
+use hookward_tunnel::protocol::head::{self, ExchangeRequest};
 use hookward_tunnel::transport::{MessageWriter, StreamError};
 use http::header::{self as names, HeaderName};
 use tokio::time::timeout;
 
-use crate::body::request::{BodyError, Gathered, SenderBody};
+use crate::body::request::{BodyStart, RequestBodyError, SenderBody};
 
 /// Failure to send a request's body into the tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ pub(crate) enum SendError {
     Stalled(Duration),
     /// The sender's body failed.
     #[error(transparent)]
-    Body(BodyError),
+    Body(RequestBodyError),
 }
 
 /// Whether a field of the request goes on. A body in one piece has no trailers to announce.
@@ -36,9 +36,9 @@ pub(crate) fn passes(whole: bool) -> impl Fn(&HeaderName) -> bool {
 /// Sends a body as it comes in.
 pub(crate) async fn stream(
     mut writer: MessageWriter,
-    request: Request,
-    first: Gathered,
-    charge: Charge,
+    request: ExchangeRequest,
+    first: BodyStart,
+    charge: MemoryCharge,
     mut rest: SenderBody,
     patience: Duration,
 ) -> Result<(), SendError> {
@@ -80,7 +80,7 @@ pub(crate) async fn with_timeout<T>(
 pub(crate) struct BodySender {
     sending: Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>>,
     /// The memory that the body takes.
-    pub(crate) charge: Option<Charge>,
+    pub(crate) charge: Option<MemoryCharge>,
 }
 
 impl BodySender {

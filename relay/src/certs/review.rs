@@ -9,7 +9,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, ServerName};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{CertError, Certified};
+use super::{CertError, CertificatePair};
 
 /// A label that no tunnel has: a certificate that covers it covers every tunnel below the domain.
 const ANY_LABEL: &str = "hookward-any";
@@ -23,7 +23,7 @@ const DAY_SECONDS: u64 = 86_400;
 /// [`CertError`] for what no sender could use: a key that is not the certificate's, a chain in the
 /// wrong order.
 pub fn review(
-    certified: &Certified,
+    certified: &CertificatePair,
     files: (&Path, &Path),
     domain: &HostName,
     hosts: &[HostName],
@@ -95,7 +95,7 @@ pub fn review(
 }
 
 /// Checks that the key is that of the first certificate.
-pub(super) fn check_key(certified: &Certified, key_file: &Path) -> Result<(), String> {
+pub(super) fn check_key(certified: &CertificatePair, key_file: &Path) -> Result<(), String> {
     let provider = crypto_provider();
     let fits = |chain: Vec<CertificateDer<'static>>| {
         CertifiedKey::from_der(chain, certified.key.clone_key(), &provider).map(drop)

@@ -8,7 +8,7 @@ use hookward_core::names::AgentName;
 use hookward_core::secret::Secret;
 use hookward_tunnel::join_token::JoinToken;
 
-use crate::certs::Identity;
+use crate::certs::TunnelIdentity;
 use crate::cli::{AgentArgs, AgentCommand, DataDir};
 use crate::commands::CommandError;
 use crate::commands::say;
@@ -18,7 +18,7 @@ use crate::storage::agents::TakenHost;
 
 /// What is wrong with the command line.
 #[derive(Debug, thiserror::Error)]
-pub enum Mistake {
+pub enum AgentCommandError {
     /// The name.
     #[error("{0:?} is no agent's name: letters, digits and hyphens, at most 63")]
     Name(String),
@@ -43,7 +43,7 @@ pub fn run(command: AgentCommand) -> Result<(), CommandError> {
             let relay = store
                 .tunnel_address()?
                 .ok_or_else(|| no_relay(&args.data_dir.data_dir))?;
-            let identity = Identity::load(&args.data_dir.data_dir)?;
+            let identity = TunnelIdentity::load(&args.data_dir.data_dir)?;
             let secret = Secret::mint()?;
 
             if let Some(TakenHost { host, from }) =
@@ -65,7 +65,7 @@ pub fn run(command: AgentCommand) -> Result<(), CommandError> {
         AgentCommand::Remove(args) => {
             let (name, store) = open(&args)?;
             if !store.remove_agent(&name)? {
-                return Err(Mistake::Unknown(name).into());
+                return Err(AgentCommandError::Unknown(name).into());
             }
             say(&format!(
                 "agent {name} is removed; its session ends within seconds"
@@ -100,7 +100,8 @@ fn note(text: &str) {
 }
 
 fn open(args: &AgentArgs) -> Result<(AgentName, Store), CommandError> {
-    let name = AgentName::parse(&args.name).ok_or_else(|| Mistake::Name(args.name.clone()))?;
+    let name =
+        AgentName::parse(&args.name).ok_or_else(|| AgentCommandError::Name(args.name.clone()))?;
     Ok((name, open_store(&args.data_dir.data_dir)?))
 }
 
@@ -112,6 +113,6 @@ fn open_store(dir: &Path) -> Result<Store, CommandError> {
     Ok(Store::open(&path)?)
 }
 
-fn no_relay(dir: &Path) -> Mistake {
-    Mistake::NoRelay(dir.display().to_string())
+fn no_relay(dir: &Path) -> AgentCommandError {
+    AgentCommandError::NoRelay(dir.display().to_string())
 }

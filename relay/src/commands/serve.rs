@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use hookward_core::clock::Clock;
-use hookward_core::diagnostics::{Problem, Problems};
+use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_core::limits::Limits;
 use hookward_core::names::AgentName;
 use hookward_runtime::process;
@@ -13,13 +13,13 @@ use crate::Relay;
 use crate::cli::{LogFormat, ServeArgs};
 use crate::commands::CommandError;
 use crate::commands::say;
-use crate::settings::{self, Settings, Written};
+use crate::settings::{self, RawSettings, Settings};
 
 /// The file of the first join token in the data directory.
 const TOKEN_FILE: &str = "first-join-token";
 
 /// Where the first join token is.
-enum First {
+enum FirstToken {
     /// On the terminal.
     Shown(String),
     /// In this file.
@@ -61,7 +61,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
 
     let first = first.map(|(token, name)| {
         match args.log_format == LogFormat::Text && std::io::stdout().is_terminal() {
-            true => Ok((name, First::Shown(token.to_text()))),
+            true => Ok((name, FirstToken::Shown(token.to_text()))),
             false => {
                 // A journal keeps what is printed for years, and many can read it.
                 process::write_private(&token_file, token.to_text().as_bytes()).map_err(
@@ -69,7 +69,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
                         "first-join-token (make another with `hookward-relay agent add`)",
                     ),
                 )?;
-                Ok::<_, CommandError>((name, First::Written(token_file.display().to_string())))
+                Ok::<_, CommandError>((name, FirstToken::Written(token_file.display().to_string())))
             }
         }
     });
@@ -78,7 +78,7 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let ca = relay.self_signed().map(|path| path.display().to_string());
     match args.log_format {
         LogFormat::Json => {
-            if let Some((name, First::Written(file))) = first {
+            if let Some((name, FirstToken::Written(file))) = first {
                 say(&serde_json::json!({ "event": "join_token", "agent": name.as_str(), "file": file }).to_string())?;
             }
 
@@ -95,10 +95,10 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
         }
         LogFormat::Text => {
             match first {
-                Some((name, First::Shown(token))) => say(&format!(
+                Some((name, FirstToken::Shown(token))) => say(&format!(
                     "join token for agent {name}, good once and for 24 hours (`hookward join -`):\n\n{token}\n"
                 ))?,
-                Some((name, First::Written(file))) => say(&format!(
+                Some((name, FirstToken::Written(file))) => say(&format!(
                     "join token for agent {name}, good once and for 24 hours, is in {file} (`hookward join FILE`)"
                 ))?,
                 None => {}
@@ -131,17 +131,17 @@ pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn settings(args: &ServeArgs) -> Result<Settings, Problems> {
+fn settings(args: &ServeArgs) -> Result<Settings, Diagnostics> {
     let mut problems = Vec::new();
     let (file, limits) = match &args.config {
-        None => (Written::default(), Limits::default()),
+        None => (RawSettings::default(), Limits::default()),
         Some(path) => {
             let name = path.display().to_string();
             match std::fs::read_to_string(path) {
                 Ok(text) => settings::read_file(&name, &text, &mut problems),
                 Err(error) => {
-                    problems.push(Problem::new(name, format!("can't be read: {error}")));
-                    (Written::default(), Limits::default())
+                    problems.push(Diagnostic::new(name, format!("can't be read: {error}")));
+                    (RawSettings::default(), Limits::default())
                 }
             }
         }

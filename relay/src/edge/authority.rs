@@ -17,14 +17,14 @@ pub struct Ports {
 /// Why a request names no host that could be served, and the host that was meant, as far as it is
 /// known.
 #[derive(Debug)]
-pub struct NoHost {
+pub struct AuthorityError {
     /// The refusal.
     pub refusal: Refusal,
     /// Whose owner should know.
     pub host: Option<HostName>,
 }
 
-impl From<Refusal> for NoHost {
+impl From<Refusal> for AuthorityError {
     fn from(refusal: Refusal) -> Self {
         Self {
             refusal,
@@ -43,8 +43,8 @@ pub fn host(
     headers: &HeaderMap,
     sni: Option<&str>,
     ports: Ports,
-) -> Result<HostName, NoHost> {
-    let bad = |why: &str| NoHost::from(Refusal::new(Check::Host, Code::Malformed, why));
+) -> Result<HostName, AuthorityError> {
+    let bad = |why: &str| AuthorityError::from(Refusal::new(Check::Host, Code::Malformed, why));
     let scheme = uri.scheme().map(http::uri::Scheme::as_str);
     if scheme.is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(bad("the target has a scheme other than http and https"));
@@ -98,7 +98,7 @@ pub fn host(
 }
 
 /// A host, alone or with one of the known ports.
-fn parse(text: &str, what: &str, ports: Ports) -> Result<HostName, NoHost> {
+fn parse(text: &str, what: &str, ports: Ports) -> Result<HostName, AuthorityError> {
     let malformed = || {
         Refusal::new(
             Check::Host,
@@ -116,7 +116,7 @@ fn parse(text: &str, what: &str, ports: Ports) -> Result<HostName, NoHost> {
         ports.public
     );
 
-    Err(NoHost {
+    Err(AuthorityError {
         refusal: Refusal::new(Check::Host, Code::Malformed, why),
         host: Some(host),
     })

@@ -13,23 +13,23 @@ use hookward_core::limits::DOCTOR_BYTES;
 use hookward_core::names::HostName;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_gate::engine::{
-    AfterClaim, Decision, Gate, HeadVerdict, PendingBody, Permit, Request, State,
+    AfterClaim, Decision, Gate, GateState, HeadVerdict, PendingBody, Permit, Request,
 };
 use hookward_gate::inspection::Work;
-use hookward_gate::providers::challenge::Answer;
+use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_gate::request::{OwnedHead, RequestHead};
-use hookward_runtime::body_memory::Charge;
-use hookward_runtime::offload::{NoTurn, OFFLOAD_BYTES, Queue};
+use hookward_runtime::body_memory::MemoryCharge;
+use hookward_runtime::offload::{OFFLOAD_BYTES, OffloadQueue, QueueTimeout};
 
-use crate::body::request::{BodyError, SenderBody};
-use crate::edge::state::Edge;
-use crate::forward::Outgoing;
-use crate::storage::dedup::HeldClaim;
+use crate::body::request::{RequestBodyError, SenderBody};
+use crate::edge::state::EdgeState;
+use crate::forward::RequestBody;
+use crate::storage::dedup::ClaimGuard;
 
 /// A request on its way through the gates.
-pub struct Case<'c> {
+pub struct Authorizer<'c> {
     /// What all requests share.
-    pub edge: &'c Edge,
+    pub edge: &'c EdgeState,
     /// Its head.
     pub head: RequestHead<'c>,
     /// Its host.
@@ -41,37 +41,37 @@ pub struct Case<'c> {
     /// The tunnel's gate.
     pub gate: &'c Arc<Gate>,
     /// The memory of the tunnel's gate.
-    pub state: &'c Arc<State>,
+    pub state: &'c Arc<GateState>,
     /// Where checks of the tunnel's large bodies wait.
-    pub checks: &'c Queue,
+    pub checks: &'c OffloadQueue,
     /// Whether a WebSocket is asked for.
     pub wants_upgrade: bool,
 }
 
 /// What becomes of a request.
-pub enum Judged {
+pub enum Authorization {
     /// It goes on.
-    Forward(Box<Passed>),
+    Forward(Box<Authorized>),
     /// It is a handshake, answered here.
-    Answer(Box<Answer>),
+    Answer(Box<ChallengeResponse>),
     /// It came before, and is acknowledged.
     Acknowledge,
 }
 
 /// A request that passed.
-pub struct Passed {
+pub struct Authorized {
     /// The proof.
     pub permit: Permit,
     /// What is to be sent.
-    pub outgoing: Outgoing,
+    pub outgoing: RequestBody,
     /// Keys that were fetched, for the agent's gate.
     pub keys: FetchedKeys,
     /// The claim on the delivery, to be confirmed when it was answered 2xx.
-    pub claim: Option<HeldClaim>,
+    pub claim: Option<ClaimGuard>,
 }
 
 /// What one gate still wants to see.
-enum Pending {
+enum PendingCheck {
     /// The body.
     Body(PendingBody),
     /// Nothing.
@@ -79,19 +79,23 @@ enum Pending {
 }
 
 /// The body, as far as it was read.
-enum Sent {
+enum ReceivedBody {
     /// All of it.
-    Read(Bytes, Charge),
+    Read(Bytes, MemoryCharge),
     /// Nothing of it.
-    Coming(SenderBody, Charge),
+    Coming(SenderBody, MemoryCharge),
 }
 
-impl Case<'_> {
+impl Authorizer<'_> {
     /// Judges the request.
     ///
     /// # Errors
     /// The first refusal.
-    pub async fn judge(&self, mut body: SenderBody, mut charge: Charge) -> Result<Judged, Refusal> {
+    pub async fn judge(
+        &self,
+        mut body: SenderBody,
+        mut charge: MemoryCharge,
+    ) -> Result<Authorization, Refusal> {
         let floor = match self.edge.floor.gate() {
             Some(gate) => Some(
                 self.head_of(&gate, &self.edge.floor_state)
@@ -101,53 +105,57 @@ impl Case<'_> {
         };
 
         let mut sent = match floor {
-            Some(Pending::Decided(Decision::Answer(answer))) => {
-                return self.confirmed(answer).await.map(Judged::Answer);
+            Some(PendingCheck::Decided(Decision::Answer(answer))) => {
+                return self.confirmed(answer).await.map(Authorization::Answer);
             }
-            None | Some(Pending::Decided(_)) => Sent::Coming(body, charge),
+            None | Some(PendingCheck::Decided(_)) => ReceivedBody::Coming(body, charge),
             // To its end, before the tunnel's own gate counts the request against a rate.
-            Some(Pending::Body(pending)) => {
+            Some(PendingCheck::Body(pending)) => {
                 let whole = self
                     .whole(&mut body, pending.max_body(), &mut charge)
                     .await?;
                 let mut keys = FetchedKeys::default();
-                let pending = Pending::Body(pending);
+                let pending = PendingCheck::Body(pending);
                 let decision = self
                     .body_of(pending, &whole, &self.edge.floor_state, &mut keys)
                     .await;
                 if let Decision::Answer(answer) = decision.map_err(of_floor)? {
-                    return self.confirmed(answer).await.map(Judged::Answer);
+                    return self.confirmed(answer).await.map(Authorization::Answer);
                 }
 
-                Sent::Read(whole, charge)
+                ReceivedBody::Read(whole, charge)
             }
         };
 
         let own = match self.head_of(self.gate, self.state)? {
-            Pending::Decided(decision) => {
+            PendingCheck::Decided(decision) => {
                 return self.decided(decision, sent, FetchedKeys::default()).await;
             }
-            Pending::Body(pending) => pending,
+            PendingCheck::Body(pending) => pending,
         };
 
         let (whole, charge) = match sent {
-            Sent::Read(whole, charge) if whole.len() as u64 <= own.max_body() => (whole, charge),
-            Sent::Read(..) => return Err(refused_body(BodyError::TooLarge(own.max_body()))),
-            Sent::Coming(ref mut body, mut charge) => {
+            ReceivedBody::Read(whole, charge) if whole.len() as u64 <= own.max_body() => {
+                (whole, charge)
+            }
+            ReceivedBody::Read(..) => {
+                return Err(refused_body(RequestBodyError::TooLarge(own.max_body())));
+            }
+            ReceivedBody::Coming(ref mut body, mut charge) => {
                 (self.whole(body, own.max_body(), &mut charge).await?, charge)
             }
         };
 
         let mut keys = FetchedKeys::default();
         let decision = self
-            .body_of(Pending::Body(own), &whole, self.state, &mut keys)
+            .body_of(PendingCheck::Body(own), &whole, self.state, &mut keys)
             .await;
         let decision = match decision {
             Ok(decision) => decision,
             Err(refusal) => return Err(self.diagnosed(refusal, &whole, &keys).await),
         };
 
-        self.decided(decision, Sent::Read(whole, charge), keys)
+        self.decided(decision, ReceivedBody::Read(whole, charge), keys)
             .await
     }
 
@@ -156,7 +164,7 @@ impl Case<'_> {
         &self,
         body: &mut SenderBody,
         cap: u64,
-        charge: &mut Charge,
+        charge: &mut MemoryCharge,
     ) -> Result<Bytes, Refusal> {
         let cap = cap.min(self.edge.limits.body_bytes);
         body.read_whole(cap, self.edge.limits.body_whole, charge)
@@ -176,26 +184,26 @@ impl Case<'_> {
         self.head_of(self.gate, self.state).map(drop)
     }
 
-    fn head_of(&self, gate: &Arc<Gate>, state: &State) -> Result<Pending, Refusal> {
+    fn head_of(&self, gate: &Arc<Gate>, state: &GateState) -> Result<PendingCheck, Refusal> {
         let verdict = gate.check_head(self.head, self.client, self.received, state);
         match verdict
             .inspect_err(|refusal| gate.note_refusal(refusal, self.client, self.received, state))?
         {
-            HeadVerdict::Decided(decision) => Ok(Pending::Decided(decision)),
-            HeadVerdict::ReadBody(pending) => Ok(Pending::Body(pending)),
+            HeadVerdict::Decided(decision) => Ok(PendingCheck::Decided(decision)),
+            HeadVerdict::ReadBody(pending) => Ok(PendingCheck::Body(pending)),
         }
     }
 
     async fn body_of(
         &self,
-        pending: Pending,
+        pending: PendingCheck,
         body: &Bytes,
-        state: &Arc<State>,
+        state: &Arc<GateState>,
         keys: &mut FetchedKeys,
     ) -> Result<Decision, Refusal> {
         let pending = match pending {
-            Pending::Decided(decision) => return Ok(decision),
-            Pending::Body(pending) => pending,
+            PendingCheck::Decided(decision) => return Ok(decision),
+            PendingCheck::Body(pending) => pending,
         };
         let mut pending = pending;
         if pending.may_want_keys() {
@@ -239,44 +247,45 @@ impl Case<'_> {
             .run(self.checks, move || check(head.head(), &body))
             .await;
 
-        checked.map_err(|NoTurn| Refusal::new(Check::Body, Code::Busy, NoTurn.to_string()))
+        checked
+            .map_err(|QueueTimeout| Refusal::new(Check::Body, Code::Busy, QueueTimeout.to_string()))
     }
 
     /// What the tunnel's gate decided.
     async fn decided(
         &self,
         decision: Decision,
-        sent: Sent,
+        sent: ReceivedBody,
         keys: FetchedKeys,
-    ) -> Result<Judged, Refusal> {
+    ) -> Result<Authorization, Refusal> {
         let (permit, claim) = match decision {
             Decision::Forward(permit) => (permit, None),
             Decision::Answer(answer) | Decision::Pair(_, answer) => {
-                return self.confirmed(answer).await.map(Judged::Answer);
+                return self.confirmed(answer).await.map(Authorization::Answer);
             }
             Decision::Claim(pending) => {
                 let (claimed, held) = self.edge.replays.claim(self.host, &pending.claim).await;
                 match pending.judged(claimed, self.received, self.state)? {
-                    AfterClaim::Acknowledge => return Ok(Judged::Acknowledge),
+                    AfterClaim::Acknowledge => return Ok(Authorization::Acknowledge),
                     AfterClaim::Forward(permit) => (permit, Some(held)),
                 }
             }
         };
 
         let outgoing = match sent {
-            _ if self.wants_upgrade && permit.settings().websocket => Outgoing::Upgrade,
-            Sent::Read(bytes, charge) => Outgoing::Whole(bytes, charge),
-            Sent::Coming(mut rest, mut charge) => {
+            _ if self.wants_upgrade && permit.settings().websocket => RequestBody::Upgrade,
+            ReceivedBody::Read(bytes, charge) => RequestBody::Whole(bytes, charge),
+            ReceivedBody::Coming(mut rest, mut charge) => {
                 let gathered = rest.gather(&mut charge).await.map_err(refused_body)?;
                 if gathered.complete && gathered.trailers.is_none() {
-                    Outgoing::Whole(gathered.bytes, charge)
+                    RequestBody::Whole(gathered.bytes, charge)
                 } else {
-                    Outgoing::Streamed(gathered, charge, Box::new(rest))
+                    RequestBody::Streamed(gathered, charge, Box::new(rest))
                 }
             }
         };
 
-        Ok(Judged::Forward(Box::new(Passed {
+        Ok(Authorization::Forward(Box::new(Authorized {
             permit,
             outgoing,
             keys,
@@ -285,7 +294,10 @@ impl Case<'_> {
     }
 
     /// A handshake that is confirmed by fetching a URL of the provider's.
-    async fn confirmed(&self, answer: Box<Answer>) -> Result<Box<Answer>, Refusal> {
+    async fn confirmed(
+        &self,
+        answer: Box<ChallengeResponse>,
+    ) -> Result<Box<ChallengeResponse>, Refusal> {
         /// Bytes of what a confirmation answers, which nobody looks at.
         const ANSWER_BYTES: usize = 64 * 1024;
 
@@ -354,8 +366,8 @@ fn of_floor(refusal: Refusal) -> Refusal {
 }
 
 /// What the sender did wrong with its body.
-pub fn refused_body(error: BodyError) -> Refusal {
-    let check = if matches!(error, BodyError::TooLarge(_)) {
+pub fn refused_body(error: RequestBodyError) -> Refusal {
+    let check = if matches!(error, RequestBodyError::TooLarge(_)) {
         Check::BodySize
     } else {
         Check::Body

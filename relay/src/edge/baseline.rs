@@ -6,22 +6,22 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use hookward_core::clock::Clock;
-use hookward_core::diagnostics::{Problem, Problems};
+use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_gate::engine::{Gate, Side};
 use hookward_gate::policy::{Accept, file};
 use hookward_runtime::reload::Reloads;
 use hookward_runtime::secrets::VettedSecrets;
 use tokio_util::sync::CancellationToken;
 
-use crate::fetch::ip_sets::AddressLists;
+use crate::fetch::ip_sets::IpSetUpdater;
 
 /// The floor in use; clones share it.
 #[derive(Clone)]
-pub struct Floor {
+pub struct BaselinePolicy {
     gate: Arc<ArcSwapOption<Gate>>,
 }
 
-impl Floor {
+impl BaselinePolicy {
     /// No floor, or the one of this file.
     ///
     /// # Errors
@@ -29,8 +29,8 @@ impl Floor {
     pub fn load(
         path: Option<&Path>,
         clock: &Clock,
-        lists: &AddressLists,
-    ) -> Result<Self, Problems> {
+        lists: &IpSetUpdater,
+    ) -> Result<Self, Diagnostics> {
         let gate = path.map(|path| read(path, clock, lists)).transpose()?;
         Ok(Self {
             gate: Arc::new(ArcSwapOption::new(gate)),
@@ -49,7 +49,7 @@ impl Floor {
         self,
         path: PathBuf,
         clock: Clock,
-        lists: AddressLists,
+        lists: IpSetUpdater,
         mut reloads: Reloads,
         stop: CancellationToken,
     ) {
@@ -72,9 +72,9 @@ impl Floor {
     }
 }
 
-fn read(path: &Path, clock: &Clock, lists: &AddressLists) -> Result<Arc<Gate>, Problems> {
+fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<Arc<Gate>, Diagnostics> {
     let name = path.display().to_string();
-    let problem = |what: String| Problems(vec![Problem::new(&name, what)]);
+    let problem = |what: String| Diagnostics(vec![Diagnostic::new(&name, what)]);
     let text = std::fs::read_to_string(path)
         .map_err(|error| problem(format!("can't be read: {error}")))?;
     let now = clock.now();

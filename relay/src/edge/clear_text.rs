@@ -17,9 +17,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use crate::edge::request_context::Facts;
+use crate::edge::request_context::RequestContext;
 use crate::edge::response;
-use crate::edge::state::{Edge, Peer};
+use crate::edge::state::{EdgeState, Peer};
 
 /// For the head of the request, and for the answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ pub(super) const fn is_begun_by(first: u8) -> bool {
 }
 
 /// Refuses the one request of a connection.
-pub(super) async fn refuse<S>(stream: S, peer: &Peer, edge: &Arc<Edge>)
+pub(super) async fn refuse<S>(stream: S, peer: &Peer, edge: &Arc<EdgeState>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -54,7 +54,7 @@ where
                 .path_and_query()
                 .map(|target| Bytes::copy_from_slice(target.as_str().as_bytes()));
 
-            let facts = Facts {
+            let facts = RequestContext {
                 id: edge.ids.next(),
                 received: edge.clock.moment(),
                 tunnel: host

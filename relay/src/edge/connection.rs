@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::request;
-use crate::edge::header_case::Recorder;
-use crate::edge::state::{Connection, Edge, Peer};
-use crate::overload::activity::{Activity, Due, Overdue};
-use crate::overload::h2_flood::FrameGuard;
-use crate::overload::write_timeout::Unread;
+use crate::edge::header_case::HeaderCaseRecorder;
+use crate::edge::state::{ConnectionContext, EdgeState, Peer};
+use crate::overload::activity::{ConnectionActivity, Deadline, TimeoutReason};
+use crate::overload::h2_flood::H2FloodGuard;
+use crate::overload::write_timeout::UnreadBody;
 
 /// How much larger than the largest head hyper's buffer is, so that a head over our own cap still
 /// gets our own 431.
@@ -49,9 +49,9 @@ const LAST_ANSWER: Duration = Duration::from_millis(500);
 
 /// Spawns hyper's HTTP/2 streams where their owner can wait for them.
 #[derive(Clone)]
-struct Owned(TaskTracker);
+struct StreamTasks(TaskTracker);
 
-impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Owned {
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for StreamTasks {
     fn execute(&self, future: F) {
         self.0.spawn(future);
     }
@@ -62,7 +62,7 @@ pub async fn serve<S>(
     stream: S,
     h2: bool,
     peer: Peer,
-    edge: Arc<Edge>,
+    edge: Arc<EdgeState>,
     tasks: TaskTracker,
     drain: CancellationToken,
 ) where
@@ -70,7 +70,7 @@ pub async fn serve<S>(
 {
     if h2 {
         serve_http2(
-            TokioIo::new(FrameGuard::new(stream, &peer.slot)),
+            TokioIo::new(H2FloodGuard::new(stream, &peer.slot)),
             peer,
             edge,
             tasks,
@@ -85,17 +85,17 @@ pub async fn serve<S>(
 async fn serve_http1<S>(
     stream: S,
     peer: Peer,
-    edge: Arc<Edge>,
+    edge: Arc<EdgeState>,
     tasks: TaskTracker,
     drain: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (stream, recorded) = Recorder::new(stream, &peer.slot);
+    let (stream, recorded) = HeaderCaseRecorder::new(stream, &peer.slot);
     let limits = edge.limits.clone();
-    let (activity, unread) = (Activity::new(), peer.unread.clone());
+    let (activity, unread) = (ConnectionActivity::new(), peer.unread.clone());
     let of_connection = Arc::clone(&activity);
-    let connection = Arc::new(Connection {
+    let connection = Arc::new(ConnectionContext {
         edge,
         peer,
         recorded: Some(recorded),
@@ -151,7 +151,7 @@ fn log_end(ended: hyper::Result<()>) {
 async fn serve_http2<I>(
     io: I,
     peer: Peer,
-    edge: Arc<Edge>,
+    edge: Arc<EdgeState>,
     tasks: TaskTracker,
     drain: CancellationToken,
 ) where
@@ -159,13 +159,13 @@ async fn serve_http2<I>(
 {
     // A sender over HTTP/2 whose body is not wanted is told by a reset of its stream.
     let peer = Peer {
-        unread: Unread::default(),
+        unread: UnreadBody::default(),
         ..peer
     };
     let limits = edge.limits.clone();
-    let (activity, slot) = (Activity::new(), Arc::clone(&peer.slot));
+    let (activity, slot) = (ConnectionActivity::new(), Arc::clone(&peer.slot));
 
-    let connection = Arc::new(Connection {
+    let connection = Arc::new(ConnectionContext {
         edge,
         peer,
         recorded: None,
@@ -174,7 +174,7 @@ async fn serve_http2<I>(
     });
     let service = service_fn(move |request| request::admit(request, &connection));
     let mut serving = pin!(
-        http2::Builder::new(Owned(tasks))
+        http2::Builder::new(StreamTasks(tasks))
             .timer(TokioTimer::new())
             .max_concurrent_streams(
                 u32::try_from(limits.streams_per_connection).unwrap_or(u32::MAX)
@@ -203,10 +203,10 @@ async fn serve_http2<I>(
         }
 
         match activity.due(&limits, slot.is_known()) {
-            Due::In(time) => look = time.min(LOOK),
-            Due::Now(Overdue::Idle) => break,
+            Deadline::In(time) => look = time.min(LOOK),
+            Deadline::Now(TimeoutReason::Idle) => break,
             // hyper would wait for ever for a preface, or for a window that never opens.
-            Due::Now(Overdue::Silent | Overdue::Stalled) => return,
+            Deadline::Now(TimeoutReason::Silent | TimeoutReason::Stalled) => return,
         }
     }
 

@@ -8,16 +8,16 @@ use hookward_core::headers::{self, FORWARDED_FOR};
 use hookward_core::limits::Limits;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::text::Escaped;
-use hookward_tunnel::protocol::head::Spelling;
+use hookward_tunnel::protocol::head::HeaderCase;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::authority::{self, NoHost};
+use super::authority::{self, AuthorityError};
 use super::client_address::client_address;
-use crate::edge::request_context::Facts;
-use crate::edge::state::{Connection, Edge};
+use crate::edge::request_context::RequestContext;
+use crate::edge::state::{ConnectionContext, EdgeState};
 
 /// Whether the request asks for a WebSocket: over HTTP/1.1, without a body (RFC 6455 §4.1).
 pub(super) fn is_websocket(request: &Request<Incoming>) -> bool {
@@ -62,14 +62,14 @@ pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> 
 /// Finds out which host is meant, whose it is, and where the request comes from.
 pub(super) fn find_tunnel(
     parts: &Parts,
-    connection: &Connection,
-    facts: &mut Facts,
+    connection: &ConnectionContext,
+    facts: &mut RequestContext,
 ) -> Result<(), Refusal> {
     let edge = &connection.edge;
     let sni = connection.peer.sni.as_deref();
     let host = match authority::host(parts.version, &parts.uri, &parts.headers, sni, edge.ports) {
         Ok(host) => host,
-        Err(NoHost { refusal, host }) => {
+        Err(AuthorityError { refusal, host }) => {
             // The owner of the host that was meant should know.
             facts.tunnel = host
                 .as_ref()
@@ -102,7 +102,7 @@ pub(super) fn find_tunnel(
 
 /// Returns `true` if an undeclared proxy in a private network seems to have forwarded the request:
 /// then all senders count as one. A stranger's field says nothing.
-fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &Edge) -> bool {
+fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &EdgeState) -> bool {
     let peer = canonical(peer);
     let inside = peer.is_loopback()
         || match peer {
@@ -125,11 +125,11 @@ fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &Edge) -> bool {
 /// the sender wrote.
 pub(super) fn spelling(
     parts: &Parts,
-    connection: &Connection,
+    connection: &ConnectionContext,
     body: Option<u64>,
-) -> Result<Spelling, Refusal> {
+) -> Result<HeaderCase, Refusal> {
     let Some(recorded) = &connection.recorded else {
-        return Ok(Spelling::default());
+        return Ok(HeaderCase::default());
     };
     let mut start = Vec::with_capacity(128);
     start.extend_from_slice(parts.method.as_str().as_bytes());
@@ -193,7 +193,7 @@ pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
 }
 
 /// Makes the fields say what hyper has understood: one Host, one Content-Length, one Cookie.
-pub(super) fn tidy(parts: &mut Parts, facts: &Facts, length: Option<u64>) {
+pub(super) fn tidy(parts: &mut Parts, facts: &RequestContext, length: Option<u64>) {
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }

@@ -12,12 +12,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use hookward_tunnel::protocol::head::{Spelling, SpellingBuilder};
+use hookward_tunnel::protocol::head::{HeaderCase, HeaderCaseBuilder};
 use http::HeaderMap;
 use memchr::{memchr, memmem};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::overload::connections::{Held, Slot};
+use crate::overload::connections::{ConnectionSlot, HeaderMemory};
 
 /// Bytes that are remembered; the oldest go first. A head is smaller.
 const REMEMBERED: usize = 64 * 1024;
@@ -31,7 +31,7 @@ const COST: u64 = 4;
 
 /// The bytes of one connection that were read last.
 #[derive(Clone, Default)]
-pub struct Recorded {
+pub struct RecordedCase {
     // A std mutex: reader and request handler are one task, it is never contended.
     inner: Arc<Mutex<Inner>>,
 }
@@ -45,18 +45,18 @@ struct Inner {
     /// head may follow.
     in_body: bool,
     /// The memory for a head that comes.
-    held: Option<Held>,
+    held: Option<HeaderMemory>,
 }
 
-impl Recorded {
+impl RecordedCase {
     /// The names of this head as they were written, in the order in which `headers` iterates.
     /// `start` is the request line up to the version, `body` the body's length when it is known.
     /// What was read up to the head's end is forgotten, and the body is not remembered.
     #[must_use]
-    pub fn spelling(&self, start: &[u8], headers: &HeaderMap, body: Option<u64>) -> Spelling {
+    pub fn spelling(&self, start: &[u8], headers: &HeaderMap, body: Option<u64>) -> HeaderCase {
         let mut inner = self.lock();
         let Some(head) = inner.find_head(start) else {
-            return Spelling::default();
+            return HeaderCase::default();
         };
         let spelling = inner
             .bytes
@@ -146,12 +146,12 @@ impl Inner {
 }
 
 /// The names of a head's lines, in the order of the map, which keeps equal names together.
-fn in_order(head: &[u8], headers: &HeaderMap) -> Spelling {
+fn in_order(head: &[u8], headers: &HeaderMap) -> HeaderCase {
     let mut found: Vec<&[u8]> = head
         .split(|byte| *byte == b'\n')
         .filter_map(name_of)
         .collect();
-    let mut spelled = SpellingBuilder::new();
+    let mut spelled = HeaderCaseBuilder::new();
     let mut next = 0;
 
     for (name, _) in headers {
@@ -183,15 +183,15 @@ fn name_of(line: &[u8]) -> Option<&[u8]> {
 }
 
 /// A stream that remembers what was read from it.
-pub struct Recorder<S> {
+pub struct HeaderCaseRecorder<S> {
     inner: S,
-    recorded: Recorded,
+    recorded: RecordedCase,
 }
 
-impl<S> Recorder<S> {
+impl<S> HeaderCaseRecorder<S> {
     /// Remembers what is read from this stream, in the memory of its slot.
-    pub fn new(inner: S, slot: &Arc<Slot>) -> (Self, Recorded) {
-        let recorded = Recorded::default();
+    pub fn new(inner: S, slot: &Arc<ConnectionSlot>) -> (Self, RecordedCase) {
+        let recorded = RecordedCase::default();
         recorded.lock().held = Some(slot.hold_coming());
         (
             Self {
@@ -203,7 +203,7 @@ impl<S> Recorder<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Recorder<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for HeaderCaseRecorder<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -223,7 +223,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Recorder<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for HeaderCaseRecorder<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -272,7 +272,7 @@ mod tests {
             headers.append(http::HeaderName::from_static(name), value.parse().unwrap());
         }
 
-        let recorded = Recorded::default();
+        let recorded = RecordedCase::default();
         // Behind a body in chunks, then twice behind a body of known length, which comes in pieces.
         recorded.lock().add(b"0\r\n\r\n");
 
@@ -296,7 +296,7 @@ mod tests {
         );
         assert_eq!(
             recorded.spelling(b"GET / HTTP/1.1\r\n", &headers, Some(0)),
-            Spelling::default()
+            HeaderCase::default()
         );
     }
 }

@@ -1,6 +1,6 @@
 //! Takes TCP connections. The accept loop awaits nothing but `accept`; each connection runs in a
-//! task of its own, which the listener's tracker owns, under bounds: so many in all ([`Slots`]), so
-//! many for one client address ([`Places`]).
+//! task of its own, which the listener's tracker owns, under bounds: so many in all ([`ConnectionTable`]), so
+//! many for one client address ([`PerClientLimiter`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,12 +18,12 @@ use tokio_util::task::TaskTracker;
 use super::clear_text;
 use super::connection;
 use super::proxy_protocol;
-use super::tls::{self, Accepted, TlsEntry};
-use crate::edge::state::{Edge, Peer};
-use crate::overload::connections::{Slot, Slots};
-use crate::overload::per_client::Places;
-use crate::overload::write_timeout::{StallGuard, Unread};
-use crate::sessions::Entrance;
+use super::tls::{self, AcceptedTls, TlsAcceptors};
+use crate::edge::state::{EdgeState, Peer};
+use crate::overload::connections::{ConnectionSlot, ConnectionTable};
+use crate::overload::per_client::PerClientLimiter;
+use crate::overload::write_timeout::{UnreadBody, WriteTimeout};
+use crate::sessions::AgentAcceptor;
 
 /// Connections that the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 1024;
@@ -50,11 +50,11 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where connections go in.
 #[derive(Clone)]
-pub struct Entry {
+pub struct EdgeEntry {
     /// The handshake.
-    pub tls: TlsEntry,
+    pub tls: TlsAcceptors,
     /// For agents that come over TCP.
-    pub agents: Arc<Entrance>,
+    pub agents: Arc<AgentAcceptor>,
 }
 
 /// The HTTPS listener.
@@ -95,8 +95,8 @@ impl EdgeListener {
     /// What the system says.
     pub fn start(
         listener: TcpListener,
-        entry: Entry,
-        edge: Arc<Edge>,
+        entry: EdgeEntry,
+        edge: Arc<EdgeState>,
         drain: CancellationToken,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
@@ -143,27 +143,27 @@ impl EdgeListener {
 const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// What a connection is given when it is taken.
-struct Taker {
-    entry: Entry,
-    edge: Arc<Edge>,
-    of_client: Places,
-    slots: Arc<Slots>,
+struct AcceptLoop {
+    entry: EdgeEntry,
+    edge: Arc<EdgeState>,
+    of_client: PerClientLimiter,
+    slots: Arc<ConnectionTable>,
     tasks: TaskTracker,
     drain: CancellationToken,
 }
 
 async fn accept(
     listener: TcpListener,
-    entry: Entry,
-    edge: Arc<Edge>,
+    entry: EdgeEntry,
+    edge: Arc<EdgeState>,
     tasks: TaskTracker,
     drain: CancellationToken,
 ) {
-    let slots = Slots::new(edge.limits.connections);
-    let taker = Taker {
+    let slots = ConnectionTable::new(edge.limits.connections);
+    let taker = AcceptLoop {
         entry,
         edge,
-        of_client: Places::default(),
+        of_client: PerClientLimiter::default(),
         slots,
         tasks,
         drain,
@@ -198,7 +198,7 @@ async fn accept(
     taker.take_the_last(listener).await;
 }
 
-impl Taker {
+impl AcceptLoop {
     fn take(&self, stream: TcpStream, peer: SocketAddr) {
         let client = canonical(peer.ip());
         let trusted = self.edge.trusted_proxies.contains(client);
@@ -280,9 +280,9 @@ impl Taker {
 }
 
 /// Protocol of a new connection.
-enum Opened<S> {
+enum OpenedStream<S> {
     /// TLS, whose handshake is done.
-    Tls(Box<Accepted<S>>),
+    Tls(Box<AcceptedTls<S>>),
     /// HTTP without TLS.
     ClearText(S),
 }
@@ -290,9 +290,9 @@ enum Opened<S> {
 async fn handshake_and_serve(
     stream: TcpStream,
     peer: SocketAddr,
-    slot: Arc<Slot>,
-    entry: Entry,
-    edge: Arc<Edge>,
+    slot: Arc<ConnectionSlot>,
+    entry: EdgeEntry,
+    edge: Arc<EdgeState>,
     tasks: TaskTracker,
     drain: CancellationToken,
 ) {
@@ -323,27 +323,27 @@ async fn handshake_and_serve(
         }
     }
 
-    let unread = Unread::default();
+    let unread = UnreadBody::default();
     let stall = edge.limits.write_stall;
     let opening = async {
         let mut first = [0];
         let is_clear =
             stream.peek(&mut first).await? == first.len() && clear_text::is_begun_by(first[0]);
-        let stream = StallGuard::new(stream, stall, unread.clone());
+        let stream = WriteTimeout::new(stream, stall, unread.clone());
 
         if is_clear {
-            Ok(Opened::ClearText(stream))
+            Ok(OpenedStream::ClearText(stream))
         } else {
             entry
                 .tls
                 .accept(stream)
                 .await
-                .map(|tls| Opened::Tls(Box::new(tls)))
+                .map(|tls| OpenedStream::Tls(Box::new(tls)))
         }
     };
 
     let tls = match timeout(edge.limits.tls_handshake, opening).await {
-        Ok(Ok(Opened::ClearText(stream))) => {
+        Ok(Ok(OpenedStream::ClearText(stream))) => {
             return clear_text::refuse(
                 stream,
                 &Peer {
@@ -356,7 +356,7 @@ async fn handshake_and_serve(
             )
             .await;
         }
-        Ok(Ok(Opened::Tls(tls))) => tls,
+        Ok(Ok(OpenedStream::Tls(tls))) => tls,
         Ok(Err(error)) => {
             let error: io::Error = error;
             tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -369,8 +369,8 @@ async fn handshake_and_serve(
     };
 
     let tls = match *tls {
-        Accepted::Sender(tls) => tls,
-        Accepted::Agent(tls) => {
+        AcceptedTls::Sender(tls) => tls,
+        AcceptedTls::Agent(tls) => {
             let (agents, peer) = (&entry.agents, SocketAddr::new(address, peer.port()));
             let Some(place) = agents.place(address) else {
                 return;

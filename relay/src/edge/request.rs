@@ -11,28 +11,28 @@ use hookward_core::limits::KIB;
 use hookward_core::names::HostName;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_gate::engine::Gate;
-use hookward_gate::providers::challenge::Answer;
-use hookward_tunnel::protocol::head::{Context, Request as TunnelRequest, Spelling};
+use hookward_gate::providers::challenge::ChallengeResponse;
+use hookward_tunnel::protocol::head::{ExchangeRequest as TunnelRequest, HeaderCase, RequestMeta};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::head;
-use crate::body::drain::Arriving;
+use crate::body::drain::DrainOnDrop;
 use crate::body::request::SenderBody;
-use crate::body::response::AnswerBody;
-use crate::edge::authorize::{self, Case, Judged, Passed};
-use crate::edge::request_context::Facts;
+use crate::body::response::ResponseBody;
+use crate::edge::authorize::{self, Authorization, Authorized, Authorizer};
+use crate::edge::request_context::RequestContext;
 use crate::edge::response;
-use crate::edge::state::{Connection, Edge};
+use crate::edge::state::{ConnectionContext, EdgeState};
 use crate::forward::upgrade;
-use crate::forward::{self, ForwardError, Outgoing};
-use crate::overload::connections::Held;
-use crate::sessions::registry::Tunnel;
+use crate::forward::{self, ForwardError, RequestBody};
+use crate::overload::connections::HeaderMemory;
+use crate::sessions::registry::TunnelEndpoint;
 
 /// Why a request is answered by the relay itself.
-enum Stop {
+enum Rejection {
     /// A check refused.
     Refused(Refusal),
     /// It was let through and failed.
@@ -44,25 +44,26 @@ enum Stop {
 }
 
 /// An answer that no gate refused and no application gave.
-enum Own {
+enum RelayResponse {
     /// To a provider's handshake.
-    Handshake(Box<Answer>),
+    Handshake(Box<ChallengeResponse>),
     /// To a delivery that came before.
     Acknowledged,
 }
 
-impl From<Refusal> for Stop {
+impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
 /// An answer that is being made, or a stream's reset.
-pub type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, h2::Error>> + Send>>;
+pub type Answering =
+    Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, h2::Error>> + Send>>;
 
 /// Lets a request in if there is memory for it. Nothing of it has been kept before: not even the
 /// room in which it is answered, which is as large as its head.
-pub fn admit(request: Request<Incoming>, connection: &Arc<Connection>) -> Answering {
+pub fn admit(request: Request<Incoming>, connection: &Arc<ConnectionContext>) -> Answering {
     /// What a request needs beside its head, and what a field of its head needs beside its text.
     const REQUEST: u64 = 7 * KIB;
     const FIELD: usize = 128;
@@ -97,9 +98,9 @@ pub fn admit(request: Request<Incoming>, connection: &Arc<Connection>) -> Answer
 /// Answers one request. Its head holds memory until it has passed the gate, or not.
 async fn answer(
     request: Request<Incoming>,
-    connection: Arc<Connection>,
-    held: Held,
-) -> Result<Response<AnswerBody>, h2::Error> {
+    connection: Arc<ConnectionContext>,
+    held: HeaderMemory,
+) -> Result<Response<ResponseBody>, h2::Error> {
     let open = connection.activity.open_request();
     connection.peer.unread.set(!request.body().is_end_stream());
     let since = Instant::now();
@@ -111,19 +112,19 @@ async fn answer(
             Bytes::copy_from_slice(target.as_str().as_bytes())
         });
 
-    let mut facts = Facts {
+    let mut facts = RequestContext {
         id: connection.edge.ids.next(),
         received: connection.edge.clock.moment(),
         host: None,
         client: connection.peer.address,
         target,
-        tunnel: Tunnel::default(),
+        tunnel: TunnelEndpoint::default(),
     };
 
     let place = connection.edge.take_place(connection.peer.address);
     let outcome = match &place {
         Some(_) => handle(request, &connection, &mut facts, held).await,
-        None => Err(Stop::Crowded),
+        None => Err(Rejection::Crowded),
     };
     let (seen, log) = (facts.seen(&method), &connection.edge.log);
 
@@ -134,11 +135,11 @@ async fn answer(
         }
         Ok(Err(own)) => {
             let (response, what, reason) = match own {
-                Own::Handshake(answer) => {
+                RelayResponse::Handshake(answer) => {
                     let reason = (Check::Signature, "the provider's handshake");
                     (response::handshake(facts.id, *answer), "handshake", reason)
                 }
-                Own::Acknowledged => {
+                RelayResponse::Acknowledged => {
                     let reason = (Check::Replay, "acknowledged: it came before");
                     (response::acknowledge(facts.id), "duplicate", reason)
                 }
@@ -148,7 +149,7 @@ async fn answer(
             facts.tell_answered(&method, reason, response.status(), since);
             response
         }
-        Err(Stop::Refused(refusal)) => {
+        Err(Rejection::Refused(refusal)) => {
             log.refused(seen, &refusal, false);
             facts.tell_refused(&method, &refusal, since, false);
             let mut response = match refusal.asks_for_basic {
@@ -172,7 +173,7 @@ async fn answer(
 
             response
         }
-        Err(Stop::Failed(error)) => {
+        Err(Rejection::Failed(error)) => {
             log.failed(seen, error.code(), &error.to_string());
             let status = match &error {
                 // The agent has told its user already.
@@ -185,11 +186,11 @@ async fn answer(
             };
             response::write(facts.id, error.code(), status)
         }
-        Err(Stop::Away) => {
+        Err(Rejection::Away) => {
             log.failed(seen, Code::AgentAway, "no agent is connected for this host");
             response::write(facts.id, Code::AgentAway, None)
         }
-        Err(Stop::Crowded) => response::write(facts.id, Code::Busy, None),
+        Err(Rejection::Crowded) => response::write(facts.id, Code::Busy, None),
     };
 
     // A stranger is known by the answer that passes; one that is refused again and again is no
@@ -213,16 +214,16 @@ async fn answer(
 /// The way of a request. The inner error is an answer that the relay gives itself.
 async fn handle(
     mut request: Request<Incoming>,
-    connection: &Connection,
-    facts: &mut Facts,
-    held: Held,
-) -> Result<Result<Response<AnswerBody>, Own>, Stop> {
+    connection: &ConnectionContext,
+    facts: &mut RequestContext,
+    held: HeaderMemory,
+) -> Result<Result<Response<ResponseBody>, RelayResponse>, Rejection> {
     let edge = &connection.edge;
     let wants_upgrade = head::is_websocket(&request);
     let on_upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, incoming) = request.into_parts();
     let tasks = (parts.version == Version::HTTP_2).then(|| connection.tasks.clone());
-    let incoming = Arriving::new(incoming, tasks);
+    let incoming = DrainOnDrop::new(incoming, tasks);
     let length = incoming.size_hint().exact();
 
     // Before anything refuses: what was read of the head is forgotten with it.
@@ -238,7 +239,7 @@ async fn handle(
     head::tidy(&mut parts, facts, length);
 
     let Some(host) = facts.host.clone() else {
-        return Err(Stop::Away);
+        return Err(Rejection::Away);
     };
 
     if facts.tunnel.is_away() {
@@ -257,24 +258,24 @@ async fn handle(
                 if let Some(gate) = facts.tunnel.gate.clone() {
                     case(edge, &parts, facts, &host, &gate, wants_upgrade).judge_head()?;
                 }
-                return Err(Stop::Away);
+                return Err(Rejection::Away);
             }
         }
     }
 
     let Some(gate) = facts.tunnel.gate.clone() else {
-        return Err(Stop::Away);
+        return Err(Rejection::Away);
     };
     let case = case(edge, &parts, facts, &host, &gate, wants_upgrade);
-    let Passed {
+    let Authorized {
         permit,
         outgoing,
         keys,
         claim,
     } = match case.judge(body, edge.budget.begin(facts.client)).await? {
-        Judged::Forward(passed) => *passed,
-        Judged::Answer(answer) => return Ok(Err(Own::Handshake(answer))),
-        Judged::Acknowledge => return Ok(Err(Own::Acknowledged)),
+        Authorization::Forward(passed) => *passed,
+        Authorization::Answer(answer) => return Ok(Err(RelayResponse::Handshake(answer))),
+        Authorization::Acknowledge => return Ok(Err(RelayResponse::Acknowledged)),
     };
 
     connection.peer.slot.know(Some(&connection.activity));
@@ -294,10 +295,10 @@ async fn handle(
 
     if edge.last_call.is_cancelled() {
         // Nobody would wait for the answer, and it would come twice.
-        return Err(Stop::Away);
+        return Err(Rejection::Away);
     }
 
-    let upgrade = matches!(outgoing, Outgoing::Upgrade);
+    let upgrade = matches!(outgoing, RequestBody::Upgrade);
     let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
     // On its own: the room for it is needed only now, and not by those who wait for a verdict.
     let sending = Box::pin(forward::forward(
@@ -316,8 +317,8 @@ async fn handle(
 
     let mut forwarded = sent.map_err(|error| match error {
         // What the sender did wrong on the way is a refusal like any other.
-        ForwardError::Body(error) => Stop::Refused(authorize::refused_body(error)),
-        error => Stop::Failed(error),
+        ForwardError::Body(error) => Rejection::Refused(authorize::refused_body(error)),
+        error => Rejection::Failed(error),
     })?;
     if let Some(claim) = claim.filter(|_| forwarded.response.status().is_success()) {
         claim.confirm().await;
@@ -342,16 +343,16 @@ async fn handle(
 }
 
 fn case<'c>(
-    edge: &'c Edge,
+    edge: &'c EdgeState,
     parts: &'c Parts,
-    facts: &'c Facts,
+    facts: &'c RequestContext,
     host: &'c HostName,
     gate: &'c Arc<Gate>,
     wants_upgrade: bool,
-) -> Case<'c> {
+) -> Authorizer<'c> {
     let (client, received, state) = (facts.client, facts.received, &facts.tunnel.state);
     let checks = &facts.tunnel.checks;
-    Case {
+    Authorizer {
         edge,
         head: facts.head(parts),
         host,
@@ -366,18 +367,18 @@ fn case<'c>(
 
 fn tunnel_request(
     mut parts: Parts,
-    spelling: Spelling,
-    facts: &Facts,
+    spelling: HeaderCase,
+    facts: &RequestContext,
     trailers: bool,
-    outgoing: &Outgoing,
+    outgoing: &RequestBody,
     keys: FetchedKeys,
 ) -> TunnelRequest {
     let length = match outgoing {
-        Outgoing::Whole(body, _) => Some(body.len() as u64),
-        Outgoing::Streamed(gathered, _, rest) => {
+        RequestBody::Whole(body, _) => Some(body.len() as u64),
+        RequestBody::Streamed(gathered, _, rest) => {
             rest.length().map(|rest| rest + gathered.bytes.len() as u64)
         }
-        Outgoing::Upgrade | Outgoing::Gone => Some(0),
+        RequestBody::Upgrade | RequestBody::Gone => Some(0),
     };
 
     // A chunked body that is known whole goes on with its length.
@@ -389,7 +390,7 @@ fn tunnel_request(
 
     let host = facts.host.as_ref().map_or("", HostName::as_str);
     TunnelRequest {
-        context: Context {
+        context: RequestMeta {
             id: facts.id,
             host: Bytes::copy_from_slice(host.as_bytes()),
             client: facts.client,
@@ -399,7 +400,7 @@ fn tunnel_request(
         target: facts.target.clone(),
         length,
         trailers,
-        upgrade: matches!(outgoing, Outgoing::Upgrade),
+        upgrade: matches!(outgoing, RequestBody::Upgrade),
         headers: parts.headers,
         spelling,
     }

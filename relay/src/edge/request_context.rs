@@ -16,10 +16,10 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 
 use crate::observe::audit::Seen;
-use crate::sessions::registry::Tunnel;
+use crate::sessions::registry::TunnelEndpoint;
 
 /// What has been found out about a request so far.
-pub(crate) struct Facts {
+pub(crate) struct RequestContext {
     /// Its id.
     pub(crate) id: RequestId,
     /// When its head was there.
@@ -31,10 +31,10 @@ pub(crate) struct Facts {
     /// Its path and query.
     pub(crate) target: Bytes,
     /// The host's tunnel.
-    pub(crate) tunnel: Tunnel,
+    pub(crate) tunnel: TunnelEndpoint,
 }
 
-impl Facts {
+impl RequestContext {
     /// As the log shows it.
     pub(crate) fn seen<'r>(&'r self, method: &'r Method) -> Seen<'r> {
         Seen {

@@ -4,19 +4,19 @@
 use bytes::Bytes;
 use hookward_core::headers::{ERROR_CODE, REQUEST_ID};
 use hookward_core::reason::Code;
-use hookward_gate::providers::challenge::Answer;
+use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_tunnel::protocol::head::RequestId;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
-use crate::body::response::AnswerBody;
+use crate::body::response::ResponseBody;
 
 /// Seconds after which a sender may ask again. An agent reconnects within a few.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
 /// Writes an answer with this code; `status` when it is not the code's own.
 #[must_use]
-pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<AnswerBody> {
+pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<ResponseBody> {
     let status = status.unwrap_or_else(|| code.status());
     let json = serde_json::json!({
         "type": "about:blank",
@@ -34,7 +34,7 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
     } else {
         Bytes::from(json.to_string())
     };
-    let mut response = Response::new(AnswerBody::own(Full::new(body)));
+    let mut response = Response::new(ResponseBody::own(Full::new(body)));
     *response.status_mut() = status;
 
     let headers = response.headers_mut();
@@ -63,7 +63,7 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
 
 /// Asks for user and password (RFC 7617): some clients send them only then.
 #[must_use]
-pub fn ask_for_basic(id: RequestId, code: Code) -> Response<AnswerBody> {
+pub fn ask_for_basic(id: RequestId, code: Code) -> Response<ResponseBody> {
     const BASIC: HeaderValue =
         HeaderValue::from_static("Basic realm=\"Hookward\", charset=\"UTF-8\"");
 
@@ -77,7 +77,7 @@ pub fn ask_for_basic(id: RequestId, code: Code) -> Response<AnswerBody> {
 }
 
 /// Says when a sender may ask again, where that is known.
-pub fn retry_after(response: &mut Response<AnswerBody>, seconds: Option<u64>) {
+pub fn retry_after(response: &mut Response<ResponseBody>, seconds: Option<u64>) {
     if let Some(seconds) = seconds {
         response
             .headers_mut()
@@ -87,8 +87,8 @@ pub fn retry_after(response: &mut Response<AnswerBody>, seconds: Option<u64>) {
 
 /// The answer to a provider's handshake.
 #[must_use]
-pub fn handshake(id: RequestId, answer: Answer) -> Response<AnswerBody> {
-    let mut response = Response::new(AnswerBody::own(Full::new(answer.body)));
+pub fn handshake(id: RequestId, answer: ChallengeResponse) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::own(Full::new(answer.body)));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     identify(&mut response, id);
@@ -97,13 +97,13 @@ pub fn handshake(id: RequestId, answer: Answer) -> Response<AnswerBody> {
 
 /// The answer to a delivery that came before: the sender may stop trying.
 #[must_use]
-pub fn acknowledge(id: RequestId) -> Response<AnswerBody> {
-    let mut response = Response::new(AnswerBody::own(Full::default()));
+pub fn acknowledge(id: RequestId) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::own(Full::default()));
     identify(&mut response, id);
     response
 }
 
-fn identify(response: &mut Response<AnswerBody>, id: RequestId) {
+fn identify(response: &mut Response<ResponseBody>, id: RequestId) {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {

@@ -10,8 +10,8 @@ use hookward_core::address::AddressSet;
 use hookward_core::clock::Clock;
 use hookward_core::limits::Limits;
 use hookward_core::rate::ByteMeter;
-use hookward_gate::engine::State;
-use hookward_runtime::body_memory::BodyBudget;
+use hookward_gate::engine::GateState;
+use hookward_runtime::body_memory::BodyMemory;
 use hookward_runtime::offload::Offload;
 use hookward_tunnel::protocol::head::RequestId;
 use sha2::{Digest as _, Sha256};
@@ -19,21 +19,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::edge::authority::Ports;
-use crate::edge::baseline::Floor;
+use crate::edge::baseline::BaselinePolicy;
 use crate::edge::client_address::ForwardedField;
-use crate::edge::header_case::Recorded;
+use crate::edge::header_case::RecordedCase;
 use crate::fetch::client::Fetcher;
-use crate::fetch::keys::PublicKeys;
-use crate::observe::audit::RequestLog;
-use crate::overload::activity::Activity;
-use crate::overload::connections::Slot;
-use crate::overload::per_client::{Place, Places};
-use crate::overload::write_timeout::Unread;
+use crate::fetch::keys::KeyCache;
+use crate::observe::audit::AuditLog;
+use crate::overload::activity::ConnectionActivity;
+use crate::overload::connections::ConnectionSlot;
+use crate::overload::per_client::{ClientSlot, PerClientLimiter};
+use crate::overload::write_timeout::UnreadBody;
 use crate::sessions::registry::Registry;
-use crate::storage::dedup::Replays;
+use crate::storage::dedup::DeliveryDedup;
 
 /// What every connection of the edge shares.
-pub struct Edge {
+pub struct EdgeState {
     /// Who serves which host.
     pub registry: Registry,
     /// The time of day.
@@ -47,9 +47,9 @@ pub struct Edge {
     /// Whether their connections begin with the PROXY protocol.
     pub proxy_protocol: bool,
     /// Memory for bodies.
-    pub budget: BodyBudget,
+    pub budget: BodyMemory,
     /// Requests in progress, by client address.
-    pub in_progress: Places,
+    pub in_progress: PerClientLimiter,
     /// Ports that a host may carry.
     pub ports: Ports,
     /// Cancelled when the relay is about to stop.
@@ -62,26 +62,26 @@ pub struct Edge {
     /// Makes request ids.
     pub ids: RequestIds,
     /// The operator's floor, and the memory of its gate.
-    pub floor: Floor,
+    pub floor: BaselinePolicy,
     /// What the floor's gate remembers.
-    pub floor_state: Arc<State>,
+    pub floor_state: Arc<GateState>,
     /// Public keys that providers publish.
-    pub keys: PublicKeys,
+    pub keys: KeyCache,
     /// Fetches what a confirmed subscription asks for.
     pub fetcher: Fetcher,
     /// Deliveries that came before.
-    pub replays: Replays,
+    pub replays: DeliveryDedup,
     /// Cost of diagnoses of wrong signatures.
     pub diagnoses: Arc<ByteMeter>,
     /// The log of requests.
-    pub log: Arc<RequestLog>,
+    pub log: Arc<AuditLog>,
     /// Time of the last warning of an undeclared proxy.
     pub proxy_warned: Mutex<Option<Instant>>,
     /// Threads for checks of large bodies.
     pub offload: Offload,
 }
 
-impl Edge {
+impl EdgeState {
     /// Warns of an undeclared proxy in the operator's own network.
     pub(crate) fn unknown_proxy(&self, peer: IpAddr) {
         /// Interval of the warnings.
@@ -103,7 +103,7 @@ impl Edge {
     }
 
     /// A place for one more request of this peer; a trusted proxy stands for many.
-    pub(crate) fn take_place(&self, peer: IpAddr) -> Option<Place> {
+    pub(crate) fn take_place(&self, peer: IpAddr) -> Option<ClientSlot> {
         let most = if self.trusted_proxies.contains(peer) {
             usize::MAX
         } else {
@@ -157,21 +157,21 @@ pub struct Peer {
     /// The host named in the TLS handshake.
     pub sni: Option<String>,
     /// Whether a body is left unread on its socket.
-    pub unread: Unread,
+    pub unread: UnreadBody,
     /// Where its connection is counted.
-    pub slot: Arc<Slot>,
+    pub slot: Arc<ConnectionSlot>,
 }
 
 /// One connection.
-pub struct Connection {
+pub struct ConnectionContext {
     /// What all connections share.
-    pub edge: Arc<Edge>,
+    pub edge: Arc<EdgeState>,
     /// Who is at the other end.
     pub peer: Peer,
     /// The bytes of heads, over HTTP/1.1.
-    pub recorded: Option<Recorded>,
+    pub recorded: Option<RecordedCase>,
     /// Owns what outlives a request: upgraded connections.
     pub tasks: TaskTracker,
     /// What goes on on it.
-    pub activity: Arc<Activity>,
+    pub activity: Arc<ConnectionActivity>,
 }

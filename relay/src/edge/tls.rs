@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::certs::Certified;
+use crate::certs::CertificatePair;
 
 /// HTTP/2, as ALPN names it (RFC 9113 §3.1).
 pub const H2: &[u8] = b"h2";
@@ -22,26 +22,26 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// What accepts TLS connections.
 #[derive(Clone)]
-pub struct TlsEntry {
+pub struct TlsAcceptors {
     senders: Arc<ServerConfig>,
     agents: Arc<ServerConfig>,
 }
 
 /// Who has connected.
-pub enum Accepted<S> {
+pub enum AcceptedTls<S> {
     /// Somebody who speaks HTTP.
     Sender(TlsStream<S>),
     /// Somebody who speaks the tunnel's protocol; who it is is not known yet.
     Agent(TlsStream<S>),
 }
 
-impl TlsEntry {
+impl TlsAcceptors {
     /// Serves senders with the edge's certificate, and agents with the relay's identity.
     ///
     /// # Errors
     /// When a key does not fit its certificate.
     pub fn new(
-        edge: Certified,
+        edge: CertificatePair,
         identity: CertificateDer<'static>,
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, rustls::Error> {
@@ -65,7 +65,7 @@ impl TlsEntry {
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
-    ) -> io::Result<Accepted<S>> {
+    ) -> io::Result<AcceptedTls<S>> {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let agent = hello
             .client_hello()
@@ -75,12 +75,12 @@ impl TlsEntry {
             return hello
                 .into_stream(Arc::clone(&self.agents))
                 .await
-                .map(Accepted::Agent);
+                .map(AcceptedTls::Agent);
         }
 
         hello
             .into_stream(Arc::clone(&self.senders))
             .await
-            .map(Accepted::Sender)
+            .map(AcceptedTls::Sender)
     }
 }

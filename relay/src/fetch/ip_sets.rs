@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hookward_core::address::parse_network;
 use hookward_core::clock::{Clock, UnixMillis};
-use hookward_core::ip_sets::{self, NamedSet, NamedSets, Origin};
+use hookward_core::ip_sets::{self, NamedSet, NamedSets, SetOrigin};
 use hookward_core::url::HttpsUrl;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -27,14 +27,14 @@ const LIST_BYTES: usize = 8 * 1024 * 1024;
 
 /// The lists; clones share them.
 #[derive(Clone)]
-pub struct AddressLists {
+pub struct IpSetUpdater {
     /// The sets in use.
     pub sets: NamedSets,
     wanted: Arc<Mutex<BTreeSet<&'static str>>>,
     news: Arc<Notify>,
 }
 
-impl AddressLists {
+impl IpSetUpdater {
     /// The built-in copies, and over them what was kept on disk.
     #[must_use]
     pub fn load(store: &Store) -> Self {
@@ -150,7 +150,7 @@ impl AddressLists {
             .map(|current| current.origin.clone())
         {
             // One that was read in the future was read by a clock that has been set back since.
-            Some(Origin::Fetched(at)) => now.0.abs_diff(at.0) >= FRESH_MS,
+            Some(SetOrigin::Fetched(at)) => now.0.abs_diff(at.0) >= FRESH_MS,
             _ => true,
         }
     }

@@ -34,7 +34,7 @@ const A_MINUTE: usize = 60;
 
 /// The keys; clones share them.
 #[derive(Clone)]
-pub struct PublicKeys {
+pub struct KeyCache {
     fetcher: Fetcher,
     tasks: TaskTracker,
     // A std mutex: it guards a map, and nothing waits while it is held.
@@ -43,19 +43,19 @@ pub struct PublicKeys {
 
 #[derive(Default)]
 struct Inner {
-    keys: HashMap<HttpsUrl, Entry>,
+    keys: HashMap<HttpsUrl, CachedKey>,
     recent: std::collections::VecDeque<Instant>,
 }
 
 #[derive(Default)]
-struct Entry {
+struct CachedKey {
     key: Option<(Arc<[u8]>, Instant)>,
     tried: Option<Instant>,
     /// Told when the fetch that is under way has ended.
     under_way: Option<watch::Receiver<()>>,
 }
 
-impl PublicKeys {
+impl KeyCache {
     /// No keys yet.
     #[must_use]
     pub fn new(fetcher: Fetcher, tasks: TaskTracker) -> Self {
@@ -132,7 +132,7 @@ impl PublicKeys {
         }
 
         let known = inner.keys.get(url).is_some_and(|entry| entry.key.is_some());
-        let goes_on = |entry: &&Entry| {
+        let goes_on = |entry: &&CachedKey| {
             entry
                 .under_way
                 .as_ref()

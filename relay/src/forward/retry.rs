@@ -6,7 +6,7 @@ use hookward_core::reason::Code;
 use hookward_tunnel::transport::StreamError;
 
 use crate::forward::ForwardError;
-use crate::sessions::active::LiveSession;
+use crate::sessions::active::ActiveSession;
 
 /// What has become of a request so far.
 #[derive(Default)]
@@ -14,14 +14,14 @@ pub(super) struct RetryState {
     last: Option<ForwardError>,
     /// The session to which it was sent whole, and whose end came before an answer: its run of the
     /// agent knows whether the application has heard of it.
-    broke: Option<(ForwardError, Arc<LiveSession>)>,
+    broke: Option<(ForwardError, Arc<ActiveSession>)>,
     /// Sessions whose application took no connection: their runs know no other.
-    unreachable: Vec<Arc<LiveSession>>,
+    unreachable: Vec<Arc<ActiveSession>>,
 }
 
 impl RetryState {
     /// Takes an error in; whether another session may be tried.
-    pub(super) fn goes_on(&mut self, error: ForwardError, live: &Arc<LiveSession>) -> bool {
+    pub(super) fn goes_on(&mut self, error: ForwardError, live: &Arc<ActiveSession>) -> bool {
         let goes_on = match &error {
             ForwardError::Busy | ForwardError::Away(_) => true,
             ForwardError::Broke(StreamError::Lost(_)) => {
@@ -44,7 +44,7 @@ impl RetryState {
         self.broke.is_some() || matches!(self.last, Some(ForwardError::Away(_)))
     }
 
-    pub(super) fn may_have(&self, session: &LiveSession) -> bool {
+    pub(super) fn may_have(&self, session: &ActiveSession) -> bool {
         self.broke
             .as_ref()
             .is_none_or(|(_, other)| other.is_same_run(session))

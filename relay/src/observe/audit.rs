@@ -25,7 +25,7 @@ const COUNTS: Duration = Duration::from_secs(1);
 /// The log of requests. Each event has a quota of its own, so that strangers hide nothing of what
 /// fails, and requests for hosts that no tunnel has another.
 #[derive(Default)]
-pub struct RequestLog {
+pub struct AuditLog {
     // A std mutex: it guards a short list, and nothing waits while it is held.
     quotas: Mutex<BTreeMap<&'static str, Quota<&'static str>>>,
 }
@@ -45,7 +45,7 @@ pub struct Seen<'r> {
     pub client: IpAddr,
 }
 
-impl RequestLog {
+impl AuditLog {
     /// A request that a check refused.
     pub fn refused(&self, seen: Seen<'_>, refusal: &Refusal, observed: bool) {
         let event = if observed { "observed" } else { "refused" };

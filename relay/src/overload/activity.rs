@@ -8,7 +8,7 @@ use hookward_core::limits::Limits;
 use tokio::sync::Notify;
 
 /// What goes on on a connection. Times are milliseconds since its begin.
-pub struct Activity {
+pub struct ConnectionActivity {
     begin: Instant,
     /// Requests whose answers have not been taken to their end.
     open: AtomicUsize,
@@ -24,7 +24,7 @@ pub struct Activity {
     done: Notify,
 }
 
-impl Activity {
+impl ConnectionActivity {
     /// A connection that begins.
     #[must_use]
     pub fn new() -> Arc<Self> {
@@ -57,10 +57,10 @@ impl Activity {
 
     /// A request has begun.
     #[must_use]
-    pub fn open_request(self: &Arc<Self>) -> OpenRequest {
+    pub fn open_request(self: &Arc<Self>) -> InFlightRequest {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.last_request.store(self.now(), Ordering::Relaxed);
-        OpenRequest {
+        InFlightRequest {
             activity: Arc::clone(self),
             untaken: false,
         }
@@ -97,9 +97,13 @@ impl Activity {
     /// Why the connection has to end now, or when it may have to. One of which a request passed the
     /// gate is `known`, and may be idle for longer.
     #[must_use]
-    pub fn due(&self, limits: &Limits, known: bool) -> Due {
+    pub fn due(&self, limits: &Limits, known: bool) -> Deadline {
         let (why, since, most) = if self.last_request.load(Ordering::Relaxed) == 0 {
-            (Overdue::Silent, self.begin.elapsed(), limits.request_head)
+            (
+                TimeoutReason::Silent,
+                self.begin.elapsed(),
+                limits.request_head,
+            )
         } else if self.open.load(Ordering::Relaxed) == 0 {
             let most = if known {
                 limits.http2_idle
@@ -115,7 +119,7 @@ impl Activity {
 
             let since = self.since(&self.last_request);
             (
-                Overdue::Idle,
+                TimeoutReason::Idle,
                 since,
                 if self.is_unwanted() {
                     Duration::ZERO
@@ -134,32 +138,32 @@ impl Activity {
             };
 
             (
-                Overdue::Stalled,
+                TimeoutReason::Stalled,
                 self.since(&self.last_body),
                 limits.write_stall + idle,
             )
         } else {
-            return Due::In(limits.write_stall);
+            return Deadline::In(limits.write_stall);
         };
 
         if since >= most {
-            Due::Now(why)
+            Deadline::Now(why)
         } else {
-            Due::In(most - since)
+            Deadline::In(most - since)
         }
     }
 }
 
 /// What a look at a connection finds.
-pub enum Due {
+pub enum Deadline {
     /// It has to end.
-    Now(Overdue),
+    Now(TimeoutReason),
     /// Not before this time has passed.
     In(Duration),
 }
 
 /// Why a connection has to end.
-pub enum Overdue {
+pub enum TimeoutReason {
     /// No request has come.
     Silent,
     /// The last request was long ago.
@@ -169,12 +173,12 @@ pub enum Overdue {
 }
 
 /// Counts a request from its head until its answer has been taken, or dropped.
-pub struct OpenRequest {
-    activity: Arc<Activity>,
+pub struct InFlightRequest {
+    activity: Arc<ConnectionActivity>,
     untaken: bool,
 }
 
-impl OpenRequest {
+impl InFlightRequest {
     /// The peer has taken what there was of the answer's body. Whether there is more for it to
     /// take, or the application's turn.
     pub fn taken(&mut self, more: bool) {
@@ -192,7 +196,7 @@ impl OpenRequest {
     }
 }
 
-impl Drop for OpenRequest {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
         let before = self.activity.open.fetch_sub(1, Ordering::Relaxed);
         if self.untaken {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use hookward_core::limits::{KIB, MIB};
 use tokio_util::sync::CancellationToken;
 
-use crate::overload::activity::Activity;
+use crate::overload::activity::ConnectionActivity;
 
 /// What the waiting requests of one stranger's connection may hold, in bytes: some thirty, with
 /// heads as webhooks have them. It is half a mebibyte with what the connection needs beside them.
@@ -45,19 +45,19 @@ const IDLE_AT_ONCE: usize = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// So many connections in all.
-pub struct Slots {
+pub struct ConnectionTable {
     most: usize,
     // A std mutex: it guards counters and maps, and nothing waits while it is held.
-    state: Mutex<State>,
+    state: Mutex<TableState>,
 }
 
 #[derive(Default)]
-struct State {
+struct TableState {
     taken: usize,
     next: u64,
     /// In the order in which they came.
-    strangers: BTreeMap<u64, Stranger>,
-    known: HashMap<u64, Known>,
+    strangers: BTreeMap<u64, Unverified>,
+    known: HashMap<u64, Verified>,
     /// When none of the known ones was idle.
     all_busy: Option<Instant>,
     /// Bytes of strangers' heads.
@@ -67,22 +67,22 @@ struct State {
     leaving_held: u64,
 }
 
-struct Stranger {
+struct Unverified {
     evicted: CancellationToken,
     since: Instant,
     held: u64,
 }
 
 /// A connection that is no stranger's.
-struct Known {
+struct Verified {
     evicted: CancellationToken,
     /// `None`: it stays, whatever happens on it.
-    activity: Option<Arc<Activity>>,
+    activity: Option<Arc<ConnectionActivity>>,
 }
 
 /// One slot; dropping it frees it.
-pub struct Slot {
-    slots: Arc<Slots>,
+pub struct ConnectionSlot {
+    slots: Arc<ConnectionTable>,
     number: u64,
     evicted: CancellationToken,
     known: AtomicBool,
@@ -90,14 +90,14 @@ pub struct Slot {
 
 /// Memory that a stranger's head needs. Dropping it gives it back. It keeps the slot as well: an
 /// upgraded connection stays counted through its reader.
-pub struct Held {
-    slot: Arc<Slot>,
+pub struct HeaderMemory {
+    slot: Arc<ConnectionSlot>,
     bytes: u64,
     /// What all of the connection may be.
     most: u64,
 }
 
-impl Slots {
+impl ConnectionTable {
     /// So many slots.
     #[must_use]
     pub fn new(most: usize) -> Arc<Self> {
@@ -110,14 +110,14 @@ impl Slots {
     /// A slot for a connection that begins; for want of a free one, that of the stranger who came
     /// first, or of a connection that may send and does not. `None` when all are in use.
     #[must_use]
-    pub fn take(self: &Arc<Self>) -> Option<Slot> {
+    pub fn take(self: &Arc<Self>) -> Option<ConnectionSlot> {
         let full = self.lock().taken >= self.most;
         if full && !self.evict(IDLE_AT_ONCE) {
             return None;
         }
 
         let evicted = CancellationToken::new();
-        let stranger = Stranger {
+        let stranger = Unverified {
             evicted: evicted.clone(),
             since: Instant::now(),
             held: 0,
@@ -129,7 +129,7 @@ impl Slots {
         state.strangers.insert(number, stranger);
         drop(state);
 
-        Some(Slot {
+        Some(ConnectionSlot {
             slots: Arc::clone(self),
             number,
             evicted,
@@ -160,12 +160,12 @@ impl Slots {
         !evicted.is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TableState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl TableState {
     /// Takes a stranger's slot and memory away. The connection is over when its token is cancelled
     /// and has been heard.
     fn evict(&mut self, number: u64) -> Option<CancellationToken> {
@@ -184,7 +184,7 @@ impl State {
             return Vec::new();
         }
 
-        let idle = |known: &Known| {
+        let idle = |known: &Verified| {
             known
                 .activity
                 .as_ref()?
@@ -217,7 +217,7 @@ impl State {
         }
 
         let now = Instant::now();
-        let cost = |stranger: &Stranger| {
+        let cost = |stranger: &Unverified| {
             u128::from(stranger.held) * now.duration_since(stranger.since).as_nanos()
         };
         let holding = self
@@ -240,10 +240,10 @@ impl State {
     }
 }
 
-impl Slot {
+impl ConnectionSlot {
     /// The connection is no stranger's: a request of it passed the gate. It may have to go when
     /// nothing happens on it; without an `activity` it stays.
-    pub fn know(&self, activity: Option<&Arc<Activity>>) {
+    pub fn know(&self, activity: Option<&Arc<ConnectionActivity>>) {
         if self.is_known() {
             return;
         }
@@ -252,7 +252,7 @@ impl Slot {
         // One that was evicted a moment ago stays so.
         if let Some(stranger) = state.strangers.remove(&self.number) {
             state.held -= stranger.held;
-            let known = Known {
+            let known = Verified {
                 evicted: self.evicted.clone(),
                 activity: activity.cloned(),
             };
@@ -269,14 +269,14 @@ impl Slot {
 
     /// Memory for a request of this connection, which is free for one that is known. `None` when
     /// there is none left.
-    pub fn hold(self: &Arc<Self>, bytes: u64, has_body: bool) -> Option<Held> {
+    pub fn hold(self: &Arc<Self>, bytes: u64, has_body: bool) -> Option<HeaderMemory> {
         let most = if has_body {
             HEADS_OF_ONE
         } else {
             BODILESS_OF_ONE
         };
 
-        let mut held = Held {
+        let mut held = HeaderMemory {
             slot: Arc::clone(self),
             bytes: 0,
             most,
@@ -299,8 +299,8 @@ impl Slot {
     }
 
     /// Memory for a head of this connection that is coming: none yet.
-    pub fn hold_coming(self: &Arc<Self>) -> Held {
-        Held {
+    pub fn hold_coming(self: &Arc<Self>) -> HeaderMemory {
+        HeaderMemory {
             slot: Arc::clone(self),
             bytes: 0,
             most: HEADS_OF_ONE + COMING,
@@ -313,7 +313,7 @@ impl Slot {
     }
 }
 
-impl Held {
+impl HeaderMemory {
     /// Changes how much it is; `false` when there is not so much left, and then it stays as it was.
     pub fn set(&mut self, bytes: u64) -> bool {
         if self.bytes == bytes || self.slot.is_known() {
@@ -346,13 +346,13 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeaderMemory {
     fn drop(&mut self) {
         self.set(0);
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut state = self.slots.lock();
         let left = state.leaving.remove(&self.number).unwrap_or_default();
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn the_stranger_who_came_first_gives_way_and_nobody_who_is_known() {
-        let slots = Slots::new(2);
+        let slots = ConnectionTable::new(2);
         let (first, second) = (slots.take().unwrap(), slots.take().unwrap());
         first.know(None);
 
@@ -394,9 +394,9 @@ mod tests {
 
     #[test]
     fn where_strangers_are_few_those_go_on_which_nothing_happens() {
-        let slots = Slots::new(16);
+        let slots = ConnectionTable::new(16);
         let known: Vec<_> = (0..15)
-            .map(|_| (slots.take().unwrap(), Activity::new()))
+            .map(|_| (slots.take().unwrap(), ConnectionActivity::new()))
             .collect();
         for (slot, activity) in &known {
             slot.know(Some(activity));
@@ -425,7 +425,7 @@ mod tests {
 
     #[test]
     fn heads_of_strangers_are_bounded_and_those_of_others_are_not() {
-        let slots = Slots::new(1000);
+        let slots = ConnectionTable::new(1000);
         let slot = || Arc::new(slots.take().unwrap());
         let first = slot();
         let mut head = first.hold(HEADS_OF_ONE, true).unwrap();
@@ -457,7 +457,7 @@ mod tests {
     /// An older one that waits with little, and one whose head drips in, stay; those that hoard go.
     #[test]
     fn those_go_that_have_held_most_for_longest() {
-        let slots = Slots::new(1000);
+        let slots = ConnectionTable::new(1000);
         let slot = || Arc::new(slots.take().unwrap());
         let waiting = slot();
         let _little = waiting.hold(8 * KIB, true).unwrap();

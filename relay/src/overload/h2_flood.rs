@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::overload::connections::{Held, Slot};
+use crate::overload::connections::{ConnectionSlot, HeaderMemory};
 
 /// Control frames in a [`WINDOW`] beyond those that go with what moves: real clients send a few.
 const MOST: u32 = 1000;
@@ -39,10 +39,10 @@ const END_HEADERS: u8 = 4;
 const COST: u64 = 2;
 
 /// Counts the frames of a connection.
-pub struct FrameGuard<S> {
+pub struct H2FloodGuard<S> {
     inner: S,
-    coming: Frames,
-    going: Frames,
+    coming: FrameCounter,
+    going: FrameCounter,
     /// Control frames that went with nothing.
     idle: u32,
     since: Instant,
@@ -51,13 +51,13 @@ pub struct FrameGuard<S> {
     /// Whether there has to be a pause, and what was read behind it.
     pause: bool,
     behind: Bytes,
-    slot: Arc<Slot>,
+    slot: Arc<ConnectionSlot>,
     /// The memory for a head that comes.
-    held: Held,
+    held: HeaderMemory,
 }
 
 /// Follows one direction from frame to frame.
-struct Frames {
+struct FrameCounter {
     head: [u8; HEAD],
     /// Bytes of the head that are there.
     filled: usize,
@@ -71,7 +71,7 @@ struct Frames {
 
 /// What a frame does.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Frame {
+enum FrameKind {
     /// A request or an answer moves.
     Progress,
     /// It does not.
@@ -80,7 +80,7 @@ enum Frame {
     Wrong,
 }
 
-impl Frames {
+impl FrameCounter {
     const fn after(skip: usize) -> Self {
         Self {
             head: [0; HEAD],
@@ -93,7 +93,11 @@ impl Frames {
 
     /// Takes bytes in up to where a request's head begins, and says of each frame that begins in
     /// them what it is. Gives what is left, and whether a head begins there.
-    fn follow<'b>(&mut self, mut bytes: &'b [u8], mut each: impl FnMut(Frame)) -> (&'b [u8], bool) {
+    fn follow<'b>(
+        &mut self,
+        mut bytes: &'b [u8],
+        mut each: impl FnMut(FrameKind),
+    ) -> (&'b [u8], bool) {
         while !bytes.is_empty() {
             let over = self.skip.min(bytes.len());
             self.skip -= over;
@@ -124,10 +128,10 @@ impl Frames {
                 }
 
                 each(match kind {
-                    HEADERS => Frame::Progress,
-                    DATA if self.skip > 0 => Frame::Progress,
-                    PUSH_PROMISE => Frame::Wrong,
-                    _ => Frame::Control,
+                    HEADERS => FrameKind::Progress,
+                    DATA if self.skip > 0 => FrameKind::Progress,
+                    PUSH_PROMISE => FrameKind::Wrong,
+                    _ => FrameKind::Control,
                 });
 
                 if kind == HEADERS {
@@ -140,10 +144,10 @@ impl Frames {
     }
 }
 
-impl<S> FrameGuard<S> {
+impl<S> H2FloodGuard<S> {
     /// Guards a connection of which nothing has been read.
-    pub fn new(inner: S, slot: &Arc<Slot>) -> Self {
-        let (coming, going) = (Frames::after(PREFACE), Frames::after(0));
+    pub fn new(inner: S, slot: &Arc<ConnectionSlot>) -> Self {
+        let (coming, going) = (FrameCounter::after(PREFACE), FrameCounter::after(0));
         let (slot, held, behind) = (Arc::clone(slot), slot.hold_coming(), Bytes::new());
         Self {
             inner,
@@ -170,9 +174,9 @@ impl<S> FrameGuard<S> {
             let idle = &mut self.idle;
             let begins;
             (left, begins) = self.coming.follow(left, |frame| match frame {
-                Frame::Progress => *idle = idle.saturating_sub(WITH_EACH),
-                Frame::Control => *idle += 1,
-                Frame::Wrong => wrong = true,
+                FrameKind::Progress => *idle = idle.saturating_sub(WITH_EACH),
+                FrameKind::Control => *idle += 1,
+                FrameKind::Wrong => wrong = true,
             });
 
             self.pause = begins && self.begun && !self.slot.is_known();
@@ -198,7 +202,7 @@ impl<S> FrameGuard<S> {
         let idle = &mut self.idle;
         while !bytes.is_empty() {
             (bytes, _) = self.going.follow(bytes, |frame| {
-                if frame == Frame::Progress {
+                if frame == FrameKind::Progress {
                     *idle = idle.saturating_sub(WITH_EACH);
                 }
             });
@@ -206,7 +210,7 @@ impl<S> FrameGuard<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for H2FloodGuard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -246,7 +250,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameGuard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for FrameGuard<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for H2FloodGuard<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -292,7 +296,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::overload::connections::Slots;
+    use crate::overload::connections::ConnectionTable;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
         [
@@ -303,8 +307,8 @@ mod tests {
         .concat()
     }
 
-    fn guard<S>(inner: S) -> FrameGuard<S> {
-        FrameGuard::new(inner, &Arc::new(Slots::new(1).take().unwrap()))
+    fn guard<S>(inner: S) -> H2FloodGuard<S> {
+        H2FloodGuard::new(inner, &Arc::new(ConnectionTable::new(1).take().unwrap()))
     }
 
     #[test]
@@ -318,7 +322,7 @@ mod tests {
         ];
         let stream = stream.concat();
         for size in 1..stream.len() {
-            let mut frames = Frames::after(3);
+            let mut frames = FrameCounter::after(3);
             let (mut seen, mut heads) = (Vec::new(), 0);
 
             for piece in [b"pre".as_slice(), &stream].concat().chunks(size) {
@@ -326,7 +330,7 @@ mod tests {
                 while !left.is_empty() {
                     let ended;
                     (left, ended) =
-                        frames.follow(left, |frame| seen.push(frame == Frame::Progress));
+                        frames.follow(left, |frame| seen.push(frame == FrameKind::Progress));
                     heads += u32::from(ended);
                 }
             }

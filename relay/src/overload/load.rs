@@ -7,16 +7,16 @@ use tokio::sync::Notify;
 
 /// A session's load.
 #[derive(Default)]
-pub struct Load {
+pub struct SessionLoad {
     under_way: AtomicUsize,
     /// Told when nothing is under way any more.
     idle: Notify,
 }
 
 /// A request that a session has under way.
-pub struct UnderWay(Arc<Load>);
+pub struct LoadGuard(Arc<SessionLoad>);
 
-impl Drop for UnderWay {
+impl Drop for LoadGuard {
     fn drop(&mut self) {
         if self.0.under_way.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.idle.notify_one();
@@ -24,12 +24,12 @@ impl Drop for UnderWay {
     }
 }
 
-impl Load {
+impl SessionLoad {
     /// Counts one more.
     #[must_use]
-    pub fn begin(self: &Arc<Self>) -> UnderWay {
+    pub fn begin(self: &Arc<Self>) -> LoadGuard {
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        UnderWay(Arc::clone(self))
+        LoadGuard(Arc::clone(self))
     }
 
     /// Requests under way.

@@ -8,21 +8,21 @@ use hookward_core::address::source;
 
 /// Places in use; clones share the count.
 #[derive(Clone, Default)]
-pub struct Places {
+pub struct PerClientLimiter {
     // A std mutex: it guards counters, and nothing waits while it is held.
     by_source: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 /// One place; dropping it frees it.
-pub struct Place {
-    places: Places,
+pub struct ClientSlot {
+    places: PerClientLimiter,
     source: IpAddr,
 }
 
-impl Places {
+impl PerClientLimiter {
     /// A place for this address, unless it has `most` already.
     #[must_use]
-    pub fn take(&self, client: IpAddr, most: usize) -> Option<Place> {
+    pub fn take(&self, client: IpAddr, most: usize) -> Option<ClientSlot> {
         let source = source(client);
         let mut by_source = self.lock();
         let taken = by_source.entry(source).or_insert(0);
@@ -32,7 +32,7 @@ impl Places {
 
         *taken += 1;
         drop(by_source);
-        Some(Place {
+        Some(ClientSlot {
             places: self.clone(),
             source,
         })
@@ -45,7 +45,7 @@ impl Places {
     }
 }
 
-impl Drop for Place {
+impl Drop for ClientSlot {
     fn drop(&mut self) {
         let mut by_source = self.places.lock();
         if let Some(taken) = by_source.get_mut(&self.source) {
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn places_are_counted_by_source_and_freed() {
-        let places = Places::default();
+        let places = PerClientLimiter::default();
         let client = |text: &str| text.parse::<IpAddr>().unwrap();
         let first = places.take(client("2001:db8::1"), 1).unwrap();
         assert!(

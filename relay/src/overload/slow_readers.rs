@@ -31,10 +31,10 @@ const LOOK: Duration = Duration::from_millis(100);
 const FEW: usize = (ROOM / STREAM_WINDOW as u64) as usize;
 
 /// The answers of one session that are on their way.
-pub struct Untaken<T> {
+pub struct ResponseBacklog<T> {
     begin: Instant,
     // A std mutex: the map is small, and nothing waits while it is held.
-    answers: Mutex<HashMap<u64, Arc<Answer<T>>>>,
+    answers: Mutex<HashMap<u64, Arc<BacklogEntry<T>>>>,
     next: AtomicU64,
     /// How many there are.
     count: AtomicUsize,
@@ -44,7 +44,7 @@ pub struct Untaken<T> {
     taken_away: AtomicU64,
 }
 
-struct Answer<T> {
+struct BacklogEntry<T> {
     /// Until it is taken away.
     // A std mutex: it is held while the body is polled, and nobody else wants it but
     // `Untaken::relieve`.
@@ -56,7 +56,7 @@ struct Answer<T> {
     given: AtomicU64,
 }
 
-impl<T> Answer<T> {
+impl<T> BacklogEntry<T> {
     fn body(&self) -> MutexGuard<'_, Option<T>> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,13 +68,13 @@ impl<T> Answer<T> {
 }
 
 /// An answer's body; it may be taken away from whoever does not take it.
-pub struct OnItsWay<T> {
-    all: Arc<Untaken<T>>,
+pub struct TrackedResponse<T> {
+    all: Arc<ResponseBacklog<T>>,
     number: u64,
-    answer: Arc<Answer<T>>,
+    answer: Arc<BacklogEntry<T>>,
 }
 
-impl<T> Default for Untaken<T> {
+impl<T> Default for ResponseBacklog<T> {
     fn default() -> Self {
         Self {
             begin: Instant::now(),
@@ -87,14 +87,14 @@ impl<T> Default for Untaken<T> {
     }
 }
 
-impl<T> Untaken<T> {
+impl<T> ResponseBacklog<T> {
     fn now(&self) -> u64 {
         u64::try_from(self.begin.elapsed().as_millis())
             .unwrap_or(u64::MAX)
             .max(1)
     }
 
-    fn answers(&self) -> MutexGuard<'_, HashMap<u64, Arc<Answer<T>>>> {
+    fn answers(&self) -> MutexGuard<'_, HashMap<u64, Arc<BacklogEntry<T>>>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -117,7 +117,8 @@ impl<T> Untaken<T> {
 
     fn relieve_at(&self, now: u64) -> usize {
         // As it is at one moment: the answers go on meanwhile.
-        let mut given: Vec<Given<T>> = self.answers().values().filter_map(Given::of).collect();
+        let mut given: Vec<Candidate<T>> =
+            self.answers().values().filter_map(Candidate::of).collect();
         let mut lying: u64 = given.iter().map(|answer| answer.lies).sum();
         let Some(patience) = patience(lying) else {
             return 0;
@@ -148,16 +149,16 @@ impl<T> Untaken<T> {
 }
 
 /// An answer whose sender has been given something, and has not asked for more.
-struct Given<T> {
-    answer: Arc<Answer<T>>,
+struct Candidate<T> {
+    answer: Arc<BacklogEntry<T>>,
     /// Since when, in milliseconds.
     since: u64,
     /// What may lie here of it.
     lies: u64,
 }
 
-impl<T> Given<T> {
-    fn of(answer: &Arc<Answer<T>>) -> Option<Self> {
+impl<T> Candidate<T> {
+    fn of(answer: &Arc<BacklogEntry<T>>) -> Option<Self> {
         let since = answer.given.load(Ordering::Relaxed);
         (since != 0).then(|| Self {
             answer: Arc::clone(answer),
@@ -189,11 +190,11 @@ fn patience(lying: u64) -> Option<Duration> {
     Some(STILL.mul_f64(1.0 - full).max(STILL_AT_FULL))
 }
 
-impl<T> OnItsWay<T> {
+impl<T> TrackedResponse<T> {
     /// A body of this session.
-    pub(crate) fn new(body: T, all: &Arc<Untaken<T>>) -> Self {
+    pub(crate) fn new(body: T, all: &Arc<ResponseBacklog<T>>) -> Self {
         let number = all.next.fetch_add(1, Ordering::Relaxed);
-        let answer = Answer {
+        let answer = BacklogEntry {
             body: Mutex::new(Some(body)),
             left: AtomicU64::new(u64::MAX),
             given: AtomicU64::new(0),
@@ -241,7 +242,7 @@ impl<T> OnItsWay<T> {
     }
 }
 
-impl<T> Drop for OnItsWay<T> {
+impl<T> Drop for TrackedResponse<T> {
     fn drop(&mut self) {
         let mut answers = self.all.answers();
         answers.remove(&self.number);
@@ -255,8 +256,14 @@ mod tests {
 
     const LARGE: u64 = 1 << 30;
 
-    fn answers(all: &Arc<Untaken<u64>>, count: u64, left: u64) -> Vec<OnItsWay<u64>> {
-        let answers: Vec<_> = (0..count).map(|_| OnItsWay::new(left, all)).collect();
+    fn answers(
+        all: &Arc<ResponseBacklog<u64>>,
+        count: u64,
+        left: u64,
+    ) -> Vec<TrackedResponse<u64>> {
+        let answers: Vec<_> = (0..count)
+            .map(|_| TrackedResponse::new(left, all))
+            .collect();
         for answer in &answers {
             assert!(
                 answer
@@ -269,20 +276,20 @@ mod tests {
         answers
     }
 
-    fn gone(answers: &[OnItsWay<u64>]) -> usize {
+    fn gone(answers: &[TrackedResponse<u64>]) -> usize {
         answers
             .iter()
             .filter(|answer| answer.look(|_| ()).is_none())
             .count()
     }
 
-    fn later(all: &Untaken<u64>) -> u64 {
+    fn later(all: &ResponseBacklog<u64>) -> u64 {
         all.now() + u64::try_from(STILL.as_millis()).unwrap()
     }
 
     #[test]
     fn who_stands_still_gives_way_until_there_is_room() {
-        let all = Arc::new(Untaken::default());
+        let all = Arc::new(ResponseBacklog::default());
         let few = answers(&all, FEW as u64, LARGE);
         assert_eq!(all.relieve_at(later(&all)), 0, "there is room");
 
@@ -298,7 +305,7 @@ mod tests {
         let lying: u64 = all
             .answers()
             .values()
-            .filter_map(Given::of)
+            .filter_map(Candidate::of)
             .map(|answer| answer.lies)
             .sum();
         assert_eq!(
@@ -330,13 +337,13 @@ mod tests {
         );
         assert!(seconds(ROOM + 1).unwrap() > 3.9);
 
-        let all = Arc::new(Untaken::default());
+        let all = Arc::new(ResponseBacklog::default());
         let many = answers(&all, FULL / u64::from(STREAM_WINDOW), LARGE);
         let soon = all.now() + u64::try_from(STILL_AT_FULL.as_millis()).unwrap();
         assert_eq!(all.relieve_at(all.now()), 0);
 
         let asks_on = &many[0];
-        let looked_at = Given::of(&asks_on.answer).unwrap();
+        let looked_at = Candidate::of(&asks_on.answer).unwrap();
         asks_on.answer.given.fetch_add(1, Ordering::Relaxed);
         assert!(!looked_at.take_away(), "it has moved since");
         assert_eq!(all.relieve_at(soon + 1), many.len() - FEW);
@@ -344,7 +351,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_the_agent_or_has_little_to_take_is_no_burden() {
-        let all = Arc::new(Untaken::default());
+        let all = Arc::new(ResponseBacklog::default());
         let waiting = answers(&all, 200, LARGE);
         for answer in &waiting {
             assert!(

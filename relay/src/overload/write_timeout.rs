@@ -31,15 +31,15 @@ const DISCARD: usize = 16 * 1024;
 /// Whether a connection's sender is still sending a body that nobody will read. Clones share it.
 /// What hyper refuses by itself, before there is a request, is not known here.
 #[derive(Clone, Default)]
-pub struct Unread(Arc<Flags>);
+pub struct UnreadBody(Arc<SocketFlags>);
 
 #[derive(Default)]
-struct Flags {
+struct SocketFlags {
     unread: AtomicBool,
     slow: AtomicBool,
 }
 
-impl Unread {
+impl UnreadBody {
     /// Says whether there is such a body.
     pub fn set(&self, unread: bool) {
         self.0.unread.store(unread, Ordering::Relaxed);
@@ -52,17 +52,17 @@ impl Unread {
 }
 
 /// A stream whose writes must get on.
-pub struct StallGuard<S> {
+pub struct WriteTimeout<S> {
     inner: S,
     patience: Duration,
     /// Runs while a write is pending.
     timer: Option<Pin<Box<Sleep>>>,
-    unread: Unread,
-    linger: Option<Linger>,
+    unread: UnreadBody,
+    linger: Option<LingeringClose>,
 }
 
 /// A closed connection that is still read from.
-struct Linger {
+struct LingeringClose {
     /// The end of a window, and of all of them.
     timer: Pin<Box<Sleep>>,
     end: Instant,
@@ -71,9 +71,9 @@ struct Linger {
     left: usize,
 }
 
-impl<S> StallGuard<S> {
+impl<S> WriteTimeout<S> {
     /// Guards this stream.
-    pub const fn new(inner: S, patience: Duration, unread: Unread) -> Self {
+    pub const fn new(inner: S, patience: Duration, unread: UnreadBody) -> Self {
         Self {
             inner,
             patience,
@@ -105,21 +105,21 @@ impl<S> StallGuard<S> {
     }
 }
 
-impl<S> StallGuard<S> {
+impl<S> WriteTimeout<S> {
     /// The stream below.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 }
 
-impl<S: AsyncRead + Unpin> StallGuard<S> {
+impl<S: AsyncRead + Unpin> WriteTimeout<S> {
     /// Throws away what still comes, until the sender closes, too, or has had its time.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (window, all) = match self.unread.0.slow.load(Ordering::Relaxed) {
             true => (LINGER_SLOW, LINGER_SLOW),
             false => (LINGER_WINDOW, LINGER),
         };
-        let linger = self.linger.get_or_insert_with(|| Linger {
+        let linger = self.linger.get_or_insert_with(|| LingeringClose {
             timer: Box::pin(sleep(window)),
             end: Instant::now() + all,
             came: 0,
@@ -155,7 +155,7 @@ impl<S: AsyncRead + Unpin> StallGuard<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -165,7 +165,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -12,34 +12,40 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::overload::per_client::{Place, Places};
-use crate::sessions::context::Host;
-use crate::sessions::handshake::{self, AdmissionError};
+use crate::overload::per_client::{ClientSlot, PerClientLimiter};
+use crate::sessions::context::SessionContext;
+use crate::sessions::handshake::{self, HandshakeError};
 use crate::sessions::session;
 
 /// The way in for agents. It owns the tasks of greetings and sessions.
-pub struct Entrance {
+pub struct AgentAcceptor {
     /// What a session needs of the relay.
-    pub host: Arc<Host>,
+    pub host: Arc<SessionContext>,
     unknown: Arc<Semaphore>,
-    of_source: Places,
+    of_source: PerClientLimiter,
     tasks: TaskTracker,
     drain: CancellationToken,
     stop: CancellationToken,
 }
 
 /// A place for a connection whose peer has not yet said who it is.
-pub struct Unknown(#[allow(dead_code, reason = "held, not read")] (Place, OwnedSemaphorePermit));
+pub struct UnauthenticatedSlot(
+    #[allow(dead_code, reason = "held, not read")] (ClientSlot, OwnedSemaphorePermit),
+);
 
-impl Entrance {
+impl AgentAcceptor {
     /// An entrance whose sessions are told to leave when `drain` is cancelled, and end with `stop`.
     #[must_use]
-    pub fn new(host: Arc<Host>, drain: CancellationToken, stop: CancellationToken) -> Self {
+    pub fn new(
+        host: Arc<SessionContext>,
+        drain: CancellationToken,
+        stop: CancellationToken,
+    ) -> Self {
         let unknown = Arc::new(Semaphore::new(host.limits.agents_unknown));
         Self {
             host,
             unknown,
-            of_source: Places::default(),
+            of_source: PerClientLimiter::default(),
             tasks: TaskTracker::new(),
             drain,
             stop,
@@ -59,10 +65,10 @@ impl Entrance {
     }
 
     /// A place for one more unknown connection; `None` when there are too many.
-    pub fn place(&self, source: IpAddr) -> Option<Unknown> {
+    pub fn place(&self, source: IpAddr) -> Option<UnauthenticatedSlot> {
         // A handshake proves its address, so one that only knocks can't lock the others out.
         let place = self.of_source.take(source, AGENTS_UNKNOWN_PER_SOURCE)?;
-        Some(Unknown((
+        Some(UnauthenticatedSlot((
             place,
             Arc::clone(&self.unknown).try_acquire_owned().ok()?,
         )))
@@ -72,10 +78,10 @@ impl Entrance {
     /// then the session.
     pub fn enter<E>(
         self: &Arc<Self>,
-        place: Unknown,
+        place: UnauthenticatedSlot,
         connecting: impl Future<Output = Result<Session, E>> + Send + 'static,
     ) where
-        AdmissionError: From<E>,
+        HandshakeError: From<E>,
         E: Send,
     {
         let this = Arc::clone(self);
@@ -83,7 +89,7 @@ impl Entrance {
             let greeting = async {
                 let session = connecting.await?;
                 let admitted = handshake::admit(&session, &this.host).await?;
-                Ok::<_, AdmissionError>((session, admitted))
+                Ok::<_, HandshakeError>((session, admitted))
             };
             let greeted = tokio::select! {
                 greeted = timeout(this.host.limits.agent_greeting, greeting) => greeted,
@@ -102,9 +108,9 @@ impl Entrance {
                     )
                     .await;
                 }
-                Ok(Err(AdmissionError::Joined(agent))) => tracing::info!(agent, "agent joined"),
+                Ok(Err(HandshakeError::Joined(agent))) => tracing::info!(agent, "agent joined"),
                 // Agents try several ways at one time, and give up all but one.
-                Ok(Err(error @ AdmissionError::Session(_))) => {
+                Ok(Err(error @ HandshakeError::Session(_))) => {
                     tracing::debug!(%error, "a connection that was given up")
                 }
                 Ok(Err(error)) => this.host.log.agent_failed("ended", &error.to_string()),

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hookward_tunnel::transport::Session;
 
 use crate::body::response::TunnelBody;
-use crate::overload::load::{Load, UnderWay};
-use crate::overload::slow_readers::Untaken;
-use crate::sessions::owner_events::Refusals;
+use crate::overload::load::{LoadGuard, SessionLoad};
+use crate::overload::slow_readers::ResponseBacklog;
+use crate::sessions::owner_events::OwnerEvents;
 use crate::storage::agents::Agent;
 
 /// Requests under way with which a connection is still as good as an idle one: to spread few
@@ -18,7 +18,7 @@ use crate::storage::agents::Agent;
 const SPREAD_FROM: usize = 64;
 
 /// A run of an agent's program, and what part of it a session is.
-pub struct Run {
+pub struct AgentInstance {
     /// No other run has this name.
     pub instance: Box<str>,
     /// Whether it shares its tunnels with others.
@@ -30,18 +30,18 @@ pub struct Run {
 }
 
 /// A session that is being served.
-pub struct LiveSession {
+pub struct ActiveSession {
     id: u64,
     /// Whose it is.
     pub agent: Agent,
-    run: Run,
+    run: AgentInstance,
     /// The connection.
     pub session: Session,
     /// What the agent is to be told.
-    pub refusals: Refusals,
+    pub refusals: OwnerEvents,
     /// What senders have not taken of its answers.
-    pub untaken: Arc<Untaken<TunnelBody>>,
-    load: Arc<Load>,
+    pub untaken: Arc<ResponseBacklog<TunnelBody>>,
+    load: Arc<SessionLoad>,
     order: AtomicU32,
     quiet: AtomicBool,
     /// It serves all that the one before it on its line serves: until then its agent takes nothing
@@ -49,10 +49,15 @@ pub struct LiveSession {
     complete: AtomicBool,
 }
 
-impl LiveSession {
+impl ActiveSession {
     /// A session that begins to be served.
     #[must_use]
-    pub fn new(agent: Agent, run: Run, session: Session, refusals: Refusals) -> Arc<Self> {
+    pub fn new(
+        agent: Agent,
+        run: AgentInstance,
+        session: Session,
+        refusals: OwnerEvents,
+    ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
 
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -72,7 +77,7 @@ impl LiveSession {
 
     /// Counts a request that this session is given.
     #[must_use]
-    pub fn begin(&self) -> UnderWay {
+    pub fn begin(&self) -> LoadGuard {
         self.load.begin()
     }
 

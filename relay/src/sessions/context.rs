@@ -10,13 +10,13 @@ use hookward_core::names::{AgentName, HostName};
 use hookward_gate::policy::summary::Summary;
 use hookward_tunnel::transport::liveness::Liveness;
 
-use crate::fetch::ip_sets::AddressLists;
-use crate::observe::audit::RequestLog;
+use crate::fetch::ip_sets::IpSetUpdater;
+use crate::observe::audit::AuditLog;
 use crate::sessions::registry::Registry;
 use crate::storage::Store;
 
 /// What a session needs of the relay.
-pub struct Host {
+pub struct SessionContext {
     /// Who serves which host.
     pub registry: Registry,
     /// What survives a restart.
@@ -32,23 +32,23 @@ pub struct Host {
     /// The port of public URLs.
     pub public_port: u16,
     /// The named sets of addresses.
-    pub lists: AddressLists,
+    pub lists: IpSetUpdater,
     /// Trusted proxies, which are never locked out.
     pub trusted_proxies: AddressSet,
     /// Which policies are in force.
-    pub in_force: InForce,
+    pub in_force: PoliciesInForce,
     /// The log of what strangers do.
-    pub log: Arc<RequestLog>,
+    pub log: Arc<AuditLog>,
 }
 
 /// The policies that were logged last, by host: each of them is logged once, and its change.
 #[derive(Default)]
-pub struct InForce(
+pub struct PoliciesInForce(
     // A std mutex: it guards a small map, and nothing waits while it is held.
     Mutex<HashMap<HostName, String>>,
 );
 
-impl InForce {
+impl PoliciesInForce {
     /// Logs the policy of a host, unless it is in force already.
     pub fn note(&self, host: &HostName, agent: &AgentName, summary: &Summary) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +60,7 @@ impl InForce {
     }
 }
 
-impl Host {
+impl SessionContext {
     /// When an agent's connection counts as dead.
     #[must_use]
     pub const fn liveness(&self) -> Liveness {

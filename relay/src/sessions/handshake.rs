@@ -1,34 +1,34 @@
 //! Who is this agent? One greeting, under one deadline: a join, which ends the connection, or a
 //! hello with a credential that the store knows.
 
-use crate::sessions::FromAgent;
+use crate::sessions::AgentMessage;
 use data_encoding::HEXLOWER;
 use hookward_core::limits::GREETING_BYTES;
 use hookward_core::secret::{Secret, SecretDigest};
-use hookward_tunnel::protocol::control::{Deadlines, FromRelay, RefusedReason};
+use hookward_tunnel::protocol::control::{Deadlines, RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamError};
 
-use crate::sessions::active::Run;
-use crate::sessions::context::Host;
+use crate::sessions::active::AgentInstance;
+use crate::sessions::context::SessionContext;
 use crate::storage::StorageError;
 use crate::storage::agents::Agent;
-use crate::storage::hosts::Claim;
+use crate::storage::hosts::HostClaim;
 
 /// An agent that said who it is.
-pub struct Admitted {
+pub struct Authenticated {
     /// Whose session it is.
     pub agent: Agent,
     /// What it authenticated with, to be asked for again.
     pub credential: SecretDigest,
     /// Which run of the agent's program it is part of.
-    pub run: Run,
+    pub run: AgentInstance,
     /// The stream on which it goes on talking.
     pub control: ControlStream,
 }
 
 /// Why a connection did not become a session.
 #[derive(Debug, thiserror::Error)]
-pub enum AdmissionError {
+pub enum HandshakeError {
     /// It was a join, and is done.
     #[error("agent {0} joined")]
     Joined(String),
@@ -49,9 +49,12 @@ pub enum AdmissionError {
 /// Reads the greeting and answers it. The caller sets the deadline.
 ///
 /// # Errors
-/// [`AdmissionError`] for everything but a known agent's hello.
-pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, AdmissionError> {
-    let Host {
+/// [`HandshakeError`] for everything but a known agent's hello.
+pub async fn admit(
+    session: &Session,
+    host: &SessionContext,
+) -> Result<Authenticated, HandshakeError> {
+    let SessionContext {
         store,
         clock,
         limits,
@@ -59,7 +62,7 @@ pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, Admission
     } = host;
     let mut control = session.accept_control().await?;
     match control.receive(GREETING_BYTES).await? {
-        FromAgent::Hello {
+        AgentMessage::Hello {
             credential,
             version,
             instance,
@@ -76,7 +79,7 @@ pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, Admission
             };
             tracing::debug!(agent = %agent.name, version = version.escape_debug().to_string(), "hello");
 
-            let welcome = FromRelay::Welcome {
+            let welcome = RelayMessage::Welcome {
                 agent: agent.name.to_string(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 deadlines: Deadlines::of(limits),
@@ -85,28 +88,28 @@ pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, Admission
             };
             control.send(&welcome).await?;
 
-            let run = Run {
+            let run = AgentInstance {
                 instance: instance.into(),
                 pool,
                 line,
                 lost,
             };
 
-            Ok(Admitted {
+            Ok(Authenticated {
                 agent,
                 credential: digest,
                 run,
                 control,
             })
         }
-        FromAgent::Join {
+        AgentMessage::Join {
             secret,
             credential_digest,
         } => join(control, host, secret, &credential_digest).await,
-        FromAgent::Open { .. }
-        | FromAgent::Application { .. }
-        | FromAgent::Leave
-        | FromAgent::Unknown => Err(StreamError::Protocol(
+        AgentMessage::Open { .. }
+        | AgentMessage::Application { .. }
+        | AgentMessage::Leave
+        | AgentMessage::Unknown => Err(StreamError::Protocol(
             "the first message is neither hello nor join".to_owned(),
         )
         .into()),
@@ -115,10 +118,10 @@ pub async fn admit(session: &Session, host: &Host) -> Result<Admitted, Admission
 
 async fn join(
     mut control: ControlStream,
-    host: &Host,
+    host: &SessionContext,
     secret: Secret,
     credential: &str,
-) -> Result<Admitted, AdmissionError> {
+) -> Result<Authenticated, HandshakeError> {
     let digest = HEXLOWER
         .decode(credential.as_bytes())
         .ok()
@@ -138,13 +141,13 @@ async fn join(
         Some(agent) => {
             keep_host(&agent, host).await;
             control
-                .send(&FromRelay::Joined {
+                .send(&RelayMessage::Joined {
                     agent: agent.name.to_string(),
                 })
                 .await?;
             control.finish().await;
 
-            Err(AdmissionError::Joined(agent.name.to_string()))
+            Err(HandshakeError::Joined(agent.name.to_string()))
         }
         None => {
             let message = "this join token was used already, replaced by a newer one, or is older than 24 hours; \
@@ -156,7 +159,7 @@ async fn join(
 
 /// From now on the host of its name is the agent's own, and 503 is the answer there until it comes:
 /// on this relay, and on every one that gets a copy of its state.
-async fn keep_host(agent: &Agent, host: &Host) {
+async fn keep_host(agent: &Agent, host: &SessionContext) {
     let own = host.host_of(&agent.name);
     if host.given.contains_key(&own) {
         return;
@@ -170,7 +173,7 @@ async fn keep_host(agent: &Agent, host: &Host) {
         .run(move |store| store.claim_host(&wanted, of_name.as_ref(), id))
         .await
     {
-        Ok(Claim::Owned) => {}
+        Ok(HostClaim::Owned) => {}
         Ok(claim) => {
             tracing::warn!(agent = %agent.name, host = %own, ?claim, "the agent has not the host of its name")
         }
@@ -182,14 +185,14 @@ async fn refuse<T>(
     mut control: ControlStream,
     reason: RefusedReason,
     message: &'static str,
-) -> Result<T, AdmissionError> {
+) -> Result<T, HandshakeError> {
     control
-        .send(&FromRelay::Refused {
+        .send(&RelayMessage::Refused {
             reason,
             message: message.to_owned(),
         })
         .await?;
     control.finish().await;
 
-    Err(AdmissionError::Refused(message))
+    Err(HandshakeError::Refused(message))
 }

@@ -1,5 +1,5 @@
 //! Takes agents' QUIC connections. The accept loop awaits nothing but `accept`; what becomes of a
-//! connection is the [`Entrance`]'s business.
+//! connection is the [`AgentAcceptor`]'s business.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use quinn::{Endpoint, Incoming};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::certs::Identity;
-use crate::sessions::acceptor::Entrance;
-use crate::sessions::context::Host;
-use crate::sessions::handshake::AdmissionError;
+use crate::certs::TunnelIdentity;
+use crate::sessions::acceptor::AgentAcceptor;
+use crate::sessions::context::SessionContext;
+use crate::sessions::handshake::HandshakeError;
 use crate::storage::Store;
 
 /// How often it is asked again who owns which host.
@@ -28,7 +28,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 pub struct AgentListener {
     endpoint: Endpoint,
     address: SocketAddr,
-    entrance: Arc<Entrance>,
+    entrance: Arc<AgentAcceptor>,
 }
 
 impl AgentListener {
@@ -38,8 +38,8 @@ impl AgentListener {
     /// [`EndpointError`].
     pub fn bind(
         address: SocketAddr,
-        identity: Identity,
-        entrance: Arc<Entrance>,
+        identity: TunnelIdentity,
+        entrance: Arc<AgentAcceptor>,
         stop: CancellationToken,
     ) -> Result<Self, EndpointError> {
         let liveness = entrance.host.liveness();
@@ -79,7 +79,7 @@ impl AgentListener {
 }
 
 /// Keeps the known hosts those that somebody owns: agents are removed by another process.
-async fn review_hosts(host: Arc<Host>, stop: CancellationToken) {
+async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
     let mut review = interval(REVIEW);
     review.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -101,7 +101,7 @@ async fn review_hosts(host: Arc<Host>, stop: CancellationToken) {
     }
 }
 
-async fn accept(endpoint: Endpoint, entrance: Arc<Entrance>, stop: CancellationToken) {
+async fn accept(endpoint: Endpoint, entrance: Arc<AgentAcceptor>, stop: CancellationToken) {
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
@@ -122,12 +122,12 @@ async fn accept(endpoint: Endpoint, entrance: Arc<Entrance>, stop: CancellationT
     }
 }
 
-async fn connect(incoming: Incoming) -> Result<Session, AdmissionError> {
+async fn connect(incoming: Incoming) -> Result<Session, HandshakeError> {
     let connecting = incoming
         .accept()
-        .map_err(|error| AdmissionError::Session(error.into()))?;
+        .map_err(|error| HandshakeError::Session(error.into()))?;
     let connection = connecting
         .await
-        .map_err(|error| AdmissionError::Session(error.into()))?;
+        .map_err(|error| HandshakeError::Session(error.into()))?;
     Ok(Session::over_quic(connection))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hookward_core::quota::Quota;
 use hookward_core::reason::Check;
-use hookward_tunnel::protocol::control::{FromRelay, RefusedRequest};
+use hookward_tunnel::protocol::control::{RefusedRequest, RelayMessage};
 use tokio::sync::Notify;
 
 /// Counts are sent together that come within this time.
@@ -15,7 +15,7 @@ const GATHER: Duration = Duration::from_millis(50);
 
 /// The queue; clones share it.
 #[derive(Clone)]
-pub struct Refusals {
+pub struct OwnerEvents {
     // A std mutex: it guards a short list, and nothing waits while it is held.
     inner: Arc<Mutex<Inner>>,
     news: Arc<Notify>,
@@ -33,7 +33,7 @@ impl Inner {
     }
 }
 
-impl Refusals {
+impl OwnerEvents {
     /// A queue that tells at most this many a second.
     #[must_use]
     pub fn new(most: usize) -> Self {
@@ -60,7 +60,7 @@ impl Refusals {
 
     /// Waits for refusals and takes them, as the message that tells them. Cancelling it loses
     /// nothing.
-    pub async fn next_message(&self) -> FromRelay {
+    pub async fn next_message(&self) -> RelayMessage {
         // Asked first: whoever was cancelled here before has taken the news, but not the refusals.
         while self.lock().is_empty() {
             self.news.notified().await;
@@ -82,7 +82,7 @@ impl Refusals {
             .collect();
 
         let counted = inner.quota.take_counted();
-        FromRelay::Refusals { told, counted }
+        RelayMessage::Refusals { told, counted }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -114,12 +114,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_becomes_counts() {
-        let refusals = Refusals::new(20);
+        let refusals = OwnerEvents::new(20);
         for n in 0..1000 {
             refusals.push(Check::Token, || refused(n));
         }
 
-        let FromRelay::Refusals { told, counted } = refusals.next_message().await else {
+        let RelayMessage::Refusals { told, counted } = refusals.next_message().await else {
             unreachable!()
         };
         assert_eq!(
@@ -131,7 +131,7 @@ mod tests {
 
     #[tokio::test]
     async fn cancelling_loses_nothing() {
-        let refusals = Refusals::new(0);
+        let refusals = OwnerEvents::new(0);
         refusals.push(Check::Token, || refused(1));
         assert!(
             tokio::time::timeout(GATHER / 2, refusals.next_message())
@@ -139,7 +139,7 @@ mod tests {
                 .is_err()
         );
 
-        let FromRelay::Refusals { counted, .. } = refusals.next_message().await else {
+        let RelayMessage::Refusals { counted, .. } = refusals.next_message().await else {
             unreachable!()
         };
         assert_eq!(counted, [(Check::Token, 1)]);

@@ -11,19 +11,19 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hookward_core::names::HostName;
-use hookward_gate::engine::{Gate, State};
-use hookward_runtime::offload::Queue;
+use hookward_gate::engine::{Gate, GateState};
+use hookward_runtime::offload::OffloadQueue;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::sessions::active::LiveSession;
+use crate::sessions::active::ActiveSession;
 use crate::storage::agents::AgentId;
 
 /// All tunnels; clones share it.
 #[derive(Clone, Default)]
 pub struct Registry {
     // A std mutex: look-ups copy some pointers, and nothing waits while it is held.
-    tunnels: Arc<Mutex<HashMap<HostName, Tunnel>>>,
+    tunnels: Arc<Mutex<HashMap<HostName, TunnelEndpoint>>>,
     /// Grows with every tunnel that is opened.
     opened: Arc<watch::Sender<u64>>,
     /// Sessions of each agent.
@@ -35,9 +35,9 @@ pub struct Registry {
 const OF_AN_AGENT: usize = 64;
 
 /// A session's place among its agent's.
-pub struct AgentPlace(Arc<Mutex<HashMap<AgentId, usize>>>, AgentId);
+pub struct AgentSlot(Arc<Mutex<HashMap<AgentId, usize>>>, AgentId);
 
-impl Drop for AgentPlace {
+impl Drop for AgentSlot {
     fn drop(&mut self) {
         let mut of_agent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = of_agent.get_mut(&self.1) {
@@ -54,63 +54,63 @@ const EXPECTED: Duration = Duration::from_secs(30);
 
 /// What is known of a public host.
 #[derive(Clone)]
-pub struct Tunnel {
+pub struct TunnelEndpoint {
     /// The owner's policy; `None` until the owner has opened the tunnel since the relay's start.
     pub gate: Option<Arc<Gate>>,
     /// The sessions that have opened it, the oldest first. Those of the newest run serve.
-    sessions: Arc<[Serving]>,
+    sessions: Arc<[Endpoint]>,
     /// What its gate remembers: rates, lockouts, the named sets.
-    pub state: Arc<State>,
+    pub state: Arc<GateState>,
     /// Where its checks of large bodies wait.
-    pub checks: Queue,
+    pub checks: OffloadQueue,
     /// Scheme and authority of its public URL.
     pub origin: Arc<str>,
     /// Since when no session serves it.
     away_since: Instant,
     /// The runs that came last, in the order of their first arrival: one that comes again is no
     /// newer for it.
-    runs: Arc<[KnownRun]>,
+    runs: Arc<[KnownInstance]>,
 }
 
 /// A run of an agent's program, and its place among all that have come to a tunnel.
-type KnownRun = (AgentId, Box<str>, u64);
+type KnownInstance = (AgentId, Box<str>, u64);
 
 /// Runs that are remembered for a tunnel, beyond their sessions.
 const RUNS: usize = 16;
 
 /// A session that has opened a tunnel.
 #[derive(Clone)]
-struct Serving {
-    live: Arc<LiveSession>,
+struct Endpoint {
+    live: Arc<ActiveSession>,
     /// The place of its run among all that have come to this tunnel.
     arrival: u64,
     /// The policy that its run has brought.
-    brought: Brought,
+    brought: PolicyVersion,
     /// Its agent says that the application takes no connection there.
     down: Arc<AtomicBool>,
 }
 
 /// A policy that an agent's run has brought.
 #[derive(Clone)]
-pub struct Brought {
+pub struct PolicyVersion {
     /// It, compiled.
     pub gate: Arc<Gate>,
     /// The run's later ones have a greater one.
     pub revision: u64,
 }
 
-impl Default for Tunnel {
+impl Default for TunnelEndpoint {
     fn default() -> Self {
         // Of a tunnel without a gate nothing is counted, and every request begins with one: the
         // copies of the named sets are not made for each.
-        static NOTHING: LazyLock<Arc<State>> = LazyLock::new(Arc::default);
+        static NOTHING: LazyLock<Arc<GateState>> = LazyLock::new(Arc::default);
         static NOWHERE: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
 
         Self {
             gate: None,
             sessions: Arc::from([]),
             state: Arc::clone(&NOTHING),
-            checks: Queue::default(),
+            checks: OffloadQueue::default(),
             origin: Arc::clone(&NOWHERE),
             away_since: Instant::now(),
             runs: Arc::from([]),
@@ -118,9 +118,9 @@ impl Default for Tunnel {
     }
 }
 
-impl Tunnel {
+impl TunnelEndpoint {
     /// The sessions that serve: those of the newest run, and of all that share with it.
-    fn serving(&self) -> impl Iterator<Item = &Serving> {
+    fn serving(&self) -> impl Iterator<Item = &Endpoint> {
         let newest = self.sessions.iter().max_by_key(|session| session.arrival);
         self.sessions.iter().filter(move |session| {
             newest.is_some_and(|newest| {
@@ -140,7 +140,7 @@ impl Tunnel {
 
     /// Who is told what was refused.
     #[must_use]
-    pub fn owner(&self) -> Option<&Arc<LiveSession>> {
+    pub fn owner(&self) -> Option<&Arc<ActiveSession>> {
         self.serving()
             .min_by_key(|session| self.doubt(session))
             .map(|session| &session.live)
@@ -148,7 +148,7 @@ impl Tunnel {
 
     /// What speaks against a session: that its application is down, that nothing was heard of it,
     /// or that a newer connection has taken its place.
-    fn doubt(&self, session: &Serving) -> (bool, bool, bool) {
+    fn doubt(&self, session: &Endpoint) -> (bool, bool, bool) {
         let replaced = self
             .sessions
             .iter()
@@ -165,10 +165,10 @@ impl Tunnel {
     /// connection that is not overloaded; one that there is a doubt about only when there is no
     /// other. `None` when none `may` have it.
     #[must_use]
-    pub fn choose(&self, may: impl Fn(&LiveSession) -> bool) -> Option<&Arc<LiveSession>> {
+    pub fn choose(&self, may: impl Fn(&ActiveSession) -> bool) -> Option<&Arc<ActiveSession>> {
         // Nearly always there are one or two, of one run.
-        let load = LiveSession::under_way;
-        let of_run = |session: &LiveSession| {
+        let load = ActiveSession::under_way;
+        let of_run = |session: &ActiveSession| {
             if !session.is_pooled() {
                 return 0;
             }
@@ -190,7 +190,7 @@ impl Tunnel {
     }
 
     /// Removes the session from this tunnel.
-    fn give_up(&mut self, session: &LiveSession) {
+    fn give_up(&mut self, session: &ActiveSession) {
         if self.sessions.iter().any(|other| other.live.is(session)) {
             self.sessions = self
                 .sessions
@@ -224,18 +224,18 @@ impl Registry {
 
     /// A place for one more session of this agent; `None` when it has as many as one may.
     #[must_use]
-    pub fn place(&self, agent: AgentId) -> Option<AgentPlace> {
+    pub fn place(&self, agent: AgentId) -> Option<AgentSlot> {
         let mut of_agent = self.of_agent.lock().unwrap_or_else(PoisonError::into_inner);
         let count = of_agent.entry(agent).or_default();
         (*count < OF_AN_AGENT).then(|| {
             *count += 1;
-            AgentPlace(Arc::clone(&self.of_agent), agent)
+            AgentSlot(Arc::clone(&self.of_agent), agent)
         })
     }
 
     /// What is known of this host; `None` for a host that nobody was given.
     #[must_use]
-    pub fn find(&self, host: &str) -> Option<Tunnel> {
+    pub fn find(&self, host: &str) -> Option<TunnelEndpoint> {
         self.lock().get(host).cloned()
     }
 
@@ -246,9 +246,9 @@ impl Registry {
         &self,
         host: HostName,
         origin: Arc<str>,
-        brought: Brought,
-        state: State,
-        session: &Arc<LiveSession>,
+        brought: PolicyVersion,
+        state: GateState,
+        session: &Arc<ActiveSession>,
     ) {
         let mut tunnels = self.lock();
         let before = tunnels.get(&host).filter(|tunnel| tunnel.gate.is_some());
@@ -303,13 +303,13 @@ impl Registry {
             .filter(|other| !other.live.is(session) && other.live.agent.id == session.agent.id)
             .cloned()
             .map(|other| match other.arrival == arrival {
-                true => Serving {
+                true => Endpoint {
                     brought: brought.clone(),
                     ..other
                 },
                 false => other,
             })
-            .chain([Serving {
+            .chain([Endpoint {
                 live: Arc::clone(session),
                 arrival,
                 brought: brought.clone(),
@@ -317,7 +317,7 @@ impl Registry {
             }])
             .collect();
 
-        let mut tunnel = Tunnel {
+        let mut tunnel = TunnelEndpoint {
             gate: Some(gate),
             sessions,
             state,
@@ -330,7 +330,7 @@ impl Registry {
 
         tunnels.insert(host, tunnel);
         let complete = tunnels.values().all(|tunnel| {
-            let has = |what: &dyn Fn(&LiveSession) -> bool| {
+            let has = |what: &dyn Fn(&ActiveSession) -> bool| {
                 tunnel.sessions.iter().any(|other| what(&other.live))
             };
             has(&|other| other.is(session))
@@ -348,8 +348,8 @@ impl Registry {
         &self,
         host: &str,
         patience: Duration,
-        may: impl Fn(&LiveSession) -> bool,
-    ) -> Option<Tunnel> {
+        may: impl Fn(&ActiveSession) -> bool,
+    ) -> Option<TunnelEndpoint> {
         let mut opened = self.opened.subscribe();
         let waiting = async {
             loop {
@@ -372,7 +372,7 @@ impl Registry {
     /// Whether the agent has another connection in the place of this one: it has not said that it
     /// is lost, and something is heard of it.
     #[must_use]
-    pub fn has_another(&self, session: &LiveSession) -> bool {
+    pub fn has_another(&self, session: &ActiveSession) -> bool {
         if session.has_lost_the_one_before() {
             return false;
         }
@@ -385,7 +385,7 @@ impl Registry {
     }
 
     /// The agent of this session says whether the host's application takes no connection there.
-    pub fn set_down(&self, host: &str, session: &LiveSession, down: bool) {
+    pub fn set_down(&self, host: &str, session: &ActiveSession, down: bool) {
         let tunnels = self.lock();
         let sessions = tunnels
             .get(host)
@@ -398,7 +398,7 @@ impl Registry {
 
     /// Whether requests for this host may go to this session: no newer run has taken it over.
     #[must_use]
-    pub fn is_turn_of(&self, host: &str, session: &LiveSession) -> bool {
+    pub fn is_turn_of(&self, host: &str, session: &ActiveSession) -> bool {
         self.lock().get(host).is_some_and(|tunnel| {
             tunnel
                 .serving()
@@ -408,14 +408,14 @@ impl Registry {
 
     /// Whether this session has opened the host.
     #[must_use]
-    pub fn is_served_by(&self, host: &str, session: &LiveSession) -> bool {
+    pub fn is_served_by(&self, host: &str, session: &ActiveSession) -> bool {
         self.lock()
             .get(host)
             .is_some_and(|tunnel| tunnel.sessions.iter().any(|other| other.live.is(session)))
     }
 
     /// Removes the session from this host, which belongs to another agent now.
-    pub fn give_up(&self, host: &HostName, session: &LiveSession) {
+    pub fn give_up(&self, host: &HostName, session: &ActiveSession) {
         let mut tunnels = self.lock();
         if let Some(tunnel) = tunnels.get_mut(host) {
             tunnel.give_up(session);
@@ -423,7 +423,7 @@ impl Registry {
     }
 
     /// The session is over: its tunnels are left to others, or wait for the next one.
-    pub fn leave(&self, session: &LiveSession) {
+    pub fn leave(&self, session: &ActiveSession) {
         let mut tunnels = self.lock();
         for tunnel in tunnels.values_mut() {
             tunnel.give_up(session);
@@ -433,7 +433,7 @@ impl Registry {
         self.opened.send_modify(|count| *count += 1);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<HostName, Tunnel>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<HostName, TunnelEndpoint>> {
         // A panic elsewhere can't leave the map half changed.
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -6,25 +6,25 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sessions::FromAgent;
+use crate::sessions::AgentMessage;
 use hookward_core::limits::{CONTROL_BYTES, Limits};
 use hookward_core::names::{AgentName, HostName, origin_of};
 use hookward_core::rate::Rate;
 use hookward_core::secret::SecretDigest;
-use hookward_gate::engine::{Gate, Side, State};
+use hookward_gate::engine::{Gate, GateState, Side};
 use hookward_gate::policy::summary::Summary;
-use hookward_gate::policy::{Policy, PolicyBounds};
-use hookward_tunnel::protocol::control::{FromRelay, RefusedReason};
+use hookward_gate::policy::{Policy, PolicyLimits};
+use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{Session, SessionError, StreamError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::sessions::active::LiveSession;
-use crate::sessions::context::Host;
-use crate::sessions::handshake::Admitted;
-use crate::sessions::owner_events::Refusals;
-use crate::sessions::registry::{Brought, Registry};
-use crate::storage::hosts::Claim;
+use crate::sessions::active::ActiveSession;
+use crate::sessions::context::SessionContext;
+use crate::sessions::handshake::Authenticated;
+use crate::sessions::owner_events::OwnerEvents;
+use crate::sessions::registry::{PolicyVersion, Registry};
+use crate::storage::hosts::HostClaim;
 use crate::storage::{StorageError, Store};
 
 /// How often a session's credential is asked for again: an agent that was removed is out by then.
@@ -34,21 +34,21 @@ const REVIEW: Duration = Duration::from_secs(3);
 const LISTEN: Duration = Duration::from_secs(1);
 
 /// Takes a session out of the registry when it ends, however it ends.
-struct Registered<'h> {
+struct RegisteredTunnels<'h> {
     registry: &'h Registry,
-    live: &'h LiveSession,
+    live: &'h ActiveSession,
 }
 
-impl Drop for Registered<'_> {
+impl Drop for RegisteredTunnels<'_> {
     fn drop(&mut self) {
         self.registry.leave(self.live);
     }
 }
 
 /// A refusal that ends the session.
-struct Refused(RefusedReason, String);
+struct OpenRefused(RefusedReason, String);
 
-impl From<StorageError> for Refused {
+impl From<StorageError> for OpenRefused {
     fn from(error: StorageError) -> Self {
         tracing::error!(%error, "the store failed");
         Self(
@@ -61,20 +61,20 @@ impl From<StorageError> for Refused {
 /// Serves the agent until it leaves, is refused, or `stop` is cancelled.
 pub async fn serve(
     session: Session,
-    admitted: Admitted,
-    host: &Host,
+    admitted: Authenticated,
+    host: &SessionContext,
     drain: CancellationToken,
     stop: CancellationToken,
 ) {
-    let Admitted {
+    let Authenticated {
         agent,
         credential,
         run,
         mut control,
     } = admitted;
     let name = agent.name.clone();
-    let refusals = Refusals::new(host.limits.refusals_told);
-    let live = LiveSession::new(agent, run, session.clone(), refusals);
+    let refusals = OwnerEvents::new(host.limits.refusals_told);
+    let live = ActiveSession::new(agent, run, session.clone(), refusals);
 
     tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
     let Some(_place) = host.registry.place(live.agent.id) else {
@@ -87,7 +87,7 @@ pub async fn serve(
     // requests.
     if drain.is_cancelled() && host.registry.has_another(&live) {
         let message = "the relay is about to stop".to_owned();
-        let refused = FromRelay::Refused {
+        let refused = RelayMessage::Refused {
             reason: RefusedReason::Unavailable,
             message,
         };
@@ -104,7 +104,7 @@ pub async fn serve(
     }
 
     session.trust();
-    let registered = Registered {
+    let registered = RegisteredTunnels {
         registry: &host.registry,
         live: &live,
     };
@@ -122,7 +122,7 @@ pub async fn serve(
         let outcome = tokio::select! {
             message = control.receive(CONTROL_BYTES) => match message {
                 Ok(message) => {
-                    left |= matches!(message, FromAgent::Leave);
+                    left |= matches!(message, AgentMessage::Leave);
                     obey(message, &live, host, &mut opened).await
                 }
                 Err(StreamError::Protocol(what)) => break what,
@@ -147,14 +147,14 @@ pub async fn serve(
                 }
                 let other = !left && opened.iter().any(|name: &HostName| !host.registry.is_turn_of(name.as_str(), &live));
                 let news = std::mem::replace(&mut stands_by, other) != other;
-                Ok(news.then_some(FromRelay::Standby { standby: other }))
+                Ok(news.then_some(RelayMessage::Standby { standby: other }))
             }
             // The agent is asked nothing more, and everything that it has sent has been taken.
             never = &mut room => match never {},
             () = live.idle(), if left => break "it left".to_owned(),
             () = drain.cancelled(), if !told_to_leave => {
                 told_to_leave = true;
-                Ok(Some(FromRelay::Leaving))
+                Ok(Some(RelayMessage::Leaving))
             }
             () = stop.cancelled() => {
                 session.close("the relay is stopping");
@@ -166,11 +166,11 @@ pub async fn serve(
             Ok(None) => continue,
             Ok(Some(answer)) => answer,
             // The other tunnels of the agent stay open.
-            Err(Refused(reason @ RefusedReason::Host, message)) => {
-                FromRelay::Refused { reason, message }
+            Err(OpenRefused(reason @ RefusedReason::Host, message)) => {
+                RelayMessage::Refused { reason, message }
             }
-            Err(Refused(reason, message)) => {
-                let refused = FromRelay::Refused {
+            Err(OpenRefused(reason, message)) => {
+                let refused = RelayMessage::Refused {
                     reason,
                     message: message.clone(),
                 };
@@ -204,10 +204,10 @@ pub async fn serve(
 /// `hookward-relay agent` works beside this process.
 async fn reviewed(
     credential: &SecretDigest,
-    live: &Arc<LiveSession>,
-    host: &Host,
+    live: &Arc<ActiveSession>,
+    host: &SessionContext,
     opened: &mut BTreeSet<HostName>,
-) -> Result<Option<FromRelay>, Refused> {
+) -> Result<Option<RelayMessage>, OpenRefused> {
     let (wanted, agent) = (credential.clone(), live.agent.id);
     let hosts: Vec<_> = opened
         .iter()
@@ -223,7 +223,7 @@ async fn reviewed(
     };
 
     match host.store.run(review).await {
-        Ok((None, _)) => Err(Refused(
+        Ok((None, _)) => Err(OpenRefused(
             RefusedReason::Credential,
             "the agent's credential was withdrawn".to_owned(),
         )),
@@ -233,7 +233,7 @@ async fn reviewed(
             tracing::info!(agent = %live.agent.name, host = %name, owner, "the host is another agent's now");
 
             let message = format!("{name} belongs to the agent {owner} now");
-            Ok(Some(FromRelay::HostLost {
+            Ok(Some(RelayMessage::HostLost {
                 host: name.to_string(),
                 message,
             }))
@@ -245,13 +245,13 @@ async fn reviewed(
 
 /// Does what the agent asks for. Hosts that it has `opened` are noted.
 async fn obey(
-    message: FromAgent,
-    live: &Arc<LiveSession>,
-    host: &Host,
+    message: AgentMessage,
+    live: &Arc<ActiveSession>,
+    host: &SessionContext,
     opened: &mut BTreeSet<HostName>,
-) -> Result<Option<FromRelay>, Refused> {
+) -> Result<Option<RelayMessage>, OpenRefused> {
     match message {
-        FromAgent::Open {
+        AgentMessage::Open {
             host: wanted,
             policy,
             revision,
@@ -261,15 +261,15 @@ async fn obey(
             opened.insert(name);
             Ok(Some(answer))
         }
-        FromAgent::Application { host: name, down } => {
+        AgentMessage::Application { host: name, down } => {
             host.registry.set_down(&name, live, down);
             Ok(None)
         }
-        FromAgent::Leave => {
+        AgentMessage::Leave => {
             host.registry.leave(live);
-            Ok(Some(FromRelay::Left))
+            Ok(Some(RelayMessage::Left))
         }
-        FromAgent::Hello { .. } | FromAgent::Join { .. } | FromAgent::Unknown => Ok(None),
+        AgentMessage::Hello { .. } | AgentMessage::Join { .. } | AgentMessage::Unknown => Ok(None),
     }
 }
 
@@ -277,10 +277,10 @@ async fn open(
     name: HostName,
     policy: Policy,
     revision: u64,
-    live: &Arc<LiveSession>,
-    host: &Host,
-) -> Result<FromRelay, Refused> {
-    let bounds = PolicyBounds::of(&host.limits);
+    live: &Arc<ActiveSession>,
+    host: &SessionContext,
+) -> Result<RelayMessage, OpenRefused> {
+    let bounds = PolicyLimits::of(&host.limits);
     // A policy with 100,000 addresses takes a while; other agents' requests do not wait for it.
     let now = host.clock.now();
     let compiled = tokio::task::spawn_blocking(move || {
@@ -292,7 +292,7 @@ async fn open(
     });
 
     let compiled = compiled.await.map_err(|_| {
-        Refused(
+        OpenRefused(
             RefusedReason::Unavailable,
             "the relay is stopping".to_owned(),
         )
@@ -302,11 +302,11 @@ async fn open(
         Ok(compiled) => compiled,
         // An open tunnel goes on with the policy that it has.
         Err(mistakes) if host.registry.is_served_by(name.as_str(), live) => {
-            return Ok(FromRelay::Kept {
+            return Ok(RelayMessage::Kept {
                 message: mistakes.join("; "),
             });
         }
-        Err(mistakes) => return Err(Refused(RefusedReason::Policy, mistakes.join("; "))),
+        Err(mistakes) => return Err(OpenRefused(RefusedReason::Policy, mistakes.join("; "))),
     };
 
     let gate = match host.limits.policy_rate {
@@ -326,15 +326,15 @@ async fn open(
             .run(move |store| store.claim_host(&claimed, of_name.as_ref(), agent))
             .await?
         {
-            Claim::Owned => {}
-            Claim::Taken(owner) => {
-                return Err(Refused(
+            HostClaim::Owned => {}
+            HostClaim::Taken(owner) => {
+                return Err(OpenRefused(
                     RefusedReason::Host,
                     format!("{name} belongs to the agent {owner}; choose another --host"),
                 ));
             }
-            Claim::TooMany => {
-                return Err(Refused(
+            HostClaim::TooMany => {
+                return Err(OpenRefused(
                     RefusedReason::Host,
                     "this agent owns as many hosts as one may".to_owned(),
                 ));
@@ -345,13 +345,13 @@ async fn open(
     tracing::info!(agent = %live.agent.name, host = %name, "tunnel open");
     host.lists.want(&gate.named_sets());
     let origin = origin_of(name.as_str(), host.public_port);
-    let state = State::new(host.lists.sets.clone(), host.trusted_proxies.clone());
+    let state = GateState::new(host.lists.sets.clone(), host.trusted_proxies.clone());
     let gate = Arc::new(gate);
 
     host.registry.open(
         name.clone(),
         origin.into(),
-        Brought {
+        PolicyVersion {
             gate: Arc::clone(&gate),
             revision,
         },
@@ -369,15 +369,19 @@ async fn open(
         host.in_force.note(&name, &live.agent.name, &summary);
     }
 
-    Ok(FromRelay::Opened {
+    Ok(RelayMessage::Opened {
         host: name.to_string(),
         port: host.public_port,
     })
 }
 
 /// The host for a tunnel: what the agent asks for, as far as it may have it.
-fn choose_host(wanted: Option<&str>, agent: &AgentName, host: &Host) -> Result<HostName, Refused> {
-    let refused = |what: String| Refused(RefusedReason::Host, what);
+fn choose_host(
+    wanted: Option<&str>,
+    agent: &AgentName,
+    host: &SessionContext,
+) -> Result<HostName, OpenRefused> {
+    let refused = |what: String| OpenRefused(RefusedReason::Host, what);
     let name = match wanted {
         None => host.host_of(agent),
         Some(text) if text.contains('.') => {

@@ -215,7 +215,7 @@ pub(super) fn millis(at: UnixMillis) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hosts::{Claim, HOSTS_PER_AGENT};
+    use super::super::hosts::{HOSTS_PER_AGENT, HostClaim};
     use super::*;
 
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -304,15 +304,24 @@ mod tests {
         let store = Store::in_memory().unwrap();
         let (a, b) = (agent(&store, "a"), agent(&store, "b"));
         let host = HostName::parse("x.example.com").unwrap();
-        assert_eq!(store.claim_host(&host, None, a.id).unwrap(), Claim::Owned);
-        assert_eq!(store.claim_host(&host, None, a.id).unwrap(), Claim::Owned);
+        assert_eq!(
+            store.claim_host(&host, None, a.id).unwrap(),
+            HostClaim::Owned
+        );
+        assert_eq!(
+            store.claim_host(&host, None, a.id).unwrap(),
+            HostClaim::Owned
+        );
         assert_eq!(
             store.claim_host(&host, None, b.id).unwrap(),
-            Claim::Taken("a".to_owned())
+            HostClaim::Taken("a".to_owned())
         );
 
         assert!(store.remove_agent(&a.name).unwrap());
-        assert_eq!(store.claim_host(&host, None, b.id).unwrap(), Claim::Owned);
+        assert_eq!(
+            store.claim_host(&host, None, b.id).unwrap(),
+            HostClaim::Owned
+        );
 
         for n in 0..HOSTS_PER_AGENT {
             store
@@ -332,17 +341,17 @@ mod tests {
         );
         assert_eq!(
             store.claim_host(&of_c, Some(&own), b.id).unwrap(),
-            Claim::Taken("c".to_owned()),
+            HostClaim::Taken("c".to_owned()),
             "it is reserved"
         );
 
         assert_eq!(
             store.claim_host(&of_c, Some(&own), c.id).unwrap(),
-            Claim::Owned
+            HostClaim::Owned
         );
         assert_eq!(
             store.claim_host(&one_more, None, b.id).unwrap(),
-            Claim::TooMany
+            HostClaim::TooMany
         );
     }
 
@@ -356,7 +365,7 @@ mod tests {
         let host = domain.child(&jira);
         assert_eq!(
             store.claim_host(&host, Some(&jira), first.id).unwrap(),
-            Claim::Owned
+            HostClaim::Owned
         );
 
         let taken = store
@@ -372,7 +381,7 @@ mod tests {
 
         assert_eq!(
             store.claim_host(&host, Some(&jira), first.id).unwrap(),
-            Claim::Taken("jira".to_owned())
+            HostClaim::Taken("jira".to_owned())
         );
         assert_eq!(
             store

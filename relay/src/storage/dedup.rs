@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use hookward_core::clock::{Clock, Moment, UnixMillis};
 use hookward_core::names::HostName;
-use hookward_gate::engine::{Claim, Claimed};
+use hookward_gate::engine::{Claimed, DeliveryClaim};
 use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use sha2::{Digest as _, Sha256};
@@ -44,28 +44,28 @@ type Counts = HashMap<Arc<str>, u64>;
 
 /// The deliveries; clones share them.
 #[derive(Clone)]
-pub struct Replays {
-    shared: Arc<Shared>,
+pub struct DeliveryDedup {
+    shared: Arc<DedupShared>,
 }
 
-struct Shared {
+struct DedupShared {
     // A std mutex with its condition: the thread waits on it, requests only push.
-    queue: Mutex<Queue>,
+    queue: Mutex<DedupQueue>,
     news: Condvar,
     holders: AtomicI64,
     most: u64,
 }
 
 #[derive(Default)]
-struct Queue {
-    asked: VecDeque<Asked>,
+struct DedupQueue {
+    asked: VecDeque<DedupRequest>,
     ended: bool,
     /// The file can't be written now: nobody can tell.
     failing: bool,
 }
 
 /// What a request asks of the thread.
-enum Asked {
+enum DedupRequest {
     Claim {
         key: Key,
         tunnel: Arc<str>,
@@ -85,20 +85,20 @@ enum Asked {
 }
 
 /// The thread that owns the file. Dropping it ends the thread.
-pub struct ReplayKeeper {
+pub struct DedupWriter {
     /// What requests use.
-    pub replays: Replays,
+    pub replays: DeliveryDedup,
     thread: Option<JoinHandle<()>>,
 }
 
 /// A claim that is given back unless it is confirmed.
-pub struct HeldClaim {
-    replays: Replays,
+pub struct ClaimGuard {
+    replays: DeliveryDedup,
     holder: i64,
     key: Option<Key>,
 }
 
-impl ReplayKeeper {
+impl DedupWriter {
     /// Opens the file, and begins to serve. At most `most` deliveries of each tunnel are
     /// remembered. A file that is damaged is set aside: it is a memory, and webhooks are worth more
     /// than it.
@@ -121,19 +121,19 @@ impl ReplayKeeper {
             prepared => prepared.map_err(StorageError::Dedup)?,
         };
 
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(DedupShared {
             queue: Mutex::default(),
             news: Condvar::new(),
             holders: AtomicI64::new(1),
             most,
         });
 
-        let replays = Replays {
+        let replays = DeliveryDedup {
             shared: Arc::clone(&shared),
         };
-        let keeper = Keeper {
+        let keeper = WriterThread {
             connection,
-            time: Passing::since(clock),
+            time: SteadyTime::since(clock),
             counts,
             shared,
         };
@@ -150,7 +150,7 @@ impl ReplayKeeper {
     }
 }
 
-impl Drop for ReplayKeeper {
+impl Drop for DedupWriter {
     fn drop(&mut self) {
         self.replays.shared.lock().ended = true;
         self.replays.shared.news.notify_one();
@@ -207,15 +207,15 @@ fn create(db: &Transaction<'_>) -> rusqlite::Result<()> {
     )
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+impl DedupShared {
+    fn lock(&self) -> MutexGuard<'_, DedupQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Replays {
+impl DeliveryDedup {
     /// Claims a delivery of a host.
-    pub async fn claim(&self, host: &HostName, claim: &Claim) -> (Claimed, HeldClaim) {
+    pub async fn claim(&self, host: &HostName, claim: &DeliveryClaim) -> (Claimed, ClaimGuard) {
         let mut digest = Sha256::new();
         digest.update((host.as_str().len() as u64).to_be_bytes());
         digest.update(host.as_str().as_bytes());
@@ -229,7 +229,7 @@ impl Replays {
             let room = queue.asked.len() < WAITING && !queue.ended && !queue.failing;
             if room {
                 let tunnel = host.as_str().into();
-                queue.asked.push_back(Asked::Claim {
+                queue.asked.push_back(DedupRequest::Claim {
                     key,
                     tunnel,
                     holder,
@@ -242,7 +242,7 @@ impl Replays {
         };
 
         // Held from here on: a request that goes away while it waits gives its claim back.
-        let mut held = HeldClaim {
+        let mut held = ClaimGuard {
             replays: self.clone(),
             holder,
             key: Some(key),
@@ -266,18 +266,18 @@ impl Replays {
         (claimed, held)
     }
 
-    fn ask(&self, asked: Asked) {
+    fn ask(&self, asked: DedupRequest) {
         self.shared.lock().asked.push_back(asked);
         self.shared.news.notify_one();
     }
 }
 
-impl HeldClaim {
+impl ClaimGuard {
     /// The delivery was answered 2xx: it is remembered. Waits until that is on disk.
     pub async fn confirm(mut self) {
         let Some(key) = self.key.take() else { return };
         let (answer, answered) = oneshot::channel();
-        self.replays.ask(Asked::Confirm {
+        self.replays.ask(DedupRequest::Confirm {
             key,
             holder: self.holder,
             answer,
@@ -290,10 +290,10 @@ impl HeldClaim {
     }
 }
 
-impl Drop for HeldClaim {
+impl Drop for ClaimGuard {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            self.replays.ask(Asked::Release {
+            self.replays.ask(DedupRequest::Release {
                 key,
                 holder: self.holder,
             });
@@ -307,7 +307,7 @@ fn millis(at: UnixMillis) -> i64 {
 }
 
 /// However the thread ends: nobody waits for it any more.
-struct Ending(Arc<Shared>);
+struct Ending(Arc<DedupShared>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
@@ -317,21 +317,21 @@ impl Drop for Ending {
     }
 }
 
-struct Keeper {
+struct WriterThread {
     connection: Connection,
-    time: Passing,
+    time: SteadyTime,
     /// Rows in the file, by tunnel.
     counts: Counts,
-    shared: Arc<Shared>,
+    shared: Arc<DedupShared>,
 }
 
 /// The time of day at the start, and what has passed since.
-struct Passing {
+struct SteadyTime {
     clock: Clock,
     start: Moment,
 }
 
-impl Passing {
+impl SteadyTime {
     fn since(clock: Clock) -> Self {
         let start = clock.moment();
         Self { clock, start }
@@ -358,7 +358,7 @@ fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     rows.collect()
 }
 
-impl Keeper {
+impl WriterThread {
     fn run(mut self) {
         let _ending = Ending(Arc::clone(&self.shared));
         loop {
@@ -385,12 +385,12 @@ impl Keeper {
 
     /// After a failure: claims are dropped, and with their answers the requests are refused for
     /// now. What ends a claim is asked again, or its delivery would stay on its way for ever.
-    fn put_back(&self, batch: Vec<Asked>) {
+    fn put_back(&self, batch: Vec<DedupRequest>) {
         let mut queue = self.shared.lock();
         for asked in batch
             .into_iter()
             .rev()
-            .filter(|asked| !matches!(asked, Asked::Claim { .. }))
+            .filter(|asked| !matches!(asked, DedupRequest::Claim { .. }))
         {
             queue.asked.push_front(asked);
         }
@@ -410,7 +410,10 @@ impl Keeper {
     }
 
     /// Does what a batch asks, in one transaction; answers are given once it is on disk.
-    fn commit(&mut self, batch: Vec<Asked>) -> Result<(), (rusqlite::Error, Vec<Asked>)> {
+    fn commit(
+        &mut self,
+        batch: Vec<DedupRequest>,
+    ) -> Result<(), (rusqlite::Error, Vec<DedupRequest>)> {
         let claimed = match self.write(&batch) {
             Ok(claimed) => claimed,
             Err(error) => return Err((error, batch)),
@@ -420,13 +423,13 @@ impl Keeper {
         for asked in batch {
             // Whoever is gone gives the claim back with its guard.
             match asked {
-                Asked::Claim { answer, .. } => {
+                DedupRequest::Claim { answer, .. } => {
                     let _ = answer.send(claimed.next().unwrap_or(Claimed::Unknown));
                 }
-                Asked::Confirm { answer, .. } => {
+                DedupRequest::Confirm { answer, .. } => {
                     let _ = answer.send(());
                 }
-                Asked::Release { .. } => {}
+                DedupRequest::Release { .. } => {}
             }
         }
 
@@ -434,7 +437,7 @@ impl Keeper {
     }
 
     /// Writes what a batch asks. Gives the outcome of each claim, in order.
-    fn write(&mut self, batch: &[Asked]) -> Result<Vec<Claimed>, rusqlite::Error> {
+    fn write(&mut self, batch: &[DedupRequest]) -> Result<Vec<Claimed>, rusqlite::Error> {
         let now = self.time.now();
         let transaction = self.connection.transaction()?;
         let mut claims = Vec::new();
@@ -453,7 +456,7 @@ impl Keeper {
 
             for asked in batch {
                 match asked {
-                    Asked::Claim {
+                    DedupRequest::Claim {
                         key,
                         tunnel,
                         holder,
@@ -483,10 +486,10 @@ impl Keeper {
                         };
                         claims.push(claimed);
                     }
-                    Asked::Confirm { key, holder, .. } => {
+                    DedupRequest::Confirm { key, holder, .. } => {
                         confirm.execute(params![key, holder])?;
                     }
-                    Asked::Release { key, holder } => {
+                    DedupRequest::Release { key, holder } => {
                         let released = release
                             .query_map(params![key, holder], |row| row.get::<_, String>(0))?;
                         for tunnel in released {
@@ -523,9 +526,9 @@ mod tests {
     use hookward_gate::engine::dedup::DeliveryKey;
     use hookward_gate::policy::OnDuplicate;
 
-    fn claim(n: u64) -> Claim {
+    fn claim(n: u64) -> DeliveryClaim {
         let key = DeliveryKey(Sha256::digest(n.to_be_bytes()).into());
-        Claim {
+        DeliveryClaim {
             key,
             window_ms: 1000,
             on_duplicate: OnDuplicate::Refuse,
@@ -551,8 +554,8 @@ mod tests {
             }
         }
 
-        fn open(&self) -> ReplayKeeper {
-            ReplayKeeper::open(
+        fn open(&self) -> DedupWriter {
+            DedupWriter::open(
                 &self.dir.path().join("replays.db"),
                 self.clock.clone(),
                 self.most,

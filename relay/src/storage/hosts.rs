@@ -8,7 +8,7 @@ use super::{StorageError, Store};
 
 /// Whether a host could be claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Claim {
+pub enum HostClaim {
     /// It belongs to the agent now, or did before.
     Owned,
     /// It belongs to the agent of this name.
@@ -28,7 +28,7 @@ impl Store {
         host: &HostName,
         name: Option<&AgentName>,
         agent: AgentId,
-    ) -> Result<Claim, StorageError> {
+    ) -> Result<HostClaim, StorageError> {
         self.with(|db| {
             let tx = db.transaction()?;
             let owner: Option<(i64, String)> = tx
@@ -39,7 +39,7 @@ impl Store {
                 )
                 .optional()?;
             if let Some((owner, name)) = owner {
-                return Ok(if owner == agent.0 { Claim::Owned } else { Claim::Taken(name) });
+                return Ok(if owner == agent.0 { HostClaim::Owned } else { HostClaim::Taken(name) });
             }
 
             let of_another: Option<String> = tx
@@ -50,18 +50,18 @@ impl Store {
                 )
                 .optional()?;
             if let Some(name) = of_another {
-                return Ok(Claim::Taken(name));
+                return Ok(HostClaim::Taken(name));
             }
 
             let owned: i64 =
                 tx.query_row("SELECT count(*) FROM hosts WHERE agent = ?1", [agent.0], |row| row.get(0))?;
             if owned >= HOSTS_PER_AGENT {
-                return Ok(Claim::TooMany);
+                return Ok(HostClaim::TooMany);
             }
 
             tx.execute("INSERT INTO hosts (host, agent) VALUES (?1, ?2)", params![host.as_str(), agent.0])?;
             tx.commit()?;
-            Ok(Claim::Owned)
+            Ok(HostClaim::Owned)
         })
     }
 

@@ -1,6 +1,6 @@
 //! Reading a TOML file so that all its mistakes are found in one run, each with its place.
 //!
-//! A [`Document`] collects problems; a [`Reader`] takes the keys of one table, and reports the keys
+//! A [`TomlDocument`] collects problems; a [`TableReader`] takes the keys of one table, and reports the keys
 //! that nobody took: an unknown key is a mistake, never a rule that silently does nothing.
 
 use std::cell::RefCell;
@@ -14,14 +14,14 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 /// One mistake: where it stands, what is wrong, what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct Diagnostic {
     /// The file, line and column, or the flag.
     pub place: String,
     /// What is wrong there, and what to write instead.
     pub what: String,
 }
 
-impl Problem {
+impl Diagnostic {
     /// A problem at a place.
     pub fn new(place: impl Into<String>, what: impl Into<String>) -> Self {
         Self {
@@ -31,7 +31,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.what)
     }
@@ -39,9 +39,9 @@ impl fmt::Display for Problem {
 
 /// All mistakes of one run; never empty when it is an error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct Problems(pub Vec<Problem>);
+pub struct Diagnostics(pub Vec<Diagnostic>);
 
-impl fmt::Display for Problems {
+impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.0.iter().enumerate() {
             if index > 0 {
@@ -54,13 +54,13 @@ impl fmt::Display for Problems {
 }
 
 /// A file that is being read, and what is wrong with it.
-pub struct Document<'i> {
+pub struct TomlDocument<'i> {
     name: String,
     text: &'i str,
-    problems: RefCell<Vec<Problem>>,
+    problems: RefCell<Vec<Diagnostic>>,
 }
 
-impl<'i> Document<'i> {
+impl<'i> TomlDocument<'i> {
     /// A file by its name (for messages) and content.
     pub fn new(name: impl Into<String>, text: &'i str) -> Self {
         Self {
@@ -92,29 +92,31 @@ impl<'i> Document<'i> {
             .count()
             + 1;
         let place = format!("{}:{line}:{column}", self.name);
-        self.problems.borrow_mut().push(Problem::new(place, what));
+        self.problems
+            .borrow_mut()
+            .push(Diagnostic::new(place, what));
     }
 
     /// The problems found so far, taken out.
     #[must_use]
-    pub fn into_problems(self) -> Vec<Problem> {
+    pub fn into_problems(self) -> Vec<Diagnostic> {
         self.problems.into_inner()
     }
 }
 
-/// Takes the keys of one table of a [`Document`].
-pub struct Reader<'d> {
-    document: &'d Document<'d>,
+/// Takes the keys of one table of a [`TomlDocument`].
+pub struct TableReader<'d> {
+    document: &'d TomlDocument<'d>,
     table: &'d DeTable<'d>,
     offset: usize,
     path: String,
     known: BTreeSet<&'static str>,
 }
 
-impl<'d> Reader<'d> {
+impl<'d> TableReader<'d> {
     /// Reads the document's top table.
     #[must_use]
-    pub fn new(document: &'d Document<'d>, table: &'d Spanned<DeTable<'d>>) -> Self {
+    pub fn new(document: &'d TomlDocument<'d>, table: &'d Spanned<DeTable<'d>>) -> Self {
         Self {
             document,
             table: table.get_ref(),
@@ -164,7 +166,7 @@ impl<'d> Reader<'d> {
         )
     }
 
-    /// Where this table stands in the file, for [`Document::problem_at`].
+    /// Where this table stands in the file, for [`TomlDocument::problem_at`].
     #[must_use]
     pub const fn offset(&self) -> usize {
         self.offset
@@ -321,7 +323,7 @@ impl<'d> Reader<'d> {
     }
 
     /// A table.
-    pub fn table(&mut self, key: &'static str) -> Option<Reader<'d>> {
+    pub fn table(&mut self, key: &'static str) -> Option<TableReader<'d>> {
         let value = self.take(key)?;
         match value.get_ref() {
             DeValue::Table(table) => Some(self.below(key.to_owned(), table, value.span().start)),
@@ -330,7 +332,7 @@ impl<'d> Reader<'d> {
     }
 
     /// A list of tables; a single table counts as a list of one.
-    pub fn tables(&mut self, key: &'static str) -> Vec<Reader<'d>> {
+    pub fn tables(&mut self, key: &'static str) -> Vec<TableReader<'d>> {
         let Some(value) = self.take(key) else {
             return Vec::new();
         };
@@ -348,7 +350,7 @@ impl<'d> Reader<'d> {
                 })
                 .collect(),
             _ => self
-                .wrong::<Reader<'d>>(key, "a list of tables")
+                .wrong::<TableReader<'d>>(key, "a list of tables")
                 .into_iter()
                 .collect(),
         }
@@ -394,14 +396,14 @@ impl<'d> Reader<'d> {
         None
     }
 
-    fn below(&self, name: String, table: &'d DeTable<'d>, offset: usize) -> Reader<'d> {
+    fn below(&self, name: String, table: &'d DeTable<'d>, offset: usize) -> TableReader<'d> {
         let path = if self.path.is_empty() {
             name
         } else {
             format!("{}.{name}", self.path)
         };
 
-        Reader {
+        TableReader {
             document: self.document,
             table,
             offset,
@@ -462,11 +464,11 @@ mod tests {
     #[test]
     fn all_mistakes_in_one_run_with_their_lines() {
         let text = "a = 1\nb = \"x\"\nc = \"10 s\"\n[d]\nz = 1\n";
-        let document = Document::new("f.toml", text);
+        let document = TomlDocument::new("f.toml", text);
 
         {
             let table = document.parse();
-            let mut reader = Reader::new(&document, &table);
+            let mut reader = TableReader::new(&document, &table);
             assert_eq!(reader.string("a"), None);
             assert_eq!(reader.duration("c"), None);
             reader.table("d").unwrap().finish();

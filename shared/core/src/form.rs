@@ -81,7 +81,7 @@ const MOST_NAME: usize = 256;
 
 /// Why there is not one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FormFault {
+pub enum FormError {
     /// A broken escape, too many pairs, or another kind of body.
     Broken,
     /// The name stands more than once, or some readers take another name for it.
@@ -147,16 +147,16 @@ pub fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
 /// The value of the one pair with this name; `Ok(None)` without one.
 ///
 /// # Errors
-/// [`FormFault`]: a second one, also one that only some readers take for it, could be the one that
+/// [`FormError`]: a second one, also one that only some readers take for it, could be the one that
 /// the application reads.
-pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, FormFault> {
+pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, FormError> {
     let mut found = None;
     for pair in each_pair(text) {
-        let (key, value) = pair.ok_or(FormFault::Broken)?;
+        let (key, value) = pair.ok_or(FormError::Broken)?;
         if key.as_ref() == name.as_bytes() && found.is_none() {
             found = Some(value);
         } else if is_twin(&key, name.as_bytes()) {
-            return Err(FormFault::Repeated);
+            return Err(FormError::Repeated);
         }
     }
 
@@ -166,7 +166,7 @@ pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, F
 /// The fields of a form that is a body: where each value stands. The names are decoded once, the
 /// values when asked for.
 #[derive(Debug, Clone)]
-pub struct Fields {
+pub struct FormFields {
     fields: Vec<(FieldName, Range<usize>)>,
     /// Values are escaped.
     escaped: bool,
@@ -179,18 +179,18 @@ enum FieldName {
     Decoded(Box<[u8]>),
 }
 
-impl Fields {
+impl FormFields {
     /// Reads a urlencoded body.
     ///
     /// # Errors
-    /// [`FormFault::Broken`].
-    pub fn urlencoded(body: &[u8]) -> Result<Self, FormFault> {
+    /// [`FormError::Broken`].
+    pub fn urlencoded(body: &[u8]) -> Result<Self, FormError> {
         let mut fields = Vec::new();
         let mut start = 0;
 
         for (count, pair) in body.split(|byte| *byte == b'&').enumerate() {
             if count >= MOST_PAIRS {
-                return Err(FormFault::Broken);
+                return Err(FormError::Broken);
             }
 
             let end = start + pair.len();
@@ -208,7 +208,7 @@ impl Fields {
             }
 
             let name = match decode(body.get(name.clone()).unwrap_or_default(), true)
-                .ok_or(FormFault::Broken)?
+                .ok_or(FormError::Broken)?
             {
                 Cow::Borrowed(_) => FieldName::Plain(name),
                 Cow::Owned(name) => FieldName::Decoded(name.into()),
@@ -218,7 +218,7 @@ impl Fields {
                 FieldName::Decoded(name) => name.len(),
             };
             if length > MOST_NAME {
-                return Err(FormFault::Name);
+                return Err(FormError::Name);
             }
 
             fields.push((name, value));
@@ -233,15 +233,15 @@ impl Fields {
     /// Reads a body of `multipart/form-data` (RFC 7578). `content_type` holds the boundary.
     ///
     /// # Errors
-    /// [`FormFault::Broken`].
-    pub fn multipart(content_type: &str, body: &[u8]) -> Result<Self, FormFault> {
+    /// [`FormError::Broken`].
+    pub fn multipart(content_type: &str, body: &[u8]) -> Result<Self, FormError> {
         let boundary = content_type
             .split(';')
             .filter_map(|parameter| parameter.trim().split_once('='))
             .find(|(key, _)| key.eq_ignore_ascii_case("boundary"))
             .map(|(_, value)| value.trim_matches('"'))
             .filter(|boundary| !boundary.is_empty() && boundary.len() <= 70)
-            .ok_or(FormFault::Broken)?;
+            .ok_or(FormError::Broken)?;
         let delimiter = format!("\r\n--{boundary}");
         let finder = memchr::memmem::Finder::new(delimiter.as_bytes());
 
@@ -249,7 +249,7 @@ impl Fields {
         let mut at = delimiter.len() - 2;
 
         if !body.starts_with(delimiter.get(2..).unwrap_or_default().as_bytes()) {
-            return Err(FormFault::Broken);
+            return Err(FormError::Broken);
         }
 
         let mut fields = Vec::new();
@@ -262,19 +262,19 @@ impl Fields {
                 });
             }
 
-            let part = rest.strip_prefix(b"\r\n").ok_or(FormFault::Broken)?;
-            let end = finder.find(part).ok_or(FormFault::Broken)?;
+            let part = rest.strip_prefix(b"\r\n").ok_or(FormError::Broken)?;
+            let end = finder.find(part).ok_or(FormError::Broken)?;
             let content = part.get(..end).unwrap_or_default();
-            let head_end = memchr::memmem::find(content, b"\r\n\r\n").ok_or(FormFault::Broken)?;
+            let head_end = memchr::memmem::find(content, b"\r\n\r\n").ok_or(FormError::Broken)?;
             let head = std::str::from_utf8(content.get(..head_end).unwrap_or_default());
-            let name = head.ok().and_then(part_name).ok_or(FormFault::Broken)?;
+            let name = head.ok().and_then(part_name).ok_or(FormError::Broken)?;
 
             if fields.len() >= MOST_PAIRS {
-                return Err(FormFault::Broken);
+                return Err(FormError::Broken);
             }
 
             if name.len() > MOST_NAME {
-                return Err(FormFault::Name);
+                return Err(FormError::Name);
             }
 
             let start = at + 2;
@@ -288,12 +288,12 @@ impl Fields {
     /// was read.
     ///
     /// # Errors
-    /// [`FormFault`], also when another name could be taken for this one.
+    /// [`FormError`], also when another name could be taken for this one.
     pub fn single<'b>(
         &self,
         body: &'b [u8],
         wanted: &str,
-    ) -> Result<Option<Cow<'b, [u8]>>, FormFault> {
+    ) -> Result<Option<Cow<'b, [u8]>>, FormError> {
         // A name of the provider's own with such a character is what it is.
         let strange = |name: &[u8]| !is_strange(wanted.as_bytes()) && is_strange(name);
         let mut found = None;
@@ -306,9 +306,9 @@ impl Fields {
             if name == wanted.as_bytes() && found.is_none() {
                 found = Some(value.clone());
             } else if is_twin(name, wanted.as_bytes()) {
-                return Err(FormFault::Repeated);
+                return Err(FormError::Repeated);
             } else if strange(name) {
-                return Err(FormFault::Name);
+                return Err(FormError::Name);
             }
         }
 
@@ -316,7 +316,7 @@ impl Fields {
         let value = body.get(range).unwrap_or_default();
 
         if self.escaped {
-            decode(value, true).map(Some).ok_or(FormFault::Broken)
+            decode(value, true).map(Some).ok_or(FormError::Broken)
         } else {
             Ok(Some(Cow::Borrowed(value)))
         }
@@ -363,14 +363,14 @@ mod tests {
         let name = "\u{e9}".repeat(MOST_NAME);
         let form = format!("payload=1&{name}=2");
         assert_eq!(
-            Fields::urlencoded(form.as_bytes()).err(),
-            Some(FormFault::Name)
+            FormFields::urlencoded(form.as_bytes()).err(),
+            Some(FormError::Name)
         );
 
         let part =
             format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n1\r\n--b--\r\n");
-        let read = Fields::multipart("multipart/form-data; boundary=b", part.as_bytes());
-        assert_eq!(read.err(), Some(FormFault::Name));
+        let read = FormFields::multipart("multipart/form-data; boundary=b", part.as_bytes());
+        assert_eq!(read.err(), Some(FormError::Name));
     }
 
     #[test]
@@ -380,12 +380,12 @@ mod tests {
             b"A c"
         );
         assert_eq!(single(b"a=1", "b"), Ok(None));
-        assert_eq!(single(b"b=1&b=2", "b"), Err(FormFault::Repeated));
-        assert_eq!(single(b"b=1&%42=2", "b"), Err(FormFault::Repeated));
-        assert_eq!(single(b"b=%4", "b"), Err(FormFault::Broken));
+        assert_eq!(single(b"b=1&b=2", "b"), Err(FormError::Repeated));
+        assert_eq!(single(b"b=1&%42=2", "b"), Err(FormError::Repeated));
+        assert_eq!(single(b"b=%4", "b"), Err(FormError::Broken));
         assert_eq!(
             single("status=ok&\u{17f}tatus=evil".as_bytes(), "status"),
-            Err(FormFault::Repeated)
+            Err(FormError::Repeated)
         );
     }
 
@@ -399,14 +399,14 @@ mod tests {
         for text in ["a&", "&"] {
             let many = text.repeat(1_000_000) + "b=1";
             assert_eq!(pairs(many.as_bytes()), None);
-            assert_eq!(single(many.as_bytes(), "b"), Err(FormFault::Broken));
+            assert_eq!(single(many.as_bytes(), "b"), Err(FormError::Broken));
         }
     }
 
     #[test]
     fn names_that_php_takes_for_another() {
         let field = |text: &str| {
-            Fields::urlencoded(text.as_bytes()).and_then(|fields| {
+            FormFields::urlencoded(text.as_bytes()).and_then(|fields| {
                 fields
                     .single(text.as_bytes(), "payload")
                     .map(|value| value.map(Cow::into_owned))
@@ -465,8 +465,8 @@ mod tests {
             kind: &str,
             body: &'b [u8],
             name: &str,
-        ) -> Result<Option<Cow<'b, [u8]>>, FormFault> {
-            Fields::multipart(kind, body)?.single(body, name)
+        ) -> Result<Option<Cow<'b, [u8]>>, FormError> {
+            FormFields::multipart(kind, body)?.single(body, name)
         }
 
         let value = |text: &'static [u8]| Ok(Some(Cow::Borrowed(text)));
@@ -492,11 +492,11 @@ mod tests {
 
         assert_eq!(
             multipart_single("multipart/form-data", body, "b"),
-            Err(FormFault::Broken)
+            Err(FormError::Broken)
         );
         assert_eq!(
             multipart_single(kind, b"--X\r\n", "b"),
-            Err(FormFault::Broken)
+            Err(FormError::Broken)
         );
     }
 }

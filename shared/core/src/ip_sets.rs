@@ -173,19 +173,19 @@ impl NamedSet {
 
     /// The built-in copy.
     #[must_use]
-    pub fn built_in(&self) -> Current {
+    pub fn built_in(&self) -> ActiveSet {
         let networks: Vec<_> = self
             .ranges
             .iter()
             .filter_map(|text| parse_network(text).ok())
             .collect();
         let origin = if networks.is_empty() {
-            Origin::Nowhere
+            SetOrigin::Nowhere
         } else {
-            Origin::BuiltIn(self.dated.clone())
+            SetOrigin::BuiltIn(self.dated.clone())
         };
 
-        Current {
+        ActiveSet {
             addresses: AddressSet::new(&networks),
             count: networks.len(),
             origin,
@@ -195,7 +195,7 @@ impl NamedSet {
 
 /// Where the ranges in use come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum SetOrigin {
     /// There are none yet.
     Nowhere,
     /// The built-in copy, of this day.
@@ -206,26 +206,28 @@ pub enum Origin {
 
 /// The ranges of a set that are in use.
 #[derive(Debug, Clone)]
-pub struct Current {
+pub struct ActiveSet {
     /// The ranges.
     pub addresses: AddressSet,
     /// How many were listed.
     pub count: usize,
     /// Where they come from.
-    pub origin: Origin,
+    pub origin: SetOrigin,
 }
 
-impl Current {
+impl ActiveSet {
     /// How old the ranges are, in words.
     #[must_use]
     pub fn age(&self, now: UnixMillis) -> String {
         match &self.origin {
-            Origin::Nowhere => "empty until its first refresh".to_owned(),
-            Origin::BuiltIn(Some(day)) => {
+            SetOrigin::Nowhere => "empty until its first refresh".to_owned(),
+            SetOrigin::BuiltIn(Some(day)) => {
                 format!("{} ranges, the built-in copy of {day}", self.count)
             }
-            Origin::BuiltIn(None) => format!("{} ranges, the built-in copy, undated", self.count),
-            Origin::Fetched(at) => {
+            SetOrigin::BuiltIn(None) => {
+                format!("{} ranges, the built-in copy, undated", self.count)
+            }
+            SetOrigin::Fetched(at) => {
                 format!(
                     "{} ranges, read {} h ago",
                     self.count,
@@ -240,7 +242,7 @@ impl Current {
 #[derive(Clone)]
 pub struct NamedSets {
     // A std lock: look-ups copy a pointer, and nothing waits while it is held.
-    current: Arc<RwLock<BTreeMap<&'static str, Arc<Current>>>>,
+    current: Arc<RwLock<BTreeMap<&'static str, Arc<ActiveSet>>>>,
 }
 
 impl Default for NamedSets {
@@ -258,7 +260,7 @@ impl Default for NamedSets {
 impl NamedSets {
     /// The ranges of a set in use.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<Arc<Current>> {
+    pub fn get(&self, name: &str) -> Option<Arc<ActiveSet>> {
         self.current
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -268,10 +270,10 @@ impl NamedSets {
 
     /// Puts a list that was read into use.
     pub fn set(&self, name: &'static str, networks: &[IpNet], at: UnixMillis) {
-        let current = Current {
+        let current = ActiveSet {
             addresses: AddressSet::new(networks),
             count: networks.len(),
-            origin: Origin::Fetched(at),
+            origin: SetOrigin::Fetched(at),
         };
 
         self.current
@@ -380,7 +382,7 @@ mod tests {
         let sets = NamedSets::default();
         let address = "203.0.113.9".parse().unwrap();
         assert!(!sets.contains("buildkite", address));
-        assert_eq!(sets.get("buildkite").unwrap().origin, Origin::Nowhere);
+        assert_eq!(sets.get("buildkite").unwrap().origin, SetOrigin::Nowhere);
         sets.set(
             "buildkite",
             &["203.0.113.0/24".parse().unwrap()],

@@ -21,11 +21,11 @@ const MOST_VALUES: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JsonPath {
-    steps: Vec<Step>,
+    steps: Vec<PathStep>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
+enum PathStep {
     Key(String),
     Index(usize),
     Every,
@@ -33,7 +33,7 @@ enum Step {
 
 /// Why a path has no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum JsonFault {
+pub enum JsonError {
     /// The body is not JSON.
     #[error("the body is not JSON")]
     NotJson,
@@ -72,7 +72,7 @@ impl JsonPath {
             if !key.is_empty() {
                 steps.push(
                     key.parse()
-                        .map_or_else(|_| Step::Key(key.to_owned()), Step::Index),
+                        .map_or_else(|_| PathStep::Key(key.to_owned()), PathStep::Index),
                 );
             }
 
@@ -81,8 +81,8 @@ impl JsonPath {
                     .strip_prefix('[')
                     .and_then(|rest| rest.strip_suffix(']'));
                 steps.push(match inside {
-                    Some("*" | "") => Step::Every,
-                    Some(digits) => Step::Index(
+                    Some("*" | "") => PathStep::Every,
+                    Some(digits) => PathStep::Index(
                         digits
                             .parse()
                             .map_err(|_| format!("{digits:?} is no index"))?,
@@ -102,8 +102,8 @@ impl JsonPath {
     /// The texts of the values: strings decoded, numbers and words as they stand. At least one.
     ///
     /// # Errors
-    /// [`JsonFault`].
-    pub fn texts(&self, document: &[u8]) -> Result<Vec<String>, JsonFault> {
+    /// [`JsonError`].
+    pub fn texts(&self, document: &[u8]) -> Result<Vec<String>, JsonError> {
         self.raw(document)?
             .into_iter()
             .map(|raw| self.text(raw))
@@ -113,45 +113,45 @@ impl JsonPath {
     /// The one value's text. `null` counts as absent.
     ///
     /// # Errors
-    /// [`JsonFault`], also when the path stands for several.
-    pub fn single(&self, document: &[u8]) -> Result<String, JsonFault> {
+    /// [`JsonError`], also when the path stands for several.
+    pub fn single(&self, document: &[u8]) -> Result<String, JsonError> {
         self.single_of(&self.raw(document)?)
     }
 
     /// The values as they stand in the document. At least one.
     ///
     /// # Errors
-    /// [`JsonFault`].
-    pub fn raw<'d>(&self, document: &'d [u8]) -> Result<Vec<&'d str>, JsonFault> {
+    /// [`JsonError`].
+    pub fn raw<'d>(&self, document: &'d [u8]) -> Result<Vec<&'d str>, JsonError> {
         self.raw_up_to(document, MOST_VALUES)
     }
 
     /// The same, at most so many: a list that was fetched is longer than one that a stranger sends.
     ///
     /// # Errors
-    /// [`JsonFault`].
+    /// [`JsonError`].
     pub fn raw_up_to<'d>(
         &self,
         document: &'d [u8],
         most: usize,
-    ) -> Result<Vec<&'d str>, JsonFault> {
+    ) -> Result<Vec<&'d str>, JsonError> {
         let paths = JsonPaths::new([self.clone()]).at_most(most);
         paths.scan(document).raw(&paths, self, document)
     }
 
     /// The text of the only value among these.
-    fn single_of(&self, values: &[&str]) -> Result<String, JsonFault> {
+    fn single_of(&self, values: &[&str]) -> Result<String, JsonError> {
         match values {
             [only] => self.text(only),
-            _ => Err(JsonFault::NotScalar(self.to_string())),
+            _ => Err(JsonError::NotScalar(self.to_string())),
         }
     }
 
-    fn text(&self, raw: &str) -> Result<String, JsonFault> {
+    fn text(&self, raw: &str) -> Result<String, JsonError> {
         match raw.as_bytes().first() {
-            Some(b'"') => serde_json::from_str(raw).map_err(|_| JsonFault::NotJson),
-            Some(b'{' | b'[') | None => Err(JsonFault::NotScalar(self.to_string())),
-            Some(b'n') => Err(JsonFault::Absent(self.to_string())),
+            Some(b'"') => serde_json::from_str(raw).map_err(|_| JsonError::NotJson),
+            Some(b'{' | b'[') | None => Err(JsonError::NotScalar(self.to_string())),
+            Some(b'n') => Err(JsonError::Absent(self.to_string())),
             Some(_) => Ok(raw.to_owned()),
         }
     }
@@ -161,10 +161,10 @@ impl fmt::Display for JsonPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, step) in self.steps.iter().enumerate() {
             match step {
-                Step::Key(key) if index == 0 => f.write_str(key)?,
-                Step::Key(key) => write!(f, ".{key}")?,
-                Step::Index(number) => write!(f, "[{number}]")?,
-                Step::Every => f.write_str("[*]")?,
+                PathStep::Key(key) if index == 0 => f.write_str(key)?,
+                PathStep::Key(key) => write!(f, ".{key}")?,
+                PathStep::Index(number) => write!(f, "[{number}]")?,
+                PathStep::Every => f.write_str("[*]")?,
             }
         }
 
@@ -190,7 +190,7 @@ impl From<JsonPath> for String {
 mod tests {
     use super::*;
 
-    fn texts(path: &str, document: &str) -> Result<Vec<String>, JsonFault> {
+    fn texts(path: &str, document: &str) -> Result<Vec<String>, JsonError> {
         JsonPath::parse(path).unwrap().texts(document.as_bytes())
     }
 
@@ -218,12 +218,12 @@ mod tests {
 
         for absent in ["x", "a.x", "a.b.c", "l[2].c", "z", "l.c", "a[0]", "a[*]"] {
             assert!(
-                matches!(texts(absent, document), Err(JsonFault::Absent(_))),
+                matches!(texts(absent, document), Err(JsonError::Absent(_))),
                 "{absent}"
             );
         }
 
-        assert!(matches!(texts("a", document), Err(JsonFault::NotScalar(_))));
+        assert!(matches!(texts("a", document), Err(JsonError::NotScalar(_))));
     }
 
     #[test]
@@ -234,7 +234,7 @@ mod tests {
             r#"{"ref":"good","\u0072ef":"evil"}"#,
         ] {
             assert!(
-                matches!(texts("ref", document), Err(JsonFault::Repeated(_))),
+                matches!(texts("ref", document), Err(JsonError::Repeated(_))),
                 "{document}"
             );
         }
@@ -248,7 +248,7 @@ mod tests {
         ] {
             assert_eq!(
                 texts("ref", document),
-                Err(JsonFault::NotJson),
+                Err(JsonError::NotJson),
                 "{document}"
             );
         }
@@ -259,14 +259,14 @@ mod tests {
             ("key", "{\"key\":1,\"\u{212a}ey\":2}"),
         ] {
             assert!(
-                matches!(texts(name, document), Err(JsonFault::Repeated(_))),
+                matches!(texts(name, document), Err(JsonError::Repeated(_))),
                 "{document}"
             );
         }
 
         assert_eq!(
             texts("ref", r#"{"Ref":1,"ref":"x"}"#),
-            Err(JsonFault::Repeated("Ref".into()))
+            Err(JsonError::Repeated("Ref".into()))
         );
     }
 
@@ -277,7 +277,7 @@ mod tests {
             "{\"\u{130}d\":\"evil\",\"id\":\"good\"}",
         ] {
             assert!(
-                matches!(texts("id", document), Err(JsonFault::Repeated(_))),
+                matches!(texts("id", document), Err(JsonError::Repeated(_))),
                 "{document}"
             );
         }

@@ -28,7 +28,7 @@ macro_rules! limits {
 
         impl Limits {
             /// Sets what the `[limits]` table names; mistakes go to the reader's list.
-            pub fn read(reader: &mut crate::diagnostics::Reader<'_>) -> Self {
+            pub fn read(reader: &mut crate::diagnostics::TableReader<'_>) -> Self {
                 let mut limits = Self::default();
                 $(limits!(@read reader, limits, $name, $kind);)+
                 limits

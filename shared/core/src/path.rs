@@ -1,6 +1,6 @@
 //! Path patterns: compared segment by segment on the raw bytes of a target that is well shaped.
 
-use crate::syntax::{self, Slashes};
+use crate::syntax::{self, EscapedSlashes};
 
 /// A pattern such as `/flexdeploy/webhooks/v1/**`. `*` stands for one segment; a final `/**` for
 /// the prefix itself and everything below it. There are no other wildcards.
@@ -42,7 +42,7 @@ impl PathPattern {
         };
 
         let plain = text.replace("**", "x").replace('*', "x");
-        syntax::check_target(plain.as_bytes(), Slashes::Plain)
+        syntax::check_target(plain.as_bytes(), EscapedSlashes::Plain)
             .map_err(|why| format!("the path {text:?} can't match any request: {why}"))?;
 
         Ok(Self { segments, below })

@@ -8,7 +8,7 @@ use crate::text::is_invisible;
 
 /// Escaped slashes in a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Slashes {
+pub enum EscapedSlashes {
     /// They are refused: most servers decode them before they look for the resource.
     Plain,
     /// They may stand in a segment, whose parts are then held to the rules of segments.
@@ -33,7 +33,7 @@ pub fn is_known_method(method: &Method) -> bool {
 /// The path rule. Bytes 0x21 to 0x7E without `#`; then, of the path: only what RFC 3986 calls
 /// `pchar`, and no `;`; escapes that are well formed and decode to text without surprises; no empty
 /// segment but one trailing slash; no segment of dots only, none that begins or ends with a space.
-pub fn check_target(target: &[u8], slashes: Slashes) -> Result<(), &'static str> {
+pub fn check_target(target: &[u8], slashes: EscapedSlashes) -> Result<(), &'static str> {
     if target.first() != Some(&b'/') {
         return Err("the target does not begin with a slash");
     }
@@ -60,7 +60,7 @@ pub fn check_target(target: &[u8], slashes: Slashes) -> Result<(), &'static str>
     Ok(())
 }
 
-fn check_segment(segment: &[u8], slashes: Slashes) -> Result<(), &'static str> {
+fn check_segment(segment: &[u8], slashes: EscapedSlashes) -> Result<(), &'static str> {
     // Nearly all segments are letters and digits; they need no second look.
     if segment
         .iter()
@@ -147,7 +147,7 @@ pub fn with_plain_slashes(path: &[u8]) -> Vec<u8> {
 const ESCAPED_SLASH: &[u8; 3] = b"%2f";
 
 /// Decodes a segment's escapes once, refusing those that would change how the path is read.
-fn decode(segment: &[u8], slashes: Slashes) -> Result<Vec<u8>, &'static str> {
+fn decode(segment: &[u8], slashes: EscapedSlashes) -> Result<Vec<u8>, &'static str> {
     let mut decoded = Vec::with_capacity(segment.len());
     let mut bytes = segment.iter();
     while let Some(byte) = bytes.next() {
@@ -158,7 +158,7 @@ fn decode(segment: &[u8], slashes: Slashes) -> Result<Vec<u8>, &'static str> {
                     return Err("the path has a broken escape");
                 };
                 let value = high << 4 | low;
-                let slash = value == b'/' && slashes == Slashes::Escaped;
+                let slash = value == b'/' && slashes == EscapedSlashes::Escaped;
                 if value == b'/' && !slash {
                     return Err(
                         "the path has an escaped slash (%2F), which --encoded-slashes lets stand below a final /**",
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     fn check_target(target: &[u8]) -> Result<(), &'static str> {
-        super::check_target(target, Slashes::Plain)
+        super::check_target(target, EscapedSlashes::Plain)
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn parts_at_escaped_slashes_are_segments() {
-        let check = |target: &str| super::check_target(target.as_bytes(), Slashes::Escaped);
+        let check = |target: &str| super::check_target(target.as_bytes(), EscapedSlashes::Escaped);
         for good in ["/job/release%2F1/build", "/job/a%2fb%2Fc", "/a/b"] {
             assert_eq!(check(good), Ok(()), "{good}");
             assert_eq!(

@@ -9,11 +9,11 @@ use http::header;
 use subtle::ConstantTimeEq as _;
 
 use crate::inspection::{Inspection, Kind, Work};
-use crate::policy::{LiveSecret, SignatureCheck};
-use crate::providers::SignatureFault;
-use crate::providers::locator::{Members, Place};
+use crate::policy::{ActiveSecret, SignatureCheck};
+use crate::providers::SignatureError;
+use crate::providers::locator::{SignatureParams, ValueLocator};
 use crate::providers::scheme::{KeyForm, Scheme};
-use crate::providers::verifier::Keyed;
+use crate::providers::verifier::SignatureVerifier;
 use crate::providers::{Provider, SecretShape};
 use crate::request::{Request, RequestHead};
 use hookward_core::clock::UnixMillis;
@@ -36,7 +36,7 @@ pub fn diagnose(
     check: &SignatureCheck,
     request: &Request<'_>,
     fetched: &FetchedKeys,
-    others: &[LiveSecret],
+    others: &[ActiveSecret],
     now: UnixMillis,
 ) -> Vec<String> {
     if request.body.len() > BODY_BYTES {
@@ -74,20 +74,20 @@ pub fn diagnose(
     };
 
     match fault {
-        SignatureFault::Missing(_) | SignatureFault::Required(_) => {
+        SignatureError::Missing(_) | SignatureError::Required(_) => {
             doctor.weaker_header(request);
             doctor.other_provider(request);
         }
-        SignatureFault::Malformed(..) => doctor.other_provider(request),
-        SignatureFault::OtherToken => {
+        SignatureError::Malformed(..) => doctor.other_provider(request),
+        SignatureError::OtherToken => {
             doctor.secrets(request, others);
             if doctor.found.is_empty() {
                 doctor.token(request);
                 doctor.other_provider(request);
             }
         }
-        SignatureFault::Stale(..) | SignatureFault::Future(..) => doctor.clock(&keyed, request),
-        SignatureFault::Mismatch => {
+        SignatureError::Stale(..) | SignatureError::Future(..) => doctor.clock(&keyed, request),
+        SignatureError::Mismatch => {
             doctor.secrets(request, others);
             doctor.body(request);
             doctor.url(request);
@@ -137,12 +137,12 @@ impl Doctor<'_> {
         origin: Option<String>,
         request: &Request<'_>,
     ) -> bool {
-        let keyed = Keyed::new(schemes, shape, secrets, origin);
+        let keyed = SignatureVerifier::new(schemes, shape, secrets, origin);
         keyed.is_ok_and(|keyed| self.verifies(&keyed, request, self.now))
     }
 
     /// Returns `true` if it is right at that time, and work is left.
-    fn verifies(&self, keyed: &Keyed, request: &Request<'_>, at: UnixMillis) -> bool {
+    fn verifies(&self, keyed: &SignatureVerifier, request: &Request<'_>, at: UnixMillis) -> bool {
         // A body counts as read also where nothing of it is hashed, so that every try counts.
         if self
             .work
@@ -163,7 +163,7 @@ impl Doctor<'_> {
     }
 
     /// The secret as somebody else may have copied or read it, and the secrets of other checks.
-    fn secrets(&mut self, request: &Request<'_>, others: &[LiveSecret]) {
+    fn secrets(&mut self, request: &Request<'_>, others: &[ActiveSecret]) {
         let (schemes, shape) = (self.schemes, self.shape);
         for secret in self.secrets {
             for (text, what) in respelled(secret.expose()) {
@@ -284,15 +284,15 @@ impl Doctor<'_> {
     }
 
     /// Whether only the time is wrong.
-    fn clock(&mut self, keyed: &Keyed, request: &Request<'_>) {
+    fn clock(&mut self, keyed: &SignatureVerifier, request: &Request<'_>) {
         for scheme in self.schemes {
             let Some(ts) = scheme.ts.as_ref().filter(|ts| ts.tolerance.is_some()) else {
                 continue;
             };
             let text = match &ts.at {
-                Place::Member(key) => member_of(scheme, request, key),
+                ValueLocator::Member(key) => member_of(scheme, request, key),
                 place => place
-                    .read(request, &Members::default())
+                    .read(request, &SignatureParams::default())
                     .ok()
                     .flatten()
                     .map(Cow::into_owned),
@@ -328,7 +328,7 @@ impl Doctor<'_> {
         let wants = |name: &str| {
             self.schemes
                 .iter()
-                .any(|scheme| matches!(&scheme.sig.at, Place::Header(field) if field.name().as_str() == name))
+                .any(|scheme| matches!(&scheme.sig.at, ValueLocator::Header(field) if field.name().as_str() == name))
         };
         if wants("x-hub-signature-256") && has("x-hub-signature") {
             self.say("only the old header X-Hub-Signature (SHA-1) was sent; set the secret at the provider again, so that it sends X-Hub-Signature-256");
@@ -347,7 +347,7 @@ impl Doctor<'_> {
             let sent = scheme
                 .sig
                 .at
-                .read(request, &Members::default())
+                .read(request, &SignatureParams::default())
                 .ok()
                 .flatten();
             let Some(sent) = sent.and_then(|sent| String::from_utf8(sent.into_owned()).ok()) else {
@@ -406,7 +406,7 @@ impl Doctor<'_> {
     /// Another provider's signature.
     fn other_provider(&mut self, request: &Request<'_>) {
         let present = |scheme: &Scheme| match &scheme.sig.at {
-            Place::Header(field) => {
+            ValueLocator::Header(field) => {
                 field.name() != header::AUTHORIZATION
                     && request.head.headers.contains_key(field.name())
             }
@@ -443,7 +443,11 @@ impl Doctor<'_> {
 
 /// A member of a signature's list.
 fn member_of(scheme: &Scheme, request: &Request<'_>, key: &str) -> Option<Vec<u8>> {
-    let value = scheme.sig.at.read(request, &Members::default()).ok()??;
+    let value = scheme
+        .sig
+        .at
+        .read(request, &SignatureParams::default())
+        .ok()??;
     let value = String::from_utf8(value.into_owned()).ok()?;
     let (split, kv) = (scheme.sig.split.as_deref()?, scheme.sig.kv.as_deref()?);
     let mut members = value
@@ -592,13 +596,13 @@ mod tests {
     use super::*;
     use http::{HeaderMap, HeaderValue, Method};
 
-    use crate::sign::{Draft, sign};
+    use crate::sign::{DraftRequest, sign};
 
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 
-    fn draft(origin: &str, body: &[u8]) -> Draft {
+    fn draft(origin: &str, body: &[u8]) -> DraftRequest {
         let (target, headers) = ("/x".to_owned(), HeaderMap::new());
-        Draft {
+        DraftRequest {
             origin: origin.to_owned(),
             target,
             method: Method::POST,
@@ -620,13 +624,13 @@ mod tests {
         headers.insert("host", HeaderValue::from_static("inner:8080"));
 
         let secret = Secret::new(signed_with.to_vec()).unwrap();
-        let draft = Draft {
+        let draft = DraftRequest {
             headers,
             ..draft("https://h.example", signed)
         };
         let made = sign(row.scheme(), &row.shape(), &secret, draft, NOW, "id").unwrap();
         let Request { head, .. } = made.request();
-        let live = LiveSecret {
+        let live = ActiveSecret {
             name: "env:A".into(),
             secret: Secret::new(here.to_vec()).unwrap(),
         };
@@ -715,7 +719,7 @@ mod tests {
                 origin: "https://h.example",
                 ..made.request().head
             };
-            let live = LiveSecret {
+            let live = ActiveSecret {
                 name: "env:A".into(),
                 secret: secret.clone(),
             };
@@ -756,7 +760,7 @@ mod tests {
             origin: "https://h.example",
         };
 
-        let live = LiveSecret {
+        let live = ActiveSecret {
             name: "env:A".into(),
             secret,
         };
@@ -778,7 +782,7 @@ mod tests {
 
     #[test]
     fn another_secret_of_the_policy() {
-        let live = |name: &str, key: &[u8]| LiveSecret {
+        let live = |name: &str, key: &[u8]| ActiveSecret {
             name: name.into(),
             secret: Secret::new(key.to_vec()).unwrap(),
         };

@@ -29,14 +29,14 @@ use std::time::Duration;
 
 use http::Method;
 
-use self::accept::{AddressRule, Alternative, Evidence};
-pub use self::dedup::{Claim, Claimed};
+use self::accept::{AcceptRule, AddressRule, Evidence};
+pub use self::dedup::{Claimed, DeliveryClaim};
 pub use self::signature::WantedKey;
-pub use self::state::{Counted, State};
-pub use self::token::TokenSpot;
-use crate::inspection::{BodyPlaces, BodyPlacesBuilder, Inspection, Work};
-use crate::policy::{Lockout, Mode, OnDuplicate, Policy, Replay, Route};
-use crate::providers::challenge::{Answer, Reaction};
+pub use self::state::{Counted, GateState};
+pub use self::token::TokenSpan;
+use crate::inspection::{BodyFields, BodyFieldsBuilder, Inspection, Work};
+use crate::policy::{Lockout, Mode, OnDuplicate, Policy, ReplayProtection, Route};
+use crate::providers::challenge::{ChallengeAction, ChallengeResponse};
 pub use crate::request::{Request, RequestHead};
 use hookward_core::address::source;
 use hookward_core::clock::{Moment, UnixMillis};
@@ -45,7 +45,7 @@ use hookward_core::path::PathPattern;
 use hookward_core::rate::Rate;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::secret::Secret;
-use hookward_core::syntax::{Slashes, has_escaped_slash, with_plain_slashes};
+use hookward_core::syntax::{EscapedSlashes, has_escaped_slash, with_plain_slashes};
 
 /// Unsigned challenges that one client address may send in a second: providers send one when a
 /// webhook is registered, and some again every hour.
@@ -87,11 +87,11 @@ struct CompiledRoute {
     methods: Vec<Method>,
     deny: AddressRule,
     rate: Option<Rate>,
-    replay: Option<Replay>,
+    replay: Option<ReplayProtection>,
     mode: Mode,
-    accept: Vec<Alternative>,
+    accept: Vec<AcceptRule>,
     /// What its checks read of bodies.
-    places: Arc<BodyPlaces>,
+    places: Arc<BodyFields>,
 }
 
 /// What a route says about forwarding, for those who forward.
@@ -128,9 +128,9 @@ pub enum Decision {
     /// The delivery must be claimed first.
     Claim(PendingClaim),
     /// It is a provider's handshake, and this is the answer.
-    Answer(Box<Answer>),
+    Answer(Box<ChallengeResponse>),
     /// It is a handshake in which the provider tells its secret, and pairing is under way.
-    Pair(Secret, Box<Answer>),
+    Pair(Secret, Box<ChallengeResponse>),
 }
 
 /// The proof that the gate let a request pass. Only the gate makes one; forwarding takes it.
@@ -138,7 +138,7 @@ pub enum Decision {
 pub struct Permit {
     gate: Arc<Gate>,
     route: usize,
-    tokens: Vec<TokenSpot>,
+    tokens: Vec<TokenSpan>,
     secrets: Vec<String>,
     observed: Option<Refusal>,
 }
@@ -160,7 +160,7 @@ pub struct PendingBody {
 #[derive(Debug)]
 pub struct PendingClaim {
     /// What is claimed.
-    pub claim: Claim,
+    pub claim: DeliveryClaim,
     permit: Permit,
     observing: bool,
 }
@@ -221,7 +221,7 @@ impl Gate {
         head: RequestHead<'_>,
         client: IpAddr,
         now: impl Into<Moment>,
-        state: &State,
+        state: &GateState,
     ) -> Result<HeadVerdict, Refusal> {
         let now: Moment = now.into();
         self.check_shape(head)?;
@@ -291,7 +291,7 @@ impl Gate {
                 let needs = route
                     .accept
                     .get(*number)
-                    .is_some_and(Alternative::needs_body);
+                    .is_some_and(AcceptRule::needs_body);
                 !needs && evidence.failed.is_none() == wanted
             })
         };
@@ -301,7 +301,7 @@ impl Gate {
                 && route
                     .accept
                     .get(*number)
-                    .is_some_and(Alternative::needs_body)
+                    .is_some_and(AcceptRule::needs_body)
         });
         let found = ready(true).or_else(|| if waits { None } else { ready(false) });
         let Some((number, evidence)) = found.cloned() else {
@@ -334,9 +334,9 @@ impl Gate {
             head.target,
             head.headers,
             if slashes {
-                Slashes::Escaped
+                EscapedSlashes::Escaped
             } else {
-                Slashes::Plain
+                EscapedSlashes::Plain
             },
         )
     }
@@ -345,7 +345,7 @@ impl Gate {
     #[must_use]
     pub fn named_sets(&self) -> Vec<String> {
         let rules = |route: &CompiledRoute| {
-            let allowed = route.accept.iter().filter_map(Alternative::allowed);
+            let allowed = route.accept.iter().filter_map(AcceptRule::allowed);
             allowed
                 .chain([&route.deny])
                 .flat_map(AddressRule::named)
@@ -361,7 +361,7 @@ impl Gate {
         refusal: &Refusal,
         client: IpAddr,
         now: impl Into<Moment>,
-        state: &State,
+        state: &GateState,
     ) {
         let Some(lockout) = self.lockout else { return };
         let by_stranger = refusal.check == Check::Token || refusal.by_stranger;
@@ -387,7 +387,7 @@ impl Gate {
             return Vec::new();
         };
         let accepts = self.routes.iter().flat_map(|route| &route.accept);
-        let others: Vec<_> = accepts.flat_map(Alternative::secrets).cloned().collect();
+        let others: Vec<_> = accepts.flat_map(AcceptRule::secrets).cloned().collect();
         let mut alternatives: Vec<_> = route.accept.iter().collect();
         alternatives.sort_by_key(|alternative| !alternative.may_be_signed(request.head));
 
@@ -399,7 +399,7 @@ impl Gate {
             .collect()
     }
 
-    fn admit_client(&self, client: IpAddr, now: Moment, state: &State) -> Result<(), Refusal> {
+    fn admit_client(&self, client: IpAddr, now: Moment, state: &GateState) -> Result<(), Refusal> {
         if self.lockout.is_some()
             && let Some(wait) = state.locked_out(client, now.steady)
         {
@@ -423,7 +423,7 @@ impl Gate {
         client: IpAddr,
         rate: Rate,
         now: Moment,
-        state: &State,
+        state: &GateState,
     ) -> Result<(), Refusal> {
         state.admit(what, rate, now.steady).map_err(|wait| {
             let why = format!("{client} sends more than {rate}");
@@ -432,7 +432,7 @@ impl Gate {
     }
 
     /// Counts against the rates of the route and of the tunnel, which strangers can't use up.
-    fn count(&self, route: usize, now: Moment, state: &State) -> Result<(), Refusal> {
+    fn count(&self, route: usize, now: Moment, state: &GateState) -> Result<(), Refusal> {
         let route_rate = self.routes.get(route).and_then(|route| route.rate);
         let rates = [
             (Counted::Route(route), route_rate, "this route"),
@@ -459,10 +459,10 @@ impl Gate {
     }
 
     /// Whether some alternative allows this address by name or range: it is nobody's to lock out.
-    fn allows(&self, client: IpAddr, state: &State) -> bool {
+    fn allows(&self, client: IpAddr, state: &GateState) -> bool {
         let alternatives = self.routes.iter().flat_map(|route| &route.accept);
         alternatives
-            .filter_map(Alternative::allowed)
+            .filter_map(AcceptRule::allowed)
             .any(|rule| rule.contains(client, state))
     }
 
@@ -562,7 +562,7 @@ impl PendingBody {
         head: RequestHead<'_>,
         body: &[u8],
         now: impl Into<Moment>,
-        state: &State,
+        state: &GateState,
         keys: &FetchedKeys,
     ) -> Result<Decision, Refusal> {
         let now: Moment = now.into();
@@ -603,7 +603,12 @@ impl PendingBody {
 
     /// A right signature passes a lockout, and counts apart from what strangers send from the same
     /// address. Whatever else passed does not lift a bar.
-    fn admit_signed(&self, evidence: &Evidence, now: Moment, state: &State) -> Result<(), Refusal> {
+    fn admit_signed(
+        &self,
+        evidence: &Evidence,
+        now: Moment,
+        state: &GateState,
+    ) -> Result<(), Refusal> {
         if !evidence.signed {
             return self.barred.clone().map_or(Ok(()), Err);
         }
@@ -635,7 +640,7 @@ impl PendingBody {
         request: &Request<'_>,
         has_body: bool,
         now: Moment,
-        state: &State,
+        state: &GateState,
     ) -> Result<Option<Decision>, Refusal> {
         if self.barred.is_some() {
             return Ok(None);
@@ -663,7 +668,7 @@ impl PendingBody {
         self.gate.routes.get(self.route)
     }
 
-    fn alternatives(&self) -> impl Iterator<Item = (usize, &Alternative)> {
+    fn alternatives(&self) -> impl Iterator<Item = (usize, &AcceptRule)> {
         let route = self.route();
         self.candidates
             .iter()
@@ -695,7 +700,7 @@ impl PendingBody {
 
     fn answer_of(
         &self,
-        alternative: &Alternative,
+        alternative: &AcceptRule,
         request: &Request<'_>,
         has_body: bool,
         signed: bool,
@@ -703,8 +708,8 @@ impl PendingBody {
         Ok(alternative
             .react(request, has_body, signed)?
             .map(|reaction| match reaction {
-                Reaction::Answer(answer) => Decision::Answer(answer),
-                Reaction::Pair(secret, answer) => Decision::Pair(secret, answer),
+                ChallengeAction::Answer(answer) => Decision::Answer(answer),
+                ChallengeAction::Pair(secret, answer) => Decision::Pair(secret, answer),
             }))
     }
 
@@ -714,7 +719,7 @@ impl PendingBody {
         evidence: Evidence,
         request: &Request<'_>,
         now: Moment,
-        state: &State,
+        state: &GateState,
     ) -> Result<Decision, Refusal> {
         let Some(route) = self.route() else {
             return Err(no_route());
@@ -758,7 +763,7 @@ impl PendingBody {
                     && permit.observed.is_none()
                     && !identity.is_empty() =>
             {
-                let claim = Claim::new(&route.settings.name, &identity, replay);
+                let claim = DeliveryClaim::new(&route.settings.name, &identity, replay);
                 Ok(Decision::Claim(PendingClaim {
                     claim,
                     permit,
@@ -786,7 +791,7 @@ impl PendingClaim {
         self,
         claimed: Claimed,
         now: impl Into<Moment>,
-        state: &State,
+        state: &GateState,
     ) -> Result<AfterClaim, Refusal> {
         let now: Moment = now.into();
         let mut permit = self.permit;
@@ -834,7 +839,7 @@ impl Permit {
 
     /// Where the tokens stand that the agent has to take out; none when the route keeps them.
     #[must_use]
-    pub fn tokens_to_remove(&self) -> &[TokenSpot] {
+    pub fn tokens_to_remove(&self) -> &[TokenSpan] {
         if self.settings().keep_token {
             &[]
         } else {
@@ -854,7 +859,7 @@ impl Permit {
         self.observed.as_ref()
     }
 
-    fn counted(self, now: Moment, state: &State) -> Result<Self, Refusal> {
+    fn counted(self, now: Moment, state: &GateState) -> Result<Self, Refusal> {
         self.gate.count(self.route, now, state)?;
         Ok(self)
     }
@@ -902,10 +907,10 @@ impl CompiledRoute {
         let accept = route
             .accept
             .iter()
-            .map(|accept| Alternative::new(accept, side, remembers));
+            .map(|accept| AcceptRule::new(accept, side, remembers));
         let accept = accept.collect::<Result<Vec<_>, _>>()?;
 
-        let mut places = BodyPlacesBuilder::default();
+        let mut places = BodyFieldsBuilder::default();
         accept
             .iter()
             .for_each(|alternative| alternative.add_places(&mut places));

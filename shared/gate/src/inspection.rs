@@ -14,20 +14,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{HeaderMap, header};
 
-use hookward_core::form::{Fields, FormFault};
-use hookward_core::json::{JsonFault, JsonPath, JsonPaths, Scan};
+use hookward_core::form::{FormError, FormFields};
+use hookward_core::json::{JsonError, JsonPath, JsonPaths, Scan};
 use hookward_core::limits::{GATE_HASHED_BYTES, GATE_PARSED_BYTES, GATE_RENDERED_BYTES};
 
 /// Places in bodies that checks read: of a JSON body, and of JSON in the fields of a form.
 #[derive(Debug, Clone)]
-pub struct BodyPlaces {
+pub struct BodyFields {
     json: JsonPaths,
     documents: BTreeMap<String, JsonPaths>,
 }
 
-/// Collects what [`BodyPlaces`] are made of.
+/// Collects what [`BodyFields`] are made of.
 #[derive(Debug, Clone, Default)]
-pub struct BodyPlacesBuilder {
+pub struct BodyFieldsBuilder {
     json: Vec<JsonPath>,
     documents: BTreeMap<String, Vec<JsonPath>>,
 }
@@ -59,16 +59,16 @@ pub enum Kind {
 
 /// A request costs more work than its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Overworked(pub Kind);
+pub struct WorkLimitExceeded(pub Kind);
 
 /// A signed text. What stands in the body is not copied.
 #[derive(Debug, Default)]
-pub struct Message {
-    pieces: Vec<Piece>,
+pub struct SignedMessage {
+    pieces: Vec<MessagePiece>,
 }
 
 #[derive(Debug)]
-enum Piece {
+enum MessagePiece {
     Body(Range<usize>),
     Own(Vec<u8>),
 }
@@ -77,7 +77,7 @@ enum Piece {
 pub type KeyId = [u8; 32];
 
 /// A message with its number, which no other message of the request has.
-pub type Numbered = (usize, Arc<Message>);
+pub type Numbered = (usize, Arc<SignedMessage>);
 
 /// Authentication codes, by the number of the signed text and the key.
 type Macs = BTreeMap<(usize, KeyId), Arc<[u8]>>;
@@ -85,47 +85,47 @@ type Macs = BTreeMap<(usize, KeyId), Arc<[u8]>>;
 /// Results about one request.
 #[derive(Debug)]
 pub struct Inspection {
-    places: Arc<BodyPlaces>,
+    places: Arc<BodyFields>,
     work: Arc<Work>,
     json: OnceCell<Scan>,
-    fields: OnceCell<Result<Fields, FormFault>>,
-    documents: RefCell<BTreeMap<String, Option<Arc<Document>>>>,
+    fields: OnceCell<Result<FormFields, FormError>>,
+    documents: RefCell<BTreeMap<String, Option<Arc<BodyDocument>>>>,
     messages: RefCell<BTreeMap<Vec<u8>, Numbered>>,
     macs: RefCell<Macs>,
 }
 
 /// JSON in the field of a form.
 #[derive(Debug)]
-struct Document {
+struct BodyDocument {
     text: Vec<u8>,
     scan: Scan,
 }
 
 /// Why a value of the body could not be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReadFault {
+pub enum BodyReadError {
     /// Its JSON.
-    Json(JsonFault),
+    Json(JsonError),
     /// Its form.
-    Form(FormFault),
+    Form(FormError),
     /// It costs too much.
-    Overworked(Overworked),
+    Overworked(WorkLimitExceeded),
 }
 
-impl From<Overworked> for ReadFault {
-    fn from(overworked: Overworked) -> Self {
+impl From<WorkLimitExceeded> for BodyReadError {
+    fn from(overworked: WorkLimitExceeded) -> Self {
         Self::Overworked(overworked)
     }
 }
 
-impl Default for BodyPlaces {
+impl Default for BodyFields {
     /// No places: what is read is looked for by itself.
     fn default() -> Self {
-        BodyPlacesBuilder::default().finish()
+        BodyFieldsBuilder::default().finish()
     }
 }
 
-impl BodyPlacesBuilder {
+impl BodyFieldsBuilder {
     /// Adds a value of a JSON body.
     pub fn json(&mut self, path: &JsonPath) {
         self.json.push(path.clone());
@@ -141,13 +141,13 @@ impl BodyPlacesBuilder {
 
     /// All of them.
     #[must_use]
-    pub fn finish(self) -> BodyPlaces {
+    pub fn finish(self) -> BodyFields {
         let documents = self
             .documents
             .into_iter()
             .map(|(field, paths)| (field, JsonPaths::new(paths)));
 
-        BodyPlaces {
+        BodyFields {
             json: JsonPaths::new(self.json),
             documents: documents.collect(),
         }
@@ -188,12 +188,12 @@ impl Work {
     /// Counts bytes before they are worked on.
     ///
     /// # Errors
-    /// [`Overworked`] when there are more than the limit.
-    pub fn spend(&self, kind: Kind, bytes: usize) -> Result<(), Overworked> {
+    /// [`WorkLimitExceeded`] when there are more than the limit.
+    pub fn spend(&self, kind: Kind, bytes: usize) -> Result<(), WorkLimitExceeded> {
         let meter = self.meter(kind);
         let before = meter.used.fetch_add(bytes as u64, Ordering::Relaxed);
         if before.saturating_add(bytes as u64) > meter.most {
-            Err(Overworked(kind))
+            Err(WorkLimitExceeded(kind))
         } else {
             Ok(())
         }
@@ -223,21 +223,21 @@ impl Work {
     }
 }
 
-impl Message {
+impl SignedMessage {
     /// Adds bytes. Those that lie in the body are not copied; the number of the others is returned.
     pub fn push(&mut self, bytes: Cow<'_, [u8]>, body: &[u8]) -> usize {
         let piece = match bytes {
-            Cow::Borrowed(inside) if inside.len() > size_of::<Piece>() => {
+            Cow::Borrowed(inside) if inside.len() > size_of::<MessagePiece>() => {
                 match position(inside, body) {
-                    Some(range) => Piece::Body(range),
-                    None => Piece::Own(inside.to_vec()),
+                    Some(range) => MessagePiece::Body(range),
+                    None => MessagePiece::Own(inside.to_vec()),
                 }
             }
-            other => Piece::Own(other.into_owned()),
+            other => MessagePiece::Own(other.into_owned()),
         };
         let copied = match &piece {
-            Piece::Own(bytes) => bytes.len(),
-            Piece::Body(_) => 0,
+            MessagePiece::Own(bytes) => bytes.len(),
+            MessagePiece::Body(_) => 0,
         };
 
         self.pieces.push(piece);
@@ -258,9 +258,9 @@ impl Message {
     /// The bytes, piece by piece.
     #[must_use]
     pub fn slices<'m>(&'m self, body: &'m [u8]) -> Vec<&'m [u8]> {
-        let bytes = |piece: &'m Piece| match piece {
-            Piece::Body(range) => body.get(range.clone()).unwrap_or_default(),
-            Piece::Own(bytes) => bytes.as_slice(),
+        let bytes = |piece: &'m MessagePiece| match piece {
+            MessagePiece::Body(range) => body.get(range.clone()).unwrap_or_default(),
+            MessagePiece::Own(bytes) => bytes.as_slice(),
         };
         self.pieces.iter().map(bytes).collect()
     }
@@ -274,9 +274,9 @@ impl Message {
     /// The number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        let length = |piece: &Piece| match piece {
-            Piece::Body(range) => range.len(),
-            Piece::Own(bytes) => bytes.len(),
+        let length = |piece: &MessagePiece| match piece {
+            MessagePiece::Body(range) => range.len(),
+            MessagePiece::Own(bytes) => bytes.len(),
         };
         self.pieces.iter().map(length).sum()
     }
@@ -306,7 +306,7 @@ impl Default for Inspection {
 impl Inspection {
     /// Nothing is known yet. The values at `places` are found together.
     #[must_use]
-    pub const fn new(places: Arc<BodyPlaces>, work: Arc<Work>) -> Self {
+    pub const fn new(places: Arc<BodyFields>, work: Arc<Work>) -> Self {
         Self {
             places,
             work,
@@ -320,7 +320,7 @@ impl Inspection {
 
     /// The same work, for an item of a batch, which is a document of its own.
     #[must_use]
-    pub fn of_item(&self, places: &Arc<BodyPlaces>) -> Self {
+    pub fn of_item(&self, places: &Arc<BodyFields>) -> Self {
         Self::new(Arc::clone(places), Arc::clone(&self.work))
     }
 
@@ -333,46 +333,46 @@ impl Inspection {
     /// The texts that stand at this place of a JSON body. At least one.
     ///
     /// # Errors
-    /// [`ReadFault`].
-    pub fn texts(&self, path: &JsonPath, body: &[u8]) -> Result<Vec<String>, ReadFault> {
+    /// [`BodyReadError`].
+    pub fn texts(&self, path: &JsonPath, body: &[u8]) -> Result<Vec<String>, BodyReadError> {
         if !self.places.json.has(path) {
             self.work.spend(Kind::Parsed, body.len())?;
-            return path.texts(body).map_err(ReadFault::Json);
+            return path.texts(body).map_err(BodyReadError::Json);
         }
         self.scan(body)?
             .texts(&self.places.json, path, body)
-            .map_err(ReadFault::Json)
+            .map_err(BodyReadError::Json)
     }
 
     /// The one text that stands at this place of a JSON body.
     ///
     /// # Errors
-    /// [`ReadFault`].
-    pub fn single(&self, path: &JsonPath, body: &[u8]) -> Result<String, ReadFault> {
+    /// [`BodyReadError`].
+    pub fn single(&self, path: &JsonPath, body: &[u8]) -> Result<String, BodyReadError> {
         if !self.places.json.has(path) {
             self.work.spend(Kind::Parsed, body.len())?;
-            return path.single(body).map_err(ReadFault::Json);
+            return path.single(body).map_err(BodyReadError::Json);
         }
         self.scan(body)?
             .single(&self.places.json, path, body)
-            .map_err(ReadFault::Json)
+            .map_err(BodyReadError::Json)
     }
 
     /// The values as they stand in a JSON body. At least one.
     ///
     /// # Errors
-    /// [`ReadFault`].
-    pub fn raw<'b>(&self, path: &JsonPath, body: &'b [u8]) -> Result<Vec<&'b str>, ReadFault> {
+    /// [`BodyReadError`].
+    pub fn raw<'b>(&self, path: &JsonPath, body: &'b [u8]) -> Result<Vec<&'b str>, BodyReadError> {
         if !self.places.json.has(path) {
             self.work.spend(Kind::Parsed, body.len())?;
-            return path.raw(body).map_err(ReadFault::Json);
+            return path.raw(body).map_err(BodyReadError::Json);
         }
         self.scan(body)?
             .raw(&self.places.json, path, body)
-            .map_err(ReadFault::Json)
+            .map_err(BodyReadError::Json)
     }
 
-    fn scan(&self, body: &[u8]) -> Result<&Scan, Overworked> {
+    fn scan(&self, body: &[u8]) -> Result<&Scan, WorkLimitExceeded> {
         if self.json.get().is_none() {
             self.work.spend(Kind::Parsed, body.len())?;
         }
@@ -393,13 +393,13 @@ impl Inspection {
     /// The value of a form's field, which may stand once.
     ///
     /// # Errors
-    /// [`ReadFault`], also for another kind of body.
+    /// [`BodyReadError`], also for another kind of body.
     pub fn field<'b>(
         &self,
         name: &str,
         headers: &HeaderMap,
         body: &'b [u8],
-    ) -> Result<Option<Cow<'b, [u8]>>, ReadFault> {
+    ) -> Result<Option<Cow<'b, [u8]>>, BodyReadError> {
         if self.fields.get().is_none() {
             self.work.spend(Kind::Parsed, body.len())?;
         }
@@ -409,7 +409,7 @@ impl Inspection {
             .as_ref()
             .map_err(|fault| *fault)
             .and_then(|fields| fields.single(body, name));
-        let value = value.map_err(ReadFault::Form)?;
+        let value = value.map_err(BodyReadError::Form)?;
         if let Some(Cow::Owned(decoded)) = &value {
             self.work.spend(Kind::Parsed, decoded.len())?;
         }
@@ -421,14 +421,14 @@ impl Inspection {
     /// field.
     ///
     /// # Errors
-    /// [`ReadFault`].
+    /// [`BodyReadError`].
     pub fn field_texts(
         &self,
         field: &str,
         path: &JsonPath,
         headers: &HeaderMap,
         body: &[u8],
-    ) -> Result<Option<Vec<String>>, ReadFault> {
+    ) -> Result<Option<Vec<String>>, BodyReadError> {
         let Some(document) = self.document(field, headers, body)? else {
             return Ok(None);
         };
@@ -444,26 +444,26 @@ impl Inspection {
                 path.texts(&document.text)
             }
         };
-        texts.map(Some).map_err(ReadFault::Json)
+        texts.map(Some).map_err(BodyReadError::Json)
     }
 
     /// The one text that stands in the JSON of a form's field; `Ok(None)` without the field.
     ///
     /// # Errors
-    /// [`ReadFault`].
+    /// [`BodyReadError`].
     pub fn field_json(
         &self,
         field: &str,
         path: &JsonPath,
         headers: &HeaderMap,
         body: &[u8],
-    ) -> Result<Option<String>, ReadFault> {
+    ) -> Result<Option<String>, BodyReadError> {
         let Some(mut texts) = self.field_texts(field, path, headers, body)? else {
             return Ok(None);
         };
         match (texts.pop(), texts.is_empty()) {
             (Some(text), true) => Ok(Some(text)),
-            _ => Err(ReadFault::Json(JsonFault::NotScalar(path.to_string()))),
+            _ => Err(BodyReadError::Json(JsonError::NotScalar(path.to_string()))),
         }
     }
 
@@ -472,7 +472,7 @@ impl Inspection {
         field: &str,
         headers: &HeaderMap,
         body: &[u8],
-    ) -> Result<Option<Arc<Document>>, ReadFault> {
+    ) -> Result<Option<Arc<BodyDocument>>, BodyReadError> {
         if let Some(known) = self.documents.borrow().get(field) {
             return Ok(known.clone());
         }
@@ -488,7 +488,7 @@ impl Inspection {
                     |paths| paths.scan(&text),
                 );
 
-                Some(Arc::new(Document { text, scan }))
+                Some(Arc::new(BodyDocument { text, scan }))
             }
         };
 
@@ -507,7 +507,7 @@ impl Inspection {
     pub fn message<E>(
         &self,
         key: Vec<u8>,
-        make: impl FnOnce() -> Result<Message, E>,
+        make: impl FnOnce() -> Result<SignedMessage, E>,
     ) -> Result<Numbered, E> {
         if let Some(known) = self.messages.borrow().get(&key) {
             return Ok(known.clone());
@@ -524,13 +524,13 @@ impl Inspection {
     /// The code of a message by a key: the one that was computed before, or what `make` computes.
     ///
     /// # Errors
-    /// [`Overworked`].
+    /// [`WorkLimitExceeded`].
     pub fn mac(
         &self,
         message: &Numbered,
         key: Option<KeyId>,
         make: impl FnOnce() -> Vec<u8>,
-    ) -> Result<Arc<[u8]>, Overworked> {
+    ) -> Result<Arc<[u8]>, WorkLimitExceeded> {
         let (number, text) = message;
         let known = key.and_then(|key| self.macs.borrow().get(&(*number, key)).cloned());
         if let Some(known) = known {
@@ -559,19 +559,19 @@ fn media_type(headers: &HeaderMap) -> &str {
 }
 
 /// The fields of a body that is a form: urlencoded, or multipart.
-fn fields(headers: &HeaderMap, body: &[u8]) -> Result<Fields, FormFault> {
+fn fields(headers: &HeaderMap, body: &[u8]) -> Result<FormFields, FormError> {
     let kind = media_type(headers);
     let media = kind.split(';').next().unwrap_or_default().trim();
     if media.eq_ignore_ascii_case("multipart/form-data") {
-        return Fields::multipart(kind, body);
+        return FormFields::multipart(kind, body);
     }
 
     // Another kind of body is read in another way by the application.
     if media.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return Fields::urlencoded(body);
+        return FormFields::urlencoded(body);
     }
 
-    Err(FormFault::Broken)
+    Err(FormError::Broken)
 }
 
 #[cfg(test)]
@@ -583,7 +583,7 @@ mod tests {
             .iter()
             .map(|text| JsonPath::parse(text).unwrap())
             .collect();
-        let mut places = BodyPlacesBuilder::default();
+        let mut places = BodyFieldsBuilder::default();
         paths.iter().for_each(|path| places.json(path));
 
         (
@@ -611,14 +611,20 @@ mod tests {
         let work = Work::up_to(100);
         assert_eq!(work.spend(Kind::Hashed, 60), Ok(()));
         assert_eq!(work.spend(Kind::Parsed, 100), Ok(()));
-        assert_eq!(work.spend(Kind::Hashed, 41), Err(Overworked(Kind::Hashed)));
+        assert_eq!(
+            work.spend(Kind::Hashed, 41),
+            Err(WorkLimitExceeded(Kind::Hashed))
+        );
 
-        let places = Arc::new(BodyPlacesBuilder::default().finish());
+        let places = Arc::new(BodyFieldsBuilder::default().finish());
         let inspection = Inspection::new(places, Work::up_to(5));
         let fault = inspection
             .single(&JsonPath::parse("a").unwrap(), br#"{"a":1}"#)
             .unwrap_err();
-        assert_eq!(fault, ReadFault::Overworked(Overworked(Kind::Parsed)));
+        assert_eq!(
+            fault,
+            BodyReadError::Overworked(WorkLimitExceeded(Kind::Parsed))
+        );
     }
 
     #[test]
@@ -626,7 +632,7 @@ mod tests {
         let inspection = Inspection::default();
         let body = vec![b'x'; 1000];
         let make = || {
-            let mut message = Message::default();
+            let mut message = SignedMessage::default();
             assert_eq!(
                 message.push(Cow::Borrowed(&body), &body),
                 0,

@@ -1,6 +1,6 @@
 //! The policy: what may pass, as plain data. It is written as flags or as a TOML file (with the
 //! same meaning), travels from the agent to the relay, and is compiled into a [`crate::engine::Gate`]
-//! on both sides. What is wrong with one is found in [`review`].
+//! on both sides. What is wrong with one is found in [`validate`].
 
 pub mod file;
 pub mod summary;
@@ -11,14 +11,14 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::providers::scheme::SchemeError;
-use crate::providers::{self, Coverage, Keyed, Provider, Scheme, SecretShape};
+use crate::providers::{self, Coverage, Provider, Scheme, SecretShape, SignatureVerifier};
 use hookward_core::address::AddressSet;
 use hookward_core::json::JsonPath;
 use hookward_core::limits;
 use hookward_core::rate::Rate;
 use hookward_core::secret::{Secret, SecretDigest};
 
-pub use validate::PolicyBounds;
+pub use validate::PolicyLimits;
 
 /// What is open when nobody says otherwise: FlexDeploy's webhook resource, in both versions.
 pub const PRESET_PATHS: [&str; 2] = ["/flexdeploy/webhooks/v1/**", "/flexdeploy/webhooks/v2/**"];
@@ -70,7 +70,7 @@ pub struct Route {
     pub rate: Option<Rate>,
     /// What happens to a delivery that came before. Only the relay remembers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replay: Option<Replay>,
+    pub replay: Option<ReplayProtection>,
     /// Whether failed checks refuse.
     pub mode: Mode,
     /// Alternatives; one must accept.
@@ -106,7 +106,7 @@ pub struct Lockout {
 /// What happens to a delivery that came before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Replay {
+pub struct ReplayProtection {
     /// What is done.
     pub on_duplicate: OnDuplicate,
     /// For so many milliseconds a delivery is remembered.
@@ -168,15 +168,15 @@ pub struct Addresses {
 #[serde(deny_unknown_fields)]
 pub struct TokenCheck {
     /// Where it stands.
-    pub place: TokenPlace,
+    pub place: TokenLocation,
     /// The tokens that are live; several during a change.
-    pub live: Vec<LiveToken>,
+    pub live: Vec<ActiveToken>,
 }
 
 /// A token that is live.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LiveToken {
+pub struct ActiveToken {
     /// How it is called: `env:NAME` or `file:PATH`.
     pub name: String,
     /// Its digest.
@@ -187,7 +187,7 @@ pub struct LiveToken {
 /// Where a token stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum TokenPlace {
+pub enum TokenLocation {
     /// A query parameter of this name.
     Query(String),
     /// A header of this name.
@@ -233,7 +233,7 @@ pub struct SignatureCheck {
     /// Where the secret may be.
     pub secret_at: SecretAt,
     /// The secrets that are live; empty on the relay's copy when they stay on the agent.
-    pub secrets: Vec<LiveSecret>,
+    pub secrets: Vec<ActiveSecret>,
     /// Scheme and authority of the URL as it is registered at the provider, where it is not the
     /// tunnel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -249,7 +249,7 @@ pub struct SignatureCheck {
 /// A secret that is live.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LiveSecret {
+pub struct ActiveSecret {
     /// How it is called: `env:NAME` or `file:PATH`.
     pub name: String,
     /// It.
@@ -293,8 +293,8 @@ impl From<Vec<IpNet>> for Addresses {
 impl TokenCheck {
     /// A check of tokens with their names.
     #[must_use]
-    pub fn new(place: TokenPlace, tokens: &[(&str, SecretDigest)]) -> Self {
-        let live = tokens.iter().map(|(name, digest)| LiveToken {
+    pub fn new(place: TokenLocation, tokens: &[(&str, SecretDigest)]) -> Self {
+        let live = tokens.iter().map(|(name, digest)| ActiveToken {
             name: (*name).to_owned(),
             digest: digest.clone(),
         });
@@ -306,7 +306,7 @@ impl TokenCheck {
     }
 }
 
-impl TokenPlace {
+impl TokenLocation {
     /// Reads `NAME` (a query parameter) or `header:NAME`.
     ///
     /// # Errors
@@ -329,10 +329,10 @@ impl TokenPlace {
     }
 }
 
-/// How [`TokenPlace::Basic`] is written on the wire: no query parameter can have this name.
+/// How [`TokenLocation::Basic`] is written on the wire: no query parameter can have this name.
 const BASIC: &str = "basic:";
 
-impl TryFrom<String> for TokenPlace {
+impl TryFrom<String> for TokenLocation {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -344,12 +344,12 @@ impl TryFrom<String> for TokenPlace {
     }
 }
 
-impl From<TokenPlace> for String {
-    fn from(place: TokenPlace) -> Self {
+impl From<TokenLocation> for String {
+    fn from(place: TokenLocation) -> Self {
         match place {
-            TokenPlace::Query(name) => name,
-            TokenPlace::Header(name) => format!("header:{name}"),
-            TokenPlace::Basic => BASIC.to_owned(),
+            TokenLocation::Query(name) => name,
+            TokenLocation::Header(name) => format!("header:{name}"),
+            TokenLocation::Basic => BASIC.to_owned(),
         }
     }
 }
@@ -397,8 +397,12 @@ impl SignatureCheck {
     ///
     /// # Errors
     /// When a scheme contradicts itself or a secret has not the provider's form.
-    pub fn keyed(&self, schemes: &[Scheme], secrets: &[Secret]) -> Result<Keyed, SchemeError> {
-        let keyed = Keyed::new(schemes, &self.shape(), secrets, self.origin.clone())?;
+    pub fn keyed(
+        &self,
+        schemes: &[Scheme],
+        secrets: &[Secret],
+    ) -> Result<SignatureVerifier, SchemeError> {
+        let keyed = SignatureVerifier::new(schemes, &self.shape(), secrets, self.origin.clone())?;
         Ok(match self.row() {
             Some(row) => keyed.of_provider(row),
             None => keyed,

@@ -24,11 +24,11 @@ use http::HeaderName;
 use serde::Deserialize;
 
 pub use challenge::Challenge;
-pub use error::SignatureFault;
+pub use error::SignatureError;
 pub use key::SecretShape;
-pub use locator::Place;
+pub use locator::ValueLocator;
 pub use scheme::{Coverage, Scheme};
-pub use verifier::{Keyed, Verified};
+pub use verifier::{SignatureVerifier, Verified};
 
 /// One provider.
 #[derive(Debug, Clone, Deserialize)]
@@ -59,10 +59,10 @@ pub struct Provider {
     /// channel. A header that holds it identifies one delivery, so that a request which repeats it
     /// with another value is ambiguous, whatever the route.
     #[serde(default, deserialize_with = "one_or_several")]
-    pub delivery: Vec<Place>,
+    pub delivery: Vec<ValueLocator>,
     /// Where the kind of event stands.
     #[serde(default)]
-    pub event: Option<Place>,
+    pub event: Option<ValueLocator>,
     /// Whether all its customers' webhooks are signed with one key: a right signature says who
     /// sends, and not for whom.
     #[serde(default)]
@@ -107,12 +107,12 @@ pub struct Unverifiable {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-struct Catalogue {
+struct Catalog {
     provider: Vec<Provider>,
     unverifiable: Vec<Unverifiable>,
 }
 
-static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
+static CATALOGUE: LazyLock<Catalog> = LazyLock::new(|| {
     // The data is part of the program and read by a unit test; a broken row can't be released.
     // Were it broken all the same, the catalogue is empty, and every policy that names a provider
     // is refused.
@@ -120,8 +120,8 @@ static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
 });
 
 static SINGULAR_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
-    let name = |place: &Place| match place {
-        Place::Header(field) => Some(field.name().clone()),
+    let name = |place: &ValueLocator| match place {
+        ValueLocator::Header(field) => Some(field.name().clone()),
         _ => None,
     };
     let ways = || {
@@ -148,17 +148,17 @@ static SINGULAR_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
 /// Reads one place, or a list of them.
 fn one_or_several<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
-) -> Result<Vec<Place>, D::Error> {
+) -> Result<Vec<ValueLocator>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Written {
-        One(Place),
-        Several(Vec<Place>),
+    enum SecretWritten {
+        One(ValueLocator),
+        Several(Vec<ValueLocator>),
     }
 
-    Ok(match Written::deserialize(deserializer)? {
-        Written::One(place) => vec![place],
-        Written::Several(places) => places,
+    Ok(match SecretWritten::deserialize(deserializer)? {
+        SecretWritten::One(place) => vec![place],
+        SecretWritten::Several(places) => places,
     })
 }
 
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn the_catalogue_loads_and_is_sorted() {
-        let rows: Catalogue = toml::from_str(include_str!("providers/catalog.toml")).unwrap();
+        let rows: Catalog = toml::from_str(include_str!("providers/catalog.toml")).unwrap();
         assert!(
             rows.provider.is_sorted_by(|a, b| a.id < b.id),
             "sorted by id, no id twice"

@@ -9,17 +9,17 @@ use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use http::{HeaderValue, header};
 use serde_json::value::RawValue;
 
-use crate::providers::SignatureFault;
-use crate::providers::key::{Key, Parts, SecretShape};
-use crate::providers::locator::{Members, Place};
+use crate::providers::SignatureError;
+use crate::providers::key::{SecretParts, SecretShape, VerifyingKey};
+use crate::providers::locator::{SignatureParams, ValueLocator};
 use crate::providers::scheme::{Algorithm, Encoding, KeyForm, Pick, Scheme, SchemeError, TimeUnit};
-use crate::providers::signing_input::{PLIVO_NONCE, Scene};
-use crate::providers::template::Source;
+use crate::providers::signing_input::{PLIVO_NONCE, SigningContext};
+use crate::providers::template::ValueSource;
 use hookward_core::clock::UnixMillis;
-use hookward_core::json::JsonFault;
+use hookward_core::json::JsonError;
 use hookward_core::secret::Secret;
 
-pub use draft::Draft;
+pub use draft::DraftRequest;
 use private_key::Signer;
 
 /// Why a request can't be signed here.
@@ -42,7 +42,7 @@ pub enum SignError {
     Missing(String),
     /// The body.
     #[error("the body is not what this provider sends: {0}")]
-    Body(#[from] JsonFault),
+    Body(#[from] JsonError),
 }
 
 /// Signs a request by a scheme, at `now`: gives it with the signature and what else the scheme
@@ -57,10 +57,10 @@ pub fn sign(
     scheme: &Scheme,
     shape: &SecretShape,
     secret: &Secret,
-    mut draft: Draft,
+    mut draft: DraftRequest,
     now: UnixMillis,
     id: &str,
-) -> Result<Draft, SignError> {
+) -> Result<DraftRequest, SignError> {
     scheme.check()?;
     let parts = shape.split(secret)?;
     give_type(scheme, &mut draft);
@@ -75,15 +75,15 @@ pub fn sign(
         let signed = sign_one(
             scheme,
             &parts,
-            Draft {
+            DraftRequest {
                 body,
                 ..whole.clone()
             },
             now,
             id,
         )?;
-        let text = String::from_utf8(signed.body).map_err(|_| JsonFault::NotJson)?;
-        Ok::<_, SignError>(RawValue::from_string(text).map_err(|_| JsonFault::NotJson)?)
+        let text = String::from_utf8(signed.body).map_err(|_| JsonError::NotJson)?;
+        Ok::<_, SignError>(RawValue::from_string(text).map_err(|_| JsonError::NotJson)?)
     })?;
 
     Ok(draft)
@@ -91,17 +91,17 @@ pub fn sign(
 
 fn sign_one(
     scheme: &Scheme,
-    parts: &Parts,
-    mut draft: Draft,
+    parts: &SecretParts,
+    mut draft: DraftRequest,
     now: UnixMillis,
     id: &str,
-) -> Result<Draft, SignError> {
+) -> Result<DraftRequest, SignError> {
     let unit = scheme.ts.as_ref().map_or(TimeUnit::Seconds, |ts| ts.unit);
     let ts = unit.write(now.seconds());
     let members = complete(scheme, parts, &mut draft, &ts, id)?;
     let value = {
         let request = draft.request();
-        let scene = Scene {
+        let scene = SigningContext {
             request,
             members: &members,
             ts: Some(ts.as_bytes()),
@@ -126,15 +126,17 @@ fn sign_one(
 /// members of the signature's list.
 fn complete(
     scheme: &Scheme,
-    parts: &Parts,
-    draft: &mut Draft,
+    parts: &SecretParts,
+    draft: &mut DraftRequest,
     ts: &str,
     id: &str,
-) -> Result<Members, SignError> {
-    let mut members = Members::default();
+) -> Result<SignatureParams, SignError> {
+    let mut members = SignatureParams::default();
     match scheme.ts.as_ref().map(|ts| &ts.at) {
-        Some(Place::Member(key)) => members.0.push((Some(key.clone().into_bytes()), ts.into())),
-        Some(Place::Position(_)) => members.0.push((None, ts.into())),
+        Some(ValueLocator::Member(key)) => {
+            members.0.push((Some(key.clone().into_bytes()), ts.into()))
+        }
+        Some(ValueLocator::Position(_)) => members.0.push((None, ts.into())),
         Some(place) => draft.put(place, ts)?,
         None => {}
     }
@@ -146,8 +148,8 @@ fn complete(
 
         let text = match &required.is {
             Some(template) => {
-                let none = Members::default();
-                let scene = Scene {
+                let none = SignatureParams::default();
+                let scene = SigningContext {
                     request: draft.request(),
                     members: &none,
                     ts: None,
@@ -158,7 +160,7 @@ fn complete(
                     Ok(text) => {
                         Some(String::from_utf8_lossy(&text.concat(&draft.body)).into_owned())
                     }
-                    Err(SignatureFault::NoPart(_)) => None,
+                    Err(SignatureError::NoPart(_)) => None,
                     Err(fault) => return Err(missing(fault)),
                 }
             }
@@ -179,13 +181,13 @@ fn complete(
         .flat_map(|template| template.sources())
     {
         let place = match source {
-            Source::At(place) => place.clone(),
-            Source::Plivo => Place::parse(PLIVO_NONCE).map_err(SignError::Place)?,
+            ValueSource::At(place) => place.clone(),
+            ValueSource::Plivo => ValueLocator::parse(PLIVO_NONCE).map_err(SignError::Place)?,
             _ => continue,
         };
 
         match &place {
-            Place::Member(key) => {
+            ValueLocator::Member(key) => {
                 let key = key.clone().into_bytes();
                 if !members
                     .0
@@ -197,7 +199,7 @@ fn complete(
             }
             // A header or a value of JSON may be any; a whole form or a query is for the caller to
             // say.
-            Place::Header(_) | Place::Json(_) if draft.at(&place)?.is_none() => {
+            ValueLocator::Header(_) | ValueLocator::Json(_) if draft.at(&place)?.is_none() => {
                 draft.put(&place, id)?
             }
             _ => {}
@@ -215,13 +217,13 @@ fn complete(
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn missing(fault: SignatureFault) -> SignError {
+fn missing(fault: SignatureError) -> SignError {
     SignError::Missing(fault.to_string())
 }
 
 /// Says of a body what it is, where nothing does: a form where the provider sends one, else JSON.
 /// JSON for a provider that sends it in a form's field is put there.
-fn give_type(scheme: &Scheme, draft: &mut Draft) {
+fn give_type(scheme: &Scheme, draft: &mut DraftRequest) {
     if draft.headers.contains_key(header::CONTENT_TYPE) {
         return;
     }
@@ -229,18 +231,18 @@ fn give_type(scheme: &Scheme, draft: &mut Draft) {
     let is_json = draft.body.trim_ascii_start().starts_with(b"{")
         || draft.body.trim_ascii_start().starts_with(b"[");
     let read = scheme.msg.sources().filter_map(|source| match source {
-        Source::At(place) => Some(place),
+        ValueSource::At(place) => Some(place),
         _ => None,
     });
     let field = read.chain([&scheme.sig.at]).find_map(|place| match place {
-        Place::Form(name) | Place::FormJson(name, _) => Some(name),
+        ValueLocator::Form(name) | ValueLocator::FormJson(name, _) => Some(name),
         _ => None,
     });
 
     let whole = scheme
         .msg
         .sources()
-        .any(|source| matches!(source, Source::FormSorted | Source::Plivo));
+        .any(|source| matches!(source, ValueSource::FormSorted | ValueSource::Plivo));
     let kind = match field {
         Some(name) => {
             if is_json {
@@ -260,7 +262,7 @@ fn give_type(scheme: &Scheme, draft: &mut Draft) {
 
 fn signature(
     scheme: &Scheme,
-    parts: &Parts,
+    parts: &SecretParts,
     message: &[impl AsRef<[u8]>],
     ts: &str,
 ) -> Result<Vec<u8>, SignError> {
@@ -285,15 +287,20 @@ fn signature(
     }
 
     let key = match scheme.key {
-        KeyForm::TsUtf8 => Key::new(scheme, &[ts.as_bytes(), secret.expose()].concat())?,
-        _ => Key::new(scheme, secret.expose())?,
+        KeyForm::TsUtf8 => VerifyingKey::new(scheme, &[ts.as_bytes(), secret.expose()].concat())?,
+        _ => VerifyingKey::new(scheme, secret.expose())?,
     };
 
     key.sign(message).ok_or(SignError::PrivateKey)
 }
 
 /// The signature as the provider writes it, in its list if there is one.
-fn written(scheme: &Scheme, parts: &Parts, signature: &[u8], members: Members) -> String {
+fn written(
+    scheme: &Scheme,
+    parts: &SecretParts,
+    signature: &[u8],
+    members: SignatureParams,
+) -> String {
     let sig = &scheme.sig;
     let encoded = match sig.enc {
         Encoding::Hex => HEXLOWER.encode(signature),
@@ -340,12 +347,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::engine::{Gate, HeadVerdict, Side, State};
+    use crate::engine::{Gate, GateState, HeadVerdict, Side};
     use crate::inspection::Kind;
-    use crate::policy::{Accept, LiveSecret, Policy, Route, SignatureCheck};
+    use crate::policy::{Accept, ActiveSecret, Policy, Route, SignatureCheck};
     use crate::providers::scheme::{Coverage, JwtAlgorithm};
-    use crate::providers::template::{Part, Template};
-    use crate::providers::{self, Challenge, Keyed};
+    use crate::providers::template::{Template, TemplatePart};
+    use crate::providers::{self, Challenge, SignatureVerifier};
     use crate::request::RequestHead;
     use hookward_core::fetched_keys::FetchedKeys;
 
@@ -515,7 +522,7 @@ mod tests {
                 .map(|(name, scheme)| (format!("{}/{name}", row.id), scheme.clone()));
             for (name, scheme) in ways.chain(variants) {
                 let (private, public) = pairs.of(&scheme);
-                let draft = Draft {
+                let draft = DraftRequest {
                     origin: "https://h.example".to_owned(),
                     target: "/x?data.id=1".to_owned(),
                     method: Method::POST,
@@ -540,9 +547,13 @@ mod tests {
                 };
 
                 let secret = secret(&scheme, &row.shape(), public);
-                let keyed =
-                    Keyed::new(std::slice::from_ref(&scheme), &row.shape(), &[secret], None)
-                        .unwrap();
+                let keyed = SignatureVerifier::new(
+                    std::slice::from_ref(&scheme),
+                    &row.shape(),
+                    &[secret],
+                    None,
+                )
+                .unwrap();
                 let verdict = keyed.verify(&signed.request(), &FetchedKeys::default(), NOW);
                 assert!(verdict.is_ok(), "{name}: {verdict:?} {signed:?}");
             }
@@ -554,18 +565,18 @@ mod tests {
     /// Where a value of the signed text stands in the request that is made of it.
     fn put(
         scheme: &Scheme,
-        draft: &mut Draft,
-        source: &Source,
+        draft: &mut DraftRequest,
+        source: &ValueSource,
         before: &str,
         after: &str,
     ) -> Option<()> {
         match source {
-            Source::Body => draft.body = after.as_bytes().to_vec(),
-            Source::Url => draft.target = after.strip_prefix(&draft.origin)?.to_owned(),
-            Source::Target => after.clone_into(&mut draft.target),
-            Source::Timestamp => match &scheme.ts.as_ref()?.at {
-                Place::Member(_) | Place::Position(_) => {
-                    let Place::Header(field) = &scheme.sig.at else {
+            ValueSource::Body => draft.body = after.as_bytes().to_vec(),
+            ValueSource::Url => draft.target = after.strip_prefix(&draft.origin)?.to_owned(),
+            ValueSource::Target => after.clone_into(&mut draft.target),
+            ValueSource::Timestamp => match &scheme.ts.as_ref()?.at {
+                ValueLocator::Member(_) | ValueLocator::Position(_) => {
+                    let ValueLocator::Header(field) = &scheme.sig.at else {
                         return None;
                     };
                     let list = draft
@@ -578,7 +589,7 @@ mod tests {
                 }
                 place => draft.put(place, after).ok()?,
             },
-            Source::At(place) => draft.put(place, after).ok()?,
+            ValueSource::At(place) => draft.put(place, after).ok()?,
             _ => return None,
         }
 
@@ -586,8 +597,12 @@ mod tests {
     }
 
     /// Requests with the same signed text as this one, cut at another place, whose bodies differ.
-    fn other_cuts(scheme: &Scheme, parts: &Parts, signed: &Draft) -> Vec<Draft> {
-        let members = Members::default();
+    fn other_cuts(
+        scheme: &Scheme,
+        parts: &SecretParts,
+        signed: &DraftRequest,
+    ) -> Vec<DraftRequest> {
+        let members = SignatureParams::default();
         let ts = scheme
             .ts
             .as_ref()
@@ -595,14 +610,14 @@ mod tests {
             .unwrap_or_default();
         let request = signed.request();
 
-        let scene = Scene {
+        let scene = SigningContext {
             request,
             members: &members,
             ts: Some(ts.as_bytes()),
             origin: &signed.origin,
         };
 
-        let text = |source: &Source| {
+        let text = |source: &ValueSource| {
             let template = Template::of(source.clone());
             let message = scene.render(&template, parts).ok()?;
             String::from_utf8(message.concat(&signed.body)).ok()
@@ -612,12 +627,16 @@ mod tests {
         let template = scheme.msg.parts();
         for (at, part) in template.iter().enumerate() {
             let (between, right) = match (template.get(at + 1), template.get(at + 2)) {
-                (Some(Part::Value(right, _)), _) => ("", right),
-                (Some(Part::Literal(text)), Some(Part::Value(right, _))) => (text.as_str(), right),
+                (Some(TemplatePart::Value(right, _)), _) => ("", right),
+                (Some(TemplatePart::Literal(text)), Some(TemplatePart::Value(right, _))) => {
+                    (text.as_str(), right)
+                }
                 _ => continue,
             };
 
-            let Part::Value(left, _) = part else { continue };
+            let TemplatePart::Value(left, _) = part else {
+                continue;
+            };
             let (Some(first), Some(second)) = (text(left), text(right)) else {
                 continue;
             };
@@ -676,15 +695,16 @@ mod tests {
                     secret(&scheme, &shape, private),
                     secret(&scheme, &shape, public),
                 );
-                let keyed = Keyed::new(std::slice::from_ref(&scheme), &shape, &[public], None)
-                    .unwrap()
-                    .of_provider(row);
+                let keyed =
+                    SignatureVerifier::new(std::slice::from_ref(&scheme), &shape, &[public], None)
+                        .unwrap()
+                        .of_provider(row);
 
                 for (body, target) in BODIES
                     .iter()
                     .flat_map(|body| ["/x?data.id=1", "/x"].map(|target| (body, target)))
                 {
-                    let draft = Draft {
+                    let draft = DraftRequest {
                         origin: "https://h.example".to_owned(),
                         target: target.to_owned(),
                         method: Method::POST,
@@ -799,7 +819,7 @@ mod tests {
             rsa: Pair::rsa(),
         };
 
-        let (state, client) = (State::default(), "192.0.2.1".parse().unwrap());
+        let (state, client) = (GateState::default(), "192.0.2.1".parse().unwrap());
         let mut read = 0;
 
         for row in providers::all() {
@@ -812,7 +832,7 @@ mod tests {
                 );
 
                 let check = SignatureCheck {
-                    secrets: vec![LiveSecret {
+                    secrets: vec![ActiveSecret {
                         name: "env:S".to_owned(),
                         secret: public,
                     }],
@@ -835,7 +855,7 @@ mod tests {
                 };
                 let gate = Arc::new(gate);
 
-                let draft = Draft {
+                let draft = DraftRequest {
                     origin: "https://h.example".to_owned(),
                     target: "/x?data.id=1".to_owned(),
                     method: Method::POST,
@@ -855,7 +875,7 @@ mod tests {
                     };
                     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
 
-                    let Draft {
+                    let DraftRequest {
                         method,
                         target,
                         origin,
@@ -903,10 +923,10 @@ mod tests {
                 let shape = row.shape();
                 for scheme in row.schemes().into_iter().chain(row.variants.values().cloned()) {
                     let secret = secret(&scheme, &shape, "secret of the test".to_owned());
-                    let keyed = Keyed::new(std::slice::from_ref(&scheme), &shape, std::slice::from_ref(&secret), None);
+                    let keyed = SignatureVerifier::new(std::slice::from_ref(&scheme), &shape, std::slice::from_ref(&secret), None);
                     let keyed = keyed.unwrap().of_provider(row);
                     for text in [&seed, &hex] {
-                        let draft = Draft {
+                        let draft = DraftRequest {
                             origin: "https://h.example".to_owned(),
                             target: "/x".to_owned(),
                             method: Method::POST,
@@ -915,7 +935,7 @@ mod tests {
                         };
                         let mut events = vec![draft.clone()];
                         for source in scheme.msg.sources() {
-                            if let Source::At(place @ Place::Form(_)) = source {
+                            if let ValueSource::At(place @ ValueLocator::Form(_)) = source {
                                 let mut form = draft.clone();
                                 let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
                                 form.headers.insert(header::CONTENT_TYPE, kind);
@@ -927,9 +947,9 @@ mod tests {
                         for event in events {
                             let Ok(signed) = sign(&scheme, &shape, &secret, event, NOW, "msg_1") else { continue };
                             let ts = scheme.ts.as_ref().map(|ts| ts.unit.write(NOW.seconds())).unwrap_or_default();
-                            let members = Members::default();
+                            let members = SignatureParams::default();
                             let request = signed.request();
-                            let scene = Scene { request, members: &members, ts: Some(ts.as_bytes()), origin: &signed.origin };
+                            let scene = SigningContext { request, members: &members, ts: Some(ts.as_bytes()), origin: &signed.origin };
                             let Ok(message) = scene.render(&scheme.msg, &shape.split(&secret).unwrap()) else { continue };
                             let message = message.concat(&signed.body);
                             let guards = row.challenges.iter().filter(|challenge| challenge.signs());

@@ -25,7 +25,7 @@ const GRACE_SECS: f64 = 1.0;
 
 /// The budget; clones share it.
 #[derive(Clone)]
-pub struct BodyBudget {
+pub struct BodyMemory {
     // A std mutex: it guards a few integers, and nothing waits while it is held.
     inner: Arc<Mutex<Inner>>,
     total: u64,
@@ -48,7 +48,7 @@ struct Reading {
 
 /// Why a body could not be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BudgetError {
+pub enum BodyMemoryError {
     /// One client address holds its eighth already.
     #[error("this client address holds an eighth of all buffered bodies already")]
     Source,
@@ -58,8 +58,8 @@ pub enum BudgetError {
 }
 
 /// What one body holds. Dropping it gives the bytes back.
-pub struct Charge {
-    budget: BodyBudget,
+pub struct MemoryCharge {
+    budget: BodyMemory,
     id: u64,
     source: IpAddr,
     bytes: u64,
@@ -69,7 +69,7 @@ pub struct Charge {
     evict: Arc<Notify>,
 }
 
-impl BodyBudget {
+impl BodyMemory {
     /// A budget of `total` bytes.
     #[must_use]
     pub fn new(total: u64) -> Self {
@@ -100,7 +100,7 @@ impl BodyBudget {
 
     /// Begins a body of this client address.
     #[must_use]
-    pub fn begin(&self, client: IpAddr) -> Charge {
+    pub fn begin(&self, client: IpAddr) -> MemoryCharge {
         let evict = Arc::new(Notify::new());
         let mut inner = self.lock();
         let id = inner.next_id;
@@ -115,7 +115,7 @@ impl BodyBudget {
         );
 
         drop(inner);
-        Charge {
+        MemoryCharge {
             budget: self.clone(),
             id,
             source: address::source(client),
@@ -132,13 +132,13 @@ impl BodyBudget {
     }
 }
 
-impl Charge {
+impl MemoryCharge {
     /// Charges bytes that have arrived.
     ///
     /// # Errors
-    /// When there is no room. For [`BudgetError::Full`] the slowest other body has been told to
+    /// When there is no room. For [`BodyMemoryError::Full`] the slowest other body has been told to
     /// go; the caller may wait a moment and ask again.
-    pub fn add(&mut self, bytes: u64) -> Result<(), BudgetError> {
+    pub fn add(&mut self, bytes: u64) -> Result<(), BodyMemoryError> {
         if bytes == 0 {
             // A request without a body holds nothing.
             return Ok(());
@@ -147,7 +147,7 @@ impl Charge {
         let mut inner = self.budget.lock();
         let of_source = inner.by_source.get(&self.source).copied().unwrap_or(0);
         if of_source + bytes > self.budget.total / BODY_MEMORY_SHARES {
-            return Err(BudgetError::Source);
+            return Err(BodyMemoryError::Source);
         }
 
         let beside = if self.beside == 0 {
@@ -160,7 +160,7 @@ impl Charge {
             if let Some(slowest) = inner.slowest(self.id) {
                 slowest.notify_one();
             }
-            return Err(BudgetError::Full);
+            return Err(BodyMemoryError::Full);
         }
 
         inner.used += bytes + beside;
@@ -231,7 +231,7 @@ impl Inner {
     }
 }
 
-impl Drop for Charge {
+impl Drop for MemoryCharge {
     fn drop(&mut self) {
         let mut inner = self.budget.lock();
         inner.reading.remove(&self.id);
@@ -252,11 +252,11 @@ mod tests {
 
     #[test]
     fn one_address_gets_an_eighth_and_gives_it_back() {
-        let budget = BodyBudget::with(80, 0);
+        let budget = BodyMemory::with(80, 0);
         let mut first = budget.begin(client(1));
         let mut second = budget.begin(client(1));
         assert_eq!(first.add(6), Ok(()));
-        assert_eq!(second.add(6), Err(BudgetError::Source));
+        assert_eq!(second.add(6), Err(BodyMemoryError::Source));
         drop(first);
         assert_eq!(second.add(6), Ok(()));
         drop(second);
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_for_a_second_try_is_in_nobodys_way() {
-        let budget = BodyBudget::with(80, 0);
+        let budget = BodyMemory::with(80, 0);
         let [mut first, mut second] = [budget.begin(client(1)), budget.begin(client(1))];
         assert_eq!(first.add(6), Ok(()));
         assert!(first.keep() && first.keep());
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn what_a_request_needs_beside_its_body_counts_once_and_for_no_address() {
-        let budget = BodyBudget::with(80, 30);
+        let budget = BodyMemory::with(80, 30);
         let [mut first, mut second, mut third] = [1, 1, 2].map(|n| budget.begin(client(n)));
         assert_eq!(
             (third.add(0), budget.used()),
@@ -288,7 +288,10 @@ mod tests {
             "a piece of nothing"
         );
         assert_eq!([first.add(4), first.add(1), second.add(5)], [Ok(()); 3]);
-        assert_eq!((budget.used(), third.add(1)), (70, Err(BudgetError::Full)));
+        assert_eq!(
+            (budget.used(), third.add(1)),
+            (70, Err(BodyMemoryError::Full))
+        );
 
         drop(first);
         assert_eq!((third.add(1), budget.used()), (Ok(()), 66));
@@ -298,8 +301,8 @@ mod tests {
 
     #[test]
     fn the_slowest_goes_before_a_new_one_is_refused() {
-        let budget = BodyBudget::with(80, 0);
-        let mut held: Vec<Charge> = (0..8).map(|n| budget.begin(client(n))).collect();
+        let budget = BodyMemory::with(80, 0);
+        let mut held: Vec<MemoryCharge> = (0..8).map(|n| budget.begin(client(n))).collect();
         for charge in &mut held {
             charge
                 .add(if charge.source == client(3) { 9 } else { 10 })
@@ -307,7 +310,7 @@ mod tests {
         }
 
         let mut new = budget.begin(client(99));
-        assert_eq!(new.add(10), Err(BudgetError::Full));
+        assert_eq!(new.add(10), Err(BodyMemoryError::Full));
         let evicted = held.iter().position(|charge| {
             let mut told = std::pin::pin!(charge.evicted());
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());

@@ -26,7 +26,7 @@ pub struct Offload {
 /// No thread had time for a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many large bodies are being checked")]
-pub struct NoTurn;
+pub struct QueueTimeout;
 
 impl Default for Offload {
     fn default() -> Self {
@@ -42,12 +42,12 @@ impl Offload {
     /// also when its request is gone.
     ///
     /// # Errors
-    /// [`NoTurn`] after 5 s, and when the program ends.
+    /// [`QueueTimeout`] after 5 s, and when the program ends.
     pub async fn run<T: Send + 'static>(
         &self,
-        queue: &Queue,
+        queue: &OffloadQueue,
         check: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, NoTurn> {
+    ) -> Result<T, QueueTimeout> {
         let waiting = async {
             let place = Arc::clone(&queue.0).acquire_owned().await.ok()?;
             let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
@@ -60,7 +60,7 @@ impl Offload {
             .await
             .ok()
             .flatten()
-            .ok_or(NoTurn)?;
+            .ok_or(QueueTimeout)?;
 
         on_thread(turn, check).await
     }
@@ -68,14 +68,14 @@ impl Offload {
     /// Runs `check` if a thread is free at once.
     ///
     /// # Errors
-    /// [`NoTurn`].
+    /// [`QueueTimeout`].
     pub async fn run_at_once<T: Send + 'static>(
         &self,
         check: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, NoTurn> {
+    ) -> Result<T, QueueTimeout> {
         let turn = Arc::clone(&self.turns)
             .try_acquire_owned()
-            .map_err(|_| NoTurn)?;
+            .map_err(|_| QueueTimeout)?;
         on_thread(turn, check).await
     }
 }
@@ -84,7 +84,7 @@ impl Offload {
 async fn on_thread<T: Send + 'static, U: Send + 'static>(
     turn: U,
     check: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, NoTurn> {
+) -> Result<T, QueueTimeout> {
     let checking = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         check()
@@ -95,16 +95,16 @@ async fn on_thread<T: Send + 'static, U: Send + 'static>(
         if error.is_panic() {
             tracing::error!(%error, "a check of a large body");
         }
-        NoTurn
+        QueueTimeout
     })
 }
 
 /// The checks of one tunnel: one of them waits for a thread at a time, so no tunnel takes the turns
 /// of all.
 #[derive(Clone)]
-pub struct Queue(Arc<Semaphore>);
+pub struct OffloadQueue(Arc<Semaphore>);
 
-impl Default for Queue {
+impl Default for OffloadQueue {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(1)))
     }
@@ -122,7 +122,7 @@ mod tests {
         let offload = Offload {
             turns: Arc::new(Semaphore::new(1)),
         };
-        let (flooding, other) = (Queue::default(), Queue::default());
+        let (flooding, other) = (OffloadQueue::default(), OffloadQueue::default());
         let order = Arc::new(Mutex::new(Vec::new()));
         let (release, released) = mpsc::channel::<()>();
         let mut released = Some(released);

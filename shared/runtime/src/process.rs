@@ -146,7 +146,7 @@ const OTHERS: u32 = 0o007;
 
 /// Access of users other than the owner to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Others {
+pub enum OtherUsers {
     /// None.
     Nothing,
     /// Members of its group.
@@ -159,12 +159,12 @@ pub enum Others {
 ///
 /// # Errors
 /// What the system says.
-pub fn others_may(path: &Path) -> io::Result<Others> {
+pub fn others_may(path: &Path) -> io::Result<OtherUsers> {
     let mode = fs::metadata(path)?.permissions().mode();
     Ok(match (mode & OTHERS, mode & GROUP) {
-        (0, 0) => Others::Nothing,
-        (0, _) => Others::GroupReads,
-        _ => Others::Read,
+        (0, 0) => OtherUsers::Nothing,
+        (0, _) => OtherUsers::GroupReads,
+        _ => OtherUsers::Read,
     })
 }
 

@@ -24,14 +24,14 @@ pub fn join(pieces: &[Bytes]) -> Bytes {
 
 /// What has been collected of a body.
 #[derive(Default)]
-pub struct Pieces {
+pub struct BodyBuffer {
     first: Bytes,
     rest: BytesMut,
     /// All bytes that will come, where that is known.
     expected: Option<u64>,
 }
 
-impl Pieces {
+impl BodyBuffer {
     /// For a body of this length, where it is known.
     #[must_use]
     pub fn expecting(length: Option<u64>) -> Self {
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn pieces_become_one_in_order_and_take_no_memory_in_advance() {
         for expected in [None, Some(6), Some(0), Some(u64::MAX)] {
-            let mut pieces = Pieces::expecting(expected);
+            let mut pieces = BodyBuffer::expecting(expected);
             for piece in ["a", "bc", "def"] {
                 pieces.add(Bytes::from_static(piece.as_bytes()));
                 assert!(

@@ -29,7 +29,7 @@ pub struct JoinToken {
 #[error(
     "this is no whole join token; it begins with {PREFIX}, is one line, and is printed by `hookward-relay agent add NAME`"
 )]
-pub struct NotAJoinToken;
+pub struct JoinTokenError;
 
 impl JoinToken {
     /// The token as text, to be shown once.
@@ -49,16 +49,16 @@ impl JoinToken {
     ///
     /// # Errors
     /// When the text is no join token; the text is not repeated.
-    pub fn parse(text: &str) -> Result<Self, NotAJoinToken> {
-        let encoded = text.trim().strip_prefix(PREFIX).ok_or(NotAJoinToken)?;
+    pub fn parse(text: &str) -> Result<Self, JoinTokenError> {
+        let encoded = text.trim().strip_prefix(PREFIX).ok_or(JoinTokenError)?;
         let json = BASE64URL_NOPAD
             .decode(encoded.as_bytes())
-            .map_err(|_| NotAJoinToken)?;
-        let token: Self = serde_json::from_slice(&json).map_err(|_| NotAJoinToken)?;
+            .map_err(|_| JoinTokenError)?;
+        let token: Self = serde_json::from_slice(&json).map_err(|_| JoinTokenError)?;
 
         // It is shown to the user before anybody has proved anything.
         if token.relay.chars().any(char::is_control) {
-            Err(NotAJoinToken)
+            Err(JoinTokenError)
         } else {
             Ok(token)
         }

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use self::halves::{RecvHalf, SendHalf};
 use self::liveness::Liveness;
-use self::write_priority::Precedence;
+use self::write_priority::WritePriority;
 use hookward_core::limits::TUNNEL_STREAMS;
 
 pub use body::MessageBody;
@@ -57,16 +57,16 @@ impl fmt::Display for Transport {
 /// One connection between a relay and an agent.
 #[derive(Clone)]
 pub struct Session {
-    connection: Connection,
+    connection: SessionTransport,
     /// Who writes first. HTTP/2 has a queue of its own for that: who reserves room there has it,
     /// even if it waits for somebody behind it.
-    order: Option<Arc<Precedence>>,
+    order: Option<Arc<WritePriority>>,
 }
 
 #[derive(Clone)]
-enum Connection {
+enum SessionTransport {
     Quic(quinn::Connection),
-    Tcp(Arc<tcp::Link>),
+    Tcp(Arc<tcp::H2Link>),
 }
 
 /// Code with which a session is closed on purpose.
@@ -77,7 +77,7 @@ impl Session {
     #[must_use]
     pub fn over_quic(connection: quinn::Connection) -> Self {
         Self {
-            connection: Connection::Quic(connection),
+            connection: SessionTransport::Quic(connection),
             order: Some(Arc::default()),
         }
     }
@@ -94,7 +94,7 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let link = tcp::relay_side(stream, peer, liveness, tasks).await?;
         Ok(Self {
-            connection: Connection::Tcp(Arc::new(link)),
+            connection: SessionTransport::Tcp(Arc::new(link)),
             order: None,
         })
     }
@@ -111,7 +111,7 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let link = tcp::agent_side(stream, peer, liveness, tasks).await?;
         Ok(Self {
-            connection: Connection::Tcp(Arc::new(link)),
+            connection: SessionTransport::Tcp(Arc::new(link)),
             order: None,
         })
     }
@@ -120,24 +120,24 @@ impl Session {
     #[must_use]
     pub const fn transport(&self) -> Transport {
         match self.connection {
-            Connection::Quic(_) => Transport::Quic,
-            Connection::Tcp(_) => Transport::Tcp,
+            SessionTransport::Quic(_) => Transport::Quic,
+            SessionTransport::Tcp(_) => Transport::Tcp,
         }
     }
 
     /// The peer is known: it may send as much as a tunnel carries.
     pub fn trust(&self) {
         match &self.connection {
-            Connection::Quic(connection) => {
+            SessionTransport::Quic(connection) => {
                 connection.set_receive_window(quinn::VarInt::from_u32(quic::CONNECTION_WINDOW));
             }
-            Connection::Tcp(link) => link.trust(),
+            SessionTransport::Tcp(link) => link.trust(),
         }
     }
 
     /// The agent's side: the relay may open as many streams as a tunnel has.
     pub fn serve(&self) {
-        if let Connection::Quic(connection) = &self.connection {
+        if let SessionTransport::Quic(connection) = &self.connection {
             connection.set_max_concurrent_bi_streams(quinn::VarInt::from_u32(TUNNEL_STREAMS));
         }
     }
@@ -173,7 +173,7 @@ impl Session {
     /// When the session has ended.
     pub async fn open_control(&self) -> Result<ControlStream, SessionError> {
         let (send, recv) = match &self.connection {
-            Connection::Tcp(link) if link.takes() => self.accept_halves().await?,
+            SessionTransport::Tcp(link) if link.takes() => self.accept_halves().await?,
             _ => self.open_halves().await?,
         };
         Ok(ControlStream::new(send, recv))
@@ -185,7 +185,7 @@ impl Session {
     /// When the session has ended.
     pub async fn accept_control(&self) -> Result<ControlStream, SessionError> {
         let (send, recv) = match &self.connection {
-            Connection::Tcp(link) if !link.takes() => self.open_halves().await?,
+            SessionTransport::Tcp(link) if !link.takes() => self.open_halves().await?,
             _ => self.accept_halves().await?,
         };
         Ok(ControlStream::new(send, recv))
@@ -193,37 +193,37 @@ impl Session {
 
     async fn open_halves(&self) -> Result<(SendHalf, RecvHalf), SessionError> {
         match &self.connection {
-            Connection::Quic(connection) => {
+            SessionTransport::Quic(connection) => {
                 let (send, recv) = connection.open_bi().await?;
                 Ok((SendHalf::Quic(send), RecvHalf::Quic(recv)))
             }
-            Connection::Tcp(link) => link.open().await,
+            SessionTransport::Tcp(link) => link.open().await,
         }
     }
 
     async fn accept_halves(&self) -> Result<(SendHalf, RecvHalf), SessionError> {
         match &self.connection {
-            Connection::Quic(connection) => {
+            SessionTransport::Quic(connection) => {
                 let (send, recv) = connection.accept_bi().await?;
                 Ok((SendHalf::Quic(send), RecvHalf::Quic(recv)))
             }
-            Connection::Tcp(link) => link.accept().await,
+            SessionTransport::Tcp(link) => link.accept().await,
         }
     }
 
     /// Resolves when the session has ended.
     pub async fn closed(&self) -> SessionError {
         match &self.connection {
-            Connection::Quic(connection) => connection.closed().await.into(),
-            Connection::Tcp(link) => link.closed().await,
+            SessionTransport::Quic(connection) => connection.closed().await.into(),
+            SessionTransport::Tcp(link) => link.closed().await,
         }
     }
 
     /// Ends the session; over QUIC the peer is told why.
     pub fn close(&self, why: &str) {
         match &self.connection {
-            Connection::Quic(connection) => connection.close(CLOSED.into(), why.as_bytes()),
-            Connection::Tcp(link) => link.close(),
+            SessionTransport::Quic(connection) => connection.close(CLOSED.into(), why.as_bytes()),
+            SessionTransport::Tcp(link) => link.close(),
         }
     }
 
@@ -231,8 +231,8 @@ impl Session {
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         match &self.connection {
-            Connection::Quic(connection) => connection.remote_address(),
-            Connection::Tcp(link) => link.peer(),
+            SessionTransport::Quic(connection) => connection.remote_address(),
+            SessionTransport::Tcp(link) => link.peer(),
         }
     }
 
@@ -240,8 +240,8 @@ impl Session {
     #[must_use]
     pub fn received(&self) -> u64 {
         match &self.connection {
-            Connection::Quic(connection) => connection.stats().udp_rx.datagrams,
-            Connection::Tcp(link) => link.received(),
+            SessionTransport::Quic(connection) => connection.stats().udp_rx.datagrams,
+            SessionTransport::Tcp(link) => link.received(),
         }
     }
 
@@ -249,8 +249,8 @@ impl Session {
     #[must_use]
     pub fn path_mtu(&self) -> Option<u16> {
         match &self.connection {
-            Connection::Quic(connection) => Some(connection.stats().path.current_mtu),
-            Connection::Tcp(_) => None,
+            SessionTransport::Quic(connection) => Some(connection.stats().path.current_mtu),
+            SessionTransport::Tcp(_) => None,
         }
     }
 
@@ -259,11 +259,11 @@ impl Session {
     #[must_use]
     pub fn datagrams_per_send(&self) -> Option<f64> {
         match &self.connection {
-            Connection::Quic(connection) => {
+            SessionTransport::Quic(connection) => {
                 let sent = connection.stats().udp_tx;
                 Some(sent.datagrams as f64 / (sent.ios.max(1) as f64))
             }
-            Connection::Tcp(_) => None,
+            SessionTransport::Tcp(_) => None,
         }
     }
 }

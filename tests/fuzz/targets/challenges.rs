@@ -6,8 +6,8 @@ use std::sync::{Arc, LazyLock};
 use hookward_core::clock::UnixMillis;
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::secret::Secret;
-use hookward_gate::engine::{Decision, Gate, HeadVerdict, Side, State};
-use hookward_gate::policy::{Accept, LiveSecret, Policy, Route, SignatureCheck};
+use hookward_gate::engine::{Decision, Gate, GateState, HeadVerdict, Side};
+use hookward_gate::policy::{Accept, ActiveSecret, Policy, Route, SignatureCheck};
 use hookward_gate::request::RequestHead;
 use http::{HeaderMap, HeaderValue, Method};
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 
 fn gate(provider: &str, secret: &str) -> Arc<Gate> {
     let secret = Secret::new(secret.as_bytes().to_vec()).expect("a secret");
-    let live = LiveSecret {
+    let live = ActiveSecret {
         name: "env:SECRET".to_owned(),
         secret,
     };
@@ -58,7 +58,7 @@ fn judge(
         origin: "https://h.test",
     };
 
-    let (state, client) = (State::default(), [192, 0, 2, 1].into());
+    let (state, client) = (GateState::default(), [192, 0, 2, 1].into());
     match gate.check_head(head, client, NOW, &state).ok()? {
         HeadVerdict::Decided(decision) => Some(decision),
         HeadVerdict::ReadBody(pending) => pending

@@ -1,7 +1,7 @@
 //! Forms of strangers: a field that is read stands once, and a plain reader finds the same there.
 #![no_main]
 
-use hookward_core::form::{self, Fields};
+use hookward_core::form::{self, FormFields};
 use libfuzzer_sys::fuzz_target;
 
 const NAMES: [&str; 3] = ["payload", "a", "token"];
@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     if kind % 2 == 0 {
-        let Ok(fields) = Fields::urlencoded(body) else {
+        let Ok(fields) = FormFields::urlencoded(body) else {
             return;
         };
         for name in NAMES {
@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
         }
         return;
     }
-    let Ok(fields) = Fields::multipart("multipart/form-data; boundary=b", body) else {
+    let Ok(fields) = FormFields::multipart("multipart/form-data; boundary=b", body) else {
         return;
     };
     for name in NAMES {

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use hookward_tunnel::protocol::frame::{Decoder, Frame};
-use hookward_tunnel::protocol::head::{Answer, Request, decode_trailers};
+use hookward_tunnel::protocol::head::{ExchangeReply, ExchangeRequest, decode_trailers};
 use libfuzzer_sys::fuzz_target;
 
 /// What a stream says, its data joined.
@@ -56,23 +56,23 @@ fuzz_target!(|data: &[u8]| {
     let pieces = hear(stream.chunks(cut).map(Bytes::copy_from_slice));
     assert_eq!(whole, pieces);
     for head in &whole.heads {
-        if let Ok(decoded) = Request::decode(head.clone()) {
-            let again =
-                Request::decode(decoded.encode(|_| true).freeze()).expect("it reads what it wrote");
+        if let Ok(decoded) = ExchangeRequest::decode(head.clone()) {
+            let again = ExchangeRequest::decode(decoded.encode(|_| true).freeze())
+                .expect("it reads what it wrote");
             assert_eq!(
                 (again.method, again.target, again.context),
                 (decoded.method, decoded.target, decoded.context)
             );
             assert_eq!(again.headers, decoded.headers);
         }
-        match Answer::decode(head.clone()) {
-            Ok(Answer::Response(decoded)) => {
-                let again = Answer::decode(decoded.encode(|_| true).freeze());
-                assert_eq!(again, Ok(Answer::Response(decoded)));
+        match ExchangeReply::decode(head.clone()) {
+            Ok(ExchangeReply::Response(decoded)) => {
+                let again = ExchangeReply::decode(decoded.encode(|_| true).freeze());
+                assert_eq!(again, Ok(ExchangeReply::Response(decoded)));
             }
-            Ok(Answer::Failure(decoded)) => {
-                let again = Answer::decode(decoded.encode().freeze());
-                assert_eq!(again, Ok(Answer::Failure(decoded)));
+            Ok(ExchangeReply::Failure(decoded)) => {
+                let again = ExchangeReply::decode(decoded.encode().freeze());
+                assert_eq!(again, Ok(ExchangeReply::Failure(decoded)));
             }
             Err(_) => {}
         }

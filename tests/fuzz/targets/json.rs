@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use hookward_core::json::{JsonFault, JsonPath, JsonPaths};
+use hookward_core::json::{JsonError, JsonPath, JsonPaths};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -33,7 +33,7 @@ fuzz_target!(|document: &[u8]| {
     // closed.
     let is_plain = serde_json::from_slice::<Value>(document).is_ok();
     for path in paths {
-        if !is_plain && scan.single(places, path, document) == Err(JsonFault::NotJson) {
+        if !is_plain && scan.single(places, path, document) == Err(JsonError::NotJson) {
             continue;
         }
         let together = scan.texts(places, path, document);

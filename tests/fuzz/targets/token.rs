@@ -2,16 +2,16 @@
 #![no_main]
 
 use hookward_core::secret::SecretDigest;
-use hookward_gate::engine::token::{self, TokenSpot};
-use hookward_gate::policy::{TokenCheck, TokenPlace};
+use hookward_gate::engine::token::{self, TokenSpan};
+use hookward_gate::policy::{TokenCheck, TokenLocation};
 use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|query: &[u8]| {
     let target = [b"/hooks?", query].concat();
-    let place = TokenPlace::parse("token").expect("a name");
+    let place = TokenLocation::parse("token").expect("a name");
     let check = TokenCheck::new(place, &[("env:TOKEN", SecretDigest::of(b"secret"))]);
-    let Ok((TokenSpot::Target(spot), name)) = token::check(&check, &target, &HeaderMap::new())
+    let Ok((TokenSpan::Target(spot), name)) = token::check(&check, &target, &HeaderMap::new())
     else {
         return;
     };

@@ -6,12 +6,12 @@ use hookward_tunnel::transport::Session;
 use serde::Serialize;
 
 use crate::commands::print;
-use crate::relay_link::Relay;
+use crate::relay_link::RelayEndpoint;
 
 /// How a step went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Outcome {
+pub(super) enum StepOutcome {
     Ok,
     Warning,
     Failed,
@@ -20,21 +20,21 @@ pub(super) enum Outcome {
 
 /// One step.
 #[derive(Debug, Serialize)]
-pub(super) struct Step {
+pub(super) struct ProbeStep {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) relay: Option<String>,
     pub(super) step: &'static str,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: StepOutcome,
     pub(super) detail: String,
 }
 
-impl Step {
+impl ProbeStep {
     fn line(&self) -> String {
         let outcome = match self.outcome {
-            Outcome::Ok => "ok",
-            Outcome::Warning => "no",
-            Outcome::Failed => "FAILED",
-            Outcome::Skipped => "-",
+            StepOutcome::Ok => "ok",
+            StepOutcome::Warning => "no",
+            StepOutcome::Failed => "FAILED",
+            StepOutcome::Skipped => "-",
         };
         format!("  {:<20} {outcome:<7} {}\n", self.step, self.detail)
     }
@@ -42,7 +42,7 @@ impl Step {
 
 /// How far something that was sent got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum Reachability {
     Answered,
     /// The system there, or a firewall, says that nobody listens.
     Refused,
@@ -52,7 +52,7 @@ pub(super) enum Reach {
 /// What was found.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Findings {
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<ProbeStep>,
     /// Each step is printed as it ends: some take seconds.
     #[serde(skip)]
     pub(super) as_they_end: bool,
@@ -71,7 +71,7 @@ pub(super) struct Findings {
 }
 
 /// How a handshake with the relay went.
-pub(super) enum Handshake {
+pub(super) enum HandshakeResult {
     Done(Session),
     /// Done with a key that the agent can't compare: it has not joined.
     Unchecked,
@@ -80,7 +80,7 @@ pub(super) enum Handshake {
     Failed,
 }
 
-impl Handshake {
+impl HandshakeResult {
     pub(super) const fn session(&self) -> Option<&Session> {
         if let Self::Done(session) = self {
             Some(session)
@@ -95,29 +95,29 @@ impl Handshake {
 }
 
 /// What was found on the way to one relay.
-pub(super) struct Ways<'f> {
-    pub(super) relay: &'f Relay,
+pub(super) struct PathResults<'f> {
+    pub(super) relay: &'f RelayEndpoint,
     pub(super) addresses: &'f [SocketAddr],
-    pub(super) udp: Reach,
-    pub(super) quic: Handshake,
+    pub(super) udp: Reachability,
+    pub(super) quic: HandshakeResult,
     /// The straight way.
-    pub(super) tcp: Reach,
+    pub(super) tcp: Reachability,
     /// The proxy that TLS over TCP goes through, and whether it lets us through.
     pub(super) proxy: Option<(String, bool)>,
-    pub(super) tls: Handshake,
+    pub(super) tls: HandshakeResult,
 }
 
 impl Findings {
     /// A step on the way to this relay.
     pub(super) fn add(
         &mut self,
-        relay: &Relay,
+        relay: &RelayEndpoint,
         step: &'static str,
-        outcome: Outcome,
+        outcome: StepOutcome,
         detail: impl Into<String>,
     ) {
         let relay = Some(relay.address.clone());
-        self.push(Step {
+        self.push(ProbeStep {
             relay,
             step,
             outcome,
@@ -126,7 +126,7 @@ impl Findings {
     }
 
     /// A step.
-    pub(super) fn push(&mut self, step: Step) {
+    pub(super) fn push(&mut self, step: ProbeStep) {
         if self.as_they_end {
             let is_first = self
                 .steps
@@ -151,7 +151,7 @@ impl Findings {
     }
 
     /// What to do about it, here or elsewhere.
-    pub(super) fn conclude(&mut self, ways: &Ways<'_>) {
+    pub(super) fn conclude(&mut self, ways: &PathResults<'_>) {
         let address = &ways.relay.address;
         let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));
         let list = ways
@@ -166,7 +166,7 @@ impl Findings {
             .is_some_and(|(_, let_through)| *let_through);
 
         // A proxy that opens TLS does not do that to QUIC.
-        if let Handshake::WrongKey = ways.quic {
+        if let HandshakeResult::WrongKey = ways.quic {
             self.mend.push(format!(
                 "another relay answers at {address}: if yours was set up anew, join it again with a new token; if not, \
                  somebody is in between"
@@ -180,7 +180,7 @@ impl Findings {
             ));
         }
 
-        if let (Reach::Refused, Reach::Refused, None, Some(target)) =
+        if let (Reachability::Refused, Reachability::Refused, None, Some(target)) =
             (ways.udp, ways.tcp, &ways.proxy, ways.addresses.first())
         {
             self.mend.push(format!(
@@ -190,7 +190,7 @@ impl Findings {
         }
 
         // Behind a proxy that is out of order nothing is known of what lies behind it.
-        let straight = ways.tcp == Reach::Answered && ways.proxy.is_some() && !proxied;
+        let straight = ways.tcp == Reachability::Answered && ways.proxy.is_some() && !proxied;
 
         if let Some((proxy, false)) = &ways.proxy {
             let what = match straight {
@@ -205,7 +205,7 @@ impl Findings {
         }
 
         match (ways.udp, ways.quic.is_done()) {
-            (Reach::Answered, false) => self.ask.push(format!(
+            (Reachability::Answered, false) => self.ask.push(format!(
                 "QUIC to {list} port {port} left alone: datagrams pass, and the handshake does not (a firewall that looks inside)"
             )),
             (_, false) if !ways.addresses.is_empty() => {

@@ -1,11 +1,11 @@
 //! Everything that could be wrong with the command line, checked before anything is started.
 
 use hookward_core::clock::Clock;
-use hookward_core::diagnostics::{Problem, Problems};
+use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_core::names::{AgentName, HostName};
 use hookward_core::path::PathPattern;
 use hookward_core::secret::Secret;
-use hookward_core::syntax::Slashes;
+use hookward_core::syntax::EscapedSlashes;
 use hookward_gate::engine::syntax;
 use hookward_gate::policy::Policy;
 use hookward_runtime::secrets::VettedSecrets;
@@ -13,7 +13,7 @@ use hookward_runtime::secrets::VettedSecrets;
 use crate::cli::HttpArgs;
 use crate::config::policy_args;
 use crate::config::state_dir::{StateDir, StateError};
-use crate::events::Report;
+use crate::events::Event;
 use crate::upstream::application::Application;
 
 /// What is to be done.
@@ -25,7 +25,7 @@ pub struct Plan {
     /// The token that is part of the printed URL.
     pub minted: Option<Secret>,
     /// What the user is told first.
-    pub messages: Vec<Report>,
+    pub messages: Vec<Event>,
     /// The path of the printed URL.
     pub path: String,
 }
@@ -38,7 +38,7 @@ pub fn plan(
     args: &HttpArgs,
     state: &StateDir,
     clock: &Clock,
-) -> Result<Result<Plan, Problems>, StateError> {
+) -> Result<Result<Plan, Diagnostics>, StateError> {
     let mut problems = Vec::new();
     let application = policy_args::application(&args.application, &args.upstream)
         .map_err(|more| problems.extend(more))
@@ -53,28 +53,28 @@ pub fn plan(
     {
         let what =
             format!("{host:?} is no host name; write a label such as flexdeploy, or a whole name");
-        problems.push(Problem::new("--host", what));
+        problems.push(Diagnostic::new("--host", what));
     }
 
     let path = built
         .as_ref()
         .map(|built| webhook_path(&built.policy, args.webhook.as_deref()));
     if let Some(Err(what)) = &path {
-        problems.push(Problem::new("--webhook", what));
+        problems.push(Diagnostic::new("--webhook", what));
     }
 
     if args.gate.new_token && built.as_ref().is_some_and(|built| !built.mint_token) {
         let what =
             "no token is minted here: an address range, a token or a signature is given already";
-        problems.push(Problem::new("--new-token", what));
+        problems.push(Diagnostic::new("--new-token", what));
     }
 
     let (Some(application), Some(built), Some(Ok(path)), true) =
         (application, built, path, problems.is_empty())
     else {
-        return Ok(Err(Problems(problems)));
+        return Ok(Err(Diagnostics(problems)));
     };
-    let mut messages: Vec<Report> = built.notes.into_iter().map(Report::Note).collect();
+    let mut messages: Vec<Event> = built.notes.into_iter().map(Event::Note).collect();
     let mut policy = built.policy;
     let mut minted = None;
 
@@ -83,33 +83,28 @@ pub fn plan(
         policy = policy_args::with_token(&policy, &policy_args::minted_check(&token.digest()));
         if new {
             let text = "a new token was minted; it is part of the webhook URL and stays the same until --new-token";
-            messages.push(Report::Note(text.to_owned()));
+            messages.push(Event::Note(text.to_owned()));
         }
         minted = Some(token);
     }
 
     if !application.address.is_local() && application.tls.is_none() {
-        messages.push(Report::Warning(format!(
+        messages.push(Event::Warning(format!(
             "requests go to {application}, in clear text, over the network"
         )));
     }
 
     if args.upstream.upstream_insecure {
         let text = "the application's certificate is not verified: who can stand in between can read and change all";
-        messages.push(Report::Warning(text.to_owned()));
+        messages.push(Event::Warning(text.to_owned()));
     }
 
     if application.http2 && policy.routes.iter().any(|route| route.websocket) {
         let text = "no WebSocket will open: it needs HTTP/1.1, and --upstream-http2 says that the application has none";
-        messages.push(Report::Warning(text.to_owned()));
+        messages.push(Event::Warning(text.to_owned()));
     }
 
-    messages.extend(
-        policy
-            .warnings(clock.now())
-            .into_iter()
-            .map(Report::Warning),
-    );
+    messages.extend(policy.warnings(clock.now()).into_iter().map(Event::Warning));
 
     Ok(Ok(Plan {
         application,
@@ -144,7 +139,12 @@ fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, String
     };
     let path = format!("{base}/{webhook}");
     let shaped = !webhook.contains('?')
-        && syntax::check(path.as_bytes(), &http::HeaderMap::new(), Slashes::Plain).is_ok();
+        && syntax::check(
+            path.as_bytes(),
+            &http::HeaderMap::new(),
+            EscapedSlashes::Plain,
+        )
+        .is_ok();
 
     let matches = |pattern: &String| {
         PathPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(path.as_bytes(), false))

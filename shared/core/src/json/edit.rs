@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::json::{JsonFault, JsonPath, Step};
+use crate::json::{JsonError, JsonPath, PathStep};
 
 /// What a value becomes; `None` where none stands.
 pub type Change<'c, E> = dyn FnMut(Option<&RawValue>) -> Result<Box<RawValue>, E> + 'c;
@@ -15,23 +15,23 @@ impl JsonPath {
     /// the way are made where there are none; every value beside the way stays as it is written.
     ///
     /// # Errors
-    /// [`JsonFault`], and what `change` says.
-    pub fn edit<E: From<JsonFault>>(
+    /// [`JsonError`], and what `change` says.
+    pub fn edit<E: From<JsonError>>(
         &self,
         document: &[u8],
         change: &mut Change<'_, E>,
     ) -> Result<Vec<u8>, E> {
         let root: Option<&RawValue> = match document.trim_ascii() {
             b"" => None,
-            text => Some(serde_json::from_slice(text).map_err(|_| JsonFault::NotJson)?),
+            text => Some(serde_json::from_slice(text).map_err(|_| JsonError::NotJson)?),
         };
         let edited = self.edit_below(&self.steps, root, change)?;
         Ok(edited.get().as_bytes().to_vec())
     }
 
-    fn edit_below<E: From<JsonFault>>(
+    fn edit_below<E: From<JsonError>>(
         &self,
-        steps: &[Step],
+        steps: &[PathStep],
         value: Option<&RawValue>,
         change: &mut Change<'_, E>,
     ) -> Result<Box<RawValue>, E> {
@@ -39,20 +39,20 @@ impl JsonPath {
             return change(value);
         };
         let raw = match step {
-            Step::Key(key) => {
+            PathStep::Key(key) => {
                 let mut object: BTreeMap<String, Box<RawValue>> =
                     self.read(value)?.unwrap_or_default();
                 let edited = self.edit_below(below, object.get(key).map(AsRef::as_ref), change)?;
                 object.insert(key.clone(), edited);
                 to_raw_value(&object)
             }
-            Step::Index(_) | Step::Every => {
+            PathStep::Index(_) | PathStep::Every => {
                 let mut list: Vec<Box<RawValue>> = self.read(value)?.unwrap_or_default();
-                if list.is_empty() && matches!(step, Step::Every | Step::Index(0)) {
+                if list.is_empty() && matches!(step, PathStep::Every | PathStep::Index(0)) {
                     list.push(self.edit_below(below, None, change)?);
                 } else {
                     for (index, item) in list.iter_mut().enumerate() {
-                        if matches!(step, Step::Every) || *step == Step::Index(index) {
+                        if matches!(step, PathStep::Every) || *step == PathStep::Index(index) {
                             *item = self.edit_below(below, Some(item), change)?;
                         }
                     }
@@ -61,18 +61,18 @@ impl JsonPath {
                 to_raw_value(&list)
             }
         };
-        Ok(raw.map_err(|_| JsonFault::NotJson)?)
+        Ok(raw.map_err(|_| JsonError::NotJson)?)
     }
 
     /// What stands on the way, if it is of the kind that the way goes through.
     fn read<T: for<'d> Deserialize<'d>>(
         &self,
         value: Option<&RawValue>,
-    ) -> Result<Option<T>, JsonFault> {
+    ) -> Result<Option<T>, JsonError> {
         match value.map(RawValue::get).filter(|text| *text != "null") {
             Some(text) => serde_json::from_str(text)
                 .map(Some)
-                .map_err(|_| JsonFault::Absent(self.to_string())),
+                .map_err(|_| JsonError::Absent(self.to_string())),
             None => Ok(None),
         }
     }
@@ -82,7 +82,7 @@ impl JsonPath {
 mod tests {
     use super::*;
 
-    fn put(path: &str, document: &str) -> Result<String, JsonFault> {
+    fn put(path: &str, document: &str) -> Result<String, JsonError> {
         let path = JsonPath::parse(path).unwrap();
         let edited = path.edit(document.as_bytes(), &mut |_| Ok(to_raw_value("x").unwrap()))?;
         Ok(String::from_utf8(edited).unwrap())
@@ -114,8 +114,8 @@ mod tests {
 
         assert_eq!(
             put("a.b", r#"{"a":1}"#),
-            Err(JsonFault::Absent("a.b".to_owned()))
+            Err(JsonError::Absent("a.b".to_owned()))
         );
-        assert_eq!(put("a", "no"), Err(JsonFault::NotJson));
+        assert_eq!(put("a", "no"), Err(JsonError::NotJson));
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::json::{JsonFault, JsonPath, MOST_VALUES, Step};
+use crate::json::{JsonError, JsonPath, MOST_VALUES, PathStep};
 use crate::limits::GATE_PARSED_BYTES;
 use crate::text::{name_hash, same_name};
 
@@ -33,7 +33,7 @@ struct Node {
     /// The paths that end here or below.
     all: Vec<usize>,
     /// Members of an object, sorted by the hash of their names.
-    keys: Vec<Key>,
+    keys: Vec<KeySeed>,
     /// Items of a list.
     indexes: Vec<(usize, Node)>,
     /// All items of a list.
@@ -41,7 +41,7 @@ struct Node {
 }
 
 #[derive(Debug, Clone)]
-struct Key {
+struct KeySeed {
     hash: u64,
     name: String,
     node: Node,
@@ -51,21 +51,21 @@ struct Key {
 #[derive(Debug, Clone)]
 pub struct Scan {
     /// For each path, in order. `None`: the document is not JSON, or costs too much.
-    found: Option<Vec<Found>>,
+    found: Option<Vec<FoundValue>>,
     /// Work beside the one pass: names held against each object, and values that are read once
     /// more.
     cost: u64,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Found {
+struct FoundValue {
     /// Where the values stand in the document.
     values: Vec<Range<usize>>,
-    fault: Option<Fault>,
+    fault: Option<ScanError>,
 }
 
 #[derive(Debug, Clone)]
-enum Fault {
+enum ScanError {
     Repeated(String),
     /// Something else than an object or a list stands on the way.
     Absent,
@@ -121,7 +121,7 @@ impl JsonPaths {
             };
         };
 
-        let found = vec![Found::default(); self.paths.len()];
+        let found = vec![FoundValue::default(); self.paths.len()];
         let mut finder = Finder {
             start: address(text),
             most: self.most,
@@ -155,15 +155,15 @@ impl Scan {
     /// The values of a path as they stand in the document. At least one.
     ///
     /// # Errors
-    /// [`JsonFault`].
+    /// [`JsonError`].
     pub fn raw<'d>(
         &self,
         paths: &JsonPaths,
         path: &JsonPath,
         document: &'d [u8],
-    ) -> Result<Vec<&'d str>, JsonFault> {
-        let all = self.found.as_ref().ok_or(JsonFault::NotJson)?;
-        let absent = || JsonFault::Absent(path.to_string());
+    ) -> Result<Vec<&'d str>, JsonError> {
+        let all = self.found.as_ref().ok_or(JsonError::NotJson)?;
+        let absent = || JsonError::Absent(path.to_string());
         let found = paths
             .paths
             .binary_search(path)
@@ -171,9 +171,11 @@ impl Scan {
             .and_then(|number| all.get(number))
             .ok_or_else(absent)?;
         match &found.fault {
-            Some(Fault::Repeated(name)) => return Err(JsonFault::Repeated(name.clone())),
-            Some(Fault::TooMany) => return Err(JsonFault::TooMany(path.to_string(), paths.most)),
-            Some(Fault::Absent) => return Err(absent()),
+            Some(ScanError::Repeated(name)) => return Err(JsonError::Repeated(name.clone())),
+            Some(ScanError::TooMany) => {
+                return Err(JsonError::TooMany(path.to_string(), paths.most));
+            }
+            Some(ScanError::Absent) => return Err(absent()),
             None => {}
         }
 
@@ -189,13 +191,13 @@ impl Scan {
     /// The texts of the values: strings decoded, numbers and words as they stand. At least one.
     ///
     /// # Errors
-    /// [`JsonFault`].
+    /// [`JsonError`].
     pub fn texts(
         &self,
         paths: &JsonPaths,
         path: &JsonPath,
         document: &[u8],
-    ) -> Result<Vec<String>, JsonFault> {
+    ) -> Result<Vec<String>, JsonError> {
         self.raw(paths, path, document)?
             .into_iter()
             .map(|raw| path.text(raw))
@@ -205,30 +207,30 @@ impl Scan {
     /// The one value's text. `null` counts as absent.
     ///
     /// # Errors
-    /// [`JsonFault`], also when the path stands for several.
+    /// [`JsonError`], also when the path stands for several.
     pub fn single(
         &self,
         paths: &JsonPaths,
         path: &JsonPath,
         document: &[u8],
-    ) -> Result<String, JsonFault> {
+    ) -> Result<String, JsonError> {
         path.single_of(&self.raw(paths, path, document)?)
     }
 }
 
 impl Node {
-    fn add(&mut self, number: usize, steps: &[Step]) {
+    fn add(&mut self, number: usize, steps: &[PathStep]) {
         self.all.push(number);
         let Some((step, below)) = steps.split_first() else {
             self.end = Some(number);
             return;
         };
         let node = match step {
-            Step::Key(name) => match self.keys.iter().position(|key| key.name == *name) {
+            PathStep::Key(name) => match self.keys.iter().position(|key| key.name == *name) {
                 Some(at) => self.keys.get_mut(at).map(|key| &mut key.node),
                 None => {
                     let hash = name_hash(name.as_bytes());
-                    self.keys.push(Key {
+                    self.keys.push(KeySeed {
                         hash,
                         name: name.clone(),
                         node: Self::default(),
@@ -236,15 +238,16 @@ impl Node {
                     self.keys.last_mut().map(|key| &mut key.node)
                 }
             },
-            Step::Index(wanted) => match self.indexes.iter().position(|(index, _)| index == wanted)
-            {
-                Some(at) => self.indexes.get_mut(at).map(|(_, node)| node),
-                None => {
-                    self.indexes.push((*wanted, Self::default()));
-                    self.indexes.last_mut().map(|(_, node)| node)
+            PathStep::Index(wanted) => {
+                match self.indexes.iter().position(|(index, _)| index == wanted) {
+                    Some(at) => self.indexes.get_mut(at).map(|(_, node)| node),
+                    None => {
+                        self.indexes.push((*wanted, Self::default()));
+                        self.indexes.last_mut().map(|(_, node)| node)
+                    }
                 }
-            },
-            Step::Every => Some(self.every.get_or_insert_default().as_mut()),
+            }
+            PathStep::Every => Some(self.every.get_or_insert_default().as_mut()),
         };
         if let Some(node) = node {
             node.add(number, below);
@@ -307,7 +310,7 @@ struct Finder {
     /// Address of the document's first byte.
     start: usize,
     most: usize,
-    found: Vec<Found>,
+    found: Vec<FoundValue>,
     /// See [`Scan::cost`].
     cost: u64,
 }
@@ -329,13 +332,13 @@ impl Finder {
             return;
         };
         if found.values.len() >= most {
-            found.fault.get_or_insert(Fault::TooMany);
+            found.fault.get_or_insert(ScanError::TooMany);
         } else {
             found.values.push(start..start + value.get().len());
         }
     }
 
-    fn fail(&mut self, numbers: impl Iterator<Item = usize>, fault: &Fault) {
+    fn fail(&mut self, numbers: impl Iterator<Item = usize>, fault: &ScanError) {
         for number in numbers {
             if let Some(found) = self.found.get_mut(number) {
                 found.fault.get_or_insert_with(|| fault.clone());
@@ -408,7 +411,7 @@ impl At<'_, '_> {
     /// A value that is neither an object nor a list: nothing stands below it.
     fn scalar<E>(self) -> Result<(), E> {
         let Self { node, finder } = self;
-        finder.fail(node.of_keys().chain(node.of_items()), &Fault::Absent);
+        finder.fail(node.of_keys().chain(node.of_items()), &ScanError::Absent);
         Ok(())
     }
 }
@@ -446,7 +449,7 @@ impl<'d> Visitor<'d> for At<'_, '_> {
 
     fn visit_map<A: MapAccess<'d>>(self, mut map: A) -> Result<(), A::Error> {
         let Self { node, finder } = self;
-        finder.fail(node.of_items(), &Fault::Absent);
+        finder.fail(node.of_items(), &ScanError::Absent);
         finder.spend(
             node.keys
                 .len()
@@ -486,7 +489,7 @@ impl<'d> Visitor<'d> for At<'_, '_> {
         for (key, (seen, spelled)) in node.keys.iter().zip(seen) {
             // Without the wanted name, one in another case is just another name.
             if let (true, Some(name)) = (seen, spelled) {
-                finder.fail(key.node.all.iter().copied(), &Fault::Repeated(name));
+                finder.fail(key.node.all.iter().copied(), &ScanError::Repeated(name));
             }
         }
 
@@ -495,7 +498,7 @@ impl<'d> Visitor<'d> for At<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'d>>(self, mut items: A) -> Result<(), A::Error> {
         let Self { node, finder } = self;
-        finder.fail(node.of_keys(), &Fault::Absent);
+        finder.fail(node.of_keys(), &ScanError::Absent);
 
         for position in 0_usize.. {
             let mut nodes = node.for_item(position);
@@ -517,7 +520,7 @@ impl<'d> Visitor<'d> for At<'_, '_> {
             if position == finder.most
                 && let Some(every) = &node.every
             {
-                finder.fail(every.all.iter().copied(), &Fault::TooMany);
+                finder.fail(every.all.iter().copied(), &ScanError::TooMany);
             }
         }
 
@@ -526,7 +529,7 @@ impl<'d> Visitor<'d> for At<'_, '_> {
 }
 
 /// A member's name, held against the wanted ones.
-struct Name<'n>(&'n [Key]);
+struct Name<'n>(&'n [KeySeed]);
 
 #[derive(Default)]
 struct Named {
@@ -590,7 +593,7 @@ mod tests {
         scan: &Scan,
         path: &str,
         document: &str,
-    ) -> Result<Vec<String>, JsonFault> {
+    ) -> Result<Vec<String>, JsonError> {
         scan.texts(paths, &JsonPath::parse(path).unwrap(), document.as_bytes())
     }
 
@@ -622,9 +625,9 @@ mod tests {
             |path: &str| scan.raw(&paths, &JsonPath::parse(path).unwrap(), document.as_bytes());
         assert_eq!(raw("a").unwrap(), [r#"{"b":"x","c":[{"d":1},{"d":2}]}"#]);
         assert_eq!(raw("a.c[1]").unwrap(), [r#"{"d":2}"#]);
-        assert!(matches!(raw("none"), Err(JsonFault::Absent(_))));
+        assert!(matches!(raw("none"), Err(JsonError::Absent(_))));
         assert!(
-            matches!(raw("unasked"), Err(JsonFault::Absent(_))),
+            matches!(raw("unasked"), Err(JsonError::Absent(_))),
             "fails closed"
         );
     }
@@ -635,12 +638,12 @@ mod tests {
         let paths = paths(&["a.x", "a.y", "b.c", "b", "l[*].k"]);
         let scan = paths.scan(document.as_bytes());
         let of = |path: &str| texts(&paths, &scan, path, document);
-        assert_eq!(of("a.x"), Err(JsonFault::Repeated("X".into())));
+        assert_eq!(of("a.x"), Err(JsonError::Repeated("X".into())));
         assert_eq!(of("a.y").unwrap(), ["3"]);
-        assert!(matches!(of("b.c"), Err(JsonFault::Absent(_))));
+        assert!(matches!(of("b.c"), Err(JsonError::Absent(_))));
         assert_eq!(of("b").unwrap(), ["5"]);
         assert!(
-            matches!(of("l[*].k"), Err(JsonFault::Absent(_))),
+            matches!(of("l[*].k"), Err(JsonError::Absent(_))),
             "an item without it is no item of the batch"
         );
     }
@@ -654,7 +657,7 @@ mod tests {
             let document = list(count);
             let scan = paths.scan(document.as_bytes());
             let below = texts(&paths, &scan, "[*].a", &document).unwrap_err();
-            assert_eq!(matches!(below, JsonFault::Absent(_)), fits, "{count}");
+            assert_eq!(matches!(below, JsonError::Absent(_)), fits, "{count}");
 
             let raw = scan.raw(
                 &paths,
@@ -690,7 +693,7 @@ mod tests {
         let scan = many.scan(hostile.as_bytes());
         assert_eq!(
             texts(&many, &scan, "[*][*][*].k0", &hostile),
-            Err(JsonFault::NotJson)
+            Err(JsonError::NotJson)
         );
     }
 
@@ -701,14 +704,14 @@ mod tests {
         let scan = paths.scan(deep.as_bytes());
         assert!(matches!(
             texts(&paths, &scan, "b", &deep),
-            Err(JsonFault::Absent(_))
+            Err(JsonError::Absent(_))
         ));
 
         for broken in ["", "{", "{\"b\":1}x", "{\"b\":1,}", "{b:1}", "{\"b\":01}"] {
             let scan = paths.scan(broken.as_bytes());
             assert_eq!(
                 texts(&paths, &scan, "b", broken),
-                Err(JsonFault::NotJson),
+                Err(JsonError::NotJson),
                 "{broken}"
             );
         }

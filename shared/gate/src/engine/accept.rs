@@ -4,13 +4,15 @@ use std::net::IpAddr;
 
 use http::StatusCode;
 
-use crate::engine::signature::{Identity, SignatureRule, WantedKey};
-use crate::engine::state::State;
-use crate::engine::token::{self, TokenSpot};
+use crate::engine::signature::{DeliveryIdentity, SignatureRule, WantedKey};
+use crate::engine::state::GateState;
+use crate::engine::token::{self, TokenSpan};
 use crate::engine::{Side, body_rule, header};
-use crate::inspection::{BodyPlacesBuilder, Inspection};
-use crate::policy::{Accept, Addresses, BodyRule, HeaderRule, LiveSecret, TokenCheck, TokenPlace};
-use crate::providers::challenge::Reaction;
+use crate::inspection::{BodyFieldsBuilder, Inspection};
+use crate::policy::{
+    Accept, ActiveSecret, Addresses, BodyRule, HeaderRule, TokenCheck, TokenLocation,
+};
+use crate::providers::challenge::ChallengeAction;
 use crate::request::{Request, RequestHead};
 use hookward_core::address::AddressSet;
 use hookward_core::clock::UnixMillis;
@@ -18,7 +20,7 @@ use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::reason::{Check, Refusal};
 
 /// An alternative, ready.
-pub(crate) struct Alternative {
+pub(crate) struct AcceptRule {
     side: Side,
     allow: Option<AddressRule>,
     tokens: Vec<TokenCheck>,
@@ -38,11 +40,11 @@ pub(crate) struct AddressRule {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Evidence {
     /// Where right tokens stand.
-    pub(crate) tokens: Vec<TokenSpot>,
+    pub(crate) tokens: Vec<TokenSpan>,
     /// The names of the secrets and tokens that were right.
     pub(crate) secrets: Vec<String>,
     /// What identifies the delivery.
-    pub(crate) identity: Vec<Identity>,
+    pub(crate) identity: Vec<DeliveryIdentity>,
     /// All signatures were checked here and are right, and at least one is no token.
     pub(crate) signed: bool,
     /// The first check that failed, on a route that only observes.
@@ -53,7 +55,7 @@ pub(crate) struct Evidence {
 pub(crate) fn token_refusal(check: &TokenCheck, why: String) -> Refusal {
     let refusal = Refusal::failed(Check::Token, why);
     match check.place {
-        TokenPlace::Basic => Refusal {
+        TokenLocation::Basic => Refusal {
             status: StatusCode::UNAUTHORIZED,
             asks_for_basic: true,
             ..refusal
@@ -88,7 +90,7 @@ impl AddressRule {
     }
 
     /// Whether the address is in it.
-    pub(crate) fn contains(&self, client: IpAddr, state: &State) -> bool {
+    pub(crate) fn contains(&self, client: IpAddr, state: &GateState) -> bool {
         self.ranges.contains(client)
             || self
                 .named
@@ -102,7 +104,7 @@ impl AddressRule {
     }
 
     /// The named sets, with the age of what they hold.
-    pub(crate) fn ages(&self, state: &State, now: UnixMillis) -> Vec<String> {
+    pub(crate) fn ages(&self, state: &GateState, now: UnixMillis) -> Vec<String> {
         let age = |name: &String| {
             state
                 .sets
@@ -113,7 +115,7 @@ impl AddressRule {
     }
 }
 
-impl Alternative {
+impl AcceptRule {
     /// `remembers`: deliveries have to be told from each other.
     pub(crate) fn new(accept: &Accept, side: Side, remembers: bool) -> Result<Self, String> {
         Ok(Self {
@@ -137,7 +139,7 @@ impl Alternative {
     }
 
     /// Adds what its checks read of bodies.
-    pub(crate) fn add_places(&self, places: &mut BodyPlacesBuilder) {
+    pub(crate) fn add_places(&self, places: &mut BodyFieldsBuilder) {
         self.signatures
             .iter()
             .for_each(|rule| rule.add_places(places));
@@ -158,7 +160,7 @@ impl Alternative {
     }
 
     /// The signing secrets, for the doctor.
-    pub(crate) fn secrets(&self) -> impl Iterator<Item = &LiveSecret> {
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &ActiveSecret> {
         self.signatures.iter().flat_map(SignatureRule::secrets)
     }
 
@@ -168,7 +170,7 @@ impl Alternative {
         head: RequestHead<'_>,
         client: IpAddr,
         now: UnixMillis,
-        state: &State,
+        state: &GateState,
         observing: bool,
     ) -> Result<Evidence, Refusal> {
         let mut evidence = Evidence::default();
@@ -230,7 +232,7 @@ impl Alternative {
         &self,
         deny: &AddressRule,
         client: IpAddr,
-        state: &State,
+        state: &GateState,
         now: UnixMillis,
     ) -> Result<(), Refusal> {
         if deny.contains(client, state)
@@ -328,7 +330,7 @@ impl Alternative {
         request: &Request<'_>,
         has_body: bool,
         signed: bool,
-    ) -> Result<Option<Reaction>, Refusal> {
+    ) -> Result<Option<ChallengeAction>, Refusal> {
         for rule in &self.signatures {
             if let Some(reaction) = rule.react(request, has_body, signed)? {
                 return Ok(Some(reaction));
@@ -349,7 +351,7 @@ impl Alternative {
     }
 
     /// Where right tokens stand, whatever else failed.
-    pub(crate) fn find_tokens(&self, head: RequestHead<'_>) -> Vec<TokenSpot> {
+    pub(crate) fn find_tokens(&self, head: RequestHead<'_>) -> Vec<TokenSpan> {
         let find = |check: &TokenCheck| {
             token::check(check, head.target, head.headers)
                 .ok()
@@ -362,7 +364,7 @@ impl Alternative {
         &self,
         request: &Request<'_>,
         keys: &FetchedKeys,
-        others: &[LiveSecret],
+        others: &[ActiveSecret],
         now: UnixMillis,
     ) -> Vec<String> {
         self.signatures

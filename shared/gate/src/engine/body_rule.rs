@@ -2,10 +2,10 @@
 
 use http::header;
 
-use crate::inspection::{Inspection, ReadFault};
+use crate::inspection::{BodyReadError, Inspection};
 use crate::policy::BodyRule;
 use crate::request::Request;
-use hookward_core::json::JsonFault;
+use hookward_core::json::JsonError;
 
 /// Form field in which GitHub, Gitea and others send their JSON (docs.github.com, "Creating
 /// webhooks", content type).
@@ -24,16 +24,18 @@ pub(crate) fn check(
     let texts = if is_form(request) {
         let read =
             inspection.field_texts(FORM_FIELD, &rule.path, request.head.headers, request.body);
-        let missing = || ReadFault::Json(JsonFault::Absent(format!("the field {FORM_FIELD}")));
+        let missing = || BodyReadError::Json(JsonError::Absent(format!("the field {FORM_FIELD}")));
         read.and_then(|texts| texts.ok_or_else(missing))
     } else {
         inspection.texts(&rule.path, request.body)
     };
 
     let texts = texts.map_err(|fault| match fault {
-        ReadFault::Json(fault) => fault.to_string(),
-        ReadFault::Form(_) => format!("the body is a form whose field {FORM_FIELD} can't be read"),
-        ReadFault::Overworked(_) => {
+        BodyReadError::Json(fault) => fault.to_string(),
+        BodyReadError::Form(_) => {
+            format!("the body is a form whose field {FORM_FIELD} can't be read")
+        }
+        BodyReadError::Overworked(_) => {
             "judging this request takes more work than one may cost".to_owned()
         }
     })?;

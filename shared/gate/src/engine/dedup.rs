@@ -5,7 +5,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::policy::{OnDuplicate, Replay};
+use crate::policy::{OnDuplicate, ReplayProtection};
 
 /// What a delivery is remembered by: a digest of the route and of what identifies the delivery in
 /// it.
@@ -14,7 +14,7 @@ pub struct DeliveryKey(pub [u8; 32]);
 
 /// A delivery that must be claimed before it is forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct DeliveryClaim {
     /// What it is remembered by.
     pub key: DeliveryKey,
     /// For how many milliseconds it is remembered.
@@ -34,10 +34,10 @@ pub enum Claimed {
     Unknown,
 }
 
-impl Claim {
+impl DeliveryClaim {
     /// The claim of a delivery on a route.
     #[must_use]
-    pub fn new(route: &str, identity: &[Vec<u8>], replay: Replay) -> Self {
+    pub fn new(route: &str, identity: &[Vec<u8>], replay: ReplayProtection) -> Self {
         let mut digest = Sha256::new();
         for part in std::iter::once(route.as_bytes()).chain(identity.iter().map(Vec::as_slice)) {
             digest.update((part.len() as u64).to_be_bytes());
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_delivery_is_one_of_its_route() {
-        let replay = Replay {
+        let replay = ReplayProtection {
             on_duplicate: OnDuplicate::Refuse,
             window_ms: 1000,
         };
@@ -67,7 +67,7 @@ mod tests {
                 .iter()
                 .map(|part| part.as_bytes().to_vec())
                 .collect();
-            Claim::new(route, &identity, replay).key
+            DeliveryClaim::new(route, &identity, replay).key
         };
         assert_eq!(key("a", &["x"]), key("a", &["x"]));
 

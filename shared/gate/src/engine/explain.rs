@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::engine::accept::{Alternative, token_refusal};
-use crate::engine::{CompiledRoute, Decision, Gate, HeadVerdict, State, token};
+use crate::engine::accept::{AcceptRule, token_refusal};
+use crate::engine::{CompiledRoute, Decision, Gate, GateState, HeadVerdict, token};
 use crate::inspection::Work;
 use crate::policy::SecretAt;
 use crate::providers::{Coverage, Scheme};
@@ -20,7 +20,7 @@ use hookward_core::reason::{Check, Refusal};
 /// What a check says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// It passes.
     Pass,
     /// It refuses.
@@ -35,11 +35,11 @@ pub enum Outcome {
 
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub struct CheckStep {
     /// Its name.
     pub check: Check,
     /// What it says.
-    pub outcome: Outcome,
+    pub outcome: CheckOutcome,
     /// Why, or what it found.
     pub reason: String,
     /// The route's alternative that it belongs to, from 1 on.
@@ -67,7 +67,7 @@ pub struct Explanation {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
     /// Every check in order.
-    pub checks: Vec<Step>,
+    pub checks: Vec<CheckStep>,
     /// What would have made a wrong signature right.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hints: Vec<String>,
@@ -93,7 +93,7 @@ pub fn explain(
     request: &Request<'_>,
     client: IpAddr,
     now: UnixMillis,
-    state: &State,
+    state: &GateState,
     keys: &FetchedKeys,
 ) -> Explanation {
     let decided = decide(gate, request, client, now, state, keys);
@@ -157,7 +157,7 @@ fn decide(
     request: &Request<'_>,
     client: IpAddr,
     now: UnixMillis,
-    state: &State,
+    state: &GateState,
     keys: &FetchedKeys,
 ) -> Result<Decision, Refusal> {
     match gate.check_head(request.head, client, now, state)? {
@@ -177,14 +177,14 @@ fn decide(
     }
 }
 
-type Steps<'g> = (Option<&'g CompiledRoute>, Vec<Step>, Vec<String>);
+type Steps<'g> = (Option<&'g CompiledRoute>, Vec<CheckStep>, Vec<String>);
 
 fn steps<'g>(
     gate: &'g Gate,
     request: &Request<'_>,
     client: IpAddr,
     now: UnixMillis,
-    state: &State,
+    state: &GateState,
     keys: &FetchedKeys,
 ) -> Steps<'g> {
     let mut list = List {
@@ -207,14 +207,14 @@ fn steps<'g>(
             lockout.within_ms / 1000,
             lockout.for_ms / 1000
         );
-        list.push(None, Check::Lockout, Outcome::RelayOnly, text);
+        list.push(None, Check::Lockout, CheckOutcome::RelayOnly, text);
     }
 
     if let Some(rate) = gate.client_rate {
         list.push(
             None,
             Check::ClientRate,
-            Outcome::RelayOnly,
+            CheckOutcome::RelayOnly,
             format!("at most {rate} of one address"),
         );
     }
@@ -226,12 +226,12 @@ fn steps<'g>(
                 list.push(
                     None,
                     Check::Path,
-                    Outcome::Pass,
+                    CheckOutcome::Pass,
                     "a route has this path".to_owned(),
                 );
             }
 
-            list.push(None, refusal.check, Outcome::Refuse, refusal.why);
+            list.push(None, refusal.check, CheckOutcome::Refuse, refusal.why);
             None
         }
     };
@@ -242,22 +242,26 @@ fn steps<'g>(
     list.push(
         None,
         Check::Path,
-        Outcome::Pass,
+        CheckOutcome::Pass,
         format!("the route {:?} has this path", route.settings.name),
     );
 
     list.push(
         None,
         Check::Method,
-        Outcome::Pass,
+        CheckOutcome::Pass,
         format!("it takes {}", head.method),
     );
     list.observing = route.observes(now);
 
-    let needs_body = route.accept.iter().any(Alternative::needs_body);
+    let needs_body = route.accept.iter().any(AcceptRule::needs_body);
     if needs_body {
         let fits = request.body.len() as u64 <= route.settings.max_body;
-        let outcome = if fits { Outcome::Pass } else { Outcome::Refuse };
+        let outcome = if fits {
+            CheckOutcome::Pass
+        } else {
+            CheckOutcome::Refuse
+        };
         let text = format!(
             "the body has {} of at most {} bytes",
             request.body.len(),
@@ -285,7 +289,7 @@ fn steps<'g>(
             "deliveries are remembered for {} s",
             replay.window_ms / 1000
         );
-        list.push(None, Check::Replay, Outcome::RelayOnly, text);
+        list.push(None, Check::Replay, CheckOutcome::RelayOnly, text);
     }
 
     for (rate, whose) in [(route.rate, "this route"), (gate.rate, "this tunnel")] {
@@ -293,7 +297,7 @@ fn steps<'g>(
             list.push(
                 None,
                 Check::Rate,
-                Outcome::RelayOnly,
+                CheckOutcome::RelayOnly,
                 format!("at most {rate} for {whose}"),
             );
         }
@@ -302,7 +306,7 @@ fn steps<'g>(
     let notes = route
         .accept
         .iter()
-        .flat_map(Alternative::signatures)
+        .flat_map(AcceptRule::signatures)
         .filter_map(note)
         .collect();
 
@@ -344,12 +348,12 @@ fn note(rule: &crate::engine::signature::SignatureRule) -> Option<String> {
 fn alternative_steps(
     list: &mut List,
     number: usize,
-    alternative: &Alternative,
+    alternative: &AcceptRule,
     route: &CompiledRoute,
     request: &Request<'_>,
     client: IpAddr,
     now: UnixMillis,
-    state: &State,
+    state: &GateState,
     keys: &FetchedKeys,
 ) {
     let at = Some(number);
@@ -404,7 +408,7 @@ fn alternative_steps(
             list.push(
                 at,
                 Check::Signature,
-                Outcome::AgentOnly,
+                CheckOutcome::AgentOnly,
                 format!("{}: the agent holds the secret", rule.title()),
             );
             continue;
@@ -435,7 +439,7 @@ fn alternative_steps(
 }
 
 struct List {
-    steps: Vec<Step>,
+    steps: Vec<CheckStep>,
     observing: bool,
 }
 
@@ -444,10 +448,10 @@ impl List {
         &mut self,
         alternative: Option<usize>,
         check: Check,
-        outcome: Outcome,
+        outcome: CheckOutcome,
         reason: impl Into<String>,
     ) {
-        self.steps.push(Step {
+        self.steps.push(CheckStep {
             check,
             outcome,
             reason: reason.into(),
@@ -466,12 +470,12 @@ impl List {
             self.observing && matches!(check, Check::Address | Check::Token | Check::Signature);
 
         match judged {
-            Ok(_) => self.push(alternative, check, Outcome::Pass, passed),
+            Ok(_) => self.push(alternative, check, CheckOutcome::Pass, passed),
             Err(refusal) => {
                 let outcome = if relaxed {
-                    Outcome::Observed
+                    CheckOutcome::Observed
                 } else {
-                    Outcome::Refuse
+                    CheckOutcome::Refuse
                 };
                 self.push(alternative, check, outcome, refusal.why);
             }

@@ -6,11 +6,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::doctor;
 use crate::engine::Side;
-use crate::inspection::BodyPlacesBuilder;
-use crate::policy::{LiveSecret, SecretAt, SignatureCheck};
-use crate::providers::challenge::Reaction;
-use crate::providers::locator::Members;
-use crate::providers::{Challenge, Coverage, Keyed, Place, Scheme, SignatureFault, Verified};
+use crate::inspection::BodyFieldsBuilder;
+use crate::policy::{ActiveSecret, SecretAt, SignatureCheck};
+use crate::providers::challenge::ChallengeAction;
+use crate::providers::locator::SignatureParams;
+use crate::providers::{
+    Challenge, Coverage, Scheme, SignatureError, SignatureVerifier, ValueLocator, Verified,
+};
 use crate::request::{Request, RequestHead};
 use hookward_core::clock::UnixMillis;
 use hookward_core::fetched_keys::FetchedKeys;
@@ -30,7 +32,7 @@ pub struct WantedKey {
 
 /// What tells a delivery from others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct DeliveryIdentity {
     /// Whether the signature vouches for it.
     pub(crate) signed: bool,
     pub(crate) value: Vec<u8>,
@@ -42,9 +44,9 @@ pub(crate) struct SignatureRule {
     title: String,
     schemes: Vec<Scheme>,
     /// Origin that tells deliveries of this rule from others; `None` where none is remembered.
-    remembered_as: Option<Origin>,
+    remembered_as: Option<ChallengeOrigin>,
     /// `None` on the relay when the secret stays on the agent.
-    keyed: Option<Keyed>,
+    keyed: Option<SignatureVerifier>,
     /// The status of a refusal, where the provider wants another one than 403.
     refused_with: Option<StatusCode>,
     /// The handshakes that are answered here.
@@ -55,9 +57,9 @@ pub(crate) struct SignatureRule {
 /// there, by the name of the rule's first secret. Rules with the same secret have the same origin,
 /// wherever they stand in a policy.
 #[derive(Debug, Clone)]
-struct Origin(Vec<u8>);
+struct ChallengeOrigin(Vec<u8>);
 
-impl Origin {
+impl ChallengeOrigin {
     fn of(check: &SignatureCheck) -> Self {
         let provider = match (check.row(), &check.scheme) {
             (Some(row), _) => format!("{}/", row.id),
@@ -100,7 +102,7 @@ impl SignatureRule {
         };
 
         let row = check.row();
-        let remembered_as = remembers.then(|| Origin::of(check));
+        let remembered_as = remembers.then(|| ChallengeOrigin::of(check));
         let refused_with = row
             .and_then(|row| row.refused_with)
             .and_then(|status| StatusCode::from_u16(status).ok());
@@ -126,17 +128,20 @@ impl SignatureRule {
 
     /// Whether it can only be judged with the body at hand.
     pub(crate) fn needs_body(&self) -> bool {
-        self.keyed.as_ref().is_some_and(Keyed::needs_body)
+        self.keyed
+            .as_ref()
+            .is_some_and(SignatureVerifier::needs_body)
             || self.challenges.iter().any(Challenge::needs_body)
-            || self.remembered_as.is_some() && self.delivery_places().iter().any(Place::is_in_body)
+            || self.remembered_as.is_some()
+                && self.delivery_places().iter().any(ValueLocator::is_in_body)
     }
 
-    fn delivery_places(&self) -> &'static [Place] {
+    fn delivery_places(&self) -> &'static [ValueLocator] {
         self.check.row().map_or(&[], |row| row.delivery.as_slice())
     }
 
     /// Adds what it reads of bodies.
-    pub(crate) fn add_places(&self, places: &mut BodyPlacesBuilder) {
+    pub(crate) fn add_places(&self, places: &mut BodyFieldsBuilder) {
         for scheme in &self.schemes {
             match &scheme.each {
                 // What stands in an item is read there.
@@ -242,13 +247,13 @@ impl SignatureRule {
         })
     }
 
-    fn refusal(&self, fault: &SignatureFault) -> Refusal {
+    fn refusal(&self, fault: &SignatureError) -> Refusal {
         // An outage of the provider's, or of the way to it, is none of the sender's, nor is a key
         // that was published a moment ago: it may try again.
         let fetched = || self.schemes.iter().any(|scheme| scheme.fetch.is_some());
 
-        if matches!(fault, SignatureFault::NoKey(_))
-            || *fault == SignatureFault::UnknownKey && fetched()
+        if matches!(fault, SignatureError::NoKey(_))
+            || *fault == SignatureError::UnknownKey && fetched()
         {
             return Refusal::new(
                 Check::Signature,
@@ -260,7 +265,7 @@ impl SignatureRule {
         let refusal = Refusal::failed(Check::Signature, format!("{}: {fault}", self.title));
         let by_stranger = matches!(
             fault,
-            SignatureFault::Mismatch | SignatureFault::OtherToken | SignatureFault::Oracle
+            SignatureError::Mismatch | SignatureError::OtherToken | SignatureError::Oracle
         );
         let closeness = fault.progress();
 
@@ -279,7 +284,7 @@ impl SignatureRule {
         request: &Request<'_>,
         has_body: bool,
         signed: bool,
-    ) -> Result<Option<Reaction>, Refusal> {
+    ) -> Result<Option<ChallengeAction>, Refusal> {
         let Some(keyed) = &self.keyed else {
             return Ok(None);
         };
@@ -310,14 +315,18 @@ impl SignatureRule {
     /// several deliveries, such as a JSON Web Token that is used for an hour, counts together with
     /// the id or the body: that is no protection against somebody who has such a token, and loses
     /// nothing of the provider's.
-    pub(crate) fn delivery(&self, request: &Request<'_>, verified: &Verified) -> Option<Identity> {
+    pub(crate) fn delivery(
+        &self,
+        request: &Request<'_>,
+        verified: &Verified,
+    ) -> Option<DeliveryIdentity> {
         let rule = self.remembered_as.as_ref()?;
         let scheme = self.schemes.get(verified.way)?;
         let places = self.delivery_places();
-        let id_at = |places: &[Place]| {
+        let id_at = |places: &[ValueLocator]| {
             let mut id = b"id:".to_vec();
             for place in places {
-                let value = place.read(request, &Members::default()).ok()??;
+                let value = place.read(request, &SignatureParams::default()).ok()??;
                 id.extend_from_slice(&(value.len() as u64).to_be_bytes());
                 id.extend_from_slice(&value);
             }
@@ -326,7 +335,7 @@ impl SignatureRule {
         let id = || id_at(places);
 
         let identity = |signed, value: Vec<u8>| {
-            Some(Identity {
+            Some(DeliveryIdentity {
                 signed,
                 value: [&rule.0[..], &value].concat(),
             })
@@ -372,7 +381,7 @@ impl SignatureRule {
         &self,
         request: &Request<'_>,
         fetched: &FetchedKeys,
-        others: &[LiveSecret],
+        others: &[ActiveSecret],
         now: UnixMillis,
     ) -> Vec<String> {
         if self.keyed.is_none() {
@@ -385,7 +394,7 @@ impl SignatureRule {
         &self.title
     }
 
-    pub(crate) fn secrets(&self) -> &[LiveSecret] {
+    pub(crate) fn secrets(&self) -> &[ActiveSecret] {
         &self.check.secrets
     }
 
@@ -396,14 +405,14 @@ impl SignatureRule {
 
 impl Scheme {
     /// Whether what stands at this place is part of what is signed.
-    fn vouches_for(&self, place: &Place) -> bool {
-        use crate::providers::template::Source;
+    fn vouches_for(&self, place: &ValueLocator) -> bool {
+        use crate::providers::template::ValueSource;
 
         let whole = self.coverage() == Coverage::Body;
         let named = || {
             self.msg
                 .sources()
-                .any(|source| matches!(source, Source::At(signed) if signed == place))
+                .any(|source| matches!(source, ValueSource::At(signed) if signed == place))
         };
 
         if place.is_in_body() {
@@ -414,11 +423,11 @@ impl Scheme {
     }
 
     /// The header among what is signed that holds the delivery's id.
-    fn signed_id(&self) -> Option<&Place> {
-        use crate::providers::template::Source;
+    fn signed_id(&self) -> Option<&ValueLocator> {
+        use crate::providers::template::ValueSource;
 
         self.msg.sources().find_map(|source| match source {
-            Source::At(place @ Place::Header(_))
+            ValueSource::At(place @ ValueLocator::Header(_))
                 if place.to_string().to_ascii_lowercase().ends_with("-id") =>
             {
                 Some(place)

@@ -41,7 +41,7 @@ pub enum Counted {
 
 /// The memory of one tunnel's gate.
 #[derive(Default)]
-pub struct State {
+pub struct GateState {
     /// The named sets of addresses.
     pub sets: NamedSets,
     /// Addresses that are never locked out: trusted proxies stand for many senders.
@@ -76,7 +76,7 @@ struct Failures {
     locked_until: SteadyMillis,
 }
 
-impl State {
+impl GateState {
     /// A memory that shares the named sets.
     #[must_use]
     pub fn new(sets: NamedSets, exempt: AddressSet) -> Self {
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn who_keeps_failing_is_locked_out_for_a_while() {
-        let state = State::default();
+        let state = GateState::default();
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let fail = |at| state.note_failure(address, LOCKOUT, SteadyMillis(at));
         fail(0);
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_trusted_proxy_is_never_locked_out() {
-        let state = State::new(
+        let state = GateState::new(
             NamedSets::default(),
             AddressSet::new(&["10.0.0.0/8".parse().unwrap()]),
         );
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn strangers_do_not_fill_the_memory() {
-        let state = State::default();
+        let state = GateState::default();
         let rate = Rate::parse("1/d").unwrap();
         let address = |n: usize| IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(n).unwrap()));
 

@@ -8,7 +8,7 @@ use crate::providers;
 use hookward_core::headers;
 use hookward_core::limits::TARGET_BYTES;
 use hookward_core::reason::{Check, Code, Refusal};
-use hookward_core::syntax::{Slashes, check_target};
+use hookward_core::syntax::{EscapedSlashes, check_target};
 use hookward_core::text::Escaped;
 
 /// Fields that stand once (RFC 9110): two different values are two different requests.
@@ -31,7 +31,7 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 ///
 /// # Errors
 /// The first ambiguity.
-pub fn check(target: &[u8], fields: &HeaderMap, slashes: Slashes) -> Result<(), Refusal> {
+pub fn check(target: &[u8], fields: &HeaderMap, slashes: EscapedSlashes) -> Result<(), Refusal> {
     if target.len() > TARGET_BYTES {
         return Err(Refusal::new(
             Check::Shape,
@@ -99,7 +99,7 @@ mod tests {
                     http::HeaderValue::from_static("x"),
                 )
             });
-            check(b"/", &fields.collect(), Slashes::Plain)
+            check(b"/", &fields.collect(), EscapedSlashes::Plain)
         };
 
         for twins in [

@@ -5,14 +5,14 @@ use std::ops::Range;
 use data_encoding::BASE64;
 use http::{HeaderMap, HeaderName, header};
 
-use crate::policy::{LiveToken, TokenCheck, TokenPlace};
+use crate::policy::{ActiveToken, TokenCheck, TokenLocation};
 use hookward_core::form::decode;
 use hookward_core::limits::TOKEN_BYTES;
 use hookward_core::text::Escaped;
 
 /// Where a token was found, so that the agent can take it out as the last change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenSpot {
+pub enum TokenSpan {
     /// These bytes of the target: the parameter, and one adjoining `&` or the `?`.
     Target(Range<usize>),
     /// This header.
@@ -27,14 +27,14 @@ pub fn check<'c>(
     check: &'c TokenCheck,
     target: &[u8],
     headers: &HeaderMap,
-) -> Result<(TokenSpot, &'c str), String> {
+) -> Result<(TokenSpan, &'c str), String> {
     let (value, spot) = match &check.place {
-        TokenPlace::Query(name) => find_parameter(target, name)?,
-        TokenPlace::Header(name) => (
+        TokenLocation::Query(name) => find_parameter(target, name)?,
+        TokenLocation::Header(name) => (
             single(headers, name)?.to_vec(),
-            TokenSpot::Header(name.clone()),
+            TokenSpan::Header(name.clone()),
         ),
-        TokenPlace::Basic => {
+        TokenLocation::Basic => {
             let text = single(headers, &header::AUTHORIZATION)?;
             let (scheme, credentials) = text
                 .split_at_checked(6)
@@ -47,7 +47,7 @@ pub fn check<'c>(
                 .decode(credentials)
                 .map_err(|_| "the Basic authentication is not base64")?;
 
-            (value, TokenSpot::Header(header::AUTHORIZATION))
+            (value, TokenSpan::Header(header::AUTHORIZATION))
         }
     };
     if value.is_empty() || value.len() > TOKEN_BYTES {
@@ -63,7 +63,7 @@ pub fn check<'c>(
 /// The name of the token that this is.
 fn right<'c>(check: &'c TokenCheck, value: &[u8]) -> Option<&'c str> {
     // All are compared, so that the time taken does not tell which one came close.
-    let matching = |found, live: &'c LiveToken| {
+    let matching = |found, live: &'c ActiveToken| {
         if live.digest.matches(value) {
             Some(live.name.as_str())
         } else {
@@ -104,7 +104,7 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], &'s
 
 /// The decoded value of the one parameter of that name. A second one, one whose name is spelled
 /// otherwise (escaped, or in another case), and a `;`, which some servers read as `&`, are refused.
-fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpot), &'static str> {
+fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpan), &'static str> {
     let question = target
         .iter()
         .position(|byte| *byte == b'?')
@@ -142,7 +142,7 @@ fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpot), &'s
     let value = decode(raw_value, false).ok_or("the token has a broken escape")?;
     Ok((
         value.into_owned(),
-        TokenSpot::Target(with_separator(range, query_start, target.len())),
+        TokenSpan::Target(with_separator(range, query_start, target.len())),
     ))
 }
 
@@ -170,7 +170,7 @@ mod tests {
             ("env:OLD", SecretDigest::of(b"old")),
             ("env:NEW", SecretDigest::of(b"t+/")),
         ];
-        let rule = TokenCheck::new(TokenPlace::Query("token".into()), &live);
+        let rule = TokenCheck::new(TokenLocation::Query("token".into()), &live);
         let (spot, name) = check(&rule, target.as_bytes(), &HeaderMap::new())?;
         assert_eq!(
             name,
@@ -181,7 +181,7 @@ mod tests {
             }
         );
 
-        let TokenSpot::Target(range) = spot else {
+        let TokenSpan::Target(range) = spot else {
             unreachable!()
         };
         let mut left = target.to_owned();
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn basic_authentication() {
         let rule = TokenCheck::new(
-            TokenPlace::Basic,
+            TokenLocation::Basic,
             &[("env:A", SecretDigest::of(b"user:pass"))],
         );
         let fits = |values: &[&'static str]| {

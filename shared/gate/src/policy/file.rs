@@ -38,14 +38,15 @@ use http::HeaderName;
 use time::OffsetDateTime;
 
 use crate::policy::{
-    Accept, Addresses, BodyRule, HeaderRule, LiveSecret, LiveToken, Lockout, Mode, OnDuplicate,
-    Policy, Replay, Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck, TokenPlace,
+    Accept, ActiveSecret, ActiveToken, Addresses, BodyRule, HeaderRule, Lockout, Mode, OnDuplicate,
+    Policy, ReplayProtection, Route, SecretAt, SignatureCheck, TOKEN_NAME, TokenCheck,
+    TokenLocation,
 };
 use crate::providers::scheme::{Algorithm, Encoding, JwtRules, KeyForm, KeySource, SignatureField};
-use crate::providers::{Place, Scheme};
+use crate::providers::{Scheme, ValueLocator};
 use hookward_core::address::parse_network;
 use hookward_core::clock::UnixMillis;
-use hookward_core::diagnostics::{Document, Problems, Reader};
+use hookward_core::diagnostics::{Diagnostics, TableReader, TomlDocument};
 use hookward_core::json::JsonPath;
 use hookward_core::rate::Rate;
 use hookward_core::secret::SecretReader;
@@ -71,8 +72,8 @@ pub fn read(
     text: &str,
     secrets: &dyn SecretReader,
     now: UnixMillis,
-) -> Result<LoadedPolicy, Problems> {
-    let document = Document::new(name, text);
+) -> Result<LoadedPolicy, Diagnostics> {
+    let document = TomlDocument::new(name, text);
     let mut loader = Loader {
         secrets,
         notes: Vec::new(),
@@ -81,7 +82,7 @@ pub fn read(
 
     {
         let table = document.parse();
-        let mut top = Reader::new(&document, &table);
+        let mut top = TableReader::new(&document, &table);
         if top.has("tunnel") {
             top.problem_with(
                 "tunnel",
@@ -132,7 +133,7 @@ pub fn read(
         let whole = policy
             .mistakes(now)
             .into_iter()
-            .map(|what| hookward_core::diagnostics::Problem::new(name, what));
+            .map(|what| hookward_core::diagnostics::Diagnostic::new(name, what));
         problems.extend(whole);
     }
 
@@ -142,7 +143,7 @@ pub fn read(
             notes: loader.notes,
         })
     } else {
-        Err(Problems(problems))
+        Err(Diagnostics(problems))
     }
 }
 
@@ -153,7 +154,7 @@ struct Loader<'s> {
 
 impl Loader<'_> {
     /// A route, and where its alternatives stand and whether they could be read.
-    fn route(&mut self, mut reader: Reader<'_>) -> (Route, Vec<(usize, bool)>) {
+    fn route(&mut self, mut reader: TableReader<'_>) -> (Route, Vec<(usize, bool)>) {
         let paths = reader.strings("path").unwrap_or_default();
         let name = reader
             .string("name")
@@ -220,7 +221,7 @@ impl Loader<'_> {
         (route, places)
     }
 
-    fn accept(&mut self, mut reader: Reader<'_>) -> Accept {
+    fn accept(&mut self, mut reader: TableReader<'_>) -> Accept {
         let mut accept = Accept {
             open: reader.boolean("open").unwrap_or(false),
             ..Accept::default()
@@ -261,7 +262,7 @@ impl Loader<'_> {
     }
 
     /// `token = "env:NAME"`, or a table with `at`, and `secret` or `secrets`.
-    fn token(&mut self, reader: &mut Reader<'_>) -> Option<TokenCheck> {
+    fn token(&mut self, reader: &mut TableReader<'_>) -> Option<TokenCheck> {
         if !reader.has("token") {
             return None;
         }
@@ -269,7 +270,7 @@ impl Loader<'_> {
         if reader.is_table("token") {
             let mut table = reader.table("token")?;
             let at = table.string("at").unwrap_or_else(|| TOKEN_NAME.to_owned());
-            let place = TokenPlace::parse(&at)
+            let place = TokenLocation::parse(&at)
                 .map_err(|what| table.problem_with("at", what))
                 .ok();
             let secrets = self.secrets_of(&mut table, true);
@@ -284,13 +285,13 @@ impl Loader<'_> {
         let source = reader.string("token")?;
         let secret = self.load(reader, "token", &source)?;
         Some(TokenCheck {
-            place: TokenPlace::Query(TOKEN_NAME.to_owned()),
+            place: TokenLocation::Query(TOKEN_NAME.to_owned()),
             live: tokens(vec![secret]),
         })
     }
 
     /// `basic = "env:NAME"`, or a list of such.
-    fn basic(&mut self, reader: &mut Reader<'_>) -> Option<TokenCheck> {
+    fn basic(&mut self, reader: &mut TableReader<'_>) -> Option<TokenCheck> {
         let sources = reader.strings("basic")?;
         let mut live = Vec::new();
 
@@ -306,12 +307,12 @@ impl Loader<'_> {
         }
 
         Some(TokenCheck {
-            place: TokenPlace::Basic,
+            place: TokenLocation::Basic,
             live,
         })
     }
 
-    fn verify(&mut self, mut reader: Reader<'_>) -> Option<SignatureCheck> {
+    fn verify(&mut self, mut reader: TableReader<'_>) -> Option<SignatureCheck> {
         let provider = reader.string("provider");
         let scheme = if reader.has("scheme") {
             reader.table("scheme").and_then(scheme).map(Box::new)
@@ -351,10 +352,10 @@ impl Loader<'_> {
     }
 
     /// A JSON Web Token that anybody issues: a scheme of one's own, in short.
-    fn jwt(&mut self, mut reader: Reader<'_>) -> Option<SignatureCheck> {
+    fn jwt(&mut self, mut reader: TableReader<'_>) -> Option<SignatureCheck> {
         let at = reader
             .typed("at")
-            .or_else(|| Place::parse("header:Authorization").ok());
+            .or_else(|| ValueLocator::parse("header:Authorization").ok());
         let bearer = !reader.has("at");
         let prefix = reader.string("prefix").unwrap_or_else(|| {
             if bearer {
@@ -432,7 +433,7 @@ impl Loader<'_> {
 
     /// `secret = "…"` or `secrets = ["…", "…"]`; one of them must be there, where they are
     /// `needed`.
-    fn secrets_of(&mut self, reader: &mut Reader<'_>, needed: bool) -> Vec<LiveSecret> {
+    fn secrets_of(&mut self, reader: &mut TableReader<'_>, needed: bool) -> Vec<ActiveSecret> {
         let mut sources: Vec<(&str, String)> = Vec::new();
         sources.extend(reader.string("secret").map(|source| ("secret", source)));
         sources.extend(
@@ -453,11 +454,11 @@ impl Loader<'_> {
             .collect()
     }
 
-    fn load(&mut self, reader: &Reader<'_>, key: &str, source: &str) -> Option<LiveSecret> {
+    fn load(&mut self, reader: &TableReader<'_>, key: &str, source: &str) -> Option<ActiveSecret> {
         match self.secrets.load(source) {
             Ok(loaded) => {
                 self.notes.extend(loaded.notes);
-                Some(LiveSecret {
+                Some(ActiveSecret {
                     name: source.to_owned(),
                     secret: loaded.secret,
                 })
@@ -471,10 +472,10 @@ impl Loader<'_> {
 }
 
 /// Tokens of which only the digests are kept.
-fn tokens(secrets: Vec<LiveSecret>) -> Vec<LiveToken> {
+fn tokens(secrets: Vec<ActiveSecret>) -> Vec<ActiveToken> {
     secrets
         .into_iter()
-        .map(|live| LiveToken {
+        .map(|live| ActiveToken {
             digest: live.secret.digest(),
             name: live.name,
         })
@@ -482,7 +483,7 @@ fn tokens(secrets: Vec<LiveSecret>) -> Vec<LiveToken> {
 }
 
 /// A scheme of the user's own. Each field's mistake gets its own place.
-fn scheme(mut reader: Reader<'_>) -> Option<Scheme> {
+fn scheme(mut reader: TableReader<'_>) -> Option<Scheme> {
     for needed in ["alg", "sig"] {
         if !reader.has(needed) {
             reader.problem(format!(
@@ -518,14 +519,14 @@ fn scheme(mut reader: Reader<'_>) -> Option<Scheme> {
     Some(scheme)
 }
 
-fn rate(reader: &mut Reader<'_>, key: &'static str) -> Option<Rate> {
+fn rate(reader: &mut TableReader<'_>, key: &'static str) -> Option<Rate> {
     let text = reader.string(key)?;
     Rate::parse(&text)
         .map_err(|what| reader.problem_with(key, what))
         .ok()
 }
 
-fn replay(mut reader: Reader<'_>) -> Option<Replay> {
+fn replay(mut reader: TableReader<'_>) -> Option<ReplayProtection> {
     let on_duplicate = match reader.string("on_duplicate").as_deref() {
         Some("refuse") => Some(OnDuplicate::Refuse),
         Some("acknowledge") => Some(OnDuplicate::Acknowledge),
@@ -544,13 +545,13 @@ fn replay(mut reader: Reader<'_>) -> Option<Replay> {
     });
     reader.finish();
 
-    Some(Replay {
+    Some(ReplayProtection {
         on_duplicate: on_duplicate?,
         window_ms: window,
     })
 }
 
-fn lockout(top: &mut Reader<'_>) -> Option<Lockout> {
+fn lockout(top: &mut TableReader<'_>) -> Option<Lockout> {
     if !top.has("lockout") {
         return None;
     }
@@ -576,7 +577,7 @@ fn lockout(top: &mut Reader<'_>) -> Option<Lockout> {
 }
 
 /// Ranges and names of sets.
-fn addresses(reader: &Reader<'_>, key: &str, texts: &[String]) -> Addresses {
+fn addresses(reader: &TableReader<'_>, key: &str, texts: &[String]) -> Addresses {
     read_addresses(texts, |what| reader.problem_with(key, what))
 }
 
@@ -814,7 +815,7 @@ max_body = "lots"
         let route = &loaded.policy.routes[0];
         assert_eq!(
             route.replay,
-            Some(Replay {
+            Some(ReplayProtection {
                 on_duplicate: OnDuplicate::Acknowledge,
                 window_ms: 86_400_000
             })

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
-use crate::policy::{Accept, Addresses, Lockout, Mode, Policy, Route, TokenCheck, TokenPlace};
+use crate::policy::{Accept, Addresses, Lockout, Mode, Policy, Route, TokenCheck, TokenLocation};
 use hookward_core::secret::{Secret, SecretDigest};
 use hookward_core::text::printable;
 
@@ -178,9 +178,9 @@ fn who(accept: &Accept) -> String {
 
 fn token_condition(token: &TokenCheck) -> String {
     let place = match &token.place {
-        TokenPlace::Query(name) => format!("in ?{name}="),
-        TokenPlace::Header(name) => format!("in {name}"),
-        TokenPlace::Basic => "as user and password".to_owned(),
+        TokenLocation::Query(name) => format!("in ?{name}="),
+        TokenLocation::Header(name) => format!("in {name}"),
+        TokenLocation::Basic => "as user and password".to_owned(),
     };
     format!("with a token {place} ({})", names(token))
 }
@@ -267,7 +267,7 @@ mod tests {
         let mut route = Route::new("r", vec!["/hooks/**".to_owned()]);
         route.methods = vec!["POST".to_owned()];
         let token = TokenCheck::new(
-            TokenPlace::Query("token".into()),
+            TokenLocation::Query("token".into()),
             &[("env:T", SecretDigest::of(b"t"))],
         );
         let ips = Addresses::from(vec!["192.0.2.0/24".parse().unwrap()]);

@@ -8,7 +8,7 @@ use http::Method;
 use crate::policy::{
     Accept, Addresses, Mode, OnDuplicate, Policy, Route, SecretAt, SignatureCheck, TokenCheck,
 };
-use crate::providers::{self, Coverage, Keyed};
+use crate::providers::{self, Coverage, SignatureVerifier};
 use hookward_core::address::AddressSet;
 use hookward_core::clock::UnixMillis;
 use hookward_core::ip_sets;
@@ -26,7 +26,7 @@ const LOCKOUT_MS: u64 = 86_400_000;
 
 /// What the relay's settings allow a policy to ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyBounds {
+pub struct PolicyLimits {
     /// Routes.
     pub routes: usize,
     /// Address ranges, in all.
@@ -39,7 +39,7 @@ pub struct PolicyBounds {
     pub rate: u64,
 }
 
-impl PolicyBounds {
+impl PolicyLimits {
     /// Those of these limits.
     #[must_use]
     pub fn of(limits: &Limits) -> Self {
@@ -165,10 +165,10 @@ impl Policy {
             }
         }
 
-        let mut earlier: Vec<(&str, Reach)> = Vec::new();
+        let mut earlier: Vec<(&str, DeliveryReach)> = Vec::new();
         for route in &self.routes {
             let mut found = route.mistakes(now);
-            let reach = Reach::of(route);
+            let reach = DeliveryReach::of(route);
             if let Some((name, _)) = earlier.iter().find(|(_, other)| other.covers(&reach)) {
                 found.push(format!(
                     "can't be reached: the route {name:?} before it takes all its requests"
@@ -479,12 +479,12 @@ impl Route {
 }
 
 /// Which requests a route is about.
-struct Reach {
+struct DeliveryReach {
     paths: Vec<PathPattern>,
     methods: Vec<Method>,
 }
 
-impl Reach {
+impl DeliveryReach {
     fn of(route: &Route) -> Self {
         let paths = route
             .paths
@@ -679,7 +679,7 @@ impl SignatureCheck {
             .iter()
             .map(|live| live.secret.clone())
             .collect();
-        if let Err(what) = Keyed::new(&schemes, &self.shape(), &secrets, None) {
+        if let Err(what) = SignatureVerifier::new(&schemes, &self.shape(), &secrets, None) {
             mistakes.push(format!("{name}: {what}"));
         }
 

@@ -13,12 +13,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 
-use crate::providers::error::SignatureFault;
-use crate::providers::key::{Key, Parts};
-use crate::providers::locator::{Members, Place};
+use crate::providers::error::SignatureError;
+use crate::providers::key::{SecretParts, VerifyingKey};
+use crate::providers::locator::{SignatureParams, ValueLocator};
 use crate::providers::scheme::Required;
-use crate::providers::signing_input::Scene;
-use crate::providers::template::{Filter, Part, Source, Template};
+use crate::providers::signing_input::SigningContext;
+use crate::providers::template::{Filter, Template, TemplatePart, ValueSource};
 use crate::request::Request;
 use hookward_core::secret::Secret;
 use hookward_core::url::{HostPattern, HttpsUrl};
@@ -35,7 +35,7 @@ pub struct Challenge {
     pub method: Option<String>,
     /// What the request must hold to be one.
     #[serde(default, rename = "when")]
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<ChallengeCondition>,
     /// Whether the provider signs it like an event.
     #[serde(default)]
     pub signed: bool,
@@ -45,7 +45,7 @@ pub struct Challenge {
     pub always: bool,
     /// What text from the request may look like that goes into the answer.
     #[serde(default)]
-    pub guard: Guard,
+    pub guard: ChallengeGuard,
     /// The answer's status.
     #[serde(default = "ok")]
     pub status: u16,
@@ -60,7 +60,7 @@ pub struct Challenge {
     pub headers: BTreeMap<String, Template>,
     /// The secret that the provider tells here, once: only taken while `hookward pair` runs.
     #[serde(default)]
-    pub pair: Option<Place>,
+    pub pair: Option<ValueLocator>,
     /// A URL in the request that confirms the subscription when it is fetched.
     #[serde(default)]
     pub confirm: Option<Confirmation>,
@@ -69,13 +69,13 @@ pub struct Challenge {
 /// What a request must hold to be a challenge.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-pub enum Condition {
+pub enum ChallengeCondition {
     /// A value as declared.
     Value(Required),
     /// Anything at this place.
     Present {
         /// The place.
-        has: Place,
+        has: ValueLocator,
     },
 }
 
@@ -84,7 +84,7 @@ pub enum Condition {
 #[serde(deny_unknown_fields)]
 pub struct Confirmation {
     /// Where the request names it.
-    pub from: Place,
+    pub from: ValueLocator,
     /// Hosts that it may have.
     pub hosts: Vec<HostPattern>,
 }
@@ -92,11 +92,11 @@ pub struct Confirmation {
 /// What reflected text may look like.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Guard {
+pub struct ChallengeGuard {
     /// Characters beside letters and digits.
     #[serde(default)]
     pub and: String,
-    /// Only hexadecimal digits (and [`Guard::and`]) instead of all letters and digits.
+    /// Only hexadecimal digits (and [`ChallengeGuard::and`]) instead of all letters and digits.
     #[serde(default)]
     pub hex: bool,
     /// Fewest characters.
@@ -119,7 +119,7 @@ const fn guard_most() -> usize {
     256
 }
 
-impl Default for Guard {
+impl Default for ChallengeGuard {
     fn default() -> Self {
         // Visible ASCII without what begins markup or ends a JSON string.
         Self {
@@ -131,7 +131,7 @@ impl Default for Guard {
     }
 }
 
-impl Guard {
+impl ChallengeGuard {
     /// Returns `true` for a text that may be reflected.
     #[must_use]
     pub fn admits(&self, text: &[u8]) -> bool {
@@ -156,7 +156,7 @@ impl Guard {
 
 /// The answer to a challenge.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct ChallengeResponse {
     /// The status.
     pub status: StatusCode,
     /// The header fields.
@@ -168,16 +168,21 @@ pub struct Answer {
 }
 
 /// What a challenge asks for.
-pub enum Reaction {
+pub enum ChallengeAction {
     /// An answer.
-    Answer(Box<Answer>),
+    Answer(Box<ChallengeResponse>),
     /// The provider tells its secret, and waits for this answer.
-    Pair(Secret, Box<Answer>),
+    Pair(Secret, Box<ChallengeResponse>),
 }
 
 impl Challenge {
     /// Whether this request is the challenge. A body that was not read yet matches nothing.
-    pub(crate) fn matches(&self, request: &Request<'_>, parts: &Parts, has_body: bool) -> bool {
+    pub(crate) fn matches(
+        &self,
+        request: &Request<'_>,
+        parts: &SecretParts,
+        has_body: bool,
+    ) -> bool {
         if self
             .method
             .as_ref()
@@ -191,9 +196,9 @@ impl Challenge {
         }
 
         self.conditions.iter().all(|condition| match condition {
-            Condition::Value(required) => required.holds(request, parts, true).is_ok(),
-            Condition::Present { has } => {
-                matches!(has.read(request, &Members::default()), Ok(Some(_)))
+            ChallengeCondition::Value(required) => required.holds(request, parts, true).is_ok(),
+            ChallengeCondition::Present { has } => {
+                matches!(has.read(request, &SignatureParams::default()), Ok(Some(_)))
             }
         })
     }
@@ -212,18 +217,20 @@ impl Challenge {
         let mut part_of_secret = None;
         for condition in &self.conditions {
             let part = match condition {
-                Condition::Value(required) => required.is.as_ref().and_then(Template::secret_part),
-                Condition::Present { .. } => None,
+                ChallengeCondition::Value(required) => {
+                    required.is.as_ref().and_then(Template::secret_part)
+                }
+                ChallengeCondition::Present { .. } => None,
             };
             match (condition, part) {
-                (Condition::Value(required), Some(part)) => {
+                (ChallengeCondition::Value(required), Some(part)) => {
                     part_of_secret = Some((required.at.to_string(), part.to_owned()))
                 }
-                (Condition::Value(required), None) => {
-                    required.holds(request, &Parts::default(), true).ok()?
-                }
-                (Condition::Present { has }, _) => {
-                    drop(has.read(request, &Members::default()).ok()??)
+                (ChallengeCondition::Value(required), None) => required
+                    .holds(request, &SecretParts::default(), true)
+                    .ok()?,
+                (ChallengeCondition::Present { has }, _) => {
+                    drop(has.read(request, &SignatureParams::default()).ok()??)
                 }
             }
         }
@@ -237,13 +244,13 @@ impl Challenge {
         let template_reads = |template: &Template| {
             template
                 .sources()
-                .any(|source| matches!(source, Source::At(place) if place.is_in_body()))
+                .any(|source| matches!(source, ValueSource::At(place) if place.is_in_body()))
         };
 
         self.conditions.iter().any(|condition| match condition {
-            Condition::Value(required) => required.at.is_in_body(),
-            Condition::Present { has } => has.is_in_body(),
-        }) || self.pair.as_ref().is_some_and(Place::is_in_body)
+            ChallengeCondition::Value(required) => required.at.is_in_body(),
+            ChallengeCondition::Present { has } => has.is_in_body(),
+        }) || self.pair.as_ref().is_some_and(ValueLocator::is_in_body)
             || self
                 .confirm
                 .as_ref()
@@ -255,10 +262,10 @@ impl Challenge {
     /// Returns `true` if its answer signs a text of the request with the provider's key.
     #[must_use]
     pub fn signs(&self) -> bool {
-        let signs = |part: &Part| {
+        let signs = |part: &TemplatePart| {
             matches!(
                 part,
-                Part::Value(_, Filter::SignedHex | Filter::SignedBase64)
+                TemplatePart::Value(_, Filter::SignedHex | Filter::SignedBase64)
             )
         };
 
@@ -269,10 +276,10 @@ impl Challenge {
     }
 
     /// All places of a request that are read to tell it and to answer it.
-    pub(crate) fn places(&self) -> impl Iterator<Item = &Place> {
+    pub(crate) fn places(&self) -> impl Iterator<Item = &ValueLocator> {
         let conditions = self.conditions.iter().map(|condition| match condition {
-            Condition::Value(required) => &required.at,
-            Condition::Present { has } => has,
+            ChallengeCondition::Value(required) => &required.at,
+            ChallengeCondition::Present { has } => has,
         });
         let templates = self
             .body
@@ -280,7 +287,7 @@ impl Challenge {
             .chain(self.headers.values())
             .flat_map(Template::sources);
         let reflected = templates.filter_map(|source| match source {
-            Source::At(place) => Some(place),
+            ValueSource::At(place) => Some(place),
             _ => None,
         });
 
@@ -298,11 +305,11 @@ impl Challenge {
     pub(crate) fn react(
         &self,
         request: &Request<'_>,
-        parts: &Parts,
-        key: Option<&Key>,
-    ) -> Result<Reaction, SignatureFault> {
-        let no_members = Members::default();
-        let scene = Scene {
+        parts: &SecretParts,
+        key: Option<&VerifyingKey>,
+    ) -> Result<ChallengeAction, SignatureError> {
+        let no_members = SignatureParams::default();
+        let scene = SigningContext {
             request: *request,
             members: &no_members,
             ts: None,
@@ -311,10 +318,10 @@ impl Challenge {
 
         for template in self.body.iter().chain(self.headers.values()) {
             for source in template.sources() {
-                if let Source::At(place) = source {
+                if let ValueSource::At(place) = source {
                     let value = place.read(request, &no_members)?;
                     if !value.is_some_and(|value| self.guard.admits(&value)) {
-                        return Err(SignatureFault::Guard(place.to_string()));
+                        return Err(SignatureError::Guard(place.to_string()));
                     }
                 }
             }
@@ -337,7 +344,7 @@ impl Challenge {
             .transpose()?
             .unwrap_or_default();
         if body.len() > ANSWER_BYTES {
-            return Err(SignatureFault::Guard("the answer's length".to_owned()));
+            return Err(SignatureError::Guard("the answer's length".to_owned()));
         }
 
         if !body.is_empty() {
@@ -362,7 +369,7 @@ impl Challenge {
             .transpose()?;
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
 
-        let answer = Box::new(Answer {
+        let answer = Box::new(ChallengeResponse {
             status,
             headers,
             body: body.into(),
@@ -370,25 +377,25 @@ impl Challenge {
         });
 
         match &self.pair {
-            None => Ok(Reaction::Answer(answer)),
+            None => Ok(ChallengeAction::Answer(answer)),
             Some(place) => {
                 let value = place.read(request, &no_members)?;
                 let secret = value.and_then(|value| Secret::new(value.into_owned()));
-                let secret = secret.ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
-                Ok(Reaction::Pair(secret, answer))
+                let secret = secret.ok_or_else(|| SignatureError::Missing(place.to_string()))?;
+                Ok(ChallengeAction::Pair(secret, answer))
             }
         }
     }
 }
 
 impl Confirmation {
-    fn address(&self, request: &Request<'_>) -> Result<HttpsUrl, SignatureFault> {
-        let value = self.from.read(request, &Members::default())?;
+    fn address(&self, request: &Request<'_>) -> Result<HttpsUrl, SignatureError> {
+        let value = self.from.read(request, &SignatureParams::default())?;
         let text = value.and_then(|value| String::from_utf8(value.into_owned()).ok());
-        let text = text.ok_or_else(|| SignatureFault::Missing(self.from.to_string()))?;
-        let url = HttpsUrl::parse(&text).map_err(SignatureFault::KeyAddress)?;
+        let text = text.ok_or_else(|| SignatureError::Missing(self.from.to_string()))?;
+        let url = HttpsUrl::parse(&text).map_err(SignatureError::KeyAddress)?;
         if url.port() != 443 || !self.hosts.iter().any(|pattern| pattern.matches(url.host())) {
-            return Err(SignatureFault::KeyAddress("another host"));
+            return Err(SignatureError::KeyAddress("another host"));
         }
 
         Ok(url)
@@ -401,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_guard_keeps_out_what_could_be_an_event() {
-        let guard = Guard {
+        let guard = ChallengeGuard {
             and: "._~+/-".into(),
             hex: false,
             least: 1,
@@ -425,7 +432,7 @@ mod tests {
             assert!(!guard.admits(bad), "{bad:?}");
         }
 
-        let hex = Guard {
+        let hex = ChallengeGuard {
             and: "-".into(),
             hex: true,
             least: 36,
@@ -437,7 +444,7 @@ mod tests {
         );
 
         for markup in [&b"<script>"[..], b"\"", b"\x7f", b"\\", b"a&b"] {
-            assert!(!Guard::default().admits(markup), "{markup:?}");
+            assert!(!ChallengeGuard::default().admits(markup), "{markup:?}");
         }
     }
 }

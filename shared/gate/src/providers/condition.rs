@@ -2,11 +2,11 @@
 
 use subtle::ConstantTimeEq as _;
 
-use crate::providers::error::SignatureFault;
-use crate::providers::key::Parts;
-use crate::providers::locator::{Members, Place};
+use crate::providers::error::SignatureError;
+use crate::providers::key::SecretParts;
+use crate::providers::locator::{SignatureParams, ValueLocator};
 use crate::providers::scheme::Required;
-use crate::providers::signing_input::Scene;
+use crate::providers::signing_input::SigningContext;
 use crate::request::Request;
 
 impl Required {
@@ -14,17 +14,17 @@ impl Required {
     pub(crate) fn holds(
         &self,
         request: &Request<'_>,
-        parts: &Parts,
+        parts: &SecretParts,
         strict: bool,
-    ) -> Result<(), SignatureFault> {
-        let no_members = Members::default();
+    ) -> Result<(), SignatureError> {
+        let no_members = SignatureParams::default();
         let value = self.at.read(request, &no_members)?;
 
         if self.absent {
             return if value.is_none() {
                 Ok(())
             } else {
-                Err(SignatureFault::Required(self.at.to_string()))
+                Err(SignatureError::Required(self.at.to_string()))
             };
         }
 
@@ -39,7 +39,7 @@ impl Required {
                 .split(|byte| *byte == b',')
                 .any(|member| member.trim_ascii().eq_ignore_ascii_case(text.as_bytes()))
         } else if let Some(template) = &self.is {
-            let scene = Scene {
+            let scene = SigningContext {
                 request: *request,
                 members: &no_members,
                 ts: None,
@@ -50,11 +50,11 @@ impl Required {
                 .map(|(_, wanted)| wanted.concat(request.body));
             match wanted {
                 // Of a body every byte counts.
-                Ok(wanted) if template.is_caseless() && self.at != Place::Body => {
+                Ok(wanted) if template.is_caseless() && self.at != ValueLocator::Body => {
                     wanted.eq_ignore_ascii_case(&value)
                 }
                 Ok(wanted) => wanted.ct_eq(&value).into(),
-                Err(SignatureFault::NoPart(_)) => !strict,
+                Err(SignatureError::NoPart(_)) => !strict,
                 Err(fault) => return Err(fault),
             }
         } else {
@@ -64,7 +64,7 @@ impl Required {
         if fits {
             Ok(())
         } else {
-            Err(SignatureFault::Required(self.at.to_string()))
+            Err(SignatureError::Required(self.at.to_string()))
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Why a signature was not accepted, in words for the tunnel's owner.
 
-use crate::inspection::{Kind, Overworked};
-use hookward_core::json::JsonFault;
+use crate::inspection::{Kind, WorkLimitExceeded};
+use hookward_core::json::JsonError;
 
 /// Why a signature was not accepted. The text is for the tunnel's owner; it holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SignatureFault {
+pub enum SignatureError {
     /// The request is not of the kind that this scheme is for.
     #[error("{0} is not what this provider's scheme asks for")]
     Required(String),
@@ -17,7 +17,7 @@ pub enum SignatureFault {
     Repeated(String),
     /// The body can't be read as the scheme needs it.
     #[error("{0}")]
-    Body(JsonFault),
+    Body(JsonError),
     /// Something can't be read as the scheme writes it.
     #[error("{0} is not written as this provider writes it: {1}")]
     Malformed(String, &'static str),
@@ -69,7 +69,7 @@ pub enum SignatureFault {
     Mismatch,
 }
 
-impl SignatureFault {
+impl SignatureError {
     /// How far the request came: of several ways, the one that came furthest says the most.
     pub(crate) const fn progress(&self) -> u8 {
         match self {
@@ -89,8 +89,8 @@ impl SignatureFault {
     }
 }
 
-impl From<Overworked> for SignatureFault {
-    fn from(Overworked(kind): Overworked) -> Self {
+impl From<WorkLimitExceeded> for SignatureError {
+    fn from(WorkLimitExceeded(kind): WorkLimitExceeded) -> Self {
         Self::Overworked(match kind {
             Kind::Parsed => "parsed",
             Kind::Hashed => "hashed",

@@ -1,34 +1,34 @@
 //! Keys that a request's scheme has published at a URL: which URL that may be, and the key in what
 //! stands there.
 
-use crate::providers::error::SignatureFault;
-use crate::providers::key::Key;
-use crate::providers::locator::Members;
+use crate::providers::error::SignatureError;
+use crate::providers::key::VerifyingKey;
+use crate::providers::locator::SignatureParams;
 use crate::providers::scheme::{KeySource, Scheme};
 use crate::request::Request;
 use hookward_core::url::HttpsUrl;
 
 impl KeySource {
     /// The key's URL for this request.
-    pub(crate) fn address(&self, request: &Request<'_>) -> Result<HttpsUrl, SignatureFault> {
+    pub(crate) fn address(&self, request: &Request<'_>) -> Result<HttpsUrl, SignatureError> {
         let text = match (&self.url, &self.from) {
             (Some(url), _) => url.clone(),
             (None, Some(place)) => {
-                let value = place.read(request, &Members::default())?;
-                let value = value.ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
+                let value = place.read(request, &SignatureParams::default())?;
+                let value = value.ok_or_else(|| SignatureError::Missing(place.to_string()))?;
                 String::from_utf8(value.into_owned())
-                    .map_err(|_| SignatureFault::KeyAddress("it is no text"))?
+                    .map_err(|_| SignatureError::KeyAddress("it is no text"))?
             }
-            (None, None) => return Err(SignatureFault::KeyAddress("there is none")),
+            (None, None) => return Err(SignatureError::KeyAddress("there is none")),
         };
-        let url = HttpsUrl::parse(&text).map_err(SignatureFault::KeyAddress)?;
+        let url = HttpsUrl::parse(&text).map_err(SignatureError::KeyAddress)?;
 
         if self.from.is_some() {
             if url.port() != 443 || !self.hosts.iter().any(|pattern| pattern.matches(url.host())) {
-                return Err(SignatureFault::KeyAddress("another host"));
+                return Err(SignatureError::KeyAddress("another host"));
             }
             if !self.admits(url.target()) {
-                return Err(SignatureFault::KeyAddress("another path"));
+                return Err(SignatureError::KeyAddress("another path"));
             }
         }
 
@@ -41,16 +41,16 @@ impl KeySource {
         scheme: &Scheme,
         content: &[u8],
         url: &HttpsUrl,
-    ) -> Result<Key, SignatureFault> {
-        let no_key = |_| SignatureFault::NoKey(url.to_string());
+    ) -> Result<VerifyingKey, SignatureError> {
+        let no_key = |_| SignatureError::NoKey(url.to_string());
         let text = match &self.pick {
             Some(path) => path
                 .single(content)
-                .map_err(|_| SignatureFault::NoKey(url.to_string()))?
+                .map_err(|_| SignatureError::NoKey(url.to_string()))?
                 .into_bytes(),
             None => content.to_vec(),
         };
-        Key::new(scheme, &text).map_err(no_key)
+        VerifyingKey::new(scheme, &text).map_err(no_key)
     }
 
     /// Whether the path of a URL that a request names is one of the provider's. A stranger could

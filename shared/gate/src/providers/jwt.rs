@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 use subtle::ConstantTimeEq as _;
 
 use crate::inspection::Kind;
-use crate::providers::error::SignatureFault;
-use crate::providers::key::Parts;
+use crate::providers::error::SignatureError;
+use crate::providers::key::SecretParts;
 use crate::providers::scheme::{JwtAlgorithm, JwtRules, KeyForm, SchemeError};
-use crate::providers::signing_input::Scene;
+use crate::providers::signing_input::SigningContext;
 use hookward_core::clock::UnixMillis;
 
 /// Keys that may have signed a token.
@@ -50,11 +50,11 @@ impl JwtKey {
         &self,
         rules: &JwtRules,
         token: &[u8],
-        scene: &Scene<'_, '_>,
-        parts: &Parts,
+        scene: &SigningContext<'_, '_>,
+        parts: &SecretParts,
         now: UnixMillis,
-    ) -> Result<(), SignatureFault> {
-        let malformed = |what| SignatureFault::Token(what);
+    ) -> Result<(), SignatureError> {
+        let malformed = |what| SignatureError::Token(what);
         let header =
             jsonwebtoken::decode_header(token).map_err(|_| malformed("it is no JSON Web Token"))?;
         check_critical(token)?;
@@ -77,8 +77,8 @@ impl JwtKey {
                         None
                     }
                 };
-                let jwk = named.or_else(only).ok_or(SignatureFault::UnknownKey)?;
-                DecodingKey::from_jwk(jwk).map_err(|_| SignatureFault::UnknownKey)?
+                let jwk = named.or_else(only).ok_or(SignatureError::UnknownKey)?;
+                DecodingKey::from_jwk(jwk).map_err(|_| SignatureError::UnknownKey)?
             }
         };
 
@@ -104,7 +104,7 @@ impl JwtKey {
         };
         let whole = whole.ok_or(malformed("it holds a payload of its own"))?;
         let decoded = jsonwebtoken::decode::<Map<String, Value>>(whole, &key, &validation)
-            .map_err(|_| SignatureFault::Mismatch)?;
+            .map_err(|_| SignatureError::Mismatch)?;
         check_time(rules, &decoded.claims, now)?;
 
         check_claims(rules, &decoded.claims, scene, parts)
@@ -113,8 +113,8 @@ impl JwtKey {
 
 /// Refuses a token whose header asks for an extension: none is understood here (RFC 7515 §4.1.11),
 /// nor a payload that is not encoded (`b64`, RFC 7797).
-fn check_critical(token: &[u8]) -> Result<(), SignatureFault> {
-    let malformed = || SignatureFault::Token("it is no JSON Web Token");
+fn check_critical(token: &[u8]) -> Result<(), SignatureError> {
+    let malformed = || SignatureError::Token("it is no JSON Web Token");
     let header = token.split(|byte| *byte == b'.').next().unwrap_or_default();
     let header = BASE64URL_NOPAD.decode(header).map_err(|_| malformed())?;
     let header: Map<String, Value> = serde_json::from_slice(&header).map_err(|_| malformed())?;
@@ -123,7 +123,7 @@ fn check_critical(token: &[u8]) -> Result<(), SignatureFault> {
             .get("b64")
             .is_some_and(|value| *value != Value::Bool(true))
     {
-        return Err(SignatureFault::Token(
+        return Err(SignatureError::Token(
             "its header has a critical extension, which is not known here",
         ));
     }
@@ -143,7 +143,7 @@ fn check_time(
     rules: &JwtRules,
     claims: &Map<String, Value>,
     now: UnixMillis,
-) -> Result<(), SignatureFault> {
+) -> Result<(), SignatureError> {
     let time = |name: &str| match claims.get(name) {
         None => Ok(None),
         // RFC 7519 §2: seconds, perhaps with a fraction.
@@ -152,34 +152,34 @@ fn check_time(
             .or_else(|| value.as_f64().filter(|at| *at >= 0.0).map(|at| at as u64))
         {
             Some(seconds) => Ok(Some(seconds)),
-            None => Err(SignatureFault::Token("one of its times is none")),
+            None => Err(SignatureError::Token("one of its times is none")),
         },
     };
 
     let now = now.seconds();
     match time("exp")? {
         Some(at) if now >= at.saturating_add(rules.leeway) => {
-            return Err(SignatureFault::Expired(now - at));
+            return Err(SignatureError::Expired(now - at));
         }
         None if rules.expires => {
-            return Err(SignatureFault::Token("it does not say when it expires"));
+            return Err(SignatureError::Token("it does not say when it expires"));
         }
         _ => {}
     }
 
     if let Some(at) = time("nbf")?.filter(|at| *at > now.saturating_add(rules.leeway)) {
-        return Err(SignatureFault::Future(at - now, rules.leeway));
+        return Err(SignatureError::Future(at - now, rules.leeway));
     }
 
     let issued = time("iat")?;
     if let Some(at) = issued.filter(|at| *at > now.saturating_add(rules.leeway.max(60))) {
-        return Err(SignatureFault::Future(at - now, rules.leeway));
+        return Err(SignatureError::Future(at - now, rules.leeway));
     }
 
     match (rules.max_age, issued) {
-        (Some(_), None) => Err(SignatureFault::Token("it does not say when it was issued")),
+        (Some(_), None) => Err(SignatureError::Token("it does not say when it was issued")),
         (Some(most), Some(at)) if now.saturating_sub(at) > most.saturating_add(rules.leeway) => {
-            Err(SignatureFault::Stale(now.saturating_sub(at), most))
+            Err(SignatureError::Stale(now.saturating_sub(at), most))
         }
         _ => Ok(()),
     }
@@ -188,12 +188,12 @@ fn check_time(
 fn check_claims(
     rules: &JwtRules,
     claims: &Map<String, Value>,
-    scene: &Scene<'_, '_>,
-    parts: &Parts,
-) -> Result<(), SignatureFault> {
+    scene: &SigningContext<'_, '_>,
+    parts: &SecretParts,
+) -> Result<(), SignatureError> {
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
     if rules.iss.is_some() && text("iss") != rules.iss.as_deref() {
-        return Err(SignatureFault::Claim("iss".to_owned()));
+        return Err(SignatureError::Claim("iss".to_owned()));
     }
 
     if let Some(wanted) = &rules.aud {
@@ -202,7 +202,7 @@ fn check_claims(
             other => other.as_str() == Some(wanted),
         };
         if !claims.get("aud").is_some_and(listed) {
-            return Err(SignatureFault::Claim("aud".to_owned()));
+            return Err(SignatureError::Claim("aud".to_owned()));
         }
     }
 
@@ -220,7 +220,7 @@ fn check_claims(
             None => false,
         };
         if !fits {
-            return Err(SignatureFault::Claim(name.clone()));
+            return Err(SignatureError::Claim(name.clone()));
         }
     }
 

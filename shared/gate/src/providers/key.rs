@@ -16,7 +16,7 @@ use sha2::{Sha256, Sha384, Sha512};
 use subtle::ConstantTimeEq as _;
 use unicode_normalization::UnicodeNormalization as _;
 
-use crate::inspection::{KeyId, Kind, Numbered, Overworked};
+use crate::inspection::{KeyId, Kind, Numbered, WorkLimitExceeded};
 use crate::providers::jwt::JwtKey;
 use crate::providers::scheme::{Algorithm, KeyForm, Scheme, SchemeError};
 use crate::request::Request;
@@ -37,7 +37,7 @@ pub struct SecretShape {
 
 /// A secret's parts by their names.
 #[derive(Clone, Default)]
-pub struct Parts {
+pub struct SecretParts {
     parts: BTreeMap<String, Secret>,
     plain: String,
 }
@@ -47,12 +47,12 @@ impl SecretShape {
     ///
     /// # Errors
     /// [`SchemeError`] when it is written otherwise.
-    pub fn split(&self, secret: &Secret) -> Result<Parts, SchemeError> {
+    pub fn split(&self, secret: &Secret) -> Result<SecretParts, SchemeError> {
         let plain = self.plain.clone().unwrap_or_else(|| WHOLE.to_owned());
         let whole = |name: &str| BTreeMap::from([(name.to_owned(), secret.clone())]);
 
         if self.parts.is_empty() {
-            return Ok(Parts {
+            return Ok(SecretParts {
                 parts: whole(&plain),
                 plain,
             });
@@ -76,9 +76,9 @@ impl SecretShape {
                     .map(|(name, secret)| secret.map(|secret| (name, secret)))
                     .collect::<Result<_, _>>()?;
 
-                Ok(Parts { parts, plain })
+                Ok(SecretParts { parts, plain })
             }
-            Err(_) if self.plain.is_some() => Ok(Parts {
+            Err(_) if self.plain.is_some() => Ok(SecretParts {
                 parts: whole(&plain),
                 plain,
             }),
@@ -87,7 +87,7 @@ impl SecretShape {
     }
 }
 
-impl Parts {
+impl SecretParts {
     /// No secret at all: the key will be fetched.
     #[must_use]
     pub fn none() -> Self {
@@ -105,7 +105,7 @@ impl Parts {
 }
 
 /// A key ready for use: an HMAC has taken it in, so that a request only pays for its own bytes.
-pub(crate) enum Key {
+pub(crate) enum VerifyingKey {
     Token(SecretDigest),
     Public(ParsedPublicKey),
     Jwt(JwtKey),
@@ -119,7 +119,7 @@ pub(crate) enum Key {
     DigestSha256,
 }
 
-impl Key {
+impl VerifyingKey {
     /// The key that this text is, by the scheme.
     pub(crate) fn new(scheme: &Scheme, text: &[u8]) -> Result<Self, SchemeError> {
         if let Some(rules) = &scheme.jwt {
@@ -162,7 +162,7 @@ impl Key {
         message: &Numbered,
         candidates: &[Vec<u8>],
         request: &Request<'_>,
-    ) -> Result<bool, Overworked> {
+    ) -> Result<bool, WorkLimitExceeded> {
         Ok(match self {
             Self::Token(token) => any(candidates, |sent| token.matches(sent)),
             Self::Public(key) => {
@@ -291,8 +291,8 @@ fn pem(text: &[u8]) -> Option<Vec<u8>> {
 fn public_key(
     algorithm: &'static dyn VerificationAlgorithm,
     key: &Secret,
-) -> Result<Key, SchemeError> {
+) -> Result<VerifyingKey, SchemeError> {
     ParsedPublicKey::new(algorithm, key.expose())
-        .map(Key::Public)
+        .map(VerifyingKey::Public)
         .map_err(|_| SchemeError::PublicKey)
 }

@@ -6,15 +6,15 @@ use std::fmt;
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
-use crate::inspection::{BodyPlacesBuilder, Inspection, ReadFault};
-use crate::providers::error::SignatureFault;
+use crate::inspection::{BodyFieldsBuilder, BodyReadError, Inspection};
+use crate::providers::error::SignatureError;
 use crate::request::{Request, RequestHead};
-use hookward_core::form::{self, FormFault};
-use hookward_core::json::{JsonFault, JsonPath};
+use hookward_core::form::{self, FormError};
+use hookward_core::json::{JsonError, JsonPath};
 
 /// A header name, with its letters as the provider writes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FieldName {
+pub struct HeaderField {
     written: String,
     name: HeaderName,
 }
@@ -22,11 +22,11 @@ pub struct FieldName {
 /// A place in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Place {
+pub enum ValueLocator {
     /// `header:NAME`.
-    Header(FieldName),
+    Header(HeaderField),
     /// `header:NAME-*`: headers that are numbered, from `NAME-1` on.
-    Numbered(FieldName),
+    Numbered(HeaderField),
     /// `query:NAME`: a parameter of the query, decoded.
     Query(String),
     /// `form:NAME`: a field of a form, decoded.
@@ -45,9 +45,9 @@ pub enum Place {
 
 /// The members of a signature's list: a key, where they have keys, and a value.
 #[derive(Debug, Default)]
-pub struct Members(pub Vec<(Option<Vec<u8>>, Vec<u8>)>);
+pub struct SignatureParams(pub Vec<(Option<Vec<u8>>, Vec<u8>)>);
 
-impl FieldName {
+impl HeaderField {
     /// Reads a header name.
     ///
     /// # Errors
@@ -68,7 +68,7 @@ impl FieldName {
     }
 }
 
-impl Place {
+impl ValueLocator {
     /// Reads a place as it is written in the catalogue and in policies.
     ///
     /// # Errors
@@ -84,8 +84,8 @@ impl Place {
 
         match text.split_once(':') {
             Some(("header", name)) => match name.strip_suffix("-*") {
-                Some(stem) => FieldName::parse(stem).map(Self::Numbered),
-                None => FieldName::parse(name).map(Self::Header),
+                Some(stem) => HeaderField::parse(stem).map(Self::Numbered),
+                None => HeaderField::parse(name).map(Self::Header),
             },
             Some(("query", name)) => named(name).map(Self::Query),
             Some(("form", name)) => named(name).map(Self::Form),
@@ -134,18 +134,18 @@ impl Place {
     pub fn read<'r>(
         &self,
         request: &Request<'r>,
-        members: &Members,
-    ) -> Result<Option<Cow<'r, [u8]>>, SignatureFault> {
+        members: &SignatureParams,
+    ) -> Result<Option<Cow<'r, [u8]>>, SignatureError> {
         match self {
             Self::Header(field) => {
                 let mut values = request.head.headers.get_all(&field.name).iter();
                 let value = values.next().map(|value| Cow::Borrowed(value.as_bytes()));
                 if values.next().is_some() {
-                    return Err(SignatureFault::Repeated(self.to_string()));
+                    return Err(SignatureError::Repeated(self.to_string()));
                 }
                 Ok(value)
             }
-            Self::Numbered(_) => Err(SignatureFault::Repeated(self.to_string())),
+            Self::Numbered(_) => Err(SignatureError::Repeated(self.to_string())),
             Self::Query(name) => match request.head.query() {
                 Some(query) => form::single(query, name).map_err(|fault| self.form_fault(fault)),
                 None => Ok(None),
@@ -173,7 +173,7 @@ impl Place {
                 let value = found.next().map(|(_, value)| Cow::Owned(value.clone()));
 
                 if found.next().is_some() {
-                    return Err(SignatureFault::Repeated(self.to_string()));
+                    return Err(SignatureError::Repeated(self.to_string()));
                 }
 
                 Ok(value)
@@ -188,12 +188,12 @@ impl Place {
     /// All values that stand there; at least one.
     ///
     /// # Errors
-    /// As [`Place::read`], and when there is none.
+    /// As [`ValueLocator::read`], and when there is none.
     pub fn read_all<'r>(
         &self,
         request: &Request<'r>,
         repeats: bool,
-    ) -> Result<Vec<Cow<'r, [u8]>>, SignatureFault> {
+    ) -> Result<Vec<Cow<'r, [u8]>>, SignatureError> {
         let values = match self {
             Self::Header(field) if repeats => request
                 .head
@@ -209,25 +209,25 @@ impl Place {
                         .into_iter()
                         .map(|text| Cow::Owned(text.into_bytes()))
                         .collect(),
-                    Err(ReadFault::Json(JsonFault::Absent(_))) => Vec::new(),
+                    Err(BodyReadError::Json(JsonError::Absent(_))) => Vec::new(),
                     Err(fault) => return Err(self.read_fault(fault)),
                 }
             }
             _ => self
-                .read(request, &Members::default())?
+                .read(request, &SignatureParams::default())?
                 .into_iter()
                 .collect(),
         };
 
         if values.is_empty() {
-            Err(SignatureFault::Missing(self.to_string()))
+            Err(SignatureError::Missing(self.to_string()))
         } else {
             Ok(values)
         }
     }
 
     /// Adds what it reads of a body.
-    pub(crate) fn add_to(&self, places: &mut BodyPlacesBuilder) {
+    pub(crate) fn add_to(&self, places: &mut BodyFieldsBuilder) {
         match self {
             Self::Json(path) => places.json(path),
             Self::FormJson(field, path) => places.form_json(field, path),
@@ -238,30 +238,30 @@ impl Place {
     /// A text; one that is absent is no fault.
     fn unless_absent<'r>(
         &self,
-        text: Result<Option<String>, ReadFault>,
-    ) -> Result<Option<Cow<'r, [u8]>>, SignatureFault> {
+        text: Result<Option<String>, BodyReadError>,
+    ) -> Result<Option<Cow<'r, [u8]>>, SignatureError> {
         match text {
             Ok(text) => Ok(text.map(|text| Cow::Owned(text.into_bytes()))),
-            Err(ReadFault::Json(JsonFault::Absent(_))) => Ok(None),
+            Err(BodyReadError::Json(JsonError::Absent(_))) => Ok(None),
             Err(fault) => Err(self.read_fault(fault)),
         }
     }
 
-    fn read_fault(&self, fault: ReadFault) -> SignatureFault {
+    fn read_fault(&self, fault: BodyReadError) -> SignatureError {
         match fault {
-            ReadFault::Json(fault) => SignatureFault::Body(fault),
-            ReadFault::Form(fault) => self.form_fault(fault),
-            ReadFault::Overworked(overworked) => overworked.into(),
+            BodyReadError::Json(fault) => SignatureError::Body(fault),
+            BodyReadError::Form(fault) => self.form_fault(fault),
+            BodyReadError::Overworked(overworked) => overworked.into(),
         }
     }
 
-    fn form_fault(&self, fault: FormFault) -> SignatureFault {
+    fn form_fault(&self, fault: FormError) -> SignatureError {
         match fault {
-            FormFault::Broken => {
-                SignatureFault::Malformed(self.to_string(), "the form or query can't be read")
+            FormError::Broken => {
+                SignatureError::Malformed(self.to_string(), "the form or query can't be read")
             }
-            FormFault::Repeated => SignatureFault::Repeated(self.to_string()),
-            FormFault::Name => SignatureFault::Malformed(
+            FormError::Repeated => SignatureError::Repeated(self.to_string()),
+            FormError::Name => SignatureError::Malformed(
                 self.to_string(),
                 "another name of the form begins with a space, or holds a control character, [ or .",
             ),
@@ -272,8 +272,8 @@ impl Place {
 /// Reads by what is known of the request already, or anew.
 pub(crate) fn inspected<T>(
     request: &Request<'_>,
-    read: impl FnOnce(&Inspection) -> Result<T, ReadFault>,
-) -> Result<T, ReadFault> {
+    read: impl FnOnce(&Inspection) -> Result<T, BodyReadError>,
+) -> Result<T, BodyReadError> {
     match request.inspection {
         Some(inspection) => read(inspection),
         None => read(&Inspection::default()),
@@ -281,7 +281,7 @@ pub(crate) fn inspected<T>(
 }
 
 /// The values of headers that are numbered.
-fn numbered<'r>(stem: &FieldName, request: &Request<'r>) -> Vec<Cow<'r, [u8]>> {
+fn numbered<'r>(stem: &HeaderField, request: &Request<'r>) -> Vec<Cow<'r, [u8]>> {
     let is_number = |name: &HeaderName| {
         let rest = name
             .as_str()
@@ -303,7 +303,7 @@ fn numbered<'r>(stem: &FieldName, request: &Request<'r>) -> Vec<Cow<'r, [u8]>> {
         .collect()
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ValueLocator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header(field) => write!(f, "header:{}", field.written),
@@ -319,7 +319,7 @@ impl fmt::Display for Place {
     }
 }
 
-impl TryFrom<String> for Place {
+impl TryFrom<String> for ValueLocator {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -327,8 +327,8 @@ impl TryFrom<String> for Place {
     }
 }
 
-impl From<Place> for String {
-    fn from(place: Place) -> Self {
+impl From<ValueLocator> for String {
+    fn from(place: ValueLocator) -> Self {
         place.to_string()
     }
 }

@@ -18,7 +18,7 @@ pub mod time;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use crate::providers::locator::Place;
+use crate::providers::locator::ValueLocator;
 use crate::providers::template::Template;
 use hookward_core::json::JsonPath;
 use hookward_core::url::HostPattern;
@@ -179,7 +179,7 @@ pub enum KeyForm {
 #[serde(deny_unknown_fields)]
 pub struct SignatureField {
     /// The place.
-    pub at: Place,
+    pub at: ValueLocator,
     /// The encoding of the signature's bytes.
     pub enc: Encoding,
     /// Text before the signature: required, compared exactly.
@@ -259,7 +259,7 @@ pub enum Encoding {
 #[serde(deny_unknown_fields)]
 pub struct Timestamp {
     /// Where it stands.
-    pub at: Place,
+    pub at: ValueLocator,
     /// Its unit.
     pub unit: TimeUnit,
     /// Seconds that it may lie before or after the time of the check; absent where the provider
@@ -273,7 +273,7 @@ pub struct Timestamp {
 #[serde(deny_unknown_fields)]
 pub struct Required {
     /// Where.
-    pub at: Place,
+    pub at: ValueLocator,
     /// The value begins with this, in either case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begins: Option<String>,
@@ -362,7 +362,7 @@ pub struct KeySource {
     pub url: Option<String>,
     /// Where the request names the URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<Place>,
+    pub from: Option<ValueLocator>,
     /// Hosts that the URL may have; `*` is one label.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostPattern>,

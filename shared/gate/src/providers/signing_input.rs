@@ -9,11 +9,11 @@ use http::header;
 use memchr::memmem;
 use sha2::{Digest as _, Sha256};
 
-use crate::inspection::{Kind, Message, Numbered};
-use crate::providers::error::SignatureFault;
-use crate::providers::key::{Key, Parts};
-use crate::providers::locator::{FieldName, Members, Place};
-use crate::providers::template::{Filter, Part, Source, Template};
+use crate::inspection::{Kind, Numbered, SignedMessage};
+use crate::providers::error::SignatureError;
+use crate::providers::key::{SecretParts, VerifyingKey};
+use crate::providers::locator::{HeaderField, SignatureParams, ValueLocator};
+use crate::providers::template::{Filter, Template, TemplatePart, ValueSource};
 use crate::request::Request;
 use hookward_core::form;
 use hookward_core::json::JsonPath;
@@ -21,11 +21,11 @@ use hookward_core::limits::{MESSAGE_BYTES, MESSAGE_FACTOR, SIGNED_FIELDS};
 use hookward_core::secret::Secret;
 
 /// What a template is filled from.
-pub(crate) struct Scene<'s, 'r> {
+pub(crate) struct SigningContext<'s, 'r> {
     /// The request; for an item of a batch its body is the item.
     pub(crate) request: Request<'r>,
     /// The members of the signature's list.
-    pub(crate) members: &'s Members,
+    pub(crate) members: &'s SignatureParams,
     /// The timestamp, as it was sent.
     pub(crate) ts: Option<&'s [u8]>,
     /// Scheme and authority of the public URL.
@@ -34,7 +34,7 @@ pub(crate) struct Scene<'s, 'r> {
 
 type Piece<'m> = Cow<'m, [u8]>;
 
-impl<'s, 'r: 's> Scene<'s, 'r> {
+impl<'s, 'r: 's> SigningContext<'s, 'r> {
     /// The signed text, and its number among those of the request.
     ///
     /// A value that stands before literal text does not hold that text, and a header's is not
@@ -42,8 +42,8 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
     pub(crate) fn message(
         &self,
         template: &Template,
-        parts: &Parts,
-    ) -> Result<Numbered, SignatureFault> {
+        parts: &SecretParts,
+    ) -> Result<Numbered, SignatureError> {
         let make = || self.render(template, parts);
         match self.request.inspection {
             Some(inspection) => inspection.message(self.key(template, parts), make),
@@ -53,7 +53,7 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
 
     /// What makes a signed text another one than those of the same request: the template, and what
     /// the request does not fix.
-    fn key(&self, template: &Template, parts: &Parts) -> Vec<u8> {
+    fn key(&self, template: &Template, parts: &SecretParts) -> Vec<u8> {
         let mut key = Vec::with_capacity(128);
         let mut add = |part: &[u8]| {
             key.extend_from_slice(&part.len().to_le_bytes());
@@ -65,14 +65,14 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
 
         for source in template.sources() {
             match source {
-                Source::Secret(name) => {
+                ValueSource::Secret(name) => {
                     let digest = parts.get(name.as_deref()).map(Secret::digest);
                     add(digest
                         .as_ref()
                         .map(|digest| &digest.as_bytes()[..])
                         .unwrap_or_default());
                 }
-                Source::At(Place::Member(_) | Place::Position(_)) => {
+                ValueSource::At(ValueLocator::Member(_) | ValueLocator::Position(_)) => {
                     for (name, value) in &self.members.0 {
                         add(name.as_deref().unwrap_or_default());
                         add(value);
@@ -89,9 +89,9 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
     pub(crate) fn render(
         &self,
         template: &Template,
-        parts: &Parts,
-    ) -> Result<Message, SignatureFault> {
-        let mut message = Message::default();
+        parts: &SecretParts,
+    ) -> Result<SignedMessage, SignatureError> {
+        let mut message = SignedMessage::default();
         self.render_parts(template.parts(), parts, &mut message)?;
         Ok(message)
     }
@@ -100,16 +100,19 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
     pub(crate) fn render_signed(
         &self,
         template: &Template,
-        parts: &Parts,
-        key: Option<&Key>,
-    ) -> Result<Vec<u8>, SignatureFault> {
-        let mut answer = Message::default();
+        parts: &SecretParts,
+        key: Option<&VerifyingKey>,
+    ) -> Result<Vec<u8>, SignatureError> {
+        let mut answer = SignedMessage::default();
         for part in template.parts() {
             match part {
-                Part::Value(source, filter @ (Filter::SignedHex | Filter::SignedBase64)) => {
+                TemplatePart::Value(
+                    source,
+                    filter @ (Filter::SignedHex | Filter::SignedBase64),
+                ) => {
                     let value = self.value(source, parts)?;
                     let signed = key.and_then(|key| key.sign(&[value]));
-                    let signed = signed.ok_or_else(|| SignatureFault::NoPart("key".to_owned()))?;
+                    let signed = signed.ok_or_else(|| SignatureError::NoPart("key".to_owned()))?;
                     let encoding = if *filter == Filter::SignedHex {
                         HEXLOWER
                     } else {
@@ -117,7 +120,7 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
                     };
                     answer.push(Cow::Owned(encoding.encode(&signed).into_bytes()), b"");
                 }
-                Part::Value(source, filter) => {
+                TemplatePart::Value(source, filter) => {
                     answer.push(self.filtered(self.value(source, parts)?, *filter)?, b"");
                 }
                 other => self.render_parts(std::slice::from_ref(other), parts, &mut answer)?,
@@ -129,33 +132,35 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
 
     fn render_parts(
         &self,
-        template: &[Part],
-        parts: &Parts,
-        message: &mut Message,
-    ) -> Result<(), SignatureFault> {
+        template: &[TemplatePart],
+        parts: &SecretParts,
+        message: &mut SignedMessage,
+    ) -> Result<(), SignatureError> {
         let mut rest = template.iter().peekable();
         while let Some(part) = rest.next() {
             match part {
-                Part::Literal(text) => self.add(message, Cow::Borrowed(text.as_bytes()))?,
-                Part::Optional(inside) => {
+                TemplatePart::Literal(text) => self.add(message, Cow::Borrowed(text.as_bytes()))?,
+                TemplatePart::Optional(inside) => {
                     let start = message.pieces();
                     match self.render_parts(inside, parts, message) {
-                        Err(SignatureFault::Missing(_)) => message.truncate(start),
+                        Err(SignatureError::Missing(_)) => message.truncate(start),
                         rendered => rendered?,
                     }
                 }
-                Part::Value(source, filter) => {
+                TemplatePart::Value(source, filter) => {
                     let value = self.value(source, parts)?;
-                    if let (Source::At(place), true) = (source, value.is_empty()) {
-                        return Err(SignatureFault::Malformed(place.to_string(), "it is empty"));
+                    if let (ValueSource::At(place), true) = (source, value.is_empty()) {
+                        return Err(SignatureError::Malformed(place.to_string(), "it is empty"));
                     }
 
-                    if let (Source::At(_) | Source::Item(_), Some(Part::Literal(separator))) =
-                        (source, rest.peek())
+                    if let (
+                        ValueSource::At(_) | ValueSource::Item(_),
+                        Some(TemplatePart::Literal(separator)),
+                    ) = (source, rest.peek())
                         && *filter != Filter::Free
                         && memmem::find(&value, separator.as_bytes()).is_some()
                     {
-                        return Err(SignatureFault::Malformed(
+                        return Err(SignatureError::Malformed(
                             named(source),
                             "it holds what separates it from the rest",
                         ));
@@ -171,7 +176,7 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
     }
 
     /// Adds bytes to a signed text, which has a bound beside the body.
-    fn add(&self, message: &mut Message, bytes: Piece<'_>) -> Result<(), SignatureFault> {
+    fn add(&self, message: &mut SignedMessage, bytes: Piece<'_>) -> Result<(), SignatureError> {
         let most = self
             .request
             .body
@@ -179,21 +184,21 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
             .saturating_mul(MESSAGE_FACTOR)
             .saturating_add(MESSAGE_BYTES);
         if message.len() + bytes.len() > most {
-            return Err(SignatureFault::Overworked("rendered"));
+            return Err(SignatureError::Overworked("rendered"));
         }
 
         let copied = message.push(bytes, self.request.body);
         self.spend(Kind::Rendered, copied)
     }
 
-    fn spend(&self, kind: Kind, bytes: usize) -> Result<(), SignatureFault> {
+    fn spend(&self, kind: Kind, bytes: usize) -> Result<(), SignatureError> {
         match self.request.inspection {
             Some(inspection) => Ok(inspection.work().spend(kind, bytes)?),
             None => Ok(()),
         }
     }
 
-    fn filtered<'m>(&self, value: Piece<'m>, filter: Filter) -> Result<Piece<'m>, SignatureFault> {
+    fn filtered<'m>(&self, value: Piece<'m>, filter: Filter) -> Result<Piece<'m>, SignatureError> {
         match filter {
             Filter::Sha256 | Filter::Sha256Base64 | Filter::Sha256Base64url => {
                 self.spend(Kind::Hashed, value.len())?
@@ -207,41 +212,41 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
 
     fn value<'m>(
         &'m self,
-        source: &'m Source,
-        parts: &'m Parts,
-    ) -> Result<Piece<'m>, SignatureFault> {
+        source: &'m ValueSource,
+        parts: &'m SecretParts,
+    ) -> Result<Piece<'m>, SignatureError> {
         let head = &self.request.head;
         Ok(match source {
-            Source::Body => Cow::Borrowed(self.request.body),
-            Source::BodyCrc32 => {
+            ValueSource::Body => Cow::Borrowed(self.request.body),
+            ValueSource::BodyCrc32 => {
                 self.spend(Kind::Hashed, self.request.body.len())?;
                 Cow::Owned(crc32fast::hash(self.request.body).to_string().into_bytes())
             }
-            Source::Timestamp => Cow::Borrowed(self.ts.unwrap_or_default()),
-            Source::Secret(name) => match parts.get(name.as_deref()) {
+            ValueSource::Timestamp => Cow::Borrowed(self.ts.unwrap_or_default()),
+            ValueSource::Secret(name) => match parts.get(name.as_deref()) {
                 Some(secret) => Cow::Borrowed(secret.expose()),
-                None => return Err(SignatureFault::NoPart(name.clone().unwrap_or_default())),
+                None => return Err(SignatureError::NoPart(name.clone().unwrap_or_default())),
             },
-            Source::Url => Cow::Owned([self.origin.as_bytes(), head.target].concat()),
-            Source::Method => Cow::Borrowed(head.method.as_str().as_bytes()),
-            Source::Target => Cow::Borrowed(head.target),
-            Source::Canonical => Cow::Owned(canonical(&self.request)?),
-            Source::At(place) => place
+            ValueSource::Url => Cow::Owned([self.origin.as_bytes(), head.target].concat()),
+            ValueSource::Method => Cow::Borrowed(head.method.as_str().as_bytes()),
+            ValueSource::Target => Cow::Borrowed(head.target),
+            ValueSource::Canonical => Cow::Owned(canonical(&self.request)?),
+            ValueSource::At(place) => place
                 .read(&self.request, self.members)?
-                .ok_or_else(|| SignatureFault::Missing(place.to_string()))?,
-            Source::Item(path) => {
-                let place = Place::Json(path.clone());
+                .ok_or_else(|| SignatureError::Missing(place.to_string()))?,
+            ValueSource::Item(path) => {
+                let place = ValueLocator::Json(path.clone());
                 place
                     .read(&self.request, self.members)?
                     .unwrap_or(Cow::Borrowed(b""))
             }
-            Source::FormSorted => {
+            ValueSource::FormSorted => {
                 self.spend(Kind::Parsed, self.request.body.len())?;
                 Cow::Owned(sorted_form(&self.request)?)
             }
-            Source::SignedHeaders(list) => Cow::Owned(signed_headers(&self.request, list)?),
-            Source::Sns => Cow::Owned(sns(&self.request)?),
-            Source::Plivo => {
+            ValueSource::SignedHeaders(list) => Cow::Owned(signed_headers(&self.request, list)?),
+            ValueSource::Sns => Cow::Owned(sns(&self.request)?),
+            ValueSource::Plivo => {
                 self.spend(Kind::Parsed, self.request.body.len())?;
                 Cow::Owned(plivo(&self.request, self.origin)?)
             }
@@ -249,18 +254,18 @@ impl<'s, 'r: 's> Scene<'s, 'r> {
     }
 }
 
-fn named(source: &Source) -> String {
+fn named(source: &ValueSource) -> String {
     match source {
-        Source::At(place) => place.to_string(),
-        Source::Item(path) => format!("json:{path}"),
+        ValueSource::At(place) => place.to_string(),
+        ValueSource::Item(path) => format!("json:{path}"),
         _ => String::new(),
     }
 }
 
-fn filtered(value: Piece<'_>, filter: Filter) -> Result<Piece<'_>, SignatureFault> {
+fn filtered(value: Piece<'_>, filter: Filter) -> Result<Piece<'_>, SignatureError> {
     let text = |value: &[u8]| {
         let text = std::str::from_utf8(value).map(str::to_owned);
-        text.map_err(|_| SignatureFault::Malformed("the signed text".to_owned(), "it is not UTF-8"))
+        text.map_err(|_| SignatureError::Malformed("the signed text".to_owned(), "it is not UTF-8"))
     };
 
     Ok(match filter {
@@ -269,12 +274,12 @@ fn filtered(value: Piece<'_>, filter: Filter) -> Result<Piece<'_>, SignatureFaul
         Filter::JsonString => {
             let quoted = serde_json::to_vec(&text(&value)?);
             Cow::Owned(quoted.map_err(|_| {
-                SignatureFault::Malformed("the signed text".to_owned(), "it is no text")
+                SignatureError::Malformed("the signed text".to_owned(), "it is no text")
             })?)
         }
         // Only an answer signs; see `render_signed`.
         Filter::SignedHex | Filter::SignedBase64 => {
-            return Err(SignatureFault::NoPart("key".to_owned()));
+            return Err(SignatureError::NoPart("key".to_owned()));
         }
         Filter::Sha256 => Cow::Owned(HEXLOWER.encode(&Sha256::digest(&value)).into_bytes()),
         Filter::Sha256Base64 => Cow::Owned(BASE64.encode(&Sha256::digest(&value)).into_bytes()),
@@ -346,10 +351,10 @@ fn contentful(target: &str) -> String {
 
 /// Atlassian's canonical request: method, path, and the query sorted, without `jwt`
 /// (developer.atlassian.com, "Understanding JWT", query string hash).
-fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
+fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
     const PLAIN: &[u8] = b"-_.~";
 
-    let broken = || SignatureFault::Malformed("the query".to_owned(), "it can't be read");
+    let broken = || SignatureError::Malformed("the query".to_owned(), "it can't be read");
     let path = String::from_utf8_lossy(request.head.path()).replace('&', "%26");
     let path = if path.len() > 1 {
         path.trim_end_matches('/')
@@ -380,7 +385,7 @@ type OwnedPair = (Vec<u8>, Vec<u8>);
 
 /// The pairs of a urlencoded body, decoded, sorted by name and value; a request without a body has
 /// none. Another kind of body would not be covered.
-fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, SignatureFault> {
+fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, SignatureError> {
     if request.body.is_empty() {
         return Ok(Vec::new());
     }
@@ -397,7 +402,7 @@ fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, SignatureFault> {
     });
     let pairs = form::pairs(request.body).filter(|_| is_form);
     let pairs =
-        pairs.ok_or_else(|| SignatureFault::Malformed("the body".to_owned(), "it is no form"))?;
+        pairs.ok_or_else(|| SignatureError::Malformed("the body".to_owned(), "it is no form"))?;
 
     let mut pairs: Vec<_> = pairs
         .into_iter()
@@ -409,7 +414,7 @@ fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, SignatureFault> {
 }
 
 /// Twilio's way: each value of a name counts once (npm twilio 6.2.0, `webhooks.ts`).
-fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
+fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
     let mut pairs = form_pairs(request)?;
     pairs.dedup();
     Ok(pairs
@@ -421,15 +426,15 @@ fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
 
 /// The headers that a header names, in its order: `name:value`, joined by `;`. The list must not be
 /// empty, and each must stand once, in the list and in the request.
-fn signed_headers(request: &Request<'_>, list: &FieldName) -> Result<Vec<u8>, SignatureFault> {
-    let place = Place::Header(list.clone());
-    let no_members = Members::default();
+fn signed_headers(request: &Request<'_>, list: &HeaderField) -> Result<Vec<u8>, SignatureError> {
+    let place = ValueLocator::Header(list.clone());
+    let no_members = SignatureParams::default();
     let value = place
         .read(request, &no_members)?
-        .ok_or_else(|| SignatureFault::Missing(place.to_string()))?;
+        .ok_or_else(|| SignatureError::Missing(place.to_string()))?;
 
     let malformed = || {
-        SignatureFault::Malformed(
+        SignatureError::Malformed(
             place.to_string(),
             "it is no list of headers, each named once",
         )
@@ -440,15 +445,15 @@ fn signed_headers(request: &Request<'_>, list: &FieldName) -> Result<Vec<u8>, Si
 
     for name in names.split(',') {
         let name = name.trim().to_ascii_lowercase();
-        let field = FieldName::parse(&name).map_err(|_| malformed())?;
+        let field = HeaderField::parse(&name).map_err(|_| malformed())?;
         if signed.len() >= SIGNED_FIELDS || !known.insert(field.name().clone()) {
             return Err(malformed());
         }
 
-        let field = Place::Header(field);
+        let field = ValueLocator::Header(field);
         let value = field
             .read(request, &no_members)?
-            .ok_or_else(|| SignatureFault::Missing(field.to_string()))?;
+            .ok_or_else(|| SignatureError::Missing(field.to_string()))?;
         signed.push([name.as_bytes(), b":", value.trim_ascii()].concat());
     }
 
@@ -469,13 +474,13 @@ pub(crate) const SNS_FIELDS: [&str; 8] = [
 
 /// Amazon SNS: names and values of the fields that are signed, each followed by a line feed
 /// (docs.aws.amazon.com/sns, "Verifying the signatures of Amazon SNS messages").
-fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
+fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
     let field = |name: &str| {
-        let place = JsonPath::parse(name).map_err(|_| SignatureFault::Missing(name.to_owned()))?;
-        let value = Place::Json(place).read(request, &Members::default())?;
+        let place = JsonPath::parse(name).map_err(|_| SignatureError::Missing(name.to_owned()))?;
+        let value = ValueLocator::Json(place).read(request, &SignatureParams::default())?;
         let text = value.map(|value| String::from_utf8(value.into_owned()));
         text.transpose()
-            .map_err(|_| SignatureFault::Malformed(format!("json:{name}"), "it is not UTF-8"))
+            .map_err(|_| SignatureError::Malformed(format!("json:{name}"), "it is not UTF-8"))
     };
     let kind = field("Type")?.unwrap_or_default();
     let names: &[&str] = match kind.as_str() {
@@ -497,7 +502,7 @@ fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
             "Type",
         ],
         _ => {
-            return Err(SignatureFault::Malformed(
+            return Err(SignatureError::Malformed(
                 "json:Type".to_owned(),
                 "it is no message of Amazon SNS",
             ));
@@ -509,14 +514,14 @@ fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureFault> {
         match field(name)? {
             // A line feed inside could move bytes between fields; only the message may have some.
             Some(value) if *name != "Message" && value.contains('\n') => {
-                return Err(SignatureFault::Malformed(
+                return Err(SignatureError::Malformed(
                     format!("json:{name}"),
                     "it has several lines",
                 ));
             }
             Some(value) => text.push_str(&format!("{name}\n{value}\n")),
             None if *name == "Subject" => {}
-            None => return Err(SignatureFault::Missing(format!("json:{name}"))),
+            None => return Err(SignatureError::Missing(format!("json:{name}"))),
         }
     }
 
@@ -528,12 +533,12 @@ pub(crate) const PLIVO_NONCE: &str = "header:X-Plivo-Signature-V3-Nonce";
 
 /// Plivo, version 3: the URL with its query sorted, then the sorted form, of which every value
 /// counts, then the nonce (PyPI plivo 4.63.0, `utils/signature_v3.py`).
-fn plivo(request: &Request<'_>, origin: &str) -> Result<Vec<u8>, SignatureFault> {
-    let broken = || SignatureFault::Malformed("the query".to_owned(), "it can't be read");
-    let nonce = Place::parse(PLIVO_NONCE).map_err(|_| broken())?;
+fn plivo(request: &Request<'_>, origin: &str) -> Result<Vec<u8>, SignatureError> {
+    let broken = || SignatureError::Malformed("the query".to_owned(), "it can't be read");
+    let nonce = ValueLocator::parse(PLIVO_NONCE).map_err(|_| broken())?;
     let nonce = nonce
-        .read(request, &Members::default())?
-        .ok_or_else(|| SignatureFault::Missing(PLIVO_NONCE.to_owned()))?;
+        .read(request, &SignatureParams::default())?
+        .ok_or_else(|| SignatureError::Missing(PLIVO_NONCE.to_owned()))?;
     let mut query: Vec<_> =
         form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)?;
     query.sort();

@@ -24,7 +24,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::providers::locator::{FieldName, Place};
+use crate::providers::locator::{HeaderField, ValueLocator};
 use hookward_core::json::JsonPath;
 
 /// A template.
@@ -32,23 +32,23 @@ use hookward_core::json::JsonPath;
 #[serde(try_from = "String", into = "String")]
 pub struct Template {
     text: String,
-    parts: Vec<Part>,
+    parts: Vec<TemplatePart>,
 }
 
 /// A piece of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
+pub enum TemplatePart {
     /// Text as it stands.
     Literal(String),
     /// A value.
-    Value(Source, Filter),
+    Value(ValueSource, Filter),
     /// Left out when a value inside is absent.
-    Optional(Vec<Part>),
+    Optional(Vec<TemplatePart>),
 }
 
 /// What a placeholder stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum ValueSource {
     /// The raw body.
     Body,
     /// CRC-32 of the body, in decimal.
@@ -66,13 +66,13 @@ pub enum Source {
     /// Method, path and query as Atlassian's `qsh` writes them.
     Canonical,
     /// A value of the request.
-    At(Place),
+    At(ValueLocator),
     /// A value of one item of a batch.
     Item(JsonPath),
     /// The sorted form.
     FormSorted,
     /// Headers that are named by this one.
-    SignedHeaders(FieldName),
+    SignedHeaders(HeaderField),
     /// Amazon SNS's text.
     Sns,
     /// Plivo's text.
@@ -117,7 +117,7 @@ impl Template {
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parser = Parser { rest: text };
         let parts = parser.parts(false)?;
-        let free = |part: &&Part| matches!(part, Part::Value(_, Filter::Free));
+        let free = |part: &&TemplatePart| matches!(part, TemplatePart::Value(_, Filter::Free));
         if parts.iter().filter(free).count() > 1 {
             return Err(
                 "only one value may be |free: two could take bytes of each other".to_owned(),
@@ -134,17 +134,17 @@ impl Template {
     #[must_use]
     pub fn secret_part(&self) -> Option<&str> {
         self.sources().find_map(|source| match source {
-            Source::Secret(part) => part.as_deref(),
+            ValueSource::Secret(part) => part.as_deref(),
             _ => None,
         })
     }
 
     /// The template of one placeholder.
     #[cfg(test)]
-    pub(crate) fn of(source: Source) -> Self {
+    pub(crate) fn of(source: ValueSource) -> Self {
         Self {
             text: String::new(),
-            parts: vec![Part::Value(source, Filter::None)],
+            parts: vec![TemplatePart::Value(source, Filter::None)],
         }
     }
 
@@ -154,26 +154,26 @@ impl Template {
         self.parts.iter().all(|part| {
             matches!(
                 part,
-                Part::Literal(_) | Part::Value(_, Filter::Sha256 | Filter::Lower)
+                TemplatePart::Literal(_) | TemplatePart::Value(_, Filter::Sha256 | Filter::Lower)
             )
         })
     }
 
     /// The pieces.
     #[must_use]
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[TemplatePart] {
         &self.parts
     }
 
     /// Everything that its placeholders stand for, also inside of what is optional.
-    pub fn sources(&self) -> impl Iterator<Item = &Source> {
-        let mut stack: Vec<&Part> = self.parts.iter().rev().collect();
+    pub fn sources(&self) -> impl Iterator<Item = &ValueSource> {
+        let mut stack: Vec<&TemplatePart> = self.parts.iter().rev().collect();
         std::iter::from_fn(move || {
             loop {
                 match stack.pop()? {
-                    Part::Literal(_) => {}
-                    Part::Value(source, _) => return Some(source),
-                    Part::Optional(parts) => stack.extend(parts.iter().rev()),
+                    TemplatePart::Literal(_) => {}
+                    TemplatePart::Value(source, _) => return Some(source),
+                    TemplatePart::Optional(parts) => stack.extend(parts.iter().rev()),
                 }
             }
         })
@@ -184,7 +184,7 @@ impl Default for Template {
     fn default() -> Self {
         Self {
             text: "{body}".to_owned(),
-            parts: vec![Part::Value(Source::Body, Filter::None)],
+            parts: vec![TemplatePart::Value(ValueSource::Body, Filter::None)],
         }
     }
 }
@@ -194,7 +194,7 @@ struct Parser<'t> {
 }
 
 impl Parser<'_> {
-    fn parts(&mut self, inside: bool) -> Result<Vec<Part>, String> {
+    fn parts(&mut self, inside: bool) -> Result<Vec<TemplatePart>, String> {
         let mut parts = Vec::new();
         let mut literal = String::new();
 
@@ -216,7 +216,7 @@ impl Parser<'_> {
                 }
                 '{' | '[' | ']' => {
                     if !literal.is_empty() {
-                        parts.push(Part::Literal(std::mem::take(&mut literal)));
+                        parts.push(TemplatePart::Literal(std::mem::take(&mut literal)));
                     }
                     self.rest = after;
                 }
@@ -235,21 +235,21 @@ impl Parser<'_> {
                     self.rest = tail;
                 }
                 '[' if inside => return Err("a `[` stands inside of another".to_owned()),
-                '[' => parts.push(Part::Optional(self.parts(true)?)),
+                '[' => parts.push(TemplatePart::Optional(self.parts(true)?)),
                 _ if inside => return Ok(parts),
                 _ => return Err("a `]` was not opened; write `]]` for the character".to_owned()),
             }
         }
 
         if !literal.is_empty() {
-            parts.push(Part::Literal(literal));
+            parts.push(TemplatePart::Literal(literal));
         }
 
         Ok(parts)
     }
 }
 
-fn placeholder(inside: &str) -> Result<Part, String> {
+fn placeholder(inside: &str) -> Result<TemplatePart, String> {
     let (name, filter) = match inside.split_once('|') {
         None => (inside, Filter::None),
         Some((name, "lower")) => (name, Filter::Lower),
@@ -266,26 +266,28 @@ fn placeholder(inside: &str) -> Result<Part, String> {
     };
 
     let source = match name {
-        "body" => Source::Body,
-        "crc32:body" => Source::BodyCrc32,
-        "ts" => Source::Timestamp,
-        "secret" => Source::Secret(None),
-        "url" => Source::Url,
-        "method" => Source::Method,
-        "path" => Source::Target,
-        "canonical" => Source::Canonical,
-        "form-sorted" => Source::FormSorted,
-        "sns" => Source::Sns,
-        "plivo" => Source::Plivo,
+        "body" => ValueSource::Body,
+        "crc32:body" => ValueSource::BodyCrc32,
+        "ts" => ValueSource::Timestamp,
+        "secret" => ValueSource::Secret(None),
+        "url" => ValueSource::Url,
+        "method" => ValueSource::Method,
+        "path" => ValueSource::Target,
+        "canonical" => ValueSource::Canonical,
+        "form-sorted" => ValueSource::FormSorted,
+        "sns" => ValueSource::Sns,
+        "plivo" => ValueSource::Plivo,
         _ => match name.split_once(':') {
-            Some(("secret", part)) => Source::Secret(Some(part.to_owned())),
-            Some(("item", path)) => Source::Item(JsonPath::parse(path)?),
-            Some(("signed-headers", header)) => Source::SignedHeaders(FieldName::parse(header)?),
-            Some(_) => Source::At(Place::parse(name)?),
+            Some(("secret", part)) => ValueSource::Secret(Some(part.to_owned())),
+            Some(("item", path)) => ValueSource::Item(JsonPath::parse(path)?),
+            Some(("signed-headers", header)) => {
+                ValueSource::SignedHeaders(HeaderField::parse(header)?)
+            }
+            Some(_) => ValueSource::At(ValueLocator::parse(name)?),
             None => return Err(format!("unknown placeholder {{{name}}}")),
         },
     };
-    Ok(Part::Value(source, filter))
+    Ok(TemplatePart::Value(source, filter))
 }
 
 impl fmt::Display for Template {
@@ -317,12 +319,12 @@ mod tests {
         let template =
             Template::parse("[id:{query:data.id|lower};]ts:{ts};{{\"a\":{body|jsonstr}}}").unwrap();
         let [
-            Part::Optional(inside),
-            Part::Literal(ts),
-            Part::Value(Source::Timestamp, Filter::None),
-            Part::Literal(text),
-            Part::Value(Source::Body, Filter::JsonString),
-            Part::Literal(end),
+            TemplatePart::Optional(inside),
+            TemplatePart::Literal(ts),
+            TemplatePart::Value(ValueSource::Timestamp, Filter::None),
+            TemplatePart::Literal(text),
+            TemplatePart::Value(ValueSource::Body, Filter::JsonString),
+            TemplatePart::Literal(end),
         ] = template.parts()
         else {
             panic!("{template:?}")

@@ -24,16 +24,16 @@ use std::sync::Arc;
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use sha2::{Digest as _, Sha256};
 
-use crate::inspection::{BodyPlaces, BodyPlacesBuilder, Inspection, KeyId, Kind, ReadFault};
+use crate::inspection::{BodyFields, BodyFieldsBuilder, BodyReadError, Inspection, KeyId, Kind};
 use crate::providers::Provider;
-use crate::providers::challenge::{Challenge, Guard, Reaction};
-use crate::providers::error::SignatureFault;
-use crate::providers::key::{Key, Parts, SecretShape};
-use crate::providers::locator::Members;
+use crate::providers::challenge::{Challenge, ChallengeAction, ChallengeGuard};
+use crate::providers::error::SignatureError;
+use crate::providers::key::{SecretParts, SecretShape, VerifyingKey};
+use crate::providers::locator::SignatureParams;
 use crate::providers::scheme::joints::{Joint, is_bare};
 use crate::providers::scheme::{Algorithm, Encoding, KeyForm, Pick, Scheme, SchemeError};
-use crate::providers::signing_input::Scene;
-use crate::providers::template::{Source, Template};
+use crate::providers::signing_input::SigningContext;
+use crate::providers::template::{Template, ValueSource};
 use crate::request::Request;
 use hookward_core::clock::UnixMillis;
 use hookward_core::fetched_keys::FetchedKeys;
@@ -64,32 +64,32 @@ pub struct Verified {
 
 /// A provider's ways of signing, with the keys. One right way by one key is enough; several keys
 /// are live during a rotation.
-pub struct Keyed {
-    ways: Vec<Way>,
+pub struct SignatureVerifier {
+    ways: Vec<SchemeVerifier>,
     origin: Option<String>,
     /// Guards of the texts that the provider's challenges sign for any sender.
-    signed_for_anybody: Vec<Guard>,
+    signed_for_anybody: Vec<ChallengeGuard>,
 }
 
-struct Way {
+struct SchemeVerifier {
     scheme: Scheme,
-    live: Vec<Live>,
+    live: Vec<ActiveKey>,
     proves: bool,
     /// Places that are read of an item, where a batch is signed item by item.
-    item_places: Arc<BodyPlaces>,
+    item_places: Arc<BodyFields>,
 }
 
 /// A live secret, for one way.
-struct Live {
+struct ActiveKey {
     secret: Option<usize>,
-    parts: Parts,
+    parts: SecretParts,
     /// `None`: it is fetched.
-    key: Option<Key>,
+    key: Option<VerifyingKey>,
     /// The same for equal keys.
     id: Option<KeyId>,
 }
 
-impl Keyed {
+impl SignatureVerifier {
     /// The ways with the secrets. `origin` replaces the tunnel's public scheme and authority where
     /// the URL is signed.
     ///
@@ -113,7 +113,7 @@ impl Keyed {
             let mut live = Vec::new();
 
             for (index, parts) in parts.iter().enumerate() {
-                match Live::new(scheme, index, parts) {
+                match ActiveKey::new(scheme, index, parts) {
                     Ok(one) => live.push(one),
                     // A secret may serve one way and not another: it lacks a part, or has another
                     // form.
@@ -126,25 +126,25 @@ impl Keyed {
 
             if parts.is_empty() && scheme.fetch.is_some() {
                 let signed = scheme.msg.sources().find_map(|source| match source {
-                    Source::Secret(name) => Some(name.clone().unwrap_or_default()),
+                    ValueSource::Secret(name) => Some(name.clone().unwrap_or_default()),
                     _ => None,
                 });
                 if let Some(name) = signed {
                     return Err(SchemeError::MissingPart(name));
                 }
 
-                live.push(Live {
+                live.push(ActiveKey {
                     secret: None,
-                    parts: Parts::none(),
+                    parts: SecretParts::none(),
                     key: None,
                     id: None,
                 });
             }
 
-            let mut places = BodyPlacesBuilder::default();
+            let mut places = BodyFieldsBuilder::default();
             scheme.places().for_each(|place| place.add_to(&mut places));
             let item_places = Arc::new(places.finish());
-            ways.push(Way {
+            ways.push(SchemeVerifier {
                 scheme: scheme.clone(),
                 live,
                 proves: false,
@@ -193,7 +193,10 @@ impl Keyed {
                 };
                 let times = each + usize::from(way.scheme.url_ports) + usize::from(way.proves);
                 let reads = way.scheme.needs_body();
-                let id = |live: &Live| live.id.unwrap_or_else(|| Key::id(&way.scheme, b"fetched"));
+                let id = |live: &ActiveKey| {
+                    live.id
+                        .unwrap_or_else(|| VerifyingKey::id(&way.scheme, b"fetched"))
+                };
 
                 way.live
                     .iter()
@@ -219,9 +222,9 @@ impl Keyed {
         challenge: &Challenge,
         request: &Request<'_>,
         has_body: bool,
-    ) -> Result<Option<Reaction>, SignatureFault> {
+    ) -> Result<Option<ChallengeAction>, SignatureError> {
         let mut outcome = Ok(None);
-        let none = Parts::none();
+        let none = SecretParts::none();
         let live = self
             .ways
             .iter()
@@ -257,7 +260,7 @@ impl Keyed {
     ///
     /// # Errors
     /// When the request names one that is none of the provider's.
-    pub fn wanted(&self, request: &Request<'_>) -> Result<Vec<HttpsUrl>, SignatureFault> {
+    pub fn wanted(&self, request: &Request<'_>) -> Result<Vec<HttpsUrl>, SignatureError> {
         let mut urls = Vec::new();
         let each = self
             .ways
@@ -285,13 +288,13 @@ impl Keyed {
     /// Whether the request is signed in one of the ways by one of the keys, at about `now`.
     ///
     /// # Errors
-    /// [`SignatureFault`], for the tunnel's owner.
+    /// [`SignatureError`], for the tunnel's owner.
     pub fn verify(
         &self,
         request: &Request<'_>,
         fetched: &FetchedKeys,
         now: UnixMillis,
-    ) -> Result<Verified, SignatureFault> {
+    ) -> Result<Verified, SignatureError> {
         let own;
         let request = match request.inspection {
             Some(_) => *request,
@@ -302,10 +305,10 @@ impl Keyed {
         };
         let origin = self.origin.as_deref().unwrap_or(request.head.origin);
 
-        let mut furthest: Option<SignatureFault> = None;
+        let mut furthest: Option<SignatureError> = None;
         for (index, way) in self.ways.iter().enumerate() {
             let oracles = self.signed_for_anybody.as_slice();
-            match way.verify(&Case {
+            match way.verify(&VerifyContext {
                 request: &request,
                 origin,
                 fetched,
@@ -331,19 +334,19 @@ impl Keyed {
             }
         }
 
-        Err(furthest.unwrap_or(SignatureFault::Mismatch))
+        Err(furthest.unwrap_or(SignatureError::Mismatch))
     }
 }
 
-impl Live {
-    fn new(scheme: &Scheme, index: usize, parts: &Parts) -> Result<Self, SchemeError> {
+impl ActiveKey {
+    fn new(scheme: &Scheme, index: usize, parts: &SecretParts) -> Result<Self, SchemeError> {
         let claims = scheme.jwt.iter().flat_map(|rules| rules.claims.values());
         for source in scheme
             .msg
             .sources()
             .chain(claims.flat_map(Template::sources))
         {
-            if let Source::Secret(name) = source
+            if let ValueSource::Secret(name) = source
                 && parts.get(name.as_deref()).is_none()
             {
                 return Err(SchemeError::MissingPart(name.clone().unwrap_or_default()));
@@ -358,7 +361,7 @@ impl Live {
 
         let secret = parts.get(scheme.part.as_deref());
         let key = match secret {
-            Some(secret) => Some(Key::new(scheme, secret.expose())?),
+            Some(secret) => Some(VerifyingKey::new(scheme, secret.expose())?),
             None if scheme.fetch.is_some() => None,
             None => {
                 return Err(SchemeError::MissingPart(
@@ -367,7 +370,7 @@ impl Live {
             }
         };
 
-        let id = secret.map(|secret| Key::id(scheme, secret.expose()));
+        let id = secret.map(|secret| VerifyingKey::id(scheme, secret.expose()));
         Ok(Self {
             secret: Some(index),
             parts: parts.clone(),
@@ -377,24 +380,24 @@ impl Live {
     }
 }
 
-type Judged = (Option<usize>, Option<[u8; 32]>);
+type VerifyResult = (Option<usize>, Option<[u8; 32]>);
 
 /// A request to be verified, and what is known beside it.
 #[derive(Clone, Copy)]
-struct Case<'c> {
+struct VerifyContext<'c> {
     request: &'c Request<'c>,
     /// Scheme and authority of the URL that is signed.
     origin: &'c str,
     fetched: &'c FetchedKeys,
     now: UnixMillis,
     /// Guards of the texts that the provider's challenges sign for any sender.
-    oracles: &'c [Guard],
+    oracles: &'c [ChallengeGuard],
 }
 
-impl Way {
-    fn verify(&self, case: &Case<'_>) -> Result<Judged, SignatureFault> {
+impl SchemeVerifier {
+    fn verify(&self, case: &VerifyContext<'_>) -> Result<VerifyResult, SignatureError> {
         if self.live.is_empty() {
-            return Err(SignatureFault::Required(
+            return Err(SignatureError::Required(
                 "this way of signing has no secret; it".to_owned(),
             ));
         }
@@ -406,19 +409,23 @@ impl Way {
     }
 
     /// All items of a batch must be signed; the proof stands for all of them.
-    fn verify_each(&self, path: &JsonPath, case: &Case<'_>) -> Result<Judged, SignatureFault> {
+    fn verify_each(
+        &self,
+        path: &JsonPath,
+        case: &VerifyContext<'_>,
+    ) -> Result<VerifyResult, SignatureError> {
         let request = case.request;
-        let inspection = request.inspection.ok_or(SignatureFault::Mismatch)?;
+        let inspection = request.inspection.ok_or(SignatureError::Mismatch)?;
         let items = inspection
             .raw(path, request.body)
             .map_err(|fault| match fault {
-                ReadFault::Json(fault) => SignatureFault::Body(fault),
-                ReadFault::Overworked(overworked) => overworked.into(),
-                ReadFault::Form(_) => SignatureFault::Mismatch,
+                BodyReadError::Json(fault) => SignatureError::Body(fault),
+                BodyReadError::Overworked(overworked) => overworked.into(),
+                BodyReadError::Form(_) => SignatureError::Mismatch,
             })?;
 
         if items.len() > MOST_ITEMS {
-            return Err(SignatureFault::Malformed(
+            return Err(SignatureError::Malformed(
                 format!("json:{path}"),
                 "it has too many items",
             ));
@@ -432,7 +439,7 @@ impl Way {
         for item in items {
             let of_item = inspection.of_item(&self.item_places);
             let item = Request::new(request.head, item.as_bytes()).inspected(&of_item);
-            let (by, proof) = self.verify_one(&Case {
+            let (by, proof) = self.verify_one(&VerifyContext {
                 request: &item,
                 ..*case
             })?;
@@ -440,7 +447,7 @@ impl Way {
             proved &= proof.is_some();
 
             if !proofs.insert(proof) && proof.is_some() {
-                return Err(SignatureFault::Repeated(format!("an item of json:{path}")));
+                return Err(SignatureError::Repeated(format!("an item of json:{path}")));
             }
         }
 
@@ -452,18 +459,18 @@ impl Way {
         Ok((secret, proved.then(|| digest(proofs))))
     }
 
-    fn verify_one(&self, case: &Case<'_>) -> Result<Judged, SignatureFault> {
+    fn verify_one(&self, case: &VerifyContext<'_>) -> Result<VerifyResult, SignatureError> {
         let fields = self
             .scheme
             .sig
             .at
             .read_all(case.request, self.scheme.sig.repeats)?;
-        let mut outcome = Err(SignatureFault::Required("the request".to_owned()));
+        let mut outcome = Err(SignatureError::Required("the request".to_owned()));
 
         // No early end: the time taken says nothing about which key came close.
         for live in &self.live {
             let judged = self.verify_by(live, &fields, case);
-            let further = |fault: &SignatureFault| match &outcome {
+            let further = |fault: &SignatureError| match &outcome {
                 Ok(_) => false,
                 Err(other) => other.progress() < fault.progress(),
             };
@@ -477,11 +484,11 @@ impl Way {
 
     fn verify_by(
         &self,
-        live: &Live,
+        live: &ActiveKey,
         fields: &[Cow<'_, [u8]>],
-        case: &Case<'_>,
-    ) -> Result<Judged, SignatureFault> {
-        let Case {
+        case: &VerifyContext<'_>,
+    ) -> Result<VerifyResult, SignatureError> {
+        let VerifyContext {
             request,
             origin,
             fetched,
@@ -489,7 +496,7 @@ impl Way {
             oracles,
         } = *case;
         let mut candidates = Vec::new();
-        let mut members = Members::default();
+        let mut members = SignatureParams::default();
 
         for field in fields {
             self.candidates(field, live, &mut candidates, &mut members)?;
@@ -500,13 +507,13 @@ impl Way {
 
         match candidates.len() {
             0 => {
-                return Err(SignatureFault::Malformed(
+                return Err(SignatureError::Malformed(
                     at.to_string(),
                     "it has no signature of the pinned version",
                 ));
             }
             count if count > if public { MOST_PUBLIC } else { MOST_SHARED } => {
-                return Err(SignatureFault::Malformed(
+                return Err(SignatureError::Malformed(
                     at.to_string(),
                     "it has too many signatures",
                 ));
@@ -525,20 +532,23 @@ impl Way {
                     .map(Secret::expose)
                     .unwrap_or_default();
                 let text = [ts.as_deref().unwrap_or_default(), secret].concat();
-                Some(Key::new(&self.scheme, &text).map_err(|_| SignatureFault::UnknownKey)?)
+                Some(
+                    VerifyingKey::new(&self.scheme, &text)
+                        .map_err(|_| SignatureError::UnknownKey)?,
+                )
             }
             (None, Some(source)) => {
                 let url = source.address(request)?;
                 let content = fetched
                     .0
                     .get(&url)
-                    .ok_or_else(|| SignatureFault::NoKey(url.to_string()))?;
+                    .ok_or_else(|| SignatureError::NoKey(url.to_string()))?;
                 Some(source.key(&self.scheme, content, &url)?)
             }
             _ => None,
         };
         let Some(key) = made_key.as_ref().or(live.key.as_ref()) else {
-            return Err(SignatureFault::UnknownKey);
+            return Err(SignatureError::UnknownKey);
         };
 
         let other = if self.scheme.url_ports {
@@ -548,14 +558,14 @@ impl Way {
         };
 
         for origin in std::iter::once(origin).chain(other.as_deref()) {
-            let scene = Scene {
+            let scene = SigningContext {
                 request: *request,
                 members: &members,
                 ts: ts.as_deref(),
                 origin,
             };
 
-            if let (Key::Jwt(key), Some(rules)) = (key, &self.scheme.jwt) {
+            if let (VerifyingKey::Jwt(key), Some(rules)) = (key, &self.scheme.jwt) {
                 let token = candidates.first().map(Vec::as_slice).unwrap_or_default();
                 key.claims(rules, token, &scene, &live.parts, now)?;
                 let proof = self
@@ -572,7 +582,7 @@ impl Way {
                 if self.scheme.alg != Algorithm::Equals
                     && is_oracle(oracles, &message.1, request.body)
                 {
-                    return Err(SignatureFault::Oracle);
+                    return Err(SignatureError::Oracle);
                 }
 
                 // Not the signature: two secrets make two of one delivery, and of some algorithms a
@@ -593,17 +603,17 @@ impl Way {
         }
 
         Err(if self.scheme.alg == Algorithm::Equals {
-            SignatureFault::OtherToken
+            SignatureError::OtherToken
         } else {
-            SignatureFault::Mismatch
+            SignatureError::Mismatch
         })
     }
 
     /// Checks what stands side by side in the signed text without a separator.
-    fn check_joints(&self, scene: &Scene<'_, '_>) -> Result<(), SignatureFault> {
+    fn check_joints(&self, scene: &SigningContext<'_, '_>) -> Result<(), SignatureError> {
         let head = &scene.request.head;
         let cut =
-            SignatureFault::Malformed("the signed text".to_owned(), "it could be cut in two ways");
+            SignatureError::Malformed("the signed text".to_owned(), "it could be cut in two ways");
 
         if self.scheme.json_body && !self.scheme.has_telling_body(&scene.request) {
             return Err(cut);
@@ -612,8 +622,8 @@ impl Way {
         for joint in self.scheme.joints() {
             let fits = match joint {
                 Joint::Time(unit) => unit.is_pinned(scene.ts.unwrap_or_default()),
-                Joint::Json(Source::Url | Source::Target) => is_bare(head.target),
-                Joint::Json(Source::At(place)) => {
+                Joint::Json(ValueSource::Url | ValueSource::Target) => is_bare(head.target),
+                Joint::Json(ValueSource::At(place)) => {
                     let value = place
                         .read(&scene.request, scene.members)?
                         .unwrap_or_default();
@@ -630,7 +640,7 @@ impl Way {
     }
 
     /// Whether the scheme's conditions hold.
-    fn holds(&self, request: &Request<'_>, parts: &Parts) -> Result<(), SignatureFault> {
+    fn holds(&self, request: &Request<'_>, parts: &SecretParts) -> Result<(), SignatureError> {
         self.scheme
             .require
             .iter()
@@ -641,10 +651,10 @@ impl Way {
     fn candidates(
         &self,
         field: &[u8],
-        live: &Live,
+        live: &ActiveKey,
         candidates: &mut Vec<Vec<u8>>,
-        members: &mut Members,
-    ) -> Result<(), SignatureFault> {
+        members: &mut SignatureParams,
+    ) -> Result<(), SignatureError> {
         let sig = &self.scheme.sig;
         let parts: Vec<&[u8]> = match &sig.split {
             Some(separator) => split(field, separator.as_bytes()),
@@ -683,9 +693,9 @@ impl Way {
         Ok(())
     }
 
-    fn decode(&self, value: &[u8]) -> Result<Vec<u8>, SignatureFault> {
+    fn decode(&self, value: &[u8]) -> Result<Vec<u8>, SignatureError> {
         let sig = &self.scheme.sig;
-        let malformed = |why| SignatureFault::Malformed(sig.at.to_string(), why);
+        let malformed = |why| SignatureError::Malformed(sig.at.to_string(), why);
         let text = value
             .strip_prefix(sig.prefix.as_bytes())
             .ok_or_else(|| malformed("the prefix is another"))?;
@@ -714,20 +724,20 @@ impl Way {
     fn timestamp<'r>(
         &self,
         request: &Request<'r>,
-        members: &Members,
+        members: &SignatureParams,
         now: UnixMillis,
-    ) -> Result<Option<Cow<'r, [u8]>>, SignatureFault> {
+    ) -> Result<Option<Cow<'r, [u8]>>, SignatureError> {
         let Some(declared) = &self.scheme.ts else {
             return Ok(None);
         };
         let text = declared.at.read(request, members)?;
         let text =
-            text.ok_or_else(|| SignatureFault::Missing(format!("the timestamp {}", declared.at)))?;
+            text.ok_or_else(|| SignatureError::Missing(format!("the timestamp {}", declared.at)))?;
         let at = std::str::from_utf8(&text)
             .ok()
             .and_then(|text| declared.unit.seconds(text))
             .ok_or_else(|| {
-                SignatureFault::Malformed(declared.at.to_string(), "it is not a timestamp")
+                SignatureError::Malformed(declared.at.to_string(), "it is not a timestamp")
             })?;
 
         let text = Some(text);
@@ -736,11 +746,11 @@ impl Way {
         };
         let now = now.seconds();
         if now.saturating_sub(at) > tolerance {
-            return Err(SignatureFault::Stale(now.saturating_sub(at), tolerance));
+            return Err(SignatureError::Stale(now.saturating_sub(at), tolerance));
         }
 
         if at.saturating_sub(now) > tolerance {
-            return Err(SignatureFault::Future(at.saturating_sub(now), tolerance));
+            return Err(SignatureError::Future(at.saturating_sub(now), tolerance));
         }
 
         Ok(text)
@@ -748,8 +758,13 @@ impl Way {
 }
 
 /// Returns `true` for a text that a challenge signs for anybody.
-fn is_oracle(oracles: &[Guard], message: &crate::inspection::Message, body: &[u8]) -> bool {
-    let admits = |guard: &Guard| message.len() <= guard.most && guard.admits(&message.concat(body));
+fn is_oracle(
+    oracles: &[ChallengeGuard],
+    message: &crate::inspection::SignedMessage,
+    body: &[u8],
+) -> bool {
+    let admits =
+        |guard: &ChallengeGuard| message.len() <= guard.most && guard.admits(&message.concat(body));
     oracles.iter().any(admits)
 }
 
@@ -814,19 +829,19 @@ mod tests {
         Secret::new(text.as_bytes().to_vec()).unwrap()
     }
 
-    fn keyed(schemes: &[&str], secrets: &[&str]) -> Result<Keyed, SchemeError> {
+    fn keyed(schemes: &[&str], secrets: &[&str]) -> Result<SignatureVerifier, SchemeError> {
         let schemes: Vec<_> = schemes.iter().map(|text| scheme(text)).collect();
         let secrets: Vec<_> = secrets.iter().map(|text| secret(text)).collect();
-        Keyed::new(&schemes, &SecretShape::default(), &secrets, None)
+        SignatureVerifier::new(&schemes, &SecretShape::default(), &secrets, None)
     }
 
     fn judge(
-        keyed: &Keyed,
+        keyed: &SignatureVerifier,
         target: &str,
         headers: &[(&'static str, &str)],
         body: &[u8],
         now: u64,
-    ) -> Result<Verified, SignatureFault> {
+    ) -> Result<Verified, SignatureError> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
@@ -851,7 +866,7 @@ mod tests {
         key: &str,
         headers: &[(&'static str, &str)],
         now: u64,
-    ) -> Result<(), SignatureFault> {
+    ) -> Result<(), SignatureError> {
         judge(
             &keyed(&[scheme], &[key]).unwrap(),
             "/x",
@@ -951,12 +966,12 @@ mod tests {
         );
         assert_eq!(
             signed(good.clone(), now + 301_000),
-            Err(SignatureFault::Stale(301, 300))
+            Err(SignatureError::Stale(301, 300))
         );
 
         assert_eq!(
             signed(good.clone(), now - 301_000),
-            Err(SignatureFault::Future(301, 300))
+            Err(SignatureError::Future(301, 300))
         );
 
         for bad in [
@@ -982,7 +997,7 @@ mod tests {
         for id in ["", "i.d"] {
             let fault = verify(scheme, "key", &[("x", signature), ("x-id", id)], 0).unwrap_err();
             assert!(
-                matches!(fault, SignatureFault::Malformed(..)),
+                matches!(fault, SignatureError::Malformed(..)),
                 "{id}: {fault}"
             );
         }
@@ -1005,7 +1020,7 @@ mod tests {
         );
         assert_eq!(
             verify(basic, "user:pass", &[("x", "Basic dXNlcjpwYXN6")], 0),
-            Err(SignatureFault::OtherToken)
+            Err(SignatureError::OtherToken)
         );
     }
 
@@ -1056,7 +1071,7 @@ mod tests {
         assert_eq!(proof(&format!("{two},{one}")).unwrap(), both);
         assert!(matches!(
             proof(&format!("{one},{one}")),
-            Err(SignatureFault::Repeated(_))
+            Err(SignatureError::Repeated(_))
         ));
     }
 
@@ -1072,7 +1087,7 @@ mod tests {
             plain: None,
         };
 
-        let keyed = Keyed::new(
+        let keyed = SignatureVerifier::new(
             &[scheme(way)],
             &shape,
             &[secret(r#"{"id":"AbC","token":"t"}"#)],
@@ -1119,10 +1134,10 @@ mod tests {
         assert_eq!(by("Form", "old").unwrap().secret, Some(0));
         assert!(matches!(
             by("json", "new"),
-            Err(SignatureFault::Required(_))
+            Err(SignatureError::Required(_))
         ));
 
-        assert_eq!(by("form", "neither"), Err(SignatureFault::OtherToken));
+        assert_eq!(by("form", "neither"), Err(SignatureError::OtherToken));
     }
 
     #[test]
@@ -1140,7 +1155,7 @@ mod tests {
                 "alg='equals'\npart='{part}'\nsig={{at='header:{part}', enc='text'}}"
             ))
         });
-        let make = |text: &str| Keyed::new(&ways, &shape, &[secret(text)], None);
+        let make = |text: &str| SignatureVerifier::new(&ways, &shape, &[secret(text)], None);
         let both = make(r#"{"first":"a","second":"b"}"#).unwrap();
         assert_eq!(judge(&both, "/", &[("first", "a")], b"", 0).unwrap().way, 0);
 

@@ -5,19 +5,19 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde_json::value::to_raw_value;
 
-use crate::providers::locator::{Members, Place};
+use crate::providers::locator::{SignatureParams, ValueLocator};
 use crate::providers::signing_input::escape;
 use crate::request::{Request, RequestHead};
 use crate::sign::SignError;
 use hookward_core::form;
-use hookward_core::json::{JsonFault, JsonPath};
+use hookward_core::json::{JsonError, JsonPath};
 
 /// What need not be escaped in queries and forms (RFC 3986 §2.3).
 const UNRESERVED: &[u8] = b"-._~";
 
 /// A request that is being made.
 #[derive(Debug, Clone)]
-pub struct Draft {
+pub struct DraftRequest {
     /// Scheme and authority of the URL.
     pub origin: String,
     /// Path and query.
@@ -30,7 +30,7 @@ pub struct Draft {
     pub body: Vec<u8>,
 }
 
-impl Draft {
+impl DraftRequest {
     /// The request as it stands.
     #[must_use]
     pub fn request(&self) -> Request<'_> {
@@ -54,14 +54,16 @@ impl Draft {
     }
 
     /// The value that stands there.
-    pub(crate) fn at(&self, place: &Place) -> Result<Option<Cow<'_, [u8]>>, SignError> {
-        let none = Members::default();
+    pub(crate) fn at(&self, place: &ValueLocator) -> Result<Option<Cow<'_, [u8]>>, SignError> {
+        let none = SignatureParams::default();
         match place {
             // What is put there makes it.
-            Place::Json(_) | Place::FormJson(..) | Place::Form(_) if self.body.is_empty() => {
+            ValueLocator::Json(_) | ValueLocator::FormJson(..) | ValueLocator::Form(_)
+                if self.body.is_empty() =>
+            {
                 Ok(None)
             }
-            Place::Numbered(_) => Ok(None),
+            ValueLocator::Numbered(_) => Ok(None),
             place => place
                 .read(&self.request(), &none)
                 .map_err(|fault| SignError::Missing(fault.to_string())),
@@ -69,38 +71,40 @@ impl Draft {
     }
 
     /// Puts a text there, in the place of what stands there.
-    pub(crate) fn put(&mut self, place: &Place, text: &str) -> Result<(), SignError> {
+    pub(crate) fn put(&mut self, place: &ValueLocator, text: &str) -> Result<(), SignError> {
         let impossible = || SignError::Place(place.to_string());
         match place {
-            Place::Header(field) => {
+            ValueLocator::Header(field) => {
                 let value = HeaderValue::from_str(text).map_err(|_| impossible())?;
                 self.headers.insert(field.name().clone(), value);
             }
-            Place::Numbered(stem) => {
+            ValueLocator::Numbered(stem) => {
                 let name = format!("{}-1", stem.name());
                 let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| impossible())?;
                 self.headers
                     .insert(name, HeaderValue::from_str(text).map_err(|_| impossible())?);
             }
-            Place::Query(name) => {
+            ValueLocator::Query(name) => {
                 let (path, query) = self.target.split_once('?').unwrap_or((&self.target, ""));
                 let query =
                     with_pair(query.as_bytes(), name, text.as_bytes()).ok_or_else(impossible)?;
                 self.target = format!("{path}?{query}");
             }
-            Place::Form(name) => {
+            ValueLocator::Form(name) => {
                 self.body = self
                     .form_with(name, text.as_bytes())
                     .ok_or_else(impossible)?
             }
-            Place::Json(path) => self.body = with_json(path, &self.body, text)?,
-            Place::FormJson(name, path) => {
-                let document = self.at(&Place::Form(name.clone()))?.unwrap_or_default();
+            ValueLocator::Json(path) => self.body = with_json(path, &self.body, text)?,
+            ValueLocator::FormJson(name, path) => {
+                let document = self
+                    .at(&ValueLocator::Form(name.clone()))?
+                    .unwrap_or_default();
                 let document = with_json(path, &document, text)?;
                 self.body = self.form_with(name, &document).ok_or_else(impossible)?;
             }
-            Place::Body => self.body = text.as_bytes().to_vec(),
-            Place::Member(_) | Place::Position(_) => return Err(impossible()),
+            ValueLocator::Body => self.body = text.as_bytes().to_vec(),
+            ValueLocator::Member(_) | ValueLocator::Position(_) => return Err(impossible()),
         }
 
         Ok(())
@@ -151,6 +155,6 @@ fn with_json(path: &JsonPath, document: &[u8], text: &str) -> Result<Vec<u8>, Si
             Ok(value) if number => to_raw_value(&value),
             _ => to_raw_value(text),
         };
-        raw.map_err(|_| SignError::from(JsonFault::NotJson))
+        raw.map_err(|_| SignError::from(JsonError::NotJson))
     })
 }

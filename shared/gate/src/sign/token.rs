@@ -5,10 +5,10 @@ use jsonwebtoken::EncodingKey;
 use serde_json::{Map, Value, json};
 
 use crate::providers::jwt::algorithm;
-use crate::providers::key::{Parts, decoded};
-use crate::providers::locator::Place;
+use crate::providers::key::{SecretParts, decoded};
+use crate::providers::locator::ValueLocator;
 use crate::providers::scheme::{JwtAlgorithm, JwtRules, Scheme};
-use crate::providers::signing_input::Scene;
+use crate::providers::signing_input::SigningContext;
 use crate::sign::SignError;
 use crate::sign::private_key::Signer;
 use hookward_core::clock::UnixMillis;
@@ -20,8 +20,8 @@ const LIFE: u64 = 300;
 pub(crate) fn token(
     scheme: &Scheme,
     rules: &JwtRules,
-    parts: &Parts,
-    scene: &Scene<'_, '_>,
+    parts: &SecretParts,
+    scene: &SigningContext<'_, '_>,
     now: UnixMillis,
 ) -> Result<String, SignError> {
     let secret = parts
@@ -37,7 +37,7 @@ pub(crate) fn token(
         BASE64URL_NOPAD.encode(body)
     } else {
         let mut claims = claims(rules, parts, scene, now)?;
-        if scheme.sig.at == Place::Body {
+        if scheme.sig.at == ValueLocator::Body {
             // Wix: the body is the token, and what happened is its claim `data`.
             claims.insert("data".to_owned(), String::from_utf8_lossy(body).into());
         }
@@ -62,8 +62,8 @@ pub(crate) fn token(
 
 fn claims(
     rules: &JwtRules,
-    parts: &Parts,
-    scene: &Scene<'_, '_>,
+    parts: &SecretParts,
+    scene: &SigningContext<'_, '_>,
     now: UnixMillis,
 ) -> Result<Map<String, Value>, SignError> {
     let mut claims = Map::new();

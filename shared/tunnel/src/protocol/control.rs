@@ -23,7 +23,7 @@ use hookward_core::secret::Secret;
 /// Message of an agent to the relay. `P` is the policy, which this crate does not interpret.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum FromAgent<P> {
+pub enum AgentMessage<P> {
     /// Exchange the secret of a join token for a credential of the agent's own making.
     Join {
         /// The join token's secret.
@@ -84,7 +84,7 @@ pub enum FromAgent<P> {
 /// What the relay says.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum FromRelay {
+pub enum RelayMessage {
     /// The join token was accepted.
     Joined {
         /// The name under which the agent was admitted.

@@ -43,7 +43,7 @@ impl std::fmt::Display for RequestId {
 
 /// What the relay knows about a request and the agent must, beside the request itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Context {
+pub struct RequestMeta {
     /// The request's id.
     pub id: RequestId,
     /// The public host, which names the tunnel.
@@ -56,9 +56,9 @@ pub struct Context {
 
 /// A request's head.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct ExchangeRequest {
     /// What the relay adds.
-    pub context: Context,
+    pub context: RequestMeta,
     /// The method.
     pub method: Method,
     /// Path and query, as sent.
@@ -72,16 +72,16 @@ pub struct Request {
     /// The fields, by name.
     pub headers: HeaderMap,
     /// The names as written, in the order of `headers`; empty when all are lower case.
-    pub spelling: Spelling,
+    pub spelling: HeaderCase,
 }
 
 /// The names of a head as they were written: one for each field, in the order in which the head's
 /// `HeaderMap` iterates, each with a newline behind it (which no name holds). Empty when all are
 /// lower case. One piece of memory, because every request has one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Spelling(pub Bytes);
+pub struct HeaderCase(pub Bytes);
 
-impl Spelling {
+impl HeaderCase {
     /// The names in order.
     pub fn names(&self) -> impl Iterator<Item = &[u8]> {
         self.0
@@ -98,12 +98,12 @@ impl Spelling {
 
 /// Names that are being collected.
 #[derive(Default)]
-pub struct SpellingBuilder {
+pub struct HeaderCaseBuilder {
     names: Vec<u8>,
     plain: bool,
 }
 
-impl SpellingBuilder {
+impl HeaderCaseBuilder {
     /// With room for the names of most heads.
     #[must_use]
     pub fn new() -> Self {
@@ -122,27 +122,27 @@ impl SpellingBuilder {
 
     /// All of them.
     #[must_use]
-    pub fn finish(self) -> Spelling {
+    pub fn finish(self) -> HeaderCase {
         if self.plain {
-            Spelling::default()
+            HeaderCase::default()
         } else {
-            Spelling(self.names.into())
+            HeaderCase(self.names.into())
         }
     }
 }
 
 /// The agent's answer: the application's head, or a failure that the relay puts into words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum ExchangeReply {
     /// The application answered.
-    Response(Response),
+    Response(ExchangeResponse),
     /// It did not, or the agent's own gate refused.
-    Failure(Failure),
+    Failure(ExchangeFailure),
 }
 
 /// The head of the application's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
+pub struct ExchangeResponse {
     /// Its status.
     pub status: StatusCode,
     /// The body's length, when it is known.
@@ -153,7 +153,7 @@ pub struct Response {
 
 /// Why there is no answer of the application.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct ExchangeFailure {
     /// The stable code.
     pub code: Code,
     /// The status, when it is not the code's own.
@@ -165,7 +165,7 @@ pub struct Failure {
 #[error("a head that can't be read: {0}")]
 pub struct HeadError(&'static str);
 
-impl Request {
+impl ExchangeRequest {
     /// Writes the head. `passes` says which fields go on.
     #[must_use]
     pub fn encode(&self, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
@@ -221,13 +221,13 @@ impl Request {
 
         // The map iterates in the order written, as long as equal names stand together: the encoder
         // writes them from a map of its own.
-        let mut spelling = SpellingBuilder::new();
+        let mut spelling = HeaderCaseBuilder::new();
         let headers = get_fields(&mut buf, REQUEST_FIELDS, |written, name| {
             spelling.add(written, name)
         })?;
 
         Ok(Self {
-            context: Context {
+            context: RequestMeta {
                 id,
                 host,
                 client,
@@ -244,7 +244,7 @@ impl Request {
     }
 }
 
-impl Response {
+impl ExchangeResponse {
     /// Writes the answer's head. `passes` says which fields go on.
     #[must_use]
     pub fn encode(&self, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
@@ -257,7 +257,7 @@ impl Response {
     }
 }
 
-impl Failure {
+impl ExchangeFailure {
     /// Writes the answer's head.
     #[must_use]
     pub fn encode(&self) -> BytesMut {
@@ -269,7 +269,7 @@ impl Failure {
     }
 }
 
-impl Answer {
+impl ExchangeReply {
     /// Reads an answer's head.
     ///
     /// # Errors
@@ -283,7 +283,7 @@ impl Answer {
             KIND_RESPONSE => {
                 let length = get_length(&mut buf)?;
                 let headers = get_fields(&mut buf, ANSWER_FIELDS, |_, _| {})?;
-                Ok(Self::Response(Response {
+                Ok(Self::Response(ExchangeResponse {
                     status,
                     length,
                     headers,
@@ -294,7 +294,7 @@ impl Answer {
                 let text = std::str::from_utf8(&text).map_err(|_| HeadError("code"))?;
                 let text = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text);
                 let code = serde::Deserialize::deserialize(text).map_err(|_| HeadError("code"))?;
-                Ok(Self::Failure(Failure { code, status }))
+                Ok(Self::Failure(ExchangeFailure { code, status }))
             }
             _ => Err(HeadError("kind")),
         }
@@ -435,14 +435,14 @@ fn get_address(buf: &mut Bytes) -> Result<IpAddr, HeadError> {
 mod tests {
     use super::*;
 
-    fn request() -> Request {
+    fn request() -> ExchangeRequest {
         let mut headers = HeaderMap::new();
         headers.append("x-github-event", "push".parse().unwrap());
         headers.append("x-a", "1".parse().unwrap());
         headers.append("x-a", "2".parse().unwrap());
 
-        Request {
-            context: Context {
+        ExchangeRequest {
+            context: RequestMeta {
                 id: RequestId([7; 16]),
                 host: Bytes::from_static(b"h.example"),
                 client: "2001:db8::1".parse().unwrap(),
@@ -460,7 +460,7 @@ mod tests {
             trailers: true,
             upgrade: false,
             headers,
-            spelling: Spelling("X-GitHub-Event\nX-A\nx-a\n".into()),
+            spelling: HeaderCase("X-GitHub-Event\nX-A\nx-a\n".into()),
         }
     }
 
@@ -468,27 +468,27 @@ mod tests {
     fn round_trip() {
         let request = request();
         assert_eq!(
-            Request::decode(request.encode(|_| true).freeze()).unwrap(),
+            ExchangeRequest::decode(request.encode(|_| true).freeze()).unwrap(),
             request
         );
 
-        let response = Response {
+        let response = ExchangeResponse {
             status: StatusCode::CREATED,
             length: None,
             headers: request.headers,
         };
         assert_eq!(
-            Answer::decode(response.encode(|_| true).freeze()).unwrap(),
-            Answer::Response(response)
+            ExchangeReply::decode(response.encode(|_| true).freeze()).unwrap(),
+            ExchangeReply::Response(response)
         );
 
-        let failure = Failure {
+        let failure = ExchangeFailure {
             code: Code::ApplicationTimeout,
             status: StatusCode::GATEWAY_TIMEOUT,
         };
         assert_eq!(
-            Answer::decode(failure.encode().freeze()).unwrap(),
-            Answer::Failure(failure)
+            ExchangeReply::decode(failure.encode().freeze()).unwrap(),
+            ExchangeReply::Failure(failure)
         );
     }
 
@@ -510,20 +510,20 @@ mod tests {
     #[test]
     fn a_left_out_field_takes_its_spelling_along() {
         let encoded = request().encode(|name| name != "x-github-event").freeze();
-        let decoded = Request::decode(encoded).unwrap();
-        assert_eq!(decoded.spelling, Spelling("X-A\nx-a\n".into()));
+        let decoded = ExchangeRequest::decode(encoded).unwrap();
+        assert_eq!(decoded.spelling, HeaderCase("X-A\nx-a\n".into()));
     }
 
     #[test]
     fn cut_or_changed_bytes_are_an_error_and_no_panic() {
         let whole = request().encode(|_| true).freeze();
         for cut in 0..whole.len() {
-            let _ = Request::decode(whole.slice(..cut));
-            let _ = Answer::decode(whole.slice(cut..));
+            let _ = ExchangeRequest::decode(whole.slice(..cut));
+            let _ = ExchangeReply::decode(whole.slice(cut..));
             for bit in 0..8 {
                 let mut changed = whole.to_vec();
                 changed[cut] ^= 1 << bit;
-                let _ = Request::decode(changed.into());
+                let _ = ExchangeRequest::decode(changed.into());
             }
         }
     }

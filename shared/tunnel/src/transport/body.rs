@@ -12,7 +12,7 @@ use http::{HeaderMap, header};
 use http_body::{Body, Frame as BodyFrame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use crate::body_buffer::Pieces;
+use crate::body_buffer::BodyBuffer;
 use crate::protocol::frame::Frame;
 use crate::protocol::head;
 use crate::transport::error::StreamError;
@@ -23,7 +23,7 @@ use hookward_core::limits::SMALL_BODY;
 /// Why a body broke off. hyper then cuts the connection, or resets the stream: whoever receives it
 /// can't take it for complete.
 #[derive(Debug, thiserror::Error)]
-pub enum BodyError {
+pub enum MessageBodyError {
     /// The other end of the tunnel broke off.
     #[error("the body broke off: {0}")]
     Broke(#[from] StreamError),
@@ -80,7 +80,7 @@ impl MessageBody {
     /// read.
     pub async fn take_if_arrived(&mut self) -> Option<Bytes> {
         let length = self.left.filter(|length| *length <= SMALL_BODY as u64)?;
-        let mut body = Pieces::expecting(Some(length));
+        let mut body = BodyBuffer::expecting(Some(length));
         let mut complete = false;
         poll_fn(|cx| {
             while let Poll::Ready(Ok(frame)) = self.reader.poll_next(cx) {
@@ -115,7 +115,10 @@ impl MessageBody {
         None
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<BodyFrame<Bytes>, MessageBodyError>>> {
         loop {
             if self.ended {
                 return Poll::Ready(None);
@@ -129,7 +132,7 @@ impl MessageBody {
                 let patience = self.patience;
                 let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
                 ready!(timer.as_mut().poll(cx));
-                return Poll::Ready(Some(Err(BodyError::Idle(patience))));
+                return Poll::Ready(Some(Err(MessageBodyError::Idle(patience))));
             };
 
             self.timer = None;
@@ -138,7 +141,7 @@ impl MessageBody {
                     if let Some(left) = &mut self.left {
                         *left = left
                             .checked_sub(data.len() as u64)
-                            .ok_or(BodyError::Length)?;
+                            .ok_or(MessageBodyError::Length)?;
                     }
                     return Poll::Ready(Some(Ok(BodyFrame::data(data))));
                 }
@@ -155,7 +158,7 @@ impl MessageBody {
                 Frame::End => {
                     self.ended = true;
                     if self.left.is_some_and(|left| left > 0) {
-                        return Poll::Ready(Some(Err(BodyError::Length)));
+                        return Poll::Ready(Some(Err(MessageBodyError::Length)));
                     }
                 }
                 Frame::Head(_) => {
@@ -171,12 +174,12 @@ impl MessageBody {
 
 impl Body for MessageBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = MessageBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<BodyFrame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<BodyFrame<Bytes>, MessageBodyError>>> {
         self.poll(cx)
     }
 

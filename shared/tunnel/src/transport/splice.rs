@@ -15,15 +15,15 @@ use crate::transport::stream::{MessageReader, MessageWriter};
 const PIECE: usize = 16 * 1024;
 
 /// Something broke: both halves are dropped, which resets the stream.
-struct Broke;
+struct SpliceError;
 
 /// When something moved last, for both directions.
-struct Activity {
+struct SpliceActivity {
     begin: Instant,
     last_ms: AtomicU64,
 }
 
-impl Activity {
+impl SpliceActivity {
     fn note(&self) {
         self.last_ms.store(self.now(), Ordering::Relaxed);
     }
@@ -54,7 +54,7 @@ where
     S: AsyncRead + AsyncWrite,
 {
     let (incoming, outgoing) = tokio::io::split(connection);
-    let activity = Activity {
+    let activity = SpliceActivity {
         begin: Instant::now(),
         last_ms: AtomicU64::new(0),
     };
@@ -74,33 +74,35 @@ where
 async fn send(
     mut from: impl AsyncRead + Unpin,
     mut to: MessageWriter,
-    activity: &Activity,
-) -> Result<(), Broke> {
+    activity: &SpliceActivity,
+) -> Result<(), SpliceError> {
     let mut buffer = BytesMut::with_capacity(PIECE);
-    while from.read_buf(&mut buffer).await.map_err(|_| Broke)? > 0 {
+    while from.read_buf(&mut buffer).await.map_err(|_| SpliceError)? > 0 {
         activity.note();
-        to.data(buffer.split().freeze()).await.map_err(|_| Broke)?;
+        to.data(buffer.split().freeze())
+            .await
+            .map_err(|_| SpliceError)?;
         buffer.reserve(PIECE);
     }
-    to.finish().await.map_err(|_| Broke)
+    to.finish().await.map_err(|_| SpliceError)
 }
 
 async fn receive(
     mut to: impl AsyncWrite + Unpin,
     mut from: MessageReader,
-    activity: &Activity,
-) -> Result<(), Broke> {
+    activity: &SpliceActivity,
+) -> Result<(), SpliceError> {
     loop {
-        match from.next().await.map_err(|_| Broke)? {
+        match from.next().await.map_err(|_| SpliceError)? {
             Frame::Data(data) => {
                 activity.note();
-                to.write_all(&data).await.map_err(|_| Broke)?;
+                to.write_all(&data).await.map_err(|_| SpliceError)?;
                 // TLS keeps what a full socket does not take, and nothing may follow that would
                 // send it.
-                to.flush().await.map_err(|_| Broke)?;
+                to.flush().await.map_err(|_| SpliceError)?;
             }
-            Frame::End => return to.shutdown().await.map_err(|_| Broke),
-            Frame::Head(_) | Frame::Trailers(_) => return Err(Broke),
+            Frame::End => return to.shutdown().await.map_err(|_| SpliceError),
+            Frame::Head(_) | Frame::Trailers(_) => return Err(SpliceError),
         }
     }
 }

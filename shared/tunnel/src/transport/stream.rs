@@ -13,14 +13,14 @@ use serde::de::DeserializeOwned;
 use crate::protocol::frame::{self, Decoder, Frame};
 use crate::transport::error::StreamError;
 use crate::transport::halves::{RecvHalf, SendHalf};
-use crate::transport::write_priority::Precedence;
+use crate::transport::write_priority::WritePriority;
 
 /// Priority of streams whose message is large or of unknown size: behind every small one.
 const BULK: i32 = -1;
 
 /// When something is written, where others wait, too.
 #[derive(Clone, Copy)]
-enum Turn {
+enum Priority {
     /// Before what is large: it is small.
     First,
     /// Beside all others: nobody knows how large it will be.
@@ -32,18 +32,18 @@ enum Turn {
 /// Writes one message of an exchange. Dropped before [`MessageWriter::finish`], it is an abort.
 pub struct MessageWriter {
     stream: SendHalf,
-    order: Option<Arc<Precedence>>,
+    order: Option<Arc<WritePriority>>,
     /// Of what follows the head.
-    turn: Turn,
+    turn: Priority,
     finished: bool,
 }
 
 impl MessageWriter {
-    pub(crate) const fn new(stream: SendHalf, order: Option<Arc<Precedence>>) -> Self {
+    pub(crate) const fn new(stream: SendHalf, order: Option<Arc<WritePriority>>) -> Self {
         Self {
             stream,
             order,
-            turn: Turn::Any,
+            turn: Priority::Any,
             finished: false,
         }
     }
@@ -57,7 +57,7 @@ impl MessageWriter {
 
     /// Sends this message behind all small ones.
     pub fn deprioritise(&mut self) {
-        self.turn = Turn::Last;
+        self.turn = Priority::Last;
         self.stream.prioritise(BULK);
     }
 
@@ -66,7 +66,7 @@ impl MessageWriter {
     /// # Errors
     /// [`StreamError`]; the message is then aborted.
     pub async fn head(&mut self, payload: &[u8]) -> Result<(), StreamError> {
-        self.write_in_turn(Turn::First, &mut [frame::head(payload)], false)
+        self.write_in_turn(Priority::First, &mut [frame::head(payload)], false)
             .await
     }
 
@@ -77,12 +77,16 @@ impl MessageWriter {
     pub async fn whole(mut self, head: &[u8], body: Bytes) -> Result<(), StreamError> {
         let head = frame::head(head);
         let written = if body.is_empty() {
-            self.write_in_turn(Turn::First, &mut [head, frame::end()], true)
+            self.write_in_turn(Priority::First, &mut [head, frame::end()], true)
                 .await
         } else {
             let prefix = frame::data_prefix(body.len());
-            self.write_in_turn(Turn::First, &mut [head, prefix, body, frame::end()], true)
-                .await
+            self.write_in_turn(
+                Priority::First,
+                &mut [head, prefix, body, frame::end()],
+                true,
+            )
+            .await
         };
         self.finished = written.is_ok();
 
@@ -134,15 +138,15 @@ impl MessageWriter {
 
     async fn write_in_turn(
         &mut self,
-        turn: Turn,
+        turn: Priority,
         pieces: &mut [Bytes],
         end: bool,
     ) -> Result<(), StreamError> {
         let writing = self.stream.write(pieces, end);
         match (&self.order, turn) {
-            (Some(order), Turn::First) => order.first(writing).await,
-            (Some(order), Turn::Last) => order.last(writing).await,
-            (_, Turn::Any) | (None, _) => writing.await,
+            (Some(order), Priority::First) => order.first(writing).await,
+            (Some(order), Priority::Last) => order.last(writing).await,
+            (_, Priority::Any) | (None, _) => writing.await,
         }
     }
 }

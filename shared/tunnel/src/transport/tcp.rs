@@ -92,8 +92,8 @@ pub fn keep_queue_short(stream: &tokio::net::TcpStream) {
 type Halves = (SendHalf, RecvHalf);
 
 /// A session's connection. Dropping the last of it ends the connection.
-pub(crate) struct Link {
-    side: Side,
+pub(crate) struct H2Link {
+    side: TcpRole,
     peer: SocketAddr,
     ended: watch::Receiver<Option<SessionError>>,
     heard: Heard,
@@ -101,7 +101,7 @@ pub(crate) struct Link {
     stop: CancellationToken,
 }
 
-enum Side {
+enum TcpRole {
     /// The relay opens streams, so many at a time: h2 itself would queue more, without a word.
     Opens(client::SendRequest<Bytes>, Arc<Semaphore>),
     /// The agent takes them.
@@ -152,7 +152,7 @@ pub(crate) async fn relay_side<S>(
     peer: SocketAddr,
     liveness: Liveness,
     tasks: &TaskTracker,
-) -> Result<Link, SessionError>
+) -> Result<H2Link, SessionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -211,8 +211,8 @@ where
     });
 
     let places = Arc::new(Semaphore::new(TUNNEL_STREAMS as usize));
-    Ok(Link {
-        side: Side::Opens(sender, places),
+    Ok(H2Link {
+        side: TcpRole::Opens(sender, places),
         peer,
         ended,
         heard,
@@ -230,7 +230,7 @@ pub(crate) async fn agent_side<S>(
     peer: SocketAddr,
     liveness: Liveness,
     tasks: &TaskTracker,
-) -> Result<Link, SessionError>
+) -> Result<H2Link, SessionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -288,8 +288,8 @@ where
         say.send_replace(Some(why));
     });
 
-    Ok(Link {
-        side: Side::Takes(Mutex::new(taken)),
+    Ok(H2Link {
+        side: TcpRole::Takes(Mutex::new(taken)),
         peer,
         ended,
         heard,
@@ -298,10 +298,10 @@ where
     })
 }
 
-impl Link {
+impl H2Link {
     /// Opens a stream; waits while all are in use.
     pub(crate) async fn open(&self) -> Result<Halves, SessionError> {
-        let Side::Opens(sender, places) = &self.side else {
+        let TcpRole::Opens(sender, places) = &self.side else {
             return Err(wrong_side());
         };
         let place = Arc::clone(places)
@@ -322,7 +322,7 @@ impl Link {
 
     /// The next stream of the peer.
     pub(crate) async fn accept(&self) -> Result<Halves, SessionError> {
-        let Side::Takes(queue) = &self.side else {
+        let TcpRole::Takes(queue) = &self.side else {
             return Err(wrong_side());
         };
         let next = poll_fn(|cx| {
@@ -340,7 +340,7 @@ impl Link {
 
     /// Whether it is the agent's side, which takes streams.
     pub(crate) const fn takes(&self) -> bool {
-        matches!(self.side, Side::Takes(_))
+        matches!(self.side, TcpRole::Takes(_))
     }
 
     pub(crate) async fn closed(&self) -> SessionError {
@@ -372,7 +372,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for H2Link {
     fn drop(&mut self) {
         self.stop.cancel();
     }

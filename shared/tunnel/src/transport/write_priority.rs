@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The order of a connection's writers.
-pub(crate) struct Precedence {
+pub(crate) struct WritePriority {
     begin: Instant,
     /// Small messages that wait to be let in.
     waiting: AtomicUsize,
@@ -29,7 +29,7 @@ pub(crate) struct Precedence {
     nobody: Notify,
 }
 
-impl Default for Precedence {
+impl Default for WritePriority {
     fn default() -> Self {
         let (waiting, since) = (AtomicUsize::new(0), AtomicU64::new(0));
         Self {
@@ -42,7 +42,7 @@ impl Default for Precedence {
 }
 
 /// A small message that waits.
-struct Waiting<'p>(&'p Precedence);
+struct Waiting<'p>(&'p WritePriority);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -52,7 +52,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Precedence {
+impl WritePriority {
     /// Writes a small message. It must have room in its own stream's window: large ones wait for
     /// it.
     pub(crate) async fn first<F: Future>(&self, writing: F) -> F::Output {
@@ -147,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_small_one_goes_before_large_ones_that_came_before_it() {
-        let (order, room) = (Precedence::default(), Room::default());
+        let (order, room) = (WritePriority::default(), Room::default());
         let mut large: Vec<Writing<'_>> = (0..3)
             .map(|_| Box::pin(order.last(room.enter())) as _)
             .collect();
@@ -171,7 +171,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_one_does_not_wait_for_ever() {
-        let (order, room) = (Precedence::default(), Room::default());
+        let (order, room) = (WritePriority::default(), Room::default());
         let mut small: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
         assert_eq!(entered(&mut small), 0);
         // The small one is not polled: it is as if there were always another.

@@ -1,11 +1,11 @@
 //! Whether the fields of a scheme make sense together. Both sides ask: a scheme may come from a
 //! policy.
 
-use crate::providers::locator::Place;
+use crate::providers::locator::ValueLocator;
 use crate::providers::scheme::{
     Algorithm, Encoding, JwtRules, KeyForm, KeySource, Pick, Required, Scheme,
 };
-use crate::providers::template::{Source, Template};
+use crate::providers::template::{Template, ValueSource};
 
 /// Why a scheme or a secret can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,7 +53,10 @@ impl Scheme {
             return contradiction("split and kv are not empty");
         }
 
-        if matches!(self.sig.at, Place::Member(_) | Place::Position(_)) {
+        if matches!(
+            self.sig.at,
+            ValueLocator::Member(_) | ValueLocator::Position(_)
+        ) {
             return contradiction("sig stands somewhere in the request, not in itself");
         }
 
@@ -91,7 +94,7 @@ impl Scheme {
         let has_secret = self
             .msg
             .sources()
-            .any(|source| matches!(source, Source::Secret(_)));
+            .any(|source| matches!(source, ValueSource::Secret(_)));
         if self.alg.is_digest() && !has_secret {
             return contradiction("a plain digest is a signature only with {secret} in msg");
         }
@@ -100,7 +103,7 @@ impl Scheme {
             return contradiction("msg is empty: nothing is signed");
         }
 
-        let constant = |source: &Source| matches!(source, Source::Secret(_));
+        let constant = |source: &ValueSource| matches!(source, ValueSource::Secret(_));
         if !token && !jwt && self.msg.sources().all(constant) {
             return contradiction(
                 "msg holds nothing of the request, so one signature fits every request",
@@ -111,7 +114,7 @@ impl Scheme {
             && self
                 .msg
                 .sources()
-                .any(|source| matches!(source, Source::Item(_)))
+                .any(|source| matches!(source, ValueSource::Item(_)))
         {
             return contradiction("{item:…} needs each");
         }
@@ -138,7 +141,7 @@ impl Scheme {
         let signs_time = self
             .msg
             .sources()
-            .any(|source| *source == Source::Timestamp)
+            .any(|source| *source == ValueSource::Timestamp)
             || self.key == KeyForm::TsUtf8;
 
         let Some(ts) = &self.ts else {
@@ -150,13 +153,16 @@ impl Scheme {
         };
 
         // A time that stands in a body that is signed whole is signed, too.
-        let in_body =
-            ts.at.is_in_body() && self.msg.sources().any(|source| *source == Source::Body);
+        let in_body = ts.at.is_in_body()
+            && self
+                .msg
+                .sources()
+                .any(|source| *source == ValueSource::Body);
         // Or in a header of the list of those that are signed, which `require` asks for.
         let listed = self
             .msg
             .sources()
-            .any(|source| matches!(source, Source::SignedHeaders(_)));
+            .any(|source| matches!(source, ValueSource::SignedHeaders(_)));
         if !signs_time && !in_body && !listed {
             return Err(SchemeError::Contradiction(
                 "a timestamp that is not signed proves nothing",
@@ -164,13 +170,13 @@ impl Scheme {
         }
 
         match ts.at {
-            Place::Member(_) if self.sig.kv.is_none() => {
+            ValueLocator::Member(_) if self.sig.kv.is_none() => {
                 Err(SchemeError::Contradiction("ts at sig:KEY needs kv"))
             }
-            Place::Position(_) if self.sig.split.is_none() => {
+            ValueLocator::Position(_) if self.sig.split.is_none() => {
                 Err(SchemeError::Contradiction("ts at sig:#N needs split"))
             }
-            Place::Numbered(_) => Err(SchemeError::Contradiction("ts stands in one place")),
+            ValueLocator::Numbered(_) => Err(SchemeError::Contradiction("ts stands in one place")),
             _ => Ok(()),
         }
     }

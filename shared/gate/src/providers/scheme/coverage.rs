@@ -1,9 +1,9 @@
 //! What a scheme's signature is about: how much of the body, the URL, and who could have made it.
 
-use crate::providers::locator::Place;
+use crate::providers::locator::ValueLocator;
 use crate::providers::scheme::{Algorithm, Scheme};
 use crate::providers::signing_input::{PLIVO_NONCE, SNS_FIELDS};
-use crate::providers::template::{Filter, Part, Source, Template};
+use crate::providers::template::{Filter, Template, TemplatePart, ValueSource};
 use hookward_core::json::JsonPath;
 
 /// How much of the body a right signature vouches for.
@@ -25,8 +25,8 @@ impl Scheme {
             template.parts().iter().any(|part| {
                 matches!(
                     part,
-                    Part::Value(
-                        Source::Body,
+                    TemplatePart::Value(
+                        ValueSource::Body,
                         Filter::None
                             | Filter::JsonString
                             | Filter::Sha256
@@ -39,7 +39,7 @@ impl Scheme {
 
         if let Some(rules) = &self.jwt {
             let bound = rules.detached
-                || self.sig.at == Place::Body
+                || self.sig.at == ValueLocator::Body
                 || rules.claims.values().any(digests_body);
             return if bound {
                 Coverage::Body
@@ -54,9 +54,9 @@ impl Scheme {
 
         // The digest of the body stands in the URL, and the URL is signed.
         let bound = || {
-            self.msg.sources().any(|source| *source == Source::Url)
+            self.msg.sources().any(|source| *source == ValueSource::Url)
                 && self.require.iter().any(|required| {
-                    matches!(required.at, Place::Query(_))
+                    matches!(required.at, ValueLocator::Query(_))
                         && required.is.as_ref().is_some_and(digests_body)
                 })
         };
@@ -65,17 +65,20 @@ impl Scheme {
         let ends_open = self.alg.is_digest()
             && !matches!(
                 self.msg.parts().last(),
-                Some(Part::Value(Source::Secret(_), _))
+                Some(TemplatePart::Value(ValueSource::Secret(_), _))
             );
         if (digests_body(&self.msg) || bound()) && !ends_open && !self.has_open_joint() {
             return Coverage::Body;
         }
 
-        let some = |source: &Source| match source {
+        let some = |source: &ValueSource| match source {
             // Names and values stand in one line there, without what separates them.
-            Source::FormSorted | Source::Plivo => true,
-            Source::Body | Source::BodyCrc32 | Source::Sns | Source::Item(_) => true,
-            Source::At(place) => place.is_in_body(),
+            ValueSource::FormSorted | ValueSource::Plivo => true,
+            ValueSource::Body
+            | ValueSource::BodyCrc32
+            | ValueSource::Sns
+            | ValueSource::Item(_) => true,
+            ValueSource::At(place) => place.is_in_body(),
             _ => false,
         };
 
@@ -90,14 +93,14 @@ impl Scheme {
     /// Whether it can only be judged with the body at hand.
     #[must_use]
     pub fn needs_body(&self) -> bool {
-        let reads = |source: &Source| match source {
-            Source::Body
-            | Source::BodyCrc32
-            | Source::FormSorted
-            | Source::Plivo
-            | Source::Sns
-            | Source::Item(_) => true,
-            Source::At(place) => place.is_in_body(),
+        let reads = |source: &ValueSource| match source {
+            ValueSource::Body
+            | ValueSource::BodyCrc32
+            | ValueSource::FormSorted
+            | ValueSource::Plivo
+            | ValueSource::Sns
+            | ValueSource::Item(_) => true,
+            ValueSource::At(place) => place.is_in_body(),
             _ => false,
         };
         let template_reads = |template: &Template| template.sources().any(reads);
@@ -125,7 +128,7 @@ impl Scheme {
     }
 
     /// All places of a request that are read to judge it. Those of a batch are places of its items.
-    pub(crate) fn places(&self) -> impl Iterator<Item = Place> {
+    pub(crate) fn places(&self) -> impl Iterator<Item = ValueLocator> {
         let at = |template: &Template| template.sources().flat_map(places_of).collect::<Vec<_>>();
         let claims = self.jwt.iter().flat_map(|rules| rules.claims.values());
         let required = self.require.iter().flat_map(move |rule| {
@@ -156,22 +159,22 @@ impl Scheme {
     pub fn signs_url(&self) -> bool {
         let claims = self.jwt.iter().flat_map(|rules| rules.claims.values());
         let mut sources = self.msg.sources().chain(claims.flat_map(Template::sources));
-        sources.any(|source| matches!(source, Source::Url | Source::Plivo))
+        sources.any(|source| matches!(source, ValueSource::Url | ValueSource::Plivo))
     }
 }
 
 /// The places that a placeholder reads.
-fn places_of(source: &Source) -> Vec<Place> {
+fn places_of(source: &ValueSource) -> Vec<ValueLocator> {
     match source {
-        Source::At(place) => vec![place.clone()],
-        Source::Item(path) => vec![Place::Json(path.clone())],
-        Source::SignedHeaders(list) => vec![Place::Header(list.clone())],
-        Source::Sns => SNS_FIELDS
+        ValueSource::At(place) => vec![place.clone()],
+        ValueSource::Item(path) => vec![ValueLocator::Json(path.clone())],
+        ValueSource::SignedHeaders(list) => vec![ValueLocator::Header(list.clone())],
+        ValueSource::Sns => SNS_FIELDS
             .iter()
             .filter_map(|name| JsonPath::parse(name).ok())
-            .map(Place::Json)
+            .map(ValueLocator::Json)
             .collect(),
-        Source::Plivo => Place::parse(PLIVO_NONCE).into_iter().collect(),
+        ValueSource::Plivo => ValueLocator::parse(PLIVO_NONCE).into_iter().collect(),
         _ => Vec::new(),
     }
 }

@@ -6,7 +6,7 @@
 use http::Method;
 
 use crate::providers::scheme::{Scheme, TimeUnit};
-use crate::providers::template::{Filter, Part, Source};
+use crate::providers::template::{Filter, TemplatePart, ValueSource};
 use crate::request::Request;
 
 /// A joint, and what pins it.
@@ -15,7 +15,7 @@ pub enum Joint<'s> {
     /// The time has one length only.
     Time(TimeUnit),
     /// The body begins and ends with a bracket, and this other value holds none.
-    Json(&'s Source),
+    Json(&'s ValueSource),
     /// Nothing does.
     Open,
 }
@@ -56,15 +56,19 @@ impl Scheme {
             )
         };
 
-        let signs_method = || self.msg.sources().any(|source| *source == Source::Method);
+        let signs_method = || {
+            self.msg
+                .sources()
+                .any(|source| *source == ValueSource::Method)
+        };
         is_json(request.body) || request.body.is_empty() && bodiless() && signs_method()
     }
 
-    fn joint<'s>(&'s self, left: &'s Part, right: &'s Part) -> Option<Joint<'s>> {
+    fn joint<'s>(&'s self, left: &'s TemplatePart, right: &'s TemplatePart) -> Option<Joint<'s>> {
         let (left, right) = match (left, right) {
             // Fixed text separates; what holds it is refused when the text is put together.
-            (Part::Literal(_), _) | (_, Part::Literal(_)) => return None,
-            (Part::Value(left, left_filter), Part::Value(right, right_filter)) => {
+            (TemplatePart::Literal(_), _) | (_, TemplatePart::Literal(_)) => return None,
+            (TemplatePart::Value(left, left_filter), TemplatePart::Value(right, right_filter)) => {
                 // A digest has one length, and a JSON string ends at its quote.
                 if is_closed(*left_filter) || is_closed(*right_filter) {
                     return None;
@@ -75,19 +79,20 @@ impl Scheme {
         };
 
         // The sender does not choose the secret, and no URL begins like the end of a method.
-        let fixed = |source: &Source| matches!(source, Source::Secret(_) | Source::Method);
+        let fixed =
+            |source: &ValueSource| matches!(source, ValueSource::Secret(_) | ValueSource::Method);
         if fixed(left) || fixed(right) {
             return None;
         }
 
-        if *left == Source::Timestamp || *right == Source::Timestamp {
+        if *left == ValueSource::Timestamp || *right == ValueSource::Timestamp {
             let unit = self.ts.as_ref().map(|ts| ts.unit)?;
             return match unit {
                 // No such time begins or ends like another one.
                 TimeUnit::Iso8601 => None,
                 // One with a fraction begins like one without.
                 TimeUnit::Iso8601Utc => Some(if self.json_body {
-                    Joint::Json(&Source::Timestamp)
+                    Joint::Json(&ValueSource::Timestamp)
                 } else {
                     Joint::Open
                 }),
@@ -96,7 +101,7 @@ impl Scheme {
         }
 
         let other = match (left, right) {
-            (Source::Body, other) | (other, Source::Body) => other,
+            (ValueSource::Body, other) | (other, ValueSource::Body) => other,
             _ => return None,
         };
 
