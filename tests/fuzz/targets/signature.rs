@@ -8,9 +8,9 @@ use hookward_core::clock::UnixMillis;
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::DOCTOR_BYTES;
 use hookward_core::secret::Secret;
-use hookward_gate::engine::{Decision, Gate, HeadVerdict, Side, State};
+use hookward_gate::engine::{Decision, Gate, GateState, HeadVerdict, Side};
 use hookward_gate::inspection::Work;
-use hookward_gate::policy::{Accept, LiveSecret, Policy, Route, SignatureCheck};
+use hookward_gate::policy::{Accept, ActiveSecret, Policy, Route, SignatureCheck};
 use hookward_gate::providers;
 use hookward_gate::request::{Request, RequestHead};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -23,7 +23,7 @@ static GATES: LazyLock<Vec<(Arc<Gate>, Vec<HeaderName>)>> = LazyLock::new(|| {
     let gates = providers::all().iter().filter_map(|row| {
         let secret =
             Secret::new(b"whsec_NzQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3MTQ3".to_vec())?;
-        let live = LiveSecret {
+        let live = ActiveSecret {
             name: "env:SECRET".to_owned(),
             secret,
         };
@@ -79,7 +79,7 @@ fuzz_target!(|data: &[u8]| {
         origin: "https://h.test",
     };
     let (state, keys, client) = (
-        State::default(),
+        GateState::default(),
         FetchedKeys::default(),
         [192, 0, 2, 1].into(),
     );

@@ -3,13 +3,13 @@
 
 use hookward_core::form;
 use hookward_core::path::PathPattern;
-use hookward_core::syntax::Slashes;
+use hookward_core::syntax::EscapedSlashes;
 use hookward_gate::engine::syntax;
 use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|target: &[u8]| {
-    if syntax::check(target, &HeaderMap::new(), Slashes::Plain).is_err() {
+    if syntax::check(target, &HeaderMap::new(), EscapedSlashes::Plain).is_err() {
         return;
     }
     assert_eq!(target.first(), Some(&b'/'), "it is an absolute path");
