@@ -114,7 +114,7 @@ pub struct LinkArgs {
 
     /// A connection on which nothing was heard for so many seconds is dead
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(2..=600))]
-    pub dead_after: u16,
+    pub idle_timeout: u16,
 }
 
 /// What happens to a delivery that came before.

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 /// Reports that wait to be shown; more than that are counted, not kept.
-const WAITING: usize = 4096;
+const QUEUE_LENGTH: usize = 4096;
 
 /// One thing to say.
 #[derive(Debug, Clone)]
@@ -29,12 +29,12 @@ pub enum Event {
     /// The tunnel is open.
     Ready(Ready),
     /// No relay is reached; the agent goes on dialling.
-    Away {
+    Disconnected {
         /// Why.
         why: String,
     },
     /// No connection to this relay is left, while other relays are reached.
-    RelayLost {
+    RelayDisconnected {
         /// The relay's address.
         relay: String,
         /// Why.
@@ -47,7 +47,7 @@ pub enum Event {
     /// The relay refused a request.
     Refused(Box<RefusedRequest>),
     /// The relay refused more than it told, counted by check.
-    Counted(Vec<(Check, u64)>),
+    RefusedSummary(Vec<(Check, u64)>),
     /// The agent stops, and waits for requests that are under way.
     Stopping {
         /// Number of requests in progress.
@@ -67,7 +67,7 @@ pub struct TimedEvent {
     /// The same by a monotonic clock, for the order of reports.
     pub moment: Instant,
     /// The report itself.
-    pub report: Event,
+    pub event: Event,
 }
 
 impl From<Event> for TimedEvent {
@@ -75,7 +75,7 @@ impl From<Event> for TimedEvent {
         Self {
             at: OffsetDateTime::now_utc(),
             moment: Instant::now(),
-            report,
+            event: report,
         }
     }
 }
@@ -185,7 +185,7 @@ pub struct EventStream {
 /// A way for reports.
 #[must_use]
 pub fn channel() -> (EventSink, EventStream) {
-    let (sender, receiver) = mpsc::channel(WAITING);
+    let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
     let lost = Arc::new(AtomicU64::new(0));
     (
         EventSink {
@@ -198,12 +198,12 @@ pub fn channel() -> (EventSink, EventStream) {
 
 impl EventSink {
     /// Says something.
-    pub fn say(&self, report: Event) {
-        self.say_of(Duration::ZERO, report);
+    pub fn emit(&self, report: Event) {
+        self.emit_at(Duration::ZERO, report);
     }
 
     /// Says something that happened so long ago.
-    pub fn say_of(&self, ago: Duration, report: Event) {
+    pub fn emit_at(&self, ago: Duration, report: Event) {
         let stamped = TimedEvent::from(report);
         let at = stamped
             .at
@@ -237,7 +237,7 @@ impl EventStream {
     }
 
     /// A report that is there already.
-    pub fn next_at_once(&mut self) -> Option<TimedEvent> {
+    pub fn try_next(&mut self) -> Option<TimedEvent> {
         self.receiver.try_recv().ok()
     }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use hookward_core::clock::{Clock, Moment};
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::headers::{passes_to_sender, trailer_passes};
-use hookward_core::limits::{DOCTOR_BYTES, GATHER, SMALL_BODY};
+use hookward_core::limits::{DOCTOR_BYTES, GATHER_TIMEOUT, SMALL_BODY};
 use hookward_core::names::HostName;
 use hookward_core::quota::Quota;
 use hookward_core::rate::ByteMeter;
@@ -53,13 +53,13 @@ use crate::upstream::pool::{ConnectionPool, PooledConnection, UpstreamError};
 use crate::upstream::{self, UpstreamBody};
 
 /// For the head of an exchange, whose first bytes opened the stream.
-const HEAD: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most heads of a connection that have begun and not ended: others wait in the transport's window.
-const UNFINISHED_HEADS: usize = 128;
+const PENDING_HEADS_PER_CONNECTION: usize = 128;
 /// Most of them of all connections: one head has up to 96 KiB, so relays that end none of them cost
 /// 32 MiB.
-const UNFINISHED_HEADS_IN_ALL: usize = 340;
+const PENDING_HEADS: usize = 340;
 
 /// Places for heads that have not ended, of all connections; clones share them.
 #[derive(Clone)]
@@ -67,7 +67,7 @@ pub struct PendingHeads(Arc<Semaphore>);
 
 impl Default for PendingHeads {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(UNFINISHED_HEADS_IN_ALL)))
+        Self(Arc::new(Semaphore::new(PENDING_HEADS)))
     }
 }
 
@@ -75,10 +75,10 @@ impl Default for PendingHeads {
 const SMALL_HEAD: usize = 8 * 1024;
 
 /// Lines a second for requests that the agent's own gate refuses, as the relay's for its own.
-const REFUSED_A_SECOND: usize = 20;
+const REFUSALS_PER_SECOND: usize = 20;
 
 /// Interval of reports about the others.
-const COUNTS: Duration = Duration::from_secs(1);
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What every exchange of one agent shares.
 pub struct ExchangeHandler {
@@ -99,13 +99,13 @@ pub struct ExchangeHandler {
     /// Queue of this tunnel's checks.
     pub checks: OffloadQueue,
     /// How header names are spelled.
-    pub cases: HeaderCaseCache,
+    pub header_case: HeaderCaseCache,
     /// Where to say what happened.
-    pub reporter: EventSink,
+    pub events: EventSink,
     /// Memory for bodies that checks must read.
-    pub budget: BodyMemory,
+    pub body_memory: BodyMemory,
     /// Requests under way, of all tunnels.
-    pub under_way: InFlight,
+    pub in_flight: InFlight,
     /// Refusals of the agent's own gate, which a hostile relay could cause without end.
     pub refused: RefusalSummary,
 }
@@ -144,7 +144,7 @@ pub struct RefusalSummary(
 
 impl Default for RefusalSummary {
     fn default() -> Self {
-        Self(Mutex::new(Quota::new(REFUSED_A_SECOND)))
+        Self(Mutex::new(Quota::new(REFUSALS_PER_SECOND)))
     }
 }
 
@@ -158,7 +158,7 @@ impl RefusalSummary {
 
     /// Reports what was only counted, every second, until `stop` is cancelled.
     pub async fn report_counts(&self, reporter: &EventSink, stop: &CancellationToken) {
-        let mut due = interval(COUNTS);
+        let mut due = interval(SUMMARY_INTERVAL);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
         while !stop.is_cancelled() {
@@ -173,7 +173,7 @@ impl RefusalSummary {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take_counted();
             if !counted.is_empty() {
-                reporter.say(Event::Counted(counted));
+                reporter.emit(Event::RefusedSummary(counted));
             }
         }
     }
@@ -189,7 +189,7 @@ pub struct SessionTerms {
     /// The tunnels: requests for any other host are none of this agent's.
     pub hosts: Vec<TunnelBinding>,
     /// Requests that were begun, of this relay: their ids are its own.
-    pub begun: Arc<StartedRequests>,
+    pub started: Arc<StartedRequests>,
     /// Places for heads that have not ended, of this connection.
     pub heads: Semaphore,
     /// The same, of all connections.
@@ -213,11 +213,14 @@ impl SessionTerms {
         begun: Arc<StartedRequests>,
         all_heads: PendingHeads,
     ) -> Self {
-        let (heads, malformed) = (Semaphore::new(UNFINISHED_HEADS), AtomicBool::new(false));
+        let (heads, malformed) = (
+            Semaphore::new(PENDING_HEADS_PER_CONNECTION),
+            AtomicBool::new(false),
+        );
         Self {
             deadlines,
             hosts,
-            begun,
+            started: begun,
             heads,
             all_heads,
             malformed,
@@ -236,17 +239,17 @@ pub struct TunnelBinding {
     /// The agent's copy of the policy, as it is in force at this relay.
     pub gate: Arc<ArcSwap<Gate>>,
     /// What handles its exchanges.
-    pub replay: Arc<ExchangeHandler>,
+    pub handler: Arc<ExchangeHandler>,
 }
 
 /// One exchange, and the terms of its session.
 struct Exchange<'r> {
-    replay: &'r ExchangeHandler,
+    handler: &'r ExchangeHandler,
     gate: &'r ArcSwap<Gate>,
     deadlines: Deadlines,
     host: &'r Arc<str>,
     origin: &'r str,
-    begun: &'r StartedRequests,
+    started: &'r StartedRequests,
 }
 
 /// Why there is no answer of the application.
@@ -294,7 +297,7 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
         let _of_all = terms.all_heads.0.acquire().await.ok()?;
         reader.head().await.ok()
     };
-    let Ok(Some(bytes)) = timeout(HEAD, reading).await else {
+    let Ok(Some(bytes)) = timeout(HEAD_TIMEOUT, reading).await else {
         return;
     };
     let length = bytes.len();
@@ -310,12 +313,7 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
         }
     };
 
-    let asked = |at: &&TunnelBinding| {
-        request
-            .context
-            .host
-            .eq_ignore_ascii_case(at.host.as_bytes())
-    };
+    let asked = |at: &&TunnelBinding| request.meta.host.eq_ignore_ascii_case(at.host.as_bytes());
 
     // A host that no tunnel has is refused by the first one, and so told to the user.
     let Some(at) = terms
@@ -326,24 +324,25 @@ pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &
     else {
         return;
     };
-    let (deadlines, host, origin, begun) = (terms.deadlines, &at.host, &*at.origin, &*terms.begun);
+    let (deadlines, host, origin, begun) =
+        (terms.deadlines, &at.host, &*at.origin, &*terms.started);
 
-    let _counted = at.replay.under_way.begin();
+    let _counted = at.handler.in_flight.begin();
     // A large head is held for as long as its exchange, and counts like a body.
-    let mut held = at.replay.budget.begin(request.context.client);
+    let mut held = at.handler.body_memory.begin(request.meta.client);
     held.complete();
 
-    if length > SMALL_HEAD && held.add(length as u64).is_err() {
+    if length > SMALL_HEAD && held.grow(length as u64).is_err() {
         return;
     }
 
     Exchange {
-        replay: &at.replay,
+        handler: &at.handler,
         gate: &at.gate,
         deadlines,
         host,
         origin,
-        begun,
+        started: begun,
     }
     .run(writer, reader, request)
     .await;
@@ -357,10 +356,10 @@ impl Exchange<'_> {
         request: head::ExchangeRequest,
     ) {
         let shown = RequestSummary {
-            id: request.context.id,
+            id: request.meta.id,
             method: request.method.clone(),
             path: shown_path(&request.target),
-            client: request.context.client,
+            client: request.meta.client,
             since: Instant::now(),
         };
 
@@ -421,7 +420,7 @@ impl Exchange<'_> {
 
                 // A relay that is gone needs no answer.
                 let _ = self
-                    .patiently(writer.whole(&head.encode(passes_to_sender), body))
+                    .with_timeout(writer.whole(&head.encode(passes_to_sender), body))
                     .await;
             }
             Err(ExchangeError::Refused(refusal)) => {
@@ -429,7 +428,7 @@ impl Exchange<'_> {
                     check,
                     code,
                     status,
-                    why,
+                    reason: why,
                     ..
                 } = refusal;
 
@@ -465,7 +464,7 @@ impl Exchange<'_> {
         reader: MessageReader,
     ) -> Result<(ResponseSent, Option<MessageReader>), ExchangeError> {
         self.check_host(&request)?;
-        let now = self.replay.clock.moment();
+        let now = self.handler.clock.moment();
         let mut body = None;
         let mut upgrading = None;
 
@@ -489,15 +488,15 @@ impl Exchange<'_> {
 
         let (gate, state, client) = (
             self.gate.load_full(),
-            &self.replay.state,
-            request.context.client,
+            &self.handler.state,
+            request.meta.client,
         );
         let (decision, body, held) = match gate.check_head(head, client, now, state)? {
             HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
             HeadVerdict::ReadBody(pending) => {
                 let (whole, held) = self.read_whole(body, pending.max_body(), client).await?;
                 let checked = self
-                    .check(pending, head, &whole, now, &request.context.keys)
+                    .check(pending, head, &whole, now, &request.meta.keys)
                     .await?;
                 let decision = match checked {
                     Ok(decision) => decision,
@@ -531,10 +530,10 @@ impl Exchange<'_> {
 
         let observed = permit
             .observed()
-            .map(|refusal| (refusal.check, refusal.why.clone()));
+            .map(|refusal| (refusal.check, refusal.reason.clone()));
         let secrets = permit.secrets().to_vec();
 
-        if !self.begun.claim(request.context.id) {
+        if !self.started.try_start(request.meta.id) {
             // It came before, over a connection that was lost since: the application may have it.
             return Err(ExchangeError::Failed(
                 Code::AgentBroke,
@@ -564,16 +563,16 @@ impl Exchange<'_> {
         now: Moment,
         keys: &FetchedKeys,
     ) -> Result<Result<Decision, Refusal>, ExchangeError> {
-        let state = Arc::clone(&self.replay.state);
+        let state = Arc::clone(&self.handler.state);
         if body.len() <= OFFLOAD_BYTES {
             return Ok(pending.check_body(head, body, now, &state, keys));
         }
 
         let (head, body, keys) = (OwnedHead::from(head), body.clone(), keys.clone());
         let check = move || pending.check_body(head.head(), &body, now, &state, &keys);
-        self.replay
+        self.handler
             .offload
-            .run(&self.replay.checks, check)
+            .run(&self.handler.checks, check)
             .await
             .map_err(|QueueTimeout| ExchangeError::Failed(Code::Busy, QueueTimeout.to_string()))
     }
@@ -588,7 +587,7 @@ impl Exchange<'_> {
         body: &Bytes,
         now: Moment,
     ) -> Refusal {
-        let diagnoses = &self.replay.diagnoses;
+        let diagnoses = &self.handler.diagnoses;
         if refusal.check != Check::Signature || !diagnoses.has_room(now.steady) {
             return refusal;
         }
@@ -601,9 +600,9 @@ impl Exchange<'_> {
             origin: self.origin,
         });
 
-        let (gate, body, keys) = (Arc::clone(gate), body.clone(), request.context.keys.clone());
+        let (gate, body, keys) = (Arc::clone(gate), body.clone(), request.meta.keys.clone());
         let work = Work::up_to(DOCTOR_BYTES);
-        let (meter, clock) = (Arc::clone(diagnoses), self.replay.clock.clone());
+        let (meter, clock) = (Arc::clone(diagnoses), self.handler.clock.clone());
         let diagnose = move || {
             let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now.wall, &work);
             // Here, and not behind the await: a request that is broken off is charged, too.
@@ -612,14 +611,14 @@ impl Exchange<'_> {
         };
 
         let hints = self
-            .replay
+            .handler
             .offload
             .run_at_once(diagnose)
             .await
             .unwrap_or_default();
         match hints.first() {
             Some(hint) => Refusal {
-                why: format!("{}; {hint}", refusal.why),
+                reason: format!("{}; {hint}", refusal.reason),
                 ..refusal
             },
             None => refusal,
@@ -628,7 +627,7 @@ impl Exchange<'_> {
 
     /// Keeps the secret that a provider tells, and answers it.
     fn pair(&self, secret: &Secret, answer: Box<ChallengeResponse>) -> ExchangeError {
-        match self.replay.pairing.as_ref().map(|keep| keep(secret)) {
+        match self.handler.pairing.as_ref().map(|keep| keep(secret)) {
             Some(Ok(())) => ExchangeError::Handshake(answer),
             Some(Err(error)) => {
                 ExchangeError::Failed(Code::Busy, format!("the secret could not be kept: {error}"))
@@ -645,12 +644,7 @@ impl Exchange<'_> {
             .and_then(|value| value.to_str().ok())
             .and_then(HostName::parse_authority);
         let fits = name.is_some_and(|(name, _)| name.as_str() == &**self.host) && more.is_none();
-        if fits
-            && request
-                .context
-                .host
-                .eq_ignore_ascii_case(self.host.as_bytes())
-        {
+        if fits && request.meta.host.eq_ignore_ascii_case(self.host.as_bytes()) {
             return Ok(());
         }
 
@@ -668,7 +662,7 @@ impl Exchange<'_> {
         cap: u64,
         client: IpAddr,
     ) -> Result<(Bytes, MemoryCharge), ExchangeError> {
-        let mut charge = self.replay.budget.begin(client);
+        let mut charge = self.handler.body_memory.begin(client);
         let Some(mut body) = body else {
             return Ok((Bytes::new(), charge));
         };
@@ -695,7 +689,7 @@ impl Exchange<'_> {
                 }
 
                 charge
-                    .add(data.len() as u64)
+                    .grow(data.len() as u64)
                     .map_err(|full| ExchangeError::Failed(Code::Busy, full.to_string()))?;
                 pieces.add(data);
             }
@@ -703,7 +697,7 @@ impl Exchange<'_> {
             Ok(pieces.into_bytes())
         };
 
-        match timeout(self.deadlines.body_whole(), reading).await {
+        match timeout(self.deadlines.body_read(), reading).await {
             Ok(read) => {
                 charge.complete();
                 Ok((read?, charge))
@@ -726,13 +720,13 @@ impl Exchange<'_> {
             &permit,
             request,
             body,
-            &self.replay.cases,
-            self.replay.pool.application(),
+            &self.handler.header_case,
+            self.handler.pool.application(),
         )
         .map_err(|error| ExchangeError::Refused(Refusal::malformed(error.to_string())))?;
 
-        let answers = self.replay.pool.answers();
-        let mut asking = pin!(self.replay.pool.send(request));
+        let answers = self.handler.pool.answers();
+        let mut asking = pin!(self.handler.pool.send(request));
         // A large upload may take its time, as long as it gets on: the wait for the answer begins
         // at its end.
         let answered = loop {
@@ -750,7 +744,7 @@ impl Exchange<'_> {
         match answered {
             Ok(Ok(answered)) => Ok(answered),
             Ok(Err(error @ UpstreamError::Connect { .. })) => {
-                let next = if self.replay.pooled {
+                let next = if self.handler.pooled {
                     "; another agent of the pool gets it, if there is one"
                 } else {
                     ""
@@ -761,11 +755,13 @@ impl Exchange<'_> {
                     format!("{error}{next}"),
                 ))
             }
-            Ok(Err(UpstreamError::Broke(error))) if error.is_user() => Err(ExchangeError::Aborted),
+            Ok(Err(UpstreamError::Aborted(error))) if error.is_user() => {
+                Err(ExchangeError::Aborted)
+            }
             Ok(Err(error)) => {
                 // One that speaks https closes the connection, with or without a word of TLS.
-                let application = self.replay.pool.application();
-                let broke = matches!(&error, UpstreamError::Broke(_));
+                let application = self.handler.pool.application();
+                let broke = matches!(&error, UpstreamError::Aborted(_));
                 let mistaken =
                     broke && answers == 0 && application.tls.is_none() && !application.http2;
                 let hint = match mistaken {
@@ -779,7 +775,7 @@ impl Exchange<'_> {
                 ))
             }
             Err(_) => {
-                self.replay.pool.note_silence(patience, answers);
+                self.handler.pool.note_silence(patience, answers);
                 let why = format!(
                     "the application did not answer within {} s",
                     patience.as_secs_f64()
@@ -818,20 +814,20 @@ impl Exchange<'_> {
         let head = response.encode(passes_to_sender);
 
         let sent = match length {
-            Some(0) => self.patiently(writer.whole(&head, Bytes::new())).await,
+            Some(0) => self.with_timeout(writer.whole(&head, Bytes::new())).await,
             Some(length) if length <= SMALL_BODY as u64 => {
                 self.send_small(writer, &head, &mut body).await
             }
             _ => {
                 writer.deprioritise();
-                match self.patiently(writer.head(&head)).await {
+                match self.with_timeout(writer.head(&head)).await {
                     Ok(()) => self.stream(writer, &mut body, &response.headers).await,
                     Err(()) => Err(()),
                 }
             }
         };
         if sent.is_ok() {
-            self.replay.pool.put_back(connection).await;
+            self.handler.pool.put_back(connection).await;
         }
     }
 
@@ -842,7 +838,7 @@ impl Exchange<'_> {
         head: &[u8],
         body: &mut Incoming,
     ) -> Result<(), ()> {
-        let deadline = tokio::time::Instant::now() + GATHER;
+        let deadline = tokio::time::Instant::now() + GATHER_TIMEOUT;
         let mut gathered = BodyBuffer::expecting(body.size_hint().exact());
 
         loop {
@@ -864,15 +860,16 @@ impl Exchange<'_> {
                 }
                 Ok(None) => {
                     return self
-                        .patiently(writer.whole(head, gathered.into_bytes()))
+                        .with_timeout(writer.whole(head, gathered.into_bytes()))
                         .await;
                 }
                 Err(_) => break,
             }
         }
 
-        self.patiently(writer.head(head)).await?;
-        self.patiently(writer.data(gathered.into_bytes())).await?;
+        self.with_timeout(writer.head(head)).await?;
+        self.with_timeout(writer.data(gathered.into_bytes()))
+            .await?;
         self.stream(writer, body, &HeaderMap::new()).await
     }
 
@@ -889,10 +886,10 @@ impl Exchange<'_> {
                 () = writer.stopped() => return Err(()),
             };
             match next {
-                None => return self.patiently(writer.finish()).await,
+                None => return self.with_timeout(writer.finish()).await,
                 Some(Err(_)) => return Err(()),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.patiently(writer.data(data)).await?,
+                    Ok(data) => self.with_timeout(writer.data(data)).await?,
                     Err(frame) => {
                         let Ok(trailers) = frame.into_trailers() else {
                             continue;
@@ -900,7 +897,7 @@ impl Exchange<'_> {
                         let payload = head::encode_trailers(&trailers, |name| {
                             trailer_passes(announced, name)
                         });
-                        self.patiently(writer.trailers(&payload)).await?;
+                        self.with_timeout(writer.trailers(&payload)).await?;
                     }
                 },
             }
@@ -908,7 +905,7 @@ impl Exchange<'_> {
     }
 
     /// A write into the tunnel, under its deadline. Dropping the writer afterwards is the abort.
-    async fn patiently(
+    async fn with_timeout(
         &self,
         write: impl Future<Output = Result<(), StreamError>>,
     ) -> Result<(), ()> {
@@ -937,7 +934,7 @@ impl Exchange<'_> {
         };
 
         if self
-            .patiently(writer.head(&answer.encode(passes_to_sender)))
+            .with_timeout(writer.head(&answer.encode(passes_to_sender)))
             .await
             .is_err()
         {
@@ -960,12 +957,12 @@ impl Exchange<'_> {
     async fn fail(&self, writer: MessageWriter, code: Code, status: StatusCode) {
         let head = ExchangeFailure { code, status }.encode();
         // A relay that is gone needs no word.
-        let _ = self.patiently(writer.whole(&head, Bytes::new())).await;
+        let _ = self.with_timeout(writer.whole(&head, Bytes::new())).await;
     }
 
     fn report(&self, shown: RequestSummary, outcome: RequestResult) {
         if let RequestResult::Refused { check, .. } = &outcome
-            && !self.replay.refused.take(*check)
+            && !self.handler.refused.take(*check)
         {
             return;
         }
@@ -988,7 +985,7 @@ impl Exchange<'_> {
             took,
             outcome,
         };
-        self.replay.reporter.say(Event::Request(Box::new(report)));
+        self.handler.events.emit(Event::Request(Box::new(report)));
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use hookward_core::clock::Clock;
 use hookward_core::diagnostics::{Diagnostic, Diagnostics};
-use hookward_core::limits::{AGENT_BODY_BUDGET, DOCTOR_BYTES_A_SECOND};
+use hookward_core::limits::{AGENT_BODY_MEMORY, DOCTOR_BYTES_PER_SECOND};
 use hookward_core::rate::ByteMeter;
 use hookward_gate::engine::{Gate, GateState, Side};
 use hookward_gate::policy::Policy;
@@ -75,11 +75,11 @@ pub struct Agent {
     tasks: TaskTracker,
     policies: Vec<watch::Sender<Arc<PolicyOffer>>>,
     clock: Clock,
-    under_way: InFlight,
+    in_flight: InFlight,
 }
 
 /// A policy ready to be offered to the relay.
-fn offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diagnostics> {
+fn policy_offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diagnostics> {
     let gate = Gate::compile(policy, Side::Agent, clock.now()).map_err(|mistakes| {
         Diagnostics(
             mistakes
@@ -116,13 +116,13 @@ impl Agent {
         on_worked: impl Fn(Transport) + Send + Sync + 'static,
     ) -> Result<Self, Diagnostics> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (budget, under_way) = (BodyMemory::new(AGENT_BODY_BUDGET), InFlight::default());
+        let (budget, under_way) = (BodyMemory::new(AGENT_BODY_MEMORY), InFlight::default());
         let offload = Offload::default();
-        let diagnoses = Arc::new(ByteMeter::new(DOCTOR_BYTES_A_SECOND));
+        let diagnoses = Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND));
         let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
 
         for tunnel in settings.tunnels {
-            let first = offer(&tunnel.policy, &clock)?;
+            let first = policy_offer(&tunnel.policy, &clock)?;
             let replay = ExchangeHandler {
                 state: Arc::new(GateState::default()),
                 pairing: tunnel.pairing,
@@ -137,10 +137,10 @@ impl Agent {
                 diagnoses: Arc::clone(&diagnoses),
                 offload: offload.clone(),
                 checks: OffloadQueue::default(),
-                cases: HeaderCaseCache::default(),
-                reporter: reporter.clone(),
-                budget: budget.clone(),
-                under_way: under_way.clone(),
+                header_case: HeaderCaseCache::default(),
+                events: reporter.clone(),
+                body_memory: budget.clone(),
+                in_flight: under_way.clone(),
                 refused: RefusalSummary::default(),
             };
             let replay = Arc::new(replay);
@@ -152,25 +152,25 @@ impl Agent {
             tunnels.push(LinkTunnel {
                 host: tunnel.host,
                 wanted,
-                replay,
+                handler: replay,
             });
         }
 
         let shared = LinkContext {
             tunnels,
             link: settings.link,
-            reporter,
+            events: reporter,
             clock: clock.clone(),
             drain: settings.drain,
             on_open: Box::new(on_open),
-            on_worked: Box::new(on_worked),
+            on_transport: Box::new(on_worked),
             instance: instance(),
             status: LinkStatus::default(),
             heads: PendingHeads::default(),
             tasks: TaskTracker::new(),
         };
 
-        let running = tokio::spawn(relay_link::keep(
+        let running = tokio::spawn(relay_link::run(
             settings.relays,
             Arc::new(shared),
             stop.clone(),
@@ -182,7 +182,7 @@ impl Agent {
             tasks,
             policies,
             clock,
-            under_way,
+            in_flight: under_way,
         })
     }
 
@@ -192,7 +192,7 @@ impl Agent {
     /// # Errors
     /// Every reason for which the policy can't be used.
     pub fn replace_policy(&self, tunnel: usize, policy: &Policy) -> Result<(), Diagnostics> {
-        let offer = offer(policy, &self.clock)?;
+        let offer = policy_offer(policy, &self.clock)?;
         if let Some(wanted) = self.policies.get(tunnel) {
             // An agent that has ended has no use for it.
             let _ = wanted.send(offer);
@@ -216,7 +216,7 @@ impl Agent {
     /// The requests under way.
     #[must_use]
     pub fn under_way(&self) -> InFlight {
-        self.under_way.clone()
+        self.in_flight.clone()
     }
 
     /// Stops: takes no more requests, ends those under way, closes the tunnel.

@@ -1,6 +1,6 @@
 //! The connections to the relays: dialled, kept, and opened again when they break.
 //!
-//! Every relay gets some lines ([`mod@line`]), each of which keeps one connection; [`dialer`] finds
+//! Every relay gets some links ([`mod@link`]), each of which keeps one connection; [`dialer`] finds
 //! the way (QUIC, or TLS over TCP, or through a [`proxy`]), [`backoff`] says when the next attempt
 //! is due, `opening` is how a connection begins, `serving` is one in use and ends it in order,
 //! `search` says when another one is looked for meanwhile, `sleep_watch` when the machine was
@@ -63,14 +63,14 @@ const JOIN: Duration = Duration::from_secs(10);
 /// For the relay to hear that a join is done.
 const JOINED: Duration = Duration::from_secs(2);
 /// Most connections to one relay, however many addresses its name has.
-const LINES_MOST: usize = 8;
+const MAX_LINKS: usize = 8;
 /// Maximum age of a refusal in a relay's report: a relay sends it within a second, if the line
 /// allows.
-const MOST_AGO: Duration = Duration::from_secs(60);
+const MAX_AGE: Duration = Duration::from_secs(60);
 /// Connections to each address of a relay: a second one, so that losing one loses nothing.
-const LINES_OF_ADDRESS: usize = 2;
+const LINKS_PER_ADDRESS: usize = 2;
 /// Connections to a relay that are enough, unless it has more addresses.
-const LINES_ENOUGH: usize = 4;
+const DEFAULT_MAX_LINKS: usize = 4;
 
 /// Where a relay is, and who the agent is to it.
 #[derive(Clone)]
@@ -110,7 +110,7 @@ pub struct LinkSettings {
     /// Which transports.
     pub transport: TransportMode,
     /// What worked the last time.
-    pub worked: Option<Transport>,
+    pub last_transport: Option<Transport>,
     /// Connections to each relay; `None`: as many as it has addresses, and at least two.
     pub connections: Option<usize>,
     /// Whether the tunnels are shared with other agents that ask for it, too.
@@ -281,7 +281,7 @@ pub struct LinkTunnel {
     /// The policies; a new one may come at any time.
     pub wanted: watch::Receiver<Arc<PolicyOffer>>,
     /// What handles its exchanges.
-    pub replay: Arc<ExchangeHandler>,
+    pub handler: Arc<ExchangeHandler>,
 }
 
 /// What all lines share.
@@ -291,7 +291,7 @@ pub struct LinkContext {
     /// How relays are reached.
     pub link: LinkSettings,
     /// Where to say what happens.
-    pub reporter: EventSink,
+    pub events: EventSink,
     /// The time of day.
     pub clock: Clock,
     /// For exchanges to end when the agent is stopped.
@@ -299,7 +299,7 @@ pub struct LinkContext {
     /// Called when the first connection has opened a tunnel at a relay.
     pub on_open: Box<dyn Fn(OpenedTunnel) + Send + Sync>,
     /// Called when a connection was good, with what carried it.
-    pub on_worked: Box<dyn Fn(Transport) + Send + Sync>,
+    pub on_transport: Box<dyn Fn(Transport) + Send + Sync>,
     /// Which run of the program this is.
     pub instance: String,
     /// What the lines do.
@@ -315,13 +315,13 @@ pub struct RelayState {
     /// Where it is.
     pub relay: RelayEndpoint,
     /// Finds a way to it.
-    pub dialler: Dialer,
+    pub dialer: Dialer,
     /// Which policies it has, one for each tunnel.
     pub policies: Vec<PolicySync>,
     /// The gates by which this side judges what comes from it, one for each tunnel.
     pub gates: Vec<Arc<ArcSwap<Gate>>>,
     /// Requests of it that were begun.
-    begun: Arc<StartedRequests>,
+    started: Arc<StartedRequests>,
     /// Tunnels whose hosts this relay refused, by position.
     // A std mutex: it guards a small set, and nothing waits while it is held.
     without_host: Mutex<BTreeSet<usize>>,
@@ -341,7 +341,7 @@ impl RelayState {
                 self.relay.address,
                 printable(message)
             );
-            shared.reporter.say(Event::Warning(what));
+            shared.events.emit(Event::Warning(what));
         }
     }
 
@@ -373,7 +373,7 @@ impl RelayState {
 ///
 /// # Errors
 /// What the last relay said, when dialling again will not change it.
-pub async fn keep(
+pub async fn run(
     relays: Vec<RelayEndpoint>,
     shared: Arc<LinkContext>,
     stop: CancellationToken,
@@ -395,17 +395,17 @@ pub async fn keep(
         let (addresses, more_addresses) = (AtomicUsize::new(1), Notify::new());
         let at = Arc::new(RelayState {
             relay,
-            dialler,
+            dialer: dialler,
             policies,
             gates,
-            begun: Arc::default(),
+            started: Arc::default(),
             without_host: Mutex::default(),
             addresses,
             more_addresses,
         });
 
         let (shared, stop) = (Arc::clone(&shared), stop.child_token());
-        kept.spawn(async move { (at.relay.address.clone(), keep_relay(at, shared, stop).await) });
+        kept.spawn(async move { (at.relay.address.clone(), run_relay(at, shared, stop).await) });
     }
 
     let mut outcome = Ok(());
@@ -419,7 +419,7 @@ pub async fn keep(
 
         if let Err(error) = ended {
             if several && !kept.is_empty() {
-                shared.reporter.say(Event::RelayLost {
+                shared.events.emit(Event::RelayDisconnected {
                     relay,
                     why: error.to_string(),
                     for_good: true,
@@ -438,7 +438,7 @@ pub async fn keep(
 }
 
 /// Keeps the lines to one relay. A final refusal ends them all.
-async fn keep_relay(
+async fn run_relay(
     at: Arc<RelayState>,
     shared: Arc<LinkContext>,
     stop: CancellationToken,
@@ -470,10 +470,10 @@ async fn keep_relay(
 
 /// Lines to a relay with so many addresses.
 fn wanted(link: &LinkSettings, addresses: usize) -> usize {
-    let preset = (addresses * LINES_OF_ADDRESS)
-        .min(LINES_ENOUGH)
+    let preset = (addresses * LINKS_PER_ADDRESS)
+        .min(DEFAULT_MAX_LINKS)
         .max(addresses);
-    link.connections.unwrap_or(preset).clamp(1, LINES_MOST)
+    link.connections.unwrap_or(preset).clamp(1, MAX_LINKS)
 }
 
 fn kept(message: &str) -> Event {
@@ -502,12 +502,12 @@ fn refused(reason: RefusedReason, message: &str) -> ConnectionError {
 fn report_refusals(reporter: &EventSink, told: Vec<RefusedRequest>, counted: Vec<(Check, u64)>) {
     for refused in told {
         // A relay that was taken over may send any age.
-        let ago = Duration::from_millis(refused.ago_ms).min(MOST_AGO);
-        reporter.say_of(ago, Event::Refused(Box::new(printable_fields(refused))));
+        let ago = Duration::from_millis(refused.age_ms).min(MAX_AGE);
+        reporter.emit_at(ago, Event::Refused(Box::new(printable_fields(refused))));
     }
 
     if !counted.is_empty() {
-        reporter.say(Event::Counted(counted));
+        reporter.emit(Event::RefusedSummary(counted));
     }
 }
 
@@ -519,7 +519,7 @@ fn printable_fields(refused: RefusedRequest) -> RefusedRequest {
         method: printable(&refused.method),
         path: printable(&refused.path),
         client: printable(&refused.client),
-        why: printable(&refused.why),
+        reason: printable(&refused.reason),
         ..refused
     }
 }

@@ -49,7 +49,7 @@ pub struct Quit {
 
 impl Quit {
     /// Asks for the end: the second time, at once.
-    pub fn ask(&self) {
+    pub fn request(&self) {
         if self.in_order.is_cancelled() {
             self.at_once.cancel();
         }
@@ -102,7 +102,7 @@ fn write_lines(
             if let Some(text) = line(&report) {
                 writeln!(out, "{text}")?;
             }
-            next = reports.next_at_once();
+            next = reports.try_next();
         }
 
         let lost = reports.take_lost();

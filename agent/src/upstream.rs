@@ -151,13 +151,13 @@ pub fn request(
     application: &Application,
 ) -> Result<Request<UpstreamBody>, Unwritable> {
     let head::ExchangeRequest {
-        context,
+        meta: context,
         method,
         target,
         trailers,
         upgrade,
         mut headers,
-        spelling,
+        header_case: spelling,
         ..
     } = request;
 

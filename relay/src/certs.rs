@@ -31,9 +31,9 @@ pub const EDGE_NAMES_FILE: &str = "edge.names";
 /// The file of the relay's identity in its data directory.
 pub const IDENTITY_FILE: &str = "identity.pem";
 /// A self-signed edge certificate lives as long as public ones may.
-const EDGE_LIFE: Duration = Duration::from_secs(397 * 86_400);
+const EDGE_LIFETIME: Duration = Duration::from_secs(397 * 86_400);
 /// It is made anew this long before its end.
-const EDGE_RENEW: Duration = Duration::from_secs(30 * 86_400);
+const EDGE_RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +159,7 @@ pub fn read_pem(chain: &Path, key: &Path) -> Result<CertificatePair, CertError> 
     let text = read_pem_text(chain)?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(without_mark(&text))
         .collect::<Result<_, _>>()
-        .map_err(|error| content(chain, &pem_fault(&error)))?;
+        .map_err(|error| content(chain, &pem_error(&error)))?;
     if certificates.is_empty() {
         return Err(content(
             chain,
@@ -181,7 +181,7 @@ pub fn read_pem(chain: &Path, key: &Path) -> Result<CertificatePair, CertError> 
                 "no private key (PEM, -----BEGIN PRIVATE KEY-----) in it",
             ));
         }
-        Err(error) => return Err(content(key, &pem_fault(&error))),
+        Err(error) => return Err(content(key, &pem_error(&error))),
     };
 
     Ok(CertificatePair {
@@ -218,7 +218,7 @@ fn without_mark(text: &[u8]) -> &[u8] {
 }
 
 /// Fault in the text of a PEM file, in words.
-fn pem_fault(error: &rustls_pki_types::pem::Error) -> String {
+fn pem_error(error: &rustls_pki_types::pem::Error) -> String {
     use rustls_pki_types::pem::Error;
 
     match error {
@@ -249,18 +249,18 @@ pub fn self_signed(
         dir.join(EDGE_KEY_FILE),
         dir.join(EDGE_NAMES_FILE),
     );
-    let end = now.seconds() + EDGE_LIFE.as_secs();
+    let end = now.seconds() + EDGE_LIFETIME.as_secs();
     let wanted = names.join("\n");
 
     let kept = fs::read_to_string(&note).ok().and_then(|text| {
         let (kept_end, kept_names) = text.split_once('\n')?;
         Some(
             kept_names == wanted
-                && kept_end.parse::<u64>().ok()? > now.seconds() + EDGE_RENEW.as_secs(),
+                && kept_end.parse::<u64>().ok()? > now.seconds() + EDGE_RENEW_BEFORE.as_secs(),
         )
     });
 
-    let damage = match (certificate.exists() && key.exists()).then(|| own_pair(&certificate, &key))
+    let damage = match (certificate.exists() && key.exists()).then(|| make_pair(&certificate, &key))
     {
         None | Some(Ok(())) => None,
         Some(Err(error @ CertError::Content { .. })) => Some(error),
@@ -293,7 +293,7 @@ pub fn self_signed(
 }
 
 /// Checks a certificate of the relay's own and its key.
-fn own_pair(certificate: &Path, key: &Path) -> Result<(), CertError> {
+fn make_pair(certificate: &Path, key: &Path) -> Result<(), CertError> {
     let certified = read_pem(certificate, key)?;
     let content = |what: String| CertError::Content {
         path: certificate.to_owned(),

@@ -88,11 +88,11 @@ pub struct ServeArgs {
     /// A policy (TOML) that every request must pass before its tunnel's own; read again when it
     /// changes
     #[arg(long, value_name = "FILE")]
-    pub floor: Option<PathBuf>,
+    pub baseline_policy: Option<PathBuf>,
 
     /// Give an exact host (the bare domain, a CNAME) to an agent (repeatable)
     #[arg(long, value_name = "HOST=AGENT", value_parser = parse_pair)]
-    pub give_host: Vec<(String, String)>,
+    pub reserve_host: Vec<(String, String)>,
 
     /// Begin anew where the data directory is damaged or incomplete: what is damaged is set aside,
     /// and every agent has to join again
@@ -146,9 +146,9 @@ impl ServeArgs {
             certificate: self.certificate.clone(),
             key: self.key.clone(),
             trusted_proxies: self.trusted_proxy.clone(),
-            hosts: self.give_host.clone(),
+            hosts: self.reserve_host.clone(),
             proxy_protocol: self.proxy_protocol.then_some(true),
-            floor: self.floor.clone(),
+            baseline_policy: self.baseline_policy.clone(),
             reset: self.reset,
             ..RawSettings::default()
         }

@@ -19,18 +19,18 @@ const JOIN_AGAIN: &str =
     "every agent has to join again; make a token for each with `hookward-relay agent add NAME`";
 
 /// Files of the data directory that hold keys.
-const KEYS: [&str; 3] = [IDENTITY_FILE, EDGE_KEY_FILE, STATE_FILE];
+const SECRET_FILES: [&str; 3] = [IDENTITY_FILE, EDGE_KEY_FILE, STATE_FILE];
 
 /// Removes what a process that was killed left behind, and warns of keys that other users can read.
-pub(crate) fn tidy(dir: &Path) {
+pub(crate) fn clean_up(dir: &Path) {
     process::remove_leftovers(
         dir,
         &[IDENTITY_FILE, EDGE_KEY_FILE, EDGE_FILE, EDGE_NAMES_FILE],
     );
 
-    for path in KEYS.map(|name| dir.join(name)) {
+    for path in SECRET_FILES.map(|name| dir.join(name)) {
         // A file that is not there yet is made for its owner alone.
-        if let Ok(OtherUsers::Read | OtherUsers::GroupReads) = process::others_may(&path) {
+        if let Ok(OtherUsers::Read | OtherUsers::GroupReads) = process::access_of_others(&path) {
             let path = path.display();
             tracing::warn!("other users can read {path}: chmod 600 {path}");
         }

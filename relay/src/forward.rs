@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hookward_core::headers::passes_to_sender;
-use hookward_core::limits::{GIVEN_AGAIN, Limits, SMALL_BODY};
+use hookward_core::limits::{Limits, RETRY_WINDOW, SMALL_BODY};
 use hookward_core::reason::Code;
 use hookward_gate::engine::Permit;
 use hookward_runtime::body_memory::MemoryCharge;
@@ -38,18 +38,18 @@ use crate::sessions::active::ActiveSession;
 use crate::sessions::registry::Registry;
 
 /// Bytes of a large body that are written at once.
-const PIECE: usize = 256 * 1024;
+const CHUNK_BYTES: usize = 256 * 1024;
 
 /// What follows the head.
 pub enum RequestBody {
     /// All of it, in memory.
-    Whole(Bytes, MemoryCharge),
+    Buffered(Bytes, MemoryCharge),
     /// What came at once; the rest is still coming.
-    Streamed(BodyStart, MemoryCharge, Box<SenderBody>),
+    Streaming(BodyStart, MemoryCharge, Box<SenderBody>),
     /// Nothing yet: the bytes of an upgraded connection come after the answer.
     Upgrade,
     /// All of it is on its way, and was not kept.
-    Gone,
+    Consumed,
 }
 
 /// Why there is no answer.
@@ -57,13 +57,13 @@ pub enum RequestBody {
 pub enum ForwardError {
     /// All of the agent's streams are in use.
     #[error("all of the agent's streams are in use")]
-    Busy,
+    NoStream,
     /// The agent left.
     #[error("the agent left: {0}")]
-    Away(String),
+    Offline(String),
     /// The tunnel or the agent broke off.
     #[error("the agent broke off: {0}")]
-    Broke(StreamError),
+    Tunnel(StreamError),
     /// The tunnel takes nothing.
     #[error("the tunnel took nothing for {} s", .0.as_secs())]
     Stalled(Duration),
@@ -86,9 +86,9 @@ impl ForwardError {
     #[must_use]
     pub const fn code(&self) -> Code {
         match self {
-            Self::Busy => Code::Busy,
-            Self::Away(_) => Code::AgentAway,
-            Self::Broke(_) | Self::Stalled(_) | Self::Stopping => Code::AgentBroke,
+            Self::NoStream => Code::Busy,
+            Self::Offline(_) => Code::AgentAway,
+            Self::Tunnel(_) | Self::Stalled(_) | Self::Stopping => Code::AgentBroke,
             Self::Timeout(_) => Code::ApplicationTimeout,
             Self::Body(error) => error.code(),
             Self::Failed(failure) => failure.code,
@@ -99,7 +99,7 @@ impl ForwardError {
 impl From<SendError> for ForwardError {
     fn from(error: SendError) -> Self {
         match error {
-            SendError::Tunnel(error) => Self::Broke(error),
+            SendError::Tunnel(error) => Self::Tunnel(error),
             SendError::Stalled(patience) => Self::Stalled(patience),
             SendError::Body(error) => Self::Body(error),
         }
@@ -113,14 +113,14 @@ pub struct Forwarded {
     /// Both directions of an upgraded connection.
     pub upgraded: Option<(MessageWriter, MessageReader)>,
     /// Counts it in its session.
-    pub under_way: LoadGuard,
+    pub load: LoadGuard,
 }
 
 impl Forwarded {
     /// The answer; its body counts as under way until it has been taken.
     #[must_use]
     pub fn into_response(self) -> Response<ResponseBody> {
-        self.response.map(|body| body.count(self.under_way))
+        self.response.map(|body| body.count(self.load))
     }
 }
 
@@ -143,25 +143,25 @@ pub async fn forward(
 
     loop {
         let may_have = |session: &ActiveSession| {
-            !tried.iter().any(|other| other.is(session)) && story.may_have(session)
+            !tried.iter().any(|other| other.is(session)) && story.allows(session)
         };
         // Looked up anew: connections come and go while a body is read. An agent whose connections
         // are all gone dials again every second.
         let now = registry.find(host).unwrap_or_default();
-        let live = match now.choose(may_have) {
+        let live = match now.select(may_have) {
             Some(live) => Some(Arc::clone(live)),
-            None if now.is_away() || story.is_about_connections() => {
+            None if now.is_away() || story.is_connection_loss() => {
                 let patience = limits
                     .agent_wait
-                    .min(GIVEN_AGAIN.saturating_sub(begun.elapsed()));
+                    .min(RETRY_WINDOW.saturating_sub(begun.elapsed()));
                 let arrival = registry.arrival(host, patience, may_have).await;
-                arrival.and_then(|tunnel| tunnel.choose(may_have).cloned())
+                arrival.and_then(|tunnel| tunnel.select(may_have).cloned())
             }
             // Another connection of the same agents would say the same.
             None => None,
         };
         let Some(live) = live else {
-            return Err(story.end());
+            return Err(story.into_error());
         };
 
         let under_way = live.begin();
@@ -171,7 +171,7 @@ pub async fn forward(
             &request,
             &mut outgoing,
             limits,
-            begun + GIVEN_AGAIN,
+            begun + RETRY_WINDOW,
         )
         .await
         {
@@ -179,18 +179,19 @@ pub async fn forward(
                 return Ok(Forwarded {
                     response,
                     upgraded,
-                    under_way,
+                    load: under_way,
                 });
             }
             Err(error) => error,
         };
 
         drop(under_way);
-        tracing::debug!(id = %request.context.id, %error, "a try over one connection");
-        let goes_on =
-            story.goes_on(error, &live) && tried.len() + 1 < TRIES && begun.elapsed() < GIVEN_AGAIN;
-        if !goes_on || matches!(outgoing, RequestBody::Gone) {
-            return Err(story.end());
+        tracing::debug!(id = %request.meta.id, %error, "a try over one connection");
+        let goes_on = story.should_retry(error, &live)
+            && tried.len() + 1 < MAX_ATTEMPTS
+            && begun.elapsed() < RETRY_WINDOW;
+        if !goes_on || matches!(outgoing, RequestBody::Consumed) {
+            return Err(story.into_error());
         }
 
         tried.push(live);
@@ -198,7 +199,7 @@ pub async fn forward(
 }
 
 /// Most sessions that one request is tried over.
-const TRIES: usize = 4;
+const MAX_ATTEMPTS: usize = 4;
 
 type ForwardResponse = (
     Response<ResponseBody>,
@@ -219,20 +220,20 @@ async fn attempt(
     let head_only = request.method == http::Method::HEAD;
     let (mut writer, mut reader) = match timeout(limits.open_stream, live.session.open()).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(ForwardError::Away(error.to_string())),
-        Err(_) => return Err(ForwardError::Busy),
+        Ok(Err(error)) => return Err(ForwardError::Offline(error.to_string())),
+        Err(_) => return Err(ForwardError::NoStream),
     };
 
     let mut pump = None;
     let mut upgrading = None;
 
     match outgoing {
-        RequestBody::Whole(body, _) if body.len() <= SMALL_BODY => {
+        RequestBody::Buffered(body, _) if body.len() <= SMALL_BODY => {
             writer.prioritise(live.next_order());
             let head = request.encode(passes(true));
             with_timeout(limits.answer_idle, writer.whole(&head, body.clone())).await?;
         }
-        RequestBody::Whole(body, _) => {
+        RequestBody::Buffered(body, _) => {
             writer.deprioritise();
             let head = request.encode(passes(true));
             let (idle, mut body) = (limits.answer_idle, body.clone());
@@ -240,15 +241,19 @@ async fn attempt(
                 with_timeout(idle, writer.head(&head)).await?;
                 while !body.is_empty() {
                     // Piece by piece, so that the deadline is about getting on.
-                    with_timeout(idle, writer.data(body.split_to(body.len().min(PIECE)))).await?;
+                    with_timeout(
+                        idle,
+                        writer.data(body.split_to(body.len().min(CHUNK_BYTES))),
+                    )
+                    .await?;
                 }
                 with_timeout(idle, writer.finish()).await
             }));
         }
-        RequestBody::Streamed(..) => {
+        RequestBody::Streaming(..) => {
             writer.deprioritise();
-            if let RequestBody::Streamed(first, charge, rest) =
-                std::mem::replace(outgoing, RequestBody::Gone)
+            if let RequestBody::Streaming(first, charge, rest) =
+                std::mem::replace(outgoing, RequestBody::Consumed)
             {
                 pump = Some(BodySender::new(stream(
                     writer,
@@ -269,12 +274,12 @@ async fn attempt(
             .await?;
             upgrading = Some(writer);
         }
-        RequestBody::Gone => return Err(ForwardError::Broke(StreamError::Aborted)),
+        RequestBody::Consumed => return Err(ForwardError::Tunnel(StreamError::Aborted)),
     }
 
     let head = read_head(&mut reader, &mut pump, outgoing, patience, again_until).await?;
-    if let (Some(pump), RequestBody::Whole(..)) = (&mut pump, &mut *outgoing)
-        && let RequestBody::Whole(_, charge) = std::mem::replace(outgoing, RequestBody::Gone)
+    if let (Some(pump), RequestBody::Buffered(..)) = (&mut pump, &mut *outgoing)
+        && let RequestBody::Buffered(_, charge) = std::mem::replace(outgoing, RequestBody::Consumed)
     {
         // It is still being sent.
         pump.charge = Some(charge);
@@ -288,7 +293,7 @@ async fn attempt(
     let mut answer = Response::new(ResponseBody::own(Full::default()));
     *answer.status_mut() = response.status;
     *answer.headers_mut() = response.headers;
-    drop_foreign(answer.headers_mut());
+    remove_foreign_fields(answer.headers_mut());
 
     set_length(&mut answer, response.length, head_only);
     if switched {
@@ -300,7 +305,7 @@ async fn attempt(
             .insert(names::UPGRADE, HeaderValue::from_static("websocket"));
 
         let Some(writer) = upgrading else {
-            return Err(ForwardError::Broke(StreamError::Protocol(
+            return Err(ForwardError::Tunnel(StreamError::Protocol(
                 "an upgrade nobody asked for".to_owned(),
             )));
         };
@@ -322,7 +327,7 @@ async fn attempt(
         answer.headers(),
         limits.answer_idle,
     );
-    *answer.body_mut() = ResponseBody::new(body, pump, &live.untaken).await;
+    *answer.body_mut() = ResponseBody::new(body, pump, &live.response_backlog).await;
 
     Ok((answer, None))
 }
@@ -345,7 +350,7 @@ fn set_length(answer: &mut Response<ResponseBody>, length: Option<u64>, head_onl
 }
 
 /// A relay does not trust an agent with its own header space either.
-fn drop_foreign(headers: &mut HeaderMap) {
+fn remove_foreign_fields(headers: &mut HeaderMap) {
     let foreign: Vec<HeaderName> = headers
         .keys()
         .filter(|name| !passes_to_sender(name))
@@ -375,11 +380,11 @@ async fn read_head(
                 // Kept beyond its sending, a large body takes memory for as long as an application
                 // thinks.
                 let kept = match outgoing {
-                    RequestBody::Whole(_, charge) => charge.keep(),
+                    RequestBody::Buffered(_, charge) => charge.keep_for_retry(),
                     _ => false,
                 };
                 if !kept {
-                    *outgoing = RequestBody::Gone;
+                    *outgoing = RequestBody::Consumed;
                 }
                 match sent {
                     // An agent that answers early may stop reading; its answer is what counts.
@@ -396,7 +401,7 @@ async fn read_head(
     }
 
     // Nobody will ask for it again.
-    *outgoing = RequestBody::Gone;
+    *outgoing = RequestBody::Consumed;
     let bytes = timeout(patience - again, head)
         .await
         .map_err(|_| ForwardError::Timeout(patience))?;
@@ -405,7 +410,7 @@ async fn read_head(
 }
 
 fn decode(bytes: Result<Bytes, StreamError>) -> Result<ExchangeReply, ForwardError> {
-    let bytes = bytes.map_err(ForwardError::Broke)?;
+    let bytes = bytes.map_err(ForwardError::Tunnel)?;
     ExchangeReply::decode(bytes)
-        .map_err(|error| ForwardError::Broke(StreamError::Protocol(error.to_string())))
+        .map_err(|error| ForwardError::Tunnel(StreamError::Protocol(error.to_string())))
 }

@@ -10,7 +10,7 @@ use hookward_core::address::AddressSet;
 use hookward_core::clock::Clock;
 use hookward_core::diagnostics::Diagnostics;
 use hookward_core::ip_sets::NamedSets;
-use hookward_core::limits::DOCTOR_BYTES_A_SECOND;
+use hookward_core::limits::DOCTOR_BYTES_PER_SECOND;
 use hookward_core::names::AgentName;
 use hookward_core::rate::ByteMeter;
 use hookward_core::secret::Secret;
@@ -49,7 +49,7 @@ use crate::storage::dedup::DedupWriter;
 use crate::storage::{StorageError, Store};
 
 /// What to do when the system keeps a port for itself.
-fn privileged(address: SocketAddr, error: &io::Error) -> &'static str {
+fn port_hint(address: SocketAddr, error: &io::Error) -> &'static str {
     let kept = error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024;
     if kept {
         "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
@@ -62,7 +62,7 @@ fn privileged(address: SocketAddr, error: &io::Error) -> &'static str {
 /// because agents that UDP does not let through come to the other.
 fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     /// When the system chooses the number, another program may have it for UDP.
-    const TRIES: usize = 32;
+    const BIND_ATTEMPTS: usize = 32;
 
     let mut tries = 0;
     loop {
@@ -74,7 +74,7 @@ fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener,
         let same = SocketAddr::new(tunnel.ip(), listener.local_addr()?.port());
         tries += 1;
 
-        if listen.port() != 0 || tries == TRIES || std::net::UdpSocket::bind(same).is_ok() {
+        if listen.port() != 0 || tries == BIND_ATTEMPTS || std::net::UdpSocket::bind(same).is_ok() {
             return Ok((listener, same));
         }
     }
@@ -83,7 +83,7 @@ fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener,
 /// The file that tells that a data directory is in use, and by whom.
 const LOCK_FILE: &str = "relay.lock";
 /// The name of the file of deliveries.
-const REPLAY_FILE: &str = "deliveries.db";
+const DEDUP_FILE: &str = "deliveries.db";
 
 /// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +127,7 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StorageError),
     /// The HTTPS port.
-    #[error("can't listen on TCP {address}: {source}{}", privileged(*.address, .source))]
+    #[error("can't listen on TCP {address}: {source}{}", port_hint(*.address, .source))]
     Listen {
         /// The address that was asked for.
         address: SocketAddr,
@@ -142,7 +142,7 @@ pub enum StartError {
     Random(#[from] getrandom::Error),
     /// The operator's floor.
     #[error("the floor can't be used:\n{0}")]
-    Floor(#[from] Diagnostics),
+    Baseline(#[from] Diagnostics),
     /// Fetching.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -166,7 +166,7 @@ pub struct Relay {
     /// Owns what runs beside the listeners: reading lists and files again, fetching keys.
     tasks: TaskTracker,
     lists: IpSetUpdater,
-    _replays: DedupWriter,
+    _dedup: DedupWriter,
     _lock: DirLock,
 }
 
@@ -190,14 +190,14 @@ impl Relay {
 
         let lock =
             DirLock::take(&settings.data_dir, LOCK_FILE, &word).map_err(|error| match error {
-                LockError::Taken(by) => StartError::InUse {
+                LockError::Locked(by) => StartError::InUse {
                     path: settings.data_dir.clone(),
                     by: printable(&by),
                 },
                 LockError::File(source) => data_dir(source),
             })?;
 
-        data_dir::tidy(&settings.data_dir);
+        data_dir::clean_up(&settings.data_dir);
         let (store, identity) = data_dir::open(&settings.data_dir, settings.reset, &clock)?;
         let pin = identity.pin;
         let (certified, self_signed) = match &settings.certificate {
@@ -251,16 +251,17 @@ impl Relay {
 
         // Before it is read, or a change in between would not be seen. Without a floor SIGHUP
         // changes nothing.
-        let reloads = Reloads::new(settings.floor.as_deref()).map_err(StartError::Signal)?;
-        let floor = BaselinePolicy::load(settings.floor.as_deref(), &clock, &lists)?;
+        let reloads =
+            Reloads::new(settings.baseline_policy.as_deref()).map_err(StartError::Signal)?;
+        let floor = BaselinePolicy::load(settings.baseline_policy.as_deref(), &clock, &lists)?;
         let replays = DedupWriter::open(
-            &settings.data_dir.join(REPLAY_FILE),
+            &settings.data_dir.join(DEDUP_FILE),
             clock.clone(),
             settings.limits.deliveries as u64,
         )?;
 
         let registry = Registry::default();
-        registry.know_only(
+        registry.replace_known_hosts(
             store
                 .hosts()?
                 .into_iter()
@@ -277,9 +278,9 @@ impl Relay {
             clock: clock.clone(),
             limits: settings.limits.clone(),
             domain: settings.domain,
-            given: settings.hosts,
+            reserved_hosts: settings.hosts,
             public_port,
-            lists: lists.clone(),
+            ip_sets: lists.clone(),
             trusted_proxies: trusted_proxies.clone(),
             in_force: PoliciesInForce::default(),
             log: Arc::clone(&log),
@@ -309,20 +310,20 @@ impl Relay {
         let edge = Arc::new(EdgeState {
             registry,
             clock: clock.clone(),
-            floor_state: Arc::new(GateState::new(lists.sets.clone(), trusted_proxies.clone())),
+            baseline_state: Arc::new(GateState::new(lists.sets.clone(), trusted_proxies.clone())),
             trusted_proxies,
             forwarded: settings.forwarded,
             proxy_protocol: settings.proxy_protocol,
-            floor: floor.clone(),
+            baseline: floor.clone(),
             keys: KeyCache::new(fetcher.clone(), tasks.clone()),
             fetcher: fetcher.clone(),
-            replays: replays.replays.clone(),
-            diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_A_SECOND)),
+            dedup: replays.dedup.clone(),
+            diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND)),
             log: Arc::clone(&log),
             proxy_warned: Mutex::default(),
             offload: Offload::default(),
-            budget: budget.clone(),
-            in_progress: PerClientLimiter::default(),
+            body_memory: budget.clone(),
+            per_client: PerClientLimiter::default(),
             ports: Ports {
                 listener: listener_port,
                 public: public_port,
@@ -359,8 +360,8 @@ impl Relay {
             stop_agents.clone(),
         ));
 
-        if let Some(path) = settings.floor {
-            tasks.spawn(floor.keep(
+        if let Some(path) = settings.baseline_policy {
+            tasks.spawn(floor.watch(
                 path,
                 clock.clone(),
                 lists.clone(),
@@ -382,7 +383,7 @@ impl Relay {
             budget,
             tasks,
             lists,
-            _replays: replays,
+            _dedup: replays,
             _lock: lock,
         })
     }

@@ -44,7 +44,7 @@ use crate::fetch::client::FetchSettings;
 /// Where the relay listens unless it is told otherwise: all addresses of both families.
 pub const LISTEN: &str = "[::]:443";
 /// Most that `head_bytes` may be: a head must fit into one frame of the tunnel, with room to spare.
-const MOST_HEAD_BYTES: u64 = 60 * 1024;
+const MAX_HEAD_BYTES: u64 = 60 * 1024;
 /// Where the relay keeps what must survive a restart, unless it is told otherwise.
 pub const DATA_DIR: &str = "/var/lib/hookward";
 
@@ -74,7 +74,7 @@ pub struct RawSettings {
     /// Whether connections begin with the PROXY protocol.
     pub proxy_protocol: Option<bool>,
     /// The operator's floor.
-    pub floor: Option<PathBuf>,
+    pub baseline_policy: Option<PathBuf>,
     /// Hosts of keys.
     pub fetch_hosts: Vec<String>,
     /// Certificates to trust when fetching.
@@ -110,7 +110,7 @@ pub struct Settings {
     /// Whether connections of trusted proxies begin with the PROXY protocol.
     pub proxy_protocol: bool,
     /// The operator's floor: a policy file.
-    pub floor: Option<PathBuf>,
+    pub baseline_policy: Option<PathBuf>,
     /// What is fetched, and how.
     pub fetch: FetchSettings,
     /// Exact hosts, and the agents that own them.
@@ -135,7 +135,7 @@ pub fn read_file(name: &str, text: &str, problems: &mut Vec<Diagnostic>) -> (Raw
         written.public_port = top.count("public_port").and_then(|port| {
             let port = u16::try_from(port).ok();
             if port.is_none() {
-                top.problem_with("public_port", "a port lies between 1 and 65535");
+                top.report_value("public_port", "a port lies between 1 and 65535");
             }
             port
         });
@@ -147,7 +147,7 @@ pub fn read_file(name: &str, text: &str, problems: &mut Vec<Diagnostic>) -> (Raw
         written.trusted_proxies = top.strings("trusted_proxies").unwrap_or_default();
         written.forwarded = top.string("forwarded");
         written.proxy_protocol = top.boolean("proxy_protocol");
-        written.floor = top.string("floor").map(PathBuf::from);
+        written.baseline_policy = top.string("floor").map(PathBuf::from);
 
         if let Some(mut fetch) = top.table("fetch") {
             written.fetch_hosts = fetch.strings("hosts").unwrap_or_default();
@@ -170,14 +170,14 @@ pub fn read_file(name: &str, text: &str, problems: &mut Vec<Diagnostic>) -> (Raw
         top.finish();
     }
 
-    problems.extend(document.into_problems());
+    problems.extend(document.into_diagnostics());
     (written, limits)
 }
 
 impl RawSettings {
     /// These settings, where `file` says nothing else.
     #[must_use]
-    pub fn over(self, file: Self) -> Self {
+    pub fn merge_over(self, file: Self) -> Self {
         Self {
             domain: self.domain.or(file.domain),
             listen: self.listen.or(file.listen),
@@ -190,7 +190,7 @@ impl RawSettings {
             hosts: [file.hosts, self.hosts].concat(),
             forwarded: self.forwarded.or(file.forwarded),
             proxy_protocol: self.proxy_protocol.or(file.proxy_protocol),
-            floor: self.floor.or(file.floor),
+            baseline_policy: self.baseline_policy.or(file.baseline_policy),
             fetch_hosts: [file.fetch_hosts, self.fetch_hosts].concat(),
             fetch_ca: self.fetch_ca.or(file.fetch_ca),
             fetch_resolve: [file.fetch_resolve, self.fetch_resolve].concat(),
@@ -358,10 +358,10 @@ impl RawSettings {
             );
         }
 
-        if limits.head_bytes > MOST_HEAD_BYTES {
+        if limits.head_bytes > MAX_HEAD_BYTES {
             wrong(
                 "limits",
-                format!("head_bytes is more than {MOST_HEAD_BYTES}"),
+                format!("head_bytes is more than {MAX_HEAD_BYTES}"),
             );
         }
 
@@ -394,7 +394,7 @@ impl RawSettings {
                 trusted_proxies,
                 forwarded,
                 proxy_protocol,
-                floor: self.floor,
+                baseline_policy: self.baseline_policy,
                 fetch,
                 hosts,
                 reset: self.reset,
@@ -419,7 +419,7 @@ mod tests {
             public_port: Some(8443),
             ..RawSettings::default()
         };
-        let settings = flags.over(file).resolve(limits, problems).unwrap();
+        let settings = flags.merge_over(file).resolve(limits, problems).unwrap();
         assert_eq!(settings.domain.as_str(), "hooks.example.com");
 
         assert_eq!(settings.limits.body_bytes, 1 << 20);

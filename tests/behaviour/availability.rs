@@ -83,7 +83,7 @@ async fn the_relay_restarts_and_the_agent_comes_back_by_itself() {
     stage.stop_relay().await;
     stage
         .reported("the agent notices", |report| {
-            matches!(report, Event::Away { .. })
+            matches!(report, Event::Disconnected { .. })
         })
         .await;
 

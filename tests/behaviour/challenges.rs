@@ -826,8 +826,7 @@ async fn a_handshake_that_is_not_answered_says_why() {
             403
         );
 
-        let named =
-            |report: &Event| matches!(report, Event::Refused(refused) if refused.why.contains(why));
+        let named = |report: &Event| matches!(report, Event::Refused(refused) if refused.reason.contains(why));
         stage.reported(why, named).await;
     }
 }

@@ -625,7 +625,7 @@ async fn the_operators_floor_is_what_no_tunnel_relaxes() {
         refused = within("the new floor", status(&stage, &[], b"{}")).await == 403;
     }
 
-    let of_floor = |report: &Event| matches!(report, Event::Refused(refused) if refused.why.starts_with("the relay's floor: "));
+    let of_floor = |report: &Event| matches!(report, Event::Refused(refused) if refused.reason.starts_with("the relay's floor: "));
     stage.reported("whose refusal it is", of_floor).await;
 }
 

@@ -299,7 +299,7 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
     let mut policy = policy;
     policy.routes[0].accept[0].open |= whole_family;
 
-    let mistakes = policy.mistakes(hookward_core::clock::Clock::System.now());
+    let mistakes = policy.errors(hookward_core::clock::Clock::System.now());
     if !mistakes.is_empty() {
         let refusing = case.expect.contains("refuse");
         return if refusing {

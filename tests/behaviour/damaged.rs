@@ -237,10 +237,10 @@ fn the_agents_files_are_private_and_hints_are_thrown_away() {
     let path = |name: &str| dir.path().join(name);
     let state = StateDir::open(Some(dir.path())).unwrap();
     fs::write(path("transport.json"), "{nonsense").unwrap();
-    assert_eq!(state.worked(), None);
+    assert_eq!(state.last_transport(), None);
     assert!(!path("transport.json").exists());
-    state.keep_worked(Transport::Tcp).unwrap();
-    assert_eq!(state.worked(), Some(Transport::Tcp));
+    state.keep_transport(Transport::Tcp).unwrap();
+    assert_eq!(state.last_transport(), Some(Transport::Tcp));
 
     for (name, remedy) in [
         ("agent.json", "join again"),

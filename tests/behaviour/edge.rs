@@ -24,7 +24,7 @@ async fn open_stage() -> (Application, Stage) {
 /// Waits until the owner was told of a refusal with this text.
 async fn told(stage: &Stage, text: &str) {
     let told =
-        |report: &Event| matches!(report, Event::Refused(refused) if refused.why.contains(text));
+        |report: &Event| matches!(report, Event::Refused(refused) if refused.reason.contains(text));
     stage.reported(text, told).await;
 }
 
@@ -349,7 +349,7 @@ async fn a_websocket_that_no_route_opens_is_told_to_the_owner() {
         200
     );
 
-    let hint = |report: &Event| matches!(report, Event::Refused(hint) if hint.note && hint.why.contains("--websocket"));
+    let hint = |report: &Event| matches!(report, Event::Refused(hint) if hint.note && hint.reason.contains("--websocket"));
     stage.reported("the flag", hint).await;
     assert_eq!(application.log.take().len(), 1);
 }

@@ -428,7 +428,7 @@ async fn named_sets_are_read_kept_and_told_with_their_age() {
         "empty until its first refresh"
     );
 
-    let empty = |report: &hookward_agent::events::Event| matches!(report, hookward_agent::events::Event::Refused(told) if told.check == Check::Address && told.why.contains("empty until its first refresh"));
+    let empty = |report: &hookward_agent::events::Event| matches!(report, hookward_agent::events::Event::Refused(told) if told.check == Check::Address && told.reason.contains("empty until its first refresh"));
     stage.reported("that it is empty", empty).await;
 
     publisher.publish(

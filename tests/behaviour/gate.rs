@@ -258,7 +258,7 @@ async fn a_flood_of_refusals_reaches_the_owner_as_counts() {
         let counted: u64 = reports
             .iter()
             .filter_map(|report| match report {
-                Event::Counted(counts) => Some(counts.iter().map(|(_, n)| n).sum::<u64>()),
+                Event::RefusedSummary(counts) => Some(counts.iter().map(|(_, n)| n).sum::<u64>()),
                 _ => None,
             })
             .sum();

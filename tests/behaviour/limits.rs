@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use hookward_core::limits::{KIB, Limits, MIB};
-use hookward_runtime::body_memory::BESIDE;
+use hookward_runtime::body_memory::REQUEST_OVERHEAD;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::h2_frames;
 use hookward_tests::initials::{Answers, Initials};
@@ -243,7 +243,7 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
     let mut first = begin("2001:db8::1", 90_000).await;
 
     eventually("90,000 bytes are charged", || {
-        stage.relay().buffered_bytes() == BESIDE + 90_000
+        stage.relay().buffered_bytes() == REQUEST_OVERHEAD + 90_000
     })
     .await;
 
@@ -259,7 +259,8 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
     }
 
     eventually("nearly all is charged", || {
-        stage.relay().buffered_bytes() == BESIDE + 90_000 + 7 * (BESIDE + 99_000)
+        stage.relay().buffered_bytes()
+            == REQUEST_OVERHEAD + 90_000 + 7 * (REQUEST_OVERHEAD + 99_000)
     })
     .await;
 

@@ -298,7 +298,7 @@ async fn without_udp(name: &str, block: impl FnOnce(&Network) + Send + 'static) 
     assert_eq!(site.transport(), "tcp");
     let state = StateDir::open(Some(site.dirs[1].path())).unwrap();
     eventually("it is kept for the next start", || {
-        state.worked() == Some(Transport::Tcp)
+        state.last_transport() == Some(Transport::Tcp)
     })
     .await;
 

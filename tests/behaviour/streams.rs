@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hookward_agent::relay_link::LinkSettings;
-use hookward_core::limits::{MIB, TUNNEL_DEAD};
+use hookward_core::limits::{MIB, TUNNEL_IDLE_TIMEOUT};
 use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::process::Process;
 use hookward_tests::sender::Http1;
@@ -106,7 +106,7 @@ async fn an_answer_that_takes_its_time(over: Transport) {
     within("the application is asked", asked.notified()).await;
 
     // Longer than a silent connection would be taken for alive.
-    tokio::time::sleep(TUNNEL_DEAD + Duration::from_secs(1)).await;
+    tokio::time::sleep(TUNNEL_IDLE_TIMEOUT + Duration::from_secs(1)).await;
     go.notify_one();
     assert_eq!(connection.answer("GET").await.text(), "news");
 }

@@ -32,7 +32,7 @@ const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
 const QUICK: Duration = Duration::from_secs(2);
 
 fn linked(transport: TransportMode) -> Plan {
-    let liveness = Liveness::dead_after_silence_of(QUICK);
+    let liveness = Liveness::with_idle_timeout(QUICK);
     let mut plan = Plan {
         linked: true,
         ..Plan::default()
@@ -191,7 +191,7 @@ async fn flows_that_die_young_again_and_again_lose_no_accepted_request() {
 async fn what_worked_the_last_time_is_tried_first() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut plan = linked(TransportMode::Auto);
-    plan.link.worked = Some(Transport::Tcp);
+    plan.link.last_transport = Some(Transport::Tcp);
 
     let stage = Stage::start(application.address, plan).await;
     assert_eq!(
@@ -234,7 +234,7 @@ async fn after_sleep_the_tunnel_is_dialled_anew_before_its_path_counts_as_dead()
     let application = Application::start(|_| Reply::ok("")).await;
     let mut plan = linked(TransportMode::Only(Transport::Tcp));
     // Longer than this test waits for anything.
-    plan.link.liveness = Liveness::dead_after_silence_of(DEADLINE * 4);
+    plan.link.liveness = Liveness::with_idle_timeout(DEADLINE * 4);
 
     let now = Clock::System.now();
     plan.clock = Clock::at(now);
@@ -577,14 +577,15 @@ async fn every_relay_can_serve_and_one_that_is_gone_is_not_missed() {
         assert_eq!(fleet.relays[1].edge.post(HOOK, &[], b"x").await.status, 200);
     }
 
-    let away = |report: &Event| matches!(report, Event::Away { .. });
+    let away = |report: &Event| matches!(report, Event::Disconnected { .. });
     assert!(
         !fleet.reports.lock().unwrap().iter().any(away),
         "one relay is there all the time"
     );
 
     let gone = fleet.relays[0].tunnel.to_string();
-    let named = |report: &Event| matches!(report, Event::RelayLost { relay, .. } if *relay == gone);
+    let named =
+        |report: &Event| matches!(report, Event::RelayDisconnected { relay, .. } if *relay == gone);
     eventually("the one that is gone is named", || {
         fleet.reports.lock().unwrap().iter().any(named)
     })
@@ -871,7 +872,7 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
     )
     .await
     .unwrap();
-    assert!(matches!(said, RelayMessage::Leaving));
+    assert!(matches!(said, RelayMessage::Draining));
 
     let (_refused, mut control) = agent.connect_again(Some(0), false).await;
     let said = within("a refusal", control.receive::<RelayMessage>(GREETING_BYTES))
@@ -904,7 +905,7 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
                 .await
                 .unwrap()
             {
-                RelayMessage::Leaving => {}
+                RelayMessage::Draining => {}
                 RelayMessage::Opened { .. } => return true,
                 _ => return false,
             }

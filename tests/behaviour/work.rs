@@ -80,7 +80,7 @@ fn a_list_of_signed_fields_is_no_bomb() {
         .check_body(head, b"{}", NOW, &state, &FetchedKeys::default())
         .err()
         .unwrap();
-    assert!(refusal.why.contains("signed"), "{}", refusal.why);
+    assert!(refusal.reason.contains("signed"), "{}", refusal.reason);
 
     assert!(work.total() < MIB, "{} bytes", work.total());
     // The doctor tries other providers by the fields that are there, also for a route of GitHub's.

@@ -77,7 +77,7 @@ fn single_checks(c: &mut Criterion) {
             syntax::check(
                 black_box(TARGET),
                 black_box(&headers),
-                EscapedSlashes::Plain,
+                EscapedSlashes::Refused,
             )
         })
     });

@@ -251,7 +251,7 @@ pub fn request(
     static NEXT: AtomicU64 = AtomicU64::new(1);
 
     ExchangeRequest {
-        context: RequestMeta {
+        meta: RequestMeta {
             id: RequestId(
                 NEXT.fetch_add(1, Ordering::Relaxed)
                     .to_be_bytes()
@@ -269,6 +269,6 @@ pub fn request(
         trailers: false,
         upgrade: false,
         headers: map,
-        spelling: HeaderCase::default(),
+        header_case: HeaderCase::default(),
     }
 }

@@ -227,7 +227,7 @@ impl Stage {
         let kept = Arc::clone(&self.reports);
         tokio::spawn(async move {
             while let Some(report) = reports.next().await {
-                kept.lock().unwrap().push(report.report);
+                kept.lock().unwrap().push(report.event);
             }
         });
 
@@ -419,7 +419,7 @@ impl Fleet {
 
         tokio::spawn(async move {
             while let Some(report) = reports.next().await {
-                of_task.lock().unwrap().push(report.report);
+                of_task.lock().unwrap().push(report.event);
             }
         });
 
@@ -542,7 +542,7 @@ fn settings(plan: &Plan, dir: &Path, listen: SocketAddr, tunnel_listen: SocketAd
         trusted_proxies: plan.trusted_proxies.clone(),
         forwarded: plan.forwarded,
         proxy_protocol: plan.proxy_protocol,
-        floor: plan.floor.clone(),
+        baseline_policy: plan.floor.clone(),
         fetch: plan.fetch.clone(),
         hosts: BTreeMap::from([(HostName::parse(HOST).unwrap(), agent_name())]),
         reset: false,

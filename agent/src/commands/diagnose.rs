@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::relay_link::AgentMessage;
 use hookward_core::clock::Clock;
-use hookward_core::limits::{GREETING_BYTES, UPSTREAM_CONNECT};
+use hookward_core::limits::{GREETING_BYTES, UPSTREAM_CONNECT_TIMEOUT};
 use hookward_core::secret::Secret;
 use hookward_core::text::printable;
 use hookward_tunnel::protocol::control::RelayMessage;
@@ -31,7 +31,7 @@ use crate::relay_link::proxy::Proxies;
 use crate::relay_link::{ConnectionError, LinkSettings, RelayEndpoint};
 
 /// For one step that does not bring its own deadline.
-const PATIENCE: Duration = Duration::from_secs(3);
+const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a datagram is sent until one is answered: some are lost.
 const DATAGRAMS: u32 = 3;
 /// Seconds by which clocks may differ: the tolerance of most providers' signatures is 300.
@@ -74,7 +74,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
     }
 
     let mut findings = Findings {
-        as_they_end: args.format == LogFormat::Text,
+        live: args.format == LogFormat::Text,
         ..Findings::default()
     };
 
@@ -97,7 +97,8 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
     }
 
     if let Some(application) = application {
-        let (outcome, detail) = match timeout(UPSTREAM_CONNECT, application.connect()).await {
+        let (outcome, detail) = match timeout(UPSTREAM_CONNECT_TIMEOUT, application.connect()).await
+        {
             Ok(Ok(_)) => (StepOutcome::Ok, format!("{application} takes connections")),
             Ok(Err(error)) => (StepOutcome::Failed, format!("{application}: {error}")),
             Err(_) => (StepOutcome::Failed, format!("{application}: no answer")),
@@ -108,7 +109,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
             relay: None,
             step: "application",
             outcome,
-            detail,
+            reason: detail,
         });
     }
 
@@ -120,7 +121,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
         ))?,
     }
 
-    let all = findings.missed.is_empty() && !findings.blocked;
+    let all = findings.unreached.is_empty() && !findings.blocked;
     Ok(if all { Exit::Done } else { Exit::Failed })
 }
 
@@ -186,7 +187,7 @@ impl Findings {
         let mut let_through = false;
 
         if let Some(proxy) = &proxy {
-            let connected = timeout(PATIENCE, proxy.connect(&relay.address, &tasks)).await;
+            let connected = timeout(STEP_TIMEOUT, proxy.connect(&relay.address, &tasks)).await;
             let why = match connected {
                 Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(error.to_string()),
@@ -224,7 +225,7 @@ impl Findings {
         if known || !joined && is_way {
             &mut self.reached
         } else {
-            &mut self.missed
+            &mut self.unreached
         }
         .push(relay.address.clone());
 
@@ -303,7 +304,8 @@ impl Findings {
             StepOutcome::Failed
         };
 
-        let (outcome, detail, reach) = match timeout(PATIENCE, TcpStream::connect(target)).await {
+        let (outcome, detail, reach) = match timeout(STEP_TIMEOUT, TcpStream::connect(target)).await
+        {
             Ok(Ok(_)) => (
                 StepOutcome::Ok,
                 format!("{target} takes connections"),
@@ -393,14 +395,14 @@ impl Findings {
 
             control.receive::<RelayMessage>(GREETING_BYTES).await
         };
-        let answer = timeout(PATIENCE, asked).await;
+        let answer = timeout(STEP_TIMEOUT, asked).await;
 
         session.close("diagnosed");
         let step = |step, outcome, detail| ProbeStep {
             relay: Some(relay.address.clone()),
             step,
             outcome,
-            detail,
+            reason: detail,
         };
 
         let failed = match answer {
@@ -469,7 +471,7 @@ async fn probe(target: SocketAddr) -> std::io::Result<bool> {
     for _ in 0..DATAGRAMS {
         socket.send(&packet).await?;
         let mut answer = [0; 1500];
-        if let Ok(received) = timeout(PATIENCE / DATAGRAMS, socket.recv(&mut answer)).await {
+        if let Ok(received) = timeout(STEP_TIMEOUT / DATAGRAMS, socket.recv(&mut answer)).await {
             return received.map(|length| length > 0);
         }
     }

@@ -71,7 +71,7 @@ pub fn again(
         host,
         plan,
         reloads,
-        again,
+        reload: again,
         pairing: None,
     })
 }

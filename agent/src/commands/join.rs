@@ -56,7 +56,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
     let link = LinkSettings {
         transport,
         proxies,
-        worked: state.worked(),
+        last_transport: state.last_transport(),
         ..LinkSettings::default()
     };
 

@@ -99,7 +99,7 @@ impl Local {
             trusted_proxies: Vec::new(),
             forwarded: ForwardedField::default(),
             proxy_protocol: false,
-            floor: None,
+            baseline_policy: None,
             fetch: FetchSettings::default(),
             hosts: given,
             // Nothing of it outlives the program but its certificate.

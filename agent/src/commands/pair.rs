@@ -83,7 +83,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         host: args.host.clone(),
         plan,
         reloads,
-        again,
+        reload: again,
         pairing: Some(Box::new(pairing)),
     };
 

@@ -35,9 +35,9 @@ use crate::{Agent, AgentSettings, TunnelSettings, terminal};
 use futures_util::future::select_all;
 
 /// For the screen to give the terminal back.
-const GIVE_BACK: Duration = Duration::from_millis(300);
+const MEMORY_RELEASE_INTERVAL: Duration = Duration::from_millis(300);
 /// Interval at which the stopping agent counts requests in progress.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Makes a tunnel's plan again.
 pub type PolicyReload = Box<dyn Fn() -> Result<Result<Plan, Diagnostics>, StateError> + Send>;
@@ -51,7 +51,7 @@ pub struct PlannedTunnel {
     /// When to make the plan again.
     pub reloads: Reloads,
     /// Makes it.
-    pub again: PolicyReload,
+    pub reload: PolicyReload,
     /// Where a secret goes that a provider tells in its handshake.
     pub pairing: Option<Pairing>,
 }
@@ -110,7 +110,7 @@ impl TunnelRunner {
             host,
             plan,
             reloads,
-            again,
+            reload: again,
             pairing,
         } in tunnels
         {
@@ -146,7 +146,7 @@ impl TunnelRunner {
 
         let remember = remember(&link, state, reporter.clone());
         for message in messages {
-            reporter.say(message);
+            reporter.emit(message);
         }
 
         let settings = AgentSettings {
@@ -212,7 +212,7 @@ impl TunnelRunner {
         }
 
         if on_screen.at_once.is_cancelled() {
-            let _ = timeout(GIVE_BACK, shown.over()).await;
+            let _ = timeout(MEMORY_RELEASE_INTERVAL, shown.over()).await;
         }
 
         Ok(match refused {
@@ -231,9 +231,9 @@ async fn report_stopping(under_way: &InFlight, reporter: &EventSink) {
     loop {
         let count = under_way.count();
         if reported.replace(count) != Some(count) {
-            reporter.say(Event::Stopping { under_way: count });
+            reporter.emit(Event::Stopping { under_way: count });
         }
-        sleep(LOOK).await;
+        sleep(CHECK_INTERVAL).await;
     }
 }
 
@@ -264,10 +264,10 @@ pub fn link_settings(
 ) -> Result<LinkSettings, StateError> {
     Ok(LinkSettings {
         transport: args.transport.into(),
-        worked: state.worked(),
+        last_transport: state.last_transport(),
         connections: args.connections.map(usize::from),
         pool: args.pool,
-        liveness: Liveness::dead_after_silence_of(Duration::from_secs(args.dead_after.into())),
+        liveness: Liveness::with_idle_timeout(Duration::from_secs(args.idle_timeout.into())),
         // A relay in this process is not behind one.
         proxies: if local {
             Proxies::default()
@@ -284,7 +284,7 @@ fn remember(
     state: StateDir,
     reporter: EventSink,
 ) -> impl Fn(hookward_tunnel::transport::Transport) + Send + Sync + 'static {
-    let worked = Mutex::new(link.worked);
+    let worked = Mutex::new(link.last_transport);
     // What the user asks for says nothing about the network.
     let is_asked_for = link.transport != TransportMode::Auto;
 
@@ -298,9 +298,9 @@ fn remember(
             .unwrap_or_else(PoisonError::into_inner)
             .replace(transport);
         if before != Some(transport)
-            && let Err(error) = state.keep_worked(transport)
+            && let Err(error) = state.keep_transport(transport)
         {
-            reporter.say(Event::Warning(error.to_string()));
+            reporter.emit(Event::Warning(error.to_string()));
         }
     }
 }
@@ -325,9 +325,9 @@ fn reload(
     match replaced {
         Ok(messages) => messages
             .into_iter()
-            .for_each(|message| reporter.say(message)),
+            .for_each(|message| reporter.emit(message)),
         Err(what) => {
-            reporter.say(Event::Warning(format!(
+            reporter.emit(Event::Warning(format!(
                 "the new policy can't be used; THE OLD ONE STAYS IN FORCE: {what}"
             )));
         }
@@ -410,10 +410,10 @@ impl Announcement {
         if *tunnel == 0
             && let Err(error) = self.state.keep_url(&url)
         {
-            reporter.say(Event::Warning(error.to_string()));
+            reporter.emit(Event::Warning(error.to_string()));
         }
 
-        reporter.say(Event::Ready(Ready {
+        reporter.emit(Event::Ready(Ready {
             url,
             base_url,
             host: host.clone(),

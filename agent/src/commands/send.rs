@@ -29,9 +29,9 @@ use crate::exit::Exit;
 use crate::upstream::tls;
 
 /// For the whole exchange: longer than any provider waits.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of the answer that are shown.
-const ANSWER_BYTES: usize = 64 * 1024;
+const RESPONSE_BYTES: usize = 64 * 1024;
 
 /// What is wrong with the call.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ pub async fn run(args: SendArgs) -> Result<Exit, CommandError> {
     }
 
     let sending = exchange(prepared, args.cacert.as_deref());
-    match timeout(PATIENCE, sending).await {
+    match timeout(TIMEOUT, sending).await {
         Ok(Ok((status, body))) => {
             let body = String::from_utf8_lossy(&body)
                 .lines()
@@ -85,7 +85,7 @@ pub async fn run(args: SendArgs) -> Result<Exit, CommandError> {
         Err(_) => {
             tell(
                 LogFormat::Text,
-                &format!("no answer within {} s", PATIENCE.as_secs()),
+                &format!("no answer within {} s", TIMEOUT.as_secs()),
             );
             Ok(Exit::Failed)
         }
@@ -249,7 +249,7 @@ where
             .await
             .map_err(|error| failed(&error))?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES)
+        let body = Limited::new(answer.into_body(), RESPONSE_BYTES)
             .collect()
             .await;
 

@@ -51,7 +51,7 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
                     .map(|flag| flag.replace('-', "_"));
                 let key = key.unwrap_or(problem.place);
                 let place = format!("{}: tunnel {number}: {key}", args.file.display());
-                Diagnostic::new(place, problem.what)
+                Diagnostic::new(place, problem.reason)
             })),
         }
     }
@@ -102,10 +102,10 @@ fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Diagnostic>) {
         let (mut hosts, mut count) = (Vec::new(), 0);
 
         for reader in top.tables("tunnel") {
-            let before = top.problems();
+            let before = top.diagnostics();
             let tunnel = tunnel(reader, beside, args);
             count += 1;
-            if top.problems() == before {
+            if top.diagnostics() == before {
                 hosts.push(tunnel.host.clone());
                 tunnels.push((count, tunnel));
             }
@@ -127,7 +127,7 @@ fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Diagnostic>) {
         top.finish();
     }
 
-    (tunnels, document.into_problems())
+    (tunnels, document.into_diagnostics())
 }
 
 fn tunnel(mut reader: TableReader<'_>, beside: &Path, args: &StartArgs) -> HttpArgs {

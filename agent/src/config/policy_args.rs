@@ -124,7 +124,7 @@ fn from_flags(
 ) -> Result<ResolvedPolicy, Diagnostics> {
     let mut flags = PolicyBuilder {
         secrets,
-        problems: Vec::new(),
+        diagnostics: Vec::new(),
         notes: Vec::new(),
     };
 
@@ -198,7 +198,7 @@ fn from_flags(
     };
 
     let PolicyBuilder {
-        mut problems,
+        diagnostics: mut problems,
         notes,
         ..
     } = flags;
@@ -213,7 +213,7 @@ fn from_flags(
 
         problems.extend(
             complete
-                .mistakes(now)
+                .errors(now)
                 .into_iter()
                 .map(|what| Diagnostic::new("flags", what)),
         );
@@ -251,13 +251,13 @@ pub fn with_token(policy: &Policy, token: &TokenCheck) -> Policy {
 
 struct PolicyBuilder<'s> {
     secrets: &'s dyn SecretReader,
-    problems: Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
     notes: Vec<String>,
 }
 
 impl PolicyBuilder<'_> {
     fn problem(&mut self, flag: &str, what: impl Into<String>) {
-        self.problems.push(Diagnostic::new(flag, what));
+        self.diagnostics.push(Diagnostic::new(flag, what));
     }
 
     fn addresses(&mut self, flag: &str, texts: &[String]) -> Addresses {
@@ -288,8 +288,8 @@ impl PolicyBuilder<'_> {
         }
 
         (!sources.is_empty()).then_some(TokenCheck {
-            place: TokenLocation::Basic,
-            live,
+            location: TokenLocation::Basic,
+            active: live,
         })
     }
 
@@ -377,11 +377,11 @@ impl PolicyBuilder<'_> {
             match &mut check {
                 None => {
                     check = Some(TokenCheck {
-                        place,
-                        live: vec![live],
+                        location: place,
+                        active: vec![live],
                     })
                 }
-                Some(check) if check.place == place => check.live.push(live),
+                Some(check) if check.location == place => check.active.push(live),
                 Some(_) => self.problem(
                     "--token",
                     "all tokens must stand in the same place; name one parameter or header",
@@ -557,7 +557,7 @@ mod tests {
         assert!(
             accept
                 .iter()
-                .all(|accept| accept.token.as_ref().unwrap().live.len() == 2)
+                .all(|accept| accept.token.as_ref().unwrap().active.len() == 2)
         );
     }
 

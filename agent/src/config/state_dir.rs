@@ -202,7 +202,7 @@ impl StateDir {
 
     /// Transport of the last good connection. A hint that can't be read is thrown away.
     #[must_use]
-    pub fn worked(&self) -> Option<Transport> {
+    pub fn last_transport(&self) -> Option<Transport> {
         self.read(TRANSPORT).unwrap_or_else(|error| {
             tracing::warn!("{error}");
             // Where it can't be removed it is only read again.
@@ -215,7 +215,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn keep_worked(&self, transport: Transport) -> Result<(), StateError> {
+    pub fn keep_transport(&self, transport: Transport) -> Result<(), StateError> {
         self.write_json(TRANSPORT, &transport)
     }
 
@@ -266,7 +266,7 @@ impl StateDir {
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
         let path = self.0.join(name);
         // Like ssh with a private key. Volumes of containers often give files to a group.
-        match process::others_may(&path) {
+        match process::access_of_others(&path) {
             Ok(OtherUsers::Read) if name != TRANSPORT => return Err(StateError::Open(path)),
             Ok(OtherUsers::GroupReads) if name != TRANSPORT => {
                 tracing::warn!(

@@ -5,16 +5,16 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hookward_core::limits::GIVEN_AGAIN;
+use hookward_core::limits::RETRY_WINDOW;
 use hookward_tunnel::protocol::head::RequestId;
 
-/// A relay gives a request again within [`GIVEN_AGAIN`] of its begin, and the tunnel takes some
+/// A relay gives a request again within [`RETRY_WINDOW`] of its begin, and the tunnel takes some
 /// time: the relay's deadlines for a write and for the reading of a body are of minutes.
-const REMEMBERED: Duration = Duration::from_secs(5 * GIVEN_AGAIN.as_secs());
+const REMEMBER_FOR: Duration = Duration::from_secs(5 * RETRY_WINDOW.as_secs());
 
 /// Requests that are remembered at most, some 80 bytes each: half a minute at the fastest that was
 /// measured. Beyond it the oldest are forgotten first.
-const MOST: usize = 256 * 1024;
+const MAX_REQUESTS: usize = 256 * 1024;
 
 /// Requests that were begun.
 #[derive(Default)]
@@ -31,12 +31,12 @@ struct Inner {
 
 impl StartedRequests {
     /// Notes that a request begins; `false` when it began before.
-    pub fn claim(&self, id: RequestId) -> bool {
+    pub fn try_start(&self, id: RequestId) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
 
         while let Some((at, old)) = inner.order.front().copied() {
-            if now.duration_since(at) < REMEMBERED && inner.order.len() < MOST {
+            if now.duration_since(at) < REMEMBER_FOR && inner.order.len() < MAX_REQUESTS {
                 break;
             }
             inner.order.pop_front();

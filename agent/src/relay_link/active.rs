@@ -19,7 +19,7 @@ use crate::relay_link::policy_sync::PolicyOffer;
 use crate::relay_link::{ConnectionError, LinkContext, report_refusals};
 
 /// For the relay to acknowledge that the agent leaves.
-pub(crate) const LEAVE: Duration = Duration::from_secs(2);
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection that serves the tunnels.
 pub(crate) struct ActiveLink {
@@ -31,10 +31,10 @@ pub(crate) struct ActiveLink {
     /// The policy that the relay has been asked for, of which tunnel, until it has answered.
     pub(crate) asked: Option<(usize, Arc<PolicyOffer>)>,
     /// A message was broken off in its middle: nothing can be said any more.
-    pub(crate) mute: bool,
+    pub(crate) control_poisoned: bool,
     /// The relay has said that it is about to stop. It ends the connection with the last request
     /// that it has.
-    pub(crate) relay_leaves: bool,
+    pub(crate) relay_draining: bool,
 }
 
 impl ActiveLink {
@@ -42,16 +42,16 @@ impl ActiveLink {
     /// ends, then the connection. Once `stop` is cancelled that takes no longer than
     /// `shared.drain`.
     pub(crate) async fn retire(mut self, shared: &LinkContext, stop: CancellationToken) {
-        if self.relay_leaves {
+        if self.relay_draining {
             tokio::select! {
-                () = self.serve_out(&shared.reporter) => return self.close().await,
+                () = self.drain(&shared.events) => return self.close().await,
                 () = stop.cancelled() => {}
             }
         }
 
-        let told = !self.mute
+        let told = !self.control_poisoned
             && matches!(
-                timeout(LEAVE, self.say_so(&shared.reporter)).await,
+                timeout(DRAIN_TIMEOUT, self.send_drain(&shared.events)).await,
                 Ok(Ok(()))
             );
         let session = self.found.session.clone();
@@ -84,14 +84,14 @@ impl ActiveLink {
     }
 
     /// Says that the agent leaves, until the relay has heard it.
-    async fn say_so(&mut self, reporter: &EventSink) -> Result<(), ConnectionError> {
-        self.control.send(&AgentMessage::Leave).await?;
+    async fn send_drain(&mut self, reporter: &EventSink) -> Result<(), ConnectionError> {
+        self.control.send(&AgentMessage::Drain).await?;
         loop {
             tokio::select! {
                 exchange = self.found.session.accept() => take(exchange?, &self.terms, &self.exchanges),
                 message = self.control.receive::<RelayMessage>(CONTROL_BYTES) => {
                     match message? {
-                        RelayMessage::Left => return Ok(()),
+                        RelayMessage::DrainAck => return Ok(()),
                         RelayMessage::Refusals { told, counted } => report_refusals(reporter, told, counted),
                         _ => {}
                     }
@@ -102,7 +102,7 @@ impl ActiveLink {
 
     /// A relay that is about to stop has requests until its last sender has gone, and ends the
     /// connection itself.
-    async fn serve_out(&mut self, reporter: &EventSink) {
+    async fn drain(&mut self, reporter: &EventSink) {
         loop {
             tokio::select! {
                 exchange = self.found.session.accept() => match exchange {
@@ -123,7 +123,7 @@ impl ActiveLink {
         self.exchanges.close();
         self.found.session.close("the agent has left");
         if let Some(endpoint) = &self.found.endpoint {
-            let _ = timeout(LEAVE, endpoint.wait_idle()).await;
+            let _ = timeout(DRAIN_TIMEOUT, endpoint.wait_idle()).await;
         }
     }
 }

@@ -7,19 +7,19 @@
 use std::time::{Duration, Instant};
 
 /// The first pause.
-const FIRST: Duration = Duration::from_millis(200);
+const INITIAL_PAUSE: Duration = Duration::from_millis(200);
 /// For so long an outage counts as young.
-const YOUNG: Duration = Duration::from_secs(600);
+const OUTAGE_YOUNG: Duration = Duration::from_secs(600);
 /// The longest pause of a young outage.
-const YOUNG_MOST: Duration = Duration::from_secs(1);
+const YOUNG_MAX_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
-const MOST: Duration = Duration::from_secs(15);
+const MAX_PAUSE: Duration = Duration::from_secs(15);
 /// An attempt of a young outage is given up after this: the next one has begun already.
-const YOUNG_PATIENCE: Duration = Duration::from_secs(2);
+const YOUNG_TIMEOUT: Duration = Duration::from_secs(2);
 /// An attempt of an old one, and now and then one of a young one: some links are slow.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Every so manyth attempt is a patient one.
-const PATIENT: u32 = 5;
+const PATIENT_ATTEMPTS: u32 = 5;
 
 /// Attempts of one outage.
 #[derive(Debug)]
@@ -54,13 +54,17 @@ impl Backoff {
 
     /// An attempt begins: how long it may take.
     pub fn next(&mut self, now: Instant) -> Duration {
-        let young = now.duration_since(self.since) < YOUNG;
+        let young = now.duration_since(self.since) < OUTAGE_YOUNG;
         self.attempts = self.attempts.saturating_add(1);
-        let patient = !young || self.attempts.is_multiple_of(PATIENT);
-        let bound = FIRST.saturating_mul(2_u32.saturating_pow(self.attempts.min(16)));
-        let bound = bound.min(if young { YOUNG_MOST } else { MOST });
+        let patient = !young || self.attempts.is_multiple_of(PATIENT_ATTEMPTS);
+        let bound = INITIAL_PAUSE.saturating_mul(2_u32.saturating_pow(self.attempts.min(16)));
+        let bound = bound.min(if young { YOUNG_MAX_PAUSE } else { MAX_PAUSE });
         self.pause = bound.mul_f64(jitter());
-        if patient { PATIENCE } else { YOUNG_PATIENCE }
+        if patient {
+            ATTEMPT_TIMEOUT
+        } else {
+            YOUNG_TIMEOUT
+        }
     }
 }
 
@@ -87,19 +91,22 @@ mod tests {
         let begin = Instant::now();
         let mut schedule = Backoff::new(begin);
         let mut at = Duration::ZERO;
-        while at < YOUNG {
+        while at < OUTAGE_YOUNG {
             let (patience, pause) = (schedule.next(begin + at), schedule.pause());
-            assert!(pause <= YOUNG_MOST && pause >= FIRST / 2, "{pause:?}");
+            assert!(
+                pause <= YOUNG_MAX_PAUSE && pause >= INITIAL_PAUSE / 2,
+                "{pause:?}"
+            );
             assert_eq!(
-                patience == PATIENCE,
-                schedule.attempts().is_multiple_of(PATIENT)
+                patience == ATTEMPT_TIMEOUT,
+                schedule.attempts().is_multiple_of(PATIENT_ATTEMPTS)
             );
             at += pause;
         }
 
         let (patience, pause) = (schedule.next(begin + at), schedule.pause());
         assert!(
-            pause > YOUNG_MOST && pause <= MOST && patience == PATIENCE,
+            pause > YOUNG_MAX_PAUSE && pause <= MAX_PAUSE && patience == ATTEMPT_TIMEOUT,
             "{pause:?}"
         );
     }

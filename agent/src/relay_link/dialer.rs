@@ -32,7 +32,7 @@ const HEAD_START: Duration = Duration::from_millis(500);
 /// The same, once an attempt has failed.
 const HEAD_START_LATER: Duration = Duration::from_millis(100);
 /// For one attempt that a user waits for.
-const ONCE: Duration = Duration::from_secs(10);
+const ATTEMPT: Duration = Duration::from_secs(10);
 /// For one attempt that is made while the tunnel is open.
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -46,7 +46,7 @@ pub struct Dialer {
 
 /// Attempts over QUIC on one socket, until another one is tried: a flow that a firewall has taken a
 /// dislike to does not get better, and a socket with its buffers of 3 MiB is not made every second.
-const OF_A_SOCKET: usize = 5;
+const ATTEMPTS_PER_SOCKET: usize = 5;
 
 /// Where to, and how.
 struct DialTarget {
@@ -67,7 +67,7 @@ pub struct Dialed {
     pub session: Session,
     /// How many places after the address that was wanted the one is to which it goes; 0: it is
     /// that.
-    pub place: usize,
+    pub address_offset: usize,
     /// Addresses of the relay's name.
     pub addresses: usize,
     /// Over QUIC, what carries it.
@@ -116,7 +116,7 @@ impl Dialer {
             tasks,
         };
 
-        let tcp_leads = AtomicBool::new(link.worked == Some(Transport::Tcp));
+        let tcp_leads = AtomicBool::new(link.last_transport == Some(Transport::Tcp));
         Ok(Self {
             way: Arc::new(way),
             mode: link.transport,
@@ -128,11 +128,11 @@ impl Dialer {
     #[must_use]
     pub fn could_be_better(&self, found: &Dialed) -> bool {
         let quic = found.session.transport() == Transport::Quic;
-        found.place > 0 || !quic && self.mode.allows(Transport::Quic)
+        found.address_offset > 0 || !quic && self.mode.allows(Transport::Quic)
     }
 
     /// Which transport is tried first from now on.
-    pub fn lead_with(&self, transport: Transport) {
+    pub fn prefer(&self, transport: Transport) {
         self.tcp_leads
             .store(transport == Transport::Tcp, Ordering::Relaxed);
     }
@@ -192,7 +192,7 @@ impl Dialer {
         G: Fn(Session) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, ConnectionError>> + Send,
     {
-        self.every_transport(0, 0, ONCE, greet).await
+        self.every_transport(0, 0, ATTEMPT, greet).await
     }
 
     /// Tries every transport once, while another connection is in use: whatever gets through.
@@ -271,7 +271,7 @@ impl Dialer {
     pub async fn try_over(&self, transport: Transport) -> Result<Dialed, ConnectionError> {
         let (found, ()) = self
             .way
-            .attempt(transport, 0, 0, ONCE, |_| async { Ok(()) })
+            .attempt(transport, 0, 0, ATTEMPT, |_| async { Ok(()) })
             .await?;
         Ok(found)
     }
@@ -309,7 +309,7 @@ impl Dialer {
     }
 
     /// A connection of this slot broke: the next one is made on another socket.
-    pub fn forget(&self, slot: usize) {
+    pub fn reset_sockets(&self, slot: usize) {
         self.way.forget(slot);
     }
 
@@ -437,7 +437,7 @@ impl DialTarget {
                 let session = Session::over_quic(connection);
                 Ok(Dialed {
                     session,
-                    place,
+                    address_offset: place,
                     addresses,
                     endpoint: Some(endpoint),
                     local: None,
@@ -475,7 +475,7 @@ impl DialTarget {
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(endpoint) = endpoints
             .get(&key)
-            .filter(|_| !(attempt + 1).is_multiple_of(OF_A_SOCKET))
+            .filter(|_| !(attempt + 1).is_multiple_of(ATTEMPTS_PER_SOCKET))
         {
             return Ok(endpoint.clone());
         }
@@ -521,7 +521,7 @@ impl DialTarget {
         let local = local.filter(|local| is_ours(*local));
         Ok(Dialed {
             session,
-            place,
+            address_offset: place,
             addresses,
             endpoint: None,
             local,

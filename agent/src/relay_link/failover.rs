@@ -5,16 +5,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// At most how rarely a better connection is looked for.
-const MOST: Duration = Duration::from_secs(600);
+const MAX_PAUSE: Duration = Duration::from_secs(600);
 /// How often what is needed soon is looked for: a relay that is about to stop has `drain`, 10 s,
 /// left.
-const SOON: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Each time all addresses of a relay that is about to stop were asked in vain, the pause doubles;
 /// so often.
 const ROUNDS: u32 = 3;
 /// So often after sleep, or where the machine has lost its address: a network comes back within
 /// seconds, or the connection is given up by then.
-const ANEW: u32 = 10;
+const REVALIDATE_INTERVAL: u32 = 10;
 /// How often the wanted address is tried by a connection that had to go to another: senders who
 /// come there wait 3 s for an agent (`agent_wait`).
 const HOME: Duration = Duration::from_secs(2);
@@ -25,18 +25,18 @@ const HOME_TRIES: u32 = 30;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProbeReason {
     /// One over QUIC, or to the address that was wanted.
-    Better,
+    Upgrade,
     /// Any, to the address at this place first: the machine was asleep or has lost its address, and
     /// nobody knows what the connection of before is worth.
-    Anew(usize),
+    Revalidate(usize),
     /// One to the address so many places after the wanted one: the relay is about to stop.
-    Elsewhere(usize),
+    RelayDraining(usize),
 }
 
 /// The search of a connection that serves.
 #[derive(Debug)]
 pub(crate) struct ProbeSchedule {
-    wanted: ProbeReason,
+    reason: ProbeReason,
     due: Option<Instant>,
     /// Attempts that failed since this was wanted.
     failed: u32,
@@ -60,7 +60,7 @@ impl ProbeSchedule {
         now: Instant,
     ) -> Self {
         let mut search = Self {
-            wanted: ProbeReason::Better,
+            reason: ProbeReason::Upgrade,
             due: None,
             failed: 0,
             pause,
@@ -74,7 +74,7 @@ impl ProbeSchedule {
     }
 
     fn want_better(&mut self, now: Instant) {
-        (self.wanted, self.failed) = (ProbeReason::Better, 0);
+        (self.reason, self.failed) = (ProbeReason::Upgrade, 0);
         let pause = if self.place > 0 {
             HOME.min(self.pause)
         } else {
@@ -91,25 +91,26 @@ impl ProbeSchedule {
     /// An attempt begins.
     pub(crate) fn begin(&mut self) -> ProbeReason {
         self.due = None;
-        self.wanted
+        self.reason
     }
 
     /// This connection may be worth nothing. Whether that is news: an attempt under way is given up
     /// then.
-    pub(crate) fn anew(&mut self, now: Instant) -> bool {
-        let news = self.wanted == ProbeReason::Better;
+    pub(crate) fn revalidate(&mut self, now: Instant) -> bool {
+        let news = self.reason == ProbeReason::Upgrade;
         if news {
-            (self.wanted, self.failed, self.due) = (ProbeReason::Anew(self.place), 0, Some(now));
+            (self.reason, self.failed, self.due) =
+                (ProbeReason::Revalidate(self.place), 0, Some(now));
         }
         news
     }
 
     /// The relay is about to stop. Whether that is news, as above.
-    pub(crate) fn elsewhere(&mut self, now: Instant) -> bool {
-        let news = !matches!(self.wanted, ProbeReason::Elsewhere(_));
+    pub(crate) fn leave_relay(&mut self, now: Instant) -> bool {
+        let news = !matches!(self.reason, ProbeReason::RelayDraining(_));
         if news {
-            (self.wanted, self.failed, self.due) =
-                (ProbeReason::Elsewhere(self.place + 1), 0, Some(now));
+            (self.reason, self.failed, self.due) =
+                (ProbeReason::RelayDraining(self.place + 1), 0, Some(now));
         }
         news
     }
@@ -122,20 +123,20 @@ impl ProbeSchedule {
         }
 
         self.failed = self.failed.saturating_add(1);
-        let pause = match self.wanted {
-            ProbeReason::Elsewhere(place) => {
-                self.wanted = ProbeReason::Elsewhere(place + 1);
+        let pause = match self.reason {
+            ProbeReason::RelayDraining(place) => {
+                self.reason = ProbeReason::RelayDraining(place + 1);
                 let rounds = self.failed / u32::try_from(self.addresses).unwrap_or(u32::MAX).max(1);
-                SOON.mul_f64(jitter) * 2_u32.pow(rounds.min(ROUNDS))
+                FIRST_PAUSE.mul_f64(jitter) * 2_u32.pow(rounds.min(ROUNDS))
             }
-            ProbeReason::Anew(place) if self.failed < ANEW => {
-                self.wanted = ProbeReason::Anew(if place == 0 { self.place } else { 0 });
-                SOON
+            ProbeReason::Revalidate(place) if self.failed < REVALIDATE_INTERVAL => {
+                self.reason = ProbeReason::Revalidate(if place == 0 { self.place } else { 0 });
+                FIRST_PAUSE
             }
-            ProbeReason::Anew(_) => return self.want_better(now),
-            ProbeReason::Better if self.place > 0 && self.failed < HOME_TRIES => HOME,
-            ProbeReason::Better => {
-                self.pause = (self.pause * 2).min(MOST);
+            ProbeReason::Revalidate(_) => return self.want_better(now),
+            ProbeReason::Upgrade if self.place > 0 && self.failed < HOME_TRIES => HOME,
+            ProbeReason::Upgrade => {
+                self.pause = (self.pause * 2).min(MAX_PAUSE);
                 self.pause
             }
         };
@@ -192,21 +193,21 @@ mod tests {
     fn after_sleep_it_is_tried_every_second_and_then_as_before() {
         let now = Instant::now();
         let mut search = ProbeSchedule::new(true, 0, 2, PAUSE, now);
-        assert!(search.anew(now) && !search.anew(now));
+        assert!(search.revalidate(now) && !search.revalidate(now));
 
         let all = tried(&mut search, now, 11);
         assert!(
             all[..10]
                 .iter()
-                .all(|(_, wanted)| *wanted == ProbeReason::Anew(0))
+                .all(|(_, wanted)| *wanted == ProbeReason::Revalidate(0))
         );
         assert_eq!(
             (all[0].0, all[9].0, all[10]),
-            (0, 9, (24, ProbeReason::Better))
+            (0, 9, (24, ProbeReason::Upgrade))
         );
 
         let mut best = ProbeSchedule::new(false, 0, 2, PAUSE, now);
-        best.anew(now);
+        best.revalidate(now);
         assert_eq!(
             tried(&mut best, now, 20).len(),
             10,
@@ -214,7 +215,7 @@ mod tests {
         );
 
         let mut away = ProbeSchedule::new(true, 1, 2, PAUSE, now);
-        away.anew(now);
+        away.revalidate(now);
         let wanted: Vec<_> = tried(&mut away, now, 3)
             .into_iter()
             .map(|(_, wanted)| wanted)
@@ -222,9 +223,9 @@ mod tests {
         assert_eq!(
             wanted,
             [
-                ProbeReason::Anew(1),
-                ProbeReason::Anew(0),
-                ProbeReason::Anew(1)
+                ProbeReason::Revalidate(1),
+                ProbeReason::Revalidate(0),
+                ProbeReason::Revalidate(1)
             ],
             "the address in use first"
         );
@@ -234,20 +235,20 @@ mod tests {
     fn a_relay_that_leaves_is_left_for_the_next_address_and_the_next() {
         let now = Instant::now();
         let mut search = ProbeSchedule::new(false, 1, 3, PAUSE, now);
-        assert!(search.elsewhere(now) && !search.elsewhere(now) && !search.anew(now));
+        assert!(search.leave_relay(now) && !search.leave_relay(now) && !search.revalidate(now));
 
         let all = tried(&mut search, now, 3);
         assert_eq!(
             all,
             [
-                (0, ProbeReason::Elsewhere(2)),
-                (1, ProbeReason::Elsewhere(3)),
-                (2, ProbeReason::Elsewhere(4))
+                (0, ProbeReason::RelayDraining(2)),
+                (1, ProbeReason::RelayDraining(3)),
+                (2, ProbeReason::RelayDraining(4))
             ]
         );
 
         let mut alone = ProbeSchedule::new(false, 0, 1, PAUSE, now);
-        alone.elsewhere(now);
+        alone.leave_relay(now);
         let times: Vec<_> = tried(&mut alone, now, 6)
             .into_iter()
             .map(|(at, _)| at)

@@ -135,7 +135,7 @@ pub(crate) async fn open(
                         reason: RefusedReason::Policy,
                         message,
                     } if policies.refuse(&offer) => {
-                        shared.reporter.say(kept(&message));
+                        shared.events.emit(kept(&message));
                         return Err(ConnectionError::PolicyKept);
                     }
                     RelayMessage::Refused {
@@ -148,9 +148,9 @@ pub(crate) async fn open(
                     }
                     // The tunnels before this one are in use already.
                     RelayMessage::Refusals { told, counted } => {
-                        report_refusals(&shared.reporter, told, counted)
+                        report_refusals(&shared.events, told, counted)
                     }
-                    RelayMessage::Leaving => relay_leaves = true,
+                    RelayMessage::Draining => relay_leaves = true,
                     RelayMessage::Standby { standby } => stands_by = standby,
                     RelayMessage::Unknown => {}
                     other => return Err(unexpected(other)),
@@ -164,7 +164,7 @@ pub(crate) async fn open(
             let gate = at.gates.get(number).cloned();
             let gate = gate.unwrap_or_else(|| Arc::new(ArcSwap::new(Arc::clone(&offer.gate))));
 
-            if policies.accept(&offer) != Applied::Late {
+            if policies.accept(&offer) != Applied::Stale {
                 gate.store(Arc::clone(&offer.gate));
             }
 
@@ -174,7 +174,7 @@ pub(crate) async fn open(
                 host: host.as_str().into(),
                 origin: origin.into(),
                 gate,
-                replay: Arc::clone(&tunnel.replay),
+                handler: Arc::clone(&tunnel.handler),
             });
 
             let relay = at.relay.address.clone();
@@ -199,18 +199,18 @@ pub(crate) async fn open(
     shared
         .status
         .open(id.clone(), transport, &opened, &*shared.on_open);
-    shared.status.stands_by(id, stands_by, &shared.reporter);
+    shared.status.stands_by(id, stands_by, &shared.events);
 
     if relay_leaves {
-        shared.status.leaves(id, &shared.reporter);
+        shared.status.leaves(id, &shared.events);
     }
 
-    at.dialler.lead_with(transport);
-    (shared.on_worked)(transport);
+    at.dialer.prefer(transport);
+    (shared.on_transport)(transport);
     let terms = Arc::new(SessionTerms::new(
         deadlines,
         hosts,
-        Arc::clone(&at.begun),
+        Arc::clone(&at.started),
         shared.heads.clone(),
     ));
     let exchanges = TaskTracker::new();
@@ -222,7 +222,7 @@ pub(crate) async fn open(
         exchanges,
         since: Instant::now(),
         asked: None,
-        mute: false,
-        relay_leaves,
+        control_poisoned: false,
+        relay_draining: relay_leaves,
     })
 }

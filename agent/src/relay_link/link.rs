@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::Event;
 use crate::exchange::SessionTerms;
-use crate::relay_link::active::{ActiveLink, LEAVE, take};
+use crate::relay_link::active::{ActiveLink, DRAIN_TIMEOUT, take};
 use crate::relay_link::backoff::{Backoff, jitter};
 use crate::relay_link::dialer::Dialed;
 use crate::relay_link::failover::{ProbeReason, ProbeSchedule};
@@ -31,18 +31,18 @@ use futures_util::future::select_all;
 /// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
 const POLICY: Duration = Duration::from_secs(600);
 /// After so long a connection was a good one: the next outage is a new one.
-const SETTLED: Duration = Duration::from_secs(10);
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// When a better way is looked for first, and at most how rarely later.
 const PROBE_FIRST: Duration = Duration::from_secs(15);
-const PROBE_MOST: Duration = Duration::from_secs(600);
+const MAX_PROBE_PAUSE: Duration = Duration::from_secs(600);
 /// Addresses come and go while a network is set up: a connection has so long before its own is
 /// looked at.
-const ADDRESS: Duration = Duration::from_secs(2);
+const ADDRESS_CHECK: Duration = Duration::from_secs(2);
 /// For a connection that is being opened to be ready, when the one that it was to take the place of
 /// breaks.
-const NEARLY: Duration = Duration::from_secs(1);
+const NEAR_IDLE: Duration = Duration::from_secs(1);
 /// How often the clock and the machine's address are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+const SUSPEND_CHECK: Duration = Duration::from_secs(1);
 
 /// Keeps one connection.
 pub struct RelayLink {
@@ -53,17 +53,17 @@ pub struct RelayLink {
     /// How long it is until the next look for a better way.
     probe_in: Duration,
     /// Connections over QUIC in a row that died young.
-    young_deaths: u32,
+    early_failures: u32,
 }
 
 /// How a connection's time ended.
 enum LinkEnd {
     /// It broke, or the relay ended it.
-    Broke(ConnectionError),
+    Failed(ConnectionError),
     /// The agent is to stop.
     Stop,
     /// There is another connection, and a better one, which serves already.
-    Better(Box<ActiveLink>),
+    Replaced(Box<ActiveLink>),
 }
 
 /// A better way, on its way.
@@ -84,7 +84,7 @@ async fn of<F: Future + Unpin>(under_way: &mut Option<F>) -> F::Output {
 
 /// Whether an application is down, once that is another than was said.
 async fn other_than(said: bool, told: &mut watch::Receiver<HealthStatus>) -> bool {
-    let is_other = |told: &HealthStatus| (*told == HealthStatus::Down) != said;
+    let is_other = |told: &HealthStatus| (*told == HealthStatus::Unreachable) != said;
     let changed = told.wait_for(is_other).await.is_ok();
     if changed {
         !said
@@ -112,7 +112,7 @@ impl RelayLink {
             slot,
             id,
             probe_in,
-            young_deaths: 0,
+            early_failures: 0,
         }
     }
 
@@ -121,17 +121,17 @@ impl RelayLink {
     /// # Errors
     /// What the relay said, when dialling again will not change it.
     pub async fn keep(mut self, stop: CancellationToken) -> Result<(), ConnectionError> {
-        let ended = self.keep_on(&stop).await;
+        let ended = self.run(&stop).await;
         self.shared.status.ended(&self.id);
         ended
     }
 
-    async fn keep_on(&mut self, stop: &CancellationToken) -> Result<(), ConnectionError> {
+    async fn run(&mut self, stop: &CancellationToken) -> Result<(), ConnectionError> {
         let mut schedule = Backoff::new(Instant::now());
         loop {
             self.shared
                 .status
-                .dialling(&self.at.relay.address, &self.shared.reporter);
+                .dialing(&self.at.relay.address, &self.shared.events);
 
             let opening = async {
                 let (found, greeted) = self.dial(&mut schedule).await?;
@@ -144,7 +144,7 @@ impl RelayLink {
             let since = Instant::now();
 
             let ended = match opened {
-                Ok(serving) => self.serve_on(serving, stop).await,
+                Ok(serving) => self.serve_until_end(serving, stop).await,
                 Err(error) => Err(error),
             };
             match ended {
@@ -153,8 +153,8 @@ impl RelayLink {
                 Err(error) => {
                     self.shared
                         .status
-                        .closed(&self.id, &error, &self.shared.reporter);
-                    if since.elapsed() >= SETTLED {
+                        .closed(&self.id, &error, &self.shared.events);
+                    if since.elapsed() >= SETTLED_AFTER {
                         // It was good until now: the outage begins here.
                         schedule = Backoff::new(Instant::now());
                     }
@@ -167,11 +167,11 @@ impl RelayLink {
         let failed = |error: &ConnectionError| {
             self.shared
                 .status
-                .failed(&self.id.0, error, &self.shared.reporter)
+                .failed(&self.id.0, error, &self.shared.events)
         };
 
         self.at
-            .dialler
+            .dialer
             .connect(self.slot, schedule, self.greeting(true), &failed)
             .await
     }
@@ -199,13 +199,13 @@ impl RelayLink {
 
     /// Serves until the connection breaks, moving to better ones meanwhile. `Ok` when the agent is
     /// to stop.
-    async fn serve_on(
+    async fn serve_until_end(
         &mut self,
         mut serving: ActiveLink,
         stop: &CancellationToken,
     ) -> Result<(), ConnectionError> {
         // A way that has outlived some deaths is a good one.
-        let proved = self.shared.link.liveness.dead_after() * 3;
+        let proved = self.shared.link.liveness.idle_timeout() * 3;
 
         loop {
             match self.serve(&mut serving, stop).await {
@@ -213,26 +213,26 @@ impl RelayLink {
                     serving.retire(&self.shared, stop.clone()).await;
                     return Ok(());
                 }
-                LinkEnd::Broke(error) => {
+                LinkEnd::Failed(error) => {
                     let quic = serving.found.session.transport() == Transport::Quic;
-                    let died = !serving.relay_leaves && !error.is_final();
+                    let died = !serving.relay_draining && !error.is_final();
                     if quic && died && serving.since.elapsed() < proved {
                         // It let the handshake through, and not what followed.
-                        self.at.dialler.lead_with(Transport::Tcp);
-                        if self.young_deaths > 0 {
-                            self.probe_in = (self.probe_in * 2).min(PROBE_MOST);
+                        self.at.dialer.prefer(Transport::Tcp);
+                        if self.early_failures > 0 {
+                            self.probe_in = (self.probe_in * 2).min(MAX_PROBE_PAUSE);
                         }
-                        self.young_deaths += 1;
+                        self.early_failures += 1;
                     } else {
-                        self.young_deaths = 0;
+                        self.early_failures = 0;
                         self.probe_in = self.shared.link.probe_after.unwrap_or(PROBE_FIRST);
                     }
 
-                    self.at.dialler.forget(self.slot);
+                    self.at.dialer.reset_sockets(self.slot);
                     serving.found.session.close("broken");
                     return Err(error);
                 }
-                LinkEnd::Better(new) => {
+                LinkEnd::Replaced(new) => {
                     let old = std::mem::replace(&mut serving, *new);
                     // It ends with its last exchange, however long that takes, or with the program.
                     let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
@@ -252,13 +252,13 @@ impl RelayLink {
             exchanges,
             since,
             asked,
-            mute,
-            relay_leaves,
+            control_poisoned: mute,
+            relay_draining: relay_leaves,
         } = serving;
 
         let (writer, reader) = control.halves();
         let (mut writer, mut saying): (_, Option<SendFuture<'_>>) = (Some(writer), None);
-        let mut look = interval(LOOK);
+        let mut look = interval(SUSPEND_CHECK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
         let clock = &self.shared.clock;
@@ -267,19 +267,24 @@ impl RelayLink {
         // one: the relay may have given it requests.
         let (mut reached, mut is_opening) = (watch::channel(false).1, false);
         let mut probing: Option<ProbeFuture<'_>> = None;
-        let better = self.at.dialler.could_be_better(found);
+        let better = self.at.dialer.could_be_better(found);
         let now = tokio::time::Instant::now;
-        let mut search =
-            ProbeSchedule::new(better, found.place, found.addresses, self.probe_in, now());
+        let mut search = ProbeSchedule::new(
+            better,
+            found.address_offset,
+            found.addresses,
+            self.probe_in,
+            now(),
+        );
 
         // Of interest only where others could have the requests.
         let tunnels = self.shared.tunnels.iter().filter(|_| self.shared.link.pool);
         let mut applications: Vec<_> = tunnels
-            .map(|tunnel| (false, tunnel.replay.pool.told()))
+            .map(|tunnel| (false, tunnel.handler.pool.health_status()))
             .collect();
         let mut stopped_for_long = pin!(async {
             stop.cancelled().await;
-            sleep(LEAVE).await;
+            sleep(DRAIN_TIMEOUT).await;
         });
 
         loop {
@@ -312,21 +317,21 @@ impl RelayLink {
                     Err(error) => Err(error.into()),
                 },
                 message = reader.receive(CONTROL_BYTES) => match message {
-                    Ok(message) => self.hear(message, terms, asked, relay_leaves),
+                    Ok(message) => self.on_message(message, terms, asked, relay_leaves),
                     Err(error) => Err(error.into()),
                 },
                 (number, offer) = first(policies), if asked.is_none() && writer.is_some() && !*mute => {
                     let host = terms.at(number).map(|at| at.host.to_string());
                     let message = open_message(host, &offer);
                     *asked = Some((number, offer));
-                    saying = writer.take().map(|writer| self.say(writer, message, found.session.transport()));
+                    saying = writer.take().map(|writer| self.send(writer, message, found.session.transport()));
                     Ok(())
                 }
                 (number, down) = first(changes), if writer.is_some() && !*mute => {
                     applications.get_mut(number).into_iter().for_each(|(said, _)| *said = down);
                     let host = terms.at(number).map(|at| at.host.to_string()).unwrap_or_default();
-                    let message = AgentMessage::Application { host, down };
-                    saying = writer.take().map(|writer| self.say(writer, message, found.session.transport()));
+                    let message = AgentMessage::UpstreamHealth { host, down };
+                    saying = writer.take().map(|writer| self.send(writer, message, found.session.transport()));
                     Ok(())
                 }
                 (free, said) = of(&mut saying) => {
@@ -337,7 +342,7 @@ impl RelayLink {
                 () = sleep_until(search.due().unwrap_or_else(now)), if search.due().is_some() && probing.is_none() => {
                     let says;
                     (says, reached) = watch::channel(false);
-                    probing = Some(Box::pin(self.look_for(search.begin(), found.place, says)));
+                    probing = Some(Box::pin(self.probe(search.begin(), found.address_offset, says)));
                     Ok(())
                 }
                 () = is_reached(&mut reached), if probing.is_some() && !is_opening => {
@@ -348,7 +353,7 @@ impl RelayLink {
                     (probing, is_opening) = (None, false);
                     match new {
                         // It would have to be left again at once.
-                        Ok(leaving) if leaving.relay_leaves && !*relay_leaves => {
+                        Ok(leaving) if leaving.relay_draining && !*relay_leaves => {
                             let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
                             self.shared.tasks.spawn(async move { leaving.retire(&shared, stop).await });
                             search.failed(now(), jitter());
@@ -356,7 +361,7 @@ impl RelayLink {
                         }
                         Ok(better) => {
                             *mute |= saying.is_some();
-                            return LinkEnd::Better(Box::new(better));
+                            return LinkEnd::Replaced(Box::new(better));
                         }
                         Err(error) => {
                             tracing::debug!(%error, ?search, "no other way");
@@ -366,9 +371,9 @@ impl RelayLink {
                     }
                 }
                 _ = look.tick() => {
-                    let slept = awake.slept(Instant::now(), clock.now());
-                    let lost = since.elapsed() > ADDRESS && found.lost_its_address();
-                    if (slept || lost) && search.anew(now()) {
+                    let slept = awake.was_suspended(Instant::now(), clock.now());
+                    let lost = since.elapsed() > ADDRESS_CHECK && found.lost_its_address();
+                    if (slept || lost) && search.revalidate(now()) {
                         (probing, is_opening) = (None, false);
                     }
                     Ok(())
@@ -392,33 +397,33 @@ impl RelayLink {
                 let is_opening = probing.is_some() && *reached.borrow();
                 if is_opening
                     && !error.is_final()
-                    && let Ok(Ok(new)) = timeout(NEARLY, of(&mut probing)).await
+                    && let Ok(Ok(new)) = timeout(NEAR_IDLE, of(&mut probing)).await
                 {
                     *mute |= saying.is_some();
-                    return LinkEnd::Better(Box::new(new));
+                    return LinkEnd::Replaced(Box::new(new));
                 }
 
-                return LinkEnd::Broke(error);
+                return LinkEnd::Failed(error);
             }
 
-            if *relay_leaves && search.elsewhere(now()) && !*reached.borrow() {
+            if *relay_leaves && search.leave_relay(now()) && !*reached.borrow() {
                 probing = None;
             }
         }
     }
 
     /// Opens another connection, while this one serves. Notes when its relay is `reached`.
-    async fn look_for(
+    async fn probe(
         &self,
         wanted: ProbeReason,
         place: usize,
         reached: watch::Sender<bool>,
     ) -> Result<ActiveLink, ConnectionError> {
-        let (dialler, greeting) = (&self.at.dialler, self.greeting(false));
+        let (dialler, greeting) = (&self.at.dialer, self.greeting(false));
         let (found, greeted) = match wanted {
-            ProbeReason::Better if place == 0 => dialler.probe(self.slot, greeting).await?,
-            ProbeReason::Better => dialler.once(self.slot, 0, greeting).await?,
-            ProbeReason::Anew(place) | ProbeReason::Elsewhere(place) => {
+            ProbeReason::Upgrade if place == 0 => dialler.probe(self.slot, greeting).await?,
+            ProbeReason::Upgrade => dialler.once(self.slot, 0, greeting).await?,
+            ProbeReason::Revalidate(place) | ProbeReason::RelayDraining(place) => {
                 dialler.once(self.slot, place, greeting).await?
             }
         };
@@ -428,7 +433,7 @@ impl RelayLink {
     }
 
     /// Says something to the relay. A policy may have 3 MiB, and the line be slow.
-    fn say<'l>(
+    fn send<'l>(
         &'l self,
         writer: &'l mut ControlWriter,
         message: AgentMessage,
@@ -467,26 +472,26 @@ impl RelayLink {
         }
     }
 
-    fn hear(
+    fn on_message(
         &self,
         message: RelayMessage,
         terms: &SessionTerms,
         asked: &mut Option<(usize, Arc<PolicyOffer>)>,
         relay_leaves: &mut bool,
     ) -> Result<(), ConnectionError> {
-        let reporter = &self.shared.reporter;
+        let reporter = &self.shared.events;
         match message {
             RelayMessage::Opened { .. } => {
                 let Some((number, offer)) = asked.take() else {
                     return Ok(());
                 };
                 let (gate, policies) = (self.at.gates.get(number), self.at.policies.get(number));
-                let taken = policies.map_or(Applied::Late, |policies| policies.accept(&offer));
-                if let Some(gate) = gate.filter(|_| taken != Applied::Late) {
+                let taken = policies.map_or(Applied::Stale, |policies| policies.accept(&offer));
+                if let Some(gate) = gate.filter(|_| taken != Applied::Stale) {
                     gate.store(Arc::clone(&offer.gate));
                 }
 
-                if taken == Applied::News {
+                if taken == Applied::New {
                     let several = self.shared.tunnels.len() > 1;
                     let host = self
                         .shared
@@ -497,13 +502,13 @@ impl RelayLink {
                         .filter(|_| several)
                         .map(|host| format!(" of {host}"))
                         .unwrap_or_default();
-                    reporter.say(Event::Note(format!(
+                    reporter.emit(Event::Note(format!(
                         "the new policy{of} is in force at {}",
                         self.id.0
                     )));
                 }
             }
-            RelayMessage::Kept { message } => {
+            RelayMessage::PolicyRejected { message } => {
                 let Some((number, offer)) = asked.take() else {
                     return Ok(());
                 };
@@ -514,7 +519,7 @@ impl RelayLink {
                     .filter(|policies| !policies.is_refused(&offer))
                 {
                     policies.refuse(&offer);
-                    reporter.say(kept(&message));
+                    reporter.emit(kept(&message));
                 }
             }
             RelayMessage::HostLost { host, message } => {
@@ -537,7 +542,7 @@ impl RelayLink {
             }
             RelayMessage::Refused { reason, message } => return Err(refused(reason, &message)),
             RelayMessage::Refusals { told, counted } => report_refusals(reporter, told, counted),
-            RelayMessage::Leaving => {
+            RelayMessage::Draining => {
                 *relay_leaves = true;
                 self.shared.status.leaves(&self.id, reporter);
             }

@@ -36,11 +36,11 @@ impl PolicyOffer {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
     /// It is in force now, and was not before.
-    News,
+    New,
     /// It was in force already.
-    Again,
+    Unchanged,
     /// A newer one has been taken meanwhile, over another connection.
-    Late,
+    Stale,
 }
 
 /// The policies of one tunnel, as one relay knows them.
@@ -82,11 +82,11 @@ impl PolicySync {
     pub fn accept(&self, offer: &Arc<PolicyOffer>) -> Applied {
         let mut known = self.lock();
         match known.accepted.as_ref().map(|accepted| accepted.revision) {
-            Some(accepted) if accepted == offer.revision => Applied::Again,
-            Some(accepted) if accepted > offer.revision => Applied::Late,
+            Some(accepted) if accepted == offer.revision => Applied::Unchanged,
+            Some(accepted) if accepted > offer.revision => Applied::Stale,
             _ => {
                 known.accepted = Some(Arc::clone(offer));
-                Applied::News
+                Applied::New
             }
         }
     }

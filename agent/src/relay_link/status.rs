@@ -11,9 +11,9 @@ use crate::events::{Event, EventSink};
 use crate::relay_link::{ConnectionError, OpenedTunnel};
 
 /// The same failure is told again after this.
-const AGAIN: Duration = Duration::from_secs(30);
+const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
 /// Failures that are remembered: attempts over two transports, to some addresses of some relays.
-const FAILURES: usize = 64;
+const MAX_FAILURES: usize = 64;
 
 /// Which line: the relay's address and the line's number.
 pub type LinkId = (String, usize);
@@ -42,7 +42,7 @@ struct Inner {
 
 /// Why an attempt over one transport failed.
 struct LinkFailure {
-    why: String,
+    reason: String,
     /// Nobody listens there.
     refused: bool,
 }
@@ -66,7 +66,7 @@ impl Inner {
 
     /// What is known of this failure and, where it is one of a transport's, of the other
     /// transport's.
-    fn sum_up(&mut self, relay: &str, why: &ConnectionError) -> String {
+    fn summarize(&mut self, relay: &str, why: &ConnectionError) -> String {
         let (transport, refused) = match why {
             ConnectionError::Silent { transport, .. } => (*transport, false),
             ConnectionError::Connect { source, .. } => (
@@ -87,7 +87,7 @@ impl Inner {
         self.failures.insert(
             (relay.to_owned(), transport),
             LinkFailure {
-                why: why.to_string(),
+                reason: why.to_string(),
                 refused,
             },
         );
@@ -99,10 +99,10 @@ impl Inner {
                     "the relay {relay} does not answer over QUIC, and refuses connections over TCP: is it running?"
                 )
             }
-            (Some(quic), Some(tcp)) => format!("{}; and {}", quic.why, tcp.why),
+            (Some(quic), Some(tcp)) => format!("{}; and {}", quic.reason, tcp.reason),
             (one, other) => one
                 .or(other)
-                .map(|failure| failure.why.clone())
+                .map(|failure| failure.reason.clone())
                 .unwrap_or_default(),
         }
     }
@@ -110,9 +110,9 @@ impl Inner {
 
 impl LinkStatus {
     /// A line is being dialled.
-    pub fn dialling(&self, relay: &str, reporter: &EventSink) {
+    pub fn dialing(&self, relay: &str, reporter: &EventSink) {
         if self.lock().open.is_empty() {
-            reporter.say(Event::Connecting {
+            reporter.emit(Event::Connecting {
                 relay: relay.to_owned(),
             });
         }
@@ -160,7 +160,7 @@ impl LinkStatus {
         if !was_open || to_relay == 0 {
             self.failed(&id.0, why, reporter);
         } else if !leaving {
-            reporter.say(Event::Note(format!(
+            reporter.emit(Event::Note(format!(
                 "a connection to {} was lost ({why}); {to_relay} more carry on, and it is dialled again",
                 id.0
             )));
@@ -180,11 +180,11 @@ impl LinkStatus {
             return;
         }
 
-        let why = inner.sum_up(relay, why);
+        let why = inner.summarize(relay, why);
         if !inner.open.is_empty() {
             if inner.missing.insert(relay.to_owned()) {
                 drop(inner);
-                reporter.say(Event::RelayLost {
+                reporter.emit(Event::RelayDisconnected {
                     relay: relay.to_owned(),
                     why,
                     for_good: false,
@@ -195,15 +195,17 @@ impl LinkStatus {
         }
 
         let now = Instant::now();
-        inner.told.retain(|_, at| now.duration_since(*at) < AGAIN);
+        inner
+            .told
+            .retain(|_, at| now.duration_since(*at) < REPEAT_INTERVAL);
 
-        if inner.told.contains_key(&why) || inner.told.len() >= FAILURES {
+        if inner.told.contains_key(&why) || inner.told.len() >= MAX_FAILURES {
             return;
         }
 
         inner.told.insert(why.clone(), now);
         drop(inner);
-        reporter.say(Event::Away { why });
+        reporter.emit(Event::Disconnected { why });
     }
 
     /// The relay is about to stop. Each of its lines tells it.
@@ -215,7 +217,7 @@ impl LinkStatus {
         drop(inner);
 
         if !known {
-            reporter.say(Event::Note(format!(
+            reporter.emit(Event::Note(format!(
                 "the relay {relay} is about to stop: what it has under way comes to its end, and it is dialled again"
             )));
         }
@@ -237,12 +239,12 @@ impl LinkStatus {
         drop(inner);
 
         match (news, stands_by) {
-            (true, true) => reporter.say(Event::Warning(format!(
+            (true, true) => reporter.emit(Event::Warning(format!(
                 "another agent with the same credential has come to {relay} after this one, and gets the webhooks \
                  until it goes; with --pool on both they share them"
             ))),
             (true, false) => {
-                reporter.say(Event::Note(format!("webhooks of {relay} come here again")));
+                reporter.emit(Event::Note(format!("webhooks of {relay} come here again")));
             }
             (false, _) => {}
         }
@@ -271,8 +273,8 @@ mod tests {
     }
 
     fn said(reports: &mut events::EventStream) -> Vec<String> {
-        std::iter::from_fn(|| reports.next_at_once())
-            .map(|report| crate::terminal::lines::text(&report.report, false))
+        std::iter::from_fn(|| reports.try_next())
+            .map(|report| crate::terminal::lines::text(&report.event, false))
             .collect()
     }
 

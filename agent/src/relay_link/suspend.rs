@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hookward_core::clock::UnixMillis;
 
 /// By so much more the time of day has gone on. Less is a clock that is put right.
-const ASLEEP: Duration = Duration::from_secs(5);
+const MIN_SUSPEND: Duration = Duration::from_secs(5);
 
 /// Compares the two times. On Linux the monotonic one stands still while the machine sleeps
 /// (CLOCK_MONOTONIC, clock_gettime(2)).
@@ -24,10 +24,10 @@ impl SuspendDetector {
     }
 
     /// Whether the machine was asleep since the last look.
-    pub(crate) fn slept(&mut self, now: Instant, time_of_day: UnixMillis) -> bool {
+    pub(crate) fn was_suspended(&mut self, now: Instant, time_of_day: UnixMillis) -> bool {
         let (before, day_before) = std::mem::replace(&mut self.seen, (now, time_of_day));
         let passed = Duration::from_millis(time_of_day.0.saturating_sub(day_before.0));
-        passed.saturating_sub(now.duration_since(before)) > ASLEEP
+        passed.saturating_sub(now.duration_since(before)) > MIN_SUSPEND
     }
 }
 
@@ -40,16 +40,16 @@ mod tests {
         let (begin, day) = (Instant::now(), UnixMillis(1_000_000));
         let mut watch = SuspendDetector::new(begin, day);
         let second = Duration::from_secs(1);
-        assert!(!watch.slept(begin + second, UnixMillis(day.0 + 1_000)));
+        assert!(!watch.was_suspended(begin + second, UnixMillis(day.0 + 1_000)));
 
         // The program stood still, and so did nothing else: its own time went on.
-        assert!(!watch.slept(begin + second * 60, UnixMillis(day.0 + 60_000)));
+        assert!(!watch.was_suspended(begin + second * 60, UnixMillis(day.0 + 60_000)));
         // A clock that is put right by a little, or back.
-        assert!(!watch.slept(begin + second * 61, UnixMillis(day.0 + 65_000)));
-        assert!(!watch.slept(begin + second * 62, UnixMillis(day.0)));
-        assert!(watch.slept(begin + second * 63, UnixMillis(day.0 + 3_600_000)));
+        assert!(!watch.was_suspended(begin + second * 61, UnixMillis(day.0 + 65_000)));
+        assert!(!watch.was_suspended(begin + second * 62, UnixMillis(day.0)));
+        assert!(watch.was_suspended(begin + second * 63, UnixMillis(day.0 + 3_600_000)));
         assert!(
-            !watch.slept(begin + second * 64, UnixMillis(day.0 + 3_601_000)),
+            !watch.was_suspended(begin + second * 64, UnixMillis(day.0 + 3_601_000)),
             "once"
         );
     }

@@ -107,7 +107,7 @@ struct Observed<'r> {
 pub fn line(stamped: &TimedEvent) -> Option<String> {
     serde_json::to_string(&JsonLine {
         time: time_of(stamped.at),
-        event: event(&stamped.report),
+        event: event(&stamped.event),
     })
     .ok()
 }
@@ -115,7 +115,7 @@ pub fn line(stamped: &TimedEvent) -> Option<String> {
 fn event(report: &Event) -> JsonEvent<'_> {
     match report {
         Event::Connecting { relay } => JsonEvent::Connecting { relay },
-        Event::RelayLost {
+        Event::RelayDisconnected {
             relay,
             why,
             for_good,
@@ -125,7 +125,7 @@ fn event(report: &Event) -> JsonEvent<'_> {
             for_good: *for_good,
         },
         Event::Ready(ready) => JsonEvent::Ready(ready),
-        Event::Away { why } => JsonEvent::Away { why },
+        Event::Disconnected { why } => JsonEvent::Away { why },
         Event::Request(request) => {
             let common = JsonRequest {
                 id: request.id.to_string(),
@@ -189,7 +189,7 @@ fn event(report: &Event) -> JsonEvent<'_> {
                 host: Some(&refused.host),
                 refused_by: Some("relay"),
                 check: Some(refused.check),
-                why: Some(&refused.why),
+                why: Some(&refused.reason),
                 ..JsonRequest::default()
             };
 
@@ -212,7 +212,7 @@ fn event(report: &Event) -> JsonEvent<'_> {
                 (false, false) => JsonEvent::Refused(fields),
             }
         }
-        Event::Counted(counted) => JsonEvent::RefusedMore {
+        Event::RefusedSummary(counted) => JsonEvent::RefusedMore {
             counts: counted
                 .iter()
                 .map(|(check, count)| (check.to_string(), *count))

@@ -13,7 +13,7 @@ pub fn line(stamped: &TimedEvent, several: bool) -> Option<String> {
     Some(format!(
         "{} {}",
         time_of(stamped.at),
-        text(&stamped.report, several)
+        text(&stamped.event, several)
     ))
 }
 
@@ -47,13 +47,13 @@ pub fn text(report: &Event, several: bool) -> String {
 
             format!("ready: {url} -> {application}, through {relay} over {transport}{trust}")
         }
-        Event::Away { why } => format!("not connected: {why}; dialling again"),
-        Event::RelayLost {
+        Event::Disconnected { why } => format!("not connected: {why}; dialling again"),
+        Event::RelayDisconnected {
             relay,
             why,
             for_good: true,
         } => format!("warning: the relay {relay} is given up: {why}"),
-        Event::RelayLost {
+        Event::RelayDisconnected {
             relay,
             why,
             for_good: false,
@@ -125,11 +125,11 @@ pub fn text(report: &Event, several: bool) -> String {
             );
 
             if refused.note {
-                return format!("{what} goes on to the application: {}", refused.why);
+                return format!("{what} goes on to the application: {}", refused.reason);
             }
 
             if refused.answered {
-                return format!("{what} answered by the relay: {}", refused.why);
+                return format!("{what} answered by the relay: {}", refused.reason);
             }
 
             let verb = if refused.observed {
@@ -137,9 +137,9 @@ pub fn text(report: &Event, several: bool) -> String {
             } else {
                 "refused by"
             };
-            format!("{what} {verb} {}: {}", refused.check, refused.why)
+            format!("{what} {verb} {}: {}", refused.check, refused.reason)
         }
-        Event::Counted(counted) => {
+        Event::RefusedSummary(counted) => {
             let counts = counted
                 .iter()
                 .map(|(check, count)| format!("{count} by {check}"))

@@ -19,7 +19,7 @@ use super::lines;
 use crate::events::{Event, EventStream, Ready, RequestResult, TimedEvent};
 
 /// Requests that are remembered: more than any screen has lines.
-const REMEMBERED: usize = 200;
+const MAX_REQUESTS: usize = 200;
 /// Notes and warnings that are shown at a time.
 const MESSAGES: usize = 8;
 /// The part of the screen that is left to requests, at least: a third. Tunnels that would need it
@@ -27,7 +27,7 @@ const MESSAGES: usize = 8;
 const REQUESTS: usize = 3;
 /// Hints beside the title.
 const QUIT: &str = "   (Ctrl-C to quit)";
-const AGAIN: &str = "   (Ctrl-C again to quit at once)";
+const REDRAW_INTERVAL: &str = "   (Ctrl-C again to quit at once)";
 /// How often the screen is drawn at most.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -85,7 +85,7 @@ impl Screen {
     ) -> io::Result<()> {
         loop {
             let since = Instant::now();
-            while let Some(stamped) = reports.next_at_once() {
+            while let Some(stamped) = reports.try_next() {
                 self.take(&stamped);
             }
 
@@ -101,7 +101,7 @@ impl Screen {
                     let control_c = key.code == KeyCode::Char('c')
                         && key.modifiers.contains(KeyModifiers::CONTROL);
                     if control_c || key.code == KeyCode::Char('q') {
-                        quit.ask();
+                        quit.request();
                     }
                 }
             }
@@ -110,7 +110,7 @@ impl Screen {
 
     /// Takes a report in.
     pub fn take(&mut self, stamped: &TimedEvent) {
-        let report = &stamped.report;
+        let report = &stamped.event;
         match report {
             Event::Connecting { relay } => self.state = format!("connecting to {relay}"),
             Event::Ready(ready) => {
@@ -119,11 +119,11 @@ impl Screen {
                     .insert(ready.relay.clone(), Some(ready.transport));
                 self.tunnels.insert(ready.base_url.clone(), ready.clone());
             }
-            Event::Away { .. } => {
+            Event::Disconnected { .. } => {
                 self.state = self.text(report);
                 self.relays.values_mut().for_each(|by| *by = None);
             }
-            Event::RelayLost { relay, .. } => {
+            Event::RelayDisconnected { relay, .. } => {
                 self.relays.insert(relay.clone(), None);
                 self.message(stamped);
             }
@@ -163,7 +163,7 @@ impl Screen {
                 };
                 self.remember(stamped, style);
             }
-            Event::Counted(counted) => {
+            Event::RefusedSummary(counted) => {
                 self.refused += counted.iter().map(|(_, count)| count).sum::<u64>();
                 self.remember(stamped, Style::new().red());
             }
@@ -178,7 +178,7 @@ impl Screen {
         self.messages.push_back(format!(
             "{} {}",
             clock(stamped.at),
-            self.text(&stamped.report)
+            self.text(&stamped.event)
         ));
 
         if self.messages.len() > MESSAGES {
@@ -195,7 +195,7 @@ impl Screen {
             .iter()
             .position(|shown| shown.moment <= moment)
             .unwrap_or(self.requests.len());
-        let text = format!("{} {}", clock(stamped.at), self.text(&stamped.report));
+        let text = format!("{} {}", clock(stamped.at), self.text(&stamped.event));
 
         self.requests.insert(
             place,
@@ -205,7 +205,7 @@ impl Screen {
                 text,
             },
         );
-        self.requests.truncate(REMEMBERED);
+        self.requests.truncate(MAX_REQUESTS);
     }
 
     /// Draws it.
@@ -251,7 +251,7 @@ impl Screen {
         let mut top = vec![
             Line::from(vec![
                 "hookward".bold(),
-                Span::raw(if self.stopping { AGAIN } else { QUIT }),
+                Span::raw(if self.stopping { REDRAW_INTERVAL } else { QUIT }),
             ]),
             Line::default(),
             Line::from(vec![
@@ -344,7 +344,7 @@ mod tests {
         );
         let ready = ready("https://h.example", &url);
         screen.take(&Event::Ready(ready.clone()).into());
-        screen.take(&Event::Counted(vec![(hookward_core::reason::Check::Token, 7)]).into());
+        screen.take(&Event::RefusedSummary(vec![(hookward_core::reason::Check::Token, 7)]).into());
 
         let shown = shown(&screen);
         for text in [
@@ -370,7 +370,7 @@ mod tests {
         screen.take(&Event::Ready(other).into());
 
         screen.take(
-            &Event::RelayLost {
+            &Event::RelayDisconnected {
                 relay: "relay.example:443".into(),
                 why: "it is off".into(),
                 for_good: false,
@@ -399,7 +399,7 @@ mod tests {
         }
 
         screen.take(&Event::Warning("THE OLD ONE STAYS IN FORCE".into()).into());
-        screen.take(&Event::Counted(vec![(hookward_core::reason::Check::Token, 7)]).into());
+        screen.take(&Event::RefusedSummary(vec![(hookward_core::reason::Check::Token, 7)]).into());
         let shown = shown(&screen);
 
         for text in [
@@ -462,12 +462,12 @@ mod tests {
                 client: client.to_string(),
                 status: 403,
                 check: Check::Token,
-                why: "the token is wrong".to_owned(),
+                reason: "the token is wrong".to_owned(),
                 ms: 0,
                 observed: false,
                 answered: false,
                 note: false,
-                ago_ms: 0,
+                age_ms: 0,
             };
 
             TimedEvent {

@@ -20,12 +20,12 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 
 /// Sets of names that are kept. When strangers send more, all are forgotten and learnt anew.
-const KEPT: usize = 128;
+const MAX_ENTRIES: usize = 128;
 /// Most names of a set that is learnt; above, hyper's own limit would refuse the head.
 const NAMES: usize = 200;
 
 /// What the agent adds to every request, spelled as proxies spell it.
-const OURS: [&str; 3] = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"];
+const OWN_NAMES: [&str; 3] = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"];
 
 /// What is known of sets of names.
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl HeaderCaseCache {
         }
 
         let learnt = learn(spelling);
-        if known.len() >= KEPT {
+        if known.len() >= MAX_ENTRIES {
             known.clear();
         }
 
@@ -69,7 +69,7 @@ fn learn(spelling: &HeaderCase) -> Option<Extensions> {
     }
 
     let mut head = b"GET / HTTP/1.1\r\n".to_vec();
-    for name in spelling.names().chain(OURS.map(str::as_bytes)) {
+    for name in spelling.names().chain(OWN_NAMES.map(str::as_bytes)) {
         head.extend_from_slice(name);
         head.extend_from_slice(b": 0\r\n");
     }
@@ -88,7 +88,7 @@ fn learn(spelling: &HeaderCase) -> Option<Extensions> {
         hyper::server::conn::http1::Builder::new()
             .preserve_header_case(true)
             .header_read_timeout(None)
-            .max_headers(NAMES + OURS.len())
+            .max_headers(NAMES + OWN_NAMES.len())
             .serve_connection(CannedStream(head.into()), service)
     );
 

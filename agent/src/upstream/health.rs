@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::application::Application;
 use crate::events::{Event, EventSink};
-use hookward_core::limits::UPSTREAM_CONNECT;
+use hookward_core::limits::UPSTREAM_CONNECT_TIMEOUT;
 
 /// How often an application that took no connection is asked again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often one is asked that nothing was heard of: its end is said before the next webhook comes.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -21,35 +21,35 @@ const IDLE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthStatus {
     /// Nothing, or that it is well.
-    Well,
+    Healthy,
     /// It takes no connection.
-    Down,
+    Unreachable,
     /// It does not answer.
-    Silent,
+    Unresponsive,
 }
 
 /// What is known of the application's health.
 pub struct UpstreamHealth {
-    told: watch::Sender<HealthStatus>,
+    reported: watch::Sender<HealthStatus>,
     /// It has taken a connection or answered since the last look.
     met: AtomicBool,
     /// Answers so far.
     answers: AtomicU64,
     fell: Notify,
-    reporter: EventSink,
+    events: EventSink,
 }
 
 impl UpstreamHealth {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(reporter: EventSink) -> Self {
-        let (told, _) = watch::channel(HealthStatus::Well);
+        let (told, _) = watch::channel(HealthStatus::Healthy);
         Self {
-            told,
+            reported: told,
             met: AtomicBool::new(false),
             answers: AtomicU64::new(0),
             fell: Notify::new(),
-            reporter,
+            events: reporter,
         }
     }
 
@@ -58,8 +58,8 @@ impl UpstreamHealth {
         let Some(why) = failure else {
             self.met.store(true, Ordering::Relaxed);
             // One that does not answer takes connections, too: it is well only when it answers.
-            if self.change(HealthStatus::Down, HealthStatus::Well) {
-                self.reporter.say(Event::Note(format!(
+            if self.change(HealthStatus::Unreachable, HealthStatus::Healthy) {
+                self.events.emit(Event::Note(format!(
                     "the application at {application} takes connections now"
                 )));
             }
@@ -67,11 +67,11 @@ impl UpstreamHealth {
             return;
         };
 
-        if self.tell(HealthStatus::Down) {
+        if self.report(HealthStatus::Unreachable) {
             let what = format!(
                 "the application at {application} takes no connection ({why}); webhooks get 502"
             );
-            self.reporter.say(Event::Warning(what));
+            self.events.emit(Event::Warning(what));
             self.fell.notify_one();
         }
     }
@@ -80,8 +80,8 @@ impl UpstreamHealth {
     pub fn answered(&self, application: &Application) {
         self.met.store(true, Ordering::Relaxed);
         self.answers.fetch_add(1, Ordering::Relaxed);
-        if !self.is(HealthStatus::Well) && self.tell(HealthStatus::Well) {
-            self.reporter.say(Event::Note(format!(
+        if !self.is(HealthStatus::Healthy) && self.report(HealthStatus::Healthy) {
+            self.events.emit(Event::Note(format!(
                 "the application at {application} answers again"
             )));
         }
@@ -89,7 +89,7 @@ impl UpstreamHealth {
 
     /// What was told last, as that changes.
     pub fn told(&self) -> watch::Receiver<HealthStatus> {
-        self.told.subscribe()
+        self.reported.subscribe()
     }
 
     /// Answers so far: for who begins to wait for one.
@@ -100,12 +100,14 @@ impl UpstreamHealth {
     /// It did not answer in time, and there had been so many answers when the wait began. One slow
     /// resource beside others is no illness; one that is down is known for it.
     pub fn silent(&self, application: &Application, patience: Duration, answers: u64) {
-        if self.answers() == answers && self.change(HealthStatus::Well, HealthStatus::Silent) {
+        if self.answers() == answers
+            && self.change(HealthStatus::Healthy, HealthStatus::Unresponsive)
+        {
             let what = format!(
                 "the application at {application} has not answered within {} s; webhooks get 504",
                 patience.as_secs_f64()
             );
-            self.reporter.say(Event::Warning(what));
+            self.events.emit(Event::Warning(what));
         }
     }
 
@@ -114,7 +116,7 @@ impl UpstreamHealth {
     pub async fn watch(&self, application: &Application, stop: &CancellationToken) {
         loop {
             if !self.met.swap(false, Ordering::Relaxed) {
-                let connecting = timeout(UPSTREAM_CONNECT, application.connect());
+                let connecting = timeout(UPSTREAM_CONNECT_TIMEOUT, application.connect());
                 let connected = tokio::select! {
                     connected = connecting => connected,
                     () = stop.cancelled() => return,
@@ -130,8 +132,8 @@ impl UpstreamHealth {
             }
 
             let next = async {
-                if self.is(HealthStatus::Down) {
-                    sleep(AGAIN).await;
+                if self.is(HealthStatus::Unreachable) {
+                    sleep(RETRY_INTERVAL).await;
                 } else {
                     let _ = timeout(IDLE, self.fell.notified()).await;
                 }
@@ -144,18 +146,18 @@ impl UpstreamHealth {
     }
 
     fn is(&self, told: HealthStatus) -> bool {
-        *self.told.borrow() == told
+        *self.reported.borrow() == told
     }
 
     /// Whether it was so until now.
     fn change(&self, from: HealthStatus, to: HealthStatus) -> bool {
-        self.told
+        self.reported
             .send_if_modified(|told| *told == from && std::mem::replace(told, to) != to)
     }
 
     /// Whether it is news.
-    fn tell(&self, told: HealthStatus) -> bool {
-        self.told
+    fn report(&self, told: HealthStatus) -> bool {
+        self.reported
             .send_if_modified(|before| std::mem::replace(before, told) != told)
     }
 }

@@ -9,7 +9,9 @@ use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hookward_core::limits::{UPSTREAM_CONNECT, UPSTREAM_IDLE, UPSTREAM_IDLE_CONNECTIONS};
+use hookward_core::limits::{
+    UPSTREAM_CONNECT_TIMEOUT, UPSTREAM_IDLE_CONNECTIONS, UPSTREAM_IDLE_TIMEOUT,
+};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -29,9 +31,9 @@ use crate::events::EventSink;
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_millis(250);
 /// How long to wait for a connection to be free again after its answer.
-const SETTLE: Duration = Duration::from_millis(100);
+const CLOSE_SETTLE: Duration = Duration::from_millis(100);
 /// After this long without seeing the application close one, connections are kept for 4 s again.
-const FORGET: Duration = Duration::from_secs(60);
+const CLOSED_EARLY_MEMORY: Duration = Duration::from_secs(60);
 /// hyper's buffer for the head of an answer.
 const HEAD_BUFFER: usize = 64 * 1024;
 /// Most header fields of an answer: as many as a request may have by the relay's preset.
@@ -56,7 +58,7 @@ pub enum UpstreamError {
     },
     /// It broke off, or what it said is not HTTP.
     #[error("the application broke off: {0}")]
-    Broke(hyper::Error),
+    Aborted(hyper::Error),
     /// The head of its answer is larger than hyper takes.
     #[error("the head of the application's answer has more than {HEAD_FIELDS} fields or {} KiB", HEAD_BUFFER / 1024)]
     LargeHead,
@@ -67,7 +69,7 @@ impl From<hyper::Error> for UpstreamError {
         if error.is_parse_too_large() {
             Self::LargeHead
         } else {
-            Self::Broke(error)
+            Self::Aborted(error)
         }
     }
 }
@@ -140,7 +142,7 @@ impl ConnectionPool {
     ) -> Self {
         let list = IdleConnections {
             connections: Vec::new(),
-            keep: UPSTREAM_IDLE,
+            keep: UPSTREAM_IDLE_TIMEOUT,
             closed_early: None,
         };
 
@@ -173,7 +175,7 @@ impl ConnectionPool {
 
     /// What was told of the application last, as that changes.
     #[must_use]
-    pub fn told(&self) -> watch::Receiver<HealthStatus> {
+    pub fn health_status(&self) -> watch::Receiver<HealthStatus> {
         self.health.told()
     }
 
@@ -287,7 +289,10 @@ impl ConnectionPool {
         let Some(mut connection) = connection.own else {
             return;
         };
-        if !matches!(timeout(SETTLE, connection.sender.ready()).await, Ok(Ok(()))) {
+        if !matches!(
+            timeout(CLOSE_SETTLE, connection.sender.ready()).await,
+            Ok(Ok(()))
+        ) {
             return;
         }
 
@@ -312,7 +317,7 @@ impl ConnectionPool {
     }
 
     async fn stream(&self) -> Result<Stream, UpstreamError> {
-        let connected = match timeout(UPSTREAM_CONNECT, self.application.connect()).await {
+        let connected = match timeout(UPSTREAM_CONNECT_TIMEOUT, self.application.connect()).await {
             Ok(connected) => connected,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
@@ -371,8 +376,11 @@ impl IdleConnections {
         if closed {
             self.keep = (earliest / 2).max(SWEEP);
             self.closed_early = Some(Instant::now());
-        } else if self.closed_early.is_some_and(|at| at.elapsed() > FORGET) {
-            self.keep = UPSTREAM_IDLE;
+        } else if self
+            .closed_early
+            .is_some_and(|at| at.elapsed() > CLOSED_EARLY_MEMORY)
+        {
+            self.keep = UPSTREAM_IDLE_TIMEOUT;
             self.closed_early = None;
         }
     }

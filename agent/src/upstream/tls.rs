@@ -90,7 +90,7 @@ pub fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, D
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Trusted { authorities, given }))
+        .with_custom_certificate_verifier(Arc::new(ExtendedVerifier { authorities, given }))
         .with_no_client_auth())
 }
 
@@ -165,12 +165,12 @@ fn is_about_its_issuer(error: &CertificateError) -> bool {
 /// Certificates that applications make for themselves are often those of authorities, which webpki
 /// rejects.
 #[derive(Debug)]
-struct Trusted {
+struct ExtendedVerifier {
     authorities: Arc<WebPkiServerVerifier>,
     given: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Trusted {
+impl ServerCertVerifier for ExtendedVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 /// Most bytes that are read for nothing: what a stream may have under way towards us.
-const LEFT_BYTES: usize = 256 * 1024;
+const MAX_DRAIN_BYTES: usize = 256 * 1024;
 /// For how long.
-const LEFT_TIME: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The body, and who reads what is left of it.
 pub struct DrainOnDrop {
@@ -60,12 +60,12 @@ impl Drop for DrainOnDrop {
         let (Some(mut incoming), Some(tasks)) = (self.incoming.take(), self.tasks.take()) else {
             return;
         };
-        if incoming.is_end_stream() || incoming.size_hint().lower() > LEFT_BYTES as u64 {
+        if incoming.is_end_stream() || incoming.size_hint().lower() > MAX_DRAIN_BYTES as u64 {
             return;
         }
 
-        tasks.spawn(timeout(LEFT_TIME, async move {
-            let mut left = LEFT_BYTES;
+        tasks.spawn(timeout(DRAIN_TIMEOUT, async move {
+            let mut left = MAX_DRAIN_BYTES;
             while let Some(Ok(frame)) = incoming.frame().await {
                 left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
                 if left == 0 {

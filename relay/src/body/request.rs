@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookward_core::limits::{GATHER, Limits, SMALL_BODY};
+use hookward_core::limits::{GATHER_TIMEOUT, Limits, SMALL_BODY};
 use hookward_core::reason::Code;
 use hookward_runtime::body_memory::{BodyMemoryError, MemoryCharge};
 use hookward_tunnel::body_buffer::BodyBuffer;
@@ -15,11 +15,11 @@ use crate::body::drain::DrainOnDrop;
 use crate::overload::write_timeout::UnreadBody;
 
 /// How long a body waits for room while the slowest other one is being dropped.
-const ROOM: Duration = Duration::from_secs(1);
+const MEMORY_WAIT: Duration = Duration::from_secs(1);
 /// How often it asks.
-const ROOM_AGAIN: Duration = Duration::from_millis(20);
+const MEMORY_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// An announced length beyond which nobody means it: 1 TiB at 1 Gbit/s takes three hours.
-const ABSURD: u64 = 1 << 40;
+const MAX_CONTENT_LENGTH: u64 = 1 << 40;
 
 /// Why a body was not read to its end.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum RequestBodyError {
     TooLarge(u64),
     /// There is no room.
     #[error(transparent)]
-    NoRoom(#[from] BodyMemoryError),
+    NoMemory(#[from] BodyMemoryError),
     /// The sender broke it off, or it is framed wrongly.
     #[error("the body broke off or is framed wrongly: {0}")]
     Broken(hyper::Error),
@@ -48,7 +48,7 @@ impl RequestBodyError {
         match self {
             Self::Slow => Code::SlowRequest,
             Self::TooLarge(_) => Code::BodyTooLarge,
-            Self::Evicted | Self::NoRoom(_) => Code::Busy,
+            Self::Evicted | Self::NoMemory(_) => Code::Busy,
             Self::Broken(_) => Code::Malformed,
         }
     }
@@ -96,7 +96,9 @@ impl SenderBody {
             came: 0,
         };
         match body.length() {
-            Some(length) if length > ABSURD => Err(RequestBodyError::TooLarge(ABSURD)),
+            Some(length) if length > MAX_CONTENT_LENGTH => {
+                Err(RequestBodyError::TooLarge(MAX_CONTENT_LENGTH))
+            }
             _ => Ok(body),
         }
     }
@@ -183,7 +185,7 @@ impl SenderBody {
                 return Err(RequestBodyError::TooLarge(cap));
             }
 
-            make_room(charge, data.len() as u64).await?;
+            wait_for_memory(charge, data.len() as u64).await?;
             collected.add(data);
 
             if self.is_end() {
@@ -203,7 +205,7 @@ impl SenderBody {
         &mut self,
         charge: &mut MemoryCharge,
     ) -> Result<BodyStart, RequestBodyError> {
-        let deadline = Instant::now() + GATHER;
+        let deadline = Instant::now() + GATHER_TIMEOUT;
         let mut collected = BodyBuffer::expecting(self.length());
         let mut trailers = None;
         let mut complete = self.is_end();
@@ -214,7 +216,7 @@ impl SenderBody {
             match next?.map(Frame::into_data) {
                 None => complete = true,
                 Some(Ok(data)) => {
-                    make_room(charge, data.len() as u64).await?;
+                    wait_for_memory(charge, data.len() as u64).await?;
                     collected.add(data);
                     complete = self.is_end();
                 }
@@ -232,13 +234,13 @@ impl SenderBody {
 }
 
 /// Charges bytes; when there is no room, waits a moment for the slowest body to go.
-async fn make_room(charge: &mut MemoryCharge, bytes: u64) -> Result<(), RequestBodyError> {
-    let deadline = Instant::now() + ROOM;
+async fn wait_for_memory(charge: &mut MemoryCharge, bytes: u64) -> Result<(), RequestBodyError> {
+    let deadline = Instant::now() + MEMORY_WAIT;
     loop {
-        match charge.add(bytes) {
+        match charge.grow(bytes) {
             Ok(()) => return Ok(()),
             Err(BodyMemoryError::Full) if Instant::now() < deadline => tokio::select! {
-                () = sleep(ROOM_AGAIN) => {}
+                () = sleep(MEMORY_RETRY_INTERVAL) => {}
                 () = charge.evicted() => return Err(RequestBodyError::Evicted),
             },
             Err(error) => return Err(error.into()),

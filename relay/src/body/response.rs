@@ -21,7 +21,7 @@ pub struct ResponseBody {
     /// What counts this request until its answer has been taken.
     held: Option<(InFlightRequest, Option<ClientSlot>)>,
     /// What counts it as under way in its session.
-    under_way: Option<LoadGuard>,
+    load: Option<LoadGuard>,
 }
 
 enum ResponseSource {
@@ -39,13 +39,13 @@ pub enum ResponseBodyError {
     Body(#[from] body::MessageBodyError),
     /// It was not taken.
     #[error("the answer was not taken, and others needed its room")]
-    GaveWay,
+    Evicted,
 }
 
 /// An answer's body, and what is still to be sent of the request.
 pub struct TunnelBody {
     body: MessageBody,
-    pump: Option<BodySender>,
+    sender: Option<BodySender>,
 }
 
 impl TunnelBody {
@@ -58,11 +58,11 @@ impl TunnelBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
-        if let Some(pump) = &mut self.pump
+        if let Some(pump) = &mut self.sender
             && Pin::new(pump).poll(cx).is_ready()
         {
             // Whether the request was sent to its end no longer matters: there is an answer.
-            self.pump = None;
+            self.sender = None;
         }
 
         Pin::new(&mut self.body)
@@ -78,14 +78,14 @@ impl ResponseBody {
         Self {
             source: ResponseSource::Own(body),
             held: None,
-            under_way: None,
+            load: None,
         }
     }
 
     /// Holds these until the body has been taken to its end, or dropped.
     #[must_use]
     pub fn hold(mut self, mut open: InFlightRequest, place: Option<ClientSlot>) -> Self {
-        open.taken(true);
+        open.set_taken(true);
         self.held = Some((open, place));
         self
     }
@@ -93,7 +93,7 @@ impl ResponseBody {
     /// Counts it as under way in its session until then, too.
     #[must_use]
     pub fn count(mut self, under_way: LoadGuard) -> Self {
-        self.under_way = Some(under_way);
+        self.load = Some(under_way);
         self
     }
 
@@ -108,11 +108,11 @@ impl ResponseBody {
             return Self::own(Full::new(whole));
         }
 
-        let on_its_way = TrackedResponse::new(TunnelBody { body, pump }, untaken);
+        let on_its_way = TrackedResponse::new(TunnelBody { body, sender: pump }, untaken);
         Self {
             source: ResponseSource::Tunnel(on_its_way),
             held: None,
-            under_way: None,
+            load: None,
         }
     }
 }
@@ -132,13 +132,13 @@ impl Body for ResponseBody {
             ResponseSource::Tunnel(on_its_way) => {
                 match on_its_way.take(|body| body.poll(cx), TunnelBody::left) {
                     Some(frame) => frame,
-                    None => Poll::Ready(Some(Err(ResponseBodyError::GaveWay))),
+                    None => Poll::Ready(Some(Err(ResponseBodyError::Evicted))),
                 }
             }
         };
 
         if let Some((open, _)) = &mut self.held {
-            open.taken(frame.is_ready());
+            open.set_taken(frame.is_ready());
         }
 
         frame

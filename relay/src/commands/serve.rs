@@ -146,5 +146,5 @@ fn settings(args: &ServeArgs) -> Result<Settings, Diagnostics> {
             }
         }
     };
-    args.written().over(file).resolve(limits, problems)
+    args.written().merge_over(file).resolve(limits, problems)
 }

@@ -53,7 +53,7 @@ pub enum Authorization {
     /// It goes on.
     Forward(Box<Authorized>),
     /// It is a handshake, answered here.
-    Answer(Box<ChallengeResponse>),
+    Respond(Box<ChallengeResponse>),
     /// It came before, and is acknowledged.
     Acknowledge,
 }
@@ -63,7 +63,7 @@ pub struct Authorized {
     /// The proof.
     pub permit: Permit,
     /// What is to be sent.
-    pub outgoing: RequestBody,
+    pub body: RequestBody,
     /// Keys that were fetched, for the agent's gate.
     pub keys: FetchedKeys,
     /// The claim on the delivery, to be confirmed when it was answered 2xx.
@@ -91,22 +91,22 @@ impl Authorizer<'_> {
     ///
     /// # Errors
     /// The first refusal.
-    pub async fn judge(
+    pub async fn authorize(
         &self,
         mut body: SenderBody,
         mut charge: MemoryCharge,
     ) -> Result<Authorization, Refusal> {
-        let floor = match self.edge.floor.gate() {
+        let floor = match self.edge.baseline.gate() {
             Some(gate) => Some(
-                self.head_of(&gate, &self.edge.floor_state)
-                    .map_err(of_floor)?,
+                self.head_of(&gate, &self.edge.baseline_state)
+                    .map_err(by_baseline)?,
             ),
             None => None,
         };
 
         let mut sent = match floor {
             Some(PendingCheck::Decided(Decision::Answer(answer))) => {
-                return self.confirmed(answer).await.map(Authorization::Answer);
+                return self.confirmed(answer).await.map(Authorization::Respond);
             }
             None | Some(PendingCheck::Decided(_)) => ReceivedBody::Coming(body, charge),
             // To its end, before the tunnel's own gate counts the request against a rate.
@@ -117,10 +117,10 @@ impl Authorizer<'_> {
                 let mut keys = FetchedKeys::default();
                 let pending = PendingCheck::Body(pending);
                 let decision = self
-                    .body_of(pending, &whole, &self.edge.floor_state, &mut keys)
+                    .body_of(pending, &whole, &self.edge.baseline_state, &mut keys)
                     .await;
-                if let Decision::Answer(answer) = decision.map_err(of_floor)? {
-                    return self.confirmed(answer).await.map(Authorization::Answer);
+                if let Decision::Answer(answer) = decision.map_err(by_baseline)? {
+                    return self.confirmed(answer).await.map(Authorization::Respond);
                 }
 
                 ReceivedBody::Read(whole, charge)
@@ -176,10 +176,10 @@ impl Authorizer<'_> {
     ///
     /// # Errors
     /// The first refusal.
-    pub fn judge_head(&self) -> Result<(), Refusal> {
-        if let Some(gate) = self.edge.floor.gate() {
-            self.head_of(&gate, &self.edge.floor_state)
-                .map_err(of_floor)?;
+    pub fn check_head(&self) -> Result<(), Refusal> {
+        if let Some(gate) = self.edge.baseline.gate() {
+            self.head_of(&gate, &self.edge.baseline_state)
+                .map_err(by_baseline)?;
         }
         self.head_of(self.gate, self.state).map(drop)
     }
@@ -261,10 +261,10 @@ impl Authorizer<'_> {
         let (permit, claim) = match decision {
             Decision::Forward(permit) => (permit, None),
             Decision::Answer(answer) | Decision::Pair(_, answer) => {
-                return self.confirmed(answer).await.map(Authorization::Answer);
+                return self.confirmed(answer).await.map(Authorization::Respond);
             }
             Decision::Claim(pending) => {
-                let (claimed, held) = self.edge.replays.claim(self.host, &pending.claim).await;
+                let (claimed, held) = self.edge.dedup.claim(self.host, &pending.claim).await;
                 match pending.judged(claimed, self.received, self.state)? {
                     AfterClaim::Acknowledge => return Ok(Authorization::Acknowledge),
                     AfterClaim::Forward(permit) => (permit, Some(held)),
@@ -274,20 +274,20 @@ impl Authorizer<'_> {
 
         let outgoing = match sent {
             _ if self.wants_upgrade && permit.settings().websocket => RequestBody::Upgrade,
-            ReceivedBody::Read(bytes, charge) => RequestBody::Whole(bytes, charge),
+            ReceivedBody::Read(bytes, charge) => RequestBody::Buffered(bytes, charge),
             ReceivedBody::Coming(mut rest, mut charge) => {
                 let gathered = rest.gather(&mut charge).await.map_err(refused_body)?;
                 if gathered.complete && gathered.trailers.is_none() {
-                    RequestBody::Whole(gathered.bytes, charge)
+                    RequestBody::Buffered(gathered.bytes, charge)
                 } else {
-                    RequestBody::Streamed(gathered, charge, Box::new(rest))
+                    RequestBody::Streaming(gathered, charge, Box::new(rest))
                 }
             }
         };
 
         Ok(Authorization::Forward(Box::new(Authorized {
             permit,
-            outgoing,
+            body: outgoing,
             keys,
             claim,
         })))
@@ -299,12 +299,12 @@ impl Authorizer<'_> {
         answer: Box<ChallengeResponse>,
     ) -> Result<Box<ChallengeResponse>, Refusal> {
         /// Bytes of what a confirmation answers, which nobody looks at.
-        const ANSWER_BYTES: usize = 64 * 1024;
+        const CONFIRMATION_BYTES: usize = 64 * 1024;
 
         if let Some(url) = &answer.confirm {
             // On its own, like what else is rare and large: each request that waits for its body
             // would have room for it.
-            let fetching = Box::pin(self.edge.fetcher.get(url, ANSWER_BYTES));
+            let fetching = Box::pin(self.edge.fetcher.get(url, CONFIRMATION_BYTES));
             fetching.await.map_err(|error| {
                 Refusal::new(
                     Check::Signature,
@@ -349,7 +349,7 @@ impl Authorizer<'_> {
             .unwrap_or_default();
         match hints.first() {
             Some(hint) => Refusal {
-                why: format!("{}; {hint}", refusal.why),
+                reason: format!("{}; {hint}", refusal.reason),
                 ..refusal
             },
             None => refusal,
@@ -358,9 +358,9 @@ impl Authorizer<'_> {
 }
 
 /// A refusal of the operator's floor: the tunnel's owner is told whose it is.
-fn of_floor(refusal: Refusal) -> Refusal {
+fn by_baseline(refusal: Refusal) -> Refusal {
     Refusal {
-        why: format!("the relay's floor: {}", refusal.why),
+        reason: format!("the relay's floor: {}", refusal.reason),
         ..refusal
     }
 }

@@ -45,7 +45,7 @@ impl BaselinePolicy {
 
     /// Reads the file again when it changes, until `stop` is cancelled. A file that can't be used
     /// leaves the old floor in force.
-    pub async fn keep(
+    pub async fn watch(
         self,
         path: PathBuf,
         clock: Clock,

@@ -22,7 +22,7 @@ use crate::edge::response;
 use crate::edge::state::{EdgeState, Peer};
 
 /// For the head of the request, and for the answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// Most bytes of a body that are read and thrown away.
 const BODY_BYTES: usize = 64 * 1024;
 /// hyper's buffer for the head: its smallest.
@@ -30,12 +30,12 @@ const HEAD_BUFFER: usize = 8 * 1024;
 
 /// Returns `true` for the first byte of a request in clear text: a method. TLS begins with 22 (RFC
 /// 8446 §5.1).
-pub(super) const fn is_begun_by(first: u8) -> bool {
+pub(super) const fn starts_with_http(first: u8) -> bool {
     first.is_ascii_uppercase()
 }
 
 /// Refuses the one request of a connection.
-pub(super) async fn refuse<S>(stream: S, peer: &Peer, edge: &Arc<EdgeState>)
+pub(super) async fn respond<S>(stream: S, peer: &Peer, edge: &Arc<EdgeState>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -70,11 +70,11 @@ where
             let refusal = Refusal::new(Check::Host, Code::HttpsOnly, why);
             edge.log
                 .refused(facts.seen(request.method()), &refusal, false);
-            facts.tell_refused(request.method(), &refusal, since, false);
+            facts.notify_refused(request.method(), &refusal, since, false);
 
             // A socket that closes on unread bytes is reset, and the answer is lost.
             let _ = timeout(
-                PATIENCE,
+                TIMEOUT,
                 Limited::new(request.into_body(), BODY_BYTES).collect(),
             )
             .await;
@@ -85,11 +85,11 @@ where
 
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(TIMEOUT)
         .max_buf_size(HEAD_BUFFER)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
 
     // A sender that takes no answer is cut off.
-    let _ = timeout(PATIENCE * 3, serving).await;
+    let _ = timeout(TIMEOUT * 3, serving).await;
 }

@@ -25,7 +25,7 @@ use crate::overload::write_timeout::UnreadBody;
 /// gets our own 431.
 const HEAD_MARGIN: usize = 16 * 1024;
 /// How many times more fields hyper takes than we do, for the same reason.
-const MORE_FIELDS: usize = 2;
+const EXTRA_FIELDS: usize = 2;
 /// What one HTTP/2 stream, and one connection, may have in flight towards us (Envoy's advice for an
 /// edge is 64 KiB and 1 MiB; uploads over long links want more of one stream).
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
@@ -37,15 +37,15 @@ const H2_SEND_BUFFER: usize = 64 * 1024;
 const H2_PING: Duration = Duration::from_secs(50);
 const H2_PONG: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 connection is looked at, at least.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, and
 /// how often it is looked at.
-const LINGER: Duration = Duration::from_secs(1);
-const BRIEFLY: Duration = Duration::from_millis(10);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+const SHORT_LINGER: Duration = Duration::from_millis(10);
 /// For how long an HTTP/2 peer that was too slow, or has sent nothing that passed, may take its
 /// answers.
-const LAST_ANSWER: Duration = Duration::from_millis(500);
+const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Spawns hyper's HTTP/2 streams where their owner can wait for them.
 #[derive(Clone)]
@@ -112,7 +112,7 @@ async fn serve_http1<S>(
                     .unwrap_or(usize::MAX)
                     .saturating_add(HEAD_MARGIN)
             )
-            .max_headers(limits.head_fields.saturating_mul(MORE_FIELDS))
+            .max_headers(limits.head_fields.saturating_mul(EXTRA_FIELDS))
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
@@ -124,10 +124,10 @@ async fn serve_http1<S>(
             // A request may be on its way already, and would be lost with the connection. The
             // answer to the next one closes it.
             let since = Instant::now();
-            while activity.is_idle() && since.elapsed() < LINGER {
+            while activity.is_idle() && since.elapsed() < LINGER_TIMEOUT {
                 tokio::select! {
                     ended = serving.as_mut() => return log_end(ended),
-                    () = sleep(BRIEFLY) => {}
+                    () = sleep(SHORT_LINGER) => {}
                 }
             }
             if activity.is_idle() {
@@ -202,11 +202,11 @@ async fn serve_http2<I>(
             () = activity.done() => {}
         }
 
-        match activity.due(&limits, slot.is_known()) {
-            Deadline::In(time) => look = time.min(LOOK),
+        match activity.deadline(&limits, slot.is_verified()) {
+            Deadline::In(time) => look = time.min(CHECK_INTERVAL),
             Deadline::Now(TimeoutReason::Idle) => break,
             // hyper would wait for ever for a preface, or for a window that never opens.
-            Deadline::Now(TimeoutReason::Silent | TimeoutReason::Stalled) => return,
+            Deadline::Now(TimeoutReason::NoRequest | TimeoutReason::ResponseStalled) => return,
         }
     }
 
@@ -216,7 +216,7 @@ async fn serve_http2<I>(
     let patience = match drain.is_cancelled() {
         true => limits.drain,
         // The answers of one that was too slow, or may not send, only have to leave.
-        false if activity.is_unwanted() || !slot.is_known() => LAST_ANSWER,
+        false if activity.is_unwanted() || !slot.is_verified() => LAST_RESPONSE_TIMEOUT,
         false => limits.request_head,
     };
     let _ = timeout(patience, serving).await;

@@ -157,7 +157,7 @@ pub(super) fn spelling(
         ));
     }
 
-    Ok(recorded.spelling(&start, &parts.headers, body))
+    Ok(recorded.header_case(&start, &parts.headers, body))
 }
 
 /// Checks the fields that are about the connection. Tells whether the sender understands trailers.
@@ -193,7 +193,7 @@ pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
 }
 
 /// Makes the fields say what hyper has understood: one Host, one Content-Length, one Cookie.
-pub(super) fn tidy(parts: &mut Parts, facts: &RequestContext, length: Option<u64>) {
+pub(super) fn normalize(parts: &mut Parts, facts: &RequestContext, length: Option<u64>) {
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }

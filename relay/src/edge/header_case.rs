@@ -20,11 +20,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::overload::connections::{ConnectionSlot, HeaderMemory};
 
 /// Bytes that are remembered; the oldest go first. A head is smaller.
-const REMEMBERED: usize = 64 * 1024;
+const MAX_REMEMBERED: usize = 64 * 1024;
 /// How many more there may be before they go.
 const SLACK: usize = 16 * 1024;
 /// Room that is kept for the next head: more than one of a webhook needs.
-const KEPT: usize = 8 * 1024;
+const MAX_KEPT_BYTES: usize = 8 * 1024;
 /// What a byte of an unfinished head costs: here, in hyper's buffer, in that of TLS, and what they
 /// keep free.
 const COST: u64 = 4;
@@ -53,7 +53,7 @@ impl RecordedCase {
     /// `start` is the request line up to the version, `body` the body's length when it is known.
     /// What was read up to the head's end is forgotten, and the body is not remembered.
     #[must_use]
-    pub fn spelling(&self, start: &[u8], headers: &HeaderMap, body: Option<u64>) -> HeaderCase {
+    pub fn header_case(&self, start: &[u8], headers: &HeaderMap, body: Option<u64>) -> HeaderCase {
         let mut inner = self.lock();
         let Some(head) = inner.find_head(start) else {
             return HeaderCase::default();
@@ -75,7 +75,7 @@ impl RecordedCase {
 
         inner.in_body = body.is_none();
         inner.bytes.drain(..used);
-        inner.bytes.shrink_to(KEPT);
+        inner.bytes.shrink_to(MAX_KEPT_BYTES);
         inner.hold();
 
         spelling
@@ -111,8 +111,8 @@ impl Inner {
         self.bytes
             .extend_from_slice(new.get(skipped..).unwrap_or_default());
 
-        if self.bytes.len() > REMEMBERED + SLACK {
-            let oldest = self.bytes.len() - REMEMBERED;
+        if self.bytes.len() > MAX_REMEMBERED + SLACK {
+            let oldest = self.bytes.len() - MAX_REMEMBERED;
             self.bytes.drain(..oldest);
         }
 
@@ -282,7 +282,7 @@ mod tests {
                 .lock()
                 .add(format!("{before}POST /a HTTP/1.1\r\n{head}{behind}").as_bytes());
 
-            let spelling = recorded.spelling(start, &headers, Some(4));
+            let spelling = recorded.header_case(start, &headers, Some(4));
             let written: Vec<_> = spelling
                 .names()
                 .map(|name| std::str::from_utf8(name).unwrap())
@@ -295,7 +295,7 @@ mod tests {
             "bodies are not remembered"
         );
         assert_eq!(
-            recorded.spelling(b"GET / HTTP/1.1\r\n", &headers, Some(0)),
+            recorded.header_case(b"GET / HTTP/1.1\r\n", &headers, Some(0)),
             HeaderCase::default()
         );
     }

@@ -29,10 +29,10 @@ use crate::sessions::AgentAcceptor;
 const BACKLOG: i32 = 1024;
 /// For TCP handshakes under way when the port closes: a round trip across the world, twice.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(600);
-const BRIEFLY: Duration = Duration::from_millis(10);
+const BACKLOG_WAIT: Duration = Duration::from_millis(10);
 /// Drops the first packet of a TCP handshake (SYN without ACK), and nothing else (linux/filter.h):
 /// load the byte with the flags, keep the two, compare, return all or nothing.
-const NO_NEW_ONES: [SockFilter; 5] = [
+const SYN_FILTER: [SockFilter; 5] = [
     SockFilter::new(0x30, 0, 0, 13),       // BPF_LD | BPF_B | BPF_ABS
     SockFilter::new(0x54, 0, 0, 0x12),     // BPF_ALU | BPF_AND | BPF_K
     SockFilter::new(0x15, 0, 1, 0x02),     // BPF_JMP | BPF_JEQ | BPF_K
@@ -46,7 +46,7 @@ const EXHAUSTED: [i32; 4] = [12, 23, 24, 105];
 /// Connections that have to go then: not all of them, but enough for others to get on.
 const EVICTED_AT_ONCE: usize = 8;
 /// Interval of the warnings.
-const SAY_AGAIN: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Where connections go in.
 #[derive(Clone)]
@@ -126,7 +126,7 @@ impl EdgeListener {
     /// [`EdgeListener::start`] first.
     pub async fn join(self, patience: Duration) {
         self.tasks.close();
-        let call = LAST_CALL.min(patience / 4);
+        let call = LAST_CALL_INTERVAL.min(patience / 4);
         if timeout(patience - call, self.tasks.wait()).await.is_ok() {
             return;
         }
@@ -140,7 +140,7 @@ impl EdgeListener {
 }
 
 /// For the last answers of a relay that stops to leave.
-const LAST_CALL: Duration = Duration::from_millis(500);
+const LAST_CALL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a connection is given when it is taken.
 struct AcceptLoop {
@@ -178,7 +178,7 @@ async fn accept(
         match accepted {
             Ok((stream, peer)) => taker.take(stream, peer),
             Err(error) => {
-                if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                if said.is_none_or(|said| said.elapsed() >= LOG_INTERVAL) {
                     said = Some(Instant::now());
                     tracing::warn!(%error, "accept failed; is the limit of open files too low?");
                 }
@@ -195,7 +195,7 @@ async fn accept(
         }
     }
 
-    taker.take_the_last(listener).await;
+    taker.accept_rest(listener).await;
 }
 
 impl AcceptLoop {
@@ -207,8 +207,9 @@ impl AcceptLoop {
         } else {
             self.edge.limits.connections_per_client
         };
-        let place = self.of_client.take(client, most);
-        let Some((place, slot)) = place.and_then(|place| Some((place, self.slots.take()?))) else {
+        let place = self.of_client.try_acquire(client, most);
+        let Some((place, slot)) = place.and_then(|place| Some((place, self.slots.acquire()?)))
+        else {
             tracing::debug!(%client, "too many connections");
             return;
         };
@@ -216,7 +217,7 @@ impl AcceptLoop {
         // A proxy that speaks HTTP brings everybody's requests on each of its connections; one that
         // begins them with the PROXY protocol passes on a stranger's.
         if trusted && !self.edge.proxy_protocol {
-            slot.know(None);
+            slot.mark_verified(None);
         }
 
         let slot = Arc::new(slot);
@@ -244,8 +245,8 @@ impl AcceptLoop {
     /// a filter that drops what asks for a new connection, and lets the handshakes under way come
     /// to their end; who asked knocks again in a second, and finds the port closed. Then the queue,
     /// for as long as a handshake takes, then the port.
-    async fn take_the_last(&self, listener: TcpListener) {
-        if let Err(error) = SockRef::from(&listener).attach_filter(&NO_NEW_ONES) {
+    async fn accept_rest(&self, listener: TcpListener) {
+        if let Err(error) = SockRef::from(&listener).attach_filter(&SYN_FILTER) {
             // Some systems keep filters for root: senders whose handshake is under way at this
             // moment try again.
             tracing::debug!(%error, "new connections can't be kept out before the port closes");
@@ -257,7 +258,7 @@ impl AcceptLoop {
                     Ok((stream, peer)) => self.take(stream, peer),
                     Err(error) => {
                         tracing::warn!(%error, "one of the last connections");
-                        sleep(BRIEFLY).await;
+                        sleep(BACKLOG_WAIT).await;
                     }
                 }
             }
@@ -328,7 +329,7 @@ async fn handshake_and_serve(
     let opening = async {
         let mut first = [0];
         let is_clear =
-            stream.peek(&mut first).await? == first.len() && clear_text::is_begun_by(first[0]);
+            stream.peek(&mut first).await? == first.len() && clear_text::starts_with_http(first[0]);
         let stream = WriteTimeout::new(stream, stall, unread.clone());
 
         if is_clear {
@@ -344,7 +345,7 @@ async fn handshake_and_serve(
 
     let tls = match timeout(edge.limits.tls_handshake, opening).await {
         Ok(Ok(OpenedStream::ClearText(stream))) => {
-            return clear_text::refuse(
+            return clear_text::respond(
                 stream,
                 &Peer {
                     address,
@@ -372,12 +373,12 @@ async fn handshake_and_serve(
         AcceptedTls::Sender(tls) => tls,
         AcceptedTls::Agent(tls) => {
             let (agents, peer) = (&entry.agents, SocketAddr::new(address, peer.port()));
-            let Some(place) = agents.place(address) else {
+            let Some(place) = agents.acquire(address) else {
                 return;
             };
             let (liveness, tasks) = (agents.host.liveness(), agents.tasks().clone());
 
-            agents.enter(place, async move {
+            agents.accept(place, async move {
                 Session::over_tcp_at_relay(tls, peer, liveness, &tasks).await
             });
             return;

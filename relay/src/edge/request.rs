@@ -38,9 +38,9 @@ enum Rejection {
     /// It was let through and failed.
     Failed(ForwardError),
     /// There is no agent to take it.
-    Away,
+    Offline,
     /// Too many requests of this client address are in progress.
-    Crowded,
+    Overloaded,
 }
 
 /// An answer that no gate refused and no application gave.
@@ -75,7 +75,7 @@ pub fn admit(request: Request<Incoming>, connection: &Arc<ConnectionContext>) ->
         .sum();
     let has_body = !request.body().is_end_stream();
     match connection.peer.slot.hold(REQUEST + fields as u64, has_body) {
-        Some(held) => Box::pin(answer(request, Arc::clone(connection), held)),
+        Some(held) => Box::pin(respond(request, Arc::clone(connection), held)),
         // Whoever makes so many requests before one of them has passed the gate gets no answers to
         // keep either; most senders try such a stream again by themselves (RFC 9113 §8.7).
         None if request.version() == Version::HTTP_2 => {
@@ -96,7 +96,7 @@ pub fn admit(request: Request<Incoming>, connection: &Arc<ConnectionContext>) ->
 }
 
 /// Answers one request. Its head holds memory until it has passed the gate, or not.
-async fn answer(
+async fn respond(
     request: Request<Incoming>,
     connection: Arc<ConnectionContext>,
     held: HeaderMemory,
@@ -121,10 +121,10 @@ async fn answer(
         tunnel: TunnelEndpoint::default(),
     };
 
-    let place = connection.edge.take_place(connection.peer.address);
+    let place = connection.edge.acquire_client_slot(connection.peer.address);
     let outcome = match &place {
         Some(_) => handle(request, &connection, &mut facts, held).await,
-        None => Err(Rejection::Crowded),
+        None => Err(Rejection::Overloaded),
     };
     let (seen, log) = (facts.seen(&method), &connection.edge.log);
 
@@ -146,14 +146,14 @@ async fn answer(
             };
             log.answered(seen, what, response.status());
 
-            facts.tell_answered(&method, reason, response.status(), since);
+            facts.notify_answered(&method, reason, response.status(), since);
             response
         }
         Err(Rejection::Refused(refusal)) => {
             log.refused(seen, &refusal, false);
-            facts.tell_refused(&method, &refusal, since, false);
+            facts.notify_refused(&method, &refusal, since, false);
             let mut response = match refusal.asks_for_basic {
-                true => response::ask_for_basic(facts.id, refusal.code),
+                true => response::challenge_basic(facts.id, refusal.code),
                 false => response::write(facts.id, refusal.code, Some(refusal.status)),
             };
             response::retry_after(&mut response, refusal.retry_after);
@@ -167,7 +167,7 @@ async fn answer(
             }
 
             if refusal.code == Code::SlowRequest {
-                connection.activity.end_soon();
+                connection.activity.close_soon();
                 connection.peer.unread.set_slow();
             }
 
@@ -180,23 +180,23 @@ async fn answer(
                 ForwardError::Failed(failure) => Some(failure.status),
                 error => {
                     let refusal = Refusal::new(Check::Tunnel, error.code(), error.to_string());
-                    facts.tell_refused(&method, &refusal, since, false);
+                    facts.notify_refused(&method, &refusal, since, false);
                     None
                 }
             };
             response::write(facts.id, error.code(), status)
         }
-        Err(Rejection::Away) => {
+        Err(Rejection::Offline) => {
             log.failed(seen, Code::AgentAway, "no agent is connected for this host");
             response::write(facts.id, Code::AgentAway, None)
         }
-        Err(Rejection::Crowded) => response::write(facts.id, Code::Busy, None),
+        Err(Rejection::Overloaded) => response::write(facts.id, Code::Busy, None),
     };
 
     // A stranger is known by the answer that passes; one that is refused again and again is no
     // reason to stay.
     let overstays = connection.activity.age() > connection.edge.limits.stranger_life
-        && !connection.peer.slot.is_known();
+        && !connection.peer.slot.is_verified();
     if (connection.edge.draining.is_cancelled() || overstays)
         && version < Version::HTTP_2
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -236,10 +236,10 @@ async fn handle(
         .map_err(authorize::refused_body)?;
     let te_trailers = head::check_connection(&parts)?;
 
-    head::tidy(&mut parts, facts, length);
+    head::normalize(&mut parts, facts, length);
 
     let Some(host) = facts.host.clone() else {
-        return Err(Rejection::Away);
+        return Err(Rejection::Offline);
     };
 
     if facts.tunnel.is_away() {
@@ -256,33 +256,39 @@ async fn handle(
                 // Whom the head refuses hears nothing about whether the agent is there; a body is
                 // not read for nobody.
                 if let Some(gate) = facts.tunnel.gate.clone() {
-                    case(edge, &parts, facts, &host, &gate, wants_upgrade).judge_head()?;
+                    authorizer(edge, &parts, facts, &host, &gate, wants_upgrade).check_head()?;
                 }
-                return Err(Rejection::Away);
+                return Err(Rejection::Offline);
             }
         }
     }
 
     let Some(gate) = facts.tunnel.gate.clone() else {
-        return Err(Rejection::Away);
+        return Err(Rejection::Offline);
     };
-    let case = case(edge, &parts, facts, &host, &gate, wants_upgrade);
+    let case = authorizer(edge, &parts, facts, &host, &gate, wants_upgrade);
     let Authorized {
         permit,
-        outgoing,
+        body: outgoing,
         keys,
         claim,
-    } = match case.judge(body, edge.budget.begin(facts.client)).await? {
+    } = match case
+        .authorize(body, edge.body_memory.begin(facts.client))
+        .await?
+    {
         Authorization::Forward(passed) => *passed,
-        Authorization::Answer(answer) => return Ok(Err(RelayResponse::Handshake(answer))),
+        Authorization::Respond(answer) => return Ok(Err(RelayResponse::Handshake(answer))),
         Authorization::Acknowledge => return Ok(Err(RelayResponse::Acknowledged)),
     };
 
-    connection.peer.slot.know(Some(&connection.activity));
+    connection
+        .peer
+        .slot
+        .mark_verified(Some(&connection.activity));
     drop(held);
 
     if wants_upgrade && !permit.settings().websocket {
-        facts.tell_note(
+        facts.notify_note(
             &parts.method,
             "it asks for a WebSocket, which this route does not open: --websocket",
         );
@@ -290,12 +296,12 @@ async fn handle(
 
     if let Some(refusal) = permit.observed() {
         edge.log.refused(facts.seen(&parts.method), refusal, true);
-        facts.tell_refused(&parts.method, refusal, Instant::now(), true);
+        facts.notify_refused(&parts.method, refusal, Instant::now(), true);
     }
 
     if edge.last_call.is_cancelled() {
         // Nobody would wait for the answer, and it would come twice.
-        return Err(Rejection::Away);
+        return Err(Rejection::Offline);
     }
 
     let upgrade = matches!(outgoing, RequestBody::Upgrade);
@@ -330,7 +336,7 @@ async fn handle(
         let idle = edge.limits.upgrade_idle;
         let stop = edge.cut_off.clone();
         // Its connection is not idle.
-        let held = (forwarded.under_way, connection.activity.open_request());
+        let held = (forwarded.load, connection.activity.open_request());
 
         connection.tasks.spawn(async move {
             upgrade::carry(on_upgrade, writer, reader, idle, stop).await;
@@ -342,7 +348,7 @@ async fn handle(
     Ok(Ok(forwarded.into_response()))
 }
 
-fn case<'c>(
+fn authorizer<'c>(
     edge: &'c EdgeState,
     parts: &'c Parts,
     facts: &'c RequestContext,
@@ -374,11 +380,11 @@ fn tunnel_request(
     keys: FetchedKeys,
 ) -> TunnelRequest {
     let length = match outgoing {
-        RequestBody::Whole(body, _) => Some(body.len() as u64),
-        RequestBody::Streamed(gathered, _, rest) => {
+        RequestBody::Buffered(body, _) => Some(body.len() as u64),
+        RequestBody::Streaming(gathered, _, rest) => {
             rest.length().map(|rest| rest + gathered.bytes.len() as u64)
         }
-        RequestBody::Upgrade | RequestBody::Gone => Some(0),
+        RequestBody::Upgrade | RequestBody::Consumed => Some(0),
     };
 
     // A chunked body that is known whole goes on with its length.
@@ -390,7 +396,7 @@ fn tunnel_request(
 
     let host = facts.host.as_ref().map_or("", HostName::as_str);
     TunnelRequest {
-        context: RequestMeta {
+        meta: RequestMeta {
             id: facts.id,
             host: Bytes::copy_from_slice(host.as_bytes()),
             client: facts.client,
@@ -402,6 +408,6 @@ fn tunnel_request(
         trailers,
         upgrade: matches!(outgoing, RequestBody::Upgrade),
         headers: parts.headers,
-        spelling,
+        header_case: spelling,
     }
 }

@@ -58,7 +58,7 @@ impl RequestContext {
     }
 
     /// Tells the tunnel's owner, and nobody else, what was refused and why.
-    pub(crate) fn tell_refused(
+    pub(crate) fn notify_refused(
         &self,
         method: &Method,
         refusal: &Refusal,
@@ -68,21 +68,21 @@ impl RequestContext {
         let Some(live) = self.tunnel.owner() else {
             return;
         };
-        live.refusals.push(refusal.check, || RefusedRequest {
+        live.owner_events.push(refusal.check, || RefusedRequest {
             status: if observed {
                 StatusCode::OK
             } else {
                 refusal.status
             }
             .as_u16(),
-            why: refusal.why.clone(),
+            reason: refusal.reason.clone(),
             observed,
             ..self.told(method, refusal.check, since)
         });
     }
 
     /// Tells the tunnel's owner of a request that the relay has answered itself.
-    pub(crate) fn tell_answered(
+    pub(crate) fn notify_answered(
         &self,
         method: &Method,
         (check, why): (Check, &str),
@@ -92,21 +92,21 @@ impl RequestContext {
         let Some(live) = self.tunnel.owner() else {
             return;
         };
-        live.refusals.push(check, || RefusedRequest {
+        live.owner_events.push(check, || RefusedRequest {
             status: status.as_u16(),
-            why: why.to_owned(),
+            reason: why.to_owned(),
             answered: true,
             ..self.told(method, check, since)
         });
     }
 
     /// Tells the tunnel's owner something about a request that goes on.
-    pub(crate) fn tell_note(&self, method: &Method, why: &str) {
+    pub(crate) fn notify_note(&self, method: &Method, why: &str) {
         let Some(live) = self.tunnel.owner() else {
             return;
         };
-        live.refusals.push(Check::Shape, || RefusedRequest {
-            why: why.to_owned(),
+        live.owner_events.push(Check::Shape, || RefusedRequest {
+            reason: why.to_owned(),
             note: true,
             ..self.told(method, Check::Shape, Instant::now())
         });
@@ -125,12 +125,12 @@ impl RequestContext {
             client: self.client.to_string(),
             status: 0,
             check,
-            why: String::new(),
+            reason: String::new(),
             ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
             observed: false,
             answered: false,
             note: false,
-            ago_ms: 0,
+            age_ms: 0,
         }
     }
 }

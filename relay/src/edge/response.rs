@@ -63,7 +63,7 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
 
 /// Asks for user and password (RFC 7617): some clients send them only then.
 #[must_use]
-pub fn ask_for_basic(id: RequestId, code: Code) -> Response<ResponseBody> {
+pub fn challenge_basic(id: RequestId, code: Code) -> Response<ResponseBody> {
     const BASIC: HeaderValue =
         HeaderValue::from_static("Basic realm=\"Hookward\", charset=\"UTF-8\"");
 

@@ -47,9 +47,9 @@ pub struct EdgeState {
     /// Whether their connections begin with the PROXY protocol.
     pub proxy_protocol: bool,
     /// Memory for bodies.
-    pub budget: BodyMemory,
+    pub body_memory: BodyMemory,
     /// Requests in progress, by client address.
-    pub in_progress: PerClientLimiter,
+    pub per_client: PerClientLimiter,
     /// Ports that a host may carry.
     pub ports: Ports,
     /// Cancelled when the relay is about to stop.
@@ -62,15 +62,15 @@ pub struct EdgeState {
     /// Makes request ids.
     pub ids: RequestIds,
     /// The operator's floor, and the memory of its gate.
-    pub floor: BaselinePolicy,
+    pub baseline: BaselinePolicy,
     /// What the floor's gate remembers.
-    pub floor_state: Arc<GateState>,
+    pub baseline_state: Arc<GateState>,
     /// Public keys that providers publish.
     pub keys: KeyCache,
     /// Fetches what a confirmed subscription asks for.
     pub fetcher: Fetcher,
     /// Deliveries that came before.
-    pub replays: DeliveryDedup,
+    pub dedup: DeliveryDedup,
     /// Cost of diagnoses of wrong signatures.
     pub diagnoses: Arc<ByteMeter>,
     /// The log of requests.
@@ -85,13 +85,13 @@ impl EdgeState {
     /// Warns of an undeclared proxy in the operator's own network.
     pub(crate) fn unknown_proxy(&self, peer: IpAddr) {
         /// Interval of the warnings.
-        const AGAIN: Duration = Duration::from_secs(300);
+        const WARN_INTERVAL: Duration = Duration::from_secs(300);
 
         let mut warned = self
             .proxy_warned
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|at| at.elapsed() >= AGAIN) {
+        if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
             *warned = Some(Instant::now());
             drop(warned);
             tracing::warn!(
@@ -103,13 +103,13 @@ impl EdgeState {
     }
 
     /// A place for one more request of this peer; a trusted proxy stands for many.
-    pub(crate) fn take_place(&self, peer: IpAddr) -> Option<ClientSlot> {
+    pub(crate) fn acquire_client_slot(&self, peer: IpAddr) -> Option<ClientSlot> {
         let most = if self.trusted_proxies.contains(peer) {
             usize::MAX
         } else {
             self.limits.requests_per_client
         };
-        self.in_progress.take(peer, most)
+        self.per_client.try_acquire(peer, most)
     }
 }
 

@@ -71,7 +71,7 @@ pub enum FetchError {
 pub struct Fetcher {
     settings: Arc<FetchSettings>,
     tls: Arc<ClientConfig>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Fetcher {
@@ -106,7 +106,7 @@ impl Fetcher {
         Ok(Self {
             settings: Arc::new(settings),
             tls: Arc::new(tls),
-            patience,
+            timeout: patience,
         })
     }
 
@@ -124,16 +124,16 @@ impl Fetcher {
     /// # Errors
     /// [`FetchError`].
     pub async fn get(&self, url: &HttpsUrl, most: usize) -> Result<Bytes, FetchError> {
-        let getting = self.get_patiently(url, most);
-        timeout(self.patience, getting).await.unwrap_or_else(|_| {
+        let getting = self.get_with_timeout(url, most);
+        timeout(self.timeout, getting).await.unwrap_or_else(|_| {
             Err(FetchError::Slow {
                 url: url.to_string(),
-                patience: self.patience,
+                patience: self.timeout,
             })
         })
     }
 
-    async fn get_patiently(&self, url: &HttpsUrl, most: usize) -> Result<Bytes, FetchError> {
+    async fn get_with_timeout(&self, url: &HttpsUrl, most: usize) -> Result<Bytes, FetchError> {
         let address = self.address_of(url).await?;
         let connect = |error| FetchError::Connect(url.to_string(), error);
         let stream = TcpStream::connect(address).await.map_err(connect)?;

@@ -17,11 +17,11 @@ use crate::fetch::client::Fetcher;
 use crate::storage::Store;
 
 /// A list is read again when it is older.
-const FRESH_MS: u64 = 6 * 3600 * 1000;
+const MAX_AGE_MS: u64 = 6 * 3600 * 1000;
 /// After a failure the same list is not asked for within this time.
-const PAUSE: Duration = Duration::from_secs(300);
+const RETRY_PAUSE: Duration = Duration::from_secs(300);
 /// How often it is looked whether a list is due.
-const LOOK: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// Bytes of one list: Atlassian's has 300 KB.
 const LIST_BYTES: usize = 8 * 1024 * 1024;
 
@@ -85,7 +85,7 @@ impl IpSetUpdater {
         clock: Clock,
         stop: CancellationToken,
     ) {
-        let mut looks = interval(LOOK);
+        let mut looks = interval(CHECK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failed: std::collections::BTreeMap<&'static str, Instant> =
             std::collections::BTreeMap::new();
@@ -106,7 +106,9 @@ impl IpSetUpdater {
                 .collect();
             for set in wanted.into_iter().filter_map(ip_sets::find) {
                 let name = set.name.as_str();
-                let paused = failed.get(name).is_some_and(|at| at.elapsed() < PAUSE);
+                let paused = failed
+                    .get(name)
+                    .is_some_and(|at| at.elapsed() < RETRY_PAUSE);
                 if paused || !self.is_due(set, clock.now()) {
                     continue;
                 }
@@ -150,7 +152,7 @@ impl IpSetUpdater {
             .map(|current| current.origin.clone())
         {
             // One that was read in the future was read by a clock that has been set back since.
-            Some(SetOrigin::Fetched(at)) => now.0.abs_diff(at.0) >= FRESH_MS,
+            Some(SetOrigin::Fetched(at)) => now.0.abs_diff(at.0) >= MAX_AGE_MS,
             _ => true,
         }
     }

@@ -18,19 +18,19 @@ use tokio_util::task::TaskTracker;
 use crate::fetch::client::Fetcher;
 
 /// A key is asked for again after this long; providers publish a new one well before they use it.
-const FRESH: Duration = Duration::from_secs(600);
+const MAX_AGE: Duration = Duration::from_secs(600);
 /// A key that can't be fetched again is used for this long more.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
+const STALE_FOR: Duration = Duration::from_secs(24 * 3600);
 /// After a failure the same key is not asked for within this time.
-const PAUSE: Duration = Duration::from_secs(30);
+const RETRY_PAUSE: Duration = Duration::from_secs(30);
 /// Bytes of one key or set of keys.
 const KEY_BYTES: usize = 16 * 1024;
 /// Keys that are kept.
-const MOST_KEYS: usize = 256;
+const MAX_KEYS: usize = 256;
 /// Fetches at one time.
-const AT_ONCE: usize = 8;
+const CONCURRENT_FETCHES: usize = 8;
 /// Fetches a minute.
-const A_MINUTE: usize = 60;
+const FETCHES_PER_MINUTE: usize = 60;
 
 /// The keys; clones share them.
 #[derive(Clone)]
@@ -92,7 +92,7 @@ impl KeyCache {
     fn have(&self, url: &HttpsUrl) -> Option<Arc<[u8]>> {
         let inner = self.lock();
         let (key, at) = inner.keys.get(url)?.key.as_ref()?;
-        (at.elapsed() < FRESH + KEPT).then(|| Arc::clone(key))
+        (at.elapsed() < MAX_AGE + STALE_FOR).then(|| Arc::clone(key))
     }
 
     /// Begins to fetch a key that is not fresh, unless somebody does. Gives what to wait for.
@@ -104,7 +104,7 @@ impl KeyCache {
             if entry
                 .key
                 .as_ref()
-                .is_some_and(|(_, at)| at.elapsed() < FRESH)
+                .is_some_and(|(_, at)| at.elapsed() < MAX_AGE)
             {
                 return None;
             }
@@ -118,7 +118,7 @@ impl KeyCache {
                 return Some(under_way.clone());
             }
 
-            if entry.tried.is_some_and(|at| at.elapsed() < PAUSE) {
+            if entry.tried.is_some_and(|at| at.elapsed() < RETRY_PAUSE) {
                 return None;
             }
         }
@@ -141,12 +141,12 @@ impl KeyCache {
         let under_way = inner.keys.values().filter(goes_on).count();
 
         // A key that was had before is asked for again whatever strangers ask for.
-        if !known && (under_way >= AT_ONCE || inner.recent.len() >= A_MINUTE) {
+        if !known && (under_way >= CONCURRENT_FETCHES || inner.recent.len() >= FETCHES_PER_MINUTE) {
             tracing::warn!(%url, "too many keys are asked for");
             return None;
         }
 
-        if !known && inner.keys.len() >= MOST_KEYS {
+        if !known && inner.keys.len() >= MAX_KEYS {
             // First those that could not be had, then the oldest.
             let oldest = inner
                 .keys

@@ -14,18 +14,18 @@ pub(super) struct RetryState {
     last: Option<ForwardError>,
     /// The session to which it was sent whole, and whose end came before an answer: its run of the
     /// agent knows whether the application has heard of it.
-    broke: Option<(ForwardError, Arc<ActiveSession>)>,
+    lost: Option<(ForwardError, Arc<ActiveSession>)>,
     /// Sessions whose application took no connection: their runs know no other.
     unreachable: Vec<Arc<ActiveSession>>,
 }
 
 impl RetryState {
     /// Takes an error in; whether another session may be tried.
-    pub(super) fn goes_on(&mut self, error: ForwardError, live: &Arc<ActiveSession>) -> bool {
+    pub(super) fn should_retry(&mut self, error: ForwardError, live: &Arc<ActiveSession>) -> bool {
         let goes_on = match &error {
-            ForwardError::Busy | ForwardError::Away(_) => true,
-            ForwardError::Broke(StreamError::Lost(_)) => {
-                self.broke = Some((error, Arc::clone(live)));
+            ForwardError::NoStream | ForwardError::Offline(_) => true,
+            ForwardError::Tunnel(StreamError::Lost(_)) => {
+                self.lost = Some((error, Arc::clone(live)));
                 return true;
             }
             ForwardError::Failed(failure) if failure.code == Code::ApplicationUnreachable => {
@@ -40,28 +40,28 @@ impl RetryState {
     }
 
     /// Whether it was a connection that failed, and a new one may be on its way.
-    pub(super) const fn is_about_connections(&self) -> bool {
-        self.broke.is_some() || matches!(self.last, Some(ForwardError::Away(_)))
+    pub(super) const fn is_connection_loss(&self) -> bool {
+        self.lost.is_some() || matches!(self.last, Some(ForwardError::Offline(_)))
     }
 
-    pub(super) fn may_have(&self, session: &ActiveSession) -> bool {
-        self.broke
+    pub(super) fn allows(&self, session: &ActiveSession) -> bool {
+        self.lost
             .as_ref()
-            .is_none_or(|(_, other)| other.is_same_run(session))
+            .is_none_or(|(_, other)| other.is_same_instance(session))
             && !self
                 .unreachable
                 .iter()
-                .any(|other| other.is_same_run(session))
+                .any(|other| other.is_same_instance(session))
     }
 
     /// The error for the sender. That the application may have heard of it outweighs the rest.
-    pub(super) fn end(self) -> ForwardError {
-        let broke = self.broke.map(|(error, _)| error);
+    pub(super) fn into_error(self) -> ForwardError {
+        let broke = self.lost.map(|(error, _)| error);
         // What the agent said later is the truth about it.
         let said = self
             .last
             .filter(|last| broke.is_none() || matches!(last, ForwardError::Failed(_)));
         said.or(broke)
-            .unwrap_or_else(|| ForwardError::Away("no agent is connected".to_owned()))
+            .unwrap_or_else(|| ForwardError::Offline("no agent is connected".to_owned()))
     }
 }

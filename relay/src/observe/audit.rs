@@ -18,9 +18,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 /// Lines a second for requests that did not reach an application, as on the agent's screen.
-const A_SECOND: usize = 20;
+const RECORDS_PER_SECOND: usize = 20;
 /// How often the counts are written.
-const COUNTS: Duration = Duration::from_secs(1);
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The log of requests. Each event has a quota of its own, so that strangers hide nothing of what
 /// fails, and requests for hosts that no tunnel has another.
@@ -68,7 +68,7 @@ impl AuditLog {
             client = %seen.client,
             status = refusal.status.as_u16(),
             check = refusal.check.as_str(),
-            why = refusal.why,
+            why = refusal.reason,
         );
     }
 
@@ -135,7 +135,7 @@ impl AuditLog {
 
     /// Writes what was only counted, every second, until `stop` is cancelled.
     pub async fn write_counts(&self, stop: CancellationToken) {
-        let mut due = interval(COUNTS);
+        let mut due = interval(SUMMARY_INTERVAL);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
         while !stop.is_cancelled() {
@@ -160,7 +160,7 @@ impl AuditLog {
     fn take(&self, event: &'static str, kind: &'static str) -> bool {
         self.lock()
             .entry(event)
-            .or_insert_with(|| Quota::new(A_SECOND))
+            .or_insert_with(|| Quota::new(RECORDS_PER_SECOND))
             .take(kind)
     }
 

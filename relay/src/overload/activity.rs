@@ -13,7 +13,7 @@ pub struct ConnectionActivity {
     /// Requests whose answers have not been taken to their end.
     open: AtomicUsize,
     /// Answers of which there is more than the peer has taken.
-    untaken: AtomicUsize,
+    unread_responses: AtomicUsize,
     /// When a request last began or ended; 0 before the first.
     last_request: AtomicU64,
     /// When an answer's body was last asked for more.
@@ -31,7 +31,7 @@ impl ConnectionActivity {
         Arc::new(Self {
             begin: Instant::now(),
             open: AtomicUsize::new(0),
-            untaken: AtomicUsize::new(0),
+            unread_responses: AtomicUsize::new(0),
             last_request: AtomicU64::new(0),
             last_body: AtomicU64::new(0),
             unwanted: AtomicBool::new(false),
@@ -67,7 +67,7 @@ impl ConnectionActivity {
     }
 
     /// The connection ends when the requests that it has are answered.
-    pub fn end_soon(&self) {
+    pub fn close_soon(&self) {
         self.unwanted.store(true, Ordering::Relaxed);
     }
 
@@ -97,10 +97,10 @@ impl ConnectionActivity {
     /// Why the connection has to end now, or when it may have to. One of which a request passed the
     /// gate is `known`, and may be idle for longer.
     #[must_use]
-    pub fn due(&self, limits: &Limits, known: bool) -> Deadline {
+    pub fn deadline(&self, limits: &Limits, known: bool) -> Deadline {
         let (why, since, most) = if self.last_request.load(Ordering::Relaxed) == 0 {
             (
-                TimeoutReason::Silent,
+                TimeoutReason::NoRequest,
                 self.begin.elapsed(),
                 limits.request_head,
             )
@@ -127,10 +127,11 @@ impl ConnectionActivity {
                     most
                 },
             )
-        } else if self.untaken.load(Ordering::Relaxed) > 0 {
+        } else if self.unread_responses.load(Ordering::Relaxed) > 0 {
             // While others of its requests wait for the application, one stalled answer is no
             // reason to break them off.
-            let all = self.untaken.load(Ordering::Relaxed) >= self.open.load(Ordering::Relaxed);
+            let all =
+                self.unread_responses.load(Ordering::Relaxed) >= self.open.load(Ordering::Relaxed);
             let idle = if known && !all {
                 limits.answer_idle
             } else {
@@ -138,7 +139,7 @@ impl ConnectionActivity {
             };
 
             (
-                TimeoutReason::Stalled,
+                TimeoutReason::ResponseStalled,
                 self.since(&self.last_body),
                 limits.write_stall + idle,
             )
@@ -165,11 +166,11 @@ pub enum Deadline {
 /// Why a connection has to end.
 pub enum TimeoutReason {
     /// No request has come.
-    Silent,
+    NoRequest,
     /// The last request was long ago.
     Idle,
     /// Answers are not taken.
-    Stalled,
+    ResponseStalled,
 }
 
 /// Counts a request from its head until its answer has been taken, or dropped.
@@ -181,14 +182,20 @@ pub struct InFlightRequest {
 impl InFlightRequest {
     /// The peer has taken what there was of the answer's body. Whether there is more for it to
     /// take, or the application's turn.
-    pub fn taken(&mut self, more: bool) {
+    pub fn set_taken(&mut self, more: bool) {
         self.activity
             .last_body
             .store(self.activity.now(), Ordering::Relaxed);
 
         match (self.untaken, more) {
-            (false, true) => self.activity.untaken.fetch_add(1, Ordering::Relaxed),
-            (true, false) => self.activity.untaken.fetch_sub(1, Ordering::Relaxed),
+            (false, true) => self
+                .activity
+                .unread_responses
+                .fetch_add(1, Ordering::Relaxed),
+            (true, false) => self
+                .activity
+                .unread_responses
+                .fetch_sub(1, Ordering::Relaxed),
             _ => return,
         };
 
@@ -200,7 +207,9 @@ impl Drop for InFlightRequest {
     fn drop(&mut self) {
         let before = self.activity.open.fetch_sub(1, Ordering::Relaxed);
         if self.untaken {
-            self.activity.untaken.fetch_sub(1, Ordering::Relaxed);
+            self.activity
+                .unread_responses
+                .fetch_sub(1, Ordering::Relaxed);
         }
 
         self.activity

@@ -18,35 +18,35 @@ use crate::overload::activity::ConnectionActivity;
 
 /// What the waiting requests of one stranger's connection may hold, in bytes: some thirty, with
 /// heads as webhooks have them. It is half a mebibyte with what the connection needs beside them.
-const HEADS_OF_ONE: u64 = 320 * KIB;
+const HEADERS_PER_UNVERIFIED: u64 = 320 * KIB;
 /// The same for requests without a body, which wait for nobody: as many as a connection may have
 /// streams.
-const BODILESS_OF_ONE: u64 = 4 * HEADS_OF_ONE;
+const BODILESS_PER_UNVERIFIED: u64 = 4 * HEADERS_PER_UNVERIFIED;
 /// What a head that is still coming may hold beside them: the largest that settings allow, with its
 /// copies.
 const COMING: u64 = 304 * KIB;
 /// What a refused stream leaves behind in h2 for as long as its connection lasts.
 const REFUSED: u64 = KIB;
 /// What the heads of all strangers may hold before some have to go, and how much is then made free.
-const HEADS_OF_ALL: u64 = 12 * MIB;
-const MADE_FREE: u64 = MIB;
+const HEADERS_UNVERIFIED: u64 = 12 * MIB;
+const FREED_AT_ONCE: u64 = MIB;
 /// The same, with those that had to go and have not gone yet: beyond it new ones are refused.
-const HEADS_AT_MOST: u64 = 16 * MIB;
+const HEADERS_MAX: u64 = 16 * MIB;
 
 /// So long nothing has happened on a connection that has to go although it may send: by then its
 /// last answer, of which the relay holds 150 KiB at most when it is done with it, has left on all
 /// but the slowest lines.
 const IDLE: Duration = Duration::from_secs(5);
 /// Fewer strangers than this part of all slots are left alone while others are idle: an eighth.
-const FEW: usize = 8;
+const MIN_CANDIDATES: usize = 8;
 /// How many of them go at once: all have to be looked at for it.
-const IDLE_AT_ONCE: usize = 64;
+const IDLE_IMMEDIATE: usize = 64;
 /// After a look that has found none.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// So many connections in all.
 pub struct ConnectionTable {
-    most: usize,
+    limit: usize,
     // A std mutex: it guards counters and maps, and nothing waits while it is held.
     state: Mutex<TableState>,
 }
@@ -56,14 +56,14 @@ struct TableState {
     taken: usize,
     next: u64,
     /// In the order in which they came.
-    strangers: BTreeMap<u64, Unverified>,
-    known: HashMap<u64, Verified>,
+    unverified: BTreeMap<u64, Unverified>,
+    verified: HashMap<u64, Verified>,
     /// When none of the known ones was idle.
     all_busy: Option<Instant>,
     /// Bytes of strangers' heads.
     held: u64,
     /// Bytes of those that had to go and are not gone yet, of each and in all.
-    leaving: HashMap<u64, u64>,
+    evicting: HashMap<u64, u64>,
     leaving_held: u64,
 }
 
@@ -102,7 +102,7 @@ impl ConnectionTable {
     #[must_use]
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
-            most,
+            limit: most,
             state: Mutex::default(),
         })
     }
@@ -110,9 +110,9 @@ impl ConnectionTable {
     /// A slot for a connection that begins; for want of a free one, that of the stranger who came
     /// first, or of a connection that may send and does not. `None` when all are in use.
     #[must_use]
-    pub fn take(self: &Arc<Self>) -> Option<ConnectionSlot> {
-        let full = self.lock().taken >= self.most;
-        if full && !self.evict(IDLE_AT_ONCE) {
+    pub fn acquire(self: &Arc<Self>) -> Option<ConnectionSlot> {
+        let full = self.lock().taken >= self.limit;
+        if full && !self.evict(IDLE_IMMEDIATE) {
             return None;
         }
 
@@ -126,7 +126,7 @@ impl ConnectionTable {
         let mut state = self.lock();
         let number = state.next;
         (state.next, state.taken) = (number + 1, state.taken + 1);
-        state.strangers.insert(number, stranger);
+        state.unverified.insert(number, stranger);
         drop(state);
 
         Some(ConnectionSlot {
@@ -141,7 +141,7 @@ impl ConnectionTable {
     /// when there are few strangers. Whether there were any.
     pub fn evict(&self, idle: usize) -> bool {
         let mut state = self.lock();
-        let few = state.strangers.len() < self.most / FEW;
+        let few = state.unverified.len() < self.limit / MIN_CANDIDATES;
         let mut evicted = if few {
             state.evict_idle(idle, IDLE)
         } else {
@@ -149,7 +149,7 @@ impl ConnectionTable {
         };
 
         if evicted.is_empty() {
-            evicted = match state.strangers.keys().next().copied() {
+            evicted = match state.unverified.keys().next().copied() {
                 Some(first) => state.evict(first).into_iter().collect(),
                 None => state.evict_idle(idle, IDLE),
             };
@@ -169,10 +169,10 @@ impl TableState {
     /// Takes a stranger's slot and memory away. The connection is over when its token is cancelled
     /// and has been heard.
     fn evict(&mut self, number: u64) -> Option<CancellationToken> {
-        let stranger = self.strangers.remove(&number)?;
+        let stranger = self.unverified.remove(&number)?;
         self.taken -= 1;
         self.held -= stranger.held;
-        self.leaving.insert(number, stranger.held);
+        self.evicting.insert(number, stranger.held);
         self.leaving_held += stranger.held;
         Some(stranger.evicted)
     }
@@ -180,7 +180,10 @@ impl TableState {
     /// Takes slots away from so many known ones on which nothing has happened for longest, and at
     /// least for so long.
     fn evict_idle(&mut self, most: usize, least: Duration) -> Vec<CancellationToken> {
-        if self.all_busy.is_some_and(|at| at.elapsed() < LOOK_AGAIN) {
+        if self
+            .all_busy
+            .is_some_and(|at| at.elapsed() < RECHECK_INTERVAL)
+        {
             return Vec::new();
         }
 
@@ -193,7 +196,7 @@ impl TableState {
         };
 
         let mut found: Vec<_> = self
-            .known
+            .verified
             .iter()
             .filter_map(|(number, known)| Some((idle(known)?, *number)))
             .collect();
@@ -204,7 +207,7 @@ impl TableState {
 
         found
             .iter()
-            .filter_map(|(_, number)| self.known.remove(number))
+            .filter_map(|(_, number)| self.verified.remove(number))
             .map(|known| known.evicted)
             .collect()
     }
@@ -212,7 +215,7 @@ impl TableState {
     /// Takes away the slots of those that have held most for longest, until some memory is free, if
     /// it is short.
     fn make_room(&mut self) -> Vec<CancellationToken> {
-        if self.held <= HEADS_OF_ALL {
+        if self.held <= HEADERS_UNVERIFIED {
             return Vec::new();
         }
 
@@ -221,7 +224,7 @@ impl TableState {
             u128::from(stranger.held) * now.duration_since(stranger.since).as_nanos()
         };
         let holding = self
-            .strangers
+            .unverified
             .iter()
             .filter(|(_, stranger)| stranger.held > 0);
         let mut holders: Vec<_> = holding
@@ -229,7 +232,7 @@ impl TableState {
             .collect();
         holders.sort_unstable();
 
-        let enough = HEADS_OF_ALL - MADE_FREE;
+        let enough = HEADERS_UNVERIFIED - FREED_AT_ONCE;
         let mut evicted = Vec::new();
 
         while let Some((_, number)) = holders.pop().filter(|_| self.held > enough) {
@@ -243,27 +246,27 @@ impl TableState {
 impl ConnectionSlot {
     /// The connection is no stranger's: a request of it passed the gate. It may have to go when
     /// nothing happens on it; without an `activity` it stays.
-    pub fn know(&self, activity: Option<&Arc<ConnectionActivity>>) {
-        if self.is_known() {
+    pub fn mark_verified(&self, activity: Option<&Arc<ConnectionActivity>>) {
+        if self.is_verified() {
             return;
         }
 
         let mut state = self.slots.lock();
         // One that was evicted a moment ago stays so.
-        if let Some(stranger) = state.strangers.remove(&self.number) {
+        if let Some(stranger) = state.unverified.remove(&self.number) {
             state.held -= stranger.held;
             let known = Verified {
                 evicted: self.evicted.clone(),
                 activity: activity.cloned(),
             };
-            state.known.insert(self.number, known);
+            state.verified.insert(self.number, known);
             self.known.store(true, Ordering::Relaxed);
         }
     }
 
     /// Whether a request of the connection has passed the gate.
     #[must_use]
-    pub fn is_known(&self) -> bool {
+    pub fn is_verified(&self) -> bool {
         self.known.load(Ordering::Relaxed)
     }
 
@@ -271,9 +274,9 @@ impl ConnectionSlot {
     /// there is none left.
     pub fn hold(self: &Arc<Self>, bytes: u64, has_body: bool) -> Option<HeaderMemory> {
         let most = if has_body {
-            HEADS_OF_ONE
+            HEADERS_PER_UNVERIFIED
         } else {
-            BODILESS_OF_ONE
+            BODILESS_PER_UNVERIFIED
         };
 
         let mut held = HeaderMemory {
@@ -287,7 +290,7 @@ impl ConnectionSlot {
     /// A stream of the connection was refused, which holds something until the connection ends.
     pub fn note_refused(&self) {
         let mut state = self.slots.lock();
-        let Some(stranger) = state.strangers.get_mut(&self.number) else {
+        let Some(stranger) = state.unverified.get_mut(&self.number) else {
             return;
         };
         stranger.held += REFUSED;
@@ -303,7 +306,7 @@ impl ConnectionSlot {
         HeaderMemory {
             slot: Arc::clone(self),
             bytes: 0,
-            most: HEADS_OF_ONE + COMING,
+            most: HEADERS_PER_UNVERIFIED + COMING,
         }
     }
 
@@ -316,18 +319,18 @@ impl ConnectionSlot {
 impl HeaderMemory {
     /// Changes how much it is; `false` when there is not so much left, and then it stays as it was.
     pub fn set(&mut self, bytes: u64) -> bool {
-        if self.bytes == bytes || self.slot.is_known() {
+        if self.bytes == bytes || self.slot.is_verified() {
             return true;
         }
 
         let mut state = self.slot.slots.lock();
         let more = bytes.saturating_sub(self.bytes);
-        if more > 0 && state.held + state.leaving_held + more > HEADS_AT_MOST {
+        if more > 0 && state.held + state.leaving_held + more > HEADERS_MAX {
             return false;
         }
 
         // Who is known, or had to go, is not counted any more.
-        let Some(stranger) = state.strangers.get_mut(&self.slot.number) else {
+        let Some(stranger) = state.unverified.get_mut(&self.slot.number) else {
             return true;
         };
         if more > 0 && stranger.held + more > self.most {
@@ -355,12 +358,12 @@ impl Drop for HeaderMemory {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut state = self.slots.lock();
-        let left = state.leaving.remove(&self.number).unwrap_or_default();
+        let left = state.evicting.remove(&self.number).unwrap_or_default();
         state.leaving_held -= left;
 
-        if let Some(stranger) = state.strangers.remove(&self.number) {
+        if let Some(stranger) = state.unverified.remove(&self.number) {
             (state.taken, state.held) = (state.taken - 1, state.held - stranger.held);
-        } else if state.known.remove(&self.number).is_some() {
+        } else if state.verified.remove(&self.number).is_some() {
             // An evicted one has given its slot away already.
             state.taken -= 1;
         }
@@ -374,20 +377,23 @@ mod tests {
     #[test]
     fn the_stranger_who_came_first_gives_way_and_nobody_who_is_known() {
         let slots = ConnectionTable::new(2);
-        let (first, second) = (slots.take().unwrap(), slots.take().unwrap());
-        first.know(None);
+        let (first, second) = (slots.acquire().unwrap(), slots.acquire().unwrap());
+        first.mark_verified(None);
 
-        let third = slots.take().unwrap();
+        let third = slots.acquire().unwrap();
         assert!(second.evicted.is_cancelled() && !first.evicted.is_cancelled());
-        second.know(None);
-        assert!(!second.is_known(), "too late");
-        third.know(None);
-        assert!(slots.take().is_none(), "both are held by known ones");
+        second.mark_verified(None);
+        assert!(!second.is_verified(), "too late");
+        third.mark_verified(None);
+        assert!(slots.acquire().is_none(), "both are held by known ones");
         drop(second);
-        assert!(slots.take().is_none(), "an evicted one has no slot to free");
+        assert!(
+            slots.acquire().is_none(),
+            "an evicted one has no slot to free"
+        );
         drop(first);
 
-        assert!(slots.take().is_some());
+        assert!(slots.acquire().is_some());
         drop(third);
         assert_eq!(slots.lock().taken, 0);
     }
@@ -396,13 +402,13 @@ mod tests {
     fn where_strangers_are_few_those_go_on_which_nothing_happens() {
         let slots = ConnectionTable::new(16);
         let known: Vec<_> = (0..15)
-            .map(|_| (slots.take().unwrap(), ConnectionActivity::new()))
+            .map(|_| (slots.acquire().unwrap(), ConnectionActivity::new()))
             .collect();
         for (slot, activity) in &known {
-            slot.know(Some(activity));
+            slot.mark_verified(Some(activity));
         }
 
-        let stranger = slots.take().unwrap();
+        let stranger = slots.acquire().unwrap();
         let busy = known[0].1.open_request();
         let gone = |number: usize| known[number].0.evicted.is_cancelled();
         let evict = |most| {
@@ -426,22 +432,22 @@ mod tests {
     #[test]
     fn heads_of_strangers_are_bounded_and_those_of_others_are_not() {
         let slots = ConnectionTable::new(1000);
-        let slot = || Arc::new(slots.take().unwrap());
+        let slot = || Arc::new(slots.acquire().unwrap());
         let first = slot();
-        let mut head = first.hold(HEADS_OF_ONE, true).unwrap();
-        assert!(first.hold(1, true).is_none() && !head.set(HEADS_OF_ONE + 1));
+        let mut head = first.hold(HEADERS_PER_UNVERIFIED, true).unwrap();
+        assert!(first.hold(1, true).is_none() && !head.set(HEADERS_PER_UNVERIFIED + 1));
         assert!(
             first.hold_coming().set(COMING),
             "a head that comes has memory of its own"
         );
 
-        assert!(head.set(1) && first.hold(HEADS_OF_ONE - 1, true).is_some());
+        assert!(head.set(1) && first.hold(HEADERS_PER_UNVERIFIED - 1, true).is_some());
         let known = slot();
-        known.know(None);
-        assert!(known.hold(HEADS_AT_MOST * 2, true).is_some());
+        known.mark_verified(None);
+        assert!(known.hold(HEADERS_MAX * 2, true).is_some());
 
-        let others: Vec<_> = (0..2 * HEADS_AT_MOST / HEADS_OF_ONE)
-            .map(|_| slot().hold(HEADS_OF_ONE, true))
+        let others: Vec<_> = (0..2 * HEADERS_MAX / HEADERS_PER_UNVERIFIED)
+            .map(|_| slot().hold(HEADERS_PER_UNVERIFIED, true))
             .collect();
         assert!(
             others.iter().any(Option::is_none),
@@ -451,20 +457,22 @@ mod tests {
         assert_eq!(slots.lock().held, 0);
 
         assert_eq!(slots.lock().leaving_held, 0);
-        assert!(slot().hold(HEADS_OF_ONE, true).is_some());
+        assert!(slot().hold(HEADERS_PER_UNVERIFIED, true).is_some());
     }
 
     /// An older one that waits with little, and one whose head drips in, stay; those that hoard go.
     #[test]
     fn those_go_that_have_held_most_for_longest() {
         let slots = ConnectionTable::new(1000);
-        let slot = || Arc::new(slots.take().unwrap());
+        let slot = || Arc::new(slots.acquire().unwrap());
         let waiting = slot();
         let _little = waiting.hold(8 * KIB, true).unwrap();
-        let hoards: Vec<_> = (0..HEADS_OF_ALL / HEADS_OF_ONE).map(|_| slot()).collect();
+        let hoards: Vec<_> = (0..HEADERS_UNVERIFIED / HEADERS_PER_UNVERIFIED)
+            .map(|_| slot())
+            .collect();
         let held: Vec<_> = hoards
             .iter()
-            .map(|hoard| hoard.hold(HEADS_OF_ONE, true).unwrap())
+            .map(|hoard| hoard.hold(HEADERS_PER_UNVERIFIED, true).unwrap())
             .collect();
 
         let dripping = slot();
@@ -480,7 +488,7 @@ mod tests {
             .filter(|hoard| hoard.evicted.is_cancelled())
             .count() as u64;
         assert!(
-            (1..=MADE_FREE / HEADS_OF_ONE + 1).contains(&gone),
+            (1..=FREED_AT_ONCE / HEADERS_PER_UNVERIFIED + 1).contains(&gone),
             "{gone}: as many as needed, and once"
         );
 

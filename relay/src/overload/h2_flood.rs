@@ -21,9 +21,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::overload::connections::{ConnectionSlot, HeaderMemory};
 
 /// Control frames in a [`WINDOW`] beyond those that go with what moves: real clients send a few.
-const MOST: u32 = 1000;
+const MAX_CONTROL_FRAMES: u32 = 1000;
 /// Control frames that may go with a frame of DATA or HEADERS, in either direction.
-const WITH_EACH: u32 = 10;
+const CONTROL_PER_PROGRESS: u32 = 10;
 /// The time in which they are counted.
 const WINDOW: Duration = Duration::from_secs(10);
 /// What a client says first (RFC 9113 §3.4).
@@ -174,12 +174,12 @@ impl<S> H2FloodGuard<S> {
             let idle = &mut self.idle;
             let begins;
             (left, begins) = self.coming.follow(left, |frame| match frame {
-                FrameKind::Progress => *idle = idle.saturating_sub(WITH_EACH),
+                FrameKind::Progress => *idle = idle.saturating_sub(CONTROL_PER_PROGRESS),
                 FrameKind::Control => *idle += 1,
                 FrameKind::Wrong => wrong = true,
             });
 
-            self.pause = begins && self.begun && !self.slot.is_known();
+            self.pause = begins && self.begun && !self.slot.is_verified();
             self.begun |= begins;
         }
 
@@ -187,7 +187,7 @@ impl<S> H2FloodGuard<S> {
             return Err(io::Error::other("a frame that no client may send"));
         }
 
-        if self.idle > MOST {
+        if self.idle > MAX_CONTROL_FRAMES {
             return Err(io::Error::other("too many control frames"));
         }
 
@@ -203,7 +203,7 @@ impl<S> H2FloodGuard<S> {
         while !bytes.is_empty() {
             (bytes, _) = self.going.follow(bytes, |frame| {
                 if frame == FrameKind::Progress {
-                    *idle = idle.saturating_sub(WITH_EACH);
+                    *idle = idle.saturating_sub(CONTROL_PER_PROGRESS);
                 }
             });
         }
@@ -308,7 +308,7 @@ mod tests {
     }
 
     fn guard<S>(inner: S) -> H2FloodGuard<S> {
-        H2FloodGuard::new(inner, &Arc::new(ConnectionTable::new(1).take().unwrap()))
+        H2FloodGuard::new(inner, &Arc::new(ConnectionTable::new(1).acquire().unwrap()))
     }
 
     #[test]
@@ -349,12 +349,12 @@ mod tests {
         guard.came(&[0; PREFACE]).unwrap();
         let ping = frame(6, 0, &[0; 8]);
 
-        for _ in 0..MOST {
+        for _ in 0..MAX_CONTROL_FRAMES {
             guard.came(&ping).unwrap();
         }
 
         guard.went(&frame(DATA, 0, b"of an answer"));
-        for _ in 0..WITH_EACH {
+        for _ in 0..CONTROL_PER_PROGRESS {
             guard.came(&ping).unwrap();
         }
 

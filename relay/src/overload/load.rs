@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 /// A session's load.
 #[derive(Default)]
 pub struct SessionLoad {
-    under_way: AtomicUsize,
+    in_flight: AtomicUsize,
     /// Told when nothing is under way any more.
     idle: Notify,
 }
@@ -18,7 +18,7 @@ pub struct LoadGuard(Arc<SessionLoad>);
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        if self.0.under_way.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.0.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.idle.notify_one();
         }
     }
@@ -28,14 +28,14 @@ impl SessionLoad {
     /// Counts one more.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> LoadGuard {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
         LoadGuard(Arc::clone(self))
     }
 
     /// Requests under way.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.under_way.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Resolves when no request is under way.

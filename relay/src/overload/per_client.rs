@@ -15,14 +15,14 @@ pub struct PerClientLimiter {
 
 /// One place; dropping it frees it.
 pub struct ClientSlot {
-    places: PerClientLimiter,
+    limiter: PerClientLimiter,
     source: IpAddr,
 }
 
 impl PerClientLimiter {
     /// A place for this address, unless it has `most` already.
     #[must_use]
-    pub fn take(&self, client: IpAddr, most: usize) -> Option<ClientSlot> {
+    pub fn try_acquire(&self, client: IpAddr, most: usize) -> Option<ClientSlot> {
         let source = source(client);
         let mut by_source = self.lock();
         let taken = by_source.entry(source).or_insert(0);
@@ -33,7 +33,7 @@ impl PerClientLimiter {
         *taken += 1;
         drop(by_source);
         Some(ClientSlot {
-            places: self.clone(),
+            limiter: self.clone(),
             source,
         })
     }
@@ -47,7 +47,7 @@ impl PerClientLimiter {
 
 impl Drop for ClientSlot {
     fn drop(&mut self) {
-        let mut by_source = self.places.lock();
+        let mut by_source = self.limiter.lock();
         if let Some(taken) = by_source.get_mut(&self.source) {
             *taken -= 1;
             if *taken == 0 {
@@ -65,15 +65,15 @@ mod tests {
     fn places_are_counted_by_source_and_freed() {
         let places = PerClientLimiter::default();
         let client = |text: &str| text.parse::<IpAddr>().unwrap();
-        let first = places.take(client("2001:db8::1"), 1).unwrap();
+        let first = places.try_acquire(client("2001:db8::1"), 1).unwrap();
         assert!(
-            places.take(client("2001:db8::2"), 1).is_none(),
+            places.try_acquire(client("2001:db8::2"), 1).is_none(),
             "the same /64"
         );
-        assert!(places.take(client("2001:db8:0:1::1"), 1).is_some());
+        assert!(places.try_acquire(client("2001:db8:0:1::1"), 1).is_some());
         drop(first);
 
-        assert!(places.take(client("2001:db8::2"), 1).is_some());
+        assert!(places.try_acquire(client("2001:db8::2"), 1).is_some());
         assert!(places.lock().is_empty());
     }
 }

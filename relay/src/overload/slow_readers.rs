@@ -15,33 +15,33 @@ use tokio::time::sleep;
 
 /// What may lie there before somebody has to give way: half of it, so that the others have the rest
 /// meanwhile.
-const ROOM: u64 = CONNECTION_WINDOW as u64 / 2;
+const TARGET_BYTES: u64 = CONNECTION_WINDOW as u64 / 2;
 /// From here on nobody can wait: what is left is filled within a moment by as many as have brought
 /// it so far.
-const FULL: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
+const FULL_BYTES: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
 /// Who has asked for nothing more for so long stands still, as long as there is nearly room. Of an
 /// answer 64 KiB have to leave before more is asked for: a line of 16 kB/s gets on, if it has no
 /// other answers to carry.
-const STILL: Duration = Duration::from_secs(4);
-/// The same at [`FULL`]: a line of 256 kB/s gets on.
-const STILL_AT_FULL: Duration = Duration::from_millis(250);
-/// How often it is looked while there are more answers than [`ROOM`] has windows for.
-const LOOK: Duration = Duration::from_millis(100);
+const READER_GRACE: Duration = Duration::from_secs(4);
+/// The same at [`FULL_BYTES`]: a line of 256 kB/s gets on.
+const READER_GRACE_WHEN_FULL: Duration = Duration::from_millis(250);
+/// How often it is looked while there are more answers than [`TARGET_BYTES`] has windows for.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// So many answers have room whatever lies there of each.
-const FEW: usize = (ROOM / STREAM_WINDOW as u64) as usize;
+const MIN_RESPONSES: usize = (TARGET_BYTES / STREAM_WINDOW as u64) as usize;
 
 /// The answers of one session that are on their way.
 pub struct ResponseBacklog<T> {
     begin: Instant,
     // A std mutex: the map is small, and nothing waits while it is held.
-    answers: Mutex<HashMap<u64, Arc<BacklogEntry<T>>>>,
+    responses: Mutex<HashMap<u64, Arc<BacklogEntry<T>>>>,
     next: AtomicU64,
     /// How many there are.
     count: AtomicUsize,
-    /// Told when there are more than [`FEW`].
-    crowded: Notify,
+    /// Told when there are more than [`MIN_RESPONSES`].
+    pressure: Notify,
     /// Answers that were taken away since somebody asked.
-    taken_away: AtomicU64,
+    evicted: AtomicU64,
 }
 
 struct BacklogEntry<T> {
@@ -62,7 +62,7 @@ impl<T> BacklogEntry<T> {
     }
 
     /// What may lie here of it: as much as its stream's window takes, when its length is not known.
-    fn lies(&self) -> u64 {
+    fn buffered_bytes(&self) -> u64 {
         self.left.load(Ordering::Relaxed).min(STREAM_WINDOW.into())
     }
 }
@@ -78,11 +78,11 @@ impl<T> Default for ResponseBacklog<T> {
     fn default() -> Self {
         Self {
             begin: Instant::now(),
-            answers: Mutex::default(),
+            responses: Mutex::default(),
             next: AtomicU64::new(0),
             count: AtomicUsize::new(0),
-            crowded: Notify::new(),
-            taken_away: AtomicU64::new(0),
+            pressure: Notify::new(),
+            evicted: AtomicU64::new(0),
         }
     }
 }
@@ -95,48 +95,50 @@ impl<T> ResponseBacklog<T> {
     }
 
     fn answers(&self) -> MutexGuard<'_, HashMap<u64, Arc<BacklogEntry<T>>>> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.responses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes answers away when too much lies here, from those who have stood still for longest; for
     /// as long as it is polled.
-    pub async fn keep_room(&self) -> Infallible {
+    pub async fn run_eviction(&self) -> Infallible {
         loop {
-            self.crowded.notified().await;
-            while self.count.load(Ordering::Relaxed) > FEW {
-                self.relieve_at(self.now());
-                sleep(LOOK).await;
+            self.pressure.notified().await;
+            while self.count.load(Ordering::Relaxed) > MIN_RESPONSES {
+                self.relieve_below(self.now());
+                sleep(CHECK_INTERVAL).await;
             }
         }
     }
 
     /// How many were taken away since this was asked last.
-    pub fn count_taken_away(&self) -> u64 {
-        self.taken_away.swap(0, Ordering::Relaxed)
+    pub fn count_evicted(&self) -> u64 {
+        self.evicted.swap(0, Ordering::Relaxed)
     }
 
-    fn relieve_at(&self, now: u64) -> usize {
+    fn relieve_below(&self, now: u64) -> usize {
         // As it is at one moment: the answers go on meanwhile.
         let mut given: Vec<Candidate<T>> =
             self.answers().values().filter_map(Candidate::of).collect();
-        let mut lying: u64 = given.iter().map(|answer| answer.lies).sum();
+        let mut lying: u64 = given.iter().map(|answer| answer.buffered).sum();
         let Some(patience) = patience(lying) else {
             return 0;
         };
         let still = now.saturating_sub(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
-        given.retain(|answer| answer.since <= still && answer.lies > 0);
+        given.retain(|answer| answer.since <= still && answer.buffered > 0);
         given.sort_unstable_by_key(|answer| answer.since);
 
         let mut count = 0;
         for answer in given {
-            if lying <= ROOM {
+            if lying <= TARGET_BYTES {
                 break;
             }
-            lying = lying.saturating_sub(answer.lies);
-            count += usize::from(answer.take_away());
+            lying = lying.saturating_sub(answer.buffered);
+            count += usize::from(answer.evict());
         }
 
-        self.taken_away.fetch_add(count as u64, Ordering::Relaxed);
+        self.evicted.fetch_add(count as u64, Ordering::Relaxed);
         count
     }
 
@@ -144,7 +146,7 @@ impl<T> ResponseBacklog<T> {
     /// fewer.
     #[must_use]
     pub fn crowds(&self) -> usize {
-        self.count.load(Ordering::Relaxed) / FEW
+        self.count.load(Ordering::Relaxed) / MIN_RESPONSES
     }
 }
 
@@ -154,7 +156,7 @@ struct Candidate<T> {
     /// Since when, in milliseconds.
     since: u64,
     /// What may lie here of it.
-    lies: u64,
+    buffered: u64,
 }
 
 impl<T> Candidate<T> {
@@ -163,12 +165,12 @@ impl<T> Candidate<T> {
         (since != 0).then(|| Self {
             answer: Arc::clone(answer),
             since,
-            lies: answer.lies(),
+            buffered: answer.buffered_bytes(),
         })
     }
 
     /// Takes the body away, unless its sender has asked for more since.
-    fn take_away(self) -> bool {
+    fn evict(self) -> bool {
         let mut body = self.answer.body();
         let moved = self.answer.given.load(Ordering::Relaxed) != self.since;
         let victim = if moved { None } else { body.take() };
@@ -185,9 +187,9 @@ impl<T> Candidate<T> {
 
 /// For how long an answer may stand still when so much lies here; `None`: there is room.
 fn patience(lying: u64) -> Option<Duration> {
-    let over = lying.checked_sub(ROOM).filter(|over| *over > 0)?;
-    let full = (over as f64 / (FULL - ROOM) as f64).min(1.0);
-    Some(STILL.mul_f64(1.0 - full).max(STILL_AT_FULL))
+    let over = lying.checked_sub(TARGET_BYTES).filter(|over| *over > 0)?;
+    let full = (over as f64 / (FULL_BYTES - TARGET_BYTES) as f64).min(1.0);
+    Some(READER_GRACE.mul_f64(1.0 - full).max(READER_GRACE_WHEN_FULL))
 }
 
 impl<T> TrackedResponse<T> {
@@ -204,8 +206,8 @@ impl<T> TrackedResponse<T> {
         answers.insert(number, Arc::clone(&answer));
 
         all.count.store(answers.len(), Ordering::Relaxed);
-        if answers.len() > FEW {
-            all.crowded.notify_one();
+        if answers.len() > MIN_RESPONSES {
+            all.pressure.notify_one();
         }
 
         drop(answers);
@@ -284,40 +286,40 @@ mod tests {
     }
 
     fn later(all: &ResponseBacklog<u64>) -> u64 {
-        all.now() + u64::try_from(STILL.as_millis()).unwrap()
+        all.now() + u64::try_from(READER_GRACE.as_millis()).unwrap()
     }
 
     #[test]
     fn who_stands_still_gives_way_until_there_is_room() {
         let all = Arc::new(ResponseBacklog::default());
-        let few = answers(&all, FEW as u64, LARGE);
-        assert_eq!(all.relieve_at(later(&all)), 0, "there is room");
+        let few = answers(&all, MIN_RESPONSES as u64, LARGE);
+        assert_eq!(all.relieve_below(later(&all)), 0, "there is room");
 
         let more = answers(&all, 3, LARGE);
         assert_eq!(
-            all.relieve_at(all.now()),
+            all.relieve_below(all.now()),
             0,
             "nobody has stood still for long"
         );
-        assert_eq!(all.relieve_at(later(&all)), 3);
-        assert_eq!((all.count_taken_away(), all.count_taken_away()), (3, 0));
+        assert_eq!(all.relieve_below(later(&all)), 3);
+        assert_eq!((all.count_evicted(), all.count_evicted()), (3, 0));
 
         let lying: u64 = all
             .answers()
             .values()
             .filter_map(Candidate::of)
-            .map(|answer| answer.lies)
+            .map(|answer| answer.buffered)
             .sum();
         assert_eq!(
-            lying, ROOM,
+            lying, TARGET_BYTES,
             "what was taken away does not lie here any more"
         );
 
         assert_eq!(gone(&few) + gone(&more), 3);
-        assert_eq!(all.relieve_at(later(&all)), 0, "once is enough");
+        assert_eq!(all.relieve_below(later(&all)), 0, "once is enough");
         let most = answers(&all, 1, LARGE);
         assert_eq!(
-            all.relieve_at(later(&all)),
+            all.relieve_below(later(&all)),
             1,
             "who has given way gives no room again"
         );
@@ -330,23 +332,23 @@ mod tests {
     #[test]
     fn the_fuller_it_is_the_sooner() {
         let seconds = |lying| patience(lying).map(|patience| patience.as_secs_f64());
-        let middle = ROOM + (FULL - ROOM) / 2;
+        let middle = TARGET_BYTES + (FULL_BYTES - TARGET_BYTES) / 2;
         assert_eq!(
-            [ROOM, middle, FULL, u64::MAX].map(seconds),
+            [TARGET_BYTES, middle, FULL_BYTES, u64::MAX].map(seconds),
             [None, Some(2.0), Some(0.25), Some(0.25)]
         );
-        assert!(seconds(ROOM + 1).unwrap() > 3.9);
+        assert!(seconds(TARGET_BYTES + 1).unwrap() > 3.9);
 
         let all = Arc::new(ResponseBacklog::default());
-        let many = answers(&all, FULL / u64::from(STREAM_WINDOW), LARGE);
-        let soon = all.now() + u64::try_from(STILL_AT_FULL.as_millis()).unwrap();
-        assert_eq!(all.relieve_at(all.now()), 0);
+        let many = answers(&all, FULL_BYTES / u64::from(STREAM_WINDOW), LARGE);
+        let soon = all.now() + u64::try_from(READER_GRACE_WHEN_FULL.as_millis()).unwrap();
+        assert_eq!(all.relieve_below(all.now()), 0);
 
         let asks_on = &many[0];
         let looked_at = Candidate::of(&asks_on.answer).unwrap();
         asks_on.answer.given.fetch_add(1, Ordering::Relaxed);
-        assert!(!looked_at.take_away(), "it has moved since");
-        assert_eq!(all.relieve_at(soon + 1), many.len() - FEW);
+        assert!(!looked_at.evict(), "it has moved since");
+        assert_eq!(all.relieve_below(soon + 1), many.len() - MIN_RESPONSES);
     }
 
     #[test]
@@ -363,7 +365,7 @@ mod tests {
         }
 
         let small = answers(&all, 1000, 10_000);
-        assert_eq!(all.relieve_at(later(&all)), 0);
+        assert_eq!(all.relieve_below(later(&all)), 0);
         assert_eq!(gone(&waiting) + gone(&small), 0);
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 /// How long a closed connection takes what its sender still sends. A socket that is closed with
 /// unread bytes is reset, and the reset destroys an answer that the sender has not read yet (RFC
 /// 9112 §9.6). It is nginx's time.
-const LINGER: Duration = Duration::from_secs(30);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 /// So much has to come in each such time, or the sender only holds the connection: a slow modem
 /// brings 1 KiB/s.
 const LINGER_WINDOW: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ impl UnreadBody {
 /// A stream whose writes must get on.
 pub struct WriteTimeout<S> {
     inner: S,
-    patience: Duration,
+    timeout: Duration,
     /// Runs while a write is pending.
     timer: Option<Pin<Box<Sleep>>>,
     unread: UnreadBody,
@@ -76,7 +76,7 @@ impl<S> WriteTimeout<S> {
     pub const fn new(inner: S, patience: Duration, unread: UnreadBody) -> Self {
         Self {
             inner,
-            patience,
+            timeout: patience,
             timer: None,
             unread,
             linger: None,
@@ -93,7 +93,7 @@ impl<S> WriteTimeout<S> {
             return outcome;
         }
 
-        let patience = self.patience;
+        let patience = self.timeout;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
         match timer.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::Error::new(
@@ -117,7 +117,7 @@ impl<S: AsyncRead + Unpin> WriteTimeout<S> {
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (window, all) = match self.unread.0.slow.load(Ordering::Relaxed) {
             true => (LINGER_SLOW, LINGER_SLOW),
-            false => (LINGER_WINDOW, LINGER),
+            false => (LINGER_WINDOW, LINGER_TIMEOUT),
         };
         let linger = self.linger.get_or_insert_with(|| LingeringClose {
             timer: Box::pin(sleep(window)),

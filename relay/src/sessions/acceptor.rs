@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hookward_core::limits::AGENTS_UNKNOWN_PER_SOURCE;
+use hookward_core::limits::UNAUTHENTICATED_PER_CLIENT;
 use hookward_tunnel::transport::Session;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -21,8 +21,8 @@ use crate::sessions::session;
 pub struct AgentAcceptor {
     /// What a session needs of the relay.
     pub host: Arc<SessionContext>,
-    unknown: Arc<Semaphore>,
-    of_source: PerClientLimiter,
+    unauthenticated: Arc<Semaphore>,
+    per_client: PerClientLimiter,
     tasks: TaskTracker,
     drain: CancellationToken,
     stop: CancellationToken,
@@ -44,8 +44,8 @@ impl AgentAcceptor {
         let unknown = Arc::new(Semaphore::new(host.limits.agents_unknown));
         Self {
             host,
-            unknown,
-            of_source: PerClientLimiter::default(),
+            unauthenticated: unknown,
+            per_client: PerClientLimiter::default(),
             tasks: TaskTracker::new(),
             drain,
             stop,
@@ -55,7 +55,7 @@ impl AgentAcceptor {
     /// Connections whose peer has not yet said who it is.
     #[must_use]
     pub fn unknown(&self) -> usize {
-        self.host.limits.agents_unknown - self.unknown.available_permits()
+        self.host.limits.agents_unknown - self.unauthenticated.available_permits()
     }
 
     /// What owns the tasks.
@@ -65,18 +65,20 @@ impl AgentAcceptor {
     }
 
     /// A place for one more unknown connection; `None` when there are too many.
-    pub fn place(&self, source: IpAddr) -> Option<UnauthenticatedSlot> {
+    pub fn acquire(&self, source: IpAddr) -> Option<UnauthenticatedSlot> {
         // A handshake proves its address, so one that only knocks can't lock the others out.
-        let place = self.of_source.take(source, AGENTS_UNKNOWN_PER_SOURCE)?;
+        let place = self
+            .per_client
+            .try_acquire(source, UNAUTHENTICATED_PER_CLIENT)?;
         Some(UnauthenticatedSlot((
             place,
-            Arc::clone(&self.unknown).try_acquire_owned().ok()?,
+            Arc::clone(&self.unauthenticated).try_acquire_owned().ok()?,
         )))
     }
 
     /// Takes a connection in, in a task of its own: `connecting` makes it, the greeting follows,
     /// then the session.
-    pub fn enter<E>(
+    pub fn accept<E>(
         self: &Arc<Self>,
         place: UnauthenticatedSlot,
         connecting: impl Future<Output = Result<Session, E>> + Send + 'static,
@@ -88,7 +90,7 @@ impl AgentAcceptor {
         self.tasks.spawn(async move {
             let greeting = async {
                 let session = connecting.await?;
-                let admitted = handshake::admit(&session, &this.host).await?;
+                let admitted = handshake::authenticate(&session, &this.host).await?;
                 Ok::<_, HandshakeError>((session, admitted))
             };
             let greeted = tokio::select! {

@@ -24,7 +24,7 @@ pub struct AgentInstance {
     /// Whether it shares its tunnels with others.
     pub pool: bool,
     /// Which of the run's connections this is.
-    pub line: Option<u32>,
+    pub link: Option<u32>,
     /// The one before on its line is lost.
     pub lost: bool,
 }
@@ -38,9 +38,9 @@ pub struct ActiveSession {
     /// The connection.
     pub session: Session,
     /// What the agent is to be told.
-    pub refusals: OwnerEvents,
+    pub owner_events: OwnerEvents,
     /// What senders have not taken of its answers.
-    pub untaken: Arc<ResponseBacklog<TunnelBody>>,
+    pub response_backlog: Arc<ResponseBacklog<TunnelBody>>,
     load: Arc<SessionLoad>,
     order: AtomicU32,
     quiet: AtomicBool,
@@ -66,8 +66,8 @@ impl ActiveSession {
             agent,
             run,
             session,
-            refusals,
-            untaken: Arc::default(),
+            owner_events: refusals,
+            response_backlog: Arc::default(),
             load: Arc::default(),
             order: AtomicU32::new(0),
             quiet: AtomicBool::new(false),
@@ -83,15 +83,15 @@ impl ActiveSession {
 
     /// Requests under way.
     #[must_use]
-    pub fn under_way(&self) -> usize {
+    pub fn in_flight(&self) -> usize {
         self.load.count()
     }
 
     /// How much it is burdened, beside another connection of its run: by many requests, or by
     /// answers that are not taken.
     #[must_use]
-    pub fn burden(&self) -> usize {
-        (self.under_way() / SPREAD_FROM).max(self.untaken.crowds())
+    pub fn load_penalty(&self) -> usize {
+        (self.in_flight() / SPREAD_FROM).max(self.response_backlog.crowds())
     }
 
     /// Resolves when no request is under way.
@@ -100,13 +100,13 @@ impl ActiveSession {
     }
 
     /// Whether nothing was heard of the agent for longer than it should be silent: others go first.
-    pub fn set_quiet(&self, quiet: bool) {
+    pub fn set_silent(&self, quiet: bool) {
         self.quiet.store(quiet, Ordering::Relaxed);
     }
 
     /// Whether that is so.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_silent(&self) -> bool {
         self.quiet.load(Ordering::Relaxed)
     }
 
@@ -118,13 +118,13 @@ impl ActiveSession {
     /// Whether it has taken the place of that other session of its run.
     #[must_use]
     pub fn replaces(&self, other: &Self) -> bool {
-        self.is_same_line(other) && self.id > other.id && self.complete.load(Ordering::Relaxed)
+        self.is_same_link(other) && self.id > other.id && self.complete.load(Ordering::Relaxed)
     }
 
     /// Whether both are connections of one line of a run.
     #[must_use]
-    pub fn is_same_line(&self, other: &Self) -> bool {
-        self.run.line.is_some() && self.run.line == other.run.line && self.is_same_run(other)
+    pub fn is_same_link(&self, other: &Self) -> bool {
+        self.run.link.is_some() && self.run.link == other.run.link && self.is_same_instance(other)
     }
 
     /// Whether its run shares its tunnels.
@@ -141,7 +141,7 @@ impl ActiveSession {
 
     /// Whether the agent has said that the one before on its line is lost.
     #[must_use]
-    pub const fn has_lost_the_one_before(&self) -> bool {
+    pub const fn replaces_lost_link(&self) -> bool {
         self.run.lost
     }
 
@@ -159,7 +159,7 @@ impl ActiveSession {
 
     /// Whether both belong to one run of the agent's program.
     #[must_use]
-    pub fn is_same_run(&self, other: &Self) -> bool {
+    pub fn is_same_instance(&self, other: &Self) -> bool {
         self.agent.id == other.agent.id && self.run.instance == other.run.instance
     }
 

@@ -28,11 +28,11 @@ pub struct SessionContext {
     /// The public domain.
     pub domain: HostName,
     /// Exact hosts by the relay's settings.
-    pub given: BTreeMap<HostName, AgentName>,
+    pub reserved_hosts: BTreeMap<HostName, AgentName>,
     /// The port of public URLs.
     pub public_port: u16,
     /// The named sets of addresses.
-    pub lists: IpSetUpdater,
+    pub ip_sets: IpSetUpdater,
     /// Trusted proxies, which are never locked out.
     pub trusted_proxies: AddressSet,
     /// Which policies are in force.
@@ -64,7 +64,7 @@ impl SessionContext {
     /// When an agent's connection counts as dead.
     #[must_use]
     pub const fn liveness(&self) -> Liveness {
-        Liveness::dead_after_silence_of(self.limits.tunnel_dead)
+        Liveness::with_idle_timeout(self.limits.tunnel_dead)
     }
 
     /// The host of an agent that asks for none: what the settings give it, or its name below the
@@ -72,7 +72,7 @@ impl SessionContext {
     #[must_use]
     pub fn host_of(&self, agent: &AgentName) -> HostName {
         let given = self
-            .given
+            .reserved_hosts
             .iter()
             .find(|(_, owner)| *owner == agent)
             .map(|(name, _)| name.clone());

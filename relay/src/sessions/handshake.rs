@@ -50,7 +50,7 @@ pub enum HandshakeError {
 ///
 /// # Errors
 /// [`HandshakeError`] for everything but a known agent's hello.
-pub async fn admit(
+pub async fn authenticate(
     session: &Session,
     host: &SessionContext,
 ) -> Result<Authenticated, HandshakeError> {
@@ -91,7 +91,7 @@ pub async fn admit(
             let run = AgentInstance {
                 instance: instance.into(),
                 pool,
-                line,
+                link: line,
                 lost,
             };
 
@@ -107,8 +107,8 @@ pub async fn admit(
             credential_digest,
         } => join(control, host, secret, &credential_digest).await,
         AgentMessage::Open { .. }
-        | AgentMessage::Application { .. }
-        | AgentMessage::Leave
+        | AgentMessage::UpstreamHealth { .. }
+        | AgentMessage::Drain
         | AgentMessage::Unknown => Err(StreamError::Protocol(
             "the first message is neither hello nor join".to_owned(),
         )
@@ -161,7 +161,7 @@ async fn join(
 /// on this relay, and on every one that gets a copy of its state.
 async fn keep_host(agent: &Agent, host: &SessionContext) {
     let own = host.host_of(&agent.name);
-    if host.given.contains_key(&own) {
+    if host.reserved_hosts.contains_key(&own) {
         return;
     }
 

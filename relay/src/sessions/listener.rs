@@ -18,11 +18,11 @@ use crate::sessions::handshake::HandshakeError;
 use crate::storage::Store;
 
 /// How often it is asked again who owns which host.
-const REVIEW: Duration = Duration::from_secs(1);
+const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For the peers to be told that the relay stops. Handshakes that were given up on the other side
 /// would be waited for until they count as dead.
-const GOODBYE: Duration = Duration::from_millis(500);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The tunnel's listener.
 pub struct AgentListener {
@@ -74,13 +74,13 @@ impl AgentListener {
         self.entrance.tasks().close();
         self.entrance.tasks().wait().await;
         self.endpoint.close(0_u32.into(), b"the relay is stopping");
-        let _ = timeout(GOODBYE, self.endpoint.wait_idle()).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
     }
 }
 
 /// Keeps the known hosts those that somebody owns: agents are removed by another process.
 async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
-    let mut review = interval(REVIEW);
+    let mut review = interval(REVIEW_INTERVAL);
     review.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     loop {
@@ -90,10 +90,10 @@ async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
         }
 
         match host.store.run(Store::hosts).await {
-            Ok(owned) => host.registry.know_only(
+            Ok(owned) => host.registry.replace_known_hosts(
                 owned
                     .into_iter()
-                    .chain(host.given.keys().cloned())
+                    .chain(host.reserved_hosts.keys().cloned())
                     .collect(),
             ),
             Err(error) => tracing::error!(%error, "the store failed"),
@@ -115,8 +115,8 @@ async fn accept(endpoint: Endpoint, entrance: Arc<AgentAcceptor>, stop: Cancella
             continue;
         }
 
-        match entrance.place(incoming.remote_address().ip()) {
-            Some(place) => entrance.enter(place, connect(incoming)),
+        match entrance.acquire(incoming.remote_address().ip()) {
+            Some(place) => entrance.accept(place, connect(incoming)),
             None => incoming.refuse(),
         }
     }

@@ -11,7 +11,7 @@ use hookward_tunnel::protocol::control::{RefusedRequest, RelayMessage};
 use tokio::sync::Notify;
 
 /// Counts are sent together that come within this time.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER_TIME: Duration = Duration::from_millis(50);
 
 /// The queue; clones share it.
 #[derive(Clone)]
@@ -68,7 +68,7 @@ impl OwnerEvents {
 
         // Counts can wait. A single refusal has its place among requests that passed.
         if self.lock().told.is_empty() {
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep(GATHER_TIME).await;
         }
 
         let mut inner = self.lock();
@@ -76,7 +76,7 @@ impl OwnerEvents {
         let told = std::mem::take(&mut inner.told).into_iter();
         let told = told
             .map(|(since, refused)| RefusedRequest {
-                ago_ms: ago(since),
+                age_ms: ago(since),
                 ..refused
             })
             .collect();
@@ -103,12 +103,12 @@ mod tests {
             client: String::new(),
             status: 403,
             check: Check::Token,
-            why: String::new(),
+            reason: String::new(),
             ms: 0,
             observed: false,
             answered: false,
             note: false,
-            ago_ms: 0,
+            age_ms: 0,
         }
     }
 
@@ -134,7 +134,7 @@ mod tests {
         let refusals = OwnerEvents::new(0);
         refusals.push(Check::Token, || refused(1));
         assert!(
-            tokio::time::timeout(GATHER / 2, refusals.next_message())
+            tokio::time::timeout(GATHER_TIME / 2, refusals.next_message())
                 .await
                 .is_err()
         );

@@ -32,7 +32,7 @@ pub struct Registry {
 
 /// Connections of one agent: several machines of a pool with some each. It can't take everybody's
 /// files.
-const OF_AN_AGENT: usize = 64;
+const SESSIONS_PER_AGENT: usize = 64;
 
 /// A session's place among its agent's.
 pub struct AgentSlot(Arc<Mutex<HashMap<AgentId, usize>>>, AgentId);
@@ -50,7 +50,7 @@ impl Drop for AgentSlot {
 }
 
 /// An agent that was away for longer is not expected back at any moment.
-const EXPECTED: Duration = Duration::from_secs(30);
+const RECONNECT_EXPECTED: Duration = Duration::from_secs(30);
 
 /// What is known of a public host.
 #[derive(Clone)]
@@ -76,7 +76,7 @@ pub struct TunnelEndpoint {
 type KnownInstance = (AgentId, Box<str>, u64);
 
 /// Runs that are remembered for a tunnel, beyond their sessions.
-const RUNS: usize = 16;
+const KNOWN_INSTANCES: usize = 16;
 
 /// A session that has opened a tunnel.
 #[derive(Clone)]
@@ -142,13 +142,13 @@ impl TunnelEndpoint {
     #[must_use]
     pub fn owner(&self) -> Option<&Arc<ActiveSession>> {
         self.serving()
-            .min_by_key(|session| self.doubt(session))
+            .min_by_key(|session| self.penalty(session))
             .map(|session| &session.live)
     }
 
     /// What speaks against a session: that its application is down, that nothing was heard of it,
     /// or that a newer connection has taken its place.
-    fn doubt(&self, session: &Endpoint) -> (bool, bool, bool) {
+    fn penalty(&self, session: &Endpoint) -> (bool, bool, bool) {
         let replaced = self
             .sessions
             .iter()
@@ -156,7 +156,7 @@ impl TunnelEndpoint {
 
         (
             session.down.load(Ordering::Relaxed),
-            session.live.is_quiet(),
+            session.live.is_silent(),
             replaced,
         )
     }
@@ -165,15 +165,15 @@ impl TunnelEndpoint {
     /// connection that is not overloaded; one that there is a doubt about only when there is no
     /// other. `None` when none `may` have it.
     #[must_use]
-    pub fn choose(&self, may: impl Fn(&ActiveSession) -> bool) -> Option<&Arc<ActiveSession>> {
+    pub fn select(&self, may: impl Fn(&ActiveSession) -> bool) -> Option<&Arc<ActiveSession>> {
         // Nearly always there are one or two, of one run.
-        let load = ActiveSession::under_way;
+        let load = ActiveSession::in_flight;
         let of_run = |session: &ActiveSession| {
             if !session.is_pooled() {
                 return 0;
             }
             self.serving()
-                .filter(|other| other.live.is_same_run(session))
+                .filter(|other| other.live.is_same_instance(session))
                 .map(|other| load(&other.live))
                 .sum()
         };
@@ -181,9 +181,9 @@ impl TunnelEndpoint {
         let candidates = self.serving().filter(|session| may(&session.live));
         let best = candidates.min_by_key(|session| {
             (
-                self.doubt(session),
+                self.penalty(session),
                 of_run(&session.live),
-                session.live.burden(),
+                session.live.load_penalty(),
             )
         });
         best.map(|session| &session.live)
@@ -199,12 +199,12 @@ impl TunnelEndpoint {
                 .cloned()
                 .collect();
             self.away_since = Instant::now();
-            self.settle();
+            self.refresh_policy();
         }
     }
 
     /// The policy is that of the newest run; without any, the last one's.
-    fn settle(&mut self) {
+    fn refresh_policy(&mut self) {
         if let Some(newest) = self.sessions.iter().max_by_key(|session| session.arrival) {
             self.gate = Some(Arc::clone(&newest.brought.gate));
         }
@@ -214,7 +214,7 @@ impl TunnelEndpoint {
 impl Registry {
     /// Makes these hosts known, and no others. A host that is being served is left alone: it may
     /// have been claimed after the owners were read.
-    pub fn know_only(&self, hosts: HashSet<HostName>) {
+    pub fn replace_known_hosts(&self, hosts: HashSet<HostName>) {
         let mut tunnels = self.lock();
         tunnels.retain(|name, tunnel| !tunnel.is_away() || hosts.contains(name));
         for host in hosts {
@@ -227,7 +227,7 @@ impl Registry {
     pub fn place(&self, agent: AgentId) -> Option<AgentSlot> {
         let mut of_agent = self.of_agent.lock().unwrap_or_else(PoisonError::into_inner);
         let count = of_agent.entry(agent).or_default();
-        (*count < OF_AN_AGENT).then(|| {
+        (*count < SESSIONS_PER_AGENT).then(|| {
             *count += 1;
             AgentSlot(Arc::clone(&self.of_agent), agent)
         })
@@ -272,11 +272,15 @@ impl Registry {
         let (arrival, runs) = match known {
             Some((_, _, arrival)) => (*arrival, Arc::clone(&runs)),
             None => {
-                let arrival = runs.last().map(|(_, _, last)| last + 1).unwrap_or_default();
-                let run = (session.agent.id, session.instance().into(), arrival);
-                let over = (runs.len() + 1).saturating_sub(RUNS);
+                let wait_for_session = runs.last().map(|(_, _, last)| last + 1).unwrap_or_default();
+                let run = (
+                    session.agent.id,
+                    session.instance().into(),
+                    wait_for_session,
+                );
+                let over = (runs.len() + 1).saturating_sub(KNOWN_INSTANCES);
                 (
-                    arrival,
+                    wait_for_session,
                     runs.iter().skip(over).cloned().chain([run]).collect(),
                 )
             }
@@ -326,7 +330,7 @@ impl Registry {
             away_since: Instant::now(),
             runs,
         };
-        tunnel.settle();
+        tunnel.refresh_policy();
 
         tunnels.insert(host, tunnel);
         let complete = tunnels.values().all(|tunnel| {
@@ -334,7 +338,7 @@ impl Registry {
                 tunnel.sessions.iter().any(|other| what(&other.live))
             };
             has(&|other| other.is(session))
-                || !has(&|other| other.is_same_line(session) && other.is_older(session))
+                || !has(&|other| other.is_same_link(session) && other.is_older(session))
         });
         session.set_complete(complete);
 
@@ -355,11 +359,11 @@ impl Registry {
             loop {
                 opened.borrow_and_update();
                 let tunnel = self.find(host)?;
-                if tunnel.choose(&may).is_some() {
+                if tunnel.select(&may).is_some() {
                     return Some(tunnel);
                 }
 
-                if tunnel.is_away() && tunnel.away_since.elapsed() > EXPECTED {
+                if tunnel.is_away() && tunnel.away_since.elapsed() > RECONNECT_EXPECTED {
                     return None;
                 }
 
@@ -373,14 +377,14 @@ impl Registry {
     /// is lost, and something is heard of it.
     #[must_use]
     pub fn has_another(&self, session: &ActiveSession) -> bool {
-        if session.has_lost_the_one_before() {
+        if session.replaces_lost_link() {
             return false;
         }
 
         let tunnels = self.lock();
         let mut others = tunnels.values().flat_map(|tunnel| tunnel.sessions.iter());
         others.any(|other| {
-            !other.live.is(session) && other.live.is_same_line(session) && !other.live.is_quiet()
+            !other.live.is(session) && other.live.is_same_link(session) && !other.live.is_silent()
         })
     }
 
@@ -398,11 +402,11 @@ impl Registry {
 
     /// Whether requests for this host may go to this session: no newer run has taken it over.
     #[must_use]
-    pub fn is_turn_of(&self, host: &str, session: &ActiveSession) -> bool {
+    pub fn is_active(&self, host: &str, session: &ActiveSession) -> bool {
         self.lock().get(host).is_some_and(|tunnel| {
             tunnel
                 .serving()
-                .any(|other| other.live.is_same_run(session))
+                .any(|other| other.live.is_same_instance(session))
         })
     }
 

@@ -28,7 +28,7 @@ use crate::storage::hosts::HostClaim;
 use crate::storage::{StorageError, Store};
 
 /// How often a session's credential is asked for again: an agent that was removed is out by then.
-const REVIEW: Duration = Duration::from_secs(3);
+const REVIEW_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How often it is looked whether anything was heard of the agent, and whether it is its turn.
 const LISTEN: Duration = Duration::from_secs(1);
@@ -108,7 +108,7 @@ pub async fn serve(
         registry: &host.registry,
         live: &live,
     };
-    let mut review = interval(REVIEW);
+    let mut review = interval(REVIEW_INTERVAL);
     review.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     let mut listen = interval(LISTEN);
@@ -116,14 +116,14 @@ pub async fn serve(
     let (mut received, mut heard) = (session.received(), Instant::now());
     let (mut told_to_leave, mut left) = (false, false);
     let (mut opened, mut stands_by) = (BTreeSet::new(), false);
-    let mut room = pin!(live.untaken.keep_room());
+    let mut room = pin!(live.response_backlog.run_eviction());
 
     let why = loop {
         let outcome = tokio::select! {
             message = control.receive(CONTROL_BYTES) => match message {
                 Ok(message) => {
-                    left |= matches!(message, AgentMessage::Leave);
-                    obey(message, &live, host, &mut opened).await
+                    left |= matches!(message, AgentMessage::Drain);
+                    on_message(message, &live, host, &mut opened).await
                 }
                 Err(StreamError::Protocol(what)) => break what,
                 // The stream knows only that the connection is gone, which knows why.
@@ -133,19 +133,19 @@ pub async fn serve(
                     Err(_) => break error.to_string(),
                 },
             },
-            message = live.refusals.next_message() => Ok(Some(message)),
+            message = live.owner_events.next_message() => Ok(Some(message)),
             _ = review.tick() => reviewed(&credential, &live, host, &mut opened).await,
             _ = listen.tick() => {
                 let now = session.received();
                 if now != received {
                     (received, heard) = (now, Instant::now());
                 }
-                live.set_quiet(heard.elapsed() > host.liveness().quiet_after());
-                let answers = live.untaken.count_taken_away();
+                live.set_silent(heard.elapsed() > host.liveness().quiet_after());
+                let answers = live.response_backlog.count_evicted();
                 if answers > 0 {
                     tracing::warn!(agent = %name, answers, "answers that were not taken gave way to others");
                 }
-                let other = !left && opened.iter().any(|name: &HostName| !host.registry.is_turn_of(name.as_str(), &live));
+                let other = !left && opened.iter().any(|name: &HostName| !host.registry.is_active(name.as_str(), &live));
                 let news = std::mem::replace(&mut stands_by, other) != other;
                 Ok(news.then_some(RelayMessage::Standby { standby: other }))
             }
@@ -154,7 +154,7 @@ pub async fn serve(
             () = live.idle(), if left => break "it left".to_owned(),
             () = drain.cancelled(), if !told_to_leave => {
                 told_to_leave = true;
-                Ok(Some(RelayMessage::Leaving))
+                Ok(Some(RelayMessage::Draining))
             }
             () = stop.cancelled() => {
                 session.close("the relay is stopping");
@@ -211,7 +211,7 @@ async fn reviewed(
     let (wanted, agent) = (credential.clone(), live.agent.id);
     let hosts: Vec<_> = opened
         .iter()
-        .filter(|name| !host.given.contains_key(*name))
+        .filter(|name| !host.reserved_hosts.contains_key(*name))
         .cloned()
         .collect();
 
@@ -244,7 +244,7 @@ async fn reviewed(
 }
 
 /// Does what the agent asks for. Hosts that it has `opened` are noted.
-async fn obey(
+async fn on_message(
     message: AgentMessage,
     live: &Arc<ActiveSession>,
     host: &SessionContext,
@@ -261,13 +261,13 @@ async fn obey(
             opened.insert(name);
             Ok(Some(answer))
         }
-        AgentMessage::Application { host: name, down } => {
+        AgentMessage::UpstreamHealth { host: name, down } => {
             host.registry.set_down(&name, live, down);
             Ok(None)
         }
-        AgentMessage::Leave => {
+        AgentMessage::Drain => {
             host.registry.leave(live);
-            Ok(Some(RelayMessage::Left))
+            Ok(Some(RelayMessage::DrainAck))
         }
         AgentMessage::Hello { .. } | AgentMessage::Join { .. } | AgentMessage::Unknown => Ok(None),
     }
@@ -284,7 +284,7 @@ async fn open(
     // A policy with 100,000 addresses takes a while; other agents' requests do not wait for it.
     let now = host.clock.now();
     let compiled = tokio::task::spawn_blocking(move || {
-        let beyond = bounds.exceeded(&policy);
+        let beyond = bounds.exceeded_by(&policy);
         if !beyond.is_empty() {
             return Err(beyond);
         }
@@ -302,7 +302,7 @@ async fn open(
         Ok(compiled) => compiled,
         // An open tunnel goes on with the policy that it has.
         Err(mistakes) if host.registry.is_served_by(name.as_str(), live) => {
-            return Ok(RelayMessage::Kept {
+            return Ok(RelayMessage::PolicyRejected {
                 message: mistakes.join("; "),
             });
         }
@@ -317,7 +317,7 @@ async fn open(
     };
 
     // Hosts of the settings belong to whom the settings say, whoever had them before.
-    if !host.given.contains_key(&name) {
+    if !host.reserved_hosts.contains_key(&name) {
         let (claimed, of_name, agent) =
             (name.clone(), name.agent_below(&host.domain), live.agent.id);
 
@@ -343,9 +343,9 @@ async fn open(
     }
 
     tracing::info!(agent = %live.agent.name, host = %name, "tunnel open");
-    host.lists.want(&gate.named_sets());
+    host.ip_sets.want(&gate.named_sets());
     let origin = origin_of(name.as_str(), host.public_port);
-    let state = GateState::new(host.lists.sets.clone(), host.trusted_proxies.clone());
+    let state = GateState::new(host.ip_sets.sets.clone(), host.trusted_proxies.clone());
     let gate = Arc::new(gate);
 
     host.registry.open(
@@ -394,7 +394,7 @@ fn choose_host(
         }
     };
 
-    match host.given.get(&name) {
+    match host.reserved_hosts.get(&name) {
         Some(owner) if owner == agent => Ok(name),
         Some(owner) => Err(refused(format!(
             "{name} is given to the agent {owner} by the relay's settings"

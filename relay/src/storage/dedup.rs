@@ -28,15 +28,15 @@ use tokio::time::timeout;
 use crate::storage::StorageError;
 
 /// Claims that wait for a commit; more are refused for now.
-const WAITING: usize = 8192;
+const QUEUE_LENGTH: usize = 8192;
 /// Claims of one commit.
-const BATCH: usize = 1024;
+const BATCH_CLAIMS: usize = 1024;
 /// Rows that are forgotten with one commit, once their window is over.
-const SWEEP: i64 = 2000;
+const SWEEP_ROWS: i64 = 2000;
 /// How often what is over is forgotten when nothing else happens.
-const IDLE: Duration = Duration::from_secs(5);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a request waits for the file.
-const PATIENCE: Duration = Duration::from_secs(5);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Key = [u8; 32];
 /// Rows in the file, by tunnel.
@@ -53,12 +53,12 @@ struct DedupShared {
     queue: Mutex<DedupQueue>,
     news: Condvar,
     holders: AtomicI64,
-    most: u64,
+    limit: u64,
 }
 
 #[derive(Default)]
 struct DedupQueue {
-    asked: VecDeque<DedupRequest>,
+    requests: VecDeque<DedupRequest>,
     ended: bool,
     /// The file can't be written now: nobody can tell.
     failing: bool,
@@ -87,13 +87,13 @@ enum DedupRequest {
 /// The thread that owns the file. Dropping it ends the thread.
 pub struct DedupWriter {
     /// What requests use.
-    pub replays: DeliveryDedup,
+    pub dedup: DeliveryDedup,
     thread: Option<JoinHandle<()>>,
 }
 
 /// A claim that is given back unless it is confirmed.
 pub struct ClaimGuard {
-    replays: DeliveryDedup,
+    dedup: DeliveryDedup,
     holder: i64,
     key: Option<Key>,
 }
@@ -125,7 +125,7 @@ impl DedupWriter {
             queue: Mutex::default(),
             news: Condvar::new(),
             holders: AtomicI64::new(1),
-            most,
+            limit: most,
         });
 
         let replays = DeliveryDedup {
@@ -144,7 +144,7 @@ impl DedupWriter {
             .map_err(StorageError::Thread)?;
 
         Ok(Self {
-            replays,
+            dedup: replays,
             thread: Some(thread),
         })
     }
@@ -152,8 +152,8 @@ impl DedupWriter {
 
 impl Drop for DedupWriter {
     fn drop(&mut self) {
-        self.replays.shared.lock().ended = true;
-        self.replays.shared.news.notify_one();
+        self.dedup.shared.lock().ended = true;
+        self.dedup.shared.news.notify_one();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has nothing left to lose: every commit is whole.
             let _ = thread.join();
@@ -226,10 +226,10 @@ impl DeliveryDedup {
         let (answer, answered) = oneshot::channel();
         let queued = {
             let mut queue = self.shared.lock();
-            let room = queue.asked.len() < WAITING && !queue.ended && !queue.failing;
+            let room = queue.requests.len() < QUEUE_LENGTH && !queue.ended && !queue.failing;
             if room {
                 let tunnel = host.as_str().into();
-                queue.asked.push_back(DedupRequest::Claim {
+                queue.requests.push_back(DedupRequest::Claim {
                     key,
                     tunnel,
                     holder,
@@ -243,21 +243,21 @@ impl DeliveryDedup {
 
         // Held from here on: a request that goes away while it waits gives its claim back.
         let mut held = ClaimGuard {
-            replays: self.clone(),
+            dedup: self.clone(),
             holder,
             key: Some(key),
         };
 
         if !queued {
             held.key = None;
-            return (Claimed::Unknown, held);
+            return (Claimed::Pending, held);
         }
 
         self.shared.news.notify_one();
-        let claimed = match timeout(PATIENCE, answered).await {
-            Ok(claimed) => claimed.unwrap_or(Claimed::Unknown),
+        let claimed = match timeout(COMMIT_TIMEOUT, answered).await {
+            Ok(claimed) => claimed.unwrap_or(Claimed::Pending),
             // The claim may still be made: its guard gives it back.
-            Err(_) => return (Claimed::Unknown, held),
+            Err(_) => return (Claimed::Pending, held),
         };
         if claimed != Claimed::New {
             held.key = None;
@@ -267,7 +267,7 @@ impl DeliveryDedup {
     }
 
     fn ask(&self, asked: DedupRequest) {
-        self.shared.lock().asked.push_back(asked);
+        self.shared.lock().requests.push_back(asked);
         self.shared.news.notify_one();
     }
 }
@@ -277,14 +277,14 @@ impl ClaimGuard {
     pub async fn confirm(mut self) {
         let Some(key) = self.key.take() else { return };
         let (answer, answered) = oneshot::channel();
-        self.replays.ask(DedupRequest::Confirm {
+        self.dedup.ask(DedupRequest::Confirm {
             key,
             holder: self.holder,
             answer,
         });
 
         // A disk that fails keeps the question, and the sender gets its answer all the same.
-        if timeout(PATIENCE, answered).await.is_err() {
+        if timeout(COMMIT_TIMEOUT, answered).await.is_err() {
             tracing::warn!("the file of deliveries takes too long; a delivery is not yet on disk");
         }
     }
@@ -293,7 +293,7 @@ impl ClaimGuard {
 impl Drop for ClaimGuard {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            self.replays.ask(DedupRequest::Release {
+            self.dedup.ask(DedupRequest::Release {
                 key,
                 holder: self.holder,
             });
@@ -313,7 +313,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let mut queue = self.0.lock();
         queue.ended = true;
-        queue.asked.clear();
+        queue.requests.clear();
     }
 }
 
@@ -364,17 +364,17 @@ impl WriterThread {
         loop {
             let batch = {
                 let mut queue = self.shared.lock();
-                if queue.asked.is_empty() && !queue.ended {
-                    let waited = self.shared.news.wait_timeout(queue, IDLE);
+                if queue.requests.is_empty() && !queue.ended {
+                    let waited = self.shared.news.wait_timeout(queue, SWEEP_INTERVAL);
                     queue = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
 
-                if queue.asked.is_empty() && queue.ended {
+                if queue.requests.is_empty() && queue.ended {
                     return;
                 }
 
-                let count = queue.asked.len().min(BATCH);
-                queue.asked.drain(..count).collect::<Vec<_>>()
+                let count = queue.requests.len().min(BATCH_CLAIMS);
+                queue.requests.drain(..count).collect::<Vec<_>>()
             };
             if let Err((error, batch)) = self.commit(batch) {
                 tracing::error!(%error, "the file of deliveries");
@@ -392,11 +392,11 @@ impl WriterThread {
             .rev()
             .filter(|asked| !matches!(asked, DedupRequest::Claim { .. }))
         {
-            queue.asked.push_front(asked);
+            queue.requests.push_front(asked);
         }
 
         if queue.ended {
-            queue.asked.clear();
+            queue.requests.clear();
             return;
         }
 
@@ -405,7 +405,7 @@ impl WriterThread {
         let waited = self
             .shared
             .news
-            .wait_timeout_while(queue, IDLE, |queue| !queue.ended);
+            .wait_timeout_while(queue, SWEEP_INTERVAL, |queue| !queue.ended);
         waited.unwrap_or_else(PoisonError::into_inner).0.failing = false;
     }
 
@@ -424,7 +424,7 @@ impl WriterThread {
             // Whoever is gone gives the claim back with its guard.
             match asked {
                 DedupRequest::Claim { answer, .. } => {
-                    let _ = answer.send(claimed.next().unwrap_or(Claimed::Unknown));
+                    let _ = answer.send(claimed.next().unwrap_or(Claimed::Pending));
                 }
                 DedupRequest::Confirm { answer, .. } => {
                     let _ = answer.send(());
@@ -473,9 +473,9 @@ impl WriterThread {
                             .optional()?;
                         let claimed = match found {
                             // Its first copy is still on its way: nobody can tell how that ends.
-                            Some((_, other)) if other != 0 => Claimed::Unknown,
-                            Some((until_ms, _)) if until_ms > millis(now) => Claimed::Before,
-                            None if held >= self.shared.most => Claimed::Unknown,
+                            Some((_, other)) if other != 0 => Claimed::Pending,
+                            Some((until_ms, _)) if until_ms > millis(now) => Claimed::Duplicate,
+                            None if held >= self.shared.limit => Claimed::Pending,
                             _ => {
                                 put.execute(params![key, tunnel.as_ref(), millis(until), holder])?;
                                 if found.is_none() {
@@ -502,8 +502,9 @@ impl WriterThread {
             let sweep = "DELETE FROM claims WHERE key IN
                 (SELECT key FROM claims WHERE until_ms <= ?1 AND holder = 0 LIMIT ?2) RETURNING tunnel";
             let mut sweep = transaction.prepare_cached(sweep)?;
-            let swept =
-                sweep.query_map(params![millis(now), SWEEP], |row| row.get::<_, String>(0))?;
+            let swept = sweep.query_map(params![millis(now), SWEEP_ROWS], |row| {
+                row.get::<_, String>(0)
+            })?;
             for tunnel in swept {
                 *changed.entry(tunnel?.into()).or_default() -= 1;
             }
@@ -568,17 +569,20 @@ mod tests {
     async fn a_delivery_is_new_once() {
         let kept = Kept::new(100);
         let keeper = kept.open();
-        let replays = &keeper.replays;
+        let replays = &keeper.dedup;
         let (first, held) = replays.claim(&host(), &claim(1)).await;
         assert_eq!(first, Claimed::New);
 
         assert_eq!(
             replays.claim(&host(), &claim(1)).await.0,
-            Claimed::Unknown,
+            Claimed::Pending,
             "still on its way"
         );
         held.confirm().await;
-        assert_eq!(replays.claim(&host(), &claim(1)).await.0, Claimed::Before);
+        assert_eq!(
+            replays.claim(&host(), &claim(1)).await.0,
+            Claimed::Duplicate
+        );
 
         let other = HostName::parse("other.example").unwrap();
         assert_eq!(
@@ -600,31 +604,25 @@ mod tests {
     async fn a_claim_that_is_given_up_can_be_made_again() {
         let kept = Kept::new(100);
         let keeper = kept.open();
-        drop(keeper.replays.claim(&host(), &claim(1)).await);
-        assert_eq!(
-            keeper.replays.claim(&host(), &claim(1)).await.0,
-            Claimed::New
-        );
+        drop(keeper.dedup.claim(&host(), &claim(1)).await);
+        assert_eq!(keeper.dedup.claim(&host(), &claim(1)).await.0, Claimed::New);
     }
 
     #[tokio::test]
     async fn what_was_confirmed_survives_a_restart_and_what_was_pending_does_not() {
         let kept = Kept::new(100);
         let keeper = kept.open();
-        let (_, done) = keeper.replays.claim(&host(), &claim(1)).await;
+        let (_, done) = keeper.dedup.claim(&host(), &claim(1)).await;
         done.confirm().await;
 
-        let (_, pending) = keeper.replays.claim(&host(), &claim(2)).await;
+        let (_, pending) = keeper.dedup.claim(&host(), &claim(2)).await;
         drop(keeper);
         let keeper = kept.open();
         assert_eq!(
-            keeper.replays.claim(&host(), &claim(1)).await.0,
-            Claimed::Before
+            keeper.dedup.claim(&host(), &claim(1)).await.0,
+            Claimed::Duplicate
         );
-        assert_eq!(
-            keeper.replays.claim(&host(), &claim(2)).await.0,
-            Claimed::New
-        );
+        assert_eq!(keeper.dedup.claim(&host(), &claim(2)).await.0, Claimed::New);
 
         drop(pending);
     }
@@ -635,23 +633,23 @@ mod tests {
         let keeper = kept.open();
 
         for n in 0..3 {
-            let (claimed, held) = keeper.replays.claim(&host(), &claim(n)).await;
+            let (claimed, held) = keeper.dedup.claim(&host(), &claim(n)).await;
             assert_eq!(claimed, Claimed::New);
             held.confirm().await;
         }
 
         assert_eq!(
-            keeper.replays.claim(&host(), &claim(9)).await.0,
-            Claimed::Unknown
+            keeper.dedup.claim(&host(), &claim(9)).await.0,
+            Claimed::Pending
         );
         assert_eq!(
-            keeper.replays.claim(&host(), &claim(0)).await.0,
-            Claimed::Before
+            keeper.dedup.claim(&host(), &claim(0)).await.0,
+            Claimed::Duplicate
         );
         kept.clock.pass(Duration::from_secs(1));
 
         // Swept with some later commit; the deadline of the test is the runner's.
-        while keeper.replays.claim(&host(), &claim(10)).await.0 != Claimed::New {
+        while keeper.dedup.claim(&host(), &claim(10)).await.0 != Claimed::New {
             tokio::task::yield_now().await;
         }
     }
@@ -662,18 +660,18 @@ mod tests {
         let keeper = kept.open();
 
         for n in 0..5 {
-            let (_, held) = keeper.replays.claim(&host(), &claim(n)).await;
+            let (_, held) = keeper.dedup.claim(&host(), &claim(n)).await;
             held.confirm().await;
         }
 
         assert_eq!(
-            keeper.replays.claim(&host(), &claim(9)).await.0,
-            Claimed::Unknown
+            keeper.dedup.claim(&host(), &claim(9)).await.0,
+            Claimed::Pending
         );
 
         let other = HostName::parse("other.example").unwrap();
         for n in 0..2 {
-            let (claimed, held) = keeper.replays.claim(&other, &claim(n)).await;
+            let (claimed, held) = keeper.dedup.claim(&other, &claim(n)).await;
             assert_eq!(claimed, Claimed::New, "{n}");
             held.confirm().await;
         }
@@ -681,8 +679,8 @@ mod tests {
         drop(keeper);
         let keeper = kept.open();
         assert_eq!(
-            keeper.replays.claim(&other, &claim(9)).await.0,
-            Claimed::Unknown,
+            keeper.dedup.claim(&other, &claim(9)).await.0,
+            Claimed::Pending,
             "counted again after a restart"
         );
     }
@@ -692,7 +690,7 @@ mod tests {
         let kept = Kept::new(10);
         let keeper = kept.open();
         keeper
-            .replays
+            .dedup
             .claim(&host(), &claim(1))
             .await
             .1
@@ -702,8 +700,8 @@ mod tests {
         for day in [0, 2 * 86_400_000] {
             kept.clock.set(UnixMillis(day));
             assert_eq!(
-                keeper.replays.claim(&host(), &claim(1)).await.0,
-                Claimed::Before,
+                keeper.dedup.claim(&host(), &claim(1)).await.0,
+                Claimed::Duplicate,
                 "{day}"
             );
         }

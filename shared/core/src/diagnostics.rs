@@ -18,7 +18,7 @@ pub struct Diagnostic {
     /// The file, line and column, or the flag.
     pub place: String,
     /// What is wrong there, and what to write instead.
-    pub what: String,
+    pub reason: String,
 }
 
 impl Diagnostic {
@@ -26,14 +26,14 @@ impl Diagnostic {
     pub fn new(place: impl Into<String>, what: impl Into<String>) -> Self {
         Self {
             place: place.into(),
-            what: what.into(),
+            reason: what.into(),
         }
     }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.what)
+        write!(f, "{}: {}", self.place, self.reason)
     }
 }
 
@@ -75,13 +75,13 @@ impl<'i> TomlDocument<'i> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         for error in errors {
             let at = error.span().map_or(0, |span| span.start);
-            self.problem_at(at, error.message().to_owned());
+            self.report_at(at, error.message().to_owned());
         }
         table
     }
 
     /// Notes a problem at a byte offset of the file.
-    pub fn problem_at(&self, offset: usize, what: impl Into<String>) {
+    pub fn report_at(&self, offset: usize, what: impl Into<String>) {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
         let column = before
@@ -99,7 +99,7 @@ impl<'i> TomlDocument<'i> {
 
     /// The problems found so far, taken out.
     #[must_use]
-    pub fn into_problems(self) -> Vec<Diagnostic> {
+    pub fn into_diagnostics(self) -> Vec<Diagnostic> {
         self.problems.into_inner()
     }
 }
@@ -128,27 +128,27 @@ impl<'d> TableReader<'d> {
 
     /// Notes a problem with the table as a whole.
     pub fn problem(&self, what: impl fmt::Display) {
-        self.document.problem_at(self.offset, self.named(&what));
+        self.document.report_at(self.offset, self.named(&what));
     }
 
     /// Notes a problem with the value of `key`, or with the table when the key is absent.
-    pub fn problem_with(&self, key: &str, what: impl fmt::Display) {
+    pub fn report_value(&self, key: &str, what: impl fmt::Display) {
         let offset = self
             .table
             .get(key)
             .map_or(self.offset, |value| value.span().start);
         self.document
-            .problem_at(offset, self.named(&format!("{key}: {what}")));
+            .report_at(offset, self.named(&format!("{key}: {what}")));
     }
 
     /// Notes a problem at a byte offset of the file.
-    pub fn problem_at(&self, offset: usize, what: impl fmt::Display) {
-        self.document.problem_at(offset, self.named(&what));
+    pub fn report_at(&self, offset: usize, what: impl fmt::Display) {
+        self.document.report_at(offset, self.named(&what));
     }
 
     /// How many problems the file has so far.
     #[must_use]
-    pub fn problems(&self) -> usize {
+    pub fn diagnostics(&self) -> usize {
         self.document.problems.borrow().len()
     }
 
@@ -166,7 +166,7 @@ impl<'d> TableReader<'d> {
         )
     }
 
-    /// Where this table stands in the file, for [`TomlDocument::problem_at`].
+    /// Where this table stands in the file, for [`TomlDocument::report_at`].
     #[must_use]
     pub const fn offset(&self) -> usize {
         self.offset
@@ -275,7 +275,7 @@ impl<'d> TableReader<'d> {
             Err(error) => {
                 let at = error.span().map_or(value.span().start, |span| span.start);
                 self.document
-                    .problem_at(at, self.named(&format!("{key}: {}", error.message())));
+                    .report_at(at, self.named(&format!("{key}: {}", error.message())));
                 None
             }
         }
@@ -309,7 +309,7 @@ impl<'d> TableReader<'d> {
             };
             match texts {
                 Some(texts) => lists.push((name.get_ref().to_string(), texts, name.span().start)),
-                None => self.document.problem_at(
+                None => self.document.report_at(
                     value.span().start,
                     self.named(&format!(
                         "{key}.{}: expected a text, a number, or a list of them",
@@ -364,7 +364,7 @@ impl<'d> TableReader<'d> {
                 DeValue::String(text) => {
                     entries.push((key.get_ref().to_string(), text.to_string()))
                 }
-                _ => self.document.problem_at(
+                _ => self.document.report_at(
                     value.span().start,
                     self.named(&format!("{}: expected a text in quotes", key.get_ref())),
                 ),
@@ -380,8 +380,7 @@ impl<'d> TableReader<'d> {
             if !self.known.contains(key.get_ref().as_ref()) {
                 let known = self.known.iter().copied().collect::<Vec<_>>().join(", ");
                 let what = format!("unknown key {:?}; known here: {known}", key.get_ref());
-                self.document
-                    .problem_at(key.span().start, self.named(&what));
+                self.document.report_at(key.span().start, self.named(&what));
             }
         }
     }
@@ -392,7 +391,7 @@ impl<'d> TableReader<'d> {
     }
 
     fn wrong<T>(&self, key: &str, expected: &str) -> Option<T> {
-        self.problem_with(key, format_args!("expected {expected}"));
+        self.report_value(key, format_args!("expected {expected}"));
         None
     }
 
@@ -475,7 +474,7 @@ mod tests {
             reader.finish();
         }
 
-        let problems = document.into_problems();
+        let problems = document.into_diagnostics();
         let lines: Vec<_> = problems
             .iter()
             .map(|problem| problem.place.as_str())
@@ -486,7 +485,7 @@ mod tests {
         );
 
         assert!(
-            problems[2].what.contains("unknown key \"z\""),
+            problems[2].reason.contains("unknown key \"z\""),
             "{}",
             problems[2]
         );

@@ -43,7 +43,7 @@ pub type Pair<'t> = (Cow<'t, [u8]>, Cow<'t, [u8]>);
 /// Most pairs of one form: what a stranger sends is read before its signature is known to be right,
 /// and a pair of two bytes takes fifty in memory. Frameworks take about as many (PHP's
 /// `max_input_vars`).
-const MOST_PAIRS: usize = 1000;
+const MAX_PAIRS: usize = 1000;
 
 /// All names and values in order. `None` for a broken escape, and for more than 1000 pairs.
 #[must_use]
@@ -56,9 +56,9 @@ fn each_pair(text: &[u8]) -> impl Iterator<Item = Option<Pair<'_>>> {
     // Empty parts count, too: to skip millions of them is work as well.
     text.split(|byte| *byte == b'&')
         .enumerate()
-        .filter(|(at, part)| *at >= MOST_PAIRS || !part.is_empty())
+        .filter(|(at, part)| *at >= MAX_PAIRS || !part.is_empty())
         .map(|(at, part)| {
-            if at >= MOST_PAIRS {
+            if at >= MAX_PAIRS {
                 return None;
             }
 
@@ -77,7 +77,7 @@ fn each_pair(text: &[u8]) -> impl Iterator<Item = Option<Pair<'_>>> {
 
 /// Maximum length of a field's name in bytes: names are compared with those that are read, one by
 /// one.
-const MOST_NAME: usize = 256;
+const MAX_NAME_BYTES: usize = 256;
 
 /// Why there is not one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +189,7 @@ impl FormFields {
         let mut start = 0;
 
         for (count, pair) in body.split(|byte| *byte == b'&').enumerate() {
-            if count >= MOST_PAIRS {
+            if count >= MAX_PAIRS {
                 return Err(FormError::Broken);
             }
 
@@ -217,7 +217,7 @@ impl FormFields {
                 FieldName::Plain(range) => range.len(),
                 FieldName::Decoded(name) => name.len(),
             };
-            if length > MOST_NAME {
+            if length > MAX_NAME_BYTES {
                 return Err(FormError::Name);
             }
 
@@ -269,11 +269,11 @@ impl FormFields {
             let head = std::str::from_utf8(content.get(..head_end).unwrap_or_default());
             let name = head.ok().and_then(part_name).ok_or(FormError::Broken)?;
 
-            if fields.len() >= MOST_PAIRS {
+            if fields.len() >= MAX_PAIRS {
                 return Err(FormError::Broken);
             }
 
-            if name.len() > MOST_NAME {
+            if name.len() > MAX_NAME_BYTES {
                 return Err(FormError::Name);
             }
 
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_name_has_a_length() {
-        let name = "\u{e9}".repeat(MOST_NAME);
+        let name = "\u{e9}".repeat(MAX_NAME_BYTES);
         let form = format!("payload=1&{name}=2");
         assert_eq!(
             FormFields::urlencoded(form.as_bytes()).err(),
@@ -392,8 +392,8 @@ mod tests {
     #[test]
     fn a_form_of_many_pairs_is_not_read() {
         assert_eq!(
-            pairs("a&".repeat(MOST_PAIRS - 1).as_bytes()).unwrap().len(),
-            MOST_PAIRS - 1
+            pairs("a&".repeat(MAX_PAIRS - 1).as_bytes()).unwrap().len(),
+            MAX_PAIRS - 1
         );
 
         for text in ["a&", "&"] {

@@ -17,7 +17,7 @@ use crate::clock::UnixMillis;
 use crate::json::JsonPath;
 
 /// Most ranges of one set: real lists have up to a few thousand.
-const MOST_RANGES: usize = 100_000;
+const MAX_RANGES: usize = 100_000;
 
 /// One named set.
 #[derive(Debug, Clone, Deserialize)]
@@ -125,7 +125,7 @@ impl NamedSet {
 
         for path in &self.pick {
             let items = path
-                .raw_up_to(content, MOST_RANGES)
+                .raw_up_to(content, MAX_RANGES)
                 .map_err(|fault| ListError::Form(fault.to_string()))?;
             for item in items {
                 let value: Value = serde_json::from_str(item)
@@ -136,7 +136,7 @@ impl NamedSet {
             }
         }
 
-        if texts.len() > MOST_RANGES {
+        if texts.len() > MAX_RANGES {
             return Err(ListError::Form(format!("it has {} ranges", texts.len())));
         }
 

@@ -15,7 +15,7 @@ pub use edit::Change;
 pub use scan::{JsonPaths, Scan};
 
 /// Most values that one path may stand for: real batches have up to a hundred.
-const MOST_VALUES: usize = 1024;
+const MAX_VALUES: usize = 1024;
 
 /// A path such as `event.type`, `items[0].id` or `value[*].state`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ pub enum JsonError {
 }
 
 /// Maximum number of steps of a path: the tree of paths is walked by recursion.
-const MOST_STEPS: usize = 32;
+const MAX_STEPS: usize = 32;
 
 impl JsonPath {
     /// Reads a path.
@@ -91,8 +91,8 @@ impl JsonPath {
                 });
             }
 
-            if steps.len() > MOST_STEPS {
-                return Err(format!("a path has more than {MOST_STEPS} steps"));
+            if steps.len() > MAX_STEPS {
+                return Err(format!("a path has more than {MAX_STEPS} steps"));
             }
         }
 
@@ -123,7 +123,7 @@ impl JsonPath {
     /// # Errors
     /// [`JsonError`].
     pub fn raw<'d>(&self, document: &'d [u8]) -> Result<Vec<&'d str>, JsonError> {
-        self.raw_up_to(document, MOST_VALUES)
+        self.raw_up_to(document, MAX_VALUES)
     }
 
     /// The same, at most so many: a list that was fetched is longer than one that a stranger sends.
@@ -197,8 +197,8 @@ mod tests {
     #[test]
     fn a_path_has_so_many_steps() {
         let path = |steps: usize| vec!["a"; steps].join(".");
-        assert!(JsonPath::parse(&path(MOST_STEPS)).is_ok());
-        assert!(JsonPath::parse(&path(MOST_STEPS + 1)).is_err());
+        assert!(JsonPath::parse(&path(MAX_STEPS)).is_ok());
+        assert!(JsonPath::parse(&path(MAX_STEPS + 1)).is_err());
         assert!(JsonPath::parse(&format!("a{}", "[*]".repeat(100_000))).is_err());
         assert!(
             serde_json::from_str::<JsonPath>(&format!("\"{}\"", path(4000))).is_err(),

@@ -110,7 +110,7 @@ limits! {
     agent_greeting: time = Duration::from_secs(9);
     /// An agent's connection on which nothing was heard for so long is dead. The agent asks for a
     /// sign of life ten times within it; of the two sides' times the shorter one holds over QUIC.
-    tunnel_dead: time = TUNNEL_DEAD;
+    tunnel_dead: time = TUNNEL_IDLE_TIMEOUT;
     /// A request waits so long for an agent that was there a moment ago, or whose relay has just
     /// begun: it dials again every second. Senders of webhooks wait for 10 s and more.
     agent_wait: time = Duration::from_secs(3);
@@ -146,20 +146,20 @@ pub const FORWARDED_HOPS: usize = 32;
 pub const TUNNEL_STREAMS: u32 = 4096;
 /// A tunnel's connection on which nothing was heard for so long is dead, unless a setting says
 /// otherwise.
-pub const TUNNEL_DEAD: Duration = Duration::from_secs(10);
+pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A request whose connection was lost is given again within so long of its begin: the agent
 /// remembers for longer what it has begun.
-pub const GIVEN_AGAIN: Duration = Duration::from_secs(60);
+pub const RETRY_WINDOW: Duration = Duration::from_secs(60);
 /// Part of the memory for bodies that one client address may hold: an eighth.
 pub const BODY_MEMORY_SHARES: u64 = 8;
 /// What the agent holds of bodies that its own checks must read: eight of the largest.
-pub const AGENT_BODY_BUDGET: u64 = 8 * 25 * MIB;
+pub const AGENT_BODY_MEMORY: u64 = 8 * 25 * MIB;
 /// Idle connections to the application live this long: below the 5 s of Node's servers.
-pub const UPSTREAM_IDLE: Duration = Duration::from_secs(4);
+pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Idle connections to the application that are kept.
 pub const UPSTREAM_IDLE_CONNECTIONS: usize = 256;
 /// For a TCP connection to the application: it is beside the agent.
-pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(5);
+pub const UPSTREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait for the head of the application's answer, unless the route says otherwise.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait that a route may ask for.
@@ -168,7 +168,7 @@ pub const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 pub const SMALL_BODY: usize = 64 * 1024;
 /// How long the first bytes of a streamed body are gathered, so that a small body, or a broken
 /// one, is known whole before the application hears of the request.
-pub const GATHER: Duration = Duration::from_millis(100);
+pub const GATHER_TIMEOUT: Duration = Duration::from_millis(100);
 /// First messages of an agent, before it is known who it is: a credential and some names.
 pub const GREETING_BYTES: usize = 16 * 1024;
 /// One control message of a known agent: a policy with 100,000 addresses has 3 MiB.
@@ -181,13 +181,13 @@ pub const TRAILERS_FRAME_BYTES: usize = 48 * 1024;
 /// Routes of a policy: each is tried for every request.
 pub const ROUTES: usize = 64;
 /// Paths, methods or alternatives of one route.
-pub const OF_A_ROUTE: usize = 32;
+pub const ITEMS_PER_ROUTE: usize = 32;
 /// Bytes of one path pattern.
 pub const PATTERN_BYTES: usize = 1024;
 /// Secrets or tokens that are live at one time: the old and the new one, and some for mistakes.
-pub const LIVE_SECRETS: usize = 8;
+pub const ACTIVE_SECRETS: usize = 8;
 /// Connections of one client address whose peer has not yet said who it is.
-pub const AGENTS_UNKNOWN_PER_SOURCE: usize = 16;
+pub const UNAUTHENTICATED_PER_CLIENT: usize = 16;
 /// Maximum bytes hashed for one request: the largest body under 40 keys. One core needs 0.5 s for
 /// it. A policy that could need more is refused when it is loaded.
 pub const GATE_HASHED_BYTES: u64 = 1024 * MIB;
@@ -206,7 +206,7 @@ pub const SIGNED_FIELDS: usize = 32;
 /// Bytes of each kind of work that one diagnosis of a wrong signature may cost.
 pub const DOCTOR_BYTES: u64 = 2 * MIB;
 /// Bytes of work that all diagnoses of one program may cost in a second: a hundredth of a core.
-pub const DOCTOR_BYTES_A_SECOND: u64 = 8 * MIB;
+pub const DOCTOR_BYTES_PER_SECOND: u64 = 8 * MIB;
 /// Longest observation of a route before it enforces.
 pub const OBSERVE_DAYS: i64 = 30;
 /// A join token is worth something for this long, in milliseconds.

@@ -42,7 +42,7 @@ impl PathPattern {
         };
 
         let plain = text.replace("**", "x").replace('*', "x");
-        syntax::check_target(plain.as_bytes(), EscapedSlashes::Plain)
+        syntax::check_target(plain.as_bytes(), EscapedSlashes::Refused)
             .map_err(|why| format!("the path {text:?} can't match any request: {why}"))?;
 
         Ok(Self { segments, below })

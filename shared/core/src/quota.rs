@@ -9,7 +9,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// Lets a number of lines a second pass, and counts the others by kind.
 #[derive(Debug)]
 pub struct Quota<K> {
-    most: usize,
+    limit: usize,
     /// When the last ones passed: at most as many as may within [`WINDOW`].
     recent: VecDeque<Instant>,
     counted: BTreeMap<K, u64>,
@@ -20,7 +20,7 @@ impl<K: Ord> Quota<K> {
     #[must_use]
     pub const fn new(most: usize) -> Self {
         Self {
-            most,
+            limit: most,
             recent: VecDeque::new(),
             counted: BTreeMap::new(),
         }
@@ -32,7 +32,7 @@ impl<K: Ord> Quota<K> {
             self.recent.pop_front();
         }
 
-        if self.recent.len() < self.most {
+        if self.recent.len() < self.limit {
             self.recent.push_back(Instant::now());
             return true;
         }

@@ -16,7 +16,7 @@ const SPANS: [(&str, u64); 4] = [
     ("d", 86_400_000),
 ];
 /// Most requests of a rate: more is no rate, and the arithmetic stays exact.
-const MOST: u32 = 1_000_000;
+const MAX_COUNT: u32 = 1_000_000;
 
 /// So many requests in a span of time, such as `100/s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +39,10 @@ impl Rate {
             .ok()
             .filter(|count| *count > 0)
             .ok_or_else(wrong)?;
-        let count = u32::try_from(count).ok().filter(|count| *count <= MOST);
-        let count = count.ok_or_else(|| format!("{text:?} is more than {MOST} requests"))?;
+        let count = u32::try_from(count)
+            .ok()
+            .filter(|count| *count <= MAX_COUNT);
+        let count = count.ok_or_else(|| format!("{text:?} is more than {MAX_COUNT} requests"))?;
 
         let (_, span_ms) = SPANS
             .into_iter()
@@ -54,7 +56,7 @@ impl Rate {
     #[must_use]
     pub fn per_second(count: u32) -> Self {
         Self {
-            count: count.clamp(1, MOST),
+            count: count.clamp(1, MAX_COUNT),
             span_ms: 1000,
         }
     }
@@ -67,7 +69,7 @@ impl Rate {
 
     /// Requests a second, rounded up.
     #[must_use]
-    pub fn a_second(self) -> u64 {
+    pub fn per_second_limit(self) -> u64 {
         (u64::from(self.count) * 1000).div_ceil(self.span_ms)
     }
 
@@ -214,6 +216,6 @@ mod tests {
             assert!(Rate::parse(bad).is_err(), "{bad}");
         }
 
-        assert_eq!(Rate::parse("90/m").unwrap().a_second(), 2);
+        assert_eq!(Rate::parse("90/m").unwrap().per_second_limit(), 2);
     }
 }

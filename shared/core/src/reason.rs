@@ -184,12 +184,12 @@ pub struct Refusal {
     /// The status of the answer: the code's own, unless a provider wants another one.
     pub status: StatusCode,
     /// Why, for the tunnel's owner only. Holds no secret and no text of the sender unescaped.
-    pub why: String,
+    pub reason: String,
     /// Seconds after which it makes sense to try again, where that is known.
     pub retry_after: Option<u64>,
     /// Whether only somebody without the secret fails so, and no provider whose clock or queue is
     /// behind.
-    pub by_stranger: bool,
+    pub is_unverified: bool,
     /// How close the request came within this check: of several refusals, the closest says the
     /// most.
     pub closeness: u8,
@@ -205,9 +205,9 @@ impl Refusal {
             check,
             code,
             status: code.status(),
-            why: why.into(),
+            reason: why.into(),
             retry_after: None,
-            by_stranger: false,
+            is_unverified: false,
             closeness: 0,
             asks_for_basic: false,
         }
@@ -241,6 +241,6 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.check, self.why)
+        write!(f, "{}: {}", self.check, self.reason)
     }
 }

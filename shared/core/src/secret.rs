@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use self::oddities::LEAST_BYTES;
+use self::oddities::MIN_BYTES;
 
 /// A secret: the key of a signature, a token, a credential. Never empty.
 ///
@@ -139,7 +139,7 @@ pub enum SecretError {
     )]
     NoName,
     /// A secret that is guessed in no time.
-    #[error("{0} has {1} bytes; a secret has at least {least}: make one with `openssl rand -hex 32`", least = LEAST_BYTES)]
+    #[error("{0} has {1} bytes; a secret has at least {least}: make one with `openssl rand -hex 32`", least = MIN_BYTES)]
     Short(SecretSource, usize),
     /// A word that stands for a secret.
     #[error(

@@ -10,9 +10,9 @@ use crate::text::is_invisible;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EscapedSlashes {
     /// They are refused: most servers decode them before they look for the resource.
-    Plain,
+    Refused,
     /// They may stand in a segment, whose parts are then held to the rules of segments.
-    Escaped,
+    Allowed,
 }
 
 /// Whether hosts may send this method at all. CONNECT and TRACE never pass.
@@ -158,7 +158,7 @@ fn decode(segment: &[u8], slashes: EscapedSlashes) -> Result<Vec<u8>, &'static s
                     return Err("the path has a broken escape");
                 };
                 let value = high << 4 | low;
-                let slash = value == b'/' && slashes == EscapedSlashes::Escaped;
+                let slash = value == b'/' && slashes == EscapedSlashes::Allowed;
                 if value == b'/' && !slash {
                     return Err(
                         "the path has an escaped slash (%2F), which --encoded-slashes lets stand below a final /**",
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     fn check_target(target: &[u8]) -> Result<(), &'static str> {
-        super::check_target(target, EscapedSlashes::Plain)
+        super::check_target(target, EscapedSlashes::Refused)
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn parts_at_escaped_slashes_are_segments() {
-        let check = |target: &str| super::check_target(target.as_bytes(), EscapedSlashes::Escaped);
+        let check = |target: &str| super::check_target(target.as_bytes(), EscapedSlashes::Allowed);
         for good in ["/job/release%2F1/build", "/job/a%2fb%2Fc", "/a/b"] {
             assert_eq!(check(good), Ok(()), "{good}");
             assert_eq!(

@@ -61,7 +61,7 @@ fn fold(c: char) -> char {
 }
 
 /// Longest text from a stranger that is shown; the rest is cut.
-const SHOWN: usize = 200;
+const SHOWN_CHARS: usize = 200;
 
 /// Shows bytes from a stranger: printable ASCII as it is, everything else escaped, long texts cut.
 /// A log line or a terminal can't be steered by it.
@@ -70,7 +70,7 @@ pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = self.0.len() <= SHOWN
+        let plain = self.0.len() <= SHOWN_CHARS
             && self
                 .0
                 .iter()
@@ -79,7 +79,7 @@ impl fmt::Display for Escaped<'_> {
             return f.write_str(text);
         }
 
-        for byte in self.0.iter().take(SHOWN) {
+        for byte in self.0.iter().take(SHOWN_CHARS) {
             match byte {
                 b'\\' => f.write_str("\\\\")?,
                 0x20..=0x7e => f.write_char(char::from(*byte))?,
@@ -87,7 +87,7 @@ impl fmt::Display for Escaped<'_> {
             }
         }
 
-        if self.0.len() > SHOWN {
+        if self.0.len() > SHOWN_CHARS {
             f.write_str("…")?;
         }
 

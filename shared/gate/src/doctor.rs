@@ -26,9 +26,9 @@ use hookward_core::text::Escaped;
 /// Larger bodies are not tried at all: each try hashes all of it.
 const BODY_BYTES: usize = 256 * 1024;
 /// Minimum cost of a try in bytes: it makes a key.
-const TRY_BYTES: usize = 1024;
+const ATTEMPT_BYTES: usize = 1024;
 /// Other providers that are tried.
-const PROVIDERS: usize = 8;
+const MAX_PROVIDERS: usize = 8;
 
 /// What would have been right. Empty when the request is right, or nothing was found.
 #[must_use]
@@ -51,7 +51,7 @@ pub fn diagnose(
         .iter()
         .map(|live| live.secret.clone())
         .collect();
-    let Ok(keyed) = check.keyed(&schemes, &secrets) else {
+    let Ok(keyed) = check.verifier(&schemes, &secrets) else {
         return Vec::new();
     };
     let Err(fault) = keyed.verify(request, fetched, now) else {
@@ -146,7 +146,7 @@ impl Doctor<'_> {
         // A body counts as read also where nothing of it is hashed, so that every try counts.
         if self
             .work
-            .spend(Kind::Parsed, request.body.len() + TRY_BYTES)
+            .spend(Kind::Parsed, request.body.len() + ATTEMPT_BYTES)
             .is_err()
         {
             return false;
@@ -420,7 +420,7 @@ impl Doctor<'_> {
             .collect();
         let secrets = self.secrets;
 
-        for row in rows.iter().take(PROVIDERS) {
+        for row in rows.iter().take(MAX_PROVIDERS) {
             if self.fits(&row.schemes(), &row.shape(), secrets, request) {
                 self.say(format!(
                     "it would be right as {}: write provider = \"{}\"",

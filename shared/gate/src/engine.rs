@@ -49,10 +49,10 @@ use hookward_core::syntax::{EscapedSlashes, has_escaped_slash, with_plain_slashe
 
 /// Unsigned challenges that one client address may send in a second: providers send one when a
 /// webhook is registered, and some again every hour.
-const CHALLENGES_A_SECOND: u32 = 5;
+const CHALLENGES_PER_SECOND: u32 = 5;
 /// Signed requests a second of a client that is locked out or beyond its rate: a provider sends
 /// less in a retry, and each costs a body of at most `max_body`.
-const BARRED_TRIES_A_SECOND: u32 = 20;
+const BARRED_ATTEMPTS_PER_SECOND: u32 = 20;
 
 /// Which of the two gates this is. The relay alone counts, remembers and knows the named sets; a
 /// signing secret that never leaves the agent can only be used there.
@@ -91,7 +91,7 @@ struct CompiledRoute {
     mode: Mode,
     accept: Vec<AcceptRule>,
     /// What its checks read of bodies.
-    places: Arc<BodyFields>,
+    body_fields: Arc<BodyFields>,
 }
 
 /// What a route says about forwarding, for those who forward.
@@ -178,9 +178,9 @@ impl Gate {
     /// Compiles a policy for one side.
     ///
     /// # Errors
-    /// Every reason for which the policy can't be used (see [`Policy::mistakes`]).
+    /// Every reason for which the policy can't be used (see [`Policy::errors`]).
     pub fn compile(policy: &Policy, side: Side, now: UnixMillis) -> Result<Self, Vec<String>> {
-        let mistakes = policy.mistakes(now);
+        let mistakes = policy.errors(now);
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
@@ -242,7 +242,7 @@ impl Gate {
         {
             // A right signature lifts the bar, and to find it costs a body: so often may a barred
             // client try.
-            let tries = Rate::per_second(BARRED_TRIES_A_SECOND);
+            let tries = Rate::per_second(BARRED_ATTEMPTS_PER_SECOND);
             state
                 .admit(Counted::Barred(source(client)), tries, now.steady)
                 .map_err(|_| refusal.clone())?;
@@ -271,7 +271,7 @@ impl Gate {
             return Err(barred.or(furthest).unwrap_or_else(no_route));
         }
 
-        let inspection = Inspection::new(Arc::clone(&route.places), Work::of_a_request());
+        let inspection = Inspection::new(Arc::clone(&route.body_fields), Work::of_a_request());
         let pending = PendingBody {
             gate: Arc::clone(self),
             route: index,
@@ -334,9 +334,9 @@ impl Gate {
             head.target,
             head.headers,
             if slashes {
-                EscapedSlashes::Escaped
+                EscapedSlashes::Allowed
             } else {
-                EscapedSlashes::Plain
+                EscapedSlashes::Refused
             },
         )
     }
@@ -364,7 +364,7 @@ impl Gate {
         state: &GateState,
     ) {
         let Some(lockout) = self.lockout else { return };
-        let by_stranger = refusal.check == Check::Token || refusal.by_stranger;
+        let by_stranger = refusal.check == Check::Token || refusal.is_unverified;
         if by_stranger && !self.allows(client, state) {
             state.note_failure(client, lockout, now.into().steady);
         }
@@ -391,7 +391,7 @@ impl Gate {
         let mut alternatives: Vec<_> = route.accept.iter().collect();
         alternatives.sort_by_key(|alternative| !alternative.may_be_signed(request.head));
 
-        let inspection = Inspection::new(Arc::clone(&route.places), Arc::clone(work));
+        let inspection = Inspection::new(Arc::clone(&route.body_fields), Arc::clone(work));
         let request = request.inspected(&inspection);
         alternatives
             .iter()
@@ -491,7 +491,7 @@ impl Gate {
         }
 
         Err(Refusal {
-            why: self.no_path(),
+            reason: self.no_path(),
             ..no_route()
         })
     }
@@ -508,11 +508,19 @@ impl Gate {
     /// The paths that are open, for an owner whose sender uses another one.
     fn no_path(&self) -> String {
         /// Paths that are named.
-        const NAMED: usize = 4;
+        const NAMED_PATHS: usize = 4;
 
         let all = || self.routes.iter().flat_map(|route| &route.settings.paths);
-        let named = all().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-        let more = if all().count() > NAMED { ", …" } else { "" };
+        let named = all()
+            .take(NAMED_PATHS)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ");
+        let more = if all().count() > NAMED_PATHS {
+            ", …"
+        } else {
+            ""
+        };
         format!(
             "no route has this path; open are {named}{more} (--path, or path in the policy, opens another one)"
         )
@@ -655,7 +663,7 @@ impl PendingBody {
             self.gate.admit_at(
                 what,
                 self.client,
-                Rate::per_second(CHALLENGES_A_SECOND),
+                Rate::per_second(CHALLENGES_PER_SECOND),
                 now,
                 state,
             )?;
@@ -708,7 +716,7 @@ impl PendingBody {
         Ok(alternative
             .react(request, has_body, signed)?
             .map(|reaction| match reaction {
-                ChallengeAction::Answer(answer) => Decision::Answer(answer),
+                ChallengeAction::Respond(answer) => Decision::Answer(answer),
                 ChallengeAction::Pair(secret, answer) => Decision::Pair(secret, answer),
             }))
     }
@@ -797,14 +805,14 @@ impl PendingClaim {
         let mut permit = self.permit;
         let refusal = match (claimed, self.claim.on_duplicate) {
             (Claimed::New, _) => return permit.counted(now, state).map(AfterClaim::Forward),
-            (Claimed::Unknown, _) => {
+            (Claimed::Pending, _) => {
                 let why = "whether this delivery came before can't be told now";
                 Refusal::new(Check::Replay, Code::Busy, why)
             }
-            (Claimed::Before, OnDuplicate::Acknowledge) if !self.observing => {
+            (Claimed::Duplicate, OnDuplicate::Acknowledge) if !self.observing => {
                 return Ok(AfterClaim::Acknowledge);
             }
-            (Claimed::Before, _) => Refusal::failed(Check::Replay, "this delivery came before"),
+            (Claimed::Duplicate, _) => Refusal::failed(Check::Replay, "this delivery came before"),
         };
 
         if self.observing || self.claim.on_duplicate == OnDuplicate::Forward {
@@ -877,12 +885,15 @@ fn further(before: Option<Refusal>, refusal: Refusal) -> Refusal {
     } else {
         (before, refusal)
     };
-    if near.check != far.check || near.why == far.why || near.why.len() + far.why.len() > REASON {
+    if near.check != far.check
+        || near.reason == far.reason
+        || near.reason.len() + far.reason.len() > REASON
+    {
         return near;
     }
 
     Refusal {
-        why: format!("{}; nor another alternative: {}", near.why, far.why),
+        reason: format!("{}; nor another alternative: {}", near.reason, far.reason),
         ..near
     }
 }
@@ -913,7 +924,7 @@ impl CompiledRoute {
         let mut places = BodyFieldsBuilder::default();
         accept
             .iter()
-            .for_each(|alternative| alternative.add_places(&mut places));
+            .for_each(|alternative| alternative.add_body_fields(&mut places));
 
         Ok(Self {
             settings: RouteSettings {
@@ -932,7 +943,7 @@ impl CompiledRoute {
             replay: route.replay.filter(|_| side == Side::Relay),
             mode: route.mode,
             accept,
-            places: Arc::new(places.finish()),
+            body_fields: Arc::new(places.finish()),
         })
     }
 

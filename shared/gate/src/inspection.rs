@@ -85,7 +85,7 @@ type Macs = BTreeMap<(usize, KeyId), Arc<[u8]>>;
 /// Results about one request.
 #[derive(Debug)]
 pub struct Inspection {
-    places: Arc<BodyFields>,
+    body_fields: Arc<BodyFields>,
     work: Arc<Work>,
     json: OnceCell<Scan>,
     fields: OnceCell<Result<FormFields, FormError>>,
@@ -109,12 +109,12 @@ pub enum BodyReadError {
     /// Its form.
     Form(FormError),
     /// It costs too much.
-    Overworked(WorkLimitExceeded),
+    WorkLimit(WorkLimitExceeded),
 }
 
 impl From<WorkLimitExceeded> for BodyReadError {
     fn from(overworked: WorkLimitExceeded) -> Self {
-        Self::Overworked(overworked)
+        Self::WorkLimit(overworked)
     }
 }
 
@@ -308,7 +308,7 @@ impl Inspection {
     #[must_use]
     pub const fn new(places: Arc<BodyFields>, work: Arc<Work>) -> Self {
         Self {
-            places,
+            body_fields: places,
             work,
             json: OnceCell::new(),
             fields: OnceCell::new(),
@@ -335,12 +335,12 @@ impl Inspection {
     /// # Errors
     /// [`BodyReadError`].
     pub fn texts(&self, path: &JsonPath, body: &[u8]) -> Result<Vec<String>, BodyReadError> {
-        if !self.places.json.has(path) {
+        if !self.body_fields.json.has(path) {
             self.work.spend(Kind::Parsed, body.len())?;
             return path.texts(body).map_err(BodyReadError::Json);
         }
         self.scan(body)?
-            .texts(&self.places.json, path, body)
+            .texts(&self.body_fields.json, path, body)
             .map_err(BodyReadError::Json)
     }
 
@@ -349,12 +349,12 @@ impl Inspection {
     /// # Errors
     /// [`BodyReadError`].
     pub fn single(&self, path: &JsonPath, body: &[u8]) -> Result<String, BodyReadError> {
-        if !self.places.json.has(path) {
+        if !self.body_fields.json.has(path) {
             self.work.spend(Kind::Parsed, body.len())?;
             return path.single(body).map_err(BodyReadError::Json);
         }
         self.scan(body)?
-            .single(&self.places.json, path, body)
+            .single(&self.body_fields.json, path, body)
             .map_err(BodyReadError::Json)
     }
 
@@ -363,12 +363,12 @@ impl Inspection {
     /// # Errors
     /// [`BodyReadError`].
     pub fn raw<'b>(&self, path: &JsonPath, body: &'b [u8]) -> Result<Vec<&'b str>, BodyReadError> {
-        if !self.places.json.has(path) {
+        if !self.body_fields.json.has(path) {
             self.work.spend(Kind::Parsed, body.len())?;
             return path.raw(body).map_err(BodyReadError::Json);
         }
         self.scan(body)?
-            .raw(&self.places.json, path, body)
+            .raw(&self.body_fields.json, path, body)
             .map_err(BodyReadError::Json)
     }
 
@@ -378,7 +378,7 @@ impl Inspection {
         }
 
         let is_first = self.json.get().is_none();
-        let scan = self.json.get_or_init(|| self.places.json.scan(body));
+        let scan = self.json.get_or_init(|| self.body_fields.json.scan(body));
 
         if is_first {
             self.work.spend(
@@ -433,7 +433,7 @@ impl Inspection {
             return Ok(None);
         };
         let texts = match self
-            .places
+            .body_fields
             .documents
             .get(field)
             .filter(|paths| paths.has(path))
@@ -482,7 +482,7 @@ impl Inspection {
             Some(text) => {
                 self.work.spend(Kind::Parsed, text.len())?;
                 let text = text.into_owned();
-                let paths = self.places.documents.get(field);
+                let paths = self.body_fields.documents.get(field);
                 let scan = paths.map_or_else(
                     || JsonPaths::new([]).scan(b"null"),
                     |paths| paths.scan(&text),
@@ -623,7 +623,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             fault,
-            BodyReadError::Overworked(WorkLimitExceeded(Kind::Parsed))
+            BodyReadError::WorkLimit(WorkLimitExceeded(Kind::Parsed))
         );
     }
 

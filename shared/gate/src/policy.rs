@@ -168,9 +168,9 @@ pub struct Addresses {
 #[serde(deny_unknown_fields)]
 pub struct TokenCheck {
     /// Where it stands.
-    pub place: TokenLocation,
+    pub location: TokenLocation,
     /// The tokens that are live; several during a change.
-    pub live: Vec<ActiveToken>,
+    pub active: Vec<ActiveToken>,
 }
 
 /// A token that is live.
@@ -300,8 +300,8 @@ impl TokenCheck {
         });
 
         Self {
-            place,
-            live: live.collect(),
+            location: place,
+            active: live.collect(),
         }
     }
 }
@@ -397,7 +397,7 @@ impl SignatureCheck {
     ///
     /// # Errors
     /// When a scheme contradicts itself or a secret has not the provider's form.
-    pub fn keyed(
+    pub fn verifier(
         &self,
         schemes: &[Scheme],
         secrets: &[Secret],

@@ -112,7 +112,7 @@ struct Catalog {
     unverifiable: Vec<Unverifiable>,
 }
 
-static CATALOGUE: LazyLock<Catalog> = LazyLock::new(|| {
+static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
     // The data is part of the program and read by a unit test; a broken row can't be released.
     // Were it broken all the same, the catalogue is empty, and every policy that names a provider
     // is refused.
@@ -125,7 +125,7 @@ static SINGULAR_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
         _ => None,
     };
     let ways = || {
-        CATALOGUE.provider.iter().flat_map(|row| {
+        CATALOG.provider.iter().flat_map(|row| {
             std::iter::once(&row.scheme)
                 .chain(&row.others)
                 .chain(row.variants.values())
@@ -137,7 +137,7 @@ static SINGULAR_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
         .collect();
 
     let signatures = ways().map(|way| &way.sig.at);
-    let deliveries = CATALOGUE.provider.iter().flat_map(|row| &row.delivery);
+    let deliveries = CATALOG.provider.iter().flat_map(|row| &row.delivery);
     signatures
         .chain(deliveries)
         .filter_map(name)
@@ -165,13 +165,13 @@ fn one_or_several<'de, D: serde::Deserializer<'de>>(
 /// All providers, sorted by id.
 #[must_use]
 pub fn all() -> &'static [Provider] {
-    &CATALOGUE.provider
+    &CATALOG.provider
 }
 
 /// Those that can't be verified, sorted by id.
 #[must_use]
 pub fn unverifiable() -> &'static [Unverifiable] {
-    &CATALOGUE.unverifiable
+    &CATALOG.unverifiable
 }
 
 /// The provider of that id or alias; `-` and `_` are alike, and so is case.
@@ -179,7 +179,7 @@ pub fn unverifiable() -> &'static [Unverifiable] {
 pub fn find(name: &str) -> Option<&'static Provider> {
     let wanted = name.replace('-', "_").to_ascii_lowercase();
     let named = |text: &String| text.replace('-', "_") == wanted;
-    CATALOGUE
+    CATALOG
         .provider
         .iter()
         .find(|row| row.id == wanted || row.aliases.iter().any(named))
@@ -189,9 +189,9 @@ pub fn find(name: &str) -> Option<&'static Provider> {
 #[must_use]
 pub fn unknown(name: &str) -> String {
     /// From here on two names are alike (Jaro-Winkler, 0 to 1).
-    const ALIKE: f64 = 0.85;
+    const MIN_SIMILARITY: f64 = 0.85;
     /// Names that are suggested.
-    const SUGGESTED: usize = 3;
+    const MAX_SUGGESTIONS: usize = 3;
 
     let plain = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
@@ -207,17 +207,17 @@ pub fn unknown(name: &str) -> String {
         return format!("{} can't be verified: {}", row.name, row.reason);
     }
 
-    let names = CATALOGUE
+    let names = CATALOG
         .provider
         .iter()
         .flat_map(|row| std::iter::once(&row.id).chain(&row.aliases));
     let mut alike: Vec<(f64, &str)> = names
         .map(|known| (strsim::jaro_winkler(known, name), known.as_str()))
-        .filter(|(at, _)| *at >= ALIKE)
+        .filter(|(at, _)| *at >= MIN_SIMILARITY)
         .collect();
     alike.sort_by(|(a, _), (b, _)| b.total_cmp(a));
 
-    alike.truncate(SUGGESTED);
+    alike.truncate(MAX_SUGGESTIONS);
     if alike.is_empty() {
         return format!(
             "no provider is called {name:?}; {all}, and a policy may hold a scheme of your own (README)"

@@ -16,10 +16,10 @@ use hookward_core::address;
 use hookward_core::limits::{BODY_MEMORY_SHARES, KIB};
 
 /// The part beside the budget for bodies that are only of use if something fails: an eighth.
-const KEPT: u64 = 8;
+const RETRY_SHARE: u64 = 8;
 /// What a request needs beside its body while that is held (measured, with the buffers of its
 /// connection that an idle one has not).
-pub const BESIDE: u64 = 24 * KIB;
+pub const REQUEST_OVERHEAD: u64 = 24 * KIB;
 /// A body is not judged slow before it had this long.
 const GRACE_SECS: f64 = 1.0;
 
@@ -29,7 +29,7 @@ pub struct BodyMemory {
     // A std mutex: it guards a few integers, and nothing waits while it is held.
     inner: Arc<Mutex<Inner>>,
     total: u64,
-    beside: u64,
+    overhead: u64,
 }
 
 struct Inner {
@@ -59,12 +59,12 @@ pub enum BodyMemoryError {
 
 /// What one body holds. Dropping it gives the bytes back.
 pub struct MemoryCharge {
-    budget: BodyMemory,
+    memory: BodyMemory,
     id: u64,
     source: IpAddr,
     bytes: u64,
-    /// [`BESIDE`], once there are bytes.
-    beside: u64,
+    /// [`REQUEST_OVERHEAD`], once there are bytes.
+    overhead: u64,
     kept: bool,
     evict: Arc<Notify>,
 }
@@ -73,7 +73,7 @@ impl BodyMemory {
     /// A budget of `total` bytes.
     #[must_use]
     pub fn new(total: u64) -> Self {
-        Self::with(total, BESIDE)
+        Self::with(total, REQUEST_OVERHEAD)
     }
 
     fn with(total: u64, beside: u64) -> Self {
@@ -88,7 +88,7 @@ impl BodyMemory {
         Self {
             inner: Arc::new(Mutex::new(inner)),
             total,
-            beside,
+            overhead: beside,
         }
     }
 
@@ -116,11 +116,11 @@ impl BodyMemory {
 
         drop(inner);
         MemoryCharge {
-            budget: self.clone(),
+            memory: self.clone(),
             id,
             source: address::source(client),
             bytes: 0,
-            beside: 0,
+            overhead: 0,
             kept: false,
             evict,
         }
@@ -138,25 +138,25 @@ impl MemoryCharge {
     /// # Errors
     /// When there is no room. For [`BodyMemoryError::Full`] the slowest other body has been told to
     /// go; the caller may wait a moment and ask again.
-    pub fn add(&mut self, bytes: u64) -> Result<(), BodyMemoryError> {
+    pub fn grow(&mut self, bytes: u64) -> Result<(), BodyMemoryError> {
         if bytes == 0 {
             // A request without a body holds nothing.
             return Ok(());
         }
 
-        let mut inner = self.budget.lock();
+        let mut inner = self.memory.lock();
         let of_source = inner.by_source.get(&self.source).copied().unwrap_or(0);
-        if of_source + bytes > self.budget.total / BODY_MEMORY_SHARES {
+        if of_source + bytes > self.memory.total / BODY_MEMORY_SHARES {
             return Err(BodyMemoryError::Source);
         }
 
-        let beside = if self.beside == 0 {
-            self.budget.beside
+        let beside = if self.overhead == 0 {
+            self.memory.overhead
         } else {
             0
         };
 
-        if inner.used + bytes + beside > self.budget.total {
+        if inner.used + bytes + beside > self.memory.total {
             if let Some(slowest) = inner.slowest(self.id) {
                 slowest.notify_one();
             }
@@ -164,7 +164,7 @@ impl MemoryCharge {
         }
 
         inner.used += bytes + beside;
-        self.beside += beside;
+        self.overhead += beside;
         *inner.by_source.entry(self.source).or_insert(0) += bytes;
         self.bytes += bytes;
 
@@ -177,18 +177,18 @@ impl MemoryCharge {
 
     /// Takes the body out of the budget, because it is only of use if something fails: there is
     /// some memory for such, beside it. `false` when that is in use, and then nothing has changed.
-    pub fn keep(&mut self) -> bool {
-        let mut inner = self.budget.lock();
+    pub fn keep_for_retry(&mut self) -> bool {
+        let mut inner = self.memory.lock();
         if self.kept {
             return true;
         }
 
-        if inner.kept + self.bytes > self.budget.total / KEPT {
+        if inner.kept + self.bytes > self.memory.total / RETRY_SHARE {
             return false;
         }
 
         inner.kept += self.bytes;
-        inner.give_back(self.source, self.bytes, self.beside);
+        inner.give_back(self.source, self.bytes, self.overhead);
         drop(inner);
         self.kept = true;
 
@@ -202,7 +202,7 @@ impl MemoryCharge {
 
     /// The body has been read whole: it can't be the slowest any more.
     pub fn complete(&self) {
-        self.budget.lock().reading.remove(&self.id);
+        self.memory.lock().reading.remove(&self.id);
     }
 }
 
@@ -233,11 +233,11 @@ impl Inner {
 
 impl Drop for MemoryCharge {
     fn drop(&mut self) {
-        let mut inner = self.budget.lock();
+        let mut inner = self.memory.lock();
         inner.reading.remove(&self.id);
         match self.kept {
             true => inner.kept -= self.bytes,
-            false => inner.give_back(self.source, self.bytes, self.beside),
+            false => inner.give_back(self.source, self.bytes, self.overhead),
         }
     }
 }
@@ -255,10 +255,10 @@ mod tests {
         let budget = BodyMemory::with(80, 0);
         let mut first = budget.begin(client(1));
         let mut second = budget.begin(client(1));
-        assert_eq!(first.add(6), Ok(()));
-        assert_eq!(second.add(6), Err(BodyMemoryError::Source));
+        assert_eq!(first.grow(6), Ok(()));
+        assert_eq!(second.grow(6), Err(BodyMemoryError::Source));
         drop(first);
-        assert_eq!(second.add(6), Ok(()));
+        assert_eq!(second.grow(6), Ok(()));
         drop(second);
         assert_eq!(budget.used(), 0);
     }
@@ -267,12 +267,12 @@ mod tests {
     fn what_is_kept_for_a_second_try_is_in_nobodys_way() {
         let budget = BodyMemory::with(80, 0);
         let [mut first, mut second] = [budget.begin(client(1)), budget.begin(client(1))];
-        assert_eq!(first.add(6), Ok(()));
-        assert!(first.keep() && first.keep());
-        assert_eq!((budget.used(), second.add(10)), (0, Ok(())));
-        assert!(!second.keep(), "an eighth is kept at most");
+        assert_eq!(first.grow(6), Ok(()));
+        assert!(first.keep_for_retry() && first.keep_for_retry());
+        assert_eq!((budget.used(), second.grow(10)), (0, Ok(())));
+        assert!(!second.keep_for_retry(), "an eighth is kept at most");
         drop(first);
-        assert!(second.keep());
+        assert!(second.keep_for_retry());
         drop(second);
 
         assert_eq!((budget.used(), budget.lock().kept), (0, 0));
@@ -283,18 +283,18 @@ mod tests {
         let budget = BodyMemory::with(80, 30);
         let [mut first, mut second, mut third] = [1, 1, 2].map(|n| budget.begin(client(n)));
         assert_eq!(
-            (third.add(0), budget.used()),
+            (third.grow(0), budget.used()),
             (Ok(()), 0),
             "a piece of nothing"
         );
-        assert_eq!([first.add(4), first.add(1), second.add(5)], [Ok(()); 3]);
+        assert_eq!([first.grow(4), first.grow(1), second.grow(5)], [Ok(()); 3]);
         assert_eq!(
-            (budget.used(), third.add(1)),
+            (budget.used(), third.grow(1)),
             (70, Err(BodyMemoryError::Full))
         );
 
         drop(first);
-        assert_eq!((third.add(1), budget.used()), (Ok(()), 66));
+        assert_eq!((third.grow(1), budget.used()), (Ok(()), 66));
         drop((second, third));
         assert_eq!(budget.used(), 0);
     }
@@ -305,12 +305,12 @@ mod tests {
         let mut held: Vec<MemoryCharge> = (0..8).map(|n| budget.begin(client(n))).collect();
         for charge in &mut held {
             charge
-                .add(if charge.source == client(3) { 9 } else { 10 })
+                .grow(if charge.source == client(3) { 9 } else { 10 })
                 .unwrap();
         }
 
         let mut new = budget.begin(client(99));
-        assert_eq!(new.add(10), Err(BodyMemoryError::Full));
+        assert_eq!(new.grow(10), Err(BodyMemoryError::Full));
         let evicted = held.iter().position(|charge| {
             let mut told = std::pin::pin!(charge.evicted());
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -319,6 +319,6 @@ mod tests {
         assert_eq!(evicted, Some(3));
         held.remove(3);
 
-        assert_eq!(new.add(9), Ok(()));
+        assert_eq!(new.grow(9), Ok(()));
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 /// a millisecond.
 pub const OFFLOAD_BYTES: usize = 64 * 1024;
 /// Wait for a turn: senders give up after 10 s.
-const PATIENCE: Duration = Duration::from_secs(5);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The threads; clones share them.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl Offload {
             turn
         };
 
-        let turn = timeout(PATIENCE, waiting)
+        let turn = timeout(QUEUE_TIMEOUT, waiting)
             .await
             .ok()
             .flatten()

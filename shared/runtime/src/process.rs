@@ -57,14 +57,14 @@ pub fn log_to_stderr(json: bool, level: &str) -> Result<WorkerGuard, LogError> {
 const HELD_LINES: usize = 200;
 
 /// Lines of the log that wait for the screen to end; `None` while there is no screen.
-static HELD: Mutex<Option<VecDeque<Vec<u8>>>> = Mutex::new(None);
+static HELD_LOG: Mutex<Option<VecDeque<Vec<u8>>>> = Mutex::new(None);
 
 /// Standard error, except while something else has the terminal.
 struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = HELD_LOG.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(lines) = held.as_mut() else {
             drop(held);
             return io::stderr().write(line);
@@ -90,7 +90,8 @@ pub struct LogHold(());
 #[must_use]
 pub fn hold_log() -> LogHold {
     if io::stderr().is_terminal() {
-        HELD.lock()
+        HELD_LOG
+            .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert_default();
     }
@@ -99,7 +100,10 @@ pub fn hold_log() -> LogHold {
 
 impl Drop for LogHold {
     fn drop(&mut self) {
-        let held = HELD.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let held = HELD_LOG
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         for line in held.unwrap_or_default() {
             // Without standard error there is no place for them.
             let _ = io::stderr().write_all(&line);
@@ -148,7 +152,7 @@ const OTHERS: u32 = 0o007;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherUsers {
     /// None.
-    Nothing,
+    NoAccess,
     /// Members of its group.
     GroupReads,
     /// Every user.
@@ -159,10 +163,10 @@ pub enum OtherUsers {
 ///
 /// # Errors
 /// What the system says.
-pub fn others_may(path: &Path) -> io::Result<OtherUsers> {
+pub fn access_of_others(path: &Path) -> io::Result<OtherUsers> {
     let mode = fs::metadata(path)?.permissions().mode();
     Ok(match (mode & OTHERS, mode & GROUP) {
-        (0, 0) => OtherUsers::Nothing,
+        (0, 0) => OtherUsers::NoAccess,
         (0, _) => OtherUsers::GroupReads,
         _ => OtherUsers::Read,
     })
@@ -180,7 +184,7 @@ pub struct DirLock(
 pub enum LockError {
     /// Another process has it, and has left this word in the file.
     #[error("{0}")]
-    Taken(String),
+    Locked(String),
     /// The file of the lock.
     #[error(transparent)]
     File(#[from] io::Error),
@@ -206,8 +210,8 @@ impl DirLock {
             Err(fs::TryLockError::WouldBlock) => {
                 let mut other = String::new();
                 // A word that can't be read is no reason to take the directory.
-                let _ = (&mut file).take(WORD_BYTES).read_to_string(&mut other);
-                return Err(LockError::Taken(other));
+                let _ = (&mut file).take(OWNER_BYTES).read_to_string(&mut other);
+                return Err(LockError::Locked(other));
             }
             Err(fs::TryLockError::Error(error)) => return Err(error.into()),
         }
@@ -219,13 +223,13 @@ impl DirLock {
 }
 
 /// Most bytes that are read of the word in a lock's file.
-const WORD_BYTES: u64 = 200;
+const OWNER_BYTES: u64 = 200;
 
 /// Separates a file's name from the number of the process that is writing it.
-const NEW: &str = ".new-";
+const TEMPORARY_MARK: &str = ".new-";
 
 /// A file is written within this time.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Removes what [`write_private`] left behind of these files in a directory when its process was
 /// killed: they hold secrets.
@@ -236,7 +240,10 @@ pub fn remove_leftovers(dir: &Path, files: &[&str]) {
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some((file, process)) = name.to_str().and_then(|name| name.rsplit_once(NEW)) else {
+        let Some((file, process)) = name
+            .to_str()
+            .and_then(|name| name.rsplit_once(TEMPORARY_MARK))
+        else {
             continue;
         };
         let Some(process) = process
@@ -254,7 +261,7 @@ pub fn remove_leftovers(dir: &Path, files: &[&str]) {
             .and_then(|at| at.elapsed().ok());
 
         // A process of another container may have any number: an old file has no writer.
-        let is_old = age.is_some_and(|age| age >= WRITTEN_WITHIN);
+        let is_old = age.is_some_and(|age| age >= WRITE_TIMEOUT);
         let is_writing =
             process == std::process::id() || Path::new("/proc").join(process.to_string()).exists();
         if is_old && !is_writing && fs::remove_file(entry.path()).is_ok() {
@@ -292,7 +299,7 @@ pub fn set_aside(path: &Path, now: UnixMillis) -> io::Result<PathBuf> {
 /// What the system says.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!("{NEW}{}", std::process::id()));
+    temporary.push(format!("{TEMPORARY_MARK}{}", std::process::id()));
     let _ = fs::remove_file(&temporary);
     let write = || {
         let mut file = fs::OpenOptions::new()

@@ -9,7 +9,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// How often the file is looked at. A change that is missed by a look is seen by the next; no
 /// notification of the system is needed, which network and container file systems often lack.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Waits for changes of one file.
 pub struct Reloads {
@@ -45,7 +45,7 @@ impl Reloads {
     /// # Errors
     /// What the system says of the signal.
     pub fn new(path: Option<&Path>) -> io::Result<Self> {
-        let mut looks = interval(LOOK);
+        let mut looks = interval(POLL_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             seen: path.and_then(Stamp::of),

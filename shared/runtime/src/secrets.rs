@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hookward_core::secret::oddities::{self, LEAST_BYTES, SHORT_BYTES};
+use hookward_core::secret::oddities::{self, MIN_BYTES, SHORT_BYTES};
 use hookward_core::secret::{LoadedSecret, SecretError, SecretReader, SecretSource};
 use zeroize::Zeroizing;
 
@@ -19,7 +19,7 @@ impl SecretReader for VettedSecrets {
     fn load(&self, text: &str) -> Result<LoadedSecret, SecretError> {
         let LoadedSecret { secret, mut notes } = ProcessSecrets.load(text)?;
         let (source, bytes) = (SecretSource::parse(text)?, secret.expose());
-        if bytes.len() < LEAST_BYTES {
+        if bytes.len() < MIN_BYTES {
             return Err(SecretError::Short(source, bytes.len()));
         }
 

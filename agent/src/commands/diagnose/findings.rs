@@ -25,7 +25,7 @@ pub(super) struct ProbeStep {
     pub(super) relay: Option<String>,
     pub(super) step: &'static str,
     pub(super) outcome: StepOutcome,
-    pub(super) detail: String,
+    pub(super) reason: String,
 }
 
 impl ProbeStep {
@@ -36,7 +36,7 @@ impl ProbeStep {
             StepOutcome::Failed => "FAILED",
             StepOutcome::Skipped => "-",
         };
-        format!("  {:<20} {outcome:<7} {}\n", self.step, self.detail)
+        format!("  {:<20} {outcome:<7} {}\n", self.step, self.reason)
     }
 }
 
@@ -55,16 +55,16 @@ pub(super) struct Findings {
     pub(super) steps: Vec<ProbeStep>,
     /// Each step is printed as it ends: some take seconds.
     #[serde(skip)]
-    pub(super) as_they_end: bool,
+    pub(super) live: bool,
     /// What can be done without the network team.
-    pub(super) mend: Vec<String>,
+    pub(super) own_remedies: Vec<String>,
     /// What to ask the network team for.
-    pub(super) ask: Vec<String>,
+    pub(super) requests: Vec<String>,
     /// Relays that a tunnel can be opened to, and those that it can't.
     #[serde(skip)]
     pub(super) reached: Vec<String>,
     #[serde(skip)]
-    pub(super) missed: Vec<String>,
+    pub(super) unreached: Vec<String>,
     /// Something else is in the way.
     #[serde(skip)]
     pub(super) blocked: bool,
@@ -121,13 +121,13 @@ impl Findings {
             relay,
             step,
             outcome,
-            detail: detail.into(),
+            reason: detail.into(),
         });
     }
 
     /// A step.
     pub(super) fn push(&mut self, step: ProbeStep) {
-        if self.as_they_end {
+        if self.live {
             let is_first = self
                 .steps
                 .last()
@@ -167,7 +167,7 @@ impl Findings {
 
         // A proxy that opens TLS does not do that to QUIC.
         if let HandshakeResult::WrongKey = ways.quic {
-            self.mend.push(format!(
+            self.own_remedies.push(format!(
                 "another relay answers at {address}: if yours was set up anew, join it again with a new token; if not, \
                  somebody is in between"
             ));
@@ -175,7 +175,7 @@ impl Findings {
         }
 
         if ways.addresses.is_empty() && !ways.tls.is_done() {
-            self.ask.push(format!(
+            self.requests.push(format!(
                 "a DNS answer for {address}, or HTTPS_PROXY for a proxy that has one"
             ));
         }
@@ -183,7 +183,7 @@ impl Findings {
         if let (Reachability::Refused, Reachability::Refused, None, Some(target)) =
             (ways.udp, ways.tcp, &ways.proxy, ways.addresses.first())
         {
-            self.mend.push(format!(
+            self.own_remedies.push(format!(
                 "nobody listens at {target}, for UDP or TCP: is the relay {address} running, and is this its address?"
             ));
             return;
@@ -199,23 +199,23 @@ impl Findings {
                 }
                 false => "mend it, or name another one".to_owned(),
             };
-            self.mend.push(format!(
+            self.own_remedies.push(format!(
                 "the proxy {proxy}, which HTTPS_PROXY or ALL_PROXY names, does not lead to {address}; {what}"
             ));
         }
 
         match (ways.udp, ways.quic.is_done()) {
-            (Reachability::Answered, false) => self.ask.push(format!(
+            (Reachability::Answered, false) => self.requests.push(format!(
                 "QUIC to {list} port {port} left alone: datagrams pass, and the handshake does not (a firewall that looks inside)"
             )),
             (_, false) if !ways.addresses.is_empty() => {
-                self.ask.push(format!("outgoing UDP from this machine to {list} port {port}, answers included (QUIC)"));
+                self.requests.push(format!("outgoing UDP from this machine to {list} port {port}, answers included (QUIC)"));
             }
             _ => {}
         }
 
         if !ways.tls.is_done() && !straight {
-            self.ask.push(format!(
+            self.requests.push(format!(
                 "outgoing TCP from this machine to {} port {port}, not opened by a proxy that makes certificates of its own",
                 if list.is_empty() { host } else { list.as_str() }
             ));
@@ -226,8 +226,8 @@ impl Findings {
     pub(super) fn conclusion(&self) -> String {
         let mut text = String::new();
         for (title, list) in [
-            ("Look after it yourself", &self.mend),
-            ("Ask the network team for", &self.ask),
+            ("Look after it yourself", &self.own_remedies),
+            ("Ask the network team for", &self.requests),
         ] {
             if !list.is_empty() {
                 text.push_str(&format!("\n{title}:\n"));
@@ -236,12 +236,12 @@ impl Findings {
             }
         }
 
-        let nothing_to_do = self.mend.is_empty() && self.ask.is_empty();
-        let end = match (self.missed.is_empty(), self.reached.is_empty()) {
+        let nothing_to_do = self.own_remedies.is_empty() && self.requests.is_empty();
+        let end = match (self.unreached.is_empty(), self.reached.is_empty()) {
             (false, false) => format!(
                 "A tunnel can be opened to {}, and none to {}; see above.",
                 self.reached.join(" and "),
-                self.missed.join(" and ")
+                self.unreached.join(" and ")
             ),
             (false, true) => "Something is in the way; see above.".to_owned(),
             (true, _) if self.blocked => "Something is in the way; see above.".to_owned(),

@@ -142,7 +142,7 @@ fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, String
         && syntax::check(
             path.as_bytes(),
             &http::HeaderMap::new(),
-            EscapedSlashes::Plain,
+            EscapedSlashes::Refused,
         )
         .is_ok();
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::json::{JsonError, JsonPath, MOST_VALUES, PathStep};
+use crate::json::{JsonError, JsonPath, MAX_VALUES, PathStep};
 use crate::limits::GATE_PARSED_BYTES;
 use crate::text::{name_hash, same_name};
 
@@ -89,7 +89,7 @@ impl JsonPaths {
         Self {
             paths,
             root,
-            most: MOST_VALUES,
+            most: MAX_VALUES,
         }
     }
 
@@ -653,7 +653,7 @@ mod tests {
         let list = |count: usize| format!("[{}]", vec!["{}"; count].join(","));
         let paths = paths(&["[*].a", "[*]"]);
 
-        for (count, fits) in [(MOST_VALUES, true), (MOST_VALUES + 1, false)] {
+        for (count, fits) in [(MAX_VALUES, true), (MAX_VALUES + 1, false)] {
             let document = list(count);
             let scan = paths.scan(document.as_bytes());
             let below = texts(&paths, &scan, "[*].a", &document).unwrap_err();

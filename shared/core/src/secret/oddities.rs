@@ -2,7 +2,7 @@
 //! and again by the signature doctor when nothing else explains a mismatch.
 
 /// Shortest secret that is used, in bytes: shorter ones are guessed.
-pub const LEAST_BYTES: usize = 8;
+pub const MIN_BYTES: usize = 8;
 /// Secrets below this length are used with a warning, in bytes: half of what HMAC-SHA-256 can use
 /// (RFC 2104 §3).
 pub const SHORT_BYTES: usize = 16;

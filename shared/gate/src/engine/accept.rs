@@ -54,7 +54,7 @@ pub(crate) struct Evidence {
 /// The refusal of a token; of Basic authentication one that asks for it.
 pub(crate) fn token_refusal(check: &TokenCheck, why: String) -> Refusal {
     let refusal = Refusal::failed(Check::Token, why);
-    match check.place {
+    match check.location {
         TokenLocation::Basic => Refusal {
             status: StatusCode::UNAUTHORIZED,
             asks_for_basic: true,
@@ -66,7 +66,7 @@ pub(crate) fn token_refusal(check: &TokenCheck, why: String) -> Refusal {
 
 impl Evidence {
     /// A failed check refuses, or is only noted.
-    fn relax(&mut self, refusal: Refusal, observing: bool) -> Result<(), Refusal> {
+    fn record_or_fail(&mut self, refusal: Refusal, observing: bool) -> Result<(), Refusal> {
         if !observing {
             return Err(refusal);
         }
@@ -139,7 +139,7 @@ impl AcceptRule {
     }
 
     /// Adds what its checks read of bodies.
-    pub(crate) fn add_places(&self, places: &mut BodyFieldsBuilder) {
+    pub(crate) fn add_body_fields(&self, places: &mut BodyFieldsBuilder) {
         self.signatures
             .iter()
             .for_each(|rule| rule.add_places(places));
@@ -175,7 +175,7 @@ impl AcceptRule {
     ) -> Result<Evidence, Refusal> {
         let mut evidence = Evidence::default();
         if let Err(refusal) = self.check_address(deny, client, state, now) {
-            evidence.relax(refusal, observing)?;
+            evidence.record_or_fail(refusal, observing)?;
         }
 
         for check in &self.tokens {
@@ -184,7 +184,7 @@ impl AcceptRule {
                     evidence.tokens.push(spot);
                     evidence.secrets.push(name.to_owned());
                 }
-                Err(why) => evidence.relax(token_refusal(check, why), observing)?,
+                Err(why) => evidence.record_or_fail(token_refusal(check, why), observing)?,
             }
         }
 
@@ -299,7 +299,7 @@ impl AcceptRule {
                 }
                 Err(refusal) => {
                     unsigned = true;
-                    evidence.relax(refusal, observing)?;
+                    evidence.record_or_fail(refusal, observing)?;
                 }
             }
         }

@@ -35,7 +35,7 @@ pub(crate) fn check(
         BodyReadError::Form(_) => {
             format!("the body is a form whose field {FORM_FIELD} can't be read")
         }
-        BodyReadError::Overworked(_) => {
+        BodyReadError::WorkLimit(_) => {
             "judging this request takes more work than one may cost".to_owned()
         }
     })?;

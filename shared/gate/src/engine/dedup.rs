@@ -29,9 +29,9 @@ pub enum Claimed {
     /// The delivery is new, and now remembered.
     New,
     /// It came before.
-    Before,
+    Duplicate,
     /// The store can't tell: the delivery is refused for now, and not taken for new.
-    Unknown,
+    Pending,
 }
 
 impl DeliveryClaim {

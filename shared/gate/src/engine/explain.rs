@@ -144,7 +144,7 @@ pub fn explain(
             explanation.verdict = Verdict::Refuse;
             explanation.check = Some(refusal.check);
             explanation.status = Some(refusal.status.as_u16());
-            explanation.reason = refusal.why;
+            explanation.reason = refusal.reason;
         }
     }
 
@@ -231,7 +231,7 @@ fn steps<'g>(
                 );
             }
 
-            list.push(None, refusal.check, CheckOutcome::Refuse, refusal.why);
+            list.push(None, refusal.check, CheckOutcome::Refuse, refusal.reason);
             None
         }
     };
@@ -477,7 +477,7 @@ impl List {
                 } else {
                     CheckOutcome::Refuse
                 };
-                self.push(alternative, check, outcome, refusal.why);
+                self.push(alternative, check, outcome, refusal.reason);
             }
         }
     }

@@ -46,7 +46,7 @@ pub(crate) struct SignatureRule {
     /// Origin that tells deliveries of this rule from others; `None` where none is remembered.
     remembered_as: Option<ChallengeOrigin>,
     /// `None` on the relay when the secret stays on the agent.
-    keyed: Option<SignatureVerifier>,
+    verifier: Option<SignatureVerifier>,
     /// The status of a refusal, where the provider wants another one than 403.
     refused_with: Option<StatusCode>,
     /// The handshakes that are answered here.
@@ -95,9 +95,9 @@ impl SignatureRule {
             (Side::Relay, SecretAt::Agent) => None,
             _ => Some(
                 check
-                    .keyed(&schemes, &secrets)
+                    .verifier(&schemes, &secrets)
                     .map_err(|error| error.to_string())?
-                    .proving(remembers),
+                    .with_proof(remembers),
             ),
         };
 
@@ -120,7 +120,7 @@ impl SignatureRule {
             title,
             schemes,
             remembered_as,
-            keyed,
+            verifier: keyed,
             refused_with,
             challenges,
         })
@@ -128,7 +128,7 @@ impl SignatureRule {
 
     /// Whether it can only be judged with the body at hand.
     pub(crate) fn needs_body(&self) -> bool {
-        self.keyed
+        self.verifier
             .as_ref()
             .is_some_and(SignatureVerifier::needs_body)
             || self.challenges.iter().any(Challenge::needs_body)
@@ -162,7 +162,7 @@ impl SignatureRule {
     /// Returns `true` if the request carries what could be a right signature, and it is checked on
     /// this side.
     pub(crate) fn may_be_signed(&self, head: RequestHead<'_>) -> bool {
-        self.keyed.is_some()
+        self.verifier.is_some()
             && self
                 .schemes
                 .iter()
@@ -171,19 +171,19 @@ impl SignatureRule {
 
     /// Whether the relay alone can't judge it.
     pub(crate) const fn is_left_to_agent(&self) -> bool {
-        self.keyed.is_none()
+        self.verifier.is_none()
     }
 
     /// Returns `true` if a key may have to be fetched.
     pub(crate) fn may_want_keys(&self) -> bool {
-        self.keyed.is_some() && self.schemes.iter().any(|scheme| scheme.fetch.is_some())
+        self.verifier.is_some() && self.schemes.iter().any(|scheme| scheme.fetch.is_some())
     }
 
     /// The keys that have to be fetched for this request.
     pub(crate) fn wanted(&self, request: &Request<'_>) -> Vec<WantedKey> {
         // What can't be named is refused by `verify`, with the reason.
         let urls = self
-            .keyed
+            .verifier
             .as_ref()
             .and_then(|keyed| keyed.wanted(request).ok())
             .unwrap_or_default();
@@ -201,7 +201,7 @@ impl SignatureRule {
         fetched: &FetchedKeys,
         now: UnixMillis,
     ) -> Result<Option<(Verified, &str)>, Refusal> {
-        let Some(keyed) = &self.keyed else {
+        let Some(keyed) = &self.verifier else {
             return Ok(None);
         };
         match keyed.verify(request, fetched, now) {
@@ -218,7 +218,7 @@ impl SignatureRule {
                 let refusal = self.refusal(&fault);
                 Err(match self.missed_challenge(request) {
                     Some(hint) => Refusal {
-                        why: format!("{}: {hint}", self.title),
+                        reason: format!("{}: {hint}", self.title),
                         ..refusal
                     },
                     None => refusal,
@@ -265,13 +265,13 @@ impl SignatureRule {
         let refusal = Refusal::failed(Check::Signature, format!("{}: {fault}", self.title));
         let by_stranger = matches!(
             fault,
-            SignatureError::Mismatch | SignatureError::OtherToken | SignatureError::Oracle
+            SignatureError::Mismatch | SignatureError::OtherToken | SignatureError::ChosenMessage
         );
         let closeness = fault.progress();
 
         Refusal {
             status: self.refused_with.unwrap_or(refusal.status),
-            by_stranger,
+            is_unverified: by_stranger,
             closeness,
             ..refusal
         }
@@ -285,7 +285,7 @@ impl SignatureRule {
         has_body: bool,
         signed: bool,
     ) -> Result<Option<ChallengeAction>, Refusal> {
-        let Some(keyed) = &self.keyed else {
+        let Some(keyed) = &self.verifier else {
             return Ok(None);
         };
 
@@ -384,7 +384,7 @@ impl SignatureRule {
         others: &[ActiveSecret],
         now: UnixMillis,
     ) -> Vec<String> {
-        if self.keyed.is_none() {
+        if self.verifier.is_none() {
             return Vec::new();
         }
         doctor::diagnose(&self.check, request, fetched, others, now)

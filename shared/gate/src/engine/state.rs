@@ -15,7 +15,7 @@ use hookward_core::ip_sets::NamedSets;
 use hookward_core::rate::Rate;
 
 /// Sources that are counted one by one, in each table: some 5 MB a tunnel under attack.
-const MOST_SOURCES: usize = 65_536;
+const MAX_SOURCES: usize = 65_536;
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,13 +93,13 @@ impl GateState {
     /// Milliseconds after which the next one passes.
     pub fn admit(&self, what: Counted, rate: Rate, now: SteadyMillis) -> Result<(), u64> {
         let mut counts = self.lock();
-        let full = counts.spent.len() >= MOST_SOURCES && !counts.spent.contains_key(&what);
+        let full = counts.spent.len() >= MAX_SOURCES && !counts.spent.contains_key(&what);
         if full && may_sweep(&mut counts.swept_spent, now) {
             let now = now.0.saturating_mul(1000);
             counts.spent.retain(|_, spent| *spent > now);
         }
 
-        let what = if counts.spent.len() >= MOST_SOURCES && full {
+        let what = if counts.spent.len() >= MAX_SOURCES && full {
             Counted::Others
         } else {
             what
@@ -132,7 +132,7 @@ impl GateState {
         }
 
         let mut counts = self.lock();
-        if counts.failures.len() >= MOST_SOURCES
+        if counts.failures.len() >= MAX_SOURCES
             && !counts.failures.contains_key(&source(address))
             && may_sweep(&mut counts.swept_failures, now)
         {
@@ -141,7 +141,7 @@ impl GateState {
                 .retain(|_, seen| seen.is_fresh(lockout, now));
         }
 
-        let full = counts.failures.len() >= MOST_SOURCES;
+        let full = counts.failures.len() >= MAX_SOURCES;
         let seen = match counts.failures.entry(source(address)) {
             Entry::Occupied(seen) => seen.into_mut(),
             // Who comes when the table is full is not remembered: nobody else is forgotten for him.
@@ -229,13 +229,13 @@ mod tests {
         let rate = Rate::parse("1/d").unwrap();
         let address = |n: usize| IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(n).unwrap()));
 
-        for n in 0..MOST_SOURCES + 1000 {
+        for n in 0..MAX_SOURCES + 1000 {
             let _ = state.admit(Counted::Client(address(n)), rate, SteadyMillis(0));
             state.note_failure(address(n), LOCKOUT, SteadyMillis(0));
         }
 
         let counts = state.lock();
-        assert!(counts.spent.len() <= MOST_SOURCES + 1 && counts.failures.len() <= MOST_SOURCES);
+        assert!(counts.spent.len() <= MAX_SOURCES + 1 && counts.failures.len() <= MAX_SOURCES);
         drop(counts);
         assert!(
             state

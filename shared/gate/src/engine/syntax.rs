@@ -99,7 +99,7 @@ mod tests {
                     http::HeaderValue::from_static("x"),
                 )
             });
-            check(b"/", &fields.collect(), EscapedSlashes::Plain)
+            check(b"/", &fields.collect(), EscapedSlashes::Refused)
         };
 
         for twins in [

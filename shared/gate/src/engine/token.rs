@@ -28,7 +28,7 @@ pub fn check<'c>(
     target: &[u8],
     headers: &HeaderMap,
 ) -> Result<(TokenSpan, &'c str), String> {
-    let (value, spot) = match &check.place {
+    let (value, spot) = match &check.location {
         TokenLocation::Query(name) => find_parameter(target, name)?,
         TokenLocation::Header(name) => (
             single(headers, name)?.to_vec(),
@@ -70,7 +70,7 @@ fn right<'c>(check: &'c TokenCheck, value: &[u8]) -> Option<&'c str> {
             found
         }
     };
-    check.live.iter().fold(None, matching)
+    check.active.iter().fold(None, matching)
 }
 
 /// Why a token is none of those that are live, for the tunnel's owner: some senders write a word in

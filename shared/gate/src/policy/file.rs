@@ -84,7 +84,7 @@ pub fn read(
         let table = document.parse();
         let mut top = TableReader::new(&document, &table);
         if top.has("tunnel") {
-            top.problem_with(
+            top.report_value(
                 "tunnel",
                 "this is a file for `hookward start`; a policy has tables [[route]]",
             );
@@ -103,7 +103,7 @@ pub fn read(
                 .into_iter()
                 .chain(route.excessive_work())
             {
-                document.problem_at(place, format!("route {:?}: {mistake}", route.name));
+                document.report_at(place, format!("route {:?}: {mistake}", route.name));
             }
 
             for (accept, (place, could_be_read)) in route.accept.iter().zip(accepts) {
@@ -118,7 +118,7 @@ pub fn read(
                     .into_iter()
                     .chain(accept.mistakes(&route.deny_ips.set()))
                 {
-                    document.problem_at(place, format!("route {:?}: {mistake}", route.name));
+                    document.report_at(place, format!("route {:?}: {mistake}", route.name));
                 }
             }
 
@@ -128,10 +128,10 @@ pub fn read(
         top.finish();
     }
 
-    let mut problems = document.into_problems();
+    let mut problems = document.into_diagnostics();
     if problems.is_empty() {
         let whole = policy
-            .mistakes(now)
+            .errors(now)
             .into_iter()
             .map(|what| hookward_core::diagnostics::Diagnostic::new(name, what));
         problems.extend(whole);
@@ -164,7 +164,7 @@ impl Loader<'_> {
 
         if let Some(methods) = reader.strings("methods") {
             if methods.is_empty() {
-                reader.problem_with(
+                reader.report_value(
                     "methods",
                     "the list is empty; leave the key out to admit all",
                 );
@@ -212,9 +212,9 @@ impl Loader<'_> {
 
         let mut places = Vec::new();
         for accept in reader.tables("accept") {
-            let (place, before) = (accept.offset(), reader.problems());
+            let (place, before) = (accept.offset(), reader.diagnostics());
             route.accept.push(self.accept(accept));
-            places.push((place, reader.problems() == before));
+            places.push((place, reader.diagnostics() == before));
         }
 
         reader.finish();
@@ -238,7 +238,7 @@ impl Loader<'_> {
         for (name, allowed, at) in reader.lists("headers") {
             match HeaderName::from_bytes(name.as_bytes()) {
                 Ok(name) => accept.headers.push(HeaderRule { name, allowed }),
-                Err(_) => reader.problem_at(at, format!("headers: {name:?} is not a header name")),
+                Err(_) => reader.report_at(at, format!("headers: {name:?} is not a header name")),
             }
         }
 
@@ -253,7 +253,7 @@ impl Loader<'_> {
         for (path, allowed, at) in reader.lists("body") {
             match JsonPath::parse(&path) {
                 Ok(path) => accept.body.push(BodyRule { path, allowed }),
-                Err(what) => reader.problem_at(at, format!("body: {what}")),
+                Err(what) => reader.report_at(at, format!("body: {what}")),
             }
         }
 
@@ -271,22 +271,22 @@ impl Loader<'_> {
             let mut table = reader.table("token")?;
             let at = table.string("at").unwrap_or_else(|| TOKEN_NAME.to_owned());
             let place = TokenLocation::parse(&at)
-                .map_err(|what| table.problem_with("at", what))
+                .map_err(|what| table.report_value("at", what))
                 .ok();
             let secrets = self.secrets_of(&mut table, true);
 
             table.finish();
             return Some(TokenCheck {
-                place: place?,
-                live: tokens(secrets),
+                location: place?,
+                active: tokens(secrets),
             });
         }
 
         let source = reader.string("token")?;
         let secret = self.load(reader, "token", &source)?;
         Some(TokenCheck {
-            place: TokenLocation::Query(TOKEN_NAME.to_owned()),
-            live: tokens(vec![secret]),
+            location: TokenLocation::Query(TOKEN_NAME.to_owned()),
+            active: tokens(vec![secret]),
         })
     }
 
@@ -302,13 +302,13 @@ impl Loader<'_> {
             if secret.secret.expose().contains(&b':') {
                 live.extend(tokens(vec![secret]));
             } else {
-                reader.problem_with("basic", format!("{source} holds no user:password"));
+                reader.report_value("basic", format!("{source} holds no user:password"));
             }
         }
 
         Some(TokenCheck {
-            place: TokenLocation::Basic,
-            live,
+            location: TokenLocation::Basic,
+            active: live,
         })
     }
 
@@ -327,7 +327,7 @@ impl Loader<'_> {
             None | Some("relay") => SecretAt::Relay,
             Some("agent") => SecretAt::Agent,
             Some(_) => {
-                reader.problem_with("secret_at", "expected \"relay\" or \"agent\"");
+                reader.report_value("secret_at", "expected \"relay\" or \"agent\"");
                 SecretAt::Agent
             }
         };
@@ -464,7 +464,7 @@ impl Loader<'_> {
                 })
             }
             Err(error) => {
-                reader.problem_with(key, error);
+                reader.report_value(key, error);
                 None
             }
         }
@@ -522,7 +522,7 @@ fn scheme(mut reader: TableReader<'_>) -> Option<Scheme> {
 fn rate(reader: &mut TableReader<'_>, key: &'static str) -> Option<Rate> {
     let text = reader.string(key)?;
     Rate::parse(&text)
-        .map_err(|what| reader.problem_with(key, what))
+        .map_err(|what| reader.report_value(key, what))
         .ok()
 }
 
@@ -532,7 +532,7 @@ fn replay(mut reader: TableReader<'_>) -> Option<ReplayProtection> {
         Some("acknowledge") => Some(OnDuplicate::Acknowledge),
         Some("forward") => Some(OnDuplicate::Forward),
         _ => {
-            reader.problem_with(
+            reader.report_value(
                 "on_duplicate",
                 "expected \"refuse\", \"acknowledge\" or \"forward\"",
             );
@@ -578,7 +578,7 @@ fn lockout(top: &mut TableReader<'_>) -> Option<Lockout> {
 
 /// Ranges and names of sets.
 fn addresses(reader: &TableReader<'_>, key: &str, texts: &[String]) -> Addresses {
-    read_addresses(texts, |what| reader.problem_with(key, what))
+    read_addresses(texts, |what| reader.report_value(key, what))
 }
 
 /// Reads ranges and names of sets; mistakes go to `wrong`.

@@ -13,7 +13,7 @@ use hookward_core::text::printable;
 /// Hexadecimal digits of a policy's digest that are shown: enough to tell policies apart.
 const DIGEST_DIGITS: usize = 16;
 /// Values of a list that are named; the others are counted.
-const NAMED: usize = 5;
+const NAMED_PATHS: usize = 5;
 /// Most characters of a line: policies come from agents, and lines go to a log.
 const LINE_CHARACTERS: usize = 1000;
 /// Most lines of a summary.
@@ -66,7 +66,7 @@ fn without_secrets(policy: &Policy) -> Policy {
             .token
             .iter_mut()
             .chain(&mut accept.basic)
-            .flat_map(|check| &mut check.live)
+            .flat_map(|check| &mut check.active)
         {
             live.digest = nothing.clone();
         }
@@ -177,7 +177,7 @@ fn who(accept: &Accept) -> String {
 }
 
 fn token_condition(token: &TokenCheck) -> String {
-    let place = match &token.place {
+    let place = match &token.location {
         TokenLocation::Query(name) => format!("in ?{name}="),
         TokenLocation::Header(name) => format!("in {name}"),
         TokenLocation::Basic => "as user and password".to_owned(),
@@ -188,7 +188,7 @@ fn token_condition(token: &TokenCheck) -> String {
 fn names(token: &TokenCheck) -> String {
     list(
         &token
-            .live
+            .active
             .iter()
             .map(|live| live.name.clone())
             .collect::<Vec<_>>(),
@@ -236,12 +236,16 @@ fn general(policy: &Policy) -> Vec<String> {
 fn list(values: &[String]) -> String {
     let shown = values
         .iter()
-        .take(NAMED)
+        .take(NAMED_PATHS)
         .cloned()
         .collect::<Vec<_>>()
         .join(", ");
 
-    match values.len().checked_sub(NAMED).filter(|more| *more > 0) {
+    match values
+        .len()
+        .checked_sub(NAMED_PATHS)
+        .filter(|more| *more > 0)
+    {
         Some(more) => format!("{shown} and {more} more"),
         None => shown,
     }

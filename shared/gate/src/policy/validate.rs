@@ -55,7 +55,7 @@ impl PolicyLimits {
 
     /// Every bound that the policy goes beyond, each named as in the relay's settings.
     #[must_use]
-    pub fn exceeded(&self, policy: &Policy) -> Vec<String> {
+    pub fn exceeded_by(&self, policy: &Policy) -> Vec<String> {
         let mut found = Vec::new();
         let mut beyond = |name: &str, asked: u64, most: u64, unit: &str| {
             if asked > most {
@@ -113,7 +113,7 @@ impl PolicyLimits {
         beyond(
             "policy_rate",
             rates
-                .map(crate::policy::Rate::a_second)
+                .map(crate::policy::Rate::per_second_limit)
                 .max()
                 .unwrap_or_default(),
             self.rate,
@@ -127,7 +127,7 @@ impl PolicyLimits {
 impl Policy {
     /// Every reason for which this policy can't be used. Both sides ask, each for itself.
     #[must_use]
-    pub fn mistakes(&self, now: UnixMillis) -> Vec<String> {
+    pub fn errors(&self, now: UnixMillis) -> Vec<String> {
         let mut mistakes = Vec::new();
         if self.routes.is_empty() {
             mistakes.push("the policy has no route, so nothing could pass".to_owned());
@@ -279,7 +279,7 @@ impl Route {
         let accepts = self
             .accept
             .iter()
-            .take(limits::OF_A_ROUTE)
+            .take(limits::ITEMS_PER_ROUTE)
             .enumerate()
             .flat_map(of_accept);
 
@@ -297,7 +297,7 @@ impl Route {
         let checks = self
             .accept
             .iter()
-            .take(limits::OF_A_ROUTE)
+            .take(limits::ITEMS_PER_ROUTE)
             .flat_map(|accept| &accept.verify);
         let mut hashes = BTreeMap::new();
 
@@ -310,10 +310,10 @@ impl Route {
                 .iter()
                 .map(|live| live.secret.clone())
                 .collect();
-            let Ok(keyed) = check.keyed(&schemes, &secrets) else {
+            let Ok(keyed) = check.verifier(&schemes, &secrets) else {
                 continue;
             };
-            let keyed = keyed.proving(self.replay.is_some());
+            let keyed = keyed.with_proof(self.replay.is_some());
 
             hashes.extend(
                 keyed
@@ -365,10 +365,10 @@ impl Route {
             }
         }
 
-        if self.max_body == 0 || self.max_body > limits::AGENT_BODY_BUDGET / BODY_MEMORY_SHARES {
+        if self.max_body == 0 || self.max_body > limits::AGENT_BODY_MEMORY / BODY_MEMORY_SHARES {
             mistake(format!(
                 "max_body lies outside 1B to {} MiB",
-                limits::AGENT_BODY_BUDGET / BODY_MEMORY_SHARES / limits::MIB
+                limits::AGENT_BODY_MEMORY / BODY_MEMORY_SHARES / limits::MIB
             ));
         }
 
@@ -462,10 +462,10 @@ impl Route {
             ("methods", self.methods.len()),
             ("alternatives", self.accept.len()),
         ] {
-            if count > limits::OF_A_ROUTE {
+            if count > limits::ITEMS_PER_ROUTE {
                 mistake(format!(
                     "it has {count} {what}, more than {}",
-                    limits::OF_A_ROUTE
+                    limits::ITEMS_PER_ROUTE
                 ));
             }
         }
@@ -489,7 +489,7 @@ impl DeliveryReach {
         let paths = route
             .paths
             .iter()
-            .take(limits::OF_A_ROUTE)
+            .take(limits::ITEMS_PER_ROUTE)
             .filter_map(|path| PathPattern::parse(path).ok());
 
         Self {
@@ -562,7 +562,7 @@ impl Accept {
             .token
             .iter()
             .chain(&self.basic)
-            .any(|check| check.live.is_empty())
+            .any(|check| check.active.is_empty())
         {
             mistakes.push("the token has no secret".to_owned());
         }
@@ -617,22 +617,22 @@ impl Accept {
 
         let rules =
             self.headers.len() + self.body.len() + self.content_types.len() + self.verify.len();
-        if rules > limits::OF_A_ROUTE {
+        if rules > limits::ITEMS_PER_ROUTE {
             mistakes.push(format!(
                 "it has {rules} rules, more than {}",
-                limits::OF_A_ROUTE
+                limits::ITEMS_PER_ROUTE
             ));
             return mistakes;
         }
 
         let live = tokens
             .iter()
-            .map(|check| check.live.len())
+            .map(|check| check.active.len())
             .chain(self.verify.iter().map(|check| check.secrets.len()));
-        if live.max().unwrap_or_default() > limits::LIVE_SECRETS {
+        if live.max().unwrap_or_default() > limits::ACTIVE_SECRETS {
             mistakes.push(format!(
                 "more than {} secrets are live at one time",
-                limits::LIVE_SECRETS
+                limits::ACTIVE_SECRETS
             ));
             return mistakes;
         }

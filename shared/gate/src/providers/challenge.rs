@@ -24,7 +24,7 @@ use hookward_core::secret::Secret;
 use hookward_core::url::{HostPattern, HttpsUrl};
 
 /// Most bytes of an answer's body.
-const ANSWER_BYTES: usize = 512;
+const RESPONSE_BYTES: usize = 512;
 
 /// A handshake.
 #[derive(Debug, Clone, Deserialize)]
@@ -170,7 +170,7 @@ pub struct ChallengeResponse {
 /// What a challenge asks for.
 pub enum ChallengeAction {
     /// An answer.
-    Answer(Box<ChallengeResponse>),
+    Respond(Box<ChallengeResponse>),
     /// The provider tells its secret, and waits for this answer.
     Pair(Secret, Box<ChallengeResponse>),
 }
@@ -343,7 +343,7 @@ impl Challenge {
             .map(fill)
             .transpose()?
             .unwrap_or_default();
-        if body.len() > ANSWER_BYTES {
+        if body.len() > RESPONSE_BYTES {
             return Err(SignatureError::Guard("the answer's length".to_owned()));
         }
 
@@ -377,7 +377,7 @@ impl Challenge {
         });
 
         match &self.pair {
-            None => Ok(ChallengeAction::Answer(answer)),
+            None => Ok(ChallengeAction::Respond(answer)),
             Some(place) => {
                 let value = place.read(request, &no_members)?;
                 let secret = value.and_then(|value| Secret::new(value.into_owned()));

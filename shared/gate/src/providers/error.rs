@@ -23,10 +23,10 @@ pub enum SignatureError {
     Malformed(String, &'static str),
     /// To judge it costs more than one request may cost.
     #[error("judging this request takes more work than one may cost ({0} bytes)")]
-    Overworked(&'static str),
+    WorkLimit(&'static str),
     /// The text is one that the provider's challenges have signed for anybody who asks.
     #[error("anybody can have this text signed by the provider's challenge, so it proves nothing")]
-    Oracle,
+    ChosenMessage,
     /// The configured secret has no such part.
     #[error("the secret has no part {0:?}")]
     NoPart(String),
@@ -80,18 +80,18 @@ impl SignatureError {
             | Self::Malformed(..)
             | Self::NoPart(_)
             | Self::KeyAddress(_) => 2,
-            Self::Overworked(_) => 2,
+            Self::WorkLimit(_) => 2,
             Self::NoKey(_) | Self::UnknownKey | Self::Token(_) => 3,
             Self::Expired(_) | Self::Stale(..) | Self::Future(..) => 4,
             Self::OtherToken | Self::Mismatch => 5,
-            Self::Claim(_) | Self::Guard(_) | Self::Oracle => 6,
+            Self::Claim(_) | Self::Guard(_) | Self::ChosenMessage => 6,
         }
     }
 }
 
 impl From<WorkLimitExceeded> for SignatureError {
     fn from(WorkLimitExceeded(kind): WorkLimitExceeded) -> Self {
-        Self::Overworked(match kind {
+        Self::WorkLimit(match kind {
             Kind::Parsed => "parsed",
             Kind::Hashed => "hashed",
             Kind::Rendered => "rendered",

@@ -147,13 +147,13 @@ impl ValueLocator {
             }
             Self::Numbered(_) => Err(SignatureError::Repeated(self.to_string())),
             Self::Query(name) => match request.head.query() {
-                Some(query) => form::single(query, name).map_err(|fault| self.form_fault(fault)),
+                Some(query) => form::single(query, name).map_err(|fault| self.form_error(fault)),
                 None => Ok(None),
             },
             Self::Form(name) => inspected(request, |inspection| {
                 inspection.field(name, request.head.headers, request.body)
             })
-            .map_err(|fault| self.read_fault(fault)),
+            .map_err(|fault| self.read_error(fault)),
             Self::Json(path) => {
                 let text = inspected(request, |inspection| inspection.single(path, request.body));
                 self.unless_absent(text.map(Some))
@@ -210,7 +210,7 @@ impl ValueLocator {
                         .map(|text| Cow::Owned(text.into_bytes()))
                         .collect(),
                     Err(BodyReadError::Json(JsonError::Absent(_))) => Vec::new(),
-                    Err(fault) => return Err(self.read_fault(fault)),
+                    Err(fault) => return Err(self.read_error(fault)),
                 }
             }
             _ => self
@@ -243,19 +243,19 @@ impl ValueLocator {
         match text {
             Ok(text) => Ok(text.map(|text| Cow::Owned(text.into_bytes()))),
             Err(BodyReadError::Json(JsonError::Absent(_))) => Ok(None),
-            Err(fault) => Err(self.read_fault(fault)),
+            Err(fault) => Err(self.read_error(fault)),
         }
     }
 
-    fn read_fault(&self, fault: BodyReadError) -> SignatureError {
+    fn read_error(&self, fault: BodyReadError) -> SignatureError {
         match fault {
             BodyReadError::Json(fault) => SignatureError::Body(fault),
-            BodyReadError::Form(fault) => self.form_fault(fault),
-            BodyReadError::Overworked(overworked) => overworked.into(),
+            BodyReadError::Form(fault) => self.form_error(fault),
+            BodyReadError::WorkLimit(overworked) => overworked.into(),
         }
     }
 
-    fn form_fault(&self, fault: FormError) -> SignatureError {
+    fn form_error(&self, fault: FormError) -> SignatureError {
         match fault {
             FormError::Broken => {
                 SignatureError::Malformed(self.to_string(), "the form or query can't be read")

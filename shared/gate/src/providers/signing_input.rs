@@ -184,7 +184,7 @@ impl<'s, 'r: 's> SigningContext<'s, 'r> {
             .saturating_mul(MESSAGE_FACTOR)
             .saturating_add(MESSAGE_BYTES);
         if message.len() + bytes.len() > most {
-            return Err(SignatureError::Overworked("rendered"));
+            return Err(SignatureError::WorkLimit("rendered"));
         }
 
         let copied = message.push(bytes, self.request.body);

@@ -42,11 +42,11 @@ use hookward_core::secret::Secret;
 use hookward_core::url::HttpsUrl;
 
 /// Signatures in one request beyond which it is an attack, where each costs a public-key operation.
-const MOST_PUBLIC: usize = 8;
+const MAX_PUBLIC: usize = 8;
 /// The same, where all are compared with one digest: DocuSign sends up to 100.
-const MOST_SHARED: usize = 100;
+const MAX_SHARED: usize = 100;
 /// Items of a batch: each is verified.
-const MOST_ITEMS: usize = 100;
+const MAX_ITEMS: usize = 100;
 
 /// A right signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct Verified {
 /// A provider's ways of signing, with the keys. One right way by one key is enough; several keys
 /// are live during a rotation.
 pub struct SignatureVerifier {
-    ways: Vec<SchemeVerifier>,
+    schemes: Vec<SchemeVerifier>,
     origin: Option<String>,
     /// Guards of the texts that the provider's challenges sign for any sender.
     signed_for_anybody: Vec<ChallengeGuard>,
@@ -73,7 +73,7 @@ pub struct SignatureVerifier {
 
 struct SchemeVerifier {
     scheme: Scheme,
-    live: Vec<ActiveKey>,
+    active: Vec<ActiveKey>,
     proves: bool,
     /// Places that are read of an item, where a batch is signed item by item.
     item_places: Arc<BodyFields>,
@@ -146,7 +146,7 @@ impl SignatureVerifier {
             let item_places = Arc::new(places.finish());
             ways.push(SchemeVerifier {
                 scheme: scheme.clone(),
-                live,
+                active: live,
                 proves: false,
                 item_places,
             });
@@ -155,7 +155,7 @@ impl SignatureVerifier {
         for index in 0..parts.len() {
             let used = ways
                 .iter()
-                .flat_map(|way| &way.live)
+                .flat_map(|way| &way.active)
                 .any(|live| live.secret == Some(index));
             if !used {
                 return Err(last_missing.unwrap_or(SchemeError::EmptyKey));
@@ -163,7 +163,7 @@ impl SignatureVerifier {
         }
 
         Ok(Self {
-            ways,
+            schemes: ways,
             origin,
             signed_for_anybody: Vec::new(),
         })
@@ -182,12 +182,12 @@ impl SignatureVerifier {
     /// The codes and digests over the body that one request can ask for: pairs of a key and a
     /// signed text, of which equal ones are computed once.
     pub(crate) fn body_hashes(&self) -> impl Iterator<Item = (KeyId, String, usize)> {
-        self.ways
+        self.schemes
             .iter()
             .filter(|way| way.scheme.alg != Algorithm::Equals)
             .flat_map(|way| {
                 let each = if way.scheme.alg.is_public() {
-                    MOST_PUBLIC
+                    MAX_PUBLIC
                 } else {
                     1
                 };
@@ -198,7 +198,7 @@ impl SignatureVerifier {
                         .unwrap_or_else(|| VerifyingKey::id(&way.scheme, b"fetched"))
                 };
 
-                way.live
+                way.active
                     .iter()
                     .filter(move |_| reads)
                     .map(move |live| (id(live), way.scheme.msg.to_string(), times))
@@ -208,8 +208,8 @@ impl SignatureVerifier {
     /// The same, which also gives the proofs ([`Verified::proof`]): for each, the signed content is
     /// hashed once more.
     #[must_use]
-    pub fn proving(mut self, proves: bool) -> Self {
-        self.ways.iter_mut().for_each(|way| way.proves = proves);
+    pub fn with_proof(mut self, proves: bool) -> Self {
+        self.schemes.iter_mut().for_each(|way| way.proves = proves);
         self
     }
 
@@ -226,17 +226,17 @@ impl SignatureVerifier {
         let mut outcome = Ok(None);
         let none = SecretParts::none();
         let live = self
-            .ways
+            .schemes
             .iter()
             .take(1)
-            .flat_map(|way| &way.live)
+            .flat_map(|way| &way.active)
             .map(|live| (&live.parts, live.key.as_ref()));
 
         // While pairing there is no secret yet.
         let unkeyed = self
-            .ways
+            .schemes
             .iter()
-            .all(|way| way.live.is_empty())
+            .all(|way| way.active.is_empty())
             .then_some((&none, None));
         for (parts, key) in live.chain(unkeyed) {
             if challenge.matches(request, parts, has_body) {
@@ -253,7 +253,7 @@ impl SignatureVerifier {
     /// Whether it can only be judged with the body at hand.
     #[must_use]
     pub fn needs_body(&self) -> bool {
-        self.ways.iter().any(|way| way.scheme.needs_body())
+        self.schemes.iter().any(|way| way.scheme.needs_body())
     }
 
     /// The URLs of the keys that this request is verified with.
@@ -263,9 +263,9 @@ impl SignatureVerifier {
     pub fn wanted(&self, request: &Request<'_>) -> Result<Vec<HttpsUrl>, SignatureError> {
         let mut urls = Vec::new();
         let each = self
-            .ways
+            .schemes
             .iter()
-            .flat_map(|way| way.live.iter().map(move |live| (way, live)));
+            .flat_map(|way| way.active.iter().map(move |live| (way, live)));
         for (way, live) in each.filter(|(_, live)| live.key.is_none()) {
             let Some(source) = &way.scheme.fetch else {
                 continue;
@@ -274,10 +274,10 @@ impl SignatureVerifier {
             match way.holds(request, &live.parts) {
                 Ok(()) => match source.address(request) {
                     Ok(url) => urls.push(url),
-                    Err(_) if self.ways.len() > 1 => {}
+                    Err(_) if self.schemes.len() > 1 => {}
                     Err(fault) => return Err(fault),
                 },
-                Err(_) if self.ways.len() > 1 => {}
+                Err(_) if self.schemes.len() > 1 => {}
                 Err(fault) => return Err(fault),
             }
         }
@@ -306,14 +306,14 @@ impl SignatureVerifier {
         let origin = self.origin.as_deref().unwrap_or(request.head.origin);
 
         let mut furthest: Option<SignatureError> = None;
-        for (index, way) in self.ways.iter().enumerate() {
+        for (index, way) in self.schemes.iter().enumerate() {
             let oracles = self.signed_for_anybody.as_slice();
             match way.verify(&VerifyContext {
                 request: &request,
                 origin,
                 fetched,
                 now,
-                oracles,
+                chosen_messages: oracles,
             }) {
                 Ok((secret, proof)) => {
                     return Ok(Verified {
@@ -391,12 +391,12 @@ struct VerifyContext<'c> {
     fetched: &'c FetchedKeys,
     now: UnixMillis,
     /// Guards of the texts that the provider's challenges sign for any sender.
-    oracles: &'c [ChallengeGuard],
+    chosen_messages: &'c [ChallengeGuard],
 }
 
 impl SchemeVerifier {
     fn verify(&self, case: &VerifyContext<'_>) -> Result<VerifyResult, SignatureError> {
-        if self.live.is_empty() {
+        if self.active.is_empty() {
             return Err(SignatureError::Required(
                 "this way of signing has no secret; it".to_owned(),
             ));
@@ -420,11 +420,11 @@ impl SchemeVerifier {
             .raw(path, request.body)
             .map_err(|fault| match fault {
                 BodyReadError::Json(fault) => SignatureError::Body(fault),
-                BodyReadError::Overworked(overworked) => overworked.into(),
+                BodyReadError::WorkLimit(overworked) => overworked.into(),
                 BodyReadError::Form(_) => SignatureError::Mismatch,
             })?;
 
-        if items.len() > MOST_ITEMS {
+        if items.len() > MAX_ITEMS {
             return Err(SignatureError::Malformed(
                 format!("json:{path}"),
                 "it has too many items",
@@ -468,7 +468,7 @@ impl SchemeVerifier {
         let mut outcome = Err(SignatureError::Required("the request".to_owned()));
 
         // No early end: the time taken says nothing about which key came close.
-        for live in &self.live {
+        for live in &self.active {
             let judged = self.verify_by(live, &fields, case);
             let further = |fault: &SignatureError| match &outcome {
                 Ok(_) => false,
@@ -493,7 +493,7 @@ impl SchemeVerifier {
             origin,
             fetched,
             now,
-            oracles,
+            chosen_messages: oracles,
         } = *case;
         let mut candidates = Vec::new();
         let mut members = SignatureParams::default();
@@ -512,7 +512,7 @@ impl SchemeVerifier {
                     "it has no signature of the pinned version",
                 ));
             }
-            count if count > if public { MOST_PUBLIC } else { MOST_SHARED } => {
+            count if count > if public { MAX_PUBLIC } else { MAX_SHARED } => {
                 return Err(SignatureError::Malformed(
                     at.to_string(),
                     "it has too many signatures",
@@ -582,7 +582,7 @@ impl SchemeVerifier {
                 if self.scheme.alg != Algorithm::Equals
                     && is_oracle(oracles, &message.1, request.body)
                 {
-                    return Err(SignatureError::Oracle);
+                    return Err(SignatureError::ChosenMessage);
                 }
 
                 // Not the signature: two secrets make two of one delivery, and of some algorithms a
@@ -1048,7 +1048,7 @@ mod tests {
     fn a_batch_counts_its_items_once_and_in_any_order() {
         let batch =
             "alg='hmac-sha256'\neach='items[*]'\nmsg='{item:n}'\nsig={at='json:sig', enc='hex'}";
-        let batch = keyed(&[batch], &["key"]).unwrap().proving(true);
+        let batch = keyed(&[batch], &["key"]).unwrap().with_proof(true);
         // By Python's hmac.
         let one =
             r#"{"n":"1","sig":"6da91fb91517be1f5cdcf3af91d7d40c717dd638a306157606fb2e584f7ae926"}"#;

@@ -67,7 +67,7 @@ pub enum AgentMessage<P> {
     },
     /// Whether an open tunnel's application takes no connection here: with several agents, others
     /// have its requests then.
-    Application {
+    UpstreamHealth {
         /// The tunnel's public host, as the relay has named it.
         host: String,
         /// Whether it is down.
@@ -75,7 +75,7 @@ pub enum AgentMessage<P> {
     },
     /// The agent is about to stop, or has another connection in place of this one: send nothing
     /// more over it; what it has comes to its end.
-    Leave,
+    Drain,
     /// Something from a newer version.
     #[serde(other)]
     Unknown,
@@ -113,16 +113,16 @@ pub enum RelayMessage {
         port: u16,
     },
     /// The new policy of an open tunnel is refused; the old one stays in force.
-    Kept {
+    PolicyRejected {
         /// Why, in words.
         message: String,
     },
     /// Nothing more will be sent to an agent that said it leaves.
-    Left,
+    DrainAck,
     /// The relay is about to stop: it takes no new senders, and agents back only that have lost
     /// their connection; requests under way come to their end, and one more on each kept
     /// connection. The agent had better look for another relay.
-    Leaving,
+    Draining,
     /// A newer run of the agent's program has the tunnels, and this one gets no requests; or it has
     /// them again.
     Standby {
@@ -162,7 +162,7 @@ pub struct Deadlines {
     /// Between two pieces of a body.
     pub body_idle_ms: u64,
     /// For a body that a check must read whole.
-    pub body_whole_ms: u64,
+    pub body_read_ms: u64,
     /// For an upgraded connection on which nothing moves.
     pub upgrade_idle_ms: u64,
 }
@@ -174,7 +174,7 @@ impl Deadlines {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Self {
             body_idle_ms: millis(limits.answer_idle),
-            body_whole_ms: millis(limits.body_whole),
+            body_read_ms: millis(limits.body_whole),
             upgrade_idle_ms: millis(limits.upgrade_idle),
         }
     }
@@ -187,8 +187,8 @@ impl Deadlines {
 
     /// For a body that a check must read whole.
     #[must_use]
-    pub const fn body_whole(&self) -> Duration {
-        Duration::from_millis(self.body_whole_ms)
+    pub const fn body_read(&self) -> Duration {
+        Duration::from_millis(self.body_read_ms)
     }
 
     /// For an upgraded connection on which nothing moves.
@@ -235,7 +235,7 @@ pub struct RefusedRequest {
     /// The check that refused.
     pub check: Check,
     /// Why.
-    pub why: String,
+    pub reason: String,
     /// How long it took until it was refused, in milliseconds.
     #[serde(default)]
     pub ms: u64,
@@ -252,5 +252,5 @@ pub struct RefusedRequest {
     /// Milliseconds from its answer to this message: the agent shows it in its place among others,
     /// by its own clock.
     #[serde(default)]
-    pub ago_ms: u64,
+    pub age_ms: u64,
 }

@@ -24,12 +24,12 @@ const FLAG_UPGRADE: u8 = 2;
 const FLAG_KEYS: u8 = 4;
 
 /// Most keys of one request: a policy's alternatives rarely have two providers that publish theirs.
-const MOST_KEYS: u8 = 4;
+const MAX_KEYS: u8 = 4;
 
 /// Fields that most requests and answers do not exceed, so that their maps are made once in the
 /// right size.
 const REQUEST_FIELDS: usize = 24;
-const ANSWER_FIELDS: usize = 12;
+const RESPONSE_FIELDS: usize = 12;
 
 /// Identifies one request, on both sides and to the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,7 +58,7 @@ pub struct RequestMeta {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeRequest {
     /// What the relay adds.
-    pub context: RequestMeta,
+    pub meta: RequestMeta,
     /// The method.
     pub method: Method,
     /// Path and query, as sent.
@@ -72,7 +72,7 @@ pub struct ExchangeRequest {
     /// The fields, by name.
     pub headers: HeaderMap,
     /// The names as written, in the order of `headers`; empty when all are lower case.
-    pub spelling: HeaderCase,
+    pub header_case: HeaderCase,
 }
 
 /// The names of a head as they were written: one for each field, in the order in which the head's
@@ -170,14 +170,14 @@ impl ExchangeRequest {
     #[must_use]
     pub fn encode(&self, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
         let mut buf = BytesMut::with_capacity(1024);
-        buf.put_slice(&self.context.id.0);
-        put_bytes(&mut buf, &self.context.host);
-        put_address(&mut buf, self.context.client);
+        buf.put_slice(&self.meta.id.0);
+        put_bytes(&mut buf, &self.meta.host);
+        put_address(&mut buf, self.meta.client);
         put_bytes(&mut buf, self.method.as_str().as_bytes());
         put_bytes(&mut buf, &self.target);
         put_length(&mut buf, self.length);
 
-        let with_keys = !self.context.keys.0.is_empty();
+        let with_keys = !self.meta.keys.0.is_empty();
         buf.put_u8(
             (u8::from(self.trailers) * FLAG_TRAILERS)
                 | (u8::from(self.upgrade) * FLAG_UPGRADE)
@@ -185,10 +185,10 @@ impl ExchangeRequest {
         );
 
         if with_keys {
-            put_keys(&mut buf, &self.context.keys);
+            put_keys(&mut buf, &self.meta.keys);
         }
 
-        let mut spelled = self.spelling.names();
+        let mut spelled = self.header_case.names();
         for (name, value) in &self.headers {
             let written = spelled.next();
             if passes(name) {
@@ -227,7 +227,7 @@ impl ExchangeRequest {
         })?;
 
         Ok(Self {
-            context: RequestMeta {
+            meta: RequestMeta {
                 id,
                 host,
                 client,
@@ -239,7 +239,7 @@ impl ExchangeRequest {
             trailers: flags & FLAG_TRAILERS != 0,
             upgrade: flags & FLAG_UPGRADE != 0,
             headers,
-            spelling: spelling.finish(),
+            header_case: spelling.finish(),
         })
     }
 }
@@ -282,7 +282,7 @@ impl ExchangeReply {
         match kind {
             KIND_RESPONSE => {
                 let length = get_length(&mut buf)?;
-                let headers = get_fields(&mut buf, ANSWER_FIELDS, |_, _| {})?;
+                let headers = get_fields(&mut buf, RESPONSE_FIELDS, |_, _| {})?;
                 Ok(Self::Response(ExchangeResponse {
                     status,
                     length,
@@ -387,7 +387,7 @@ fn get_length(buf: &mut Bytes) -> Result<Option<u64>, HeadError> {
 }
 
 fn put_keys(buf: &mut BytesMut, keys: &FetchedKeys) {
-    let count = u8::try_from(keys.0.len()).unwrap_or(u8::MAX).min(MOST_KEYS);
+    let count = u8::try_from(keys.0.len()).unwrap_or(u8::MAX).min(MAX_KEYS);
     buf.put_u8(count);
     for (url, key) in keys.0.iter().take(usize::from(count)) {
         put_bytes(buf, url.to_string().as_bytes());
@@ -397,7 +397,7 @@ fn put_keys(buf: &mut BytesMut, keys: &FetchedKeys) {
 
 fn get_keys(buf: &mut Bytes) -> Result<FetchedKeys, HeadError> {
     let count = take(buf, 1)?.get_u8();
-    if count > MOST_KEYS {
+    if count > MAX_KEYS {
         return Err(HeadError("keys"));
     }
 
@@ -442,7 +442,7 @@ mod tests {
         headers.append("x-a", "2".parse().unwrap());
 
         ExchangeRequest {
-            context: RequestMeta {
+            meta: RequestMeta {
                 id: RequestId([7; 16]),
                 host: Bytes::from_static(b"h.example"),
                 client: "2001:db8::1".parse().unwrap(),
@@ -460,7 +460,7 @@ mod tests {
             trailers: true,
             upgrade: false,
             headers,
-            spelling: HeaderCase("X-GitHub-Event\nX-A\nx-a\n".into()),
+            header_case: HeaderCase("X-GitHub-Event\nX-A\nx-a\n".into()),
         }
     }
 
@@ -511,7 +511,7 @@ mod tests {
     fn a_left_out_field_takes_its_spelling_along() {
         let encoded = request().encode(|name| name != "x-github-event").freeze();
         let decoded = ExchangeRequest::decode(encoded).unwrap();
-        assert_eq!(decoded.spelling, HeaderCase("X-A\nx-a\n".into()));
+        assert_eq!(decoded.header_case, HeaderCase("X-A\nx-a\n".into()));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use hookward_core::limits::SMALL_BODY;
 pub enum MessageBodyError {
     /// The other end of the tunnel broke off.
     #[error("the body broke off: {0}")]
-    Broke(#[from] StreamError),
+    Aborted(#[from] StreamError),
     /// Nothing came for too long.
     #[error("the body stood still for {} s", .0.as_secs())]
     Idle(Duration),
@@ -44,7 +44,7 @@ pub struct MessageBody {
     left: Option<u64>,
     /// The head's `Trailer` fields: only what they announce may follow.
     announced: HeaderMap,
-    patience: Duration,
+    idle_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     ended: bool,
 }
@@ -69,7 +69,7 @@ impl MessageBody {
             arrived: VecDeque::new(),
             left: length,
             announced,
-            patience,
+            idle_timeout: patience,
             timer: None,
             ended: false,
         }
@@ -129,7 +129,7 @@ impl MessageBody {
                 None => self.reader.poll_next(cx),
             };
             let Poll::Ready(next) = next else {
-                let patience = self.patience;
+                let patience = self.idle_timeout;
                 let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
                 ready!(timer.as_mut().poll(cx));
                 return Poll::Ready(Some(Err(MessageBodyError::Idle(patience))));

@@ -7,38 +7,38 @@ use std::time::Duration;
 pub struct Liveness(Duration);
 
 /// Asks for a sign of life within that time: some of them may be lost.
-const ASKS: u32 = 10;
+const PINGS: u32 = 10;
 /// However long a silence may be here, the other side may take a shorter one for death.
-const ASK_AT_LEAST: Duration = Duration::from_secs(1);
+const MIN_PING_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Liveness {
     /// Dead after so long a silence.
     #[must_use]
-    pub const fn dead_after_silence_of(span: Duration) -> Self {
+    pub const fn with_idle_timeout(span: Duration) -> Self {
         Self(span)
     }
 
     /// The silence after which the connection is dead.
     #[must_use]
-    pub const fn dead_after(self) -> Duration {
+    pub const fn idle_timeout(self) -> Duration {
         self.0
     }
 
     /// The silence after which other connections are better: one sign of life was lost, or more.
     #[must_use]
     pub fn quiet_after(self) -> Duration {
-        self.ask_every() * 9 / 4
+        self.ping_interval() * 9 / 4
     }
 
     /// How often the peer is asked for a sign of life.
     #[must_use]
-    pub fn ask_every(self) -> Duration {
-        (self.0 / ASKS).min(ASK_AT_LEAST)
+    pub fn ping_interval(self) -> Duration {
+        (self.0 / PINGS).min(MIN_PING_INTERVAL)
     }
 }
 
 impl Default for Liveness {
     fn default() -> Self {
-        Self(hookward_core::limits::TUNNEL_DEAD)
+        Self(hookward_core::limits::TUNNEL_IDLE_TIMEOUT)
     }
 }

@@ -31,7 +31,7 @@ pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// much memory: on a relay of 1 GiB it can't be more.
 pub const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
 /// What a peer may send that has not said who it is: a greeting, some times over.
-pub(crate) const UNKNOWN_WINDOW: u32 = 64 * 1024;
+pub(crate) const UNAUTHENTICATED_WINDOW: u32 = 64 * 1024;
 /// What one connection may have sent and not acknowledged, in memory: 160 MB/s on a path of 50 ms,
 /// where quinn brings 18 to 36 (measured), and four streams' windows, so that one slow stream
 /// leaves room for others.
@@ -95,7 +95,7 @@ pub fn server(
     transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
 
     // Until it has greeted; see `Session::trust`.
-    transport.receive_window(VarInt::from_u32(UNKNOWN_WINDOW));
+    transport.receive_window(VarInt::from_u32(UNAUTHENTICATED_WINDOW));
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config
         .transport_config(Arc::new(transport))
@@ -213,8 +213,8 @@ fn transport(liveness: Liveness) -> TransportConfig {
         .send_window(SEND_WINDOW)
         .ack_frequency_config(Some(ack))
         // Both sides ask, because the shorter of both sides' times holds.
-        .keep_alive_interval(Some(liveness.ask_every()))
-        .max_idle_timeout(IdleTimeout::try_from(liveness.dead_after()).ok());
+        .keep_alive_interval(Some(liveness.ping_interval()))
+        .max_idle_timeout(IdleTimeout::try_from(liveness.idle_timeout()).ok());
 
     transport
 }

@@ -22,11 +22,11 @@ const BULK: i32 = -1;
 #[derive(Clone, Copy)]
 enum Priority {
     /// Before what is large: it is small.
-    First,
+    Urgent,
     /// Beside all others: nobody knows how large it will be.
-    Any,
+    Normal,
     /// Behind what is small.
-    Last,
+    Bulk,
 }
 
 /// Writes one message of an exchange. Dropped before [`MessageWriter::finish`], it is an abort.
@@ -34,7 +34,7 @@ pub struct MessageWriter {
     stream: SendHalf,
     order: Option<Arc<WritePriority>>,
     /// Of what follows the head.
-    turn: Priority,
+    priority: Priority,
     finished: bool,
 }
 
@@ -43,7 +43,7 @@ impl MessageWriter {
         Self {
             stream,
             order,
-            turn: Priority::Any,
+            priority: Priority::Normal,
             finished: false,
         }
     }
@@ -57,7 +57,7 @@ impl MessageWriter {
 
     /// Sends this message behind all small ones.
     pub fn deprioritise(&mut self) {
-        self.turn = Priority::Last;
+        self.priority = Priority::Bulk;
         self.stream.prioritise(BULK);
     }
 
@@ -66,7 +66,7 @@ impl MessageWriter {
     /// # Errors
     /// [`StreamError`]; the message is then aborted.
     pub async fn head(&mut self, payload: &[u8]) -> Result<(), StreamError> {
-        self.write_in_turn(Priority::First, &mut [frame::head(payload)], false)
+        self.write_by_priority(Priority::Urgent, &mut [frame::head(payload)], false)
             .await
     }
 
@@ -77,12 +77,12 @@ impl MessageWriter {
     pub async fn whole(mut self, head: &[u8], body: Bytes) -> Result<(), StreamError> {
         let head = frame::head(head);
         let written = if body.is_empty() {
-            self.write_in_turn(Priority::First, &mut [head, frame::end()], true)
+            self.write_by_priority(Priority::Urgent, &mut [head, frame::end()], true)
                 .await
         } else {
             let prefix = frame::data_prefix(body.len());
-            self.write_in_turn(
-                Priority::First,
+            self.write_by_priority(
+                Priority::Urgent,
                 &mut [head, prefix, body, frame::end()],
                 true,
             )
@@ -127,16 +127,16 @@ impl MessageWriter {
     }
 
     async fn write(&mut self, pieces: &mut [Bytes]) -> Result<(), StreamError> {
-        self.write_in_turn(self.turn, pieces, false).await
+        self.write_by_priority(self.priority, pieces, false).await
     }
 
     async fn end(&mut self, pieces: &mut [Bytes]) -> Result<(), StreamError> {
-        self.write_in_turn(self.turn, pieces, true).await?;
+        self.write_by_priority(self.priority, pieces, true).await?;
         self.finished = true;
         Ok(())
     }
 
-    async fn write_in_turn(
+    async fn write_by_priority(
         &mut self,
         turn: Priority,
         pieces: &mut [Bytes],
@@ -144,9 +144,9 @@ impl MessageWriter {
     ) -> Result<(), StreamError> {
         let writing = self.stream.write(pieces, end);
         match (&self.order, turn) {
-            (Some(order), Priority::First) => order.first(writing).await,
-            (Some(order), Priority::Last) => order.last(writing).await,
-            (_, Priority::Any) | (None, _) => writing.await,
+            (Some(order), Priority::Urgent) => order.write_urgent(writing).await,
+            (Some(order), Priority::Bulk) => order.write_bulk(writing).await,
+            (_, Priority::Normal) | (None, _) => writing.await,
         }
     }
 }

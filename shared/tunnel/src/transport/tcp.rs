@@ -29,7 +29,7 @@ use crate::transport::error::SessionError;
 use crate::transport::halves::{Http2Recv, RecvHalf, SendHalf};
 use crate::transport::identity::{Pin as KeyPin, PinnedVerifier, crypto_provider};
 use crate::transport::liveness::Liveness;
-use crate::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW, UNKNOWN_WINDOW};
+use crate::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW, UNAUTHENTICATED_WINDOW};
 use hookward_core::limits::TUNNEL_STREAMS;
 
 /// What one stream may have buffered here before its writer waits.
@@ -103,10 +103,10 @@ pub(crate) struct H2Link {
 
 enum TcpRole {
     /// The relay opens streams, so many at a time: h2 itself would queue more, without a word.
-    Opens(client::SendRequest<Bytes>, Arc<Semaphore>),
+    Relay(client::SendRequest<Bytes>, Arc<Semaphore>),
     /// The agent takes them.
     // A std mutex: it is held while the queue is polled, and nothing waits under it.
-    Takes(Mutex<mpsc::Receiver<Halves>>),
+    Agent(Mutex<mpsc::Receiver<Halves>>),
 }
 
 /// When something was last received, in milliseconds since the beginning.
@@ -164,8 +164,8 @@ where
 
     let (sender, mut connection) = client::Builder::new()
         // Until it has greeted; see `Session::trust`.
-        .initial_window_size(UNKNOWN_WINDOW)
-        .initial_connection_window_size(UNKNOWN_WINDOW)
+        .initial_window_size(UNAUTHENTICATED_WINDOW)
+        .initial_connection_window_size(UNAUTHENTICATED_WINDOW)
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(HEADS)
@@ -212,7 +212,7 @@ where
 
     let places = Arc::new(Semaphore::new(TUNNEL_STREAMS as usize));
     Ok(H2Link {
-        side: TcpRole::Opens(sender, places),
+        side: TcpRole::Relay(sender, places),
         peer,
         ended,
         heard,
@@ -289,7 +289,7 @@ where
     });
 
     Ok(H2Link {
-        side: TcpRole::Takes(Mutex::new(taken)),
+        side: TcpRole::Agent(Mutex::new(taken)),
         peer,
         ended,
         heard,
@@ -301,7 +301,7 @@ where
 impl H2Link {
     /// Opens a stream; waits while all are in use.
     pub(crate) async fn open(&self) -> Result<Halves, SessionError> {
-        let TcpRole::Opens(sender, places) = &self.side else {
+        let TcpRole::Relay(sender, places) = &self.side else {
             return Err(wrong_side());
         };
         let place = Arc::clone(places)
@@ -322,7 +322,7 @@ impl H2Link {
 
     /// The next stream of the peer.
     pub(crate) async fn accept(&self) -> Result<Halves, SessionError> {
-        let TcpRole::Takes(queue) = &self.side else {
+        let TcpRole::Agent(queue) = &self.side else {
             return Err(wrong_side());
         };
         let next = poll_fn(|cx| {
@@ -340,7 +340,7 @@ impl H2Link {
 
     /// Whether it is the agent's side, which takes streams.
     pub(crate) const fn takes(&self) -> bool {
-        matches!(self.side, TcpRole::Takes(_))
+        matches!(self.side, TcpRole::Agent(_))
     }
 
     pub(crate) async fn closed(&self) -> SessionError {
@@ -380,16 +380,16 @@ impl Drop for H2Link {
 
 /// Asks the peer for a sign of life from time to time; resolves when none has come for too long.
 async fn silence(pings: Option<PingPong>, liveness: Liveness, heard: Heard) -> SessionError {
-    let mut tick = interval(liveness.ask_every());
+    let mut tick = interval(liveness.ping_interval());
     let mut pings = pings;
     let mut asked = false;
 
     loop {
         tick.tick().await;
-        if heard.silence() >= liveness.dead_after() {
+        if heard.silence() >= liveness.idle_timeout() {
             return SessionError::Lost(format!(
                 "nothing was heard for {} s",
-                liveness.dead_after().as_secs_f64()
+                liveness.idle_timeout().as_secs_f64()
             ));
         }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// So long large messages wait for small ones of which there is always another: then they are let
 /// in beside them.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// The order of a connection's writers.
 pub(crate) struct WritePriority {
@@ -55,7 +55,7 @@ impl Drop for Waiting<'_> {
 impl WritePriority {
     /// Writes a small message. It must have room in its own stream's window: large ones wait for
     /// it.
-    pub(crate) async fn first<F: Future>(&self, writing: F) -> F::Output {
+    pub(crate) async fn write_urgent<F: Future>(&self, writing: F) -> F::Output {
         let mut writing = pin!(writing);
         // Nearly always there is room, and nobody has to be told.
         if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
@@ -73,7 +73,7 @@ impl WritePriority {
 
     /// Writes a part of a large message, while no small one waits; where there is always one,
     /// beside them.
-    pub(crate) async fn last<F: Future>(&self, writing: F) -> F::Output {
+    pub(crate) async fn write_bulk<F: Future>(&self, writing: F) -> F::Output {
         let mut writing = pin!(writing);
         loop {
             let nobody = self.nobody.notified();
@@ -98,7 +98,7 @@ impl WritePriority {
         if self.waiting.load(Ordering::Acquire) == 0 {
             return None;
         }
-        let due = self.begin + Duration::from_millis(self.since.load(Ordering::Acquire)) + PATIENCE;
+        let due = self.begin + Duration::from_millis(self.since.load(Ordering::Acquire)) + MAX_WAIT;
         (Instant::now() < due).then_some(due)
     }
 }
@@ -149,11 +149,11 @@ mod tests {
     async fn a_small_one_goes_before_large_ones_that_came_before_it() {
         let (order, room) = (WritePriority::default(), Room::default());
         let mut large: Vec<Writing<'_>> = (0..3)
-            .map(|_| Box::pin(order.last(room.enter())) as _)
+            .map(|_| Box::pin(order.write_bulk(room.enter())) as _)
             .collect();
         assert_eq!(entered(&mut large), 0);
 
-        let mut small: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
+        let mut small: Vec<Writing<'_>> = vec![Box::pin(order.write_urgent(room.enter()))];
         assert_eq!(entered(&mut small), 0);
         room.free(1);
         assert_eq!(entered(&mut large), 0, "it is the small one's");
@@ -162,7 +162,7 @@ mod tests {
         room.free(2);
         assert_eq!(entered(&mut large), 2);
 
-        let mut given_up: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
+        let mut given_up: Vec<Writing<'_>> = vec![Box::pin(order.write_urgent(room.enter()))];
         assert_eq!(entered(&mut given_up), 0);
         drop(given_up);
         room.free(1);
@@ -172,11 +172,11 @@ mod tests {
     #[tokio::test]
     async fn a_large_one_does_not_wait_for_ever() {
         let (order, room) = (WritePriority::default(), Room::default());
-        let mut small: Vec<Writing<'_>> = vec![Box::pin(order.first(room.enter()))];
+        let mut small: Vec<Writing<'_>> = vec![Box::pin(order.write_urgent(room.enter()))];
         assert_eq!(entered(&mut small), 0);
         // The small one is not polled: it is as if there were always another.
         room.free(1);
-        let entered = tokio::time::timeout(PATIENCE * 30, order.last(room.enter())).await;
+        let entered = tokio::time::timeout(MAX_WAIT * 30, order.write_bulk(room.enter())).await;
         assert!(entered.is_ok());
     }
 }
