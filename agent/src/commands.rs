@@ -73,7 +73,7 @@ pub fn tell(format: LogFormat, text: &str) {
         LogFormat::Text => eprintln!("hookward: {text}"),
         LogFormat::Json => eprintln!(
             "{}",
-            serde_json::json!({ "event": "error", "message": text })
+            serde_json::json!({ "event": "error", "reason": text })
         ),
     }
 }

@@ -31,16 +31,16 @@ pub enum Event {
     /// No relay is reached; the agent goes on dialling.
     Disconnected {
         /// Why.
-        why: String,
+        reason: String,
     },
     /// No connection to this relay is left, while other relays are reached.
     RelayDisconnected {
         /// The relay's address.
         relay: String,
         /// Why.
-        why: String,
+        reason: String,
         /// It is given up: dialling it again would change nothing.
-        for_good: bool,
+        permanent: bool,
     },
     /// A request reached this agent.
     Request(Box<RequestEvent>),
@@ -51,7 +51,7 @@ pub enum Event {
     /// The agent stops, and waits for requests that are under way.
     Stopping {
         /// Number of requests in progress.
-        under_way: usize,
+        in_flight: usize,
     },
     /// Something that the user should know.
     Note(String),
@@ -154,7 +154,7 @@ pub enum RequestResult {
         /// The check.
         check: Check,
         /// Why.
-        why: String,
+        reason: String,
     },
     /// It failed on its way.
     Failed {
@@ -163,7 +163,7 @@ pub enum RequestResult {
         /// The code.
         code: Code,
         /// Why.
-        why: String,
+        reason: String,
     },
     /// The sender, or the relay, went away.
     Aborted,

@@ -428,7 +428,7 @@ impl Exchange<'_> {
                     check,
                     code,
                     status,
-                    reason: why,
+                    reason,
                     ..
                 } = refusal;
 
@@ -437,18 +437,18 @@ impl Exchange<'_> {
                     RequestResult::Refused {
                         status: status.as_u16(),
                         check,
-                        why,
+                        reason,
                     },
                 );
                 self.fail(writer, code, status).await;
             }
-            Err(ExchangeError::Failed(code, why)) => {
+            Err(ExchangeError::Failed(code, reason)) => {
                 self.report(
                     shown,
                     RequestResult::Failed {
                         status: code.status().as_u16(),
                         code,
-                        why,
+                        reason,
                     },
                 );
                 self.fail(writer, code, code.status()).await;
@@ -536,7 +536,7 @@ impl Exchange<'_> {
         if !self.started.try_start(request.meta.id) {
             // It came before, over a connection that was lost since: the application may have it.
             return Err(ExchangeError::Failed(
-                Code::AgentBroke,
+                Code::TunnelError,
                 "it was begun before its connection was lost".to_owned(),
             ));
         }
@@ -574,7 +574,9 @@ impl Exchange<'_> {
             .offload
             .run(&self.handler.checks, check)
             .await
-            .map_err(|QueueTimeout| ExchangeError::Failed(Code::Busy, QueueTimeout.to_string()))
+            .map_err(|QueueTimeout| {
+                ExchangeError::Failed(Code::Overloaded, QueueTimeout.to_string())
+            })
     }
 
     /// Adds what would have made a wrong signature right, as long as diagnoses do not cost too much
@@ -629,9 +631,10 @@ impl Exchange<'_> {
     fn pair(&self, secret: &Secret, answer: Box<ChallengeResponse>) -> ExchangeError {
         match self.handler.pairing.as_ref().map(|keep| keep(secret)) {
             Some(Ok(())) => ExchangeError::Handshake(answer),
-            Some(Err(error)) => {
-                ExchangeError::Failed(Code::Busy, format!("the secret could not be kept: {error}"))
-            }
+            Some(Err(error)) => ExchangeError::Failed(
+                Code::Overloaded,
+                format!("the secret could not be kept: {error}"),
+            ),
             None => Refusal::failed(Check::Signature, "no pairing is under way").into(),
         }
     }
@@ -690,7 +693,7 @@ impl Exchange<'_> {
 
                 charge
                     .grow(data.len() as u64)
-                    .map_err(|full| ExchangeError::Failed(Code::Busy, full.to_string()))?;
+                    .map_err(|full| ExchangeError::Failed(Code::Overloaded, full.to_string()))?;
                 pieces.add(data);
             }
 
@@ -702,9 +705,12 @@ impl Exchange<'_> {
                 charge.complete();
                 Ok((read?, charge))
             }
-            Err(_) => {
-                Err(Refusal::new(Check::Body, Code::SlowRequest, "the body came too slowly").into())
-            }
+            Err(_) => Err(Refusal::new(
+                Check::Body,
+                Code::RequestTimeout,
+                "the body came too slowly",
+            )
+            .into()),
         }
     }
 
@@ -751,7 +757,7 @@ impl Exchange<'_> {
                 };
 
                 Err(ExchangeError::Failed(
-                    Code::ApplicationUnreachable,
+                    Code::UpstreamUnreachable,
                     format!("{error}{next}"),
                 ))
             }
@@ -770,17 +776,17 @@ impl Exchange<'_> {
                 };
 
                 Err(ExchangeError::Failed(
-                    Code::ApplicationBroke,
+                    Code::UpstreamError,
                     format!("{error}{hint}"),
                 ))
             }
             Err(_) => {
                 self.handler.pool.note_silence(patience, answers);
-                let why = format!(
+                let reason = format!(
                     "the application did not answer within {} s",
                     patience.as_secs_f64()
                 );
-                Err(ExchangeError::Failed(Code::ApplicationTimeout, why))
+                Err(ExchangeError::Failed(Code::UpstreamTimeout, reason))
             }
         }
     }
@@ -850,12 +856,8 @@ impl Exchange<'_> {
                 }
                 Ok(Some(Err(_))) => {
                     // Nothing was sent yet, so the sender can still be told the truth.
-                    self.fail(
-                        writer,
-                        Code::ApplicationBroke,
-                        Code::ApplicationBroke.status(),
-                    )
-                    .await;
+                    self.fail(writer, Code::UpstreamError, Code::UpstreamError.status())
+                        .await;
                     return Err(());
                 }
                 Ok(None) => {

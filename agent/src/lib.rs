@@ -116,7 +116,7 @@ impl Agent {
         on_worked: impl Fn(Transport) + Send + Sync + 'static,
     ) -> Result<Self, Diagnostics> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (budget, under_way) = (BodyMemory::new(AGENT_BODY_MEMORY), InFlight::default());
+        let (budget, in_flight) = (BodyMemory::new(AGENT_BODY_MEMORY), InFlight::default());
         let offload = Offload::default();
         let diagnoses = Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND));
         let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
@@ -140,7 +140,7 @@ impl Agent {
                 header_case: HeaderCaseCache::default(),
                 events: reporter.clone(),
                 body_memory: budget.clone(),
-                in_flight: under_way.clone(),
+                in_flight: in_flight.clone(),
                 refused: RefusalSummary::default(),
             };
             let replay = Arc::new(replay);
@@ -182,7 +182,7 @@ impl Agent {
             tasks,
             policies,
             clock,
-            in_flight: under_way,
+            in_flight,
         })
     }
 
@@ -215,7 +215,7 @@ impl Agent {
 
     /// The requests under way.
     #[must_use]
-    pub fn under_way(&self) -> InFlight {
+    pub fn in_flight(&self) -> InFlight {
         self.in_flight.clone()
     }
 

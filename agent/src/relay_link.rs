@@ -421,8 +421,8 @@ pub async fn run(
             if several && !kept.is_empty() {
                 shared.events.emit(Event::RelayDisconnected {
                     relay,
-                    why: error.to_string(),
-                    for_good: true,
+                    reason: error.to_string(),
+                    permanent: true,
                 });
             }
 

@@ -86,10 +86,10 @@ impl ForwardError {
     #[must_use]
     pub const fn code(&self) -> Code {
         match self {
-            Self::NoStream => Code::Busy,
-            Self::Offline(_) => Code::AgentAway,
-            Self::Tunnel(_) | Self::Stalled(_) | Self::Stopping => Code::AgentBroke,
-            Self::Timeout(_) => Code::ApplicationTimeout,
+            Self::NoStream => Code::Overloaded,
+            Self::Offline(_) => Code::AgentOffline,
+            Self::Tunnel(_) | Self::Stalled(_) | Self::Stopping => Code::TunnelError,
+            Self::Timeout(_) => Code::UpstreamTimeout,
             Self::Body(error) => error.code(),
             Self::Failed(failure) => failure.code,
         }
@@ -152,7 +152,7 @@ pub async fn forward(
             Some(live) => Some(Arc::clone(live)),
             None if now.is_away() || story.is_connection_loss() => {
                 let patience = limits
-                    .agent_wait
+                    .reconnect_wait
                     .min(RETRY_WINDOW.saturating_sub(begun.elapsed()));
                 let arrival = registry.arrival(host, patience, may_have).await;
                 arrival.and_then(|tunnel| tunnel.select(may_have).cloned())
@@ -164,7 +164,7 @@ pub async fn forward(
             return Err(story.into_error());
         };
 
-        let under_way = live.begin();
+        let in_flight = live.begin();
         let error = match attempt(
             &permit,
             &live,
@@ -179,13 +179,13 @@ pub async fn forward(
                 return Ok(Forwarded {
                     response,
                     upgraded,
-                    load: under_way,
+                    load: in_flight,
                 });
             }
             Err(error) => error,
         };
 
-        drop(under_way);
+        drop(in_flight);
         tracing::debug!(id = %request.meta.id, %error, "a try over one connection");
         let goes_on = story.should_retry(error, &live)
             && tried.len() + 1 < MAX_ATTEMPTS
@@ -216,13 +216,14 @@ async fn attempt(
     limits: &Limits,
     again_until: Instant,
 ) -> Result<ForwardResponse, ForwardError> {
-    let patience = permit.settings().answer_timeout + limits.answer_margin;
+    let patience = permit.settings().answer_timeout + limits.response_margin;
     let head_only = request.method == http::Method::HEAD;
-    let (mut writer, mut reader) = match timeout(limits.open_stream, live.session.open()).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(ForwardError::Offline(error.to_string())),
-        Err(_) => return Err(ForwardError::NoStream),
-    };
+    let (mut writer, mut reader) =
+        match timeout(limits.open_stream_timeout, live.session.open()).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(ForwardError::Offline(error.to_string())),
+            Err(_) => return Err(ForwardError::NoStream),
+        };
 
     let mut pump = None;
     let mut upgrading = None;
@@ -231,12 +232,16 @@ async fn attempt(
         RequestBody::Buffered(body, _) if body.len() <= SMALL_BODY => {
             writer.prioritise(live.next_order());
             let head = request.encode(passes(true));
-            with_timeout(limits.answer_idle, writer.whole(&head, body.clone())).await?;
+            with_timeout(
+                limits.response_idle_timeout,
+                writer.whole(&head, body.clone()),
+            )
+            .await?;
         }
         RequestBody::Buffered(body, _) => {
             writer.deprioritise();
             let head = request.encode(passes(true));
-            let (idle, mut body) = (limits.answer_idle, body.clone());
+            let (idle, mut body) = (limits.response_idle_timeout, body.clone());
             pump = Some(BodySender::new(async move {
                 with_timeout(idle, writer.head(&head)).await?;
                 while !body.is_empty() {
@@ -261,14 +266,14 @@ async fn attempt(
                     first,
                     charge,
                     *rest,
-                    limits.answer_idle,
+                    limits.response_idle_timeout,
                 )));
             }
         }
         RequestBody::Upgrade => {
             writer.prioritise(live.next_order());
             with_timeout(
-                limits.answer_idle,
+                limits.response_idle_timeout,
                 writer.head(&request.encode(passes(true))),
             )
             .await?;
@@ -315,7 +320,7 @@ async fn attempt(
     if let Some(writer) = upgrading {
         // The application said no: the request is complete as it is.
         // An agent that has answered may have stopped reading.
-        match with_timeout(limits.answer_idle, writer.finish()).await {
+        match with_timeout(limits.response_idle_timeout, writer.finish()).await {
             Ok(()) | Err(SendError::Tunnel(StreamError::Aborted)) => {}
             Err(error) => return Err(error.into()),
         }
@@ -325,7 +330,7 @@ async fn attempt(
         reader,
         response.length,
         answer.headers(),
-        limits.answer_idle,
+        limits.response_idle_timeout,
     );
     *answer.body_mut() = ResponseBody::new(body, pump, &live.response_backlog).await;
 

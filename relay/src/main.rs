@@ -52,7 +52,7 @@ fn tell(format: LogFormat, error: &CommandError) {
         LogFormat::Text => eprintln!("hookward-relay: {error}"),
         LogFormat::Json => eprintln!(
             "{}",
-            serde_json::json!({ "event": "error", "message": error.to_string() })
+            serde_json::json!({ "event": "error", "reason": error.to_string() })
         ),
     }
 }

@@ -140,8 +140,8 @@ pub enum StartError {
     /// The system has no randomness to give.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
-    /// The operator's floor.
-    #[error("the floor can't be used:\n{0}")]
+    /// The operator's baseline policy.
+    #[error("the baseline policy can't be used:\n{0}")]
     Baseline(#[from] Diagnostics),
     /// Fetching.
     #[error(transparent)]
@@ -245,19 +245,19 @@ impl Relay {
 
         let domain = settings.domain.clone();
         let tasks = TaskTracker::new();
-        let fetcher = Fetcher::new(settings.fetch.clone(), settings.limits.fetch)?;
+        let fetcher = Fetcher::new(settings.fetch.clone(), settings.limits.fetch_timeout)?;
         let lists = IpSetUpdater::load(&store);
         let trusted_proxies = AddressSet::new(&settings.trusted_proxies);
 
-        // Before it is read, or a change in between would not be seen. Without a floor SIGHUP
+        // Before it is read, or a change in between would not be seen. Without a baseline policy SIGHUP
         // changes nothing.
         let reloads =
             Reloads::new(settings.baseline_policy.as_deref()).map_err(StartError::Signal)?;
-        let floor = BaselinePolicy::load(settings.baseline_policy.as_deref(), &clock, &lists)?;
+        let baseline = BaselinePolicy::load(settings.baseline_policy.as_deref(), &clock, &lists)?;
         let replays = DedupWriter::open(
             &settings.data_dir.join(DEDUP_FILE),
             clock.clone(),
-            settings.limits.deliveries as u64,
+            settings.limits.max_tracked_deliveries as u64,
         )?;
 
         let registry = Registry::default();
@@ -270,7 +270,7 @@ impl Relay {
         );
 
         let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
-        let budget = BodyMemory::new(settings.limits.body_budget);
+        let budget = BodyMemory::new(settings.limits.body_memory);
         let log = Arc::new(AuditLog::default());
         let host = Arc::new(SessionContext {
             registry: registry.clone(),
@@ -314,7 +314,7 @@ impl Relay {
             trusted_proxies,
             forwarded: settings.forwarded,
             proxy_protocol: settings.proxy_protocol,
-            baseline: floor.clone(),
+            baseline: baseline.clone(),
             keys: KeyCache::new(fetcher.clone(), tasks.clone()),
             fetcher: fetcher.clone(),
             dedup: replays.dedup.clone(),
@@ -361,7 +361,7 @@ impl Relay {
         ));
 
         if let Some(path) = settings.baseline_policy {
-            tasks.spawn(floor.watch(
+            tasks.spawn(baseline.watch(
                 path,
                 clock.clone(),
                 lists.clone(),

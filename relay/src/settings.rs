@@ -11,7 +11,7 @@
 //! trusted_proxies = ["10.0.0.0/8"]
 //! forwarded = "x-forwarded-for"        # the field that they write: or "forwarded" (RFC 7239)
 //! proxy_protocol = false               # they begin each connection with PROXY protocol v1 or v2
-//! floor = "/etc/hookward/floor.toml"   # a policy that every request must pass first
+//! baseline_policy = "/etc/hookward/baseline.toml"   # a policy that every request must pass first
 //!
 //! [fetch]                              # public keys and lists of addresses
 //! hosts = ["keys.example.com"]         # where keys of schemes in policies may come from
@@ -23,7 +23,7 @@
 //! "hooks.example.com" = "flexdeploy"
 //!
 //! [limits]                             # every bound of shared/src/limits.rs, by its name
-//! request_head = "9s"
+//! request_head_timeout = "9s"
 //! ```
 
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ use crate::fetch::client::FetchSettings;
 
 /// Where the relay listens unless it is told otherwise: all addresses of both families.
 pub const LISTEN: &str = "[::]:443";
-/// Most that `head_bytes` may be: a head must fit into one frame of the tunnel, with room to spare.
+/// Most that `max_head_bytes` may be: a head must fit into one frame of the tunnel, with room to spare.
 const MAX_HEAD_BYTES: u64 = 60 * 1024;
 /// Where the relay keeps what must survive a restart, unless it is told otherwise.
 pub const DATA_DIR: &str = "/var/lib/hookward";
@@ -73,7 +73,7 @@ pub struct RawSettings {
     pub forwarded: Option<String>,
     /// Whether connections begin with the PROXY protocol.
     pub proxy_protocol: Option<bool>,
-    /// The operator's floor.
+    /// The operator's baseline policy.
     pub baseline_policy: Option<PathBuf>,
     /// Hosts of keys.
     pub fetch_hosts: Vec<String>,
@@ -109,7 +109,7 @@ pub struct Settings {
     pub forwarded: ForwardedField,
     /// Whether connections of trusted proxies begin with the PROXY protocol.
     pub proxy_protocol: bool,
-    /// The operator's floor: a policy file.
+    /// The operator's baseline policy: a policy file.
     pub baseline_policy: Option<PathBuf>,
     /// What is fetched, and how.
     pub fetch: FetchSettings,
@@ -147,7 +147,7 @@ pub fn read_file(name: &str, text: &str, problems: &mut Vec<Diagnostic>) -> (Raw
         written.trusted_proxies = top.strings("trusted_proxies").unwrap_or_default();
         written.forwarded = top.string("forwarded");
         written.proxy_protocol = top.boolean("proxy_protocol");
-        written.baseline_policy = top.string("floor").map(PathBuf::from);
+        written.baseline_policy = top.string("baseline_policy").map(PathBuf::from);
 
         if let Some(mut fetch) = top.table("fetch") {
             written.fetch_hosts = fetch.strings("hosts").unwrap_or_default();
@@ -349,19 +349,19 @@ impl RawSettings {
             }
         }
 
-        if limits.body_budget / BODY_MEMORY_SHARES < limits.body_bytes {
+        if limits.body_memory / BODY_MEMORY_SHARES < limits.max_body_bytes {
             wrong(
                 "limits",
                 format!(
-                    "body_budget must be {BODY_MEMORY_SHARES} times body_bytes at least: one client address gets that part of it"
+                    "body_memory must be {BODY_MEMORY_SHARES} times max_body_bytes at least: one client address gets that part of it"
                 ),
             );
         }
 
-        if limits.head_bytes > MAX_HEAD_BYTES {
+        if limits.max_head_bytes > MAX_HEAD_BYTES {
             wrong(
                 "limits",
-                format!("head_bytes is more than {MAX_HEAD_BYTES}"),
+                format!("max_head_bytes is more than {MAX_HEAD_BYTES}"),
             );
         }
 
@@ -422,7 +422,7 @@ mod tests {
         let settings = flags.merge_over(file).resolve(limits, problems).unwrap();
         assert_eq!(settings.domain.as_str(), "hooks.example.com");
 
-        assert_eq!(settings.limits.body_bytes, 1 << 20);
+        assert_eq!(settings.limits.max_body_bytes, 1 << 20);
         assert_eq!(settings.public_port, Some(8443));
         assert_eq!(settings.hosts.len(), 1);
     }
@@ -437,7 +437,7 @@ mod tests {
 
         for expected in [
             "r.toml:3:1: unknown key \"spool\"",
-            "request_head: expected a time",
+            "request_head_timeout: expected a time",
             "unknown key \"heads\"",
             "domain: missing",
             "\"443\" is no address",

@@ -39,7 +39,7 @@ async fn application_down() {
     let answer = stage.edge.post(HOOK, &[], b"x").await;
     assert_eq!(
         (answer.status, answer.code()),
-        (502, Some("application_unreachable"))
+        (502, Some("upstream_unreachable"))
     );
 
     assert_eq!(
@@ -63,7 +63,7 @@ async fn agent_away_and_back() {
     stage.stop_agent().await;
 
     let answer = stage.edge.post(HOOK, &[], b"x").await;
-    assert_eq!((answer.status, answer.code()), (503, Some("agent_away")));
+    assert_eq!((answer.status, answer.code()), (503, Some("agent_offline")));
     assert!(answer.header("retry-after").is_some());
     assert_eq!(
         stage.edge.get("/admin").await.status,
@@ -101,7 +101,7 @@ async fn a_host_that_was_given_is_503_right_after_a_restart_and_others_are_404()
     stage.start_relay().await;
 
     let answer = stage.edge.post(HOOK, &[], b"x").await;
-    assert_eq!((answer.status, answer.code()), (503, Some("agent_away")));
+    assert_eq!((answer.status, answer.code()), (503, Some("agent_offline")));
     let mut stranger = stage.edge.clone();
     stranger.host = "example.test".to_owned();
 

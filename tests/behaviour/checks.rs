@@ -1,5 +1,5 @@
 //! The checks beyond the four protections: Basic authentication, JSON Web Tokens, schemes of one's
-//! own, rules about headers and bodies, rates, lockout, the operator's floor and limits, and who
+//! own, rules about headers and bodies, rates, lockout, the operator's baseline policy and limits, and who
 //! says where a request comes from.
 
 use std::io::Write as _;
@@ -585,14 +585,14 @@ async fn a_right_signature_passes_a_lockout() {
 }
 
 #[tokio::test]
-async fn the_operators_floor_is_what_no_tunnel_relaxes() {
+async fn the_baseline_policy_is_what_no_tunnel_relaxes() {
     let application = Application::start(|_| Reply::ok("")).await;
     let dir = tempfile::TempDir::new().unwrap();
-    let floor = dir.path().join("floor.toml");
+    let baseline = dir.path().join("baseline.toml");
     let write = |text: &str| {
         let mut file = std::fs::File::create(dir.path().join("new")).unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        std::fs::rename(dir.path().join("new"), &floor).unwrap();
+        std::fs::rename(dir.path().join("new"), &baseline).unwrap();
     };
 
     let allowing = |range: &str| {
@@ -603,7 +603,7 @@ async fn the_operators_floor_is_what_no_tunnel_relaxes() {
     let text = "[[route]]\npath = '/**'\naccept.open = true";
     let plan = Plan {
         policy: policy(text),
-        floor: Some(floor.clone()),
+        baseline: Some(baseline.clone()),
         ..Plan::default()
     };
     let stage = Stage::start(application.address, plan).await;
@@ -616,17 +616,17 @@ async fn the_operators_floor_is_what_no_tunnel_relaxes() {
     );
     assert_eq!(stage.edge.get(PREFIX).await.status, 405);
 
-    // A floor that can't be used leaves the old one in force; the next good one replaces it.
+    // A baseline policy that can't be used leaves the old one in force; the next good one replaces it.
     write("[[route]]\npath = 'nowhere'\n");
     write(&allowing("192.0.2.0/24"));
 
     let mut refused = false;
     while !refused {
-        refused = within("the new floor", status(&stage, &[], b"{}")).await == 403;
+        refused = within("the new baseline policy", status(&stage, &[], b"{}")).await == 403;
     }
 
-    let of_floor = |report: &Event| matches!(report, Event::Refused(refused) if refused.reason.starts_with("the relay's floor: "));
-    stage.reported("whose refusal it is", of_floor).await;
+    let of_baseline = |report: &Event| matches!(report, Event::Refused(refused) if refused.reason.starts_with("the relay's baseline policy: "));
+    stage.reported("whose refusal it is", of_baseline).await;
 }
 
 #[tokio::test]

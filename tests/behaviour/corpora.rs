@@ -201,8 +201,8 @@ async fn smuggling() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut plan = Plan::default();
     // The deadlines are the relay's own, only shorter: silence is a verdict too.
-    plan.limits.request_head = std::time::Duration::from_millis(300);
-    plan.limits.body_window = std::time::Duration::from_millis(300);
+    plan.limits.request_head_timeout = std::time::Duration::from_millis(300);
+    plan.limits.body_rate_window = std::time::Duration::from_millis(300);
 
     let stage = Stage::start(application.address, plan).await;
     let mut score = Score::default();

@@ -50,7 +50,7 @@ impl Found {
             .map(|step| {
                 (
                     text(step, "step"),
-                    (text(step, "outcome"), text(step, "detail")),
+                    (text(step, "outcome"), text(step, "reason")),
                 )
             })
             .collect()

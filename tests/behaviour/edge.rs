@@ -474,7 +474,7 @@ async fn lookalikes_of_delimiters_are_refused_and_letters_are_not() {
 async fn refused_requests_keep_no_connection_for_ever() {
     let application = Application::start(|_| Reply::ok("")).await;
     let limits = Limits {
-        stranger_life: Duration::from_millis(400),
+        unverified_lifetime: Duration::from_millis(400),
         ..Limits::default()
     };
 

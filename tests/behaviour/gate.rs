@@ -74,7 +74,7 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
             "/flexdeploy/webhooks/v1/../admin?token=t0ken",
             &signed,
             400,
-            Some(Check::Shape),
+            Some(Check::Syntax),
         ),
     ];
 

@@ -424,7 +424,7 @@ async fn an_application_that_breaks_off_is_never_taken_for_done(over: Transport)
             .await;
         assert_eq!(
             (answer.status, answer.code()),
-            (502, Some("application_broke")),
+            (502, Some("upstream_error")),
             "{target}"
         );
     }
@@ -484,7 +484,7 @@ async fn an_application_that_says_nothing_gets_504(over: Transport) {
     let answer = stage.edge.post(HOOK, &[], b"x").await;
     assert_eq!(
         (answer.status, answer.code()),
-        (504, Some("application_timeout"))
+        (504, Some("upstream_timeout"))
     );
 }
 

@@ -33,8 +33,8 @@ async fn stage(application: &Application, change: impl FnOnce(&mut Plan)) -> Sta
 async fn silent_peers_are_cut_off() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| {
-        plan.limits.tls_handshake = SHORT;
-        plan.limits.request_head = SHORT;
+        plan.limits.tls_handshake_timeout = SHORT;
+        plan.limits.request_head_timeout = SHORT;
     })
     .await;
 
@@ -69,10 +69,10 @@ async fn silent_peers_are_cut_off() {
 async fn slow_bodies_get_408() {
     let application = Application::start(|_| Reply::ok("")).await;
     // Streamed: the rate counts. Read whole: the whole time counts, too.
-    let streamed = stage(&application, |plan| plan.limits.body_window = SHORT).await;
+    let streamed = stage(&application, |plan| plan.limits.body_rate_window = SHORT).await;
     let whole = stage(&application, |plan| {
         plan.policy = signed_policy("github", b"s", "");
-        plan.limits.body_whole = SHORT;
+        plan.limits.body_read_timeout = SHORT;
     })
     .await;
     for stage in [&streamed, &whole] {
@@ -87,7 +87,10 @@ async fn slow_bodies_get_408() {
             .await;
 
         let answer = connection.answer("POST").await;
-        assert_eq!((answer.status, answer.code()), (408, Some("slow_request")));
+        assert_eq!(
+            (answer.status, answer.code()),
+            (408, Some("request_timeout"))
+        );
         assert_eq!(answer.header("connection"), Some("close"));
     }
 
@@ -99,7 +102,7 @@ async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| {
         plan.policy = signed_policy("github", b"s", "");
-        plan.limits.body_bytes = 1000;
+        plan.limits.max_body_bytes = 1000;
     })
     .await;
     let large = "x".repeat(40_000);
@@ -165,7 +168,10 @@ async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
 #[tokio::test]
 async fn one_client_address_has_so_many_connections() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let stage = stage(&application, |plan| plan.limits.connections_per_client = 3).await;
+    let stage = stage(&application, |plan| {
+        plan.limits.max_connections_per_client = 3
+    })
+    .await;
     let mut held = Vec::new();
 
     for _ in 0..3 {
@@ -199,7 +205,7 @@ async fn one_client_address_has_so_many_connections() {
 async fn trusted_proxies_are_not_counted() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| {
-        plan.limits.connections_per_client = 1;
+        plan.limits.max_connections_per_client = 1;
         plan.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     })
     .await;
@@ -225,7 +231,7 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| {
         plan.policy = signed_policy("github", b"s", "");
-        plan.limits.body_budget = 1_000_000;
+        plan.limits.body_memory = 1_000_000;
         plan.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     })
     .await;
@@ -249,7 +255,7 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
 
     let mut same = begin("2001:db8::2", 90_000).await;
     let answer = same.answer("POST").await;
-    assert_eq!((answer.status, answer.code()), (503, Some("busy")));
+    assert_eq!((answer.status, answer.code()), (503, Some("overloaded")));
 
     // Others fill the rest; then the slowest goes for the next one.
     let mut others = Vec::new();
@@ -282,7 +288,7 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
     let answer = first.answer("POST").await;
     assert_eq!(
         (answer.status, answer.code()),
-        (503, Some("busy")),
+        (503, Some("overloaded")),
         "the slowest had to go"
     );
     drop((first, others));
@@ -297,7 +303,7 @@ async fn a_sender_that_takes_nothing_or_next_to_nothing_is_cut_off() {
     let large = vec![b'x'; 32 * 1024 * 1024];
     let application =
         Application::start(move |_| Reply::Full(200, Vec::new(), large.clone())).await;
-    let stage = stage(&application, |plan| plan.limits.write_stall = SHORT).await;
+    let stage = stage(&application, |plan| plan.limits.write_timeout = SHORT).await;
 
     for taken in [0, 1] {
         let before = application.log.untaken();
@@ -342,7 +348,10 @@ async fn a_sender_that_reads_only_when_it_has_sent_all_still_gets_its_refusal() 
 async fn an_answer_that_stands_still_is_broken_off() {
     let half = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf".to_vec();
     let application = Application::start(move |_| Reply::Raw(half.clone())).await;
-    let stage = stage(&application, |plan| plan.limits.answer_idle = SHORT).await;
+    let stage = stage(&application, |plan| {
+        plan.limits.response_idle_timeout = SHORT
+    })
+    .await;
     let mut connection = stage.edge.http1().await;
     connection.send("GET", PREFIX, HOST, &[], b"").await;
 
@@ -361,7 +370,7 @@ async fn a_websocket_on_which_nothing_moves_is_closed() {
     let application = Application::start(move |_| Reply::Raw(switched.clone())).await;
     let stage = stage(&application, |plan| {
         plan.policy.routes[0].websocket = true;
-        plan.limits.upgrade_idle = SHORT;
+        plan.limits.upgrade_idle_timeout = SHORT;
     })
     .await;
     let mut connection = stage.edge.http1().await;
@@ -390,7 +399,7 @@ async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
         false => Reply::ok(""),
     })
     .await;
-    let stage = stage(&application, |plan| plan.limits.connections = 3).await;
+    let stage = stage(&application, |plan| plan.limits.max_connections = 3).await;
     let mut known = Vec::new();
     let mut strangers = Vec::new();
 
@@ -499,7 +508,7 @@ async fn who_goes_on_sending_a_refused_body_byte_by_byte_is_cut_off() {
 #[tokio::test]
 async fn slow_bodies_end_their_connections() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let stage = stage(&application, |plan| plan.limits.body_window = SHORT).await;
+    let stage = stage(&application, |plan| plan.limits.body_rate_window = SHORT).await;
     let mut connection = stage.edge.http1().await;
     connection
         .raw(
@@ -529,7 +538,10 @@ async fn slow_bodies_end_their_connections() {
 #[tokio::test]
 async fn an_agent_that_does_not_say_who_it_is_is_cut_off() {
     let application = Application::start(|_| Reply::ok("")).await;
-    let stage = stage(&application, |plan| plan.limits.agent_greeting = SHORT).await;
+    let stage = stage(&application, |plan| {
+        plan.limits.agent_handshake_timeout = SHORT
+    })
+    .await;
     let endpoint = quic::client(
         (Ipv4Addr::LOCALHOST, 0).into(),
         stage.relay().pin(),
@@ -544,7 +556,7 @@ async fn an_agent_that_does_not_say_who_it_is_is_cut_off() {
     let since = Instant::now();
     within("the relay closes the session", session.closed()).await;
     assert!(
-        since.elapsed() < Limits::default().agent_greeting,
+        since.elapsed() < Limits::default().agent_handshake_timeout,
         "by this relay's own bound"
     );
 
@@ -677,8 +689,8 @@ async fn http2_floods_end_their_connections_only() {
 async fn silent_http2_peers_are_cut_off() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| {
-        plan.limits.request_head = SHORT;
-        plan.limits.http2_idle = SHORT;
+        plan.limits.request_head_timeout = SHORT;
+        plan.limits.http2_idle_timeout = SHORT;
     })
     .await;
 
@@ -723,7 +735,7 @@ async fn silent_http2_peers_are_cut_off() {
 #[tokio::test]
 async fn http2_peers_that_take_no_answer_are_cut_off() {
     let application = Application::start(|_| Reply::ok("answered")).await;
-    let stage = stage(&application, |plan| plan.limits.write_stall = SHORT).await;
+    let stage = stage(&application, |plan| plan.limits.write_timeout = SHORT).await;
 
     for path in ["/admin", PREFIX] {
         let mut stream = stage.edge.tls(b"h2", Some(HOST)).await.unwrap();
@@ -741,7 +753,7 @@ async fn http2_peers_that_take_no_answer_are_cut_off() {
 async fn strangers_behind_the_proxy_protocol_give_way() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| {
-        plan.limits.connections = 2;
+        plan.limits.max_connections = 2;
         plan.proxy_protocol = true;
         plan.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     })
@@ -787,7 +799,7 @@ async fn a_body_as_large_as_may_be_passes() {
 #[tokio::test]
 async fn one_client_address_has_so_many_requests_in_progress() {
     let application = Application::start(|_| Reply::Silence).await;
-    let stage = stage(&application, |plan| plan.limits.requests_per_client = 3).await;
+    let stage = stage(&application, |plan| plan.limits.max_requests_per_client = 3).await;
     let mut held = Vec::new();
 
     for _ in 0..3 {
@@ -802,7 +814,7 @@ async fn one_client_address_has_so_many_requests_in_progress() {
     .await;
 
     let answer = stage.edge.get(PREFIX).await;
-    assert_eq!((answer.status, answer.code()), (503, Some("busy")));
+    assert_eq!((answer.status, answer.code()), (503, Some("overloaded")));
     drop(held);
     within("places are free again", async {
         // A 404 needs no application.

@@ -994,7 +994,7 @@ async fn a_token_as_an_argument_works_and_is_warned_about() {
             &[
                 "--tunnel-address",
                 &listen,
-                "--give-host",
+                "--reserve-host",
                 "hooks.example.test=flexdeploy",
             ],
         );
@@ -1245,11 +1245,11 @@ async fn the_readmes_lines() {
     assert_eq!(application.log.take().len(), 1);
 }
 
-/// What a floor can't hold, because it would be no floor: it is told, and the relay does not start.
+/// What a baseline policy can't hold, because it would be no baseline policy: it is told, and the relay does not start.
 #[test]
-fn a_floor_that_would_be_none_is_refused_at_the_start() {
+fn a_baseline_policy_without_effect_is_refused_at_the_start() {
     let dir = TempDir::new().unwrap();
-    let (state, floor) = (dir.path().join("state"), dir.path().join("floor.toml"));
+    let (state, baseline) = (dir.path().join("state"), dir.path().join("baseline.toml"));
 
     for (line, told) in [
         ("rate = '5/s'\naccept.open = true", "policy_rate"),
@@ -1263,15 +1263,15 @@ fn a_floor_that_would_be_none_is_refused_at_the_start() {
             "replay",
         ),
     ] {
-        std::fs::write(&floor, format!("[[route]]\npath = '/**'\n{line}\n")).unwrap();
-        let paths = [&state, &floor].map(|path| path.to_str().unwrap());
+        std::fs::write(&baseline, format!("[[route]]\npath = '/**'\n{line}\n")).unwrap();
+        let paths = [&state, &baseline].map(|path| path.to_str().unwrap());
         let args = [
             "serve",
             "--domain=x.test",
             "--listen=127.0.0.1:0",
             "--data-dir",
             paths[0],
-            "--floor",
+            "--baseline-policy",
             paths[1],
         ];
 

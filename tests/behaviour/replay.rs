@@ -257,7 +257,7 @@ async fn a_full_memory_refuses_for_now_and_never_forgets() {
         &case,
         "refuse",
         Limits {
-            deliveries: 1,
+            max_tracked_deliveries: 1,
             ..Limits::default()
         },
     )
@@ -275,7 +275,7 @@ async fn a_full_memory_refuses_for_now_and_never_forgets() {
         .await;
     assert_eq!(
         (answer.status, answer.code()),
-        (503, Some("busy")),
+        (503, Some("overloaded")),
         "an outage is never a 4xx"
     );
 

@@ -316,7 +316,7 @@ async fn agents_that_share_a_tunnel_are_restarted_one_after_the_other() {
     let (data_dir, state_dir) = (data.path().to_owned(), state.path().to_owned());
     let target = application.address.to_string();
     let start = move || {
-        let mut agent = start_agent(&target, &state_dir, &["--pool", "--dead-after", "5"]);
+        let mut agent = start_agent(&target, &state_dir, &["--pool", "--idle-timeout", "5"]);
         agent.event("ready");
         agent
     };

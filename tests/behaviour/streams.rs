@@ -443,7 +443,7 @@ async fn who_waits_at_the_end_is_told(over: Transport) {
     stage.stop_relay().await;
 
     let answer = within("an answer", waiting).await.unwrap();
-    assert_eq!((answer.status, answer.code()), (502, Some("agent_broke")));
+    assert_eq!((answer.status, answer.code()), (502, Some("tunnel_error")));
 }
 
 /// What TLS holds back while the socket is full goes out although nothing more is said.
@@ -554,8 +554,8 @@ async fn slow_readers_keep_nobody_waiting(over: Transport) {
 /// others need the room.
 async fn readers_that_stand_still_give_way(over: Transport) {
     let (_application, stage) = large_and_small(over, |plan| {
-        plan.limits.write_stall = Duration::from_secs(600);
-        plan.limits.answer_idle = Duration::from_secs(600);
+        plan.limits.write_timeout = Duration::from_secs(600);
+        plan.limits.response_idle_timeout = Duration::from_secs(600);
     })
     .await;
     let mut slow = Vec::new();

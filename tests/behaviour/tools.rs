@@ -389,7 +389,7 @@ fn the_verdict_of_every_check_is_said_in_order() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
 
     let expected = [
-        ("pass", "shape"),
+        ("pass", "syntax"),
         ("relay only", "client-rate"),
         ("pass", "path"),
         ("pass", "method"),
@@ -460,7 +460,7 @@ fn a_refused_request_names_its_check_and_the_reason() {
     let environment = [("TOKEN", "t0ken"), ("KEY", KEY)];
     let cases: [(&str, &[&str], &str); 11] = [
         (
-            "shape",
+            "syntax",
             &[
                 "--url",
                 "https://h.example/flexdeploy/webhooks/v1/%2e%2e/admin",
@@ -575,7 +575,7 @@ fn a_refused_request_names_its_check_and_the_reason() {
         );
         assert_eq!(
             (&said["check"], &said["status"]),
-            (&"shape".into(), &400.into()),
+            (&"syntax".into(), &400.into()),
             "{input:?}: {said}"
         );
     }

@@ -37,7 +37,7 @@ fn linked(transport: TransportMode) -> Plan {
         linked: true,
         ..Plan::default()
     };
-    plan.limits.tunnel_dead = QUICK;
+    plan.limits.tunnel_idle_timeout = QUICK;
 
     plan.link = LinkSettings {
         transport,
@@ -402,7 +402,7 @@ async fn what_the_application_has_heard_of_is_never_sent_twice() {
     stage.link().udp(Pass::New);
 
     let answer = within("an answer", sent).await.unwrap();
-    assert_eq!((answer.status, answer.code()), (502, Some("agent_broke")));
+    assert_eq!((answer.status, answer.code()), (502, Some("tunnel_error")));
     assert_eq!(application.log.begun(), 1);
 }
 
@@ -504,7 +504,7 @@ async fn applications_that_are_all_down_are_said_to_be() {
     for _ in 0..5 {
         assert_eq!(
             stage.edge.post(HOOK, &[], b"x").await.code(),
-            Some("application_unreachable")
+            Some("upstream_unreachable")
         );
     }
 }
@@ -532,7 +532,7 @@ async fn an_application_that_is_down_is_gone_around_where_another_agent_shares_t
     .await;
     assert_eq!(
         stage.edge.post(HOOK, &[], b"x").await.code(),
-        Some("application_unreachable")
+        Some("upstream_unreachable")
     );
 
     let _first = stage.start_second_agent(application.address).await;

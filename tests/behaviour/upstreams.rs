@@ -105,7 +105,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     let answer = unknown.edge.post(HOOK, &[], b"x").await;
     assert_eq!(
         (answer.status, answer.code()),
-        (502, Some("application_unreachable"))
+        (502, Some("upstream_unreachable"))
     );
 
     let unverified =
@@ -155,7 +155,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     let mistaken = stage(&secure.address.to_string(), &args()).await;
     assert_eq!(mistaken.edge.post(HOOK, &[], b"x").await.status, 502);
 
-    let broke = |report: &Event| matches!(report, Event::Request(request) if matches!(&request.outcome, RequestResult::Failed { why, .. } if why.contains("does it speak https? Then use https://")));
+    let broke = |report: &Event| matches!(report, Event::Request(request) if matches!(&request.outcome, RequestResult::Failed { reason, .. } if reason.contains("does it speak https? Then use https://")));
     mistaken.reported("that it may be https", broke).await;
     let plain = Application::raw(|mut stream| async move {
         let _ = stream

@@ -72,7 +72,7 @@ fn policy() -> Policy {
 fn single_checks(c: &mut Criterion) {
     let mut group = c.benchmark_group("check");
     let headers = headers(b"{}");
-    group.bench_function("shape", |b| {
+    group.bench_function("syntax", |b| {
         b.iter(|| {
             syntax::check(
                 black_box(TARGET),

@@ -70,16 +70,17 @@ impl Network {
         };
 
         if !works("ip -V && nft --version && python3 --version") {
-            let why = "ip, nft or python3 is missing (Debian: iproute2, nftables, python3)";
-            assert!(std::env::var_os("CI").is_none(), "{why}");
-            println!("skipped: {why}");
+            let reason = "ip, nft or python3 is missing (Debian: iproute2, nftables, python3)";
+            assert!(std::env::var_os("CI").is_none(), "{reason}");
+            println!("skipped: {reason}");
             return None;
         }
 
         if !works("test -w /dev/net/tun && ip netns add hw-try-$$ && ip netns del hw-try-$$") {
-            let why = "network namespaces or /dev/net/tun are not permitted here; run it as root";
-            assert!(std::env::var_os("CI").is_none(), "{why}");
-            println!("skipped: {why}");
+            let reason =
+                "network namespaces or /dev/net/tun are not permitted here; run it as root";
+            assert!(std::env::var_os("CI").is_none(), "{reason}");
+            println!("skipped: {reason}");
             return None;
         }
 

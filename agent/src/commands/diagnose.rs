@@ -188,12 +188,12 @@ impl Findings {
 
         if let Some(proxy) = &proxy {
             let connected = timeout(STEP_TIMEOUT, proxy.connect(&relay.address, &tasks)).await;
-            let why = match connected {
+            let reason = match connected {
                 Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(_) => Some(format!("{}: no answer", proxy.address())),
             };
-            let_through = why.is_none();
+            let_through = reason.is_none();
 
             let outcome = match (let_through, quic.is_done()) {
                 (true, _) => StepOutcome::Ok,
@@ -205,7 +205,7 @@ impl Findings {
                 relay,
                 "proxy",
                 outcome,
-                why.unwrap_or_else(|| format!("{} lets us through", proxy.address())),
+                reason.unwrap_or_else(|| format!("{} lets us through", proxy.address())),
             );
         } else {
             let detail = "none (HTTPS_PROXY and ALL_PROXY name none for this host)";
@@ -230,13 +230,13 @@ impl Findings {
         .push(relay.address.clone());
 
         if greeted.is_empty() {
-            let why = if is_way {
+            let reason = if is_way {
                 "after `hookward join`"
             } else {
                 "nothing reaches the relay"
             };
-            self.add(relay, "credential", StepOutcome::Skipped, why);
-            self.add(relay, "clock", StepOutcome::Skipped, why);
+            self.add(relay, "credential", StepOutcome::Skipped, reason);
+            self.add(relay, "clock", StepOutcome::Skipped, reason);
         }
 
         greeted.into_iter().for_each(|step| self.push(step));

@@ -172,7 +172,7 @@ async fn given(args: &ExplainArgs) -> Result<(String, RequestInput), RequestInpu
 fn no_http(what: &str) -> Explanation {
     let reason = printable(what);
     let step = CheckStep {
-        check: Check::Shape,
+        check: Check::Syntax,
         outcome: CheckOutcome::Refuse,
         reason: reason.clone(),
         alternative: None,
@@ -180,7 +180,7 @@ fn no_http(what: &str) -> Explanation {
 
     Explanation {
         verdict: Verdict::Refuse,
-        check: Some(Check::Shape),
+        check: Some(Check::Syntax),
         reason,
         status: Some(400),
         route: None,

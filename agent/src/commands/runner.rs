@@ -188,11 +188,11 @@ impl TunnelRunner {
             }
         };
 
-        let under_way = agent.under_way();
+        let in_flight = agent.in_flight();
         let ending = async {
             tokio::select! {
                 () = agent.shutdown() => {}
-                () = report_stopping(&under_way, &reporter) => {}
+                () = report_stopping(&in_flight, &reporter) => {}
             }
             drop(reporter);
 
@@ -226,12 +226,12 @@ impl TunnelRunner {
 }
 
 /// Reports how many requests the stop waits for, whenever that changes.
-async fn report_stopping(under_way: &InFlight, reporter: &EventSink) {
+async fn report_stopping(in_flight: &InFlight, reporter: &EventSink) {
     let mut reported = None;
     loop {
-        let count = under_way.count();
+        let count = in_flight.count();
         if reported.replace(count) != Some(count) {
-            reporter.emit(Event::Stopping { under_way: count });
+            reporter.emit(Event::Stopping { in_flight: count });
         }
         sleep(CHECK_INTERVAL).await;
     }

@@ -237,7 +237,7 @@ impl Dialer {
             });
         }
 
-        let mut why: Option<ConnectionError> = None;
+        let mut reason: Option<ConnectionError> = None;
         while let Some(ended) = race.join_next().await {
             match ended {
                 Ok(Ok(found)) => return Ok(found),
@@ -247,7 +247,7 @@ impl Dialer {
                     return Err(error);
                 }
                 Ok(Err(error)) => {
-                    why = Some(match why {
+                    reason = Some(match reason {
                         None => error,
                         Some(first) => ConnectionError::Both(Box::new(first), Box::new(error)),
                     });
@@ -261,7 +261,7 @@ impl Dialer {
             transport: Transport::Tcp,
         };
 
-        Err(why.unwrap_or_else(silent))
+        Err(reason.unwrap_or_else(silent))
     }
 
     /// Tries one transport once, for as long as the user can wait.

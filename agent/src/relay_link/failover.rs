@@ -16,7 +16,7 @@ const ROUNDS: u32 = 3;
 /// seconds, or the connection is given up by then.
 const REVALIDATE_INTERVAL: u32 = 10;
 /// How often the wanted address is tried by a connection that had to go to another: senders who
-/// come there wait 3 s for an agent (`agent_wait`).
+/// come there wait 3 s for an agent (`reconnect_wait`).
 const HOME: Duration = Duration::from_secs(2);
 /// So often; then it is no restart, and waits like everything else.
 const HOME_TRIES: u32 = 30;

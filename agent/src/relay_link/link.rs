@@ -75,9 +75,9 @@ type SendFuture<'l> =
     Pin<Box<dyn Future<Output = (&'l mut ControlWriter, Result<(), ConnectionError>)> + Send + 'l>>;
 
 /// What comes of it; never, when there is none.
-async fn of<F: Future + Unpin>(under_way: &mut Option<F>) -> F::Output {
-    match under_way {
-        Some(under_way) => under_way.await,
+async fn of<F: Future + Unpin>(in_flight: &mut Option<F>) -> F::Output {
+    match in_flight {
+        Some(in_flight) => in_flight.await,
         None => std::future::pending().await,
     }
 }

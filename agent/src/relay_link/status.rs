@@ -66,8 +66,8 @@ impl Inner {
 
     /// What is known of this failure and, where it is one of a transport's, of the other
     /// transport's.
-    fn summarize(&mut self, relay: &str, why: &ConnectionError) -> String {
-        let (transport, refused) = match why {
+    fn summarize(&mut self, relay: &str, reason: &ConnectionError) -> String {
+        let (transport, refused) = match reason {
             ConnectionError::Silent { transport, .. } => (*transport, false),
             ConnectionError::Connect { source, .. } => (
                 Transport::Tcp,
@@ -75,11 +75,11 @@ impl Inner {
             ),
             ConnectionError::Proxy { .. } | ConnectionError::NoRelay(_) => (Transport::Tcp, false),
             _ => {
-                let why = why.to_string();
-                return if why.contains(relay) {
-                    why
+                let reason = reason.to_string();
+                return if reason.contains(relay) {
+                    reason
                 } else {
-                    format!("the relay {relay}: {why}")
+                    format!("the relay {relay}: {reason}")
                 };
             }
         };
@@ -87,7 +87,7 @@ impl Inner {
         self.failures.insert(
             (relay.to_owned(), transport),
             LinkFailure {
-                reason: why.to_string(),
+                reason: reason.to_string(),
                 refused,
             },
         );
@@ -146,7 +146,7 @@ impl LinkStatus {
     }
 
     /// A line is gone.
-    pub fn closed(&self, id: &LinkId, why: &ConnectionError, reporter: &EventSink) {
+    pub fn closed(&self, id: &LinkId, reason: &ConnectionError, reporter: &EventSink) {
         let mut inner = self.lock();
         let leaving = inner.leaving.contains(id);
         let was_open = inner.close(id);
@@ -158,10 +158,10 @@ impl LinkStatus {
 
         drop(inner);
         if !was_open || to_relay == 0 {
-            self.failed(&id.0, why, reporter);
+            self.failed(&id.0, reason, reporter);
         } else if !leaving {
             reporter.emit(Event::Note(format!(
-                "a connection to {} was lost ({why}); {to_relay} more carry on, and it is dialled again",
+                "a connection to {} was lost ({reason}); {to_relay} more carry on, and it is dialled again",
                 id.0
             )));
         }
@@ -174,20 +174,20 @@ impl LinkStatus {
 
     /// An attempt to reach this relay failed. It is told where no line to it is open, and not every
     /// time.
-    pub fn failed(&self, relay: &str, why: &ConnectionError, reporter: &EventSink) {
+    pub fn failed(&self, relay: &str, reason: &ConnectionError, reporter: &EventSink) {
         let mut inner = self.lock();
         if inner.is_reached(relay) {
             return;
         }
 
-        let why = inner.summarize(relay, why);
+        let reason = inner.summarize(relay, reason);
         if !inner.open.is_empty() {
             if inner.missing.insert(relay.to_owned()) {
                 drop(inner);
                 reporter.emit(Event::RelayDisconnected {
                     relay: relay.to_owned(),
-                    why,
-                    for_good: false,
+                    reason,
+                    permanent: false,
                 });
             }
 
@@ -199,13 +199,13 @@ impl LinkStatus {
             .told
             .retain(|_, at| now.duration_since(*at) < REPEAT_INTERVAL);
 
-        if inner.told.contains_key(&why) || inner.told.len() >= MAX_FAILURES {
+        if inner.told.contains_key(&reason) || inner.told.len() >= MAX_FAILURES {
             return;
         }
 
-        inner.told.insert(why.clone(), now);
+        inner.told.insert(reason.clone(), now);
         drop(inner);
-        reporter.emit(Event::Disconnected { why });
+        reporter.emit(Event::Disconnected { reason });
     }
 
     /// The relay is about to stop. Each of its lines tells it.

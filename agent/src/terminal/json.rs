@@ -24,24 +24,24 @@ enum JsonEvent<'r> {
         relay: &'r str,
     },
     Ready(&'r Ready),
-    Away {
-        why: &'r str,
+    Disconnected {
+        reason: &'r str,
     },
-    RelayLost {
+    RelayDisconnected {
         relay: &'r str,
-        why: &'r str,
-        for_good: bool,
+        reason: &'r str,
+        permanent: bool,
     },
     Request(JsonRequest<'r>),
     Refused(JsonRequest<'r>),
     Observed(JsonRequest<'r>),
     Answered(JsonRequest<'r>),
     Hint(JsonRequest<'r>),
-    RefusedMore {
+    RefusedSummary {
         counts: BTreeMap<String, u64>,
     },
     Stopping {
-        under_way: usize,
+        in_flight: usize,
     },
     Note {
         message: &'r str,
@@ -70,13 +70,13 @@ struct JsonRequest<'r> {
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<Code>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    why: Option<&'r str>,
+    reason: Option<&'r str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     observed: Option<Observed<'r>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     secrets: &'r [String],
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    handshake: bool,
+    challenge: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     aborted: bool,
 }
@@ -86,12 +86,12 @@ struct JsonRequest<'r> {
 #[serde(untagged)]
 enum Millis {
     Measured(f64),
-    Told(u64),
+    Reported(u64),
 }
 
 impl Default for Millis {
     fn default() -> Self {
-        Self::Told(0)
+        Self::Reported(0)
     }
 }
 
@@ -99,7 +99,7 @@ impl Default for Millis {
 #[derive(Serialize)]
 struct Observed<'r> {
     check: Check,
-    why: &'r str,
+    reason: &'r str,
 }
 
 /// The line for a report.
@@ -117,15 +117,15 @@ fn event(report: &Event) -> JsonEvent<'_> {
         Event::Connecting { relay } => JsonEvent::Connecting { relay },
         Event::RelayDisconnected {
             relay,
-            why,
-            for_good,
-        } => JsonEvent::RelayLost {
+            reason,
+            permanent,
+        } => JsonEvent::RelayDisconnected {
             relay,
-            why,
-            for_good: *for_good,
+            reason,
+            permanent: *permanent,
         },
         Event::Ready(ready) => JsonEvent::Ready(ready),
-        Event::Disconnected { why } => JsonEvent::Away { why },
+        Event::Disconnected { reason } => JsonEvent::Disconnected { reason },
         Event::Request(request) => {
             let common = JsonRequest {
                 id: request.id.to_string(),
@@ -143,9 +143,10 @@ fn event(report: &Event) -> JsonEvent<'_> {
                     observed,
                     secrets,
                 } => {
-                    let observed = observed
-                        .as_ref()
-                        .map(|(check, why)| Observed { check: *check, why });
+                    let observed = observed.as_ref().map(|(check, reason)| Observed {
+                        check: *check,
+                        reason,
+                    });
 
                     JsonRequest {
                         status: Some(*status),
@@ -156,20 +157,28 @@ fn event(report: &Event) -> JsonEvent<'_> {
                 }
                 RequestResult::Handshake { status } => JsonRequest {
                     status: Some(*status),
-                    handshake: true,
+                    challenge: true,
                     ..common
                 },
-                RequestResult::Refused { status, check, why } => JsonRequest {
+                RequestResult::Refused {
+                    status,
+                    check,
+                    reason,
+                } => JsonRequest {
                     status: Some(*status),
                     refused_by: Some("agent"),
                     check: Some(*check),
-                    why: Some(why),
+                    reason: Some(reason),
                     ..common
                 },
-                RequestResult::Failed { status, code, why } => JsonRequest {
+                RequestResult::Failed {
+                    status,
+                    code,
+                    reason,
+                } => JsonRequest {
                     status: Some(*status),
                     code: Some(*code),
-                    why: Some(why),
+                    reason: Some(reason),
                     ..common
                 },
                 RequestResult::Aborted => JsonRequest {
@@ -184,12 +193,12 @@ fn event(report: &Event) -> JsonEvent<'_> {
                 method: refused.method.clone(),
                 path: &refused.path,
                 status: (!refused.observed).then_some(refused.status),
-                ms: Millis::Told(refused.ms),
+                ms: Millis::Reported(refused.ms),
                 client: refused.client.clone(),
                 host: Some(&refused.host),
                 refused_by: Some("relay"),
                 check: Some(refused.check),
-                why: Some(&refused.reason),
+                reason: Some(&refused.reason),
                 ..JsonRequest::default()
             };
 
@@ -212,14 +221,14 @@ fn event(report: &Event) -> JsonEvent<'_> {
                 (false, false) => JsonEvent::Refused(fields),
             }
         }
-        Event::RefusedSummary(counted) => JsonEvent::RefusedMore {
+        Event::RefusedSummary(counted) => JsonEvent::RefusedSummary {
             counts: counted
                 .iter()
                 .map(|(check, count)| (check.to_string(), *count))
                 .collect(),
         },
-        Event::Stopping { under_way } => JsonEvent::Stopping {
-            under_way: *under_way,
+        Event::Stopping { in_flight } => JsonEvent::Stopping {
+            in_flight: *in_flight,
         },
         Event::Note(message) => JsonEvent::Note { message },
         Event::Warning(message) => JsonEvent::Warning { message },

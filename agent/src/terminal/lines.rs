@@ -47,18 +47,18 @@ pub fn text(report: &Event, several: bool) -> String {
 
             format!("ready: {url} -> {application}, through {relay} over {transport}{trust}")
         }
-        Event::Disconnected { why } => format!("not connected: {why}; dialling again"),
+        Event::Disconnected { reason } => format!("not connected: {reason}; dialling again"),
         Event::RelayDisconnected {
             relay,
-            why,
-            for_good: true,
-        } => format!("warning: the relay {relay} is given up: {why}"),
+            reason,
+            permanent: true,
+        } => format!("warning: the relay {relay} is given up: {reason}"),
         Event::RelayDisconnected {
             relay,
-            why,
-            for_good: false,
+            reason,
+            permanent: false,
         } => format!(
-            "warning: no connection to the relay {relay} ({why}): it passes no webhooks on meanwhile; other relays do, and \
+            "warning: no connection to the relay {relay} ({reason}): it passes no webhooks on meanwhile; other relays do, and \
              it is dialled again"
         ),
         Event::Request(request) => {
@@ -89,18 +89,25 @@ pub fn text(report: &Event, several: bool) -> String {
                 ),
                 RequestResult::Answered {
                     status,
-                    observed: Some((check, why)),
+                    observed: Some((check, reason)),
                     ..
                 } => line(
                     *status,
-                    format!(" observed, would be refused by {check}: {why}"),
+                    format!(" observed, would be refused by {check}: {reason}"),
                 ),
-                RequestResult::Refused { status, check, why } => {
-                    line(*status, format!(" refused by the agent's {check}: {why}"))
-                }
-                RequestResult::Failed { status, code, why } => {
-                    line(*status, format!(" {code}: {why}"))
-                }
+                RequestResult::Refused {
+                    status,
+                    check,
+                    reason,
+                } => line(
+                    *status,
+                    format!(" refused by the agent's {check}: {reason}"),
+                ),
+                RequestResult::Failed {
+                    status,
+                    code,
+                    reason,
+                } => line(*status, format!(" {code}: {reason}")),
                 RequestResult::Aborted => {
                     format!(
                         "{} {}{} - {} {} broken off by the sender or the relay",
@@ -146,9 +153,9 @@ pub fn text(report: &Event, several: bool) -> String {
                 .collect::<Vec<_>>();
             format!("refused more: {}", counts.join(", "))
         }
-        Event::Stopping { under_way: 0 } => "stopping".to_owned(),
-        Event::Stopping { under_way: 1 } => "stopping: 1 request under way".to_owned(),
-        Event::Stopping { under_way } => format!("stopping: {under_way} requests under way"),
+        Event::Stopping { in_flight: 0 } => "stopping".to_owned(),
+        Event::Stopping { in_flight: 1 } => "stopping: 1 request under way".to_owned(),
+        Event::Stopping { in_flight } => format!("stopping: {in_flight} requests under way"),
         Event::Note(text) => text.clone(),
         Event::Warning(text) => format!("warning: {text}"),
     }

@@ -372,8 +372,8 @@ mod tests {
         screen.take(
             &Event::RelayDisconnected {
                 relay: "relay.example:443".into(),
-                why: "it is off".into(),
-                for_good: false,
+                reason: "it is off".into(),
+                permanent: false,
             }
             .into(),
         );
@@ -482,11 +482,11 @@ mod tests {
             secrets: Vec::new(),
         };
 
-        let why = || "the application broke off".to_owned();
+        let reason = || "the application broke off".to_owned();
         let failed = RequestResult::Failed {
             status: 502,
-            code: Code::ApplicationBroke,
-            why: why(),
+            code: Code::UpstreamError,
+            reason: reason(),
         };
 
         let mut screen = Screen::default();

@@ -55,7 +55,7 @@ impl UpstreamHealth {
 
     /// A connection was made, or failed for this reason.
     pub fn connected(&self, application: &Application, failure: Option<&str>) {
-        let Some(why) = failure else {
+        let Some(reason) = failure else {
             self.met.store(true, Ordering::Relaxed);
             // One that does not answer takes connections, too: it is well only when it answers.
             if self.change(HealthStatus::Unreachable, HealthStatus::Healthy) {
@@ -69,7 +69,7 @@ impl UpstreamHealth {
 
         if self.report(HealthStatus::Unreachable) {
             let what = format!(
-                "the application at {application} takes no connection ({why}); webhooks get 502"
+                "the application at {application} takes no connection ({reason}); webhooks get 502"
             );
             self.events.emit(Event::Warning(what));
             self.fell.notify_one();

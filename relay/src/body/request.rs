@@ -46,9 +46,9 @@ impl RequestBodyError {
     #[must_use]
     pub const fn code(&self) -> Code {
         match self {
-            Self::Slow => Code::SlowRequest,
+            Self::Slow => Code::RequestTimeout,
             Self::TooLarge(_) => Code::BodyTooLarge,
-            Self::Evicted | Self::NoMemory(_) => Code::Busy,
+            Self::Evicted | Self::NoMemory(_) => Code::Overloaded,
             Self::Broken(_) => Code::Malformed,
         }
     }
@@ -86,7 +86,7 @@ impl SenderBody {
         limits: &Limits,
         unread: UnreadBody,
     ) -> Result<Self, RequestBodyError> {
-        let (window, rate) = (limits.body_window, limits.body_rate);
+        let (window, rate) = (limits.body_rate_window, limits.min_body_rate);
         let body = Self {
             incoming,
             unread,

@@ -92,8 +92,8 @@ impl ResponseBody {
 
     /// Counts it as under way in its session until then, too.
     #[must_use]
-    pub fn count(mut self, under_way: LoadGuard) -> Self {
-        self.load = Some(under_way);
+    pub fn count(mut self, in_flight: LoadGuard) -> Self {
+        self.load = Some(in_flight);
         self
     }
 

@@ -44,7 +44,8 @@ pub fn host(
     sni: Option<&str>,
     ports: Ports,
 ) -> Result<HostName, AuthorityError> {
-    let bad = |why: &str| AuthorityError::from(Refusal::new(Check::Host, Code::Malformed, why));
+    let bad =
+        |reason: &str| AuthorityError::from(Refusal::new(Check::Host, Code::Malformed, reason));
     let scheme = uri.scheme().map(http::uri::Scheme::as_str);
     if scheme.is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(bad("the target has a scheme other than http and https"));
@@ -110,14 +111,14 @@ fn parse(text: &str, what: &str, ports: Ports) -> Result<HostName, AuthorityErro
     let Some(port) = port.filter(|port| *port != ports.listener && *port != ports.public) else {
         return Ok(host);
     };
-    let why = format!(
+    let reason = format!(
         "the {what} has the port {port}, and this relay's public port is {}; where senders reach it at {port}, start it with \
          --public-port {port}",
         ports.public
     );
 
     Err(AuthorityError {
-        refusal: Refusal::new(Check::Host, Code::Malformed, why),
+        refusal: Refusal::new(Check::Host, Code::Malformed, reason),
         host: Some(host),
     })
 }

@@ -1,4 +1,4 @@
-//! Takes a request through its gates: the operator's floor, if there is one, and the tunnel's
+//! Takes a request through its gates: the operator's baseline policy, if there is one, and the tunnel's
 //! policy. Reads the body when a check needs it, fetches keys that a provider publishes, claims the
 //! delivery. What comes out is a permit with what is to be sent, or an answer that the relay gives
 //! itself.
@@ -96,7 +96,7 @@ impl Authorizer<'_> {
         mut body: SenderBody,
         mut charge: MemoryCharge,
     ) -> Result<Authorization, Refusal> {
-        let floor = match self.edge.baseline.gate() {
+        let baseline = match self.edge.baseline.gate() {
             Some(gate) => Some(
                 self.head_of(&gate, &self.edge.baseline_state)
                     .map_err(by_baseline)?,
@@ -104,7 +104,7 @@ impl Authorizer<'_> {
             None => None,
         };
 
-        let mut sent = match floor {
+        let mut sent = match baseline {
             Some(PendingCheck::Decided(Decision::Answer(answer))) => {
                 return self.confirmed(answer).await.map(Authorization::Respond);
             }
@@ -166,8 +166,8 @@ impl Authorizer<'_> {
         cap: u64,
         charge: &mut MemoryCharge,
     ) -> Result<Bytes, Refusal> {
-        let cap = cap.min(self.edge.limits.body_bytes);
-        body.read_whole(cap, self.edge.limits.body_whole, charge)
+        let cap = cap.min(self.edge.limits.max_body_bytes);
+        body.read_whole(cap, self.edge.limits.body_read_timeout, charge)
             .await
             .map_err(refused_body)
     }
@@ -216,7 +216,11 @@ impl Authorizer<'_> {
                 .await?;
 
             if !wanted.is_empty() {
-                *keys = self.edge.keys.get(&wanted, self.edge.limits.fetch).await;
+                *keys = self
+                    .edge
+                    .keys
+                    .get(&wanted, self.edge.limits.fetch_timeout)
+                    .await;
             }
         }
 
@@ -247,8 +251,9 @@ impl Authorizer<'_> {
             .run(self.checks, move || check(head.head(), &body))
             .await;
 
-        checked
-            .map_err(|QueueTimeout| Refusal::new(Check::Body, Code::Busy, QueueTimeout.to_string()))
+        checked.map_err(|QueueTimeout| {
+            Refusal::new(Check::Body, Code::Overloaded, QueueTimeout.to_string())
+        })
     }
 
     /// What the tunnel's gate decided.
@@ -308,7 +313,7 @@ impl Authorizer<'_> {
             fetching.await.map_err(|error| {
                 Refusal::new(
                     Check::Signature,
-                    Code::Busy,
+                    Code::Overloaded,
                     format!("the subscription could not be confirmed: {error}"),
                 )
             })?;
@@ -357,10 +362,10 @@ impl Authorizer<'_> {
     }
 }
 
-/// A refusal of the operator's floor: the tunnel's owner is told whose it is.
+/// A refusal of the operator's baseline policy: the tunnel's owner is told whose it is.
 fn by_baseline(refusal: Refusal) -> Refusal {
     Refusal {
-        reason: format!("the relay's floor: {}", refusal.reason),
+        reason: format!("the relay's baseline policy: {}", refusal.reason),
         ..refusal
     }
 }

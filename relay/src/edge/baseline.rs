@@ -1,4 +1,4 @@
-//! The operator's floor: a policy file of the relay's own, which every request must pass before its
+//! The operator's baseline policy: a policy file of the relay's own, which every request must pass before its
 //! tunnel's policy is asked. No tunnel can relax it.
 
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fetch::ip_sets::IpSetUpdater;
 
-/// The floor in use; clones share it.
+/// The baseline policy in use; clones share it.
 #[derive(Clone)]
 pub struct BaselinePolicy {
     gate: Arc<ArcSwapOption<Gate>>,
 }
 
 impl BaselinePolicy {
-    /// No floor, or the one of this file.
+    /// No baseline policy, or the one of this file.
     ///
     /// # Errors
     /// All mistakes of the file.
@@ -37,14 +37,14 @@ impl BaselinePolicy {
         })
     }
 
-    /// The gate, if there is a floor.
+    /// The gate, if there is a baseline policy.
     #[must_use]
     pub fn gate(&self) -> Option<Arc<Gate>> {
         self.gate.load_full()
     }
 
     /// Reads the file again when it changes, until `stop` is cancelled. A file that can't be used
-    /// leaves the old floor in force.
+    /// leaves the old baseline policy in force.
     pub async fn watch(
         self,
         path: PathBuf,
@@ -62,10 +62,10 @@ impl BaselinePolicy {
             match read(&path, &clock, &lists) {
                 Ok(gate) => {
                     self.gate.store(Some(gate));
-                    tracing::warn!(path = %path.display(), "the floor was read again and is in force");
+                    tracing::warn!(path = %path.display(), "the baseline policy was read again and is in force");
                 }
                 Err(problems) => {
-                    tracing::error!(path = %path.display(), %problems, "the new floor can't be used; the old one stays in force");
+                    tracing::error!(path = %path.display(), %problems, "the new baseline policy can't be used; the old one stays in force");
                 }
             }
         }
@@ -83,7 +83,8 @@ fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<Arc<Gate>, D
         |route: &hookward_gate::policy::Route| route.mode != hookward_gate::policy::Mode::Enforce;
     if loaded.policy.routes.iter().any(observes) {
         return Err(problem(
-            "observe_until: a floor does not observe, it is what nobody relaxes".to_owned(),
+            "observe_until: a baseline policy does not observe, it is what nobody relaxes"
+                .to_owned(),
         ));
     }
 
@@ -96,7 +97,8 @@ fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<Arc<Gate>, D
         .any(asks)
     {
         return Err(problem(
-            "a floor asks for no token: it would travel on to every application".to_owned(),
+            "a baseline policy asks for no token: it would travel on to every application"
+                .to_owned(),
         ));
     }
 
@@ -108,7 +110,7 @@ fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<Arc<Gate>, D
             .any(|route| route.rate.is_some())
     {
         return Err(problem(
-            "rate: a floor is passed before the tunnel's own policy, so strangers would use it up for all; \
+            "rate: a baseline policy is passed before the tunnel's own policy, so strangers would use it up for all; \
              write client_rate, or policy_rate in the relay's limits"
                 .to_owned(),
         ));

@@ -66,8 +66,8 @@ where
                 target: target.unwrap_or_default(),
             };
 
-            let why = "it came as http, in clear text, to the port of https: write https:// at the sender";
-            let refusal = Refusal::new(Check::Host, Code::HttpsOnly, why);
+            let reason = "it came as http, in clear text, to the port of https: write https:// at the sender";
+            let refusal = Refusal::new(Check::Host, Code::HttpsOnly, reason);
             edge.log
                 .refused(facts.seen(request.method()), &refusal, false);
             facts.notify_refused(request.method(), &refusal, since, false);

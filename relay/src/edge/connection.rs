@@ -32,7 +32,7 @@ const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What hyper holds of one stream's answer for a peer that does not take it.
 const H2_SEND_BUFFER: usize = 64 * 1024;
-/// Interval of HTTP/2 pings, and the time for a reply: together `http2_idle`, so that an idle
+/// Interval of HTTP/2 pings, and the time for a reply: together `http2_idle_timeout`, so that an idle
 /// connection may stay as long.
 const H2_PING: Duration = Duration::from_secs(50);
 const H2_PONG: Duration = Duration::from_secs(10);
@@ -106,13 +106,13 @@ async fn serve_http1<S>(
     let mut serving = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.request_head)
+            .header_read_timeout(limits.request_head_timeout)
             .max_buf_size(
-                usize::try_from(limits.head_bytes)
+                usize::try_from(limits.max_head_bytes)
                     .unwrap_or(usize::MAX)
                     .saturating_add(HEAD_MARGIN)
             )
-            .max_headers(limits.head_fields.saturating_mul(EXTRA_FIELDS))
+            .max_headers(limits.max_head_fields.saturating_mul(EXTRA_FIELDS))
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
@@ -177,9 +177,9 @@ async fn serve_http2<I>(
         http2::Builder::new(StreamTasks(tasks))
             .timer(TokioTimer::new())
             .max_concurrent_streams(
-                u32::try_from(limits.streams_per_connection).unwrap_or(u32::MAX)
+                u32::try_from(limits.max_streams_per_connection).unwrap_or(u32::MAX)
             )
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(H2_SEND_BUFFER)
             .initial_stream_window_size(H2_STREAM_WINDOW)
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
@@ -217,7 +217,7 @@ async fn serve_http2<I>(
         true => limits.drain,
         // The answers of one that was too slow, or may not send, only have to leave.
         false if activity.is_unwanted() || !slot.is_verified() => LAST_RESPONSE_TIMEOUT,
-        false => limits.request_head,
+        false => limits.request_head_timeout,
     };
     let _ = timeout(patience, serving).await;
 }

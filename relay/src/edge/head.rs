@@ -46,14 +46,14 @@ pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> 
 
     let fields = fields + parts.method.as_str().len();
     let too_long = target > hookward_core::limits::TARGET_BYTES;
-    if (fields + target) as u64 > limits.head_bytes && !too_long
-        || parts.headers.len() > limits.head_fields
+    if (fields + target) as u64 > limits.max_head_bytes && !too_long
+        || parts.headers.len() > limits.max_head_fields
     {
-        let why = format!(
+        let reason = format!(
             "the head has {} fields with {fields} bytes",
             parts.headers.len()
         );
-        return Err(Refusal::new(Check::Shape, Code::HeadTooLarge, why));
+        return Err(Refusal::new(Check::Syntax, Code::HeadTooLarge, reason));
     }
 
     Ok(())
@@ -90,7 +90,7 @@ pub(super) fn find_tunnel(
         // What the proxy has named, it has named before the first request; it speaks no HTTP.
         true => canonical(peer),
         false => client_address(peer, &parts.headers, &edge.trusted_proxies, edge.forwarded)
-            .map_err(|why| Refusal::new(Check::ClientAddress, Code::Malformed, why))?,
+            .map_err(|reason| Refusal::new(Check::ClientAddress, Code::Malformed, reason))?,
     };
 
     if is_unknown_proxy(&parts.headers, peer, edge) {
@@ -181,7 +181,7 @@ pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
         .any(expects_other)
     {
         return Err(Refusal::new(
-            Check::Shape,
+            Check::Syntax,
             Code::ExpectationFailed,
             "an Expect other than 100-continue",
         ));

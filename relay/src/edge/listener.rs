@@ -159,7 +159,7 @@ async fn accept(
     tasks: TaskTracker,
     drain: CancellationToken,
 ) {
-    let slots = ConnectionTable::new(edge.limits.connections);
+    let slots = ConnectionTable::new(edge.limits.max_connections);
     let taker = AcceptLoop {
         entry,
         edge,
@@ -205,7 +205,7 @@ impl AcceptLoop {
         let most = if trusted {
             usize::MAX
         } else {
-            self.edge.limits.connections_per_client
+            self.edge.limits.max_connections_per_client
         };
         let place = self.of_client.try_acquire(client, most);
         let Some((place, slot)) = place.and_then(|place| Some((place, self.slots.acquire()?)))
@@ -304,14 +304,19 @@ async fn handshake_and_serve(
     }
 
     // Or the kernel takes megabytes of an answer at once, and a slow reader looks like one that has
-    // stopped. It lets more in when half has left: one gets on that takes 64 KiB in `write_stall`,
+    // stopped. It lets more in when half has left: one gets on that takes 64 KiB in `write_timeout`,
     // 7 kB/s.
     tcp::keep_queue_short(&stream);
 
     let mut stream = stream;
     let mut address = peer.ip();
     if edge.proxy_protocol && edge.trusted_proxies.contains(canonical(address)) {
-        match timeout(edge.limits.tls_handshake, proxy_protocol::read(&mut stream)).await {
+        match timeout(
+            edge.limits.tls_handshake_timeout,
+            proxy_protocol::read(&mut stream),
+        )
+        .await
+        {
             Ok(Ok(named)) => address = named.unwrap_or(address),
             Ok(Err(error)) => {
                 tracing::warn!(%peer, %error, "a trusted proxy's connection");
@@ -325,7 +330,7 @@ async fn handshake_and_serve(
     }
 
     let unread = UnreadBody::default();
-    let stall = edge.limits.write_stall;
+    let stall = edge.limits.write_timeout;
     let opening = async {
         let mut first = [0];
         let is_clear =
@@ -343,7 +348,7 @@ async fn handshake_and_serve(
         }
     };
 
-    let tls = match timeout(edge.limits.tls_handshake, opening).await {
+    let tls = match timeout(edge.limits.tls_handshake_timeout, opening).await {
         Ok(Ok(OpenedStream::ClearText(stream))) => {
             return clear_text::respond(
                 stream,

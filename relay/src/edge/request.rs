@@ -88,7 +88,7 @@ pub fn admit(request: Request<Incoming>, connection: &Arc<ConnectionContext>) ->
             connection.peer.unread.set(has_body);
             Box::pin(std::future::ready(Ok(response::write(
                 connection.edge.ids.next(),
-                Code::Busy,
+                Code::Overloaded,
                 None,
             ))))
         }
@@ -166,7 +166,7 @@ async fn respond(
                 connection.peer.unread.set(true);
             }
 
-            if refusal.code == Code::SlowRequest {
+            if refusal.code == Code::RequestTimeout {
                 connection.activity.close_soon();
                 connection.peer.unread.set_slow();
             }
@@ -187,15 +187,19 @@ async fn respond(
             response::write(facts.id, error.code(), status)
         }
         Err(Rejection::Offline) => {
-            log.failed(seen, Code::AgentAway, "no agent is connected for this host");
-            response::write(facts.id, Code::AgentAway, None)
+            log.failed(
+                seen,
+                Code::AgentOffline,
+                "no agent is connected for this host",
+            );
+            response::write(facts.id, Code::AgentOffline, None)
         }
-        Err(Rejection::Overloaded) => response::write(facts.id, Code::Busy, None),
+        Err(Rejection::Overloaded) => response::write(facts.id, Code::Overloaded, None),
     };
 
     // A stranger is known by the answer that passes; one that is refused again and again is no
     // reason to stay.
-    let overstays = connection.activity.age() > connection.edge.limits.stranger_life
+    let overstays = connection.activity.age() > connection.edge.limits.unverified_lifetime
         && !connection.peer.slot.is_verified();
     if (connection.edge.draining.is_cancelled() || overstays)
         && version < Version::HTTP_2
@@ -245,7 +249,7 @@ async fn handle(
     if facts.tunnel.is_away() {
         let arrival = edge
             .registry
-            .arrival(host.as_str(), edge.limits.agent_wait, |_| true);
+            .arrival(host.as_str(), edge.limits.reconnect_wait, |_| true);
         let arrived = tokio::select! {
             arrived = arrival => arrived,
             () = edge.last_call.cancelled() => None,
@@ -333,7 +337,7 @@ async fn handle(
     if let (true, Some(on_upgrade), Some((writer, reader))) =
         (upgrade, on_upgrade, forwarded.upgraded.take())
     {
-        let idle = edge.limits.upgrade_idle;
+        let idle = edge.limits.upgrade_idle_timeout;
         let stop = edge.cut_off.clone();
         // Its connection is not idle.
         let held = (forwarded.load, connection.activity.open_request());

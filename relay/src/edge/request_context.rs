@@ -85,7 +85,7 @@ impl RequestContext {
     pub(crate) fn notify_answered(
         &self,
         method: &Method,
-        (check, why): (Check, &str),
+        (check, reason): (Check, &str),
         status: StatusCode,
         since: Instant,
     ) {
@@ -94,21 +94,21 @@ impl RequestContext {
         };
         live.owner_events.push(check, || RefusedRequest {
             status: status.as_u16(),
-            reason: why.to_owned(),
+            reason: reason.to_owned(),
             answered: true,
             ..self.told(method, check, since)
         });
     }
 
     /// Tells the tunnel's owner something about a request that goes on.
-    pub(crate) fn notify_note(&self, method: &Method, why: &str) {
+    pub(crate) fn notify_note(&self, method: &Method, reason: &str) {
         let Some(live) = self.tunnel.owner() else {
             return;
         };
-        live.owner_events.push(Check::Shape, || RefusedRequest {
-            reason: why.to_owned(),
+        live.owner_events.push(Check::Syntax, || RefusedRequest {
+            reason: reason.to_owned(),
             note: true,
-            ..self.told(method, Check::Shape, Instant::now())
+            ..self.told(method, Check::Syntax, Instant::now())
         });
     }
 

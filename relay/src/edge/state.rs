@@ -61,9 +61,9 @@ pub struct EdgeState {
     pub cut_off: CancellationToken,
     /// Makes request ids.
     pub ids: RequestIds,
-    /// The operator's floor, and the memory of its gate.
+    /// The operator's baseline policy, and the memory of its gate.
     pub baseline: BaselinePolicy,
-    /// What the floor's gate remembers.
+    /// What the baseline policy's gate remembers.
     pub baseline_state: Arc<GateState>,
     /// Public keys that providers publish.
     pub keys: KeyCache,
@@ -107,7 +107,7 @@ impl EdgeState {
         let most = if self.trusted_proxies.contains(peer) {
             usize::MAX
         } else {
-            self.limits.requests_per_client
+            self.limits.max_requests_per_client
         };
         self.per_client.try_acquire(peer, most)
     }

@@ -52,7 +52,7 @@ struct CachedKey {
     key: Option<(Arc<[u8]>, Instant)>,
     tried: Option<Instant>,
     /// Told when the fetch that is under way has ended.
-    under_way: Option<watch::Receiver<()>>,
+    in_flight: Option<watch::Receiver<()>>,
 }
 
 impl KeyCache {
@@ -110,12 +110,12 @@ impl KeyCache {
             }
 
             // An error means that its task is gone without an end.
-            if let Some(under_way) = entry
-                .under_way
+            if let Some(in_flight) = entry
+                .in_flight
                 .as_ref()
-                .filter(|under_way| under_way.has_changed().is_ok())
+                .filter(|in_flight| in_flight.has_changed().is_ok())
             {
-                return Some(under_way.clone());
+                return Some(in_flight.clone());
             }
 
             if entry.tried.is_some_and(|at| at.elapsed() < RETRY_PAUSE) {
@@ -134,14 +134,14 @@ impl KeyCache {
         let known = inner.keys.get(url).is_some_and(|entry| entry.key.is_some());
         let goes_on = |entry: &&CachedKey| {
             entry
-                .under_way
+                .in_flight
                 .as_ref()
-                .is_some_and(|under_way| under_way.has_changed().is_ok())
+                .is_some_and(|in_flight| in_flight.has_changed().is_ok())
         };
-        let under_way = inner.keys.values().filter(goes_on).count();
+        let in_flight = inner.keys.values().filter(goes_on).count();
 
         // A key that was had before is asked for again whatever strangers ask for.
-        if !known && (under_way >= CONCURRENT_FETCHES || inner.recent.len() >= FETCHES_PER_MINUTE) {
+        if !known && (in_flight >= CONCURRENT_FETCHES || inner.recent.len() >= FETCHES_PER_MINUTE) {
             tracing::warn!(%url, "too many keys are asked for");
             return None;
         }
@@ -151,7 +151,7 @@ impl KeyCache {
             let oldest = inner
                 .keys
                 .iter()
-                .filter(|(_, entry)| entry.under_way.is_none());
+                .filter(|(_, entry)| entry.in_flight.is_none());
             let oldest = oldest
                 .min_by_key(|(_, entry)| entry.key.as_ref().map(|(_, at)| *at))
                 .map(|(url, _)| url.clone());
@@ -162,7 +162,7 @@ impl KeyCache {
         let (done, waits) = watch::channel(());
         let entry = inner.keys.entry(url.clone()).or_default();
         entry.tried = Some(now);
-        entry.under_way = Some(waits.clone());
+        entry.in_flight = Some(waits.clone());
         drop(inner);
 
         let (keys, url) = (self.clone(), url.clone());
@@ -180,7 +180,7 @@ impl KeyCache {
         let Some(entry) = inner.keys.get_mut(url) else {
             return;
         };
-        entry.under_way = None;
+        entry.in_flight = None;
 
         match fetched {
             Ok(key) => entry.key = Some((key, Instant::now())),

@@ -28,7 +28,7 @@ impl RetryState {
                 self.lost = Some((error, Arc::clone(live)));
                 return true;
             }
-            ForwardError::Failed(failure) if failure.code == Code::ApplicationUnreachable => {
+            ForwardError::Failed(failure) if failure.code == Code::UpstreamUnreachable => {
                 self.unreachable.push(Arc::clone(live));
                 live.is_pooled()
             }

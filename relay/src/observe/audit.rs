@@ -68,12 +68,12 @@ impl AuditLog {
             client = %seen.client,
             status = refusal.status.as_u16(),
             check = refusal.check.as_str(),
-            why = refusal.reason,
+            reason = refusal.reason,
         );
     }
 
     /// A request that was let through and failed on its way.
-    pub fn failed(&self, seen: Seen<'_>, code: Code, why: &str) {
+    pub fn failed(&self, seen: Seen<'_>, code: Code, reason: &str) {
         if !self.take("failed", code.as_str()) {
             return;
         }
@@ -87,7 +87,7 @@ impl AuditLog {
             path = shown_path(seen.target),
             client = %seen.client,
             code = code.as_str(),
-            why,
+            reason,
         );
     }
 
@@ -127,9 +127,9 @@ impl AuditLog {
     }
 
     /// A connection to the agents' door that failed before it was an agent's.
-    pub fn agent_failed(&self, kind: &'static str, why: &str) {
+    pub fn agent_failed(&self, kind: &'static str, reason: &str) {
         if self.take("agent_failed", kind) {
-            tracing::info!(target: "audit", event = "agent_failed", kind, why, "a connection was no agent's");
+            tracing::info!(target: "audit", event = "agent_failed", kind, reason, "a connection was no agent's");
         }
     }
 

@@ -98,20 +98,20 @@ impl ConnectionActivity {
     /// gate is `known`, and may be idle for longer.
     #[must_use]
     pub fn deadline(&self, limits: &Limits, known: bool) -> Deadline {
-        let (why, since, most) = if self.last_request.load(Ordering::Relaxed) == 0 {
+        let (reason, since, most) = if self.last_request.load(Ordering::Relaxed) == 0 {
             (
                 TimeoutReason::NoRequest,
                 self.begin.elapsed(),
-                limits.request_head,
+                limits.request_head_timeout,
             )
         } else if self.open.load(Ordering::Relaxed) == 0 {
             let most = if known {
-                limits.http2_idle
+                limits.http2_idle_timeout
             } else {
-                limits.request_head
+                limits.request_head_timeout
             };
 
-            let most = if !known && self.age() > limits.stranger_life {
+            let most = if !known && self.age() > limits.unverified_lifetime {
                 Duration::ZERO
             } else {
                 most
@@ -133,7 +133,7 @@ impl ConnectionActivity {
             let all =
                 self.unread_responses.load(Ordering::Relaxed) >= self.open.load(Ordering::Relaxed);
             let idle = if known && !all {
-                limits.answer_idle
+                limits.response_idle_timeout
             } else {
                 Duration::ZERO
             };
@@ -141,14 +141,14 @@ impl ConnectionActivity {
             (
                 TimeoutReason::ResponseStalled,
                 self.since(&self.last_body),
-                limits.write_stall + idle,
+                limits.write_timeout + idle,
             )
         } else {
-            return Deadline::In(limits.write_stall);
+            return Deadline::In(limits.write_timeout);
         };
 
         if since >= most {
-            Deadline::Now(why)
+            Deadline::Now(reason)
         } else {
             Deadline::In(most - since)
         }

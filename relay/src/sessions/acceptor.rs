@@ -41,7 +41,7 @@ impl AgentAcceptor {
         drain: CancellationToken,
         stop: CancellationToken,
     ) -> Self {
-        let unknown = Arc::new(Semaphore::new(host.limits.agents_unknown));
+        let unknown = Arc::new(Semaphore::new(host.limits.max_unauthenticated_agents));
         Self {
             host,
             unauthenticated: unknown,
@@ -55,7 +55,7 @@ impl AgentAcceptor {
     /// Connections whose peer has not yet said who it is.
     #[must_use]
     pub fn unknown(&self) -> usize {
-        self.host.limits.agents_unknown - self.unauthenticated.available_permits()
+        self.host.limits.max_unauthenticated_agents - self.unauthenticated.available_permits()
     }
 
     /// What owns the tasks.
@@ -94,7 +94,7 @@ impl AgentAcceptor {
                 Ok::<_, HandshakeError>((session, admitted))
             };
             let greeted = tokio::select! {
-                greeted = timeout(this.host.limits.agent_greeting, greeting) => greeted,
+                greeted = timeout(this.host.limits.agent_handshake_timeout, greeting) => greeted,
                 () = this.stop.cancelled() => return,
             };
 

@@ -64,7 +64,7 @@ impl SessionContext {
     /// When an agent's connection counts as dead.
     #[must_use]
     pub const fn liveness(&self) -> Liveness {
-        Liveness::with_idle_timeout(self.limits.tunnel_dead)
+        Liveness::with_idle_timeout(self.limits.tunnel_idle_timeout)
     }
 
     /// The host of an agent that asks for none: what the settings give it, or its name below the

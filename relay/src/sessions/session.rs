@@ -73,7 +73,7 @@ pub async fn serve(
         mut control,
     } = admitted;
     let name = agent.name.clone();
-    let refusals = OwnerEvents::new(host.limits.refusals_told);
+    let refusals = OwnerEvents::new(host.limits.refusal_events_per_second);
     let live = ActiveSession::new(agent, run, session.clone(), refusals);
 
     tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
@@ -97,7 +97,7 @@ pub async fn serve(
                 control.finish().await;
             }
         };
-        let _ = timeout(host.limits.agent_greeting, telling).await;
+        let _ = timeout(host.limits.agent_handshake_timeout, telling).await;
 
         session.close("the relay is about to stop");
         return;
@@ -118,7 +118,7 @@ pub async fn serve(
     let (mut opened, mut stands_by) = (BTreeSet::new(), false);
     let mut room = pin!(live.response_backlog.run_eviction());
 
-    let why = loop {
+    let reason = loop {
         let outcome = tokio::select! {
             message = control.receive(CONTROL_BYTES) => match message {
                 Ok(message) => {
@@ -128,7 +128,7 @@ pub async fn serve(
                 Err(StreamError::Protocol(what)) => break what,
                 // The stream knows only that the connection is gone, which knows why.
                 Err(error) => match timeout(LISTEN, session.closed()).await {
-                    Ok(SessionError::ClosedByPeer(why)) => break format!("it has closed the connection: {why}"),
+                    Ok(SessionError::ClosedByPeer(reason)) => break format!("it has closed the connection: {reason}"),
                     Ok(lost) => break lost.to_string(),
                     Err(_) => break error.to_string(),
                 },
@@ -179,7 +179,7 @@ pub async fn serve(
                         control.finish().await;
                     }
                 };
-                let _ = timeout(host.limits.agent_greeting, telling).await;
+                let _ = timeout(host.limits.agent_handshake_timeout, telling).await;
 
                 session.close("refused");
                 break message;
@@ -187,16 +187,16 @@ pub async fn serve(
         };
 
         // An agent that does not listen is as good as gone.
-        match timeout(host.limits.agent_greeting, control.send(&answer)).await {
+        match timeout(host.limits.agent_handshake_timeout, control.send(&answer)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => break error.to_string(),
             Err(_) => break "the agent does not listen".to_owned(),
         }
     };
-    session.close(&why);
+    session.close(&reason);
 
     drop(registered);
-    tracing::info!(agent = %name, why, "agent left");
+    tracing::info!(agent = %name, reason, "agent left");
     tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "what its connection did");
 }
 

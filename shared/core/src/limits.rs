@@ -53,67 +53,67 @@ limits! {
     /// From `accept` to the end of the TLS handshake. A round trip across the world takes 0.3 s; a
     /// silent peer is gone within the 10 s that every kind of holder gets, its last answer
     /// included.
-    tls_handshake: time = Duration::from_secs(9);
+    tls_handshake_timeout: time = Duration::from_secs(9);
     /// For a whole request head, and so also for an idle kept-alive HTTP/1.1 connection.
-    request_head: time = Duration::from_secs(9);
+    request_head_timeout: time = Duration::from_secs(9);
     /// Idle HTTP/2 connections, without an open stream, are closed after this if they have brought
-    /// a request that passed the gate; others have `request_head`.
-    http2_idle: time = Duration::from_secs(60);
+    /// a request that passed the gate; others have `request_head_timeout`.
+    http2_idle_timeout: time = Duration::from_secs(60);
     /// A connection that has brought no request which passed the gate ends after this, however
     /// often it is refused.
-    stranger_life: time = Duration::from_secs(60);
+    unverified_lifetime: time = Duration::from_secs(60);
     /// A body must bring `body_rate` bytes for every second of such a window.
-    body_window: time = Duration::from_secs(9);
+    body_rate_window: time = Duration::from_secs(9);
     /// Bytes a second that a request body must bring: the slowest modem is faster than 1 KiB/s.
-    body_rate: size = KIB;
+    min_body_rate: size = KIB;
     /// A body that a check must read whole has this long in all: senders give up after 10 to 30 s.
-    body_whole: time = Duration::from_secs(30);
+    body_read_timeout: time = Duration::from_secs(30);
     /// A peer that takes nothing of an answer for this long is cut off.
-    write_stall: time = Duration::from_secs(9);
+    write_timeout: time = Duration::from_secs(9);
     /// For the agent to take a new stream: it does at once unless all its streams are in use.
-    open_stream: time = Duration::from_secs(5);
+    open_stream_timeout: time = Duration::from_secs(5);
     /// Beyond the route's own wait for the application's head, for the agent's 504 to arrive first.
-    answer_margin: time = Duration::from_secs(5);
+    response_margin: time = Duration::from_secs(5);
     /// Between two pieces of an answer's body: event streams send a comment every 15 to 60 s.
-    answer_idle: time = Duration::from_secs(120);
+    response_idle_timeout: time = Duration::from_secs(120);
     /// An upgraded connection (WebSocket) on which nothing moves in either direction.
-    upgrade_idle: time = Duration::from_secs(600);
+    upgrade_idle_timeout: time = Duration::from_secs(600);
     /// For running requests to end after SIGTERM.
     drain: time = Duration::from_secs(10);
 
     /// Bytes of a whole request head. Webhooks need 2 to 4 KiB; a hardened edge has 32 to 60.
-    head_bytes: size = 32 * KIB;
+    max_head_bytes: size = 32 * KIB;
     /// Header fields of a request; more than 100 is a header bomb, not a webhook.
-    head_fields: count = 128;
+    max_head_fields: count = 128;
     /// One body that a check must read whole: GitHub's cap, the largest of the large senders.
-    body_bytes: size = 25 * MIB;
+    max_body_bytes: size = 25 * MIB;
     /// All bodies that are held in memory at one time, on a VM of 1 GiB. One client address gets an
     /// eighth of it, which is one of the largest bodies.
-    body_budget: size = 8 * 25 * MIB;
+    body_memory: size = 8 * 25 * MIB;
 
     /// TCP connections of one client address (IPv6: its /64). Trusted proxies are exempt.
-    connections_per_client: count = 512;
+    max_connections_per_client: count = 512;
     /// TCP connections in all: each costs up to 100 KiB. Beyond it one goes on which nothing
     /// happens, or the one that has been there longest and has brought no request which passed the
     /// gate.
-    connections: count = 8192;
+    max_connections: count = 8192;
     /// Requests of one client address that are being answered: each costs some 20 KiB beside its
     /// body.
-    requests_per_client: count = 512;
+    max_requests_per_client: count = 512;
     /// Streams of one HTTP/2 connection: what RFC 9113 §6.5.2 asks for at least, and the large
     /// reverse proxies allow. A connection of which no request has passed the gate may have some
     /// thirty that wait for their bodies.
-    streams_per_connection: count = 100;
+    max_streams_per_connection: count = 100;
     /// QUIC connections whose peer has not yet said who it is.
-    agents_unknown: count = 256;
+    max_unauthenticated_agents: count = 256;
     /// From an agent's QUIC handshake to its complete greeting.
-    agent_greeting: time = Duration::from_secs(9);
+    agent_handshake_timeout: time = Duration::from_secs(9);
     /// An agent's connection on which nothing was heard for so long is dead. The agent asks for a
     /// sign of life ten times within it; of the two sides' times the shorter one holds over QUIC.
-    tunnel_dead: time = TUNNEL_IDLE_TIMEOUT;
+    tunnel_idle_timeout: time = TUNNEL_IDLE_TIMEOUT;
     /// A request waits so long for an agent that was there a moment ago, or whose relay has just
     /// begun: it dials again every second. Senders of webhooks wait for 10 s and more.
-    agent_wait: time = Duration::from_secs(3);
+    reconnect_wait: time = Duration::from_secs(3);
     /// Routes that a tunnel's policy may have: each is tried for every request.
     policy_routes: count = 64;
     /// Address ranges that a tunnel's policy may have, in all: 40 bytes each, and 3 MiB on the
@@ -128,11 +128,11 @@ limits! {
     policy_rate: count = 1_000_000;
     /// Deliveries that are remembered for each tunnel: 100 bytes each on disk. Beyond it new ones
     /// of this tunnel are refused for now, and nothing is forgotten before its time.
-    deliveries: count = 2_000_000;
+    max_tracked_deliveries: count = 2_000_000;
     /// A key, or a list of addresses, must be there within this time: a webhook waits for it.
-    fetch: time = Duration::from_secs(5);
+    fetch_timeout: time = Duration::from_secs(5);
     /// Refusals a second that are told one by one to a tunnel's owner; the rest as counts.
-    refusals_told: count = 20;
+    refusal_events_per_second: count = 20;
 }
 
 /// Longest request target, in bytes (RFC 9110 §4.1 asks for 8,000 octets at least).
@@ -176,7 +176,7 @@ pub const CONTROL_BYTES: usize = 8 * 1024 * 1024;
 /// One head of an exchange: the edge's cap on heads, and room for what the relay adds.
 pub const HEAD_FRAME_BYTES: usize = 96 * 1024;
 /// Maximum size of an exchange's trailers in the tunnel, in bytes: the edge takes 32 KiB of them
-/// over HTTP/2 (`head_bytes`), and their encoding adds some.
+/// over HTTP/2 (`max_head_bytes`), and their encoding adds some.
 pub const TRAILERS_FRAME_BYTES: usize = 48 * 1024;
 /// Routes of a policy: each is tried for every request.
 pub const ROUTES: usize = 64;

@@ -43,7 +43,7 @@ impl PathPattern {
 
         let plain = text.replace("**", "x").replace('*', "x");
         syntax::check_target(plain.as_bytes(), EscapedSlashes::Refused)
-            .map_err(|why| format!("the path {text:?} can't match any request: {why}"))?;
+            .map_err(|reason| format!("the path {text:?} can't match any request: {reason}"))?;
 
         Ok(Self { segments, below })
     }

@@ -34,7 +34,7 @@ words! {
     /// What refused a request: the name that the tunnel's owner sees.
     Check {
         /// The request could be read in two ways, or breaks a size limit.
-        Shape = "shape",
+        Syntax = "syntax",
         /// The client address could not be established behind a trusted proxy.
         ClientAddress = "client-address",
         /// The `Host` names no tunnel.
@@ -88,7 +88,7 @@ words! {
         /// Too many requests, or too many failed ones.
         RateLimited = "rate_limited",
         /// The request came too slowly.
-        SlowRequest = "slow_request",
+        RequestTimeout = "request_timeout",
         /// The body is larger than the route allows.
         BodyTooLarge = "body_too_large",
         /// The request target is longer than 8 KiB.
@@ -100,17 +100,17 @@ words! {
         /// The request head is larger than allowed.
         HeadTooLarge = "head_too_large",
         /// The application refused the connection or could not be reached.
-        ApplicationUnreachable = "application_unreachable",
+        UpstreamUnreachable = "upstream_unreachable",
         /// The application broke off, or answered something that is not HTTP.
-        ApplicationBroke = "application_broke",
+        UpstreamError = "upstream_error",
         /// The agent broke off in the middle of an exchange.
-        AgentBroke = "agent_broke",
+        TunnelError = "tunnel_error",
         /// No agent is connected for this host.
-        AgentAway = "agent_away",
+        AgentOffline = "agent_offline",
         /// Too many bodies, or requests, are held at this time.
-        Busy = "busy",
+        Overloaded = "overloaded",
         /// The application took too long for the head of its answer.
-        ApplicationTimeout = "application_timeout",
+        UpstreamTimeout = "upstream_timeout",
     }
 }
 
@@ -119,7 +119,7 @@ impl Check {
     /// tell where the next request begins, so none is read from it.
     #[must_use]
     pub const fn breaks_framing(self) -> bool {
-        matches!(self, Self::Shape | Self::BodySize | Self::Body)
+        matches!(self, Self::Syntax | Self::BodySize | Self::Body)
     }
 }
 
@@ -134,17 +134,17 @@ impl Code {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Refused => StatusCode::FORBIDDEN,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::SlowRequest => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::HostMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::ApplicationUnreachable | Self::ApplicationBroke | Self::AgentBroke => {
+            Self::UpstreamUnreachable | Self::UpstreamError | Self::TunnelError => {
                 StatusCode::BAD_GATEWAY
             }
-            Self::AgentAway | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ApplicationTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::AgentOffline | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -158,18 +158,18 @@ impl Code {
             Self::MethodNotAllowed => "This resource does not take this method",
             Self::Refused => "The request was refused",
             Self::RateLimited => "Too many requests",
-            Self::SlowRequest => "The request came too slowly",
+            Self::RequestTimeout => "The request came too slowly",
             Self::BodyTooLarge => "The body is too large",
             Self::TargetTooLong => "The request target is too long",
             Self::ExpectationFailed => "Only the expectation 100-continue is known",
             Self::HostMismatch => "This connection was opened for another host",
             Self::HeadTooLarge => "The request head is too large",
-            Self::ApplicationUnreachable => "The application can't be reached",
-            Self::ApplicationBroke => "The application broke off its answer",
-            Self::AgentBroke => "The agent broke off the exchange",
-            Self::AgentAway => "The agent is not connected",
-            Self::Busy => "Too much is going on",
-            Self::ApplicationTimeout => "The application took too long",
+            Self::UpstreamUnreachable => "The application can't be reached",
+            Self::UpstreamError => "The application broke off its answer",
+            Self::TunnelError => "The agent broke off the exchange",
+            Self::AgentOffline => "The agent is not connected",
+            Self::Overloaded => "Too much is going on",
+            Self::UpstreamTimeout => "The application took too long",
         }
     }
 }
@@ -200,12 +200,12 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal with the code's own status.
-    pub fn new(check: Check, code: Code, why: impl Into<String>) -> Self {
+    pub fn new(check: Check, code: Code, reason: impl Into<String>) -> Self {
         Self {
             check,
             code,
             status: code.status(),
-            reason: why.into(),
+            reason: reason.into(),
             retry_after: None,
             is_unverified: false,
             closeness: 0,
@@ -229,13 +229,13 @@ impl Refusal {
     }
 
     /// A request that is malformed, ambiguous or oversized.
-    pub fn malformed(why: impl Into<String>) -> Self {
-        Self::new(Check::Shape, Code::Malformed, why)
+    pub fn malformed(reason: impl Into<String>) -> Self {
+        Self::new(Check::Syntax, Code::Malformed, reason)
     }
 
     /// A failed check: 403, no reason given to the sender.
-    pub fn failed(check: Check, why: impl Into<String>) -> Self {
-        Self::new(check, Code::Refused, why)
+    pub fn failed(check: Check, reason: impl Into<String>) -> Self {
+        Self::new(check, Code::Refused, reason)
     }
 }
 

@@ -403,11 +403,11 @@ impl Gate {
         if self.lockout.is_some()
             && let Some(wait) = state.locked_out(client, now.steady)
         {
-            let why = format!(
+            let reason = format!(
                 "{client} failed too often, and is locked out for {} s more",
                 wait.div_ceil(1000)
             );
-            return Err(Refusal::new(Check::Lockout, Code::RateLimited, why).after(wait));
+            return Err(Refusal::new(Check::Lockout, Code::RateLimited, reason).after(wait));
         }
 
         let Some(rate) = self.client_rate else {
@@ -426,8 +426,8 @@ impl Gate {
         state: &GateState,
     ) -> Result<(), Refusal> {
         state.admit(what, rate, now.steady).map_err(|wait| {
-            let why = format!("{client} sends more than {rate}");
-            Refusal::new(Check::ClientRate, Code::RateLimited, why).after(wait)
+            let reason = format!("{client} sends more than {rate}");
+            Refusal::new(Check::ClientRate, Code::RateLimited, reason).after(wait)
         })
     }
 
@@ -486,8 +486,8 @@ impl Gate {
         }
 
         if self.routes.iter().any(|route| route.has_path(path)) {
-            let why = "a route has this path, but not this method";
-            return Err(Refusal::new(Check::Method, Code::MethodNotAllowed, why));
+            let reason = "a route has this path, but not this method";
+            return Err(Refusal::new(Check::Method, Code::MethodNotAllowed, reason));
         }
 
         Err(Refusal {
@@ -806,8 +806,8 @@ impl PendingClaim {
         let refusal = match (claimed, self.claim.on_duplicate) {
             (Claimed::New, _) => return permit.counted(now, state).map(AfterClaim::Forward),
             (Claimed::Pending, _) => {
-                let why = "whether this delivery came before can't be told now";
-                Refusal::new(Check::Replay, Code::Busy, why)
+                let reason = "whether this delivery came before can't be told now";
+                Refusal::new(Check::Replay, Code::Overloaded, reason)
             }
             (Claimed::Duplicate, OnDuplicate::Acknowledge) if !self.observing => {
                 return Ok(AfterClaim::Acknowledge);

@@ -220,9 +220,11 @@ impl Session {
     }
 
     /// Ends the session; over QUIC the peer is told why.
-    pub fn close(&self, why: &str) {
+    pub fn close(&self, reason: &str) {
         match &self.connection {
-            SessionTransport::Quic(connection) => connection.close(CLOSED.into(), why.as_bytes()),
+            SessionTransport::Quic(connection) => {
+                connection.close(CLOSED.into(), reason.as_bytes())
+            }
             SessionTransport::Tcp(link) => link.close(),
         }
     }

@@ -52,8 +52,8 @@ pub(crate) struct Evidence {
 }
 
 /// The refusal of a token; of Basic authentication one that asks for it.
-pub(crate) fn token_refusal(check: &TokenCheck, why: String) -> Refusal {
-    let refusal = Refusal::failed(Check::Token, why);
+pub(crate) fn token_refusal(check: &TokenCheck, reason: String) -> Refusal {
+    let refusal = Refusal::failed(Check::Token, reason);
     match check.location {
         TokenLocation::Basic => Refusal {
             status: StatusCode::UNAUTHORIZED,
@@ -184,7 +184,7 @@ impl AcceptRule {
                     evidence.tokens.push(spot);
                     evidence.secrets.push(name.to_owned());
                 }
-                Err(why) => evidence.record_or_fail(token_refusal(check, why), observing)?,
+                Err(reason) => evidence.record_or_fail(token_refusal(check, reason), observing)?,
             }
         }
 
@@ -251,12 +251,12 @@ impl AcceptRule {
             return Ok(());
         }
 
-        let mut why = format!("{client} is not in an allowed range");
+        let mut reason = format!("{client} is not in an allowed range");
         for age in allow.ages(state, now) {
-            why.push_str(&format!(" ({age})"));
+            reason.push_str(&format!(" ({age})"));
         }
 
-        Err(Refusal::failed(Check::Address, why))
+        Err(Refusal::failed(Check::Address, reason))
     }
 
     /// Content type and header rules.
@@ -270,12 +270,13 @@ impl AcceptRule {
             return Ok(());
         }
         header::check_content_type(&self.content_types, head.headers)
-            .map_err(|why| Refusal::failed(Check::ContentType, why))
+            .map_err(|reason| Refusal::failed(Check::ContentType, reason))
     }
 
     pub(crate) fn check_headers(&self, head: RequestHead<'_>) -> Result<(), Refusal> {
         for rule in &self.headers {
-            header::check(rule, head.headers).map_err(|why| Refusal::failed(Check::Header, why))?;
+            header::check(rule, head.headers)
+                .map_err(|reason| Refusal::failed(Check::Header, reason))?;
         }
         Ok(())
     }
@@ -318,7 +319,7 @@ impl AcceptRule {
             }
         };
 
-        let failed = |why| Refusal::failed(Check::BodyRule, why);
+        let failed = |reason| Refusal::failed(Check::BodyRule, reason);
         self.body
             .iter()
             .try_for_each(|rule| body_rule::check(rule, request, inspection).map_err(failed))

@@ -164,11 +164,11 @@ fn decide(
         HeadVerdict::Decided(decision) => Ok(decision),
         HeadVerdict::ReadBody(pending) => {
             if request.body.len() as u64 > pending.max_body() {
-                let why = format!("the body has more than {} bytes", pending.max_body());
+                let reason = format!("the body has more than {} bytes", pending.max_body());
                 return Err(Refusal::new(
                     Check::BodySize,
                     hookward_core::reason::Code::BodyTooLarge,
-                    why,
+                    reason,
                 ));
             }
 
@@ -195,7 +195,7 @@ fn steps<'g>(
 
     list.judge(
         None,
-        Check::Shape,
+        Check::Syntax,
         gate.check_shape(head),
         "it can be read in one way only",
     );
@@ -379,7 +379,7 @@ fn alternative_steps(
         list.judge(
             at,
             Check::Token,
-            found.map_err(|why| token_refusal(check, why)),
+            found.map_err(|reason| token_refusal(check, reason)),
             &said,
         );
     }

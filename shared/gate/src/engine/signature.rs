@@ -257,7 +257,7 @@ impl SignatureRule {
         {
             return Refusal::new(
                 Check::Signature,
-                Code::Busy,
+                Code::Overloaded,
                 format!("{}: {fault}", self.title),
             );
         }

@@ -34,7 +34,7 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 pub fn check(target: &[u8], fields: &HeaderMap, slashes: EscapedSlashes) -> Result<(), Refusal> {
     if target.len() > TARGET_BYTES {
         return Err(Refusal::new(
-            Check::Shape,
+            Check::Syntax,
             Code::TargetTooLong,
             format!(
                 "the target has {} bytes, more than {TARGET_BYTES}",

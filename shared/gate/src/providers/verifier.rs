@@ -695,7 +695,7 @@ impl SchemeVerifier {
 
     fn decode(&self, value: &[u8]) -> Result<Vec<u8>, SignatureError> {
         let sig = &self.scheme.sig;
-        let malformed = |why| SignatureError::Malformed(sig.at.to_string(), why);
+        let malformed = |reason| SignatureError::Malformed(sig.at.to_string(), reason);
         let text = value
             .strip_prefix(sig.prefix.as_bytes())
             .ok_or_else(|| malformed("the prefix is another"))?;

@@ -173,9 +173,9 @@ impl Deadlines {
     pub fn of(limits: &Limits) -> Self {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         Self {
-            body_idle_ms: millis(limits.answer_idle),
-            body_read_ms: millis(limits.body_whole),
-            upgrade_idle_ms: millis(limits.upgrade_idle),
+            body_idle_ms: millis(limits.response_idle_timeout),
+            body_read_ms: millis(limits.body_read_timeout),
+            upgrade_idle_ms: millis(limits.upgrade_idle_timeout),
         }
     }
 

@@ -483,7 +483,7 @@ mod tests {
         );
 
         let failure = ExchangeFailure {
-            code: Code::ApplicationTimeout,
+            code: Code::UpstreamTimeout,
             status: StatusCode::GATEWAY_TIMEOUT,
         };
         assert_eq!(

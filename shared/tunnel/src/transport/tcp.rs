@@ -188,10 +188,10 @@ where
     tasks.spawn(async move {
         let mut silent = pin!(silence(pings, liveness, hearing));
         let mut known = false;
-        let why = loop {
+        let reason = loop {
             tokio::select! {
                 ended = &mut connection => break ended.map_or_else(lost, |()| left()),
-                why = &mut silent => break why,
+                reason = &mut silent => break reason,
                 () = trusted.notified(), if !known => {
                     known = true;
                     connection.set_target_window_size(CONNECTION_WINDOW);
@@ -207,7 +207,7 @@ where
                 }
             }
         };
-        say.send_replace(Some(why));
+        say.send_replace(Some(reason));
     });
 
     let places = Arc::new(Semaphore::new(TUNNEL_STREAMS as usize));
@@ -264,7 +264,7 @@ where
 
     tasks.spawn(async move {
         let mut silent = pin!(silence(pings, liveness, hearing));
-        let why = loop {
+        let reason = loop {
             tokio::select! {
                 next = connection.accept() => match next {
                     Some(Ok((request, mut respond))) => {
@@ -277,7 +277,7 @@ where
                     Some(Err(error)) => break lost(error),
                     None => break left(),
                 },
-                why = &mut silent => break why,
+                reason = &mut silent => break reason,
                 () = stopping.cancelled() => {
                     connection.abrupt_shutdown(Reason::NO_ERROR);
                     let _ = timeout(FLUSH, poll_fn(|cx| connection.poll_closed(cx))).await;
@@ -285,7 +285,7 @@ where
                 }
             }
         };
-        say.send_replace(Some(why));
+        say.send_replace(Some(reason));
     });
 
     Ok(H2Link {
@@ -345,14 +345,14 @@ impl H2Link {
 
     pub(crate) async fn closed(&self) -> SessionError {
         let mut ended = self.ended.clone();
-        let why = ended
+        let reason = ended
             .wait_for(Option::is_some)
             .await
             .ok()
-            .and_then(|why| why.clone());
+            .and_then(|reason| reason.clone());
 
         // Without a word: the task was ended with the program.
-        why.unwrap_or_else(left)
+        reason.unwrap_or_else(left)
     }
 
     pub(crate) fn trust(&self) {
