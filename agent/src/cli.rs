@@ -18,6 +18,24 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// Returns the format of diagnostics and errors.
+    #[must_use]
+    pub fn log_format(&self) -> LogFormat {
+        match &self.command {
+            Command::Http(args) => args.log_format,
+            Command::Pair(args) => args.log_format,
+            Command::Start(args) => args.log_format,
+            Command::Diagnose(_)
+            | Command::Join(_)
+            | Command::Providers(_)
+            | Command::Check(_)
+            | Command::Explain(_)
+            | Command::Send(_) => LogFormat::Text,
+        }
+    }
+}
+
 /// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {

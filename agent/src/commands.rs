@@ -1,22 +1,23 @@
 //! One file for each command.
 
-pub mod check;
-pub mod diagnose;
-pub mod explain;
-pub mod http;
-pub mod join;
-pub mod local;
-pub mod pair;
-pub mod providers;
-pub mod request_input;
-pub mod runner;
-pub mod send;
-pub mod start;
+mod check;
+mod diagnose;
+mod explain;
+mod http;
+mod join;
+mod local;
+mod pair;
+mod providers;
+mod request_input;
+mod runner;
+mod send;
+mod start;
 
 use std::io::{self, Write as _};
 
-use crate::cli::LogFormat;
+use crate::cli::{Cli, Command, LogFormat};
 use crate::config::state_dir::StateError;
+use crate::exit::Exit;
 use crate::relay_link::ConnectionError;
 
 /// What an agent that has not joined is told.
@@ -55,6 +56,24 @@ impl CommandError {
     }
 }
 
+/// Runs the command.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn run(cli: Cli) -> Result<Exit, CommandError> {
+    match cli.command {
+        Command::Http(args) => http::run(*args).await,
+        Command::Diagnose(args) => diagnose::run(*args).await,
+        Command::Start(args) => start::run(*args).await,
+        Command::Join(args) => join::run(args).await,
+        Command::Providers(args) => providers::run(&args),
+        Command::Check(args) => check::run(*args),
+        Command::Explain(args) => explain::run(*args).await,
+        Command::Send(args) => send::run(*args).await,
+        Command::Pair(args) => pair::run(*args).await,
+    }
+}
+
 /// What the user asked for, on standard output. Whoever read it may have seen enough of it.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     match io::stdout().write_all(text.as_bytes()) {
@@ -68,7 +87,7 @@ pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     clippy::print_stderr,
     reason = "this is the program's word to its user"
 )]
-pub fn tell(format: LogFormat, text: &str) {
+pub fn print_error(format: LogFormat, text: &str) {
     match format {
         LogFormat::Text => eprintln!("hookward: {text}"),
         LogFormat::Json => eprintln!(

@@ -2,7 +2,7 @@
 //! application, and the answer goes back. The relay is believed in one thing only: where the
 //! request comes from. The time is the agent's own.
 
-pub mod started;
+pub(crate) mod started;
 
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -63,7 +63,7 @@ const PENDING_HEADS: usize = 340;
 
 /// Places for heads that have not ended, of all connections; clones share them.
 #[derive(Clone)]
-pub struct PendingHeads(Arc<Semaphore>);
+pub(crate) struct PendingHeads(Arc<Semaphore>);
 
 impl Default for PendingHeads {
     fn default() -> Self {
@@ -81,7 +81,7 @@ const REFUSALS_PER_SECOND: usize = 20;
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What every exchange of one agent shares.
-pub struct ExchangeHandler {
+pub(crate) struct ExchangeHandler {
     /// What a gate remembers: on this side nothing.
     pub state: Arc<GateState>,
     /// Where a secret goes that a provider tells in its handshake; only while pairing.
@@ -137,7 +137,7 @@ impl Drop for InFlightGuard<'_> {
 }
 
 /// Refusals of the agent's own gate: so many a second one by one, the others as counts.
-pub struct RefusalSummary(
+pub(crate) struct RefusalSummary(
     // A std mutex: it guards a short list, and nothing waits while it is held.
     Mutex<Quota<Check>>,
 );
@@ -157,7 +157,7 @@ impl RefusalSummary {
     }
 
     /// Reports what was only counted, every second, until `stop` is cancelled.
-    pub async fn report_counts(&self, reporter: &EventSink, stop: &CancellationToken) {
+    pub(crate) async fn report_counts(&self, reporter: &EventSink, stop: &CancellationToken) {
         let mut due = interval(SUMMARY_INTERVAL);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -183,7 +183,7 @@ impl RefusalSummary {
 pub type Pairing = Box<dyn Fn(&Secret) -> std::io::Result<()> + Send + Sync>;
 
 /// What the session settled that an exchange belongs to.
-pub struct SessionTerms {
+pub(crate) struct SessionTerms {
     /// Deadlines of the relay's settings.
     pub deadlines: Deadlines,
     /// The tunnels: requests for any other host are none of this agent's.
@@ -201,13 +201,13 @@ pub struct SessionTerms {
 impl SessionTerms {
     /// The agent's tunnel of this position, if it is open on this connection.
     #[must_use]
-    pub fn at(&self, tunnel: usize) -> Option<&TunnelBinding> {
+    pub(crate) fn at(&self, tunnel: usize) -> Option<&TunnelBinding> {
         self.hosts.iter().find(|at| at.tunnel == tunnel)
     }
 
     /// The terms of one connection.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         deadlines: Deadlines,
         hosts: Vec<TunnelBinding>,
         begun: Arc<StartedRequests>,
@@ -229,7 +229,7 @@ impl SessionTerms {
 }
 
 /// A tunnel that is open.
-pub struct TunnelBinding {
+pub(crate) struct TunnelBinding {
     /// Which of the agent's tunnels it is, by its position.
     pub tunnel: usize,
     /// Its public host.
@@ -291,7 +291,11 @@ struct ResponseSent {
 }
 
 /// Handles one exchange to its end.
-pub async fn exchange(writer: MessageWriter, mut reader: MessageReader, terms: &SessionTerms) {
+pub(crate) async fn exchange(
+    writer: MessageWriter,
+    mut reader: MessageReader,
+    terms: &SessionTerms,
+) {
     let reading = async {
         let _place = terms.heads.acquire().await.ok()?;
         let _of_all = terms.all_heads.0.acquire().await.ok()?;

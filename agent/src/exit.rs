@@ -20,7 +20,7 @@ pub enum Exit {
 }
 
 /// What `--help` says about exit codes.
-pub const HELP: &str = "Exit codes:
+pub(crate) const HELP: &str = "Exit codes:
   0  ended as asked (also by SIGINT or SIGTERM)
   1  something failed: a file, a port, the network
   2  the command line, a secret or a file is wrong; nothing was started
@@ -29,25 +29,25 @@ pub const HELP: &str = "Exit codes:
   5  the relay refused the policy";
 
 /// What `hookward explain --help` says about exit codes.
-pub const EXPLAIN_HELP: &str = "Exit codes:
+pub(crate) const EXPLAIN_HELP: &str = "Exit codes:
   0  the request would be allowed
   1  it would be refused
   2  the command line, the policy, a secret or the request can't be read";
 
 /// What `hookward send --help` says about exit codes.
-pub const SEND_HELP: &str = "Exit codes:
+pub(crate) const SEND_HELP: &str = "Exit codes:
   0  answered 2xx
   1  answered something else, or not at all
   2  the command line, the secret or the body can't be read; nothing was sent";
 
 /// What `hookward diagnose --help` says about exit codes.
-pub const DIAGNOSE_HELP: &str = "Exit codes:
+pub(crate) const DIAGNOSE_HELP: &str = "Exit codes:
   0  a tunnel can be opened to every relay, and the application, if one was named, takes connections
   1  something is in the way
   2  the command line is wrong, or this agent has joined no relay";
 
 /// What `hookward pair --help` says about exit codes.
-pub const PAIR_HELP: &str = "Exit codes:
+pub(crate) const PAIR_HELP: &str = "Exit codes:
   0  the secret is stored
   1  it ended before the provider told its secret, or something failed
   2  the command line or a file is wrong; nothing was started

@@ -9,14 +9,14 @@
 //! nothing.
 
 mod active;
-pub mod backoff;
-pub mod dialer;
+pub(crate) mod backoff;
+pub(crate) mod dialer;
 mod failover;
 mod handshake;
-pub mod link;
-pub mod policy_sync;
-pub mod proxy;
-pub mod status;
+pub(crate) mod link;
+pub(crate) mod policy_sync;
+pub(crate) mod proxy;
+pub(crate) mod status;
 mod suspend;
 
 use std::collections::BTreeSet;
@@ -275,7 +275,7 @@ pub async fn join(
 }
 
 /// One of the agent's tunnels.
-pub struct LinkTunnel {
+pub(crate) struct LinkTunnel {
     /// The public host to ask for.
     pub host: Option<String>,
     /// The policies; a new one may come at any time.
@@ -285,7 +285,7 @@ pub struct LinkTunnel {
 }
 
 /// What all lines share.
-pub struct LinkContext {
+pub(crate) struct LinkContext {
     /// The tunnels, all of which every connection serves.
     pub tunnels: Vec<LinkTunnel>,
     /// How relays are reached.
@@ -311,7 +311,7 @@ pub struct LinkContext {
 }
 
 /// One relay, as all lines to it know it.
-pub struct RelayState {
+pub(crate) struct RelayState {
     /// Where it is.
     pub relay: RelayEndpoint,
     /// Finds a way to it.
@@ -362,7 +362,7 @@ impl RelayState {
     }
 
     /// Notes how many addresses the relay's name has.
-    pub fn note_addresses(&self, count: usize) {
+    pub(crate) fn note_addresses(&self, count: usize) {
         if self.addresses.swap(count, Ordering::Relaxed) != count {
             self.more_addresses.notify_one();
         }
@@ -373,7 +373,7 @@ impl RelayState {
 ///
 /// # Errors
 /// What the last relay said, when dialling again will not change it.
-pub async fn run(
+pub(crate) async fn run(
     relays: Vec<RelayEndpoint>,
     shared: Arc<LinkContext>,
     stop: CancellationToken,

@@ -4,9 +4,9 @@
 //! It runs on a thread of its own: standard output may block (a pipe that nobody reads), and
 //! requests must not wait for it.
 
-pub mod json;
-pub mod lines;
-pub mod screen;
+pub(crate) mod json;
+pub(crate) mod lines;
+pub(crate) mod screen;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::time::Duration;
@@ -25,12 +25,12 @@ fn is_screen(format: LogFormat) -> bool {
 }
 
 /// A terminal in use.
-pub struct Shown(Option<oneshot::Receiver<()>>);
+pub(crate) struct Shown(Option<oneshot::Receiver<()>>);
 
 impl Shown {
     /// Waits until everything has been shown. A later call returns at once, if an earlier one came
     /// to its end.
-    pub async fn over(&mut self) {
+    pub(crate) async fn over(&mut self) {
         if let Some(shown) = &mut self.0 {
             let _ = shown.await;
             self.0 = None;
@@ -40,7 +40,7 @@ impl Shown {
 
 /// Ways in which the user ends the program on the screen.
 #[derive(Clone, Default)]
-pub struct Quit {
+pub(crate) struct Quit {
     /// Cancelled by the first Ctrl-C or q: requests under way are waited for.
     pub in_order: CancellationToken,
     /// Cancelled by the second one.
@@ -49,7 +49,7 @@ pub struct Quit {
 
 impl Quit {
     /// Asks for the end: the second time, at once.
-    pub fn request(&self) {
+    pub(crate) fn request(&self) {
         if self.in_order.is_cancelled() {
             self.at_once.cancel();
         }
@@ -62,7 +62,7 @@ impl Quit {
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn show(
+pub(crate) fn show(
     reports: EventStream,
     format: LogFormat,
     several: bool,

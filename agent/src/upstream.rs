@@ -5,11 +5,11 @@
 //!
 //! Taking a [`Permit`] is what makes reaching the application without the gate impossible.
 
-pub mod application;
-pub mod header_case;
-pub mod health;
-pub mod pool;
-pub mod tls;
+pub(crate) mod application;
+pub(crate) mod header_case;
+pub(crate) mod health;
+pub(crate) mod pool;
+pub(crate) mod tls;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ use self::header_case::HeaderCaseCache;
 const HTTPS: u16 = 443;
 
 /// A request's body on its way to the application.
-pub enum UpstreamBody {
+pub(crate) enum UpstreamBody {
     /// In memory.
     Whole(Full<Bytes>),
     /// As it comes through the tunnel.
@@ -48,7 +48,7 @@ pub enum UpstreamBody {
 /// How the sending of a body gets on, for whoever waits for the answer. `None` for a body in
 /// memory, which counts as sent.
 #[derive(Clone)]
-pub struct Progress(Option<Arc<MonitoredBody>>);
+pub(crate) struct Progress(Option<Arc<MonitoredBody>>);
 
 #[derive(Default)]
 struct MonitoredBody {
@@ -59,14 +59,14 @@ struct MonitoredBody {
 impl Progress {
     /// Whether the body has been taken to its end.
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.0
             .as_ref()
             .is_none_or(|watched| watched.over.load(Ordering::Relaxed))
     }
 
     /// Resolves when a piece has been taken, or the end; never when the body is over already.
-    pub async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         match &self.0 {
             Some(watched) if !self.is_over() => watched.moved.notified().await,
             _ => std::future::pending().await,
@@ -84,13 +84,13 @@ impl Progress {
 impl UpstreamBody {
     /// A body as it comes through the tunnel.
     #[must_use]
-    pub fn tunnel(body: MessageBody) -> Self {
+    pub(crate) fn tunnel(body: MessageBody) -> Self {
         Self::Tunnel(Box::new(body), Progress(Some(Arc::default())))
     }
 
     /// How its sending gets on.
     #[must_use]
-    pub fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         match self {
             Self::Tunnel(_, progress) => progress.clone(),
             Self::Whole(_) => Progress(None),
@@ -136,14 +136,14 @@ impl Body for UpstreamBody {
 /// A request that can't be written. The gate lets none pass of which this is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the request can't be written as the application speaks HTTP; a WebSocket needs HTTP/1.1")]
-pub struct Unwritable;
+pub(crate) struct Unwritable;
 
 /// The request for the application: what the sender sent, without the token and without fields that
 /// belong to one connection or claim what only the relay knows; then the relay's own word.
 ///
 /// # Errors
 /// [`Unwritable`].
-pub fn request(
+pub(crate) fn request(
     permit: &Permit,
     request: head::ExchangeRequest,
     body: UpstreamBody,

@@ -1,7 +1,7 @@
 //! Bodies on their way: [`request`] reads what a sender sends, [`response`] carries what the
 //! application answers, [`sender`] sends the request's body into the tunnel, [`drain`] reads the rest of a body that is not needed.
 
-pub mod drain;
-pub mod request;
-pub mod response;
+pub(crate) mod drain;
+pub(crate) mod request;
+pub(crate) mod response;
 pub(crate) mod sender;

@@ -3,7 +3,7 @@
 //! rcgen makes both where none is given. They are kept in the data directory with mode 0600.
 //! [`review`] finds what senders will say about one that was brought.
 
-pub mod review;
+pub(crate) mod review;
 
 use std::fs;
 use std::io;
@@ -23,13 +23,13 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 /// The files of a self-signed certificate in the data directory: it, its key, and its names.
-pub const EDGE_FILE: &str = "edge.pem";
+pub(crate) const EDGE_FILE: &str = "edge.pem";
 /// See [`EDGE_FILE`].
-pub const EDGE_KEY_FILE: &str = "edge-key.pem";
+pub(crate) const EDGE_KEY_FILE: &str = "edge-key.pem";
 /// See [`EDGE_FILE`].
-pub const EDGE_NAMES_FILE: &str = "edge.names";
+pub(crate) const EDGE_NAMES_FILE: &str = "edge.names";
 /// The file of the relay's identity in its data directory.
-pub const IDENTITY_FILE: &str = "identity.pem";
+pub(crate) const IDENTITY_FILE: &str = "identity.pem";
 /// A self-signed edge certificate lives as long as public ones may.
 const EDGE_LIFETIME: Duration = Duration::from_secs(397 * 86_400);
 /// It is made anew this long before its end.
@@ -71,7 +71,7 @@ pub enum CertError {
 }
 
 /// A certificate chain with its key.
-pub struct CertificatePair {
+pub(crate) struct CertificatePair {
     /// The chain, the own certificate first.
     pub chain: Vec<CertificateDer<'static>>,
     /// The key.
@@ -92,7 +92,7 @@ impl TunnelIdentity {
     /// The identity kept in this directory; made when there is none.
     ///
     /// # Errors
-    /// [`CertError`]. A broken file is an error, never replaced: every agent would be locked out.
+    /// `CertError`. A broken file is an error, never replaced: every agent would be locked out.
     pub fn load_or_make(dir: &Path) -> Result<Self, CertError> {
         let path = dir.join(IDENTITY_FILE);
         if !path.exists() {
@@ -114,7 +114,7 @@ impl TunnelIdentity {
     /// The identity kept in this directory.
     ///
     /// # Errors
-    /// [`CertError`], also when there is none.
+    /// `CertError`, also when there is none.
     pub fn load(dir: &Path) -> Result<Self, CertError> {
         let path = dir.join(IDENTITY_FILE);
         if !path.exists() {
@@ -151,7 +151,7 @@ impl TunnelIdentity {
 ///
 /// # Errors
 /// [`CertError`] with the file's name.
-pub fn read_pem(chain: &Path, key: &Path) -> Result<CertificatePair, CertError> {
+pub(crate) fn read_pem(chain: &Path, key: &Path) -> Result<CertificatePair, CertError> {
     let content = |path: &Path, what: &str| CertError::Content {
         path: path.to_owned(),
         what: what.to_owned(),
@@ -239,7 +239,7 @@ fn pem_error(error: &rustls_pki_types::pem::Error) -> String {
 ///
 /// # Errors
 /// [`CertError`].
-pub fn self_signed(
+pub(crate) fn self_signed(
     dir: &Path,
     names: &[String],
     now: UnixMillis,
@@ -306,7 +306,10 @@ fn make_pair(certificate: &Path, key: &Path) -> Result<(), CertError> {
 /// hosts that its settings give away. Those are named in full also below the domain: clients refuse
 /// a wildcard directly below a top-level name such as `localhost`.
 #[must_use]
-pub fn names_of<'h>(domain: &HostName, given: impl Iterator<Item = &'h HostName>) -> Vec<String> {
+pub(crate) fn names_of<'h>(
+    domain: &HostName,
+    given: impl Iterator<Item = &'h HostName>,
+) -> Vec<String> {
     let mut names = vec![domain.to_string(), format!("*.{domain}")];
     for host in given.filter(|host| *host != domain) {
         names.push(host.to_string());

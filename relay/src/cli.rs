@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::settings::RawSettings;
 
 /// What `--help` says about exit codes.
-pub const EXIT_CODES: &str = "Exit codes:
+pub(crate) const EXIT_CODES: &str = "Exit codes:
   0  ended as asked (also by SIGINT or SIGTERM)
   1  something failed: a port, a file, a certificate
   2  the command line or the settings are wrong; nothing was started";
@@ -19,6 +19,17 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Returns the format of the log and of errors.
+    #[must_use]
+    pub fn log_format(&self) -> LogFormat {
+        match &self.command {
+            Command::Serve(args) => args.log_format,
+            Command::Agent(_) => LogFormat::Text,
+        }
+    }
 }
 
 /// A command.

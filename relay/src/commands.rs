@@ -1,15 +1,16 @@
 //! One file for each command.
 
-pub mod agent;
-pub mod serve;
+mod agent;
+mod serve;
 
 use std::io;
 
 use hookward_core::diagnostics::Diagnostics;
-use hookward_runtime::process::LogError;
+use hookward_runtime::process::{self, LogError};
 
 use crate::StartError;
 use crate::certs::CertError;
+use crate::cli::{Cli, Command, LogFormat};
 use crate::storage::StorageError;
 
 /// Why a command failed.
@@ -56,6 +57,22 @@ impl CommandError {
     /// For an error of the system.
     pub(crate) const fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::System { what, source }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn run(cli: Cli) -> Result<(), CommandError> {
+    let is_json = cli.log_format() == LogFormat::Json;
+    match cli.command {
+        Command::Serve(args) => {
+            // The log goes to standard error; join tokens and the ready line to standard output.
+            let _flushed_on_drop = process::log_to_stderr(is_json, "info")?;
+            serve::run(*args).await
+        }
+        Command::Agent(command) => agent::run(command),
     }
 }
 

@@ -10,20 +10,20 @@
 //! `request_context` is what is known of it, and told to the tunnel's owner. [`request`] is the way through
 //! all of them.
 
-pub mod authority;
-pub mod authorize;
-pub mod baseline;
+pub(crate) mod authority;
+pub(crate) mod authorize;
+pub(crate) mod baseline;
 mod clear_text;
-pub mod client_address;
-pub mod connection;
+pub(crate) mod client_address;
+pub(crate) mod connection;
 mod head;
-pub mod header_case;
-pub mod listener;
+pub(crate) mod header_case;
+pub(crate) mod listener;
 pub mod proxy_protocol;
-pub mod request;
+pub(crate) mod request;
 mod request_context;
-pub mod response;
-pub mod state;
-pub mod tls;
+pub(crate) mod response;
+pub(crate) mod state;
+pub(crate) mod tls;
 
-pub use listener::EdgeListener;
+pub(crate) use listener::EdgeListener;

@@ -1,6 +1,6 @@
 //! What the relay fetches from providers: [`client`] is the HTTPS client and its bounds, [`keys`]
 //! are the public keys of signatures, [`ip_sets`] the named sets of addresses.
 
-pub mod client;
-pub mod ip_sets;
-pub mod keys;
+pub(crate) mod client;
+pub(crate) mod ip_sets;
+pub(crate) mod keys;

@@ -10,7 +10,7 @@
 //! twice. Another run of the agent can't know, and only gets what certainly reached no application.
 
 mod retry;
-pub mod upgrade;
+pub(crate) mod upgrade;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ use crate::sessions::registry::Registry;
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// What follows the head.
-pub enum RequestBody {
+pub(crate) enum RequestBody {
     /// All of it, in memory.
     Buffered(Bytes, MemoryCharge),
     /// What came at once; the rest is still coming.
@@ -54,7 +54,7 @@ pub enum RequestBody {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum ForwardError {
+pub(crate) enum ForwardError {
     /// All of the agent's streams are in use.
     #[error("all of the agent's streams are in use")]
     NoStream,
@@ -84,7 +84,7 @@ pub enum ForwardError {
 impl ForwardError {
     /// The code of the answer.
     #[must_use]
-    pub const fn code(&self) -> Code {
+    pub(crate) const fn code(&self) -> Code {
         match self {
             Self::NoStream => Code::Overloaded,
             Self::Offline(_) => Code::AgentOffline,
@@ -107,7 +107,7 @@ impl From<SendError> for ForwardError {
 }
 
 /// The answer, and the exchange that goes on after a 101.
-pub struct Forwarded {
+pub(crate) struct Forwarded {
     /// What the sender gets.
     pub response: Response<ResponseBody>,
     /// Both directions of an upgraded connection.
@@ -119,7 +119,7 @@ pub struct Forwarded {
 impl Forwarded {
     /// The answer; its body counts as under way until it has been taken.
     #[must_use]
-    pub fn into_response(self) -> Response<ResponseBody> {
+    pub(crate) fn into_response(self) -> Response<ResponseBody> {
         self.response.map(|body| body.count(self.load))
     }
 }
@@ -129,7 +129,7 @@ impl Forwarded {
 ///
 /// # Errors
 /// [`ForwardError`].
-pub async fn forward(
+pub(crate) async fn forward(
     permit: Permit,
     registry: &Registry,
     host: &str,

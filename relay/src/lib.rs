@@ -1,23 +1,31 @@
-//! Hookward's relay: the public side. It takes webhooks over HTTPS at the [`edge`], decides about each
-//! by the gate of its tunnel, and [`forward`]s what passes to the agent whose session serves the
-//! host ([`sessions`]).
+//! Hookward's relay: the public side. It takes webhooks over HTTPS at the `edge`, decides about each
+//! by the gate of its tunnel, and `forward`s what passes to the agent whose session serves the
+//! host (`sessions`).
 //!
 //! [`Relay`] is a value: bind it, read its addresses, shut it down. The program `hookward-relay` and
 //! the agent's `--local` are wiring around it.
 
-pub mod body;
-pub mod certs;
-pub mod cli;
-pub mod commands;
+mod body;
+mod certs;
+mod cli;
+mod commands;
 mod data_dir;
-pub mod edge;
-pub mod fetch;
-pub mod forward;
-pub mod observe;
-pub mod overload;
+mod edge;
+mod fetch;
+mod forward;
+mod observe;
+mod overload;
 mod server;
-pub mod sessions;
-pub mod settings;
-pub mod storage;
+mod sessions;
+mod settings;
+mod storage;
 
+pub use certs::TunnelIdentity;
+pub use cli::{Cli, LogFormat};
+pub use commands::{CommandError, run};
+pub use edge::client_address::{ForwardedField, client_address};
+pub use edge::proxy_protocol;
+pub use fetch::client::{FetchError, FetchSettings, Fetcher};
 pub use server::{Relay, StartError};
+pub use settings::Settings;
+pub use storage::{StorageError, Store};

@@ -3,9 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hookward_relay::cli::{Cli, Command, LogFormat};
-use hookward_relay::commands::{CommandError, agent, serve};
-use hookward_runtime::process;
+use hookward_relay::{Cli, CommandError, LogFormat};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -20,20 +18,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 // fewer of them.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let mut format = LogFormat::Text;
-    let ended = match Cli::parse().command {
-        Command::Serve(args) => {
-            format = args.log_format;
-            // The log goes to standard error; join tokens and the ready line to standard output.
-            match process::log_to_stderr(format == LogFormat::Json, "info") {
-                Ok(_flushed_at_the_end) => serve::run(*args).await,
-                Err(error) => Err(error.into()),
-            }
-        }
-        Command::Agent(command) => agent::run(command),
-    };
+    let cli = Cli::parse();
+    let format = cli.log_format();
 
-    match ended {
+    match hookward_relay::run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = if error.is_usage() { USAGE } else { FAILED };

@@ -2,4 +2,4 @@
 //! [`agent_changes`] one for each change to the agents.
 
 pub(crate) mod agent_changes;
-pub mod audit;
+pub(crate) mod audit;

@@ -6,18 +6,18 @@
 //! sees of the relay, and [`registry`] knows which sessions serve which public host. The entrance
 //! owns the tasks.
 
-pub mod acceptor;
-pub mod active;
-pub mod context;
-pub mod handshake;
-pub mod listener;
-pub mod owner_events;
-pub mod registry;
-pub mod session;
+pub(crate) mod acceptor;
+pub(crate) mod active;
+pub(crate) mod context;
+pub(crate) mod handshake;
+pub(crate) mod listener;
+pub(crate) mod owner_events;
+pub(crate) mod registry;
+pub(crate) mod session;
 
-pub use acceptor::AgentAcceptor;
-pub use listener::AgentListener;
-pub use registry::Registry;
+pub(crate) use acceptor::AgentAcceptor;
+pub(crate) use listener::AgentListener;
+pub(crate) use registry::Registry;
 
 /// Message of an agent to the relay, with its policy.
 pub(crate) type AgentMessage =

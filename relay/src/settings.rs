@@ -42,11 +42,11 @@ use crate::edge::client_address::ForwardedField;
 use crate::fetch::client::FetchSettings;
 
 /// Where the relay listens unless it is told otherwise: all addresses of both families.
-pub const LISTEN: &str = "[::]:443";
+pub(crate) const LISTEN: &str = "[::]:443";
 /// Most that `max_head_bytes` may be: a head must fit into one frame of the tunnel, with room to spare.
 const MAX_HEAD_BYTES: u64 = 60 * 1024;
 /// Where the relay keeps what must survive a restart, unless it is told otherwise.
-pub const DATA_DIR: &str = "/var/lib/hookward";
+pub(crate) const DATA_DIR: &str = "/var/lib/hookward";
 
 /// Settings as written, in a file or as flags. A flag wins over the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -122,7 +122,11 @@ pub struct Settings {
 }
 
 /// Reads a settings file. Mistakes go to `problems`; what could be read is returned.
-pub fn read_file(name: &str, text: &str, problems: &mut Vec<Diagnostic>) -> (RawSettings, Limits) {
+pub(crate) fn read_file(
+    name: &str,
+    text: &str,
+    problems: &mut Vec<Diagnostic>,
+) -> (RawSettings, Limits) {
     let document = TomlDocument::new(name, text);
     let mut written = RawSettings::default();
     let mut limits = Limits::default();

@@ -4,10 +4,10 @@
 //! ([`hosts`]), address sets and facts about the relay ([`facts`]). Of secrets only hashes are kept.
 //! [`dedup`] has the deliveries that were accepted, in a file of their own.
 
-pub mod agents;
-pub mod dedup;
-pub mod facts;
-pub mod hosts;
+pub(crate) mod agents;
+pub(crate) mod dedup;
+pub(crate) mod facts;
+pub(crate) mod hosts;
 
 use std::io;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Outages are 5xx with a code, never 4xx, and end by themselves.
 
 use hookward_agent::events::Event;
-use hookward_agent::relay_link::{LinkSettings, RelayEndpoint, join};
+use hookward_agent::{LinkSettings, RelayEndpoint, join};
 use std::sync::Arc;
 
 use hookward_core::names::{AgentName, HostName};

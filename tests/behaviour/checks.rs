@@ -10,7 +10,7 @@ use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::limits::Limits;
 use hookward_core::reason::Check;
 use hookward_gate::policy::Policy;
-use hookward_relay::edge::client_address::ForwardedField;
+use hookward_relay::ForwardedField;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::sender::hs256;
 use hookward_tests::sender::{Http1, github_signature};

@@ -667,7 +667,7 @@ async fn judge_vectors(file: &str) -> Score {
                 .lock()
                 .unwrap()
                 .last()
-                .map(|report| hookward_agent::terminal::lines::text(report, false));
+                .map(|report| hookward_agent::event_text(report, false));
 
             Err(format!(
                 "{}: expected {}, got {}: {why:?}",

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hookward_agent::config::state_dir::StateDir;
+use hookward_agent::StateDir;
 use hookward_tests::process::{Ended, Process, have, program, run};
 use hookward_tunnel::transport::Transport;
 use tempfile::TempDir;

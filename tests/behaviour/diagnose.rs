@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use hookward_agent::config::state_dir::{Credential, StateDir};
+use hookward_agent::{Credential, StateDir};
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::names::AgentName;
 use hookward_core::secret::Secret;
@@ -74,7 +74,7 @@ impl Found {
     }
 
     fn asks(&self) -> Vec<&str> {
-        self.list("ask")
+        self.list("requests")
     }
 
     fn list(&self, name: &str) -> Vec<&str> {
@@ -349,7 +349,7 @@ async fn a_proxy_that_is_out_of_order() {
         (TLS, "warning"),
     ]);
 
-    let mend = found.list("mend");
+    let mend = found.list("remedies");
     assert!(
         mend.len() == 1 && mend[0].contains("NO_PROXY") && mend[0].contains("HTTPS_PROXY"),
         "{}",
@@ -374,7 +374,7 @@ async fn a_relay_that_does_not_run_and_another_one_that_does() {
 
     let found = joined.diagnose(&[]).await;
     assert_eq!(found.code, Some(1));
-    let mend = found.list("mend");
+    let mend = found.list("remedies");
     assert!(
         mend.len() == 1 && mend[0].contains(&format!("is the relay {relay} running")),
         "{}",
@@ -471,7 +471,7 @@ async fn another_relay_at_the_same_address() {
 
     found.assert_says(QUIC, "its key is another");
     assert!(
-        found.list("mend")[0].contains("join it again"),
+        found.list("remedies")[0].contains("join it again"),
         "{}",
         found.report
     );

@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use hookward_agent::cli::UpstreamArgs;
-use hookward_agent::config::policy_args;
+use hookward_agent::UpstreamArgs;
 use hookward_agent::events::Event;
 use hookward_core::limits::Limits;
 use hookward_gate::policy::HeaderRule;
@@ -90,7 +89,7 @@ async fn the_application_is_told_the_public_host_with_its_port() {
             upstream_http2: false,
             upstream_host,
         };
-        let upstream = policy_args::application(&application.address.to_string(), &args)
+        let upstream = hookward_agent::application(&application.address.to_string(), &args)
             .unwrap_or_else(|_| panic!("flags"));
 
         let stage = Stage::start(

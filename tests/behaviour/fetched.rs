@@ -5,7 +5,7 @@ use hookward_core::ip_sets::SetOrigin;
 use hookward_core::reason::Check;
 use hookward_gate::policy::Policy;
 use hookward_gate::policy::{OnDuplicate, ReplayProtection};
-use hookward_relay::fetch::client::FetchSettings;
+use hookward_relay::FetchSettings;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::corpus::{bytes, fixture};
 use hookward_tests::publisher::Publisher;
@@ -185,9 +185,7 @@ async fn keys_come_from_the_providers_hosts_only() {
         resolve: Default::default(),
         ..publisher.settings()
     };
-    let fetcher =
-        hookward_relay::fetch::client::Fetcher::new(private, std::time::Duration::from_secs(5))
-            .unwrap();
+    let fetcher = hookward_relay::Fetcher::new(private, std::time::Duration::from_secs(5)).unwrap();
     let error = fetcher
         .get(
             &hookward_core::url::HttpsUrl::parse("https://localhost.localdomain/").unwrap(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hookward_agent::config::state_dir::StateDir;
+use hookward_agent::StateDir;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::network::Network;
 use hookward_tests::process::Process;

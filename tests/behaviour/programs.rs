@@ -10,7 +10,7 @@ use hookward_core::clock::Clock;
 use hookward_core::limits::MIB;
 use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::Secret;
-use hookward_relay::storage::Store;
+use hookward_relay::Store;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::h2_frames;
 use hookward_tests::process::{Process, have, program, run};

@@ -1,7 +1,7 @@
 //! The agent's gate is real: behind a relay without a gate it alone refuses every case that its own
 //! checks cover, and the application sees nothing.
 
-use hookward_agent::relay_link::{LinkSettings, RelayEndpoint, join};
+use hookward_agent::{LinkSettings, RelayEndpoint, join};
 use hookward_core::clock::Clock;
 use hookward_gate::policy::Accept;
 use hookward_tests::application::{Application, Reply};
@@ -413,10 +413,10 @@ async fn a_relay_with_another_key_is_not_spoken_to() {
         hookward_tests::rogue::refusing(hookward_tunnel::protocol::control::RefusedReason::Host)
             .await;
     let other = tempfile::TempDir::new().unwrap();
-    let pin = hookward_relay::certs::TunnelIdentity::load_or_make(other.path())
+    let pin = hookward_relay::TunnelIdentity::load_or_make(other.path())
         .unwrap()
         .pin;
-    let state = hookward_agent::config::state_dir::StateDir::open(Some(dir.path())).unwrap();
+    let state = hookward_agent::StateDir::open(Some(dir.path())).unwrap();
     let credential = state.credentials().unwrap().remove(0);
 
     let secret = hookward_core::secret::Secret::mint().unwrap();
@@ -434,15 +434,12 @@ async fn a_relay_with_another_key_is_not_spoken_to() {
     .await;
     assert!(!matches!(
         right,
-        Err(hookward_agent::relay_link::ConnectionError::WrongKey(_))
+        Err(hookward_agent::ConnectionError::WrongKey(_))
     ));
 
     let wrong = join(&at(pin), &LinkSettings::default(), secret.clone()).await;
     assert!(
-        matches!(
-            wrong,
-            Err(hookward_agent::relay_link::ConnectionError::WrongKey(_))
-        ),
+        matches!(wrong, Err(hookward_agent::ConnectionError::WrongKey(_))),
         "{wrong:?}"
     );
     relay.abort();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hookward_agent::relay_link::LinkSettings;
+use hookward_agent::LinkSettings;
 use hookward_core::limits::{MIB, TUNNEL_IDLE_TIMEOUT};
 use hookward_tests::application::{Application, Input, Reply};
 use hookward_tests::process::Process;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hookward_agent::Proxies;
 use hookward_agent::events::Event;
-use hookward_agent::relay_link::proxy::Proxies;
-use hookward_agent::relay_link::{LinkSettings, RelayEndpoint, TransportMode, join};
+use hookward_agent::{LinkSettings, RelayEndpoint, TransportMode, join};
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::limits::{GREETING_BYTES, MIB};
 use hookward_core::names::AgentName;
@@ -664,7 +664,7 @@ async fn a_proxy_that_refuses_is_named_and_one_that_is_not_for_this_host_is_not_
 
 fn pin() -> Pin {
     let dir = tempfile::TempDir::new().unwrap();
-    hookward_relay::certs::TunnelIdentity::load_or_make(dir.path())
+    hookward_relay::TunnelIdentity::load_or_make(dir.path())
         .unwrap()
         .pin
 }

@@ -1,8 +1,7 @@
 //! Applications of every kind: over https, on a Unix socket, over HTTP/2; what Host says to them;
 //! and one that is down is said.
 
-use hookward_agent::cli::UpstreamArgs;
-use hookward_agent::config::policy_args;
+use hookward_agent::UpstreamArgs;
 use hookward_agent::events::{Event, RequestResult};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::{Process, run};
@@ -27,7 +26,7 @@ fn args() -> UpstreamArgs {
 }
 
 async fn stage(application: &str, args: &UpstreamArgs) -> Stage {
-    let upstream = policy_args::application(application, args)
+    let upstream = hookward_agent::application(application, args)
         .unwrap_or_else(|problems| panic!("{problems:?}"));
     Stage::start(
         ([127, 0, 0, 1], 1).into(),
@@ -365,7 +364,9 @@ async fn an_unverified_certificate_is_warned_about_at_every_start() {
 #[test]
 fn what_is_wrong_with_an_application_is_said_at_once() {
     let wrong = |application: &str, args: &UpstreamArgs| {
-        policy_args::application(application, args).err().unwrap()
+        hookward_agent::application(application, args)
+            .err()
+            .unwrap()
     };
     let insecure = UpstreamArgs {
         upstream_insecure: true,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use hookward_relay::fetch::client::FetchSettings;
+use hookward_relay::FetchSettings;
 use hookward_tunnel::transport::identity::crypto_provider;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::ServerConfig;

@@ -6,16 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use hookward_agent::config::state_dir::{Credential, StateDir};
 use hookward_agent::events;
-use hookward_agent::relay_link::{LinkSettings, RelayEndpoint as RelayAddress, TransportMode};
-use hookward_agent::upstream::application::{Address, Application as Upstream};
+use hookward_agent::{Address, Application as Upstream};
 use hookward_agent::{Agent, AgentSettings, TunnelSettings};
+use hookward_agent::{Credential, StateDir};
+use hookward_agent::{LinkSettings, RelayEndpoint as RelayAddress, TransportMode};
 use hookward_core::clock::Clock;
 use hookward_core::limits::{GREETING_BYTES, Limits};
 use hookward_core::secret::Secret;
 use hookward_gate::policy::Policy;
-use hookward_relay::certs::TunnelIdentity;
+use hookward_relay::TunnelIdentity;
 use hookward_tunnel::protocol::control::{Deadlines, RefusedReason, RelayMessage};
 use hookward_tunnel::protocol::frame::Frame;
 use hookward_tunnel::protocol::head::{

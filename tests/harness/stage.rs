@@ -7,21 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use hookward_agent::events::{self, Event};
-use hookward_agent::relay_link::{
-    LinkSettings, OpenedTunnel, RelayEndpoint as RelayAddress, TransportMode,
-};
-use hookward_agent::upstream::application::{Address, Application as Upstream};
+use hookward_agent::{Address, Application as Upstream};
 use hookward_agent::{Agent, AgentSettings, TunnelSettings};
+use hookward_agent::{LinkSettings, OpenedTunnel, RelayEndpoint as RelayAddress, TransportMode};
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::Secret;
 use hookward_gate::policy::file;
 use hookward_gate::policy::{Accept, Policy, Route, TokenCheck, TokenLocation};
+use hookward_relay::FetchSettings;
+use hookward_relay::ForwardedField;
 use hookward_relay::Relay;
-use hookward_relay::edge::client_address::ForwardedField;
-use hookward_relay::fetch::client::FetchSettings;
-use hookward_relay::settings::Settings;
+use hookward_relay::Settings;
 use hookward_runtime::secrets::ProcessSecrets;
 use hookward_tunnel::transport::Transport;
 use ipnet::IpNet;
@@ -249,11 +247,13 @@ impl Stage {
                 application: self.plan.upstream.clone().unwrap_or_else(|| {
                     Upstream::plain(Address::Host(self.application.to_string()))
                 }),
-                pairing: self.plan.pairing.clone().map(
-                    |path| -> hookward_agent::exchange::Pairing {
+                pairing: self
+                    .plan
+                    .pairing
+                    .clone()
+                    .map(|path| -> hookward_agent::Pairing {
                         Box::new(move |secret| std::fs::write(&path, secret.expose()))
-                    },
-                ),
+                    }),
             }],
             drain: self.plan.limits.drain,
         };

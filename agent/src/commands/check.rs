@@ -6,7 +6,7 @@ use hookward_gate::policy::summary::Summary;
 use hookward_runtime::secrets::VettedSecrets;
 
 use crate::cli::{CheckArgs, GateArgs, LogFormat};
-use crate::commands::{CommandError, print, tell};
+use crate::commands::{CommandError, print, print_error};
 use crate::config::policy_args;
 use crate::exit::Exit;
 
@@ -14,7 +14,7 @@ use crate::exit::Exit;
 ///
 /// # Errors
 /// When standard output takes nothing.
-pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
+pub(super) fn run(args: CheckArgs) -> Result<Exit, CommandError> {
     let gate = GateArgs {
         policy: args.file.or(args.gate.policy),
         ..args.gate
@@ -63,7 +63,7 @@ pub fn run(args: CheckArgs) -> Result<Exit, CommandError> {
             Ok(Exit::Done)
         }
         Err(problems) => {
-            tell(LogFormat::Text, &problems.to_string());
+            print_error(LogFormat::Text, &problems.to_string());
             Ok(Exit::Usage)
         }
     }

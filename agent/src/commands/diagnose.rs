@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use self::findings::{
     Findings, HandshakeResult, PathResults, ProbeStep, Reachability, StepOutcome,
 };
-use super::{CommandError, NOT_JOINED, print, tell};
+use super::{CommandError, NOT_JOINED, print, print_error};
 use crate::cli::{DiagnoseArgs, LogFormat};
 use crate::config::policy_args;
 use crate::config::state_dir::StateDir;
@@ -44,7 +44,7 @@ const QUIC: &str = "QUIC handshake, key";
 ///
 /// # Errors
 /// What failed, for [`Exit::Failed`].
-pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let application = match args
         .application
@@ -54,7 +54,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
     {
         Ok(application) => application,
         Err(problems) => {
-            tell(
+            print_error(
                 LogFormat::Text,
                 &hookward_core::diagnostics::Diagnostics(problems).to_string(),
             );
@@ -64,7 +64,7 @@ pub async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
 
     let kept = state.credentials()?;
     if kept.is_empty() && args.relay.is_none() {
-        tell(
+        print_error(
             LogFormat::Text,
             &format!(
                 "{NOT_JOINED}, or try the way to a relay: hookward diagnose --relay HOST:PORT"

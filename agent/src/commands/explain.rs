@@ -16,7 +16,7 @@ use http::header;
 
 use crate::cli::{ExplainArgs, LogFormat};
 use crate::commands::request_input::{self, RequestInput, RequestInputError};
-use crate::commands::{CommandError, print, tell};
+use crate::commands::{CommandError, print, print_error};
 use crate::config::policy_args;
 use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
@@ -25,7 +25,7 @@ use crate::exit::Exit;
 ///
 /// # Errors
 /// When the agent's files can't be read, or standard output takes nothing.
-pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
     let now = args.now.map_or_else(
         || Clock::System.now(),
         |seconds| UnixMillis(seconds.saturating_mul(1000)),
@@ -33,7 +33,7 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
     let policy = match policy(&args, now)? {
         Ok(policy) => policy,
         Err(what) => {
-            tell(LogFormat::Text, &what);
+            print_error(LogFormat::Text, &what);
             return Ok(Exit::Usage);
         }
     };
@@ -41,7 +41,7 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
     let gate = match Gate::compile(&as_explained(policy), Side::Relay, now) {
         Ok(gate) => Arc::new(gate),
         Err(mistakes) => {
-            tell(LogFormat::Text, &mistakes.join("\n"));
+            print_error(LogFormat::Text, &mistakes.join("\n"));
             return Ok(Exit::Usage);
         }
     };
@@ -64,7 +64,7 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
         // The relay does not take it either.
         Err(RequestInputError::NoHttp(what)) => no_http(&what),
         Err(error) => {
-            tell(LogFormat::Text, &error.to_string());
+            print_error(LogFormat::Text, &error.to_string());
             return Ok(Exit::Usage);
         }
     };

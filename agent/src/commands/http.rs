@@ -1,12 +1,12 @@
 //! `hookward http`: opens one tunnel and shows what comes through it.
 
-pub mod plan;
+pub(super) mod plan;
 
 use hookward_core::clock::Clock;
 use hookward_runtime::reload::Reloads;
 use tokio_util::sync::CancellationToken;
 
-use super::{CommandError, tell};
+use super::{CommandError, print_error};
 use crate::cli::{GateArgs, HttpArgs};
 use crate::commands::runner::{PlannedTunnel, TunnelRunner};
 use crate::config::state_dir::StateDir;
@@ -16,7 +16,7 @@ use crate::exit::Exit;
 ///
 /// # Errors
 /// What failed, for [`Exit::Failed`].
-pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let state = if args.local.is_some() {
         state.local()?
@@ -27,7 +27,7 @@ pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     let plan = match plan::plan(&args, &state, &Clock::System)? {
         Ok(plan) => plan,
         Err(problems) => {
-            tell(args.log_format, &problems.to_string());
+            print_error(args.log_format, &problems.to_string());
             return Ok(Exit::Usage);
         }
     };
@@ -49,7 +49,7 @@ pub async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
 ///
 /// # Errors
 /// When SIGHUP can't be waited for.
-pub fn again(
+pub(super) fn again(
     args: HttpArgs,
     plan: plan::Plan,
     state: &StateDir,

@@ -7,7 +7,7 @@ use hookward_tunnel::join_token::JoinToken;
 use hookward_tunnel::protocol::control::RefusedReason;
 
 use crate::cli::{JoinArgs, LogFormat};
-use crate::commands::{CommandError, tell};
+use crate::commands::{CommandError, print_error};
 use crate::config::state_dir::{Credential, StateDir};
 use crate::exit::Exit;
 use crate::relay_link::proxy::Proxies;
@@ -20,14 +20,14 @@ const INPUT: u64 = 16 * 1024;
 ///
 /// # Errors
 /// What failed, for [`Exit::Failed`].
-pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let text = match read(&args.token) {
         Ok(text) => text,
         Err(error) => {
             // What stands there may be a part of a token: it is not repeated.
             let what = "name a file that has it, or - for standard input";
-            tell(
+            print_error(
                 LogFormat::Text,
                 &format!("the join token can't be read: {error}; {what}"),
             );
@@ -38,7 +38,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
     let token = match JoinToken::parse(&text) {
         Ok(token) => token,
         Err(error) => {
-            tell(LogFormat::Text, &error.to_string());
+            print_error(LogFormat::Text, &error.to_string());
             return Ok(Exit::Usage);
         }
     };
@@ -71,7 +71,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
             let relays = state.keep_credential(credential, args.replace)?;
 
             state.end_join();
-            tell(
+            print_error(
                 LogFormat::Text,
                 &format!(
                     "joined {} as {agent}; next: hookward http PORT",
@@ -85,7 +85,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
                     "this agent serves {} relays now: {all}; `join --replace` keeps the new one only",
                     relays.len()
                 );
-                tell(LogFormat::Text, &text);
+                print_error(LogFormat::Text, &text);
             }
 
             Ok(Exit::Done)
@@ -95,7 +95,7 @@ pub async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
             message,
         }) => {
             state.end_join();
-            tell(LogFormat::Text, &message);
+            print_error(LogFormat::Text, &message);
             Ok(Exit::Credential)
         }
         Err(error) => Err(error.into()),
@@ -108,7 +108,7 @@ fn read(source: &str) -> std::io::Result<String> {
     if source == "-" {
         std::io::stdin().take(INPUT).read_to_string(&mut text)?;
     } else if JoinToken::is_one(source) {
-        tell(
+        print_error(
             LogFormat::Text,
             "warning: a token on the command line can be read by every process of this machine; use `hookward join -`",
         );

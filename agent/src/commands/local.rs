@@ -8,10 +8,10 @@ use hookward_core::clock::Clock;
 use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::Secret;
-use hookward_relay::edge::client_address::ForwardedField;
-use hookward_relay::fetch::client::FetchSettings;
-use hookward_relay::settings::Settings;
-use hookward_relay::storage::StorageError;
+use hookward_relay::FetchSettings;
+use hookward_relay::ForwardedField;
+use hookward_relay::Settings;
+use hookward_relay::StorageError;
 use hookward_relay::{Relay, StartError};
 
 use super::CommandError;
@@ -39,11 +39,11 @@ pub enum LocalError {
 }
 
 /// What an agent that has not joined is told.
-pub const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward join -` with a join token first, \
+pub(super) const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward join -` with a join token first, \
                               or add --local to try it on this machine";
 
 /// A relay in this process, and who the agent is to it.
-pub struct Local {
+pub(super) struct Local {
     relay: Relay,
     credential: Secret,
 }
@@ -53,7 +53,7 @@ pub struct Local {
 ///
 /// # Errors
 /// What failed.
-pub fn start(
+pub(super) fn start(
     edge: Option<SocketAddr>,
     hosts: &[Option<&str>],
     state: &StateDir,
@@ -120,7 +120,7 @@ impl Local {
 
     /// How the agent reaches it.
     #[must_use]
-    pub fn connection(&self) -> relay_link::RelayEndpoint {
+    pub(super) fn connection(&self) -> relay_link::RelayEndpoint {
         relay_link::RelayEndpoint {
             address: self.relay.tunnel_address().to_string(),
             pin: self.relay.pin(),
@@ -130,20 +130,20 @@ impl Local {
 
     /// Address and port of its HTTPS listener.
     #[must_use]
-    pub fn edge(&self) -> String {
+    pub(super) fn edge(&self) -> String {
         self.relay.edge_address().to_string()
     }
 
     /// The certificate that clients have to trust.
     #[must_use]
-    pub fn ca(&self) -> Option<String> {
+    pub(super) fn ca(&self) -> Option<String> {
         self.relay
             .self_signed()
             .map(|path| path.display().to_string())
     }
 
     /// Stops it in order.
-    pub async fn shutdown(self) {
+    pub(super) async fn shutdown(self) {
         self.relay.shutdown(Limits::default().drain).await;
     }
 }

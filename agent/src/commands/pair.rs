@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::PairArgs;
 use crate::commands::http::plan::Plan;
 use crate::commands::runner::{PlannedTunnel, TunnelRunner};
-use crate::commands::{CommandError, tell};
+use crate::commands::{CommandError, print_error};
 use crate::config::state_dir::StateDir;
 use crate::events::Event;
 use crate::exit::Exit;
@@ -27,11 +27,11 @@ use crate::upstream::application::{Address, Application};
 ///
 /// # Errors
 /// What failed, for [`Exit::Failed`].
-pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     let policy = match policy(&args) {
         Ok(policy) => policy,
         Err(what) => {
-            tell(args.log_format, &what);
+            print_error(args.log_format, &what);
             return Ok(Exit::Usage);
         }
     };
@@ -100,7 +100,7 @@ pub async fn run(args: PairArgs) -> Result<Exit, CommandError> {
 
     if taken.is_cancelled() && args.secret_file.exists() {
         let (file, provider) = (args.secret_file.display(), &args.provider);
-        tell(
+        print_error(
             args.log_format,
             &format!(
                 "the secret is in {file}; next: hookward http PORT --verify {provider}=file:{file}"

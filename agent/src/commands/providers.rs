@@ -5,20 +5,20 @@ use hookward_gate::providers::scheme::{Algorithm, Encoding, KeyForm, Pick};
 use hookward_gate::providers::{self, Coverage, Provider, Scheme};
 
 use crate::cli::{LogFormat, ProvidersArgs, ProvidersCommand};
-use crate::commands::{CommandError, print, tell};
+use crate::commands::{CommandError, print, print_error};
 use crate::exit::Exit;
 
 /// Runs the command.
 ///
 /// # Errors
 /// When standard output takes nothing.
-pub fn run(args: &ProvidersArgs) -> Result<Exit, CommandError> {
+pub(super) fn run(args: &ProvidersArgs) -> Result<Exit, CommandError> {
     let text = match &args.command {
         None => list(),
         Some(ProvidersCommand::Show { name }) => match providers::find(name) {
             Some(provider) => show(provider),
             None => {
-                tell(LogFormat::Text, &providers::unknown(name));
+                print_error(LogFormat::Text, &providers::unknown(name));
                 return Ok(Exit::Usage);
             }
         },

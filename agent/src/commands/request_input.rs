@@ -17,7 +17,7 @@ const REQUEST_BYTES: u64 = 26 * 1024 * 1024;
 
 /// A request.
 #[derive(Debug, Clone)]
-pub struct RequestInput {
+pub(super) struct RequestInput {
     /// The method.
     pub method: Method,
     /// Path and query.
@@ -30,7 +30,7 @@ pub struct RequestInput {
 
 /// Why there is no request.
 #[derive(Debug, thiserror::Error)]
-pub enum RequestInputError {
+pub(super) enum RequestInputError {
     /// A file.
     #[error("{0}: {1}")]
     File(String, io::Error),
@@ -55,7 +55,7 @@ pub enum RequestInputError {
 ///
 /// # Errors
 /// When the file can't be read.
-pub fn data(text: &str) -> Result<Bytes, RequestInputError> {
+pub(super) fn data(text: &str) -> Result<Bytes, RequestInputError> {
     match text.strip_prefix('@') {
         Some(name) => file(name).map(Bytes::from),
         None => Ok(Bytes::copy_from_slice(text.as_bytes())),
@@ -95,7 +95,7 @@ fn file(name: &str) -> Result<Vec<u8>, RequestInputError> {
 ///
 /// # Errors
 /// [`RequestInputError::Field`].
-pub fn fields(texts: &[String]) -> Result<HeaderMap, RequestInputError> {
+pub(super) fn fields(texts: &[String]) -> Result<HeaderMap, RequestInputError> {
     let mut headers = HeaderMap::new();
     for text in texts {
         let wrong = || RequestInputError::Field(text.clone());
@@ -113,7 +113,7 @@ pub fn fields(texts: &[String]) -> Result<HeaderMap, RequestInputError> {
 ///
 /// # Errors
 /// [`RequestInputError::Method`].
-pub fn method(text: &str) -> Result<Method, RequestInputError> {
+pub(super) fn method(text: &str) -> Result<Method, RequestInputError> {
     Method::from_bytes(text.as_bytes()).map_err(|_| RequestInputError::Method(text.to_owned()))
 }
 
@@ -121,7 +121,7 @@ pub fn method(text: &str) -> Result<Method, RequestInputError> {
 ///
 /// # Errors
 /// [`RequestInputError::Url`].
-pub fn split_url(url: &str) -> Result<(String, String), RequestInputError> {
+pub(super) fn split_url(url: &str) -> Result<(String, String), RequestInputError> {
     let wrong = || RequestInputError::Url(url.to_owned());
     let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
     let rest = rest.split('#').next().unwrap_or_default();
@@ -142,7 +142,7 @@ pub fn split_url(url: &str) -> Result<(String, String), RequestInputError> {
 ///
 /// # Errors
 /// [`RequestInputError`].
-pub async fn raw(name: &str) -> Result<RequestInput, RequestInputError> {
+pub(super) async fn raw(name: &str) -> Result<RequestInput, RequestInputError> {
     parse(&file(name)?).await
 }
 
@@ -150,7 +150,7 @@ pub async fn raw(name: &str) -> Result<RequestInput, RequestInputError> {
 ///
 /// # Errors
 /// [`RequestInputError::NoHttp`].
-pub async fn parse(bytes: &[u8]) -> Result<RequestInput, RequestInputError> {
+pub(super) async fn parse(bytes: &[u8]) -> Result<RequestInput, RequestInputError> {
     let no_http = |what: &dyn std::fmt::Display| RequestInputError::NoHttp(what.to_string());
     // hyper on the other end of a pipe in memory: what it does not take, the relay does not take.
     let (mut ours, theirs) = tokio::io::duplex(64 * 1024);

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{LinkArgs, LogFormat};
 use crate::commands::http::plan::Plan;
 use crate::commands::local::{self, Local};
-use crate::commands::{CommandError, tell};
+use crate::commands::{CommandError, print_error};
 use crate::config::state_dir::{StateDir, StateError};
 use crate::events::{self, Event, EventSink, Ready};
 use crate::exchange::{InFlight, Pairing};
@@ -40,10 +40,11 @@ const MEMORY_RELEASE_INTERVAL: Duration = Duration::from_millis(300);
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Makes a tunnel's plan again.
-pub type PolicyReload = Box<dyn Fn() -> Result<Result<Plan, Diagnostics>, StateError> + Send>;
+pub(super) type PolicyReload =
+    Box<dyn Fn() -> Result<Result<Plan, Diagnostics>, StateError> + Send>;
 
 /// A tunnel to be opened.
-pub struct PlannedTunnel {
+pub(super) struct PlannedTunnel {
     /// The public host to ask for.
     pub host: Option<String>,
     /// Where it goes, and what may pass.
@@ -57,7 +58,7 @@ pub struct PlannedTunnel {
 }
 
 /// Tunnels to be served by one agent.
-pub struct TunnelRunner {
+pub(super) struct TunnelRunner {
     /// The tunnels; at least one.
     pub tunnels: Vec<PlannedTunnel>,
     /// Where a relay inside this process is to listen.
@@ -76,7 +77,7 @@ impl TunnelRunner {
     ///
     /// # Errors
     /// What failed, for [`Exit::Failed`].
-    pub async fn run(self, quit: CancellationToken) -> Result<Exit, CommandError> {
+    pub(super) async fn run(self, quit: CancellationToken) -> Result<Exit, CommandError> {
         let Self {
             tunnels,
             local,
@@ -99,7 +100,7 @@ impl TunnelRunner {
         let local = local::start(local, &hosts, &state, &clock)?;
         let relays = relays(local.as_ref(), &state)?;
         if relays.is_empty() {
-            tell(log_format, local::NOT_JOINED);
+            print_error(log_format, local::NOT_JOINED);
             return Ok(Exit::Usage);
         }
 
@@ -159,7 +160,7 @@ impl TunnelRunner {
         let mut agent = match Agent::start(settings, clock, reporter.clone(), announce, remember) {
             Ok(agent) => agent,
             Err(problems) => {
-                tell(log_format, &problems.to_string());
+                print_error(log_format, &problems.to_string());
                 return Ok(Exit::Usage);
             }
         };
@@ -218,7 +219,7 @@ impl TunnelRunner {
         Ok(match refused {
             None => Exit::Done,
             Some(error) => {
-                tell(log_format, &error.to_string());
+                print_error(log_format, &error.to_string());
                 exit_of(&error)
             }
         })
@@ -257,7 +258,7 @@ fn relays(local: Option<&Local>, state: &StateDir) -> Result<Vec<RelayEndpoint>,
 ///
 /// # Errors
 /// [`StateError`].
-pub fn link_settings(
+pub(super) fn link_settings(
     args: &LinkArgs,
     local: bool,
     state: &StateDir,

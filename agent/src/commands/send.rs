@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::cli::{LogFormat, SendArgs};
 use crate::commands::request_input::{self, RequestInputError};
-use crate::commands::{CommandError, print, tell};
+use crate::commands::{CommandError, print, print_error};
 use crate::exit::Exit;
 use crate::upstream::tls;
 
@@ -48,11 +48,11 @@ enum SendCommandError {
 ///
 /// # Errors
 /// When standard output takes nothing.
-pub async fn run(args: SendArgs) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: SendArgs) -> Result<Exit, CommandError> {
     let prepared = match prepare(&args) {
         Ok(prepared) => prepared,
         Err(wrong) => {
-            tell(LogFormat::Text, &wrong.to_string());
+            print_error(LogFormat::Text, &wrong.to_string());
             return Ok(Exit::Usage);
         }
     };
@@ -79,11 +79,11 @@ pub async fn run(args: SendArgs) -> Result<Exit, CommandError> {
             })
         }
         Ok(Err(what)) => {
-            tell(LogFormat::Text, &what);
+            print_error(LogFormat::Text, &what);
             Ok(Exit::Failed)
         }
         Err(_) => {
-            tell(
+            print_error(
                 LogFormat::Text,
                 &format!("no answer within {} s", TIMEOUT.as_secs()),
             );

@@ -16,7 +16,7 @@ use hookward_core::diagnostics::{Diagnostic, Diagnostics, TableReader, TomlDocum
 use tokio_util::sync::CancellationToken;
 
 use super::http::{self, plan};
-use super::{CommandError, tell};
+use super::{CommandError, print_error};
 use crate::cli::{GateArgs, HttpArgs, StartArgs, UpstreamArgs};
 use crate::commands::runner::TunnelRunner;
 use crate::config::state_dir::StateDir;
@@ -29,7 +29,7 @@ const TUNNELS: usize = 100;
 ///
 /// # Errors
 /// What failed, for [`Exit::Failed`].
-pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let state = if args.local.is_some() {
         state.local()?
@@ -57,7 +57,7 @@ pub async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     }
 
     if !problems.is_empty() {
-        tell(args.log_format, &Diagnostics(problems).to_string());
+        print_error(args.log_format, &Diagnostics(problems).to_string());
         return Ok(Exit::Usage);
     }
 

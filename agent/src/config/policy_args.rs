@@ -20,7 +20,7 @@ use crate::upstream::application::{Application, ApplicationAddress, HostField};
 use crate::upstream::tls::Trust;
 
 /// A policy, and what the user should be told of it.
-pub struct ResolvedPolicy {
+pub(crate) struct ResolvedPolicy {
     /// The policy.
     pub policy: Policy,
     /// Whether a token is to be minted: no address range, token or signature keeps strangers out,
@@ -85,7 +85,7 @@ pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<D
 ///
 /// # Errors
 /// All mistakes.
-pub fn policy(
+pub(crate) fn policy(
     args: &GateArgs,
     secrets: &dyn SecretReader,
     now: UnixMillis,
@@ -232,7 +232,7 @@ fn from_flags(
 
 /// The check of a token that was minted here.
 #[must_use]
-pub fn minted_check(digest: &SecretDigest) -> TokenCheck {
+pub(crate) fn minted_check(digest: &SecretDigest) -> TokenCheck {
     TokenCheck::new(
         TokenLocation::Query(TOKEN_NAME.to_owned()),
         &[("the minted token", digest.clone())],
@@ -241,7 +241,7 @@ pub fn minted_check(digest: &SecretDigest) -> TokenCheck {
 
 /// The policy with this token in every alternative.
 #[must_use]
-pub fn with_token(policy: &Policy, token: &TokenCheck) -> Policy {
+pub(crate) fn with_token(policy: &Policy, token: &TokenCheck) -> Policy {
     let mut policy = policy.clone();
     for accept in policy.routes.iter_mut().flat_map(|route| &mut route.accept) {
         accept.token = Some(token.clone());

@@ -89,7 +89,7 @@ impl StateDir {
     /// The directory that was asked for, or the user's own; made when it is not there.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// `StateError`.
     pub fn open(asked: Option<&Path>) -> Result<Self, StateError> {
         let dir = match asked {
             Some(dir) => dir.to_owned(),
@@ -113,7 +113,7 @@ impl StateDir {
     /// The directory for `--local`: a relay of its own must not mix with a real one.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// `StateError`.
     pub fn local(&self) -> Result<Self, StateError> {
         Self::make(self.0.join("local"))
     }
@@ -137,7 +137,7 @@ impl StateDir {
     /// The credentials, one for each relay; none before the agent has joined one.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// `StateError`.
     pub fn credentials(&self) -> Result<Vec<Credential>, StateError> {
         Ok(match self.read(AGENT)? {
             None => Vec::new(),
@@ -150,7 +150,7 @@ impl StateDir {
     /// it is repeated.
     ///
     /// # Errors
-    /// [`StateError`]; the token is not used up then.
+    /// `StateError`; the token is not used up then.
     pub fn begin_join(&self, token: &Secret) -> Result<Secret, StateError> {
         let token = HEXLOWER.encode(token.digest().as_bytes());
         // One that can't be read, or is about another token, is of no use any more.
@@ -181,7 +181,7 @@ impl StateDir {
     /// place of all. Gives the relays that the agent has then.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// `StateError`.
     pub fn keep_credential(
         &self,
         credential: Credential,
@@ -214,7 +214,7 @@ impl StateDir {
     /// Keeps it.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// `StateError`.
     pub fn keep_transport(&self, transport: Transport) -> Result<(), StateError> {
         self.write_json(TRANSPORT, &transport)
     }
@@ -222,7 +222,7 @@ impl StateDir {
     /// The minted token for this host: the one that is kept, or a new one. Gives whether it is new.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// `StateError`.
     pub fn token(&self, host: Option<&str>, new: bool) -> Result<(Secret, bool), StateError> {
         let mut tokens: BTreeMap<String, Secret> = self.read(TOKENS)?.unwrap_or_default();
         let key = host.unwrap_or_default().to_ascii_lowercase();
@@ -240,7 +240,7 @@ impl StateDir {
     /// The minted token that is kept for this host, if there is one.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// `StateError`.
     pub fn kept_token(&self, host: Option<&str>) -> Result<Option<Secret>, StateError> {
         let mut tokens: BTreeMap<String, Secret> = self.read(TOKENS)?.unwrap_or_default();
         Ok(tokens.remove(&host.unwrap_or_default().to_ascii_lowercase()))
@@ -249,7 +249,7 @@ impl StateDir {
     /// Keeps the webhook URL that was printed, for scripts of the same user.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// `StateError`.
     pub fn keep_url(&self, url: &str) -> Result<(), StateError> {
         self.write(URL, format!("{url}\n").as_bytes())
     }

@@ -18,7 +18,7 @@ const MAX_REQUESTS: usize = 256 * 1024;
 
 /// Requests that were begun.
 #[derive(Default)]
-pub struct StartedRequests {
+pub(crate) struct StartedRequests {
     // A std mutex: it guards two small collections, and nothing waits while it is held.
     inner: Mutex<Inner>,
 }
@@ -31,7 +31,7 @@ struct Inner {
 
 impl StartedRequests {
     /// Notes that a request begins; `false` when it began before.
-    pub fn try_start(&self, id: RequestId) -> bool {
+    pub(crate) fn try_start(&self, id: RequestId) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
 

@@ -23,7 +23,7 @@ const PATIENT_ATTEMPTS: u32 = 5;
 
 /// Attempts of one outage.
 #[derive(Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     since: Instant,
     attempts: u32,
     pause: Duration,
@@ -32,7 +32,7 @@ pub struct Backoff {
 impl Backoff {
     /// An outage that begins now.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
             since: now,
             attempts: 0,
@@ -42,18 +42,18 @@ impl Backoff {
 
     /// How often it was tried before.
     #[must_use]
-    pub const fn attempts(&self) -> u32 {
+    pub(crate) const fn attempts(&self) -> u32 {
         self.attempts
     }
 
     /// After what pause the next attempt begins.
     #[must_use]
-    pub const fn pause(&self) -> Duration {
+    pub(crate) const fn pause(&self) -> Duration {
         self.pause
     }
 
     /// An attempt begins: how long it may take.
-    pub fn next(&mut self, now: Instant) -> Duration {
+    pub(crate) fn next(&mut self, now: Instant) -> Duration {
         let young = now.duration_since(self.since) < OUTAGE_YOUNG;
         self.attempts = self.attempts.saturating_add(1);
         let patient = !young || self.attempts.is_multiple_of(PATIENT_ATTEMPTS);

@@ -37,7 +37,7 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 const PROBE: Duration = Duration::from_secs(5);
 
 /// Finds ways to one relay.
-pub struct Dialer {
+pub(crate) struct Dialer {
     way: Arc<DialTarget>,
     mode: TransportMode,
     /// TLS over TCP was the last that worked.
@@ -62,7 +62,7 @@ struct DialTarget {
 }
 
 /// A connection to a relay.
-pub struct Dialed {
+pub(crate) struct Dialed {
     /// The session.
     pub session: Session,
     /// How many places after the address that was wanted the one is to which it goes; 0: it is
@@ -81,7 +81,7 @@ impl Dialed {
     /// Whether this machine has lost the address that the connection needs, as when it goes from
     /// one network to the next.
     #[must_use]
-    pub fn lost_its_address(&self) -> bool {
+    pub(crate) fn lost_its_address(&self) -> bool {
         self.local.is_some_and(|local| !is_ours(local))
     }
 }
@@ -98,7 +98,7 @@ impl Dialer {
     ///
     /// # Errors
     /// When rustls does not take the settings.
-    pub fn new(
+    pub(crate) fn new(
         relay: &RelayEndpoint,
         link: &LinkSettings,
         tasks: TaskTracker,
@@ -126,13 +126,13 @@ impl Dialer {
 
     /// Whether there is a better way than this one: over QUIC, or to the address that was wanted.
     #[must_use]
-    pub fn could_be_better(&self, found: &Dialed) -> bool {
+    pub(crate) fn could_be_better(&self, found: &Dialed) -> bool {
         let quic = found.session.transport() == Transport::Quic;
         found.address_offset > 0 || !quic && self.mode.allows(Transport::Quic)
     }
 
     /// Which transport is tried first from now on.
-    pub fn prefer(&self, transport: Transport) {
+    pub(crate) fn prefer(&self, transport: Transport) {
         self.tcp_leads
             .store(transport == Transport::Tcp, Ordering::Relaxed);
     }
@@ -142,7 +142,7 @@ impl Dialer {
     ///
     /// # Errors
     /// A final refusal.
-    pub async fn connect<T, G, F>(
+    pub(crate) async fn connect<T, G, F>(
         &self,
         slot: usize,
         schedule: &mut Backoff,
@@ -186,7 +186,10 @@ impl Dialer {
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub async fn connect_once<T, G, F>(&self, greet: G) -> Result<(Dialed, T), ConnectionError>
+    pub(crate) async fn connect_once<T, G, F>(
+        &self,
+        greet: G,
+    ) -> Result<(Dialed, T), ConnectionError>
     where
         T: Send + 'static,
         G: Fn(Session) -> F + Clone + Send + Sync + 'static,
@@ -200,7 +203,7 @@ impl Dialer {
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub async fn once<T, G, F>(
+    pub(crate) async fn once<T, G, F>(
         &self,
         slot: usize,
         place: usize,
@@ -268,7 +271,7 @@ impl Dialer {
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub async fn try_over(&self, transport: Transport) -> Result<Dialed, ConnectionError> {
+    pub(crate) async fn try_over(&self, transport: Transport) -> Result<Dialed, ConnectionError> {
         let (found, ()) = self
             .way
             .attempt(transport, 0, 0, ATTEMPT, |_| async { Ok(()) })
@@ -280,7 +283,7 @@ impl Dialer {
     ///
     /// # Errors
     /// [`ConnectionError::Resolve`].
-    pub async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectionError> {
+    pub(crate) async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectionError> {
         self.way.addresses().await
     }
 
@@ -288,7 +291,7 @@ impl Dialer {
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub async fn probe<T, G, F>(
+    pub(crate) async fn probe<T, G, F>(
         &self,
         slot: usize,
         greet: G,
@@ -309,7 +312,7 @@ impl Dialer {
     }
 
     /// A connection of this slot broke: the next one is made on another socket.
-    pub fn reset_sockets(&self, slot: usize) {
+    pub(crate) fn reset_sockets(&self, slot: usize) {
         self.way.forget(slot);
     }
 

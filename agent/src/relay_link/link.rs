@@ -45,7 +45,7 @@ const NEAR_IDLE: Duration = Duration::from_secs(1);
 const SUSPEND_CHECK: Duration = Duration::from_secs(1);
 
 /// Keeps one connection.
-pub struct RelayLink {
+pub(crate) struct RelayLink {
     at: Arc<RelayState>,
     shared: Arc<LinkContext>,
     slot: usize,
@@ -103,7 +103,7 @@ async fn is_reached(reached: &mut watch::Receiver<bool>) {
 impl RelayLink {
     /// The line of this number to the relay.
     #[must_use]
-    pub fn new(at: Arc<RelayState>, shared: Arc<LinkContext>, slot: usize) -> Self {
+    pub(crate) fn new(at: Arc<RelayState>, shared: Arc<LinkContext>, slot: usize) -> Self {
         let id = (at.relay.address.clone(), slot);
         let probe_in = shared.link.probe_after.unwrap_or(PROBE_FIRST);
         Self {
@@ -120,7 +120,7 @@ impl RelayLink {
     ///
     /// # Errors
     /// What the relay said, when dialling again will not change it.
-    pub async fn keep(mut self, stop: CancellationToken) -> Result<(), ConnectionError> {
+    pub(crate) async fn keep(mut self, stop: CancellationToken) -> Result<(), ConnectionError> {
         let ended = self.run(&stop).await;
         self.shared.status.ended(&self.id);
         ended

@@ -9,7 +9,7 @@ use hookward_gate::policy::Policy;
 use tokio::sync::watch;
 
 /// A policy, as the relay gets it, and compiled for the agent's own gate.
-pub struct PolicyOffer {
+pub(crate) struct PolicyOffer {
     /// For the relay: without the secrets that stay here.
     pub policy: Policy,
     /// For this side.
@@ -21,7 +21,7 @@ pub struct PolicyOffer {
 impl PolicyOffer {
     /// A policy that is newer than all others of this process.
     #[must_use]
-    pub fn new(policy: Policy, gate: Gate) -> Self {
+    pub(crate) fn new(policy: Policy, gate: Gate) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let revision = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         Self {
@@ -34,7 +34,7 @@ impl PolicyOffer {
 
 /// What it means that the relay has taken a policy.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
+pub(crate) enum Applied {
     /// It is in force now, and was not before.
     New,
     /// It was in force already.
@@ -44,7 +44,7 @@ pub enum Applied {
 }
 
 /// The policies of one tunnel, as one relay knows them.
-pub struct PolicySync {
+pub(crate) struct PolicySync {
     wanted: watch::Receiver<Arc<PolicyOffer>>,
     // A std mutex: it guards two pointers, and nothing waits while it is held.
     known: Mutex<RelayPolicy>,
@@ -59,7 +59,7 @@ struct RelayPolicy {
 impl PolicySync {
     /// The policies that come through this channel.
     #[must_use]
-    pub fn new(wanted: watch::Receiver<Arc<PolicyOffer>>) -> Self {
+    pub(crate) fn new(wanted: watch::Receiver<Arc<PolicyOffer>>) -> Self {
         Self {
             wanted,
             known: Mutex::default(),
@@ -68,7 +68,7 @@ impl PolicySync {
 
     /// The policy to open the tunnel with.
     #[must_use]
-    pub fn best(&self) -> Arc<PolicyOffer> {
+    pub(crate) fn best(&self) -> Arc<PolicyOffer> {
         let (wanted, known) = (Arc::clone(&self.wanted.borrow()), self.lock());
         match (&known.refused, &known.accepted) {
             (Some(refused), Some(accepted)) if Arc::ptr_eq(refused, &wanted) => {
@@ -79,7 +79,7 @@ impl PolicySync {
     }
 
     /// The relay has taken this one.
-    pub fn accept(&self, offer: &Arc<PolicyOffer>) -> Applied {
+    pub(crate) fn accept(&self, offer: &Arc<PolicyOffer>) -> Applied {
         let mut known = self.lock();
         match known.accepted.as_ref().map(|accepted| accepted.revision) {
             Some(accepted) if accepted == offer.revision => Applied::Unchanged,
@@ -93,7 +93,7 @@ impl PolicySync {
 
     /// Whether the relay has refused this one.
     #[must_use]
-    pub fn is_refused(&self, offer: &Arc<PolicyOffer>) -> bool {
+    pub(crate) fn is_refused(&self, offer: &Arc<PolicyOffer>) -> bool {
         self.lock()
             .refused
             .as_ref()
@@ -101,7 +101,7 @@ impl PolicySync {
     }
 
     /// The relay has refused this one. Whether there is another to go on with.
-    pub fn refuse(&self, offer: &Arc<PolicyOffer>) -> bool {
+    pub(crate) fn refuse(&self, offer: &Arc<PolicyOffer>) -> bool {
         let mut known = self.lock();
         known.refused = Some(Arc::clone(offer));
         known
@@ -111,7 +111,7 @@ impl PolicySync {
     }
 
     /// Waits for a policy that is wanted and was neither taken nor refused. Never without one.
-    pub async fn changed(&self) -> Arc<PolicyOffer> {
+    pub(crate) async fn changed(&self) -> Arc<PolicyOffer> {
         let mut wanted = self.wanted.clone();
         loop {
             let offer = Arc::clone(&wanted.borrow_and_update());

@@ -26,7 +26,7 @@ use hookward_tunnel::transport::identity::crypto_provider;
 pub struct Proxies(Option<Arc<Matcher>>);
 
 /// Connection to a relay: direct, or through a proxy.
-pub type RelayStream = Either<TcpStream, TokioIo<hyper::upgrade::Upgraded>>;
+pub(crate) type RelayStream = Either<TcpStream, TokioIo<hyper::upgrade::Upgraded>>;
 
 /// Connection to a proxy, in clear text or over TLS.
 type ProxyStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;

@@ -16,11 +16,11 @@ const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
 const MAX_FAILURES: usize = 64;
 
 /// Which line: the relay's address and the line's number.
-pub type LinkId = (String, usize);
+pub(crate) type LinkId = (String, usize);
 
 /// What the lines do.
 #[derive(Default)]
-pub struct LinkStatus {
+pub(crate) struct LinkStatus {
     // A std mutex: it guards small maps, and nothing waits while it is held.
     inner: Mutex<Inner>,
 }
@@ -110,7 +110,7 @@ impl Inner {
 
 impl LinkStatus {
     /// A line is being dialled.
-    pub fn dialing(&self, relay: &str, reporter: &EventSink) {
+    pub(crate) fn dialing(&self, relay: &str, reporter: &EventSink) {
         if self.lock().open.is_empty() {
             reporter.emit(Event::Connecting {
                 relay: relay.to_owned(),
@@ -120,7 +120,7 @@ impl LinkStatus {
 
     /// A line is open. `tell` is called for what the user has to hear again: the relay, or what
     /// carries it, is another than before.
-    pub fn open(
+    pub(crate) fn open(
         &self,
         id: LinkId,
         transport: Transport,
@@ -146,7 +146,7 @@ impl LinkStatus {
     }
 
     /// A line is gone.
-    pub fn closed(&self, id: &LinkId, reason: &ConnectionError, reporter: &EventSink) {
+    pub(crate) fn closed(&self, id: &LinkId, reason: &ConnectionError, reporter: &EventSink) {
         let mut inner = self.lock();
         let leaving = inner.leaving.contains(id);
         let was_open = inner.close(id);
@@ -168,13 +168,13 @@ impl LinkStatus {
     }
 
     /// A line is given up.
-    pub fn ended(&self, id: &LinkId) {
+    pub(crate) fn ended(&self, id: &LinkId) {
         self.lock().close(id);
     }
 
     /// An attempt to reach this relay failed. It is told where no line to it is open, and not every
     /// time.
-    pub fn failed(&self, relay: &str, reason: &ConnectionError, reporter: &EventSink) {
+    pub(crate) fn failed(&self, relay: &str, reason: &ConnectionError, reporter: &EventSink) {
         let mut inner = self.lock();
         if inner.is_reached(relay) {
             return;
@@ -209,7 +209,7 @@ impl LinkStatus {
     }
 
     /// The relay is about to stop. Each of its lines tells it.
-    pub fn leaves(&self, id: &LinkId, reporter: &EventSink) {
+    pub(crate) fn leaves(&self, id: &LinkId, reporter: &EventSink) {
         let relay = &id.0;
         let mut inner = self.lock();
         let known = is_of(&inner.leaving, relay);
@@ -225,7 +225,7 @@ impl LinkStatus {
 
     /// The relay says whether another run of the agent's program has the tunnels. Each of its lines
     /// tells it.
-    pub fn stands_by(&self, id: &LinkId, stands_by: bool, reporter: &EventSink) {
+    pub(crate) fn stands_by(&self, id: &LinkId, stands_by: bool, reporter: &EventSink) {
         let relay = &id.0;
         let mut inner = self.lock();
         let before = is_of(&inner.elsewhere, relay);

@@ -104,7 +104,7 @@ struct Observed<'r> {
 
 /// The line for a report.
 #[must_use]
-pub fn line(stamped: &TimedEvent) -> Option<String> {
+pub(crate) fn line(stamped: &TimedEvent) -> Option<String> {
     serde_json::to_string(&JsonLine {
         time: time_of(stamped.at),
         event: event(&stamped.event),

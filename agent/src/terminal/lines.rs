@@ -9,7 +9,7 @@ use crate::events::{Event, Ready, RequestResult, TimedEvent};
 /// The line for a report; some have none. Where there are `several` tunnels, requests are told with
 /// their host.
 #[must_use]
-pub fn line(stamped: &TimedEvent, several: bool) -> Option<String> {
+pub(crate) fn line(stamped: &TimedEvent, several: bool) -> Option<String> {
     Some(format!(
         "{} {}",
         time_of(stamped.at),
@@ -163,7 +163,7 @@ pub fn text(report: &Event, several: bool) -> String {
 
 /// A time in UTC (RFC 3339), always as long.
 #[must_use]
-pub fn time_of(at: OffsetDateTime) -> String {
+pub(crate) fn time_of(at: OffsetDateTime) -> String {
     let ((year, month, day), (hour, minute, second, milli)) =
         (at.to_calendar_date(), at.to_hms_milli());
     let month = u8::from(month);
@@ -172,7 +172,7 @@ pub fn time_of(at: OffsetDateTime) -> String {
 
 /// A span of time in few letters.
 #[must_use]
-pub fn short(span: Duration) -> String {
+pub(crate) fn short(span: Duration) -> String {
     match span.as_secs_f64() {
         seconds if seconds >= 1.0 => format!("{seconds:.1}s"),
         seconds => format!("{:.0}ms", seconds * 1000.0),

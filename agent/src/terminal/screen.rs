@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Those of the terminal.
-pub fn run(mut reports: EventStream, several: bool, quit: &Quit) -> io::Result<()> {
+pub(crate) fn run(mut reports: EventStream, several: bool, quit: &Quit) -> io::Result<()> {
     // Log lines would overwrite the screen.
     let _held = process::hold_log();
     let mut terminal = ratatui::try_init()?;
@@ -52,7 +52,7 @@ pub fn run(mut reports: EventStream, several: bool, quit: &Quit) -> io::Result<(
 
 /// What the screen shows.
 #[derive(Default)]
-pub struct Screen {
+pub(crate) struct Screen {
     several: bool,
     state: String,
     stopping: bool,
@@ -109,7 +109,7 @@ impl Screen {
     }
 
     /// Takes a report in.
-    pub fn take(&mut self, stamped: &TimedEvent) {
+    pub(crate) fn take(&mut self, stamped: &TimedEvent) {
         let report = &stamped.event;
         match report {
             Event::Connecting { relay } => self.state = format!("connecting to {relay}"),
@@ -209,7 +209,7 @@ impl Screen {
     }
 
     /// Draws it.
-    pub fn draw(&self, frame: &mut Frame<'_>) {
+    pub(crate) fn draw(&self, frame: &mut Frame<'_>) {
         // Long lines are wrapped: the webhook URL must be there in full, to be copied.
         let width = usize::from(frame.area().width.max(1));
         let height_of = |top: &[Line<'_>]| {

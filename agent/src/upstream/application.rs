@@ -65,10 +65,10 @@ pub struct ApplicationAddress {
 }
 
 /// Connection to the application: TCP or a Unix socket, or TLS over TCP.
-pub type Stream = Either<Either<TcpStream, UnixStream>, Box<TlsStream<TcpStream>>>;
+pub(crate) type Stream = Either<Either<TcpStream, UnixStream>, Box<TlsStream<TcpStream>>>;
 
 /// Returns the socket below a connection.
-pub fn socket(stream: &Stream) -> BorrowedFd<'_> {
+pub(crate) fn socket(stream: &Stream) -> BorrowedFd<'_> {
     match stream {
         Either::Left(Either::Left(stream)) => stream.as_fd(),
         Either::Left(Either::Right(stream)) => stream.as_fd(),

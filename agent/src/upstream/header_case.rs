@@ -29,7 +29,7 @@ const OWN_NAMES: [&str; 3] = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forward
 
 /// What is known of sets of names.
 #[derive(Default)]
-pub struct HeaderCaseCache {
+pub(crate) struct HeaderCaseCache {
     // A std mutex: look-ups are short, and nothing waits while it is held.
     known: Mutex<HashMap<HeaderCase, Option<Extensions>>>,
 }
@@ -37,7 +37,7 @@ pub struct HeaderCaseCache {
 impl HeaderCaseCache {
     /// What makes hyper write these names as they are spelled; `None` when all are lower case.
     #[must_use]
-    pub fn of(&self, spelling: &HeaderCase) -> Option<Extensions> {
+    pub(crate) fn of(&self, spelling: &HeaderCase) -> Option<Extensions> {
         if spelling.is_plain() {
             return None;
         }

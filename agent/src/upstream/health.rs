@@ -19,7 +19,7 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// What the user was told last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HealthStatus {
+pub(crate) enum HealthStatus {
     /// Nothing, or that it is well.
     Healthy,
     /// It takes no connection.
@@ -29,7 +29,7 @@ pub enum HealthStatus {
 }
 
 /// What is known of the application's health.
-pub struct UpstreamHealth {
+pub(crate) struct UpstreamHealth {
     reported: watch::Sender<HealthStatus>,
     /// It has taken a connection or answered since the last look.
     met: AtomicBool,
@@ -42,7 +42,7 @@ pub struct UpstreamHealth {
 impl UpstreamHealth {
     /// Nothing is known yet.
     #[must_use]
-    pub fn new(reporter: EventSink) -> Self {
+    pub(crate) fn new(reporter: EventSink) -> Self {
         let (told, _) = watch::channel(HealthStatus::Healthy);
         Self {
             reported: told,
@@ -54,7 +54,7 @@ impl UpstreamHealth {
     }
 
     /// A connection was made, or failed for this reason.
-    pub fn connected(&self, application: &Application, failure: Option<&str>) {
+    pub(crate) fn connected(&self, application: &Application, failure: Option<&str>) {
         let Some(reason) = failure else {
             self.met.store(true, Ordering::Relaxed);
             // One that does not answer takes connections, too: it is well only when it answers.
@@ -77,7 +77,7 @@ impl UpstreamHealth {
     }
 
     /// It answered.
-    pub fn answered(&self, application: &Application) {
+    pub(crate) fn answered(&self, application: &Application) {
         self.met.store(true, Ordering::Relaxed);
         self.answers.fetch_add(1, Ordering::Relaxed);
         if !self.is(HealthStatus::Healthy) && self.report(HealthStatus::Healthy) {
@@ -88,18 +88,18 @@ impl UpstreamHealth {
     }
 
     /// What was told last, as that changes.
-    pub fn told(&self) -> watch::Receiver<HealthStatus> {
+    pub(crate) fn told(&self) -> watch::Receiver<HealthStatus> {
         self.reported.subscribe()
     }
 
     /// Answers so far: for who begins to wait for one.
-    pub fn answers(&self) -> u64 {
+    pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
     /// It did not answer in time, and there had been so many answers when the wait began. One slow
     /// resource beside others is no illness; one that is down is known for it.
-    pub fn silent(&self, application: &Application, patience: Duration, answers: u64) {
+    pub(crate) fn silent(&self, application: &Application, patience: Duration, answers: u64) {
         if self.answers() == answers
             && self.change(HealthStatus::Healthy, HealthStatus::Unresponsive)
         {
@@ -113,7 +113,7 @@ impl UpstreamHealth {
 
     /// Asks at the start, while the application is down, and when nothing was heard of it for a
     /// while, until `stop` is cancelled.
-    pub async fn watch(&self, application: &Application, stop: &CancellationToken) {
+    pub(crate) async fn watch(&self, application: &Application, stop: &CancellationToken) {
         loop {
             if !self.met.swap(false, Ordering::Relaxed) {
                 let connecting = timeout(UPSTREAM_CONNECT_TIMEOUT, application.connect());

@@ -47,7 +47,7 @@ const HTTP2_PING: Duration = Duration::from_secs(10);
 
 /// Why the application did not answer.
 #[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
+pub(crate) enum UpstreamError {
     /// There is nobody at its address.
     #[error("the application can't be reached at {address}: {source}")]
     Connect {
@@ -86,7 +86,7 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for PoolTa
 
 /// Connections to one application; clones share them.
 #[derive(Clone)]
-pub struct ConnectionPool {
+pub(crate) struct ConnectionPool {
     application: Arc<Application>,
     // A std mutex: it guards a short list, and nothing waits while it is held.
     idle: Arc<Mutex<IdleConnections>>,
@@ -110,7 +110,7 @@ struct IdleConnection {
 }
 
 /// An open connection, in use by one request.
-pub struct PooledConnection {
+pub(crate) struct PooledConnection {
     /// `None` over HTTP/2, where it is not one request's alone.
     own: Option<Own>,
 }
@@ -134,7 +134,7 @@ impl ConnectionPool {
     /// Connections to this application. The pool's tasks end when `stop` is cancelled and the last
     /// connection is gone.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         application: Application,
         reporter: EventSink,
         tasks: TaskTracker,
@@ -169,13 +169,13 @@ impl ConnectionPool {
 
     /// The application.
     #[must_use]
-    pub fn application(&self) -> &Application {
+    pub(crate) fn application(&self) -> &Application {
         &self.application
     }
 
     /// What was told of the application last, as that changes.
     #[must_use]
-    pub fn health_status(&self) -> watch::Receiver<HealthStatus> {
+    pub(crate) fn health_status(&self) -> watch::Receiver<HealthStatus> {
         self.health.told()
     }
 
@@ -184,7 +184,7 @@ impl ConnectionPool {
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         request: Request<UpstreamBody>,
     ) -> Result<(Response<Incoming>, PooledConnection), UpstreamError> {
@@ -201,13 +201,13 @@ impl ConnectionPool {
 
     /// Answers of the application so far.
     #[must_use]
-    pub fn answers(&self) -> u64 {
+    pub(crate) fn answers(&self) -> u64 {
         self.health.answers()
     }
 
     /// The application has not answered within `patience`; there were so many answers at its
     /// beginning.
-    pub fn note_silence(&self, patience: Duration, answers: u64) {
+    pub(crate) fn note_silence(&self, patience: Duration, answers: u64) {
         self.health.silent(&self.application, patience, answers);
     }
 
@@ -285,7 +285,7 @@ impl ConnectionPool {
     }
 
     /// Keeps a connection whose answer has been read to its end.
-    pub async fn put_back(&self, connection: PooledConnection) {
+    pub(crate) async fn put_back(&self, connection: PooledConnection) {
         let Some(mut connection) = connection.own else {
             return;
         };

@@ -30,7 +30,7 @@ pub struct Trust {
 ///
 /// # Errors
 /// What is wrong with the certificates.
-pub fn config(trust: &Trust, http2: bool) -> Result<Arc<ClientConfig>, Diagnostic> {
+pub(crate) fn config(trust: &Trust, http2: bool) -> Result<Arc<ClientConfig>, Diagnostic> {
     let mut config = if trust.insecure {
         let provider = crypto_provider();
         let anybody = Arc::new(AcceptAnyCertificate {
@@ -61,7 +61,7 @@ pub fn config(trust: &Trust, http2: bool) -> Result<Arc<ClientConfig>, Diagnosti
 ///
 /// # Errors
 /// What is wrong with the certificates.
-pub fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, Diagnostic> {
+pub(crate) fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, Diagnostic> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let given = ca
@@ -114,7 +114,7 @@ fn certificates(
 
 /// Returns `true` if a handshake failed for a certificate that no known authority has issued.
 #[must_use]
-pub fn is_of_unknown_issuer(error: &io::Error) -> bool {
+pub(crate) fn is_of_unknown_issuer(error: &io::Error) -> bool {
     let inner = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());

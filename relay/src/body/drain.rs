@@ -17,7 +17,7 @@ const MAX_DRAIN_BYTES: usize = 256 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The body, and who reads what is left of it.
-pub struct DrainOnDrop {
+pub(crate) struct DrainOnDrop {
     incoming: Option<Incoming>,
     tasks: Option<TaskTracker>,
 }
@@ -25,7 +25,7 @@ pub struct DrainOnDrop {
 impl DrainOnDrop {
     /// A body whose rest is read by a task of these, or by nobody.
     #[must_use]
-    pub const fn new(incoming: Incoming, tasks: Option<TaskTracker>) -> Self {
+    pub(crate) const fn new(incoming: Incoming, tasks: Option<TaskTracker>) -> Self {
         Self {
             incoming: Some(incoming),
             tasks,
@@ -33,13 +33,13 @@ impl DrainOnDrop {
     }
 
     /// The next frame; `None` at the end.
-    pub async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+    pub(crate) async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
         self.incoming.as_mut()?.frame().await
     }
 
     /// What is known of the length that is left.
     #[must_use]
-    pub fn size_hint(&self) -> SizeHint {
+    pub(crate) fn size_hint(&self) -> SizeHint {
         self.incoming
             .as_ref()
             .map(|incoming| incoming.size_hint())
@@ -48,7 +48,7 @@ impl DrainOnDrop {
 
     /// Whether nothing is left.
     #[must_use]
-    pub fn is_end_stream(&self) -> bool {
+    pub(crate) fn is_end_stream(&self) -> bool {
         self.incoming
             .as_ref()
             .is_none_or(|incoming| incoming.is_end_stream())

@@ -23,7 +23,7 @@ const MAX_CONTENT_LENGTH: u64 = 1 << 40;
 
 /// Why a body was not read to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum RequestBodyError {
+pub(crate) enum RequestBodyError {
     /// It came more slowly than it must, or not within the time for a whole body.
     #[error("the body came too slowly")]
     Slow,
@@ -44,7 +44,7 @@ pub enum RequestBodyError {
 impl RequestBodyError {
     /// The code of the answer.
     #[must_use]
-    pub const fn code(&self) -> Code {
+    pub(crate) const fn code(&self) -> Code {
         match self {
             Self::Slow => Code::RequestTimeout,
             Self::TooLarge(_) => Code::BodyTooLarge,
@@ -55,7 +55,7 @@ impl RequestBodyError {
 }
 
 /// A request's body, as it comes in.
-pub struct SenderBody {
+pub(crate) struct SenderBody {
     incoming: DrainOnDrop,
     /// Cleared when the end has been read.
     unread: UnreadBody,
@@ -67,7 +67,7 @@ pub struct SenderBody {
 }
 
 /// What could be read of a body at once.
-pub struct BodyStart {
+pub(crate) struct BodyStart {
     /// The bytes.
     pub bytes: Bytes,
     /// Whether that was all.
@@ -81,7 +81,7 @@ impl SenderBody {
     ///
     /// # Errors
     /// [`RequestBodyError::TooLarge`] when the announced length is absurd.
-    pub fn new(
+    pub(crate) fn new(
         incoming: DrainOnDrop,
         limits: &Limits,
         unread: UnreadBody,
@@ -105,13 +105,13 @@ impl SenderBody {
 
     /// The announced length, less what was read.
     #[must_use]
-    pub fn length(&self) -> Option<u64> {
+    pub(crate) fn length(&self) -> Option<u64> {
         self.incoming.size_hint().exact()
     }
 
     /// Whether nothing is left to read.
     #[must_use]
-    pub fn is_end(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         self.incoming.is_end_stream()
     }
 
@@ -120,7 +120,7 @@ impl SenderBody {
     ///
     /// # Errors
     /// [`RequestBodyError::Slow`] or [`RequestBodyError::Broken`].
-    pub async fn next(&mut self) -> Result<Option<Frame<Bytes>>, RequestBodyError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Frame<Bytes>>, RequestBodyError> {
         loop {
             let since = Instant::now();
             let left = self.window.saturating_sub(self.waited);
@@ -152,7 +152,7 @@ impl SenderBody {
     ///
     /// # Errors
     /// [`RequestBodyError`].
-    pub async fn read_whole(
+    pub(crate) async fn read_whole(
         &mut self,
         cap: u64,
         within: Duration,
@@ -201,7 +201,7 @@ impl SenderBody {
     ///
     /// # Errors
     /// [`RequestBodyError`].
-    pub async fn gather(
+    pub(crate) async fn gather(
         &mut self,
         charge: &mut MemoryCharge,
     ) -> Result<BodyStart, RequestBodyError> {

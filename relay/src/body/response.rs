@@ -16,7 +16,7 @@ use crate::overload::per_client::ClientSlot;
 use crate::overload::slow_readers::{ResponseBacklog, TrackedResponse};
 
 /// The body of an answer: the relay's own, or the application's.
-pub struct ResponseBody {
+pub(crate) struct ResponseBody {
     source: ResponseSource,
     /// What counts this request until its answer has been taken.
     held: Option<(InFlightRequest, Option<ClientSlot>)>,
@@ -33,7 +33,7 @@ enum ResponseSource {
 
 /// Why an answer broke off.
 #[derive(Debug, thiserror::Error)]
-pub enum ResponseBodyError {
+pub(crate) enum ResponseBodyError {
     /// It came to no good end.
     #[error(transparent)]
     Body(#[from] body::MessageBodyError),
@@ -43,7 +43,7 @@ pub enum ResponseBodyError {
 }
 
 /// An answer's body, and what is still to be sent of the request.
-pub struct TunnelBody {
+pub(crate) struct TunnelBody {
     body: MessageBody,
     sender: Option<BodySender>,
 }
@@ -74,7 +74,7 @@ impl TunnelBody {
 impl ResponseBody {
     /// A body in memory.
     #[must_use]
-    pub const fn own(body: Full<Bytes>) -> Self {
+    pub(crate) const fn own(body: Full<Bytes>) -> Self {
         Self {
             source: ResponseSource::Own(body),
             held: None,
@@ -84,7 +84,7 @@ impl ResponseBody {
 
     /// Holds these until the body has been taken to its end, or dropped.
     #[must_use]
-    pub fn hold(mut self, mut open: InFlightRequest, place: Option<ClientSlot>) -> Self {
+    pub(crate) fn hold(mut self, mut open: InFlightRequest, place: Option<ClientSlot>) -> Self {
         open.set_taken(true);
         self.held = Some((open, place));
         self
@@ -92,7 +92,7 @@ impl ResponseBody {
 
     /// Counts it as under way in its session until then, too.
     #[must_use]
-    pub fn count(mut self, in_flight: LoadGuard) -> Self {
+    pub(crate) fn count(mut self, in_flight: LoadGuard) -> Self {
         self.load = Some(in_flight);
         self
     }

@@ -22,7 +22,7 @@ const DAY_SECONDS: u64 = 86_400;
 /// # Errors
 /// [`CertError`] for what no sender could use: a key that is not the certificate's, a chain in the
 /// wrong order.
-pub fn review(
+pub(crate) fn review(
     certified: &CertificatePair,
     files: (&Path, &Path),
     domain: &HostName,

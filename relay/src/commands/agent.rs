@@ -36,7 +36,7 @@ pub enum AgentCommandError {
 ///
 /// # Errors
 /// [`CommandError`].
-pub fn run(command: AgentCommand) -> Result<(), CommandError> {
+pub(super) fn run(command: AgentCommand) -> Result<(), CommandError> {
     match command {
         AgentCommand::Add(args) => {
             let (name, store) = open(&args)?;

@@ -30,7 +30,7 @@ enum FirstToken {
 ///
 /// # Errors
 /// [`CommandError`].
-pub async fn run(args: ServeArgs) -> Result<(), CommandError> {
+pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let settings = settings(&args)?;
     let files =
         process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;

@@ -7,7 +7,7 @@ use http::{HeaderMap, Uri, Version, header};
 
 /// The ports that a host may carry: the listener's and the public one.
 #[derive(Debug, Clone, Copy)]
-pub struct Ports {
+pub(crate) struct Ports {
     /// Where the listener is bound.
     pub listener: u16,
     /// What stands in public URLs.
@@ -17,7 +17,7 @@ pub struct Ports {
 /// Why a request names no host that could be served, and the host that was meant, as far as it is
 /// known.
 #[derive(Debug)]
-pub struct AuthorityError {
+pub(crate) struct AuthorityError {
     /// The refusal.
     pub refusal: Refusal,
     /// Whose owner should know.
@@ -37,7 +37,7 @@ impl From<Refusal> for AuthorityError {
 ///
 /// # Errors
 /// 400 when it is missing, malformed or ambiguous; 421 when the connection was opened for another.
-pub fn host(
+pub(crate) fn host(
     version: Version,
     uri: &Uri,
     headers: &HeaderMap,

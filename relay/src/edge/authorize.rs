@@ -27,7 +27,7 @@ use crate::forward::RequestBody;
 use crate::storage::dedup::ClaimGuard;
 
 /// A request on its way through the gates.
-pub struct Authorizer<'c> {
+pub(crate) struct Authorizer<'c> {
     /// What all requests share.
     pub edge: &'c EdgeState,
     /// Its head.
@@ -49,7 +49,7 @@ pub struct Authorizer<'c> {
 }
 
 /// What becomes of a request.
-pub enum Authorization {
+pub(crate) enum Authorization {
     /// It goes on.
     Forward(Box<Authorized>),
     /// It is a handshake, answered here.
@@ -59,7 +59,7 @@ pub enum Authorization {
 }
 
 /// A request that passed.
-pub struct Authorized {
+pub(crate) struct Authorized {
     /// The proof.
     pub permit: Permit,
     /// What is to be sent.
@@ -91,7 +91,7 @@ impl Authorizer<'_> {
     ///
     /// # Errors
     /// The first refusal.
-    pub async fn authorize(
+    pub(crate) async fn authorize(
         &self,
         mut body: SenderBody,
         mut charge: MemoryCharge,
@@ -176,7 +176,7 @@ impl Authorizer<'_> {
     ///
     /// # Errors
     /// The first refusal.
-    pub fn check_head(&self) -> Result<(), Refusal> {
+    pub(crate) fn check_head(&self) -> Result<(), Refusal> {
         if let Some(gate) = self.edge.baseline.gate() {
             self.head_of(&gate, &self.edge.baseline_state)
                 .map_err(by_baseline)?;
@@ -371,7 +371,7 @@ fn by_baseline(refusal: Refusal) -> Refusal {
 }
 
 /// What the sender did wrong with its body.
-pub fn refused_body(error: RequestBodyError) -> Refusal {
+pub(crate) fn refused_body(error: RequestBodyError) -> Refusal {
     let check = if matches!(error, RequestBodyError::TooLarge(_)) {
         Check::BodySize
     } else {

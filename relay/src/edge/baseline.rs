@@ -17,7 +17,7 @@ use crate::fetch::ip_sets::IpSetUpdater;
 
 /// The baseline policy in use; clones share it.
 #[derive(Clone)]
-pub struct BaselinePolicy {
+pub(crate) struct BaselinePolicy {
     gate: Arc<ArcSwapOption<Gate>>,
 }
 
@@ -26,7 +26,7 @@ impl BaselinePolicy {
     ///
     /// # Errors
     /// All mistakes of the file.
-    pub fn load(
+    pub(crate) fn load(
         path: Option<&Path>,
         clock: &Clock,
         lists: &IpSetUpdater,
@@ -39,13 +39,13 @@ impl BaselinePolicy {
 
     /// The gate, if there is a baseline policy.
     #[must_use]
-    pub fn gate(&self) -> Option<Arc<Gate>> {
+    pub(crate) fn gate(&self) -> Option<Arc<Gate>> {
         self.gate.load_full()
     }
 
     /// Reads the file again when it changes, until `stop` is cancelled. A file that can't be used
     /// leaves the old baseline policy in force.
-    pub async fn watch(
+    pub(crate) async fn watch(
         self,
         path: PathBuf,
         clock: Clock,

@@ -58,7 +58,7 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Stream
 }
 
 /// Serves a connection until it ends, or until `drain` asks it to.
-pub async fn serve<S>(
+pub(crate) async fn serve<S>(
     stream: S,
     h2: bool,
     peer: Peer,

@@ -31,7 +31,7 @@ const COST: u64 = 4;
 
 /// The bytes of one connection that were read last.
 #[derive(Clone, Default)]
-pub struct RecordedCase {
+pub(crate) struct RecordedCase {
     // A std mutex: reader and request handler are one task, it is never contended.
     inner: Arc<Mutex<Inner>>,
 }
@@ -53,7 +53,12 @@ impl RecordedCase {
     /// `start` is the request line up to the version, `body` the body's length when it is known.
     /// What was read up to the head's end is forgotten, and the body is not remembered.
     #[must_use]
-    pub fn header_case(&self, start: &[u8], headers: &HeaderMap, body: Option<u64>) -> HeaderCase {
+    pub(crate) fn header_case(
+        &self,
+        start: &[u8],
+        headers: &HeaderMap,
+        body: Option<u64>,
+    ) -> HeaderCase {
         let mut inner = self.lock();
         let Some(head) = inner.find_head(start) else {
             return HeaderCase::default();
@@ -86,7 +91,7 @@ impl RecordedCase {
     /// a body in chunks both are looked for: what stands in that body decides nothing as long as
     /// the line itself is there.
     #[must_use]
-    pub fn has_fragment(&self, line: &[u8], target: &[u8]) -> bool {
+    pub(crate) fn has_fragment(&self, line: &[u8], target: &[u8]) -> bool {
         let inner = self.lock();
         let behind = |at: usize| inner.bytes.get(at + target.len()) == Some(&b'#');
         if inner.bytes.starts_with(target) {
@@ -183,14 +188,14 @@ fn name_of(line: &[u8]) -> Option<&[u8]> {
 }
 
 /// A stream that remembers what was read from it.
-pub struct HeaderCaseRecorder<S> {
+pub(crate) struct HeaderCaseRecorder<S> {
     inner: S,
     recorded: RecordedCase,
 }
 
 impl<S> HeaderCaseRecorder<S> {
     /// Remembers what is read from this stream, in the memory of its slot.
-    pub fn new(inner: S, slot: &Arc<ConnectionSlot>) -> (Self, RecordedCase) {
+    pub(crate) fn new(inner: S, slot: &Arc<ConnectionSlot>) -> (Self, RecordedCase) {
         let recorded = RecordedCase::default();
         recorded.lock().held = Some(slot.hold_coming());
         (

@@ -50,7 +50,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Where connections go in.
 #[derive(Clone)]
-pub struct EdgeEntry {
+pub(crate) struct EdgeEntry {
     /// The handshake.
     pub tls: TlsAcceptors,
     /// For agents that come over TCP.
@@ -58,7 +58,7 @@ pub struct EdgeEntry {
 }
 
 /// The HTTPS listener.
-pub struct EdgeListener {
+pub(crate) struct EdgeListener {
     address: SocketAddr,
     tasks: TaskTracker,
     last_call: CancellationToken,
@@ -70,7 +70,7 @@ impl EdgeListener {
     ///
     /// # Errors
     /// What the system says.
-    pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -93,7 +93,7 @@ impl EdgeListener {
     ///
     /// # Errors
     /// What the system says.
-    pub fn start(
+    pub(crate) fn start(
         listener: TcpListener,
         entry: EdgeEntry,
         edge: Arc<EdgeState>,
@@ -117,14 +117,14 @@ impl EdgeListener {
 
     /// Where it listens.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
+    pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Waits until every connection has ended, and cuts off those that last longer than `patience`;
     /// shortly before, senders whose answers are not there are told so. Cancel the token given to
     /// [`EdgeListener::start`] first.
-    pub async fn join(self, patience: Duration) {
+    pub(crate) async fn join(self, patience: Duration) {
         self.tasks.close();
         let call = LAST_CALL_INTERVAL.min(patience / 4);
         if timeout(patience - call, self.tasks.wait()).await.is_ok() {

@@ -58,12 +58,12 @@ impl From<Refusal> for Rejection {
 }
 
 /// An answer that is being made, or a stream's reset.
-pub type Answering =
+pub(crate) type Answering =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, h2::Error>> + Send>>;
 
 /// Lets a request in if there is memory for it. Nothing of it has been kept before: not even the
 /// room in which it is answered, which is as large as its head.
-pub fn admit(request: Request<Incoming>, connection: &Arc<ConnectionContext>) -> Answering {
+pub(crate) fn admit(request: Request<Incoming>, connection: &Arc<ConnectionContext>) -> Answering {
     /// What a request needs beside its head, and what a field of its head needs beside its text.
     const REQUEST: u64 = 7 * KIB;
     const FIELD: usize = 128;

@@ -16,7 +16,11 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
 /// Writes an answer with this code; `status` when it is not the code's own.
 #[must_use]
-pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<ResponseBody> {
+pub(crate) fn write(
+    id: RequestId,
+    code: Code,
+    status: Option<StatusCode>,
+) -> Response<ResponseBody> {
     let status = status.unwrap_or_else(|| code.status());
     let json = serde_json::json!({
         "type": "about:blank",
@@ -63,7 +67,7 @@ pub fn write(id: RequestId, code: Code, status: Option<StatusCode>) -> Response<
 
 /// Asks for user and password (RFC 7617): some clients send them only then.
 #[must_use]
-pub fn challenge_basic(id: RequestId, code: Code) -> Response<ResponseBody> {
+pub(crate) fn challenge_basic(id: RequestId, code: Code) -> Response<ResponseBody> {
     const BASIC: HeaderValue =
         HeaderValue::from_static("Basic realm=\"Hookward\", charset=\"UTF-8\"");
 
@@ -77,7 +81,7 @@ pub fn challenge_basic(id: RequestId, code: Code) -> Response<ResponseBody> {
 }
 
 /// Says when a sender may ask again, where that is known.
-pub fn retry_after(response: &mut Response<ResponseBody>, seconds: Option<u64>) {
+pub(crate) fn retry_after(response: &mut Response<ResponseBody>, seconds: Option<u64>) {
     if let Some(seconds) = seconds {
         response
             .headers_mut()
@@ -87,7 +91,7 @@ pub fn retry_after(response: &mut Response<ResponseBody>, seconds: Option<u64>) 
 
 /// The answer to a provider's handshake.
 #[must_use]
-pub fn handshake(id: RequestId, answer: ChallengeResponse) -> Response<ResponseBody> {
+pub(crate) fn handshake(id: RequestId, answer: ChallengeResponse) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(Full::new(answer.body)));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
@@ -97,7 +101,7 @@ pub fn handshake(id: RequestId, answer: ChallengeResponse) -> Response<ResponseB
 
 /// The answer to a delivery that came before: the sender may stop trying.
 #[must_use]
-pub fn acknowledge(id: RequestId) -> Response<ResponseBody> {
+pub(crate) fn acknowledge(id: RequestId) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(Full::default()));
     identify(&mut response, id);
     response

@@ -33,7 +33,7 @@ use crate::sessions::registry::Registry;
 use crate::storage::dedup::DeliveryDedup;
 
 /// What every connection of the edge shares.
-pub struct EdgeState {
+pub(crate) struct EdgeState {
     /// Who serves which host.
     pub registry: Registry,
     /// The time of day.
@@ -115,7 +115,7 @@ impl EdgeState {
 
 /// Request ids: the digest of a key of the process and a counter. The ids reveal neither the number
 /// of requests nor later ids.
-pub struct RequestIds {
+pub(crate) struct RequestIds {
     key: [u8; 32],
     next: AtomicU64,
 }
@@ -125,7 +125,7 @@ impl RequestIds {
     ///
     /// # Errors
     /// When the system has no randomness to give.
-    pub fn new() -> Result<Self, getrandom::Error> {
+    pub(crate) fn new() -> Result<Self, getrandom::Error> {
         let mut key = [0; 32];
         getrandom::fill(&mut key)?;
         Ok(Self {
@@ -151,7 +151,7 @@ impl RequestIds {
 }
 
 /// Who is at the other end of a connection.
-pub struct Peer {
+pub(crate) struct Peer {
     /// The socket's address.
     pub address: IpAddr,
     /// The host named in the TLS handshake.
@@ -163,7 +163,7 @@ pub struct Peer {
 }
 
 /// One connection.
-pub struct ConnectionContext {
+pub(crate) struct ConnectionContext {
     /// What all connections share.
     pub edge: Arc<EdgeState>,
     /// Who is at the other end.

@@ -17,18 +17,18 @@ use tokio_rustls::server::TlsStream;
 use crate::certs::CertificatePair;
 
 /// HTTP/2, as ALPN names it (RFC 9113 §3.1).
-pub const H2: &[u8] = b"h2";
+pub(crate) const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// What accepts TLS connections.
 #[derive(Clone)]
-pub struct TlsAcceptors {
+pub(crate) struct TlsAcceptors {
     senders: Arc<ServerConfig>,
     agents: Arc<ServerConfig>,
 }
 
 /// Who has connected.
-pub enum AcceptedTls<S> {
+pub(crate) enum AcceptedTls<S> {
     /// Somebody who speaks HTTP.
     Sender(TlsStream<S>),
     /// Somebody who speaks the tunnel's protocol; who it is is not known yet.
@@ -40,7 +40,7 @@ impl TlsAcceptors {
     ///
     /// # Errors
     /// When a key does not fit its certificate.
-    pub fn new(
+    pub(crate) fn new(
         edge: CertificatePair,
         identity: CertificateDer<'static>,
         key: PrivateKeyDer<'static>,
@@ -62,7 +62,7 @@ impl TlsAcceptors {
     ///
     /// # Errors
     /// What the peer did wrong.
-    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
     ) -> io::Result<AcceptedTls<S>> {

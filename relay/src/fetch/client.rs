@@ -223,7 +223,7 @@ impl Fetcher {
 /// Whether an address is on the public internet (RFC 6890 and the registries of special-purpose
 /// addresses).
 #[must_use]
-pub fn is_public(address: IpAddr) -> bool {
+pub(crate) fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => is_public_v4(v4),
         IpAddr::V6(v6) => is_public_v6(v6),

@@ -27,7 +27,7 @@ const LIST_BYTES: usize = 8 * 1024 * 1024;
 
 /// The lists; clones share them.
 #[derive(Clone)]
-pub struct IpSetUpdater {
+pub(crate) struct IpSetUpdater {
     /// The sets in use.
     pub sets: NamedSets,
     wanted: Arc<Mutex<BTreeSet<&'static str>>>,
@@ -37,7 +37,7 @@ pub struct IpSetUpdater {
 impl IpSetUpdater {
     /// The built-in copies, and over them what was kept on disk.
     #[must_use]
-    pub fn load(store: &Store) -> Self {
+    pub(crate) fn load(store: &Store) -> Self {
         let sets = NamedSets::default();
         match store.address_lists() {
             Ok(kept) => {
@@ -62,7 +62,7 @@ impl IpSetUpdater {
     }
 
     /// A policy names these sets: they are kept fresh from now on.
-    pub fn want(&self, names: &[String]) {
+    pub(crate) fn want(&self, names: &[String]) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         let before = wanted.len();
         wanted.extend(
@@ -78,7 +78,7 @@ impl IpSetUpdater {
     }
 
     /// Reads lists that are due, until `stop` is cancelled.
-    pub async fn keep_fresh(
+    pub(crate) async fn keep_fresh(
         self,
         fetcher: Fetcher,
         store: Store,

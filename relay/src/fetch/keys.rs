@@ -34,7 +34,7 @@ const FETCHES_PER_MINUTE: usize = 60;
 
 /// The keys; clones share them.
 #[derive(Clone)]
-pub struct KeyCache {
+pub(crate) struct KeyCache {
     fetcher: Fetcher,
     tasks: TaskTracker,
     // A std mutex: it guards a map, and nothing waits while it is held.
@@ -58,7 +58,7 @@ struct CachedKey {
 impl KeyCache {
     /// No keys yet.
     #[must_use]
-    pub fn new(fetcher: Fetcher, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(fetcher: Fetcher, tasks: TaskTracker) -> Self {
         Self {
             fetcher,
             tasks,
@@ -67,7 +67,7 @@ impl KeyCache {
     }
 
     /// The keys that a request is verified with, as far as they can be had within `patience`.
-    pub async fn get(&self, wanted: &[WantedKey], patience: Duration) -> FetchedKeys {
+    pub(crate) async fn get(&self, wanted: &[WantedKey], patience: Duration) -> FetchedKeys {
         let mut found = FetchedKeys::default();
         for WantedKey { url, in_catalogue } in wanted {
             if !in_catalogue && !self.fetcher.allows(url.host()) {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Carries bytes between the sender's connection and the tunnel, until one side ends, or the relay
 /// waits for nobody any more.
-pub async fn carry(
+pub(crate) async fn carry(
     on_upgrade: OnUpgrade,
     writer: MessageWriter,
     reader: MessageReader,

@@ -25,14 +25,14 @@ const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
 /// The log of requests. Each event has a quota of its own, so that strangers hide nothing of what
 /// fails, and requests for hosts that no tunnel has another.
 #[derive(Default)]
-pub struct AuditLog {
+pub(crate) struct AuditLog {
     // A std mutex: it guards a short list, and nothing waits while it is held.
     quotas: Mutex<BTreeMap<&'static str, Quota<&'static str>>>,
 }
 
 /// What is known of a request when an event is written.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen<'r> {
+pub(crate) struct Seen<'r> {
     /// Its id.
     pub id: RequestId,
     /// Its host, as far as it is one.
@@ -47,7 +47,7 @@ pub struct Seen<'r> {
 
 impl AuditLog {
     /// A request that a check refused.
-    pub fn refused(&self, seen: Seen<'_>, refusal: &Refusal, observed: bool) {
+    pub(crate) fn refused(&self, seen: Seen<'_>, refusal: &Refusal, observed: bool) {
         let event = if observed { "observed" } else { "refused" };
         let quota = if refusal.check == Check::Host {
             "refused_host"
@@ -73,7 +73,7 @@ impl AuditLog {
     }
 
     /// A request that was let through and failed on its way.
-    pub fn failed(&self, seen: Seen<'_>, code: Code, reason: &str) {
+    pub(crate) fn failed(&self, seen: Seen<'_>, code: Code, reason: &str) {
         if !self.take("failed", code.as_str()) {
             return;
         }
@@ -92,7 +92,7 @@ impl AuditLog {
     }
 
     /// A request that was forwarded and answered. At level `debug`: the agent shows each of them.
-    pub fn forwarded(&self, seen: Seen<'_>, status: StatusCode, took: Duration) {
+    pub(crate) fn forwarded(&self, seen: Seen<'_>, status: StatusCode, took: Duration) {
         tracing::debug!(
             target: "audit",
             event = "forwarded",
@@ -108,7 +108,7 @@ impl AuditLog {
 
     /// A request that the relay has answered itself, and not refused: a challenge, a delivery that
     /// came before.
-    pub fn answered(&self, seen: Seen<'_>, what: &'static str, status: StatusCode) {
+    pub(crate) fn answered(&self, seen: Seen<'_>, what: &'static str, status: StatusCode) {
         if !self.take("answered", what) {
             return;
         }
@@ -127,14 +127,14 @@ impl AuditLog {
     }
 
     /// A connection to the agents' door that failed before it was an agent's.
-    pub fn agent_failed(&self, kind: &'static str, reason: &str) {
+    pub(crate) fn agent_failed(&self, kind: &'static str, reason: &str) {
         if self.take("agent_failed", kind) {
             tracing::info!(target: "audit", event = "agent_failed", kind, reason, "a connection was no agent's");
         }
     }
 
     /// Writes what was only counted, every second, until `stop` is cancelled.
-    pub async fn write_counts(&self, stop: CancellationToken) {
+    pub(crate) async fn write_counts(&self, stop: CancellationToken) {
         let mut due = interval(SUMMARY_INTERVAL);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
 

@@ -8,7 +8,7 @@ use hookward_core::limits::Limits;
 use tokio::sync::Notify;
 
 /// What goes on on a connection. Times are milliseconds since its begin.
-pub struct ConnectionActivity {
+pub(crate) struct ConnectionActivity {
     begin: Instant,
     /// Requests whose answers have not been taken to their end.
     open: AtomicUsize,
@@ -27,7 +27,7 @@ pub struct ConnectionActivity {
 impl ConnectionActivity {
     /// A connection that begins.
     #[must_use]
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             begin: Instant::now(),
             open: AtomicUsize::new(0),
@@ -51,13 +51,13 @@ impl ConnectionActivity {
 
     /// Time since the connection began.
     #[must_use]
-    pub fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         self.begin.elapsed()
     }
 
     /// A request has begun.
     #[must_use]
-    pub fn open_request(self: &Arc<Self>) -> InFlightRequest {
+    pub(crate) fn open_request(self: &Arc<Self>) -> InFlightRequest {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.last_request.store(self.now(), Ordering::Relaxed);
         InFlightRequest {
@@ -67,37 +67,37 @@ impl ConnectionActivity {
     }
 
     /// The connection ends when the requests that it has are answered.
-    pub fn close_soon(&self) {
+    pub(crate) fn close_soon(&self) {
         self.unwanted.store(true, Ordering::Relaxed);
     }
 
     /// Whether the peer is too slow to be kept.
     #[must_use]
-    pub fn is_unwanted(&self) -> bool {
+    pub(crate) fn is_unwanted(&self) -> bool {
         self.unwanted.load(Ordering::Relaxed)
     }
 
     /// Until the last request of a peer that was too slow has ended.
-    pub async fn done(&self) {
+    pub(crate) async fn done(&self) {
         self.done.notified().await;
     }
 
     /// Whether no request is being answered.
     #[must_use]
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
     }
 
     /// For how long nothing has happened; `None` while a request is being answered.
     #[must_use]
-    pub fn idle_for(&self) -> Option<Duration> {
+    pub(crate) fn idle_for(&self) -> Option<Duration> {
         self.is_idle().then(|| self.since(&self.last_request))
     }
 
     /// Why the connection has to end now, or when it may have to. One of which a request passed the
     /// gate is `known`, and may be idle for longer.
     #[must_use]
-    pub fn deadline(&self, limits: &Limits, known: bool) -> Deadline {
+    pub(crate) fn deadline(&self, limits: &Limits, known: bool) -> Deadline {
         let (reason, since, most) = if self.last_request.load(Ordering::Relaxed) == 0 {
             (
                 TimeoutReason::NoRequest,
@@ -156,7 +156,7 @@ impl ConnectionActivity {
 }
 
 /// What a look at a connection finds.
-pub enum Deadline {
+pub(crate) enum Deadline {
     /// It has to end.
     Now(TimeoutReason),
     /// Not before this time has passed.
@@ -164,7 +164,7 @@ pub enum Deadline {
 }
 
 /// Why a connection has to end.
-pub enum TimeoutReason {
+pub(crate) enum TimeoutReason {
     /// No request has come.
     NoRequest,
     /// The last request was long ago.
@@ -174,7 +174,7 @@ pub enum TimeoutReason {
 }
 
 /// Counts a request from its head until its answer has been taken, or dropped.
-pub struct InFlightRequest {
+pub(crate) struct InFlightRequest {
     activity: Arc<ConnectionActivity>,
     untaken: bool,
 }
@@ -182,7 +182,7 @@ pub struct InFlightRequest {
 impl InFlightRequest {
     /// The peer has taken what there was of the answer's body. Whether there is more for it to
     /// take, or the application's turn.
-    pub fn set_taken(&mut self, more: bool) {
+    pub(crate) fn set_taken(&mut self, more: bool) {
         self.activity
             .last_body
             .store(self.activity.now(), Ordering::Relaxed);

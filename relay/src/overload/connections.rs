@@ -45,7 +45,7 @@ const IDLE_IMMEDIATE: usize = 64;
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// So many connections in all.
-pub struct ConnectionTable {
+pub(crate) struct ConnectionTable {
     limit: usize,
     // A std mutex: it guards counters and maps, and nothing waits while it is held.
     state: Mutex<TableState>,
@@ -81,7 +81,7 @@ struct Verified {
 }
 
 /// One slot; dropping it frees it.
-pub struct ConnectionSlot {
+pub(crate) struct ConnectionSlot {
     slots: Arc<ConnectionTable>,
     number: u64,
     evicted: CancellationToken,
@@ -90,7 +90,7 @@ pub struct ConnectionSlot {
 
 /// Memory that a stranger's head needs. Dropping it gives it back. It keeps the slot as well: an
 /// upgraded connection stays counted through its reader.
-pub struct HeaderMemory {
+pub(crate) struct HeaderMemory {
     slot: Arc<ConnectionSlot>,
     bytes: u64,
     /// What all of the connection may be.
@@ -100,7 +100,7 @@ pub struct HeaderMemory {
 impl ConnectionTable {
     /// So many slots.
     #[must_use]
-    pub fn new(most: usize) -> Arc<Self> {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
             limit: most,
             state: Mutex::default(),
@@ -110,7 +110,7 @@ impl ConnectionTable {
     /// A slot for a connection that begins; for want of a free one, that of the stranger who came
     /// first, or of a connection that may send and does not. `None` when all are in use.
     #[must_use]
-    pub fn acquire(self: &Arc<Self>) -> Option<ConnectionSlot> {
+    pub(crate) fn acquire(self: &Arc<Self>) -> Option<ConnectionSlot> {
         let full = self.lock().taken >= self.limit;
         if full && !self.evict(IDLE_IMMEDIATE) {
             return None;
@@ -139,7 +139,7 @@ impl ConnectionTable {
 
     /// Ends the connection of the stranger who came first, or so many that are idle; these first
     /// when there are few strangers. Whether there were any.
-    pub fn evict(&self, idle: usize) -> bool {
+    pub(crate) fn evict(&self, idle: usize) -> bool {
         let mut state = self.lock();
         let few = state.unverified.len() < self.limit / MIN_CANDIDATES;
         let mut evicted = if few {
@@ -246,7 +246,7 @@ impl TableState {
 impl ConnectionSlot {
     /// The connection is no stranger's: a request of it passed the gate. It may have to go when
     /// nothing happens on it; without an `activity` it stays.
-    pub fn mark_verified(&self, activity: Option<&Arc<ConnectionActivity>>) {
+    pub(crate) fn mark_verified(&self, activity: Option<&Arc<ConnectionActivity>>) {
         if self.is_verified() {
             return;
         }
@@ -266,13 +266,13 @@ impl ConnectionSlot {
 
     /// Whether a request of the connection has passed the gate.
     #[must_use]
-    pub fn is_verified(&self) -> bool {
+    pub(crate) fn is_verified(&self) -> bool {
         self.known.load(Ordering::Relaxed)
     }
 
     /// Memory for a request of this connection, which is free for one that is known. `None` when
     /// there is none left.
-    pub fn hold(self: &Arc<Self>, bytes: u64, has_body: bool) -> Option<HeaderMemory> {
+    pub(crate) fn hold(self: &Arc<Self>, bytes: u64, has_body: bool) -> Option<HeaderMemory> {
         let most = if has_body {
             HEADERS_PER_UNVERIFIED
         } else {
@@ -288,7 +288,7 @@ impl ConnectionSlot {
     }
 
     /// A stream of the connection was refused, which holds something until the connection ends.
-    pub fn note_refused(&self) {
+    pub(crate) fn note_refused(&self) {
         let mut state = self.slots.lock();
         let Some(stranger) = state.unverified.get_mut(&self.number) else {
             return;
@@ -302,7 +302,7 @@ impl ConnectionSlot {
     }
 
     /// Memory for a head of this connection that is coming: none yet.
-    pub fn hold_coming(self: &Arc<Self>) -> HeaderMemory {
+    pub(crate) fn hold_coming(self: &Arc<Self>) -> HeaderMemory {
         HeaderMemory {
             slot: Arc::clone(self),
             bytes: 0,
@@ -311,14 +311,14 @@ impl ConnectionSlot {
     }
 
     /// Until somebody else is given the slot.
-    pub async fn evicted(&self) {
+    pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 }
 
 impl HeaderMemory {
     /// Changes how much it is; `false` when there is not so much left, and then it stays as it was.
-    pub fn set(&mut self, bytes: u64) -> bool {
+    pub(crate) fn set(&mut self, bytes: u64) -> bool {
         if self.bytes == bytes || self.slot.is_verified() {
             return true;
         }

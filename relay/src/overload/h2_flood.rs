@@ -39,7 +39,7 @@ const END_HEADERS: u8 = 4;
 const COST: u64 = 2;
 
 /// Counts the frames of a connection.
-pub struct H2FloodGuard<S> {
+pub(crate) struct H2FloodGuard<S> {
     inner: S,
     coming: FrameCounter,
     going: FrameCounter,
@@ -146,7 +146,7 @@ impl FrameCounter {
 
 impl<S> H2FloodGuard<S> {
     /// Guards a connection of which nothing has been read.
-    pub fn new(inner: S, slot: &Arc<ConnectionSlot>) -> Self {
+    pub(crate) fn new(inner: S, slot: &Arc<ConnectionSlot>) -> Self {
         let (coming, going) = (FrameCounter::after(PREFACE), FrameCounter::after(0));
         let (slot, held, behind) = (Arc::clone(slot), slot.hold_coming(), Bytes::new());
         Self {

@@ -7,14 +7,14 @@ use tokio::sync::Notify;
 
 /// A session's load.
 #[derive(Default)]
-pub struct SessionLoad {
+pub(crate) struct SessionLoad {
     in_flight: AtomicUsize,
     /// Told when nothing is under way any more.
     idle: Notify,
 }
 
 /// A request that a session has under way.
-pub struct LoadGuard(Arc<SessionLoad>);
+pub(crate) struct LoadGuard(Arc<SessionLoad>);
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
@@ -27,19 +27,19 @@ impl Drop for LoadGuard {
 impl SessionLoad {
     /// Counts one more.
     #[must_use]
-    pub fn begin(self: &Arc<Self>) -> LoadGuard {
+    pub(crate) fn begin(self: &Arc<Self>) -> LoadGuard {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         LoadGuard(Arc::clone(self))
     }
 
     /// Requests under way.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Resolves when no request is under way.
-    pub async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         while self.count() > 0 {
             self.idle.notified().await;
         }

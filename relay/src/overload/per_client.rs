@@ -8,13 +8,13 @@ use hookward_core::address::source;
 
 /// Places in use; clones share the count.
 #[derive(Clone, Default)]
-pub struct PerClientLimiter {
+pub(crate) struct PerClientLimiter {
     // A std mutex: it guards counters, and nothing waits while it is held.
     by_source: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 /// One place; dropping it frees it.
-pub struct ClientSlot {
+pub(crate) struct ClientSlot {
     limiter: PerClientLimiter,
     source: IpAddr,
 }
@@ -22,7 +22,7 @@ pub struct ClientSlot {
 impl PerClientLimiter {
     /// A place for this address, unless it has `most` already.
     #[must_use]
-    pub fn try_acquire(&self, client: IpAddr, most: usize) -> Option<ClientSlot> {
+    pub(crate) fn try_acquire(&self, client: IpAddr, most: usize) -> Option<ClientSlot> {
         let source = source(client);
         let mut by_source = self.lock();
         let taken = by_source.entry(source).or_insert(0);

@@ -31,7 +31,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const MIN_RESPONSES: usize = (TARGET_BYTES / STREAM_WINDOW as u64) as usize;
 
 /// The answers of one session that are on their way.
-pub struct ResponseBacklog<T> {
+pub(crate) struct ResponseBacklog<T> {
     begin: Instant,
     // A std mutex: the map is small, and nothing waits while it is held.
     responses: Mutex<HashMap<u64, Arc<BacklogEntry<T>>>>,
@@ -68,7 +68,7 @@ impl<T> BacklogEntry<T> {
 }
 
 /// An answer's body; it may be taken away from whoever does not take it.
-pub struct TrackedResponse<T> {
+pub(crate) struct TrackedResponse<T> {
     all: Arc<ResponseBacklog<T>>,
     number: u64,
     answer: Arc<BacklogEntry<T>>,
@@ -102,7 +102,7 @@ impl<T> ResponseBacklog<T> {
 
     /// Takes answers away when too much lies here, from those who have stood still for longest; for
     /// as long as it is polled.
-    pub async fn run_eviction(&self) -> Infallible {
+    pub(crate) async fn run_eviction(&self) -> Infallible {
         loop {
             self.pressure.notified().await;
             while self.count.load(Ordering::Relaxed) > MIN_RESPONSES {
@@ -113,7 +113,7 @@ impl<T> ResponseBacklog<T> {
     }
 
     /// How many were taken away since this was asked last.
-    pub fn count_evicted(&self) -> u64 {
+    pub(crate) fn count_evicted(&self) -> u64 {
         self.evicted.swap(0, Ordering::Relaxed)
     }
 
@@ -145,7 +145,7 @@ impl<T> ResponseBacklog<T> {
     /// Answers on their way, in as many as have room whatever lies there of each; 0: there are
     /// fewer.
     #[must_use]
-    pub fn crowds(&self) -> usize {
+    pub(crate) fn crowds(&self) -> usize {
         self.count.load(Ordering::Relaxed) / MIN_RESPONSES
     }
 }

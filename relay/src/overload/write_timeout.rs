@@ -31,7 +31,7 @@ const DISCARD: usize = 16 * 1024;
 /// Whether a connection's sender is still sending a body that nobody will read. Clones share it.
 /// What hyper refuses by itself, before there is a request, is not known here.
 #[derive(Clone, Default)]
-pub struct UnreadBody(Arc<SocketFlags>);
+pub(crate) struct UnreadBody(Arc<SocketFlags>);
 
 #[derive(Default)]
 struct SocketFlags {
@@ -41,18 +41,18 @@ struct SocketFlags {
 
 impl UnreadBody {
     /// Says whether there is such a body.
-    pub fn set(&self, unread: bool) {
+    pub(crate) fn set(&self, unread: bool) {
         self.0.unread.store(unread, Ordering::Relaxed);
     }
 
     /// Says that the sender was too slow to be waited for.
-    pub fn set_slow(&self) {
+    pub(crate) fn set_slow(&self) {
         self.0.slow.store(true, Ordering::Relaxed);
     }
 }
 
 /// A stream whose writes must get on.
-pub struct WriteTimeout<S> {
+pub(crate) struct WriteTimeout<S> {
     inner: S,
     timeout: Duration,
     /// Runs while a write is pending.
@@ -73,7 +73,7 @@ struct LingeringClose {
 
 impl<S> WriteTimeout<S> {
     /// Guards this stream.
-    pub const fn new(inner: S, patience: Duration, unread: UnreadBody) -> Self {
+    pub(crate) const fn new(inner: S, patience: Duration, unread: UnreadBody) -> Self {
         Self {
             inner,
             timeout: patience,
@@ -105,12 +105,7 @@ impl<S> WriteTimeout<S> {
     }
 }
 
-impl<S> WriteTimeout<S> {
-    /// The stream below.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-}
+impl<S> WriteTimeout<S> {}
 
 impl<S: AsyncRead + Unpin> WriteTimeout<S> {
     /// Throws away what still comes, until the sender closes, too, or has had its time.

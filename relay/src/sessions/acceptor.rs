@@ -18,7 +18,7 @@ use crate::sessions::handshake::{self, HandshakeError};
 use crate::sessions::session;
 
 /// The way in for agents. It owns the tasks of greetings and sessions.
-pub struct AgentAcceptor {
+pub(crate) struct AgentAcceptor {
     /// What a session needs of the relay.
     pub host: Arc<SessionContext>,
     unauthenticated: Arc<Semaphore>,
@@ -29,14 +29,14 @@ pub struct AgentAcceptor {
 }
 
 /// A place for a connection whose peer has not yet said who it is.
-pub struct UnauthenticatedSlot(
+pub(crate) struct UnauthenticatedSlot(
     #[allow(dead_code, reason = "held, not read")] (ClientSlot, OwnedSemaphorePermit),
 );
 
 impl AgentAcceptor {
     /// An entrance whose sessions are told to leave when `drain` is cancelled, and end with `stop`.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         host: Arc<SessionContext>,
         drain: CancellationToken,
         stop: CancellationToken,
@@ -54,18 +54,18 @@ impl AgentAcceptor {
 
     /// Connections whose peer has not yet said who it is.
     #[must_use]
-    pub fn unknown(&self) -> usize {
+    pub(crate) fn unknown(&self) -> usize {
         self.host.limits.max_unauthenticated_agents - self.unauthenticated.available_permits()
     }
 
     /// What owns the tasks.
     #[must_use]
-    pub const fn tasks(&self) -> &TaskTracker {
+    pub(crate) const fn tasks(&self) -> &TaskTracker {
         &self.tasks
     }
 
     /// A place for one more unknown connection; `None` when there are too many.
-    pub fn acquire(&self, source: IpAddr) -> Option<UnauthenticatedSlot> {
+    pub(crate) fn acquire(&self, source: IpAddr) -> Option<UnauthenticatedSlot> {
         // A handshake proves its address, so one that only knocks can't lock the others out.
         let place = self
             .per_client
@@ -78,7 +78,7 @@ impl AgentAcceptor {
 
     /// Takes a connection in, in a task of its own: `connecting` makes it, the greeting follows,
     /// then the session.
-    pub fn accept<E>(
+    pub(crate) fn accept<E>(
         self: &Arc<Self>,
         place: UnauthenticatedSlot,
         connecting: impl Future<Output = Result<Session, E>> + Send + 'static,

@@ -18,7 +18,7 @@ use crate::storage::agents::Agent;
 const SPREAD_FROM: usize = 64;
 
 /// A run of an agent's program, and what part of it a session is.
-pub struct AgentInstance {
+pub(crate) struct AgentInstance {
     /// No other run has this name.
     pub instance: Box<str>,
     /// Whether it shares its tunnels with others.
@@ -30,7 +30,7 @@ pub struct AgentInstance {
 }
 
 /// A session that is being served.
-pub struct ActiveSession {
+pub(crate) struct ActiveSession {
     id: u64,
     /// Whose it is.
     pub agent: Agent,
@@ -52,7 +52,7 @@ pub struct ActiveSession {
 impl ActiveSession {
     /// A session that begins to be served.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         agent: Agent,
         run: AgentInstance,
         session: Session,
@@ -77,94 +77,94 @@ impl ActiveSession {
 
     /// Counts a request that this session is given.
     #[must_use]
-    pub fn begin(&self) -> LoadGuard {
+    pub(crate) fn begin(&self) -> LoadGuard {
         self.load.begin()
     }
 
     /// Requests under way.
     #[must_use]
-    pub fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.load.count()
     }
 
     /// How much it is burdened, beside another connection of its run: by many requests, or by
     /// answers that are not taken.
     #[must_use]
-    pub fn load_penalty(&self) -> usize {
+    pub(crate) fn load_penalty(&self) -> usize {
         (self.in_flight() / SPREAD_FROM).max(self.response_backlog.crowds())
     }
 
     /// Resolves when no request is under way.
-    pub async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         self.load.idle().await;
     }
 
     /// Whether nothing was heard of the agent for longer than it should be silent: others go first.
-    pub fn set_silent(&self, quiet: bool) {
+    pub(crate) fn set_silent(&self, quiet: bool) {
         self.quiet.store(quiet, Ordering::Relaxed);
     }
 
     /// Whether that is so.
     #[must_use]
-    pub fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         self.quiet.load(Ordering::Relaxed)
     }
 
     /// It serves all that the one before on its line serves, or does not yet.
-    pub fn set_complete(&self, complete: bool) {
+    pub(crate) fn set_complete(&self, complete: bool) {
         self.complete.store(complete, Ordering::Relaxed);
     }
 
     /// Whether it has taken the place of that other session of its run.
     #[must_use]
-    pub fn replaces(&self, other: &Self) -> bool {
+    pub(crate) fn replaces(&self, other: &Self) -> bool {
         self.is_same_link(other) && self.id > other.id && self.complete.load(Ordering::Relaxed)
     }
 
     /// Whether both are connections of one line of a run.
     #[must_use]
-    pub fn is_same_link(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_link(&self, other: &Self) -> bool {
         self.run.link.is_some() && self.run.link == other.run.link && self.is_same_instance(other)
     }
 
     /// Whether its run shares its tunnels.
     #[must_use]
-    pub const fn is_pooled(&self) -> bool {
+    pub(crate) const fn is_pooled(&self) -> bool {
         self.run.pool
     }
 
     /// Whether it came before that other one.
     #[must_use]
-    pub const fn is_older(&self, other: &Self) -> bool {
+    pub(crate) const fn is_older(&self, other: &Self) -> bool {
         self.id < other.id
     }
 
     /// Whether the agent has said that the one before on its line is lost.
     #[must_use]
-    pub const fn replaces_lost_link(&self) -> bool {
+    pub(crate) const fn replaces_lost_link(&self) -> bool {
         self.run.lost
     }
 
     /// Which run it belongs to.
     #[must_use]
-    pub const fn instance(&self) -> &str {
+    pub(crate) const fn instance(&self) -> &str {
         &self.run.instance
     }
 
     /// Whether it is this one.
     #[must_use]
-    pub const fn is(&self, other: &Self) -> bool {
+    pub(crate) const fn is(&self, other: &Self) -> bool {
         self.id == other.id
     }
 
     /// Whether both belong to one run of the agent's program.
     #[must_use]
-    pub fn is_same_instance(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_instance(&self, other: &Self) -> bool {
         self.agent.id == other.agent.id && self.run.instance == other.run.instance
     }
 
     /// A number that grows with every message of this session: the older goes first.
-    pub fn next_order(&self) -> u32 {
+    pub(crate) fn next_order(&self) -> u32 {
         self.order.fetch_add(1, Ordering::Relaxed)
     }
 }

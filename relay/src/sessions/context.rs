@@ -16,7 +16,7 @@ use crate::sessions::registry::Registry;
 use crate::storage::Store;
 
 /// What a session needs of the relay.
-pub struct SessionContext {
+pub(crate) struct SessionContext {
     /// Who serves which host.
     pub registry: Registry,
     /// What survives a restart.
@@ -43,14 +43,14 @@ pub struct SessionContext {
 
 /// The policies that were logged last, by host: each of them is logged once, and its change.
 #[derive(Default)]
-pub struct PoliciesInForce(
+pub(crate) struct PoliciesInForce(
     // A std mutex: it guards a small map, and nothing waits while it is held.
     Mutex<HashMap<HostName, String>>,
 );
 
 impl PoliciesInForce {
     /// Logs the policy of a host, unless it is in force already.
-    pub fn note(&self, host: &HostName, agent: &AgentName, summary: &Summary) {
+    pub(crate) fn note(&self, host: &HostName, agent: &AgentName, summary: &Summary) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.insert(host.clone(), summary.digest.clone()).as_ref() == Some(&summary.digest) {
             return;
@@ -63,14 +63,14 @@ impl PoliciesInForce {
 impl SessionContext {
     /// When an agent's connection counts as dead.
     #[must_use]
-    pub const fn liveness(&self) -> Liveness {
+    pub(crate) const fn liveness(&self) -> Liveness {
         Liveness::with_idle_timeout(self.limits.tunnel_idle_timeout)
     }
 
     /// The host of an agent that asks for none: what the settings give it, or its name below the
     /// domain.
     #[must_use]
-    pub fn host_of(&self, agent: &AgentName) -> HostName {
+    pub(crate) fn host_of(&self, agent: &AgentName) -> HostName {
         let given = self
             .reserved_hosts
             .iter()

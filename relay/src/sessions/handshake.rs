@@ -15,7 +15,7 @@ use crate::storage::agents::Agent;
 use crate::storage::hosts::HostClaim;
 
 /// An agent that said who it is.
-pub struct Authenticated {
+pub(crate) struct Authenticated {
     /// Whose session it is.
     pub agent: Agent,
     /// What it authenticated with, to be asked for again.
@@ -28,7 +28,7 @@ pub struct Authenticated {
 
 /// Why a connection did not become a session.
 #[derive(Debug, thiserror::Error)]
-pub enum HandshakeError {
+pub(crate) enum HandshakeError {
     /// It was a join, and is done.
     #[error("agent {0} joined")]
     Joined(String),
@@ -50,7 +50,7 @@ pub enum HandshakeError {
 ///
 /// # Errors
 /// [`HandshakeError`] for everything but a known agent's hello.
-pub async fn authenticate(
+pub(crate) async fn authenticate(
     session: &Session,
     host: &SessionContext,
 ) -> Result<Authenticated, HandshakeError> {

@@ -25,7 +25,7 @@ const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The tunnel's listener.
-pub struct AgentListener {
+pub(crate) struct AgentListener {
     endpoint: Endpoint,
     address: SocketAddr,
     entrance: Arc<AgentAcceptor>,
@@ -36,7 +36,7 @@ impl AgentListener {
     ///
     /// # Errors
     /// [`EndpointError`].
-    pub fn bind(
+    pub(crate) fn bind(
         address: SocketAddr,
         identity: TunnelIdentity,
         entrance: Arc<AgentAcceptor>,
@@ -64,13 +64,13 @@ impl AgentListener {
 
     /// Where it listens.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
+    pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Waits until every session has ended and the peers have been told. The token given to
     /// [`AgentListener::bind`] is what ends them.
-    pub async fn join(self) {
+    pub(crate) async fn join(self) {
         self.entrance.tasks().close();
         self.entrance.tasks().wait().await;
         self.endpoint.close(0_u32.into(), b"the relay is stopping");

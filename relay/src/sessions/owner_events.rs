@@ -15,7 +15,7 @@ const GATHER_TIME: Duration = Duration::from_millis(50);
 
 /// The queue; clones share it.
 #[derive(Clone)]
-pub struct OwnerEvents {
+pub(crate) struct OwnerEvents {
     // A std mutex: it guards a short list, and nothing waits while it is held.
     inner: Arc<Mutex<Inner>>,
     news: Arc<Notify>,
@@ -36,7 +36,7 @@ impl Inner {
 impl OwnerEvents {
     /// A queue that tells at most this many a second.
     #[must_use]
-    pub fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         let inner = Inner {
             quota: Quota::new(most),
             told: Vec::new(),
@@ -49,7 +49,7 @@ impl OwnerEvents {
     }
 
     /// Notes a refusal. `describe` is only called when it will be told.
-    pub fn push(&self, check: Check, describe: impl FnOnce() -> RefusedRequest) {
+    pub(crate) fn push(&self, check: Check, describe: impl FnOnce() -> RefusedRequest) {
         let mut inner = self.lock();
         if inner.quota.take(check) {
             inner.told.push((Instant::now(), describe()));
@@ -60,7 +60,7 @@ impl OwnerEvents {
 
     /// Waits for refusals and takes them, as the message that tells them. Cancelling it loses
     /// nothing.
-    pub async fn next_message(&self) -> RelayMessage {
+    pub(crate) async fn next_message(&self) -> RelayMessage {
         // Asked first: whoever was cancelled here before has taken the news, but not the refusals.
         while self.lock().is_empty() {
             self.news.notified().await;

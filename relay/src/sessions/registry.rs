@@ -21,7 +21,7 @@ use crate::storage::agents::AgentId;
 
 /// All tunnels; clones share it.
 #[derive(Clone, Default)]
-pub struct Registry {
+pub(crate) struct Registry {
     // A std mutex: look-ups copy some pointers, and nothing waits while it is held.
     tunnels: Arc<Mutex<HashMap<HostName, TunnelEndpoint>>>,
     /// Grows with every tunnel that is opened.
@@ -35,7 +35,7 @@ pub struct Registry {
 const SESSIONS_PER_AGENT: usize = 64;
 
 /// A session's place among its agent's.
-pub struct AgentSlot(Arc<Mutex<HashMap<AgentId, usize>>>, AgentId);
+pub(crate) struct AgentSlot(Arc<Mutex<HashMap<AgentId, usize>>>, AgentId);
 
 impl Drop for AgentSlot {
     fn drop(&mut self) {
@@ -54,7 +54,7 @@ const RECONNECT_EXPECTED: Duration = Duration::from_secs(30);
 
 /// What is known of a public host.
 #[derive(Clone)]
-pub struct TunnelEndpoint {
+pub(crate) struct TunnelEndpoint {
     /// The owner's policy; `None` until the owner has opened the tunnel since the relay's start.
     pub gate: Option<Arc<Gate>>,
     /// The sessions that have opened it, the oldest first. Those of the newest run serve.
@@ -92,7 +92,7 @@ struct Endpoint {
 
 /// A policy that an agent's run has brought.
 #[derive(Clone)]
-pub struct PolicyVersion {
+pub(crate) struct PolicyVersion {
     /// It, compiled.
     pub gate: Arc<Gate>,
     /// The run's later ones have a greater one.
@@ -134,13 +134,13 @@ impl TunnelEndpoint {
 
     /// Whether nobody serves it.
     #[must_use]
-    pub fn is_away(&self) -> bool {
+    pub(crate) fn is_away(&self) -> bool {
         self.sessions.is_empty()
     }
 
     /// Who is told what was refused.
     #[must_use]
-    pub fn owner(&self) -> Option<&Arc<ActiveSession>> {
+    pub(crate) fn owner(&self) -> Option<&Arc<ActiveSession>> {
         self.serving()
             .min_by_key(|session| self.penalty(session))
             .map(|session| &session.live)
@@ -165,7 +165,10 @@ impl TunnelEndpoint {
     /// connection that is not overloaded; one that there is a doubt about only when there is no
     /// other. `None` when none `may` have it.
     #[must_use]
-    pub fn select(&self, may: impl Fn(&ActiveSession) -> bool) -> Option<&Arc<ActiveSession>> {
+    pub(crate) fn select(
+        &self,
+        may: impl Fn(&ActiveSession) -> bool,
+    ) -> Option<&Arc<ActiveSession>> {
         // Nearly always there are one or two, of one run.
         let load = ActiveSession::in_flight;
         let of_run = |session: &ActiveSession| {
@@ -214,7 +217,7 @@ impl TunnelEndpoint {
 impl Registry {
     /// Makes these hosts known, and no others. A host that is being served is left alone: it may
     /// have been claimed after the owners were read.
-    pub fn replace_known_hosts(&self, hosts: HashSet<HostName>) {
+    pub(crate) fn replace_known_hosts(&self, hosts: HashSet<HostName>) {
         let mut tunnels = self.lock();
         tunnels.retain(|name, tunnel| !tunnel.is_away() || hosts.contains(name));
         for host in hosts {
@@ -224,7 +227,7 @@ impl Registry {
 
     /// A place for one more session of this agent; `None` when it has as many as one may.
     #[must_use]
-    pub fn place(&self, agent: AgentId) -> Option<AgentSlot> {
+    pub(crate) fn place(&self, agent: AgentId) -> Option<AgentSlot> {
         let mut of_agent = self.of_agent.lock().unwrap_or_else(PoisonError::into_inner);
         let count = of_agent.entry(agent).or_default();
         (*count < SESSIONS_PER_AGENT).then(|| {
@@ -235,14 +238,14 @@ impl Registry {
 
     /// What is known of this host; `None` for a host that nobody was given.
     #[must_use]
-    pub fn find(&self, host: &str) -> Option<TunnelEndpoint> {
+    pub(crate) fn find(&self, host: &str) -> Option<TunnelEndpoint> {
         self.lock().get(host).cloned()
     }
 
     /// Gives the host to this session, with its policy. Ownership was checked before. The newest
     /// run serves, and an older one again when it is gone. What was counted and who is locked out
     /// stays: to come again makes nobody new.
-    pub fn open(
+    pub(crate) fn open(
         &self,
         host: HostName,
         origin: Arc<str>,
@@ -348,7 +351,7 @@ impl Registry {
 
     /// What is known of this host once a session serves it that `may`, if its agent was there a
     /// moment ago and is back within this time.
-    pub async fn arrival(
+    pub(crate) async fn arrival(
         &self,
         host: &str,
         patience: Duration,
@@ -376,7 +379,7 @@ impl Registry {
     /// Whether the agent has another connection in the place of this one: it has not said that it
     /// is lost, and something is heard of it.
     #[must_use]
-    pub fn has_another(&self, session: &ActiveSession) -> bool {
+    pub(crate) fn has_another(&self, session: &ActiveSession) -> bool {
         if session.replaces_lost_link() {
             return false;
         }
@@ -389,7 +392,7 @@ impl Registry {
     }
 
     /// The agent of this session says whether the host's application takes no connection there.
-    pub fn set_down(&self, host: &str, session: &ActiveSession, down: bool) {
+    pub(crate) fn set_down(&self, host: &str, session: &ActiveSession, down: bool) {
         let tunnels = self.lock();
         let sessions = tunnels
             .get(host)
@@ -402,7 +405,7 @@ impl Registry {
 
     /// Whether requests for this host may go to this session: no newer run has taken it over.
     #[must_use]
-    pub fn is_active(&self, host: &str, session: &ActiveSession) -> bool {
+    pub(crate) fn is_active(&self, host: &str, session: &ActiveSession) -> bool {
         self.lock().get(host).is_some_and(|tunnel| {
             tunnel
                 .serving()
@@ -412,14 +415,14 @@ impl Registry {
 
     /// Whether this session has opened the host.
     #[must_use]
-    pub fn is_served_by(&self, host: &str, session: &ActiveSession) -> bool {
+    pub(crate) fn is_served_by(&self, host: &str, session: &ActiveSession) -> bool {
         self.lock()
             .get(host)
             .is_some_and(|tunnel| tunnel.sessions.iter().any(|other| other.live.is(session)))
     }
 
     /// Removes the session from this host, which belongs to another agent now.
-    pub fn give_up(&self, host: &HostName, session: &ActiveSession) {
+    pub(crate) fn give_up(&self, host: &HostName, session: &ActiveSession) {
         let mut tunnels = self.lock();
         if let Some(tunnel) = tunnels.get_mut(host) {
             tunnel.give_up(session);
@@ -427,7 +430,7 @@ impl Registry {
     }
 
     /// The session is over: its tunnels are left to others, or wait for the next one.
-    pub fn leave(&self, session: &ActiveSession) {
+    pub(crate) fn leave(&self, session: &ActiveSession) {
         let mut tunnels = self.lock();
         for tunnel in tunnels.values_mut() {
             tunnel.give_up(session);

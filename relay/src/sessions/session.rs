@@ -59,7 +59,7 @@ impl From<StorageError> for OpenRefused {
 }
 
 /// Serves the agent until it leaves, is refused, or `stop` is cancelled.
-pub async fn serve(
+pub(crate) async fn serve(
     session: Session,
     admitted: Authenticated,
     host: &SessionContext,

@@ -44,7 +44,7 @@ type Counts = HashMap<Arc<str>, u64>;
 
 /// The deliveries; clones share them.
 #[derive(Clone)]
-pub struct DeliveryDedup {
+pub(crate) struct DeliveryDedup {
     shared: Arc<DedupShared>,
 }
 
@@ -85,14 +85,14 @@ enum DedupRequest {
 }
 
 /// The thread that owns the file. Dropping it ends the thread.
-pub struct DedupWriter {
+pub(crate) struct DedupWriter {
     /// What requests use.
     pub dedup: DeliveryDedup,
     thread: Option<JoinHandle<()>>,
 }
 
 /// A claim that is given back unless it is confirmed.
-pub struct ClaimGuard {
+pub(crate) struct ClaimGuard {
     dedup: DeliveryDedup,
     holder: i64,
     key: Option<Key>,
@@ -105,7 +105,7 @@ impl DedupWriter {
     ///
     /// # Errors
     /// [`StorageError`].
-    pub fn open(path: &Path, clock: Clock, most: u64) -> Result<Self, StorageError> {
+    pub(crate) fn open(path: &Path, clock: Clock, most: u64) -> Result<Self, StorageError> {
         let (connection, counts) = match prepare(path) {
             Err(error) if error.is_damage() => {
                 let aside = sqlite::set_aside(path, clock.now()).map_err(StorageError::Dedup)?;
@@ -215,7 +215,11 @@ impl DedupShared {
 
 impl DeliveryDedup {
     /// Claims a delivery of a host.
-    pub async fn claim(&self, host: &HostName, claim: &DeliveryClaim) -> (Claimed, ClaimGuard) {
+    pub(crate) async fn claim(
+        &self,
+        host: &HostName,
+        claim: &DeliveryClaim,
+    ) -> (Claimed, ClaimGuard) {
         let mut digest = Sha256::new();
         digest.update((host.as_str().len() as u64).to_be_bytes());
         digest.update(host.as_str().as_bytes());
@@ -274,7 +278,7 @@ impl DeliveryDedup {
 
 impl ClaimGuard {
     /// The delivery was answered 2xx: it is remembered. Waits until that is on disk.
-    pub async fn confirm(mut self) {
+    pub(crate) async fn confirm(mut self) {
         let Some(key) = self.key.take() else { return };
         let (answer, answered) = oneshot::channel();
         self.dedup.ask(DedupRequest::Confirm {

@@ -442,7 +442,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 
 /// Reads `64KiB`, `25MiB`, `1GiB` or `512B`. Nothing else, and never zero.
 #[must_use]
-pub fn parse_size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;
     let number: u64 = number.parse().ok()?;

@@ -95,7 +95,7 @@ pub enum FormError {
 /// PHP reads names, which drops spaces in front, ends a name at NUL and `[`, and turns a space, a
 /// `.` and an unclosed `[` into `_`.
 #[must_use]
-pub fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
+pub(crate) fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
     let plain = |name: &[u8]| {
         name.iter()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))

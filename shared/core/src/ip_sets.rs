@@ -66,7 +66,7 @@ static SETS: LazyLock<Vec<NamedSet>> = LazyLock::new(|| {
 
 /// All named sets, sorted by name.
 #[must_use]
-pub fn all() -> &'static [NamedSet] {
+pub(crate) fn all() -> &'static [NamedSet] {
     &SETS
 }
 
@@ -173,7 +173,7 @@ impl NamedSet {
 
     /// The built-in copy.
     #[must_use]
-    pub fn built_in(&self) -> ActiveSet {
+    pub(crate) fn built_in(&self) -> ActiveSet {
         let networks: Vec<_> = self
             .ranges
             .iter()

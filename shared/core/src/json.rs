@@ -130,7 +130,7 @@ impl JsonPath {
     ///
     /// # Errors
     /// [`JsonError`].
-    pub fn raw_up_to<'d>(
+    pub(crate) fn raw_up_to<'d>(
         &self,
         document: &'d [u8],
         most: usize,

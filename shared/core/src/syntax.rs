@@ -204,7 +204,7 @@ const fn is_pchar(byte: u8) -> bool {
 }
 
 /// The value of a hexadecimal digit.
-pub fn hex(digit: &u8) -> Option<u8> {
+pub(crate) fn hex(digit: &u8) -> Option<u8> {
     char::from(*digit)
         .to_digit(16)
         .and_then(|value| u8::try_from(value).ok())

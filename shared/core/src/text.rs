@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 /// `ı` and `İ` to `i`. Go's `encoding/json` follows the first two, Java's `equalsIgnoreCase` and
 /// `CASE_INSENSITIVE_ORDER` all four. Invalid UTF-8 equals other invalid UTF-8. Allocates nothing.
 #[must_use]
-pub fn same_name(one: &[u8], other: &[u8]) -> bool {
+pub(crate) fn same_name(one: &[u8], other: &[u8]) -> bool {
     if one.is_ascii() && other.is_ascii() {
         return one.eq_ignore_ascii_case(other);
     }
@@ -17,7 +17,7 @@ pub fn same_name(one: &[u8], other: &[u8]) -> bool {
 
 /// Hash of a name that [`same_name`] names share (FNV-1a over the folded characters).
 #[must_use]
-pub fn name_hash(name: &[u8]) -> u64 {
+pub(crate) fn name_hash(name: &[u8]) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
 
@@ -114,7 +114,7 @@ pub fn printable(text: &str) -> String {
 /// categories Cf, Zl and Zp, and what Unicode calls default-ignorable (DerivedCoreProperties.txt,
 /// `Default_Ignorable_Code_Point`).
 #[must_use]
-pub fn is_invisible(c: char) -> bool {
+pub(crate) fn is_invisible(c: char) -> bool {
     use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
     if c.is_ascii() {

@@ -32,7 +32,7 @@ const MAX_PROVIDERS: usize = 8;
 
 /// What would have been right. Empty when the request is right, or nothing was found.
 #[must_use]
-pub fn diagnose(
+pub(crate) fn diagnose(
     check: &SignatureCheck,
     request: &Request<'_>,
     fetched: &FetchedKeys,

@@ -20,14 +20,14 @@ use hookward_core::limits::{GATE_HASHED_BYTES, GATE_PARSED_BYTES, GATE_RENDERED_
 
 /// Places in bodies that checks read: of a JSON body, and of JSON in the fields of a form.
 #[derive(Debug, Clone)]
-pub struct BodyFields {
+pub(crate) struct BodyFields {
     json: JsonPaths,
     documents: BTreeMap<String, JsonPaths>,
 }
 
 /// Collects what [`BodyFields`] are made of.
 #[derive(Debug, Clone, Default)]
-pub struct BodyFieldsBuilder {
+pub(crate) struct BodyFieldsBuilder {
     json: Vec<JsonPath>,
     documents: BTreeMap<String, Vec<JsonPath>>,
 }
@@ -59,11 +59,11 @@ pub enum Kind {
 
 /// A request costs more work than its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WorkLimitExceeded(pub Kind);
+pub(crate) struct WorkLimitExceeded(pub Kind);
 
 /// A signed text. What stands in the body is not copied.
 #[derive(Debug, Default)]
-pub struct SignedMessage {
+pub(crate) struct SignedMessage {
     pieces: Vec<MessagePiece>,
 }
 
@@ -74,10 +74,10 @@ enum MessagePiece {
 }
 
 /// Identifies a key of an algorithm: the digest of both.
-pub type KeyId = [u8; 32];
+pub(crate) type KeyId = [u8; 32];
 
 /// A message with its number, which no other message of the request has.
-pub type Numbered = (usize, Arc<SignedMessage>);
+pub(crate) type Numbered = (usize, Arc<SignedMessage>);
 
 /// Authentication codes, by the number of the signed text and the key.
 type Macs = BTreeMap<(usize, KeyId), Arc<[u8]>>;
@@ -103,7 +103,7 @@ struct BodyDocument {
 
 /// Why a value of the body could not be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BodyReadError {
+pub(crate) enum BodyReadError {
     /// Its JSON.
     Json(JsonError),
     /// Its form.
@@ -127,12 +127,12 @@ impl Default for BodyFields {
 
 impl BodyFieldsBuilder {
     /// Adds a value of a JSON body.
-    pub fn json(&mut self, path: &JsonPath) {
+    pub(crate) fn json(&mut self, path: &JsonPath) {
         self.json.push(path.clone());
     }
 
     /// Adds a value of JSON that stands in a field of a form.
-    pub fn form_json(&mut self, field: &str, path: &JsonPath) {
+    pub(crate) fn form_json(&mut self, field: &str, path: &JsonPath) {
         self.documents
             .entry(field.to_owned())
             .or_default()
@@ -141,7 +141,7 @@ impl BodyFieldsBuilder {
 
     /// All of them.
     #[must_use]
-    pub fn finish(self) -> BodyFields {
+    pub(crate) fn finish(self) -> BodyFields {
         let documents = self
             .documents
             .into_iter()
@@ -157,7 +157,7 @@ impl BodyFieldsBuilder {
 impl Work {
     /// The work that one request may cost.
     #[must_use]
-    pub fn of_a_request() -> Arc<Self> {
+    pub(crate) fn of_a_request() -> Arc<Self> {
         let meter = |most| Meter {
             used: AtomicU64::new(0),
             most,
@@ -189,7 +189,7 @@ impl Work {
     ///
     /// # Errors
     /// [`WorkLimitExceeded`] when there are more than the limit.
-    pub fn spend(&self, kind: Kind, bytes: usize) -> Result<(), WorkLimitExceeded> {
+    pub(crate) fn spend(&self, kind: Kind, bytes: usize) -> Result<(), WorkLimitExceeded> {
         let meter = self.meter(kind);
         let before = meter.used.fetch_add(bytes as u64, Ordering::Relaxed);
         if before.saturating_add(bytes as u64) > meter.most {
@@ -225,7 +225,7 @@ impl Work {
 
 impl SignedMessage {
     /// Adds bytes. Those that lie in the body are not copied; the number of the others is returned.
-    pub fn push(&mut self, bytes: Cow<'_, [u8]>, body: &[u8]) -> usize {
+    pub(crate) fn push(&mut self, bytes: Cow<'_, [u8]>, body: &[u8]) -> usize {
         let piece = match bytes {
             Cow::Borrowed(inside) if inside.len() > size_of::<MessagePiece>() => {
                 match position(inside, body) {
@@ -246,18 +246,18 @@ impl SignedMessage {
 
     /// The number of pieces.
     #[must_use]
-    pub fn pieces(&self) -> usize {
+    pub(crate) fn pieces(&self) -> usize {
         self.pieces.len()
     }
 
     /// Takes pieces off its end, until it has so many.
-    pub fn truncate(&mut self, pieces: usize) {
+    pub(crate) fn truncate(&mut self, pieces: usize) {
         self.pieces.truncate(pieces);
     }
 
     /// The bytes, piece by piece.
     #[must_use]
-    pub fn slices<'m>(&'m self, body: &'m [u8]) -> Vec<&'m [u8]> {
+    pub(crate) fn slices<'m>(&'m self, body: &'m [u8]) -> Vec<&'m [u8]> {
         let bytes = |piece: &'m MessagePiece| match piece {
             MessagePiece::Body(range) => body.get(range.clone()).unwrap_or_default(),
             MessagePiece::Own(bytes) => bytes.as_slice(),
@@ -267,24 +267,18 @@ impl SignedMessage {
 
     /// All bytes.
     #[must_use]
-    pub fn concat(&self, body: &[u8]) -> Vec<u8> {
+    pub(crate) fn concat(&self, body: &[u8]) -> Vec<u8> {
         self.slices(body).concat()
     }
 
     /// The number of bytes.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         let length = |piece: &MessagePiece| match piece {
             MessagePiece::Body(range) => range.len(),
             MessagePiece::Own(bytes) => bytes.len(),
         };
         self.pieces.iter().map(length).sum()
-    }
-
-    /// Returns `true` if there is nothing in it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -306,7 +300,7 @@ impl Default for Inspection {
 impl Inspection {
     /// Nothing is known yet. The values at `places` are found together.
     #[must_use]
-    pub const fn new(places: Arc<BodyFields>, work: Arc<Work>) -> Self {
+    pub(crate) const fn new(places: Arc<BodyFields>, work: Arc<Work>) -> Self {
         Self {
             body_fields: places,
             work,
@@ -320,13 +314,13 @@ impl Inspection {
 
     /// The same work, for an item of a batch, which is a document of its own.
     #[must_use]
-    pub fn of_item(&self, places: &Arc<BodyFields>) -> Self {
+    pub(crate) fn of_item(&self, places: &Arc<BodyFields>) -> Self {
         Self::new(Arc::clone(places), Arc::clone(&self.work))
     }
 
     /// Cost so far.
     #[must_use]
-    pub const fn work(&self) -> &Arc<Work> {
+    pub(crate) const fn work(&self) -> &Arc<Work> {
         &self.work
     }
 
@@ -334,7 +328,7 @@ impl Inspection {
     ///
     /// # Errors
     /// [`BodyReadError`].
-    pub fn texts(&self, path: &JsonPath, body: &[u8]) -> Result<Vec<String>, BodyReadError> {
+    pub(crate) fn texts(&self, path: &JsonPath, body: &[u8]) -> Result<Vec<String>, BodyReadError> {
         if !self.body_fields.json.has(path) {
             self.work.spend(Kind::Parsed, body.len())?;
             return path.texts(body).map_err(BodyReadError::Json);
@@ -348,7 +342,7 @@ impl Inspection {
     ///
     /// # Errors
     /// [`BodyReadError`].
-    pub fn single(&self, path: &JsonPath, body: &[u8]) -> Result<String, BodyReadError> {
+    pub(crate) fn single(&self, path: &JsonPath, body: &[u8]) -> Result<String, BodyReadError> {
         if !self.body_fields.json.has(path) {
             self.work.spend(Kind::Parsed, body.len())?;
             return path.single(body).map_err(BodyReadError::Json);
@@ -362,7 +356,11 @@ impl Inspection {
     ///
     /// # Errors
     /// [`BodyReadError`].
-    pub fn raw<'b>(&self, path: &JsonPath, body: &'b [u8]) -> Result<Vec<&'b str>, BodyReadError> {
+    pub(crate) fn raw<'b>(
+        &self,
+        path: &JsonPath,
+        body: &'b [u8],
+    ) -> Result<Vec<&'b str>, BodyReadError> {
         if !self.body_fields.json.has(path) {
             self.work.spend(Kind::Parsed, body.len())?;
             return path.raw(body).map_err(BodyReadError::Json);
@@ -394,7 +392,7 @@ impl Inspection {
     ///
     /// # Errors
     /// [`BodyReadError`], also for another kind of body.
-    pub fn field<'b>(
+    pub(crate) fn field<'b>(
         &self,
         name: &str,
         headers: &HeaderMap,
@@ -422,7 +420,7 @@ impl Inspection {
     ///
     /// # Errors
     /// [`BodyReadError`].
-    pub fn field_texts(
+    pub(crate) fn field_texts(
         &self,
         field: &str,
         path: &JsonPath,
@@ -451,7 +449,7 @@ impl Inspection {
     ///
     /// # Errors
     /// [`BodyReadError`].
-    pub fn field_json(
+    pub(crate) fn field_json(
         &self,
         field: &str,
         path: &JsonPath,
@@ -504,7 +502,7 @@ impl Inspection {
     ///
     /// # Errors
     /// Those of `make`.
-    pub fn message<E>(
+    pub(crate) fn message<E>(
         &self,
         key: Vec<u8>,
         make: impl FnOnce() -> Result<SignedMessage, E>,
@@ -525,7 +523,7 @@ impl Inspection {
     ///
     /// # Errors
     /// [`WorkLimitExceeded`].
-    pub fn mac(
+    pub(crate) fn mac(
         &self,
         message: &Numbered,
         key: Option<KeyId>,

@@ -270,13 +270,13 @@ pub enum SecretAt {
 impl Addresses {
     /// The ranges as a set. The named sets are not in it.
     #[must_use]
-    pub fn set(&self) -> AddressSet {
+    pub(crate) fn set(&self) -> AddressSet {
         AddressSet::new(&self.ranges)
     }
 
     /// Whether nothing is listed.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.ranges.is_empty() && self.named.is_empty()
     }
 }
@@ -366,7 +366,7 @@ impl SignatureCheck {
 
     /// The provider's row, if it names one.
     #[must_use]
-    pub fn row(&self) -> Option<&'static Provider> {
+    pub(crate) fn row(&self) -> Option<&'static Provider> {
         self.provider.as_deref().and_then(providers::find)
     }
 
@@ -397,7 +397,7 @@ impl SignatureCheck {
     ///
     /// # Errors
     /// When a scheme contradicts itself or a secret has not the provider's form.
-    pub fn verifier(
+    pub(crate) fn verifier(
         &self,
         schemes: &[Scheme],
         secrets: &[Secret],
@@ -411,13 +411,13 @@ impl SignatureCheck {
 
     /// How its secret is written.
     #[must_use]
-    pub fn shape(&self) -> SecretShape {
+    pub(crate) fn shape(&self) -> SecretShape {
         self.row().map(Provider::shape).unwrap_or_default()
     }
 
     /// What it is called on screens.
     #[must_use]
-    pub fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         match (self.row(), &self.variant) {
             (Some(row), None) => row.name.clone(),
             (Some(row), Some(variant)) => format!("{} ({variant})", row.name),
@@ -435,7 +435,7 @@ impl SignatureCheck {
 
     /// How much of the body a right signature vouches for: of several ways, the least.
     #[must_use]
-    pub fn coverage(&self) -> Coverage {
+    pub(crate) fn coverage(&self) -> Coverage {
         let schemes = self.schemes().unwrap_or_default();
         schemes
             .iter()
@@ -469,7 +469,7 @@ impl Route {
 
     /// The methods it admits.
     #[must_use]
-    pub fn admitted_methods(&self) -> Vec<Method> {
+    pub(crate) fn admitted_methods(&self) -> Vec<Method> {
         if self.methods.is_empty() {
             let all = [
                 Method::GET,

@@ -236,7 +236,7 @@ pub fn unknown(name: &str) -> String {
 /// Returns `true` for headers of which a request has one: those that identify a provider's
 /// delivery, or hold its signature, unless some provider repeats it.
 #[must_use]
-pub fn stands_once(name: &HeaderName) -> bool {
+pub(crate) fn stands_once(name: &HeaderName) -> bool {
     SINGULAR_HEADERS.contains(name)
 }
 
@@ -288,7 +288,7 @@ impl Provider {
 
     /// Whether its secret can have several parts.
     #[must_use]
-    pub fn has_parts(&self) -> bool {
+    pub(crate) fn has_parts(&self) -> bool {
         !self.parts.is_empty()
     }
 

@@ -21,7 +21,7 @@ pub struct RequestHead<'r> {
 impl<'r> RequestHead<'r> {
     /// The target up to its query.
     #[must_use]
-    pub fn path(&self) -> &'r [u8] {
+    pub(crate) fn path(&self) -> &'r [u8] {
         self.target
             .split(|byte| *byte == b'?')
             .next()
@@ -30,7 +30,7 @@ impl<'r> RequestHead<'r> {
 
     /// The target behind its `?`; `None` without one.
     #[must_use]
-    pub fn query(&self) -> Option<&'r [u8]> {
+    pub(crate) fn query(&self) -> Option<&'r [u8]> {
         let question = self.target.iter().position(|byte| *byte == b'?')?;
         self.target.get(question + 1..)
     }
@@ -100,7 +100,7 @@ impl<'r> Request<'r> {
 
     /// The same, with what has been worked out about it.
     #[must_use]
-    pub const fn inspected(self, inspection: &'r Inspection) -> Self {
+    pub(crate) const fn inspected(self, inspection: &'r Inspection) -> Self {
         Self {
             inspection: Some(inspection),
             ..self

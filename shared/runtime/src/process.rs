@@ -15,7 +15,7 @@ use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 /// The variable that says how much is logged: levels, also by module (`debug`, `info,quinn=debug`).
-pub const LOG_VARIABLE: &str = "HOOKWARD_LOG";
+pub(crate) const LOG_VARIABLE: &str = "HOOKWARD_LOG";
 
 /// A log that can't be set up.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub struct LogError(String);
 
 /// Sends the log to standard error, until the guard is dropped: one line for an event, or one JSON
 /// object. A thread of its own writes it, behind a bounded queue: a pipe that nobody reads must not
-/// hold up requests. `level` is what is logged unless [`LOG_VARIABLE`] says otherwise.
+/// hold up requests. `level` is what is logged unless `LOG_VARIABLE` says otherwise.
 ///
 /// # Errors
 /// When the variable is no filter.

@@ -26,7 +26,7 @@ pub struct Schema {
 }
 
 /// One step from a version of a schema to the next.
-pub type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
+pub(crate) type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// What a commit survives (`PRAGMA synchronous`, in WAL mode).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

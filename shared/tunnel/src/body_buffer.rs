@@ -9,7 +9,7 @@ const GROWTH: usize = 4;
 
 /// Puts pieces together that are all there.
 #[must_use]
-pub fn join(pieces: &[Bytes]) -> Bytes {
+pub(crate) fn join(pieces: &[Bytes]) -> Bytes {
     if let [one] = pieces {
         return one.clone();
     }

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use hookward_core::address::{AddressSet, parse_network};
-use hookward_relay::edge::client_address::{ForwardedField, client_address};
+use hookward_relay::{ForwardedField, client_address};
 use http::{HeaderMap, HeaderValue, header};
 use libfuzzer_sys::fuzz_target;
 

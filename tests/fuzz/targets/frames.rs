@@ -60,8 +60,8 @@ fuzz_target!(|data: &[u8]| {
             let again = ExchangeRequest::decode(decoded.encode(|_| true).freeze())
                 .expect("it reads what it wrote");
             assert_eq!(
-                (again.method, again.target, again.context),
-                (decoded.method, decoded.target, decoded.context)
+                (again.method, again.target, again.meta),
+                (decoded.method, decoded.target, decoded.meta)
             );
             assert_eq!(again.headers, decoded.headers);
         }

@@ -2,7 +2,7 @@
 //! its own.
 #![no_main]
 
-use hookward_relay::edge::proxy_protocol;
+use hookward_relay::proxy_protocol;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

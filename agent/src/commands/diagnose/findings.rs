@@ -57,7 +57,7 @@ pub(super) struct Findings {
     #[serde(skip)]
     pub(super) live: bool,
     /// What can be done without the network team.
-    pub(super) own_remedies: Vec<String>,
+    pub(super) remedies: Vec<String>,
     /// What to ask the network team for.
     pub(super) requests: Vec<String>,
     /// Relays that a tunnel can be opened to, and those that it can't.
@@ -167,7 +167,7 @@ impl Findings {
 
         // A proxy that opens TLS does not do that to QUIC.
         if let HandshakeResult::WrongKey = ways.quic {
-            self.own_remedies.push(format!(
+            self.remedies.push(format!(
                 "another relay answers at {address}: if yours was set up anew, join it again with a new token; if not, \
                  somebody is in between"
             ));
@@ -183,7 +183,7 @@ impl Findings {
         if let (Reachability::Refused, Reachability::Refused, None, Some(target)) =
             (ways.udp, ways.tcp, &ways.proxy, ways.addresses.first())
         {
-            self.own_remedies.push(format!(
+            self.remedies.push(format!(
                 "nobody listens at {target}, for UDP or TCP: is the relay {address} running, and is this its address?"
             ));
             return;
@@ -199,7 +199,7 @@ impl Findings {
                 }
                 false => "mend it, or name another one".to_owned(),
             };
-            self.own_remedies.push(format!(
+            self.remedies.push(format!(
                 "the proxy {proxy}, which HTTPS_PROXY or ALL_PROXY names, does not lead to {address}; {what}"
             ));
         }
@@ -226,7 +226,7 @@ impl Findings {
     pub(super) fn conclusion(&self) -> String {
         let mut text = String::new();
         for (title, list) in [
-            ("Look after it yourself", &self.own_remedies),
+            ("Look after it yourself", &self.remedies),
             ("Ask the network team for", &self.requests),
         ] {
             if !list.is_empty() {
@@ -236,7 +236,7 @@ impl Findings {
             }
         }
 
-        let nothing_to_do = self.own_remedies.is_empty() && self.requests.is_empty();
+        let nothing_to_do = self.remedies.is_empty() && self.requests.is_empty();
         let end = match (self.unreached.is_empty(), self.reached.is_empty()) {
             (false, false) => format!(
                 "A tunnel can be opened to {}, and none to {}; see above.",

@@ -17,7 +17,7 @@ use crate::events::Event;
 use crate::upstream::application::Application;
 
 /// What is to be done.
-pub struct Plan {
+pub(crate) struct Plan {
     /// Where requests go.
     pub application: Application,
     /// What may pass.
@@ -34,7 +34,7 @@ pub struct Plan {
 ///
 /// # Errors
 /// [`StateError`] when the agent's own files fail.
-pub fn plan(
+pub(crate) fn plan(
     args: &HttpArgs,
     state: &StateDir,
     clock: &Clock,

@@ -98,12 +98,6 @@ impl JsonPaths {
         Self { most, ..self }
     }
 
-    /// Returns `true` if no path is looked for.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.paths.is_empty()
-    }
-
     /// Returns `true` if this path is one of them.
     #[must_use]
     pub fn has(&self, path: &JsonPath) -> bool {

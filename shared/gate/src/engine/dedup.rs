@@ -37,7 +37,7 @@ pub enum Claimed {
 impl DeliveryClaim {
     /// The claim of a delivery on a route.
     #[must_use]
-    pub fn new(route: &str, identity: &[Vec<u8>], replay: ReplayProtection) -> Self {
+    pub(crate) fn new(route: &str, identity: &[Vec<u8>], replay: ReplayProtection) -> Self {
         let mut digest = Sha256::new();
         for part in std::iter::once(route.as_bytes()).chain(identity.iter().map(Vec::as_slice)) {
             digest.update((part.len() as u64).to_be_bytes());

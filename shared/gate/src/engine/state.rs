@@ -91,7 +91,7 @@ impl GateState {
     ///
     /// # Errors
     /// Milliseconds after which the next one passes.
-    pub fn admit(&self, what: Counted, rate: Rate, now: SteadyMillis) -> Result<(), u64> {
+    pub(crate) fn admit(&self, what: Counted, rate: Rate, now: SteadyMillis) -> Result<(), u64> {
         let mut counts = self.lock();
         let full = counts.spent.len() >= MAX_SOURCES && !counts.spent.contains_key(&what);
         if full && may_sweep(&mut counts.swept_spent, now) {
@@ -111,7 +111,7 @@ impl GateState {
     }
 
     /// Takes a request back that was counted.
-    pub fn give_back(&self, what: Counted, rate: Rate) {
+    pub(crate) fn give_back(&self, what: Counted, rate: Rate) {
         if let Some(spent) = self.lock().spent.get_mut(&what) {
             *spent = spent.saturating_sub(rate.cost());
         }
@@ -119,14 +119,14 @@ impl GateState {
 
     /// For how many milliseconds more this address is locked out; `None` when it is not.
     #[must_use]
-    pub fn locked_out(&self, address: IpAddr, now: SteadyMillis) -> Option<u64> {
+    pub(crate) fn locked_out(&self, address: IpAddr, now: SteadyMillis) -> Option<u64> {
         let counts = self.lock();
         let until = counts.failures.get(&source(address))?.locked_until;
         until.0.checked_sub(now.0).filter(|left| *left > 0)
     }
 
     /// Notes that a request of this address failed a check that only a stranger fails.
-    pub fn note_failure(&self, address: IpAddr, lockout: Lockout, now: SteadyMillis) {
+    pub(crate) fn note_failure(&self, address: IpAddr, lockout: Lockout, now: SteadyMillis) {
         if self.exempt.contains(address) {
             return;
         }

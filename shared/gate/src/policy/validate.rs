@@ -525,7 +525,7 @@ impl Addresses {
 impl Accept {
     /// Whether a check needs the body.
     #[must_use]
-    pub fn needs_body(&self) -> bool {
+    pub(crate) fn needs_body(&self) -> bool {
         let signs_body = |check: &SignatureCheck| {
             check
                 .schemes()

@@ -134,7 +134,7 @@ impl Default for ChallengeGuard {
 impl ChallengeGuard {
     /// Returns `true` for a text that may be reflected.
     #[must_use]
-    pub fn admits(&self, text: &[u8]) -> bool {
+    pub(crate) fn admits(&self, text: &[u8]) -> bool {
         let plain = |byte: &u8| {
             let letter = if self.hex {
                 byte.is_ascii_digit() || (b'a'..=b'f').contains(byte)
@@ -168,7 +168,7 @@ pub struct ChallengeResponse {
 }
 
 /// What a challenge asks for.
-pub enum ChallengeAction {
+pub(crate) enum ChallengeAction {
     /// An answer.
     Respond(Box<ChallengeResponse>),
     /// The provider tells its secret, and waits for this answer.
@@ -240,7 +240,7 @@ impl Challenge {
 
     /// Whether the body must be read to tell.
     #[must_use]
-    pub fn needs_body(&self) -> bool {
+    pub(crate) fn needs_body(&self) -> bool {
         let template_reads = |template: &Template| {
             template
                 .sources()
@@ -261,7 +261,7 @@ impl Challenge {
 
     /// Returns `true` if its answer signs a text of the request with the provider's key.
     #[must_use]
-    pub fn signs(&self) -> bool {
+    pub(crate) fn signs(&self) -> bool {
         let signs = |part: &TemplatePart| {
             matches!(
                 part,

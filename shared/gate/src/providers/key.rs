@@ -23,7 +23,7 @@ use crate::request::Request;
 use hookward_core::secret::{Secret, SecretDigest};
 
 /// The part of a secret that has no parts.
-pub const WHOLE: &str = "secret";
+pub(crate) const WHOLE: &str = "secret";
 
 /// How a provider's secret is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct SecretShape {
 
 /// A secret's parts by their names.
 #[derive(Clone, Default)]
-pub struct SecretParts {
+pub(crate) struct SecretParts {
     parts: BTreeMap<String, Secret>,
     plain: String,
 }
@@ -47,7 +47,7 @@ impl SecretShape {
     ///
     /// # Errors
     /// [`SchemeError`] when it is written otherwise.
-    pub fn split(&self, secret: &Secret) -> Result<SecretParts, SchemeError> {
+    pub(crate) fn split(&self, secret: &Secret) -> Result<SecretParts, SchemeError> {
         let plain = self.plain.clone().unwrap_or_else(|| WHOLE.to_owned());
         let whole = |name: &str| BTreeMap::from([(name.to_owned(), secret.clone())]);
 
@@ -90,7 +90,7 @@ impl SecretShape {
 impl SecretParts {
     /// No secret at all: the key will be fetched.
     #[must_use]
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             parts: BTreeMap::new(),
             plain: WHOLE.to_owned(),
@@ -99,7 +99,7 @@ impl SecretParts {
 
     /// A part by its name; `None` for the one that is meant when none is named.
     #[must_use]
-    pub fn get(&self, name: Option<&str>) -> Option<&Secret> {
+    pub(crate) fn get(&self, name: Option<&str>) -> Option<&Secret> {
         self.parts.get(name.unwrap_or(&self.plain))
     }
 }

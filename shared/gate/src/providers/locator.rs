@@ -45,14 +45,14 @@ pub enum ValueLocator {
 
 /// The members of a signature's list: a key, where they have keys, and a value.
 #[derive(Debug, Default)]
-pub struct SignatureParams(pub Vec<(Option<Vec<u8>>, Vec<u8>)>);
+pub(crate) struct SignatureParams(pub Vec<(Option<Vec<u8>>, Vec<u8>)>);
 
 impl HeaderField {
     /// Reads a header name.
     ///
     /// # Errors
     /// When it is none.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let name = HeaderName::from_bytes(text.as_bytes())
             .map_err(|_| format!("{text:?} is not a header name"))?;
         Ok(Self {
@@ -63,7 +63,7 @@ impl HeaderField {
 
     /// The name.
     #[must_use]
-    pub const fn name(&self) -> &HeaderName {
+    pub(crate) const fn name(&self) -> &HeaderName {
         &self.name
     }
 }
@@ -73,7 +73,7 @@ impl ValueLocator {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let named = |name: &str| {
             if name.is_empty() {
                 Err(format!("{text:?} names nothing"))
@@ -110,7 +110,7 @@ impl ValueLocator {
 
     /// Whether the body must be read to find it.
     #[must_use]
-    pub const fn is_in_body(&self) -> bool {
+    pub(crate) const fn is_in_body(&self) -> bool {
         matches!(
             self,
             Self::Form(_) | Self::Json(_) | Self::FormJson(..) | Self::Body
@@ -119,7 +119,7 @@ impl ValueLocator {
 
     /// Returns `false` if it can be told from the head alone that nothing stands there.
     #[must_use]
-    pub fn may_stand_in(&self, head: RequestHead<'_>) -> bool {
+    pub(crate) fn may_stand_in(&self, head: RequestHead<'_>) -> bool {
         match self {
             Self::Header(field) => head.headers.contains_key(&field.name),
             Self::Query(_) => head.query().is_some(),
@@ -131,7 +131,7 @@ impl ValueLocator {
     ///
     /// # Errors
     /// When it can't be told which value it is, or the body can't be read as it should be.
-    pub fn read<'r>(
+    pub(crate) fn read<'r>(
         &self,
         request: &Request<'r>,
         members: &SignatureParams,
@@ -189,7 +189,7 @@ impl ValueLocator {
     ///
     /// # Errors
     /// As [`ValueLocator::read`], and when there is none.
-    pub fn read_all<'r>(
+    pub(crate) fn read_all<'r>(
         &self,
         request: &Request<'r>,
         repeats: bool,

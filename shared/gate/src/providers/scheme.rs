@@ -136,7 +136,7 @@ impl Algorithm {
 
     /// Whether it is a plain digest: the secret must stand in the text.
     #[must_use]
-    pub const fn is_digest(self) -> bool {
+    pub(crate) const fn is_digest(self) -> bool {
         matches!(self, Self::Sha1 | Self::Sha256)
     }
 }
@@ -347,7 +347,7 @@ pub enum JwtAlgorithm {
 impl JwtAlgorithm {
     /// Whether its key is a shared secret.
     #[must_use]
-    pub const fn is_symmetric(self) -> bool {
+    pub(crate) const fn is_symmetric(self) -> bool {
         matches!(self, Self::HS256 | Self::HS384 | Self::HS512)
     }
 }
@@ -377,7 +377,7 @@ pub struct KeySource {
 impl JwtRules {
     /// Whether the key is a shared secret.
     #[must_use]
-    pub fn is_symmetric(&self) -> bool {
+    pub(crate) fn is_symmetric(&self) -> bool {
         self.algs.iter().all(|alg| alg.is_symmetric())
     }
 }

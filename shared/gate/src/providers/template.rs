@@ -37,7 +37,7 @@ pub struct Template {
 
 /// A piece of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TemplatePart {
+pub(crate) enum TemplatePart {
     /// Text as it stands.
     Literal(String),
     /// A value.
@@ -48,7 +48,7 @@ pub enum TemplatePart {
 
 /// What a placeholder stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ValueSource {
+pub(crate) enum ValueSource {
     /// The raw body.
     Body,
     /// CRC-32 of the body, in decimal.
@@ -81,7 +81,7 @@ pub enum ValueSource {
 
 /// What is done to a value before it is signed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Filter {
+pub(crate) enum Filter {
     /// Nothing.
     #[default]
     None,
@@ -114,7 +114,7 @@ impl Template {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut parser = Parser { rest: text };
         let parts = parser.parts(false)?;
         let free = |part: &&TemplatePart| matches!(part, TemplatePart::Value(_, Filter::Free));
@@ -132,7 +132,7 @@ impl Template {
 
     /// The name of the part of the secret that stands in it.
     #[must_use]
-    pub fn secret_part(&self) -> Option<&str> {
+    pub(crate) fn secret_part(&self) -> Option<&str> {
         self.sources().find_map(|source| match source {
             ValueSource::Secret(part) => part.as_deref(),
             _ => None,
@@ -161,12 +161,12 @@ impl Template {
 
     /// The pieces.
     #[must_use]
-    pub fn parts(&self) -> &[TemplatePart] {
+    pub(crate) fn parts(&self) -> &[TemplatePart] {
         &self.parts
     }
 
     /// Everything that its placeholders stand for, also inside of what is optional.
-    pub fn sources(&self) -> impl Iterator<Item = &ValueSource> {
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &ValueSource> {
         let mut stack: Vec<&TemplatePart> = self.parts.iter().rev().collect();
         std::iter::from_fn(move || {
             loop {

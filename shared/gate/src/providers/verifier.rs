@@ -171,7 +171,7 @@ impl SignatureVerifier {
 
     /// The same, which takes no text for an event that this provider's challenges sign.
     #[must_use]
-    pub fn of_provider(self, row: &Provider) -> Self {
+    pub(crate) fn of_provider(self, row: &Provider) -> Self {
         let signing = row.challenges.iter().filter(|challenge| challenge.signs());
         Self {
             signed_for_anybody: signing.map(|challenge| challenge.guard.clone()).collect(),
@@ -208,7 +208,7 @@ impl SignatureVerifier {
     /// The same, which also gives the proofs ([`Verified::proof`]): for each, the signed content is
     /// hashed once more.
     #[must_use]
-    pub fn with_proof(mut self, proves: bool) -> Self {
+    pub(crate) fn with_proof(mut self, proves: bool) -> Self {
         self.schemes.iter_mut().for_each(|way| way.proves = proves);
         self
     }
@@ -252,7 +252,7 @@ impl SignatureVerifier {
 
     /// Whether it can only be judged with the body at hand.
     #[must_use]
-    pub fn needs_body(&self) -> bool {
+    pub(crate) fn needs_body(&self) -> bool {
         self.schemes.iter().any(|way| way.scheme.needs_body())
     }
 
@@ -260,7 +260,7 @@ impl SignatureVerifier {
     ///
     /// # Errors
     /// When the request names one that is none of the provider's.
-    pub fn wanted(&self, request: &Request<'_>) -> Result<Vec<HttpsUrl>, SignatureError> {
+    pub(crate) fn wanted(&self, request: &Request<'_>) -> Result<Vec<HttpsUrl>, SignatureError> {
         let mut urls = Vec::new();
         let each = self
             .schemes

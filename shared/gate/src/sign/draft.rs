@@ -33,7 +33,7 @@ pub struct DraftRequest {
 impl DraftRequest {
     /// The request as it stands.
     #[must_use]
-    pub fn request(&self) -> Request<'_> {
+    pub(crate) fn request(&self) -> Request<'_> {
         let Self {
             origin,
             target,

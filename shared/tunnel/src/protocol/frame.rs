@@ -209,25 +209,25 @@ impl Decoder {
 
 /// The prefix of a DATA frame of this length.
 #[must_use]
-pub fn data_prefix(length: usize) -> Bytes {
+pub(crate) fn data_prefix(length: usize) -> Bytes {
     prefix(DATA, length)
 }
 
 /// A whole HEAD frame.
 #[must_use]
-pub fn head(payload: &[u8]) -> Bytes {
+pub(crate) fn head(payload: &[u8]) -> Bytes {
     whole(HEAD, payload)
 }
 
 /// A whole TRAILERS frame.
 #[must_use]
-pub fn trailers(payload: &[u8]) -> Bytes {
+pub(crate) fn trailers(payload: &[u8]) -> Bytes {
     whole(TRAILERS, payload)
 }
 
 /// The END frame.
 #[must_use]
-pub const fn end() -> Bytes {
+pub(crate) const fn end() -> Bytes {
     Bytes::from_static(&[END as u8, 0])
 }
 

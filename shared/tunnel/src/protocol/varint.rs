@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut};
 pub const MAX: u64 = (1 << 62) - 1;
 
 /// Writes a number. Values above [`MAX`] are cut to it; no length here comes near.
-pub fn put(buf: &mut impl BufMut, value: u64) {
+pub(crate) fn put(buf: &mut impl BufMut, value: u64) {
     match value {
         0..=0x3f => buf.put_u8(value as u8),
         0x40..=0x3fff => buf.put_u16(value as u16 | 0x4000),
@@ -16,7 +16,7 @@ pub fn put(buf: &mut impl BufMut, value: u64) {
 }
 
 /// Reads a number; `None` when the buffer ends before it does. The buffer is then left as it was.
-pub fn get(buf: &mut impl Buf) -> Option<u64> {
+pub(crate) fn get(buf: &mut impl Buf) -> Option<u64> {
     let first = *buf.chunk().first()?;
     let length = 1_usize << (first >> 6);
     if buf.remaining() < length {
@@ -32,7 +32,7 @@ pub fn get(buf: &mut impl Buf) -> Option<u64> {
 }
 
 /// Reads a length that must fit into memory.
-pub fn get_len(buf: &mut impl Buf) -> Option<usize> {
+pub(crate) fn get_len(buf: &mut impl Buf) -> Option<usize> {
     get(buf).and_then(|value| usize::try_from(value).ok())
 }
 

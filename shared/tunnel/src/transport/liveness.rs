@@ -32,7 +32,7 @@ impl Liveness {
 
     /// How often the peer is asked for a sign of life.
     #[must_use]
-    pub fn ping_interval(self) -> Duration {
+    pub(crate) fn ping_interval(self) -> Duration {
         (self.0 / PINGS).min(MIN_PING_INTERVAL)
     }
 }

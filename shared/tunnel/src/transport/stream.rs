@@ -185,7 +185,7 @@ impl MessageReader {
     ///
     /// # Errors
     /// As there.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, StreamError>> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, StreamError>> {
         loop {
             if let Some(frame) = self.decoder.next_frame()? {
                 return Poll::Ready(Ok(frame));

@@ -35,7 +35,7 @@ impl Scheme {
     ///
     /// # Errors
     /// [`SchemeError`] for the first contradiction.
-    pub fn check(&self) -> Result<(), SchemeError> {
+    pub(crate) fn check(&self) -> Result<(), SchemeError> {
         let contradiction = |what| Err(SchemeError::Contradiction(what));
         let picks_keys = matches!(self.sig.pick, Some(Pick::Key(_) | Pick::Part(_)));
         if self.sig.kv.is_some() != picks_keys {

@@ -92,7 +92,7 @@ impl Scheme {
 
     /// Whether it can only be judged with the body at hand.
     #[must_use]
-    pub fn needs_body(&self) -> bool {
+    pub(crate) fn needs_body(&self) -> bool {
         let reads = |source: &ValueSource| match source {
             ValueSource::Body
             | ValueSource::BodyCrc32
@@ -123,7 +123,7 @@ impl Scheme {
 
     /// Returns `true` for a signature, `false` for a token.
     #[must_use]
-    pub fn signs(&self) -> bool {
+    pub(crate) fn signs(&self) -> bool {
         self.alg != Algorithm::Equals
     }
 
@@ -150,7 +150,7 @@ impl Scheme {
 
     /// Whether its key can't sign.
     #[must_use]
-    pub fn only_verifies(&self) -> bool {
+    pub(crate) fn only_verifies(&self) -> bool {
         self.alg.is_public() || self.jwt.as_ref().is_some_and(|rules| !rules.is_symmetric())
     }
 

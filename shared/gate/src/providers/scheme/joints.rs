@@ -11,7 +11,7 @@ use crate::request::Request;
 
 /// A joint, and what pins it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Joint<'s> {
+pub(crate) enum Joint<'s> {
     /// The time has one length only.
     Time(TimeUnit),
     /// The body begins and ends with a bracket, and this other value holds none.
@@ -122,7 +122,7 @@ const fn is_closed(filter: Filter) -> bool {
 
 /// Returns `true` if a value holds nothing that a JSON body begins or ends with.
 #[must_use]
-pub fn is_bare(value: &[u8]) -> bool {
+pub(crate) fn is_bare(value: &[u8]) -> bool {
     !value
         .iter()
         .any(|byte| matches!(byte, b'{' | b'}' | b'[' | b']' | b'"'))
@@ -132,7 +132,7 @@ pub fn is_bare(value: &[u8]) -> bool {
 /// Spaces and line ends around it stay where they are: no header's value and no URL begins or ends
 /// with one.
 #[must_use]
-pub fn is_json(body: &[u8]) -> bool {
+pub(crate) fn is_json(body: &[u8]) -> bool {
     let body = body.trim_ascii();
     let ends = (body.first(), body.last());
     body.len() > 1 && matches!(ends, (Some(b'{'), Some(b'}')) | (Some(b'['), Some(b']')))
@@ -143,7 +143,7 @@ impl TimeUnit {
     /// seconds until the year 2286, thirteen for milliseconds, 29 characters for a date of HTTP
     /// (RFC 9110 §5.6.7).
     #[must_use]
-    pub fn is_pinned(self, text: &[u8]) -> bool {
+    pub(crate) fn is_pinned(self, text: &[u8]) -> bool {
         match self {
             Self::Seconds => text.len() == 10,
             Self::Milliseconds => text.len() == 13,

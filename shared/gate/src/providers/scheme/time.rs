@@ -28,7 +28,7 @@ pub enum TimeUnit {
 impl TimeUnit {
     /// Seconds since 1970; `None` for a text that is no time of this kind.
     #[must_use]
-    pub fn seconds(self, text: &str) -> Option<u64> {
+    pub(crate) fn seconds(self, text: &str) -> Option<u64> {
         let number = || {
             text.parse::<u64>()
                 .ok()
@@ -52,7 +52,7 @@ impl TimeUnit {
 
     /// This moment, as it is written.
     #[must_use]
-    pub fn write(self, seconds: u64) -> String {
+    pub(crate) fn write(self, seconds: u64) -> String {
         let date = || {
             let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
             OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)

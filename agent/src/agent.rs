@@ -1,0 +1,218 @@
+//! The agent as a value: start it, offer it policies, shut it down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use hookward_core::clock::Clock;
+use hookward_core::diagnostics::{Diagnostic, Diagnostics};
+use hookward_core::limits::{AGENT_BODY_MEMORY, DOCTOR_BYTES_PER_SECOND};
+use hookward_core::rate::ByteMeter;
+use hookward_gate::engine::{Gate, GateState, Side};
+use hookward_gate::policy::Policy;
+use hookward_runtime::body_memory::BodyMemory;
+use hookward_runtime::offload::{Offload, OffloadQueue};
+use hookward_tunnel::transport::Transport;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::events::EventSink;
+use crate::exchange::{ExchangeHandler, InFlight, Pairing, PendingHeads, RefusalSummary};
+use crate::relay_link;
+use crate::relay_link::policy_sync::PolicyOffer;
+use crate::relay_link::status::LinkStatus;
+use crate::relay_link::{
+    ConnectionError, LinkContext, LinkSettings, LinkTunnel, OpenedTunnel, RelayEndpoint,
+};
+use crate::upstream::application::Application;
+use crate::upstream::header_case::HeaderCaseCache;
+use crate::upstream::pool::ConnectionPool;
+
+/// What an agent needs to know.
+pub struct AgentSettings {
+    /// The relays.
+    pub relays: Vec<RelayEndpoint>,
+    /// How they are reached.
+    pub link: LinkSettings,
+    /// The tunnels.
+    pub tunnels: Vec<TunnelSettings>,
+    /// For requests to end when the agent is stopped.
+    pub drain: Duration,
+}
+
+/// One tunnel of an agent.
+pub struct TunnelSettings {
+    /// The public host to ask for.
+    pub host: Option<String>,
+    /// What may pass.
+    pub policy: Policy,
+    /// Where it goes.
+    pub application: Application,
+    /// Where a secret goes that a provider tells in its handshake; only while pairing.
+    pub pairing: Option<Pairing>,
+}
+
+/// A running agent.
+pub struct Agent {
+    /// `None` once it has been waited for.
+    running: Option<JoinHandle<Result<(), ConnectionError>>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    policies: Vec<watch::Sender<Arc<PolicyOffer>>>,
+    clock: Clock,
+    in_flight: InFlight,
+}
+
+/// A policy ready to be offered to the relay.
+fn policy_offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diagnostics> {
+    let gate = Gate::compile(policy, Side::Agent, clock.now()).map_err(|mistakes| {
+        Diagnostics(
+            mistakes
+                .into_iter()
+                .map(|what| Diagnostic::new("policy", what))
+                .collect(),
+        )
+    })?;
+    Ok(Arc::new(PolicyOffer::new(policy.for_relay(), gate)))
+}
+
+/// A name for this run of the program: no other has it.
+fn instance() -> String {
+    let mut bytes = [0; 12];
+    // Without randomness, the process and the time are the next best.
+    if getrandom::fill(&mut bytes).is_err() {
+        return format!("{}-{}", std::process::id(), Clock::System.now().0);
+    }
+    HEXLOWER.encode(&bytes)
+}
+
+impl Agent {
+    /// Starts an agent. `on_open` is called whenever a relay has opened a tunnel that no connection
+    /// had, or another transport carries it; `on_worked` with what carries a connection that is
+    /// good.
+    ///
+    /// # Errors
+    /// Every reason for which a policy can't be used.
+    pub fn start(
+        settings: AgentSettings,
+        clock: Clock,
+        reporter: EventSink,
+        on_open: impl Fn(OpenedTunnel) + Send + Sync + 'static,
+        on_worked: impl Fn(Transport) + Send + Sync + 'static,
+    ) -> Result<Self, Diagnostics> {
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (budget, in_flight) = (BodyMemory::new(AGENT_BODY_MEMORY), InFlight::default());
+        let offload = Offload::default();
+        let diagnoses = Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND));
+        let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
+
+        for tunnel in settings.tunnels {
+            let first = policy_offer(&tunnel.policy, &clock)?;
+            let replay = ExchangeHandler {
+                state: Arc::new(GateState::default()),
+                pairing: tunnel.pairing,
+                pooled: settings.link.pool,
+                clock: clock.clone(),
+                pool: ConnectionPool::new(
+                    tunnel.application,
+                    reporter.clone(),
+                    tasks.clone(),
+                    stop.clone(),
+                ),
+                diagnoses: Arc::clone(&diagnoses),
+                offload: offload.clone(),
+                checks: OffloadQueue::default(),
+                header_case: HeaderCaseCache::default(),
+                events: reporter.clone(),
+                body_memory: budget.clone(),
+                in_flight: in_flight.clone(),
+                refused: RefusalSummary::default(),
+            };
+            let replay = Arc::new(replay);
+
+            let (counting, reporter, stop) = (Arc::clone(&replay), reporter.clone(), stop.clone());
+            tasks.spawn(async move { counting.refused.report_counts(&reporter, &stop).await });
+            let (sender, wanted) = watch::channel(first);
+            policies.push(sender);
+            tunnels.push(LinkTunnel {
+                host: tunnel.host,
+                wanted,
+                handler: replay,
+            });
+        }
+
+        let shared = LinkContext {
+            tunnels,
+            link: settings.link,
+            events: reporter,
+            clock: clock.clone(),
+            drain: settings.drain,
+            on_open: Box::new(on_open),
+            on_transport: Box::new(on_worked),
+            instance: instance(),
+            status: LinkStatus::default(),
+            heads: PendingHeads::default(),
+            tasks: TaskTracker::new(),
+        };
+
+        let running = tokio::spawn(relay_link::run(
+            settings.relays,
+            Arc::new(shared),
+            stop.clone(),
+        ));
+
+        Ok(Self {
+            running: Some(running),
+            stop,
+            tasks,
+            policies,
+            clock,
+            in_flight,
+        })
+    }
+
+    /// Offers another policy for a tunnel to the relays. It is in force, on both sides, once a
+    /// relay has taken it; until then, and if it does not, the old one is.
+    ///
+    /// # Errors
+    /// Every reason for which the policy can't be used.
+    pub fn replace_policy(&self, tunnel: usize, policy: &Policy) -> Result<(), Diagnostics> {
+        let offer = policy_offer(policy, &self.clock)?;
+        if let Some(wanted) = self.policies.get(tunnel) {
+            // An agent that has ended has no use for it.
+            let _ = wanted.send(offer);
+        }
+        Ok(())
+    }
+
+    /// Waits for the agent to end by itself, which it only does when the relay refuses it.
+    ///
+    /// # Errors
+    /// What the relay said.
+    pub async fn ended(&mut self) -> Result<(), ConnectionError> {
+        let Some(running) = &mut self.running else {
+            return Ok(());
+        };
+        let ended = running.await;
+        self.running = None;
+        ended.unwrap_or_else(|panic| Err(ConnectionError::Ended(panic.to_string())))
+    }
+
+    /// The requests under way.
+    #[must_use]
+    pub fn in_flight(&self) -> InFlight {
+        self.in_flight.clone()
+    }
+
+    /// Stops: takes no more requests, ends those under way, closes the tunnel.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        if let Some(running) = self.running {
+            let _ = running.await;
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
