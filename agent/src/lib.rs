@@ -3,6 +3,8 @@
 //! the application (`upstream`), and says what happens ([`events`], `terminal`).
 //!
 //! [`Agent`] is a value: start it, stop it. The program `hookward` is wiring around it.
+#![doc = ""]
+#![doc = include_str!("../README.md")]
 
 mod agent;
 mod cli;

@@ -4,6 +4,8 @@
 //!
 //! [`Relay`] is a value: bind it, read its addresses, shut it down. The program `hookward-relay` and
 //! the agent's `--local` are wiring around it.
+#![doc = ""]
+#![doc = include_str!("../README.md")]
 
 mod body;
 mod certs;

@@ -26,6 +26,7 @@ mod conformance;
 mod corpora;
 mod damaged;
 mod diagnose;
+mod documents;
 mod edge;
 mod fetched;
 mod gate;

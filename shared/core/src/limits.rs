@@ -11,6 +11,15 @@ pub const KIB: u64 = 1024;
 /// One mebibyte, in bytes.
 pub const MIB: u64 = 1024 * KIB;
 
+/// Returns a size as settings write it, in the largest unit without a rest.
+fn size_text(bytes: u64) -> String {
+    match bytes {
+        bytes if bytes % MIB == 0 => format!("{}MiB", bytes / MIB),
+        bytes if bytes % KIB == 0 => format!("{}KiB", bytes / KIB),
+        bytes => bytes.to_string(),
+    }
+}
+
 /// Declares [`Limits`], its defaults and the list of its names from one table.
 macro_rules! limits {
     ($($(#[doc = $doc:literal])+ $name:ident: $kind:ident = $default:expr;)+) => {
@@ -27,7 +36,18 @@ macro_rules! limits {
         }
 
         impl Limits {
-            /// Sets what the `[limits]` table names; mistakes go to the reader's list.
+            /// Returns name, default and meaning of every limit, for help and documents.
+            #[must_use]
+            pub fn table() -> Vec<(&'static str, String, String)> {
+                let default = Self::default();
+                vec![$((
+                    stringify!($name),
+                    limits!(@text default, $name, $kind),
+                    [$($doc),+].concat().trim().to_owned(),
+                ),)+]
+            }
+
+            /// Reads the `[limits]` table. The reader collects the errors.
             pub fn read(reader: &mut crate::diagnostics::TableReader<'_>) -> Self {
                 let mut limits = Self::default();
                 $(limits!(@read reader, limits, $name, $kind);)+
@@ -35,6 +55,9 @@ macro_rules! limits {
             }
         }
     };
+    (@text $limits:ident, $name:ident, time) => { format!("{}s", $limits.$name.as_secs()) };
+    (@text $limits:ident, $name:ident, size) => { size_text($limits.$name) };
+    (@text $limits:ident, $name:ident, count) => { $limits.$name.to_string() };
     (@type time) => { Duration };
     (@type size) => { u64 };
     (@type count) => { usize };
@@ -50,88 +73,73 @@ macro_rules! limits {
 }
 
 limits! {
-    /// From `accept` to the end of the TLS handshake. A round trip across the world takes 0.3 s; a
-    /// silent peer is gone within the 10 s that every kind of holder gets, its last answer
-    /// included.
+    /// Time from `accept` to the end of the TLS handshake; a round trip across the world takes 0.3 s
     tls_handshake_timeout: time = Duration::from_secs(9);
-    /// For a whole request head, and so also for an idle kept-alive HTTP/1.1 connection.
+    /// Time for a request head, and maximum idle time of an HTTP/1.1 connection
     request_head_timeout: time = Duration::from_secs(9);
-    /// Idle HTTP/2 connections, without an open stream, are closed after this if they have brought
-    /// a request that passed the gate; others have `request_head_timeout`.
+    /// Maximum idle time of an HTTP/2 connection that has brought a request which passed the gate
     http2_idle_timeout: time = Duration::from_secs(60);
-    /// A connection that has brought no request which passed the gate ends after this, however
-    /// often it is refused.
+    /// Maximum lifetime of a connection that has brought no request which passed the gate
     unverified_lifetime: time = Duration::from_secs(60);
-    /// A body must bring `body_rate` bytes for every second of such a window.
+    /// Window in which a request body must bring `min_body_rate` bytes for every second
     body_rate_window: time = Duration::from_secs(9);
-    /// Bytes a second that a request body must bring: the slowest modem is faster than 1 KiB/s.
+    /// Minimum rate of a request body, in bytes a second; the slowest modem is faster
     min_body_rate: size = KIB;
-    /// A body that a check must read whole has this long in all: senders give up after 10 to 30 s.
+    /// Time for a whole body that a check reads; senders give up after 10 to 30 s
     body_read_timeout: time = Duration::from_secs(30);
-    /// A peer that takes nothing of an answer for this long is cut off.
+    /// Time after which a sender that reads nothing of a response is disconnected
     write_timeout: time = Duration::from_secs(9);
-    /// For the agent to take a new stream: it does at once unless all its streams are in use.
+    /// Wait for a free stream of the agent's connection
     open_stream_timeout: time = Duration::from_secs(5);
-    /// Beyond the route's own wait for the application's head, for the agent's 504 to arrive first.
+    /// Wait beyond the route's `answer_timeout`, in which the agent's 504 arrives
     response_margin: time = Duration::from_secs(5);
-    /// Between two pieces of an answer's body: event streams send a comment every 15 to 60 s.
+    /// Maximum time between two pieces of a response body; event streams send one every 15 to 60 s
     response_idle_timeout: time = Duration::from_secs(120);
-    /// An upgraded connection (WebSocket) on which nothing moves in either direction.
+    /// Maximum idle time of an upgraded connection (WebSocket)
     upgrade_idle_timeout: time = Duration::from_secs(600);
-    /// For running requests to end after SIGTERM.
+    /// Time for in-flight requests after SIGTERM
     drain: time = Duration::from_secs(10);
 
-    /// Bytes of a whole request head. Webhooks need 2 to 4 KiB; a hardened edge has 32 to 60.
+    /// Maximum size of a request head; webhooks need 2 to 4 KiB
     max_head_bytes: size = 32 * KIB;
-    /// Header fields of a request; more than 100 is a header bomb, not a webhook.
+    /// Maximum number of header fields of a request
     max_head_fields: count = 128;
-    /// One body that a check must read whole: GitHub's cap, the largest of the large senders.
+    /// Maximum size of a body that a check reads; GitHub's maximum
     max_body_bytes: size = 25 * MIB;
-    /// All bodies that are held in memory at one time, on a VM of 1 GiB. One client address gets an
-    /// eighth of it, which is one of the largest bodies.
+    /// Memory for request bodies, in all; one client address may hold an eighth
     body_memory: size = 8 * 25 * MIB;
 
-    /// TCP connections of one client address (IPv6: its /64). Trusted proxies are exempt.
+    /// Maximum number of TCP connections of one client address (IPv6: its /64); trusted proxies are exempt
     max_connections_per_client: count = 512;
-    /// TCP connections in all: each costs up to 100 KiB. Beyond it one goes on which nothing
-    /// happens, or the one that has been there longest and has brought no request which passed the
-    /// gate.
+    /// Maximum number of TCP connections; each costs up to 100 KiB
     max_connections: count = 8192;
-    /// Requests of one client address that are being answered: each costs some 20 KiB beside its
-    /// body.
+    /// Maximum number of requests in flight of one client address; each costs some 20 KiB beside its body
     max_requests_per_client: count = 512;
-    /// Streams of one HTTP/2 connection: what RFC 9113 §6.5.2 asks for at least, and the large
-    /// reverse proxies allow. A connection of which no request has passed the gate may have some
-    /// thirty that wait for their bodies.
+    /// Maximum number of streams of one HTTP/2 connection (RFC 9113 section 6.5.2 recommends 100)
     max_streams_per_connection: count = 100;
-    /// QUIC connections whose peer has not yet said who it is.
+    /// Maximum number of agents' connections that have not yet authenticated
     max_unauthenticated_agents: count = 256;
-    /// From an agent's QUIC handshake to its complete greeting.
+    /// Time from an agent's QUIC handshake to its authentication
     agent_handshake_timeout: time = Duration::from_secs(9);
-    /// An agent's connection on which nothing was heard for so long is dead. The agent asks for a
-    /// sign of life ten times within it; of the two sides' times the shorter one holds over QUIC.
+    /// Time without traffic before an agent's connection is closed; over QUIC the lower of both sides applies
     tunnel_idle_timeout: time = TUNNEL_IDLE_TIMEOUT;
-    /// A request waits so long for an agent that was there a moment ago, or whose relay has just
-    /// begun: it dials again every second. Senders of webhooks wait for 10 s and more.
+    /// Wait of a request for an agent that was connected a moment ago
     reconnect_wait: time = Duration::from_secs(3);
-    /// Routes that a tunnel's policy may have: each is tried for every request.
+    /// Maximum number of routes of a tunnel's policy; each is tried for every request
     policy_routes: count = 64;
-    /// Address ranges that a tunnel's policy may have, in all: 40 bytes each, and 3 MiB on the
-    /// wire.
+    /// Maximum number of address ranges of a tunnel's policy; each costs 40 bytes
     policy_ranges: count = 100_000;
-    /// Most that a route's `max_body` may be.
+    /// Maximum `max_body` of a route
     policy_body: size = 25 * MIB;
-    /// Most that a route's `answer_timeout` may be.
+    /// Maximum `answer_timeout` of a route
     policy_answer_timeout: time = Duration::from_secs(3600);
-    /// Requests a second that a tunnel may have: more than a relay of two cores can serve. A lower
-    /// one also holds for tunnels that ask for none.
+    /// Maximum rate of a tunnel, in requests a second; a lower one also applies to tunnels without `rate`
     policy_rate: count = 1_000_000;
-    /// Deliveries that are remembered for each tunnel: 100 bytes each on disk. Beyond it new ones
-    /// of this tunnel are refused for now, and nothing is forgotten before its time.
+    /// Maximum number of deliveries remembered for replay protection, of one tunnel; 100 bytes each on disk
     max_tracked_deliveries: count = 2_000_000;
-    /// A key, or a list of addresses, must be there within this time: a webhook waits for it.
+    /// Time for fetching a public key or a list of addresses; a webhook waits for a key
     fetch_timeout: time = Duration::from_secs(5);
-    /// Refusals a second that are told one by one to a tunnel's owner; the rest as counts.
+    /// Maximum number of refusals a second that a tunnel's owner gets one by one; the rest as counts
     refusal_events_per_second: count = 20;
 }
 

@@ -4,6 +4,8 @@
 //! [`policy`] is the policy as plain data, [`providers`] the catalog of signing schemes,
 //! [`engine`] the compiled policy and its checks, [`doctor`] the diagnosis of a wrong signature,
 //! [`sign`] signs as a provider does.
+#![doc = ""]
+#![doc = include_str!("../README.md")]
 
 pub mod doctor;
 pub mod engine;
