@@ -1,6 +1,17 @@
-//! How the program ends: every way has its own exit code, documented in `--help` and the README.
+//! Exit codes of the program, and the end of each command's `--help`.
 
 use std::process::ExitCode;
+
+/// Environment variables, for `--help`.
+macro_rules! env_help {
+    () => {
+        "
+Environment:
+  HOOKWARD_LOG            diagnostics on standard error: warn (default), info, debug
+  HOOKWARD_STATE_DIR      directory of the credential and tokens
+  HTTPS_PROXY, NO_PROXY   HTTP proxy to the relay"
+    };
+}
 
 /// A way to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,39 +30,98 @@ pub enum Exit {
     Policy,
 }
 
-/// What `--help` says about exit codes.
-pub(crate) const HELP: &str = "Exit codes:
-  0  ended as asked (also by SIGINT or SIGTERM)
-  1  something failed: a file, a port, the network
-  2  the command line, a secret or a file is wrong; nothing was started
-  3  the relay refused the agent's credential or the join token
+/// Exit codes of most commands, for `--help`.
+pub(crate) const HELP: &str = concat!(
+    "\
+Exit codes:
+  0  done, or stopped by SIGINT or SIGTERM
+  1  a file, a port or the network failed
+  2  wrong command line, secret or file; nothing was started
+  3  the relay refused the agent's credential or join token
   4  the relay refused the public host: it belongs to another agent
-  5  the relay refused the policy";
+  5  the relay refused the policy
+",
+    env_help!()
+);
 
-/// What `hookward explain --help` says about exit codes.
-pub(crate) const EXPLAIN_HELP: &str = "Exit codes:
-  0  the request would be allowed
-  1  it would be refused
-  2  the command line, the policy, a secret or the request can't be read";
+/// Examples and exit codes of `hookward http`.
+pub(crate) const HTTP_HELP: &str = concat!(
+    "\
+Examples:
+  hookward http 8000                                    FlexDeploy's webhooks, with a token in the URL
+  hookward http 8000 --verify github=env:GITHUB_SECRET  with GitHub's signature
+  hookward http 8000 --path '/hooks/**' --host jira     another application
+  hookward http 8000 --local                            with a relay on this machine, to try it
 
-/// What `hookward send --help` says about exit codes.
-pub(crate) const SEND_HELP: &str = "Exit codes:
-  0  answered 2xx
-  1  answered something else, or not at all
-  2  the command line, the secret or the body can't be read; nothing was sent";
+Exit codes:
+  0  stopped by SIGINT or SIGTERM
+  1  a file, a port or the network failed
+  2  wrong command line, secret or file; nothing was started
+  3  the relay refused the agent's credential
+  4  the relay refused the public host: it belongs to another agent
+  5  the relay refused the policy
+",
+    env_help!()
+);
 
-/// What `hookward diagnose --help` says about exit codes.
-pub(crate) const DIAGNOSE_HELP: &str = "Exit codes:
-  0  a tunnel can be opened to every relay, and the application, if one was named, takes connections
+/// Examples and exit codes of `hookward providers`.
+pub(crate) const PROVIDERS_HELP: &str = "\
+Examples:
+  hookward providers
+  hookward providers github
+
+Exit codes:
+  0  shown
+  2  no provider has this name";
+
+/// Examples and exit codes of `hookward check`.
+pub(crate) const CHECK_HELP: &str = "\
+Examples:
+  hookward check policy.toml
+  hookward check --path '/hooks/**' --verify github=env:GITHUB_SECRET
+
+Exit codes:
+  0  the policy is valid
+  2  it is not; every error is listed";
+
+/// Examples and exit codes of `hookward explain`.
+pub(crate) const EXPLAIN_HELP: &str = "\
+Example:
+  hookward explain --policy policy.toml --url https://hooks.example.com/hooks -d @body.json
+
+Exit codes:
+  0  the request is allowed
+  1  it is refused
+  2  the command line, the policy, a secret or the request is invalid";
+
+/// Examples and exit codes of `hookward send`.
+pub(crate) const SEND_HELP: &str = "\
+Example:
+  hookward send --provider github --secret env:GITHUB_SECRET -d @body.json URL
+
+Exit codes:
+  0  the response was 2xx
+  1  another response, or none
+  2  the command line, the secret or the body is invalid; nothing was sent";
+
+/// Examples and exit codes of `hookward diagnose`.
+pub(crate) const DIAGNOSE_HELP: &str = "\
+Examples:
+  hookward diagnose 8000
+  hookward diagnose --relay hooks.example.com:443
+
+Exit codes:
+  0  a tunnel can be opened to every relay, and the application accepts connections
   1  something is in the way
-  2  the command line is wrong, or this agent has joined no relay";
+  2  wrong command line, or this agent has joined no relay";
 
-/// What `hookward pair --help` says about exit codes.
-pub(crate) const PAIR_HELP: &str = "Exit codes:
+/// Exit codes of `hookward pair`.
+pub(crate) const PAIR_HELP: &str = "\
+Exit codes:
   0  the secret is stored
-  1  it ended before the provider told its secret, or something failed
-  2  the command line or a file is wrong; nothing was started
-  3  the relay refused the agent's credential or the join token
+  1  it ended before the provider sent its secret, or something failed
+  2  wrong command line or file; nothing was started
+  3  the relay refused the agent's credential
   4  the relay refused the public host: it belongs to another agent
   5  the relay refused the policy";
 

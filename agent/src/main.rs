@@ -2,20 +2,22 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use hookward_agent::{Cli, Exit, LogFormat, print_error};
 use hookward_runtime::process;
 
 // Gives back what outages and bursts needed (measured: an agent whose relays were down six times
 // has 8 MiB, with glibc's allocator 28). Its settings are in `.cargo/config.toml`.
-#[cfg(target_os = "linux")]
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 // One thread for the tunnel and everything that handles its streams: see `relay/src/main.rs`.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::parse_args(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     let format = cli.log_format();
 
     // Diagnostics go to standard error; what the user asked for goes to standard output.

@@ -3,22 +3,50 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hookward_core::limits::Limits;
 
 use crate::settings::RawSettings;
 
-/// What `--help` says about exit codes.
-pub(crate) const EXIT_CODES: &str = "Exit codes:
-  0  ended as asked (also by SIGINT or SIGTERM)
-  1  something failed: a port, a file, a certificate
-  2  the command line or the settings are wrong; nothing was started";
+/// Exit codes, for `--help`.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, or stopped by SIGINT or SIGTERM
+  1  a port, a file, a certificate or the baseline policy failed
+  2  wrong command line or settings; nothing was started
 
-/// Takes webhooks for applications inside your network, checks them, and passes on what is allowed.
+Environment:
+  HOOKWARD_LOG  log on standard error: info (default), debug, or info,audit=debug";
+
+/// Example and settings, for `hookward-relay serve --help`.
+fn serve_help() -> String {
+    let mut help = String::from(
+        "\
+Example:
+  hookward-relay serve --domain hooks.example.com --certificate chain.pem --key key.pem
+
+Settings file (TOML), beside a key for each flag above:
+  forwarded      field of trusted proxies: x-forwarded-for (default) or forwarded
+  [hosts]        reserved hosts: \"hooks.example.com\" = \"flexdeploy\"
+  [fetch]        hosts, ca: keys that policies may fetch
+  [fetch.resolve]  fixed addresses: \"api.github.com\" = \"10.0.0.5:443\"
+  [limits]       the limits below
+
+Limits, with their defaults:
+",
+    );
+    for (name, default, meaning) in Limits::table() {
+        help.push_str(&format!("  {name} = {default}\n      {meaning}\n"));
+    }
+
+    help + "\n" + EXIT_CODES
+}
+
+/// Receives webhooks for applications inside your network, checks them, and forwards what is allowed
 #[derive(Debug, Parser)]
-#[command(name = "hookward-relay", version, about, after_help = EXIT_CODES)]
+#[command(name = "hookward-relay", version, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 impl Cli {
@@ -32,17 +60,17 @@ impl Cli {
     }
 }
 
-/// A command.
+/// Commands of `hookward-relay`.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Serve: HTTPS for senders, QUIC for agents
+pub(crate) enum Command {
+    /// Serve senders over HTTPS, and agents over QUIC
     Serve(Box<ServeArgs>),
-    /// The agents that may connect
+    /// Add, list and remove agents
     #[command(subcommand)]
     Agent(AgentCommand),
 }
 
-/// How lines are written.
+/// Format of output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
@@ -52,31 +80,31 @@ pub enum LogFormat {
     Json,
 }
 
-/// `hookward-relay serve`.
+/// Flags of `hookward-relay serve`.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
-pub struct ServeArgs {
+#[command(after_help = EXIT_CODES, after_long_help = serve_help())]
+pub(crate) struct ServeArgs {
     /// Settings file (TOML); flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// The public domain; tunnels are one label below it
+    /// Public domain; tunnels have hosts below it
     #[arg(long, value_name = "NAME")]
     pub domain: Option<String>,
 
-    /// Address and port for HTTPS (TCP) and the tunnel (UDP) (default: port 443 on all addresses)
+    /// Address and port for HTTPS (TCP) and the tunnel (UDP) (default: [::]:443)
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
 
-    /// The port in public URLs, when it is not the listener's own
+    /// Port that senders use, behind a port forward (default: the listening port)
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub public_port: Option<u16>,
 
-    /// Under which agents reach this relay (default: the domain and the public port)
+    /// Address that join tokens name (default: the domain and the public port)
     #[arg(long, value_name = "HOST:PORT")]
     pub tunnel_address: Option<String>,
 
-    /// Where identity, agents and certificates are kept (default: /var/lib/hookward)
+    /// Directory of identity, agents and certificates (default: /var/lib/hookward)
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
@@ -84,70 +112,66 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub certificate: Option<PathBuf>,
 
-    /// The certificate's key (PEM)
+    /// Private key of the certificate (PEM)
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
 
-    /// Network whose X-Forwarded-For is believed (repeatable)
+    /// Proxy whose statement about client addresses counts (repeatable)
     #[arg(long, value_name = "CIDR")]
     pub trusted_proxy: Vec<String>,
 
-    /// Connections of trusted proxies begin with the PROXY protocol, version 1 or 2
+    /// Trusted proxies speak the PROXY protocol, version 1 or 2
     #[arg(long, requires = "trusted_proxy")]
     pub proxy_protocol: bool,
 
-    /// A policy (TOML) that every request must pass before its tunnel's own; read again when it
-    /// changes
+    /// Policy file that every request must pass before its tunnel's; reread when it changes
     #[arg(long, value_name = "FILE")]
     pub baseline_policy: Option<PathBuf>,
 
-    /// Give an exact host (the bare domain, a CNAME) to an agent (repeatable)
+    /// Reserve an exact host, such as the bare domain, for an agent (repeatable)
     #[arg(long, value_name = "HOST=AGENT", value_parser = parse_pair)]
     pub reserve_host: Vec<(String, String)>,
 
-    /// Begin anew where the data directory is damaged or incomplete: what is damaged is set aside,
-    /// and every agent has to join again
+    /// Set damaged state aside and begin anew; every agent must join again
     #[arg(long)]
     pub reset: bool,
 
-    /// How lines are written
+    /// Format of the log
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
 }
 
-/// `hookward-relay agent`.
+/// Commands of `hookward-relay agent`.
 #[derive(Debug, Subcommand)]
-pub enum AgentCommand {
+pub(crate) enum AgentCommand {
     /// Print a join token for an agent of this name
     Add(AgentArgs),
     /// Withdraw an agent's credential; its session ends within seconds
     Remove(AgentArgs),
-    /// Show all agents
+    /// List agents and their hosts
     List(DataDir),
 }
 
-/// An agent, by name.
+/// Name of an agent, and the relay's data.
 #[derive(Debug, Args)]
-pub struct AgentArgs {
-    /// Its name, which is also the first label of its public host
+pub(crate) struct AgentArgs {
+    /// Name of the agent, and first label of its public host
     pub name: String,
-    /// Where the relay keeps its data
     #[command(flatten)]
     pub data_dir: DataDir,
 }
 
-/// Where the relay keeps its data.
+/// Directory of the relay's data.
 #[derive(Debug, Args)]
-pub struct DataDir {
-    /// Where identity, agents and certificates are kept
+pub(crate) struct DataDir {
+    /// Directory of identity, agents and certificates
     #[arg(long, value_name = "DIR", default_value = crate::settings::DATA_DIR)]
     pub data_dir: PathBuf,
 }
 
 impl ServeArgs {
-    /// The flags as settings.
-    #[must_use]
-    pub fn written(&self) -> RawSettings {
+    /// Returns the flags as settings.
+    pub(crate) fn written(&self) -> RawSettings {
         RawSettings {
             domain: self.domain.clone(),
             listen: self.listen.clone(),

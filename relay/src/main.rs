@@ -9,7 +9,7 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 // Gives back what a burst of connections needed: see `agent/src/main.rs`.
-#[cfg(target_os = "linux")]
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -50,7 +50,7 @@ pub(crate) const DATA_DIR: &str = "/var/lib/hookward";
 
 /// Settings as written, in a file or as flags. A flag wins over the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RawSettings {
+pub(crate) struct RawSettings {
     /// The public domain.
     pub domain: Option<String>,
     /// Address and port of the listeners.
@@ -181,7 +181,7 @@ pub(crate) fn read_file(
 impl RawSettings {
     /// These settings, where `file` says nothing else.
     #[must_use]
-    pub fn merge_over(self, file: Self) -> Self {
+    pub(crate) fn merge_over(self, file: Self) -> Self {
         Self {
             domain: self.domain.or(file.domain),
             listen: self.listen.or(file.listen),
@@ -204,7 +204,7 @@ impl RawSettings {
 
     /// Where state is kept.
     #[must_use]
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.data_dir
             .clone()
             .unwrap_or_else(|| PathBuf::from(DATA_DIR))
@@ -214,7 +214,7 @@ impl RawSettings {
     ///
     /// # Errors
     /// `problems`, and all that are found here, if there are any.
-    pub fn resolve(
+    pub(crate) fn resolve(
         self,
         limits: Limits,
         mut problems: Vec<Diagnostic>,

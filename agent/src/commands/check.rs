@@ -5,7 +5,7 @@ use hookward_core::secret::SecretDigest;
 use hookward_gate::policy::summary::Summary;
 use hookward_runtime::secrets::VettedSecrets;
 
-use crate::cli::{CheckArgs, GateArgs, LogFormat};
+use crate::cli::{CheckArgs, LogFormat, PolicyFlags};
 use crate::commands::{CommandError, print, print_error};
 use crate::config::policy_args;
 use crate::exit::Exit;
@@ -15,9 +15,9 @@ use crate::exit::Exit;
 /// # Errors
 /// When standard output takes nothing.
 pub(super) fn run(args: CheckArgs) -> Result<Exit, CommandError> {
-    let gate = GateArgs {
-        policy: args.file.or(args.gate.policy),
-        ..args.gate
+    let gate = PolicyFlags {
+        policy: args.file.or(args.policy.policy),
+        ..args.policy
     };
     let now = Clock::System.now();
     match policy_args::policy(&gate, &VettedSecrets, now) {

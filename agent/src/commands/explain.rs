@@ -26,7 +26,7 @@ use crate::exit::Exit;
 /// # Errors
 /// When the agent's files can't be read, or standard output takes nothing.
 pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
-    let now = args.now.map_or_else(
+    let now = args.request.now.map_or_else(
         || Clock::System.now(),
         |seconds| UnixMillis(seconds.saturating_mul(1000)),
     );
@@ -56,7 +56,8 @@ pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
             };
             let request = Request::new(head, &given.body);
             let (state, keys) = (GateState::default(), FetchedKeys::default());
-            let mut explanation = explain::explain(&gate, &request, args.peer, now, &state, &keys);
+            let mut explanation =
+                explain::explain(&gate, &request, args.request.peer, now, &state, &keys);
             explanation.notes.extend(other_path(&args, &given.target));
 
             explanation
@@ -87,7 +88,7 @@ pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
 
 /// The policy of the flags. Where `hookward http` would have minted a token, the one that it keeps.
 fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, String>, CommandError> {
-    let built = match policy_args::policy(&args.gate, &ProcessSecrets, now) {
+    let built = match policy_args::policy(&args.policy, &ProcessSecrets, now) {
         Ok(built) => built,
         Err(problems) => return Ok(Err(problems.to_string())),
     };
@@ -127,8 +128,8 @@ fn as_explained(mut policy: Policy) -> Policy {
 /// A request that was captured brings its own path; one of `--url` that is another is not silently
 /// left out.
 fn other_path(args: &ExplainArgs, target: &str) -> Option<String> {
-    let (_, path) = request_input::split_url(args.url.as_deref()?).ok()?;
-    let differs = args.request.is_some() && path != "/" && path != target;
+    let (_, path) = request_input::split_url(args.request.url.as_deref()?).ok()?;
+    let differs = args.request.request.is_some() && path != "/" && path != target;
     differs.then(|| {
         "the request has another path than --url, and its own is the one that is judged".to_owned()
     })
@@ -137,11 +138,12 @@ fn other_path(args: &ExplainArgs, target: &str) -> Option<String> {
 /// The request, and scheme and authority of the public URL.
 async fn given(args: &ExplainArgs) -> Result<(String, RequestInput), RequestInputError> {
     let url = args
+        .request
         .url
         .as_deref()
         .map(request_input::split_url)
         .transpose()?;
-    if let Some(name) = &args.request {
+    if let Some(name) = &args.request.request {
         let given = request_input::raw(name).await?;
         let host = given
             .headers
@@ -153,10 +155,15 @@ async fn given(args: &ExplainArgs) -> Result<(String, RequestInput), RequestInpu
     }
 
     let (origin, target) = url.ok_or_else(|| RequestInputError::Url(String::new()))?;
-    let body = args.data.as_deref().map(request_input::data).transpose()?;
+    let body = args
+        .request
+        .data
+        .as_deref()
+        .map(request_input::data)
+        .transpose()?;
     let preset = if body.is_some() { "POST" } else { "GET" };
-    let method = request_input::method(args.send_method.as_deref().unwrap_or(preset))?;
-    let headers = request_input::fields(&args.header)?;
+    let method = request_input::method(args.request.send_method.as_deref().unwrap_or(preset))?;
+    let headers = request_input::fields(&args.request.header)?;
 
     Ok((
         origin,

@@ -7,7 +7,7 @@ use hookward_runtime::reload::Reloads;
 use tokio_util::sync::CancellationToken;
 
 use super::{CommandError, print_error};
-use crate::cli::{GateArgs, HttpArgs};
+use crate::cli::{HttpArgs, PolicyFlags};
 use crate::commands::runner::{PlannedTunnel, TunnelRunner};
 use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
@@ -18,7 +18,7 @@ use crate::exit::Exit;
 /// What failed, for [`Exit::Failed`].
 pub(super) async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
-    let state = if args.local.is_some() {
+    let state = if args.public.local.address.is_some() {
         state.local()?
     } else {
         state
@@ -32,7 +32,11 @@ pub(super) async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
         }
     };
 
-    let (local, link, log_format) = (args.local, args.link.clone(), args.log_format);
+    let (local, link, log_format) = (
+        args.public.local.address,
+        args.link.clone(),
+        args.log_format,
+    );
     let tunnel = again(args, plan, &state)?;
     TunnelRunner {
         tunnels: vec![tunnel],
@@ -55,12 +59,12 @@ pub(super) fn again(
     state: &StateDir,
 ) -> Result<PlannedTunnel, CommandError> {
     let reloads =
-        Reloads::new(args.gate.policy.as_deref()).map_err(CommandError::system("SIGHUP"))?;
-    let host = args.host.clone();
+        Reloads::new(args.policy.policy.as_deref()).map_err(CommandError::system("SIGHUP"))?;
+    let host = args.public.host.clone();
     let args = HttpArgs {
-        gate: GateArgs {
+        policy: PolicyFlags {
             new_token: false,
-            ..args.gate
+            ..args.policy
         },
         ..args
     };

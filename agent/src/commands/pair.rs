@@ -37,7 +37,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     };
 
     let state = StateDir::open(args.common.state_dir.as_deref())?;
-    let state = if args.local.is_some() {
+    let state = if args.public.local.address.is_some() {
         state.local()?
     } else {
         state
@@ -80,14 +80,18 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     let reloads = Reloads::new(None).map_err(CommandError::system("SIGHUP"))?;
     let again = Box::new(|| Ok(Err(hookward_core::diagnostics::Diagnostics(Vec::new()))));
     let tunnel = PlannedTunnel {
-        host: args.host.clone(),
+        host: args.public.host.clone(),
         plan,
         reloads,
         reload: again,
         pairing: Some(Box::new(pairing)),
     };
 
-    let (local, link, log_format) = (args.local, args.link.clone(), args.log_format);
+    let (local, link, log_format) = (
+        args.public.local.address,
+        args.link.clone(),
+        args.log_format,
+    );
     let ended = TunnelRunner {
         tunnels: vec![tunnel],
         local,

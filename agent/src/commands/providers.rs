@@ -13,9 +13,13 @@ use crate::exit::Exit;
 /// # Errors
 /// When standard output takes nothing.
 pub(super) fn run(args: &ProvidersArgs) -> Result<Exit, CommandError> {
-    let text = match &args.command {
+    let name = match &args.command {
+        Some(ProvidersCommand::Show { name }) => Some(name),
+        None => args.name.as_ref(),
+    };
+    let text = match name {
         None => list(),
-        Some(ProvidersCommand::Show { name }) => match providers::find(name) {
+        Some(name) => match providers::find(name) {
             Some(provider) => show(provider),
             None => {
                 print_error(LogFormat::Text, &providers::unknown(name));

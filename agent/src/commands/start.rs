@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::http::{self, plan};
 use super::{CommandError, print_error};
-use crate::cli::{GateArgs, HttpArgs, StartArgs, UpstreamArgs};
+use crate::cli::{HttpArgs, PolicyFlags, StartArgs, UpstreamArgs};
 use crate::commands::runner::TunnelRunner;
 use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
@@ -31,7 +31,7 @@ const TUNNELS: usize = 100;
 /// What failed, for [`Exit::Failed`].
 pub(super) async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
-    let state = if args.local.is_some() {
+    let state = if args.local.address.is_some() {
         state.local()?
     } else {
         state
@@ -61,7 +61,7 @@ pub(super) async fn run(args: StartArgs) -> Result<Exit, CommandError> {
         return Ok(Exit::Usage);
     }
 
-    let (local, link, log_format) = (args.local, args.link.clone(), args.log_format);
+    let (local, link, log_format) = (args.local.address, args.link.clone(), args.log_format);
     let mut tunnels = Vec::new();
 
     for (tunnel, plan) in plans {
@@ -106,7 +106,7 @@ fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Diagnostic>) {
             let tunnel = tunnel(reader, beside, args);
             count += 1;
             if top.diagnostics() == before {
-                hosts.push(tunnel.host.clone());
+                hosts.push(tunnel.public.host.clone());
                 tunnels.push((count, tunnel));
             }
         }
@@ -146,12 +146,12 @@ fn tunnel(mut reader: TableReader<'_>, beside: &Path, args: &StartArgs) -> HttpA
             .unwrap_or_else(|| "preserve".to_owned()),
     };
 
-    let gate = GateArgs {
+    let gate = PolicyFlags {
         policy: reader.string("policy").map(file),
-        ..GateArgs::default()
+        ..PolicyFlags::default()
     };
     let (host, webhook) = (reader.string("host"), reader.string("webhook"));
 
     reader.finish();
-    HttpArgs::of_tunnel(application, upstream, host, webhook, gate, args)
+    HttpArgs::from_file(application, upstream, host, webhook, gate, args)
 }

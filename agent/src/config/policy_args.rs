@@ -15,7 +15,7 @@ use hookward_gate::policy::{
 use hookward_gate::providers;
 use http::{HeaderName, HeaderValue};
 
-use crate::cli::{GateArgs, UpstreamArgs};
+use crate::cli::{PolicyFlags, UpstreamArgs};
 use crate::upstream::application::{Application, ApplicationAddress, HostField};
 use crate::upstream::tls::Trust;
 
@@ -86,7 +86,7 @@ pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<D
 /// # Errors
 /// All mistakes.
 pub(crate) fn policy(
-    args: &GateArgs,
+    args: &PolicyFlags,
     secrets: &dyn SecretReader,
     now: UnixMillis,
 ) -> Result<ResolvedPolicy, Diagnostics> {
@@ -118,7 +118,7 @@ fn from_file(
 }
 
 fn from_flags(
-    args: &GateArgs,
+    args: &PolicyFlags,
     secrets: &dyn SecretReader,
     now: UnixMillis,
 ) -> Result<ResolvedPolicy, Diagnostics> {
@@ -393,7 +393,7 @@ impl PolicyBuilder<'_> {
     }
 
     /// All `--verify` flags, grouped by provider and variant.
-    fn signatures(&mut self, args: &GateArgs) -> Vec<SignatureCheck> {
+    fn signatures(&mut self, args: &PolicyFlags) -> Vec<SignatureCheck> {
         let mut checks: Vec<SignatureCheck> = Vec::new();
         for text in &args.verify {
             let (name, source) = match text.split_once('=') {
@@ -503,7 +503,7 @@ mod tests {
         }
     }
 
-    fn build(args: GateArgs) -> Result<ResolvedPolicy, String> {
+    fn build(args: PolicyFlags) -> Result<ResolvedPolicy, String> {
         policy(&args, &Fake, UnixMillis(1_700_000_000_000)).map_err(|problems| problems.to_string())
     }
 
@@ -513,28 +513,28 @@ mod tests {
 
     #[test]
     fn without_flags_a_token_is_minted_for_the_preset() {
-        let built = build(GateArgs::default()).unwrap_or_else(|problems| panic!("{problems}"));
+        let built = build(PolicyFlags::default()).unwrap_or_else(|problems| panic!("{problems}"));
         assert!(built.mint_token);
         assert_eq!(built.policy.routes[0].paths, PRESET_PATHS);
 
-        let whole_family = GateArgs {
+        let whole_family = PolicyFlags {
             allow_ip: texts(&["0.0.0.0/0", "::/0"]),
-            ..GateArgs::default()
+            ..PolicyFlags::default()
         };
         assert!(
             build(whole_family).is_ok_and(|built| built.mint_token),
             "everybody is no check"
         );
 
-        let some = GateArgs {
+        let some = PolicyFlags {
             allow_ip: texts(&["192.0.2.0/24"]),
-            ..GateArgs::default()
+            ..PolicyFlags::default()
         };
         assert!(build(some).is_ok_and(|built| !built.mint_token));
 
-        let none = GateArgs {
+        let none = PolicyFlags {
             no_token: true,
-            ..GateArgs::default()
+            ..PolicyFlags::default()
         };
         assert!(
             build(none)
@@ -544,10 +544,10 @@ mod tests {
 
     #[test]
     fn providers_are_alternatives_and_secrets_rotate() {
-        let args = GateArgs {
+        let args = PolicyFlags {
             verify: texts(&["github=env:SET1", "github=env:SET2", "slack=env:SET3"]),
             token: texts(&["key=env:SET", "key=env:SET9"]),
-            ..GateArgs::default()
+            ..PolicyFlags::default()
         };
         let built = build(args).unwrap_or_else(|problems| panic!("{problems}"));
         let accept = &built.policy.routes[0].accept;
@@ -563,7 +563,7 @@ mod tests {
 
     #[test]
     fn all_mistakes_in_one_run() {
-        let args = GateArgs {
+        let args = PolicyFlags {
             path: texts(&["a"]),
             allow_ip: texts(&["any"]),
             deny_ip: texts(&["192.0.2.1/24"]),
@@ -581,7 +581,7 @@ mod tests {
                 "slack=file:/gone",
             ]),
             answer_timeout: Some("soon".into()),
-            ..GateArgs::default()
+            ..PolicyFlags::default()
         };
         let Err(problems) = build(args) else {
             panic!("accepted")

@@ -43,11 +43,11 @@ pub(crate) fn plan(
     let application = policy_args::application(&args.application, &args.upstream)
         .map_err(|more| problems.extend(more))
         .ok();
-    let built = policy_args::policy(&args.gate, &VettedSecrets, clock.now())
+    let built = policy_args::policy(&args.policy, &VettedSecrets, clock.now())
         .map_err(|more| problems.extend(more.0))
         .ok();
 
-    if let Some(host) = &args.host
+    if let Some(host) = &args.public.host
         && AgentName::parse(host).is_none()
         && HostName::parse(host).is_none()
     {
@@ -63,7 +63,7 @@ pub(crate) fn plan(
         problems.push(Diagnostic::new("--webhook", what));
     }
 
-    if args.gate.new_token && built.as_ref().is_some_and(|built| !built.mint_token) {
+    if args.policy.new_token && built.as_ref().is_some_and(|built| !built.mint_token) {
         let what =
             "no token is minted here: an address range, a token or a signature is given already";
         problems.push(Diagnostic::new("--new-token", what));
@@ -79,7 +79,7 @@ pub(crate) fn plan(
     let mut minted = None;
 
     if built.mint_token {
-        let (token, new) = state.token(args.host.as_deref(), args.gate.new_token)?;
+        let (token, new) = state.token(args.public.host.as_deref(), args.policy.new_token)?;
         policy = policy_args::with_token(&policy, &policy_args::minted_check(&token.digest()));
         if new {
             let text = "a new token was minted; it is part of the webhook URL and stays the same until --new-token";

@@ -1,0 +1,199 @@
+//! Errors for what users of ngrok type: each names the flag or command that does the same here.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, Error};
+
+use super::Cli;
+
+/// Replaces the error of an unknown flag or command by one that names ours. Of other errors, it
+/// removes suggestions that lead nowhere.
+#[must_use]
+pub(crate) fn explain(mut error: Error) -> Error {
+    let (kind, context) = match error.kind() {
+        ErrorKind::UnknownArgument => (ErrorKind::UnknownArgument, ContextKind::InvalidArg),
+        ErrorKind::InvalidSubcommand => {
+            (ErrorKind::InvalidSubcommand, ContextKind::InvalidSubcommand)
+        }
+        _ => return error,
+    };
+    let Some(ContextValue::String(given)) = error.get(context) else {
+        return error;
+    };
+
+    let name = given
+        .split(['=', ' '])
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let remedy = match kind {
+        ErrorKind::UnknownArgument => flag(&name),
+        _ => command(&name),
+    };
+    if let Some(remedy) = remedy {
+        let what = match kind {
+            ErrorKind::UnknownArgument => format!("there is no flag {name}: {remedy}"),
+            _ => format!("there is no command {name}: {remedy}"),
+        };
+        return Cli::command().error(kind, what);
+    }
+
+    if given.parse::<std::net::SocketAddr>().is_ok() {
+        let what = format!("unexpected address {given}: write it as --local={given}");
+        return Cli::command().error(kind, what);
+    }
+
+    // "to pass '--x' as a value, use '-- --x'": no command has such values.
+    error.remove(ContextKind::Suggested);
+    error
+}
+
+/// Returns the remedy for a flag of ngrok that has no alias here.
+fn flag(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "--basic-auth" | "--auth" => {
+            "use --basic env:NAME or --basic file:PATH, whose content is user:password"
+        }
+        "--verify-webhook" | "--verify-webhook-secret" => {
+            "use --verify PROVIDER=env:NAME, such as --verify github=env:GITHUB_SECRET"
+        }
+        "--authtoken" => "join your relay once with `hookward join -`",
+        "--config" => "`hookward start FILE` opens the tunnels of a file",
+        "--traffic-policy-file" | "--traffic-policy-url" | "--policy-file" => {
+            "write a policy file and use --policy FILE; `hookward check FILE` checks it"
+        }
+        "--log" | "--log-level" => {
+            "diagnostics go to standard error; set HOOKWARD_LOG=debug for more, or use --log-format json"
+        }
+        "--inspect" | "--web-addr" | "--inspect-db-size" => {
+            "there is no inspector yet; the screen shows every request"
+        }
+        "--oauth" | "--oidc" | "--saml" => {
+            "webhook senders can't log in; use --verify, --token or --basic"
+        }
+        "--region" => "the relay is your own; `hookward join -` chooses it",
+        "--scheme" | "--schemes" | "--bind-tls" => "the public side is always https",
+        "--compression"
+        | "--request-header-add"
+        | "--request-header-remove"
+        | "--response-header-add"
+        | "--response-header-remove" => {
+            "Hookward forwards requests and responses as they were sent"
+        }
+        "--mutual-tls-cas" => "webhook senders are checked by --verify, --token or --allow-ip",
+        "--proxy-proto" => "the application gets the client address in X-Forwarded-For",
+        "--upstream-protocol" | "--app-protocol" => "use --upstream-http2 for HTTP/2",
+        "--upstream-tls-verify" | "--upstream-tls-verify-cas" => {
+            "certificates are verified; use --upstream-ca FILE to trust more"
+        }
+        "--metadata" | "--description" | "--name" => "tunnels are known by their --host",
+        "--remote-addr" | "--crt" => "Hookward forwards webhooks only: use `hookward http PORT`",
+        _ if name.starts_with("--oauth-") || name.starts_with("--oidc-") => {
+            "webhook senders can't log in; use --verify, --token or --basic"
+        }
+        _ => return None,
+    })
+}
+
+/// Returns the remedy for a command of ngrok.
+fn command(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "version" => "use `hookward --version`",
+        "update" => "replace the program by a newer release",
+        "config" | "authtoken" => {
+            "join your relay with `hookward join -`; flags, or `hookward start FILE`, describe tunnels"
+        }
+        "service" => "run `hookward start FILE` under a service manager such as systemd",
+        "tcp" | "tls" | "ssh" => "Hookward forwards webhooks only: use `hookward http PORT`",
+        "api" | "credits" | "edge" | "tunnel" => {
+            "the relay is your own; see `hookward-relay --help`"
+        }
+        "completion" | "completions" => "there are no shell completions yet",
+        "status" => "use `hookward diagnose`",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn told(line: &str) -> String {
+        let error = Cli::try_parse_from(line.split(' ')).map(drop).unwrap_err();
+        explain(error).to_string()
+    }
+
+    #[test]
+    fn flags_of_ngrok_name_ours() {
+        for (line, ours) in [
+            (
+                "hookward http 8000 --basic-auth user:pw",
+                "--basic env:NAME",
+            ),
+            ("hookward http 8000 --auth user:pw", "--basic env:NAME"),
+            (
+                "hookward http 8000 --verify-webhook github",
+                "--verify github=env:",
+            ),
+            (
+                "hookward http 8000 --verify-webhook-secret s",
+                "--verify github=env:",
+            ),
+            ("hookward http 8000 --oauth=google", "can't log in"),
+            ("hookward http 8000 --oauth-allow-email=x", "can't log in"),
+            ("hookward http 8000 --log=stdout", "--log-format json"),
+            (
+                "hookward http 8000 --config ngrok.yml",
+                "hookward start FILE",
+            ),
+            (
+                "hookward http 8000 --traffic-policy-file p.yml",
+                "--policy FILE",
+            ),
+            ("hookward http 8000 --inspect=false", "no inspector"),
+            ("hookward http 8000 --region eu", "your own"),
+            ("hookward http 8000 --scheme https", "always https"),
+            (
+                "hookward http 8000 --request-header-add x:y",
+                "as they were sent",
+            ),
+            (
+                "hookward http 8000 --local 127.0.0.1:9443",
+                "--local=127.0.0.1:9443",
+            ),
+            ("hookward version", "hookward --version"),
+            ("hookward update", "newer release"),
+            ("hookward config add-authtoken x", "hookward join -"),
+            ("hookward service install", "systemd"),
+            ("hookward tcp 22", "hookward http PORT"),
+            ("hookward api", "hookward-relay --help"),
+        ] {
+            let told = told(line);
+            assert!(told.contains(ours), "{line}: {told}");
+            assert!(!told.contains("tip:"), "{line}: {told}");
+        }
+    }
+
+    #[test]
+    fn unknown_flags_have_no_misleading_tip() {
+        assert!(!told("hookward http 8000 --xyzzy").contains("as a value"));
+    }
+
+    #[test]
+    fn aliases_of_ngrok_are_known() {
+        for line in [
+            "hookward http 8000 --url https://jira.hooks.example.com",
+            "hookward http 8000 --domain jira.hooks.example.com",
+            "hookward http 8000 --hostname jira.hooks.example.com",
+            "hookward http 8000 --subdomain jira",
+            "hookward http 8000 --cidr-allow 192.0.2.0/24 --cidr-deny 192.0.2.1",
+            "hookward http 8000 --host-header rewrite",
+            "hookward http 8000 --pooling-enabled",
+        ] {
+            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+}
