@@ -30,13 +30,13 @@ use crate::upstream::application::Application;
 use crate::upstream::header_case::HeaderCaseCache;
 use crate::upstream::pool::ConnectionPool;
 
-/// What an agent needs to know.
+/// Settings of an agent.
 pub struct AgentSettings {
-    /// The relays.
+    /// Relays to connect to.
     pub relays: Vec<RelayEndpoint>,
-    /// How they are reached.
+    /// Settings of the connections to relays.
     pub link: LinkSettings,
-    /// The tunnels.
+    /// Tunnels to open.
     pub tunnels: Vec<TunnelSettings>,
     /// For requests to end when the agent is stopped.
     pub drain: Duration,
@@ -46,11 +46,11 @@ pub struct AgentSettings {
 pub struct TunnelSettings {
     /// The public host to ask for.
     pub host: Option<String>,
-    /// What may pass.
+    /// Policy of the tunnel.
     pub policy: Policy,
-    /// Where it goes.
+    /// Application behind the tunnel.
     pub application: Application,
-    /// Where a secret goes that a provider tells in its handshake; only while pairing.
+    /// Receiver of a secret that a provider sends in its challenge; only while pairing.
     pub pairing: Option<Pairing>,
 }
 

@@ -20,17 +20,17 @@ use crate::config::state_dir::StateError;
 use crate::exit::Exit;
 use crate::relay_link::ConnectionError;
 
-/// What an agent that has not joined is told.
+/// Error of an agent that has not joined.
 pub(crate) const NOT_JOINED: &str =
     "this agent has not joined a relay; run `hookward join -` with a join token first";
 
-/// Why a command failed.
+/// Failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The agent's own files.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The relay.
+    /// The relay refused, or could not be reached.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
     /// The relay in this process did not start.
@@ -42,9 +42,9 @@ pub enum CommandError {
     /// Something of the system.
     #[error("{what}: {source}")]
     System {
-        /// What was asked of it.
+        /// Operation that failed.
         what: &'static str,
-        /// What it said.
+        /// Error of the system.
         source: io::Error,
     },
 }
@@ -74,7 +74,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CommandError> {
     }
 }
 
-/// What the user asked for, on standard output. Whoever read it may have seen enough of it.
+/// Prints the result of a command on standard output. A reader that closes the pipe is no error.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -22,24 +22,26 @@ const QUEUE_LENGTH: usize = 4096;
 #[derive(Debug, Clone)]
 pub enum Event {
     /// The agent is dialling.
+    /// The agent dials a relay.
     Connecting {
-        /// The relay's address.
+        /// Address of the relay.
         relay: String,
     },
     /// The tunnel is open.
     Ready(Ready),
     /// No relay is reached; the agent goes on dialling.
+    /// No relay is connected.
     Disconnected {
-        /// Why.
+        /// Reason of the loss.
         reason: String,
     },
     /// No connection to this relay is left, while other relays are reached.
     RelayDisconnected {
-        /// The relay's address.
+        /// Address of the relay.
         relay: String,
-        /// Why.
+        /// Reason of the loss.
         reason: String,
-        /// It is given up: dialling it again would change nothing.
+        /// `true` if dialing again would change nothing.
         permanent: bool,
     },
     /// A request reached this agent.
@@ -62,11 +64,11 @@ pub enum Event {
 /// A report, and the time that it is about.
 #[derive(Debug, Clone)]
 pub struct TimedEvent {
-    /// When it happened.
+    /// Time of the event.
     pub at: OffsetDateTime,
-    /// The same by a monotonic clock, for the order of reports.
+    /// Time of the event by a monotonic clock, for the order of events.
     pub moment: Instant,
-    /// The report itself.
+    /// The event itself.
     pub event: Event,
 }
 
@@ -85,9 +87,9 @@ impl From<Event> for TimedEvent {
 pub struct Ready {
     /// The public URL of one webhook, complete with a minted token.
     pub url: String,
-    /// The same without the path.
+    /// URL of the tunnel without the path.
     pub base_url: String,
-    /// The public host.
+    /// Public host of the tunnel.
     pub host: String,
     /// Address and port of the HTTPS listener, when it is in this process.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,30 +97,30 @@ pub struct Ready {
     /// Path of the certificate to trust, when it is self-signed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
-    /// The relay's address.
+    /// Address of the relay.
     pub relay: String,
-    /// How the relay is reached.
+    /// Transport to the relay.
     pub transport: Transport,
-    /// Where requests go.
+    /// Application behind the tunnel.
     pub application: String,
 }
 
 /// A request that reached this agent, and how it ended.
 #[derive(Debug, Clone)]
 pub struct RequestEvent {
-    /// The request's id.
+    /// Id of the request.
     pub id: RequestId,
     /// The public host of its tunnel.
     pub host: Arc<str>,
-    /// Its method.
+    /// Method of the request.
     pub method: Method,
-    /// Its path without the query, escaped.
+    /// Path without the query, escaped.
     pub path: String,
-    /// Where it comes from.
+    /// Client address.
     pub client: IpAddr,
-    /// How long it took until the head of its answer.
+    /// Time until the head of the response.
     pub took: Duration,
-    /// How it ended.
+    /// Result of the request.
     pub outcome: RequestResult,
 }
 
@@ -130,19 +132,19 @@ impl RequestEvent {
     }
 }
 
-/// How a request ended.
+/// Result of a request.
 #[derive(Debug, Clone)]
 pub enum RequestResult {
     /// The application answered.
     Answered {
-        /// With this status.
+        /// Status of the response.
         status: u16,
-        /// What would have refused it, if the route did not only observe.
+        /// Check that would have refused it, if the route did not only observe.
         observed: Option<(Check, String)>,
         /// The names of the secrets and tokens that were right.
         secrets: Vec<String>,
     },
-    /// It was a provider's handshake, answered here.
+    /// The request was a provider's challenge, and was answered here.
     Handshake {
         /// Status of the answer.
         status: u16,
@@ -151,32 +153,32 @@ pub enum RequestResult {
     Refused {
         /// Status of the answer.
         status: u16,
-        /// The check.
+        /// Check that refused the request.
         check: Check,
-        /// Why.
+        /// Reason of the refusal.
         reason: String,
     },
-    /// It failed on its way.
+    /// Forwarding failed.
     Failed {
         /// Status of the answer.
         status: u16,
-        /// The code.
+        /// Stable code of the failure.
         code: Code,
-        /// Why.
+        /// Reason of the failure.
         reason: String,
     },
     /// The sender, or the relay, went away.
     Aborted,
 }
 
-/// Where reports go. Reporting never waits: what can't be shown in time is counted.
+/// Sink of events. Emitting never waits: events that can't be shown in time are counted.
 #[derive(Clone)]
 pub struct EventSink {
     sender: mpsc::Sender<TimedEvent>,
     lost: Arc<AtomicU64>,
 }
 
-/// Where reports come out.
+/// Stream of events.
 pub struct EventStream {
     receiver: mpsc::Receiver<TimedEvent>,
     lost: Arc<AtomicU64>,
@@ -197,7 +199,7 @@ pub fn channel() -> (EventSink, EventStream) {
 }
 
 impl EventSink {
-    /// Says something.
+    /// Emits an event that happened now.
     pub fn emit(&self, report: Event) {
         self.emit_at(Duration::ZERO, report);
     }
@@ -241,7 +243,7 @@ impl EventStream {
         self.receiver.try_recv().ok()
     }
 
-    /// Whether nobody is left to make one, and none is waiting.
+    /// Returns `true` if all sinks are gone, and no event is waiting.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.receiver.is_closed() && self.receiver.is_empty()

@@ -80,17 +80,17 @@ const REFUSALS_PER_SECOND: usize = 20;
 /// Interval of reports about the others.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What every exchange of one agent shares.
+/// State that all exchanges of one tunnel share.
 pub(crate) struct ExchangeHandler {
-    /// What a gate remembers: on this side nothing.
+    /// State of the gate; empty on this side.
     pub state: Arc<GateState>,
-    /// Where a secret goes that a provider tells in its handshake; only while pairing.
+    /// Receiver of a secret that a provider sends in its challenge; only while pairing.
     pub pairing: Option<Pairing>,
     /// The agent's own clock.
     pub clock: Clock,
     /// Connections to the application.
     pub pool: ConnectionPool,
-    /// Whether other agents share the tunnel.
+    /// `true` if other agents share the tunnel.
     pub pooled: bool,
     /// Cost of diagnoses of wrong signatures.
     pub diagnoses: Arc<ByteMeter>,
@@ -98,9 +98,9 @@ pub(crate) struct ExchangeHandler {
     pub offload: Offload,
     /// Queue of this tunnel's checks.
     pub checks: OffloadQueue,
-    /// How header names are spelled.
+    /// Case of header names.
     pub header_case: HeaderCaseCache,
-    /// Where to say what happened.
+    /// Sink of events.
     pub events: EventSink,
     /// Memory for bodies that checks must read.
     pub body_memory: BodyMemory,
@@ -182,7 +182,7 @@ impl RefusalSummary {
 /// Takes the secret that a provider tells in its handshake.
 pub type Pairing = Box<dyn Fn(&Secret) -> std::io::Result<()> + Send + Sync>;
 
-/// What the session settled that an exchange belongs to.
+/// Terms of the session that an exchange belongs to.
 pub(crate) struct SessionTerms {
     /// Deadlines of the relay's settings.
     pub deadlines: Deadlines,
@@ -192,7 +192,7 @@ pub(crate) struct SessionTerms {
     pub started: Arc<StartedRequests>,
     /// Places for heads that have not ended, of this connection.
     pub heads: Semaphore,
-    /// The same, of all connections.
+    /// Memory for unfinished heads of all connections.
     pub all_heads: PendingHeads,
     /// `true` once something that is no request has been reported.
     pub malformed: AtomicBool,
@@ -232,13 +232,12 @@ impl SessionTerms {
 pub(crate) struct TunnelBinding {
     /// Which of the agent's tunnels it is, by its position.
     pub tunnel: usize,
-    /// Its public host.
     pub host: Arc<str>,
     /// Scheme and authority of its public URL.
     pub origin: Arc<str>,
     /// The agent's copy of the policy, as it is in force at this relay.
     pub gate: Arc<ArcSwap<Gate>>,
-    /// What handles its exchanges.
+    /// Handler of its exchanges.
     pub handler: Arc<ExchangeHandler>,
 }
 
@@ -252,7 +251,7 @@ struct Exchange<'r> {
     started: &'r StartedRequests,
 }
 
-/// Why there is no answer of the application.
+/// Reason why there is no response of the application.
 enum ExchangeError {
     Refused(Refusal),
     Failed(Code, String),
@@ -273,7 +272,7 @@ impl From<StreamError> for ExchangeError {
     }
 }
 
-/// What the report of a request begins with.
+/// First fields of a request's event.
 struct RequestSummary {
     id: RequestId,
     method: Method,

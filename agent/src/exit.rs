@@ -16,7 +16,7 @@ Environment:
 /// A way to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// As asked.
+    /// Done, or stopped as asked.
     Done,
     /// Something that should not happen, or a file or network that failed.
     Failed,

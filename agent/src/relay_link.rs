@@ -72,14 +72,14 @@ const LINKS_PER_ADDRESS: usize = 2;
 /// Connections to a relay that are enough, unless it has more addresses.
 const DEFAULT_MAX_LINKS: usize = 4;
 
-/// Where a relay is, and who the agent is to it.
+/// Address of a relay, and the agent's credential there.
 #[derive(Clone)]
 pub struct RelayEndpoint {
-    /// Host and port.
+    /// Host and port of the relay.
     pub address: String,
-    /// Its key.
+    /// Pin of the relay's key.
     pub pin: Pin,
-    /// The agent's credential.
+    /// Credential of the agent there.
     pub credential: Secret,
 }
 
@@ -89,12 +89,12 @@ pub enum TransportMode {
     /// QUIC first, TLS over TCP where it does not get through, and back again.
     #[default]
     Auto,
-    /// This one only.
+    /// Only this transport.
     Only(Transport),
 }
 
 impl TransportMode {
-    /// Whether this one may be used.
+    /// Returns `true` if the mode allows this transport.
     #[must_use]
     pub fn allows(self, transport: Transport) -> bool {
         match self {
@@ -104,22 +104,22 @@ impl TransportMode {
     }
 }
 
-/// How relays are reached.
+/// Settings of the connections to relays.
 #[derive(Clone, Default)]
 pub struct LinkSettings {
-    /// Which transports.
+    /// Allowed transports.
     pub transport: TransportMode,
-    /// What worked the last time.
+    /// Transport that worked last.
     pub last_transport: Option<Transport>,
     /// Connections to each relay; `None`: as many as it has addresses, and at least two.
     pub connections: Option<usize>,
-    /// Whether the tunnels are shared with other agents that ask for it, too.
+    /// `true` if the tunnels are shared with other agents that set this, too.
     pub pool: bool,
     /// When a connection counts as dead.
     pub liveness: Liveness,
     /// Proxies for TLS over TCP.
     pub proxies: Proxies,
-    /// How long after a way was found a better one is looked for; later more rarely. `None`: 15 s.
+    /// Time until the first search for a better connection; `None` for 15 s.
     pub probe_after: Option<Duration>,
 }
 
@@ -128,52 +128,53 @@ pub struct LinkSettings {
 pub struct OpenedTunnel {
     /// Which of the agent's tunnels it is, by its position.
     pub tunnel: usize,
-    /// The public host.
+    /// Public host of the tunnel.
     pub host: String,
     /// The port of the public URL.
     pub port: u16,
-    /// The relay's address.
+    /// Address of the relay.
     pub relay: String,
-    /// How it is reached.
+    /// Transport of the connection.
     pub transport: Transport,
 }
 
-/// Why there is no session.
+/// Reason why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// The relay's name has no address.
     #[error("the relay {address} can't be found: {source}")]
     Resolve {
-        /// Its address as written.
+        /// Address as written.
         address: String,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The UDP socket.
+    /// The UDP socket or TLS settings failed.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     /// The relay does not answer.
     #[error("the relay {address} does not answer over {}", over(*.transport))]
     Silent {
-        /// Its address as written.
+        /// Address as written.
         address: String,
-        /// What was tried.
+        /// Transport that timed out.
         transport: Transport,
     },
     /// A connection to it can't be made.
     #[error("the relay {address} can't be reached over TCP: {source}")]
     Connect {
-        /// Its address as written.
+        /// Address as written.
         address: String,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// The proxy on the way to it.
+    /// An HTTP proxy refused, or could not be reached.
     #[error("the proxy {proxy}: {what}")]
     Proxy {
-        /// The proxy's address.
+        /// Address of the proxy.
         proxy: String,
-        /// What is wrong.
+        /// Description of the failure.
         what: String,
     },
     /// No transport gets through.
@@ -209,9 +210,9 @@ pub enum ConnectionError {
     /// The relay said no.
     #[error("the relay refused: {message}")]
     Refused {
-        /// Why.
+        /// Reason, as a stable code.
         reason: RefusedReason,
-        /// Why, in words.
+        /// Reason, as text.
         message: String,
     },
 }
@@ -224,7 +225,7 @@ const fn over(transport: Transport) -> &'static str {
 }
 
 impl ConnectionError {
-    /// Whether dialling again could help.
+    /// Returns `true` if dialing again can't help.
     #[must_use]
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::Refused { reason, .. } if !matches!(reason, RefusedReason::Unavailable | RefusedReason::Other))
@@ -280,17 +281,17 @@ pub(crate) struct LinkTunnel {
     pub host: Option<String>,
     /// The policies; a new one may come at any time.
     pub wanted: watch::Receiver<Arc<PolicyOffer>>,
-    /// What handles its exchanges.
+    /// Handler of its exchanges.
     pub handler: Arc<ExchangeHandler>,
 }
 
-/// What all lines share.
+/// State that all links share.
 pub(crate) struct LinkContext {
     /// The tunnels, all of which every connection serves.
     pub tunnels: Vec<LinkTunnel>,
-    /// How relays are reached.
+    /// Settings of the connections.
     pub link: LinkSettings,
-    /// Where to say what happens.
+    /// Sink of events.
     pub events: EventSink,
     /// The time of day.
     pub clock: Clock,
@@ -302,7 +303,7 @@ pub(crate) struct LinkContext {
     pub on_transport: Box<dyn Fn(Transport) + Send + Sync>,
     /// Which run of the program this is.
     pub instance: String,
-    /// What the lines do.
+    /// Status of all links.
     pub status: LinkStatus,
     /// Places for heads that have not ended.
     pub heads: PendingHeads,
@@ -312,7 +313,6 @@ pub(crate) struct LinkContext {
 
 /// One relay, as all lines to it know it.
 pub(crate) struct RelayState {
-    /// Where it is.
     pub relay: RelayEndpoint,
     /// Finds a way to it.
     pub dialer: Dialer,

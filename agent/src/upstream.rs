@@ -39,13 +39,12 @@ const HTTPS: u16 = 443;
 
 /// A request's body on its way to the application.
 pub(crate) enum UpstreamBody {
-    /// In memory.
     Whole(Full<Bytes>),
     /// As it comes through the tunnel.
     Tunnel(Box<MessageBody>, Progress),
 }
 
-/// How the sending of a body gets on, for whoever waits for the answer. `None` for a body in
+/// Progress of sending a body, for the code that waits for the response. `None` for a body in
 /// memory, which counts as sent.
 #[derive(Clone)]
 pub(crate) struct Progress(Option<Arc<MonitoredBody>>);
@@ -57,7 +56,7 @@ struct MonitoredBody {
 }
 
 impl Progress {
-    /// Whether the body has been taken to its end.
+    /// Returns `true` if the body has been read to its end.
     #[must_use]
     pub(crate) fn is_over(&self) -> bool {
         self.0
@@ -88,7 +87,7 @@ impl UpstreamBody {
         Self::Tunnel(Box::new(body), Progress(Some(Arc::default())))
     }
 
-    /// How its sending gets on.
+    /// Returns the progress of sending.
     #[must_use]
     pub(crate) fn progress(&self) -> Progress {
         match self {
@@ -234,7 +233,7 @@ pub(crate) fn request(
     Ok(request)
 }
 
-/// The same over HTTP/2: the host stands in the URI, and no field is about the connection.
+/// Builds the request for HTTP/2: the host is in the URI, and no field is about the connection.
 fn over_http2(
     method: Method,
     target: Bytes,

@@ -24,45 +24,38 @@ use zeroize::Zeroizing;
 
 /// The files of a self-signed certificate in the data directory: it, its key, and its names.
 pub(crate) const EDGE_FILE: &str = "edge.pem";
-/// See [`EDGE_FILE`].
 pub(crate) const EDGE_KEY_FILE: &str = "edge-key.pem";
-/// See [`EDGE_FILE`].
 pub(crate) const EDGE_NAMES_FILE: &str = "edge.names";
 /// The file of the relay's identity in its data directory.
 pub(crate) const IDENTITY_FILE: &str = "identity.pem";
 /// A self-signed edge certificate lives as long as public ones may.
 const EDGE_LIFETIME: Duration = Duration::from_secs(397 * 86_400);
-/// It is made anew this long before its end.
+/// Remaining lifetime at which the relay renews its self-signed certificate.
 const EDGE_RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 
-/// Why there is no certificate.
+/// Failure to load or make a certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CertError {
-    /// A file.
     #[error("{path}: {source}")]
     File {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// What stands in a file.
+    /// A file has unusable content.
     #[error("{path}: {what}")]
     Content {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the error.
         what: String,
     },
-    /// The relay's identity.
     #[error(
         "{path}: {what}. It holds the relay's identity, which every agent pins: restore it from a backup, or start once \
          with --reset, which sets it aside and makes another (every agent has to join again)"
     )]
     Identity {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the error.
         what: String,
     },
     /// A new one could not be made.
@@ -74,7 +67,6 @@ pub enum CertError {
 pub(crate) struct CertificatePair {
     /// The chain, the own certificate first.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The key.
     pub key: PrivateKeyDer<'static>,
 }
 
@@ -82,9 +74,9 @@ pub(crate) struct CertificatePair {
 pub struct TunnelIdentity {
     /// The certificate that holds the key; nothing else in it means anything.
     pub certificate: CertificateDer<'static>,
-    /// The key.
+    /// Private key of the certificate.
     pub key: PrivateKeyDer<'static>,
-    /// What agents pin.
+    /// Pin that agents compare with the key.
     pub pin: Pin,
 }
 

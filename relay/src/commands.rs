@@ -13,25 +13,25 @@ use crate::certs::CertError;
 use crate::cli::{Cli, Command, LogFormat};
 use crate::storage::StorageError;
 
-/// Why a command failed.
+/// Failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// The settings.
+    /// The settings are wrong.
     #[error("the settings are wrong; nothing was started\n{0}")]
     Settings(#[from] Diagnostics),
-    /// The command line.
+    /// The command line is wrong.
     #[error(transparent)]
     Mistake(#[from] agent::AgentCommandError),
-    /// The log.
+    /// The log could not be set up.
     #[error(transparent)]
     Log(#[from] LogError),
     /// The relay did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The state file.
+    /// The state file failed.
     #[error(transparent)]
     Store(#[from] StorageError),
-    /// The relay's identity.
+    /// The relay's identity failed.
     #[error(transparent)]
     Cert(#[from] CertError),
     /// The system has no randomness to give.
@@ -40,15 +40,15 @@ pub enum CommandError {
     /// Something of the system.
     #[error("{what}: {source}")]
     System {
-        /// What was asked of it.
+        /// Operation that failed.
         what: &'static str,
-        /// What it said.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
 impl CommandError {
-    /// Whether the command line or the settings are wrong, and nothing was started.
+    /// Returns `true` if the command line or the settings are wrong, and nothing was started.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         matches!(self, Self::Settings(_) | Self::Mistake(_) | Self::Log(_))

@@ -14,7 +14,7 @@ use crate::certs::{
 use crate::server::StartError;
 use crate::storage::{STATE_FILE, StorageError, Store};
 
-/// What to do after a reset.
+/// Remedy after a reset.
 const JOIN_AGAIN: &str =
     "every agent has to join again; make a token for each with `hookward-relay agent add NAME`";
 

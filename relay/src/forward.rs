@@ -40,11 +40,11 @@ use crate::sessions::registry::Registry;
 /// Bytes of a large body that are written at once.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// What follows the head.
+/// Body that follows the head.
 pub(crate) enum RequestBody {
     /// All of it, in memory.
     Buffered(Bytes, MemoryCharge),
-    /// What came at once; the rest is still coming.
+    /// First bytes in memory; the rest is still being received.
     Streaming(BodyStart, MemoryCharge, Box<SenderBody>),
     /// Nothing yet: the bytes of an upgraded connection come after the answer.
     Upgrade,
@@ -52,13 +52,12 @@ pub(crate) enum RequestBody {
     Consumed,
 }
 
-/// Why there is no answer.
+/// Failure to get a response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ForwardError {
     /// All of the agent's streams are in use.
     #[error("all of the agent's streams are in use")]
     NoStream,
-    /// The agent left.
     #[error("the agent left: {0}")]
     Offline(String),
     /// The tunnel or the agent broke off.
@@ -108,7 +107,7 @@ impl From<SendError> for ForwardError {
 
 /// The answer, and the exchange that goes on after a 101.
 pub(crate) struct Forwarded {
-    /// What the sender gets.
+    /// Response for the sender.
     pub response: Response<ResponseBody>,
     /// Both directions of an upgraded connection.
     pub upgraded: Option<(MessageWriter, MessageReader)>,

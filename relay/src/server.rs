@@ -48,7 +48,7 @@ use crate::storage::agents::TakenHost;
 use crate::storage::dedup::DedupWriter;
 use crate::storage::{StorageError, Store};
 
-/// What to do when the system keeps a port for itself.
+/// Returns a hint for a privileged port.
 fn port_hint(address: SocketAddr, error: &io::Error) -> &'static str {
     let kept = error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024;
     if kept {
@@ -85,15 +85,15 @@ const LOCK_FILE: &str = "relay.lock";
 /// The name of the file of deliveries.
 const DEDUP_FILE: &str = "deliveries.db";
 
-/// Why a relay could not start.
+/// Failure to start a relay.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The data directory.
+    /// The data directory is not usable.
     #[error("the data directory {path}: {source}")]
     DataDir {
-        /// Where it should be.
+        /// Path of the directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// Another relay has the data directory.
@@ -101,9 +101,9 @@ pub enum StartError {
         "the data directory {path} is in use by another relay ({by}): stop that one, or name another directory"
     )]
     InUse {
-        /// Where it is.
+        /// Path of the directory.
         path: PathBuf,
-        /// Who has it, in his own words.
+        /// Owner, in its own words.
         by: String,
     },
     /// The data directory holds one of two files that belong together.
@@ -123,18 +123,18 @@ pub enum StartError {
     /// The certificate and its key.
     #[error("the edge's certificate can't be used: {0}")]
     Tls(#[from] rustls::Error),
-    /// The state file.
+    /// The state file failed.
     #[error(transparent)]
     Store(#[from] StorageError),
-    /// The HTTPS port.
+    /// The HTTPS port is not available.
     #[error("can't listen on TCP {address}: {source}{}", port_hint(*.address, .source))]
     Listen {
         /// The address that was asked for.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The tunnel's port.
+    /// The tunnel's port is not available.
     #[error("can't listen for agents: {0}")]
     Tunnel(#[from] EndpointError),
     /// The system has no randomness to give.
@@ -143,7 +143,7 @@ pub enum StartError {
     /// The operator's baseline policy.
     #[error("the baseline policy can't be used:\n{0}")]
     Baseline(#[from] Diagnostics),
-    /// Fetching.
+    /// The settings for fetching are wrong.
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// A signal can't be waited for.
@@ -388,19 +388,19 @@ impl Relay {
         })
     }
 
-    /// Where HTTPS is served.
+    /// Returns the address of the HTTPS listener.
     #[must_use]
     pub const fn edge_address(&self) -> SocketAddr {
         self.edge.address()
     }
 
-    /// Where agents are taken.
+    /// Returns the address of the agents' listener.
     #[must_use]
     pub const fn tunnel_address(&self) -> SocketAddr {
         self.agents.address()
     }
 
-    /// What agents pin.
+    /// Returns the pin of the relay's key.
     #[must_use]
     pub const fn pin(&self) -> Pin {
         self.pin
@@ -412,7 +412,7 @@ impl Relay {
         self.self_signed.as_deref()
     }
 
-    /// What is kept across restarts.
+    /// Returns the store.
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.store

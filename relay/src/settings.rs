@@ -41,17 +41,16 @@ use ipnet::IpNet;
 use crate::edge::client_address::ForwardedField;
 use crate::fetch::client::FetchSettings;
 
-/// Where the relay listens unless it is told otherwise: all addresses of both families.
+/// Default of `listen`: all addresses of both families.
 pub(crate) const LISTEN: &str = "[::]:443";
 /// Most that `max_head_bytes` may be: a head must fit into one frame of the tunnel, with room to spare.
 const MAX_HEAD_BYTES: u64 = 60 * 1024;
-/// Where the relay keeps what must survive a restart, unless it is told otherwise.
+/// Default of `data_dir`.
 pub(crate) const DATA_DIR: &str = "/var/lib/hookward";
 
 /// Settings as written, in a file or as flags. A flag wins over the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RawSettings {
-    /// The public domain.
     pub domain: Option<String>,
     /// Address and port of the listeners.
     pub listen: Option<String>,
@@ -59,7 +58,7 @@ pub(crate) struct RawSettings {
     pub public_port: Option<u16>,
     /// Host and port under which agents reach this relay.
     pub tunnel_address: Option<String>,
-    /// Where state is kept.
+    /// Directory of the relay's state.
     pub data_dir: Option<PathBuf>,
     /// PEM file with the edge's certificate chain.
     pub certificate: Option<PathBuf>,
@@ -71,35 +70,33 @@ pub(crate) struct RawSettings {
     pub hosts: Vec<(String, String)>,
     /// The field that trusted proxies write.
     pub forwarded: Option<String>,
-    /// Whether connections begin with the PROXY protocol.
+    /// `true` if connections of trusted proxies begin with the PROXY protocol.
     pub proxy_protocol: Option<bool>,
     /// The operator's baseline policy.
     pub baseline_policy: Option<PathBuf>,
-    /// Hosts of keys.
     pub fetch_hosts: Vec<String>,
     /// Certificates to trust when fetching.
     pub fetch_ca: Option<PathBuf>,
-    /// Addresses for names.
     pub fetch_resolve: Vec<(String, String)>,
     /// `true` to make damaged or missing files of the data directory anew; a flag only.
     pub reset: bool,
 }
 
-/// Settings as meant.
+/// Validated settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The public domain.
+    /// Domain below which tunnels have their hosts.
     pub domain: HostName,
-    /// Where HTTPS is served.
+    /// Address of the HTTPS listener.
     pub listen: SocketAddr,
-    /// Where the tunnel is served; the same address and port for a relay on a VM.
+    /// Address of the tunnel's listener; the same for a relay on a VM.
     pub tunnel_listen: SocketAddr,
     /// The port in public URLs; `None` for the listener's own.
     pub public_port: Option<u16>,
     /// Host and port under which agents reach this relay; `None` for the domain and the public
     /// port.
     pub tunnel_address: Option<String>,
-    /// Where state is kept.
+    /// Directory of the relay's state.
     pub data_dir: PathBuf,
     /// Chain and key of the edge; `None` for a self-signed one.
     pub certificate: Option<(PathBuf, PathBuf)>,
@@ -107,17 +104,17 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
     /// The field that they write.
     pub forwarded: ForwardedField,
-    /// Whether connections of trusted proxies begin with the PROXY protocol.
+    /// `true` if connections of trusted proxies begin with the PROXY protocol.
     pub proxy_protocol: bool,
     /// The operator's baseline policy: a policy file.
     pub baseline_policy: Option<PathBuf>,
-    /// What is fetched, and how.
+    /// Settings for fetching.
     pub fetch: FetchSettings,
     /// Exact hosts, and the agents that own them.
     pub hosts: BTreeMap<HostName, AgentName>,
     /// `true` to make damaged or missing files of the data directory anew.
     pub reset: bool,
-    /// All bounds.
+    /// Limits, with their defaults.
     pub limits: Limits,
 }
 
@@ -179,7 +176,7 @@ pub(crate) fn read_file(
 }
 
 impl RawSettings {
-    /// These settings, where `file` says nothing else.
+    /// Returns these settings, with those of `file` where these have none.
     #[must_use]
     pub(crate) fn merge_over(self, file: Self) -> Self {
         Self {
@@ -202,7 +199,7 @@ impl RawSettings {
         }
     }
 
-    /// Where state is kept.
+    /// Returns the directory of the relay's state.
     #[must_use]
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.data_dir
@@ -210,7 +207,7 @@ impl RawSettings {
             .unwrap_or_else(|| PathBuf::from(DATA_DIR))
     }
 
-    /// What is meant.
+    /// Validates the settings.
     ///
     /// # Errors
     /// `problems`, and all that are found here, if there are any.

@@ -20,9 +20,10 @@ use rusqlite::{Connection, Transaction};
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The state file failed.
+    /// The state file failed.
     #[error("{source}{}", state_remedy(.source))]
     State {
-        /// The cause.
+        /// Cause of the failure.
         source: SqliteError,
     },
     /// The file of deliveries failed.

@@ -32,7 +32,7 @@ use crate::relay_link::{ConnectionError, LinkSettings, RelayEndpoint};
 
 /// For one step that does not bring its own deadline.
 const STEP_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often a datagram is sent until one is answered: some are lost.
+/// Number of datagrams that are sent until one is answered: some are lost.
 const DATAGRAMS: u32 = 3;
 /// Seconds by which clocks may differ: the tolerance of most providers' signatures is 300.
 const CLOCK: u64 = 30;
@@ -254,8 +254,8 @@ impl Findings {
         Ok(())
     }
 
-    /// Whether datagrams come there and back: any version of QUIC but ours is answered with the
-    /// versions that the relay knows (RFC 9000 §6.1), before any handshake.
+    /// Tests if datagrams reach the relay and return. An unknown version of QUIC is answered with
+    /// the versions that the relay knows (RFC 9000 §6.1), before any handshake.
     async fn udp(&mut self, relay: &RelayEndpoint, addresses: &[SocketAddr]) -> Reachability {
         let Some(target) = addresses.first() else {
             self.add(relay, "UDP", StepOutcome::Skipped, "no address");
@@ -379,7 +379,7 @@ impl Findings {
         }
     }
 
-    /// Whether the relay knows this agent, and what time it is there.
+    /// Tests if the relay knows this agent, and compares the clocks.
     async fn credential(&mut self, relay: &RelayEndpoint, session: &Session) -> Vec<ProbeStep> {
         let asked = async {
             let mut control = session.open_control().await?;

@@ -18,7 +18,7 @@ use super::CommandError;
 use crate::config::state_dir::StateDir;
 use crate::relay_link;
 
-/// Why there is no relay in this process.
+/// Failure of the relay in this process.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
     /// The host that was asked for.
@@ -38,7 +38,7 @@ pub enum LocalError {
     Random(#[from] getrandom::Error),
 }
 
-/// What an agent that has not joined is told.
+/// Error of an agent that has not joined, with the way to try it without a relay.
 pub(super) const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward join -` with a join token first, \
                               or add --local to try it on this machine";
 
@@ -118,7 +118,7 @@ impl Local {
         Ok(Self { relay, credential })
     }
 
-    /// How the agent reaches it.
+    /// Returns the endpoint by which the agent reaches it.
     #[must_use]
     pub(super) fn connection(&self) -> relay_link::RelayEndpoint {
         relay_link::RelayEndpoint {

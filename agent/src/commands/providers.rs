@@ -140,7 +140,7 @@ fn show(provider: &Provider) -> String {
     text
 }
 
-/// How it is written on the command line and in a policy file.
+/// Returns the flags and the policy lines for a provider.
 fn snippet(provider: &Provider, variable: &str) -> String {
     let id = &provider.id;
     let needs_secret = provider
@@ -231,7 +231,7 @@ fn algorithm(scheme: &Scheme) -> String {
     .to_owned()
 }
 
-/// What is read and what is signed, in words: pairs of a short name and a text.
+/// Describes a scheme: pairs of a short name and a text.
 fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
     let sig = &scheme.sig;
     let public = scheme.alg.is_public();

@@ -15,38 +15,29 @@ use tokio::sync::mpsc;
 /// Most bytes of a request that is read: the largest body that a check reads, and a head.
 const REQUEST_BYTES: u64 = 26 * 1024 * 1024;
 
-/// A request.
 #[derive(Debug, Clone)]
 pub(super) struct RequestInput {
-    /// The method.
     pub method: Method,
-    /// Path and query.
     pub target: String,
-    /// The header fields.
     pub headers: HeaderMap,
-    /// The body.
     pub body: Bytes,
 }
 
-/// Why there is no request.
+/// Failure to read a request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestInputError {
-    /// A file.
     #[error("{0}: {1}")]
     File(String, io::Error),
-    /// It is too large.
+    /// The request is too large.
     #[error("{0} has more than {REQUEST_BYTES} bytes")]
     TooLarge(String),
-    /// It is no HTTP.
+    /// The request is not HTTP.
     #[error("the request is no HTTP/1.1: {0}")]
     NoHttp(String),
-    /// A header field.
     #[error("{0:?} is no header field; write NAME: VALUE")]
     Field(String),
-    /// The method.
     #[error("{0:?} is no method")]
     Method(String),
-    /// The URL.
     #[error("{0:?} is no URL such as https://hooks.example.com/flexdeploy/webhooks/v1/git/push")]
     Url(String),
 }

@@ -47,13 +47,12 @@ pub(super) type PolicyReload =
 pub(super) struct PlannedTunnel {
     /// The public host to ask for.
     pub host: Option<String>,
-    /// Where it goes, and what may pass.
+    /// Application and policy.
     pub plan: Plan,
     /// When to make the plan again.
     pub reloads: Reloads,
-    /// Makes it.
     pub reload: PolicyReload,
-    /// Where a secret goes that a provider tells in its handshake.
+    /// Receiver of a secret that a provider sends in its challenge.
     pub pairing: Option<Pairing>,
 }
 
@@ -61,13 +60,12 @@ pub(super) struct PlannedTunnel {
 pub(super) struct TunnelRunner {
     /// The tunnels; at least one.
     pub tunnels: Vec<PlannedTunnel>,
-    /// Where a relay inside this process is to listen.
+    /// Address of a relay inside this process.
     pub local: Option<SocketAddr>,
-    /// How relays are reached.
+    /// Flags of the connections to relays.
     pub link: LinkArgs,
-    /// How lines are written.
+    /// Format of output.
     pub log_format: LogFormat,
-    /// The agent's files.
     pub state: StateDir,
 }
 
@@ -254,7 +252,8 @@ fn relays(local: Option<&Local>, state: &StateDir) -> Result<Vec<RelayEndpoint>,
         .collect())
 }
 
-/// How relays are reached: by the flags, the environment, and what worked the last time.
+/// Returns the settings of the connections: the flags, the environment, and the transport that
+/// worked last.
 ///
 /// # Errors
 /// [`StateError`].
@@ -335,7 +334,7 @@ fn reload(
     }
 }
 
-/// What asks for the end.
+/// Signals that end the program.
 struct ShutdownSignals {
     terminate: Signal,
     interrupt: Signal,
@@ -357,7 +356,7 @@ impl ShutdownSignals {
     }
 }
 
-/// How the program ends when the relay ended the agent.
+/// Returns the exit code after the relay ended the agent.
 const fn exit_of(error: &ConnectionError) -> Exit {
     match error {
         ConnectionError::Refused {
@@ -376,7 +375,7 @@ const fn exit_of(error: &ConnectionError) -> Exit {
     }
 }
 
-/// What is said when the tunnel is open.
+/// Parts of the announcement of an open tunnel.
 struct Announcement {
     application: String,
     path: String,

@@ -33,7 +33,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of the answer that are shown.
 const RESPONSE_BYTES: usize = 64 * 1024;
 
-/// What is wrong with the call.
+/// Error of the command line.
 #[derive(Debug, thiserror::Error)]
 enum SendCommandError {
     #[error(transparent)]

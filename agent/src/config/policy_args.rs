@@ -21,12 +21,10 @@ use crate::upstream::tls::Trust;
 
 /// A policy, and what the user should be told of it.
 pub(crate) struct ResolvedPolicy {
-    /// The policy.
     pub policy: Policy,
-    /// Whether a token is to be minted: no address range, token or signature keeps strangers out,
-    /// and nobody said that none shall.
+    /// `true` if a token must be created: no address range, token or signature keeps strangers out,
+    /// and `--no-token` is not set.
     pub mint_token: bool,
-    /// Notes.
     pub notes: Vec<String>,
 }
 

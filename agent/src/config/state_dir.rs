@@ -20,28 +20,24 @@ const TOKENS: &str = "tokens.json";
 const URL: &str = "url";
 const TRANSPORT: &str = "transport.json";
 
-/// Why something could not be kept or found.
+/// Failure to read or write the agent's files.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// There is no place to keep anything.
     #[error("no place for the agent's files: HOME is not set; name one with --state-dir")]
     NoHome,
-    /// A file.
     #[error("{path}: {source}")]
     File {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// What stands in a file.
+    /// A file has unusable content.
     #[error("{path} can't be read: {what}; {remedy}")]
     Content {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the error.
         what: String,
-        /// Remedy.
         remedy: &'static str,
     },
     /// Others can read a file of secrets.
@@ -49,17 +45,17 @@ pub enum StateError {
     Open(PathBuf),
 }
 
-/// Who the agent is to its relay.
+/// Identity of the agent at its relay.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Credential {
     /// The relay's host and port.
     pub relay: String,
-    /// The relay's key.
+    /// Pin of the relay's key.
     pub pin: Pin,
     /// The agent's name there.
     pub agent: String,
-    /// What it authenticates with.
+    /// Credential's secret.
     pub secret: Secret,
 }
 
@@ -73,7 +69,7 @@ struct PendingJoin {
     secret: Secret,
 }
 
-/// What stands in the file: several since there can be several.
+/// Content of the file: a list since an agent can have several.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum SavedTunnel {
@@ -128,7 +124,7 @@ impl StateDir {
         }
     }
 
-    /// The directory itself.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0

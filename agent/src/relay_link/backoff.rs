@@ -6,13 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-/// The first pause.
 const INITIAL_PAUSE: Duration = Duration::from_millis(200);
 /// For so long an outage counts as young.
 const OUTAGE_YOUNG: Duration = Duration::from_secs(600);
 /// The longest pause of a young outage.
 const YOUNG_MAX_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 /// An attempt of a young outage is given up after this: the next one has begun already.
 const YOUNG_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,7 +38,7 @@ impl Backoff {
         }
     }
 
-    /// How often it was tried before.
+    /// Returns the number of attempts so far.
     #[must_use]
     pub(crate) const fn attempts(&self) -> u32 {
         self.attempts

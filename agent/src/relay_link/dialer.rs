@@ -26,10 +26,10 @@ use crate::relay_link::backoff::Backoff;
 use crate::relay_link::proxy::Proxies;
 use crate::relay_link::{ConnectionError, LinkSettings, RelayEndpoint, TransportMode};
 
-/// How long the first transport is tried before the other one begins, too: a handshake across the
-/// world takes less, and a sender of webhooks that finds the agent away waits for no more.
+/// Head start of the first transport. A handshake across the world takes less, and a sender whose
+/// agent is offline waits no longer.
 const HEAD_START: Duration = Duration::from_millis(500);
-/// The same, once an attempt has failed.
+/// Head start once an attempt has failed.
 const HEAD_START_LATER: Duration = Duration::from_millis(100);
 /// For one attempt that a user waits for.
 const ATTEMPT: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ pub(crate) struct Dialer {
 /// dislike to does not get better, and a socket with its buffers of 3 MiB is not made every second.
 const ATTEMPTS_PER_SOCKET: usize = 5;
 
-/// Where to, and how.
+/// Target of a connection attempt.
 struct DialTarget {
     /// The sockets of the last attempts, by slot and family.
     // A std mutex: it guards a small map, and nothing waits while it is held.
@@ -63,10 +63,8 @@ struct DialTarget {
 
 /// A connection to a relay.
 pub(crate) struct Dialed {
-    /// The session.
     pub session: Session,
-    /// How many places after the address that was wanted the one is to which it goes; 0: it is
-    /// that.
+    /// Position of the address after the wanted one; 0 for the wanted one.
     pub address_offset: usize,
     /// Addresses of the relay's name.
     pub addresses: usize,
@@ -78,16 +76,16 @@ pub(crate) struct Dialed {
 }
 
 impl Dialed {
-    /// Whether this machine has lost the address that the connection needs, as when it goes from
-    /// one network to the next.
+    /// Returns `true` if this machine has lost the local address of the connection, as when it
+    /// moves between networks.
     #[must_use]
     pub(crate) fn lost_its_address(&self) -> bool {
         self.local.is_some_and(|local| !is_ours(local))
     }
 }
 
-/// Whether the machine has this address. The system knows at once, and tells nobody who only waits
-/// on a socket.
+/// Returns `true` if the machine has this address. The system knows at once, but does not report it
+/// on a waiting socket.
 fn is_ours(mut local: SocketAddr) -> bool {
     local.set_port(0);
     !UdpSocket::bind(local).is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable)
@@ -124,7 +122,7 @@ impl Dialer {
         })
     }
 
-    /// Whether there is a better way than this one: over QUIC, or to the address that was wanted.
+    /// Returns `true` if a better connection is possible: over QUIC, or to the wanted address.
     #[must_use]
     pub(crate) fn could_be_better(&self, found: &Dialed) -> bool {
         let quic = found.session.transport() == Transport::Quic;

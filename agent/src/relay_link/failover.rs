@@ -6,22 +6,21 @@ use tokio::time::Instant;
 
 /// At most how rarely a better connection is looked for.
 const MAX_PAUSE: Duration = Duration::from_secs(600);
-/// How often what is needed soon is looked for: a relay that is about to stop has `drain`, 10 s,
-/// left.
+/// First pause before a search that is urgent: a draining relay has `drain`, 10 s, left.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Each time all addresses of a relay that is about to stop were asked in vain, the pause doubles;
 /// so often.
 const ROUNDS: u32 = 3;
-/// So often after sleep, or where the machine has lost its address: a network comes back within
-/// seconds, or the connection is given up by then.
+/// Number of searches each second after a suspend, or after the machine lost its address: a network
+/// returns within seconds, or the connection is closed by then.
 const REVALIDATE_INTERVAL: u32 = 10;
-/// How often the wanted address is tried by a connection that had to go to another: senders who
-/// come there wait 3 s for an agent (`reconnect_wait`).
+/// Pause before the wanted address is dialed again by a connection that had to use another. Senders
+/// at that address wait 3 s for an agent (`reconnect_wait`).
 const HOME: Duration = Duration::from_secs(2);
-/// So often; then it is no restart, and waits like everything else.
+/// Number of such attempts; after them it is no restart, and waits like other searches.
 const HOME_TRIES: u32 = 30;
 
-/// What other connection is looked for.
+/// Reason to search for another connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProbeReason {
     /// One over QUIC, or to the address that was wanted.
@@ -42,9 +41,9 @@ pub(crate) struct ProbeSchedule {
     failed: u32,
     /// Until the next look for a better one.
     pause: Duration,
-    /// Whether there can be a better one.
+    /// `true` if a better connection is possible.
     better: bool,
-    /// How many places after the wanted address its own one is, and how many there are.
+    /// Position of its address after the wanted one, and the number of addresses.
     place: usize,
     addresses: usize,
 }
@@ -88,7 +87,6 @@ impl ProbeSchedule {
         self.due
     }
 
-    /// An attempt begins.
     pub(crate) fn begin(&mut self) -> ProbeReason {
         self.due = None;
         self.reason

@@ -38,7 +38,7 @@ pub(crate) struct Welcomed {
 /// A greeting under way.
 pub(crate) type Handshake = Pin<Box<dyn Future<Output = Result<Welcomed, ConnectionError>> + Send>>;
 
-/// What asks for a tunnel, or for another policy of it.
+/// Returns the message that opens a tunnel, or replaces its policy.
 pub(crate) fn open_message(host: Option<String>, offer: &PolicyOffer) -> AgentMessage {
     AgentMessage::Open {
         host,

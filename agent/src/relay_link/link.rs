@@ -41,24 +41,23 @@ const ADDRESS_CHECK: Duration = Duration::from_secs(2);
 /// For a connection that is being opened to be ready, when the one that it was to take the place of
 /// breaks.
 const NEAR_IDLE: Duration = Duration::from_secs(1);
-/// How often the clock and the machine's address are looked at.
+/// Interval of checks for a suspend and a lost address.
 const SUSPEND_CHECK: Duration = Duration::from_secs(1);
 
-/// Keeps one connection.
 pub(crate) struct RelayLink {
     at: Arc<RelayState>,
     shared: Arc<LinkContext>,
     slot: usize,
     id: LinkId,
-    /// How long it is until the next look for a better way.
+    /// Time until the next search for a better connection.
     probe_in: Duration,
     /// Connections over QUIC in a row that died young.
     early_failures: u32,
 }
 
-/// How a connection's time ended.
+/// End of a connection.
 enum LinkEnd {
-    /// It broke, or the relay ended it.
+    /// The connection failed, or the relay closed it.
     Failed(ConnectionError),
     /// The agent is to stop.
     Stop,
@@ -74,7 +73,7 @@ type ProbeFuture<'l> =
 type SendFuture<'l> =
     Pin<Box<dyn Future<Output = (&'l mut ControlWriter, Result<(), ConnectionError>)> + Send + 'l>>;
 
-/// What comes of it; never, when there is none.
+/// Waits for a future, if there is one; else forever.
 async fn of<F: Future + Unpin>(in_flight: &mut Option<F>) -> F::Output {
     match in_flight {
         Some(in_flight) => in_flight.await,
@@ -82,7 +81,7 @@ async fn of<F: Future + Unpin>(in_flight: &mut Option<F>) -> F::Output {
     }
 }
 
-/// Whether an application is down, once that is another than was said.
+/// Waits until the health of an application differs from the reported one.
 async fn other_than(said: bool, told: &mut watch::Receiver<HealthStatus>) -> bool {
     let is_other = |told: &HealthStatus| (*told == HealthStatus::Unreachable) != said;
     let changed = told.wait_for(is_other).await.is_ok();
@@ -176,7 +175,7 @@ impl RelayLink {
             .await
     }
 
-    /// What this line's connections begin with; the one before may be `lost`.
+    /// Returns the first message of this link's connections; the previous one may be `lost`.
     fn greeting(
         &self,
         lost: bool,

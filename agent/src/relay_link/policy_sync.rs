@@ -12,7 +12,6 @@ use tokio::sync::watch;
 pub(crate) struct PolicyOffer {
     /// For the relay: without the secrets that stay here.
     pub policy: Policy,
-    /// For this side.
     pub gate: Arc<Gate>,
     /// Greater than that of every policy before.
     pub revision: u64,
@@ -32,12 +31,12 @@ impl PolicyOffer {
     }
 }
 
-/// What it means that the relay has taken a policy.
+/// Effect of a policy that the relay accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Applied {
-    /// It is in force now, and was not before.
+    /// The policy is in force now, and was not before.
     New,
-    /// It was in force already.
+    /// The policy was in force already.
     Unchanged,
     /// A newer one has been taken meanwhile, over another connection.
     Stale,
@@ -91,7 +90,7 @@ impl PolicySync {
         }
     }
 
-    /// Whether the relay has refused this one.
+    /// Returns `true` if the relay has refused this policy.
     #[must_use]
     pub(crate) fn is_refused(&self, offer: &Arc<PolicyOffer>) -> bool {
         self.lock()

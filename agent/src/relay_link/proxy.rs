@@ -32,7 +32,7 @@ pub(crate) type RelayStream = Either<TcpStream, TokioIo<hyper::upgrade::Upgraded
 type ProxyStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 impl Proxies {
-    /// What the environment says.
+    /// Reads the environment.
     #[must_use]
     pub fn from_env() -> Self {
         Self(Some(Arc::new(Matcher::from_env())))
@@ -61,13 +61,12 @@ impl Proxies {
     }
 }
 
-/// A proxy.
 pub struct Proxy {
     intercept: Intercept,
 }
 
 impl Proxy {
-    /// Its address, without a password.
+    /// Returns the address of the proxy, without a password.
     #[must_use]
     pub fn address(&self) -> String {
         let uri = self.intercept.uri();

@@ -10,7 +10,7 @@ use hookward_tunnel::transport::Transport;
 use crate::events::{Event, EventSink};
 use crate::relay_link::{ConnectionError, OpenedTunnel};
 
-/// The same failure is told again after this.
+/// Time until the same failure is reported again.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
 /// Failures that are remembered: attempts over two transports, to some addresses of some relays.
 const MAX_FAILURES: usize = 64;
@@ -18,7 +18,7 @@ const MAX_FAILURES: usize = 64;
 /// Which line: the relay's address and the line's number.
 pub(crate) type LinkId = (String, usize);
 
-/// What the lines do.
+/// Status of all links.
 #[derive(Default)]
 pub(crate) struct LinkStatus {
     // A std mutex: it guards small maps, and nothing waits while it is held.
@@ -28,7 +28,7 @@ pub(crate) struct LinkStatus {
 #[derive(Default)]
 struct Inner {
     open: BTreeMap<LinkId, Transport>,
-    /// What was told of failures, and when.
+    /// Reported failures, and their time.
     told: BTreeMap<String, Instant>,
     /// The last failure of each transport, of each relay.
     failures: BTreeMap<(String, Transport), LinkFailure>,
@@ -40,10 +40,9 @@ struct Inner {
     leaving: BTreeSet<LinkId>,
 }
 
-/// Why an attempt over one transport failed.
+/// Failure of an attempt over one transport.
 struct LinkFailure {
     reason: String,
-    /// Nobody listens there.
     refused: bool,
 }
 
@@ -52,7 +51,7 @@ impl Inner {
         self.open.keys().any(|(other, _)| other == relay)
     }
 
-    /// Whether it was open.
+    /// Returns `true` if the link was open.
     fn close(&mut self, id: &LinkId) -> bool {
         self.forget(id);
         self.open.remove(id).is_some()
@@ -64,8 +63,7 @@ impl Inner {
         self.leaving.remove(id);
     }
 
-    /// What is known of this failure and, where it is one of a transport's, of the other
-    /// transport's.
+    /// Describes this failure, together with the other transport's.
     fn summarize(&mut self, relay: &str, reason: &ConnectionError) -> String {
         let (transport, refused) = match reason {
             ConnectionError::Silent { transport, .. } => (*transport, false),
@@ -255,7 +253,7 @@ impl LinkStatus {
     }
 }
 
-/// Whether one of these lines is one to this relay.
+/// Returns `true` if one of these links is one to this relay.
 fn is_of(lines: &BTreeSet<LinkId>, relay: &str) -> bool {
     lines.iter().any(|(other, _)| other == relay)
 }

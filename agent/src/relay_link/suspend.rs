@@ -23,7 +23,7 @@ impl SuspendDetector {
         }
     }
 
-    /// Whether the machine was asleep since the last look.
+    /// Returns `true` if the machine was suspended since the last call.
     pub(crate) fn was_suspended(&mut self, now: Instant, time_of_day: UnixMillis) -> bool {
         let (before, day_before) = std::mem::replace(&mut self.seen, (now, time_of_day));
         let passed = Duration::from_millis(time_of_day.0.saturating_sub(day_before.0));

@@ -95,7 +95,7 @@ impl Default for Millis {
     }
 }
 
-/// What would have refused a request on a route that only observes.
+/// Check that would have refused a request on a route that only observes.
 #[derive(Serialize)]
 struct Observed<'r> {
     check: Check,

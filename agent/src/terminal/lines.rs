@@ -17,7 +17,7 @@ pub(crate) fn line(stamped: &TimedEvent, several: bool) -> Option<String> {
     ))
 }
 
-/// What a report says, without the time.
+/// Returns the text of an event, without the time.
 #[must_use]
 pub fn text(report: &Event, several: bool) -> String {
     let host = |host: &str| {

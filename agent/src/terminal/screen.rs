@@ -28,7 +28,7 @@ const REQUESTS: usize = 3;
 /// Hints beside the title.
 const QUIT: &str = "   (Ctrl-C to quit)";
 const REDRAW_INTERVAL: &str = "   (Ctrl-C again to quit at once)";
-/// How often the screen is drawn at most.
+/// Minimum interval between two drawings.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Shows the screen until the reports end. Ctrl-C and q ask for the end. With `several` tunnels
@@ -50,7 +50,7 @@ pub(crate) fn run(mut reports: EventStream, several: bool, quit: &Quit) -> io::R
     shown
 }
 
-/// What the screen shows.
+/// State of the screen.
 #[derive(Default)]
 pub(crate) struct Screen {
     several: bool,
@@ -208,7 +208,6 @@ impl Screen {
         self.requests.truncate(MAX_REQUESTS);
     }
 
-    /// Draws it.
     pub(crate) fn draw(&self, frame: &mut Frame<'_>) {
         // Long lines are wrapped: the webhook URL must be there in full, to be copied.
         let width = usize::from(frame.area().width.max(1));
@@ -237,7 +236,7 @@ impl Screen {
         frame.render_widget(Paragraph::new(requests).wrap(Wrap { trim: false }), below);
     }
 
-    /// What stands above the requests, with so many tunnels.
+    /// Returns the lines above the requests.
     fn top(&self, tunnels: usize) -> Vec<Line<'_>> {
         let row = |name: &'static str, value: String| {
             Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)])

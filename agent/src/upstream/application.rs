@@ -22,45 +22,43 @@ use super::tls::{self, Trust};
 /// The application, as the user described it.
 #[derive(Clone)]
 pub struct Application {
-    /// Where it listens.
+    /// Address of the application.
     pub address: Address,
-    /// How it is spoken to over TLS; `None`: in clear text.
+    /// TLS settings; `None` for clear text.
     pub tls: Option<Arc<ClientConfig>>,
-    /// It speaks HTTP/2 from the first byte (over TLS by ALPN), and not HTTP/1.1.
+    /// `true` if it speaks HTTP/2 from the first byte (over TLS by ALPN), and not HTTP/1.1.
     pub http2: bool,
-    /// What the field `Host` says.
+    /// Value of the field `Host`.
     pub host: HostField,
 }
 
-/// An address.
+/// Address of an application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A port of this machine, over IPv4 or IPv6.
     Port(u16),
     /// A host and a port.
     Host(String),
-    /// A Unix socket.
+    /// Path of a Unix socket.
     Unix(PathBuf),
 }
 
-/// What the field `Host` says to the application.
+/// Value of the field `Host` for the application.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum HostField {
-    /// What the sender wrote: the public host.
+    /// The public host, as the sender wrote it.
     #[default]
     Preserve,
     /// The application's own address.
     Rewrite,
-    /// This.
+    /// This value, always.
     Value(HeaderValue),
 }
 
 /// The application's address and scheme, as read from the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApplicationAddress {
-    /// Where it listens.
     pub address: Address,
-    /// Whether over TLS.
     pub https: bool,
 }
 
@@ -142,7 +140,7 @@ impl ApplicationAddress {
 }
 
 impl Address {
-    /// Whether it is on this machine.
+    /// Returns `true` if the address is on this machine.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
@@ -174,7 +172,7 @@ impl Application {
         }
     }
 
-    /// The same with everything that the user may say.
+    /// Creates an application with all settings.
     ///
     /// # Errors
     /// What is wrong with the certificates.
@@ -193,7 +191,7 @@ impl Application {
         })
     }
 
-    /// What `Host` says, if it is not what the sender wrote.
+    /// Returns the value of `Host`, if it differs from the sender's.
     #[must_use]
     pub fn own_host(&self) -> Option<HeaderValue> {
         match &self.host {

@@ -24,10 +24,10 @@ const MAX_ENTRIES: usize = 128;
 /// Most names of a set that is learnt; above, hyper's own limit would refuse the head.
 const NAMES: usize = 200;
 
-/// What the agent adds to every request, spelled as proxies spell it.
+/// Fields that the agent adds to every request, in the case that proxies use.
 const OWN_NAMES: [&str; 3] = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"];
 
-/// What is known of sets of names.
+/// Cache of sets of names.
 #[derive(Default)]
 pub(crate) struct HeaderCaseCache {
     // A std mutex: look-ups are short, and nothing waits while it is held.
@@ -35,7 +35,8 @@ pub(crate) struct HeaderCaseCache {
 }
 
 impl HeaderCaseCache {
-    /// What makes hyper write these names as they are spelled; `None` when all are lower case.
+    /// Returns the extensions that make hyper write these names in their case; `None` if all are
+    /// lower case.
     #[must_use]
     pub(crate) fn of(&self, spelling: &HeaderCase) -> Option<Extensions> {
         if spelling.is_plain() {

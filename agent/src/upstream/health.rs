@@ -12,28 +12,28 @@ use super::application::Application;
 use crate::events::{Event, EventSink};
 use hookward_core::limits::UPSTREAM_CONNECT_TIMEOUT;
 
-/// How often an application that took no connection is asked again.
+/// Interval of tests of an unreachable application.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// How often one is asked that nothing was heard of: its end is said before the next webhook comes.
+/// Idle time after which an application is tested, so that its end is reported before the next
+/// webhook.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// What the user was told last.
+/// Last reported health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HealthStatus {
     /// Nothing, or that it is well.
     Healthy,
-    /// It takes no connection.
+    /// The application accepts no connection.
     Unreachable,
-    /// It does not answer.
+    /// The application does not answer.
     Unresponsive,
 }
 
-/// What is known of the application's health.
+/// Health of the application.
 pub(crate) struct UpstreamHealth {
     reported: watch::Sender<HealthStatus>,
-    /// It has taken a connection or answered since the last look.
+    /// `true` if it has accepted a connection or answered since the last check.
     met: AtomicBool,
-    /// Answers so far.
     answers: AtomicU64,
     fell: Notify,
     events: EventSink,
@@ -76,7 +76,6 @@ impl UpstreamHealth {
         }
     }
 
-    /// It answered.
     pub(crate) fn answered(&self, application: &Application) {
         self.met.store(true, Ordering::Relaxed);
         self.answers.fetch_add(1, Ordering::Relaxed);
@@ -87,7 +86,7 @@ impl UpstreamHealth {
         }
     }
 
-    /// What was told last, as that changes.
+    /// Returns the last reported health, and its changes.
     pub(crate) fn told(&self) -> watch::Receiver<HealthStatus> {
         self.reported.subscribe()
     }
@@ -97,8 +96,8 @@ impl UpstreamHealth {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// It did not answer in time, and there had been so many answers when the wait began. One slow
-    /// resource beside others is no illness; one that is down is known for it.
+    /// Records a timeout, with the number of responses when the wait began. One slow resource
+    /// beside others is no failure.
     pub(crate) fn silent(&self, application: &Application, patience: Duration, answers: u64) {
         if self.answers() == answers
             && self.change(HealthStatus::Healthy, HealthStatus::Unresponsive)
@@ -149,13 +148,13 @@ impl UpstreamHealth {
         *self.reported.borrow() == told
     }
 
-    /// Whether it was so until now.
+    /// Returns `true` if the health was `from` until now.
     fn change(&self, from: HealthStatus, to: HealthStatus) -> bool {
         self.reported
             .send_if_modified(|told| *told == from && std::mem::replace(told, to) != to)
     }
 
-    /// Whether it is news.
+    /// Returns `true` if the health changed.
     fn report(&self, told: HealthStatus) -> bool {
         self.reported
             .send_if_modified(|before| std::mem::replace(before, told) != told)

@@ -28,9 +28,9 @@ use super::application::{self, Application, Stream};
 use super::health::{HealthStatus, UpstreamHealth};
 use crate::events::EventSink;
 
-/// How often idle connections are looked at.
+/// Interval of checks of idle connections.
 const SWEEP: Duration = Duration::from_millis(250);
-/// How long to wait for a connection to be free again after its answer.
+/// Maximum wait for a connection to be free again after its response.
 const CLOSE_SETTLE: Duration = Duration::from_millis(100);
 /// After this long without seeing the application close one, connections are kept for 4 s again.
 const CLOSED_EARLY_MEMORY: Duration = Duration::from_secs(60);
@@ -39,24 +39,23 @@ const HEAD_BUFFER: usize = 64 * 1024;
 /// Most header fields of an answer: as many as a request may have by the relay's preset.
 const HEAD_FIELDS: usize = 128;
 
-/// What an HTTP/2 application may have in flight towards us, of one answer and in all.
+/// Receive windows of an HTTP/2 application, of one response and in all, in bytes.
 const HTTP2_STREAM_WINDOW: u32 = 1024 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
-/// How often a silent HTTP/2 application is asked whether it is there.
+/// Interval of pings to a silent HTTP/2 application.
 const HTTP2_PING: Duration = Duration::from_secs(10);
 
-/// Why the application did not answer.
+/// Reason why the application did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
     /// There is nobody at its address.
     #[error("the application can't be reached at {address}: {source}")]
     Connect {
-        /// Its address.
         address: String,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// It broke off, or what it said is not HTTP.
+    /// The application aborted the connection, or its response is not HTTP.
     #[error("the application broke off: {0}")]
     Aborted(hyper::Error),
     /// The head of its answer is larger than hyper takes.
@@ -98,7 +97,7 @@ pub(crate) struct ConnectionPool {
 
 struct IdleConnections {
     connections: Vec<IdleConnection>,
-    /// How long a connection is kept.
+    /// Maximum idle time of a connection.
     keep: Duration,
     /// When the application was last seen closing one.
     closed_early: Option<Instant>,
@@ -123,7 +122,7 @@ struct Own {
     socket: Option<Socket>,
 }
 
-/// What a look at an idle socket tells.
+/// State of an idle socket.
 #[derive(PartialEq, Eq)]
 enum Look {
     Alive,
@@ -167,13 +166,12 @@ impl ConnectionPool {
         pool
     }
 
-    /// The application.
     #[must_use]
     pub(crate) fn application(&self) -> &Application {
         &self.application
     }
 
-    /// What was told of the application last, as that changes.
+    /// Returns the last reported health, and its changes.
     #[must_use]
     pub(crate) fn health_status(&self) -> watch::Receiver<HealthStatus> {
         self.health.told()

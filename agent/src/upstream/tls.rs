@@ -17,12 +17,10 @@ use rustls::{
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// Whom to trust.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
     /// Certificates (PEM) to trust beside the system's.
     pub ca: Option<PathBuf>,
-    /// Nobody is verified.
     pub insecure: bool,
 }
 

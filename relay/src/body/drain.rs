@@ -13,7 +13,6 @@ use tokio_util::task::TaskTracker;
 
 /// Most bytes that are read for nothing: what a stream may have under way towards us.
 const MAX_DRAIN_BYTES: usize = 256 * 1024;
-/// For how long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The body, and who reads what is left of it.
@@ -37,7 +36,7 @@ impl DrainOnDrop {
         self.incoming.as_mut()?.frame().await
     }
 
-    /// What is known of the length that is left.
+    /// Returns the known length of the rest.
     #[must_use]
     pub(crate) fn size_hint(&self) -> SizeHint {
         self.incoming
@@ -46,7 +45,7 @@ impl DrainOnDrop {
             .unwrap_or_default()
     }
 
-    /// Whether nothing is left.
+    /// Returns `true` if nothing is left.
     #[must_use]
     pub(crate) fn is_end_stream(&self) -> bool {
         self.incoming

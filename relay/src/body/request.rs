@@ -14,23 +14,23 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::body::drain::DrainOnDrop;
 use crate::overload::write_timeout::UnreadBody;
 
-/// How long a body waits for room while the slowest other one is being dropped.
+/// Maximum wait of a body for memory, while the relay evicts the slowest other one.
 const MEMORY_WAIT: Duration = Duration::from_secs(1);
-/// How often it asks.
+/// Interval of attempts to get memory.
 const MEMORY_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// An announced length beyond which nobody means it: 1 TiB at 1 Gbit/s takes three hours.
 const MAX_CONTENT_LENGTH: u64 = 1 << 40;
 
-/// Why a body was not read to its end.
+/// Failure to read a body to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestBodyError {
-    /// It came more slowly than it must, or not within the time for a whole body.
+    /// The body was slower than the minimum rate, or exceeded the time for a whole body.
     #[error("the body came too slowly")]
     Slow,
-    /// It was the slowest when there was no room for another.
+    /// The relay evicted this body: body memory was full and this sender was the slowest.
     #[error("the body was the slowest of all when the memory for bodies was full")]
     Evicted,
-    /// It has more bytes than it may.
+    /// The body exceeds the maximum size, in bytes.
     #[error("the body has more than {0} bytes")]
     TooLarge(u64),
     /// There is no room.
@@ -66,11 +66,10 @@ pub(crate) struct SenderBody {
     came: u64,
 }
 
-/// What could be read of a body at once.
+/// First bytes of a body that arrived at once.
 pub(crate) struct BodyStart {
-    /// The bytes.
     pub bytes: Bytes,
-    /// Whether that was all.
+    /// `true` if that was the whole body.
     pub complete: bool,
     /// The fields behind the body.
     pub trailers: Option<HeaderMap>,
@@ -109,7 +108,7 @@ impl SenderBody {
         self.incoming.size_hint().exact()
     }
 
-    /// Whether nothing is left to read.
+    /// Returns `true` if nothing is left to read.
     #[must_use]
     pub(crate) fn is_end(&self) -> bool {
         self.incoming.is_end_stream()

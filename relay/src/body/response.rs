@@ -18,26 +18,25 @@ use crate::overload::slow_readers::{ResponseBacklog, TrackedResponse};
 /// The body of an answer: the relay's own, or the application's.
 pub(crate) struct ResponseBody {
     source: ResponseSource,
-    /// What counts this request until its answer has been taken.
+    /// Guards that count this request until its response has been read.
     held: Option<(InFlightRequest, Option<ClientSlot>)>,
-    /// What counts it as under way in its session.
+    /// Guard that counts the request as in flight in its session.
     load: Option<LoadGuard>,
 }
 
 enum ResponseSource {
-    /// In memory.
     Own(Full<Bytes>),
     /// As it comes through the tunnel.
     Tunnel(TrackedResponse<TunnelBody>),
 }
 
-/// Why an answer broke off.
+/// Reason why a response was aborted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResponseBodyError {
-    /// It came to no good end.
+    /// The response broke off in the tunnel.
     #[error(transparent)]
     Body(#[from] body::MessageBodyError),
-    /// It was not taken.
+    /// The sender read too slowly while the backlog was full.
     #[error("the answer was not taken, and others needed its room")]
     Evicted,
 }

@@ -28,7 +28,7 @@ pub(crate) enum SendError {
     Body(RequestBodyError),
 }
 
-/// Whether a field of the request goes on. A body in one piece has no trailers to announce.
+/// Returns a filter of fields that are forwarded. A body in one piece has no trailers to announce.
 pub(crate) fn passes(whole: bool) -> impl Fn(&HeaderName) -> bool {
     move |name| passes_to_application(name) && !(whole && *name == names::TRAILER)
 }

@@ -16,13 +16,11 @@ use crate::storage::STATE_FILE;
 use crate::storage::Store;
 use crate::storage::agents::TakenHost;
 
-/// What is wrong with the command line.
+/// Error of the command line.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentCommandError {
-    /// The name.
     #[error("{0:?} is no agent's name: letters, digits and hyphens, at most 63")]
     Name(String),
-    /// The directory.
     #[error(
         "{0} holds no relay's data; start the relay once with `hookward-relay serve`, or name its --data-dir"
     )]

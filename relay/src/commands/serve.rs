@@ -18,11 +18,9 @@ use crate::settings::{self, RawSettings, Settings};
 /// The file of the first join token in the data directory.
 const TOKEN_FILE: &str = "first-join-token";
 
-/// Where the first join token is.
+/// Location of the first join token.
 enum FirstToken {
-    /// On the terminal.
     Shown(String),
-    /// In this file.
     Written(String),
 }
 

@@ -8,17 +8,15 @@ use http::{HeaderMap, Uri, Version, header};
 /// The ports that a host may carry: the listener's and the public one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
-    /// Where the listener is bound.
+    /// Port of the listener.
     pub listener: u16,
-    /// What stands in public URLs.
+    /// Port in public URLs.
     pub public: u16,
 }
 
-/// Why a request names no host that could be served, and the host that was meant, as far as it is
-/// known.
+/// Reason why a request names no served host, with the host, as far as it is known.
 #[derive(Debug)]
 pub(crate) struct AuthorityError {
-    /// The refusal.
     pub refusal: Refusal,
     /// Whose owner should know.
     pub host: Option<HostName>,

@@ -28,41 +28,35 @@ use crate::storage::dedup::ClaimGuard;
 
 /// A request on its way through the gates.
 pub(crate) struct Authorizer<'c> {
-    /// What all requests share.
+    /// State that all requests share.
     pub edge: &'c EdgeState,
-    /// Its head.
     pub head: RequestHead<'c>,
-    /// Its host.
     pub host: &'c HostName,
-    /// Where it comes from.
+    /// Client address.
     pub client: IpAddr,
-    /// When it came.
     pub received: Moment,
-    /// The tunnel's gate.
     pub gate: &'c Arc<Gate>,
     /// The memory of the tunnel's gate.
     pub state: &'c Arc<GateState>,
-    /// Where checks of the tunnel's large bodies wait.
+    /// Queue for checks of the tunnel's large bodies.
     pub checks: &'c OffloadQueue,
-    /// Whether a WebSocket is asked for.
+    /// `true` if the request asks for a WebSocket.
     pub wants_upgrade: bool,
 }
 
-/// What becomes of a request.
+/// Decision about a request.
 pub(crate) enum Authorization {
-    /// It goes on.
     Forward(Box<Authorized>),
-    /// It is a handshake, answered here.
+    /// The request is a challenge, and this is the response.
     Respond(Box<ChallengeResponse>),
-    /// It came before, and is acknowledged.
+    /// The request is a duplicate, and is acknowledged.
     Acknowledge,
 }
 
 /// A request that passed.
 pub(crate) struct Authorized {
-    /// The proof.
     pub permit: Permit,
-    /// What is to be sent.
+    /// Body to send.
     pub body: RequestBody,
     /// Keys that were fetched, for the agent's gate.
     pub keys: FetchedKeys,
@@ -70,19 +64,15 @@ pub(crate) struct Authorized {
     pub claim: Option<ClaimGuard>,
 }
 
-/// What one gate still wants to see.
+/// Next step that one gate needs.
 enum PendingCheck {
-    /// The body.
     Body(PendingBody),
-    /// Nothing.
     Decided(Decision),
 }
 
 /// The body, as far as it was read.
 enum ReceivedBody {
-    /// All of it.
     Read(Bytes, MemoryCharge),
-    /// Nothing of it.
     Coming(SenderBody, MemoryCharge),
 }
 
@@ -256,7 +246,7 @@ impl Authorizer<'_> {
         })
     }
 
-    /// What the tunnel's gate decided.
+    /// Follows the decision of the tunnel's gate.
     async fn decided(
         &self,
         decision: Decision,
@@ -370,7 +360,7 @@ fn by_baseline(refusal: Refusal) -> Refusal {
     }
 }
 
-/// What the sender did wrong with its body.
+/// Returns the refusal for a body that could not be read.
 pub(crate) fn refused_body(error: RequestBodyError) -> Refusal {
     let check = if matches!(error, RequestBodyError::TooLarge(_)) {
         Check::BodySize

@@ -12,10 +12,10 @@ use http::{HeaderMap, header};
 /// The field that trusted proxies write. The other one is a stranger's word, whoever sends it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ForwardedField {
-    /// `X-Forwarded-For`.
+    /// The field `X-Forwarded-For`.
     #[default]
     XForwardedFor,
-    /// `Forwarded` (RFC 7239).
+    /// The field `Forwarded` (RFC 7239).
     Forwarded,
 }
 

@@ -21,22 +21,22 @@ use crate::overload::activity::{ConnectionActivity, Deadline, TimeoutReason};
 use crate::overload::h2_flood::H2FloodGuard;
 use crate::overload::write_timeout::UnreadBody;
 
-/// How much larger than the largest head hyper's buffer is, so that a head over our own cap still
-/// gets our own 431.
+/// Size of hyper's buffer beyond the largest head, in bytes, so that a head over the limit gets the
+/// relay's own 431.
 const HEAD_MARGIN: usize = 16 * 1024;
-/// How many times more fields hyper takes than we do, for the same reason.
+/// Factor by which hyper's maximum number of fields exceeds the relay's, for the same reason.
 const EXTRA_FIELDS: usize = 2;
-/// What one HTTP/2 stream, and one connection, may have in flight towards us (Envoy's advice for an
-/// edge is 64 KiB and 1 MiB; uploads over long links want more of one stream).
+/// Receive window of one HTTP/2 stream and of one connection, in bytes. Envoy advises 64 KiB and 1
+/// MiB for an edge; uploads over long links need more for one stream.
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// What hyper holds of one stream's answer for a peer that does not take it.
+/// Maximum number of bytes that hyper buffers of one stream's response for a slow reader.
 const H2_SEND_BUFFER: usize = 64 * 1024;
 /// Interval of HTTP/2 pings, and the time for a reply: together `http2_idle_timeout`, so that an idle
 /// connection may stay as long.
 const H2_PING: Duration = Duration::from_secs(50);
 const H2_PONG: Duration = Duration::from_secs(10);
-/// How often an HTTP/2 connection is looked at, at least.
+/// Maximum interval between two checks of an HTTP/2 connection.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, and

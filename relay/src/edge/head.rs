@@ -19,7 +19,8 @@ use super::client_address::client_address;
 use crate::edge::request_context::RequestContext;
 use crate::edge::state::{ConnectionContext, EdgeState};
 
-/// Whether the request asks for a WebSocket: over HTTP/1.1, without a body (RFC 6455 §4.1).
+/// Returns `true` if the request asks for a WebSocket: over HTTP/1.1, without a body (RFC 6455
+/// §4.1).
 pub(super) fn is_websocket(request: &Request<Incoming>) -> bool {
     let fields = request.headers();
     request.version() == Version::HTTP_11
@@ -31,7 +32,7 @@ pub(super) fn is_websocket(request: &Request<Incoming>) -> bool {
 
 /// Bounds its bytes and fields.
 pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {
-    /// What a field costs beside its text (RFC 9113 §6.5.2 counts 32; on the wire it is 4).
+    /// Size of a field beside its text, in bytes; 4 on the wire (RFC 9113 §6.5.2 counts 32).
     const FIELD: usize = 4;
 
     let fields: usize = parts

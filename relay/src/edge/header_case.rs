@@ -21,12 +21,12 @@ use crate::overload::connections::{ConnectionSlot, HeaderMemory};
 
 /// Bytes that are remembered; the oldest go first. A head is smaller.
 const MAX_REMEMBERED: usize = 64 * 1024;
-/// How many more there may be before they go.
+/// Number of bytes beyond the maximum before old ones are dropped.
 const SLACK: usize = 16 * 1024;
 /// Room that is kept for the next head: more than one of a webhook needs.
 const MAX_KEPT_BYTES: usize = 8 * 1024;
-/// What a byte of an unfinished head costs: here, in hyper's buffer, in that of TLS, and what they
-/// keep free.
+/// Memory for each byte of an unfinished head: here, in hyper's buffer, in that of TLS, and their
+/// slack.
 const COST: u64 = 4;
 
 /// The bytes of one connection that were read last.
@@ -41,8 +41,8 @@ struct Inner {
     bytes: Vec<u8>,
     /// Bytes of a body that are still to come: they hold no names.
     skip: u64,
-    /// Whether a body of unknown length is coming: its bytes are remembered only because the next
-    /// head may follow.
+    /// `true` while a body of unknown length is received. Its bytes are recorded only because the
+    /// next head may follow.
     in_body: bool,
     /// The memory for a head that comes.
     held: Option<HeaderMemory>,
@@ -136,8 +136,8 @@ impl Inner {
         granted || self.in_body
     }
 
-    /// Where the lines behind `start` stand. Nearly always they are the next bytes; behind a body
-    /// in chunks they are looked for.
+    /// Finds the lines that begin with `start`. Nearly always they are the next bytes; behind a
+    /// chunked body they must be searched.
     fn find_head(&self, start: &[u8]) -> Option<Range<usize>> {
         let at = if self.bytes.starts_with(start) {
             0

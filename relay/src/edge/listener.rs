@@ -48,16 +48,14 @@ const EVICTED_AT_ONCE: usize = 8;
 /// Interval of the warnings.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where connections go in.
+/// Handlers of accepted connections.
 #[derive(Clone)]
 pub(crate) struct EdgeEntry {
-    /// The handshake.
     pub tls: TlsAcceptors,
     /// For agents that come over TCP.
     pub agents: Arc<AgentAcceptor>,
 }
 
-/// The HTTPS listener.
 pub(crate) struct EdgeListener {
     address: SocketAddr,
     tasks: TaskTracker,
@@ -115,7 +113,6 @@ impl EdgeListener {
         })
     }
 
-    /// Where it listens.
     #[must_use]
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
@@ -142,7 +139,7 @@ impl EdgeListener {
 /// For the last answers of a relay that stops to leave.
 const LAST_CALL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What a connection is given when it is taken.
+/// Accept loop, with the state that every connection gets.
 struct AcceptLoop {
     entry: EdgeEntry,
     edge: Arc<EdgeState>,
@@ -284,7 +281,6 @@ impl AcceptLoop {
 enum OpenedStream<S> {
     /// TLS, whose handshake is done.
     Tls(Box<AcceptedTls<S>>),
-    /// HTTP without TLS.
     ClearText(S),
 }
 

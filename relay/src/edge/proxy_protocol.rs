@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// What version 2 begins with.
+/// First bytes of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest line of version 1 (`doc/proxy-protocol.txt` §2.1).
 const LINE_BYTES: usize = 107;

@@ -31,11 +31,10 @@ use crate::forward::{self, ForwardError, RequestBody};
 use crate::overload::connections::HeaderMemory;
 use crate::sessions::registry::TunnelEndpoint;
 
-/// Why a request is answered by the relay itself.
+/// Reason why the relay answers a request itself.
 enum Rejection {
-    /// A check refused.
     Refused(Refusal),
-    /// It was let through and failed.
+    /// The request was permitted, and forwarding failed.
     Failed(ForwardError),
     /// There is no agent to take it.
     Offline,
@@ -64,7 +63,7 @@ pub(crate) type Answering =
 /// Lets a request in if there is memory for it. Nothing of it has been kept before: not even the
 /// room in which it is answered, which is as large as its head.
 pub(crate) fn admit(request: Request<Incoming>, connection: &Arc<ConnectionContext>) -> Answering {
-    /// What a request needs beside its head, and what a field of its head needs beside its text.
+    /// Memory of a request beside its head, and of a field beside its text, in bytes.
     const REQUEST: u64 = 7 * KIB;
     const FIELD: usize = 128;
 

@@ -18,19 +18,17 @@ use http::{Method, StatusCode};
 use crate::observe::audit::Seen;
 use crate::sessions::registry::TunnelEndpoint;
 
-/// What has been found out about a request so far.
+/// Facts about a request, as far as they are known.
 pub(crate) struct RequestContext {
-    /// Its id.
     pub(crate) id: RequestId,
     /// When its head was there.
     pub(crate) received: Moment,
     /// The host that is meant.
     pub(crate) host: Option<HostName>,
-    /// Where it comes from.
+    /// Client address.
     pub(crate) client: IpAddr,
-    /// Its path and query.
+    /// Path and query.
     pub(crate) target: Bytes,
-    /// The host's tunnel.
     pub(crate) tunnel: TunnelEndpoint,
 }
 
@@ -112,7 +110,7 @@ impl RequestContext {
         });
     }
 
-    /// What is told of every request that did not reach the application.
+    /// Returns the fields that every event of the owner has.
     fn told(&self, method: &Method, check: Check, since: Instant) -> RefusedRequest {
         RefusedRequest {
             id: self.id.to_string(),

@@ -32,21 +32,19 @@ use crate::overload::write_timeout::UnreadBody;
 use crate::sessions::registry::Registry;
 use crate::storage::dedup::DeliveryDedup;
 
-/// What every connection of the edge shares.
+/// State that all connections of the edge share.
 pub(crate) struct EdgeState {
-    /// Who serves which host.
+    /// Registry of hosts and sessions.
     pub registry: Registry,
     /// The time of day.
     pub clock: Clock,
-    /// All bounds.
     pub limits: Limits,
     /// Networks whose word about the client address is believed.
     pub trusted_proxies: AddressSet,
     /// The field in which they say it.
     pub forwarded: ForwardedField,
-    /// Whether their connections begin with the PROXY protocol.
+    /// `true` if connections of trusted proxies begin with the PROXY protocol.
     pub proxy_protocol: bool,
-    /// Memory for bodies.
     pub body_memory: BodyMemory,
     /// Requests in progress, by client address.
     pub per_client: PerClientLimiter,
@@ -59,11 +57,10 @@ pub(crate) struct EdgeState {
     pub last_call: CancellationToken,
     /// Cancelled when it waits for nobody any more.
     pub cut_off: CancellationToken,
-    /// Makes request ids.
     pub ids: RequestIds,
     /// The operator's baseline policy, and the memory of its gate.
     pub baseline: BaselinePolicy,
-    /// What the baseline policy's gate remembers.
+    /// State of the baseline policy's gate.
     pub baseline_state: Arc<GateState>,
     /// Public keys that providers publish.
     pub keys: KeyCache,
@@ -134,7 +131,6 @@ impl RequestIds {
         })
     }
 
-    /// The next one.
     pub(crate) fn next(&self) -> RequestId {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
         let digest = Sha256::new()
@@ -150,28 +146,26 @@ impl RequestIds {
     }
 }
 
-/// Who is at the other end of a connection.
+/// Peer of a connection.
 pub(crate) struct Peer {
-    /// The socket's address.
     pub address: IpAddr,
     /// The host named in the TLS handshake.
     pub sni: Option<String>,
-    /// Whether a body is left unread on its socket.
+    /// Marks a body that is left unread on the socket.
     pub unread: UnreadBody,
-    /// Where its connection is counted.
+    /// Slot of the connection in the connection table.
     pub slot: Arc<ConnectionSlot>,
 }
 
-/// One connection.
 pub(crate) struct ConnectionContext {
-    /// What all connections share.
+    /// State that all connections share.
     pub edge: Arc<EdgeState>,
-    /// Who is at the other end.
+    /// Peer of the connection.
     pub peer: Peer,
     /// The bytes of heads, over HTTP/1.1.
     pub recorded: Option<RecordedCase>,
     /// Owns what outlives a request: upgraded connections.
     pub tasks: TaskTracker,
-    /// What goes on on it.
+    /// Activity of the connection.
     pub activity: Arc<ConnectionActivity>,
 }

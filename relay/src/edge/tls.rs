@@ -20,14 +20,13 @@ use crate::certs::CertificatePair;
 pub(crate) const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 
-/// What accepts TLS connections.
+/// Acceptors of TLS connections.
 #[derive(Clone)]
 pub(crate) struct TlsAcceptors {
     senders: Arc<ServerConfig>,
     agents: Arc<ServerConfig>,
 }
 
-/// Who has connected.
 pub(crate) enum AcceptedTls<S> {
     /// Somebody who speaks HTTP.
     Sender(TlsStream<S>),

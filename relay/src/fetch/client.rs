@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// What the operator says about fetching.
+/// Operator's settings for fetching.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FetchSettings {
     /// Hosts that the keys of schemes in policies may come from; rows of the catalogue have their
@@ -35,7 +35,7 @@ pub struct FetchSettings {
     pub ca: Option<PathBuf>,
 }
 
-/// Why nothing was fetched.
+/// Failure to fetch a URL.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The name has no address.
@@ -44,21 +44,21 @@ pub enum FetchError {
     /// The name leads somewhere that no provider is.
     #[error("{0} has the address {1}, which is not on the public internet")]
     Private(String, IpAddr),
-    /// The connection.
+    /// The host could not be reached.
     #[error("{0}: {1}")]
     Connect(String, io::Error),
-    /// HTTP.
+    /// The response is not HTTP.
     #[error("{0}: {1}")]
     Http(String, String),
     /// Another status than 200; redirects are not followed.
     #[error("{0} answered {1}")]
     Status(String, StatusCode),
-    /// It took too long.
+    /// The fetch timed out.
     #[error("{url} took longer than {} s", .patience.as_secs())]
     Slow {
-        /// What was fetched.
+        /// URL that was fetched.
         url: String,
-        /// How long it may take.
+        /// Timeout of the fetch.
         patience: Duration,
     },
     /// The certificates to trust can't be read.
@@ -110,7 +110,7 @@ impl Fetcher {
         })
     }
 
-    /// Whether the operator allows this host for keys of schemes in policies.
+    /// Returns `true` if the operator allows this host for keys of schemes in policies.
     #[must_use]
     pub fn allows(&self, host: &str) -> bool {
         self.settings
@@ -198,7 +198,7 @@ impl Fetcher {
         }
     }
 
-    /// Where the host is. All its addresses must be public ones.
+    /// Resolves the host. All its addresses must be public.
     async fn address_of(&self, url: &HttpsUrl) -> Result<SocketAddr, FetchError> {
         if let Some(address) = self.settings.resolve.get(url.host()) {
             return Ok(*address);
@@ -220,8 +220,8 @@ impl Fetcher {
     }
 }
 
-/// Whether an address is on the public internet (RFC 6890 and the registries of special-purpose
-/// addresses).
+/// Returns `true` if an address is on the public internet (RFC 6890 and the registries of
+/// special-purpose addresses).
 #[must_use]
 pub(crate) fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {

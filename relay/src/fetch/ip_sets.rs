@@ -20,7 +20,7 @@ use crate::storage::Store;
 const MAX_AGE_MS: u64 = 6 * 3600 * 1000;
 /// After a failure the same list is not asked for within this time.
 const RETRY_PAUSE: Duration = Duration::from_secs(300);
-/// How often it is looked whether a list is due.
+/// Interval of checks for due lists.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// Bytes of one list: Atlassian's has 300 KB.
 const LIST_BYTES: usize = 8 * 1024 * 1024;

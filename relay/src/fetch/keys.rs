@@ -29,7 +29,6 @@ const KEY_BYTES: usize = 16 * 1024;
 const MAX_KEYS: usize = 256;
 /// Fetches at one time.
 const CONCURRENT_FETCHES: usize = 8;
-/// Fetches a minute.
 const FETCHES_PER_MINUTE: usize = 60;
 
 /// The keys; clones share them.
@@ -56,7 +55,6 @@ struct CachedKey {
 }
 
 impl KeyCache {
-    /// No keys yet.
     #[must_use]
     pub(crate) fn new(fetcher: Fetcher, tasks: TaskTracker) -> Self {
         Self {

@@ -8,7 +8,7 @@ use hookward_tunnel::transport::StreamError;
 use crate::forward::ForwardError;
 use crate::sessions::active::ActiveSession;
 
-/// What has become of a request so far.
+/// History of a request's forwarding attempts.
 #[derive(Default)]
 pub(super) struct RetryState {
     last: Option<ForwardError>,
@@ -39,7 +39,7 @@ impl RetryState {
         goes_on
     }
 
-    /// Whether it was a connection that failed, and a new one may be on its way.
+    /// Returns `true` if a connection failed, and the agent may be dialing a new one.
     pub(super) const fn is_connection_loss(&self) -> bool {
         self.lost.is_some() || matches!(self.last, Some(ForwardError::Offline(_)))
     }

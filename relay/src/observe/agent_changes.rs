@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::storage::Store;
 use crate::storage::agents::AgentRow;
 
-/// How often the state file is read.
+/// Interval between two reads of the state file.
 const REVIEW: Duration = Duration::from_secs(3);
 
 /// Logs every change of the agents until `stop` is cancelled.

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Lines a second for requests that did not reach an application, as on the agent's screen.
 const RECORDS_PER_SECOND: usize = 20;
-/// How often the counts are written.
+/// Interval between two summaries.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The log of requests. Each event has a quota of its own, so that strangers hide nothing of what
@@ -30,18 +30,16 @@ pub(crate) struct AuditLog {
     quotas: Mutex<BTreeMap<&'static str, Quota<&'static str>>>,
 }
 
-/// What is known of a request when an event is written.
+/// Facts about a request in an audit record.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen<'r> {
-    /// Its id.
     pub id: RequestId,
-    /// Its host, as far as it is one.
+    /// Public host, or empty.
     pub host: &'r str,
-    /// Its method.
     pub method: &'r Method,
     /// Path and query; only the path is shown.
     pub target: &'r [u8],
-    /// Where it comes from.
+    /// Client address.
     pub client: IpAddr,
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hookward_core::limits::Limits;
 use tokio::sync::Notify;
 
-/// What goes on on a connection. Times are milliseconds since its begin.
+/// Activity of a connection. Times are milliseconds since its begin.
 pub(crate) struct ConnectionActivity {
     begin: Instant,
     /// Requests whose answers have not been taken to their end.
@@ -71,7 +71,7 @@ impl ConnectionActivity {
         self.unwanted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the peer is too slow to be kept.
+    /// Returns `true` if the peer is too slow to be kept.
     #[must_use]
     pub(crate) fn is_unwanted(&self) -> bool {
         self.unwanted.load(Ordering::Relaxed)
@@ -82,7 +82,7 @@ impl ConnectionActivity {
         self.done.notified().await;
     }
 
-    /// Whether no request is being answered.
+    /// Returns `true` if no request is in flight.
     #[must_use]
     pub(crate) fn is_idle(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
@@ -94,8 +94,8 @@ impl ConnectionActivity {
         self.is_idle().then(|| self.since(&self.last_request))
     }
 
-    /// Why the connection has to end now, or when it may have to. One of which a request passed the
-    /// gate is `known`, and may be idle for longer.
+    /// Returns the reason to close the connection now, or the time of the next check. A verified
+    /// connection may be idle for longer.
     #[must_use]
     pub(crate) fn deadline(&self, limits: &Limits, known: bool) -> Deadline {
         let (reason, since, most) = if self.last_request.load(Ordering::Relaxed) == 0 {
@@ -155,15 +155,15 @@ impl ConnectionActivity {
     }
 }
 
-/// What a look at a connection finds.
+/// Result of a check.
 pub(crate) enum Deadline {
-    /// It has to end.
+    /// The connection must be closed.
     Now(TimeoutReason),
     /// Not before this time has passed.
     In(Duration),
 }
 
-/// Why a connection has to end.
+/// Reason to close a connection.
 pub(crate) enum TimeoutReason {
     /// No request has come.
     NoRequest,

@@ -16,35 +16,36 @@ use tokio_util::sync::CancellationToken;
 
 use crate::overload::activity::ConnectionActivity;
 
-/// What the waiting requests of one stranger's connection may hold, in bytes: some thirty, with
-/// heads as webhooks have them. It is half a mebibyte with what the connection needs beside them.
+/// Maximum size of buffered request heads per unverified connection, in bytes: some thirty heads of
+/// webhooks. Half a mebibyte with the connection's own memory.
 const HEADERS_PER_UNVERIFIED: u64 = 320 * KIB;
-/// The same for requests without a body, which wait for nobody: as many as a connection may have
-/// streams.
+/// Like [`HEADERS_PER_UNVERIFIED`], for requests without a body, which wait for no data: as many as
+/// a connection may have streams.
 const BODILESS_PER_UNVERIFIED: u64 = 4 * HEADERS_PER_UNVERIFIED;
-/// What a head that is still coming may hold beside them: the largest that settings allow, with its
-/// copies.
+/// Maximum size of a head that is still being received, in bytes: the largest that settings allow,
+/// with its copies.
 const COMING: u64 = 304 * KIB;
-/// What a refused stream leaves behind in h2 for as long as its connection lasts.
+/// Memory that h2 keeps for a refused stream until its connection ends, in bytes.
 const REFUSED: u64 = KIB;
-/// What the heads of all strangers may hold before some have to go, and how much is then made free.
+/// Size of all unverified connections' heads, in bytes, at which the relay starts to close
+/// connections.
 const HEADERS_UNVERIFIED: u64 = 12 * MIB;
 const FREED_AT_ONCE: u64 = MIB;
-/// The same, with those that had to go and have not gone yet: beyond it new ones are refused.
+/// Maximum size of heads, with those of connections that are being closed. Beyond it, new heads are
+/// refused.
 const HEADERS_MAX: u64 = 16 * MIB;
 
-/// So long nothing has happened on a connection that has to go although it may send: by then its
-/// last answer, of which the relay holds 150 KiB at most when it is done with it, has left on all
-/// but the slowest lines.
+/// Minimum idle time of a verified connection before it may be closed for a new one. By then its
+/// last response, of which the relay holds 150 KiB at most, has left on all but the slowest lines.
 const IDLE: Duration = Duration::from_secs(5);
 /// Fewer strangers than this part of all slots are left alone while others are idle: an eighth.
 const MIN_CANDIDATES: usize = 8;
-/// How many of them go at once: all have to be looked at for it.
+/// Number of idle connections that are closed at once: each pass must look at all of them.
 const IDLE_IMMEDIATE: usize = 64;
 /// After a look that has found none.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// So many connections in all.
+/// Table of all connections, with a maximum number.
 pub(crate) struct ConnectionTable {
     limit: usize,
     // A std mutex: it guards counters and maps, and nothing waits while it is held.
@@ -93,12 +94,11 @@ pub(crate) struct ConnectionSlot {
 pub(crate) struct HeaderMemory {
     slot: Arc<ConnectionSlot>,
     bytes: u64,
-    /// What all of the connection may be.
+    /// Maximum size of the connection's heads, in bytes.
     most: u64,
 }
 
 impl ConnectionTable {
-    /// So many slots.
     #[must_use]
     pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -264,7 +264,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// Whether a request of the connection has passed the gate.
+    /// Returns `true` if a request of the connection has passed the gate.
     #[must_use]
     pub(crate) fn is_verified(&self) -> bool {
         self.known.load(Ordering::Relaxed)

@@ -26,7 +26,7 @@ const MAX_CONTROL_FRAMES: u32 = 1000;
 const CONTROL_PER_PROGRESS: u32 = 10;
 /// The time in which they are counted.
 const WINDOW: Duration = Duration::from_secs(10);
-/// What a client says first (RFC 9113 §3.4).
+/// Length of the client's connection preface (RFC 9113 §3.4).
 const PREFACE: usize = 24;
 /// A frame's head: length, kind, flags, stream.
 const HEAD: usize = 9;
@@ -35,7 +35,7 @@ const HEADERS: u8 = 1;
 const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
-/// What a byte of an unfinished head costs: in h2's buffer, and unpacked.
+/// Memory for each byte of an unfinished head: in h2's buffer, and unpacked.
 const COST: u64 = 2;
 
 /// Counts the frames of a connection.
@@ -46,9 +46,9 @@ pub(crate) struct H2FloodGuard<S> {
     /// Control frames that went with nothing.
     idle: u32,
     since: Instant,
-    /// Whether a request's head has begun since the last pause.
+    /// `true` if a request's head has begun since the last pause.
     begun: bool,
-    /// Whether there has to be a pause, and what was read behind it.
+    /// `true` if a pause is due before what was read behind it.
     pause: bool,
     behind: Bytes,
     slot: Arc<ConnectionSlot>,
@@ -69,14 +69,13 @@ struct FrameCounter {
     last_of_block: bool,
 }
 
-/// What a frame does.
+/// Kind of a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FrameKind {
     /// A request or an answer moves.
     Progress,
-    /// It does not.
     Control,
-    /// It may not come from a client.
+    /// The frame may not come from a client.
     Wrong,
 }
 

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// A session's load.
 #[derive(Default)]
 pub(crate) struct SessionLoad {
     in_flight: AtomicUsize,
@@ -25,14 +24,12 @@ impl Drop for LoadGuard {
 }
 
 impl SessionLoad {
-    /// Counts one more.
     #[must_use]
     pub(crate) fn begin(self: &Arc<Self>) -> LoadGuard {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         LoadGuard(Arc::clone(self))
     }
 
-    /// Requests under way.
     #[must_use]
     pub(crate) fn count(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)

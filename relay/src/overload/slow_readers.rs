@@ -13,21 +13,20 @@ use hookward_tunnel::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// What may lie there before somebody has to give way: half of it, so that the others have the rest
-/// meanwhile.
+/// Number of unread bytes at which eviction starts: half of the connection's window, so that other
+/// senders have the rest meanwhile.
 const TARGET_BYTES: u64 = CONNECTION_WINDOW as u64 / 2;
 /// From here on nobody can wait: what is left is filled within a moment by as many as have brought
 /// it so far.
 const FULL_BYTES: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
-/// Who has asked for nothing more for so long stands still, as long as there is nearly room. Of an
-/// answer 64 KiB have to leave before more is asked for: a line of 16 kB/s gets on, if it has no
-/// other answers to carry.
+/// Time after which a reader that requests nothing more may be evicted. 64 KiB of a response must
+/// leave before more is requested: a line of 16 kB/s is fast enough for one response.
 const READER_GRACE: Duration = Duration::from_secs(4);
-/// The same at [`FULL_BYTES`]: a line of 256 kB/s gets on.
+/// Like [`READER_GRACE`], from [`FULL_BYTES`] on: a line of 256 kB/s is fast enough.
 const READER_GRACE_WHEN_FULL: Duration = Duration::from_millis(250);
-/// How often it is looked while there are more answers than [`TARGET_BYTES`] has windows for.
+/// Interval of checks while there are more responses than windows in [`TARGET_BYTES`].
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// So many answers have room whatever lies there of each.
+/// Number of responses that fit whatever is unread of each.
 const MIN_RESPONSES: usize = (TARGET_BYTES / STREAM_WINDOW as u64) as usize;
 
 /// The answers of one session that are on their way.
@@ -36,7 +35,7 @@ pub(crate) struct ResponseBacklog<T> {
     // A std mutex: the map is small, and nothing waits while it is held.
     responses: Mutex<HashMap<u64, Arc<BacklogEntry<T>>>>,
     next: AtomicU64,
-    /// How many there are.
+    /// Number of tracked responses.
     count: AtomicUsize,
     /// Told when there are more than [`MIN_RESPONSES`].
     pressure: Notify,
@@ -61,7 +60,7 @@ impl<T> BacklogEntry<T> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What may lie here of it: as much as its stream's window takes, when its length is not known.
+    /// Returns the maximum number of unread bytes: a stream's window if the length is unknown.
     fn buffered_bytes(&self) -> u64 {
         self.left.load(Ordering::Relaxed).min(STREAM_WINDOW.into())
     }
@@ -112,7 +111,7 @@ impl<T> ResponseBacklog<T> {
         }
     }
 
-    /// How many were taken away since this was asked last.
+    /// Returns the number of evictions since the last call.
     pub(crate) fn count_evicted(&self) -> u64 {
         self.evicted.swap(0, Ordering::Relaxed)
     }
@@ -155,7 +154,7 @@ struct Candidate<T> {
     answer: Arc<BacklogEntry<T>>,
     /// Since when, in milliseconds.
     since: u64,
-    /// What may lie here of it.
+    /// Maximum number of unread bytes.
     buffered: u64,
 }
 

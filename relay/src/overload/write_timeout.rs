@@ -13,9 +13,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long a closed connection takes what its sender still sends. A socket that is closed with
-/// unread bytes is reset, and the reset destroys an answer that the sender has not read yet (RFC
-/// 9112 §9.6). It is nginx's time.
+/// Time in which a closed connection reads what its sender still sends. A socket that is closed
+/// with unread bytes is reset, and the reset destroys a response that the sender has not read yet
+/// (RFC 9112 §9.6). The value is nginx's.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 /// So much has to come in each such time, or the sender only holds the connection: a slow modem
 /// brings 1 KiB/s.
@@ -23,13 +23,14 @@ const LINGER_WINDOW: Duration = Duration::from_secs(5);
 const LINGER_WINDOW_BYTES: usize = 5 * 1024;
 /// The time for a sender that was too slow before: it only has to read its answer.
 const LINGER_SLOW: Duration = Duration::from_millis(500);
-/// How many bytes it takes at most: a little more than the largest body that GitHub sends.
+/// Maximum number of bytes read after closing: a little more than the largest body that GitHub
+/// sends.
 const LINGER_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes that are thrown away at once.
 const DISCARD: usize = 16 * 1024;
 
-/// Whether a connection's sender is still sending a body that nobody will read. Clones share it.
-/// What hyper refuses by itself, before there is a request, is not known here.
+/// Marks a connection whose sender still sends a body that nothing will read. Clones share it. Does
+/// not know what hyper refuses by itself.
 #[derive(Clone, Default)]
 pub(crate) struct UnreadBody(Arc<SocketFlags>);
 
@@ -66,13 +67,12 @@ struct LingeringClose {
     /// The end of a window, and of all of them.
     timer: Pin<Box<Sleep>>,
     end: Instant,
-    /// What came in this window, and what may come in all.
+    /// Number of bytes in this window, and in all.
     came: usize,
     left: usize,
 }
 
 impl<S> WriteTimeout<S> {
-    /// Guards this stream.
     pub(crate) const fn new(inner: S, patience: Duration, unread: UnreadBody) -> Self {
         Self {
             inner,

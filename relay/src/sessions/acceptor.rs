@@ -19,7 +19,7 @@ use crate::sessions::session;
 
 /// The way in for agents. It owns the tasks of greetings and sessions.
 pub(crate) struct AgentAcceptor {
-    /// What a session needs of the relay.
+    /// State that sessions need.
     pub host: Arc<SessionContext>,
     unauthenticated: Arc<Semaphore>,
     per_client: PerClientLimiter,
@@ -58,7 +58,7 @@ impl AgentAcceptor {
         self.host.limits.max_unauthenticated_agents - self.unauthenticated.available_permits()
     }
 
-    /// What owns the tasks.
+    /// Returns the tracker that owns the tasks.
     #[must_use]
     pub(crate) const fn tasks(&self) -> &TaskTracker {
         &self.tasks

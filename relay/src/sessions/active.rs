@@ -21,7 +21,7 @@ const SPREAD_FROM: usize = 64;
 pub(crate) struct AgentInstance {
     /// No other run has this name.
     pub instance: Box<str>,
-    /// Whether it shares its tunnels with others.
+    /// `true` if the agent shares its tunnels with others.
     pub pool: bool,
     /// Which of the run's connections this is.
     pub link: Option<u32>,
@@ -32,20 +32,18 @@ pub(crate) struct AgentInstance {
 /// A session that is being served.
 pub(crate) struct ActiveSession {
     id: u64,
-    /// Whose it is.
     pub agent: Agent,
     run: AgentInstance,
-    /// The connection.
     pub session: Session,
-    /// What the agent is to be told.
+    /// Events for the agent.
     pub owner_events: OwnerEvents,
-    /// What senders have not taken of its answers.
+    /// Responses that senders have not yet read.
     pub response_backlog: Arc<ResponseBacklog<TunnelBody>>,
     load: Arc<SessionLoad>,
     order: AtomicU32,
     quiet: AtomicBool,
-    /// It serves all that the one before it on its line serves: until then its agent takes nothing
-    /// from it.
+    /// `true` once the session serves all hosts of the session that it replaces. Until then its
+    /// agent gets nothing over it.
     complete: AtomicBool,
 }
 
@@ -81,14 +79,13 @@ impl ActiveSession {
         self.load.begin()
     }
 
-    /// Requests under way.
     #[must_use]
     pub(crate) fn in_flight(&self) -> usize {
         self.load.count()
     }
 
-    /// How much it is burdened, beside another connection of its run: by many requests, or by
-    /// answers that are not taken.
+    /// Returns the load beside another connection of the same instance: many requests, or unread
+    /// responses.
     #[must_use]
     pub(crate) fn load_penalty(&self) -> usize {
         (self.in_flight() / SPREAD_FROM).max(self.response_backlog.crowds())
@@ -99,47 +96,47 @@ impl ActiveSession {
         self.load.idle().await;
     }
 
-    /// Whether nothing was heard of the agent for longer than it should be silent: others go first.
+    /// Marks the agent as silent for longer than expected. Other sessions are preferred.
     pub(crate) fn set_silent(&self, quiet: bool) {
         self.quiet.store(quiet, Ordering::Relaxed);
     }
 
-    /// Whether that is so.
+    /// Returns `true` if the agent is silent.
     #[must_use]
     pub(crate) fn is_silent(&self) -> bool {
         self.quiet.load(Ordering::Relaxed)
     }
 
-    /// It serves all that the one before on its line serves, or does not yet.
+    /// Records that the session serves all hosts of the session that it replaces.
     pub(crate) fn set_complete(&self, complete: bool) {
         self.complete.store(complete, Ordering::Relaxed);
     }
 
-    /// Whether it has taken the place of that other session of its run.
+    /// Returns `true` if this session has replaced that one.
     #[must_use]
     pub(crate) fn replaces(&self, other: &Self) -> bool {
         self.is_same_link(other) && self.id > other.id && self.complete.load(Ordering::Relaxed)
     }
 
-    /// Whether both are connections of one line of a run.
+    /// Returns `true` if both are connections of one link of an instance.
     #[must_use]
     pub(crate) fn is_same_link(&self, other: &Self) -> bool {
         self.run.link.is_some() && self.run.link == other.run.link && self.is_same_instance(other)
     }
 
-    /// Whether its run shares its tunnels.
+    /// Returns `true` if the agent shares its tunnels.
     #[must_use]
     pub(crate) const fn is_pooled(&self) -> bool {
         self.run.pool
     }
 
-    /// Whether it came before that other one.
+    /// Returns `true` if this session began before the other.
     #[must_use]
     pub(crate) const fn is_older(&self, other: &Self) -> bool {
         self.id < other.id
     }
 
-    /// Whether the agent has said that the one before on its line is lost.
+    /// Returns `true` if the agent reported the previous connection of its link as lost.
     #[must_use]
     pub(crate) const fn replaces_lost_link(&self) -> bool {
         self.run.lost
@@ -151,13 +148,13 @@ impl ActiveSession {
         &self.run.instance
     }
 
-    /// Whether it is this one.
+    /// Returns `true` if both are the same session.
     #[must_use]
     pub(crate) const fn is(&self, other: &Self) -> bool {
         self.id == other.id
     }
 
-    /// Whether both belong to one run of the agent's program.
+    /// Returns `true` if both belong to one instance of the agent's program.
     #[must_use]
     pub(crate) fn is_same_instance(&self, other: &Self) -> bool {
         self.agent.id == other.agent.id && self.run.instance == other.run.instance

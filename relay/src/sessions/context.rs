@@ -15,17 +15,15 @@ use crate::observe::audit::AuditLog;
 use crate::sessions::registry::Registry;
 use crate::storage::Store;
 
-/// What a session needs of the relay.
+/// State that sessions need.
 pub(crate) struct SessionContext {
-    /// Who serves which host.
+    /// Registry of hosts and sessions.
     pub registry: Registry,
-    /// What survives a restart.
+    /// Persistent state.
     pub store: Store,
     /// The time of day.
     pub clock: Clock,
-    /// All bounds.
     pub limits: Limits,
-    /// The public domain.
     pub domain: HostName,
     /// Exact hosts by the relay's settings.
     pub reserved_hosts: BTreeMap<HostName, AgentName>,

@@ -18,7 +18,7 @@ use crate::storage::hosts::HostClaim;
 pub(crate) struct Authenticated {
     /// Whose session it is.
     pub agent: Agent,
-    /// What it authenticated with, to be asked for again.
+    /// Digest of the credential, which is checked again regularly.
     pub credential: SecretDigest,
     /// Which run of the agent's program it is part of.
     pub run: AgentInstance,
@@ -26,22 +26,20 @@ pub(crate) struct Authenticated {
     pub control: ControlStream,
 }
 
-/// Why a connection did not become a session.
+/// Reason why a connection did not become a session.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
-    /// It was a join, and is done.
+    /// The connection was a join, and is done.
     #[error("agent {0} joined")]
     Joined(String),
     /// The agent was refused.
     #[error("refused an agent: {0}")]
     Refused(&'static str),
-    /// The connection broke.
     #[error(transparent)]
     Session(#[from] SessionError),
     /// The stream broke, or the peer is no agent.
     #[error(transparent)]
     Stream(#[from] StreamError),
-    /// The store failed.
     #[error(transparent)]
     Store(#[from] StorageError),
 }

@@ -17,14 +17,13 @@ use crate::sessions::context::SessionContext;
 use crate::sessions::handshake::HandshakeError;
 use crate::storage::Store;
 
-/// How often it is asked again who owns which host.
+/// Interval of checks of host ownership.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For the peers to be told that the relay stops. Handshakes that were given up on the other side
 /// would be waited for until they count as dead.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The tunnel's listener.
 pub(crate) struct AgentListener {
     endpoint: Endpoint,
     address: SocketAddr,
@@ -62,7 +61,6 @@ impl AgentListener {
         })
     }
 
-    /// Where it listens.
     #[must_use]
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address

@@ -52,16 +52,16 @@ impl Drop for AgentSlot {
 /// An agent that was away for longer is not expected back at any moment.
 const RECONNECT_EXPECTED: Duration = Duration::from_secs(30);
 
-/// What is known of a public host.
+/// State of a public host.
 #[derive(Clone)]
 pub(crate) struct TunnelEndpoint {
     /// The owner's policy; `None` until the owner has opened the tunnel since the relay's start.
     pub gate: Option<Arc<Gate>>,
     /// The sessions that have opened it, the oldest first. Those of the newest run serve.
     sessions: Arc<[Endpoint]>,
-    /// What its gate remembers: rates, lockouts, the named sets.
+    /// State of its gate: rates, lockouts, named sets.
     pub state: Arc<GateState>,
-    /// Where its checks of large bodies wait.
+    /// Queue for checks of its large bodies.
     pub checks: OffloadQueue,
     /// Scheme and authority of its public URL.
     pub origin: Arc<str>,
@@ -86,14 +86,13 @@ struct Endpoint {
     arrival: u64,
     /// The policy that its run has brought.
     brought: PolicyVersion,
-    /// Its agent says that the application takes no connection there.
+    /// `true` while the agent reports that the application accepts no connection.
     down: Arc<AtomicBool>,
 }
 
 /// A policy that an agent's run has brought.
 #[derive(Clone)]
 pub(crate) struct PolicyVersion {
-    /// It, compiled.
     pub gate: Arc<Gate>,
     /// The run's later ones have a greater one.
     pub revision: u64,
@@ -132,13 +131,13 @@ impl TunnelEndpoint {
         })
     }
 
-    /// Whether nobody serves it.
+    /// Returns `true` if no session serves the host.
     #[must_use]
     pub(crate) fn is_away(&self) -> bool {
         self.sessions.is_empty()
     }
 
-    /// Who is told what was refused.
+    /// Returns the session that gets the owner's events.
     #[must_use]
     pub(crate) fn owner(&self) -> Option<&Arc<ActiveSession>> {
         self.serving()
@@ -146,8 +145,8 @@ impl TunnelEndpoint {
             .map(|session| &session.live)
     }
 
-    /// What speaks against a session: that its application is down, that nothing was heard of it,
-    /// or that a newer connection has taken its place.
+    /// Returns the reasons against a session: its application is down, its agent is silent, or a
+    /// newer connection has replaced it.
     fn penalty(&self, session: &Endpoint) -> (bool, bool, bool) {
         let replaced = self
             .sessions
@@ -236,7 +235,7 @@ impl Registry {
         })
     }
 
-    /// What is known of this host; `None` for a host that nobody was given.
+    /// Returns the state of this host; `None` if no agent owns it.
     #[must_use]
     pub(crate) fn find(&self, host: &str) -> Option<TunnelEndpoint> {
         self.lock().get(host).cloned()
@@ -349,8 +348,7 @@ impl Registry {
         self.opened.send_modify(|count| *count += 1);
     }
 
-    /// What is known of this host once a session serves it that `may`, if its agent was there a
-    /// moment ago and is back within this time.
+    /// Waits for a session of this host that `may`, if its agent was connected a moment ago.
     pub(crate) async fn arrival(
         &self,
         host: &str,
@@ -376,8 +374,7 @@ impl Registry {
         timeout(patience, waiting).await.ok().flatten()
     }
 
-    /// Whether the agent has another connection in the place of this one: it has not said that it
-    /// is lost, and something is heard of it.
+    /// Returns `true` if the agent has a live connection in place of this one.
     #[must_use]
     pub(crate) fn has_another(&self, session: &ActiveSession) -> bool {
         if session.replaces_lost_link() {
@@ -403,7 +400,8 @@ impl Registry {
             .for_each(|same| same.down.store(down, Ordering::Relaxed));
     }
 
-    /// Whether requests for this host may go to this session: no newer run has taken it over.
+    /// Returns `true` if requests for this host may use this session: no newer instance has taken
+    /// it over.
     #[must_use]
     pub(crate) fn is_active(&self, host: &str, session: &ActiveSession) -> bool {
         self.lock().get(host).is_some_and(|tunnel| {
@@ -413,7 +411,7 @@ impl Registry {
         })
     }
 
-    /// Whether this session has opened the host.
+    /// Returns `true` if this session has opened the host.
     #[must_use]
     pub(crate) fn is_served_by(&self, host: &str, session: &ActiveSession) -> bool {
         self.lock()

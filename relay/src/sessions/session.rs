@@ -27,10 +27,11 @@ use crate::sessions::registry::{PolicyVersion, Registry};
 use crate::storage::hosts::HostClaim;
 use crate::storage::{StorageError, Store};
 
-/// How often a session's credential is asked for again: an agent that was removed is out by then.
+/// Interval of checks of a session's credential: the maximum time until a removed agent is
+/// disconnected.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How often it is looked whether anything was heard of the agent, and whether it is its turn.
+/// Interval of checks for silence and takeover.
 const LISTEN: Duration = Duration::from_secs(1);
 
 /// Takes a session out of the registry when it ends, however it ends.

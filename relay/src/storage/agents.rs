@@ -15,18 +15,15 @@ pub struct AgentId(pub(super) i64);
 /// An agent as the store knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
-    /// Its id.
     pub id: AgentId,
-    /// Its name.
     pub name: AgentName,
 }
 
 /// An agent in a list for the administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentRow {
-    /// Its name.
     pub name: String,
-    /// Whether it has exchanged a join token for a credential.
+    /// `true` once the agent has exchanged a join token for a credential.
     pub joined: bool,
     /// The hosts it owns.
     pub hosts: Vec<String>,
@@ -37,14 +34,13 @@ pub struct AgentRow {
 /// Host that moved to the newly added agent of the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenHost {
-    /// The host.
     pub host: HostName,
     /// The agent that had it.
     pub from: String,
 }
 
 impl Store {
-    /// Whether no agent was ever added.
+    /// Returns `true` if no agent was ever added.
     ///
     /// # Errors
     /// [`StorageError::State`].

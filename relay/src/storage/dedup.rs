@@ -33,9 +33,9 @@ const QUEUE_LENGTH: usize = 8192;
 const BATCH_CLAIMS: usize = 1024;
 /// Rows that are forgotten with one commit, once their window is over.
 const SWEEP_ROWS: i64 = 2000;
-/// How often what is over is forgotten when nothing else happens.
+/// Interval at which expired rows are removed while nothing else happens.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a request waits for the file.
+/// Maximum wait of a request for a commit.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Key = [u8; 32];
@@ -64,7 +64,7 @@ struct DedupQueue {
     failing: bool,
 }
 
-/// What a request asks of the thread.
+/// Request to the writer thread.
 enum DedupRequest {
     Claim {
         key: Key,
@@ -86,7 +86,6 @@ enum DedupRequest {
 
 /// The thread that owns the file. Dropping it ends the thread.
 pub(crate) struct DedupWriter {
-    /// What requests use.
     pub dedup: DeliveryDedup,
     thread: Option<JoinHandle<()>>,
 }

@@ -6,12 +6,12 @@ use rusqlite::{OptionalExtension as _, params};
 use super::agents::AgentId;
 use super::{StorageError, Store};
 
-/// Whether a host could be claimed.
+/// Result of a claim of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostClaim {
-    /// It belongs to the agent now, or did before.
+    /// The agent owns the host.
     Owned,
-    /// It belongs to the agent of this name.
+    /// The agent of this name owns the host.
     Taken(String),
     /// The agent owns as many hosts as it may.
     TooMany,

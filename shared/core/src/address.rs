@@ -112,13 +112,14 @@ impl AddressSet {
         set
     }
 
-    /// Whether the set has a whole address family, in one range or in parts: that protects nothing.
+    /// Returns `true` if the set covers a whole address family, in one range or in parts: such a
+    /// set protects nothing.
     #[must_use]
     pub fn has_whole_family(&self) -> bool {
         self.v4 == [(0, u32::MAX)] || self.v6 == [(0, u128::MAX)]
     }
 
-    /// Whether the set has this address.
+    /// Returns `true` if the set contains this address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match canonical(address) {
@@ -127,7 +128,7 @@ impl AddressSet {
         }
     }
 
-    /// Whether every address of this set is in `other`.
+    /// Returns `true` if `other` contains every address of this set.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         let first = |start: u32| IpAddr::V4(Ipv4Addr::from_bits(start));

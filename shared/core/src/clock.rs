@@ -40,10 +40,10 @@ impl From<UnixMillis> for Moment {
     }
 }
 
-/// Where a program reads the time of day.
+/// Source of the time of day.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
-    /// The system's clocks.
+    /// Clocks of the system.
     #[default]
     System,
     /// Clocks that stand still until they are set.

@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 pub struct Diagnostic {
     /// The file, line and column, or the flag.
     pub place: String,
-    /// What is wrong there, and what to write instead.
+    /// Cause of the error, and the remedy.
     pub reason: String,
 }
 
@@ -146,19 +146,19 @@ impl<'d> TableReader<'d> {
         self.document.report_at(offset, self.named(&what));
     }
 
-    /// How many problems the file has so far.
+    /// Number of errors found in the file so far.
     #[must_use]
     pub fn diagnostics(&self) -> usize {
         self.document.problems.borrow().len()
     }
 
-    /// Whether the table has this key. It counts as known.
+    /// Returns `true` if the table has this key. Marks the key as known.
     pub fn has(&mut self, key: &'static str) -> bool {
         self.known.insert(key);
         self.table.contains_key(key)
     }
 
-    /// Whether the value of `key` is a table. It counts as known.
+    /// Returns `true` if the value of `key` is a table. Marks the key as known.
     pub fn is_table(&mut self, key: &'static str) -> bool {
         matches!(
             self.take(key).map(Spanned::get_ref),
@@ -166,13 +166,13 @@ impl<'d> TableReader<'d> {
         )
     }
 
-    /// Where this table stands in the file, for [`TomlDocument::report_at`].
+    /// Offset of this table in the file, for [`TomlDocument::report_at`].
     #[must_use]
     pub const fn offset(&self) -> usize {
         self.offset
     }
 
-    /// A text.
+    /// Reads a string.
     pub fn string(&mut self, key: &'static str) -> Option<String> {
         match self.take(key)?.get_ref() {
             DeValue::String(text) => Some(text.to_string()),
@@ -206,7 +206,7 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// `true` or `false`.
+    /// Reads a boolean.
     pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
         match self.take(key)?.get_ref() {
             DeValue::Boolean(value) => Some(*value),
@@ -322,7 +322,7 @@ impl<'d> TableReader<'d> {
         lists
     }
 
-    /// A table.
+    /// Reads a table.
     pub fn table(&mut self, key: &'static str) -> Option<TableReader<'d>> {
         let value = self.take(key)?;
         match value.get_ref() {

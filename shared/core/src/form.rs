@@ -79,7 +79,7 @@ fn each_pair(text: &[u8]) -> impl Iterator<Item = Option<Pair<'_>>> {
 /// one.
 const MAX_NAME_BYTES: usize = 256;
 
-/// Why there is not one value.
+/// Failure to find exactly one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormError {
     /// A broken escape, too many pairs, or another kind of body.
@@ -168,13 +168,12 @@ pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, F
 #[derive(Debug, Clone)]
 pub struct FormFields {
     fields: Vec<(FieldName, Range<usize>)>,
-    /// Values are escaped.
     escaped: bool,
 }
 
 #[derive(Debug, Clone)]
 enum FieldName {
-    /// It stands in the body.
+    /// Range of the body that has the name unescaped.
     Plain(Range<usize>),
     Decoded(Box<[u8]>),
 }

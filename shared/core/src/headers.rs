@@ -23,13 +23,13 @@ pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host
 /// stranger wants removed on the way, and the request is refused.
 const CONNECTION_OPTIONS: [&str; 5] = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
 
-/// Whether a request's field reaches the application.
+/// Returns `true` if a request's field is forwarded to the application.
 #[must_use]
 pub fn passes_to_application(name: &HeaderName) -> bool {
     !is_hop_by_hop(name) && *name != header::EXPECT && !is_claim(name.as_str())
 }
 
-/// Whether a field of the application's answer reaches the sender.
+/// Returns `true` if a field of the application's response is forwarded to the sender.
 #[must_use]
 pub fn passes_to_sender(name: &HeaderName) -> bool {
     !is_hop_by_hop(name) && !is_ours(name.as_str())
@@ -68,9 +68,9 @@ pub fn are_twins(one: &HeaderName, other: &HeaderName) -> bool {
     one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
 }
 
-/// Whether the name claims a client address, identity or certificate, another URL, method or file
-/// than the one that was checked, or a field of ours or of one connection. All that is no letter or
-/// digit is read as `-`, as CGI does.
+/// Returns `true` for a field that claims a client address, an identity or certificate, another
+/// URL, method or file than the checked one, or that belongs to Hookward or to one connection.
+/// Reads every character other than a letter or digit as `-`, as CGI does.
 fn is_claim(name: &str) -> bool {
     const PREFIXES: [&str; 9] = [
         "x-forwarded",
@@ -156,13 +156,13 @@ fn is_claim(name: &str) -> bool {
     named || is_ours(name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether the name lies in our own space; `_` is read as `-`.
+/// Returns `true` for a name that begins with `hookward-`; reads `_` as `-`.
 fn is_ours(name: &str) -> bool {
     name.strip_prefix("hookward")
         .is_some_and(|rest| rest.starts_with(['-', '_']))
 }
 
-/// What a `Connection` field says about this request.
+/// Members of a `Connection` field that concern this request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConnectionOptions {
     /// `upgrade` is among the options.
@@ -200,7 +200,7 @@ pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, Stri
     Ok(found)
 }
 
-/// Whether a list-valued field has this member, compared without case.
+/// Returns `true` if a list-valued field has this member, compared without case.
 #[must_use]
 pub fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
     headers
@@ -211,8 +211,8 @@ pub fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
         .any(|item| item.trim().eq_ignore_ascii_case(member))
 }
 
-/// Whether a trailer field may pass: announced in `Trailer`, no part of framing, routing or
-/// authentication (RFC 9110 §6.5.1), and none that would be removed from a head.
+/// Returns `true` if a trailer field may be forwarded: announced in `Trailer`, no part of framing,
+/// routing or authentication (RFC 9110 §6.5.1), and not removed from heads.
 #[must_use]
 pub fn trailer_passes(announced: &HeaderMap, name: &HeaderName) -> bool {
     let forbidden = matches!(

@@ -19,34 +19,34 @@ use crate::json::JsonPath;
 /// Most ranges of one set: real lists have up to a few thousand.
 const MAX_RANGES: usize = 100_000;
 
-/// One named set.
+/// Named set of addresses that a provider publishes.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamedSet {
-    /// Its name in policies.
+    /// Name in policies.
     pub name: String,
-    /// Its name for people.
+    /// Display name.
     pub title: String,
-    /// Where the provider publishes it; absent where only a page for people says it.
+    /// URL of the provider's list; `None` if only a page for people has it.
     #[serde(default)]
     pub url: Option<String>,
-    /// Where in the JSON of the list the ranges, or the items with them, stand; empty: one range a
-    /// line.
+    /// Paths of the ranges, or of the items with them, in the list's JSON; empty if the list has
+    /// one range a line.
     #[serde(default)]
     pub pick: Vec<JsonPath>,
     /// The field of an item that is the range, where items are objects.
     #[serde(default)]
     pub field: Option<String>,
-    /// What an item's other fields must be, or hold.
+    /// Values that an item's other fields must have, or contain.
     #[serde(default, rename = "where")]
     pub conditions: BTreeMap<String, String>,
-    /// The built-in copy.
+    /// Ranges of the built-in copy.
     #[serde(default)]
     pub ranges: Vec<String>,
     /// The day of the copy, as far as it is known.
     #[serde(default)]
     pub dated: Option<String>,
-    /// Where the copy was read.
+    /// Source of the built-in copy.
     pub source: String,
 }
 
@@ -77,7 +77,7 @@ pub fn find(name: &str) -> Option<&'static NamedSet> {
     SETS.iter().find(|set| set.name == wanted)
 }
 
-/// What to say about a name that no set has.
+/// Returns the error for an unknown name, with the known ones.
 #[must_use]
 pub fn unknown(name: &str) -> String {
     let known = SETS
@@ -91,16 +91,16 @@ pub fn unknown(name: &str) -> String {
     )
 }
 
-/// Why a list that was fetched is not used.
+/// Reason to reject a fetched list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ListError {
-    /// It is not written as it used to be.
+    /// The list has an unexpected format.
     #[error("the list is not written as expected: {0}")]
     Form(String),
-    /// It holds nothing.
+    /// The list is empty.
     #[error("the list is empty")]
     Empty,
-    /// It holds a range that covers a whole family, or something that is none.
+    /// A range is malformed, or covers a whole address family.
     #[error("the list holds {0:?}, which is no range of a provider")]
     Range(String),
 }
@@ -171,7 +171,6 @@ impl NamedSet {
         item.get(field).and_then(Value::as_str).map(str::to_owned)
     }
 
-    /// The built-in copy.
     #[must_use]
     pub(crate) fn built_in(&self) -> ActiveSet {
         let networks: Vec<_> = self
@@ -193,7 +192,7 @@ impl NamedSet {
     }
 }
 
-/// Where the ranges in use come from.
+/// Source of the ranges in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SetOrigin {
     /// There are none yet.
@@ -207,16 +206,16 @@ pub enum SetOrigin {
 /// The ranges of a set that are in use.
 #[derive(Debug, Clone)]
 pub struct ActiveSet {
-    /// The ranges.
+    /// Ranges in use.
     pub addresses: AddressSet,
-    /// How many were listed.
+    /// Number of listed ranges.
     pub count: usize,
-    /// Where they come from.
+    /// Source of the ranges.
     pub origin: SetOrigin,
 }
 
 impl ActiveSet {
-    /// How old the ranges are, in words.
+    /// Returns the age of the ranges as text.
     #[must_use]
     pub fn age(&self, now: UnixMillis) -> String {
         match &self.origin {
@@ -282,7 +281,7 @@ impl NamedSets {
             .insert(name, Arc::new(current));
     }
 
-    /// Whether the set of this name has this address.
+    /// Returns `true` if the set of this name contains this address.
     #[must_use]
     pub fn contains(&self, name: &str, address: IpAddr) -> bool {
         self.get(name)

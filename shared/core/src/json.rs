@@ -31,7 +31,7 @@ enum PathStep {
     Every,
 }
 
-/// Why a path has no value.
+/// Failure to find a value at a path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
     /// The body is not JSON.
@@ -40,7 +40,7 @@ pub enum JsonError {
     /// A name stands twice, or also in another case.
     #[error("{0:?} stands twice in one object of the body, or also in another case")]
     Repeated(String),
-    /// Nothing stands there.
+    /// The path has no value.
     #[error("{0} is not in the body")]
     Absent(String),
     /// An object or a list stands there.
@@ -126,7 +126,8 @@ impl JsonPath {
         self.raw_up_to(document, MAX_VALUES)
     }
 
-    /// The same, at most so many: a list that was fetched is longer than one that a stranger sends.
+    /// Like [`Self::raw`], with at most `most` values: fetched lists are longer than what a sender
+    /// may send.
     ///
     /// # Errors
     /// [`JsonError`].

@@ -160,7 +160,7 @@ pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const RETRY_WINDOW: Duration = Duration::from_secs(60);
 /// Part of the memory for bodies that one client address may hold: an eighth.
 pub const BODY_MEMORY_SHARES: u64 = 8;
-/// What the agent holds of bodies that its own checks must read: eight of the largest.
+/// Memory of the agent for bodies that its own checks read: eight of the largest.
 pub const AGENT_BODY_MEMORY: u64 = 8 * 25 * MIB;
 /// Idle connections to the application live this long: below the 5 s of Node's servers.
 pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -174,8 +174,8 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 pub const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// A body up to this size travels ahead of larger ones in the tunnel, and is sent in one piece.
 pub const SMALL_BODY: usize = 64 * 1024;
-/// How long the first bytes of a streamed body are gathered, so that a small body, or a broken
-/// one, is known whole before the application hears of the request.
+/// Time in which the relay gathers the first bytes of a streamed body, so that a small body, or a
+/// broken one, is complete before the application gets the request.
 pub const GATHER_TIMEOUT: Duration = Duration::from_millis(100);
 /// First messages of an agent, before it is known who it is: a credential and some names.
 pub const GREETING_BYTES: usize = 16 * 1024;

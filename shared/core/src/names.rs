@@ -41,7 +41,7 @@ impl HostName {
         Self(format!("{}.{}", label.0, self.0))
     }
 
-    /// Whether this is exactly one label below `domain`, which is what a wildcard record and a
+    /// Returns `true` if the host is exactly one label below `domain`, as a wildcard record and a
     /// wildcard certificate cover.
     #[must_use]
     pub fn is_child_of(&self, domain: &Self) -> bool {

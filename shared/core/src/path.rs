@@ -73,7 +73,7 @@ impl PathPattern {
         }
     }
 
-    /// Whether every path that `other` matches is matched by this one.
+    /// Returns `true` if this pattern matches every path that `other` matches.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         let prefix = self
@@ -89,7 +89,7 @@ impl PathPattern {
         prefix && mine <= theirs && (self.below || (mine == theirs && !other.below))
     }
 
-    /// Whether it matches every path.
+    /// Returns `true` if the pattern matches every path.
     #[must_use]
     pub fn is_everything(&self) -> bool {
         self.below && self.segments.is_empty()

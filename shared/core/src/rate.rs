@@ -18,7 +18,7 @@ const SPANS: [(&str, u64); 4] = [
 /// Most requests of a rate: more is no rate, and the arithmetic stays exact.
 const MAX_COUNT: u32 = 1_000_000;
 
-/// So many requests in a span of time, such as `100/s`.
+/// Number of requests in a span of time, such as `100/s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Rate {
@@ -52,7 +52,7 @@ impl Rate {
         Ok(Self { count, span_ms })
     }
 
-    /// So many requests a second.
+    /// Creates a rate of `count` requests a second.
     #[must_use]
     pub fn per_second(count: u32) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Rate {
         }
     }
 
-    /// What one request uses up, in microseconds.
+    /// Cost of one request, in microseconds.
     #[must_use]
     pub fn cost(self) -> u64 {
         self.span_ms * 1000 / u64::from(self.count)
@@ -95,12 +95,12 @@ impl Rate {
 #[derive(Debug)]
 pub struct ByteMeter {
     a_second: u64,
-    /// What has been used up, in microseconds of the clock.
+    /// Used part of the meter, in microseconds of the clock.
     spent: AtomicU64,
 }
 
 impl ByteMeter {
-    /// So many bytes a second, with two seconds of them as a burst.
+    /// Creates a meter of this many bytes a second, with a burst of two seconds.
     #[must_use]
     pub const fn new(a_second: u64) -> Self {
         Self {

@@ -31,7 +31,7 @@ macro_rules! words {
 }
 
 words! {
-    /// What refused a request: the name that the tunnel's owner sees.
+    /// Check that refused a request, as the tunnel's owner sees it.
     Check {
         /// The request could be read in two ways, or breaks a size limit.
         Syntax = "syntax",
@@ -75,7 +75,7 @@ words! {
 words! {
     /// The stable error code of an answer that the relay makes itself (`hookward-error`).
     Code {
-        /// Malformed or ambiguous.
+        /// Malformed or ambiguous request.
         Malformed = "malformed_request",
         /// A request in clear text on the port of HTTPS.
         HttpsOnly = "https_only",
@@ -115,8 +115,8 @@ words! {
 }
 
 impl Check {
-    /// Whether a request that fails this check may have left its connection in doubt: nobody can
-    /// tell where the next request begins, so none is read from it.
+    /// Returns `true` if the connection can't be used after this check failed, because the start of
+    /// the next request is unknown.
     #[must_use]
     pub const fn breaks_framing(self) -> bool {
         matches!(self, Self::Syntax | Self::BodySize | Self::Body)
@@ -183,15 +183,16 @@ pub struct Refusal {
     pub code: Code,
     /// The status of the answer: the code's own, unless a provider wants another one.
     pub status: StatusCode,
-    /// Why, for the tunnel's owner only. Holds no secret and no text of the sender unescaped.
+    /// Reason, for the tunnel's owner only. Contains no secret, and text of the sender only
+    /// escaped.
     pub reason: String,
     /// Seconds after which it makes sense to try again, where that is known.
     pub retry_after: Option<u64>,
-    /// Whether only somebody without the secret fails so, and no provider whose clock or queue is
-    /// behind.
+    /// `true` if only a sender without the secret can fail so, and no provider with a wrong clock
+    /// or a long queue.
     pub is_unverified: bool,
-    /// How close the request came within this check: of several refusals, the closest says the
-    /// most.
+    /// Closeness of the request to passing this check. Of several refusals, the relay reports the
+    /// closest.
     pub closeness: u8,
     /// `true` if user and password could let the sender in: some clients send them only after a
     /// challenge (RFC 9110 §11.6.1).
@@ -213,7 +214,7 @@ impl Refusal {
         }
     }
 
-    /// The same, after so many milliseconds it makes sense to try again.
+    /// Returns the refusal with a Retry-After of this many milliseconds.
     #[must_use]
     pub fn after(self, wait_ms: u64) -> Self {
         Self {
@@ -222,7 +223,7 @@ impl Refusal {
         }
     }
 
-    /// How far the request came: the later check, and within it the closer miss.
+    /// Progress of the request: the later check, and within it the closer miss.
     #[must_use]
     pub const fn progress(&self) -> (Check, u8) {
         (self.check, self.closeness)

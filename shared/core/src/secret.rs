@@ -77,7 +77,7 @@ impl<'de> Deserialize<'de> for Secret {
 pub struct SecretDigest([u8; 32]);
 
 impl SecretDigest {
-    /// Digests a candidate.
+    /// Computes the digest of a candidate.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
@@ -89,20 +89,20 @@ impl SecretDigest {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The digest's bytes.
+    /// Returns the 32 bytes of the digest.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// Whether `candidate` is the secret.
+    /// Returns `true` if `candidate` is the secret. Takes constant time.
     #[must_use]
     pub fn matches(&self, candidate: &[u8]) -> bool {
         bool::from(self.0.ct_eq(&Self::of(candidate).0))
     }
 }
 
-/// Where a secret comes from: never from the command line itself, which every process can read.
+/// Source of a secret: never the command line, which every process can read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
     /// `env:NAME`: an environment variable.
@@ -111,7 +111,7 @@ pub enum SecretSource {
     File(String),
 }
 
-/// Why a secret could not be had.
+/// Failure to load a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// Something else than `env:NAME` or `file:PATH`.
@@ -174,7 +174,7 @@ impl SecretSource {
 
 /// A secret as it was found.
 pub struct LoadedSecret {
-    /// The secret.
+    /// The secret's bytes.
     pub secret: Secret,
     /// Notes for the user: that one trailing newline was taken off, that it looks altered.
     pub notes: Vec<String>,

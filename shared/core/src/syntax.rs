@@ -9,13 +9,13 @@ use crate::text::is_invisible;
 /// Escaped slashes in a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EscapedSlashes {
-    /// They are refused: most servers decode them before they look for the resource.
+    /// Escaped slashes are refused: most servers decode them before they find the resource.
     Refused,
-    /// They may stand in a segment, whose parts are then held to the rules of segments.
+    /// Escaped slashes may stand in a segment. Each part then follows the rules of segments.
     Allowed,
 }
 
-/// Whether hosts may send this method at all. CONNECT and TRACE never pass.
+/// Returns `true` for methods that a policy may allow. CONNECT and TRACE never pass.
 #[must_use]
 pub fn is_known_method(method: &Method) -> bool {
     matches!(

@@ -67,19 +67,19 @@ impl HttpsUrl {
         })
     }
 
-    /// The host.
+    /// Returns the host, in lower case.
     #[must_use]
     pub fn host(&self) -> &str {
         self.host.as_str()
     }
 
-    /// The port.
+    /// Returns the port.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Path and query.
+    /// Returns path and query.
     #[must_use]
     pub fn target(&self) -> &str {
         &self.target
@@ -142,7 +142,7 @@ impl HostPattern {
         Ok(Self(text.to_ascii_lowercase()))
     }
 
-    /// Whether it stands for this host.
+    /// Returns `true` if the pattern matches this host.
     #[must_use]
     pub fn matches(&self, host: &str) -> bool {
         let (mut pattern, mut labels) = (self.0.split('.'), host.split('.'));

@@ -30,7 +30,8 @@ const ATTEMPT_BYTES: usize = 1024;
 /// Other providers that are tried.
 const MAX_PROVIDERS: usize = 8;
 
-/// What would have been right. Empty when the request is right, or nothing was found.
+/// Finds causes of a wrong signature. Returns none if the signature is right, or no cause was
+/// found.
 #[must_use]
 pub(crate) fn diagnose(
     check: &SignatureCheck,
@@ -117,7 +118,7 @@ struct Doctor<'d> {
 }
 
 impl Doctor<'_> {
-    /// Whether the request would be right with these schemes and secrets.
+    /// Returns `true` if the request is right with these schemes and secrets.
     fn fits(
         &self,
         schemes: &[Scheme],
@@ -128,7 +129,7 @@ impl Doctor<'_> {
         self.fits_at(schemes, shape, secrets, self.check.origin.clone(), request)
     }
 
-    /// The same under another URL.
+    /// Like [`Self::fits`], with another URL.
     fn fits_at(
         &self,
         schemes: &[Scheme],
@@ -283,7 +284,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// Whether only the time is wrong.
+    /// Tests if only the time is wrong.
     fn clock(&mut self, keyed: &SignatureVerifier, request: &Request<'_>) {
         for scheme in self.schemes {
             let Some(ts) = scheme.ts.as_ref().filter(|ts| ts.tolerance.is_some()) else {
@@ -403,7 +404,6 @@ impl Doctor<'_> {
         self.found.extend(found);
     }
 
-    /// Another provider's signature.
     fn other_provider(&mut self, request: &Request<'_>) {
         let present = |scheme: &Scheme| match &scheme.sig.at {
             ValueLocator::Header(field) => {

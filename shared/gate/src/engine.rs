@@ -58,9 +58,9 @@ const BARRED_ATTEMPTS_PER_SECOND: u32 = 20;
 /// signing secret that never leaves the agent can only be used there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// At the edge.
+    /// Gate of the relay.
     Relay,
-    /// Beside the application.
+    /// Gate of the agent.
     Agent,
 }
 
@@ -69,7 +69,7 @@ pub struct Gate {
     side: Side,
     client_rate: Option<Rate>,
     rate: Option<Rate>,
-    /// What the operator gives every tunnel.
+    /// Maximum rate of every tunnel, by the operator.
     operators_rate: Option<Rate>,
     lockout: Option<Lockout>,
     routes: Vec<CompiledRoute>,
@@ -90,26 +90,26 @@ struct CompiledRoute {
     replay: Option<ReplayProtection>,
     mode: Mode,
     accept: Vec<AcceptRule>,
-    /// What its checks read of bodies.
+    /// Fields of bodies that its checks read.
     body_fields: Arc<BodyFields>,
 }
 
-/// What a route says about forwarding, for those who forward.
+/// Settings of a route that concern forwarding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteSettings {
-    /// How the route is called on screens.
+    /// Display name of the route.
     pub name: String,
     /// Most bytes of a body that a check must read whole.
     pub max_body: u64,
     /// Wait for the head of the application's answer.
     pub answer_timeout: Duration,
-    /// Whether a WebSocket may be opened.
+    /// `true` if WebSockets are allowed.
     pub websocket: bool,
-    /// Whether the token stays in what the application sees.
+    /// `true` if the token is forwarded to the application.
     pub keep_token: bool,
     /// `true` if escaped slashes may stand below the path's final `/**`.
     pub encoded_slashes: bool,
-    /// Its path patterns, as written.
+    /// Path patterns, as written.
     pub paths: Vec<String>,
 }
 
@@ -127,9 +127,9 @@ pub enum Decision {
     Forward(Permit),
     /// The delivery must be claimed first.
     Claim(PendingClaim),
-    /// It is a provider's handshake, and this is the answer.
+    /// The request is a provider's challenge, and this is the response.
     Answer(Box<ChallengeResponse>),
-    /// It is a handshake in which the provider tells its secret, and pairing is under way.
+    /// The request is a challenge with the provider's secret, and pairing is in progress.
     Pair(Secret, Box<ChallengeResponse>),
 }
 
@@ -149,7 +149,7 @@ pub struct PendingBody {
     gate: Arc<Gate>,
     route: usize,
     client: IpAddr,
-    /// Why this client may not send without a right signature.
+    /// Reason why this client may only send with a right signature.
     barred: Option<Refusal>,
     /// Alternatives whose head checks passed, in order, with what they found.
     candidates: Vec<(usize, Evidence)>,
@@ -159,18 +159,18 @@ pub struct PendingBody {
 /// A request that passed every check, and whose delivery must be claimed before it is forwarded.
 #[derive(Debug)]
 pub struct PendingClaim {
-    /// What is claimed.
+    /// The delivery to claim.
     pub claim: DeliveryClaim,
     permit: Permit,
     observing: bool,
 }
 
-/// What becomes of a request once its claim was judged.
+/// Decision about a request after its claim.
 #[derive(Debug)]
 pub enum AfterClaim {
-    /// It may be forwarded. The claim is kept only when the answer is 2xx.
+    /// The request may be forwarded. The claim is kept only if the response is 2xx.
     Forward(Permit),
-    /// It came before, and is acknowledged without being forwarded.
+    /// The delivery is a duplicate, and is acknowledged without being forwarded.
     Acknowledge,
 }
 
@@ -203,7 +203,7 @@ impl Gate {
         })
     }
 
-    /// The same gate, whose tunnel gets at most this rate, beside its own.
+    /// Returns the gate with this maximum rate for its tunnel, beside the policy's own.
     #[must_use]
     pub fn at_most(self, rate: Rate) -> Self {
         Self {
@@ -370,8 +370,8 @@ impl Gate {
         }
     }
 
-    /// What would have made the signature right, for the tunnel's owner: of the alternatives, those
-    /// whose signature the request carries come first. Its work is bounded by `work`.
+    /// Finds causes of a wrong signature, for the tunnel's owner. Begins with the accept rules
+    /// whose signature the request carries. `work` bounds the cost.
     #[must_use]
     pub fn diagnose(
         &self,
@@ -458,7 +458,8 @@ impl Gate {
         Ok(())
     }
 
-    /// Whether some alternative allows this address by name or range: it is nobody's to lock out.
+    /// Returns `true` if an accept rule allows this address by name or range. Such an address is
+    /// never locked out.
     fn allows(&self, client: IpAddr, state: &GateState) -> bool {
         let alternatives = self.routes.iter().flat_map(|route| &route.accept);
         alternatives
@@ -825,7 +826,7 @@ impl PendingClaim {
 }
 
 impl Permit {
-    /// What the route says about forwarding.
+    /// Returns the route's settings for forwarding.
     #[must_use]
     pub fn settings(&self) -> &RouteSettings {
         // A permit is made with the index of a route of its own gate, which never changes.
@@ -845,7 +846,7 @@ impl Permit {
             .map_or(&NONE, |route| &route.settings)
     }
 
-    /// Where the tokens stand that the agent has to take out; none when the route keeps them.
+    /// Returns the spans of the tokens that the agent must remove; none if the route keeps them.
     #[must_use]
     pub fn tokens_to_remove(&self) -> &[TokenSpan] {
         if self.settings().keep_token {
@@ -903,7 +904,7 @@ fn no_route() -> Refusal {
 }
 
 impl CompiledRoute {
-    /// Whether failed checks are only shown now.
+    /// Returns `true` if failed checks are only shown at this time.
     const fn observes(&self, now: UnixMillis) -> bool {
         matches!(self.mode, Mode::Observe { until } if now.seconds() < until)
     }

@@ -101,14 +101,12 @@ struct BodyDocument {
     scan: Scan,
 }
 
-/// Why a value of the body could not be had.
+/// Failure to read a value of the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BodyReadError {
-    /// Its JSON.
     Json(JsonError),
-    /// Its form.
     Form(FormError),
-    /// It costs too much.
+    /// The work for this request reached its limit.
     WorkLimit(WorkLimitExceeded),
 }
 
@@ -139,7 +137,6 @@ impl BodyFieldsBuilder {
             .push(path.clone());
     }
 
-    /// All of them.
     #[must_use]
     pub(crate) fn finish(self) -> BodyFields {
         let documents = self
@@ -265,7 +262,6 @@ impl SignedMessage {
         self.pieces.iter().map(bytes).collect()
     }
 
-    /// All bytes.
     #[must_use]
     pub(crate) fn concat(&self, body: &[u8]) -> Vec<u8> {
         self.slices(body).concat()
@@ -282,7 +278,7 @@ impl SignedMessage {
     }
 }
 
-/// Where a slice lies in the body that it is a part of.
+/// Returns the range of a slice within the body that contains it.
 fn position(inside: &[u8], body: &[u8]) -> Option<Range<usize>> {
     let start = (inside.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     let end = start.checked_add(inside.len())?;
@@ -312,13 +308,13 @@ impl Inspection {
         }
     }
 
-    /// The same work, for an item of a batch, which is a document of its own.
+    /// Creates an inspection that shares the work, for an item of a batch, which is a document of
+    /// its own.
     #[must_use]
     pub(crate) fn of_item(&self, places: &Arc<BodyFields>) -> Self {
         Self::new(Arc::clone(places), Arc::clone(&self.work))
     }
 
-    /// Cost so far.
     #[must_use]
     pub(crate) const fn work(&self) -> &Arc<Work> {
         &self.work

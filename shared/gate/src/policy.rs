@@ -20,7 +20,7 @@ use hookward_core::secret::{Secret, SecretDigest};
 
 pub use validate::PolicyLimits;
 
-/// What is open when nobody says otherwise: FlexDeploy's webhook resource, in both versions.
+/// Paths that are open by default: FlexDeploy's webhook resource, in both versions.
 pub const PRESET_PATHS: [&str; 2] = ["/flexdeploy/webhooks/v1/**", "/flexdeploy/webhooks/v2/**"];
 /// The query parameter that holds a token when no other is named.
 pub const TOKEN_NAME: &str = "token";
@@ -29,7 +29,7 @@ pub const TOKEN_NAME: &str = "token";
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// The routes.
+    /// Routes in order; the first whose path and method match decides.
     pub routes: Vec<Route>,
     /// Requests of one client address, before anything else is looked at. Only the relay counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,7 +46,7 @@ pub struct Policy {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// How it is called on screens.
+    /// Display name.
     pub name: String,
     /// Path patterns; any of them.
     pub paths: Vec<String>,
@@ -56,9 +56,9 @@ pub struct Route {
     pub max_body: u64,
     /// Wait for the head of the application's answer, in milliseconds.
     pub answer_timeout_ms: u64,
-    /// Whether a WebSocket may be opened.
+    /// `true` if WebSockets are allowed.
     pub websocket: bool,
-    /// Whether the token stays in what the application sees.
+    /// `true` if the token is forwarded to the application.
     pub keep_token: bool,
     /// `true` if escaped slashes (`%2F`) may stand below a path's final `/**`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -68,20 +68,20 @@ pub struct Route {
     /// Requests that pass everything else. Only the relay counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
-    /// What happens to a delivery that came before. Only the relay remembers.
+    /// Replay protection, by the relay only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<ReplayProtection>,
-    /// Whether failed checks refuse.
+    /// Mode of failed checks.
     pub mode: Mode,
     /// Alternatives; one must accept.
     pub accept: Vec<Accept>,
 }
 
-/// Whether failed checks refuse, or are only shown.
+/// Effect of failed checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// They refuse.
+    /// Failed checks refuse the request.
     Enforce,
     /// Address, token, signature and replay are checked and shown, and the request passes all the
     /// same.
@@ -103,25 +103,25 @@ pub struct Lockout {
     pub for_ms: u64,
 }
 
-/// What happens to a delivery that came before.
+/// Replay protection of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplayProtection {
-    /// What is done.
+    /// Response to a duplicate.
     pub on_duplicate: OnDuplicate,
     /// For so many milliseconds a delivery is remembered.
     pub window_ms: u64,
 }
 
-/// What is done with a delivery that came before.
+/// Response to a duplicate of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDuplicate {
-    /// It is refused.
+    /// Refuse it with 403.
     Refuse,
-    /// It is answered 200 and not forwarded: the sender stops trying.
+    /// Answer 200 and do not forward it: the sender stops trying.
     Acknowledge,
-    /// It is forwarded, and told.
+    /// Forward it, and report it.
     Forward,
 }
 
@@ -133,7 +133,7 @@ pub struct Accept {
     pub open: bool,
     /// Client addresses; `None` for no such check.
     pub allow_ips: Option<Addresses>,
-    /// The token.
+    /// Token check.
     pub token: Option<TokenCheck>,
     /// User and password (RFC 7617).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,9 +156,9 @@ pub struct Accept {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Addresses {
-    /// The ranges.
+    /// Address ranges.
     pub ranges: Vec<IpNet>,
-    /// The named sets.
+    /// Names of address sets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub named: Vec<String>,
 }
@@ -167,7 +167,7 @@ pub struct Addresses {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenCheck {
-    /// Where it stands.
+    /// Location of the token.
     pub location: TokenLocation,
     /// The tokens that are live; several during a change.
     pub active: Vec<ActiveToken>,
@@ -177,14 +177,14 @@ pub struct TokenCheck {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActiveToken {
-    /// How it is called: `env:NAME` or `file:PATH`.
+    /// Name of the token: `env:NAME` or `file:PATH`.
     pub name: String,
-    /// Its digest.
+    /// SHA-256 of the token.
     #[serde(with = "digest")]
     pub digest: SecretDigest,
 }
 
-/// Where a token stands.
+/// Location of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum TokenLocation {
@@ -192,7 +192,7 @@ pub enum TokenLocation {
     Query(String),
     /// A header of this name.
     Header(HeaderName),
-    /// Basic authentication: `user:password`.
+    /// Basic authentication, as `user:password`.
     Basic,
 }
 
@@ -200,7 +200,7 @@ pub enum TokenLocation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeaderRule {
-    /// The field.
+    /// Name of the field.
     #[serde(with = "header_name")]
     pub name: HeaderName,
     /// The values, compared exactly.
@@ -211,7 +211,7 @@ pub struct HeaderRule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BodyRule {
-    /// Where it stands.
+    /// Path of the value.
     pub path: JsonPath,
     /// The values, as text.
     pub allowed: Vec<String>,
@@ -230,7 +230,7 @@ pub struct SignatureCheck {
     /// A scheme of the user's own, instead of a provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<Box<Scheme>>,
-    /// Where the secret may be.
+    /// Programs that may hold the secret.
     pub secret_at: SecretAt,
     /// The secrets that are live; empty on the relay's copy when they stay on the agent.
     pub secrets: Vec<ActiveSecret>,
@@ -238,10 +238,10 @@ pub struct SignatureCheck {
     /// tunnel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
-    /// Whether the provider's handshakes are answered here.
+    /// `true` if the gate answers the provider's challenges.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub challenge: bool,
-    /// Whether a secret that the provider tells in its handshake is taken now: only while pairing.
+    /// `true` if the gate takes a secret from the provider's challenge. Only while pairing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pair: bool,
 }
@@ -250,13 +250,13 @@ pub struct SignatureCheck {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActiveSecret {
-    /// How it is called: `env:NAME` or `file:PATH`.
+    /// Name of the secret: `env:NAME` or `file:PATH`.
     pub name: String,
-    /// It.
+    /// The secret itself.
     pub secret: Secret,
 }
 
-/// Where a signing secret may be.
+/// Programs that may hold a signing secret.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SecretAt {
@@ -274,7 +274,7 @@ impl Addresses {
         AddressSet::new(&self.ranges)
     }
 
-    /// Whether nothing is listed.
+    /// Returns `true` if no address is listed.
     #[must_use]
     pub(crate) const fn is_empty(&self) -> bool {
         self.ranges.is_empty() && self.named.is_empty()
@@ -329,7 +329,7 @@ impl TokenLocation {
     }
 }
 
-/// How [`TokenLocation::Basic`] is written on the wire: no query parameter can have this name.
+/// Form of [`TokenLocation::Basic`] on the wire. No query parameter can have this name.
 const BASIC: &str = "basic:";
 
 impl TryFrom<String> for TokenLocation {
@@ -393,7 +393,7 @@ impl SignatureCheck {
         }
     }
 
-    /// These schemes with these secrets.
+    /// Compiles these schemes with these secrets.
     ///
     /// # Errors
     /// When a scheme contradicts itself or a secret has not the provider's form.
@@ -409,13 +409,13 @@ impl SignatureCheck {
         })
     }
 
-    /// How its secret is written.
+    /// Returns the format of the provider's secret.
     #[must_use]
     pub(crate) fn shape(&self) -> SecretShape {
         self.row().map(Provider::shape).unwrap_or_default()
     }
 
-    /// What it is called on screens.
+    /// Returns the display name of the provider or scheme.
     #[must_use]
     pub(crate) fn title(&self) -> String {
         match (self.row(), &self.variant) {
@@ -433,7 +433,7 @@ impl SignatureCheck {
         }
     }
 
-    /// How much of the body a right signature vouches for: of several ways, the least.
+    /// Returns how much of the body a right signature covers: of several schemes, the least.
     #[must_use]
     pub(crate) fn coverage(&self) -> Coverage {
         let schemes = self.schemes().unwrap_or_default();
@@ -491,8 +491,8 @@ impl Route {
 }
 
 impl Accept {
-    /// Whether it holds a check that keeps strangers out. A range that covers a whole address
-    /// family is not one.
+    /// Returns `true` if a check keeps strangers out. A range that covers a whole address family
+    /// does not.
     #[must_use]
     pub fn is_protected(&self) -> bool {
         let address = self

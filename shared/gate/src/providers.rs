@@ -30,18 +30,18 @@ pub use locator::ValueLocator;
 pub use scheme::{Coverage, Scheme};
 pub use verifier::{SignatureVerifier, Verified};
 
-/// One provider.
+/// A webhook provider.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
-    /// Its id: lower case, words joined by `_`.
+    /// Id: lower case, words joined by `_`.
     pub id: String,
     /// Other names by which it is known.
     #[serde(default)]
     pub aliases: Vec<String>,
-    /// Its name for people.
+    /// Display name.
     pub name: String,
-    /// How it signs.
+    /// Default scheme.
     scheme: Scheme,
     /// Other ways that are as good: other names of the headers, other slots for keys.
     #[serde(default, rename = "or")]
@@ -55,22 +55,21 @@ pub struct Provider {
     /// The part that a secret is which is no JSON object.
     #[serde(default)]
     plain: Option<String>,
-    /// Where the delivery's id stands; several places together where an id is only one of its
-    /// channel. A header that holds it identifies one delivery, so that a request which repeats it
-    /// with another value is ambiguous, whatever the route.
+    /// Locations of the delivery's id; several together if an id is unique within a channel only. A
+    /// header with the id must not repeat with another value, on any route.
     #[serde(default, deserialize_with = "one_or_several")]
     pub delivery: Vec<ValueLocator>,
-    /// Where the kind of event stands.
+    /// Location of the event's kind.
     #[serde(default)]
     pub event: Option<ValueLocator>,
-    /// Whether all its customers' webhooks are signed with one key: a right signature says who
-    /// sends, and not for whom.
+    /// `true` if the provider signs with one key for all its customers. A right signature then
+    /// identifies the provider, not the account.
     #[serde(default)]
     pub shared_key: bool,
-    /// Whether one signature may stand for several deliveries, so that it does not tell them apart.
+    /// `true` if one signature may stand for several deliveries.
     #[serde(default)]
     pub signature_repeats: bool,
-    /// Handshakes.
+    /// Challenges.
     #[serde(default, rename = "challenge")]
     pub challenges: Vec<Challenge>,
     /// The named set of addresses that it sends from.
@@ -80,16 +79,16 @@ pub struct Provider {
     /// another one.
     #[serde(default)]
     pub refused_with: Option<u16>,
-    /// How long it waits for an answer, and whether it tries again.
+    /// Time that the provider waits for a response, and its retries.
     #[serde(default)]
     pub limits: Option<String>,
-    /// What is entered on its side, and where.
+    /// Values to enter at the provider, and where.
     #[serde(default)]
     pub setup: Option<String>,
-    /// What its users should know.
+    /// Note for the provider's users.
     #[serde(default)]
     pub note: Option<String>,
-    /// Where that is written down.
+    /// Source of this row.
     pub source: String,
 }
 
@@ -97,11 +96,11 @@ pub struct Provider {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Unverifiable {
-    /// Its id.
+    /// Id of the provider.
     pub id: String,
-    /// Its name for people.
+    /// Display name.
     pub name: String,
-    /// Why not, and what to do instead.
+    /// Reason, and an alternative.
     pub reason: String,
 }
 
@@ -168,7 +167,7 @@ pub fn all() -> &'static [Provider] {
     &CATALOG.provider
 }
 
-/// Those that can't be verified, sorted by id.
+/// Returns the providers that can't be verified, sorted by id.
 #[must_use]
 pub fn unverifiable() -> &'static [Unverifiable] {
     &CATALOG.unverifiable
@@ -185,7 +184,7 @@ pub fn find(name: &str) -> Option<&'static Provider> {
         .find(|row| row.id == wanted || row.aliases.iter().any(named))
 }
 
-/// What to say about a name that no provider has. A text that could be a secret is not repeated.
+/// Returns the error for an unknown provider name. Does not repeat a text that could be a secret.
 #[must_use]
 pub fn unknown(name: &str) -> String {
     /// From here on two names are alike (Jaro-Winkler, 0 to 1).
@@ -241,7 +240,7 @@ pub(crate) fn stands_once(name: &HeaderName) -> bool {
 }
 
 impl Provider {
-    /// Its ways of signing that are as good as each other.
+    /// Returns the default schemes, any of which is enough.
     #[must_use]
     pub fn schemes(&self) -> Vec<Scheme> {
         std::iter::once(&self.scheme)
@@ -250,7 +249,7 @@ impl Provider {
             .collect()
     }
 
-    /// Its first way of signing.
+    /// Returns the first default scheme.
     #[must_use]
     pub const fn scheme(&self) -> &Scheme {
         &self.scheme
@@ -277,7 +276,7 @@ impl Provider {
         }
     }
 
-    /// How its secret is written.
+    /// Returns the format of the provider's secret.
     #[must_use]
     pub fn shape(&self) -> SecretShape {
         SecretShape {
@@ -286,13 +285,13 @@ impl Provider {
         }
     }
 
-    /// Whether its secret can have several parts.
+    /// Returns `true` if the secret can have several parts.
     #[must_use]
     pub(crate) fn has_parts(&self) -> bool {
         !self.parts.is_empty()
     }
 
-    /// How much of the body its signatures vouch for: of several ways, the least.
+    /// Returns how much of the body the signatures cover: of several schemes, the least.
     #[must_use]
     pub fn coverage(&self) -> Coverage {
         self.schemes()

@@ -4,14 +4,14 @@ use http::{HeaderMap, Method};
 
 use crate::inspection::Inspection;
 
-/// A request's head.
+/// Head of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestHead<'r> {
-    /// The method.
+    /// Method.
     pub method: &'r Method,
     /// Path and query, as sent.
     pub target: &'r [u8],
-    /// The header fields.
+    /// Header fields.
     pub headers: &'r HeaderMap,
     /// Scheme and authority of the tunnel's public URL, such as `https://hooks.example.com`: from
     /// configuration, never from the request.
@@ -79,11 +79,11 @@ impl OwnedHead {
 /// A whole request.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'r> {
-    /// The head.
+    /// Head of the request.
     pub head: RequestHead<'r>,
     /// The body, after transfer coding and before anything else.
     pub body: &'r [u8],
-    /// Results about it.
+    /// Results that are computed once.
     pub inspection: Option<&'r Inspection>,
 }
 
@@ -98,7 +98,7 @@ impl<'r> Request<'r> {
         }
     }
 
-    /// The same, with what has been worked out about it.
+    /// Returns the request with its inspection.
     #[must_use]
     pub(crate) const fn inspected(self, inspection: &'r Inspection) -> Self {
         Self {

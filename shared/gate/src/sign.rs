@@ -22,7 +22,7 @@ use hookward_core::secret::Secret;
 pub use draft::DraftRequest;
 use private_key::Signer;
 
-/// Why a request can't be signed here.
+/// Failure to sign a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
     /// The secret or the scheme.
@@ -40,7 +40,7 @@ pub enum SignError {
     /// Something that is signed is not in the request, or can't be read.
     #[error("{0}; this provider signs it: give it with the URL, the header fields or the body")]
     Missing(String),
-    /// The body.
+    /// The body is not the JSON that the provider signs.
     #[error("the body is not what this provider sends: {0}")]
     Body(#[from] JsonError),
 }

@@ -17,8 +17,8 @@ use hookward_core::limits::{BODY_MEMORY_SHARES, KIB};
 
 /// The part beside the budget for bodies that are only of use if something fails: an eighth.
 const RETRY_SHARE: u64 = 8;
-/// What a request needs beside its body while that is held (measured, with the buffers of its
-/// connection that an idle one has not).
+/// Memory of a request beside its body, in bytes (measured, with the buffers of its connection that
+/// an idle one lacks).
 pub const REQUEST_OVERHEAD: u64 = 24 * KIB;
 /// A body is not judged slow before it had this long.
 const GRACE_SECS: f64 = 1.0;
@@ -46,7 +46,7 @@ struct Reading {
     evict: Arc<Notify>,
 }
 
-/// Why a body could not be held.
+/// Reason why a body gets no memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyMemoryError {
     /// One client address holds its eighth already.
@@ -57,7 +57,7 @@ pub enum BodyMemoryError {
     Full,
 }
 
-/// What one body holds. Dropping it gives the bytes back.
+/// Memory that one body holds, until it is dropped.
 pub struct MemoryCharge {
     memory: BodyMemory,
     id: u64,

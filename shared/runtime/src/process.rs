@@ -151,11 +151,11 @@ const OTHERS: u32 = 0o007;
 /// Access of users other than the owner to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherUsers {
-    /// None.
+    /// Other users have no access.
     NoAccess,
     /// Members of its group.
     GroupReads,
-    /// Every user.
+    /// Every user can read it.
     Read,
 }
 
@@ -179,7 +179,7 @@ pub struct DirLock(
     #[expect(dead_code, reason = "it is held, not used")] fs::File,
 );
 
-/// Why a directory is not this process's own.
+/// Failure to lock a directory.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it, and has left this word in the file.

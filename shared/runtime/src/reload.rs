@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// How often the file is looked at. A change that is missed by a look is seen by the next; no
-/// notification of the system is needed, which network and container file systems often lack.
+/// Interval between two looks at the file. Network and container file systems often lack
+/// notifications of changes.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Waits for changes of one file.
@@ -19,7 +19,7 @@ pub struct Reloads {
     looks: Interval,
 }
 
-/// What tells one version of a file from another.
+/// State of a file that differs between its versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,

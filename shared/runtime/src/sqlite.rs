@@ -18,7 +18,7 @@ use crate::process;
 /// Schema of a database.
 #[derive(Debug)]
 pub struct Schema {
-    /// What a commit survives.
+    /// Durability of commits.
     pub durability: Durability,
     /// Steps in order, each in the transaction that also raises `user_version`. Steps that have
     /// been released never change.
@@ -28,10 +28,10 @@ pub struct Schema {
 /// One step from a version of a schema to the next.
 pub(crate) type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
-/// What a commit survives (`PRAGMA synchronous`, in WAL mode).
+/// Events that a commit survives (`PRAGMA synchronous`, in WAL mode).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Power loss.
+    /// Power loss, and the end of the process.
     Full,
     /// The end of the process. Power loss may undo the last commits, and leaves the file intact.
     Process,

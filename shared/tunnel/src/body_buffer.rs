@@ -3,8 +3,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// How many times its bytes a growing body of known length may take: memory is given for what has
-/// come, not for what was announced. A body of unknown length is given twice its bytes.
+/// Maximum ratio of allocated to received bytes, for a body of known length: an announced length
+/// allocates no memory. A body of unknown length gets twice its bytes.
 const GROWTH: usize = 4;
 
 /// Puts pieces together that are all there.
@@ -22,7 +22,7 @@ pub(crate) fn join(pieces: &[Bytes]) -> Bytes {
     joined.freeze()
 }
 
-/// What has been collected of a body.
+/// Received part of a body.
 #[derive(Default)]
 pub struct BodyBuffer {
     first: Bytes,
@@ -41,19 +41,19 @@ impl BodyBuffer {
         }
     }
 
-    /// Bytes so far.
+    /// Returns the number of bytes so far.
     #[must_use]
     pub fn len(&self) -> usize {
         self.first.len() + self.rest.len()
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Adds a piece.
+    /// Appends a piece of the body.
     pub fn add(&mut self, data: Bytes) {
         if self.is_empty() {
             self.first = data;
@@ -75,7 +75,7 @@ impl BodyBuffer {
         self.rest.extend_from_slice(&data);
     }
 
-    /// All of it.
+    /// Returns all bytes, in one piece.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         if self.rest.is_empty() {

@@ -9,18 +9,18 @@ use serde::{Deserialize, Serialize};
 use crate::transport::identity::Pin;
 use hookward_core::secret::Secret;
 
-/// What a join token begins with, so that people and scanners for leaked secrets know it.
+/// Prefix of a join token, by which people and scanners for leaked secrets recognize it.
 const PREFIX: &str = "hookward1.";
 
-/// A join token.
+/// Token that an administrator carries from the relay to the agent's host.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JoinToken {
     /// Host and port of the relay's tunnel listener.
     pub relay: String,
-    /// The relay's key.
+    /// Pin of the relay's key.
     pub pin: Pin,
-    /// What the relay exchanges for a credential, once.
+    /// Secret that the relay exchanges for a credential, once.
     pub secret: Secret,
 }
 
@@ -39,7 +39,7 @@ impl JoinToken {
         format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&json))
     }
 
-    /// Whether the text means to be a join token, whole or damaged.
+    /// Returns `true` if the text begins like a join token, whole or damaged.
     #[must_use]
     pub fn is_one(text: &str) -> bool {
         text.trim().starts_with(PREFIX)

@@ -35,11 +35,11 @@ pub use body::MessageBody;
 pub use error::{SessionError, StreamError};
 pub use stream::{ControlReader, ControlStream, ControlWriter, MessageReader, MessageWriter};
 
-/// What carries a session.
+/// Transport of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
-    /// QUIC over UDP.
+    /// QUIC over UDP (RFC 9000).
     Quic,
     /// TLS over TCP, on the edge's port.
     Tcp,
@@ -58,8 +58,8 @@ impl fmt::Display for Transport {
 #[derive(Clone)]
 pub struct Session {
     connection: SessionTransport,
-    /// Who writes first. HTTP/2 has a queue of its own for that: who reserves room there has it,
-    /// even if it waits for somebody behind it.
+    /// Order of writers over QUIC. HTTP/2 has a queue of its own: reserved capacity stays reserved,
+    /// even if its owner waits.
     order: Option<Arc<WritePriority>>,
 }
 
@@ -116,7 +116,7 @@ impl Session {
         })
     }
 
-    /// What carries it.
+    /// Returns the transport.
     #[must_use]
     pub const fn transport(&self) -> Transport {
         match self.connection {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::commands::print;
 use crate::relay_link::RelayEndpoint;
 
-/// How a step went.
+/// Result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum StepOutcome {
@@ -18,7 +18,6 @@ pub(super) enum StepOutcome {
     Skipped,
 }
 
-/// One step.
 #[derive(Debug, Serialize)]
 pub(super) struct ProbeStep {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +39,7 @@ impl ProbeStep {
     }
 }
 
-/// How far something that was sent got.
+/// Reach of what was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reachability {
     Answered,
@@ -49,16 +48,15 @@ pub(super) enum Reachability {
     Lost,
 }
 
-/// What was found.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Findings {
     pub(super) steps: Vec<ProbeStep>,
     /// Each step is printed as it ends: some take seconds.
     #[serde(skip)]
     pub(super) live: bool,
-    /// What can be done without the network team.
+    /// Remedies on this machine.
     pub(super) remedies: Vec<String>,
-    /// What to ask the network team for.
+    /// Requests to the network team.
     pub(super) requests: Vec<String>,
     /// Relays that a tunnel can be opened to, and those that it can't.
     #[serde(skip)]
@@ -70,12 +68,12 @@ pub(super) struct Findings {
     pub(super) blocked: bool,
 }
 
-/// How a handshake with the relay went.
+/// Result of a handshake with the relay.
 pub(super) enum HandshakeResult {
     Done(Session),
     /// Done with a key that the agent can't compare: it has not joined.
     Unchecked,
-    /// Whoever answers has another key.
+    /// The peer has another key.
     WrongKey,
     Failed,
 }
@@ -94,13 +92,12 @@ impl HandshakeResult {
     }
 }
 
-/// What was found on the way to one relay.
+/// Findings on the way to one relay.
 pub(super) struct PathResults<'f> {
     pub(super) relay: &'f RelayEndpoint,
     pub(super) addresses: &'f [SocketAddr],
     pub(super) udp: Reachability,
     pub(super) quic: HandshakeResult,
-    /// The straight way.
     pub(super) tcp: Reachability,
     /// The proxy that TLS over TCP goes through, and whether it lets us through.
     pub(super) proxy: Option<(String, bool)>,
@@ -125,7 +122,6 @@ impl Findings {
         });
     }
 
-    /// A step.
     pub(super) fn push(&mut self, step: ProbeStep) {
         if self.live {
             let is_first = self
@@ -150,7 +146,7 @@ impl Findings {
         self.steps.push(step);
     }
 
-    /// What to do about it, here or elsewhere.
+    /// Adds the remedies for one relay.
     pub(super) fn conclude(&mut self, ways: &PathResults<'_>) {
         let address = &ways.relay.address;
         let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));
@@ -222,7 +218,7 @@ impl Findings {
         }
     }
 
-    /// What to do about it all, for people.
+    /// Returns all remedies as text.
     pub(super) fn conclusion(&self) -> String {
         let mut text = String::new();
         for (title, list) in [

@@ -16,15 +16,13 @@ use crate::config::state_dir::{StateDir, StateError};
 use crate::events::Event;
 use crate::upstream::application::Application;
 
-/// What is to be done.
+/// Checked plan of a tunnel.
 pub(crate) struct Plan {
-    /// Where requests go.
     pub application: Application,
-    /// What may pass.
     pub policy: Policy,
     /// The token that is part of the printed URL.
     pub minted: Option<Secret>,
-    /// What the user is told first.
+    /// First messages to the user.
     pub messages: Vec<Event>,
     /// The path of the printed URL.
     pub path: String,

@@ -7,7 +7,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::json::{JsonError, JsonPath, PathStep};
 
-/// What a value becomes; `None` where none stands.
+/// Function that computes the new value from the old one, `None` if the path has none.
 pub type Change<'c, E> = dyn FnMut(Option<&RawValue>) -> Result<Box<RawValue>, E> + 'c;
 
 impl JsonPath {
@@ -64,7 +64,7 @@ impl JsonPath {
         Ok(raw.map_err(|_| JsonError::NotJson)?)
     }
 
-    /// What stands on the way, if it is of the kind that the way goes through.
+    /// Reads a value on the path if it is of the expected kind.
     fn read<T: for<'d> Deserialize<'d>>(
         &self,
         value: Option<&RawValue>,

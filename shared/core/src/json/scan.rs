@@ -19,7 +19,7 @@ const NAME_COST: usize = 32;
 /// Paths that are looked for together.
 #[derive(Debug, Clone)]
 pub struct JsonPaths {
-    /// Sorted, each once.
+    /// Sorted paths, each once.
     paths: Vec<JsonPath>,
     root: Node,
     most: usize,
@@ -59,7 +59,7 @@ pub struct Scan {
 
 #[derive(Debug, Clone, Default)]
 struct FoundValue {
-    /// Where the values stand in the document.
+    /// Ranges of the values in the document.
     values: Vec<Range<usize>>,
     fault: Option<ScanError>,
 }
@@ -93,7 +93,7 @@ impl JsonPaths {
         }
     }
 
-    /// The same, of which each may stand for so many values.
+    /// Raises the maximum number of values that each path may have.
     pub(crate) fn at_most(self, most: usize) -> Self {
         Self { most, ..self }
     }
@@ -305,7 +305,6 @@ struct Finder {
     start: usize,
     most: usize,
     found: Vec<FoundValue>,
-    /// See [`Scan::cost`].
     cost: u64,
 }
 
@@ -382,7 +381,7 @@ impl<'d> DeserializeSeed<'d> for At<'_, '_> {
     }
 }
 
-/// Where one value is read for several nodes.
+/// Reads one value for several nodes.
 fn read_for_all<'n, E: serde::de::Error>(
     value: &RawValue,
     nodes: impl Iterator<Item = &'n Node>,
@@ -531,7 +530,6 @@ struct Named {
     exact: Option<usize>,
     /// Wanted names of which it is another spelling.
     twins: Vec<usize>,
-    /// It, if there are such.
     text: String,
 }
 

@@ -32,9 +32,8 @@ const PLACEHOLDERS: [&str; 20] = [
     "yourwebhooksecret",
 ];
 
-/// How keys for a provider's API begin; secrets for webhooks do not (each provider's page on API
-/// keys). Paystack signs by its API key `sk_live_…`, so that beginning, which Stripe has too, is
-/// left out.
+/// Prefixes of keys for providers' APIs, which webhook secrets do not have (each provider's page on
+/// API keys). `sk_live_…` is missing: Stripe has it, but Paystack signs webhooks by such a key.
 const API_KEYS: [(&str, &str); 13] = [
     ("AKIA", "AWS"),
     ("AIza", "Google"),

@@ -19,7 +19,6 @@ use hookward_core::clock::UnixMillis;
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::reason::{Check, Refusal};
 
-/// An alternative, ready.
 pub(crate) struct AcceptRule {
     side: Side,
     allow: Option<AddressRule>,
@@ -36,14 +35,14 @@ pub(crate) struct AddressRule {
     named: Vec<String>,
 }
 
-/// What the checks of an alternative have found.
+/// Findings of the checks of an accept rule.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Evidence {
-    /// Where right tokens stand.
+    /// Spans of right tokens.
     pub(crate) tokens: Vec<TokenSpan>,
     /// The names of the secrets and tokens that were right.
     pub(crate) secrets: Vec<String>,
-    /// What identifies the delivery.
+    /// Values that identify the delivery.
     pub(crate) identity: Vec<DeliveryIdentity>,
     /// All signatures were checked here and are right, and at least one is no token.
     pub(crate) signed: bool,
@@ -89,7 +88,7 @@ impl AddressRule {
         }
     }
 
-    /// Whether the address is in it.
+    /// Returns `true` if the rule contains this address.
     pub(crate) fn contains(&self, client: IpAddr, state: &GateState) -> bool {
         self.ranges.contains(client)
             || self
@@ -133,7 +132,7 @@ impl AcceptRule {
         })
     }
 
-    /// Whether it can only be judged with the body at hand.
+    /// Returns `true` if the checks need the body.
     pub(crate) fn needs_body(&self) -> bool {
         !self.body.is_empty() || self.signatures.iter().any(SignatureRule::needs_body)
     }
@@ -325,7 +324,7 @@ impl AcceptRule {
             .try_for_each(|rule| body_rule::check(rule, request, inspection).map_err(failed))
     }
 
-    /// What a handshake of one of its providers asks for, if the request is one.
+    /// Returns the action for a challenge of one of its providers, if the request is one.
     pub(crate) fn react(
         &self,
         request: &Request<'_>,
@@ -351,7 +350,7 @@ impl AcceptRule {
             .collect()
     }
 
-    /// Where right tokens stand, whatever else failed.
+    /// Returns the spans of right tokens, whatever else failed.
     pub(crate) fn find_tokens(&self, head: RequestHead<'_>) -> Vec<TokenSpan> {
         let find = |check: &TokenCheck| {
             token::check(check, head.target, head.headers)

@@ -11,8 +11,8 @@ use hookward_core::json::JsonError;
 /// webhooks", content type).
 pub(crate) const FORM_FIELD: &str = "payload";
 
-/// Whether the body holds one of the values that the rule allows. Where the path stands for
-/// several, all must be allowed ones.
+/// Checks that the body has one of the allowed values. If the path has several values, all must be
+/// allowed.
 ///
 /// # Errors
 /// Why not, for the tunnel's owner.

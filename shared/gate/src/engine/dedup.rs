@@ -7,28 +7,27 @@ use sha2::{Digest as _, Sha256};
 
 use crate::policy::{OnDuplicate, ReplayProtection};
 
-/// What a delivery is remembered by: a digest of the route and of what identifies the delivery in
-/// it.
+/// Key of a delivery: a digest of the route and of the delivery's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryKey(pub [u8; 32]);
 
 /// A delivery that must be claimed before it is forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryClaim {
-    /// What it is remembered by.
+    /// Key of the delivery.
     pub key: DeliveryKey,
     /// For how many milliseconds it is remembered.
     pub window_ms: u64,
-    /// What happens when it came before.
+    /// Response to a duplicate.
     pub on_duplicate: OnDuplicate,
 }
 
-/// How a claim went.
+/// Result of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claimed {
     /// The delivery is new, and now remembered.
     New,
-    /// It came before.
+    /// The delivery was accepted before.
     Duplicate,
     /// The store can't tell: the delivery is refused for now, and not taken for new.
     Pending,

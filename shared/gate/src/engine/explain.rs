@@ -17,15 +17,15 @@ use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::DOCTOR_BYTES;
 use hookward_core::reason::{Check, Refusal};
 
-/// What a check says.
+/// Result of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckOutcome {
-    /// It passes.
+    /// The check passes.
     Pass,
-    /// It refuses.
+    /// The check refuses.
     Refuse,
-    /// It would refuse, and is only shown: the route observes.
+    /// The check would refuse, but the route only observes.
     Observed,
     /// Only the running relay can judge it: it counts or remembers.
     RelayOnly,
@@ -33,29 +33,29 @@ pub enum CheckOutcome {
     AgentOnly,
 }
 
-/// One check.
+/// One check of an explanation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckStep {
-    /// Its name.
+    /// Name of the check.
     pub check: Check,
-    /// What it says.
+    /// Result of the check.
     pub outcome: CheckOutcome,
-    /// Why, or what it found.
+    /// Reason of the result, or what the check found.
     pub reason: String,
     /// The route's alternative that it belongs to, from 1 on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alternative: Option<usize>,
 }
 
-/// A request explained.
+/// Explanation of the gate's decision about a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// `allow` or `refuse`.
+    /// Overall verdict.
     pub verdict: Verdict,
-    /// The refusing check.
+    /// Check that refuses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
-    /// Why, or what would happen.
+    /// Reason of the refusal, or what happens to the request.
     pub reason: String,
     /// The status that the sender gets from the relay, when it is refused or answered there.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,21 +68,21 @@ pub struct Explanation {
     pub secrets: Vec<String>,
     /// Every check in order.
     pub checks: Vec<CheckStep>,
-    /// What would have made a wrong signature right.
+    /// Causes of a wrong signature.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hints: Vec<String>,
-    /// What the route's owner should know: what its checks say nothing about.
+    /// Notes for the route's owner: limits of its checks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
-/// The verdict.
+/// Overall verdict of an explanation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The request would reach the application, or be answered as a handshake.
     Allow,
-    /// It would not.
+    /// The request is refused.
     Refuse,
 }
 
@@ -313,7 +313,7 @@ fn steps<'g>(
     (Some(route), list.steps, notes)
 }
 
-/// What a signature says nothing about, and against whom its secret protects.
+/// Returns what a signature does not cover, and against whom its secret protects.
 fn note(rule: &crate::engine::signature::SignatureRule) -> Option<String> {
     let what = match rule.check().coverage() {
         Coverage::Nothing => "says who sends, and nothing about the body",

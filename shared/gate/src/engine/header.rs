@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, header};
 use crate::policy::HeaderRule;
 use hookward_core::text::Escaped;
 
-/// Whether the field stands once, with one of the allowed values, compared exactly.
+/// Checks that the field stands once, with one of the allowed values, compared exactly.
 ///
 /// # Errors
 /// Why not, for the tunnel's owner.
@@ -27,7 +27,7 @@ pub(crate) fn check(rule: &HeaderRule, headers: &HeaderMap) -> Result<(), String
     ))
 }
 
-/// Whether the body's media type is one of these; parameters do not count (RFC 9110 §8.3.1).
+/// Checks that the body's media type is one of these. Ignores parameters (RFC 9110 §8.3.1).
 ///
 /// # Errors
 /// Why not, for the tunnel's owner.

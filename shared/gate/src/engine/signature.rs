@@ -23,17 +23,17 @@ use hookward_core::url::HttpsUrl;
 /// A public key that has to be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WantedKey {
-    /// Where it is.
+    /// URL of the key.
     pub url: HttpsUrl,
-    /// Whether a row of the catalogue says so, and not a policy: then the operator's list must have
-    /// the host.
+    /// `true` if a row of the catalog names the URL. Otherwise the operator's list must contain the
+    /// host.
     pub in_catalogue: bool,
 }
 
-/// What tells a delivery from others.
+/// Value that tells a delivery from others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeliveryIdentity {
-    /// Whether the signature vouches for it.
+    /// `true` if the signature covers it.
     pub(crate) signed: bool,
     pub(crate) value: Vec<u8>,
 }
@@ -126,7 +126,7 @@ impl SignatureRule {
         })
     }
 
-    /// Whether it can only be judged with the body at hand.
+    /// Returns `true` if the check needs the body.
     pub(crate) fn needs_body(&self) -> bool {
         self.verifier
             .as_ref()
@@ -169,7 +169,7 @@ impl SignatureRule {
                 .any(|scheme| scheme.signs() && scheme.sig.at.may_stand_in(head))
     }
 
-    /// Whether the relay alone can't judge it.
+    /// Returns `true` if only the agent has the secret.
     pub(crate) const fn is_left_to_agent(&self) -> bool {
         self.verifier.is_none()
     }
@@ -194,7 +194,7 @@ impl SignatureRule {
             .collect()
     }
 
-    /// Whether the request is signed. `None`: it is left to the agent.
+    /// Verifies the request's signature. Returns `None` if the check is left to the agent.
     pub(crate) fn verify(
         &self,
         request: &Request<'_>,
@@ -227,7 +227,7 @@ impl SignatureRule {
         }
     }
 
-    /// Why a request that is the provider's handshake was not taken for one.
+    /// Returns the reason why a request that is the provider's challenge was not treated as one.
     fn missed_challenge(&self, request: &Request<'_>) -> Option<String> {
         let challenges = &self.check.row()?.challenges;
         let missed = challenges
@@ -277,8 +277,8 @@ impl SignatureRule {
         }
     }
 
-    /// What a handshake asks for, if the request is one: of those that are signed like events, or
-    /// of those that are not.
+    /// Returns the action for a challenge, if the request is one: of the challenges that are signed
+    /// like events, or of the others.
     pub(crate) fn react(
         &self,
         request: &Request<'_>,
@@ -310,11 +310,12 @@ impl SignatureRule {
         Ok(None)
     }
 
-    /// What identifies the delivery: its id where the signature covers it, else the signature. For
-    /// a token the id alone, which whoever knows the token can choose. A signature that stands for
-    /// several deliveries, such as a JSON Web Token that is used for an hour, counts together with
-    /// the id or the body: that is no protection against somebody who has such a token, and loses
-    /// nothing of the provider's.
+    /// Returns the identity of the delivery: its id if the signature covers it, else the signature.
+    ///
+    /// For a token it is the id alone, which anyone with the token can choose. A signature that
+    /// stands for several deliveries, such as a JSON Web Token, counts together with the id or the
+    /// body. That does not protect against a sender with such a token, and loses none of the
+    /// provider's deliveries.
     pub(crate) fn delivery(
         &self,
         request: &Request<'_>,
@@ -376,7 +377,7 @@ impl SignatureRule {
         signed([proof, other].concat())
     }
 
-    /// What would have been right, for the tunnel's owner.
+    /// Finds causes of a wrong signature, for the tunnel's owner.
     pub(crate) fn diagnose(
         &self,
         request: &Request<'_>,
@@ -404,7 +405,7 @@ impl SignatureRule {
 }
 
 impl Scheme {
-    /// Whether what stands at this place is part of what is signed.
+    /// Returns `true` if the signature covers the value at this location.
     fn vouches_for(&self, place: &ValueLocator) -> bool {
         use crate::providers::template::ValueSource;
 

@@ -17,7 +17,7 @@ use hookward_core::rate::Rate;
 /// Sources that are counted one by one, in each table: some 5 MB a tunnel under attack.
 const MAX_SOURCES: usize = 65_536;
 
-/// What is counted.
+/// Bucket of a rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counted {
     /// Requests of one client address (an IPv6 /64 is one).
@@ -35,7 +35,7 @@ pub enum Counted {
     Route(usize),
     /// Requests that the tunnel let pass.
     Tunnel,
-    /// The same, against what the operator gives every tunnel.
+    /// Requests of a tunnel, against the operator's maximum.
     Operator,
 }
 
@@ -52,7 +52,7 @@ pub struct GateState {
 
 #[derive(Default)]
 struct Counts {
-    /// What each has used up of its rate, in microseconds of the steady clock.
+    /// Used part of each bucket, in microseconds of the steady clock.
     spent: HashMap<Counted, u64>,
     failures: HashMap<IpAddr, Failures>,
     /// When each of the two, being full, was last looked through.
@@ -170,7 +170,7 @@ impl GateState {
 }
 
 impl Failures {
-    /// Whether it still counts for something.
+    /// Returns `true` if the failures still count.
     const fn is_fresh(&self, lockout: Lockout, now: SteadyMillis) -> bool {
         now.0.saturating_sub(self.since.0) < lockout.within_ms || self.locked_until.0 > now.0
     }

@@ -10,16 +10,17 @@ use hookward_core::form::decode;
 use hookward_core::limits::TOKEN_BYTES;
 use hookward_core::text::Escaped;
 
-/// Where a token was found, so that the agent can take it out as the last change.
+/// Span of a token that the agent removes as the last change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenSpan {
-    /// These bytes of the target: the parameter, and one adjoining `&` or the `?`.
+    /// Bytes of the target: the parameter, and one adjoining `&` or the `?`.
     Target(Range<usize>),
-    /// This header.
+    /// Header field.
     Header(HeaderName),
 }
 
-/// Whether the request carries exactly one token, and a right one. Gives its place, and its name.
+/// Checks that the request carries exactly one token, and a right one. Returns its span and its
+/// name.
 ///
 /// # Errors
 /// Why not, for the tunnel's owner.
@@ -73,7 +74,7 @@ fn right<'c>(check: &'c TokenCheck, value: &[u8]) -> Option<&'c str> {
     check.active.iter().fold(None, matching)
 }
 
-/// Why a token is none of those that are live, for the tunnel's owner: some senders write a word in
+/// Returns the reason why a token is wrong, for the tunnel's owner. Some senders write a word in
 /// front of it.
 fn wrong(check: &TokenCheck, value: &[u8]) -> String {
     let (word, rest) = value.split_at(

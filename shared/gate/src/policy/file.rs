@@ -57,7 +57,7 @@ pub const REPLAY_WINDOW_MS: u64 = 3 * 86_400_000;
 
 /// A policy as it was read, with what the user should be told.
 pub struct LoadedPolicy {
-    /// The policy.
+    /// The policy that was read.
     pub policy: Policy,
     /// Notes, such as a newline that was taken off a secret.
     pub notes: Vec<String>,

@@ -118,7 +118,7 @@ fn lines_of_route(route: &Route) -> Vec<String> {
         .collect()
 }
 
-/// Who may send by this alternative.
+/// Describes who may send by this accept rule.
 fn who(accept: &Accept) -> String {
     let mut conditions = Vec::new();
     if let Some(ips) = &accept.allow_ips {

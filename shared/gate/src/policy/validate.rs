@@ -24,10 +24,10 @@ const REPLAY_WINDOW_MS: std::ops::RangeInclusive<u64> = 1000..=30 * 86_400_000;
 /// Longest lockout, in milliseconds: an address changes hands.
 const LOCKOUT_MS: u64 = 86_400_000;
 
-/// What the relay's settings allow a policy to ask for.
+/// Maximum values that the relay's settings allow a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyLimits {
-    /// Routes.
+    /// Maximum number of routes.
     pub routes: usize,
     /// Address ranges, in all.
     pub ranges: usize,
@@ -40,7 +40,7 @@ pub struct PolicyLimits {
 }
 
 impl PolicyLimits {
-    /// Those of these limits.
+    /// Returns the maximum values of these limits.
     #[must_use]
     pub fn of(limits: &Limits) -> Self {
         Self {
@@ -186,7 +186,7 @@ impl Policy {
         mistakes
     }
 
-    /// What the user should know about this policy: legal, and opener than the default.
+    /// Returns warnings for the user: legal settings that are more open than the default.
     #[must_use]
     pub fn warnings(&self, now: UnixMillis) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -498,7 +498,7 @@ impl DeliveryReach {
         }
     }
 
-    /// Whether this one takes all requests of the other.
+    /// Returns `true` if this route takes every request of the other.
     fn covers(&self, other: &Self) -> bool {
         !other.paths.is_empty()
             && other
@@ -523,7 +523,7 @@ impl Addresses {
 }
 
 impl Accept {
-    /// Whether a check needs the body.
+    /// Returns `true` if a check needs the body.
     #[must_use]
     pub(crate) fn needs_body(&self) -> bool {
         let signs_body = |check: &SignatureCheck| {
@@ -547,7 +547,7 @@ impl Accept {
         !self.needs_body() || self.body.is_empty() && self.verify.iter().all(signs_url)
     }
 
-    /// What it lacks that could be asked of a sender.
+    /// Returns the kinds of checks that the accept rule lacks.
     pub(crate) fn lacks(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         if !self.open && !self.is_protected() {
@@ -571,7 +571,7 @@ impl Accept {
         mistakes
     }
 
-    /// What is wrong with what it has.
+    /// Returns the errors of the accept rule.
     pub(crate) fn mistakes(&self, deny: &AddressSet) -> Vec<String> {
         let mut mistakes = Vec::new();
         if self.open && self.is_protected() {
@@ -643,7 +643,8 @@ impl Accept {
 }
 
 impl SignatureCheck {
-    /// Whether one delivery can be told from another: by what is signed, or by the provider's id.
+    /// Returns `true` if the check can tell deliveries apart: by signed content, or by the
+    /// provider's id.
     fn identifies(&self) -> bool {
         self.coverage() > Coverage::Nothing
             || self.row().is_some_and(|row| !row.delivery.is_empty())

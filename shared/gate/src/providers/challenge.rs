@@ -26,33 +26,33 @@ use hookward_core::url::{HostPattern, HttpsUrl};
 /// Most bytes of an answer's body.
 const RESPONSE_BYTES: usize = 512;
 
-/// A handshake.
+/// A provider's challenge.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Challenge {
     /// The method that it comes with; any when absent.
     #[serde(default)]
     pub method: Option<String>,
-    /// What the request must hold to be one.
+    /// Conditions that make a request this challenge.
     #[serde(default, rename = "when")]
     pub conditions: Vec<ChallengeCondition>,
-    /// Whether the provider signs it like an event.
+    /// `true` if the provider signs it like an event.
     #[serde(default)]
     pub signed: bool,
     /// `true` if it is answered also where the policy asks for no answers to challenges: the answer
     /// holds nothing, and the provider sends it before there could be a signature.
     #[serde(default)]
     pub always: bool,
-    /// What text from the request may look like that goes into the answer.
+    /// Allowed form of text from the request in the response.
     #[serde(default)]
     pub guard: ChallengeGuard,
-    /// The answer's status.
+    /// Status of the response.
     #[serde(default = "ok")]
     pub status: u16,
     /// The answer's media type.
     #[serde(default, rename = "type")]
     pub media_type: Option<String>,
-    /// The answer's body.
+    /// Body of the response.
     #[serde(default)]
     pub body: Option<Template>,
     /// The answer's header fields.
@@ -66,7 +66,7 @@ pub struct Challenge {
     pub confirm: Option<Confirmation>,
 }
 
-/// What a request must hold to be a challenge.
+/// Condition that makes a request a challenge.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub enum ChallengeCondition {
@@ -74,7 +74,7 @@ pub enum ChallengeCondition {
     Value(Required),
     /// Anything at this place.
     Present {
-        /// The place.
+        /// Location that must have a value.
         has: ValueLocator,
     },
 }
@@ -83,13 +83,13 @@ pub enum ChallengeCondition {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Confirmation {
-    /// Where the request names it.
+    /// Location of the URL in the request.
     pub from: ValueLocator,
     /// Hosts that it may have.
     pub hosts: Vec<HostPattern>,
 }
 
-/// What reflected text may look like.
+/// Allowed form of reflected text.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChallengeGuard {
@@ -99,10 +99,10 @@ pub struct ChallengeGuard {
     /// Only hexadecimal digits (and [`ChallengeGuard::and`]) instead of all letters and digits.
     #[serde(default)]
     pub hex: bool,
-    /// Fewest characters.
+    /// Minimum number of characters.
     #[serde(default = "one")]
     pub least: usize,
-    /// Most characters.
+    /// Maximum number of characters.
     #[serde(default = "guard_most")]
     pub most: usize,
 }
@@ -157,9 +157,9 @@ impl ChallengeGuard {
 /// The answer to a challenge.
 #[derive(Debug, Clone)]
 pub struct ChallengeResponse {
-    /// The status.
+    /// Status of the response.
     pub status: StatusCode,
-    /// The header fields.
+    /// Header fields of the response.
     pub headers: HeaderMap,
     /// The body, at most 512 bytes.
     pub body: Bytes,
@@ -167,16 +167,16 @@ pub struct ChallengeResponse {
     pub confirm: Option<HttpsUrl>,
 }
 
-/// What a challenge asks for.
+/// Action that a challenge requires.
 pub(crate) enum ChallengeAction {
-    /// An answer.
     Respond(Box<ChallengeResponse>),
     /// The provider tells its secret, and waits for this answer.
     Pair(Secret, Box<ChallengeResponse>),
 }
 
 impl Challenge {
-    /// Whether this request is the challenge. A body that was not read yet matches nothing.
+    /// Returns `true` if this request is the challenge. Without the body, conditions on the body
+    /// fail.
     pub(crate) fn matches(
         &self,
         request: &Request<'_>,
@@ -238,7 +238,7 @@ impl Challenge {
         Some(part_of_secret)
     }
 
-    /// Whether the body must be read to tell.
+    /// Returns `true` if the conditions need the body.
     #[must_use]
     pub(crate) fn needs_body(&self) -> bool {
         let template_reads = |template: &Template| {

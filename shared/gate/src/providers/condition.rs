@@ -10,7 +10,8 @@ use crate::providers::signing_input::SigningContext;
 use crate::request::Request;
 
 impl Required {
-    /// Whether it holds. A part of the secret that was not given asks for nothing, unless `strict`.
+    /// Returns `true` if the condition holds. Without `strict`, a missing part of the secret
+    /// requires nothing.
     pub(crate) fn holds(
         &self,
         request: &Request<'_>,

@@ -3,7 +3,7 @@
 use crate::inspection::{Kind, WorkLimitExceeded};
 use hookward_core::json::JsonError;
 
-/// Why a signature was not accepted. The text is for the tunnel's owner; it holds no secret.
+/// Failure to verify a signature. The text is for the tunnel's owner; it contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// The request is not of the kind that this scheme is for.
@@ -70,7 +70,8 @@ pub enum SignatureError {
 }
 
 impl SignatureError {
-    /// How far the request came: of several ways, the one that came furthest says the most.
+    /// Returns the progress of the verification: of several schemes, the one with most progress is
+    /// reported.
     pub(crate) const fn progress(&self) -> u8 {
         match self {
             Self::Required(_) => 0,

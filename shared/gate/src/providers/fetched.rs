@@ -53,8 +53,8 @@ impl KeySource {
         VerifyingKey::new(scheme, &text).map_err(no_key)
     }
 
-    /// Whether the path of a URL that a request names is one of the provider's. A stranger could
-    /// otherwise have the relay fetch one key under many names.
+    /// Returns `true` if the path of a URL in a request is one of the provider's. Otherwise a
+    /// stranger could have the relay fetch one key under many names.
     fn admits(&self, target: &str) -> bool {
         let Some((start, end)) = self.path.split_once('*') else {
             return target == self.path;

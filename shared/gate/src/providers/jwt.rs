@@ -16,7 +16,6 @@ use hookward_core::clock::UnixMillis;
 
 /// Keys that may have signed a token.
 pub(crate) enum JwtKey {
-    /// One key.
     One(Box<DecodingKey>),
     /// A published set; the token names one.
     Set(JwkSet),
@@ -227,7 +226,7 @@ fn check_claims(
     Ok(())
 }
 
-/// Whether a claim is this text. Some libraries pad base64 that others do not.
+/// Returns `true` if a claim is this text. Some libraries pad base64, others don't.
 fn same(said: &Value, wanted: &[u8]) -> bool {
     let said = match said {
         Value::String(text) => text.clone().into_bytes(),

@@ -25,7 +25,7 @@ use hookward_core::secret::{Secret, SecretDigest};
 /// The part of a secret that has no parts.
 pub(crate) const WHOLE: &str = "secret";
 
-/// How a provider's secret is written.
+/// Format of a provider's secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SecretShape {
     /// The parts of a secret that is a JSON object, with what each is; empty: the text is the
@@ -244,7 +244,6 @@ fn any(candidates: &[Vec<u8>], fits: impl Fn(&[u8]) -> bool) -> bool {
         .fold(false, |found, candidate| found | fits(candidate))
 }
 
-/// The key's bytes.
 pub(crate) fn decoded(form: KeyForm, text: &[u8]) -> Result<Vec<u8>, SchemeError> {
     let wrong = |what| SchemeError::Key(what);
     Ok(match form {

@@ -23,7 +23,7 @@ pub struct HeaderField {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum ValueLocator {
-    /// `header:NAME`.
+    /// Header field, `header:NAME`.
     Header(HeaderField),
     /// `header:NAME-*`: headers that are numbered, from `NAME-1` on.
     Numbered(HeaderField),
@@ -61,7 +61,6 @@ impl HeaderField {
         })
     }
 
-    /// The name.
     #[must_use]
     pub(crate) const fn name(&self) -> &HeaderName {
         &self.name
@@ -108,7 +107,7 @@ impl ValueLocator {
         }
     }
 
-    /// Whether the body must be read to find it.
+    /// Returns `true` if the value is in the body.
     #[must_use]
     pub(crate) const fn is_in_body(&self) -> bool {
         matches!(

@@ -27,33 +27,33 @@ pub use consistency::SchemeError;
 pub use coverage::Coverage;
 pub use time::TimeUnit;
 
-/// How a provider signs.
+/// A provider's way of signing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scheme {
-    /// The algorithm.
+    /// Algorithm.
     pub alg: Algorithm,
-    /// What the secret's text means.
+    /// Encoding of the secret's text.
     #[serde(default, skip_serializing_if = "is_default")]
     pub key: KeyForm,
     /// The part of a secret of several parts that is the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<String>,
-    /// Where the signature stands.
+    /// Location and encoding of the signature.
     pub sig: SignatureField,
-    /// What is signed.
+    /// Template of the signed text.
     #[serde(default, skip_serializing_if = "is_default")]
     pub msg: Template,
-    /// Where the time of signing stands, if it is signed.
+    /// Time of signing, if it is signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ts: Option<Timestamp>,
-    /// What else must hold for this scheme to be the one.
+    /// Conditions that select this scheme.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub require: Vec<Required>,
     /// A batch whose items are signed one by one: where the items stand. All must be right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub each: Option<JsonPath>,
-    /// What a JSON Web Token must say (with `alg = "jwt"`).
+    /// Rules of a JSON Web Token (with `alg = "jwt"`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt: Option<JwtRules>,
     /// The provider may sign the URL with its port or without, whichever was sent.
@@ -63,7 +63,7 @@ pub struct Scheme {
     /// stands beside another value in `msg` with nothing between the two.
     #[serde(default, skip_serializing_if = "is_default")]
     pub json_body: bool,
-    /// Where the relay gets the key when the policy gives none.
+    /// Source of the key if the policy has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<KeySource>,
 }
@@ -85,13 +85,13 @@ pub enum Algorithm {
     /// HMAC with SHA-1: weak as a hash, sound in HMAC; some providers have nothing else.
     #[serde(rename = "hmac-sha1")]
     HmacSha1,
-    /// HMAC with SHA-256.
+    /// HMAC with SHA-256 (RFC 2104).
     #[serde(rename = "hmac-sha256")]
     HmacSha256,
-    /// HMAC with SHA-384.
+    /// HMAC with SHA-384 (RFC 2104).
     #[serde(rename = "hmac-sha384")]
     HmacSha384,
-    /// HMAC with SHA-512.
+    /// HMAC with SHA-512 (RFC 2104).
     #[serde(rename = "hmac-sha512")]
     HmacSha512,
     /// SHA-1 of a text that holds the secret.
@@ -121,7 +121,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Whether the key is a public one: it verifies and can't sign.
+    /// Returns `true` if the key is a public one, which verifies and can't sign.
     #[must_use]
     pub const fn is_public(self) -> bool {
         matches!(
@@ -134,33 +134,33 @@ impl Algorithm {
         )
     }
 
-    /// Whether it is a plain digest: the secret must stand in the text.
+    /// Returns `true` for a plain digest, whose text must contain the secret.
     #[must_use]
     pub(crate) const fn is_digest(self) -> bool {
         matches!(self, Self::Sha1 | Self::Sha256)
     }
 }
 
-/// What the secret's text means.
+/// Encoding of the secret's text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyForm {
-    /// Its bytes are the key.
+    /// The text's bytes are the key.
     #[default]
     Utf8,
-    /// Its bytes and an `&` behind them are the key (OAuth 1.0).
+    /// The text's bytes and an `&` are the key (OAuth 1.0).
     Utf8Amp,
     /// The text of the timestamp and its bytes behind it are the key, made anew for each request.
     TsUtf8,
-    /// Its bytes in Unicode's form NFKD are the key.
+    /// The text's bytes in Unicode's form NFKD are the key.
     Utf8Nfkd,
-    /// It is the base64 of the key.
+    /// The text is base64 of the key.
     Base64,
-    /// It is the hex of the key.
+    /// The text is hex of the key.
     Hex,
-    /// Its SHA-1 is the key.
+    /// The SHA-1 of the text is the key.
     Sha1,
-    /// Its SHA-256 is the key.
+    /// The SHA-256 of the text is the key.
     Sha256,
     /// A public key, or a certificate with it, in PEM (RFC 7468).
     Pem,
@@ -174,21 +174,21 @@ pub enum KeyForm {
     Jwks,
 }
 
-/// Where the signature stands, and how it is written.
+/// Location and encoding of a signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignatureField {
-    /// The place.
+    /// Location.
     pub at: ValueLocator,
     /// The encoding of the signature's bytes.
     pub enc: Encoding,
     /// Text before the signature: required, compared exactly.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
-    /// What separates the members of a list.
+    /// Separator of the members of a list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// What separates a member's key from its value.
+    /// Separator of a member's key and value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv: Option<String>,
     /// The members that are signatures.
@@ -203,11 +203,11 @@ pub struct SignatureField {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Pick {
-    /// Those with this key.
+    /// Members with this key.
     Key(String),
-    /// Those whose key is this part of the secret: `{secret:PART}`.
+    /// Members whose key is this part of the secret: `{secret:PART}`.
     Part(String),
-    /// Those from this position on: `1+`.
+    /// Members from this position on: `1+`.
     From(usize),
 }
 
@@ -240,7 +240,7 @@ impl From<Pick> for String {
     }
 }
 
-/// How a signature's bytes are written.
+/// Encoding of a signature's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Encoding {
@@ -258,9 +258,9 @@ pub enum Encoding {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timestamp {
-    /// Where it stands.
+    /// Location.
     pub at: ValueLocator,
-    /// Its unit.
+    /// Unit.
     pub unit: TimeUnit,
     /// Seconds that it may lie before or after the time of the check; absent where the provider
     /// names no bound (it may send a delivery again, days later, with its first timestamp).
@@ -272,7 +272,7 @@ pub struct Timestamp {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Required {
-    /// Where.
+    /// Location.
     pub at: ValueLocator,
     /// The value begins with this, in either case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -287,27 +287,27 @@ pub struct Required {
     /// of the secret that was not given asks for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is: Option<Template>,
-    /// Nothing stands there.
+    /// The location must have no value.
     #[serde(default, skip_serializing_if = "is_default")]
     pub absent: bool,
 }
 
-/// What a JSON Web Token must say, beside being signed.
+/// Rules of a JSON Web Token beside its signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JwtRules {
     /// Algorithms that the token's header may name; all of one kind of key.
     pub algs: Vec<JwtAlgorithm>,
-    /// The issuer.
+    /// Issuer (RFC 7519 §4.1.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,
-    /// The audience.
+    /// Audience (RFC 7519 §4.1.3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aud: Option<String>,
     /// Seconds by which the provider's clock may differ.
     #[serde(default = "leeway")]
     pub leeway: u64,
-    /// Whether the token must say when it expires.
+    /// `true` if the token must have an expiry.
     #[serde(default, skip_serializing_if = "is_default")]
     pub expires: bool,
     /// Seconds since its time of issue (`iat`, then required) after which it is too old.
@@ -345,22 +345,22 @@ pub enum JwtAlgorithm {
 }
 
 impl JwtAlgorithm {
-    /// Whether its key is a shared secret.
+    /// Returns `true` if the key is a shared secret.
     #[must_use]
     pub(crate) const fn is_symmetric(self) -> bool {
         matches!(self, Self::HS256 | Self::HS384 | Self::HS512)
     }
 }
 
-/// Where the relay gets a public key that the policy does not hold: a fixed URL, or one that the
-/// request names, within what is said here.
+/// Source of a public key that is not in the policy: a fixed URL, or one that the request names,
+/// within these bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeySource {
-    /// The URL.
+    /// Fixed URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Where the request names the URL.
+    /// Location of the URL in the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<ValueLocator>,
     /// Hosts that the URL may have; `*` is one label.
@@ -369,13 +369,13 @@ pub struct KeySource {
     /// The URL's path; `*` stands for letters, digits, `-`, `_` and `.`, and there is no query.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
-    /// Where in the JSON that is fetched the key stands; absent: the whole of it is the key.
+    /// Path of the key in the fetched JSON; `None` if the whole content is the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pick: Option<JsonPath>,
 }
 
 impl JwtRules {
-    /// Whether the key is a shared secret.
+    /// Returns `true` if the key is a shared secret.
     #[must_use]
     pub(crate) fn is_symmetric(&self) -> bool {
         self.algs.iter().all(|alg| alg.is_symmetric())

@@ -20,7 +20,7 @@ use hookward_core::json::JsonPath;
 use hookward_core::limits::{MESSAGE_BYTES, MESSAGE_FACTOR, SIGNED_FIELDS};
 use hookward_core::secret::Secret;
 
-/// What a template is filled from.
+/// Values that fill a template.
 pub(crate) struct SigningContext<'s, 'r> {
     /// The request; for an item of a batch its body is the item.
     pub(crate) request: Request<'r>,
@@ -51,8 +51,8 @@ impl<'s, 'r: 's> SigningContext<'s, 'r> {
         }
     }
 
-    /// What makes a signed text another one than those of the same request: the template, and what
-    /// the request does not fix.
+    /// Returns the key of a signed text among those of the same request: the template, and what the
+    /// request does not fix.
     fn key(&self, template: &Template, parts: &SecretParts) -> Vec<u8> {
         let mut key = Vec::with_capacity(128);
         let mut add = |part: &[u8]| {
@@ -96,7 +96,7 @@ impl<'s, 'r: 's> SigningContext<'s, 'r> {
         Ok(message)
     }
 
-    /// The same for an answer, in which values may be signed by the key.
+    /// Renders a response, in which values may be signed by the key.
     pub(crate) fn render_signed(
         &self,
         template: &Template,
@@ -528,7 +528,7 @@ fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
     Ok(text.into_bytes())
 }
 
-/// Where Plivo's nonce stands.
+/// Location of Plivo's nonce.
 pub(crate) const PLIVO_NONCE: &str = "header:X-Plivo-Signature-V3-Nonce";
 
 /// Plivo, version 3: the URL with its query sorted, then the sorted form, of which every value

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::providers::locator::{HeaderField, ValueLocator};
 use hookward_core::json::JsonPath;
 
-/// A template.
+/// Template of a signed text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Template {
@@ -40,26 +40,21 @@ pub struct Template {
 pub(crate) enum TemplatePart {
     /// Text as it stands.
     Literal(String),
-    /// A value.
     Value(ValueSource, Filter),
     /// Left out when a value inside is absent.
     Optional(Vec<TemplatePart>),
 }
 
-/// What a placeholder stands for.
+/// Source of a placeholder's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ValueSource {
-    /// The raw body.
     Body,
     /// CRC-32 of the body, in decimal.
     BodyCrc32,
-    /// The timestamp.
     Timestamp,
     /// The secret, or this part of it.
     Secret(Option<String>),
-    /// The public URL.
     Url,
-    /// The method.
     Method,
     /// The path and the query, as sent.
     Target,
@@ -69,29 +64,23 @@ pub(crate) enum ValueSource {
     At(ValueLocator),
     /// A value of one item of a batch.
     Item(JsonPath),
-    /// The sorted form.
     FormSorted,
     /// Headers that are named by this one.
     SignedHeaders(HeaderField),
-    /// Amazon SNS's text.
     Sns,
-    /// Plivo's text.
     Plivo,
 }
 
-/// What is done to a value before it is signed.
+/// Transformation of a value before it is signed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Filter {
-    /// Nothing.
     #[default]
     None,
     /// ASCII letters in lower case.
     Lower,
     /// As a JSON string, in quotes.
     JsonString,
-    /// SHA-256, in hex.
     Sha256,
-    /// SHA-256, in base64.
     Sha256Base64,
     /// SHA-256, in base64url without padding.
     Sha256Base64url,
@@ -148,8 +137,7 @@ impl Template {
         }
     }
 
-    /// Whether letters mean the same in either case: fixed text and digests in hex do, and secrets
-    /// do not.
+    /// Returns `true` if case does not matter: in fixed text and hex digests, but not in secrets.
     pub(crate) fn is_caseless(&self) -> bool {
         self.parts.iter().all(|part| {
             matches!(
@@ -159,7 +147,6 @@ impl Template {
         })
     }
 
-    /// The pieces.
     #[must_use]
     pub(crate) fn parts(&self) -> &[TemplatePart] {
         &self.parts

@@ -43,12 +43,12 @@ use hookward_core::url::HttpsUrl;
 
 /// Signatures in one request beyond which it is an attack, where each costs a public-key operation.
 const MAX_PUBLIC: usize = 8;
-/// The same, where all are compared with one digest: DocuSign sends up to 100.
+/// Maximum number of candidates that are compared with one digest: DocuSign sends up to 100.
 const MAX_SHARED: usize = 100;
 /// Items of a batch: each is verified.
 const MAX_ITEMS: usize = 100;
 
-/// A right signature.
+/// Result of a successful verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     /// Which of the live secrets it was, by its position; `None` for a key that was fetched.
@@ -58,7 +58,7 @@ pub struct Verified {
     pub proof: Option<[u8; 32]>,
     /// Which of the provider's ways it was.
     pub way: usize,
-    /// It is no token.
+    /// `true` if the scheme signs, and is no token.
     pub signs: bool,
 }
 
@@ -85,7 +85,7 @@ struct ActiveKey {
     parts: SecretParts,
     /// `None`: it is fetched.
     key: Option<VerifyingKey>,
-    /// The same for equal keys.
+    /// Id that is equal for equal keys.
     id: Option<KeyId>,
 }
 
@@ -169,7 +169,8 @@ impl SignatureVerifier {
         })
     }
 
-    /// The same, which takes no text for an event that this provider's challenges sign.
+    /// Returns the verifier for this provider, which refuses texts that the provider's challenges
+    /// sign.
     #[must_use]
     pub(crate) fn of_provider(self, row: &Provider) -> Self {
         let signing = row.challenges.iter().filter(|challenge| challenge.signs());
@@ -205,15 +206,15 @@ impl SignatureVerifier {
             })
     }
 
-    /// The same, which also gives the proofs ([`Verified::proof`]): for each, the signed content is
-    /// hashed once more.
+    /// Returns the verifier that also computes proofs ([`Verified::proof`]). Each hashes the signed
+    /// content once more.
     #[must_use]
     pub(crate) fn with_proof(mut self, proves: bool) -> Self {
         self.schemes.iter_mut().for_each(|way| way.proves = proves);
         self
     }
 
-    /// What a challenge of this provider asks for, if the request is one.
+    /// Returns the action for a challenge of this provider, if the request is one.
     ///
     /// # Errors
     /// When it is one that must not be answered.
@@ -250,7 +251,7 @@ impl SignatureVerifier {
         outcome
     }
 
-    /// Whether it can only be judged with the body at hand.
+    /// Returns `true` if a scheme needs the body.
     #[must_use]
     pub(crate) fn needs_body(&self) -> bool {
         self.schemes.iter().any(|way| way.scheme.needs_body())
@@ -285,7 +286,7 @@ impl SignatureVerifier {
         Ok(urls)
     }
 
-    /// Whether the request is signed in one of the ways by one of the keys, at about `now`.
+    /// Verifies the request by one of the schemes and one of the keys, at about `now`.
     ///
     /// # Errors
     /// [`SignatureError`], for the tunnel's owner.
@@ -639,7 +640,7 @@ impl SchemeVerifier {
         Ok(())
     }
 
-    /// Whether the scheme's conditions hold.
+    /// Checks the scheme's conditions.
     fn holds(&self, request: &Request<'_>, parts: &SecretParts) -> Result<(), SignatureError> {
         self.scheme
             .require
@@ -783,8 +784,8 @@ fn split<'f>(field: &'f [u8], separator: &[u8]) -> Vec<&'f [u8]> {
     members
 }
 
-/// What a token's signature stands for. Not the signature: that of a curve can be written in two
-/// ways.
+/// Returns the digest that identifies a token. A signature over a curve can be written in two ways,
+/// so it does not.
 fn signed_of(token: &[u8], detached: Option<&[u8]>) -> [u8; 32] {
     let signed = token
         .iter()
@@ -798,7 +799,7 @@ fn signed_of(token: &[u8], detached: Option<&[u8]>) -> [u8; 32] {
     digest.finalize().into()
 }
 
-/// The same origin with the port of https, or without it.
+/// Returns the origin with the port of https added or removed.
 fn other_port(origin: &str) -> Option<String> {
     const PORT: &str = ":443";
 
@@ -946,7 +947,6 @@ mod tests {
     const SHA256_BASE64: &str = "UVquEztDXUAAlWcx9orlz164XU8NxqVG0r/NNZXsGuE=";
     const SHA384_HEX: &str = "9af5e5a8f0a932a9f2d4d4f20b9465aa742b5ad36b921661b00d7ce1dea803702c214535e7ed29f5fcbc495b363c999c";
     const SHA512_HEX: &str = "b71e82b42ece244182aae00f5c418d84b5b0ac844874765e658e91b26261b32df39e9fcbf44424d0e3b53bab192e78a4936224ec940cf953164b70aacdd4c845";
-    /// Of `id.1700000000000.body`.
     const TIMED_HEX: &str = "4b4c33baaf7e01ce0531c272cc07b1a3b5176303cc161c2d7184747952322bd3";
 
     #[test]

@@ -12,7 +12,7 @@ use crate::sign::SignError;
 use hookward_core::form;
 use hookward_core::json::{JsonError, JsonPath};
 
-/// What need not be escaped in queries and forms (RFC 3986 §2.3).
+/// Characters that need no escape in queries and forms (RFC 3986 §2.3).
 const UNRESERVED: &[u8] = b"-._~";
 
 /// A request that is being made.
@@ -22,11 +22,11 @@ pub struct DraftRequest {
     pub origin: String,
     /// Path and query.
     pub target: String,
-    /// The method.
+    /// Method of the request.
     pub method: Method,
-    /// The header fields.
+    /// Header fields of the request.
     pub headers: HeaderMap,
-    /// The body.
+    /// Body of the request.
     pub body: Vec<u8>,
 }
 

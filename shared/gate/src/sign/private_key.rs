@@ -12,7 +12,7 @@ use rustls_pki_types::pem::PemObject as _;
 use crate::providers::scheme::{Algorithm, JwtAlgorithm};
 use crate::sign::SignError;
 
-/// How a private key signs.
+/// Private key of an algorithm.
 #[derive(Clone, Copy)]
 pub(crate) enum Signer {
     Ed25519,

@@ -13,7 +13,7 @@ use crate::sign::SignError;
 use crate::sign::private_key::Signer;
 use hookward_core::clock::UnixMillis;
 
-/// How long a token is good for, in seconds: as long as other signatures.
+/// Lifetime of a token, in seconds; the tolerance of other signatures.
 const LIFE: u64 = 300;
 
 /// The token for a request, at `now`.

@@ -33,14 +33,14 @@ pub enum AgentMessage<P> {
     },
     /// The agent says who it is.
     Hello {
-        /// Its credential.
+        /// Credential of the agent.
         credential: Secret,
-        /// Its program's version, for the relay's log.
+        /// Version of the agent's program, for the relay's log.
         version: String,
         /// Which run of the agent's program this is: the connections of one run serve together, and
         /// the newest run takes over.
         instance: String,
-        /// Whether it shares its tunnels with other agents that ask for it, too.
+        /// `true` if the agent shares its tunnels with other agents that set this, too.
         #[serde(default)]
         pool: bool,
         /// Which of the run's connections to this relay it is: a newer one takes the place of an
@@ -65,12 +65,12 @@ pub enum AgentMessage<P> {
         #[serde(default)]
         revision: u64,
     },
-    /// Whether an open tunnel's application takes no connection here: with several agents, others
-    /// have its requests then.
+    /// Health of an open tunnel's application. With several agents, others get its requests while
+    /// it is down.
     UpstreamHealth {
         /// The tunnel's public host, as the relay has named it.
         host: String,
-        /// Whether it is down.
+        /// `true` if the application accepts no connection.
         down: bool,
     },
     /// The agent is about to stop, or has another connection in place of this one: send nothing
@@ -81,7 +81,7 @@ pub enum AgentMessage<P> {
     Unknown,
 }
 
-/// What the relay says.
+/// Message of the relay to an agent.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum RelayMessage {
@@ -92,7 +92,7 @@ pub enum RelayMessage {
     },
     /// The credential was accepted.
     Welcome {
-        /// The agent's name.
+        /// Name of the agent.
         agent: String,
         /// The relay program's version, for the agent's log.
         version: String,
@@ -107,14 +107,14 @@ pub enum RelayMessage {
     },
     /// The tunnel is open.
     Opened {
-        /// Its public host.
+        /// Public host.
         host: String,
         /// The port of the public URL.
         port: u16,
     },
     /// The new policy of an open tunnel is refused; the old one stays in force.
     PolicyRejected {
-        /// Why, in words.
+        /// Reason, as text.
         message: String,
     },
     /// Nothing more will be sent to an agent that said it leaves.
@@ -126,22 +126,22 @@ pub enum RelayMessage {
     /// A newer run of the agent's program has the tunnels, and this one gets no requests; or it has
     /// them again.
     Standby {
-        /// Whether another one has them.
+        /// `true` while another instance has the tunnels.
         standby: bool,
     },
     /// The host of an open tunnel belongs to another agent now. The other tunnels stay open.
     HostLost {
-        /// The public host.
+        /// Public host.
         host: String,
-        /// Why, in words.
+        /// Reason, as text.
         message: String,
     },
     /// No. The connection ends after it, unless it is one of several tunnels whose host can't be
     /// had.
     Refused {
-        /// Why, as a stable code.
+        /// Reason, as a stable code.
         reason: RefusedReason,
-        /// Why, in words.
+        /// Reason, as text.
         message: String,
     },
     /// Requests that the relay refused.
@@ -168,7 +168,7 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
-    /// Those of these limits.
+    /// Returns the deadlines of these limits.
     #[must_use]
     pub fn of(limits: &Limits) -> Self {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
@@ -198,7 +198,7 @@ impl Deadlines {
     }
 }
 
-/// Why the relay refused an agent.
+/// Reason why the relay refused an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusedReason {
@@ -222,28 +222,27 @@ pub enum RefusedReason {
 pub struct RefusedRequest {
     /// The request's id, in hex.
     pub id: String,
-    /// The public host.
+    /// Public host.
     pub host: String,
-    /// The method.
+    /// Method, escaped.
     pub method: String,
     /// The path, without the query.
     pub path: String,
-    /// The client address.
+    /// Client address.
     pub client: String,
     /// The status of the answer.
     pub status: u16,
     /// The check that refused.
     pub check: Check,
-    /// Why.
+    /// Reason of the refusal.
     pub reason: String,
-    /// How long it took until it was refused, in milliseconds.
+    /// Time until the refusal, in milliseconds.
     #[serde(default)]
     pub ms: u64,
-    /// Whether it was let pass all the same, because the route only observes.
+    /// `true` if the request was forwarded all the same, because the route only observes.
     #[serde(default)]
     pub observed: bool,
-    /// Whether the relay has answered it itself, and not refused it: a handshake, a delivery that
-    /// came before.
+    /// `true` if the relay answered the request itself: a challenge, a duplicate.
     #[serde(default)]
     pub answered: bool,
     /// `true` if it goes on to the application, and this is only a hint about it.

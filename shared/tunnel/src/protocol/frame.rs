@@ -88,7 +88,7 @@ impl Decoder {
         }
     }
 
-    /// Whether the end was read, so that the stream's own end is no abort.
+    /// Returns `true` if the END frame was read. The stream's own end is then no abort.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.stage == Stage::Ended
@@ -225,7 +225,6 @@ pub(crate) fn trailers(payload: &[u8]) -> Bytes {
     whole(TRAILERS, payload)
 }
 
-/// The END frame.
 #[must_use]
 pub(crate) const fn end() -> Bytes {
     Bytes::from_static(&[END as u8, 0])

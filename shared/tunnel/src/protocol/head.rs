@@ -41,33 +41,33 @@ impl std::fmt::Display for RequestId {
     }
 }
 
-/// What the relay knows about a request and the agent must, beside the request itself.
+/// Facts about a request that the agent needs beside the request itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestMeta {
-    /// The request's id.
+    /// Id of the request.
     pub id: RequestId,
     /// The public host, which names the tunnel.
     pub host: Bytes,
-    /// Where the request comes from.
+    /// Client address.
     pub client: IpAddr,
     /// Public keys that the relay fetched for this request.
     pub keys: FetchedKeys,
 }
 
-/// A request's head.
+/// Head of a request in the tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeRequest {
-    /// What the relay adds.
+    /// Facts that the relay adds.
     pub meta: RequestMeta,
-    /// The method.
+    /// Method of the request.
     pub method: Method,
     /// Path and query, as sent.
     pub target: Bytes,
     /// The body's length, when it is known.
     pub length: Option<u64>,
-    /// Whether the sender understands trailers.
+    /// `true` if the sender accepts trailers.
     pub trailers: bool,
-    /// Whether a WebSocket is asked for.
+    /// `true` if the sender requests a WebSocket.
     pub upgrade: bool,
     /// The fields, by name.
     pub headers: HeaderMap,
@@ -89,7 +89,7 @@ impl HeaderCase {
             .filter_map(|name| name.strip_suffix(b"\n"))
     }
 
-    /// Whether all names are lower case.
+    /// Returns `true` if all names are lower case.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.0.is_empty()
@@ -120,7 +120,7 @@ impl HeaderCaseBuilder {
         self.names.push(b'\n');
     }
 
-    /// All of them.
+    /// Returns the collected names.
     #[must_use]
     pub fn finish(self) -> HeaderCase {
         if self.plain {
@@ -134,27 +134,27 @@ impl HeaderCaseBuilder {
 /// The agent's answer: the application's head, or a failure that the relay puts into words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExchangeReply {
-    /// The application answered.
+    /// Response of the application.
     Response(ExchangeResponse),
-    /// It did not, or the agent's own gate refused.
+    /// Failure of the application, or refusal of the agent's gate.
     Failure(ExchangeFailure),
 }
 
 /// The head of the application's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeResponse {
-    /// Its status.
+    /// Status of the response.
     pub status: StatusCode,
     /// The body's length, when it is known.
     pub length: Option<u64>,
-    /// Its fields.
+    /// Header fields of the response.
     pub headers: HeaderMap,
 }
 
-/// Why there is no answer of the application.
+/// Reason why there is no response of the application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeFailure {
-    /// The stable code.
+    /// Stable code of the failure.
     pub code: Code,
     /// The status, when it is not the code's own.
     pub status: StatusCode,

@@ -20,8 +20,8 @@ use crate::transport::stream::MessageReader;
 use hookward_core::headers::trailer_passes;
 use hookward_core::limits::SMALL_BODY;
 
-/// Why a body broke off. hyper then cuts the connection, or resets the stream: whoever receives it
-/// can't take it for complete.
+/// Reason why a body was aborted. hyper then closes the connection, or resets the stream, so that
+/// the receiver can't take the body for complete.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageBodyError {
     /// The other end of the tunnel broke off.
@@ -30,7 +30,7 @@ pub enum MessageBodyError {
     /// Nothing came for too long.
     #[error("the body stood still for {} s", .0.as_secs())]
     Idle(Duration),
-    /// It ended before its announced length, or went beyond.
+    /// The body ended before its announced length, or exceeded it.
     #[error("the body's length is not what was announced")]
     Length,
 }

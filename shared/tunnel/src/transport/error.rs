@@ -3,7 +3,7 @@
 use crate::protocol::frame::FrameError;
 use hookward_core::text::Escaped;
 
-/// Why a session ended, and who ended it.
+/// End of a session, and the party that ended it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
     /// The other side closed it, and said why.
@@ -14,7 +14,7 @@ pub enum SessionError {
     Lost(String),
 }
 
-/// Why a stream could not be read or written.
+/// Failure to read or write a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     /// The other side broke the message off.

@@ -22,13 +22,13 @@ const CHUNKS: usize = 32;
 /// Pieces up to this size are copied together before HTTP/2 makes a frame of each.
 const COPIED: usize = 16 * 1024;
 
-/// What is written to.
+/// Sending half of a stream.
 pub(crate) enum SendHalf {
     Quic(quinn::SendStream),
     Http2(h2::SendStream<Bytes>),
 }
 
-/// What is read from.
+/// Receiving half of a stream.
 pub(crate) enum RecvHalf {
     Quic(quinn::RecvStream),
     /// With its place among the streams that may be open.
@@ -149,7 +149,7 @@ async fn write_http2(
     Ok(())
 }
 
-/// Why a stream takes nothing more.
+/// Returns the reason why a stream accepts no more data.
 async fn broken(stream: &mut h2::SendStream<Bytes>) -> StreamError {
     // It is known already: asked once, and not waited for.
     let reset = poll_fn(|cx| Poll::Ready(stream.poll_reset(cx))).await;
@@ -160,7 +160,7 @@ async fn broken(stream: &mut h2::SendStream<Bytes>) -> StreamError {
 }
 
 impl RecvHalf {
-    /// What has arrived, in one piece; `None` at the stream's end. Polling holds no state.
+    /// Returns the received data in one piece; `None` at the stream's end. Polling holds no state.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,

@@ -30,7 +30,7 @@ impl Liveness {
         self.ping_interval() * 9 / 4
     }
 
-    /// How often the peer is asked for a sign of life.
+    /// Returns the interval between two pings.
     #[must_use]
     pub(crate) fn ping_interval(self) -> Duration {
         (self.0 / PINGS).min(MIN_PING_INTERVAL)

@@ -22,18 +22,18 @@ use crate::transport::liveness::Liveness;
 
 /// The name in the tunnel's TLS handshake. It means nothing: the key is pinned.
 pub const SERVER_NAME: &str = "relay.hookward.invalid";
-/// What one stream may have in flight: 40 MB/s on a path of 50 ms (measured: 18 MB/s with half of
-/// it, and as much as `ssh -R`); more gains nothing in quinn.
+/// Receive window of one stream, in bytes: 40 MB/s on a path of 50 ms (measured: 18 MB/s with half
+/// of it, and as much as `ssh -R`). More gains nothing in quinn.
 pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-/// What one connection may hold that was received and not read: half as many readers can be slow at
-/// a time as streams fit in, and nobody waits for them; then the relay's `forward::untaken` has
-/// those give way that take nothing. An agent has two connections, and quinn needs up to twice as
-/// much memory: on a relay of 1 GiB it can't be more.
+/// Receive window of one connection, in bytes, for data that the program has not read. Half as many
+/// slow readers as streams fit. When it fills up, the relay's `overload::slow_readers` evicts the
+/// slowest. An agent has two connections, and quinn needs up to twice as much memory: a relay of 1
+/// GiB can't have more.
 pub const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
-/// What a peer may send that has not said who it is: a greeting, some times over.
+/// Receive window of a peer that has not authenticated: several times its first messages.
 pub(crate) const UNAUTHENTICATED_WINDOW: u32 = 64 * 1024;
-/// What one connection may have sent and not acknowledged, in memory: 160 MB/s on a path of 50 ms,
-/// where quinn brings 18 to 36 (measured), and four streams' windows, so that one slow stream
+/// Maximum number of unacknowledged bytes of one connection, in memory: 160 MB/s on a path of 50
+/// ms, where quinn reaches 18 to 36 (measured). Four streams' windows, so that one slow stream
 /// leaves room for others.
 const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 /// Buffers that keep local bursts from being lost; Debian's default cap is 208 KiB.
@@ -45,24 +45,24 @@ pub const RETRY_FROM: usize = 64;
 /// First packets that are kept for handshakes not yet taken, in bytes.
 const INCOMING_BUFFER: u64 = 4 * 1024 * 1024;
 
-/// Why an endpoint could not be made.
+/// Failure to create an endpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// The UDP socket.
+    /// The UDP socket failed.
     #[error("UDP {address}: {source}")]
     Socket {
         /// The address that was asked for.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The TLS settings.
+    /// The TLS settings are invalid.
     #[error("the tunnel's TLS settings: {0}")]
     Tls(String),
 }
 
-/// Whether the agent ended the handshake because the relay's key is not the pinned one: rustls then
-/// sends the alert `access_denied` (RFC 8446 §6.2), which QUIC carries (RFC 9001 §4.8).
+/// Returns `true` if the agent ended the handshake because the relay's key is not the pinned one.
+/// rustls then sends the alert `access_denied` (RFC 8446 §6.2), which QUIC carries (RFC 9001 §4.8).
 #[must_use]
 pub fn is_wrong_key(error: &quinn::ConnectionError) -> bool {
     const ACCESS_DENIED: u8 = 49;

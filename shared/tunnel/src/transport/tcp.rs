@@ -32,7 +32,7 @@ use crate::transport::liveness::Liveness;
 use crate::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW, UNAUTHENTICATED_WINDOW};
 use hookward_core::limits::TUNNEL_STREAMS;
 
-/// What one stream may have buffered here before its writer waits.
+/// Maximum number of bytes that one stream buffers before its writer waits.
 const SEND_BUFFER: usize = 512 * 1024;
 /// Bytes of one DATA frame: larger than HTTP/2's first 16 KiB, for fewer of them.
 const FRAME: u32 = 64 * 1024;
@@ -338,7 +338,7 @@ impl H2Link {
         }
     }
 
-    /// Whether it is the agent's side, which takes streams.
+    /// Returns `true` on the agent's side, which accepts streams.
     pub(crate) const fn takes(&self) -> bool {
         matches!(self.side, TcpRole::Agent(_))
     }

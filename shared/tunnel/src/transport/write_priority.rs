@@ -14,8 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// So long large messages wait for small ones of which there is always another: then they are let
-/// in beside them.
+/// Maximum wait of large messages while small ones keep coming. Then both are written side by side.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// The order of a connection's writers.

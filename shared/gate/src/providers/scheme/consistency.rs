@@ -7,7 +7,7 @@ use crate::providers::scheme::{
 };
 use crate::providers::template::{Template, ValueSource};
 
-/// Why a scheme or a secret can't be used.
+/// Reason why a scheme or a secret is unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchemeError {
     /// The fields of the scheme contradict each other.
@@ -31,7 +31,7 @@ pub enum SchemeError {
 }
 
 impl Scheme {
-    /// Whether the fields make sense together.
+    /// Checks that the fields make sense together.
     ///
     /// # Errors
     /// [`SchemeError`] for the first contradiction.

@@ -6,19 +6,19 @@ use crate::providers::signing_input::{PLIVO_NONCE, SNS_FIELDS};
 use crate::providers::template::{Filter, Template, TemplatePart, ValueSource};
 use hookward_core::json::JsonPath;
 
-/// How much of the body a right signature vouches for.
+/// Share of the body that a right signature covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Coverage {
     /// Nothing: it says who sends, and any body may come with it.
     Nothing,
     /// Some of it, or something that many bodies share: other fields may be anything.
     Part,
-    /// All of it.
+    /// The whole body.
     Body,
 }
 
 impl Scheme {
-    /// How much of the body a right signature vouches for.
+    /// Returns how much of the body a right signature covers.
     #[must_use]
     pub fn coverage(&self) -> Coverage {
         let digests_body = |template: &Template| {
@@ -90,7 +90,7 @@ impl Scheme {
         }
     }
 
-    /// Whether it can only be judged with the body at hand.
+    /// Returns `true` if the scheme needs the body.
     #[must_use]
     pub(crate) fn needs_body(&self) -> bool {
         let reads = |source: &ValueSource| match source {
@@ -148,13 +148,13 @@ impl Scheme {
             .chain(required)
     }
 
-    /// Whether its key can't sign.
+    /// Returns `true` if its key can't sign.
     #[must_use]
     pub(crate) fn only_verifies(&self) -> bool {
         self.alg.is_public() || self.jwt.as_ref().is_some_and(|rules| !rules.is_symmetric())
     }
 
-    /// Whether the public URL is part of what is signed.
+    /// Returns `true` if the signed text contains the public URL.
     #[must_use]
     pub fn signs_url(&self) -> bool {
         let claims = self.jwt.iter().flat_map(|rules| rules.claims.values());

@@ -16,7 +16,6 @@ pub(crate) enum Joint<'s> {
     Time(TimeUnit),
     /// The body begins and ends with a bracket, and this other value holds none.
     Json(&'s ValueSource),
-    /// Nothing does.
     Open,
 }
 

@@ -4,20 +4,20 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::{Rfc2822, Rfc3339};
 
-/// How a time is written: a number of these units since 1970, or a date.
+/// Format of a time: a number of units since 1970, or a date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TimeUnit {
-    /// Seconds.
+    /// Seconds since 1970.
     #[serde(rename = "s")]
     Seconds,
-    /// Milliseconds.
+    /// Milliseconds since 1970.
     #[serde(rename = "ms")]
     Milliseconds,
     /// Not a number but a date and time with its offset (RFC 3339).
     #[serde(rename = "iso8601")]
     Iso8601,
-    /// The same without an offset: it is UTC. Where nothing separates such a time from what
-    /// follows, bytes could move between the two.
+    /// Date and time of ISO 8601 without an offset, in UTC. Where nothing separates such a time
+    /// from what follows, bytes could move between the two.
     #[serde(rename = "iso8601-utc")]
     Iso8601Utc,
     /// A date as HTTP writes it (RFC 9110 §5.6.7).
