@@ -5,73 +5,23 @@
 //! every alternative, scheme and secret shares them. [`Work`] counts the bytes and ends a request
 //! that costs more than its limit.
 
+mod body_fields;
+mod message;
+mod work;
+
 use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{HeaderMap, header};
 
+pub(crate) use self::body_fields::{BodyFields, BodyFieldsBuilder};
+pub(crate) use self::message::SignedMessage;
+pub(crate) use self::work::WorkLimitExceeded;
+pub use self::work::{Kind, Work};
 use hookward_core::form::{FormError, FormFields};
 use hookward_core::json::{JsonError, JsonPath, JsonPaths, Scan};
-use hookward_core::limits::{GATE_HASHED_BYTES, GATE_PARSED_BYTES, GATE_RENDERED_BYTES};
-
-/// Places in bodies that checks read: of a JSON body, and of JSON in the fields of a form.
-#[derive(Debug, Clone)]
-pub(crate) struct BodyFields {
-    json: JsonPaths,
-    documents: BTreeMap<String, JsonPaths>,
-}
-
-/// Collects what [`BodyFields`] are made of.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct BodyFieldsBuilder {
-    json: Vec<JsonPath>,
-    documents: BTreeMap<String, Vec<JsonPath>>,
-}
-
-/// Bytes that the gate has worked on for one request.
-#[derive(Debug)]
-pub struct Work {
-    parsed: Meter,
-    hashed: Meter,
-    rendered: Meter,
-}
-
-#[derive(Debug)]
-struct Meter {
-    used: AtomicU64,
-    most: u64,
-}
-
-/// The kinds of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Bytes read as JSON, as a form, or decoded.
-    Parsed,
-    /// Bytes that went through a hash function.
-    Hashed,
-    /// Bytes of signed texts that had to be put together.
-    Rendered,
-}
-
-/// A request costs more work than its limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct WorkLimitExceeded(pub Kind);
-
-/// A signed text. What stands in the body is not copied.
-#[derive(Debug, Default)]
-pub(crate) struct SignedMessage {
-    pieces: Vec<MessagePiece>,
-}
-
-#[derive(Debug)]
-enum MessagePiece {
-    Body(Range<usize>),
-    Own(Vec<u8>),
-}
 
 /// Identifies a key of an algorithm: the digest of both.
 pub(crate) type KeyId = [u8; 32];
@@ -114,177 +64,6 @@ impl From<WorkLimitExceeded> for BodyReadError {
     fn from(overworked: WorkLimitExceeded) -> Self {
         Self::WorkLimit(overworked)
     }
-}
-
-impl Default for BodyFields {
-    /// No places: what is read is looked for by itself.
-    fn default() -> Self {
-        BodyFieldsBuilder::default().finish()
-    }
-}
-
-impl BodyFieldsBuilder {
-    /// Adds a value of a JSON body.
-    pub(crate) fn json(&mut self, path: &JsonPath) {
-        self.json.push(path.clone());
-    }
-
-    /// Adds a value of JSON that stands in a field of a form.
-    pub(crate) fn form_json(&mut self, field: &str, path: &JsonPath) {
-        self.documents
-            .entry(field.to_owned())
-            .or_default()
-            .push(path.clone());
-    }
-
-    #[must_use]
-    pub(crate) fn finish(self) -> BodyFields {
-        let documents = self
-            .documents
-            .into_iter()
-            .map(|(field, paths)| (field, JsonPaths::new(paths)));
-
-        BodyFields {
-            json: JsonPaths::new(self.json),
-            documents: documents.collect(),
-        }
-    }
-}
-
-impl Work {
-    /// The work that one request may cost.
-    #[must_use]
-    pub(crate) fn of_a_request() -> Arc<Self> {
-        let meter = |most| Meter {
-            used: AtomicU64::new(0),
-            most,
-        };
-
-        Arc::new(Self {
-            parsed: meter(GATE_PARSED_BYTES),
-            hashed: meter(GATE_HASHED_BYTES),
-            rendered: meter(GATE_RENDERED_BYTES),
-        })
-    }
-
-    /// Creates a meter with the same limit for each kind of work.
-    #[must_use]
-    pub fn up_to(bytes: u64) -> Arc<Self> {
-        let meter = || Meter {
-            used: AtomicU64::new(0),
-            most: bytes,
-        };
-
-        Arc::new(Self {
-            parsed: meter(),
-            hashed: meter(),
-            rendered: meter(),
-        })
-    }
-
-    /// Counts bytes before they are worked on.
-    ///
-    /// # Errors
-    /// [`WorkLimitExceeded`] when there are more than the limit.
-    pub(crate) fn spend(&self, kind: Kind, bytes: usize) -> Result<(), WorkLimitExceeded> {
-        let meter = self.meter(kind);
-        let before = meter.used.fetch_add(bytes as u64, Ordering::Relaxed);
-        if before.saturating_add(bytes as u64) > meter.most {
-            Err(WorkLimitExceeded(kind))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Bytes of this kind so far.
-    #[must_use]
-    pub fn used(&self, kind: Kind) -> u64 {
-        self.meter(kind).used.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of all kinds so far.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        [Kind::Parsed, Kind::Hashed, Kind::Rendered]
-            .into_iter()
-            .map(|kind| self.used(kind))
-            .sum()
-    }
-
-    const fn meter(&self, kind: Kind) -> &Meter {
-        match kind {
-            Kind::Parsed => &self.parsed,
-            Kind::Hashed => &self.hashed,
-            Kind::Rendered => &self.rendered,
-        }
-    }
-}
-
-impl SignedMessage {
-    /// Adds bytes. Those that lie in the body are not copied; the number of the others is returned.
-    pub(crate) fn push(&mut self, bytes: Cow<'_, [u8]>, body: &[u8]) -> usize {
-        let piece = match bytes {
-            Cow::Borrowed(inside) if inside.len() > size_of::<MessagePiece>() => {
-                match position(inside, body) {
-                    Some(range) => MessagePiece::Body(range),
-                    None => MessagePiece::Own(inside.to_vec()),
-                }
-            }
-            other => MessagePiece::Own(other.into_owned()),
-        };
-        let copied = match &piece {
-            MessagePiece::Own(bytes) => bytes.len(),
-            MessagePiece::Body(_) => 0,
-        };
-
-        self.pieces.push(piece);
-        copied
-    }
-
-    /// The number of pieces.
-    #[must_use]
-    pub(crate) fn pieces(&self) -> usize {
-        self.pieces.len()
-    }
-
-    /// Takes pieces off its end, until it has so many.
-    pub(crate) fn truncate(&mut self, pieces: usize) {
-        self.pieces.truncate(pieces);
-    }
-
-    /// The bytes, piece by piece.
-    #[must_use]
-    pub(crate) fn slices<'m>(&'m self, body: &'m [u8]) -> Vec<&'m [u8]> {
-        let bytes = |piece: &'m MessagePiece| match piece {
-            MessagePiece::Body(range) => body.get(range.clone()).unwrap_or_default(),
-            MessagePiece::Own(bytes) => bytes.as_slice(),
-        };
-        self.pieces.iter().map(bytes).collect()
-    }
-
-    #[must_use]
-    pub(crate) fn concat(&self, body: &[u8]) -> Vec<u8> {
-        self.slices(body).concat()
-    }
-
-    /// The number of bytes.
-    #[must_use]
-    pub(crate) fn len(&self) -> usize {
-        let length = |piece: &MessagePiece| match piece {
-            MessagePiece::Body(range) => range.len(),
-            MessagePiece::Own(bytes) => bytes.len(),
-        };
-        self.pieces.iter().map(length).sum()
-    }
-}
-
-/// Returns the range of a slice within the body that contains it.
-fn position(inside: &[u8], body: &[u8]) -> Option<Range<usize>> {
-    let start = (inside.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
-    let end = start.checked_add(inside.len())?;
-    // A slice of the same bytes at the same address: a neighbour in memory could not pass the
-    // comparison by chance.
-    (end <= body.len() && std::ptr::eq(body.get(start..end)?, inside)).then_some(start..end)
 }
 
 impl Default for Inspection {
@@ -570,6 +349,7 @@ fn fields(headers: &HeaderMap, body: &[u8]) -> Result<FormFields, FormError> {
 
 #[cfg(test)]
 mod tests {
+    use super::message::position;
     use super::*;
 
     fn inspection(paths: &[&str]) -> (Inspection, Vec<JsonPath>) {

@@ -2,22 +2,23 @@
 //! same meaning), travels from the agent to the relay, and is compiled into a [`crate::engine::Gate`]
 //! on both sides. What is wrong with one is found in [`validate`].
 
+mod accept;
 pub mod file;
+mod signature;
 pub mod summary;
 pub mod validate;
 
-use http::{HeaderName, Method};
-use ipnet::IpNet;
+use http::Method;
 use serde::{Deserialize, Serialize};
 
-use crate::providers::scheme::SchemeError;
-use crate::providers::{self, Coverage, Provider, Scheme, SecretShape, SignatureVerifier};
-use hookward_core::address::AddressSet;
-use hookward_core::json::JsonPath;
 use hookward_core::limits;
 use hookward_core::rate::Rate;
-use hookward_core::secret::{Secret, SecretDigest};
 
+use self::accept::BASIC;
+pub use self::accept::{
+    Accept, ActiveToken, Addresses, BodyRule, HeaderRule, TokenCheck, TokenLocation,
+};
+pub use self::signature::{ActiveSecret, SecretAt, SignatureCheck};
 pub use validate::PolicyLimits;
 
 /// Paths that are open by default: FlexDeploy's webhook resource, in both versions.
@@ -125,225 +126,6 @@ pub enum OnDuplicate {
     Forward,
 }
 
-/// A set of checks that must all pass.
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Accept {
-    /// Said in words: whoever knows the path may send.
-    pub open: bool,
-    /// Client addresses; `None` for no such check.
-    pub allow_ips: Option<Addresses>,
-    /// Token check.
-    pub token: Option<TokenCheck>,
-    /// User and password (RFC 7617).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub basic: Option<TokenCheck>,
-    /// Media types that the body may have; empty for any.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub content_types: Vec<String>,
-    /// Header fields and the values that they may have.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<HeaderRule>,
-    /// Signatures; all must be right.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub verify: Vec<SignatureCheck>,
-    /// Values of a JSON body and what they may be.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub body: Vec<BodyRule>,
-}
-
-/// Client addresses: ranges, and named sets that the relay keeps.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Addresses {
-    /// Address ranges.
-    pub ranges: Vec<IpNet>,
-    /// Names of address sets.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub named: Vec<String>,
-}
-
-/// A token that the sender must know. Only its digest is kept and sent.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenCheck {
-    /// Location of the token.
-    pub location: TokenLocation,
-    /// The tokens that are live; several during a change.
-    pub active: Vec<ActiveToken>,
-}
-
-/// A token that is live.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ActiveToken {
-    /// Name of the token: `env:NAME` or `file:PATH`.
-    pub name: String,
-    /// SHA-256 of the token.
-    #[serde(with = "digest")]
-    pub digest: SecretDigest,
-}
-
-/// Location of a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum TokenLocation {
-    /// A query parameter of this name.
-    Query(String),
-    /// A header of this name.
-    Header(HeaderName),
-    /// Basic authentication, as `user:password`.
-    Basic,
-}
-
-/// A header field that must have one of some values.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HeaderRule {
-    /// Name of the field.
-    #[serde(with = "header_name")]
-    pub name: HeaderName,
-    /// The values, compared exactly.
-    pub allowed: Vec<String>,
-}
-
-/// A value of a JSON body that must be one of some.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BodyRule {
-    /// Path of the value.
-    pub path: JsonPath,
-    /// The values, as text.
-    pub allowed: Vec<String>,
-}
-
-/// A signature, by a provider's scheme or by one of the user's own.
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SignatureCheck {
-    /// The provider's id or alias.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub provider: Option<String>,
-    /// The provider's variant, where its settings choose one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
-    /// A scheme of the user's own, instead of a provider.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheme: Option<Box<Scheme>>,
-    /// Programs that may hold the secret.
-    pub secret_at: SecretAt,
-    /// The secrets that are live; empty on the relay's copy when they stay on the agent.
-    pub secrets: Vec<ActiveSecret>,
-    /// Scheme and authority of the URL as it is registered at the provider, where it is not the
-    /// tunnel's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<String>,
-    /// `true` if the gate answers the provider's challenges.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub challenge: bool,
-    /// `true` if the gate takes a secret from the provider's challenge. Only while pairing.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub pair: bool,
-}
-
-/// A secret that is live.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ActiveSecret {
-    /// Name of the secret: `env:NAME` or `file:PATH`.
-    pub name: String,
-    /// The secret itself.
-    pub secret: Secret,
-}
-
-/// Programs that may hold a signing secret.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SecretAt {
-    /// On both sides: forged webhooks end at the edge. Who takes over the relay can sign.
-    #[default]
-    Relay,
-    /// On the agent only: the relay can't check it, and can't forge it either.
-    Agent,
-}
-
-impl Addresses {
-    /// The ranges as a set. The named sets are not in it.
-    #[must_use]
-    pub(crate) fn set(&self) -> AddressSet {
-        AddressSet::new(&self.ranges)
-    }
-
-    /// Returns `true` if no address is listed.
-    #[must_use]
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.ranges.is_empty() && self.named.is_empty()
-    }
-}
-
-impl From<Vec<IpNet>> for Addresses {
-    fn from(ranges: Vec<IpNet>) -> Self {
-        Self {
-            ranges,
-            named: Vec::new(),
-        }
-    }
-}
-
-impl TokenCheck {
-    /// A check of tokens with their names.
-    #[must_use]
-    pub fn new(place: TokenLocation, tokens: &[(&str, SecretDigest)]) -> Self {
-        let live = tokens.iter().map(|(name, digest)| ActiveToken {
-            name: (*name).to_owned(),
-            digest: digest.clone(),
-        });
-
-        Self {
-            location: place,
-            active: live.collect(),
-        }
-    }
-}
-
-impl TokenLocation {
-    /// Reads `NAME` (a query parameter) or `header:NAME`.
-    ///
-    /// # Errors
-    /// What is wrong with the name.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        if let Some(name) = text.strip_prefix("header:") {
-            return HeaderName::from_bytes(name.as_bytes())
-                .map(Self::Header)
-                .map_err(|_| format!("{name:?} is not a header name"));
-        }
-
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        if text.is_empty() || !text.bytes().all(plain) {
-            return Err(format!(
-                "{text:?} is no name for a query parameter: use letters, digits, - _ ."
-            ));
-        }
-
-        Ok(Self::Query(text.to_owned()))
-    }
-}
-
-/// Form of [`TokenLocation::Basic`] on the wire. No query parameter can have this name.
-const BASIC: &str = "basic:";
-
-impl TryFrom<String> for TokenLocation {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if text == BASIC {
-            Ok(Self::Basic)
-        } else {
-            Self::parse(&text)
-        }
-    }
-}
-
 impl From<TokenLocation> for String {
     fn from(place: TokenLocation) -> Self {
         match place {
@@ -351,97 +133,6 @@ impl From<TokenLocation> for String {
             TokenLocation::Header(name) => format!("header:{name}"),
             TokenLocation::Basic => BASIC.to_owned(),
         }
-    }
-}
-
-impl SignatureCheck {
-    /// A check by a provider's row.
-    #[must_use]
-    pub fn by(provider: &str) -> Self {
-        Self {
-            provider: Some(provider.to_owned()),
-            ..Self::default()
-        }
-    }
-
-    /// The provider's row, if it names one.
-    #[must_use]
-    pub(crate) fn row(&self) -> Option<&'static Provider> {
-        self.provider.as_deref().and_then(providers::find)
-    }
-
-    /// The ways of signing that it pins.
-    ///
-    /// # Errors
-    /// What is wrong with the names.
-    pub fn schemes(&self) -> Result<Vec<Scheme>, String> {
-        match (&self.provider, &self.scheme) {
-            (Some(name), None) => {
-                let row = providers::find(name).ok_or_else(|| providers::unknown(name))?;
-                row.pinned(self.variant.as_deref())
-            }
-            (None, Some(scheme)) if self.variant.is_none() => Ok(vec![scheme.as_ref().clone()]),
-            (None, Some(_)) => Err(
-                "variant is about a provider's row, and not about a scheme of your own".to_owned(),
-            ),
-            (Some(_), Some(_)) => {
-                Err("it names a provider and holds a scheme; take one of them away".to_owned())
-            }
-            (None, None) => {
-                Err("provider is missing; write for example provider = \"github\"".to_owned())
-            }
-        }
-    }
-
-    /// Compiles these schemes with these secrets.
-    ///
-    /// # Errors
-    /// When a scheme contradicts itself or a secret has not the provider's form.
-    pub(crate) fn verifier(
-        &self,
-        schemes: &[Scheme],
-        secrets: &[Secret],
-    ) -> Result<SignatureVerifier, SchemeError> {
-        let keyed = SignatureVerifier::new(schemes, &self.shape(), secrets, self.origin.clone())?;
-        Ok(match self.row() {
-            Some(row) => keyed.of_provider(row),
-            None => keyed,
-        })
-    }
-
-    /// Returns the format of the provider's secret.
-    #[must_use]
-    pub(crate) fn shape(&self) -> SecretShape {
-        self.row().map(Provider::shape).unwrap_or_default()
-    }
-
-    /// Returns the display name of the provider or scheme.
-    #[must_use]
-    pub(crate) fn title(&self) -> String {
-        match (self.row(), &self.variant) {
-            (Some(row), None) => row.name.clone(),
-            (Some(row), Some(variant)) => format!("{} ({variant})", row.name),
-            (None, _)
-                if self
-                    .scheme
-                    .as_ref()
-                    .is_some_and(|scheme| scheme.jwt.is_some()) =>
-            {
-                "JSON Web Token".to_owned()
-            }
-            (None, _) => "own scheme".to_owned(),
-        }
-    }
-
-    /// Returns how much of the body a right signature covers: of several schemes, the least.
-    #[must_use]
-    pub(crate) fn coverage(&self) -> Coverage {
-        let schemes = self.schemes().unwrap_or_default();
-        schemes
-            .iter()
-            .map(Scheme::coverage)
-            .min()
-            .unwrap_or(Coverage::Nothing)
     }
 }
 
@@ -487,19 +178,6 @@ impl Route {
             .iter()
             .filter_map(|name| Method::from_bytes(name.as_bytes()).ok())
             .collect()
-    }
-}
-
-impl Accept {
-    /// Returns `true` if a check keeps strangers out. A range that covers a whole address family
-    /// does not.
-    #[must_use]
-    pub fn is_protected(&self) -> bool {
-        let address = self
-            .allow_ips
-            .as_ref()
-            .is_some_and(|ips| !ips.set().has_whole_family());
-        address || self.token.is_some() || self.basic.is_some() || !self.verify.is_empty()
     }
 }
 

@@ -1,20 +1,20 @@
 //! One `accept` alternative: its checks in order, all of which must pass.
 
+mod address;
+mod evidence;
+
 use std::net::IpAddr;
 
-use http::StatusCode;
-
-use crate::engine::signature::{DeliveryIdentity, SignatureRule, WantedKey};
+pub(crate) use self::address::AddressRule;
+pub(crate) use self::evidence::{Evidence, token_refusal};
+use crate::engine::signature::{SignatureRule, WantedKey};
 use crate::engine::state::GateState;
 use crate::engine::token::{self, TokenSpan};
 use crate::engine::{Side, body_rule, header};
 use crate::inspection::{BodyFieldsBuilder, Inspection};
-use crate::policy::{
-    Accept, ActiveSecret, Addresses, BodyRule, HeaderRule, TokenCheck, TokenLocation,
-};
+use crate::policy::{Accept, ActiveSecret, BodyRule, HeaderRule, TokenCheck};
 use crate::providers::challenge::ChallengeAction;
 use crate::request::{Request, RequestHead};
-use hookward_core::address::AddressSet;
 use hookward_core::clock::UnixMillis;
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::reason::{Check, Refusal};
@@ -27,91 +27,6 @@ pub(crate) struct AcceptRule {
     headers: Vec<HeaderRule>,
     signatures: Vec<SignatureRule>,
     body: Vec<BodyRule>,
-}
-
-/// Ranges, and named sets.
-pub(crate) struct AddressRule {
-    ranges: AddressSet,
-    named: Vec<String>,
-}
-
-/// Findings of the checks of an accept rule.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Evidence {
-    /// Spans of right tokens.
-    pub(crate) tokens: Vec<TokenSpan>,
-    /// The names of the secrets and tokens that were right.
-    pub(crate) secrets: Vec<String>,
-    /// Values that identify the delivery.
-    pub(crate) identity: Vec<DeliveryIdentity>,
-    /// All signatures were checked here and are right, and at least one is no token.
-    pub(crate) signed: bool,
-    /// The first check that failed, on a route that only observes.
-    pub(crate) failed: Option<Refusal>,
-}
-
-/// The refusal of a token; of Basic authentication one that asks for it.
-pub(crate) fn token_refusal(check: &TokenCheck, reason: String) -> Refusal {
-    let refusal = Refusal::failed(Check::Token, reason);
-    match check.location {
-        TokenLocation::Basic => Refusal {
-            status: StatusCode::UNAUTHORIZED,
-            asks_for_basic: true,
-            ..refusal
-        },
-        _ => refusal,
-    }
-}
-
-impl Evidence {
-    /// A failed check refuses, or is only noted.
-    fn record_or_fail(&mut self, refusal: Refusal, observing: bool) -> Result<(), Refusal> {
-        if !observing {
-            return Err(refusal);
-        }
-        self.failed.get_or_insert(refusal);
-        Ok(())
-    }
-}
-
-impl AddressRule {
-    pub(crate) fn new(addresses: &Addresses) -> Self {
-        let named = addresses
-            .named
-            .iter()
-            .map(|name| name.replace('-', "_"))
-            .collect();
-
-        Self {
-            ranges: addresses.set(),
-            named,
-        }
-    }
-
-    /// Returns `true` if the rule contains this address.
-    pub(crate) fn contains(&self, client: IpAddr, state: &GateState) -> bool {
-        self.ranges.contains(client)
-            || self
-                .named
-                .iter()
-                .any(|name| state.sets.contains(name, client))
-    }
-
-    /// The names of the sets.
-    pub(crate) fn named(&self) -> &[String] {
-        &self.named
-    }
-
-    /// The named sets, with the age of what they hold.
-    pub(crate) fn ages(&self, state: &GateState, now: UnixMillis) -> Vec<String> {
-        let age = |name: &String| {
-            state
-                .sets
-                .get(name)
-                .map(|set| format!("{name}: {}", set.age(now)))
-        };
-        self.named.iter().filter_map(age).collect()
-    }
 }
 
 impl AcceptRule {

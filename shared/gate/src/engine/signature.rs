@@ -1,17 +1,18 @@
 //! A provider's signature, as a check of the gate: the keys compiled, the handshakes at hand.
 
-use data_encoding::HEXLOWER;
-use http::StatusCode;
-use sha2::{Digest as _, Sha256};
+mod challenge;
+mod delivery;
 
+use http::StatusCode;
+
+use self::challenge::ChallengeOrigin;
+pub(crate) use self::delivery::DeliveryIdentity;
 use crate::doctor;
 use crate::engine::Side;
 use crate::inspection::BodyFieldsBuilder;
 use crate::policy::{ActiveSecret, SecretAt, SignatureCheck};
-use crate::providers::challenge::ChallengeAction;
-use crate::providers::locator::SignatureParams;
 use crate::providers::{
-    Challenge, Coverage, Scheme, SignatureError, SignatureVerifier, ValueLocator, Verified,
+    Challenge, Scheme, SignatureError, SignatureVerifier, ValueLocator, Verified,
 };
 use crate::request::{Request, RequestHead};
 use hookward_core::clock::UnixMillis;
@@ -30,14 +31,6 @@ pub struct WantedKey {
     pub in_catalogue: bool,
 }
 
-/// Value that tells a delivery from others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct DeliveryIdentity {
-    /// `true` if the signature covers it.
-    pub(crate) signed: bool,
-    pub(crate) value: Vec<u8>,
-}
-
 /// A signature check, ready.
 pub(crate) struct SignatureRule {
     check: SignatureCheck,
@@ -51,34 +44,6 @@ pub(crate) struct SignatureRule {
     refused_with: Option<StatusCode>,
     /// The handshakes that are answered here.
     challenges: Vec<Challenge>,
-}
-
-/// Origin of a rule's deliveries: the provider, or the scheme of the user's own, and the account
-/// there, by the name of the rule's first secret. Rules with the same secret have the same origin,
-/// wherever they stand in a policy.
-#[derive(Debug, Clone)]
-struct ChallengeOrigin(Vec<u8>);
-
-impl ChallengeOrigin {
-    fn of(check: &SignatureCheck) -> Self {
-        let provider = match (check.row(), &check.scheme) {
-            (Some(row), _) => format!("{}/", row.id),
-            (None, scheme) => {
-                // A scheme came from TOML or JSON, and can be written as JSON.
-                let scheme = serde_json::to_vec(scheme).unwrap_or_default();
-                format!("own scheme {}/", HEXLOWER.encode(&Sha256::digest(scheme)))
-            }
-        };
-
-        let account = check
-            .secrets
-            .iter()
-            .map(|live| live.name.as_str())
-            .min()
-            .unwrap_or_default();
-
-        Self(format!("{provider}{account}/").into_bytes())
-    }
 }
 
 impl SignatureRule {
@@ -134,10 +99,6 @@ impl SignatureRule {
             || self.challenges.iter().any(Challenge::needs_body)
             || self.remembered_as.is_some()
                 && self.delivery_places().iter().any(ValueLocator::is_in_body)
-    }
-
-    fn delivery_places(&self) -> &'static [ValueLocator] {
-        self.check.row().map_or(&[], |row| row.delivery.as_slice())
     }
 
     /// Adds what it reads of bodies.
@@ -227,26 +188,6 @@ impl SignatureRule {
         }
     }
 
-    /// Returns the reason why a request that is the provider's challenge was not treated as one.
-    fn missed_challenge(&self, request: &Request<'_>) -> Option<String> {
-        let challenges = &self.check.row()?.challenges;
-        let missed = challenges
-            .iter()
-            .filter(|challenge| challenge.pair.is_none())
-            .find_map(|challenge| challenge.missed(request))?;
-
-        Some(match missed {
-            _ if !self.check.challenge => {
-                "it is the provider's handshake, which is not answered without --challenge (challenge = true)"
-                    .to_owned()
-            }
-            Some((place, part)) => format!(
-                "it is the provider's handshake, and its {place} is not the part {part} of any secret that is configured"
-            ),
-            None => return None,
-        })
-    }
-
     fn refusal(&self, fault: &SignatureError) -> Refusal {
         // An outage of the provider's, or of the way to it, is none of the sender's, nor is a key
         // that was published a moment ago: it may try again.
@@ -277,106 +218,6 @@ impl SignatureRule {
         }
     }
 
-    /// Returns the action for a challenge, if the request is one: of the challenges that are signed
-    /// like events, or of the others.
-    pub(crate) fn react(
-        &self,
-        request: &Request<'_>,
-        has_body: bool,
-        signed: bool,
-    ) -> Result<Option<ChallengeAction>, Refusal> {
-        let Some(keyed) = &self.verifier else {
-            return Ok(None);
-        };
-
-        for challenge in self
-            .challenges
-            .iter()
-            .filter(|challenge| challenge.signed == signed)
-        {
-            // A secret that a stranger could tell is only taken while pairing.
-            if challenge.pair.is_some() != self.check.pair {
-                continue;
-            }
-
-            if let Some(reaction) = keyed
-                .react(challenge, request, has_body)
-                .map_err(|fault| self.refusal(&fault))?
-            {
-                return Ok(Some(reaction));
-            }
-        }
-
-        Ok(None)
-    }
-
-    /// Returns the identity of the delivery: its id if the signature covers it, else the signature.
-    ///
-    /// For a token it is the id alone, which anyone with the token can choose. A signature that
-    /// stands for several deliveries, such as a JSON Web Token, counts together with the id or the
-    /// body. That does not protect against a sender with such a token, and loses none of the
-    /// provider's deliveries.
-    pub(crate) fn delivery(
-        &self,
-        request: &Request<'_>,
-        verified: &Verified,
-    ) -> Option<DeliveryIdentity> {
-        let rule = self.remembered_as.as_ref()?;
-        let scheme = self.schemes.get(verified.way)?;
-        let places = self.delivery_places();
-        let id_at = |places: &[ValueLocator]| {
-            let mut id = b"id:".to_vec();
-            for place in places {
-                let value = place.read(request, &SignatureParams::default()).ok()??;
-                id.extend_from_slice(&(value.len() as u64).to_be_bytes());
-                id.extend_from_slice(&value);
-            }
-            (!places.is_empty()).then_some(id)
-        };
-        let id = || id_at(places);
-
-        let identity = |signed, value: Vec<u8>| {
-            Some(DeliveryIdentity {
-                signed,
-                value: [&rule.0[..], &value].concat(),
-            })
-        };
-
-        let proof = || {
-            verified
-                .proof
-                .map(|proof| [&b"signature:"[..], proof.as_slice()].concat())
-        };
-
-        let signed = |value| identity(true, value);
-        let Some(proof) = proof() else {
-            return identity(false, id()?);
-        };
-
-        if !places.is_empty() && places.iter().all(|place| scheme.vouches_for(place)) {
-            return signed(id().unwrap_or(proof));
-        }
-
-        // The row names the id of its usual headers; of others (svix-id beside webhook-id) the way
-        // knows it.
-        let signed_id = || id_at(std::slice::from_ref(scheme.signed_id()?));
-
-        if !places.is_empty()
-            && let Some(id) = signed_id()
-        {
-            return signed(id);
-        }
-
-        let repeats = scheme.coverage() == Coverage::Nothing && scheme.jwt.is_some()
-            || self.check.row().is_some_and(|row| row.signature_repeats);
-        if !repeats {
-            return signed(proof);
-        }
-
-        let other = id().unwrap_or_else(|| Sha256::digest(request.body).to_vec());
-        signed([proof, other].concat())
-    }
-
     /// Finds causes of a wrong signature, for the tunnel's owner.
     pub(crate) fn diagnose(
         &self,
@@ -401,39 +242,5 @@ impl SignatureRule {
 
     pub(crate) const fn check(&self) -> &SignatureCheck {
         &self.check
-    }
-}
-
-impl Scheme {
-    /// Returns `true` if the signature covers the value at this location.
-    fn vouches_for(&self, place: &ValueLocator) -> bool {
-        use crate::providers::template::ValueSource;
-
-        let whole = self.coverage() == Coverage::Body;
-        let named = || {
-            self.msg
-                .sources()
-                .any(|source| matches!(source, ValueSource::At(signed) if signed == place))
-        };
-
-        if place.is_in_body() {
-            whole || named()
-        } else {
-            named()
-        }
-    }
-
-    /// The header among what is signed that holds the delivery's id.
-    fn signed_id(&self) -> Option<&ValueLocator> {
-        use crate::providers::template::ValueSource;
-
-        self.msg.sources().find_map(|source| match source {
-            ValueSource::At(place @ ValueLocator::Header(_))
-                if place.to_string().to_ascii_lowercase().ends_with("-id") =>
-            {
-                Some(place)
-            }
-            _ => None,
-        })
     }
 }

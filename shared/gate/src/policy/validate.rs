@@ -1,19 +1,21 @@
 //! What is wrong with a policy, and what its owner should know of it. Both sides ask, each for
 //! itself.
 
+mod accept;
+mod policy_limits;
+mod signature;
+
 use std::collections::BTreeMap;
 
 use http::Method;
 
-use crate::policy::{
-    Accept, Addresses, Mode, OnDuplicate, Policy, Route, SecretAt, SignatureCheck, TokenCheck,
-};
-use crate::providers::{self, Coverage, SignatureVerifier};
-use hookward_core::address::AddressSet;
+pub use self::policy_limits::PolicyLimits;
+use crate::policy::{Accept, Mode, OnDuplicate, Policy, Route, SecretAt, SignatureCheck};
+use crate::providers::{self, Coverage};
 use hookward_core::clock::UnixMillis;
 use hookward_core::ip_sets;
 use hookward_core::limits::BODY_MEMORY_SHARES;
-use hookward_core::limits::{self, Limits};
+use hookward_core::limits::{self};
 use hookward_core::path::PathPattern;
 use hookward_core::secret::Secret;
 use hookward_core::syntax;
@@ -23,106 +25,6 @@ use hookward_core::syntax;
 const REPLAY_WINDOW_MS: std::ops::RangeInclusive<u64> = 1000..=30 * 86_400_000;
 /// Longest lockout, in milliseconds: an address changes hands.
 const LOCKOUT_MS: u64 = 86_400_000;
-
-/// Maximum values that the relay's settings allow a policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyLimits {
-    /// Maximum number of routes.
-    pub routes: usize,
-    /// Address ranges, in all.
-    pub ranges: usize,
-    /// Bytes of a body that a check must read whole.
-    pub body: u64,
-    /// Wait for the head of the application's answer, in milliseconds.
-    pub answer_timeout_ms: u64,
-    /// Requests a second of the tunnel.
-    pub rate: u64,
-}
-
-impl PolicyLimits {
-    /// Returns the maximum values of these limits.
-    #[must_use]
-    pub fn of(limits: &Limits) -> Self {
-        Self {
-            routes: limits.policy_routes,
-            ranges: limits.policy_ranges,
-            body: limits.policy_body,
-            answer_timeout_ms: u64::try_from(limits.policy_answer_timeout.as_millis())
-                .unwrap_or(u64::MAX),
-            rate: limits.policy_rate as u64,
-        }
-    }
-
-    /// Every bound that the policy goes beyond, each named as in the relay's settings.
-    #[must_use]
-    pub fn exceeded_by(&self, policy: &Policy) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut beyond = |name: &str, asked: u64, most: u64, unit: &str| {
-            if asked > most {
-                found.push(format!("the relay's limit {name} is {most}{unit}, and this policy asks for {asked}{unit}"));
-            }
-        };
-
-        let ranges = |route: &Route| {
-            let allowed = route
-                .accept
-                .iter()
-                .filter_map(|accept| accept.allow_ips.as_ref());
-
-            allowed
-                .chain([&route.deny_ips])
-                .map(|addresses| addresses.ranges.len())
-                .sum::<usize>()
-        };
-
-        let most = |of: fn(&Route) -> u64| policy.routes.iter().map(of).max().unwrap_or_default();
-        beyond(
-            "policy_routes",
-            policy.routes.len() as u64,
-            self.routes as u64,
-            " routes",
-        );
-
-        beyond(
-            "policy_ranges",
-            policy.routes.iter().map(ranges).sum::<usize>() as u64,
-            self.ranges as u64,
-            " ranges",
-        );
-
-        beyond(
-            "policy_body",
-            most(|route| route.max_body),
-            self.body,
-            " bytes (max_body)",
-        );
-
-        beyond(
-            "policy_answer_timeout",
-            most(|route| route.answer_timeout_ms),
-            self.answer_timeout_ms,
-            " ms",
-        );
-
-        let rates = policy
-            .routes
-            .iter()
-            .filter_map(|route| route.rate)
-            .chain(policy.rate);
-
-        beyond(
-            "policy_rate",
-            rates
-                .map(crate::policy::Rate::per_second_limit)
-                .max()
-                .unwrap_or_default(),
-            self.rate,
-            " requests a second",
-        );
-
-        found
-    }
-}
 
 impl Policy {
     /// Every reason for which this policy can't be used. Both sides ask, each for itself.
@@ -509,207 +411,5 @@ impl DeliveryReach {
                 .methods
                 .iter()
                 .all(|method| self.methods.contains(method))
-    }
-}
-
-impl Addresses {
-    fn mistakes(&self) -> Vec<String> {
-        self.named
-            .iter()
-            .filter(|name| ip_sets::find(name).is_none())
-            .map(|name| ip_sets::unknown(name))
-            .collect()
-    }
-}
-
-impl Accept {
-    /// Returns `true` if a check needs the body.
-    #[must_use]
-    pub(crate) fn needs_body(&self) -> bool {
-        let signs_body = |check: &SignatureCheck| {
-            check
-                .schemes()
-                .unwrap_or_default()
-                .iter()
-                .any(crate::providers::Scheme::needs_body)
-        };
-        !self.body.is_empty() || self.verify.iter().any(signs_body)
-    }
-
-    /// Returns `true` if a request without a body can pass: by what stands in its head, or by a
-    /// signature of its URL, as Twilio signs WebSockets (twilio.com/docs/usage/security).
-    fn opens_websocket(&self) -> bool {
-        let signs_url = |check: &SignatureCheck| {
-            check
-                .schemes()
-                .is_ok_and(|schemes| schemes.iter().any(crate::providers::Scheme::signs_url))
-        };
-        !self.needs_body() || self.body.is_empty() && self.verify.iter().all(signs_url)
-    }
-
-    /// Returns the kinds of checks that the accept rule lacks.
-    pub(crate) fn lacks(&self) -> Vec<String> {
-        let mut mistakes = Vec::new();
-        if !self.open && !self.is_protected() {
-            mistakes.push(
-                "it has no address range (0.0.0.0/0 and ::/0 are none), no token and no signature; \
-                 add one, or say open = true if everybody may send"
-                    .to_owned(),
-            );
-        }
-
-        if self
-            .token
-            .iter()
-            .chain(&self.basic)
-            .any(|check| check.active.is_empty())
-        {
-            mistakes.push("the token has no secret".to_owned());
-        }
-
-        mistakes.extend(self.verify.iter().filter_map(SignatureCheck::lacks));
-        mistakes
-    }
-
-    /// Returns the errors of the accept rule.
-    pub(crate) fn mistakes(&self, deny: &AddressSet) -> Vec<String> {
-        let mut mistakes = Vec::new();
-        if self.open && self.is_protected() {
-            mistakes.push("it says open = true beside a check; take one of them away".to_owned());
-        }
-
-        if let Some(ips) = &self.allow_ips {
-            if ips.is_empty() {
-                mistakes.push("allow_ips is an empty list, so nobody could pass".to_owned());
-            } else if ips.named.is_empty() && ips.set().is_within(deny) {
-                mistakes.push("every address of allow_ips is denied by deny_ips".to_owned());
-            }
-
-            mistakes.extend(
-                ips.mistakes()
-                    .into_iter()
-                    .map(|what| format!("allow_ips: {what}")),
-            );
-        }
-
-        let tokens: Vec<&TokenCheck> = self.token.iter().chain(&self.basic).collect();
-        let empty = |values: &Vec<String>| values.is_empty();
-        if self.headers.iter().any(|rule| empty(&rule.allowed))
-            || self.body.iter().any(|rule| empty(&rule.allowed))
-        {
-            mistakes.push(
-                "a rule about a header or the body allows no value, so nothing could pass"
-                    .to_owned(),
-            );
-        }
-
-        let token = |text: &str| !text.is_empty() && text.parse::<http::HeaderName>().is_ok();
-        for kind in &self.content_types {
-            if !kind
-                .split_once('/')
-                .is_some_and(|(kind, of)| token(kind) && token(of))
-            {
-                mistakes.push(format!(
-                    "content_type: {kind:?} is no media type such as application/json"
-                ));
-            }
-        }
-
-        let rules =
-            self.headers.len() + self.body.len() + self.content_types.len() + self.verify.len();
-        if rules > limits::ITEMS_PER_ROUTE {
-            mistakes.push(format!(
-                "it has {rules} rules, more than {}",
-                limits::ITEMS_PER_ROUTE
-            ));
-            return mistakes;
-        }
-
-        let live = tokens
-            .iter()
-            .map(|check| check.active.len())
-            .chain(self.verify.iter().map(|check| check.secrets.len()));
-        if live.max().unwrap_or_default() > limits::ACTIVE_SECRETS {
-            mistakes.push(format!(
-                "more than {} secrets are live at one time",
-                limits::ACTIVE_SECRETS
-            ));
-            return mistakes;
-        }
-
-        mistakes.extend(self.verify.iter().flat_map(SignatureCheck::mistakes));
-        mistakes
-    }
-}
-
-impl SignatureCheck {
-    /// Returns `true` if the check can tell deliveries apart: by signed content, or by the
-    /// provider's id.
-    fn identifies(&self) -> bool {
-        self.coverage() > Coverage::Nothing
-            || self.row().is_some_and(|row| !row.delivery.is_empty())
-    }
-
-    /// Returns a mistake if it lacks a secret, unless the keys are fetched or the secret is
-    /// elsewhere.
-    fn lacks(&self) -> Option<String> {
-        let fetched = self
-            .schemes()
-            .is_ok_and(|schemes| schemes.iter().any(|scheme| scheme.fetch.is_some()));
-        let lacks =
-            self.secrets.is_empty() && self.secret_at == SecretAt::Relay && !fetched && !self.pair;
-        lacks.then(|| format!("{}: no secret is given", self.title()))
-    }
-
-    fn mistakes(&self) -> Vec<String> {
-        let schemes = match self.schemes() {
-            Ok(schemes) => schemes,
-            Err(what) => return vec![what],
-        };
-        let name = self.title();
-        let mut mistakes = Vec::new();
-
-        for scheme in &schemes {
-            if let Err(what) = scheme.check() {
-                return vec![format!("{name}: {what}")];
-            }
-        }
-
-        let secrets: Vec<Secret> = self
-            .secrets
-            .iter()
-            .map(|live| live.secret.clone())
-            .collect();
-        if let Err(what) = SignatureVerifier::new(&schemes, &self.shape(), &secrets, None) {
-            mistakes.push(format!("{name}: {what}"));
-        }
-
-        if let Some(origin) = &self.origin {
-            let url = hookward_core::url::HttpsUrl::parse(origin);
-            if url.is_err() || origin.matches('/').count() > 2 {
-                mistakes.push(format!(
-                    "{name}: origin is written https://HOST or https://HOST:PORT"
-                ));
-            } else if !schemes.iter().any(crate::providers::Scheme::signs_url) {
-                mistakes.push(format!(
-                    "{name}: origin has no effect: the URL is not signed"
-                ));
-            }
-        }
-
-        let challenges = self.row().map_or(&[][..], |row| row.challenges.as_slice());
-        if self.challenge && challenges.is_empty() {
-            mistakes.push(format!(
-                "{name}: challenge has no effect: it has no handshake"
-            ));
-        }
-
-        if self.pair && !challenges.iter().any(|challenge| challenge.pair.is_some()) {
-            mistakes.push(format!(
-                "{name}: it does not tell its secret in a handshake, so there is nothing to pair"
-            ));
-        }
-
-        mistakes
     }
 }

@@ -7,12 +7,16 @@
 //! the events (Zoom, X, LinkedIn, Braintree), and without the guard anybody could have an event
 //! signed.
 
+mod guard;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 
+pub use self::guard::ChallengeGuard;
+use self::guard::ok;
 use crate::providers::error::SignatureError;
 use crate::providers::key::{SecretParts, VerifyingKey};
 use crate::providers::locator::{SignatureParams, ValueLocator};
@@ -87,71 +91,6 @@ pub struct Confirmation {
     pub from: ValueLocator,
     /// Hosts that it may have.
     pub hosts: Vec<HostPattern>,
-}
-
-/// Allowed form of reflected text.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ChallengeGuard {
-    /// Characters beside letters and digits.
-    #[serde(default)]
-    pub and: String,
-    /// Only hexadecimal digits (and [`ChallengeGuard::and`]) instead of all letters and digits.
-    #[serde(default)]
-    pub hex: bool,
-    /// Minimum number of characters.
-    #[serde(default = "one")]
-    pub least: usize,
-    /// Maximum number of characters.
-    #[serde(default = "guard_most")]
-    pub most: usize,
-}
-
-const fn ok() -> u16 {
-    200
-}
-
-const fn one() -> usize {
-    1
-}
-
-const fn guard_most() -> usize {
-    256
-}
-
-impl Default for ChallengeGuard {
-    fn default() -> Self {
-        // Visible ASCII without what begins markup or ends a JSON string.
-        Self {
-            and: "-._~+/=:,@!*()$%?# ".to_owned(),
-            hex: false,
-            least: one(),
-            most: guard_most(),
-        }
-    }
-}
-
-impl ChallengeGuard {
-    /// Returns `true` for a text that may be reflected.
-    #[must_use]
-    pub(crate) fn admits(&self, text: &[u8]) -> bool {
-        let plain = |byte: &u8| {
-            let letter = if self.hex {
-                byte.is_ascii_digit() || (b'a'..=b'f').contains(byte)
-            } else {
-                byte.is_ascii_alphanumeric()
-            };
-            letter || self.and.as_bytes().contains(byte)
-        };
-
-        // The padding of base64 stands at the end: anywhere else a `=` makes a form's pair.
-        let unpadded = text
-            .strip_suffix(b"==")
-            .or_else(|| text.strip_suffix(b"="))
-            .unwrap_or(text);
-
-        (self.least..=self.most).contains(&text.len()) && unpadded.iter().all(plain)
-    }
 }
 
 /// The answer to a challenge.

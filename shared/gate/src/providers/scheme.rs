@@ -10,19 +10,21 @@
 //! ts = { at = "header:X-Time", unit = "s", tolerance = 300 }
 //! ```
 
+mod algorithm;
 pub mod consistency;
 pub mod coverage;
 pub mod joints;
+mod jwt;
 pub mod time;
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 use crate::providers::locator::ValueLocator;
 use crate::providers::template::Template;
 use hookward_core::json::JsonPath;
-use hookward_core::url::HostPattern;
 
+pub use self::algorithm::{Algorithm, KeyForm};
+pub use self::jwt::{JwtAlgorithm, JwtRules, KeySource};
 pub use consistency::SchemeError;
 pub use coverage::Coverage;
 pub use time::TimeUnit;
@@ -70,108 +72,6 @@ pub struct Scheme {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-/// A message authentication code (RFC 2104), a digest with the secret inside, a signature that a
-/// public key verifies, a JSON Web Token (RFC 7519), or a shared token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Algorithm {
-    /// No signature: the field is the secret itself.
-    #[serde(rename = "equals")]
-    Equals,
-    /// HMAC with MD5: weak as a hash, and a provider has nothing else.
-    #[serde(rename = "hmac-md5")]
-    HmacMd5,
-    /// HMAC with SHA-1: weak as a hash, sound in HMAC; some providers have nothing else.
-    #[serde(rename = "hmac-sha1")]
-    HmacSha1,
-    /// HMAC with SHA-256 (RFC 2104).
-    #[serde(rename = "hmac-sha256")]
-    HmacSha256,
-    /// HMAC with SHA-384 (RFC 2104).
-    #[serde(rename = "hmac-sha384")]
-    HmacSha384,
-    /// HMAC with SHA-512 (RFC 2104).
-    #[serde(rename = "hmac-sha512")]
-    HmacSha512,
-    /// SHA-1 of a text that holds the secret.
-    #[serde(rename = "sha1")]
-    Sha1,
-    /// SHA-256 of a text that holds the secret.
-    #[serde(rename = "sha256")]
-    Sha256,
-    /// Ed25519 (RFC 8032): the provider signs, the public key verifies.
-    #[serde(rename = "ed25519")]
-    Ed25519,
-    /// ECDSA over P-256 with SHA-256, the signature in DER (RFC 3279 §2.2.3).
-    #[serde(rename = "ecdsa-p256-sha256")]
-    EcdsaP256Sha256,
-    /// RSA with SHA-1 (PKCS #1 v1.5, RFC 8017 §8.2): providers that have nothing else.
-    #[serde(rename = "rsa-sha1")]
-    RsaSha1,
-    /// RSA with SHA-256 (PKCS #1 v1.5).
-    #[serde(rename = "rsa-sha256")]
-    RsaSha256,
-    /// RSA with SHA-512 (PKCS #1 v1.5).
-    #[serde(rename = "rsa-sha512")]
-    RsaSha512,
-    /// A JSON Web Token, signed by one of the algorithms that [`JwtRules`] names.
-    #[serde(rename = "jwt")]
-    Jwt,
-}
-
-impl Algorithm {
-    /// Returns `true` if the key is a public one, which verifies and can't sign.
-    #[must_use]
-    pub const fn is_public(self) -> bool {
-        matches!(
-            self,
-            Self::Ed25519
-                | Self::EcdsaP256Sha256
-                | Self::RsaSha1
-                | Self::RsaSha256
-                | Self::RsaSha512
-        )
-    }
-
-    /// Returns `true` for a plain digest, whose text must contain the secret.
-    #[must_use]
-    pub(crate) const fn is_digest(self) -> bool {
-        matches!(self, Self::Sha1 | Self::Sha256)
-    }
-}
-
-/// Encoding of the secret's text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeyForm {
-    /// The text's bytes are the key.
-    #[default]
-    Utf8,
-    /// The text's bytes and an `&` are the key (OAuth 1.0).
-    Utf8Amp,
-    /// The text of the timestamp and its bytes behind it are the key, made anew for each request.
-    TsUtf8,
-    /// The text's bytes in Unicode's form NFKD are the key.
-    Utf8Nfkd,
-    /// The text is base64 of the key.
-    Base64,
-    /// The text is hex of the key.
-    Hex,
-    /// The SHA-1 of the text is the key.
-    Sha1,
-    /// The SHA-256 of the text is the key.
-    Sha256,
-    /// A public key, or a certificate with it, in PEM (RFC 7468).
-    Pem,
-    /// The base64 of a public key (SubjectPublicKeyInfo, RFC 5280 §4.1.2.7).
-    SpkiBase64,
-    /// Standard Webhooks: an optional `v1,`, an optional `whsec_`, then base64.
-    Whsec,
-    /// Standard Webhooks: `whpk_` and the base64 of a public key.
-    Whpk,
-    /// A set of public keys (RFC 7517 §5), chosen by the token's `kid`.
-    Jwks,
 }
 
 /// Location and encoding of a signature.
@@ -290,94 +190,4 @@ pub struct Required {
     /// The location must have no value.
     #[serde(default, skip_serializing_if = "is_default")]
     pub absent: bool,
-}
-
-/// Rules of a JSON Web Token beside its signature.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JwtRules {
-    /// Algorithms that the token's header may name; all of one kind of key.
-    pub algs: Vec<JwtAlgorithm>,
-    /// Issuer (RFC 7519 §4.1.1).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iss: Option<String>,
-    /// Audience (RFC 7519 §4.1.3).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aud: Option<String>,
-    /// Seconds by which the provider's clock may differ.
-    #[serde(default = "leeway")]
-    pub leeway: u64,
-    /// `true` if the token must have an expiry.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub expires: bool,
-    /// Seconds since its time of issue (`iat`, then required) after which it is too old.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_age: Option<u64>,
-    /// Claims, and what they must be: a text, or what a template makes of the request, such as
-    /// `{body|sha256}`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub claims: BTreeMap<String, Template>,
-    /// The token has no payload of its own: the body is it (RFC 7515, appendix F).
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub detached: bool,
-    /// A claim that may be absent when the body is empty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unless_empty: Option<String>,
-}
-
-const fn leeway() -> u64 {
-    5
-}
-
-/// A signature algorithm of JSON Web Tokens (RFC 7518 §3.1, RFC 8037). `none` is not one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names are those of the RFCs")]
-pub enum JwtAlgorithm {
-    HS256,
-    HS384,
-    HS512,
-    RS256,
-    RS384,
-    RS512,
-    ES256,
-    ES384,
-    EdDSA,
-}
-
-impl JwtAlgorithm {
-    /// Returns `true` if the key is a shared secret.
-    #[must_use]
-    pub(crate) const fn is_symmetric(self) -> bool {
-        matches!(self, Self::HS256 | Self::HS384 | Self::HS512)
-    }
-}
-
-/// Source of a public key that is not in the policy: a fixed URL, or one that the request names,
-/// within these bounds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeySource {
-    /// Fixed URL.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Location of the URL in the request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<ValueLocator>,
-    /// Hosts that the URL may have; `*` is one label.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub hosts: Vec<HostPattern>,
-    /// The URL's path; `*` stands for letters, digits, `-`, `_` and `.`, and there is no query.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub path: String,
-    /// Path of the key in the fetched JSON; `None` if the whole content is the key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pick: Option<JsonPath>,
-}
-
-impl JwtRules {
-    /// Returns `true` if the key is a shared secret.
-    #[must_use]
-    pub(crate) fn is_symmetric(&self) -> bool {
-        self.algs.iter().all(|alg| alg.is_symmetric())
-    }
 }

@@ -1,23 +1,25 @@
 //! Puts together what a provider signed: a template filled from a request.
 
+mod forms;
+
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
-use http::header;
 use memchr::memmem;
 use sha2::{Digest as _, Sha256};
 
+use self::forms::{form_pairs, signed_headers, sorted_form};
 use crate::inspection::{Kind, Numbered, SignedMessage};
 use crate::providers::error::SignatureError;
 use crate::providers::key::{SecretParts, VerifyingKey};
-use crate::providers::locator::{HeaderField, SignatureParams, ValueLocator};
+use crate::providers::locator::{SignatureParams, ValueLocator};
 use crate::providers::template::{Filter, Template, TemplatePart, ValueSource};
 use crate::request::Request;
 use hookward_core::form;
 use hookward_core::json::JsonPath;
-use hookward_core::limits::{MESSAGE_BYTES, MESSAGE_FACTOR, SIGNED_FIELDS};
+use hookward_core::limits::{MESSAGE_BYTES, MESSAGE_FACTOR};
 use hookward_core::secret::Secret;
 
 /// Values that fill a template.
@@ -380,86 +382,6 @@ fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
     Ok(format!("{}&{path}&{query}", request.head.method).into_bytes())
 }
 
-/// A name with its value, decoded.
-type OwnedPair = (Vec<u8>, Vec<u8>);
-
-/// The pairs of a urlencoded body, decoded, sorted by name and value; a request without a body has
-/// none. Another kind of body would not be covered.
-fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, SignatureError> {
-    if request.body.is_empty() {
-        return Ok(Vec::new());
-    }
-
-    let kind = request
-        .head
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let is_form = kind.split(';').next().is_some_and(|kind| {
-        kind.trim()
-            .eq_ignore_ascii_case("application/x-www-form-urlencoded")
-    });
-    let pairs = form::pairs(request.body).filter(|_| is_form);
-    let pairs =
-        pairs.ok_or_else(|| SignatureError::Malformed("the body".to_owned(), "it is no form"))?;
-
-    let mut pairs: Vec<_> = pairs
-        .into_iter()
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .collect();
-    pairs.sort();
-
-    Ok(pairs)
-}
-
-/// Twilio's way: each value of a name counts once (npm twilio 6.2.0, `webhooks.ts`).
-fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
-    let mut pairs = form_pairs(request)?;
-    pairs.dedup();
-    Ok(pairs
-        .into_iter()
-        .flat_map(|(name, value)| [name, value])
-        .collect::<Vec<_>>()
-        .concat())
-}
-
-/// The headers that a header names, in its order: `name:value`, joined by `;`. The list must not be
-/// empty, and each must stand once, in the list and in the request.
-fn signed_headers(request: &Request<'_>, list: &HeaderField) -> Result<Vec<u8>, SignatureError> {
-    let place = ValueLocator::Header(list.clone());
-    let no_members = SignatureParams::default();
-    let value = place
-        .read(request, &no_members)?
-        .ok_or_else(|| SignatureError::Missing(place.to_string()))?;
-
-    let malformed = || {
-        SignatureError::Malformed(
-            place.to_string(),
-            "it is no list of headers, each named once",
-        )
-    };
-    let names = std::str::from_utf8(&value).map_err(|_| malformed())?;
-    let mut known = HashSet::new();
-    let mut signed: Vec<Vec<u8>> = Vec::new();
-
-    for name in names.split(',') {
-        let name = name.trim().to_ascii_lowercase();
-        let field = HeaderField::parse(&name).map_err(|_| malformed())?;
-        if signed.len() >= SIGNED_FIELDS || !known.insert(field.name().clone()) {
-            return Err(malformed());
-        }
-
-        let field = ValueLocator::Header(field);
-        let value = field
-            .read(request, &no_members)?
-            .ok_or_else(|| SignatureError::Missing(field.to_string()))?;
-        signed.push([name.as_bytes(), b":", value.trim_ascii()].concat());
-    }
-
-    Ok(signed.join(&b';'))
-}
-
 /// The fields of Amazon SNS's messages that are signed, of one kind or another.
 pub(crate) const SNS_FIELDS: [&str; 8] = [
     "Message",
@@ -595,7 +517,7 @@ mod tests {
         let kind = "application/x-www-form-urlencoded; charset=utf-8"
             .parse()
             .unwrap();
-        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
+        let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, kind)]);
         let head = RequestHead {
             headers: &headers,
             ..head

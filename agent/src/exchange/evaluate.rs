@@ -1,0 +1,213 @@
+//! Evaluates a request by the agent's gate, before and after its body is read.
+
+use super::refusals::RefusalSummary;
+use super::terms::{ExchangeHandler, PendingHeads, SessionTerms, TunnelBinding};
+use super::terms::{InFlight, Pairing};
+use super::{Exchange, ExchangeError};
+use crate::events::{Event, EventSink, RequestEvent, RequestResult};
+use crate::exchange::started::StartedRequests;
+use crate::upstream::header_case::HeaderCaseCache;
+use crate::upstream::pool::{ConnectionPool, PooledConnection, UpstreamError};
+use crate::upstream::{self, UpstreamBody};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use hookward_core::clock::{Clock, Moment};
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::headers::{passes_to_sender, trailer_passes};
+use hookward_core::limits::{DOCTOR_BYTES, GATHER_TIMEOUT, SMALL_BODY};
+use hookward_core::names::HostName;
+use hookward_core::quota::Quota;
+use hookward_core::rate::ByteMeter;
+use hookward_core::reason::{Check, Code, Refusal};
+use hookward_core::secret::Secret;
+use hookward_core::text::shown_path;
+use hookward_gate::engine::{
+    Decision, Gate, GateState, HeadVerdict, PendingBody, Permit, Request, RequestHead,
+};
+use hookward_gate::inspection::Work;
+use hookward_gate::providers::challenge::ChallengeResponse;
+use hookward_gate::request::OwnedHead;
+use hookward_runtime::body_memory::{BodyMemory, MemoryCharge};
+use hookward_runtime::offload::{OFFLOAD_BYTES, Offload, OffloadQueue, QueueTimeout};
+use hookward_tunnel::body_buffer::BodyBuffer;
+use hookward_tunnel::protocol::control::Deadlines;
+use hookward_tunnel::protocol::head::{self, ExchangeFailure, RequestId};
+use hookward_tunnel::transport::splice::splice;
+use hookward_tunnel::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
+use http::{HeaderMap, Method, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use std::future::{Future, poll_fn};
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+impl Exchange<'_> {
+    /// Runs the checks of the body: of a large one on another thread.
+    pub(super) async fn check(
+        &self,
+        pending: PendingBody,
+        head: RequestHead<'_>,
+        body: &Bytes,
+        now: Moment,
+        keys: &FetchedKeys,
+    ) -> Result<Result<Decision, Refusal>, ExchangeError> {
+        let state = Arc::clone(&self.handler.state);
+        if body.len() <= OFFLOAD_BYTES {
+            return Ok(pending.check_body(head, body, now, &state, keys));
+        }
+
+        let (head, body, keys) = (OwnedHead::from(head), body.clone(), keys.clone());
+        let check = move || pending.check_body(head.head(), &body, now, &state, &keys);
+        self.handler
+            .offload
+            .run(&self.handler.checks, check)
+            .await
+            .map_err(|QueueTimeout| {
+                ExchangeError::Failed(Code::Overloaded, QueueTimeout.to_string())
+            })
+    }
+
+    /// Adds what would have made a wrong signature right, as long as diagnoses do not cost too much
+    /// and a thread is free.
+    pub(super) async fn diagnosed(
+        &self,
+        refusal: Refusal,
+        gate: &Arc<Gate>,
+        request: &head::ExchangeRequest,
+        body: &Bytes,
+        now: Moment,
+    ) -> Refusal {
+        let diagnoses = &self.handler.diagnoses;
+        if refusal.check != Check::Signature || !diagnoses.has_room(now.steady) {
+            return refusal;
+        }
+
+        let (method, target, headers) = (&request.method, &request.target, &request.headers);
+        let head = OwnedHead::from(RequestHead {
+            method,
+            target,
+            headers,
+            origin: self.origin,
+        });
+
+        let (gate, body, keys) = (Arc::clone(gate), body.clone(), request.meta.keys.clone());
+        let work = Work::up_to(DOCTOR_BYTES);
+        let (meter, clock) = (Arc::clone(diagnoses), self.handler.clock.clone());
+        let diagnose = move || {
+            let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now.wall, &work);
+            // Here, and not behind the await: a request that is broken off is charged, too.
+            meter.spend(work.total(), clock.moment().steady);
+            hints
+        };
+
+        let hints = self
+            .handler
+            .offload
+            .run_at_once(diagnose)
+            .await
+            .unwrap_or_default();
+        match hints.first() {
+            Some(hint) => Refusal {
+                reason: format!("{}; {hint}", refusal.reason),
+                ..refusal
+            },
+            None => refusal,
+        }
+    }
+
+    /// Keeps the secret that a provider tells, and answers it.
+    pub(super) fn pair(&self, secret: &Secret, answer: Box<ChallengeResponse>) -> ExchangeError {
+        match self.handler.pairing.as_ref().map(|keep| keep(secret)) {
+            Some(Ok(())) => ExchangeError::Handshake(answer),
+            Some(Err(error)) => ExchangeError::Failed(
+                Code::Overloaded,
+                format!("the secret could not be kept: {error}"),
+            ),
+            None => Refusal::failed(Check::Signature, "no pairing is under way").into(),
+        }
+    }
+
+    /// The relay chooses the tunnel by its host; the application may choose a site by it, too.
+    pub(super) fn check_host(&self, request: &head::ExchangeRequest) -> Result<(), Refusal> {
+        let mut fields = request.headers.get_all(header::HOST).iter();
+        let (field, more) = (fields.next(), fields.next());
+        let name = field
+            .and_then(|value| value.to_str().ok())
+            .and_then(HostName::parse_authority);
+        let fits = name.is_some_and(|(name, _)| name.as_str() == &**self.host) && more.is_none();
+        if fits && request.meta.host.eq_ignore_ascii_case(self.host.as_bytes()) {
+            return Ok(());
+        }
+
+        Err(Refusal::new(
+            Check::Host,
+            Code::Malformed,
+            "the request is not for this tunnel's host",
+        ))
+    }
+
+    /// Reads a body that a check must see, inside the agent's own budget.
+    pub(super) async fn read_whole(
+        &self,
+        body: Option<MessageBody>,
+        cap: u64,
+        client: IpAddr,
+    ) -> Result<(Bytes, MemoryCharge), ExchangeError> {
+        let mut charge = self.handler.body_memory.begin(client);
+        let Some(mut body) = body else {
+            return Ok((Bytes::new(), charge));
+        };
+        let too_large = || {
+            Refusal::new(
+                Check::BodySize,
+                Code::BodyTooLarge,
+                format!("the body has more than {cap} bytes"),
+            )
+        };
+
+        if body.size_hint().exact().is_some_and(|length| length > cap) {
+            return Err(too_large().into());
+        }
+
+        let reading = async {
+            let mut pieces = BodyBuffer::expecting(body.size_hint().exact());
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.map_err(|_| ExchangeError::Aborted)?.into_data() else {
+                    continue;
+                };
+                if pieces.len() as u64 + data.len() as u64 > cap {
+                    return Err(ExchangeError::Refused(too_large()));
+                }
+
+                charge
+                    .grow(data.len() as u64)
+                    .map_err(|full| ExchangeError::Failed(Code::Overloaded, full.to_string()))?;
+                pieces.add(data);
+            }
+
+            Ok(pieces.into_bytes())
+        };
+
+        match timeout(self.deadlines.body_read(), reading).await {
+            Ok(read) => {
+                charge.complete();
+                Ok((read?, charge))
+            }
+            Err(_) => Err(Refusal::new(
+                Check::Body,
+                Code::RequestTimeout,
+                "the body came too slowly",
+            )
+            .into()),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Sends the application's response back into the tunnel.
+
+use super::refusals::RefusalSummary;
+use super::terms::{ExchangeHandler, PendingHeads, SessionTerms, TunnelBinding};
+use super::terms::{InFlight, Pairing};
+use super::{Exchange, ResponseSent};
+use crate::events::{Event, EventSink, RequestEvent, RequestResult};
+use crate::exchange::started::StartedRequests;
+use crate::upstream::header_case::HeaderCaseCache;
+use crate::upstream::pool::{ConnectionPool, PooledConnection, UpstreamError};
+use crate::upstream::{self, UpstreamBody};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use hookward_core::clock::{Clock, Moment};
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::headers::{passes_to_sender, trailer_passes};
+use hookward_core::limits::{DOCTOR_BYTES, GATHER_TIMEOUT, SMALL_BODY};
+use hookward_core::names::HostName;
+use hookward_core::quota::Quota;
+use hookward_core::rate::ByteMeter;
+use hookward_core::reason::{Check, Code, Refusal};
+use hookward_core::secret::Secret;
+use hookward_core::text::shown_path;
+use hookward_gate::engine::{
+    Decision, Gate, GateState, HeadVerdict, PendingBody, Permit, Request, RequestHead,
+};
+use hookward_gate::inspection::Work;
+use hookward_gate::providers::challenge::ChallengeResponse;
+use hookward_gate::request::OwnedHead;
+use hookward_runtime::body_memory::{BodyMemory, MemoryCharge};
+use hookward_runtime::offload::{OFFLOAD_BYTES, Offload, OffloadQueue, QueueTimeout};
+use hookward_tunnel::body_buffer::BodyBuffer;
+use hookward_tunnel::protocol::control::Deadlines;
+use hookward_tunnel::protocol::head::{self, ExchangeFailure, RequestId};
+use hookward_tunnel::transport::splice::splice;
+use hookward_tunnel::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
+use http::{HeaderMap, Method, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use std::future::{Future, poll_fn};
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+impl Exchange<'_> {
+    /// Sends the application's answer to the relay, and keeps the connection for the next request.
+    pub(super) async fn send_back(
+        &self,
+        mut writer: MessageWriter,
+        answered: ResponseSent,
+        head_only: bool,
+    ) {
+        let ResponseSent {
+            response,
+            connection,
+            ..
+        } = answered;
+        let (parts, mut body) = response.into_parts();
+
+        let bodiless = head_only
+            || matches!(
+                parts.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            )
+            || body.is_end_stream();
+        let length = if bodiless {
+            Some(0)
+        } else {
+            body.size_hint().exact()
+        };
+
+        let response = head::ExchangeResponse {
+            status: parts.status,
+            length,
+            headers: parts.headers,
+        };
+        let head = response.encode(passes_to_sender);
+
+        let sent = match length {
+            Some(0) => self.with_timeout(writer.whole(&head, Bytes::new())).await,
+            Some(length) if length <= SMALL_BODY as u64 => {
+                self.send_small(writer, &head, &mut body).await
+            }
+            _ => {
+                writer.deprioritise();
+                match self.with_timeout(writer.head(&head)).await {
+                    Ok(()) => self.stream(writer, &mut body, &response.headers).await,
+                    Err(()) => Err(()),
+                }
+            }
+        };
+        if sent.is_ok() {
+            self.handler.pool.put_back(connection).await;
+        }
+    }
+
+    /// A small answer goes in one piece, with its head, if all of it comes at once.
+    pub(super) async fn send_small(
+        &self,
+        mut writer: MessageWriter,
+        head: &[u8],
+        body: &mut Incoming,
+    ) -> Result<(), ()> {
+        let deadline = tokio::time::Instant::now() + GATHER_TIMEOUT;
+        let mut gathered = BodyBuffer::expecting(body.size_hint().exact());
+
+        loop {
+            match timeout_at(deadline, body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        gathered.add(data);
+                    }
+                }
+                Ok(Some(Err(_))) => {
+                    // Nothing was sent yet, so the sender can still be told the truth.
+                    self.fail(writer, Code::UpstreamError, Code::UpstreamError.status())
+                        .await;
+                    return Err(());
+                }
+                Ok(None) => {
+                    return self
+                        .with_timeout(writer.whole(head, gathered.into_bytes()))
+                        .await;
+                }
+                Err(_) => break,
+            }
+        }
+
+        self.with_timeout(writer.head(head)).await?;
+        self.with_timeout(writer.data(gathered.into_bytes()))
+            .await?;
+        self.stream(writer, body, &HeaderMap::new()).await
+    }
+
+    /// An answer as it comes.
+    pub(super) async fn stream(
+        &self,
+        mut writer: MessageWriter,
+        body: &mut Incoming,
+        announced: &HeaderMap,
+    ) -> Result<(), ()> {
+        loop {
+            let next = tokio::select! {
+                next = timeout(self.deadlines.body_idle(), body.frame()) => next.map_err(drop)?,
+                () = writer.stopped() => return Err(()),
+            };
+            match next {
+                None => return self.with_timeout(writer.finish()).await,
+                Some(Err(_)) => return Err(()),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.with_timeout(writer.data(data)).await?,
+                    Err(frame) => {
+                        let Ok(trailers) = frame.into_trailers() else {
+                            continue;
+                        };
+                        let payload = head::encode_trailers(&trailers, |name| {
+                            trailer_passes(announced, name)
+                        });
+                        self.with_timeout(writer.trailers(&payload)).await?;
+                    }
+                },
+            }
+        }
+    }
+
+    /// A write into the tunnel, under its deadline. Dropping the writer afterwards is the abort.
+    pub(super) async fn with_timeout(
+        &self,
+        write: impl Future<Output = Result<(), StreamError>>,
+    ) -> Result<(), ()> {
+        timeout(self.deadlines.body_idle(), write)
+            .await
+            .map_err(drop)?
+            .map_err(drop)
+    }
+
+    /// A WebSocket: the application said yes, bytes go both ways from here.
+    pub(super) async fn switch(
+        &self,
+        mut writer: MessageWriter,
+        answered: ResponseSent,
+        reader: Option<MessageReader>,
+    ) {
+        let Some(reader) = reader else { return };
+        let (mut parts, body) = answered.response.into_parts();
+        let mut headers = std::mem::take(&mut parts.headers);
+        headers.remove(header::CONTENT_LENGTH);
+
+        let answer = head::ExchangeResponse {
+            status: parts.status,
+            length: Some(0),
+            headers,
+        };
+
+        if self
+            .with_timeout(writer.head(&answer.encode(passes_to_sender)))
+            .await
+            .is_err()
+        {
+            return;
+        }
+
+        let upgraded = hyper::upgrade::on(Response::from_parts(parts, body));
+        if let Ok(Ok(upgraded)) = timeout(self.deadlines.body_idle(), upgraded).await {
+            splice(
+                TokioIo::new(upgraded),
+                writer,
+                reader,
+                self.deadlines.upgrade_idle(),
+            )
+            .await;
+        }
+    }
+
+    /// Tells the relay why there is no answer; the relay puts it into words for the sender.
+    pub(super) async fn fail(&self, writer: MessageWriter, code: Code, status: StatusCode) {
+        let head = ExchangeFailure { code, status }.encode();
+        // A relay that is gone needs no word.
+        let _ = self.with_timeout(writer.whole(&head, Bytes::new())).await;
+    }
+}

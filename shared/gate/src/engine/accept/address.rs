@@ -1,0 +1,53 @@
+//! Address rules of an accept rule.
+
+use crate::engine::state::GateState;
+use crate::policy::Addresses;
+use hookward_core::address::AddressSet;
+use hookward_core::clock::UnixMillis;
+use std::net::IpAddr;
+
+/// Ranges, and named sets.
+pub(crate) struct AddressRule {
+    pub(super) ranges: AddressSet,
+    pub(super) named: Vec<String>,
+}
+
+impl AddressRule {
+    pub(crate) fn new(addresses: &Addresses) -> Self {
+        let named = addresses
+            .named
+            .iter()
+            .map(|name| name.replace('-', "_"))
+            .collect();
+
+        Self {
+            ranges: addresses.set(),
+            named,
+        }
+    }
+
+    /// Returns `true` if the rule contains this address.
+    pub(crate) fn contains(&self, client: IpAddr, state: &GateState) -> bool {
+        self.ranges.contains(client)
+            || self
+                .named
+                .iter()
+                .any(|name| state.sets.contains(name, client))
+    }
+
+    /// The names of the sets.
+    pub(crate) fn named(&self) -> &[String] {
+        &self.named
+    }
+
+    /// The named sets, with the age of what they hold.
+    pub(crate) fn ages(&self, state: &GateState, now: UnixMillis) -> Vec<String> {
+        let age = |name: &String| {
+            state
+                .sets
+                .get(name)
+                .map(|set| format!("{name}: {}", set.age(now)))
+        };
+        self.named.iter().filter_map(age).collect()
+    }
+}

@@ -1,0 +1,113 @@
+//! Rates and lockouts of clients, before other checks.
+
+use super::Gate;
+use super::accept::AcceptRule;
+use super::state::{Counted, GateState};
+use hookward_core::address::source;
+use hookward_core::clock::Moment;
+use hookward_core::rate::Rate;
+use hookward_core::reason::{Check, Code, Refusal};
+use std::net::IpAddr;
+
+/// Unsigned challenges that one client address may send in a second: providers send one when a
+/// webhook is registered, and some again every hour.
+pub(super) const CHALLENGES_PER_SECOND: u32 = 5;
+
+/// Signed requests a second of a client that is locked out or beyond its rate: a provider sends
+/// less in a retry, and each costs a body of at most `max_body`.
+pub(super) const BARRED_ATTEMPTS_PER_SECOND: u32 = 20;
+
+impl Gate {
+    /// Notes a refusal by a check that only strangers fail: who keeps failing is locked out.
+    pub fn note_refusal(
+        &self,
+        refusal: &Refusal,
+        client: IpAddr,
+        now: impl Into<Moment>,
+        state: &GateState,
+    ) {
+        let Some(lockout) = self.lockout else { return };
+        let by_stranger = refusal.check == Check::Token || refusal.is_unverified;
+        if by_stranger && !self.allows(client, state) {
+            state.note_failure(client, lockout, now.into().steady);
+        }
+    }
+
+    pub(super) fn admit_client(
+        &self,
+        client: IpAddr,
+        now: Moment,
+        state: &GateState,
+    ) -> Result<(), Refusal> {
+        if self.lockout.is_some()
+            && let Some(wait) = state.locked_out(client, now.steady)
+        {
+            let reason = format!(
+                "{client} failed too often, and is locked out for {} s more",
+                wait.div_ceil(1000)
+            );
+            return Err(Refusal::new(Check::Lockout, Code::RateLimited, reason).after(wait));
+        }
+
+        let Some(rate) = self.client_rate else {
+            return Ok(());
+        };
+
+        self.admit_at(Counted::Client(source(client)), client, rate, now, state)
+    }
+
+    pub(super) fn admit_at(
+        &self,
+        what: Counted,
+        client: IpAddr,
+        rate: Rate,
+        now: Moment,
+        state: &GateState,
+    ) -> Result<(), Refusal> {
+        state.admit(what, rate, now.steady).map_err(|wait| {
+            let reason = format!("{client} sends more than {rate}");
+            Refusal::new(Check::ClientRate, Code::RateLimited, reason).after(wait)
+        })
+    }
+
+    /// Counts against the rates of the route and of the tunnel, which strangers can't use up.
+    pub(super) fn count(
+        &self,
+        route: usize,
+        now: Moment,
+        state: &GateState,
+    ) -> Result<(), Refusal> {
+        let route_rate = self.routes.get(route).and_then(|route| route.rate);
+        let rates = [
+            (Counted::Route(route), route_rate, "this route"),
+            (Counted::Tunnel, self.rate, "this tunnel"),
+            (
+                Counted::Operator,
+                self.operators_rate,
+                "every tunnel of this relay",
+            ),
+        ];
+        for (what, rate, whose) in rates {
+            let Some(rate) = rate else { continue };
+            state.admit(what, rate, now.steady).map_err(|wait| {
+                Refusal::new(
+                    Check::Rate,
+                    Code::RateLimited,
+                    format!("{whose} gets more than {rate}"),
+                )
+                .after(wait)
+            })?;
+        }
+
+        Ok(())
+    }
+
+    /// Returns `true` if an accept rule allows this address by name or range. Such an address is
+    /// never locked out.
+    pub(super) fn allows(&self, client: IpAddr, state: &GateState) -> bool {
+        let alternatives = self.routes.iter().flat_map(|route| &route.accept);
+        alternatives
+            .filter_map(AcceptRule::allowed)
+            .any(|rule| rule.contains(client, state))
+    }
+}

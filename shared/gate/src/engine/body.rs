@@ -1,0 +1,319 @@
+//! Decides about a request whose body was read.
+
+use super::accept::{AcceptRule, Evidence};
+use super::admit::CHALLENGES_PER_SECOND;
+use super::dedup::DeliveryClaim;
+use super::permit::{Decision, PendingClaim, Permit};
+use super::signature::WantedKey;
+use super::state::{Counted, GateState};
+use super::{CompiledRoute, Gate, Side, no_route};
+use crate::inspection::{Inspection, Work};
+use crate::providers::challenge::ChallengeAction;
+use crate::request::{Request, RequestHead};
+use hookward_core::address::source;
+use hookward_core::clock::Moment;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::rate::Rate;
+use hookward_core::reason::{Check, Refusal};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A request whose head has passed, and whose body must be seen.
+#[derive(Debug)]
+pub struct PendingBody {
+    pub(super) gate: Arc<Gate>,
+    pub(super) route: usize,
+    pub(super) client: IpAddr,
+    /// Reason why this client may only send with a right signature.
+    pub(super) barred: Option<Refusal>,
+    /// Alternatives whose head checks passed, in order, with what they found.
+    pub(super) candidates: Vec<(usize, Evidence)>,
+    pub(super) inspection: Inspection,
+}
+
+impl PendingBody {
+    /// Most bytes that the body may have.
+    #[must_use]
+    pub fn max_body(&self) -> u64 {
+        self.route().map_or(0, |route| route.settings.max_body)
+    }
+
+    /// Returns `true` if a check could need a public key that has to be fetched.
+    #[must_use]
+    pub fn may_want_keys(&self) -> bool {
+        self.alternatives()
+            .any(|(_, alternative)| alternative.may_want_keys())
+    }
+
+    /// The public keys that have to be fetched before the body is judged.
+    #[must_use]
+    pub fn wanted_keys(&self, head: RequestHead<'_>, body: &[u8]) -> Vec<WantedKey> {
+        let request = Request::new(head, body).inspected(&self.inspection);
+        let mut wanted: Vec<_> = self
+            .alternatives()
+            .flat_map(|(_, alternative)| alternative.wanted_keys(&request))
+            .collect();
+        wanted.sort();
+        wanted.dedup();
+
+        wanted
+    }
+
+    /// Bytes that the checks of this request have worked on so far.
+    #[must_use]
+    pub fn work(&self) -> Arc<Work> {
+        Arc::clone(self.inspection.work())
+    }
+
+    /// Runs the checks of the body.
+    ///
+    /// # Errors
+    /// Why no alternative accepts the request.
+    pub fn check_body(
+        self,
+        head: RequestHead<'_>,
+        body: &[u8],
+        now: impl Into<Moment>,
+        state: &GateState,
+        keys: &FetchedKeys,
+    ) -> Result<Decision, Refusal> {
+        let now: Moment = now.into();
+        let request = Request::new(head, body).inspected(&self.inspection);
+        if let Some(decision) = self.answer_unsigned(&request, true, now, state)? {
+            return Ok(decision);
+        }
+
+        let observing = self.route().is_some_and(|route| route.observes(now.wall));
+        let mut furthest: Option<Refusal> = None;
+        let mut observed = None;
+
+        for (number, evidence) in &self.candidates {
+            let Some(alternative) = self.route().and_then(|route| route.accept.get(*number)) else {
+                continue;
+            };
+            match alternative.check_body(&request, evidence.clone(), keys, now.wall, observing) {
+                Ok(evidence) if evidence.failed.is_none() => {
+                    if let Some(decision) = self.answer_of(alternative, &request, true, true)? {
+                        self.admit_signed(&evidence, now, state)?;
+                        self.gate.count(self.route, now, state)?;
+                        return Ok(decision);
+                    }
+                    return self.pass(evidence, &request, now, state);
+                }
+                Ok(evidence) => {
+                    observed.get_or_insert(evidence);
+                }
+                Err(refusal) => furthest = Some(further(furthest, refusal)),
+            }
+        }
+
+        match observed {
+            Some(evidence) => self.pass(evidence, &request, now, state),
+            None => Err(self.barred.or(furthest).unwrap_or_else(no_route)),
+        }
+    }
+
+    /// A right signature passes a lockout, and counts apart from what strangers send from the same
+    /// address. Whatever else passed does not lift a bar.
+    pub(super) fn admit_signed(
+        &self,
+        evidence: &Evidence,
+        now: Moment,
+        state: &GateState,
+    ) -> Result<(), Refusal> {
+        if !evidence.signed {
+            return self.barred.clone().map_or(Ok(()), Err);
+        }
+
+        let Some(rate) = self.gate.client_rate else {
+            return Ok(());
+        };
+        let source = source(self.client);
+        let over_rate = self
+            .barred
+            .as_ref()
+            .is_some_and(|refusal| refusal.check == Check::ClientRate);
+        let locked_out = self
+            .barred
+            .as_ref()
+            .is_some_and(|refusal| refusal.check == Check::Lockout);
+        if !over_rate && !locked_out {
+            state.give_back(Counted::Client(source), rate);
+        }
+
+        self.gate
+            .admit_at(Counted::Signed(source), self.client, rate, now, state)
+    }
+
+    /// The answer to a challenge that no signature protects. Anybody can send one: each client has
+    /// a rate of its own for them, and they use up no other.
+    pub(super) fn answer_unsigned(
+        &self,
+        request: &Request<'_>,
+        has_body: bool,
+        now: Moment,
+        state: &GateState,
+    ) -> Result<Option<Decision>, Refusal> {
+        if self.barred.is_some() {
+            return Ok(None);
+        }
+
+        let Some(decision) = self.answer(request, has_body, false)? else {
+            return Ok(None);
+        };
+
+        if self.gate.side == Side::Relay {
+            let what = Counted::Challenge(source(self.client));
+            self.gate.admit_at(
+                what,
+                self.client,
+                Rate::per_second(CHALLENGES_PER_SECOND),
+                now,
+                state,
+            )?;
+        }
+
+        Ok(Some(decision))
+    }
+
+    fn route(&self) -> Option<&CompiledRoute> {
+        self.gate.routes.get(self.route)
+    }
+
+    fn alternatives(&self) -> impl Iterator<Item = (usize, &AcceptRule)> {
+        let route = self.route();
+        self.candidates
+            .iter()
+            .filter_map(move |(number, _)| Some((*number, route?.accept.get(*number)?)))
+    }
+
+    /// The answer to a handshake that no signature protects, after address and token of its
+    /// alternative.
+    fn answer(
+        &self,
+        request: &Request<'_>,
+        has_body: bool,
+        signed: bool,
+    ) -> Result<Option<Decision>, Refusal> {
+        for (number, alternative) in self.alternatives() {
+            let passed = self
+                .candidates
+                .iter()
+                .any(|(other, evidence)| *other == number && evidence.failed.is_none());
+            if passed
+                && let Some(decision) = self.answer_of(alternative, request, has_body, signed)?
+            {
+                return Ok(Some(decision));
+            }
+        }
+
+        Ok(None)
+    }
+
+    pub(super) fn answer_of(
+        &self,
+        alternative: &AcceptRule,
+        request: &Request<'_>,
+        has_body: bool,
+        signed: bool,
+    ) -> Result<Option<Decision>, Refusal> {
+        Ok(alternative
+            .react(request, has_body, signed)?
+            .map(|reaction| match reaction {
+                ChallengeAction::Respond(answer) => Decision::Answer(answer),
+                ChallengeAction::Pair(secret, answer) => Decision::Pair(secret, answer),
+            }))
+    }
+
+    /// Every check of an alternative has passed: replay, and the rates at the end.
+    pub(super) fn pass(
+        &self,
+        evidence: Evidence,
+        request: &Request<'_>,
+        now: Moment,
+        state: &GateState,
+    ) -> Result<Decision, Refusal> {
+        let Some(route) = self.route() else {
+            return Err(no_route());
+        };
+        self.admit_signed(&evidence, now, state)?;
+
+        let Evidence {
+            mut tokens,
+            secrets,
+            mut identity,
+            failed,
+            ..
+        } = evidence;
+
+        // An id that nothing vouches for makes no other delivery of a signed one.
+        if identity.iter().any(|part| part.signed) {
+            identity.retain(|part| part.signed);
+        }
+
+        let identity: Vec<Vec<u8>> = identity.into_iter().map(|part| part.value).collect();
+        // A right token goes, also when another alternative asked for it.
+        for alternative in &route.accept {
+            for spot in alternative.find_tokens(request.head) {
+                if !tokens.contains(&spot) {
+                    tokens.push(spot);
+                }
+            }
+        }
+
+        let permit = Permit {
+            gate: Arc::clone(&self.gate),
+            route: self.route,
+            tokens,
+            secrets,
+            observed: failed,
+        };
+
+        match route.replay {
+            Some(replay)
+                if self.gate.side == Side::Relay
+                    && permit.observed.is_none()
+                    && !identity.is_empty() =>
+            {
+                let claim = DeliveryClaim::new(&route.settings.name, &identity, replay);
+                Ok(Decision::Claim(PendingClaim {
+                    claim,
+                    permit,
+                    observing: route.observes(now.wall),
+                }))
+            }
+            _ => permit.counted(now, state).map(Decision::Forward),
+        }
+    }
+
+    /// The gate whose verdict it is.
+    #[must_use]
+    pub fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
+    }
+}
+
+/// Of two alternatives' refusals the one that came further; the other's reason stands behind it
+/// where the check is the same.
+pub(super) fn further(before: Option<Refusal>, refusal: Refusal) -> Refusal {
+    /// Bytes of a reason: what stands behind may be left out.
+    const REASON: usize = 400;
+
+    let Some(before) = before else { return refusal };
+    let (near, far) = if before.progress() < refusal.progress() {
+        (refusal, before)
+    } else {
+        (before, refusal)
+    };
+    if near.check != far.check
+        || near.reason == far.reason
+        || near.reason.len() + far.reason.len() > REASON
+    {
+        return near;
+    }
+
+    Refusal {
+        reason: format!("{}; nor another alternative: {}", near.reason, far.reason),
+        ..near
+    }
+}

@@ -1,0 +1,84 @@
+//! A compiled route.
+
+use super::Side;
+use super::accept::{AcceptRule, AddressRule};
+use super::permit::RouteSettings;
+use crate::inspection::{BodyFields, BodyFieldsBuilder};
+use crate::policy::{Mode, ReplayProtection, Route};
+use hookward_core::clock::UnixMillis;
+use hookward_core::path::PathPattern;
+use hookward_core::rate::Rate;
+use hookward_core::reason::{Check, Code, Refusal};
+use http::Method;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) struct CompiledRoute {
+    pub(super) settings: RouteSettings,
+    pub(super) paths: Vec<PathPattern>,
+    pub(super) methods: Vec<Method>,
+    pub(super) deny: AddressRule,
+    pub(super) rate: Option<Rate>,
+    pub(super) replay: Option<ReplayProtection>,
+    pub(super) mode: Mode,
+    pub(super) accept: Vec<AcceptRule>,
+    /// Fields of bodies that its checks read.
+    pub(super) body_fields: Arc<BodyFields>,
+}
+
+pub(super) fn no_route() -> Refusal {
+    Refusal::new(Check::Path, Code::NotFound, "no route has this path")
+}
+
+impl CompiledRoute {
+    /// Returns `true` if failed checks are only shown at this time.
+    pub(super) const fn observes(&self, now: UnixMillis) -> bool {
+        matches!(self.mode, Mode::Observe { until } if now.seconds() < until)
+    }
+
+    pub(super) fn new(route: &Route, side: Side) -> Result<Self, String> {
+        let paths = route
+            .paths
+            .iter()
+            .map(|path| PathPattern::parse(path))
+            .collect::<Result<_, _>>()?;
+        let remembers = side == Side::Relay && route.replay.is_some();
+        let accept = route
+            .accept
+            .iter()
+            .map(|accept| AcceptRule::new(accept, side, remembers));
+        let accept = accept.collect::<Result<Vec<_>, _>>()?;
+
+        let mut places = BodyFieldsBuilder::default();
+        accept
+            .iter()
+            .for_each(|alternative| alternative.add_body_fields(&mut places));
+
+        Ok(Self {
+            settings: RouteSettings {
+                name: route.name.clone(),
+                max_body: route.max_body,
+                answer_timeout: Duration::from_millis(route.answer_timeout_ms),
+                websocket: route.websocket,
+                keep_token: route.keep_token,
+                encoded_slashes: route.encoded_slashes,
+                paths: route.paths.clone(),
+            },
+            paths,
+            methods: route.admitted_methods(),
+            deny: AddressRule::new(&route.deny_ips),
+            rate: route.rate.filter(|_| side == Side::Relay),
+            replay: route.replay.filter(|_| side == Side::Relay),
+            mode: route.mode,
+            accept,
+            body_fields: Arc::new(places.finish()),
+        })
+    }
+
+    /// Returns `true` if one of its patterns matches this path.
+    pub(super) fn has_path(&self, path: &[u8]) -> bool {
+        self.paths
+            .iter()
+            .any(|pattern| pattern.matches(path, self.settings.encoded_slashes))
+    }
+}

@@ -1,0 +1,92 @@
+//! Challenges of a signature's provider.
+
+use super::SignatureRule;
+use crate::policy::SignatureCheck;
+use crate::providers::challenge::ChallengeAction;
+use crate::request::Request;
+use data_encoding::HEXLOWER;
+use hookward_core::reason::Refusal;
+use sha2::{Digest as _, Sha256};
+
+/// Origin of a rule's deliveries: the provider, or the scheme of the user's own, and the account
+/// there, by the name of the rule's first secret. Rules with the same secret have the same origin,
+/// wherever they stand in a policy.
+#[derive(Debug, Clone)]
+pub(super) struct ChallengeOrigin(pub(super) Vec<u8>);
+
+impl ChallengeOrigin {
+    pub(super) fn of(check: &SignatureCheck) -> Self {
+        let provider = match (check.row(), &check.scheme) {
+            (Some(row), _) => format!("{}/", row.id),
+            (None, scheme) => {
+                // A scheme came from TOML or JSON, and can be written as JSON.
+                let scheme = serde_json::to_vec(scheme).unwrap_or_default();
+                format!("own scheme {}/", HEXLOWER.encode(&Sha256::digest(scheme)))
+            }
+        };
+
+        let account = check
+            .secrets
+            .iter()
+            .map(|live| live.name.as_str())
+            .min()
+            .unwrap_or_default();
+
+        Self(format!("{provider}{account}/").into_bytes())
+    }
+}
+
+impl SignatureRule {
+    /// Returns the reason why a request that is the provider's challenge was not treated as one.
+    pub(super) fn missed_challenge(&self, request: &Request<'_>) -> Option<String> {
+        let challenges = &self.check.row()?.challenges;
+        let missed = challenges
+            .iter()
+            .filter(|challenge| challenge.pair.is_none())
+            .find_map(|challenge| challenge.missed(request))?;
+
+        Some(match missed {
+            _ if !self.check.challenge => {
+                "it is the provider's handshake, which is not answered without --challenge (challenge = true)"
+                    .to_owned()
+            }
+            Some((place, part)) => format!(
+                "it is the provider's handshake, and its {place} is not the part {part} of any secret that is configured"
+            ),
+            None => return None,
+        })
+    }
+
+    /// Returns the action for a challenge, if the request is one: of the challenges that are signed
+    /// like events, or of the others.
+    pub(crate) fn react(
+        &self,
+        request: &Request<'_>,
+        has_body: bool,
+        signed: bool,
+    ) -> Result<Option<ChallengeAction>, Refusal> {
+        let Some(keyed) = &self.verifier else {
+            return Ok(None);
+        };
+
+        for challenge in self
+            .challenges
+            .iter()
+            .filter(|challenge| challenge.signed == signed)
+        {
+            // A secret that a stranger could tell is only taken while pairing.
+            if challenge.pair.is_some() != self.check.pair {
+                continue;
+            }
+
+            if let Some(reaction) = keyed
+                .react(challenge, request, has_body)
+                .map_err(|fault| self.refusal(&fault))?
+            {
+                return Ok(Some(reaction));
+            }
+        }
+
+        Ok(None)
+    }
+}

@@ -1,0 +1,122 @@
+//! Identity of a delivery: what tells it from others.
+
+use super::SignatureRule;
+use crate::providers::locator::SignatureParams;
+use crate::providers::{Coverage, Scheme, ValueLocator, Verified};
+use crate::request::Request;
+use sha2::{Digest as _, Sha256};
+
+/// Value that tells a delivery from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeliveryIdentity {
+    /// `true` if the signature covers it.
+    pub(crate) signed: bool,
+    pub(crate) value: Vec<u8>,
+}
+
+impl SignatureRule {
+    pub(super) fn delivery_places(&self) -> &'static [ValueLocator] {
+        self.check.row().map_or(&[], |row| row.delivery.as_slice())
+    }
+
+    /// Returns the identity of the delivery: its id if the signature covers it, else the signature.
+    ///
+    /// For a token it is the id alone, which anyone with the token can choose. A signature that
+    /// stands for several deliveries, such as a JSON Web Token, counts together with the id or the
+    /// body. That does not protect against a sender with such a token, and loses none of the
+    /// provider's deliveries.
+    pub(crate) fn delivery(
+        &self,
+        request: &Request<'_>,
+        verified: &Verified,
+    ) -> Option<DeliveryIdentity> {
+        let rule = self.remembered_as.as_ref()?;
+        let scheme = self.schemes.get(verified.way)?;
+        let places = self.delivery_places();
+        let id_at = |places: &[ValueLocator]| {
+            let mut id = b"id:".to_vec();
+            for place in places {
+                let value = place.read(request, &SignatureParams::default()).ok()??;
+                id.extend_from_slice(&(value.len() as u64).to_be_bytes());
+                id.extend_from_slice(&value);
+            }
+            (!places.is_empty()).then_some(id)
+        };
+        let id = || id_at(places);
+
+        let identity = |signed, value: Vec<u8>| {
+            Some(DeliveryIdentity {
+                signed,
+                value: [&rule.0[..], &value].concat(),
+            })
+        };
+
+        let proof = || {
+            verified
+                .proof
+                .map(|proof| [&b"signature:"[..], proof.as_slice()].concat())
+        };
+
+        let signed = |value| identity(true, value);
+        let Some(proof) = proof() else {
+            return identity(false, id()?);
+        };
+
+        if !places.is_empty() && places.iter().all(|place| scheme.vouches_for(place)) {
+            return signed(id().unwrap_or(proof));
+        }
+
+        // The row names the id of its usual headers; of others (svix-id beside webhook-id) the way
+        // knows it.
+        let signed_id = || id_at(std::slice::from_ref(scheme.signed_id()?));
+
+        if !places.is_empty()
+            && let Some(id) = signed_id()
+        {
+            return signed(id);
+        }
+
+        let repeats = scheme.coverage() == Coverage::Nothing && scheme.jwt.is_some()
+            || self.check.row().is_some_and(|row| row.signature_repeats);
+        if !repeats {
+            return signed(proof);
+        }
+
+        let other = id().unwrap_or_else(|| Sha256::digest(request.body).to_vec());
+        signed([proof, other].concat())
+    }
+}
+
+impl Scheme {
+    /// Returns `true` if the signature covers the value at this location.
+    fn vouches_for(&self, place: &ValueLocator) -> bool {
+        use crate::providers::template::ValueSource;
+
+        let whole = self.coverage() == Coverage::Body;
+        let named = || {
+            self.msg
+                .sources()
+                .any(|source| matches!(source, ValueSource::At(signed) if signed == place))
+        };
+
+        if place.is_in_body() {
+            whole || named()
+        } else {
+            named()
+        }
+    }
+
+    /// The header among what is signed that holds the delivery's id.
+    fn signed_id(&self) -> Option<&ValueLocator> {
+        use crate::providers::template::ValueSource;
+
+        self.msg.sources().find_map(|source| match source {
+            ValueSource::At(place @ ValueLocator::Header(_))
+                if place.to_string().to_ascii_lowercase().ends_with("-id") =>
+            {
+                Some(place)
+            }
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,191 @@
+//! Accept rules of a policy, and their checks.
+
+use super::SignatureCheck;
+use hookward_core::address::AddressSet;
+use hookward_core::json::JsonPath;
+use hookward_core::secret::SecretDigest;
+use http::HeaderName;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A set of checks that must all pass.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accept {
+    /// Said in words: whoever knows the path may send.
+    pub open: bool,
+    /// Client addresses; `None` for no such check.
+    pub allow_ips: Option<Addresses>,
+    /// Token check.
+    pub token: Option<TokenCheck>,
+    /// User and password (RFC 7617).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic: Option<TokenCheck>,
+    /// Media types that the body may have; empty for any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content_types: Vec<String>,
+    /// Header fields and the values that they may have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderRule>,
+    /// Signatures; all must be right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verify: Vec<SignatureCheck>,
+    /// Values of a JSON body and what they may be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub body: Vec<BodyRule>,
+}
+
+/// Client addresses: ranges, and named sets that the relay keeps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Addresses {
+    /// Address ranges.
+    pub ranges: Vec<IpNet>,
+    /// Names of address sets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub named: Vec<String>,
+}
+
+/// A token that the sender must know. Only its digest is kept and sent.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenCheck {
+    /// Location of the token.
+    pub location: TokenLocation,
+    /// The tokens that are live; several during a change.
+    pub active: Vec<ActiveToken>,
+}
+
+/// A token that is live.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActiveToken {
+    /// Name of the token: `env:NAME` or `file:PATH`.
+    pub name: String,
+    /// SHA-256 of the token.
+    #[serde(with = "super::digest")]
+    pub digest: SecretDigest,
+}
+
+/// Location of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum TokenLocation {
+    /// A query parameter of this name.
+    Query(String),
+    /// A header of this name.
+    Header(HeaderName),
+    /// Basic authentication, as `user:password`.
+    Basic,
+}
+
+/// A header field that must have one of some values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderRule {
+    /// Name of the field.
+    #[serde(with = "super::header_name")]
+    pub name: HeaderName,
+    /// The values, compared exactly.
+    pub allowed: Vec<String>,
+}
+
+/// A value of a JSON body that must be one of some.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BodyRule {
+    /// Path of the value.
+    pub path: JsonPath,
+    /// The values, as text.
+    pub allowed: Vec<String>,
+}
+
+impl Addresses {
+    /// The ranges as a set. The named sets are not in it.
+    #[must_use]
+    pub(crate) fn set(&self) -> AddressSet {
+        AddressSet::new(&self.ranges)
+    }
+
+    /// Returns `true` if no address is listed.
+    #[must_use]
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.ranges.is_empty() && self.named.is_empty()
+    }
+}
+
+impl From<Vec<IpNet>> for Addresses {
+    fn from(ranges: Vec<IpNet>) -> Self {
+        Self {
+            ranges,
+            named: Vec::new(),
+        }
+    }
+}
+
+impl TokenCheck {
+    /// A check of tokens with their names.
+    #[must_use]
+    pub fn new(place: TokenLocation, tokens: &[(&str, SecretDigest)]) -> Self {
+        let live = tokens.iter().map(|(name, digest)| ActiveToken {
+            name: (*name).to_owned(),
+            digest: digest.clone(),
+        });
+
+        Self {
+            location: place,
+            active: live.collect(),
+        }
+    }
+}
+
+impl TokenLocation {
+    /// Reads `NAME` (a query parameter) or `header:NAME`.
+    ///
+    /// # Errors
+    /// What is wrong with the name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(name) = text.strip_prefix("header:") {
+            return HeaderName::from_bytes(name.as_bytes())
+                .map(Self::Header)
+                .map_err(|_| format!("{name:?} is not a header name"));
+        }
+
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if text.is_empty() || !text.bytes().all(plain) {
+            return Err(format!(
+                "{text:?} is no name for a query parameter: use letters, digits, - _ ."
+            ));
+        }
+
+        Ok(Self::Query(text.to_owned()))
+    }
+}
+
+/// Form of [`TokenLocation::Basic`] on the wire. No query parameter can have this name.
+pub(super) const BASIC: &str = "basic:";
+
+impl TryFrom<String> for TokenLocation {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == BASIC {
+            Ok(Self::Basic)
+        } else {
+            Self::parse(&text)
+        }
+    }
+}
+
+impl Accept {
+    /// Returns `true` if a check keeps strangers out. A range that covers a whole address family
+    /// does not.
+    #[must_use]
+    pub fn is_protected(&self) -> bool {
+        let address = self
+            .allow_ips
+            .as_ref()
+            .is_some_and(|ips| !ips.set().has_whole_family());
+        address || self.token.is_some() || self.basic.is_some() || !self.verify.is_empty()
+    }
+}

@@ -1,0 +1,98 @@
+//! Reads rates, lockouts, replay protection and addresses.
+
+use crate::policy::{Addresses, Lockout, OnDuplicate, ReplayProtection};
+use hookward_core::address::parse_network;
+use hookward_core::diagnostics::TableReader;
+use hookward_core::rate::Rate;
+
+/// For how long deliveries are remembered when nobody says otherwise: providers retry for up to a
+/// day or three, in milliseconds.
+pub const REPLAY_WINDOW_MS: u64 = 3 * 86_400_000;
+
+pub(super) fn rate(reader: &mut TableReader<'_>, key: &'static str) -> Option<Rate> {
+    let text = reader.string(key)?;
+    Rate::parse(&text)
+        .map_err(|what| reader.report_value(key, what))
+        .ok()
+}
+
+pub(super) fn replay(mut reader: TableReader<'_>) -> Option<ReplayProtection> {
+    let on_duplicate = match reader.string("on_duplicate").as_deref() {
+        Some("refuse") => Some(OnDuplicate::Refuse),
+        Some("acknowledge") => Some(OnDuplicate::Acknowledge),
+        Some("forward") => Some(OnDuplicate::Forward),
+        _ => {
+            reader.report_value(
+                "on_duplicate",
+                "expected \"refuse\", \"acknowledge\" or \"forward\"",
+            );
+            None
+        }
+    };
+
+    let window = reader.duration("window").map_or(REPLAY_WINDOW_MS, |time| {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    });
+    reader.finish();
+
+    Some(ReplayProtection {
+        on_duplicate: on_duplicate?,
+        window_ms: window,
+    })
+}
+
+pub(super) fn lockout(top: &mut TableReader<'_>) -> Option<Lockout> {
+    if !top.has("lockout") {
+        return None;
+    }
+
+    let mut table = top.table("lockout")?;
+    let failures = table.count("failures");
+    let (within, span) = (table.duration("within"), table.duration("for"));
+    for key in ["failures", "within", "for"] {
+        if !table.has(key) {
+            table.problem(format!(
+                "{key} is missing; write for example {{ failures = 20, within = \"1m\", for = \"5m\" }}"
+            ));
+        }
+    }
+
+    table.finish();
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Some(Lockout {
+        failures: u32::try_from(failures?).unwrap_or(u32::MAX),
+        within_ms: millis(within?),
+        for_ms: millis(span?),
+    })
+}
+
+/// Ranges and names of sets.
+pub(super) fn addresses(reader: &TableReader<'_>, key: &str, texts: &[String]) -> Addresses {
+    read_addresses(texts, |what| reader.report_value(key, what))
+}
+
+/// Reads ranges and names of sets; mistakes go to `wrong`.
+pub fn read_addresses(texts: &[String], mut wrong: impl FnMut(String)) -> Addresses {
+    let name = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    };
+
+    let mut addresses = Addresses::default();
+    for text in texts {
+        match parse_network(text) {
+            Ok(network) => addresses.ranges.push(network),
+            Err(_) if name(text) => {
+                match hookward_core::ip_sets::find(&text.to_ascii_lowercase()) {
+                    Some(set) => addresses.named.push(set.name.clone()),
+                    None => wrong(hookward_core::ip_sets::unknown(text)),
+                }
+            }
+            Err(what) => wrong(what),
+        }
+    }
+
+    addresses
+}

@@ -1,0 +1,136 @@
+//! Errors of accept rules.
+
+use crate::policy::{Accept, Addresses, SignatureCheck, TokenCheck};
+use hookward_core::address::AddressSet;
+use hookward_core::ip_sets;
+use hookward_core::limits::{self};
+
+impl Addresses {
+    pub(super) fn mistakes(&self) -> Vec<String> {
+        self.named
+            .iter()
+            .filter(|name| ip_sets::find(name).is_none())
+            .map(|name| ip_sets::unknown(name))
+            .collect()
+    }
+}
+
+impl Accept {
+    /// Returns `true` if a check needs the body.
+    #[must_use]
+    pub(crate) fn needs_body(&self) -> bool {
+        let signs_body = |check: &SignatureCheck| {
+            check
+                .schemes()
+                .unwrap_or_default()
+                .iter()
+                .any(crate::providers::Scheme::needs_body)
+        };
+        !self.body.is_empty() || self.verify.iter().any(signs_body)
+    }
+
+    /// Returns `true` if a request without a body can pass: by what stands in its head, or by a
+    /// signature of its URL, as Twilio signs WebSockets (twilio.com/docs/usage/security).
+    pub(super) fn opens_websocket(&self) -> bool {
+        let signs_url = |check: &SignatureCheck| {
+            check
+                .schemes()
+                .is_ok_and(|schemes| schemes.iter().any(crate::providers::Scheme::signs_url))
+        };
+        !self.needs_body() || self.body.is_empty() && self.verify.iter().all(signs_url)
+    }
+
+    /// Returns the kinds of checks that the accept rule lacks.
+    pub(crate) fn lacks(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        if !self.open && !self.is_protected() {
+            mistakes.push(
+                "it has no address range (0.0.0.0/0 and ::/0 are none), no token and no signature; \
+                 add one, or say open = true if everybody may send"
+                    .to_owned(),
+            );
+        }
+
+        if self
+            .token
+            .iter()
+            .chain(&self.basic)
+            .any(|check| check.active.is_empty())
+        {
+            mistakes.push("the token has no secret".to_owned());
+        }
+
+        mistakes.extend(self.verify.iter().filter_map(SignatureCheck::lacks));
+        mistakes
+    }
+
+    /// Returns the errors of the accept rule.
+    pub(crate) fn mistakes(&self, deny: &AddressSet) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        if self.open && self.is_protected() {
+            mistakes.push("it says open = true beside a check; take one of them away".to_owned());
+        }
+
+        if let Some(ips) = &self.allow_ips {
+            if ips.is_empty() {
+                mistakes.push("allow_ips is an empty list, so nobody could pass".to_owned());
+            } else if ips.named.is_empty() && ips.set().is_within(deny) {
+                mistakes.push("every address of allow_ips is denied by deny_ips".to_owned());
+            }
+
+            mistakes.extend(
+                ips.mistakes()
+                    .into_iter()
+                    .map(|what| format!("allow_ips: {what}")),
+            );
+        }
+
+        let tokens: Vec<&TokenCheck> = self.token.iter().chain(&self.basic).collect();
+        let empty = |values: &Vec<String>| values.is_empty();
+        if self.headers.iter().any(|rule| empty(&rule.allowed))
+            || self.body.iter().any(|rule| empty(&rule.allowed))
+        {
+            mistakes.push(
+                "a rule about a header or the body allows no value, so nothing could pass"
+                    .to_owned(),
+            );
+        }
+
+        let token = |text: &str| !text.is_empty() && text.parse::<http::HeaderName>().is_ok();
+        for kind in &self.content_types {
+            if !kind
+                .split_once('/')
+                .is_some_and(|(kind, of)| token(kind) && token(of))
+            {
+                mistakes.push(format!(
+                    "content_type: {kind:?} is no media type such as application/json"
+                ));
+            }
+        }
+
+        let rules =
+            self.headers.len() + self.body.len() + self.content_types.len() + self.verify.len();
+        if rules > limits::ITEMS_PER_ROUTE {
+            mistakes.push(format!(
+                "it has {rules} rules, more than {}",
+                limits::ITEMS_PER_ROUTE
+            ));
+            return mistakes;
+        }
+
+        let live = tokens
+            .iter()
+            .map(|check| check.active.len())
+            .chain(self.verify.iter().map(|check| check.secrets.len()));
+        if live.max().unwrap_or_default() > limits::ACTIVE_SECRETS {
+            mistakes.push(format!(
+                "more than {} secrets are live at one time",
+                limits::ACTIVE_SECRETS
+            ));
+            return mistakes;
+        }
+
+        mistakes.extend(self.verify.iter().flat_map(SignatureCheck::mistakes));
+        mistakes
+    }
+}

@@ -1,0 +1,62 @@
+//! Keys that are ready for use.
+
+use crate::inspection::KeyId;
+use crate::providers::key::{SecretParts, VerifyingKey};
+use crate::providers::scheme::{Pick, Scheme, SchemeError};
+use crate::providers::template::{Template, ValueSource};
+
+/// A live secret, for one way.
+pub(super) struct ActiveKey {
+    pub(super) secret: Option<usize>,
+    pub(super) parts: SecretParts,
+    /// `None`: it is fetched.
+    pub(super) key: Option<VerifyingKey>,
+    /// Id that is equal for equal keys.
+    pub(super) id: Option<KeyId>,
+}
+
+impl ActiveKey {
+    pub(super) fn new(
+        scheme: &Scheme,
+        index: usize,
+        parts: &SecretParts,
+    ) -> Result<Self, SchemeError> {
+        let claims = scheme.jwt.iter().flat_map(|rules| rules.claims.values());
+        for source in scheme
+            .msg
+            .sources()
+            .chain(claims.flat_map(Template::sources))
+        {
+            if let ValueSource::Secret(name) = source
+                && parts.get(name.as_deref()).is_none()
+            {
+                return Err(SchemeError::MissingPart(name.clone().unwrap_or_default()));
+            }
+        }
+
+        if let Some(Pick::Part(name)) = &scheme.sig.pick
+            && parts.get(Some(name)).is_none()
+        {
+            return Err(SchemeError::MissingPart(name.clone()));
+        }
+
+        let secret = parts.get(scheme.part.as_deref());
+        let key = match secret {
+            Some(secret) => Some(VerifyingKey::new(scheme, secret.expose())?),
+            None if scheme.fetch.is_some() => None,
+            None => {
+                return Err(SchemeError::MissingPart(
+                    scheme.part.clone().unwrap_or_default(),
+                ));
+            }
+        };
+
+        let id = secret.map(|secret| VerifyingKey::id(scheme, secret.expose()));
+        Ok(Self {
+            secret: Some(index),
+            parts: parts.clone(),
+            key,
+            id,
+        })
+    }
+}
