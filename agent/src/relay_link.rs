@@ -10,58 +10,48 @@
 
 mod active;
 pub(crate) mod backoff;
+mod context;
 pub(crate) mod dialer;
+mod error;
 mod failover;
 mod handshake;
+mod join;
 pub(crate) mod link;
 pub(crate) mod policy_sync;
 pub(crate) mod proxy;
 pub(crate) mod status;
 mod suspend;
 
-use std::collections::BTreeSet;
-use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use data_encoding::HEXLOWER;
-use hookward_core::clock::Clock;
-use hookward_core::limits::GREETING_BYTES;
-use hookward_core::names::AgentName;
 use hookward_core::reason::Check;
 use hookward_core::secret::Secret;
 use hookward_core::text::printable;
-use hookward_gate::engine::Gate;
 use hookward_tunnel::protocol::control::{RefusedReason, RefusedRequest, RelayMessage};
 use hookward_tunnel::transport::identity::Pin;
 use hookward_tunnel::transport::liveness::Liveness;
-use hookward_tunnel::transport::quic::EndpointError;
-use hookward_tunnel::transport::{SessionError, StreamError, Transport};
-use tokio::sync::{Notify, watch};
+use hookward_tunnel::transport::{StreamError, Transport};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+pub(crate) use self::context::{LinkContext, LinkTunnel, RelayState};
 use self::dialer::Dialer;
+pub use self::error::ConnectionError;
+pub use self::join::join;
 use self::link::RelayLink;
-use self::policy_sync::{PolicyOffer, PolicySync};
+use self::policy_sync::PolicySync;
 use self::proxy::Proxies;
-use self::status::LinkStatus;
 use crate::events::{Event, EventSink};
-use crate::exchange::started::StartedRequests;
-use crate::exchange::{ExchangeHandler, PendingHeads};
 
 /// Message of an agent to the relay, with its policy.
 pub(crate) type AgentMessage =
     hookward_tunnel::protocol::control::AgentMessage<hookward_gate::policy::Policy>;
 
-/// For the relay's answer to a join.
-const JOIN: Duration = Duration::from_secs(10);
-/// For the relay to hear that a join is done.
-const JOINED: Duration = Duration::from_secs(2);
 /// Most connections to one relay, however many addresses its name has.
 const MAX_LINKS: usize = 8;
 /// Maximum age of a refusal in a relay's report: a relay sends it within a second, if the line
@@ -136,237 +126,6 @@ pub struct OpenedTunnel {
     pub relay: String,
     /// Transport of the connection.
     pub transport: Transport,
-}
-
-/// Reason why there is no session.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectionError {
-    /// The relay's name has no address.
-    #[error("the relay {address} can't be found: {source}")]
-    Resolve {
-        /// Address as written.
-        address: String,
-        /// Error of the system.
-        source: io::Error,
-    },
-    /// The UDP socket or TLS settings failed.
-    #[error(transparent)]
-    Endpoint(#[from] EndpointError),
-    /// The relay does not answer.
-    #[error("the relay {address} does not answer over {}", over(*.transport))]
-    Silent {
-        /// Address as written.
-        address: String,
-        /// Transport that timed out.
-        transport: Transport,
-    },
-    /// A connection to it can't be made.
-    #[error("the relay {address} can't be reached over TCP: {source}")]
-    Connect {
-        /// Address as written.
-        address: String,
-        /// Error of the system.
-        source: io::Error,
-    },
-    /// The proxy on the way to it.
-    /// An HTTP proxy refused, or could not be reached.
-    #[error("the proxy {proxy}: {what}")]
-    Proxy {
-        /// Address of the proxy.
-        proxy: String,
-        /// Description of the failure.
-        what: String,
-    },
-    /// No transport gets through.
-    #[error("{0}; and {1}")]
-    Both(Box<Self>, Box<Self>),
-    /// The settings of TLS.
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
-    /// The relay does not take a new policy of a tunnel, which has another one.
-    #[error("the relay does not take a new policy; the old one stays in force")]
-    PolicyKept,
-    /// Somebody else answers at the relay's address.
-    #[error(
-        "whoever answers at {0} is not the relay that this agent has joined: its key is another. If the relay was \
-         set up anew, join it again with a new token; if not, somebody is in between"
-    )]
-    WrongKey(String),
-    /// Another kind of server answers at the relay's address.
-    #[error(
-        "whoever answers at {0} over TLS is no relay: it does not know the tunnel's protocol. Another server has the \
-         port, or a proxy that opens TLS is in between"
-    )]
-    NoRelay(String),
-    /// The connection could not be made, or broke.
-    #[error("{0}")]
-    Session(#[from] SessionError),
-    /// The control stream broke.
-    #[error("{0}")]
-    Stream(#[from] StreamError),
-    /// The task that keeps the tunnel is gone, by a mistake of this program.
-    #[error("the tunnel's task ended: {0}")]
-    Ended(String),
-    /// The relay said no.
-    #[error("the relay refused: {message}")]
-    Refused {
-        /// Reason, as a stable code.
-        reason: RefusedReason,
-        /// Reason, as text.
-        message: String,
-    },
-}
-
-const fn over(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Quic => "QUIC; is UDP let through to it?",
-        Transport::Tcp => "TCP",
-    }
-}
-
-impl ConnectionError {
-    /// Returns `true` if dialing again can't help.
-    #[must_use]
-    pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { reason, .. } if !matches!(reason, RefusedReason::Unavailable | RefusedReason::Other))
-    }
-}
-
-/// Exchanges the secret of a join token for this credential. Gives the agent's name.
-///
-/// # Errors
-/// [`ConnectionError`].
-pub async fn join(
-    relay: &RelayEndpoint,
-    link: &LinkSettings,
-    secret: Secret,
-) -> Result<String, ConnectionError> {
-    let tasks = TaskTracker::new();
-    let dialler = Dialer::new(relay, link, tasks.clone())?;
-    // First a way, then the question: two that race must not both use the token up.
-    let (found, ()) = dialler.connect_once(|_| async { Ok(()) }).await?;
-    let credential_digest = HEXLOWER.encode(relay.credential.digest().as_bytes());
-
-    let asking = async {
-        let mut control = found.session.open_control().await?;
-        control
-            .send(&AgentMessage::Join {
-                secret,
-                credential_digest,
-            })
-            .await?;
-
-        match control.receive(GREETING_BYTES).await? {
-            RelayMessage::Joined { agent } if AgentName::parse(&agent).is_some() => Ok(agent),
-            other => Err(unexpected(other)),
-        }
-    };
-
-    let (address, transport) = (relay.address.clone(), found.session.transport());
-    let joined = timeout(JOIN, asking)
-        .await
-        .unwrap_or(Err(ConnectionError::Silent { address, transport }));
-    found.session.close("joined");
-
-    if let Some(endpoint) = found.endpoint {
-        let _ = timeout(JOINED, endpoint.wait_idle()).await;
-    }
-
-    joined
-}
-
-/// One of the agent's tunnels.
-pub(crate) struct LinkTunnel {
-    /// The public host to ask for.
-    pub host: Option<String>,
-    /// The policies; a new one may come at any time.
-    pub wanted: watch::Receiver<Arc<PolicyOffer>>,
-    /// Handler of its exchanges.
-    pub handler: Arc<ExchangeHandler>,
-}
-
-/// State that all links share.
-pub(crate) struct LinkContext {
-    /// The tunnels, all of which every connection serves.
-    pub tunnels: Vec<LinkTunnel>,
-    /// Settings of the connections.
-    pub link: LinkSettings,
-    /// Sink of events.
-    pub events: EventSink,
-    /// The time of day.
-    pub clock: Clock,
-    /// For exchanges to end when the agent is stopped.
-    pub drain: Duration,
-    /// Called when the first connection has opened a tunnel at a relay.
-    pub on_open: Box<dyn Fn(OpenedTunnel) + Send + Sync>,
-    /// Called when a connection was good, with what carried it.
-    pub on_transport: Box<dyn Fn(Transport) + Send + Sync>,
-    /// Which run of the program this is.
-    pub instance: String,
-    /// Status of all links.
-    pub status: LinkStatus,
-    /// Places for heads that have not ended.
-    pub heads: PendingHeads,
-    /// Owns what drives connections, and those that are being retired.
-    pub tasks: TaskTracker,
-}
-
-/// One relay, as all lines to it know it.
-pub(crate) struct RelayState {
-    pub relay: RelayEndpoint,
-    /// Finds a way to it.
-    pub dialer: Dialer,
-    /// Which policies it has, one for each tunnel.
-    pub policies: Vec<PolicySync>,
-    /// The gates by which this side judges what comes from it, one for each tunnel.
-    pub gates: Vec<Arc<ArcSwap<Gate>>>,
-    /// Requests of it that were begun.
-    started: Arc<StartedRequests>,
-    /// Tunnels whose hosts this relay refused, by position.
-    // A std mutex: it guards a small set, and nothing waits while it is held.
-    without_host: Mutex<BTreeSet<usize>>,
-    /// Addresses that its name had last.
-    addresses: AtomicUsize,
-    more_addresses: Notify,
-}
-
-impl RelayState {
-    /// Records that the relay refused the host of a tunnel. Reports it once, if other tunnels stay
-    /// open.
-    fn note_host_refused(&self, tunnel: usize, message: &str, shared: &LinkContext) {
-        let is_news = self.without_host().insert(tunnel);
-        if is_news && shared.tunnels.len() > 1 {
-            let what = format!(
-                "{}: {}; the other tunnels stay open",
-                self.relay.address,
-                printable(message)
-            );
-            shared.events.emit(Event::Warning(what));
-        }
-    }
-
-    /// Records that the relay opened the host of a tunnel.
-    fn note_host_opened(&self, tunnel: usize) {
-        self.without_host().remove(&tunnel);
-    }
-
-    /// Returns `true` if the relay refused the host of this tunnel the last time.
-    fn is_without_host(&self, tunnel: usize) -> bool {
-        self.without_host().contains(&tunnel)
-    }
-
-    fn without_host(&self) -> MutexGuard<'_, BTreeSet<usize>> {
-        self.without_host
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes how many addresses the relay's name has.
-    pub(crate) fn note_addresses(&self, count: usize) {
-        if self.addresses.swap(count, Ordering::Relaxed) != count {
-            self.more_addresses.notify_one();
-        }
-    }
 }
 
 /// Keeps the connections to all relays until `stop` is cancelled.

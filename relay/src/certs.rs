@@ -3,6 +3,7 @@
 //! rcgen makes both where none is given. They are kept in the data directory with mode 0600.
 //! [`review`] finds what senders will say about one that was brought.
 
+mod identity;
 pub(crate) mod review;
 
 use std::fs;
@@ -10,11 +11,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(crate) use self::identity::IDENTITY_FILE;
+pub use self::identity::TunnelIdentity;
 use hookward_core::clock::UnixMillis;
 use hookward_core::names::HostName;
 use hookward_runtime::process;
-use hookward_tunnel::transport::identity::Pin;
-use hookward_tunnel::transport::quic::SERVER_NAME;
 use memchr::memmem;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls_pki_types::pem::PemObject;
@@ -26,8 +27,6 @@ use zeroize::Zeroizing;
 pub(crate) const EDGE_FILE: &str = "edge.pem";
 pub(crate) const EDGE_KEY_FILE: &str = "edge-key.pem";
 pub(crate) const EDGE_NAMES_FILE: &str = "edge.names";
-/// The file of the relay's identity in its data directory.
-pub(crate) const IDENTITY_FILE: &str = "identity.pem";
 /// A self-signed edge certificate lives as long as public ones may.
 const EDGE_LIFETIME: Duration = Duration::from_secs(397 * 86_400);
 /// Remaining lifetime at which the relay renews its self-signed certificate.
@@ -68,75 +67,6 @@ pub(crate) struct CertificatePair {
     /// The chain, the own certificate first.
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
-}
-
-/// The relay's identity: who it is to its agents, for as long as its data directory lives.
-pub struct TunnelIdentity {
-    /// The certificate that holds the key; nothing else in it means anything.
-    pub certificate: CertificateDer<'static>,
-    /// Private key of the certificate.
-    pub key: PrivateKeyDer<'static>,
-    /// Pin that agents compare with the key.
-    pub pin: Pin,
-}
-
-impl TunnelIdentity {
-    /// The identity kept in this directory; made when there is none.
-    ///
-    /// # Errors
-    /// `CertError`. A broken file is an error, never replaced: every agent would be locked out.
-    pub fn load_or_make(dir: &Path) -> Result<Self, CertError> {
-        let path = dir.join(IDENTITY_FILE);
-        if !path.exists() {
-            let key = KeyPair::generate()?;
-            let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
-            params.distinguished_name = named("Hookward relay identity");
-            params.not_after = rcgen::date_time_ymd(9999, 12, 31); // RFC 5280 §4.1.2.5: no end
-
-            let certificate = params.self_signed(&key)?;
-            write_secret(
-                &path,
-                &format!("{}{}", certificate.pem(), key.serialize_pem()),
-            )?;
-        }
-
-        Self::load(dir)
-    }
-
-    /// The identity kept in this directory.
-    ///
-    /// # Errors
-    /// `CertError`, also when there is none.
-    pub fn load(dir: &Path) -> Result<Self, CertError> {
-        let path = dir.join(IDENTITY_FILE);
-        if !path.exists() {
-            return Err(CertError::Identity {
-                path,
-                what: "it is missing".to_owned(),
-            });
-        }
-
-        let content = |what: String| CertError::Identity {
-            path: path.clone(),
-            what,
-        };
-        let CertificatePair { chain, key } =
-            read_pem(&path, &path).map_err(|error| match error {
-                CertError::Content { what, .. } => content(what),
-                other => other,
-            })?;
-        let certificate = chain
-            .into_iter()
-            .next()
-            .ok_or_else(|| content("no certificate in it".to_owned()))?;
-        let pin = Pin::of_certificate(&certificate).map_err(|error| content(error.to_string()))?;
-
-        Ok(Self {
-            certificate,
-            key,
-            pin,
-        })
-    }
 }
 
 /// Reads a chain and a key from PEM files.

@@ -9,27 +9,28 @@
 //! requests it has begun to send to the application, and refuses those, so that none reaches it
 //! twice. Another run of the agent can't know, and only gets what certainly reached no application.
 
+mod error;
+mod response_head;
 mod retry;
 pub(crate) mod upgrade;
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use hookward_core::headers::passes_to_sender;
 use hookward_core::limits::{Limits, RETRY_WINDOW, SMALL_BODY};
-use hookward_core::reason::Code;
 use hookward_gate::engine::Permit;
 use hookward_runtime::body_memory::MemoryCharge;
-use hookward_tunnel::protocol::head::{ExchangeFailure, ExchangeReply, ExchangeRequest};
+use hookward_tunnel::protocol::head::{ExchangeReply, ExchangeRequest};
 use hookward_tunnel::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
-use http::header::{self as names, HeaderName};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{self as names};
+use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::timeout;
 
-use crate::body::request::{BodyStart, RequestBodyError, SenderBody};
+pub(crate) use self::error::ForwardError;
+use self::response_head::{read_head, remove_foreign_fields, set_length};
+use crate::body::request::{BodyStart, SenderBody};
 use crate::body::response::ResponseBody;
 use crate::body::sender::{BodySender, SendError, passes, stream, with_timeout};
 use crate::forward::retry::RetryState;
@@ -50,59 +51,6 @@ pub(crate) enum RequestBody {
     Upgrade,
     /// All of it is on its way, and was not kept.
     Consumed,
-}
-
-/// Failure to get a response.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ForwardError {
-    /// All of the agent's streams are in use.
-    #[error("all of the agent's streams are in use")]
-    NoStream,
-    #[error("the agent left: {0}")]
-    Offline(String),
-    /// The tunnel or the agent broke off.
-    #[error("the agent broke off: {0}")]
-    Tunnel(StreamError),
-    /// The tunnel takes nothing.
-    #[error("the tunnel took nothing for {} s", .0.as_secs())]
-    Stalled(Duration),
-    /// The relay stops, and can't wait for the answer.
-    #[error("the relay stops, and the application has not answered")]
-    Stopping,
-    /// No head of an answer in time.
-    #[error("no answer within {} s", .0.as_secs())]
-    Timeout(Duration),
-    /// The sender's body broke off.
-    #[error(transparent)]
-    Body(RequestBodyError),
-    /// The agent says why.
-    #[error("the agent says {}", .0.code)]
-    Failed(ExchangeFailure),
-}
-
-impl ForwardError {
-    /// The code of the answer.
-    #[must_use]
-    pub(crate) const fn code(&self) -> Code {
-        match self {
-            Self::NoStream => Code::Overloaded,
-            Self::Offline(_) => Code::AgentOffline,
-            Self::Tunnel(_) | Self::Stalled(_) | Self::Stopping => Code::TunnelError,
-            Self::Timeout(_) => Code::UpstreamTimeout,
-            Self::Body(error) => error.code(),
-            Self::Failed(failure) => failure.code,
-        }
-    }
-}
-
-impl From<SendError> for ForwardError {
-    fn from(error: SendError) -> Self {
-        match error {
-            SendError::Tunnel(error) => Self::Tunnel(error),
-            SendError::Stalled(patience) => Self::Stalled(patience),
-            SendError::Body(error) => Self::Body(error),
-        }
-    }
 }
 
 /// The answer, and the exchange that goes on after a 101.
@@ -334,87 +282,4 @@ async fn attempt(
     *answer.body_mut() = ResponseBody::new(body, pump, &live.response_backlog).await;
 
     Ok((answer, None))
-}
-
-/// The length that stands in the head is the one that follows, whatever the agent wrote: hyper
-/// sends the field as it is, and what went beyond it would be read as the next answer. An answer
-/// without a body may tell the length that it would have had (RFC 9110 §8.6).
-fn set_length(answer: &mut Response<ResponseBody>, length: Option<u64>, head_only: bool) {
-    if head_only || answer.status() == StatusCode::NOT_MODIFIED {
-        return;
-    }
-
-    let bodiless = answer.status().is_informational() || answer.status() == StatusCode::NO_CONTENT;
-    match length {
-        Some(length) if !bodiless => answer
-            .headers_mut()
-            .insert(names::CONTENT_LENGTH, HeaderValue::from(length)),
-        _ => answer.headers_mut().remove(names::CONTENT_LENGTH),
-    };
-}
-
-/// A relay does not trust an agent with its own header space either.
-fn remove_foreign_fields(headers: &mut HeaderMap) {
-    let foreign: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| !passes_to_sender(name))
-        .cloned()
-        .collect();
-    for name in foreign {
-        headers.remove(name);
-    }
-}
-
-/// The head of the answer, while the request's body is being sent. The wait counts from the end of
-/// the request: a large upload may take its time.
-async fn read_head(
-    reader: &mut MessageReader,
-    pump: &mut Option<BodySender>,
-    outgoing: &mut RequestBody,
-    patience: Duration,
-    again_until: Instant,
-) -> Result<ExchangeReply, ForwardError> {
-    let mut head = pin!(reader.head());
-    if let Some(sending) = pump.as_mut() {
-        tokio::select! {
-            biased;
-            bytes = &mut head => return decode(bytes),
-            sent = sending => {
-                *pump = None;
-                // Kept beyond its sending, a large body takes memory for as long as an application
-                // thinks.
-                let kept = match outgoing {
-                    RequestBody::Buffered(_, charge) => charge.keep_for_retry(),
-                    _ => false,
-                };
-                if !kept {
-                    *outgoing = RequestBody::Consumed;
-                }
-                match sent {
-                    // An agent that answers early may stop reading; its answer is what counts.
-                    Ok(()) | Err(SendError::Tunnel(StreamError::Aborted)) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-    }
-
-    let again = patience.min(again_until.saturating_duration_since(Instant::now()));
-    if let Ok(bytes) = timeout(again, &mut head).await {
-        return decode(bytes);
-    }
-
-    // Nobody will ask for it again.
-    *outgoing = RequestBody::Consumed;
-    let bytes = timeout(patience - again, head)
-        .await
-        .map_err(|_| ForwardError::Timeout(patience))?;
-
-    decode(bytes)
-}
-
-fn decode(bytes: Result<Bytes, StreamError>) -> Result<ExchangeReply, ForwardError> {
-    let bytes = bytes.map_err(ForwardError::Tunnel)?;
-    ExchangeReply::decode(bytes)
-        .map_err(|error| ForwardError::Tunnel(StreamError::Protocol(error.to_string())))
 }

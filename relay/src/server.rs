@@ -1,5 +1,7 @@
 //! The relay as a value: bind it, read its addresses, shut it down.
 
+mod error;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +10,6 @@ use std::time::Duration;
 
 use hookward_core::address::AddressSet;
 use hookward_core::clock::Clock;
-use hookward_core::diagnostics::Diagnostics;
 use hookward_core::ip_sets::NamedSets;
 use hookward_core::limits::DOCTOR_BYTES_PER_SECOND;
 use hookward_core::names::AgentName;
@@ -22,12 +23,12 @@ use hookward_runtime::process::{self, DirLock, LockError};
 use hookward_runtime::reload::Reloads;
 use hookward_tunnel::join_token::JoinToken;
 use hookward_tunnel::transport::identity::Pin;
-use hookward_tunnel::transport::quic::EndpointError;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::certs::{self, CertError};
+pub use self::error::StartError;
+use crate::certs::{self};
 use crate::data_dir;
 use crate::edge::EdgeListener;
 use crate::edge::authority::Ports;
@@ -35,7 +36,7 @@ use crate::edge::baseline::BaselinePolicy;
 use crate::edge::listener::EdgeEntry;
 use crate::edge::state::{EdgeState, RequestIds};
 use crate::edge::tls::TlsAcceptors;
-use crate::fetch::client::{FetchError, Fetcher};
+use crate::fetch::client::Fetcher;
 use crate::fetch::ip_sets::IpSetUpdater;
 use crate::fetch::keys::KeyCache;
 use crate::observe::agent_changes;
@@ -44,19 +45,9 @@ use crate::overload::per_client::PerClientLimiter;
 use crate::sessions::context::{PoliciesInForce, SessionContext};
 use crate::sessions::{AgentAcceptor, AgentListener, Registry};
 use crate::settings::Settings;
+use crate::storage::Store;
 use crate::storage::agents::TakenHost;
 use crate::storage::dedup::DedupWriter;
-use crate::storage::{StorageError, Store};
-
-/// Returns a hint for a privileged port.
-fn port_hint(address: SocketAddr, error: &io::Error) -> &'static str {
-    let kept = error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024;
-    if kept {
-        "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
-    } else {
-        ""
-    }
-}
 
 /// Binds the edge's TCP port, and finds the address for the tunnel's UDP port: of the same number,
 /// because agents that UDP does not let through come to the other.
@@ -84,72 +75,6 @@ fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener,
 const LOCK_FILE: &str = "relay.lock";
 /// The name of the file of deliveries.
 const DEDUP_FILE: &str = "deliveries.db";
-
-/// Failure to start a relay.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The data directory is not usable.
-    #[error("the data directory {path}: {source}")]
-    DataDir {
-        /// Path of the directory.
-        path: PathBuf,
-        /// Error of the system.
-        source: io::Error,
-    },
-    /// Another relay has the data directory.
-    #[error(
-        "the data directory {path} is in use by another relay ({by}): stop that one, or name another directory"
-    )]
-    InUse {
-        /// Path of the directory.
-        path: PathBuf,
-        /// Owner, in its own words.
-        by: String,
-    },
-    /// The data directory holds one of two files that belong together.
-    #[error(
-        "{present} is there, and {missing} is missing or empty: agents that have joined would be refused. Restore it from \
-         a backup, or start once with --reset, which begins anew (every agent has to join again)"
-    )]
-    Incomplete {
-        /// The file that is there.
-        present: PathBuf,
-        /// The one that is not.
-        missing: PathBuf,
-    },
-    /// A certificate or the identity.
-    #[error(transparent)]
-    Cert(#[from] CertError),
-    /// The certificate and its key.
-    #[error("the edge's certificate can't be used: {0}")]
-    Tls(#[from] rustls::Error),
-    /// The state file failed.
-    #[error(transparent)]
-    Store(#[from] StorageError),
-    /// The HTTPS port is not available.
-    #[error("can't listen on TCP {address}: {source}{}", port_hint(*.address, .source))]
-    Listen {
-        /// The address that was asked for.
-        address: SocketAddr,
-        /// Error of the system.
-        source: io::Error,
-    },
-    /// The tunnel's port is not available.
-    #[error("can't listen for agents: {0}")]
-    Tunnel(#[from] EndpointError),
-    /// The system has no randomness to give.
-    #[error("no random numbers: {0}")]
-    Random(#[from] getrandom::Error),
-    /// The operator's baseline policy.
-    #[error("the baseline policy can't be used:\n{0}")]
-    Baseline(#[from] Diagnostics),
-    /// The settings for fetching are wrong.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// A signal can't be waited for.
-    #[error("SIGHUP: {0}")]
-    Signal(io::Error),
-}
 
 /// A running relay.
 pub struct Relay {

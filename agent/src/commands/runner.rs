@@ -1,5 +1,8 @@
 //! Opens tunnels and shows what comes through them, until somebody ends it.
 
+mod announce;
+mod signals;
+
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -7,23 +10,21 @@ use std::time::Duration;
 use hookward_core::clock::Clock;
 use hookward_core::diagnostics::Diagnostics;
 use hookward_core::limits::Limits;
-use hookward_core::names::origin_of;
-use hookward_core::secret::Secret;
-use hookward_gate::policy::TOKEN_NAME;
 use hookward_runtime::process;
 use hookward_runtime::reload::Reloads;
 use hookward_tunnel::protocol::control::RefusedReason;
 use hookward_tunnel::transport::liveness::Liveness;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::announce::Announcement;
+use self::signals::ShutdownSignals;
 use crate::cli::{LinkArgs, LogFormat};
 use crate::commands::http::plan::Plan;
 use crate::commands::local::{self, Local};
 use crate::commands::{CommandError, print_error};
 use crate::config::state_dir::{StateDir, StateError};
-use crate::events::{self, Event, EventSink, Ready};
+use crate::events::{self, Event, EventSink};
 use crate::exchange::{InFlight, Pairing};
 use crate::exit::Exit;
 use crate::relay_link::proxy::Proxies;
@@ -334,28 +335,6 @@ fn reload(
     }
 }
 
-/// Signals that end the program.
-struct ShutdownSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl ShutdownSignals {
-    fn new() -> Result<Self, CommandError> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?,
-            interrupt: signal(SignalKind::interrupt()).map_err(CommandError::system("SIGINT"))?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 /// Returns the exit code after the relay ended the agent.
 const fn exit_of(error: &ConnectionError) -> Exit {
     match error {
@@ -372,56 +351,5 @@ const fn exit_of(error: &ConnectionError) -> Exit {
             ..
         } => Exit::Policy,
         _ => Exit::Failed,
-    }
-}
-
-/// Parts of the announcement of an open tunnel.
-struct Announcement {
-    application: String,
-    path: String,
-    token: Option<Secret>,
-    edge: Option<String>,
-    ca: Option<String>,
-    state: StateDir,
-}
-
-impl Announcement {
-    fn say(&self, opened: &OpenedTunnel, reporter: &EventSink) {
-        let OpenedTunnel {
-            tunnel,
-            host,
-            port,
-            relay,
-            transport,
-        } = opened;
-        let base_url = origin_of(host, *port);
-
-        // A token that was given by the user is the user's; only a minted one is shown.
-        let token = self
-            .token
-            .as_ref()
-            .map(|token| String::from_utf8_lossy(token.expose()).into_owned());
-        let query = token
-            .map(|token| format!("?{TOKEN_NAME}={token}"))
-            .unwrap_or_default();
-        let url = format!("{base_url}{}{query}", self.path);
-
-        // That of the first tunnel; the others' stand on the screen.
-        if *tunnel == 0
-            && let Err(error) = self.state.keep_url(&url)
-        {
-            reporter.emit(Event::Warning(error.to_string()));
-        }
-
-        reporter.emit(Event::Ready(Ready {
-            url,
-            base_url,
-            host: host.clone(),
-            edge: self.edge.clone(),
-            ca: self.ca.clone(),
-            relay: relay.clone(),
-            transport: *transport,
-            application: self.application.clone(),
-        }));
     }
 }

@@ -1,51 +1,21 @@
 //! Terms of a session that all its exchanges share, and the handler of one tunnel.
 
 use super::RefusalSummary;
-use crate::events::{Event, EventSink, RequestEvent, RequestResult};
+use crate::events::EventSink;
 use crate::exchange::started::StartedRequests;
 use crate::upstream::header_case::HeaderCaseCache;
-use crate::upstream::pool::{ConnectionPool, PooledConnection, UpstreamError};
-use crate::upstream::{self, UpstreamBody};
+use crate::upstream::pool::ConnectionPool;
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use hookward_core::clock::{Clock, Moment};
-use hookward_core::fetched_keys::FetchedKeys;
-use hookward_core::headers::{passes_to_sender, trailer_passes};
-use hookward_core::limits::{DOCTOR_BYTES, GATHER_TIMEOUT, SMALL_BODY};
-use hookward_core::names::HostName;
-use hookward_core::quota::Quota;
+use hookward_core::clock::Clock;
 use hookward_core::rate::ByteMeter;
-use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::secret::Secret;
-use hookward_core::text::shown_path;
-use hookward_gate::engine::{
-    Decision, Gate, GateState, HeadVerdict, PendingBody, Permit, Request, RequestHead,
-};
-use hookward_gate::inspection::Work;
-use hookward_gate::providers::challenge::ChallengeResponse;
-use hookward_gate::request::OwnedHead;
-use hookward_runtime::body_memory::{BodyMemory, MemoryCharge};
-use hookward_runtime::offload::{OFFLOAD_BYTES, Offload, OffloadQueue, QueueTimeout};
-use hookward_tunnel::body_buffer::BodyBuffer;
+use hookward_gate::engine::{Gate, GateState};
+use hookward_runtime::body_memory::BodyMemory;
+use hookward_runtime::offload::{Offload, OffloadQueue};
 use hookward_tunnel::protocol::control::Deadlines;
-use hookward_tunnel::protocol::head::{self, ExchangeFailure, RequestId};
-use hookward_tunnel::transport::splice::splice;
-use hookward_tunnel::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
-use http::{HeaderMap, Method, Response, StatusCode, header};
-use http_body::Body as _;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use std::future::{Future, poll_fn};
-use std::net::IpAddr;
-use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
-use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
-use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 /// Most heads of a connection that have begun and not ended: others wait in the transport's window.
 pub(super) const PENDING_HEADS_PER_CONNECTION: usize = 128;

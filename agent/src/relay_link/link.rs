@@ -2,6 +2,8 @@
 //! shows itself, the line moves to it without losing a request: the new connection serves before
 //! the old one leaves.
 
+mod wait;
+
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::wait::{first, is_reached, of, other_than};
 use crate::events::Event;
 use crate::exchange::SessionTerms;
 use crate::relay_link::active::{ActiveLink, DRAIN_TIMEOUT, take};
@@ -25,8 +28,6 @@ use crate::relay_link::policy_sync::{Applied, PolicyOffer};
 use crate::relay_link::status::LinkId;
 use crate::relay_link::suspend::SuspendDetector;
 use crate::relay_link::{ConnectionError, LinkContext, RelayState, kept, refused, report_refusals};
-use crate::upstream::health::HealthStatus;
-use futures_util::future::select_all;
 
 /// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
 const POLICY: Duration = Duration::from_secs(600);
@@ -72,32 +73,6 @@ type ProbeFuture<'l> =
 /// A message on its way to the relay; it brings back what says it.
 type SendFuture<'l> =
     Pin<Box<dyn Future<Output = (&'l mut ControlWriter, Result<(), ConnectionError>)> + Send + 'l>>;
-
-/// Waits for a future, if there is one; else forever.
-async fn of<F: Future + Unpin>(in_flight: &mut Option<F>) -> F::Output {
-    match in_flight {
-        Some(in_flight) => in_flight.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until the health of an application differs from the reported one.
-async fn other_than(said: bool, told: &mut watch::Receiver<HealthStatus>) -> bool {
-    let is_other = |told: &HealthStatus| (*told == HealthStatus::Unreachable) != said;
-    let changed = told.wait_for(is_other).await.is_ok();
-    if changed {
-        !said
-    } else {
-        std::future::pending().await
-    }
-}
-
-/// Resolves when the relay of a connection that is looked for was reached.
-async fn is_reached(reached: &mut watch::Receiver<bool>) {
-    if reached.wait_for(|reached| *reached).await.is_err() {
-        std::future::pending().await
-    }
-}
 
 impl RelayLink {
     /// The line of this number to the relay.
@@ -553,17 +528,4 @@ impl RelayLink {
 
         Ok(())
     }
-}
-
-/// Waits for the first of several futures. Returns its position and its value; never returns if
-/// there are none.
-async fn first<F: Future + Unpin>(futures: impl Iterator<Item = F>) -> (usize, F::Output) {
-    let futures: Vec<F> = futures.collect();
-    if futures.is_empty() {
-        // `select_all` would panic.
-        return std::future::pending().await;
-    }
-
-    let (value, number, _) = select_all(futures).await;
-    (number, value)
 }

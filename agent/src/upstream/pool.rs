@@ -4,8 +4,9 @@
 //! when the application has closed it, or is about to: it is looked at before use, kept for 4 s at
 //! most, and for less once the application was seen closing its idle connections earlier.
 
+mod idle;
+
 use std::io;
-use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,22 +15,22 @@ use hookward_core::limits::{
 };
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1::{self};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::Socket;
 use tokio::sync::watch;
-use tokio::time::{interval, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::idle::PooledConnection;
+use self::idle::{IdleConnection, IdleConnections, Look, Own, sweep};
 use super::UpstreamBody;
 use super::application::{self, Application, Stream};
 use super::health::{HealthStatus, UpstreamHealth};
 use crate::events::EventSink;
 
-/// Interval of checks of idle connections.
-const SWEEP: Duration = Duration::from_millis(250);
 /// Maximum wait for a connection to be free again after its response.
 const CLOSE_SETTLE: Duration = Duration::from_millis(100);
 /// After this long without seeing the application close one, connections are kept for 4 s again.
@@ -93,40 +94,6 @@ pub(crate) struct ConnectionPool {
     multiplexed: Arc<Mutex<Option<http2::SendRequest<UpstreamBody>>>>,
     health: Arc<UpstreamHealth>,
     tasks: TaskTracker,
-}
-
-struct IdleConnections {
-    connections: Vec<IdleConnection>,
-    /// Maximum idle time of a connection.
-    keep: Duration,
-    /// When the application was last seen closing one.
-    closed_early: Option<Instant>,
-}
-
-struct IdleConnection {
-    connection: Own,
-    since: Instant,
-}
-
-/// An open connection, in use by one request.
-pub(crate) struct PooledConnection {
-    /// `None` over HTTP/2, where it is not one request's alone.
-    own: Option<Own>,
-}
-
-/// A connection that carries one request at a time.
-struct Own {
-    sender: SendRequest<UpstreamBody>,
-    /// The socket that hyper owns, a second time: to be looked at. `None` when the system has no
-    /// file descriptor for it; the connection is then used once.
-    socket: Option<Socket>,
-}
-
-/// State of an idle socket.
-#[derive(PartialEq, Eq)]
-enum Look {
-    Alive,
-    Closed,
 }
 
 impl ConnectionPool {
@@ -350,72 +317,5 @@ impl ConnectionPool {
 
     fn lock(&self) -> MutexGuard<'_, IdleConnections> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl IdleConnections {
-    /// Drops what is too old or was closed, and learns how long the application keeps connections.
-    fn sweep(&mut self) {
-        let keep = self.keep;
-        let mut earliest = keep;
-        let mut closed = false;
-        self.connections.retain(|idle| {
-            let age = idle.since.elapsed();
-            if idle.connection.look() == Look::Closed {
-                closed = true;
-                earliest = earliest.min(age);
-                return false;
-            }
-
-            // The next look comes after one more sweep.
-            age + SWEEP < keep
-        });
-
-        if closed {
-            self.keep = (earliest / 2).max(SWEEP);
-            self.closed_early = Some(Instant::now());
-        } else if self
-            .closed_early
-            .is_some_and(|at| at.elapsed() > CLOSED_EARLY_MEMORY)
-        {
-            self.keep = UPSTREAM_IDLE_TIMEOUT;
-            self.closed_early = None;
-        }
-    }
-}
-
-async fn sweep(pool: ConnectionPool, stop: CancellationToken) {
-    let mut tick = interval(SWEEP);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => pool.lock().sweep(),
-            () = stop.cancelled() => break,
-        }
-    }
-
-    pool.lock().connections.clear();
-    pool.multiplexed
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
-}
-
-impl Own {
-    /// Looks at the socket itself: the runtime may not have heard yet that the peer has closed it.
-    fn look(&self) -> Look {
-        if !self.sender.is_ready() {
-            return Look::Closed;
-        }
-
-        let mut byte = [MaybeUninit::uninit()];
-        let Some(socket) = &self.socket else {
-            return Look::Closed;
-        };
-        match socket.peek(&mut byte) {
-            // An idle connection has nothing to say: an end, or bytes nobody asked for.
-            Ok(_) => Look::Closed,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Look::Alive,
-            Err(_) => Look::Closed,
-        }
     }
 }

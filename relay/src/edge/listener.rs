@@ -2,6 +2,8 @@
 //! task of its own, which the listener's tracker owns, under bounds: so many in all ([`ConnectionTable`]), so
 //! many for one client address ([`PerClientLimiter`]).
 
+mod accept;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,19 +11,19 @@ use std::time::Duration;
 
 use hookward_core::address::canonical;
 use hookward_tunnel::transport::{Session, tcp};
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::accept::{LAST_CALL_INTERVAL, accept};
 use super::clear_text;
 use super::connection;
 use super::proxy_protocol;
 use super::tls::{self, AcceptedTls, TlsAcceptors};
 use crate::edge::state::{EdgeState, Peer};
-use crate::overload::connections::{ConnectionSlot, ConnectionTable};
-use crate::overload::per_client::PerClientLimiter;
+use crate::overload::connections::ConnectionSlot;
 use crate::overload::write_timeout::{UnreadBody, WriteTimeout};
 use crate::sessions::AgentAcceptor;
 
@@ -29,7 +31,6 @@ use crate::sessions::AgentAcceptor;
 const BACKLOG: i32 = 1024;
 /// For TCP handshakes under way when the port closes: a round trip across the world, twice.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(600);
-const BACKLOG_WAIT: Duration = Duration::from_millis(10);
 /// Drops the first packet of a TCP handshake (SYN without ACK), and nothing else (linux/filter.h):
 /// load the byte with the flags, keep the two, compare, return all or nothing.
 const SYN_FILTER: [SockFilter; 5] = [
@@ -39,15 +40,6 @@ const SYN_FILTER: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, 0),        // BPF_RET | BPF_K: drop
     SockFilter::new(0x06, 0, 0, u32::MAX), // the whole packet
 ];
-/// Pause after `accept` failed: nearly always for want of file descriptors, and a loop would spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-/// The errors of `accept` that say so (errno(3)): ENOMEM, ENFILE, EMFILE, ENOBUFS.
-const EXHAUSTED: [i32; 4] = [12, 23, 24, 105];
-/// Connections that have to go then: not all of them, but enough for others to get on.
-const EVICTED_AT_ONCE: usize = 8;
-/// Interval of the warnings.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
 /// Handlers of accepted connections.
 #[derive(Clone)]
 pub(crate) struct EdgeEntry {
@@ -132,147 +124,6 @@ impl EdgeListener {
         if timeout(call, self.tasks.wait()).await.is_err() {
             self.cut_off.cancel();
             self.tasks.wait().await;
-        }
-    }
-}
-
-/// For the last answers of a relay that stops to leave.
-const LAST_CALL_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Accept loop, with the state that every connection gets.
-struct AcceptLoop {
-    entry: EdgeEntry,
-    edge: Arc<EdgeState>,
-    of_client: PerClientLimiter,
-    slots: Arc<ConnectionTable>,
-    tasks: TaskTracker,
-    drain: CancellationToken,
-}
-
-async fn accept(
-    listener: TcpListener,
-    entry: EdgeEntry,
-    edge: Arc<EdgeState>,
-    tasks: TaskTracker,
-    drain: CancellationToken,
-) {
-    let slots = ConnectionTable::new(edge.limits.max_connections);
-    let taker = AcceptLoop {
-        entry,
-        edge,
-        of_client: PerClientLimiter::default(),
-        slots,
-        tasks,
-        drain,
-    };
-
-    let mut said: Option<Instant> = None;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = taker.drain.cancelled() => break,
-        };
-        match accepted {
-            Ok((stream, peer)) => taker.take(stream, peer),
-            Err(error) => {
-                if said.is_none_or(|said| said.elapsed() >= LOG_INTERVAL) {
-                    said = Some(Instant::now());
-                    tracing::warn!(%error, "accept failed; is the limit of open files too low?");
-                }
-
-                if error
-                    .raw_os_error()
-                    .is_some_and(|code| EXHAUSTED.contains(&code))
-                {
-                    let _ = (0..EVICTED_AT_ONCE).all(|_| taker.slots.evict(1));
-                }
-
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-
-    taker.accept_rest(listener).await;
-}
-
-impl AcceptLoop {
-    fn take(&self, stream: TcpStream, peer: SocketAddr) {
-        let client = canonical(peer.ip());
-        let trusted = self.edge.trusted_proxies.contains(client);
-        let most = if trusted {
-            usize::MAX
-        } else {
-            self.edge.limits.max_connections_per_client
-        };
-        let place = self.of_client.try_acquire(client, most);
-        let Some((place, slot)) = place.and_then(|place| Some((place, self.slots.acquire()?)))
-        else {
-            tracing::debug!(%client, "too many connections");
-            return;
-        };
-
-        // A proxy that speaks HTTP brings everybody's requests on each of its connections; one that
-        // begins them with the PROXY protocol passes on a stranger's.
-        if trusted && !self.edge.proxy_protocol {
-            slot.mark_verified(None);
-        }
-
-        let slot = Arc::new(slot);
-        let (entry, edge, tasks) = (
-            self.entry.clone(),
-            Arc::clone(&self.edge),
-            self.tasks.clone(),
-        );
-        let (drain, cut_off) = (self.drain.clone(), edge.cut_off.clone());
-
-        self.tasks.spawn(async move {
-            let _place = place;
-            // Who has to go is asked for nothing more: what it sends now, it can send again.
-            tokio::select! {
-                biased;
-                () = slot.evicted() => tracing::debug!(%client, "had to go for another connection"),
-                () = handshake_and_serve(stream, peer, Arc::clone(&slot), entry, edge, tasks, drain) => {}
-                () = cut_off.cancelled() => {}
-            }
-        });
-    }
-
-    /// Closes the port so that nobody whom the kernel has let in is thrown out: a closed listener
-    /// resets the connections that wait in its queue, and those whose handshake is under way. First
-    /// a filter that drops what asks for a new connection, and lets the handshakes under way come
-    /// to their end; who asked knocks again in a second, and finds the port closed. Then the queue,
-    /// for as long as a handshake takes, then the port.
-    async fn accept_rest(&self, listener: TcpListener) {
-        if let Err(error) = SockRef::from(&listener).attach_filter(&SYN_FILTER) {
-            // Some systems keep filters for root: senders whose handshake is under way at this
-            // moment try again.
-            tracing::debug!(%error, "new connections can't be kept out before the port closes");
-        }
-
-        let taking = async {
-            loop {
-                match listener.accept().await {
-                    Ok((stream, peer)) => self.take(stream, peer),
-                    Err(error) => {
-                        tracing::warn!(%error, "one of the last connections");
-                        sleep(BACKLOG_WAIT).await;
-                    }
-                }
-            }
-        };
-        let _ = timeout(LAST_HANDSHAKES, taking).await;
-
-        // What the runtime has not heard of yet.
-        let Ok(listener) = listener.into_std() else {
-            return;
-        };
-        while let Ok((stream, peer)) = listener.accept() {
-            if let Ok(stream) = stream
-                .set_nonblocking(true)
-                .and_then(|()| TcpStream::from_std(stream))
-            {
-                self.take(stream, peer);
-            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Takes a request through the gate: its way, from the head to the answer. The decision is made
 //! anew for every request, never once per connection.
 
+mod rejection;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,13 +13,13 @@ use hookward_core::limits::KIB;
 use hookward_core::names::HostName;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_gate::engine::Gate;
-use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_tunnel::protocol::head::{ExchangeRequest as TunnelRequest, HeaderCase, RequestMeta};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use self::rejection::{Rejection, RelayResponse};
 use super::head;
 use crate::body::drain::DrainOnDrop;
 use crate::body::request::SenderBody;
@@ -30,31 +32,6 @@ use crate::forward::upgrade;
 use crate::forward::{self, ForwardError, RequestBody};
 use crate::overload::connections::HeaderMemory;
 use crate::sessions::registry::TunnelEndpoint;
-
-/// Reason why the relay answers a request itself.
-enum Rejection {
-    Refused(Refusal),
-    /// The request was permitted, and forwarding failed.
-    Failed(ForwardError),
-    /// There is no agent to take it.
-    Offline,
-    /// Too many requests of this client address are in progress.
-    Overloaded,
-}
-
-/// An answer that no gate refused and no application gave.
-enum RelayResponse {
-    /// To a provider's handshake.
-    Handshake(Box<ChallengeResponse>),
-    /// To a delivery that came before.
-    Acknowledged,
-}
-
-impl From<Refusal> for Rejection {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
 
 /// An answer that is being made, or a stream's reset.
 pub(crate) type Answering =

@@ -9,6 +9,9 @@
 //! Windows are measured by time that passes; a clock that is set changes them only with the next
 //! start.
 
+mod schema;
+mod writer;
+
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -16,25 +19,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hookward_core::clock::{Clock, Moment, UnixMillis};
+use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::names::HostName;
 use hookward_gate::engine::{Claimed, DeliveryClaim};
-use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use hookward_runtime::sqlite::{self};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use self::schema::prepare;
+use self::writer::{SteadyTime, WriterThread};
 use crate::storage::StorageError;
 
 /// Claims that wait for a commit; more are refused for now.
 const QUEUE_LENGTH: usize = 8192;
-/// Claims of one commit.
-const BATCH_CLAIMS: usize = 1024;
-/// Rows that are forgotten with one commit, once their window is over.
-const SWEEP_ROWS: i64 = 2000;
-/// Interval at which expired rows are removed while nothing else happens.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum wait of a request for a commit.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -160,52 +158,6 @@ impl Drop for DedupWriter {
     }
 }
 
-/// Opens the file, and counts what each tunnel has in it.
-fn prepare(path: &Path) -> Result<(Connection, Counts), SqliteError> {
-    let connection = sqlite::open(path, &SCHEMA)?;
-    let counted = (|| {
-        // Both read every row, and so find damage.
-        connection.execute("DELETE FROM claims WHERE holder != 0", [])?;
-        counts(&connection)
-    })();
-
-    match counted {
-        Ok(counts) => Ok((connection, counts)),
-        Err(source) => Err(sqlite::failed(path)(source)),
-    }
-}
-
-/// Schema of the file of deliveries. Power loss may undo the last commits: the relay then takes a
-/// repeated delivery for new, and forwards it once more.
-const SCHEMA: Schema = Schema {
-    durability: Durability::Process,
-    migrations: &[create],
-};
-
-/// Creates the table, and drops the one of version 0.1.0, whose rows name no tunnel.
-fn create(db: &Transaction<'_>) -> rusqlite::Result<()> {
-    let is_there =
-        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'deliveries'";
-    if db.query_row(is_there, [], |row| row.get::<_, i64>(0))? > 0 {
-        db.execute_batch("DROP TABLE deliveries")?;
-        tracing::warn!(
-            "the memory of deliveries of an earlier version is forgotten: some may be accepted once more"
-        );
-    }
-
-    db.execute_batch(
-        "
-        CREATE TABLE IF NOT EXISTS claims (
-            key BLOB PRIMARY KEY,                -- SHA-256 of host, route and delivery key
-            tunnel TEXT NOT NULL,                -- its public host
-            until_ms INTEGER NOT NULL,
-            holder INTEGER NOT NULL              -- who claimed it; 0 once it was answered 2xx
-        ) STRICT, WITHOUT ROWID;
-        CREATE INDEX IF NOT EXISTS claims_by_end ON claims (until_ms);
-        ",
-    )
-}
-
 impl DedupShared {
     fn lock(&self) -> MutexGuard<'_, DedupQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -307,221 +259,6 @@ impl Drop for ClaimGuard {
 /// A moment as SQLite keeps it.
 fn millis(at: UnixMillis) -> i64 {
     i64::try_from(at.0).unwrap_or(i64::MAX)
-}
-
-/// However the thread ends: nobody waits for it any more.
-struct Ending(Arc<DedupShared>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let mut queue = self.0.lock();
-        queue.ended = true;
-        queue.requests.clear();
-    }
-}
-
-struct WriterThread {
-    connection: Connection,
-    time: SteadyTime,
-    /// Rows in the file, by tunnel.
-    counts: Counts,
-    shared: Arc<DedupShared>,
-}
-
-/// The time of day at the start, and what has passed since.
-struct SteadyTime {
-    clock: Clock,
-    start: Moment,
-}
-
-impl SteadyTime {
-    fn since(clock: Clock) -> Self {
-        let start = clock.moment();
-        Self { clock, start }
-    }
-
-    fn now(&self) -> UnixMillis {
-        let passed = self
-            .clock
-            .moment()
-            .steady
-            .0
-            .saturating_sub(self.start.steady.0);
-        UnixMillis(self.start.wall.0.saturating_add(passed))
-    }
-}
-
-/// The rows of each tunnel.
-fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
-    let mut query = connection.prepare("SELECT tunnel, count(*) FROM claims GROUP BY tunnel")?;
-    let rows = query.query_map([], |row| {
-        let (tunnel, count): (String, i64) = (row.get(0)?, row.get(1)?);
-        Ok((Arc::from(tunnel), u64::try_from(count).unwrap_or_default()))
-    })?;
-    rows.collect()
-}
-
-impl WriterThread {
-    fn run(mut self) {
-        let _ending = Ending(Arc::clone(&self.shared));
-        loop {
-            let batch = {
-                let mut queue = self.shared.lock();
-                if queue.requests.is_empty() && !queue.ended {
-                    let waited = self.shared.news.wait_timeout(queue, SWEEP_INTERVAL);
-                    queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-                }
-
-                if queue.requests.is_empty() && queue.ended {
-                    return;
-                }
-
-                let count = queue.requests.len().min(BATCH_CLAIMS);
-                queue.requests.drain(..count).collect::<Vec<_>>()
-            };
-            if let Err((error, batch)) = self.commit(batch) {
-                tracing::error!(%error, "the file of deliveries");
-                self.put_back(batch);
-            }
-        }
-    }
-
-    /// After a failure: claims are dropped, and with their answers the requests are refused for
-    /// now. What ends a claim is asked again, or its delivery would stay on its way for ever.
-    fn put_back(&self, batch: Vec<DedupRequest>) {
-        let mut queue = self.shared.lock();
-        for asked in batch
-            .into_iter()
-            .rev()
-            .filter(|asked| !matches!(asked, DedupRequest::Claim { .. }))
-        {
-            queue.requests.push_front(asked);
-        }
-
-        if queue.ended {
-            queue.requests.clear();
-            return;
-        }
-
-        // A full disk is not asked again at once.
-        queue.failing = true;
-        let waited = self
-            .shared
-            .news
-            .wait_timeout_while(queue, SWEEP_INTERVAL, |queue| !queue.ended);
-        waited.unwrap_or_else(PoisonError::into_inner).0.failing = false;
-    }
-
-    /// Does what a batch asks, in one transaction; answers are given once it is on disk.
-    fn commit(
-        &mut self,
-        batch: Vec<DedupRequest>,
-    ) -> Result<(), (rusqlite::Error, Vec<DedupRequest>)> {
-        let claimed = match self.write(&batch) {
-            Ok(claimed) => claimed,
-            Err(error) => return Err((error, batch)),
-        };
-        let mut claimed = claimed.into_iter();
-
-        for asked in batch {
-            // Whoever is gone gives the claim back with its guard.
-            match asked {
-                DedupRequest::Claim { answer, .. } => {
-                    let _ = answer.send(claimed.next().unwrap_or(Claimed::Pending));
-                }
-                DedupRequest::Confirm { answer, .. } => {
-                    let _ = answer.send(());
-                }
-                DedupRequest::Release { .. } => {}
-            }
-        }
-
-        Ok(())
-    }
-
-    /// Writes what a batch asks. Gives the outcome of each claim, in order.
-    fn write(&mut self, batch: &[DedupRequest]) -> Result<Vec<Claimed>, rusqlite::Error> {
-        let now = self.time.now();
-        let transaction = self.connection.transaction()?;
-        let mut claims = Vec::new();
-        // What this batch changes; it counts once it is on disk.
-        let mut changed: HashMap<Arc<str>, i64> = HashMap::new();
-
-        {
-            let mut find =
-                transaction.prepare_cached("SELECT until_ms, holder FROM claims WHERE key = ?1")?;
-            let mut put = transaction
-                .prepare_cached("INSERT OR REPLACE INTO claims VALUES (?1, ?2, ?3, ?4)")?;
-            let confirm = "UPDATE claims SET holder = 0 WHERE key = ?1 AND holder = ?2";
-            let mut confirm = transaction.prepare_cached(confirm)?;
-            let release = "DELETE FROM claims WHERE key = ?1 AND holder = ?2 RETURNING tunnel";
-            let mut release = transaction.prepare_cached(release)?;
-
-            for asked in batch {
-                match asked {
-                    DedupRequest::Claim {
-                        key,
-                        tunnel,
-                        holder,
-                        window_ms,
-                        ..
-                    } => {
-                        let until = UnixMillis(now.0.saturating_add(*window_ms));
-                        let held = self.counts.get(tunnel).copied().unwrap_or_default();
-                        let held = held.saturating_add_signed(
-                            changed.get(tunnel).copied().unwrap_or_default(),
-                        );
-                        let found: Option<(i64, i64)> = find
-                            .query_row(params![key], |row| Ok((row.get(0)?, row.get(1)?)))
-                            .optional()?;
-                        let claimed = match found {
-                            // Its first copy is still on its way: nobody can tell how that ends.
-                            Some((_, other)) if other != 0 => Claimed::Pending,
-                            Some((until_ms, _)) if until_ms > millis(now) => Claimed::Duplicate,
-                            None if held >= self.shared.limit => Claimed::Pending,
-                            _ => {
-                                put.execute(params![key, tunnel.as_ref(), millis(until), holder])?;
-                                if found.is_none() {
-                                    *changed.entry(Arc::clone(tunnel)).or_default() += 1;
-                                }
-                                Claimed::New
-                            }
-                        };
-                        claims.push(claimed);
-                    }
-                    DedupRequest::Confirm { key, holder, .. } => {
-                        confirm.execute(params![key, holder])?;
-                    }
-                    DedupRequest::Release { key, holder } => {
-                        let released = release
-                            .query_map(params![key, holder], |row| row.get::<_, String>(0))?;
-                        for tunnel in released {
-                            *changed.entry(tunnel?.into()).or_default() -= 1;
-                        }
-                    }
-                }
-            }
-
-            let sweep = "DELETE FROM claims WHERE key IN
-                (SELECT key FROM claims WHERE until_ms <= ?1 AND holder = 0 LIMIT ?2) RETURNING tunnel";
-            let mut sweep = transaction.prepare_cached(sweep)?;
-            let swept = sweep.query_map(params![millis(now), SWEEP_ROWS], |row| {
-                row.get::<_, String>(0)
-            })?;
-            for tunnel in swept {
-                *changed.entry(tunnel?.into()).or_default() -= 1;
-            }
-        }
-
-        transaction.commit()?;
-        for (tunnel, by) in changed {
-            let count = self.counts.entry(tunnel).or_default();
-            *count = count.saturating_add_signed(by);
-        }
-
-        self.counts.retain(|_, count| *count > 0);
-        Ok(claims)
-    }
 }
 
 #[cfg(test)]

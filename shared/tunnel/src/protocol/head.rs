@@ -2,15 +2,21 @@
 //!
 //! A field is `length, name, length, value`. What the decoder gives out are slices of the frame.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod fields;
+mod header_case;
+
+use std::net::IpAddr;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 
-use crate::protocol::varint;
+use self::fields::{
+    get_address, get_bytes, get_fields, get_keys, get_length, put_address, put_bytes, put_fields,
+    put_keys, put_length, take,
+};
+pub use self::header_case::{HeaderCase, HeaderCaseBuilder};
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::reason::Code;
-use hookward_core::url::HttpsUrl;
 
 const KIND_RESPONSE: u8 = 1;
 const KIND_FAILURE: u8 = 2;
@@ -22,9 +28,6 @@ const FLAG_UPGRADE: u8 = 2;
 
 /// Flag: public keys stand behind the flags.
 const FLAG_KEYS: u8 = 4;
-
-/// Most keys of one request: a policy's alternatives rarely have two providers that publish theirs.
-const MAX_KEYS: u8 = 4;
 
 /// Fields that most requests and answers do not exceed, so that their maps are made once in the
 /// right size.
@@ -73,62 +76,6 @@ pub struct ExchangeRequest {
     pub headers: HeaderMap,
     /// The names as written, in the order of `headers`; empty when all are lower case.
     pub header_case: HeaderCase,
-}
-
-/// The names of a head as they were written: one for each field, in the order in which the head's
-/// `HeaderMap` iterates, each with a newline behind it (which no name holds). Empty when all are
-/// lower case. One piece of memory, because every request has one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct HeaderCase(pub Bytes);
-
-impl HeaderCase {
-    /// The names in order.
-    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.0
-            .split_inclusive(|byte| *byte == b'\n')
-            .filter_map(|name| name.strip_suffix(b"\n"))
-    }
-
-    /// Returns `true` if all names are lower case.
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-/// Names that are being collected.
-#[derive(Default)]
-pub struct HeaderCaseBuilder {
-    names: Vec<u8>,
-    plain: bool,
-}
-
-impl HeaderCaseBuilder {
-    /// With room for the names of most heads.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            names: Vec::with_capacity(512),
-            plain: true,
-        }
-    }
-
-    /// Adds the next name: as it was written, and in lower case.
-    pub fn add(&mut self, written: &[u8], lower: &HeaderName) {
-        self.plain &= written == lower.as_str().as_bytes();
-        self.names.extend_from_slice(written);
-        self.names.push(b'\n');
-    }
-
-    /// Returns the collected names.
-    #[must_use]
-    pub fn finish(self) -> HeaderCase {
-        if self.plain {
-            HeaderCase::default()
-        } else {
-            HeaderCase(self.names.into())
-        }
-    }
 }
 
 /// The agent's answer: the application's head, or a failure that the relay puts into words.
@@ -317,122 +264,10 @@ pub fn decode_trailers(mut buf: Bytes) -> Result<HeaderMap, HeadError> {
     get_fields(&mut buf, 0, |_, _| {})
 }
 
-fn put_fields(buf: &mut BytesMut, headers: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
-    for (name, value) in headers {
-        if passes(name) {
-            put_bytes(buf, name.as_str().as_bytes());
-            put_bytes(buf, value.as_bytes());
-        }
-    }
-}
-
-/// Reads the fields to the end. `each` gets every name as it was written.
-fn get_fields(
-    buf: &mut Bytes,
-    usual: usize,
-    mut each: impl FnMut(&[u8], &HeaderName),
-) -> Result<HeaderMap, HeadError> {
-    let mut headers = HeaderMap::with_capacity(usual);
-    let mut last = Bytes::new();
-
-    while buf.has_remaining() {
-        let written = get_bytes(buf)?;
-        let value = get_bytes(buf)?;
-        let name = HeaderName::from_bytes(&written).map_err(|_| HeadError("field name"))?;
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError("field value"))?;
-
-        each(&written, &name);
-        let again = headers
-            .try_append(name, value)
-            .map_err(|_| HeadError("too many fields"))?;
-
-        // The map gives them together, and the names as written would no longer be those of the
-        // values.
-        if again && !last.eq_ignore_ascii_case(&written) {
-            return Err(HeadError("fields of one name stand apart"));
-        }
-
-        last = written;
-    }
-
-    Ok(headers)
-}
-
-fn put_bytes(buf: &mut BytesMut, bytes: &[u8]) {
-    varint::put(buf, bytes.len() as u64);
-    buf.put_slice(bytes);
-}
-
-fn get_bytes(buf: &mut Bytes) -> Result<Bytes, HeadError> {
-    let length = varint::get_len(buf).ok_or(HeadError("length"))?;
-    take(buf, length)
-}
-
-fn take(buf: &mut Bytes, length: usize) -> Result<Bytes, HeadError> {
-    if buf.len() < length {
-        return Err(HeadError("it is cut short"));
-    }
-    Ok(buf.split_to(length))
-}
-
-/// 0 for unknown, else the length plus one.
-fn put_length(buf: &mut BytesMut, length: Option<u64>) {
-    varint::put(buf, length.map_or(0, |length| length.saturating_add(1)));
-}
-
-fn get_length(buf: &mut Bytes) -> Result<Option<u64>, HeadError> {
-    varint::get(buf)
-        .map(|length| length.checked_sub(1))
-        .ok_or(HeadError("body length"))
-}
-
-fn put_keys(buf: &mut BytesMut, keys: &FetchedKeys) {
-    let count = u8::try_from(keys.0.len()).unwrap_or(u8::MAX).min(MAX_KEYS);
-    buf.put_u8(count);
-    for (url, key) in keys.0.iter().take(usize::from(count)) {
-        put_bytes(buf, url.to_string().as_bytes());
-        put_bytes(buf, key);
-    }
-}
-
-fn get_keys(buf: &mut Bytes) -> Result<FetchedKeys, HeadError> {
-    let count = take(buf, 1)?.get_u8();
-    if count > MAX_KEYS {
-        return Err(HeadError("keys"));
-    }
-
-    let mut keys = FetchedKeys::default();
-    for _ in 0..count {
-        let url = get_bytes(buf)?;
-        let url = std::str::from_utf8(&url)
-            .ok()
-            .and_then(|text| HttpsUrl::parse(text).ok())
-            .ok_or(HeadError("keys"))?;
-        keys.0.insert(url, get_bytes(buf)?.as_ref().into());
-    }
-
-    Ok(keys)
-}
-
-fn put_address(buf: &mut BytesMut, address: IpAddr) {
-    match address {
-        IpAddr::V4(v4) => put_bytes(buf, &v4.octets()),
-        IpAddr::V6(v6) => put_bytes(buf, &v6.octets()),
-    }
-}
-
-fn get_address(buf: &mut Bytes) -> Result<IpAddr, HeadError> {
-    let octets = get_bytes(buf)?;
-    if let Ok(v4) = <[u8; 4]>::try_from(octets.as_ref()) {
-        return Ok(IpAddr::V4(Ipv4Addr::from(v4)));
-    }
-    <[u8; 16]>::try_from(octets.as_ref())
-        .map(|v6| IpAddr::V6(Ipv6Addr::from(v6)))
-        .map_err(|_| HeadError("client address"))
-}
-
 #[cfg(test)]
 mod tests {
+    use hookward_core::url::HttpsUrl;
+
     use super::*;
 
     fn request() -> ExchangeRequest {

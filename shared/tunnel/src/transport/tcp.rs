@@ -5,29 +5,30 @@
 //! Chosen by measurement: a multiplexer of its own (yamux) costs 1.6 times as much, and a pool of
 //! TLS connections needs one for every request under way.
 
+mod heard;
+mod tls;
+
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason, client, server};
 use http::{Method, Request, Response};
-use rustls::{ClientConfig, ServerConfig};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::protocol::ALPN;
+use self::heard::{Heard, Listening};
+pub use self::tls::{client_tls, server_tls};
 use crate::transport::error::SessionError;
 use crate::transport::halves::{Http2Recv, RecvHalf, SendHalf};
-use crate::transport::identity::{Pin as KeyPin, PinnedVerifier, crypto_provider};
 use crate::transport::liveness::Liveness;
 use crate::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW, UNAUTHENTICATED_WINDOW};
 use hookward_core::limits::TUNNEL_STREAMS;
@@ -40,43 +41,6 @@ const FRAME: u32 = 64 * 1024;
 const HEADS: u32 = 1024;
 /// For what was written last to leave, once the session is closed on purpose.
 const FLUSH: Duration = Duration::from_millis(500);
-
-/// TLS of the agent's side: the one relay with this pin.
-///
-/// # Errors
-/// When rustls does not take the settings.
-pub fn client_tls(pin: KeyPin) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let provider = crypto_provider();
-    let verifier = PinnedVerifier {
-        pin,
-        provider: Arc::clone(&provider),
-    };
-
-    let mut tls = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous() // which only means: not the web's authorities, but the pin
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-
-    Ok(Arc::new(tls))
-}
-
-/// TLS of the relay's side: its identity, on the port of the edge.
-///
-/// # Errors
-/// When rustls does not take the settings.
-pub fn server_tls(
-    certificate: CertificateDer<'static>,
-    key: PrivateKeyDer<'static>,
-) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let mut tls = ServerConfig::builder_with_provider(crypto_provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Arc::new(tls))
-}
 
 /// Bytes that wait in the socket before they are sent: on a slow line a tunnel's signs of life
 /// would wait behind more.
@@ -107,40 +71,6 @@ enum TcpRole {
     /// The agent takes them.
     // A std mutex: it is held while the queue is polled, and nothing waits under it.
     Agent(Mutex<mpsc::Receiver<Halves>>),
-}
-
-/// When something was last received, in milliseconds since the beginning.
-#[derive(Clone)]
-struct Heard {
-    begin: Instant,
-    at: Arc<AtomicU64>,
-}
-
-impl Heard {
-    fn new() -> Self {
-        Self {
-            begin: Instant::now(),
-            at: Arc::new(AtomicU64::new(0)),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn note(&self) {
-        self.at.store(self.now(), Ordering::Relaxed);
-    }
-
-    fn silence(&self) -> Duration {
-        Duration::from_millis(self.now().saturating_sub(self.at.load(Ordering::Relaxed)))
-    }
-}
-
-/// Notes when something is received.
-struct Listening<S> {
-    inner: S,
-    heard: Heard,
 }
 
 /// The relay's side of a connection that an agent has dialled. Its task is owned by `tasks`.
@@ -416,49 +346,4 @@ fn left() -> SessionError {
 
 fn wrong_side() -> SessionError {
     SessionError::Lost("streams are opened by the relay".to_owned())
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
-        if buffer.filled().len() > before {
-            self.heard.note();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
 }

@@ -45,7 +45,7 @@ pub enum Algorithm {
     /// RSA with SHA-512 (PKCS #1 v1.5).
     #[serde(rename = "rsa-sha512")]
     RsaSha512,
-    /// A JSON Web Token, signed by one of the algorithms that [`JwtRules`] names.
+    /// A JSON Web Token, signed by one of the algorithms that `JwtRules` names.
     #[serde(rename = "jwt")]
     Jwt,
 }

@@ -1,0 +1,59 @@
+//! The announcement of an open tunnel.
+
+use crate::config::state_dir::StateDir;
+use crate::events::{Event, EventSink, Ready};
+use crate::relay_link::OpenedTunnel;
+use hookward_core::names::origin_of;
+use hookward_core::secret::Secret;
+use hookward_gate::policy::TOKEN_NAME;
+
+/// Parts of the announcement of an open tunnel.
+pub(super) struct Announcement {
+    pub(super) application: String,
+    pub(super) path: String,
+    pub(super) token: Option<Secret>,
+    pub(super) edge: Option<String>,
+    pub(super) ca: Option<String>,
+    pub(super) state: StateDir,
+}
+
+impl Announcement {
+    pub(super) fn say(&self, opened: &OpenedTunnel, reporter: &EventSink) {
+        let OpenedTunnel {
+            tunnel,
+            host,
+            port,
+            relay,
+            transport,
+        } = opened;
+        let base_url = origin_of(host, *port);
+
+        // A token that was given by the user is the user's; only a minted one is shown.
+        let token = self
+            .token
+            .as_ref()
+            .map(|token| String::from_utf8_lossy(token.expose()).into_owned());
+        let query = token
+            .map(|token| format!("?{TOKEN_NAME}={token}"))
+            .unwrap_or_default();
+        let url = format!("{base_url}{}{query}", self.path);
+
+        // That of the first tunnel; the others' stand on the screen.
+        if *tunnel == 0
+            && let Err(error) = self.state.keep_url(&url)
+        {
+            reporter.emit(Event::Warning(error.to_string()));
+        }
+
+        reporter.emit(Event::Ready(Ready {
+            url,
+            base_url,
+            host: host.clone(),
+            edge: self.edge.clone(),
+            ca: self.ca.clone(),
+            relay: relay.clone(),
+            transport: *transport,
+            application: self.application.clone(),
+        }));
+    }
+}

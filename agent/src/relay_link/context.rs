@@ -1,0 +1,114 @@
+//! State that all links of an agent share, and state of one relay.
+
+use super::dialer::Dialer;
+use super::policy_sync::{PolicyOffer, PolicySync};
+use super::status::LinkStatus;
+use super::{LinkSettings, OpenedTunnel, RelayEndpoint};
+use crate::events::{Event, EventSink};
+use crate::exchange::started::StartedRequests;
+use crate::exchange::{ExchangeHandler, PendingHeads};
+use arc_swap::ArcSwap;
+use hookward_core::clock::Clock;
+use hookward_core::text::printable;
+use hookward_gate::engine::Gate;
+use hookward_tunnel::transport::Transport;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio_util::task::TaskTracker;
+
+/// One of the agent's tunnels.
+pub(crate) struct LinkTunnel {
+    /// The public host to ask for.
+    pub host: Option<String>,
+    /// The policies; a new one may come at any time.
+    pub wanted: watch::Receiver<Arc<PolicyOffer>>,
+    /// Handler of its exchanges.
+    pub handler: Arc<ExchangeHandler>,
+}
+
+/// State that all links share.
+pub(crate) struct LinkContext {
+    /// The tunnels, all of which every connection serves.
+    pub tunnels: Vec<LinkTunnel>,
+    /// Settings of the connections.
+    pub link: LinkSettings,
+    /// Sink of events.
+    pub events: EventSink,
+    /// The time of day.
+    pub clock: Clock,
+    /// For exchanges to end when the agent is stopped.
+    pub drain: Duration,
+    /// Called when the first connection has opened a tunnel at a relay.
+    pub on_open: Box<dyn Fn(OpenedTunnel) + Send + Sync>,
+    /// Called when a connection was good, with what carried it.
+    pub on_transport: Box<dyn Fn(Transport) + Send + Sync>,
+    /// Which run of the program this is.
+    pub instance: String,
+    /// Status of all links.
+    pub status: LinkStatus,
+    /// Places for heads that have not ended.
+    pub heads: PendingHeads,
+    /// Owns what drives connections, and those that are being retired.
+    pub tasks: TaskTracker,
+}
+
+/// One relay, as all lines to it know it.
+pub(crate) struct RelayState {
+    pub relay: RelayEndpoint,
+    /// Finds a way to it.
+    pub dialer: Dialer,
+    /// Which policies it has, one for each tunnel.
+    pub policies: Vec<PolicySync>,
+    /// The gates by which this side judges what comes from it, one for each tunnel.
+    pub gates: Vec<Arc<ArcSwap<Gate>>>,
+    /// Requests of it that were begun.
+    pub(super) started: Arc<StartedRequests>,
+    /// Tunnels whose hosts this relay refused, by position.
+    // A std mutex: it guards a small set, and nothing waits while it is held.
+    pub(super) without_host: Mutex<BTreeSet<usize>>,
+    /// Addresses that its name had last.
+    pub(super) addresses: AtomicUsize,
+    pub(super) more_addresses: Notify,
+}
+
+impl RelayState {
+    /// Records that the relay refused the host of a tunnel. Reports it once, if other tunnels stay
+    /// open.
+    pub(super) fn note_host_refused(&self, tunnel: usize, message: &str, shared: &LinkContext) {
+        let is_news = self.without_host().insert(tunnel);
+        if is_news && shared.tunnels.len() > 1 {
+            let what = format!(
+                "{}: {}; the other tunnels stay open",
+                self.relay.address,
+                printable(message)
+            );
+            shared.events.emit(Event::Warning(what));
+        }
+    }
+
+    /// Records that the relay opened the host of a tunnel.
+    pub(super) fn note_host_opened(&self, tunnel: usize) {
+        self.without_host().remove(&tunnel);
+    }
+
+    /// Returns `true` if the relay refused the host of this tunnel the last time.
+    pub(super) fn is_without_host(&self, tunnel: usize) -> bool {
+        self.without_host().contains(&tunnel)
+    }
+
+    fn without_host(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.without_host
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how many addresses the relay's name has.
+    pub(crate) fn note_addresses(&self, count: usize) {
+        if self.addresses.swap(count, Ordering::Relaxed) != count {
+            self.more_addresses.notify_one();
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Reads the body that checks need, and decides by it.
+
+use super::{Authorizer, PendingCheck};
+use bytes::Bytes;
+use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::limits::DOCTOR_BYTES;
+use hookward_core::reason::{Check, Code, Refusal};
+use hookward_gate::engine::{Decision, GateState, Request};
+use hookward_gate::inspection::Work;
+use hookward_gate::providers::challenge::ChallengeResponse;
+use hookward_gate::request::{OwnedHead, RequestHead};
+use hookward_runtime::offload::{OFFLOAD_BYTES, QueueTimeout};
+use std::sync::Arc;
+
+impl Authorizer<'_> {
+    pub(super) async fn body_of(
+        &self,
+        pending: PendingCheck,
+        body: &Bytes,
+        state: &Arc<GateState>,
+        keys: &mut FetchedKeys,
+    ) -> Result<Decision, Refusal> {
+        let pending = match pending {
+            PendingCheck::Decided(decision) => return Ok(decision),
+            PendingCheck::Body(pending) => pending,
+        };
+        let mut pending = pending;
+        if pending.may_want_keys() {
+            let wanted;
+            (pending, wanted) = self
+                .check(body, move |head, body| {
+                    let wanted = pending.wanted_keys(head, body);
+                    (pending, wanted)
+                })
+                .await?;
+
+            if !wanted.is_empty() {
+                *keys = self
+                    .edge
+                    .keys
+                    .get(&wanted, self.edge.limits.fetch_timeout)
+                    .await;
+            }
+        }
+
+        let gate = pending.gate();
+        let (now, of_check, fetched) = (self.received, Arc::clone(state), keys.clone());
+        let check = move |head: RequestHead<'_>, body: &[u8]| {
+            pending.check_body(head, body, now, &of_check, &fetched)
+        };
+        let decision = self.check(body, check).await?;
+        decision
+            .inspect_err(|refusal| gate.note_refusal(refusal, self.client, self.received, state))
+    }
+
+    /// Runs a check of the body: of a large one on another thread.
+    pub(super) async fn check<T: Send + 'static>(
+        &self,
+        body: &Bytes,
+        check: impl FnOnce(RequestHead<'_>, &[u8]) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        if body.len() <= OFFLOAD_BYTES {
+            return Ok(check(self.head, body));
+        }
+
+        let (head, body) = (OwnedHead::from(self.head), body.clone());
+        let checked = self
+            .edge
+            .offload
+            .run(self.checks, move || check(head.head(), &body))
+            .await;
+
+        checked.map_err(|QueueTimeout| {
+            Refusal::new(Check::Body, Code::Overloaded, QueueTimeout.to_string())
+        })
+    }
+
+    /// A handshake that is confirmed by fetching a URL of the provider's.
+    pub(super) async fn confirmed(
+        &self,
+        answer: Box<ChallengeResponse>,
+    ) -> Result<Box<ChallengeResponse>, Refusal> {
+        /// Bytes of what a confirmation answers, which nobody looks at.
+        const CONFIRMATION_BYTES: usize = 64 * 1024;
+
+        if let Some(url) = &answer.confirm {
+            // On its own, like what else is rare and large: each request that waits for its body
+            // would have room for it.
+            let fetching = Box::pin(self.edge.fetcher.get(url, CONFIRMATION_BYTES));
+            fetching.await.map_err(|error| {
+                Refusal::new(
+                    Check::Signature,
+                    Code::Overloaded,
+                    format!("the subscription could not be confirmed: {error}"),
+                )
+            })?;
+        }
+
+        Ok(answer)
+    }
+
+    /// Adds what would have made a wrong signature right, for the tunnel's owner: as long as
+    /// diagnoses do not cost too much, and a thread is free.
+    pub(super) async fn diagnosed(
+        &self,
+        refusal: Refusal,
+        body: &Bytes,
+        keys: &FetchedKeys,
+    ) -> Refusal {
+        let diagnoses = &self.edge.diagnoses;
+        if refusal.check != Check::Signature || !diagnoses.has_room(self.received.steady) {
+            return refusal;
+        }
+
+        let (gate, head, body, keys) = (
+            Arc::clone(self.gate),
+            OwnedHead::from(self.head),
+            body.clone(),
+            keys.clone(),
+        );
+        let (now, work) = (self.received.wall, Work::up_to(DOCTOR_BYTES));
+        let (meter, clock) = (Arc::clone(diagnoses), self.edge.clock.clone());
+
+        let diagnose = move || {
+            let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now, &work);
+            // Here, and not behind the await: a sender that goes away is charged, too.
+            meter.spend(work.total(), clock.moment().steady);
+            hints
+        };
+
+        let hints = self
+            .edge
+            .offload
+            .run_at_once(diagnose)
+            .await
+            .unwrap_or_default();
+        match hints.first() {
+            Some(hint) => Refusal {
+                reason: format!("{}; {hint}", refusal.reason),
+                ..refusal
+            },
+            None => refusal,
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The accept loop, and the last connections of a relay that stops.
+
+use super::{EdgeEntry, LAST_HANDSHAKES, SYN_FILTER, handshake_and_serve};
+use crate::edge::state::EdgeState;
+use crate::overload::connections::ConnectionTable;
+use crate::overload::per_client::PerClientLimiter;
+use hookward_core::address::canonical;
+use socket2::SockRef;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(super) const BACKLOG_WAIT: Duration = Duration::from_millis(10);
+
+/// Pause after `accept` failed: nearly always for want of file descriptors, and a loop would spin.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// The errors of `accept` that say so (errno(3)): ENOMEM, ENFILE, EMFILE, ENOBUFS.
+pub(super) const EXHAUSTED: [i32; 4] = [12, 23, 24, 105];
+
+/// Connections that have to go then: not all of them, but enough for others to get on.
+pub(super) const EVICTED_AT_ONCE: usize = 8;
+
+/// Interval of the warnings.
+pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// For the last answers of a relay that stops to leave.
+pub(super) const LAST_CALL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Accept loop, with the state that every connection gets.
+pub(super) struct AcceptLoop {
+    entry: EdgeEntry,
+    edge: Arc<EdgeState>,
+    of_client: PerClientLimiter,
+    slots: Arc<ConnectionTable>,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+}
+
+pub(super) async fn accept(
+    listener: TcpListener,
+    entry: EdgeEntry,
+    edge: Arc<EdgeState>,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+) {
+    let slots = ConnectionTable::new(edge.limits.max_connections);
+    let taker = AcceptLoop {
+        entry,
+        edge,
+        of_client: PerClientLimiter::default(),
+        slots,
+        tasks,
+        drain,
+    };
+
+    let mut said: Option<Instant> = None;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = taker.drain.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => taker.take(stream, peer),
+            Err(error) => {
+                if said.is_none_or(|said| said.elapsed() >= LOG_INTERVAL) {
+                    said = Some(Instant::now());
+                    tracing::warn!(%error, "accept failed; is the limit of open files too low?");
+                }
+
+                if error
+                    .raw_os_error()
+                    .is_some_and(|code| EXHAUSTED.contains(&code))
+                {
+                    let _ = (0..EVICTED_AT_ONCE).all(|_| taker.slots.evict(1));
+                }
+
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+
+    taker.accept_rest(listener).await;
+}
+
+impl AcceptLoop {
+    fn take(&self, stream: TcpStream, peer: SocketAddr) {
+        let client = canonical(peer.ip());
+        let trusted = self.edge.trusted_proxies.contains(client);
+        let most = if trusted {
+            usize::MAX
+        } else {
+            self.edge.limits.max_connections_per_client
+        };
+        let place = self.of_client.try_acquire(client, most);
+        let Some((place, slot)) = place.and_then(|place| Some((place, self.slots.acquire()?)))
+        else {
+            tracing::debug!(%client, "too many connections");
+            return;
+        };
+
+        // A proxy that speaks HTTP brings everybody's requests on each of its connections; one that
+        // begins them with the PROXY protocol passes on a stranger's.
+        if trusted && !self.edge.proxy_protocol {
+            slot.mark_verified(None);
+        }
+
+        let slot = Arc::new(slot);
+        let (entry, edge, tasks) = (
+            self.entry.clone(),
+            Arc::clone(&self.edge),
+            self.tasks.clone(),
+        );
+        let (drain, cut_off) = (self.drain.clone(), edge.cut_off.clone());
+
+        self.tasks.spawn(async move {
+            let _place = place;
+            // Who has to go is asked for nothing more: what it sends now, it can send again.
+            tokio::select! {
+                biased;
+                () = slot.evicted() => tracing::debug!(%client, "had to go for another connection"),
+                () = handshake_and_serve(stream, peer, Arc::clone(&slot), entry, edge, tasks, drain) => {}
+                () = cut_off.cancelled() => {}
+            }
+        });
+    }
+
+    /// Closes the port so that nobody whom the kernel has let in is thrown out: a closed listener
+    /// resets the connections that wait in its queue, and those whose handshake is under way. First
+    /// a filter that drops what asks for a new connection, and lets the handshakes under way come
+    /// to their end; who asked knocks again in a second, and finds the port closed. Then the queue,
+    /// for as long as a handshake takes, then the port.
+    async fn accept_rest(&self, listener: TcpListener) {
+        if let Err(error) = SockRef::from(&listener).attach_filter(&SYN_FILTER) {
+            // Some systems keep filters for root: senders whose handshake is under way at this
+            // moment try again.
+            tracing::debug!(%error, "new connections can't be kept out before the port closes");
+        }
+
+        let taking = async {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, peer)) => self.take(stream, peer),
+                    Err(error) => {
+                        tracing::warn!(%error, "one of the last connections");
+                        sleep(BACKLOG_WAIT).await;
+                    }
+                }
+            }
+        };
+        let _ = timeout(LAST_HANDSHAKES, taking).await;
+
+        // What the runtime has not heard of yet.
+        let Ok(listener) = listener.into_std() else {
+            return;
+        };
+        while let Ok((stream, peer)) = listener.accept() {
+            if let Ok(stream) = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream))
+            {
+                self.take(stream, peer);
+            }
+        }
+    }
+}

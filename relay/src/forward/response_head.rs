@@ -1,0 +1,101 @@
+//! Reads the head of the application's response, and makes it fit for the sender.
+
+use super::{ForwardError, RequestBody};
+use crate::body::response::ResponseBody;
+use crate::body::sender::{BodySender, SendError};
+use bytes::Bytes;
+use hookward_core::headers::passes_to_sender;
+use hookward_tunnel::protocol::head::ExchangeReply;
+use hookward_tunnel::transport::{MessageReader, StreamError};
+use http::header::{self as names, HeaderName};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// The length that stands in the head is the one that follows, whatever the agent wrote: hyper
+/// sends the field as it is, and what went beyond it would be read as the next answer. An answer
+/// without a body may tell the length that it would have had (RFC 9110 §8.6).
+pub(super) fn set_length(
+    answer: &mut Response<ResponseBody>,
+    length: Option<u64>,
+    head_only: bool,
+) {
+    if head_only || answer.status() == StatusCode::NOT_MODIFIED {
+        return;
+    }
+
+    let bodiless = answer.status().is_informational() || answer.status() == StatusCode::NO_CONTENT;
+    match length {
+        Some(length) if !bodiless => answer
+            .headers_mut()
+            .insert(names::CONTENT_LENGTH, HeaderValue::from(length)),
+        _ => answer.headers_mut().remove(names::CONTENT_LENGTH),
+    };
+}
+
+/// A relay does not trust an agent with its own header space either.
+pub(super) fn remove_foreign_fields(headers: &mut HeaderMap) {
+    let foreign: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| !passes_to_sender(name))
+        .cloned()
+        .collect();
+    for name in foreign {
+        headers.remove(name);
+    }
+}
+
+/// The head of the answer, while the request's body is being sent. The wait counts from the end of
+/// the request: a large upload may take its time.
+pub(super) async fn read_head(
+    reader: &mut MessageReader,
+    pump: &mut Option<BodySender>,
+    outgoing: &mut RequestBody,
+    patience: Duration,
+    again_until: Instant,
+) -> Result<ExchangeReply, ForwardError> {
+    let mut head = pin!(reader.head());
+    if let Some(sending) = pump.as_mut() {
+        tokio::select! {
+            biased;
+            bytes = &mut head => return decode(bytes),
+            sent = sending => {
+                *pump = None;
+                // Kept beyond its sending, a large body takes memory for as long as an application
+                // thinks.
+                let kept = match outgoing {
+                    RequestBody::Buffered(_, charge) => charge.keep_for_retry(),
+                    _ => false,
+                };
+                if !kept {
+                    *outgoing = RequestBody::Consumed;
+                }
+                match sent {
+                    // An agent that answers early may stop reading; its answer is what counts.
+                    Ok(()) | Err(SendError::Tunnel(StreamError::Aborted)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+
+    let again = patience.min(again_until.saturating_duration_since(Instant::now()));
+    if let Ok(bytes) = timeout(again, &mut head).await {
+        return decode(bytes);
+    }
+
+    // Nobody will ask for it again.
+    *outgoing = RequestBody::Consumed;
+    let bytes = timeout(patience - again, head)
+        .await
+        .map_err(|_| ForwardError::Timeout(patience))?;
+
+    decode(bytes)
+}
+
+pub(super) fn decode(bytes: Result<Bytes, StreamError>) -> Result<ExchangeReply, ForwardError> {
+    let bytes = bytes.map_err(ForwardError::Tunnel)?;
+    ExchangeReply::decode(bytes)
+        .map_err(|error| ForwardError::Tunnel(StreamError::Protocol(error.to_string())))
+}

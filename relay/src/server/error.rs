@@ -1,0 +1,86 @@
+//! Failure to start a relay.
+
+use crate::certs::CertError;
+use crate::fetch::client::FetchError;
+use crate::storage::StorageError;
+use hookward_core::diagnostics::Diagnostics;
+use hookward_tunnel::transport::quic::EndpointError;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Returns a hint for a privileged port.
+pub(super) fn port_hint(address: SocketAddr, error: &io::Error) -> &'static str {
+    let kept = error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024;
+    if kept {
+        "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
+    } else {
+        ""
+    }
+}
+
+/// Failure to start a relay.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory is not usable.
+    #[error("the data directory {path}: {source}")]
+    DataDir {
+        /// Path of the directory.
+        path: PathBuf,
+        /// Error of the system.
+        source: io::Error,
+    },
+    /// Another relay has the data directory.
+    #[error(
+        "the data directory {path} is in use by another relay ({by}): stop that one, or name another directory"
+    )]
+    InUse {
+        /// Path of the directory.
+        path: PathBuf,
+        /// Owner, in its own words.
+        by: String,
+    },
+    /// The data directory holds one of two files that belong together.
+    #[error(
+        "{present} is there, and {missing} is missing or empty: agents that have joined would be refused. Restore it from \
+         a backup, or start once with --reset, which begins anew (every agent has to join again)"
+    )]
+    Incomplete {
+        /// The file that is there.
+        present: PathBuf,
+        /// The one that is not.
+        missing: PathBuf,
+    },
+    /// A certificate or the identity.
+    #[error(transparent)]
+    Cert(#[from] CertError),
+    /// The certificate and its key.
+    #[error("the edge's certificate can't be used: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The state file failed.
+    #[error(transparent)]
+    Store(#[from] StorageError),
+    /// The HTTPS port is not available.
+    #[error("can't listen on TCP {address}: {source}{}", port_hint(*.address, .source))]
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// Error of the system.
+        source: io::Error,
+    },
+    /// The tunnel's port is not available.
+    #[error("can't listen for agents: {0}")]
+    Tunnel(#[from] EndpointError),
+    /// The system has no randomness to give.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The operator's baseline policy.
+    #[error("the baseline policy can't be used:\n{0}")]
+    Baseline(#[from] Diagnostics),
+    /// The settings for fetching are wrong.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A signal can't be waited for.
+    #[error("SIGHUP: {0}")]
+    Signal(io::Error),
+}

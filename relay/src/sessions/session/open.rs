@@ -1,0 +1,163 @@
+//! Opens the tunnels of a session.
+
+use crate::sessions::active::ActiveSession;
+use crate::sessions::context::SessionContext;
+use crate::sessions::registry::PolicyVersion;
+use crate::storage::StorageError;
+use crate::storage::hosts::HostClaim;
+use hookward_core::limits::Limits;
+use hookward_core::names::{AgentName, HostName, origin_of};
+use hookward_core::rate::Rate;
+use hookward_gate::engine::{Gate, GateState, Side};
+use hookward_gate::policy::summary::Summary;
+use hookward_gate::policy::{Policy, PolicyLimits};
+use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
+use std::sync::Arc;
+
+/// A refusal that ends the session.
+pub(super) struct OpenRefused(pub(super) RefusedReason, pub(super) String);
+
+impl From<StorageError> for OpenRefused {
+    fn from(error: StorageError) -> Self {
+        tracing::error!(%error, "the store failed");
+        Self(
+            RefusedReason::Unavailable,
+            "the relay can't reach its own state file now".to_owned(),
+        )
+    }
+}
+
+pub(super) async fn open(
+    name: HostName,
+    policy: Policy,
+    revision: u64,
+    live: &Arc<ActiveSession>,
+    host: &SessionContext,
+) -> Result<RelayMessage, OpenRefused> {
+    let bounds = PolicyLimits::of(&host.limits);
+    // A policy with 100,000 addresses takes a while; other agents' requests do not wait for it.
+    let now = host.clock.now();
+    let compiled = tokio::task::spawn_blocking(move || {
+        let beyond = bounds.exceeded_by(&policy);
+        if !beyond.is_empty() {
+            return Err(beyond);
+        }
+        Gate::compile(&policy, Side::Relay, now).map(|gate| (gate, Summary::of(&policy)))
+    });
+
+    let compiled = compiled.await.map_err(|_| {
+        OpenRefused(
+            RefusedReason::Unavailable,
+            "the relay is stopping".to_owned(),
+        )
+    })?;
+
+    let (gate, summary) = match compiled {
+        Ok(compiled) => compiled,
+        // An open tunnel goes on with the policy that it has.
+        Err(mistakes) if host.registry.is_served_by(name.as_str(), live) => {
+            return Ok(RelayMessage::PolicyRejected {
+                message: mistakes.join("; "),
+            });
+        }
+        Err(mistakes) => return Err(OpenRefused(RefusedReason::Policy, mistakes.join("; "))),
+    };
+
+    let gate = match host.limits.policy_rate {
+        rate if rate < Limits::default().policy_rate => {
+            gate.at_most(Rate::per_second(u32::try_from(rate).unwrap_or(u32::MAX)))
+        }
+        _ => gate,
+    };
+
+    // Hosts of the settings belong to whom the settings say, whoever had them before.
+    if !host.reserved_hosts.contains_key(&name) {
+        let (claimed, of_name, agent) =
+            (name.clone(), name.agent_below(&host.domain), live.agent.id);
+
+        match host
+            .store
+            .run(move |store| store.claim_host(&claimed, of_name.as_ref(), agent))
+            .await?
+        {
+            HostClaim::Owned => {}
+            HostClaim::Taken(owner) => {
+                return Err(OpenRefused(
+                    RefusedReason::Host,
+                    format!("{name} belongs to the agent {owner}; choose another --host"),
+                ));
+            }
+            HostClaim::TooMany => {
+                return Err(OpenRefused(
+                    RefusedReason::Host,
+                    "this agent owns as many hosts as one may".to_owned(),
+                ));
+            }
+        }
+    }
+
+    tracing::info!(agent = %live.agent.name, host = %name, "tunnel open");
+    host.ip_sets.want(&gate.named_sets());
+    let origin = origin_of(name.as_str(), host.public_port);
+    let state = GateState::new(host.ip_sets.sets.clone(), host.trusted_proxies.clone());
+    let gate = Arc::new(gate);
+
+    host.registry.open(
+        name.clone(),
+        origin.into(),
+        PolicyVersion {
+            gate: Arc::clone(&gate),
+            revision,
+        },
+        state,
+        live,
+    );
+
+    // One that comes late is not in force.
+    if host
+        .registry
+        .find(name.as_str())
+        .and_then(|tunnel| tunnel.gate)
+        .is_some_and(|used| Arc::ptr_eq(&used, &gate))
+    {
+        host.in_force.note(&name, &live.agent.name, &summary);
+    }
+
+    Ok(RelayMessage::Opened {
+        host: name.to_string(),
+        port: host.public_port,
+    })
+}
+
+/// The host for a tunnel: what the agent asks for, as far as it may have it.
+pub(super) fn choose_host(
+    wanted: Option<&str>,
+    agent: &AgentName,
+    host: &SessionContext,
+) -> Result<HostName, OpenRefused> {
+    let refused = |what: String| OpenRefused(RefusedReason::Host, what);
+    let name = match wanted {
+        None => host.host_of(agent),
+        Some(text) if text.contains('.') => {
+            HostName::parse(text).ok_or_else(|| refused(format!("{text:?} is no host name")))?
+        }
+        Some(text) => {
+            let label = AgentName::parse(text)
+                .ok_or_else(|| refused(format!("{text:?} is no host name")))?;
+            host.domain.child(&label)
+        }
+    };
+
+    match host.reserved_hosts.get(&name) {
+        Some(owner) if owner == agent => Ok(name),
+        Some(owner) => Err(refused(format!(
+            "{name} is given to the agent {owner} by the relay's settings"
+        ))),
+        None if name.is_child_of(&host.domain) => Ok(name),
+        None => Err(refused(format!(
+            "{name} is not one label below {}; the relay's settings can give it to this agent: \
+             [hosts] \"{name}\" = \"{agent}\"",
+            host.domain
+        ))),
+    }
+}

@@ -1,0 +1,53 @@
+//! Schema of the file of deliveries.
+
+use super::Counts;
+use super::writer::counts;
+use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
+use rusqlite::{Connection, Transaction};
+use std::path::Path;
+
+/// Opens the file, and counts what each tunnel has in it.
+pub(super) fn prepare(path: &Path) -> Result<(Connection, Counts), SqliteError> {
+    let connection = sqlite::open(path, &SCHEMA)?;
+    let counted = (|| {
+        // Both read every row, and so find damage.
+        connection.execute("DELETE FROM claims WHERE holder != 0", [])?;
+        counts(&connection)
+    })();
+
+    match counted {
+        Ok(counts) => Ok((connection, counts)),
+        Err(source) => Err(sqlite::failed(path)(source)),
+    }
+}
+
+/// Schema of the file of deliveries. Power loss may undo the last commits: the relay then takes a
+/// repeated delivery for new, and forwards it once more.
+pub(super) const SCHEMA: Schema = Schema {
+    durability: Durability::Process,
+    migrations: &[create],
+};
+
+/// Creates the table, and drops the one of version 0.1.0, whose rows name no tunnel.
+pub(super) fn create(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    let is_there =
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'deliveries'";
+    if db.query_row(is_there, [], |row| row.get::<_, i64>(0))? > 0 {
+        db.execute_batch("DROP TABLE deliveries")?;
+        tracing::warn!(
+            "the memory of deliveries of an earlier version is forgotten: some may be accepted once more"
+        );
+    }
+
+    db.execute_batch(
+        "
+        CREATE TABLE IF NOT EXISTS claims (
+            key BLOB PRIMARY KEY,                -- SHA-256 of host, route and delivery key
+            tunnel TEXT NOT NULL,                -- its public host
+            until_ms INTEGER NOT NULL,
+            holder INTEGER NOT NULL              -- who claimed it; 0 once it was answered 2xx
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX IF NOT EXISTS claims_by_end ON claims (until_ms);
+        ",
+    )
+}

@@ -1,0 +1,104 @@
+//! Log of a process on standard error.
+
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Mutex, PoisonError};
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::EnvFilter;
+
+/// The variable that says how much is logged: levels, also by module (`debug`, `info,quinn=debug`).
+pub(crate) const LOG_VARIABLE: &str = "HOOKWARD_LOG";
+
+/// A log that can't be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("{LOG_VARIABLE} is no log filter (try `info` or `debug`): {0}")]
+pub struct LogError(String);
+
+/// Sends the log to standard error, until the guard is dropped: one line for an event, or one JSON
+/// object. A thread of its own writes it, behind a bounded queue: a pipe that nobody reads must not
+/// hold up requests. `level` is what is logged unless `LOG_VARIABLE` says otherwise.
+///
+/// # Errors
+/// When the variable is no filter.
+pub fn log_to_stderr(json: bool, level: &str) -> Result<WorkerGuard, LogError> {
+    let filter = match std::env::var(LOG_VARIABLE) {
+        Ok(text) => text,
+        Err(std::env::VarError::NotPresent) => level.to_owned(),
+        Err(error) => return Err(LogError(error.to_string())),
+    };
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| LogError(error.to_string()))?;
+    let (writer, guard) = tracing_appender::non_blocking(Stderr);
+
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(io::stderr().is_terminal());
+
+    if json {
+        log.json().flatten_event(true).init()
+    } else {
+        log.init()
+    }
+
+    Ok(guard)
+}
+
+/// Most lines that [`hold_log`] keeps; the oldest are forgotten first.
+pub(super) const HELD_LINES: usize = 200;
+
+/// Lines of the log that wait for the screen to end; `None` while there is no screen.
+pub(super) static HELD_LOG: Mutex<Option<VecDeque<Vec<u8>>>> = Mutex::new(None);
+
+/// Standard error, except while something else has the terminal.
+pub(super) struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut held = HELD_LOG.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lines) = held.as_mut() else {
+            drop(held);
+            return io::stderr().write(line);
+        };
+        if lines.len() >= HELD_LINES {
+            lines.pop_front();
+        }
+
+        lines.push_back(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Lines of the log are kept until this is dropped, and written then.
+#[derive(Debug)]
+pub struct LogHold(());
+
+/// Keeps the log from a terminal that shows a screen. A log that goes elsewhere is written as ever.
+#[must_use]
+pub fn hold_log() -> LogHold {
+    if io::stderr().is_terminal() {
+        HELD_LOG
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_default();
+    }
+    LogHold(())
+}
+
+impl Drop for LogHold {
+    fn drop(&mut self) {
+        let held = HELD_LOG
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        for line in held.unwrap_or_default() {
+            // Without standard error there is no place for them.
+            let _ = io::stderr().write_all(&line);
+        }
+    }
+}
