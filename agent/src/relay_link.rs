@@ -22,11 +22,10 @@ pub(crate) mod proxy;
 pub(crate) mod status;
 mod suspend;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{Ordering};
+use std::sync::{Arc};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use hookward_core::reason::Check;
 use hookward_core::secret::Secret;
 use hookward_core::text::printable;
@@ -34,7 +33,6 @@ use hookward_tunnel::protocol::control::{RefusedReason, RefusedRequest, RelayMes
 use hookward_tunnel::transport::identity::Pin;
 use hookward_tunnel::transport::liveness::Liveness;
 use hookward_tunnel::transport::{StreamError, Transport};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +42,6 @@ use self::dialer::Dialer;
 pub use self::error::ConnectionError;
 pub use self::join::join;
 use self::link::RelayLink;
-use self::policy_sync::PolicySync;
 use self::proxy::Proxies;
 use crate::events::{Event, EventSink};
 
@@ -142,26 +139,7 @@ pub(crate) async fn run(
 
     for relay in relays {
         let dialler = Dialer::new(&relay, &shared.link, shared.tasks.clone())?;
-        let policies = shared
-            .tunnels
-            .iter()
-            .map(|tunnel| PolicySync::new(tunnel.wanted.clone()))
-            .collect();
-        let first =
-            |tunnel: &LinkTunnel| Arc::new(ArcSwap::new(Arc::clone(&tunnel.wanted.borrow().gate)));
-        let gates = shared.tunnels.iter().map(first).collect();
-
-        let (addresses, more_addresses) = (AtomicUsize::new(1), Notify::new());
-        let at = Arc::new(RelayState {
-            relay,
-            dialer: dialler,
-            policies,
-            gates,
-            started: Arc::default(),
-            without_host: Mutex::default(),
-            addresses,
-            more_addresses,
-        });
+        let at = Arc::new(RelayState::new(relay, dialler, &shared.tunnels));
 
         let (shared, stop) = (Arc::clone(&shared), stop.child_token());
         kept.spawn(async move { (at.relay.address.clone(), run_relay(at, shared, stop).await) });

@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn a_whole_file() {
         let text = "domain = 'Hooks.example.com'\nlisten = '127.0.0.1:0'\ntrusted_proxies = ['10.0.0.0/8']\n\
-                    [hosts]\n'hooks.example.com' = 'flexdeploy'\n[limits]\nrequest_head = '3s'\nbody_bytes = '1MiB'\n";
+                    [hosts]\n'hooks.example.com' = 'flexdeploy'\n[limits]\nrequest_head_timeout = '3s'\nmax_body_bytes = '1MiB'\n";
         let mut problems = Vec::new();
         let (file, limits) = read_file("r.toml", text, &mut problems);
         let flags = RawSettings {
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn all_mistakes_in_one_run() {
         let text = "listen = '443'\ntrusted_proxies = ['any', '::/0']\nspool = true\nkey = 'k'\n\
-                    [limits]\nrequest_head = '3'\nheads = 1\n[hosts]\n'a_b' = 'x'\n";
+                    [limits]\nrequest_head_timeout = '3'\nheads = 1\n[hosts]\n'a_b' = 'x'\n";
         let mut problems = Vec::new();
         let (file, limits) = read_file("r.toml", text, &mut problems);
         let found = file.resolve(limits, problems).unwrap_err().to_string();

@@ -594,7 +594,7 @@ fn wrong_command_lines_start_nothing_and_name_every_mistake() {
     let settings = dir.path().join("relay.toml");
     std::fs::write(
         &settings,
-        "listen = '443'\nspool = true\n[limits]\nbody_rate = 'fast'\n",
+        "listen = '443'\nspool = true\n[limits]\nmin_body_rate = 'fast'\n",
     )
     .unwrap();
 

@@ -235,22 +235,7 @@ fn algorithm(scheme: &Scheme) -> String {
 fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
     let sig = &scheme.sig;
     let public = scheme.alg.is_public();
-    let secret = match scheme.key {
-        KeyForm::Base64 if public => "the provider's public key, in base64",
-        KeyForm::Hex if public => "the provider's public key, in hex",
-        KeyForm::Pem => "the provider's public key, or a certificate with it, in PEM",
-        KeyForm::SpkiBase64 => "the provider's public key (SubjectPublicKeyInfo), in base64",
-        KeyForm::Whpk => "the provider's public key: whpk_ and base64",
-        KeyForm::Jwks => "the provider's JSON Web Key Set",
-        KeyForm::Utf8 | KeyForm::Utf8Amp | KeyForm::Utf8Nfkd | KeyForm::TsUtf8 => {
-            "text, used as it is"
-        }
-        KeyForm::Sha1 | KeyForm::Sha256 => "text; its digest is the key",
-        KeyForm::Base64 => "base64 of the key",
-        KeyForm::Hex => "hex of the key",
-        KeyForm::Whsec => "whsec_ and base64 of the key",
-    };
-
+    let secret = secret_text(scheme.key, public);
     let fetched = if scheme.fetch.is_some() {
         "; without it the relay fetches it"
     } else {
@@ -300,4 +285,23 @@ fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
     rows.extend(time.map(|time| ("time", time)));
 
     rows
+}
+
+/// Describes the form of a secret.
+const fn secret_text(key: KeyForm, public: bool) -> &'static str {
+    match key {
+        KeyForm::Base64 if public => "the provider's public key, in base64",
+        KeyForm::Hex if public => "the provider's public key, in hex",
+        KeyForm::Pem => "the provider's public key, or a certificate with it, in PEM",
+        KeyForm::SpkiBase64 => "the provider's public key (SubjectPublicKeyInfo), in base64",
+        KeyForm::Whpk => "the provider's public key: whpk_ and base64",
+        KeyForm::Jwks => "the provider's JSON Web Key Set",
+        KeyForm::Utf8 | KeyForm::Utf8Amp | KeyForm::Utf8Nfkd | KeyForm::TsUtf8 => {
+            "text, used as it is"
+        }
+        KeyForm::Sha1 | KeyForm::Sha256 => "text; its digest is the key",
+        KeyForm::Base64 => "base64 of the key",
+        KeyForm::Hex => "hex of the key",
+        KeyForm::Whsec => "whsec_ and base64 of the key",
+    }
 }

@@ -75,6 +75,25 @@ pub(crate) struct RelayState {
 }
 
 impl RelayState {
+    pub(super) fn new(relay: RelayEndpoint, dialer: Dialer, tunnels: &[LinkTunnel]) -> Self {
+        let gate =
+            |tunnel: &LinkTunnel| Arc::new(ArcSwap::new(Arc::clone(&tunnel.wanted.borrow().gate)));
+        let policies = tunnels
+            .iter()
+            .map(|tunnel| PolicySync::new(tunnel.wanted.clone()));
+
+        Self {
+            relay,
+            dialer,
+            policies: policies.collect(),
+            gates: tunnels.iter().map(gate).collect(),
+            started: Arc::default(),
+            without_host: Mutex::default(),
+            addresses: AtomicUsize::new(1),
+            more_addresses: Notify::new(),
+        }
+    }
+
     /// Records that the relay refused the host of a tunnel. Reports it once, if other tunnels stay
     /// open.
     pub(super) fn note_host_refused(&self, tunnel: usize, message: &str, shared: &LinkContext) {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Uri, header};
+use http::{Method, Request, Uri, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
@@ -113,22 +113,7 @@ impl Proxy {
             let _ = driver.with_upgrades().await;
         });
 
-        let mut request = Request::new(Empty::<Bytes>::new());
-        *request.method_mut() = Method::CONNECT;
-        *request.uri_mut() = Uri::builder()
-            .authority(target)
-            .build()
-            .map_err(|error| failed(&error))?;
-
-        let host = HeaderValue::from_str(target).map_err(|error| failed(&error))?;
-        request.headers_mut().insert(header::HOST, host);
-
-        if let Some(basic) = self.intercept.basic_auth() {
-            request
-                .headers_mut()
-                .insert(header::PROXY_AUTHORIZATION, basic.clone());
-        }
-
+        let request = self.request(target).map_err(|error| failed(&error))?;
         let answer = sender
             .send_request(request)
             .await
@@ -145,6 +130,19 @@ impl Proxy {
             .map_err(|error| failed(&error))?;
 
         Ok((Either::Right(TokioIo::new(upgraded)), local))
+    }
+
+    /// Builds the CONNECT request (RFC 9110 §9.3.6).
+    fn request(&self, target: &str) -> http::Result<Request<Empty<Bytes>>> {
+        let mut request = Request::builder()
+            .method(Method::CONNECT)
+            .uri(Uri::builder().authority(target).build()?)
+            .header(header::HOST, target);
+        if let Some(basic) = self.intercept.basic_auth() {
+            request = request.header(header::PROXY_AUTHORIZATION, basic.clone());
+        }
+
+        request.body(Empty::new())
     }
 
     async fn secure(&self, stream: TcpStream) -> Result<ProxyStream, ConnectionError> {

@@ -51,27 +51,9 @@ pub(crate) fn review(
         }
     };
 
-    let at = |time: i64| u64::try_from(time).unwrap_or_default();
-    let (begin, end) = (
-        &certificate.validity().not_before,
-        &certificate.validity().not_after,
-    );
-    let now = now.seconds();
-    if now >= at(end.timestamp()) {
-        warn(format!(
-            "the certificate has expired ({end}): senders refuse it; renew it, and restart the relay"
-        ));
-    } else if now + NEAR_END_DAYS * DAY_SECONDS >= at(end.timestamp()) {
-        warn(format!(
-            "the certificate expires soon ({end}): renew it, and restart the relay"
-        ));
-    }
-
-    if now < at(begin.timestamp()) {
-        warn(format!(
-            "the certificate is not valid yet (from {begin}): is the clock of this machine right?"
-        ));
-    }
+    validity_warning(&certificate, now)
+        .into_iter()
+        .for_each(&mut warn);
 
     if let Some(what) = uncovered(first, domain, hosts) {
         warn(format!(
@@ -92,6 +74,29 @@ pub(crate) fn review(
     }
 
     Ok(warnings)
+}
+
+/// Returns a warning if the certificate is not valid now, or not for long.
+fn validity_warning(certificate: &X509Certificate<'_>, now: UnixMillis) -> Option<String> {
+    let at = |time: i64| u64::try_from(time).unwrap_or_default();
+    let validity = certificate.validity();
+    let (begin, end, now) = (&validity.not_before, &validity.not_after, now.seconds());
+
+    if now >= at(end.timestamp()) {
+        Some(format!(
+            "certificate expired on {end}: senders refuse it; renew it, and restart the relay"
+        ))
+    } else if now < at(begin.timestamp()) {
+        Some(format!(
+            "certificate is not valid before {begin}: is the clock of this machine right?"
+        ))
+    } else if now + NEAR_END_DAYS * DAY_SECONDS >= at(end.timestamp()) {
+        Some(format!(
+            "certificate expires soon, on {end}: renew it, and restart the relay"
+        ))
+    } else {
+        None
+    }
 }
 
 /// Checks that the key is that of the first certificate.

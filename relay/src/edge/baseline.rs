@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use hookward_core::clock::Clock;
 use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_gate::engine::{Gate, Side};
-use hookward_gate::policy::{Accept, file};
+use hookward_gate::policy::{Accept, Mode, Policy, file};
 use hookward_runtime::reload::Reloads;
 use hookward_runtime::secrets::VettedSecrets;
 use tokio_util::sync::CancellationToken;
@@ -79,57 +79,48 @@ fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<Arc<Gate>, D
         .map_err(|error| problem(format!("can't be read: {error}")))?;
     let now = clock.now();
     let loaded = file::read(&name, &text, &VettedSecrets, now)?;
-    let observes =
-        |route: &hookward_gate::policy::Route| route.mode != hookward_gate::policy::Mode::Enforce;
-    if loaded.policy.routes.iter().any(observes) {
-        return Err(problem(
-            "observe_until: a baseline policy does not observe, it is what nobody relaxes"
-                .to_owned(),
-        ));
-    }
-
-    let asks = |accept: &Accept| accept.token.is_some() || accept.basic.is_some();
-    if loaded
-        .policy
-        .routes
-        .iter()
-        .flat_map(|route| &route.accept)
-        .any(asks)
-    {
-        return Err(problem(
-            "a baseline policy asks for no token: it would travel on to every application"
-                .to_owned(),
-        ));
-    }
-
-    if loaded.policy.rate.is_some()
-        || loaded
-            .policy
-            .routes
-            .iter()
-            .any(|route| route.rate.is_some())
-    {
-        return Err(problem(
-            "rate: a baseline policy is passed before the tunnel's own policy, so strangers would use it up for all; \
-             write client_rate, or policy_rate in the relay's limits"
-                .to_owned(),
-        ));
-    }
-
-    if loaded
-        .policy
-        .routes
-        .iter()
-        .any(|route| route.replay.is_some())
-    {
-        return Err(problem(
-            "replay is a matter of each tunnel's policy".to_owned(),
-        ));
-    }
+    check(&loaded.policy).map_err(problem)?;
 
     let gate = Gate::compile(&loaded.policy, Side::Relay, now)
         .map_err(|mistakes| problem(mistakes.join("; ")))?;
     lists.want(&gate.named_sets());
 
     Ok(Arc::new(gate))
+}
+
+/// Checks that the policy has no setting that a baseline policy can't have.
+fn check(policy: &Policy) -> Result<(), String> {
+    let error = |text: &str| Err(text.to_owned());
+    if policy
+        .routes
+        .iter()
+        .any(|route| route.mode != Mode::Enforce)
+    {
+        return error("observe_until: a baseline policy does not observe: no tunnel may relax it");
+    }
+
+    let requires_token = |accept: &Accept| accept.token.is_some() || accept.basic.is_some();
+    if policy
+        .routes
+        .iter()
+        .flat_map(|route| &route.accept)
+        .any(requires_token)
+    {
+        return error(
+            "token, basic: a baseline policy requires no token: it would be forwarded to every application",
+        );
+    }
+
+    if policy.rate.is_some() || policy.routes.iter().any(|route| route.rate.is_some()) {
+        return error(
+            "rate: a baseline policy comes before the tunnel's own policy, so strangers would use it up for all; \
+             write client_rate, or policy_rate in the relay's limits",
+        );
+    }
+
+    if policy.routes.iter().any(|route| route.replay.is_some()) {
+        return error("replay: replay protection belongs to each tunnel's policy");
+    }
+
+    Ok(())
 }

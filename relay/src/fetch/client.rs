@@ -151,21 +151,7 @@ impl Fetcher {
             .await
             .map_err(|error| http(&error))?;
 
-        let host = if url.port() == 443 {
-            url.host().to_owned()
-        } else {
-            format!("{}:{}", url.host(), url.port())
-        };
-
-        let request = Request::get(url.target())
-            .header(header::HOST, host)
-            .header(
-                header::USER_AGENT,
-                concat!("hookward-relay/", env!("CARGO_PKG_VERSION")),
-            )
-            .header(header::ACCEPT, "*/*")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| http(&error))?;
+        let request = get(url).map_err(|error| http(&error))?;
 
         let asking = async {
             let answer = sender
@@ -218,6 +204,23 @@ impl Fetcher {
             .copied()
             .ok_or_else(|| unknown(io::ErrorKind::NotFound.into()))
     }
+}
+
+/// Builds the request for a URL.
+fn get(url: &HttpsUrl) -> http::Result<Request<Empty<Bytes>>> {
+    let host = match url.port() {
+        443 => url.host().to_owned(),
+        port => format!("{}:{port}", url.host()),
+    };
+
+    Request::get(url.target())
+        .header(header::HOST, host)
+        .header(
+            header::USER_AGENT,
+            concat!("hookward-relay/", env!("CARGO_PKG_VERSION")),
+        )
+        .header(header::ACCEPT, "*/*")
+        .body(Empty::new())
 }
 
 /// Returns `true` if an address is on the public internet (RFC 6890 and the registries of

@@ -97,14 +97,7 @@ impl IpSetUpdater {
                 () = stop.cancelled() => return,
             }
 
-            let wanted: Vec<_> = self
-                .wanted
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .iter()
-                .copied()
-                .collect();
-            for set in wanted.into_iter().filter_map(ip_sets::find) {
+            for set in self.wanted().into_iter().filter_map(ip_sets::find) {
                 let name = set.name.as_str();
                 let paused = failed
                     .get(name)
@@ -139,6 +132,11 @@ impl IpSetUpdater {
                 }
             }
         }
+    }
+
+    fn wanted(&self) -> Vec<&'static str> {
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.iter().copied().collect()
     }
 
     fn is_due(&self, set: &NamedSet, now: UnixMillis) -> bool {

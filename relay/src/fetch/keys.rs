@@ -54,6 +54,28 @@ struct CachedKey {
     in_flight: Option<watch::Receiver<()>>,
 }
 
+impl Inner {
+    fn forget_old_fetches(&mut self) {
+        let is_old = |at: &Instant| at.elapsed() >= Duration::from_secs(60);
+        while self.recent.front().is_some_and(is_old) {
+            self.recent.pop_front();
+        }
+    }
+
+    /// Removes a key that could not be fetched, else the oldest. Returns `false` if all are being
+    /// fetched.
+    fn remove_oldest(&mut self) -> bool {
+        let idle = self
+            .keys
+            .iter()
+            .filter(|(_, entry)| entry.in_flight.is_none());
+        let oldest = idle
+            .min_by_key(|(_, entry)| entry.key.as_ref().map(|(_, at)| *at))
+            .map(|(url, _)| url.clone());
+        oldest.is_some_and(|url| self.keys.remove(&url).is_some())
+    }
+}
+
 impl KeyCache {
     #[must_use]
     pub(crate) fn new(fetcher: Fetcher, tasks: TaskTracker) -> Self {
@@ -121,14 +143,7 @@ impl KeyCache {
             }
         }
 
-        while inner
-            .recent
-            .front()
-            .is_some_and(|at| at.elapsed() >= Duration::from_secs(60))
-        {
-            inner.recent.pop_front();
-        }
-
+        inner.forget_old_fetches();
         let known = inner.keys.get(url).is_some_and(|entry| entry.key.is_some());
         let goes_on = |entry: &&CachedKey| {
             entry
@@ -144,16 +159,8 @@ impl KeyCache {
             return None;
         }
 
-        if !known && inner.keys.len() >= MAX_KEYS {
-            // First those that could not be had, then the oldest.
-            let oldest = inner
-                .keys
-                .iter()
-                .filter(|(_, entry)| entry.in_flight.is_none());
-            let oldest = oldest
-                .min_by_key(|(_, entry)| entry.key.as_ref().map(|(_, at)| *at))
-                .map(|(url, _)| url.clone());
-            inner.keys.remove(&oldest?);
+        if !known && inner.keys.len() >= MAX_KEYS && !inner.remove_oldest() {
+            return None;
         }
 
         inner.recent.push_back(now);

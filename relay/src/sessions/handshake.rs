@@ -52,12 +52,7 @@ pub(crate) async fn authenticate(
     session: &Session,
     host: &SessionContext,
 ) -> Result<Authenticated, HandshakeError> {
-    let SessionContext {
-        store,
-        clock,
-        limits,
-        ..
-    } = host;
+    let store = &host.store;
     let mut control = session.accept_control().await?;
     match control.receive(GREETING_BYTES).await? {
         AgentMessage::Hello {
@@ -77,14 +72,7 @@ pub(crate) async fn authenticate(
             };
             tracing::debug!(agent = %agent.name, version = version.escape_debug().to_string(), "hello");
 
-            let welcome = RelayMessage::Welcome {
-                agent: agent.name.to_string(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                deadlines: Deadlines::of(limits),
-                time_ms: clock.now().0,
-                outlives_refused_hosts: true,
-            };
-            control.send(&welcome).await?;
+            control.send(&welcome(&agent, host)).await?;
 
             let run = AgentInstance {
                 instance: instance.into(),
@@ -111,6 +99,16 @@ pub(crate) async fn authenticate(
             "the first message is neither hello nor join".to_owned(),
         )
         .into()),
+    }
+}
+
+fn welcome(agent: &Agent, host: &SessionContext) -> RelayMessage {
+    RelayMessage::Welcome {
+        agent: agent.name.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        deadlines: Deadlines::of(&host.limits),
+        time_ms: host.clock.now().0,
+        outlives_refused_hosts: true,
     }
 }
 

@@ -96,7 +96,12 @@ fn is_claim(name: &str) -> bool {
         folded.as_str()
     };
 
-    let named = matches!(
+    is_claimed_name(name) || is_ours(name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Returns `true` for the names of such fields that have none of the prefixes.
+fn is_claimed_name(name: &str) -> bool {
+    matches!(
         name,
         "base-url"
             | "cf-connecting-ip"
@@ -151,9 +156,7 @@ fn is_claim(name: &str) -> bool {
             | "x-sendfile"
             | "x-sendfile-type"
             | "x-ssl-cert"
-    );
-
-    named || is_ours(name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    )
 }
 
 /// Returns `true` for a name that begins with `hookward-`; reads `_` as `-`.

@@ -149,13 +149,7 @@ impl Findings {
     /// Adds the remedies for one relay.
     pub(super) fn conclude(&mut self, ways: &PathResults<'_>) {
         let address = &ways.relay.address;
-        let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));
-        let list = ways
-            .addresses
-            .iter()
-            .map(|address| address.ip().to_string())
-            .collect::<Vec<_>>()
-            .join(", ");
+        let (host, _) = address.rsplit_once(':').unwrap_or((address, "443"));
         let proxied = ways
             .proxy
             .as_ref()
@@ -199,6 +193,20 @@ impl Findings {
                 "the proxy {proxy}, which HTTPS_PROXY or ALL_PROXY names, does not lead to {address}; {what}"
             ));
         }
+
+        self.request_ports(ways, straight);
+    }
+
+    /// Requests open ports of the network team.
+    fn request_ports(&mut self, ways: &PathResults<'_>, straight: bool) {
+        let address = &ways.relay.address;
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));
+        let list = ways
+            .addresses
+            .iter()
+            .map(|address| address.ip().to_string())
+            .collect::<Vec<_>>()
+            .join(", ");
 
         match (ways.udp, ways.quic.is_done()) {
             (Reachability::Answered, false) => self.requests.push(format!(

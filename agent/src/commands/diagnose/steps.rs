@@ -187,19 +187,11 @@ impl Findings {
                     printable(&agent),
                     printable(&version)
                 );
-                let apart = Clock::System.now().0.abs_diff(time_ms) / 1000;
-                let outcome = match apart {
-                    0..=CLOCK => StepOutcome::Ok,
-                    // Signatures with a time would be refused on one side.
-                    _ => StepOutcome::Warning,
-                };
-
-                let clock = step(
-                    "clock",
-                    outcome,
-                    format!("{apart} s apart from the relay's"),
-                );
-                return vec![step("credential", StepOutcome::Ok, detail), clock];
+                let (outcome, apart) = compare_clocks(time_ms);
+                return vec![
+                    step("credential", StepOutcome::Ok, detail),
+                    step("clock", outcome, apart),
+                ];
             }
             Ok(Ok(RelayMessage::Refused { message, .. })) => printable(&message),
             Ok(Ok(_)) | Err(_) => "the relay does not answer".to_owned(),
@@ -247,4 +239,16 @@ pub(super) async fn probe(target: SocketAddr) -> std::io::Result<bool> {
     }
 
     Ok(false)
+}
+
+/// Compares this machine's clock with the relay's.
+fn compare_clocks(relay_ms: u64) -> (StepOutcome, String) {
+    let apart = Clock::System.now().0.abs_diff(relay_ms) / 1000;
+    let outcome = match apart {
+        0..=CLOCK => StepOutcome::Ok,
+        // One side would refuse signatures with a time.
+        _ => StepOutcome::Warning,
+    };
+
+    (outcome, format!("{apart} s apart from the relay's"))
 }

@@ -92,7 +92,7 @@ impl JsonPaths {
     }
 
     /// Finds the values of all paths in one pass. A document whose cost beside that pass exceeds
-    /// [`GATE_PARSED_BYTES`] counts as no JSON.
+    /// `GATE_PARSED_BYTES` counts as no JSON.
     #[must_use]
     pub fn scan(&self, document: &[u8]) -> Scan {
         let Ok(text) = std::str::from_utf8(document) else {

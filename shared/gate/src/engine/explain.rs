@@ -113,28 +113,22 @@ pub fn explain(
     match decided {
         Ok(Decision::Forward(permit)) => {
             explanation.reason = match permit.observed() {
-                None => "every check of one alternative passes".to_owned(),
-                Some(refusal) => {
-                    format!("the route only observes; else it would be refused: {refusal}")
-                }
+                None => "every check of one accept rule passes".to_owned(),
+                Some(refusal) => format!("the route only observes; refused otherwise: {refusal}"),
             };
             explanation.secrets = permit.secrets().to_vec();
         }
         Ok(Decision::Claim(pending)) => {
             explanation.reason =
-                "every check of one alternative passes, if this delivery did not come before"
-                    .to_owned();
+                "every check of one accept rule passes, unless it is a duplicate".to_owned();
             explanation.secrets = pending.permit.secrets().to_vec();
         }
         Ok(Decision::Answer(answer)) => {
-            explanation.reason =
-                "it is the provider's handshake, and is answered without the application"
-                    .to_owned();
+            explanation.reason = "the gate answers the provider's challenge".to_owned();
             explanation.status = Some(answer.status.as_u16());
         }
         Ok(Decision::Pair(_, answer)) => {
-            explanation.reason =
-                "it is the provider's handshake, and its secret is taken".to_owned();
+            explanation.reason = "the gate takes the secret of the challenge".to_owned();
             explanation.status = Some(answer.status.as_u16());
         }
         Err(refusal) => {

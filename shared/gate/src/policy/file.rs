@@ -155,18 +155,8 @@ impl Loader<'_> {
             .unwrap_or_default();
         let mut route = Route::new(name, paths);
 
-        if let Some(methods) = reader.strings("methods") {
-            if methods.is_empty() {
-                reader.report_value(
-                    "methods",
-                    "the list is empty; leave the key out to admit all",
-                );
-            }
-
-            route.methods = methods
-                .iter()
-                .map(|method| method.to_ascii_uppercase())
-                .collect();
+        if let Some(methods) = methods(&mut reader) {
+            route.methods = methods;
         }
 
         if let Some(ips) = reader.strings("deny_ips") {
@@ -253,6 +243,24 @@ impl Loader<'_> {
         reader.finish();
         accept
     }
+}
+
+/// Reads the methods of a route, in upper case.
+fn methods(reader: &mut TableReader<'_>) -> Option<Vec<String>> {
+    let methods = reader.strings("methods")?;
+    if methods.is_empty() {
+        reader.report_value(
+            "methods",
+            "the list is empty; leave the key out to admit all",
+        );
+    }
+
+    Some(
+        methods
+            .iter()
+            .map(|method| method.to_ascii_uppercase())
+            .collect(),
+    )
 }
 
 #[cfg(test)]

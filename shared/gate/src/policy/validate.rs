@@ -91,78 +91,91 @@ impl Policy {
     /// Returns warnings for the user: legal settings that are more open than the default.
     #[must_use]
     pub fn warnings(&self, now: UnixMillis) -> Vec<String> {
+        self.routes
+            .iter()
+            .flat_map(|route| route.warnings(now))
+            .collect()
+    }
+}
+
+impl Route {
+    fn warnings(&self, now: UnixMillis) -> Vec<String> {
         let mut warnings = Vec::new();
-        for route in &self.routes {
-            let everything =
-                |path: &String| PathPattern::parse(path).is_ok_and(|path| path.is_everything());
-            if route.paths.iter().any(everything) {
+        let everything =
+            |path: &String| PathPattern::parse(path).is_ok_and(|path| path.is_everything());
+        if self.paths.iter().any(everything) {
+            warnings.push(format!(
+                "route {:?} opens the whole application, not only its webhooks",
+                self.name
+            ));
+        }
+
+        if self.accept.iter().any(|accept| !accept.is_protected()) {
+            warnings.push(format!(
+                "route {:?} is open: whoever finds the URL can send to it; \
+                 add an address range, a token or a signature",
+                self.name
+            ));
+        }
+
+        if let Mode::Observe { until } = self.mode {
+            let what = if until <= now.seconds() {
+                "enforces: observe_until is over, and the line can go"
+            } else {
+                "only observes: its failed checks are shown and do not refuse"
+            };
+            warnings.push(format!("route {:?} {what}", self.name));
+        }
+
+        warnings.extend(self.signature_warnings());
+        for set in self
+            .accept
+            .iter()
+            .filter_map(|accept| accept.allow_ips.as_ref())
+            .flat_map(|ips| &ips.named)
+        {
+            if let Some(set) = ip_sets::find(set).filter(|set| set.ranges.is_empty()) {
                 warnings.push(format!(
-                    "route {:?} opens the whole application, not only its webhooks",
-                    route.name
+                    "route {:?}: the addresses of {} are empty until the relay has read {}",
+                    self.name,
+                    set.title,
+                    set.url.as_deref().unwrap_or("their list"),
                 ));
             }
+        }
 
-            if route.accept.iter().any(|accept| !accept.is_protected()) {
+        warnings
+    }
+
+    fn signature_warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for check in self.accept.iter().flat_map(|accept| &accept.verify) {
+            let what = match check.coverage() {
+                Coverage::Body => continue,
+                Coverage::Part => {
+                    "does not cover every byte of the body, and the rest may be anything"
+                }
+                Coverage::Nothing => "says who sends, and nothing about the body",
+            };
+
+            warnings.push(format!(
+                "route {:?}: what {} sends {what}",
+                self.name,
+                check.title()
+            ));
+        }
+
+        for check in self.accept.iter().flat_map(|accept| &accept.verify) {
+            let shared = |row: &providers::Provider| {
+                row.shared_key && (check.secrets.is_empty() || !row.has_parts())
+            };
+            if check.row().is_some_and(shared) {
                 warnings.push(format!(
-                    "route {:?} is open: whoever finds the URL can send to it; \
-                     add an address range, a token or a signature",
-                    route.name
-                ));
-            }
-
-            if let Mode::Observe { until } = route.mode {
-                let what = if until <= now.seconds() {
-                    "enforces: observe_until is over, and the line can go"
-                } else {
-                    "only observes: its failed checks are shown and do not refuse"
-                };
-                warnings.push(format!("route {:?} {what}", route.name));
-            }
-
-            for check in route.accept.iter().flat_map(|accept| &accept.verify) {
-                let what = match check.coverage() {
-                    Coverage::Body => continue,
-                    Coverage::Part => {
-                        "does not cover every byte of the body, and the rest may be anything"
-                    }
-                    Coverage::Nothing => "says who sends, and nothing about the body",
-                };
-
-                warnings.push(format!(
-                    "route {:?}: what {} sends {what}",
-                    route.name,
+                    "route {:?}: {} signs with one key for all its customers: a right signature says who \
+                     sends, not for whom; add a token, or pin what is yours (hookward providers show)",
+                    self.name,
                     check.title()
                 ));
-            }
-
-            for check in route.accept.iter().flat_map(|accept| &accept.verify) {
-                let shared = |row: &providers::Provider| {
-                    row.shared_key && (check.secrets.is_empty() || !row.has_parts())
-                };
-                if check.row().is_some_and(shared) {
-                    warnings.push(format!(
-                        "route {:?}: {} signs with one key for all its customers: a right signature says who \
-                         sends, not for whom; add a token, or pin what is yours (hookward providers show)",
-                        route.name,
-                        check.title()
-                    ));
-                }
-            }
-
-            for set in route
-                .accept
-                .iter()
-                .filter_map(|accept| accept.allow_ips.as_ref())
-                .flat_map(|ips| &ips.named)
-            {
-                if let Some(set) = ip_sets::find(set).filter(|set| set.ranges.is_empty()) {
-                    warnings.push(format!(
-                        "route {:?}: the addresses of {} are empty until the relay has read {}",
-                        route.name,
-                        set.title,
-                        set.url.as_deref().unwrap_or("their list"),
-                    ));
-                }
             }
         }
 

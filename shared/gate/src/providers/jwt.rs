@@ -44,6 +44,19 @@ impl JwtKey {
         Ok(Self::One(Box::new(key)))
     }
 
+    /// Returns the key of this id; of a set with one key, that one.
+    fn decoding_key(&self, id: Option<&str>) -> Result<DecodingKey, SignatureError> {
+        match self {
+            Self::One(key) => Ok(key.as_ref().clone()),
+            Self::Set(set) => {
+                let named = id.and_then(|id| set.find(id));
+                let only = || set.keys.first().filter(|_| set.keys.len() == 1);
+                let jwk = named.or_else(only).ok_or(SignatureError::UnknownKey)?;
+                DecodingKey::from_jwk(jwk).map_err(|_| SignatureError::UnknownKey)
+            }
+        }
+    }
+
     /// The claims of a token that this key signed, and that says what it must.
     pub(crate) fn claims(
         &self,
@@ -65,21 +78,7 @@ impl JwtKey {
             ));
         }
 
-        let key = match self {
-            Self::One(key) => key.as_ref().clone(),
-            Self::Set(set) => {
-                let named = header.kid.as_deref().and_then(|kid| set.find(kid));
-                let only = || {
-                    if set.keys.len() == 1 {
-                        set.keys.first()
-                    } else {
-                        None
-                    }
-                };
-                let jwk = named.or_else(only).ok_or(SignatureError::UnknownKey)?;
-                DecodingKey::from_jwk(jwk).map_err(|_| SignatureError::UnknownKey)?
-            }
-        };
+        let key = self.decoding_key(header.kid.as_deref())?;
 
         let mut validation = Validation::new(header.alg);
         // Time and claims are judged below: by the gate's time, and with a reason.

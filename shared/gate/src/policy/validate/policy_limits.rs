@@ -42,18 +42,6 @@ impl PolicyLimits {
             }
         };
 
-        let ranges = |route: &Route| {
-            let allowed = route
-                .accept
-                .iter()
-                .filter_map(|accept| accept.allow_ips.as_ref());
-
-            allowed
-                .chain([&route.deny_ips])
-                .map(|addresses| addresses.ranges.len())
-                .sum::<usize>()
-        };
-
         let most = |of: fn(&Route) -> u64| policy.routes.iter().map(of).max().unwrap_or_default();
         beyond(
             "policy_routes",
@@ -64,7 +52,7 @@ impl PolicyLimits {
 
         beyond(
             "policy_ranges",
-            policy.routes.iter().map(ranges).sum::<usize>() as u64,
+            policy.routes.iter().map(ranges_of).sum::<usize>() as u64,
             self.ranges as u64,
             " ranges",
         );
@@ -101,4 +89,17 @@ impl PolicyLimits {
 
         found
     }
+}
+
+/// Returns the number of address ranges of a route.
+fn ranges_of(route: &Route) -> usize {
+    let allowed = route
+        .accept
+        .iter()
+        .filter_map(|accept| accept.allow_ips.as_ref());
+
+    allowed
+        .chain([&route.deny_ips])
+        .map(|addresses| addresses.ranges.len())
+        .sum()
 }

@@ -21,22 +21,6 @@ impl Scheme {
     /// Returns how much of the body a right signature covers.
     #[must_use]
     pub fn coverage(&self) -> Coverage {
-        let digests_body = |template: &Template| {
-            template.parts().iter().any(|part| {
-                matches!(
-                    part,
-                    TemplatePart::Value(
-                        ValueSource::Body,
-                        Filter::None
-                            | Filter::JsonString
-                            | Filter::Sha256
-                            | Filter::Sha256Base64
-                            | Filter::Sha256Base64url
-                    )
-                )
-            })
-        };
-
         if let Some(rules) = &self.jwt {
             let bound = rules.detached
                 || self.sig.at == ValueLocator::Body
@@ -177,6 +161,23 @@ fn places_of(source: &ValueSource) -> Vec<ValueLocator> {
         ValueSource::Plivo => ValueLocator::parse(PLIVO_NONCE).into_iter().collect(),
         _ => Vec::new(),
     }
+}
+
+/// Returns `true` if the template contains the body, or a digest of it.
+fn digests_body(template: &Template) -> bool {
+    template.parts().iter().any(|part| {
+        matches!(
+            part,
+            TemplatePart::Value(
+                ValueSource::Body,
+                Filter::None
+                    | Filter::JsonString
+                    | Filter::Sha256
+                    | Filter::Sha256Base64
+                    | Filter::Sha256Base64url
+            )
+        )
+    })
 }
 
 #[cfg(test)]
