@@ -280,7 +280,7 @@ mod tests {
             "alg='jwt'\njwt={algs=[]}\nsig={at='header:x', enc='text'}",
             "alg='jwt'\njwt={algs=['HS256','RS256']}\nsig={at='header:x', enc='text'}",
             "alg='jwt'\nkey='pem'\njwt={algs=['HS256']}\nsig={at='header:x', enc='text'}",
-            "alg='rsa-sha256'\nkey='pem'\nfetch_timeout={from='json:u'}\nsig={at='header:x', enc='hex'}",
+            "alg='rsa-sha256'\nkey='pem'\nfetch={from='json:u'}\nsig={at='header:x', enc='hex'}",
             "alg='hmac-sha256'\nrequire=[{at='header:y'}]\nsig={at='header:x', enc='hex'}",
         ] {
             assert!(scheme(bad).check().is_err(), "{bad}");
