@@ -104,23 +104,19 @@ impl Agent {
     ) -> Result<Self, Diagnostics> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (budget, in_flight) = (BodyMemory::new(AGENT_BODY_MEMORY), InFlight::default());
-        let offload = Offload::default();
         let diagnoses = Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND));
-        let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
+        let (offload, mut policies, mut tunnels) = (Offload::default(), Vec::new(), Vec::new());
 
         for tunnel in settings.tunnels {
             let first = policy_offer(&tunnel.policy, &clock)?;
-            let replay = ExchangeHandler {
+            let (events, owner) = (reporter.clone(), tasks.clone());
+            let pool = ConnectionPool::new(tunnel.application, events, owner, stop.clone());
+            let handler = Arc::new(ExchangeHandler {
                 state: Arc::new(GateState::default()),
                 pairing: tunnel.pairing,
                 pooled: settings.link.pool,
                 clock: clock.clone(),
-                pool: ConnectionPool::new(
-                    tunnel.application,
-                    reporter.clone(),
-                    tasks.clone(),
-                    stop.clone(),
-                ),
+                pool,
                 diagnoses: Arc::clone(&diagnoses),
                 offload: offload.clone(),
                 checks: OffloadQueue::default(),
@@ -129,18 +125,12 @@ impl Agent {
                 body_memory: budget.clone(),
                 in_flight: in_flight.clone(),
                 refused: RefusalSummary::default(),
-            };
-            let replay = Arc::new(replay);
+            });
 
-            let (counting, reporter, stop) = (Arc::clone(&replay), reporter.clone(), stop.clone());
-            tasks.spawn(async move { counting.refused.report_counts(&reporter, &stop).await });
+            tasks.spawn(Arc::clone(&handler).report_counts(stop.clone()));
             let (sender, wanted) = watch::channel(first);
             policies.push(sender);
-            tunnels.push(LinkTunnel {
-                host: tunnel.host,
-                wanted,
-                handler: replay,
-            });
+            tunnels.push(LinkTunnel::new(tunnel.host, wanted, handler));
         }
 
         let shared = LinkContext {
@@ -157,14 +147,11 @@ impl Agent {
             tasks: TaskTracker::new(),
         };
 
-        let running = tokio::spawn(relay_link::run(
-            settings.relays,
-            Arc::new(shared),
-            stop.clone(),
-        ));
+        let running = relay_link::run(settings.relays, Arc::new(shared), stop.clone());
 
+        let running = Some(tokio::spawn(running));
         Ok(Self {
-            running: Some(running),
+            running,
             stop,
             tasks,
             policies,

@@ -22,8 +22,8 @@ pub(crate) mod proxy;
 pub(crate) mod status;
 mod suspend;
 
-use std::sync::atomic::{Ordering};
-use std::sync::{Arc};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hookward_core::reason::Check;

@@ -22,23 +22,10 @@ const INPUT: u64 = 16 * 1024;
 /// What failed, for [`Exit::Failed`].
 pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
-    let text = match read(&args.token) {
-        Ok(text) => text,
-        Err(error) => {
-            // What stands there may be a part of a token: it is not repeated.
-            let what = "name a file that has it, or - for standard input";
-            print_error(
-                LogFormat::Text,
-                &format!("the join token can't be read: {error}; {what}"),
-            );
-            return Ok(Exit::Usage);
-        }
-    };
-
-    let token = match JoinToken::parse(&text) {
+    let token = match token(&args.token) {
         Ok(token) => token,
         Err(error) => {
-            print_error(LogFormat::Text, &error.to_string());
+            print_error(LogFormat::Text, &error);
             return Ok(Exit::Usage);
         }
     };
@@ -100,6 +87,16 @@ pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Reads the join token.
+fn token(given: &str) -> Result<JoinToken, String> {
+    // The text may be a part of a token: no error repeats it.
+    let text = read(given).map_err(|error| {
+        format!("can't read the join token: {error}; name a file with it, or - for standard input")
+    })?;
+
+    JoinToken::parse(&text).map_err(|error| error.to_string())
 }
 
 /// The token's text: from standard input, a file, or the argument itself.

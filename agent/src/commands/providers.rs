@@ -103,28 +103,11 @@ fn show(provider: &Provider) -> String {
     }
 
     if let Some(set) = provider.addresses.as_deref().and_then(ip_sets::find) {
-        let copy = match (set.ranges.len(), &set.dated) {
-            (0, _) => "empty until the relay has read the list".to_owned(),
-            (count, Some(day)) => format!("a copy of {count} ranges of {day}"),
-            (count, None) => format!("an undated copy of {count} ranges"),
-        };
-        row("addresses", &format!("--allow-ip {}; {copy}", set.name));
+        row("addresses", &addresses(set));
     }
 
-    if !provider.challenges.is_empty() {
-        let pairs = provider
-            .challenges
-            .iter()
-            .any(|challenge| challenge.pair.is_some());
-
-        row(
-            "handshake",
-            if pairs {
-                "tells its secret once: `hookward pair`"
-            } else {
-                "answered with --challenge"
-            },
-        );
+    if let Some(text) = challenge(provider) {
+        row("challenge", text);
     }
 
     if let Some(status) = provider.refused_with {
@@ -138,6 +121,27 @@ fn show(provider: &Provider) -> String {
     row("source", &provider.source);
     text.push_str(&snippet(provider, &variable));
     text
+}
+
+/// Describes a named address set.
+fn addresses(set: &ip_sets::NamedSet) -> String {
+    let copy = match (set.ranges.len(), &set.dated) {
+        (0, _) => "empty until the relay has read the list".to_owned(),
+        (count, Some(day)) => format!("a copy of {count} ranges of {day}"),
+        (count, None) => format!("an undated copy of {count} ranges"),
+    };
+    format!("--allow-ip {}; {copy}", set.name)
+}
+
+/// Describes the provider's challenge, if it sends one.
+fn challenge(provider: &Provider) -> Option<&'static str> {
+    let mut challenges = provider.challenges.iter();
+    challenges.len().gt(&0).then(
+        || match challenges.any(|challenge| challenge.pair.is_some()) {
+            true => "sends its secret once: `hookward pair`",
+            false => "answered with --challenge",
+        },
+    )
 }
 
 /// Returns the flags and the policy lines for a provider.

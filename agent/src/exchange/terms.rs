@@ -16,6 +16,7 @@ use hookward_tunnel::protocol::control::Deadlines;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// Most heads of a connection that have begun and not ended: others wait in the transport's window.
 pub(super) const PENDING_HEADS_PER_CONNECTION: usize = 128;
@@ -70,6 +71,13 @@ pub struct InFlight(Arc<AtomicUsize>);
 
 /// One of them, until it is dropped.
 pub(super) struct InFlightGuard<'u>(&'u InFlight);
+
+impl ExchangeHandler {
+    /// Reports summaries of refusals until `stop` is cancelled.
+    pub(crate) async fn report_counts(self: Arc<Self>, stop: CancellationToken) {
+        self.refused.report_counts(&self.events, &stop).await;
+    }
+}
 
 impl InFlight {
     /// Number of requests in progress.

@@ -74,6 +74,20 @@ pub(crate) struct RelayState {
     pub(super) more_addresses: Notify,
 }
 
+impl LinkTunnel {
+    pub(crate) const fn new(
+        host: Option<String>,
+        wanted: watch::Receiver<Arc<PolicyOffer>>,
+        handler: Arc<ExchangeHandler>,
+    ) -> Self {
+        Self {
+            host,
+            wanted,
+            handler,
+        }
+    }
+}
+
 impl RelayState {
     pub(super) fn new(relay: RelayEndpoint, dialer: Dialer, tunnels: &[LinkTunnel]) -> Self {
         let gate =

@@ -236,15 +236,19 @@ impl Screen {
         frame.render_widget(Paragraph::new(requests).wrap(Wrap { trim: false }), below);
     }
 
+    fn counts(&self) -> String {
+        let (passed, refused, failed) = (self.passed, self.refused, self.failed);
+        format!("{passed} passed, {refused} refused, {failed} failed")
+    }
+
     /// Returns the lines above the requests.
     fn top(&self, tunnels: usize) -> Vec<Line<'_>> {
         let row = |name: &'static str, value: String| {
             Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)])
         };
-        let state = if self.state == "online" {
-            Color::Green
-        } else {
-            Color::Yellow
+        let state = match self.state.as_str() {
+            "online" => Color::Green,
+            _ => Color::Yellow,
         };
 
         let mut top = vec![
@@ -260,10 +264,7 @@ impl Screen {
         ];
 
         for (relay, by) in &self.relays {
-            let by = by.map_or_else(
-                || "not reached".to_owned(),
-                |transport| transport.to_string(),
-            );
+            let by = by.map_or_else(|| "not reached".to_owned(), |by| by.to_string());
             top.push(row("Relay", format!("{relay} ({by})")));
         }
 
@@ -276,13 +277,9 @@ impl Screen {
             top.push(Line::from(ready.url.as_str()).bold());
         }
 
-        if let Some(more) = self
-            .tunnels
-            .len()
-            .checked_sub(tunnels)
-            .filter(|more| *more > 0)
-        {
-            top.push(row("", format!("and {more} tunnels more")));
+        let more = self.tunnels.len().saturating_sub(tunnels);
+        if more > 0 {
+            top.push(row("", format!("and {more} more tunnels")));
         }
 
         if let Some(ca) = self.tunnels.values().find_map(|ready| ready.ca.as_ref()) {
@@ -293,26 +290,13 @@ impl Screen {
             top.push(Line::from(message.as_str()).yellow());
         }
 
-        let Self {
-            passed,
-            refused,
-            failed,
-            ..
-        } = self;
-
-        top.push(row(
-            "Requests",
-            format!("{passed} passed, {refused} refused, {failed} failed"),
-        ));
-
+        top.push(row("Requests", self.counts()));
         if self.lost > 0 {
-            top.push(row(
-                "",
-                format!(
-                    "{} lines were left out: there were too many at once",
-                    self.lost
-                ),
-            ));
+            let text = format!(
+                "{} events were too many at once, and are not shown",
+                self.lost
+            );
+            top.push(row("", text));
         }
 
         top.push(Line::default());

@@ -1,11 +1,12 @@
 //! `hookward-relay serve`.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 
 use hookward_core::clock::Clock;
 use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_core::limits::Limits;
-use hookward_core::names::AgentName;
+use hookward_core::names::{AgentName, HostName};
 use hookward_runtime::process;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -39,42 +40,70 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let drain = settings.limits.drain;
     let (domain, data_dir) = (settings.domain.clone(), settings.data_dir.clone());
     let relay = Relay::start(settings, Clock::System)?;
-    let first = if relay.store().is_new()? {
-        let name = AgentName::preset();
-        Some((relay.add_agent(&name)?, name))
-    } else {
-        None
-    };
+    let first = first_token(&relay, &data_dir.join(TOKEN_FILE), args.log_format)?;
+    announce(&relay, &domain, first, files, args.log_format)?;
 
-    let token_file = data_dir.join(TOKEN_FILE);
-    // It stays until its agent has joined: a relay may be started again before.
-    if relay
-        .store()
-        .list_agents()?
-        .iter()
-        .any(|agent| agent.name == AgentName::preset().as_str() && agent.joined)
-    {
-        let _ = std::fs::remove_file(&token_file);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+
+    // A second signal does not wait.
+    tokio::select! {
+        () = relay.shutdown(drain) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 
-    let first = first.map(|(token, name)| {
-        match args.log_format == LogFormat::Text && std::io::stdout().is_terminal() {
-            true => Ok((name, FirstToken::Shown(token.to_text()))),
-            false => {
-                // A journal keeps what is printed for years, and many can read it.
-                process::write_private(&token_file, token.to_text().as_bytes()).map_err(
-                    CommandError::system(
-                        "first-join-token (make another with `hookward-relay agent add`)",
-                    ),
-                )?;
-                Ok::<_, CommandError>((name, FirstToken::Written(token_file.display().to_string())))
-            }
-        }
-    });
-    let first = first.transpose()?;
+    Ok(())
+}
 
+/// Creates a join token at the first start, and shows or writes it.
+fn first_token(
+    relay: &Relay,
+    file: &Path,
+    format: LogFormat,
+) -> Result<Option<(AgentName, FirstToken)>, CommandError> {
+    let name = AgentName::preset();
+    let is_new = relay.store().is_new()?;
+
+    // The file stays until its agent has joined: the relay may be started again before.
+    let mut agents = relay.store().list_agents()?.into_iter();
+    if agents.any(|agent| agent.name == name.as_str() && agent.joined) {
+        let _ = std::fs::remove_file(file);
+    }
+
+    if !is_new {
+        return Ok(None);
+    }
+
+    let token = relay.add_agent(&name)?.to_text();
+    if format == LogFormat::Text && std::io::stdout().is_terminal() {
+        return Ok(Some((name, FirstToken::Shown(token))));
+    }
+
+    // A journal keeps what is printed for years, and many can read it.
+    process::write_private(file, token.as_bytes()).map_err(CommandError::system(
+        "first-join-token (make another with `hookward-relay agent add`)",
+    ))?;
+
+    Ok(Some((
+        name,
+        FirstToken::Written(file.display().to_string()),
+    )))
+}
+
+/// Reports on standard output that the relay is ready.
+fn announce(
+    relay: &Relay,
+    domain: &HostName,
+    first: Option<(AgentName, FirstToken)>,
+    files: u64,
+    format: LogFormat,
+) -> Result<(), CommandError> {
     let ca = relay.self_signed().map(|path| path.display().to_string());
-    match args.log_format {
+    match format {
         LogFormat::Json => {
             if let Some((name, FirstToken::Written(file))) = first {
                 say(&serde_json::json!({ "event": "join_token", "agent": name.as_str(), "file": file }).to_string())?;
@@ -94,10 +123,10 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
         LogFormat::Text => {
             match first {
                 Some((name, FirstToken::Shown(token))) => say(&format!(
-                    "join token for agent {name}, good once and for 24 hours (`hookward join -`):\n\n{token}\n"
+                    "join token for agent {name}, valid once, for 24 hours (`hookward join -`):\n\n{token}\n"
                 ))?,
                 Some((name, FirstToken::Written(file))) => say(&format!(
-                    "join token for agent {name}, good once and for 24 hours, is in {file} (`hookward join FILE`)"
+                    "join token for agent {name}, valid once, for 24 hours, is in {file} (`hookward join FILE`)"
                 ))?,
                 None => {}
             }
@@ -111,19 +140,6 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
                 relay.tunnel_address(),
             ))?;
         }
-    }
-
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("stopping");
-
-    // A second signal does not wait.
-    tokio::select! {
-        () = relay.shutdown(drain) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 
     Ok(())

@@ -94,7 +94,7 @@ impl Authorizer<'_> {
             None => None,
         };
 
-        let mut sent = match baseline {
+        let sent = match baseline {
             Some(PendingCheck::Decided(Decision::Answer(answer))) => {
                 return self.confirmed(answer).await.map(Authorization::Respond);
             }
@@ -124,17 +124,7 @@ impl Authorizer<'_> {
             PendingCheck::Body(pending) => pending,
         };
 
-        let (whole, charge) = match sent {
-            ReceivedBody::Read(whole, charge) if whole.len() as u64 <= own.max_body() => {
-                (whole, charge)
-            }
-            ReceivedBody::Read(..) => {
-                return Err(refused_body(RequestBodyError::TooLarge(own.max_body())));
-            }
-            ReceivedBody::Coming(ref mut body, mut charge) => {
-                (self.whole(body, own.max_body(), &mut charge).await?, charge)
-            }
-        };
+        let (whole, charge) = self.whole_of(sent, own.max_body()).await?;
 
         let mut keys = FetchedKeys::default();
         let decision = self
@@ -147,6 +137,22 @@ impl Authorizer<'_> {
 
         self.decided(decision, ReceivedBody::Read(whole, charge), keys)
             .await
+    }
+
+    /// Returns the whole body, which one of the gates may have read already.
+    async fn whole_of(
+        &self,
+        body: ReceivedBody,
+        most: u64,
+    ) -> Result<(Bytes, MemoryCharge), Refusal> {
+        match body {
+            ReceivedBody::Read(whole, charge) if whole.len() as u64 <= most => Ok((whole, charge)),
+            ReceivedBody::Read(..) => Err(refused_body(RequestBodyError::TooLarge(most))),
+            ReceivedBody::Coming(mut body, mut charge) => {
+                let whole = self.whole(&mut body, most, &mut charge).await?;
+                Ok((whole, charge))
+            }
+        }
     }
 
     /// Reads the whole body, within the cap of a gate and that of the relay.

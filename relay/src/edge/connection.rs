@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hookward_core::limits::Limits;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -148,6 +149,22 @@ fn log_end(ended: hyper::Result<()>) {
     }
 }
 
+fn http2_builder(tasks: TaskTracker, limits: &Limits) -> http2::Builder<StreamTasks> {
+    let mut builder = http2::Builder::new(StreamTasks(tasks));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(
+            u32::try_from(limits.max_streams_per_connection).unwrap_or(u32::MAX),
+        )
+        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
+        .max_send_buf_size(H2_SEND_BUFFER)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .keep_alive_interval(H2_PING)
+        .keep_alive_timeout(H2_PONG);
+    builder
+}
+
 async fn serve_http2<I>(
     io: I,
     peer: Peer,
@@ -173,20 +190,7 @@ async fn serve_http2<I>(
         activity: Arc::clone(&activity),
     });
     let service = service_fn(move |request| request::admit(request, &connection));
-    let mut serving = pin!(
-        http2::Builder::new(StreamTasks(tasks))
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(
-                u32::try_from(limits.max_streams_per_connection).unwrap_or(u32::MAX)
-            )
-            .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
-            .max_send_buf_size(H2_SEND_BUFFER)
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .keep_alive_interval(H2_PING)
-            .keep_alive_timeout(H2_PONG)
-            .serve_connection(io, service)
-    );
+    let mut serving = pin!(http2_builder(tasks, &limits).serve_connection(io, service));
 
     let mut look = Duration::ZERO;
     loop {

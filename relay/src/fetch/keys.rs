@@ -54,6 +54,16 @@ struct CachedKey {
     in_flight: Option<watch::Receiver<()>>,
 }
 
+impl CachedKey {
+    /// Returns the end of the fetch that is in progress.
+    fn fetching(&self) -> Option<&watch::Receiver<()>> {
+        // An error means that the task ended without a result.
+        self.in_flight
+            .as_ref()
+            .filter(|in_flight| in_flight.has_changed().is_ok())
+    }
+}
+
 impl Inner {
     fn forget_old_fetches(&mut self) {
         let is_old = |at: &Instant| at.elapsed() >= Duration::from_secs(60);
@@ -129,12 +139,7 @@ impl KeyCache {
                 return None;
             }
 
-            // An error means that its task is gone without an end.
-            if let Some(in_flight) = entry
-                .in_flight
-                .as_ref()
-                .filter(|in_flight| in_flight.has_changed().is_ok())
-            {
+            if let Some(in_flight) = entry.fetching() {
                 return Some(in_flight.clone());
             }
 
@@ -145,13 +150,7 @@ impl KeyCache {
 
         inner.forget_old_fetches();
         let known = inner.keys.get(url).is_some_and(|entry| entry.key.is_some());
-        let goes_on = |entry: &&CachedKey| {
-            entry
-                .in_flight
-                .as_ref()
-                .is_some_and(|in_flight| in_flight.has_changed().is_ok())
-        };
-        let in_flight = inner.keys.values().filter(goes_on).count();
+        let in_flight = inner.keys.values().filter_map(CachedKey::fetching).count();
 
         // A key that was had before is asked for again whatever strangers ask for.
         if !known && (in_flight >= CONCURRENT_FETCHES || inner.recent.len() >= FETCHES_PER_MINUTE) {

@@ -69,34 +69,7 @@ pub(crate) fn diagnose(
         found: Vec::new(),
     };
 
-    match fault {
-        SignatureError::Missing(_) | SignatureError::Required(_) => {
-            doctor.weaker_header(request);
-            doctor.other_provider(request);
-        }
-        SignatureError::Malformed(..) => doctor.other_provider(request),
-        SignatureError::OtherToken => {
-            doctor.secrets(request, others);
-            if doctor.found.is_empty() {
-                doctor.token(request);
-                doctor.other_provider(request);
-            }
-        }
-        SignatureError::Stale(..) | SignatureError::Future(..) => doctor.clock(&keyed, request),
-        SignatureError::Mismatch => {
-            doctor.secrets(request, others);
-            doctor.body(request);
-            doctor.url(request);
-            doctor.clock(&keyed, request);
-            doctor.compressed(request);
-
-            if doctor.found.is_empty() {
-                doctor.other_provider(request);
-                doctor.odd_secrets();
-            }
-        }
-        _ => {}
-    }
+    doctor.examine(&fault, &keyed, request, others);
 
     doctor.found
 }
@@ -113,6 +86,44 @@ struct Doctor<'d> {
 }
 
 impl Doctor<'_> {
+    /// Tries the causes that fit this error.
+    fn examine(
+        &mut self,
+        fault: &SignatureError,
+        keyed: &SignatureVerifier,
+        request: &Request<'_>,
+        others: &[ActiveSecret],
+    ) {
+        match fault {
+            SignatureError::Missing(_) | SignatureError::Required(_) => {
+                self.weaker_header(request);
+                self.other_provider(request);
+            }
+            SignatureError::Malformed(..) => self.other_provider(request),
+            SignatureError::OtherToken => {
+                self.secrets(request, others);
+                if self.found.is_empty() {
+                    self.token(request);
+                    self.other_provider(request);
+                }
+            }
+            SignatureError::Stale(..) | SignatureError::Future(..) => self.clock(keyed, request),
+            SignatureError::Mismatch => {
+                self.secrets(request, others);
+                self.body(request);
+                self.url(request);
+                self.clock(keyed, request);
+                self.compressed(request);
+
+                if self.found.is_empty() {
+                    self.other_provider(request);
+                    self.odd_secrets();
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Returns `true` if the request is right with these schemes and secrets.
     fn fits(
         &self,

@@ -45,14 +45,7 @@ pub(crate) fn plan(
         .map_err(|more| problems.extend(more.0))
         .ok();
 
-    if let Some(host) = &args.public.host
-        && AgentName::parse(host).is_none()
-        && HostName::parse(host).is_none()
-    {
-        let what =
-            format!("{host:?} is no host name; write a label such as flexdeploy, or a whole name");
-        problems.push(Diagnostic::new("--host", what));
-    }
+    problems.extend(args.public.host.as_deref().and_then(host_error));
 
     let path = built
         .as_ref()
@@ -86,22 +79,7 @@ pub(crate) fn plan(
         minted = Some(token);
     }
 
-    if !application.address.is_local() && application.tls.is_none() {
-        messages.push(Event::Warning(format!(
-            "requests go to {application}, in clear text, over the network"
-        )));
-    }
-
-    if args.upstream.upstream_insecure {
-        let text = "the application's certificate is not verified: who can stand in between can read and change all";
-        messages.push(Event::Warning(text.to_owned()));
-    }
-
-    if application.http2 && policy.routes.iter().any(|route| route.websocket) {
-        let text = "no WebSocket will open: it needs HTTP/1.1, and --upstream-http2 says that the application has none";
-        messages.push(Event::Warning(text.to_owned()));
-    }
-
+    messages.extend(upstream_warnings(&application, args, &policy).map(Event::Warning));
     messages.extend(policy.warnings(clock.now()).into_iter().map(Event::Warning));
 
     Ok(Ok(Plan {
@@ -111,6 +89,39 @@ pub(crate) fn plan(
         messages,
         path,
     }))
+}
+
+/// Returns the error of a host that is neither a label nor a host name.
+fn host_error(host: &str) -> Option<Diagnostic> {
+    let is_valid = AgentName::parse(host).is_some() || HostName::parse(host).is_some();
+    (!is_valid).then(|| {
+        let what = "is no host name; write a label such as flexdeploy, or a whole name";
+        Diagnostic::new("--host", format!("{host:?} {what}"))
+    })
+}
+
+/// Returns warnings about the way to the application.
+fn upstream_warnings(
+    application: &Application,
+    args: &HttpArgs,
+    policy: &Policy,
+) -> impl Iterator<Item = String> {
+    let clear_text = !application.address.is_local() && application.tls.is_none();
+    let no_websocket = application.http2 && policy.routes.iter().any(|route| route.websocket);
+
+    [
+        clear_text.then(|| format!("requests go to {application} in clear text, over the network")),
+        args.upstream.upstream_insecure.then(|| {
+            "--upstream-insecure: the application's certificate is not verified; \
+             a third party in between can read and change everything"
+                .to_owned()
+        }),
+        no_websocket.then(|| {
+            "--websocket has no effect with --upstream-http2: WebSockets need HTTP/1.1".to_owned()
+        }),
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The path for the printed URL: the first route's, as far as it has no wildcard, with the webhook

@@ -20,19 +20,16 @@
 mod active_key;
 mod scheme_verifier;
 
-use std::sync::Arc;
-
 use sha2::{Digest as _, Sha256};
 
 use self::active_key::ActiveKey;
 use self::scheme_verifier::{MAX_PUBLIC, SchemeVerifier, VerifyContext};
-use crate::inspection::{BodyFieldsBuilder, Inspection, KeyId};
+use crate::inspection::{Inspection, KeyId};
 use crate::providers::Provider;
 use crate::providers::challenge::{Challenge, ChallengeAction, ChallengeGuard};
 use crate::providers::error::SignatureError;
 use crate::providers::key::{SecretParts, SecretShape, VerifyingKey};
 use crate::providers::scheme::{Algorithm, Scheme, SchemeError};
-use crate::providers::template::ValueSource;
 use crate::request::Request;
 use hookward_core::clock::UnixMillis;
 use hookward_core::fetched_keys::FetchedKeys;
@@ -98,31 +95,10 @@ impl SignatureVerifier {
             }
 
             if parts.is_empty() && scheme.fetch.is_some() {
-                let signed = scheme.msg.sources().find_map(|source| match source {
-                    ValueSource::Secret(name) => Some(name.clone().unwrap_or_default()),
-                    _ => None,
-                });
-                if let Some(name) = signed {
-                    return Err(SchemeError::MissingPart(name));
-                }
-
-                live.push(ActiveKey {
-                    secret: None,
-                    parts: SecretParts::none(),
-                    key: None,
-                    id: None,
-                });
+                live.push(ActiveKey::fetched(scheme)?);
             }
 
-            let mut places = BodyFieldsBuilder::default();
-            scheme.places().for_each(|place| place.add_to(&mut places));
-            let item_places = Arc::new(places.finish());
-            ways.push(SchemeVerifier {
-                scheme: scheme.clone(),
-                active: live,
-                proves: false,
-                item_places,
-            });
+            ways.push(SchemeVerifier::new(scheme, live));
         }
 
         for index in 0..parts.len() {

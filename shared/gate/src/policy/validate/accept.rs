@@ -78,35 +78,25 @@ impl Accept {
                 mistakes.push("every address of allow_ips is denied by deny_ips".to_owned());
             }
 
-            mistakes.extend(
-                ips.mistakes()
-                    .into_iter()
-                    .map(|what| format!("allow_ips: {what}")),
-            );
+            let of_ips = ips.mistakes().into_iter();
+            mistakes.extend(of_ips.map(|what| format!("allow_ips: {what}")));
         }
 
         let tokens: Vec<&TokenCheck> = self.token.iter().chain(&self.basic).collect();
-        let empty = |values: &Vec<String>| values.is_empty();
-        if self.headers.iter().any(|rule| empty(&rule.allowed))
-            || self.body.iter().any(|rule| empty(&rule.allowed))
+        if self.headers.iter().any(|rule| rule.allowed.is_empty())
+            || self.body.iter().any(|rule| rule.allowed.is_empty())
         {
-            mistakes.push(
-                "a rule about a header or the body allows no value, so nothing could pass"
-                    .to_owned(),
-            );
+            let text = "a rule about a header or the body allows no value: nothing could pass";
+            mistakes.push(text.to_owned());
         }
 
-        let token = |text: &str| !text.is_empty() && text.parse::<http::HeaderName>().is_ok();
-        for kind in &self.content_types {
-            if !kind
-                .split_once('/')
-                .is_some_and(|(kind, of)| token(kind) && token(of))
-            {
-                mistakes.push(format!(
-                    "content_type: {kind:?} is no media type such as application/json"
-                ));
-            }
-        }
+        let malformed = self
+            .content_types
+            .iter()
+            .filter(|kind| !is_media_type(kind));
+        mistakes.extend(malformed.map(|kind| {
+            format!("content_type: {kind:?} is no media type such as application/json")
+        }));
 
         let rules =
             self.headers.len() + self.body.len() + self.content_types.len() + self.verify.len();
@@ -133,4 +123,11 @@ impl Accept {
         mistakes.extend(self.verify.iter().flat_map(SignatureCheck::mistakes));
         mistakes
     }
+}
+
+/// Returns `true` for a type and a subtype, both tokens (RFC 9110 §8.3.1).
+fn is_media_type(text: &str) -> bool {
+    let is_token = |text: &str| !text.is_empty() && text.parse::<http::HeaderName>().is_ok();
+    text.split_once('/')
+        .is_some_and(|(kind, of)| is_token(kind) && is_token(of))
 }

@@ -16,6 +16,24 @@ pub(super) struct ActiveKey {
 }
 
 impl ActiveKey {
+    /// Creates a key that the relay fetches for each request.
+    pub(super) fn fetched(scheme: &Scheme) -> Result<Self, SchemeError> {
+        let signed = scheme.msg.sources().find_map(|source| match source {
+            ValueSource::Secret(name) => Some(name.clone().unwrap_or_default()),
+            _ => None,
+        });
+
+        match signed {
+            Some(name) => Err(SchemeError::MissingPart(name)),
+            None => Ok(Self {
+                secret: None,
+                parts: SecretParts::none(),
+                key: None,
+                id: None,
+            }),
+        }
+    }
+
     pub(super) fn new(
         scheme: &Scheme,
         index: usize,

@@ -1,6 +1,7 @@
 //! Verifies a request by one scheme and its keys.
 
 use super::{ActiveKey, other_port, signed_of};
+use crate::inspection::BodyFieldsBuilder;
 use crate::inspection::{BodyFields, BodyReadError, Kind};
 use crate::providers::challenge::ChallengeGuard;
 use crate::providers::error::SignatureError;
@@ -53,6 +54,18 @@ pub(super) struct VerifyContext<'c> {
 }
 
 impl SchemeVerifier {
+    pub(super) fn new(scheme: &Scheme, active: Vec<ActiveKey>) -> Self {
+        let mut fields = BodyFieldsBuilder::default();
+        scheme.places().for_each(|place| place.add_to(&mut fields));
+
+        Self {
+            scheme: scheme.clone(),
+            active,
+            proves: false,
+            item_places: Arc::new(fields.finish()),
+        }
+    }
+
     pub(super) fn verify(&self, case: &VerifyContext<'_>) -> Result<VerifyResult, SignatureError> {
         if self.active.is_empty() {
             return Err(SignatureError::Required(
