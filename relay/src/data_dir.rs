@@ -2,7 +2,7 @@
 //! the identity (the key that agents pin). The relay refuses every agent if either file is missing.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hookward_core::clock::Clock;
 use hookward_runtime::process::{self, OtherUsers};
@@ -11,8 +11,29 @@ use hookward_runtime::sqlite;
 use crate::certs::{
     CertError, EDGE_FILE, EDGE_KEY_FILE, EDGE_NAMES_FILE, IDENTITY_FILE, TunnelIdentity,
 };
-use crate::server::StartError;
 use crate::storage::{STATE_FILE, StorageError, Store};
+
+/// Unusable content of the data directory.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// The data directory holds one of two files that belong together.
+    #[error(
+        "{present} is there, and {missing} is missing or empty: agents that have joined would be refused. Restore it from \
+         a backup, or start once with --reset, which begins anew (every agent has to join again)"
+    )]
+    Incomplete {
+        /// The file that is there.
+        present: PathBuf,
+        /// The one that is not.
+        missing: PathBuf,
+    },
+    /// The relay's identity failed.
+    #[error(transparent)]
+    Identity(#[from] CertError),
+    /// The state file failed.
+    #[error(transparent)]
+    State(#[from] StorageError),
+}
 
 /// Remedy after a reset.
 const JOIN_AGAIN: &str =
@@ -41,17 +62,17 @@ pub(crate) fn clean_up(dir: &Path) {
 /// with `reset` it is set aside and made anew.
 ///
 /// # Errors
-/// [`StartError`].
+/// [`DataDirError`].
 pub(crate) fn open(
     dir: &Path,
     reset: bool,
     clock: &Clock,
-) -> Result<(Store, TunnelIdentity), StartError> {
+) -> Result<(Store, TunnelIdentity), DataDirError> {
     let (state, identity) = (dir.join(STATE_FILE), dir.join(IDENTITY_FILE));
     let is_empty = fs::metadata(&state).map_or(true, |file| file.len() == 0);
     if is_empty && identity.exists() {
         if !reset {
-            return Err(StartError::Incomplete {
+            return Err(DataDirError::Incomplete {
                 present: identity,
                 missing: state,
             });
@@ -72,7 +93,7 @@ pub(crate) fn open(
     // file of two.
     if !identity.exists() && store.tunnel_address()?.is_some() {
         if !reset {
-            return Err(StartError::Incomplete {
+            return Err(DataDirError::Incomplete {
                 present: state,
                 missing: identity,
             });

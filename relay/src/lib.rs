@@ -25,6 +25,7 @@ mod storage;
 pub use certs::TunnelIdentity;
 pub use cli::{Cli, LogFormat};
 pub use commands::{CommandError, run};
+pub use data_dir::DataDirError;
 pub use edge::client_address::{ForwardedField, client_address};
 pub use edge::proxy_protocol;
 pub use fetch::client::{FetchError, FetchSettings, Fetcher};

@@ -1,5 +1,6 @@
 //! Failure to start a relay.
 
+use crate::DataDirError;
 use crate::certs::CertError;
 use crate::fetch::client::FetchError;
 use crate::storage::StorageError;
@@ -40,17 +41,9 @@ pub enum StartError {
         /// Owner, in its own words.
         by: String,
     },
-    /// The data directory holds one of two files that belong together.
-    #[error(
-        "{present} is there, and {missing} is missing or empty: agents that have joined would be refused. Restore it from \
-         a backup, or start once with --reset, which begins anew (every agent has to join again)"
-    )]
-    Incomplete {
-        /// The file that is there.
-        present: PathBuf,
-        /// The one that is not.
-        missing: PathBuf,
-    },
+    /// The data directory has unusable content.
+    #[error(transparent)]
+    Content(#[from] DataDirError),
     /// A certificate or the identity.
     #[error(transparent)]
     Cert(#[from] CertError),

@@ -10,6 +10,7 @@ pub(crate) mod condition;
 mod error;
 mod fetched;
 pub(crate) mod jwt;
+mod jwt_key;
 pub mod key;
 pub mod locator;
 pub mod scheme;

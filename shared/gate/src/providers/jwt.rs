@@ -2,61 +2,19 @@
 //! and the request that the gate was given.
 
 use data_encoding::BASE64URL_NOPAD;
-use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, Validation};
 use serde_json::{Map, Value};
 use subtle::ConstantTimeEq as _;
 
 use crate::inspection::Kind;
 use crate::providers::error::SignatureError;
+use crate::providers::jwt_key::JwtKey;
 use crate::providers::key::SecretParts;
-use crate::providers::scheme::{JwtAlgorithm, JwtRules, KeyForm, SchemeError};
+use crate::providers::scheme::{JwtAlgorithm, JwtRules};
 use crate::providers::signing_input::SigningContext;
 use hookward_core::clock::UnixMillis;
 
-/// Keys that may have signed a token.
-pub(crate) enum JwtKey {
-    One(Box<DecodingKey>),
-    /// A published set; the token names one.
-    Set(JwkSet),
-}
-
 impl JwtKey {
-    pub(crate) fn new(rules: &JwtRules, form: KeyForm, text: &[u8]) -> Result<Self, SchemeError> {
-        if text.is_empty() {
-            return Err(SchemeError::EmptyKey);
-        }
-
-        if form == KeyForm::Jwks {
-            let set: JwkSet =
-                serde_json::from_slice(text).map_err(|_| SchemeError::Key("a JSON Web Key Set"))?;
-            return Ok(Self::Set(set));
-        }
-
-        let key = match rules.algs.first() {
-            Some(alg) if alg.is_symmetric() => DecodingKey::from_secret(text),
-            Some(JwtAlgorithm::RS256 | JwtAlgorithm::RS384 | JwtAlgorithm::RS512) => {
-                DecodingKey::from_rsa_der(text)
-            }
-            Some(JwtAlgorithm::ES256 | JwtAlgorithm::ES384) => DecodingKey::from_ec_der(text),
-            _ => DecodingKey::from_ed_der(text),
-        };
-        Ok(Self::One(Box::new(key)))
-    }
-
-    /// Returns the key of this id; of a set with one key, that one.
-    fn decoding_key(&self, id: Option<&str>) -> Result<DecodingKey, SignatureError> {
-        match self {
-            Self::One(key) => Ok(key.as_ref().clone()),
-            Self::Set(set) => {
-                let named = id.and_then(|id| set.find(id));
-                let only = || set.keys.first().filter(|_| set.keys.len() == 1);
-                let jwk = named.or_else(only).ok_or(SignatureError::UnknownKey)?;
-                DecodingKey::from_jwk(jwk).map_err(|_| SignatureError::UnknownKey)
-            }
-        }
-    }
-
     /// The claims of a token that this key signed, and that says what it must.
     pub(crate) fn claims(
         &self,

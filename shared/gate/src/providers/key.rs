@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq as _;
 use unicode_normalization::UnicodeNormalization as _;
 
 use crate::inspection::{KeyId, Kind, Numbered, WorkLimitExceeded};
-use crate::providers::jwt::JwtKey;
+use crate::providers::jwt_key::JwtKey;
 use crate::providers::scheme::{Algorithm, KeyForm, Scheme, SchemeError};
 use crate::request::Request;
 use hookward_core::secret::{Secret, SecretDigest};
