@@ -149,14 +149,14 @@ fn what_senders_would_refuse_is_warned_of() {
         (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 2, 1));
     assert_warned(
         &Brought::self_signed(&expired).own(),
-        &["chain.pem", "has expired", "renew it"],
+        &["chain.pem", "certificate expired on", "renew it"],
     );
 
     let mut early = params(&format!("*.{DOMAIN}"));
     early.not_before = date_time_ymd(2999, 1, 1);
     assert_warned(
         &Brought::self_signed(&early).own(),
-        &["chain.pem", "not valid yet", "clock"],
+        &["chain.pem", "not valid before", "clock"],
     );
 
     // A wildcard stands for one label (RFC 6125 §6.4.3).

@@ -1253,7 +1253,7 @@ fn a_baseline_policy_without_effect_is_refused_at_the_start() {
 
     for (line, told) in [
         ("rate = '5/s'\naccept.open = true", "policy_rate"),
-        ("accept.token = 'env:TOKEN'", "asks for no token"),
+        ("accept.token = 'env:TOKEN'", "requires no token"),
         (
             "observe_until = 2020-01-01\naccept.allow_ips = '192.0.2.1'",
             "does not observe",
