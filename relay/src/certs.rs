@@ -221,7 +221,7 @@ fn make_pair(certificate: &Path, key: &Path) -> Result<(), CertError> {
         path: certificate.to_owned(),
         what,
     };
-    review::check_key(&certified, key).map_err(content)
+    review::check_key(&certified, key).map_err(|reason| content(reason.into()))
 }
 
 /// The names of a self-signed certificate for a relay: its domain, one label below it, and the

@@ -1,5 +1,6 @@
 //! The command line of `hookward-relay`.
 
+use hookward_core::reason::Reason;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -190,7 +191,7 @@ impl ServeArgs {
     }
 }
 
-fn parse_pair(text: &str) -> Result<(String, String), String> {
+fn parse_pair(text: &str) -> Result<(String, String), Reason> {
     let (host, agent) = text
         .split_once('=')
         .ok_or("write HOST=AGENT, such as hooks.example.com=flexdeploy")?;

@@ -1,5 +1,6 @@
 //! Flags of the commands that open no tunnel.
 
+use hookward_core::reason::Reason;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -187,7 +188,7 @@ pub(crate) struct SendArgs {
 }
 
 /// Reads host and port of a relay.
-fn relay_address(text: &str) -> Result<String, String> {
+fn relay_address(text: &str) -> Result<String, Reason> {
     const WRITE: &str = "write HOST:PORT, such as relay.example.com:443";
 
     let (host, port) = text.rsplit_once(':').ok_or(WRITE)?;
@@ -198,7 +199,7 @@ fn relay_address(text: &str) -> Result<String, String> {
         .ok_or("a port is a number from 1 to 65535")?;
 
     if host.is_empty() || host.contains(['/', '@']) {
-        return Err(WRITE.to_owned());
+        return Err(WRITE.to_owned().into());
     }
 
     Ok(format!("{host}:{port}"))

@@ -1,5 +1,6 @@
 //! Flags of the commands that open tunnels: `http`, `start` and `pair`.
 
+use hookward_core::reason::Reason;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -115,7 +116,7 @@ pub(crate) struct PublicArgs {
 }
 
 /// Removes what ngrok's `--url` has around a host.
-fn host(text: &str) -> Result<String, String> {
+fn host(text: &str) -> Result<String, Reason> {
     let host = text.strip_prefix("https://").unwrap_or(text);
     Ok(host.strip_suffix('/').unwrap_or(host).to_owned())
 }

@@ -2,6 +2,7 @@
 //! the one that relay and agent run; what only the running relay knows (rates, what came before,
 //! lists that were read) is said to be so.
 
+use hookward_core::reason::Reason;
 use std::sync::Arc;
 
 use hookward_core::clock::{Clock, UnixMillis};
@@ -33,7 +34,7 @@ pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
     let policy = match policy(&args, now)? {
         Ok(policy) => policy,
         Err(what) => {
-            print_error(LogFormat::Text, &what);
+            print_error(LogFormat::Text, &what.to_string());
             return Ok(Exit::Usage);
         }
     };
@@ -87,10 +88,10 @@ pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
 }
 
 /// The policy of the flags. Where `hookward http` would have minted a token, the one that it keeps.
-fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, String>, CommandError> {
+fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, Reason>, CommandError> {
     let built = match policy_args::policy(&args.policy, &ProcessSecrets, now) {
         Ok(built) => built,
-        Err(problems) => return Ok(Err(problems.to_string())),
+        Err(problems) => return Ok(Err(problems.to_string().into())),
     };
     if !built.mint_token {
         return Ok(Ok(built.policy));
@@ -106,7 +107,7 @@ fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, String>,
         Some(token) => Ok(policy_args::with_token(&built.policy, &policy_args::minted_check(&token.digest()))),
         None => {
             Err("no check is given, and no token was minted yet: give the flags of `hookward http`, or run it once"
-                .to_owned())
+                .to_owned().into())
         }
     })
 }

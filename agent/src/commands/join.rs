@@ -1,5 +1,6 @@
 //! `hookward join`: exchanges a join token for this agent's own credential.
 
+use hookward_core::reason::Reason;
 use std::io::Read;
 use std::path::Path;
 
@@ -25,7 +26,7 @@ pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
     let token = match token(&args.token) {
         Ok(token) => token,
         Err(error) => {
-            print_error(LogFormat::Text, &error);
+            print_error(LogFormat::Text, &error.to_string());
             return Ok(Exit::Usage);
         }
     };
@@ -90,13 +91,15 @@ pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
 }
 
 /// Reads the join token.
-fn token(given: &str) -> Result<JoinToken, String> {
+fn token(given: &str) -> Result<JoinToken, Reason> {
     // The text may be a part of a token: no error repeats it.
     let text = read(given).map_err(|error| {
         format!("can't read the join token: {error}; name a file with it, or - for standard input")
     })?;
 
-    JoinToken::parse(&text).map_err(|error| error.to_string())
+    JoinToken::parse(&text)
+        .map_err(|error| error.to_string())
+        .map_err(Reason::from)
 }
 
 /// The token's text: from standard input, a file, or the argument itself.

@@ -2,6 +2,7 @@
 //! webhook (Asana, Notion). Whoever knows the URL could tell one: so it is only taken while this
 //! runs, once, and shown.
 
+use hookward_core::reason::Reason;
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
@@ -31,7 +32,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     let policy = match policy(&args) {
         Ok(policy) => policy,
         Err(what) => {
-            print_error(args.log_format, &what);
+            print_error(args.log_format, &what.to_string());
             return Ok(Exit::Usage);
         }
     };
@@ -120,7 +121,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     })
 }
 
-fn policy(args: &PairArgs) -> Result<Policy, String> {
+fn policy(args: &PairArgs) -> Result<Policy, Reason> {
     let row = providers::find(&args.provider).ok_or_else(|| providers::unknown(&args.provider))?;
     if !row
         .challenges
@@ -130,14 +131,16 @@ fn policy(args: &PairArgs) -> Result<Policy, String> {
         return Err(format!(
             "{} does not tell its secret in a handshake; enter it yourself",
             row.name
-        ));
+        )
+        .into());
     }
 
     if args.secret_file.exists() {
         return Err(format!(
             "{} is there already; a secret is never overwritten",
             args.secret_file.display()
-        ));
+        )
+        .into());
     }
 
     let paths = if args.path.is_empty() {

@@ -1,5 +1,6 @@
 //! `hookward send`: signs a test webhook as a provider would, and sends it.
 
+use hookward_core::reason::Reason;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ enum SendCommandError {
     #[error(transparent)]
     Given(#[from] RequestInputError),
     #[error("{0}")]
-    Provider(String),
+    Provider(Reason),
     #[error(transparent)]
     Sign(#[from] SignError),
 }
@@ -79,7 +80,7 @@ pub(super) async fn run(args: SendArgs) -> Result<Exit, CommandError> {
             })
         }
         Ok(Err(what)) => {
-            print_error(LogFormat::Text, &what);
+            print_error(LogFormat::Text, &what.to_string());
             Ok(Exit::Failed)
         }
         Err(_) => {
@@ -98,11 +99,11 @@ fn prepare(args: &SendArgs) -> Result<DraftRequest, SendCommandError> {
         None => (args.provider.as_str(), None),
     };
     let row = providers::find(name)
-        .ok_or_else(|| SendCommandError::Provider(providers::unknown(name)))?;
+        .ok_or_else(|| SendCommandError::Provider(providers::unknown(name).into()))?;
     let schemes = row.pinned(variant).map_err(SendCommandError::Provider)?;
     let secret = ProcessSecrets
         .load(&args.secret)
-        .map_err(|error| SendCommandError::Provider(error.to_string()))?
+        .map_err(|error| SendCommandError::Provider(error.to_string().into()))?
         .secret;
 
     let (origin, target) = request_input::split_url(&args.url)?;
@@ -133,7 +134,7 @@ fn prepare(args: &SendArgs) -> Result<DraftRequest, SendCommandError> {
     }
 
     Err(first.map_or_else(
-        || SendCommandError::Provider(format!("{} has no way of signing", row.name)),
+        || SendCommandError::Provider(format!("{} has no way of signing", row.name).into()),
         SendCommandError::Sign,
     ))
 }
@@ -170,7 +171,7 @@ fn shown(draft: &DraftRequest) -> String {
 async fn exchange(
     prepared: DraftRequest,
     ca: Option<&Path>,
-) -> Result<(http::StatusCode, Bytes), String> {
+) -> Result<(http::StatusCode, Bytes), Reason> {
     let (scheme, authority) = prepared
         .origin
         .split_once("://")
@@ -224,7 +225,7 @@ async fn converse<S>(
     stream: S,
     authority: &str,
     prepared: DraftRequest,
-) -> Result<(http::StatusCode, Bytes), String>
+) -> Result<(http::StatusCode, Bytes), Reason>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -265,6 +266,6 @@ where
     };
     tokio::select! {
         answer = asking => answer,
-        () = driving => Err(failed(&"the connection ended")),
+        () = driving => Err(failed(&"the connection ended").into()),
     }
 }

@@ -268,8 +268,10 @@ mod tests {
         }
     }
 
-    fn build(args: PolicyFlags) -> Result<ResolvedPolicy, String> {
-        policy(&args, &Fake, UnixMillis(1_700_000_000_000)).map_err(|problems| problems.to_string())
+    fn build(args: PolicyFlags) -> Result<ResolvedPolicy, hookward_core::reason::Reason> {
+        policy(&args, &Fake, UnixMillis(1_700_000_000_000))
+            .map_err(|problems| problems.to_string())
+            .map_err(hookward_core::reason::Reason::from)
     }
 
     fn texts(list: &[&str]) -> Vec<String> {
@@ -352,9 +354,9 @@ mod tests {
             panic!("accepted")
         };
 
-        assert_eq!(problems.lines().count(), 12, "{problems}");
+        assert_eq!(problems.to_string().lines().count(), 12, "{problems}");
         assert!(
-            !problems.contains("hunter2"),
+            !problems.to_string().contains("hunter2"),
             "a literal secret is not repeated"
         );
     }

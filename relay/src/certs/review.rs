@@ -1,5 +1,6 @@
 //! Review of the edge's certificate at the start, before the first webhook is lost.
 
+use hookward_core::reason::Reason;
 use std::path::Path;
 
 use hookward_core::clock::UnixMillis;
@@ -34,7 +35,7 @@ pub(crate) fn review(
         path: chain_file.to_owned(),
         what,
     };
-    check_key(certified, key_file).map_err(content)?;
+    check_key(certified, key_file).map_err(|reason| content(reason.into()))?;
 
     let Some(first) = certified.chain.first() else {
         return Ok(Vec::new());
@@ -100,7 +101,7 @@ fn validity_warning(certificate: &X509Certificate<'_>, now: UnixMillis) -> Optio
 }
 
 /// Checks that the key is that of the first certificate.
-pub(super) fn check_key(certified: &CertificatePair, key_file: &Path) -> Result<(), String> {
+pub(super) fn check_key(certified: &CertificatePair, key_file: &Path) -> Result<(), Reason> {
     let provider = crypto_provider();
     let fits = |chain: Vec<CertificateDer<'static>>| {
         CertifiedKey::from_der(chain, certified.key.clone_key(), &provider).map(drop)
@@ -109,7 +110,7 @@ pub(super) fn check_key(certified: &CertificatePair, key_file: &Path) -> Result<
         return Ok(());
     };
     if !matches!(error, rustls::Error::InconsistentKeys(_)) {
-        return Err(error.to_string());
+        return Err(error.to_string().into());
     }
 
     let place = certified
@@ -122,11 +123,11 @@ pub(super) fn check_key(certified: &CertificatePair, key_file: &Path) -> Result<
             "the certificates stand in the wrong order: the server's own comes first, and is number {}; its issuer follows, \
              and so on (RFC 8446 §4.4.2)",
             place + 1
-        ),
+        ).into(),
         None => format!(
             "the private key in {} is not the key of this certificate",
             key_file.display()
-        ),
+        ).into(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The operator's baseline policy: a policy file of the relay's own, which every request must pass before its
 //! tunnel's policy is asked. No tunnel can relax it.
 
+use hookward_core::reason::Reason;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -79,7 +80,7 @@ fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<Arc<Gate>, D
         .map_err(|error| problem(format!("can't be read: {error}")))?;
     let now = clock.now();
     let loaded = file::read(&name, &text, &VettedSecrets, now)?;
-    check(&loaded.policy).map_err(problem)?;
+    check(&loaded.policy).map_err(|reason| problem(reason.into()))?;
 
     let gate = Gate::compile(&loaded.policy, Side::Relay, now)
         .map_err(|mistakes| problem(mistakes.join("; ")))?;
@@ -89,14 +90,15 @@ fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<Arc<Gate>, D
 }
 
 /// Checks that the policy has no setting that a baseline policy can't have.
-fn check(policy: &Policy) -> Result<(), String> {
+fn check(policy: &Policy) -> Result<(), Reason> {
     let error = |text: &str| Err(text.to_owned());
     if policy
         .routes
         .iter()
         .any(|route| route.mode != Mode::Enforce)
     {
-        return error("observe_until: a baseline policy does not observe: no tunnel may relax it");
+        return error("observe_until: a baseline policy does not observe: no tunnel may relax it")
+            .map_err(Reason::from);
     }
 
     let requires_token = |accept: &Accept| accept.token.is_some() || accept.basic.is_some();
@@ -108,18 +110,19 @@ fn check(policy: &Policy) -> Result<(), String> {
     {
         return error(
             "token, basic: a baseline policy requires no token: it would be forwarded to every application",
-        );
+        ).map_err(Reason::from);
     }
 
     if policy.rate.is_some() || policy.routes.iter().any(|route| route.rate.is_some()) {
         return error(
             "rate: a baseline policy comes before the tunnel's own policy, so strangers would use it up for all; \
              write client_rate, or policy_rate in the relay's limits",
-        );
+        ).map_err(Reason::from);
     }
 
     if policy.routes.iter().any(|route| route.replay.is_some()) {
-        return error("replay: replay protection belongs to each tunnel's policy");
+        return error("replay: replay protection belongs to each tunnel's policy")
+            .map_err(Reason::from);
     }
 
     Ok(())

@@ -1,6 +1,7 @@
 //! Keeps the named sets of addresses fresh: those that some policy names are read from their
 //! providers, kept on disk, and the last good copy stays in use.
 
+use hookward_core::reason::Reason;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -124,7 +125,7 @@ impl IpSetUpdater {
                             .unwrap_or_default();
                         tracing::warn!(
                             set = name,
-                            error,
+                            %error,
                             in_use = age,
                             "addresses could not be read"
                         );
@@ -161,7 +162,7 @@ impl IpSetUpdater {
         fetcher: &Fetcher,
         store: &Store,
         clock: &Clock,
-    ) -> Result<usize, String> {
+    ) -> Result<usize, Reason> {
         let url = set.url.as_deref().unwrap_or_default();
         let url = HttpsUrl::parse(url).map_err(|what| format!("{url}: {what}"))?;
         let content = fetcher

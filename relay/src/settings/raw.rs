@@ -200,7 +200,7 @@ impl RawSettings {
                     );
                 }
                 Ok(network) => trusted_proxies.push(network),
-                Err(what) => wrong("trusted_proxies", what),
+                Err(what) => wrong("trusted_proxies", what.to_string()),
             }
         }
 
@@ -247,7 +247,7 @@ impl RawSettings {
         for text in &self.fetch_hosts {
             match HostPattern::parse(text) {
                 Ok(host) => fetch.hosts.push(host),
-                Err(what) => wrong("fetch.hosts", what),
+                Err(what) => wrong("fetch.hosts", what.to_string()),
             }
         }
 

@@ -1,6 +1,7 @@
 //! Networks of client addresses: parsing that refuses what two parsers read differently, and sets
 //! that answer in logarithmic time.
 
+use crate::reason::Reason;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -20,7 +21,7 @@ pub fn canonical(address: IpAddr) -> IpAddr {
 /// # Errors
 /// A sentence that says what to write instead. Refused: numbers in octal or hexadecimal or without
 /// four parts, set host bits, lists, names, everything that is not plain ASCII.
-pub fn parse_network(text: &str) -> Result<IpNet, String> {
+pub fn parse_network(text: &str) -> Result<IpNet, Reason> {
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),
         None => (text, None),
@@ -40,9 +41,7 @@ pub fn parse_network(text: &str) -> Result<IpNet, String> {
                 .ok_or_else(|| format!("{text:?}: the prefix length is at most {most}"))?
         }
         Some(_) => {
-            return Err(format!(
-                "{text:?}: the prefix length is a number up to {most}"
-            ));
+            return Err(format!("{text:?}: the prefix length is a number up to {most}").into());
         }
     };
     let network = IpNet::new(address, prefix).map_err(|error| format!("{text:?}: {error}"))?;
@@ -51,12 +50,15 @@ pub fn parse_network(text: &str) -> Result<IpNet, String> {
         return Err(format!(
             "{text:?} has bits set behind its prefix; did you mean {}?",
             network.trunc()
-        ));
+        )
+        .into());
     }
 
-    unmapped(network).ok_or_else(|| {
-        format!("{text:?} covers IPv4-mapped addresses and others; name the IPv4 range")
-    })
+    unmapped(network)
+        .ok_or_else(|| {
+            format!("{text:?} covers IPv4-mapped addresses and others; name the IPv4 range")
+        })
+        .map_err(Reason::from)
 }
 
 /// The IPv4 range of an IPv4-mapped IPv6 one; `None` when it straddles both.

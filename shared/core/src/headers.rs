@@ -178,7 +178,7 @@ pub struct ConnectionOptions {
 ///
 /// # Errors
 /// The option that names another field.
-pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, String> {
+pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, Box<str>> {
     let mut found = ConnectionOptions::default();
     for value in headers.get_all(header::CONNECTION) {
         let text = value
@@ -193,7 +193,7 @@ pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, Stri
                 .iter()
                 .find(|known| known.eq_ignore_ascii_case(option))
             else {
-                return Err(option.to_owned());
+                return Err(option.into());
             };
             found.upgrade |= *known == "upgrade";
             found.te |= *known == "te";

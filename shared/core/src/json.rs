@@ -7,6 +7,7 @@
 mod edit;
 mod scan;
 
+use crate::reason::Reason;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -59,14 +60,14 @@ impl JsonPath {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Reason> {
         let mut steps = Vec::new();
         for part in text.split('.') {
             let (key, brackets) = part.split_at(part.find('[').unwrap_or(part.len()));
             if key.contains(']') || key.is_empty() && (brackets.is_empty() || !steps.is_empty()) {
-                return Err(format!(
-                    "{text:?} is no path such as event.type or items[0].id"
-                ));
+                return Err(
+                    format!("{text:?} is no path such as event.type or items[0].id").into(),
+                );
             }
 
             if !key.is_empty() {
@@ -87,12 +88,12 @@ impl JsonPath {
                             .parse()
                             .map_err(|_| format!("{digits:?} is no index"))?,
                     ),
-                    None => return Err(format!("{text:?}: a bracket is not closed")),
+                    None => return Err(format!("{text:?}: a bracket is not closed").into()),
                 });
             }
 
             if steps.len() > MAX_STEPS {
-                return Err(format!("a path has more than {MAX_STEPS} steps"));
+                return Err(format!("a path has more than {MAX_STEPS} steps").into());
             }
         }
 
@@ -174,9 +175,9 @@ impl fmt::Display for JsonPath {
 }
 
 impl TryFrom<String> for JsonPath {
-    type Error = String;
+    type Error = Reason;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, Reason> {
         Self::parse(&text)
     }
 }

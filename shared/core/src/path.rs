@@ -1,5 +1,6 @@
 //! Path patterns: compared segment by segment on the raw bytes of a target that is well shaped.
 
+use crate::reason::Reason;
 use crate::syntax::{self, EscapedSlashes};
 
 /// A pattern such as `/flexdeploy/webhooks/v1/**`. `*` stands for one segment; a final `/**` for
@@ -22,14 +23,14 @@ impl PathPattern {
     /// # Errors
     /// A sentence that says what is wrong, for a pattern that no request could match or that does
     /// not mean what it seems to.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Reason> {
         let Some(rest) = text.strip_prefix('/') else {
-            return Err(format!("the path {text:?} must begin with a slash"));
+            return Err(format!("the path {text:?} must begin with a slash").into());
         };
         let (rest, below) = match rest.strip_suffix("**") {
             Some("") => ("", true),
             Some(prefix) if prefix.ends_with('/') => (prefix.trim_end_matches('/'), true),
-            Some(_) => return Err(wildcard(text)),
+            Some(_) => return Err(wildcard(text).into()),
             None => (rest.strip_suffix('/').unwrap_or(rest), false),
         };
 
@@ -97,13 +98,14 @@ impl PathPattern {
 }
 
 impl Segment {
-    fn parse(segment: &str, pattern: &str) -> Result<Self, String> {
+    fn parse(segment: &str, pattern: &str) -> Result<Self, Reason> {
         match segment {
             "*" => Ok(Self::Any),
-            segment if segment.contains('*') => Err(wildcard(pattern)),
+            segment if segment.contains('*') => Err(wildcard(pattern).into()),
             segment if segment.contains('?') => Err(format!(
                 "the path {pattern:?} has a query; a route is chosen by its path alone"
-            )),
+            )
+            .into()),
             segment => Ok(Self::Exact(segment.as_bytes().to_vec())),
         }
     }

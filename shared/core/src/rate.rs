@@ -1,6 +1,7 @@
 //! Rates: so many requests in a span of time, with the whole of it as a burst (GCRA, the generic
 //! cell rate algorithm: one number a source is enough, and no clock but the caller's `now`).
 
+use crate::reason::Reason;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,7 +32,7 @@ impl Rate {
     ///
     /// # Errors
     /// A sentence that says what to write.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Reason> {
         let wrong = || format!("{text:?} is no rate such as 100/s, 600/m, 1000/h or 5000/d");
         let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
         let count: u64 = count
@@ -138,9 +139,9 @@ impl fmt::Display for Rate {
 }
 
 impl TryFrom<String> for Rate {
-    type Error = String;
+    type Error = Reason;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, Reason> {
         Self::parse(&text)
     }
 }

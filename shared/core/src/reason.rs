@@ -5,6 +5,30 @@ use std::fmt;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+/// Reason in words: why a value is invalid, or why a check fails. For the author of a policy, or the
+/// tunnel's owner. Contains no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Reason(String);
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<Reason> for String {
+    fn from(reason: Reason) -> Self {
+        reason.0
+    }
+}
+
 /// Declares [`Check`] or [`Code`]: variants with the stable text that stands for each.
 macro_rules! words {
     ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])+ $variant:ident = $text:literal,)+ }) => {

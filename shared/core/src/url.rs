@@ -1,6 +1,7 @@
 //! URLs of what the relay fetches: https, a host by its name, a path; nothing that could be read in
 //! two ways.
 
+use crate::reason::Reason;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -123,7 +124,7 @@ impl HostPattern {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Reason> {
         let plain = text.replace(REGION, "x").replace('*', "x");
         let stars = text
             .split('.')
@@ -136,7 +137,8 @@ impl HostPattern {
         if !stars || !named || !text.contains('.') || HostName::parse(&plain).is_none() {
             return Err(format!(
                 "{text:?} is no host such as keys.example.com or sns.{{region}}.amazonaws.com"
-            ));
+            )
+            .into());
         }
 
         Ok(Self(text.to_ascii_lowercase()))
@@ -165,9 +167,9 @@ impl fmt::Display for HostPattern {
 }
 
 impl TryFrom<String> for HostPattern {
-    type Error = String;
+    type Error = Reason;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, Reason> {
         Self::parse(&text)
     }
 }

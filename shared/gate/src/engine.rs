@@ -95,7 +95,7 @@ impl Gate {
             .iter()
             .map(|route| CompiledRoute::new(route, side))
             .collect::<Result<_, _>>();
-        let routes = routes.map_err(|mistake| vec![mistake])?;
+        let routes = routes.map_err(|mistake| vec![mistake.into()])?;
         let counts = side == Side::Relay;
 
         Ok(Self {

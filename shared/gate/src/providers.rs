@@ -18,6 +18,7 @@ pub(crate) mod signing_input;
 pub mod template;
 pub mod verifier;
 
+use hookward_core::reason::Reason;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 
@@ -260,18 +261,21 @@ impl Provider {
     ///
     /// # Errors
     /// A sentence that lists the variants, when it has none of this name.
-    pub fn pinned(&self, variant: Option<&str>) -> Result<Vec<Scheme>, String> {
+    pub fn pinned(&self, variant: Option<&str>) -> Result<Vec<Scheme>, Reason> {
         match variant {
             None => Ok(self.schemes()),
             Some(name) => match self.variants.get(name) {
                 Some(scheme) => Ok(vec![scheme.clone()]),
-                None if self.variants.is_empty() => Err(format!("{} has no variants", self.name)),
+                None if self.variants.is_empty() => {
+                    Err(format!("{} has no variants", self.name).into())
+                }
                 None => {
                     let names = self.variants.keys().cloned().collect::<Vec<_>>().join(", ");
                     Err(format!(
                         "{} has no variant {name:?}; its variants: {names}",
                         self.name
-                    ))
+                    )
+                    .into())
                 }
             },
         }

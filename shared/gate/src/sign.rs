@@ -17,6 +17,7 @@ use crate::providers::signing_input::{PLIVO_NONCE, SigningContext};
 use crate::providers::template::ValueSource;
 use hookward_core::clock::UnixMillis;
 use hookward_core::json::JsonError;
+use hookward_core::reason::Reason;
 use hookward_core::secret::Secret;
 
 pub use draft::DraftRequest;
@@ -36,7 +37,7 @@ pub enum SignError {
     RsaSha1,
     /// Nothing can be put where the provider puts it.
     #[error("{0} can't be written into this request; is its body what this provider sends?")]
-    Place(String),
+    Place(Reason),
     /// Something that is signed is not in the request, or can't be read.
     #[error("{0}; this provider signs it: give it with the URL, the header fields or the body")]
     Missing(String),

@@ -4,6 +4,7 @@ use hookward_core::clock::Clock;
 use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_core::names::{AgentName, HostName};
 use hookward_core::path::PathPattern;
+use hookward_core::reason::Reason;
 use hookward_core::secret::Secret;
 use hookward_core::syntax::EscapedSlashes;
 use hookward_gate::engine::syntax;
@@ -51,7 +52,7 @@ pub(crate) fn plan(
         .as_ref()
         .map(|built| webhook_path(&built.policy, args.webhook.as_deref()));
     if let Some(Err(what)) = &path {
-        problems.push(Diagnostic::new("--webhook", what));
+        problems.push(Diagnostic::new("--webhook", what.to_string()));
     }
 
     if args.policy.new_token && built.as_ref().is_some_and(|built| !built.mint_token) {
@@ -126,7 +127,7 @@ fn upstream_warnings(
 
 /// The path for the printed URL: the first route's, as far as it has no wildcard, with the webhook
 /// behind it. A webhook that the route would not let through is a mistake.
-fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, String> {
+fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, Reason> {
     let paths = policy
         .routes
         .first()
@@ -164,7 +165,7 @@ fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, String
 
     Err(format!(
         "{path:?} would be refused by {first:?}; write the path below the webhook resource, such as git/push"
-    ))
+    ).into())
 }
 
 #[cfg(test)]

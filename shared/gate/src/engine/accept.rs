@@ -3,6 +3,7 @@
 mod address;
 mod evidence;
 
+use hookward_core::reason::Reason;
 use std::net::IpAddr;
 
 pub(crate) use self::address::AddressRule;
@@ -31,7 +32,7 @@ pub(crate) struct AcceptRule {
 
 impl AcceptRule {
     /// `remembers`: deliveries have to be told from each other.
-    pub(crate) fn new(accept: &Accept, side: Side, remembers: bool) -> Result<Self, String> {
+    pub(crate) fn new(accept: &Accept, side: Side, remembers: bool) -> Result<Self, Reason> {
         Ok(Self {
             side,
             allow: accept.allow_ips.as_ref().map(AddressRule::new),
@@ -98,7 +99,9 @@ impl AcceptRule {
                     evidence.tokens.push(spot);
                     evidence.secrets.push(name.to_owned());
                 }
-                Err(reason) => evidence.record_or_fail(token_refusal(check, reason), observing)?,
+                Err(reason) => {
+                    evidence.record_or_fail(token_refusal(check, reason.to_string()), observing)?
+                }
             }
         }
 

@@ -1,5 +1,6 @@
 //! Rules about single values of a JSON body, such as `ref` = `refs/heads/main`.
 
+use hookward_core::reason::Reason;
 use http::header;
 
 use crate::inspection::{BodyReadError, Inspection};
@@ -20,7 +21,7 @@ pub(crate) fn check(
     rule: &BodyRule,
     request: &Request<'_>,
     inspection: &Inspection,
-) -> Result<(), String> {
+) -> Result<(), Reason> {
     let texts = if is_form(request) {
         let read =
             inspection.field_texts(FORM_FIELD, &rule.path, request.head.headers, request.body);
@@ -43,11 +44,7 @@ pub(crate) fn check(
         return Ok(());
     }
 
-    Err(format!(
-        "{} is none of {}",
-        rule.path,
-        rule.allowed.join(", ")
-    ))
+    Err(format!("{} is none of {}", rule.path, rule.allowed.join(", ")).into())
 }
 
 /// Returns `true` for a urlencoded form.
@@ -72,11 +69,11 @@ mod tests {
     use crate::request::RequestHead;
     use hookward_core::json::JsonPath;
 
-    fn check(rule: &BodyRule, body: &[u8]) -> Result<(), String> {
+    fn check(rule: &BodyRule, body: &[u8]) -> Result<(), Reason> {
         check_as(rule, "application/json", body)
     }
 
-    fn check_as(rule: &BodyRule, kind: &str, body: &[u8]) -> Result<(), String> {
+    fn check_as(rule: &BodyRule, kind: &str, body: &[u8]) -> Result<(), Reason> {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind.parse().unwrap())]);
         let head = RequestHead {
             method: &Method::POST,
@@ -100,6 +97,7 @@ mod tests {
         assert!(
             form("payload=%7B%22ref%22%3A%22dev%22%7D")
                 .unwrap_err()
+                .to_string()
                 .contains("none of main")
         );
 

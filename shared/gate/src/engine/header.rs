@@ -1,5 +1,6 @@
 //! Rules about header fields: one of the values that are allowed, and a media type.
 
+use hookward_core::reason::Reason;
 use http::{HeaderMap, HeaderName, header};
 
 use crate::policy::HeaderRule;
@@ -9,7 +10,7 @@ use hookward_core::text::Escaped;
 ///
 /// # Errors
 /// Why not, for the tunnel's owner.
-pub(crate) fn check(rule: &HeaderRule, headers: &HeaderMap) -> Result<(), String> {
+pub(crate) fn check(rule: &HeaderRule, headers: &HeaderMap) -> Result<(), Reason> {
     let value = single(headers, &rule.name)?;
     if rule
         .allowed
@@ -24,14 +25,15 @@ pub(crate) fn check(rule: &HeaderRule, headers: &HeaderMap) -> Result<(), String
         rule.name,
         Escaped(value),
         rule.allowed.join(", ")
-    ))
+    )
+    .into())
 }
 
 /// Checks that the body's media type is one of these. Ignores parameters (RFC 9110 §8.3.1).
 ///
 /// # Errors
 /// Why not, for the tunnel's owner.
-pub(crate) fn check_content_type(allowed: &[String], headers: &HeaderMap) -> Result<(), String> {
+pub(crate) fn check_content_type(allowed: &[String], headers: &HeaderMap) -> Result<(), Reason> {
     let value = single(headers, &header::CONTENT_TYPE)?;
     let kind = value
         .split(|byte| *byte == b';')
@@ -42,7 +44,7 @@ pub(crate) fn check_content_type(allowed: &[String], headers: &HeaderMap) -> Res
     // A reader that takes the last of a list reads another type.
     let plain = value.split(|byte| *byte == b'"').step_by(2);
     if plain.flatten().any(|byte| *byte == b',') {
-        return Err("the content type is a list".to_owned());
+        return Err("the content type is a list".to_owned().into());
     }
 
     if allowed
@@ -56,10 +58,11 @@ pub(crate) fn check_content_type(allowed: &[String], headers: &HeaderMap) -> Res
         "the content type is {}, and none of {}",
         Escaped(kind),
         allowed.join(", ")
-    ))
+    )
+    .into())
 }
 
-fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], String> {
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], Reason> {
     let mut values = headers.get_all(name).iter();
     let value = values
         .next()
@@ -67,7 +70,7 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], Str
 
     match values.next() {
         None => Ok(value.as_bytes()),
-        Some(_) => Err(format!("the header {name} stands more than once")),
+        Some(_) => Err(format!("the header {name} stands more than once").into()),
     }
 }
 

@@ -8,6 +8,7 @@ use crate::policy::{Mode, ReplayProtection, Route};
 use hookward_core::clock::UnixMillis;
 use hookward_core::path::PathPattern;
 use hookward_core::rate::Rate;
+use hookward_core::reason::Reason;
 use hookward_core::reason::{Check, Code, Refusal};
 use http::Method;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ impl CompiledRoute {
         matches!(self.mode, Mode::Observe { until } if now.seconds() < until)
     }
 
-    pub(super) fn new(route: &Route, side: Side) -> Result<Self, String> {
+    pub(super) fn new(route: &Route, side: Side) -> Result<Self, Reason> {
         let paths = route
             .paths
             .iter()

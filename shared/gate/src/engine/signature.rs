@@ -3,6 +3,7 @@
 mod challenge;
 mod delivery;
 
+use hookward_core::reason::Reason;
 use http::StatusCode;
 
 use self::challenge::ChallengeOrigin;
@@ -48,7 +49,7 @@ pub(crate) struct SignatureRule {
 
 impl SignatureRule {
     /// `remembers`: deliveries have to be told from each other.
-    pub(crate) fn new(check: &SignatureCheck, side: Side, remembers: bool) -> Result<Self, String> {
+    pub(crate) fn new(check: &SignatureCheck, side: Side, remembers: bool) -> Result<Self, Reason> {
         let schemes = check.schemes()?;
         let secrets: Vec<Secret> = check
             .secrets

@@ -1,5 +1,6 @@
 //! The token in a webhook's URL or in a header, and Basic authentication.
 
+use hookward_core::reason::Reason;
 use std::ops::Range;
 
 use data_encoding::BASE64;
@@ -28,7 +29,7 @@ pub fn check<'c>(
     check: &'c TokenCheck,
     target: &[u8],
     headers: &HeaderMap,
-) -> Result<(TokenSpan, &'c str), String> {
+) -> Result<(TokenSpan, &'c str), Reason> {
     let (value, spot) = match &check.location {
         TokenLocation::Query(name) => find_parameter(target, name)?,
         TokenLocation::Header(name) => (
@@ -41,7 +42,7 @@ pub fn check<'c>(
                 .split_at_checked(6)
                 .ok_or("it is no Basic authentication")?;
             if !scheme.eq_ignore_ascii_case(b"basic ") {
-                return Err("it is no Basic authentication".to_owned());
+                return Err("it is no Basic authentication".to_owned().into());
             }
 
             let value = BASE64
@@ -52,12 +53,12 @@ pub fn check<'c>(
         }
     };
     if value.is_empty() || value.len() > TOKEN_BYTES {
-        return Err("the token is empty or too long".to_owned());
+        return Err("the token is empty or too long".to_owned().into());
     }
 
     match right(check, &value) {
         Some(name) => Ok((spot, name)),
-        None => Err(wrong(check, &value)),
+        None => Err(wrong(check, &value).into()),
     }
 }
 
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
     use hookward_core::secret::SecretDigest;
 
-    fn run(target: &str) -> Result<String, String> {
+    fn run(target: &str) -> Result<String, Reason> {
         let live = [
             ("env:OLD", SecretDigest::of(b"old")),
             ("env:NEW", SecretDigest::of(b"t+/")),

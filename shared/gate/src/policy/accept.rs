@@ -3,6 +3,7 @@
 use super::SignatureCheck;
 use hookward_core::address::AddressSet;
 use hookward_core::json::JsonPath;
+use hookward_core::reason::Reason;
 use hookward_core::secret::SecretDigest;
 use http::HeaderName;
 use ipnet::IpNet;
@@ -144,18 +145,20 @@ impl TokenLocation {
     ///
     /// # Errors
     /// What is wrong with the name.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Reason> {
         if let Some(name) = text.strip_prefix("header:") {
             return HeaderName::from_bytes(name.as_bytes())
                 .map(Self::Header)
-                .map_err(|_| format!("{name:?} is not a header name"));
+                .map_err(|_| format!("{name:?} is not a header name"))
+                .map_err(Reason::from);
         }
 
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if text.is_empty() || !text.bytes().all(plain) {
             return Err(format!(
                 "{text:?} is no name for a query parameter: use letters, digits, - _ ."
-            ));
+            )
+            .into());
         }
 
         Ok(Self::Query(text.to_owned()))
@@ -166,9 +169,9 @@ impl TokenLocation {
 pub(super) const BASIC: &str = "basic:";
 
 impl TryFrom<String> for TokenLocation {
-    type Error = String;
+    type Error = Reason;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, Reason> {
         if text == BASIC {
             Ok(Self::Basic)
         } else {

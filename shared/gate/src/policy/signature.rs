@@ -2,6 +2,7 @@
 
 use crate::providers::scheme::SchemeError;
 use crate::providers::{self, Coverage, Provider, Scheme, SecretShape, SignatureVerifier};
+use hookward_core::reason::Reason;
 use hookward_core::secret::Secret;
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +76,7 @@ impl SignatureCheck {
     ///
     /// # Errors
     /// What is wrong with the names.
-    pub fn schemes(&self) -> Result<Vec<Scheme>, String> {
+    pub fn schemes(&self) -> Result<Vec<Scheme>, Reason> {
         match (&self.provider, &self.scheme) {
             (Some(name), None) => {
                 let row = providers::find(name).ok_or_else(|| providers::unknown(name))?;
@@ -83,14 +84,20 @@ impl SignatureCheck {
             }
             (None, Some(scheme)) if self.variant.is_none() => Ok(vec![scheme.as_ref().clone()]),
             (None, Some(_)) => Err(
-                "variant is about a provider's row, and not about a scheme of your own".to_owned(),
+                "variant is about a provider's row, and not about a scheme of your own"
+                    .to_owned()
+                    .into(),
             ),
-            (Some(_), Some(_)) => {
-                Err("it names a provider and holds a scheme; take one of them away".to_owned())
-            }
-            (None, None) => {
-                Err("provider is missing; write for example provider = \"github\"".to_owned())
-            }
+            (Some(_), Some(_)) => Err(
+                "it names a provider and holds a scheme; take one of them away"
+                    .to_owned()
+                    .into(),
+            ),
+            (None, None) => Err(
+                "provider is missing; write for example provider = \"github\""
+                    .to_owned()
+                    .into(),
+            ),
         }
     }
 

@@ -266,7 +266,7 @@ impl Route {
                     limits::PATTERN_BYTES
                 ));
             } else if let Err(what) = PathPattern::parse(path) {
-                mistake(what);
+                mistake(what.to_string());
             }
         }
 

@@ -1,5 +1,6 @@
 //! Where a value stands in a request: a header, the query, the body.
 
+use hookward_core::reason::Reason;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -52,7 +53,7 @@ impl HeaderField {
     ///
     /// # Errors
     /// When it is none.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Reason> {
         let name = HeaderName::from_bytes(text.as_bytes())
             .map_err(|_| format!("{text:?} is not a header name"))?;
         Ok(Self {
@@ -72,7 +73,7 @@ impl ValueLocator {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Reason> {
         let named = |name: &str| {
             if name.is_empty() {
                 Err(format!("{text:?} names nothing"))
@@ -86,24 +87,24 @@ impl ValueLocator {
                 Some(stem) => HeaderField::parse(stem).map(Self::Numbered),
                 None => HeaderField::parse(name).map(Self::Header),
             },
-            Some(("query", name)) => named(name).map(Self::Query),
-            Some(("form", name)) => named(name).map(Self::Form),
+            Some(("query", name)) => named(name).map(Self::Query).map_err(Reason::from),
+            Some(("form", name)) => named(name).map(Self::Form).map_err(Reason::from),
             Some(("json", path)) => JsonPath::parse(path).map(Self::Json),
             Some(("formjson", rest)) => match rest.split_once(':') {
                 Some((field, path)) => Ok(Self::FormJson(named(field)?, JsonPath::parse(path)?)),
-                None => Err(format!("{text:?}: write formjson:FIELD:PATH")),
+                None => Err(format!("{text:?}: write formjson:FIELD:PATH").into()),
             },
             Some(("sig", key)) => match key.strip_prefix('#') {
                 Some(digits) => digits
                     .parse()
                     .map(Self::Position)
-                    .map_err(|_| format!("{text:?}: write sig:#0")),
-                None => named(key).map(Self::Member),
+                    .map_err(|_| format!("{text:?}: write sig:#0")).map_err(Reason::from),
+                None => named(key).map(Self::Member).map_err(Reason::from),
             },
             None if text == "body" => Ok(Self::Body),
             _ => Err(format!(
                 "{text:?} is no place; write header:NAME, query:NAME, form:NAME, json:PATH, formjson:FIELD:PATH, sig:KEY or body"
-            )),
+            ).into()),
         }
     }
 
@@ -319,9 +320,9 @@ impl fmt::Display for ValueLocator {
 }
 
 impl TryFrom<String> for ValueLocator {
-    type Error = String;
+    type Error = Reason;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, Reason> {
         Self::parse(&text)
     }
 }

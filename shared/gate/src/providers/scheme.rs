@@ -17,6 +17,7 @@ pub mod joints;
 mod jwt;
 pub mod time;
 
+use hookward_core::reason::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::providers::locator::ValueLocator;
@@ -112,9 +113,9 @@ pub enum Pick {
 }
 
 impl TryFrom<String> for Pick {
-    type Error = String;
+    type Error = Reason;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, Reason> {
         if let Some(part) = text
             .strip_prefix("{secret:")
             .and_then(|rest| rest.strip_suffix('}'))
@@ -124,7 +125,7 @@ impl TryFrom<String> for Pick {
 
         match text.strip_suffix('+').map(str::parse) {
             Some(Ok(first)) => Ok(Self::From(first)),
-            _ if text.is_empty() => Err("pick names nothing".to_owned()),
+            _ if text.is_empty() => Err("pick names nothing".to_owned().into()),
             _ => Ok(Self::Key(text)),
         }
     }

@@ -20,6 +20,7 @@
 //! `[…]` is left out when a placeholder inside has no value. `{{`, `}}`, `[[` and `]]` are the
 //! characters themselves.
 
+use hookward_core::reason::Reason;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -103,13 +104,15 @@ impl Template {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Reason> {
         let mut parser = Parser { rest: text };
         let parts = parser.parts(false)?;
         let free = |part: &&TemplatePart| matches!(part, TemplatePart::Value(_, Filter::Free));
         if parts.iter().filter(free).count() > 1 {
             return Err(
-                "only one value may be |free: two could take bytes of each other".to_owned(),
+                "only one value may be |free: two could take bytes of each other"
+                    .to_owned()
+                    .into(),
             );
         }
 
@@ -181,14 +184,14 @@ struct Parser<'t> {
 }
 
 impl Parser<'_> {
-    fn parts(&mut self, inside: bool) -> Result<Vec<TemplatePart>, String> {
+    fn parts(&mut self, inside: bool) -> Result<Vec<TemplatePart>, Reason> {
         let mut parts = Vec::new();
         let mut literal = String::new();
 
         loop {
             let Some(next) = self.rest.chars().next() else {
                 if inside {
-                    return Err("a `[` is not closed".to_owned());
+                    return Err("a `[` is not closed".to_owned().into());
                 }
                 break;
             };
@@ -207,7 +210,11 @@ impl Parser<'_> {
                     }
                     self.rest = after;
                 }
-                '}' => return Err("a `}` was not opened; write `}}` for the character".to_owned()),
+                '}' => {
+                    return Err("a `}` was not opened; write `}}` for the character"
+                        .to_owned()
+                        .into());
+                }
                 _ => {
                     literal.push(next);
                     self.rest = after;
@@ -221,10 +228,14 @@ impl Parser<'_> {
                     parts.push(placeholder(inside)?);
                     self.rest = tail;
                 }
-                '[' if inside => return Err("a `[` stands inside of another".to_owned()),
+                '[' if inside => return Err("a `[` stands inside of another".to_owned().into()),
                 '[' => parts.push(TemplatePart::Optional(self.parts(true)?)),
                 _ if inside => return Ok(parts),
-                _ => return Err("a `]` was not opened; write `]]` for the character".to_owned()),
+                _ => {
+                    return Err("a `]` was not opened; write `]]` for the character"
+                        .to_owned()
+                        .into());
+                }
             }
         }
 
@@ -236,7 +247,7 @@ impl Parser<'_> {
     }
 }
 
-fn placeholder(inside: &str) -> Result<TemplatePart, String> {
+fn placeholder(inside: &str) -> Result<TemplatePart, Reason> {
     let (name, filter) = match inside.split_once('|') {
         None => (inside, Filter::None),
         Some((name, "lower")) => (name, Filter::Lower),
@@ -249,7 +260,7 @@ fn placeholder(inside: &str) -> Result<TemplatePart, String> {
         Some((name, "hubspot")) => (name, Filter::Hubspot),
         Some((name, "contentful")) => (name, Filter::Contentful),
         Some((name, "free")) => (name, Filter::Free),
-        Some((_, filter)) => return Err(format!("unknown filter |{filter}")),
+        Some((_, filter)) => return Err(format!("unknown filter |{filter}").into()),
     };
 
     let source = match name {
@@ -271,7 +282,7 @@ fn placeholder(inside: &str) -> Result<TemplatePart, String> {
                 ValueSource::SignedHeaders(HeaderField::parse(header)?)
             }
             Some(_) => ValueSource::At(ValueLocator::parse(name)?),
-            None => return Err(format!("unknown placeholder {{{name}}}")),
+            None => return Err(format!("unknown placeholder {{{name}}}").into()),
         },
     };
     Ok(TemplatePart::Value(source, filter))
@@ -284,9 +295,9 @@ impl fmt::Display for Template {
 }
 
 impl TryFrom<String> for Template {
-    type Error = String;
+    type Error = Reason;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, Reason> {
         Self::parse(&text)
     }
 }

@@ -72,7 +72,7 @@ impl DraftRequest {
 
     /// Puts a text there, in the place of what stands there.
     pub(crate) fn put(&mut self, place: &ValueLocator, text: &str) -> Result<(), SignError> {
-        let impossible = || SignError::Place(place.to_string());
+        let impossible = || SignError::Place(place.to_string().into());
         match place {
             ValueLocator::Header(field) => {
                 let value = HeaderValue::from_str(text).map_err(|_| impossible())?;

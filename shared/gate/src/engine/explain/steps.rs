@@ -213,7 +213,7 @@ pub(super) fn alternative_steps(
         list.judge(
             at,
             Check::Token,
-            found.map_err(|reason| token_refusal(check, reason)),
+            found.map_err(|reason| token_refusal(check, reason.to_string())),
             &said,
         );
     }

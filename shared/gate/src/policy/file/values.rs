@@ -90,7 +90,7 @@ pub fn read_addresses(texts: &[String], mut wrong: impl FnMut(String)) -> Addres
                     None => wrong(hookward_core::ip_sets::unknown(text)),
                 }
             }
-            Err(what) => wrong(what),
+            Err(what) => wrong(what.to_string()),
         }
     }
 

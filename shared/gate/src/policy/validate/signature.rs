@@ -26,7 +26,7 @@ impl SignatureCheck {
     pub(super) fn mistakes(&self) -> Vec<String> {
         let schemes = match self.schemes() {
             Ok(schemes) => schemes,
-            Err(what) => return vec![what],
+            Err(what) => return vec![what.to_string()],
         };
         let name = self.title();
         let mut mistakes = Vec::new();
