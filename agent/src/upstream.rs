@@ -6,15 +6,11 @@
 //! Taking a [`Permit`] is what makes reaching the application without the gate impossible.
 
 pub(crate) mod application;
+mod body;
 pub(crate) mod header_case;
 pub(crate) mod health;
 pub(crate) mod pool;
 pub(crate) mod tls;
-
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use hookward_core::headers::{
@@ -24,113 +20,16 @@ use hookward_core::headers::{
 use hookward_core::names::HostName;
 use hookward_gate::engine::{Permit, TokenSpan};
 use hookward_tunnel::protocol::head;
-use hookward_tunnel::transport::{MessageBody, body::MessageBodyError};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
-use tokio::sync::Notify;
+use http_body::Body;
 
 use self::application::Application;
+pub(crate) use self::body::UpstreamBody;
 use self::header_case::HeaderCaseCache;
 
 /// The port of `https` without one.
 const HTTPS: u16 = 443;
-
-/// A request's body on its way to the application.
-pub(crate) enum UpstreamBody {
-    Whole(Full<Bytes>),
-    /// As it comes through the tunnel.
-    Tunnel(Box<MessageBody>, Progress),
-}
-
-/// Progress of sending a body, for the code that waits for the response. `None` for a body in
-/// memory, which counts as sent.
-#[derive(Clone)]
-pub(crate) struct Progress(Option<Arc<MonitoredBody>>);
-
-#[derive(Default)]
-struct MonitoredBody {
-    over: AtomicBool,
-    moved: Notify,
-}
-
-impl Progress {
-    /// Returns `true` if the body has been read to its end.
-    #[must_use]
-    pub(crate) fn is_over(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|watched| watched.over.load(Ordering::Relaxed))
-    }
-
-    /// Resolves when a piece has been taken, or the end; never when the body is over already.
-    pub(crate) async fn changed(&self) {
-        match &self.0 {
-            Some(watched) if !self.is_over() => watched.moved.notified().await,
-            _ => std::future::pending().await,
-        }
-    }
-
-    fn note(&self, over: bool) {
-        if let Some(watched) = &self.0 {
-            watched.over.fetch_or(over, Ordering::Relaxed);
-            watched.moved.notify_one();
-        }
-    }
-}
-
-impl UpstreamBody {
-    /// A body as it comes through the tunnel.
-    #[must_use]
-    pub(crate) fn tunnel(body: MessageBody) -> Self {
-        Self::Tunnel(Box::new(body), Progress(Some(Arc::default())))
-    }
-
-    /// Returns the progress of sending.
-    #[must_use]
-    pub(crate) fn progress(&self) -> Progress {
-        match self {
-            Self::Tunnel(_, progress) => progress.clone(),
-            Self::Whole(_) => Progress(None),
-        }
-    }
-}
-
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = MessageBodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, MessageBodyError>>> {
-        match &mut *self {
-            Self::Whole(full) => Pin::new(full)
-                .poll_frame(cx)
-                .map_err(|never| match never {}),
-            Self::Tunnel(body, progress) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
-                progress.note(frame.is_none());
-                Poll::Ready(frame)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(full) => full.is_end_stream(),
-            Self::Tunnel(body, _) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(full) => full.size_hint(),
-            Self::Tunnel(body, _) => body.size_hint(),
-        }
-    }
-}
 
 /// A request that can't be written. The gate lets none pass of which this is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

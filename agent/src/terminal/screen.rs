@@ -387,7 +387,7 @@ mod tests {
 
         for text in [
             "t00.example ->",
-            "tunnels more",
+            "more tunnels",
             "IN FORCE",
             "7 refused",
             "7 by token",

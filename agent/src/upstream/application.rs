@@ -1,6 +1,8 @@
 //! Where requests go: a port of this machine, a host, a Unix socket; in clear text or over TLS,
 //! HTTP/1.1 or HTTP/2; and what `Host` says there.
 
+mod parse;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
+pub(crate) use self::parse::ApplicationAddress;
 use super::tls::{self, Trust};
 
 /// The application, as the user described it.
@@ -55,13 +58,6 @@ pub enum HostField {
     Value(HeaderValue),
 }
 
-/// The application's address and scheme, as read from the command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApplicationAddress {
-    pub address: Address,
-    pub https: bool,
-}
-
 /// Connection to the application: TCP or a Unix socket, or TLS over TCP.
 pub(crate) type Stream = Either<Either<TcpStream, UnixStream>, Box<TlsStream<TcpStream>>>;
 
@@ -71,71 +67,6 @@ pub(crate) fn socket(stream: &Stream) -> BorrowedFd<'_> {
         Either::Left(Either::Left(stream)) => stream.as_fd(),
         Either::Left(Either::Right(stream)) => stream.as_fd(),
         Either::Right(stream) => stream.get_ref().0.as_fd(),
-    }
-}
-
-impl ApplicationAddress {
-    /// Reads `8000`, `localhost:8000`, `app.internal:8000`, `[::1]:8000`,
-    /// `https://app.internal:8443` or `unix:/run/app.sock`.
-    ///
-    /// # Errors
-    /// A sentence that says what to write.
-    pub fn parse(text: &str) -> Result<Self, Diagnostic> {
-        let wrong = |what: &str| {
-            let write =
-                "write a port such as 8000, HOST:PORT, https://HOST:PORT, or unix:/run/app.sock";
-            Err(Diagnostic::new(
-                "APPLICATION",
-                format!("{text:?}: {what}; {write}"),
-            ))
-        };
-
-        if let Some(path) = text.strip_prefix("unix:") {
-            if !path.starts_with('/') {
-                return wrong("the socket's path begins with a slash");
-            }
-            return Ok(Self {
-                address: Address::Unix(path.into()),
-                https: false,
-            });
-        }
-
-        let (https, rest) = match text.split_once("://") {
-            None => (false, text),
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
-            Some(_) => return wrong("an application speaks http or https"),
-        };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        if rest.contains(['/', '?', '#', '@']) {
-            return wrong("the path is the sender's");
-        }
-
-        let (host, port) = match rest.rsplit_once(':') {
-            None if https => (Some(rest), "443"),
-            None if text.contains("://") => (Some(rest), "80"),
-            None => (None, rest),
-            Some((host, port)) => (Some(host), port),
-        };
-        let plain = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-
-        let Some(number) = port
-            .parse::<u16>()
-            .ok()
-            .filter(|number| plain && *number > 0)
-        else {
-            return wrong("a port lies between 1 and 65535");
-        };
-
-        let address = match host {
-            None | Some("localhost") => Address::Port(number),
-            Some("") => return wrong("the host is missing"),
-            Some(host) if host.contains(':') && !host.starts_with('[') => {
-                return wrong("an IPv6 address stands in brackets");
-            }
-            Some(host) => Address::Host(format!("{host}:{number}")),
-        };
-        Ok(Self { address, https })
     }
 }
 

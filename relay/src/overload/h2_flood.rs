@@ -9,6 +9,8 @@
 //! It reads nothing but frame heads (RFC 9113 §4.1), and changes no byte. A PUSH_PROMISE, which no
 //! client may send (§8.4), it does not let through: h2 would wait for the rest of one without end.
 
+mod frames;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::frames::{FrameCounter, FrameKind};
 use crate::overload::connections::{ConnectionSlot, HeaderMemory};
 
 /// Control frames in a [`WINDOW`] beyond those that go with what moves: real clients send a few.
@@ -54,93 +57,6 @@ pub(crate) struct H2FloodGuard<S> {
     slot: Arc<ConnectionSlot>,
     /// The memory for a head that comes.
     held: HeaderMemory,
-}
-
-/// Follows one direction from frame to frame.
-struct FrameCounter {
-    head: [u8; HEAD],
-    /// Bytes of the head that are there.
-    filled: usize,
-    /// Bytes to pass over before the next head.
-    skip: usize,
-    /// Bytes of the request's head that comes, as its frames announce them, and whether this frame
-    /// is its last.
-    block: u64,
-    last_of_block: bool,
-}
-
-/// Kind of a frame.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum FrameKind {
-    /// A request or an answer moves.
-    Progress,
-    Control,
-    /// The frame may not come from a client.
-    Wrong,
-}
-
-impl FrameCounter {
-    const fn after(skip: usize) -> Self {
-        Self {
-            head: [0; HEAD],
-            filled: 0,
-            skip,
-            block: 0,
-            last_of_block: false,
-        }
-    }
-
-    /// Takes bytes in up to where a request's head begins, and says of each frame that begins in
-    /// them what it is. Gives what is left, and whether a head begins there.
-    fn follow<'b>(
-        &mut self,
-        mut bytes: &'b [u8],
-        mut each: impl FnMut(FrameKind),
-    ) -> (&'b [u8], bool) {
-        while !bytes.is_empty() {
-            let over = self.skip.min(bytes.len());
-            self.skip -= over;
-            bytes = bytes.get(over..).unwrap_or_default();
-
-            if self.skip == 0 && self.last_of_block {
-                (self.block, self.last_of_block) = (0, false);
-            }
-
-            let wanted = (HEAD - self.filled).min(bytes.len());
-            let (part, rest) = bytes.split_at(wanted);
-
-            if let Some(room) = self.head.get_mut(self.filled..self.filled + wanted) {
-                room.copy_from_slice(part);
-            }
-
-            self.filled += wanted;
-            bytes = rest;
-
-            if self.filled == HEAD {
-                let [high, middle, low, kind, flags, ..] = self.head;
-                self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-                self.filled = 0;
-
-                if kind == HEADERS || kind == CONTINUATION {
-                    self.block += self.skip as u64;
-                    self.last_of_block = flags & END_HEADERS != 0;
-                }
-
-                each(match kind {
-                    HEADERS => FrameKind::Progress,
-                    DATA if self.skip > 0 => FrameKind::Progress,
-                    PUSH_PROMISE => FrameKind::Wrong,
-                    _ => FrameKind::Control,
-                });
-
-                if kind == HEADERS {
-                    return (bytes, true);
-                }
-            }
-        }
-
-        (bytes, false)
-    }
 }
 
 impl<S> H2FloodGuard<S> {

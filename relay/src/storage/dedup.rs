@@ -9,6 +9,7 @@
 //! Windows are measured by time that passes; a clock that is set changes them only with the next
 //! start.
 
+mod claim_guard;
 mod schema;
 mod writer;
 
@@ -27,6 +28,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+pub(crate) use self::claim_guard::ClaimGuard;
 use self::schema::prepare;
 use self::writer::{SteadyTime, WriterThread};
 use crate::storage::StorageError;
@@ -86,13 +88,6 @@ enum DedupRequest {
 pub(crate) struct DedupWriter {
     pub dedup: DeliveryDedup,
     thread: Option<JoinHandle<()>>,
-}
-
-/// A claim that is given back unless it is confirmed.
-pub(crate) struct ClaimGuard {
-    dedup: DeliveryDedup,
-    holder: i64,
-    key: Option<Key>,
 }
 
 impl DedupWriter {
@@ -224,35 +219,6 @@ impl DeliveryDedup {
     fn ask(&self, asked: DedupRequest) {
         self.shared.lock().requests.push_back(asked);
         self.shared.news.notify_one();
-    }
-}
-
-impl ClaimGuard {
-    /// The delivery was answered 2xx: it is remembered. Waits until that is on disk.
-    pub(crate) async fn confirm(mut self) {
-        let Some(key) = self.key.take() else { return };
-        let (answer, answered) = oneshot::channel();
-        self.dedup.ask(DedupRequest::Confirm {
-            key,
-            holder: self.holder,
-            answer,
-        });
-
-        // A disk that fails keeps the question, and the sender gets its answer all the same.
-        if timeout(COMMIT_TIMEOUT, answered).await.is_err() {
-            tracing::warn!("the file of deliveries takes too long; a delivery is not yet on disk");
-        }
-    }
-}
-
-impl Drop for ClaimGuard {
-    fn drop(&mut self) {
-        if let Some(key) = self.key.take() {
-            self.dedup.ask(DedupRequest::Release {
-                key,
-                holder: self.holder,
-            });
-        }
     }
 }
 

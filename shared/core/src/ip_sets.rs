@@ -4,16 +4,17 @@
 //! the date; the relay refreshes it from the provider's list. A set that has neither a copy nor a
 //! refreshed one is empty, and so refuses everybody: the gate says which of the two it is.
 
+mod active;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 
+pub use self::active::{ActiveSet, NamedSets, SetOrigin};
 use crate::address::{AddressSet, parse_network};
-use crate::clock::UnixMillis;
 use crate::json::JsonPath;
 
 /// Most ranges of one set: real lists have up to a few thousand.
@@ -192,106 +193,10 @@ impl NamedSet {
     }
 }
 
-/// Source of the ranges in use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SetOrigin {
-    /// There are none yet.
-    Nowhere,
-    /// The built-in copy, of this day.
-    BuiltIn(Option<String>),
-    /// The provider's list, read at this moment.
-    Fetched(UnixMillis),
-}
-
-/// The ranges of a set that are in use.
-#[derive(Debug, Clone)]
-pub struct ActiveSet {
-    /// Ranges in use.
-    pub addresses: AddressSet,
-    /// Number of listed ranges.
-    pub count: usize,
-    /// Source of the ranges.
-    pub origin: SetOrigin,
-}
-
-impl ActiveSet {
-    /// Returns the age of the ranges as text.
-    #[must_use]
-    pub fn age(&self, now: UnixMillis) -> String {
-        match &self.origin {
-            SetOrigin::Nowhere => "empty until its first refresh".to_owned(),
-            SetOrigin::BuiltIn(Some(day)) => {
-                format!("{} ranges, the built-in copy of {day}", self.count)
-            }
-            SetOrigin::BuiltIn(None) => {
-                format!("{} ranges, the built-in copy, undated", self.count)
-            }
-            SetOrigin::Fetched(at) => {
-                format!(
-                    "{} ranges, read {} h ago",
-                    self.count,
-                    now.seconds().saturating_sub(at.seconds()) / 3600
-                )
-            }
-        }
-    }
-}
-
-/// All named sets in use; clones share them.
-#[derive(Clone)]
-pub struct NamedSets {
-    // A std lock: look-ups copy a pointer, and nothing waits while it is held.
-    current: Arc<RwLock<BTreeMap<&'static str, Arc<ActiveSet>>>>,
-}
-
-impl Default for NamedSets {
-    fn default() -> Self {
-        let current = all()
-            .iter()
-            .map(|set| (set.name.as_str(), Arc::new(set.built_in())))
-            .collect();
-        Self {
-            current: Arc::new(RwLock::new(current)),
-        }
-    }
-}
-
-impl NamedSets {
-    /// The ranges of a set in use.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<Arc<ActiveSet>> {
-        self.current
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned()
-    }
-
-    /// Puts a list that was read into use.
-    pub fn set(&self, name: &'static str, networks: &[IpNet], at: UnixMillis) {
-        let current = ActiveSet {
-            addresses: AddressSet::new(networks),
-            count: networks.len(),
-            origin: SetOrigin::Fetched(at),
-        };
-
-        self.current
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name, Arc::new(current));
-    }
-
-    /// Returns `true` if the set of this name contains this address.
-    #[must_use]
-    pub fn contains(&self, name: &str, address: IpAddr) -> bool {
-        self.get(name)
-            .is_some_and(|current| current.addresses.contains(address))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::UnixMillis;
 
     #[test]
     fn the_sets_load_and_their_copies_are_ranges() {

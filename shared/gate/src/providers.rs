@@ -5,6 +5,7 @@
 //! known way means adding a row and its fixtures there, and no code. The same fields make a scheme
 //! that a user writes in a policy.
 
+pub(crate) mod canonical;
 pub mod challenge;
 pub(crate) mod condition;
 mod error;

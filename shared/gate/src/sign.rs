@@ -10,10 +10,11 @@ use http::{HeaderValue, header};
 use serde_json::value::RawValue;
 
 use crate::providers::SignatureError;
+use crate::providers::canonical::plivo::PLIVO_NONCE;
 use crate::providers::key::{SecretParts, SecretShape, VerifyingKey};
 use crate::providers::locator::{SignatureParams, ValueLocator};
 use crate::providers::scheme::{Algorithm, Encoding, KeyForm, Pick, Scheme, SchemeError, TimeUnit};
-use crate::providers::signing_input::{PLIVO_NONCE, SigningContext};
+use crate::providers::signing_input::SigningContext;
 use crate::providers::template::ValueSource;
 use hookward_core::clock::UnixMillis;
 use hookward_core::json::JsonError;

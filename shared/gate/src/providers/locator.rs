@@ -1,5 +1,7 @@
 //! Where a value stands in a request: a header, the query, the body.
 
+mod params;
+
 use hookward_core::reason::Reason;
 use std::borrow::Cow;
 use std::fmt;
@@ -7,18 +9,13 @@ use std::fmt;
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
+pub use self::params::HeaderField;
+pub(crate) use self::params::SignatureParams;
 use crate::inspection::{BodyFieldsBuilder, BodyReadError, Inspection};
 use crate::providers::error::SignatureError;
 use crate::request::{Request, RequestHead};
 use hookward_core::form::{self, FormError};
 use hookward_core::json::{JsonError, JsonPath};
-
-/// A header name, with its letters as the provider writes them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeaderField {
-    written: String,
-    name: HeaderName,
-}
 
 /// A place in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,30 +39,6 @@ pub enum ValueLocator {
     Member(String),
     /// `sig:#N`: the list's member at this position, from 0 on.
     Position(usize),
-}
-
-/// The members of a signature's list: a key, where they have keys, and a value.
-#[derive(Debug, Default)]
-pub(crate) struct SignatureParams(pub Vec<(Option<Vec<u8>>, Vec<u8>)>);
-
-impl HeaderField {
-    /// Reads a header name.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub(crate) fn parse(text: &str) -> Result<Self, Reason> {
-        let name = HeaderName::from_bytes(text.as_bytes())
-            .map_err(|_| format!("{text:?} is not a header name"))?;
-        Ok(Self {
-            written: text.to_owned(),
-            name,
-        })
-    }
-
-    #[must_use]
-    pub(crate) const fn name(&self) -> &HeaderName {
-        &self.name
-    }
 }
 
 impl ValueLocator {

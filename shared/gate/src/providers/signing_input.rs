@@ -1,24 +1,24 @@
 //! Puts together what a provider signed: a template filled from a request.
 
-mod forms;
-
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use memchr::memmem;
 use sha2::{Digest as _, Sha256};
 
-use self::forms::{form_pairs, signed_headers, sorted_form};
 use crate::inspection::{Kind, Numbered, SignedMessage};
+use crate::providers::canonical::atlassian::canonical;
+use crate::providers::canonical::contentful::contentful;
+use crate::providers::canonical::forms::{signed_headers, sorted_form};
+use crate::providers::canonical::hubspot::hubspot;
+use crate::providers::canonical::plivo::plivo;
+use crate::providers::canonical::sns::sns;
 use crate::providers::error::SignatureError;
 use crate::providers::key::{SecretParts, VerifyingKey};
 use crate::providers::locator::{SignatureParams, ValueLocator};
 use crate::providers::template::{Filter, Template, TemplatePart, ValueSource};
 use crate::request::Request;
-use hookward_core::form;
-use hookward_core::json::JsonPath;
 use hookward_core::limits::{MESSAGE_BYTES, MESSAGE_FACTOR};
 use hookward_core::secret::Secret;
 
@@ -291,202 +291,6 @@ fn filtered(value: Piece<'_>, filter: Filter) -> Result<Piece<'_>, SignatureErro
         Filter::Hubspot => Cow::Owned(hubspot(&text(&value)?).into_bytes()),
         Filter::Contentful => Cow::Owned(contentful(&text(&value)?).into_bytes()),
     })
-}
-
-/// HubSpot signs the URL with these twelve escapes decoded, and no others
-/// (developers.hubspot.com, "Validating requests", v3).
-fn hubspot(url: &str) -> String {
-    const DECODED: [(&str, &str); 12] = [
-        ("%3A", ":"),
-        ("%2F", "/"),
-        ("%3F", "?"),
-        ("%40", "@"),
-        ("%21", "!"),
-        ("%24", "$"),
-        ("%27", "'"),
-        ("%28", "("),
-        ("%29", ")"),
-        ("%2A", "*"),
-        ("%2C", ","),
-        ("%3B", ";"),
-    ];
-
-    DECODED
-        .iter()
-        .fold(url.to_owned(), |url, (escape, character)| {
-            url.replace(escape, character)
-        })
-}
-
-/// Percent-encodes what is neither alphanumeric nor in `plain`.
-pub(crate) fn escape(text: &[u8], plain: &[u8]) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text {
-        if byte.is_ascii_alphanumeric() || plain.contains(byte) {
-            escaped.push(char::from(*byte));
-        } else {
-            escaped.push_str(&format!("%{byte:02X}"));
-        }
-    }
-
-    escaped
-}
-
-/// Contentful signs `encodeURI(path + "?" + querystring.escape(query))`
-/// (npm @contentful/node-apps-toolkit, `src/requests/utils.ts`).
-fn contentful(target: &str) -> String {
-    const ENCODE_URI: &[u8] = b"-_.!~*'();/?:@&=+$,#";
-    const COMPONENT: &[u8] = b"-_.!~*'()";
-
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let path = escape(path.as_bytes(), ENCODE_URI);
-
-    if query.is_empty() {
-        return path;
-    }
-
-    format!(
-        "{path}?{}",
-        escape(escape(query.as_bytes(), COMPONENT).as_bytes(), ENCODE_URI)
-    )
-}
-
-/// Atlassian's canonical request: method, path, and the query sorted, without `jwt`
-/// (developer.atlassian.com, "Understanding JWT", query string hash).
-fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
-    const PLAIN: &[u8] = b"-_.~";
-
-    let broken = || SignatureError::Malformed("the query".to_owned(), "it can't be read");
-    let path = String::from_utf8_lossy(request.head.path()).replace('&', "%26");
-    let path = if path.len() > 1 {
-        path.trim_end_matches('/')
-    } else {
-        &path
-    };
-
-    let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, value) in form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)? {
-        if name.as_ref() != b"jwt" {
-            names
-                .entry(escape(&name, PLAIN))
-                .or_default()
-                .push(escape(&value, PLAIN));
-        }
-    }
-
-    let query = names.into_iter().map(|(name, mut values)| {
-        values.sort();
-        format!("{name}={}", values.join(","))
-    });
-    let query = query.collect::<Vec<_>>().join("&");
-    Ok(format!("{}&{path}&{query}", request.head.method).into_bytes())
-}
-
-/// The fields of Amazon SNS's messages that are signed, of one kind or another.
-pub(crate) const SNS_FIELDS: [&str; 8] = [
-    "Message",
-    "MessageId",
-    "SubscribeURL",
-    "Subject",
-    "Timestamp",
-    "Token",
-    "TopicArn",
-    "Type",
-];
-
-/// Amazon SNS: names and values of the fields that are signed, each followed by a line feed
-/// (docs.aws.amazon.com/sns, "Verifying the signatures of Amazon SNS messages").
-fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
-    let field = |name: &str| {
-        let place = JsonPath::parse(name).map_err(|_| SignatureError::Missing(name.to_owned()))?;
-        let value = ValueLocator::Json(place).read(request, &SignatureParams::default())?;
-        let text = value.map(|value| String::from_utf8(value.into_owned()));
-        text.transpose()
-            .map_err(|_| SignatureError::Malformed(format!("json:{name}"), "it is not UTF-8"))
-    };
-    let kind = field("Type")?.unwrap_or_default();
-    let names: &[&str] = match kind.as_str() {
-        "Notification" => &[
-            "Message",
-            "MessageId",
-            "Subject",
-            "Timestamp",
-            "TopicArn",
-            "Type",
-        ],
-        "SubscriptionConfirmation" | "UnsubscribeConfirmation" => &[
-            "Message",
-            "MessageId",
-            "SubscribeURL",
-            "Timestamp",
-            "Token",
-            "TopicArn",
-            "Type",
-        ],
-        _ => {
-            return Err(SignatureError::Malformed(
-                "json:Type".to_owned(),
-                "it is no message of Amazon SNS",
-            ));
-        }
-    };
-
-    let mut text = String::new();
-    for name in names {
-        match field(name)? {
-            // A line feed inside could move bytes between fields; only the message may have some.
-            Some(value) if *name != "Message" && value.contains('\n') => {
-                return Err(SignatureError::Malformed(
-                    format!("json:{name}"),
-                    "it has several lines",
-                ));
-            }
-            Some(value) => text.push_str(&format!("{name}\n{value}\n")),
-            None if *name == "Subject" => {}
-            None => return Err(SignatureError::Missing(format!("json:{name}"))),
-        }
-    }
-
-    Ok(text.into_bytes())
-}
-
-/// Location of Plivo's nonce.
-pub(crate) const PLIVO_NONCE: &str = "header:X-Plivo-Signature-V3-Nonce";
-
-/// Plivo, version 3: the URL with its query sorted, then the sorted form, of which every value
-/// counts, then the nonce (PyPI plivo 4.63.0, `utils/signature_v3.py`).
-fn plivo(request: &Request<'_>, origin: &str) -> Result<Vec<u8>, SignatureError> {
-    let broken = || SignatureError::Malformed("the query".to_owned(), "it can't be read");
-    let nonce = ValueLocator::parse(PLIVO_NONCE).map_err(|_| broken())?;
-    let nonce = nonce
-        .read(request, &SignatureParams::default())?
-        .ok_or_else(|| SignatureError::Missing(PLIVO_NONCE.to_owned()))?;
-    let mut query: Vec<_> =
-        form::pairs(request.head.query().unwrap_or_default()).ok_or_else(broken)?;
-    query.sort();
-
-    let query = query
-        .iter()
-        .map(|(name, value)| [name.as_ref(), b"=", value.as_ref()].concat())
-        .collect::<Vec<_>>();
-    let form = form_pairs(request)?;
-    let mut text = [origin.as_bytes(), request.head.path()].concat();
-
-    if !query.is_empty() || !form.is_empty() {
-        text.push(b'?');
-        text.extend(query.join(&b'&'));
-        if !query.is_empty() && !form.is_empty() {
-            text.push(b'.');
-        }
-    }
-
-    for (name, value) in form {
-        text.extend([name, value].concat());
-    }
-
-    text.push(b'.');
-    text.extend_from_slice(&nonce);
-    Ok(text)
 }
 
 #[cfg(test)]

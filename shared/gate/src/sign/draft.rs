@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde_json::value::to_raw_value;
 
+use crate::providers::canonical::escape;
 use crate::providers::locator::{SignatureParams, ValueLocator};
-use crate::providers::signing_input::escape;
 use crate::request::{Request, RequestHead};
 use crate::sign::SignError;
 use hookward_core::form;

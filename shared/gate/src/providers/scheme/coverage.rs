@@ -1,8 +1,9 @@
 //! What a scheme's signature is about: how much of the body, the URL, and who could have made it.
 
+use crate::providers::canonical::plivo::PLIVO_NONCE;
+use crate::providers::canonical::sns::SNS_FIELDS;
 use crate::providers::locator::ValueLocator;
 use crate::providers::scheme::{Algorithm, Scheme};
-use crate::providers::signing_input::{PLIVO_NONCE, SNS_FIELDS};
 use crate::providers::template::{Filter, Template, TemplatePart, ValueSource};
 use hookward_core::json::JsonPath;
 

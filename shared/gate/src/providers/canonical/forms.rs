@@ -13,7 +13,9 @@ pub(super) type OwnedPair = (Vec<u8>, Vec<u8>);
 
 /// The pairs of a urlencoded body, decoded, sorted by name and value; a request without a body has
 /// none. Another kind of body would not be covered.
-pub(super) fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, SignatureError> {
+pub(in crate::providers) fn form_pairs(
+    request: &Request<'_>,
+) -> Result<Vec<OwnedPair>, SignatureError> {
     if request.body.is_empty() {
         return Ok(Vec::new());
     }
@@ -42,7 +44,7 @@ pub(super) fn form_pairs(request: &Request<'_>) -> Result<Vec<OwnedPair>, Signat
 }
 
 /// Twilio's way: each value of a name counts once (npm twilio 6.2.0, `webhooks.ts`).
-pub(super) fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
+pub(in crate::providers) fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
     let mut pairs = form_pairs(request)?;
     pairs.dedup();
     Ok(pairs
@@ -54,7 +56,7 @@ pub(super) fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureErr
 
 /// The headers that a header names, in its order: `name:value`, joined by `;`. The list must not be
 /// empty, and each must stand once, in the list and in the request.
-pub(super) fn signed_headers(
+pub(in crate::providers) fn signed_headers(
     request: &Request<'_>,
     list: &HeaderField,
 ) -> Result<Vec<u8>, SignatureError> {

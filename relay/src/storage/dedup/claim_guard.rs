@@ -1,0 +1,41 @@
+//! A claim that is released unless it is confirmed.
+
+use super::{COMMIT_TIMEOUT, DedupRequest, DeliveryDedup, Key};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// A claim that is given back unless it is confirmed.
+pub(crate) struct ClaimGuard {
+    pub(super) dedup: DeliveryDedup,
+    pub(super) holder: i64,
+    pub(super) key: Option<Key>,
+}
+
+impl ClaimGuard {
+    /// The delivery was answered 2xx: it is remembered. Waits until that is on disk.
+    pub(crate) async fn confirm(mut self) {
+        let Some(key) = self.key.take() else { return };
+        let (answer, answered) = oneshot::channel();
+        self.dedup.ask(DedupRequest::Confirm {
+            key,
+            holder: self.holder,
+            answer,
+        });
+
+        // A disk that fails keeps the question, and the sender gets its answer all the same.
+        if timeout(COMMIT_TIMEOUT, answered).await.is_err() {
+            tracing::warn!("the file of deliveries takes too long; a delivery is not yet on disk");
+        }
+    }
+}
+
+impl Drop for ClaimGuard {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.dedup.ask(DedupRequest::Release {
+                key,
+                holder: self.holder,
+            });
+        }
+    }
+}
