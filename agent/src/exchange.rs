@@ -38,12 +38,6 @@ use crate::exchange::started::StartedRequests;
 use crate::upstream::pool::{PooledConnection, UpstreamError};
 use crate::upstream::{self, UpstreamBody};
 
-/// For the head of an exchange, whose first bytes opened the stream.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Heads above this size count against the memory for bodies, in bytes: few requests have one.
-const SMALL_HEAD: usize = 8 * 1024;
-
 /// One exchange, and the terms of its session.
 struct Exchange<'r> {
     handler: &'r ExchangeHandler,
@@ -153,6 +147,12 @@ pub(crate) async fn exchange(
     .run(writer, reader, request)
     .await;
 }
+
+/// For the head of an exchange, whose first bytes opened the stream.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Heads above this size count against the memory for bodies, in bytes: few requests have one.
+const SMALL_HEAD: usize = 8 * 1024;
 
 impl Exchange<'_> {
     async fn run(

@@ -49,16 +49,6 @@ use crate::events::{Event, EventSink};
 pub(crate) type AgentMessage =
     hookward_tunnel::protocol::control::AgentMessage<hookward_gate::policy::Policy>;
 
-/// Most connections to one relay, however many addresses its name has.
-const MAX_LINKS: usize = 8;
-/// Maximum age of a refusal in a relay's report: a relay sends it within a second, if the line
-/// allows.
-const MAX_AGE: Duration = Duration::from_secs(60);
-/// Connections to each address of a relay: a second one, so that losing one loses nothing.
-const LINKS_PER_ADDRESS: usize = 2;
-/// Connections to a relay that are enough, unless it has more addresses.
-const DEFAULT_MAX_LINKS: usize = 4;
-
 /// Address of a relay, and the agent's credential there.
 #[derive(Clone)]
 pub struct RelayEndpoint {
@@ -213,6 +203,15 @@ fn wanted(link: &LinkSettings, addresses: usize) -> usize {
     link.connections.unwrap_or(preset).clamp(1, MAX_LINKS)
 }
 
+/// Most connections to one relay, however many addresses its name has.
+const MAX_LINKS: usize = 8;
+
+/// Connections to each address of a relay: a second one, so that losing one loses nothing.
+const LINKS_PER_ADDRESS: usize = 2;
+
+/// Connections to a relay that are enough, unless it has more addresses.
+const DEFAULT_MAX_LINKS: usize = 4;
+
 fn kept(message: &str) -> Event {
     Event::Warning(format!(
         "the relay does not take the new policy; THE OLD ONE STAYS IN FORCE: {}",
@@ -247,6 +246,10 @@ fn report_refusals(reporter: &EventSink, told: Vec<RefusedRequest>, counted: Vec
         reporter.emit(Event::RefusedSummary(counted));
     }
 }
+
+/// Maximum age of a refusal in a relay's report: a relay sends it within a second, if the line
+/// allows.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The relay has escaped what strangers sent; a relay that was taken over may not have.
 fn printable_fields(refused: RefusedRequest) -> RefusedRequest {

@@ -17,13 +17,6 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::LogFormat;
 use crate::events::{Event, EventStream, TimedEvent};
 
-/// Pause between two batches of lines, so that a flood is written in few pieces.
-const BATCH: Duration = Duration::from_millis(10);
-
-fn is_screen(format: LogFormat) -> bool {
-    format == LogFormat::Text && io::stdout().is_terminal() && io::stdin().is_terminal()
-}
-
 /// A terminal in use.
 pub(crate) struct Shown(Option<oneshot::Receiver<()>>);
 
@@ -91,6 +84,10 @@ pub(crate) fn show(
     Ok(Shown(Some(shown)))
 }
 
+fn is_screen(format: LogFormat) -> bool {
+    format == LogFormat::Text && io::stdout().is_terminal() && io::stdin().is_terminal()
+}
+
 fn write_lines(
     mut reports: EventStream,
     line: impl Fn(&TimedEvent) -> Option<String>,
@@ -122,3 +119,6 @@ fn write_lines(
 
     Ok(())
 }
+
+/// Pause between two batches of lines, so that a flood is written in few pieces.
+const BATCH: Duration = Duration::from_millis(10);

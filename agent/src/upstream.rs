@@ -28,9 +28,6 @@ use self::application::Application;
 pub(crate) use self::body::UpstreamBody;
 use self::header_case::HeaderCaseCache;
 
-/// The port of `https` without one.
-const HTTPS: u16 = 443;
-
 /// A request that can't be written. The gate lets none pass of which this is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the request can't be written as the application speaks HTTP; a WebSocket needs HTTP/1.1")]
@@ -131,6 +128,9 @@ pub(crate) fn request(
 
     Ok(request)
 }
+
+/// The port of `https` without one.
+const HTTPS: u16 = 443;
 
 /// Builds the request for HTTP/2: the host is in the URI, and no field is about the connection.
 fn over_http2(

@@ -27,10 +27,6 @@ use zeroize::Zeroizing;
 pub(crate) const EDGE_FILE: &str = "edge.pem";
 pub(crate) const EDGE_KEY_FILE: &str = "edge-key.pem";
 pub(crate) const EDGE_NAMES_FILE: &str = "edge.names";
-/// A self-signed edge certificate lives as long as public ones may.
-const EDGE_LIFETIME: Duration = Duration::from_secs(397 * 86_400);
-/// Remaining lifetime at which the relay renews its self-signed certificate.
-const EDGE_RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 
 /// Failure to load or make a certificate.
 #[derive(Debug, thiserror::Error)]
@@ -213,6 +209,12 @@ pub(crate) fn self_signed(
 
     Ok((read_pem(&certificate, &key)?, certificate))
 }
+
+/// A self-signed edge certificate lives as long as public ones may.
+const EDGE_LIFETIME: Duration = Duration::from_secs(397 * 86_400);
+
+/// Remaining lifetime at which the relay renews its self-signed certificate.
+const EDGE_RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 
 /// Checks a certificate of the relay's own and its key.
 fn make_pair(certificate: &Path, key: &Path) -> Result<(), CertError> {

@@ -35,13 +35,6 @@ pub enum DataDirError {
     State(#[from] StorageError),
 }
 
-/// Remedy after a reset.
-const JOIN_AGAIN: &str =
-    "every agent has to join again; make a token for each with `hookward-relay agent add NAME`";
-
-/// Files of the data directory that hold keys.
-const SECRET_FILES: [&str; 3] = [IDENTITY_FILE, EDGE_KEY_FILE, STATE_FILE];
-
 /// Removes what a process that was killed left behind, and warns of keys that other users can read.
 pub(crate) fn clean_up(dir: &Path) {
     process::remove_leftovers(
@@ -57,6 +50,9 @@ pub(crate) fn clean_up(dir: &Path) {
         }
     }
 }
+
+/// Files of the data directory that hold keys.
+const SECRET_FILES: [&str; 3] = [IDENTITY_FILE, EDGE_KEY_FILE, STATE_FILE];
 
 /// Opens both files, and makes both where there is none. What is damaged or missing is an error;
 /// with `reset` it is set aside and made anew.
@@ -115,3 +111,7 @@ pub(crate) fn open(
     };
     Ok((store, identity))
 }
+
+/// Remedy after a reset.
+const JOIN_AGAIN: &str =
+    "every agent has to join again; make a token for each with `hookward-relay agent add NAME`";

@@ -38,9 +38,6 @@ use crate::overload::load::LoadGuard;
 use crate::sessions::active::ActiveSession;
 use crate::sessions::registry::Registry;
 
-/// Bytes of a large body that are written at once.
-const CHUNK_BYTES: usize = 256 * 1024;
-
 /// Body that follows the head.
 pub(crate) enum RequestBody {
     /// All of it, in memory.
@@ -283,3 +280,6 @@ async fn attempt(
 
     Ok((answer, None))
 }
+
+/// Bytes of a large body that are written at once.
+const CHUNK_BYTES: usize = 256 * 1024;

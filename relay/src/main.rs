@@ -5,9 +5,6 @@ use std::process::ExitCode;
 use clap::Parser;
 use hookward_relay::{Cli, CommandError, LogFormat};
 
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
-
 // Gives back what a burst of connections needed: see `agent/src/main.rs`.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -30,6 +27,10 @@ async fn main() -> ExitCode {
         }
     }
 }
+
+const FAILED: u8 = 1;
+
+const USAGE: u8 = 2;
 
 #[expect(
     clippy::print_stderr,

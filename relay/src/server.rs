@@ -49,33 +49,6 @@ use crate::storage::Store;
 use crate::storage::agents::TakenHost;
 use crate::storage::dedup::DedupWriter;
 
-/// Binds the edge's TCP port, and finds the address for the tunnel's UDP port: of the same number,
-/// because agents that UDP does not let through come to the other.
-fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    /// When the system chooses the number, another program may have it for UDP.
-    const BIND_ATTEMPTS: usize = 32;
-
-    let mut tries = 0;
-    loop {
-        let listener = EdgeListener::bind(listen)?;
-        if tunnel.port() != 0 {
-            return Ok((listener, tunnel));
-        }
-
-        let same = SocketAddr::new(tunnel.ip(), listener.local_addr()?.port());
-        tries += 1;
-
-        if listen.port() != 0 || tries == BIND_ATTEMPTS || std::net::UdpSocket::bind(same).is_ok() {
-            return Ok((listener, same));
-        }
-    }
-}
-
-/// The file that tells that a data directory is in use, and by whom.
-const LOCK_FILE: &str = "relay.lock";
-/// The name of the file of deliveries.
-const DEDUP_FILE: &str = "deliveries.db";
-
 /// A running relay.
 pub struct Relay {
     edge: EdgeListener,
@@ -385,3 +358,31 @@ impl Relay {
         &self.lists.sets
     }
 }
+
+/// Binds the edge's TCP port, and finds the address for the tunnel's UDP port: of the same number,
+/// because agents that UDP does not let through come to the other.
+fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    /// When the system chooses the number, another program may have it for UDP.
+    const BIND_ATTEMPTS: usize = 32;
+
+    let mut tries = 0;
+    loop {
+        let listener = EdgeListener::bind(listen)?;
+        if tunnel.port() != 0 {
+            return Ok((listener, tunnel));
+        }
+
+        let same = SocketAddr::new(tunnel.ip(), listener.local_addr()?.port());
+        tries += 1;
+
+        if listen.port() != 0 || tries == BIND_ATTEMPTS || std::net::UdpSocket::bind(same).is_ok() {
+            return Ok((listener, same));
+        }
+    }
+}
+
+/// The file that tells that a data directory is in use, and by whom.
+const LOCK_FILE: &str = "relay.lock";
+
+/// The name of the file of deliveries.
+const DEDUP_FILE: &str = "deliveries.db";

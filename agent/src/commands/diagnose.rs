@@ -25,15 +25,10 @@ use crate::relay_link::dialer::Dialer;
 use crate::relay_link::proxy::Proxies;
 use crate::relay_link::{ConnectionError, LinkSettings, RelayEndpoint};
 
-/// For one step that does not bring its own deadline.
-const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Number of datagrams that are sent until one is answered: some are lost.
 const DATAGRAMS: u32 = 3;
 /// Seconds by which clocks may differ: the tolerance of most providers' signatures is 300.
 const CLOCK: u64 = 30;
-
-/// The step in which the relay is reached over QUIC.
-const QUIC: &str = "QUIC handshake, key";
 
 /// Runs the command.
 ///
@@ -249,3 +244,9 @@ impl Findings {
         Ok(())
     }
 }
+
+/// For one step that does not bring its own deadline.
+const STEP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The step in which the relay is reached over QUIC.
+const QUIC: &str = "QUIC handshake, key";

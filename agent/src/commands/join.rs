@@ -14,9 +14,6 @@ use crate::exit::Exit;
 use crate::relay_link::proxy::Proxies;
 use crate::relay_link::{self, ConnectionError, LinkSettings, RelayEndpoint};
 
-/// Longest input that is read for a token: a token has some 300 bytes.
-const INPUT: u64 = 16 * 1024;
-
 /// Runs the command.
 ///
 /// # Errors
@@ -121,3 +118,6 @@ fn read(source: &str) -> std::io::Result<String> {
 
     Ok(text)
 }
+
+/// Longest input that is read for a token: a token has some 300 bytes.
+const INPUT: u64 = 16 * 1024;

@@ -12,9 +12,6 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
-/// Most bytes of a request that is read: the largest body that a check reads, and a head.
-const REQUEST_BYTES: u64 = 26 * 1024 * 1024;
-
 #[derive(Debug, Clone)]
 pub(super) struct RequestInput {
     pub method: Method,
@@ -41,6 +38,9 @@ pub(super) enum RequestInputError {
     #[error("{0:?} is no URL such as https://hooks.example.com/flexdeploy/webhooks/v1/git/push")]
     Url(String),
 }
+
+/// Most bytes of a request that is read: the largest body that a check reads, and a head.
+const REQUEST_BYTES: u64 = 26 * 1024 * 1024;
 
 /// Reads `@FILE`, `@-` or the text itself.
 ///

@@ -35,11 +35,6 @@ use crate::terminal::Quit;
 use crate::{Agent, AgentSettings, TunnelSettings, terminal};
 use futures_util::future::select_all;
 
-/// For the screen to give the terminal back.
-const MEMORY_RELEASE_INTERVAL: Duration = Duration::from_millis(300);
-/// Interval at which the stopping agent counts requests in progress.
-const CHECK_INTERVAL: Duration = Duration::from_millis(100);
-
 /// Makes a tunnel's plan again.
 pub(super) type PolicyReload =
     Box<dyn Fn() -> Result<Result<Plan, Diagnostics>, StateError> + Send>;
@@ -225,6 +220,9 @@ impl TunnelRunner {
     }
 }
 
+/// For the screen to give the terminal back.
+const MEMORY_RELEASE_INTERVAL: Duration = Duration::from_millis(300);
+
 /// Reports how many requests the stop waits for, whenever that changes.
 async fn report_stopping(in_flight: &InFlight, reporter: &EventSink) {
     let mut reported = None;
@@ -236,6 +234,9 @@ async fn report_stopping(in_flight: &InFlight, reporter: &EventSink) {
         sleep(CHECK_INTERVAL).await;
     }
 }
+
+/// Interval at which the stopping agent counts requests in progress.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The relays that the agent has joined, or the one in this process.
 fn relays(local: Option<&Local>, state: &StateDir) -> Result<Vec<RelayEndpoint>, StateError> {

@@ -29,11 +29,6 @@ use crate::commands::{CommandError, print, print_error};
 use crate::exit::Exit;
 use crate::upstream::tls;
 
-/// For the whole exchange: longer than any provider waits.
-const TIMEOUT: Duration = Duration::from_secs(60);
-/// Bytes of the answer that are shown.
-const RESPONSE_BYTES: usize = 64 * 1024;
-
 /// Error of the command line.
 #[derive(Debug, thiserror::Error)]
 enum SendCommandError {
@@ -92,6 +87,9 @@ pub(super) async fn run(args: SendArgs) -> Result<Exit, CommandError> {
         }
     }
 }
+
+/// For the whole exchange: longer than any provider waits.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn prepare(args: &SendArgs) -> Result<DraftRequest, SendCommandError> {
     let (name, variant) = match args.provider.split_once('/') {
@@ -269,3 +267,6 @@ where
         () = driving => Err(failed(&"the connection ended").into()),
     }
 }
+
+/// Bytes of the answer that are shown.
+const RESPONSE_BYTES: usize = 64 * 1024;

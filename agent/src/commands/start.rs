@@ -22,9 +22,6 @@ use crate::commands::runner::TunnelRunner;
 use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
 
-/// Most tunnels of one file: a relay gives an agent as many hosts.
-const TUNNELS: usize = 100;
-
 /// Runs the command.
 ///
 /// # Errors
@@ -129,6 +126,9 @@ fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Diagnostic>) {
 
     (tunnels, document.into_diagnostics())
 }
+
+/// Most tunnels of one file: a relay gives an agent as many hosts.
+const TUNNELS: usize = 100;
 
 fn tunnel(mut reader: TableReader<'_>, beside: &Path, args: &StartArgs) -> HttpArgs {
     let file = |path: String| beside.join(PathBuf::from(path));

@@ -14,12 +14,6 @@ use hookward_tunnel::transport::identity::Pin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-const AGENT: &str = "agent.json";
-const JOINING: &str = "joining.json";
-const TOKENS: &str = "tokens.json";
-const URL: &str = "url";
-const TRANSPORT: &str = "transport.json";
-
 /// Failure to read or write the agent's files.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -301,6 +295,16 @@ impl StateDir {
         process::write_private(&path, content).map_err(|source| StateError::File { path, source })
     }
 }
+
+const AGENT: &str = "agent.json";
+
+const JOINING: &str = "joining.json";
+
+const TOKENS: &str = "tokens.json";
+
+const URL: &str = "url";
+
+const TRANSPORT: &str = "transport.json";
 
 /// Remedy for a file that can't be read: the agent itself writes all of them.
 fn remedy(name: &str) -> &'static str {

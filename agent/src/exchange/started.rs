@@ -8,14 +8,6 @@ use std::time::{Duration, Instant};
 use hookward_core::limits::RETRY_WINDOW;
 use hookward_tunnel::protocol::head::RequestId;
 
-/// A relay gives a request again within [`RETRY_WINDOW`] of its begin, and the tunnel takes some
-/// time: the relay's deadlines for a write and for the reading of a body are of minutes.
-const REMEMBER_FOR: Duration = Duration::from_secs(5 * RETRY_WINDOW.as_secs());
-
-/// Requests that are remembered at most, some 80 bytes each: half a minute at the fastest that was
-/// measured. Beyond it the oldest are forgotten first.
-const MAX_REQUESTS: usize = 256 * 1024;
-
 /// Requests that were begun.
 #[derive(Default)]
 pub(crate) struct StartedRequests {
@@ -51,3 +43,11 @@ impl StartedRequests {
         new
     }
 }
+
+/// A relay gives a request again within [`RETRY_WINDOW`] of its begin, and the tunnel takes some
+/// time: the relay's deadlines for a write and for the reading of a body are of minutes.
+const REMEMBER_FOR: Duration = Duration::from_secs(5 * RETRY_WINDOW.as_secs());
+
+/// Requests that are remembered at most, some 80 bytes each: half a minute at the fastest that was
+/// measured. Beyond it the oldest are forgotten first.
+const MAX_REQUESTS: usize = 256 * 1024;

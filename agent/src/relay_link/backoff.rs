@@ -6,19 +6,6 @@
 
 use std::time::{Duration, Instant};
 
-const INITIAL_PAUSE: Duration = Duration::from_millis(200);
-/// For so long an outage counts as young.
-const OUTAGE_YOUNG: Duration = Duration::from_secs(600);
-/// The longest pause of a young outage.
-const YOUNG_MAX_PAUSE: Duration = Duration::from_secs(1);
-const MAX_PAUSE: Duration = Duration::from_secs(15);
-/// An attempt of a young outage is given up after this: the next one has begun already.
-const YOUNG_TIMEOUT: Duration = Duration::from_secs(2);
-/// An attempt of an old one, and now and then one of a young one: some links are slow.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Every so manyth attempt is a patient one.
-const PATIENT_ATTEMPTS: u32 = 5;
-
 /// Attempts of one outage.
 #[derive(Debug)]
 pub(crate) struct Backoff {
@@ -65,6 +52,25 @@ impl Backoff {
         }
     }
 }
+
+const INITIAL_PAUSE: Duration = Duration::from_millis(200);
+
+/// For so long an outage counts as young.
+const OUTAGE_YOUNG: Duration = Duration::from_secs(600);
+
+/// The longest pause of a young outage.
+const YOUNG_MAX_PAUSE: Duration = Duration::from_secs(1);
+
+const MAX_PAUSE: Duration = Duration::from_secs(15);
+
+/// An attempt of a young outage is given up after this: the next one has begun already.
+const YOUNG_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// An attempt of an old one, and now and then one of a young one: some links are slow.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Every so manyth attempt is a patient one.
+const PATIENT_ATTEMPTS: u32 = 5;
 
 /// From 0.5 to 1: so that those who wait for the same thing do not come at one time.
 pub(crate) fn jitter() -> f64 {

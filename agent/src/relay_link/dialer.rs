@@ -19,16 +19,6 @@ use self::attempt::DialTarget;
 use crate::relay_link::backoff::Backoff;
 use crate::relay_link::{ConnectionError, LinkSettings, RelayEndpoint, TransportMode};
 
-/// Head start of the first transport. A handshake across the world takes less, and a sender whose
-/// agent is offline waits no longer.
-const HEAD_START: Duration = Duration::from_millis(500);
-/// Head start once an attempt has failed.
-const HEAD_START_LATER: Duration = Duration::from_millis(100);
-/// For one attempt that a user waits for.
-const ATTEMPT: Duration = Duration::from_secs(10);
-/// For one attempt that is made while the tunnel is open.
-const PROBE: Duration = Duration::from_secs(5);
-
 /// Finds ways to one relay.
 pub(crate) struct Dialer {
     way: Arc<DialTarget>,
@@ -319,3 +309,16 @@ impl Dialer {
             .collect()
     }
 }
+
+/// Head start of the first transport. A handshake across the world takes less, and a sender whose
+/// agent is offline waits no longer.
+const HEAD_START: Duration = Duration::from_millis(500);
+
+/// Head start once an attempt has failed.
+const HEAD_START_LATER: Duration = Duration::from_millis(100);
+
+/// For one attempt that a user waits for.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// For one attempt that is made while the tunnel is open.
+const PROBE: Duration = Duration::from_secs(5);

@@ -4,22 +4,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// At most how rarely a better connection is looked for.
-const MAX_PAUSE: Duration = Duration::from_secs(600);
-/// First pause before a search that is urgent: a draining relay has `drain`, 10 s, left.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Each time all addresses of a relay that is about to stop were asked in vain, the pause doubles;
-/// so often.
-const ROUNDS: u32 = 3;
-/// Number of searches each second after a suspend, or after the machine lost its address: a network
-/// returns within seconds, or the connection is closed by then.
-const REVALIDATE_INTERVAL: u32 = 10;
-/// Pause before the wanted address is dialed again by a connection that had to use another. Senders
-/// at that address wait 3 s for an agent (`reconnect_wait`).
-const HOME: Duration = Duration::from_secs(2);
-/// Number of such attempts; after them it is no restart, and waits like other searches.
-const HOME_TRIES: u32 = 30;
-
 /// Reason to search for another connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProbeReason {
@@ -141,6 +125,27 @@ impl ProbeSchedule {
         self.due = Some(now + pause);
     }
 }
+
+/// At most how rarely a better connection is looked for.
+const MAX_PAUSE: Duration = Duration::from_secs(600);
+
+/// First pause before a search that is urgent: a draining relay has `drain`, 10 s, left.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Each time all addresses of a relay that is about to stop were asked in vain, the pause doubles;
+/// so often.
+const ROUNDS: u32 = 3;
+
+/// Number of searches each second after a suspend, or after the machine lost its address: a network
+/// returns within seconds, or the connection is closed by then.
+const REVALIDATE_INTERVAL: u32 = 10;
+
+/// Pause before the wanted address is dialed again by a connection that had to use another. Senders
+/// at that address wait 3 s for an agent (`reconnect_wait`).
+const HOME: Duration = Duration::from_secs(2);
+
+/// Number of such attempts; after them it is no restart, and waits like other searches.
+const HOME_TRIES: u32 = 30;
 
 #[cfg(test)]
 mod tests {

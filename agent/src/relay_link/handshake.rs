@@ -24,9 +24,6 @@ use crate::relay_link::{
     unexpected,
 };
 
-/// For the relay to answer what opens the tunnels: a policy may have 3 MiB, and the line be slow.
-const OPEN: Duration = Duration::from_secs(60);
-
 /// A connection whose relay has greeted back.
 pub(crate) struct Welcomed {
     control: ControlStream,
@@ -226,3 +223,6 @@ pub(crate) async fn open(
         relay_draining: relay_leaves,
     })
 }
+
+/// For the relay to answer what opens the tunnels: a policy may have 3 MiB, and the line be slow.
+const OPEN: Duration = Duration::from_secs(60);

@@ -29,22 +29,6 @@ use crate::relay_link::status::LinkId;
 use crate::relay_link::suspend::SuspendDetector;
 use crate::relay_link::{ConnectionError, LinkContext, RelayState, kept, refused, report_refusals};
 
-/// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
-const POLICY: Duration = Duration::from_secs(600);
-/// After so long a connection was a good one: the next outage is a new one.
-const SETTLED_AFTER: Duration = Duration::from_secs(10);
-/// When a better way is looked for first, and at most how rarely later.
-const PROBE_FIRST: Duration = Duration::from_secs(15);
-const MAX_PROBE_PAUSE: Duration = Duration::from_secs(600);
-/// Addresses come and go while a network is set up: a connection has so long before its own is
-/// looked at.
-const ADDRESS_CHECK: Duration = Duration::from_secs(2);
-/// For a connection that is being opened to be ready, when the one that it was to take the place of
-/// breaks.
-const NEAR_IDLE: Duration = Duration::from_secs(1);
-/// Interval of checks for a suspend and a lost address.
-const SUSPEND_CHECK: Duration = Duration::from_secs(1);
-
 pub(crate) struct RelayLink {
     at: Arc<RelayState>,
     shared: Arc<LinkContext>,
@@ -529,3 +513,25 @@ impl RelayLink {
         Ok(())
     }
 }
+
+/// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
+const POLICY: Duration = Duration::from_secs(600);
+
+/// After so long a connection was a good one: the next outage is a new one.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
+
+/// When a better way is looked for first, and at most how rarely later.
+const PROBE_FIRST: Duration = Duration::from_secs(15);
+
+const MAX_PROBE_PAUSE: Duration = Duration::from_secs(600);
+
+/// Addresses come and go while a network is set up: a connection has so long before its own is
+/// looked at.
+const ADDRESS_CHECK: Duration = Duration::from_secs(2);
+
+/// For a connection that is being opened to be ready, when the one that it was to take the place of
+/// breaks.
+const NEAR_IDLE: Duration = Duration::from_secs(1);
+
+/// Interval of checks for a suspend and a lost address.
+const SUSPEND_CHECK: Duration = Duration::from_secs(1);

@@ -10,11 +10,6 @@ use hookward_tunnel::transport::Transport;
 use crate::events::{Event, EventSink};
 use crate::relay_link::{ConnectionError, OpenedTunnel};
 
-/// Time until the same failure is reported again.
-const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
-/// Failures that are remembered: attempts over two transports, to some addresses of some relays.
-const MAX_FAILURES: usize = 64;
-
 /// Which line: the relay's address and the line's number.
 pub(crate) type LinkId = (String, usize);
 
@@ -252,6 +247,12 @@ impl LinkStatus {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Time until the same failure is reported again.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Failures that are remembered: attempts over two transports, to some addresses of some relays.
+const MAX_FAILURES: usize = 64;
 
 /// Returns `true` if one of these links is one to this relay.
 fn is_of(lines: &BTreeSet<LinkId>, relay: &str) -> bool {

@@ -4,9 +4,6 @@ use std::time::{Duration, Instant};
 
 use hookward_core::clock::UnixMillis;
 
-/// By so much more the time of day has gone on. Less is a clock that is put right.
-const MIN_SUSPEND: Duration = Duration::from_secs(5);
-
 /// Compares the two times. On Linux the monotonic one stands still while the machine sleeps
 /// (CLOCK_MONOTONIC, clock_gettime(2)).
 #[derive(Debug)]
@@ -30,6 +27,9 @@ impl SuspendDetector {
         passed.saturating_sub(now.duration_since(before)) > MIN_SUSPEND
     }
 }
+
+/// By so much more the time of day has gone on. Less is a clock that is put right.
+const MIN_SUSPEND: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

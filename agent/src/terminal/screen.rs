@@ -18,19 +18,6 @@ use super::Quit;
 use super::lines;
 use crate::events::{Event, EventStream, Ready, RequestResult, TimedEvent};
 
-/// Requests that are remembered: more than any screen has lines.
-const MAX_REQUESTS: usize = 200;
-/// Notes and warnings that are shown at a time.
-const MESSAGES: usize = 8;
-/// The part of the screen that is left to requests, at least: a third. Tunnels that would need it
-/// are only counted.
-const REQUESTS: usize = 3;
-/// Hints beside the title.
-const QUIT: &str = "   (Ctrl-C to quit)";
-const REDRAW_INTERVAL: &str = "   (Ctrl-C again to quit at once)";
-/// Minimum interval between two drawings.
-const TICK: Duration = Duration::from_millis(100);
-
 /// Shows the screen until the reports end. Ctrl-C and q ask for the end. With `several` tunnels
 /// each request is shown with its host.
 ///
@@ -303,6 +290,24 @@ impl Screen {
         top
     }
 }
+
+/// Requests that are remembered: more than any screen has lines.
+const MAX_REQUESTS: usize = 200;
+
+/// Notes and warnings that are shown at a time.
+const MESSAGES: usize = 8;
+
+/// The part of the screen that is left to requests, at least: a third. Tunnels that would need it
+/// are only counted.
+const REQUESTS: usize = 3;
+
+/// Hints beside the title.
+const QUIT: &str = "   (Ctrl-C to quit)";
+
+const REDRAW_INTERVAL: &str = "   (Ctrl-C again to quit at once)";
+
+/// Minimum interval between two drawings.
+const TICK: Duration = Duration::from_millis(100);
 
 /// The time of day, in UTC.
 fn clock(at: OffsetDateTime) -> String {

@@ -19,14 +19,6 @@ use http_body_util::Empty;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 
-/// Sets of names that are kept. When strangers send more, all are forgotten and learnt anew.
-const MAX_ENTRIES: usize = 128;
-/// Most names of a set that is learnt; above, hyper's own limit would refuse the head.
-const NAMES: usize = 200;
-
-/// Fields that the agent adds to every request, in the case that proxies use.
-const OWN_NAMES: [&str; 3] = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"];
-
 /// Cache of sets of names.
 #[derive(Default)]
 pub(crate) struct HeaderCaseCache {
@@ -62,6 +54,9 @@ impl HeaderCaseCache {
         learnt
     }
 }
+
+/// Sets of names that are kept. When strangers send more, all are forgotten and learnt anew.
+const MAX_ENTRIES: usize = 128;
 
 /// Has hyper read a head with these names.
 fn learn(spelling: &HeaderCase) -> Option<Extensions> {
@@ -100,6 +95,12 @@ fn learn(spelling: &HeaderCase) -> Option<Extensions> {
 
     found.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
+
+/// Most names of a set that is learnt; above, hyper's own limit would refuse the head.
+const NAMES: usize = 200;
+
+/// Fields that the agent adds to every request, in the case that proxies use.
+const OWN_NAMES: [&str; 3] = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"];
 
 /// A connection that gives these bytes and swallows every answer.
 struct CannedStream(Bytes);

@@ -12,12 +12,6 @@ use super::application::Application;
 use crate::events::{Event, EventSink};
 use hookward_core::limits::UPSTREAM_CONNECT_TIMEOUT;
 
-/// Interval of tests of an unreachable application.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Idle time after which an application is tested, so that its end is reported before the next
-/// webhook.
-const IDLE: Duration = Duration::from_secs(10);
-
 /// Last reported health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HealthStatus {
@@ -160,3 +154,10 @@ impl UpstreamHealth {
             .send_if_modified(|before| std::mem::replace(before, told) != told)
     }
 }
+
+/// Interval of tests of an unreachable application.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Idle time after which an application is tested, so that its end is reported before the next
+/// webhook.
+const IDLE: Duration = Duration::from_secs(10);

@@ -31,20 +31,8 @@ use super::application::{self, Application, Stream};
 use super::health::{HealthStatus, UpstreamHealth};
 use crate::events::EventSink;
 
-/// Maximum wait for a connection to be free again after its response.
-const CLOSE_SETTLE: Duration = Duration::from_millis(100);
 /// After this long without seeing the application close one, connections are kept for 4 s again.
 const CLOSED_EARLY_MEMORY: Duration = Duration::from_secs(60);
-/// hyper's buffer for the head of an answer.
-const HEAD_BUFFER: usize = 64 * 1024;
-/// Most header fields of an answer: as many as a request may have by the relay's preset.
-const HEAD_FIELDS: usize = 128;
-
-/// Receive windows of an HTTP/2 application, of one response and in all, in bytes.
-const HTTP2_STREAM_WINDOW: u32 = 1024 * 1024;
-const HTTP2_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
-/// Interval of pings to a silent HTTP/2 application.
-const HTTP2_PING: Duration = Duration::from_secs(10);
 
 /// Reason why the application did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +51,12 @@ pub(crate) enum UpstreamError {
     #[error("the head of the application's answer has more than {HEAD_FIELDS} fields or {} KiB", HEAD_BUFFER / 1024)]
     LargeHead,
 }
+
+/// hyper's buffer for the head of an answer.
+const HEAD_BUFFER: usize = 64 * 1024;
+
+/// Most header fields of an answer: as many as a request may have by the relay's preset.
+const HEAD_FIELDS: usize = 128;
 
 impl From<hyper::Error> for UpstreamError {
     fn from(error: hyper::Error) -> Self {
@@ -319,3 +313,14 @@ impl ConnectionPool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Maximum wait for a connection to be free again after its response.
+const CLOSE_SETTLE: Duration = Duration::from_millis(100);
+
+/// Receive windows of an HTTP/2 application, of one response and in all, in bytes.
+const HTTP2_STREAM_WINDOW: u32 = 1024 * 1024;
+
+const HTTP2_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+
+/// Interval of pings to a silent HTTP/2 application.
+const HTTP2_PING: Duration = Duration::from_secs(10);

@@ -11,10 +11,6 @@ use hyper::body::{Bytes, Incoming};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// Most bytes that are read for nothing: what a stream may have under way towards us.
-const MAX_DRAIN_BYTES: usize = 256 * 1024;
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The body, and who reads what is left of it.
 pub(crate) struct DrainOnDrop {
     incoming: Option<Incoming>,
@@ -74,3 +70,8 @@ impl Drop for DrainOnDrop {
         }));
     }
 }
+
+/// Most bytes that are read for nothing: what a stream may have under way towards us.
+const MAX_DRAIN_BYTES: usize = 256 * 1024;
+
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);

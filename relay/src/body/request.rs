@@ -14,13 +14,6 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::body::drain::DrainOnDrop;
 use crate::overload::write_timeout::UnreadBody;
 
-/// Maximum wait of a body for memory, while the relay evicts the slowest other one.
-const MEMORY_WAIT: Duration = Duration::from_secs(1);
-/// Interval of attempts to get memory.
-const MEMORY_RETRY_INTERVAL: Duration = Duration::from_millis(20);
-/// An announced length beyond which nobody means it: 1 TiB at 1 Gbit/s takes three hours.
-const MAX_CONTENT_LENGTH: u64 = 1 << 40;
-
 /// Failure to read a body to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestBodyError {
@@ -232,6 +225,9 @@ impl SenderBody {
     }
 }
 
+/// An announced length beyond which nobody means it: 1 TiB at 1 Gbit/s takes three hours.
+const MAX_CONTENT_LENGTH: u64 = 1 << 40;
+
 /// Charges bytes; when there is no room, waits a moment for the slowest body to go.
 async fn wait_for_memory(charge: &mut MemoryCharge, bytes: u64) -> Result<(), RequestBodyError> {
     let deadline = Instant::now() + MEMORY_WAIT;
@@ -246,3 +242,9 @@ async fn wait_for_memory(charge: &mut MemoryCharge, bytes: u64) -> Result<(), Re
         }
     }
 }
+
+/// Maximum wait of a body for memory, while the relay evicts the slowest other one.
+const MEMORY_WAIT: Duration = Duration::from_secs(1);
+
+/// Interval of attempts to get memory.
+const MEMORY_RETRY_INTERVAL: Duration = Duration::from_millis(20);

@@ -12,12 +12,6 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{CertError, CertificatePair};
 
-/// A label that no tunnel has: a certificate that covers it covers every tunnel below the domain.
-const ANY_LABEL: &str = "hookward-any";
-/// Remaining validity below which the relay warns.
-const NEAR_END_DAYS: u64 = 14;
-const DAY_SECONDS: u64 = 86_400;
-
 /// Finds what is wrong with a chain and its key, and returns what its owner should know.
 ///
 /// # Errors
@@ -100,6 +94,11 @@ fn validity_warning(certificate: &X509Certificate<'_>, now: UnixMillis) -> Optio
     }
 }
 
+/// Remaining validity below which the relay warns.
+const NEAR_END_DAYS: u64 = 14;
+
+const DAY_SECONDS: u64 = 86_400;
+
 /// Checks that the key is that of the first certificate.
 pub(super) fn check_key(certified: &CertificatePair, key_file: &Path) -> Result<(), Reason> {
     let provider = crypto_provider();
@@ -157,6 +156,9 @@ fn uncovered(
         true => None,
     }
 }
+
+/// A label that no tunnel has: a certificate that covers it covers every tunnel below the domain.
+const ANY_LABEL: &str = "hookward-any";
 
 fn names(certificate: &X509Certificate<'_>) -> String {
     let names = certificate.subject_alternative_name().ok().flatten();

@@ -16,9 +16,6 @@ use crate::commands::CommandError;
 use crate::commands::say;
 use crate::settings::{self, RawSettings, Settings};
 
-/// The file of the first join token in the data directory.
-const TOKEN_FILE: &str = "first-join-token";
-
 /// Location of the first join token.
 enum FirstToken {
     Shown(String),
@@ -58,6 +55,9 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
 
     Ok(())
 }
+
+/// The file of the first join token in the data directory.
+const TOKEN_FILE: &str = "first-join-token";
 
 /// Creates a join token at the first start, and shows or writes it.
 fn first_token(

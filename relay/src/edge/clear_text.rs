@@ -21,13 +21,6 @@ use crate::edge::request_context::RequestContext;
 use crate::edge::response;
 use crate::edge::state::{EdgeState, Peer};
 
-/// For the head of the request, and for the answer.
-const TIMEOUT: Duration = Duration::from_secs(1);
-/// Most bytes of a body that are read and thrown away.
-const BODY_BYTES: usize = 64 * 1024;
-/// hyper's buffer for the head: its smallest.
-const HEAD_BUFFER: usize = 8 * 1024;
-
 /// Returns `true` for the first byte of a request in clear text: a method. TLS begins with 22 (RFC
 /// 8446 §5.1).
 pub(super) const fn starts_with_http(first: u8) -> bool {
@@ -93,3 +86,12 @@ where
     // A sender that takes no answer is cut off.
     let _ = timeout(TIMEOUT * 3, serving).await;
 }
+
+/// For the head of the request, and for the answer.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Most bytes of a body that are read and thrown away.
+const BODY_BYTES: usize = 64 * 1024;
+
+/// hyper's buffer for the head: its smallest.
+const HEAD_BUFFER: usize = 8 * 1024;

@@ -22,32 +22,6 @@ use crate::overload::activity::{ConnectionActivity, Deadline, TimeoutReason};
 use crate::overload::h2_flood::H2FloodGuard;
 use crate::overload::write_timeout::UnreadBody;
 
-/// Size of hyper's buffer beyond the largest head, in bytes, so that a head over the limit gets the
-/// relay's own 431.
-const HEAD_MARGIN: usize = 16 * 1024;
-/// Factor by which hyper's maximum number of fields exceeds the relay's, for the same reason.
-const EXTRA_FIELDS: usize = 2;
-/// Receive window of one HTTP/2 stream and of one connection, in bytes. Envoy advises 64 KiB and 1
-/// MiB for an edge; uploads over long links need more for one stream.
-const H2_STREAM_WINDOW: u32 = 256 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Maximum number of bytes that hyper buffers of one stream's response for a slow reader.
-const H2_SEND_BUFFER: usize = 64 * 1024;
-/// Interval of HTTP/2 pings, and the time for a reply: together `http2_idle_timeout`, so that an idle
-/// connection may stay as long.
-const H2_PING: Duration = Duration::from_secs(50);
-const H2_PONG: Duration = Duration::from_secs(10);
-/// Maximum interval between two checks of an HTTP/2 connection.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, and
-/// how often it is looked at.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-const SHORT_LINGER: Duration = Duration::from_millis(10);
-/// For how long an HTTP/2 peer that was too slow, or has sent nothing that passed, may take its
-/// answers.
-const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// Spawns hyper's HTTP/2 streams where their owner can wait for them.
 #[derive(Clone)]
 struct StreamTasks(TaskTracker);
@@ -143,6 +117,19 @@ async fn serve_http1<S>(
     log_end(ended);
 }
 
+/// Size of hyper's buffer beyond the largest head, in bytes, so that a head over the limit gets the
+/// relay's own 431.
+const HEAD_MARGIN: usize = 16 * 1024;
+
+/// Factor by which hyper's maximum number of fields exceeds the relay's, for the same reason.
+const EXTRA_FIELDS: usize = 2;
+
+/// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, and
+/// how often it is looked at.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+const SHORT_LINGER: Duration = Duration::from_millis(10);
+
 fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "HTTP/1.1 connection");
@@ -164,6 +151,21 @@ fn http2_builder(tasks: TaskTracker, limits: &Limits) -> http2::Builder<StreamTa
         .keep_alive_timeout(H2_PONG);
     builder
 }
+
+/// Receive window of one HTTP/2 stream and of one connection, in bytes. Envoy advises 64 KiB and 1
+/// MiB for an edge; uploads over long links need more for one stream.
+const H2_STREAM_WINDOW: u32 = 256 * 1024;
+
+const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Maximum number of bytes that hyper buffers of one stream's response for a slow reader.
+const H2_SEND_BUFFER: usize = 64 * 1024;
+
+/// Interval of HTTP/2 pings, and the time for a reply: together `http2_idle_timeout`, so that an idle
+/// connection may stay as long.
+const H2_PING: Duration = Duration::from_secs(50);
+
+const H2_PONG: Duration = Duration::from_secs(10);
 
 async fn serve_http2<I>(
     io: I,
@@ -225,3 +227,10 @@ async fn serve_http2<I>(
     };
     let _ = timeout(patience, serving).await;
 }
+
+/// Maximum interval between two checks of an HTTP/2 connection.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For how long an HTTP/2 peer that was too slow, or has sent nothing that passed, may take its
+/// answers.
+const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);

@@ -19,16 +19,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::overload::connections::{ConnectionSlot, HeaderMemory};
 
-/// Bytes that are remembered; the oldest go first. A head is smaller.
-const MAX_REMEMBERED: usize = 64 * 1024;
-/// Number of bytes beyond the maximum before old ones are dropped.
-const SLACK: usize = 16 * 1024;
-/// Room that is kept for the next head: more than one of a webhook needs.
-const MAX_KEPT_BYTES: usize = 8 * 1024;
-/// Memory for each byte of an unfinished head: here, in hyper's buffer, in that of TLS, and their
-/// slack.
-const COST: u64 = 4;
-
 /// The bytes of one connection that were read last.
 #[derive(Clone, Default)]
 pub(crate) struct RecordedCase {
@@ -106,6 +96,9 @@ impl RecordedCase {
     }
 }
 
+/// Room that is kept for the next head: more than one of a webhook needs.
+const MAX_KEPT_BYTES: usize = 8 * 1024;
+
 impl Inner {
     /// Adds bytes; `false` when there is no memory for them.
     fn add(&mut self, new: &[u8]) -> bool {
@@ -149,6 +142,16 @@ impl Inner {
         Some(from..from + length)
     }
 }
+
+/// Bytes that are remembered; the oldest go first. A head is smaller.
+const MAX_REMEMBERED: usize = 64 * 1024;
+
+/// Number of bytes beyond the maximum before old ones are dropped.
+const SLACK: usize = 16 * 1024;
+
+/// Memory for each byte of an unfinished head: here, in hyper's buffer, in that of TLS, and their
+/// slack.
+const COST: u64 = 4;
 
 /// The names of a head's lines, in the order of the map, which keeps equal names together.
 fn in_order(head: &[u8], headers: &HeaderMap) -> HeaderCase {

@@ -27,8 +27,6 @@ use crate::overload::connections::ConnectionSlot;
 use crate::overload::write_timeout::{UnreadBody, WriteTimeout};
 use crate::sessions::AgentAcceptor;
 
-/// Connections that the kernel keeps for us while we are busy.
-const BACKLOG: i32 = 1024;
 /// For TCP handshakes under way when the port closes: a round trip across the world, twice.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(600);
 /// Drops the first packet of a TCP handshake (SYN without ACK), and nothing else (linux/filter.h):
@@ -127,6 +125,9 @@ impl EdgeListener {
         }
     }
 }
+
+/// Connections that the kernel keeps for us while we are busy.
+const BACKLOG: i32 = 1024;
 
 /// Protocol of a new connection.
 enum OpenedStream<S> {

@@ -7,14 +7,6 @@ use std::net::IpAddr;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// First bytes of version 2.
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Longest line of version 1 (`doc/proxy-protocol.txt` §2.1).
-const LINE_BYTES: usize = 107;
-/// Longest header of version 2 that is read: addresses and some extensions have a few hundred
-/// bytes.
-const HEADER_BYTES: usize = 4096;
-
 /// Reads the header. Gives the address that it names; `None` when the proxy speaks for itself.
 ///
 /// # Errors
@@ -50,6 +42,16 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<IpA
 
     source(&header)
 }
+
+/// First bytes of version 2.
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Longest line of version 1 (`doc/proxy-protocol.txt` §2.1).
+const LINE_BYTES: usize = 107;
+
+/// Longest header of version 2 that is read: addresses and some extensions have a few hundred
+/// bytes.
+const HEADER_BYTES: usize = 4096;
 
 /// The address that a whole header names.
 ///

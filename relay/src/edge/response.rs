@@ -11,9 +11,6 @@ use http_body_util::Full;
 
 use crate::body::response::ResponseBody;
 
-/// Seconds after which a sender may ask again. An agent reconnects within a few.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
-
 /// Writes an answer with this code; `status` when it is not the code's own.
 #[must_use]
 pub(crate) fn write(
@@ -64,6 +61,9 @@ pub(crate) fn write(
     identify(&mut response, id);
     response
 }
+
+/// Seconds after which a sender may ask again. An agent reconnects within a few.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
 /// Asks for user and password (RFC 7617): some clients send them only then.
 #[must_use]

@@ -18,7 +18,6 @@ use crate::certs::CertificatePair;
 
 /// HTTP/2, as ALPN names it (RFC 9113 §3.1).
 pub(crate) const H2: &[u8] = b"h2";
-const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// Acceptors of TLS connections.
 #[derive(Clone)]
@@ -83,3 +82,5 @@ impl TlsAcceptors {
             .map(AcceptedTls::Sender)
     }
 }
+
+const HTTP_1_1: &[u8] = b"http/1.1";

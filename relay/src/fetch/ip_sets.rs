@@ -17,15 +17,6 @@ use tokio_util::sync::CancellationToken;
 use crate::fetch::client::Fetcher;
 use crate::storage::Store;
 
-/// A list is read again when it is older.
-const MAX_AGE_MS: u64 = 6 * 3600 * 1000;
-/// After a failure the same list is not asked for within this time.
-const RETRY_PAUSE: Duration = Duration::from_secs(300);
-/// Interval of checks for due lists.
-const CHECK_INTERVAL: Duration = Duration::from_secs(60);
-/// Bytes of one list: Atlassian's has 300 KB.
-const LIST_BYTES: usize = 8 * 1024 * 1024;
-
 /// The lists; clones share them.
 #[derive(Clone)]
 pub(crate) struct IpSetUpdater {
@@ -189,3 +180,15 @@ impl IpSetUpdater {
         Ok(networks.len())
     }
 }
+
+/// A list is read again when it is older.
+const MAX_AGE_MS: u64 = 6 * 3600 * 1000;
+
+/// After a failure the same list is not asked for within this time.
+const RETRY_PAUSE: Duration = Duration::from_secs(300);
+
+/// Interval of checks for due lists.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Bytes of one list: Atlassian's has 300 KB.
+const LIST_BYTES: usize = 8 * 1024 * 1024;

@@ -17,20 +17,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::fetch::client::Fetcher;
 
-/// A key is asked for again after this long; providers publish a new one well before they use it.
-const MAX_AGE: Duration = Duration::from_secs(600);
-/// A key that can't be fetched again is used for this long more.
-const STALE_FOR: Duration = Duration::from_secs(24 * 3600);
-/// After a failure the same key is not asked for within this time.
-const RETRY_PAUSE: Duration = Duration::from_secs(30);
-/// Bytes of one key or set of keys.
-const KEY_BYTES: usize = 16 * 1024;
-/// Keys that are kept.
-const MAX_KEYS: usize = 256;
-/// Fetches at one time.
-const CONCURRENT_FETCHES: usize = 8;
-const FETCHES_PER_MINUTE: usize = 60;
-
 /// The keys; clones share them.
 #[derive(Clone)]
 pub(crate) struct KeyCache {
@@ -198,3 +184,23 @@ impl KeyCache {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A key is asked for again after this long; providers publish a new one well before they use it.
+const MAX_AGE: Duration = Duration::from_secs(600);
+
+/// A key that can't be fetched again is used for this long more.
+const STALE_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// After a failure the same key is not asked for within this time.
+const RETRY_PAUSE: Duration = Duration::from_secs(30);
+
+/// Bytes of one key or set of keys.
+const KEY_BYTES: usize = 16 * 1024;
+
+/// Keys that are kept.
+const MAX_KEYS: usize = 256;
+
+/// Fetches at one time.
+const CONCURRENT_FETCHES: usize = 8;
+
+const FETCHES_PER_MINUTE: usize = 60;

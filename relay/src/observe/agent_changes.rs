@@ -10,9 +10,6 @@ use tokio_util::sync::CancellationToken;
 use crate::storage::Store;
 use crate::storage::agents::AgentRow;
 
-/// Interval between two reads of the state file.
-const REVIEW: Duration = Duration::from_secs(3);
-
 /// Logs every change of the agents until `stop` is cancelled.
 pub(crate) async fn log_changes(store: Store, stop: CancellationToken) {
     let mut due = interval(REVIEW);
@@ -41,6 +38,9 @@ pub(crate) async fn log_changes(store: Store, stop: CancellationToken) {
         known = Some(now);
     }
 }
+
+/// Interval between two reads of the state file.
+const REVIEW: Duration = Duration::from_secs(3);
 
 fn log_difference(before: &BTreeMap<String, AgentRow>, now: &BTreeMap<String, AgentRow>) {
     for (name, agent) in now {

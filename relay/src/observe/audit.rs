@@ -17,11 +17,6 @@ use http::{Method, StatusCode};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-/// Lines a second for requests that did not reach an application, as on the agent's screen.
-const RECORDS_PER_SECOND: usize = 20;
-/// Interval between two summaries.
-const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
-
 /// The log of requests. Each event has a quota of its own, so that strangers hide nothing of what
 /// fails, and requests for hosts that no tunnel has another.
 #[derive(Default)]
@@ -166,3 +161,9 @@ impl AuditLog {
         self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Lines a second for requests that did not reach an application, as on the agent's screen.
+const RECORDS_PER_SECOND: usize = 20;
+
+/// Interval between two summaries.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);

@@ -19,29 +19,17 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::slot::{ConnectionSlot, HeaderMemory};
 use crate::overload::activity::ConnectionActivity;
 
-/// Maximum size of buffered request heads per unverified connection, in bytes: some thirty heads of
-/// webhooks. Half a mebibyte with the connection's own memory.
-const HEADERS_PER_UNVERIFIED: u64 = 320 * KIB;
 /// Like [`HEADERS_PER_UNVERIFIED`], for requests without a body, which wait for no data: as many as
 /// a connection may have streams.
 const BODILESS_PER_UNVERIFIED: u64 = 4 * HEADERS_PER_UNVERIFIED;
-/// Size of all unverified connections' heads, in bytes, at which the relay starts to close
-/// connections.
-const HEADERS_UNVERIFIED: u64 = 12 * MIB;
-const FREED_AT_ONCE: u64 = MIB;
+
+/// Maximum size of buffered request heads per unverified connection, in bytes: some thirty heads of
+/// webhooks. Half a mebibyte with the connection's own memory.
+const HEADERS_PER_UNVERIFIED: u64 = 320 * KIB;
+
 /// Maximum size of heads, with those of connections that are being closed. Beyond it, new heads are
 /// refused.
 const HEADERS_MAX: u64 = 16 * MIB;
-
-/// Minimum idle time of a verified connection before it may be closed for a new one. By then its
-/// last response, of which the relay holds 150 KiB at most, has left on all but the slowest lines.
-const IDLE: Duration = Duration::from_secs(5);
-/// Fewer strangers than this part of all slots are left alone while others are idle: an eighth.
-const MIN_CANDIDATES: usize = 8;
-/// Number of idle connections that are closed at once: each pass must look at all of them.
-const IDLE_IMMEDIATE: usize = 64;
-/// After a look that has found none.
-const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Table of all connections, with a maximum number.
 pub(crate) struct ConnectionTable {
@@ -146,6 +134,16 @@ impl ConnectionTable {
     }
 }
 
+/// Minimum idle time of a verified connection before it may be closed for a new one. By then its
+/// last response, of which the relay holds 150 KiB at most, has left on all but the slowest lines.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Fewer strangers than this part of all slots are left alone while others are idle: an eighth.
+const MIN_CANDIDATES: usize = 8;
+
+/// Number of idle connections that are closed at once: each pass must look at all of them.
+const IDLE_IMMEDIATE: usize = 64;
+
 impl TableState {
     /// Takes a stranger's slot and memory away. The connection is over when its token is cancelled
     /// and has been heard.
@@ -223,6 +221,15 @@ impl TableState {
         evicted
     }
 }
+
+/// Size of all unverified connections' heads, in bytes, at which the relay starts to close
+/// connections.
+const HEADERS_UNVERIFIED: u64 = 12 * MIB;
+
+const FREED_AT_ONCE: u64 = MIB;
+
+/// After a look that has found none.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -23,14 +23,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use self::frames::{FrameCounter, FrameKind};
 use crate::overload::connections::{ConnectionSlot, HeaderMemory};
 
-/// Control frames in a [`WINDOW`] beyond those that go with what moves: real clients send a few.
-const MAX_CONTROL_FRAMES: u32 = 1000;
-/// Control frames that may go with a frame of DATA or HEADERS, in either direction.
-const CONTROL_PER_PROGRESS: u32 = 10;
-/// The time in which they are counted.
-const WINDOW: Duration = Duration::from_secs(10);
-/// Length of the client's connection preface (RFC 9113 §3.4).
-const PREFACE: usize = 24;
 /// A frame's head: length, kind, flags, stream.
 const HEAD: usize = 9;
 const DATA: u8 = 0;
@@ -38,8 +30,6 @@ const HEADERS: u8 = 1;
 const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
-/// Memory for each byte of an unfinished head: in h2's buffer, and unpacked.
-const COST: u64 = 2;
 
 /// Counts the frames of a connection.
 pub(crate) struct H2FloodGuard<S> {
@@ -124,6 +114,21 @@ impl<S> H2FloodGuard<S> {
         }
     }
 }
+
+/// Control frames in a [`WINDOW`] beyond those that go with what moves: real clients send a few.
+const MAX_CONTROL_FRAMES: u32 = 1000;
+
+/// Control frames that may go with a frame of DATA or HEADERS, in either direction.
+const CONTROL_PER_PROGRESS: u32 = 10;
+
+/// The time in which they are counted.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Length of the client's connection preface (RFC 9113 §3.4).
+const PREFACE: usize = 24;
+
+/// Memory for each byte of an unfinished head: in h2's buffer, and unpacked.
+const COST: u64 = 2;
 
 impl<S: AsyncRead + Unpin> AsyncRead for H2FloodGuard<S> {
     fn poll_read(

@@ -13,22 +13,6 @@ use hookward_tunnel::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// Number of unread bytes at which eviction starts: half of the connection's window, so that other
-/// senders have the rest meanwhile.
-const TARGET_BYTES: u64 = CONNECTION_WINDOW as u64 / 2;
-/// From here on nobody can wait: what is left is filled within a moment by as many as have brought
-/// it so far.
-const FULL_BYTES: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
-/// Time after which a reader that requests nothing more may be evicted. 64 KiB of a response must
-/// leave before more is requested: a line of 16 kB/s is fast enough for one response.
-const READER_GRACE: Duration = Duration::from_secs(4);
-/// Like [`READER_GRACE`], from [`FULL_BYTES`] on: a line of 256 kB/s is fast enough.
-const READER_GRACE_WHEN_FULL: Duration = Duration::from_millis(250);
-/// Interval of checks while there are more responses than windows in [`TARGET_BYTES`].
-const CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// Number of responses that fit whatever is unread of each.
-const MIN_RESPONSES: usize = (TARGET_BYTES / STREAM_WINDOW as u64) as usize;
-
 /// The answers of one session that are on their way.
 pub(crate) struct ResponseBacklog<T> {
     begin: Instant,
@@ -149,6 +133,16 @@ impl<T> ResponseBacklog<T> {
     }
 }
 
+/// Number of unread bytes at which eviction starts: half of the connection's window, so that other
+/// senders have the rest meanwhile.
+const TARGET_BYTES: u64 = CONNECTION_WINDOW as u64 / 2;
+
+/// Interval of checks while there are more responses than windows in [`TARGET_BYTES`].
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Number of responses that fit whatever is unread of each.
+const MIN_RESPONSES: usize = (TARGET_BYTES / STREAM_WINDOW as u64) as usize;
+
 /// An answer whose sender has been given something, and has not asked for more.
 struct Candidate<T> {
     answer: Arc<BacklogEntry<T>>,
@@ -190,6 +184,17 @@ fn patience(lying: u64) -> Option<Duration> {
     let full = (over as f64 / (FULL_BYTES - TARGET_BYTES) as f64).min(1.0);
     Some(READER_GRACE.mul_f64(1.0 - full).max(READER_GRACE_WHEN_FULL))
 }
+
+/// From here on nobody can wait: what is left is filled within a moment by as many as have brought
+/// it so far.
+const FULL_BYTES: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
+
+/// Time after which a reader that requests nothing more may be evicted. 64 KiB of a response must
+/// leave before more is requested: a line of 16 kB/s is fast enough for one response.
+const READER_GRACE: Duration = Duration::from_secs(4);
+
+/// Like [`READER_GRACE`], from [`FULL_BYTES`] on: a line of 256 kB/s is fast enough.
+const READER_GRACE_WHEN_FULL: Duration = Duration::from_millis(250);
 
 impl<T> TrackedResponse<T> {
     /// A body of this session.

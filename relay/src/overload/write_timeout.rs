@@ -13,22 +13,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Time in which a closed connection reads what its sender still sends. A socket that is closed
-/// with unread bytes is reset, and the reset destroys a response that the sender has not read yet
-/// (RFC 9112 §9.6). The value is nginx's.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
-/// So much has to come in each such time, or the sender only holds the connection: a slow modem
-/// brings 1 KiB/s.
-const LINGER_WINDOW: Duration = Duration::from_secs(5);
-const LINGER_WINDOW_BYTES: usize = 5 * 1024;
-/// The time for a sender that was too slow before: it only has to read its answer.
-const LINGER_SLOW: Duration = Duration::from_millis(500);
-/// Maximum number of bytes read after closing: a little more than the largest body that GitHub
-/// sends.
-const LINGER_BYTES: usize = 32 * 1024 * 1024;
-/// Bytes that are thrown away at once.
-const DISCARD: usize = 16 * 1024;
-
 /// Marks a connection whose sender still sends a body that nothing will read. Clones share it. Does
 /// not know what hyper refuses by itself.
 #[derive(Clone, Default)]
@@ -149,6 +133,27 @@ impl<S: AsyncRead + Unpin> WriteTimeout<S> {
         Poll::Ready(())
     }
 }
+
+/// Time in which a closed connection reads what its sender still sends. A socket that is closed
+/// with unread bytes is reset, and the reset destroys a response that the sender has not read yet
+/// (RFC 9112 §9.6). The value is nginx's.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// So much has to come in each such time, or the sender only holds the connection: a slow modem
+/// brings 1 KiB/s.
+const LINGER_WINDOW: Duration = Duration::from_secs(5);
+
+const LINGER_WINDOW_BYTES: usize = 5 * 1024;
+
+/// The time for a sender that was too slow before: it only has to read its answer.
+const LINGER_SLOW: Duration = Duration::from_millis(500);
+
+/// Maximum number of bytes read after closing: a little more than the largest body that GitHub
+/// sends.
+const LINGER_BYTES: usize = 32 * 1024 * 1024;
+
+/// Bytes that are thrown away at once.
+const DISCARD: usize = 16 * 1024;
 
 impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(

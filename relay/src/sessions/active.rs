@@ -12,11 +12,6 @@ use crate::overload::slow_readers::ResponseBacklog;
 use crate::sessions::owner_events::OwnerEvents;
 use crate::storage::agents::Agent;
 
-/// Requests under way with which a connection is still as good as an idle one: to spread few
-/// requests over several connections costs more than it brings (measured: p99 three times as long
-/// on two cores).
-const SPREAD_FROM: usize = 64;
-
 /// A run of an agent's program, and what part of it a session is.
 pub(crate) struct AgentInstance {
     /// No other run has this name.
@@ -165,3 +160,8 @@ impl ActiveSession {
         self.order.fetch_add(1, Ordering::Relaxed)
     }
 }
+
+/// Requests under way with which a connection is still as good as an idle one: to spread few
+/// requests over several connections costs more than it brings (measured: p99 three times as long
+/// on two cores).
+const SPREAD_FROM: usize = 64;

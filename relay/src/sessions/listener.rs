@@ -17,13 +17,6 @@ use crate::sessions::context::SessionContext;
 use crate::sessions::handshake::HandshakeError;
 use crate::storage::Store;
 
-/// Interval of checks of host ownership.
-const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
-
-/// For the peers to be told that the relay stops. Handshakes that were given up on the other side
-/// would be waited for until they count as dead.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
-
 pub(crate) struct AgentListener {
     endpoint: Endpoint,
     address: SocketAddr,
@@ -76,6 +69,10 @@ impl AgentListener {
     }
 }
 
+/// For the peers to be told that the relay stops. Handshakes that were given up on the other side
+/// would be waited for until they count as dead.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Keeps the known hosts those that somebody owns: agents are removed by another process.
 async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
     let mut review = interval(REVIEW_INTERVAL);
@@ -98,6 +95,9 @@ async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
         }
     }
 }
+
+/// Interval of checks of host ownership.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
 async fn accept(endpoint: Endpoint, entrance: Arc<AgentAcceptor>, stop: CancellationToken) {
     loop {

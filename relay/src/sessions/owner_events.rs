@@ -10,9 +10,6 @@ use hookward_core::reason::Check;
 use hookward_tunnel::protocol::control::{RefusedRequest, RelayMessage};
 use tokio::sync::Notify;
 
-/// Counts are sent together that come within this time.
-const GATHER_TIME: Duration = Duration::from_millis(50);
-
 /// The queue; clones share it.
 #[derive(Clone)]
 pub(crate) struct OwnerEvents {
@@ -89,6 +86,9 @@ impl OwnerEvents {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Counts are sent together that come within this time.
+const GATHER_TIME: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

@@ -33,10 +33,6 @@ pub(crate) struct Registry {
     of_agent: Arc<Mutex<HashMap<AgentId, usize>>>,
 }
 
-/// Connections of one agent: several machines of a pool with some each. It can't take everybody's
-/// files.
-const SESSIONS_PER_AGENT: usize = 64;
-
 /// A session's place among its agent's.
 pub(crate) struct AgentSlot(Arc<Mutex<HashMap<AgentId, usize>>>, AgentId);
 
@@ -51,9 +47,6 @@ impl Drop for AgentSlot {
         }
     }
 }
-
-/// An agent that was away for longer is not expected back at any moment.
-const RECONNECT_EXPECTED: Duration = Duration::from_secs(30);
 
 impl Registry {
     /// Makes these hosts known, and no others. A host that is being served is left alone: it may
@@ -285,3 +278,10 @@ impl Registry {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Connections of one agent: several machines of a pool with some each. It can't take everybody's
+/// files.
+const SESSIONS_PER_AGENT: usize = 64;
+
+/// An agent that was away for longer is not expected back at any moment.
+const RECONNECT_EXPECTED: Duration = Duration::from_secs(30);

@@ -25,13 +25,6 @@ use crate::sessions::owner_events::OwnerEvents;
 use crate::sessions::registry::Registry;
 use crate::storage::Store;
 
-/// Interval of checks of a session's credential: the maximum time until a removed agent is
-/// disconnected.
-const REVIEW_INTERVAL: Duration = Duration::from_secs(3);
-
-/// Interval of checks for silence and takeover.
-const LISTEN: Duration = Duration::from_secs(1);
-
 /// Takes a session out of the registry when it ends, however it ends.
 struct RegisteredTunnels<'h> {
     registry: &'h Registry,
@@ -185,6 +178,13 @@ pub(crate) async fn serve(
     tracing::info!(agent = %name, reason, "agent left");
     tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "what its connection did");
 }
+
+/// Interval of checks of a session's credential: the maximum time until a removed agent is
+/// disconnected.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Interval of checks for silence and takeover.
+const LISTEN: Duration = Duration::from_secs(1);
 
 /// Asks the store whether the agent is still who it was, and still has its hosts:
 /// `hookward-relay agent` works beside this process.

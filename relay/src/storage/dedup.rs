@@ -33,11 +33,6 @@ use self::schema::prepare;
 use self::writer::{SteadyTime, WriterThread};
 use crate::storage::StorageError;
 
-/// Claims that wait for a commit; more are refused for now.
-const QUEUE_LENGTH: usize = 8192;
-/// Maximum wait of a request for a commit.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
-
 type Key = [u8; 32];
 /// Rows in the file, by tunnel.
 type Counts = HashMap<Arc<str>, u64>;
@@ -221,6 +216,12 @@ impl DeliveryDedup {
         self.shared.news.notify_one();
     }
 }
+
+/// Claims that wait for a commit; more are refused for now.
+const QUEUE_LENGTH: usize = 8192;
+
+/// Maximum wait of a request for a commit.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A moment as SQLite keeps it.
 fn millis(at: UnixMillis) -> i64 {

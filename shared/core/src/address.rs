@@ -6,9 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Prefix length of an IPv4-mapped IPv6 address (`::ffff:0:0/96`, RFC 4291 §2.5.5.2).
-const MAPPED_PREFIX: u8 = 96;
-
 /// An address as the gate sees it: IPv4-mapped IPv6 is IPv4, which is what a dual-stack socket
 /// reports for an IPv4 peer.
 #[must_use]
@@ -76,6 +73,9 @@ fn unmapped(network: IpNet) -> Option<IpNet> {
         None => Some(network),
     }
 }
+
+/// Prefix length of an IPv4-mapped IPv6 address (`::ffff:0:0/96`, RFC 4291 §2.5.5.2).
+const MAPPED_PREFIX: u8 = 96;
 
 /// The group in which client addresses are counted: an IPv4 address, an IPv6 /64 (one customer).
 #[must_use]

@@ -7,13 +7,6 @@ use std::ops::Range;
 
 use crate::text;
 
-/// The byte of a hexadecimal digit pair.
-fn escape(bytes: &mut std::slice::Iter<'_, u8>) -> Option<u8> {
-    let mut digit = || bytes.next().and_then(|byte| char::from(*byte).to_digit(16));
-    let (high, low) = (digit()?, digit()?);
-    u8::try_from(high << 4 | low).ok()
-}
-
 /// Decodes percent escapes once, and `+` to a space if `plus` says so. `None` for a broken escape.
 #[must_use]
 pub fn decode(text: &[u8], plus: bool) -> Option<Cow<'_, [u8]>> {
@@ -37,13 +30,15 @@ pub fn decode(text: &[u8], plus: bool) -> Option<Cow<'_, [u8]>> {
     Some(Cow::Owned(decoded))
 }
 
+/// The byte of a hexadecimal digit pair.
+fn escape(bytes: &mut std::slice::Iter<'_, u8>) -> Option<u8> {
+    let mut digit = || bytes.next().and_then(|byte| char::from(*byte).to_digit(16));
+    let (high, low) = (digit()?, digit()?);
+    u8::try_from(high << 4 | low).ok()
+}
+
 /// One name with its value, decoded.
 pub type Pair<'t> = (Cow<'t, [u8]>, Cow<'t, [u8]>);
-
-/// Most pairs of one form: what a stranger sends is read before its signature is known to be right,
-/// and a pair of two bytes takes fifty in memory. Frameworks take about as many (PHP's
-/// `max_input_vars`).
-const MAX_PAIRS: usize = 1000;
 
 /// All names and values in order. `None` for a broken escape, and for more than 1000 pairs.
 #[must_use]
@@ -75,9 +70,10 @@ fn each_pair(text: &[u8]) -> impl Iterator<Item = Option<Pair<'_>>> {
         })
 }
 
-/// Maximum length of a field's name in bytes: names are compared with those that are read, one by
-/// one.
-const MAX_NAME_BYTES: usize = 256;
+/// Most pairs of one form: what a stranger sends is read before its signature is known to be right,
+/// and a pair of two bytes takes fifty in memory. Frameworks take about as many (PHP's
+/// `max_input_vars`).
+const MAX_PAIRS: usize = 1000;
 
 /// Failure to find exactly one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -321,6 +317,10 @@ impl FormFields {
         }
     }
 }
+
+/// Maximum length of a field's name in bytes: names are compared with those that are read, one by
+/// one.
+const MAX_NAME_BYTES: usize = 256;
 
 /// Returns `true` for names that PHP reads as other ones.
 fn is_strange(name: &[u8]) -> bool {

@@ -19,10 +19,6 @@ pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-pro
 /// The public host, set anew for the application.
 pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Options of a `Connection` field that mean something here; any other names a field that a
-/// stranger wants removed on the way, and the request is refused.
-const CONNECTION_OPTIONS: [&str; 5] = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
-
 /// Returns `true` if a request's field is forwarded to the application.
 #[must_use]
 pub fn passes_to_application(name: &HeaderName) -> bool {
@@ -202,6 +198,10 @@ pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, Box<
 
     Ok(found)
 }
+
+/// Options of a `Connection` field that mean something here; any other names a field that a
+/// stranger wants removed on the way, and the request is refused.
+const CONNECTION_OPTIONS: [&str; 5] = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
 
 /// Returns `true` if a list-valued field has this member, compared without case.
 #[must_use]

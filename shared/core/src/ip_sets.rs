@@ -17,9 +17,6 @@ pub use self::active::{ActiveSet, NamedSets, SetOrigin};
 use crate::address::{AddressSet, parse_network};
 use crate::json::JsonPath;
 
-/// Most ranges of one set: real lists have up to a few thousand.
-const MAX_RANGES: usize = 100_000;
-
 /// Named set of addresses that a provider publishes.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,6 +54,12 @@ struct Sets {
     set: Vec<NamedSet>,
 }
 
+/// All named sets, sorted by name.
+#[must_use]
+pub(crate) fn all() -> &'static [NamedSet] {
+    &SETS
+}
+
 static SETS: LazyLock<Vec<NamedSet>> = LazyLock::new(|| {
     // Read by a unit test; were it broken all the same, there are no sets, and policies that name
     // one are refused.
@@ -64,12 +67,6 @@ static SETS: LazyLock<Vec<NamedSet>> = LazyLock::new(|| {
         .unwrap_or_default()
         .set
 });
-
-/// All named sets, sorted by name.
-#[must_use]
-pub(crate) fn all() -> &'static [NamedSet] {
-    &SETS
-}
 
 /// The set of that name; `-` and `_` are alike.
 #[must_use]
@@ -192,6 +189,9 @@ impl NamedSet {
         }
     }
 }
+
+/// Most ranges of one set: real lists have up to a few thousand.
+const MAX_RANGES: usize = 100_000;
 
 #[cfg(test)]
 mod tests {

@@ -15,9 +15,6 @@ use serde::{Deserialize, Serialize};
 pub use edit::Change;
 pub use scan::{JsonPaths, Scan};
 
-/// Most values that one path may stand for: real batches have up to a hundred.
-const MAX_VALUES: usize = 1024;
-
 /// A path such as `event.type`, `items[0].id` or `value[*].state`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -51,9 +48,6 @@ pub enum JsonError {
     #[error("{0} has more than {1} values")]
     TooMany(String, usize),
 }
-
-/// Maximum number of steps of a path: the tree of paths is walked by recursion.
-const MAX_STEPS: usize = 32;
 
 impl JsonPath {
     /// Reads a path.
@@ -158,6 +152,12 @@ impl JsonPath {
         }
     }
 }
+
+/// Most values that one path may stand for: real batches have up to a hundred.
+const MAX_VALUES: usize = 1024;
+
+/// Maximum number of steps of a path: the tree of paths is walked by recursion.
+const MAX_STEPS: usize = 32;
 
 impl fmt::Display for JsonPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

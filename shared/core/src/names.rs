@@ -1,10 +1,5 @@
 //! Names of agents and public hosts.
 
-/// Longest name of an agent, which is also one DNS label (RFC 1035 §2.3.4).
-const LABEL: usize = 63;
-/// Longest host name, in bytes (RFC 1035 §2.3.4, without the root's dot and length byte).
-const HOST: usize = 253;
-
 /// A public host name: lower case, letters, digits and hyphens in labels, no port, no final dot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostName(String);
@@ -65,6 +60,9 @@ impl HostName {
         &self.0
     }
 }
+
+/// Longest host name, in bytes (RFC 1035 §2.3.4, without the root's dot and length byte).
+const HOST: usize = 253;
 
 impl std::borrow::Borrow<str> for HostName {
     fn borrow(&self) -> &str {
@@ -127,6 +125,9 @@ fn is_label(label: &str) -> bool {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
+
+/// Longest name of an agent, which is also one DNS label (RFC 1035 §2.3.4).
+const LABEL: usize = 63;
 
 #[cfg(test)]
 mod tests {

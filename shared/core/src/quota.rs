@@ -3,9 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// The span in which lines are counted.
-const WINDOW: Duration = Duration::from_secs(1);
-
 /// Lets a number of lines a second pass, and counts the others by kind.
 #[derive(Debug)]
 pub struct Quota<K> {
@@ -52,6 +49,9 @@ impl<K: Ord> Quota<K> {
         std::mem::take(&mut self.counted).into_iter().collect()
     }
 }
+
+/// The span in which lines are counted.
+const WINDOW: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -9,16 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::SteadyMillis;
 
-/// The spans that a rate may have, in milliseconds.
-const SPANS: [(&str, u64); 4] = [
-    ("s", 1000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-];
-/// Most requests of a rate: more is no rate, and the arithmetic stays exact.
-const MAX_COUNT: u32 = 1_000_000;
-
 /// Number of requests in a span of time, such as `100/s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -91,6 +81,17 @@ impl Rate {
         }
     }
 }
+
+/// The spans that a rate may have, in milliseconds.
+const SPANS: [(&str, u64); 4] = [
+    ("s", 1000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
+
+/// Most requests of a rate: more is no rate, and the arithmetic stays exact.
+const MAX_COUNT: u32 = 1_000_000;
 
 /// Counts bytes of one kind of work against a number of bytes a second.
 #[derive(Debug)]

@@ -60,9 +60,6 @@ fn fold(c: char) -> char {
     }
 }
 
-/// Longest text from a stranger that is shown; the rest is cut.
-const SHOWN_CHARS: usize = 200;
-
 /// Shows bytes from a stranger: printable ASCII as it is, everything else escaped, long texts cut.
 /// A log line or a terminal can't be steered by it.
 #[derive(Clone, Copy)]
@@ -94,6 +91,9 @@ impl fmt::Display for Escaped<'_> {
         Ok(())
     }
 }
+
+/// Longest text from a stranger that is shown; the rest is cut.
+const SHOWN_CHARS: usize = 200;
 
 /// A text without what could steer a terminal or hide in it: control, format, separator and
 /// invisible characters become U+FFFD, the rest stays.

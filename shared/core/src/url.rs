@@ -104,9 +104,6 @@ impl fmt::Display for HttpsUrl {
 #[serde(try_from = "String", into = "String")]
 pub struct HostPattern(String);
 
-/// Placeholder of a region in a pattern.
-const REGION: &str = "{region}";
-
 /// Returns `true` for the form of AWS's region names, such as `eu-west-1` and `us-gov-east-1`
 /// (docs.aws.amazon.com/general, "Regions"): two letters, one or more words, one digit.
 fn is_region(label: &str) -> bool {
@@ -159,6 +156,9 @@ impl HostPattern {
         }
     }
 }
+
+/// Placeholder of a region in a pattern.
+const REGION: &str = "{region}";
 
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -18,10 +18,6 @@ use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::DOCTOR_BYTES;
 use hookward_core::secret::Secret;
 
-/// Larger bodies are not tried at all: each try hashes all of it.
-const BODY_BYTES: usize = 256 * 1024;
-/// Minimum cost of a try in bytes: it makes a key.
-const ATTEMPT_BYTES: usize = 1024;
 /// Other providers that are tried.
 const MAX_PROVIDERS: usize = 8;
 
@@ -73,6 +69,9 @@ pub(crate) fn diagnose(
 
     doctor.found
 }
+
+/// Larger bodies are not tried at all: each try hashes all of it.
+const BODY_BYTES: usize = 256 * 1024;
 
 struct Doctor<'d> {
     check: &'d SignatureCheck,
@@ -169,6 +168,9 @@ impl Doctor<'_> {
         self.found.push(what.into());
     }
 }
+
+/// Minimum cost of a try in bytes: it makes a key.
+const ATTEMPT_BYTES: usize = 1024;
 
 #[cfg(test)]
 mod tests {

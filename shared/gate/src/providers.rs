@@ -114,39 +114,6 @@ struct Catalog {
     unverifiable: Vec<Unverifiable>,
 }
 
-static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
-    // The data is part of the program and read by a unit test; a broken row can't be released.
-    // Were it broken all the same, the catalogue is empty, and every policy that names a provider
-    // is refused.
-    toml::from_str(include_str!("providers/catalog.toml")).unwrap_or_default()
-});
-
-static SINGULAR_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
-    let name = |place: &ValueLocator| match place {
-        ValueLocator::Header(field) => Some(field.name().clone()),
-        _ => None,
-    };
-    let ways = || {
-        CATALOG.provider.iter().flat_map(|row| {
-            std::iter::once(&row.scheme)
-                .chain(&row.others)
-                .chain(row.variants.values())
-        })
-    };
-    let repeated: HashSet<_> = ways()
-        .filter(|way| way.sig.repeats)
-        .filter_map(|way| name(&way.sig.at))
-        .collect();
-
-    let signatures = ways().map(|way| &way.sig.at);
-    let deliveries = CATALOG.provider.iter().flat_map(|row| &row.delivery);
-    signatures
-        .chain(deliveries)
-        .filter_map(name)
-        .filter(|name| !repeated.contains(name))
-        .collect()
-});
-
 /// Reads one place, or a list of them.
 fn one_or_several<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
@@ -169,6 +136,13 @@ fn one_or_several<'de, D: serde::Deserializer<'de>>(
 pub fn all() -> &'static [Provider] {
     &CATALOG.provider
 }
+
+static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
+    // The data is part of the program and read by a unit test; a broken row can't be released.
+    // Were it broken all the same, the catalogue is empty, and every policy that names a provider
+    // is refused.
+    toml::from_str(include_str!("providers/catalog.toml")).unwrap_or_default()
+});
 
 /// Returns the providers that can't be verified, sorted by id.
 #[must_use]
@@ -241,6 +215,32 @@ pub fn unknown(name: &str) -> String {
 pub(crate) fn stands_once(name: &HeaderName) -> bool {
     SINGULAR_HEADERS.contains(name)
 }
+
+static SINGULAR_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
+    let name = |place: &ValueLocator| match place {
+        ValueLocator::Header(field) => Some(field.name().clone()),
+        _ => None,
+    };
+    let ways = || {
+        CATALOG.provider.iter().flat_map(|row| {
+            std::iter::once(&row.scheme)
+                .chain(&row.others)
+                .chain(row.variants.values())
+        })
+    };
+    let repeated: HashSet<_> = ways()
+        .filter(|way| way.sig.repeats)
+        .filter_map(|way| name(&way.sig.at))
+        .collect();
+
+    let signatures = ways().map(|way| &way.sig.at);
+    let deliveries = CATALOG.provider.iter().flat_map(|row| &row.delivery);
+    signatures
+        .chain(deliveries)
+        .filter_map(name)
+        .filter(|name| !repeated.contains(name))
+        .collect()
+});
 
 impl Provider {
     /// Returns the default schemes, any of which is enough.

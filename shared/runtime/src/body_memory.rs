@@ -15,13 +15,9 @@ use tokio::sync::Notify;
 use hookward_core::address;
 use hookward_core::limits::{BODY_MEMORY_SHARES, KIB};
 
-/// The part beside the budget for bodies that are only of use if something fails: an eighth.
-const RETRY_SHARE: u64 = 8;
 /// Memory of a request beside its body, in bytes (measured, with the buffers of its connection that
 /// an idle one lacks).
 pub const REQUEST_OVERHEAD: u64 = 24 * KIB;
-/// A body is not judged slow before it had this long.
-const GRACE_SECS: f64 = 1.0;
 
 /// The budget; clones share it.
 #[derive(Clone)]
@@ -206,6 +202,9 @@ impl MemoryCharge {
     }
 }
 
+/// The part beside the budget for bodies that are only of use if something fails: an eighth.
+const RETRY_SHARE: u64 = 8;
+
 impl Inner {
     fn give_back(&mut self, source: IpAddr, bytes: u64, beside: u64) {
         self.used -= bytes + beside;
@@ -230,6 +229,9 @@ impl Inner {
             .map(|(_, reading)| Arc::clone(&reading.evict))
     }
 }
+
+/// A body is not judged slow before it had this long.
+const GRACE_SECS: f64 = 1.0;
 
 impl Drop for MemoryCharge {
     fn drop(&mut self) {

@@ -14,8 +14,6 @@ use tokio::time::timeout;
 /// Bodies above this size are checked on other threads, in bytes: below it a check takes less than
 /// a millisecond.
 pub const OFFLOAD_BYTES: usize = 64 * 1024;
-/// Wait for a turn: senders give up after 10 s.
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The threads; clones share them.
 #[derive(Debug, Clone)]
@@ -79,6 +77,9 @@ impl Offload {
         on_thread(turn, check).await
     }
 }
+
+/// Wait for a turn: senders give up after 10 s.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs `check` on a thread that may block, and gives `turn` back behind it.
 async fn on_thread<T: Send + 'static, U: Send + 'static>(

@@ -45,10 +45,6 @@ pub fn make_private_dir(dir: &Path) -> io::Result<()> {
 
 /// The permissions of a file's group and of all others to write.
 const OTHERS_WRITE: u32 = 0o022;
-/// The permissions of a file's group.
-const GROUP: u32 = 0o070;
-/// The permissions of those who are neither its owner nor in its group.
-const OTHERS: u32 = 0o007;
 
 /// Access of users other than the owner to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +69,12 @@ pub fn access_of_others(path: &Path) -> io::Result<OtherUsers> {
         _ => OtherUsers::Read,
     })
 }
+
+/// The permissions of a file's group.
+const GROUP: u32 = 0o070;
+
+/// The permissions of those who are neither its owner nor in its group.
+const OTHERS: u32 = 0o007;
 
 /// A directory that one process has to itself, until this is dropped.
 #[derive(Debug)]
@@ -127,12 +129,6 @@ impl DirLock {
 /// Most bytes that are read of the word in a lock's file.
 const OWNER_BYTES: u64 = 200;
 
-/// Separates a file's name from the number of the process that is writing it.
-const TEMPORARY_MARK: &str = ".new-";
-
-/// A file is written within this time.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Removes what [`write_private`] left behind of these files in a directory when its process was
 /// killed: they hold secrets.
 pub fn remove_leftovers(dir: &Path, files: &[&str]) {
@@ -171,6 +167,12 @@ pub fn remove_leftovers(dir: &Path, files: &[&str]) {
         }
     }
 }
+
+/// Separates a file's name from the number of the process that is writing it.
+const TEMPORARY_MARK: &str = ".new-";
+
+/// A file is written within this time.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sets a damaged file aside, beside where it was: as NAME.damaged-DATE. Returns its new path.
 ///

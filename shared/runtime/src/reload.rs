@@ -7,10 +7,6 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// Interval between two looks at the file. Network and container file systems often lack
-/// notifications of changes.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
-
 /// Waits for changes of one file.
 pub struct Reloads {
     path: Option<PathBuf>,
@@ -75,3 +71,7 @@ impl Reloads {
         }
     }
 }
+
+/// Interval between two looks at the file. Network and container file systems often lack
+/// notifications of changes.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);

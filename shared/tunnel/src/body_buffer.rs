@@ -3,10 +3,6 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// Maximum ratio of allocated to received bytes, for a body of known length: an announced length
-/// allocates no memory. A body of unknown length gets twice its bytes.
-const GROWTH: usize = 4;
-
 /// Puts pieces together that are all there.
 #[must_use]
 pub(crate) fn join(pieces: &[Bytes]) -> Bytes {
@@ -85,6 +81,10 @@ impl BodyBuffer {
         }
     }
 }
+
+/// Maximum ratio of allocated to received bytes, for a body of known length: an announced length
+/// allocates no memory. A body of unknown length gets twice its bytes.
+const GROWTH: usize = 4;
 
 #[cfg(test)]
 mod tests {

@@ -9,9 +9,6 @@ use serde::{Deserialize, Serialize};
 use crate::transport::identity::Pin;
 use hookward_core::secret::Secret;
 
-/// Prefix of a join token, by which people and scanners for leaked secrets recognize it.
-const PREFIX: &str = "hookward1.";
-
 /// Token that an administrator carries from the relay to the agent's host.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,3 +61,6 @@ impl JoinToken {
         }
     }
 }
+
+/// Prefix of a join token, by which people and scanners for leaked secrets recognize it.
+const PREFIX: &str = "hookward1.";

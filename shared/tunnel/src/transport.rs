@@ -69,9 +69,6 @@ enum SessionTransport {
     Tcp(Arc<tcp::H2Link>),
 }
 
-/// Code with which a session is closed on purpose.
-const CLOSED: u32 = 0;
-
 impl Session {
     /// A session over QUIC.
     #[must_use]
@@ -269,3 +266,6 @@ impl Session {
         }
     }
 }
+
+/// Code with which a session is closed on purpose.
+const CLOSED: u32 = 0;

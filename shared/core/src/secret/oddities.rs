@@ -7,6 +7,24 @@ pub const MIN_BYTES: usize = 8;
 /// (RFC 2104 §3).
 pub const SHORT_BYTES: usize = 16;
 
+/// Returns `true` for a text that stands where a secret should.
+#[must_use]
+pub fn is_placeholder(secret: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric();
+    let letters: Vec<u8> = secret
+        .iter()
+        .filter(|byte| plain(byte))
+        .map(u8::to_ascii_lowercase)
+        .collect();
+    let one = secret
+        .first()
+        .is_some_and(|first| secret.iter().all(|byte| byte == first));
+
+    // A variable that a compose or unit file left as it is.
+    let unexpanded = secret.starts_with(b"${") && secret.ends_with(b"}");
+    one || unexpanded || PLACEHOLDERS.iter().any(|word| word.as_bytes() == letters)
+}
+
 /// Values that stand in the place of a secret: what templates and programs write when there is
 /// none.
 const PLACEHOLDERS: [&str; 20] = [
@@ -31,42 +49,6 @@ const PLACEHOLDERS: [&str; 20] = [
     "yoursecrethere",
     "yourwebhooksecret",
 ];
-
-/// Prefixes of keys for providers' APIs, which webhook secrets do not have (each provider's page on
-/// API keys). `sk_live_…` is missing: Stripe has it, but Paystack signs webhooks by such a key.
-const API_KEYS: [(&str, &str); 13] = [
-    ("AKIA", "AWS"),
-    ("AIza", "Google"),
-    ("SG.", "SendGrid"),
-    ("ghp_", "GitHub"),
-    ("gho_", "GitHub"),
-    ("github_pat_", "GitHub"),
-    ("glpat-", "GitLab"),
-    ("lin_api_", "Linear"),
-    ("pk_live_", "Stripe"),
-    ("pk_test_", "Stripe"),
-    ("rk_live_", "Stripe"),
-    ("shpat_", "Shopify"),
-    ("xoxb-", "Slack"),
-];
-
-/// Returns `true` for a text that stands where a secret should.
-#[must_use]
-pub fn is_placeholder(secret: &[u8]) -> bool {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric();
-    let letters: Vec<u8> = secret
-        .iter()
-        .filter(|byte| plain(byte))
-        .map(u8::to_ascii_lowercase)
-        .collect();
-    let one = secret
-        .first()
-        .is_some_and(|first| secret.iter().all(|byte| byte == first));
-
-    // A variable that a compose or unit file left as it is.
-    let unexpanded = secret.starts_with(b"${") && secret.ends_with(b"}");
-    one || unexpanded || PLACEHOLDERS.iter().any(|word| word.as_bytes() == letters)
-}
 
 /// Oddities of a secret, in words that follow its name.
 #[must_use]
@@ -102,6 +84,24 @@ pub fn oddities(secret: &[u8]) -> Vec<String> {
 
     found
 }
+
+/// Prefixes of keys for providers' APIs, which webhook secrets do not have (each provider's page on
+/// API keys). `sk_live_…` is missing: Stripe has it, but Paystack signs webhooks by such a key.
+const API_KEYS: [(&str, &str); 13] = [
+    ("AKIA", "AWS"),
+    ("AIza", "Google"),
+    ("SG.", "SendGrid"),
+    ("ghp_", "GitHub"),
+    ("gho_", "GitHub"),
+    ("github_pat_", "GitHub"),
+    ("glpat-", "GitLab"),
+    ("lin_api_", "Linear"),
+    ("pk_live_", "Stripe"),
+    ("pk_test_", "Stripe"),
+    ("rk_live_", "Stripe"),
+    ("shpat_", "Shopify"),
+    ("xoxb-", "Slack"),
+];
 
 /// A text without the quotes around it.
 #[must_use]

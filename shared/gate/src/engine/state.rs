@@ -14,9 +14,6 @@ use hookward_core::clock::SteadyMillis;
 use hookward_core::ip_sets::NamedSets;
 use hookward_core::rate::Rate;
 
-/// Sources that are counted one by one, in each table: some 5 MB a tunnel under attack.
-const MAX_SOURCES: usize = 65_536;
-
 /// Bucket of a rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counted {
@@ -168,6 +165,9 @@ impl GateState {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Sources that are counted one by one, in each table: some 5 MB a tunnel under attack.
+const MAX_SOURCES: usize = 65_536;
 
 impl Failures {
     /// Returns `true` if the failures still count.

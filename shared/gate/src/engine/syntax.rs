@@ -11,22 +11,6 @@ use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::syntax::{EscapedSlashes, check_target};
 use hookward_core::text::Escaped;
 
-/// Fields that stand once (RFC 9110): two different values are two different requests.
-const SINGULAR: [HeaderName; 9] = [
-    header::AUTHORIZATION,
-    header::CONTENT_TYPE,
-    header::CONTENT_LENGTH,
-    header::DATE,
-    header::FROM,
-    header::IF_UNMODIFIED_SINCE,
-    header::MAX_FORWARDS,
-    header::REFERER,
-    header::USER_AGENT,
-];
-
-/// The delivery id of Standard Webhooks: singular like those of the catalogue's rows.
-const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-
 /// Checks target and headers. The target is what is forwarded: path and query.
 ///
 /// # Errors
@@ -79,6 +63,22 @@ fn twin<'h>(fields: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderName> 
 fn is_singular(name: &HeaderName) -> bool {
     SINGULAR.contains(name) || *name == WEBHOOK_ID || providers::stands_once(name)
 }
+
+/// Fields that stand once (RFC 9110): two different values are two different requests.
+const SINGULAR: [HeaderName; 9] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::DATE,
+    header::FROM,
+    header::IF_UNMODIFIED_SINCE,
+    header::MAX_FORWARDS,
+    header::REFERER,
+    header::USER_AGENT,
+];
+
+/// The delivery id of Standard Webhooks: singular like those of the catalogue's rows.
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
 fn differ(headers: &HeaderMap, name: &HeaderName) -> bool {
     let mut values = headers.get_all(name).iter();

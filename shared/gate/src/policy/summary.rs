@@ -10,18 +10,6 @@ use crate::policy::{Accept, Addresses, Lockout, Mode, Policy, Route, TokenCheck,
 use hookward_core::secret::{Secret, SecretDigest};
 use hookward_core::text::printable;
 
-/// Hexadecimal digits of a policy's digest that are shown: enough to tell policies apart.
-const DIGEST_DIGITS: usize = 16;
-/// Values of a list that are named; the others are counted.
-const NAMED_PATHS: usize = 5;
-/// Most characters of a line: policies come from agents, and lines go to a log.
-const LINE_CHARACTERS: usize = 1000;
-/// Most lines of a summary.
-const LINES: usize = 40;
-
-/// Stands in the place of every secret.
-static PLACEHOLDER: LazyLock<Secret> = LazyLock::new(Secret::placeholder);
-
 /// Summary of the requests that a policy lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
@@ -56,6 +44,12 @@ impl Summary {
     }
 }
 
+/// Hexadecimal digits of a policy's digest that are shown: enough to tell policies apart.
+const DIGEST_DIGITS: usize = 16;
+
+/// Most lines of a summary.
+const LINES: usize = 40;
+
 /// The policy with the names of its secrets and tokens, and nothing of their values.
 fn without_secrets(policy: &Policy) -> Policy {
     let mut policy = policy.clone();
@@ -82,6 +76,9 @@ fn without_secrets(policy: &Policy) -> Policy {
 
     policy
 }
+
+/// Stands in the place of every secret.
+static PLACEHOLDER: LazyLock<Secret> = LazyLock::new(Secret::placeholder);
 
 fn lines_of_route(route: &Route) -> Vec<String> {
     let methods = if route.methods.is_empty() {
@@ -251,9 +248,15 @@ fn list(values: &[String]) -> String {
     }
 }
 
+/// Values of a list that are named; the others are counted.
+const NAMED_PATHS: usize = 5;
+
 fn shortened(line: &str) -> String {
     printable(&line.chars().take(LINE_CHARACTERS).collect::<String>())
 }
+
+/// Most characters of a line: policies come from agents, and lines go to a log.
+const LINE_CHARACTERS: usize = 1000;
 
 fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds)

@@ -20,12 +20,6 @@ use hookward_core::path::PathPattern;
 use hookward_core::secret::Secret;
 use hookward_core::syntax;
 
-/// Shortest and longest time for which deliveries are remembered, in milliseconds: a second, and
-/// the 30 days of the longest retries.
-const REPLAY_WINDOW_MS: std::ops::RangeInclusive<u64> = 1000..=30 * 86_400_000;
-/// Longest lockout, in milliseconds: an address changes hands.
-const LOCKOUT_MS: u64 = 86_400_000;
-
 impl Policy {
     /// Every reason for which this policy can't be used. Both sides ask, each for itself.
     #[must_use]
@@ -97,6 +91,9 @@ impl Policy {
             .collect()
     }
 }
+
+/// Longest lockout, in milliseconds: an address changes hands.
+const LOCKOUT_MS: u64 = 86_400_000;
 
 impl Route {
     fn warnings(&self, now: UnixMillis) -> Vec<String> {
@@ -392,6 +389,10 @@ impl Route {
         mistakes
     }
 }
+
+/// Shortest and longest time for which deliveries are remembered, in milliseconds: a second, and
+/// the 30 days of the longest retries.
+const REPLAY_WINDOW_MS: std::ops::RangeInclusive<u64> = 1000..=30 * 86_400_000;
 
 /// Which requests a route is about.
 struct DeliveryReach {

@@ -27,9 +27,6 @@ use crate::request::Request;
 use hookward_core::secret::Secret;
 use hookward_core::url::{HostPattern, HttpsUrl};
 
-/// Most bytes of an answer's body.
-const RESPONSE_BYTES: usize = 512;
-
 /// A provider's challenge.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -326,6 +323,9 @@ impl Challenge {
         }
     }
 }
+
+/// Most bytes of an answer's body.
+const RESPONSE_BYTES: usize = 512;
 
 impl Confirmation {
     fn address(&self, request: &Request<'_>) -> Result<HttpsUrl, SignatureError> {

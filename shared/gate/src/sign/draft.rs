@@ -12,9 +12,6 @@ use crate::sign::SignError;
 use hookward_core::form;
 use hookward_core::json::{JsonError, JsonPath};
 
-/// Characters that need no escape in queries and forms (RFC 3986 §2.3).
-const UNRESERVED: &[u8] = b"-._~";
-
 /// A request that is being made.
 #[derive(Debug, Clone)]
 pub struct DraftRequest {
@@ -123,6 +120,9 @@ impl DraftRequest {
         urlencoded.then(|| with_pair(&self.body, name, value).map(String::into_bytes))?
     }
 }
+
+/// Characters that need no escape in queries and forms (RFC 3986 §2.3).
+const UNRESERVED: &[u8] = b"-._~";
 
 /// The pairs as they are written, but those of this name, and one with it and the value.
 fn with_pair(pairs: &[u8], name: &str, value: &[u8]) -> Option<String> {

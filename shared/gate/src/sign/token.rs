@@ -13,9 +13,6 @@ use crate::sign::SignError;
 use crate::sign::private_key::Signer;
 use hookward_core::clock::UnixMillis;
 
-/// Lifetime of a token, in seconds; the tolerance of other signatures.
-const LIFE: u64 = 300;
-
 /// The token for a request, at `now`.
 pub(crate) fn token(
     scheme: &Scheme,
@@ -95,6 +92,9 @@ fn claims(
 
     Ok(claims)
 }
+
+/// Lifetime of a token, in seconds; the tolerance of other signatures.
+const LIFE: u64 = 300;
 
 fn signature(scheme: &Scheme, alg: JwtAlgorithm, secret: &[u8], message: &[u8]) -> Option<String> {
     match Signer::of_token(alg) {

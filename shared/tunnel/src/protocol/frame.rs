@@ -8,14 +8,6 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crate::protocol::varint;
 use hookward_core::limits::{HEAD_FRAME_BYTES, TRAILERS_FRAME_BYTES};
 
-const DATA: u64 = 0x00;
-const HEAD: u64 = 0x01;
-const TRAILERS: u64 = 0x02;
-const END: u64 = 0x03;
-
-/// Most bytes of a frame's type and length.
-const PREFIX_BYTES: usize = 16;
-
 /// A frame, or a piece of one: data is given out as it arrives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -206,6 +198,17 @@ impl Decoder {
         })
     }
 }
+
+const DATA: u64 = 0x00;
+
+const HEAD: u64 = 0x01;
+
+const TRAILERS: u64 = 0x02;
+
+const END: u64 = 0x03;
+
+/// Most bytes of a frame's type and length.
+const PREFIX_BYTES: usize = 16;
 
 /// The prefix of a DATA frame of this length.
 #[must_use]

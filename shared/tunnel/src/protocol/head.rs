@@ -18,22 +18,6 @@ pub use self::header_case::{HeaderCase, HeaderCaseBuilder};
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::reason::Code;
 
-const KIND_RESPONSE: u8 = 1;
-const KIND_FAILURE: u8 = 2;
-
-/// Flag: the sender understands trailers.
-const FLAG_TRAILERS: u8 = 1;
-/// Flag: the request asks for a WebSocket.
-const FLAG_UPGRADE: u8 = 2;
-
-/// Flag: public keys stand behind the flags.
-const FLAG_KEYS: u8 = 4;
-
-/// Fields that most requests and answers do not exceed, so that their maps are made once in the
-/// right size.
-const REQUEST_FIELDS: usize = 24;
-const RESPONSE_FIELDS: usize = 12;
-
 /// Identifies one request, on both sides and to the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(pub [u8; 16]);
@@ -191,6 +175,19 @@ impl ExchangeRequest {
     }
 }
 
+/// Flag: the sender understands trailers.
+const FLAG_TRAILERS: u8 = 1;
+
+/// Flag: the request asks for a WebSocket.
+const FLAG_UPGRADE: u8 = 2;
+
+/// Flag: public keys stand behind the flags.
+const FLAG_KEYS: u8 = 4;
+
+/// Fields that most requests and answers do not exceed, so that their maps are made once in the
+/// right size.
+const REQUEST_FIELDS: usize = 24;
+
 impl ExchangeResponse {
     /// Writes the answer's head. `passes` says which fields go on.
     #[must_use]
@@ -204,6 +201,8 @@ impl ExchangeResponse {
     }
 }
 
+const KIND_RESPONSE: u8 = 1;
+
 impl ExchangeFailure {
     /// Writes the answer's head.
     #[must_use]
@@ -215,6 +214,8 @@ impl ExchangeFailure {
         buf
     }
 }
+
+const KIND_FAILURE: u8 = 2;
 
 impl ExchangeReply {
     /// Reads an answer's head.
@@ -247,6 +248,8 @@ impl ExchangeReply {
         }
     }
 }
+
+const RESPONSE_FIELDS: usize = 12;
 
 /// Writes trailers. `passes` says which fields go on.
 #[must_use]

@@ -15,13 +15,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::body_buffer;
 use crate::transport::error::StreamError;
 
-/// The code of a reset or stopped stream: the message is not complete.
-const ABORTED: VarInt = VarInt::from_u32(1);
-/// Most chunks that one read takes from quinn. Each is what came in one packet.
-const CHUNKS: usize = 32;
-/// Pieces up to this size are copied together before HTTP/2 makes a frame of each.
-const COPIED: usize = 16 * 1024;
-
 /// Sending half of a stream.
 pub(crate) enum SendHalf {
     Quic(quinn::SendStream),
@@ -118,6 +111,9 @@ impl SendHalf {
     }
 }
 
+/// The code of a reset or stopped stream: the message is not complete.
+const ABORTED: VarInt = VarInt::from_u32(1);
+
 async fn write_http2(
     stream: &mut h2::SendStream<Bytes>,
     pieces: &mut [Bytes],
@@ -148,6 +144,9 @@ async fn write_http2(
 
     Ok(())
 }
+
+/// Pieces up to this size are copied together before HTTP/2 makes a frame of each.
+const COPIED: usize = 16 * 1024;
 
 /// Returns the reason why a stream accepts no more data.
 async fn broken(stream: &mut h2::SendStream<Bytes>) -> StreamError {
@@ -189,6 +188,9 @@ impl RecvHalf {
         }
     }
 }
+
+/// Most chunks that one read takes from quinn. Each is what came in one packet.
+const CHUNKS: usize = 32;
 
 impl Http2Recv {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {

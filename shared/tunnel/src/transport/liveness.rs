@@ -6,11 +6,6 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Liveness(Duration);
 
-/// Asks for a sign of life within that time: some of them may be lost.
-const PINGS: u32 = 10;
-/// However long a silence may be here, the other side may take a shorter one for death.
-const MIN_PING_INTERVAL: Duration = Duration::from_secs(1);
-
 impl Liveness {
     /// Dead after so long a silence.
     #[must_use]
@@ -36,6 +31,12 @@ impl Liveness {
         (self.0 / PINGS).min(MIN_PING_INTERVAL)
     }
 }
+
+/// Asks for a sign of life within that time: some of them may be lost.
+const PINGS: u32 = 10;
+
+/// However long a silence may be here, the other side may take a shorter one for death.
+const MIN_PING_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Default for Liveness {
     fn default() -> Self {

@@ -32,18 +32,9 @@ pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 pub const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
 /// Receive window of a peer that has not authenticated: several times its first messages.
 pub(crate) const UNAUTHENTICATED_WINDOW: u32 = 64 * 1024;
-/// Maximum number of unacknowledged bytes of one connection, in memory: 160 MB/s on a path of 50
-/// ms, where quinn reaches 18 to 36 (measured). Four streams' windows, so that one slow stream
-/// leaves room for others.
-const SEND_WINDOW: u64 = 8 * 1024 * 1024;
-/// Buffers that keep local bursts from being lost; Debian's default cap is 208 KiB.
-const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
-/// Packets that one acknowledgement may answer (draft-ietf-quic-ack-frequency): measured, -3 %.
-const ACK_THRESHOLD: u32 = 10;
+
 /// Handshakes beyond which an unknown address must prove itself first (RFC 9000 §8.1.2).
 pub const RETRY_FROM: usize = 64;
-/// First packets that are kept for handshakes not yet taken, in bytes.
-const INCOMING_BUFFER: u64 = 4 * 1024 * 1024;
 
 /// Failure to create an endpoint.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +96,9 @@ pub fn server(
 
     endpoint(address, Some(config), endpoint_config)
 }
+
+/// First packets that are kept for handshakes not yet taken, in bytes.
+const INCOMING_BUFFER: u64 = 4 * 1024 * 1024;
 
 /// Connection ids and reset tokens that follow from the relay's key, so that a relay which was
 /// killed and started again can tell its agents at once that their sessions are gone (RFC 9000
@@ -219,6 +213,14 @@ fn transport(liveness: Liveness) -> TransportConfig {
     transport
 }
 
+/// Maximum number of unacknowledged bytes of one connection, in memory: 160 MB/s on a path of 50
+/// ms, where quinn reaches 18 to 36 (measured). Four streams' windows, so that one slow stream
+/// leaves room for others.
+const SEND_WINDOW: u64 = 8 * 1024 * 1024;
+
+/// Packets that one acknowledgement may answer (draft-ietf-quic-ack-frequency): measured, -3 %.
+const ACK_THRESHOLD: u32 = 10;
+
 fn endpoint(
     address: SocketAddr,
     config: Option<ServerConfig>,
@@ -259,6 +261,9 @@ fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
 
     Ok(socket)
 }
+
+/// Buffers that keep local bursts from being lost; Debian's default cap is 208 KiB.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 
 fn tls_error(error: impl std::fmt::Display) -> EndpointError {
     EndpointError::Tls(error.to_string())

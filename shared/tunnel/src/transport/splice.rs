@@ -11,9 +11,6 @@ use tokio::time::{Instant, sleep};
 use crate::protocol::frame::Frame;
 use crate::transport::stream::{MessageReader, MessageWriter};
 
-/// Bytes that are read at once.
-const PIECE: usize = 16 * 1024;
-
 /// Something broke: both halves are dropped, which resets the stream.
 struct SpliceError;
 
@@ -86,6 +83,9 @@ async fn send(
     }
     to.finish().await.map_err(|_| SpliceError)
 }
+
+/// Bytes that are read at once.
+const PIECE: usize = 16 * 1024;
 
 async fn receive(
     mut to: impl AsyncWrite + Unpin,

@@ -16,9 +16,6 @@ use crate::transport::error::StreamError;
 use crate::transport::halves::{RecvHalf, SendHalf};
 use crate::transport::write_priority::WritePriority;
 
-/// Priority of streams whose message is large or of unknown size: behind every small one.
-const BULK: i32 = -1;
-
 /// When something is written, where others wait, too.
 #[derive(Clone, Copy)]
 enum Priority {
@@ -151,6 +148,9 @@ impl MessageWriter {
         }
     }
 }
+
+/// Priority of streams whose message is large or of unknown size: behind every small one.
+const BULK: i32 = -1;
 
 impl Drop for MessageWriter {
     fn drop(&mut self) {

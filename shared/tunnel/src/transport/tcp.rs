@@ -33,25 +33,16 @@ use crate::transport::liveness::Liveness;
 use crate::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW, UNAUTHENTICATED_WINDOW};
 use hookward_core::limits::TUNNEL_STREAMS;
 
-/// Maximum number of bytes that one stream buffers before its writer waits.
-const SEND_BUFFER: usize = 512 * 1024;
-/// Bytes of one DATA frame: larger than HTTP/2's first 16 KiB, for fewer of them.
-const FRAME: u32 = 64 * 1024;
-/// Bytes of a stream's head: ours say nothing, and a peer is not known before its greeting.
-const HEADS: u32 = 1024;
-/// For what was written last to leave, once the session is closed on purpose.
-const FLUSH: Duration = Duration::from_millis(500);
-
-/// Bytes that wait in the socket before they are sent: on a slow line a tunnel's signs of life
-/// would wait behind more.
-const UNSENT: u32 = 128 * 1024;
-
 /// Keeps what waits in a socket short (Linux; elsewhere nothing changes).
 pub fn keep_queue_short(stream: &tokio::net::TcpStream) {
     if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT) {
         tracing::debug!(%error, "TCP_NOTSENT_LOWAT");
     }
 }
+
+/// Bytes that wait in the socket before they are sent: on a slow line a tunnel's signs of life
+/// would wait behind more.
+const UNSENT: u32 = 128 * 1024;
 
 type Halves = (SendHalf, RecvHalf);
 
@@ -150,6 +141,18 @@ where
         stop,
     })
 }
+
+/// Maximum number of bytes that one stream buffers before its writer waits.
+const SEND_BUFFER: usize = 512 * 1024;
+
+/// Bytes of one DATA frame: larger than HTTP/2's first 16 KiB, for fewer of them.
+const FRAME: u32 = 64 * 1024;
+
+/// Bytes of a stream's head: ours say nothing, and a peer is not known before its greeting.
+const HEADS: u32 = 1024;
+
+/// For what was written last to leave, once the session is closed on purpose.
+const FLUSH: Duration = Duration::from_millis(500);
 
 /// The agent's side of a connection that it has dialled. Its task is owned by `tasks`.
 ///

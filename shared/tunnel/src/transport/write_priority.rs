@@ -14,9 +14,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// Maximum wait of large messages while small ones keep coming. Then both are written side by side.
-const MAX_WAIT: Duration = Duration::from_secs(1);
-
 /// The order of a connection's writers.
 pub(crate) struct WritePriority {
     begin: Instant,
@@ -101,6 +98,9 @@ impl WritePriority {
         (Instant::now() < due).then_some(due)
     }
 }
+
+/// Maximum wait of large messages while small ones keep coming. Then both are written side by side.
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
