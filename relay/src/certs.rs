@@ -46,7 +46,7 @@ pub enum CertError {
     },
     #[error(
         "{path}: {what}. It holds the relay's identity, which every agent pins: restore it from a backup, or start once \
-         with --reset, which sets it aside and makes another (every agent has to join again)"
+         with --reset, which sets it aside and makes another (every agent must join again)"
     )]
     Identity {
         path: PathBuf,
@@ -186,7 +186,7 @@ pub(crate) fn self_signed(
         Some(Err(error)) => return Err(error),
     };
     if let Some(error) = &damage {
-        tracing::warn!(%error, "the self-signed certificate is made anew; clients have to trust the new one");
+        tracing::warn!(%error, "made a new self-signed certificate; clients must trust the new one");
     }
 
     if kept != Some(true) || damage.is_some() || !certificate.exists() || !key.exists() {

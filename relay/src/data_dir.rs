@@ -19,7 +19,7 @@ pub enum DataDirError {
     /// The data directory holds one of two files that belong together.
     #[error(
         "{present} is there, and {missing} is missing or empty: agents that have joined would be refused. Restore it from \
-         a backup, or start once with --reset, which begins anew (every agent has to join again)"
+         a backup, or start once with --reset, which begins anew (every agent must join again)"
     )]
     Incomplete {
         /// The file that is there.
@@ -114,4 +114,4 @@ pub(crate) fn open(
 
 /// Remedy after a reset.
 const JOIN_AGAIN: &str =
-    "every agent has to join again; make a token for each with `hookward-relay agent add NAME`";
+    "every agent must join again; create a token for each with `hookward-relay agent add NAME`";

@@ -255,7 +255,7 @@ async fn attempt(
 
         let Some(writer) = upgrading else {
             return Err(ForwardError::Tunnel(StreamError::Protocol(
-                "an upgrade nobody asked for".to_owned(),
+                "an upgrade that was not requested".to_owned(),
             )));
         };
         return Ok((answer, Some((writer, reader))));

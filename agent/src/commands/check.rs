@@ -30,7 +30,7 @@ pub(super) fn run(args: CheckArgs) -> Result<Exit, CommandError> {
             let mut policy = built.policy;
             if built.mint_token {
                 text.push_str(
-                    "note: a token will be minted, since nothing else keeps strangers out\n",
+                    "note: `hookward http` will create a token, because nothing else keeps strangers out\n",
                 );
                 policy = policy_args::with_token(
                     &policy,

@@ -91,7 +91,7 @@ pub(super) async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
         {
             Ok(Ok(_)) => (StepOutcome::Ok, format!("{application} takes connections")),
             Ok(Err(error)) => (StepOutcome::Failed, format!("{application}: {error}")),
-            Err(_) => (StepOutcome::Failed, format!("{application}: no answer")),
+            Err(_) => (StepOutcome::Failed, format!("{application}: no response")),
         };
         findings.blocked |= outcome == StepOutcome::Failed;
 
@@ -155,7 +155,7 @@ impl Findings {
                     relay,
                     QUIC,
                     StepOutcome::Warning,
-                    "nobody listens there for UDP",
+                    "the port is closed for UDP",
                 );
                 HandshakeResult::Failed
             }
@@ -181,7 +181,7 @@ impl Findings {
             let reason = match connected {
                 Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some(format!("{}: no answer", proxy.address())),
+                Err(_) => Some(format!("{}: no response", proxy.address())),
             };
             let_through = reason.is_none();
 

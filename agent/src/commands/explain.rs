@@ -106,7 +106,7 @@ fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, Reason>,
     Ok(match token {
         Some(token) => Ok(policy_args::with_token(&built.policy, &policy_args::minted_check(&token.digest()))),
         None => {
-            Err("no check is given, and no token was minted yet: give the flags of `hookward http`, or run it once"
+            Err("no check is given, and there is no token yet: give the flags of `hookward http`, or run it once"
                 .to_owned().into())
         }
     })

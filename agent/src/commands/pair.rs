@@ -66,7 +66,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     let name =
         providers::find(&args.provider).map_or(args.provider.as_str(), |row| row.name.as_str());
     let note = format!(
-        "waiting for {name} to tell its secret: set the webhook up there now; nothing is forwarded"
+        "waiting for the secret of {name}: create the webhook there now; nothing is forwarded meanwhile"
     );
 
     let plan = Plan {
@@ -129,7 +129,7 @@ fn policy(args: &PairArgs) -> Result<Policy, Reason> {
         .any(|challenge| challenge.pair.is_some())
     {
         return Err(format!(
-            "{} does not tell its secret in a handshake; enter it yourself",
+            "{} does not send its secret in a challenge; enter it yourself",
             row.name
         )
         .into());
@@ -137,7 +137,7 @@ fn policy(args: &PairArgs) -> Result<Policy, Reason> {
 
     if args.secret_file.exists() {
         return Err(format!(
-            "{} is there already; a secret is never overwritten",
+            "{} exists; `hookward pair` never overwrites a secret",
             args.secret_file.display()
         )
         .into());

@@ -46,7 +46,7 @@ fn list() -> String {
         ));
     }
 
-    text.push_str("\nNot verifiable (naming one is an error that says why):\n");
+    text.push_str("\nNot verifiable (naming one is an error with the reason):\n");
     for row in providers::unverifiable() {
         text.push_str(&format!("{:<24} {}: {}\n", row.id, row.name, row.reason));
     }
@@ -261,7 +261,7 @@ fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
             scheme.msg
         ),
         (Coverage::Nothing, _) if scheme.alg == Algorithm::Equals => {
-            "nothing: whoever knows the token can send any body".to_owned()
+            "nothing: anyone with the token can send any body".to_owned()
         }
         (Coverage::Nothing, Some(_)) => "the token, and nothing of the body".to_owned(),
         (Coverage::Nothing, None) => format!("{} (nothing of the body)", scheme.msg),

@@ -81,7 +81,7 @@ pub(super) async fn run(args: SendArgs) -> Result<Exit, CommandError> {
         Err(_) => {
             print_error(
                 LogFormat::Text,
-                &format!("no answer within {} s", TIMEOUT.as_secs()),
+                &format!("no response within {} s", TIMEOUT.as_secs()),
             );
             Ok(Exit::Failed)
         }

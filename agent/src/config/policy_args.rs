@@ -232,7 +232,7 @@ fn from_flags(
 pub(crate) fn minted_check(digest: &SecretDigest) -> TokenCheck {
     TokenCheck::new(
         TokenLocation::Query(TOKEN_NAME.to_owned()),
-        &[("the minted token", digest.clone())],
+        &[("the created token", digest.clone())],
     )
 }
 

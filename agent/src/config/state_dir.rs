@@ -311,8 +311,8 @@ fn remedy(name: &str) -> &'static str {
     match name {
         AGENT => "restore it from a backup, or move it away and join again with a new token",
         TOKENS => {
-            "restore it, or move it away: new tokens are minted then, and the webhook URLs change at their senders"
+            "restore it, or move it away: `hookward http` then creates new tokens, and the webhook URLs change"
         }
-        _ => "it is only a hint, and is written anew",
+        _ => "it is only a hint, and will be written again",
     }
 }

@@ -56,7 +56,7 @@ pub enum ConnectionError {
     /// Somebody else answers at the relay's address.
     #[error(
         "whoever answers at {0} is not the relay that this agent has joined: its key is another. If the relay was \
-         set up anew, join it again with a new token; if not, somebody is in between"
+         set up anew, join it again with a new token; if not, a third party is in between"
     )]
     WrongKey(String),
     /// Another kind of server answers at the relay's address.

@@ -154,7 +154,7 @@ impl LinkStatus {
             self.failed(&id.0, reason, reporter);
         } else if !leaving {
             reporter.emit(Event::Note(format!(
-                "a connection to {} was lost ({reason}); {to_relay} more carry on, and it is dialled again",
+                "lost a connection to {} ({reason}); {to_relay} more are open; dialing again",
                 id.0
             )));
         }
@@ -211,7 +211,7 @@ impl LinkStatus {
 
         if !known {
             reporter.emit(Event::Note(format!(
-                "the relay {relay} is about to stop: what it has under way comes to its end, and it is dialled again"
+                "the relay {relay} is draining: it finishes requests in flight; dialing again"
             )));
         }
     }

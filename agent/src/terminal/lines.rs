@@ -47,7 +47,7 @@ pub fn text(report: &Event, several: bool) -> String {
 
             format!("ready: {url} -> {application}, through {relay} over {transport}{trust}")
         }
-        Event::Disconnected { reason } => format!("not connected: {reason}; dialling again"),
+        Event::Disconnected { reason } => format!("not connected: {reason}; dialing again"),
         Event::RelayDisconnected {
             relay,
             reason,
@@ -83,10 +83,9 @@ pub fn text(report: &Event, several: bool) -> String {
                     observed: None,
                     secrets,
                 } => line(*status, format!(" by {}", secrets.join(", "))),
-                RequestResult::Handshake { status } => line(
-                    *status,
-                    " the provider's handshake, answered here".to_owned(),
-                ),
+                RequestResult::Handshake { status } => {
+                    line(*status, " answered the provider's challenge".to_owned())
+                }
                 RequestResult::Answered {
                     status,
                     observed: Some((check, reason)),
@@ -110,7 +109,7 @@ pub fn text(report: &Event, several: bool) -> String {
                 } => line(*status, format!(" {code}: {reason}")),
                 RequestResult::Aborted => {
                     format!(
-                        "{} {}{} - {} {} broken off by the sender or the relay",
+                        "{} {}{} - {} {} aborted by the sender or the relay",
                         request.method(),
                         host(&request.host),
                         request.path,
@@ -132,7 +131,7 @@ pub fn text(report: &Event, several: bool) -> String {
             );
 
             if refused.note {
-                return format!("{what} goes on to the application: {}", refused.reason);
+                return format!("{what} is forwarded to the application: {}", refused.reason);
             }
 
             if refused.answered {

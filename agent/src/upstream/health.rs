@@ -63,7 +63,7 @@ impl UpstreamHealth {
 
         if self.report(HealthStatus::Unreachable) {
             let what = format!(
-                "the application at {application} takes no connection ({reason}); webhooks get 502"
+                "the application at {application} is unreachable ({reason}); webhooks get 502"
             );
             self.events.emit(Event::Warning(what));
             self.fell.notify_one();
@@ -75,7 +75,7 @@ impl UpstreamHealth {
         self.answers.fetch_add(1, Ordering::Relaxed);
         if !self.is(HealthStatus::Healthy) && self.report(HealthStatus::Healthy) {
             self.events.emit(Event::Note(format!(
-                "the application at {application} answers again"
+                "the application at {application} is reachable again"
             )));
         }
     }

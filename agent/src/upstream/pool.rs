@@ -45,10 +45,10 @@ pub(crate) enum UpstreamError {
         source: io::Error,
     },
     /// The application aborted the connection, or its response is not HTTP.
-    #[error("the application broke off: {0}")]
+    #[error("the application aborted the exchange: {0}")]
     Aborted(hyper::Error),
     /// The head of its answer is larger than hyper takes.
-    #[error("the head of the application's answer has more than {HEAD_FIELDS} fields or {} KiB", HEAD_BUFFER / 1024)]
+    #[error("the head of the application's response exceeds {HEAD_FIELDS} fields or {} KiB", HEAD_BUFFER / 1024)]
     LargeHead,
 }
 

@@ -30,7 +30,7 @@ pub(crate) enum RequestBodyError {
     #[error(transparent)]
     NoMemory(#[from] BodyMemoryError),
     /// The sender broke it off, or it is framed wrongly.
-    #[error("the body broke off or is framed wrongly: {0}")]
+    #[error("the body was aborted or is malformed: {0}")]
     Broken(hyper::Error),
 }
 

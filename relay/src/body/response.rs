@@ -37,7 +37,7 @@ pub(crate) enum ResponseBodyError {
     #[error(transparent)]
     Body(#[from] body::MessageBodyError),
     /// The sender read too slowly while the backlog was full.
-    #[error("the answer was not taken, and others needed its room")]
+    #[error("response evicted: the sender read too slowly while the tunnel was full")]
     Evicted,
 }
 

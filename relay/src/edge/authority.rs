@@ -89,7 +89,7 @@ pub(crate) fn host(
         Some(name) if !name.eq_ignore_ascii_case(host.as_str()) => Err(Refusal::new(
             Check::Host,
             Code::HostMismatch,
-            "the TLS handshake was for another host",
+            "Host differs from the server name of the TLS handshake",
         )
         .into()),
         _ => Ok(host),

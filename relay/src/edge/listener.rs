@@ -171,7 +171,7 @@ async fn handshake_and_serve(
                 return;
             }
             Err(_) => {
-                tracing::debug!(%peer, "a trusted proxy's connection said nothing in time");
+                tracing::debug!(%peer, "a trusted proxy's connection sent no PROXY header in time");
                 return;
             }
         }

@@ -112,11 +112,14 @@ async fn respond(
         Ok(Err(own)) => {
             let (response, what, reason) = match own {
                 RelayResponse::Handshake(answer) => {
-                    let reason = (Check::Signature, "the provider's handshake");
+                    let reason = (Check::Signature, "the provider's challenge");
                     (response::handshake(facts.id, *answer), "handshake", reason)
                 }
                 RelayResponse::Acknowledged => {
-                    let reason = (Check::Replay, "acknowledged: it came before");
+                    let reason = (
+                        Check::Replay,
+                        "acknowledged: duplicate of an accepted delivery",
+                    );
                     (response::acknowledge(facts.id), "duplicate", reason)
                 }
             };
@@ -270,7 +273,7 @@ async fn handle(
     if wants_upgrade && !permit.settings().websocket {
         facts.notify_note(
             &parts.method,
-            "it asks for a WebSocket, which this route does not open: --websocket",
+            "WebSocket requested, which this route does not allow: --websocket",
         );
     }
 

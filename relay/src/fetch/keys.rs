@@ -87,7 +87,7 @@ impl KeyCache {
         let mut found = FetchedKeys::default();
         for WantedKey { url, in_catalogue } in wanted {
             if !in_catalogue && !self.fetcher.allows(url.host()) {
-                tracing::warn!(%url, "a policy asks for a key from a host that [fetch] hosts does not allow");
+                tracing::warn!(%url, "a policy names a key at a host that [fetch] hosts does not allow");
                 continue;
             }
 

@@ -16,7 +16,7 @@ pub(crate) enum ForwardError {
     #[error("the agent left: {0}")]
     Offline(String),
     /// The tunnel or the agent broke off.
-    #[error("the agent broke off: {0}")]
+    #[error("the agent aborted the exchange: {0}")]
     Tunnel(StreamError),
     /// The tunnel takes nothing.
     #[error("the tunnel took nothing for {} s", .0.as_secs())]
@@ -25,13 +25,13 @@ pub(crate) enum ForwardError {
     #[error("the relay stops, and the application has not answered")]
     Stopping,
     /// No head of an answer in time.
-    #[error("no answer within {} s", .0.as_secs())]
+    #[error("no response within {} s", .0.as_secs())]
     Timeout(Duration),
     /// The sender's body broke off.
     #[error(transparent)]
     Body(RequestBodyError),
     /// The agent says why.
-    #[error("the agent says {}", .0.code)]
+    #[error("the agent reported {}", .0.code)]
     Failed(ExchangeFailure),
 }
 

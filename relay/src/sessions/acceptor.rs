@@ -119,7 +119,7 @@ impl AgentAcceptor {
                 Err(_) => this
                     .host
                     .log
-                    .agent_failed("silent", "it said nothing in time"),
+                    .agent_failed("silent", "it sent no greeting in time"),
             }
         });
     }

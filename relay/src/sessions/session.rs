@@ -122,7 +122,7 @@ pub(crate) async fn serve(
                 live.set_silent(heard.elapsed() > host.liveness().quiet_after());
                 let answers = live.response_backlog.count_evicted();
                 if answers > 0 {
-                    tracing::warn!(agent = %name, answers, "answers that were not taken gave way to others");
+                    tracing::warn!(agent = %name, answers, "evicted responses of slow readers");
                 }
                 let other = !left && opened.iter().any(|name: &HostName| !host.registry.is_active(name.as_str(), &live));
                 let news = std::mem::replace(&mut stands_by, other) != other;

@@ -180,7 +180,7 @@ impl Code {
     pub const fn title(self) -> &'static str {
         match self {
             Self::Malformed => "The request is malformed or ambiguous",
-            Self::HttpsOnly => "Use https: this port takes no http",
+            Self::HttpsOnly => "Use https: this port does not serve http",
             Self::NotFound => "Nothing is here",
             Self::MethodNotAllowed => "This resource does not take this method",
             Self::Refused => "The request was refused",
@@ -192,8 +192,8 @@ impl Code {
             Self::HostMismatch => "This connection was opened for another host",
             Self::HeadTooLarge => "The request head is too large",
             Self::UpstreamUnreachable => "The application can't be reached",
-            Self::UpstreamError => "The application broke off its answer",
-            Self::TunnelError => "The agent broke off the exchange",
+            Self::UpstreamError => "The application aborted its response",
+            Self::TunnelError => "The tunnel or the agent aborted the exchange",
             Self::AgentOffline => "The agent is not connected",
             Self::Overloaded => "Too much is going on",
             Self::UpstreamTimeout => "The application took too long",

@@ -159,7 +159,7 @@ impl Findings {
         if let HandshakeResult::WrongKey = ways.quic {
             self.remedies.push(format!(
                 "another relay answers at {address}: if yours was set up anew, join it again with a new token; if not, \
-                 somebody is in between"
+                 a third party is in between"
             ));
             return;
         }
@@ -174,7 +174,7 @@ impl Findings {
             (ways.udp, ways.tcp, &ways.proxy, ways.addresses.first())
         {
             self.remedies.push(format!(
-                "nobody listens at {target}, for UDP or TCP: is the relay {address} running, and is this its address?"
+                "{target} is closed for UDP and TCP: is the relay {address} running, and is this its address?"
             ));
             return;
         }
@@ -187,7 +187,7 @@ impl Findings {
                 true => {
                     format!("the straight way is open: unset it, or write {host} into NO_PROXY")
                 }
-                false => "mend it, or name another one".to_owned(),
+                false => "repair it, or name another one".to_owned(),
             };
             self.remedies.push(format!(
                 "the proxy {proxy}, which HTTPS_PROXY or ALL_PROXY names, does not lead to {address}; {what}"
@@ -210,10 +210,10 @@ impl Findings {
 
         match (ways.udp, ways.quic.is_done()) {
             (Reachability::Answered, false) => self.requests.push(format!(
-                "QUIC to {list} port {port} left alone: datagrams pass, and the handshake does not (a firewall that looks inside)"
+                "QUIC to {list} port {port}, not filtered: datagrams pass, but the handshake does not (a firewall inspects it)"
             )),
             (_, false) if !ways.addresses.is_empty() => {
-                self.requests.push(format!("outgoing UDP from this machine to {list} port {port}, answers included (QUIC)"));
+                self.requests.push(format!("outgoing UDP from this machine to {list} port {port}, with replies (QUIC)"));
             }
             _ => {}
         }

@@ -194,7 +194,7 @@ impl Findings {
                 ];
             }
             Ok(Ok(RelayMessage::Refused { message, .. })) => printable(&message),
-            Ok(Ok(_)) | Err(_) => "the relay does not answer".to_owned(),
+            Ok(Ok(_)) | Err(_) => "the relay does not respond".to_owned(),
             Ok(Err(error)) => error.to_string(),
         };
         vec![step("credential", StepOutcome::Failed, failed)]

@@ -56,8 +56,7 @@ pub(crate) fn plan(
     }
 
     if args.policy.new_token && built.as_ref().is_some_and(|built| !built.mint_token) {
-        let what =
-            "no token is minted here: an address range, a token or a signature is given already";
+        let what = "has no effect: an address range, a token or a signature is given already";
         problems.push(Diagnostic::new("--new-token", what));
     }
 
@@ -74,7 +73,7 @@ pub(crate) fn plan(
         let (token, new) = state.token(args.public.host.as_deref(), args.policy.new_token)?;
         policy = policy_args::with_token(&policy, &policy_args::minted_check(&token.digest()));
         if new {
-            let text = "a new token was minted; it is part of the webhook URL and stays the same until --new-token";
+            let text = "created a token; it is part of the webhook URL and stays the same until --new-token";
             messages.push(Event::Note(text.to_owned()));
         }
         minted = Some(token);

@@ -83,7 +83,7 @@ impl RawSettings {
                 Ok(network) if network.prefix_len() == 0 => {
                     wrong(
                         "trusted_proxies",
-                        format!("{text:?} would believe whatever anybody claims to be"),
+                        format!("{text:?} would trust every client's statement about its address"),
                     );
                 }
                 Ok(network) => trusted_proxies.push(network),
@@ -111,10 +111,7 @@ impl RawSettings {
                 "forwarded"
             };
 
-            wrong(
-                key,
-                "has no effect without trusted_proxies: nobody else is believed".to_owned(),
-            );
+            wrong(key, "has no effect without trusted_proxies".to_owned());
         }
 
         // A proxy that begins connections with the PROXY protocol passes bytes on, and writes no

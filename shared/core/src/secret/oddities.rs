@@ -55,7 +55,7 @@ const PLACEHOLDERS: [&str; 20] = [
 pub fn oddities(secret: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     if unquoted(secret).len() < secret.len() {
-        found.push("stands in quotes, which count: Docker's env files keep them".to_owned());
+        found.push("is in quotes, which are part of it: Docker's env files keep them".to_owned());
     }
 
     if secret.starts_with(b"\xef\xbb\xbf") {

@@ -122,7 +122,7 @@ impl Doctor<'_> {
                 let then = if other.starts_with("http:") {
                     "register the URL with https at the provider".to_owned()
                 } else {
-                    format!("the policy says origin = \"{other}\" where the provider knows it so")
+                    format!("the policy has origin = \"{other}\", if the provider uses this URL")
                 };
                 self.say(format!("it would be right for another URL: {what}; {then}"));
                 return;

@@ -313,7 +313,7 @@ pub(super) fn further(before: Option<Refusal>, refusal: Refusal) -> Refusal {
     }
 
     Refusal {
-        reason: format!("{}; nor another alternative: {}", near.reason, far.reason),
+        reason: format!("{}; another accept rule: {}", near.reason, far.reason),
         ..near
     }
 }

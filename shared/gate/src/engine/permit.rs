@@ -96,13 +96,15 @@ impl PendingClaim {
         let refusal = match (claimed, self.claim.on_duplicate) {
             (Claimed::New, _) => return permit.counted(now, state).map(AfterClaim::Forward),
             (Claimed::Pending, _) => {
-                let reason = "whether this delivery came before can't be told now";
+                let reason = "this delivery may be a duplicate of one in flight, or deduplication is unavailable";
                 Refusal::new(Check::Replay, Code::Overloaded, reason)
             }
             (Claimed::Duplicate, OnDuplicate::Acknowledge) if !self.observing => {
                 return Ok(AfterClaim::Acknowledge);
             }
-            (Claimed::Duplicate, _) => Refusal::failed(Check::Replay, "this delivery came before"),
+            (Claimed::Duplicate, _) => {
+                Refusal::failed(Check::Replay, "duplicate of an accepted delivery")
+            }
         };
 
         if self.observing || self.claim.on_duplicate == OnDuplicate::Forward {

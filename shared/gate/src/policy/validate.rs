@@ -152,7 +152,7 @@ impl Route {
                 Coverage::Part => {
                     "does not cover every byte of the body, and the rest may be anything"
                 }
-                Coverage::Nothing => "says who sends, and nothing about the body",
+                Coverage::Nothing => "identifies the sender, and does not cover the body",
             };
 
             warnings.push(format!(
@@ -312,7 +312,7 @@ impl Route {
         if matches!(self.mode, Mode::Observe { .. }) && self.accept.iter().any(|accept| accept.open)
         {
             mistake(
-                "observe_until has no effect: an alternative is open, so nothing is refused"
+                "observe_until has no effect: an accept rule is open, so nothing is refused"
                     .to_owned(),
             );
         }
@@ -346,9 +346,7 @@ impl Route {
                 .iter()
                 .any(|accept| accept.verify.iter().any(SignatureCheck::identifies))
             {
-                mistake(
-                    "replay has no effect: nothing here tells one delivery from another".to_owned(),
-                );
+                mistake("replay has no effect: no check identifies a delivery".to_owned());
             }
 
             let at_agent = |check: &SignatureCheck| check.secret_at == SecretAt::Agent;

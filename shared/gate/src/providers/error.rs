@@ -7,7 +7,7 @@ use hookward_core::json::JsonError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// The request is not of the kind that this scheme is for.
-    #[error("{0} is not what this provider's scheme asks for")]
+    #[error("{0} is not what this provider's scheme requires")]
     Required(String),
     /// Something that the scheme needs is not there.
     #[error("{0} is missing")]
@@ -25,7 +25,7 @@ pub enum SignatureError {
     #[error("judging this request takes more work than one may cost ({0} bytes)")]
     WorkLimit(&'static str),
     /// The text is one that the provider's challenges have signed for anybody who asks.
-    #[error("anybody can have this text signed by the provider's challenge, so it proves nothing")]
+    #[error("the provider's challenge signs this text for anyone, so it proves nothing")]
     ChosenMessage,
     /// The configured secret has no such part.
     #[error("the secret has no part {0:?}")]
@@ -43,7 +43,7 @@ pub enum SignatureError {
     #[error("the token can't be used: {0}")]
     Token(&'static str),
     /// A claim of the token is not what it must be.
-    #[error("the token's claim {0:?} is not what this request asks for")]
+    #[error("the token's claim {0:?} does not match this request")]
     Claim(String),
     /// The token's time is over.
     #[error("the token expired {0} s ago (is this machine's clock right?)")]

@@ -8,7 +8,7 @@
 //! 4. The timestamp is signed as the text that was received; the window has two sides.
 //! 5. A signed value does not hold the text that separates it from what follows (see `message.rs`).
 //! 6. The URL is the tunnel's public one, or the one of the policy; never the request's own word.
-//! 7. A token is no signature: it says who sends, and nothing about the body.
+//! 7. A token is no signature: it identifies the sender, and does not cover the body.
 //! 8. What stands side by side without a separator is pinned (see `joints.rs`), so that it can be
 //!    cut in one way only.
 //! 9. A text that a challenge signs for anybody is no event, whatever its signature.

@@ -25,7 +25,7 @@ use hookward_core::limits::SMALL_BODY;
 #[derive(Debug, thiserror::Error)]
 pub enum MessageBodyError {
     /// The other end of the tunnel broke off.
-    #[error("the body broke off: {0}")]
+    #[error("the body was aborted: {0}")]
     Aborted(#[from] StreamError),
     /// Nothing came for too long.
     #[error("the body stood still for {} s", .0.as_secs())]

@@ -18,7 +18,7 @@ pub enum SessionError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     /// The other side broke the message off.
-    #[error("the other side broke off the message")]
+    #[error("the other side aborted the message")]
     Aborted,
     /// The session is gone.
     #[error("the tunnel broke: {0}")]

@@ -321,7 +321,7 @@ async fn silence(pings: Option<PingPong>, liveness: Liveness, heard: Heard) -> S
         tick.tick().await;
         if heard.silence() >= liveness.idle_timeout() {
             return SessionError::Lost(format!(
-                "nothing was heard for {} s",
+                "no data received for {} s",
                 liveness.idle_timeout().as_secs_f64()
             ));
         }

@@ -150,7 +150,7 @@ pub(super) fn steps<'g>(
 /// Returns what a signature does not cover, and against whom its secret protects.
 pub(super) fn note(rule: &crate::engine::signature::SignatureRule) -> Option<String> {
     let what = match rule.check().coverage() {
-        Coverage::Nothing => "says who sends, and nothing about the body",
+        Coverage::Nothing => "identifies the sender, and does not cover the body",
         Coverage::Part => "does not cover every byte of the body, and the rest may be anything",
         Coverage::Body => "",
     };

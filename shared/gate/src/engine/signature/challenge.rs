@@ -47,11 +47,11 @@ impl SignatureRule {
 
         Some(match missed {
             _ if !self.check.challenge => {
-                "it is the provider's handshake, which is not answered without --challenge (challenge = true)"
+                "it is the provider's challenge, which is not answered without --challenge (challenge = true)"
                     .to_owned()
             }
             Some((place, part)) => format!(
-                "it is the provider's handshake, and its {place} is not the part {part} of any secret that is configured"
+                "it is the provider's challenge, and its {place} is not the part {part} of any secret that is configured"
             ),
             None => return None,
         })

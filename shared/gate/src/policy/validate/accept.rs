@@ -68,12 +68,12 @@ impl Accept {
     pub(crate) fn mistakes(&self, deny: &AddressSet) -> Vec<String> {
         let mut mistakes = Vec::new();
         if self.open && self.is_protected() {
-            mistakes.push("it says open = true beside a check; take one of them away".to_owned());
+            mistakes.push("open = true stands beside a check; remove one of them".to_owned());
         }
 
         if let Some(ips) = &self.allow_ips {
             if ips.is_empty() {
-                mistakes.push("allow_ips is an empty list, so nobody could pass".to_owned());
+                mistakes.push("allow_ips is an empty list: nothing could pass".to_owned());
             } else if ips.named.is_empty() && ips.set().is_within(deny) {
                 mistakes.push("every address of allow_ips is denied by deny_ips".to_owned());
             }

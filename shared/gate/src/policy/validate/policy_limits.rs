@@ -38,7 +38,9 @@ impl PolicyLimits {
         let mut found = Vec::new();
         let mut beyond = |name: &str, asked: u64, most: u64, unit: &str| {
             if asked > most {
-                found.push(format!("the relay's limit {name} is {most}{unit}, and this policy asks for {asked}{unit}"));
+                found.push(format!(
+                    "the relay's limit {name} is {most}{unit}, and this policy has {asked}{unit}"
+                ));
             }
         };
 

@@ -62,13 +62,13 @@ impl SignatureCheck {
         let challenges = self.row().map_or(&[][..], |row| row.challenges.as_slice());
         if self.challenge && challenges.is_empty() {
             mistakes.push(format!(
-                "{name}: challenge has no effect: it has no handshake"
+                "{name}: challenge has no effect: this provider sends none"
             ));
         }
 
         if self.pair && !challenges.iter().any(|challenge| challenge.pair.is_some()) {
             mistakes.push(format!(
-                "{name}: it does not tell its secret in a handshake, so there is nothing to pair"
+                "{name}: it does not send its secret in a challenge, so there is nothing to pair"
             ));
         }
 
