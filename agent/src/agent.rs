@@ -1,4 +1,4 @@
-//! The agent as a value: start it, offer it policies, shut it down.
+//! The agent as a value: start it, replace policies, shut it down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,13 +38,13 @@ pub struct AgentSettings {
     pub link: LinkSettings,
     /// Tunnels to open.
     pub tunnels: Vec<TunnelSettings>,
-    /// For requests to end when the agent is stopped.
+    /// Time for requests in flight when the agent stops.
     pub drain: Duration,
 }
 
 /// One tunnel of an agent.
 pub struct TunnelSettings {
-    /// The public host to ask for.
+    /// Requested public host.
     pub host: Option<String>,
     /// Policy of the tunnel.
     pub policy: Policy,
@@ -56,7 +56,7 @@ pub struct TunnelSettings {
 
 /// A running agent.
 pub struct Agent {
-    /// `None` once it has been waited for.
+    /// `None` once its end was awaited.
     running: Option<JoinHandle<Result<(), ConnectionError>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -65,7 +65,7 @@ pub struct Agent {
     in_flight: InFlight,
 }
 
-/// A policy ready to be offered to the relay.
+/// Prepares a policy for the relay.
 fn policy_offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diagnostics> {
     let gate = Gate::compile(policy, Side::Agent, clock.now()).map_err(|mistakes| {
         Diagnostics(
@@ -78,10 +78,10 @@ fn policy_offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diag
     Ok(Arc::new(PolicyOffer::new(policy.for_relay(), gate)))
 }
 
-/// A name for this run of the program: no other has it.
+/// Returns a unique name for this instance of the program.
 fn instance() -> String {
     let mut bytes = [0; 12];
-    // Without randomness, the process and the time are the next best.
+    // Without randomness, process id and time are unique enough.
     if getrandom::fill(&mut bytes).is_err() {
         return format!("{}-{}", std::process::id(), Clock::System.now().0);
     }
@@ -89,12 +89,11 @@ fn instance() -> String {
 }
 
 impl Agent {
-    /// Starts an agent. `on_open` is called whenever a relay has opened a tunnel that no connection
-    /// had, or another transport carries it; `on_worked` with what carries a connection that is
-    /// good.
+    /// Starts an agent. Calls `on_open` when a relay opens a tunnel that had no connection, or when
+    /// another transport carries it; calls `on_worked` with the transport of a working connection.
     ///
     /// # Errors
-    /// Every reason for which a policy can't be used.
+    /// All reasons why a policy is unusable.
     pub fn start(
         settings: AgentSettings,
         clock: Clock,
@@ -160,24 +159,24 @@ impl Agent {
         })
     }
 
-    /// Offers another policy for a tunnel to the relays. It is in force, on both sides, once a
-    /// relay has taken it; until then, and if it does not, the old one is.
+    /// Offers a new policy for a tunnel to the relays. It is in force on both sides once a relay accepts
+    /// it. Until then, or if the relay refuses it, the old policy remains in force.
     ///
     /// # Errors
-    /// Every reason for which the policy can't be used.
+    /// All reasons why the policy is unusable.
     pub fn replace_policy(&self, tunnel: usize, policy: &Policy) -> Result<(), Diagnostics> {
         let offer = policy_offer(policy, &self.clock)?;
         if let Some(wanted) = self.policies.get(tunnel) {
-            // An agent that has ended has no use for it.
+            // An agent that has ended ignores it.
             let _ = wanted.send(offer);
         }
         Ok(())
     }
 
-    /// Waits for the agent to end by itself, which it only does when the relay refuses it.
+    /// Waits until the agent ends by itself, because a relay refused it.
     ///
     /// # Errors
-    /// What the relay said.
+    /// The relay's refusal.
     pub async fn ended(&mut self) -> Result<(), ConnectionError> {
         let Some(running) = &mut self.running else {
             return Ok(());
@@ -187,13 +186,13 @@ impl Agent {
         ended.unwrap_or_else(|panic| Err(ConnectionError::Ended(panic.to_string())))
     }
 
-    /// The requests under way.
+    /// Returns the count of requests in flight.
     #[must_use]
     pub fn in_flight(&self) -> InFlight {
         self.in_flight.clone()
     }
 
-    /// Stops: takes no more requests, ends those under way, closes the tunnel.
+    /// Stops: accepts no new requests, drains those in flight, and closes the tunnel.
     pub async fn shutdown(self) {
         self.stop.cancel();
         if let Some(running) = self.running {

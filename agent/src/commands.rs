@@ -27,19 +27,19 @@ pub(crate) const NOT_JOINED: &str =
 /// Failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// The agent's own files.
+    /// The agent's own files failed.
     #[error(transparent)]
     State(#[from] StateError),
     /// The relay refused, or could not be reached.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The relay in this process did not start.
+    /// The relay in this process failed to start.
     #[error(transparent)]
     Local(#[from] local::LocalError),
-    /// The system has no randomness to give.
+    /// The system's random number generator failed.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
-    /// Something of the system.
+    /// A system call failed.
     #[error("{what}: {source}")]
     System {
         /// Operation that failed.
@@ -50,7 +50,7 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// For an error of the system.
+    /// Wraps a system error with its operation.
     const fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::System { what, source }
     }
@@ -74,7 +74,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CommandError> {
     }
 }
 
-/// Prints the result of a command on standard output. A reader that closes the pipe is no error.
+/// Prints the result of a command to standard output. A closed pipe is not an error.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -82,7 +82,7 @@ pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     }
 }
 
-/// A last word to the user, on standard error.
+/// The last message to the user, on standard error.
 #[expect(
     clippy::print_stderr,
     reason = "this is the program's word to its user"

@@ -1,5 +1,5 @@
-//! What the user configures, and what the agent keeps: [`policy_args`] makes a policy of flags or a
-//! file, [`state_dir`] has the credential, minted tokens and the printed URL.
+//! Configuration and state: [`policy_args`] builds a policy from flags or a file, [`state_dir`]
+//! stores credentials, created tokens and the printed URL.
 
 pub(crate) mod policy_args;
 pub(crate) mod state_dir;

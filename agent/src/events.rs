@@ -1,4 +1,4 @@
-//! What the agent has to say: one vocabulary for the screen, the log lines and JSON.
+//! Events of the agent: one vocabulary for the screen, the log lines and JSON.
 
 mod channel;
 
@@ -19,24 +19,22 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
-/// One thing to say.
+/// Event of the agent.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// The agent is dialling.
     /// The agent dials a relay.
     Connecting {
         /// Address of the relay.
         relay: String,
     },
-    /// The tunnel is open.
+    /// A tunnel is open.
     Ready(Ready),
-    /// No relay is reached; the agent goes on dialling.
-    /// No relay is connected.
+    /// No relay is connected; the agent keeps dialing.
     Disconnected {
         /// Reason of the loss.
         reason: String,
     },
-    /// No connection to this relay is left, while other relays are reached.
+    /// This relay is not connected, while others are.
     RelayDisconnected {
         /// Address of the relay.
         relay: String,
@@ -49,20 +47,20 @@ pub enum Event {
     Request(Box<RequestEvent>),
     /// The relay refused a request.
     Refused(Box<RefusedRequest>),
-    /// The relay refused more than it told, counted by check.
+    /// Refusals of the relay beyond those reported one by one, counted by check.
     RefusedSummary(Vec<(Check, u64)>),
-    /// The agent stops, and waits for requests that are under way.
+    /// The agent stops, and drains requests in flight.
     Stopping {
         /// Number of requests in progress.
         in_flight: usize,
     },
-    /// Something that the user should know.
+    /// Information for the user.
     Note(String),
-    /// Something that the user should mend.
+    /// A problem that the user should fix.
     Warning(String),
 }
 
-/// A report, and the time that it is about.
+/// An event with its time.
 #[derive(Debug, Clone)]
 pub struct TimedEvent {
     /// Time of the event.
@@ -83,19 +81,19 @@ impl From<Event> for TimedEvent {
     }
 }
 
-/// The tunnel is open.
+/// Announcement of an open tunnel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ready {
-    /// The public URL of one webhook, complete with a minted token.
+    /// Public URL of one webhook, with a created token.
     pub url: String,
     /// URL of the tunnel without the path.
     pub base_url: String,
     /// Public host of the tunnel.
     pub host: String,
-    /// Address and port of the HTTPS listener, when it is in this process.
+    /// Address and port of the HTTPS listener, if it is in this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edge: Option<String>,
-    /// Path of the certificate to trust, when it is self-signed.
+    /// Path of the certificate to trust, if it is self-signed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
     /// Address of the relay.
@@ -106,12 +104,12 @@ pub struct Ready {
     pub application: String,
 }
 
-/// A request that reached this agent, and how it ended.
+/// A request that reached this agent, with its result.
 #[derive(Debug, Clone)]
 pub struct RequestEvent {
     /// Id of the request.
     pub id: RequestId,
-    /// The public host of its tunnel.
+    /// Public host of its tunnel.
     pub host: Arc<str>,
     /// Method of the request.
     pub method: Method,
@@ -126,7 +124,7 @@ pub struct RequestEvent {
 }
 
 impl RequestEvent {
-    /// The method as it is shown: escaped.
+    /// Returns the method, escaped for display.
     #[must_use]
     pub fn method(&self) -> String {
         Escaped(self.method.as_str().as_bytes()).to_string()
@@ -142,17 +140,17 @@ pub enum RequestResult {
         status: u16,
         /// Check that would have refused it, if the route did not only observe.
         observed: Option<(Check, String)>,
-        /// The names of the secrets and tokens that were right.
+        /// Names of the secrets and tokens that matched.
         secrets: Vec<String>,
     },
-    /// The request was a provider's challenge, and was answered here.
+    /// The agent answered a provider's challenge.
     Handshake {
-        /// Status of the answer.
+        /// Status of the response.
         status: u16,
     },
     /// The agent's own gate refused it.
     Refused {
-        /// Status of the answer.
+        /// Status of the response.
         status: u16,
         /// Check that refused the request.
         check: Check,
@@ -161,18 +159,18 @@ pub enum RequestResult {
     },
     /// Forwarding failed.
     Failed {
-        /// Status of the answer.
+        /// Status of the response.
         status: u16,
         /// Stable code of the failure.
         code: Code,
         /// Reason of the failure.
         reason: String,
     },
-    /// The sender, or the relay, went away.
+    /// The sender or the relay aborted the request.
     Aborted,
 }
 
-/// A way for reports.
+/// Creates a queue of events.
 #[must_use]
 pub fn channel() -> (EventSink, EventStream) {
     let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);

@@ -1,6 +1,6 @@
-//! One exchange: a request comes out of the tunnel, passes the agent's own gate, goes to the
-//! application, and the answer goes back. The relay is believed in one thing only: where the
-//! request comes from. The time is the agent's own.
+//! One exchange: reads a request from the tunnel, runs the agent's own gate, sends the request to
+//! the application, and returns the response. The agent trusts the relay only for the client
+//! address. It uses its own clock.
 
 mod evaluate;
 mod refusals;
@@ -38,7 +38,7 @@ use crate::exchange::started::StartedRequests;
 use crate::upstream::pool::{PooledConnection, UpstreamError};
 use crate::upstream::{self, UpstreamBody};
 
-/// One exchange, and the terms of its session.
+/// One exchange, with the terms of its session.
 struct Exchange<'r> {
     handler: &'r ExchangeHandler,
     gate: &'r ArcSwap<Gate>,
@@ -52,7 +52,7 @@ struct Exchange<'r> {
 enum ExchangeError {
     Refused(Refusal),
     Failed(Code, String),
-    /// The agent answers a provider's handshake itself.
+    /// The agent answers a provider's challenge itself.
     Handshake(Box<ChallengeResponse>),
     Aborted,
 }
@@ -69,7 +69,7 @@ impl From<StreamError> for ExchangeError {
     }
 }
 
-/// First fields of a request's event.
+/// Fields of a request's event that are known first.
 struct RequestSummary {
     id: RequestId,
     method: Method,
@@ -78,7 +78,7 @@ struct RequestSummary {
     since: Instant,
 }
 
-/// An answer that has begun.
+/// A response that was started.
 struct ResponseSent {
     response: Response<Incoming>,
     connection: PooledConnection,
@@ -86,7 +86,7 @@ struct ResponseSent {
     secrets: Vec<String>,
 }
 
-/// Handles one exchange to its end.
+/// Runs one exchange to its end.
 pub(crate) async fn exchange(
     writer: MessageWriter,
     mut reader: MessageReader,
@@ -105,7 +105,7 @@ pub(crate) async fn exchange(
     let request = match head::ExchangeRequest::decode(bytes) {
         Ok(request) => request,
         Err(error) => {
-            // Once for each connection: a hostile relay could fill the log.
+            // Reported once per connection, because a hostile relay could fill the log.
             if !terms.malformed.swap(true, Ordering::Relaxed) {
                 tracing::warn!(%error, "the relay sent something that is no request");
             }
@@ -115,7 +115,7 @@ pub(crate) async fn exchange(
 
     let asked = |at: &&TunnelBinding| request.meta.host.eq_ignore_ascii_case(at.host.as_bytes());
 
-    // A host that no tunnel has is refused by the first one, and so told to the user.
+    // The first tunnel refuses a host that no tunnel has, so that the user sees the refusal.
     let Some(at) = terms
         .hosts
         .iter()
@@ -128,7 +128,7 @@ pub(crate) async fn exchange(
         (terms.deadlines, &at.host, &*at.origin, &*terms.started);
 
     let _counted = at.handler.in_flight.begin();
-    // A large head is held for as long as its exchange, and counts like a body.
+    // A large head is held as long as its exchange, and charged like a body.
     let mut held = at.handler.body_memory.begin(request.meta.client);
     held.complete();
 
@@ -148,10 +148,10 @@ pub(crate) async fn exchange(
     .await;
 }
 
-/// For the head of an exchange, whose first bytes opened the stream.
+/// Timeout for the head of an exchange after the first bytes of its stream.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Heads above this size count against the memory for bodies, in bytes: few requests have one.
+/// Size of a head, in bytes, above which it is charged to the body memory; few requests have one.
 const SMALL_HEAD: usize = 8 * 1024;
 
 impl Exchange<'_> {
@@ -171,7 +171,7 @@ impl Exchange<'_> {
 
         let head_only = request.method == Method::HEAD;
         let upgrade = request.upgrade;
-        // The work is raced with the relay: when it goes away, the application must hear of it.
+        // Runs until the relay aborts the stream, so that the application learns of the abort.
         let answered = {
             let mut handling = pin!(self.handle(request, reader));
             let mut stopped = pin!(writer.stopped());
@@ -224,7 +224,7 @@ impl Exchange<'_> {
                     headers,
                 };
 
-                // A relay that is gone needs no answer.
+                // A relay that is gone needs no response.
                 let _ = self
                     .with_timeout(writer.whole(&head.encode(passes_to_sender), body))
                     .await;
@@ -262,8 +262,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// From the request to the head of the application's answer. For an upgrade the reader comes
-    /// back: it holds what the sender goes on to say.
+    /// Runs a request up to the head of the application's response. Returns the reader for an
+    /// upgrade, because it carries the sender's next bytes.
     async fn handle(
         &self,
         request: head::ExchangeRequest,
@@ -319,7 +319,7 @@ impl Exchange<'_> {
 
         let permit = match decision {
             Decision::Forward(permit) => permit,
-            // Compiled for the agent, a gate claims nothing.
+            // A gate that is compiled for the agent claims nothing.
             Decision::Claim(_) => {
                 return Err(Refusal::malformed("the agent's gate remembers no deliveries").into());
             }
@@ -340,7 +340,8 @@ impl Exchange<'_> {
         let secrets = permit.secrets().to_vec();
 
         if !self.started.try_start(request.meta.id) {
-            // It came before, over a connection that was lost since: the application may have it.
+            // The request arrived before, over a connection that was lost: the application may have
+            // it.
             return Err(ExchangeError::Failed(
                 Code::TunnelError,
                 "it was begun before its connection was lost".to_owned(),
@@ -379,8 +380,8 @@ impl Exchange<'_> {
 
         let answers = self.handler.pool.answers();
         let mut asking = pin!(self.handler.pool.send(request));
-        // A large upload may take its time, as long as it gets on: the wait for the answer begins
-        // at its end.
+        // A large upload may take its time while it makes progress: the timeout for the response
+        // starts at its end.
         let answered = loop {
             let patience = if sent.is_over() {
                 patience
@@ -411,7 +412,8 @@ impl Exchange<'_> {
                 Err(ExchangeError::Aborted)
             }
             Ok(Err(error)) => {
-                // One that speaks https closes the connection, with or without a word of TLS.
+                // An application that speaks https closes a clear-text connection, with or without
+                // a TLS alert.
                 let application = self.handler.pool.application();
                 let broke = matches!(&error, UpstreamError::Aborted(_));
                 let mistaken =
@@ -466,7 +468,7 @@ impl Exchange<'_> {
     }
 }
 
-/// The body for the application of a request that no check has to read.
+/// Returns the body for the application, for a request whose body no check reads.
 async fn outgoing(body: Option<MessageBody>) -> UpstreamBody {
     let Some(mut body) = body else {
         return UpstreamBody::Whole(Full::default());

@@ -1,4 +1,4 @@
-//! Exit codes of the program, and the end of each command's `--help`.
+//! Exit codes of the program, and the last part of each command's `--help`.
 
 use std::process::ExitCode;
 
@@ -13,20 +13,20 @@ Environment:
     };
 }
 
-/// A way to end.
+/// Exit status of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done, or stopped as asked.
+    /// Success, or stopped on request.
     Done,
-    /// Something that should not happen, or a file or network that failed.
+    /// A file or the network failed, or an internal error occurred.
     Failed,
-    /// The command line or a file is wrong; nothing was started.
+    /// The command line or a file has mistakes; nothing was started.
     Usage,
-    /// The relay does not know the agent's credential, or the join token.
+    /// The relay rejects the agent's credential or the join token.
     Credential,
-    /// The relay does not give the agent this host.
+    /// The relay refuses this host to the agent.
     Host,
-    /// The relay does not take the agent's policy.
+    /// The relay refuses the agent's policy.
     Policy,
 }
 

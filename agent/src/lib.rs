@@ -1,6 +1,6 @@
-//! Hookward's agent: the private side. It keeps a tunnel to the relay (`relay_link`), checks
-//! every request that comes out of it by its own copy of the policy and replays it (`exchange`) to
-//! the application (`upstream`), and says what happens ([`events`], `terminal`).
+//! Hookward's agent: the private side. It keeps a tunnel to the relay (`relay_link`), checks every
+//! request by its own copy of the policy (`exchange`), forwards it to the application (`upstream`),
+//! and reports events ([`events`], `terminal`).
 //!
 //! [`Agent`] is a value: start it, stop it. The program `hookward` is wiring around it.
 #![doc = ""]

@@ -1,12 +1,12 @@
-//! `hookward`: wiring, and exit codes.
+//! The program `hookward`: wiring and exit codes.
 
 use std::process::ExitCode;
 
 use hookward_agent::{Cli, Exit, LogFormat, print_error};
 use hookward_runtime::process;
 
-// Gives back what outages and bursts needed (measured: an agent whose relays were down six times
-// has 8 MiB, with glibc's allocator 28). Its settings are in `.cargo/config.toml`.
+// jemalloc returns memory after outages and bursts. Measured after six outages of its relays: 8
+// MiB, with glibc's allocator 28 MiB. `.cargo/config.toml` has its settings.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -20,7 +20,7 @@ async fn main() -> ExitCode {
     };
     let format = cli.log_format();
 
-    // Diagnostics go to standard error; what the user asked for goes to standard output.
+    // Diagnostics go to standard error, results to standard output.
     let _flushed_on_drop = match process::log_to_stderr(format == LogFormat::Json, "warn") {
         Ok(guard) => guard,
         Err(error) => {

@@ -1,12 +1,12 @@
-//! The connections to the relays: dialled, kept, and opened again when they break.
+//! Connections to relays: dialed, kept, and replaced when they fail.
 //!
-//! Every relay gets some links ([`mod@link`]), each of which keeps one connection; [`dialer`] finds
-//! the way (QUIC, or TLS over TCP, or through a [`proxy`]), [`backoff`] says when the next attempt
-//! is due, `opening` is how a connection begins, `serving` is one in use and ends it in order,
-//! `search` says when another one is looked for meanwhile, `sleep_watch` when the machine was
-//! asleep, [`status`] sums up for the user what the lines do, and [`policy_sync`] knows which policy a
-//! relay has. All connections of one run of the program serve the same tunnels; losing one loses
-//! nothing.
+//! Every relay gets some links ([`mod@link`]), each of which keeps one connection. [`dialer`]
+//! connects over QUIC, TLS over TCP, or a [`proxy`]; [`backoff`] schedules the attempts;
+//! [`handshake`] greets the relay and opens the tunnels; [`active`] is a connection in use.
+//! [`failover`] schedules searches for a better connection, and [`suspend`] detects that the
+//! machine was suspended. [`status`] summarises all links for the user, and [`policy_sync`] tracks
+//! the policy of each relay. All connections of one instance serve the same tunnels, so losing one
+//! of several loses nothing.
 
 mod active;
 pub(crate) mod backoff;
@@ -60,10 +60,10 @@ pub struct RelayEndpoint {
     pub credential: Secret,
 }
 
-/// Which transports may be used.
+/// Allowed transports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TransportMode {
-    /// QUIC first, TLS over TCP where it does not get through, and back again.
+    /// QUIC first, TLS over TCP while QUIC is blocked.
     #[default]
     Auto,
     /// Only this transport.
@@ -88,11 +88,11 @@ pub struct LinkSettings {
     pub transport: TransportMode,
     /// Transport that worked last.
     pub last_transport: Option<Transport>,
-    /// Connections to each relay; `None`: as many as it has addresses, and at least two.
+    /// Connections to each relay; `None` for one per address, and at least two.
     pub connections: Option<usize>,
-    /// `true` if the tunnels are shared with other agents that set this, too.
+    /// `true` if other agents with the same setting share the tunnels.
     pub pool: bool,
-    /// When a connection counts as dead.
+    /// Keep-alive settings.
     pub liveness: Liveness,
     /// Proxies for TLS over TCP.
     pub proxies: Proxies,
@@ -103,11 +103,11 @@ pub struct LinkSettings {
 /// The tunnel that a relay opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenedTunnel {
-    /// Which of the agent's tunnels it is, by its position.
+    /// Position among the agent's tunnels.
     pub tunnel: usize,
     /// Public host of the tunnel.
     pub host: String,
-    /// The port of the public URL.
+    /// Port in the public URL.
     pub port: u16,
     /// Address of the relay.
     pub relay: String,
@@ -118,7 +118,7 @@ pub struct OpenedTunnel {
 /// Keeps the connections to all relays until `stop` is cancelled.
 ///
 /// # Errors
-/// What the last relay said, when dialling again will not change it.
+/// The last relay's refusal, if dialing again cannot help.
 pub(crate) async fn run(
     relays: Vec<RelayEndpoint>,
     shared: Arc<LinkContext>,
@@ -164,7 +164,7 @@ pub(crate) async fn run(
     outcome
 }
 
-/// Keeps the lines to one relay. A final refusal ends them all.
+/// Keeps the links to one relay. A final refusal ends all of them.
 async fn run_relay(
     at: Arc<RelayState>,
     shared: Arc<LinkContext>,
@@ -195,7 +195,7 @@ async fn run_relay(
     }
 }
 
-/// Lines to a relay with so many addresses.
+/// Returns the number of links to a relay with this number of addresses.
 fn wanted(link: &LinkSettings, addresses: usize) -> usize {
     let preset = (addresses * LINKS_PER_ADDRESS)
         .min(DEFAULT_MAX_LINKS)
@@ -203,13 +203,14 @@ fn wanted(link: &LinkSettings, addresses: usize) -> usize {
     link.connections.unwrap_or(preset).clamp(1, MAX_LINKS)
 }
 
-/// Most connections to one relay, however many addresses its name has.
+/// Maximum number of connections to one relay, regardless of its addresses.
 const MAX_LINKS: usize = 8;
 
-/// Connections to each address of a relay: a second one, so that losing one loses nothing.
+/// Number of connections to each address of a relay: a second one, so that losing one loses
+/// nothing.
 const LINKS_PER_ADDRESS: usize = 2;
 
-/// Connections to a relay that are enough, unless it has more addresses.
+/// Default maximum number of connections to a relay with few addresses.
 const DEFAULT_MAX_LINKS: usize = 4;
 
 fn kept(message: &str) -> Event {
@@ -234,10 +235,10 @@ fn refused(reason: RefusedReason, message: &str) -> ConnectionError {
     }
 }
 
-/// Says what the relay has refused.
+/// Reports refusals of the relay.
 fn report_refusals(reporter: &EventSink, told: Vec<RefusedRequest>, counted: Vec<(Check, u64)>) {
     for refused in told {
-        // A relay that was taken over may send any age.
+        // A compromised relay may send any age.
         let ago = Duration::from_millis(refused.age_ms).min(MAX_AGE);
         reporter.emit_at(ago, Event::Refused(Box::new(printable_fields(refused))));
     }
@@ -247,11 +248,11 @@ fn report_refusals(reporter: &EventSink, told: Vec<RefusedRequest>, counted: Vec
     }
 }
 
-/// Maximum age of a refusal in a relay's report: a relay sends it within a second, if the line
-/// allows.
+/// Maximum age of a refusal in a relay's report, which the relay sends within a second on a working
+/// link.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// The relay has escaped what strangers sent; a relay that was taken over may not have.
+/// The relay escapes text from senders; a compromised relay may not.
 fn printable_fields(refused: RefusedRequest) -> RefusedRequest {
     RefusedRequest {
         id: printable(&refused.id),

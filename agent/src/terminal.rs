@@ -1,8 +1,8 @@
-//! What the user sees: a screen in the manner of ngrok on a terminal ([`screen`]), plain lines
-//! elsewhere ([`lines`]), JSON for programs ([`json`]).
+//! Output for the user: a screen like ngrok's on a terminal ([`screen`]), plain lines elsewhere
+//! ([`lines`]), JSON for programs ([`json`]).
 //!
-//! It runs on a thread of its own: standard output may block (a pipe that nobody reads), and
-//! requests must not wait for it.
+//! It runs on its own thread: standard output may block on an unread pipe, and requests must not
+//! wait for it.
 
 pub(crate) mod json;
 pub(crate) mod lines;
@@ -17,12 +17,11 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::LogFormat;
 use crate::events::{Event, EventStream, TimedEvent};
 
-/// A terminal in use.
+/// Handle of the output thread.
 pub(crate) struct Shown(Option<oneshot::Receiver<()>>);
 
 impl Shown {
-    /// Waits until everything has been shown. A later call returns at once, if an earlier one came
-    /// to its end.
+    /// Waits until all output is written. Returns at once if an earlier call has completed.
     pub(crate) async fn over(&mut self) {
         if let Some(shown) = &mut self.0 {
             let _ = shown.await;
@@ -34,14 +33,14 @@ impl Shown {
 /// Ways in which the user ends the program on the screen.
 #[derive(Clone, Default)]
 pub(crate) struct Quit {
-    /// Cancelled by the first Ctrl-C or q: requests under way are waited for.
+    /// Cancelled by the first Ctrl-C or q: requests in flight are drained.
     pub in_order: CancellationToken,
-    /// Cancelled by the second one.
+    /// Cancelled by the second.
     pub at_once: CancellationToken,
 }
 
 impl Quit {
-    /// Asks for the end: the second time, at once.
+    /// Requests the end; the second call aborts the drain.
     pub(crate) fn request(&self) {
         if self.in_order.is_cancelled() {
             self.at_once.cancel();
@@ -50,11 +49,11 @@ impl Quit {
     }
 }
 
-/// Shows reports until the last reporter is gone. The user can ask for the end by `quit`. With
+/// Shows events until the last sink is gone. The user can end the program through `quit`. With
 /// `several` tunnels, each request is shown with its host.
 ///
 /// # Errors
-/// When the system gives no thread.
+/// If the system cannot start a thread.
 pub(crate) fn show(
     reports: EventStream,
     format: LogFormat,
@@ -74,7 +73,7 @@ pub(crate) fn show(
                 (LogFormat::Text, true) => screen::run(reports, several, &quit),
             };
             if let Err(error) = shown {
-                // Whoever read the output is gone; the agent works on.
+                // The reader of the output is gone; the agent continues.
                 tracing::debug!(%error, "standard output");
             }
 
@@ -120,5 +119,5 @@ fn write_lines(
     Ok(())
 }
 
-/// Pause between two batches of lines, so that a flood is written in few pieces.
+/// Pause between two batches of lines, so that a flood needs few writes.
 const BATCH: Duration = Duration::from_millis(10);

@@ -1,9 +1,9 @@
-//! The application: requests go to it over kept connections, exactly as the sender wrote them.
-//! [`application`] is where it is and how it is spoken to ([`tls`]), [`pool`] keeps the
-//! connections, [`health`] says when it takes none, [`header_case`] keeps the spelling of header
-//! names.
+//! The application: sends it requests exactly as the sender wrote them, over kept connections.
+//! [`application`] is its address, TLS settings ([`tls`]) and protocol; [`pool`] keeps the
+//! connections; [`health`] reports when it is unreachable; [`header_case`] restores the case of
+//! header names.
 //!
-//! Taking a [`Permit`] is what makes reaching the application without the gate impossible.
+//! Taking a [`Permit`] makes reaching the application without the gate impossible.
 
 pub(crate) mod application;
 mod body;
@@ -28,13 +28,13 @@ use self::application::Application;
 pub(crate) use self::body::UpstreamBody;
 use self::header_case::HeaderCaseCache;
 
-/// A request that can't be written. The gate lets none pass of which this is true.
+/// A request that cannot be written. The gate refuses all of them before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the request can't be written as the application speaks HTTP; a WebSocket needs HTTP/1.1")]
 pub(crate) struct Unwritable;
 
-/// The request for the application: what the sender sent, without the token and without fields that
-/// belong to one connection or claim what only the relay knows; then the relay's own word.
+/// Builds the request for the application: as sent, without the token, the connection fields, and
+/// the fields that only the relay may set; then adds those.
 ///
 /// # Errors
 /// [`Unwritable`].
@@ -58,11 +58,11 @@ pub(crate) fn request(
 
     let target = without_tokens(permit.tokens_to_remove(), target, &mut headers);
     remove_foreign(&mut headers);
-    // The length that stands in the head is the one that follows, whatever the relay wrote:
-    // otherwise the application would read the next request's first bytes as this one's body.
+    // The length is computed, never taken from the relay. Otherwise the application could parse the
+    // next request's first bytes as part of this body.
     let stood = headers.remove(header::CONTENT_LENGTH).is_some();
 
-    // Some applications wait for a body without it (RFC 9110 §8.6).
+    // Some applications wait for a body if the length is missing (RFC 9110 §8.6).
     let expected = matches!(method, Method::POST | Method::PUT | Method::PATCH);
 
     if let Some(length) = body
@@ -77,7 +77,7 @@ pub(crate) fn request(
     headers.insert(FORWARDED_FOR, text(context.client.to_string().into())?);
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
 
-    // As the sender wrote it, with the port: the application builds its public URLs of it.
+    // As the sender wrote it, with the port, because the application builds public URLs from it.
     let host = headers.get(header::HOST).cloned().ok_or(Unwritable)?;
     let port = host
         .to_str()
@@ -129,10 +129,10 @@ pub(crate) fn request(
     Ok(request)
 }
 
-/// The port of `https` without one.
+/// Default port of `https`.
 const HTTPS: u16 = 443;
 
-/// Builds the request for HTTP/2: the host is in the URI, and no field is about the connection.
+/// Builds the request for HTTP/2: the URI has the host, and there are no connection fields.
 fn over_http2(
     method: Method,
     target: Bytes,
@@ -171,7 +171,7 @@ fn over_http2(
     Ok(request)
 }
 
-/// Takes the tokens out, and moves no other byte.
+/// Removes the tokens, and no other byte.
 fn without_tokens(tokens: &[TokenSpan], target: Bytes, headers: &mut HeaderMap) -> Bytes {
     let mut ranges = Vec::new();
     for spot in tokens {
@@ -187,7 +187,7 @@ fn without_tokens(tokens: &[TokenSpan], target: Bytes, headers: &mut HeaderMap) 
         return target;
     }
 
-    // From the end, so that what stands before stays where it is.
+    // From the end, so that earlier positions stay valid.
     ranges.sort_by_key(|range| std::cmp::Reverse(range.start));
     let mut left = BytesMut::from(target.as_ref());
 
@@ -196,7 +196,7 @@ fn without_tokens(tokens: &[TokenSpan], target: Bytes, headers: &mut HeaderMap) 
         left.extend_from_slice(tail.get(range.end - range.start..).unwrap_or_default());
     }
 
-    // Two that stood side by side have taken the `&` between them, and left the `?`.
+    // Removing two adjacent tokens also removes the `&` between them, and leaves the `?`.
     if left
         .iter()
         .position(|byte| *byte == b'?')
@@ -208,7 +208,7 @@ fn without_tokens(tokens: &[TokenSpan], target: Bytes, headers: &mut HeaderMap) 
     left.freeze()
 }
 
-/// A relay could have been made to send anything: the agent removes what must not pass, too.
+/// Removes forbidden fields again, because a compromised relay could send anything.
 fn remove_foreign(headers: &mut HeaderMap) {
     let foreign: Vec<_> = headers
         .keys()

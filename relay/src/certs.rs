@@ -1,7 +1,7 @@
 //! Certificates: the relay's own identity for the tunnel, and the edge's certificate.
 //!
-//! rcgen makes both where none is given. They are kept in the data directory with mode 0600.
-//! [`review`] finds what senders will say about one that was brought.
+//! Without a certificate in the settings, rcgen makes a self-signed one. The data directory keeps
+//! it with mode 0600. [`review`] reports what senders will reject in a configured certificate.
 
 mod identity;
 pub(crate) mod review;
@@ -23,7 +23,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-/// The files of a self-signed certificate in the data directory: it, its key, and its names.
+/// Files of the self-signed certificate in the data directory: the certificate, its key, its names.
 pub(crate) const EDGE_FILE: &str = "edge.pem";
 pub(crate) const EDGE_KEY_FILE: &str = "edge-key.pem";
 pub(crate) const EDGE_NAMES_FILE: &str = "edge.names";
@@ -53,14 +53,14 @@ pub enum CertError {
         /// Description of the error.
         what: String,
     },
-    /// A new one could not be made.
+    /// rcgen failed to make a certificate.
     #[error("making a certificate: {0}")]
     Make(#[from] rcgen::Error),
 }
 
 /// A certificate chain with its key.
 pub(crate) struct CertificatePair {
-    /// The chain, the own certificate first.
+    /// The chain; the leaf certificate comes first.
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
 }
@@ -130,12 +130,12 @@ fn read_pem_text(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertError> {
     Ok(bytes)
 }
 
-/// The text behind a byte order mark, which editors of Windows write.
+/// Returns the text without a byte order mark, which editors on Windows write.
 fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
-/// Fault in the text of a PEM file, in words.
+/// Describes an error in a PEM file.
 fn pem_error(error: &rustls_pki_types::pem::Error) -> String {
     use rustls_pki_types::pem::Error;
 
@@ -151,9 +151,8 @@ fn pem_error(error: &rustls_pki_types::pem::Error) -> String {
     }
 }
 
-/// A self-signed certificate for these names (wildcards allowed), kept in the directory and made
-/// anew when the names change or its end is near. Gives the certificate's path too: what a client
-/// has to trust.
+/// Returns the self-signed certificate for these names (wildcards allowed) and its path, which
+/// clients must trust. Makes a new one when the names change or its expiry is near.
 ///
 /// # Errors
 /// [`CertError`].
@@ -182,7 +181,7 @@ pub(crate) fn self_signed(
     {
         None | Some(Ok(())) => None,
         Some(Err(error @ CertError::Content { .. })) => Some(error),
-        // A file that can't be read now is no reason to replace it.
+        // An unreadable file may be intact, so it is not replaced.
         Some(Err(error)) => return Err(error),
     };
     if let Some(error) = &damage {
@@ -210,13 +209,13 @@ pub(crate) fn self_signed(
     Ok((read_pem(&certificate, &key)?, certificate))
 }
 
-/// A self-signed edge certificate lives as long as public ones may.
+/// Lifetime of a self-signed edge certificate: the maximum for public ones.
 const EDGE_LIFETIME: Duration = Duration::from_secs(397 * 86_400);
 
 /// Remaining lifetime at which the relay renews its self-signed certificate.
 const EDGE_RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 
-/// Checks a certificate of the relay's own and its key.
+/// Makes the relay's self-signed certificate and its key.
 fn make_pair(certificate: &Path, key: &Path) -> Result<(), CertError> {
     let certified = read_pem(certificate, key)?;
     let content = |what: String| CertError::Content {
@@ -226,9 +225,9 @@ fn make_pair(certificate: &Path, key: &Path) -> Result<(), CertError> {
     review::check_key(&certified, key).map_err(|reason| content(reason.into()))
 }
 
-/// The names of a self-signed certificate for a relay: its domain, one label below it, and the
-/// hosts that its settings give away. Those are named in full also below the domain: clients refuse
-/// a wildcard directly below a top-level name such as `localhost`.
+/// Returns the names of a relay's self-signed certificate: its domain, one label below it, and the
+/// reserved hosts. Those below the domain are listed in full as well: clients reject a wildcard
+/// directly below a top-level name such as `localhost`.
 #[must_use]
 pub(crate) fn names_of<'h>(
     domain: &HostName,

@@ -34,10 +34,10 @@ pub enum CommandError {
     /// The relay's identity failed.
     #[error(transparent)]
     Cert(#[from] CertError),
-    /// The system has no randomness to give.
+    /// The system's random number generator failed.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
-    /// Something of the system.
+    /// A system call failed.
     #[error("{what}: {source}")]
     System {
         /// Operation that failed.
@@ -54,7 +54,7 @@ impl CommandError {
         matches!(self, Self::Settings(_) | Self::Mistake(_) | Self::Log(_))
     }
 
-    /// For an error of the system.
+    /// Wraps a system error with its operation.
     pub(crate) const fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::System { what, source }
     }
@@ -76,7 +76,7 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
     }
 }
 
-/// Says a line on standard output: what the user asked for, not the log.
+/// Writes a line to standard output: the result that the user requested, not the log.
 pub(crate) fn say(text: &str) -> Result<(), CommandError> {
     use std::io::Write as _;
     let mut out = io::stdout().lock();

@@ -1,5 +1,5 @@
-//! The data directory's two files that belong together: the state (agents, who owns which host) and
-//! the identity (the key that agents pin). The relay refuses every agent if either file is missing.
+//! The two files of the data directory that belong together: the state (agents, hosts) and the
+//! identity (the key that agents pin). Without either, the relay would refuse every agent.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,9 +22,9 @@ pub enum DataDirError {
          a backup, or start once with --reset, which begins anew (every agent must join again)"
     )]
     Incomplete {
-        /// The file that is there.
+        /// File that is present.
         present: PathBuf,
-        /// The one that is not.
+        /// File that is missing.
         missing: PathBuf,
     },
     /// The relay's identity failed.
@@ -35,7 +35,7 @@ pub enum DataDirError {
     State(#[from] StorageError),
 }
 
-/// Removes what a process that was killed left behind, and warns of keys that other users can read.
+/// Removes temporary files of a killed process, and warns of keys that other users can read.
 pub(crate) fn clean_up(dir: &Path) {
     process::remove_leftovers(
         dir,
@@ -43,7 +43,7 @@ pub(crate) fn clean_up(dir: &Path) {
     );
 
     for path in SECRET_FILES.map(|name| dir.join(name)) {
-        // A file that is not there yet is made for its owner alone.
+        // The relay creates missing files for its owner alone.
         if let Ok(OtherUsers::Read | OtherUsers::GroupReads) = process::access_of_others(&path) {
             let path = path.display();
             tracing::warn!("other users can read {path}: chmod 600 {path}");
@@ -54,8 +54,8 @@ pub(crate) fn clean_up(dir: &Path) {
 /// Files of the data directory that hold keys.
 const SECRET_FILES: [&str; 3] = [IDENTITY_FILE, EDGE_KEY_FILE, STATE_FILE];
 
-/// Opens both files, and makes both where there is none. What is damaged or missing is an error;
-/// with `reset` it is set aside and made anew.
+/// Opens both files, or creates both if neither exists. A damaged or missing file is an error;
+/// with `reset`, it is set aside and created again.
 ///
 /// # Errors
 /// [`DataDirError`].
@@ -85,8 +85,8 @@ pub(crate) fn open(
         opened => opened?,
     };
 
-    // A relay that has served has noted its address; one that was ended before may have made one
-    // file of two.
+    // A relay that has served has stored its address. One that ended earlier may have created only
+    // one of the files.
     if !identity.exists() && store.tunnel_address()?.is_some() {
         if !reset {
             return Err(DataDirError::Incomplete {
@@ -94,7 +94,7 @@ pub(crate) fn open(
                 missing: identity,
             });
         }
-        tracing::warn!("the identity ({IDENTITY_FILE}) is missing and is made anew: {JOIN_AGAIN}");
+        tracing::warn!("the identity ({IDENTITY_FILE}) is missing; made a new one: {JOIN_AGAIN}");
     }
 
     let identity = match TunnelIdentity::load_or_make(dir) {
@@ -104,7 +104,7 @@ pub(crate) fn open(
                     path: identity.clone(),
                     source,
                 })?;
-            tracing::warn!(kept_as = %aside.display(), "the identity ({IDENTITY_FILE}) is damaged and made anew: {JOIN_AGAIN}");
+            tracing::warn!(kept_as = %aside.display(), "the identity ({IDENTITY_FILE}) is damaged; made a new one: {JOIN_AGAIN}");
             TunnelIdentity::load_or_make(dir)?
         }
         loaded => loaded?,

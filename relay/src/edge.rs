@@ -1,14 +1,16 @@
-//! The relay's side that strangers reach. The way of a request, in the order of its files:
+//! The relay's public side, in the order of a request:
 //!
-//! [`listener`] takes the connection and bounds how many there are, in all ([`crate::overload::connections`]) and of one
-//! address ([`crate::overload::per_client`]), [`crate::overload::write_timeout`] cuts off who takes nothing, [`tls`] does the handshake,
-//! [`connection`] reads requests from it, [`crate::overload::h2_flood`] ends floods of control frames,
-//! [`header_case`] remembers how header names were written, `head` puts a head in order, for which
-//! [`authority`] finds out which host is meant, [`client_address`] and [`proxy_protocol`] where the
-//! request comes from; [`authorize`] takes it through the gates, [`crate::body`] reads what they need, and
-//! [`response`] writes every answer that the relay makes itself. [`state`] is what a request finds,
-//! `request_context` is what is known of it, and told to the tunnel's owner. [`request`] is the way through
-//! all of them.
+//! 1. [`listener`] accepts the connection, within the bounds of [`crate::overload`].
+//! 2. [`tls`] performs the handshake; [`clear_text`] answers plain HTTP.
+//! 3. [`connection`] reads requests. [`header_case`] records how header names were written.
+//! 4. `head` validates a head. [`authority`] determines its host, [`client_address`] and
+//!    [`proxy_protocol`] its client address.
+//! 5. [`authorize`] runs the baseline policy and the tunnel's policy; [`crate::body`] reads the
+//!    bodies that they need.
+//! 6. [`response`] writes every response that the relay makes itself.
+//!
+//! [`state`] is shared by all requests; `request_context` collects the facts about one request for
+//! the log and the tunnel's owner. [`request`] runs the steps from 4 on.
 
 pub(crate) mod authority;
 pub(crate) mod authorize;

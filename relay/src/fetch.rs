@@ -1,5 +1,5 @@
-//! What the relay fetches from providers: [`client`] is the HTTPS client and its bounds, [`keys`]
-//! are the public keys of signatures, [`ip_sets`] the named sets of addresses.
+//! Fetching from providers: [`client`] is the HTTPS client with its bounds, [`keys`] caches public
+//! keys of signatures, [`ip_sets`] updates named address sets.
 
 pub(crate) mod client;
 pub(crate) mod ip_sets;

@@ -1,13 +1,13 @@
-//! Sends a permitted request through the tunnel and brings the answer back.
+//! Sends a permitted request through the tunnel and returns the response.
 //!
-//! Taking a [`Permit`] by value is what makes forwarding without the gate impossible. The request's
-//! body and the answer travel at the same time: while the answer's head is awaited the body is
-//! pumped here, later by whoever reads the answer's body. Nothing is spawned, and when the sender
-//! goes away everything here is dropped, which resets the stream.
+//! Taking a [`Permit`] by value makes forwarding without the gate impossible. Request body and
+//! response travel at the same time. This module sends the body until the response head arrives;
+//! after that, the reader of the response body sends the rest. Nothing is spawned: when the sender
+//! disconnects, dropping the future resets the stream.
 //!
-//! A connection that is lost costs no request that can be given again: the agent knows which
-//! requests it has begun to send to the application, and refuses those, so that none reaches it
-//! twice. Another run of the agent can't know, and only gets what certainly reached no application.
+//! A lost connection costs no request that can be sent again. The agent knows which requests it
+//! has begun to send to the application, and refuses those, so that none arrives twice. Another
+//! instance of the agent cannot know, and only gets requests that certainly reached no application.
 
 mod error;
 mod response_head;
@@ -38,37 +38,37 @@ use crate::overload::load::LoadGuard;
 use crate::sessions::active::ActiveSession;
 use crate::sessions::registry::Registry;
 
-/// Body that follows the head.
+/// Body of an outgoing request.
 pub(crate) enum RequestBody {
-    /// All of it, in memory.
+    /// The whole body, in memory.
     Buffered(Bytes, MemoryCharge),
     /// First bytes in memory; the rest is still being received.
     Streaming(BodyStart, MemoryCharge, Box<SenderBody>),
-    /// Nothing yet: the bytes of an upgraded connection come after the answer.
+    /// None: the bytes of an upgraded connection follow the response.
     Upgrade,
-    /// All of it is on its way, and was not kept.
+    /// Already being sent, and not kept.
     Consumed,
 }
 
-/// The answer, and the exchange that goes on after a 101.
+/// The response, and the exchange that continues after a 101.
 pub(crate) struct Forwarded {
     /// Response for the sender.
     pub response: Response<ResponseBody>,
     /// Both directions of an upgraded connection.
     pub upgraded: Option<(MessageWriter, MessageReader)>,
-    /// Counts it in its session.
+    /// Guard that counts the request in its session.
     pub load: LoadGuard,
 }
 
 impl Forwarded {
-    /// The answer; its body counts as under way until it has been taken.
+    /// Returns the response. Its body counts as in flight until it has been read.
     #[must_use]
     pub(crate) fn into_response(self) -> Response<ResponseBody> {
         self.response.map(|body| body.count(self.load))
     }
 }
 
-/// Sends the request and waits for the head of its answer, over the tunnel's sessions one after
+/// Sends the request and waits for the head of its response. Tries the tunnel's sessions one after
 /// another.
 ///
 /// # Errors
@@ -89,8 +89,8 @@ pub(crate) async fn forward(
         let may_have = |session: &ActiveSession| {
             !tried.iter().any(|other| other.is(session)) && story.allows(session)
         };
-        // Looked up anew: connections come and go while a body is read. An agent whose connections
-        // are all gone dials again every second.
+        // The sessions are looked up again: connections come and go while a body is read. An agent
+        // without a connection dials again every second.
         let now = registry.find(host).unwrap_or_default();
         let live = match now.select(may_have) {
             Some(live) => Some(Arc::clone(live)),
@@ -101,7 +101,7 @@ pub(crate) async fn forward(
                 let arrival = registry.arrival(host, patience, may_have).await;
                 arrival.and_then(|tunnel| tunnel.select(may_have).cloned())
             }
-            // Another connection of the same agents would say the same.
+            // Another connection of the same agents would fail in the same way.
             None => None,
         };
         let Some(live) = live else {
@@ -142,7 +142,7 @@ pub(crate) async fn forward(
     }
 }
 
-/// Most sessions that one request is tried over.
+/// Maximum number of attempts for one request.
 const MAX_ATTEMPTS: usize = 4;
 
 type ForwardResponse = (
@@ -150,8 +150,8 @@ type ForwardResponse = (
     Option<(MessageWriter, MessageReader)>,
 );
 
-/// Sends the request over one session. What of `outgoing` can be sent again stays there, for as
-/// long as that may be.
+/// Sends the request over one session. `outgoing` keeps what can be sent again, as long as
+/// possible.
 async fn attempt(
     permit: &Permit,
     live: &ActiveSession,
@@ -189,7 +189,7 @@ async fn attempt(
             pump = Some(BodySender::new(async move {
                 with_timeout(idle, writer.head(&head)).await?;
                 while !body.is_empty() {
-                    // Piece by piece, so that the deadline is about getting on.
+                    // In pieces, so that the deadline measures progress.
                     with_timeout(
                         idle,
                         writer.data(body.split_to(body.len().min(CHUNK_BYTES))),
@@ -230,7 +230,7 @@ async fn attempt(
     if let (Some(pump), RequestBody::Buffered(..)) = (&mut pump, &mut *outgoing)
         && let RequestBody::Buffered(_, charge) = std::mem::replace(outgoing, RequestBody::Consumed)
     {
-        // It is still being sent.
+        // The body is still being sent.
         pump.charge = Some(charge);
     }
 
@@ -262,8 +262,8 @@ async fn attempt(
     }
 
     if let Some(writer) = upgrading {
-        // The application said no: the request is complete as it is.
-        // An agent that has answered may have stopped reading.
+        // The application refused: the request is complete as it is. An agent that has responded
+        // may have stopped reading.
         match with_timeout(limits.response_idle_timeout, writer.finish()).await {
             Ok(()) | Err(SendError::Tunnel(StreamError::Aborted)) => {}
             Err(error) => return Err(error.into()),
@@ -281,5 +281,5 @@ async fn attempt(
     Ok((answer, None))
 }
 
-/// Bytes of a large body that are written at once.
+/// Maximum number of bytes of a large body in one write.
 const CHUNK_BYTES: usize = 256 * 1024;

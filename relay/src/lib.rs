@@ -1,9 +1,9 @@
-//! Hookward's relay: the public side. It takes webhooks over HTTPS at the `edge`, decides about each
-//! by the gate of its tunnel, and `forward`s what passes to the agent whose session serves the
+//! Hookward's relay: the public side. `edge` receives webhooks over HTTPS, the gate of the tunnel
+//! decides about each, and `forward` sends permitted ones to the agent whose session serves the
 //! host (`sessions`).
 //!
-//! [`Relay`] is a value: bind it, read its addresses, shut it down. The program `hookward-relay` and
-//! the agent's `--local` are wiring around it.
+//! [`Relay`] is a value: start it, read its addresses, shut it down. The program `hookward-relay`
+//! and the agent's `--local` are wiring around it.
 #![doc = ""]
 #![doc = include_str!("../README.md")]
 

@@ -1,18 +1,18 @@
-//! `hookward-relay`: wiring, and exit codes.
+//! The program `hookward-relay`: wiring and exit codes.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use hookward_relay::{Cli, CommandError, LogFormat};
 
-// Gives back what a burst of connections needed: see `agent/src/main.rs`.
+// jemalloc returns memory after a burst of connections: see `agent/src/main.rs`.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-// One thread for the edge, the gate and the tunnel: no stream event crosses threads. Measured: a
-// second thread costs an eighth more CPU for each request, in both programs a third, and takes
-// fewer of them.
+// One thread for the edge, the gate and the tunnel, so that no stream event crosses threads.
+// Measured with a second thread: an eighth more CPU for each request (a third with one in both
+// programs), and fewer requests a second.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -1,4 +1,4 @@
-//! The relay as a value: bind it, read its addresses, shut it down.
+//! The relay as a value: start it, read its addresses, shut it down.
 
 mod error;
 
@@ -61,7 +61,7 @@ pub struct Relay {
     join_address: String,
     self_signed: Option<PathBuf>,
     budget: BodyMemory,
-    /// Owns what runs beside the listeners: reading lists and files again, fetching keys.
+    /// Tracker of tasks beside the listeners: updates of address sets, reloads, key fetches.
     tasks: TaskTracker,
     lists: IpSetUpdater,
     _dedup: DedupWriter,
@@ -69,7 +69,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts a relay: binds both ports and begins to serve.
+    /// Starts a relay: binds both ports and serves.
     ///
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
@@ -147,8 +147,8 @@ impl Relay {
         let lists = IpSetUpdater::load(&store);
         let trusted_proxies = AddressSet::new(&settings.trusted_proxies);
 
-        // Before it is read, or a change in between would not be seen. Without a baseline policy SIGHUP
-        // changes nothing.
+        // Subscribed before the file is read, so that no change in between is lost. Without a
+        // baseline policy, SIGHUP changes nothing.
         let reloads =
             Reloads::new(settings.baseline_policy.as_deref()).map_err(StartError::Signal)?;
         let baseline = BaselinePolicy::load(settings.baseline_policy.as_deref(), &clock, &lists)?;
@@ -304,7 +304,7 @@ impl Relay {
         self.pin
     }
 
-    /// The certificate that clients have to trust, when it is self-signed.
+    /// Returns the path of the self-signed certificate that clients must trust, if there is one.
     #[must_use]
     pub fn self_signed(&self) -> Option<&std::path::Path> {
         self.self_signed.as_deref()
@@ -316,16 +316,16 @@ impl Relay {
         &self.store
     }
 
-    /// Bytes of bodies that are held in memory now.
+    /// Returns the number of body bytes in memory.
     #[must_use]
     pub fn buffered_bytes(&self) -> u64 {
         self.budget.used()
     }
 
-    /// Adds an agent and makes a join token for it.
+    /// Adds an agent and creates a join token for it.
     ///
     /// # Errors
-    /// [`StartError::Store`] or [`StartError::Random`].
+    /// [`StartError`].
     pub fn add_agent(&self, name: &AgentName) -> Result<JoinToken, StartError> {
         let secret = Secret::mint()?;
         if let Some(TakenHost { host, from }) =
@@ -341,8 +341,8 @@ impl Relay {
         })
     }
 
-    /// Stops: takes no more requests, lets those under way end for as long as `patience`, then ends
-    /// the agents' sessions.
+    /// Stops accepting requests, drains those in flight for up to `patience`, then ends the agents'
+    /// sessions.
     pub async fn shutdown(self, patience: Duration) {
         self.drain_edge.cancel();
         self.edge.join(patience).await;
@@ -352,17 +352,18 @@ impl Relay {
         self.tasks.wait().await;
     }
 
-    /// The named sets of addresses in use.
+    /// Returns the named address sets in use.
     #[must_use]
     pub const fn address_sets(&self) -> &NamedSets {
         &self.lists.sets
     }
 }
 
-/// Binds the edge's TCP port, and finds the address for the tunnel's UDP port: of the same number,
-/// because agents that UDP does not let through come to the other.
+/// Binds the edge's TCP port, and returns the address for the tunnel's UDP port. Both have the same
+/// number, because agents fall back to TCP where UDP is blocked.
 fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    /// When the system chooses the number, another program may have it for UDP.
+    /// Number of attempts: another program may use the UDP port of the number that the system
+    /// chose.
     const BIND_ATTEMPTS: usize = 32;
 
     let mut tries = 0;
@@ -381,8 +382,8 @@ fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener,
     }
 }
 
-/// The file that tells that a data directory is in use, and by whom.
+/// Lock file of a data directory in use; it names the owner.
 const LOCK_FILE: &str = "relay.lock";
 
-/// The name of the file of deliveries.
+/// File of deliveries in the data directory.
 const DEDUP_FILE: &str = "deliveries.db";

@@ -1,10 +1,9 @@
-//! The relay's side towards its agents.
+//! The relay's side of its agents.
 //!
-//! [`listener`] takes QUIC connections, and the edge passes those on that come over TLS to its own
-//! port; [`acceptor`] is what all pass, [`handshake`] finds out who it is, [`session`] serves a
-//! known agent until it leaves, [`active`] is what the rest of the relay sees of it, [`context`] what it
-//! sees of the relay, and [`registry`] knows which sessions serve which public host. The entrance
-//! owns the tasks.
+//! [`listener`] accepts QUIC connections; the edge passes on TLS connections to its own port. All
+//! pass [`acceptor`]. [`handshake`] authenticates the agent, and [`session`] serves it until it
+//! leaves. [`active`] is the session as the rest of the relay uses it, [`context`] the relay as
+//! sessions use it. [`registry`] maps public hosts to sessions. The acceptor owns the tasks.
 
 pub(crate) mod acceptor;
 pub(crate) mod active;

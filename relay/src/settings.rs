@@ -42,7 +42,7 @@ use crate::fetch::client::FetchSettings;
 
 /// Default of `listen`: all addresses of both families.
 pub(crate) const LISTEN: &str = "[::]:443";
-/// Most that `max_head_bytes` may be: a head must fit into one frame of the tunnel, with room to spare.
+/// Maximum of `max_head_bytes`: a head must fit into one frame of the tunnel, with spare room.
 const MAX_HEAD_BYTES: u64 = 60 * 1024;
 /// Default of `data_dir`.
 pub(crate) const DATA_DIR: &str = "/var/lib/hookward";
@@ -54,30 +54,30 @@ pub struct Settings {
     pub domain: HostName,
     /// Address of the HTTPS listener.
     pub listen: SocketAddr,
-    /// Address of the tunnel's listener; the same for a relay on a VM.
+    /// Address of the tunnel's listener; equal to `listen` on a VM.
     pub tunnel_listen: SocketAddr,
-    /// The port in public URLs; `None` for the listener's own.
+    /// Port in public URLs; `None` for the listener's own.
     pub public_port: Option<u16>,
     /// Host and port under which agents reach this relay; `None` for the domain and the public
     /// port.
     pub tunnel_address: Option<String>,
     /// Directory of the relay's state.
     pub data_dir: PathBuf,
-    /// Chain and key of the edge; `None` for a self-signed one.
+    /// Certificate chain and key of the edge; `None` for a self-signed one.
     pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Networks whose `X-Forwarded-For` is believed.
+    /// Networks whose forwarding header field is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// The field that they write.
+    /// Header field that trusted proxies write.
     pub forwarded: ForwardedField,
     /// `true` if connections of trusted proxies begin with the PROXY protocol.
     pub proxy_protocol: bool,
-    /// The operator's baseline policy: a policy file.
+    /// Policy file of the baseline policy.
     pub baseline_policy: Option<PathBuf>,
     /// Settings for fetching.
     pub fetch: FetchSettings,
     /// Exact hosts, and the agents that own them.
     pub hosts: BTreeMap<HostName, AgentName>,
-    /// `true` to make damaged or missing files of the data directory anew.
+    /// `true` to replace damaged or missing files of the data directory.
     pub reset: bool,
     /// Limits, with their defaults.
     pub limits: Limits,
@@ -120,7 +120,7 @@ mod tests {
             "domain: missing",
             "\"443\" is no address",
             "\"any\"",
-            "whatever anybody claims",
+            "trust every client's statement",
             "certificate: missing",
             "\"a_b\" is no host name",
         ] {

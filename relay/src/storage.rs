@@ -1,8 +1,8 @@
-//! What the relay keeps across restarts, in SQLite.
+//! The relay's persistent state, in SQLite.
 //!
 //! [`Store`] is the state file: agents and join tokens ([`agents`]), the hosts that agents own
-//! ([`hosts`]), address sets and facts about the relay ([`facts`]). Of secrets only hashes are kept.
-//! [`dedup`] has the deliveries that were accepted, in a file of their own.
+//! ([`hosts`]), address sets and facts about the relay ([`facts`]). It keeps only hashes of secrets.
+//! [`dedup`] keeps accepted deliveries in a second file.
 
 pub(crate) mod agents;
 pub(crate) mod dedup;
@@ -19,7 +19,6 @@ use rusqlite::{Connection, Transaction};
 /// Failure of the relay's storage.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The state file failed.
     /// The state file failed.
     #[error("{source}{}", state_remedy(.source))]
     State {
@@ -42,7 +41,7 @@ impl StorageError {
         Self::State { source }
     }
 
-    /// Returns `true` if the file is cut off, overwritten or no database.
+    /// Returns `true` if the file is truncated, overwritten or not a database.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::State { source } | Self::Dedup(source) if source.is_damage())
@@ -95,7 +94,7 @@ impl Store {
         let connection = connection.map_err(StorageError::state)?;
         let failed = |source| StorageError::state(sqlite::failed(path)(source));
 
-        // The start finds a lost page, not an agent that connects at night.
+        // Checks all pages at startup, so that a lost page does not surface later.
         let found: String = connection
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
             .map_err(failed)?;
@@ -139,7 +138,7 @@ impl Store {
     }
 }
 
-/// Name of the state file in the data directory.
+/// State file in the data directory.
 pub(crate) const STATE_FILE: &str = "relay.db";
 
 /// Schema of the state file.

@@ -246,7 +246,10 @@ fn a_damaged_certificate_of_the_relays_own_is_made_anew() {
     serve();
 
     fs::write(dir.path().join("edge.pem"), "damaged").unwrap();
-    assert_warned(&serve(), &["edge.pem", "made anew"]);
+    assert_warned(
+        &serve(),
+        &["edge.pem", "made a new self-signed certificate"],
+    );
     assert!(!serve().err.contains("edge.pem"));
 
     let listed = run(

@@ -244,7 +244,7 @@ fn the_agents_files_are_private_and_hints_are_thrown_away() {
 
     for (name, remedy) in [
         ("agent.json", "join again"),
-        ("tokens.json", "new tokens are minted"),
+        ("tokens.json", "creates new tokens"),
     ] {
         fs::write(path(name), "{nonsense").unwrap();
         fs::set_permissions(path(name), fs::Permissions::from_mode(0o644)).unwrap();

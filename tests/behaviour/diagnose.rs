@@ -414,10 +414,7 @@ async fn before_there_is_a_relay() {
 async fn a_proxy_that_opens_tls_is_not_let_in_between() {
     let joined = Joined::new(Plan::default()).await;
     // Most take what protocols the client names; some know only their own.
-    for (alpn, says) in [
-        (&b""[..], "its key is another"),
-        (b"http/1.1", "is no relay"),
-    ] {
+    for (alpn, says) in [(&b""[..], "its key differs"), (b"http/1.1", "is no relay")] {
         let kind = Kind {
             intercepts: Some(alpn),
             ..Kind::default()
@@ -469,7 +466,7 @@ async fn another_relay_at_the_same_address() {
         ("credential", "skipped"),
     ]);
 
-    found.assert_says(QUIC, "its key is another");
+    found.assert_says(QUIC, "its key differs");
     assert!(
         found.list("remedies")[0].contains("join it again"),
         "{}",
@@ -576,7 +573,7 @@ async fn what_a_network_drops() {
         ]);
 
         assert!(
-            inspected.asks()[0].contains("looks inside"),
+            inspected.asks()[0].contains("inspects it"),
             "{}",
             inspected.report
         );

@@ -641,7 +641,7 @@ fn a_call_of_explain_that_is_wrong_says_what() {
             &["--url", URL, "--policy", &policy],
             &["p.toml:3:1", "metods"],
         ),
-        (&["--url", URL], &["no token was minted yet"]),
+        (&["--url", URL], &["there is no token yet"]),
     ];
 
     for (args, texts) in cases {
@@ -653,7 +653,7 @@ fn a_call_of_explain_that_is_wrong_says_what() {
     }
 }
 
-/// A right signature that says nothing about the body, or not about all of it, is not told as more
+/// A right signature that says does not cover the body, or not about all of it, is not told as more
 /// than it is.
 #[test]
 fn a_signature_is_not_said_to_cover_a_body_that_it_does_not() {
@@ -683,7 +683,7 @@ fn a_signature_is_not_said_to_cover_a_body_that_it_does_not() {
         );
 
         let notes = said["notes"].to_string();
-        let warned = ["nothing about the body", "every byte of the body"]
+        let warned = ["does not cover the body", "every byte of the body"]
             .iter()
             .any(|text| notes.contains(text));
         assert_eq!(warned, !whole, "{id}: {notes}");
@@ -1566,7 +1566,7 @@ async fn a_secret_that_is_told_in_a_handshake_is_kept() {
                 &state,
             ],
             &[],
-            &["is there already"],
+            &["exists; `hookward pair` never overwrites a secret"],
         );
     }
 }
@@ -1577,7 +1577,7 @@ fn pairing_is_for_providers_that_tell_their_secret() {
     let (file, state) = (folder.path("secret"), folder.path("state"));
 
     for (provider, text) in [
-        ("github", "does not tell its secret in a handshake"),
+        ("github", "does not send its secret in a challenge"),
         ("asanna", "is it one of asana"),
         ("docker_hub", "can't be verified"),
     ] {
@@ -1615,7 +1615,7 @@ fn what_is_no_secret_is_refused_and_a_short_one_is_told() {
 
     for (value, note) in [
         ("only-12-long", "has 12 bytes only"),
-        ("\"a secret of some length\"", "stands in quotes"),
+        ("\"a secret of some length\"", "is in quotes"),
         ("\u{feff}a secret of some length", "byte order mark"),
         ("ghp_0123456789abcdef", "looks like an API key of GitHub"),
         (
@@ -1754,7 +1754,7 @@ fn check_says_what_is_let_in_and_from_whom() {
 
     let minted = said(&[]);
     assert!(
-        minted.contains("with a token in ?token= (the minted token)"),
+        minted.contains("with a token in ?token= (the created token)"),
         "{minted}"
     );
 }

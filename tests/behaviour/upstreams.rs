@@ -257,7 +257,8 @@ async fn an_application_that_is_down_is_said_and_so_is_its_return() {
     drop(listener);
 
     let stage = stage(&address.to_string(), &args()).await;
-    let down = |report: &Event| matches!(report, Event::Warning(text) if text.contains("takes no connection"));
+    let down =
+        |report: &Event| matches!(report, Event::Warning(text) if text.contains("is unreachable"));
     stage
         .reported("it is said before the first webhook", down)
         .await;
@@ -274,7 +275,8 @@ async fn one_that_ends_while_nothing_comes_is_said_too() {
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     drop(application);
 
-    let down = |report: &Event| matches!(report, Event::Warning(text) if text.contains("takes no connection"));
+    let down =
+        |report: &Event| matches!(report, Event::Warning(text) if text.contains("is unreachable"));
     stage
         .reported("it is said before the next webhook", down)
         .await;
@@ -324,7 +326,7 @@ async fn one_that_does_not_answer_is_said_and_so_is_its_next_answer() {
 
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     let answers =
-        |report: &Event| matches!(report, Event::Note(text) if text.contains("answers again"));
+        |report: &Event| matches!(report, Event::Note(text) if text.contains("is reachable again"));
     stage.reported("its answer is said", answers).await;
 }
 

@@ -1,12 +1,12 @@
-//! Errors for what users of ngrok type: each names the flag or command that does the same here.
+//! Errors for flags and commands of ngrok: each names the equivalent here.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Error};
 
 use super::Cli;
 
-/// Replaces the error of an unknown flag or command by one that names ours. Of other errors, it
-/// removes suggestions that lead nowhere.
+/// Replaces the error of an unknown flag or command by one that names the equivalent here. Removes
+/// misleading suggestions from other errors.
 #[must_use]
 pub(crate) fn explain(mut error: Error) -> Error {
     let (kind, context) = match error.kind() {
@@ -42,7 +42,7 @@ pub(crate) fn explain(mut error: Error) -> Error {
         return Cli::command().error(kind, what);
     }
 
-    // "to pass '--x' as a value, use '-- --x'": no command has such values.
+    // "to pass '--x' as a value, use '-- --x'": no command accepts such values.
     error.remove(ContextKind::Suggested);
     error
 }

@@ -1,11 +1,11 @@
-//! The policy as flags, of `http`, `check` and `explain`.
+//! Policy flags of `http`, `check` and `explain`.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use hookward_gate::policy::OnDuplicate;
 
-/// Flags that describe a policy, beside `--policy`. A policy file replaces all of them.
+/// Policy flags that a policy file replaces.
 pub(super) const POLICY_FLAGS: [&str; 22] = [
     "path",
     "method",
@@ -31,7 +31,7 @@ pub(super) const POLICY_FLAGS: [&str; 22] = [
     "answer_timeout",
 ];
 
-/// The policy as flags.
+/// Policy flags.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "What may pass")]
 pub(crate) struct PolicyFlags {

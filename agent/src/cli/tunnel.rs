@@ -115,13 +115,13 @@ pub(crate) struct PublicArgs {
     pub(crate) local: LocalArgs,
 }
 
-/// Removes what ngrok's `--url` has around a host.
+/// Removes the scheme and the path of ngrok's `--url` around a host.
 fn host(text: &str) -> Result<String, Reason> {
     let host = text.strip_prefix("https://").unwrap_or(text);
     Ok(host.strip_suffix('/').unwrap_or(host).to_owned())
 }
 
-/// A relay inside the agent's process.
+/// Flags of the relay inside the agent's process.
 #[derive(Debug, Args)]
 #[command(next_help_heading = PUBLIC)]
 pub(crate) struct LocalArgs {
@@ -136,7 +136,7 @@ pub(crate) struct LocalArgs {
     pub(crate) address: Option<SocketAddr>,
 }
 
-/// Flags about the way from the agent to the application.
+/// Flags of the connection from the agent to the application.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Application")]
 pub struct UpstreamArgs {
@@ -168,7 +168,7 @@ pub struct UpstreamArgs {
     pub upstream_host: String,
 }
 
-/// Flags about the connections to relays.
+/// Flags of the connections to relays.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Tunnel")]
 pub(crate) struct LinkArgs {
@@ -198,12 +198,12 @@ pub(crate) struct LinkArgs {
 /// Transport to a relay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TransportFlag {
-    /// QUIC, or TLS over TCP where UDP is blocked, and back again.
+    /// QUIC, or TLS over TCP while UDP is blocked.
     #[default]
     Auto,
     /// QUIC over UDP only.
     Quic,
-    /// TLS over TCP only, through an HTTP proxy where HTTPS_PROXY names one.
+    /// TLS over TCP only, through an HTTP proxy if HTTPS_PROXY names one.
     Tcp,
 }
 
@@ -218,7 +218,7 @@ impl From<TransportFlag> for TransportMode {
 }
 
 impl HttpArgs {
-    /// Returns the flags for a tunnel of a file, as if it stood on a command line.
+    /// Returns the flags for a tunnel of a file, as if given on a command line.
     pub(crate) fn from_file(
         application: String,
         upstream: UpstreamArgs,

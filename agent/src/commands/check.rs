@@ -1,4 +1,4 @@
-//! `hookward check`: every mistake of a policy in one run, and what its owner should know of it.
+//! `hookward check`: all mistakes of a policy in one run, and warnings for its owner.
 
 use hookward_core::clock::Clock;
 use hookward_core::secret::SecretDigest;
@@ -13,7 +13,7 @@ use crate::exit::Exit;
 /// Runs the command.
 ///
 /// # Errors
-/// When standard output takes nothing.
+/// If standard output fails.
 pub(super) fn run(args: CheckArgs) -> Result<Exit, CommandError> {
     let gate = PolicyFlags {
         policy: args.file.or(args.policy.policy),
@@ -30,7 +30,7 @@ pub(super) fn run(args: CheckArgs) -> Result<Exit, CommandError> {
             let mut policy = built.policy;
             if built.mint_token {
                 text.push_str(
-                    "note: `hookward http` will create a token, because nothing else keeps strangers out\n",
+                    "note: `hookward http` will create a token, because no other check refuses unknown senders\n",
                 );
                 policy = policy_args::with_token(
                     &policy,

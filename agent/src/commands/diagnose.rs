@@ -1,5 +1,5 @@
-//! `hookward diagnose`: tries every step between this machine and its relays, and says what can be
-//! mended and what to ask the network team for (`findings`).
+//! `hookward diagnose`: tests every step between this machine and its relays, and lists the remedies
+//! and the requests for the network team (`findings`).
 
 mod findings;
 mod steps;
@@ -25,15 +25,15 @@ use crate::relay_link::dialer::Dialer;
 use crate::relay_link::proxy::Proxies;
 use crate::relay_link::{ConnectionError, LinkSettings, RelayEndpoint};
 
-/// Number of datagrams that are sent until one is answered: some are lost.
+/// Number of datagrams to send until a reply arrives, because some are lost.
 const DATAGRAMS: u32 = 3;
-/// Seconds by which clocks may differ: the tolerance of most providers' signatures is 300.
+/// Maximum clock difference in seconds; most providers' signatures tolerate 300.
 const CLOCK: u64 = 30;
 
 /// Runs the command.
 ///
 /// # Errors
-/// What failed, for [`Exit::Failed`].
+/// Failure that ends with [`Exit::Failed`].
 pub(super) async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let application = match args
@@ -116,7 +116,7 @@ pub(super) async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
 }
 
 impl Findings {
-    /// All steps on the way to this relay.
+    /// Tests all steps to this relay.
     async fn relay(&mut self, relay: &RelayEndpoint, joined: bool) -> Result<(), ConnectionError> {
         let proxies = Proxies::from_env();
         let tasks = TaskTracker::new();
@@ -165,7 +165,7 @@ impl Findings {
             }
         };
 
-        // Asked at once: the relay waits only so long for a greeting.
+        // Requested at once, because the relay's wait for a greeting is short.
         let mut greeted = Vec::new();
 
         if let Some(session) = quic.session() {
@@ -245,8 +245,8 @@ impl Findings {
     }
 }
 
-/// For one step that does not bring its own deadline.
+/// Timeout of a step without its own deadline.
 const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The step in which the relay is reached over QUIC.
+/// Title of the step that connects over QUIC.
 const QUIC: &str = "QUIC handshake, key";

@@ -1,6 +1,6 @@
-//! `hookward explain`: what the gate does with a request, and why, without a network. The gate is
-//! the one that relay and agent run; what only the running relay knows (rates, what came before,
-//! lists that were read) is said to be so.
+//! `hookward explain`: the gate's verdict on a request, with its reasons, offline. It runs the same
+//! gate as relay and agent, and marks what only the running relay knows: rates, duplicates, and
+//! updated address sets.
 
 use hookward_core::reason::Reason;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::exit::Exit;
 /// Runs the command.
 ///
 /// # Errors
-/// When the agent's files can't be read, or standard output takes nothing.
+/// If the agent's files are unreadable, or standard output fails.
 pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
     let now = args.request.now.map_or_else(
         || Clock::System.now(),
@@ -63,7 +63,7 @@ pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
 
             explanation
         }
-        // The relay does not take it either.
+        // The relay would reject it, too.
         Err(RequestInputError::NoHttp(what)) => no_http(&what),
         Err(error) => {
             print_error(LogFormat::Text, &error.to_string());
@@ -87,7 +87,7 @@ pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
     })
 }
 
-/// The policy of the flags. Where `hookward http` would have minted a token, the one that it keeps.
+/// Builds the policy from the flags. Uses the stored token where `hookward http` would create one.
 fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, Reason>, CommandError> {
     let built = match policy_args::policy(&args.policy, &ProcessSecrets, now) {
         Ok(built) => built,
@@ -112,7 +112,7 @@ fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, Reason>,
     })
 }
 
-/// Offline, the secrets that stay on the agent are at hand, and are judged here.
+/// Enables the secrets that stay on the agent: offline, they are available and are checked here.
 fn as_explained(mut policy: Policy) -> Policy {
     for check in policy
         .routes
@@ -126,8 +126,7 @@ fn as_explained(mut policy: Policy) -> Policy {
     policy
 }
 
-/// A request that was captured brings its own path; one of `--url` that is another is not silently
-/// left out.
+/// Returns a warning if the path of a captured request differs from that of `--url`.
 fn other_path(args: &ExplainArgs, target: &str) -> Option<String> {
     let (_, path) = request_input::split_url(args.request.url.as_deref()?).ok()?;
     let differs = args.request.request.is_some() && path != "/" && path != target;
@@ -136,7 +135,7 @@ fn other_path(args: &ExplainArgs, target: &str) -> Option<String> {
     })
 }
 
-/// The request, and scheme and authority of the public URL.
+/// Reads the request, and the origin of the public URL.
 async fn given(args: &ExplainArgs) -> Result<(String, RequestInput), RequestInputError> {
     let url = args
         .request

@@ -1,4 +1,4 @@
-//! `hookward http`: opens one tunnel and shows what comes through it.
+//! `hookward http`: opens one tunnel and shows its requests.
 
 pub(super) mod plan;
 
@@ -15,7 +15,7 @@ use crate::exit::Exit;
 /// Runs the command.
 ///
 /// # Errors
-/// What failed, for [`Exit::Failed`].
+/// Failure that ends with [`Exit::Failed`].
 pub(super) async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let state = if args.public.local.address.is_some() {
@@ -49,10 +49,10 @@ pub(super) async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     .await
 }
 
-/// A tunnel whose policy is read again as at the start, but for a token that was minted then.
+/// Prepares a tunnel whose policy can be reloaded as at startup, with the same created token.
 ///
 /// # Errors
-/// When SIGHUP can't be waited for.
+/// If SIGHUP cannot be awaited.
 pub(super) fn again(
     args: HttpArgs,
     plan: plan::Plan,

@@ -17,7 +17,7 @@ use crate::relay_link::{self, ConnectionError, LinkSettings, RelayEndpoint};
 /// Runs the command.
 ///
 /// # Errors
-/// What failed, for [`Exit::Failed`].
+/// Failure that ends with [`Exit::Failed`].
 pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let token = match token(&args.token) {
@@ -27,8 +27,7 @@ pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
-    // Kept before the token is used up: a join that is cut off, or whose end can't be kept, can be
-    // repeated.
+    // Stored before the token is used, so that an interrupted join can be repeated.
     let secret = state.begin_join(&token.secret)?;
 
     let relay = RelayEndpoint {
@@ -89,7 +88,7 @@ pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
 
 /// Reads the join token.
 fn token(given: &str) -> Result<JoinToken, Reason> {
-    // The text may be a part of a token: no error repeats it.
+    // The text may be part of a token, so no error repeats it.
     let text = read(given).map_err(|error| {
         format!("can't read the join token: {error}; name a file with it, or - for standard input")
     })?;
@@ -99,7 +98,7 @@ fn token(given: &str) -> Result<JoinToken, Reason> {
         .map_err(Reason::from)
 }
 
-/// The token's text: from standard input, a file, or the argument itself.
+/// Reads the token's text from standard input, a file, or the argument itself.
 fn read(source: &str) -> std::io::Result<String> {
     let mut text = String::new();
     if source == "-" {
@@ -119,5 +118,5 @@ fn read(source: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Longest input that is read for a token: a token has some 300 bytes.
+/// Maximum input size in bytes: a token has some 300.
 const INPUT: u64 = 16 * 1024;

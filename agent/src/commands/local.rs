@@ -1,5 +1,5 @@
-//! `--local`: a relay inside the agent's process, to try everything on one machine. It is the same
-//! code as the real relay; its tunnel listens on loopback only, and its certificate is self-signed.
+//! `--local`: a relay inside the agent's process, to try everything on one machine. It runs the code
+//! of the real relay; its tunnel listens on loopback only, and its certificate is self-signed.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,38 +21,38 @@ use crate::relay_link;
 /// Failure of the relay in this process.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    /// The host that was asked for.
+    /// The requested host is invalid.
     #[error("--host {0:?} is no host name")]
     Host(String),
     /// The relay did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The relay's state file.
+    /// The relay's state file failed.
     #[error(transparent)]
     Store(#[from] StorageError),
-    /// The relay did not take its own agent.
+    /// The relay refused its own agent.
     #[error("the relay in this process did not take its own agent")]
     Agent,
-    /// The system has no randomness to give.
+    /// The system's random number generator failed.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
 }
 
-/// Error of an agent that has not joined, with the way to try it without a relay.
+/// Error of an agent that has not joined, which names the alternative without a relay.
 pub(super) const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward join -` with a join token first, \
                               or add --local to try it on this machine";
 
-/// A relay in this process, and who the agent is to it.
+/// A relay in this process, and the agent's credential there.
 pub(super) struct Local {
     relay: Relay,
     credential: Secret,
 }
 
-/// Starts a relay where the command line asks for one, with an agent admitted to it. A whole host
-/// name that the agent asks for is given to it: who runs the relay may say so.
+/// Starts a relay if the command line requests one, and adds the agent to it. Reserves a full host
+/// name for the agent, because the user also runs the relay.
 ///
 /// # Errors
-/// What failed.
+/// Failure to start.
 pub(super) fn start(
     edge: Option<SocketAddr>,
     hosts: &[Option<&str>],
@@ -102,7 +102,7 @@ impl Local {
             baseline_policy: None,
             fetch: FetchSettings::default(),
             hosts: given,
-            // Nothing of it outlives the program but its certificate.
+            // Only its certificate outlives the program.
             reset: true,
             limits: Limits::default(),
         };
@@ -128,13 +128,13 @@ impl Local {
         }
     }
 
-    /// Address and port of its HTTPS listener.
+    /// Returns address and port of its HTTPS listener.
     #[must_use]
     pub(super) fn edge(&self) -> String {
         self.relay.edge_address().to_string()
     }
 
-    /// The certificate that clients have to trust.
+    /// Returns the path of the certificate that clients must trust.
     #[must_use]
     pub(super) fn ca(&self) -> Option<String> {
         self.relay
@@ -142,7 +142,7 @@ impl Local {
             .map(|path| path.display().to_string())
     }
 
-    /// Stops it in order.
+    /// Drains and stops the relay.
     pub(super) async fn shutdown(self) {
         self.relay.shutdown(Limits::default().drain).await;
     }

@@ -1,6 +1,6 @@
-//! `hookward pair`: takes the secret that a provider tells once, in the handshake that begins a
-//! webhook (Asana, Notion). Whoever knows the URL could tell one: so it is only taken while this
-//! runs, once, and shown.
+//! `hookward pair`: receives the secret that a provider sends once, in the challenge for a new
+//! webhook (Asana, Notion). Anyone who knows the URL could send one. So the command accepts a
+//! secret only while it runs, only once, and reports it.
 
 use hookward_core::reason::Reason;
 use std::io;
@@ -27,7 +27,7 @@ use crate::upstream::application::{Address, Application};
 /// Runs the command.
 ///
 /// # Errors
-/// What failed, for [`Exit::Failed`].
+/// Failure that ends with [`Exit::Failed`].
 pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     let policy = match policy(&args) {
         Ok(policy) => policy,
@@ -48,7 +48,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     let done = taken.clone();
     let (file, once) = (args.secret_file.clone(), Mutex::new(()));
     let pairing = move |secret: &Secret| {
-        // One handshake at a time: the second finds the file.
+        // One challenge at a time: the second finds the file.
         let _one = once
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -70,7 +70,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     );
 
     let plan = Plan {
-        // Nothing is forwarded: no way of signing has a secret yet, so there is no permit.
+        // Nothing is forwarded: no signature check has a secret yet, so there is no permit.
         application: Application::plain(Address::Port(1)),
         policy,
         minted: None,
@@ -167,7 +167,7 @@ fn policy(args: &PairArgs) -> Result<Policy, Reason> {
     Ok(Policy::new(vec![route]))
 }
 
-/// Keeps the secret, if none is there.
+/// Stores the secret, unless the file exists.
 fn keep(file: &Path, secret: &Secret) -> io::Result<()> {
     if file.exists() {
         return Err(io::Error::new(

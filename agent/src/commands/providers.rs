@@ -1,4 +1,4 @@
-//! `hookward providers`: the catalogue of signing schemes.
+//! `hookward providers`: the catalog of signing schemes.
 
 use hookward_core::ip_sets;
 use hookward_gate::providers::scheme::{Algorithm, Encoding, KeyForm, Pick};
@@ -11,7 +11,7 @@ use crate::exit::Exit;
 /// Runs the command.
 ///
 /// # Errors
-/// When standard output takes nothing.
+/// If standard output fails.
 pub(super) fn run(args: &ProvidersArgs) -> Result<Exit, CommandError> {
     let name = match &args.command {
         Some(ProvidersCommand::Show { name }) => Some(name),
@@ -161,7 +161,7 @@ fn snippet(provider: &Provider, variable: &str) -> String {
         (id.clone(), String::new())
     };
 
-    // Where the secret is told in the handshake, only `hookward pair` answers.
+    // For providers that send the secret in a challenge, only `hookward pair` answers.
     let answers = provider
         .challenges
         .iter()
@@ -198,7 +198,7 @@ fn snippet(provider: &Provider, variable: &str) -> String {
     )
 }
 
-/// One line about a scheme.
+/// Describes a scheme in one line.
 fn in_short(scheme: &Scheme) -> String {
     let signed = match scheme.coverage() {
         Coverage::Nothing => "nothing of the body".to_owned(),
@@ -291,7 +291,7 @@ fn description(scheme: &Scheme) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// Describes the form of a secret.
+/// Describes the format of a secret.
 const fn secret_text(key: KeyForm, public: bool) -> &'static str {
     match key {
         KeyForm::Base64 if public => "the provider's public key, in base64",

@@ -1,4 +1,4 @@
-//! A request that is not on its way: given as raw bytes or in curl's manner, for `explain` and
+//! A request that is not received from a network: raw bytes, or curl's flags, for `explain` and
 //! `send`.
 
 use std::convert::Infallible;
@@ -39,13 +39,13 @@ pub(super) enum RequestInputError {
     Url(String),
 }
 
-/// Most bytes of a request that is read: the largest body that a check reads, and a head.
+/// Maximum size of a request, in bytes: the largest body that a check reads, and a head.
 const REQUEST_BYTES: u64 = 26 * 1024 * 1024;
 
 /// Reads `@FILE`, `@-` or the text itself.
 ///
 /// # Errors
-/// When the file can't be read.
+/// If the file is unreadable.
 pub(super) fn data(text: &str) -> Result<Bytes, RequestInputError> {
     match text.strip_prefix('@') {
         Some(name) => file(name).map(Bytes::from),
@@ -82,7 +82,7 @@ fn file(name: &str) -> Result<Vec<u8>, RequestInputError> {
     }
 }
 
-/// Reads fields as curl takes them.
+/// Parses header fields in curl's syntax.
 ///
 /// # Errors
 /// [`RequestInputError::Field`].
@@ -100,7 +100,7 @@ pub(super) fn fields(texts: &[String]) -> Result<HeaderMap, RequestInputError> {
     Ok(headers)
 }
 
-/// Reads a method.
+/// Parses a method.
 ///
 /// # Errors
 /// [`RequestInputError::Method`].
@@ -108,7 +108,7 @@ pub(super) fn method(text: &str) -> Result<Method, RequestInputError> {
     Method::from_bytes(text.as_bytes()).map_err(|_| RequestInputError::Method(text.to_owned()))
 }
 
-/// Splits a URL into scheme and authority, and the target: byte for byte, without a fragment.
+/// Splits a URL into origin and target, byte for byte, without its fragment.
 ///
 /// # Errors
 /// [`RequestInputError::Url`].
@@ -129,7 +129,7 @@ pub(super) fn split_url(url: &str) -> Result<(String, String), RequestInputError
     Ok((format!("{scheme}://{authority}"), target))
 }
 
-/// Reads raw HTTP/1.1 bytes from a file or `-`, by the parser that the relay uses.
+/// Reads raw HTTP/1.1 bytes from a file or `-`, with the relay's parser.
 ///
 /// # Errors
 /// [`RequestInputError`].
@@ -137,13 +137,13 @@ pub(super) async fn raw(name: &str) -> Result<RequestInput, RequestInputError> {
     parse(&file(name)?).await
 }
 
-/// Reads raw HTTP/1.1 bytes.
+/// Parses raw HTTP/1.1 bytes.
 ///
 /// # Errors
 /// [`RequestInputError::NoHttp`].
 pub(super) async fn parse(bytes: &[u8]) -> Result<RequestInput, RequestInputError> {
     let no_http = |what: &dyn std::fmt::Display| RequestInputError::NoHttp(what.to_string());
-    // hyper on the other end of a pipe in memory: what it does not take, the relay does not take.
+    // hyper at the other end of an in-memory pipe rejects exactly what the relay rejects.
     let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
     let (found, mut finds) = mpsc::channel(1);
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
@@ -159,7 +159,7 @@ pub(super) async fn parse(bytes: &[u8]) -> Result<RequestInput, RequestInputErro
                 headers: parts.headers,
                 body: body.to_bytes(),
             });
-            // Only the first request is asked for.
+            // Only the first request counts.
             let _ = found.try_send(given);
 
             Ok::<_, Infallible>(hyper::Response::new(Full::<Bytes>::default()))
@@ -170,7 +170,7 @@ pub(super) async fn parse(bytes: &[u8]) -> Result<RequestInput, RequestInputErro
         .half_close(true)
         .serve_connection(TokioIo::new(theirs), service);
     let writing = async {
-        // A server that has refused the request takes no more of it.
+        // A server that has rejected the request reads no more of it.
         let _ = ours.write_all(bytes).await;
         let _ = ours.shutdown().await;
         let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! Opens tunnels and shows what comes through them, until somebody ends it.
+//! Opens tunnels and shows their requests until the user, a signal or a relay ends it.
 
 mod announce;
 mod signals;
@@ -35,28 +35,28 @@ use crate::terminal::Quit;
 use crate::{Agent, AgentSettings, TunnelSettings, terminal};
 use futures_util::future::select_all;
 
-/// Makes a tunnel's plan again.
+/// Function that makes a tunnel's plan again.
 pub(super) type PolicyReload =
     Box<dyn Fn() -> Result<Result<Plan, Diagnostics>, StateError> + Send>;
 
-/// A tunnel to be opened.
+/// A tunnel to open.
 pub(super) struct PlannedTunnel {
-    /// The public host to ask for.
+    /// Requested public host.
     pub host: Option<String>,
     /// Application and policy.
     pub plan: Plan,
-    /// When to make the plan again.
+    /// Triggers of a reload.
     pub reloads: Reloads,
     pub reload: PolicyReload,
     /// Receiver of a secret that a provider sends in its challenge.
     pub pairing: Option<Pairing>,
 }
 
-/// Tunnels to be served by one agent.
+/// Tunnels of one agent.
 pub(super) struct TunnelRunner {
-    /// The tunnels; at least one.
+    /// Tunnels to open; at least one.
     pub tunnels: Vec<PlannedTunnel>,
-    /// Address of a relay inside this process.
+    /// Address of the relay inside this process.
     pub local: Option<SocketAddr>,
     /// Flags of the connections to relays.
     pub link: LinkArgs,
@@ -66,11 +66,10 @@ pub(super) struct TunnelRunner {
 }
 
 impl TunnelRunner {
-    /// Opens the tunnels, and shows what comes through them until a signal, the user, or `quit`
-    /// ends it.
+    /// Opens the tunnels and shows their requests until a signal, the user, or `quit` ends it.
     ///
     /// # Errors
-    /// What failed, for [`Exit::Failed`].
+    /// Failure that ends with [`Exit::Failed`].
     pub(super) async fn run(self, quit: CancellationToken) -> Result<Exit, CommandError> {
         let Self {
             tunnels,
@@ -195,13 +194,13 @@ impl TunnelRunner {
                 local.shutdown().await;
             }
 
-            // The agent is gone, so the reports end, and the terminal is the user's again.
+            // The agent has ended, so the events end, and the screen closes.
             shown.over().await;
         };
 
         tokio::select! {
             () = ending => {}
-            // A second signal does not wait, nor does a second Ctrl-C on the screen.
+            // A second signal, or a second Ctrl-C on the screen, aborts the drain.
             () = ends.next() => on_screen.at_once.cancel(),
             () = on_screen.at_once.cancelled() => {}
         }
@@ -220,10 +219,10 @@ impl TunnelRunner {
     }
 }
 
-/// For the screen to give the terminal back.
+/// Time for the screen to restore the terminal.
 const MEMORY_RELEASE_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Reports how many requests the stop waits for, whenever that changes.
+/// Reports the number of requests that the stop waits for, when it changes.
 async fn report_stopping(in_flight: &InFlight, reporter: &EventSink) {
     let mut reported = None;
     loop {
@@ -238,7 +237,7 @@ async fn report_stopping(in_flight: &InFlight, reporter: &EventSink) {
 /// Interval at which the stopping agent counts requests in progress.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The relays that the agent has joined, or the one in this process.
+/// Returns the relays that the agent has joined, or the one in this process.
 fn relays(local: Option<&Local>, state: &StateDir) -> Result<Vec<RelayEndpoint>, StateError> {
     if let Some(local) = local {
         return Ok(vec![local.connection()]);
@@ -270,7 +269,7 @@ pub(super) fn link_settings(
         connections: args.connections.map(usize::from),
         pool: args.pool,
         liveness: Liveness::with_idle_timeout(Duration::from_secs(args.idle_timeout.into())),
-        // A relay in this process is not behind one.
+        // A relay in this process needs no proxy.
         proxies: if local {
             Proxies::default()
         } else {
@@ -280,14 +279,14 @@ pub(super) fn link_settings(
     })
 }
 
-/// Keeps what carried a connection that was good, whenever it is another than before.
+/// Stores the transport of a working connection, when it changes.
 fn remember(
     link: &LinkSettings,
     state: StateDir,
     reporter: EventSink,
 ) -> impl Fn(hookward_tunnel::transport::Transport) + Send + Sync + 'static {
     let worked = Mutex::new(link.last_transport);
-    // What the user asks for says nothing about the network.
+    // A transport that the user chose says nothing about the network.
     let is_asked_for = link.transport != TransportMode::Auto;
 
     move |transport| {
@@ -307,8 +306,8 @@ fn remember(
     }
 }
 
-/// Offers the policy that was read again; one that can't be used changes nothing, and that is said
-/// loudly.
+/// Offers the reloaded policy. After an error the old policy stays in force, and the user gets a
+/// warning.
 fn reload(
     agent: &Agent,
     tunnel: usize,

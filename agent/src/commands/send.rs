@@ -1,4 +1,4 @@
-//! `hookward send`: signs a test webhook as a provider would, and sends it.
+//! `hookward send`: signs a test webhook as a provider does, and sends it.
 
 use hookward_core::reason::Reason;
 use std::net::{IpAddr, Ipv4Addr};
@@ -43,7 +43,7 @@ enum SendCommandError {
 /// Runs the command.
 ///
 /// # Errors
-/// When standard output takes nothing.
+/// If standard output fails.
 pub(super) async fn run(args: SendArgs) -> Result<Exit, CommandError> {
     let prepared = match prepare(&args) {
         Ok(prepared) => prepared,
@@ -88,7 +88,7 @@ pub(super) async fn run(args: SendArgs) -> Result<Exit, CommandError> {
     }
 }
 
-/// For the whole exchange: longer than any provider waits.
+/// Timeout of the whole exchange; no provider waits longer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn prepare(args: &SendArgs) -> Result<DraftRequest, SendCommandError> {
@@ -119,7 +119,7 @@ fn prepare(args: &SendArgs) -> Result<DraftRequest, SendCommandError> {
 
     let now = Clock::System.now();
     let id = format!("msg_{}", now.0);
-    // By the first of the provider's ways that this request is for.
+    // The first of the provider's schemes that applies to this request.
     let mut first = None;
 
     for scheme in &schemes {
@@ -211,7 +211,8 @@ async fn exchange(
     converse(stream, &authority, prepared).await
 }
 
-/// Names below `localhost` are this machine (RFC 6761 §6.3), which not every resolver knows.
+/// Connects to the host. Names below `localhost` are this machine (RFC 6761 §6.3), which not every
+/// resolver knows.
 async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
     if host == "localhost" || host.ends_with(".localhost") {
         return TcpStream::connect((IpAddr::V4(Ipv4Addr::LOCALHOST), port)).await;
@@ -255,7 +256,7 @@ where
         Ok((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
     };
 
-    // The connection's end is no end of the answer, which may still be on its way to us.
+    // The end of the connection does not end the response, which may still be buffered.
     let driving = async {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "the connection");
@@ -268,5 +269,5 @@ where
     }
 }
 
-/// Bytes of the answer that are shown.
+/// Maximum number of bytes of the response to show.
 const RESPONSE_BYTES: usize = 64 * 1024;

@@ -25,7 +25,7 @@ use crate::exit::Exit;
 /// Runs the command.
 ///
 /// # Errors
-/// What failed, for [`Exit::Failed`].
+/// Failure that ends with [`Exit::Failed`].
 pub(super) async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     let state = StateDir::open(args.common.state_dir.as_deref())?;
     let state = if args.local.address.is_some() {
@@ -41,7 +41,7 @@ pub(super) async fn run(args: StartArgs) -> Result<Exit, CommandError> {
         match plan::plan(&tunnel, &state, &Clock::System)? {
             Ok(plan) => plans.push((tunnel, plan)),
             Err(more) => problems.extend(more.0.into_iter().map(|problem| {
-                // The keys of the file have the flags' names.
+                // The keys of the file have the names of the flags.
                 let key = problem
                     .place
                     .strip_prefix("--")
@@ -76,8 +76,8 @@ pub(super) async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     .await
 }
 
-/// Reads the file: every tunnel as if it stood on a command line, with its number, and all
-/// mistakes. A tunnel that could not be read is left out.
+/// Reads the file: every tunnel as if given on a command line, with its number, and all mistakes.
+/// Omits tunnels with mistakes.
 fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Diagnostic>) {
     let name = args.file.display().to_string();
     let text = match std::fs::read_to_string(&args.file) {
@@ -127,7 +127,7 @@ fn read(args: &StartArgs) -> (Vec<(usize, HttpArgs)>, Vec<Diagnostic>) {
     (tunnels, document.into_diagnostics())
 }
 
-/// Most tunnels of one file: a relay gives an agent as many hosts.
+/// Maximum number of tunnels of one file.
 const TUNNELS: usize = 100;
 
 fn tunnel(mut reader: TableReader<'_>, beside: &Path, args: &StartArgs) -> HttpArgs {

@@ -1,4 +1,5 @@
-//! From flags, or a policy file, to a policy. All mistakes in one run; nothing is started before.
+//! Builds a policy from flags or a policy file. Reports all mistakes in one run, before anything
+//! starts.
 
 mod builder;
 
@@ -18,16 +19,16 @@ use crate::cli::{PolicyFlags, UpstreamArgs};
 use crate::upstream::application::{Application, ApplicationAddress, HostField};
 use crate::upstream::tls::Trust;
 
-/// A policy, and what the user should be told of it.
+/// A policy with warnings for the user.
 pub(crate) struct ResolvedPolicy {
     pub policy: Policy,
-    /// `true` if a token must be created: no address range, token or signature keeps strangers out,
-    /// and `--no-token` is not set.
+    /// `true` if a token must be created: no address range, token or signature check is set, and
+    /// `--no-token` is not.
     pub mint_token: bool,
     pub notes: Vec<String>,
 }
 
-/// The application that flags describe.
+/// Builds the application from flags.
 ///
 /// # Errors
 /// All mistakes.
@@ -78,7 +79,7 @@ pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<D
     }
 }
 
-/// Builds the policy that flags or a policy file describe.
+/// Builds the policy from flags or a policy file.
 ///
 /// # Errors
 /// All mistakes.
@@ -175,11 +176,11 @@ fn from_flags(
 
     if signatures.is_empty() {
         mint_token = !common.is_protected() && !args.no_token;
-        // With --no-token and nothing else the user has said it: open.
+        // With --no-token and no other check, the user has chosen an open route.
         let open = !common.is_protected() && args.no_token;
         route.accept.push(Accept { open, ..common });
     } else {
-        // Each provider is an alternative, under the same address ranges and token.
+        // Each provider has its own accept rule, with the same address ranges and token.
         route
             .accept
             .extend(signatures.into_iter().map(|check| Accept {
@@ -201,7 +202,7 @@ fn from_flags(
     } = flags;
 
     if problems.is_empty() {
-        // A token that is yet to be minted can't be missed.
+        // The token check is not missing if the token will be created.
         let complete = if mint_token {
             with_token(&policy, &minted_check(&SecretDigest::of(b"")))
         } else {
@@ -227,7 +228,7 @@ fn from_flags(
     }
 }
 
-/// The check of a token that was minted here.
+/// Returns the check of a created token.
 #[must_use]
 pub(crate) fn minted_check(digest: &SecretDigest) -> TokenCheck {
     TokenCheck::new(
@@ -236,7 +237,7 @@ pub(crate) fn minted_check(digest: &SecretDigest) -> TokenCheck {
     )
 }
 
-/// The policy with this token in every alternative.
+/// Returns the policy with this token in every accept rule.
 #[must_use]
 pub(crate) fn with_token(policy: &Policy, token: &TokenCheck) -> Policy {
     let mut policy = policy.clone();

@@ -1,5 +1,5 @@
-//! What the agent keeps: its credential, minted tokens, and the URL that it printed last. Files
-//! have mode 0600, their directory 0700; they are written whole or not at all.
+//! The agent's state: credentials, created tokens, and the last printed URL. Files have mode 0600,
+//! their directory 0700. Writes are atomic.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// Failure to read or write the agent's files.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// There is no place to keep anything.
+    /// There is no home directory for the state.
     #[error("no place for the agent's files: HOME is not set; name one with --state-dir")]
     NoHome,
     #[error("{path}: {source}")]
@@ -34,7 +34,7 @@ pub enum StateError {
         what: String,
         remedy: &'static str,
     },
-    /// Others can read a file of secrets.
+    /// Other users can read a file with secrets.
     #[error("other users can read {}, which holds secrets: chmod 600 {}", .0.display(), .0.display())]
     Open(PathBuf),
 }
@@ -43,27 +43,27 @@ pub enum StateError {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Credential {
-    /// The relay's host and port.
+    /// Host and port of the relay.
     pub relay: String,
     /// Pin of the relay's key.
     pub pin: Pin,
-    /// The agent's name there.
+    /// Name of the agent there.
     pub agent: String,
     /// Credential's secret.
     pub secret: Secret,
 }
 
-/// A join under way.
+/// A join in progress.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PendingJoin {
     /// SHA-256 of the join token's secret, in hexadecimal digits.
     token: String,
-    /// The credential that it is exchanged for.
+    /// Credential that replaces the token.
     secret: Secret,
 }
 
-/// Content of the file: a list since an agent can have several.
+/// Content of the file: a list, or the single tunnel of older versions.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum SavedTunnel {
@@ -71,12 +71,12 @@ enum SavedTunnel {
     One(Credential),
 }
 
-/// The directory of one agent's files.
+/// Directory of one agent's files.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// The directory that was asked for, or the user's own; made when it is not there.
+    /// Opens the given directory, or the user's default, and creates it if needed.
     ///
     /// # Errors
     /// `StateError`.
@@ -100,7 +100,7 @@ impl StateDir {
         Self::make(dir)
     }
 
-    /// The directory for `--local`: a relay of its own must not mix with a real one.
+    /// Opens the directory for `--local`, whose relay must not mix with real ones.
     ///
     /// # Errors
     /// `StateError`.
@@ -124,7 +124,7 @@ impl StateDir {
         &self.0
     }
 
-    /// The credentials, one for each relay; none before the agent has joined one.
+    /// Returns the credentials, one for each joined relay.
     ///
     /// # Errors
     /// `StateError`.
@@ -136,14 +136,14 @@ impl StateDir {
         })
     }
 
-    /// The credential to exchange this join token for: kept before the exchange, and the same when
-    /// it is repeated.
+    /// Returns the credential for this join token. Stores it before the exchange, so that a repeated
+    /// join uses the same one.
     ///
     /// # Errors
-    /// `StateError`; the token is not used up then.
+    /// `StateError`; the token is unused then.
     pub fn begin_join(&self, token: &Secret) -> Result<Secret, StateError> {
         let token = HEXLOWER.encode(token.digest().as_bytes());
-        // One that can't be read, or is about another token, is of no use any more.
+        // An unreadable file, or one for another token, is useless.
         let kept: Option<PendingJoin> = self.read(JOINING).ok().flatten();
         if let Some(kept) = kept.filter(|kept| kept.token == token) {
             return Ok(kept.secret);
@@ -161,14 +161,14 @@ impl StateDir {
         Ok(secret)
     }
 
-    /// The join is over.
+    /// Ends a join.
     pub fn end_join(&self) {
-        // A file that stays holds a credential of no use, or the one that is kept now.
+        // If the file stays, its credential is unused, or the one that is stored now.
         let _ = fs::remove_file(self.0.join(JOINING));
     }
 
-    /// Keeps a credential, in the place of an older one for the same relay; with `only`, in the
-    /// place of all. Gives the relays that the agent has then.
+    /// Stores a credential and replaces an older one for the same relay; with `only`, all others.
+    /// Returns the joined relays.
     ///
     /// # Errors
     /// `StateError`.
@@ -190,18 +190,18 @@ impl StateDir {
         Ok(addresses)
     }
 
-    /// Transport of the last good connection. A hint that can't be read is thrown away.
+    /// Returns the transport of the last working connection. Deletes an unreadable hint.
     #[must_use]
     pub fn last_transport(&self) -> Option<Transport> {
         self.read(TRANSPORT).unwrap_or_else(|error| {
             tracing::warn!("{error}");
-            // Where it can't be removed it is only read again.
+            // If it cannot be deleted, it is only read again.
             let _ = fs::remove_file(self.0.join(TRANSPORT));
             None
         })
     }
 
-    /// Keeps it.
+    /// Stores the transport.
     ///
     /// # Errors
     /// `StateError`.
@@ -209,7 +209,7 @@ impl StateDir {
         self.write_json(TRANSPORT, &transport)
     }
 
-    /// The minted token for this host: the one that is kept, or a new one. Gives whether it is new.
+    /// Returns the created token for this host, and `true` if it is new.
     ///
     /// # Errors
     /// `StateError`.
@@ -227,7 +227,7 @@ impl StateDir {
         Ok((token, true))
     }
 
-    /// The minted token that is kept for this host, if there is one.
+    /// Returns the stored token for this host, if there is one.
     ///
     /// # Errors
     /// `StateError`.
@@ -236,7 +236,7 @@ impl StateDir {
         Ok(tokens.remove(&host.unwrap_or_default().to_ascii_lowercase()))
     }
 
-    /// Keeps the webhook URL that was printed, for scripts of the same user.
+    /// Stores the printed webhook URL, for scripts of the same user.
     ///
     /// # Errors
     /// `StateError`.
@@ -244,7 +244,7 @@ impl StateDir {
         self.write(URL, format!("{url}\n").as_bytes())
     }
 
-    /// A new secret for this file.
+    /// Creates a secret in this file.
     fn mint(&self, name: &str) -> Result<Secret, StateError> {
         let random = |error: getrandom::Error| io::Error::other(error.to_string());
         Secret::mint().map_err(|error| StateError::File {
@@ -255,7 +255,8 @@ impl StateDir {
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
         let path = self.0.join(name);
-        // Like ssh with a private key. Volumes of containers often give files to a group.
+        // As ssh does with a private key. Volumes of containers often make files readable to a
+        // group.
         match process::access_of_others(&path) {
             Ok(OtherUsers::Read) if name != TRANSPORT => return Err(StateError::Open(path)),
             Ok(OtherUsers::GroupReads) if name != TRANSPORT => {
@@ -264,7 +265,7 @@ impl StateDir {
                     path.display()
                 );
             }
-            // What can't be looked at can't be read either.
+            // A file without readable metadata is unreadable itself.
             Ok(_) | Err(_) => {}
         }
 
@@ -306,7 +307,7 @@ const URL: &str = "url";
 
 const TRANSPORT: &str = "transport.json";
 
-/// Remedy for a file that can't be read: the agent itself writes all of them.
+/// Returns the remedy for an unreadable file; the agent itself writes all of them.
 fn remedy(name: &str) -> &'static str {
     match name {
         AGENT => "restore it from a backup, or move it away and join again with a new token",

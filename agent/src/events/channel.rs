@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Reports that wait to be shown; more than that are counted, not kept.
+/// Maximum number of queued events; more are counted and dropped.
 pub(super) const QUEUE_LENGTH: usize = 4096;
 
-/// Sink of events. Emitting never waits: events that can't be shown in time are counted.
+/// Sink of events. Emitting never waits: events beyond the queue are counted.
 #[derive(Clone)]
 pub struct EventSink {
     pub(super) sender: mpsc::Sender<TimedEvent>,
@@ -28,7 +28,7 @@ impl EventSink {
         self.emit_at(Duration::ZERO, report);
     }
 
-    /// Says something that happened so long ago.
+    /// Emits an event that happened `ago`.
     pub fn emit_at(&self, ago: Duration, report: Event) {
         let stamped = TimedEvent::from(report);
         let at = stamped
@@ -52,17 +52,17 @@ impl EventSink {
 }
 
 impl EventStream {
-    /// The next report; `None` when nobody is left to make one.
+    /// Returns the next event, or `None` when all sinks are gone.
     pub async fn next(&mut self) -> Option<TimedEvent> {
         self.receiver.recv().await
     }
 
-    /// The next report, for a thread that may block.
+    /// Returns the next event; blocks the thread.
     pub fn wait(&mut self) -> Option<TimedEvent> {
         self.receiver.blocking_recv()
     }
 
-    /// A report that is there already.
+    /// Returns an event that is queued already.
     pub fn try_next(&mut self) -> Option<TimedEvent> {
         self.receiver.try_recv().ok()
     }
@@ -73,7 +73,7 @@ impl EventStream {
         self.receiver.is_closed() && self.receiver.is_empty()
     }
 
-    /// Reports that were lost since the last time somebody asked.
+    /// Returns the number of events lost since the last call.
     #[must_use]
     pub fn take_lost(&self) -> u64 {
         self.lost.swap(0, Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! Evaluates a request by the agent's gate, before and after its body is read.
+//! Runs the agent's gate on a request, before and after its body is read.
 
 use super::{Exchange, ExchangeError};
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 impl Exchange<'_> {
-    /// Runs the checks of the body: of a large one on another thread.
+    /// Runs the checks of the body; for a large one on another thread.
     pub(super) async fn check(
         &self,
         pending: PendingBody,
@@ -50,8 +50,8 @@ impl Exchange<'_> {
             })
     }
 
-    /// Adds what would have made a wrong signature right, as long as diagnoses do not cost too much
-    /// and a thread is free.
+    /// Adds to a signature refusal what would have made the signature match, unless recent
+    /// diagnoses cost too much or no thread is free.
     pub(super) async fn diagnosed(
         &self,
         refusal: Refusal,
@@ -78,7 +78,7 @@ impl Exchange<'_> {
         let (meter, clock) = (Arc::clone(diagnoses), self.handler.clock.clone());
         let diagnose = move || {
             let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now.wall, &work);
-            // Here, and not behind the await: a request that is broken off is charged, too.
+            // Before the await, so that an aborted request is charged, too.
             meter.spend(work.total(), clock.moment().steady);
             hints
         };
@@ -98,7 +98,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Keeps the secret that a provider tells, and answers it.
+    /// Stores the secret that a provider sends, and answers its challenge.
     pub(super) fn pair(&self, secret: &Secret, answer: Box<ChallengeResponse>) -> ExchangeError {
         match self.handler.pairing.as_ref().map(|keep| keep(secret)) {
             Some(Ok(())) => ExchangeError::Handshake(answer),
@@ -110,7 +110,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// The relay chooses the tunnel by its host; the application may choose a site by it, too.
+    /// Checks the host: the relay chooses the tunnel by it, and the application may choose a site
+    /// by it.
     pub(super) fn check_host(&self, request: &head::ExchangeRequest) -> Result<(), Refusal> {
         let mut fields = request.headers.get_all(header::HOST).iter();
         let (field, more) = (fields.next(), fields.next());
@@ -129,7 +130,7 @@ impl Exchange<'_> {
         ))
     }
 
-    /// Reads a body that a check must see, inside the agent's own budget.
+    /// Reads a body that a check needs, within the agent's body memory.
     pub(super) async fn read_whole(
         &self,
         body: Option<MessageBody>,

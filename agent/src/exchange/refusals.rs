@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-/// Lines a second for requests that the agent's own gate refuses, as the relay's for its own.
+/// Maximum number of refusals a second that the agent reports one by one; equal to the relay's.
 pub(super) const REFUSALS_PER_SECOND: usize = 20;
 
-/// Interval of reports about the others.
+/// Interval of the summaries of further refusals.
 pub(super) const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Refusals of the agent's own gate: so many a second one by one, the others as counts.
+/// Refusals of the agent's own gate: a bounded number a second one by one, the rest as counts.
 pub(crate) struct RefusalSummary(
     // A std mutex: it guards a short list, and nothing waits while it is held.
     Mutex<Quota<Check>>,
@@ -34,7 +34,7 @@ impl RefusalSummary {
             .take(check)
     }
 
-    /// Reports what was only counted, every second, until `stop` is cancelled.
+    /// Reports the counts every second, until `stop` is cancelled.
     pub(crate) async fn report_counts(&self, reporter: &EventSink, stop: &CancellationToken) {
         let mut due = interval(SUMMARY_INTERVAL);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);

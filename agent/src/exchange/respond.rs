@@ -18,7 +18,7 @@ use std::future::Future;
 use tokio::time::{timeout, timeout_at};
 
 impl Exchange<'_> {
-    /// Sends the application's answer to the relay, and keeps the connection for the next request.
+    /// Sends the application's response to the relay, and returns the connection to the pool.
     pub(super) async fn send_back(
         &self,
         mut writer: MessageWriter,
@@ -69,7 +69,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// A small answer goes in one piece, with its head, if all of it comes at once.
+    /// Sends a small response in one piece with its head, if all of it arrives at once.
     pub(super) async fn send_small(
         &self,
         mut writer: MessageWriter,
@@ -87,7 +87,7 @@ impl Exchange<'_> {
                     }
                 }
                 Ok(Some(Err(_))) => {
-                    // Nothing was sent yet, so the sender can still be told the truth.
+                    // Nothing was sent yet, so the sender can still get the right status.
                     self.fail(writer, Code::UpstreamError, Code::UpstreamError.status())
                         .await;
                     return Err(());
@@ -107,7 +107,7 @@ impl Exchange<'_> {
         self.stream(writer, body, &HeaderMap::new()).await
     }
 
-    /// An answer as it comes.
+    /// Streams a response.
     pub(super) async fn stream(
         &self,
         mut writer: MessageWriter,
@@ -138,7 +138,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// A write into the tunnel, under its deadline. Dropping the writer afterwards is the abort.
+    /// Runs a write into the tunnel under its deadline. Dropping the writer after a timeout aborts
+    /// the exchange.
     pub(super) async fn with_timeout(
         &self,
         write: impl Future<Output = Result<(), StreamError>>,
@@ -149,7 +150,7 @@ impl Exchange<'_> {
             .map_err(drop)
     }
 
-    /// A WebSocket: the application said yes, bytes go both ways from here.
+    /// Runs a WebSocket after the application accepted it: copies bytes both ways.
     pub(super) async fn switch(
         &self,
         mut writer: MessageWriter,
@@ -187,10 +188,10 @@ impl Exchange<'_> {
         }
     }
 
-    /// Tells the relay why there is no answer; the relay puts it into words for the sender.
+    /// Sends the reason for a missing response to the relay, which words it for the sender.
     pub(super) async fn fail(&self, writer: MessageWriter, code: Code, status: StatusCode) {
         let head = ExchangeFailure { code, status }.encode();
-        // A relay that is gone needs no word.
+        // A relay that is gone needs no reason.
         let _ = self.with_timeout(writer.whole(&head, Bytes::new())).await;
     }
 }

@@ -1,5 +1,5 @@
-//! Which requests the application may have heard of: a request that the relay gives again, after a
-//! connection was lost, must not reach it twice.
+//! Requests that the application may have received. A request that the relay sends again after a
+//! lost connection must not reach it twice.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hookward_core::limits::RETRY_WINDOW;
 use hookward_tunnel::protocol::head::RequestId;
 
-/// Requests that were begun.
+/// Requests that were started.
 #[derive(Default)]
 pub(crate) struct StartedRequests {
     // A std mutex: it guards two small collections, and nothing waits while it is held.
@@ -22,7 +22,7 @@ struct Inner {
 }
 
 impl StartedRequests {
-    /// Notes that a request begins; `false` when it began before.
+    /// Records the start of a request. Returns `false` if it was started before.
     pub(crate) fn try_start(&self, id: RequestId) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -44,10 +44,10 @@ impl StartedRequests {
     }
 }
 
-/// A relay gives a request again within [`RETRY_WINDOW`] of its begin, and the tunnel takes some
-/// time: the relay's deadlines for a write and for the reading of a body are of minutes.
+/// Time for which a started request is remembered. A relay sends a request again within
+/// [`RETRY_WINDOW`], and its deadlines for writes and for reading a body add minutes.
 const REMEMBER_FOR: Duration = Duration::from_secs(5 * RETRY_WINDOW.as_secs());
 
-/// Requests that are remembered at most, some 80 bytes each: half a minute at the fastest that was
-/// measured. Beyond it the oldest are forgotten first.
+/// Maximum number of remembered requests, some 80 bytes each: half a minute at the highest measured
+/// rate. Beyond it, the oldest are dropped.
 const MAX_REQUESTS: usize = 256 * 1024;

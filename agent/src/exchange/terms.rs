@@ -18,14 +18,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// Most heads of a connection that have begun and not ended: others wait in the transport's window.
+/// Maximum number of unfinished heads of one connection; others wait in the transport's window.
 pub(super) const PENDING_HEADS_PER_CONNECTION: usize = 128;
 
-/// Most of them of all connections: one head has up to 96 KiB, so relays that end none of them cost
-/// 32 MiB.
+/// Maximum number of unfinished heads of all connections. A head has up to 96 KiB, so hostile
+/// relays can use 32 MiB.
 pub(super) const PENDING_HEADS: usize = 340;
 
-/// Places for heads that have not ended, of all connections; clones share them.
+/// Slots for unfinished heads of all connections; clones share them.
 #[derive(Clone)]
 pub(crate) struct PendingHeads(pub(super) Arc<Semaphore>);
 
@@ -59,17 +59,17 @@ pub(crate) struct ExchangeHandler {
     pub events: EventSink,
     /// Memory for bodies that checks must read.
     pub body_memory: BodyMemory,
-    /// Requests under way, of all tunnels.
+    /// Requests in flight, of all tunnels.
     pub in_flight: InFlight,
-    /// Refusals of the agent's own gate, which a hostile relay could cause without end.
+    /// Refusals of the agent's own gate, which a hostile relay could cause without limit.
     pub refused: RefusalSummary,
 }
 
-/// Requests under way; clones share the count.
+/// Number of requests in flight; clones share it.
 #[derive(Clone, Default)]
 pub struct InFlight(Arc<AtomicUsize>);
 
-/// One of them, until it is dropped.
+/// Guard of a request in flight.
 pub(super) struct InFlightGuard<'u>(&'u InFlight);
 
 impl ExchangeHandler {
@@ -98,33 +98,33 @@ impl Drop for InFlightGuard<'_> {
     }
 }
 
-/// Takes the secret that a provider tells in its handshake.
+/// Receiver of the secret that a provider sends in its challenge.
 pub type Pairing = Box<dyn Fn(&Secret) -> std::io::Result<()> + Send + Sync>;
 
 /// Terms of the session that an exchange belongs to.
 pub(crate) struct SessionTerms {
     /// Deadlines of the relay's settings.
     pub deadlines: Deadlines,
-    /// The tunnels: requests for any other host are none of this agent's.
+    /// Tunnels of the session; the agent refuses requests for other hosts.
     pub hosts: Vec<TunnelBinding>,
-    /// Requests that were begun, of this relay: their ids are its own.
+    /// Started requests of this relay, whose ids are its own.
     pub started: Arc<StartedRequests>,
-    /// Places for heads that have not ended, of this connection.
+    /// Slots for unfinished heads of this connection.
     pub heads: Semaphore,
-    /// Memory for unfinished heads of all connections.
+    /// Slots for unfinished heads of all connections.
     pub all_heads: PendingHeads,
-    /// `true` once something that is no request has been reported.
+    /// `true` once a malformed request was reported.
     pub malformed: AtomicBool,
 }
 
 impl SessionTerms {
-    /// The agent's tunnel of this position, if it is open on this connection.
+    /// Returns the agent's tunnel at this position, if it is open on this connection.
     #[must_use]
     pub(crate) fn at(&self, tunnel: usize) -> Option<&TunnelBinding> {
         self.hosts.iter().find(|at| at.tunnel == tunnel)
     }
 
-    /// The terms of one connection.
+    /// Creates the terms of one connection.
     #[must_use]
     pub(crate) fn new(
         deadlines: Deadlines,
@@ -149,12 +149,12 @@ impl SessionTerms {
 
 /// A tunnel that is open.
 pub(crate) struct TunnelBinding {
-    /// Which of the agent's tunnels it is, by its position.
+    /// Position among the agent's tunnels.
     pub tunnel: usize,
     pub host: Arc<str>,
-    /// Scheme and authority of its public URL.
+    /// Origin of its public URL.
     pub origin: Arc<str>,
-    /// The agent's copy of the policy, as it is in force at this relay.
+    /// The agent's copy of the policy that is in force at this relay.
     pub gate: Arc<ArcSwap<Gate>>,
     /// Handler of its exchanges.
     pub handler: Arc<ExchangeHandler>,

@@ -1,5 +1,5 @@
-//! A connection that serves the tunnels: what it takes, and how it ends in order when another one
-//! has taken its place or the agent stops.
+//! A connection in use: handles its messages, and drains it when another connection replaces it or
+//! the agent stops.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,29 +18,27 @@ use crate::relay_link::dialer::Dialed;
 use crate::relay_link::policy_sync::PolicyOffer;
 use crate::relay_link::{ConnectionError, LinkContext, report_refusals};
 
-/// For the relay to acknowledge that the agent leaves.
+/// Timeout for the relay's acknowledgement of a drain.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection that serves the tunnels.
+/// Connection that serves the tunnels.
 pub(crate) struct ActiveLink {
     pub(crate) found: Dialed,
     pub(crate) control: ControlStream,
     pub(crate) terms: Arc<SessionTerms>,
     pub(crate) exchanges: TaskTracker,
     pub(crate) since: Instant,
-    /// The policy that the relay has been asked for, of which tunnel, until it has answered.
+    /// Policy that was sent to the relay and is not yet answered, with its tunnel.
     pub(crate) asked: Option<(usize, Arc<PolicyOffer>)>,
-    /// A message was broken off in its middle: nothing can be said any more.
+    /// `true` after a partly sent message: the control stream is unusable.
     pub(crate) control_poisoned: bool,
-    /// The relay has said that it is about to stop. It ends the connection with the last request
-    /// that it has.
+    /// `true` once the relay announced its drain. It closes the connection after its last request.
     pub(crate) relay_draining: bool,
 }
 
 impl ActiveLink {
-    /// Ends a connection without failing a request: the relay sends nothing more, what is under way
-    /// ends, then the connection. Once `stop` is cancelled that takes no longer than
-    /// `shared.drain`.
+    /// Ends a connection without failing a request: the relay stops sending requests, those in flight
+    /// finish, and the connection closes. Once `stop` is cancelled, it takes up to `shared.drain`.
     pub(crate) async fn retire(mut self, shared: &LinkContext, stop: CancellationToken) {
         if self.relay_draining {
             tokio::select! {
@@ -58,8 +56,8 @@ impl ActiveLink {
 
         let ending = async {
             if told {
-                // The relay ends the connection when it has taken all answers. What it gave before
-                // it knew is still taken.
+                // The relay closes the connection after reading all responses. Requests that it
+                // sent before the drain message still run.
                 while let Ok(exchange) = session.accept().await {
                     take(exchange, &self.terms, &self.exchanges);
                 }
@@ -83,7 +81,7 @@ impl ActiveLink {
         self.close().await;
     }
 
-    /// Says that the agent leaves, until the relay has heard it.
+    /// Announces the drain, and waits for the relay's acknowledgement.
     async fn send_drain(&mut self, reporter: &EventSink) -> Result<(), ConnectionError> {
         self.control.send(&AgentMessage::Drain).await?;
         loop {
@@ -100,7 +98,7 @@ impl ActiveLink {
         }
     }
 
-    /// A relay that is about to stop has requests until its last sender has gone, and ends the
+    /// Waits for a draining relay, which has requests until its last sender is done, and closes the
     /// connection itself.
     async fn drain(&mut self, reporter: &EventSink) {
         loop {
@@ -111,7 +109,7 @@ impl ActiveLink {
                 },
                 said = self.control.receive::<RelayMessage>(CONTROL_BYTES) => match said {
                     Ok(RelayMessage::Refusals { told, counted }) => report_refusals(reporter, told, counted),
-                    // Nothing else matters now.
+                    // Other messages no longer matter.
                     Ok(_) => {}
                     Err(_) => return,
                 },
@@ -128,14 +126,14 @@ impl ActiveLink {
     }
 }
 
-/// Handles an exchange in a task of its own.
+/// Runs an exchange in its own task.
 pub(crate) fn take(
     (writer, reader): (MessageWriter, MessageReader),
     terms: &Arc<SessionTerms>,
     exchanges: &TaskTracker,
 ) {
     let terms = Arc::clone(terms);
-    // In a box: the runtime moves what it is given several times before it runs.
+    // Boxed, because the runtime moves a future several times before it runs.
     exchanges.spawn(Box::pin(async move {
         exchange::exchange(writer, reader, &terms).await
     }));

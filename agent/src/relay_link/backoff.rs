@@ -1,12 +1,12 @@
-//! When the next attempt to reach a relay is due, and how long it may take.
+//! Schedule of the attempts to connect to a relay, and their timeouts.
 //!
-//! In the first minutes of an outage a new attempt starts at least every second: whoever restarts a
-//! relay, or walks from one network to the next, does not wait for a backoff. Later they become
-//! rarer, with jitter, so that a relay that comes back is not met by all its agents at once.
+//! In the first minutes of an outage, attempts start at least every second, so that a restarted
+//! relay or a changed network is noticed at once. Later they become rarer, with jitter, so that a
+//! recovered relay does not get all its agents at once.
 
 use std::time::{Duration, Instant};
 
-/// Attempts of one outage.
+/// Schedule of one outage.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     since: Instant,
@@ -15,7 +15,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// An outage that begins now.
+    /// Starts the schedule of an outage.
     #[must_use]
     pub(crate) fn new(now: Instant) -> Self {
         Self {
@@ -31,13 +31,13 @@ impl Backoff {
         self.attempts
     }
 
-    /// After what pause the next attempt begins.
+    /// Returns the pause before the next attempt.
     #[must_use]
     pub(crate) const fn pause(&self) -> Duration {
         self.pause
     }
 
-    /// An attempt begins: how long it may take.
+    /// Starts an attempt, and returns its timeout.
     pub(crate) fn next(&mut self, now: Instant) -> Duration {
         let young = now.duration_since(self.since) < OUTAGE_YOUNG;
         self.attempts = self.attempts.saturating_add(1);
@@ -55,29 +55,30 @@ impl Backoff {
 
 const INITIAL_PAUSE: Duration = Duration::from_millis(200);
 
-/// For so long an outage counts as young.
+/// Time after which an outage is no longer young.
 const OUTAGE_YOUNG: Duration = Duration::from_secs(600);
 
-/// The longest pause of a young outage.
+/// Maximum pause in a young outage.
 const YOUNG_MAX_PAUSE: Duration = Duration::from_secs(1);
 
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
-/// An attempt of a young outage is given up after this: the next one has begun already.
+/// Timeout of an attempt in a young outage.
 const YOUNG_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An attempt of an old one, and now and then one of a young one: some links are slow.
+/// Timeout of an attempt in an old outage, and of every fifth in a young one, because some links
+/// are slow.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Every so manyth attempt is a patient one.
+/// Interval of attempts with the long timeout.
 const PATIENT_ATTEMPTS: u32 = 5;
 
-/// From 0.5 to 1: so that those who wait for the same thing do not come at one time.
+/// Returns a factor from 0.5 to 1, which spreads simultaneous waits.
 pub(crate) fn jitter() -> f64 {
     0.5 + random() / 2.0
 }
 
-/// A number from 0 to 1.
+/// Returns a random number from 0 to 1.
 fn random() -> f64 {
     let mut bytes = [0; 4];
     match getrandom::fill(&mut bytes) {

@@ -21,9 +21,9 @@ use tokio_util::task::TaskTracker;
 
 /// One of the agent's tunnels.
 pub(crate) struct LinkTunnel {
-    /// The public host to ask for.
+    /// Requested public host.
     pub host: Option<String>,
-    /// The policies; a new one may come at any time.
+    /// Policies to use; a new one may arrive at any time.
     pub wanted: watch::Receiver<Arc<PolicyOffer>>,
     /// Handler of its exchanges.
     pub handler: Arc<ExchangeHandler>,
@@ -31,45 +31,45 @@ pub(crate) struct LinkTunnel {
 
 /// State that all links share.
 pub(crate) struct LinkContext {
-    /// The tunnels, all of which every connection serves.
+    /// Tunnels, all of which every connection serves.
     pub tunnels: Vec<LinkTunnel>,
     /// Settings of the connections.
     pub link: LinkSettings,
     /// Sink of events.
     pub events: EventSink,
-    /// The time of day.
+    /// Clock.
     pub clock: Clock,
-    /// For exchanges to end when the agent is stopped.
+    /// Time for exchanges in flight when the agent stops.
     pub drain: Duration,
-    /// Called when the first connection has opened a tunnel at a relay.
+    /// Called when the first connection to a relay opens a tunnel.
     pub on_open: Box<dyn Fn(OpenedTunnel) + Send + Sync>,
-    /// Called when a connection was good, with what carried it.
+    /// Called with the transport of a working connection.
     pub on_transport: Box<dyn Fn(Transport) + Send + Sync>,
-    /// Which run of the program this is.
+    /// Name of this instance of the program.
     pub instance: String,
     /// Status of all links.
     pub status: LinkStatus,
-    /// Places for heads that have not ended.
+    /// Slots for unfinished heads.
     pub heads: PendingHeads,
-    /// Owns what drives connections, and those that are being retired.
+    /// Tracker of connection drivers and of connections that drain.
     pub tasks: TaskTracker,
 }
 
-/// One relay, as all lines to it know it.
+/// State of one relay, which all links to it share.
 pub(crate) struct RelayState {
     pub relay: RelayEndpoint,
-    /// Finds a way to it.
+    /// Dialer for this relay.
     pub dialer: Dialer,
-    /// Which policies it has, one for each tunnel.
+    /// Policies that it has, one for each tunnel.
     pub policies: Vec<PolicySync>,
-    /// The gates by which this side judges what comes from it, one for each tunnel.
+    /// Gates that check its requests, one for each tunnel.
     pub gates: Vec<Arc<ArcSwap<Gate>>>,
-    /// Requests of it that were begun.
+    /// Started requests of this relay.
     pub(super) started: Arc<StartedRequests>,
     /// Tunnels whose hosts this relay refused, by position.
     // A std mutex: it guards a small set, and nothing waits while it is held.
     pub(super) without_host: Mutex<BTreeSet<usize>>,
-    /// Addresses that its name had last.
+    /// Number of addresses that its name had last.
     pub(super) addresses: AtomicUsize,
     pub(super) more_addresses: Notify,
 }
@@ -138,7 +138,7 @@ impl RelayState {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes how many addresses the relay's name has.
+    /// Records the number of addresses of the relay's name.
     pub(crate) fn note_addresses(&self, count: usize) {
         if self.addresses.swap(count, Ordering::Relaxed) != count {
             self.more_addresses.notify_one();

@@ -1,5 +1,5 @@
-//! Finds a way to a relay: QUIC first, TLS over TCP a moment later, whichever is greeted first (in
-//! the manner of happy eyeballs, RFC 8305). What worked is tried first the next time.
+//! Connects to a relay: QUIC first, TLS over TCP a moment later; the first to be greeted wins (like
+//! Happy Eyeballs, RFC 8305). Tries the transport that worked last first.
 
 mod attempt;
 
@@ -19,53 +19,52 @@ use self::attempt::DialTarget;
 use crate::relay_link::backoff::Backoff;
 use crate::relay_link::{ConnectionError, LinkSettings, RelayEndpoint, TransportMode};
 
-/// Finds ways to one relay.
+/// Dialer for one relay.
 pub(crate) struct Dialer {
     way: Arc<DialTarget>,
     mode: TransportMode,
-    /// TLS over TCP was the last that worked.
+    /// `true` if TLS over TCP worked last.
     tcp_leads: AtomicBool,
 }
 
-/// Attempts over QUIC on one socket, until another one is tried: a flow that a firewall has taken a
-/// dislike to does not get better, and a socket with its buffers of 3 MiB is not made every second.
+/// Number of QUIC attempts before another socket is used. A flow that a firewall blocks does not
+/// recover, but creating a socket with its buffers of 3 MiB every second would be expensive.
 const ATTEMPTS_PER_SOCKET: usize = 5;
 
 /// A connection to a relay.
 pub(crate) struct Dialed {
     pub session: Session,
-    /// Position of the address after the wanted one; 0 for the wanted one.
+    /// Position of the address after the preferred one; 0 for the preferred one.
     pub address_offset: usize,
-    /// Addresses of the relay's name.
+    /// Number of addresses of the relay's name.
     pub addresses: usize,
-    /// Over QUIC, what carries it.
+    /// QUIC endpoint, over QUIC.
     pub endpoint: Option<Endpoint>,
-    /// Over TCP, this machine's address: the connection can have no other (over QUIC it moves to
-    /// the next).
+    /// Local address, over TCP. Only QUIC connections survive its change.
     pub local: Option<SocketAddr>,
 }
 
 impl Dialed {
-    /// Returns `true` if this machine has lost the local address of the connection, as when it
-    /// moves between networks.
+    /// Returns `true` if this machine lost the connection's local address, as after a change of
+    /// networks.
     #[must_use]
     pub(crate) fn lost_its_address(&self) -> bool {
         self.local.is_some_and(|local| !is_ours(local))
     }
 }
 
-/// Returns `true` if the machine has this address. The system knows at once, but does not report it
-/// on a waiting socket.
+/// Returns `true` if the machine has this address. The system knows, but does not notify a waiting
+/// socket.
 fn is_ours(mut local: SocketAddr) -> bool {
     local.set_port(0);
     !UdpSocket::bind(local).is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable)
 }
 
 impl Dialer {
-    /// Finds ways to this relay. What drives connections is owned by `tasks`.
+    /// Creates a dialer for this relay. `tasks` owns the connection drivers.
     ///
     /// # Errors
-    /// When rustls does not take the settings.
+    /// If rustls rejects the settings.
     pub(crate) fn new(
         relay: &RelayEndpoint,
         link: &LinkSettings,
@@ -92,21 +91,21 @@ impl Dialer {
         })
     }
 
-    /// Returns `true` if a better connection is possible: over QUIC, or to the wanted address.
+    /// Returns `true` if a better connection is possible: over QUIC, or to the preferred address.
     #[must_use]
     pub(crate) fn could_be_better(&self, found: &Dialed) -> bool {
         let quic = found.session.transport() == Transport::Quic;
         found.address_offset > 0 || !quic && self.mode.allows(Transport::Quic)
     }
 
-    /// Which transport is tried first from now on.
+    /// Sets the transport that is tried first.
     pub(crate) fn prefer(&self, transport: Transport) {
         self.tcp_leads
             .store(transport == Transport::Tcp, Ordering::Relaxed);
     }
 
-    /// Tries until the relay has greeted back, or has said something that trying again will not
-    /// change. `slot` says which of the relay's addresses is the wanted one.
+    /// Dials until the relay greets back or refuses for good. `slot` selects the preferred one of the
+    /// relay's addresses.
     ///
     /// # Errors
     /// A final refusal.
@@ -149,8 +148,8 @@ impl Dialer {
         }
     }
 
-    /// Tries every transport once, for as long as the user can wait. Of several failures, who
-    /// answers with another key comes first.
+    /// Tries every transport once, with the timeout of an interactive command. Of several failures, a
+    /// wrong key is reported first.
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -166,8 +165,8 @@ impl Dialer {
         self.every_transport(0, 0, ATTEMPT, greet).await
     }
 
-    /// Tries every transport once, while another connection is in use: whatever gets through.
-    /// `place` says how many addresses after the slot's own one.
+    /// Tries every transport once while another connection is in use. `place` is the position of the
+    /// address after the slot's own one.
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -182,7 +181,7 @@ impl Dialer {
         G: Fn(Session) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, ConnectionError>> + Send,
     {
-        // The flow that was there may be what does not get through.
+        // The existing flow may be the one that is blocked.
         self.way.forget(slot);
         self.every_transport(slot, place, PROBE, greet).await
     }
@@ -235,7 +234,7 @@ impl Dialer {
         Err(reason.unwrap_or_else(silent))
     }
 
-    /// Tries one transport once, for as long as the user can wait.
+    /// Tries one transport once, with the timeout of an interactive command.
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -247,7 +246,7 @@ impl Dialer {
         Ok(found)
     }
 
-    /// The relay's addresses.
+    /// Returns the relay's addresses.
     ///
     /// # Errors
     /// [`ConnectionError::Resolve`].
@@ -255,7 +254,7 @@ impl Dialer {
         self.way.addresses().await
     }
 
-    /// Tries once for a better way, while another one is in use.
+    /// Tries once to get a better connection, while another one is in use.
     ///
     /// # Errors
     /// [`ConnectionError`].
@@ -274,17 +273,18 @@ impl Dialer {
             Transport::Tcp
         };
 
-        // The flow that was there may be what does not get through.
+        // The existing flow may be the one that is blocked.
         self.way.forget(slot);
         self.way.attempt(transport, slot, 0, PROBE, greet).await
     }
 
-    /// A connection of this slot broke: the next one is made on another socket.
+    /// Drops the socket of this slot after its connection failed, so that the next one uses a new
+    /// socket.
     pub(crate) fn reset_sockets(&self, slot: usize) {
         self.way.forget(slot);
     }
 
-    /// The transports of an attempt, with how long each waits for the one before.
+    /// Returns the transports of an attempt, each with its delay.
     fn order(&self, attempt: u32) -> Vec<(Transport, Duration)> {
         let tcp_first = self.tcp_leads.load(Ordering::Relaxed);
         let order = if tcp_first {
@@ -310,15 +310,15 @@ impl Dialer {
     }
 }
 
-/// Head start of the first transport. A handshake across the world takes less, and a sender whose
-/// agent is offline waits no longer.
+/// Head start of the first transport. A handshake across the world takes less, and senders do not
+/// wait longer for an agent.
 const HEAD_START: Duration = Duration::from_millis(500);
 
 /// Head start once an attempt has failed.
 const HEAD_START_LATER: Duration = Duration::from_millis(100);
 
-/// For one attempt that a user waits for.
+/// Timeout of an attempt that a user waits for.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// For one attempt that is made while the tunnel is open.
+/// Timeout of an attempt while a tunnel is open.
 const PROBE: Duration = Duration::from_secs(5);

@@ -19,7 +19,7 @@ pub enum ConnectionError {
     /// The UDP socket or TLS settings failed.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    /// The relay does not answer.
+    /// The relay does not respond.
     #[error("the relay {address} does not answer over {}", over(*.transport))]
     Silent {
         /// Address as written.
@@ -27,7 +27,7 @@ pub enum ConnectionError {
         /// Transport that timed out.
         transport: Transport,
     },
-    /// A connection to it can't be made.
+    /// The connection failed.
     #[error("the relay {address} can't be reached over TCP: {source}")]
     Connect {
         /// Address as written.
@@ -35,7 +35,6 @@ pub enum ConnectionError {
         /// Error of the system.
         source: io::Error,
     },
-    /// The proxy on the way to it.
     /// An HTTP proxy refused, or could not be reached.
     #[error("the proxy {proxy}: {what}")]
     Proxy {
@@ -44,37 +43,37 @@ pub enum ConnectionError {
         /// Description of the failure.
         what: String,
     },
-    /// No transport gets through.
+    /// No transport works.
     #[error("{0}; and {1}")]
     Both(Box<Self>, Box<Self>),
-    /// The settings of TLS.
+    /// rustls rejected the TLS settings.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// The relay does not take a new policy of a tunnel, which has another one.
+    /// The relay refused a new policy of a tunnel, and kept the old one.
     #[error("the relay does not take a new policy; the old one stays in force")]
     PolicyKept,
-    /// Somebody else answers at the relay's address.
+    /// The server at the relay's address has another key.
     #[error(
-        "whoever answers at {0} is not the relay that this agent has joined: its key is another. If the relay was \
+        "the server at {0} is not the relay that this agent has joined: its key differs. If the relay was \
          set up anew, join it again with a new token; if not, a third party is in between"
     )]
     WrongKey(String),
-    /// Another kind of server answers at the relay's address.
+    /// The server at the relay's address is not a relay.
     #[error(
-        "whoever answers at {0} over TLS is no relay: it does not know the tunnel's protocol. Another server has the \
+        "the TLS server at {0} is not a relay: it does not speak the tunnel's protocol. Another server has the \
          port, or a proxy that opens TLS is in between"
     )]
     NoRelay(String),
-    /// The connection could not be made, or broke.
+    /// The connection failed.
     #[error("{0}")]
     Session(#[from] SessionError),
-    /// The control stream broke.
+    /// The control stream failed.
     #[error("{0}")]
     Stream(#[from] StreamError),
-    /// The task that keeps the tunnel is gone, by a mistake of this program.
+    /// The task of the tunnel ended through a bug of this program.
     #[error("the tunnel's task ended: {0}")]
     Ended(String),
-    /// The relay said no.
+    /// The relay refused.
     #[error("the relay refused: {message}")]
     Refused {
         /// Reason, as a stable code.

@@ -1,4 +1,4 @@
-//! What other connection is looked for while one serves, and when.
+//! Schedule and purpose of searches for another connection while one is in use.
 
 use std::time::Duration;
 
@@ -7,34 +7,34 @@ use tokio::time::Instant;
 /// Reason to search for another connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProbeReason {
-    /// One over QUIC, or to the address that was wanted.
+    /// To use QUIC, or the preferred address.
     Upgrade,
-    /// Any, to the address at this place first: the machine was asleep or has lost its address, and
-    /// nobody knows what the connection of before is worth.
+    /// To replace a connection that may be dead, because the machine was suspended or lost its
+    /// address. Starts at the address of this position.
     Revalidate(usize),
-    /// One to the address so many places after the wanted one: the relay is about to stop.
+    /// To leave a draining relay, for the address at this position.
     RelayDraining(usize),
 }
 
-/// The search of a connection that serves.
+/// Schedule of searches during one connection.
 #[derive(Debug)]
 pub(crate) struct ProbeSchedule {
     reason: ProbeReason,
     due: Option<Instant>,
-    /// Attempts that failed since this was wanted.
+    /// Number of failed searches for the current purpose.
     failed: u32,
-    /// Until the next look for a better one.
+    /// Time until the next search for a better connection.
     pause: Duration,
     /// `true` if a better connection is possible.
     better: bool,
-    /// Position of its address after the wanted one, and the number of addresses.
+    /// Position of its address after the preferred one, and the number of addresses.
     place: usize,
     addresses: usize,
 }
 
 impl ProbeSchedule {
-    /// Of a connection to the address at this place of so many. Looks for a better one after
-    /// `pause`, if there can be one; sooner if this is not at the wanted address.
+    /// Creates the schedule for a connection to the address at this position. Searches for a better one
+    /// after `pause`, if one is possible; earlier if this is not the preferred address.
     pub(crate) fn new(
         better: bool,
         place: usize,
@@ -66,7 +66,7 @@ impl ProbeSchedule {
         self.due = self.better.then(|| now + pause);
     }
 
-    /// When the next attempt is due.
+    /// Returns the time of the next search.
     pub(crate) const fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -76,8 +76,8 @@ impl ProbeSchedule {
         self.reason
     }
 
-    /// This connection may be worth nothing. Whether that is news: an attempt under way is given up
-    /// then.
+    /// Notes that the connection may be dead. Returns `true` if this is new; a search in progress
+    /// is then obsolete.
     pub(crate) fn revalidate(&mut self, now: Instant) -> bool {
         let news = self.reason == ProbeReason::Upgrade;
         if news {
@@ -87,7 +87,7 @@ impl ProbeSchedule {
         news
     }
 
-    /// The relay is about to stop. Whether that is news, as above.
+    /// Notes that the relay drains. Returns `true` if this is new, as above.
     pub(crate) fn leave_relay(&mut self, now: Instant) -> bool {
         let news = !matches!(self.reason, ProbeReason::RelayDraining(_));
         if news {
@@ -97,10 +97,11 @@ impl ProbeSchedule {
         news
     }
 
-    /// The attempt failed. `jitter` is from 0.5 to 1: all agents of a relay look at one time.
+    /// Notes a failed search. `jitter` is from 0.5 to 1, because all agents of a relay search at
+    /// once.
     pub(crate) fn failed(&mut self, now: Instant, jitter: f64) {
         if self.due.is_some() {
-            // Something else was wanted meanwhile.
+            // The purpose has changed meanwhile.
             return;
         }
 
@@ -126,25 +127,24 @@ impl ProbeSchedule {
     }
 }
 
-/// At most how rarely a better connection is looked for.
+/// Maximum pause between searches for a better connection.
 const MAX_PAUSE: Duration = Duration::from_secs(600);
 
-/// First pause before a search that is urgent: a draining relay has `drain`, 10 s, left.
+/// First pause of an urgent search: a draining relay ends within `drain` (10 s).
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Each time all addresses of a relay that is about to stop were asked in vain, the pause doubles;
-/// so often.
+/// Number of rounds over all addresses of a draining relay, after each of which the pause doubles.
 const ROUNDS: u32 = 3;
 
 /// Number of searches each second after a suspend, or after the machine lost its address: a network
 /// returns within seconds, or the connection is closed by then.
 const REVALIDATE_INTERVAL: u32 = 10;
 
-/// Pause before the wanted address is dialed again by a connection that had to use another. Senders
-/// at that address wait 3 s for an agent (`reconnect_wait`).
+/// Pause before the preferred address is dialed again by a connection to another one. Senders there
+/// wait 3 s for an agent (`reconnect_wait`).
 const HOME: Duration = Duration::from_secs(2);
 
-/// Number of such attempts; after them it is no restart, and waits like other searches.
+/// Number of such attempts. After them the cause is no restart, and the usual schedule applies.
 const HOME_TRIES: u32 = 30;
 
 #[cfg(test)]
@@ -153,7 +153,7 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_secs(15);
 
-    /// When it was tried, in seconds, and for what; each attempt fails at once.
+    /// Returns the time in seconds and the purpose of each search; each fails at once.
     fn tried(search: &mut ProbeSchedule, begin: Instant, count: usize) -> Vec<(u64, ProbeReason)> {
         let mut tried = Vec::new();
         while let Some(due) = search.due().filter(|_| tried.len() < count) {

@@ -1,4 +1,4 @@
-//! How a connection begins: the agent says who it is, and opens all its tunnels.
+//! Start of a connection: the agent authenticates, and opens all its tunnels.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,15 +24,15 @@ use crate::relay_link::{
     unexpected,
 };
 
-/// A connection whose relay has greeted back.
+/// Connection whose relay has accepted the greeting.
 pub(crate) struct Welcomed {
     control: ControlStream,
     deadlines: Deadlines,
-    /// `true` if the session goes on when the relay refuses the host of one tunnel.
+    /// `true` if the session survives a refused host.
     outlives_refused_hosts: bool,
 }
 
-/// A greeting under way.
+/// Greeting in progress.
 pub(crate) type Handshake = Pin<Box<dyn Future<Output = Result<Welcomed, ConnectionError>> + Send>>;
 
 /// Returns the message that opens a tunnel, or replaces its policy.
@@ -44,8 +44,7 @@ pub(crate) fn open_message(host: Option<String>, offer: &PolicyOffer) -> AgentMe
     }
 }
 
-/// Says who the agent is: what every connection begins with. `lost`: the line's connection before
-/// is.
+/// Sends the greeting of a connection. `lost` means that the link's previous connection was lost.
 pub(crate) async fn greet(
     session: Session,
     at: Arc<RelayState>,
@@ -126,8 +125,7 @@ pub(crate) async fn open(
             let (host, port) = loop {
                 match control.receive(CONTROL_BYTES).await? {
                     RelayMessage::Opened { host, port } => break (host, port),
-                    // A new policy that the relay does not take: the tunnel goes on with the one
-                    // before.
+                    // The relay refused a new policy: the tunnel keeps the previous one.
                     RelayMessage::Refused {
                         reason: RefusedReason::Policy,
                         message,
@@ -143,7 +141,7 @@ pub(crate) async fn open(
                         host_refused = Some(message);
                         continue 'tunnels;
                     }
-                    // The tunnels before this one are in use already.
+                    // Tunnels opened before this one are in use already.
                     RelayMessage::Refusals { told, counted } => {
                         report_refusals(&shared.events, told, counted)
                     }
@@ -224,5 +222,5 @@ pub(crate) async fn open(
     })
 }
 
-/// For the relay to answer what opens the tunnels: a policy may have 3 MiB, and the line be slow.
+/// Timeout for opening the tunnels: a policy may have 3 MiB, and the link may be slow.
 const OPEN: Duration = Duration::from_secs(60);

@@ -12,13 +12,13 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// For the relay's answer to a join.
+/// Timeout for the relay's response to a join.
 pub(super) const JOIN: Duration = Duration::from_secs(10);
 
-/// For the relay to hear that a join is done.
+/// Timeout for the end of a join's connection.
 pub(super) const JOINED: Duration = Duration::from_secs(2);
 
-/// Exchanges the secret of a join token for this credential. Gives the agent's name.
+/// Exchanges the secret of a join token for this credential. Returns the agent's name.
 ///
 /// # Errors
 /// [`ConnectionError`].
@@ -29,7 +29,7 @@ pub async fn join(
 ) -> Result<String, ConnectionError> {
     let tasks = TaskTracker::new();
     let dialler = Dialer::new(relay, link, tasks.clone())?;
-    // First a way, then the question: two that race must not both use the token up.
+    // The transports race without the token, because two requests must not both use it.
     let (found, ()) = dialler.connect_once(|_| async { Ok(()) }).await?;
     let credential_digest = HEXLOWER.encode(relay.credential.digest().as_bytes());
 

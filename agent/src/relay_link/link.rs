@@ -1,6 +1,6 @@
-//! One connection to a relay, kept: dialled, greeted, served, and dialled again. When a better way
-//! shows itself, the line moves to it without losing a request: the new connection serves before
-//! the old one leaves.
+//! One link to a relay: dials, greets, serves, and dials again. When a better connection is
+//! available, the link moves to it without losing a request: the new connection serves before the
+//! old one drains.
 
 mod wait;
 
@@ -36,7 +36,7 @@ pub(crate) struct RelayLink {
     id: LinkId,
     /// Time until the next search for a better connection.
     probe_in: Duration,
-    /// Connections over QUIC in a row that died young.
+    /// Number of QUIC connections in a row that failed early.
     early_failures: u32,
 }
 
@@ -44,22 +44,22 @@ pub(crate) struct RelayLink {
 enum LinkEnd {
     /// The connection failed, or the relay closed it.
     Failed(ConnectionError),
-    /// The agent is to stop.
+    /// The agent stops.
     Stop,
-    /// There is another connection, and a better one, which serves already.
+    /// A better connection serves already.
     Replaced(Box<ActiveLink>),
 }
 
-/// A better way, on its way.
+/// Search for a better connection.
 type ProbeFuture<'l> =
     Pin<Box<dyn Future<Output = Result<ActiveLink, ConnectionError>> + Send + 'l>>;
 
-/// A message on its way to the relay; it brings back what says it.
+/// Message that is being sent; resolves to the control stream.
 type SendFuture<'l> =
     Pin<Box<dyn Future<Output = (&'l mut ControlWriter, Result<(), ConnectionError>)> + Send + 'l>>;
 
 impl RelayLink {
-    /// The line of this number to the relay.
+    /// Creates the link of this number to the relay.
     #[must_use]
     pub(crate) fn new(at: Arc<RelayState>, shared: Arc<LinkContext>, slot: usize) -> Self {
         let id = (at.relay.address.clone(), slot);
@@ -77,7 +77,7 @@ impl RelayLink {
     /// Keeps a connection until `stop` is cancelled.
     ///
     /// # Errors
-    /// What the relay said, when dialling again will not change it.
+    /// The relay's refusal, if dialing again cannot help.
     pub(crate) async fn keep(mut self, stop: CancellationToken) -> Result<(), ConnectionError> {
         let ended = self.run(&stop).await;
         self.shared.status.ended(&self.id);
@@ -113,7 +113,7 @@ impl RelayLink {
                         .status
                         .closed(&self.id, &error, &self.shared.events);
                     if since.elapsed() >= SETTLED_AFTER {
-                        // It was good until now: the outage begins here.
+                        // The connection worked until now, so a new outage starts here.
                         schedule = Backoff::new(Instant::now());
                     }
                 }
@@ -155,14 +155,14 @@ impl RelayLink {
         handshake::open(&self.at, &self.shared, &self.id, found, greeted).await
     }
 
-    /// Serves until the connection breaks, moving to better ones meanwhile. `Ok` when the agent is
-    /// to stop.
+    /// Serves until the connection fails, and moves to better ones. Returns `Ok` when the agent
+    /// stops.
     async fn serve_until_end(
         &mut self,
         mut serving: ActiveLink,
         stop: &CancellationToken,
     ) -> Result<(), ConnectionError> {
-        // A way that has outlived some deaths is a good one.
+        // A path that has outlived several timeouts is reliable.
         let proved = self.shared.link.liveness.idle_timeout() * 3;
 
         loop {
@@ -175,7 +175,7 @@ impl RelayLink {
                     let quic = serving.found.session.transport() == Transport::Quic;
                     let died = !serving.relay_draining && !error.is_final();
                     if quic && died && serving.since.elapsed() < proved {
-                        // It let the handshake through, and not what followed.
+                        // The path passed the handshake and lost what followed.
                         self.at.dialer.prefer(Transport::Tcp);
                         if self.early_failures > 0 {
                             self.probe_in = (self.probe_in * 2).min(MAX_PROBE_PAUSE);
@@ -221,8 +221,8 @@ impl RelayLink {
 
         let clock = &self.shared.clock;
         let mut awake = SuspendDetector::new(Instant::now(), clock.now());
-        // What opens tunnels is not dropped but after sleep, when it is worth no more than this
-        // one: the relay may have given it requests.
+        // A connection that opens tunnels is dropped only after a suspend, because the relay may
+        // have sent requests over it.
         let (mut reached, mut is_opening) = (watch::channel(false).1, false);
         let mut probing: Option<ProbeFuture<'_>> = None;
         let better = self.at.dialer.could_be_better(found);
@@ -235,7 +235,7 @@ impl RelayLink {
             now(),
         );
 
-        // Of interest only where others could have the requests.
+        // Only matters if other agents could take the requests.
         let tunnels = self.shared.tunnels.iter().filter(|_| self.shared.link.pool);
         let mut applications: Vec<_> = tunnels
             .map(|tunnel| (false, tunnel.handler.pool.health_status()))
@@ -253,7 +253,7 @@ impl RelayLink {
                 .enumerate()
                 .map(|(number, policies)| {
                     let is_open = terms.at(number).is_some() && !self.at.is_without_host(number);
-                    // In boxes: `select_all` moves the futures.
+                    // Boxed, because `select_all` moves the futures.
                     Box::pin(async move {
                         if is_open {
                             policies.changed().await
@@ -310,7 +310,7 @@ impl RelayLink {
                 new = of(&mut probing) => {
                     (probing, is_opening) = (None, false);
                     match new {
-                        // It would have to be left again at once.
+                        // The agent would have to leave it again at once.
                         Ok(leaving) if leaving.relay_draining && !*relay_leaves => {
                             let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
                             self.shared.tasks.spawn(async move { leaving.retire(&shared, stop).await });
@@ -337,7 +337,7 @@ impl RelayLink {
                     Ok(())
                 }
                 () = stop.cancelled(), if saying.is_none() && !is_opening => {
-                    // It may have got so far at this moment.
+                    // It may have got there at this moment.
                     is_opening = probing.is_some() && *reached.borrow();
                     if !is_opening {
                         return LinkEnd::Stop;
@@ -351,7 +351,7 @@ impl RelayLink {
             };
 
             if let Err(error) = outcome {
-                // One that is nearly there is better than one that has yet to be dialled.
+                // An almost open connection is better than a new attempt.
                 let is_opening = probing.is_some() && *reached.borrow();
                 if is_opening
                     && !error.is_final()
@@ -370,7 +370,7 @@ impl RelayLink {
         }
     }
 
-    /// Opens another connection, while this one serves. Notes when its relay is `reached`.
+    /// Opens another connection while this one serves. Sets `reached` when its relay responds.
     async fn probe(
         &self,
         wanted: ProbeReason,
@@ -390,7 +390,7 @@ impl RelayLink {
         self.open(found, greeted).await
     }
 
-    /// Says something to the relay. A policy may have 3 MiB, and the line be slow.
+    /// Sends a message to the relay. A policy may have 3 MiB, and the link may be slow.
     fn send<'l>(
         &'l self,
         writer: &'l mut ControlWriter,
@@ -409,10 +409,10 @@ impl RelayLink {
         })
     }
 
-    /// Goes on without the host of a tunnel.
+    /// Continues without the host of a tunnel.
     ///
     /// # Errors
-    /// The refusal, when no tunnel of this connection is left.
+    /// The refusal, if this connection has no other tunnel.
     fn lose_host(
         &self,
         tunnel: usize,
@@ -514,23 +514,22 @@ impl RelayLink {
     }
 }
 
-/// For a new policy to be sent, while the old one is in force: 3 MiB over 42 kbit/s.
+/// Timeout for sending a new policy while the old one is in force: 3 MiB over 42 kbit/s.
 const POLICY: Duration = Duration::from_secs(600);
 
-/// After so long a connection was a good one: the next outage is a new one.
+/// Time after which a connection counts as working, so that the next failure starts a new outage.
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
-/// When a better way is looked for first, and at most how rarely later.
+/// Time until the first search for a better connection, and maximum pause between later ones.
 const PROBE_FIRST: Duration = Duration::from_secs(15);
 
 const MAX_PROBE_PAUSE: Duration = Duration::from_secs(600);
 
-/// Addresses come and go while a network is set up: a connection has so long before its own is
-/// looked at.
+/// Delay before the local address is checked again, because addresses change while a network is set
+/// up.
 const ADDRESS_CHECK: Duration = Duration::from_secs(2);
 
-/// For a connection that is being opened to be ready, when the one that it was to take the place of
-/// breaks.
+/// Time for an almost open connection to become ready after the current one failed.
 const NEAR_IDLE: Duration = Duration::from_secs(1);
 
 /// Interval of checks for a suspend and a lost address.

@@ -1,5 +1,5 @@
-//! Which policy the tunnel is opened with: the one that is wanted, unless the relay has refused it;
-//! then the one that it took before. A policy is in force on this side once the relay has taken it.
+//! Choice of the policy for opening a tunnel: the wanted one, unless the relay refused it; then the
+//! last accepted one. A policy is in force on this side once the relay accepts it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,17 +8,17 @@ use hookward_gate::engine::Gate;
 use hookward_gate::policy::Policy;
 use tokio::sync::watch;
 
-/// A policy, as the relay gets it, and compiled for the agent's own gate.
+/// A policy in the form for the relay, and compiled for the agent's own gate.
 pub(crate) struct PolicyOffer {
-    /// For the relay: without the secrets that stay here.
+    /// For the relay, without the secrets that stay on the agent.
     pub policy: Policy,
     pub gate: Arc<Gate>,
-    /// Greater than that of every policy before.
+    /// Revision; later policies have a higher one.
     pub revision: u64,
 }
 
 impl PolicyOffer {
-    /// A policy that is newer than all others of this process.
+    /// Creates an offer that is newer than all others of this process.
     #[must_use]
     pub(crate) fn new(policy: Policy, gate: Gate) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
@@ -34,15 +34,15 @@ impl PolicyOffer {
 /// Effect of a policy that the relay accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Applied {
-    /// The policy is in force now, and was not before.
+    /// The policy has come into force.
     New,
     /// The policy was in force already.
     Unchanged,
-    /// A newer one has been taken meanwhile, over another connection.
+    /// A newer policy was accepted meanwhile, over another connection.
     Stale,
 }
 
-/// The policies of one tunnel, as one relay knows them.
+/// Policies of one tunnel at one relay.
 pub(crate) struct PolicySync {
     wanted: watch::Receiver<Arc<PolicyOffer>>,
     // A std mutex: it guards two pointers, and nothing waits while it is held.
@@ -56,7 +56,7 @@ struct RelayPolicy {
 }
 
 impl PolicySync {
-    /// The policies that come through this channel.
+    /// Tracks the policies of this channel.
     #[must_use]
     pub(crate) fn new(wanted: watch::Receiver<Arc<PolicyOffer>>) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl PolicySync {
         }
     }
 
-    /// The policy to open the tunnel with.
+    /// Returns the policy to open the tunnel with.
     #[must_use]
     pub(crate) fn best(&self) -> Arc<PolicyOffer> {
         let (wanted, known) = (Arc::clone(&self.wanted.borrow()), self.lock());
@@ -77,7 +77,7 @@ impl PolicySync {
         }
     }
 
-    /// The relay has taken this one.
+    /// Records that the relay accepted this policy.
     pub(crate) fn accept(&self, offer: &Arc<PolicyOffer>) -> Applied {
         let mut known = self.lock();
         match known.accepted.as_ref().map(|accepted| accepted.revision) {
@@ -99,7 +99,7 @@ impl PolicySync {
             .is_some_and(|refused| Arc::ptr_eq(refused, offer))
     }
 
-    /// The relay has refused this one. Whether there is another to go on with.
+    /// Records that the relay refused this policy. Returns `true` if there is another one to use.
     pub(crate) fn refuse(&self, offer: &Arc<PolicyOffer>) -> bool {
         let mut known = self.lock();
         known.refused = Some(Arc::clone(offer));
@@ -109,7 +109,7 @@ impl PolicySync {
             .is_some_and(|accepted| !Arc::ptr_eq(accepted, offer))
     }
 
-    /// Waits for a policy that is wanted and was neither taken nor refused. Never without one.
+    /// Waits for a wanted policy that was neither accepted nor refused. Waits forever without one.
     pub(crate) async fn changed(&self) -> Arc<PolicyOffer> {
         let mut wanted = self.wanted.clone();
         loop {
@@ -119,7 +119,7 @@ impl PolicySync {
             }
 
             if wanted.changed().await.is_err() {
-                // Whoever gave policies is gone: there will be no other.
+                // The source of policies is gone, so no other will arrive.
                 std::future::pending::<()>().await;
             }
         }

@@ -1,5 +1,5 @@
-//! Through an HTTP proxy: `CONNECT` (RFC 9110 §9.3.6), as `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`
-//! say, with basic authentication where the proxy's URL has a name and a password.
+//! Connections through an HTTP proxy: `CONNECT` (RFC 9110 §9.3.6), as configured by `HTTPS_PROXY`,
+//! `ALL_PROXY` and `NO_PROXY`, with basic authentication if the proxy's URL has credentials.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::relay_link::ConnectionError;
 use hookward_tunnel::transport::identity::crypto_provider;
 
-/// Which proxies stand between the agent and a relay.
+/// Proxies between the agent and relays.
 #[derive(Clone, Default)]
 pub struct Proxies(Option<Arc<Matcher>>);
 
@@ -38,13 +38,14 @@ impl Proxies {
         Self(Some(Arc::new(Matcher::from_env())))
     }
 
-    /// This proxy for everything but what `no` lists, both as in the environment.
+    /// Returns this proxy for all hosts except those in `no`, in the syntax of the environment
+    /// variables.
     #[must_use]
     pub fn all(proxy: &str, no: &str) -> Self {
         Self(Some(Arc::new(Matcher::builder().all(proxy).no(no).build())))
     }
 
-    /// The proxy on the way to this host and port, if there is one.
+    /// Returns the proxy for this host and port, if there is one.
     #[must_use]
     pub fn of(&self, address: &str) -> Option<Proxy> {
         let uri = Uri::builder()
@@ -75,8 +76,8 @@ impl Proxy {
         format!("{}:{port}", uri.host().unwrap_or_default())
     }
 
-    /// Asks it for a connection to this host and port; gives this machine's address of it, too. The
-    /// caller sets the deadline; what carries the connection is owned by `tasks`.
+    /// Requests a connection to this host and port. Also returns its local address. The caller sets the
+    /// deadline; `tasks` owns the connection driver.
     ///
     /// # Errors
     /// [`ConnectionError::Proxy`].
@@ -109,7 +110,7 @@ impl Proxy {
             .map_err(|error| failed(&error))?;
 
         tasks.spawn(async move {
-            // Its end is met by who uses the connection.
+            // The user of the connection observes its end.
             let _ = driver.with_upgrades().await;
         });
 

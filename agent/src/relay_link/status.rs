@@ -1,4 +1,4 @@
-//! What the lines do, summed up for the user: which relays are reached, and by what.
+//! Status of all links for the user: the connected relays and their transports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -10,7 +10,7 @@ use hookward_tunnel::transport::Transport;
 use crate::events::{Event, EventSink};
 use crate::relay_link::{ConnectionError, OpenedTunnel};
 
-/// Which line: the relay's address and the line's number.
+/// Link: the relay's address and the link's number.
 pub(crate) type LinkId = (String, usize);
 
 /// Status of all links.
@@ -25,13 +25,13 @@ struct Inner {
     open: BTreeMap<LinkId, Transport>,
     /// Reported failures, and their time.
     told: BTreeMap<String, Instant>,
-    /// The last failure of each transport, of each relay.
+    /// Last failure of each transport, for each relay.
     failures: BTreeMap<(String, Transport), LinkFailure>,
-    /// Relays of which was told that no connection to them is open, while there is one to another.
+    /// Relays that were reported as disconnected while others are connected.
     missing: BTreeSet<String>,
-    /// Lines whose relay says that another run of the agent's program has the tunnels.
+    /// Links whose relay reported that another instance serves the tunnels.
     elsewhere: BTreeSet<LinkId>,
-    /// Lines whose relay is about to stop.
+    /// Links whose relay drains.
     leaving: BTreeSet<LinkId>,
 }
 
@@ -52,7 +52,7 @@ impl Inner {
         self.open.remove(id).is_some()
     }
 
-    /// The next connection of this line hears it anew.
+    /// Forgets what was reported for this link, so that its next connection reports it again.
     fn forget(&mut self, id: &LinkId) {
         self.elsewhere.remove(id);
         self.leaving.remove(id);
@@ -102,7 +102,7 @@ impl Inner {
 }
 
 impl LinkStatus {
-    /// A line is being dialled.
+    /// Records that a link dials.
     pub(crate) fn dialing(&self, relay: &str, reporter: &EventSink) {
         if self.lock().open.is_empty() {
             reporter.emit(Event::Connecting {
@@ -111,8 +111,8 @@ impl LinkStatus {
         }
     }
 
-    /// A line is open. `tell` is called for what the user has to hear again: the relay, or what
-    /// carries it, is another than before.
+    /// Records an open link. Calls `tell` if the user must know: the relay or its transport has
+    /// changed.
     pub(crate) fn open(
         &self,
         id: LinkId,
@@ -138,7 +138,7 @@ impl LinkStatus {
         }
     }
 
-    /// A line is gone.
+    /// Records a closed link.
     pub(crate) fn closed(&self, id: &LinkId, reason: &ConnectionError, reporter: &EventSink) {
         let mut inner = self.lock();
         let leaving = inner.leaving.contains(id);
@@ -160,13 +160,12 @@ impl LinkStatus {
         }
     }
 
-    /// A line is given up.
+    /// Records that a link was given up.
     pub(crate) fn ended(&self, id: &LinkId) {
         self.lock().close(id);
     }
 
-    /// An attempt to reach this relay failed. It is told where no line to it is open, and not every
-    /// time.
+    /// Records a failed attempt. Reports it if no link to the relay is open, and not every time.
     pub(crate) fn failed(&self, relay: &str, reason: &ConnectionError, reporter: &EventSink) {
         let mut inner = self.lock();
         if inner.is_reached(relay) {
@@ -201,7 +200,7 @@ impl LinkStatus {
         reporter.emit(Event::Disconnected { reason });
     }
 
-    /// The relay is about to stop. Each of its lines tells it.
+    /// Records that the relay drains. Each of its links calls this.
     pub(crate) fn leaves(&self, id: &LinkId, reporter: &EventSink) {
         let relay = &id.0;
         let mut inner = self.lock();
@@ -216,8 +215,7 @@ impl LinkStatus {
         }
     }
 
-    /// The relay says whether another run of the agent's program has the tunnels. Each of its lines
-    /// tells it.
+    /// Records if another instance serves the tunnels. Each link of the relay calls this.
     pub(crate) fn stands_by(&self, id: &LinkId, stands_by: bool, reporter: &EventSink) {
         let relay = &id.0;
         let mut inner = self.lock();
@@ -251,7 +249,7 @@ impl LinkStatus {
 /// Time until the same failure is reported again.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Failures that are remembered: attempts over two transports, to some addresses of some relays.
+/// Maximum number of remembered failures: two transports, some addresses of some relays.
 const MAX_FAILURES: usize = 64;
 
 /// Returns `true` if one of these links is one to this relay.

@@ -1,18 +1,18 @@
-//! Whether the machine was asleep: the time of day went on, and the program's own time did not.
+//! Detection of a suspend: the time of day advanced, and monotonic time did not.
 
 use std::time::{Duration, Instant};
 
 use hookward_core::clock::UnixMillis;
 
-/// Compares the two times. On Linux the monotonic one stands still while the machine sleeps
-/// (CLOCK_MONOTONIC, clock_gettime(2)).
+/// Compares both clocks. On Linux, the monotonic one stops during a suspend (CLOCK_MONOTONIC,
+/// clock_gettime(2)).
 #[derive(Debug)]
 pub(crate) struct SuspendDetector {
     seen: (Instant, UnixMillis),
 }
 
 impl SuspendDetector {
-    /// Begins at this moment.
+    /// Starts to compare at this moment.
     #[must_use]
     pub(crate) const fn new(now: Instant, time_of_day: UnixMillis) -> Self {
         Self {
@@ -28,7 +28,7 @@ impl SuspendDetector {
     }
 }
 
-/// By so much more the time of day has gone on. Less is a clock that is put right.
+/// Minimum difference that counts as a suspend; less is a clock adjustment.
 const MIN_SUSPEND: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -42,9 +42,9 @@ mod tests {
         let second = Duration::from_secs(1);
         assert!(!watch.was_suspended(begin + second, UnixMillis(day.0 + 1_000)));
 
-        // The program stood still, and so did nothing else: its own time went on.
+        // The process was stopped, but its monotonic clock advanced.
         assert!(!watch.was_suspended(begin + second * 60, UnixMillis(day.0 + 60_000)));
-        // A clock that is put right by a little, or back.
+        // A clock that is adjusted by a little, or backwards.
         assert!(!watch.was_suspended(begin + second * 61, UnixMillis(day.0 + 65_000)));
         assert!(!watch.was_suspended(begin + second * 62, UnixMillis(day.0)));
         assert!(watch.was_suspended(begin + second * 63, UnixMillis(day.0 + 3_600_000)));

@@ -1,5 +1,5 @@
-//! One JSON object a line, for programs. Every object has `time` and `event`; a field that has
-//! nothing to say is left out.
+//! One JSON object a line, for programs. Every object has `time` and `event`; fields without a
+//! value are omitted.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -51,7 +51,7 @@ enum JsonEvent<'r> {
     },
 }
 
-/// A request, as far as the agent got to know it.
+/// Fields of a request, as far as known.
 #[derive(Serialize, Default)]
 struct JsonRequest<'r> {
     id: String,
@@ -81,7 +81,7 @@ struct JsonRequest<'r> {
     aborted: bool,
 }
 
-/// A span of time: measured here, or told by the relay in whole milliseconds.
+/// Duration: measured here, or reported by the relay in whole milliseconds.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Millis {
@@ -102,7 +102,7 @@ struct Observed<'r> {
     reason: &'r str,
 }
 
-/// The line for a report.
+/// Returns the line for an event.
 #[must_use]
 pub(crate) fn line(stamped: &TimedEvent) -> Option<String> {
     serde_json::to_string(&JsonLine {

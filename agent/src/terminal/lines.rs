@@ -6,8 +6,7 @@ use time::OffsetDateTime;
 
 use crate::events::{Event, Ready, RequestResult, TimedEvent};
 
-/// The line for a report; some have none. Where there are `several` tunnels, requests are told with
-/// their host.
+/// Returns the line for an event; some have none. With `several` tunnels, requests have their host.
 #[must_use]
 pub(crate) fn line(stamped: &TimedEvent, several: bool) -> Option<String> {
     Some(format!(
@@ -160,7 +159,7 @@ pub fn text(report: &Event, several: bool) -> String {
     }
 }
 
-/// A time in UTC (RFC 3339), always as long.
+/// Formats a time in UTC (RFC 3339) with constant length.
 #[must_use]
 pub(crate) fn time_of(at: OffsetDateTime) -> String {
     let ((year, month, day), (hour, minute, second, milli)) =
@@ -169,7 +168,7 @@ pub(crate) fn time_of(at: OffsetDateTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
 
-/// A span of time in few letters.
+/// Formats a duration briefly.
 #[must_use]
 pub(crate) fn short(span: Duration) -> String {
     match span.as_secs_f64() {

@@ -1,4 +1,4 @@
-//! The screen: the session's state and the URLs on top, requests below, the newest first.
+//! The screen: session state and URLs above, requests below, newest first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -18,7 +18,7 @@ use super::Quit;
 use super::lines;
 use crate::events::{Event, EventStream, Ready, RequestResult, TimedEvent};
 
-/// Shows the screen until the reports end. Ctrl-C and q ask for the end. With `several` tunnels
+/// Shows the screen until the events end. Ctrl-C and q request the end. With `several` tunnels,
 /// each request is shown with its host.
 ///
 /// # Errors
@@ -43,12 +43,12 @@ pub(crate) struct Screen {
     several: bool,
     state: String,
     stopping: bool,
-    /// Which relays are reached, and by what.
+    /// Transport of each relay, if it is connected.
     relays: BTreeMap<String, Option<Transport>>,
-    /// The tunnels by their public origin.
+    /// Tunnels by their public origin.
     tunnels: BTreeMap<String, Ready>,
     messages: VecDeque<String>,
-    /// The newest first, by the time of its answer.
+    /// Requests, newest first, by the time of their responses.
     requests: VecDeque<RequestRow>,
     passed: u64,
     refused: u64,
@@ -56,7 +56,7 @@ pub(crate) struct Screen {
     lost: u64,
 }
 
-/// A line about a request.
+/// Row of a request.
 struct RequestRow {
     moment: Instant,
     style: Style,
@@ -95,7 +95,7 @@ impl Screen {
         }
     }
 
-    /// Takes a report in.
+    /// Applies an event.
     pub(crate) fn take(&mut self, stamped: &TimedEvent) {
         let report = &stamped.event;
         match report {
@@ -173,8 +173,7 @@ impl Screen {
         }
     }
 
-    /// Puts a request in its place: what the relay has refused comes a little later than what went
-    /// through.
+    /// Inserts a request at its place: refusals by the relay arrive a little late.
     fn remember(&mut self, stamped: &TimedEvent, style: Style) {
         let moment = stamped.moment;
         let place = self
@@ -196,7 +195,7 @@ impl Screen {
     }
 
     pub(crate) fn draw(&self, frame: &mut Frame<'_>) {
-        // Long lines are wrapped: the webhook URL must be there in full, to be copied.
+        // Long lines are wrapped: the whole webhook URL must be visible, to be copied.
         let width = usize::from(frame.area().width.max(1));
         let height_of = |top: &[Line<'_>]| {
             top.iter()
@@ -206,7 +205,7 @@ impl Screen {
 
         let all = usize::from(frame.area().height);
         let fits = |count: &usize| height_of(&self.top(*count)) <= all - all / REQUESTS;
-        // Each has three rows at least.
+        // Each needs at least three rows.
         let most = self.tunnels.len().min(all / 3);
         let top = self.top((1..=most).rev().find(fits).unwrap_or(1));
         let height = height_of(&top);
@@ -291,14 +290,13 @@ impl Screen {
     }
 }
 
-/// Requests that are remembered: more than any screen has lines.
+/// Maximum number of requests to keep; no screen has more lines.
 const MAX_REQUESTS: usize = 200;
 
-/// Notes and warnings that are shown at a time.
+/// Maximum number of notes and warnings on the screen.
 const MESSAGES: usize = 8;
 
-/// The part of the screen that is left to requests, at least: a third. Tunnels that would need it
-/// are only counted.
+/// Minimum part of the screen for requests: a third. Tunnels beyond the rest are only counted.
 const REQUESTS: usize = 3;
 
 /// Hints beside the title.
@@ -309,7 +307,7 @@ const REDRAW_INTERVAL: &str = "   (Ctrl-C again to quit at once)";
 /// Minimum interval between two drawings.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The time of day, in UTC.
+/// Formats the time of day in UTC.
 fn clock(at: OffsetDateTime) -> String {
     lines::time_of(at)
         .get(11..19)
@@ -401,8 +399,7 @@ mod tests {
         }
     }
 
-    /// Refusals arrive a little later than requests that passed, and stand in their place all the
-    /// same.
+    /// Refusals arrive a little late, and are still shown in order.
     #[test]
     fn requests_stand_in_the_order_of_their_answers_and_failures_are_counted_apart() {
         use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! Where requests go: a port of this machine, a host, a Unix socket; in clear text or over TLS,
-//! HTTP/1.1 or HTTP/2; and what `Host` says there.
+//! The application's address (a local port, a host, a Unix socket), TLS settings, HTTP version, and
+//! `Host` value.
 
 mod parse;
 
@@ -22,14 +22,14 @@ use tokio_util::either::Either;
 pub(crate) use self::parse::ApplicationAddress;
 use super::tls::{self, Trust};
 
-/// The application, as the user described it.
+/// The application, as configured by the user.
 #[derive(Clone)]
 pub struct Application {
     /// Address of the application.
     pub address: Address,
     /// TLS settings; `None` for clear text.
     pub tls: Option<Arc<ClientConfig>>,
-    /// `true` if it speaks HTTP/2 from the first byte (over TLS by ALPN), and not HTTP/1.1.
+    /// `true` if it speaks only HTTP/2, from the first byte (over TLS by ALPN).
     pub http2: bool,
     /// Value of the field `Host`.
     pub host: HostField,
@@ -54,7 +54,7 @@ pub enum HostField {
     Preserve,
     /// The application's own address.
     Rewrite,
-    /// This value, always.
+    /// This value.
     Value(HeaderValue),
 }
 
@@ -80,7 +80,7 @@ impl Address {
         }
     }
 
-    /// Host and port as a URL has them.
+    /// Returns host and port in URL syntax.
     #[must_use]
     pub fn authority(&self) -> String {
         match self {
@@ -92,7 +92,7 @@ impl Address {
 }
 
 impl Application {
-    /// HTTP/1.1 in clear text, `Host` as the sender wrote it.
+    /// Creates an application over HTTP/1.1 in clear text, with `Host` as the sender wrote it.
     #[must_use]
     pub const fn plain(address: Address) -> Self {
         Self {
@@ -106,7 +106,7 @@ impl Application {
     /// Creates an application with all settings.
     ///
     /// # Errors
-    /// What is wrong with the certificates.
+    /// Fault of the certificates.
     pub fn new(
         place: ApplicationAddress,
         trust: &Trust,
@@ -135,7 +135,7 @@ impl Application {
     /// Connects. The caller sets the deadline.
     ///
     /// # Errors
-    /// What the system, or TLS, says.
+    /// Error of the system or of TLS.
     pub async fn connect(&self) -> io::Result<Stream> {
         let socket = match &self.address {
             Address::Unix(path) => {
@@ -151,7 +151,7 @@ impl Application {
             }
             Address::Host(host) => TcpStream::connect(host.as_str()).await?,
         };
-        // Without it a request above 8 KiB waits 40 ms for an acknowledgement.
+        // Nagle's algorithm would delay a request above 8 KiB by 40 ms.
         socket.set_nodelay(true)?;
 
         let Some(tls) = &self.tls else {

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 /// A request's body on its way to the application.
 pub(crate) enum UpstreamBody {
     Whole(Full<Bytes>),
-    /// As it comes through the tunnel.
+    /// Body that arrives through the tunnel.
     Tunnel(Box<MessageBody>, Progress),
 }
 
@@ -37,7 +37,7 @@ impl Progress {
             .is_none_or(|watched| watched.over.load(Ordering::Relaxed))
     }
 
-    /// Resolves when a piece has been taken, or the end; never when the body is over already.
+    /// Resolves when a piece was read, or the end; never if the body has ended.
     pub(crate) async fn changed(&self) {
         match &self.0 {
             Some(watched) if !self.is_over() => watched.moved.notified().await,
@@ -54,7 +54,7 @@ impl Progress {
 }
 
 impl UpstreamBody {
-    /// A body as it comes through the tunnel.
+    /// Wraps a body that arrives through the tunnel.
     #[must_use]
     pub(crate) fn tunnel(body: MessageBody) -> Self {
         Self::Tunnel(Box::new(body), Progress(Some(Arc::default())))

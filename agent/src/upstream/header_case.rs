@@ -1,9 +1,8 @@
-//! Header names as the sender wrote them, for hyper to write them again.
+//! Header names as the sender wrote them, for hyper to write again.
 //!
-//! hyper can write a message's names in the case in which hyper itself read them; it keeps that
-//! knowledge in an extension that only its parser makes. So a head with just these names is given
-//! to hyper's parser, and the extension is kept: senders use the same few sets of names again and
-//! again.
+//! hyper can write names in the case in which it read them. It keeps that information in an
+//! extension that only its parser creates. So the cache passes a head with just these names to
+//! hyper's parser and keeps the extension: senders use the same few sets of names repeatedly.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,12 +21,12 @@ use hyper::service::service_fn;
 /// Cache of sets of names.
 #[derive(Default)]
 pub(crate) struct HeaderCaseCache {
-    // A std mutex: look-ups are short, and nothing waits while it is held.
+    // A std mutex: lookups are short, and nothing waits while it is held.
     known: Mutex<HashMap<HeaderCase, Option<Extensions>>>,
 }
 
 impl HeaderCaseCache {
-    /// Returns the extensions that make hyper write these names in their case; `None` if all are
+    /// Returns the extensions that make hyper write these names in their case, or `None` if all are
     /// lower case.
     #[must_use]
     pub(crate) fn of(&self, spelling: &HeaderCase) -> Option<Extensions> {
@@ -45,7 +44,7 @@ impl HeaderCaseCache {
             known.clear();
         }
 
-        // The names are slices of a whole frame, which must not be kept for their sake.
+        // The names are slices of a whole frame, which must not be kept for them.
         known.insert(
             HeaderCase(Bytes::copy_from_slice(&spelling.0)),
             learnt.clone(),
@@ -55,10 +54,10 @@ impl HeaderCaseCache {
     }
 }
 
-/// Sets of names that are kept. When strangers send more, all are forgotten and learnt anew.
+/// Maximum number of sets. Beyond it, the cache is cleared.
 const MAX_ENTRIES: usize = 128;
 
-/// Has hyper read a head with these names.
+/// Lets hyper parse a head with these names.
 fn learn(spelling: &HeaderCase) -> Option<Extensions> {
     if spelling.names().count() > NAMES {
         return None;
@@ -88,7 +87,7 @@ fn learn(spelling: &HeaderCase) -> Option<Extensions> {
             .serve_connection(CannedStream(head.into()), service)
     );
 
-    // Everything is there, so one poll reads the head.
+    // All bytes are available, so one poll reads the head.
     let _ = connection
         .as_mut()
         .poll(&mut Context::from_waker(Waker::noop()));
@@ -96,13 +95,13 @@ fn learn(spelling: &HeaderCase) -> Option<Extensions> {
     found.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Most names of a set that is learnt; above, hyper's own limit would refuse the head.
+/// Maximum number of names of a set; above, hyper's own limit would reject the head.
 const NAMES: usize = 200;
 
-/// Fields that the agent adds to every request, in the case that proxies use.
+/// Header fields that the agent adds to every request, in the case that proxies use.
 const OWN_NAMES: [&str; 3] = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"];
 
-/// A connection that gives these bytes and swallows every answer.
+/// Connection that returns these bytes and discards writes.
 struct CannedStream(Bytes);
 
 impl Read for CannedStream {

@@ -1,5 +1,5 @@
-//! Whether the application takes connections and answers: said when it stops, and when it does
-//! again.
+//! Health of the application: reports when it becomes unreachable or unresponsive, and when it
+//! recovers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,18 +15,18 @@ use hookward_core::limits::UPSTREAM_CONNECT_TIMEOUT;
 /// Last reported health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HealthStatus {
-    /// Nothing, or that it is well.
+    /// Healthy, or not yet known.
     Healthy,
     /// The application accepts no connection.
     Unreachable,
-    /// The application does not answer.
+    /// The application does not respond.
     Unresponsive,
 }
 
 /// Health of the application.
 pub(crate) struct UpstreamHealth {
     reported: watch::Sender<HealthStatus>,
-    /// `true` if it has accepted a connection or answered since the last check.
+    /// `true` if it has accepted a connection or responded since the last check.
     met: AtomicBool,
     answers: AtomicU64,
     fell: Notify,
@@ -34,7 +34,7 @@ pub(crate) struct UpstreamHealth {
 }
 
 impl UpstreamHealth {
-    /// Nothing is known yet.
+    /// Creates the health of an application, not yet known.
     #[must_use]
     pub(crate) fn new(reporter: EventSink) -> Self {
         let (told, _) = watch::channel(HealthStatus::Healthy);
@@ -47,11 +47,12 @@ impl UpstreamHealth {
         }
     }
 
-    /// A connection was made, or failed for this reason.
+    /// Records a connection, or the reason of its failure.
     pub(crate) fn connected(&self, application: &Application, failure: Option<&str>) {
         let Some(reason) = failure else {
             self.met.store(true, Ordering::Relaxed);
-            // One that does not answer takes connections, too: it is well only when it answers.
+            // An unresponsive application accepts connections, too: only a response makes it
+            // healthy.
             if self.change(HealthStatus::Unreachable, HealthStatus::Healthy) {
                 self.events.emit(Event::Note(format!(
                     "the application at {application} takes connections now"
@@ -85,12 +86,12 @@ impl UpstreamHealth {
         self.reported.subscribe()
     }
 
-    /// Answers so far: for who begins to wait for one.
+    /// Returns the number of responses so far, for a wait that starts now.
     pub(crate) fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// Records a timeout, with the number of responses when the wait began. One slow resource
+    /// Records a timeout, with the number of responses when the wait started. One slow resource
     /// beside others is no failure.
     pub(crate) fn silent(&self, application: &Application, patience: Duration, answers: u64) {
         if self.answers() == answers
@@ -104,8 +105,8 @@ impl UpstreamHealth {
         }
     }
 
-    /// Asks at the start, while the application is down, and when nothing was heard of it for a
-    /// while, until `stop` is cancelled.
+    /// Tests the application at the start, while it is unreachable, and after an idle time, until
+    /// `stop` is cancelled.
     pub(crate) async fn watch(&self, application: &Application, stop: &CancellationToken) {
         loop {
             if !self.met.swap(false, Ordering::Relaxed) {
@@ -116,11 +117,11 @@ impl UpstreamHealth {
                 };
                 let failure = match connected {
                     Ok(connected) => connected.err().map(|error| error.to_string()),
-                    Err(_) => Some("no answer".to_owned()),
+                    Err(_) => Some("no response".to_owned()),
                 };
                 self.connected(application, failure.as_deref());
 
-                // This was no sign of life of its own.
+                // The test itself is no sign of life.
                 self.met.store(false, Ordering::Relaxed);
             }
 
@@ -142,13 +143,13 @@ impl UpstreamHealth {
         *self.reported.borrow() == told
     }
 
-    /// Returns `true` if the health was `from` until now.
+    /// Changes the health from `from`. Returns `true` if it was `from`.
     fn change(&self, from: HealthStatus, to: HealthStatus) -> bool {
         self.reported
             .send_if_modified(|told| *told == from && std::mem::replace(told, to) != to)
     }
 
-    /// Returns `true` if the health changed.
+    /// Sets the health. Returns `true` if it changed.
     fn report(&self, told: HealthStatus) -> bool {
         self.reported
             .send_if_modified(|before| std::mem::replace(before, told) != told)

@@ -1,8 +1,9 @@
-//! Kept connections to the application.
+//! Connection pool of the application.
 //!
-//! A request is sent anew only if no byte of it was written. So a kept connection must not be used
-//! when the application has closed it, or is about to: it is looked at before use, kept for 4 s at
-//! most, and for less once the application was seen closing its idle connections earlier.
+//! A request is sent again only if no byte of it was written. So the pool must not use a connection
+//! that the application has closed or is about to close. The pool inspects a connection before
+//! use, and keeps it for up to 4 s; less once the application was seen closing idle connections
+//! earlier.
 
 mod idle;
 
@@ -31,13 +32,14 @@ use super::application::{self, Application, Stream};
 use super::health::{HealthStatus, UpstreamHealth};
 use crate::events::EventSink;
 
-/// After this long without seeing the application close one, connections are kept for 4 s again.
+/// Time after which the pool keeps connections for 4 s again, if it did not see the application
+/// close one.
 const CLOSED_EARLY_MEMORY: Duration = Duration::from_secs(60);
 
-/// Reason why the application did not answer.
+/// Reason why there is no response of the application.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
-    /// There is nobody at its address.
+    /// The application is unreachable.
     #[error("the application can't be reached at {address}: {source}")]
     Connect {
         address: String,
@@ -47,15 +49,15 @@ pub(crate) enum UpstreamError {
     /// The application aborted the connection, or its response is not HTTP.
     #[error("the application aborted the exchange: {0}")]
     Aborted(hyper::Error),
-    /// The head of its answer is larger than hyper takes.
+    /// The response head exceeds hyper's limits.
     #[error("the head of the application's response exceeds {HEAD_FIELDS} fields or {} KiB", HEAD_BUFFER / 1024)]
     LargeHead,
 }
 
-/// hyper's buffer for the head of an answer.
+/// Size of hyper's buffer for a response head, in bytes.
 const HEAD_BUFFER: usize = 64 * 1024;
 
-/// Most header fields of an answer: as many as a request may have by the relay's preset.
+/// Maximum number of header fields of a response: the default maximum of requests.
 const HEAD_FIELDS: usize = 128;
 
 impl From<hyper::Error> for UpstreamError {
@@ -68,7 +70,7 @@ impl From<hyper::Error> for UpstreamError {
     }
 }
 
-/// Spawns hyper's HTTP/2 tasks where their owner can wait for them.
+/// Spawns hyper's HTTP/2 tasks on a tracker, so that their owner can wait for them.
 #[derive(Clone)]
 struct PoolTasks(TaskTracker);
 
@@ -84,15 +86,15 @@ pub(crate) struct ConnectionPool {
     application: Arc<Application>,
     // A std mutex: it guards a short list, and nothing waits while it is held.
     idle: Arc<Mutex<IdleConnections>>,
-    /// Over HTTP/2 the one connection that carries all requests.
+    /// The connection that carries all requests, over HTTP/2.
     multiplexed: Arc<Mutex<Option<http2::SendRequest<UpstreamBody>>>>,
     health: Arc<UpstreamHealth>,
     tasks: TaskTracker,
 }
 
 impl ConnectionPool {
-    /// Connections to this application. The pool's tasks end when `stop` is cancelled and the last
-    /// connection is gone.
+    /// Creates a pool for this application. Its tasks end when `stop` is cancelled and the last
+    /// connection has closed.
     #[must_use]
     pub(crate) fn new(
         application: Application,
@@ -138,8 +140,8 @@ impl ConnectionPool {
         self.health.told()
     }
 
-    /// Sends a request and waits for the head of its answer. The caller sets the deadline. Give the
-    /// connection back with [`ConnectionPool::put_back`] once the answer has been read.
+    /// Sends a request and waits for the head of its response. The caller sets the deadline. Return the
+    /// connection with [`ConnectionPool::put_back`] once the response has been read.
     ///
     /// # Errors
     /// [`UpstreamError`].
@@ -158,14 +160,14 @@ impl ConnectionPool {
         answered
     }
 
-    /// Answers of the application so far.
+    /// Returns the number of responses so far.
     #[must_use]
     pub(crate) fn answers(&self) -> u64 {
         self.health.answers()
     }
 
-    /// The application has not answered within `patience`; there were so many answers at its
-    /// beginning.
+    /// Records that the application did not respond within `patience`, with the number of responses
+    /// at its start.
     pub(crate) fn note_silence(&self, patience: Duration, answers: u64) {
         self.health.silent(&self.application, patience, answers);
     }
@@ -185,7 +187,7 @@ impl ConnectionPool {
                     ));
                 }
                 Err(mut failed) => match failed.take_message() {
-                    // Not a byte was written: the connection was gone already.
+                    // Not a byte was written: the connection had closed before.
                     Some(unsent) => request = unsent,
                     None => return Err(failed.into_error().into()),
                 },
@@ -233,7 +235,7 @@ impl ConnectionPool {
         self.tasks.spawn(async move {
             let _ = driver.await;
         });
-        // Of two that connect at the same time the later one is kept.
+        // If two connect at the same time, the later connection is kept.
         *self
             .multiplexed
             .lock()
@@ -243,7 +245,7 @@ impl ConnectionPool {
         Ok((response, PooledConnection { own: None }))
     }
 
-    /// Keeps a connection whose answer has been read to its end.
+    /// Returns a connection to the pool after its response was read.
     pub(crate) async fn put_back(&self, connection: PooledConnection) {
         let Some(mut connection) = connection.own else {
             return;
@@ -264,7 +266,7 @@ impl ConnectionPool {
         }
     }
 
-    /// The connection that was used last, if it is still good.
+    /// Returns the last used connection, if it still works.
     fn take(&self) -> Option<Own> {
         let mut list = self.lock();
         loop {
@@ -302,7 +304,7 @@ impl ConnectionPool {
             .await?;
 
         self.tasks.spawn(async move {
-            // Its errors are met by the request that is on the connection, if there is one.
+            // The request on the connection observes its errors.
             let _ = driver.with_upgrades().await;
         });
 
@@ -314,10 +316,10 @@ impl ConnectionPool {
     }
 }
 
-/// Maximum wait for a connection to be free again after its response.
+/// Maximum wait for a connection to become idle after its response.
 const CLOSE_SETTLE: Duration = Duration::from_millis(100);
 
-/// Receive windows of an HTTP/2 application, of one response and in all, in bytes.
+/// Receive windows of an HTTP/2 application, per response and in total, in bytes.
 const HTTP2_STREAM_WINDOW: u32 = 1024 * 1024;
 
 const HTTP2_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;

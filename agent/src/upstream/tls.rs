@@ -1,5 +1,5 @@
-//! TLS to the application: verified by the system's authorities, or by the user's own; or, where
-//! the user says so in words, not at all.
+//! TLS to the application: verified by the system's authorities or the user's certificates, or not
+//! at all if the user requests that explicitly.
 
 mod verifier;
 
@@ -17,15 +17,15 @@ use rustls_pki_types::pem::PemObject as _;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
-    /// Certificates (PEM) to trust beside the system's.
+    /// Certificates (PEM) to trust, in addition to the system's.
     pub ca: Option<PathBuf>,
     pub insecure: bool,
 }
 
-/// TLS by this trust.
+/// Creates the TLS settings.
 ///
 /// # Errors
-/// What is wrong with the certificates.
+/// Fault of the certificates.
 pub(crate) fn config(trust: &Trust, http2: bool) -> Result<Arc<ClientConfig>, Diagnostic> {
     let mut config = if trust.insecure {
         let provider = crypto_provider();
@@ -52,11 +52,11 @@ pub(crate) fn config(trust: &Trust, http2: bool) -> Result<Arc<ClientConfig>, Di
     Ok(Arc::new(config))
 }
 
-/// TLS that trusts the system's authorities and the certificates of a file (PEM), which `flag` has
-/// named.
+/// Creates TLS settings that trust the system's authorities and the certificates of a file (PEM),
+/// which `flag` named.
 ///
 /// # Errors
-/// What is wrong with the certificates.
+/// Fault of the certificates.
 pub(crate) fn trusting(ca: Option<&Path>, flag: &'static str) -> Result<ClientConfig, Diagnostic> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -108,7 +108,7 @@ fn certificates(
     }
 }
 
-/// Returns `true` if a handshake failed for a certificate that no known authority has issued.
+/// Returns `true` if a handshake failed because no known authority issued the certificate.
 #[must_use]
 pub(crate) fn is_of_unknown_issuer(error: &io::Error) -> bool {
     let inner = error
@@ -123,7 +123,7 @@ pub(crate) fn is_of_unknown_issuer(error: &io::Error) -> bool {
     )
 }
 
-/// Says what to do about a handshake that failed, where that can be said.
+/// Adds a remedy to a failed handshake, if one is known.
 pub(super) fn explain(error: io::Error) -> io::Error {
     use rustls::InvalidMessage;
 
@@ -145,8 +145,8 @@ pub(super) fn explain(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{error}; {what}"))
 }
 
-/// Returns `true` for a certificate that no authority has issued, and for one of an authority in a
-/// server's place (RFC 5280 §4.2.1.9).
+/// Returns `true` for a certificate without a known issuer, and for an authority's certificate used
+/// by a server (RFC 5280 §4.2.1.9).
 fn is_about_its_issuer(error: &CertificateError) -> bool {
     match error {
         CertificateError::UnknownIssuer => true,

@@ -1,7 +1,6 @@
-//! A body on its way in that nobody may want to its end. Over HTTP/1.1 `stall` reads what is left.
-//! Over HTTP/2 a body that is dropped resets its stream, which RFC 9113 §8.1 allows behind a whole
-//! answer; but curl 7.88 (Debian 12) then loses the answer, too. So a small rest is read, and
-//! thrown away.
+//! Reads the rest of a request body that is not needed. Over HTTP/1.1 `stall` does so. Over HTTP/2,
+//! dropping a body resets its stream. RFC 9113 §8.1 allows that after a complete response, but curl
+//! 7.88 (Debian 12) then discards the response. So the relay reads and discards a short rest.
 
 use std::time::Duration;
 
@@ -11,14 +10,14 @@ use hyper::body::{Bytes, Incoming};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// The body, and who reads what is left of it.
+/// A request body whose rest is read when it is dropped.
 pub(crate) struct DrainOnDrop {
     incoming: Option<Incoming>,
     tasks: Option<TaskTracker>,
 }
 
 impl DrainOnDrop {
-    /// A body whose rest is read by a task of these, or by nobody.
+    /// Wraps a body. A task of `tasks` reads its rest; without `tasks`, the rest is dropped.
     #[must_use]
     pub(crate) const fn new(incoming: Incoming, tasks: Option<TaskTracker>) -> Self {
         Self {
@@ -27,7 +26,7 @@ impl DrainOnDrop {
         }
     }
 
-    /// The next frame; `None` at the end.
+    /// Returns the next frame, or `None` at the end.
     pub(crate) async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
         self.incoming.as_mut()?.frame().await
     }
@@ -71,7 +70,7 @@ impl Drop for DrainOnDrop {
     }
 }
 
-/// Most bytes that are read for nothing: what a stream may have under way towards us.
+/// Maximum number of bytes to discard: what a peer may have in flight on one stream.
 const MAX_DRAIN_BYTES: usize = 256 * 1024;
 
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);

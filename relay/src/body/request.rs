@@ -1,4 +1,4 @@
-//! Reads what a sender sends behind its head: at a minimum rate, under caps, inside the budget.
+//! Reads request bodies: at a minimum rate, up to a maximum size, within the body memory.
 
 use std::time::Duration;
 
@@ -26,16 +26,16 @@ pub(crate) enum RequestBodyError {
     /// The body exceeds the maximum size, in bytes.
     #[error("the body has more than {0} bytes")]
     TooLarge(u64),
-    /// There is no room.
+    /// Body memory is full.
     #[error(transparent)]
     NoMemory(#[from] BodyMemoryError),
-    /// The sender broke it off, or it is framed wrongly.
+    /// The sender aborted the body, or its framing is malformed.
     #[error("the body was aborted or is malformed: {0}")]
     Broken(hyper::Error),
 }
 
 impl RequestBodyError {
-    /// The code of the answer.
+    /// Returns the error code of the response.
     #[must_use]
     pub(crate) const fn code(&self) -> Code {
         match self {
@@ -47,14 +47,14 @@ impl RequestBodyError {
     }
 }
 
-/// A request's body, as it comes in.
+/// Body of a request, while it is received.
 pub(crate) struct SenderBody {
     incoming: DrainOnDrop,
     /// Cleared when the end has been read.
     unread: UnreadBody,
     window: Duration,
     rate: u64,
-    /// Time spent waiting for the sender in this window, and what came.
+    /// Time spent waiting for the sender in this window, and bytes received.
     waited: Duration,
     came: u64,
 }
@@ -62,17 +62,17 @@ pub(crate) struct SenderBody {
 /// First bytes of a body that arrived at once.
 pub(crate) struct BodyStart {
     pub bytes: Bytes,
-    /// `true` if that was the whole body.
+    /// `true` if these bytes are the whole body.
     pub complete: bool,
-    /// The fields behind the body.
+    /// Trailer fields.
     pub trailers: Option<HeaderMap>,
 }
 
 impl SenderBody {
-    /// A body that must bring the bytes a second that the limits ask for.
+    /// Wraps a body that must arrive at the minimum rate of the limits.
     ///
     /// # Errors
-    /// [`RequestBodyError::TooLarge`] when the announced length is absurd.
+    /// [`RequestBodyError::TooLarge`] when the announced length exceeds [`MAX_CONTENT_LENGTH`].
     pub(crate) fn new(
         incoming: DrainOnDrop,
         limits: &Limits,
@@ -95,7 +95,7 @@ impl SenderBody {
         }
     }
 
-    /// The announced length, less what was read.
+    /// Returns the announced length, less the bytes read.
     #[must_use]
     pub(crate) fn length(&self) -> Option<u64> {
         self.incoming.size_hint().exact()
@@ -107,8 +107,8 @@ impl SenderBody {
         self.incoming.is_end_stream()
     }
 
-    /// The next piece, or `None` at the end. Only the time in which we wait for the sender counts
-    /// against its rate.
+    /// Returns the next frame, or `None` at the end. Only time spent waiting for the sender counts
+    /// against the minimum rate.
     ///
     /// # Errors
     /// [`RequestBodyError::Slow`] or [`RequestBodyError::Broken`].
@@ -163,7 +163,7 @@ impl SenderBody {
                 biased;
                 next = timeout_at(deadline, self.next()) => next.map_err(|_| RequestBodyError::Slow)??,
                 () = evicted => {
-                    // It is in need of room, too: the rest of it is not waited for.
+                    // This body waits for memory itself, so its own rest is not worth waiting for.
                     self.unread.set_slow();
                     return Err(RequestBodyError::Evicted);
                 }
@@ -189,7 +189,7 @@ impl SenderBody {
         Ok(collected.into_bytes())
     }
 
-    /// Reads what comes at once: the whole of a small body, or the first piece of a large one.
+    /// Reads what arrives at once: all of a small body, or the first piece of a large one.
     ///
     /// # Errors
     /// [`RequestBodyError`].
@@ -225,10 +225,10 @@ impl SenderBody {
     }
 }
 
-/// An announced length beyond which nobody means it: 1 TiB at 1 Gbit/s takes three hours.
+/// Maximum announced length, in bytes: 1 TiB takes three hours at 1 Gbit/s.
 const MAX_CONTENT_LENGTH: u64 = 1 << 40;
 
-/// Charges bytes; when there is no room, waits a moment for the slowest body to go.
+/// Charges bytes. When memory is full, waits while the relay evicts the slowest body.
 async fn wait_for_memory(charge: &mut MemoryCharge, bytes: u64) -> Result<(), RequestBodyError> {
     let deadline = Instant::now() + MEMORY_WAIT;
     loop {
@@ -246,5 +246,5 @@ async fn wait_for_memory(charge: &mut MemoryCharge, bytes: u64) -> Result<(), Re
 /// Maximum wait of a body for memory, while the relay evicts the slowest other one.
 const MEMORY_WAIT: Duration = Duration::from_secs(1);
 
-/// Interval of attempts to get memory.
+/// Interval between attempts to charge memory.
 const MEMORY_RETRY_INTERVAL: Duration = Duration::from_millis(20);

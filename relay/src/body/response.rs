@@ -1,4 +1,4 @@
-//! The body of an answer, on its way to the sender.
+//! Body of a response, on its way to the sender.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::overload::load::LoadGuard;
 use crate::overload::per_client::ClientSlot;
 use crate::overload::slow_readers::{ResponseBacklog, TrackedResponse};
 
-/// The body of an answer: the relay's own, or the application's.
+/// Body of a response: the relay's own, or the application's.
 pub(crate) struct ResponseBody {
     source: ResponseSource,
     /// Guards that count this request until its response has been read.
@@ -26,14 +26,14 @@ pub(crate) struct ResponseBody {
 
 enum ResponseSource {
     Own(Full<Bytes>),
-    /// As it comes through the tunnel.
+    /// Body that arrives through the tunnel.
     Tunnel(TrackedResponse<TunnelBody>),
 }
 
 /// Reason why a response was aborted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResponseBodyError {
-    /// The response broke off in the tunnel.
+    /// The tunnel or the agent aborted the response.
     #[error(transparent)]
     Body(#[from] body::MessageBodyError),
     /// The sender read too slowly while the backlog was full.
@@ -41,14 +41,14 @@ pub(crate) enum ResponseBodyError {
     Evicted,
 }
 
-/// An answer's body, and what is still to be sent of the request.
+/// Response body from the tunnel, with the rest of the request that is still being sent.
 pub(crate) struct TunnelBody {
     body: MessageBody,
     sender: Option<BodySender>,
 }
 
 impl TunnelBody {
-    /// Bytes that are still to come, as far as that is known.
+    /// Returns the number of bytes still to come, if known.
     fn left(&self) -> Option<u64> {
         self.body.size_hint().exact()
     }
@@ -60,7 +60,7 @@ impl TunnelBody {
         if let Some(pump) = &mut self.sender
             && Pin::new(pump).poll(cx).is_ready()
         {
-            // Whether the request was sent to its end no longer matters: there is an answer.
+            // The response has ended, so the rest of the request no longer matters.
             self.sender = None;
         }
 
@@ -71,7 +71,7 @@ impl TunnelBody {
 }
 
 impl ResponseBody {
-    /// A body in memory.
+    /// Wraps a body in memory.
     #[must_use]
     pub(crate) const fn own(body: Full<Bytes>) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl ResponseBody {
         }
     }
 
-    /// Holds these until the body has been taken to its end, or dropped.
+    /// Holds these guards until the body was read to its end, or dropped.
     #[must_use]
     pub(crate) fn hold(mut self, mut open: InFlightRequest, place: Option<ClientSlot>) -> Self {
         open.set_taken(true);
@@ -89,7 +89,7 @@ impl ResponseBody {
         self
     }
 
-    /// Counts it as under way in its session until then, too.
+    /// Counts the request as in flight in its session until then.
     #[must_use]
     pub(crate) fn count(mut self, in_flight: LoadGuard) -> Self {
         self.load = Some(in_flight);

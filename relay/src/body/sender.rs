@@ -28,12 +28,12 @@ pub(crate) enum SendError {
     Body(RequestBodyError),
 }
 
-/// Returns a filter of fields that are forwarded. A body in one piece has no trailers to announce.
+/// Returns a filter of the fields to forward. A buffered body has no trailers to announce.
 pub(crate) fn passes(whole: bool) -> impl Fn(&HeaderName) -> bool {
     move |name| passes_to_application(name) && !(whole && *name == names::TRAILER)
 }
 
-/// Sends a body as it comes in.
+/// Forwards a body while it is received.
 pub(crate) async fn stream(
     mut writer: MessageWriter,
     request: ExchangeRequest,
@@ -65,7 +65,7 @@ pub(crate) async fn stream(
     with_timeout(patience, writer.finish()).await
 }
 
-/// A write into the tunnel, under its deadline.
+/// Runs a write into the tunnel under its deadline.
 pub(crate) async fn with_timeout<T>(
     patience: Duration,
     write: impl Future<Output = Result<T, StreamError>>,
@@ -76,10 +76,10 @@ pub(crate) async fn with_timeout<T>(
     written.map_err(SendError::Tunnel)
 }
 
-/// The sending of a request's body, polled by whoever waits for the answer.
+/// Sends a request's body, driven by the task that waits for the response.
 pub(crate) struct BodySender {
     sending: Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>>,
-    /// The memory that the body takes.
+    /// Charge for the body's memory.
     pub(crate) charge: Option<MemoryCharge>,
 }
 

@@ -7,12 +7,12 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::Path;
 
-/// The file of the relay's identity in its data directory.
+/// File of the relay's identity in the data directory.
 pub(crate) const IDENTITY_FILE: &str = "identity.pem";
 
-/// The relay's identity: who it is to its agents, for as long as its data directory lives.
+/// The relay's identity towards its agents, constant as long as its data directory exists.
 pub struct TunnelIdentity {
-    /// The certificate that holds the key; nothing else in it means anything.
+    /// Certificate that carries the key. Agents ignore its other fields.
     pub certificate: CertificateDer<'static>,
     /// Private key of the certificate.
     pub key: PrivateKeyDer<'static>,
@@ -21,10 +21,10 @@ pub struct TunnelIdentity {
 }
 
 impl TunnelIdentity {
-    /// The identity kept in this directory; made when there is none.
+    /// Loads the identity in this directory, or makes one if there is none.
     ///
     /// # Errors
-    /// `CertError`. A broken file is an error, never replaced: every agent would be locked out.
+    /// `CertError`. A broken file is an error and is never replaced: every agent would lose access.
     pub fn load_or_make(dir: &Path) -> Result<Self, CertError> {
         let path = dir.join(IDENTITY_FILE);
         if !path.exists() {
@@ -43,10 +43,10 @@ impl TunnelIdentity {
         Self::load(dir)
     }
 
-    /// The identity kept in this directory.
+    /// Loads the identity in this directory.
     ///
     /// # Errors
-    /// `CertError`, also when there is none.
+    /// `CertError`, also if there is none.
     pub fn load(dir: &Path) -> Result<Self, CertError> {
         let path = dir.join(IDENTITY_FILE);
         if !path.exists() {

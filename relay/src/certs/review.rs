@@ -1,4 +1,4 @@
-//! Review of the edge's certificate at the start, before the first webhook is lost.
+//! Review of the edge's certificate at startup, before a sender rejects it.
 
 use hookward_core::reason::Reason;
 use std::path::Path;
@@ -12,10 +12,10 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{CertError, CertificatePair};
 
-/// Finds what is wrong with a chain and its key, and returns what its owner should know.
+/// Checks a chain and its key, and returns warnings for the administrator.
 ///
 /// # Errors
-/// [`CertError`] for what no sender could use: a key that is not the certificate's, a chain in the
+/// [`CertError`] for what every sender rejects: a key of another certificate, or a chain in the
 /// wrong order.
 pub(crate) fn review(
     certified: &CertificatePair,
@@ -39,7 +39,7 @@ pub(crate) fn review(
 
     let certificate = match X509Certificate::from_der(first) {
         Ok((_, certificate)) => certificate,
-        // rustls serves some that this parser does not read.
+        // rustls accepts some certificates that this parser rejects.
         Err(error) => {
             warn(format!("the first certificate can't be reviewed: {error}"));
             return Ok(warnings);
@@ -71,7 +71,7 @@ pub(crate) fn review(
     Ok(warnings)
 }
 
-/// Returns a warning if the certificate is not valid now, or not for long.
+/// Returns a warning if the certificate is not yet valid, has expired, or expires soon.
 fn validity_warning(certificate: &X509Certificate<'_>, now: UnixMillis) -> Option<String> {
     let at = |time: i64| u64::try_from(time).unwrap_or_default();
     let validity = certificate.validity();
@@ -130,7 +130,7 @@ pub(super) fn check_key(certified: &CertificatePair, key_file: &Path) -> Result<
     })
 }
 
-/// Names that the certificate should cover, and does not.
+/// Returns the names that the certificate should cover but does not.
 fn uncovered(
     certificate: &CertificateDer<'_>,
     domain: &HostName,
@@ -142,7 +142,7 @@ fn uncovered(
             .is_ok_and(|name| entity.verify_is_valid_for_subject_name(&name).is_ok())
     };
 
-    // Without a wildcard, exact names do as well.
+    // Without a wildcard, the exact names are sufficient.
     let missing: Vec<_> = hosts
         .iter()
         .filter(|host| !is_for(host.as_str()))
@@ -157,7 +157,7 @@ fn uncovered(
     }
 }
 
-/// A label that no tunnel has: a certificate that covers it covers every tunnel below the domain.
+/// Label that no tunnel has. A certificate that covers it covers every tunnel below the domain.
 const ANY_LABEL: &str = "hookward-any";
 
 fn names(certificate: &X509Certificate<'_>) -> String {
@@ -173,7 +173,7 @@ fn names(certificate: &X509Certificate<'_>) -> String {
     }
 }
 
-/// Returns `true` if one of the system's authorities has issued it, by name.
+/// Returns `true` if the issuer has the name of one of the system's certificate authorities.
 fn is_root(certificate: &X509Certificate<'_>) -> bool {
     let roots = rustls_native_certs::load_native_certs().certs;
     let issuer = certificate.issuer().as_raw();

@@ -1,4 +1,4 @@
-//! `hookward-relay agent …`: who may connect. Works on the data directory, also beside a running
+//! `hookward-relay agent …` manages agents. It works on the data directory, also beside a running
 //! relay.
 
 use std::path::Path;
@@ -25,7 +25,7 @@ pub enum AgentCommandError {
         "{0} holds no relay's data; start the relay once with `hookward-relay serve`, or name its --data-dir"
     )]
     NoRelay(String),
-    /// Nobody of that name.
+    /// There is no agent of this name.
     #[error("no agent is called {0}")]
     Unknown(AgentName),
 }
@@ -47,7 +47,7 @@ pub(super) fn run(command: AgentCommand) -> Result<(), CommandError> {
             if let Some(TakenHost { host, from }) =
                 store.add_agent(&name, &secret, Clock::System.now())?
             {
-                // Standard output has the token alone.
+                // Standard output carries only the token, for scripts.
                 note(&format!(
                     "{host} was opened by the agent {from}, and is {name}'s own now; {from} loses it within seconds"
                 ));

@@ -46,7 +46,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
     }
     tracing::info!("stopping");
 
-    // A second signal does not wait.
+    // A second signal aborts the drain.
     tokio::select! {
         () = relay.shutdown(drain) => {}
         _ = terminate.recv() => {}
@@ -56,7 +56,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// The file of the first join token in the data directory.
+/// File of the first join token in the data directory.
 const TOKEN_FILE: &str = "first-join-token";
 
 /// Creates a join token at the first start, and shows or writes it.
@@ -68,7 +68,7 @@ fn first_token(
     let name = AgentName::preset();
     let is_new = relay.store().is_new()?;
 
-    // The file stays until its agent has joined: the relay may be started again before.
+    // The file stays until its agent has joined, because the relay may restart before that.
     let mut agents = relay.store().list_agents()?.into_iter();
     if agents.any(|agent| agent.name == name.as_str() && agent.joined) {
         let _ = std::fs::remove_file(file);
@@ -83,7 +83,7 @@ fn first_token(
         return Ok(Some((name, FirstToken::Shown(token))));
     }
 
-    // A journal keeps what is printed for years, and many can read it.
+    // A journal keeps output for years, and many users can read it.
     process::write_private(file, token.as_bytes()).map_err(CommandError::system(
         "first-join-token (make another with `hookward-relay agent add`)",
     ))?;

@@ -1,11 +1,12 @@
-//! Which host a request is for. `Host`, `:authority`, the target and the TLS handshake may all name
-//! one; where they differ, nobody can tell which of them another server would believe.
+//! Determines the host of a request. `Host`, `:authority`, the target and the TLS handshake may all
+//! name one. The relay refuses a request in which they differ, because another server may trust a
+//! different one.
 
 use hookward_core::names::HostName;
 use hookward_core::reason::{Check, Code, Refusal};
 use http::{HeaderMap, Uri, Version, header};
 
-/// The ports that a host may carry: the listener's and the public one.
+/// Ports that `Host` may contain.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
     /// Port of the listener.
@@ -14,11 +15,11 @@ pub(crate) struct Ports {
     pub public: u16,
 }
 
-/// Reason why a request names no served host, with the host, as far as it is known.
+/// Reason why a request names no served host, with the host, if known.
 #[derive(Debug)]
 pub(crate) struct AuthorityError {
     pub refusal: Refusal,
-    /// Whose owner should know.
+    /// Host whose owner is notified.
     pub host: Option<HostName>,
 }
 
@@ -31,10 +32,10 @@ impl From<Refusal> for AuthorityError {
     }
 }
 
-/// The one host of a request.
+/// Returns the host of a request.
 ///
 /// # Errors
-/// 400 when it is missing, malformed or ambiguous; 421 when the connection was opened for another.
+/// 400 if it is missing, malformed or ambiguous; 421 if the connection was opened for another.
 pub(crate) fn host(
     version: Version,
     uri: &Uri,
@@ -49,7 +50,8 @@ pub(crate) fn host(
         return Err(bad("the target has a scheme other than http and https"));
     }
 
-    // Over HTTP/2 every request names its scheme, and this port has one (RFC 9113 §8.3.1).
+    // Over HTTP/2 every request names its scheme, and this port serves only https (RFC 9113
+    // §8.3.1).
     if version == Version::HTTP_2 && scheme == Some("http") {
         return Err(bad("the request is for http, and came over TLS"));
     }
@@ -78,13 +80,13 @@ pub(crate) fn host(
         (Some(field), Some(target)) if field != target => {
             return Err(bad("Host and target name different hosts"));
         }
-        // HTTP/1.1 asks for Host even beside an absolute target (RFC 9112 §3.2).
+        // HTTP/1.1 requires Host even beside an absolute target (RFC 9112 §3.2).
         (None, Some(_)) if version < Version::HTTP_2 => return Err(bad("there is no Host")),
         (Some(host), _) | (None, Some(host)) => host,
         (None, None) => return Err(bad("there is no Host")),
     };
 
-    // A sender without SNI (or with an address, which SNI can't carry) is told apart by Host alone.
+    // Without SNI (or with an IP address, which SNI cannot carry), Host alone decides.
     match sni {
         Some(name) if !name.eq_ignore_ascii_case(host.as_str()) => Err(Refusal::new(
             Check::Host,
@@ -96,7 +98,7 @@ pub(crate) fn host(
     }
 }
 
-/// A host, alone or with one of the known ports.
+/// Parses a host, alone or with one of the allowed ports.
 fn parse(text: &str, what: &str, ports: Ports) -> Result<HostName, AuthorityError> {
     let malformed = || {
         Refusal::new(

@@ -1,7 +1,6 @@
-//! Takes a request through its gates: the operator's baseline policy, if there is one, and the tunnel's
-//! policy. Reads the body when a check needs it, fetches keys that a provider publishes, claims the
-//! delivery. What comes out is a permit with what is to be sent, or an answer that the relay gives
-//! itself.
+//! Runs a request through its gates: the operator's baseline policy, if there is one, and the
+//! tunnel's policy. Reads the body if a check needs it, fetches published keys, claims the
+//! delivery. The result is a permit with the request to send, or a response of the relay itself.
 
 mod body;
 
@@ -26,7 +25,7 @@ use crate::edge::state::EdgeState;
 use crate::forward::RequestBody;
 use crate::storage::dedup::ClaimGuard;
 
-/// A request on its way through the gates.
+/// A request while it passes the gates.
 pub(crate) struct Authorizer<'c> {
     /// State that all requests share.
     pub edge: &'c EdgeState,
@@ -36,7 +35,7 @@ pub(crate) struct Authorizer<'c> {
     pub client: IpAddr,
     pub received: Moment,
     pub gate: &'c Arc<Gate>,
-    /// The memory of the tunnel's gate.
+    /// State of the tunnel's gate.
     pub state: &'c Arc<GateState>,
     /// Queue for checks of the tunnel's large bodies.
     pub checks: &'c OffloadQueue,
@@ -60,7 +59,7 @@ pub(crate) struct Authorized {
     pub body: RequestBody,
     /// Keys that were fetched, for the agent's gate.
     pub keys: FetchedKeys,
-    /// The claim on the delivery, to be confirmed when it was answered 2xx.
+    /// Claim on the delivery, confirmed when the application answers 2xx.
     pub claim: Option<ClaimGuard>,
 }
 
@@ -70,14 +69,14 @@ enum PendingCheck {
     Decided(Decision),
 }
 
-/// The body, as far as it was read.
+/// The body, as far as it has been received.
 enum ReceivedBody {
     Read(Bytes, MemoryCharge),
     Coming(SenderBody, MemoryCharge),
 }
 
 impl Authorizer<'_> {
-    /// Judges the request.
+    /// Decides about the request.
     ///
     /// # Errors
     /// The first refusal.
@@ -99,7 +98,8 @@ impl Authorizer<'_> {
                 return self.confirmed(answer).await.map(Authorization::Respond);
             }
             None | Some(PendingCheck::Decided(_)) => ReceivedBody::Coming(body, charge),
-            // To its end, before the tunnel's own gate counts the request against a rate.
+            // The baseline policy finishes before the tunnel's gate counts the request against a
+            // rate.
             Some(PendingCheck::Body(pending)) => {
                 let whole = self
                     .whole(&mut body, pending.max_body(), &mut charge)
@@ -139,7 +139,7 @@ impl Authorizer<'_> {
             .await
     }
 
-    /// Returns the whole body, which one of the gates may have read already.
+    /// Returns the whole body. One of the gates may have read it already.
     async fn whole_of(
         &self,
         body: ReceivedBody,
@@ -155,7 +155,7 @@ impl Authorizer<'_> {
         }
     }
 
-    /// Reads the whole body, within the cap of a gate and that of the relay.
+    /// Reads the whole body, up to the maximum of the gate and of the relay.
     async fn whole(
         &self,
         body: &mut SenderBody,
@@ -168,7 +168,7 @@ impl Authorizer<'_> {
             .map_err(refused_body)
     }
 
-    /// Runs the checks of the head alone, for a request that could not be forwarded anyway.
+    /// Runs only the checks of the head, for a request that could not be forwarded anyway.
     ///
     /// # Errors
     /// The first refusal.
@@ -190,7 +190,7 @@ impl Authorizer<'_> {
         }
     }
 
-    /// Follows the decision of the tunnel's gate.
+    /// Applies the decision of the tunnel's gate.
     async fn decided(
         &self,
         decision: Decision,
@@ -233,7 +233,7 @@ impl Authorizer<'_> {
     }
 }
 
-/// A refusal of the operator's baseline policy: the tunnel's owner is told whose it is.
+/// Marks a refusal as one of the operator's baseline policy, for the tunnel's owner.
 fn by_baseline(refusal: Refusal) -> Refusal {
     Refusal {
         reason: format!("the relay's baseline policy: {}", refusal.reason),

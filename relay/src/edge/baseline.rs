@@ -1,5 +1,5 @@
-//! The operator's baseline policy: a policy file of the relay's own, which every request must pass before its
-//! tunnel's policy is asked. No tunnel can relax it.
+//! The operator's baseline policy: a policy file of the relay that every request must pass before
+//! the policy of its tunnel. No tunnel can relax it.
 
 use hookward_core::reason::Reason;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub(crate) struct BaselinePolicy {
 }
 
 impl BaselinePolicy {
-    /// No baseline policy, or the one of this file.
+    /// Loads the baseline policy of this file, or none.
     ///
     /// # Errors
     /// All mistakes of the file.
@@ -38,14 +38,14 @@ impl BaselinePolicy {
         })
     }
 
-    /// The gate, if there is a baseline policy.
+    /// Returns the gate, if there is a baseline policy.
     #[must_use]
     pub(crate) fn gate(&self) -> Option<Arc<Gate>> {
         self.gate.load_full()
     }
 
-    /// Reads the file again when it changes, until `stop` is cancelled. A file that can't be used
-    /// leaves the old baseline policy in force.
+    /// Rereads the file when it changes, until `stop` is cancelled. After an error the previous
+    /// baseline policy remains in force.
     pub(crate) async fn watch(
         self,
         path: PathBuf,
@@ -89,7 +89,7 @@ fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<Arc<Gate>, D
     Ok(Arc::new(gate))
 }
 
-/// Checks that the policy has no setting that a baseline policy can't have.
+/// Rejects settings that have no meaning in a baseline policy.
 fn check(policy: &Policy) -> Result<(), Reason> {
     let error = |text: &str| Err(text.to_owned());
     if policy
@@ -115,7 +115,7 @@ fn check(policy: &Policy) -> Result<(), Reason> {
 
     if policy.rate.is_some() || policy.routes.iter().any(|route| route.rate.is_some()) {
         return error(
-            "rate: a baseline policy comes before the tunnel's own policy, so strangers would use it up for all; \
+            "rate: a baseline policy comes before the tunnel's own policy, so unknown senders would use it up for everyone; \
              write client_rate, or policy_rate in the relay's limits",
         ).map_err(Reason::from);
     }

@@ -1,6 +1,6 @@
-//! Answers plain HTTP on the port of HTTPS, for a webhook URL that was entered with `http://`. The
-//! sender gets a 400, the tunnel's owner a report. The relay forwards nothing: the request has
-//! travelled in clear text.
+//! Answers plain HTTP on the HTTPS port, for a webhook URL that was entered with `http://`. The
+//! sender gets a 400, and the tunnel's owner an event. The relay forwards nothing, because the
+//! request travelled in clear text.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,13 +21,12 @@ use crate::edge::request_context::RequestContext;
 use crate::edge::response;
 use crate::edge::state::{EdgeState, Peer};
 
-/// Returns `true` for the first byte of a request in clear text: a method. TLS begins with 22 (RFC
-/// 8446 §5.1).
+/// Returns `true` for the first byte of an HTTP method. TLS begins with 22 (RFC 8446 §5.1).
 pub(super) const fn starts_with_http(first: u8) -> bool {
     first.is_ascii_uppercase()
 }
 
-/// Refuses the one request of a connection.
+/// Refuses the only request of a connection.
 pub(super) async fn respond<S>(stream: S, peer: &Peer, edge: &Arc<EdgeState>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -65,7 +64,7 @@ where
                 .refused(facts.seen(request.method()), &refusal, false);
             facts.notify_refused(request.method(), &refusal, since, false);
 
-            // A socket that closes on unread bytes is reset, and the answer is lost.
+            // Closing a socket with unread bytes resets it, and the sender loses the response.
             let _ = timeout(
                 TIMEOUT,
                 Limited::new(request.into_body(), BODY_BYTES).collect(),
@@ -83,15 +82,15 @@ where
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
 
-    // A sender that takes no answer is cut off.
+    // Bounds the time for a sender that does not read the response.
     let _ = timeout(TIMEOUT * 3, serving).await;
 }
 
-/// For the head of the request, and for the answer.
+/// Time for the head of the request, and for the response.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Most bytes of a body that are read and thrown away.
+/// Maximum number of bytes of a body that are read and discarded.
 const BODY_BYTES: usize = 64 * 1024;
 
-/// hyper's buffer for the head: its smallest.
+/// Size of hyper's buffer for the head, in bytes: the minimum.
 const HEAD_BUFFER: usize = 8 * 1024;

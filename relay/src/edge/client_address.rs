@@ -1,6 +1,6 @@
-//! Where a request comes from: the socket's peer, unless the peer is a trusted proxy; then the last
-//! address of the field that the proxies write which is not one itself. No other field is ever
-//! believed.
+//! Determines the client address of a request: the socket's peer, unless the peer is a trusted
+//! proxy. Then it is the last address in the proxies' header field that is not a trusted proxy
+//! itself. The relay ignores all other fields.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,8 @@ use hookward_core::headers::FORWARDED_FOR;
 use hookward_core::limits::FORWARDED_HOPS;
 use http::{HeaderMap, header};
 
-/// The field that trusted proxies write. The other one is a stranger's word, whoever sends it.
+/// Header field that trusted proxies write. The relay ignores the other one, because proxies pass
+/// it on as the sender wrote it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ForwardedField {
     /// The field `X-Forwarded-For`.
@@ -19,10 +20,10 @@ pub enum ForwardedField {
     Forwarded,
 }
 
-/// The client address of a request.
+/// Returns the client address of a request.
 ///
 /// # Errors
-/// Why it can't be told: a trusted proxy sent a field that can't be read.
+/// The reason, if a trusted proxy sent a malformed field.
 pub fn client_address(
     peer: IpAddr,
     headers: &HeaderMap,
@@ -67,8 +68,8 @@ fn x_forwarded_for(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
     Ok(hops)
 }
 
-/// The `for` of each element of `Forwarded`, in order. An element without one, or with two, is an
-/// error: who hides a hop could hide any.
+/// Returns the `for` of each element of `Forwarded`, in order. An element with none or with two is
+/// an error: it could hide a hop.
 fn forwarded(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
     let mut hops = Vec::new();
     for value in headers.get_all(header::FORWARDED) {
@@ -93,7 +94,7 @@ fn forwarded(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
     Ok(hops)
 }
 
-/// Splits at a separator that stands outside of quotes.
+/// Splits at a separator outside of quotes.
 fn split_unquoted(text: &str, separator: char) -> Result<Vec<&str>, &'static str> {
     let (mut parts, mut start) = (Vec::new(), 0);
     let (mut quoted, mut escaped) = (false, false);
@@ -119,7 +120,7 @@ fn split_unquoted(text: &str, separator: char) -> Result<Vec<&str>, &'static str
     Ok(parts)
 }
 
-/// A token, or a quoted string without its quotes (RFC 9110 §5.6.4).
+/// Returns a token, or the content of a quoted string (RFC 9110 §5.6.4).
 fn unquoted(value: &str) -> Result<String, &'static str> {
     let value = value.trim_matches([' ', '\t']);
     let Some(inside) = value.strip_prefix('"') else {
@@ -133,7 +134,7 @@ fn unquoted(value: &str) -> Result<String, &'static str> {
         .strip_suffix('"')
         .ok_or("Forwarded has text behind a quote")?;
 
-    // No address needs an escape; with one, two readers could read two.
+    // No address needs an escape, and two parsers could read an escape differently.
     if inside.contains(['"', '\\']) {
         Err("Forwarded has an escape")
     } else {
@@ -141,7 +142,7 @@ fn unquoted(value: &str) -> Result<String, &'static str> {
     }
 }
 
-/// An address, also with a port, also in brackets. Octal, decimal and ranges are none.
+/// Parses an address, with or without brackets and a port. Rejects octal, decimal and ranges.
 fn parse_hop(text: &str) -> Option<IpAddr> {
     let address = text.parse::<IpAddr>().ok();
     let bracketed = || {

@@ -1,5 +1,4 @@
-//! Serves one connection: HTTP/1.1 or HTTP/2 by hyper, under the deadlines that hyper does not
-//! have.
+//! Serves one connection with hyper (HTTP/1.1 or HTTP/2), under deadlines that hyper lacks.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use crate::overload::activity::{ConnectionActivity, Deadline, TimeoutReason};
 use crate::overload::h2_flood::H2FloodGuard;
 use crate::overload::write_timeout::UnreadBody;
 
-/// Spawns hyper's HTTP/2 streams where their owner can wait for them.
+/// Spawns hyper's HTTP/2 streams on a tracker, so that their owner can wait for them.
 #[derive(Clone)]
 struct StreamTasks(TaskTracker);
 
@@ -32,7 +31,7 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Stream
     }
 }
 
-/// Serves a connection until it ends, or until `drain` asks it to.
+/// Serves a connection until it ends or `drain` is cancelled.
 pub(crate) async fn serve<S>(
     stream: S,
     h2: bool,
@@ -96,8 +95,8 @@ async fn serve_http1<S>(
         biased;
         ended = serving.as_mut() => ended,
         () = drain.cancelled() => {
-            // A request may be on its way already, and would be lost with the connection. The
-            // answer to the next one closes it.
+            // A request may be in flight already, and would be lost with the connection. The
+            // response to it closes the connection.
             let since = Instant::now();
             while activity.is_idle() && since.elapsed() < LINGER_TIMEOUT {
                 tokio::select! {
@@ -106,8 +105,7 @@ async fn serve_http1<S>(
                 }
             }
             if activity.is_idle() {
-                // What was left of the last body has long been thrown away, or its connection
-                // closed.
+                // The rest of the previous body was discarded by now, or its connection closed.
                 unread.set(false);
             }
             serving.as_mut().graceful_shutdown();
@@ -124,8 +122,7 @@ const HEAD_MARGIN: usize = 16 * 1024;
 /// Factor by which hyper's maximum number of fields exceeds the relay's, for the same reason.
 const EXTRA_FIELDS: usize = 2;
 
-/// For how long an idle HTTP/1.1 connection of a relay that stops may bring one more request, and
-/// how often it is looked at.
+/// Time in which an idle HTTP/1.1 connection may bring one more request while the relay drains.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 const SHORT_LINGER: Duration = Duration::from_millis(10);
@@ -161,8 +158,8 @@ const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Maximum number of bytes that hyper buffers of one stream's response for a slow reader.
 const H2_SEND_BUFFER: usize = 64 * 1024;
 
-/// Interval of HTTP/2 pings, and the time for a reply: together `http2_idle_timeout`, so that an idle
-/// connection may stay as long.
+/// Interval of HTTP/2 pings, and the time for a reply. Their sum is `http2_idle_timeout`, so that
+/// an idle connection may stay as long.
 const H2_PING: Duration = Duration::from_secs(50);
 
 const H2_PONG: Duration = Duration::from_secs(10);
@@ -176,7 +173,7 @@ async fn serve_http2<I>(
 ) where
     I: Read + Write + Unpin + Send + 'static,
 {
-    // A sender over HTTP/2 whose body is not wanted is told by a reset of its stream.
+    // Over HTTP/2 a stream reset stops a sender whose body is not wanted.
     let peer = Peer {
         unread: UnreadBody::default(),
         ..peer
@@ -211,17 +208,16 @@ async fn serve_http2<I>(
         match activity.deadline(&limits, slot.is_verified()) {
             Deadline::In(time) => look = time.min(CHECK_INTERVAL),
             Deadline::Now(TimeoutReason::Idle) => break,
-            // hyper would wait for ever for a preface, or for a window that never opens.
+            // hyper would wait without limit for a preface, or for a window that never opens.
             Deadline::Now(TimeoutReason::NoRequest | TimeoutReason::ResponseStalled) => return,
         }
     }
 
     serving.as_mut().graceful_shutdown();
-    // While draining the listener's own deadline comes first; an idle peer gets as long as for a
-    // head.
+    // While draining, the listener's deadline applies; an idle peer gets the time for a head.
     let patience = match drain.is_cancelled() {
         true => limits.drain,
-        // The answers of one that was too slow, or may not send, only have to leave.
+        // The last responses of a slow or unverified peer only have to leave.
         false if activity.is_unwanted() || !slot.is_verified() => LAST_RESPONSE_TIMEOUT,
         false => limits.request_head_timeout,
     };
@@ -231,6 +227,5 @@ async fn serve_http2<I>(
 /// Maximum interval between two checks of an HTTP/2 connection.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// For how long an HTTP/2 peer that was too slow, or has sent nothing that passed, may take its
-/// answers.
+/// Time in which a slow or unverified HTTP/2 peer may read its last responses.
 const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);

@@ -1,5 +1,5 @@
-//! A request's head, before any gate sees it: whose it is, that it is not too large, that its
-//! fields about the connection are in order, and that the rest says what was understood.
+//! Validates the head of a request before any gate sees it: host, size, connection fields, and
+//! consistency with what hyper parsed.
 
 use std::net::IpAddr;
 
@@ -30,9 +30,9 @@ pub(super) fn is_websocket(request: &Request<Incoming>) -> bool {
         && request.body().is_end_stream()
 }
 
-/// Bounds its bytes and fields.
+/// Checks the size and the number of fields.
 pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {
-    /// Size of a field beside its text, in bytes; 4 on the wire (RFC 9113 §6.5.2 counts 32).
+    /// Size of a field beside its text, in bytes: 4 on the wire (RFC 9113 §6.5.2 counts 32).
     const FIELD: usize = 4;
 
     let fields: usize = parts
@@ -60,7 +60,7 @@ pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// Finds out which host is meant, whose it is, and where the request comes from.
+/// Determines the host, its tunnel, and the client address.
 pub(super) fn find_tunnel(
     parts: &Parts,
     connection: &ConnectionContext,
@@ -71,7 +71,7 @@ pub(super) fn find_tunnel(
     let host = match authority::host(parts.version, &parts.uri, &parts.headers, sni, edge.ports) {
         Ok(host) => host,
         Err(AuthorityError { refusal, host }) => {
-            // The owner of the host that was meant should know.
+            // The owner of the named host is notified.
             facts.tunnel = host
                 .as_ref()
                 .and_then(|host| edge.registry.find(host.as_str()))
@@ -88,7 +88,8 @@ pub(super) fn find_tunnel(
 
     let peer = connection.peer.address;
     facts.client = match edge.proxy_protocol {
-        // What the proxy has named, it has named before the first request; it speaks no HTTP.
+        // The PROXY protocol named the client before the first request; such a proxy writes no HTTP
+        // fields.
         true => canonical(peer),
         false => client_address(peer, &parts.headers, &edge.trusted_proxies, edge.forwarded)
             .map_err(|reason| Refusal::new(Check::ClientAddress, Code::Malformed, reason))?,
@@ -101,8 +102,8 @@ pub(super) fn find_tunnel(
     Ok(())
 }
 
-/// Returns `true` if an undeclared proxy in a private network seems to have forwarded the request:
-/// then all senders count as one. A stranger's field says nothing.
+/// Returns `true` if an undeclared proxy in a private network seems to have forwarded the request.
+/// All senders then share one client address. The field of a public peer proves nothing.
 fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &EdgeState) -> bool {
     let peer = canonical(peer);
     let inside = peer.is_loopback()
@@ -119,10 +120,10 @@ fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &EdgeState) -> bool 
     inside && !edge.proxy_protocol && !edge.trusted_proxies.contains(peer) && named()
 }
 
-/// Header names as written; HTTP/2 has none but lower case.
+/// Returns the header names as written; over HTTP/2 all are lower case.
 ///
 /// # Errors
-/// When the target had a fragment, which hyper drops: the application would see another target than
+/// If the target had a fragment, which hyper drops: the application would get another target than
 /// the sender wrote.
 pub(super) fn spelling(
     parts: &Parts,
@@ -161,7 +162,7 @@ pub(super) fn spelling(
     Ok(recorded.header_case(&start, &parts.headers, body))
 }
 
-/// Checks the fields that are about the connection. Tells whether the sender understands trailers.
+/// Checks the connection fields. Returns `true` if the sender accepts trailers.
 pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
     let options = headers::connection_options(&parts.headers).map_err(|option| {
         let option = Escaped(option.as_bytes());
@@ -170,7 +171,7 @@ pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
         ))
     })?;
 
-    // An empty field asks for nothing.
+    // An empty field requests nothing.
     let expects_other = |value: &HeaderValue| {
         !value.is_empty() && !value.as_bytes().eq_ignore_ascii_case(b"100-continue")
     };
@@ -193,7 +194,7 @@ pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
     Ok(te_counts && headers::lists(&parts.headers, &header::TE, "trailers"))
 }
 
-/// Makes the fields say what hyper has understood: one Host, one Content-Length, one Cookie.
+/// Makes the fields match what hyper parsed: one Host, one Content-Length, one Cookie.
 pub(super) fn normalize(parts: &mut Parts, facts: &RequestContext, length: Option<u64>) {
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
@@ -218,7 +219,7 @@ pub(super) fn normalize(parts: &mut Parts, facts: &RequestContext, length: Optio
                 .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         Some(_) => {}
-        // hyper read chunks; a length beside them was ignored, and must be here too.
+        // hyper read chunks and ignored a length beside them, so the relay must ignore it, too.
         None => {
             parts.headers.remove(header::CONTENT_LENGTH);
         }

@@ -1,10 +1,9 @@
-//! How header names were written. hyper reads the request and folds names to lower case; some
-//! applications (FlexDeploy's match scripts among them) read them as they were sent. So the bytes
-//! that hyper read are remembered, and the names of the head that it understood are looked up
-//! there.
+//! Records how header names were written. hyper folds names to lower case; some applications
+//! (such as FlexDeploy's match scripts) compare names exactly. So the recorder keeps the bytes
+//! that hyper read, and looks up there the names of the head that hyper parsed.
 //!
-//! This is no second parser: it decides nothing but the case of letters. A name that is not found
-//! is passed on in lower case, as HTTP/2 does.
+//! This is no second parser: it decides nothing but letter case. The relay forwards a name that
+//! is not found in lower case, as HTTP/2 does.
 
 use std::io;
 use std::ops::Range;
@@ -19,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::overload::connections::{ConnectionSlot, HeaderMemory};
 
-/// The bytes of one connection that were read last.
+/// Most recent bytes of one connection.
 #[derive(Clone, Default)]
 pub(crate) struct RecordedCase {
     // A std mutex: reader and request handler are one task, it is never contended.
@@ -29,19 +28,19 @@ pub(crate) struct RecordedCase {
 #[derive(Default)]
 struct Inner {
     bytes: Vec<u8>,
-    /// Bytes of a body that are still to come: they hold no names.
+    /// Bytes of a body that are still to come; they contain no names.
     skip: u64,
     /// `true` while a body of unknown length is received. Its bytes are recorded only because the
     /// next head may follow.
     in_body: bool,
-    /// The memory for a head that comes.
+    /// Memory for an unfinished head.
     held: Option<HeaderMemory>,
 }
 
 impl RecordedCase {
-    /// The names of this head as they were written, in the order in which `headers` iterates.
-    /// `start` is the request line up to the version, `body` the body's length when it is known.
-    /// What was read up to the head's end is forgotten, and the body is not remembered.
+    /// Returns the names of this head as written, in the iteration order of `headers`. `start` is the
+    /// request line up to the version, `body` the body's length if known. Discards the recorded bytes
+    /// up to the head's end.
     #[must_use]
     pub(crate) fn header_case(
         &self,
@@ -76,10 +75,9 @@ impl RecordedCase {
         spelling
     }
 
-    /// Returns `true` if the sender wrote a fragment behind its target, which hyper drops. `line`
-    /// is the request line as hyper understood it, `target` its part up to the target's end. Behind
-    /// a body in chunks both are looked for: what stands in that body decides nothing as long as
-    /// the line itself is there.
+    /// Returns `true` if the sender wrote a fragment after its target, which hyper drops. `line` is
+    /// the request line as hyper parsed it, `target` its part up to the target's end. After a
+    /// chunked body the search covers both forms, and the plain line wins.
     #[must_use]
     pub(crate) fn has_fragment(&self, line: &[u8], target: &[u8]) -> bool {
         let inner = self.lock();
@@ -96,11 +94,11 @@ impl RecordedCase {
     }
 }
 
-/// Room that is kept for the next head: more than one of a webhook needs.
+/// Capacity kept for the next head, in bytes: more than one webhook needs.
 const MAX_KEPT_BYTES: usize = 8 * 1024;
 
 impl Inner {
-    /// Adds bytes; `false` when there is no memory for them.
+    /// Records bytes. Returns `false` if memory is full.
     fn add(&mut self, new: &[u8]) -> bool {
         let skipped = usize::try_from(self.skip)
             .unwrap_or(usize::MAX)
@@ -118,8 +116,7 @@ impl Inner {
     }
 
     fn hold(&mut self) -> bool {
-        // hyper keeps no copy of a body that comes in chunks, and it is no reason to end a
-        // connection.
+        // hyper keeps no copy of a chunked body, so its bytes cost less.
         let cost = if self.in_body { 1 } else { COST };
         let granted = self
             .held
@@ -129,8 +126,8 @@ impl Inner {
         granted || self.in_body
     }
 
-    /// Finds the lines that begin with `start`. Nearly always they are the next bytes; behind a
-    /// chunked body they must be searched.
+    /// Finds the lines that begin with `start`: nearly always the next bytes, but after a chunked
+    /// body they must be searched.
     fn find_head(&self, start: &[u8]) -> Option<Range<usize>> {
         let at = if self.bytes.starts_with(start) {
             0
@@ -143,17 +140,17 @@ impl Inner {
     }
 }
 
-/// Bytes that are remembered; the oldest go first. A head is smaller.
+/// Maximum number of recorded bytes; the oldest are dropped first. A head is smaller.
 const MAX_REMEMBERED: usize = 64 * 1024;
 
 /// Number of bytes beyond the maximum before old ones are dropped.
 const SLACK: usize = 16 * 1024;
 
-/// Memory for each byte of an unfinished head: here, in hyper's buffer, in that of TLS, and their
-/// slack.
+/// Memory cost of each byte of an unfinished head: here, in hyper's buffer, in the TLS buffer, and
+/// their spare capacity.
 const COST: u64 = 4;
 
-/// The names of a head's lines, in the order of the map, which keeps equal names together.
+/// Returns the names of a head's lines in the order of the map, which keeps equal names together.
 fn in_order(head: &[u8], headers: &HeaderMap) -> HeaderCase {
     let mut found: Vec<&[u8]> = head
         .split(|byte| *byte == b'\n')
@@ -175,7 +172,7 @@ fn in_order(head: &[u8], headers: &HeaderMap) -> HeaderCase {
             .or_else(|| (0..found.len()).find(fits));
         match index.and_then(|index| Some((index, found.get_mut(index)?))) {
             Some((index, written)) => {
-                // Taken: an equal name that comes later was written elsewhere.
+                // Taken, because a later equal name was written elsewhere.
                 spelled.add(std::mem::take(written), name);
                 next = index + 1;
             }
@@ -190,14 +187,14 @@ fn name_of(line: &[u8]) -> Option<&[u8]> {
     line.get(..memchr(b':', line)?)
 }
 
-/// A stream that remembers what was read from it.
+/// Stream that records the bytes read from it.
 pub(crate) struct HeaderCaseRecorder<S> {
     inner: S,
     recorded: RecordedCase,
 }
 
 impl<S> HeaderCaseRecorder<S> {
-    /// Remembers what is read from this stream, in the memory of its slot.
+    /// Records the bytes read from this stream, charged to its slot.
     pub(crate) fn new(inner: S, slot: &Arc<ConnectionSlot>) -> (Self, RecordedCase) {
         let recorded = RecordedCase::default();
         recorded.lock().held = Some(slot.hold_coming());
@@ -281,7 +278,7 @@ mod tests {
         }
 
         let recorded = RecordedCase::default();
-        // Behind a body in chunks, then twice behind a body of known length, which comes in pieces.
+        // After a chunked body, then twice after a body of known length that arrives in pieces.
         recorded.lock().add(b"0\r\n\r\n");
 
         for pieces in [["", "body"], ["", "bo"], ["dy", "body"]] {

@@ -1,6 +1,6 @@
-//! Takes TCP connections. The accept loop awaits nothing but `accept`; each connection runs in a
-//! task of its own, which the listener's tracker owns, under bounds: so many in all ([`ConnectionTable`]), so
-//! many for one client address ([`PerClientLimiter`]).
+//! Accepts TCP connections. The accept loop awaits only `accept`. Each connection runs in its own
+//! task, owned by the listener's tracker, within two bounds: connections in total
+//! ([`ConnectionTable`]) and per client address ([`PerClientLimiter`]).
 
 mod accept;
 
@@ -27,10 +27,10 @@ use crate::overload::connections::ConnectionSlot;
 use crate::overload::write_timeout::{UnreadBody, WriteTimeout};
 use crate::sessions::AgentAcceptor;
 
-/// For TCP handshakes under way when the port closes: a round trip across the world, twice.
+/// Time for TCP handshakes in progress when the port closes: two round trips across the world.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(600);
 /// Drops the first packet of a TCP handshake (SYN without ACK), and nothing else (linux/filter.h):
-/// load the byte with the flags, keep the two, compare, return all or nothing.
+/// loads the byte with the flags, masks SYN and ACK, compares, returns all or nothing.
 const SYN_FILTER: [SockFilter; 5] = [
     SockFilter::new(0x30, 0, 0, 13),       // BPF_LD | BPF_B | BPF_ABS
     SockFilter::new(0x54, 0, 0, 0x12),     // BPF_ALU | BPF_AND | BPF_K
@@ -42,7 +42,7 @@ const SYN_FILTER: [SockFilter; 5] = [
 #[derive(Clone)]
 pub(crate) struct EdgeEntry {
     pub tls: TlsAcceptors,
-    /// For agents that come over TCP.
+    /// Acceptor of agents that connect over TCP.
     pub agents: Arc<AgentAcceptor>,
 }
 
@@ -54,10 +54,10 @@ pub(crate) struct EdgeListener {
 }
 
 impl EdgeListener {
-    /// Binds the TCP port; nothing is accepted yet.
+    /// Binds the TCP port without accepting.
     ///
     /// # Errors
-    /// What the system says.
+    /// Error of the system.
     pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         let socket = Socket::new(
             Domain::for_address(address),
@@ -77,10 +77,10 @@ impl EdgeListener {
         TcpListener::from_std(socket.into())
     }
 
-    /// Begins to accept, until `drain` is cancelled.
+    /// Starts accepting, until `drain` is cancelled.
     ///
     /// # Errors
-    /// What the system says.
+    /// Error of the system.
     pub(crate) fn start(
         listener: TcpListener,
         entry: EdgeEntry,
@@ -108,8 +108,8 @@ impl EdgeListener {
         self.address
     }
 
-    /// Waits until every connection has ended, and cuts off those that last longer than `patience`;
-    /// shortly before, senders whose answers are not there are told so. Cancel the token given to
+    /// Waits until every connection has ended, and closes those that last longer than `patience`.
+    /// Shortly before that, senders without a response get a 502. Cancel the token given to
     /// [`EdgeListener::start`] first.
     pub(crate) async fn join(self, patience: Duration) {
         self.tasks.close();
@@ -126,12 +126,12 @@ impl EdgeListener {
     }
 }
 
-/// Connections that the kernel keeps for us while we are busy.
+/// Length of the kernel's queue of connections that are not yet accepted.
 const BACKLOG: i32 = 1024;
 
 /// Protocol of a new connection.
 enum OpenedStream<S> {
-    /// TLS, whose handshake is done.
+    /// A TLS connection after its handshake.
     Tls(Box<AcceptedTls<S>>),
     ClearText(S),
 }
@@ -145,15 +145,15 @@ async fn handshake_and_serve(
     tasks: TaskTracker,
     drain: CancellationToken,
 ) {
-    // Without it, answers wait for acknowledgements: 40 ms for every one above 8 KiB at some peers.
+    // Nagle's algorithm would delay responses above 8 KiB by 40 ms with some peers.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
         return;
     }
 
-    // Or the kernel takes megabytes of an answer at once, and a slow reader looks like one that has
-    // stopped. It lets more in when half has left: one gets on that takes 64 KiB in `write_timeout`,
-    // 7 kB/s.
+    // Otherwise the kernel buffers megabytes of a response at once, and a slow reader looks
+    // stalled. The kernel accepts more when half has left, so a reader of 64 KiB per
+    // `write_timeout` (7 kB/s) makes progress.
     tcp::keep_queue_short(&stream);
 
     let mut stream = stream;

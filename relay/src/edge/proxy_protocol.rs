@@ -1,18 +1,18 @@
 //! The PROXY protocol, versions 1 and 2 (HAProxy, `doc/proxy-protocol.txt`): a load balancer that
-//! does not speak HTTP says with the first bytes of a connection where it comes from. Only trusted
-//! proxies are listened to, and from them every connection must begin so.
+//! does not speak HTTP names the client address in the first bytes of a connection. Only trusted
+//! proxies may send it, and they must send it on every connection.
 
 use std::io;
 use std::net::IpAddr;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// Reads the header. Gives the address that it names; `None` when the proxy speaks for itself.
+/// Reads the header and returns its address, or `None` if the proxy connects for itself.
 ///
 /// # Errors
-/// When the connection does not begin with a header that can be read.
+/// If the connection does not begin with a valid header.
 pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<IpAddr>> {
-    // Not a byte more than the header may be taken: TLS begins behind it.
+    // Reads not a byte beyond the header, because TLS begins behind it.
     let mut header = vec![0; SIGNATURE.len()];
     stream.read_exact(&mut header).await?;
 
@@ -46,17 +46,16 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<IpA
 /// First bytes of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Longest line of version 1 (`doc/proxy-protocol.txt` §2.1).
+/// Maximum length of a line of version 1 (`doc/proxy-protocol.txt` §2.1).
 const LINE_BYTES: usize = 107;
 
-/// Longest header of version 2 that is read: addresses and some extensions have a few hundred
-/// bytes.
+/// Maximum length of a header of version 2: addresses and some extensions need a few hundred bytes.
 const HEADER_BYTES: usize = 4096;
 
-/// The address that a whole header names.
+/// Returns the address in a complete header.
 ///
 /// # Errors
-/// When it can't be read.
+/// If the header is malformed.
 pub fn source(header: &[u8]) -> io::Result<Option<IpAddr>> {
     if header.starts_with(SIGNATURE) {
         let header =

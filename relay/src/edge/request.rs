@@ -1,5 +1,5 @@
-//! Takes a request through the gate: its way, from the head to the answer. The decision is made
-//! anew for every request, never once per connection.
+//! Processes a request, from its head to its response. Every request passes the gate; no decision
+//! is reused for a connection.
 
 mod rejection;
 
@@ -33,14 +33,14 @@ use crate::forward::{self, ForwardError, RequestBody};
 use crate::overload::connections::HeaderMemory;
 use crate::sessions::registry::TunnelEndpoint;
 
-/// An answer that is being made, or a stream's reset.
+/// A response in preparation, or a reset of the stream.
 pub(crate) type Answering =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, h2::Error>> + Send>>;
 
-/// Lets a request in if there is memory for it. Nothing of it has been kept before: not even the
-/// room in which it is answered, which is as large as its head.
+/// Admits a request if there is memory for it. Nothing was allocated for it before, not even its
+/// future, which is as large as its head.
 pub(crate) fn admit(request: Request<Incoming>, connection: &Arc<ConnectionContext>) -> Answering {
-    /// Memory of a request beside its head, and of a field beside its text, in bytes.
+    /// Memory cost of a request beside its head, and of a field beside its text, in bytes.
     const REQUEST: u64 = 7 * KIB;
     const FIELD: usize = 128;
 
@@ -52,8 +52,8 @@ pub(crate) fn admit(request: Request<Incoming>, connection: &Arc<ConnectionConte
     let has_body = !request.body().is_end_stream();
     match connection.peer.slot.hold(REQUEST + fields as u64, has_body) {
         Some(held) => Box::pin(respond(request, Arc::clone(connection), held)),
-        // Whoever makes so many requests before one of them has passed the gate gets no answers to
-        // keep either; most senders try such a stream again by themselves (RFC 9113 §8.7).
+        // A connection with so many unverified requests gets no responses either, because they need
+        // memory. Most senders retry such a stream by themselves (RFC 9113 §8.7).
         None if request.version() == Version::HTTP_2 => {
             connection.peer.slot.note_refused();
             Box::pin(std::future::ready(Err(h2::Error::from(
@@ -71,7 +71,7 @@ pub(crate) fn admit(request: Request<Incoming>, connection: &Arc<ConnectionConte
     }
 }
 
-/// Answers one request. Its head holds memory until it has passed the gate, or not.
+/// Responds to one request. Its head is charged until the verdict.
 async fn respond(
     request: Request<Incoming>,
     connection: Arc<ConnectionContext>,
@@ -141,7 +141,7 @@ async fn respond(
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
-                // What follows such a head may be taken for no body, and is not read either.
+                // A body that follows such a head may be framed ambiguously, so it is not read.
                 connection.peer.unread.set(true);
             }
 
@@ -155,7 +155,7 @@ async fn respond(
         Err(Rejection::Failed(error)) => {
             log.failed(seen, error.code(), &error.to_string());
             let status = match &error {
-                // The agent has told its user already.
+                // The agent has reported the failure to its user.
                 ForwardError::Failed(failure) => Some(failure.status),
                 error => {
                     let refusal = Refusal::new(Check::Tunnel, error.code(), error.to_string());
@@ -176,25 +176,25 @@ async fn respond(
         Err(Rejection::Overloaded) => response::write(facts.id, Code::Overloaded, None),
     };
 
-    // A stranger is known by the answer that passes; one that is refused again and again is no
-    // reason to stay.
+    // A permitted request verifies its connection. A connection whose requests are always refused
+    // must not stay.
     let overstays = connection.activity.age() > connection.edge.limits.unverified_lifetime
         && !connection.peer.slot.is_verified();
     if (connection.edge.draining.is_cancelled() || overstays)
         && version < Version::HTTP_2
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
     {
-        // The next request goes to another relay.
+        // The sender's next request goes to another relay.
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 
-    // Both count until the answer has been taken, not only until it is there.
+    // Both count until the response has been read, not only until it is ready.
     Ok(response.map(|body| body.hold(open, place)))
 }
 
-/// The way of a request. The inner error is an answer that the relay gives itself.
+/// Runs a request. The inner error is a response of the relay itself.
 async fn handle(
     mut request: Request<Incoming>,
     connection: &ConnectionContext,
@@ -209,7 +209,7 @@ async fn handle(
     let incoming = DrainOnDrop::new(incoming, tasks);
     let length = incoming.size_hint().exact();
 
-    // Before anything refuses: what was read of the head is forgotten with it.
+    // Before any refusal, because it discards the recorded head.
     let spelling = head::spelling(&parts, connection, length);
     head::find_tunnel(&parts, connection, facts)?;
 
@@ -236,8 +236,8 @@ async fn handle(
         match arrived {
             Some(tunnel) => facts.tunnel = tunnel,
             None => {
-                // Whom the head refuses hears nothing about whether the agent is there; a body is
-                // not read for nobody.
+                // A request that the head checks refuse must not learn if the agent is connected,
+                // and its body is not read.
                 if let Some(gate) = facts.tunnel.gate.clone() {
                     authorizer(edge, &parts, facts, &host, &gate, wants_upgrade).check_head()?;
                 }
@@ -283,13 +283,13 @@ async fn handle(
     }
 
     if edge.last_call.is_cancelled() {
-        // Nobody would wait for the answer, and it would come twice.
+        // The sender will not wait for the response, and will retry.
         return Err(Rejection::Offline);
     }
 
     let upgrade = matches!(outgoing, RequestBody::Upgrade);
     let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
-    // On its own: the room for it is needed only now, and not by those who wait for a verdict.
+    // Boxed, because only forwarding needs its size, not a request that waits for a verdict.
     let sending = Box::pin(forward::forward(
         permit,
         &edge.registry,
@@ -305,7 +305,7 @@ async fn handle(
     };
 
     let mut forwarded = sent.map_err(|error| match error {
-        // What the sender did wrong on the way is a refusal like any other.
+        // A fault of the sender while forwarding is a refusal like any other.
         ForwardError::Body(error) => Rejection::Refused(authorize::refused_body(error)),
         error => Rejection::Failed(error),
     })?;
@@ -318,7 +318,7 @@ async fn handle(
     {
         let idle = edge.limits.upgrade_idle_timeout;
         let stop = edge.cut_off.clone();
-        // Its connection is not idle.
+        // An upgraded connection is not idle.
         let held = (forwarded.load, connection.activity.open_request());
 
         connection.tasks.spawn(async move {
@@ -370,7 +370,7 @@ fn tunnel_request(
         RequestBody::Upgrade | RequestBody::Consumed => Some(0),
     };
 
-    // A chunked body that is known whole goes on with its length.
+    // A chunked body that was read completely is forwarded with its length.
     if let Some(length) = length.filter(|length| *length > 0) {
         parts
             .headers

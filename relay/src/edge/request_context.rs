@@ -1,5 +1,5 @@
-//! What has been found out about a request, and who hears of it: the log, and the tunnel's owner
-//! when the request does not reach the application.
+//! Facts about a request, and their recipients: the log, and the tunnel's owner if the request does
+//! not reach the application.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -21,9 +21,9 @@ use crate::sessions::registry::TunnelEndpoint;
 /// Facts about a request, as far as they are known.
 pub(crate) struct RequestContext {
     pub(crate) id: RequestId,
-    /// When its head was there.
+    /// Time at which the head was complete.
     pub(crate) received: Moment,
-    /// The host that is meant.
+    /// Host of the request.
     pub(crate) host: Option<HostName>,
     /// Client address.
     pub(crate) client: IpAddr,
@@ -33,7 +33,7 @@ pub(crate) struct RequestContext {
 }
 
 impl RequestContext {
-    /// As the log shows it.
+    /// Returns the facts for the log.
     pub(crate) fn seen<'r>(&'r self, method: &'r Method) -> Seen<'r> {
         Seen {
             id: self.id,
@@ -44,7 +44,7 @@ impl RequestContext {
         }
     }
 
-    /// As the gate takes it.
+    /// Returns the facts for the gate.
     pub(crate) fn head<'r>(&'r self, parts: &'r Parts) -> RequestHead<'r> {
         let origin = &self.tunnel.origin;
         RequestHead {
@@ -55,7 +55,7 @@ impl RequestContext {
         }
     }
 
-    /// Tells the tunnel's owner, and nobody else, what was refused and why.
+    /// Reports a refusal with its reason to the tunnel's owner, and to no one else.
     pub(crate) fn notify_refused(
         &self,
         method: &Method,
@@ -79,7 +79,7 @@ impl RequestContext {
         });
     }
 
-    /// Tells the tunnel's owner of a request that the relay has answered itself.
+    /// Reports a request that the relay answered itself to the tunnel's owner.
     pub(crate) fn notify_answered(
         &self,
         method: &Method,
@@ -98,7 +98,7 @@ impl RequestContext {
         });
     }
 
-    /// Tells the tunnel's owner something about a request that goes on.
+    /// Reports a note about a forwarded request to the tunnel's owner.
     pub(crate) fn notify_note(&self, method: &Method, reason: &str) {
         let Some(live) = self.tunnel.owner() else {
             return;
@@ -110,7 +110,7 @@ impl RequestContext {
         });
     }
 
-    /// Returns the fields that every event of the owner has.
+    /// Returns the fields that all events of the owner have.
     fn told(&self, method: &Method, check: Check, since: Instant) -> RefusedRequest {
         RefusedRequest {
             id: self.id.to_string(),

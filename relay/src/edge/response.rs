@@ -1,5 +1,5 @@
-//! The one place that writes the relay's own answers: problem details (RFC 9457) with the request's
-//! id and a stable error code, and no word about which check refused.
+//! Writes every response of the relay itself: problem details (RFC 9457) with the request's id and
+//! a stable error code. They never name the check that refused.
 
 use bytes::Bytes;
 use hookward_core::headers::{ERROR_CODE, REQUEST_ID};
@@ -11,7 +11,7 @@ use http_body_util::Full;
 
 use crate::body::response::ResponseBody;
 
-/// Writes an answer with this code; `status` when it is not the code's own.
+/// Writes a response with this code, and with `status` if it differs from the code's own.
 #[must_use]
 pub(crate) fn write(
     id: RequestId,
@@ -27,8 +27,8 @@ pub(crate) fn write(
         "request_id": id.to_string(),
     });
 
-    // Only a provider that tries out its own wrong signature gets 401, and Xero wants no body with
-    // it (developer.xero.com, "Intent to receive").
+    // Only a provider that tests its own wrong signature gets 401, and Xero requires an empty body
+    // (developer.xero.com, "Intent to receive").
     let tried_out = status == StatusCode::UNAUTHORIZED;
     let body = if tried_out {
         Bytes::new()
@@ -42,7 +42,8 @@ pub(crate) fn write(
     headers.insert(ERROR_CODE, HeaderValue::from_static(code.as_str()));
 
     if tried_out {
-        // RFC 9110 §15.5.2 wants a challenge; what is missing is the provider's signature.
+        // RFC 9110 §15.5.2 requires a challenge; the missing credential is the provider's
+        // signature.
         headers.insert(
             header::WWW_AUTHENTICATE,
             HeaderValue::from_static("Signature"),
@@ -62,10 +63,10 @@ pub(crate) fn write(
     response
 }
 
-/// Seconds after which a sender may ask again. An agent reconnects within a few.
+/// Seconds after which a sender may retry. An agent reconnects within a few.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
-/// Asks for user and password (RFC 7617): some clients send them only then.
+/// Requests user and password (RFC 7617): some clients send them only on request.
 #[must_use]
 pub(crate) fn challenge_basic(id: RequestId, code: Code) -> Response<ResponseBody> {
     const BASIC: HeaderValue =
@@ -80,7 +81,7 @@ pub(crate) fn challenge_basic(id: RequestId, code: Code) -> Response<ResponseBod
     response
 }
 
-/// Says when a sender may ask again, where that is known.
+/// Adds `Retry-After`, if the time is known.
 pub(crate) fn retry_after(response: &mut Response<ResponseBody>, seconds: Option<u64>) {
     if let Some(seconds) = seconds {
         response
@@ -89,7 +90,7 @@ pub(crate) fn retry_after(response: &mut Response<ResponseBody>, seconds: Option
     }
 }
 
-/// The answer to a provider's handshake.
+/// Writes the response to a provider's challenge.
 #[must_use]
 pub(crate) fn handshake(id: RequestId, answer: ChallengeResponse) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(Full::new(answer.body)));
@@ -99,7 +100,7 @@ pub(crate) fn handshake(id: RequestId, answer: ChallengeResponse) -> Response<Re
     response
 }
 
-/// The answer to a delivery that came before: the sender may stop trying.
+/// Acknowledges a duplicate delivery, so that the sender stops retrying.
 #[must_use]
 pub(crate) fn acknowledge(id: RequestId) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(Full::default()));

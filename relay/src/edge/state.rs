@@ -1,5 +1,4 @@
-//! What a request finds when it comes: the edge, which all connections share, and its own
-//! connection.
+//! State for requests: the edge, which all connections share, and the connection itself.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,12 +35,12 @@ use crate::storage::dedup::DeliveryDedup;
 pub(crate) struct EdgeState {
     /// Registry of hosts and sessions.
     pub registry: Registry,
-    /// The time of day.
+    /// Clock.
     pub clock: Clock,
     pub limits: Limits,
-    /// Networks whose word about the client address is believed.
+    /// Networks whose statement about the client address is trusted.
     pub trusted_proxies: AddressSet,
-    /// The field in which they say it.
+    /// Header field of that statement.
     pub forwarded: ForwardedField,
     /// `true` if connections of trusted proxies begin with the PROXY protocol.
     pub proxy_protocol: bool,
@@ -50,25 +49,24 @@ pub(crate) struct EdgeState {
     pub per_client: PerClientLimiter,
     /// Ports that a host may carry.
     pub ports: Ports,
-    /// Cancelled when the relay is about to stop.
+    /// Cancelled when the relay starts to drain.
     pub draining: CancellationToken,
-    /// Cancelled shortly before it waits for nobody any more: senders whose answers are not there
-    /// are told so.
+    /// Cancelled shortly before the drain ends: requests without a response get a 502.
     pub last_call: CancellationToken,
-    /// Cancelled when it waits for nobody any more.
+    /// Cancelled when the drain ends.
     pub cut_off: CancellationToken,
     pub ids: RequestIds,
-    /// The operator's baseline policy, and the memory of its gate.
+    /// The operator's baseline policy.
     pub baseline: BaselinePolicy,
     /// State of the baseline policy's gate.
     pub baseline_state: Arc<GateState>,
     /// Public keys that providers publish.
     pub keys: KeyCache,
-    /// Fetches what a confirmed subscription asks for.
+    /// Fetches the confirmation URL of a subscription.
     pub fetcher: Fetcher,
-    /// Deliveries that came before.
+    /// Deduplication of deliveries.
     pub dedup: DeliveryDedup,
-    /// Cost of diagnoses of wrong signatures.
+    /// CPU cost of signature diagnoses.
     pub diagnoses: Arc<ByteMeter>,
     /// The log of requests.
     pub log: Arc<AuditLog>,
@@ -81,7 +79,7 @@ pub(crate) struct EdgeState {
 impl EdgeState {
     /// Warns of an undeclared proxy in the operator's own network.
     pub(crate) fn unknown_proxy(&self, peer: IpAddr) {
-        /// Interval of the warnings.
+        /// Interval between warnings.
         const WARN_INTERVAL: Duration = Duration::from_secs(300);
 
         let mut warned = self
@@ -99,7 +97,8 @@ impl EdgeState {
         }
     }
 
-    /// A place for one more request of this peer; a trusted proxy stands for many.
+    /// Acquires a slot for a request of this peer. Trusted proxies have no maximum, because they
+    /// carry many senders.
     pub(crate) fn acquire_client_slot(&self, peer: IpAddr) -> Option<ClientSlot> {
         let most = if self.trusted_proxies.contains(peer) {
             usize::MAX
@@ -110,18 +109,18 @@ impl EdgeState {
     }
 }
 
-/// Request ids: the digest of a key of the process and a counter. The ids reveal neither the number
-/// of requests nor later ids.
+/// Generator of request ids: the digest of a process key and a counter. An id reveals neither the
+/// number of requests nor later ids.
 pub(crate) struct RequestIds {
     key: [u8; 32],
     next: AtomicU64,
 }
 
 impl RequestIds {
-    /// Ids of a process that begins.
+    /// Creates the generator of a process.
     ///
     /// # Errors
-    /// When the system has no randomness to give.
+    /// If the system's random number generator fails.
     pub(crate) fn new() -> Result<Self, getrandom::Error> {
         let mut key = [0; 32];
         getrandom::fill(&mut key)?;
@@ -149,7 +148,7 @@ impl RequestIds {
 /// Peer of a connection.
 pub(crate) struct Peer {
     pub address: IpAddr,
-    /// The host named in the TLS handshake.
+    /// Server name (SNI) of the TLS handshake.
     pub sni: Option<String>,
     /// Marks a body that is left unread on the socket.
     pub unread: UnreadBody,
@@ -162,9 +161,9 @@ pub(crate) struct ConnectionContext {
     pub edge: Arc<EdgeState>,
     /// Peer of the connection.
     pub peer: Peer,
-    /// The bytes of heads, over HTTP/1.1.
+    /// Recorded bytes of heads, over HTTP/1.1.
     pub recorded: Option<RecordedCase>,
-    /// Owns what outlives a request: upgraded connections.
+    /// Tracker of tasks that outlive a request: upgraded connections.
     pub tasks: TaskTracker,
     /// Activity of the connection.
     pub activity: Arc<ConnectionActivity>,

@@ -1,5 +1,5 @@
-//! TLS on the edge's port: for senders with the edge's certificate, HTTP/2 or HTTP/1.1 by ALPN; for
-//! agents, told apart by their ALPN, with the relay's own identity.
+//! TLS on the edge's port. Senders get the edge's certificate, and HTTP/2 or HTTP/1.1 by ALPN.
+//! Agents have their own ALPN name, and get the relay's identity.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::certs::CertificatePair;
 
-/// HTTP/2, as ALPN names it (RFC 9113 §3.1).
+/// ALPN name of HTTP/2 (RFC 9113 §3.1).
 pub(crate) const H2: &[u8] = b"h2";
 
 /// Acceptors of TLS connections.
@@ -27,17 +27,17 @@ pub(crate) struct TlsAcceptors {
 }
 
 pub(crate) enum AcceptedTls<S> {
-    /// Somebody who speaks HTTP.
+    /// A client that speaks HTTP.
     Sender(TlsStream<S>),
-    /// Somebody who speaks the tunnel's protocol; who it is is not known yet.
+    /// A client that speaks the tunnel's protocol, not yet authenticated.
     Agent(TlsStream<S>),
 }
 
 impl TlsAcceptors {
-    /// Serves senders with the edge's certificate, and agents with the relay's identity.
+    /// Creates acceptors with the edge's certificate for senders, and the relay's identity for agents.
     ///
     /// # Errors
-    /// When a key does not fit its certificate.
+    /// If a key does not match its certificate.
     pub(crate) fn new(
         edge: CertificatePair,
         identity: CertificateDer<'static>,
@@ -56,10 +56,10 @@ impl TlsAcceptors {
         })
     }
 
-    /// The handshake. The caller sets the deadline.
+    /// Performs the handshake. The caller sets the deadline.
     ///
     /// # Errors
-    /// What the peer did wrong.
+    /// Fault of the peer.
     pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,

@@ -1,6 +1,6 @@
-//! Fetches what providers publish: public keys, lists of addresses, a confirmation. https only, no
-//! redirects, under a deadline and a cap; the host's addresses are looked up here, and one that is
-//! private, loopback or link-local is refused after that, so that no name can lead into this
+//! HTTPS client for what providers publish: public keys, address lists, confirmations. It speaks
+//! only https, follows no redirects, and has a deadline and a maximum size. It resolves the host
+//! itself and refuses private, loopback and link-local addresses, so that no name leads into this
 //! network.
 
 use std::collections::BTreeMap;
@@ -26,12 +26,11 @@ use tokio_rustls::TlsConnector;
 /// Operator's settings for fetching.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FetchSettings {
-    /// Hosts that the keys of schemes in policies may come from; rows of the catalogue have their
-    /// own.
+    /// Hosts allowed for keys of schemes in policies. Providers of the catalog have their own.
     pub hosts: Vec<HostPattern>,
-    /// Addresses for names, instead of looking them up: a mirror, or an inspecting proxy inside.
+    /// Addresses of names that are not resolved: a mirror, or an inspecting proxy.
     pub resolve: BTreeMap<String, SocketAddr>,
-    /// Certificates (PEM) to trust beside the system's.
+    /// Certificates (PEM) to trust, in addition to the system's.
     pub ca: Option<PathBuf>,
 }
 
@@ -41,7 +40,7 @@ pub enum FetchError {
     /// The name has no address.
     #[error("{0} can't be found: {1}")]
     Resolve(String, io::Error),
-    /// The name leads somewhere that no provider is.
+    /// The name resolves to a private address.
     #[error("{0} has the address {1}, which is not on the public internet")]
     Private(String, IpAddr),
     /// The host could not be reached.
@@ -50,7 +49,7 @@ pub enum FetchError {
     /// The response is not HTTP.
     #[error("{0}: {1}")]
     Http(String, String),
-    /// Another status than 200; redirects are not followed.
+    /// A status other than 200; redirects are not followed.
     #[error("{0} answered {1}")]
     Status(String, StatusCode),
     /// The fetch timed out.
@@ -61,12 +60,12 @@ pub enum FetchError {
         /// Timeout of the fetch.
         patience: Duration,
     },
-    /// The certificates to trust can't be read.
+    /// The trusted certificates are unreadable.
     #[error("the certificates to trust: {0}")]
     Trust(String),
 }
 
-/// Fetches; clones share it.
+/// Client for fetching; clones share it.
 #[derive(Clone)]
 pub struct Fetcher {
     settings: Arc<FetchSettings>,
@@ -75,10 +74,10 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher that trusts the system's certificates, and those of the settings.
+    /// Creates a client that trusts the system's certificates and those of the settings.
     ///
     /// # Errors
-    /// [`FetchError::Trust`] when the operator's certificates can't be read.
+    /// [`FetchError::Trust`] if the certificates of the settings are unreadable.
     pub fn new(settings: FetchSettings, patience: Duration) -> Result<Self, FetchError> {
         let mut roots = RootCertStore::empty();
         let system = rustls_native_certs::load_native_certs();
@@ -119,7 +118,7 @@ impl Fetcher {
             .any(|pattern| pattern.matches(host))
     }
 
-    /// Gets what is at a URL, up to `most` bytes.
+    /// Gets the content of a URL, up to `most` bytes.
     ///
     /// # Errors
     /// [`FetchError`].
@@ -170,8 +169,8 @@ impl Fetcher {
             Ok(body.to_bytes())
         };
 
-        // The connection is driven here, and dropped with the answer: nothing outlives this call.
-        // Its end is no end of the answer, which may still be on its way to us.
+        // The connection is polled here and dropped with the response, so nothing outlives this
+        // call. Its end does not end the response, which may still be buffered.
         let driving = async {
             if let Err(error) = connection.await {
                 tracing::debug!(%url, %error, "the connection");
@@ -262,7 +261,7 @@ fn is_public_v6(v6: Ipv6Addr) -> bool {
         // NAT64 and 6to4 lead to the IPv4 address inside.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
-        // Everything else outside of 2000::/3 is no global unicast address.
+        // All other addresses outside of 2000::/3 are not global unicast addresses.
         _ => {
             first & 0xe000 == 0x2000
                 && !(first == 0x2001 && (second < 0x200 || second == 0xdb8))

@@ -1,5 +1,5 @@
-//! Keeps the named sets of addresses fresh: those that some policy names are read from their
-//! providers, kept on disk, and the last good copy stays in use.
+//! Updates the named address sets that a policy uses. The store keeps the last good copy, which
+//! stays in use after a failure.
 
 use hookward_core::reason::Reason;
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fetch::client::Fetcher;
 use crate::storage::Store;
 
-/// The lists; clones share them.
+/// Updater of address sets; clones share them.
 #[derive(Clone)]
 pub(crate) struct IpSetUpdater {
     /// The sets in use.
@@ -27,7 +27,7 @@ pub(crate) struct IpSetUpdater {
 }
 
 impl IpSetUpdater {
-    /// The built-in copies, and over them what was kept on disk.
+    /// Loads the built-in copies, replaced by those in the store.
     #[must_use]
     pub(crate) fn load(store: &Store) -> Self {
         let sets = NamedSets::default();
@@ -53,7 +53,7 @@ impl IpSetUpdater {
         }
     }
 
-    /// A policy names these sets: they are kept fresh from now on.
+    /// Requests updates of these sets, because a policy names them.
     pub(crate) fn want(&self, names: &[String]) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         let before = wanted.len();
@@ -69,7 +69,7 @@ impl IpSetUpdater {
         }
     }
 
-    /// Reads lists that are due, until `stop` is cancelled.
+    /// Fetches sets that are due, until `stop` is cancelled.
     pub(crate) async fn keep_fresh(
         self,
         fetcher: Fetcher,
@@ -141,7 +141,7 @@ impl IpSetUpdater {
             .get(&set.name)
             .map(|current| current.origin.clone())
         {
-            // One that was read in the future was read by a clock that has been set back since.
+            // A fetch in the future means that the clock was set back since.
             Some(SetOrigin::Fetched(at)) => now.0.abs_diff(at.0) >= MAX_AGE_MS,
             _ => true,
         }
@@ -181,14 +181,14 @@ impl IpSetUpdater {
     }
 }
 
-/// A list is read again when it is older.
+/// Age at which a set is fetched again, in milliseconds.
 const MAX_AGE_MS: u64 = 6 * 3600 * 1000;
 
-/// After a failure the same list is not asked for within this time.
+/// Minimum pause before a failed fetch is repeated.
 const RETRY_PAUSE: Duration = Duration::from_secs(300);
 
-/// Interval of checks for due lists.
+/// Interval of checks for due sets.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Bytes of one list: Atlassian's has 300 KB.
+/// Maximum size of one list, in bytes: Atlassian's has 300 KB.
 const LIST_BYTES: usize = 8 * 1024 * 1024;

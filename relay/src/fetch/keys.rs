@@ -1,8 +1,8 @@
-//! Public keys that providers publish, fetched when a request needs one: cached, the last good one
-//! kept, and fetched by one task for all who wait.
+//! Public keys that providers publish: fetched when a request needs one, then cached. One task
+//! fetches a key for all requests that wait, and the last good copy stays in use.
 //!
-//! A request names its key before its signature is known to be right. So the work that strangers
-//! can cause is bounded: so many fetches at one time, so many a minute, so many keys in memory.
+//! A request names its key before its signature is verified. So the work that unverified requests
+//! can cause is bounded: concurrent fetches, fetches a minute, and keys in memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::fetch::client::Fetcher;
 
-/// The keys; clones share them.
+/// Cache of keys; clones share it.
 #[derive(Clone)]
 pub(crate) struct KeyCache {
     fetcher: Fetcher,
@@ -36,7 +36,7 @@ struct Inner {
 struct CachedKey {
     key: Option<(Arc<[u8]>, Instant)>,
     tried: Option<Instant>,
-    /// Told when the fetch that is under way has ended.
+    /// Notified when the current fetch ends.
     in_flight: Option<watch::Receiver<()>>,
 }
 
@@ -82,7 +82,7 @@ impl KeyCache {
         }
     }
 
-    /// The keys that a request is verified with, as far as they can be had within `patience`.
+    /// Returns the keys that a request is verified with, as far as they arrive within `patience`.
     pub(crate) async fn get(&self, wanted: &[WantedKey], patience: Duration) -> FetchedKeys {
         let mut found = FetchedKeys::default();
         for WantedKey { url, in_catalogue } in wanted {
@@ -92,7 +92,7 @@ impl KeyCache {
             }
 
             if let Some(mut fetching) = self.begin(url) {
-                // An error means that the task is gone, and with it whatever it could have told.
+                // An error means that the task ended without a result.
                 let _ = timeout(patience, fetching.changed()).await;
             }
 
@@ -104,14 +104,14 @@ impl KeyCache {
         found
     }
 
-    /// The key that is at hand, if it is not too old.
+    /// Returns the cached key, unless it is too old.
     fn have(&self, url: &HttpsUrl) -> Option<Arc<[u8]>> {
         let inner = self.lock();
         let (key, at) = inner.keys.get(url)?.key.as_ref()?;
         (at.elapsed() < MAX_AGE + STALE_FOR).then(|| Arc::clone(key))
     }
 
-    /// Begins to fetch a key that is not fresh, unless somebody does. Gives what to wait for.
+    /// Starts to fetch a key that is not fresh, unless a fetch is in progress. Returns its end.
     fn begin(&self, url: &HttpsUrl) -> Option<watch::Receiver<()>> {
         let mut inner = self.lock();
         let now = Instant::now();
@@ -138,7 +138,7 @@ impl KeyCache {
         let known = inner.keys.get(url).is_some_and(|entry| entry.key.is_some());
         let in_flight = inner.keys.values().filter_map(CachedKey::fetching).count();
 
-        // A key that was had before is asked for again whatever strangers ask for.
+        // A known key is fetched again regardless of the load by unknown keys.
         if !known && (in_flight >= CONCURRENT_FETCHES || inner.recent.len() >= FETCHES_PER_MINUTE) {
             tracing::warn!(%url, "too many keys are asked for");
             return None;
@@ -185,22 +185,22 @@ impl KeyCache {
     }
 }
 
-/// A key is asked for again after this long; providers publish a new one well before they use it.
+/// Age at which a key is fetched again; providers publish a new key well before they use it.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// A key that can't be fetched again is used for this long more.
+/// Additional time for which a key that cannot be fetched again stays in use.
 const STALE_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// After a failure the same key is not asked for within this time.
+/// Minimum pause before a failed fetch is repeated.
 const RETRY_PAUSE: Duration = Duration::from_secs(30);
 
-/// Bytes of one key or set of keys.
+/// Maximum size of one key or key set, in bytes.
 const KEY_BYTES: usize = 16 * 1024;
 
-/// Keys that are kept.
+/// Maximum number of cached keys.
 const MAX_KEYS: usize = 256;
 
-/// Fetches at one time.
+/// Maximum number of concurrent fetches.
 const CONCURRENT_FETCHES: usize = 8;
 
 const FETCHES_PER_MINUTE: usize = 60;

@@ -15,28 +15,28 @@ pub(crate) enum ForwardError {
     NoStream,
     #[error("the agent left: {0}")]
     Offline(String),
-    /// The tunnel or the agent broke off.
+    /// The tunnel or the agent aborted the exchange.
     #[error("the agent aborted the exchange: {0}")]
     Tunnel(StreamError),
-    /// The tunnel takes nothing.
+    /// The tunnel accepted no data for this time.
     #[error("the tunnel took nothing for {} s", .0.as_secs())]
     Stalled(Duration),
-    /// The relay stops, and can't wait for the answer.
+    /// The relay stops before the response.
     #[error("the relay stops, and the application has not answered")]
     Stopping,
-    /// No head of an answer in time.
+    /// No response head arrived within this time.
     #[error("no response within {} s", .0.as_secs())]
     Timeout(Duration),
-    /// The sender's body broke off.
+    /// The sender's body failed.
     #[error(transparent)]
     Body(RequestBodyError),
-    /// The agent says why.
+    /// The agent reported a failure.
     #[error("the agent reported {}", .0.code)]
     Failed(ExchangeFailure),
 }
 
 impl ForwardError {
-    /// The code of the answer.
+    /// Returns the error code of the response.
     #[must_use]
     pub(crate) const fn code(&self) -> Code {
         match self {

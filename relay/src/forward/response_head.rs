@@ -1,4 +1,4 @@
-//! Reads the head of the application's response, and makes it fit for the sender.
+//! Reads the head of the application's response, and prepares it for the sender.
 
 use super::{ForwardError, RequestBody};
 use crate::body::response::ResponseBody;
@@ -13,9 +13,9 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// The length that stands in the head is the one that follows, whatever the agent wrote: hyper
-/// sends the field as it is, and what went beyond it would be read as the next answer. An answer
-/// without a body may tell the length that it would have had (RFC 9110 §8.6).
+/// Sets the length of the response. The relay never trusts the agent's field: hyper would write it
+/// unchanged, and the sender would parse excess bytes as the next response. A response without a
+/// body may keep the length that it would have had (RFC 9110 §8.6).
 pub(super) fn set_length(
     answer: &mut Response<ResponseBody>,
     length: Option<u64>,
@@ -34,7 +34,7 @@ pub(super) fn set_length(
     };
 }
 
-/// A relay does not trust an agent with its own header space either.
+/// Removes header fields that belong to the relay, also from an agent.
 pub(super) fn remove_foreign_fields(headers: &mut HeaderMap) {
     let foreign: Vec<HeaderName> = headers
         .keys()
@@ -46,8 +46,8 @@ pub(super) fn remove_foreign_fields(headers: &mut HeaderMap) {
     }
 }
 
-/// The head of the answer, while the request's body is being sent. The wait counts from the end of
-/// the request: a large upload may take its time.
+/// Reads the response head while the request's body is being sent. The deadline counts from the end
+/// of the request, because a large upload may take its time.
 pub(super) async fn read_head(
     reader: &mut MessageReader,
     pump: &mut Option<BodySender>,
@@ -62,8 +62,8 @@ pub(super) async fn read_head(
             bytes = &mut head => return decode(bytes),
             sent = sending => {
                 *pump = None;
-                // Kept beyond its sending, a large body takes memory for as long as an application
-                // thinks.
+                // A large body is not kept after sending: it would hold memory while the
+                // application works.
                 let kept = match outgoing {
                     RequestBody::Buffered(_, charge) => charge.keep_for_retry(),
                     _ => false,
@@ -72,7 +72,7 @@ pub(super) async fn read_head(
                     *outgoing = RequestBody::Consumed;
                 }
                 match sent {
-                    // An agent that answers early may stop reading; its answer is what counts.
+                    // An agent that responds early may stop reading; its response counts.
                     Ok(()) | Err(SendError::Tunnel(StreamError::Aborted)) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -85,7 +85,7 @@ pub(super) async fn read_head(
         return decode(bytes);
     }
 
-    // Nobody will ask for it again.
+    // No attempt will need it again.
     *outgoing = RequestBody::Consumed;
     let bytes = timeout(patience - again, head)
         .await

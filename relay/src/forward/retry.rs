@@ -1,4 +1,4 @@
-//! Decides whether a request whose forwarding failed may be sent over another session.
+//! Decides if a request whose forwarding failed may be sent over another session.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use crate::sessions::active::ActiveSession;
 #[derive(Default)]
 pub(super) struct RetryState {
     last: Option<ForwardError>,
-    /// The session to which it was sent whole, and whose end came before an answer: its run of the
-    /// agent knows whether the application has heard of it.
+    /// The session that got the whole request and was lost before the response. Its instance of the
+    /// agent knows if the request has reached the application.
     lost: Option<(ForwardError, Arc<ActiveSession>)>,
-    /// Sessions whose application took no connection: their runs know no other.
+    /// Sessions whose application was unreachable; their instances have no other.
     unreachable: Vec<Arc<ActiveSession>>,
 }
 
 impl RetryState {
-    /// Takes an error in; whether another session may be tried.
+    /// Records an error. Returns `true` if another session may be tried.
     pub(super) fn should_retry(&mut self, error: ForwardError, live: &Arc<ActiveSession>) -> bool {
         let goes_on = match &error {
             ForwardError::NoStream | ForwardError::Offline(_) => true,
@@ -54,10 +54,11 @@ impl RetryState {
                 .any(|other| other.is_same_instance(session))
     }
 
-    /// The error for the sender. That the application may have heard of it outweighs the rest.
+    /// Returns the error for the sender. An application that may have got the request outweighs the
+    /// rest.
     pub(super) fn into_error(self) -> ForwardError {
         let broke = self.lost.map(|(error, _)| error);
-        // What the agent said later is the truth about it.
+        // A later report of the agent is more precise.
         let said = self
             .last
             .filter(|last| broke.is_none() || matches!(last, ForwardError::Failed(_)));

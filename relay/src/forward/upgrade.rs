@@ -1,4 +1,4 @@
-//! The relay's end of an upgraded connection (WebSocket).
+//! The relay's side of an upgraded connection (WebSocket).
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// Carries bytes between the sender's connection and the tunnel, until one side ends, or the relay
-/// waits for nobody any more.
+/// Copies bytes between the sender's connection and the tunnel, until one side ends or the drain
+/// does.
 pub(crate) async fn carry(
     on_upgrade: OnUpgrade,
     writer: MessageWriter,

@@ -1,5 +1,5 @@
-//! Audit of changes to the agents. `hookward-relay agent` works beside the relay, on its state
-//! file; the log names each change within seconds.
+//! Audit of changes to the agents. `hookward-relay agent` works on the state file of a running
+//! relay, so the log names each change within seconds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

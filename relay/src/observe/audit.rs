@@ -1,8 +1,8 @@
-//! One event for every request, for the relay's log: who, what, and for a refusal the check.
+//! Log of requests: one event for each, with the client, the target, and the check that refused.
 //!
-//! Paths are shown without the query, where tokens stand; texts of strangers are escaped. A
-//! stranger can't fill the log: requests that did not reach an application are written one by one
-//! up to 20 a second, the rest as counts.
+//! Paths have no query, because queries carry tokens; text from senders is escaped. Senders cannot
+//! fill the log: it has up to 20 requests a second that reached no application, and counts the
+//! rest.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,8 +17,8 @@ use http::{Method, StatusCode};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-/// The log of requests. Each event has a quota of its own, so that strangers hide nothing of what
-/// fails, and requests for hosts that no tunnel has another.
+/// The log of requests. Each event has its own quota, so that refused requests never hide failures.
+/// Requests for unknown hosts have another quota.
 #[derive(Default)]
 pub(crate) struct AuditLog {
     // A std mutex: it guards a short list, and nothing waits while it is held.
@@ -39,7 +39,7 @@ pub(crate) struct Seen<'r> {
 }
 
 impl AuditLog {
-    /// A request that a check refused.
+    /// Logs a request that a check refused.
     pub(crate) fn refused(&self, seen: Seen<'_>, refusal: &Refusal, observed: bool) {
         let event = if observed { "observed" } else { "refused" };
         let quota = if refusal.check == Check::Host {
@@ -65,7 +65,7 @@ impl AuditLog {
         );
     }
 
-    /// A request that was let through and failed on its way.
+    /// Logs a permitted request that failed.
     pub(crate) fn failed(&self, seen: Seen<'_>, code: Code, reason: &str) {
         if !self.take("failed", code.as_str()) {
             return;
@@ -84,7 +84,7 @@ impl AuditLog {
         );
     }
 
-    /// A request that was forwarded and answered. At level `debug`: the agent shows each of them.
+    /// Logs a forwarded request with its response, at level `debug`: the agent shows each of them.
     pub(crate) fn forwarded(&self, seen: Seen<'_>, status: StatusCode, took: Duration) {
         tracing::debug!(
             target: "audit",
@@ -99,8 +99,8 @@ impl AuditLog {
         );
     }
 
-    /// A request that the relay has answered itself, and not refused: a challenge, a delivery that
-    /// came before.
+    /// Logs a request that the relay answered itself without refusing it: a challenge or a
+    /// duplicate.
     pub(crate) fn answered(&self, seen: Seen<'_>, what: &'static str, status: StatusCode) {
         if !self.take("answered", what) {
             return;
@@ -119,14 +119,14 @@ impl AuditLog {
         );
     }
 
-    /// A connection to the agents' door that failed before it was an agent's.
+    /// Logs a connection that failed to authenticate as an agent.
     pub(crate) fn agent_failed(&self, kind: &'static str, reason: &str) {
         if self.take("agent_failed", kind) {
             tracing::info!(target: "audit", event = "agent_failed", kind, reason, "a connection was no agent's");
         }
     }
 
-    /// Writes what was only counted, every second, until `stop` is cancelled.
+    /// Logs the counts every second, until `stop` is cancelled.
     pub(crate) async fn write_counts(&self, stop: CancellationToken) {
         let mut due = interval(SUMMARY_INTERVAL);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -162,8 +162,9 @@ impl AuditLog {
     }
 }
 
-/// Lines a second for requests that did not reach an application, as on the agent's screen.
+/// Maximum number of records a second for requests that reached no application, as on the agent's
+/// screen.
 const RECORDS_PER_SECOND: usize = 20;
-
+/// Interval between two summaries.
 /// Interval between two summaries.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);

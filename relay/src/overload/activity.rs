@@ -1,4 +1,4 @@
-//! What goes on on a connection, so that one on which nothing does can be told from one that works.
+//! Activity of a connection, which distinguishes idle from busy ones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -7,25 +7,25 @@ use std::time::{Duration, Instant};
 use hookward_core::limits::Limits;
 use tokio::sync::Notify;
 
-/// Activity of a connection. Times are milliseconds since its begin.
+/// Activity of a connection. Times are in milliseconds since its start.
 pub(crate) struct ConnectionActivity {
     begin: Instant,
-    /// Requests whose answers have not been taken to their end.
+    /// Number of requests whose responses have not been read to their end.
     open: AtomicUsize,
-    /// Answers of which there is more than the peer has taken.
+    /// Number of responses that have bytes which the peer has not read.
     unread_responses: AtomicUsize,
-    /// When a request last began or ended; 0 before the first.
+    /// Time at which a request last started or ended; 0 before the first.
     last_request: AtomicU64,
-    /// When an answer's body was last asked for more.
+    /// Time at which a response body was last polled.
     last_body: AtomicU64,
-    /// The peer is too slow to be kept.
+    /// `true` once the peer is too slow to keep.
     unwanted: AtomicBool,
-    /// Told when such a peer's last request has ended.
+    /// Notified when the last request of such a peer has ended.
     done: Notify,
 }
 
 impl ConnectionActivity {
-    /// A connection that begins.
+    /// Creates the activity of a new connection.
     #[must_use]
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
@@ -55,7 +55,7 @@ impl ConnectionActivity {
         self.begin.elapsed()
     }
 
-    /// A request has begun.
+    /// Records the start of a request.
     #[must_use]
     pub(crate) fn open_request(self: &Arc<Self>) -> InFlightRequest {
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -66,18 +66,18 @@ impl ConnectionActivity {
         }
     }
 
-    /// The connection ends when the requests that it has are answered.
+    /// Closes the connection once its current requests are answered.
     pub(crate) fn close_soon(&self) {
         self.unwanted.store(true, Ordering::Relaxed);
     }
 
-    /// Returns `true` if the peer is too slow to be kept.
+    /// Returns `true` if the peer is too slow to keep.
     #[must_use]
     pub(crate) fn is_unwanted(&self) -> bool {
         self.unwanted.load(Ordering::Relaxed)
     }
 
-    /// Until the last request of a peer that was too slow has ended.
+    /// Resolves when the last request of a peer that was too slow has ended.
     pub(crate) async fn done(&self) {
         self.done.notified().await;
     }
@@ -88,7 +88,7 @@ impl ConnectionActivity {
         self.open.load(Ordering::Relaxed) == 0
     }
 
-    /// For how long nothing has happened; `None` while a request is being answered.
+    /// Returns the idle time, or `None` while a request is in flight.
     #[must_use]
     pub(crate) fn idle_for(&self) -> Option<Duration> {
         self.is_idle().then(|| self.since(&self.last_request))
@@ -128,8 +128,8 @@ impl ConnectionActivity {
                 },
             )
         } else if self.unread_responses.load(Ordering::Relaxed) > 0 {
-            // While others of its requests wait for the application, one stalled answer is no
-            // reason to break them off.
+            // A stalled response does not end the connection while other requests wait for the
+            // application.
             let all =
                 self.unread_responses.load(Ordering::Relaxed) >= self.open.load(Ordering::Relaxed);
             let idle = if known && !all {
@@ -159,29 +159,29 @@ impl ConnectionActivity {
 pub(crate) enum Deadline {
     /// The connection must be closed.
     Now(TimeoutReason),
-    /// Not before this time has passed.
+    /// The next check is due after this time.
     In(Duration),
 }
 
 /// Reason to close a connection.
 pub(crate) enum TimeoutReason {
-    /// No request has come.
+    /// No request arrived.
     NoRequest,
-    /// The last request was long ago.
+    /// The last request was too long ago.
     Idle,
-    /// Answers are not taken.
+    /// The peer stopped reading responses.
     ResponseStalled,
 }
 
-/// Counts a request from its head until its answer has been taken, or dropped.
+/// Guard that counts a request from its head until its response was read or dropped.
 pub(crate) struct InFlightRequest {
     activity: Arc<ConnectionActivity>,
     untaken: bool,
 }
 
 impl InFlightRequest {
-    /// The peer has taken what there was of the answer's body. Whether there is more for it to
-    /// take, or the application's turn.
+    /// Records that the peer has read the available part of a response body. `more` is `true` if
+    /// more is available, `false` if the application must send next.
     pub(crate) fn set_taken(&mut self, more: bool) {
         self.activity
             .last_body

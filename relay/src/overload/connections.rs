@@ -1,10 +1,9 @@
-//! Slots for connections, and the memory for what strangers send ahead of a verdict. A stranger is
-//! a connection that has brought no request which passed the gate. When all slots are taken, the
-//! stranger goes that came first; when memory is short, those that have held most of it for
-//! longest. So who holds thousands of connections holds them against other strangers only, and
-//! whoever may send has to be quicker once. When there are few strangers, those go first on which
-//! nothing has happened for longest: whoever comes is a stranger, too, and needs the time to be
-//! known.
+//! Slots for connections, and memory for the heads of unverified requests. When all slots are
+//! taken, the relay closes the oldest unverified connection. When head memory is short, it closes
+//! the unverified connections that held the most for the longest. An attacker with thousands of
+//! connections therefore displaces only unverified connections; a legitimate sender needs one quick
+//! request to be safe. When few connections are unverified, the relay closes the longest-idle
+//! verified ones first, because new connections start unverified and need time to send a request.
 
 mod slot;
 
@@ -19,16 +18,16 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::slot::{ConnectionSlot, HeaderMemory};
 use crate::overload::activity::ConnectionActivity;
 
-/// Like [`HEADERS_PER_UNVERIFIED`], for requests without a body, which wait for no data: as many as
-/// a connection may have streams.
+/// Like [`HEADERS_PER_UNVERIFIED`], for requests without a body, which wait for no data: one for
+/// each allowed stream.
 const BODILESS_PER_UNVERIFIED: u64 = 4 * HEADERS_PER_UNVERIFIED;
 
 /// Maximum size of buffered request heads per unverified connection, in bytes: some thirty heads of
-/// webhooks. Half a mebibyte with the connection's own memory.
+/// webhooks. With its own memory, such a connection needs 512 KiB.
 const HEADERS_PER_UNVERIFIED: u64 = 320 * KIB;
 
-/// Maximum size of heads, with those of connections that are being closed. Beyond it, new heads are
-/// refused.
+/// Maximum size of all heads, including those of connections that are closing, in bytes. Beyond it,
+/// the relay refuses new heads.
 const HEADERS_MAX: u64 = 16 * MIB;
 
 /// Table of all connections, with a maximum number.
@@ -42,14 +41,14 @@ pub(crate) struct ConnectionTable {
 struct TableState {
     taken: usize,
     next: u64,
-    /// In the order in which they came.
+    /// Unverified connections, oldest first.
     unverified: BTreeMap<u64, Unverified>,
     verified: HashMap<u64, Verified>,
-    /// When none of the known ones was idle.
+    /// Time of the last search in which no verified connection was idle.
     all_busy: Option<Instant>,
-    /// Bytes of strangers' heads.
+    /// Bytes of unverified connections' heads.
     held: u64,
-    /// Bytes of those that had to go and are not gone yet, of each and in all.
+    /// Bytes of evicted connections that have not ended yet, for each and in total.
     evicting: HashMap<u64, u64>,
     leaving_held: u64,
 }
@@ -60,10 +59,10 @@ struct Unverified {
     held: u64,
 }
 
-/// A connection that is no stranger's.
+/// A verified connection.
 struct Verified {
     evicted: CancellationToken,
-    /// `None`: it stays, whatever happens on it.
+    /// `None` if the connection is never evicted.
     activity: Option<Arc<ConnectionActivity>>,
 }
 
@@ -76,8 +75,8 @@ impl ConnectionTable {
         })
     }
 
-    /// A slot for a connection that begins; for want of a free one, that of the stranger who came
-    /// first, or of a connection that may send and does not. `None` when all are in use.
+    /// Acquires a slot for a new connection. If none is free, evicts the oldest unverified
+    /// connection or an idle verified one. Returns `None` if all are in use.
     #[must_use]
     pub(crate) fn acquire(self: &Arc<Self>) -> Option<ConnectionSlot> {
         let full = self.lock().taken >= self.limit;
@@ -106,8 +105,8 @@ impl ConnectionTable {
         })
     }
 
-    /// Ends the connection of the stranger who came first, or so many that are idle; these first
-    /// when there are few strangers. Whether there were any.
+    /// Evicts the oldest unverified connection, or up to `idle` idle ones, which come first when
+    /// few connections are unverified. Returns `true` if any was evicted.
     pub(crate) fn evict(&self, idle: usize) -> bool {
         let mut state = self.lock();
         let few = state.unverified.len() < self.limit / MIN_CANDIDATES;
@@ -134,19 +133,20 @@ impl ConnectionTable {
     }
 }
 
-/// Minimum idle time of a verified connection before it may be closed for a new one. By then its
-/// last response, of which the relay holds 150 KiB at most, has left on all but the slowest lines.
+/// Minimum idle time of a verified connection before it may be evicted. By then its last response,
+/// of which the relay holds up to 150 KiB, has left on all but the slowest links.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Fewer strangers than this part of all slots are left alone while others are idle: an eighth.
+/// Divisor of the slots: below an eighth, the relay evicts idle verified connections before
+/// unverified ones.
 const MIN_CANDIDATES: usize = 8;
 
-/// Number of idle connections that are closed at once: each pass must look at all of them.
+/// Number of idle connections to evict at once, because each search visits all of them.
 const IDLE_IMMEDIATE: usize = 64;
 
 impl TableState {
-    /// Takes a stranger's slot and memory away. The connection is over when its token is cancelled
-    /// and has been heard.
+    /// Takes the slot and memory of an unverified connection. The connection ends when it observes
+    /// the returned token's cancellation.
     fn evict(&mut self, number: u64) -> Option<CancellationToken> {
         let stranger = self.unverified.remove(&number)?;
         self.taken -= 1;
@@ -156,8 +156,8 @@ impl TableState {
         Some(stranger.evicted)
     }
 
-    /// Takes slots away from so many known ones on which nothing has happened for longest, and at
-    /// least for so long.
+    /// Takes the slots of up to `most` verified connections, the longest-idle first, which were
+    /// idle for at least `least`.
     fn evict_idle(&mut self, most: usize, least: Duration) -> Vec<CancellationToken> {
         if self
             .all_busy
@@ -191,8 +191,7 @@ impl TableState {
             .collect()
     }
 
-    /// Takes away the slots of those that have held most for longest, until some memory is free, if
-    /// it is short.
+    /// Takes the slots of those that held the most for the longest, until memory is available.
     fn make_room(&mut self) -> Vec<CancellationToken> {
         if self.held <= HEADERS_UNVERIFIED {
             return Vec::new();
@@ -222,13 +221,13 @@ impl TableState {
     }
 }
 
-/// Size of all unverified connections' heads, in bytes, at which the relay starts to close
+/// Size of all unverified connections' heads, in bytes, at which the relay starts to evict
 /// connections.
 const HEADERS_UNVERIFIED: u64 = 12 * MIB;
 
 const FREED_AT_ONCE: u64 = MIB;
 
-/// After a look that has found none.
+/// Minimum pause after a search that found no idle connection.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -322,7 +321,8 @@ mod tests {
         assert!(slot().hold(HEADERS_PER_UNVERIFIED, true).is_some());
     }
 
-    /// An older one that waits with little, and one whose head drips in, stay; those that hoard go.
+    /// Evicts connections that hoard; keeps older ones that hold little, and one whose head arrives
+    /// slowly.
     #[test]
     fn those_go_that_have_held_most_for_longest() {
         let slots = ConnectionTable::new(1000);

@@ -1,13 +1,13 @@
-//! Counts an HTTP/2 connection's frames, and cuts it off when it brings control frames and nothing
-//! else: floods of PING, SETTINGS, PRIORITY or WINDOW_UPDATE cost us more than whoever sends them,
-//! and hyper answers them all.
+//! Counts the frames of an HTTP/2 connection, and closes it after too many control frames without
+//! progress. Floods of PING, SETTINGS, PRIORITY or WINDOW_UPDATE cost the relay more than the
+//! attacker, and hyper answers all of them.
 //!
-//! It also hands a stranger's requests over one or two at a time: h2 would unpack the heads of all
-//! that has come, some to a hundred times their size, before it gives away the first; and it counts
-//! the memory of a head that has no end.
+//! The guard also passes on the requests of an unverified connection one or two at a time.
+//! Otherwise h2 would decode all received heads, some to a hundred times their size, before it
+//! returns the first. And the guard charges the memory of a head without end.
 //!
-//! It reads nothing but frame heads (RFC 9113 §4.1), and changes no byte. A PUSH_PROMISE, which no
-//! client may send (§8.4), it does not let through: h2 would wait for the rest of one without end.
+//! It parses only frame headers (RFC 9113 §4.1) and changes no byte. It rejects PUSH_PROMISE, which
+//! no client may send (§8.4), because h2 would buffer an unfinished one without limit.
 
 mod frames;
 
@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use self::frames::{FrameCounter, FrameKind};
 use crate::overload::connections::{ConnectionSlot, HeaderMemory};
 
-/// A frame's head: length, kind, flags, stream.
+/// Size of a frame header, in bytes: length, type, flags, stream.
 const HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -36,21 +36,21 @@ pub(crate) struct H2FloodGuard<S> {
     inner: S,
     coming: FrameCounter,
     going: FrameCounter,
-    /// Control frames that went with nothing.
+    /// Number of control frames without progress.
     idle: u32,
     since: Instant,
     /// `true` if a request's head has begun since the last pause.
     begun: bool,
-    /// `true` if a pause is due before what was read behind it.
+    /// `true` if a pause is due before the bytes that follow.
     pause: bool,
     behind: Bytes,
     slot: Arc<ConnectionSlot>,
-    /// The memory for a head that comes.
+    /// Memory of a head that is still arriving.
     held: HeaderMemory,
 }
 
 impl<S> H2FloodGuard<S> {
-    /// Guards a connection of which nothing has been read.
+    /// Guards a connection from its first byte.
     pub(crate) fn new(inner: S, slot: &Arc<ConnectionSlot>) -> Self {
         let (coming, going) = (FrameCounter::after(PREFACE), FrameCounter::after(0));
         let (slot, held, behind) = (Arc::clone(slot), slot.hold_coming(), Bytes::new());
@@ -68,7 +68,8 @@ impl<S> H2FloodGuard<S> {
         }
     }
 
-    /// Takes in what came, up to a stranger's second head; how much that was.
+    /// Inspects received bytes, up to the second head of an unverified connection, and returns
+    /// their number.
     fn came(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.since.elapsed() >= WINDOW {
             (self.idle, self.since) = (0, Instant::now());
@@ -115,19 +116,20 @@ impl<S> H2FloodGuard<S> {
     }
 }
 
-/// Control frames in a [`WINDOW`] beyond those that go with what moves: real clients send a few.
+/// Maximum number of control frames in a [`WINDOW`] beyond those that accompany progress; real
+/// clients send a few.
 const MAX_CONTROL_FRAMES: u32 = 1000;
 
-/// Control frames that may go with a frame of DATA or HEADERS, in either direction.
+/// Number of control frames that may accompany each DATA or HEADERS frame, in either direction.
 const CONTROL_PER_PROGRESS: u32 = 10;
 
-/// The time in which they are counted.
+/// Window in which control frames are counted.
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// Length of the client's connection preface (RFC 9113 §3.4).
 const PREFACE: usize = 24;
 
-/// Memory for each byte of an unfinished head: in h2's buffer, and unpacked.
+/// Memory cost of each byte of an unfinished head: in h2's buffer, and decoded.
 const COST: u64 = 2;
 
 impl<S: AsyncRead + Unpin> AsyncRead for H2FloodGuard<S> {
@@ -281,7 +283,7 @@ mod tests {
         assert!(guard.came(&ping).is_err());
     }
 
-    /// Every byte comes, in order, and never two heads without a pause.
+    /// Every byte arrives in order, and a pause separates each two heads.
     #[test]
     fn heads_of_strangers_are_handed_over_one_at_a_time() {
         let mut sent = vec![0; PREFACE];

@@ -1,4 +1,4 @@
-//! How many requests a session has under way.
+//! Number of requests in flight of a session.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,11 +8,11 @@ use tokio::sync::Notify;
 #[derive(Default)]
 pub(crate) struct SessionLoad {
     in_flight: AtomicUsize,
-    /// Told when nothing is under way any more.
+    /// Notified when no request is in flight.
     idle: Notify,
 }
 
-/// A request that a session has under way.
+/// Guard of a request in flight.
 pub(crate) struct LoadGuard(Arc<SessionLoad>);
 
 impl Drop for LoadGuard {
@@ -35,7 +35,7 @@ impl SessionLoad {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Resolves when no request is under way.
+    /// Resolves when no request is in flight.
     pub(crate) async fn idle(&self) {
         while self.count() > 0 {
             self.idle.notified().await;

@@ -1,4 +1,4 @@
-//! Places that are counted by client address (IPv6: its /64), so that nobody takes all of them.
+//! Slots counted by client address (IPv6: its /64), so that no client takes all of them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hookward_core::address::source;
 
-/// Places in use; clones share the count.
+/// Slots in use by client; clones share the count.
 #[derive(Clone, Default)]
 pub(crate) struct PerClientLimiter {
     // A std mutex: it guards counters, and nothing waits while it is held.
     by_source: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
-/// One place; dropping it frees it.
+/// Slot of a client; dropping it frees it.
 pub(crate) struct ClientSlot {
     limiter: PerClientLimiter,
     source: IpAddr,
 }
 
 impl PerClientLimiter {
-    /// A place for this address, unless it has `most` already.
+    /// Acquires a slot, unless this address has `most` already.
     #[must_use]
     pub(crate) fn try_acquire(&self, client: IpAddr, most: usize) -> Option<ClientSlot> {
         let source = source(client);

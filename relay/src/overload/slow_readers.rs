@@ -1,6 +1,6 @@
-//! What senders have not taken of their answers. It lies in the window of the agent's connection,
-//! which all its answers share: when that is full, everybody waits for those who take nothing.
-//! Before it comes to that, these give way, and the fuller it is the sooner.
+//! Unread parts of responses. They occupy the receive window of the agent's connection, which all
+//! its responses share: when it is full, readers that stalled block all others. So the relay evicts
+//! stalled responses before that, and sooner the fuller the window is.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ use hookward_tunnel::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// The answers of one session that are on their way.
+/// Responses of one session that senders are reading.
 pub(crate) struct ResponseBacklog<T> {
     begin: Instant,
     // A std mutex: the map is small, and nothing waits while it is held.
@@ -21,21 +21,20 @@ pub(crate) struct ResponseBacklog<T> {
     next: AtomicU64,
     /// Number of tracked responses.
     count: AtomicUsize,
-    /// Told when there are more than [`MIN_RESPONSES`].
+    /// Notified when there are more than [`MIN_RESPONSES`].
     pressure: Notify,
-    /// Answers that were taken away since somebody asked.
+    /// Number of evictions since the last report.
     evicted: AtomicU64,
 }
 
 struct BacklogEntry<T> {
-    /// Until it is taken away.
-    // A std mutex: it is held while the body is polled, and nobody else wants it but
-    // `Untaken::relieve`.
+    /// The body; `None` once it is evicted.
+    // A std mutex: it is held while the body is polled, and only the eviction contends for it.
     body: Mutex<Option<T>>,
-    /// Bytes that the agent has yet to send or that lie here, as far as that is known.
+    /// Number of bytes still to arrive or buffered here, as far as known.
     left: AtomicU64,
-    /// When its sender was last given something and has not asked for more since, in milliseconds;
-    /// 0: it is the agent's turn.
+    /// Time at which the reader got its last bytes without requesting more since, in milliseconds;
+    /// 0 while the agent must send next.
     given: AtomicU64,
 }
 
@@ -50,7 +49,7 @@ impl<T> BacklogEntry<T> {
     }
 }
 
-/// An answer's body; it may be taken away from whoever does not take it.
+/// Response body that can be evicted while its reader is stalled.
 pub(crate) struct TrackedResponse<T> {
     all: Arc<ResponseBacklog<T>>,
     number: u64,
@@ -83,8 +82,8 @@ impl<T> ResponseBacklog<T> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes answers away when too much lies here, from those who have stood still for longest; for
-    /// as long as it is polled.
+    /// Evicts responses, the longest-stalled first, while too many bytes are unread. Runs as long
+    /// as it is polled.
     pub(crate) async fn run_eviction(&self) -> Infallible {
         loop {
             self.pressure.notified().await;
@@ -101,7 +100,7 @@ impl<T> ResponseBacklog<T> {
     }
 
     fn relieve_below(&self, now: u64) -> usize {
-        // As it is at one moment: the answers go on meanwhile.
+        // A snapshot: responses make progress meanwhile.
         let mut given: Vec<Candidate<T>> =
             self.answers().values().filter_map(Candidate::of).collect();
         let mut lying: u64 = given.iter().map(|answer| answer.buffered).sum();
@@ -125,8 +124,7 @@ impl<T> ResponseBacklog<T> {
         count
     }
 
-    /// Answers on their way, in as many as have room whatever lies there of each; 0: there are
-    /// fewer.
+    /// Returns the number of responses in multiples of [`MIN_RESPONSES`]; 0 if they always fit.
     #[must_use]
     pub(crate) fn crowds(&self) -> usize {
         self.count.load(Ordering::Relaxed) / MIN_RESPONSES
@@ -134,19 +132,19 @@ impl<T> ResponseBacklog<T> {
 }
 
 /// Number of unread bytes at which eviction starts: half of the connection's window, so that other
-/// senders have the rest meanwhile.
+/// readers have the rest.
 const TARGET_BYTES: u64 = CONNECTION_WINDOW as u64 / 2;
 
 /// Interval of checks while there are more responses than windows in [`TARGET_BYTES`].
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Number of responses that fit whatever is unread of each.
+/// Number of responses that always fit, even if each fills its stream's window.
 const MIN_RESPONSES: usize = (TARGET_BYTES / STREAM_WINDOW as u64) as usize;
 
-/// An answer whose sender has been given something, and has not asked for more.
+/// A response whose reader got bytes and has not requested more.
 struct Candidate<T> {
     answer: Arc<BacklogEntry<T>>,
-    /// Since when, in milliseconds.
+    /// Start of the stall, in milliseconds.
     since: u64,
     /// Maximum number of unread bytes.
     buffered: u64,
@@ -162,42 +160,42 @@ impl<T> Candidate<T> {
         })
     }
 
-    /// Takes the body away, unless its sender has asked for more since.
+    /// Evicts the body, unless its reader has requested more meanwhile.
     fn evict(self) -> bool {
         let mut body = self.answer.body();
         let moved = self.answer.given.load(Ordering::Relaxed) != self.since;
         let victim = if moved { None } else { body.take() };
         if victim.is_some() {
-            // Nothing lies here of it any more.
+            // Its buffered bytes are gone.
             self.answer.given.store(0, Ordering::Relaxed);
         }
 
         drop(body);
-        // Dropping it tells the agent to stop, and gives the room back.
+        // Dropping the body stops the agent, and frees the window.
         victim.is_some()
     }
 }
 
-/// For how long an answer may stand still when so much lies here; `None`: there is room.
+/// Returns how long a response may stall at this number of unread bytes; `None`: without limit.
 fn patience(lying: u64) -> Option<Duration> {
     let over = lying.checked_sub(TARGET_BYTES).filter(|over| *over > 0)?;
     let full = (over as f64 / (FULL_BYTES - TARGET_BYTES) as f64).min(1.0);
     Some(READER_GRACE.mul_f64(1.0 - full).max(READER_GRACE_WHEN_FULL))
 }
 
-/// From here on nobody can wait: what is left is filled within a moment by as many as have brought
-/// it so far.
+/// Number of unread bytes from which no stall is acceptable: as many responses as before could fill
+/// the rest at once.
 const FULL_BYTES: u64 = CONNECTION_WINDOW as u64 / 4 * 3;
 
-/// Time after which a reader that requests nothing more may be evicted. 64 KiB of a response must
-/// leave before more is requested: a line of 16 kB/s is fast enough for one response.
+/// Stall after which a reader may be evicted. It requests more after each 64 KiB, so 16 kB/s is
+/// fast enough.
 const READER_GRACE: Duration = Duration::from_secs(4);
 
-/// Like [`READER_GRACE`], from [`FULL_BYTES`] on: a line of 256 kB/s is fast enough.
+/// Like [`READER_GRACE`], from [`FULL_BYTES`] on: 256 kB/s is fast enough.
 const READER_GRACE_WHEN_FULL: Duration = Duration::from_millis(250);
 
 impl<T> TrackedResponse<T> {
-    /// A body of this session.
+    /// Tracks a body of this session.
     pub(crate) fn new(body: T, all: &Arc<ResponseBacklog<T>>) -> Self {
         let number = all.next.fetch_add(1, Ordering::Relaxed);
         let answer = BacklogEntry {
@@ -222,8 +220,8 @@ impl<T> TrackedResponse<T> {
         }
     }
 
-    /// Polls the body for what comes next; `left` is what it says is still to come. `None` when it
-    /// was taken away.
+    /// Polls the body for its next piece; `left` returns the number of bytes that remain. Returns
+    /// `None` if it was evicted.
     pub(crate) fn take<F>(
         &self,
         poll: impl FnOnce(&mut T) -> Poll<F>,
@@ -242,7 +240,7 @@ impl<T> TrackedResponse<T> {
         Some(next)
     }
 
-    /// Looks at the body; `None` when it was taken away.
+    /// Inspects the body. Returns `None` if it was evicted.
     pub(crate) fn look<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
         self.answer.body().as_ref().map(look)
     }

@@ -1,6 +1,6 @@
-//! The sender's socket, guarded at both of its ends: a write that stays pending for too long is an
-//! error, and a connection that is closed while its sender is still sending is closed with
-//! patience.
+//! Guards both ends of the sender's socket. A write that makes no progress for too long is an
+//! error. A connection that closes while its sender still sends lingers, so that the sender can
+//! read its response.
 
 use std::future::Future;
 use std::io;
@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Marks a connection whose sender still sends a body that nothing will read. Clones share it. Does
-/// not know what hyper refuses by itself.
+/// Marks a connection whose sender sends a body that nothing will read; clones share it. Refusals
+/// of hyper itself do not set it.
 #[derive(Clone, Default)]
 pub(crate) struct UnreadBody(Arc<SocketFlags>);
 
@@ -25,33 +25,33 @@ struct SocketFlags {
 }
 
 impl UnreadBody {
-    /// Says whether there is such a body.
+    /// Sets or clears the mark.
     pub(crate) fn set(&self, unread: bool) {
         self.0.unread.store(unread, Ordering::Relaxed);
     }
 
-    /// Says that the sender was too slow to be waited for.
+    /// Records that the sender was too slow to wait for.
     pub(crate) fn set_slow(&self) {
         self.0.slow.store(true, Ordering::Relaxed);
     }
 }
 
-/// A stream whose writes must get on.
+/// Stream whose writes must make progress.
 pub(crate) struct WriteTimeout<S> {
     inner: S,
     timeout: Duration,
-    /// Runs while a write is pending.
+    /// Timer of a pending write.
     timer: Option<Pin<Box<Sleep>>>,
     unread: UnreadBody,
     linger: Option<LingeringClose>,
 }
 
-/// A closed connection that is still read from.
+/// A closed connection that still reads.
 struct LingeringClose {
-    /// The end of a window, and of all of them.
+    /// End of the current window, and of the linger time.
     timer: Pin<Box<Sleep>>,
     end: Instant,
-    /// Number of bytes in this window, and in all.
+    /// Number of bytes in this window, and in total.
     came: usize,
     left: usize,
 }
@@ -92,7 +92,7 @@ impl<S> WriteTimeout<S> {
 impl<S> WriteTimeout<S> {}
 
 impl<S: AsyncRead + Unpin> WriteTimeout<S> {
-    /// Throws away what still comes, until the sender closes, too, or has had its time.
+    /// Discards what arrives, until the sender closes or its time is over.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (window, all) = match self.unread.0.slow.load(Ordering::Relaxed) {
             true => (LINGER_SLOW, LINGER_SLOW),
@@ -139,20 +139,20 @@ impl<S: AsyncRead + Unpin> WriteTimeout<S> {
 /// (RFC 9112 §9.6). The value is nginx's.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// So much has to come in each such time, or the sender only holds the connection: a slow modem
-/// brings 1 KiB/s.
+/// Window in which the sender must send [`LINGER_WINDOW_BYTES`] to stay.
 const LINGER_WINDOW: Duration = Duration::from_secs(5);
 
+/// Minimum number of bytes per [`LINGER_WINDOW`]: the slowest modem sends 1 KiB/s.
 const LINGER_WINDOW_BYTES: usize = 5 * 1024;
 
-/// The time for a sender that was too slow before: it only has to read its answer.
+/// Linger time for a sender that was too slow before: it only has to read its response.
 const LINGER_SLOW: Duration = Duration::from_millis(500);
 
 /// Maximum number of bytes read after closing: a little more than the largest body that GitHub
 /// sends.
 const LINGER_BYTES: usize = 32 * 1024 * 1024;
 
-/// Bytes that are thrown away at once.
+/// Size of the buffer for discarded bytes.
 const DISCARD: usize = 16 * 1024;
 
 impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {

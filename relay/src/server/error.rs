@@ -31,23 +31,23 @@ pub enum StartError {
         /// Error of the system.
         source: io::Error,
     },
-    /// Another relay has the data directory.
+    /// Another relay uses the data directory.
     #[error(
         "the data directory {path} is in use by another relay ({by}): stop that one, or name another directory"
     )]
     InUse {
         /// Path of the directory.
         path: PathBuf,
-        /// Owner, in its own words.
+        /// Description of the owner, from the lock file.
         by: String,
     },
     /// The data directory has unusable content.
     #[error(transparent)]
     Content(#[from] DataDirError),
-    /// A certificate or the identity.
+    /// A certificate or the identity is unusable.
     #[error(transparent)]
     Cert(#[from] CertError),
-    /// The certificate and its key.
+    /// rustls rejected the certificate or its key.
     #[error("the edge's certificate can't be used: {0}")]
     Tls(#[from] rustls::Error),
     /// The state file failed.
@@ -56,7 +56,7 @@ pub enum StartError {
     /// The HTTPS port is not available.
     #[error("can't listen on TCP {address}: {source}{}", port_hint(*.address, .source))]
     Listen {
-        /// The address that was asked for.
+        /// Address from the settings.
         address: SocketAddr,
         /// Error of the system.
         source: io::Error,
@@ -64,16 +64,16 @@ pub enum StartError {
     /// The tunnel's port is not available.
     #[error("can't listen for agents: {0}")]
     Tunnel(#[from] EndpointError),
-    /// The system has no randomness to give.
+    /// The system's random number generator failed.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
-    /// The operator's baseline policy.
+    /// The baseline policy has errors.
     #[error("the baseline policy can't be used:\n{0}")]
     Baseline(#[from] Diagnostics),
     /// The settings for fetching are wrong.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// A signal can't be waited for.
+    /// The system refused a signal handler.
     #[error("SIGHUP: {0}")]
     Signal(io::Error),
 }

@@ -1,5 +1,5 @@
-//! What a connection of an agent passes before it is a session, whichever transport brings it: so
-//! many unknown ones in all and of one address, one deadline, and the greeting.
+//! Accepts agents' connections of both transports: bounds unauthenticated ones in total and per
+//! client, sets the deadline, and authenticates.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use crate::sessions::context::SessionContext;
 use crate::sessions::handshake::{self, HandshakeError};
 use crate::sessions::session;
 
-/// The way in for agents. It owns the tasks of greetings and sessions.
+/// Acceptor of agents. It owns the tasks of handshakes and sessions.
 pub(crate) struct AgentAcceptor {
     /// State that sessions need.
     pub host: Arc<SessionContext>,
@@ -28,13 +28,14 @@ pub(crate) struct AgentAcceptor {
     stop: CancellationToken,
 }
 
-/// A place for a connection whose peer has not yet said who it is.
+/// Slot of a connection whose peer is not yet authenticated.
 pub(crate) struct UnauthenticatedSlot(
     #[allow(dead_code, reason = "held, not read")] (ClientSlot, OwnedSemaphorePermit),
 );
 
 impl AgentAcceptor {
-    /// An entrance whose sessions are told to leave when `drain` is cancelled, and end with `stop`.
+    /// Creates an acceptor. Its sessions ask their agents to leave when `drain` is cancelled, and
+    /// end when `stop` is.
     #[must_use]
     pub(crate) fn new(
         host: Arc<SessionContext>,
@@ -52,7 +53,7 @@ impl AgentAcceptor {
         }
     }
 
-    /// Connections whose peer has not yet said who it is.
+    /// Returns the number of unauthenticated connections.
     #[must_use]
     pub(crate) fn unknown(&self) -> usize {
         self.host.limits.max_unauthenticated_agents - self.unauthenticated.available_permits()
@@ -64,9 +65,10 @@ impl AgentAcceptor {
         &self.tasks
     }
 
-    /// A place for one more unknown connection; `None` when there are too many.
+    /// Acquires a slot for an unauthenticated connection, or `None` if there are too many.
     pub(crate) fn acquire(&self, source: IpAddr) -> Option<UnauthenticatedSlot> {
-        // A handshake proves its address, so one that only knocks can't lock the others out.
+        // A QUIC handshake validates the address, so spoofed packets cannot use up another client's
+        // slots.
         let place = self
             .per_client
             .try_acquire(source, UNAUTHENTICATED_PER_CLIENT)?;
@@ -76,8 +78,8 @@ impl AgentAcceptor {
         )))
     }
 
-    /// Takes a connection in, in a task of its own: `connecting` makes it, the greeting follows,
-    /// then the session.
+    /// Runs a connection in its own task: `connecting` opens it, then come authentication and
+    /// session.
     pub(crate) fn accept<E>(
         self: &Arc<Self>,
         place: UnauthenticatedSlot,
@@ -111,7 +113,7 @@ impl AgentAcceptor {
                     .await;
                 }
                 Ok(Err(HandshakeError::Joined(agent))) => tracing::info!(agent, "agent joined"),
-                // Agents try several ways at one time, and give up all but one.
+                // Agents try several transports at once and drop all but one.
                 Ok(Err(error @ HandshakeError::Session(_))) => {
                     tracing::debug!(%error, "a connection that was given up")
                 }

@@ -1,5 +1,4 @@
-//! A session that is being served, as the rest of the relay knows it: whose it is, what it has to
-//! do, and whether there is a doubt about it.
+//! A session as the rest of the relay uses it: owner, load, and health.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -12,15 +11,15 @@ use crate::overload::slow_readers::ResponseBacklog;
 use crate::sessions::owner_events::OwnerEvents;
 use crate::storage::agents::Agent;
 
-/// A run of an agent's program, and what part of it a session is.
+/// Instance of an agent's program, and the place of a session in it.
 pub(crate) struct AgentInstance {
-    /// No other run has this name.
+    /// Unique name of the instance.
     pub instance: Box<str>,
     /// `true` if the agent shares its tunnels with others.
     pub pool: bool,
-    /// Which of the run's connections this is.
+    /// Number of the link in the instance.
     pub link: Option<u32>,
-    /// The one before on its line is lost.
+    /// `true` if the previous connection of this link was lost.
     pub lost: bool,
 }
 
@@ -37,13 +36,13 @@ pub(crate) struct ActiveSession {
     load: Arc<SessionLoad>,
     order: AtomicU32,
     quiet: AtomicBool,
-    /// `true` once the session serves all hosts of the session that it replaces. Until then its
-    /// agent gets nothing over it.
+    /// `true` once the session serves all hosts of the session that it replaces. It gets no requests
+    /// before.
     complete: AtomicBool,
 }
 
 impl ActiveSession {
-    /// A session that begins to be served.
+    /// Creates a session.
     #[must_use]
     pub(crate) fn new(
         agent: Agent,
@@ -68,7 +67,7 @@ impl ActiveSession {
         })
     }
 
-    /// Counts a request that this session is given.
+    /// Counts a request of this session.
     #[must_use]
     pub(crate) fn begin(&self) -> LoadGuard {
         self.load.begin()
@@ -79,14 +78,14 @@ impl ActiveSession {
         self.load.count()
     }
 
-    /// Returns the load beside another connection of the same instance: many requests, or unread
+    /// Returns a penalty for load, to compare connections of one instance: many requests, or unread
     /// responses.
     #[must_use]
     pub(crate) fn load_penalty(&self) -> usize {
         (self.in_flight() / SPREAD_FROM).max(self.response_backlog.crowds())
     }
 
-    /// Resolves when no request is under way.
+    /// Resolves when no request is in flight.
     pub(crate) async fn idle(&self) {
         self.load.idle().await;
     }
@@ -137,7 +136,7 @@ impl ActiveSession {
         self.run.lost
     }
 
-    /// Which run it belongs to.
+    /// Returns the name of its instance.
     #[must_use]
     pub(crate) const fn instance(&self) -> &str {
         &self.run.instance
@@ -155,13 +154,12 @@ impl ActiveSession {
         self.agent.id == other.agent.id && self.run.instance == other.run.instance
     }
 
-    /// A number that grows with every message of this session: the older goes first.
+    /// Returns a sequence number for a message of this session; lower ones are sent first.
     pub(crate) fn next_order(&self) -> u32 {
         self.order.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-/// Requests under way with which a connection is still as good as an idle one: to spread few
-/// requests over several connections costs more than it brings (measured: p99 three times as long
-/// on two cores).
+/// Number of requests in flight up to which a connection counts as idle. Spreading few requests
+/// over several connections is slower (measured: three times the p99 on two cores).
 const SPREAD_FROM: usize = 64;

@@ -1,4 +1,4 @@
-//! What agents' connections find when they come: the relay, as far as it concerns them.
+//! The relay as sessions use it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,25 +21,25 @@ pub(crate) struct SessionContext {
     pub registry: Registry,
     /// Persistent state.
     pub store: Store,
-    /// The time of day.
+    /// Clock.
     pub clock: Clock,
     pub limits: Limits,
     pub domain: HostName,
-    /// Exact hosts by the relay's settings.
+    /// Reserved hosts of the relay's settings.
     pub reserved_hosts: BTreeMap<HostName, AgentName>,
-    /// The port of public URLs.
+    /// Port in public URLs.
     pub public_port: u16,
-    /// The named sets of addresses.
+    /// Named address sets.
     pub ip_sets: IpSetUpdater,
     /// Trusted proxies, which are never locked out.
     pub trusted_proxies: AddressSet,
-    /// Which policies are in force.
+    /// Policies in force, for the log.
     pub in_force: PoliciesInForce,
-    /// The log of what strangers do.
+    /// Log of requests and connections.
     pub log: Arc<AuditLog>,
 }
 
-/// The policies that were logged last, by host: each of them is logged once, and its change.
+/// The last logged policy of each host, so that each change is logged once.
 #[derive(Default)]
 pub(crate) struct PoliciesInForce(
     // A std mutex: it guards a small map, and nothing waits while it is held.
@@ -47,7 +47,7 @@ pub(crate) struct PoliciesInForce(
 );
 
 impl PoliciesInForce {
-    /// Logs the policy of a host, unless it is in force already.
+    /// Logs the policy of a host, unless it was logged before.
     pub(crate) fn note(&self, host: &HostName, agent: &AgentName, summary: &Summary) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.insert(host.clone(), summary.digest.clone()).as_ref() == Some(&summary.digest) {
@@ -59,13 +59,13 @@ impl PoliciesInForce {
 }
 
 impl SessionContext {
-    /// When an agent's connection counts as dead.
+    /// Returns the keep-alive settings of agents' connections.
     #[must_use]
     pub(crate) const fn liveness(&self) -> Liveness {
         Liveness::with_idle_timeout(self.limits.tunnel_idle_timeout)
     }
 
-    /// The host of an agent that asks for none: what the settings give it, or its name below the
+    /// Returns the host of an agent that requests none: a reserved host, or its name below the
     /// domain.
     #[must_use]
     pub(crate) fn host_of(&self, agent: &AgentName) -> HostName {

@@ -1,5 +1,5 @@
-//! Who is this agent? One greeting, under one deadline: a join, which ends the connection, or a
-//! hello with a credential that the store knows.
+//! Authenticates an agent, under one deadline: by a join, which ends the connection, or by a hello
+//! with a known credential.
 
 use crate::sessions::AgentMessage;
 use data_encoding::HEXLOWER;
@@ -14,22 +14,22 @@ use crate::storage::StorageError;
 use crate::storage::agents::Agent;
 use crate::storage::hosts::HostClaim;
 
-/// An agent that said who it is.
+/// An authenticated agent.
 pub(crate) struct Authenticated {
-    /// Whose session it is.
+    /// Agent of the session.
     pub agent: Agent,
-    /// Digest of the credential, which is checked again regularly.
+    /// Digest of the credential, which the session checks regularly.
     pub credential: SecretDigest,
-    /// Which run of the agent's program it is part of.
+    /// Instance that the session belongs to.
     pub run: AgentInstance,
-    /// The stream on which it goes on talking.
+    /// Stream of control messages.
     pub control: ControlStream,
 }
 
 /// Reason why a connection did not become a session.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
-    /// The connection was a join, and is done.
+    /// The connection was a completed join.
     #[error("agent {0} joined")]
     Joined(String),
     /// The agent was refused.
@@ -37,7 +37,7 @@ pub(crate) enum HandshakeError {
     Refused(&'static str),
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// The stream broke, or the peer is no agent.
+    /// The stream failed, or the peer is not an agent.
     #[error(transparent)]
     Stream(#[from] StreamError),
     #[error(transparent)]
@@ -47,7 +47,7 @@ pub(crate) enum HandshakeError {
 /// Reads the greeting and answers it. The caller sets the deadline.
 ///
 /// # Errors
-/// [`HandshakeError`] for everything but a known agent's hello.
+/// [`HandshakeError`] for everything but the hello of a known agent.
 pub(crate) async fn authenticate(
     session: &Session,
     host: &SessionContext,
@@ -153,8 +153,8 @@ async fn join(
     }
 }
 
-/// From now on the host of its name is the agent's own, and 503 is the answer there until it comes:
-/// on this relay, and on every one that gets a copy of its state.
+/// Reserves the host of the agent's name, which answers 503 until the agent connects. This also
+/// holds on every relay that gets a copy of the state.
 async fn keep_host(agent: &Agent, host: &SessionContext) {
     let own = host.host_of(&agent.name);
     if host.reserved_hosts.contains_key(&own) {
@@ -162,8 +162,7 @@ async fn keep_host(agent: &Agent, host: &SessionContext) {
     }
 
     let (wanted, of_name, id) = (own.clone(), own.agent_below(&host.domain), agent.id);
-    // The agent has joined all the same: its token is used up, and it claims the host again when it
-    // comes.
+    // The join succeeded: its token is used, and the agent claims the host again when it connects.
     match host
         .store
         .run(move |store| store.claim_host(&wanted, of_name.as_ref(), id))

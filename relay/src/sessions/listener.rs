@@ -1,5 +1,5 @@
-//! Takes agents' QUIC connections. The accept loop awaits nothing but `accept`; what becomes of a
-//! connection is the [`AgentAcceptor`]'s business.
+//! Accepts agents' QUIC connections. The accept loop awaits only `accept`; [`AgentAcceptor`] runs
+//! each connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) struct AgentListener {
 }
 
 impl AgentListener {
-    /// Binds the UDP port and begins to accept.
+    /// Binds the UDP port and starts to accept.
     ///
     /// # Errors
     /// [`EndpointError`].
@@ -59,8 +59,8 @@ impl AgentListener {
         self.address
     }
 
-    /// Waits until every session has ended and the peers have been told. The token given to
-    /// [`AgentListener::bind`] is what ends them.
+    /// Waits until every session has ended and the peers were notified. Cancel the token given to
+    /// [`AgentListener::bind`] first.
     pub(crate) async fn join(self) {
         self.entrance.tasks().close();
         self.entrance.tasks().wait().await;
@@ -69,11 +69,11 @@ impl AgentListener {
     }
 }
 
-/// For the peers to be told that the relay stops. Handshakes that were given up on the other side
-/// would be waited for until they count as dead.
+/// Time for the close frames to leave. Abandoned handshakes would otherwise delay the end until
+/// they time out.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Keeps the known hosts those that somebody owns: agents are removed by another process.
+/// Updates the known hosts from the store, because another process removes agents.
 async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
     let mut review = interval(REVIEW_INTERVAL);
     review.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -107,8 +107,8 @@ async fn accept(endpoint: Endpoint, entrance: Arc<AgentAcceptor>, stop: Cancella
         };
         let Some(incoming) = incoming else { break };
         if entrance.unknown() >= RETRY_FROM && !incoming.remote_address_validated() {
-            // Costs the stranger a round trip and us nothing to remember. A second Retry is an
-            // error, and then the attempt is dropped.
+            // A Retry costs the client a round trip, and the relay no memory. A second Retry is an
+            // error, and the attempt is dropped.
             let _ = incoming.retry();
             continue;
         }

@@ -1,6 +1,6 @@
-//! What the relay refused, on its way to the tunnel's owner: a bounded queue. Up to so many a
-//! second are told one by one, the rest as counts by check, so that a flood of strangers neither
-//! fills memory nor the owner's screen.
+//! Queue of events for the tunnel's owner. It sends a bounded number of refusals a second one by
+//! one and the rest as counts by check, so that a flood fills neither memory nor the owner's
+//! screen.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ impl Inner {
 }
 
 impl OwnerEvents {
-    /// A queue that tells at most this many a second.
+    /// Creates a queue that sends up to `most` refusals a second one by one.
     #[must_use]
     pub(crate) fn new(most: usize) -> Self {
         let inner = Inner {
@@ -45,7 +45,7 @@ impl OwnerEvents {
         }
     }
 
-    /// Notes a refusal. `describe` is only called when it will be told.
+    /// Records a refusal. Calls `describe` only if the refusal is sent in full.
     pub(crate) fn push(&self, check: Check, describe: impl FnOnce() -> RefusedRequest) {
         let mut inner = self.lock();
         if inner.quota.take(check) {
@@ -55,15 +55,15 @@ impl OwnerEvents {
         self.news.notify_one();
     }
 
-    /// Waits for refusals and takes them, as the message that tells them. Cancelling it loses
-    /// nothing.
+    /// Waits for refusals and returns the message that reports them. Cancel-safe.
     pub(crate) async fn next_message(&self) -> RelayMessage {
-        // Asked first: whoever was cancelled here before has taken the news, but not the refusals.
+        // Checked first: a call that was cancelled has consumed the notification, but not the
+        // refusals.
         while self.lock().is_empty() {
             self.news.notified().await;
         }
 
-        // Counts can wait. A single refusal has its place among requests that passed.
+        // Counts can wait; a single refusal keeps its order among permitted requests.
         if self.lock().told.is_empty() {
             tokio::time::sleep(GATHER_TIME).await;
         }
@@ -87,7 +87,7 @@ impl OwnerEvents {
     }
 }
 
-/// Counts are sent together that come within this time.
+/// Time in which counts are combined.
 const GATHER_TIME: Duration = Duration::from_millis(50);
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Which sessions serve which public host.
+//! Maps public hosts to sessions.
 //!
-//! A tunnel outlives its sessions: the host stays known (and is kept in the store), the policy
-//! stays in memory. So a host whose agent is away answers 503, and 404 is for hosts that nobody
-//! owns. The connections of one run of the agent serve together. A newer run takes over at once,
-//! unless both have asked to share, and an older one serves again when it is gone.
+//! A tunnel outlives its sessions: its host stays in the store, and its policy in memory. So a host
+//! whose agent is disconnected answers 503, and a host without an owner 404. The connections of one
+//! instance serve together. A newer instance takes over at once, unless both have `--pool`; the
+//! older one serves again when the newer leaves.
 
 mod endpoint;
 
@@ -22,18 +22,18 @@ pub(crate) use self::endpoint::{PolicyVersion, TunnelEndpoint};
 use crate::sessions::active::ActiveSession;
 use crate::storage::agents::AgentId;
 
-/// All tunnels; clones share it.
+/// All tunnels; clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Registry {
-    // A std mutex: look-ups copy some pointers, and nothing waits while it is held.
+    // A std mutex: lookups copy a few pointers, and nothing waits while it is held.
     tunnels: Arc<Mutex<HashMap<HostName, TunnelEndpoint>>>,
-    /// Grows with every tunnel that is opened.
+    /// Incremented when a tunnel is opened.
     opened: Arc<watch::Sender<u64>>,
-    /// Sessions of each agent.
+    /// Number of sessions of each agent.
     of_agent: Arc<Mutex<HashMap<AgentId, usize>>>,
 }
 
-/// A session's place among its agent's.
+/// Guard that counts a session of an agent.
 pub(crate) struct AgentSlot(Arc<Mutex<HashMap<AgentId, usize>>>, AgentId);
 
 impl Drop for AgentSlot {
@@ -49,8 +49,8 @@ impl Drop for AgentSlot {
 }
 
 impl Registry {
-    /// Makes these hosts known, and no others. A host that is being served is left alone: it may
-    /// have been claimed after the owners were read.
+    /// Replaces the known hosts. Keeps a host that is being served: it may have been claimed after
+    /// `hosts` was read.
     pub(crate) fn replace_known_hosts(&self, hosts: HashSet<HostName>) {
         let mut tunnels = self.lock();
         tunnels.retain(|name, tunnel| !tunnel.is_away() || hosts.contains(name));
@@ -59,7 +59,7 @@ impl Registry {
         }
     }
 
-    /// A place for one more session of this agent; `None` when it has as many as one may.
+    /// Counts a session of this agent. Returns `None` if it has the maximum.
     #[must_use]
     pub(crate) fn place(&self, agent: AgentId) -> Option<AgentSlot> {
         let mut of_agent = self.of_agent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,15 +70,15 @@ impl Registry {
         })
     }
 
-    /// Returns the state of this host; `None` if no agent owns it.
+    /// Returns the tunnel of this host, or `None` if no agent owns it.
     #[must_use]
     pub(crate) fn find(&self, host: &str) -> Option<TunnelEndpoint> {
         self.lock().get(host).cloned()
     }
 
-    /// Gives the host to this session, with its policy. Ownership was checked before. The newest
-    /// run serves, and an older one again when it is gone. What was counted and who is locked out
-    /// stays: to come again makes nobody new.
+    /// Opens the host for this session with its policy, after the owner was checked. The newest
+    /// instance serves, and an older one again when it leaves. Counters and lockouts persist, so
+    /// that reconnecting resets nothing.
     pub(crate) fn open(
         &self,
         host: HostName,
@@ -123,8 +123,7 @@ impl Registry {
             }
         };
 
-        // What another connection of the run has brought meanwhile is newer than what this one
-        // brings late.
+        // A policy that another connection of the instance brought meanwhile is newer.
         let of_run = others
             .iter()
             .filter(|other| other.arrival == arrival)
@@ -139,8 +138,7 @@ impl Registry {
         let down = same.map(|same| Arc::clone(&same.down)).unwrap_or_default();
         let sessions = others
             .iter()
-            // A host can be given to another agent: then the one before has nothing to do with it
-            // any more.
+            // Sessions of the previous owner no longer serve the host.
             .filter(|other| !other.live.is(session) && other.live.agent.id == session.agent.id)
             .cloned()
             .map(|other| match other.arrival == arrival {
@@ -183,7 +181,7 @@ impl Registry {
         self.opened.send_modify(|count| *count += 1);
     }
 
-    /// Waits for a session of this host that `may`, if its agent was connected a moment ago.
+    /// Waits for a session of this host that `may` accepts, if its agent was connected recently.
     pub(crate) async fn arrival(
         &self,
         host: &str,
@@ -209,7 +207,7 @@ impl Registry {
         timeout(patience, waiting).await.ok().flatten()
     }
 
-    /// Returns `true` if the agent has a live connection in place of this one.
+    /// Returns `true` if the agent has another live connection of the same link.
     #[must_use]
     pub(crate) fn has_another(&self, session: &ActiveSession) -> bool {
         if session.replaces_lost_link() {
@@ -223,7 +221,7 @@ impl Registry {
         })
     }
 
-    /// The agent of this session says whether the host's application takes no connection there.
+    /// Records the agent's report that the application is unreachable, or reachable again.
     pub(crate) fn set_down(&self, host: &str, session: &ActiveSession, down: bool) {
         let tunnels = self.lock();
         let sessions = tunnels
@@ -235,8 +233,8 @@ impl Registry {
             .for_each(|same| same.down.store(down, Ordering::Relaxed));
     }
 
-    /// Returns `true` if requests for this host may use this session: no newer instance has taken
-    /// it over.
+    /// Returns `true` if the session may get requests for this host: no newer instance has taken
+    /// over.
     #[must_use]
     pub(crate) fn is_active(&self, host: &str, session: &ActiveSession) -> bool {
         self.lock().get(host).is_some_and(|tunnel| {
@@ -254,7 +252,7 @@ impl Registry {
             .is_some_and(|tunnel| tunnel.sessions.iter().any(|other| other.live.is(session)))
     }
 
-    /// Removes the session from this host, which belongs to another agent now.
+    /// Removes the session from this host, which now belongs to another agent.
     pub(crate) fn give_up(&self, host: &HostName, session: &ActiveSession) {
         let mut tunnels = self.lock();
         if let Some(tunnel) = tunnels.get_mut(host) {
@@ -262,26 +260,26 @@ impl Registry {
         }
     }
 
-    /// The session is over: its tunnels are left to others, or wait for the next one.
+    /// Removes a session that ended from all its hosts.
     pub(crate) fn leave(&self, session: &ActiveSession) {
         let mut tunnels = self.lock();
         for tunnel in tunnels.values_mut() {
             tunnel.give_up(session);
         }
         drop(tunnels);
-        // An older run may serve again.
+        // An older instance may serve again.
         self.opened.send_modify(|count| *count += 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<HostName, TunnelEndpoint>> {
-        // A panic elsewhere can't leave the map half changed.
+        // A panic elsewhere cannot leave the map half changed.
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Connections of one agent: several machines of a pool with some each. It can't take everybody's
-/// files.
+/// Maximum number of sessions of one agent: several machines of a pool with a few each, and a bound
+/// on file descriptors.
 const SESSIONS_PER_AGENT: usize = 64;
 
-/// An agent that was away for longer is not expected back at any moment.
+/// Time after which a disconnected agent is not expected back at any moment.
 const RECONNECT_EXPECTED: Duration = Duration::from_secs(30);

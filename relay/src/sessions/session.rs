@@ -1,5 +1,5 @@
-//! Serves one known agent: opens its tunnels, tells it what was refused, and asks the store from
-//! time to time whether its credential still holds.
+//! Serves one authenticated agent: opens its tunnels, sends it events, and checks its credential
+//! regularly.
 
 mod open;
 
@@ -25,7 +25,7 @@ use crate::sessions::owner_events::OwnerEvents;
 use crate::sessions::registry::Registry;
 use crate::storage::Store;
 
-/// Takes a session out of the registry when it ends, however it ends.
+/// Guard that removes a session from the registry when it ends.
 struct RegisteredTunnels<'h> {
     registry: &'h Registry,
     live: &'h ActiveSession,
@@ -37,7 +37,7 @@ impl Drop for RegisteredTunnels<'_> {
     }
 }
 
-/// Serves the agent until it leaves, is refused, or `stop` is cancelled.
+/// Serves the agent until it leaves or is refused, or `stop` is cancelled.
 pub(crate) async fn serve(
     session: Session,
     admitted: Authenticated,
@@ -62,7 +62,7 @@ pub(crate) async fn serve(
         return;
     };
 
-    // The agents look elsewhere now; one that has lost its connection is needed for the last
+    // The agents connect elsewhere now. One that lost its other connection is needed for the last
     // requests.
     if drain.is_cancelled() && host.registry.has_another(&live) {
         let message = "the relay is about to stop".to_owned();
@@ -105,7 +105,7 @@ pub(crate) async fn serve(
                     on_message(message, &live, host, &mut opened).await
                 }
                 Err(StreamError::Protocol(what)) => break what,
-                // The stream knows only that the connection is gone, which knows why.
+                // The stream only knows that the connection ended; the connection knows why.
                 Err(error) => match timeout(LISTEN, session.closed()).await {
                     Ok(SessionError::ClosedByPeer(reason)) => break format!("it has closed the connection: {reason}"),
                     Ok(lost) => break lost.to_string(),
@@ -128,7 +128,7 @@ pub(crate) async fn serve(
                 let news = std::mem::replace(&mut stands_by, other) != other;
                 Ok(news.then_some(RelayMessage::Standby { standby: other }))
             }
-            // The agent is asked nothing more, and everything that it has sent has been taken.
+            // Requests to the agent have ended, and all its messages were processed.
             never = &mut room => match never {},
             () = live.idle(), if left => break "it left".to_owned(),
             () = drain.cancelled(), if !told_to_leave => {
@@ -144,7 +144,7 @@ pub(crate) async fn serve(
         let answer = match outcome {
             Ok(None) => continue,
             Ok(Some(answer)) => answer,
-            // The other tunnels of the agent stay open.
+            // The agent's other tunnels stay open.
             Err(OpenRefused(reason @ RefusedReason::Host, message)) => {
                 RelayMessage::Refused { reason, message }
             }
@@ -165,7 +165,7 @@ pub(crate) async fn serve(
             }
         };
 
-        // An agent that does not listen is as good as gone.
+        // An agent that does not read is treated as gone.
         match timeout(host.limits.agent_handshake_timeout, control.send(&answer)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => break error.to_string(),
@@ -179,15 +179,14 @@ pub(crate) async fn serve(
     tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "what its connection did");
 }
 
-/// Interval of checks of a session's credential: the maximum time until a removed agent is
-/// disconnected.
+/// Interval of credential checks: the maximum time until a removed agent is disconnected.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Interval of checks for silence and takeover.
 const LISTEN: Duration = Duration::from_secs(1);
 
-/// Asks the store whether the agent is still who it was, and still has its hosts:
-/// `hookward-relay agent` works beside this process.
+/// Checks in the store that the credential is valid and the agent still owns its hosts, because
+/// `hookward-relay agent` works in another process.
 async fn reviewed(
     credential: &SecretDigest,
     live: &Arc<ActiveSession>,
@@ -224,12 +223,12 @@ async fn reviewed(
                 message,
             }))
         }
-        // A store that fails for a moment is no reason to end a tunnel.
+        // A temporary failure of the store does not end a tunnel.
         Ok((Some(_), None)) | Err(_) => Ok(None),
     }
 }
 
-/// Does what the agent asks for. Hosts that it has `opened` are noted.
+/// Handles a message of the agent, and records the hosts that it `opened`.
 async fn on_message(
     message: AgentMessage,
     live: &Arc<ActiveSession>,

@@ -12,7 +12,7 @@ pub(crate) struct RawSettings {
     pub domain: Option<String>,
     /// Address and port of the listeners.
     pub listen: Option<String>,
-    /// The port in public URLs.
+    /// Port in public URLs.
     pub public_port: Option<u16>,
     /// Host and port under which agents reach this relay.
     pub tunnel_address: Option<String>,
@@ -22,25 +22,25 @@ pub(crate) struct RawSettings {
     pub certificate: Option<PathBuf>,
     /// PEM file with its key.
     pub key: Option<PathBuf>,
-    /// Networks whose `X-Forwarded-For` is believed.
+    /// Networks whose forwarding header field is trusted.
     pub trusted_proxies: Vec<String>,
     /// Exact hosts, and the agents that own them.
     pub hosts: Vec<(String, String)>,
-    /// The field that trusted proxies write.
+    /// Header field that trusted proxies write.
     pub forwarded: Option<String>,
     /// `true` if connections of trusted proxies begin with the PROXY protocol.
     pub proxy_protocol: Option<bool>,
-    /// The operator's baseline policy.
+    /// Policy file of the baseline policy.
     pub baseline_policy: Option<PathBuf>,
     pub fetch_hosts: Vec<String>,
     /// Certificates to trust when fetching.
     pub fetch_ca: Option<PathBuf>,
     pub fetch_resolve: Vec<(String, String)>,
-    /// `true` to make damaged or missing files of the data directory anew; a flag only.
+    /// `true` to replace damaged or missing files of the data directory; a flag only.
     pub reset: bool,
 }
 
-/// Reads a settings file. Mistakes go to `problems`; what could be read is returned.
+/// Reads a settings file. Adds errors to `problems`, and returns the valid settings.
 pub(crate) fn read_file(
     name: &str,
     text: &str,
@@ -98,7 +98,7 @@ pub(crate) fn read_file(
 }
 
 impl RawSettings {
-    /// Returns these settings, with those of `file` where these have none.
+    /// Returns these settings; those of `file` fill the gaps.
     #[must_use]
     pub(crate) fn merge_over(self, file: Self) -> Self {
         Self {

@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::{StorageError, Store};
 
-/// Identifies an agent for as long as the relay's data lives; names can be given anew.
+/// Identifies an agent for the lifetime of the data directory. Names can be reused, ids cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AgentId(pub(super) i64);
 
@@ -19,7 +19,7 @@ pub struct Agent {
     pub name: AgentName,
 }
 
-/// An agent in a list for the administrator.
+/// Row of the administrator's list of agents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentRow {
     pub name: String,
@@ -27,7 +27,7 @@ pub struct AgentRow {
     pub joined: bool,
     /// The hosts it owns.
     pub hosts: Vec<String>,
-    /// Changes with each agent of the name and each credential of it.
+    /// Changes with each agent of this name and with each of its credentials.
     pub(crate) identity: (i64, Option<Vec<u8>>),
 }
 
@@ -35,7 +35,7 @@ pub struct AgentRow {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenHost {
     pub host: HostName,
-    /// The agent that had it.
+    /// Name of the previous owner.
     pub from: String,
 }
 
@@ -52,9 +52,9 @@ impl Store {
         })
     }
 
-    /// Adds an agent, or finds it, and makes the secret of a join token for it. Older join tokens
-    /// of this agent end; its credential lives until the new token is used. The host of its name is
-    /// its own from now on: the agent that had it until now is returned, with the host.
+    /// Adds an agent if needed, and creates the secret of a join token for it. Invalidates its older
+    /// join tokens; its credential stays valid until the new token is used. The agent owns the host of
+    /// its name from then on. Returns the host with its previous owner, if there was one.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -112,7 +112,7 @@ impl Store {
         })
     }
 
-    /// Withdraws an agent's credential, its join tokens and its hosts. `false`: there was none.
+    /// Removes an agent with its credential, join tokens and hosts. Returns `false` if there was none.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -120,7 +120,7 @@ impl Store {
         self.with(|db| Ok(db.execute("DELETE FROM agents WHERE name = ?1", [name.as_str()])? > 0))
     }
 
-    /// All agents.
+    /// Returns all agents.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -144,9 +144,9 @@ impl Store {
         })
     }
 
-    /// Exchanges a join token's secret for a credential. The token is used up; only the same
-    /// credential may come again, from an agent that did not get the answer or could not keep it.
-    /// `None`: it is unknown, used by another, or too old.
+    /// Exchanges a join token's secret for a credential, and invalidates the token. Only the same
+    /// credential may use it again, because an agent may have missed the response or failed to store
+    /// it. Returns `None` if the token is unknown, used by another credential, or expired.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -179,13 +179,13 @@ impl Store {
         })
     }
 
-    /// The agent with this credential.
+    /// Returns the agent with this credential.
     ///
     /// # Errors
     /// [`StorageError::State`].
     pub fn authenticate(&self, credential: &SecretDigest) -> Result<Option<Agent>, StorageError> {
-        // Looked up by digest: what a timing could tell is a digest, from which no credential
-        // (256 bits) can be found.
+        // Lookup by digest: timing can reveal only a digest, from which a 256-bit credential cannot
+        // be found.
         self.with(|db| {
             db.query_row(
                 "SELECT id, name FROM agents WHERE credential_digest = ?1",

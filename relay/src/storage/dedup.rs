@@ -1,13 +1,12 @@
-//! Deliveries that came before, in a file of their own (SQLite): claimed atomically by one thread
-//! that commits in batches, so that requests wait for one commit and not for each other's.
+//! Deduplication of deliveries, in a SQLite file of its own. One thread claims them atomically and
+//! commits in batches, so that requests wait for one commit and not for each other's.
 //!
-//! A claim is pending until its delivery was answered 2xx; then it is confirmed, before the sender
-//! hears of it. Pending claims of a process that is gone are nobody's: its deliveries were not
-//! acknowledged. Nothing is forgotten within its window: when a tunnel has too many, its new ones
-//! are refused for now, and no other tunnel's.
+//! A claim is pending until the application answers 2xx; then it is confirmed before the sender
+//! gets the response. Pending claims of an ended process are void: their deliveries were not
+//! acknowledged. No claim is dropped within its window. When a tunnel has too many, the relay
+//! refuses new ones of this tunnel for now, and of no other.
 //!
-//! Windows are measured by time that passes; a clock that is set changes them only with the next
-//! start.
+//! Windows use monotonic time; a changed clock affects them only at the next start.
 
 mod claim_guard;
 mod schema;
@@ -34,17 +33,17 @@ use self::writer::{SteadyTime, WriterThread};
 use crate::storage::StorageError;
 
 type Key = [u8; 32];
-/// Rows in the file, by tunnel.
+/// Number of rows in the file, by tunnel.
 type Counts = HashMap<Arc<str>, u64>;
 
-/// The deliveries; clones share them.
+/// Handle of the deduplication; clones share it.
 #[derive(Clone)]
 pub(crate) struct DeliveryDedup {
     shared: Arc<DedupShared>,
 }
 
 struct DedupShared {
-    // A std mutex with its condition: the thread waits on it, requests only push.
+    // A std mutex with a condition variable: the thread waits on it, and requests only push.
     queue: Mutex<DedupQueue>,
     news: Condvar,
     holders: AtomicI64,
@@ -55,7 +54,7 @@ struct DedupShared {
 struct DedupQueue {
     requests: VecDeque<DedupRequest>,
     ended: bool,
-    /// The file can't be written now: nobody can tell.
+    /// `true` while the file cannot be written, so that duplicates cannot be recognised.
     failing: bool,
 }
 
@@ -79,16 +78,16 @@ enum DedupRequest {
     },
 }
 
-/// The thread that owns the file. Dropping it ends the thread.
+/// Thread that owns the file. Dropping it ends the thread.
 pub(crate) struct DedupWriter {
     pub dedup: DeliveryDedup,
     thread: Option<JoinHandle<()>>,
 }
 
 impl DedupWriter {
-    /// Opens the file, and begins to serve. At most `most` deliveries of each tunnel are
-    /// remembered. A file that is damaged is set aside: it is a memory, and webhooks are worth more
-    /// than it.
+    /// Opens the file and starts the thread, which remembers up to `most` deliveries of each tunnel. A
+    /// damaged file is set aside: losing it may repeat deliveries, while refusing to start would lose
+    /// them.
     ///
     /// # Errors
     /// [`StorageError`].
@@ -142,7 +141,7 @@ impl Drop for DedupWriter {
         self.dedup.shared.lock().ended = true;
         self.dedup.shared.news.notify_one();
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has nothing left to lose: every commit is whole.
+            // A thread that panicked leaves no partial state: every commit is atomic.
             let _ = thread.join();
         }
     }
@@ -186,7 +185,7 @@ impl DeliveryDedup {
             room
         };
 
-        // Held from here on: a request that goes away while it waits gives its claim back.
+        // Created first: a request that is dropped while it waits releases its claim.
         let mut held = ClaimGuard {
             dedup: self.clone(),
             holder,
@@ -201,7 +200,7 @@ impl DeliveryDedup {
         self.shared.news.notify_one();
         let claimed = match timeout(COMMIT_TIMEOUT, answered).await {
             Ok(claimed) => claimed.unwrap_or(Claimed::Pending),
-            // The claim may still be made: its guard gives it back.
+            // The claim may still be made; its guard releases it.
             Err(_) => return (Claimed::Pending, held),
         };
         if claimed != Claimed::New {
@@ -217,13 +216,13 @@ impl DeliveryDedup {
     }
 }
 
-/// Claims that wait for a commit; more are refused for now.
+/// Maximum number of claims that wait for a commit; the relay refuses more for now.
 const QUEUE_LENGTH: usize = 8192;
 
 /// Maximum wait of a request for a commit.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A moment as SQLite keeps it.
+/// Converts a time to the form in which SQLite stores it.
 fn millis(at: UnixMillis) -> i64 {
     i64::try_from(at.0).unwrap_or(i64::MAX)
 }
@@ -355,7 +354,7 @@ mod tests {
         );
         kept.clock.pass(Duration::from_secs(1));
 
-        // Swept with some later commit; the deadline of the test is the runner's.
+        // A later commit removes the row; the test runner sets the deadline.
         while keeper.dedup.claim(&host(), &claim(10)).await.0 != Claimed::New {
             tokio::task::yield_now().await;
         }

@@ -8,7 +8,7 @@ use super::agents::millis;
 use super::{StorageError, Store};
 
 impl Store {
-    /// Keeps the ranges of a named set, one a line, and when they were read.
+    /// Stores the ranges of a named set, one a line, with the time at which they were fetched.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -27,7 +27,7 @@ impl Store {
         .map(drop)
     }
 
-    /// The kept named sets: name, ranges, and when they were read.
+    /// Returns the stored named sets: name, ranges, and time at which they were fetched.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -46,7 +46,7 @@ impl Store {
         })
     }
 
-    /// Notes the address under which agents reach this relay, for `agent add`.
+    /// Stores the address under which agents reach this relay, for `agent add`.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -54,7 +54,7 @@ impl Store {
         self.set_fact(TUNNEL_ADDRESS, address)
     }
 
-    /// The address under which agents reach this relay; `None` before its first start.
+    /// Returns the address under which agents reach this relay, or `None` before its first start.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -62,7 +62,7 @@ impl Store {
         self.fact(TUNNEL_ADDRESS)
     }
 
-    /// Notes the relay's domain, for `agent add`.
+    /// Stores the relay's domain, for `agent add`.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -90,6 +90,6 @@ impl Store {
     }
 }
 
-/// Facts about the relay.
+/// Key of a fact in the table.
 const TUNNEL_ADDRESS: &str = "tunnel_address";
 const DOMAIN: &str = "domain";

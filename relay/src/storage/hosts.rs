@@ -18,8 +18,8 @@ pub enum HostClaim {
 }
 
 impl Store {
-    /// Gives a host to an agent, if it is free or the agent's own. The host of another agent's
-    /// `name`, below the relay's domain, is not free, from the moment that agent was added.
+    /// Claims a host for an agent, if it is free or the agent's own. The host of another agent's name,
+    /// below the relay's domain, is never free, even before that agent connects.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -65,7 +65,7 @@ impl Store {
         })
     }
 
-    /// The first of these hosts that belongs to another agent, and that agent's name.
+    /// Returns the first of these hosts that belongs to another agent, with that agent's name.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -90,7 +90,7 @@ impl Store {
         })
     }
 
-    /// All hosts that somebody owns.
+    /// Returns all hosts with an owner.
     ///
     /// # Errors
     /// [`StorageError::State`].
@@ -109,5 +109,5 @@ impl Store {
     }
 }
 
-/// Hosts that one agent may own, so that none can take all names.
+/// Maximum number of hosts of one agent, so that none can take all names.
 pub(super) const HOSTS_PER_AGENT: i64 = 64;

@@ -1,4 +1,4 @@
-//! What was found, and what is to be done about it.
+//! Findings and their remedies.
 
 use std::net::SocketAddr;
 
@@ -39,11 +39,11 @@ impl ProbeStep {
     }
 }
 
-/// Reach of what was sent.
+/// Result of sending to an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reachability {
     Answered,
-    /// The system there, or a firewall, says that nobody listens.
+    /// The host, or a firewall, reports a closed port.
     Refused,
     Lost,
 }
@@ -51,19 +51,19 @@ pub(super) enum Reachability {
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Findings {
     pub(super) steps: Vec<ProbeStep>,
-    /// Each step is printed as it ends: some take seconds.
+    /// `true` to print each step when it ends, because some take seconds.
     #[serde(skip)]
     pub(super) live: bool,
     /// Remedies on this machine.
     pub(super) remedies: Vec<String>,
     /// Requests to the network team.
     pub(super) requests: Vec<String>,
-    /// Relays that a tunnel can be opened to, and those that it can't.
+    /// Relays that a tunnel can be opened to, and the others.
     #[serde(skip)]
     pub(super) reached: Vec<String>,
     #[serde(skip)]
     pub(super) unreached: Vec<String>,
-    /// Something else is in the way.
+    /// Something else blocks the tunnel.
     #[serde(skip)]
     pub(super) blocked: bool,
 }
@@ -71,9 +71,9 @@ pub(super) struct Findings {
 /// Result of a handshake with the relay.
 pub(super) enum HandshakeResult {
     Done(Session),
-    /// Done with a key that the agent can't compare: it has not joined.
+    /// Completed, but the agent has not joined and has no key to compare.
     Unchecked,
-    /// The peer has another key.
+    /// The server has another key.
     WrongKey,
     Failed,
 }
@@ -92,20 +92,20 @@ impl HandshakeResult {
     }
 }
 
-/// Findings on the way to one relay.
+/// Results of all paths to one relay.
 pub(super) struct PathResults<'f> {
     pub(super) relay: &'f RelayEndpoint,
     pub(super) addresses: &'f [SocketAddr],
     pub(super) udp: Reachability,
     pub(super) quic: HandshakeResult,
     pub(super) tcp: Reachability,
-    /// The proxy that TLS over TCP goes through, and whether it lets us through.
+    /// Proxy of TLS over TCP, and `true` if it accepted the connection.
     pub(super) proxy: Option<(String, bool)>,
     pub(super) tls: HandshakeResult,
 }
 
 impl Findings {
-    /// A step on the way to this relay.
+    /// Adds a step on the way to this relay.
     pub(super) fn add(
         &mut self,
         relay: &RelayEndpoint,
@@ -139,7 +139,7 @@ impl Findings {
             } else {
                 title
             };
-            // The end of the table says whether it could be written.
+            // The final output reports write errors.
             let _ = print(&format!("{title}{}", step.line()));
         }
 
@@ -155,7 +155,7 @@ impl Findings {
             .as_ref()
             .is_some_and(|(_, let_through)| *let_through);
 
-        // A proxy that opens TLS does not do that to QUIC.
+        // An inspecting proxy intercepts TLS over TCP, never QUIC.
         if let HandshakeResult::WrongKey = ways.quic {
             self.remedies.push(format!(
                 "another relay answers at {address}: if yours was set up anew, join it again with a new token; if not, \
@@ -179,7 +179,7 @@ impl Findings {
             return;
         }
 
-        // Behind a proxy that is out of order nothing is known of what lies behind it.
+        // Nothing is known about the path behind a broken proxy.
         let straight = ways.tcp == Reachability::Answered && ways.proxy.is_some() && !proxied;
 
         if let Some((proxy, false)) = &ways.proxy {
@@ -197,7 +197,7 @@ impl Findings {
         self.request_ports(ways, straight);
     }
 
-    /// Requests open ports of the network team.
+    /// Adds the ports that the network team must open.
     fn request_ports(&mut self, ways: &PathResults<'_>, straight: bool) {
         let address = &ways.relay.address;
         let (host, port) = address.rsplit_once(':').unwrap_or((address, "443"));

@@ -16,8 +16,8 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 impl Findings {
-    /// Tests if datagrams reach the relay and return. An unknown version of QUIC is answered with
-    /// the versions that the relay knows (RFC 9000 §6.1), before any handshake.
+    /// Tests if datagrams reach the relay and return. A server answers an unknown QUIC version with
+    /// the versions that it supports (RFC 9000 §6.1), before any handshake.
     pub(super) async fn udp(
         &mut self,
         relay: &RelayEndpoint,
@@ -53,7 +53,7 @@ impl Findings {
         reach
     }
 
-    /// The straight way. With `another` way out it need not be open.
+    /// Tests a direct TCP connection. It may be closed if `another` path exists.
     pub(super) async fn tcp(
         &mut self,
         relay: &RelayEndpoint,
@@ -78,14 +78,14 @@ impl Findings {
                 Reachability::Answered,
             ),
             Ok(Err(error)) => (closed, format!("{target}: {error}"), reach(&error)),
-            Err(_) => (closed, format!("{target}: no answer"), Reachability::Lost),
+            Err(_) => (closed, format!("{target}: no response"), Reachability::Lost),
         };
         self.add(relay, "TCP", outcome, detail);
 
         reach
     }
 
-    /// The handshake, in which the relay shows that it has the key that this agent pins.
+    /// Performs the handshake, in which the relay proves that it has the pinned key.
     pub(super) async fn handshake(
         &mut self,
         relay: &RelayEndpoint,
@@ -115,7 +115,7 @@ impl Findings {
 
                 HandshakeResult::Done(found.session)
             }
-            // With no key to compare, every key is another.
+            // Without a pinned key, every key differs.
             Err(ConnectionError::WrongKey(_)) if !joined => {
                 let detail = format!(
                     "something answers in {:.0} ms; `hookward join` checks that it is your relay",
@@ -209,14 +209,13 @@ pub(super) fn reach(error: &std::io::Error) -> Reachability {
     }
 }
 
-/// Sends a first packet of a version that nobody has, and waits for the list of those that the
-/// relay knows.
+/// Sends a first packet with an unsupported version, and waits for the relay's list of versions.
 pub(super) async fn probe(target: SocketAddr) -> std::io::Result<bool> {
-    /// A version that is reserved for this (RFC 9000 §15), and two connection ids.
+    /// A version reserved for this purpose (RFC 9000 §15), and two connection ids.
     const HEAD: [u8; 23] = [
         0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 7, 6, 5, 4, 3, 2, 1,
     ];
-    /// A first packet is no smaller (RFC 9000 §14.1).
+    /// Minimum size of a first packet, in bytes (RFC 9000 §14.1).
     const FIRST_PACKET: usize = 1200;
 
     let local: SocketAddr = if target.is_ipv4() {
@@ -246,7 +245,7 @@ fn compare_clocks(relay_ms: u64) -> (StepOutcome, String) {
     let apart = Clock::System.now().0.abs_diff(relay_ms) / 1000;
     let outcome = match apart {
         0..=CLOCK => StepOutcome::Ok,
-        // One side would refuse signatures with a time.
+        // One side would refuse signatures with a timestamp.
         _ => StepOutcome::Warning,
     };
 

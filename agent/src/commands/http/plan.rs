@@ -1,4 +1,4 @@
-//! Everything that could be wrong with the command line, checked before anything is started.
+//! Checks the whole command line before anything starts.
 
 use hookward_core::clock::Clock;
 use hookward_core::diagnostics::{Diagnostic, Diagnostics};
@@ -21,18 +21,18 @@ use crate::upstream::application::Application;
 pub(crate) struct Plan {
     pub application: Application,
     pub policy: Policy,
-    /// The token that is part of the printed URL.
+    /// Token in the printed URL, if one was created.
     pub minted: Option<Secret>,
-    /// First messages to the user.
+    /// First messages for the user.
     pub messages: Vec<Event>,
-    /// The path of the printed URL.
+    /// Path of the printed URL.
     pub path: String,
 }
 
-/// Checks the command line. The inner error is the user's mistakes, all of them.
+/// Checks the command line. The inner error has all mistakes of the user.
 ///
 /// # Errors
-/// [`StateError`] when the agent's own files fail.
+/// [`StateError`] if the agent's own files fail.
 pub(crate) fn plan(
     args: &HttpArgs,
     state: &StateDir,
@@ -100,7 +100,7 @@ fn host_error(host: &str) -> Option<Diagnostic> {
     })
 }
 
-/// Returns warnings about the way to the application.
+/// Returns warnings about the connection to the application.
 fn upstream_warnings(
     application: &Application,
     args: &HttpArgs,
@@ -124,8 +124,8 @@ fn upstream_warnings(
     .flatten()
 }
 
-/// The path for the printed URL: the first route's, as far as it has no wildcard, with the webhook
-/// behind it. A webhook that the route would not let through is a mistake.
+/// Returns the path of the printed URL: the first route's up to its first wildcard, plus the
+/// webhook. A webhook that the route would refuse is an error.
 fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, Reason> {
     let paths = policy
         .routes

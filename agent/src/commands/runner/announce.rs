@@ -1,4 +1,4 @@
-//! The announcement of an open tunnel.
+//! Announcement of an open tunnel.
 
 use crate::config::state_dir::StateDir;
 use crate::events::{Event, EventSink, Ready};
@@ -28,7 +28,7 @@ impl Announcement {
         } = opened;
         let base_url = origin_of(host, *port);
 
-        // A token that was given by the user is the user's; only a minted one is shown.
+        // Only a created token is shown, never one of the user.
         let token = self
             .token
             .as_ref()
@@ -38,7 +38,7 @@ impl Announcement {
             .unwrap_or_default();
         let url = format!("{base_url}{}{query}", self.path);
 
-        // That of the first tunnel; the others' stand on the screen.
+        // The URL of the first tunnel; the screen shows the others.
         if *tunnel == 0
             && let Err(error) = self.state.keep_url(&url)
         {

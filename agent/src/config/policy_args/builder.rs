@@ -34,7 +34,7 @@ impl PolicyBuilder<'_> {
             .ok()
     }
 
-    /// All `--basic` flags: one or more live pairs of user and password.
+    /// Reads all `--basic` flags: one or more valid pairs of user and password.
     pub(super) fn basic(&mut self, sources: &[String]) -> Option<TokenCheck> {
         let mut live = Vec::new();
         for source in sources {
@@ -57,7 +57,7 @@ impl PolicyBuilder<'_> {
         })
     }
 
-    /// All `--require-header` flags: the same name again allows another value.
+    /// Reads all `--require-header` flags; the same name again allows another value.
     pub(super) fn header_rules(&mut self, texts: &[String]) -> Vec<HeaderRule> {
         let mut rules: Vec<HeaderRule> = Vec::new();
         for (name, value) in self.pairs("--require-header", texts, "X-GitHub-Event=push") {
@@ -78,7 +78,7 @@ impl PolicyBuilder<'_> {
         rules
     }
 
-    /// All `--require-body` flags: the same path again allows another value.
+    /// Reads all `--require-body` flags; the same path again allows another value.
     pub(super) fn body_rules(&mut self, texts: &[String]) -> Vec<BodyRule> {
         let mut rules: Vec<BodyRule> = Vec::new();
         for (path, value) in self.pairs("--require-body", texts, "ref=refs/heads/main") {
@@ -109,11 +109,11 @@ impl PolicyBuilder<'_> {
         pairs
     }
 
-    /// All `--token` flags: one place, one or more live tokens.
+    /// Reads all `--token` flags: one location, one or more valid tokens.
     pub(super) fn token(&mut self, texts: &[String]) -> Option<TokenCheck> {
         let mut check: Option<TokenCheck> = None;
         for text in texts {
-            // A source may hold a `=`; a text that is no source is not repeated: it may be the
+            // A source may contain `=`. The error never repeats other text, which may be the
             // secret.
             let bare = text.starts_with("env:") || text.starts_with("file:");
             let (name, source) = match text.split_once('=').filter(|_| !bare) {
@@ -156,7 +156,7 @@ impl PolicyBuilder<'_> {
         check
     }
 
-    /// All `--verify` flags, grouped by provider and variant.
+    /// Reads all `--verify` flags, grouped by provider and variant.
     pub(super) fn signatures(&mut self, args: &PolicyFlags) -> Vec<SignatureCheck> {
         let mut checks: Vec<SignatureCheck> = Vec::new();
         for text in &args.verify {
@@ -169,7 +169,7 @@ impl PolicyBuilder<'_> {
                 None => (name, None),
             };
             let Some(provider) = providers::find(id) else {
-                // A name without a `=` may be the secret itself: it is not repeated.
+                // A name without `=` may be the secret itself, so the error does not repeat it.
                 match source {
                     Some(_) => self.problem("--verify", providers::unknown(name)),
                     None => self.problem(

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 /// Target of a connection attempt.
 pub(super) struct DialTarget {
-    /// The sockets of the last attempts, by slot and family.
+    /// Sockets of the last attempts, by slot and address family.
     // A std mutex: it guards a small map, and nothing waits while it is held.
     pub(super) endpoints: Mutex<HashMap<(usize, bool), Endpoint>>,
     pub(super) address: String,
@@ -68,15 +68,14 @@ impl DialTarget {
             .unwrap_or_else(|_| silent())
     }
 
-    /// The relay's addresses, in an order that does not change from one look-up to the next.
+    /// Returns the relay's addresses, in the same order for each lookup.
     pub(super) async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectionError> {
         let failed = |source| ConnectionError::Resolve {
             address: self.address.clone(),
             source,
         };
 
-        // Every name below `localhost` is this machine (RFC 6761 §6.3), which not every resolver
-        // knows.
+        // Names below `localhost` are this machine (RFC 6761 §6.3), which not every resolver knows.
         if let Some((host, port)) = self.address.rsplit_once(':')
             && host.ends_with(".localhost")
             && let Ok(port) = port.parse()
@@ -98,8 +97,8 @@ impl DialTarget {
         }
     }
 
-    /// The address of an attempt: at first the wanted one, then the others. With its place after
-    /// the wanted one, and how many there are.
+    /// Chooses the address of an attempt: first the preferred one, then the others. Returns its
+    /// position after the preferred one, and the number of addresses.
     async fn choose(
         &self,
         slot: usize,
@@ -182,7 +181,7 @@ impl DialTarget {
 
     async fn over_tcp(&self, slot: usize, attempt: usize) -> Result<Dialed, ConnectionError> {
         let (way, local, peer, place, addresses) = match self.proxies.of(&self.address) {
-            // The proxy finds the name; there is one way through it.
+            // The proxy resolves the name, and is the only path.
             Some(proxy) => {
                 let (way, local) = proxy.connect(&self.address, &self.tasks).await?;
                 (way, local, (Ipv4Addr::UNSPECIFIED, 0).into(), 0, 1)
@@ -195,7 +194,7 @@ impl DialTarget {
                 };
                 let stream = TcpStream::connect(target).await.map_err(failed)?;
 
-                // Without it, heads wait for acknowledgements.
+                // Nagle's algorithm would delay heads until acknowledgements arrive.
                 stream.set_nodelay(true).map_err(failed)?;
                 tcp::keep_queue_short(&stream);
 
@@ -212,7 +211,7 @@ impl DialTarget {
             .map_err(|error| self.tls(error))?;
         let session = Session::over_tcp_at_agent(tls, peer, self.liveness, &self.tasks).await?;
 
-        // Where an address can't be asked for, nothing is known of it.
+        // An address that cannot be checked is treated as unknown.
         let local = local.filter(|local| is_ours(*local));
         Ok(Dialed {
             session,
@@ -232,7 +231,7 @@ impl DialTarget {
             Some(rustls::Error::InvalidCertificate(
                 CertificateError::ApplicationVerificationFailure,
             )) => ConnectionError::WrongKey(address),
-            // TLS alerts of servers that are no relay.
+            // TLS alerts of servers that are not relays.
             Some(rustls::Error::AlertReceived(
                 AlertDescription::NoApplicationProtocol
                 | AlertDescription::ProtocolVersion

@@ -1,10 +1,10 @@
-//! Futures of a link's loop.
+//! Helper futures of a link's loop.
 
 use crate::upstream::health::HealthStatus;
 use futures_util::future::select_all;
 use tokio::sync::watch;
 
-/// Waits for a future, if there is one; else forever.
+/// Waits for a future, or forever without one.
 pub(super) async fn of<F: Future + Unpin>(in_flight: &mut Option<F>) -> F::Output {
     match in_flight {
         Some(in_flight) => in_flight.await,
@@ -23,15 +23,15 @@ pub(super) async fn other_than(said: bool, told: &mut watch::Receiver<HealthStat
     }
 }
 
-/// Resolves when the relay of a connection that is looked for was reached.
+/// Resolves when the relay of the connection search responds.
 pub(super) async fn is_reached(reached: &mut watch::Receiver<bool>) {
     if reached.wait_for(|reached| *reached).await.is_err() {
         std::future::pending().await
     }
 }
 
-/// Waits for the first of several futures. Returns its position and its value; never returns if
-/// there are none.
+/// Waits for the first of several futures. Returns its position and value; waits forever if there
+/// are none.
 pub(super) async fn first<F: Future + Unpin>(
     futures: impl Iterator<Item = F>,
 ) -> (usize, F::Output) {

@@ -3,7 +3,7 @@
 use super::Address;
 use hookward_core::diagnostics::Diagnostic;
 
-/// The application's address and scheme, as read from the command line.
+/// Address and scheme of the application, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApplicationAddress {
     pub address: Address,
@@ -11,11 +11,11 @@ pub struct ApplicationAddress {
 }
 
 impl ApplicationAddress {
-    /// Reads `8000`, `localhost:8000`, `app.internal:8000`, `[::1]:8000`,
-    /// `https://app.internal:8443` or `unix:/run/app.sock`.
+    /// Parses `8000`, `localhost:8000`, `app.internal:8000`, `[::1]:8000`, `https://app.internal:8443`
+    /// or `unix:/run/app.sock`.
     ///
     /// # Errors
-    /// A sentence that says what to write.
+    /// A sentence with the correct syntax.
     pub fn parse(text: &str) -> Result<Self, Diagnostic> {
         let wrong = |what: &str| {
             let write =

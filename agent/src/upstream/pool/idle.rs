@@ -19,7 +19,7 @@ pub(super) struct IdleConnections {
     pub(super) connections: Vec<IdleConnection>,
     /// Maximum idle time of a connection.
     pub(super) keep: Duration,
-    /// When the application was last seen closing one.
+    /// Time at which the application was last seen closing one.
     pub(super) closed_early: Option<Instant>,
 }
 
@@ -30,15 +30,15 @@ pub(super) struct IdleConnection {
 
 /// An open connection, in use by one request.
 pub(crate) struct PooledConnection {
-    /// `None` over HTTP/2, where it is not one request's alone.
+    /// `None` over HTTP/2, whose connection all requests share.
     pub(super) own: Option<Own>,
 }
 
 /// A connection that carries one request at a time.
 pub(super) struct Own {
     pub(super) sender: SendRequest<UpstreamBody>,
-    /// The socket that hyper owns, a second time: to be looked at. `None` when the system has no
-    /// file descriptor for it; the connection is then used once.
+    /// Duplicate of hyper's socket, for inspection. `None` if no file descriptor is available; the
+    /// connection is then used once.
     pub(super) socket: Option<Socket>,
 }
 
@@ -50,7 +50,7 @@ pub(super) enum Look {
 }
 
 impl IdleConnections {
-    /// Drops what is too old or was closed, and learns how long the application keeps connections.
+    /// Drops old and closed connections, and learns how long the application keeps them.
     fn sweep(&mut self) {
         let keep = self.keep;
         let mut earliest = keep;
@@ -63,7 +63,7 @@ impl IdleConnections {
                 return false;
             }
 
-            // The next look comes after one more sweep.
+            // The next inspection comes one sweep later.
             age + SWEEP < keep
         });
 
@@ -97,7 +97,8 @@ pub(super) async fn sweep(pool: ConnectionPool, stop: CancellationToken) {
 }
 
 impl Own {
-    /// Looks at the socket itself: the runtime may not have heard yet that the peer has closed it.
+    /// Inspects the socket itself, because the runtime may not have noticed that the peer closed
+    /// it.
     pub(super) fn look(&self) -> Look {
         if !self.sender.is_ready() {
             return Look::Closed;
@@ -108,7 +109,7 @@ impl Own {
             return Look::Closed;
         };
         match socket.peek(&mut byte) {
-            // An idle connection has nothing to say: an end, or bytes nobody asked for.
+            // An idle connection must be silent: readable means closed, or unexpected bytes.
             Ok(_) => Look::Closed,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Look::Alive,
             Err(_) => Look::Closed,

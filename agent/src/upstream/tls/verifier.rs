@@ -1,4 +1,4 @@
-//! Certificate verifiers beside the system's.
+//! Certificate verifiers beyond the system's.
 
 use super::is_about_its_issuer;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -35,7 +35,7 @@ impl ServerCertVerifier for ExtendedVerifier {
             now,
         );
         match verified {
-            // Its dates were right: webpki looks at them before it looks for an issuer.
+            // Its dates are valid: webpki checks them before it searches for an issuer.
             Err(rustls::Error::InvalidCertificate(error))
                 if is_about_its_issuer(&error) && self.given.contains(end_entity) =>
             {
@@ -71,7 +71,7 @@ impl ServerCertVerifier for ExtendedVerifier {
     }
 }
 
-/// Takes every certificate. Who can stand in the way can read and change everything.
+/// Accepts every certificate. An attacker on the path can read and change everything.
 #[derive(Debug)]
 pub(super) struct AcceptAnyCertificate {
     pub(super) provider: Arc<CryptoProvider>,

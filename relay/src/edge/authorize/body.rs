@@ -1,4 +1,4 @@
-//! Reads the body that checks need, and decides by it.
+//! Reads the body for the checks that need it, and runs them.
 
 use super::{Authorizer, PendingCheck};
 use bytes::Bytes;
@@ -53,7 +53,7 @@ impl Authorizer<'_> {
             .inspect_err(|refusal| gate.note_refusal(refusal, self.client, self.received, state))
     }
 
-    /// Runs a check of the body: of a large one on another thread.
+    /// Runs a check of the body; of a large body on another thread.
     pub(super) async fn check<T: Send + 'static>(
         &self,
         body: &Bytes,
@@ -75,17 +75,17 @@ impl Authorizer<'_> {
         })
     }
 
-    /// A handshake that is confirmed by fetching a URL of the provider's.
+    /// Completes a challenge that is confirmed by fetching a URL of the provider.
     pub(super) async fn confirmed(
         &self,
         answer: Box<ChallengeResponse>,
     ) -> Result<Box<ChallengeResponse>, Refusal> {
-        /// Bytes of what a confirmation answers, which nobody looks at.
+        /// Maximum size of the confirmation's response, in bytes. Its content is ignored.
         const CONFIRMATION_BYTES: usize = 64 * 1024;
 
         if let Some(url) = &answer.confirm {
-            // On its own, like what else is rare and large: each request that waits for its body
-            // would have room for it.
+            // Boxed, because it is rare and large: otherwise every request that waits for its body
+            // would reserve its size.
             let fetching = Box::pin(self.edge.fetcher.get(url, CONFIRMATION_BYTES));
             fetching.await.map_err(|error| {
                 Refusal::new(
@@ -99,8 +99,8 @@ impl Authorizer<'_> {
         Ok(answer)
     }
 
-    /// Adds what would have made a wrong signature right, for the tunnel's owner: as long as
-    /// diagnoses do not cost too much, and a thread is free.
+    /// Adds to a signature refusal what would have made the signature match, for the tunnel's
+    /// owner. Skipped when recent diagnoses cost too much CPU time, or no thread is free.
     pub(super) async fn diagnosed(
         &self,
         refusal: Refusal,
@@ -123,7 +123,7 @@ impl Authorizer<'_> {
 
         let diagnose = move || {
             let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now, &work);
-            // Here, and not behind the await: a sender that goes away is charged, too.
+            // Before the await, so that a sender that disconnects is charged, too.
             meter.spend(work.total(), clock.moment().steady);
             hints
         };

@@ -1,4 +1,4 @@
-//! The accept loop, and the last connections of a relay that stops.
+//! The accept loop, and the last connections of a stopping relay.
 
 use super::{EdgeEntry, LAST_HANDSHAKES, SYN_FILTER, handshake_and_serve};
 use crate::edge::state::EdgeState;
@@ -16,19 +16,20 @@ use tokio_util::task::TaskTracker;
 
 pub(super) const BACKLOG_WAIT: Duration = Duration::from_millis(10);
 
-/// Pause after `accept` failed: nearly always for want of file descriptors, and a loop would spin.
+/// Pause after `accept` failed, nearly always for lack of file descriptors: without it the loop
+/// would spin.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// The errors of `accept` that say so (errno(3)): ENOMEM, ENFILE, EMFILE, ENOBUFS.
+/// Errors of `accept` that mean exhausted resources (errno(3)): ENOMEM, ENFILE, EMFILE, ENOBUFS.
 pub(super) const EXHAUSTED: [i32; 4] = [12, 23, 24, 105];
 
-/// Connections that have to go then: not all of them, but enough for others to get on.
+/// Number of connections to close then: not all, but enough for others to proceed.
 pub(super) const EVICTED_AT_ONCE: usize = 8;
 
-/// Interval of the warnings.
+/// Interval between warnings.
 pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// For the last answers of a relay that stops to leave.
+/// Time for the last responses of a stopping relay to leave.
 pub(super) const LAST_CALL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Accept loop, with the state that every connection gets.
@@ -103,8 +104,8 @@ impl AcceptLoop {
             return;
         };
 
-        // A proxy that speaks HTTP brings everybody's requests on each of its connections; one that
-        // begins them with the PROXY protocol passes on a stranger's.
+        // An HTTP proxy carries the requests of many senders on each connection. One with the PROXY
+        // protocol carries a single sender's connection.
         if trusted && !self.edge.proxy_protocol {
             slot.mark_verified(None);
         }
@@ -119,7 +120,7 @@ impl AcceptLoop {
 
         self.tasks.spawn(async move {
             let _place = place;
-            // Who has to go is asked for nothing more: what it sends now, it can send again.
+            // An evicted connection reads nothing more: its sender can retry what it sends now.
             tokio::select! {
                 biased;
                 () = slot.evicted() => tracing::debug!(%client, "had to go for another connection"),
@@ -129,15 +130,15 @@ impl AcceptLoop {
         });
     }
 
-    /// Closes the port so that nobody whom the kernel has let in is thrown out: a closed listener
-    /// resets the connections that wait in its queue, and those whose handshake is under way. First
-    /// a filter that drops what asks for a new connection, and lets the handshakes under way come
-    /// to their end; who asked knocks again in a second, and finds the port closed. Then the queue,
-    /// for as long as a handshake takes, then the port.
+    /// Closes the port without resetting connections that the kernel has accepted. Closing a
+    /// listener resets its queue and the handshakes in progress. So a filter first drops new SYN
+    /// packets while handshakes in progress finish; dropped clients retry after a second and find
+    /// the port closed. Then the loop drains the queue for the length of a handshake, and closes
+    /// the port.
     async fn accept_rest(&self, listener: TcpListener) {
         if let Err(error) = SockRef::from(&listener).attach_filter(&SYN_FILTER) {
-            // Some systems keep filters for root: senders whose handshake is under way at this
-            // moment try again.
+            // Some systems reserve filters for root; senders in a handshake at this moment must
+            // retry.
             tracing::debug!(%error, "new connections can't be kept out before the port closes");
         }
 
@@ -154,7 +155,7 @@ impl AcceptLoop {
         };
         let _ = timeout(LAST_HANDSHAKES, taking).await;
 
-        // What the runtime has not heard of yet.
+        // Connections that the runtime has not noticed yet.
         let Ok(listener) = listener.into_std() else {
             return;
         };

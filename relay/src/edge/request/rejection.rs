@@ -9,17 +9,17 @@ pub(super) enum Rejection {
     Refused(Refusal),
     /// The request was permitted, and forwarding failed.
     Failed(ForwardError),
-    /// There is no agent to take it.
+    /// No agent is connected.
     Offline,
     /// Too many requests of this client address are in progress.
     Overloaded,
 }
 
-/// An answer that no gate refused and no application gave.
+/// A response that is neither a refusal nor the application's.
 pub(super) enum RelayResponse {
-    /// To a provider's handshake.
+    /// Response to a provider's challenge.
     Handshake(Box<ChallengeResponse>),
-    /// To a delivery that came before.
+    /// Acknowledgement of a duplicate delivery.
     Acknowledged,
 }
 

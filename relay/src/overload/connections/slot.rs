@@ -1,4 +1,4 @@
-//! The slot of one connection, and the memory of its heads.
+//! Slot of one connection, and the memory of its heads.
 
 use super::{
     BODILESS_PER_UNVERIFIED, ConnectionTable, HEADERS_MAX, HEADERS_PER_UNVERIFIED, Verified,
@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_util::sync::CancellationToken;
 
-/// Maximum size of a head that is still being received, in bytes: the largest that settings allow,
-/// with its copies.
+/// Maximum size of a head that is still arriving, in bytes: the largest that settings allow, with
+/// its copies.
 pub(super) const COMING: u64 = 304 * KIB;
 
 /// Memory that h2 keeps for a refused stream until its connection ends, in bytes.
 pub(super) const REFUSED: u64 = KIB;
 
-/// One slot; dropping it frees it.
+/// Slot of a connection; dropping it frees it.
 pub(crate) struct ConnectionSlot {
     pub(super) slots: Arc<ConnectionTable>,
     pub(super) number: u64,
@@ -24,8 +24,8 @@ pub(crate) struct ConnectionSlot {
     pub(super) known: AtomicBool,
 }
 
-/// Memory that a stranger's head needs. Dropping it gives it back. It keeps the slot as well: an
-/// upgraded connection stays counted through its reader.
+/// Memory of an unverified connection's head. Dropping it frees the memory. It also holds the slot:
+/// an upgraded connection stays counted through its reader.
 pub(crate) struct HeaderMemory {
     slot: Arc<ConnectionSlot>,
     bytes: u64,
@@ -34,15 +34,15 @@ pub(crate) struct HeaderMemory {
 }
 
 impl ConnectionSlot {
-    /// The connection is no stranger's: a request of it passed the gate. It may have to go when
-    /// nothing happens on it; without an `activity` it stays.
+    /// Marks the connection as verified: one of its requests passed the gate. It may be evicted
+    /// when it is idle; without an `activity` it never is.
     pub(crate) fn mark_verified(&self, activity: Option<&Arc<ConnectionActivity>>) {
         if self.is_verified() {
             return;
         }
 
         let mut state = self.slots.lock();
-        // One that was evicted a moment ago stays so.
+        // A connection that was just evicted stays evicted.
         if let Some(stranger) = state.unverified.remove(&self.number) {
             state.held -= stranger.held;
             let known = Verified {
@@ -60,8 +60,8 @@ impl ConnectionSlot {
         self.known.load(Ordering::Relaxed)
     }
 
-    /// Memory for a request of this connection, which is free for one that is known. `None` when
-    /// there is none left.
+    /// Charges memory for a request of this connection; verified connections are not charged.
+    /// Returns `None` if none is left.
     pub(crate) fn hold(self: &Arc<Self>, bytes: u64, has_body: bool) -> Option<HeaderMemory> {
         let most = if has_body {
             HEADERS_PER_UNVERIFIED
@@ -77,7 +77,7 @@ impl ConnectionSlot {
         held.set(bytes).then_some(held)
     }
 
-    /// A stream of the connection was refused, which holds something until the connection ends.
+    /// Charges the memory that a refused stream holds until the connection ends.
     pub(crate) fn note_refused(&self) {
         let mut state = self.slots.lock();
         let Some(stranger) = state.unverified.get_mut(&self.number) else {
@@ -91,7 +91,7 @@ impl ConnectionSlot {
         evicted.iter().for_each(CancellationToken::cancel);
     }
 
-    /// Memory for a head of this connection that is coming: none yet.
+    /// Creates an empty charge for a head that is still arriving.
     pub(crate) fn hold_coming(self: &Arc<Self>) -> HeaderMemory {
         HeaderMemory {
             slot: Arc::clone(self),
@@ -100,14 +100,14 @@ impl ConnectionSlot {
         }
     }
 
-    /// Until somebody else is given the slot.
+    /// Resolves when the slot was given to another connection.
     pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 }
 
 impl HeaderMemory {
-    /// Changes how much it is; `false` when there is not so much left, and then it stays as it was.
+    /// Changes the charge. Returns `false` and leaves it unchanged if memory is short.
     pub(crate) fn set(&mut self, bytes: u64) -> bool {
         if self.bytes == bytes || self.slot.is_verified() {
             return true;
@@ -119,7 +119,7 @@ impl HeaderMemory {
             return false;
         }
 
-        // Who is known, or had to go, is not counted any more.
+        // Verified and evicted connections are not charged.
         let Some(stranger) = state.unverified.get_mut(&self.slot.number) else {
             return true;
         };
@@ -154,7 +154,7 @@ impl Drop for ConnectionSlot {
         if let Some(stranger) = state.unverified.remove(&self.number) {
             (state.taken, state.held) = (state.taken - 1, state.held - stranger.held);
         } else if state.verified.remove(&self.number).is_some() {
-            // An evicted one has given its slot away already.
+            // An evicted connection has already given up its slot.
             state.taken -= 1;
         }
     }

@@ -1,16 +1,15 @@
-//! Counts the frames of an HTTP/2 connection.
+//! Parses the frame headers of an HTTP/2 connection.
 
 use super::{CONTINUATION, DATA, END_HEADERS, HEAD, HEADERS, PUSH_PROMISE};
 
-/// Follows one direction from frame to frame.
+/// Parser of one direction, frame by frame.
 pub(super) struct FrameCounter {
     pub(super) head: [u8; HEAD],
-    /// Bytes of the head that are there.
+    /// Number of buffered bytes of the frame header.
     pub(super) filled: usize,
-    /// Bytes to pass over before the next head.
+    /// Number of bytes to skip before the next frame header.
     pub(super) skip: usize,
-    /// Bytes of the request's head that comes, as its frames announce them, and whether this frame
-    /// is its last.
+    /// Size of the header block that is arriving, as its frames announce it.
     pub(super) block: u64,
     pub(super) last_of_block: bool,
 }
@@ -18,10 +17,10 @@ pub(super) struct FrameCounter {
 /// Kind of a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum FrameKind {
-    /// A request or an answer moves.
+    /// A frame that moves a request or a response.
     Progress,
     Control,
-    /// The frame may not come from a client.
+    /// A frame that a client must not send.
     Wrong,
 }
 
@@ -36,8 +35,8 @@ impl FrameCounter {
         }
     }
 
-    /// Takes bytes in up to where a request's head begins, and says of each frame that begins in
-    /// them what it is. Gives what is left, and whether a head begins there.
+    /// Parses bytes up to the start of a header block, and reports the kind of each frame that
+    /// begins in them. Returns the rest, and `true` if a header block starts there.
     pub(super) fn follow<'b>(
         &mut self,
         mut bytes: &'b [u8],

@@ -1,4 +1,4 @@
-//! State of one public host: its sessions, its policy, and the choice of a session.
+//! Tunnel of one public host: its sessions, its policy, and the choice of a session.
 
 use crate::sessions::active::ActiveSession;
 use crate::storage::agents::AgentId;
@@ -8,56 +8,57 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-/// State of a public host.
+/// Tunnel of a public host.
 #[derive(Clone)]
 pub(crate) struct TunnelEndpoint {
-    /// The owner's policy; `None` until the owner has opened the tunnel since the relay's start.
+    /// Gate with the owner's policy; `None` until the owner has opened the tunnel since the relay
+    /// started.
     pub gate: Option<Arc<Gate>>,
-    /// The sessions that have opened it, the oldest first. Those of the newest run serve.
+    /// Sessions that opened it, oldest first. Those of the newest instance serve.
     pub(super) sessions: Arc<[Endpoint]>,
-    /// State of its gate: rates, lockouts, named sets.
+    /// State of its gate: rates, lockouts, address sets.
     pub state: Arc<GateState>,
     /// Queue for checks of its large bodies.
     pub checks: OffloadQueue,
-    /// Scheme and authority of its public URL.
+    /// Origin (scheme and authority) of its public URL.
     pub origin: Arc<str>,
-    /// Since when no session serves it.
+    /// Time since when no session serves it.
     pub(super) away_since: Instant,
-    /// The runs that came last, in the order of their first arrival: one that comes again is no
-    /// newer for it.
+    /// Recent instances in the order of their first arrival, so that a reconnect does not make one
+    /// newer.
     pub(super) runs: Arc<[KnownInstance]>,
 }
 
-/// A run of an agent's program, and its place among all that have come to a tunnel.
+/// An instance of an agent's program, and its arrival number.
 pub(super) type KnownInstance = (AgentId, Box<str>, u64);
 
-/// Runs that are remembered for a tunnel, beyond their sessions.
+/// Number of instances remembered beyond those with sessions.
 pub(super) const KNOWN_INSTANCES: usize = 16;
 
 /// A session that has opened a tunnel.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     pub(super) live: Arc<ActiveSession>,
-    /// The place of its run among all that have come to this tunnel.
+    /// Arrival number of its instance.
     pub(super) arrival: u64,
-    /// The policy that its run has brought.
+    /// Policy of its instance.
     pub(super) brought: PolicyVersion,
     /// `true` while the agent reports that the application accepts no connection.
     pub(super) down: Arc<AtomicBool>,
 }
 
-/// A policy that an agent's run has brought.
+/// Policy that an instance sent.
 #[derive(Clone)]
 pub(crate) struct PolicyVersion {
     pub gate: Arc<Gate>,
-    /// The run's later ones have a greater one.
+    /// Revision; later policies of the instance have a higher one.
     pub revision: u64,
 }
 
 impl Default for TunnelEndpoint {
     fn default() -> Self {
-        // Of a tunnel without a gate nothing is counted, and every request begins with one: the
-        // copies of the named sets are not made for each.
+        // A tunnel without a gate counts nothing, and every request starts with one, so all share
+        // this state.
         static NOTHING: LazyLock<Arc<GateState>> = LazyLock::new(Arc::default);
         static NOWHERE: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
 
@@ -74,7 +75,8 @@ impl Default for TunnelEndpoint {
 }
 
 impl TunnelEndpoint {
-    /// The sessions that serve: those of the newest run, and of all that share with it.
+    /// Returns the sessions that serve: those of the newest instance, and of those that share with
+    /// it.
     pub(super) fn serving(&self) -> impl Iterator<Item = &Endpoint> {
         let newest = self.sessions.iter().max_by_key(|session| session.arrival);
         self.sessions.iter().filter(move |session| {
@@ -116,15 +118,15 @@ impl TunnelEndpoint {
         )
     }
 
-    /// The session that a request goes to: of the run that has the least to do, the oldest
-    /// connection that is not overloaded; one that there is a doubt about only when there is no
-    /// other. `None` when none `may` have it.
+    /// Chooses the session for a request: of the least loaded instance, the oldest connection that
+    /// is not overloaded. Sessions with a penalty are the last choice. Returns `None` if `may`
+    /// accepts none.
     #[must_use]
     pub(crate) fn select(
         &self,
         may: impl Fn(&ActiveSession) -> bool,
     ) -> Option<&Arc<ActiveSession>> {
-        // Nearly always there are one or two, of one run.
+        // Nearly always there are one or two, of one instance.
         let load = ActiveSession::in_flight;
         let of_run = |session: &ActiveSession| {
             if !session.is_pooled() {
@@ -161,7 +163,7 @@ impl TunnelEndpoint {
         }
     }
 
-    /// The policy is that of the newest run; without any, the last one's.
+    /// Applies the policy of the newest instance, or keeps the last one without any.
     pub(super) fn refresh_policy(&mut self) {
         if let Some(newest) = self.sessions.iter().max_by_key(|session| session.arrival) {
             self.gate = Some(Arc::clone(&newest.brought.gate));

@@ -35,7 +35,7 @@ pub(super) async fn open(
     host: &SessionContext,
 ) -> Result<RelayMessage, OpenRefused> {
     let bounds = PolicyLimits::of(&host.limits);
-    // A policy with 100,000 addresses takes a while; other agents' requests do not wait for it.
+    // Resolving 100,000 addresses takes long, so it must not block other agents' requests.
     let now = host.clock.now();
     let compiled = tokio::task::spawn_blocking(move || {
         let beyond = bounds.exceeded_by(&policy);
@@ -54,7 +54,7 @@ pub(super) async fn open(
 
     let (gate, summary) = match compiled {
         Ok(compiled) => compiled,
-        // An open tunnel goes on with the policy that it has.
+        // An open tunnel keeps its policy.
         Err(mistakes) if host.registry.is_served_by(name.as_str(), live) => {
             return Ok(RelayMessage::PolicyRejected {
                 message: mistakes.join("; "),
@@ -70,7 +70,7 @@ pub(super) async fn open(
         _ => gate,
     };
 
-    // Hosts of the settings belong to whom the settings say, whoever had them before.
+    // Reserved hosts belong to the agent in the settings, even if another one owned them before.
     if !host.reserved_hosts.contains_key(&name) {
         let (claimed, of_name, agent) =
             (name.clone(), name.agent_below(&host.domain), live.agent.id);
@@ -113,7 +113,7 @@ pub(super) async fn open(
         live,
     );
 
-    // One that comes late is not in force.
+    // A policy that arrives late is not in force.
     if host
         .registry
         .find(name.as_str())
@@ -129,7 +129,7 @@ pub(super) async fn open(
     })
 }
 
-/// The host for a tunnel: what the agent asks for, as far as it may have it.
+/// Chooses the host of a tunnel: the requested one, if the agent may have it.
 pub(super) fn choose_host(
     wanted: Option<&str>,
     agent: &AgentName,

@@ -26,7 +26,7 @@ impl RawSettings {
     /// Validates the settings.
     ///
     /// # Errors
-    /// `problems`, and all that are found here, if there are any.
+    /// `problems`, together with all errors found here.
     pub(crate) fn resolve(
         self,
         limits: Limits,
@@ -114,8 +114,7 @@ impl RawSettings {
             wrong(key, "has no effect without trusted_proxies".to_owned());
         }
 
-        // A proxy that begins connections with the PROXY protocol passes bytes on, and writes no
-        // field of HTTP.
+        // A proxy with the PROXY protocol copies bytes, and writes no HTTP header field.
         if proxy_protocol && self.forwarded.is_some() {
             wrong(
                 "forwarded",

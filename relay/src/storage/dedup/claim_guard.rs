@@ -4,7 +4,7 @@ use super::{COMMIT_TIMEOUT, DedupRequest, DeliveryDedup, Key};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// A claim that is given back unless it is confirmed.
+/// A claim that is released unless it is confirmed.
 pub(crate) struct ClaimGuard {
     pub(super) dedup: DeliveryDedup,
     pub(super) holder: i64,
@@ -12,7 +12,7 @@ pub(crate) struct ClaimGuard {
 }
 
 impl ClaimGuard {
-    /// The delivery was answered 2xx: it is remembered. Waits until that is on disk.
+    /// Confirms that the delivery was answered 2xx. Waits until that is on disk.
     pub(crate) async fn confirm(mut self) {
         let Some(key) = self.key.take() else { return };
         let (answer, answered) = oneshot::channel();
@@ -22,7 +22,7 @@ impl ClaimGuard {
             answer,
         });
 
-        // A disk that fails keeps the question, and the sender gets its answer all the same.
+        // If the disk fails, the confirmation stays queued, and the sender gets its response.
         if timeout(COMMIT_TIMEOUT, answered).await.is_err() {
             tracing::warn!("the file of deliveries takes too long; a delivery is not yet on disk");
         }

@@ -6,11 +6,11 @@ use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
 use rusqlite::{Connection, Transaction};
 use std::path::Path;
 
-/// Opens the file, and counts what each tunnel has in it.
+/// Opens the file, and counts the rows of each tunnel.
 pub(super) fn prepare(path: &Path) -> Result<(Connection, Counts), SqliteError> {
     let connection = sqlite::open(path, &SCHEMA)?;
     let counted = (|| {
-        // Both read every row, and so find damage.
+        // Both statements read every row, and so detect damage.
         connection.execute("DELETE FROM claims WHERE holder != 0", [])?;
         counts(&connection)
     })();
@@ -21,14 +21,14 @@ pub(super) fn prepare(path: &Path) -> Result<(Connection, Counts), SqliteError> 
     }
 }
 
-/// Schema of the file of deliveries. Power loss may undo the last commits: the relay then takes a
-/// repeated delivery for new, and forwards it once more.
+/// Schema of the file of deliveries. Power loss may undo the last commits; the relay then forwards
+/// a repeated delivery once more.
 pub(super) const SCHEMA: Schema = Schema {
     durability: Durability::Process,
     migrations: &[create],
 };
 
-/// Creates the table, and drops the one of version 0.1.0, whose rows name no tunnel.
+/// Creates the table, and drops that of version 0.1.0, whose rows name no tunnel.
 pub(super) fn create(db: &Transaction<'_>) -> rusqlite::Result<()> {
     let is_there =
         "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'deliveries'";

@@ -8,16 +8,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-/// Claims of one commit.
+/// Maximum number of claims in one commit.
 pub(super) const BATCH_CLAIMS: usize = 1024;
 
-/// Rows that are forgotten with one commit, once their window is over.
+/// Maximum number of expired rows that one commit removes.
 pub(super) const SWEEP_ROWS: i64 = 2000;
 
-/// Interval at which expired rows are removed while nothing else happens.
+/// Interval at which expired rows are removed without other commits.
 pub(super) const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// However the thread ends: nobody waits for it any more.
+/// Guard that marks the thread as ended, so that no request waits for it.
 pub(super) struct Ending(Arc<DedupShared>);
 
 impl Drop for Ending {
@@ -31,12 +31,12 @@ impl Drop for Ending {
 pub(super) struct WriterThread {
     pub(super) connection: Connection,
     pub(super) time: SteadyTime,
-    /// Rows in the file, by tunnel.
+    /// Number of rows in the file, by tunnel.
     pub(super) counts: Counts,
     pub(super) shared: Arc<DedupShared>,
 }
 
-/// The time of day at the start, and what has passed since.
+/// Time of day at startup, plus monotonic time since.
 pub(super) struct SteadyTime {
     clock: Clock,
     start: Moment,
@@ -59,7 +59,7 @@ impl SteadyTime {
     }
 }
 
-/// The rows of each tunnel.
+/// Returns the number of rows of each tunnel.
 pub(super) fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     let mut query = connection.prepare("SELECT tunnel, count(*) FROM claims GROUP BY tunnel")?;
     let rows = query.query_map([], |row| {
@@ -94,8 +94,8 @@ impl WriterThread {
         }
     }
 
-    /// After a failure: claims are dropped, and with their answers the requests are refused for
-    /// now. What ends a claim is asked again, or its delivery would stay on its way for ever.
+    /// Restores the queue after a failure. Drops claims, whose requests are refused for now; keeps
+    /// confirmations and releases, without which a delivery would stay pending.
     fn put_back(&self, batch: Vec<DedupRequest>) {
         let mut queue = self.shared.lock();
         for asked in batch
@@ -111,7 +111,7 @@ impl WriterThread {
             return;
         }
 
-        // A full disk is not asked again at once.
+        // Avoids retrying a full disk at once.
         queue.failing = true;
         let waited = self
             .shared
@@ -120,7 +120,7 @@ impl WriterThread {
         waited.unwrap_or_else(PoisonError::into_inner).0.failing = false;
     }
 
-    /// Does what a batch asks, in one transaction; answers are given once it is on disk.
+    /// Executes a batch in one transaction, and replies once it is on disk.
     fn commit(
         &mut self,
         batch: Vec<DedupRequest>,
@@ -132,7 +132,7 @@ impl WriterThread {
         let mut claimed = claimed.into_iter();
 
         for asked in batch {
-            // Whoever is gone gives the claim back with its guard.
+            // A request that was dropped releases its claim through its guard.
             match asked {
                 DedupRequest::Claim { answer, .. } => {
                     let _ = answer.send(claimed.next().unwrap_or(Claimed::Pending));
@@ -147,12 +147,12 @@ impl WriterThread {
         Ok(())
     }
 
-    /// Writes what a batch asks. Gives the outcome of each claim, in order.
+    /// Writes a batch. Returns the outcome of each claim, in order.
     fn write(&mut self, batch: &[DedupRequest]) -> Result<Vec<Claimed>, rusqlite::Error> {
         let now = self.time.now();
         let transaction = self.connection.transaction()?;
         let mut claims = Vec::new();
-        // What this batch changes; it counts once it is on disk.
+        // Changes of this batch, applied once it is on disk.
         let mut changed: HashMap<Arc<str>, i64> = HashMap::new();
 
         {
@@ -183,7 +183,7 @@ impl WriterThread {
                             .query_row(params![key], |row| Ok((row.get(0)?, row.get(1)?)))
                             .optional()?;
                         let claimed = match found {
-                            // Its first copy is still on its way: nobody can tell how that ends.
+                            // The first copy is in flight, and its outcome unknown.
                             Some((_, other)) if other != 0 => Claimed::Pending,
                             Some((until_ms, _)) if until_ms > millis(now) => Claimed::Duplicate,
                             None if held >= self.shared.limit => Claimed::Pending,

@@ -109,7 +109,7 @@ impl Route {
 
         if self.accept.iter().any(|accept| !accept.is_protected()) {
             warnings.push(format!(
-                "route {:?} is open: whoever finds the URL can send to it; \
+                "route {:?} is open: anyone who finds the URL can send to it; \
                  add an address range, a token or a signature",
                 self.name
             ));

@@ -163,7 +163,7 @@ pub(super) fn note(rule: &crate::engine::signature::SignatureRule) -> Option<Str
         _ if public => "its key can only verify: not even the relay can forge it",
         SecretAt::Agent => "its secret never leaves the agent: not even the relay can forge it",
         SecretAt::Relay => {
-            "its secret is known to the relay: it protects against strangers, not against the relay"
+            "its secret is known to the relay: it protects against other senders, not against the relay"
         }
     };
 
