@@ -1791,7 +1791,7 @@ fn the_closest_rule_gives_the_reason() {
         "{said}"
     );
 
-    assert!(reason.contains("nor another alternative: GitHub"), "{said}");
+    assert!(reason.contains("another accept rule: GitHub"), "{said}");
 }
 
 #[test]

@@ -334,7 +334,7 @@ mod tests {
         status.closed(&line("one:443", 0), &lost(), &reporter);
         assert!(
             said(&mut reports)[0].contains(
-                "a connection to one:443 was lost (the tunnel's task ended: over); 1 more"
+                "lost a connection to one:443 (the tunnel's task ended: over); 1 more"
             )
         );
         status.closed(&line("one:443", 1), &lost(), &reporter);

@@ -1,23 +1,22 @@
-//! Networks of client addresses: parsing that refuses what two parsers read differently, and sets
-//! that answer in logarithmic time.
+//! Networks of client addresses: strict parsing, and sets with logarithmic lookup.
 
 use crate::reason::Reason;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// An address as the gate sees it: IPv4-mapped IPv6 is IPv4, which is what a dual-stack socket
-/// reports for an IPv4 peer.
+/// Returns the canonical form of an address. A dual-stack socket reports an IPv4 peer as
+/// IPv4-mapped IPv6, which this function turns into IPv4.
 #[must_use]
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// Reads `192.0.2.0/24`, `192.0.2.7`, `2001:db8::/32` or `2001:db8::1`.
+/// Parses `192.0.2.0/24`, `192.0.2.7`, `2001:db8::/32` or `2001:db8::1`.
 ///
 /// # Errors
-/// A sentence that says what to write instead. Refused: numbers in octal or hexadecimal or without
-/// four parts, set host bits, lists, names, everything that is not plain ASCII.
+/// A sentence with the correct syntax. Rejects what two parsers could read differently: octal or
+/// hexadecimal numbers, fewer than four parts, set host bits, lists, names, and non-ASCII text.
 pub fn parse_network(text: &str) -> Result<IpNet, Reason> {
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),
@@ -58,7 +57,8 @@ pub fn parse_network(text: &str) -> Result<IpNet, Reason> {
         .map_err(Reason::from)
 }
 
-/// The IPv4 range of an IPv4-mapped IPv6 one; `None` when it straddles both.
+/// Returns the IPv4 range of an IPv4-mapped IPv6 range, or `None` if it covers other addresses,
+/// too.
 fn unmapped(network: IpNet) -> Option<IpNet> {
     let IpNet::V6(v6) = network else {
         return Some(network);
@@ -77,7 +77,8 @@ fn unmapped(network: IpNet) -> Option<IpNet> {
 /// Prefix length of an IPv4-mapped IPv6 address (`::ffff:0:0/96`, RFC 4291 §2.5.5.2).
 const MAPPED_PREFIX: u8 = 96;
 
-/// The group in which client addresses are counted: an IPv4 address, an IPv6 /64 (one customer).
+/// Returns the address under which a client is counted: an IPv4 address, or an IPv6 /64 (one
+/// customer).
 #[must_use]
 pub fn source(address: IpAddr) -> IpAddr {
     match canonical(address) {
@@ -94,7 +95,7 @@ pub struct AddressSet {
 }
 
 impl AddressSet {
-    /// A set of the given networks.
+    /// Creates a set of these networks.
     #[must_use]
     pub fn new(networks: &[IpNet]) -> Self {
         let mut set = Self::default();
@@ -114,7 +115,7 @@ impl AddressSet {
         set
     }
 
-    /// Returns `true` if the set covers a whole address family, in one range or in parts: such a
+    /// Returns `true` if the set covers a whole address family, in one range or in parts. Such a
     /// set protects nothing.
     #[must_use]
     pub fn has_whole_family(&self) -> bool {
@@ -143,7 +144,7 @@ impl AddressSet {
     }
 }
 
-/// Sorts ranges and joins those that touch.
+/// Sorts ranges and joins adjacent ones.
 fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>, before: impl Fn(T) -> Option<T>) -> Vec<(T, T)> {
     ranges.sort_unstable();
     let mut joined: Vec<(T, T)> = Vec::with_capacity(ranges.len());
@@ -160,7 +161,7 @@ fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>, before: impl Fn(T) -> Option<T
     joined
 }
 
-/// The end of the range that could hold `value`: the last one that starts at or before it.
+/// Returns the end of the last range that starts at or before `value`.
 fn range_of<T: Ord + Copy>(ranges: &[(T, T)], value: T) -> Option<T> {
     let after = ranges.partition_point(|(start, _)| *start <= value);
     ranges.get(after.checked_sub(1)?).map(|(_, end)| *end)

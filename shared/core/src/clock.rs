@@ -1,37 +1,37 @@
-//! The time of day as a value, so that a test can set it.
+//! Time as a value, so that tests can set it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A moment: milliseconds since 1970-01-01T00:00:00Z.
+/// Time of day: milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnixMillis(pub u64);
 
 impl UnixMillis {
-    /// The whole seconds of this moment.
+    /// Returns the whole seconds.
     #[must_use]
     pub const fn seconds(self) -> u64 {
         self.0 / 1000
     }
 }
 
-/// Time that only passes: milliseconds since some moment before. Setting the clock of the machine
-/// does not change it.
+/// Monotonic time: milliseconds since an arbitrary start. Setting the machine's clock does not
+/// change it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SteadyMillis(pub u64);
 
-/// A moment by both clocks. Dates are compared by the first, spans measured by the second.
+/// A moment by both clocks. Compare dates by `wall`, and measure durations by `steady`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moment {
-    /// The time of day, which may be set.
+    /// Time of day, which may be set.
     pub wall: UnixMillis,
-    /// The time that has passed.
+    /// Monotonic time.
     pub steady: SteadyMillis,
 }
 
 impl From<UnixMillis> for Moment {
-    /// A moment of a clock that is never set.
+    /// Creates a moment of a clock that is never set.
     fn from(wall: UnixMillis) -> Self {
         Self {
             wall,
@@ -40,17 +40,17 @@ impl From<UnixMillis> for Moment {
     }
 }
 
-/// Source of the time of day.
+/// Source of time.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
-    /// Clocks of the system.
+    /// The system's clocks.
     #[default]
     System,
-    /// Clocks that stand still until they are set.
+    /// Clocks that stand still until they are set, for tests.
     Set(Arc<SetClock>),
 }
 
-/// Clocks that stand still.
+/// State of clocks that stand still.
 #[derive(Debug, Default)]
 pub struct SetClock {
     wall: AtomicU64,
@@ -58,7 +58,7 @@ pub struct SetClock {
 }
 
 impl Clock {
-    /// Clocks that show `at` until [`Clock::set`] or [`Clock::pass`].
+    /// Creates clocks that show `at` until [`Clock::set`] or [`Clock::pass`].
     #[must_use]
     pub fn at(at: UnixMillis) -> Self {
         Self::Set(Arc::new(SetClock {
@@ -67,7 +67,7 @@ impl Clock {
         }))
     }
 
-    /// The time of day by this clock.
+    /// Returns the time of day.
     #[must_use]
     pub fn now(&self) -> UnixMillis {
         match self {
@@ -82,7 +82,7 @@ impl Clock {
         }
     }
 
-    /// This moment by both clocks.
+    /// Returns this moment by both clocks.
     #[must_use]
     pub fn moment(&self) -> Moment {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -98,14 +98,14 @@ impl Clock {
         }
     }
 
-    /// Sets the time of day, as an administrator does; the system's clock is left alone.
+    /// Sets the time of day, as an administrator does. Has no effect on the system's clock.
     pub fn set(&self, to: UnixMillis) {
         if let Self::Set(clock) = self {
             clock.wall.store(to.0, Ordering::Relaxed);
         }
     }
 
-    /// Lets time pass; the system's clock is left alone.
+    /// Advances the time. Has no effect on the system's clock.
     pub fn pass(&self, span: Duration) {
         if let Self::Set(clock) = self {
             let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);

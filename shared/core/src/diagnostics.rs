@@ -1,7 +1,7 @@
-//! Reading a TOML file so that all its mistakes are found in one run, each with its place.
+//! Reading of TOML files that finds all mistakes in one run, each with its location.
 //!
-//! A [`TomlDocument`] collects problems; a [`TableReader`] takes the keys of one table, and reports the keys
-//! that nobody took: an unknown key is a mistake, never a rule that silently does nothing.
+//! A [`TomlDocument`] collects diagnostics. A [`TableReader`] reads the keys of one table and
+//! reports unknown ones, so that a misspelled rule is never ignored.
 
 mod values;
 
@@ -13,7 +13,7 @@ pub use self::values::parse_duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// One mistake: where it stands, what is wrong, what to do.
+/// A mistake: its location, its cause, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     /// The file, line and column, or the flag.
@@ -23,7 +23,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// A problem at a place.
+    /// Creates a diagnostic.
     pub fn new(place: impl Into<String>, what: impl Into<String>) -> Self {
         Self {
             place: place.into(),
@@ -38,7 +38,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// All mistakes of one run; never empty when it is an error.
+/// All mistakes of one run; an error is never empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
 
@@ -54,7 +54,7 @@ impl fmt::Display for Diagnostics {
     }
 }
 
-/// A file that is being read, and what is wrong with it.
+/// A file that is being read, and its diagnostics.
 pub struct TomlDocument<'i> {
     name: String,
     text: &'i str,
@@ -62,7 +62,7 @@ pub struct TomlDocument<'i> {
 }
 
 impl<'i> TomlDocument<'i> {
-    /// A file by its name (for messages) and content.
+    /// Creates a document of this name (for messages) and content.
     pub fn new(name: impl Into<String>, text: &'i str) -> Self {
         Self {
             name: name.into(),
@@ -71,7 +71,7 @@ impl<'i> TomlDocument<'i> {
         }
     }
 
-    /// Parses the file. Syntax errors become problems; what could be parsed is returned.
+    /// Parses the file. Syntax errors become diagnostics; returns what could be parsed.
     pub fn parse(&self) -> Spanned<DeTable<'i>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         for error in errors {
@@ -81,7 +81,7 @@ impl<'i> TomlDocument<'i> {
         table
     }
 
-    /// Notes a problem at a byte offset of the file.
+    /// Reports a mistake at a byte offset of the file.
     pub fn report_at(&self, offset: usize, what: impl Into<String>) {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
@@ -98,14 +98,14 @@ impl<'i> TomlDocument<'i> {
             .push(Diagnostic::new(place, what));
     }
 
-    /// The problems found so far, taken out.
+    /// Returns the diagnostics.
     #[must_use]
     pub fn into_diagnostics(self) -> Vec<Diagnostic> {
         self.problems.into_inner()
     }
 }
 
-/// Takes the keys of one table of a [`TomlDocument`].
+/// Reader of one table of a [`TomlDocument`].
 pub struct TableReader<'d> {
     document: &'d TomlDocument<'d>,
     table: &'d DeTable<'d>,
@@ -115,7 +115,7 @@ pub struct TableReader<'d> {
 }
 
 impl<'d> TableReader<'d> {
-    /// Reads the document's top table.
+    /// Creates a reader of the document's root table.
     #[must_use]
     pub fn new(document: &'d TomlDocument<'d>, table: &'d Spanned<DeTable<'d>>) -> Self {
         Self {
@@ -127,12 +127,12 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// Notes a problem with the table as a whole.
+    /// Reports a mistake of the table as a whole.
     pub fn problem(&self, what: impl fmt::Display) {
         self.document.report_at(self.offset, self.named(&what));
     }
 
-    /// Notes a problem with the value of `key`, or with the table when the key is absent.
+    /// Reports a mistake of the value of `key`, or of the table if the key is absent.
     pub fn report_value(&self, key: &str, what: impl fmt::Display) {
         let offset = self
             .table
@@ -142,7 +142,7 @@ impl<'d> TableReader<'d> {
             .report_at(offset, self.named(&format!("{key}: {what}")));
     }
 
-    /// Notes a problem at a byte offset of the file.
+    /// Reports a mistake at a byte offset of the file.
     pub fn report_at(&self, offset: usize, what: impl fmt::Display) {
         self.document.report_at(offset, self.named(&what));
     }
@@ -167,7 +167,7 @@ impl<'d> TableReader<'d> {
         )
     }
 
-    /// Offset of this table in the file, for [`TomlDocument::report_at`].
+    /// Returns the offset of this table in the file, for [`TomlDocument::report_at`].
     #[must_use]
     pub const fn offset(&self) -> usize {
         self.offset
@@ -182,7 +182,7 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// A list of tables; a single table counts as a list of one.
+    /// Reads a list of tables; a single table counts as a list of one.
     pub fn tables(&mut self, key: &'static str) -> Vec<TableReader<'d>> {
         let Some(value) = self.take(key) else {
             return Vec::new();
@@ -207,7 +207,7 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// All keys of a table whose keys are names of the user's own, with text values.
+    /// Reads all entries of a table whose keys are the user's own names, with string values.
     pub fn entries(&mut self) -> Vec<(String, String)> {
         let mut entries = Vec::new();
         for (key, value) in self.table.iter() {
@@ -225,7 +225,7 @@ impl<'d> TableReader<'d> {
         entries
     }
 
-    /// Reports every key that nobody asked for.
+    /// Reports every key that was not read.
     pub fn finish(self) {
         for (key, _) in self.table.iter() {
             if !self.known.contains(key.get_ref().as_ref()) {

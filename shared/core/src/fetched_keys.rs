@@ -5,6 +5,6 @@ use std::sync::Arc;
 
 use crate::url::HttpsUrl;
 
-/// Public keys that were fetched, by their URLs.
+/// Fetched public keys, by URL.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FetchedKeys(pub BTreeMap<HttpsUrl, Arc<[u8]>>);

@@ -1,13 +1,13 @@
-//! Names and values as HTML forms write them (`application/x-www-form-urlencoded`), in bodies and
-//! in queries. A broken escape is refused: the standard leaves it as it is, and some parsers do
-//! not.
+//! HTML form encoding (`application/x-www-form-urlencoded`) in bodies and queries. Rejects
+//! malformed escapes: the standard keeps them, and some parsers do not.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::text;
 
-/// Decodes percent escapes once, and `+` to a space if `plus` says so. `None` for a broken escape.
+/// Decodes percent escapes once, and `+` to a space if `plus` is set. Returns `None` for a
+/// malformed escape.
 #[must_use]
 pub fn decode(text: &[u8], plus: bool) -> Option<Cow<'_, [u8]>> {
     if !text
@@ -30,25 +30,25 @@ pub fn decode(text: &[u8], plus: bool) -> Option<Cow<'_, [u8]>> {
     Some(Cow::Owned(decoded))
 }
 
-/// The byte of a hexadecimal digit pair.
+/// Returns the byte of a pair of hexadecimal digits.
 fn escape(bytes: &mut std::slice::Iter<'_, u8>) -> Option<u8> {
     let mut digit = || bytes.next().and_then(|byte| char::from(*byte).to_digit(16));
     let (high, low) = (digit()?, digit()?);
     u8::try_from(high << 4 | low).ok()
 }
 
-/// One name with its value, decoded.
+/// A decoded name with its decoded value.
 pub type Pair<'t> = (Cow<'t, [u8]>, Cow<'t, [u8]>);
 
-/// All names and values in order. `None` for a broken escape, and for more than 1000 pairs.
+/// Returns all pairs in order, or `None` for a malformed escape or more than 1000 pairs.
 #[must_use]
 pub fn pairs(text: &[u8]) -> Option<Vec<Pair<'_>>> {
     each_pair(text).collect()
 }
 
-/// The pairs, one by one; `None` where they can't be read.
+/// Returns the pairs one by one; `None` where one is malformed.
 fn each_pair(text: &[u8]) -> impl Iterator<Item = Option<Pair<'_>>> {
-    // Empty parts count, too: to skip millions of them is work as well.
+    // Empty parts count, too: skipping millions of them also costs time.
     text.split(|byte| *byte == b'&')
         .enumerate()
         .filter(|(at, part)| *at >= MAX_PAIRS || !part.is_empty())
@@ -70,26 +70,26 @@ fn each_pair(text: &[u8]) -> impl Iterator<Item = Option<Pair<'_>>> {
         })
 }
 
-/// Most pairs of one form: what a stranger sends is read before its signature is known to be right,
-/// and a pair of two bytes takes fifty in memory. Frameworks take about as many (PHP's
+/// Maximum number of pairs of one form. A form is parsed before its signature is verified, and a
+/// pair of two bytes needs fifty in memory. Frameworks accept about as many (PHP's
 /// `max_input_vars`).
 const MAX_PAIRS: usize = 1000;
 
 /// Failure to find exactly one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormError {
-    /// A broken escape, too many pairs, or another kind of body.
+    /// A malformed escape, too many pairs, or another kind of body.
     Broken,
-    /// The name stands more than once, or some readers take another name for it.
+    /// The name occurs more than once, or some parsers read another name as this one.
     Repeated,
-    /// A name is longer than 256 bytes, begins with a space, or holds a control character, `[` or
-    /// `.`: PHP reads such names as other ones.
+    /// A name is longer than 256 bytes, begins with a space, or contains a control character, `[` or
+    /// `.`. PHP reads such names differently.
     Name,
 }
 
-/// Returns `true` if some reader takes the name `given` for `wanted`: without regard to case, or as
-/// PHP reads names, which drops spaces in front, ends a name at NUL and `[`, and turns a space, a
-/// `.` and an unclosed `[` into `_`.
+/// Returns `true` if some parser reads the name `given` as `wanted`: ignoring case, or as PHP, which
+/// drops leading spaces, ends a name at NUL and `[`, and replaces a space, a `.` and an unclosed
+/// `[` by `_`.
 #[must_use]
 pub(crate) fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
     let plain = |name: &[u8]| {
@@ -140,11 +140,11 @@ pub(crate) fn is_twin(given: &[u8], wanted: &[u8]) -> bool {
     })
 }
 
-/// The value of the one pair with this name; `Ok(None)` without one.
+/// Returns the value of the only pair with this name, or `None` without one.
 ///
 /// # Errors
-/// [`FormError`]: a second one, also one that only some readers take for it, could be the one that
-/// the application reads.
+/// [`FormError`]: the application could read a second pair, even one that only some parsers read as
+/// this name.
 pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, FormError> {
     let mut found = None;
     for pair in each_pair(text) {
@@ -159,8 +159,7 @@ pub fn single<'t>(text: &'t [u8], name: &str) -> Result<Option<Cow<'t, [u8]>>, F
     Ok(found)
 }
 
-/// The fields of a form that is a body: where each value stands. The names are decoded once, the
-/// values when asked for.
+/// Fields of a form body, with the range of each value. Names are decoded once, values on demand.
 #[derive(Debug, Clone)]
 pub struct FormFields {
     fields: Vec<(FieldName, Range<usize>)>,
@@ -169,13 +168,13 @@ pub struct FormFields {
 
 #[derive(Debug, Clone)]
 enum FieldName {
-    /// Range of the body that has the name unescaped.
+    /// Range of an unescaped name in the body.
     Plain(Range<usize>),
     Decoded(Box<[u8]>),
 }
 
 impl FormFields {
-    /// Reads a urlencoded body.
+    /// Parses a urlencoded body.
     ///
     /// # Errors
     /// [`FormError::Broken`].
@@ -225,7 +224,7 @@ impl FormFields {
         })
     }
 
-    /// Reads a body of `multipart/form-data` (RFC 7578). `content_type` holds the boundary.
+    /// Parses a `multipart/form-data` body (RFC 7578). `content_type` contains the boundary.
     ///
     /// # Errors
     /// [`FormError::Broken`].
@@ -279,17 +278,17 @@ impl FormFields {
         }
     }
 
-    /// The value of the one field with this name; `Ok(None)` without one. `body` is the one that
-    /// was read.
+    /// Returns the value of the only field with this name, or `None` without one. `body` is the parsed
+    /// body.
     ///
     /// # Errors
-    /// [`FormError`], also when another name could be taken for this one.
+    /// [`FormError`], also if another name could be read as this one.
     pub fn single<'b>(
         &self,
         body: &'b [u8],
         wanted: &str,
     ) -> Result<Option<Cow<'b, [u8]>>, FormError> {
-        // A name of the provider's own with such a character is what it is.
+        // A provider's own name with such a character is unambiguous.
         let strange = |name: &[u8]| !is_strange(wanted.as_bytes()) && is_strange(name);
         let mut found = None;
 
@@ -318,11 +317,10 @@ impl FormFields {
     }
 }
 
-/// Maximum length of a field's name in bytes: names are compared with those that are read, one by
-/// one.
+/// Maximum length of a field's name, in bytes: each is compared with the wanted names one by one.
 const MAX_NAME_BYTES: usize = 256;
 
-/// Returns `true` for names that PHP reads as other ones.
+/// Returns `true` for names that PHP reads differently.
 fn is_strange(name: &[u8]) -> bool {
     name.first().is_some_and(u8::is_ascii_whitespace)
         || name
@@ -330,9 +328,8 @@ fn is_strange(name: &[u8]) -> bool {
             .any(|byte| byte.is_ascii_control() || matches!(byte, b'[' | b'.'))
 }
 
-/// The name of a part, in the one spelling that every reader takes for the same: one
-/// Content-Disposition, `form-data`, the name in quotes and without an escape, and perhaps a file's
-/// name.
+/// Returns the name of a part in the only form that all parsers read alike: one
+/// Content-Disposition, `form-data`, the quoted name without escapes, and an optional file name.
 fn part_name(head: &str) -> Option<&str> {
     let field = |line: &'_ str| {
         line.split_once(':')

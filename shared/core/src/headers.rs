@@ -1,22 +1,22 @@
-//! Which header fields pass from the sender to the application and back.
+//! Rules for header fields between sender and application.
 //!
-//! Both sides apply the same rules: the relay to what strangers send, the agent again to what a
-//! relay could have been made to send, and to the application's answers.
+//! Both sides apply the same rules: the relay to senders' requests, the agent again to the relay's
+//! requests, because a relay may be compromised, and to the application's responses.
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
-/// The id of a request, as the application and the sender see it.
+/// Id of a request, for the application and the sender.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("hookward-request-id");
-/// The stable error code of an answer that the relay makes itself.
+/// Stable error code of a response of the relay itself.
 pub const ERROR_CODE: HeaderName = HeaderName::from_static("hookward-error");
-/// The client address, set anew for the application.
+/// Client address, replaced by the relay.
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// The public port, set anew for the application.
+/// Public port, replaced by the relay.
 pub const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-/// Always `https`, set anew for the application.
+/// Always `https`, replaced by the relay.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// The public host, set anew for the application.
+/// Public host, replaced by the relay.
 pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Returns `true` if a request's field is forwarded to the application.
@@ -31,7 +31,7 @@ pub fn passes_to_sender(name: &HeaderName) -> bool {
     !is_hop_by_hop(name) && !is_ours(name.as_str())
 }
 
-/// Fields of one connection only (RFC 9110 §7.6.1).
+/// Returns `true` for fields of a single connection (RFC 9110 §7.6.1).
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         *name,
@@ -40,8 +40,8 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         || name.as_str().starts_with("proxy-")
 }
 
-/// Returns `true` for names of letters, digits and `-` only: those that have no twin with another
-/// such name.
+/// Returns `true` for names of only letters, digits and `-`, which no other such name can be
+/// confused with.
 #[must_use]
 pub fn is_usual_name(name: &HeaderName) -> bool {
     name.as_str()
@@ -49,7 +49,7 @@ pub fn is_usual_name(name: &HeaderName) -> bool {
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Returns `true` if a server in the manner of CGI takes one name for the other (RFC 3875 §4.1.18).
+/// Returns `true` if CGI servers read both names alike (RFC 3875 §4.1.18).
 #[must_use]
 pub fn are_twins(one: &HeaderName, other: &HeaderName) -> bool {
     let folded = |byte: u8| {
@@ -64,9 +64,9 @@ pub fn are_twins(one: &HeaderName, other: &HeaderName) -> bool {
     one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
 }
 
-/// Returns `true` for a field that claims a client address, an identity or certificate, another
-/// URL, method or file than the checked one, or that belongs to Hookward or to one connection.
-/// Reads every character other than a letter or digit as `-`, as CGI does.
+/// Returns `true` for a field that states a client address, identity, certificate, URL, method or
+/// file other than the checked ones, or that belongs to Hookward or to one connection. Like CGI,
+/// reads every character other than a letter or digit as `-`.
 fn is_claim(name: &str) -> bool {
     const PREFIXES: [&str; 9] = [
         "x-forwarded",
@@ -95,7 +95,7 @@ fn is_claim(name: &str) -> bool {
     is_claimed_name(name) || is_ours(name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Returns `true` for the names of such fields that have none of the prefixes.
+/// Returns `true` for those names that have none of the prefixes.
 fn is_claimed_name(name: &str) -> bool {
     matches!(
         name,
@@ -164,16 +164,16 @@ fn is_ours(name: &str) -> bool {
 /// Members of a `Connection` field that concern this request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConnectionOptions {
-    /// `upgrade` is among the options.
+    /// `true` if `upgrade` is listed.
     pub upgrade: bool,
-    /// `te` is among the options.
+    /// `true` if `te` is listed.
     pub te: bool,
 }
 
 /// Reads all `Connection` fields.
 ///
 /// # Errors
-/// The option that names another field.
+/// A listed name of another field.
 pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, Box<str>> {
     let mut found = ConnectionOptions::default();
     for value in headers.get_all(header::CONNECTION) {
@@ -199,11 +199,11 @@ pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, Box<
     Ok(found)
 }
 
-/// Options of a `Connection` field that mean something here; any other names a field that a
-/// stranger wants removed on the way, and the request is refused.
+/// Known options of a `Connection` field. Any other names a field that proxies must remove, so the
+/// request is refused.
 const CONNECTION_OPTIONS: [&str; 5] = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
 
-/// Returns `true` if a list-valued field has this member, compared without case.
+/// Returns `true` if a list-valued field has this member, ignoring case.
 #[must_use]
 pub fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
     headers
@@ -214,8 +214,8 @@ pub fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
         .any(|item| item.trim().eq_ignore_ascii_case(member))
 }
 
-/// Returns `true` if a trailer field may be forwarded: announced in `Trailer`, no part of framing,
-/// routing or authentication (RFC 9110 §6.5.1), and not removed from heads.
+/// Returns `true` if a trailer field may be forwarded: announced in `Trailer`, not used for
+/// framing, routing or authentication (RFC 9110 §6.5.1), and not removed from heads.
 #[must_use]
 pub fn trailer_passes(announced: &HeaderMap, name: &HeaderName) -> bool {
     let forbidden = matches!(

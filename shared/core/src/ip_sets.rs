@@ -1,8 +1,8 @@
-//! Named sets of addresses: the ranges that providers publish for their webhooks.
+//! Named address sets: the ranges from which providers send webhooks.
 //!
-//! The rows stand in `addresses/sets.toml`. A built-in copy holds only what its source states, with
-//! the date; the relay refreshes it from the provider's list. A set that has neither a copy nor a
-//! refreshed one is empty, and so refuses everybody: the gate says which of the two it is.
+//! `ip_sets.toml` has the rows. A built-in copy contains only what its source states, with the
+//! date; the relay updates it from the provider's list. A set without any copy is empty and refuses
+//! every address; the gate's reason says so.
 
 mod active;
 
@@ -28,20 +28,20 @@ pub struct NamedSet {
     /// URL of the provider's list; `None` if only a page for people has it.
     #[serde(default)]
     pub url: Option<String>,
-    /// Paths of the ranges, or of the items with them, in the list's JSON; empty if the list has
-    /// one range a line.
+    /// Paths of the ranges, or of the items that contain them, in the list's JSON. Empty if the
+    /// list has one range per line.
     #[serde(default)]
     pub pick: Vec<JsonPath>,
-    /// The field of an item that is the range, where items are objects.
+    /// Field of an item that contains the range, if items are objects.
     #[serde(default)]
     pub field: Option<String>,
-    /// Values that an item's other fields must have, or contain.
+    /// Values that other fields of an item must have or contain.
     #[serde(default, rename = "where")]
     pub conditions: BTreeMap<String, String>,
     /// Ranges of the built-in copy.
     #[serde(default)]
     pub ranges: Vec<String>,
-    /// The day of the copy, as far as it is known.
+    /// Date of the copy, if known.
     #[serde(default)]
     pub dated: Option<String>,
     /// Source of the built-in copy.
@@ -54,21 +54,21 @@ struct Sets {
     set: Vec<NamedSet>,
 }
 
-/// All named sets, sorted by name.
+/// Returns all named sets, sorted by name.
 #[must_use]
 pub(crate) fn all() -> &'static [NamedSet] {
     &SETS
 }
 
 static SETS: LazyLock<Vec<NamedSet>> = LazyLock::new(|| {
-    // Read by a unit test; were it broken all the same, there are no sets, and policies that name
-    // one are refused.
+    // A unit test parses the file. If it were malformed, there would be no sets, and policies that
+    // name one would be refused.
     toml::from_str::<Sets>(include_str!("ip_sets.toml"))
         .unwrap_or_default()
         .set
 });
 
-/// The set of that name; `-` and `_` are alike.
+/// Returns the set of this name; `-` and `_` are equal.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static NamedSet> {
     let wanted = name.replace('-', "_");
@@ -104,10 +104,10 @@ pub enum ListError {
 }
 
 impl NamedSet {
-    /// Reads the provider's list.
+    /// Parses the provider's list.
     ///
     /// # Errors
-    /// [`ListError`]; the copy that is in use stays in use.
+    /// [`ListError`]; the copy in use stays in use.
     pub fn read(&self, content: &[u8]) -> Result<Vec<IpNet>, ListError> {
         let mut texts = Vec::new();
         if self.pick.is_empty() {
@@ -152,7 +152,7 @@ impl NamedSet {
         }
     }
 
-    /// The range of one item, if it is one of those that count.
+    /// Returns the range of an item that meets the conditions.
     fn range_of(&self, item: &Value) -> Option<String> {
         let Some(field) = &self.field else {
             return item.as_str().map(str::to_owned);
@@ -190,7 +190,7 @@ impl NamedSet {
     }
 }
 
-/// Most ranges of one set: real lists have up to a few thousand.
+/// Maximum number of ranges of one set; real lists have up to a few thousand.
 const MAX_RANGES: usize = 100_000;
 
 #[cfg(test)]
@@ -247,7 +247,7 @@ mod tests {
             ["104.192.136.0/21".parse().unwrap()]
         );
 
-        // Atlassian's own has some thousand.
+        // Atlassian's list has some thousand.
         let item = |n: usize| {
             format!(
                 r#"{{"cidr":"104.{}.{}.0/24","product":["bitbucket"],"direction":["egress"]}}"#,

@@ -1,8 +1,8 @@
-//! Values of a JSON document, by their paths, read so that no second parser can read other ones: a
-//! name that stands twice in an object on the way, or also in another case, is refused.
+//! Values of a JSON document by path, read so that no other parser can read different ones: a name
+//! that occurs twice in an object on the path, or in another case, is an error.
 //!
-//! [`JsonPaths::scan`] finds the values of many paths in one pass over the document, and allocates
-//! nothing for the names and values that no path asks for.
+//! [`JsonPaths::scan`] finds the values of many paths in one pass, and allocates nothing for other
+//! names and values.
 
 mod edit;
 mod scan;
@@ -32,28 +32,28 @@ enum PathStep {
 /// Failure to find a value at a path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    /// The body is not JSON.
+    /// The document is not JSON.
     #[error("the body is not JSON")]
     NotJson,
-    /// A name stands twice, or also in another case.
+    /// A name occurs twice, or in another case.
     #[error("{0:?} stands twice in one object of the body, or also in another case")]
     Repeated(String),
     /// The path has no value.
     #[error("{0} is not in the body")]
     Absent(String),
-    /// An object or a list stands there.
+    /// The value is an object or a list.
     #[error("{0} is no single value")]
     NotScalar(String),
-    /// The path stands for more values than are read.
+    /// The path has more values than the maximum.
     #[error("{0} has more than {1} values")]
     TooMany(String, usize),
 }
 
 impl JsonPath {
-    /// Reads a path.
+    /// Parses a path.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The mistake.
     pub fn parse(text: &str) -> Result<Self, Reason> {
         let mut steps = Vec::new();
         for part in text.split('.') {
@@ -94,7 +94,7 @@ impl JsonPath {
         Ok(Self { steps })
     }
 
-    /// The texts of the values: strings decoded, numbers and words as they stand. At least one.
+    /// Returns the values as text: strings decoded, numbers and literals as written. At least one.
     ///
     /// # Errors
     /// [`JsonError`].
@@ -105,15 +105,15 @@ impl JsonPath {
             .collect()
     }
 
-    /// The one value's text. `null` counts as absent.
+    /// Returns the only value as text. `null` counts as absent.
     ///
     /// # Errors
-    /// [`JsonError`], also when the path stands for several.
+    /// [`JsonError`], also if the path has several values.
     pub fn single(&self, document: &[u8]) -> Result<String, JsonError> {
         self.single_of(&self.raw(document)?)
     }
 
-    /// The values as they stand in the document. At least one.
+    /// Returns the values as written in the document. At least one.
     ///
     /// # Errors
     /// [`JsonError`].
@@ -121,8 +121,8 @@ impl JsonPath {
         self.raw_up_to(document, MAX_VALUES)
     }
 
-    /// Like [`Self::raw`], with at most `most` values: fetched lists are longer than what a sender
-    /// may send.
+    /// Like [`Self::raw`], with a maximum of `most` values: fetched lists are longer than senders'
+    /// bodies may be.
     ///
     /// # Errors
     /// [`JsonError`].
@@ -135,7 +135,7 @@ impl JsonPath {
         paths.scan(document).raw(&paths, self, document)
     }
 
-    /// The text of the only value among these.
+    /// Returns the text of the only value.
     fn single_of(&self, values: &[&str]) -> Result<String, JsonError> {
         match values {
             [only] => self.text(only),
@@ -153,10 +153,10 @@ impl JsonPath {
     }
 }
 
-/// Most values that one path may stand for: real batches have up to a hundred.
+/// Maximum number of values of one path; real batches have up to a hundred.
 const MAX_VALUES: usize = 1024;
 
-/// Maximum number of steps of a path: the tree of paths is walked by recursion.
+/// Maximum number of steps of a path, because traversal is recursive.
 const MAX_STEPS: usize = 32;
 
 impl fmt::Display for JsonPath {

@@ -1,5 +1,5 @@
-//! Values that both of Hookward's programs share. No I/O: what reads files, sockets or the
-//! environment is in `hookward-runtime` and `hookward-tunnel`. [`clock`] alone reads the time.
+//! Values shared by both programs. This crate performs no I/O: `hookward-runtime` and
+//! `hookward-tunnel` access files, sockets and the environment. Only [`clock`] reads the time.
 
 pub mod address;
 pub mod clock;

@@ -1,8 +1,8 @@
-//! The bounds of both programs, with unit and reason.
+//! Limits of both programs, with units and reasons.
 //!
-//! The relay's settings file may override every field of [`Limits`] in its `[limits]` table; what
-//! of it the agent must keep, too, it is told when it connects. The constants behind it are part of
-//! the protocol or of a promise. A bound that only one file needs stands at the head of that file.
+//! The `[limits]` table of the relay's settings file may override every field of [`Limits`]. The
+//! relay sends those that agents must apply, too, when they connect. The constants are part of the
+//! protocol or of a promise. A limit that only one file needs is a constant there.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub const KIB: u64 = 1024;
 /// One mebibyte, in bytes.
 pub const MIB: u64 = 1024 * KIB;
 
-/// Returns a size as settings write it, in the largest unit without a rest.
+/// Formats a size as settings write it, in the largest whole unit.
 fn size_text(bytes: u64) -> String {
     match bytes {
         bytes if bytes % MIB == 0 => format!("{}MiB", bytes / MIB),
@@ -20,10 +20,10 @@ fn size_text(bytes: u64) -> String {
     }
 }
 
-/// Declares [`Limits`], its defaults and the list of its names from one table.
+/// Declares [`Limits`], its defaults, and the list of names.
 macro_rules! limits {
     ($($(#[doc = $doc:literal])+ $name:ident: $kind:ident = $default:expr;)+) => {
-        /// The bounds that the relay's settings may override.
+        /// Limits that the relay's settings may override.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct Limits {
             $($(#[doc = $doc])+ pub $name: limits!(@type $kind),)+
@@ -36,7 +36,7 @@ macro_rules! limits {
         }
 
         impl Limits {
-            /// Returns name, default and meaning of every limit, for help and documents.
+            /// Returns name, default and description of every limit, for help and documents.
             #[must_use]
             pub fn table() -> Vec<(&'static str, String, String)> {
                 let default = Self::default();
@@ -143,79 +143,82 @@ limits! {
     refusal_events_per_second: count = 20;
 }
 
-/// Longest request target, in bytes (RFC 9110 §4.1 asks for 8,000 octets at least).
+/// Maximum length of a request target, in bytes (RFC 9110 §4.1 recommends 8,000 octets or more).
 pub const TARGET_BYTES: usize = 8 * 1024;
-/// Longest token that is compared at all: no legal one is longer, and a long one must cost nothing.
+/// Maximum length of a token to compare, in bytes. No valid token is longer, and a long one must
+/// cost nothing.
 pub const TOKEN_BYTES: usize = 512;
-/// Most hops of `X-Forwarded-For` that are read: real chains have 2 or 3.
+/// Maximum number of hops of `X-Forwarded-For`; real chains have 2 or 3.
 pub const FORWARDED_HOPS: usize = 32;
-/// Streams of one connection of an agent in use at one time: two connections carry as many requests
-/// as the relay takes connections. QUIC's own default of 100 queues at 256 requests.
+/// Maximum number of concurrent streams of one agent connection. Two connections carry as many
+/// requests as the relay has connections. QUIC's default of 100 queues at 256 requests.
 pub const TUNNEL_STREAMS: u32 = 4096;
-/// A tunnel's connection on which nothing was heard for so long is dead, unless a setting says
-/// otherwise.
+/// Default time without received data after which a tunnel connection is dead.
 pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A request whose connection was lost is given again within so long of its begin: the agent
-/// remembers for longer what it has begun.
+/// Time after the start of a request in which the relay may send it again over another connection.
+/// The agent remembers started requests for longer.
 pub const RETRY_WINDOW: Duration = Duration::from_secs(60);
-/// Part of the memory for bodies that one client address may hold: an eighth.
+/// Divisor of the body memory: one client address may hold an eighth.
 pub const BODY_MEMORY_SHARES: u64 = 8;
 /// Memory of the agent for bodies that its own checks read: eight of the largest.
 pub const AGENT_BODY_MEMORY: u64 = 8 * 25 * MIB;
-/// Idle connections to the application live this long: below the 5 s of Node's servers.
+/// Maximum idle time of a connection to the application: below the 5 s of Node's servers.
 pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// Idle connections to the application that are kept.
+/// Maximum number of idle connections to the application.
 pub const UPSTREAM_IDLE_CONNECTIONS: usize = 256;
-/// For a TCP connection to the application: it is beside the agent.
+/// Timeout of a TCP connection to the application, which is near the agent.
 pub const UPSTREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Wait for the head of the application's answer, unless the route says otherwise.
+/// Default timeout for the head of the application's response.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest wait that a route may ask for.
+/// Maximum `answer_timeout` of a route.
 pub const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
-/// A body up to this size travels ahead of larger ones in the tunnel, and is sent in one piece.
+/// Size up to which a body precedes larger ones in the tunnel, and is sent in one piece.
 pub const SMALL_BODY: usize = 64 * 1024;
-/// Time in which the relay gathers the first bytes of a streamed body, so that a small body, or a
-/// broken one, is complete before the application gets the request.
+/// Time in which the relay gathers the first bytes of a streamed body, so that a small or aborted
+/// body is complete before the application gets the request.
 pub const GATHER_TIMEOUT: Duration = Duration::from_millis(100);
-/// First messages of an agent, before it is known who it is: a credential and some names.
+/// Maximum size of an agent's greeting, in bytes: a credential and some names.
 pub const GREETING_BYTES: usize = 16 * 1024;
-/// One control message of a known agent: a policy with 100,000 addresses has 3 MiB.
+/// Maximum size of a control message of an authenticated agent, in bytes: a policy with 100,000
+/// addresses has 3 MiB.
 pub const CONTROL_BYTES: usize = 8 * 1024 * 1024;
-/// One head of an exchange: the edge's cap on heads, and room for what the relay adds.
+/// Maximum size of an exchange's head, in bytes: the edge's maximum, and what the relay adds.
 pub const HEAD_FRAME_BYTES: usize = 96 * 1024;
-/// Maximum size of an exchange's trailers in the tunnel, in bytes: the edge takes 32 KiB of them
-/// over HTTP/2 (`max_head_bytes`), and their encoding adds some.
+/// Maximum size of an exchange's trailers, in bytes: the edge accepts 32 KiB over HTTP/2
+/// (`max_head_bytes`), and the encoding adds some.
 pub const TRAILERS_FRAME_BYTES: usize = 48 * 1024;
-/// Routes of a policy: each is tried for every request.
+/// Maximum number of routes of a policy; each is tried for every request.
 pub const ROUTES: usize = 64;
-/// Paths, methods or alternatives of one route.
+/// Maximum number of paths, methods or accept rules of one route.
 pub const ITEMS_PER_ROUTE: usize = 32;
-/// Bytes of one path pattern.
+/// Maximum length of a path pattern, in bytes.
 pub const PATTERN_BYTES: usize = 1024;
-/// Secrets or tokens that are live at one time: the old and the new one, and some for mistakes.
+/// Maximum number of valid secrets or tokens of a check: the old and the new one, and spare ones.
 pub const ACTIVE_SECRETS: usize = 8;
-/// Connections of one client address whose peer has not yet said who it is.
+/// Maximum number of unauthenticated agent connections of one client address.
 pub const UNAUTHENTICATED_PER_CLIENT: usize = 16;
-/// Maximum bytes hashed for one request: the largest body under 40 keys. One core needs 0.5 s for
-/// it. A policy that could need more is refused when it is loaded.
+/// Maximum number of bytes hashed for one request: the largest body under 40 keys. One core needs
+/// 0.5 s for that. A policy that could need more is refused when it is loaded.
 pub const GATE_HASHED_BYTES: u64 = 1024 * MIB;
-/// Bytes that the gate may read as JSON or a form for one request: the largest body five times.
+/// Maximum number of bytes that the gate parses as JSON or a form for one request: the largest body
+/// five times.
 pub const GATE_PARSED_BYTES: u64 = 128 * MIB;
-/// Bytes of signed texts that the gate may put together for one request, beside what it takes from
-/// the body in place.
+/// Maximum number of bytes of signed texts that the gate renders for one request, beside parts of
+/// the body used in place.
 pub const GATE_RENDERED_BYTES: u64 = 128 * MIB;
-/// Bytes of one signed text: so many times the body, because JSON in a JSON string doubles every
-/// quote.
+/// Maximum size of one signed text as a multiple of the body, because JSON in a JSON string doubles
+/// every quote.
 pub const MESSAGE_FACTOR: usize = 2;
-/// Bytes of one signed text beside that: the head of a request with all its fields.
+/// Maximum size of one signed text beyond that, in bytes: the head of a request with all its
+/// fields.
 pub const MESSAGE_BYTES: usize = 128 * 1024;
-/// Header fields that a list of signed fields may name.
+/// Maximum number of header fields in a list of signed fields.
 pub const SIGNED_FIELDS: usize = 32;
-/// Bytes of each kind of work that one diagnosis of a wrong signature may cost.
+/// Maximum number of bytes of each kind of work for one diagnosis of a wrong signature.
 pub const DOCTOR_BYTES: u64 = 2 * MIB;
-/// Bytes of work that all diagnoses of one program may cost in a second: a hundredth of a core.
+/// Maximum number of bytes a second for all diagnoses of one program: a hundredth of a core.
 pub const DOCTOR_BYTES_PER_SECOND: u64 = 8 * MIB;
-/// Longest observation of a route before it enforces.
+/// Maximum duration of a route's observation, in days.
 pub const OBSERVE_DAYS: i64 = 30;
-/// A join token is worth something for this long, in milliseconds.
+/// Lifetime of a join token, in milliseconds.
 pub const JOIN_TOKEN_LIFE_MS: u64 = 24 * 3600 * 1000;

@@ -1,18 +1,18 @@
 //! Names of agents and public hosts.
 
-/// A public host name: lower case, letters, digits and hyphens in labels, no port, no final dot.
+/// Public host name: lower case, letters, digits and hyphens in labels, without port and final dot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostName(String);
 
 impl HostName {
-    /// Reads a host name; upper case is folded, as DNS does. `None` when it can't be one.
+    /// Parses a host name and folds it to lower case, as DNS does. Returns `None` if it is invalid.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let valid = text.len() <= HOST && text.split('.').all(is_label);
         valid.then(|| Self(text.to_ascii_lowercase()))
     }
 
-    /// Reads what `Host` and `:authority` hold: a host name, alone or with a port in digits.
+    /// Parses the value of `Host` or `:authority`: a host name, with or without a numeric port.
     #[must_use]
     pub fn parse_authority(text: &str) -> Option<(Self, Option<u16>)> {
         let Some((name, port)) = text.split_once(':') else {
@@ -23,28 +23,28 @@ impl HostName {
         Some((Self::parse(name)?, Some(port)))
     }
 
-    /// The domain of a relay on one's own machine: every name below `localhost` is this machine
-    /// (RFC 6761 §6.3), and curl and browsers know that without any configuration.
+    /// Returns the domain of a relay on one machine. Every name below `localhost` is this machine
+    /// (RFC 6761 §6.3), which curl and browsers know without configuration.
     #[must_use]
     pub fn local() -> Self {
         Self("localhost".to_owned())
     }
 
-    /// The name of `label` under this domain.
+    /// Returns the name of `label` below this domain.
     #[must_use]
     pub fn child(&self, label: &AgentName) -> Self {
         Self(format!("{}.{}", label.0, self.0))
     }
 
-    /// Returns `true` if the host is exactly one label below `domain`, as a wildcard record and a
-    /// wildcard certificate cover.
+    /// Returns `true` if the host is exactly one label below `domain`, as wildcard records and
+    /// certificates cover.
     #[must_use]
     pub fn is_child_of(&self, domain: &Self) -> bool {
         self.label_below(domain)
             .is_some_and(|label| !label.contains('.'))
     }
 
-    /// The agent whose name is this host's label below `domain`.
+    /// Returns the agent whose name is this host's label below `domain`.
     #[must_use]
     pub fn agent_below(&self, domain: &Self) -> Option<AgentName> {
         self.label_below(domain).and_then(AgentName::parse)
@@ -54,14 +54,15 @@ impl HostName {
         self.0.strip_suffix(&domain.0)?.strip_suffix('.')
     }
 
-    /// The name as text.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Longest host name, in bytes (RFC 1035 §2.3.4, without the root's dot and length byte).
+/// Maximum length of a host name, in bytes (RFC 1035 §2.3.4, without the root's dot and length
+/// byte).
 const HOST: usize = 253;
 
 impl std::borrow::Borrow<str> for HostName {
@@ -76,7 +77,7 @@ impl std::fmt::Display for HostName {
     }
 }
 
-/// Scheme and authority of a public URL: without the port where it is the usual one.
+/// Returns the origin of a public URL: scheme and authority, without the default port.
 #[must_use]
 pub fn origin_of(host: &str, port: u16) -> String {
     if port == 443 {
@@ -86,24 +87,24 @@ pub fn origin_of(host: &str, port: u16) -> String {
     }
 }
 
-/// The name of an agent, and the first label of its public host: one lower-case DNS label.
+/// Name of an agent, and first label of its public host: one lower-case DNS label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AgentName(String);
 
 impl AgentName {
-    /// The name of a first agent, and so the first label of its host.
+    /// Returns the name of the first agent.
     #[must_use]
     pub fn preset() -> Self {
         Self("flexdeploy".to_owned())
     }
 
-    /// Reads a name. `None` unless it is one DNS label.
+    /// Parses a name. Returns `None` unless it is one DNS label.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         is_label(text).then(|| Self(text.to_ascii_lowercase()))
     }
 
-    /// The name as text.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -126,7 +127,7 @@ fn is_label(label: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Longest name of an agent, which is also one DNS label (RFC 1035 §2.3.4).
+/// Maximum length of an agent's name, in bytes: one DNS label (RFC 1035 §2.3.4).
 const LABEL: usize = 63;
 
 #[cfg(test)]

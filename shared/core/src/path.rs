@@ -1,10 +1,10 @@
-//! Path patterns: compared segment by segment on the raw bytes of a target that is well shaped.
+//! Path patterns, compared segment by segment with the raw bytes of a valid target.
 
 use crate::reason::Reason;
 use crate::syntax::{self, EscapedSlashes};
 
-/// A pattern such as `/flexdeploy/webhooks/v1/**`. `*` stands for one segment; a final `/**` for
-/// the prefix itself and everything below it. There are no other wildcards.
+/// Pattern such as `/flexdeploy/webhooks/v1/**`. `*` matches one segment; a final `/**` matches the
+/// prefix itself and everything below it. There are no other wildcards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
     segments: Vec<Segment>,
@@ -18,11 +18,11 @@ enum Segment {
 }
 
 impl PathPattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// A sentence that says what is wrong, for a pattern that no request could match or that does
-    /// not mean what it seems to.
+    /// A sentence with the mistake, also for a pattern that no request could match, or that does not
+    /// mean what it seems to.
     pub fn parse(text: &str) -> Result<Self, Reason> {
         let Some(rest) = text.strip_prefix('/') else {
             return Err(format!("the path {text:?} must begin with a slash").into());
@@ -49,8 +49,8 @@ impl PathPattern {
         Ok(Self { segments, below })
     }
 
-    /// Returns `true` if the path (without query) of a well-shaped target matches. With `slashes`,
-    /// escaped ones may stand below the prefix of a final `/**`, and nowhere else.
+    /// Returns `true` if the path (without query) of a valid target matches. With `slashes`,
+    /// escaped slashes may occur below the prefix of a final `/**`, and nowhere else.
     #[must_use]
     pub fn matches(&self, path: &[u8], slashes: bool) -> bool {
         let path = path.strip_prefix(b"/").unwrap_or(path);

@@ -1,13 +1,13 @@
-//! Limit on lines per second. Counts the rest by kind.
+//! Quota of lines per second, which counts the rest by kind.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Lets a number of lines a second pass, and counts the others by kind.
+/// Allows a number of lines a second, and counts the others by kind.
 #[derive(Debug)]
 pub struct Quota<K> {
     limit: usize,
-    /// When the last ones passed: at most as many as may within [`WINDOW`].
+    /// Times of the last lines within [`WINDOW`].
     recent: VecDeque<Instant>,
     counted: BTreeMap<K, u64>,
 }
@@ -50,7 +50,7 @@ impl<K: Ord> Quota<K> {
     }
 }
 
-/// The span in which lines are counted.
+/// Window of the quota.
 const WINDOW: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Rates: so many requests in a span of time, with the whole of it as a burst (GCRA, the generic
-//! cell rate algorithm: one number a source is enough, and no clock but the caller's `now`).
+//! Rates: a number of requests in a period, all of which may arrive at once (GCRA, the generic cell
+//! rate algorithm, which needs one number per client and only the caller's `now`).
 
 use crate::reason::Reason;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::SteadyMillis;
 
-/// Number of requests in a span of time, such as `100/s`.
+/// Number of requests in a period, such as `100/s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Rate {
@@ -18,10 +18,10 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Reads `100/s`, `600/m`, `1000/h` or `5000/d`.
+    /// Parses `100/s`, `600/m`, `1000/h` or `5000/d`.
     ///
     /// # Errors
-    /// A sentence that says what to write.
+    /// A sentence with the correct syntax.
     pub fn parse(text: &str) -> Result<Self, Reason> {
         let wrong = || format!("{text:?} is no rate such as 100/s, 600/m, 1000/h or 5000/d");
         let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
@@ -52,23 +52,23 @@ impl Rate {
         }
     }
 
-    /// Cost of one request, in microseconds.
+    /// Returns the cost of one request, in microseconds.
     #[must_use]
     pub fn cost(self) -> u64 {
         self.span_ms * 1000 / u64::from(self.count)
     }
 
-    /// Requests a second, rounded up.
+    /// Returns the requests a second, rounded up.
     #[must_use]
     pub fn per_second_limit(self) -> u64 {
         (u64::from(self.count) * 1000).div_ceil(self.span_ms)
     }
 
-    /// Judges one more request of a source. `spent_until` is what the source has used up, in
-    /// microseconds of the same clock as `now`; the new value comes back.
+    /// Admits a request of a client. `spent_until` is the client's spent time, in microseconds of the
+    /// same clock as `now`. Returns its new value.
     ///
     /// # Errors
-    /// Milliseconds after which the next one passes.
+    /// Milliseconds after which the next request is admitted.
     pub fn admit(self, spent_until: u64, now: SteadyMillis) -> Result<u64, u64> {
         let now = now.0.saturating_mul(1000);
         let span = self.span_ms * 1000;
@@ -82,7 +82,7 @@ impl Rate {
     }
 }
 
-/// The spans that a rate may have, in milliseconds.
+/// Periods of a rate, in milliseconds.
 const SPANS: [(&str, u64); 4] = [
     ("s", 1000),
     ("m", 60_000),
@@ -90,14 +90,14 @@ const SPANS: [(&str, u64); 4] = [
     ("d", 86_400_000),
 ];
 
-/// Most requests of a rate: more is no rate, and the arithmetic stays exact.
+/// Maximum count of a rate, with which the arithmetic stays exact.
 const MAX_COUNT: u32 = 1_000_000;
 
-/// Counts bytes of one kind of work against a number of bytes a second.
+/// Meter of bytes a second for one kind of work.
 #[derive(Debug)]
 pub struct ByteMeter {
     a_second: u64,
-    /// Used part of the meter, in microseconds of the clock.
+    /// Spent time of the meter, in microseconds of the clock.
     spent: AtomicU64,
 }
 
@@ -111,18 +111,18 @@ impl ByteMeter {
         }
     }
 
-    /// Returns `true` if there is something left.
+    /// Returns `true` if the meter has bytes left.
     #[must_use]
     pub fn has_room(&self, now: SteadyMillis) -> bool {
         self.spent.load(Ordering::Relaxed) <= now.0.saturating_mul(1000).saturating_add(1_000_000)
     }
 
-    /// Counts bytes that were worked on.
+    /// Counts processed bytes.
     pub fn spend(&self, bytes: u64, now: SteadyMillis) {
         let cost = bytes.saturating_mul(1_000_000) / self.a_second.max(1);
         let now = now.0.saturating_mul(1000);
         let update = |spent: u64| Some(spent.max(now).saturating_add(cost));
-        // The closure never gives up.
+        // The closure always returns a value.
         let _ = self
             .spent
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);

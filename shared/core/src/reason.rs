@@ -1,4 +1,4 @@
-//! One vocabulary for what is refused or fails: answers, logs, metrics and screens use these words.
+//! Vocabulary of refusals and failures: responses, logs, metrics and screens use these names.
 
 mod refusal;
 
@@ -8,8 +8,8 @@ pub use self::refusal::Refusal;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-/// Reason in words: why a value is invalid, or why a check fails. For the author of a policy, or the
-/// tunnel's owner. Contains no secret.
+/// Reason in words: why a value is invalid, or why a check failed. For the author of a policy, or
+/// the tunnel's owner. Contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Reason(String);
@@ -32,7 +32,7 @@ impl From<Reason> for String {
     }
 }
 
-/// Declares [`Check`] or [`Code`]: variants with the stable text that stands for each.
+/// Declares [`Check`] or [`Code`]: variants with the stable name of each.
 macro_rules! words {
     ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])+ $variant:ident = $text:literal,)+ }) => {
         $(#[$outer])*
@@ -42,7 +42,7 @@ macro_rules! words {
         }
 
         impl $name {
-            /// The stable text of this word.
+            /// Returns the stable name.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
@@ -58,63 +58,63 @@ macro_rules! words {
 }
 
 words! {
-    /// Check that refused a request, as the tunnel's owner sees it.
+    /// Check that refused a request, for the tunnel's owner.
     Check {
-        /// The request could be read in two ways, or breaks a size limit.
+        /// The request is ambiguous, or exceeds a size limit.
         Syntax = "syntax",
-        /// The client address could not be established behind a trusted proxy.
+        /// The client address behind a trusted proxy is unknown.
         ClientAddress = "client-address",
-        /// The `Host` names no tunnel.
+        /// The `Host` has no tunnel.
         Host = "host",
         /// No route has this path.
         Path = "path",
         /// A route has this path, but not this method.
         Method = "method",
-        /// The client address failed too often a moment ago.
+        /// The client address failed too often recently.
         Lockout = "lockout",
-        /// The client address sends too much.
+        /// The client address exceeds its rate.
         ClientRate = "client-rate",
-        /// The client address is not allowed, or denied.
+        /// The client address is denied, or not allowed.
         Address = "address",
         /// The token is missing or wrong.
         Token = "token",
-        /// The body has another media type than the route takes.
+        /// The body has a media type that the route does not allow.
         ContentType = "content-type",
-        /// A header field is missing, or has none of the values that are allowed.
+        /// A header field is missing or has a value that is not allowed.
         Header = "header",
         /// The body is larger than the route allows.
         BodySize = "body-size",
-        /// The body came too slowly, or there was no room for it.
+        /// The body was too slow, or memory was full.
         Body = "body",
         /// The signature is missing, malformed, stale or wrong.
         Signature = "signature",
-        /// A value of the body is none of those that are allowed.
+        /// A value in the body is not allowed.
         BodyRule = "body-rule",
-        /// The delivery came before.
+        /// The delivery is a duplicate.
         Replay = "replay",
-        /// The route or the tunnel gets more than its rate.
+        /// The route or the tunnel exceeds its rate.
         Rate = "rate",
-        /// The request was let through, and failed in the tunnel.
+        /// The request was permitted, and failed in the tunnel.
         Tunnel = "tunnel",
     }
 }
 
 words! {
-    /// The stable error code of an answer that the relay makes itself (`hookward-error`).
+    /// Stable error code of a response of the relay itself (`hookward-error`).
     Code {
         /// Malformed or ambiguous request.
         Malformed = "malformed_request",
-        /// A request in clear text on the port of HTTPS.
+        /// A request in clear text on the HTTPS port.
         HttpsOnly = "https_only",
-        /// Unknown host, or no route: the same answer for both.
+        /// Unknown host or no route, with the same response for both.
         NotFound = "not_found",
-        /// The path has a route, the method doesn't.
+        /// The path has a route, but not for this method.
         MethodNotAllowed = "method_not_allowed",
-        /// A check failed; the sender is not told which.
+        /// A check failed; the sender does not learn which.
         Refused = "refused",
         /// Too many requests, or too many failed ones.
         RateLimited = "rate_limited",
-        /// The request came too slowly.
+        /// The request was too slow.
         RequestTimeout = "request_timeout",
         /// The body is larger than the route allows.
         BodyTooLarge = "body_too_large",
@@ -122,27 +122,27 @@ words! {
         TargetTooLong = "target_too_long",
         /// An `Expect` other than `100-continue`.
         ExpectationFailed = "expectation_failed",
-        /// The host of the request is not the one of the TLS handshake.
+        /// The host of the request differs from the TLS handshake's.
         HostMismatch = "host_mismatch",
         /// The request head is larger than allowed.
         HeadTooLarge = "head_too_large",
         /// The application refused the connection or could not be reached.
         UpstreamUnreachable = "upstream_unreachable",
-        /// The application broke off, or answered something that is not HTTP.
+        /// The application aborted, or its response is not HTTP.
         UpstreamError = "upstream_error",
-        /// The agent broke off in the middle of an exchange.
+        /// The tunnel or the agent aborted the exchange.
         TunnelError = "tunnel_error",
         /// No agent is connected for this host.
         AgentOffline = "agent_offline",
-        /// Too many bodies, or requests, are held at this time.
+        /// Too many bodies or requests are in memory.
         Overloaded = "overloaded",
-        /// The application took too long for the head of its answer.
+        /// The application did not respond in time.
         UpstreamTimeout = "upstream_timeout",
     }
 }
 
 impl Check {
-    /// Returns `true` if the connection can't be used after this check failed, because the start of
+    /// Returns `true` if the connection is unusable after this check failed, because the start of
     /// the next request is unknown.
     #[must_use]
     pub const fn breaks_framing(self) -> bool {
@@ -151,8 +151,8 @@ impl Check {
 }
 
 impl Code {
-    /// The status of an answer with this code. Senders tear a webhook down on 4xx, so an outage
-    /// is never a 4xx.
+    /// Returns the status of a response with this code. Providers disable webhooks after 4xx
+    /// responses, so an outage is never one.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         match self {
@@ -175,7 +175,7 @@ impl Code {
         }
     }
 
-    /// The title of an answer with this code: all that a sender is told.
+    /// Returns the title of a response with this code, which is all that a sender learns.
     #[must_use]
     pub const fn title(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Secrets: values without a `Debug`, wiped when dropped, compared in constant time.
+//! Secrets: values without `Debug`, zeroed on drop, compared in constant time.
 
 pub mod oddities;
 
@@ -12,29 +12,29 @@ use zeroize::Zeroizing;
 
 use self::oddities::MIN_BYTES;
 
-/// A secret: the key of a signature, a token, a credential. Never empty.
+/// A secret: a signature key, a token, a credential. Never empty.
 ///
-/// It has no `Debug` and no `Display`. It serialises (as base64) for one purpose only: the agent's
+/// It has no `Debug` and no `Display`. It serializes (as base64) for one purpose only: the agent's
 /// policy on its way to the relay, inside the tunnel.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes a secret; `None` when it is empty, because an empty key protects nothing.
+    /// Wraps a secret. Returns `None` if it is empty, because an empty key protects nothing.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Option<Self> {
         (!bytes.is_empty()).then(|| Self(Zeroizing::new(bytes)))
     }
 
-    /// Stands where a secret was, in what is written without secrets.
+    /// Returns the placeholder for a secret in output without secrets.
     pub fn placeholder() -> Self {
         Self(Zeroizing::new(b"-".to_vec()))
     }
 
-    /// 256 bits from the system's generator, as base64url text without padding.
+    /// Creates a secret of 256 random bits, as base64url text without padding.
     ///
     /// # Errors
-    /// When the system has no randomness to give.
+    /// If the system's random number generator fails.
     pub fn mint() -> Result<Self, getrandom::Error> {
         let mut bytes = Zeroizing::new([0_u8; 32]);
         getrandom::fill(bytes.as_mut())?;
@@ -42,13 +42,13 @@ impl Secret {
         Ok(Self(Zeroizing::new(text.into_bytes())))
     }
 
-    /// The bytes, for the one who must use them.
+    /// Returns the bytes.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// SHA-256 of the secret: what is kept of a secret that only has to be recognised.
+    /// Returns the SHA-256 digest, which is stored where a secret only has to be recognised.
     #[must_use]
     pub fn digest(&self) -> SecretDigest {
         SecretDigest::of(&self.0)
@@ -72,7 +72,8 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// SHA-256 of a secret of high entropy, compared in constant time whatever the candidate's length.
+/// SHA-256 digest of a secret with high entropy. Comparison takes constant time, regardless of the
+/// candidate's length.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretDigest([u8; 32]);
 
@@ -83,7 +84,7 @@ impl SecretDigest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// Takes a stored digest; `None` unless it has 32 bytes.
+    /// Wraps a stored digest. Returns `None` unless it has 32 bytes.
     #[must_use]
     pub fn from_stored(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
@@ -114,7 +115,7 @@ pub enum SecretSource {
 /// Failure to load a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// Something else than `env:NAME` or `file:PATH`.
+    /// The text is neither `env:NAME` nor `file:PATH`.
     #[error(
         "a secret is given as env:NAME or file:PATH, never as itself: \
          every process on this machine can read a command line, and policy files get copied"
@@ -123,25 +124,26 @@ pub enum SecretError {
     /// The variable is not set.
     #[error("the environment variable {0} is not set")]
     Unset(String),
-    /// The variable is no text.
+    /// The variable is not valid text.
     #[error("the environment variable {0} is not valid UTF-8")]
     NotText(String),
-    /// The file can't be read.
+    /// The file is unreadable.
     #[error("the secret file {0} can't be read: {1}")]
     Unreadable(String, String),
-    /// There is nothing in it.
+    /// The source is empty.
     #[error("{0} is empty; an empty secret would let everybody in")]
     Empty(SecretSource),
-    /// A name that no variable has: perhaps the secret itself, which is not repeated.
+    /// The text is not a valid variable name: perhaps the secret itself, which the error does not
+    /// repeat.
     #[error(
         "what follows env: is no name of a variable (letters, digits and _); write env:NAME without a $, or the shell puts \
          the secret itself there"
     )]
     NoName,
-    /// A secret that is guessed in no time.
+    /// The secret is too short, so it can be guessed.
     #[error("{0} has {1} bytes; a secret has at least {least}: make one with `openssl rand -hex 32`", least = MIN_BYTES)]
     Short(SecretSource, usize),
-    /// A word that stands for a secret.
+    /// The value is a placeholder for a secret.
     #[error(
         "{0} holds no secret: a word that stands for one (undefined, changeme), one repeated letter, or ${{VARIABLE}}"
     )]
@@ -158,10 +160,10 @@ impl fmt::Display for SecretSource {
 }
 
 impl SecretSource {
-    /// Reads `env:NAME` or `file:PATH`.
+    /// Parses `env:NAME` or `file:PATH`.
     ///
     /// # Errors
-    /// [`SecretError::Literal`] for anything else; the text itself is not repeated.
+    /// [`SecretError::Literal`] for anything else; the error does not repeat the text.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         match text.split_once(':') {
             Some(("env", name)) if is_variable(name) => Ok(Self::Env(name.to_owned())),
@@ -172,24 +174,24 @@ impl SecretSource {
     }
 }
 
-/// A secret as it was found.
+/// A loaded secret.
 pub struct LoadedSecret {
     /// The secret's bytes.
     pub secret: Secret,
-    /// Notes for the user: that one trailing newline was taken off, that it looks altered.
+    /// Notes for the user: that a trailing newline was removed, or that the secret looks altered.
     pub notes: Vec<String>,
 }
 
-/// Reads what a [`SecretSource`] names. The programs read the process's environment and files;
-/// tests give a map.
+/// Reader of a [`SecretSource`]. The programs read the environment and files of the process; tests
+/// use a map.
 pub trait SecretReader {
-    /// The raw content of the source.
+    /// Reads the raw content of the source.
     ///
     /// # Errors
-    /// When the variable is unset or the file can't be read.
+    /// If the variable is not set, or the file is unreadable.
     fn read(&self, source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, SecretError>;
 
-    /// The secret that `env:NAME` or `file:PATH` names: the content without one trailing newline.
+    /// Loads the secret that `env:NAME` or `file:PATH` names, without one trailing newline.
     ///
     /// # Errors
     /// [`SecretError`].
@@ -215,8 +217,7 @@ pub trait SecretReader {
     }
 }
 
-/// Returns `true` for a text that shells take for a variable's name (POSIX.1-2017 §8.1), in either
-/// case.
+/// Returns `true` for a valid variable name (POSIX.1-2017 §8.1), in either case.
 fn is_variable(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     !name.is_empty()

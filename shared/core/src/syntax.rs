@@ -1,17 +1,17 @@
-//! Syntax rules of request targets and methods. What two parsers could read differently is refused,
-//! never normalised, whatever the policy says.
+//! Syntax rules of request targets and methods. The relay refuses what two parsers could read
+//! differently; it never normalises it, regardless of the policy.
 
 use http::Method;
 use unicode_normalization::UnicodeNormalization;
 
 use crate::text::is_invisible;
 
-/// Escaped slashes in a path.
+/// Treatment of escaped slashes in a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EscapedSlashes {
-    /// Escaped slashes are refused: most servers decode them before they find the resource.
+    /// Refuses escaped slashes, because most servers decode them before they find the resource.
     Refused,
-    /// Escaped slashes may stand in a segment. Each part then follows the rules of segments.
+    /// Allows escaped slashes in a segment. Each part must then follow the rules of segments.
     Allowed,
 }
 
@@ -30,9 +30,9 @@ pub fn is_known_method(method: &Method) -> bool {
     )
 }
 
-/// The path rule. Bytes 0x21 to 0x7E without `#`; then, of the path: only what RFC 3986 calls
-/// `pchar`, and no `;`; escapes that are well formed and decode to text without surprises; no empty
-/// segment but one trailing slash; no segment of dots only, none that begins or ends with a space.
+/// Checks a request target. It consists of bytes 0x21 to 0x7E without `#`. The path contains only
+/// RFC 3986's `pchar` without `;`, and valid escapes that decode to harmless text. It has no empty
+/// segment except one trailing slash, and no segment of only dots, or with a space at an end.
 pub fn check_target(target: &[u8], slashes: EscapedSlashes) -> Result<(), &'static str> {
     if target.first() != Some(&b'/') {
         return Err("the target does not begin with a slash");
@@ -61,7 +61,7 @@ pub fn check_target(target: &[u8], slashes: EscapedSlashes) -> Result<(), &'stat
 }
 
 fn check_segment(segment: &[u8], slashes: EscapedSlashes) -> Result<(), &'static str> {
-    // Nearly all segments are letters and digits; they need no second look.
+    // Nearly all segments consist of letters and digits, and need no further checks.
     if segment
         .iter()
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~'))
@@ -72,7 +72,7 @@ fn check_segment(segment: &[u8], slashes: EscapedSlashes) -> Result<(), &'static
     let decoded = decode(segment, slashes)?;
     let text =
         std::str::from_utf8(&decoded).map_err(|_| "the path has an escape that is not UTF-8")?;
-    // Where escaped slashes may stand, their decoder sees segments of its own.
+    // With escaped slashes, a decoder sees further segments.
     let split = text.contains('/');
 
     for part in text.split('/') {
@@ -93,7 +93,8 @@ fn check_segment(segment: &[u8], slashes: EscapedSlashes) -> Result<(), &'static
         return Ok(());
     }
 
-    // What folds to a space or a dot at a segment's ends is one for some file systems.
+    // Some file systems treat characters that fold to a space or a dot like it, at a segment's
+    // ends.
     let at_ends = |c: char| c == ' ' || c.is_whitespace();
 
     if text
@@ -107,7 +108,7 @@ fn check_segment(segment: &[u8], slashes: EscapedSlashes) -> Result<(), &'static
         return Err("the path has an invisible character");
     }
 
-    // A character that folds to a delimiter is one for some file systems and frameworks.
+    // Some file systems and frameworks treat characters that fold to a delimiter like it.
     let is_delimiter = |c: char| "./\\%;?#".contains(c) || LOOKALIKES.contains(&c);
     let mut foreign = text.chars().filter(|c| !c.is_ascii());
     if foreign.any(|c| is_delimiter(c) || std::iter::once(c).nfkc().any(is_delimiter)) {
@@ -123,7 +124,7 @@ pub fn has_escaped_slash(path: &[u8]) -> bool {
         .any(|three| three.eq_ignore_ascii_case(ESCAPED_SLASH))
 }
 
-/// The path as a server sees it that decodes slashes first.
+/// Returns the path as a server reads it that decodes slashes first.
 pub fn with_plain_slashes(path: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -146,7 +147,7 @@ pub fn with_plain_slashes(path: &[u8]) -> Vec<u8> {
 /// An escaped slash (RFC 3986 §2.1).
 const ESCAPED_SLASH: &[u8; 3] = b"%2f";
 
-/// Decodes a segment's escapes once, refusing those that would change how the path is read.
+/// Decodes a segment's escapes once, and rejects those that would change how the path is read.
 fn decode(segment: &[u8], slashes: EscapedSlashes) -> Result<Vec<u8>, &'static str> {
     let mut decoded = Vec::with_capacity(segment.len());
     let mut bytes = segment.iter();
@@ -179,8 +180,8 @@ fn decode(segment: &[u8], slashes: EscapedSlashes) -> Result<Vec<u8>, &'static s
     Ok(decoded)
 }
 
-/// `pchar` of RFC 3986 §3.3 without `%`, and without `;`, with which servers in Java begin a
-/// parameter.
+/// Returns `true` for `pchar` (RFC 3986 §3.3) without `%`, and without `;`, which begins a parameter
+/// in Java servers.
 const fn is_pchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
@@ -203,17 +204,17 @@ const fn is_pchar(byte: u8) -> bool {
         )
 }
 
-/// The value of a hexadecimal digit.
+/// Returns the value of a hexadecimal digit.
 pub(crate) fn hex(digit: &u8) -> Option<u8> {
     char::from(*digit)
         .to_digit(16)
         .and_then(|value| u8::try_from(value).ok())
 }
 
-/// Characters that are a delimiter to some reader, beside those that Unicode's compatibility form
-/// (NFKC) turns into one: Windows code pages map them to `/ \\ . % ?` where a character is missing
-/// ("best fit", Microsoft's `bestfit*.txt`; the yen and won signs are the backslash of code pages
-/// 932 and 949), and host names are split at the two full stops (IDNA).
+/// Characters that some readers treat as delimiters, in addition to those that Unicode's
+/// compatibility form (NFKC) maps to one. Windows code pages map them to `/ \\ . % ?` if a
+/// character is missing ("best fit", Microsoft's `bestfit*.txt`; the yen and won signs are the
+/// backslash of code pages 932 and 949). IDNA splits host names at the two full stops.
 const LOOKALIKES: [char; 15] = [
     '\u{a5}', '\u{37e}', '\u{66a}', '\u{20a9}', '\u{2044}', '\u{2215}', '\u{2216}', '\u{2571}',
     '\u{2572}', '\u{29f5}', '\u{29f8}', '\u{29f9}', '\u{3002}', '\u{ff61}', '\u{203d}',

@@ -1,4 +1,4 @@
-//! Text from strangers, made fit for a terminal or a log line.
+//! Untrusted text, escaped for a terminal or a log line.
 
 use std::fmt::{self, Write as _};
 
@@ -31,7 +31,7 @@ pub(crate) fn name_hash(name: &[u8]) -> u64 {
     folded(name).fold(OFFSET, |hash, c| step(hash, u32::from(c)))
 }
 
-/// The characters of a name in lower case.
+/// Returns the characters of a name in lower case.
 fn folded(name: &[u8]) -> impl Iterator<Item = char> {
     name.utf8_chunks().flat_map(|chunk| {
         let invalid = if chunk.invalid().is_empty() {
@@ -49,7 +49,8 @@ fn fold(c: char) -> char {
         '\u{212a}' => 'k',
         '\u{130}' | '\u{131}' => 'i',
         c if c.is_ascii() => c.to_ascii_lowercase(),
-        // A letter whose lower case has several characters keeps itself: no other letter has them.
+        // A letter whose lower case has several characters stays itself: no other letter maps to
+        // them.
         c => {
             let mut lower = c.to_lowercase();
             match (lower.next(), lower.next()) {
@@ -60,8 +61,8 @@ fn fold(c: char) -> char {
     }
 }
 
-/// Shows bytes from a stranger: printable ASCII as it is, everything else escaped, long texts cut.
-/// A log line or a terminal can't be steered by it.
+/// Displays untrusted bytes: printable ASCII unchanged, everything else escaped, long text
+/// truncated. It cannot control a terminal or forge a log line.
 #[derive(Clone, Copy)]
 pub struct Escaped<'a>(pub &'a [u8]);
 
@@ -92,11 +93,11 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Longest text from a stranger that is shown; the rest is cut.
+/// Maximum number of characters of untrusted text to show.
 const SHOWN_CHARS: usize = 200;
 
-/// A text without what could steer a terminal or hide in it: control, format, separator and
-/// invisible characters become U+FFFD, the rest stays.
+/// Replaces control, format, separator and invisible characters by U+FFFD, because they could
+/// control a terminal or hide text.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars()
@@ -110,8 +111,8 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
-/// Returns `true` for characters that show nothing, or change how others are shown: controls, the
-/// categories Cf, Zl and Zp, and what Unicode calls default-ignorable (DerivedCoreProperties.txt,
+/// Returns `true` for invisible characters, and those that change how others are shown: controls, the
+/// categories Cf, Zl and Zp, and Unicode's default-ignorable ones (DerivedCoreProperties.txt,
 /// `Default_Ignorable_Code_Point`).
 #[must_use]
 pub(crate) fn is_invisible(c: char) -> bool {
@@ -135,7 +136,7 @@ pub(crate) fn is_invisible(c: char) -> bool {
             | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The path of a request target as logs and screens show it: without the query, escaped.
+/// Returns the path of a request target for logs and screens: without the query, escaped.
 #[must_use]
 pub fn shown_path(target: &[u8]) -> String {
     let path = target

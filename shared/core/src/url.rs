@@ -1,5 +1,4 @@
-//! URLs of what the relay fetches: https, a host by its name, a path; nothing that could be read in
-//! two ways.
+//! URLs that the relay fetches: https, a host name, a path, and no ambiguous syntax.
 
 use crate::reason::Reason;
 use std::fmt;
@@ -17,10 +16,10 @@ pub struct HttpsUrl {
 }
 
 impl HttpsUrl {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// A sentence that says what is wrong.
+    /// A sentence with the mistake.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let rest = text
             .strip_prefix("https://")
@@ -38,7 +37,7 @@ impl HttpsUrl {
             .filter(|_| name.contains('.'))
             .ok_or("its host is no host name")?;
 
-        // A name whose last label is a number is read as an address by some.
+        // Some parsers read a name whose last label is a number as an address.
         if name
             .rsplit('.')
             .next()
@@ -98,13 +97,13 @@ impl fmt::Display for HttpsUrl {
     }
 }
 
-/// A host name in which `*` stands for one whole label, and `{region}` for the name of an AWS
-/// region. A label that anybody can have, as the name of a bucket or a site, must not be a `*`.
+/// Pattern of a host name. `*` matches one whole label, `{region}` the name of an AWS region. A
+/// label that anyone can register, such as the name of a bucket or a site, must not be a `*`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostPattern(String);
 
-/// Returns `true` for the form of AWS's region names, such as `eu-west-1` and `us-gov-east-1`
+/// Returns `true` for the syntax of AWS region names, such as `eu-west-1` and `us-gov-east-1`
 /// (docs.aws.amazon.com/general, "Regions"): two letters, one or more words, one digit.
 fn is_region(label: &str) -> bool {
     let mut parts = label.split('-');
@@ -117,10 +116,10 @@ fn is_region(label: &str) -> bool {
 }
 
 impl HostPattern {
-    /// Reads a pattern such as `sns.{region}.amazonaws.com`.
+    /// Parses a pattern such as `sns.{region}.amazonaws.com`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The mistake.
     pub fn parse(text: &str) -> Result<Self, Reason> {
         let plain = text.replace(REGION, "x").replace('*', "x");
         let stars = text
@@ -215,7 +214,7 @@ mod tests {
         }
     }
 
-    /// `sns.s3.amazonaws.com` is a bucket that anybody can have, called sns.
+    /// `sns.s3.amazonaws.com` is a bucket called sns, which anyone could create.
     #[test]
     fn a_region_is_no_service() {
         let pattern = HostPattern::parse("sns.{region}.amazonaws.com").unwrap();

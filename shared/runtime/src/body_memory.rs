@@ -1,9 +1,8 @@
-//! One budget for all bodies that are held in memory.
+//! Memory budget of all bodies.
 //!
-//! Bytes are charged as they arrive, not as they are announced, and with a body what its request
-//! needs beside it. One client address (IPv6: its /64) may hold bytes of bodies up to an eighth.
-//! When the budget is full, the slowest body that is still being read is dropped before a new one
-//! is refused.
+//! A body is charged as it arrives, not by its announced length, together with the memory that its
+//! request needs. One client address (IPv6: its /64) may hold an eighth. When the budget is full,
+//! the slowest body that is still being received is evicted before a new one is refused.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,11 +14,11 @@ use tokio::sync::Notify;
 use hookward_core::address;
 use hookward_core::limits::{BODY_MEMORY_SHARES, KIB};
 
-/// Memory of a request beside its body, in bytes (measured, with the buffers of its connection that
-/// an idle one lacks).
+/// Memory of a request beside its body, in bytes (measured, with the buffers that an idle
+/// connection lacks).
 pub const REQUEST_OVERHEAD: u64 = 24 * KIB;
 
-/// The budget; clones share it.
+/// Memory budget; clones share it.
 #[derive(Clone)]
 pub struct BodyMemory {
     // A std mutex: it guards a few integers, and nothing waits while it is held.
@@ -45,28 +44,28 @@ struct Reading {
 /// Reason why a body gets no memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyMemoryError {
-    /// One client address holds its eighth already.
+    /// The client address already holds its maximum.
     #[error("this client address holds an eighth of all buffered bodies already")]
     Source,
-    /// Everything is in use.
+    /// The budget is used up.
     #[error("the memory for buffered bodies is in use")]
     Full,
 }
 
-/// Memory that one body holds, until it is dropped.
+/// Memory charged for one body, until it is dropped.
 pub struct MemoryCharge {
     memory: BodyMemory,
     id: u64,
     source: IpAddr,
     bytes: u64,
-    /// [`REQUEST_OVERHEAD`], once there are bytes.
+    /// [`REQUEST_OVERHEAD`], once bytes are charged.
     overhead: u64,
     kept: bool,
     evict: Arc<Notify>,
 }
 
 impl BodyMemory {
-    /// A budget of `total` bytes.
+    /// Creates a budget of `total` bytes.
     #[must_use]
     pub fn new(total: u64) -> Self {
         Self::with(total, REQUEST_OVERHEAD)
@@ -88,13 +87,13 @@ impl BodyMemory {
         }
     }
 
-    /// Bytes that are held now.
+    /// Returns the number of bytes in use.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.lock().used
     }
 
-    /// Begins a body of this client address.
+    /// Starts to charge a body of this client address.
     #[must_use]
     pub fn begin(&self, client: IpAddr) -> MemoryCharge {
         let evict = Arc::new(Notify::new());
@@ -123,7 +122,7 @@ impl BodyMemory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic elsewhere leaves the integers as they are; they stay usable.
+        // A panic elsewhere leaves the integers valid.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -132,11 +131,11 @@ impl MemoryCharge {
     /// Charges bytes that have arrived.
     ///
     /// # Errors
-    /// When there is no room. For [`BodyMemoryError::Full`] the slowest other body has been told to
-    /// go; the caller may wait a moment and ask again.
+    /// If there is no memory. For [`BodyMemoryError::Full`], the slowest other body was told to end;
+    /// the caller may wait and try again.
     pub fn grow(&mut self, bytes: u64) -> Result<(), BodyMemoryError> {
         if bytes == 0 {
-            // A request without a body holds nothing.
+            // A request without a body is not charged.
             return Ok(());
         }
 
@@ -171,8 +170,8 @@ impl MemoryCharge {
         Ok(())
     }
 
-    /// Takes the body out of the budget, because it is only of use if something fails: there is
-    /// some memory for such, beside it. `false` when that is in use, and then nothing has changed.
+    /// Moves the charge to the separate memory for retries, because the body is only needed if the
+    /// attempt fails. Returns `false`, without a change, if that memory is used up.
     pub fn keep_for_retry(&mut self) -> bool {
         let mut inner = self.memory.lock();
         if self.kept {
@@ -191,18 +190,18 @@ impl MemoryCharge {
         true
     }
 
-    /// Resolves when this body has to go, because it is the slowest and there is no room.
+    /// Resolves when this body must end, because it is the slowest and the budget is full.
     pub async fn evicted(&self) {
         self.evict.notified().await;
     }
 
-    /// The body has been read whole: it can't be the slowest any more.
+    /// Records that the body was received completely, so that it is no longer evicted.
     pub fn complete(&self) {
         self.memory.lock().reading.remove(&self.id);
     }
 }
 
-/// The part beside the budget for bodies that are only of use if something fails: an eighth.
+/// Divisor of the budget: the memory for retries is an additional eighth.
 const RETRY_SHARE: u64 = 8;
 
 impl Inner {
@@ -216,7 +215,7 @@ impl Inner {
         }
     }
 
-    /// The body that brings the fewest bytes a second, other than `but`.
+    /// Returns the body with the lowest rate, other than `but`.
     fn slowest(&self, but: u64) -> Option<Arc<Notify>> {
         let rate = |reading: &Reading| {
             reading.bytes as f64 / reading.since.elapsed().as_secs_f64().max(GRACE_SECS)
@@ -230,7 +229,7 @@ impl Inner {
     }
 }
 
-/// A body is not judged slow before it had this long.
+/// Minimum time, in seconds, before a body counts as slow.
 const GRACE_SECS: f64 = 1.0;
 
 impl Drop for MemoryCharge {

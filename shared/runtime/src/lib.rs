@@ -1,4 +1,4 @@
-//! What both programs do as processes of a Unix system.
+//! Process, files, memory budgets and threads of both programs.
 
 pub mod body_memory;
 pub mod offload;

@@ -1,9 +1,8 @@
-//! Runs checks of large bodies on threads of their own, so that other requests and the tunnel's
-//! signs of life never wait for them.
+//! Runs checks of large bodies on other threads, so that requests and keep-alives never wait for
+//! them.
 //!
-//! So many run at one time, one core less than there are; the others wait in the order in which
-//! they came. What waits holds its body, which the budget of bodies bounds. A check that does not
-//! get its turn in time is given up.
+//! The number of threads is one less than the number of cores. Further checks wait in order of
+//! arrival; their bodies are bounded by the body memory. A check that waits too long is abandoned.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +10,17 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// Bodies above this size are checked on other threads, in bytes: below it a check takes less than
-/// a millisecond.
+/// Body size, in bytes, above which checks run on other threads. Below it a check takes less than a
+/// millisecond.
 pub const OFFLOAD_BYTES: usize = 64 * 1024;
 
-/// The threads; clones share them.
+/// Threads for checks; clones share them.
 #[derive(Debug, Clone)]
 pub struct Offload {
     turns: Arc<Semaphore>,
 }
 
-/// No thread had time for a check.
+/// No thread became free in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many large bodies are being checked")]
 pub struct QueueTimeout;
@@ -36,8 +35,8 @@ impl Default for Offload {
 }
 
 impl Offload {
-    /// Runs `check` on another thread, when it is its turn. A check that has begun runs to its end,
-    /// also when its request is gone.
+    /// Runs `check` on another thread when one is free. A started check runs to its end, even if its
+    /// request is dropped.
     ///
     /// # Errors
     /// [`QueueTimeout`] after 5 s, and when the program ends.
@@ -49,7 +48,7 @@ impl Offload {
         let waiting = async {
             let place = Arc::clone(&queue.0).acquire_owned().await.ok()?;
             let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
-            // The next of the tunnel may wait now, behind those of other tunnels.
+            // The tunnel's next check may queue now, behind those of other tunnels.
             drop(place);
             turn
         };
@@ -63,7 +62,7 @@ impl Offload {
         on_thread(turn, check).await
     }
 
-    /// Runs `check` if a thread is free at once.
+    /// Runs `check` if a thread is free now.
     ///
     /// # Errors
     /// [`QueueTimeout`].
@@ -78,10 +77,10 @@ impl Offload {
     }
 }
 
-/// Wait for a turn: senders give up after 10 s.
+/// Maximum wait for a thread; senders give up after 10 s.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs `check` on a thread that may block, and gives `turn` back behind it.
+/// Runs `check` on a blocking thread, and returns the permits after it.
 async fn on_thread<T: Send + 'static, U: Send + 'static>(
     turn: U,
     check: impl FnOnce() -> T + Send + 'static,
@@ -92,7 +91,7 @@ async fn on_thread<T: Send + 'static, U: Send + 'static>(
     });
 
     checking.await.map_err(|error| {
-        // A panic is a mistake of this program; otherwise the program is ending.
+        // A panic is a bug of this program; otherwise the program is ending.
         if error.is_panic() {
             tracing::error!(%error, "a check of a large body");
         }
@@ -100,8 +99,8 @@ async fn on_thread<T: Send + 'static, U: Send + 'static>(
     })
 }
 
-/// The checks of one tunnel: one of them waits for a thread at a time, so no tunnel takes the turns
-/// of all.
+/// Queue of one tunnel's checks. Only one of them waits for a thread at a time, so no tunnel uses
+/// all of them.
 #[derive(Clone)]
 pub struct OffloadQueue(Arc<Semaphore>);
 
@@ -117,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// However many checks a tunnel has waiting, another tunnel's comes behind one of them at most.
+    /// A check waits behind at most one check of another tunnel.
     #[tokio::test]
     async fn no_tunnel_takes_the_turns_of_all() {
         let offload = Offload {
@@ -148,7 +147,7 @@ mod tests {
                 offload.run(&queue, check).await.is_ok()
             }));
 
-            // The only thread of this runtime: it waits in its place now.
+            // The only thread of this runtime; the check now waits in its queue.
             tokio::task::yield_now().await;
         }
 

@@ -1,5 +1,4 @@
-//! What both programs do as processes of a Unix system: a log, open files, files that are nobody
-//! else's business.
+//! Process setup: log, file descriptors, and private files.
 
 mod log;
 
@@ -13,19 +12,19 @@ pub use self::log::{LogError, LogHold, hold_log, log_to_stderr};
 use hookward_core::clock::UnixMillis;
 use time::OffsetDateTime;
 
-/// Raises the soft limit of open files to the hard one. Gives the limit that is now in force.
+/// Raises the soft limit of open files to the hard limit. Returns the limit in force.
 ///
 /// # Errors
-/// What the system says.
+/// Error of the system.
 pub fn raise_file_limit() -> io::Result<u64> {
     rlimit::increase_nofile_limit(rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX))
 }
 
-/// Makes a directory, and those above it, that only its owner can read. One that is there already,
-/// and that others can write to, is warned of: they could replace its files.
+/// Creates a directory and its parents, readable only to the owner. Warns of an existing directory
+/// that other users can write to, because they could replace its files.
 ///
 /// # Errors
-/// What the system says.
+/// Error of the system.
 pub fn make_private_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -43,7 +42,7 @@ pub fn make_private_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The permissions of a file's group and of all others to write.
+/// Write permissions of a file's group and of all others.
 const OTHERS_WRITE: u32 = 0o022;
 
 /// Access of users other than the owner to a file.
@@ -60,7 +59,7 @@ pub enum OtherUsers {
 /// Returns the access that other users have to a file.
 ///
 /// # Errors
-/// What the system says.
+/// Error of the system.
 pub fn access_of_others(path: &Path) -> io::Result<OtherUsers> {
     let mode = fs::metadata(path)?.permissions().mode();
     Ok(match (mode & OTHERS, mode & GROUP) {
@@ -70,32 +69,32 @@ pub fn access_of_others(path: &Path) -> io::Result<OtherUsers> {
     })
 }
 
-/// The permissions of a file's group.
+/// Permissions of a file's group.
 const GROUP: u32 = 0o070;
 
-/// The permissions of those who are neither its owner nor in its group.
+/// Permissions of users other than the owner and its group.
 const OTHERS: u32 = 0o007;
 
-/// A directory that one process has to itself, until this is dropped.
+/// Exclusive lock of a directory, until it is dropped.
 #[derive(Debug)]
 pub struct DirLock(
-    // Held open: its end is the end of the lock.
+    // Held open, because closing it releases the lock.
     #[expect(dead_code, reason = "it is held, not used")] fs::File,
 );
 
 /// Failure to lock a directory.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process has it, and has left this word in the file.
+    /// Another process has the lock, and described itself in the file.
     #[error("{0}")]
     Locked(String),
-    /// The file of the lock.
+    /// The lock file failed.
     #[error(transparent)]
     File(#[from] io::Error),
 }
 
 impl DirLock {
-    /// Locks the directory by a file of this name, in which `word` tells others by whom.
+    /// Locks the directory with a file of this name. `word` describes the owner to other processes.
     ///
     /// # Errors
     /// [`LockError`].
@@ -113,7 +112,7 @@ impl DirLock {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 let mut other = String::new();
-                // A word that can't be read is no reason to take the directory.
+                // An unreadable description does not justify taking the directory.
                 let _ = (&mut file).take(OWNER_BYTES).read_to_string(&mut other);
                 return Err(LockError::Locked(other));
             }
@@ -126,13 +125,13 @@ impl DirLock {
     }
 }
 
-/// Most bytes that are read of the word in a lock's file.
+/// Maximum number of bytes to read from a lock file.
 const OWNER_BYTES: u64 = 200;
 
-/// Removes what [`write_private`] left behind of these files in a directory when its process was
-/// killed: they hold secrets.
+/// Removes temporary files of these files that a killed process left in the directory, because they
+/// contain secrets.
 pub fn remove_leftovers(dir: &Path, files: &[&str]) {
-    // Without the list nothing can be removed, and what is read next says why.
+    // Without a listing nothing can be removed, and the next read reports the reason.
     let Ok(entries) = fs::read_dir(dir) else {
         return;
     };
@@ -158,7 +157,7 @@ pub fn remove_leftovers(dir: &Path, files: &[&str]) {
             .ok()
             .and_then(|at| at.elapsed().ok());
 
-        // A process of another container may have any number: an old file has no writer.
+        // Process ids of another container may repeat, but an old file has no writer.
         let is_old = age.is_some_and(|age| age >= WRITE_TIMEOUT);
         let is_writing =
             process == std::process::id() || Path::new("/proc").join(process.to_string()).exists();
@@ -168,16 +167,16 @@ pub fn remove_leftovers(dir: &Path, files: &[&str]) {
     }
 }
 
-/// Separates a file's name from the number of the process that is writing it.
+/// Separator between a file's name and the id of the process that writes it.
 const TEMPORARY_MARK: &str = ".new-";
 
-/// A file is written within this time.
+/// Time after which a temporary file has no writer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Sets a damaged file aside, beside where it was: as NAME.damaged-DATE. Returns its new path.
+/// Renames a damaged file to NAME.damaged-DATE. Returns its new path.
 ///
 /// # Errors
-/// What the system says.
+/// Error of the system.
 pub fn set_aside(path: &Path, now: UnixMillis) -> io::Result<PathBuf> {
     let seconds = i64::try_from(now.seconds()).unwrap_or_default();
     let now = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
@@ -196,11 +195,10 @@ pub fn set_aside(path: &Path, now: UnixMillis) -> io::Result<PathBuf> {
     Ok(to)
 }
 
-/// Writes a file that only its owner can read, whole or not at all, also when the machine dies
-/// meanwhile.
+/// Writes a file that only its owner can read. The write is atomic, also across a power loss.
 ///
 /// # Errors
-/// What the system says.
+/// Error of the system.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!("{TEMPORARY_MARK}{}", std::process::id()));
@@ -218,7 +216,7 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     };
 
     if let Err(error) = write() {
-        // A half-written secret must not stay behind.
+        // A partly written secret must not remain.
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }

@@ -1,4 +1,4 @@
-//! When a file is to be read again: it was changed, or the process got SIGHUP.
+//! Triggers of a reload: a changed file, or SIGHUP.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// Waits for changes of one file.
+/// Waits for changes of one file, and for SIGHUP.
 pub struct Reloads {
     path: Option<PathBuf>,
     seen: Option<Stamp>,
@@ -15,7 +15,7 @@ pub struct Reloads {
     looks: Interval,
 }
 
-/// State of a file that differs between its versions.
+/// Properties of a file that change with its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
@@ -36,10 +36,10 @@ impl Stamp {
 }
 
 impl Reloads {
-    /// Begins to wait, from the file as it is now. Without a file only SIGHUP counts.
+    /// Starts to wait, from the current state of the file. Without a file only SIGHUP counts.
     ///
     /// # Errors
-    /// What the system says of the signal.
+    /// The system refused the signal handler.
     pub fn new(path: Option<&Path>) -> io::Result<Self> {
         let mut looks = interval(POLL_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,7 +51,7 @@ impl Reloads {
         })
     }
 
-    /// The next time. Cancelling it loses nothing.
+    /// Resolves at the next reload. Cancel-safe.
     pub async fn next(&mut self) {
         loop {
             tokio::select! {
@@ -61,7 +61,7 @@ impl Reloads {
                 }
                 _ = self.looks.tick() => {
                     let stamp = self.path.as_deref().and_then(Stamp::of);
-                    // A file that is being replaced is not there for a moment.
+                    // A file that is being replaced may be absent for a moment.
                     if stamp.is_some() && stamp != self.seen {
                         self.seen = stamp;
                         return;
@@ -72,6 +72,5 @@ impl Reloads {
     }
 }
 
-/// Interval between two looks at the file. Network and container file systems often lack
-/// notifications of changes.
+/// Interval of file checks. Network and container file systems often lack change notifications.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);

@@ -6,8 +6,7 @@ use hookward_core::secret::oddities::{self, MIN_BYTES, SHORT_BYTES};
 use hookward_core::secret::{LoadedSecret, SecretError, SecretReader, SecretSource};
 use zeroize::Zeroizing;
 
-/// Reads secrets as [`ProcessSecrets`] does, and refuses those that are none: too short, or a word
-/// that stands for one.
+/// Reads secrets like [`ProcessSecrets`], and rejects those that are too short or placeholders.
 #[derive(Debug, Clone, Copy)]
 pub struct VettedSecrets;
 
@@ -63,7 +62,7 @@ impl SecretReader for ProcessSecrets {
     }
 }
 
-/// The path, with the user's home for a `~` in front: shells leave it alone behind `file:`.
+/// Expands a leading `~` to the user's home, because shells do not expand it after `file:`.
 fn at_home(path: &str) -> PathBuf {
     let home = || std::env::var_os("HOME").filter(|home| !home.is_empty());
     match (path.strip_prefix("~/"), home()) {

@@ -1,8 +1,7 @@
-//! Opens SQLite databases: the one place for pragmas, schema versions and migrations.
+//! Opening of SQLite databases: the one place for pragmas, schema versions and migrations.
 //!
-//! `PRAGMA user_version` holds the number of migrations that a file has been through. A file of a
-//! newer version of Hookward is refused: an old program must not write to tables that it does not
-//! know.
+//! `PRAGMA user_version` is the number of applied migrations. A file of a newer version of Hookward
+//! is an error, because an old program must not write to tables that it does not know.
 
 use std::fs;
 use std::io;
@@ -20,12 +19,12 @@ use crate::process;
 pub struct Schema {
     /// Durability of commits.
     pub durability: Durability,
-    /// Steps in order, each in the transaction that also raises `user_version`. Steps that have
-    /// been released never change.
+    /// Migrations in order. Each runs in the transaction that increments `user_version`. Released
+    /// migrations never change.
     pub migrations: &'static [Migration],
 }
 
-/// One step from a version of a schema to the next.
+/// Migration to the next version of a schema.
 pub(crate) type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// Events that a commit survives (`PRAGMA synchronous`, in WAL mode).
@@ -72,7 +71,7 @@ pub enum SqliteError {
 }
 
 impl SqliteError {
-    /// Returns `true` if the file is cut off, overwritten or no database.
+    /// Returns `true` if the file is truncated, overwritten or not a database.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
@@ -88,7 +87,7 @@ impl SqliteError {
 /// # Errors
 /// [`SqliteError`].
 pub fn open(path: &Path, schema: &Schema) -> Result<Connection, SqliteError> {
-    // SQLite would only report that it can't open the file, and would create it with mode 0644.
+    // SQLite would create the file with mode 0644, and its error would not name the cause.
     fs::OpenOptions::new()
         .append(true)
         .create(true)
@@ -102,7 +101,7 @@ pub fn open(path: &Path, schema: &Schema) -> Result<Connection, SqliteError> {
     prepare(Connection::open(path), path, schema)
 }
 
-/// Opens a database that ends with the program.
+/// Opens an in-memory database.
 ///
 /// # Errors
 /// [`SqliteError::Database`].
@@ -122,7 +121,7 @@ pub fn failed(path: &Path) -> impl Fn(rusqlite::Error) -> SqliteError {
     }
 }
 
-/// Renames a damaged database and SQLite's files beside it to NAME.damaged-DATE. Returns the new
+/// Renames a damaged database, and SQLite's files beside it, to NAME.damaged-DATE. Returns the new
 /// path of the database.
 ///
 /// # Errors
@@ -134,7 +133,7 @@ pub fn set_aside(path: &Path, now: UnixMillis) -> Result<PathBuf, SqliteError> {
     };
     let aside = process::set_aside(path, now).map_err(|source| file_error(path, source))?;
 
-    // The log of the damaged database would be replayed into a new one.
+    // SQLite would apply the log of the damaged database to a new one.
     for suffix in ["-wal", "-shm"] {
         let [from, to] = [path, &aside].map(|path| {
             let mut beside = path.as_os_str().to_owned();
@@ -186,14 +185,14 @@ fn set_pragmas(connection: &Connection, durability: Durability) -> rusqlite::Res
     connection.pragma_update(None, "foreign_keys", true)
 }
 
-/// Runs the migrations that the file has not seen. Returns the version that the file had before.
+/// Runs the pending migrations. Returns the previous version.
 fn migrate(connection: &mut Connection, migrations: &[Migration]) -> rusqlite::Result<usize> {
     let found = version(connection)?;
     if found >= migrations.len() {
         return Ok(found);
     }
 
-    // Another process may have been faster: the version counts inside the transaction.
+    // Another process may have migrated meanwhile, so the version is read inside the transaction.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = version(&transaction)?;
     for (number, migration) in migrations.iter().enumerate().skip(found) {
@@ -205,15 +204,15 @@ fn migrate(connection: &mut Connection, migrations: &[Migration]) -> rusqlite::R
     Ok(found)
 }
 
-/// Returns the version of the file's schema. A negative one was not written by Hookward, and counts
-/// as newer.
+/// Returns the schema version of the file. Hookward never writes a negative one, so it counts as
+/// newer.
 fn version(connection: &Connection) -> rusqlite::Result<usize> {
     let version =
         connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))?;
     Ok(usize::try_from(version).unwrap_or(usize::MAX))
 }
 
-/// Wait for another process's lock on the file.
+/// Maximum wait for a lock of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

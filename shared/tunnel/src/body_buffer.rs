@@ -1,9 +1,9 @@
-//! Pieces of a body, put together. One piece is kept as it is; several are copied into one, so that
-//! a small piece does not hold on to the large buffer that it was read into.
+//! Buffer for the pieces of a body. A single piece is kept as it is. Several are copied into one,
+//! so that a small piece does not keep its large receive buffer alive.
 
 use bytes::{Bytes, BytesMut};
 
-/// Puts pieces together that are all there.
+/// Joins complete pieces.
 #[must_use]
 pub(crate) fn join(pieces: &[Bytes]) -> Bytes {
     if let [one] = pieces {
@@ -23,12 +23,12 @@ pub(crate) fn join(pieces: &[Bytes]) -> Bytes {
 pub struct BodyBuffer {
     first: Bytes,
     rest: BytesMut,
-    /// All bytes that will come, where that is known.
+    /// Announced length, if known.
     expected: Option<u64>,
 }
 
 impl BodyBuffer {
-    /// For a body of this length, where it is known.
+    /// Creates a buffer for a body of this length, if known.
     #[must_use]
     pub fn expecting(length: Option<u64>) -> Self {
         Self {
@@ -82,8 +82,8 @@ impl BodyBuffer {
     }
 }
 
-/// Maximum ratio of allocated to received bytes, for a body of known length: an announced length
-/// allocates no memory. A body of unknown length gets twice its bytes.
+/// Maximum ratio of allocated to received bytes for a body of known length, so that an announced
+/// length allocates no memory. A body of unknown length gets twice its bytes.
 const GROWTH: usize = 4;
 
 #[cfg(test)]

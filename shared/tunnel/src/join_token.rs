@@ -1,7 +1,7 @@
-//! The join token: what an administrator carries from the relay to the agent's host, once.
+//! Join token, which an administrator carries from the relay to the agent's host, once.
 //!
-//! It holds the relay's address, the pin of the relay's key, and a secret that works once and for
-//! 24 hours. As text: `hookward1.` and the base64url of a JSON object.
+//! It contains the relay's address, the pin of the relay's key, and a secret that works once and for
+//! 24 hours. Its text is `hookward1.` and the base64url of a JSON object.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub struct JoinToken {
     pub secret: Secret,
 }
 
-/// A text that is no join token.
+/// The text is not a join token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this is no whole join token; it begins with {PREFIX}, is one line, and is printed by `hookward-relay agent add NAME`"
@@ -29,23 +29,23 @@ pub struct JoinToken {
 pub struct JoinTokenError;
 
 impl JoinToken {
-    /// The token as text, to be shown once.
+    /// Returns the token as text, to be shown once.
     #[must_use]
     pub fn to_text(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
         format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&json))
     }
 
-    /// Returns `true` if the text begins like a join token, whole or damaged.
+    /// Returns `true` if the text begins like a join token, complete or damaged.
     #[must_use]
     pub fn is_one(text: &str) -> bool {
         text.trim().starts_with(PREFIX)
     }
 
-    /// Reads a token.
+    /// Parses a token.
     ///
     /// # Errors
-    /// When the text is no join token; the text is not repeated.
+    /// If the text is not a join token; the error does not repeat it.
     pub fn parse(text: &str) -> Result<Self, JoinTokenError> {
         let encoded = text.trim().strip_prefix(PREFIX).ok_or(JoinTokenError)?;
         let json = BASE64URL_NOPAD
@@ -53,7 +53,7 @@ impl JoinToken {
             .map_err(|_| JoinTokenError)?;
         let token: Self = serde_json::from_slice(&json).map_err(|_| JoinTokenError)?;
 
-        // It is shown to the user before anybody has proved anything.
+        // The text is shown to the user before the relay is authenticated.
         if token.relay.chars().any(char::is_control) {
             Err(JoinTokenError)
         } else {
@@ -62,5 +62,5 @@ impl JoinToken {
     }
 }
 
-/// Prefix of a join token, by which people and scanners for leaked secrets recognize it.
+/// Prefix by which people and secret scanners recognise a join token.
 const PREFIX: &str = "hookward1.";

@@ -1,5 +1,5 @@
-//! Hookward's tunnel between relay and agent: [`protocol`] defines what travels, [`transport`]
-//! moves the bytes over QUIC or TLS.
+//! Tunnel between relay and agent: [`protocol`] defines the messages, [`transport`] carries them
+//! over QUIC or TLS.
 
 pub mod body_buffer;
 pub mod join_token;

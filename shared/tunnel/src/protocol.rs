@@ -1,23 +1,22 @@
-//! What travels in the tunnel.
+//! The tunnel protocol.
 //!
-//! The agent dials the relay (QUIC, ALPN [`ALPN`]) and opens one stream, the control stream: JSON
-//! messages, each behind its length ([`control`]). After that the relay opens one bidirectional
-//! stream for every request, the exchange:
+//! The agent dials the relay (QUIC, ALPN [`ALPN`]) and opens one control stream of length-prefixed
+//! JSON messages ([`control`]). Then the relay opens one bidirectional stream for every request, the
+//! exchange:
 //!
 //! ```text
 //! relay → agent   HEAD (request)   DATA*  TRAILERS?  END
 //! agent → relay   HEAD (response)  DATA*  TRAILERS?  END     or   FAILURE END
 //! ```
 //!
-//! Frames are laid out as HTTP/3's ([`frame`]), heads hold names as written and in order
-//! ([`head`]). A stream that ends without END is an abort, as is a reset; an abort is never taken
-//! for an end. After a response with status 101, DATA carries the upgraded bytes in both
-//! directions.
+//! Frames have the layout of HTTP/3 ([`frame`]). Heads contain names as written, in order
+//! ([`head`]). A stream without END is aborted, as is a reset one; neither side treats an abort as
+//! an end. After a response with status 101, DATA carries the upgraded bytes in both directions.
 
 pub mod control;
 pub mod frame;
 pub mod head;
 pub mod varint;
 
-/// The version of the protocol, as TLS negotiates it.
+/// Protocol version, for ALPN.
 pub const ALPN: &[u8] = b"hookward/1";

@@ -1,11 +1,11 @@
-//! Moving bytes between relay and agent: a [`Session`] that opens and accepts streams, the same
-//! over QUIC and over TLS on TCP.
+//! Transport between relay and agent: a [`Session`] opens and accepts streams in the same way over
+//! QUIC and over TLS on TCP.
 //!
-//! The only part of this crate that touches a socket. [`identity`] is who the relay is and how an
-//! agent knows it, [`quic`] and [`tcp`] the two transports and their bounds, [`liveness`] when a
-//! path is dead, [`stream`] the halves of an exchange with the guard that makes an unfinished
-//! message an abort, `precedence` who of them writes first, [`body`] a message's body for hyper,
-//! [`splice`] what carries an upgraded connection.
+//! Only this module uses sockets. [`identity`] is the relay's pinned key; [`quic`] and [`tcp`] are
+//! the transports with their limits; [`liveness`] defines dead paths. [`stream`] has the two halves
+//! of an exchange, with a guard that aborts unfinished messages; `write_priority` lets small
+//! messages pass large ones. [`body`] adapts a message's body to hyper, and [`splice`] carries
+//! upgraded connections.
 
 pub mod body;
 pub mod error;
@@ -54,12 +54,12 @@ impl fmt::Display for Transport {
     }
 }
 
-/// One connection between a relay and an agent.
+/// A connection between a relay and an agent.
 #[derive(Clone)]
 pub struct Session {
     connection: SessionTransport,
-    /// Order of writers over QUIC. HTTP/2 has a queue of its own: reserved capacity stays reserved,
-    /// even if its owner waits.
+    /// Order of writers over QUIC. HTTP/2 would not help: its reserved capacity stays reserved even
+    /// if its owner waits.
     order: Option<Arc<WritePriority>>,
 }
 
@@ -70,7 +70,7 @@ enum SessionTransport {
 }
 
 impl Session {
-    /// A session over QUIC.
+    /// Creates a session over QUIC.
     #[must_use]
     pub fn over_quic(connection: quinn::Connection) -> Self {
         Self {
@@ -79,10 +79,10 @@ impl Session {
         }
     }
 
-    /// The relay's side of a session over TLS on TCP. What drives it is owned by `tasks`.
+    /// Creates the relay's side of a session over TLS on TCP. `tasks` owns its driver.
     ///
     /// # Errors
-    /// When the connection breaks before it is up.
+    /// If the connection fails before it is open.
     pub async fn over_tcp_at_relay(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: SocketAddr,
@@ -96,10 +96,10 @@ impl Session {
         })
     }
 
-    /// The agent's side of one.
+    /// Creates the agent's side of a session over TLS on TCP.
     ///
     /// # Errors
-    /// When the connection breaks before it is up.
+    /// If the connection fails before it is open.
     pub async fn over_tcp_at_agent(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: SocketAddr,
@@ -122,7 +122,7 @@ impl Session {
         }
     }
 
-    /// The peer is known: it may send as much as a tunnel carries.
+    /// Raises the limits for an authenticated peer to those of a tunnel.
     pub fn trust(&self) {
         match &self.connection {
             SessionTransport::Quic(connection) => {
@@ -132,7 +132,7 @@ impl Session {
         }
     }
 
-    /// The agent's side: the relay may open as many streams as a tunnel has.
+    /// Lets the relay open as many streams as a tunnel has, on the agent's side.
     pub fn serve(&self) {
         if let SessionTransport::Quic(connection) = &self.connection {
             connection.set_max_concurrent_bi_streams(quinn::VarInt::from_u32(TUNNEL_STREAMS));
@@ -142,7 +142,7 @@ impl Session {
     /// Opens a stream for an exchange. Waits while all of the peer's streams are in use.
     ///
     /// # Errors
-    /// When the session has ended.
+    /// If the session has ended.
     pub async fn open(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
         let (send, recv) = self.open_halves().await?;
         Ok((
@@ -151,10 +151,10 @@ impl Session {
         ))
     }
 
-    /// Takes the next stream that the peer opened for an exchange.
+    /// Accepts the next stream of the peer for an exchange.
     ///
     /// # Errors
-    /// When the session has ended.
+    /// If the session has ended.
     pub async fn accept(&self) -> Result<(MessageWriter, MessageReader), SessionError> {
         let (send, recv) = self.accept_halves().await?;
         Ok((
@@ -163,11 +163,11 @@ impl Session {
         ))
     }
 
-    /// The control stream, the first of the session: opened by the agent over QUIC, and over TCP by
-    /// the relay, who opens all streams there.
+    /// Opens the control stream, the first of the session. Over QUIC the agent opens it; over TCP the
+    /// relay, which opens all streams there.
     ///
     /// # Errors
-    /// When the session has ended.
+    /// If the session has ended.
     pub async fn open_control(&self) -> Result<ControlStream, SessionError> {
         let (send, recv) = match &self.connection {
             SessionTransport::Tcp(link) if link.takes() => self.accept_halves().await?,
@@ -176,10 +176,10 @@ impl Session {
         Ok(ControlStream::new(send, recv))
     }
 
-    /// The relay's end of [`Session::open_control`].
+    /// Accepts the control stream on the relay's side.
     ///
     /// # Errors
-    /// When the session has ended.
+    /// If the session has ended.
     pub async fn accept_control(&self) -> Result<ControlStream, SessionError> {
         let (send, recv) = match &self.connection {
             SessionTransport::Tcp(link) if !link.takes() => self.open_halves().await?,
@@ -216,7 +216,7 @@ impl Session {
         }
     }
 
-    /// Ends the session; over QUIC the peer is told why.
+    /// Ends the session; over QUIC, sends the reason to the peer.
     pub fn close(&self, reason: &str) {
         match &self.connection {
             SessionTransport::Quic(connection) => {
@@ -226,7 +226,7 @@ impl Session {
         }
     }
 
-    /// The peer's address, for logs.
+    /// Returns the peer's address, for logs.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         match &self.connection {
@@ -235,7 +235,7 @@ impl Session {
         }
     }
 
-    /// A number that grows with everything that is heard of the peer.
+    /// Returns a counter that grows with all data received from the peer.
     #[must_use]
     pub fn received(&self) -> u64 {
         match &self.connection {
@@ -244,7 +244,7 @@ impl Session {
         }
     }
 
-    /// Bytes of the datagrams that the path is known to carry; `None` over TCP.
+    /// Returns the maximum datagram size known for the path, in bytes; `None` over TCP.
     #[must_use]
     pub fn path_mtu(&self) -> Option<u16> {
         match &self.connection {
@@ -253,8 +253,8 @@ impl Session {
         }
     }
 
-    /// Datagrams that one send call took to the kernel, on average: 6 to 10 with segmentation
-    /// offload, 1.0 without. `None` over TCP.
+    /// Returns the average number of datagrams per send call: 6 to 10 with segmentation offload,
+    /// 1.0 without. `None` over TCP.
     #[must_use]
     pub fn datagrams_per_send(&self) -> Option<f64> {
         match &self.connection {
@@ -267,5 +267,5 @@ impl Session {
     }
 }
 
-/// Code with which a session is closed on purpose.
+/// Code of a deliberate close.
 const CLOSED: u32 = 0;

@@ -1,4 +1,4 @@
-//! Values of a TOML table: text, numbers, times, sizes, days and lists.
+//! Values of a TOML table: strings, numbers, durations, sizes, dates and lists.
 
 use super::TableReader;
 use serde::de::DeserializeOwned;
@@ -14,7 +14,7 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// A text; a number counts as its text.
+    /// Reads a string; a number counts as its text.
     pub fn text(&mut self, key: &'static str) -> Option<String> {
         match self.take(key)?.get_ref() {
             DeValue::String(text) => Some(text.to_string()),
@@ -25,7 +25,7 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// A list of texts; a single text counts as a list of one.
+    /// Reads a list of strings; a single string counts as a list of one.
     pub fn strings(&mut self, key: &'static str) -> Option<Vec<String>> {
         match self.take(key)?.get_ref() {
             DeValue::String(text) => Some(vec![text.to_string()]),
@@ -48,7 +48,7 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// A whole number from 1 up.
+    /// Reads an integer of at least 1.
     pub fn count(&mut self, key: &'static str) -> Option<usize> {
         let number = match self.take(key)?.get_ref() {
             DeValue::Integer(number) => parse_integer(number),
@@ -60,7 +60,7 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// A span of time such as `"500ms"`, `"10s"`, `"5m"` or `"1h"`; never zero.
+    /// Reads a duration such as `"500ms"`, `"10s"`, `"5m"` or `"1h"`; never zero.
     pub fn duration(&mut self, key: &'static str) -> Option<Duration> {
         match self.take(key)?.get_ref() {
             DeValue::String(text) if parse_duration(text).is_some() => parse_duration(text),
@@ -68,7 +68,7 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// A size such as `"64KiB"` or `"25MiB"`, or a number of bytes; never zero.
+    /// Reads a size such as `"64KiB"` or `"25MiB"`, or a number of bytes; never zero.
     pub fn size(&mut self, key: &'static str) -> Option<u64> {
         let size = match self.take(key)?.get_ref() {
             DeValue::String(text) => parse_size(text),
@@ -85,7 +85,7 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// A day, written without quotes: `2026-12-01`.
+    /// Reads a date without quotes: `2026-12-01`.
     pub fn day(&mut self, key: &'static str) -> Option<time::Date> {
         let day = match self.take(key)?.get_ref() {
             DeValue::Datetime(at) if at.time.is_none() => at.date.and_then(|date| {
@@ -101,7 +101,7 @@ impl<'d> TableReader<'d> {
         day
     }
 
-    /// A value of a type of its own, by serde.
+    /// Reads a value of a type that serde deserializes.
     pub fn typed<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
         let value = self.take(key)?;
         match T::deserialize(ValueDeserializer::from(value.clone())) {
@@ -115,8 +115,8 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// A table whose keys are names of the user's own, with a text or a list of texts for each;
-    /// numbers and words count as their text. With the offset of each key.
+    /// Reads a table whose keys are the user's own names, each with a string or a list of strings.
+    /// Numbers and booleans count as their text. Returns the offset of each key, too.
     pub fn lists(&mut self, key: &'static str) -> Vec<(String, Vec<String>, usize)> {
         let Some(value) = self.take(key) else {
             return Vec::new();
@@ -161,7 +161,7 @@ pub(super) fn parse_integer(number: &toml::de::DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-/// Reads `500ms`, `10s`, `5m` or `1h`. Nothing else, and never zero.
+/// Parses `500ms`, `10s`, `5m` or `1h`. Rejects zero and other forms.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -177,7 +177,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     (millis > 0).then(|| Duration::from_millis(millis))
 }
 
-/// Reads `64KiB`, `25MiB`, `1GiB` or `512B`. Nothing else, and never zero.
+/// Parses `64KiB`, `25MiB`, `1GiB` or `512B`. Rejects zero and other forms.
 #[must_use]
 pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

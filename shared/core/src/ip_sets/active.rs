@@ -11,15 +11,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// Source of the ranges in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SetOrigin {
-    /// There are none yet.
+    /// No copy is available.
     Nowhere,
-    /// The built-in copy, of this day.
+    /// The built-in copy of this date.
     BuiltIn(Option<String>),
-    /// The provider's list, read at this moment.
+    /// The provider's list, fetched at this time.
     Fetched(UnixMillis),
 }
 
-/// The ranges of a set that are in use.
+/// Ranges of a set in use.
 #[derive(Debug, Clone)]
 pub struct ActiveSet {
     /// Ranges in use.
@@ -56,7 +56,7 @@ impl ActiveSet {
 /// All named sets in use; clones share them.
 #[derive(Clone)]
 pub struct NamedSets {
-    // A std lock: look-ups copy a pointer, and nothing waits while it is held.
+    // A std lock: lookups copy a pointer, and nothing waits while it is held.
     current: Arc<RwLock<BTreeMap<&'static str, Arc<ActiveSet>>>>,
 }
 
@@ -73,7 +73,7 @@ impl Default for NamedSets {
 }
 
 impl NamedSets {
-    /// The ranges of a set in use.
+    /// Returns the ranges of a set in use.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<ActiveSet>> {
         self.current
@@ -83,7 +83,7 @@ impl NamedSets {
             .cloned()
     }
 
-    /// Puts a list that was read into use.
+    /// Replaces the ranges of a set by a fetched list.
     pub fn set(&self, name: &'static str, networks: &[IpNet], at: UnixMillis) {
         let current = ActiveSet {
             addresses: AddressSet::new(networks),

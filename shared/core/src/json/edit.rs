@@ -1,4 +1,4 @@
-//! Puts a value into a JSON document, by its path.
+//! Editing of a value in a JSON document, by its path.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use crate::json::{JsonError, JsonPath, PathStep};
 pub type Change<'c, E> = dyn FnMut(Option<&RawValue>) -> Result<Box<RawValue>, E> + 'c;
 
 impl JsonPath {
-    /// The document with what `change` makes of each value that stands there. Objects and lists on
-    /// the way are made where there are none; every value beside the way stays as it is written.
+    /// Returns the document with each value at the path replaced by the result of `change`. Creates
+    /// missing objects and lists on the path, and keeps all other bytes.
     ///
     /// # Errors
-    /// [`JsonError`], and what `change` says.
+    /// [`JsonError`], and those of `change`.
     pub fn edit<E: From<JsonError>>(
         &self,
         document: &[u8],
@@ -64,7 +64,7 @@ impl JsonPath {
         Ok(raw.map_err(|_| JsonError::NotJson)?)
     }
 
-    /// Reads a value on the path if it is of the expected kind.
+    /// Parses a value on the path, if it has the expected kind.
     fn read<T: for<'d> Deserialize<'d>>(
         &self,
         value: Option<&RawValue>,

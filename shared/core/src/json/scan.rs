@@ -1,4 +1,4 @@
-//! One pass over a JSON document that finds the values of many paths.
+//! Search for the values of many paths in one pass over a JSON document.
 
 mod finder;
 
@@ -10,21 +10,21 @@ use self::finder::{At, Finder, KeySeed, address};
 use crate::json::{JsonError, JsonPath, MAX_VALUES, PathStep};
 use crate::text::name_hash;
 
-/// Paths that are looked for together.
+/// Paths of one search.
 #[derive(Debug, Clone)]
 pub struct JsonPaths {
-    /// Sorted paths, each once.
+    /// Sorted paths without duplicates.
     paths: Vec<JsonPath>,
     root: Node,
     most: usize,
 }
 
-/// A place in the tree of paths.
+/// Node of the tree of paths.
 #[derive(Debug, Clone, Default)]
 struct Node {
-    /// The path that ends here, by its position.
+    /// Position of the path that ends here.
     end: Option<usize>,
-    /// The paths that end here or below.
+    /// Positions of the paths that end here or below.
     all: Vec<usize>,
     /// Members of an object, sorted by the hash of their names.
     keys: Vec<KeySeed>,
@@ -37,10 +37,10 @@ struct Node {
 /// Values of a document at each of the paths.
 #[derive(Debug, Clone)]
 pub struct Scan {
-    /// For each path, in order. `None`: the document is not JSON, or costs too much.
+    /// One result per path, in order. `None` if the document is not JSON, or costs too much.
     found: Option<Vec<FoundValue>>,
-    /// Work beside the one pass: names held against each object, and values that are read once
-    /// more.
+    /// Work beyond the single pass, in bytes: names compared in each object, and values parsed
+    /// again.
     cost: u64,
 }
 
@@ -54,13 +54,13 @@ struct FoundValue {
 #[derive(Debug, Clone)]
 enum ScanError {
     Repeated(String),
-    /// Something else than an object or a list stands on the way.
+    /// A value on the path is neither an object nor a list.
     Absent,
     TooMany,
 }
 
 impl JsonPaths {
-    /// The paths as one tree.
+    /// Builds the tree of these paths.
     #[must_use]
     pub fn new(paths: impl IntoIterator<Item = JsonPath>) -> Self {
         let mut paths: Vec<_> = paths.into_iter().collect();
@@ -85,14 +85,14 @@ impl JsonPaths {
         Self { most, ..self }
     }
 
-    /// Returns `true` if this path is one of them.
+    /// Returns `true` if the tree has this path.
     #[must_use]
     pub fn has(&self, path: &JsonPath) -> bool {
         self.paths.binary_search(path).is_ok()
     }
 
-    /// Finds the values of all paths in one pass. A document whose cost beside that pass exceeds
-    /// `GATE_PARSED_BYTES` counts as no JSON.
+    /// Finds the values of all paths in one pass. A document whose additional cost exceeds
+    /// `GATE_PARSED_BYTES` counts as invalid JSON.
     #[must_use]
     pub fn scan(&self, document: &[u8]) -> Scan {
         let Ok(text) = std::str::from_utf8(document) else {
@@ -127,13 +127,13 @@ impl JsonPaths {
 }
 
 impl Scan {
-    /// Work beside the one pass over the document, in bytes.
+    /// Returns the work beyond the single pass, in bytes.
     #[must_use]
     pub const fn cost(&self) -> u64 {
         self.cost
     }
 
-    /// The values of a path as they stand in the document. At least one.
+    /// Returns the values of a path as written in the document. At least one.
     ///
     /// # Errors
     /// [`JsonError`].
@@ -169,7 +169,7 @@ impl Scan {
         }
     }
 
-    /// The texts of the values: strings decoded, numbers and words as they stand. At least one.
+    /// Returns the values as text: strings decoded, numbers and literals as written. At least one.
     ///
     /// # Errors
     /// [`JsonError`].
@@ -185,10 +185,10 @@ impl Scan {
             .collect()
     }
 
-    /// The one value's text. `null` counts as absent.
+    /// Returns the only value as text. `null` counts as absent.
     ///
     /// # Errors
-    /// [`JsonError`], also when the path stands for several.
+    /// [`JsonError`], also if the path has several values.
     pub fn single(
         &self,
         paths: &JsonPaths,
@@ -254,14 +254,14 @@ impl Node {
         self.keys.is_empty() && self.indexes.is_empty() && self.every.is_none()
     }
 
-    /// The paths through members of an object here.
+    /// Returns the paths through members of this object.
     fn of_keys(&self) -> impl Iterator<Item = usize> {
         self.keys
             .iter()
             .flat_map(|key| key.node.all.iter().copied())
     }
 
-    /// The paths through items of a list here.
+    /// Returns the paths through items of this list.
     fn of_items(&self) -> impl Iterator<Item = usize> {
         let nodes = self
             .indexes
@@ -271,7 +271,7 @@ impl Node {
         nodes.flat_map(|node| node.all.iter().copied())
     }
 
-    /// The nodes for the item at this position.
+    /// Returns the nodes for the item at this position.
     fn for_item(&self, position: usize) -> impl Iterator<Item = &Self> {
         let indexed = self
             .indexes
@@ -370,8 +370,7 @@ mod tests {
         }
     }
 
-    /// Names that are wanted cost for each object, and values that are read once more cost their
-    /// length.
+    /// Wanted names cost time for each object, and values that are parsed again cost their length.
     #[test]
     fn a_document_has_a_cost_beside_its_pass() {
         let objects = format!("[{}]", vec!["{}"; 1000].join(","));
@@ -387,7 +386,7 @@ mod tests {
         let scan = nested.scan(document.as_bytes());
         assert!(scan.cost() >= 20, "{}", scan.cost());
 
-        // Three lists, in each other, of objects: beyond its limit a document counts as no JSON.
+        // Three nested lists of objects: beyond the limit, a document counts as invalid JSON.
         let names: Vec<_> = (0..992).map(|n| format!("[*][*][*].k{n}")).collect();
         let many = paths(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let list = |items: &str, count: usize| format!("[{}]", vec![items; count].join(","));

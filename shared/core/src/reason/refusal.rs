@@ -1,37 +1,37 @@
-//! A refusal: the response to the sender, and the reason for the tunnel's owner.
+//! Refusals: the response to the sender, and the reason for the tunnel's owner.
 
 use crate::reason::Check;
 use crate::reason::Code;
 use http::StatusCode;
 use std::fmt;
 
-/// A refusal: what the sender gets, and what the tunnel's owner is told.
+/// A refusal: the response to the sender, and the reason for the tunnel's owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The check that refused.
+    /// Check that refused.
     pub check: Check,
-    /// The code of the answer.
+    /// Code of the response.
     pub code: Code,
-    /// The status of the answer: the code's own, unless a provider wants another one.
+    /// Status of the response: the code's own, unless a provider requires another one.
     pub status: StatusCode,
     /// Reason, for the tunnel's owner only. Contains no secret, and text of the sender only
     /// escaped.
     pub reason: String,
-    /// Seconds after which it makes sense to try again, where that is known.
+    /// Seconds after which a retry may succeed, if known.
     pub retry_after: Option<u64>,
-    /// `true` if only a sender without the secret can fail so, and no provider with a wrong clock
-    /// or a long queue.
+    /// `true` if only a sender without the secret can fail in this way, and no provider with a wrong
+    /// clock or a long queue.
     pub is_unverified: bool,
     /// Closeness of the request to passing this check. Of several refusals, the relay reports the
     /// closest.
     pub closeness: u8,
-    /// `true` if user and password could let the sender in: some clients send them only after a
+    /// `true` if user and password could permit the request: some clients send them only after a
     /// challenge (RFC 9110 §11.6.1).
     pub asks_for_basic: bool,
 }
 
 impl Refusal {
-    /// A refusal with the code's own status.
+    /// Creates a refusal with the code's own status.
     pub fn new(check: Check, code: Code, reason: impl Into<String>) -> Self {
         Self {
             check,
@@ -54,18 +54,18 @@ impl Refusal {
         }
     }
 
-    /// Progress of the request: the later check, and within it the closer miss.
+    /// Returns the progress of the request: the later check, and within it the closer miss.
     #[must_use]
     pub const fn progress(&self) -> (Check, u8) {
         (self.check, self.closeness)
     }
 
-    /// A request that is malformed, ambiguous or oversized.
+    /// Creates the refusal of a malformed, ambiguous or oversized request.
     pub fn malformed(reason: impl Into<String>) -> Self {
         Self::new(Check::Syntax, Code::Malformed, reason)
     }
 
-    /// A failed check: 403, no reason given to the sender.
+    /// Creates the refusal of a failed check: 403, without a reason for the sender.
     pub fn failed(check: Check, reason: impl Into<String>) -> Self {
         Self::new(check, Code::Refused, reason)
     }

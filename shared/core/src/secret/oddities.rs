@@ -1,13 +1,13 @@
-//! Oddities of a secret: it was altered on its way here, or is no secret. Named when it is read,
-//! and again by the signature doctor when nothing else explains a mismatch.
+//! Signs that a secret was altered, or is none. Reported when it is read, and by the signature
+//! doctor if nothing else explains a mismatch.
 
-/// Shortest secret that is used, in bytes: shorter ones are guessed.
+/// Minimum length of a secret, in bytes: shorter ones can be guessed.
 pub const MIN_BYTES: usize = 8;
-/// Secrets below this length are used with a warning, in bytes: half of what HMAC-SHA-256 can use
-/// (RFC 2104 §3).
+/// Length in bytes below which a secret causes a warning: half of what HMAC-SHA-256 can use (RFC
+/// 2104 §3).
 pub const SHORT_BYTES: usize = 16;
 
-/// Returns `true` for a text that stands where a secret should.
+/// Returns `true` for a placeholder of a secret.
 #[must_use]
 pub fn is_placeholder(secret: &[u8]) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric();
@@ -20,13 +20,12 @@ pub fn is_placeholder(secret: &[u8]) -> bool {
         .first()
         .is_some_and(|first| secret.iter().all(|byte| byte == first));
 
-    // A variable that a compose or unit file left as it is.
+    // A variable that a compose or unit file did not expand.
     let unexpanded = secret.starts_with(b"${") && secret.ends_with(b"}");
     one || unexpanded || PLACEHOLDERS.iter().any(|word| word.as_bytes() == letters)
 }
 
-/// Values that stand in the place of a secret: what templates and programs write when there is
-/// none.
+/// Placeholders that templates and programs write when there is no secret.
 const PLACEHOLDERS: [&str; 20] = [
     "changeit",
     "changeme",
@@ -50,7 +49,7 @@ const PLACEHOLDERS: [&str; 20] = [
     "yourwebhooksecret",
 ];
 
-/// Oddities of a secret, in words that follow its name.
+/// Returns the oddities of a secret, in words that follow its name.
 #[must_use]
 pub fn oddities(secret: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
@@ -103,7 +102,7 @@ const API_KEYS: [(&str, &str); 13] = [
     ("xoxb-", "Slack"),
 ];
 
-/// A text without the quotes around it.
+/// Returns the text without surrounding quotes.
 #[must_use]
 pub fn unquoted(secret: &[u8]) -> &[u8] {
     let between = |quote: u8| secret.strip_prefix(&[quote])?.strip_suffix(&[quote]);
@@ -113,7 +112,7 @@ pub fn unquoted(secret: &[u8]) -> &[u8] {
         .unwrap_or(secret)
 }
 
-/// The text of bytes in UTF-16: with a byte order mark, or of Latin letters in either order.
+/// Decodes UTF-16: with a byte order mark, or Latin letters in either byte order.
 #[must_use]
 pub fn from_utf16(bytes: &[u8]) -> Option<String> {
     let latin = |zero: usize| {

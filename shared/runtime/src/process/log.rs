@@ -6,20 +6,20 @@ use std::sync::{Mutex, PoisonError};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
-/// The variable that says how much is logged: levels, also by module (`debug`, `info,quinn=debug`).
+/// Environment variable of the log filter: levels, also by module (`debug`, `info,quinn=debug`).
 pub(crate) const LOG_VARIABLE: &str = "HOOKWARD_LOG";
 
-/// A log that can't be set up.
+/// Failure to set up the log.
 #[derive(Debug, thiserror::Error)]
 #[error("{LOG_VARIABLE} is no log filter (try `info` or `debug`): {0}")]
 pub struct LogError(String);
 
-/// Sends the log to standard error, until the guard is dropped: one line for an event, or one JSON
-/// object. A thread of its own writes it, behind a bounded queue: a pipe that nobody reads must not
-/// hold up requests. `level` is what is logged unless `LOG_VARIABLE` says otherwise.
+/// Sends the log to standard error until the guard is dropped: one line per event, or one JSON
+/// object. A separate thread writes it behind a bounded queue, so that an unread pipe does not block
+/// requests. `level` is the filter if `LOG_VARIABLE` is not set.
 ///
 /// # Errors
-/// When the variable is no filter.
+/// If the variable is not a valid filter.
 pub fn log_to_stderr(json: bool, level: &str) -> Result<WorkerGuard, LogError> {
     let filter = match std::env::var(LOG_VARIABLE) {
         Ok(text) => text,
@@ -45,13 +45,13 @@ pub fn log_to_stderr(json: bool, level: &str) -> Result<WorkerGuard, LogError> {
     Ok(guard)
 }
 
-/// Most lines that [`hold_log`] keeps; the oldest are forgotten first.
+/// Maximum number of lines that [`hold_log`] keeps; the oldest are dropped first.
 pub(super) const HELD_LINES: usize = 200;
 
-/// Lines of the log that wait for the screen to end; `None` while there is no screen.
+/// Log lines that wait for the screen to close; `None` without a screen.
 pub(super) static HELD_LOG: Mutex<Option<VecDeque<Vec<u8>>>> = Mutex::new(None);
 
-/// Standard error, except while something else has the terminal.
+/// Standard error, unless a screen uses the terminal.
 pub(super) struct Stderr;
 
 impl Write for Stderr {
@@ -74,11 +74,12 @@ impl Write for Stderr {
     }
 }
 
-/// Lines of the log are kept until this is dropped, and written then.
+/// Guard that holds log lines back. Dropping it writes them.
 #[derive(Debug)]
 pub struct LogHold(());
 
-/// Keeps the log from a terminal that shows a screen. A log that goes elsewhere is written as ever.
+/// Holds log lines back while a screen uses the terminal. A log that goes elsewhere is not
+/// affected.
 #[must_use]
 pub fn hold_log() -> LogHold {
     if io::stderr().is_terminal() {
@@ -97,7 +98,7 @@ impl Drop for LogHold {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         for line in held.unwrap_or_default() {
-            // Without standard error there is no place for them.
+            // Without standard error the lines are lost.
             let _ = io::stderr().write_all(&line);
         }
     }

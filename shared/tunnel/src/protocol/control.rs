@@ -1,16 +1,17 @@
-//! Messages of the control stream: JSON, each behind its length as four bytes, big-endian.
+//! Messages of the control stream: JSON, each after its length as four bytes, big-endian.
 //!
 //! ```text
-//! agent → relay   Join                  exchange a join token for a credential, then part
-//!                 Hello                 who I am
-//!                 Open                  a tunnel for this host, with this policy
-//!                 Application           whether it takes connections here
-//!                 Leave                 send nothing more here: I stop, or another connection is there
-//! relay → agent   Joined | Welcome | Opened | Kept | Left | Leaving | Standby | Refused
-//!                 Refusals              what the relay refused on the agent's tunnels
+//! agent → relay   Join                  exchanges a join token for a credential; then disconnects
+//!                 Hello                 authenticates with a credential
+//!                 Open                  opens a tunnel for a host, with a policy
+//!                 UpstreamHealth        reports if the application is reachable
+//!                 Drain                 requests no more exchanges: the agent stops, or has another connection
+//! relay → agent   Joined | Welcome | Opened | PolicyRejected | DrainAck | Draining | Standby
+//!                 HostLost | Refused
+//!                 Refusals              reports what the relay refused on the agent's tunnels
 //! ```
-//! The greeting is capped at 16 KiB; a policy is sent only once the relay knows the agent. A kind
-//! of message that is not known is skipped, so that either side may be the newer one.
+//! The greeting has up to 16 KiB; the agent sends a policy only after authentication. Both sides
+//! skip unknown kinds of messages, so that either may be newer.
 
 mod events;
 
@@ -27,59 +28,58 @@ use hookward_core::secret::Secret;
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum AgentMessage<P> {
-    /// Exchange the secret of a join token for a credential of the agent's own making.
+    /// Exchanges the secret of a join token for a credential that the agent created.
     Join {
-        /// The join token's secret.
+        /// Secret of the join token.
         secret: Secret,
-        /// SHA-256 of the new credential, in hex. The relay never learns more before it is used.
+        /// SHA-256 of the new credential, in hex. The relay learns no more before its first use.
         credential_digest: String,
     },
-    /// The agent says who it is.
+    /// Authenticates the agent.
     Hello {
         /// Credential of the agent.
         credential: Secret,
-        /// Version of the agent's program, for the relay's log.
+        /// Version of the agent, for the relay's log.
         version: String,
-        /// Which run of the agent's program this is: the connections of one run serve together, and
-        /// the newest run takes over.
+        /// Unique name of the agent's instance. The connections of one instance serve together, and
+        /// the newest instance takes over.
         instance: String,
         /// `true` if the agent shares its tunnels with other agents that set this, too.
         #[serde(default)]
         pool: bool,
-        /// Which of the run's connections to this relay it is: a newer one takes the place of an
-        /// older one, whose path may be dead. Nothing: of none.
+        /// Number of the connection's link in the instance. A newer connection of a link replaces
+        /// an older one, whose path may be dead. `None` for no link.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         line: Option<u32>,
-        /// The connection of this line that was there before is lost, whatever the relay has heard
-        /// of it.
+        /// `true` if the previous connection of this link is lost, even if the relay does not know yet.
         #[serde(default)]
         lost: bool,
     },
-    /// Open a tunnel, or replace its policy.
+    /// Opens a tunnel, or replaces its policy.
     Open {
-        /// The public host: a label under the relay's domain, a whole host name, or nothing for
-        /// the one that the relay has for this agent.
+        /// Public host: a label below the relay's domain, a full host name, or `None` for the
+        /// agent's own host.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host: Option<String>,
-        /// The policy, without the secrets that stay on the agent.
+        /// Policy, without the secrets that stay on the agent.
         policy: P,
-        /// Grows with every change within a run of the agent's program: the connections of a run
-        /// may tell of one in another order than it happened.
+        /// Revision, which grows with every change within an instance, because its connections may
+        /// report changes in another order.
         #[serde(default)]
         revision: u64,
     },
-    /// Health of an open tunnel's application. With several agents, others get its requests while
-    /// it is down.
+    /// Reports the health of a tunnel's application. While it is down, other agents of a pool get
+    /// its requests.
     UpstreamHealth {
-        /// The tunnel's public host, as the relay has named it.
+        /// Public host of the tunnel, as named by the relay.
         host: String,
         /// `true` if the application accepts no connection.
         down: bool,
     },
-    /// The agent is about to stop, or has another connection in place of this one: send nothing
-    /// more over it; what it has comes to its end.
+    /// Announces that the agent stops, or has replaced this connection. The relay sends no more
+    /// requests over it, and those in flight finish.
     Drain,
-    /// Something from a newer version.
+    /// A message of a newer version.
     #[serde(other)]
     Unknown,
 }
@@ -90,21 +90,21 @@ pub enum AgentMessage<P> {
 pub enum RelayMessage {
     /// The join token was accepted.
     Joined {
-        /// The name under which the agent was admitted.
+        /// Name of the agent.
         agent: String,
     },
     /// The credential was accepted.
     Welcome {
         /// Name of the agent.
         agent: String,
-        /// The relay program's version, for the agent's log.
+        /// Version of the relay, for the agent's log.
         version: String,
-        /// The relay's deadlines that both sides of an exchange keep.
+        /// Deadlines of the relay that apply on both sides.
         deadlines: Deadlines,
-        /// The relay's clock, in milliseconds since 1970.
+        /// Time of the relay, in milliseconds since 1970.
         #[serde(default)]
         time_ms: u64,
-        /// `true` if the session goes on when the relay refuses the host of one of several tunnels.
+        /// `true` if the session survives the refusal of one of several hosts.
         #[serde(default)]
         outlives_refused_hosts: bool,
     },
@@ -112,35 +112,34 @@ pub enum RelayMessage {
     Opened {
         /// Public host.
         host: String,
-        /// The port of the public URL.
+        /// Port in the public URL.
         port: u16,
     },
-    /// The new policy of an open tunnel is refused; the old one stays in force.
+    /// The relay refuses the new policy of an open tunnel; the old one stays in force.
     PolicyRejected {
         /// Reason, as text.
         message: String,
     },
-    /// Nothing more will be sent to an agent that said it leaves.
+    /// The relay sends no more requests to an agent that drains.
     DrainAck,
-    /// The relay is about to stop: it takes no new senders, and agents back only that have lost
-    /// their connection; requests under way come to their end, and one more on each kept
-    /// connection. The agent had better look for another relay.
+    /// The relay drains: it accepts no new senders, and only agents that have lost their
+    /// connection. Requests in flight finish, and each idle connection may bring one more. The
+    /// agent should connect to another relay.
     Draining,
-    /// A newer run of the agent's program has the tunnels, and this one gets no requests; or it has
-    /// them again.
+    /// A newer instance of the agent has taken over the tunnels, or this one has them again.
     Standby {
         /// `true` while another instance has the tunnels.
         standby: bool,
     },
-    /// The host of an open tunnel belongs to another agent now. The other tunnels stay open.
+    /// The host of an open tunnel now belongs to another agent. The other tunnels stay open.
     HostLost {
         /// Public host.
         host: String,
         /// Reason, as text.
         message: String,
     },
-    /// No. The connection ends after it, unless it is one of several tunnels whose host can't be
-    /// had.
+    /// The relay refuses. The connection ends, unless only the host of one of several tunnels is
+    /// refused.
     Refused {
         /// Reason, as a stable code.
         reason: RefusedReason,
@@ -149,24 +148,24 @@ pub enum RelayMessage {
     },
     /// Requests that the relay refused.
     Refusals {
-        /// One by one, at most 20 a second.
+        /// Single refusals, up to 20 a second.
         told: Vec<RefusedRequest>,
-        /// The rest, counted by check.
+        /// Further refusals, counted by check.
         counted: Vec<(Check, u64)>,
     },
-    /// Something from a newer version.
+    /// A message of a newer version.
     #[serde(other)]
     Unknown,
 }
 
-/// Deadlines of the relay's settings that the agent keeps, too, in milliseconds.
+/// Deadlines of the relay that the agent also applies, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deadlines {
-    /// Between two pieces of a body.
+    /// Maximum time between two pieces of a body.
     pub body_idle_ms: u64,
-    /// For a body that a check must read whole.
+    /// Time for a body that a check reads.
     pub body_read_ms: u64,
-    /// For an upgraded connection on which nothing moves.
+    /// Maximum idle time of an upgraded connection.
     pub upgrade_idle_ms: u64,
 }
 
@@ -182,19 +181,19 @@ impl Deadlines {
         }
     }
 
-    /// Between two pieces of a body.
+    /// Returns the maximum time between two pieces of a body.
     #[must_use]
     pub const fn body_idle(&self) -> Duration {
         Duration::from_millis(self.body_idle_ms)
     }
 
-    /// For a body that a check must read whole.
+    /// Returns the time for a body that a check reads.
     #[must_use]
     pub const fn body_read(&self) -> Duration {
         Duration::from_millis(self.body_read_ms)
     }
 
-    /// For an upgraded connection on which nothing moves.
+    /// Returns the maximum idle time of an upgraded connection.
     #[must_use]
     pub const fn upgrade_idle(&self) -> Duration {
         Duration::from_millis(self.upgrade_idle_ms)

@@ -1,36 +1,36 @@
 //! Frames of an exchange: type, length, payload, as in HTTP/3 (RFC 9114 §7.1).
 //!
-//! [`Decoder`] takes chunks as they arrive and gives frames; it copies only heads that arrive in
-//! pieces. It also holds the order: one head, then data, then trailers or none, then the end.
+//! [`Decoder`] accepts chunks and returns frames; it copies only heads that arrive in pieces. It
+//! enforces the order: one head, data, optional trailers, the end.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::protocol::varint;
 use hookward_core::limits::{HEAD_FRAME_BYTES, TRAILERS_FRAME_BYTES};
 
-/// A frame, or a piece of one: data is given out as it arrives.
+/// A frame, or a part of one: data is returned as it arrives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// The head, encoded by [`crate::protocol::head`].
     Head(Bytes),
     /// Bytes of the body.
     Data(Bytes),
-    /// Fields behind the body.
+    /// Trailer fields.
     Trailers(Bytes),
     /// The message is complete.
     End,
 }
 
-/// A stream that doesn't speak the protocol.
+/// Violation of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// A type that this version doesn't know.
+    /// A type unknown to this version.
     #[error("unknown frame type {0}")]
     Unknown(u64),
-    /// A frame where it must not stand.
+    /// A frame in a position where it is not allowed.
     #[error("a frame of type {0} where it must not stand")]
     Order(u64),
-    /// A head or trailers beyond the cap.
+    /// A head or trailers beyond the maximum size.
     #[error(
         "a head or trailers of {0} bytes, more than {HEAD_FRAME_BYTES} or {TRAILERS_FRAME_BYTES}"
     )]
@@ -45,13 +45,13 @@ enum Stage {
     Ended,
 }
 
-/// Cuts a stream of chunks into frames.
+/// Decoder of frames.
 #[derive(Debug)]
 pub struct Decoder {
     input: Bytes,
-    /// A prefix or head that arrived in pieces.
+    /// Prefix or head that arrived in pieces.
     partial: BytesMut,
-    /// The frame that is being read: its type and what is missing of its payload.
+    /// Current frame: its type, and the missing number of bytes.
     current: Option<(u64, usize)>,
     stage: Stage,
 }
@@ -68,7 +68,7 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// Takes the next chunk. Call it when [`Decoder::next_frame`] has nothing more to give.
+    /// Adds a chunk. Call this when [`Decoder::next_frame`] returns `None`.
     pub fn push(&mut self, chunk: Bytes) {
         if self.input.is_empty() {
             self.input = chunk;
@@ -80,16 +80,16 @@ impl Decoder {
         }
     }
 
-    /// Returns `true` if the END frame was read. The stream's own end is then no abort.
+    /// Returns `true` if the END frame was read. The end of the stream is then no abort.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.stage == Stage::Ended
     }
 
-    /// The next frame, or `None` when more input is needed.
+    /// Returns the next frame, or `None` if more input is needed.
     ///
     /// # Errors
-    /// [`FrameError`]; the stream is then of no more use.
+    /// [`FrameError`]; the stream is then unusable.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         loop {
             let (kind, missing) = match self.current {
@@ -119,7 +119,7 @@ impl Decoder {
         }
     }
 
-    /// Reads type and length and holds them against order and caps.
+    /// Reads type and length, and checks order and size.
     fn read_prefix(&mut self) -> Result<Option<(u64, usize)>, FrameError> {
         let Some((kind, length)) = self.take_prefix() else {
             return Ok(None);
@@ -176,7 +176,7 @@ impl Decoder {
         None
     }
 
-    /// A head or trailers: given out whole.
+    /// Returns a complete head or trailers.
     fn read_whole(&mut self, kind: u64, length: usize) -> Option<Frame> {
         let payload = if self.partial.is_empty() && self.input.len() >= length {
             self.input.split_to(length)
@@ -207,22 +207,22 @@ const TRAILERS: u64 = 0x02;
 
 const END: u64 = 0x03;
 
-/// Most bytes of a frame's type and length.
+/// Maximum size of a frame's type and length, in bytes.
 const PREFIX_BYTES: usize = 16;
 
-/// The prefix of a DATA frame of this length.
+/// Returns the prefix of a DATA frame of this length.
 #[must_use]
 pub(crate) fn data_prefix(length: usize) -> Bytes {
     prefix(DATA, length)
 }
 
-/// A whole HEAD frame.
+/// Encodes a HEAD frame.
 #[must_use]
 pub(crate) fn head(payload: &[u8]) -> Bytes {
     whole(HEAD, payload)
 }
 
-/// A whole TRAILERS frame.
+/// Encodes a TRAILERS frame.
 #[must_use]
 pub(crate) fn trailers(payload: &[u8]) -> Bytes {
     whole(TRAILERS, payload)
@@ -252,7 +252,7 @@ fn whole(kind: u64, payload: &[u8]) -> Bytes {
 mod tests {
     use super::*;
 
-    /// Heads, data and trailers, and whether the end was seen.
+    /// Heads, data, trailers, and `true` if the end was read.
     type Decoded = (Vec<u8>, Vec<u8>, Vec<u8>, bool);
 
     fn decode(chunks: impl Iterator<Item = Bytes>) -> Result<Decoded, FrameError> {

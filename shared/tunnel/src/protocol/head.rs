@@ -1,6 +1,6 @@
-//! Heads of an exchange: binary, names as written, order kept.
+//! Heads of an exchange: binary, with names as written, in order.
 //!
-//! A field is `length, name, length, value`. What the decoder gives out are slices of the frame.
+//! A field is `length, name, length, value`. The decoder returns slices of the frame.
 
 mod fields;
 mod header_case;
@@ -18,7 +18,7 @@ pub use self::header_case::{HeaderCase, HeaderCaseBuilder};
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::reason::Code;
 
-/// Identifies one request, on both sides and to the sender.
+/// Id of a request, for both sides and the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(pub [u8; 16]);
 
@@ -28,12 +28,12 @@ impl std::fmt::Display for RequestId {
     }
 }
 
-/// Facts about a request that the agent needs beside the request itself.
+/// Facts about a request that the relay adds for the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestMeta {
     /// Id of the request.
     pub id: RequestId,
-    /// The public host, which names the tunnel.
+    /// Public host, which names the tunnel.
     pub host: Bytes,
     /// Client address.
     pub client: IpAddr,
@@ -50,19 +50,19 @@ pub struct ExchangeRequest {
     pub method: Method,
     /// Path and query, as sent.
     pub target: Bytes,
-    /// The body's length, when it is known.
+    /// Length of the body, if known.
     pub length: Option<u64>,
     /// `true` if the sender accepts trailers.
     pub trailers: bool,
     /// `true` if the sender requests a WebSocket.
     pub upgrade: bool,
-    /// The fields, by name.
+    /// Header fields.
     pub headers: HeaderMap,
-    /// The names as written, in the order of `headers`; empty when all are lower case.
+    /// Names as written, in the order of `headers`; empty if all are lower case.
     pub header_case: HeaderCase,
 }
 
-/// The agent's answer: the application's head, or a failure that the relay puts into words.
+/// Response of the agent: the application's head, or a failure that the relay words for the sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExchangeReply {
     /// Response of the application.
@@ -71,12 +71,12 @@ pub enum ExchangeReply {
     Failure(ExchangeFailure),
 }
 
-/// The head of the application's answer.
+/// Head of the application's response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeResponse {
     /// Status of the response.
     pub status: StatusCode,
-    /// The body's length, when it is known.
+    /// Length of the body, if known.
     pub length: Option<u64>,
     /// Header fields of the response.
     pub headers: HeaderMap,
@@ -87,17 +87,17 @@ pub struct ExchangeResponse {
 pub struct ExchangeFailure {
     /// Stable code of the failure.
     pub code: Code,
-    /// The status, when it is not the code's own.
+    /// Status, if it differs from the code's own.
     pub status: StatusCode,
 }
 
-/// A head that can't be read.
+/// A malformed head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a head that can't be read: {0}")]
 pub struct HeadError(&'static str);
 
 impl ExchangeRequest {
-    /// Writes the head. `passes` says which fields go on.
+    /// Encodes the head with the fields that `passes` accepts.
     #[must_use]
     pub fn encode(&self, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
         let mut buf = BytesMut::with_capacity(1024);
@@ -131,10 +131,10 @@ impl ExchangeRequest {
         buf
     }
 
-    /// Reads a head.
+    /// Decodes a head.
     ///
     /// # Errors
-    /// When the bytes are none.
+    /// If it is malformed.
     pub fn decode(mut buf: Bytes) -> Result<Self, HeadError> {
         let id = take(&mut buf, 16)?;
         let id = RequestId(id.as_ref().try_into().map_err(|_| HeadError("id"))?);
@@ -150,8 +150,8 @@ impl ExchangeRequest {
             get_keys(&mut buf)?
         };
 
-        // The map iterates in the order written, as long as equal names stand together: the encoder
-        // writes them from a map of its own.
+        // The map iterates in the order of insertion if equal names are adjacent, and the encoder
+        // writes them so.
         let mut spelling = HeaderCaseBuilder::new();
         let headers = get_fields(&mut buf, REQUEST_FIELDS, |written, name| {
             spelling.add(written, name)
@@ -175,21 +175,20 @@ impl ExchangeRequest {
     }
 }
 
-/// Flag: the sender understands trailers.
+/// Flag: the sender accepts trailers.
 const FLAG_TRAILERS: u8 = 1;
 
 /// Flag: the request asks for a WebSocket.
 const FLAG_UPGRADE: u8 = 2;
 
-/// Flag: public keys stand behind the flags.
+/// Flag: public keys follow the flags.
 const FLAG_KEYS: u8 = 4;
 
-/// Fields that most requests and answers do not exceed, so that their maps are made once in the
-/// right size.
+/// Initial capacity of the map, which most requests and responses do not exceed.
 const REQUEST_FIELDS: usize = 24;
 
 impl ExchangeResponse {
-    /// Writes the answer's head. `passes` says which fields go on.
+    /// Encodes the head of a response with the fields that `passes` accepts.
     #[must_use]
     pub fn encode(&self, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
         let mut buf = BytesMut::with_capacity(512);
@@ -204,7 +203,7 @@ impl ExchangeResponse {
 const KIND_RESPONSE: u8 = 1;
 
 impl ExchangeFailure {
-    /// Writes the answer's head.
+    /// Encodes the head of a failure.
     #[must_use]
     pub fn encode(&self) -> BytesMut {
         let mut buf = BytesMut::with_capacity(64);
@@ -218,10 +217,10 @@ impl ExchangeFailure {
 const KIND_FAILURE: u8 = 2;
 
 impl ExchangeReply {
-    /// Reads an answer's head.
+    /// Decodes the head of a response.
     ///
     /// # Errors
-    /// When the bytes are none.
+    /// If it is malformed.
     pub fn decode(mut buf: Bytes) -> Result<Self, HeadError> {
         let kind = take(&mut buf, 1)?.get_u8();
         let status =
@@ -251,7 +250,7 @@ impl ExchangeReply {
 
 const RESPONSE_FIELDS: usize = 12;
 
-/// Writes trailers. `passes` says which fields go on.
+/// Encodes trailers with the fields that `passes` accepts.
 #[must_use]
 pub fn encode_trailers(trailers: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> BytesMut {
     let mut buf = BytesMut::new();
@@ -259,10 +258,10 @@ pub fn encode_trailers(trailers: &HeaderMap, passes: impl Fn(&HeaderName) -> boo
     buf
 }
 
-/// Reads trailers.
+/// Decodes trailers.
 ///
 /// # Errors
-/// When the bytes are none.
+/// If they are malformed.
 pub fn decode_trailers(mut buf: Bytes) -> Result<HeaderMap, HeadError> {
     get_fields(&mut buf, 0, |_, _| {})
 }

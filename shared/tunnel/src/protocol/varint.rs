@@ -2,10 +2,10 @@
 
 use bytes::{Buf, BufMut};
 
-/// Largest value that can be written.
+/// Largest value.
 pub const MAX: u64 = (1 << 62) - 1;
 
-/// Writes a number. Values above [`MAX`] are cut to it; no length here comes near.
+/// Encodes a number. Truncates values above [`MAX`]; no length comes near.
 pub(crate) fn put(buf: &mut impl BufMut, value: u64) {
     match value {
         0..=0x3f => buf.put_u8(value as u8),
@@ -15,7 +15,7 @@ pub(crate) fn put(buf: &mut impl BufMut, value: u64) {
     }
 }
 
-/// Reads a number; `None` when the buffer ends before it does. The buffer is then left as it was.
+/// Decodes a number. Returns `None`, without consuming bytes, if the buffer is too short.
 pub(crate) fn get(buf: &mut impl Buf) -> Option<u64> {
     let first = *buf.chunk().first()?;
     let length = 1_usize << (first >> 6);
@@ -31,7 +31,7 @@ pub(crate) fn get(buf: &mut impl Buf) -> Option<u64> {
     })
 }
 
-/// Reads a length that must fit into memory.
+/// Decodes a length that must fit into memory.
 pub(crate) fn get_len(buf: &mut impl Buf) -> Option<usize> {
     get(buf).and_then(|value| usize::try_from(value).ok())
 }

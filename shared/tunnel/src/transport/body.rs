@@ -1,5 +1,5 @@
-//! The body of a message in the tunnel, as hyper wants a body: polled, with trailers, and with an
-//! error in the place of an end when the message broke off.
+//! Body of a message in the tunnel, for hyper: polled, with trailers, and with an error instead of
+//! an end if the message was aborted.
 
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
@@ -20,14 +20,14 @@ use crate::transport::stream::MessageReader;
 use hookward_core::headers::trailer_passes;
 use hookward_core::limits::SMALL_BODY;
 
-/// Reason why a body was aborted. hyper then closes the connection, or resets the stream, so that
-/// the receiver can't take the body for complete.
+/// Reason why a body was aborted. hyper then closes the connection or resets the stream, so that
+/// the receiver cannot treat the body as complete.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageBodyError {
-    /// The other end of the tunnel broke off.
+    /// The other end of the tunnel aborted.
     #[error("the body was aborted: {0}")]
     Aborted(#[from] StreamError),
-    /// Nothing came for too long.
+    /// No data arrived for this time.
     #[error("the body stood still for {} s", .0.as_secs())]
     Idle(Duration),
     /// The body ended before its announced length, or exceeded it.
@@ -35,14 +35,14 @@ pub enum MessageBodyError {
     Length,
 }
 
-/// A message's body, behind its head.
+/// Body of a message, after its head.
 pub struct MessageBody {
     reader: MessageReader,
-    /// Frames that were looked at and not given out.
+    /// Frames that were received but not yet returned.
     arrived: VecDeque<Frame>,
-    /// Bytes that are still to come, when the length was announced.
+    /// Remaining bytes, if the length was announced.
     left: Option<u64>,
-    /// The head's `Trailer` fields: only what they announce may follow.
+    /// `Trailer` fields of the head: only announced trailers may follow.
     announced: HeaderMap,
     idle_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
@@ -50,8 +50,8 @@ pub struct MessageBody {
 }
 
 impl MessageBody {
-    /// The body that this reader has yet to give. `headers` are those of its head; between two
-    /// pieces no more time than `patience` may pass.
+    /// Creates the body that this reader returns. `headers` are those of its head; `patience` is
+    /// the maximum time between two pieces.
     #[must_use]
     pub fn new(
         reader: MessageReader,
@@ -75,9 +75,8 @@ impl MessageBody {
         }
     }
 
-    /// The whole body, if it is small and has arrived: nearly always. It can then go on in one
-    /// piece, with its head in one write. Otherwise nothing is lost, and the body is still to be
-    /// read.
+    /// Returns the whole body, if it is small and has arrived, as nearly always. It can then be
+    /// sent in one write with its head. Otherwise the body is unchanged.
     pub async fn take_if_arrived(&mut self) -> Option<Bytes> {
         let length = self.left.filter(|length| *length <= SMALL_BODY as u64)?;
         let mut body = BodyBuffer::expecting(Some(length));
@@ -102,7 +101,7 @@ impl MessageBody {
                 }
             }
 
-            // What is not there yet, or broke, is met again by whoever polls the body.
+            // The next poll observes a missing piece or an error again.
             Poll::Ready(())
         })
         .await;

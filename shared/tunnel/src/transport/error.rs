@@ -1,4 +1,4 @@
-//! Why a session or one of its streams is over, whichever transport carried it.
+//! Errors of sessions and streams, for both transports.
 
 use crate::protocol::frame::FrameError;
 use hookward_core::text::Escaped;
@@ -6,10 +6,10 @@ use hookward_core::text::Escaped;
 /// End of a session, and the party that ended it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// The other side closed it, and said why.
+    /// The peer closed it, with this reason.
     #[error("the other side closed the tunnel: {0}")]
     ClosedByPeer(String),
-    /// The other side is gone.
+    /// The connection was lost.
     #[error("the tunnel broke: {0}")]
     Lost(String),
 }
@@ -17,16 +17,16 @@ pub enum SessionError {
 /// Failure to read or write a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
-    /// The other side broke the message off.
+    /// The peer aborted the message.
     #[error("the other side aborted the message")]
     Aborted,
-    /// The session is gone.
+    /// The session was lost.
     #[error("the tunnel broke: {0}")]
     Lost(String),
-    /// The other side doesn't speak the protocol.
+    /// The peer violates the protocol.
     #[error("the other side broke the protocol: {0}")]
     Protocol(String),
-    /// A message is larger than it may be.
+    /// A message exceeds its maximum size.
     #[error("a message of {0} bytes, more than {1}")]
     TooLarge(usize, usize),
 }
@@ -77,7 +77,7 @@ impl From<quinn::ConnectionError> for SessionError {
             quinn::ConnectionError::ApplicationClosed(close) => {
                 Self::ClosedByPeer(Escaped(&close.reason).to_string())
             }
-            // The reason may be the peer's own words.
+            // The reason may contain text of the peer.
             other => Self::Lost(Escaped(other.to_string().as_bytes()).to_string()),
         }
     }

@@ -1,5 +1,4 @@
-//! The two halves of a stream, over QUIC or over HTTP/2: bytes, and the difference between an end
-//! and an abort.
+//! Halves of a stream, over QUIC or HTTP/2: bytes, and the difference between an end and an abort.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -24,22 +23,21 @@ pub(crate) enum SendHalf {
 /// Receiving half of a stream.
 pub(crate) enum RecvHalf {
     Quic(quinn::RecvStream),
-    /// With its place among the streams that may be open.
+    /// With its permit among the streams that may be open.
     Http2(
         Http2Recv,
         #[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>,
     ),
 }
 
-/// The receiving half over HTTP/2. The side that opened the stream gets it with the head of the
-/// answer.
+/// Receiving half over HTTP/2. The side that opened the stream gets it with the response head.
 pub(crate) enum Http2Recv {
     Opening(ResponseFuture),
     Open(h2::RecvStream),
 }
 
 impl SendHalf {
-    /// Writes these, and nothing after them if it is the `end`.
+    /// Writes data; `end` ends the stream after it.
     pub(crate) async fn write(
         &mut self,
         pieces: &mut [Bytes],
@@ -49,8 +47,7 @@ impl SendHalf {
             Self::Quic(stream) => {
                 stream.write_all_chunks(pieces).await?;
                 if end {
-                    // An error says that the peer has stopped the stream: then it wants no end
-                    // either.
+                    // An error means that the peer has stopped the stream, and needs no end.
                     let _ = stream.finish();
                 }
                 Ok(())
@@ -59,8 +56,8 @@ impl SendHalf {
         }
     }
 
-    /// Ends the stream and waits until the peer has taken everything, or is gone. Over HTTP/2
-    /// nobody tells that it was taken; there the peer ends the session.
+    /// Ends the stream, and waits until the peer has received everything or is gone. HTTP/2 does
+    /// not report that; there the peer ends the session.
     pub(crate) async fn finish_and_settle(&mut self) {
         match self {
             Self::Quic(stream) => {
@@ -76,7 +73,7 @@ impl SendHalf {
         }
     }
 
-    /// Breaks off what was written.
+    /// Aborts the message.
     pub(crate) fn reset(&mut self) {
         match self {
             Self::Quic(stream) => {
@@ -86,20 +83,19 @@ impl SendHalf {
         }
     }
 
-    /// Sends this stream's bytes before those of lower priority, where the transport knows
-    /// priorities.
+    /// Sends this stream's bytes before those of lower priority, if the transport has priorities.
     pub(crate) fn prioritise(&self, priority: i32) {
         if let Self::Quic(stream) = self {
-            // An error says that the stream is closed already; then nothing is left to order.
+            // An error means that the stream is closed, and has nothing to order.
             let _ = stream.set_priority(priority);
         }
     }
 
-    /// Resolves when the peer no longer wants what is written, or is gone.
+    /// Resolves when the peer no longer wants the data, or is gone.
     pub(crate) async fn stopped(&mut self) {
         match self {
             Self::Quic(stream) => {
-                // `Ok(None)`: everything was taken; that is no reason to stop.
+                // `Ok(None)`: the peer received everything, which is no reason to stop.
                 if let Ok(None) = stream.stopped().await {
                     std::future::pending::<()>().await;
                 }
@@ -111,7 +107,7 @@ impl SendHalf {
     }
 }
 
-/// The code of a reset or stopped stream: the message is not complete.
+/// Code of a reset or stopped stream: the message is incomplete.
 const ABORTED: VarInt = VarInt::from_u32(1);
 
 async fn write_http2(
@@ -145,12 +141,12 @@ async fn write_http2(
     Ok(())
 }
 
-/// Pieces up to this size are copied together before HTTP/2 makes a frame of each.
+/// Maximum size of pieces that are copied together, in bytes, to save HTTP/2 frames.
 const COPIED: usize = 16 * 1024;
 
 /// Returns the reason why a stream accepts no more data.
 async fn broken(stream: &mut h2::SendStream<Bytes>) -> StreamError {
-    // It is known already: asked once, and not waited for.
+    // The reason is known already, so one poll returns it.
     let reset = poll_fn(|cx| Poll::Ready(stream.poll_reset(cx))).await;
     match reset {
         Poll::Ready(Err(error)) => error.into(),
@@ -159,18 +155,18 @@ async fn broken(stream: &mut h2::SendStream<Bytes>) -> StreamError {
 }
 
 impl RecvHalf {
-    /// Returns the received data in one piece; `None` at the stream's end. Polling holds no state.
+    /// Returns the received data in one piece, or `None` at the stream's end. Cancel-safe.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, StreamError>> {
         match self {
             Self::Quic(stream) => {
-                // quinn gives out what came in one packet, and every piece costs its receiver a
+                // quinn returns the data of single packets, and every piece costs its receiver a
                 // frame, a record and a write.
                 let mut chunks = [const { Bytes::new() }; CHUNKS];
-                // quinn's future holds no state of its own: a new one goes on where the last one
-                // was.
+                // quinn's future has no state of its own: a new one continues where the last one
+                // stopped.
                 let read = ready!(pin!(stream.read_chunks(&mut chunks)).poll(cx))?;
                 Poll::Ready(Ok(read
                     .and_then(|count| chunks.get(..count))
@@ -180,8 +176,7 @@ impl RecvHalf {
         }
     }
 
-    /// Tells the peer that nothing more is wanted. Over HTTP/2 the peer learns it when the whole
-    /// stream ends.
+    /// Stops the peer. Over HTTP/2 the peer learns it when the whole stream ends.
     pub(crate) fn stop(&mut self) {
         if let Self::Quic(stream) = self {
             let _ = stream.stop(ABORTED);
@@ -189,7 +184,7 @@ impl RecvHalf {
     }
 }
 
-/// Most chunks that one read takes from quinn. Each is what came in one packet.
+/// Maximum number of chunks in one read; each has the data of one packet.
 const CHUNKS: usize = 32;
 
 impl Http2Recv {
@@ -205,7 +200,7 @@ impl Http2Recv {
                     };
                     let data = data?;
 
-                    // What is read is passed on at once: the window is for what is on its way.
+                    // The data is forwarded at once, so the window only covers data in flight.
                     stream.flow_control().release_capacity(data.len())?;
 
                     if !data.is_empty() {

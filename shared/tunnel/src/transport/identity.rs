@@ -1,7 +1,7 @@
-//! Who the relay is to its agents: a key of its own, made at first start, and pinned.
+//! The relay's identity towards its agents: a key of its own, created at the first start, and pinned.
 //!
-//! The tunnel does not use the edge's certificate, so that certificates come and go without a word
-//! to the agents, and nobody who can issue certificates can stand in for the relay.
+//! The tunnel does not use the edge's certificate. So certificates can change without notice to the
+//! agents, and no certificate authority can impersonate the relay.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use sha2::{Digest, Sha256};
 pub struct Pin([u8; 32]);
 
 impl Pin {
-    /// The pin of no key, for a relay whose key is not known yet: every key differs from it.
+    /// Returns the pin of no key, for a relay whose key is unknown: every key differs from it.
     #[must_use]
     pub const fn of_no_key() -> Self {
         Self([0; 32])
     }
 
-    /// The pin of the key in a certificate.
+    /// Returns the pin of the key in a certificate.
     ///
     /// # Errors
-    /// When the certificate can't be read.
+    /// If the certificate is malformed.
     pub fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
         let certificate = webpki::EndEntityCert::try_from(certificate).map_err(|_| {
             rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding)
@@ -65,13 +65,13 @@ impl From<Pin> for String {
     }
 }
 
-/// The cryptography that both programs use: aws-lc-rs, with X25519MLKEM768 preferred.
+/// Returns the cryptography of both programs: aws-lc-rs, with X25519MLKEM768 preferred.
 #[must_use]
 pub fn crypto_provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// Accepts the one relay whose key has this pin, whatever its certificate says.
+/// Accepts only the relay whose key has this pin, and ignores the other fields of its certificate.
 #[derive(Debug)]
 pub(crate) struct PinnedVerifier {
     pub(crate) pin: Pin,

@@ -1,25 +1,26 @@
-//! When a path counts as dead: the one liveness signal, on the connection that carries the data.
+//! Keep-alive: the only liveness signal, on the connection that carries the data.
 
 use std::time::Duration;
 
-/// After how long a silence a tunnel's connection is dead.
+/// Time without received data after which a tunnel's connection is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Liveness(Duration);
 
 impl Liveness {
-    /// Dead after so long a silence.
+    /// Creates settings with this idle timeout.
     #[must_use]
     pub const fn with_idle_timeout(span: Duration) -> Self {
         Self(span)
     }
 
-    /// The silence after which the connection is dead.
+    /// Returns the time without received data after which the connection is dead.
     #[must_use]
     pub const fn idle_timeout(self) -> Duration {
         self.0
     }
 
-    /// The silence after which other connections are better: one sign of life was lost, or more.
+    /// Returns the time without received data after which other connections are preferred: at least
+    /// one reply was lost.
     #[must_use]
     pub fn quiet_after(self) -> Duration {
         self.ping_interval() * 9 / 4
@@ -32,10 +33,10 @@ impl Liveness {
     }
 }
 
-/// Asks for a sign of life within that time: some of them may be lost.
+/// Number of pings within the idle timeout, some of which may be lost.
 const PINGS: u32 = 10;
 
-/// However long a silence may be here, the other side may take a shorter one for death.
+/// Minimum interval of pings. The other side may have a shorter idle timeout.
 const MIN_PING_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Default for Liveness {

@@ -1,4 +1,4 @@
-//! QUIC endpoints of relay and agent, with their bounds.
+//! QUIC endpoints of relay and agent, with their limits.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -20,20 +20,21 @@ use crate::protocol::ALPN;
 use crate::transport::identity::{Pin, PinnedVerifier, crypto_provider};
 use crate::transport::liveness::Liveness;
 
-/// The name in the tunnel's TLS handshake. It means nothing: the key is pinned.
+/// Server name in the tunnel's TLS handshake. It has no meaning, because the key is pinned.
 pub const SERVER_NAME: &str = "relay.hookward.invalid";
 /// Receive window of one stream, in bytes: 40 MB/s on a path of 50 ms (measured: 18 MB/s with half
 /// of it, and as much as `ssh -R`). More gains nothing in quinn.
 pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-/// Receive window of one connection, in bytes, for data that the program has not read. Half as many
-/// slow readers as streams fit. When it fills up, the relay's `overload::slow_readers` evicts the
-/// slowest. An agent has two connections, and quinn needs up to twice as much memory: a relay of 1
-/// GiB can't have more.
+/// Receive window of one connection, in bytes, for data that the program has not read. It has room
+/// for half as many slow readers as streams. When it fills up, the relay's `overload::slow_readers`
+/// evicts the slowest. An agent has two connections, and quinn needs up to twice the memory, so a
+/// relay of 1 GiB cannot have more.
 pub const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
 /// Receive window of a peer that has not authenticated: several times its first messages.
 pub(crate) const UNAUTHENTICATED_WINDOW: u32 = 64 * 1024;
 
-/// Handshakes beyond which an unknown address must prove itself first (RFC 9000 §8.1.2).
+/// Number of handshakes in progress above which an unknown address must prove itself first (RFC
+/// 9000 §8.1.2).
 pub const RETRY_FROM: usize = 64;
 
 /// Failure to create an endpoint.
@@ -42,7 +43,7 @@ pub enum EndpointError {
     /// The UDP socket failed.
     #[error("UDP {address}: {source}")]
     Socket {
-        /// The address that was asked for.
+        /// Address to bind.
         address: SocketAddr,
         /// Error of the system.
         source: io::Error,
@@ -61,7 +62,7 @@ pub fn is_wrong_key(error: &quinn::ConnectionError) -> bool {
     matches!(error, quinn::ConnectionError::TransportError(error) if error.code == code)
 }
 
-/// The relay's endpoint: takes agents.
+/// Creates the relay's endpoint, which accepts agents.
 ///
 /// # Errors
 /// [`EndpointError`].
@@ -85,7 +86,7 @@ pub fn server(
     // The agent opens one stream, the control stream.
     transport.max_concurrent_bidi_streams(VarInt::from_u32(1));
 
-    // Until it has greeted; see `Session::trust`.
+    // Until it is authenticated; see `Session::trust`.
     transport.receive_window(VarInt::from_u32(UNAUTHENTICATED_WINDOW));
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config
@@ -97,12 +98,12 @@ pub fn server(
     endpoint(address, Some(config), endpoint_config)
 }
 
-/// First packets that are kept for handshakes not yet taken, in bytes.
+/// Maximum size of first packets of handshakes that wait to be accepted, in bytes.
 const INCOMING_BUFFER: u64 = 4 * 1024 * 1024;
 
-/// Connection ids and reset tokens that follow from the relay's key, so that a relay which was
-/// killed and started again can tell its agents at once that their sessions are gone (RFC 9000
-/// §10.3). Without it they find out when the path counts as dead ([`Liveness`]).
+/// Derives connection ids and reset tokens from the relay's key. So a restarted relay can tell its
+/// agents at once that their sessions are gone (RFC 9000 §10.3), instead of after the idle timeout
+/// ([`Liveness`]).
 fn restartable(key: &PrivateKeyDer<'_>) -> EndpointConfig {
     let derived = |purpose: &[u8]| {
         let mut mac = StatelessKey::of(key.secret_der());
@@ -154,7 +155,7 @@ impl HmacKey for StatelessKey {
     }
 }
 
-/// The agent's endpoint: dials the one relay with this pin.
+/// Creates the agent's endpoint, which dials the one relay with this pin.
 ///
 /// # Errors
 /// [`EndpointError`].
@@ -179,8 +180,8 @@ pub fn client(
 
     let crypto = QuicClientConfig::try_from(tls).map_err(tls_error)?;
     let mut transport = transport(liveness);
-    // Until it is a session; see `Session::serve`. Each stream costs memory from the first moment,
-    // and most of what an agent dials during an outage becomes none.
+    // Until it is a session; see `Session::serve`. Each stream costs memory from the start, and
+    // most connections that an agent dials during an outage never become sessions.
     transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
 
     let mut config = ClientConfig::new(Arc::new(crypto));
@@ -194,10 +195,11 @@ pub fn client(
 fn transport(liveness: Liveness) -> TransportConfig {
     let mut ack = AckFrequencyConfig::default();
     ack.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD));
-    // quinn's CUBIC, not its BBR: on a link of 20 Mbit/s and 50 ms BBR loses 9 to 12 % of its own
-    // packets, CUBIC 0.3 to 1.3 % (`scripts/bench-wan slow`), at the same speed. BBR would win
-    // where packets are lost for other reasons (20 MB/s instead of 1, with 1 % lost each way on 50
-    // ms, `scripts/bench-wan both`); `--transport tcp` helps there, with the kernel's own control.
+    // quinn's CUBIC, not its BBR: on a link of 20 Mbit/s and 50 ms, BBR loses 9 to 12 % of its own
+    // packets, CUBIC 0.3 to 1.3 % (`scripts/bench-wan slow`), at the same rate. BBR is faster where
+    // packets are lost for other reasons (20 MB/s instead of 1, with 1 % lost each way on 50 ms,
+    // `scripts/bench-wan both`). There `--transport tcp` helps, with the kernel's congestion
+    // control.
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -206,7 +208,7 @@ fn transport(liveness: Liveness) -> TransportConfig {
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
         .ack_frequency_config(Some(ack))
-        // Both sides ask, because the shorter of both sides' times holds.
+        // Both sides send pings, because the shorter idle timeout applies.
         .keep_alive_interval(Some(liveness.ping_interval()))
         .max_idle_timeout(IdleTimeout::try_from(liveness.idle_timeout()).ok());
 
@@ -214,11 +216,12 @@ fn transport(liveness: Liveness) -> TransportConfig {
 }
 
 /// Maximum number of unacknowledged bytes of one connection, in memory: 160 MB/s on a path of 50
-/// ms, where quinn reaches 18 to 36 (measured). Four streams' windows, so that one slow stream
-/// leaves room for others.
+/// ms, where quinn reaches 18 to 36 (measured). Four stream windows, so that one slow stream leaves
+/// room for others.
 const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 
-/// Packets that one acknowledgement may answer (draft-ietf-quic-ack-frequency): measured, -3 %.
+/// Number of packets per acknowledgement (draft-ietf-quic-ack-frequency); saves 3 % of CPU
+/// (measured).
 const ACK_THRESHOLD: u32 = 10;
 
 fn endpoint(
@@ -249,7 +252,7 @@ fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
     reference.set_recv_buffer_size(SOCKET_BUFFER)?;
     reference.set_send_buffer_size(SOCKET_BUFFER)?;
 
-    // Linux reports twice what it grants, for its own book-keeping.
+    // Linux reports twice the granted size, for its own bookkeeping.
     let granted = reference.recv_buffer_size()? / 2;
     if granted < SOCKET_BUFFER {
         tracing::info!(
@@ -262,7 +265,8 @@ fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Buffers that keep local bursts from being lost; Debian's default cap is 208 KiB.
+/// Size of the socket buffers, in bytes, which absorb local bursts; Debian's default maximum is 208
+/// KiB.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 
 fn tls_error(error: impl std::fmt::Display) -> EndpointError {

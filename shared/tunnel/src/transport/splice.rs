@@ -1,5 +1,6 @@
-//! Carries an upgraded connection (WebSocket) over an exchange: bytes both ways, until both sides
-//! have ended or nothing moves for too long. An end passes on as an end, a break as a break.
+//! Carries an upgraded connection (WebSocket) over an exchange: bytes in both directions, until
+//! both sides have ended or the connection is idle for too long. Forwards an end as an end, and an
+//! abort as an abort.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,10 +12,10 @@ use tokio::time::{Instant, sleep};
 use crate::protocol::frame::Frame;
 use crate::transport::stream::{MessageReader, MessageWriter};
 
-/// Something broke: both halves are dropped, which resets the stream.
+/// A direction failed: both halves are dropped, which resets the stream.
 struct SpliceError;
 
-/// When something moved last, for both directions.
+/// Time of the last activity of both directions.
 struct SpliceActivity {
     begin: Instant,
     last_ms: AtomicU64,
@@ -29,7 +30,7 @@ impl SpliceActivity {
         u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Resolves when nothing has moved for this long.
+    /// Resolves when both directions were idle for this time.
     async fn over(&self, idle: Duration) {
         loop {
             let quiet = Duration::from_millis(
@@ -44,8 +45,8 @@ impl SpliceActivity {
     }
 }
 
-/// Carries bytes between a connection and the tunnel. The two directions are independent: one that
-/// can't write does not keep the other from reading.
+/// Copies bytes between a connection and the tunnel. The directions are independent: a blocked
+/// write does not stop the other direction.
 pub async fn splice<S>(connection: S, writer: MessageWriter, reader: MessageReader, idle: Duration)
 where
     S: AsyncRead + AsyncWrite,
@@ -84,7 +85,7 @@ async fn send(
     to.finish().await.map_err(|_| SpliceError)
 }
 
-/// Bytes that are read at once.
+/// Size of the read buffer, in bytes.
 const PIECE: usize = 16 * 1024;
 
 async fn receive(
@@ -97,8 +98,8 @@ async fn receive(
             Frame::Data(data) => {
                 activity.note();
                 to.write_all(&data).await.map_err(|_| SpliceError)?;
-                // TLS keeps what a full socket does not take, and nothing may follow that would
-                // send it.
+                // TLS buffers what a full socket rejects, and nothing may follow that would send
+                // it.
                 to.flush().await.map_err(|_| SpliceError)?;
             }
             Frame::End => return to.shutdown().await.map_err(|_| SpliceError),

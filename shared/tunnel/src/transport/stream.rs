@@ -1,6 +1,6 @@
-//! The halves of a stream. An exchange's message is complete only when its END was written; until
-//! then its guard resets the stream when it is dropped, because quinn would finish it cleanly, and
-//! a cut body would look whole.
+//! Halves of a stream. A message is complete only when its END was written. Until then a guard
+//! resets the stream on drop, because quinn would finish it cleanly, and a truncated body would
+//! look complete.
 
 mod control_stream;
 
@@ -16,22 +16,23 @@ use crate::transport::error::StreamError;
 use crate::transport::halves::{RecvHalf, SendHalf};
 use crate::transport::write_priority::WritePriority;
 
-/// When something is written, where others wait, too.
+/// Priority of a message among those that wait.
 #[derive(Clone, Copy)]
 enum Priority {
-    /// Before what is large: it is small.
+    /// Before large messages, because it is small.
     Urgent,
-    /// Beside all others: nobody knows how large it will be.
+    /// Equal to others, because its size is unknown.
     Normal,
-    /// Behind what is small.
+    /// After small messages.
     Bulk,
 }
 
-/// Writes one message of an exchange. Dropped before [`MessageWriter::finish`], it is an abort.
+/// Writer of one message of an exchange. Dropping it before [`MessageWriter::finish`] aborts the
+/// message.
 pub struct MessageWriter {
     stream: SendHalf,
     order: Option<Arc<WritePriority>>,
-    /// Of what follows the head.
+    /// Priority of the bytes after the head.
     priority: Priority,
     finished: bool,
 }
@@ -46,14 +47,14 @@ impl MessageWriter {
         }
     }
 
-    /// Sends this message ahead of larger ones, and of those that came after it: `order` counts
-    /// messages. Measured: without it, quinn spreads small messages over packets of many streams.
+    /// Sends this message before larger and later ones; `order` counts messages. Measured: without
+    /// it, quinn spreads small messages over packets of many streams.
     pub fn prioritise(&self, order: u32) {
         self.stream
             .prioritise(i32::MAX.saturating_sub_unsigned(order & 0x3fff_ffff));
     }
 
-    /// Sends this message behind all small ones.
+    /// Sends this message after all small ones.
     pub fn deprioritise(&mut self) {
         self.priority = Priority::Bulk;
         self.stream.prioritise(BULK);
@@ -68,7 +69,7 @@ impl MessageWriter {
             .await
     }
 
-    /// Writes a whole message at once: head, body, end. They share packets, and nothing is copied.
+    /// Writes a complete message: head, body, end. They share packets, and nothing is copied.
     ///
     /// # Errors
     /// [`StreamError`].
@@ -111,7 +112,7 @@ impl MessageWriter {
         self.write(&mut [frame::trailers(payload)]).await
     }
 
-    /// Ends the message: it is complete.
+    /// Completes the message.
     ///
     /// # Errors
     /// [`StreamError`]; the message is then aborted.
@@ -119,7 +120,7 @@ impl MessageWriter {
         self.end(&mut [frame::end()]).await
     }
 
-    /// Resolves when the other side no longer wants the message, or is gone.
+    /// Resolves when the peer no longer wants the message, or is gone.
     pub async fn stopped(&mut self) {
         self.stream.stopped().await;
     }
@@ -149,7 +150,7 @@ impl MessageWriter {
     }
 }
 
-/// Priority of streams whose message is large or of unknown size: behind every small one.
+/// Priority of streams with large messages, or of unknown size: after every small one.
 const BULK: i32 = -1;
 
 impl Drop for MessageWriter {
@@ -160,7 +161,7 @@ impl Drop for MessageWriter {
     }
 }
 
-/// Reads one message of an exchange. Dropped before its end, the other side is told to stop.
+/// Reader of one message of an exchange. Dropping it before the end stops the peer.
 pub struct MessageReader {
     stream: RecvHalf,
     decoder: Decoder,
@@ -174,15 +175,15 @@ impl MessageReader {
         }
     }
 
-    /// The next frame; data comes in pieces as it arrives. Cancelling it loses nothing.
+    /// Returns the next frame; data arrives in pieces. Cancel-safe.
     ///
     /// # Errors
-    /// [`StreamError::Aborted`] when the stream ends before the message does.
+    /// [`StreamError::Aborted`] if the stream ends before the message.
     pub async fn next(&mut self) -> Result<Frame, StreamError> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// [`MessageReader::next`], for a body that is polled.
+    /// Polls for [`MessageReader::next`].
     ///
     /// # Errors
     /// As there.
@@ -198,7 +199,7 @@ impl MessageReader {
         }
     }
 
-    /// The head, which comes first.
+    /// Returns the head, which comes first.
     ///
     /// # Errors
     /// [`StreamError`].

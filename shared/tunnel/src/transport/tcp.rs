@@ -1,9 +1,9 @@
-//! The tunnel over TLS on TCP, where UDP does not get through: HTTP/2 carries the streams, and the
-//! same frames stand in them as over QUIC. The relay is the HTTP/2 client on the connection that
-//! the agent dialled, because it is the relay that opens exchanges.
+//! Tunnel over TLS on TCP, for networks that block UDP. HTTP/2 carries the streams, with the same
+//! frames as over QUIC. The relay is the HTTP/2 client on the connection that the agent dialed,
+//! because the relay opens exchanges.
 //!
-//! Chosen by measurement: a multiplexer of its own (yamux) costs 1.6 times as much, and a pool of
-//! TLS connections needs one for every request under way.
+//! Chosen by measurement: a separate multiplexer (yamux) costs 1.6 times as much, and a pool of TLS
+//! connections needs one for every request in flight.
 
 mod heard;
 mod tls;
@@ -33,20 +33,20 @@ use crate::transport::liveness::Liveness;
 use crate::transport::quic::{CONNECTION_WINDOW, STREAM_WINDOW, UNAUTHENTICATED_WINDOW};
 use hookward_core::limits::TUNNEL_STREAMS;
 
-/// Keeps what waits in a socket short (Linux; elsewhere nothing changes).
+/// Limits the unsent bytes in a socket (Linux; no effect elsewhere).
 pub fn keep_queue_short(stream: &tokio::net::TcpStream) {
     if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT) {
         tracing::debug!(%error, "TCP_NOTSENT_LOWAT");
     }
 }
 
-/// Bytes that wait in the socket before they are sent: on a slow line a tunnel's signs of life
-/// would wait behind more.
+/// Maximum number of unsent bytes in the socket: on a slow link, keep-alives would wait behind
+/// more.
 const UNSENT: u32 = 128 * 1024;
 
 type Halves = (SendHalf, RecvHalf);
 
-/// A session's connection. Dropping the last of it ends the connection.
+/// Connection of a session. Dropping its last clone closes it.
 pub(crate) struct H2Link {
     side: TcpRole,
     peer: SocketAddr,
@@ -57,17 +57,17 @@ pub(crate) struct H2Link {
 }
 
 enum TcpRole {
-    /// The relay opens streams, so many at a time: h2 itself would queue more, without a word.
+    /// The relay opens streams, with its own limit, because h2 would queue further ones.
     Relay(client::SendRequest<Bytes>, Arc<Semaphore>),
-    /// The agent takes them.
+    /// The agent accepts streams.
     // A std mutex: it is held while the queue is polled, and nothing waits under it.
     Agent(Mutex<mpsc::Receiver<Halves>>),
 }
 
-/// The relay's side of a connection that an agent has dialled. Its task is owned by `tasks`.
+/// Creates the relay's side of a connection that an agent has dialed. `tasks` owns its task.
 ///
 /// # Errors
-/// When the connection breaks before HTTP/2 is up.
+/// If the connection fails before HTTP/2 is ready.
 pub(crate) async fn relay_side<S>(
     stream: S,
     peer: SocketAddr,
@@ -84,14 +84,14 @@ where
     };
 
     let (sender, mut connection) = client::Builder::new()
-        // Until it has greeted; see `Session::trust`.
+        // Until it is authenticated; see `Session::trust`.
         .initial_window_size(UNAUTHENTICATED_WINDOW)
         .initial_connection_window_size(UNAUTHENTICATED_WINDOW)
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(HEADS)
         .initial_max_send_streams(TUNNEL_STREAMS as usize)
-        // Senders that go away are no attack of the agent's: the connection is everybody's.
+        // Aborts by senders are no attack of the agent, whose connection all senders share.
         .max_concurrent_reset_streams(TUNNEL_STREAMS as usize)
         .max_local_error_reset_streams(None)
         .enable_push(false)
@@ -117,8 +117,8 @@ where
                     known = true;
                     connection.set_target_window_size(CONNECTION_WINDOW);
                     if let Err(error) = connection.set_initial_window_size(STREAM_WINDOW) {
-                        // Only while our first settings are not acknowledged, which they are before
-                        // a greeting is.
+                        // Fails only before the peer acknowledged our first settings, which
+                        // precedes any greeting.
                         tracing::warn!(%error, "the windows of a tunnel stay small");
                     }
                 }
@@ -145,19 +145,20 @@ where
 /// Maximum number of bytes that one stream buffers before its writer waits.
 const SEND_BUFFER: usize = 512 * 1024;
 
-/// Bytes of one DATA frame: larger than HTTP/2's first 16 KiB, for fewer of them.
+/// Size of one DATA frame, in bytes: larger than HTTP/2's default of 16 KiB, to need fewer.
 const FRAME: u32 = 64 * 1024;
 
-/// Bytes of a stream's head: ours say nothing, and a peer is not known before its greeting.
+/// Maximum size of a stream's head, in bytes: ours are empty, and the peer is unknown before its
+/// greeting.
 const HEADS: u32 = 1024;
 
-/// For what was written last to leave, once the session is closed on purpose.
+/// Time for the last bytes to leave after a deliberate close.
 const FLUSH: Duration = Duration::from_millis(500);
 
-/// The agent's side of a connection that it has dialled. Its task is owned by `tasks`.
+/// Creates the agent's side of a connection that it has dialed. `tasks` owns its task.
 ///
 /// # Errors
-/// When the connection breaks before HTTP/2 is up.
+/// If the connection fails before HTTP/2 is ready.
 pub(crate) async fn agent_side<S>(
     stream: S,
     peer: SocketAddr,
@@ -181,7 +182,7 @@ where
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(HEADS)
         .max_concurrent_streams(streams)
-        // Senders that go away are no attack of the relay's, however many do at once.
+        // Aborts by senders are no attack of the relay, regardless of their number.
         .max_pending_accept_reset_streams(streams as usize)
         .max_concurrent_reset_streams(streams as usize)
         .max_local_error_reset_streams(None)
@@ -203,8 +204,7 @@ where
                     Some(Ok((request, mut respond))) => {
                         let Ok(send) = respond.send_response(Response::new(()), false) else { continue };
                         let halves = (SendHalf::Http2(send), RecvHalf::Http2(Http2Recv::Open(request.into_body()), None));
-                        // There is room for as many as may be open; beyond it the stream is
-                        // dropped.
+                        // The queue has room for all allowed streams; a further one is dropped.
                         let _ = queue.try_send(halves);
                     }
                     Some(Err(error)) => break lost(error),
@@ -232,7 +232,7 @@ where
 }
 
 impl H2Link {
-    /// Opens a stream; waits while all are in use.
+    /// Opens a stream. Waits while all are in use.
     pub(crate) async fn open(&self) -> Result<Halves, SessionError> {
         let TcpRole::Relay(sender, places) = &self.side else {
             return Err(wrong_side());
@@ -253,7 +253,7 @@ impl H2Link {
         ))
     }
 
-    /// The next stream of the peer.
+    /// Returns the next stream of the peer.
     pub(crate) async fn accept(&self) -> Result<Halves, SessionError> {
         let TcpRole::Agent(queue) = &self.side else {
             return Err(wrong_side());
@@ -284,7 +284,7 @@ impl H2Link {
             .ok()
             .and_then(|reason| reason.clone());
 
-        // Without a word: the task was ended with the program.
+        // Without a reason, because the task ended with the program.
         reason.unwrap_or_else(left)
     }
 
@@ -311,7 +311,7 @@ impl Drop for H2Link {
     }
 }
 
-/// Asks the peer for a sign of life from time to time; resolves when none has come for too long.
+/// Pings the peer regularly. Resolves when no data has arrived for too long.
 async fn silence(pings: Option<PingPong>, liveness: Liveness, heard: Heard) -> SessionError {
     let mut tick = interval(liveness.ping_interval());
     let mut pings = pings;
@@ -327,7 +327,7 @@ async fn silence(pings: Option<PingPong>, liveness: Liveness, heard: Heard) -> S
         }
 
         let Some(pings) = &mut pings else { continue };
-        // One ping may be on its way at a time; its answer only has to be taken.
+        // One ping may be in flight at a time; its reply only has to be consumed.
         if asked {
             let pong = poll_fn(|cx| Poll::Ready(pings.poll_pong(cx))).await;
             asked = pong.is_pending();

@@ -1,9 +1,9 @@
-//! Who writes first where many wait to be let in: small messages before large ones.
+//! Order of writers that wait for window: small messages before large ones.
 //!
-//! What a connection may have sent and not acknowledged is bounded, for all its streams together,
-//! and whoever is quick takes what becomes free of it: quinn's priorities order what was let in,
-//! and not who is let in. Beside hundreds of large answers a small one waited for seconds
-//! (measured, `scripts/availability slowhttptest`).
+//! The unacknowledged bytes of a connection are bounded for all its streams together, and freed
+//! capacity goes to the quickest writer. quinn's priorities only order what was admitted. Beside
+//! hundreds of large responses, a small one waited for seconds (measured, `scripts/availability
+//! slowhttptest`).
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -14,14 +14,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// The order of a connection's writers.
+/// Order of a connection's writers.
 pub(crate) struct WritePriority {
     begin: Instant,
-    /// Small messages that wait to be let in.
+    /// Number of small messages that wait.
     waiting: AtomicUsize,
-    /// Since when there has been one without a break, in milliseconds.
+    /// Time since when there has always been one, in milliseconds.
     since: AtomicU64,
-    /// Told when none does any more.
+    /// Notified when no small message waits.
     nobody: Notify,
 }
 
@@ -37,7 +37,7 @@ impl Default for WritePriority {
     }
 }
 
-/// A small message that waits.
+/// Guard of a small message that waits.
 struct Waiting<'p>(&'p WritePriority);
 
 impl Drop for Waiting<'_> {
@@ -49,11 +49,11 @@ impl Drop for Waiting<'_> {
 }
 
 impl WritePriority {
-    /// Writes a small message. It must have room in its own stream's window: large ones wait for
-    /// it.
+    /// Writes a small message. It must fit into its own stream's window, because large ones wait
+    /// for it.
     pub(crate) async fn write_urgent<F: Future>(&self, writing: F) -> F::Output {
         let mut writing = pin!(writing);
-        // Nearly always there is room, and nobody has to be told.
+        // Nearly always there is capacity, so no large message has to wait.
         if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
             return written;
         }
@@ -67,14 +67,13 @@ impl WritePriority {
         writing.await
     }
 
-    /// Writes a part of a large message, while no small one waits; where there is always one,
-    /// beside them.
+    /// Writes a part of a large message while no small one waits, or after [`MAX_WAIT`].
     pub(crate) async fn write_bulk<F: Future>(&self, writing: F) -> F::Output {
         let mut writing = pin!(writing);
         loop {
             let nobody = self.nobody.notified();
             if let Some(due) = self.turn() {
-                // Either there is none any more, or it has been long enough.
+                // Either none waits any more, or the wait was long enough.
                 let _ = timeout_at(due, nobody).await;
                 continue;
             }
@@ -89,7 +88,7 @@ impl WritePriority {
         }
     }
 
-    /// Until when it is the turn of small messages; `None`: it is everybody's.
+    /// Returns the end of the small messages' turn, or `None` if all may write.
     fn turn(&self) -> Option<Instant> {
         if self.waiting.load(Ordering::Acquire) == 0 {
             return None;
@@ -99,7 +98,7 @@ impl WritePriority {
     }
 }
 
-/// Maximum wait of large messages while small ones keep coming. Then both are written side by side.
+/// Maximum wait of large messages while small ones keep coming; after that, both are written.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -110,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    /// Room for messages. It wakes all that wait, whoever comes first.
+    /// Capacity for messages. It wakes all that wait, in any order.
     #[derive(Default)]
     struct Room(Mutex<(usize, Vec<Waker>)>);
 
@@ -136,7 +135,7 @@ mod tests {
 
     type Writing<'w> = Pin<Box<dyn Future<Output = ()> + 'w>>;
 
-    /// How many of these are let in now.
+    /// Returns the number of writers that are admitted now.
     fn entered(waiting: &mut Vec<Writing<'_>>) -> usize {
         let before = waiting.len();
         let mut context = Context::from_waker(Waker::noop());
@@ -173,7 +172,7 @@ mod tests {
         let (order, room) = (WritePriority::default(), Room::default());
         let mut small: Vec<Writing<'_>> = vec![Box::pin(order.write_urgent(room.enter()))];
         assert_eq!(entered(&mut small), 0);
-        // The small one is not polled: it is as if there were always another.
+        // The small message is never polled, as if there were always another.
         room.free(1);
         let entered = tokio::time::timeout(MAX_WAIT * 30, order.write_bulk(room.enter())).await;
         assert!(entered.is_ok());

@@ -1,4 +1,4 @@
-//! The visitor that reads a JSON document once and keeps the values of all paths.
+//! Visitor that reads a JSON document once and records the values of all paths.
 
 use super::{FoundValue, Node, ScanError};
 use crate::limits::GATE_PARSED_BYTES;
@@ -8,10 +8,10 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 use std::fmt;
 
-/// Wanted names of one object that cost nothing beside the pass: a provider's own.
+/// Number of wanted names of one object without additional cost; catalog providers need no more.
 pub(super) const FREE_NAMES: usize = 8;
 
-/// Cost of each further one, in bytes: a place in a list, made and looked through.
+/// Cost of each further name, in bytes: an entry in a list that is created and searched.
 pub(super) const NAME_COST: usize = 32;
 
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub(super) fn address(text: &str) -> usize {
     text.as_ptr() as usize
 }
 
-/// Collects what is found.
+/// Collector of the values.
 pub(super) struct Finder {
     /// Address of the document's first byte.
     pub(super) start: usize,
@@ -35,7 +35,7 @@ pub(super) struct Finder {
 }
 
 impl Finder {
-    /// Counts work beside the pass.
+    /// Charges additional work.
     fn spend<E: serde::de::Error>(&mut self, bytes: usize) -> Result<(), E> {
         self.cost = self.cost.saturating_add(bytes as u64);
         if self.cost > GATE_PARSED_BYTES {
@@ -65,7 +65,7 @@ impl Finder {
         }
     }
 
-    /// Returns `true` if nothing below this node can change any more.
+    /// Returns `true` if the result below this node can no longer change.
     fn is_settled(&self, node: &Node) -> bool {
         node.all.iter().all(|number| {
             self.found
@@ -75,7 +75,7 @@ impl Finder {
     }
 }
 
-/// A value at a node of the tree.
+/// Value at a node of the tree.
 pub(super) struct At<'n, 'f> {
     pub(super) node: &'n Node,
     pub(super) finder: &'f mut Finder,
@@ -99,7 +99,7 @@ impl<'d> DeserializeSeed<'d> for At<'_, '_> {
             return Ok(());
         }
 
-        // One path ends where another goes on: the value is read once more.
+        // One path ends where another continues, so the value is parsed again.
         self.finder.spend(value.get().len())?;
         serde_json::Deserializer::from_str(value.get())
             .deserialize_any(self)
@@ -127,7 +127,7 @@ pub(super) fn read_for_all<'n, E: serde::de::Error>(
 }
 
 impl At<'_, '_> {
-    /// A value that is neither an object nor a list: nothing stands below it.
+    /// Records a value that is neither an object nor a list, and so has nothing below it.
     fn scalar<E>(self) -> Result<(), E> {
         let Self { node, finder } = self;
         finder.fail(node.of_keys().chain(node.of_items()), &ScanError::Absent);
@@ -176,7 +176,7 @@ impl<'d> Visitor<'d> for At<'_, '_> {
                 .saturating_mul(NAME_COST),
         )?;
 
-        // For each wanted name: it was there; another spelling of it was there, too.
+        // For each wanted name: if it occurred, and another spelling of it.
         let mut seen: Vec<(bool, Option<String>)> = vec![(false, None); node.keys.len()];
 
         while let Some(named) = map.next_key_seed(Name(&node.keys))? {
@@ -206,7 +206,7 @@ impl<'d> Visitor<'d> for At<'_, '_> {
         }
 
         for (key, (seen, spelled)) in node.keys.iter().zip(seen) {
-            // Without the wanted name, one in another case is just another name.
+            // Without the wanted name, a name in another case is just another name.
             if let (true, Some(name)) = (seen, spelled) {
                 finder.fail(key.node.all.iter().copied(), &ScanError::Repeated(name));
             }
@@ -247,14 +247,14 @@ impl<'d> Visitor<'d> for At<'_, '_> {
     }
 }
 
-/// A member's name, held against the wanted ones.
+/// Comparison of a member's name with the wanted ones.
 pub(super) struct Name<'n>(&'n [KeySeed]);
 
 #[derive(Default)]
 pub(super) struct Named {
-    /// The wanted name that it is.
+    /// Wanted name that it equals.
     exact: Option<usize>,
-    /// Wanted names of which it is another spelling.
+    /// Wanted names that differ only in case.
     twins: Vec<usize>,
     text: String,
 }

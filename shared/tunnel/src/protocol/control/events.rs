@@ -1,4 +1,4 @@
-//! Refused requests, as the tunnel's owner sees them.
+//! Refusals, for the tunnel's owner.
 
 use hookward_core::reason::Check;
 use serde::{Deserialize, Serialize};
@@ -9,52 +9,52 @@ use serde::{Deserialize, Serialize};
 pub enum RefusedReason {
     /// The credential is unknown or was withdrawn.
     Credential,
-    /// The join token is unknown, used or too old.
+    /// The join token is unknown, used or expired.
     JoinToken,
-    /// The host belongs to somebody else, or can't be given.
+    /// The host belongs to another agent, or cannot be assigned.
     Host,
-    /// The policy can't be used.
+    /// The policy is unusable.
     Policy,
-    /// The relay could not do it now; asking again later makes sense.
+    /// The relay could not do it now; a retry may succeed.
     Unavailable,
     /// A reason from a newer version.
     #[serde(other)]
     Other,
 }
 
-/// A request that the relay refused, as the tunnel's owner sees it. Texts are already escaped.
+/// A request that the relay refused, for the tunnel's owner. Text is already escaped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedRequest {
-    /// The request's id, in hex.
+    /// Id of the request, in hex.
     pub id: String,
     /// Public host.
     pub host: String,
     /// Method, escaped.
     pub method: String,
-    /// The path, without the query.
+    /// Path without the query.
     pub path: String,
     /// Client address.
     pub client: String,
-    /// The status of the answer.
+    /// Status of the response.
     pub status: u16,
-    /// The check that refused.
+    /// Check that refused.
     pub check: Check,
     /// Reason of the refusal.
     pub reason: String,
     /// Time until the refusal, in milliseconds.
     #[serde(default)]
     pub ms: u64,
-    /// `true` if the request was forwarded all the same, because the route only observes.
+    /// `true` if the request was forwarded anyway, because the route only observes.
     #[serde(default)]
     pub observed: bool,
     /// `true` if the relay answered the request itself: a challenge, a duplicate.
     #[serde(default)]
     pub answered: bool,
-    /// `true` if it goes on to the application, and this is only a hint about it.
+    /// `true` if the request is forwarded, and this is only a hint about it.
     #[serde(default)]
     pub note: bool,
-    /// Milliseconds from its answer to this message: the agent shows it in its place among others,
-    /// by its own clock.
+    /// Milliseconds from the response to this message, by which the agent orders it among other
+    /// requests on its own clock.
     #[serde(default)]
     pub age_ms: u64,
 }

@@ -8,7 +8,7 @@ use hookward_core::url::HttpsUrl;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Most keys of one request: a policy's alternatives rarely have two providers that publish theirs.
+/// Maximum number of keys of one request: a policy rarely has two providers with published keys.
 pub(super) const MAX_KEYS: u8 = 4;
 
 pub(super) fn put_fields(
@@ -24,7 +24,7 @@ pub(super) fn put_fields(
     }
 }
 
-/// Reads the fields to the end. `each` gets every name as it was written.
+/// Decodes the remaining fields. Calls `each` with every name as written.
 pub(super) fn get_fields(
     buf: &mut Bytes,
     usual: usize,
@@ -44,8 +44,7 @@ pub(super) fn get_fields(
             .try_append(name, value)
             .map_err(|_| HeadError("too many fields"))?;
 
-        // The map gives them together, and the names as written would no longer be those of the
-        // values.
+        // The map groups equal names, so names as written would no longer match their values.
         if again && !last.eq_ignore_ascii_case(&written) {
             return Err(HeadError("fields of one name stand apart"));
         }
@@ -73,7 +72,7 @@ pub(super) fn take(buf: &mut Bytes, length: usize) -> Result<Bytes, HeadError> {
     Ok(buf.split_to(length))
 }
 
-/// 0 for unknown, else the length plus one.
+/// Encodes an optional length: 0 for unknown, else the length plus one.
 pub(super) fn put_length(buf: &mut BytesMut, length: Option<u64>) {
     varint::put(buf, length.map_or(0, |length| length.saturating_add(1)));
 }

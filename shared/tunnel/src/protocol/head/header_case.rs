@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use http::HeaderName;
 
-/// The names of a head as they were written: one for each field, in the order in which the head's
-/// `HeaderMap` iterates, each with a newline behind it (which no name holds). Empty when all are
-/// lower case. One piece of memory, because every request has one.
+/// Names of a head as written: one for each field, in the iteration order of the head's
+/// `HeaderMap`, each followed by a newline (which no name contains). Empty if all are lower case.
+/// One allocation, because every request has one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct HeaderCase(pub Bytes);
 
 impl HeaderCase {
-    /// The names in order.
+    /// Returns the names in order.
     pub fn names(&self) -> impl Iterator<Item = &[u8]> {
         self.0
             .split_inclusive(|byte| *byte == b'\n')
@@ -24,7 +24,7 @@ impl HeaderCase {
     }
 }
 
-/// Names that are being collected.
+/// Builder of a [`HeaderCase`].
 #[derive(Default)]
 pub struct HeaderCaseBuilder {
     names: Vec<u8>,
@@ -32,7 +32,7 @@ pub struct HeaderCaseBuilder {
 }
 
 impl HeaderCaseBuilder {
-    /// With room for the names of most heads.
+    /// Creates a builder with capacity for most heads.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -41,7 +41,7 @@ impl HeaderCaseBuilder {
         }
     }
 
-    /// Adds the next name: as it was written, and in lower case.
+    /// Adds the next name: as written, and in lower case.
     pub fn add(&mut self, written: &[u8], lower: &HeaderName) {
         self.plain &= written == lower.as_str().as_bytes();
         self.names.extend_from_slice(written);

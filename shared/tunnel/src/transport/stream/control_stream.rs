@@ -1,4 +1,4 @@
-//! The control stream: messages behind their length.
+//! The control stream: length-prefixed messages.
 
 use crate::transport::error::StreamError;
 use crate::transport::halves::{RecvHalf, SendHalf};
@@ -7,21 +7,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::poll_fn;
 
-/// The control stream: JSON messages behind their length.
+/// Control stream of length-prefixed JSON messages.
 pub struct ControlStream {
     writer: ControlWriter,
     reader: ControlReader,
 }
 
-/// The half of it that says something.
+/// Sending half of the control stream.
 pub struct ControlWriter {
     stream: SendHalf,
 }
 
-/// The half of it that hears something.
+/// Receiving half of the control stream.
 pub struct ControlReader {
     stream: RecvHalf,
-    /// Bytes of a message that has not arrived whole.
+    /// Bytes of an incomplete message.
     partial: Vec<u8>,
 }
 
@@ -36,12 +36,12 @@ impl ControlStream {
         }
     }
 
-    /// Both halves, for who has to hear while a large message is on its way.
+    /// Returns both halves, to receive while a large message is being sent.
     pub const fn halves(&mut self) -> (&mut ControlWriter, &mut ControlReader) {
         (&mut self.writer, &mut self.reader)
     }
 
-    /// [`ControlWriter::send`].
+    /// Sends a message, like [`ControlWriter::send`].
     ///
     /// # Errors
     /// As there.
@@ -49,7 +49,7 @@ impl ControlStream {
         self.writer.send(message).await
     }
 
-    /// [`ControlReader::receive`].
+    /// Receives a message, like [`ControlReader::receive`].
     ///
     /// # Errors
     /// As there.
@@ -57,14 +57,14 @@ impl ControlStream {
         self.reader.receive(cap).await
     }
 
-    /// Ends this side and waits until the peer has taken everything, or is gone.
+    /// Ends this side, and waits until the peer has received everything or is gone.
     pub async fn finish(mut self) {
         self.writer.stream.finish_and_settle().await;
     }
 }
 
 impl ControlWriter {
-    /// Sends a message. Cancelled in its middle, nothing can be said any more.
+    /// Sends a message. Cancelling it makes the stream unusable.
     ///
     /// # Errors
     /// [`StreamError`].
@@ -83,10 +83,10 @@ impl ControlWriter {
 }
 
 impl ControlReader {
-    /// The next message of at most `cap` bytes. Cancelling it loses nothing.
+    /// Returns the next message, of at most `cap` bytes. Cancel-safe.
     ///
     /// # Errors
-    /// [`StreamError`]; `Aborted` also when the stream has ended.
+    /// [`StreamError`]; `Aborted` also if the stream has ended.
     pub async fn receive<M: DeserializeOwned>(&mut self, cap: usize) -> Result<M, StreamError> {
         const LENGTH: usize = 4;
 
@@ -98,8 +98,7 @@ impl ControlReader {
                 }
 
                 if let Some(json) = rest.get(..length) {
-                    // What stands in the message is the peer's, and may be a secret: it is not
-                    // repeated.
+                    // The text is the peer's and may be a secret, so the error does not repeat it.
                     let message = serde_json::from_slice(json).map_err(|error| {
                         let (line, column) = (error.line(), error.column());
                         StreamError::Protocol(format!(

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// When something was last received, in milliseconds since the beginning.
+/// Time of the last received data, in milliseconds since the start.
 #[derive(Clone)]
 pub(super) struct Heard {
     pub(super) begin: Instant,
@@ -35,7 +35,7 @@ impl Heard {
     }
 }
 
-/// Notes when something is received.
+/// Stream that records when data is received.
 pub(super) struct Listening<S> {
     pub(super) inner: S,
     pub(super) heard: Heard,

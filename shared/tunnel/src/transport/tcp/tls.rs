@@ -6,10 +6,10 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::Arc;
 
-/// TLS of the agent's side: the one relay with this pin.
+/// Returns the TLS settings of the agent's side, which accept only the relay with this pin.
 ///
 /// # Errors
-/// When rustls does not take the settings.
+/// If rustls rejects the settings.
 pub fn client_tls(pin: KeyPin) -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = crypto_provider();
     let verifier = PinnedVerifier {
@@ -27,10 +27,10 @@ pub fn client_tls(pin: KeyPin) -> Result<Arc<ClientConfig>, rustls::Error> {
     Ok(Arc::new(tls))
 }
 
-/// TLS of the relay's side: its identity, on the port of the edge.
+/// Returns the TLS settings of the relay's side: its identity, on the port of the edge.
 ///
 /// # Errors
-/// When rustls does not take the settings.
+/// If rustls rejects the settings.
 pub fn server_tls(
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
